@@ -1,0 +1,26 @@
+# make demo   grow a network on real handwritten digits; the page is runs/demo/report.html
+# make test   tests and doctests
+# make lint   formatting, style and types
+# Each works from a fresh clone: the first one called makes .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test lint
+
+demo: $(STAMP)
+	$(BIN)/ramify grow --data digits --compare --seeds 3 --out runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,1 @@
+"""What the papers measured, measured again: one folder for each paper, one command each."""
