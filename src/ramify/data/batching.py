@@ -1,0 +1,98 @@
+"""Batches of a data set that depend on (seed, epoch) alone, which is what makes a resume exact.
+
+Shapes: S images in a batch, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ramify.data.dataset import Dataset
+from ramify.errors import RamifyError
+
+PAD = 4  # the usual augmentation of CIFAR: shift by up to 4 pixels, mirror half of the images
+
+
+def batches(
+    dataset: Dataset, batch_size: int, seed: int, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go once through the training images, shuffled and, where the set asks for it, augmented.
+
+    The order and the augmentation come from a generator of their own, seeded by (seed, epoch): the
+    global random state is neither read nor changed. The last batch holds what is left; a single
+    image left over joins the batch before it, because batch norm cannot train on one value.
+
+    Args:
+        dataset: the data set; ``dataset.augment`` turns on random crops after padding by 4, and
+            random left-right flips.
+        batch_size: images in a batch, S.
+        seed: seed of the whole run, 0 or more.
+        epoch: number of this pass over the data, 0 or more.
+
+    Returns:
+        Iterator of images (S, C, H, W) and labels (S,).
+
+    Raises:
+        RamifyError: if ``batch_size`` is less than 1, or ``seed`` or ``epoch`` less than 0.
+
+    Example:
+        >>> from ramify.data import load
+        >>> images, labels = next(batches(load("digits"), batch_size=32, seed=0, epoch=0))
+        >>> images.shape, labels.shape
+        (torch.Size([32, 1, 8, 8]), torch.Size([32]))
+    """
+    if batch_size < 1:
+        raise RamifyError(f"the batch size is {batch_size}: give 1 or more.")
+    if seed < 0 or epoch < 0:
+        raise RamifyError(f"seed {seed} and epoch {epoch} should both be 0 or more.")
+    return _batches(dataset, batch_size, _generator(seed, epoch))
+
+
+def _batches(
+    dataset: Dataset, batch_size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    order = torch.randperm(len(dataset.y_train), generator=generator)
+    parts = list(order.split(batch_size))
+    if len(parts) > 1 and len(parts[-1]) == 1 < batch_size:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    for rows in parts:
+        images = dataset.x_train[rows]
+        if dataset.augment:
+            images = crop_and_flip(images, generator)
+        yield images, dataset.y_train[rows]
+
+
+def _generator(seed: int, epoch: int) -> torch.Generator:
+    # SeedSequence mixes the pair, so that (0, 1) and (1, 0) have nothing in common.
+    state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift every image by up to 4 pixels each way and mirror every second one, at random.
+
+    What a shift uncovers is 0, the mean colour of normalised images.
+
+    Args:
+        images: (S, C, H, W).
+        generator: where the S shifts and mirrors are drawn from.
+
+    Returns:
+        New images (S, C, H, W).
+    """
+    count, channels, height, width = images.shape
+    padded = functional.pad(images, (PAD, PAD, PAD, PAD))
+    shifts = torch.randint(0, 2 * PAD + 1, (2, count, 1), generator=generator)
+    mirror = torch.randint(0, 2, (count, 1), generator=generator).bool()
+    across = torch.arange(width)
+    rows = shifts[0] + torch.arange(height)
+    columns = shifts[1] + torch.where(mirror, across.flip(0), across)
+    width_padded = width + 2 * PAD
+    places = (rows[:, :, None] * width_padded + columns[:, None, :]).view(count, 1, height * width)
+    crops = padded.flatten(2).gather(2, places.expand(-1, channels, -1))
+    return crops.view(images.shape)

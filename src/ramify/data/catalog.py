@@ -1,0 +1,211 @@
+"""The data sets that have a name, and where their files are looked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+from ramify.data.cifar import read_binary_batches, read_python_batches
+from ramify.data.dataset import Dataset, RawSplit, from_raw
+from ramify.data.digits import load_digits
+from ramify.data.folder import load_folder
+from ramify.data.idx import read_idx_split
+from ramify.data.npz import read_npz
+from ramify.errors import RamifyError
+
+VARIABLE = "RAMIFY_DATA"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """One official form of a data set: file names of the two splits, and their reader."""
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    read: Callable[[list[Path]], RawSplit]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.train, *self.test)
+
+
+@dataclass(frozen=True)
+class _FileSet:
+    """A data set kept in files: ``folders`` are the names it goes by, the first is its own."""
+
+    folders: tuple[str, ...]
+    layouts: tuple[_Layout, ...]
+    classes: tuple[str, ...]
+    channels: int
+    augment: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.folders[0]
+
+
+_IDX = _Layout(
+    train=("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    test=("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+    read=read_idx_split,
+)
+
+_FILE_SETS = (
+    _FileSet(
+        folders=("mnist", "MNIST"),
+        layouts=(_IDX,),
+        classes=tuple("0123456789"),
+        channels=1,
+    ),
+    _FileSet(
+        folders=("fashion-mnist", "FashionMNIST", "fashion_mnist"),
+        layouts=(_IDX,),
+        classes=(
+            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        ),
+        channels=1,
+    ),
+    _FileSet(
+        folders=("cifar10", "cifar-10-batches-py", "cifar-10-batches-bin"),
+        layouts=(
+            _Layout(
+                train=tuple(f"data_batch_{i}" for i in range(1, 6)),
+                test=("test_batch",),
+                read=partial(read_python_batches, label_key="labels"),
+            ),
+            _Layout(
+                train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+                test=("test_batch.bin",),
+                read=partial(read_binary_batches, label_bytes=1),
+            ),
+        ),
+        classes=tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
+        channels=3,
+        augment=True,
+    ),
+    _FileSet(
+        folders=("cifar100", "cifar-100-python", "cifar-100-binary"),
+        layouts=(
+            _Layout(("train",), ("test",), partial(read_python_batches, label_key="fine_labels")),
+            _Layout(("train.bin",), ("test.bin",), partial(read_binary_batches, label_bytes=2)),
+        ),
+        classes=tuple(
+            (
+                "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy "
+                "bridge bus butterfly camel can castle caterpillar cattle chair chimpanzee clock "
+                "cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish "
+                "forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion "
+                "lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange "
+                "orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine "
+                "possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper "
+                "snail snake spider squirrel streetcar sunflower sweet_pepper table tank "
+                "telephone television tiger tractor train trout tulip turtle wardrobe whale "
+                "willow_tree wolf woman worm"
+            ).split()
+        ),
+        channels=3,
+        augment=True,
+    ),
+)
+
+NAMES = ("digits", *(file_set.name for file_set in _FILE_SETS))
+
+
+def load(name: str, seed: int = 0) -> Dataset:
+    """Load a data set into memory.
+
+    ``digits`` is embedded. The other named sets are looked for in the folder that the environment
+    variable RAMIFY_DATA names: as ``NAME.npz`` (x_train, y_train, x_test, y_test; uint8), or in
+    their official files (idx, also compressed; CIFAR's Python or binary batches) in ``NAME/``,
+    ``NAME/raw/`` or the folder itself, in this order (MNIST and Fashion-MNIST have files of the
+    same names: to keep both, give each its folder). Anything else is taken for the path of a folder
+    of images, ``train/CLASS/*`` and ``test/CLASS/*``.
+
+    Args:
+        name: digits, mnist, fashion-mnist, cifar10, cifar100, or the path of a folder.
+        seed: which split of the digits; the other sets come with a split of their own.
+
+    Returns:
+        The data set; ``augment`` is set for the CIFAR sets.
+
+    Raises:
+        RamifyError: if the name is unknown, or its files are missing or damaged.
+
+    Example:
+        >>> load("digits").x_train.shape
+        torch.Size([1437, 1, 8, 8])
+    """
+    if name == "digits":
+        return load_digits(seed)
+    for file_set in _FILE_SETS:
+        if name == file_set.name:
+            return _load_files(file_set, _data_folder(name))
+    if not Path(name).is_dir():
+        raise RamifyError(
+            f"unknown data set {name!r}: give one of {', '.join(NAMES)}, or the path of a folder "
+            "with images in train/CLASS/* and test/CLASS/*."
+        )
+    return load_folder(Path(name))
+
+
+def _data_folder(name: str) -> Path:
+    value = os.environ.get(VARIABLE)
+    if not value:
+        raise RamifyError(
+            f"{name} is read from files, but the environment variable {VARIABLE} is not set: set "
+            "it to the folder that holds them, or use digits, which needs no files."
+        )
+    root = Path(value).expanduser()
+    if not root.is_dir():
+        raise RamifyError(
+            f"{VARIABLE} is {value}, which is not a folder: set it to the folder that holds {name}."
+        )
+    return root
+
+
+def _load_files(file_set: _FileSet, root: Path) -> Dataset:
+    train, test = _read_splits(file_set, root)
+    return from_raw(file_set.name, train, test, file_set.classes, augment=file_set.augment)
+
+
+def _read_splits(file_set: _FileSet, root: Path) -> tuple[RawSplit, RawSplit]:
+    for folder in file_set.folders:
+        if (path := root / f"{folder}.npz").is_file():
+            return read_npz(path, file_set.channels)
+    incomplete = ""
+    for layout, place in product(file_set.layouts, _places(file_set, root)):
+        files = _find(layout, place)
+        missing = [name for name in layout.names if name not in files]
+        if not missing:
+            train, test = ([files[name] for name in part] for part in (layout.train, layout.test))
+            return layout.read(train), layout.read(test)
+        if files:
+            incomplete = f"{place} has {', '.join(files)} but not {', '.join(missing)}"
+    if incomplete:
+        raise RamifyError(f"{incomplete}: add what is missing of {file_set.name}.")
+    wanted = " or ".join(", ".join(layout.names) for layout in file_set.layouts)
+    raise RamifyError(
+        f"{root} does not hold {file_set.name}: put {file_set.name}.npz there (x_train, y_train, "
+        f"x_test, y_test), or into {root / file_set.name} the official files {wanted}."
+    )
+
+
+def _places(file_set: _FileSet, root: Path) -> list[Path]:
+    # The folder itself comes last: MNIST and Fashion-MNIST have files of the same names.
+    own = [root / folder for folder in file_set.folders]
+    return [*own, *(folder / "raw" for folder in own), root]
+
+
+def _find(layout: _Layout, place: Path) -> dict[str, Path]:
+    """Paths of those files of the layout that are there, plain or compressed."""
+    choices = {name: (place / name, place / f"{name}.gz") for name in layout.names}
+    return {
+        name: next(path for path in paths if path.is_file())
+        for name, paths in choices.items()
+        if any(path.is_file() for path in paths)
+    }

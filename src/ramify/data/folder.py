@@ -1,0 +1,120 @@
+"""A folder of images: train/CLASS/* and test/CLASS/*."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ramify.data.dataset import Dataset, RawSplit, from_raw
+from ramify.errors import RamifyError
+
+GREY_MODES = {"1", "L", "LA"}
+DEEP_MODES = ("I", "F")  # 16 and 32 bits a pixel, which a conversion to 8 bits would cut off
+
+
+def load_folder(root: Path) -> Dataset:
+    """Read the images of a folder, one sub-folder a class.
+
+    All images are brought to the size of the first one (first class, first file, by name), by
+    bilinear resizing that may change the proportions. They are read as grey where every single one
+    is grey, and as RGB otherwise; transparency is dropped, a rotation noted by the camera is
+    applied. Files whose names do not end like those of images are passed over.
+
+    Args:
+        root: folder with ``train/CLASS/*`` and ``test/CLASS/*``, the same classes in both.
+
+    Returns:
+        The data set, named after the folder; classes in the order of their names.
+
+    Raises:
+        RamifyError: if a folder is missing or empty, the classes of the two splits differ, there
+            are fewer than two, or an image cannot be read.
+    """
+    files = {split: _class_files(root / split) for split in ("train", "test")}
+    if files["train"].keys() != files["test"].keys():
+        raise RamifyError(
+            f"{root / 'train'} and {root / 'test'} should have the same class folders, but only "
+            f"one of them has {', '.join(sorted(files['train'].keys() ^ files['test'].keys()))}: "
+            "add or remove those."
+        )
+    classes = tuple(files["train"])
+    if len(classes) < 2:
+        raise RamifyError(
+            f"{root / 'train'} has one class folder, {classes[0]}, where at least two are needed: "
+            "put the images of each class into a folder of its own."
+        )
+    paths = [path for split in files.values() for group in split.values() for path in group]
+    mode = "L" if {_mode(path) for path in paths} <= GREY_MODES else "RGB"
+    size = _open(paths[0], mode).size
+    train, test = (_read_split(list(split.values()), mode, size) for split in files.values())
+    return from_raw(root.resolve().name, train, test, classes)
+
+
+def _class_files(split: Path) -> dict[str, list[Path]]:
+    """Image files of every class folder, classes and files in the order of their names."""
+    if not split.is_dir():
+        raise RamifyError(
+            f"{split} is not a folder: a folder of images needs train/CLASS/* and test/CLASS/*."
+        )
+    folders = sorted(path for path in split.iterdir() if _is_visible(path) and path.is_dir())
+    if not folders:
+        raise RamifyError(f"{split} has no class folders: put the images into {split}/CLASS/.")
+    endings = Image.registered_extensions()
+    files = {
+        folder.name: sorted(
+            path
+            for path in folder.iterdir()
+            if _is_visible(path) and path.suffix.lower() in endings
+        )
+        for folder in folders
+    }
+    if empty := [name for name, group in files.items() if not group]:
+        raise RamifyError(
+            f"{split} has no images of the class(es) {', '.join(empty)}: add some, or remove the "
+            "folder(s)."
+        )
+    return files
+
+
+def _is_visible(path: Path) -> bool:
+    return not path.name.startswith(".")
+
+
+def _mode(path: Path) -> str:
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if mode.startswith(DEEP_MODES):
+        raise RamifyError(
+            f"{path} has more than 8 bits a pixel (mode {mode}), which are not read: save it as an "
+            "8-bit image."
+        )
+    return mode
+
+
+def _open(path: Path, mode: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert(mode)
+    except (OSError, SyntaxError) as error:  # Pillow reports some broken PNG files as SyntaxError
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> RamifyError:
+    return RamifyError(f"{path} cannot be read as an image ({error}): replace or remove it.")
+
+
+def _read_split(groups: list[list[Path]], mode: str, size: tuple[int, int]) -> RawSplit:
+    paths = [path for group in groups for path in group]
+    channels = len(mode)
+    pixels = np.empty((len(paths), channels, size[1], size[0]), dtype=np.uint8)
+    for row, path in zip(pixels, paths, strict=True):
+        image = _open(path, mode)
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        row[:] = np.asarray(image).reshape(size[1], size[0], channels).transpose(2, 0, 1)
+    return RawSplit(pixels, np.repeat(np.arange(len(groups)), [len(group) for group in groups]))

@@ -1,0 +1,82 @@
+"""A data set in one ``.npz`` file: x_train, y_train, x_test, y_test."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ramify.data.dataset import Labels, Pixels, RawSplit
+from ramify.errors import RamifyError
+
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def read_npz(path: Path, channels: int) -> tuple[RawSplit, RawSplit]:
+    """Read the training and the test split.
+
+    Args:
+        path: the file; images are uint8, NCHW or NHWC, or NHW where there is one channel.
+        channels: number of channels expected, which tells NCHW from NHWC.
+
+    Returns:
+        The training split and the test split, pixels in NCHW.
+
+    Raises:
+        RamifyError: if the file is damaged, lacks an array, or an array has the wrong type or
+            shape.
+    """
+    try:
+        # ZipFile refuses a lone .npy array, which numpy would load as one.
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in KEYS if key in file.files}
+    except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise RamifyError(
+            f"{path} is not a whole .npz file of plain arrays ({error}): write it again with "
+            "numpy.savez."
+        ) from error
+    if missing := [key for key in KEYS if key not in arrays]:
+        raise RamifyError(
+            f"{path} has no {', '.join(missing)}: a data set needs the arrays {', '.join(KEYS)}."
+        )
+    splits = [
+        RawSplit(
+            _pixels(path, f"x_{split}", arrays[f"x_{split}"], channels),
+            _labels(path, f"y_{split}", arrays[f"y_{split}"]),
+        )
+        for split in ("train", "test")
+    ]
+    return splits[0], splits[1]
+
+
+def _pixels(path: Path, key: str, images: NDArray[Any], channels: int) -> Pixels:
+    if images.dtype != np.uint8:
+        raise RamifyError(
+            f"{key} in {path} is of type {images.dtype}, where uint8 is expected: save the pixels "
+            "as whole numbers from 0 to 255."
+        )
+    if images.ndim == 3 and channels == 1:
+        return images[:, None]
+    if images.ndim == 4 and images.shape[1] == channels:
+        return images
+    if images.ndim == 4 and images.shape[3] == channels:
+        return images.transpose(0, 3, 1, 2)
+    raise RamifyError(
+        f"{key} in {path} has the shape {images.shape}, where images with {channels} channel(s) "
+        "are expected: save them as (N, C, H, W) or (N, H, W, C)."
+    )
+
+
+def _labels(path: Path, key: str, labels: NDArray[Any]) -> Labels:
+    if labels.ndim == 2 and labels.shape[1] == 1:  # as some libraries hand out CIFAR
+        labels = labels[:, 0]
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise RamifyError(
+            f"{key} in {path} is of type {labels.dtype} and shape {labels.shape}, where one whole "
+            "number an image is expected: save the labels as integers of shape (N,)."
+        )
+    return labels.astype(np.int64)

@@ -1,0 +1,118 @@
+"""Networks by name: the built-in ones, and those of the user by ``package.module:build``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ramify.errors import RamifyError
+from ramify.models import digits_net, mobilenet, preresnet, rbf, vgg
+
+Builder = Callable[..., nn.Module]
+
+_BUILDERS: dict[str, Builder] = {
+    "digits_net": digits_net.build,
+    "vgg19": vgg.build,
+    "mobilenet_v1": mobilenet.build,
+    "preresnet": preresnet.build,
+    "preresnet56": partial(preresnet.build, depth=56),
+    "preresnet164": partial(preresnet.build, depth=164),
+    "rbf": rbf.build,
+}
+
+NAMES = tuple(_BUILDERS)
+
+
+def build(name: str, *, dataset_shape: tuple[int, ...], classes: int, **settings: Any) -> nn.Module:
+    """Build a network for a data set.
+
+    Args:
+        name: a built-in network, or ``package.module:function`` for one of the user, found as
+            Python finds modules and also in the current directory. The function is offered the
+            keyword arguments ``in_channels``, ``in_features`` and ``classes`` and gets those that
+            its signature names.
+        dataset_shape: shape of one sample, (C, H, W) for images; ``in_channels`` is its first
+            number, ``in_features`` the product of all.
+        classes: number of classes.
+        **settings: further keyword arguments for the function, such as ``width`` or ``depth``.
+
+    Returns:
+        The network, with fresh weights.
+
+    Raises:
+        RamifyError: if the name is unknown, the function does not take these arguments, or it
+            returns no module.
+
+    Example:
+        >>> net = build("vgg19", dataset_shape=(3, 32, 32), classes=10, width=16)
+        >>> sum(parameter.numel() for parameter in net.parameters())
+        35674
+    """
+    builder = _find(name)
+    width = settings.get("width")
+    if isinstance(width, int) and width < 1:
+        raise RamifyError(f"a width of {width} channels was asked for: give 1 or more.")
+    signature = inspect.signature(builder)
+    offered = {
+        "in_channels": dataset_shape[0],
+        "in_features": math.prod(dataset_shape),
+        "classes": classes,
+    }
+    taken = {key: value for key, value in offered.items() if key in signature.parameters}
+    try:
+        signature.bind(**taken, **settings)
+    except TypeError as error:
+        raise RamifyError(
+            f"{name}{signature} cannot be called with {', '.join((*taken, *settings))} ({error}): "
+            f"leave out what it does not take, and give a default to what is not among "
+            f"{', '.join(offered)}."
+        ) from error
+    model = builder(**taken, **settings)
+    if not isinstance(model, nn.Module):
+        raise RamifyError(
+            f"{name} returned a {type(model).__name__}, where a torch.nn.Module is expected: return"
+            " the network from it."
+        )
+    return model
+
+
+def _find(name: str) -> Builder:
+    if name in _BUILDERS:
+        return _BUILDERS[name]
+    module_name, colon, function_name = name.partition(":")
+    if not (module_name and colon and function_name):
+        raise RamifyError(
+            f"unknown model {name!r}: give one of {', '.join(NAMES)}, or package.module:function "
+            "for one of your own."
+        )
+    builder = getattr(_import(module_name, name), function_name, None)
+    if not callable(builder):
+        raise RamifyError(
+            f"{module_name} has no function {function_name!r}, which the model {name!r} asks for: "
+            "correct the name after the colon."
+        )
+    return builder
+
+
+def _import(module_name: str, name: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # a console command does not look in the current directory
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # A module that the user's own module fails to import is theirs to see, as it is.
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise RamifyError(
+            f"there is no module {error.name!r}, which the model {name!r} asks for: correct the "
+            "name before the colon, or run the command where the module lies."
+        ) from error

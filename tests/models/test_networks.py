@@ -1,0 +1,152 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ramify.errors import RamifyError
+from ramify.models import NAMES, build, digits_net, mobilenet, preresnet, rbf, vgg
+from ramify.models.blocks import conv_norm_relu
+
+
+def parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def convolutions(model):
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "preresnet164"])
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (1, 8, 8)])
+def test_every_network_takes_the_images_of_every_set(name, shape):
+    width = {} if name.startswith("preresnet") else {"width": 3}
+    model = build(name, dataset_shape=shape, classes=7, **width)
+    logits = model(torch.randn(2, *shape))
+    assert logits.shape == (2, 7)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_forward_works_for_one_sample_at_a_time():
+    images = torch.randn(3, 3, 32, 32)
+    for name in NAMES:
+        model = build(name, dataset_shape=(3, 32, 32), classes=5).eval()
+        with torch.no_grad():
+            together, alone = model(images), torch.cat([model(image[None]) for image in images])
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model, count",
+    [
+        (digits_net.build(), 398),
+        (vgg.build(), 20_035_018),
+        (vgg.build(classes=100), 20_081_188),
+        (mobilenet.build(), 3_217_226),
+        (mobilenet.build(classes=100), 3_309_476),
+        (preresnet.build(depth=164), 1_703_258),
+        (rbf.build(width=8), 24),
+    ],
+)
+def test_sizes_of_the_papers(model, count):
+    assert parameters(model) == count
+
+
+def test_digits_net_in_plain_functions():
+    model = digits_net.build(width=5).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    images = torch.randn(4, 1, 8, 8)
+    x = images
+    for layer, pooled in [(model.layer1, True), (model.layer2, True), (model.layer3, False)]:
+        x = nn.functional.conv2d(x, layer[0].weight, padding=1)
+        x = (x - layer[1].running_mean[:, None, None]) / (
+            layer[1].running_var[:, None, None] + 1e-5
+        ).sqrt()
+        x = x.clamp(min=0)
+        x = nn.functional.max_pool2d(x, 2) if pooled else x
+    expected = x.mean((2, 3)) @ model.head.weight.T + model.head.bias
+    torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_vgg_has_sixteen_convolutions_and_five_poolings():
+    model = vgg.build()
+    usual = [64] * 2 + [128] * 2 + [256] * 4 + [512] * 8
+    assert [conv.out_channels for conv in convolutions(model)] == usual
+    assert sum(isinstance(module, nn.MaxPool2d) for module in model.modules()) == 5
+    assert model.features(torch.randn(1, 3, 32, 32)).shape == (1, 512, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["vgg19", "mobilenet_v1", "digits_net"])
+def test_width_is_that_of_every_layer(name):
+    model = build(name, dataset_shape=(3, 32, 32), classes=10, width=6)
+    assert {conv.out_channels for conv in convolutions(model)} == {6}
+    assert model.head.in_features == 6
+
+
+def test_mobilenet_blocks():
+    model = mobilenet.build()
+    depthwise = [conv for conv in convolutions(model) if conv.groups > 1]
+    pointwise = [conv for conv in convolutions(model) if conv.kernel_size == (1, 1)]
+    assert len(depthwise) == len(pointwise) == 13
+    assert all(conv.groups == conv.in_channels == conv.out_channels for conv in depthwise)
+    assert math.prod(conv.stride[0] for conv in convolutions(model)) == 16
+    assert model.features(torch.randn(1, 3, 32, 32)).shape == (1, 1024, 2, 2)
+
+
+def test_preresnet_stream_is_a_plain_sum():
+    model = preresnet.build(width=2).eval()
+    stream = model.stem(torch.randn(2, 3, 8, 8))
+    first, second = model.blocks[0], model.blocks[1]
+    assert first.shortcut is not None
+    assert second.shortcut is None
+    stream = first(stream)
+    for convolution in (second.conv1, second.conv3):
+        nn.init.zeros_(convolution.weight)
+    assert torch.equal(second(stream), stream)
+
+
+@pytest.mark.parametrize("depth, blocks", [(11, 3), (20, 6), (56, 18)])
+def test_preresnet_depth(depth, blocks):
+    model = preresnet.build(depth=depth, width=2)
+    assert len(model.blocks) == blocks
+    shortcuts = sum(block.shortcut is not None for block in model.blocks)
+    assert len(convolutions(model)) - shortcuts + 1 == depth  # and one linear
+    assert model.blocks(model.stem(torch.randn(1, 3, 32, 32))).shape == (1, 32, 8, 8)
+
+
+@pytest.mark.parametrize("depth", [2, -7, 18, 100])
+def test_preresnet_depth_that_does_not_exist(depth):
+    with pytest.raises(RamifyError, match=f"PreResNet of depth {depth} does not exist"):
+        preresnet.build(depth=depth)
+
+
+def test_rbf_is_equation_14():
+    model = rbf.build(width=3)
+    inputs = torch.linspace(-5, 5, 11)
+    theta = torch.cat([model.hidden.weight, model.hidden.bias[:, None]], dim=1)
+    weights = model.out.weight[0]
+    expected = sum(
+        weights[i] * torch.exp(-((theta[i, 0] * inputs + theta[i, 1]) ** 2) / 2) for i in range(3)
+    )
+    torch.testing.assert_close(model(inputs[:, None])[:, 0], expected)
+
+
+def test_rbf_starts_with_variance_three():
+    model = rbf.build(width=20_000)
+    for parameter in model.parameters():
+        assert parameter.mean().item() == pytest.approx(0, abs=0.05)
+        assert parameter.var().item() == pytest.approx(3, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "arguments, shape",
+    [({}, (2, 8, 6, 6)), ({"kernel": 1}, (2, 8, 6, 6)), ({"stride": 2}, (2, 8, 3, 3))],
+)
+def test_block_keeps_the_size_unless_strided(arguments, shape):
+    block = conv_norm_relu(4, 8, **arguments)
+    assert block(torch.randn(2, 4, 6, 6)).shape == shape
+    assert block[0].bias is None
