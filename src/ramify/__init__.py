@@ -1,5 +1,6 @@
 """Ramify: any PyTorch network, grown and pruned to the shape that its data asks for."""
 
 from ramify.errors import RamifyError
+from ramify.trace import ChannelGraph, ChannelGroup, trace
 
-__all__ = ["RamifyError"]
+__all__ = ["ChannelGraph", "ChannelGroup", "RamifyError", "trace"]

@@ -1,0 +1,163 @@
+"""Tracing: any model that runs becomes channel groups."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+import ramify.trace.rules  # noqa: F401  (registers every rule)
+from ramify.errors import RamifyError
+from ramify.trace.groups import ChannelGraph, ChannelGroup, build_graph
+from ramify.trace.labels import Labels
+from ramify.trace.recorder import aliases_of, call, record, tensors_of
+from ramify.trace.rehearse import Rehearsal, Verdicts, recall
+from ramify.trace.roles import attributes_of, readers_of, roles_of
+from ramify.trace.terms import Atom, freeze, leaves
+from ramify.trace.witness import Take
+
+__all__ = ["Atom", "ChannelGraph", "ChannelGroup", "readers_of", "trace"]
+
+Run = tuple[Any, bool]
+"""(inputs, whether in train mode)"""
+
+
+def trace(
+    model: nn.Module, inputs: Any, *, also: Sequence[Any] = (), edit_outputs: bool = False
+) -> ChannelGraph:
+    r"""Find the channel groups of a model by running it and watching.
+
+    The model runs in eval mode without gradients; if that leaves parameters unreached, once more
+    in train mode. Every group that is offered has then been grown once and the model run with it.
+    Parameters, buffers, modes, hooks and random states stay as they were.
+
+    Args:
+        model: any module whose forward runs.
+        inputs: a tensor, tuple or dict: `model(x)`, `model(*t)` or `model(**d)`.
+        also: further inputs, to reach branches that the first does not take.
+        edit_outputs: let edits reach the model's outputs (say, to change the number of classes).
+
+    Returns:
+        The graph; `print(graph)` lists every group, and why one is frozen.
+
+    Raises:
+        RamifyError: the model cannot be traced as it is.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> graph = trace(net, torch.randn(3, 4))
+        >>> graph["0"].width, graph["0"].can_split, graph["0"].consumers
+        (8, True, ('2.weight',))
+    """
+    if not isinstance(model, nn.Module):
+        raise RamifyError(f"trace takes a torch.nn.Module, and got a {type(model).__name__}")
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        raise RamifyError(
+            f"the model is wrapped in {type(model).__name__}: trace its `.module`, and wrap it "
+            "again after an edit"
+        )
+    for name, tensor in tensors_of(model).items():
+        if nn.parameter.is_lazy(tensor):
+            raise RamifyError(
+                f"'{name}' has no shape yet (a lazy module): run the model once first"
+            )
+        if tensor.is_meta:
+            raise RamifyError(f"'{name}' has no values (device 'meta'): load the weights first")
+    return _trace(model, inputs, tuple(also), edit_outputs, None)
+
+
+def _trace(
+    model: nn.Module,
+    inputs: Any,
+    also: tuple[Any, ...],
+    edit_outputs: bool,
+    known: Verdicts | None,
+) -> ChannelGraph:
+    labels = Labels({n: tuple(t.shape) for n, t in tensors_of(model).items()}, aliases_of(model))
+    runs: list[Run] = [(x, False) for x in (inputs, *also)]
+    takes = [_label(model, labels, run, edit_outputs) for run in runs]
+    if any(name not in labels.carried for name, _ in model.named_parameters()):
+        train: Run = (inputs, True)
+        with contextlib.suppress(Exception):  # a forward that cannot train on these inputs
+            takes.append(_label(model, labels, train, edit_outputs))
+            runs.append(train)
+    _freeze_unseen_branches(model, labels)
+    shared = _shared_memory(model)
+    rehearsal = Rehearsal(
+        model=model,
+        labels=labels,
+        runs=runs,
+        takes=takes,
+        edit_outputs=edit_outputs,
+        attributes=lambda: attributes_of(model, labels),
+        roles=lambda: roles_of(labels),
+        shared=shared,
+    )
+    if known is None:
+        rehearsal.settle()
+    else:
+        recall(labels, known)
+        rehearsal.verdicts = known
+    return build_graph(
+        model,
+        inputs,
+        labels,
+        [take.tape for take in takes],
+        rehearsal.verdicts,
+        shared,
+        lambda verdicts: _trace(model, inputs, also, edit_outputs, verdicts),
+    )
+
+
+def _label(model: nn.Module, labels: Labels, run: Run, edit_outputs: bool) -> Take:
+    inputs, training = run
+    take = Take()
+    tape = record(
+        model, lambda: call(model, inputs), inputs, training=training, watch=take.watcher()
+    )
+    labels.run(tape)
+    take.keep(tape, labels)
+    labels.keep_outputs(edit_outputs)
+    return take
+
+
+def _shared_memory(model: nn.Module) -> dict[str, str]:
+    """Different parameters over the same memory: name -> the other's name."""
+    spans = []
+    for name, tensor in tensors_of(model).items():
+        if tensor.numel() and tensor.layout is torch.strided:
+            steps = zip(tensor.shape, tensor.stride(), strict=True)
+            last = sum((size - 1) * stride for size, stride in steps)
+            start = tensor.data_ptr()
+            spans.append((start, start + (last + 1) * tensor.element_size(), name))
+    shared: dict[str, str] = {}
+    furthest, owner = 0, ""
+    for start, end, name in sorted(spans):
+        if start < furthest:
+            shared[name] = owner
+            shared.setdefault(owner, name)
+        if end > furthest:
+            furthest, owner = end, name
+    return shared
+
+
+def _freeze_unseen_branches(model: nn.Module, labels: Labels) -> None:
+    """Where a forward branches on data, what parameters that were not reached hold is unknown."""
+    unseen = [n for n, _ in model.named_parameters() if n not in labels.carried]
+    for scope in labels.reads_data:
+        prefix = f"{scope}." if scope else ""
+        hidden = [name for name in unseen if name.startswith(prefix)]
+        if not hidden:
+            continue
+        where = f"module '{scope}'" if scope else "the model's own forward"
+        why = f"{where} branches on data and '{hidden[0]}' was not reached: trace it with `also`"
+        for name, slot in labels.slots.items():
+            if name.startswith(prefix):
+                for term in slot:
+                    for atom in leaves(term):
+                        freeze(atom, why)

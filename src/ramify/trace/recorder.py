@@ -1,0 +1,358 @@
+"""The tape: one run of a model, written down as the ATen operations that it really executed.
+
+A `TorchDispatchMode` sees every operation with the real tensors, whatever Python the forward
+contains: data-dependent branches, in-place writes, bare parameters, tied weights. Tensors are
+numbered by identity; parameters and buffers are known by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import random
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor of the tape, by number."""
+
+    index: int
+
+
+@dataclass
+class Op:
+    """One executed operation; tensors in `args`, `kwargs` and `outputs` are `Ref`s."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: Any
+    module: str
+
+    @property
+    def name(self) -> str:
+        """The operation's name without its overload, such as `aten::add`."""
+        return str(self.func._schema.name)
+
+    def inputs(self) -> list[Ref]:
+        """The tensors the operation reads, in order of its arguments."""
+        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Ref)]
+
+    def results(self) -> list[Ref]:
+        """The tensors the operation returns, in order."""
+        return [leaf for leaf in tree_leaves(self.outputs) if isinstance(leaf, Ref)]
+
+
+@dataclass
+class Tape:
+    """What one run executed: operations in order, and what each tensor is."""
+
+    ops: list[Op] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    dtypes: list[torch.dtype] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
+    """Parameters and buffers: tensor number -> canonical name."""
+    inputs: set[int] = field(default_factory=set)
+    constants: dict[int, Tensor] = field(default_factory=dict)
+    """Tensors that came from outside: inputs, and what the forward found elsewhere."""
+    outputs: list[Ref] = field(default_factory=list)
+    results: list[Tensor] = field(default_factory=list)
+    """The values of the run's outputs."""
+
+    def shape(self, ref: Ref) -> tuple[int, ...]:
+        """The shape of a tensor of the tape."""
+        return self.shapes[ref.index]
+
+    @functools.cached_property
+    def rounding(self) -> float:
+        """The relative rounding of the coarsest numbers on the tape."""
+        floats = [dtype for dtype in set(self.dtypes) if dtype.is_floating_point]
+        return max((torch.finfo(dtype).eps for dtype in floats), default=0.0)
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer once, under its first name."""
+    named: dict[str, Tensor] = dict(model.named_parameters())
+    named.update(model.named_buffers())
+    return named
+
+
+def aliases_of(model: nn.Module) -> dict[str, str]:
+    """Every name of every parameter and buffer -> the canonical (first) name."""
+    first = {id(tensor): name for name, tensor in tensors_of(model).items()}
+    every: list[tuple[str, Tensor]] = list(model.named_parameters(remove_duplicate=False))
+    every += list(model.named_buffers(remove_duplicate=False))
+    return {name: first[id(tensor)] for name, tensor in every}
+
+
+Watch = Callable[[Op, Sequence[Tensor]], None]
+"""Called after each operation, with what it returned."""
+
+
+class Recorder(TorchDispatchMode):
+    """Writes the operations executed under it onto a tape."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would import its compiler (seconds) to keep it out of here; `_eager` does that."""
+        return False
+
+    def __init__(self, model: nn.Module, inputs: Any = (), watch: Watch | None = None) -> None:
+        super().__init__()
+        self.tape = Tape()
+        self._watch = watch
+        self._seen: dict[int, tuple[weakref.ref[Tensor], Ref]] = {}
+        self._by_memory: dict[tuple[Any, ...], Ref] = {}
+        self._modules = {id(module): name for name, module in model.named_modules()}
+        self._stack: list[str] = [""]
+        self._unwritten: dict[int, list[Tensor]] = {}
+        self._written: list[tuple[Tensor, Tensor]] = []
+        for name, tensor in tensors_of(model).items():
+            ref = self._number(tensor)
+            self.tape.names[ref.index] = name
+            self._by_memory[_memory(tensor)] = ref
+            if isinstance(tensor, nn.Parameter):
+                self._unwritten.setdefault(_storage(tensor), []).append(tensor.data)
+        for leaf in tree_leaves(inputs):
+            if isinstance(leaf, Tensor):
+                self.tape.inputs.add(self._ref(leaf).index)
+
+    def _number(self, tensor: Tensor) -> Ref:
+        ref = Ref(len(self.tape.shapes))
+        self.tape.shapes.append(tuple(tensor.shape))
+        self.tape.dtypes.append(tensor.dtype)
+        self._seen[id(tensor)] = (weakref.ref(tensor), ref)
+        return ref
+
+    def _ref(self, tensor: Tensor) -> Ref:
+        known = self._seen.get(id(tensor))
+        if known is not None and known[0]() is tensor:
+            return known[1]
+        # `parameter.data` makes a tensor that no operation made: the memory says whose it is.
+        alias = self._by_memory.get(_memory(tensor)) if tensor.numel() else None
+        if alias is not None:
+            return alias
+        ref = self._number(tensor)
+        self.tape.constants[ref.index] = tensor
+        return ref
+
+    def find(self, tensor: Tensor) -> Ref | None:
+        """The number of a tensor that the tape has seen."""
+        known = self._seen.get(id(tensor))
+        return known[1] if known is not None and known[0]() is tensor else None
+
+    def take_back_writes(self) -> None:
+        """Parameters that the run wrote into get their values back."""
+        with torch.no_grad():
+            for data, value in self._written:
+                data.copy_(value)
+
+    def _keep(self, func: Any, args: tuple[Any, ...]) -> None:
+        """Copy the parameters that an operation is about to write into."""
+        for argument, declared in zip(args, func._schema.arguments, strict=False):
+            if declared.alias_info is None or not declared.alias_info.is_write:
+                continue
+            for leaf in tree_leaves(argument):
+                if isinstance(leaf, Tensor):
+                    for data in self._unwritten.pop(_storage(leaf), []):
+                        self._written.append((data, data.clone()))
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the operation and write it down."""
+        kwargs = dict(kwargs or {})
+        as_ref = lambda leaf: self._ref(leaf) if isinstance(leaf, Tensor) else leaf  # noqa: E731
+        op = Op(func, tree_map(as_ref, args), tree_map(as_ref, kwargs), None, self._stack[-1])
+        if func._schema.is_mutable:
+            self._keep(func, args)
+        result = func(*args, **kwargs)
+        moved = torch.Tag.inplace_view in func.tags  # the same object with other dimensions
+
+        def number(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            return (None if moved else self.find(leaf)) or self._number(leaf)
+
+        op.outputs = tree_map(number, result)
+        self.tape.ops.append(op)
+        if self._watch is not None:
+            self._watch(op, [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
+        return result
+
+    @contextlib.contextmanager
+    def watching_modules(self) -> Iterator[None]:
+        """Keep the name of the module that is running; the model's own hook tables stay empty."""
+
+        def enter(module: nn.Module, _: Any) -> None:
+            self._stack.append(self._modules.get(id(module), self._stack[-1]))
+
+        def leave(module: nn.Module, _: Any, __: Any) -> None:
+            if len(self._stack) > 1:
+                self._stack.pop()
+
+        handles = [
+            register_module_forward_pre_hook(enter),
+            register_module_forward_hook(leave, always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _memory(tensor: Tensor) -> tuple[Any, ...]:
+    if tensor.layout is not torch.strided:
+        return (id(tensor),)
+    return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """`model(x)`, `model(*tuple)` or `model(**dict)`, as `ramify.trace` takes its inputs.
+
+    The model gets copies: a forward may write into what it is given.
+
+    Args:
+        model: what to call.
+        inputs: a tensor, tuple, list or mapping.
+
+    Returns:
+        Whatever the model returns.
+    """
+    inputs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return model(*inputs)
+    return model(inputs)
+
+
+def record(
+    model: nn.Module,
+    run: Callable[[], Any],
+    inputs: Any = (),
+    *,
+    training: bool = False,
+    watch: Watch | None = None,
+) -> Tape:
+    """Run `run` once without gradients and return its tape; the model stays as it was.
+
+    Args:
+        model: the model whose parameters and buffers get their names on the tape.
+        run: what to run; it calls the model.
+        inputs: tensors that count as the run's inputs.
+        training: the mode to run the model in.
+        watch: called after each operation with its entry on the tape and what it returned.
+
+    Returns:
+        The tape. Only the values of the outputs are kept.
+
+    """
+    recorder = Recorder(model, inputs, watch)
+    torch.clear_autocast_cache()  # weights cast before, or of another shape, or without gradient
+    with untouched(model), torch.no_grad(), _eager(), recorder.watching_modules():
+        model.train(training)
+        try:
+            with recorder:
+                result = run()
+        finally:
+            recorder.take_back_writes()
+            torch.clear_autocast_cache()
+        found = [recorder.find(leaf) for leaf in _tensors(result)]
+        recorder.tape.outputs = [ref for ref in found if ref is not None]
+        recorder.tape.results = [leaf.detach() for leaf in _tensors(result)]
+    return recorder.tape
+
+
+def _eager() -> contextlib.AbstractContextManager[Any]:
+    """Compiled models run as written; where nothing was compiled there is nothing to do."""
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    """Every tensor of an output, also inside dataclasses and objects that pytree does not know."""
+    found: list[Tensor] = []
+    for leaf in tree_leaves(result):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif hasattr(leaf, "__dict__"):
+            found += [v for v in tree_leaves(dict(vars(leaf))) if isinstance(v, Tensor)]
+    return found
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Whatever runs inside, the model and the random states come back as they were.
+
+    Buffers, modes, attributes, the contents of lists, tables and sets, and which tensors the
+    parameters are; a `Recorder` keeps the values that a run writes into parameters.
+    """
+    kept = [_keep_module(module) for module in model.modules()]
+    values = [(b, b.detach().clone()) for b in model.buffers()]
+    memory = [(p, p.data) for p in model.parameters()]
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices):
+        # The fused encoder layer is one opaque operation; its plain form is the same function.
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
+            for give_back in kept:
+                give_back()
+            with torch.no_grad():
+                for buffer, value in values:
+                    if not torch.equal(buffer, value):
+                        buffer.copy_(value)
+                for parameter, data in memory:
+                    if parameter.data_ptr() != data.data_ptr():
+                        parameter.data = data
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def _keep_module(module: nn.Module) -> Callable[[], None]:
+    """What gives a module its attributes back, and its containers their contents."""
+    attributes = dict(vars(module))
+    contents = [(v, v.copy()) for v in attributes.values() if isinstance(v, (list, dict, set))]
+
+    def give_back() -> None:
+        vars(module).clear()
+        vars(module).update(attributes)
+        for container, content in contents:
+            container.clear()
+            if isinstance(container, list):
+                container.extend(content)
+            else:
+                container.update(content)
+
+    return give_back
