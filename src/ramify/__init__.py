@@ -1,6 +1,7 @@
 """Ramify: any PyTorch network, grown and pruned to the shape that its data asks for."""
 
+from ramify.edit import Prune, Split, apply
 from ramify.errors import RamifyError
 from ramify.trace import ChannelGraph, ChannelGroup, trace
 
-__all__ = ["ChannelGraph", "ChannelGroup", "RamifyError", "trace"]
+__all__ = ["ChannelGraph", "ChannelGroup", "Prune", "RamifyError", "Split", "apply", "trace"]

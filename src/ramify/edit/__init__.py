@@ -1,0 +1,129 @@
+"""Edits: every change of width is one re-indexing, applied as a whole or not at all.
+
+New channel j copies old channel `source[j]`; what makes it is displaced by an offset; what reads
+it is multiplied by a scale. Pruning drops indices, splitting repeats them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch.optim import Optimizer
+
+from ramify.edit.carry import Follower, Swap, stage_follower, stage_model, stage_optimizer
+from ramify.edit.plan import Edit, Plan, Prune, Split, check_current, plan_edits
+from ramify.errors import RamifyError
+from ramify.trace import ChannelGraph
+from ramify.trace.layout import new_size
+from ramify.trace.recorder import Tape, call, record
+from ramify.trace.rehearse import near_equal
+from ramify.trace.terms import Atom, leaves
+
+
+def apply(
+    graph: ChannelGraph,
+    edits: Iterable[Edit],
+    *,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    followers: Iterable[Follower] = (),
+) -> ChannelGraph:
+    r"""Carry out edits on the model, its optimizer and its followers, all or nothing.
+
+    Channel indices are those of `graph`; several edits compose, also within a group and across
+    neighbouring layers. A split with zero offsets leaves the outputs as they were, and this is
+    checked on the inputs of the trace. Parameter objects stay the same; gradients and optimizer
+    moments are carried along as if the copies had always been there: a copy's incoming weights
+    get `weights[i]` times the old first moment and its square times the second, outgoing weights
+    get the old ones, because ∂L/∂θ_i = w_i ∂L/∂θ while every copy is read alike.
+
+    Args:
+        graph: what `ramify.trace` gave for the model.
+        edits: `Prune` and `Split`, at most one for a channel.
+        optimizer: the optimizer (or several) whose state follows.
+        followers: models or state dictionaries with the same names and shapes: weight averages,
+            teachers.
+
+    Returns:
+        The graph of the edited model; its `origin` says where each channel came from.
+
+    Raises:
+        RamifyError: an edit that cannot be done, with the reason. Nothing has changed then.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> graph = ramify.trace(net, torch.randn(3, 4))
+        >>> graph = ramify.apply(graph, [Split("0", 2), Prune("0", 5)])
+        >>> graph["0"].width, graph.origin["0"]
+        (8, [0, 1, 2, 3, 4, 6, 7, 2])
+
+    Source: the split is S2D (Liu et al., 2019), Theorem 2.3 and Algorithm 1, step 4.
+    """
+    edits = list(edits)
+    check_current(graph)
+    plan = plan_edits(graph, edits)
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or [])
+    check = all(isinstance(edit, Split) for edit in edits)
+    before = _run(graph) if check else None
+    swap = Swap()
+    try:
+        stage_model(swap, graph, plan)
+        for follower in followers:
+            stage_follower(swap, graph, plan, follower)
+        for each in optimizers:
+            stage_optimizer(swap, graph, plan, each)
+        swap.commit()
+        # An axis of one channel looks like none: what is known by place must be found anew.
+        narrow = any(len(change.source) == 1 for change in plan.changes.values())
+        edited = graph.again(None if narrow else graph.verdicts)
+        _follow(graph, edited, plan, strict=not narrow)
+        if before is not None:
+            _check_outputs(before, edited.tapes[0])
+        swap.displace()
+    except BaseException:
+        swap.undo()
+        raise
+    return edited
+
+
+def _run(graph: ChannelGraph) -> Tape:
+    return record(graph.model, lambda: call(graph.model, graph.inputs), graph.inputs)
+
+
+def _follow(graph: ChannelGraph, edited: ChannelGraph, plan: Plan, *, strict: bool) -> None:
+    """Check that the edited model has the planned axes, and say where each channel is from."""
+    names = {group.atom: group.name for group in graph.groups}
+    old_atom: dict[Atom, Atom] = {}
+    for name, slot in graph.labels.slots.items():
+        for old, new in zip(slot, edited.labels.slots[name], strict=True):
+            planned, found = list(leaves(old)), list(leaves(new))
+            if [new_size(a, plan.changes) for a in planned] == [a.size for a in found]:
+                old_atom.update(zip(found, planned, strict=True))
+            elif strict:
+                lost = next((names[a] for a in planned if a in plan.changes), name)
+                raise RamifyError(
+                    f"the edit of '{lost}' did not come out as planned, and was taken back: the "
+                    "forward cuts its channels at sizes that do not follow"
+                )
+    for group in edited.groups:
+        change = plan.changes.get(old_atom.get(group.atom, group.atom))
+        source = change.source.tolist() if change is not None else list(range(group.width))
+        edited.origin[group.name] = source
+
+
+def _check_outputs(before: Tape, after: Tape) -> None:
+    if not near_equal(before, after):
+        far = [
+            float((old - new).abs().max())
+            for old, new in zip(before.results, after.results, strict=True)
+            if old.shape == new.shape and old.numel()
+        ]
+        raise RamifyError(
+            f"the splits would have changed the model's output by {max(far, default=0):.3g}, and "
+            "were taken back: the forward depends on the number of channels in a way that the "
+            "trace did not see"
+        )
+
+
+__all__ = ["Edit", "Follower", "Plan", "Prune", "Split", "apply", "plan_edits"]

@@ -1,0 +1,238 @@
+"""What an edit carries along: tensors, attributes, gradients, optimizer state, followers.
+
+Everything is staged first, and then done, or taken back, as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ramify.edit.plan import Plan
+from ramify.errors import RamifyError
+from ramify.trace import ChannelGraph
+from ramify.trace.layout import (
+    Changes,
+    Law,
+    attribute_values,
+    positions,
+    put,
+    reindex,
+    sources,
+    touches,
+)
+from ramify.trace.recorder import tensors_of
+from ramify.trace.terms import Atom, Fixed, Term, leaves
+
+Follower: TypeAlias = nn.Module | MutableMapping[str, Tensor]
+
+
+class Swap:
+    """Staged assignments: nothing changes before `commit`, and `undo` takes all of it back."""
+
+    def __init__(self) -> None:
+        self._do: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], None]] = []
+        self._later: list[tuple[Tensor, int, Tensor, Tensor]] = []
+
+    def tensor(self, target: Tensor, value: Tensor) -> None:
+        """Give a tensor other data."""
+        old = target.data
+        self._do.append(lambda: put(target, value))
+        self._undo.append(lambda: put(target, old))
+
+    def item(self, table: MutableMapping[Any, Any], key: Any, value: Any) -> None:
+        """Put another value in a table."""
+        old = table[key]
+        self._do.append(lambda: table.__setitem__(key, value))
+        self._undo.append(lambda: table.__setitem__(key, old))
+
+    def attribute(self, owner: Any, name: str, value: Any) -> None:
+        """Set an attribute."""
+        old = getattr(owner, name)
+        self._do.append(lambda: setattr(owner, name, value))
+        self._undo.append(lambda: setattr(owner, name, old))
+
+    def offset(self, target: Tensor, dim: int, where: Tensor, value: Tensor) -> None:
+        """Displace positions along one dimension, after the check of undisplaced copies."""
+        self._later.append((target, dim, where, value))
+
+    def commit(self) -> None:
+        """Do all of it but the displacements."""
+        for do in self._do:
+            do()
+        torch.clear_autocast_cache()
+
+    def undo(self) -> None:
+        """Take all of it back."""
+        for undo in self._undo:  # data before gradients, which must have its shape
+            undo()
+        torch.clear_autocast_cache()
+
+    def displace(self) -> None:
+        """Move the copies apart."""
+        for target, dim, where, value in self._later:
+            rows = target.data.movedim(dim, 0)
+            rows[where.to(rows.device)] += value.to(device=rows.device, dtype=rows.dtype)
+
+
+def _scaled(graph: ChannelGraph, name: str, terms: Sequence[Term]) -> list[frozenset[Atom]]:
+    """For each dimension, the axes that the tensor reads there: its weights take the scale."""
+    return [graph.readers.get((name, dim), frozenset()) for dim in range(len(terms))]
+
+
+def _unread(graph: ChannelGraph, name: str, terms: Sequence[Term]) -> list[frozenset[Atom]]:
+    """For each dimension, the axes that it makes or carries: its gradients take the scale."""
+    read = _scaled(graph, name, terms)
+    return [frozenset(leaves(term)) - own for term, own in zip(terms, read, strict=True)]
+
+
+def _touched(graph: ChannelGraph, changes: Changes) -> Iterator[tuple[str, tuple[Term, ...]]]:
+    for name, terms in graph.dims.items():
+        if any(touches(term, changes) for term in terms):
+            yield name, terms
+
+
+def stage_model(swap: Swap, graph: ChannelGraph, plan: Plan) -> None:
+    """The model's tensors, their gradients, and the attributes that hold sizes."""
+    tensors = tensors_of(graph.model)
+    for name, terms in _touched(graph, plan.changes):
+        tensor = tensors[name]
+        _stage_tensor(swap, graph, plan, name, tensor)
+        if tensor.grad is not None:
+            grad = reindex(tensor.grad, terms, plan.changes, _unread(graph, name, terms))
+            swap.attribute(tensor, "grad", grad)
+    _stage_attributes(swap, graph, plan, graph.model)
+
+
+def _stage_tensor(swap: Swap, graph: ChannelGraph, plan: Plan, name: str, tensor: Tensor) -> None:
+    terms = graph.dims[name]
+    swap.tensor(tensor, reindex(tensor, terms, plan.changes, _scaled(graph, name, terms)))
+    for dim, where, value in _offsets(plan, name, graph):
+        swap.offset(tensor, dim, where, value)
+
+
+def _stage_attributes(swap: Swap, graph: ChannelGraph, plan: Plan, model: nn.Module) -> None:
+    for module, attribute, _, new in attribute_values(model, graph.attributes, plan.changes):
+        swap.attribute(module, attribute, new)
+
+
+def _offsets(plan: Plan, name: str, graph: ChannelGraph) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(dimension, positions, displacement at each) along one tensor, as it is after all edits.
+
+    Along its other dimensions a displaced kernel follows the edits of its inputs.
+
+    Yields:
+        One entry for each split that displaces this tensor.
+    """
+    terms = graph.dims[name]
+    for group, edit, new in plan.splits:
+        if name not in edit.offsets:
+            continue
+        slot = next(s for s in group.slots if s.name == name and s.role == "producer")
+        own = terms[slot.dim]
+        where = positions(own, group.atom, plan.changes)[new]
+        before = positions(own, group.atom)[edit.channel]
+        came_from = sources(own, plan.changes)[where]
+        count = len(before)
+        rows = np.searchsorted(before, came_from) + count * np.arange(len(new))[:, None]
+        kernels_ = edit.offsets[name].detach()
+        kernels_ = kernels_.reshape(len(new) * count, *kernels_.shape[2 if count > 1 else 1 :])
+        kernels_ = kernels_[torch.from_numpy(rows.reshape(-1)).to(kernels_.device)]
+        scaled = _scaled(graph, name, terms)
+        others = [dim for dim in range(len(terms)) if dim != slot.dim]
+        value = reindex(
+            kernels_,
+            [Fixed(rows.size), *(terms[dim] for dim in others)],
+            plan.changes,
+            [frozenset(), *(scaled[dim] for dim in others)],
+        )
+        yield slot.dim, torch.from_numpy(where.reshape(-1)), value
+
+
+def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follower) -> None:
+    """The tensors of a model or state dictionary with the same names; a shared tensor only once.
+
+    Raises:
+        RamifyError: a name is missing, or has another shape.
+    """
+    module = _named_alike(graph, follower) if isinstance(follower, nn.Module) else None
+    held = tensors_of(module) if module is not None else cast(Mapping[str, Tensor], follower)
+    own = tensors_of(graph.model)
+    for name, terms in _touched(graph, plan.changes):
+        for alias in [a for a, first in graph.labels.aliases.items() if first == name]:
+            tensor = held.get(alias)
+            if tensor is None and alias != name:
+                continue
+            if tensor is None or tuple(tensor.shape) != graph.labels.names[name]:
+                seen = "nothing" if tensor is None else f"shape {tuple(tensor.shape)}"
+                raise RamifyError(
+                    f"a follower has the names and shapes of the model, and for '{alias}' of shape "
+                    f"{graph.labels.names[name]} this one has {seen}"
+                )
+            if tensor is own[name]:
+                continue
+            if module is not None:
+                _stage_tensor(swap, graph, plan, name, tensor)
+                continue
+            value = reindex(tensor, terms, plan.changes, _scaled(graph, name, terms))
+            for dim, where, offset in _offsets(plan, name, graph):
+                swap.offset(value, dim, where, offset)
+            swap.item(cast(MutableMapping[str, Tensor], follower), alias, value)
+    if module is not None:
+        _stage_attributes(swap, graph, plan, module)
+
+
+def _named_alike(graph: ChannelGraph, follower: nn.Module) -> nn.Module:
+    """The follower, or the module that it keeps inside, as weight averages do."""
+    inner = getattr(follower, "module", None)
+    if isinstance(inner, nn.Module) and not graph.dims.keys() <= tensors_of(follower).keys():
+        return inner
+    return follower
+
+
+# How a state entry follows the scale of the gradient; what is not named follows it as it is.
+_LAWS: dict[str, Law] = {
+    **dict.fromkeys(("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "variance"), np.square),
+    "exp_inf": np.abs,
+    **dict.fromkeys(("acc_delta", "step_size"), np.ones_like),
+}
+
+
+def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Optimizer) -> None:
+    """Whatever the optimizer keeps for each parameter, as if the copies had always been there.
+
+    Raises:
+        RamifyError: the optimizer keeps something whose shape is not its parameter's.
+    """
+    tensors = tensors_of(graph.model)
+    if isinstance(optimizer, torch.optim.LBFGS) and optimizer.state:
+        raise RamifyError(
+            "LBFGS keeps one history for all parameters together, which no edit can follow: use "
+            "another optimizer, or make a new one after the edit"
+        )
+    for name, terms in _touched(graph, plan.changes):
+        parameter = tensors[name]
+        state: dict[str, Any] = optimizer.state.get(parameter, {})
+        for key, value in state.items():
+            if not isinstance(value, Tensor) or value.dim() == 0:
+                continue
+            if value.shape != parameter.shape:
+                if value.numel() == 1:
+                    continue
+                raise RamifyError(
+                    f"{type(optimizer).__name__} keeps '{key}' of shape {tuple(value.shape)} for "
+                    f"'{name}' of shape {tuple(parameter.shape)}, which no edit can follow: use "
+                    "an optimizer whose state has the parameter's shape"
+                )
+            law = _LAWS.get(key, np.positive)
+            if isinstance(optimizer, torch.optim.RMSprop) and key == "momentum_buffer":
+                law = np.sign  # a sum of gradients over their own root mean squares
+            averaged = isinstance(optimizer, torch.optim.ASGD) and key == "ax"
+            scaled = (_scaled if averaged else _unread)(graph, name, terms)
+            swap.item(state, key, reindex(value, terms, plan.changes, scaled, law))

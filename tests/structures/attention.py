@@ -1,0 +1,250 @@
+"""Attention in every common spelling, and recurrence."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.structures.base import structure
+
+
+@structure(
+    (2, 5, 4),
+    {
+        "layer.self_attn:0": "3 frozen",
+        "layer.self_attn:1": "2 frozen",
+        "layer.self_attn:2": "2 frozen",
+        "layer.self_attn.out_proj": "4 frozen",
+        "layer.linear1": "6 split",
+        "layer.linear2": "4 frozen",
+        "c": "2 frozen",
+    },
+)
+class EncoderLayer(nn.Module):
+    """`nn.TransformerEncoderLayer`: its stream is fixed by assertions, its hidden width is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)
+        self.c = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.layer(x))
+
+
+@structure(
+    (2, 5, 4),
+    {
+        "a": "4 frozen",
+        "att:0": "3 frozen",
+        "att:1": "2 frozen",
+        "att:2": "2 frozen",
+        "att.out_proj": "4 split",
+        "c": "2 frozen",
+    },
+)
+class SelfAttention(nn.Module):
+    """`nn.MultiheadAttention` called with weights asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.att, self.c = nn.Linear(4, 4), nn.MultiheadAttention(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.a(x)
+        value, weights = self.att(x, x, x)
+        return self.c(value), weights
+
+
+class FusedAttention(nn.Module):
+    def __init__(self, dim: int, heads: int, head: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(dim, 3 * heads * head), nn.Linear(heads * head, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(b, n, -1))
+
+
+@structure(
+    (2, 3, 8, 8),
+    {
+        "patch": "6 inexact",
+        "att.qkv:0": "3 frozen",
+        "att.qkv:1": "2 frozen",
+        "att.qkv:2": "3 inexact",
+        "fc1": "7 split",
+        "head": "2 frozen",
+    },
+)
+class ViT(nn.Module):
+    """Patches, class token, position table, pre-norm blocks with fused qkv."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 6, 4, stride=4)
+        self.token = nn.Parameter(torch.randn(1, 1, 6))
+        self.place = nn.Parameter(torch.randn(1, 5, 6))
+        self.n1, self.n2, self.n3 = nn.LayerNorm(6), nn.LayerNorm(6), nn.LayerNorm(6)
+        self.att = FusedAttention(6, 2, 3)
+        self.fc1, self.fc2, self.head = nn.Linear(6, 7), nn.Linear(7, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.size(0), -1, -1), x], dim=1) + self.place
+        x = x + self.att(self.n1(x))
+        x = x + self.fc2(F.gelu(self.fc1(self.n2(x))))
+        return self.head(self.n3(x)[:, 0])
+
+
+@structure((2, 5, 4), {"q:0": "2 frozen", "q:1": "3 inexact", "v": "4 split", "c": "2 frozen"})
+class WrittenOut(nn.Module):
+    """Separate q, k, v of the stream's width; scores by matmul, scaled by the head's width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 2
+        self.q, self.k, self.v = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(4, 8)
+        self.c = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v)
+        )
+        scores = (q @ k.transpose(-1, -2) / math.sqrt(q.size(-1))).softmax(-1)
+        return self.c((scores @ v).transpose(1, 2).flatten(2))
+
+
+@structure((2, 5, 4), {"q": "3 prune", "v": "6 split", "c": "2 frozen"})
+class FixedScale(nn.Module):
+    """Scores scaled by a number: a channel of q and k may go exactly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(4, 6)
+        self.c = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = torch.einsum("bnd,bmd->bnm", self.q(x), self.k(x)) * 0.5
+        return self.c(torch.einsum("bnm,bmd->bnd", scores.softmax(-1), self.v(x)))
+
+
+@structure(
+    (2, 5, 4),
+    {"q:0": "2 frozen", "q:1": "2 frozen", "q:2": "3 frozen", "v": "3 frozen", "c": "2 frozen"},
+)
+class GroupedQueries(nn.Module):
+    """Four query heads share two key heads (repeat_interleave), as in Llama."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(4, 12), nn.Linear(4, 6), nn.Linear(4, 6)
+        self.c = nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q = self.q(x).view(b, n, 4, 3).transpose(1, 2)
+        k = self.k(x).view(b, n, 2, 3).transpose(1, 2).repeat_interleave(2, dim=1)
+        v = self.v(x).view(b, n, 2, 3).transpose(1, 2).repeat_interleave(2, dim=1)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.c(out.transpose(1, 2).reshape(b, n, 12))
+
+
+@structure(
+    (2, 5, 4),
+    {"q:0": "2 frozen", "q:1": "2 frozen", "q:2": "2 inexact", "v": "4 split", "c": "2 frozen"},
+)
+class Rotary(nn.Module):
+    """Rotary positions: halves of each head are mixed, by a table of fixed size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(4, 8)
+        self.c = nn.Linear(8, 2)
+        angle = torch.outer(torch.arange(5.0), 1 / 100 ** (torch.arange(0, 4, 2.0) / 4))
+        self.register_buffer("mask_cos", torch.cat([angle, angle], -1).cos(), persistent=False)
+        self.register_buffer("mask_sin", torch.cat([angle, angle], -1).sin(), persistent=False)
+
+    def turn(self, x: Tensor) -> Tensor:
+        one, two = x.chunk(2, dim=-1)
+        return x * self.mask_cos + torch.cat([-two, one], dim=-1) * self.mask_sin
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = (f(x).view(b, n, 2, -1).transpose(1, 2) for f in (self.q, self.k, self.v))
+        out = F.scaled_dot_product_attention(self.turn(q), self.turn(k), v)
+        return self.c(out.transpose(1, 2).flatten(2))
+
+
+@structure(
+    (2, 5, 4),
+    {"a": "3 frozen", "lstm:0": "4 frozen", "lstm:1": "5 frozen", "b": "4 split", "c": "2 frozen"},
+)
+class Recurrent(nn.Module):
+    """An LSTM is one opaque operation, or checks its own sizes: frozen, with the reason."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.lstm = nn.Linear(4, 3), nn.LSTM(3, 5, batch_first=True)
+        self.b, self.c = nn.Linear(5, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.lstm(torch.relu(self.a(x)))
+        return self.c(torch.relu(self.b(x[:, -1])))
+
+
+@structure((2, 5, 4), {"gate": "5 split", "c": "2 frozen"})
+class HandWrittenCell(nn.Module):
+    """A gated cell in a Python loop, its state carried from step to step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.new, self.c = nn.Linear(9, 5), nn.Linear(9, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(x.size(0), self.gate.out_features)
+        for step in x.unbind(1):
+            both = torch.cat([step, state], -1)
+            gate = torch.sigmoid(self.gate(both))
+            state = gate * state + (1 - gate) * torch.tanh(self.new(both))
+        return self.c(state)
+
+
+@structure(
+    (2, 6, 4),
+    {"stem": "5 split", "t1": "7 split", "t2": "6 frozen", "f1": "8 split", "c": "2 frozen"},
+)
+class Mixer(nn.Module):
+    """Token mixing works across positions, channel mixing across channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(4, 5)
+        self.t1, self.t2 = nn.Linear(6, 7), nn.Linear(7, 6)
+        self.f1, self.f2, self.c = nn.Linear(5, 8), nn.Linear(8, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.t2(F.gelu(self.t1(x.transpose(1, 2)))).transpose(1, 2)
+        x = x + self.f2(F.gelu(self.f1(x)))
+        return self.c(x.mean(1))
+
+
+@structure((2, 5, 4), {"a": "3 split", "b": "5 prune", "w": "6 split", "c": "2 frozen"})
+class Bilinear(nn.Module):
+    """einsum with a bare three-way weight, and an outer product of activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 5)
+        self.w, self.c = nn.Parameter(torch.randn(6, 3, 5)), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.einsum("bni,oij,bnj->bno", self.a(x), self.w, self.b(x)))

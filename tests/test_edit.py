@@ -1,0 +1,417 @@
+"""Edits on every structure: splits keep the outputs, prunes are masks, and they compose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ramify
+from ramify import ChannelGraph, Prune, RamifyError, Split
+from tests.checks import ability, call, distance, mask, outputs
+from tests.structures import STRUCTURES
+
+NAMES = sorted(STRUCTURES)
+WEIGHTS = [(0.5, 0.5), (1.3, -0.3), (0.2, 0.3, 0.5)]
+
+
+def traced(name: str) -> tuple[ChannelGraph, Any]:
+    model, inputs = STRUCTURES[name].make()
+    return ramify.trace(model, inputs), inputs
+
+
+def able(name: str, *kinds: str) -> list[str]:
+    return [key for key, what in STRUCTURES[name].groups.items() if what.split()[1] in kinds]
+
+
+def described(graph: ChannelGraph) -> list[Any]:
+    return [(g.name, ability(g), g.producers, g.carriers, g.consumers) for g in graph.groups]
+
+
+# ------------------------------------------------------------------------------- exactness
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_split_without_offsets_keeps_the_outputs(name: str) -> None:
+    for key in able(name, "split", "one"):
+        for weights in WEIGHTS:
+            graph, inputs = traced(name)
+            before = outputs(STRUCTURES[name].make()[0], inputs)
+            chosen = range(0, graph[key].width, 2)
+            edited = ramify.apply(graph, [Split(key, channel, weights) for channel in chosen])
+            assert distance(before, outputs(graph.model, inputs)) <= 1e-12
+            copies = [c for c in chosen for _ in weights[1:]]
+            assert edited.origin[key] == [*range(graph[key].width), *copies]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prune_equals_the_channel_zeroed_where_it_is_read(name: str) -> None:
+    for key in able(name, "split", "prune"):
+        for channels in ([0], [graph_width(name, key) - 1]):
+            graph, inputs = traced(name)
+            mask(graph, graph[key], channels)
+            expected = outputs(graph.model, inputs)
+            graph, inputs = traced(name)
+            edited = ramify.apply(graph, [Prune(key, channel) for channel in channels])
+            assert distance(expected, outputs(graph.model, inputs)) <= 1e-12
+            if graph[key].width > 2:  # an axis of one channel may not be told from none
+                kept = [c for c in range(graph[key].width) if c not in channels]
+                assert edited.origin[key] == kept
+
+
+def graph_width(name: str, key: str) -> int:
+    return int(STRUCTURES[name].groups[key].split()[0])
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if able(n, "inexact")])
+def test_inexact_prune_runs_forward_and_backward(name: str) -> None:
+    for key in able(name, "inexact"):
+        graph, inputs = traced(name)
+        ramify.apply(graph, [Prune(key, 1)])
+        graph.model.train()
+        sum(out.sum() for out in call(graph.model, inputs)).backward()  # type: ignore[union-attr]
+        assert all(p.grad is None or p.grad.shape == p.shape for p in graph.model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_split_then_prune_of_the_copy_restores_every_bit(name: str) -> None:
+    for key in able(name, "split", "one"):
+        graph, _ = traced(name)
+        before = {n: t.clone() for n, t in graph.model.state_dict().items()}
+        width = graph[key].width
+        edited = ramify.apply(graph, [Split(key, 0, (1.0, 0.0))])
+        edited = ramify.apply(edited, [Prune(key, width)])
+        assert described(edited) == described(graph)
+        after = graph.model.state_dict()
+        assert all(torch.equal(after[n], t) for n, t in before.items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_graph_after_an_edit_is_what_a_new_trace_finds(name: str) -> None:
+    for key in able(name, "split", "prune", "inexact"):
+        graph, inputs = traced(name)
+        edit = Split(key, 1) if graph[key].can_split else Prune(key, 1)
+        edited = ramify.apply(graph, [edit])
+        assert described(edited) == described(ramify.trace(graph.model, inputs))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_group_can_be_pruned_to_one_channel(name: str) -> None:
+    for key in able(name, "split", "prune", "inexact"):
+        graph, inputs = traced(name)
+        width = graph[key].width
+        ramify.apply(graph, [Prune(key, channel) for channel in range(1, width)])
+        assert all(torch.isfinite(out).all() for out in outputs(graph.model, inputs))
+
+
+@pytest.mark.parametrize("name", ["ResidualStream", "Depthwise", "Conv3d", "PixelShuffle"])
+def test_edited_networks_train(name: str) -> None:
+    graph, inputs = traced(name)
+    optimizer = torch.optim.SGD(graph.model.parameters(), lr=1e-3, momentum=0.9)
+    losses = []
+    for step in range(6):
+        graph.model.train()
+        loss = sum(out.square().mean() for out in call(graph.model, inputs))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[union-attr]
+        optimizer.step()
+        losses.append(loss.item())  # type: ignore[union-attr]
+        if step == 2:
+            key = able(name, "split")[0]
+            graph = ramify.apply(graph, [Split(key, 0), Prune(key, 1)], optimizer=optimizer)
+    assert losses[-1] < losses[2] < losses[0]
+
+
+# --------------------------------------------------------------------- several edits at once
+
+
+class Chain(nn.Module):
+    """Convolutions with norms, a residual join, a flatten and two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.n = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.b, self.c = nn.Conv2d(4, 3, 3, padding=1), nn.Conv2d(3, 4, 1)
+        self.d, self.e = nn.Linear(4 * 9, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.n(self.a(x)))
+        x = x + self.c(torch.tanh(self.b(x)))
+        return self.e(torch.tanh(self.d(x.flatten(1))))
+
+
+def chain() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(1)
+    model = Chain().double().eval()
+    model.n.running_mean.normal_()
+    return model, torch.randn(2, 2, 3, 3, dtype=torch.float64)
+
+
+def offsets(model: nn.Module, names: list[str], copies: int) -> dict[str, Tensor]:
+    tensors = dict(model.named_parameters())
+    return {n: torch.randn(copies, *tensors[n].shape[1:], dtype=torch.float64) for n in names}
+
+
+def test_edits_in_one_call_equal_edits_one_after_another() -> None:
+    """Downstream first, so that every offset still has the shape it has in the one call."""
+    model, x = chain()
+    edits = [
+        Split("d", 4, (0.3, 0.7), offsets(model, ["d.weight", "d.bias"], 2)),
+        Prune("d", 0),
+        Split("b", 1, (0.2, 0.3, 0.5), offsets(model, ["b.weight", "b.bias"], 3)),
+        Split("b", 2, offsets=offsets(model, ["b.weight"], 2)),
+        Split("a", 3, (1.5, -0.5), offsets(model, ["a.weight", "c.bias"], 2)),
+        Prune("a", 1),
+        Split("a", 0),
+    ]
+    ramify.apply(ramify.trace(model, x), edits)
+    other, _ = chain()
+    graph = ramify.trace(other, x)
+    now: dict[str, list[int]] = {}
+    for edit in edits:
+        here = now.setdefault(edit.group, list(range(graph[edit.group].width)))
+        at = here.index(edit.channel)
+        if isinstance(edit, Split):
+            graph = ramify.apply(graph, [Split(edit.group, at, edit.weights, edit.offsets)])
+        else:
+            graph = ramify.apply(graph, [Prune(edit.group, at)])
+        now[edit.group] = [here[old] for old in graph.origin[edit.group]]
+    expected = other.state_dict()
+    for key, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, expected[key], rtol=1e-14, atol=1e-14)
+
+
+def test_a_displaced_kernel_follows_the_edits_of_its_inputs() -> None:
+    """b's displaced copy reads a's two copies with a's weights, and not a's pruned channel."""
+    model, x = chain()
+    move = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    old = model.b.weight.detach().clone()
+    edits = [
+        Split("b", 1, offsets={"b.weight": move}),
+        Split("a", 0, (0.25, 0.75)),
+        Prune("a", 2),
+    ]
+    ramify.apply(ramify.trace(model, x), edits)
+    first, second = old[1] + move[0], old[1] + move[1]
+    for row, kernel in ((1, first), (3, second)):
+        expected = torch.stack([0.25 * kernel[0], kernel[1], kernel[3], 0.75 * kernel[0]])
+        torch.testing.assert_close(model.b.weight[row], expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["Grouped", "GroupedTransposed", "Depthwise", "ViT", "PixelShuffle"]
+)
+def test_offsets_of_channels_in_several_places(name: str) -> None:
+    """A channel that lies at k rows has offsets (copies, k, ...), in the order of the rows."""
+    for key in able(name, "split"):
+        graph, _ = traced(name)
+        group = graph[key]
+        producer = next(s for s in group.slots if s.role == "producer")
+        weight = dict(graph.model.named_parameters())[producer.name]
+        rows = graph.positions(group, producer)[1]
+        kernel = weight.detach().movedim(producer.dim, 0)[torch.from_numpy(rows)].clone()
+        kernel = kernel.squeeze(0) if len(rows) == 1 else kernel
+        move = torch.randn(2, *kernel.shape, dtype=torch.float64)
+        edited = ramify.apply(graph, [Split(key, 1, offsets={producer.name: move})])
+        where = edited.positions(edited[key], producer)[[1, group.width]]
+        got = weight.detach().movedim(producer.dim, 0)[torch.from_numpy(where)]
+        assert torch.equal(got.reshape(move.shape), kernel + move)
+
+
+def test_a_layer_that_reads_its_own_channels() -> None:
+    graph, _ = traced("CalledTwice")
+    move = torch.randn(2, 6, dtype=torch.float64)
+    old = graph.model.a.weight.detach().clone()  # type: ignore[union-attr]
+    ramify.apply(graph, [Split("stem", 2, (0.3, 0.7), {"a.weight": move})])
+    new = graph.model.a.weight.detach()  # type: ignore[union-attr]
+    kernel = old[2] + move[1]
+    expected = torch.cat([kernel, 0.7 * kernel[2:3]])
+    expected[2] *= 0.3
+    torch.testing.assert_close(new[6], expected)
+
+
+# ------------------------------------------------------------------------- what is kept
+
+
+def test_dtype_memory_format_and_requires_grad_are_kept() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3)).bfloat16()
+    model.to(memory_format=torch.channels_last)
+    model[0].weight.requires_grad_(False)
+    parameters = list(model.parameters())
+    ramify.apply(ramify.trace(model, torch.randn(1, 3, 8, 8).bfloat16()), [Split("0", 1)])
+    assert list(map(id, parameters)) == list(map(id, model.parameters()))
+    assert model[0].weight.shape == (9, 3, 3, 3)
+    assert not model[0].weight.requires_grad
+    assert model[2].weight.requires_grad
+    assert all(p.dtype == torch.bfloat16 for p in parameters)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert model[2].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_module_attributes_follow() -> None:
+    graph, inputs = traced("Grouped")
+    ramify.apply(graph, [Split("a:0", 0), Split("a:1", 1), Split("b", 2)])
+    a, b, c = graph.model.a, graph.model.b, graph.model.c
+    assert (a.in_channels, a.out_channels, a.groups) == (3, 12, 1)
+    assert (b.in_channels, b.out_channels, b.groups) == (12, 15, 3)
+    assert (c.in_channels, c.out_channels) == (15, 2)
+    graph, inputs = traced("GroupNorm")
+    ramify.apply(graph, [Split("a:0", 0), Prune("d", 0)])
+    assert (graph.model.n.num_groups, graph.model.n.num_channels) == (3, 9)
+    assert (graph.model.o.num_groups, graph.model.o.num_channels) == (1, 4)
+    graph, inputs = traced("LayerAndRMSNorm")
+    ramify.apply(graph, [Prune("a", 0), Prune("b", 0), Prune("d", 0)])
+    model = graph.model
+    assert [n.normalized_shape for n in (model.n, model.m, model.o)] == [(5,), (4,), (3,)]
+    assert (model.b.in_features, model.b.out_features) == (5, 4)
+    graph, inputs = traced("InstanceNorm")
+    ramify.apply(graph, [Split("a", 0), Split("b", 0), Split("d", 0)])
+    assert [getattr(graph.model, n).num_features for n in "nmo"] == [5, 6, 4]
+    graph, _ = traced("TiedEmbedding")
+    ramify.apply(graph, [Prune("table:1", 0)])
+    assert graph.model.table.embedding_dim == graph.model.head.in_features == 3
+    graph, _ = traced("Activations")
+    ramify.apply(graph, [Split("a", 0)])
+    assert graph.model.p.num_parameters == 5
+
+
+def test_an_old_loss_and_hooks_survive_an_edit() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    x = torch.randn(5, 3)
+    seen: list[torch.Size] = []
+    model[0].weight.register_hook(lambda grad: seen.append(grad.shape))
+    model[0].weight.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.shape))
+    old_loss = model(x).sum()
+    old_loss.backward(retain_graph=True)
+    model.zero_grad()
+    graph = ramify.trace(model, x)
+    old_loss.backward(retain_graph=True)  # a trace changes nothing for a graph made before it
+    assert model[0].weight.grad is not None
+    model.zero_grad()
+    seen.clear()
+    ramify.apply(graph, [Split("0", 1), Prune("0", 0), Split("0", 2, (0.2, 0.3, 0.5))])
+    model(x).sum().backward()
+    assert old_loss.requires_grad
+    assert [tuple(p.grad.shape) for p in model.parameters() if p.grad is not None] == [
+        (6, 3),
+        (6,),
+        (2, 6),
+        (2,),
+    ]
+    assert seen == [(6, 3), (6, 3)]
+
+
+def test_gradients_follow_as_if_the_copies_had_always_been_there() -> None:
+    model, x = chain()
+    other, _ = chain()
+    edits = [Split("a", 1, (0.3, 0.7)), Split("d", 0, (1.4, -0.4)), Prune("b", 1)]
+    for net, first in ((model, False), (other, True)):
+        if first:
+            ramify.apply(ramify.trace(net, x), edits[:2])
+        net(x).square().sum().backward()
+        if not first:
+            ramify.apply(ramify.trace(net, x), edits[:2])
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-10, atol=1e-12)
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+def small() -> tuple[ChannelGraph, nn.Module]:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.Flatten())
+    return ramify.trace(model, torch.randn(5, 3)), model
+
+
+BAD: list[tuple[str, Callable[[], Any], str]] = [
+    ("group", lambda: Prune("1x", 0), "no group, module or parameter '1x': the nearest are '0'"),
+    ("module without channels", lambda: Prune("3", 0), "'3' makes no channels"),
+    ("channel", lambda: Prune("0", 4), "'0' has channels 0 to 3, and the edit names 4"),
+    ("negative channel", lambda: Split("0", -1), "has channels 0 to 3, and the edit names -1"),
+    ("fraction", lambda: Split("0", 1.5), "has channels 0 to 3, and the edit names 1.5"),
+    ("bool", lambda: Prune("0", True), "has channels 0 to 3, and the edit names True"),
+    ("frozen prune", lambda: Prune("2", 0), "'2' cannot be pruned: it is an output of the model"),
+    ("frozen split", lambda: Split("2", 0), "'2' cannot be split: it is an output of the model"),
+    ("weights", lambda: Split("0", 0, (0.5, 0.6)), "sum to 1, .* and these sum to 1.1"),
+    ("no weights", lambda: Split("0", 0, ()), "the weights of a split sum to 1"),
+    ("nan weights", lambda: Split("0", 0, (float("nan"), 1.0)), "these sum to nan"),
+    ("infinite", lambda: Split("0", 0, (float("inf"), -float("inf"))), "these sum to nan"),
+    (
+        "shape",
+        lambda: Split("0", 0, offsets={"0.weight": torch.zeros(2, 4)}),
+        r"'0.weight' has shape \(2, 4\), and a tensor of shape \(2, 3\) is needed",
+    ),
+    (
+        "copies",
+        lambda: Split("0", 0, (0.2, 0.3, 0.5), {"0.bias": torch.zeros(2)}),
+        r"'0.bias' has shape \(2,\), and a tensor of shape \(3,\) is needed",
+    ),
+    ("list", lambda: Split("0", 0, offsets={"0.bias": [0.0, 0.0]}), "has <class 'list'>, and a"),
+    (
+        "name",
+        lambda: Split("0", 0, offsets={"2.weight": torch.zeros(2, 4)}),
+        "'2.weight' does not make channels of '0': give 0.weight, 0.bias",
+    ),
+    (
+        "not finite",
+        lambda: Split("0", 0, offsets={"0.bias": torch.tensor([0.0, float("nan")])}),
+        "the offset of '0.bias' holds values that are not finite",
+    ),
+    ("no edit", lambda: "prune", "an edit is a Prune or a Split, and got a str"),
+]
+
+
+@pytest.mark.parametrize("edit, message", [pytest.param(e, m, id=n) for n, e, m in BAD])
+def test_bad_edits_say_what_to_do(edit: Callable[[], Any], message: str) -> None:
+    graph, _ = small()
+    with pytest.raises(RamifyError, match=message) as error:
+        ramify.apply(graph, [edit()])
+    assert "\n" not in str(error.value)
+
+
+def test_an_edit_that_empties_a_layer() -> None:
+    graph, _ = small()
+    with pytest.raises(RamifyError, match="would leave '0' without a channel: keep at least one"):
+        ramify.apply(graph, [Prune("0", channel) for channel in range(4)])
+
+
+def test_the_same_channel_twice() -> None:
+    graph, _ = small()
+    with pytest.raises(RamifyError, match="channel 1 of '0' is edited twice in one call"):
+        ramify.apply(graph, [Split("0", 1), Prune("0.weight", 1)])
+
+
+def test_a_stale_graph() -> None:
+    graph, model = small()
+    ramify.apply(graph, [Prune("0", 1)])
+    with pytest.raises(RamifyError, match=r"'0.weight' has shape \(3, 3\) and had \(4, 3\) when"):
+        ramify.apply(graph, [Prune("0", 1)])
+    graph = ramify.trace(model, torch.randn(5, 3))
+    model.append(nn.Linear(2, 2))
+    with pytest.raises(RamifyError, match=r"'4.weight' .* was not there when the model was traced"):
+        ramify.apply(graph, [Prune("0", 1)])
+
+
+def test_a_width_that_the_trace_could_not_see_is_taken_back() -> None:
+    """The last safety: this forward changed its mind after the trace."""
+
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.late = nn.Linear(3, 4), nn.Linear(4, 2), False
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.b(x / x.size(1) if self.late else x)
+
+    model = Late()
+    graph = ramify.trace(model, torch.randn(5, 3))
+    model.late = True
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    with pytest.raises(RamifyError, match="would have changed the model's output by"):
+        ramify.apply(graph, [Split("a", 0)])
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    assert model.a.out_features == 4

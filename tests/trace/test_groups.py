@@ -1,0 +1,220 @@
+"""The groups that a trace finds: all of them, by name, with the reason where one is frozen."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ramify
+from ramify import RamifyError
+from tests.checks import ability
+from tests.structures import STRUCTURES
+
+
+def traced(name: str, dtype: torch.dtype = torch.float64) -> ramify.ChannelGraph:
+    return ramify.trace(*STRUCTURES[name].make(dtype))
+
+
+@pytest.mark.parametrize("name", sorted(STRUCTURES))
+def test_every_group_and_what_may_be_done_with_it(name: str) -> None:
+    graph = traced(name)
+    assert {group.name: ability(group) for group in graph.groups} == STRUCTURES[name].groups
+    assert all(group.why for group in graph.groups if not group.can_split)
+    assert not any("does not know" in group.why for group in graph.groups)
+
+
+ROLES: list[tuple[str, str, str, str, str]] = [
+    (
+        "ResidualStream",
+        "stem",
+        "stem.weight stem.bias a2.weight a2.bias b2.weight b2.bias",
+        "n1.weight n1.bias n2.weight n2.bias"
+        " n1.running_mean n1.running_var n2.running_mean n2.running_var",
+        "a1.weight b1.weight fc.weight",
+    ),
+    ("SqueezeExcite", "a", "a.weight a.bias up.weight up.bias", "", "down.weight c.weight"),
+    ("DenseConcat", "b", "b.weight b.bias",
+     "n.weight n.bias n.running_mean n.running_var", "d.weight c.weight"),
+    ("Grouped", "a:0", "a.weight a.bias", "b.weight b.bias", "c.weight"),
+    ("Grouped", "a:1", "a.weight a.bias", "", "b.weight"),
+    ("Depthwise", "a", "a.weight",
+     "b.weight b.bias d.weight n.weight n.bias m.weight m.bias"
+     " n.running_mean n.running_var m.running_mean m.running_var", "c.weight"),
+    ("LayerScale", "a", "a.weight a.bias e.weight e.bias", "d.weight d.bias gamma",
+     "b.weight c.weight"),
+    ("ChannelPadding", "stem", "stem.weight stem.bias b.weight b.bias", "", "a.weight head.weight"),
+    ("BareParameter", "kernel", "kernel", "shift", "fc"),
+    ("CalledTwice", "stem", "stem.weight stem.bias a.weight a.bias", "", "a.weight b.weight"),
+    ("SharedHead", "a", "a.weight a.bias b.weight b.bias", "", "head.weight"),
+    ("WeightNorm", "b",
+     "b.parametrizations.weight.original0 b.parametrizations.weight.original1 b.bias", "",
+     "c.weight"),
+    ("ViT", "att.qkv:2", "att.qkv.weight att.qkv.bias", "", "att.proj.weight"),
+    ("FixedScale", "q", "q.weight q.bias k.weight k.bias", "", ""),
+    ("TiedEmbedding", "table:1", "table.weight b.weight b.bias", "", "a.weight"),
+    ("UNet", "up", "up.weight up.bias", "", "d.weight"),
+    ("ShuffleUnit", "a:1", "a.weight a.bias b.weight b.bias", "", "b.weight c.weight"),
+    ("HandWrittenCell", "gate", "gate.weight gate.bias new.weight new.bias", "",
+     "gate.weight new.weight c.weight"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, group, producers, carriers, consumers", ROLES)
+def test_roles(name: str, group: str, producers: str, carriers: str, consumers: str) -> None:
+    found = traced(name)[group]
+    assert set(found.producers) == set(producers.split())
+    assert set(found.carriers) == set(carriers.split())
+    assert set(found.consumers) == set(consumers.split())
+
+
+def test_where_a_flattened_channel_is_read() -> None:
+    graph = traced("Flatten")
+    slot = next(slot for slot in graph["a"].slots if slot.role == "consumer")
+    expected = torch.arange(64).view(4, 16)
+    assert torch.equal(torch.from_numpy(graph.positions(graph["a"], slot)), expected)
+
+
+WHY = [
+    ("EncoderLayer", "layer.self_attn:1", "module 'layer.self_attn' holds a size that does not"),
+    ("Recurrent", "lstm:1", "module 'lstm' holds a size that does not follow an edit"),
+    ("HiddenBranch", "a", "branches on data and 'b.weight' was not reached: trace it with `also`"),
+    ("LiteralView", "a", "the model's own forward holds a size that does not follow an edit"),
+    ("LiteralSlice", "a:1", "the forward cuts them at fixed places"),
+    ("CountsChannels", "a", "aten::div in the model's own forward depends on the number of"),
+    ("NumpyConstants", "b", "a tensor of the forward has this size"),
+    ("SpatialGate", "mask", "aten::mul .* broadcasts one channel against 4"),
+    ("Picked", "b", "aten::flip in the model's own forward moves them along the dimension"),
+    ("Perceptron", "c", "it is an output of the model"),
+    ("LayerAndRMSNorm", "a", "aten::native_layer_norm in module 'n' normalises over the channels"),
+    ("TiedAutoencoder", "a:0", "'a.weight' both makes and reads it"),
+    ("OuterProduct", "a", "'c.weight' holds it twice in one dimension"),
+    ("NonLeaf", "a", "aten::renorm in the model's own forward has no dimension rule"),
+]
+
+
+@pytest.mark.parametrize("name, group, why", WHY)
+def test_reasons_name_the_operation_and_the_module(name: str, group: str, why: str) -> None:
+    assert re.search(why, traced(name)[group].why)
+
+
+def test_an_opaque_layer_freezes_what_goes_in_and_what_comes_out() -> None:
+    graph = traced("Recurrent", torch.float32)
+    assert ability(graph["a"]) == "3 frozen"
+    assert "mkldnn_rnn_layer in module 'lstm' has no dimension rule" in graph["a"].why
+    assert ability(graph["b"]) == "4 split"
+
+
+def test_the_printed_table_lists_everything_at_once() -> None:
+    graph = traced("EncoderLayer")
+    table = " ".join(str(graph).replace("│", " ").split())
+    for group in graph.groups:
+        assert group.name in table
+    assert "3 channel groups" not in table
+    assert f"{len(graph.groups)} channel groups" in table
+    model = nn.ModuleDict({"used": nn.Linear(3, 2), "idle": nn.Linear(3, 2)})
+    model.forward = lambda x: model["used"](x)  # type: ignore[method-assign]
+    assert "not reached by these inputs: idle.weight idle.bias" in str(
+        ramify.trace(model, torch.randn(1, 3))
+    )
+
+
+def test_graph_lookup() -> None:
+    graph = traced("ResidualStream")
+    for name in ("stem", "stem.weight", "a2", "b2.bias", "n1", "n1.running_mean"):
+        assert graph[name].name == "stem"
+    assert graph["a1"].name == "a1"
+    assert graph["fc.weight"].name == "fc"
+    with pytest.raises(
+        RamifyError, match="no group, module or parameter 'stam': the nearest are 's"
+    ):
+        graph["stam"]
+    with pytest.raises(RamifyError, match="'relu' makes no channels that an edit could reach"):
+        graph["relu"]
+    assert traced("WeightNorm")["b.bias"].name == "b"
+    assert traced("ViT")["att.qkv"].name == "att.qkv:2"
+    assert traced("TiedEmbedding")["head.weight"].name == "table:1"
+
+
+def test_further_inputs_reach_further_branches() -> None:
+    model, x = STRUCTURES["HiddenBranch"].make()
+    graph = ramify.trace(model, x, also=[1e9 * x])
+    assert {group.name: ability(group) for group in graph.groups} == {
+        "a": "5 prune",  # its sum decides on the branch
+        "c": "2 frozen",
+    }
+    assert set(graph["a"].producers) == {"a.weight", "a.bias", "b.weight", "b.bias"}
+    assert graph.unreached == ()
+
+
+def test_outputs_are_edited_only_if_the_user_says_so() -> None:
+    model, x = STRUCTURES["Perceptron"].make()
+    graph = ramify.trace(model, x, edit_outputs=True)
+    assert ability(graph["c"]) == "2 prune"
+    before = model(x)
+    graph = ramify.apply(graph, [ramify.Prune("c", 0), ramify.Split("b", 1)])
+    torch.testing.assert_close(model(x), before[:, 1:])
+    assert graph["c"].width == 1
+
+
+def test_what_leaves_the_tensors_is_not_edited() -> None:
+    """The output is an array: nothing that was seen reads the last channels."""
+
+    class Array(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> object:
+            return self.b(self.a(x)).numpy()
+
+    graph = ramify.trace(Array(), torch.randn(2, 4))
+    assert ability(graph["a"]) == "5 split"
+    assert ability(graph["b"]) == "3 frozen"
+
+
+def test_parameters_over_the_same_memory_are_frozen() -> None:
+    class Views(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            flat = torch.randn(40)
+            self.a = nn.Parameter(flat[:20].view(5, 4))
+            self.b = nn.Parameter(flat[10:].view(6, 5))
+            self.c = nn.Parameter(torch.randn(2, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(torch.relu(x @ self.a.T) @ self.b.T) @ self.c.T
+
+    graph = ramify.trace(Views(), torch.randn(2, 4))
+    assert ability(graph["a"]) == "5 frozen"
+    assert ability(graph["b"]) == "6 frozen"
+    assert "shares its memory with" in graph["a"].why
+
+
+# ------------------------------------------------------------------------------- bad input
+
+
+def test_what_cannot_be_traced() -> None:
+    x = torch.randn(2, 3)
+    with pytest.raises(RamifyError, match="takes a torch.nn.Module, and got a function"):
+        ramify.trace(lambda x: x, x)  # type: ignore[arg-type]
+    with pytest.raises(RamifyError, match="wrapped in DataParallel: trace its `.module`"):
+        ramify.trace(nn.DataParallel(nn.Linear(3, 2)), x)
+    with pytest.raises(RamifyError, match="'0.weight' has no shape yet .*: run the model once"):
+        ramify.trace(nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2)), x)
+    with pytest.raises(RamifyError, match="'weight' has no values .*: load the weights first"):
+        ramify.trace(nn.Linear(3, 2, device="meta"), x.to("meta"))
+
+
+def test_distributed_wrappers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapper = nn.parallel.DistributedDataParallel
+    monkeypatch.setattr(wrapper, "__init__", lambda self: nn.Module.__init__(self))
+    with pytest.raises(RamifyError, match="wrapped in DistributedDataParallel"):
+        ramify.trace(wrapper(), torch.randn(2, 3))  # type: ignore[call-arg]
+
+
+def test_the_model_s_own_error_comes_through() -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        ramify.trace(nn.Linear(3, 2), torch.randn(2, 4))

@@ -1,0 +1,152 @@
+"""A trace leaves the model, its gradients and every random generator exactly as they were."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+import ramify
+from tests.checks import ability, call, snapshot
+from tests.structures import STRUCTURES
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", sorted(STRUCTURES))
+def test_nothing_changes(name: str, training: bool) -> None:
+    model, inputs = STRUCTURES[name].make()
+    model.train(training)
+    next(iter([*model.children(), model])).train(not training)
+    random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
+    given = [t.clone() if isinstance(t, Tensor) else t for t in _leaves(inputs)]
+    before = snapshot(model)
+    ramify.trace(model, inputs)
+    assert snapshot(model) == before
+    for old, new in zip(given, _leaves(inputs), strict=True):
+        assert torch.equal(old, new) if isinstance(old, Tensor) else old == new
+
+
+def _leaves(inputs: Any) -> list[Any]:
+    return torch.utils._pytree.tree_leaves(inputs)
+
+
+def test_hooks_run_and_stay() -> None:
+    """The model's own hooks run as in any forward; global tables are given back."""
+    model, seen = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), []
+    model[0].register_forward_hook(lambda *_: seen.append("hook"))
+    tables = [
+        dict(t)
+        for t in (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
+    ]
+    x = torch.randn(2, 3)
+    before = snapshot(model)
+    ramify.trace(model, x)
+    assert seen
+    assert snapshot(model) == before
+    assert tables == [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
+
+
+def test_gradients_and_older_graphs_stay() -> None:
+    model, x = STRUCTURES["ResidualStream"].make()
+    model.train()
+    call(model, x)[0].sum().backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    waiting = call(model, x)[0].sum()
+    before = snapshot(model)
+    ramify.trace(model, x)
+    assert snapshot(model) == before
+    waiting.backward()  # a graph made before the trace still finds its parameters
+    for parameter, grad in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * grad)
+
+
+def test_nothing_changes_when_the_forward_fails() -> None:
+    class Fails(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.n, self.calls = nn.Linear(3, 4), nn.BatchNorm1d(4), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            with torch.no_grad():
+                self.a.weight.mul_(2.0)
+            self.n.running_mean.add_(1.0)
+            x = self.n(self.a(x))
+            raise MemoryError
+
+    model, x = Fails(), torch.randn(2, 3)
+    before = snapshot(model)
+    with pytest.raises(MemoryError):
+        ramify.trace(model, x)
+    assert snapshot(model) == before
+
+
+def test_a_model_that_catches_its_own_errors() -> None:
+    """The rehearsal's signals may be swallowed by the forward; nothing wrong is offered."""
+
+    class Catches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(5, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            try:
+                x = self.b(x.view(-1, 5))
+            except Exception:
+                x = torch.zeros(len(x), 3)
+            return self.c(torch.relu(x))
+
+    graph = ramify.trace(Catches(), torch.randn(2, 4))
+    assert ability(graph["a"]) == "5 frozen"
+    assert ability(graph["b"]) == "3 split"
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")
+def test_compiled_models_are_traced_as_they_are_written() -> None:
+    x = torch.randn(5, 3)
+    model = torch.compile(small(), backend="eager")
+    before = model(x)
+    graph = ramify.trace(model, x)
+    assert ability(graph["_orig_mod.0"]) == "4 split"
+    ramify.apply(graph, [ramify.Split("_orig_mod.0", 1)])
+    assert model._orig_mod[0].weight.shape == (5, 3)
+    torch.testing.assert_close(model(x), before)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_models_can_be_edited() -> None:
+    x = torch.randn(5, 3)
+    model = torch.jit.script(small())
+    before = model(x)
+    graph = ramify.trace(model, x)
+    assert ability(graph["0"]) == "4 split"
+    ramify.apply(graph, [ramify.Split("0", 1)])
+    torch.testing.assert_close(model(x), before)
+
+
+def test_a_trace_inside_autocast_sees_no_stale_weights() -> None:
+    x, model = torch.randn(5, 3), small()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(x)
+        graph = ramify.trace(model, x)
+        assert ability(graph["0"]) == "4 split"
+        graph = ramify.apply(graph, [ramify.Split("0", 1)])
+        assert model(x).shape == (5, 2)
+    assert graph["0"].width == 5
+
+
+def test_inference_mode_and_half_precision() -> None:
+    with torch.inference_mode():
+        assert ability(ramify.trace(small(), torch.randn(5, 3))["0"]) == "4 split"
+    model = small().bfloat16()
+    assert ability(ramify.trace(model, torch.randn(5, 3).bfloat16())["0"]) == "4 split"
