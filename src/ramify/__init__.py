@@ -3,6 +3,8 @@
 from ramify import cost
 from ramify.edit import Prune, Split, apply
 from ramify.errors import RamifyError
+from ramify.methods import Proposal, SplittingDescent, splitting_matrix
+from ramify.select import Threshold, TopFraction
 from ramify.trace import ChannelGraph, ChannelGroup, trace
 
-__all__ = ["ChannelGraph", "ChannelGroup", "Prune", "RamifyError", "Split", "apply", "cost", "trace"]
+__all__ = ["ChannelGraph", "ChannelGroup", "Proposal", "Prune", "RamifyError", "Split", "SplittingDescent", "Threshold", "TopFraction", "apply", "cost", "splitting_matrix", "trace"]

@@ -1,0 +1,298 @@
+"""The probe: how the loss answers when one channel is split, for all channels in one pass.
+
+With every producer's input and every consumer's own gradient held, what a group contributes is
+`Q(θ) = Σ_k ⟨a_k(θ), g_k⟩` over its reads k (DESIGN: twin reads). Its Hessian is block diagonal
+over channels (S2D, Theorem 2.4) and its blocks are the splitting matrices, so one product with
+the whole Hessian serves every channel at once.
+
+The tape of the user's own loss is replayed twice with autograd: once whole, for the gradients at
+each consumer's own read; once cut at every read, for Q.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ramify.errors import RamifyError
+from ramify.replay import replay
+from ramify.trace import ChannelGraph, ChannelGroup
+from ramify.trace.labels import Labels
+from ramify.trace.layout import kernels
+from ramify.trace.recorder import Ref, Tape, record, tensors_of
+from ramify.trace.terms import atoms_of
+
+Loss = Callable[[nn.Module, Any], Tensor]
+Vectors = list[Tensor]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One producer's part of a group: its slot, and where each channel lies in it."""
+
+    name: str
+    dim: int
+    where: np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A group that can be probed, and the kernels of its producers in order."""
+
+    group: ChannelGroup
+    kernels: tuple[Kernel, ...]
+
+
+def targets(graph: ChannelGraph) -> list[Target]:
+    """Every group whose channelwise path the probe can follow from producers to consumers.
+
+    A grouped convolution on the path (whole groups as channels) sums over other channels and is
+    not followed; nor is a group made by a layer that carries another group.
+
+    Args:
+        graph: the traced model.
+
+    Returns:
+        The targets, in forward order.
+    """
+    summing = {n for read in graph.labels.contractions if atoms_of(read.read) for n in read.names}
+    able = [
+        group
+        for group in graph.groups
+        if group.can_split and not summing.intersection(group.carriers)
+    ]
+    carried = {name for group in able for name in group.carriers}
+    found = []
+    for group in able:
+        if carried.intersection(group.producers):
+            continue
+        slots = [slot for slot in group.slots if slot.role == "producer"]
+        parts = tuple(Kernel(s.name, s.dim, graph.positions(group, s)) for s in slots)
+        found.append(Target(group, parts))
+    return found
+
+
+class Probe:
+    """S·v for every channel of every target, over one batch.
+
+    The graph of Q is built once and kept; a product costs one double-backward pass through the
+    producers and the channelwise paths.
+    """
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        chosen: Sequence[Target],
+        loss: Loss,
+        batch: Any,
+        beta: float | None,
+    ) -> None:
+        self._targets = chosen
+        tape = record(graph.model, lambda: checked_loss(loss, graph.model, batch), batch)
+        self.samples = int(tape.results[0].numel())
+        constants = {n: t.detach() for n, t in tensors_of(graph.model).items()}
+        reads = _reads(graph, tape)
+        gradients = _read_gradients(tape, constants, reads)
+        names = dict.fromkeys(part.name for target in chosen for part in target.kernels)
+        self._thetas = {n: constants[n].clone().requires_grad_() for n in names}
+        terms: list[Tensor] = []
+
+        def cut(position: int, tensor: Tensor) -> Tensor:
+            if position in gradients and tensor.requires_grad:
+                terms.append((tensor * gradients[position]).sum())
+            return tensor.detach()
+
+        with torch.enable_grad():
+            last = max(reads, default=-1)
+            replay(tape, constants | self._thetas, reads, cut, beta=beta, until=last)
+            total = torch.stack(terms).sum() if terms else None
+            self._slopes = self._derive(total)
+
+    def _derive(self, total: Tensor | None) -> dict[str, Tensor]:
+        if total is None or not total.requires_grad:
+            return {}
+        variables = list(self._thetas.values())
+        slopes = torch.autograd.grad(total, variables, create_graph=True, allow_unused=True)
+        named = zip(self._thetas, slopes, strict=True)
+        return {n: g for n, g in named if g is not None and g.requires_grad}
+
+    def gradient(self) -> Vectors:
+        """The gradient of the mean loss to each channel's own parameters: one (W, D) a target."""
+        return self._gather(self._slopes)
+
+    def product(self, vectors: Vectors) -> Vectors:
+        """S·v: one (W, D) for each target, for one vector a channel."""
+        if not self._slopes:
+            return [torch.zeros_like(vector) for vector in vectors]
+        spread = self._scatter(vectors)
+        outputs = list(self._slopes.values())
+        products = torch.autograd.grad(
+            outputs,
+            list(self._thetas.values()),
+            grad_outputs=[spread[name] for name in self._slopes],
+            retain_graph=True,
+            allow_unused=True,
+        )
+        named = zip(self._thetas, products, strict=True)
+        return self._gather({n: p for n, p in named if p is not None})
+
+    def _gather(self, tensors: Mapping[str, Tensor]) -> Vectors:
+        out = []
+        for target in self._targets:
+            parts = [
+                kernels(tensors.get(p.name, torch.zeros_like(self._thetas[p.name])), p.dim, p.where)
+                for p in target.kernels
+            ]
+            flat = [part.detach().reshape(target.group.width, -1) for part in parts]
+            out.append(torch.cat(flat, dim=1))
+        return out
+
+    def _scatter(self, vectors: Vectors) -> dict[str, Tensor]:
+        spread = {name: torch.zeros_like(theta) for name, theta in self._thetas.items()}
+        for target, vector in zip(self._targets, vectors, strict=True):
+            for part, values in zip(target.kernels, self.divide(target, vector), strict=True):
+                rows = spread[part.name].movedim(part.dim, 0)
+                where = torch.from_numpy(part.where).to(rows.device)
+                rows[where] = values.view(rows[where].shape).to(rows.dtype)
+        return spread
+
+    def divide(self, target: Target, vectors: Tensor) -> list[Tensor]:
+        """A target's (W, D) vectors as kernels: one (W, *kernel) for each producer."""
+        out, start = [], 0
+        for part in target.kernels:
+            like = kernels(self._thetas[part.name].detach(), part.dim, part.where)
+            size = int(np.prod(like.shape[1:]))
+            out.append(vectors[:, start : start + size].view(like.shape))
+            start += size
+        return out
+
+
+def checked_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
+    """The user's loss on a batch, one finite number a sample.
+
+    Args:
+        loss: `loss(model, batch)`.
+        model: the network.
+        batch: what the user's data gives.
+
+    Returns:
+        Shape (S,).
+
+    Raises:
+        RamifyError: the loss is not of shape (S,), or not finite.
+    """
+    values = loss(model, batch)
+    if not isinstance(values, Tensor) or values.dim() != 1:
+        seen = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values)
+        raise RamifyError(
+            "the loss gives one number for each sample, a tensor of shape (S,), and this one gave "
+            f'{seen}: use reduction="none"'
+        )
+    if not bool(torch.isfinite(values).all()):
+        worst = int((~torch.isfinite(values)).nonzero()[0])
+        raise RamifyError(
+            f"the loss of sample {worst} is {float(values[worst].detach())}: lower the learning "
+            "rate or check the data before growing"
+        )
+    return values
+
+
+def check_weights(model: nn.Module) -> None:
+    """Every parameter is finite.
+
+    Raises:
+        RamifyError: names the first parameter that is not.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise RamifyError(
+                f"parameter '{name}' holds values that are not finite: go back to an earlier "
+                "checkpoint, or lower the learning rate"
+            )
+
+
+def _reads(graph: ChannelGraph, tape: Tape) -> dict[int, Ref]:
+    """Every operation that sums over an activation's channels with a weight: its activation."""
+    labels = Labels(graph.labels.names, graph.labels.aliases)
+    labels.run(tape)
+    return {
+        read.op: read.source
+        for read in labels.contractions
+        if read.names and read.read and not labels.is_weight(read.source)
+    }
+
+
+def _read_gradients(
+    tape: Tape, tensors: Mapping[str, Tensor], reads: Mapping[int, Ref]
+) -> dict[int, Tensor]:
+    """The gradient of the mean loss at each consumer's own read."""
+    leaves: dict[int, Tensor] = {}
+
+    def watch(position: int, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        own = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()
+        leaves[position] = own
+        return own
+
+    with torch.enable_grad():
+        env = replay(tape, tensors, reads, watch)
+        total = env[tape.outputs[0].index].mean()
+        if not leaves or not total.requires_grad:
+            return {}
+        gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    named = zip(leaves, gradients, strict=True)
+    return {position: g.detach() for position, g in named if g is not None}
+
+
+def probes(
+    graph: ChannelGraph, loss: Loss, batches: Iterable[Any], beta: float | None
+) -> tuple[list[Target], list[Probe]]:
+    """One probe for each batch of a sample.
+
+    Args:
+        graph: the traced model.
+        loss: `loss(model, batch)` -> (S,).
+        batches: the sample.
+        beta: softplus sharpness at the kinks of piecewise-linear activations; None: no curvature.
+
+    Returns:
+        The groups that are probed, and the probes.
+
+    Raises:
+        RamifyError: no batch, no group to probe, or a loss or weight that is not finite.
+    """
+    check_weights(graph.model)
+    chosen = targets(graph)
+    made = [Probe(graph, chosen, loss, batch, beta) for batch in batches]
+    if not made:
+        raise RamifyError("there is no batch to probe on: give at least one")
+    return chosen, made
+
+
+def mean_product(made: Sequence[Probe], vectors: Vectors) -> Vectors:
+    """S·v over all batches, each sample with the same weight."""
+    total = sum(probe.samples for probe in made)
+    out: Vectors = []
+    for probe in made:
+        part = [p * (probe.samples / total) for p in probe.product(vectors)]
+        out = [a + b for a, b in zip(out, part, strict=True)] if out else part
+    return out
+
+
+def sizes(found: Sequence[Target], tensors: Mapping[str, Tensor]) -> list[tuple[int, int]]:
+    """(W, D) of each target."""
+    out = []
+    for target in found:
+        width = target.group.width
+        cells = sum(
+            tensors[p.name].numel() // tensors[p.name].shape[p.dim] * p.where.shape[1]
+            for p in target.kernels
+        )
+        out.append((width, cells))
+    return out

@@ -1,0 +1,84 @@
+"""Curvature for activations that have none: piecewise-linear ones, at their kinks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+Slope: TypeAlias = float | Tensor
+Kinks: TypeAlias = tuple[Slope, list[tuple[float, Slope]]]
+"""Slope at minus infinity, and (place, jump of the slope) of each kink."""
+
+
+def kinks_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kinks | None:
+    """The kinks of a piecewise-linear ATen operation; None for any other operation."""
+    found = _KINKS.get(name.removeprefix("aten::").removesuffix("_"))
+    return found(args, kwargs) if found else None
+
+
+def _leaky(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kinks:
+    slope = float(_argument(args, kwargs, 1, "negative_slope", 0.01))
+    return slope, [(0.0, 1.0 - slope)]
+
+
+def _threshold(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kinks | None:
+    place, below = float(args[1]), float(args[2])
+    return (0.0, [(place, 1.0)]) if place == below else None  # else it jumps
+
+
+def _between(args: Sequence[Any], kwargs: Mapping[str, Any], low: Any, high: Any) -> Kinks:
+    low = _argument(args, kwargs, 1, "min", low)
+    high = _argument(args, kwargs, 2, "max", high)
+    steps = [(float(low), 1.0)] if isinstance(low, (int, float)) else []
+    start = 0.0 if steps else 1.0
+    steps += [(float(high), -1.0)] if isinstance(high, (int, float)) else []
+    return start, [*steps]
+
+
+def _argument(
+    args: Sequence[Any], kwargs: Mapping[str, Any], index: int, name: str, default: Any
+) -> Any:
+    return args[index] if len(args) > index else kwargs.get(name, default)
+
+
+_KINKS: dict[str, Callable[[Sequence[Any], Mapping[str, Any]], Kinks | None]] = {
+    "relu": lambda args, kwargs: (0.0, [(0.0, 1.0)]),
+    "relu6": lambda args, kwargs: (0.0, [(0.0, 1.0), (6.0, -1.0)]),
+    "abs": lambda args, kwargs: (-1.0, [(0.0, 2.0)]),
+    "hardsigmoid": lambda args, kwargs: (0.0, [(-3.0, 1 / 6), (3.0, -1 / 6)]),
+    "_prelu_kernel": lambda args, kwargs: (args[1], [(0.0, 1.0 - args[1])]),
+    "leaky_relu": _leaky,
+    "threshold": _threshold,
+    "hardtanh": lambda args, kwargs: _between(args, kwargs, -1.0, 1.0),
+    "clamp": lambda args, kwargs: _between(args, kwargs, None, None),
+    "clamp_min": lambda args, kwargs: _between(args, kwargs, None, None),
+}
+
+
+def smoothed(value: Tensor, x: Tensor, kinks: Kinks, beta: float) -> Tensor:
+    r"""`value` with the activation's true slope, and a softplus' curvature at its kinks.
+
+    For ReLU the second derivative is :math:`\beta s (1 - s)`, :math:`s = \mathrm{sigmoid}(\beta
+    x)`; S2D's code takes β = 3. Value and first derivative stay exact.
+
+    Args:
+        value: the activation's value.
+        x: its argument, of the same shape.
+        kinks: where the slope jumps, and by how much.
+        beta: sharpness of the softplus.
+
+    Returns:
+        A tensor of the same shape, twice differentiable in `x`.
+    """
+    at = x.detach()
+    slope: Tensor = torch.zeros_like(at) + kinks[0]
+    curve = torch.zeros_like(at)
+    for place, jump in kinks[1]:
+        s = torch.sigmoid(beta * (at - place))
+        slope = slope + jump * (at > place).to(at.dtype)
+        curve = curve + jump * beta * s * (1 - s)
+    move = x - at
+    return value.detach() + slope * move + 0.5 * curve * move * move

@@ -1,0 +1,211 @@
+"""The probe against the Hessian of the really split network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import ramify
+from ramify.probe import probes, targets
+from ramify.surrogate import smoothed
+from ramify.trace.layout import kernels
+from tests.nets import SMOOTH, per_sample, prepared
+
+Displaced = Callable[[Tensor], Tensor]
+
+
+def really_split(
+    net: nn.Module, batch: tuple[Tensor, Tensor], name: str, channel: int
+) -> Displaced:
+    """L(u): the mean loss of the split network, one copy moved by u, the other by -u."""
+    twin = copy.deepcopy(net)
+    graph = ramify.trace(twin, batch[0][:2])
+    graph = ramify.apply(graph, [ramify.Split(name, channel)])
+    group = graph[name]
+    slots = [slot for slot in group.slots if slot.role == "producer"]
+    parameters = dict(twin.named_parameters())
+
+    def mean_loss(u: Tensor) -> Tensor:
+        moved, start = {}, 0
+        for slot in slots:
+            weight = parameters[slot.name].detach()
+            where = torch.from_numpy(graph.positions(group, slot))
+            shape = kernels(weight, slot.dim, where.numpy())[0].shape
+            part = u[start : start + shape.numel()].reshape(shape)
+            start += shape.numel()
+            rows = torch.zeros_like(weight).movedim(slot.dim, 0)
+            part = part.reshape(rows[where[channel]].shape)
+            rows = rows.index_put((where[channel],), part).index_put((where[-1],), -part)
+            moved[slot.name] = weight + rows.movedim(0, slot.dim)
+        return cross_entropy(torch.func.functional_call(twin, moved, (batch[0],)), batch[1])
+
+    return mean_loss
+
+
+GROUPS = {
+    "perceptron": 2,
+    "conv-bn-softplus": 2,
+    "residual": 3,
+    "depthwise": 2,
+    "squeeze-excite": 2,
+}
+CASES = [(name, group) for name in SMOOTH for group in range(GROUPS[name])]
+
+
+def splittable(name: str, number: int) -> tuple[nn.Module, tuple[Tensor, Tensor], str]:
+    net, batch = prepared(name)
+    groups = [g.name for g in ramify.trace(net, batch[0][:2]).groups if g.can_split]
+    assert len(groups) == GROUPS[name]
+    return net, batch, groups[number]
+
+
+@pytest.mark.parametrize("name, number", CASES)
+def test_splitting_matrix_equals_the_hessian_of_the_split_network(name: str, number: int) -> None:
+    net, batch, group = splittable(name, number)
+    graph = ramify.trace(net, batch[0][:2])
+    halves = [(batch[0][:5], batch[1][:5]), (batch[0][5:], batch[1][5:])]
+    matrix = ramify.splitting_matrix(graph, group, per_sample, halves)
+    loss = really_split(net, batch, group, channel=1)
+    hessian = torch.autograd.functional.hessian(loss, torch.zeros(matrix.shape[1]).double())
+    assert (matrix[1] - hessian).abs().max() <= 1e-12 * hessian.abs().max()
+    assert hessian.abs().max() > 1e-6  # a matrix of zeros would prove nothing
+
+
+@pytest.mark.parametrize("name, number", CASES)
+def test_predicted_change_is_exact_to_second_order(name: str, number: int) -> None:
+    """The relative error falls by 100 when the step falls by 10 (DESIGN, idea 3)."""
+    net, batch, group = splittable(name, number)
+    graph = ramify.trace(net, batch[0][:2])
+    matrix = ramify.splitting_matrix(graph, group, per_sample, [batch])[1]
+    values, vectors = torch.linalg.eigh(matrix)
+    end = int(values.abs().argmax())
+    loss = really_split(net, batch, group, channel=1)
+    direction, errors = vectors[:, end], []
+    for step in (0.1, 0.01):
+        true = (loss(step * direction) - loss(0 * direction)) / step**2
+        errors.append(float((true - values[end] / 2).abs()))
+    assert 70 <= errors[0] / errors[1] <= 130
+
+
+def test_probe_leaves_the_model_alone() -> None:
+    net, batch = prepared("conv-bn-softplus")
+    net.train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    graph = ramify.trace(net, batch[0][:2])
+    ramify.SplittingDescent().propose(graph, per_sample, [batch])
+    assert net.training
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert not any(module._forward_hooks or module._backward_hooks for module in net.modules())
+
+
+class Rectified(nn.Module):
+    def __init__(self, *, inplace: bool) -> None:
+        super().__init__()
+        self.a, self.act, self.b = nn.Conv2d(2, 3, 3), nn.ReLU(inplace), nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.act(self.b(self.act(self.a(x)))).mean((2, 3)))
+
+
+def test_inplace_activations_give_the_same_matrix() -> None:
+    torch.manual_seed(0)
+    plain, inplace = Rectified(inplace=False).double(), Rectified(inplace=True).double()
+    inplace.load_state_dict(plain.state_dict())
+    batch = (torch.randn(6, 2, 7, 7).double(), torch.randint(0, 2, (6,)))
+    one, two = (
+        ramify.splitting_matrix(ramify.trace(net, batch[0][:2]), "a", per_sample, [batch])
+        for net in (plain, inplace)
+    )
+    assert one.abs().max() > 0
+    assert torch.equal(one, two)
+
+
+def test_surrogate_is_the_published_curvature() -> None:
+    """S of a ReLU layer read by a linear layer, by the formula of S2D's code: 3 s (1 - s)."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    batch = (torch.randn(20, 4).double(), torch.randint(0, 3, (20,)))
+    graph = ramify.trace(net, batch[0][:2])
+    matrix = ramify.splitting_matrix(graph, "0", per_sample, [batch])
+    z = net[0](batch[0])
+    probabilities = net(batch[0]).softmax(1) - torch.eye(3).double()[batch[1]]
+    slope = probabilities @ net[2].weight  # gradient of each sample's loss to the hidden unit
+    s = torch.sigmoid(3 * z)
+    x = torch.cat([batch[0], torch.ones(20, 1).double()], 1)
+    expected = torch.einsum("sc,sd,se->cde", slope * 3 * s * (1 - s), x, x) / 20
+    assert torch.allclose(matrix, expected.detach(), rtol=0, atol=1e-12)
+    without = ramify.splitting_matrix(graph, "0", per_sample, [batch], surrogate=None)
+    assert without.abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        nn.ReLU(),
+        nn.LeakyReLU(0.2),
+        nn.ReLU6(),
+        nn.Hardtanh(-0.5, 0.7),
+        nn.PReLU(),
+        nn.Hardsigmoid(),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_surrogates_keep_value_and_slope(activation: nn.Module) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 3)).double()
+    batch = (3 * torch.randn(30, 4).double(), torch.randint(0, 3, (30,)))
+    graph = ramify.trace(net, batch[0][:2])
+    _, made = probes(graph, per_sample, [batch], 3.0)
+    per_sample(net, batch).mean().backward()
+    first = torch.cat([net[0].weight.grad, net[0].bias.grad[:, None]], 1)
+    rounding = 1e-7 if isinstance(activation, nn.Hardsigmoid) else 1e-12  # torch's 1/6 is float32
+    assert torch.allclose(made[0].gradient()[0], first, rtol=0, atol=rounding)
+    assert ramify.splitting_matrix(graph, "0", per_sample, [batch]).abs().max() > 1e-4
+
+
+def test_smoothed_has_the_curvature_of_softplus() -> None:
+    x = torch.linspace(-2, 2, 9).double().requires_grad_()
+    value = smoothed(torch.relu(x), x, (0.0, [(0.0, 1.0)]), 3.0)
+    (slope,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+    (curve,) = torch.autograd.grad(slope.sum(), x)
+    y = x.detach().clone().requires_grad_()
+    soft = nn.functional.softplus(y, beta=3.0)
+    (first,) = torch.autograd.grad(soft.sum(), y, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), y)
+    assert torch.equal(value, torch.relu(x))
+    assert torch.equal(slope, (x > 0).double())
+    assert torch.allclose(curve, second, rtol=1e-12)
+
+
+def test_a_group_through_a_grouped_convolution_is_left_out() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=4), nn.Flatten(), nn.Linear(8 * 4, 2)
+    )
+    x = torch.randn(2, 3, 4, 4)
+    graph = ramify.trace(net, x)
+    probed = {target.group.width for target in targets(graph)}
+    assert probed == {2}  # channels within a convolution group; whole groups are not followed
+
+
+def test_losses_that_cannot_be_probed_are_refused() -> None:
+    net, batch = prepared("perceptron")
+    graph = ramify.trace(net, batch[0])
+    method = ramify.SplittingDescent()
+    with pytest.raises(ramify.RamifyError, match='reduction="none"'):
+        method.propose(graph, lambda m, b: per_sample(m, b).mean(), [batch])
+    bad = (batch[0].clone(), batch[1])
+    bad[0][3] = float("nan")
+    with pytest.raises(ramify.RamifyError, match="the loss of sample 3 is nan"):
+        method.propose(graph, per_sample, [bad])
+    with pytest.raises(ramify.RamifyError, match="there is no batch"):
+        method.propose(graph, per_sample, [])
+    net.a.weight.data[0, 0] = float("inf")
+    with pytest.raises(ramify.RamifyError, match=r"'a\.weight' holds values that are not finite"):
+        method.propose(graph, per_sample, [batch])
