@@ -1,0 +1,210 @@
+"""One atomic file from which a run goes on to the same numbers, bit for bit on the CPU.
+
+It is a safetensors file. Tensors: ``model/NAME``, ``optimizer/PARAMETER/...`` and the random state
+``rng/...``. Metadata: the shape recipe, what of the optimizer is not a tensor, and the loop's own
+state, all as JSON.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ramify.errors import RamifyError
+from ramify.run.files import read_tensors, write_tensors
+from ramify.run.store import Recipe, fill, named_tensors, recipe_of, reshape
+
+FORMAT = "ramify-checkpoint-1"
+ADVICE = "restore it from a copy, or delete it to begin again."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read from disk.
+
+    Attributes:
+        path: The file.
+        tensors: Everything stored as a tensor, by prefixed name.
+        recipe: The shape recipe of the model.
+        optimizer: Class, groups and state of the optimizer, tensors by reference.
+        state: What the loop wrote of itself.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    recipe: Recipe
+    optimizer: dict[str, Any]
+    state: dict[str, Any]
+
+    def model_tensors(self) -> dict[str, Tensor]:
+        """The model's tensors under their own names."""
+        return _under("model/", self.tensors)
+
+
+def write_checkpoint(
+    path: Path, model: nn.Module, optimizer: Optimizer, state: dict[str, Any]
+) -> None:
+    """Write everything that a run needs to go on to one file, atomically.
+
+    Args:
+        path: Where to.
+        model: The network, of whatever shape it has now.
+        optimizer: Over the network's parameters; its state goes by their names.
+        state: What the loop needs to know of itself, plain JSON.
+
+    Raises:
+        RamifyError: The optimizer holds a parameter that is not the model's, or a state that is
+            neither a tensor nor plain.
+    """
+    tensors = {f"model/{name}": tensor for name, tensor in named_tensors(model).items()}
+    described = _describe_optimizer(model, optimizer, tensors)
+    tensors["rng/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_initialized():
+        for index, random in enumerate(torch.cuda.get_rng_state_all()):
+            tensors[f"rng/cuda/{index}"] = random
+    parts = {"recipe": recipe_of(model), "optimizer": described, "state": state}
+    write_tensors(path, tensors, {"format": FORMAT} | {k: json.dumps(v) for k, v in parts.items()})
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint file.
+
+    Args:
+        path: What :func:`write_checkpoint` was given.
+
+    Returns:
+        Its contents; the model is not built.
+
+    Raises:
+        RamifyError: The file is missing, torn, or not a checkpoint.
+    """
+    tensors, metadata = read_tensors(path, ADVICE)
+    if metadata.get("format") != FORMAT:
+        raise RamifyError(f"{path} is not a {FORMAT} file; {ADVICE}")
+    with _damage(path):
+        parts = [json.loads(metadata[key]) for key in ("recipe", "optimizer", "state")]
+    return Checkpoint(path, tensors, *parts)
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
+    """Bring model, optimizer and torch's random state back to where they were, in place.
+
+    Args:
+        checkpoint: From :func:`read_checkpoint`.
+        model: A network of the same class, of any widths.
+        optimizer: An optimizer of the same class over the same parameters.
+
+    Raises:
+        RamifyError: The model or the optimizer is of another kind than the stored one.
+    """
+    fill(reshape(model, checkpoint.recipe), checkpoint.model_tensors(), str(checkpoint.path))
+    _restore_optimizer(checkpoint, model, optimizer)
+    with _damage(checkpoint.path):
+        torch.set_rng_state(checkpoint.tensors["rng/cpu"])
+    devices = list(_under("rng/cuda/", checkpoint.tensors).values())
+    if devices and len(devices) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(devices)
+
+
+def _describe_optimizer(
+    model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]
+) -> dict[str, Any]:
+    """The optimizer as JSON; its tensors are added to ``tensors`` under the parameter's name."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = []
+    state = {}
+    for index, group in enumerate(optimizer.param_groups):
+        strangers = [p for p in group["params"] if id(p) not in names]
+        if strangers:
+            raise RamifyError(
+                f"the optimizer holds a parameter of shape {tuple(strangers[0].shape)} that is not "
+                "the model's; checkpoints need an optimizer over the model's parameters alone."
+            )
+        settings = {key: value for key, value in group.items() if key != "params"}
+        members = [names[id(parameter)] for parameter in group["params"]]
+        encoded = _encode(settings, f"optimizer/group/{index}", tensors)
+        groups.append({"params": members, "settings": encoded})
+        for parameter, name in zip(group["params"], members, strict=True):
+            if optimizer.state.get(parameter):
+                key = f"optimizer/state/{name}"
+                state[name] = _encode(dict(optimizer.state[parameter]), key, tensors)
+    return {"class": type(optimizer).__name__, "groups": groups, "state": state}
+
+
+def _restore_optimizer(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
+    stored = checkpoint.optimizer
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    own = [[names.get(id(p)) for p in group["params"]] for group in optimizer.param_groups]
+    theirs = [group["params"] for group in stored["groups"]]
+    if stored["class"] != type(optimizer).__name__ or own != theirs:
+        raise RamifyError(
+            f"{checkpoint.path} holds the state of {stored['class']} over "
+            f"{sum(map(len, theirs))} parameters, the optimizer is "
+            f"{type(optimizer).__name__} over {sum(map(len, own))}; resume with the same optimizer."
+        )
+    numbers = {name: i for i, name in enumerate(name for group in own for name in group)}
+    with _damage(checkpoint.path):
+        groups = [
+            _decode(group["settings"], checkpoint.tensors)
+            | {"params": [numbers[name] for name in group["params"]]}
+            for group in stored["groups"]
+        ]
+        state = {
+            numbers[name]: _decode(values, checkpoint.tensors)
+            for name, values in stored["state"].items()
+        }
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
+    """``value`` as JSON: tensors go to ``tensors`` under ``key``, containers keep their type."""
+    if isinstance(value, Tensor):
+        tensors[key] = value
+        return {"tensor": key}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if type(value) in (list, tuple):
+        items = [_encode(item, f"{key}/{i}", tensors) for i, item in enumerate(value)]
+        return {type(value).__name__: items}
+    if type(value) is dict and all(type(name) is str for name in value):
+        return {"dict": {k: _encode(v, f"{key}/{k}", tensors) for k, v in value.items()}}
+    raise RamifyError(
+        f"{key} is a {type(value).__name__}, which a checkpoint cannot hold; "
+        "use an optimizer whose state is made of tensors and plain values."
+    )
+
+
+def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of :func:`_encode`."""
+    if not isinstance(value, dict):
+        return value
+    [(kind, content)] = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {name: _decode(item, tensors) for name, item in content.items()}
+    items = [_decode(item, tensors) for item in content]
+    return tuple(items) if kind == "tuple" else items
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn a missing or broken part of the file into one readable error."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise RamifyError(f"{path} is damaged ({error!r}); {ADVICE}") from None

@@ -1,0 +1,274 @@
+"""The jobs of a run, one network each, in one folder: what is finished is never done twice."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ramify.data import Dataset, batches, load
+from ramify.errors import RamifyError
+from ramify.models import build as build_model
+from ramify.run.checkpoint import read_checkpoint
+from ramify.run.compare import scratch, wide
+from ramify.run.config import GrowConfig
+from ramify.run.files import read_json
+from ramify.run.folder import RunFolder
+from ramify.run.loop import Event, grow
+from ramify.run.store import save, write_model
+from ramify.run.training import Training, cross_entropy, evaluate
+
+EVALUATION_BATCH = 500
+PROBE_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train.
+
+    Attributes:
+        arm: ``"grown"``, ``"seed"``, ``"scratch"`` or ``"wide"``.
+        seed: Its random seed.
+    """
+
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Such as ``grown-0``."""
+        return f"{self.arm}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """The training batches of an epoch, a function of the seed and the epoch's number alone.
+
+    Attributes:
+        dataset: Where they come from.
+        config: Batch size and device.
+        seed: Of the order and the augmentation.
+        ticked: Called before each batch with its share of the epoch, for a progress display.
+    """
+
+    dataset: Dataset
+    config: GrowConfig
+    seed: int
+    ticked: Callable[[float], None]
+
+    def __len__(self) -> int:
+        """Steps of an epoch; a single image left over joins the batch before it."""
+        whole, left = divmod(len(self.dataset.x_train), self.config.batch_size)
+        return max(1, whole + (left > 1))
+
+    def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch, on the device."""
+        for inputs, labels in batches(self.dataset, self.config.batch_size, self.seed, epoch):
+            self.ticked(1 / len(self))
+            yield inputs.to(self.config.device), labels.to(self.config.device)
+
+
+def plan(config: GrowConfig) -> list[Job]:
+    """Every job of a run in order: for each seed the grown network, then what depends on it."""
+    seeds = range(config.seed, config.seed + config.seeds)
+    return [Job(arm, seed) for seed in seeds for arm in config.arms()]
+
+
+def prepare(config: GrowConfig) -> Dataset:
+    """Load the data and try the model, so that a mistake shows before a folder is made.
+
+    Args:
+        config: The settings of the run.
+
+    Returns:
+        The data.
+
+    Raises:
+        RamifyError: The device, the data set or the model is not there.
+    """
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise RamifyError(f"there is no {config.device} on this machine; give --device cpu.")
+    dataset = load(config.data)
+    _build(config, dataset)
+    return dataset
+
+
+def run_jobs(
+    config: GrowConfig,
+    folder: RunFolder,
+    dataset: Dataset,
+    log: Callable[[Event], None] = lambda event: None,
+    ticked: Callable[[float], None] = lambda fraction: None,
+) -> None:
+    """Run every job that is not finished, going on from the checkpoint of the one begun last.
+
+    Args:
+        config: The settings; the folder's own.
+        folder: Where everything is kept.
+        dataset: From :func:`prepare`.
+        log: Called with each event once it is stored.
+        ticked: Called before each training step with its share of the epoch.
+
+    Raises:
+        RamifyError: From the folder, the model or the training; what is finished stays.
+    """
+    finished = settle(folder)
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        for job in plan(config):
+            if job.name not in finished:
+                _run(job, _Setup(config, folder, dataset, log, ticked))
+    finally:
+        torch.set_num_threads(before)
+
+
+def settle(folder: RunFolder) -> set[str]:
+    """Bring the metrics back to what the checkpoint knows, and name the finished jobs.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        The names of the jobs that have a result.
+
+    Raises:
+        RamifyError: The folder is damaged.
+    """
+    events = folder.events()
+    finished = {event["job"] for event in events if event["event"] == "result"}
+    begun = [event["job"] for event in events if event["job"] not in finished]
+    history: list[Event] = []
+    if folder.checkpoint.exists():
+        history = read_checkpoint(folder.checkpoint).state["history"]
+        if history[0]["job"] in finished:
+            folder.checkpoint.unlink()
+            history = []
+    elif begun:
+        raise RamifyError(
+            f"{folder.checkpoint} is missing although {begun[0]} had begun; restore it, or take "
+            f"the lines of {begun[0]} out of metrics.jsonl to run that job again."
+        )
+    folder.rewrite([event for event in events if event["job"] in finished] + history)
+    return finished
+
+
+def save_unfinished(config: GrowConfig, folder: RunFolder) -> None:
+    """Save the network of an interrupted growing job as it was at the checkpoint.
+
+    Args:
+        config: The settings of the run.
+        folder: The run folder; without a checkpoint nothing is written.
+
+    Raises:
+        RamifyError: The checkpoint is damaged.
+    """
+    if not folder.checkpoint.exists():
+        return
+    checkpoint = read_checkpoint(folder.checkpoint)
+    head = checkpoint.state["history"][0]
+    if head["arm"] == "grown":
+        path = _model_path(config, folder, head["seed"])
+        write_model(path, checkpoint.recipe, checkpoint.model_tensors())
+
+
+@dataclass(frozen=True)
+class _Setup:
+    config: GrowConfig
+    folder: RunFolder
+    dataset: Dataset
+    log: Callable[[Event], None]
+    ticked: Callable[[float], None]
+
+    def build(self) -> nn.Module:
+        """The seed network, on the CPU."""
+        return _build(self.config, self.dataset)
+
+    def record(self, event: Event) -> None:
+        """Store an event, then tell the watcher."""
+        self.folder.append(event)
+        self.log(event)
+
+
+def _build(config: GrowConfig, dataset: Dataset) -> nn.Module:
+    width = {} if config.width is None else {"width": config.width}
+    shape = tuple(dataset.x_train.shape[1:])
+    return build_model(config.model, dataset_shape=shape, classes=len(dataset.classes), **width)
+
+
+def _run(job: Job, setup: _Setup) -> None:
+    """Run one job to its end: train it, save it where it is grown, write its result."""
+    config, folder = setup.config, setup.folder
+    torch.manual_seed(job.seed)
+    model, training = _network(job, setup)
+    tags = {"job": job.name, "arm": job.arm, "seed": job.seed}
+    history = grow(
+        model.to(config.device),
+        setup.dataset.x_train[:1].to(config.device),
+        cross_entropy,
+        Shuffled(setup.dataset, config, job.seed, setup.ticked),
+        method=config.method(),
+        rule=config.rule(),
+        training=training,
+        rounds=config.rounds if job.arm == "grown" else 0,
+        probe=_probe(setup.dataset, config, job.seed),
+        evaluate=lambda model: _measures(model, setup.dataset, config.device),
+        log=setup.record,
+        checkpoint=folder.checkpoint,
+        tags=tags,
+    ).history
+    if job.arm == "grown":
+        save(model, _model_path(config, folder, job.seed))
+    last = history[-1]
+    measures = {key: last[key] for key in ("test_accuracy", "test_loss", "params", "macs")}
+    time = {"steps": last["step"], "seconds": last["t"]}
+    setup.record({"event": "result"} | tags | {"t": last["t"]} | measures | time)
+    folder.checkpoint.unlink(missing_ok=True)
+
+
+def _network(job: Job, setup: _Setup) -> tuple[nn.Module, Training]:
+    """The network a job begins with, and its training: as many steps as the grown one in all."""
+    training = setup.config.training()
+    if job.arm == "grown":
+        return setup.build(), training
+    events = [e for e in setup.folder.events() if e["job"] == Job("grown", job.seed).name]
+    training = replace(training, epochs=sum(event["event"] == "epoch" for event in events))
+    if job.arm == "seed":
+        return setup.build(), training
+    if job.arm == "wide":
+        return wide(setup.build, setup.dataset.x_train[:1], events[-1]["params"]), training
+    recipe = _model_path(setup.config, setup.folder, job.seed).with_suffix(".json")
+    return scratch(setup.build, read_json(recipe, "restore it, or begin a new run.")), training
+
+
+def _model_path(config: GrowConfig, folder: RunFolder, seed: int) -> Path:
+    return folder.path / ("model" if seed == config.seed else f"model-{seed}")
+
+
+def _probe(dataset: Dataset, config: GrowConfig, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """The training samples that judge the splits, drawn once for a job."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(dataset.x_train), generator=generator)[: config.probe_samples]
+    return [
+        (dataset.x_train[index].to(config.device), dataset.y_train[index].to(config.device))
+        for index in order.split(PROBE_BATCH)
+    ]
+
+
+def _measures(model: nn.Module, dataset: Dataset, device: str) -> dict[str, float]:
+    """Accuracy and loss on the test samples, accuracy on as many training samples."""
+    count = min(len(dataset.x_test), len(dataset.x_train))
+    spread = torch.linspace(0, len(dataset.x_train) - 1, count).long()
+
+    def score(inputs: Tensor, labels: Tensor) -> tuple[float, float]:
+        pairs = zip(inputs.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
+        return evaluate(model, ((x.to(device), y.to(device)) for x, y in pairs))
+
+    _, train_accuracy = score(dataset.x_train[spread], dataset.y_train[spread])
+    test_loss, test_accuracy = score(dataset.x_test, dataset.y_test)
+    return {
+        "train_accuracy": train_accuracy,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+    }

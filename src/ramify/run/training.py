@@ -1,0 +1,198 @@
+"""Plain training: settings, optimizer, learning rate as a function of the step, epochs, evaluation.
+
+``S`` is the number of samples of a batch.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from ramify.errors import RamifyError
+from ramify.probe import Loss, check_weights, checked_loss
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("cosine", "steps", "constant")
+DROPS = (0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network trains between two changes of its shape.
+
+    Attributes:
+        epochs: Passes over the data in each round.
+        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
+        lr: Learning rate at the start of each round.
+        momentum: Momentum of SGD.
+        nesterov: Nesterov's form of it.
+        weight_decay: Applied to every parameter, as in the papers.
+        schedule: Within a round, ``"cosine"`` falls to 0, ``"steps"`` divides by 10 at one half and
+            at three quarters, ``"constant"`` stays.
+
+    Raises:
+        RamifyError: A setting is unknown or out of range.
+    """
+
+    epochs: int = 10
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("schedule", self.schedule, SCHEDULES),
+        ):
+            if value not in known:
+                raise RamifyError(f"unknown {name} {value!r}; choose one of {', '.join(known)}.")
+        if self.epochs < 1:
+            raise RamifyError(f"epochs is {self.epochs}; a round needs at least 1.")
+        if not self.lr > 0:
+            raise RamifyError(f"the learning rate is {self.lr}; it must be above 0.")
+
+
+def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
+    """The optimizer that ``training`` names, over every parameter of the model."""
+    parameters, lr, decay = model.parameters(), training.lr, training.weight_decay
+    if training.optimizer == "sgd":
+        return SGD(
+            parameters,
+            lr=lr,
+            momentum=training.momentum,
+            nesterov=training.nesterov,
+            weight_decay=decay,
+        )
+    kind = Adam if training.optimizer == "adam" else AdamW
+    return kind(parameters, lr=lr, weight_decay=decay)
+
+
+def rate(schedule: str, step: int, total: int) -> float:
+    """The learning rate of a step, over the first one.
+
+    Args:
+        schedule: ``"cosine"``, ``"steps"`` or ``"constant"``.
+        step: Steps already made.
+        total: Steps of the whole schedule.
+
+    Returns:
+        A factor in [0, 1].
+
+    Example:
+        >>> [rate("cosine", step, 4) for step in (0, 2)], rate("steps", 3, 4)
+        ([1.0, 0.5], 0.01)
+    """
+    done = step / total
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if schedule == "steps":
+        return 1 / 10 ** sum(done >= drop for drop in DROPS)
+    return 1.0
+
+
+def train_epoch(
+    model: nn.Module,
+    loss: Loss,
+    batches: Iterable[Any],
+    optimizer: Optimizer,
+    factor: Callable[[int], float],
+    where: str = "training",
+) -> tuple[float, int]:
+    """One pass of ordinary training.
+
+    Args:
+        model: The network; it is left in training mode.
+        loss: ``loss(model, batch)``, one loss a sample, shape (S,).
+        batches: The batches of this epoch.
+        optimizer: Its groups' ``initial_lr`` is what ``factor`` multiplies.
+        factor: Step of this epoch -> factor of the learning rate.
+        where: What to call this epoch in an error.
+
+    Returns:
+        The mean training loss, and the number of steps.
+
+    Raises:
+        RamifyError: The loss is not one a sample, the loss or a weight is no longer finite, or
+            there are no batches.
+    """
+    model.train()
+    total, samples, steps = 0.0, 0, 0
+    for batch in batches:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor(steps)
+        with _located(f"{where}, step {steps}"):
+            losses = checked_loss(loss, model, batch)
+        mean = losses.mean()
+        optimizer.zero_grad(set_to_none=True)
+        mean.backward()
+        optimizer.step()
+        total += float(losses.detach().sum())
+        samples += len(losses)
+        steps += 1
+    if steps == 0:
+        raise RamifyError(
+            f"the data gave no batch at {where}; give a list, a DataLoader or a function of the "
+            "epoch, not an iterator that ends after one pass."
+        )
+    with _located(f"after {where}"):
+        check_weights(model)
+    return total / samples, steps
+
+
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Put in front of a RamifyError where it happened."""
+    try:
+        yield
+    except RamifyError as error:
+        raise RamifyError(f"{where}: {error}") from None
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own mode is put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def mean_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> float:
+    """The mean loss over every sample of ``batches``, in evaluation mode."""
+    total, samples = 0.0, 0
+    with evaluating(model):
+        for batch in batches:
+            losses = checked_loss(loss, model, batch)
+            total, samples = total + float(losses.sum()), samples + len(losses)
+    return total / samples
+
+
+def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """The classification loss of ``(x, y)``, one a sample: shape (S,)."""
+    inputs, labels = batch
+    return F.cross_entropy(model(inputs), labels, reduction="none")
+
+
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy (in [0, 1]) of a classifier, in evaluation mode."""
+    loss, hits, samples = 0.0, 0, 0
+    with evaluating(model):
+        for inputs, labels in batches:
+            logits = model(inputs)
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            hits += int((logits.argmax(1) == labels).sum())
+            samples += len(labels)
+    return loss / samples, hits / samples

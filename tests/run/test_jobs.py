@@ -1,0 +1,283 @@
+"""Whole runs: interrupted anywhere and resumed they end as if nothing had happened."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ramify.data import Dataset
+from ramify.errors import RamifyError
+from ramify.report import results_table
+from ramify.run.config import GrowConfig
+from ramify.run.folder import RunFolder
+from ramify.run.jobs import Shuffled, plan, prepare, run_jobs, save_unfinished, settle
+
+Make = Callable[..., GrowConfig]
+TIMES = ("t", "seconds")
+
+
+class Stop:
+    """Raises KeyboardInterrupt when it has been called so often."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, _: object) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+def timeless(folder: RunFolder) -> list[dict[str, Any]]:
+    return [{k: v for k, v in event.items() if k not in TIMES} for event in folder.events()]
+
+
+def weights(folder: RunFolder) -> dict[str, dict[str, torch.Tensor]]:
+    files = sorted(folder.path.glob("model*.safetensors"))
+    return {file.name: load_file(file) for file in files}
+
+
+def assert_same(left: RunFolder, right: RunFolder) -> None:
+    assert timeless(left) == timeless(right)
+    one, two = weights(left), weights(right)
+    assert one.keys() == two.keys() != set()
+    for name, tensors in one.items():
+        assert tensors.keys() == two[name].keys()
+        assert all(torch.equal(tensors[key], two[name][key]) for key in tensors)
+    tables = [results_table(folder.events()) for folder in (left, right)]
+    for row in tables[0] + tables[1]:
+        row["seconds"] = {"mean": 0.0, "sd": None}
+    assert tables[0] == tables[1]
+    assert not left.checkpoint.exists()
+
+
+def start(path: Path, config: GrowConfig) -> RunFolder:
+    return RunFolder.create(path, config.to_json())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, config: Make, dataset: Dataset) -> RunFolder:
+    """A run of two seeds and every arm without interruption."""
+    settings = config(compare=True, seeds=2)
+    folder = start(tmp_path_factory.mktemp("runs") / "whole", settings)
+    run_jobs(settings, folder, dataset)
+    return folder
+
+
+def test_every_arm_makes_as_many_steps(whole: RunFolder) -> None:
+    results = [event for event in whole.events() if event["event"] == "result"]
+    assert [event["job"] for event in results] == [
+        f"{arm}-{seed}" for seed in (0, 1) for arm in ("grown", "seed", "scratch", "wide")
+    ]
+    assert {event["steps"] for event in results} == {3 * 2 * 3}  # rounds, epochs, batches
+    by_job = {event["job"]: event for event in results}
+    for seed in (0, 1):
+        small, grown, scratch, wide = (
+            by_job[f"{arm}-{seed}"]["params"] for arm in ("seed", "grown", "scratch", "wide")
+        )
+        assert small < grown == scratch
+        assert abs(wide - grown) < 0.2 * grown
+
+
+def test_the_events_say_what_happened(whole: RunFolder) -> None:
+    events = [event for event in whole.events() if event["job"] == "grown-1"]
+    kinds = [(e["event"], e.get("round"), e.get("epoch")) for e in events]
+    assert kinds == [
+        ("epoch", 0, 0),
+        ("epoch", 0, 1),
+        ("edit", 1, None),
+        ("epoch", 1, 0),
+        ("epoch", 1, 1),
+        ("edit", 2, None),
+        ("epoch", 2, 0),
+        ("epoch", 2, 1),
+        ("result", None, None),
+    ]
+    edit = events[2]
+    assert edit["step"] == events[1]["step"] == 6
+    assert (
+        edit["params_before"] == events[1]["params"] < edit["params_after"] == events[3]["params"]
+    )
+    assert edit["macs_before"] == events[1]["macs"]
+    for name, origin in edit["origin"].items():
+        assert len(origin) == edit["widths_after"][name]
+        taken = [p["channel"] for p in edit["proposals"] if p["group"] == name and p["selected"]]
+        assert sorted(origin[edit["widths_before"][name] :]) == sorted(taken)
+    gains = [p["gain"] for p in edit["proposals"] if p["selected"]]
+    assert edit["predicted_gain"] == pytest.approx(sum(gains))
+    assert [event["t"] for event in events] == sorted(event["t"] for event in events)
+    assert {(e["arm"], e["seed"]) for e in events} == {("grown", 1)}
+
+
+def test_a_second_run_is_the_same_run(
+    whole: RunFolder, tmp_path: Path, config: Make, dataset: Dataset
+) -> None:
+    settings = config(compare=True, seeds=2)
+    again = start(tmp_path / "again", settings)
+    run_jobs(settings, again, dataset)
+    assert_same(again, whole)
+
+
+@pytest.mark.parametrize("after", [2, 3, 5, 9, 13])
+def test_an_interrupt_between_two_events_changes_nothing(
+    whole: RunFolder, tmp_path: Path, config: Make, dataset: Dataset, after: int
+) -> None:
+    """After 2 the run stands just behind an epoch, after 3 just behind an edit, 9 ends a job."""
+    settings = config(compare=True, seeds=2)
+    folder = start(tmp_path / "stopped", settings)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(settings, folder, dataset, log=Stop(after - 1))
+    torch.manual_seed(12345)
+    run_jobs(settings, folder, dataset)
+    assert_same(folder, whole)
+
+
+@pytest.mark.parametrize("after", [0, 7, 11, 20])
+def test_an_interrupt_within_an_epoch_changes_nothing(
+    whole: RunFolder, tmp_path: Path, config: Make, dataset: Dataset, after: int
+) -> None:
+    settings = config(compare=True, seeds=2)
+    folder = start(tmp_path / "stopped", settings)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(settings, folder, dataset, ticked=Stop(after))
+    run_jobs(settings, folder, dataset)
+    assert_same(folder, whole)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_interrupted_after_every_single_event(
+    tmp_path: Path, config: Make, dataset: Dataset, optimizer: str
+) -> None:
+    settings = config(optimizer=optimizer, lr=0.01)
+    whole, folder = start(tmp_path / "whole", settings), start(tmp_path / "stopped", settings)
+    run_jobs(settings, whole, dataset)
+    interrupts = 0
+    while interrupts < 100:
+        try:
+            run_jobs(settings, folder, dataset, log=Stop(0))
+            break
+        except KeyboardInterrupt:
+            interrupts += 1
+    assert interrupts == len(whole.events())
+    assert_same(folder, whole)
+
+
+def test_a_finished_run_has_nothing_left_to_do(
+    whole: RunFolder, config: Make, dataset: Dataset
+) -> None:
+    before = whole.events()
+    run_jobs(config(compare=True, seeds=2), whole, dataset, log=Stop(0), ticked=Stop(0))
+    assert whole.events() == before
+
+
+def test_an_interrupted_run_leaves_its_network(
+    tmp_path: Path, config: Make, dataset: Dataset
+) -> None:
+    settings = config()
+    folder = start(tmp_path / "run", settings)
+    save_unfinished(settings, folder)
+    assert not (folder.path / "model.json").exists()
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(settings, folder, dataset, log=Stop(2))
+    save_unfinished(settings, folder)
+    shapes = json.loads((folder.path / "model.json").read_text())["shapes"]
+    stored = load_file(folder.path / "model.safetensors")
+    assert {name: list(tensor.shape) for name, tensor in stored.items()} == shapes
+    assert sum(t.numel() for t in stored.values()) > folder.events()[-1]["params_before"]
+
+
+def test_a_run_that_diverges_keeps_what_it_had(
+    tmp_path: Path, config: Make, dataset: Dataset
+) -> None:
+    settings = config()
+    folder = start(tmp_path / "run", settings)
+    poisoned = replace(dataset, x_train=dataset.x_train.clone())
+
+    def poison(event: dict[str, Any]) -> None:
+        if event["event"] == "edit":
+            poisoned.x_train[:] = float("nan")
+
+    with pytest.raises(RamifyError, match=r"round 1, epoch 0, step 0: the loss .* nan"):
+        run_jobs(settings, folder, poisoned, log=poison)
+    assert [event["event"] for event in folder.events()] == ["epoch", "epoch", "edit"]
+    run_jobs(settings, folder, dataset)
+    assert folder.events()[-1]["event"] == "result"
+
+
+def stopped(path: Path, settings: GrowConfig, dataset: Dataset) -> RunFolder:
+    folder = start(path / "run", settings)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(settings, folder, dataset, log=Stop(2))
+    return folder
+
+
+def test_metrics_behind_the_checkpoint_are_cut_back(
+    tmp_path: Path, config: Make, dataset: Dataset
+) -> None:
+    folder = stopped(tmp_path, config(), dataset)
+    known = folder.events()
+    folder.append(known[-1] | {"round": 77})
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "epoch", "jo')
+    assert settle(folder) == set()
+    assert folder.events() == known
+    folder.append({"event": "epoch", "job": "grown-0"})
+    assert len(folder.events()) == len(known) + 1
+
+
+def test_a_lost_checkpoint_is_named(tmp_path: Path, config: Make, dataset: Dataset) -> None:
+    folder = stopped(tmp_path, config(), dataset)
+    folder.checkpoint.unlink()
+    with pytest.raises(RamifyError, match=r"checkpoint.safetensors is missing although grown-0"):
+        run_jobs(config(), folder, dataset)
+
+
+def test_a_torn_checkpoint_is_named(tmp_path: Path, config: Make, dataset: Dataset) -> None:
+    folder = stopped(tmp_path, config(), dataset)
+    folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:-7])
+    before = folder.events()
+    with pytest.raises(RamifyError, match=r"checkpoint.safetensors is not a readable"):
+        run_jobs(config(), folder, dataset)
+    assert folder.events() == before
+
+
+def test_a_lost_network_is_named(tmp_path: Path, config: Make, dataset: Dataset) -> None:
+    settings = config(compare=True)
+    folder = start(tmp_path / "run", settings)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(settings, folder, dataset, log=Stop(8))
+    (folder.path / "model.json").unlink()
+    with pytest.raises(RamifyError, match=r"model.json is missing; restore it"):
+        run_jobs(settings, folder, dataset)
+
+
+def test_jobs_come_seed_by_seed(config: Make) -> None:
+    names = [job.name for job in plan(config(seed=3, seeds=2))]
+    assert names == ["grown-3", "grown-4"]
+
+
+def test_a_mistake_shows_before_anything_is_written(
+    config: Make, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ramify.run.jobs.load", lambda name: dataset)
+    assert prepare(config()) is dataset
+    with pytest.raises(RamifyError, match="nothing_here"):
+        prepare(config(model="nothing_here"))
+    if not torch.cuda.is_available():
+        with pytest.raises(RamifyError, match="no cuda on this machine; give --device cpu"):
+            prepare(config(device="cuda"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 11, 15, 44, 45, 60])
+def test_an_epoch_has_as_many_batches_as_it_says(
+    config: Make, dataset: Dataset, batch_size: int
+) -> None:
+    ticks: list[float] = []
+    data = Shuffled(dataset, config(batch_size=batch_size), 0, ticks.append)
+    assert len(list(data(0))) == len(data) == len(ticks)
+    assert sum(ticks) == pytest.approx(1.0)

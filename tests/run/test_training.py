@@ -1,0 +1,179 @@
+"""Plain training: the learning rate, the optimizers, and what stops it."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ramify.errors import RamifyError
+from ramify.run.training import (
+    Training,
+    evaluate,
+    evaluating,
+    make_optimizer,
+    mean_loss,
+    rate,
+    train_epoch,
+)
+
+Batch = tuple[Tensor, Tensor]
+
+
+def squares(model: nn.Module, batch: Batch) -> Tensor:
+    return (model(batch[0]) - batch[1]).square().sum(1)
+
+
+def batches() -> list[Batch]:
+    return [(torch.randn(5, 2), torch.randn(5, 1)), (torch.randn(3, 2), torch.randn(3, 1))]
+
+
+def epoch(
+    model: nn.Module, loss: Callable[..., Tensor], data: list[Batch], training: Training
+) -> float:
+    optimizer = make_optimizer(model, training)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return train_epoch(model, loss, data, optimizer, lambda step: 1.0, "round 0, epoch 3")[0]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("cosine", [0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(8)]),
+        ("steps", [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
+        ("constant", [1] * 8),
+    ],
+)
+def test_the_rate_is_a_function_of_the_step(schedule: str, expected: list[float]) -> None:
+    assert [rate(schedule, step, 8) for step in range(8)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)],
+)
+def test_settings_reach_the_optimizer(name: str, kind: type) -> None:
+    model = nn.Linear(2, 1)
+    training = Training(optimizer=name, lr=0.3, momentum=0.5, nesterov=True, weight_decay=0.25)
+    optimizer = make_optimizer(model, training)
+    group = optimizer.param_groups[0]
+    assert type(optimizer) is kind
+    assert (group["lr"], group["weight_decay"]) == (0.3, 0.25)
+    assert set(map(id, group["params"])) == set(map(id, model.parameters()))
+    if name == "sgd":
+        assert (group["momentum"], group["nesterov"]) == (0.5, True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "lion"}, "unknown optimizer 'lion'; choose one of sgd, adam, adamw"),
+        (
+            {"schedule": "linear"},
+            "unknown schedule 'linear'; choose one of cosine, steps, constant",
+        ),
+        ({"epochs": 0}, "epochs is 0; a round needs at least 1"),
+        ({"lr": 0.0}, "learning rate is 0.0; it must be above 0"),
+        ({"lr": math.nan}, "learning rate is nan"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(RamifyError, match=message):
+        Training(**settings)  # type: ignore[arg-type]
+
+
+def test_an_epoch_is_gradient_descent_on_the_mean_loss() -> None:
+    model, data = nn.Linear(2, 1), batches()
+    weight = model.weight.detach().clone().requires_grad_()
+    bias = model.bias.detach().clone().requires_grad_()
+    total = 0.0
+    for (x, y), factor in zip(data, (1.0, 0.5), strict=True):
+        losses = (x @ weight.T + bias - y).square().sum(1)
+        gradients = torch.autograd.grad(losses.mean(), (weight, bias))
+        with torch.no_grad():
+            weight -= 0.1 * factor * gradients[0]
+            bias -= 0.1 * factor * gradients[1]
+        total += float(losses.sum().detach())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.param_groups[0]["initial_lr"] = 0.1
+    mean, steps = train_epoch(model, squares, data, optimizer, lambda step: 1 / (1 + step))
+    assert (mean, steps) == (pytest.approx(total / 8), 2)
+    assert torch.allclose(model.weight, weight)
+    assert torch.allclose(model.bias, bias)
+
+
+@pytest.mark.parametrize(
+    ("loss", "seen"),
+    [
+        (lambda model, batch: squares(model, batch).mean(), r"\(\)"),
+        (lambda model, batch: (model(batch[0]) - batch[1]).square(), r"\(5, 1\)"),
+        (lambda model, batch: squares(model, batch).tolist(), "<class 'list'>"),
+    ],
+)
+def test_a_loss_that_is_not_one_a_sample_is_refused(loss: Callable[..., Tensor], seen: str) -> None:
+    with pytest.raises(RamifyError, match=rf'epoch 3, step 0: .* {seen}.*reduction="none"'):
+        epoch(nn.Linear(2, 1), loss, batches(), Training())
+    with pytest.raises(RamifyError, match=r'reduction="none"'):
+        mean_loss(nn.Linear(2, 1), loss, batches())
+
+
+def test_a_loss_that_is_not_finite_names_its_step() -> None:
+    data = batches()
+    data[1][0][1, 1] = math.inf
+    with pytest.raises(RamifyError, match=r"round 0, epoch 3, step 1: the loss of sample 1 is"):
+        epoch(nn.Linear(2, 1), squares, data, Training())
+
+
+def test_a_weight_that_is_not_finite_is_named() -> None:
+    class Overflow(torch.optim.SGD):
+        def step(self, closure: None = None) -> None:
+            self.param_groups[0]["params"][1].data.fill_(math.inf)
+
+    model = nn.Sequential(nn.Linear(2, 1))
+    optimizer = Overflow(model.parameters(), lr=0.1)
+    optimizer.param_groups[0]["initial_lr"] = 0.1
+    with pytest.raises(RamifyError, match=r"after round 2: parameter '0.bias' .* not finite"):
+        train_epoch(model, squares, batches()[:1], optimizer, lambda step: 1.0, "round 2")
+
+
+def test_data_that_is_used_up_is_refused() -> None:
+    with pytest.raises(RamifyError, match=r"no batch at round 0, epoch 3; give a list"):
+        epoch(nn.Linear(2, 1), squares, [], Training())
+
+
+def test_evaluation_leaves_every_mode_and_statistic() -> None:
+    model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
+    model.train()
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+
+    def fail() -> None:
+        with evaluating(model):
+            assert not torch.is_grad_enabled()
+            assert not any(module.training for module in model.modules())
+            model(torch.randn(3, 2))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert torch.is_grad_enabled()
+
+
+def test_measures_weigh_every_sample_alike() -> None:
+    model = nn.Linear(2, 3)
+    x, y = torch.randn(8, 2), torch.randint(0, 3, (8,))
+    parts = [(x[:5], y[:5]), (x[5:], y[5:])]
+    loss, accuracy = evaluate(model, parts)
+    logits = model(x)
+    assert loss == pytest.approx(float(nn.functional.cross_entropy(logits, y).detach()))
+    assert accuracy == pytest.approx(float((logits.argmax(1) == y).float().mean()))
+
+    def entropy(net: nn.Module, batch: Batch) -> Tensor:
+        return nn.functional.cross_entropy(net(batch[0]), batch[1], reduction="none")
+
+    assert mean_loss(model, entropy, parts) == pytest.approx(loss)
