@@ -1,0 +1,258 @@
+"""Figures of a run as a whole: pure functions from events to a matplotlib figure.
+
+The k-th edit of a job is called split k.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from ramify.report.reader import Event
+from ramify.report.tables import ARMS, statistic, unit_of
+from ramify.report.theme import LIGHT, arm_color, canvas, round_color, themed
+
+_DASHES: dict[str, Any] = {"seed": (0, (1, 1.6)), "scratch": (0, (5, 2)), "wide": (0, (6, 2, 1, 2))}
+_EQUAL: dict[str, Any] = {"color": LIGHT["soft"], "linewidth": 0.9, "linestyle": (0, (4, 3))}
+_COUNTS = FuncFormatter(lambda value, _: tick(value))
+_MARKERS = "osD^vPX*"
+
+
+def kinds(events: Iterable[Event], kind: str) -> list[Event]:
+    """The events of one kind, in order."""
+    return [event for event in events if event["event"] == kind]
+
+
+def by_job(events: Iterable[Event]) -> dict[str, list[Event]]:
+    """The events of each job, jobs in order of appearance."""
+    jobs: dict[str, list[Event]] = {}
+    for event in events:
+        jobs.setdefault(event["job"], []).append(event)
+    return jobs
+
+
+def arms_of(events: Iterable[Event]) -> list[str]:
+    """The arms that appear, in the order of the table."""
+    seen = dict.fromkeys(event["arm"] for event in events if "arm" in event)
+    return [arm for arm in ARMS if arm in seen] + [arm for arm in seen if arm not in ARMS]
+
+
+def tick(value: float) -> str:
+    """Write a count as briefly as an axis wants it.
+
+    Args:
+        value: the count.
+
+    Returns:
+        Its text.
+
+    Example:
+        >>> tick(7.5e6), tick(1000)
+        ('7.5 M', '1,000')
+    """
+    size, unit, _ = unit_of(value)
+    return f"{value / size:,.4g}{unit}" if unit else f"{value:,.0f}"
+
+
+# ------------------------------------------------------------------ accuracy and parameters
+
+
+@themed
+def progress_figure(events: Sequence[Event]) -> Figure:
+    """Test accuracy and parameters over the training steps of every job.
+
+    Args:
+        events: all events of a run, at least one epoch among them.
+
+    Returns:
+        Two panels over one axis: grown jobs strong, other arms lighter, splits as vertical lines.
+    """
+    figure = canvas(5.4)
+    accuracy, params = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    for job in by_job(events).values():
+        epochs = kinds(job, "epoch")
+        if epochs:
+            style = _line_style(epochs[0]["arm"])
+            shares = [100 * epoch["test_accuracy"] for epoch in epochs]
+            alone = {"marker": "o", "markersize": 4} if len(epochs) == 1 else {}
+            accuracy.plot([epoch["step"] for epoch in epochs], shares, **style, **alone)
+            params.plot(*_staircase(job), drawstyle="steps-post", **style)
+    _mark_splits(accuracy, params, events)
+    accuracy.set_ylabel("test accuracy (%)")
+    params.set_ylabel("parameters")
+    params.yaxis.set_major_formatter(_COUNTS)
+    params.margins(y=0.1)
+    params.set_ylim(bottom=0)
+    params.set_xlim(left=0)
+    params.set_xlabel("training steps (batches)")
+    params.xaxis.set_major_formatter(_COUNTS)
+    lines = [Line2D([], [], label=arm, **_line_style(arm)) for arm in arms_of(events)]
+    figure.legend(handles=lines, loc="outside upper right", ncols=len(lines), handlelength=3)
+    return figure
+
+
+def _line_style(arm: str) -> dict[str, Any]:
+    strong = arm == "grown"
+    return {
+        "color": arm_color(arm),
+        "linestyle": _DASHES.get(arm, "-"),
+        "linewidth": 1.8 if strong else 1.2,
+        "alpha": 1.0 if strong else 0.7,
+        "zorder": 3 if strong else 2,
+    }
+
+
+def _staircase(job: Sequence[Event]) -> tuple[list[int], list[int]]:
+    """Steps and parameters of a job, with the exact moment of each edit."""
+    steps, params = [0], [0]
+    for event in job:
+        if event["event"] == "epoch":
+            steps.append(event["step"])
+            params.append(event["params"])
+        elif event["event"] == "edit":
+            steps.append(event["step"])
+            params.append(event["params_after"])
+    first = next(event for event in job if event["event"] in ("epoch", "edit"))
+    params[0] = first["params"] if first["event"] == "epoch" else first["params_before"]
+    return steps, params
+
+
+def _mark_splits(accuracy: Axes, params: Axes, events: Sequence[Event]) -> None:
+    edits = by_job(kinds(events, "edit"))
+    for step in {edit["step"] for job in edits.values() for edit in job}:
+        for axes in (accuracy, params):
+            axes.axvline(step, color=LIGHT["accent"], linewidth=0.8, alpha=0.45, zorder=1)
+    first = next(iter(edits.values()), [])
+    for number, edit in enumerate(first, start=1):
+        accuracy.annotate(
+            f"split {number}" if len(first) <= 6 else f"{number}",
+            (edit["step"], 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8.5,
+            color=LIGHT["accent"],
+        )
+
+
+# ------------------------------------------------------------------ arms side by side
+
+
+@themed
+def arms_figure(events: Sequence[Event]) -> Figure:
+    """Test accuracy of every finished job, one row for each arm.
+
+    Args:
+        events: all events of a run, at least one result among them.
+
+    Returns:
+        One panel: a dot for each seed, the mean as a bar, the sample deviation as a line.
+    """
+    results = kinds(events, "result")
+    arms = arms_of(results)
+    figure = canvas(0.75 + 0.36 * len(arms))
+    axes = figure.subplots()
+    for row, arm in enumerate(arms):
+        shares = [100 * result["test_accuracy"] for result in results if result["arm"] == arm]
+        stat, color = statistic(shares), arm_color(arm)
+        spread = stat["sd"] or 0.0
+        ends = [stat["mean"] - spread, stat["mean"] + spread]
+        axes.plot(ends, [row, row], color=color, linewidth=5, alpha=0.25)
+        axes.plot([stat["mean"]], [row], "|", color=color, markersize=15, markeredgewidth=2.2)
+        axes.plot(shares, [row] * len(shares), "o", color=color, markersize=5, alpha=0.8)
+    axes.set_yticks(range(len(arms)), arms, fontsize=9.5, color=LIGHT["ink"])
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.06)
+    axes.set_xlabel("test accuracy (%)")
+    return figure
+
+
+# ------------------------------------------------------------------ prediction and measurement
+
+
+@themed
+def gains_figure(events: Sequence[Event]) -> Figure:
+    """Predicted gain of every split beside the measured change of the loss.
+
+    Args:
+        events: all events of a run, at least one edit with both numbers among them.
+
+    Returns:
+        Two panels: measured against predicted, and both over the splits, a marker for each job.
+    """
+    jobs = by_job(kinds(events, "edit"))
+    figure = canvas(3.5)
+    against, over = figure.subplots(1, 2, width_ratios=(1, 1.35))
+    most = max(len(edits) for edits in jobs.values())
+    spots: list[tuple[float, float]] = []
+    for place, edits in enumerate(jobs.values()):
+        shift = 0.5 * (place - (len(jobs) - 1) / 2) / len(jobs)
+        for number, edit in enumerate(edits, start=1):
+            gain = measured_gain(edit)
+            if gain is not None:
+                spots.append((edit["predicted_gain"], gain))
+                look = {
+                    "marker": _MARKERS[place % len(_MARKERS)],
+                    "color": round_color(number, most),
+                }
+                _gain_pair(against, over, spots[-1], number + shift, look)
+    _identity(against, spots)
+    over.axhline(0, color=LIGHT["soft"], linewidth=0.7)
+    labels = [f"split {number}" if most < 7 else f"{number}" for number in range(1, most + 1)]
+    over.set_xticks(range(1, most + 1), labels)
+    over.tick_params(axis="x", length=0)
+    over.grid(False, axis="x")
+    over.set_ylabel("decrease of the training loss")
+    against.set_xlabel("predicted decrease of the training loss")
+    against.set_ylabel("measured decrease")
+    plain: dict[str, Any] = {"color": LIGHT["soft"], "linestyle": ""}
+    marks = [_MARKERS[place % len(_MARKERS)] for place in range(len(jobs))]
+    names = [
+        Line2D([], [], marker=mark, label=job, **plain)
+        for mark, job in zip(marks, jobs, strict=True)
+    ]
+    hollow = Line2D([], [], marker="o", markerfacecolor=LIGHT["card"], label="predicted", **plain)
+    names += [hollow, Line2D([], [], label="measured as predicted", **_EQUAL)]
+    figure.legend(handles=names, loc="outside upper right", ncols=len(names))
+    return figure
+
+
+def measured_gain(edit: Event) -> float | None:
+    """By how much an edit lowered the loss; None where prediction or measurement is missing."""
+    if None in (edit["predicted_gain"], edit["loss_before"], edit["loss_after"]):
+        return None
+    return float(edit["loss_before"]) - float(edit["loss_after"])
+
+
+def _gain_pair(
+    against: Axes,
+    over: Axes,
+    spot: tuple[float, float],
+    place: float,
+    look: dict[str, Any],
+) -> None:
+    predicted, measured = spot
+    color = look["color"]
+    over.plot([place, place], [predicted, measured], color=color, linewidth=1.2, alpha=0.6)
+    over.plot([place], [predicted], markersize=6, markerfacecolor=LIGHT["card"], **look)
+    over.plot([place], [measured], markersize=6, **look)
+    against.plot([predicted], [measured], markersize=6.5, **look)
+
+
+def _identity(axes: Axes, spots: Sequence[tuple[float, float]]) -> None:
+    """Where prediction and measurement would agree, as far as the points reach."""
+    low = min(0.0, *(min(spot) for spot in spots))
+    high = max(0.0, *(max(spot) for spot in spots))
+    axes.axline((0, 0), slope=1, zorder=1, **_EQUAL)
+    pad = 0.08 * (high - low) or 1.0
+    axes.set_xlim(low - pad * (low < 0), high + pad)
+    axes.set_ylim(low - pad * (low < 0), high + pad)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))

@@ -1,0 +1,117 @@
+"""The family tree of the channels of one group: who was copied from whom, and where to draw it.
+
+Level 0 holds the channels of the seed network; level k those after the k-th edit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ramify.report.reader import Event
+
+QUIET = 0.4  # the room of a family that never split, where a leaf of a split one takes 1
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The family tree of one group's channels, laid out so that no two lines cross.
+
+    Args:
+        group: the group's name.
+        parents: for each edit, the old index of every new channel.
+        heights: for each level, the height of every channel, 0 at the top.
+        born: for each level, the edit (from 1) that last split each channel's line, 0 for none.
+        extent: the height of the whole tree.
+    """
+
+    group: str
+    parents: list[list[int]]
+    heights: list[list[float]]
+    born: list[list[int]]
+    extent: float
+
+    def children(self, level: int) -> list[list[int]]:
+        """For every channel of a level the channels it became, none where it was pruned."""
+        return _children(len(self.heights[level]), self.parents[level])
+
+
+def lineages(edits: Sequence[Event]) -> list[Lineage]:
+    """Lay out the family tree of every group that the edits changed.
+
+    Args:
+        edits: the edit events of one job, in order.
+
+    Returns:
+        One tree for each changed group, in the network's order.
+    """
+    if not edits:
+        return []
+    trees = []
+    for group, width in edits[0]["widths_before"].items():
+        parents: list[list[int]] = []
+        for edit in edits:
+            unchanged = list(range(len(parents[-1]) if parents else width))
+            parents.append(list(edit["origin"].get(group, unchanged)))
+        if any(level != list(range(len(level))) for level in parents):
+            trees.append(layout(group, width, parents))
+    return trees
+
+
+def layout(group: str, width: int, parents: list[list[int]]) -> Lineage:
+    """Place every channel of every level.
+
+    Args:
+        group: the group's name.
+        width: the number of channels of the seed network.
+        parents: for each edit, the old index of every new channel.
+
+    Returns:
+        The tree: leaves one below another in depth-first order, parents amid their children.
+
+    Example:
+        >>> layout("conv", 2, [[0, 1, 0]]).heights  # channel 0 splits into 0 and 2
+        [[1.0, 2.2], [0.5, 2.2, 1.5]]
+    """
+    widths = [width, *(len(level) for level in parents)]
+    children = [_children(widths[k], level) for k, level in enumerate(parents)]
+    heights = [[0.0] * count for count in widths]
+    cursor = 0.0
+
+    def place(level: int, channel: int, room: float) -> float:
+        nonlocal cursor
+        below = children[level][channel] if level < len(parents) else []
+        if below:
+            spots = [place(level + 1, child, room) for child in below]
+            height = sum(spots) / len(spots)
+        else:
+            height = cursor + room / 2
+            cursor += room
+        heights[level][channel] = height
+        return height
+
+    for root in range(width):
+        place(0, root, 1.0 if _splits(children, root) else QUIET)
+    return Lineage(group, parents, heights, _born(width, parents, children), cursor)
+
+
+def _children(width: int, parents: Sequence[int]) -> list[list[int]]:
+    children: list[list[int]] = [[] for _ in range(width)]
+    for child, parent in enumerate(parents):
+        children[parent].append(child)
+    return children
+
+
+def _splits(children: list[list[list[int]]], root: int) -> bool:
+    line = [root]
+    for level in children:
+        line = [child for channel in line for child in level[channel]]
+        if len(line) > 1:
+            return True
+    return False
+
+
+def _born(width: int, parents: list[list[int]], children: list[list[list[int]]]) -> list[list[int]]:
+    born = [[0] * width]
+    for edit, level in enumerate(parents, start=1):
+        siblings = children[edit - 1]
+        born.append([edit if len(siblings[p]) > 1 else born[-1][p] for p in level])
+    return born

@@ -1,0 +1,280 @@
+"""Figures of how a network took its shape: pure functions from edits to a matplotlib figure.
+
+Edits are the edit events of one job in order; the k-th of them is called split k.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from ramify.report.lineage import Lineage, lineages
+from ramify.report.reader import Event
+from ramify.report.theme import LIGHT, bare, canvas, round_color, themed
+
+_MOST_COLUMNS = 9  # snapshots of the widths that fit side by side
+
+
+# ------------------------------------------------------------------ widths
+
+
+@themed
+def widths_figure(edits: Sequence[Event]) -> Figure:
+    """The network after each split, every layer a bar as wide as its channels.
+
+    Args:
+        edits: the edits of one job, at least one.
+
+    Returns:
+        One column a moment, from the seed to the last split; what a split added is coloured.
+    """
+    moments = [edits[0]["widths_before"], *(edit["widths_after"] for edit in edits)]
+    shown = np.unique(np.linspace(0, len(moments) - 1, min(len(moments), _MOST_COLUMNS)).round())
+    groups = list(moments[0])
+    widest = max(max(moment.values()) for moment in moments)
+    figure = canvas(0.55 + 0.25 * len(groups))
+    columns = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, moment in zip(columns, (int(index) for index in shown), strict=True):
+        before = moments[max(moment - 1, 0)]
+        color = round_color(moment, len(edits)) if moment else LIGHT["body"]
+        _silhouette(axes, before, moments[moment], color, widest)
+        axes.set_title(f"after split {moment}" if moment else "seed", loc="center")
+    columns[0].set_yticks(range(len(groups)), [shorten(group) for group in groups])
+    columns[0].set_ylim(len(groups) - 0.4, -0.6)
+    return figure
+
+
+def _silhouette(
+    axes: Axes, before: dict[str, int], after: dict[str, int], color: str, widest: int
+) -> None:
+    bare(axes)
+    for row, (group, width) in enumerate(after.items()):
+        old = before.get(group, width)
+        axes.barh(row, width, left=-width / 2, height=0.74, color=color)
+        kept = min(old, width)
+        axes.barh(row, kept, left=-kept / 2, height=0.74, color=LIGHT["body"])
+        changed = width != old
+        axes.annotate(
+            f"{width}",
+            (width / 2, row),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=LIGHT["ink"] if changed else LIGHT["soft"],
+        )
+    axes.set_xlim(-0.56 * widest, 0.74 * widest)
+    axes.set_xticks([])
+
+
+def shorten(name: str, most: int = 24) -> str:
+    """Leave out the middle of a long name.
+
+    Args:
+        name: the name.
+        most: how many characters there is room for.
+
+    Returns:
+        At most that many characters.
+
+    Example:
+        >>> shorten("encoder.layers.11.attention.projection")
+        'encoder.lay…n.projection'
+    """
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-(most - half - 1) :]}"
+
+
+# ------------------------------------------------------------------ proposals
+
+
+@themed
+def proposals_figure(edits: Sequence[Event]) -> Figure:
+    """Every channel that could have been split, and those that were.
+
+    Args:
+        edits: the edits of one job, at least one with proposals.
+
+    Returns:
+        For each split two panels: all proposals sorted by splitting index (by predicted gain
+        where the method has no index), and the same in one row for each layer.
+    """
+    scored = [(k, edit["proposals"]) for k, edit in enumerate(edits, 1) if edit["proposals"]]
+    field = ranking_field([proposal for _, proposals in scored for proposal in proposals])
+    groups = list(edits[0]["widths_before"])
+    seen = {proposal["group"] for _, proposals in scored for proposal in proposals}
+    groups = [group for group in groups if group in seen]
+    columns = min(len(scored), 4)
+    blocks = -(-len(scored) // columns)
+    strip = 0.45 + 0.24 * len(groups)
+    figure = canvas(blocks * (2.1 + strip), gap=0.04)
+    grid = figure.subplots(2 * blocks, columns, squeeze=False, height_ratios=[1.9, strip] * blocks)
+    for axes in grid.flat:
+        axes.set_visible(False)
+    for place, (number, proposals) in enumerate(scored):
+        row, column = divmod(place, columns)
+        ranked, rows = grid[2 * row][column], grid[2 * row + 1][column]
+        color = round_color(number, len(edits))
+        _ranked(ranked, proposals, field, color)
+        chosen = sum(proposal["selected"] for proposal in proposals)
+        ranked.set_title(f"split {number}: {chosen:,} of {len(proposals):,} channels")
+        _strips(rows, proposals, groups, field, color)
+        if column == 0:
+            ranked.set_ylabel(_axis_name(field))
+        else:
+            rows.tick_params(labelleft=False)
+    return figure
+
+
+def ranking_field(proposals: Sequence[Event]) -> str:
+    """What to rank proposals by: their splitting index where the method gives one to each."""
+    return "index" if all(p["index"] is not None for p in proposals) else "gain"
+
+
+def _axis_name(field: str) -> str:
+    return "splitting index" if field == "index" else "predicted gain (loss)"
+
+
+def _ranked(axes: Axes, proposals: Sequence[Event], field: str, color: str) -> None:
+    axes.set_visible(True)
+    # The best come first: the most negative index, or the largest gain.
+    ordered = sorted(proposals, key=lambda p: _number(p[field]), reverse=field == "gain")
+    values = np.array([_number(proposal[field]) for proposal in ordered])
+    chosen = np.array([proposal["selected"] for proposal in ordered])
+    edges = np.arange(len(values) + 1) + 0.5
+    for mask, tint in ((~chosen, LIGHT["quiet"]), (chosen, color)):
+        axes.stairs(np.where(mask, values, np.nan), edges, baseline=0, fill=True, color=tint)
+    axes.axhline(0, color=LIGHT["soft"], linewidth=0.7)
+    axes.set_xlim(0.5, len(values) + 0.5)
+    axes.grid(False, axis="x")
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.set_xlabel("channels, most promising first")
+
+
+def _strips(
+    axes: Axes, proposals: Sequence[Event], groups: Sequence[str], field: str, color: str
+) -> None:
+    axes.set_visible(True)
+    rows = {group: row for row, group in enumerate(groups)}
+    values = np.array([_number(proposal[field]) for proposal in proposals])
+    places = np.array([rows[proposal["group"]] for proposal in proposals], dtype=float)
+    chosen = np.array([proposal["selected"] for proposal in proposals])
+    for mask, tint, half in ((~chosen, LIGHT["quiet"], 0.22), (chosen, color, 0.36)):
+        # Ticks as one path: thousands of markers would make the page heavy.
+        lower, upper = places[mask] - half, places[mask] + half
+        axes.plot(*_stems(values[mask], lower, upper), color=tint, linewidth=1.3)
+    axes.axvline(0, color=LIGHT["soft"], linewidth=0.7)
+    axes.set_yticks(range(len(groups)), [shorten(group) for group in groups])
+    axes.set_ylim(len(groups) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+    axes.set_xscale("function", functions=(_root, _square))
+    axes.set_xticks(_root_ticks(values))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+    axes.set_xlabel(f"{_axis_name(field)}, square-root scale")
+
+
+def _root(values: np.ndarray) -> np.ndarray:
+    roots: np.ndarray = np.sign(values) * np.sqrt(np.abs(values))
+    return roots
+
+
+def _square(values: np.ndarray) -> np.ndarray:
+    squares: np.ndarray = np.sign(values) * np.square(values)
+    return squares
+
+
+def _root_ticks(values: np.ndarray) -> list[float]:
+    """Zero and, on each side with room for labels, a round end and its quarter."""
+    finite = values[np.isfinite(values)]
+    ends = [float(finite.min(initial=0.0)), float(finite.max(initial=0.0))]
+    furthest = max(abs(end) for end in ends)
+    ticks = [0.0]
+    for end in ends:
+        if end and abs(end) > furthest / 9:
+            unit = 10.0 ** math.floor(math.log10(abs(end)))
+            far = math.copysign(math.floor(abs(end) / unit) * unit, end)
+            ticks += [far, far / 4]
+    return sorted(ticks)
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else float(value)
+
+
+def _stems(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Upright strokes as one broken line."""
+    gap = np.full_like(low, np.nan, dtype=float)
+    return np.repeat(x, 3), np.stack([low, high, gap], axis=1).ravel()
+
+
+# ------------------------------------------------------------------ family trees
+
+
+@themed
+def lineage_figure(edits: Sequence[Event]) -> Figure:
+    """The family tree of every layer that was split.
+
+    Args:
+        edits: the edits of one job, at least one of which changed a layer.
+
+    Returns:
+        One panel a layer: the seed's channels at the left, a fork wherever one was split.
+    """
+    trees = lineages(edits)
+    columns = min(len(trees), 4 if len(trees) != 3 else 3)
+    lines = [trees[at : at + columns] for at in range(0, len(trees), columns)]
+    heights = [min(8.0, max(1.0, 0.13 * max(tree.extent for tree in line))) for line in lines]
+    figure = canvas(sum(heights) + 0.65 * len(lines), gap=0.05)
+    grid = figure.subplots(len(lines), columns, squeeze=False, height_ratios=heights)
+    for line, height, panels in zip(lines, heights, grid, strict=True):
+        for axes in panels[len(line) :]:
+            axes.set_visible(False)
+        for axes, tree in zip(panels, line, strict=False):
+            _tree(axes, tree, height, len(edits))
+    return figure
+
+
+def _tree(axes: Axes, tree: Lineage, height: float, edits: int) -> None:
+    """Draw one tree into a panel of this height in inches."""
+    bare(axes)
+    pitch = min(0.14, height / tree.extent)  # inches for one leaf
+    strokes: dict[int, list[Path]] = {}
+    for level in range(edits):
+        for channel, offspring in enumerate(tree.children(level)):
+            start = tree.heights[level][channel]
+            for child in offspring:
+                curve = _branch(level, start, tree.heights[level + 1][child])
+                strokes.setdefault(tree.born[level + 1][child], []).append(curve)
+            if not offspring:
+                axes.plot([level], [start], "x", color=LIGHT["soft"], markersize=3.5)
+    for birth, paths in sorted(strokes.items()):
+        axes.add_patch(
+            PathPatch(
+                Path.make_compound_path(*paths),
+                fill=False,
+                edgecolor=round_color(birth, edits) if birth else LIGHT["quiet"],
+                linewidth=min(1.6, max(0.35, 72 * pitch * 0.28)),
+                capstyle="round",
+            )
+        )
+    widths = [len(level) for level in tree.heights]
+    axes.set_title(f"{shorten(tree.group, 19)}: {widths[0]} → {widths[-1]}", fontsize=9)
+    axes.set_xlim(-0.08, edits + 0.08)
+    axes.set_ylim(max(tree.extent, height / pitch), 0)
+    axes.set_yticks([])
+    numbers = range(0, edits + 1, -(-edits // 6))
+    axes.xaxis.tick_top()
+    axes.set_xticks(numbers, ["seed", *(f"{number}" for number in numbers[1:])])
+
+
+def _branch(level: int, start: float, end: float) -> Path:
+    """From a channel to one of the next level, leaving and arriving level."""
+    points = [(level, start), (level + 0.5, start), (level + 0.5, end), (level + 1, end)]
+    return Path(points, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])

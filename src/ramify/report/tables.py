@@ -1,0 +1,261 @@
+"""The comparison of arms: pure aggregation over seeds, and the same table for a terminal."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ramify.report.reader import Event, read_events
+
+ARMS: dict[str, str] = {
+    "seed": "The small network the run began with, trained for just as many steps, never grown.",
+    "grown": "Began as the seed network; its channels were split where splitting paid.",
+    "scratch": "The grown network's final shape with fresh weights, trained for as many steps.",
+    "wide": "The seed network made wider by the same factor everywhere, to about the grown "
+    "network's parameters, trained for as many steps.",
+}
+"""The arms of a run in the order of the table, each explained in plain words."""
+
+
+_IN_FULL = 1e5  # counts below it keep all their digits
+_UNITS = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
+
+
+class Stat(TypedDict):
+    """A mean over seeds; ``sd`` is the sample standard deviation, None for a single seed."""
+
+    mean: float
+    sd: float | None
+
+
+class Row(TypedDict):
+    """One arm of the comparison: its number of seeds and each quantity over them."""
+
+    arm: str
+    n: int
+    test_accuracy: Stat
+    test_loss: Stat
+    params: Stat
+    macs: Stat
+    steps: Stat
+    seconds: Stat
+
+
+def statistic(values: Sequence[float]) -> Stat:
+    """Mean and sample standard deviation, ``sqrt(sum((x - mean)^2) / (n - 1))``.
+
+    Args:
+        values: at least one number.
+
+    Returns:
+        Both; the deviation is None for one number.
+
+    Example:
+        >>> statistic([1.0, 3.0])
+        {'mean': 2.0, 'sd': 1.4142135623730951}
+    """
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n == 1:
+        return {"mean": mean, "sd": None}
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    return {"mean": mean, "sd": math.sqrt(squares / (n - 1))}
+
+
+def results_table(events: Iterable[Event]) -> list[Row]:
+    """Aggregate the results of finished jobs, one row for each arm.
+
+    Args:
+        events: the events of a run.
+
+    Returns:
+        Rows of plain JSON values in the order seed, grown, scratch, wide, then any other arm;
+        an arm without a finished job has no row.
+
+    Example:
+        >>> result = {"event": "result", "arm": "seed", "test_accuracy": 0.5, "test_loss": 1.0,
+        ...           "params": 10, "macs": 20, "steps": 5, "seconds": 1.5}
+        >>> results_table([result, {**result, "test_accuracy": 0.7}])[0]["test_accuracy"]["mean"]
+        0.6
+    """
+    results = [event for event in events if event["event"] == "result"]
+    seen = dict.fromkeys(event["arm"] for event in results)
+    order = [arm for arm in ARMS if arm in seen] + [arm for arm in seen if arm not in ARMS]
+    return [_row(arm, [event for event in results if event["arm"] == arm]) for arm in order]
+
+
+def _row(arm: str, results: list[Event]) -> Row:
+    def over(field: str) -> Stat:
+        return statistic([result[field] for result in results])
+
+    return {
+        "arm": arm,
+        "n": len(results),
+        "test_accuracy": over("test_accuracy"),
+        "test_loss": over("test_loss"),
+        "params": over("params"),
+        "macs": over("macs"),
+        "steps": over("steps"),
+        "seconds": over("seconds"),
+    }
+
+
+def write_summary(run: Path) -> Path:
+    """Write ``summary.json``, which marks a run as finished: ``{"rows": results_table(...)}``.
+
+    Args:
+        run: the run folder.
+
+    Returns:
+        The path of the file, written to a temporary name and put in place at once.
+
+    Raises:
+        RamifyError: ``metrics.jsonl`` is damaged.
+    """
+    rows = results_table(read_events(run))
+    return write_text(Path(run) / "summary.json", json.dumps({"rows": rows}, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file so that a reader sees either the old text or all of the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def print_table(rows: Sequence[Row], console: Console) -> None:
+    """Print the comparison to a terminal.
+
+    Args:
+        rows: what `results_table` returned.
+        console: where to print.
+    """
+    table = Table(
+        box=SIMPLE_HEAD,
+        caption=_caption(rows),
+        caption_justify="left",
+        collapse_padding=True,  # so that it fits into 80 columns
+        pad_edge=False,
+    )
+    table.add_column("network", style="bold", no_wrap=True)
+    for heading in ("test accuracy", "parameters", "MACs", "steps", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row["arm"], *cells(row), style="green" if row["arm"] == "grown" else None)
+    console.print(table)
+
+
+def _caption(rows: Sequence[Row]) -> str:
+    counts = sorted({row["n"] for row in rows})
+    if not counts:
+        return "No network is finished yet."
+    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    seeds = "seed" if counts == [1] else "seeds"
+    spread = "mean" if counts == [1] else "mean ± sample standard deviation"
+    return f"{spread} over n = {n} {seeds}"
+
+
+def cells(row: Row) -> tuple[str, str, str, str, str]:
+    """A row as text: test accuracy, parameters, MACs, steps, time."""
+    return (
+        percent(row["test_accuracy"]),
+        whole(row["params"]),
+        whole(row["macs"]),
+        whole(row["steps"]),
+        duration(row["seconds"]),
+    )
+
+
+def percent(stat: Stat) -> str:
+    """Write a share as per cent with two decimals.
+
+    Args:
+        stat: the quantity over seeds.
+
+    Returns:
+        Its text.
+
+    Example:
+        >>> percent({"mean": 0.9316, "sd": 0.0042})
+        '93.16 ± 0.42 %'
+    """
+    spread = "" if stat["sd"] is None else f" ± {100 * stat['sd']:.2f}"
+    return f"{100 * stat['mean']:.2f}{spread} %"
+
+
+def whole(stat: Stat) -> str:
+    """Write a count; the deviation, in the mean's unit, is left out where all seeds agree.
+
+    Args:
+        stat: the quantity over seeds.
+
+    Returns:
+        Its text.
+
+    Example:
+        >>> whole({"mean": 12345.0, "sd": 0.0}), whole({"mean": 1.234e6, "sd": 5678.0})
+        ('12,345', '1.23 ± 0.01 M')
+    """
+    size, unit, decimals = unit_of(stat["mean"])
+    return _spread(stat, size, unit, decimals)
+
+
+def short(value: float) -> str:
+    """Write a count, in full below 100,000, above with three digits and a unit.
+
+    Args:
+        value: the count.
+
+    Returns:
+        Its text.
+
+    Example:
+        >>> short(20345), short(1234567)
+        ('20,345', '1.23 M')
+    """
+    size, unit, decimals = unit_of(value)
+    return f"{value / size:,.{decimals}f}{unit}"
+
+
+def unit_of(value: float) -> tuple[float, str, int]:
+    """The size and name of the unit to write a count in, and the decimals it leaves."""
+    if not abs(value) >= _IN_FULL:
+        return 1.0, "", 0
+    size, unit = next(pair for pair in _UNITS if abs(value) >= pair[0])
+    return size, unit, max(0, 2 - int(math.log10(abs(value) / size)))
+
+
+def _spread(stat: Stat, size: float, unit: str, decimals: int) -> str:
+    """Mean and deviation in one unit; a deviation that would read as 0 is left out."""
+    mean, sd = stat["mean"] / size, (stat["sd"] or 0.0) / size
+    spread = f"{sd:,.{decimals}f}"
+    between = f" ± {spread}" if float(spread.replace(",", "")) else ""
+    return f"{mean:,.{decimals}f}{between}{unit}"
+
+
+def duration(stat: Stat) -> str:
+    """Write seconds as a time for people, in the mean's unit.
+
+    Args:
+        stat: the quantity over seeds.
+
+    Returns:
+        Its text.
+
+    Example:
+        >>> duration({"mean": 91.0, "sd": 6.0})
+        '1.5 ± 0.1 min'
+    """
+    units = ((3600.0, " h"), (60.0, " min"))
+    size, unit = next((pair for pair in units if stat["mean"] >= pair[0]), (1.0, " s"))
+    return _spread(stat, size, unit, 1)

@@ -1,0 +1,155 @@
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+
+from ramify.report.figures import (
+    arms_figure,
+    gains_figure,
+    measured_gain,
+    progress_figure,
+    tick,
+)
+from ramify.report.shapes import (
+    lineage_figure,
+    proposals_figure,
+    ranking_field,
+    shorten,
+    widths_figure,
+)
+
+Events = list[dict[str, Any]]
+RUN_FIGURES = [progress_figure, arms_figure, gains_figure]
+JOB_FIGURES = [widths_figure, proposals_figure, lineage_figure]
+
+
+@pytest.fixture
+def edits(events: Events) -> Events:
+    return [event for event in events if event["event"] == "edit" and event["job"] == "grown-0"]
+
+
+def texts(figure: Figure) -> list[str]:
+    """Every text that is drawn, after laying the figure out."""
+    figure.draw_without_rendering()
+    found: list[Any] = figure.findobj(Text)
+    return [text.get_text() for text in found if text.get_visible() and text.get_text()]
+
+
+def points(line: Line2D) -> list[tuple[float, float]]:
+    """The points of a line."""
+    return list(zip(np.asarray(line.get_xdata()), np.asarray(line.get_ydata()), strict=True))
+
+
+@pytest.mark.parametrize("draw", RUN_FIGURES)
+def test_figures_of_a_run_leave_settings_alone(
+    draw: Callable[[Sequence[Any]], Figure], events: Events
+) -> None:
+    before = dict(matplotlib.rcParams)
+    assert draw(events).axes
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("draw", JOB_FIGURES)
+def test_figures_of_a_job_leave_settings_alone(
+    draw: Callable[[Sequence[Any]], Figure], edits: Events
+) -> None:
+    before = dict(matplotlib.rcParams)
+    assert draw(edits).axes
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_progress_draws_every_job_and_every_split(events: Events, edits: Events) -> None:
+    figure = progress_figure(events)
+    accuracy, params = figure.axes
+    curves = [points(line) for line in accuracy.lines if len(points(line)) > 2]
+    assert len(curves) == 12
+    first = [event for event in events if event["job"] == "grown-0" and event["event"] == "epoch"]
+    assert curves[0] == [(epoch["step"], 100 * epoch["test_accuracy"]) for epoch in first]
+    stairs = dict(points(params.lines[0]))
+    for edit in edits:
+        assert stairs[edit["step"]] == edit["params_after"]
+    assert {"split 1", "split 2", "split 3", "grown", "wide"} <= set(texts(figure))
+
+
+def test_progress_of_one_epoch_is_a_dot(events: Events) -> None:
+    assert progress_figure(events[:1]).axes[0].lines[0].get_marker() == "o"
+
+
+def test_widths_are_written_beside_the_bars(edits: Events) -> None:
+    figure = widths_figure(edits)
+    assert [axes.get_title() for axes in figure.axes] == [
+        "seed",
+        "after split 1",
+        "after split 2",
+        "after split 3",
+    ]
+    last = [text.get_text() for text in figure.axes[-1].texts]
+    assert last == [str(width) for width in edits[-1]["widths_after"].values()]
+
+
+def test_bars_show_what_a_split_added_and_a_prune_left(edits: Events) -> None:
+    edit = {**edits[0], "widths_before": {"a": 4, "b": 4}, "widths_after": {"a": 6, "b": 3}}
+    bars = [bar.get_width() for bar in widths_figure([edit]).axes[1].patches]  # type: ignore[attr-defined]
+    assert bars == [6, 4, 3, 3]
+
+
+def test_many_splits_show_first_and_last(edits: Events) -> None:
+    figure = widths_figure([edits[0]] * 20)
+    assert len(figure.axes) == 9
+    assert figure.axes[0].get_title() == "seed"
+    assert figure.axes[-1].get_title() == "after split 20"
+
+
+def test_proposals_count_and_axis(edits: Events) -> None:
+    shown = texts(proposals_figure(edits))
+    chosen = sum(proposal["selected"] for proposal in edits[1]["proposals"])
+    assert f"split 2: {chosen} of {len(edits[1]['proposals'])} channels" in shown
+    assert "splitting index" in shown
+
+
+def test_most_promising_channels_come_first(edits: Events) -> None:
+    ranked = proposals_figure(edits[:1]).axes[0]
+    rest, chosen = [np.asarray(patch.get_data().values) for patch in ranked.patches]  # type: ignore[attr-defined]
+    together = np.where(np.isnan(chosen), rest, chosen)
+    assert list(together) == sorted(proposal["index"] for proposal in edits[0]["proposals"])
+    marks = {p["index"] for p in edits[0]["proposals"] if p["selected"]}
+    assert set(chosen[~np.isnan(chosen)]) == marks
+
+
+def test_method_without_index_is_ranked_by_gain(edits: Events) -> None:
+    proposals = [{**proposal, "index": None} for proposal in edits[0]["proposals"]]
+    assert ranking_field(proposals) == "gain"
+    shown = texts(proposals_figure([{**edits[0], "proposals": proposals}]))
+    assert "predicted gain (loss)" in shown
+    nothing = [{**proposal, "gain": None} for proposal in proposals]
+    assert texts(proposals_figure([{**edits[0], "proposals": nothing}]))
+
+
+def test_lineage_names_layers_with_their_widths(edits: Events) -> None:
+    shown = texts(lineage_figure(edits))
+    for group, width in edits[0]["widths_before"].items():
+        assert f"{group}: {width} → {edits[-1]['widths_after'][group]}" in shown
+
+
+def test_measured_gain(edits: Events) -> None:
+    edit = {"predicted_gain": 0.1, "loss_before": 1.0, "loss_after": 0.75}
+    assert measured_gain(edit) == 0.25
+    assert measured_gain({**edit, "loss_after": None}) is None
+
+
+def test_gains_skip_edits_without_measurement(events: Events) -> None:
+    edits = [event for event in events if event["event"] == "edit"]
+    figure = gains_figure([{**edits[0], "loss_before": None}, *edits[1:]])
+    drawn = [line for line in figure.axes[0].lines if len(points(line)) == 1]
+    assert len(drawn) == len(edits) - 1
+
+
+def test_short_texts() -> None:
+    assert shorten("conv1") == "conv1"
+    assert len(shorten("a" * 100)) == 24
+    assert [tick(value) for value in (0, 1500, 1e6, 2.5e6)] == ["0", "1,500", "1 M", "2.5 M"]

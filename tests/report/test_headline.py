@@ -1,0 +1,67 @@
+from typing import Any
+
+import pytest
+
+from ramify.report import RunRecord, results_table
+from ramify.report.headline import state, tiles, title
+from ramify.report.tables import percent
+
+Events = list[dict[str, Any]]
+
+
+def record(config: dict[str, Any], events: Events) -> RunRecord:
+    return RunRecord("run-7", config, {}, list(events), finished=False)
+
+
+def values(events: Events) -> dict[str, tuple[str, str]]:
+    return {tile.name: (tile.value, tile.note) for tile in tiles(events, results_table(events))}
+
+
+def test_tiles_of_a_finished_run(events: Events) -> None:
+    rows = {row["arm"]: row for row in results_table(events)}
+    shown = values(events)
+    assert shown["test accuracy, grown"] == (
+        percent(rows["grown"]["test_accuracy"]),
+        "mean ± sd over 3 seeds",
+    )
+    gain = rows["grown"]["test_accuracy"]["mean"] - rows["seed"]["test_accuracy"]["mean"]
+    assert shown["against the seed network"] == (
+        f"+{100 * gain:.2f} points",
+        f"which has {percent(rows['seed']['test_accuracy'])}",
+    )
+    mean = round(rows["grown"]["params"]["mean"])
+    assert shown["parameters"][0] == f"410 → {mean:,}"
+    assert shown["training time"] == ("24.0 min", "12 networks")
+
+
+def test_tiles_of_a_run_under_way(events: Events) -> None:
+    assert values([]) == {}
+    shown = values(events[:7])  # six epochs and a split
+    assert set(shown) == {"test accuracy, grown", "parameters"}
+    accuracy = 100 * events[5]["test_accuracy"]
+    assert shown["test accuracy, grown"] == (f"{accuracy:.2f} %", "so far, grown-0")
+    assert shown["parameters"][0] == f"410 → {events[6]['params_after']}"
+
+
+def test_a_loss_of_accuracy_has_a_minus(events: Events) -> None:
+    worse = [{**e, "test_accuracy": 0.1} if e.get("arm") == "grown" else e for e in events]
+    assert values(worse)["against the seed network"][0].startswith("−")
+
+
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        ({"model": "vgg19", "data": "cifar10"}, "vgg19 grown on cifar10"),
+        ({"model": "vgg19", "data": "a/b/flowers"}, "vgg19 grown on flowers"),
+        ({}, "run-7"),
+    ],
+)
+def test_title(config: dict[str, Any], words: str) -> None:
+    assert title(record(config, [])) == words
+
+
+def test_state(events: Events) -> None:
+    assert state(record({}, [])) == "No epoch has ended yet."
+    until = [k for k, event in enumerate(events) if event["event"] == "result"][1]
+    text = state(record({}, events[: until + 2]))
+    assert text.startswith("So far 2 networks finished; scratch-0 stood at 45 steps")

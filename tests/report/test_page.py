@@ -1,0 +1,167 @@
+import os
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ramify.errors import RamifyError
+from ramify.report import write_report
+from ramify.report.figures import arms_figure
+from ramify.report.svg import inline_svg
+from ramify.report.theme import DARK, LIGHT
+
+Make = Callable[..., Path]
+Events = list[dict[str, Any]]
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Checker(HTMLParser):
+    """Collects ids, references and text, and sees that every element is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            elif name in ("href", "src", "xlink:href"):
+                self.references.append(value or "")
+            self.references += re.findall(r"url\((.*?)\)", value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(page: Path) -> Checker:
+    checker = Checker()
+    checker.feed(page.read_text(encoding="utf-8"))
+    assert checker.open == []
+    return checker
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, events: Events, write_run: Make) -> Path:
+    run = write_run(tmp_path_factory.mktemp("page") / "run", events)
+    write_report(run)
+    return run
+
+
+def test_finished_page(finished: Path) -> None:
+    page = read(finished / "report.html")
+    assert "unfinished" not in page.text
+    for words in (
+        "digits_net grown on digits",
+        "sample standard deviation",
+        "test accuracy, grown",
+        "against the seed network",
+        "Widths layer by layer",
+        "Which channels were split",
+        "Family tree of the splits",
+        "Predicted and measured gain",
+        "training.optimizer",
+        "2.13.0",
+    ):
+        assert words in page.text
+    assert page.text.count("Family tree of the splits") == 3
+
+
+def test_page_needs_nothing_else(finished: Path) -> None:
+    page = read(finished / "report.html")
+    source = (finished / "report.html").read_text()
+    assert "<script" not in source
+    assert "http" not in source.replace("http-equiv", "")
+    assert page.references
+    assert all(reference.startswith("#") for reference in page.references)
+    assert {reference[1:] for reference in page.references} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_figures_follow_the_theme(finished: Path) -> None:
+    body = (finished / "report.html").read_text().partition("<main>")[2]
+    assert re.findall(r"#[0-9a-f]{6}\b", body) == []
+    assert set(re.findall(r"var\(--([\w-]+)\)", body)) <= set(LIGHT)
+    assert set(LIGHT) == set(DARK)
+    assert len(set(LIGHT.values())) == len(LIGHT)
+
+
+def test_page_is_put_in_place_whole(finished: Path) -> None:
+    first = (finished / "report.html").read_bytes()
+    assert write_report(finished) == finished / "report.html"
+    assert (finished / "report.html").read_bytes() == first
+    assert not list(finished.glob(".*"))
+
+
+def test_old_page_survives_a_failed_write(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = (finished / "report.html").read_bytes()
+
+    def fail(*names: object) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no room"):
+        write_report(finished)
+    assert (finished / "report.html").read_bytes() == first
+    assert not list(finished.glob(".*"))
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 10, 30])
+def test_unfinished_page(make_run: Make, events: Events, count: int) -> None:
+    run = make_run(events[:count], finished=False)
+    page = read(write_report(run))
+    assert "This run is unfinished." in page.text
+    assert "ramify grow --resume RUN" in page.text
+    assert ("No epoch has ended yet." in page.text) == (count == 0)
+    assert ("No channel has been split yet." in page.text) == (count < 7)
+    assert ("No network is finished yet." in page.text) == (count < 30)
+
+
+def test_no_page_for_a_damaged_run(make_run: Make, events: Events) -> None:
+    run = make_run(events)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("{\n")
+    with pytest.raises(RamifyError, match=f"line {len(events) + 1}"):
+        write_report(run)
+    assert not (run / "report.html").exists()
+
+
+def test_strange_names_stay_text(make_run: Make, events: Events) -> None:
+    """Markup, mathematics and long decimals in a layer's name are shown as they are."""
+    name = "<b>.12345#1d2420-->$x$"
+    edit = next(event for event in events if event["event"] == "edit")
+    renamed = {
+        **edit,
+        **{
+            key: {name if group == "conv1" else group: v for group, v in edit[key].items()}
+            for key in ("widths_before", "widths_after", "origin")
+        },
+        "proposals": [
+            {**p, "group": name if p["group"] == "conv1" else p["group"]} for p in edit["proposals"]
+        ],
+    }
+    page = read(write_report(make_run([*events[:1], renamed], finished=False)))
+    assert name in page.text
+
+
+def test_svg_keeps_text_and_rounds_paths(events: Events) -> None:
+    text = inline_svg(arms_figure(events), "arms", 'a "label"')
+    assert text.startswith('<svg role="img" aria-label="a &quot;label&quot;"')
+    assert text.endswith("</svg>")
+    assert ">test accuracy (%)</text>" in text
+    assert not re.search(r"\.\d{3,}", text)
