@@ -1,0 +1,274 @@
+"""The command line: what works, what is refused and how, and what Ctrl-C leaves."""
+
+import inspect
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner, Result
+
+import ramify
+from ramify import cli
+from ramify.cli import app
+from ramify.data import Dataset
+from ramify.run.display import Display
+
+SMALL = "--data digits --width 2 --rounds 1 --epochs 1 --probe-samples 20 --batch-size 15".split()
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every command runs in an empty folder, on noisy copies of three images."""
+    monkeypatch.chdir(tmp_path)
+    generator = torch.Generator().manual_seed(7)
+    labels = torch.arange(60) % 3
+    images = torch.randn(3, 1, 8, 8, generator=generator)[labels]
+    images = images + 0.5 * torch.randn(60, 1, 8, 8, generator=generator)
+    data = Dataset("d", images[:45], labels[:45], images[45:], labels[45:], ("a", "b", "c"))
+    original = cli.load
+
+    def load(name: str) -> Dataset:
+        return data if name == "digits" else original(name)
+
+    monkeypatch.setattr(cli, "load", load)
+    monkeypatch.setattr("ramify.run.jobs.load", load)
+    return tmp_path
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def refused(result: Result, pattern: str) -> None:
+    """One clean sentence on standard error, exit code 2."""
+    assert result.exit_code == 2, result.output
+    assert re.fullmatch(rf"error: .*{pattern}.*\n", result.stderr), result.stderr
+    assert "Traceback" not in result.output
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Ctrl-C behind the event of that number."""
+    original: Callable[[Display, dict[str, Any]], None] = Display.event
+    left = [after]
+
+    def event(self: Display, seen: dict[str, Any]) -> None:
+        original(self, seen)
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Display, "event", event)
+
+
+def test_grow_leaves_a_whole_run_folder() -> None:
+    result = call("grow", *SMALL, "--compare", "--seeds", "2")
+    assert result.exit_code == 0, result.output
+    run = Path("runs/digits")
+    assert sorted(os.listdir(run)) == [
+        "config.json",
+        "metrics.jsonl",
+        "model-1.json",
+        "model-1.safetensors",
+        "model.json",
+        "model.safetensors",
+        "report.html",
+        "summary.json",
+        "versions.json",
+    ]
+    assert f"run folder: {run}" in result.stdout
+    assert "open runs/digits/report.html in a browser" in result.stdout
+    for arm in ("seed", "grown", "scratch", "wide"):
+        assert re.search(rf"{arm} .* ± ", result.stdout)
+    rows = json.loads((run / "summary.json").read_text())["rows"]
+    assert [(row["arm"], row["n"]) for row in rows] == [
+        ("seed", 2),
+        ("grown", 2),
+        ("scratch", 2),
+        ("wide", 2),
+    ]
+    net = ramify.load(run / "model", build=lambda: seed_network())
+    assert sum(p.numel() for p in net.parameters()) > sum(
+        p.numel() for p in seed_network().parameters()
+    )
+
+
+def seed_network() -> nn.Module:
+    return cli.build("digits_net", dataset_shape=(1, 8, 8), classes=3, width=2)
+
+
+def test_a_second_run_takes_the_next_folder() -> None:
+    for _ in range(2):
+        assert call("grow", *SMALL, "--rounds", "0").exit_code == 0
+    assert sorted(os.listdir("runs")) == ["digits", "digits-2"]
+
+
+def test_every_option_reaches_the_settings() -> None:
+    options = {
+        "model": "digits_net",
+        "width": 2,
+        "rounds": 1,
+        "fraction": 0.25,
+        "step": 0.02,
+        "surrogate": 2.0,
+        "probe_samples": 9,
+        "epochs": 1,
+        "batch_size": 20,
+        "optimizer": "adam",
+        "lr": 0.003,
+        "momentum": 0.1,
+        "weight_decay": 0.01,
+        "schedule": "constant",
+        "seed": 4,
+        "seeds": 1,
+        "device": "cpu",
+        "threads": 1,
+    }
+    flat = [
+        word
+        for key, value in options.items()
+        for word in (f"--{key.replace('_', '-')}", str(value))
+    ]
+    assert call("grow", "--data", "digits", *flat, "--out", "mine").exit_code == 0
+    config = json.loads(Path("mine/config.json").read_text())
+    assert config == options | {"data": "digits", "most": None, "threshold": None, "compare": False}
+    flat = ["--most", "1", "--threshold", "-0.0001", "--compare", "--out", "other"]
+    assert call("grow", *SMALL, *flat).exit_code == 0
+    config = json.loads(Path("other/config.json").read_text())
+    assert (config["most"], config["threshold"], config["compare"]) == (1, -0.0001, True)
+    assert config["fraction"] is None
+
+
+def test_ctrl_c_leaves_a_usable_folder_and_resume_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call("grow", *SMALL, "--out", "whole").exit_code == 0
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        result = call("grow", *SMALL, "--out", "run")
+    assert result.exit_code == 130
+    assert "stopped; to go on: ramify grow --resume run" in result.stdout
+    assert "Traceback" not in result.output
+    assert Path("run/report.html").exists()
+    assert Path("run/model.safetensors").exists()
+    assert not Path("run/summary.json").exists()
+    assert call("grow", "--resume", "run").exit_code == 0
+    assert timeless("run") == timeless("whole")
+    assert (
+        Path("run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    )
+    assert Path("run/model.json").read_text() == Path("whole/model.json").read_text()
+    assert Path("run/config.json").read_text() == Path("whole/config.json").read_text()
+
+
+def timeless(run: str) -> list[Any]:
+    def cut(value: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in value.items() if k not in ("t", "seconds")}
+
+    lines = Path(run, "metrics.jsonl").read_text().splitlines()
+    rows = json.loads(Path(run, "summary.json").read_text())["rows"]
+    return [cut(json.loads(line)) for line in lines] + [cut(row) for row in rows]
+
+
+def test_resume_refuses_other_settings() -> None:
+    assert call("grow", *SMALL, "--out", "run").exit_code == 0
+    refused(call("grow", "--resume", "run", "--lr", "0.7"), r"begun with lr = 0.1, not 0.7; resume")
+    refused(
+        call("grow", "--resume", "run", "--out", "new"), "--out and --resume exclude each other"
+    )
+    assert call("grow", "--resume", "run", "--lr", "0.1", "--device", "cpu").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("config.json", "config.json is not readable JSON .*restore it"),
+        ("metrics.jsonl", "metrics.jsonl is damaged at line 1; restore it"),
+        ("checkpoint.safetensors", "checkpoint.safetensors is not a readable safetensors file"),
+    ],
+)
+def test_resume_names_the_damaged_file(
+    monkeypatch: pytest.MonkeyPatch, name: str, pattern: str
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        call("grow", *SMALL, "--out", "run")
+    file = Path("run", name)
+    file.write_bytes(b"{oops\n" + file.read_bytes()[6:])
+    refused(call("grow", "--resume", "run"), pattern)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pattern"),
+    [
+        ("grow", "no data set was given; try --data digits"),
+        ("grow --data nothing", "nothing"),
+        ("grow --data digits --model nothing", "unknown model 'nothing'"),
+        ("grow --data digits --model no.such:build", "no module 'no'"),
+        ("grow --data digits --fraction 0.5 --most 3", "fraction was given together with most"),
+        ("grow --data digits --lr 0", "learning rate is 0.0; it must be above 0"),
+        ("grow --resume nowhere", "nowhere is not a run folder: it does not exist"),
+        ("show digits_net", "by --data NAME or by --input 1,3,32,32"),
+        ("show digits_net --input 1,x,8", "--input is '1,x,8'; give whole numbers"),
+        ("show nothing --data digits", "unknown model 'nothing'"),
+        ("report nowhere", "nowhere.* is not a run folder"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_leave_nothing(arguments: str, pattern: str) -> None:
+    refused(call(*arguments.split()), pattern)
+    assert os.listdir(".") == []
+
+
+def test_a_run_that_diverges_says_so_and_stays_usable() -> None:
+    result = call("grow", *SMALL, "--lr", "1e30", "--out", "run")
+    refused(result, r"round 0, epoch 0")
+    assert Path("run/report.html").exists()
+    refused(call("grow", "--resume", "run"), r"round 0, epoch 0")
+
+
+def test_a_model_of_the_user_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(".")
+    Path("mine_for_test.py").write_text(
+        "from torch import nn\n"
+        "def build(classes):\n"
+        "    layers = nn.Linear(64, 3), nn.ReLU(), nn.Linear(3, classes)\n"
+        "    return nn.Sequential(nn.Flatten(), *layers)\n"
+    )
+    result = call("grow", "--model", "mine_for_test:build", *SMALL[:2], *SMALL[4:], "--out", "run")
+    assert result.exit_code == 0, result.output
+    events = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    edits = [event for event in events if event["event"] == "edit"]
+    assert edits
+    assert edits[0]["widths_after"]["1"] > edits[0]["widths_before"]["1"] == 3
+
+
+@pytest.mark.parametrize("where", [["--data", "digits"], ["--input", "1,1,8,8", "--classes", "3"]])
+def test_show_prints_the_channel_groups(where: list[str]) -> None:
+    result = call("show", "digits_net", "--width", "5", *where)
+    assert result.exit_code == 0, result.output
+    expected = ramify.trace(
+        cli.build("digits_net", dataset_shape=(1, 8, 8), classes=3, width=5),
+        torch.zeros(1, 1, 8, 8),
+    )
+    assert result.stdout.rstrip() == str(expected).rstrip()
+
+
+def test_report_writes_the_page_again() -> None:
+    assert call("grow", *SMALL, "--out", "run").exit_code == 0
+    Path("run/report.html").unlink()
+    result = call("report", "run")
+    assert result.exit_code == 0
+    assert result.stdout.strip() == "run/report.html"
+    assert Path("run/report.html").exists()
+
+
+@pytest.mark.parametrize("command", ["grow", "show", "report"])
+def test_help_explains_every_option(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    for parameter in inspect.signature(getattr(cli, command)).parameters:
+        option = {"shape": "input"}.get(parameter, parameter).replace("_", "-")
+        assert re.search(rf"(--)?{option} .*[a-z]{{3}}.*[a-z]{{3}}", result.stdout), option
