@@ -1,0 +1,1 @@
+"""Splitting steepest descent (Liu, Wu, Wang 2019)."""

@@ -1,0 +1,186 @@
+"""The five ways to a network of eight neurons; those that grow do so through `ramify.apply`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Generator, Tensor
+
+import ramify
+from experiments.s2d.rbf.task import DTYPE, Task, mse, network, squared_error, stream
+from experiments.s2d.rbf.training import Tick, fit, optimizer_of
+from ramify import ChannelGraph, Proposal, Split
+from ramify.models.rbf import RBF
+
+NEURONS = 8
+GROUP = "hidden"
+ARMS = {
+    "s2d": "S2D",
+    "random": "random split",
+    "new": "new neuron",
+    "boosting": "gradient boosting",
+    "scratch": "from scratch",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command decides.
+
+    Attributes:
+        iterations: Adam steps a phase; there is a phase for each width from 1 to 8.
+        step: ε of the splits.
+        start: standard deviation of the first neuron's weights.
+    """
+
+    iterations: int = 10_000
+    step: float = 0.01
+    start: float = 0.1
+
+
+@dataclass
+class Path:
+    """How one arm went.
+
+    Attributes:
+        curve: loss before every `EVERY`-th iteration.
+        phases: loss at the end of each phase.
+        indices: splitting index of each split neuron (S2D).
+        stages: a copy of the network at the end of some widths.
+    """
+
+    net: RBF
+    curve: list[float] = field(default_factory=list)
+    phases: list[float] = field(default_factory=list)
+    indices: list[float] = field(default_factory=list)
+    stages: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+
+Next = Callable[[ChannelGraph, Task, Settings, Generator, Path], Split]
+
+
+def propose(graph: ChannelGraph, task: Task, step: float) -> list[Proposal]:
+    """The half-and-half split along v_min of every neuron, smallest splitting index first.
+
+    Where the index is positive, Ramify rightly proposes a copy of weight 0, which is no split; the
+    one that S2D would make there comes from the splitting matrix.
+
+    Args:
+        graph: the traced network.
+        task: what it is fitted to.
+        step: ε.
+
+    Returns:
+        One proposal a neuron.
+    """
+    batches = [(task.x, task.y)]
+    method = ramify.SplittingDescent(step=step, eigen="exact")
+    matrices = ramify.splitting_matrix(graph, GROUP, squared_error, batches)
+    found = []
+    for proposal in method.propose(graph, squared_error, batches):
+        split, index = proposal.edit, proposal.index
+        assert isinstance(split, Split)
+        assert index is not None
+        if index > 0:
+            lowest = torch.linalg.eigh(matrices[split.channel]).eigenvectors[:, 0]
+            split = halves(split.channel, step * lowest)
+        found.append(replace(proposal, edit=split, gain=-0.5 * step**2 * index))
+    return sorted(found, key=lambda proposal: -proposal.gain)
+
+
+def steepest(
+    graph: ChannelGraph, task: Task, settings: Settings, _: Generator, path: Path
+) -> Split:
+    """S2D: the neuron with the smallest index; even a positive one, so that all arms reach 8."""
+    proposals = propose(graph, task, settings.step)
+    best = (ramify.Threshold(most=1).select(proposals) or proposals)[0]
+    assert best.index is not None
+    assert isinstance(best.edit, Split)
+    path.indices.append(best.index)
+    return best.edit
+
+
+def halves(channel: int, move: Tensor) -> Split:
+    """Two copies of half the outgoing weight, displaced by ± `move` of shape (2,)."""
+    offsets = {
+        f"{GROUP}.weight": torch.stack([move[:1], -move[:1]]),
+        f"{GROUP}.bias": torch.stack([move[1], -move[1]]),
+    }
+    return Split(GROUP, channel, (0.5, 0.5), offsets)
+
+
+def anywhere(
+    graph: ChannelGraph, _: Task, settings: Settings, generator: Generator, __: Path
+) -> Split:
+    """Random split: a random neuron, a random direction, the step of S2D."""
+    channel = int(torch.randint(graph[GROUP].width, (), generator=generator))
+    direction = torch.randn(2, generator=generator, dtype=DTYPE)
+    return halves(channel, settings.step * direction / direction.norm())
+
+
+def addition(graph: ChannelGraph, fresh: RBF) -> Split:
+    """Neuron 0 and a copy without outgoing weight, moved to where the fresh neuron is."""
+    offsets = {}
+    for name in (f"{GROUP}.weight", f"{GROUP}.bias"):
+        old = graph.model.get_parameter(name).detach()[0]
+        move = fresh.get_parameter(name).detach()[0] - old
+        offsets[name] = torch.stack([torch.zeros_like(move), move])
+    return Split(GROUP, 0, (1.0, 0.0), offsets)
+
+
+def grow(arm: str, task: Task, settings: Settings, tick: Tick, keep: int = 0) -> Path:
+    """Grow from one neuron to eight, a phase of training at each width, a fresh Adam a phase.
+
+    Args:
+        arm: `s2d`, `random`, `new` or `boosting`.
+        task: what is fitted.
+        settings: of the command.
+        tick: follows the iterations.
+        keep: the width whose trained network is kept in `stages`.
+
+    Returns:
+        How it went.
+    """
+    generator = stream(task.seed, arm)
+    net = network(1, stream(task.seed, "start"), settings.start)
+    graph, path = ramify.trace(net, task.x), Path(net)
+    for width in range(1, NEURONS + 1):
+        if width > 1:
+            graph = widen(arm, graph, task, settings, generator, path)
+        frozen = width - 1 if arm == "boosting" else 0
+        path.curve += fit(net, task, optimizer_of(net), settings.iterations, tick, frozen)
+        path.phases.append(mse(net, task))
+        if width == keep:
+            path.stages[width] = {n: p.detach().clone() for n, p in net.named_parameters()}
+    return path
+
+
+def widen(
+    arm: str,
+    graph: ChannelGraph,
+    task: Task,
+    settings: Settings,
+    generator: Generator,
+    path: Path,
+) -> ChannelGraph:
+    """One neuron more, in the way of the arm."""
+    splits: dict[str, Next] = {"s2d": steepest, "random": anywhere}
+    if arm in splits:
+        return ramify.apply(graph, [splits[arm](graph, task, settings, generator, path)])
+    fresh = network(1, generator)
+    graph = ramify.apply(graph, [addition(graph, fresh)])
+    with torch.no_grad():
+        path.net.out.weight[:, -1] = fresh.out.weight[:, 0]
+    return graph
+
+
+def scratch(task: Task, settings: Settings, tick: Tick) -> Path:
+    """Eight neurons drawn from N(0, 3) at once, trained for as many iterations in all."""
+    net = network(NEURONS, stream(task.seed, "scratch"))
+    path, optimizer = Path(net), optimizer_of(net)
+    for _ in range(NEURONS):
+        path.curve += fit(net, task, optimizer, settings.iterations, tick)
+        path.phases.append(mse(net, task))
+    return path

@@ -1,0 +1,155 @@
+"""The numbers over all seeds, and the page that states them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+from scipy.stats import wilcoxon
+
+from experiments.s2d.rbf.arms import ARMS, NEURONS, Settings
+from experiments.s2d.rbf.study import Result
+
+
+def summary(results: Sequence[Result]) -> dict[str, Any]:
+    """Mean, sd and median of each arm, paired comparisons with S2D, and the laws.
+
+    Args:
+        results: of every seed, at least two.
+
+    Returns:
+        `arms`, `eigenvalues`, `angle_zero` (seeds whose decrease is largest at angle 0), `stable`
+        (S2D splits whose index was positive, of how many), `split_seeds`.
+    """
+    final = {arm: [r["arms"][arm]["mse"] for r in results] for arm in ARMS}
+    laws = [r["eigenvalues"] for r in results]
+    indices = [index for r in results for index in r["arms"]["s2d"]["indices"]]
+    return {
+        "arms": {arm: _arm(arm, final) for arm in ARMS},
+        "eigenvalues": {key: [law[key] for law in laws] for key in ("r", "r_trained", "slope")},
+        "angle_zero": sum(_largest_at_zero(r["angles"]) for r in results),
+        "stable": [sum(index > 0 for index in indices), len(indices)],
+        "blind": [r["blind"] for r in results],
+    }
+
+
+def _largest_at_zero(angles: Result) -> bool:
+    best = max(angles["decrease"])
+    return bool(angles["decrease"][angles["degrees"].index(0)] == best)
+
+
+def _arm(arm: str, final: dict[str, list[float]]) -> dict[str, Any]:
+    values, ours = final[arm], final["s2d"]
+    best = [min(column) for column in zip(*final.values(), strict=True)]
+    out: dict[str, Any] = {
+        "mean": mean(values),
+        "sd": stdev(values),
+        "median": median(values),
+        "best": sum(v == b for v, b in zip(values, best, strict=True)),
+    }
+    if arm != "s2d":
+        ratios = [math.log(v / o) for v, o in zip(values, ours, strict=True)]
+        out["s2d_lower"] = sum(ratio > 0 for ratio in ratios)
+        out["ratio"] = math.exp(mean(ratios))
+        out["p"] = float(wilcoxon(ratios).pvalue)
+    return out
+
+
+def page(results: Sequence[Result], settings: Settings, seconds: float) -> str:
+    """results.md.
+
+    Args:
+        results: of every seed.
+        settings: of the command.
+        seconds: it took.
+
+    Returns:
+        Markdown.
+    """
+    numbers = summary(results)
+    lines = [
+        "# Toy RBF network: results",
+        "",
+        f"{len(results)} seeds (true functions), {settings.iterations} iterations a phase, "
+        f"{NEURONS} phases, ε = {settings.step:g}, first neuron from N(0, {settings.start:g}²); "
+        f"{seconds / 60:.1f} minutes. Written by the command, all numbers measured.",
+        "",
+        f"## Final MSE at m = {NEURONS}",
+        "",
+        *_arm_table(numbers["arms"], len(results)),
+        "",
+        *_findings(numbers, len(results)),
+        "",
+        "## Every seed",
+        "",
+        *_seed_table(results),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _arm_table(arms: dict[str, Any], seeds: int) -> list[str]:
+    rows = [
+        "| arm | mean ± sd | median | best in | S2D lower in | MSE over S2D's, geometric mean "
+        "| p (Wilcoxon, paired, log MSE) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for arm, label in ARMS.items():
+        a = arms[arm]
+        paired = (
+            f"{a['s2d_lower']} of {seeds} | {a['ratio']:.2g} | {a['p']:.2g}"
+            if "ratio" in a
+            else "– | – | –"
+        )
+        rows.append(
+            f"| {label} | {a['mean']:.3g} ± {a['sd']:.3g} | {a['median']:.2g} "
+            f"| {a['best']} of {seeds} | {paired} |"
+        )
+    return rows
+
+
+def _findings(numbers: dict[str, Any], seeds: int) -> list[str]:
+    law, (stable, splits) = numbers["eigenvalues"], numbers["stable"]
+    lowest = {k: min(ARMS, key=lambda arm: numbers["arms"][arm][k]) for k in ("mean", "median")}
+    return [
+        f"- Lowest mean: {ARMS[lowest['mean']]}; lowest median: {ARMS[lowest['median']]}.",
+        f"- Eigenvalue against loss decrease, 7 → 8 neurons, five smallest λ_min of each seed, "
+        f"right after the split: r from {min(law['r']):.6f} to {max(law['r']):.6f}; fitted slope "
+        f"over the theorem's ε²/2 from {min(law['slope']):.4f} to {max(law['slope']):.4f}.",
+        f"- The same after a phase of training from each split: r from "
+        f"{min(law['r_trained']):.3f} to {max(law['r_trained']):.3f}, median "
+        f"{median(law['r_trained']):.3f}.",
+        f"- Decrease largest at angle 0 to the minimum eigenvector: {numbers['angle_zero']} of "
+        f"{seeds} seeds.",
+        f"- S2D split a neuron of positive index (splitting stable) {stable} of {splits} times.",
+        f"- Share of S2D's final squared error at points that no neuron sees (all |z| > 4): "
+        f"median {median(numbers['blind']):.0%}, from {min(numbers['blind']):.0%} to "
+        f"{max(numbers['blind']):.0%}.",
+    ]
+
+
+def _seed_table(results: Sequence[Result]) -> list[str]:
+    rows = [
+        "| seed | variance of y | " + " | ".join(ARMS.values()) + " | r | r, trained | unseen |",
+        "|" + "---|" * (len(ARMS) + 5),
+    ]
+    for r in results:
+        values = " | ".join(f"{r['arms'][arm]['mse']:.2g}" for arm in ARMS)
+        law = r["eigenvalues"]
+        rows.append(
+            f"| {r['seed']} | {r['variance']:.2g} | {values} | {law['r']:.6f} "
+            f"| {law['r_trained']:.3f} | {r['blind']:.0%} |"
+        )
+    return rows
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file, whole or not at all."""
+    data = content.encode() if isinstance(content, str) else content
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)

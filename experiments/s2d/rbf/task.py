@@ -1,0 +1,74 @@
+"""The problem: points of a random sum of 15 radial basis functions on a line.
+
+Shape letters: `S` points, `W` neurons.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ramify.models.rbf import RBF, VARIANCE, build
+
+TRUE_NEURONS = 15
+POINTS = 1000
+REACH = 5.0  # the points lie in [-REACH, REACH]
+SPREAD = math.sqrt(VARIANCE)
+DTYPE = torch.float64
+
+
+@dataclass(frozen=True)
+class Task:
+    """A true function and its points, of one seed.
+
+    Attributes:
+        seed: what everything is drawn from.
+        truth: the true function.
+        x: (S, 1).
+        y: (S, 1), the true function at `x`, without noise.
+    """
+
+    seed: int
+    truth: RBF
+    x: Tensor
+    y: Tensor
+
+
+def stream(seed: int, name: str) -> Generator:
+    """A generator of its own for each seed and purpose, so that no arm moves another's draws."""
+    digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=7).digest()
+    return Generator().manual_seed(int.from_bytes(digest, "big"))
+
+
+def network(width: int, generator: Generator, spread: float = SPREAD) -> RBF:
+    """A network of `width` neurons, all weights drawn from N(0, spread²); N(0, 3) by default."""
+    net = build(width=width).to(DTYPE)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(std=spread, generator=generator)
+    return net
+
+
+def make_task(seed: int) -> Task:
+    """The true function and the points of a seed."""
+    generator = stream(seed, "task")
+    truth = network(TRUE_NEURONS, generator)
+    x = (2 * torch.rand(POINTS, 1, generator=generator, dtype=DTYPE) - 1) * REACH
+    with torch.no_grad():
+        return Task(seed, truth, x, truth(x))
+
+
+def squared_error(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """The loss as Ramify takes it: shape (S,), one number for each point."""
+    x, y = batch
+    return (model(x) - y).square().squeeze(1)
+
+
+def mse(model: nn.Module, task: Task) -> float:
+    """The mean squared error on the task's points."""
+    with torch.no_grad():
+        return float(squared_error(model, (task.x, task.y)).mean())
