@@ -252,22 +252,22 @@ def test_dtype_memory_format_and_requires_grad_are_kept() -> None:
 
 
 def test_module_attributes_follow() -> None:
-    graph, inputs = traced("Grouped")
+    graph, _ = traced("Grouped")
     ramify.apply(graph, [Split("a:0", 0), Split("a:1", 1), Split("b", 2)])
     a, b, c = graph.model.a, graph.model.b, graph.model.c
     assert (a.in_channels, a.out_channels, a.groups) == (3, 12, 1)
     assert (b.in_channels, b.out_channels, b.groups) == (12, 15, 3)
     assert (c.in_channels, c.out_channels) == (15, 2)
-    graph, inputs = traced("GroupNorm")
+    graph, _ = traced("GroupNorm")
     ramify.apply(graph, [Split("a:0", 0), Prune("d", 0)])
     assert (graph.model.n.num_groups, graph.model.n.num_channels) == (3, 9)
     assert (graph.model.o.num_groups, graph.model.o.num_channels) == (1, 4)
-    graph, inputs = traced("LayerAndRMSNorm")
+    graph, _ = traced("LayerAndRMSNorm")
     ramify.apply(graph, [Prune("a", 0), Prune("b", 0), Prune("d", 0)])
     model = graph.model
     assert [n.normalized_shape for n in (model.n, model.m, model.o)] == [(5,), (4,), (3,)]
     assert (model.b.in_features, model.b.out_features) == (5, 4)
-    graph, inputs = traced("InstanceNorm")
+    graph, _ = traced("InstanceNorm")
     ramify.apply(graph, [Split("a", 0), Split("b", 0), Split("d", 0)])
     assert [getattr(graph.model, n).num_features for n in "nmo"] == [5, 6, 4]
     graph, _ = traced("TiedEmbedding")

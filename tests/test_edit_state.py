@@ -299,3 +299,15 @@ def test_a_forward_that_fails_after_the_edit_takes_it_back() -> None:
         ramify.apply(graph, [Split("a", 0)])
     assert snapshot(model) == before
     loss(model, torch.randn(2, 3))
+
+
+def test_sparse_gradients_follow() -> None:
+    model = nn.Sequential(nn.Embedding(7, 4, sparse=True), nn.Flatten(), nn.Linear(12, 2))
+    x = torch.tensor([[0, 3, 3], [6, 1, 0]])
+    model(x).sum().backward()
+    old = model[0].weight.grad.to_dense()
+    ramify.apply(ramify.trace(model, x), [Split("0", 1, (0.25, 0.75)), Prune("0", 3)])
+    grad = model[0].weight.grad
+    assert grad.is_sparse
+    expected = torch.stack([old[:, 0], 0.25 * old[:, 1], old[:, 2], 0.75 * old[:, 1]], dim=1)
+    torch.testing.assert_close(grad.to_dense(), expected)

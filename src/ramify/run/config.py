@@ -170,7 +170,7 @@ COMMON: dict[str, Any] = {
     "device": "cpu",
 }
 # One thread for the small net: on tensors of its size a second one only waits for the first.
-SMALL = {"model": "digits_net", "width": 4, "step": 0.3, "probe_samples": 1024, "threads": 1}
+SMALL = {"model": "digits_net", "width": 4, "step": 0.1, "probe_samples": 1024, "threads": 1}
 LARGE = {"model": "vgg19", "width": 16, "step": 0.01, "probe_samples": 512}
 MNIST = SMALL | {"epochs": 2, "batch_size": 128, "weight_decay": 5e-4}
 CIFAR = LARGE | {"rounds": 2, "epochs": 4, "batch_size": 64, "weight_decay": 1e-4}

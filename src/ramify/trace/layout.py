@@ -187,17 +187,23 @@ def reindex(
             continue
         index = torch.from_numpy(sources(term, changes)).to(out.device)
         out = out.index_select(dim, index)
-        scale = law(factors(term, changes, scaled[dim]))
-        if not np.all(scale == 1.0):
-            shape = [1] * out.dim()
-            shape[dim] = -1
-            values = torch.from_numpy(scale).to(device=out.device, dtype=out.dtype)
-            out = out * values.view(shape)
+        _multiply(out, dim, law(factors(term, changes, scaled[dim])))
     for memory_format, rank in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
         other = tensor.dim() == rank and not tensor.is_contiguous()
         if other and tensor.is_contiguous(memory_format=memory_format):
             return out.contiguous(memory_format=memory_format)
     return out.contiguous()
+
+
+def _multiply(tensor: Tensor, dim: int, scale: NDArray[np.float64]) -> None:
+    """Scale the positions of one dimension in place: few, so the others are not passed over."""
+    where = np.flatnonzero(scale != 1.0)
+    if where.size:
+        index = torch.from_numpy(where).to(tensor.device)
+        values = torch.from_numpy(scale[where]).to(device=tensor.device, dtype=tensor.dtype)
+        shape = [1] * tensor.dim()
+        shape[dim] = -1
+        tensor.index_copy_(dim, index, tensor.index_select(dim, index) * values.view(shape))
 
 
 def put(tensor: Tensor, value: Tensor) -> None:

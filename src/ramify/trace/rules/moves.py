@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ramify.trace.labels import Labels, rule
-from ramify.trace.recorder import Op, Ref
+from ramify.trace.recorder import Op
 from ramify.trace.terms import (
     UNIT,
     Atom,
