@@ -209,3 +209,101 @@ def test_losses_that_cannot_be_probed_are_refused() -> None:
     net.a.weight.data[0, 0] = float("inf")
     with pytest.raises(ramify.RamifyError, match=r"'a\.weight' holds values that are not finite"):
         method.propose(graph, per_sample, [batch])
+
+
+class Writing(nn.Module):
+    """Writes into its input, and through a view into a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.register_buffer("seen", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen[0] += 1
+        return self.b(torch.tanh(self.a(x.sub_(0.5).mul_(1.3))))
+
+
+def test_forwards_that_write_change_neither_batch_nor_buffers_nor_the_matrix() -> None:
+    net = Writing().double()
+    x, y = torch.randn(9, 4).double(), torch.randint(0, 3, (9,))
+    kept = x.clone()
+    found = ramify.splitting_matrix(ramify.trace(net, x), "a", per_sample, [(x, y)])
+    assert torch.equal(x, kept)
+    assert torch.equal(net.seen, torch.zeros(2))
+    plain = nn.Sequential(net.a, nn.Tanh(), net.b)
+    scaled = (kept - 0.5) * 1.3
+    wanted = ramify.splitting_matrix(ramify.trace(plain, scaled), "0", per_sample, [(scaled, y)])
+    assert torch.equal(found, wanted)
+    assert found.abs().max() > 0
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.tanh(self.a(x + torch.randn_like(x))))
+
+
+def test_noise_is_drawn_once_and_the_random_state_stays() -> None:
+    net, batch = Noisy(), (torch.randn(9, 4), torch.randint(0, 3, (9,)))
+    graph, state = ramify.trace(net, batch[0]), torch.get_rng_state()
+    one, two = (ramify.splitting_matrix(graph, "a", per_sample, [batch]) for _ in range(2))
+    assert torch.equal(one, two)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Attentive(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(6, 8)
+        self.o, self.f = nn.Linear(8, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (layer(x)[:, None] for layer in (self.q, self.k, self.v))
+        return self.f(
+            torch.tanh(self.o(nn.functional.scaled_dot_product_attention(q, k, v)[:, 0])).mean(1)
+        )
+
+
+def normed() -> nn.Module:
+    weight_norm = nn.utils.parametrizations.weight_norm
+    return nn.Sequential(weight_norm(nn.Linear(6, 5)), nn.Softplus(), nn.Linear(5, 2))
+
+
+@pytest.mark.parametrize(
+    "net, shape, group",
+    [(Attentive(), (7, 4, 6), "o"), (normed(), (7, 6), "0")],
+    ids=["attention", "weight-norm"],
+)
+def test_fused_operations_are_differentiated_right(
+    net: nn.Module, shape: tuple[int, ...], group: str
+) -> None:
+    net = net.double()
+    batch = (torch.randn(shape).double(), torch.randint(0, 2, shape[:1]))
+    graph = ramify.trace(net, batch[0])
+    matrix = ramify.splitting_matrix(graph, group, per_sample, [batch])
+    loss = really_split(net, batch, graph[group].name, channel=1)
+    for _ in range(3):  # by differences: torch's own second derivatives are what is in doubt
+        v = torch.randn(matrix.shape[1]).double()
+        with torch.no_grad():
+            curve = 2 * (loss(1e-3 * v) - loss(0 * v)) / 1e-6
+        assert float(v @ matrix[1] @ v) == pytest.approx(float(curve), rel=1e-3, abs=1e-6)
+        assert abs(float(curve)) > 1e-5
+
+
+def test_half_precision_can_be_probed() -> None:
+    batch = (torch.randn(16, 4).bfloat16(), torch.randint(0, 3, (16,)))
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).bfloat16()
+    graph = ramify.trace(net, batch[0])
+    assert len(ramify.SplittingDescent().propose(graph, per_sample, [batch])) == 8
+
+
+def test_an_old_graph_is_refused() -> None:
+    net, batch = prepared("perceptron")
+    graph = ramify.trace(net, batch[0])
+    ramify.apply(graph, [ramify.Split("a", 0)])
+    with pytest.raises(ramify.RamifyError, match="trace again"):
+        ramify.SplittingDescent().propose(graph, per_sample, [batch])

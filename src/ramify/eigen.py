@@ -34,7 +34,7 @@ def exact_extremes(matrices: Tensor) -> Extremes:
     Returns:
         Values (W,) and unit vectors (W, D).
     """
-    symmetric = (matrices + matrices.mT) / 2
+    symmetric = _wide((matrices + matrices.mT) / 2)
     values, vectors = torch.linalg.eigh(symmetric)
     return Extremes(values[:, 0], vectors[:, :, 0], values[:, -1], vectors[:, :, -1])
 
@@ -45,15 +45,15 @@ def lanczos_extremes(
     like: Tensor,
     *,
     tolerance: float = 1e-3,
-    most: int = 32,
+    most: int = 64,
     seed: int = 0,
 ) -> list[Extremes]:
     r"""Extreme eigenpairs of every channel of every group, from matrix-vector products alone.
 
     Every channel runs its own Lanczos recurrence with full reorthogonalisation, all advanced by
     the same product. A Ritz pair's residual is :math:`|\beta_K s_K|`; the run stops when both ends
-    of every channel have residuals below `tolerance` times the channel's spectral radius, or when
-    the Krylov space is exhausted.
+    of every channel have residuals below `tolerance` times the channel's spectral radius and their
+    signs are sure, or when the Krylov space is exhausted.
 
     Args:
         product: S·v for one vector a channel: list of (W, D) -> list of (W, D).
@@ -80,17 +80,22 @@ def lanczos_extremes(
     return [run.extremes() for run in runs]
 
 
+def _wide(tensor: Tensor) -> Tensor:
+    """Half precision as float32: decompositions know no less."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 class _Run:
     """The Lanczos recurrences of one group."""
 
     def __init__(self, width: int, size: int, like: Tensor, generator: torch.Generator) -> None:
         self._size = size
         self._generator = generator
-        self._like = like
+        self._like = _wide(like)
         self._basis: list[Tensor] = []
         self._alpha: list[Tensor] = []
         self._beta: list[Tensor] = []
-        self._tiny = 1e3 * torch.finfo(like.dtype).eps
+        self._tiny = 1e3 * torch.finfo(self._like.dtype).eps
         self.next = self._fresh(width)
 
     def done(self) -> bool:
@@ -112,7 +117,7 @@ class _Run:
         """One step of every channel, from S times its last vector."""
         if self.done():
             return
-        vector = self.next
+        vector, result = self.next, _wide(result)
         self._basis.append(vector)
         self._alpha.append((result * vector).sum(1))
         rest = self._orthogonal(result)
@@ -148,7 +153,11 @@ class _Run:
         values, vectors = self._ritz()
         radius = values.abs().max(1).values.clamp_min(1e-30)
         last = vectors[:, -1, :] * self._beta[-1][:, None]
-        ends = torch.stack([last[:, 0], last[:, -1]]).abs() / radius
+        ends = torch.stack([last[:, 0], last[:, -1]]).abs()
+        # An end whose sign is not sure yet goes on: on the sign hangs whether splitting pays.
+        unsure = ends > torch.stack([values[:, 0], values[:, -1]]).abs()
+        ends = ends / radius
+        ends = torch.where(unsure & (ends > self._tiny), torch.inf, ends)
         if len(self._alpha) < min(3, self._size):
             return float("inf")
         return float(ends.max())

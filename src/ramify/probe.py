@@ -11,7 +11,9 @@ each consumer's own read; once cut at every read, for Q.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.replay import replay
 from ramify.trace import ChannelGraph, ChannelGroup
@@ -93,7 +96,9 @@ class Probe:
         beta: float | None,
     ) -> None:
         self._targets = chosen
-        tape = record(graph.model, lambda: checked_loss(loss, graph.model, batch), batch)
+        with _recurrent_layers_written_out(graph.model):
+            run = lambda: checked_loss(loss, graph.model, batch)  # noqa: E731
+            tape = record(graph.model, run, batch, draws=True)
         self.samples = int(tape.results[0].numel())
         constants = {n: t.detach() for n, t in tensors_of(graph.model).items()}
         reads = _reads(graph, tape)
@@ -227,6 +232,18 @@ def _reads(graph: ChannelGraph, tape: Tape) -> dict[int, Ref]:
     }
 
 
+@contextlib.contextmanager
+def _recurrent_layers_written_out(model: nn.Module) -> Iterator[None]:
+    """Fused recurrent layers cannot be replayed; without them torch takes plain operations."""
+    if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a setting of other hardware, on the way in and out
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
 def _read_gradients(
     tape: Tape, tensors: Mapping[str, Tensor], reads: Mapping[int, Ref]
 ) -> dict[int, Tensor]:
@@ -267,6 +284,7 @@ def probes(
     Raises:
         RamifyError: no batch, no group to probe, or a loss or weight that is not finite.
     """
+    check_current(graph)
     check_weights(graph.model)
     chosen = targets(graph)
     made = [Probe(graph, chosen, loss, batch, beta) for batch in batches]

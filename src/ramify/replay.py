@@ -39,14 +39,12 @@ def replay(
     """
     env: dict[int, Tensor] = dict(tape.constants)
     env.update({index: tensors[name] for index, name in tape.names.items()})
-    outside = set(env)
+    if any(_written(op) is not None for op in tape.ops):  # perhaps through a view: all are copied
+        env = {index: tensor.clone() for index, tensor in env.items()}
     for position, op in enumerate(tape.ops):
         if until is not None and position > until:
             break
         target = _written(op)
-        if target is not None and target.index in outside:
-            env[target.index] = env[target.index].clone()  # the caller's tensor is not ours
-            outside.discard(target.index)
         read = reads.get(position)
         swapped = at_read(position, env[read.index]) if read is not None else None
 
@@ -56,13 +54,57 @@ def replay(
             return swapped if leaf == read else env[leaf.index]
 
         args, kwargs = tree_map(value, op.args), tree_map(value, op.kwargs)
-        result = _execute(op, args, kwargs, beta, in_place=target is not None)
-        for ref, tensor in zip(op.results(), _tensors(result), strict=True):
+        if position in tape.drawn:
+            result = _redraw(args, tape.drawn[position], in_place=target is not None)
+        else:
+            result = _execute(op, args, kwargs, beta, in_place=target is not None)
+        for ref, tensor in zip(op.results(), _tensors(result), strict=False):
             env[ref.index] = tensor
     return env
 
 
+def _redraw(args: Any, drawn: list[Tensor], *, in_place: bool) -> list[Tensor]:
+    """What a random operation gave when the tape was made."""
+    return [args[0].copy_(drawn[0])] if in_place else drawn
+
+
+def _attention(given: dict[str, Any]) -> Any:
+    """Fused attention as matrix products: torch differentiates the fused form only once."""
+    mask = given.get("attn_mask", given.get("attn_bias"))
+    return torch.ops.aten._scaled_dot_product_attention_math(
+        given["query"],
+        given["key"],
+        given["value"],
+        mask,
+        0.0,
+        given.get("is_causal", False),
+        scale=given.get("scale"),
+    )[0]
+
+
+def _weight_norm(given: dict[str, Any]) -> Any:
+    """G · v / ‖v‖ written out: torch's own second derivative of the fused form is wrong."""
+    v, g = given["v"], given["g"]
+    others = [dim for dim in range(v.dim()) if dim != given.get("dim", 0)]
+    norm = torch.linalg.vector_norm(v, dim=others, keepdim=True)
+    return v * (g / norm), norm
+
+
+_WRITTEN_OUT: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "aten::_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "aten::_scaled_dot_product_flash_attention": _attention,
+    "aten::_scaled_dot_product_efficient_attention": _attention,
+    "aten::_scaled_dot_product_cudnn_attention": _attention,
+    "aten::_scaled_dot_product_fused_attention_overrideable": _attention,
+    "aten::_weight_norm_interface": _weight_norm,
+}
+
+
 def _execute(op: Op, args: Any, kwargs: Any, beta: float | None, *, in_place: bool) -> Any:
+    plain = _WRITTEN_OUT.get(op.name)
+    if plain is not None:
+        names = [argument.name for argument in op.func._schema.arguments]
+        return plain(dict(zip(names, args, strict=False)) | kwargs)
     kinks = kinks_of(op.name, args, kwargs) if beta is not None else None
     if kinks is None or beta is None or not args[0].requires_grad:
         return op.func(*args, **kwargs)

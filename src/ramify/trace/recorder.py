@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -70,6 +71,8 @@ class Tape:
     inputs: set[int] = field(default_factory=set)
     constants: dict[int, Tensor] = field(default_factory=dict)
     """Tensors that came from outside: inputs, and what the forward found elsewhere."""
+    drawn: dict[int, list[Tensor]] = field(default_factory=dict)
+    """What random operations gave, by operation, where the run was asked to keep it."""
     outputs: list[Ref] = field(default_factory=list)
     results: list[Tensor] = field(default_factory=list)
     """The values of the run's outputs."""
@@ -112,9 +115,12 @@ class Recorder(TorchDispatchMode):
         """Torch would import its compiler (seconds) to keep it out of here; `_eager` does that."""
         return False
 
-    def __init__(self, model: nn.Module, inputs: Any = (), watch: Watch | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, inputs: Any = (), watch: Watch | None = None, *, draws: bool = False
+    ) -> None:
         super().__init__()
         self.tape = Tape()
+        self._draws = draws
         self._watch = watch
         self._seen: dict[int, tuple[weakref.ref[Tensor], Ref]] = {}
         self._by_memory: dict[tuple[Any, ...], Ref] = {}
@@ -149,6 +155,7 @@ class Recorder(TorchDispatchMode):
             return alias
         ref = self._number(tensor)
         self.tape.constants[ref.index] = tensor
+        self._unwritten.setdefault(_storage(tensor), []).append(tensor.data)
         return ref
 
     def find(self, tensor: Tensor) -> Ref | None:
@@ -157,13 +164,13 @@ class Recorder(TorchDispatchMode):
         return known[1] if known is not None and known[0]() is tensor else None
 
     def take_back_writes(self) -> None:
-        """Parameters that the run wrote into get their values back."""
+        """Parameters and outside tensors that the run wrote into get their values back."""
         with torch.no_grad():
             for data, value in self._written:
                 data.copy_(value)
 
     def _keep(self, func: Any, args: tuple[Any, ...]) -> None:
-        """Copy the parameters that an operation is about to write into."""
+        """Copy the parameters and outside tensors that an operation is about to write into."""
         for argument, declared in zip(args, func._schema.arguments, strict=False):
             if declared.alias_info is None or not declared.alias_info.is_write:
                 continue
@@ -194,6 +201,9 @@ class Recorder(TorchDispatchMode):
             return (None if moved else self.find(leaf)) or self._number(leaf)
 
         op.outputs = tree_map(number, result)
+        if self._draws and torch.Tag.nondeterministic_seeded in func.tags:
+            found = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            self.tape.drawn[len(self.tape.ops)] = [leaf.clone() for leaf in found]
         self.tape.ops.append(op)
         if self._watch is not None:
             self._watch(op, [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
@@ -258,6 +268,7 @@ def record(
     *,
     training: bool = False,
     watch: Watch | None = None,
+    draws: bool = False,
 ) -> Tape:
     """Run `run` once without gradients and return its tape; the model stays as it was.
 
@@ -267,12 +278,13 @@ def record(
         inputs: tensors that count as the run's inputs.
         training: the mode to run the model in.
         watch: called after each operation with its entry on the tape and what it returned.
+        draws: keep what random operations give, so that a replay repeats it.
 
     Returns:
-        The tape. Only the values of the outputs are kept.
+        The tape. Only the values of the outputs are kept, and of draws where asked.
 
     """
-    recorder = Recorder(model, inputs, watch)
+    recorder = Recorder(model, inputs, watch, draws=draws)
     torch.clear_autocast_cache()  # weights cast before, or of another shape, or without gradient
     with untouched(model), torch.no_grad(), _eager(), recorder.watching_modules():
         model.train(training)
@@ -311,7 +323,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Whatever runs inside, the model and the random states come back as they were.
 
     Buffers, modes, attributes, the contents of lists, tables and sets, and which tensors the
-    parameters are; a `Recorder` keeps the values that a run writes into parameters.
+    parameters are; a `Recorder` keeps the values that a run writes into parameters. Autograd
+    counts writes, so that a graph made before would refuse its backward pass: not these.
     """
     kept = [_keep_module(module) for module in model.modules()]
     values = [(b, b.detach().clone()) for b in model.buffers()]
@@ -319,7 +332,10 @@ def untouched(model: nn.Module) -> Iterator[None]:
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     fast_path = torch.backends.mha.get_fastpath_enabled()
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices):
+    with contextlib.ExitStack() as versions, torch.random.fork_rng(devices):
+        for tensor in tensors_of(model).values():
+            if not tensor.is_inference():
+                versions.enter_context(_unsafe_preserve_version_counter(tensor))
         # The fused encoder layer is one opaque operation; its plain form is the same function.
         torch.backends.mha.set_fastpath_enabled(False)
         try:
