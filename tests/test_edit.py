@@ -107,6 +107,26 @@ def test_every_group_can_be_pruned_to_one_channel(name: str) -> None:
         assert all(torch.isfinite(out).all() for out in outputs(graph.model, inputs))
 
 
+def test_what_is_known_of_a_group_survives_the_end_of_its_neighbour() -> None:
+    """With one group left, the axis of groups is gone; what counts its channels still does."""
+
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 8, 1, groups=2)
+            self.c = nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.tanh(self.a(x)) / self.b.weight.size(1)
+            return self.c(torch.tanh(self.b(x)))
+
+    model, x = Counted().double(), torch.randn(1, 3, 2, 2, dtype=torch.float64)
+    graph = ramify.trace(model, x)
+    assert [ability(graph[name]) for name in ("a:0", "a:1")] == ["2 split", "3 inexact"]
+    graph = ramify.apply(graph, [Prune("a:0", 0)])
+    assert ability(graph["a"]) == "3 inexact"
+
+
 @pytest.mark.parametrize("name", ["ResidualStream", "Depthwise", "Conv3d", "PixelShuffle"])
 def test_edited_networks_train(name: str) -> None:
     graph, inputs = traced(name)

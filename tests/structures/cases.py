@@ -192,6 +192,21 @@ class Auxiliary(nn.Module):
         return (out, self.aux(x)) if self.training else out
 
 
+@structure((2, 4), {"a": "5 frozen", "b": "6 split", "c": "2 frozen"})
+class TrainsOtherwise(nn.Module):
+    """The same layers, wired in another way in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(x))
+        if self.training:
+            x = x.roll(1, dims=1)
+        return self.c(torch.relu(self.b(x)))
+
+
 @structure((2, 4), {"a": "5 split", "b": "2 frozen"})
 class InPlaceOnInput(nn.Module):
     """The forward writes into its own input, and changes its shape in place."""

@@ -124,6 +124,27 @@ def test_a_wide_layer_s_width_is_seen_behind_any_gain(gain: float, dtype: torch.
     assert ability(graph["stem"]) == "4 split"
 
 
+def test_coarse_numbers_accuse_nobody() -> None:
+    """Half precision inside a forward: every comparison allows for it, also between floats."""
+
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Linear(4, 24), nn.Linear(24, 2)
+            self.layers = nn.ModuleList(nn.Linear(24, 24) for _ in range(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                for layer in self.layers:
+                    x = torch.tanh(3 * layer(x)).float()
+            return self.head(x)
+
+    graph = ramify.trace(Half(), torch.randn(3, 4))
+    assert {ability(group) for group in graph.groups} == {"24 split", "2 frozen"}
+    ramify.apply(graph, [ramify.Split(group.name, 1) for group in graph.groups if group.can_split])
+
+
 def test_rounding_alone_accuses_nobody() -> None:
     """Zeros up to rounding (a mean after an instance norm) are no evidence."""
     model = nn.Sequential(

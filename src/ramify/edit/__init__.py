@@ -7,6 +7,7 @@ it is multiplied by a scale. Pruning drops indices, splitting repeats them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from torch.optim import Optimizer
 
@@ -14,7 +15,7 @@ from ramify.edit.carry import Follower, Swap, stage_follower, stage_model, stage
 from ramify.edit.plan import Edit, Plan, Prune, Split, check_current, plan_edits
 from ramify.errors import RamifyError
 from ramify.trace import ChannelGraph
-from ramify.trace.layout import new_size
+from ramify.trace.layout import new_size, resized
 from ramify.trace.recorder import Tape, call, record
 from ramify.trace.rehearse import near_equal
 from ramify.trace.terms import Atom, leaves
@@ -60,12 +61,14 @@ def apply(
 
     Source: the split is S2D (Liu et al., 2019), Theorem 2.3 and Algorithm 1, step 4.
     """
-    edits = list(edits)
+    edits = [edits] if isinstance(edits, (Prune, Split)) else list(edits)
     check_current(graph)
     plan = plan_edits(graph, edits)
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or [])
-    check = all(isinstance(edit, Split) for edit in edits)
-    before = _run(graph) if check else None
+    whole = all(isinstance(edit, Split) for edit in edits)
+    before = _run(graph) if whole else None
+    if not whole:
+        _rehearse_splits(graph, edits)
     swap = Swap()
     try:
         stage_model(swap, graph, plan)
@@ -85,6 +88,17 @@ def apply(
         swap.undo()
         raise
     return edited
+
+
+def _rehearse_splits(graph: ChannelGraph, edits: Sequence[Edit]) -> None:
+    """Splits that go together with prunes are tried without them: alone they change nothing."""
+    splits = [replace(edit, offsets={}) for edit in edits if isinstance(edit, Split)]
+    if splits:
+        changes = plan_edits(graph, splits).changes
+        before = _run(graph)
+        with resized(graph.model, graph.dims, graph.readers, graph.attributes, changes):
+            after = _run(graph)
+        _check_outputs(before, after)
 
 
 def _run(graph: ChannelGraph) -> Tape:

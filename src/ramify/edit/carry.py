@@ -216,6 +216,12 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Opti
             "LBFGS keeps one history for all parameters together, which no edit can follow: use "
             "another optimizer, or make a new one after the edit"
         )
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(tensor) in held for tensor in tensors.values()):
+        raise RamifyError(
+            f"this {type(optimizer).__name__} holds no parameter of the model: give the optimizer "
+            "that trains it"
+        )
     for name, terms in _touched(graph, plan.changes):
         parameter = tensors[name]
         state: dict[str, Any] = optimizer.state.get(parameter, {})

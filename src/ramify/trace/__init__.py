@@ -13,7 +13,7 @@ import ramify.trace.rules  # noqa: F401  (registers every rule)
 from ramify.errors import RamifyError
 from ramify.trace.groups import ChannelGraph, ChannelGroup, build_graph
 from ramify.trace.labels import Labels
-from ramify.trace.recorder import aliases_of, call, record, tensors_of
+from ramify.trace.recorder import Tape, aliases_of, call, record, tensors_of
 from ramify.trace.rehearse import Rehearsal, Verdicts, recall
 from ramify.trace.roles import attributes_of, readers_of, roles_of
 from ramify.trace.terms import Atom, freeze, leaves
@@ -79,13 +79,20 @@ def _trace(
     known: Verdicts | None,
 ) -> ChannelGraph:
     labels = Labels({n: tuple(t.shape) for n, t in tensors_of(model).items()}, aliases_of(model))
+    verdicts = known or Verdicts()
     runs: list[Run] = [(x, False) for x in (inputs, *also)]
-    takes = [_label(model, labels, run, edit_outputs) for run in runs]
-    if any(name not in labels.carried for name, _ in model.named_parameters()):
-        train: Run = (inputs, True)
-        with contextlib.suppress(Exception):  # a forward that cannot train on these inputs
-            takes.append(_label(model, labels, train, edit_outputs))
-            runs.append(train)
+    takes = []
+    for run in runs:
+        take = Take()
+        takes.append(take)
+        _label(labels, take, _record(model, run, take), edit_outputs)
+    training = None if verdicts.trains_alike else _train(model, inputs)
+    if training is not None:
+        verdicts.trains_alike = _course(model, training) == _course(model, takes[0].tape)
+        if not verdicts.trains_alike:
+            runs.append((inputs, True))
+            takes.append(Take())
+            _label(labels, takes[-1], training, edit_outputs)
     _freeze_unseen_branches(model, labels)
     shared = _shared_memory(model)
     rehearsal = Rehearsal(
@@ -97,33 +104,50 @@ def _trace(
         attributes=lambda: attributes_of(model, labels),
         roles=lambda: roles_of(labels),
         shared=shared,
+        verdicts=verdicts,
     )
     if known is None:
         rehearsal.settle()
     else:
         recall(labels, known)
-        rehearsal.verdicts = known
     return build_graph(
         model,
         inputs,
         labels,
         [take.tape for take in takes],
-        rehearsal.verdicts,
+        verdicts,
         shared,
-        lambda verdicts: _trace(model, inputs, also, edit_outputs, verdicts),
+        lambda known: _trace(model, inputs, also, edit_outputs, known),
     )
 
 
-def _label(model: nn.Module, labels: Labels, run: Run, edit_outputs: bool) -> Take:
+def _record(model: nn.Module, run: Run, take: Take | None = None) -> Tape:
     inputs, training = run
-    take = Take()
-    tape = record(
-        model, lambda: call(model, inputs), inputs, training=training, watch=take.watcher()
-    )
+    watch = take.watcher() if take is not None else None
+    return record(model, lambda: call(model, inputs), inputs, training=training, watch=watch)
+
+
+def _train(model: nn.Module, inputs: Any) -> Tape | None:
+    with contextlib.suppress(Exception):  # a forward that cannot train on these inputs
+        return _record(model, (inputs, True))
+    return None
+
+
+def _label(labels: Labels, take: Take, tape: Tape, edit_outputs: bool) -> None:
     labels.run(tape)
     take.keep(tape, labels)
     labels.keep_outputs(edit_outputs)
-    return take
+
+
+def _course(model: nn.Module, tape: Tape) -> list[tuple[str, str, list[tuple[int, ...]]]]:
+    """What a run did apart from the layers that are meant to differ in training."""
+    modal = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+    left_out = {name for name, module in model.named_modules() if isinstance(module, modal)}
+    return [
+        (op.name, op.module, [tape.shape(ref) for ref in op.results()])
+        for op in tape.ops
+        if op.module not in left_out
+    ]
 
 
 def _shared_memory(model: nn.Module) -> dict[str, str]:

@@ -49,6 +49,8 @@ class Verdicts:
     unsplit: dict[Key, str] = field(default_factory=dict)
     inexact: dict[Key, str] = field(default_factory=dict)
     tied: set[int] = field(default_factory=set)
+    trains_alike: bool = False
+    """Whether the forward in train mode does what it does in eval mode."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Rehearsal:
             if failure is None:
                 break
             self._blame(failure, atoms)
+        self._shrink([atom for atom in exact if atom.size > 1 and not atom.no_split])
         for atom, key in places(self.labels).items():
             for known, why in zip(
                 (self.verdicts.frozen, self.verdicts.unsplit, self.verdicts.inexact),
@@ -112,6 +115,31 @@ class Rehearsal:
             and any("producer" in seen for seen in places.values())
             and not any(name in self.shared for name, _ in places)
         ]
+
+    def _shrink(self, atoms: Sequence[Atom]) -> None:
+        """Take a channel from each group: it must equal zeroing that channel where it is read."""
+        culprits = _told_apart([[atom] for atom in atoms], lambda some: not self._shrinks(some))
+        for atom in culprits:
+            if self._shrinks([atom]) is None:
+                freeze(atom, "the forward fails with a channel less")
+            else:
+                why = "the output depends on the number of channels, which the forward reads"
+                forbid_split(atom, why)
+                mark_inexact(atom, why)
+
+    def _shrinks(self, atoms: Sequence[Atom]) -> bool | None:
+        """Whether removing channel 0 of each equals zeroing it; None where the forward fails."""
+        zeroed = {a: Change(np.arange(a.size), np.minimum(np.arange(a.size), 1.0)) for a in atoms}
+        removed = {a: Change(np.arange(1, a.size), np.ones(a.size - 1)) for a in atoms}
+        inputs, tapes = self.runs[0][0], []
+        for changes in (zeroed, removed):
+            with resized(self.model, *self._known, changes):
+                try:
+                    run = lambda: call(self.model, inputs)  # noqa: E731
+                    tapes.append(record(self.model, run, inputs))
+                except Exception:
+                    return None
+        return near_equal(*tapes)
 
     # One run -----------------------------------------------------------------------------
 

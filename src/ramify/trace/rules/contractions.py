@@ -106,6 +106,8 @@ def convolution(labels: Labels, op: Op) -> None:
 
 
 def _factor(term: Term, groups: int, why: str) -> tuple[Term, Term]:
+    if groups == 1:  # the term as it is: a slot is known by identity
+        return UNIT, term
     pair = factor(term, groups, term.size // groups)
     if pair is None:
         freeze(term, why)
