@@ -10,6 +10,7 @@ STAMP := .venv/.installed
 .PHONY: demo test lint
 
 demo: $(STAMP)
+	rm -rf runs/demo
 	$(BIN)/ramify grow --data digits --compare --seeds 3 --out runs/demo
 
 test: $(STAMP)

@@ -97,6 +97,11 @@ class GrowConfig:
         for name in ("batch_size", "probe_samples", "seeds", "threads"):
             if values[name] < 1:
                 raise RamifyError(f"{name} is {values[name]}; it must be at least 1.")
+        if config.threshold is not None and config.threshold > 0:
+            raise RamifyError(
+                f"threshold is {config.threshold}; only splitting indices below 0 pay, so it is "
+                "0 or less."
+            )
         if config.rounds < 0:
             raise RamifyError(f"rounds is {config.rounds}; it must not be negative.")
         config.training(), config.rule(), config.method()

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from ramify.cost import graph_cost
 from ramify.edit import apply
+from ramify.errors import RamifyError
 from ramify.methods import Method, Proposal
 from ramify.probe import Loss
 from ramify.run.checkpoint import read_checkpoint, restore, write_checkpoint
@@ -100,7 +101,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     """
     optimizer = make_optimizer(model, training)
     file = None if checkpoint is None else Path(checkpoint)
-    run = _Run(model, loss, data, training, optimizer, evaluate, log, tags or {}, file)
+    run = _Run(model, loss, data, training, optimizer, evaluate, log, tags or {}, file, rounds > 0)
     run.start(inputs)
     for number in range(run.round, rounds + 1):
         if number > run.round and not run.edit(method, rule, probe):
@@ -123,6 +124,7 @@ class _Run:
     log: Callable[[Event], None] | None
     tags: Mapping[str, Any]
     checkpoint: Path | None
+    growing: bool
     history: list[Event] = field(default_factory=list)
 
     @property
@@ -151,6 +153,12 @@ class _Run:
             restore(stored, self.model, self.optimizer)
             self.history = stored.state["history"]
         self.graph = trace(self.model, inputs)
+        if self.growing and not any(group.can_split for group in self.graph.groups):
+            reasons = "; ".join(f"'{g.name}': {g.why}" for g in self.graph.groups[:3])
+            raise RamifyError(
+                f"the network has no channels that can be split ({reasons}): see every reason with "
+                "print(ramify.trace(model, inputs)) or `ramify show`"
+            )
         self.began = time.monotonic() - (self.history[-1]["t"] if self.history else 0.0)
 
     def batches(self) -> Iterable[Any]:
