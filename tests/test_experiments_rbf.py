@@ -21,7 +21,14 @@ from experiments.s2d.rbf.arms import (
 from experiments.s2d.rbf.arms import (
     Path as Way,
 )
-from experiments.s2d.rbf.law import after_split, angles, blind_share, eigenvalues, restored
+from experiments.s2d.rbf.law import (
+    after_split,
+    angles,
+    blind_share,
+    decrease,
+    eigenvalues,
+    restored,
+)
 from experiments.s2d.rbf.table import summary
 from experiments.s2d.rbf.task import make_task, mse, network, squared_error, stream
 from experiments.s2d.rbf.training import fit, gradient, optimizer_of
@@ -85,17 +92,26 @@ def test_the_decrease_right_after_a_split_is_linear_in_the_eigenvalue():
     law = eigenvalues(net, task, 0.01, 5, idle)
     assert len(law["index"]) == 5
     assert law["index"] == sorted(law["index"])
-    assert law["r"] >= 0.99
-    assert law["slope"] == pytest.approx(1, abs=0.05)
+    assert law["r"]["fine"] >= 0.99999
+    assert law["slope"]["fine"] == pytest.approx(1, abs=1e-3)
+    assert law["r"]["coarse"] >= 0.99
+    assert law["slope"]["coarse"] == pytest.approx(1, abs=0.05)
 
 
 def test_the_decrease_is_largest_along_the_minimum_eigenvector():
     net, task = trained(7)
     law = angles(net, task, 0.01)
-    assert max(law["decrease"]) == law["decrease"][law["degrees"].index(0)]
+    for decreases in law["decrease"].values():
+        assert max(decreases) == decreases[law["degrees"].index(0)]
     spread = max(law["expected"]) - min(law["expected"])
-    for measured, expected in zip(law["decrease"], law["expected"], strict=True):
-        assert measured == pytest.approx(expected, abs=0.02 * spread)
+    for measured, expected in zip(law["decrease"]["fine"], law["expected"], strict=True):
+        assert measured == pytest.approx(expected, abs=1e-3 * spread)
+
+
+def test_a_decrease_is_the_difference_of_the_losses():
+    net, task = trained(3)
+    other = network(2, stream(3, "other"))
+    assert decrease(net, other, task) == pytest.approx(mse(net, task) - mse(other, task))
 
 
 def test_an_added_neuron_without_outgoing_weight_changes_nothing():

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from experiments.s2d.rbf.arms import ARMS, NEURONS, Settings
+from experiments.s2d.rbf.law import FINE
 from experiments.s2d.rbf.study import Result
 from experiments.s2d.rbf.training import EVERY
 from ramify.report.theme import LIGHT, themed
@@ -50,7 +51,7 @@ def _draw(results: Sequence[Result], settings: Settings) -> Figure:
     axes = drawn.subplots(2, 3)
     _fit(axes[0, 0], best, "(a) True and fitted function, S2D's best seed")
     _fit(axes[0, 1], middle, "(a′) The same, S2D's median seed")
-    _eigenvalues(axes[0, 2], best, settings)
+    _eigenvalues(axes[0, 2], best)
     _angles(axes[1, 0], best)
     _curves(axes[1, 1], results, settings)
     _finals(axes[1, 2], results)
@@ -62,17 +63,17 @@ def _fit(axes: Axes, result: Result, title: str) -> None:
     axes.plot(curves["x"], curves["truth"], color=INK, lw=1.4, label="true, 15 neurons")
     axes.plot(curves["x"], curves["s2d"], "--", color=COLORS["s2d"], lw=2.2, label="S2D, 8 neurons")
     axes.set(title=title, xlabel="x", ylabel="f(x)")
-    axes.margins(x=0.01, y=0.22)
+    axes.margins(x=0.01, y=0.25)
     axes.legend(loc="upper left", ncols=2)
     note = f"seed {result['seed']}, MSE {result['arms']['s2d']['mse']:.2g}"
     axes.text(0.98, 0.03, note, transform=axes.transAxes, ha="right", color=SOFT)
 
 
-def _eigenvalues(axes: Axes, result: Result, settings: Settings) -> None:
+def _eigenvalues(axes: Axes, result: Result) -> None:
     law = result["eigenvalues"]
-    gains, decrease = -np.array(law["index"]), np.array(law["decrease"])
+    gains, decrease = -np.array(law["index"]), np.array(law["decrease"]["fine"])
     line = np.array([min(gains.min(), 0.0), gains.max()]) * 1.05
-    expected = 0.5 * settings.step**2 * line
+    expected = 0.5 * FINE**2 * line
     axes.plot(line, expected, color=SOFT, lw=1.2, label="theorem: −ε²λ/2")
     axes.plot(gains, decrease, "o", color=COLORS["s2d"], ms=8, label="measured")
     axes.set(
@@ -81,14 +82,16 @@ def _eigenvalues(axes: Axes, result: Result, settings: Settings) -> None:
         ylabel="decrease of the MSE right after the split",
     )
     axes.legend(loc="upper left")
-    note = f"seed {result['seed']}, ε = {settings.step:g}, r = {law['r']:.6f}"
+    note = f"seed {result['seed']}, ε = {FINE:g}, r = {law['r']['fine']:.6f}"
     axes.text(0.98, 0.03, note, transform=axes.transAxes, ha="right", color=SOFT)
 
 
 def _angles(axes: Axes, result: Result) -> None:
     law = result["angles"]
     axes.plot(law["degrees"], law["expected"], color=SOFT, lw=1.2, label="theorem")
-    axes.plot(law["degrees"], law["decrease"], "o", color=COLORS["s2d"], ms=6, label="measured")
+    axes.plot(
+        law["degrees"], law["decrease"]["fine"], "o", color=COLORS["s2d"], ms=6, label="measured"
+    )
     axes.axvline(0, color=LIGHT["quiet"], lw=1, zorder=0)
     axes.set(
         title="(c) Angle to the minimum eigenvector, m = 7",
@@ -97,8 +100,8 @@ def _angles(axes: Axes, result: Result) -> None:
         xticks=range(-90, 91, 30),
     )
     axes.legend(loc="upper left")
-    note = f"seed {result['seed']}"
-    axes.text(0.98, 0.92, note, transform=axes.transAxes, ha="right", color=SOFT)
+    note = f"seed {result['seed']}, ε = {FINE:g}"
+    axes.text(0.5, 0.04, note, transform=axes.transAxes, ha="center", color=SOFT)
 
 
 def _curves(axes: Axes, results: Sequence[Result], settings: Settings) -> None:
@@ -110,7 +113,7 @@ def _curves(axes: Axes, results: Sequence[Result], settings: Settings) -> None:
         per_phase = curves.shape[1] // NEURONS
         steps = np.arange(curves.shape[1])
         x = steps // per_phase * settings.iterations + steps % per_phase * EVERY
-        width = 2.2 if arm == "s2d" else 1.5
+        width = 2.4 if arm == "s2d" else 1.3
         axes.plot(x, np.median(curves, axis=0), color=COLORS[arm], lw=width, label=ARMS[arm])
     axes.set_yscale("log")
     axes.set(
@@ -119,7 +122,8 @@ def _curves(axes: Axes, results: Sequence[Result], settings: Settings) -> None:
         ylabel="MSE",
     )
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], labels[::-1], loc="lower left", fontsize=8)
+    axes.set_ylim(top=300)
+    axes.legend(handles[::-1], labels[::-1], loc="upper right", fontsize=8, ncols=2)
 
 
 def _finals(axes: Axes, results: Sequence[Result]) -> None:

@@ -66,7 +66,7 @@ def _of_path(path: Path) -> Result:
     return {
         "mse": path.phases[-1],
         "phases": path.phases,
-        "curve": path.curve,
+        "curve": [float(f"{loss:.4g}") for loss in path.curve],
         "indices": path.indices,
     }
 
@@ -80,7 +80,14 @@ def _drawn(path: Path, task: Task) -> Result:
 
 def _work(seed: int, settings: Settings, ticks: queue.Queue[int]) -> Result:
     torch.set_num_threads(1)
-    return run_seed(seed, settings, ticks.put)
+    command = multiprocessing.parent_process()
+
+    def tick(iterations: int) -> None:
+        if command is not None and not command.is_alive():
+            raise SystemExit("the command has ended")  # or a killed command leaves busy workers
+        ticks.put(iterations)
+
+    return run_seed(seed, settings, tick)
 
 
 def run(seeds: Sequence[int], settings: Settings, jobs: int, console: Console) -> list[Result]:

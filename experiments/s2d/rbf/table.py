@@ -12,7 +12,10 @@ from typing import Any
 from scipy.stats import wilcoxon
 
 from experiments.s2d.rbf.arms import ARMS, NEURONS, Settings
+from experiments.s2d.rbf.law import BLIND, FINE
 from experiments.s2d.rbf.study import Result
+
+LINEAR = 0.99  # an r from here on counts as linear
 
 
 def summary(results: Sequence[Result]) -> dict[str, Any]:
@@ -22,24 +25,28 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
         results: of every seed, at least two.
 
     Returns:
-        `arms`, `eigenvalues`, `angle_zero` (seeds whose decrease is largest at angle 0), `stable`
-        (S2D splits whose index was positive, of how many), `split_seeds`.
+        `arms`; `r` and `slope` of every seed; `angle_zero` (seeds whose decrease is largest at
+        angle 0); `stable` (S2D splits whose index was positive, of how many); `blind`.
     """
     final = {arm: [r["arms"][arm]["mse"] for r in results] for arm in ARMS}
     laws = [r["eigenvalues"] for r in results]
     indices = [index for r in results for index in r["arms"]["s2d"]["indices"]]
     return {
         "arms": {arm: _arm(arm, final) for arm in ARMS},
-        "eigenvalues": {key: [law[key] for law in laws] for key in ("r", "r_trained", "slope")},
-        "angle_zero": sum(_largest_at_zero(r["angles"]) for r in results),
+        "r": {key: [law["r"][key] for law in laws] for key in ("fine", "coarse", "trained")},
+        "slope": {key: [law["slope"][key] for law in laws] for key in ("fine", "coarse")},
+        "angle_zero": {
+            key: sum(_largest_at_zero(r["angles"], key) for r in results)
+            for key in ("fine", "coarse")
+        },
         "stable": [sum(index > 0 for index in indices), len(indices)],
         "blind": [r["blind"] for r in results],
     }
 
 
-def _largest_at_zero(angles: Result) -> bool:
-    best = max(angles["decrease"])
-    return bool(angles["decrease"][angles["degrees"].index(0)] == best)
+def _largest_at_zero(angles: Result, key: str) -> bool:
+    decrease = angles["decrease"][key]
+    return bool(decrease[angles["degrees"].index(0)] == max(decrease))
 
 
 def _arm(arm: str, final: dict[str, list[float]]) -> dict[str, Any]:
@@ -82,7 +89,7 @@ def page(results: Sequence[Result], settings: Settings, seconds: float) -> str:
         "",
         *_arm_table(numbers["arms"], len(results)),
         "",
-        *_findings(numbers, len(results)),
+        *_findings(numbers, settings, len(results)),
         "",
         "## Every seed",
         "",
@@ -112,37 +119,45 @@ def _arm_table(arms: dict[str, Any], seeds: int) -> list[str]:
     return rows
 
 
-def _findings(numbers: dict[str, Any], seeds: int) -> list[str]:
-    law, (stable, splits) = numbers["eigenvalues"], numbers["stable"]
+def _findings(numbers: dict[str, Any], settings: Settings, seeds: int) -> list[str]:
+    (stable, splits), zero, blind = numbers["stable"], numbers["angle_zero"], numbers["blind"]
     lowest = {k: min(ARMS, key=lambda arm: numbers["arms"][arm][k]) for k in ("mean", "median")}
+    linear = sum(r >= LINEAR for r in numbers["r"]["coarse"])
+    r, slope = numbers["r"], numbers["slope"]
     return [
         f"- Lowest mean: {ARMS[lowest['mean']]}; lowest median: {ARMS[lowest['median']]}.",
         f"- Eigenvalue against loss decrease, 7 → 8 neurons, five smallest λ_min of each seed, "
-        f"right after the split: r from {min(law['r']):.6f} to {max(law['r']):.6f}; fitted slope "
-        f"over the theorem's ε²/2 from {min(law['slope']):.4f} to {max(law['slope']):.4f}.",
-        f"- The same after a phase of training from each split: r from "
-        f"{min(law['r_trained']):.3f} to {max(law['r_trained']):.3f}, median "
-        f"{median(law['r_trained']):.3f}.",
-        f"- Decrease largest at angle 0 to the minimum eigenvector: {numbers['angle_zero']} of "
-        f"{seeds} seeds.",
+        f"right after the split, ε = {FINE:g}: r {_range(r['fine'], '.6f')}; fitted slope over "
+        f"the theorem's ε²/2 {_range(slope['fine'], '.4f')}.",
+        f"- The same with the ε of the growing, {settings.step:g}: r {_range(r['coarse'], '.3f')}, "
+        f"at least {LINEAR} in {linear} of {seeds} seeds; slope {_range(slope['coarse'], '.2f')}.",
+        f"- The same after a phase of training from each of these splits: r "
+        f"{_range(r['trained'], '.3f')}.",
+        f"- Decrease largest at angle 0 to the minimum eigenvector: {zero['fine']} of {seeds} "
+        f"seeds with ε = {FINE:g}, {zero['coarse']} of {seeds} with ε = {settings.step:g}.",
         f"- S2D split a neuron of positive index (splitting stable) {stable} of {splits} times.",
-        f"- Share of S2D's final squared error at points that no neuron sees (all |z| > 4): "
-        f"median {median(numbers['blind']):.0%}, from {min(numbers['blind']):.0%} to "
-        f"{max(numbers['blind']):.0%}.",
+        f"- Share of S2D's final squared error at points that no neuron sees (all |z| > "
+        f"{BLIND:g}): {_range(blind, '.0%')}.",
     ]
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    return f"from {min(values):{form}} to {max(values):{form}}, median {median(values):{form}}"
 
 
 def _seed_table(results: Sequence[Result]) -> list[str]:
     rows = [
-        "| seed | variance of y | " + " | ".join(ARMS.values()) + " | r | r, trained | unseen |",
-        "|" + "---|" * (len(ARMS) + 5),
+        "| seed | variance of y | "
+        + " | ".join(ARMS.values())
+        + " | r, fine | r, coarse | r, trained | unseen |",
+        "|" + "---|" * (len(ARMS) + 6),
     ]
     for r in results:
         values = " | ".join(f"{r['arms'][arm]['mse']:.2g}" for arm in ARMS)
-        law = r["eigenvalues"]
+        law = r["eigenvalues"]["r"]
         rows.append(
-            f"| {r['seed']} | {r['variance']:.2g} | {values} | {law['r']:.6f} "
-            f"| {law['r_trained']:.3f} | {r['blind']:.0%} |"
+            f"| {r['seed']} | {r['variance']:.2g} | {values} | {law['fine']:.6f} "
+            f"| {law['coarse']:.3f} | {law['trained']:.3f} | {r['blind']:.0%} |"
         )
     return rows
 

@@ -18,7 +18,7 @@ from experiments.s2d.rbf.task import Task
 from ramify.models.rbf import RBF
 
 RATE = 0.005
-EVERY = 20  # iterations between two points of a loss curve
+EVERY = 100  # iterations between two points of a loss curve
 REPORT = 500  # iterations between two calls of `tick`
 FLOOR = -700.0  # exp is many times slower where it underflows; e^-700 is 1e-304
 
