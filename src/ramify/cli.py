@@ -18,7 +18,7 @@ from ramify.report import print_table, results_table, write_report, write_summar
 from ramify.run.config import GrowConfig
 from ramify.run.display import Display
 from ramify.run.folder import RunFolder
-from ramify.run.jobs import prepare, run_jobs, save_unfinished
+from ramify.run.jobs import prepare, run_jobs, save_unfinished, try_model
 from ramify.trace import trace
 
 INTERRUPTED = 130
@@ -278,6 +278,7 @@ def show(
         inputs = torch.zeros(_sizes(str(shape)))
     widths = {} if width is None else {"width": width}
     net = build(model, dataset_shape=tuple(inputs.shape[1:]), classes=classes, **widths)
+    try_model(net, inputs)
     typer.echo(str(trace(net, inputs)))
 
 

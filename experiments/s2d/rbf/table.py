@@ -127,7 +127,7 @@ def _findings(numbers: dict[str, Any], settings: Settings, seeds: int) -> list[s
     return [
         f"- Lowest mean: {ARMS[lowest['mean']]}; lowest median: {ARMS[lowest['median']]}.",
         f"- Eigenvalue against loss decrease, 7 → 8 neurons, five smallest λ_min of each seed, "
-        f"right after the split, ε = {FINE:g}: r {_range(r['fine'], '.6f')}; fitted slope over "
+        f"right after the split, ε = {FINE:g}: r {_range(r['fine'], '.8f')}; fitted slope over "
         f"the theorem's ε²/2 {_range(slope['fine'], '.4f')}.",
         f"- The same with the ε of the growing, {settings.step:g}: r {_range(r['coarse'], '.3f')}, "
         f"at least {LINEAR} in {linear} of {seeds} seeds; slope {_range(slope['coarse'], '.2f')}.",

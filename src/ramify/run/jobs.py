@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from ramify.run.files import read_json
 from ramify.run.folder import RunFolder
 from ramify.run.loop import Event, grow
 from ramify.run.store import save, write_model
-from ramify.run.training import Training, cross_entropy, evaluate
+from ramify.run.training import Training, cross_entropy, evaluate, evaluating
 
 EVALUATION_BATCH = 500
 PROBE_BATCH = 256
@@ -87,11 +88,44 @@ def prepare(config: GrowConfig) -> Dataset:
     Raises:
         RamifyError: The device, the data set or the model is not there.
     """
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        device = torch.device(config.device)
+    except RuntimeError:
+        raise RamifyError(f"there is no device {config.device!r}; give cpu or cuda.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise RamifyError(f"there is no {config.device} on this machine; give --device cpu.")
     dataset = load(config.data)
-    _build(config, dataset)
+    scores = try_model(_build(config, dataset), dataset.x_train[:1])
+    wanted = (1, len(dataset.classes))
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != wanted:
+        seen = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores)
+        raise RamifyError(
+            f"the model gives {seen} for one image of {config.data}, and one score a class, "
+            f"{wanted}, is needed."
+        )
     return dataset
+
+
+def try_model(model: nn.Module, inputs: Any) -> Any:
+    """What the model gives for these inputs, in evaluation mode.
+
+    Args:
+        model: A network that was just built.
+        inputs: A batch.
+
+    Returns:
+        Its output.
+
+    Raises:
+        RamifyError: The model fails on them.
+    """
+    try:
+        with evaluating(model):
+            return model(inputs)
+    except Exception as error:
+        raise RamifyError(
+            f"the model does not run on inputs of shape {tuple(inputs.shape)}: {error}"
+        ) from error
 
 
 def run_jobs(
