@@ -65,5 +65,5 @@ class Threshold:
 
 
 def _best(proposals: Sequence[Proposal]) -> list[Proposal]:
-    gaining = [proposal for proposal in proposals if proposal.gain > 0]
-    return sorted(gaining, key=lambda proposal: -proposal.gain)
+    gaining = [proposal for proposal in proposals if proposal.pays]
+    return sorted(gaining, key=lambda proposal: -proposal.value)

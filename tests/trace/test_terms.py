@@ -158,6 +158,23 @@ def test_originals_are_where_appending_leaves_them(term: Term) -> None:
     assert np.array_equal(sources(term, changes)[where], np.arange(term.size))
 
 
+@given(st.lists(st.tuples(st.integers(1, 3), st.booleans()), min_size=1, max_size=3), st.data())
+def test_reindexing_several_dimensions(shape: list[tuple[int, bool]], data: st.DataObject) -> None:
+    """Appended or in any order, each entry comes from where its dimensions say."""
+    values = torch.randn([size for size, _ in shape], dtype=torch.float64)
+    whole = [Atom(size) for size, _ in shape]
+    changes, expected = {}, values.clone()
+    for dim, (atom, (size, appended)) in enumerate(zip(whole, shape, strict=True)):
+        drawn = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=3))
+        source = np.array([*range(size), *drawn] if appended else drawn, dtype=np.int64)
+        scale = np.array([data.draw(st.sampled_from([0.0, 1.0, -2.0])) for _ in source])
+        changes[atom] = Change(source, scale)
+        rows = expected.movedim(dim, -1)[..., source] * torch.from_numpy(scale)
+        expected = rows.movedim(-1, dim)
+    moved = reindex(values, whole, changes, [frozenset([atom]) for atom in whole])
+    assert torch.equal(moved, expected)
+
+
 def test_a_rule_is_registered_once() -> None:
     from ramify.trace.labels import rule
 

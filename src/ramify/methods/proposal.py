@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ramify.cost import Cost
@@ -18,15 +18,31 @@ class Proposal:
 
     Attributes:
         edit: what to do.
-        gain: expected decrease of the mean loss.
-        cost: what the edit adds to parameters and MACs.
+        gain: expected decrease of the mean loss; 0 where the method has no estimate of it.
+        cost: what the edit alone adds to parameters and MACs, with the columns of what reads the
+            channel; negative where a channel goes.
         index: the splitting index λ_min of the channel, where the method has one.
+        score: what rules rank by in place of the gain, where the method estimates no gain (random
+            splits, L1 pruning): larger is better, and any value may be taken.
+        graph: the traced model, so that a rule can price edits that meet in one layer together.
     """
 
     edit: Edit
     gain: float
     cost: Cost
     index: float | None = None
+    score: float | None = None
+    graph: ChannelGraph | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def value(self) -> float:
+        """What rules rank by: the score, or else the gain."""
+        return self.gain if self.score is None else self.score
+
+    @property
+    def pays(self) -> bool:
+        """Whether the edit is worth taking at no cost: a score says nothing against it."""
+        return self.score is not None or self.gain > 0
 
 
 class Method(Protocol):

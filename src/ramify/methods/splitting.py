@@ -163,7 +163,7 @@ class SplittingDescent:
             if count not in costs:
                 costs[count] = graph_cost(graph, [edit]) - now
             gain = -0.5 * self.step**2 * best.gain
-            out.append(Proposal(edit, gain, costs[count], index=low))
+            out.append(Proposal(edit, gain, costs[count], index=low, graph=graph))
         return out
 
 

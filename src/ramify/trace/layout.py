@@ -181,18 +181,33 @@ def reindex(
     if tensor.layout is not torch.strided:  # the gradient of a sparse embedding
         dense = reindex(tensor.to_dense(), terms, changes, scaled, law)
         return dense.to_sparse(tensor.sparse_dim())
-    out = tensor.detach()
-    for dim, term in enumerate(terms):
-        if not touches(term, changes):
-            continue
-        index = torch.from_numpy(sources(term, changes)).to(out.device)
-        out = out.index_select(dim, index)
+    touched = {dim: term for dim, term in enumerate(terms) if touches(term, changes)}
+    out = _select(tensor.detach(), {d: sources(term, changes) for d, term in touched.items()})
+    for dim, term in touched.items():
         _multiply(out, dim, law(factors(term, changes, scaled[dim])))
     for memory_format, rank in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
         other = tensor.dim() == rank and not tensor.is_contiguous()
         if other and tensor.is_contiguous(memory_format=memory_format):
             return out.contiguous(memory_format=memory_format)
     return out.contiguous()
+
+
+def _select(tensor: Tensor, indices: Mapping[int, Index]) -> Tensor:
+    """Positions by number along several dimensions; what is only appended to is copied once."""
+    sizes = {dim: tensor.shape[dim] for dim in indices}
+    if not all(np.array_equal(i[: sizes[d]], np.arange(sizes[d])) for d, i in indices.items()):
+        for dim, index in indices.items():
+            tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
+        return tensor
+    out = tensor.new_empty([len(indices.get(d, range(n))) for d, n in enumerate(tensor.shape)])
+    corner = out
+    for dim, size in sizes.items():
+        corner = corner.narrow(dim, 0, size)
+    corner.copy_(tensor)
+    for dim, index in indices.items():  # later dimensions fill the corners that are still empty
+        more = torch.from_numpy(index[sizes[dim] :]).to(tensor.device)
+        out.narrow(dim, sizes[dim], len(more)).copy_(out.index_select(dim, more))
+    return out
 
 
 def _multiply(tensor: Tensor, dim: int, scale: NDArray[np.float64]) -> None:
