@@ -1,23 +1,32 @@
 """What a model costs, and what it would cost after edits: parameters and multiply-accumulates.
 
 One MAC is one multiplication with its addition; a FLOP count is twice that. Sizes come from the
-labelled tape, so an edit is priced without being applied.
+labelled tape, so an edit is priced without being applied. They are polynomials in the widths of the
+groups, and so is the cost: `CostModel` compiles it once, for whoever prices many shapes.
+
+Shape letters: `W` groups, `K` monomials, `P` at most so many widths in one monomial.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
-from ramify.edit import Edit, plan_edits
+from ramify.edit import Edit, Split, plan_edits
 from ramify.trace import ChannelGraph, trace
-from ramify.trace.layout import Changes, new_size
+from ramify.trace.layout import Index, new_size
 from ramify.trace.recorder import Op, Ref
-from ramify.trace.terms import resolve
+from ramify.trace.terms import Atom, Fixed, Sum, Term, resolve
+
+RESOURCES = ("params", "macs", "flops", "energy")
+"""What `Cost.of` counts: the names that budgets and trade-offs go by."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,24 @@ class Cost:
     def flops(self) -> int:
         """Floating-point operations: two for each MAC."""
         return 2 * self.macs
+
+    @property
+    def energy(self) -> int:
+        """The MACs of convolutions and linear layers, which stand for the energy of a forward.
+
+        Of one channel of a k×k convolution on maps of H×H pixels, that is k²·C_in·H², the 9·H² of
+        a depthwise convolution behind it, and the columns of every layer that reads it.
+
+        Source: D. Wang and others, "Energy-aware neural architecture optimization with fast
+        splitting steepest descent", 2019; S3D, section 3.3.
+        """
+        other = ("attention", "matmul", "norm")
+        return self.macs - sum(self.by_kind.get(kind, 0) for kind in other)
+
+    def of(self, resource: str) -> int:
+        """The amount of one of `RESOURCES`."""
+        amounts = (self.params, self.macs, self.flops, self.energy)
+        return amounts[RESOURCES.index(resource)]
 
     def __sub__(self, other: Cost) -> Cost:
         """The difference, kind by kind."""
@@ -84,34 +111,40 @@ def graph_cost(graph: ChannelGraph, edits: Iterable[Edit] = ()) -> Cost:
         RamifyError: an edit is not possible.
     """
     changes = plan_edits(graph, edits).changes
+    params, kinds = _count_all(graph, lambda term: new_size(term, changes))
+    return Cost(params, sum(kinds.values()), kinds)
+
+
+def _count_all(graph: ChannelGraph, size: Callable[[Term], Any]) -> tuple[Any, dict[str, Any]]:
+    """(parameters, MACs by kind), in whatever numbers `size` gives for a resolved term."""
     parameters = {name for name, _ in graph.model.named_parameters()}
     params = sum(
-        math.prod(new_size(term, changes) for term in terms)
+        math.prod(size(term) for term in terms)
         for name, terms in graph.dims.items()
         if name in parameters
     )
-    sizes = _Sizes(graph, changes)
-    kinds: dict[str, int] = {}
+    sizes = _Sizes(graph, size)
+    kinds: dict[str, Any] = {}
     for op in graph.tapes[0].ops:
         kind, macs = _count(op, sizes)
         if kind:
             kinds[kind] = kinds.get(kind, 0) + macs
-    return Cost(params, sum(kinds.values()), kinds)
+    return params, kinds
 
 
 class _Sizes:
-    """Shapes of the tape's tensors after the changes."""
+    """Shapes of the tape's tensors."""
 
-    def __init__(self, graph: ChannelGraph, changes: Changes) -> None:
+    def __init__(self, graph: ChannelGraph, size: Callable[[Term], Any]) -> None:
         self._terms = graph.labels.history[0]
-        self._changes = changes
-        self._known: dict[int, tuple[int, ...]] = {}
+        self._size = size
+        self._known: dict[int, tuple[Any, ...]] = {}
 
-    def of(self, ref: Ref) -> tuple[int, ...]:
+    def of(self, ref: Ref) -> tuple[Any, ...]:
         """The shape of a tensor."""
         if ref.index not in self._known:
             terms = self._terms[ref.index]
-            self._known[ref.index] = tuple(new_size(resolve(t), self._changes) for t in terms)
+            self._known[ref.index] = tuple(self._size(resolve(term)) for term in terms)
         return self._known[ref.index]
 
 
@@ -131,7 +164,7 @@ _NORMS = {
 }
 
 
-def _count(op: Op, sizes: _Sizes) -> tuple[str, int]:
+def _count(op: Op, sizes: _Sizes) -> tuple[str, Any]:
     """(kind, MACs) of one operation; no kind where nothing is counted."""
     if "convolution" in op.name:
         return "conv", _convolution(op, sizes)
@@ -151,7 +184,131 @@ def _count(op: Op, sizes: _Sizes) -> tuple[str, int]:
     return "", 0
 
 
-def _convolution(op: Op, sizes: _Sizes) -> int:
+def _convolution(op: Op, sizes: _Sizes) -> Any:
     weight = sizes.of(op.args[1])
-    moved: Sequence[int] = sizes.of(op.args[0] if op.args[6] else op.results()[0])
+    moved: Sequence[Any] = sizes.of(op.args[0] if op.args[6] else op.results()[0])
     return math.prod(moved) * math.prod(weight[1:])
+
+
+class _Polynomial:
+    """A whole number that depends on widths: sorted numbers of groups -> coefficient."""
+
+    def __init__(self, terms: Mapping[tuple[int, ...], int]) -> None:
+        self.terms = terms
+
+    def __add__(self, other: _Polynomial | int) -> _Polynomial:
+        total = Counter(self.terms)
+        total.update(other.terms if isinstance(other, _Polynomial) else {(): other})
+        return _Polynomial(total)
+
+    def __mul__(self, other: _Polynomial | int) -> _Polynomial:
+        total: Counter[tuple[int, ...]] = Counter()
+        factors = other.terms if isinstance(other, _Polynomial) else {(): other}
+        for mine, count in self.terms.items():
+            for theirs, times in factors.items():
+                total[tuple(sorted(mine + theirs))] += count * times
+        return _Polynomial(total)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+class CostModel:
+    """The cost of a traced model as polynomials in the widths of its groups.
+
+    It gives what `graph_cost` gives, without walking the tape again.
+
+    Args:
+        graph: the traced model.
+
+    Attributes:
+        names: the groups' names, in the order of the graph.
+        widths: (W,), their present widths.
+
+    Example:
+        >>> import ramify, torch
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> graph = ramify.trace(net, torch.randn(1, 4))
+        >>> CostModel(graph).added([ramify.Split("0", 2), ramify.Prune("0", 5)]).params
+        0
+    """
+
+    def __init__(self, graph: ChannelGraph) -> None:
+        self._graph = graph
+        self._number = {group.atom: number for number, group in enumerate(graph.groups)}
+        self.names = [group.name for group in graph.groups]
+        self.widths: Index = np.array([group.width for group in graph.groups], dtype=np.int64)
+        params, kinds = _count_all(graph, self._size)
+        self._kinds = list(kinds)
+        rows: list[Mapping[tuple[int, ...], int]] = [
+            p.terms if isinstance(p, _Polynomial) else {(): p} for p in (params, *kinds.values())
+        ]
+        monomials = sorted({monomial for row in rows for monomial in row})
+        longest = max(map(len, monomials), default=0)
+        # A group beyond the last has width 1 and fills short monomials up: (K, P)
+        filled = [m + (len(self.names),) * (longest - len(m)) for m in monomials]
+        self._factors = np.array(filled, dtype=np.int64).reshape(len(monomials), longest)
+        # (1 + kinds, K)
+        self._rows = np.array([[row.get(m, 0) for m in monomials] for row in rows], dtype=np.int64)
+
+    def cost(self, widths: Index | None = None) -> Cost:
+        """The cost at widths (W,); at the present ones by default."""
+        widths = self.widths if widths is None else widths
+        params, *macs = (self._rows @ self._values(widths).prod(axis=1)).tolist()
+        return Cost(params, sum(macs), dict(zip(self._kinds, macs, strict=True)))
+
+    def added(self, edits: Iterable[Edit]) -> Cost:
+        """What edits that are possible add to the cost when they are made together."""
+        widths = self.widths.copy()
+        for name, change in growth(edits).items():
+            widths[self._number[self._graph[name].atom]] += change
+        return self.cost(widths) - self.cost()
+
+    def tangent(self, resource: str, widths: Index) -> tuple[int, NDArray[np.float64]]:
+        """The amount of a resource at widths (W,), and its derivative by their logarithms (W,).
+
+        Being a sum of monomials with positive coefficients, the amount is convex in the logarithms:
+        this tangent lies nowhere above it.
+
+        Args:
+            resource: one of `RESOURCES`.
+            widths: (W,), the width of each group.
+
+        Returns:
+            The amount, and the derivatives (W,).
+        """
+        values = self._values(widths).prod(axis=1)
+        each = (self._row(resource) * values).astype(np.float64)
+        slopes = np.zeros(len(self.names) + 1)
+        for factor in self._factors.T:
+            np.add.at(slopes, factor, each)
+        return int(self._row(resource) @ values), slopes[:-1]
+
+    def _row(self, resource: str) -> Index:
+        """The coefficients (K,) of one of `RESOURCES`."""
+        weights = [Cost(1, 0).of(resource)]
+        weights += [Cost(0, 1, {kind: 1}).of(resource) for kind in self._kinds]
+        row: Index = np.array(weights) @ self._rows
+        return row
+
+    def _values(self, widths: Index) -> Index:
+        """The factors of every monomial: (K, P)."""
+        values: Index = np.append(widths, 1)[self._factors]
+        return values
+
+    def _size(self, term: Term) -> Any:
+        """The size of a resolved term: a number, or a polynomial."""
+        if isinstance(term, Atom):
+            number = self._number.get(term)
+            return term.size if number is None else _Polynomial({(number,): 1})
+        if isinstance(term, Fixed):
+            return term.size
+        sizes = [self._size(part) for part in term.parts]
+        return sum(sizes) if isinstance(term, Sum) else math.prod(sizes)
+
+
+def growth(edits: Iterable[Edit]) -> dict[str, int]:
+    """How many channels edits add to each group that they name."""
+    total: Counter[str] = Counter()
+    for edit in edits:
+        total[edit.group] += len(edit.weights) - 1 if isinstance(edit, Split) else -1
+    return dict(total)
