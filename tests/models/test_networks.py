@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ramify.errors import RamifyError
-from ramify.models import NAMES, build, digits_net, mobilenet, preresnet, rbf, vgg
+from ramify.models import NAMES, build, digits_net, mobilenet, preresnet, rbf, resnet, vgg
 from ramify.models.blocks import conv_norm_relu
 
 
@@ -46,6 +46,8 @@ def test_forward_works_for_one_sample_at_a_time():
         (mobilenet.build(), 3_217_226),
         (mobilenet.build(classes=100), 3_309_476),
         (preresnet.build(depth=164), 1_703_258),
+        (resnet.build(), 272_474),
+        (resnet.build(depth=56), 855_770),
         (rbf.build(width=8), 24),
     ],
 )
@@ -122,6 +124,33 @@ def test_preresnet_depth(depth, blocks):
 def test_preresnet_depth_that_does_not_exist(depth):
     with pytest.raises(RamifyError, match=f"PreResNet of depth {depth} does not exist"):
         preresnet.build(depth=depth)
+
+
+def test_resnet_blocks_add_to_a_rectified_stream():
+    model = resnet.build(width=2).eval()
+    stream = model.stem(torch.randn(2, 3, 8, 8)).relu()
+    first, fourth = model.blocks[0], model.blocks[3]
+    assert first.shortcut is None
+    assert fourth.shortcut is not None
+    nn.init.zeros_(first.conv2.weight)
+    torch.testing.assert_close(first(stream), stream)
+    nn.init.zeros_(fourth.conv2.weight)
+    torch.testing.assert_close(fourth(stream), fourth.shortcut(stream).relu())
+
+
+@pytest.mark.parametrize("depth, blocks", [(8, 3), (20, 9)])
+def test_resnet_depth(depth, blocks):
+    model = resnet.build(depth=depth, width=2)
+    assert len(model.blocks) == blocks
+    shortcuts = sum(block.shortcut is not None for block in model.blocks)
+    assert len(convolutions(model)) - shortcuts + 1 == depth  # and one linear
+    assert model.blocks(torch.randn(1, 2, 32, 32)).shape == (1, 8, 8, 8)
+
+
+@pytest.mark.parametrize("depth", [2, -4, 18])
+def test_resnet_depth_that_does_not_exist(depth):
+    with pytest.raises(RamifyError, match=f"ResNet of depth {depth} does not exist"):
+        resnet.build(depth=depth)
 
 
 def test_rbf_is_equation_14():

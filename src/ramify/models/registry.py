@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from ramify.errors import RamifyError
-from ramify.models import digits_net, mobilenet, preresnet, rbf, vgg
+from ramify.models import digits_net, mobilenet, preresnet, rbf, resnet, vgg
 
 Builder = Callable[..., nn.Module]
 
@@ -25,6 +25,7 @@ _BUILDERS: dict[str, Builder] = {
     "preresnet": preresnet.build,
     "preresnet56": partial(preresnet.build, depth=56),
     "preresnet164": partial(preresnet.build, depth=164),
+    "resnet20": resnet.build,
     "rbf": rbf.build,
 }
 

@@ -1,0 +1,87 @@
+"""Residual networks of basic blocks, in their form for CIFAR."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ramify.errors import RamifyError
+
+
+class BasicBlock(nn.Module):
+    """Residual block ``relu(s(x) + bn2(conv2(relu(bn1(conv1(x))))))`` of 3×3 convolutions.
+
+    The shortcut ``s`` is the identity where shapes allow, and else a 1×1 convolution with batch
+    norm.
+
+    Args:
+        in_channels: channels of the stream that comes in.
+        width: channels inside the block and of the stream that goes out.
+        stride: stride of the first convolution and of the shortcut.
+    """
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut = (
+            None
+            if stride == 1 and in_channels == width
+            else nn.Sequential(
+                nn.Conv2d(in_channels, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width)
+            )
+        )
+
+    def forward(self, stream: Tensor) -> Tensor:
+        """Stream (S, width, H / stride, W / stride) of a stream (S, in_channels, H, W)."""
+        inner = functional.relu(self.bn1(self.conv1(stream)))
+        kept = stream if self.shortcut is None else self.shortcut(stream)
+        return functional.relu(kept + self.bn2(self.conv2(inner)))
+
+
+class ResNet(nn.Module):
+    """A 3×3 convolution, batch norm, ReLU, three stages of basic blocks, mean, one linear.
+
+    Args:
+        in_channels: channels of an image.
+        classes: number of classes, K.
+        depth: number of layers, 6 n + 2 for n blocks a stage: 20, 32, 44, 56, ...
+        width: channels of the first stage; the next two have twice and four times as many.
+
+    Raises:
+        RamifyError: if the depth is not 6 n + 2 with n of 1 or more.
+
+    Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", 2016,
+    section 4.2, with the projection shortcuts of its option B.
+    """
+
+    def __init__(self, in_channels: int, classes: int, depth: int, width: int) -> None:
+        super().__init__()
+        blocks, rest = divmod(depth - 2, 6)
+        if rest or blocks < 1:
+            raise RamifyError(
+                f"a ResNet of depth {depth} does not exist: the depth is 6 n + 2 for n blocks a "
+                "stage, so give 8, 14, 20, 56, 110 or another such number."
+            )
+        self.stem = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        layers, channels = [], width
+        for stage in range(3):
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                layers.append(BasicBlock(channels, width * 2**stage, stride))
+                channels = width * 2**stage
+        self.blocks = nn.Sequential(*layers)
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (S, K) of images (S, C, H, W)."""
+        stream = functional.relu(self.norm(self.stem(images)))
+        return self.head(self.blocks(stream).mean(dim=(2, 3)))
+
+
+def build(in_channels: int = 3, classes: int = 10, width: int = 16, depth: int = 20) -> ResNet:
+    """Build a ResNet; 272 thousand parameters at depth 20 and width 16."""
+    return ResNet(in_channels, classes, depth, width)
