@@ -221,6 +221,7 @@ class CostModel:
         graph: the traced model.
 
     Attributes:
+        graph: the traced model.
         names: the groups' names, in the order of the graph.
         widths: (W,), their present widths.
 
@@ -233,7 +234,7 @@ class CostModel:
     """
 
     def __init__(self, graph: ChannelGraph) -> None:
-        self._graph = graph
+        self.graph = graph
         self._number = {group.atom: number for number, group in enumerate(graph.groups)}
         self.names = [group.name for group in graph.groups]
         self.widths: Index = np.array([group.width for group in graph.groups], dtype=np.int64)
@@ -260,7 +261,7 @@ class CostModel:
         """What edits that are possible add to the cost when they are made together."""
         widths = self.widths.copy()
         for name, change in growth(edits).items():
-            widths[self._number[self._graph[name].atom]] += change
+            widths[self._number[self.graph[name].atom]] += change
         return self.cost(widths) - self.cost()
 
     def tangent(self, resource: str, widths: Index) -> tuple[int, NDArray[np.float64]]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ramify.cost import Cost, graph_cost
+from ramify.cost import Cost, CostModel
 from ramify.edit import Split
 from ramify.eigen import Extremes, exact_extremes, lanczos_extremes
 from ramify.errors import RamifyError
@@ -121,9 +121,10 @@ class SplittingDescent:
             RamifyError: the loss is not per sample, or loss or weights are not finite.
         """
         found, made = probes(graph, loss, batches, self.surrogate)
+        prices = CostModel(graph)
         out: list[Proposal] = []
         for target, pairs in zip(found, self._extremes(graph, found, made), strict=True):
-            out += self._of_group(graph, target, pairs, made[0])
+            out += self._of_group(prices, target, pairs, made[0])
         return sorted(out, key=lambda proposal: -proposal.gain)
 
     def _extremes(
@@ -143,12 +144,11 @@ class SplittingDescent:
         )
 
     def _of_group(
-        self, graph: ChannelGraph, target: Target, pairs: Extremes, probe: Probe
+        self, prices: CostModel, target: Target, pairs: Extremes, probe: Probe
     ) -> list[Proposal]:
         lows, highs = pairs.low.tolist(), pairs.high.tolist()
         vectors = [probe.divide(target, v) for v in (pairs.low_vector, pairs.high_vector)]
         costs: dict[int, Cost] = {}
-        now = graph_cost(graph)
         out = []
         for channel, (low, high) in enumerate(zip(lows, highs, strict=True)):
             best = schemes(low, high, self.signed, self.copies)[0]
@@ -161,9 +161,9 @@ class SplittingDescent:
             edit = Split(target.group.name, channel, best.weights, offsets)
             count = len(best.weights)
             if count not in costs:
-                costs[count] = graph_cost(graph, [edit]) - now
+                costs[count] = prices.added([edit])
             gain = -0.5 * self.step**2 * best.gain
-            out.append(Proposal(edit, gain, costs[count], index=low, graph=graph))
+            out.append(Proposal(edit, gain, costs[count], index=low, graph=prices.graph))
         return out
 
 
