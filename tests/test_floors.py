@@ -17,7 +17,7 @@ FLOORS = (
     {"errors"},
     {"trace"},
     {"edit"},
-    {"cost"},
+    {"cost", "latency"},
     {"surrogate"},
     {"replay"},
     {"probe", "eigen"},

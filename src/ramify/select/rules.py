@@ -1,0 +1,155 @@
+"""Rules that rank: top fraction, threshold, and the trade-off of loss against cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ramify.cost import RESOURCES
+from ramify.errors import RamifyError
+from ramify.methods import Proposal
+from ramify.select.offers import Offers, gather
+
+
+class Rule(Protocol):
+    """A selection rule: a frozen set of settings with one verb.
+
+    No rule selects two edits of one channel, nor all channels of a group for pruning.
+    """
+
+    def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """The proposals to carry out."""
+        ...
+
+
+@dataclass(frozen=True)
+class TopFraction:
+    """The share of the proposed channels with the largest gain, as far as it is positive.
+
+    Args:
+        fraction: of the channels that are proposed, above 0 and up to 1, rounded up.
+        per_group: the share is taken in each group by itself.
+
+    Source: S3D, section 4 (top α %).
+    """
+
+    fraction: float
+    per_group: bool = False
+
+    def __post_init__(self) -> None:
+        _check_share("fraction", self.fraction)
+
+    def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """The best `fraction` of the channels, without those that gain nothing."""
+        offers = gather(proposals)
+        pools = _by_group(offers, range(len(proposals)))
+        if not self.per_group:
+            pools = [[number for pool in pools for number in pool]]
+        chosen: list[int] = []
+        for pool in pools:
+            count = share(self.fraction, len({offers.channels[number] for number in pool}))
+            chosen += _best(offers, pool)[:count]
+        return _in_order(offers, chosen)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """At most so many proposals, each with a splitting index no larger than a bound.
+
+    Args:
+        most: m_*, the largest number of channels to split at once; None for no bound.
+        index: λ_*, the largest splitting index to split at.
+
+    Source: S2D, Algorithm 1, step 3.
+    """
+
+    most: int | None = None
+    index: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.most is not None and self.most < 1:
+            raise RamifyError(f"most is m_* of S2D and at least 1, and got {self.most}")
+
+    def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """The best `most` proposals whose index is at most `index`."""
+        offers = gather(proposals)
+        fit = [n for n, p in enumerate(proposals) if p.index is None or p.index <= self.index]
+        return _in_order(offers, _best(offers, fit)[: self.most])
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    r"""Of the edits whose gain outweighs their cost, the best share of each group.
+
+    .. math:: -\Delta L > \lambda_p \Delta R_p + \lambda_m \Delta R_m + \dots
+
+    A prune has a negative cost, so that one which raises the loss a little may pay.
+
+    Args:
+        params: λ_p, what one parameter is worth in units of the mean loss.
+        macs: the same for one multiply-accumulate.
+        flops: the same for one floating-point operation.
+        energy: the same for one multiply-accumulate of a convolution or linear layer.
+        per_group: of the channels of a group that pay, above 0 and up to 1, rounded up.
+
+    Source: Gauss-Newton morphisms, section 3.3 and Algorithm 1.
+    """
+
+    params: float = 0.0
+    macs: float = 0.0
+    flops: float = 0.0
+    energy: float = 0.0
+    per_group: float = 0.3
+
+    def __post_init__(self) -> None:
+        _check_share("per_group", self.per_group)
+        for resource in RESOURCES:
+            price = getattr(self, resource)
+            if not (math.isfinite(price) and price >= 0):
+                raise RamifyError(f"{resource} is a price of at least 0, and got {price}")
+
+    def worth(self, proposal: Proposal) -> float:
+        """What is left of the value after its cost: above 0 where the edit pays."""
+        prices = ((getattr(self, resource), resource) for resource in RESOURCES)
+        return proposal.value - sum(price * proposal.cost.of(name) for price, name in prices)
+
+    def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """In each group the best `per_group` of the channels that pay."""
+        offers = gather(proposals)
+        worth = [self.worth(proposal) for proposal in proposals]
+        chosen: list[int] = []
+        for pool in _by_group(offers, range(len(proposals))):
+            ranked = offers.ranked(worth, [number for number in pool if worth[number] > 0])
+            chosen += offers.spared(ranked)[: share(self.per_group, len(ranked))]
+        chosen.sort(key=lambda number: -worth[number])
+        return [offers.proposals[number] for number in chosen]
+
+
+def share(fraction: float, count: int) -> int:
+    """So many of `count`, rounded up, where 0.07 of 100 is 7 whatever floats say."""
+    return math.ceil(fraction * count - 1e-9)
+
+
+def _check_share(name: str, fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise RamifyError(f"{name} lies above 0 and up to 1, and got {fraction}")
+
+
+def _by_group(offers: Offers, numbers: Sequence[int]) -> list[list[int]]:
+    pools: dict[str, list[int]] = {}
+    for number in numbers:
+        pools.setdefault(offers.groups[number], []).append(number)
+    return list(pools.values())
+
+
+def _best(offers: Offers, pool: Sequence[int]) -> list[int]:
+    worth = [proposal.value for proposal in offers.proposals]
+    paying = [number for number in pool if offers.proposals[number].pays]
+    return offers.spared(offers.ranked(worth, paying))
+
+
+def _in_order(offers: Offers, chosen: Sequence[int]) -> list[Proposal]:
+    found = [offers.proposals[number] for number in chosen]
+    return sorted(found, key=lambda proposal: -proposal.value)
