@@ -113,7 +113,7 @@ def stage_model(swap: Swap, graph: ChannelGraph, plan: Plan) -> None:
 def _stage_tensor(swap: Swap, graph: ChannelGraph, plan: Plan, name: str, tensor: Tensor) -> None:
     terms = graph.dims[name]
     swap.tensor(tensor, reindex(tensor, terms, plan.changes, _scaled(graph, name, terms)))
-    for dim, where, value in _offsets(plan, name, graph):
+    for dim, where, value in displacements(plan, name, graph):
         swap.offset(tensor, dim, where, value)
 
 
@@ -122,7 +122,9 @@ def _stage_attributes(swap: Swap, graph: ChannelGraph, plan: Plan, model: nn.Mod
         swap.attribute(module, attribute, new)
 
 
-def _offsets(plan: Plan, name: str, graph: ChannelGraph) -> Iterator[tuple[int, Tensor, Tensor]]:
+def displacements(
+    plan: Plan, name: str, graph: ChannelGraph
+) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(dimension, positions, displacement at each) along one tensor, as it is after all edits.
 
     Along its other dimensions a displaced kernel follows the edits of its inputs.
@@ -181,7 +183,7 @@ def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follow
                 _stage_tensor(swap, graph, plan, name, tensor)
                 continue
             value = reindex(tensor, terms, plan.changes, _scaled(graph, name, terms))
-            for dim, where, offset in _offsets(plan, name, graph):
+            for dim, where, offset in displacements(plan, name, graph):
                 swap.offset(value, dim, where, offset)
             swap.item(cast(MutableMapping[str, Tensor], follower), alias, value)
     if module is not None:

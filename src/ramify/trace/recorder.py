@@ -112,7 +112,7 @@ class Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Torch would import its compiler (seconds) to keep it out of here; `_eager` does that."""
+        """Torch would import its compiler (seconds) to keep it out of here; `eager` does that."""
         return False
 
     def __init__(
@@ -286,7 +286,7 @@ def record(
     """
     recorder = Recorder(model, inputs, watch, draws=draws)
     torch.clear_autocast_cache()  # weights cast before, or of another shape, or without gradient
-    with untouched(model), torch.no_grad(), _eager(), recorder.watching_modules():
+    with untouched(model), torch.no_grad(), eager(), recorder.watching_modules():
         model.train(training)
         try:
             with recorder:
@@ -300,7 +300,7 @@ def record(
     return recorder.tape
 
 
-def _eager() -> contextlib.AbstractContextManager[Any]:
+def eager() -> contextlib.AbstractContextManager[Any]:
     """Compiled models run as written; where nothing was compiled there is nothing to do."""
     if "torch._dynamo" not in sys.modules:
         return contextlib.nullcontext()

@@ -1,0 +1,225 @@
+"""Trials: what edits really do to the loss, measured on the edited network and taken back.
+
+Shape letters: `S` samples, `M` copies of a split, `K` positions of one channel in a tensor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ramify.edit import Edit, Plan, Split, plan_edits
+from ramify.edit.carry import displacements
+from ramify.edit.plan import check_current
+from ramify.errors import RamifyError
+from ramify.probe import Loss, check_weights, checked_loss
+from ramify.trace import ChannelGraph, ChannelGroup
+from ramify.trace.layout import Changes, Slot, factors, positions, resized, sources, touches
+from ramify.trace.recorder import eager, tensors_of, untouched
+
+
+def halves(group: str, channel: int, move: Mapping[str, Tensor]) -> Split:
+    """The binary morphism: two copies of half the outgoing weight, displaced by ± `move`.
+
+    Args:
+        group: any name that `graph[...]` takes.
+        channel: its index.
+        move: producer -> displacement, of the shape of one channel's kernel.
+
+    Returns:
+        The edit.
+    """
+    offsets = {name: torch.stack([part, -part]) for name, part in move.items()}
+    return Split(group, channel, (0.5, 0.5), offsets)
+
+
+@contextlib.contextmanager
+def after(graph: ChannelGraph, edits: Iterable[Edit]) -> Iterator[Plan]:
+    """The model in eval mode as `ramify.apply` would leave it, for the time of the block.
+
+    Args:
+        graph: the traced model.
+        edits: what to suppose done.
+
+    Yields:
+        What the edits do to every axis. The model comes back as it was, whatever happens inside.
+    """
+    plan, model = plan_edits(graph, edits), graph.model
+    changed = resized(model, graph.dims, graph.readers, graph.attributes, plan.changes)
+    with untouched(model), changed, eager():
+        tensors = tensors_of(model)
+        for name in {name for _, edit, _ in plan.splits for name in edit.offsets}:
+            for dim, where, value in displacements(plan, name, graph):
+                rows = tensors[name].data.movedim(dim, 0)
+                rows[where.to(rows.device)] += value.to(rows)
+        model.eval()
+        torch.clear_autocast_cache()  # weights of other values, cast before
+        try:
+            yield plan
+        finally:
+            torch.clear_autocast_cache()
+
+
+@contextlib.contextmanager
+def differentiable(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Tensors take gradients inside, also those that the user has frozen."""
+    kept = [(tensor, tensor.requires_grad) for tensor in tensors]
+    try:
+        for tensor, _ in kept:
+            tensor.requires_grad_(True)
+        with torch.enable_grad():
+            yield
+    finally:
+        for tensor, flag in kept:
+            tensor.requires_grad_(flag)
+
+
+class Trial:
+    r"""The true change of the mean loss by edits that are tried and taken back.
+
+    The network is really edited, in place, as `ramify.apply` does it, and run in eval mode; no new
+    trace is made. A proposal is judged by `trial.decrease([proposal.edit])` beside its `gain`.
+
+    Args:
+        graph: the traced model; its weights stay as they are while the trial is in use.
+        loss: `loss(model, batch)` -> (S,), one number a sample.
+        batches: the sample; it is gone through once for each measurement.
+
+    Raises:
+        RamifyError: no batch, or loss or weights are not finite.
+
+    Example:
+        >>> import ramify
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+        >>> x = torch.randn(16, 4)
+        >>> loss = lambda model, x: model(x).square().squeeze(1)
+        >>> trial = Trial(ramify.trace(net, x), loss, [x])
+        >>> abs(trial.decrease([ramify.Split("0", 3)])) < 1e-6  # copies alone change nothing
+        True
+
+    Source: the true loss decrease of Gauss-Newton morphisms, section 4.1.
+    """
+
+    def __init__(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> None:
+        check_current(graph)
+        check_weights(graph.model)
+        self.graph = graph
+        self._loss, self._batches = loss, batches
+        self._before = self.losses()
+
+    def losses(self, edits: Iterable[Edit] = ()) -> Tensor:
+        """The loss of every sample after the edits.
+
+        Args:
+            edits: what to try together.
+
+        Returns:
+            Shape (S,), of all batches, in float64.
+
+        Raises:
+            RamifyError: there is no batch, or an edit is not possible.
+        """
+        with after(self.graph, edits), torch.no_grad():
+            found = [_double(checked_loss(self._loss, self.graph.model, b)) for b in self._batches]
+        if not found:
+            raise RamifyError(_EMPTY)
+        return torch.cat(found)
+
+    def decrease(self, edits: Iterable[Edit]) -> float:
+        """By how much the edits together really lower the mean loss; negative where it rises.
+
+        Args:
+            edits: what to try together.
+
+        Returns:
+            The mean loss before less the mean loss after.
+        """
+        return float((self._before - self.losses(edits)).mean())
+
+    def slopes(self, edit: Split) -> tuple[float, dict[str, Tensor]]:
+        """The decrease of a split, and how the mean loss answers to every copy's displacement.
+
+        Args:
+            edit: the split, with its offsets.
+
+        Returns:
+            The decrease, and for each producer the gradient of the mean loss after the split to
+            the copies' offsets: (M, *shape of one channel's kernel).
+
+        Raises:
+            RamifyError: there is no batch, or the edit is not possible.
+        """
+        with after(self.graph, [edit]) as plan:
+            group, _, new = plan.splits[0]
+            slots = [slot for slot in group.slots if slot.role == "producer"]
+            tensors = tensors_of(self.graph.model)
+            kernels = [tensors[slot.name] for slot in slots]
+            sums, losses = [torch.zeros_like(kernel) for kernel in kernels], []
+            with differentiable(kernels):
+                for batch in self._batches:
+                    values = checked_loss(self._loss, self.graph.model, batch)
+                    losses.append(_double(values))
+                    slopes = torch.autograd.grad(values.sum(), kernels, allow_unused=True)
+                    sums = [a if b is None else a + b for a, b in zip(sums, slopes, strict=True)]
+        if not losses:
+            raise RamifyError(_EMPTY)
+        samples = sum(len(values) for values in losses)
+        gradients = {
+            slot.name: copies_of(self.graph, group, slot, plan.changes, new, total / samples)
+            for slot, total in zip(slots, sums, strict=True)
+        }
+        return float((self._before - torch.cat(losses)).mean()), gradients
+
+
+def copies_of(
+    graph: ChannelGraph,
+    group: ChannelGroup,
+    slot: Slot,
+    changes: Changes,
+    new: Sequence[int],
+    gradient: Tensor,
+) -> Tensor:
+    """The gradient to the displacements of some channels, from that to the edited tensor.
+
+    It is the adjoint of how a displacement enters: along its other dimensions a displaced kernel
+    follows the edits of its inputs.
+
+    Args:
+        graph: before the edits.
+        group: of the displaced channels.
+        slot: the tensor that is displaced.
+        changes: what the edits do to every axis.
+        new: M channels after the edits.
+        gradient: of the shape that the tensor has after the edits.
+
+    Returns:
+        (M, *kernel), or (M, K, *kernel) for K > 1, the kernel as it was before the edits.
+    """
+    terms = graph.dims[slot.name]
+    where = torch.from_numpy(positions(terms[slot.dim], group.atom, changes)[list(new)])
+    out = gradient.movedim(slot.dim, 0)[where.to(gradient.device)]
+    others = [dim for dim in range(len(terms)) if dim != slot.dim]
+    for place, dim in enumerate(others, start=2):
+        if touches(terms[dim], changes):
+            read = graph.readers.get((slot.name, dim), frozenset())
+            scale = torch.from_numpy(factors(terms[dim], changes, read)).to(out)
+            source = torch.from_numpy(sources(terms[dim], changes)).to(out.device)
+            scaled = out.movedim(place, 0) * scale.view(-1, *[1] * (out.dim() - 1))
+            before = scaled.new_zeros(terms[dim].size, *scaled.shape[1:])
+            out = before.index_add(0, source, scaled).movedim(0, place)
+    return out.squeeze(1) if where.shape[1] == 1 else out
+
+
+_EMPTY = (
+    "there is no batch to measure the loss on: give a list or a loader, which can be gone through "
+    "again and again"
+)
+
+
+def _double(values: Tensor) -> Tensor:
+    return values.detach().cpu().double()
