@@ -184,6 +184,22 @@ def test_smoothed_has_the_curvature_of_softplus() -> None:
     assert torch.allclose(curve, second, rtol=1e-12)
 
 
+@pytest.mark.parametrize("settings", [{}, {"affine": False}, {"track_running_stats": False}])
+def test_norms_of_every_kind_keep_their_slope(settings: dict[str, bool]) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(6, **settings)
+    net = nn.Sequential(nn.Linear(4, 6), norm, nn.Tanh(), nn.Linear(6, 3)).double()
+    for parameter in norm.parameters():
+        nn.init.uniform_(parameter, 0.5, 2)
+    batch = (3 * torch.randn(30, 4).double() + 1, torch.randint(0, 3, (30,)))
+    net(batch[0])  # running statistics that differ from the first ones
+    net.eval()
+    _, made = probes(ramify.trace(net, batch[0]), per_sample, [batch], 3.0)
+    per_sample(net, batch).mean().backward()
+    first = torch.cat([net[0].weight.grad, net[0].bias.grad[:, None]], 1)
+    assert torch.allclose(made[0].gradient()[0], first, rtol=0, atol=1e-12)
+
+
 def test_a_group_through_a_grouped_convolution_is_left_out() -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=4), nn.Flatten(), nn.Linear(8 * 4, 2)

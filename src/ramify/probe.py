@@ -105,24 +105,25 @@ class Probe:
         gradients = _read_gradients(tape, constants, reads)
         names = dict.fromkeys(part.name for target in chosen for part in target.kernels)
         self._thetas = {n: constants[n].clone().requires_grad_() for n in names}
-        terms: list[Tensor] = []
+        terms: list[tuple[Tensor, Tensor]] = []
 
         def cut(position: int, tensor: Tensor) -> Tensor:
             if position in gradients and tensor.requires_grad:
-                terms.append((tensor * gradients[position]).sum())
+                terms.append((tensor, gradients[position]))
             return tensor.detach()
 
         with torch.enable_grad():
             last = max(reads, default=-1)
             replay(tape, constants | self._thetas, reads, cut, beta=beta, until=last)
-            total = torch.stack(terms).sum() if terms else None
-            self._slopes = self._derive(total)
+            self._slopes = self._derive(terms)
 
-    def _derive(self, total: Tensor | None) -> dict[str, Tensor]:
-        if total is None or not total.requires_grad:
+    def _derive(self, terms: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """The gradient of Q, the sum over reads of ⟨read, gradient held⟩."""
+        if not terms:
             return {}
+        reads, held = zip(*terms, strict=True)
         variables = list(self._thetas.values())
-        slopes = torch.autograd.grad(total, variables, create_graph=True, allow_unused=True)
+        slopes = torch.autograd.grad(reads, variables, held, create_graph=True, allow_unused=True)
         named = zip(self._thetas, slopes, strict=True)
         return {n: g for n, g in named if g is not None and g.requires_grad}
 

@@ -90,7 +90,22 @@ def _weight_norm(given: dict[str, Any]) -> Any:
     return v * (g / norm), norm
 
 
+def _fixed_norm(given: dict[str, Any]) -> Any:
+    """Batch norm by running statistics as a line: torch's own derivatives take many passes."""
+    if given["training"]:  # by the batch's own statistics it is no line
+        return None
+    x, mean, variance = given["input"], given["running_mean"], given["running_var"]
+    scale = torch.rsqrt(variance + given.get("eps", given.get("epsilon")))
+    scale = scale if given["weight"] is None else scale * given["weight"]
+    shift = -mean * scale if given["bias"] is None else given["bias"] - mean * scale
+    shape = (-1, *[1] * (x.dim() - 2))
+    return [x * scale.view(shape) + shift.view(shape)]
+
+
 _WRITTEN_OUT: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "aten::native_batch_norm": _fixed_norm,
+    "aten::cudnn_batch_norm": _fixed_norm,
+    "aten::miopen_batch_norm": _fixed_norm,
     "aten::_scaled_dot_product_flash_attention_for_cpu": _attention,
     "aten::_scaled_dot_product_flash_attention": _attention,
     "aten::_scaled_dot_product_efficient_attention": _attention,
@@ -104,7 +119,9 @@ def _execute(op: Op, args: Any, kwargs: Any, beta: float | None, *, in_place: bo
     plain = _WRITTEN_OUT.get(op.name)
     if plain is not None:
         names = [argument.name for argument in op.func._schema.arguments]
-        return plain(dict(zip(names, args, strict=False)) | kwargs)
+        result = plain(dict(zip(names, args, strict=False)) | kwargs)
+        if result is not None:
+            return result
     kinks = kinks_of(op.name, args, kwargs) if beta is not None else None
     if kinks is None or beta is None or not args[0].requires_grad:
         return op.func(*args, **kwargs)
