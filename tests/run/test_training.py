@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,6 @@ from ramify.run.training import (
     evaluating,
     make_optimizer,
     mean_loss,
-    rate,
     train_epoch,
 )
 
@@ -39,15 +39,34 @@ def epoch(
 
 
 @pytest.mark.parametrize(
-    ("schedule", "expected"),
+    ("settings", "expected"),
     [
-        ("cosine", [0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(8)]),
-        ("steps", [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
-        ("constant", [1] * 8),
+        ({"schedule": "cosine"}, [0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(8)]),
+        ({"schedule": "steps"}, [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
+        ({"schedule": "steps", "milestones": (0.25,)}, [1, 1] + [0.1] * 6),
+        ({"schedule": "constant"}, [1] * 8),
     ],
 )
-def test_the_rate_is_a_function_of_the_step(schedule: str, expected: list[float]) -> None:
-    assert [rate(schedule, step, 8) for step in range(8)] == pytest.approx(expected)
+def test_the_rate_is_a_function_of_the_step(
+    settings: dict[str, Any], expected: list[float]
+) -> None:
+    training = Training(**settings)
+    assert [training.factor(step, 8) for step in range(8)] == pytest.approx(expected)
+
+
+def test_something_may_follow_each_step() -> None:
+    model, seen = nn.Linear(2, 1), []
+    optimizer = make_optimizer(model, Training())
+    optimizer.param_groups[0]["initial_lr"] = 0.1
+
+    def note(stepped: nn.Module) -> None:
+        assert stepped is model
+        seen.append(model.weight.detach().clone())
+
+    train_epoch(model, squares, batches(), optimizer, lambda step: 1.0, after_step=note)
+    assert len(seen) == 2
+    assert not torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[1], model.weight)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +93,10 @@ def test_settings_reach_the_optimizer(name: str, kind: type) -> None:
             {"schedule": "linear"},
             "unknown schedule 'linear'; choose one of cosine, steps, constant",
         ),
+        ({"span": "day"}, "unknown span 'day'; choose one of round, run"),
+        ({"nesterov": True, "momentum": 0.0}, "nesterov is a form of momentum"),
+        ({"milestones": (0.5, 0.5)}, "milestones are 0.5, 0.5; give rising shares between 0 and 1"),
+        ({"milestones": (0.5, 1.0)}, "milestones are 0.5, 1.0"),
         ({"epochs": 0}, "epochs is 0; a round needs at least 1"),
         ({"lr": 0.0}, "learning rate is 0.0; it must be above 0"),
         ({"lr": math.nan}, "learning rate is nan"),

@@ -3,6 +3,7 @@
 ``S`` is the number of samples of a batch.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from ramify.probe import Loss, check_weights, checked_loss
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "steps", "constant")
-DROPS = (0.5, 0.75)
+SPANS = ("round", "run")
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,11 @@ class Training:
         momentum: Momentum of SGD.
         nesterov: Nesterov's form of it.
         weight_decay: Applied to every parameter, as in the papers.
-        schedule: Within a round, ``"cosine"`` falls to 0, ``"steps"`` divides by 10 at one half and
-            at three quarters, ``"constant"`` stays.
+        schedule: ``"cosine"`` falls to 0, ``"steps"`` divides by 10 at each milestone,
+            ``"constant"`` stays.
+        milestones: Where ``"steps"`` divides, as shares of the schedule.
+        span: What the schedule goes over: ``"round"`` begins it again after each edit (S2D, S3D),
+            ``"run"`` stretches it over the training epochs of all rounds (Gauss-Newton).
 
     Raises:
         RamifyError: A setting is unknown or out of range.
@@ -47,11 +51,14 @@ class Training:
     nesterov: bool = False
     weight_decay: float = 0.0
     schedule: str = "cosine"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    span: str = "round"
 
     def __post_init__(self) -> None:
         for name, value, known in (
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
+            ("span", self.span, SPANS),
         ):
             if value not in known:
                 raise RamifyError(f"unknown {name} {value!r}; choose one of {', '.join(known)}.")
@@ -59,6 +66,35 @@ class Training:
             raise RamifyError(f"epochs is {self.epochs}; a round needs at least 1.")
         if not self.lr > 0:
             raise RamifyError(f"the learning rate is {self.lr}; it must be above 0.")
+        if self.nesterov and not self.momentum > 0:
+            raise RamifyError("nesterov is a form of momentum; give a momentum above 0.")
+        marks = (0.0, *self.milestones, 1.0)
+        if not all(one < two for one, two in itertools.pairwise(marks)):
+            raise RamifyError(
+                f"milestones are {', '.join(map(str, self.milestones))}; give rising shares "
+                "between 0 and 1, such as 0.5, 0.75."
+            )
+
+    def factor(self, step: int, total: int) -> float:
+        """The learning rate of a step, over the first one.
+
+        Args:
+            step: Steps of the schedule already made.
+            total: Steps of the whole schedule.
+
+        Returns:
+            A factor in [0, 1].
+
+        Example:
+            >>> Training().factor(2, 4), Training(schedule="steps").factor(3, 4)
+            (0.5, 0.01)
+        """
+        done = step / total
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * done))
+        if self.schedule == "steps":
+            return 1 / 10 ** sum(done >= milestone for milestone in self.milestones)
+        return 1.0
 
 
 def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
@@ -76,29 +112,6 @@ def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
     return kind(parameters, lr=lr, weight_decay=decay)
 
 
-def rate(schedule: str, step: int, total: int) -> float:
-    """The learning rate of a step, over the first one.
-
-    Args:
-        schedule: ``"cosine"``, ``"steps"`` or ``"constant"``.
-        step: Steps already made.
-        total: Steps of the whole schedule.
-
-    Returns:
-        A factor in [0, 1].
-
-    Example:
-        >>> [rate("cosine", step, 4) for step in (0, 2)], rate("steps", 3, 4)
-        ([1.0, 0.5], 0.01)
-    """
-    done = step / total
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * done))
-    if schedule == "steps":
-        return 1 / 10 ** sum(done >= drop for drop in DROPS)
-    return 1.0
-
-
 def train_epoch(
     model: nn.Module,
     loss: Loss,
@@ -106,6 +119,7 @@ def train_epoch(
     optimizer: Optimizer,
     factor: Callable[[int], float],
     where: str = "training",
+    after_step: Callable[[nn.Module], None] | None = None,
 ) -> tuple[float, int]:
     """One pass of ordinary training.
 
@@ -116,6 +130,7 @@ def train_epoch(
         optimizer: Its groups' ``initial_lr`` is what ``factor`` multiplies.
         factor: Step of this epoch -> factor of the learning rate.
         where: What to call this epoch in an error.
+        after_step: Called with the model after each step: for a weight average, say.
 
     Returns:
         The mean training loss, and the number of steps.
@@ -135,6 +150,8 @@ def train_epoch(
         optimizer.zero_grad(set_to_none=True)
         mean.backward()
         optimizer.step()
+        if after_step is not None:
+            after_step(model)
         total += float(losses.detach().sum())
         samples += len(losses)
         steps += 1
