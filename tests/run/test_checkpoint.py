@@ -133,7 +133,7 @@ def test_a_torn_file_is_one_clear_sentence(tmp_path: Path, keep: int) -> None:
 def test_a_missing_or_other_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RamifyError, match="c is missing; restore it"):
         read_checkpoint(tmp_path / "c")
-    with pytest.raises(RamifyError, match="net.safetensors is not a ramify-checkpoint-1 file"):
+    with pytest.raises(RamifyError, match="net.safetensors is not a ramify-checkpoint-2 file"):
         read_checkpoint(save(build(), tmp_path / "net"))
 
 

@@ -1,26 +1,31 @@
 """One atomic file from which a run goes on to the same numbers, bit for bit on the CPU.
 
-It is a safetensors file. Tensors: ``model/NAME``, ``optimizer/PARAMETER/...`` and the random state
-``rng/...``. Metadata: the shape recipe, what of the optimizer is not a tensor, and the loop's own
+It is a safetensors file. Tensors: ``model/NAME``, ``optimizer/PARAMETER/...``,
+``followers/NUMBER/NAME`` and the random states ``rng/...`` of torch, numpy and Python. Metadata:
+shape recipes, what of the optimizer and the random states is not a tensor, and the loop's own
 state, all as JSON.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ramify.edit import Follower
 from ramify.errors import RamifyError
 from ramify.run.files import read_tensors, write_tensors
 from ramify.run.store import Recipe, fill, named_tensors, recipe_of, reshape
 
-FORMAT = "ramify-checkpoint-1"
+FORMAT = "ramify-checkpoint-2"
+PARTS = ("recipe", "optimizer", "followers", "rng", "state")
 ADVICE = "restore it from a copy, or delete it to begin again."
 
 
@@ -33,6 +38,8 @@ class Checkpoint:
         tensors: Everything stored as a tensor, by prefixed name.
         recipe: The shape recipe of the model.
         optimizer: Class, groups and state of the optimizer, tensors by reference.
+        followers: For each follower its shape recipe, or None for a state dictionary.
+        rng: The random states of numpy and Python, tensors by reference.
         state: What the loop wrote of itself.
     """
 
@@ -40,6 +47,8 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     recipe: Recipe
     optimizer: dict[str, Any]
+    followers: list[Recipe | None]
+    rng: dict[str, Any]
     state: dict[str, Any]
 
     def model_tensors(self) -> dict[str, Tensor]:
@@ -48,7 +57,11 @@ class Checkpoint:
 
 
 def write_checkpoint(
-    path: Path, model: nn.Module, optimizer: Optimizer, state: dict[str, Any]
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    state: dict[str, Any],
+    followers: Sequence[Follower] = (),
 ) -> None:
     """Write everything that a run needs to go on to one file, atomically.
 
@@ -57,6 +70,7 @@ def write_checkpoint(
         model: The network, of whatever shape it has now.
         optimizer: Over the network's parameters; its state goes by their names.
         state: What the loop needs to know of itself, plain JSON.
+        followers: Weight averages and other models or state dictionaries of the same shape.
 
     Raises:
         RamifyError: The optimizer holds a parameter that is not the model's, or a state that is
@@ -64,11 +78,15 @@ def write_checkpoint(
     """
     tensors = {f"model/{name}": tensor for name, tensor in named_tensors(model).items()}
     described = _describe_optimizer(model, optimizer, tensors)
-    tensors["rng/cpu"] = torch.get_rng_state()
-    if torch.cuda.is_initialized():
-        for index, random in enumerate(torch.cuda.get_rng_state_all()):
-            tensors[f"rng/cuda/{index}"] = random
-    parts = {"recipe": recipe_of(model), "optimizer": described, "state": state}
+    for number, follower in enumerate(followers):
+        tensors |= {f"followers/{number}/{name}": t for name, t in _held(follower).items()}
+    parts = {
+        "recipe": recipe_of(model),
+        "optimizer": described,
+        "followers": [recipe_of(f) if isinstance(f, nn.Module) else None for f in followers],
+        "rng": _random_states(tensors),
+        "state": state,
+    }
     write_tensors(path, tensors, {"format": FORMAT} | {k: json.dumps(v) for k, v in parts.items()})
 
 
@@ -88,28 +106,90 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if metadata.get("format") != FORMAT:
         raise RamifyError(f"{path} is not a {FORMAT} file; {ADVICE}")
     with _damage(path):
-        parts = [json.loads(metadata[key]) for key in ("recipe", "optimizer", "state")]
+        parts = [json.loads(metadata[key]) for key in PARTS]
     return Checkpoint(path, tensors, *parts)
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
-    """Bring model, optimizer and torch's random state back to where they were, in place.
+def restore(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: Optimizer,
+    followers: Sequence[Follower] = (),
+) -> None:
+    """Bring model, optimizer, followers and random states back to where they were, in place.
 
     Args:
         checkpoint: From :func:`read_checkpoint`.
         model: A network of the same class, of any widths.
         optimizer: An optimizer of the same class over the same parameters.
+        followers: As many as were written, of the same kinds in the same order.
 
     Raises:
-        RamifyError: The model or the optimizer is of another kind than the stored one.
+        RamifyError: The model, the optimizer or a follower is of another kind than the stored one.
     """
+    kinds = [recipe is not None for recipe in checkpoint.followers]
+    if kinds != [isinstance(follower, nn.Module) for follower in followers]:
+        raise RamifyError(
+            f"{checkpoint.path} holds {_named(kinds)}, and was given "
+            f"{_named([isinstance(follower, nn.Module) for follower in followers])}; resume with "
+            "followers of the same kinds in the same order."
+        )
     fill(reshape(model, checkpoint.recipe), checkpoint.model_tensors(), str(checkpoint.path))
     _restore_optimizer(checkpoint, model, optimizer)
+    for number, follower in enumerate(followers):
+        _restore_follower(checkpoint, number, follower)
     with _damage(checkpoint.path):
         torch.set_rng_state(checkpoint.tensors["rng/cpu"])
+        _set_random_states(checkpoint)
     devices = list(_under("rng/cuda/", checkpoint.tensors).values())
     if devices and len(devices) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(devices)
+
+
+def _named(modules: Sequence[bool]) -> str:
+    """How many followers of each kind there are."""
+    return f"{sum(modules)} follower modules and {len(modules) - sum(modules)} state dictionaries"
+
+
+def _held(follower: Follower) -> Mapping[str, Tensor]:
+    return named_tensors(follower) if isinstance(follower, nn.Module) else follower
+
+
+def _restore_follower(checkpoint: Checkpoint, number: int, follower: Follower) -> None:
+    tensors = _under(f"followers/{number}/", checkpoint.tensors)
+    recipe = checkpoint.followers[number]
+    if isinstance(follower, nn.Module) and recipe is not None:
+        fill(reshape(follower, recipe), tensors, str(checkpoint.path))
+        return
+    held = cast(MutableMapping[str, Tensor], follower)
+    if held.keys() != tensors.keys():
+        raise RamifyError(
+            f"follower {number} and the one in {checkpoint.path} do not have the same names "
+            f"({min(held.keys() ^ tensors.keys())} is only in one); resume with the same follower."
+        )
+    for name, tensor in tensors.items():
+        held[name] = tensor.to(held[name].device)
+
+
+def _random_states(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The random states as JSON; what is long is added to ``tensors``."""
+    tensors["rng/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_initialized():
+        for index, state in enumerate(torch.cuda.get_rng_state_all()):
+            tensors[f"rng/cuda/{index}"] = state
+    version, words, gauss = random.getstate()
+    tensors["rng/python"] = torch.tensor(words)
+    kind, key, *rest = np.random.get_state()  # noqa: NPY002  (the one that users draw from)
+    tensors["rng/numpy"] = torch.from_numpy(np.asarray(key).astype(np.int64))
+    return {"python": [version, gauss], "numpy": [kind, *rest]}
+
+
+def _set_random_states(checkpoint: Checkpoint) -> None:
+    version, gauss = checkpoint.rng["python"]
+    random.setstate((version, tuple(checkpoint.tensors["rng/python"].tolist()), gauss))
+    kind, *rest = checkpoint.rng["numpy"]
+    key = checkpoint.tensors["rng/numpy"].numpy().astype(np.uint32)
+    np.random.set_state((kind, key, *rest))  # noqa: NPY002
 
 
 def _describe_optimizer(
