@@ -115,15 +115,21 @@ def test_every_option_reaches_the_settings() -> None:
         "rounds": 1,
         "fraction": 0.25,
         "step": 0.02,
+        "method": "s3d",
+        "signed": 1.5,
+        "copies": "2,4",
+        "budget": "params=900",
         "surrogate": 2.0,
         "probe_samples": 9,
         "epochs": 1,
         "batch_size": 20,
-        "optimizer": "adam",
+        "optimizer": "sgd",
         "lr": 0.003,
         "momentum": 0.1,
         "weight_decay": 0.01,
-        "schedule": "constant",
+        "schedule": "steps",
+        "milestones": "0.25,0.5",
+        "span": "run",
         "seed": 4,
         "seeds": 1,
         "device": "cpu",
@@ -134,9 +140,13 @@ def test_every_option_reaches_the_settings() -> None:
         for key, value in options.items()
         for word in (f"--{key.replace('_', '-')}", str(value))
     ]
-    assert call("grow", "--data", "digits", *flat, "--out", "mine").exit_code == 0
+    flat += ["--budget", "macs=1e6", "--nesterov"]
+    result = call("grow", "--data", "digits", *flat, "--out", "mine")
+    assert result.exit_code == 0, result.output
     config = json.loads(Path("mine/config.json").read_text())
-    assert config == options | {"data": "digits", "most": None, "threshold": None, "compare": False}
+    read: dict[str, Any] = {"copies": [2, 4], "milestones": [0.25, 0.5], "nesterov": True}
+    read |= {"budget": {"params": 900, "macs": 1e6}, "data": "digits", "compare": False}
+    assert config == options | read | dict.fromkeys(("most", "threshold", "tradeoff", "phase"))
     flat = ["--most", "1", "--threshold", "-0.0001", "--compare", "--out", "other"]
     assert call("grow", *SMALL, *flat).exit_code == 0
     config = json.loads(Path("other/config.json").read_text())
@@ -209,6 +219,17 @@ def test_resume_names_the_damaged_file(
         ("grow --data digits --model nothing", "unknown model 'nothing'"),
         ("grow --data digits --model no.such:build", "no module 'no'"),
         ("grow --data digits --fraction 0.5 --most 3", "fraction was given together with most"),
+        ("grow --data digits --method magic", "no method 'magic'; choose one of s2d, s3d"),
+        ("grow --data digits --copies 2", "copies is no setting of the method s2d but of s3d"),
+        ("grow --data digits --method s3d --copies 2,x", "--copies is '2,x'; give numbers such as"),
+        ("grow --data digits --budget params", "--budget is 'params'; give one of params, macs"),
+        ("grow --data digits --budget size=3", "there is no budget of 'size'; give params"),
+        ("grow --data digits --milestones 0.5", "those of the schedule steps, not of cosine"),
+        ("grow --data digits --nesterov --optimizer adam", "setting of sgd, not of adam"),
+        ("grow --data digits --span day", "unknown span 'day'; choose one of round, run"),
+        ("retrain", "nothing to retrain was given; give a run folder or a saved network"),
+        ("retrain nowhere", "nowhere is neither a run folder nor a saved network"),
+        ("retrain one --resume two", "either a network to retrain or --resume RUN, not both"),
         ("grow --data digits --lr 0", "learning rate is 0.0; it must be above 0"),
         ("grow --data digits --threshold 1", "so it is 0 or less"),
         ("grow --data digits --device foo", "there is no device 'foo'; give cpu or cuda"),
@@ -223,6 +244,76 @@ def test_resume_names_the_damaged_file(
 def test_mistakes_are_one_sentence_and_leave_nothing(arguments: str, pattern: str) -> None:
     refused(call(*arguments.split()), pattern)
     assert os.listdir(".") == []
+
+
+def test_a_setting_of_the_wrong_type_is_one_sentence() -> None:
+    assert call("grow", *SMALL, "--out", "run").exit_code == 0
+    file = Path("run/config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"lr": "fast"}))
+    refused(call("grow", "--resume", "run"), "config.json gives lr as 'fast', which is not a numb")
+
+
+def accuracies(run: str) -> list[tuple[str, float]]:
+    rows = json.loads(Path(run, "summary.json").read_text())["rows"]
+    return [(row["arm"], row["test_accuracy"]["mean"]) for row in rows]
+
+
+def test_retrain_trains_the_shape_from_scratch_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call("grow", *SMALL, "--seeds", "2", "--out", "run").exit_code == 0
+    result = call("retrain", "run", "--epochs", "3", "--lr", "0.05", "--out", "whole")
+    assert result.exit_code == 0, result.output
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5)
+        result = call("retrain", "run", "--epochs", "3", "--lr", "0.05")
+    assert result.exit_code == 130
+    assert "to go on: ramify retrain --resume run/retrain" in result.stdout
+    assert not Path("run/retrain/summary.json").exists()
+    refused(call("retrain", "run"), "go on with that run by --resume run/retrain")
+    refused(call("grow", "--resume", "run/retrain"), "use ramify retrain --resume run/retrain")
+    assert call("retrain", "--resume", "run/retrain").exit_code == 0
+    assert timeless("run/retrain") == timeless("whole")
+    for name in ("model", "model-1"):
+        for suffix in (".safetensors", ".json"):
+            own, other = Path("whole", name + suffix), Path("run/retrain", name + suffix)
+            assert own.read_bytes() == other.read_bytes()
+        grown, fresh = (
+            ramify.load(f"{run}/{name}", build=seed_network) for run in ("run", "whole")
+        )
+        pairs = list(zip(grown.parameters(), fresh.parameters(), strict=True))
+        assert [one.shape for one, _ in pairs] == [two.shape for _, two in pairs]
+        assert not torch.equal(*pairs[0])
+    config = json.loads(Path("whole/config.json").read_text())
+    assert (config["epochs"], config["lr"], config["batch_size"]) == (3, 0.05, 15)
+    refused(call("retrain", "run", "--seeds", "3", "--out", "b"), "run holds 2 networks, and each")
+
+
+def test_retrain_makes_as_many_epochs_as_the_run() -> None:
+    assert call("grow", *SMALL, "--out", "run").exit_code == 0
+    assert call("retrain", "run").exit_code == 0
+    assert json.loads(Path("run/retrain/config.json").read_text())["epochs"] == 2
+    assert [arm for arm, _ in accuracies("run/retrain")] == ["retrained"]
+    assert "retrained" in Path("run/report.html").read_text()
+
+
+def test_retrain_takes_a_saved_network() -> None:
+    ramify.save(cli.build("digits_net", dataset_shape=(1, 8, 8), classes=3, width=5), "net")
+    refused(call("retrain", "net"), "net is a saved network, not a run; say with --data and --mode")
+    options = "--data digits --model digits_net --epochs 1 --batch-size 15 --seeds 2".split()
+    for source in ("net", "net.safetensors"):
+        result = call("retrain", source, *options)
+        assert result.exit_code == 0, result.output
+        assert "mean ± sample standard deviation over n = 2 seeds" in result.stdout
+        shapes = json.loads(Path("net-retrain/model.json").read_text())["shapes"]
+        assert shapes == json.loads(Path("net.json").read_text())["shapes"]
+        Path("net-retrain").rename(source + "-done")
+    refused(call("retrain", "net", *options[:3], "vgg19"), "class")
+
+
+def test_retrain_of_an_unfinished_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        call("grow", *SMALL, "--out", "run")
+    refused(call("retrain", "run"), "run is not finished; go on with it by ramify grow --resume")
 
 
 def test_a_run_that_diverges_says_so_and_stays_usable() -> None:
@@ -268,7 +359,7 @@ def test_report_writes_the_page_again() -> None:
     assert Path("run/report.html").exists()
 
 
-@pytest.mark.parametrize("command", ["grow", "show", "report"])
+@pytest.mark.parametrize("command", ["grow", "retrain", "show", "report"])
 def test_help_explains_every_option(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0

@@ -1,6 +1,7 @@
-"""The command line: ``ramify grow``, ``ramify show``, ``ramify report``."""
+"""The command line: ``ramify grow``, ``ramify retrain``, ``ramify show``, ``ramify report``."""
 
 import itertools
+import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,13 @@ from ramify.data import Dataset, load
 from ramify.errors import RamifyError
 from ramify.models import build
 from ramify.report import print_table, results_table, write_report, write_summary
-from ramify.run.config import GrowConfig
+from ramify.run import retrain as retraining
+from ramify.run.config import GrowConfig, TrainConfig
 from ramify.run.display import Display
-from ramify.run.folder import RunFolder
+from ramify.run.folder import CONFIG, RETRAINED, RunFolder
 from ramify.run.jobs import prepare, run_jobs, save_unfinished, try_model
+from ramify.run.named import METHODS
+from ramify.select import BUDGETS
 from ramify.trace import trace
 
 INTERRUPTED = 130
@@ -77,27 +81,83 @@ Width = Annotated[
     int | None,
     _option("--width", panel=WHAT, text="Channels a layer of the seed network, small on purpose."),
 ]
-Rounds = Annotated[int | None, _option("--rounds", panel=GROW, text="How often to split channels.")]
+MethodName = Annotated[
+    str | None,
+    _option(
+        "--method",
+        panel=GROW,
+        text=f"What proposes the changes: {', '.join(METHODS)} (s2d).",
+    ),
+]
+Rounds = Annotated[
+    int | None,
+    _option(
+        "--rounds", panel=GROW, text="How often to change the shape at most (20 with --budget)."
+    ),
+]
+Budget = Annotated[
+    list[str] | None,
+    _option(
+        "--budget",
+        panel=GROW,
+        text="The most that the network may cost, such as params=1.2e6; several may be given, of "
+        f"{', '.join(BUDGETS)} (in ms), each for one sample.",
+    ),
+]
 Fraction = Annotated[
     float | None,
-    _option("--fraction", panel=GROW, text="Share of the channels to split each round (0.35)."),
+    _option(
+        "--fraction",
+        panel=GROW,
+        text="Share of the channels to change each round (0.35; gauss-newton: of each layer, 0.3).",
+    ),
 ]
 Most = Annotated[
     int | None,
     _option("--most", panel=GROW, text="Instead of --fraction: the most channels each round."),
+]
+Signed = Annotated[
+    float | None,
+    _option(
+        "--signed",
+        panel=GROW,
+        text="s3d: the largest sum of the copies' absolute weights, c (1.3).",
+    ),
+]
+Copies = Annotated[
+    str | None,
+    _option(
+        "--copies", panel=GROW, text="s3d: numbers of copies to choose from, such as 2,3,4 (2)."
+    ),
+]
+TradeOffRate = Annotated[
+    float | None,
+    _option(
+        "--tradeoff",
+        panel=GROW,
+        text="gauss-newton: the loss that a parameter is worth, λ_p (3e-7).",
+    ),
+]
+Phase = Annotated[
+    int | None,
+    _option(
+        "--phase",
+        panel=GROW,
+        text="gauss-newton: passes over the data that learn the morphisms (as --epochs).",
+    ),
 ]
 Limit = Annotated[
     float | None,
     _option(
         "--threshold",
         panel=GROW,
-        text="Instead of --fraction: split only channels whose splitting index is at most this "
-        "(0 or less).",
+        text="s2d, s3d: instead of --fraction, split only channels whose splitting index is at "
+        "most this (0 or less).",
     ),
 ]
 Step = Annotated[
     float | None,
-    _option("--step", panel=GROW, text="How far apart the two halves of a channel start."),
+    _option("--step", panel=GROW, text="How far the copies of a channel start from it."),
 ]
 Surrogate = Annotated[
     float | None,
@@ -110,7 +170,7 @@ Surrogate = Annotated[
 ]
 Probe = Annotated[
     int | None,
-    _option("--probe-samples", panel=GROW, text="Training samples that judge the splits."),
+    _option("--probe-samples", panel=GROW, text="Training samples that judge the changes."),
 ]
 Epochs = Annotated[
     int | None,
@@ -122,16 +182,37 @@ OptimizerName = Annotated[
 ]
 Rate = Annotated[
     float | None,
-    _option("--lr", panel=TRAIN, text="Learning rate at the start of each round."),
+    _option("--lr", panel=TRAIN, text="Learning rate at the start of the schedule."),
 ]
 Momentum = Annotated[float | None, _option("--momentum", panel=TRAIN, text="Of sgd (0.9).")]
+Nesterov = Annotated[
+    bool | None, _option("--nesterov", panel=TRAIN, text="Nesterov's form of the momentum.")
+]
 Decay = Annotated[float | None, _option("--weight-decay", panel=TRAIN, text="On every parameter.")]
 Schedule = Annotated[
     str | None,
     _option(
         "--schedule",
         panel=TRAIN,
-        text="The learning rate in a round: cosine, steps or constant (cosine).",
+        text="Of the learning rate: cosine, steps (tenfold down at each milestone) or constant "
+        "(cosine).",
+    ),
+]
+Milestones = Annotated[
+    str | None,
+    _option(
+        "--milestones",
+        panel=TRAIN,
+        text="Where the schedule steps goes down, as shares of it (0.5,0.75).",
+    ),
+]
+Span = Annotated[
+    str | None,
+    _option(
+        "--span",
+        panel=TRAIN,
+        text="Whether the schedule begins again each round, or goes over the whole run: round or "
+        "run (round).",
     ),
 ]
 Seed = Annotated[int | None, _option("--seed", panel=RUN, text="The first random seed (0).")]
@@ -141,7 +222,7 @@ Compare = Annotated[
     _option(
         "--compare",
         panel=RUN,
-        text="Also train the seed network, the grown shape from scratch and a uniformly wider "
+        text="Also train the seed network, the grown shape from scratch and a uniformly scaled "
         "network, for as many steps.",
     ),
 ]
@@ -164,10 +245,10 @@ Resume = Annotated[
 
 
 GROW_HELP = (
-    "Train a small network and split its channels where that pays. "
+    "Train a network and change its shape where that pays: split channels, prune them, or both. "
     "`ramify grow --data digits` works as it stands: the run folder then holds the grown network, "
     "every number, and report.html to look at. Ctrl-C stops it, --resume goes on. "
-    "What is left open gets a value that suits the data set; config.json keeps them all."
+    "What is left open gets a value that suits data set and method; config.json keeps them all."
 )
 
 
@@ -176,11 +257,17 @@ def grow(  # noqa: PLR0913, PLR0917  (one argument an option)
     data: Data = None,
     model: Model = None,
     width: Width = None,
+    method: MethodName = None,
     rounds: Rounds = None,
+    budget: Budget = None,
     fraction: Fraction = None,
     most: Most = None,
     threshold: Limit = None,
     step: Step = None,
+    signed: Signed = None,
+    copies: Copies = None,
+    tradeoff: TradeOffRate = None,
+    phase: Phase = None,
     surrogate: Surrogate = None,
     probe_samples: Probe = None,
     epochs: Epochs = None,
@@ -188,8 +275,11 @@ def grow(  # noqa: PLR0913, PLR0917  (one argument an option)
     optimizer: OptimizerName = None,
     lr: Rate = None,
     momentum: Momentum = None,
+    nesterov: Nesterov = None,
     weight_decay: Decay = None,
     schedule: Schedule = None,
+    milestones: Milestones = None,
+    span: Span = None,
     seed: Seed = None,
     seeds: Seeds = None,
     compare: Compare = None,
@@ -199,29 +289,119 @@ def grow(  # noqa: PLR0913, PLR0917  (one argument an option)
     resume: Resume = None,
 ) -> None:
     """Begin a run or go on with one."""
-    options = {key: value for key, value in locals().items() if value is not None}
-    given = {key: value for key, value in options.items() if key not in ("out", "resume")}
-    console = Console()
+    given = _given(locals())
     if resume is not None:
-        if out is not None:
-            raise RamifyError("--out and --resume exclude each other; give --resume RUN alone.")
-        folder, config = _reopen(resume, given)
-        dataset = prepare(config)
-    else:
-        if data is None:
-            raise RamifyError("no data set was given; try --data digits, or --resume RUN.")
-        config = GrowConfig.resolve(given)
-        dataset = prepare(config)
-        folder = RunFolder.create(out or _free_folder(config.data), config.to_json())
-    _execute(config, folder, dataset, console)
+        _execute(*_reopen(resume, out, given, "grow"), "grow")
+        return
+    if data is None:
+        raise RamifyError("no data set was given; try --data digits, or --resume RUN.")
+    config = GrowConfig.resolve(given)
+    dataset = prepare(config)
+    folder = RunFolder.create(out or _free_folder(config.data), config.to_json())
+    _execute(config, folder, dataset, "grow")
 
 
-def _reopen(path: Path, given: dict[str, Any]) -> tuple[RunFolder, GrowConfig]:
-    """The folder and settings of an earlier run; only the device may be another."""
+RETRAIN_HELP = (
+    "Train the shape that a run arrived at from scratch, with fresh weights: what it is worth by "
+    "itself. SOURCE is the folder of a finished run, whose data, model and settings are taken, or "
+    "a network that ramify.save wrote, which needs --data and --model. "
+    "Results go to SOURCE/retrain."
+)
+
+
+@app.command(help=RETRAIN_HELP)
+def retrain(  # noqa: PLR0913, PLR0917  (one argument an option)
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="A finished run folder, or a network saved by ramify.save."),
+    ] = None,
+    data: Data = None,
+    model: Model = None,
+    width: Width = None,
+    epochs: Annotated[
+        int | None,
+        _option("--epochs", panel=TRAIN, text="Passes over the data (as many as the run made)."),
+    ] = None,
+    batch_size: BatchSize = None,
+    optimizer: OptimizerName = None,
+    lr: Rate = None,
+    momentum: Momentum = None,
+    nesterov: Nesterov = None,
+    weight_decay: Decay = None,
+    schedule: Schedule = None,
+    milestones: Milestones = None,
+    seed: Seed = None,
+    seeds: Seeds = None,
+    device: Device = None,
+    threads: Threads = None,
+    out: Out = None,
+    resume: Resume = None,
+) -> None:
+    """Begin to train a shape from scratch, or go on with it."""
+    given = _given(locals())
+    if resume is not None:
+        if source is not None:
+            raise RamifyError("give either a network to retrain or --resume RUN, not both.")
+        _execute(*_reopen(resume, out, given, "retrain"), "retrain")
+        return
+    if source is None:
+        raise RamifyError("nothing to retrain was given; give a run folder or a saved network.")
+    config, recipes = retraining.resolve(source, given)
+    dataset = prepare(config)
+    path = out or retraining.default_folder(source)
+    folder = retraining.begin(config, recipes, dataset, path)
+    _execute(config, folder, dataset, "retrain")
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The settings among the options of a command, those left open left out."""
+    given = {key: value for key, value in options.items() if value is not None and value != []}
+    for name in ("out", "resume", "source"):
+        given.pop(name, None)
+    if "budget" in given:
+        given["budget"] = dict(_budget(text) for text in given["budget"])
+    if "copies" in given:
+        given["copies"] = _numbers(int, "--copies", given["copies"], "2,3,4")
+    if "milestones" in given:
+        given["milestones"] = _numbers(float, "--milestones", given["milestones"], "0.5,0.75")
+    return given
+
+
+def _numbers(kind: type[int] | type[float], option: str, text: str, example: str) -> Any:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise RamifyError(f"{option} is {text!r}; give numbers such as {example}.") from None
+
+
+def _budget(text: str) -> tuple[str, float]:
+    name, _, most = text.partition("=")
+    try:
+        return name.strip(), float(most)
+    except ValueError:
+        raise RamifyError(
+            f"--budget is {text!r}; give one of {', '.join(BUDGETS)} and a number, such as "
+            "params=1.2e6."
+        ) from None
+
+
+def _reopen(
+    path: Path, out: Path | None, given: dict[str, Any], command: str
+) -> tuple[TrainConfig, RunFolder, Dataset]:
+    """An earlier run with its settings; only the device may be another."""
+    if out is not None:
+        raise RamifyError("--out and --resume exclude each other; give --resume RUN alone.")
     folder = RunFolder.open(path)
+    values = folder.config()
+    own = "retrain" if "source" in values else "grow"
+    if own != command:
+        raise RamifyError(f"{path} is a run of ramify {own}; use ramify {own} --resume {path}.")
     device = {key: value for key, value in given.items() if key == "device"}
-    folder.check({key: value for key, value in given.items() if key != "device"})
-    return folder, replace(GrowConfig.from_json(folder.config()), **device)
+    plain = json.loads(json.dumps(given))
+    folder.check({key: value for key, value in plain.items() if key != "device"})
+    kind: type[TrainConfig] = retraining.RetrainConfig if own == "retrain" else GrowConfig
+    config = replace(kind.from_json(values), **device)
+    return config, folder, prepare(config)
 
 
 def _free_folder(data: str) -> Path:
@@ -231,8 +411,9 @@ def _free_folder(data: str) -> Path:
     return next(path for path in numbered if not path.exists())
 
 
-def _execute(config: GrowConfig, folder: RunFolder, dataset: Dataset, console: Console) -> None:
+def _execute(config: TrainConfig, folder: RunFolder, dataset: Dataset, command: str) -> None:
     """Run the jobs with a display; whatever stops them, the folder is left ready to use."""
+    console = Console()
     _say(console, f"run folder: {folder.path}")
     try:
         with Display(console, config, folder.events()) as display:
@@ -242,9 +423,11 @@ def _execute(config: GrowConfig, folder: RunFolder, dataset: Dataset, console: C
             save_unfinished(config, folder)
             write_report(folder.path)
         if isinstance(stop, KeyboardInterrupt):
-            _say(console, f"stopped; to go on: ramify grow --resume {folder.path}")
+            _say(console, f"stopped; to go on: ramify {command} --resume {folder.path}")
         raise
     write_summary(folder.path)
+    if folder.path.name == RETRAINED and (folder.path.parent / CONFIG).exists():
+        write_report(folder.path.parent)  # it shows what came of the retraining
     print_table(results_table(folder.events()), console)
     _say(console, f"to look at it, open {write_report(folder.path)} in a browser")
 

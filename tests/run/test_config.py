@@ -27,11 +27,18 @@ def test_what_is_given_goes_before_any_default() -> None:
         "rounds": 0,
         "epochs": 7,
         "batch_size": 9,
-        "optimizer": "adamw",
+        "optimizer": "sgd",
         "lr": 0.25,
         "momentum": 0.5,
+        "nesterov": True,
         "weight_decay": 0.0,
         "schedule": "steps",
+        "milestones": (0.25,),
+        "span": "run",
+        "method": "s3d",
+        "budget": {"params": 1e4},
+        "signed": 2.0,
+        "copies": (2, 4),
         "fraction": 0.125,
         "step": 0.5,
         "surrogate": 2.0,
@@ -43,11 +50,15 @@ def test_what_is_given_goes_before_any_default() -> None:
         "threads": 3,
     }
     config = GrowConfig.resolve(given)
-    assert config.to_json() == given | {"most": None, "threshold": None}
+    absent = ("most", "threshold", "tradeoff", "phase")
+    as_json = {"milestones": [0.25], "copies": [2, 4]}
+    assert config.to_json() == given | as_json | dict.fromkeys(absent)
     training = config.training()
-    assert (training.epochs, training.optimizer, training.lr) == (7, "adamw", 0.25)
+    assert (training.epochs, training.optimizer, training.lr) == (7, "sgd", 0.25)
     assert (training.momentum, training.weight_decay, training.schedule) == (0.5, 0.0, "steps")
-    assert config.method() == SplittingDescent(step=0.5, surrogate=2.0)
+    assert (training.nesterov, training.milestones, training.span) == (True, (0.25,), "run")
+    method = SplittingDescent(signed=2.0, copies=(2, 4), step=0.5, surrogate=2.0)
+    assert config.growth(seed=5) == method
     assert config.rule() == TopFraction(0.125)
     assert config.arms() == ("grown", "seed", "scratch", "wide")
 
@@ -69,7 +80,7 @@ def test_a_number_or_a_threshold_takes_the_place_of_the_share(
 
 def test_no_surrogate_means_the_true_curvature() -> None:
     config = GrowConfig.resolve({"data": "digits", "surrogate": 0.0})
-    assert config.method().surrogate is None
+    assert config.growth(seed=0) == SplittingDescent(step=0.1, surrogate=None)
 
 
 def test_a_function_of_the_user_is_not_forced_to_take_a_width() -> None:
@@ -91,6 +102,19 @@ def test_a_function_of_the_user_is_not_forced_to_take_a_width() -> None:
         ({"rounds": -1}, "rounds is -1; it must not be negative"),
         ({"epochs": 0}, "epochs is 0"),
         ({"step": 0.0}, "step is a positive length"),
+        ({"method": "magic"}, "there is no method 'magic'; choose one of s2d, s3d"),
+        ({"signed": 1.5}, "signed is no setting of the method s2d but of s3d"),
+        ({"method": "s3d", "copies": (5,)}, "copies are some of 2, 3 and 4"),
+        (
+            {"budget": {"weights": 1.0}},
+            "no budget of 'weights'; give params, macs, flops, energy, latency",
+        ),
+        ({"budget": {"params": 0.0}}, "the budget of params is 0.0; give a number above 0"),
+        ({"optimizer": "adam", "momentum": 0.5}, "momentum is a setting of sgd, not of adam"),
+        ({"optimizer": "adam", "nesterov": True}, "nesterov is a setting of sgd, not of adam"),
+        ({"milestones": (0.5,)}, "milestones are those of the schedule steps, not of cosine"),
+        ({"schedule": "steps", "milestones": (0.5, 0.1)}, "give rising shares between 0 and 1"),
+        ({"span": "epoch"}, "unknown span 'epoch'"),
         ({"optimizer": "lion"}, "unknown optimizer 'lion'"),
     ],
 )
@@ -105,3 +129,35 @@ def test_settings_of_another_version_are_named(change: dict[str, Any]) -> None:
     values = {k: v for k, v in (values | change).items() if change.get(k, 0) is not None}
     with pytest.raises(RamifyError, match=rf"{next(iter(change))} is missing or unknown"):
         GrowConfig.from_json(values)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("lr", "0.1", "config.json gives lr as '0.1', which is not a number; restore it"),
+        ("epochs", 2.5, "epochs as 2.5, which is not a whole number"),
+        ("rounds", True, "rounds as True, which is not a whole number"),
+        ("compare", 1, "compare as 1, which is not true or false"),
+        ("data", None, "data as None, which is not a text"),
+        ("width", "4", "width as '4', which is not a whole number or null"),
+        ("milestones", 0.5, "milestones as 0.5, which is not a list of numbers"),
+        ("milestones", [0.5, "x"], "which is not a list of numbers"),
+        ("budget", {"params": "many"}, "which is not a table of numbers or null"),
+        ("lr", -1, "the learning rate is -1; it must be above 0"),
+    ],
+)
+def test_a_setting_changed_by_hand_is_named(name: str, value: object, words: str) -> None:
+    values = GrowConfig.resolve({"data": "digits"}).to_json()
+    with pytest.raises(RamifyError, match=words):
+        GrowConfig.from_json(values | {name: value})
+
+
+def test_a_whole_number_will_do_for_a_number() -> None:
+    values = GrowConfig.resolve({"data": "digits"}).to_json()
+    assert GrowConfig.from_json(values | {"lr": 1}).lr == 1
+
+
+def test_a_budget_leaves_room_for_many_rounds() -> None:
+    given = {"data": "digits", "budget": {"params": 900}}
+    assert GrowConfig.resolve(given).rounds == 20
+    assert GrowConfig.resolve(given | {"rounds": 3}).rounds == 3

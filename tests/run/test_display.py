@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,11 +23,17 @@ def events(job: str, epochs: int) -> list[dict[str, Any]]:
     return [*trained, {"event": "result", **tags, "steps": 40, "seconds": 2.0}]
 
 
-EDIT = {
+def proposal(channel: int, copies: int, selected: bool) -> dict[str, Any]:
+    return {"group": "conv", "channel": channel, "copies": copies, "selected": selected}
+
+
+EDIT: dict[str, Any] = {
     "event": "edit",
     "job": "grown-0",
+    "arm": "grown",
     "round": 1,
-    "proposals": [{"selected": True}, {"selected": False}, {"selected": True}],
+    "passes": 0,
+    "proposals": [proposal(0, 2, True), proposal(1, 2, False), proposal(2, 3, True)],
     "params_before": 100,
     "params_after": 1500,
 }
@@ -51,6 +58,50 @@ def test_without_a_terminal_edits_and_results_are_lines(config: Make) -> None:
         "grown-0: finished, test accuracy 90.00 %, 1,234 parameters, 40 steps in 2 s",
         "",
     ]
+
+
+def test_prunes_are_counted_apart_and_a_stop_gives_its_reason(config: Make) -> None:
+    console = plain()
+    both = [*EDIT["proposals"], proposal(1, 0, True), proposal(2, 0, False)]
+    stop = {"event": "stop", "job": "grown-0", "arm": "grown", "round": 1}
+    budget = {"reason": "budget", "budget": {"params": 1.2e6, "latency": 3.5}}
+    with Display(console, config(), []) as shown:
+        shown.event(EDIT | {"proposals": both})
+        shown.event(EDIT | {"proposals": both[3:]})
+        shown.event(stop | budget)
+        shown.event(stop | {"reason": "rounds", "budget": None})
+        shown.event(stop | {"reason": "no morphism pays", "budget": None})
+        shown.event(stop | {"reason": "rounds", "arm": "seed", "job": "seed-0"})
+    lines = [line.partition(", 100 ->")[0] for line in text(console).splitlines()]
+    assert lines == [
+        "grown-0: round 1, split 2 and pruned 1 of 3 channels",
+        "grown-0: round 1, pruned 1 of 2 channels",
+        "grown-0: stopped after round 1, the budget params = 1.2e+06, latency = 3.5 is used up",
+        "grown-0: stopped after round 1, the last one asked for",
+        "grown-0: stopped after round 1, where no morphism paid any more",
+    ]
+
+
+def test_epochs_of_learning_move_the_bar(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "REDRAW", -1.0)
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    settings = replace(config(rounds=1), phase=3)  # two rounds of 2 epochs, 3 of learning between
+    with Display(console, settings, []) as shown:
+        bar = shown.progress.tasks[0]
+        assert bar.total == 7
+        for event in events("grown-0", 2)[:2]:
+            shown.event(event | {"round": 0})
+        for _ in range(5):
+            shown.tick(0.5)
+        assert bar.completed == 4.5
+        for _ in range(5):  # the loss before and after the edit is measured too
+            shown.tick(0.5)
+        assert bar.completed == 5
+        shown.event(EDIT | {"passes": 3})
+        assert bar.completed == 5
+        for event in events("grown-0", 2):
+            shown.event(event)
+        assert (bar.completed, bar.total) == (7, 7)
 
 
 def test_without_a_terminal_a_long_epoch_is_a_line(

@@ -96,6 +96,7 @@ def test_the_events_say_what_happened(whole: RunFolder) -> None:
         ("edit", 2, None),
         ("epoch", 2, 0),
         ("epoch", 2, 1),
+        ("stop", 2, None),
         ("result", None, None),
     ]
     edit = events[2]
@@ -250,7 +251,7 @@ def test_a_lost_network_is_named(tmp_path: Path, config: Make, dataset: Dataset)
     settings = config(compare=True)
     folder = start(tmp_path / "run", settings)
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(settings, folder, dataset, log=Stop(8))
+        run_jobs(settings, folder, dataset, log=Stop(9))
     (folder.path / "model.json").unlink()
     with pytest.raises(RamifyError, match=r"model.json is missing; restore it"):
         run_jobs(settings, folder, dataset)

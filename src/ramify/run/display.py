@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ramify.run.config import GrowConfig
+from ramify.run.config import GrowConfig, TrainConfig
 
 REDRAW = 0.2
 QUIET = 15.0
@@ -28,11 +28,17 @@ class Display:
         events: What happened before, where the run is resumed.
     """
 
-    def __init__(self, console: Console, config: GrowConfig, events: list[dict[str, Any]]) -> None:
+    def __init__(self, console: Console, config: TrainConfig, events: list[dict[str, Any]]) -> None:
         self.console = console
         self.config = config
+        self.rounds = config.rounds if isinstance(config, GrowConfig) else 0
+        self.phase = (config.phase or 0) if isinstance(config, GrowConfig) else 0
         self.epochs = Counter(event["job"] for event in events if event["event"] == "epoch")
-        self.stopped = {e["seed"]: self.epochs[e["job"]] for e in events if _is_grown(e)}
+        self.learned = Counter[str]()
+        for event in events:
+            self.learned[event["job"]] += _learned(event)
+        self.stopped = {e["seed"]: e["job"] for e in events if _is_grown(e)}
+        self.choosing = bool(events) and self._ends_round(events[-1])
         self.progress = Progress(
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
@@ -69,18 +75,23 @@ class Display:
 
     def event(self, event: dict[str, Any]) -> None:
         """Something happened that is worth a line."""
+        self.fraction = 0.0
+        self.choosing = self._ends_round(event)
+        self.learned[event["job"]] += _learned(event)
         if event["event"] == "epoch":
             self.epochs[event["job"]] += 1
-            self.fraction = 0.0
-            line = _epoch_line(event, self.config)
-            self.status.plain = line + (", choosing channels" if self._ends_round(event) else "")
+            line = _epoch_line(event, self.rounds)
+            self.status.plain = line + (", choosing channels" if self.choosing else "")
             if not self.console.is_terminal and time.monotonic() - self.written > QUIET:
                 self._print(line)
         elif event["event"] == "edit":
             self._print(_edit_line(event))
+        elif event["event"] == "stop":
+            if event["arm"] == "grown":
+                self._print(f"{event['job']}: {stop_line(event)}")
         else:
             if _is_grown(event):
-                self.stopped[event["seed"]] = self.epochs[event["job"]]
+                self.stopped[event["seed"]] = event["job"]
             self._print(_result_line(event))
         self._draw()
 
@@ -90,42 +101,67 @@ class Display:
 
     def _draw(self) -> None:
         self.drawn = time.monotonic()
-        completed = self._done() + min(self.fraction, 1.0)
+        # While channels are chosen, what ticks are the epochs of a method that learns.
+        completed = self._done() + min(self.fraction, self.phase if self.choosing else 1.0)
         self.progress.update(self.bar, completed=completed, total=self._total())
 
     def _ends_round(self, event: dict[str, Any]) -> bool:
-        last = event["epoch"] + 1 == self.config.epochs and event["round"] < self.config.rounds
-        return event["arm"] == "grown" and last
+        if event["event"] != "epoch" or event["arm"] != "grown":
+            return False
+        return event["epoch"] + 1 == self.config.epochs and event["round"] < self.rounds
 
     def _done(self) -> int:
-        return sum(self.epochs.values())
+        return sum(self.epochs.values()) + sum(self.learned.values())
 
     def _total(self) -> int:
         """Epochs of the whole run, fewer for a seed whose network stopped growing early."""
-        config = self.config
-        seeds = range(config.seed, config.seed + config.seeds)
-        full = config.epochs * (config.rounds + 1)
-        return sum(self.stopped.get(seed, full) for seed in seeds) * len(config.arms())
+        config, total = self.config, 0
+        for seed in range(config.seed, config.seed + config.seeds):
+            job = self.stopped.get(seed)
+            trained = self.epochs[job] if job else config.epochs * (self.rounds + 1)
+            learned = self.learned[job] if job else self.phase * self.rounds
+            total += trained * len(config.arms()) + learned
+        return total
+
+
+def _learned(event: dict[str, Any]) -> int:
+    """Epochs in which a method learned over the training data."""
+    passes: int = event["passes"] if event["event"] == "edit" else 0
+    return passes
 
 
 def _is_grown(event: dict[str, Any]) -> bool:
     return event["event"] == "result" and event["arm"] == "grown"
 
 
-def _epoch_line(event: dict[str, Any], config: GrowConfig) -> str:
-    rounds = f"round {event['round']} of {config.rounds}, " if event["arm"] == "grown" else ""
+def _epoch_line(event: dict[str, Any], rounds: int) -> str:
+    place = f"round {event['round']} of {rounds}, " if event["arm"] == "grown" else ""
     return (
-        f"{event['job']}: {rounds}epoch {event['epoch'] + 1}, "
+        f"{event['job']}: {place}epoch {event['epoch'] + 1}, "
         f"test accuracy {100 * event['test_accuracy']:.2f} %, {event['params']:,} parameters"
     )
 
 
 def _edit_line(event: dict[str, Any]) -> str:
-    taken = sum(proposal["selected"] for proposal in event["proposals"])
+    taken = [proposal["copies"] for proposal in event["proposals"] if proposal["selected"]]
+    pruned = taken.count(0)
+    done = [f"split {len(taken) - pruned}"] if len(taken) > pruned else []
+    done += [f"pruned {pruned}"] if pruned else []
+    channels = len({(p["group"], p["channel"]) for p in event["proposals"]})
     return (
-        f"{event['job']}: round {event['round']}, split {taken} of {len(event['proposals'])} "
+        f"{event['job']}: round {event['round']}, {' and '.join(done)} of {channels} "
         f"channels, {event['params_before']:,} -> {event['params_after']:,} parameters"
     )
+
+
+def stop_line(event: dict[str, Any]) -> str:
+    """Why a network stopped growing, in words."""
+    if event["reason"] == "rounds":
+        return f"stopped after round {event['round']}, the last one asked for"
+    if event["reason"] == "budget":
+        budget = ", ".join(f"{name} = {most:g}" for name, most in event["budget"].items())
+        return f"stopped after round {event['round']}, the budget {budget} is used up"
+    return f"stopped after round {event['round']}, where no morphism paid any more"
 
 
 def _result_line(event: dict[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 ``config.json`` holds every setting, ``versions.json`` the software, ``metrics.jsonl`` one event a
 line, ``checkpoint.safetensors`` where to go on from, ``model.safetensors`` and ``model.json`` the
-grown network of the first seed, ``model-SEED.*`` those of the others.
+grown network of the first seed, ``model-SEED.*`` those of the others, ``retrain`` the run folder of
+what was trained from scratch in their shapes.
 """
 
 import json
@@ -20,6 +21,7 @@ from ramify.run.files import read_json, write_json, write_lines
 
 CONFIG, VERSIONS, METRICS = "config.json", "versions.json", "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
+RETRAINED = "retrain"  # the folder within that of a run
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,23 @@ from torch import Tensor, nn
 
 from ramify.data import Dataset, batches, load
 from ramify.errors import RamifyError
+from ramify.methods import SplittingDescent
 from ramify.models import build as build_model
 from ramify.run.checkpoint import read_checkpoint
 from ramify.run.compare import scratch, wide
-from ramify.run.config import GrowConfig
+from ramify.run.config import GrowConfig, TrainConfig
 from ramify.run.files import read_json
 from ramify.run.folder import RunFolder
-from ramify.run.loop import Event, grow
+from ramify.run.journal import Event
+from ramify.run.loop import grow
 from ramify.run.store import save, write_model
 from ramify.run.training import Training, cross_entropy, evaluate, evaluating
+from ramify.select import TopFraction
 
 EVALUATION_BATCH = 500
 PROBE_BATCH = 256
+RESTORE = "restore it, or begin a new run."
+KEPT = ("grown", "retrained")  # the arms whose networks are saved
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Job:
     """One network to train.
 
     Attributes:
-        arm: ``"grown"``, ``"seed"``, ``"scratch"`` or ``"wide"``.
+        arm: ``"grown"``, ``"seed"``, ``"scratch"``, ``"wide"`` or ``"retrained"``.
         seed: Its random seed.
     """
 
@@ -54,7 +59,7 @@ class Shuffled:
     """
 
     dataset: Dataset
-    config: GrowConfig
+    config: TrainConfig
     seed: int
     ticked: Callable[[float], None]
 
@@ -70,13 +75,13 @@ class Shuffled:
             yield inputs.to(self.config.device), labels.to(self.config.device)
 
 
-def plan(config: GrowConfig) -> list[Job]:
+def plan(config: TrainConfig) -> list[Job]:
     """Every job of a run in order: for each seed the grown network, then what depends on it."""
     seeds = range(config.seed, config.seed + config.seeds)
     return [Job(arm, seed) for seed in seeds for arm in config.arms()]
 
 
-def prepare(config: GrowConfig) -> Dataset:
+def prepare(config: TrainConfig) -> Dataset:
     """Load the data and try the model, so that a mistake shows before a folder is made.
 
     Args:
@@ -95,7 +100,7 @@ def prepare(config: GrowConfig) -> Dataset:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RamifyError(f"there is no {config.device} on this machine; give --device cpu.")
     dataset = load(config.data)
-    scores = try_model(_build(config, dataset), dataset.x_train[:1])
+    scores = try_model(build_seed(config, dataset), dataset.x_train[:1])
     wanted = (1, len(dataset.classes))
     if not isinstance(scores, Tensor) or tuple(scores.shape) != wanted:
         seen = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores)
@@ -129,7 +134,7 @@ def try_model(model: nn.Module, inputs: Any) -> Any:
 
 
 def run_jobs(
-    config: GrowConfig,
+    config: TrainConfig,
     folder: RunFolder,
     dataset: Dataset,
     log: Callable[[Event], None] = lambda event: None,
@@ -188,8 +193,8 @@ def settle(folder: RunFolder) -> set[str]:
     return finished
 
 
-def save_unfinished(config: GrowConfig, folder: RunFolder) -> None:
-    """Save the network of an interrupted growing job as it was at the checkpoint.
+def save_unfinished(config: TrainConfig, folder: RunFolder) -> None:
+    """Save the network of an interrupted job as it was at the checkpoint.
 
     Args:
         config: The settings of the run.
@@ -202,14 +207,14 @@ def save_unfinished(config: GrowConfig, folder: RunFolder) -> None:
         return
     checkpoint = read_checkpoint(folder.checkpoint)
     head = checkpoint.state["history"][0]
-    if head["arm"] == "grown":
-        path = _model_path(config, folder, head["seed"])
+    if head["arm"] in KEPT:
+        path = model_path(config, folder, head["seed"])
         write_model(path, checkpoint.recipe, checkpoint.model_tensors())
 
 
 @dataclass(frozen=True)
 class _Setup:
-    config: GrowConfig
+    config: TrainConfig
     folder: RunFolder
     dataset: Dataset
     log: Callable[[Event], None]
@@ -217,7 +222,7 @@ class _Setup:
 
     def build(self) -> nn.Module:
         """The seed network, on the CPU."""
-        return _build(self.config, self.dataset)
+        return build_seed(self.config, self.dataset)
 
     def record(self, event: Event) -> None:
         """Store an event, then tell the watcher."""
@@ -225,7 +230,8 @@ class _Setup:
         self.log(event)
 
 
-def _build(config: GrowConfig, dataset: Dataset) -> nn.Module:
+def build_seed(config: TrainConfig, dataset: Dataset) -> nn.Module:
+    """The network that a run begins with, on the CPU."""
     width = {} if config.width is None else {"width": config.width}
     shape = tuple(dataset.x_train.shape[1:])
     return build_model(config.model, dataset_shape=shape, classes=len(dataset.classes), **width)
@@ -242,23 +248,34 @@ def _run(job: Job, setup: _Setup) -> None:
         setup.dataset.x_train[:1].to(config.device),
         cross_entropy,
         Shuffled(setup.dataset, config, job.seed, setup.ticked),
-        method=config.method(),
-        rule=config.rule(),
         training=training,
-        rounds=config.rounds if job.arm == "grown" else 0,
-        probe=_probe(setup.dataset, config, job.seed),
+        **_growth(job, setup),
         evaluate=lambda model: _measures(model, setup.dataset, config.device),
         log=setup.record,
         checkpoint=folder.checkpoint,
         tags=tags,
     ).history
-    if job.arm == "grown":
-        save(model, _model_path(config, folder, job.seed))
-    last = history[-1]
+    if job.arm in KEPT:
+        save(model, model_path(config, folder, job.seed))
+    last = next(event for event in reversed(history) if event["event"] == "epoch")
     measures = {key: last[key] for key in ("test_accuracy", "test_loss", "params", "macs")}
-    time = {"steps": last["step"], "seconds": last["t"]}
-    setup.record({"event": "result"} | tags | {"t": last["t"]} | measures | time)
+    time = {"steps": last["step"], "seconds": history[-1]["t"]}
+    setup.record({"event": "result"} | tags | {"t": history[-1]["t"]} | measures | time)
     folder.checkpoint.unlink(missing_ok=True)
+
+
+def _growth(job: Job, setup: _Setup) -> dict[str, Any]:
+    """How a job edits its network; those that only train make no round."""
+    config = setup.config
+    if job.arm != "grown" or not isinstance(config, GrowConfig):
+        return {"method": SplittingDescent(), "rule": TopFraction(1.0), "rounds": 0}
+    return {
+        "method": config.growth(job.seed),
+        "rule": config.rule(),
+        "rounds": config.rounds,
+        "budget": config.budget,
+        "probe": _probe(setup.dataset, config, job.seed),
+    }
 
 
 def _network(job: Job, setup: _Setup) -> tuple[nn.Module, Training]:
@@ -266,22 +283,33 @@ def _network(job: Job, setup: _Setup) -> tuple[nn.Module, Training]:
     training = setup.config.training()
     if job.arm == "grown":
         return setup.build(), training
+    if job.arm == "retrained":
+        recipe = read_json(shape_path(setup.config, setup.folder, job.seed), RESTORE)
+        return scratch(setup.build, recipe), training
     events = [e for e in setup.folder.events() if e["job"] == Job("grown", job.seed).name]
     training = replace(training, epochs=sum(event["event"] == "epoch" for event in events))
     if job.arm == "seed":
         return setup.build(), training
     if job.arm == "wide":
         return wide(setup.build, setup.dataset.x_train[:1], events[-1]["params"]), training
-    recipe = _model_path(setup.config, setup.folder, job.seed).with_suffix(".json")
-    return scratch(setup.build, read_json(recipe, "restore it, or begin a new run.")), training
+    recipe = read_json(model_path(setup.config, setup.folder, job.seed, ".json"), RESTORE)
+    return scratch(setup.build, recipe), training
 
 
-def _model_path(config: GrowConfig, folder: RunFolder, seed: int) -> Path:
-    return folder.path / ("model" if seed == config.seed else f"model-{seed}")
+def model_path(config: TrainConfig, folder: RunFolder, seed: int, suffix: str = "") -> Path:
+    """Where the network of a seed is kept: ``model`` for the first, ``model-SEED`` for others."""
+    return folder.path / (("model" if seed == config.seed else f"model-{seed}") + suffix)
 
 
-def _probe(dataset: Dataset, config: GrowConfig, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """The training samples that judge the splits, drawn once for a job."""
+def shape_path(config: TrainConfig, folder: RunFolder, seed: int) -> Path:
+    """Where the shape that a seed is to train is kept, named likewise."""
+    return folder.path / ("shape.json" if seed == config.seed else f"shape-{seed}.json")
+
+
+def _probe(dataset: Dataset, config: GrowConfig, seed: int) -> list[tuple[Tensor, Tensor]] | None:
+    """The training samples that judge the edits, drawn once for a job; None where all do."""
+    if config.probe_samples is None:
+        return None
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset.x_train), generator=generator)[: config.probe_samples]
     return [
