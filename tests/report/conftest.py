@@ -30,7 +30,13 @@ def make_edit(
 ) -> dict[str, Any]:
     """One S2D round: a third of the channels split, the most negative index first."""
     proposals: list[dict[str, Any]] = [
-        {"group": group, "channel": channel, "index": -(rng.expovariate(4) ** 2) + 0.02}
+        {
+            "group": group,
+            "channel": channel,
+            "copies": 2,
+            "index": -(rng.expovariate(4) ** 2) + 0.02,
+            "score": None,
+        }
         for group, width in widths.items()
         for channel in range(width)
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ramify.errors import RamifyError
+from ramify.run.folder import RETRAINED
 
 Event = Mapping[str, Any]
 
@@ -33,6 +34,7 @@ _FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "proposals": list,
         "origin": dict,
     },
+    "stop": {"step": int, "round": int, "reason": str},
     "result": {
         "arm": str,
         "seed": int,
@@ -47,7 +49,9 @@ _FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
 _PROPOSAL: dict[str, type | tuple[type, ...]] = {
     "group": str,
     "channel": int,
+    "copies": int,
     "index": _MAYBE,
+    "score": _MAYBE,
     "gain": _MAYBE,
     "selected": bool,
 }
@@ -61,7 +65,7 @@ class RunRecord:
         name: the folder's name.
         config: what the command decided.
         versions: the software that ran it.
-        events: the lines of ``metrics.jsonl``, in order.
+        events: the lines of ``metrics.jsonl``, in order, then those of what was retrained.
         finished: whether the run wrote its summary.
     """
 
@@ -94,7 +98,7 @@ def read_run(run: Path) -> RunRecord:
         name=run.resolve().name,
         config=_read_object(run / "config.json"),
         versions=_read_object(run / "versions.json") if (run / "versions.json").exists() else {},
-        events=read_events(run),
+        events=[*read_events(run), *read_events(run / RETRAINED)],
         finished=(run / "summary.json").exists() and bool(_read_object(run / "summary.json")),
     )
 

@@ -14,11 +14,12 @@ from rich.table import Table
 from ramify.report.reader import Event, read_events
 
 ARMS: dict[str, str] = {
-    "seed": "The small network the run began with, trained for just as many steps, never grown.",
-    "grown": "Began as the seed network; its channels were split where splitting paid.",
+    "seed": "The network the run began with, trained for just as many steps, never grown.",
+    "grown": "Began as the seed network; its channels were split or pruned where that paid.",
     "scratch": "The grown network's final shape with fresh weights, trained for as many steps.",
-    "wide": "The seed network made wider by the same factor everywhere, to about the grown "
-    "network's parameters, trained for as many steps.",
+    "wide": "The seed network scaled by the same factor everywhere, to about the grown network's "
+    "parameters, trained for as many steps.",
+    "retrained": "The grown network's final shape with fresh weights, trained by ramify retrain.",
 }
 """The arms of a run in the order of the table, each explained in plain words."""
 
