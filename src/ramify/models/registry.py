@@ -14,7 +14,17 @@ from typing import Any
 from torch import nn
 
 from ramify.errors import RamifyError
-from ramify.models import digits_net, mobilenet, preresnet, rbf, resnet, vgg
+from ramify.models import (
+    dgcnn,
+    digits_net,
+    ds_cnn,
+    mobilenet,
+    preresnet,
+    prototype,
+    rbf,
+    resnet,
+    vgg,
+)
 
 Builder = Callable[..., nn.Module]
 
@@ -27,6 +37,9 @@ _BUILDERS: dict[str, Builder] = {
     "preresnet164": partial(preresnet.build, depth=164),
     "resnet20": resnet.build,
     "rbf": rbf.build,
+    "prototype": prototype.build,
+    "ds_cnn": ds_cnn.build,
+    "dgcnn": dgcnn.build,
 }
 
 NAMES = tuple(_BUILDERS)
