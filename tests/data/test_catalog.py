@@ -50,7 +50,8 @@ def write_records(path, labels):
 
 
 def test_names():
-    assert NAMES == ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
+    images = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
+    assert (*images, "shapes", "spoken-digits", "modelnet40") == NAMES
 
 
 @pytest.mark.parametrize(

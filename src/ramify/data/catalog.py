@@ -15,6 +15,9 @@ from ramify.data.digits import load_digits
 from ramify.data.folder import load_folder
 from ramify.data.idx import read_idx_split
 from ramify.data.npz import read_npz
+from ramify.data.points_modelnet import load_modelnet
+from ramify.data.points_shapes import load_shapes
+from ramify.data.speech import load_spoken_digits
 from ramify.errors import RamifyError
 
 VARIABLE = "RAMIFY_DATA"
@@ -113,22 +116,30 @@ _FILE_SETS = (
     ),
 )
 
-NAMES = ("digits", *(file_set.name for file_set in _FILE_SETS))
+_OTHER_SETS: dict[str, Callable[[Path], Dataset]] = {  # no images: each has a reader of its own
+    "spoken-digits": load_spoken_digits,
+    "modelnet40": load_modelnet,
+}
+
+NAMES = ("digits", *(file_set.name for file_set in _FILE_SETS), "shapes", *_OTHER_SETS)
 
 
 def load(name: str, seed: int = 0) -> Dataset:
     """Load a data set into memory.
 
-    ``digits`` is embedded. The other named sets are looked for in the folder that the environment
-    variable RAMIFY_DATA names: as ``NAME.npz`` (x_train, y_train, x_test, y_test; uint8), or in
-    their official files (idx, also compressed; CIFAR's Python or binary batches) in ``NAME/``,
-    ``NAME/raw/`` or the folder itself, in this order (MNIST and Fashion-MNIST have files of the
-    same names: to keep both, give each its folder). Anything else is taken for the path of a folder
-    of images, ``train/CLASS/*`` and ``test/CLASS/*``.
+    ``digits`` is embedded, and ``shapes`` is drawn. The other named sets are looked for in the
+    folder that the environment variable RAMIFY_DATA names: as ``NAME.npz`` (x_train, y_train,
+    x_test, y_test; uint8), or in their official files (idx, also compressed; CIFAR's Python or
+    binary batches) in ``NAME/``, ``NAME/raw/`` or the folder itself, in this order (MNIST and
+    Fashion-MNIST have files of the same names: to keep both, give each its folder).
+    ``spoken-digits`` needs librosa, ``modelnet40`` needs h5py; each is looked for as it was
+    unpacked. Anything else is taken for the path of a folder of images, ``train/CLASS/*`` and
+    ``test/CLASS/*``.
 
     Args:
-        name: digits, mnist, fashion-mnist, cifar10, cifar100, or the path of a folder.
-        seed: which split of the digits; the other sets come with a split of their own.
+        name: one of ``NAMES``, or the path of a folder.
+        seed: which split of the digits, or which clouds of the shapes; the other sets come with a
+            split of their own.
 
     Returns:
         The data set; ``augment`` is set for the CIFAR sets.
@@ -142,6 +153,10 @@ def load(name: str, seed: int = 0) -> Dataset:
     """
     if name == "digits":
         return load_digits(seed)
+    if name == "shapes":
+        return load_shapes(seed)
+    if name in _OTHER_SETS:
+        return _OTHER_SETS[name](_data_folder(name))
     for file_set in _FILE_SETS:
         if name == file_set.name:
             return _load_files(file_set, _data_folder(name))

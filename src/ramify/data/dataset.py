@@ -1,6 +1,6 @@
-"""What every loader returns: images and labels, normalised, in memory.
+"""What every loader returns: samples and labels, normalised, in memory.
 
-Shapes: N images, C channels, H rows, W columns, K classes.
+Shapes: N samples, C channels, H rows, W columns, K classes.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ramify.errors import RamifyError
 
 Pixels = NDArray[np.uint8]  # (N, C, H, W), 0 to 255
 Labels = NDArray[np.int64]  # (N,), 0 to K - 1
+Values = NDArray[np.float32]  # (N, ...), in a unit of their own
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,10 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A classification data set, normalised by the mean and deviation of its own training images.
+    """A classification data set, normalised by the mean and deviation of its own training samples.
+
+    The attributes speak of images; features of sounds are images of one channel, and clouds of
+    points have the shape (N, 3, P).
 
     Attributes:
         name: what the user asked for; for a folder of images, the folder's own name.
@@ -54,10 +58,9 @@ class Dataset:
     std: tuple[float, ...] = ()
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of one image."""
-        channels, height, width = self.x_train.shape[1:]
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample: (C, H, W) of an image, (3, P) of a cloud of points."""
+        return tuple(self.x_train.shape[1:])
 
 
 def from_raw(
@@ -90,13 +93,7 @@ def from_raw(
         RamifyError: if a split is empty, images and labels differ in number, a label is not one of
             the classes, or the two splits hold images of different shapes.
     """
-    _check(name, "training", train, len(classes))
-    _check(name, "test", test, len(classes))
-    if train.pixels.shape[1:] != test.pixels.shape[1:]:
-        raise RamifyError(
-            f"{name} has training images of shape {train.pixels.shape[1:]} and test images of "
-            f"shape {test.pixels.shape[1:]}, which should be the same: bring them to one shape."
-        )
+    _check(name, (train.pixels, train.labels), (test.pixels, test.labels), len(classes))
     mean, std = _moments(train.pixels, full_scale)
     return Dataset(
         name=name,
@@ -111,16 +108,77 @@ def from_raw(
     )
 
 
-def _check(name: str, split: str, raw: RawSplit, classes: int) -> None:
-    count = len(raw.pixels)
+def from_values(
+    name: str,
+    train: tuple[Values, Labels],
+    test: tuple[Values, Labels],
+    classes: tuple[str, ...],
+    *,
+    mean: ArrayLike = (),
+    std: ArrayLike = (),
+) -> Dataset:
+    """Check the two splits of a set that is no set of images, and normalise them as told.
+
+    Args:
+        name: name of the data set, used in errors.
+        train: training samples (N, ...) and labels (N,).
+        test: test samples and labels.
+        classes: names of the K classes.
+        mean: taken from every sample, one number a place of the last dimension; none leaves the
+            samples as they are.
+        std: what every sample is then divided by, likewise.
+
+    Returns:
+        The data set.
+
+    Raises:
+        RamifyError: as :func:`from_raw`.
+    """
+    _check(name, train, test, len(classes))
+    center, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    (x_train, y_train), (x_test, y_test) = (
+        ((values - center) / scale if center.size else values, labels)
+        for values, labels in (train, test)
+    )
+    return Dataset(
+        name=name,
+        x_train=torch.from_numpy(np.ascontiguousarray(x_train)),
+        y_train=torch.from_numpy(y_train),
+        x_test=torch.from_numpy(np.ascontiguousarray(x_test)),
+        y_test=torch.from_numpy(y_test),
+        classes=classes,
+        mean=tuple(center.tolist()),
+        std=tuple(scale.tolist()),
+    )
+
+
+def _check(
+    name: str,
+    train: tuple[Pixels | Values, Labels],
+    test: tuple[Pixels | Values, Labels],
+    classes: int,
+) -> None:
+    _check_split(name, "training", *train, classes)
+    _check_split(name, "test", *test, classes)
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise RamifyError(
+            f"{name} has training images of shape {train[0].shape[1:]} and test images of "
+            f"shape {test[0].shape[1:]}, which should be the same: bring them to one shape."
+        )
+
+
+def _check_split(
+    name: str, split: str, samples: Pixels | Values, labels: Labels, classes: int
+) -> None:
+    count = len(samples)
     if count == 0:
         raise RamifyError(f"{name} has no {split} images: at least one is needed.")
-    if count != len(raw.labels):
+    if count != len(labels):
         raise RamifyError(
-            f"{name} has {count} {split} images and {len(raw.labels)} labels, which should be as "
+            f"{name} has {count} {split} images and {len(labels)} labels, which should be as "
             "many: one of the files is damaged or belongs to another set."
         )
-    low, high = int(raw.labels.min()), int(raw.labels.max())
+    low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise RamifyError(
             f"{name} has {split} labels from {low} to {high}, where 0 to {classes - 1} are "

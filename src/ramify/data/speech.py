@@ -1,0 +1,140 @@
+"""Spoken digits: recordings as MFCC features.
+
+Shapes: N recordings, T frames, F coefficients.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ramify.data.dataset import Dataset, Labels, from_values
+from ramify.errors import RamifyError
+
+FOLDERS = ("spoken-digits", "fsdd", "free-spoken-digit-dataset")
+RATE = 8000  # samples a second
+LENGTH = RATE  # of a recording: one second, cut or filled with silence
+WINDOW, HOP = RATE * 40 // 1000, RATE * 20 // 1000  # 40 ms every 20 ms: 49 frames
+BANDS, COEFFICIENTS = 40, 10
+TEST_TAKES = 5  # of each digit by each speaker: takes 0 to 4 are the official test split
+
+
+def load_spoken_digits(root: Path) -> Dataset:
+    """Read the Free Spoken Digit Dataset: 3,000 recordings of ten digits by six speakers.
+
+    A recording, ``DIGIT_SPEAKER_TAKE.wav``, becomes 10 coefficients (MFCC) of 49 windows of 40 ms,
+    the features that DS-CNN was made for. Each coefficient is normalised by its mean and deviation
+    over all frames of the training recordings.
+
+    Args:
+        root: the folder that holds ``spoken-digits/``, ``fsdd/`` or ``free-spoken-digit-dataset/``:
+            the files lie there in ``train/`` and ``test/``, or all in ``recordings/`` as in the
+            official repository, and then takes 0 to 4 are the test split.
+
+    Returns:
+        Features (N, 1, 49, 10); ``mean`` and ``std`` have one entry a coefficient.
+
+    Raises:
+        RamifyError: if librosa is not installed, or a file is missing or damaged.
+
+    Source: Z. Jackson and others, "Free Spoken Digit Dataset"; features of Y. Zhang and others,
+    "Hello edge: keyword spotting on microcontrollers", 2017, section 4.
+    """
+    train, test = (_read_split(paths) for paths in _find(root))
+    mean, std = train[0].mean((0, 1, 2)), train[0].std((0, 1, 2))
+    return from_values(
+        "spoken-digits",
+        train,
+        test,
+        classes=tuple("zero one two three four five six seven eight nine".split()),
+        mean=mean,
+        std=np.where(std > 0, std, 1),
+    )
+
+
+def mfcc(wave: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The features of one recording.
+
+    Args:
+        wave: samples at 8,000 a second, any number of them.
+
+    Returns:
+        Coefficients (49, 10), windows in order.
+    """
+    import librosa
+
+    wave = librosa.util.fix_length(wave, size=LENGTH)
+    coefficients: NDArray[np.float32] = librosa.feature.mfcc(
+        y=wave,
+        sr=RATE,
+        n_mfcc=COEFFICIENTS,
+        n_mels=BANDS,
+        n_fft=WINDOW,
+        hop_length=HOP,
+        center=False,
+    )
+    return coefficients.T
+
+
+def _find(root: Path) -> tuple[list[Path], list[Path]]:
+    """The recordings of the training and of the test split."""
+    for folder in (root / name for name in FOLDERS):
+        if (folder / "recordings").is_dir():
+            every = sorted((folder / "recordings").glob("*.wav"))
+            splits = [p for p in every if not _is_test(p)], [p for p in every if _is_test(p)]
+        elif folder.is_dir():
+            splits = sorted(folder.glob("train/*.wav")), sorted(folder.glob("test/*.wav"))
+        else:
+            continue
+        if all(splits):
+            return splits
+        raise RamifyError(
+            f"{folder} holds {len(splits[0])} training and {len(splits[1])} test recordings, and "
+            "both are needed: put the files into train/ and test/, or all into recordings/."
+        )
+    raise RamifyError(
+        f"{root} does not hold spoken-digits: unpack the Free Spoken Digit Dataset into "
+        f"{root / FOLDERS[0]}, its files in recordings/, or in train/ and test/."
+    )
+
+
+def _is_test(path: Path) -> bool:
+    take = path.stem.rpartition("_")[2]
+    return take.isdigit() and int(take) < TEST_TAKES
+
+
+def _read_split(paths: list[Path]) -> tuple[NDArray[np.float32], Labels]:
+    features = np.stack([mfcc(_wave(path)) for path in paths])[:, None]
+    return features, np.array([_digit(path) for path in paths])
+
+
+def _digit(path: Path) -> int:
+    digit = path.name.partition("_")[0]
+    if len(digit) != 1 or not digit.isdecimal():
+        raise RamifyError(
+            f"{path} is not named as a recording of a digit: its name is DIGIT_SPEAKER_TAKE.wav."
+        )
+    return int(digit)
+
+
+def _wave(path: Path) -> NDArray[np.float32]:
+    try:
+        import librosa
+        import soundfile
+    except ModuleNotFoundError as error:
+        raise RamifyError(
+            "spoken digits are read by librosa, which is not installed: pip install "
+            '"ramify[speech]".'
+        ) from error
+    try:
+        sound, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise RamifyError(
+            f"{path} cannot be read as a recording ({error}): replace or remove it."
+        ) from error
+    if not len(sound):
+        raise RamifyError(f"{path} holds no sound: replace or remove it.")
+    wave: NDArray[np.float32] = librosa.resample(sound.mean(1), orig_sr=rate, target_sr=RATE)
+    return wave
