@@ -4,28 +4,33 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.path import Path as MplPath
 from matplotlib.text import Text
 
 from ramify.report.figures import (
     arms_figure,
     gains_figure,
     measured_gain,
+    noun,
     progress_figure,
     tick,
 )
 from ramify.report.shapes import (
+    channels_figure,
     lineage_figure,
     proposals_figure,
     ranking_field,
     shorten,
     widths_figure,
 )
+from ramify.report.theme import LIGHT
 
 Events = list[dict[str, Any]]
 RUN_FIGURES = [progress_figure, arms_figure, gains_figure]
-JOB_FIGURES = [widths_figure, proposals_figure, lineage_figure]
+JOB_FIGURES = [widths_figure, channels_figure, proposals_figure, lineage_figure]
 
 
 @pytest.fixture
@@ -94,8 +99,9 @@ def test_widths_are_written_beside_the_bars(edits: Events) -> None:
 
 def test_bars_show_what_a_split_added_and_a_prune_left(edits: Events) -> None:
     edit = {**edits[0], "widths_before": {"a": 4, "b": 4}, "widths_after": {"a": 6, "b": 3}}
-    bars = [bar.get_width() for bar in widths_figure([edit]).axes[1].patches]  # type: ignore[attr-defined]
-    assert bars == [6, 4, 3, 3]
+    patches = widths_figure([edit]).axes[1].patches
+    assert [bar.get_width() for bar in patches] == [6, 4, 3, 4, 3]  # type: ignore[attr-defined]
+    assert [bar.get_fill() for bar in patches] == [True, True, True, False, True]
 
 
 def test_many_splits_show_first_and_last(edits: Events) -> None:
@@ -108,7 +114,7 @@ def test_many_splits_show_first_and_last(edits: Events) -> None:
 def test_proposals_count_and_axis(edits: Events) -> None:
     shown = texts(proposals_figure(edits))
     chosen = sum(proposal["selected"] for proposal in edits[1]["proposals"])
-    assert f"split 2: {chosen} of {len(edits[1]['proposals'])} channels" in shown
+    assert f"split 2: {chosen} of {len(edits[1]['proposals'])} proposals" in shown
     assert "splitting index" in shown
 
 
@@ -124,10 +130,62 @@ def test_most_promising_channels_come_first(edits: Events) -> None:
 def test_method_without_index_is_ranked_by_gain(edits: Events) -> None:
     proposals = [{**proposal, "index": None} for proposal in edits[0]["proposals"]]
     assert ranking_field(proposals) == "gain"
+    scored = [{**proposal, "score": 0.5} for proposal in proposals]
+    assert ranking_field(scored) == "score"
+    assert "score of the method" in texts(proposals_figure([{**edits[0], "proposals": scored}]))
     shown = texts(proposals_figure([{**edits[0], "proposals": proposals}]))
     assert "predicted gain (loss)" in shown
     nothing = [{**proposal, "gain": None} for proposal in proposals]
     assert texts(proposals_figure([{**edits[0], "proposals": nothing}]))
+
+
+def mixed(edit: dict[str, Any]) -> dict[str, Any]:
+    """An edit that prunes channel 0 of each layer, and splits channel 1, without an index."""
+    proposals = [
+        {
+            **p,
+            "index": None,
+            "gain": gain,
+            "copies": copies,
+            "selected": p["channel"] == copies // 2,
+        }
+        for p in edit["proposals"]
+        for copies, gain in ((0, -0.01 * p["channel"] - 0.001), (2, 0.5 + p["channel"]))
+    ]
+    return {**edit, "proposals": proposals}
+
+
+def test_edits_are_named_after_what_they_do(edits: Events) -> None:
+    prunes = [{**p, "copies": 0} for p in edits[0]["proposals"]]
+    assert noun(edits) == "split"
+    assert noun([{**edits[0], "proposals": prunes}]) == "prune"
+    assert noun([mixed(edits[0])]) == "edit"
+    assert noun([]) == "split"
+    assert "edit 1: 6 of 28 proposals" in texts(proposals_figure([mixed(edits[0])]))
+
+
+def test_prunes_have_their_own_colour(edits: Events) -> None:
+    ranked = proposals_figure([mixed(edits[0])]).axes[0]
+    colours = [patch.get_facecolor() for patch in ranked.patches]
+    counts = [int((~np.isnan(patch.get_data().values)).sum()) for patch in ranked.patches]  # type: ignore[attr-defined]
+    assert counts == [22, 3, 3]
+    assert colours[2] == to_rgba(LIGHT["prune"])
+    assert colours[1] != colours[2]
+
+
+def test_every_channel_is_a_cell_in_the_colour_of_its_fate(edits: Events) -> None:
+    figure = channels_figure([mixed(edits[0]), edits[1]])
+    assert [axes.get_title() for axes in figure.axes] == ["before edit 1", "before edit 2"]
+    cells: dict[Any, int] = {}
+    for patch in figure.axes[0].patches:
+        color = to_rgba(patch.get_facecolor(), alpha=1.0)
+        codes = patch.get_path().codes
+        cells[color] = cells.get(color, 0) + int((codes == MplPath.MOVETO).sum())
+    kinds = {color: to_rgba(LIGHT[color]) for color in ("body", "split", "prune")}
+    assert cells == {kinds["body"]: 14 - 6, kinds["split"]: 3, kinds["prune"]: 3}
+    alphas = {patch.get_alpha() for patch in figure.axes[0].patches}
+    assert max(alphas) == 1.0
+    assert len(alphas) > 2
 
 
 def test_lineage_names_layers_with_their_widths(edits: Events) -> None:

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 from collections.abc import Callable
@@ -72,14 +73,30 @@ def test_finished_page(finished: Path) -> None:
         "test accuracy, grown",
         "against the seed network",
         "Widths layer by layer",
-        "Which channels were split",
-        "Family tree of the splits",
+        "What became of each channel",
+        "Which edits were chosen",
+        "Family tree of the channels",
         "Predicted and measured gain",
         "training.optimizer",
         "2.13.0",
     ):
         assert words in page.text
-    assert page.text.count("Family tree of the splits") == 3
+    assert page.text.count("Family tree of the channels") == 3
+
+
+def test_a_page_says_why_growth_stopped_and_shows_what_was_retrained(
+    make_run: Make, events: Events
+) -> None:
+    tags = {"event": "stop", "job": "grown-0", "arm": "grown", "round": 3, "step": 810}
+    run = make_run([*events, {**tags, "reason": "budget", "budget": {"params": 9e5}}])
+    again = {"job": "retrained-0", "arm": "retrained"}
+    retrained = [{**event, **again} for event in events if event["job"] == "scratch-0"]
+    (run / "retrain").mkdir()
+    lines = "".join(json.dumps(event) + "\n" for event in retrained)
+    (run / "retrain" / "metrics.jsonl").write_text(lines)
+    page = read(write_report(run))
+    assert "It stopped after round 3, the budget params = 900000 is used up." in page.text
+    assert "trained by ramify retrain" in page.text
 
 
 def test_page_needs_nothing_else(finished: Path) -> None:
@@ -128,7 +145,7 @@ def test_unfinished_page(make_run: Make, events: Events, count: int) -> None:
     assert "This run is unfinished." in page.text
     assert "ramify grow --resume RUN" in page.text
     assert ("No epoch has ended yet." in page.text) == (count == 0)
-    assert ("No channel has been split yet." in page.text) == (count < 7)
+    assert ("No channel has been split or pruned yet." in page.text) == (count < 7)
     assert ("No network is finished yet." in page.text) == (count < 30)
 
 

@@ -65,10 +65,15 @@ def test_print_table_of_nothing() -> None:
 
 
 def test_summary_holds_the_rows(make_run: Callable[..., Path], events: Events) -> None:
-    run = make_run(events, finished=False)
+    tags = {"job": "grown-1", "arm": "grown", "round": 3, "step": 9}
+    stop = {"event": "stop", **tags, "reason": "budget", "budget": {"params": 9e5}}
+    run = make_run([*events, stop, {**stop, "job": "seed-1", "arm": "seed"}], finished=False)
     path = write_summary(run)
     assert path == run / "summary.json"
-    assert json.loads(path.read_text()) == {"rows": results_table(events)}
+    assert json.loads(path.read_text()) == {
+        "rows": results_table(events),
+        "stopped": {"grown-1": "budget"},
+    }
     assert not list(run.glob("*.tmp")) + list(run.glob(".*"))
 
 

@@ -1,6 +1,6 @@
 """Figures of a run as a whole: pure functions from events to a matplotlib figure.
 
-The k-th edit of a job is called split k.
+The k-th edit of a job is called split k, prune k, or edit k where a job does both.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,6 +32,13 @@ def by_job(events: Iterable[Event]) -> dict[str, list[Event]]:
     for event in events:
         jobs.setdefault(event["job"], []).append(event)
     return jobs
+
+
+def noun(edits: Iterable[Event]) -> str:
+    """What to call an edit: a split or a prune where all are of one kind."""
+    chosen = [p for edit in edits for p in edit["proposals"] if p["selected"]]
+    pruned = {proposal["copies"] == 0 for proposal in chosen}
+    return {(True,): "prune", (False,): "split"}.get(tuple(pruned), "edit" if pruned else "split")
 
 
 def arms_of(events: Iterable[Event]) -> list[str]:
@@ -68,7 +75,7 @@ def progress_figure(events: Sequence[Event]) -> Figure:
         events: all events of a run, at least one epoch among them.
 
     Returns:
-        Two panels over one axis: grown jobs strong, other arms lighter, splits as vertical lines.
+        Two panels over one axis: grown jobs strong, other arms lighter, edits as vertical lines.
     """
     figure = canvas(5.4)
     accuracy, params = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -80,7 +87,7 @@ def progress_figure(events: Sequence[Event]) -> Figure:
             alone = {"marker": "o", "markersize": 4} if len(epochs) == 1 else {}
             accuracy.plot([epoch["step"] for epoch in epochs], shares, **style, **alone)
             params.plot(*_staircase(job), drawstyle="steps-post", **style)
-    _mark_splits(accuracy, params, events)
+    _mark_edits(accuracy, params, events)
     accuracy.set_ylabel("test accuracy (%)")
     params.set_ylabel("parameters")
     params.yaxis.set_major_formatter(_COUNTS)
@@ -120,15 +127,16 @@ def _staircase(job: Sequence[Event]) -> tuple[list[int], list[int]]:
     return steps, params
 
 
-def _mark_splits(accuracy: Axes, params: Axes, events: Sequence[Event]) -> None:
+def _mark_edits(accuracy: Axes, params: Axes, events: Sequence[Event]) -> None:
     edits = by_job(kinds(events, "edit"))
     for step in {edit["step"] for job in edits.values() for edit in job}:
         for axes in (accuracy, params):
             axes.axvline(step, color=LIGHT["accent"], linewidth=0.8, alpha=0.45, zorder=1)
     first = next(iter(edits.values()), [])
+    name = noun(first)
     for number, edit in enumerate(first, start=1):
         accuracy.annotate(
-            f"split {number}" if len(first) <= 6 else f"{number}",
+            f"{name} {number}" if len(first) <= 6 else f"{number}",
             (edit["step"], 1),
             xycoords=("data", "axes fraction"),
             xytext=(0, 3),
@@ -179,13 +187,13 @@ def arms_figure(events: Sequence[Event]) -> Figure:
 
 @themed
 def gains_figure(events: Sequence[Event]) -> Figure:
-    """Predicted gain of every split beside the measured change of the loss.
+    """Predicted gain of every edit beside the measured change of the loss.
 
     Args:
         events: all events of a run, at least one edit with both numbers among them.
 
     Returns:
-        Two panels: measured against predicted, and both over the splits, a marker for each job.
+        Two panels: measured against predicted, and both over the edits, a marker for each job.
     """
     jobs = by_job(kinds(events, "edit"))
     figure = canvas(3.5)
@@ -205,7 +213,8 @@ def gains_figure(events: Sequence[Event]) -> Figure:
                 _gain_pair(against, over, spots[-1], number + shift, look)
     _identity(against, spots)
     over.axhline(0, color=LIGHT["soft"], linewidth=0.7)
-    labels = [f"split {number}" if most < 7 else f"{number}" for number in range(1, most + 1)]
+    name = noun(edit for edits in jobs.values() for edit in edits)
+    labels = [f"{name} {number}" if most < 7 else f"{number}" for number in range(1, most + 1)]
     over.set_xticks(range(1, most + 1), labels)
     over.tick_params(axis="x", length=0)
     over.grid(False, axis="x")

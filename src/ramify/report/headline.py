@@ -90,10 +90,24 @@ def _parameters(events: Sequence[Event]) -> Tile | None:
     before = statistic([edits[0]["params_before"] for edits in jobs])["mean"]
     after = statistic([edits[-1]["params_after"] for edits in jobs])["mean"]
     times = after / before if before else math.nan
-    counts = [sum(p["selected"] for edit in edits for p in edit["proposals"]) for edits in jobs]
-    split = f"{statistic(counts)['mean']:,.0f} channels split"
+    parts = []
+    for word, made in (("split", made_splits), ("pruned", made_prunes)):
+        counts = [sum(made(edit) for edit in edits) for edits in jobs]
+        if any(counts):
+            parts.append(f"{statistic(counts)['mean']:,.0f} channels {word}")
+    split = ", ".join(parts)
     where = f", mean of {len(jobs)} networks" if len(jobs) > 1 else ""
     return Tile(f"{short(before)} → {short(after)}", "parameters", f"×{times:.2f}, {split}{where}")
+
+
+def made_splits(edit: Event) -> int:
+    """How many channels an edit split."""
+    return sum(p["selected"] and p["copies"] > 0 for p in edit["proposals"])
+
+
+def made_prunes(edit: Event) -> int:
+    """How many channels an edit pruned."""
+    return sum(p["selected"] and p["copies"] == 0 for p in edit["proposals"])
 
 
 def _time(events: Sequence[Event]) -> Tile | None:

@@ -18,13 +18,28 @@ from ramify.report.figures import (
     measured_gain,
     progress_figure,
 )
-from ramify.report.headline import counted, flatten, state, tiles, title
+from ramify.report.headline import (
+    counted,
+    flatten,
+    made_prunes,
+    made_splits,
+    state,
+    tiles,
+    title,
+)
 from ramify.report.lineage import lineages
 from ramify.report.reader import Event, RunRecord, read_run
-from ramify.report.shapes import lineage_figure, proposals_figure, ranking_field, widths_figure
+from ramify.report.shapes import (
+    channels_figure,
+    lineage_figure,
+    proposals_figure,
+    ranking_field,
+    widths_figure,
+)
 from ramify.report.svg import inline_svg
 from ramify.report.tables import ARMS, cells, results_table, write_text
 from ramify.report.theme import DARK, LIGHT
+from ramify.run.display import stop_line
 
 
 @dataclass(frozen=True)
@@ -34,7 +49,8 @@ class Growth:
     job: str
     sentence: str
     widths: Markup
-    indexed: bool
+    channels: Markup
+    field: str
     proposals: Markup | None
     lineage: Markup | None
 
@@ -66,6 +82,7 @@ def render(record: RunRecord) -> str:
     events = record.events
     rows = results_table(events)
     edits = by_job(kinds(events, "edit"))
+    stops = {stop["job"]: stop_line(stop) for stop in kinds(events, "stop")}
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -79,7 +96,7 @@ def render(record: RunRecord) -> str:
         arms=_arms(events),
         progress=_progress(events),
         gains=_gains(events),
-        growths=[_growth(job, own) for job, own in edits.items()],
+        growths=[_growth(job, own, stops.get(job)) for job, own in edits.items()],
         config=flatten(record.config),
         versions=flatten(record.versions),
         palettes=(LIGHT, DARK),
@@ -104,18 +121,22 @@ def _progress(events: Sequence[Event]) -> Markup | None:
 def _gains(events: Sequence[Event]) -> Markup | None:
     if all(measured_gain(edit) is None for edit in kinds(events, "edit")):
         return None
-    label = "Predicted and measured decrease of the loss at each split"
+    label = "Predicted and measured decrease of the loss at each edit"
     return Markup(inline_svg(gains_figure(events), "gains", label))
 
 
-def _growth(job: str, edits: Sequence[Event]) -> Growth:
+def _growth(job: str, edits: Sequence[Event], stop: str | None) -> Growth:
     """The figures of one grown network; each is left out where it would be empty."""
     proposals = [proposal for edit in edits for proposal in edit["proposals"]]
-    chosen = sum(proposal["selected"] for proposal in proposals)
     changed = lineages(edits)
     kept = len(edits[0]["widths_before"]) - len(changed)
-    sentence = f"{counted(chosen, 'channel')} split in {counted(len(edits), 'round')}"
-    sentence += f"; {counted(kept, 'layer')} never split." if kept else "; every layer was split."
+    done = []
+    for word, made in (("split", made_splits), ("pruned", made_prunes)):
+        count = sum(made(edit) for edit in edits)
+        done += [f"{counted(count, 'channel')} {word}"] if count else []
+    sentence = f"{' and '.join(done)} in {counted(len(edits), 'round')}"
+    sentence += f"; {counted(kept, 'layer')} never changed." if kept else "; every layer changed."
+    sentence += f" It {stop}." if stop else ""
 
     def figure(draw: Callable[[Sequence[Event]], Figure], label: str) -> Markup:
         name = re.sub(r"\W", "-", f"{job}-{label}").lower()
@@ -124,8 +145,9 @@ def _growth(job: str, edits: Sequence[Event]) -> Growth:
     return Growth(
         job,
         sentence,
-        figure(widths_figure, "Widths after each split"),
-        ranking_field(proposals) == "index",
+        figure(widths_figure, "Widths after each edit"),
+        figure(channels_figure, "Channels before each edit"),
+        ranking_field(proposals),
         figure(proposals_figure, "Proposed and chosen channels") if proposals else None,
         figure(lineage_figure, "Family trees of the channels") if changed else None,
     )

@@ -34,7 +34,7 @@ _FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "proposals": list,
         "origin": dict,
     },
-    "stop": {"step": int, "round": int, "reason": str},
+    "stop": {"arm": str, "step": int, "round": int, "reason": str},
     "result": {
         "arm": str,
         "seed": int,

@@ -1,10 +1,11 @@
 """Figures of how a network took its shape: pure functions from edits to a matplotlib figure.
 
-Edits are the edit events of one job in order; the k-th of them is called split k.
+Edits are the edit events of one job in order; the k-th of them is called split k, prune k,
+or edit k where the job does both.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +14,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from ramify.report.figures import noun
 from ramify.report.lineage import Lineage, lineages
 from ramify.report.reader import Event
 from ramify.report.theme import LIGHT, bare, canvas, round_color, themed
@@ -25,13 +27,14 @@ _MOST_COLUMNS = 9  # snapshots of the widths that fit side by side
 
 @themed
 def widths_figure(edits: Sequence[Event]) -> Figure:
-    """The network after each split, every layer a bar as wide as its channels.
+    """The network after each edit, every layer a bar as wide as its channels.
 
     Args:
         edits: the edits of one job, at least one.
 
     Returns:
-        One column a moment, from the seed to the last split; what a split added is coloured.
+        One column a moment, from the seed to the last edit: what an edit added is coloured, what it
+        took away is an empty frame.
     """
     moments = [edits[0]["widths_before"], *(edit["widths_after"] for edit in edits)]
     shown = np.unique(np.linspace(0, len(moments) - 1, min(len(moments), _MOST_COLUMNS)).round())
@@ -43,7 +46,7 @@ def widths_figure(edits: Sequence[Event]) -> Figure:
         before = moments[max(moment - 1, 0)]
         color = round_color(moment, len(edits)) if moment else LIGHT["body"]
         _silhouette(axes, before, moments[moment], color, widest)
-        axes.set_title(f"after split {moment}" if moment else "seed", loc="center")
+        axes.set_title(f"after {noun(edits)} {moment}" if moment else "seed", loc="center")
     columns[0].set_yticks(range(len(groups)), [shorten(group) for group in groups])
     columns[0].set_ylim(len(groups) - 0.4, -0.6)
     return figure
@@ -56,6 +59,8 @@ def _silhouette(
     for row, (group, width) in enumerate(after.items()):
         old = before.get(group, width)
         axes.barh(row, width, left=-width / 2, height=0.74, color=color)
+        if old > width:
+            axes.barh(row, old, left=-old / 2, height=0.74, fill=False, edgecolor=LIGHT["quiet"])
         kept = min(old, width)
         axes.barh(row, kept, left=-kept / 2, height=0.74, color=LIGHT["body"])
         changed = width != old
@@ -90,19 +95,91 @@ def shorten(name: str, most: int = 24) -> str:
     return name if len(name) <= most else f"{name[:half]}…{name[-(most - half - 1) :]}"
 
 
+# ------------------------------------------------------------------ channels
+
+
+@themed
+def channels_figure(edits: Sequence[Event]) -> Figure:
+    """The network before each edit, every channel a cell in the colour of what will become of it.
+
+    Args:
+        edits: the edits of one job, at least one.
+
+    Returns:
+        One column an edit: red cells will be split, blue ones pruned, the stronger the colour the
+        more the method makes of it.
+
+    Source: Gauss-Newton morphisms, Figure 2.
+    """
+    shown = np.unique(np.linspace(0, len(edits) - 1, min(len(edits), _MOST_COLUMNS)).round())
+    groups = list(edits[0]["widths_before"])
+    widest = max(max(edit["widths_before"].values()) for edit in edits)
+    figure = canvas(0.55 + 0.25 * len(groups))
+    columns = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, number in zip(columns, (int(index) for index in shown), strict=True):
+        _cells(axes, edits[number], {group: row for row, group in enumerate(groups)})
+        axes.set_title(f"before {noun(edits)} {number + 1}", loc="center")
+        axes.set_xlim(-0.56 * widest, 0.56 * widest)
+        axes.set_xticks([])
+    columns[0].set_yticks(range(len(groups)), [shorten(group) for group in groups])
+    columns[0].set_ylim(len(groups) - 0.4, -0.6)
+    return figure
+
+
+def _cells(axes: Axes, edit: Event, rows: Mapping[str, int]) -> None:
+    """Draw every channel; cells of one strength are one path, for a network may have thousands."""
+    bare(axes)
+    chosen = [proposal for proposal in edit["proposals"] if proposal["selected"]]
+    made = {(p["group"], p["channel"]): p for p in chosen}
+    strengths = _strengths(chosen)
+    paths: dict[tuple[str, float], list[Path]] = {}
+    for group, width in edit["widths_before"].items():
+        for channel in range(width):
+            proposal = made.get((group, channel))
+            look = ("body", 0.55)
+            if proposal is not None:
+                kind = "split" if proposal["copies"] else "prune"
+                look = (kind, strengths[group, channel])
+            cell = _cell(channel - width / 2, rows[group])
+            paths.setdefault(look, []).append(cell)
+    for (color, alpha), cells in paths.items():
+        body = Path.make_compound_path(*cells)
+        axes.add_patch(PathPatch(body, facecolor=LIGHT[color], alpha=alpha, linewidth=0))
+
+
+def _cell(left: float, row: int) -> Path:
+    right, top, bottom = left + 0.86, row - 0.37, row + 0.37
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    return Path(corners, closed=True)
+
+
+def _strengths(chosen: Sequence[Event]) -> dict[tuple[str, int], float]:
+    """How strongly to colour each edit: its rank among those of its kind, in four strengths."""
+    field = ranking_field(chosen)
+    found: dict[tuple[str, int], float] = {}
+    for pruned in (True, False):
+        alike = [proposal for proposal in chosen if (proposal["copies"] == 0) == pruned]
+        alike.sort(key=lambda p: _number(p[field]), reverse=field == "index")
+        for rank, proposal in enumerate(alike, start=1):
+            strength = math.ceil(4 * rank / len(alike)) / 4
+            found[proposal["group"], proposal["channel"]] = round(0.2 + 0.8 * strength, 2)
+    return found
+
+
 # ------------------------------------------------------------------ proposals
 
 
 @themed
 def proposals_figure(edits: Sequence[Event]) -> Figure:
-    """Every channel that could have been split, and those that were.
+    """Every edit that was proposed, and those that were made.
 
     Args:
         edits: the edits of one job, at least one with proposals.
 
     Returns:
-        For each split two panels: all proposals sorted by splitting index (by predicted gain
-        where the method has no index), and the same in one row for each layer.
+        For each edit two panels: all proposals sorted by splitting index (by score or predicted
+        gain where the method has no index), and the same in one row for each layer. Splits that
+        were made take the colour of the edit, prunes the colour of prunes.
     """
     scored = [(k, edit["proposals"]) for k, edit in enumerate(edits, 1) if edit["proposals"]]
     field = ranking_field([proposal for _, proposals in scored for proposal in proposals])
@@ -122,7 +199,7 @@ def proposals_figure(edits: Sequence[Event]) -> Figure:
         color = round_color(number, len(edits))
         _ranked(ranked, proposals, field, color)
         chosen = sum(proposal["selected"] for proposal in proposals)
-        ranked.set_title(f"split {number}: {chosen:,} of {len(proposals):,} channels")
+        ranked.set_title(f"{noun(edits)} {number}: {chosen:,} of {len(proposals):,} proposals")
         _strips(rows, proposals, groups, field, color)
         if column == 0:
             ranked.set_ylabel(_axis_name(field))
@@ -132,29 +209,42 @@ def proposals_figure(edits: Sequence[Event]) -> Figure:
 
 
 def ranking_field(proposals: Sequence[Event]) -> str:
-    """What to rank proposals by: their splitting index where the method gives one to each."""
-    return "index" if all(p["index"] is not None for p in proposals) else "gain"
+    """What to rank proposals by: index or score where the method gives one to each, else gain."""
+    fields = ("index", "score")
+    return next((f for f in fields if all(p[f] is not None for p in proposals)), "gain")
 
 
 def _axis_name(field: str) -> str:
-    return "splitting index" if field == "index" else "predicted gain (loss)"
+    names = {"index": "splitting index", "score": "score of the method"}
+    return names.get(field, "predicted gain (loss)")
+
+
+def _looks(proposals: Sequence[Event], color: str) -> list[tuple[np.ndarray, str, bool]]:
+    """(which proposals, colour, whether they were made) of those left, split and pruned."""
+    chosen = np.array([proposal["selected"] for proposal in proposals])
+    pruned = np.array([proposal["copies"] == 0 for proposal in proposals])
+    looks = [
+        (~chosen, LIGHT["quiet"], False),
+        (chosen & ~pruned, color, True),
+        (chosen & pruned, LIGHT["prune"], True),
+    ]
+    return [look for look in looks if look[0].any()]
 
 
 def _ranked(axes: Axes, proposals: Sequence[Event], field: str, color: str) -> None:
     axes.set_visible(True)
-    # The best come first: the most negative index, or the largest gain.
-    ordered = sorted(proposals, key=lambda p: _number(p[field]), reverse=field == "gain")
+    # The best come first: the most negative index, or the largest score or gain.
+    ordered = sorted(proposals, key=lambda p: _number(p[field]), reverse=field != "index")
     values = np.array([_number(proposal[field]) for proposal in ordered])
-    chosen = np.array([proposal["selected"] for proposal in ordered])
     edges = np.arange(len(values) + 1) + 0.5
-    for mask, tint in ((~chosen, LIGHT["quiet"]), (chosen, color)):
+    for mask, tint, _ in _looks(ordered, color):
         axes.stairs(np.where(mask, values, np.nan), edges, baseline=0, fill=True, color=tint)
     axes.axhline(0, color=LIGHT["soft"], linewidth=0.7)
     axes.set_xlim(0.5, len(values) + 0.5)
     axes.grid(False, axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.set_xlabel("channels, most promising first")
+    axes.set_xlabel("proposals, most promising first")
 
 
 def _strips(
@@ -164,8 +254,8 @@ def _strips(
     rows = {group: row for row, group in enumerate(groups)}
     values = np.array([_number(proposal[field]) for proposal in proposals])
     places = np.array([rows[proposal["group"]] for proposal in proposals], dtype=float)
-    chosen = np.array([proposal["selected"] for proposal in proposals])
-    for mask, tint, half in ((~chosen, LIGHT["quiet"], 0.22), (chosen, color, 0.36)):
+    for mask, tint, made in _looks(proposals, color):
+        half = 0.36 if made else 0.22
         # Ticks as one path: thousands of markers would make the page heavy.
         lower, upper = places[mask] - half, places[mask] + half
         axes.plot(*_stems(values[mask], lower, upper), color=tint, linewidth=1.3)

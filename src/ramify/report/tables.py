@@ -108,7 +108,7 @@ def _row(arm: str, results: list[Event]) -> Row:
 
 
 def write_summary(run: Path) -> Path:
-    """Write ``summary.json``, which marks a run as finished: ``{"rows": results_table(...)}``.
+    """Write ``summary.json``, which marks a run as finished: the table, and why networks stopped.
 
     Args:
         run: the run folder.
@@ -119,8 +119,10 @@ def write_summary(run: Path) -> Path:
     Raises:
         RamifyError: ``metrics.jsonl`` is damaged.
     """
-    rows = results_table(read_events(run))
-    return write_text(Path(run) / "summary.json", json.dumps({"rows": rows}, indent=2) + "\n")
+    events = read_events(run)
+    stops = {e["job"]: e["reason"] for e in events if e["event"] == "stop" and e["arm"] == "grown"}
+    summary = {"rows": results_table(events), "stopped": stops}
+    return write_text(Path(run) / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -154,7 +155,7 @@ def _edit_line(event: dict[str, Any]) -> str:
     )
 
 
-def stop_line(event: dict[str, Any]) -> str:
+def stop_line(event: Mapping[str, Any]) -> str:
     """Why a network stopped growing, in words."""
     if event["reason"] == "rounds":
         return f"stopped after round {event['round']}, the last one asked for"
