@@ -64,8 +64,9 @@ Data = Annotated[
     _option(
         "--data",
         panel=WHAT,
-        text="digits (built in), mnist, fashion-mnist, cifar10, cifar100 (found under the folder "
-        "that RAMIFY_DATA names), or a folder with train/CLASS/* and test/CLASS/* images.",
+        text="digits, shapes (built in), mnist, fashion-mnist, cifar10, cifar100, spoken-digits, "
+        "modelnet40 (found under the folder that RAMIFY_DATA names), or a folder with "
+        "train/CLASS/* and test/CLASS/* images.",
     ),
 ]
 Model = Annotated[
