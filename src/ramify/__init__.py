@@ -3,7 +3,7 @@
 from ramify import cost
 from ramify.edit import Prune, Split, apply
 from ramify.errors import RamifyError
-from ramify.methods import Proposal, SplittingDescent, splitting_matrix
+from ramify.methods import GaussNewton, Proposal, SplittingDescent, splitting_matrix
 from ramify.run import Grown, Training, grow, load, reshape, save
 from ramify.select import Threshold, TopFraction
 from ramify.trace import ChannelGraph, ChannelGroup, trace
@@ -20,6 +20,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Split",
     # growing: a method proposes, a rule selects
     "SplittingDescent",
+    "GaussNewton",
     "Proposal",
     "splitting_matrix",
     "Threshold",

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.replay import replay
+from ramify.snapshot import read_gradients
 from ramify.trace import ChannelGraph, ChannelGroup
 from ramify.trace.labels import Labels
 from ramify.trace.layout import kernels
@@ -102,7 +103,7 @@ class Probe:
         self.samples = int(tape.results[0].numel())
         constants = {n: t.detach() for n, t in tensors_of(graph.model).items()}
         reads = _reads(graph, tape)
-        gradients = _read_gradients(tape, constants, reads)
+        gradients = read_gradients(tape, constants, reads)
         names = dict.fromkeys(part.name for target in chosen for part in target.kernels)
         self._thetas = {n: constants[n].clone().requires_grad_() for n in names}
         terms: list[tuple[Tensor, Tensor]] = []
@@ -243,29 +244,6 @@ def _recurrent_layers_written_out(model: nn.Module) -> Iterator[None]:
         warnings.simplefilter("ignore")  # of a setting of other hardware, on the way in and out
         with torch.backends.mkldnn.flags(enabled=False):
             yield
-
-
-def _read_gradients(
-    tape: Tape, tensors: Mapping[str, Tensor], reads: Mapping[int, Ref]
-) -> dict[int, Tensor]:
-    """The gradient of the mean loss at each consumer's own read."""
-    leaves: dict[int, Tensor] = {}
-
-    def watch(position: int, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        own = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()
-        leaves[position] = own
-        return own
-
-    with torch.enable_grad():
-        env = replay(tape, tensors, reads, watch)
-        total = env[tape.outputs[0].index].mean()
-        if not leaves or not total.requires_grad:
-            return {}
-        gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    named = zip(leaves, gradients, strict=True)
-    return {position: g.detach() for position, g in named if g is not None}
 
 
 def probes(

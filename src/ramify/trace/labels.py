@@ -171,8 +171,11 @@ class Labels:
 
     # The pass over a tape -----------------------------------------------------------------
 
-    def run(self, tape: Tape) -> None:
-        """Label one tape, adding to what is known of the parameters."""
+    def run(self, tape: Tape, samples: Atom | None = None) -> None:
+        """Label one tape, adding to what is known of the parameters.
+
+        `samples` labels the first dimension of every input that has one for each sample.
+        """
         self.tape, self.dims, self.origin = tape, {}, {}
         self.history.append(self.dims)
         for index, shape in enumerate(tape.shapes):
@@ -183,6 +186,8 @@ class Labels:
             elif index in tape.inputs or index in tape.constants:
                 kind = "the model's input" if index in tape.inputs else "a tensor of the forward"
                 self.dims[index] = [Fixed(size, f"{kind} has this size") for size in shape]
+                if samples is not None and index in tape.inputs and shape[:1] == (samples.size,):
+                    self.dims[index][0] = samples
                 self.origin[index] = None
         for position, op in enumerate(tape.ops):
             self.position = position

@@ -105,6 +105,8 @@ def aliases_of(model: nn.Module) -> dict[str, str]:
 
 Watch = Callable[[Op, Sequence[Tensor]], None]
 """Called after each operation, with what it returned."""
+Before = Callable[[int, Sequence[Tensor]], None]
+"""Called before each operation, with its number and the tensors that it is about to write into."""
 
 
 class Recorder(TorchDispatchMode):
@@ -116,12 +118,19 @@ class Recorder(TorchDispatchMode):
         return False
 
     def __init__(
-        self, model: nn.Module, inputs: Any = (), watch: Watch | None = None, *, draws: bool = False
+        self,
+        model: nn.Module,
+        inputs: Any = (),
+        watch: Watch | None = None,
+        *,
+        draws: bool = False,
+        before: Before | None = None,
     ) -> None:
         super().__init__()
         self.tape = Tape()
         self._draws = draws
         self._watch = watch
+        self._before = before
         self._seen: dict[int, tuple[weakref.ref[Tensor], Ref]] = {}
         self._by_memory: dict[tuple[Any, ...], Ref] = {}
         self._modules = {id(module): name for name, module in model.named_modules()}
@@ -133,7 +142,7 @@ class Recorder(TorchDispatchMode):
             self.tape.names[ref.index] = name
             self._by_memory[_memory(tensor)] = ref
             if isinstance(tensor, nn.Parameter):
-                self._unwritten.setdefault(_storage(tensor), []).append(tensor.data)
+                self._unwritten.setdefault(storage_of(tensor), []).append(tensor.data)
         for leaf in tree_leaves(inputs):
             if isinstance(leaf, Tensor):
                 self.tape.inputs.add(self._ref(leaf).index)
@@ -155,7 +164,7 @@ class Recorder(TorchDispatchMode):
             return alias
         ref = self._number(tensor)
         self.tape.constants[ref.index] = tensor
-        self._unwritten.setdefault(_storage(tensor), []).append(tensor.data)
+        self._unwritten.setdefault(storage_of(tensor), []).append(tensor.data)
         return ref
 
     def find(self, tensor: Tensor) -> Ref | None:
@@ -169,15 +178,11 @@ class Recorder(TorchDispatchMode):
             for data, value in self._written:
                 data.copy_(value)
 
-    def _keep(self, func: Any, args: tuple[Any, ...]) -> None:
+    def _keep(self, written: Sequence[Tensor]) -> None:
         """Copy the parameters and outside tensors that an operation is about to write into."""
-        for argument, declared in zip(args, func._schema.arguments, strict=False):
-            if declared.alias_info is None or not declared.alias_info.is_write:
-                continue
-            for leaf in tree_leaves(argument):
-                if isinstance(leaf, Tensor):
-                    for data in self._unwritten.pop(_storage(leaf), []):
-                        self._written.append((data, data.clone()))
+        for tensor in written:
+            for data in self._unwritten.pop(storage_of(tensor), []):
+                self._written.append((data, data.clone()))
 
     def __torch_dispatch__(
         self,
@@ -190,8 +195,10 @@ class Recorder(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         as_ref = lambda leaf: self._ref(leaf) if isinstance(leaf, Tensor) else leaf  # noqa: E731
         op = Op(func, tree_map(as_ref, args), tree_map(as_ref, kwargs), None, self._stack[-1])
-        if func._schema.is_mutable:
-            self._keep(func, args)
+        written = _written(func, args) if func._schema.is_mutable else []
+        self._keep(written)
+        if self._before is not None:
+            self._before(len(self.tape.ops), written)
         result = func(*args, **kwargs)
         moved = torch.Tag.inplace_view in func.tags  # the same object with other dimensions
 
@@ -237,7 +244,15 @@ def _memory(tensor: Tensor) -> tuple[Any, ...]:
     return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
 
 
-def _storage(tensor: Tensor) -> int:
+def _written(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
+    """The tensors that an operation writes into."""
+    declared = zip(args, func._schema.arguments, strict=False)
+    writes = [arg for arg, d in declared if d.alias_info is not None and d.alias_info.is_write]
+    return [leaf for leaf in tree_leaves(writes) if isinstance(leaf, Tensor)]
+
+
+def storage_of(tensor: Tensor) -> int:
+    """What tells apart memory: tensors of one storage see each other's writes."""
     return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
 
 
@@ -269,8 +284,10 @@ def record(
     training: bool = False,
     watch: Watch | None = None,
     draws: bool = False,
+    before: Before | None = None,
+    grad: bool = False,
 ) -> Tape:
-    """Run `run` once without gradients and return its tape; the model stays as it was.
+    """Run `run` once and return its tape; the model stays as it was.
 
     Args:
         model: the model whose parameters and buffers get their names on the tape.
@@ -279,14 +296,16 @@ def record(
         training: the mode to run the model in.
         watch: called after each operation with its entry on the tape and what it returned.
         draws: keep what random operations give, so that a replay repeats it.
+        before: called before each operation.
+        grad: let autograd follow the run.
 
     Returns:
         The tape. Only the values of the outputs are kept, and of draws where asked.
 
     """
-    recorder = Recorder(model, inputs, watch, draws=draws)
+    recorder = Recorder(model, inputs, watch, draws=draws, before=before)
     torch.clear_autocast_cache()  # weights cast before, or of another shape, or without gradient
-    with untouched(model), torch.no_grad(), eager(), recorder.watching_modules():
+    with untouched(model), torch.set_grad_enabled(grad), eager(), recorder.watching_modules():
         model.train(training)
         try:
             with recorder:
@@ -296,7 +315,7 @@ def record(
             torch.clear_autocast_cache()
         found = [recorder.find(leaf) for leaf in _tensors(result)]
         recorder.tape.outputs = [ref for ref in found if ref is not None]
-        recorder.tape.results = [leaf.detach() for leaf in _tensors(result)]
+        recorder.tape.results = [leaf if grad else leaf.detach() for leaf in _tensors(result)]
     return recorder.tape
 
 

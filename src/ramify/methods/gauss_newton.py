@@ -1,0 +1,230 @@
+"""Gauss-Newton morphisms: splits and prunes learned together on frozen weights (Lawton et al.).
+
+Shape letters: `S` samples, `W` channels of a group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ramify.cost import Cost, graph_cost
+from ramify.edit import Edit, Prune, Split
+from ramify.edit.plan import check_current
+from ramify.errors import RamifyError
+from ramify.methods.proposal import Proposal
+from ramify.probe import Loss, Target, check_weights, checked_loss, targets
+from ramify.snapshot import Snapshot
+from ramify.trace import ChannelGraph
+from ramify.trace.layout import kernels
+from ramify.trace.recorder import tensors_of
+from ramify.twin import Twins
+
+MORPHISMS = ("split", "prune")
+HORIZON = 0.1
+"""The share of a phase that the running mean looks back on: 2 of the paper's 20 epochs."""
+
+
+@dataclass(frozen=True)
+class GaussNewton:
+    r"""Gauss-Newton morphisms: what splitting or pruning each channel does to the loss, learned.
+
+    A split turns channel θ into θ + v and θ − v, each read with half the weight; v of every channel
+    is learned at once, with the network's weights frozen, by Adam on
+
+    .. math:: \Delta L(v) = \frac1S \sum_s p_s(v) + \frac{p_s(v)^2}{4 \hat L}, \qquad
+              p_s(v) = \sum_k \langle \Delta a_k(v), g_k \rangle,
+
+    where k runs over the consumers of the channel, :math:`g_k` is the gradient of one sample's loss
+    at k's own read, and :math:`\hat L` the mean loss of the batch. A prune is
+    :math:`\Delta a_k = -a_k`, which is what :class:`ramify.Prune` does, and has nothing to learn.
+    Where several layers make one channel (a residual stream) or a depthwise convolution lies on the
+    way, the split moves all its producers together and is followed to every consumer. Norms hold
+    their running statistics. Activations of any kind are taken as they are: v is finite.
+
+    Args:
+        morphisms: some of ``split`` and ``prune``.
+        lr: learning rate of Adam for v.
+        epochs: n_phase, passes over the batches that v is learned in.
+        momentum: weight of the newest batch in the running mean of ΔL; None for a mean over the
+            last tenth of the phase, as the paper's two epochs of twenty.
+        start: standard deviation of v at the start, relative to that of the channels' kernels.
+        seed: of v at the start.
+
+    Source: N. Lawton, A. Galstyan, G. Ver Steeg, "Learning morphisms with Gauss-Newton
+    approximation for growing networks", equation (1) and Algorithm 1.
+    """
+
+    morphisms: tuple[str, ...] = MORPHISMS
+    lr: float = 1e-2
+    epochs: int = 1
+    momentum: float | None = None
+    start: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.morphisms or not set(self.morphisms) <= set(MORPHISMS):
+            raise RamifyError(f"morphisms are some of {MORPHISMS}, and got {self.morphisms}")
+        if self.epochs < 1:
+            raise RamifyError(f"epochs is at least 1, and got {self.epochs}")
+        for name in ("lr", "start"):
+            if not getattr(self, name) > 0:
+                raise RamifyError(f"{name} is above 0, and got {getattr(self, name)}")
+        if self.momentum is not None and not 0 < self.momentum <= 1:
+            raise RamifyError(f"momentum lies above 0 and up to 1, and got {self.momentum}")
+
+    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+        """Learn the morphisms of every channel; largest gain first.
+
+        Args:
+            graph: the traced model.
+            loss: `loss(model, batch)` -> (S,), one number a sample.
+            batches: what to learn on, walked through `epochs` times.
+
+        Returns:
+            One proposal for each channel and kind; `gain` is the running mean of −ΔL, below 0
+            where the morphism would raise the loss.
+
+        Raises:
+            RamifyError: the loss is not per sample, loss or weights are not finite, or there is
+                no batch.
+        """
+        check_current(graph)
+        check_weights(graph.model)
+        learner = Morphisms(graph, self)
+        total = self.epochs * len(batches) if isinstance(batches, Sized) else None
+        for _ in range(self.epochs):
+            before = learner.steps
+            for batch in batches:
+                learner.step(loss, batch, self._weight(learner.steps, total))
+            total = total or self.epochs * learner.steps
+            if learner.steps == before:
+                raise RamifyError(
+                    "there is no batch to learn morphisms on: give a list, a DataLoader or "
+                    "another iterable that can be walked through several times"
+                )
+        return learner.proposals()
+
+    def _weight(self, step: int, total: int | None) -> float:
+        """What a batch weighs in the running mean: at first all weigh alike."""
+        horizon = 1 / self.momentum if self.momentum else HORIZON * (total or math.inf)
+        return 1 / max(1.0, min(step + 1, horizon))
+
+
+class Morphisms:
+    """The morphisms of every channel while they are learned; a step takes one batch."""
+
+    def __init__(self, graph: ChannelGraph, settings: GaussNewton) -> None:
+        self._graph = graph
+        self._targets = targets(graph)
+        self._twins = Twins(graph, self._targets)
+        self._splits = "split" in settings.morphisms
+        self._prunes = "prune" in settings.morphisms
+        tensors = tensors_of(graph.model)
+        self._moves = _drawn(self._targets, tensors, settings)
+        self._optimizer = torch.optim.Adam(self._moves.values(), lr=settings.lr)
+        self._means: dict[str, list[Tensor | None]] = {}
+        self.steps = 0
+
+    @property
+    def moves(self) -> dict[str, Tensor]:
+        """The displacements: producer parameter -> v, of its shape."""
+        return {name: move.detach() for name, move in self._moves.items()}
+
+    def step(self, loss: Loss, batch: Any, weight: float) -> None:
+        """Evaluate every morphism on a batch, then move v one step.
+
+        Args:
+            loss: `loss(model, batch)` -> (S,).
+            batch: a batch.
+            weight: of this batch in the running means of ΔL.
+        """
+        model = self._graph.model
+        run = lambda: checked_loss(loss, model, batch)  # noqa: E731
+        snapshot = Snapshot(model, run, batch, list(self._moves))
+        reads = self._twins.reads(snapshot.tape, len(snapshot.losses))
+        gradients = snapshot.gradients(reads.at, reads.made)
+        level = float(snapshot.losses.mean())
+        if self._prunes:
+            found = self._twins.removed(snapshot, reads, gradients)
+            self._mean("prune", [_change(p, level) for p in found], weight)
+        if self._splits:
+            with torch.enable_grad():
+                followed = self._twins.split(snapshot, reads, gradients, self._moves)
+                changes = [_change(p, level) for p in followed]
+                self._descend([change.sum() for change in changes if change is not None])
+            self._mean("split", changes, weight)
+        self.steps += 1
+
+    def _descend(self, totals: Sequence[Tensor]) -> None:
+        self._optimizer.zero_grad()
+        if totals:
+            torch.stack([total.double() for total in totals]).sum().backward()
+            self._optimizer.step()
+
+    def _mean(self, kind: str, changes: Sequence[Tensor | None], weight: float) -> None:
+        known = self._means.setdefault(kind, [None] * len(changes))
+        for n, change in enumerate(changes):
+            if change is not None:
+                old, new = known[n], change.detach()
+                known[n] = new.clone() if old is None else old.lerp(new, weight)
+
+    def proposals(self) -> list[Proposal]:
+        """What was learned, largest gain first."""
+        out: list[Proposal] = []
+        now = graph_cost(self._graph)
+        for kind, means in self._means.items():
+            for target, mean in zip(self._targets, means, strict=True):
+                group = target.group
+                if kind == "prune" and not group.prune_exact:
+                    continue
+                changes = [0.0] * group.width if mean is None else mean.tolist()
+                edits = [self._edit(kind, target, channel) for channel in range(group.width)]
+                cost: Cost = graph_cost(self._graph, edits[:1]) - now
+                out += [
+                    Proposal(edit, -change, cost, graph=self._graph)
+                    for edit, change in zip(edits, changes, strict=True)
+                ]
+        return sorted(out, key=lambda proposal: -proposal.gain)
+
+    def _edit(self, kind: str, target: Target, channel: int) -> Edit:
+        if kind == "prune":
+            return Prune(target.group.name, channel)
+        moves = self.moves
+        offsets = {}
+        for part in target.kernels:
+            v = kernels(moves[part.name], part.dim, part.where[channel : channel + 1])[0]
+            offsets[part.name] = torch.stack([v, -v])
+        return Split(target.group.name, channel, (0.5, 0.5), offsets)
+
+
+def _change(p: Tensor | None, level: float) -> Tensor | None:
+    """ΔL of each channel from p_s: shape (W,). Equation (1)."""
+    return None if p is None else (p + p.square() / (4 * level)).mean(0)
+
+
+def _drawn(
+    found: Sequence[Target], tensors: dict[str, Tensor], settings: GaussNewton
+) -> dict[str, Tensor]:
+    """Small random displacements: at v = 0 every slope is 0."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    moves: dict[str, Tensor] = {}
+    for target in found:
+        for part in target.kernels:
+            tensor = tensors[part.name].detach()
+            move = moves.setdefault(part.name, torch.zeros_like(tensor))
+            rows = move.movedim(part.dim, 0)
+            where = torch.from_numpy(part.where).to(tensor.device)
+            scale = settings.start * max(_spread(tensor), settings.lr)
+            noise = torch.randn(rows[where].shape, generator=generator) * scale
+            rows[where] = noise.to(rows)
+    return {name: move.requires_grad_() for name, move in moves.items()}
+
+
+def _spread(tensor: Tensor) -> float:
+    return float(tensor.float().square().mean().sqrt())

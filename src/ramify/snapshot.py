@@ -1,0 +1,195 @@
+"""The snapshot: one forward and one backward of the user's loss, with all that a probe reads of it.
+
+A plain training step makes three convolutions for each of the network's: forward, gradient to the
+input, gradient to the weight. A snapshot makes the first two.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node
+from torch.utils._pytree import tree_leaves
+
+from ramify.replay import replay
+from ramify.trace.recorder import Op, Ref, Tape, record, storage_of, tensors_of
+
+
+class Snapshot:
+    """What one run of the loss held: every tensor's value, and the gradient at chosen reads.
+
+    Args:
+        model: the network; its mode is evaluation for the run, so that norms hold their statistics.
+        run: gives the losses, shape (S,).
+        batch: what the run's inputs are taken from.
+        names: parameters whose effect is probed: autograd follows from them on.
+    """
+
+    def __init__(
+        self, model: nn.Module, run: Callable[[], Tensor], batch: Any, names: Sequence[str]
+    ) -> None:
+        self._values: dict[int, Tensor] = {}
+        self._memory: dict[int, list[int]] = {}
+        self._overwritten: dict[int, list[tuple[int, Tensor]]] = {}
+        self._nodes: list[Node | None] = []
+        self._fresh: Tensor | None = None
+        self.constants = {name: t.detach() for name, t in tensors_of(model).items()}
+        asked = [p for n, p in model.named_parameters() if n in set(names) and not p.requires_grad]
+        try:
+            for parameter in asked:  # a frozen network is probed like any other
+                parameter.requires_grad_()
+            self.tape = record(
+                model, run, batch, watch=self._after, before=self._before, draws=True, grad=True
+            )
+        finally:
+            for parameter in asked:
+                parameter.requires_grad_(False)
+        self._settle()
+        self._losses = self.tape.results[0]
+        self.losses = self._losses.detach()
+        for index, name in self.tape.names.items():
+            self._values[index] = self.constants[name]
+        self._values.update(self.tape.constants)
+
+    def _before(self, position: int, written: Sequence[Tensor]) -> None:
+        self._settle()
+        for memory in {storage_of(tensor) for tensor in written}:
+            for index in self._memory.get(memory, []):
+                old = self._overwritten.setdefault(index, [])
+                old.append((position, self._values[index].detach().clone()))
+
+    def _after(self, op: Op, results: Sequence[Tensor]) -> None:
+        for ref, tensor in zip(op.results(), results, strict=True):
+            if ref.index not in self._values:
+                self._memory.setdefault(storage_of(tensor), []).append(ref.index)
+            self._values[ref.index] = tensor
+        self._nodes.append(None)
+        self._fresh = results[0] if results else None
+
+    def _settle(self) -> None:
+        """Autograd gives a result its node once the operation has returned."""
+        if self._fresh is not None:
+            self._nodes[-1] = self._fresh.grad_fn
+            self._fresh = None
+
+    def value(self, ref: Ref, position: int) -> Tensor:
+        """A tensor's value as the operation of this number found it."""
+        old = self._overwritten.get(ref.index)
+        if old is not None:
+            place = bisect.bisect_left(old, position, key=lambda entry: entry[0])
+            if place < len(old):
+                return old[place][1]
+        return self._values[ref.index].detach()
+
+    def shared(self, ref: Ref) -> list[int]:
+        """The other tensors of the tape that lie in the same memory and would see a write."""
+        together = self._memory.get(storage_of(self._values[ref.index]), [])
+        return [index for index in together if index != ref.index]
+
+    def gradients(self, reads: Mapping[int, Ref], made: Sequence[int]) -> dict[int, Tensor]:
+        """The gradient of each sample's loss at each consumer's own read; the graph is spent.
+
+        Args:
+            reads: operation -> the tensor that it reads.
+            made: the operations from which on something is probed.
+
+        Returns:
+            Operation -> gradient, shaped as what is read; absent where the loss does not hang on
+            it, or what is read is zero.
+        """
+        edges = [GradientEdge(node, 0) for p in made if (node := self._nodes[p]) is not None]
+        hooked = {p: node for p, ref in reads.items() if (node := self._own_node(p, ref))}
+        if len(edges) < len(made) or len(hooked) < len(reads):
+            return self._replayed(reads)
+        found: dict[int, Tensor] = {}
+        handles = []
+        for position, node in hooked.items():
+            place = _argument(self.tape.ops[position], reads[position])
+
+            def keep(
+                inputs: Sequence[Tensor | None],
+                _: Any,
+                position: int = position,
+                place: int = place,
+            ) -> None:
+                gradient = inputs[place]
+                if gradient is not None:
+                    found[position] = gradient.detach()
+
+            handles.append(node.register_hook(keep))
+        try:
+            torch.autograd.grad(self._losses.sum(), edges, allow_unused=True)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+    def _own_node(self, position: int, read: Ref) -> Node | None:
+        """The operation's own node: one edge for each tensor argument, one of them to the read."""
+        node, op = self._nodes[position], self.tape.ops[position]
+        if node is None or len(node.next_functions) != len(_tensor_arguments(op)):
+            return None
+        # A read that hangs on no parameter has no edge; where it is zero (the first state of a
+        # recurrence) nobody asks for its gradient.
+        linked = node.next_functions[_argument(op, read)][0] is not None
+        return node if linked or not bool(self.value(read, position).any()) else None
+
+    def _replayed(self, reads: Mapping[int, Ref]) -> dict[int, Tensor]:
+        """The same where operations have no node of their own (custom autograd functions)."""
+        gradients = read_gradients(self.tape, self.constants, reads)
+        return {p: gradient * len(self.losses) for p, gradient in gradients.items()}
+
+
+def _tensor_arguments(op: Op) -> list[Any]:
+    """The arguments that autograd makes edges for, an absent optional tensor being one too."""
+    found: list[Any] = []
+    given = list(op.args) + [None] * (len(op.func._schema.arguments) - len(op.args))
+    for declared, argument in zip(op.func._schema.arguments, given, strict=True):
+        value = op.kwargs.get(declared.name, argument)
+        kind = str(declared.type)
+        if kind in ("Tensor", "Optional[Tensor]"):
+            found.append(value)
+        elif "Tensor" in kind:
+            found += tree_leaves(value)
+    return found
+
+
+def _argument(op: Op, ref: Ref) -> int:
+    """Where a tensor stands among an operation's tensor arguments."""
+    return _tensor_arguments(op).index(ref)
+
+
+def read_gradients(
+    tape: Tape, tensors: Mapping[str, Tensor], reads: Mapping[int, Ref]
+) -> dict[int, Tensor]:
+    """The gradient of the mean loss at each consumer's own read, by replaying the tape.
+
+    Args:
+        tape: of the losses, shape (S,).
+        tensors: parameters and buffers by name.
+        reads: operation -> the tensor that it reads.
+
+    Returns:
+        Operation -> gradient.
+    """
+    leaves: dict[int, Tensor] = {}
+
+    def watch(position: int, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        own = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()
+        leaves[position] = own
+        return own
+
+    with torch.enable_grad():
+        env = replay(tape, tensors, reads, watch)
+        total = env[tape.outputs[0].index].mean()
+        if not leaves or not total.requires_grad:
+            return {}
+        gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    named = zip(leaves, gradients, strict=True)
+    return {position: g.detach() for position, g in named if g is not None}

@@ -1,0 +1,200 @@
+"""Twins carried over a tape: what each copy's displacement makes of every tensor on the way."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from ramify.replay import replay
+from ramify.snapshot import Snapshot
+from ramify.trace.recorder import Op, Ref
+from ramify.twin.linear import moves, rule_of, scaled
+from ramify.twin.tensor import Twin, rectified
+
+
+def even_parts(
+    snapshot: Snapshot,
+    cuts: Mapping[int, Ref],
+    last: Mapping[int, int],
+    displaced: Mapping[str, Tensor],
+) -> dict[int, Tensor]:
+    """The even part of what is read at each cut; the reader itself goes on with what is held.
+
+    Args:
+        snapshot: one batch.
+        cuts: operation -> the tensor that is read there.
+        last: tensor -> the last operation that reads it.
+        displaced: producer parameter -> the displacement of the first copy.
+
+    Returns:
+        Operation -> Δa, absent where it is zero; differentiable in the displacements.
+    """
+    try:
+        return _followed(snapshot, cuts, last, displaced)
+    except _SharedWriteError:
+        return replayed(snapshot, cuts, displaced)
+
+
+def replayed(
+    snapshot: Snapshot, cuts: Mapping[int, Ref], displaced: Mapping[str, Tensor]
+) -> dict[int, Tensor]:
+    """The same by running the whole tape for each copy: true whatever writes into what.
+
+    Args:
+        snapshot: one batch.
+        cuts: operation -> the tensor that is read there.
+        displaced: producer parameter -> the displacement of the first copy.
+
+    Returns:
+        Operation -> Δa.
+    """
+    sides: list[dict[int, Tensor]] = []
+    for sign in (1, -1):
+        found: dict[int, Tensor] = {}
+
+        def cut(position: int, tensor: Tensor, found: dict[int, Tensor] = found) -> Tensor:
+            if tensor.requires_grad:
+                found[position] = tensor.clone()
+            return snapshot.value(cuts[position], position)
+
+        moved = {name: snapshot.constants[name] + sign * v for name, v in displaced.items()}
+        with torch.enable_grad():
+            tensors = snapshot.constants | moved
+            replay(snapshot.tape, tensors, cuts, cut, until=max(cuts, default=-1))
+        sides.append(found)
+    plus, minus = sides
+    return {
+        position: (tensor + minus[position]) / 2 - snapshot.value(cuts[position], position)
+        for position, tensor in plus.items()
+    }
+
+
+def _followed(
+    snapshot: Snapshot,
+    cuts: Mapping[int, Ref],
+    last: Mapping[int, int],
+    displaced: Mapping[str, Tensor],
+) -> dict[int, Tensor]:
+    run, evens = _Run(snapshot, last, displaced), {}
+    for position, op in enumerate(snapshot.tape.ops[: max(cuts, default=-1) + 1]):
+        source = cuts.get(position)
+        twin = run.twins.get(source.index) if source is not None else None
+        if twin is not None and twin.even is not None:
+            evens[position] = twin.even
+        run.step(position, op, source)
+    return evens
+
+
+class _SharedWriteError(Exception):
+    """A write into memory that a later operation reads under another name."""
+
+
+class _Run:
+    """The twins of one tape's tensors."""
+
+    def __init__(
+        self, snapshot: Snapshot, last: Mapping[int, int], displaced: Mapping[str, Tensor]
+    ) -> None:
+        self._snapshot = snapshot
+        self._last = last
+        self.twins = {
+            index: Twin.straight(
+                snapshot.constants[name], functools.partial(_given, displaced[name])
+            )
+            for index, name in snapshot.tape.names.items()
+            if name in displaced
+        }
+
+    def step(self, position: int, op: Op, cut: Ref | None) -> None:
+        """Carry the twins over one operation; what is read at a cut is held."""
+        held = not any(ref != cut and ref.index in self.twins for ref in op.inputs())
+        if held or position in self._snapshot.tape.drawn:
+            for ref in op.results():
+                self.twins.pop(ref.index, None)
+            return
+
+        def value(leaf: Any) -> Any:
+            if not isinstance(leaf, Ref):
+                return leaf
+            twin = self.twins.get(leaf.index) if leaf != cut else None
+            return twin if twin is not None else self._snapshot.value(leaf, position)
+
+        args, kwargs = _swapped(op.args, value), _swapped(op.kwargs, value)
+        base = [self._snapshot.value(ref, position + 1) for ref in op.results()]
+        for ref, twin in zip(op.results(), _carried(op, args, kwargs, base), strict=True):
+            if ref in op.inputs():
+                self._check_alone(position, ref)
+            self.twins[ref.index] = twin
+
+    def _check_alone(self, position: int, ref: Ref) -> None:
+        """A write that other tensors of the same memory see is not followed."""
+        if any(self._last.get(other, -1) > position for other in self._snapshot.shared(ref)):
+            raise _SharedWriteError
+
+
+def _given(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _carried(op: Op, args: Any, kwargs: Any, base: list[Tensor]) -> list[Twin]:
+    """The twins of an operation's results."""
+    name = op.name.removesuffix("_") if op.func._schema.is_mutable else op.name
+    if name == "aten::relu":
+        return [rectified(args[0], base[0])]
+    named = any(isinstance(value, Tensor) or moves(value) for value in kwargs.values())
+    rule = None if named else rule_of(name, args)
+
+    @functools.cache
+    def parts(which: str) -> list[Tensor | None]:
+        assert rule is not None
+        out = rule(op, args, lambda twin: twin.form(which), base[0])
+        return list(out) if isinstance(out, (tuple, list)) else [out] * len(base)
+
+    def part(which: str, n: int) -> Any:
+        return parts(which)[n]
+
+    if rule is not None and all(twin.is_straight for twin in _twins(args)):
+        straight = [Twin.straight(b, functools.partial(part, "odd", n)) for n, b in enumerate(base)]
+        straight[0].scaled = scaled(op, args, base[0])
+        return straight
+    side = functools.cache(functools.partial(_side, op, args, kwargs))
+    return [
+        Twin.bent(
+            b,
+            functools.partial(_nth, side, "plus", n),
+            functools.partial(_nth, side, "minus", n),
+            functools.partial(part, "even", n) if rule is not None else None,
+        )
+        for n, b in enumerate(base)
+    ]
+
+
+def _side(op: Op, args: Any, kwargs: Any, which: str) -> list[Tensor]:
+    """Any operation, run with the tensors of one copy."""
+    pick = lambda leaf: getattr(leaf, which) if isinstance(leaf, Twin) else leaf  # noqa: E731
+    mine, named = _swapped(args, pick), _swapped(kwargs, pick)
+    if op.func._schema.is_mutable:
+        mine = (mine[0].clone(), *mine[1:])
+    return [leaf for leaf in tree_leaves(op.func(*mine, **named)) if isinstance(leaf, Tensor)]
+
+
+def _nth(side: Callable[[str], list[Tensor]], which: str, n: int) -> Tensor:
+    return side(which)[n]
+
+
+def _twins(tree: Any) -> list[Twin]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Twin)]
+
+
+def _swapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Arguments with every leaf replaced: torch's own walk takes longer than the operations."""
+    if isinstance(tree, (tuple, list)):
+        return type(tree)([_swapped(item, leaf) for item in tree])
+    if isinstance(tree, dict):
+        return {key: _swapped(item, leaf) for key, item in tree.items()}
+    return leaf(tree)

@@ -1,0 +1,208 @@
+"""Gauss-Newton morphisms: equation (1) by plain loops, and what proposals claim."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ramify
+from ramify.methods.gauss_newton import Morphisms
+from ramify.trace.layout import kernels
+from tests.checks import snapshot
+from tests.nets import SMOOTH, per_sample, prepared
+
+Batch = tuple[Tensor, Tensor]
+
+
+def edited_loss(net: nn.Module, edits: list[ramify.Prune | ramify.Split], batch: Batch) -> Tensor:
+    """The losses of a copy that is really edited, (S,)."""
+    other = copy.deepcopy(net)
+    ramify.apply(ramify.trace(other, batch[0][:2]), edits)
+    with torch.no_grad():
+        return per_sample(other, batch)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_gain_of_small_morphisms_is_the_change_of_the_really_edited_network(name: str) -> None:
+    """As v shrinks, −ΔL of equation (1) and the true decrease agree ever better."""
+    net, batch = prepared(name)
+    graph = ramify.trace(net, batch[0][:2])
+    before = per_sample(net, batch).mean().detach()
+    off = []
+    for start in (1e-1, 1e-2):
+        settings = ramify.GaussNewton(morphisms=("split",), start=start, lr=1e-12)
+        found = settings.propose(graph, per_sample, [batch])
+        true = [float(before - edited_loss(net, [p.edit], batch).mean()) for p in found]
+        wrong = [abs(p.gain - t) for p, t in zip(found, true, strict=True)]
+        off.append(max(wrong) / max(map(abs, true)))
+    assert off[0] < 0.2
+    assert off[1] < 0.02 * off[0]  # the error is of fourth order in v, the change of second
+
+
+def test_equation_1_sample_by_sample() -> None:
+    """A network of one hidden layer has one read: everything can be written out."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    x, y = torch.randn(7, 4).double(), torch.randint(0, 3, (7,))
+    graph = ramify.trace(net, x)
+    learner = Morphisms(graph, ramify.GaussNewton(start=1.0))
+    v = {name: move.clone() for name, move in learner.moves.items()}
+    learner.step(per_sample, (x, y), weight=1.0)
+    gains = {(type(p.edit), p.edit.channel): p.gain for p in learner.proposals()}
+    weight, bias = net[0].weight.detach(), net[0].bias.detach()
+    mean = float(per_sample(net, (x, y)).mean().detach())
+    for channel in range(5):
+        split, prune = [], []
+        for s in range(7):
+            hidden = (x[s] @ weight.T + bias).relu().requires_grad_()
+            loss = nn.functional.cross_entropy(net[2](hidden), y[s])
+            (g,) = torch.autograd.grad(loss, hidden)
+            base = float(x[s] @ weight[channel] + bias[channel])
+            u = float(x[s] @ v["0.weight"][channel] + v["0.bias"][channel])
+            change = (max(base + u, 0.0) + max(base - u, 0.0)) / 2 - max(base, 0.0)
+            for out, a in ((split, change), (prune, -max(base, 0.0))):
+                p = a * float(g[channel])
+                out.append(p + p**2 / (4 * mean))
+        assert gains[ramify.Split, channel] == pytest.approx(-sum(split) / 7, rel=1e-10)
+        assert gains[ramify.Prune, channel] == pytest.approx(-sum(prune) / 7, rel=1e-10)
+
+
+@pytest.mark.parametrize("name", ["conv-bn-softplus", "residual", "depthwise"])
+def test_learning_descends_equation_1(name: str) -> None:
+    net, batch = prepared(name, 24)
+    graph = ramify.trace(net, batch[0][:2])
+    learner = Morphisms(graph, ramify.GaussNewton(morphisms=("split",), start=0.1))
+    totals = []
+    for _ in range(40):
+        learner.step(per_sample, batch, weight=1.0)
+        totals.append(sum(proposal.gain for proposal in learner.proposals()))
+    assert totals[-1] > 10 * abs(totals[0])
+
+
+def test_the_first_step_of_adam_follows_the_slope_of_equation_1() -> None:
+    net, batch = prepared("residual", 6)
+    graph = ramify.trace(net, batch[0][:2])
+    learner = Morphisms(graph, ramify.GaussNewton(morphisms=("split",), start=0.3, lr=1e-3))
+    name, at = "a2.weight", (1, 2, 0, 1)
+    before = learner.moves[name].clone()
+
+    def total(shift: float) -> float:
+        other = Morphisms(graph, ramify.GaussNewton(morphisms=("split",), start=0.3))
+        other.moves[name][at] += shift
+        other.step(per_sample, batch, weight=1.0)
+        return -sum(proposal.gain for proposal in other.proposals())
+
+    slope = (total(1e-5) - total(-1e-5)) / 2e-5
+    learner.step(per_sample, batch, weight=1.0)
+    moved = float(learner.moves[name][at] - before[at])
+    assert moved == pytest.approx(-1e-3 * (1 if slope > 0 else -1), rel=1e-4)
+
+
+def test_running_mean_weighs_the_last_tenth() -> None:
+    settings = ramify.GaussNewton(epochs=20)
+    assert settings._weight(0, 2000) == 1
+    assert settings._weight(9, 2000) == pytest.approx(1 / 10)
+    assert settings._weight(1999, 2000) == pytest.approx(1 / 200)  # two epochs of a hundred
+    assert settings._weight(99, None) == pytest.approx(1 / 100)
+    assert ramify.GaussNewton(momentum=0.25)._weight(99, 2000) == pytest.approx(0.25)
+
+
+def test_means_are_those_of_the_batches() -> None:
+    net, batch = prepared("perceptron", 12)
+    graph = ramify.trace(net, batch[0])
+    thirds = [(batch[0][n : n + 4], batch[1][n : n + 4]) for n in (0, 4, 8)]
+    each = [
+        {
+            p.edit.channel: p.gain
+            for p in ramify.GaussNewton(morphisms=("prune",)).propose(graph, per_sample, [third])
+            if p.edit.group == "a"
+        }
+        for third in thirds
+    ]
+    found = ramify.GaussNewton(morphisms=("prune",), momentum=1e-9).propose(
+        graph, per_sample, thirds
+    )
+    for proposal in found:
+        if proposal.edit.group == "a":
+            mean = sum(gains[proposal.edit.channel] for gains in each) / 3
+            assert proposal.gain == pytest.approx(mean, rel=1e-9)
+
+
+def test_proposals_carry_what_was_learned() -> None:
+    net, batch = prepared("residual", 12)
+    graph = ramify.trace(net, batch[0][:2])
+    learner = Morphisms(graph, ramify.GaussNewton())
+    for _ in range(3):
+        learner.step(per_sample, batch, weight=0.5)
+    found = learner.proposals()
+    assert [p.gain for p in found] == sorted((p.gain for p in found), reverse=True)
+    splits = [p for p in found if isinstance(p.edit, ramify.Split)]
+    prunes = [p for p in found if isinstance(p.edit, ramify.Prune)]
+    assert len(splits) == len(prunes) == sum(g.width for g in graph.groups if g.can_split)
+    for proposal in splits:
+        group = graph[proposal.edit.group]
+        assert set(proposal.edit.offsets) == set(group.producers)
+        for slot in (s for s in group.slots if s.role == "producer"):
+            offset = proposal.edit.offsets[slot.name]
+            v = kernels(learner.moves[slot.name], slot.dim, graph.positions(group, slot))
+            assert torch.equal(offset[0], v[proposal.edit.channel])
+            assert torch.equal(offset[1], -offset[0])
+    assert all(p.cost.params > 0 for p in splits)
+    assert all(p.cost.params < 0 for p in prunes)
+    ramify.apply(
+        graph,
+        [splits[0].edit, next(p.edit for p in prunes if p.edit.group != splits[0].edit.group)],
+    )
+
+
+def test_the_model_stays_as_it_was() -> None:
+    net, batch = prepared("conv-bn-softplus", 6)
+    net.train()
+    net.requires_grad_(False)
+    net.a.weight.requires_grad_(True)
+    graph = ramify.trace(net, batch[0][:2])
+    before = snapshot(net)
+    ramify.GaussNewton(epochs=2).propose(graph, per_sample, [batch, batch])
+    assert snapshot(net) == before
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"morphisms": ("merge",)}, "morphisms"),
+        ({"morphisms": ()}, "morphisms"),
+        ({"epochs": 0}, "epochs"),
+        ({"lr": 0.0}, "lr"),
+        ({"momentum": 0.0}, "momentum"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ramify.RamifyError, match=message):
+        ramify.GaussNewton(**settings)  # type: ignore[arg-type]
+
+
+BAD: list[tuple[Callable[[nn.Module, Batch], Tensor], str]] = [
+    (lambda model, batch: per_sample(model, batch).mean(), "one number for each sample"),
+    (lambda model, batch: per_sample(model, batch) / 0, "lower the learning rate"),
+]
+
+
+@pytest.mark.parametrize("loss, message", BAD)
+def test_a_bad_loss_is_named(loss: Callable[[nn.Module, Batch], Tensor], message: str) -> None:
+    net, batch = prepared("perceptron", 6)
+    graph = ramify.trace(net, batch[0])
+    with pytest.raises(ramify.RamifyError, match=message):
+        ramify.GaussNewton().propose(graph, loss, [batch])
+
+
+def test_batches_that_end_are_named() -> None:
+    net, batch = prepared("perceptron", 6)
+    graph = ramify.trace(net, batch[0])
+    with pytest.raises(ramify.RamifyError, match="no batch to learn"):
+        ramify.GaussNewton(epochs=2).propose(graph, per_sample, iter([batch]))
+    with pytest.raises(ramify.RamifyError, match="no batch to learn"):
+        ramify.GaussNewton().propose(graph, per_sample, [])

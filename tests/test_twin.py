@@ -1,0 +1,314 @@
+"""Twin reads against networks run with hooks, one displaced kernel at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
+
+import ramify
+from ramify.probe import targets
+from ramify.snapshot import Snapshot, read_gradients
+from ramify.twin import Twins
+from ramify.twin.run import even_parts, replayed
+from tests.checks import call
+from tests.nets import SMOOTH, per_sample, prepared
+from tests.structures import STRUCTURES
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Block(nn.Module):
+    """ReLU, in place and not, pooling, a depthwise layer and a residual stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.n0 = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.a, self.n1 = nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6)
+        self.d, self.n2 = nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False), nn.BatchNorm2d(6)
+        self.b, self.n3 = nn.Conv2d(6, 4, 1, bias=False), nn.BatchNorm2d(4)
+        self.act, self.fc = nn.ReLU(inplace=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = max_pool2d(self.act(self.n0(self.stem(x))), 2)
+        x = x + self.n3(self.b(self.act(self.n2(self.d(self.act(self.n1(self.a(x))))))))
+        return self.fc(torch.relu(x).mean((2, 3)))
+
+
+def block() -> tuple[nn.Module, Batch]:
+    torch.manual_seed(0)
+    net, x, y = Block().double(), torch.randn(6, 3, 8, 8).double(), torch.randint(0, 2, (6,))
+    for _ in range(3):
+        net(x)
+    return net.eval(), (x, y)
+
+
+NETS: dict[str, Callable[[], tuple[nn.Module, Batch]]] = {
+    name: (lambda name=name: prepared(name, 6))  # type: ignore[misc]
+    for name in SMOOTH
+} | {"relu-pool-residual": block}
+
+
+def displaced(graph: ramify.ChannelGraph, scale: float) -> dict[str, Tensor]:
+    names = {part.name for target in targets(graph) for part in target.kernels}
+    parameters = dict(graph.model.named_parameters())
+    return {
+        name: (scale * torch.randn_like(parameters[name])).requires_grad_()
+        for name in sorted(names)
+    }
+
+
+def followed(
+    graph: ramify.ChannelGraph, batch: Any, loss: Any, moves: dict[str, Tensor]
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """p_s of splits and of removals, as the package computes them."""
+    twins = Twins(graph, targets(graph))
+    snapshot = Snapshot(graph.model, lambda: loss(graph.model, batch), batch, list(moves))
+    reads = twins.reads(snapshot.tape, len(snapshot.losses))
+    gradients = snapshot.gradients(reads.at, reads.made)
+    with torch.enable_grad():
+        split = twins.split(snapshot, reads, gradients, moves)
+    return split, twins.removed(snapshot, reads, gradients)
+
+
+class Hooked:
+    """What every full convolution and linear layer reads: taken, or replaced by what it read."""
+
+    def __init__(self, net: nn.Module, batch: Batch) -> None:
+        self.net, self.batch = net, batch
+        self.layers = [
+            module
+            for module in net.modules()
+            if isinstance(module, nn.Linear)
+            or (isinstance(module, nn.Conv2d) and module.groups == 1)
+        ]
+        self.base = self.reads({})
+        self.gradients = self._gradients()
+
+    def _run(self, hook: Callable[[int, Tensor], Tensor], changed: dict[str, Tensor]) -> Tensor:
+        handles = [
+            layer.register_forward_pre_hook(lambda _, args, n=n: (hook(n, args[0]),))
+            for n, layer in enumerate(self.layers)
+        ]
+        try:
+            logits = torch.func.functional_call(self.net, changed, (self.batch[0],))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return nn.functional.cross_entropy(logits, self.batch[1], reduction="none")
+
+    def reads(self, changed: dict[str, Tensor]) -> dict[int, Tensor]:
+        """What each layer would read, while all of them go on with what they read before."""
+        found: dict[int, Tensor] = {}
+
+        def hook(n: int, x: Tensor) -> Tensor:
+            found[n] = x.detach().clone()
+            return self.base[n] if changed else x
+
+        with torch.no_grad():
+            self._run(hook, changed)
+        return found
+
+    def _gradients(self) -> dict[int, Tensor]:
+        leaves: dict[int, Tensor] = {}
+
+        def hook(n: int, x: Tensor) -> Tensor:
+            leaves[n] = x.clone() if x.requires_grad else x.clone().requires_grad_()
+            return leaves[n]
+
+        total = self._run(hook, {}).sum()
+        names = list(leaves)
+        found = torch.autograd.grad(total, [leaves[n] for n in names], allow_unused=True)
+        return {n: g for n, g in zip(names, found, strict=True) if g is not None}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_split_and_removal_equal_the_hooked_network(name: str) -> None:
+    net, batch = NETS[name]()
+    graph = ramify.trace(net, batch[0][:2])
+    moves = displaced(graph, 0.3)
+    split, removed = followed(graph, batch, per_sample, moves)
+    hooked = Hooked(net, batch)
+    parameters = {name: p.detach() for name, p in net.named_parameters()}
+    for number, target in enumerate(targets(graph)):
+        names = {part.name for part in target.kernels}
+        readers = {name.rpartition(".")[0] for name in target.group.consumers}
+        layers = [n for n, m in enumerate(hooked.layers) if m in map(net.get_submodule, readers)]
+        sides = [
+            hooked.reads({n: parameters[n] + sign * moves[n].detach() for n in names})
+            for sign in (1, -1)
+        ]
+        expected = expected_gone = torch.zeros(())
+        for n in layers:
+            change = (sides[0][n] + sides[1][n]) / 2 - hooked.base[n]
+            over = tuple(range(2, change.dim()))
+            sums = change * hooked.gradients[n], -hooked.base[n] * hooked.gradients[n]
+            one, other = (s.sum(over) if over else s for s in sums)
+            expected, expected_gone = expected + one, expected_gone + other
+        found, gone = split[number], removed[number]
+        assert found is not None
+        assert gone is not None
+        assert expected.abs().max() > 1e-6
+        assert torch.allclose(found, expected, rtol=1e-12, atol=1e-14)
+        assert torch.allclose(gone, expected_gone, rtol=1e-12, atol=1e-14)
+
+
+def squares(model: nn.Module, inputs: Any) -> Tensor:
+    """A loss a sample of whatever the model gives."""
+    found = call(model, inputs)
+    size = found[0].shape[0]
+    fit = [t for t in found if t.is_floating_point() and t.shape[:1] == (size,)]
+    return sum((t.reshape(size, -1).square().sum(1) for t in fit), torch.zeros(size))
+
+
+def slopes_of(
+    evens: dict[int, Tensor], gradients: dict[int, Tensor], moves: dict[str, Tensor]
+) -> tuple[float, list[Tensor]]:
+    """A number that every even part enters, and its slope in every displacement."""
+    total = sum(
+        ((even * gradients[n]).sum() + even.square().sum() for n, even in evens.items()),
+        torch.zeros(()),
+    )
+    used = list(moves.values()) if total.requires_grad else []
+    found = torch.autograd.grad(total, used, allow_unused=True) if used else [None] * len(moves)
+    zeros = [torch.zeros_like(v) for v in moves.values()]
+    return float(total.detach()), [z if g is None else g for g, z in zip(found, zeros, strict=True)]
+
+
+REFUSED = {"Mixer": "carries the other"}
+PROBED = [
+    key
+    for key, each in STRUCTURES.items()
+    if any("split" in kind for kind in each.groups.values()) and key != "DictInputs"
+]
+
+
+@pytest.mark.parametrize("key", PROBED)
+def test_every_structure_is_followed_as_if_run_twice(key: str) -> None:
+    """Both paths agree: parts carried by rules, and the whole tape run for each copy."""
+    net, inputs = STRUCTURES[key].make()
+    graph = ramify.trace(net, inputs)
+    found = targets(graph)
+    if not found:
+        pytest.skip("the probe follows none of its groups")
+    moves = displaced(graph, 0.3)
+    twins = Twins(graph, found)
+    snapshot = Snapshot(net, lambda: squares(net, inputs), inputs, list(moves))
+    reads = twins.reads(snapshot.tape, len(snapshot.losses))
+    gradients = snapshot.gradients(reads.at, reads.made)
+    again = read_gradients(snapshot.tape, snapshot.constants, reads.at)
+    for position in again.keys() - gradients.keys():
+        assert not snapshot.value(reads.at[position], position).any()
+    for position, gradient in gradients.items():
+        assert torch.allclose(gradient, again[position] * len(snapshot.losses), atol=1e-12)
+    cuts = {position: reads.at[position] for position in gradients}
+    one, mine = slopes_of(even_parts(snapshot, cuts, reads.last, moves), gradients, moves)
+    other, theirs = slopes_of(replayed(snapshot, cuts, moves), gradients, moves)
+    assert one == pytest.approx(other, rel=1e-10, abs=1e-12)
+    for a, b in zip(mine, theirs, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-10)
+    if key in REFUSED:
+        with pytest.raises(ramify.RamifyError, match=REFUSED[key]):
+            twins.removed(snapshot, reads, gradients)
+    else:
+        assert all(
+            p is None or p.shape[1] == t.group.width
+            for p, t in zip(twins.removed(snapshot, reads, gradients), found, strict=True)
+        )
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        x, weight = ctx.saved_tensors
+        return gradients[0] @ weight, gradients[0].T @ x
+
+
+class OwnGradient(nn.Module):
+    """A layer whose gradient the user wrote: its operations have no nodes of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = Doubled.apply(torch.tanh(self.a(x)), self.b.weight)
+        return self.c(torch.tanh(x))
+
+
+def test_a_layer_with_its_own_backward_gets_the_same_gradients() -> None:
+    net, x, y = OwnGradient().double(), torch.randn(5, 4).double(), torch.randint(0, 2, (5,))
+    graph = ramify.trace(net, x)
+    split, removed = followed(graph, (x, y), per_sample, displaced(graph, 0.3))
+    kept = nn.Sequential(net.a, nn.Tanh(), nn.Linear(5, 6, bias=False), nn.Tanh(), net.c).double()
+    kept[2].weight = net.b.weight
+    plain = ramify.trace(kept, x)
+    torch.manual_seed(0)
+    moves = displaced(plain, 0.3)
+    again, gone = followed(plain, (x, y), per_sample, moves)
+    torch.manual_seed(0)
+    split, removed = followed(graph, (x, y), per_sample, displaced(graph, 0.3))
+    for one, other in zip([*split, *removed], [*again, *gone], strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.allclose(one, other, atol=1e-13)
+
+
+def test_frozen_parameters_are_probed_and_stay_frozen() -> None:
+    net, batch = prepared("residual", 4)
+    graph = ramify.trace(net, batch[0])
+    moves = displaced(graph, 0.3)
+    before, _ = followed(graph, batch, per_sample, moves)
+    net.requires_grad_(False)
+    after, _ = followed(graph, batch, per_sample, moves)
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+    for one, other in zip(before, after, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_followed(dtype: torch.dtype) -> None:
+    """The sums come in float32, close to those of the network in full precision."""
+    net, (x, y) = block()
+    net, batch = net.float(), (x.float(), y)
+    graph = ramify.trace(net, batch[0][:2])
+    moves = displaced(graph, 0.5)
+
+    def under_autocast(model: nn.Module, batch: Batch) -> Tensor:
+        with torch.autocast("cpu", dtype=dtype):
+            return per_sample(model, batch)
+
+    full, _ = followed(graph, batch, per_sample, moves)
+    half, _ = followed(graph, batch, under_autocast, moves)
+    for one, other in zip(full, half, strict=True):
+        assert one is not None
+        assert other is not None
+        assert other.dtype == torch.float32
+        assert (one - other).norm() <= 0.05 * one.norm()
+
+
+def test_a_batch_whose_samples_are_mixed_is_refused() -> None:
+    net, batch = prepared("perceptron", 6)
+    graph = ramify.trace(net, batch[0])
+
+    def cut(model: nn.Module, batch: Batch) -> Tensor:
+        return per_sample(model, (batch[0].view(2, 3, 4).flatten(0, 1), batch[1]))
+
+    def shuffled(model: nn.Module, batch: Batch) -> Tensor:
+        return per_sample(model, (batch[0].T.reshape(6, 4), batch[1]))
+
+    with pytest.raises(ramify.RamifyError, match="samples"):
+        followed(graph, batch, shuffled, displaced(graph, 0.1))
+    with pytest.raises(ramify.RamifyError, match="cuts the batch in pieces"):
+        followed(graph, batch, cut, displaced(graph, 0.1))
