@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
@@ -62,32 +62,9 @@ Next = Callable[[ChannelGraph, Task, Settings, Generator, Path], Split]
 
 
 def propose(graph: ChannelGraph, task: Task, step: float) -> list[Proposal]:
-    """The half-and-half split along v_min of every neuron, smallest splitting index first.
-
-    Where the index is positive, Ramify rightly proposes a copy of weight 0, which is no split; the
-    one that S2D would make there comes from the splitting matrix.
-
-    Args:
-        graph: the traced network.
-        task: what it is fitted to.
-        step: ε.
-
-    Returns:
-        One proposal a neuron.
-    """
-    batches = [(task.x, task.y)]
+    """The half-and-half split along v_min of every neuron, smallest splitting index first."""
     method = ramify.SplittingDescent(step=step, eigen="exact")
-    matrices = ramify.splitting_matrix(graph, GROUP, squared_error, batches)
-    found = []
-    for proposal in method.propose(graph, squared_error, batches):
-        split, index = proposal.edit, proposal.index
-        assert isinstance(split, Split)
-        assert index is not None
-        if index > 0:
-            lowest = torch.linalg.eigh(matrices[split.channel]).eigenvectors[:, 0]
-            split = halves(split.channel, step * lowest)
-        found.append(replace(proposal, edit=split, gain=-0.5 * step**2 * index))
-    return sorted(found, key=lambda proposal: -proposal.gain)
+    return method.propose(graph, squared_error, [(task.x, task.y)])
 
 
 def steepest(

@@ -5,6 +5,7 @@ Shape letters: `W` channels of a group, `D` parameters of one channel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,9 +38,18 @@ class Scheme:
 def schemes(low: float, high: float, signed: float, copies: Sequence[int]) -> list[Scheme]:
     r"""The optimal schemes for extreme eigenvalues `low` and `high`, best first.
 
-    .. math:: G_2 = \min(\lambda_{min}, -\tfrac{c-1}{c+1} \lambda_{max}, 0), \quad
-              G_3 = \min(\tfrac{c+1}{2} \lambda_{min}, -\tfrac{c-1}{2} \lambda_{max}, 0), \quad
-              G_4 = \tfrac{c+1}{2} \min(\lambda_{min}, 0) - \tfrac{c-1}{2} \max(\lambda_{max}, 0)
+    With :math:`p = \tfrac{c+1}{2}` and :math:`n = \tfrac{c-1}{2}`, the largest sums of positive and
+    of negative weights,
+
+    .. math:: G_2 = \min(\lambda_{min}, -\tfrac{n}{p} \lambda_{max}, 0), \quad
+              G_3 = \min(p \lambda_{min}, -n \lambda_{max},
+                         \tfrac{c}{p} \lambda_{min} - \tfrac{n}{p} \lambda_{max}, 0), \quad
+              G_4 = p \min(\lambda_{min}, 0) - n \max(\lambda_{max}, 0)
+
+    The third term of :math:`G_3` is not in Theorem 2.2 of S3D, whose proof takes the copies to move
+    along one eigenvector; see :func:`_triplets`. A scheme leaves copies of weight zero out: at
+    c = 1 the schemes of any number of copies are the half-and-half split of S2D, and a matrix that
+    is definite needs no fourth copy.
 
     Args:
         low: λ_min of the splitting matrix.
@@ -48,29 +58,65 @@ def schemes(low: float, high: float, signed: float, copies: Sequence[int]) -> li
         copies: numbers of copies to consider, of 2, 3 and 4.
 
     Returns:
-        The schemes; one whose gain is not negative does not lower the loss.
+        The schemes, at least one; one whose gain is not negative does not lower the loss.
 
     Source: S3D, Theorems 2.1, 2.2 and 2.3; for c = 1, S2D, Theorem 2.3.
     """
-    c, found = signed, []
+    up, down = (signed + 1) / 2, (signed - 1) / 2
+    both = low < 0 < high
+    halves = Scheme(low, (0.5, 0.5), ((1, 0), (-1, 0)))
+    if down == 0:
+        return [halves]
+    found = []
     if 2 in copies:
-        found.append(Scheme(low, (0.5, 0.5), ((1, 0), (-1, 0))))
-        ratio = (c - 1) / (c + 1)
-        weights = ((c + 1) / 2, -(c - 1) / 2)
-        found.append(Scheme(-ratio * high, weights, ((0, ratio), (0, 1))))
-    if 3 in copies:
-        up, down = (c + 1) / 4, -(c - 1) / 4
-        pair = ((1.0, 0.0), (-1.0, 0.0), (0.0, 0.0))
-        found.append(Scheme((c + 1) / 2 * low, (up, up, 2 * down), pair))
-        pair = ((0.0, 1.0), (0.0, -1.0), (0.0, 0.0))
-        found.append(Scheme(-(c - 1) / 2 * high, (down, down, 2 * up), pair))
-    if 4 in copies:
-        up, down = (c + 1) / 4, -(c - 1) / 4
-        gain = (c + 1) / 2 * min(low, 0) - (c - 1) / 2 * max(high, 0)
-        less, more = float(low < 0), float(high > 0)
-        moves = ((less, 0.0), (-less, 0.0), (0.0, more), (0.0, -more))
-        found.append(Scheme(gain, (up, up, down, down), moves))
+        ratio = down / up
+        found += [halves, Scheme(-ratio * high, (up, -down), ((0, ratio), (0, 1)))]
+    if 3 in copies or (4 in copies and not both):
+        found += _triplets(low, high, up, down)
+    if 4 in copies and both:
+        weights = (up / 2, up / 2, -down / 2, -down / 2)
+        found.append(Scheme(up * low - down * high, weights, ((1, 0), (-1, 0), (0, 1), (0, -1))))
     return sorted(found, key=lambda scheme: (scheme.gain, len(scheme.weights)))
+
+
+def _triplets(low: float, high: float, up: float, down: float) -> list[Scheme]:
+    r"""The two schemes of S3D, Theorem 2.2, and where both ends count the one that uses both.
+
+    Let the two positive copies part along v_min and move together along v_max just as far as lets
+    the negative copy move by all of v_max:
+    :math:`\delta_{1,2} = \pm\sqrt{1 - s^2} v_{min} + s v_{max}`, :math:`\delta_3 = v_{max}`,
+    :math:`s = n / p`. The mean displacement is zero, the norms are one, and with
+    :math:`p (1 - s^2) = c / p`
+
+    .. math:: \Pi = \tfrac{c}{p} \lambda_{min} - \tfrac{n}{p} \lambda_{max},
+
+    which is below both of the theorem's values for :math:`n < \lambda_{max} / |\lambda_{min}| <
+    c / n^2`: an interval for every c below 2 + √5. No triplet is better: for two positive weights,
+    :math:`\sum w_i \|\delta_i\|^2 \le p` bounds what their spread about their mean
+    :math:`\tfrac{n}{p} \delta_3` can gain by
+    :math:`p (1 - s^2 \|\delta_3\|^2) \lambda_{min}`, and the rest is at least
+    :math:`-\tfrac{n}{p} \lambda_{max} \|\delta_3\|^2`; the sum is linear in
+    :math:`\|\delta_3\|^2`.
+
+    Args:
+        low: λ_min.
+        high: λ_max.
+        up: p, above 1.
+        down: n = p - 1.
+
+    Returns:
+        Two schemes, or three.
+    """
+    pair, share = (up / 2, up / 2, -down), down / up
+    found = [
+        Scheme(up * low, pair, ((1, 0), (-1, 0), (0, 0))),
+        Scheme(-down * high, (-down / 2, -down / 2, up), ((0, 1), (0, -1), (0, 0))),
+    ]
+    if low < 0 < high:
+        apart = math.sqrt(1 - share**2)
+        gain = up * (1 - share**2) * low - share * high
+        found.append(Scheme(gain, pair, ((apart, share), (-apart, share), (0, 1))))
+    return found
 
 
 @dataclass(frozen=True)
@@ -84,7 +130,9 @@ class SplittingDescent:
         eigen: `lanczos` (products only) or `exact` (whole matrices, the oracle).
         surrogate: β of the softplus whose curvature stands in at the kinks of piecewise-linear
             activations; None for the true curvature, which is zero almost everywhere.
-        tolerance: Lanczos residual over spectral radius.
+        tolerance: error of the Lanczos eigenvalues over the channel's spectral radius.
+        every: propose the best scheme of each number of copies, so that a rule can choose the
+            number for each channel (S3D, appendix C.1); else the best scheme alone.
 
     Source: S2D, Algorithm 1 and equation (7); S3D, Algorithm 1.
     """
@@ -95,6 +143,7 @@ class SplittingDescent:
     eigen: Literal["lanczos", "exact"] = "lanczos"
     surrogate: float | None = 3.0
     tolerance: float = 1e-3
+    every: bool = False
 
     def __post_init__(self) -> None:
         if self.signed < 1:
@@ -107,7 +156,7 @@ class SplittingDescent:
             raise RamifyError(f"step is a positive length, and got {self.step}")
 
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
-        """The best split of every channel, largest gain first; rules leave gains of 0 and below.
+        """The best splits of every channel, largest gain first; rules leave gains of 0 and below.
 
         Args:
             graph: the traced model.
@@ -146,25 +195,38 @@ class SplittingDescent:
     def _of_group(
         self, prices: CostModel, target: Target, pairs: Extremes, probe: Probe
     ) -> list[Proposal]:
-        lows, highs = pairs.low.tolist(), pairs.high.tolist()
         vectors = [probe.divide(target, v) for v in (pairs.low_vector, pairs.high_vector)]
         costs: dict[int, Cost] = {}
         out = []
-        for channel, (low, high) in enumerate(zip(lows, highs, strict=True)):
-            best = schemes(low, high, self.signed, self.copies)[0]
-            offsets = {
-                part.name: torch.stack(
-                    [self.step * (a * below[channel] + b * above[channel]) for a, b in best.moves]
-                )
-                for part, below, above in zip(target.kernels, *vectors, strict=True)
-            }
-            edit = Split(target.group.name, channel, best.weights, offsets)
-            count = len(best.weights)
-            if count not in costs:
-                costs[count] = prices.added([edit])
-            gain = -0.5 * self.step**2 * best.gain
-            out.append(Proposal(edit, gain, costs[count], index=low, graph=prices.graph))
+        ends = zip(pairs.low.tolist(), pairs.high.tolist(), strict=True)
+        for channel, (low, high) in enumerate(ends):
+            for scheme in self._chosen(low, high):
+                offsets = {
+                    part.name: torch.stack(
+                        [
+                            self.step * (a * below[channel] + b * above[channel])
+                            for a, b in scheme.moves
+                        ]
+                    )
+                    for part, below, above in zip(target.kernels, *vectors, strict=True)
+                }
+                edit = Split(target.group.name, channel, scheme.weights, offsets)
+                count = len(scheme.weights)
+                if count not in costs:
+                    costs[count] = prices.added([edit])
+                gain = -0.5 * self.step**2 * scheme.gain
+                out.append(Proposal(edit, gain, costs[count], index=low, graph=prices.graph))
         return out
+
+    def _chosen(self, low: float, high: float) -> list[Scheme]:
+        """The best scheme, or the best of each number of copies."""
+        found = schemes(low, high, self.signed, self.copies)
+        if not self.every:
+            return found[:1]
+        best: dict[int, Scheme] = {}
+        for scheme in found:
+            best.setdefault(len(scheme.weights), scheme)
+        return list(best.values())
 
 
 def _matrices(graph: ChannelGraph, found: Sequence[Target], made: Sequence[Probe]) -> list[Tensor]:
