@@ -1,11 +1,11 @@
 """Ramify: any PyTorch network, grown and pruned to the shape that its data asks for."""
 
-from ramify import cost
+from ramify import cost, latency
 from ramify.edit import Prune, Split, apply
 from ramify.errors import RamifyError
 from ramify.methods import GaussNewton, Proposal, SplittingDescent, splitting_matrix
 from ramify.run import Grown, Training, grow, load, reshape, save
-from ramify.select import Threshold, TopFraction
+from ramify.select import Knapsack, Selection, Threshold, TopFraction, TradeOff, fit
 from ramify.trace import ChannelGraph, ChannelGroup, trace
 
 __all__ = [  # noqa: RUF022  (grouped by what a user does)
@@ -14,6 +14,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "ChannelGraph",
     "ChannelGroup",
     "cost",
+    "latency",
     # edits
     "apply",
     "Prune",
@@ -25,6 +26,10 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "splitting_matrix",
     "Threshold",
     "TopFraction",
+    "TradeOff",
+    "Knapsack",
+    "Selection",
+    "fit",
     # the whole loop
     "grow",
     "Grown",

@@ -254,7 +254,8 @@ class CostModel:
     def cost(self, widths: Index | None = None) -> Cost:
         """The cost at widths (W,); at the present ones by default."""
         widths = self.widths if widths is None else widths
-        params, *macs = (self._rows @ self._values(widths).prod(axis=1)).tolist()
+        values = np.append(widths, 1)[self._factors].prod(axis=1)
+        params, *macs = (self._rows @ values).tolist()
         return Cost(params, sum(macs), dict(zip(self._kinds, macs, strict=True)))
 
     def added(self, edits: Iterable[Edit]) -> Cost:
@@ -264,7 +265,9 @@ class CostModel:
             widths[self._number[self.graph[name].atom]] += change
         return self.cost(widths) - self.cost()
 
-    def tangent(self, resource: str, widths: Index) -> tuple[int, NDArray[np.float64]]:
+    def tangent(
+        self, resource: str, widths: NDArray[np.float64]
+    ) -> tuple[float, NDArray[np.float64]]:
         """The amount of a resource at widths (W,), and its derivative by their logarithms (W,).
 
         Being a sum of monomials with positive coefficients, the amount is convex in the logarithms:
@@ -277,12 +280,11 @@ class CostModel:
         Returns:
             The amount, and the derivatives (W,).
         """
-        values = self._values(widths).prod(axis=1)
-        each = (self._row(resource) * values).astype(np.float64)
+        each = self._row(resource) * np.append(widths, 1.0)[self._factors].prod(axis=1)
         slopes = np.zeros(len(self.names) + 1)
         for factor in self._factors.T:
             np.add.at(slopes, factor, each)
-        return int(self._row(resource) @ values), slopes[:-1]
+        return float(each.sum()), slopes[:-1]
 
     def _row(self, resource: str) -> Index:
         """The coefficients (K,) of one of `RESOURCES`."""
@@ -290,11 +292,6 @@ class CostModel:
         weights += [Cost(0, 1, {kind: 1}).of(resource) for kind in self._kinds]
         row: Index = np.array(weights) @ self._rows
         return row
-
-    def _values(self, widths: Index) -> Index:
-        """The factors of every monomial: (K, P)."""
-        values: Index = np.append(widths, 1)[self._factors]
-        return values
 
     def _size(self, term: Term) -> Any:
         """The size of a resolved term: a number, or a polynomial."""

@@ -1,5 +1,16 @@
 """Selection: which proposals to carry out."""
 
+from ramify.select.knapsack import Knapsack, Selection
 from ramify.select.rules import Rule, Threshold, TopFraction, TradeOff
+from ramify.select.totals import BUDGETS, fit
 
-__all__ = ["Rule", "Threshold", "TopFraction", "TradeOff"]
+__all__ = [
+    "BUDGETS",
+    "Knapsack",
+    "Rule",
+    "Selection",
+    "Threshold",
+    "TopFraction",
+    "TradeOff",
+    "fit",
+]

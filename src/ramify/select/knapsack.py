@@ -1,0 +1,271 @@
+"""The knapsack: the most value that several budgets allow, each channel split in the best number.
+
+A binary variable a proposal, at most one of them a channel; costs are those of all edits together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ramify.cost import RESOURCES, CostModel, growth
+from ramify.errors import RamifyError
+from ramify.latency import measure_edited, prices
+from ramify.methods import Proposal
+from ramify.select.curves import Curve, Option, curve
+from ramify.select.items import Items
+from ramify.select.offers import Offers, gather
+from ramify.select.shapes import Shapes, parts_of
+
+TRIES = 4  # shapes that are measured before a latency budget is given up
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a knapsack chose.
+
+    Attributes:
+        chosen: the proposals, largest value first.
+        value: what they are worth together.
+        bound: no selection within the budgets is worth more.
+        spent: what the edits add to each resource when they are made together; to the latency, in
+            milliseconds, where that has a budget.
+    """
+
+    chosen: list[Proposal]
+    value: float
+    bound: float
+    spent: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def gap(self) -> float:
+        """How far the value is below the bound, over the larger of both."""
+        size = max(abs(self.bound), abs(self.value))
+        return (self.bound - self.value) / size if size else 0.0
+
+
+@dataclass(frozen=True)
+class Knapsack:
+    r"""The edits of the largest total value within budgets on what they add together.
+
+    .. math:: \max_\beta \sum_i v_i \beta_i \quad \text{with} \quad
+              R(\beta) - R(0) \le B_R \text{ for each budget}, \quad \beta_i \in \{0, 1\},
+
+    and at most one edit a channel, so that several proposals for one channel make the number of
+    its copies a choice. Proposals that carry a graph are priced as they meet: a convolution
+    between two groups that both grow costs more than the sum of both prices. A negative budget
+    asks to shrink: the prunes that lose least are taken.
+
+    Args:
+        params: the most parameters to add; None for no such budget.
+        macs: the most multiply-accumulates to add.
+        flops: the most floating-point operations to add.
+        energy: the most multiply-accumulates of convolutions and linear layers to add.
+        latency: the most milliseconds to add, as measured; takes proposals with a graph. Each
+            group has a price a channel (`ramify.latency.prices`), and the chosen shape is measured.
+        exact: up to so many proposals the best selection is searched for and proven; above, the
+            linear relaxation is rounded, and `Selection.gap` says how far it may be from the best.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> graph = ramify.trace(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.randn(1, 4))
+        >>> proposals = [
+        ...     ramify.Proposal(ramify.Split("0", n), gain, ramify.cost.Cost(7, 6), graph=graph)
+        ...     for n, gain in enumerate([0.1, 0.4, 0.3, 0.2])
+        ... ]
+        >>> selection = ramify.Knapsack(params=20).solve(proposals)
+        >>> [p.edit.channel for p in selection.chosen], selection.spent["params"], selection.gap
+        ([1, 2], 14, 0.0)
+
+    Source: S3D, Appendix C.1; D. Wang and others, "Energy-aware neural architecture optimization
+    with fast splitting steepest descent", 2019.
+    """
+
+    params: float | None = None
+    macs: float | None = None
+    flops: float | None = None
+    energy: float | None = None
+    latency: float | None = None
+    exact: int = 500
+
+    def __post_init__(self) -> None:
+        if not self.budgets and self.latency is None:
+            raise RamifyError(
+                "a knapsack takes one budget or more: give params, macs, flops, energy or latency"
+            )
+        for name, budget in {**self.budgets, "latency": self.latency}.items():
+            if budget is not None and not math.isfinite(budget):
+                raise RamifyError(f"the budget of {name} is a finite number, and got {budget}")
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """The budgets that are counted, by name."""
+        given = ((name, getattr(self, name)) for name in RESOURCES)
+        return {name: budget for name, budget in given if budget is not None}
+
+    def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """The chosen proposals, largest value first."""
+        return self.solve(proposals).chosen
+
+    def solve(self, proposals: Sequence[Proposal]) -> Selection:
+        """The chosen proposals, what they are worth and cost, and how good that is.
+
+        Args:
+            proposals: what methods returned for one model.
+
+        Returns:
+            The selection; it is within every budget.
+
+        Raises:
+            RamifyError: no selection is within the budgets.
+        """
+        offers = gather(proposals)
+        if not offers.proposals:
+            return self._nothing()
+        if offers.graph is not None:
+            return self._solve_shapes(offers)
+        if self.latency is not None:
+            raise RamifyError(
+                "a budget of latency takes proposals that carry the traced model: give each its "
+                "graph, or a budget of params, macs, flops or energy"
+            )
+        return self._solve_items(offers)
+
+    def _nothing(self) -> Selection:
+        """An empty selection, where the budgets allow one."""
+        asked = {name: budget for name, budget in self.budgets.items() if budget < 0}
+        if asked or (self.latency is not None and self.latency < 0):
+            raise RamifyError("a negative budget asks to shrink, and no proposal was given")
+        priced = () if self.latency is None else ("latency",)
+        return Selection([], 0.0, 0.0, dict.fromkeys((*RESOURCES, *priced), 0))
+
+    # Costs that add up ------------------------------------------------------------------------
+
+    def _solve_items(self, offers: Offers) -> Selection:
+        found = offers.proposals
+        costs = np.array([[p.cost.of(name) for p in found] for name in self.budgets], dtype=float)
+        numbers = {channel: number for number, channel in enumerate(dict.fromkeys(offers.channels))}
+        items = Items(
+            values=np.array([p.value for p in found]),
+            costs=costs,
+            budgets=np.array(list(self.budgets.values()), dtype=float),
+            pools=np.array([numbers[channel] for channel in offers.channels]),
+            prunes=_prunes_of_whole_groups(offers),
+        )
+        chosen, bound = items.solve(len(found) <= self.exact)
+        if chosen is None:
+            least = np.minimum(costs, 0.0).sum(axis=1)
+            raise _infeasible(self.budgets, dict(zip(self.budgets, least.tolist(), strict=True)))
+        picked = [found[number] for number in chosen]
+        spent = {name: sum(p.cost.of(name) for p in picked) for name in RESOURCES}
+        return _selection(picked, bound, spent)
+
+    # Costs of shapes --------------------------------------------------------------------------
+
+    def _solve_shapes(self, offers: Offers) -> Selection:
+        assert offers.graph is not None
+        model = CostModel(offers.graph)
+        curves = _curves(offers, model)
+        if self.latency is None:
+            return self._at_best(offers, model, curves, None)
+        each = prices(offers.graph, dict.fromkeys(offers.groups))
+        priced = np.array([each.get(name, 0.0) for name in model.names])
+        now, allowed = measure_edited(offers.graph).median, self.latency
+        for _ in range(TRIES):
+            selection = self._at_best(offers, model, curves, (priced, allowed))
+            edits = [proposal.edit for proposal in selection.chosen]
+            added = measure_edited(offers.graph, edits).median - now if edits else 0.0
+            if added <= self.latency:
+                spent = {**selection.spent, "latency": added}
+                return Selection(selection.chosen, selection.value, selection.bound, spent)
+            if self.latency > 0:  # the line was too low here: ask for less
+                allowed *= 0.95 * self.latency / added
+            else:
+                allowed -= 1.5 * (added - self.latency)
+        if self.latency < 0:
+            raise RamifyError(
+                f"no shape was found that is {-self.latency:g} ms faster, as measured: give a "
+                "smaller saving, or more proposals to prune"
+            )
+        return self._nothing()
+
+    def _at_best(
+        self,
+        offers: Offers,
+        model: CostModel,
+        curves: Mapping[int, Curve],
+        priced: tuple[np.ndarray, float] | None,
+    ) -> Selection:
+        now = model.cost()
+        totals = {name: now.of(name) + budget for name, budget in self.budgets.items()}
+        for name, total in totals.items():
+            if total <= 0:
+                raise RamifyError(
+                    f"the budget takes {-self.budgets[name]:g} of {name} away, and the model has "
+                    f"{now.of(name)}"
+                )
+        shapes = Shapes(model, curves, totals, priced)
+        short = shapes.short()
+        if short:
+            raise _infeasible(
+                {name: self.budgets[name] for name in short},
+                {name: self.budgets[name] + excess for name, excess in short.items()},
+            )
+        changes, bound = shapes.solve(len(offers.proposals) <= self.exact)
+        if changes is None:
+            raise RamifyError(
+                "no selection is within all budgets at once: raise one, or propose more prunes"
+            )
+        picked = [offers.proposals[number] for number in parts_of(curves, changes)]
+        added = model.added([proposal.edit for proposal in picked])
+        return _selection(picked, bound, {name: added.of(name) for name in RESOURCES})
+
+
+def _curves(offers: Offers, model: CostModel) -> dict[int, Curve]:
+    """The curve of each group that is proposed, by its number in the cost model."""
+    pools: dict[str, dict[int, list[Option]]] = {}
+    for number, (name, channel) in enumerate(offers.channels):
+        proposal = offers.proposals[number]
+        (change,) = growth([proposal.edit]).values()
+        options = pools.setdefault(name, {}).setdefault(channel, [])
+        options.append((change, proposal.value, number))
+    place = {name: number for number, name in enumerate(model.names)}
+    return {
+        place[name]: curve(list(channels.values()), offers.widths[name])
+        for name, channels in pools.items()
+    }
+
+
+def _prunes_of_whole_groups(offers: Offers) -> list[np.ndarray]:
+    prunes: dict[str, list[int]] = {}
+    for number, name in enumerate(offers.groups):
+        if offers.prunes(number):
+            prunes.setdefault(name, []).append(number)
+    whole = [
+        numbers
+        for name, numbers in prunes.items()
+        if len({offers.channels[number] for number in numbers}) >= offers.widths[name]
+    ]
+    return [np.array(numbers) for numbers in whole]
+
+
+def _selection(picked: Sequence[Proposal], bound: float, spent: Mapping[str, float]) -> Selection:
+    chosen = sorted(picked, key=lambda proposal: -proposal.value)
+    value = math.fsum(proposal.value for proposal in chosen)
+    close = max(abs(bound), abs(value)) * 1e-6  # what the solver's tolerances cannot tell apart
+    return Selection(chosen, value, value if bound <= value + close else bound, spent)
+
+
+def _infeasible(budgets: Mapping[str, float], least: Mapping[str, float]) -> RamifyError:
+    seen = ", ".join(
+        f"{name} by {budgets[name]:g} where all prunes together reach {least[name]:g}"
+        for name in budgets
+    )
+    return RamifyError(
+        f"no selection is within the budgets, which change {seen}: raise a budget, or propose more "
+        "prunes"
+    )
