@@ -97,7 +97,7 @@ class Probe:
         beta: float | None,
     ) -> None:
         self._targets = chosen
-        with _recurrent_layers_written_out(graph.model):
+        with recurrent_layers_written_out(graph.model):
             run = lambda: checked_loss(loss, graph.model, batch)  # noqa: E731
             tape = record(graph.model, run, batch, draws=True)
         self.samples = int(tape.results[0].numel())
@@ -235,7 +235,7 @@ def _reads(graph: ChannelGraph, tape: Tape) -> dict[int, Ref]:
 
 
 @contextlib.contextmanager
-def _recurrent_layers_written_out(model: nn.Module) -> Iterator[None]:
+def recurrent_layers_written_out(model: nn.Module) -> Iterator[None]:
     """Fused recurrent layers cannot be replayed; without them torch takes plain operations."""
     if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
         yield

@@ -8,62 +8,15 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, gelu
+from torch.nn.functional import cross_entropy
 
 import ramify
 from ramify import ChannelGraph, ChannelGroup, Prune, RamifyError, Split
 from ramify.edit.plan import kernel_shape
 from ramify.methods.expand import Trial, halves
 from tests.checks import snapshot
-from tests.nets import SMOOTH, per_sample, prepared
-
-
-class Transformer(nn.Module):
-    """One pre-norm block: attention and an MLP on a stream of five channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.n1, self.n2 = nn.Linear(3, 5), nn.LayerNorm(5), nn.LayerNorm(5)
-        self.qkv, self.out = nn.Linear(5, 12), nn.Linear(4, 5)
-        self.up, self.down, self.fc = nn.Linear(5, 6), nn.Linear(6, 5), nn.Linear(5, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        q, k, v = self.qkv(self.n1(x)).chunk(3, -1)
-        x = x + self.out((q @ k.mT / 2).softmax(-1) @ v)
-        x = x + self.down(gelu(self.up(self.n2(x))))
-        return self.fc(x.mean(1))
-
-
-class Cell(nn.Module):
-    """A layer that feeds itself: what is displaced reads copies of its own channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.i, self.h, self.fc = nn.Linear(3, 4), nn.Linear(4, 4, bias=False), nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        state = torch.tanh(self.i(x[:, 0]))
-        for step in range(1, x.shape[1]):
-            state = torch.tanh(self.i(x[:, step]) + self.h(state))
-        return self.fc(state)
-
-
-KINDS = ["perceptron", "conv-bn-softplus", "residual", "depthwise", "transformer", "cell"]
-SMOOTH_TOO = {"transformer": (Transformer, (4, 3)), "cell": (Cell, (3, 3))}
-
-
-def build(kind: str) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
-    if kind in SMOOTH:
-        return prepared(kind)
-    made, shape = SMOOTH_TOO[kind]
-    net = made().double().eval()
-    return net, (torch.randn(12, *shape).double(), torch.randint(0, 2, (12,)))
-
-
-def halved(batch: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Two batches of different size."""
-    return [(batch[0][:5], batch[1][:5]), (batch[0][5:], batch[1][5:])]
+from tests.methods.networks import KINDS, build, halved
+from tests.nets import per_sample
 
 
 def random_move(graph: ChannelGraph, group: ChannelGroup, size: float = 1.5) -> dict[str, Tensor]:

@@ -6,9 +6,11 @@ Shape letters: `S` samples, `M` copies of a split, `K` positions of one channel 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -110,7 +112,12 @@ class Trial:
         check_weights(graph.model)
         self.graph = graph
         self._loss, self._batches = loss, batches
-        self._before = self.losses()
+        model = graph.model
+        with after(graph, ()), torch.no_grad():
+            found = [_double(checked_loss(loss, model, batch)) for batch in batches]
+        if not found:
+            raise RamifyError(_EMPTY)
+        self._before = torch.cat(found)
 
     def losses(self, edits: Iterable[Edit] = ()) -> Tensor:
         """The loss of every sample after the edits.
@@ -125,7 +132,7 @@ class Trial:
             RamifyError: there is no batch, or an edit is not possible.
         """
         with after(self.graph, edits), torch.no_grad():
-            found = [_double(checked_loss(self._loss, self.graph.model, b)) for b in self._batches]
+            found = [_double(self._loss(self.graph.model, batch)) for batch in self._batches]
         if not found:
             raise RamifyError(_EMPTY)
         return torch.cat(found)
@@ -137,9 +144,13 @@ class Trial:
             edits: what to try together.
 
         Returns:
-            The mean loss before less the mean loss after.
+            The mean loss before less the mean loss after; minus infinity where that is not finite.
         """
-        return float((self._before - self.losses(edits)).mean())
+        return self._less(self.losses(edits))
+
+    def _less(self, losses: Tensor) -> float:
+        decrease = float((self._before - losses).mean())
+        return decrease if math.isfinite(decrease) else -math.inf
 
     def slopes(self, edit: Split) -> tuple[float, dict[str, Tensor]]:
         """The decrease of a split, and how the mean loss answers to every copy's displacement.
@@ -162,7 +173,7 @@ class Trial:
             sums, losses = [torch.zeros_like(kernel) for kernel in kernels], []
             with differentiable(kernels):
                 for batch in self._batches:
-                    values = checked_loss(self._loss, self.graph.model, batch)
+                    values = self._loss(self.graph.model, batch)
                     losses.append(_double(values))
                     slopes = torch.autograd.grad(values.sum(), kernels, allow_unused=True)
                     sums = [a if b is None else a + b for a, b in zip(sums, slopes, strict=True)]
@@ -173,7 +184,7 @@ class Trial:
             slot.name: copies_of(self.graph, group, slot, plan.changes, new, total / samples)
             for slot, total in zip(slots, sums, strict=True)
         }
-        return float((self._before - torch.cat(losses)).mean()), gradients
+        return self._less(torch.cat(losses)), gradients
 
 
 def copies_of(
@@ -201,8 +212,15 @@ def copies_of(
         (M, *kernel), or (M, K, *kernel) for K > 1, the kernel as it was before the edits.
     """
     terms = graph.dims[slot.name]
-    where = torch.from_numpy(positions(terms[slot.dim], group.atom, changes)[list(new)])
-    out = gradient.movedim(slot.dim, 0)[where.to(gradient.device)]
+    own, count = terms[slot.dim], len(new)
+    where = positions(own, group.atom, changes)[list(new)]
+    before = positions(own, group.atom)[changes[group.atom].source[list(new)]]  # (M, K)
+    # Where other channels of the same dimension are copied, so is the displacement.
+    from_ = (sources(own, changes)[where][:, :, None] == before[:, None, :]).argmax(2)
+    index = torch.from_numpy(from_ + before.shape[1] * np.arange(count)[:, None]).reshape(-1)
+    rows = gradient.movedim(slot.dim, 0)[torch.from_numpy(where.reshape(-1)).to(gradient.device)]
+    out = rows.new_zeros(before.size, *rows.shape[1:])
+    out = out.index_add(0, index.to(rows.device), rows).unflatten(0, before.shape)
     others = [dim for dim in range(len(terms)) if dim != slot.dim]
     for place, dim in enumerate(others, start=2):
         if touches(terms[dim], changes):
@@ -210,9 +228,9 @@ def copies_of(
             scale = torch.from_numpy(factors(terms[dim], changes, read)).to(out)
             source = torch.from_numpy(sources(terms[dim], changes)).to(out.device)
             scaled = out.movedim(place, 0) * scale.view(-1, *[1] * (out.dim() - 1))
-            before = scaled.new_zeros(terms[dim].size, *scaled.shape[1:])
-            out = before.index_add(0, source, scaled).movedim(0, place)
-    return out.squeeze(1) if where.shape[1] == 1 else out
+            old = scaled.new_zeros(terms[dim].size, *scaled.shape[1:])
+            out = old.index_add(0, source, scaled).movedim(0, place)
+    return out.squeeze(1) if before.shape[1] == 1 else out
 
 
 _EMPTY = (

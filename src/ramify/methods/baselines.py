@@ -1,0 +1,428 @@
+"""What growth methods are measured against: chance, new neurons, and true losses.
+
+Shape letters: `W` channels of a group, `M` copies of a split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator
+
+from ramify.cost import CostModel
+from ramify.edit import Split
+from ramify.edit.plan import check_current
+from ramify.eigen import lanczos_extremes
+from ramify.errors import RamifyError
+from ramify.methods.draws import (
+    Kernels,
+    check_positive,
+    fresh_kernels,
+    normal,
+    producer_kernels,
+    second_copy,
+    size,
+    stream,
+)
+from ramify.methods.expand import Trial, halves
+from ramify.methods.proposal import Proposal
+from ramify.probe import Loss, mean_product, probes, sizes
+from ramify.trace import ChannelGraph, ChannelGroup
+from ramify.trace.recorder import tensors_of
+
+
+@dataclass(frozen=True)
+class RandomSplit:
+    """Every channel split along a random direction, ranked by chance.
+
+    The copies share the outgoing weight evenly. Their displacements are drawn over all producers
+    together and sum to zero, so that the first-order change vanishes, as it does for S2D; the
+    longest is `step` long. Two copies are the ± halves of S2D along a random unit direction.
+
+    Args:
+        step: ε, how far copies move.
+        copies: into how many copies a channel is split, at least 2.
+        seed: of the draws, which also differ from one shape of the network to the next.
+
+    Source: the baseline "Random Split" of S2D, Figure 1 (d).
+    """
+
+    step: float = 0.01
+    copies: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive("step", self.step)
+        if self.copies < 2:
+            raise RamifyError(f"copies is at least 2, and got {self.copies}")
+
+    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+        """A split of every channel in random order; loss and batches are not looked at.
+
+        Args:
+            graph: the traced model.
+            loss: as other methods take it.
+            batches: as other methods take them.
+
+        Returns:
+            The proposals; `score` is a random number, `gain` is 0.
+        """
+        return _drawn(graph, self.seed, (1 / self.copies,) * self.copies, self._displace)
+
+    def _displace(self, held: Kernels, generator: Generator) -> Kernels:
+        drawn = {}
+        for name, kernel in held.items():
+            each = normal(kernel, self.copies, generator)
+            drawn[name] = each - each.mean(1, keepdim=True)
+        flat = torch.cat([p.double().reshape(*p.shape[:2], -1) for p in drawn.values()], dim=2)
+        longest = flat.norm(dim=2).max(1).values  # (W,)
+        scale = self.step / longest
+        return {
+            name: part * scale.to(part).view(-1, *[1] * (part.dim() - 1))
+            for name, part in drawn.items()
+        }
+
+
+@dataclass(frozen=True)
+class Net2Net:
+    """Net2WiderNet: a random channel is copied, and its outgoing weights are halved.
+
+    The copy's incoming weights get a little noise, so that training can tell the two apart.
+
+    Args:
+        noise: standard deviation, as a share of the root mean square of each producer's weights.
+        seed: of the draws, which also differ from one shape of the network to the next.
+
+    Source: Chen, Goodfellow and Shlens, "Net2Net: accelerating learning via knowledge transfer",
+    2016, section 2.2. There a channel may be drawn more than once in one step; here each is copied
+    at most once.
+    """
+
+    noise: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.noise < 0:
+            raise RamifyError(f"noise is a share of 0 or more, and got {self.noise}")
+
+    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+        """A noisy copy of every channel in random order; loss and batches are not looked at.
+
+        Args:
+            graph: the traced model.
+            loss: as other methods take it.
+            batches: as other methods take them.
+
+        Returns:
+            The proposals; `score` is a random number, `gain` is 0.
+        """
+        return _drawn(graph, self.seed, (0.5, 0.5), self._displace)
+
+    def _displace(self, held: Kernels, generator: Generator) -> Kernels:
+        return {
+            name: second_copy(self.noise * size(kernel) * normal(kernel, 1, generator))
+            for name, kernel in held.items()
+        }
+
+
+@dataclass(frozen=True)
+class NewNeuron:
+    """A new neuron: random incoming weights, zero outgoing weights, so the output stays.
+
+    The edit is a split of weights (1, 0) whose second copy is moved to the random weights. What
+    the path carries per channel comes from the channel named: norm weights, running statistics and
+    depthwise kernels are copies of that channel's. Running statistics therefore do not fit the new
+    neuron at first; nothing reads it yet, and training forwards replace them within a few dozen
+    steps, before its outgoing weights have grown far from zero.
+
+    Args:
+        scale: of the incoming weights: standard deviation, as a share of the root mean square of
+            each producer's present weights (a layer that is all zeros makes neurons of zeros).
+        seed: of the draws, which also differ from one shape of the network to the next.
+
+    Source: the baseline "New Initialization" of S2D, Figure 1 (d).
+    """
+
+    scale: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive("scale", self.scale)
+
+    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+        """One new neuron for every channel, in random order; loss and batches are not looked at.
+
+        Args:
+            graph: the traced model.
+            loss: as other methods take it.
+            batches: as other methods take them.
+
+        Returns:
+            The proposals; `score` is a random number, `gain` is 0.
+        """
+        return _drawn(graph, self.seed, (1.0, 0.0), self._displace)
+
+    def _displace(self, held: Kernels, generator: Generator) -> Kernels:
+        fresh = fresh_kernels(held, self.scale, generator)
+        return {name: second_copy((fresh[name] - kernel)[:, None]) for name, kernel in held.items()}
+
+
+@dataclass(frozen=True)
+class LineSearch:
+    r"""Steepest descent with line search: along v_min, as far as the true loss falls.
+
+    Every channel is really split into halves displaced by :math:`\pm t v_{min}`; t comes from a
+    geometric grid, refined around its best point, by the true mean loss over the batches.
+
+    Args:
+        shortest: the smallest t of the grid.
+        longest: the largest t of the grid; the refinement may step beyond both ends.
+        points: how many t the grid has, at least 2.
+        rounds: of refinement; each halves the spacing (in log t) around the best t, and measures
+            twice.
+        surrogate: β of the softplus whose curvature stands in at the kinks of piecewise-linear
+            activations; None for the true curvature.
+        tolerance: Lanczos residual over spectral radius.
+        groups: the groups to search, by any name that `graph[...]` takes; None for all.
+        channels: the channels of each group to search; None for all.
+
+    Source: the baseline of Gauss-Newton morphisms, section 4.2; v_min is S2D's.
+    """
+
+    shortest: float = 1e-3
+    longest: float = 10.0
+    points: int = 9
+    rounds: int = 3
+    surrogate: float | None = 3.0
+    tolerance: float = 1e-3
+    groups: tuple[str, ...] | None = None
+    channels: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.shortest < self.longest:
+            raise RamifyError(
+                "the search goes from shortest to longest, two positive lengths, and got "
+                f"{self.shortest} and {self.longest}"
+            )
+        if self.points < 2:
+            raise RamifyError(f"points is at least 2, the ends of the grid, and got {self.points}")
+
+    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+        """The best split along v_min of every channel asked for, best first.
+
+        Args:
+            graph: the traced model.
+            loss: `loss(model, batch)` -> (S,), one number a sample.
+            batches: the sample, which is gone through `points + 2 * rounds` times a channel.
+
+        Returns:
+            The proposals; `gain` is the true decrease of the mean loss over the batches, `index`
+            is λ_min.
+
+        Raises:
+            RamifyError: a group cannot be probed, the loss is not per sample, or loss or weights
+                are not finite.
+        """
+        found, made = probes(graph, loss, batches, self.surrogate)
+        if not found:
+            return []
+        like = next(iter(graph.model.parameters())).detach()
+        pairs = lanczos_extremes(
+            lambda vectors: mean_product(made, vectors),
+            sizes(found, tensors_of(graph.model)),
+            like,
+            tolerance=self.tolerance,
+        )
+        names = [target.group.name for target in found]
+        trial, prices, out = Trial(graph, loss, batches), CostModel(graph), []
+        for group, channels in wanted(graph, self.groups, self.channels, names):
+            number = names.index(group.name)
+            parts = made[0].divide(found[number], pairs[number].low_vector)
+            directions = {k.name: p for k, p in zip(found[number].kernels, parts, strict=True)}
+            for channel in channels:
+                split, gain = self._search(trial, group, channel, directions)
+                index, cost = float(pairs[number].low[channel]), prices.added([split])
+                out.append(Proposal(split, gain, cost, index=index, graph=graph))
+        return sorted(out, key=lambda proposal: -proposal.gain)
+
+    def _search(
+        self, trial: Trial, group: ChannelGroup, channel: int, directions: Kernels
+    ) -> tuple[Split, float]:
+        def split(t: float) -> Split:
+            move = {name: t * vectors[channel] for name, vectors in directions.items()}
+            return halves(group.name, channel, move)
+
+        t, gain = best_length(
+            lambda t: trial.decrease([split(t)]),
+            self.shortest,
+            self.longest,
+            self.points,
+            self.rounds,
+        )
+        return split(t), gain
+
+
+def best_length(
+    decrease: Callable[[float], float], shortest: float, longest: float, points: int, rounds: int
+) -> tuple[float, float]:
+    """The length with the largest decrease: a geometric grid, refined around its best point.
+
+    Args:
+        decrease: what is made as large as possible.
+        shortest: the first length of the grid.
+        longest: the last.
+        points: how many the grid has.
+        rounds: of refinement.
+
+    Returns:
+        The length, and its decrease.
+
+    Example:
+        >>> t, _ = best_length(lambda t: t - t * t, 0.01, 10.0, 7, 6)
+        >>> round(t, 2)
+        0.5
+    """
+    ratio = (longest / shortest) ** (1 / (points - 1))
+    known = {t: decrease(t) for t in (shortest * ratio**k for k in range(points))}
+    for _ in range(rounds):
+        best, ratio = max(known, key=known.__getitem__), math.sqrt(ratio)
+        known.update({t: decrease(t) for t in (best / ratio, best * ratio)})
+    best = max(known, key=known.__getitem__)
+    return best, known[best]
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The expansion oracle: every channel really split, really optimised, really measured.
+
+    One channel at a time is split into halves displaced by ±θ, everything else held; θ starts from
+    small noise and follows Adam on the true mean loss over all batches. The best θ on the way is
+    proposed. That is `steps` forward and backward passes over the batches for each channel.
+
+    Args:
+        steps: of Adam.
+        lr: its learning rate.
+        start: standard deviation of the first θ, as a share of the root mean square of each
+            producer's weights; θ = 0 is a saddle, where nothing moves.
+        seed: of the first θ.
+        groups: the groups to expand, by any name that `graph[...]` takes; None for all.
+        channels: the channels of each group to expand; None for all.
+
+    Source: the "network expansion" baseline of Gauss-Newton morphisms, section 4.2.
+    """
+
+    steps: int = 100
+    lr: float = 1e-2
+    start: float = 0.01
+    seed: int = 0
+    groups: tuple[str, ...] | None = None
+    channels: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("steps", self.steps)
+        check_positive("lr", self.lr)
+        check_positive("start", self.start)
+
+    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+        """The optimised split of every channel asked for, best first.
+
+        Args:
+            graph: the traced model.
+            loss: `loss(model, batch)` -> (S,), one number a sample.
+            batches: the sample, which is gone through `steps + 1` times a channel.
+
+        Returns:
+            The proposals; `gain` is the true decrease of the mean loss over the batches.
+
+        Raises:
+            RamifyError: a group cannot be split, the loss is not per sample, or loss or weights
+                are not finite.
+        """
+        trial, prices, out = Trial(graph, loss, batches), CostModel(graph), []
+        generator, names = stream(self.seed, graph), [g.name for g in graph.groups if g.can_split]
+        for group, channels in wanted(graph, self.groups, self.channels, names):
+            first = fresh_kernels(producer_kernels(graph, group), self.start, generator)
+            for channel in channels:
+                move = {name: part[channel].clone() for name, part in first.items()}
+                split, gain = self._optimise(trial, group, channel, move)
+                out.append(Proposal(split, gain, prices.added([split]), graph=graph))
+        return sorted(out, key=lambda proposal: -proposal.gain)
+
+    def _optimise(
+        self, trial: Trial, group: ChannelGroup, channel: int, move: Kernels
+    ) -> tuple[Split, float]:
+        adam = torch.optim.Adam(move.values(), lr=self.lr)
+        split = halves(group.name, channel, move)
+        best, gain = split, -math.inf
+        for _ in range(self.steps):
+            decrease, slopes = trial.slopes(split)
+            if decrease == -math.inf:  # beyond what numbers hold: no gradient leads back
+                return best, gain
+            if decrease > gain:
+                best, gain = split, decrease
+            for name, theta in move.items():
+                theta.grad = slopes[name][0] - slopes[name][1]
+            adam.step()
+            split = halves(group.name, channel, move)
+        last = trial.decrease([split])
+        return (split, last) if last > gain else (best, gain)
+
+
+def wanted(
+    graph: ChannelGraph,
+    groups: Sequence[str] | None,
+    channels: Sequence[int] | None,
+    able: Sequence[str],
+) -> list[tuple[ChannelGroup, Sequence[int]]]:
+    """The groups and channels that a method is asked for.
+
+    Args:
+        graph: the traced model.
+        groups: any names that `graph[...]` takes; None for all that can.
+        channels: of each group; None for all.
+        able: the names of the groups that can.
+
+    Returns:
+        Each group with its channels.
+
+    Raises:
+        RamifyError: a group that cannot, or a channel that is not there.
+    """
+    found = [graph[name] for name in (able if groups is None else groups)]
+    for group in found:
+        if group.name not in able:
+            reason = group.why or "its channels pass a grouped convolution, which sums over others"
+            raise RamifyError(f"'{group.name}' cannot be split by this method: {reason}")
+        for channel in channels or ():
+            if not 0 <= channel < group.width:
+                raise RamifyError(
+                    f"'{group.name}' has channels 0 to {group.width - 1}, and channel {channel} "
+                    "was asked for: name the groups that have it with `groups`"
+                )
+    return [(group, range(group.width) if channels is None else channels) for group in found]
+
+
+def _drawn(
+    graph: ChannelGraph,
+    seed: int,
+    weights: tuple[float, ...],
+    displace: Callable[[Kernels, Generator], Kernels],
+) -> list[Proposal]:
+    """A proposal for each channel, in random order; offsets are (W, M, *kernel) a producer."""
+    check_current(graph)
+    generator, prices, out = stream(seed, graph), CostModel(graph), []
+    for group in graph.groups:
+        if not group.can_split:
+            continue
+        offsets = displace(producer_kernels(graph, group), generator)
+        scores = torch.rand(group.width, generator=generator, dtype=torch.float64).tolist()
+        cost = prices.added([Split(group.name, 0, weights)])
+        for channel, score in enumerate(scores):
+            own = {name: offset[channel] for name, offset in offsets.items()}
+            edit = Split(group.name, channel, weights, own)
+            out.append(Proposal(edit, 0.0, cost, score=score, graph=graph))
+    return sorted(out, key=lambda proposal: -proposal.value)

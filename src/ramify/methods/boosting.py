@@ -1,0 +1,316 @@
+"""Gradient boosting: new neurons whose activations follow the functional gradient of the loss.
+
+Shape letters: `W` channels of a group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ramify.cost import CostModel
+from ramify.edit import Plan, Split
+from ramify.edit.plan import check_current
+from ramify.errors import RamifyError
+from ramify.methods.draws import (
+    Kernels,
+    check_positive,
+    fresh_kernels,
+    producer_kernels,
+    second_copy,
+    stream,
+)
+from ramify.methods.expand import after, copies_of, differentiable
+from ramify.methods.proposal import Proposal
+from ramify.probe import Loss, check_weights, checked_loss, recurrent_layers_written_out
+from ramify.trace import ChannelGraph, ChannelGroup
+from ramify.trace.layout import Change, factors, positions
+from ramify.trace.recorder import tensors_of
+
+
+@dataclass(frozen=True)
+class Boosting:
+    r"""Functional gradient boosting: new neurons that the loss asks for most, the old ones held.
+
+    A new neuron with incoming weights r and outgoing weights w = 0 changes nothing, but the loss
+    has a gradient to w: over samples s and the consumers k that read it,
+
+    .. math:: G_k(r) = \mathbb{E}_s[\delta_k(s) \, a_k(r; s)], \quad
+              \max_{\lVert r \rVert \le R} \; \sum_k \lVert G_k(r) \rVert^2
+
+    with :math:`\delta_k` the functional gradient, what the loss asks of consumer k. r starts as a
+    random neuron (see `NewNeuron`), whose length is R, and climbs by normalised gradient steps,
+    for all channels of all groups together: neurons without outgoing weights do not see each other.
+
+    The edit is a split of weights (1, 0) whose second copy is moved to r; the path's carriers are
+    copies of the channel's, as with `NewNeuron`. The outgoing weights start at zero, so that the
+    output stays; the first training step moves them along -G. To boost as Schwenk and Bengio do,
+    hold the old neurons while training.
+
+    Args:
+        steps: gradient steps on r.
+        lr: length of a step, as a share of R.
+        scale: of the first r: standard deviation, as a share of the root mean square of each
+            producer's present weights.
+        seed: of the first r, which also differs from one shape of the network to the next.
+
+    Source: Schwenk and Bengio, "Boosting neural networks", 2000; Bach, "Breaking the curse of
+    dimensionality with convex neural networks", 2017; the baseline "Gradient Boosting" of S2D,
+    Figure 1 (d).
+    """
+
+    steps: int = 20
+    lr: float = 0.1
+    scale: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive("steps", self.steps)
+        check_positive("lr", self.lr)
+        check_positive("scale", self.scale)
+
+    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+        """One trained new neuron for every channel, best first.
+
+        Args:
+            graph: the traced model.
+            loss: `loss(model, batch)` -> (S,), one number a sample, twice differentiable by
+                autograd.
+            batches: the sample, which is gone through twice a step.
+
+        Returns:
+            The proposals. `score` is the norm of G: how fast the mean loss falls as the outgoing
+            weights leave zero, for each unit of their length. How far they will go it does not say,
+            so that `gain` is 0.
+
+        Raises:
+            RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
+        """
+        check_current(graph)
+        check_weights(graph.model)
+        groups = [group for group in graph.groups if group.can_split]
+        if not groups:
+            return []
+        generator = stream(self.seed, graph)
+        held = [producer_kernels(graph, group) for group in groups]
+        fresh = [fresh_kernels(kernel, self.scale, generator) for kernel in held]
+        radii = [_norm(r) for r in fresh]
+        best, scores = fresh, [torch.full_like(radius, -1.0) for radius in radii]
+        for step in range(self.steps + 1):
+            squares, slopes = pulls_of(graph, groups, additions(groups, held, fresh), loss, batches)
+            better = [square > score for square, score in zip(squares, scores, strict=True)]
+            scores = [torch.maximum(a, b) for a, b in zip(scores, squares, strict=True)]
+            best = [_where(*each) for each in zip(better, fresh, best, strict=True)]
+            if step < self.steps:
+                fresh = [
+                    _climb(r, slope, radius, self.lr)
+                    for r, slope, radius in zip(fresh, slopes, radii, strict=True)
+                ]
+        prices, out = CostModel(graph), []
+        values = [score.sqrt().tolist() for score in scores]
+        for edits, own in zip(additions(groups, held, best), values, strict=True):
+            cost = prices.added(edits[:1])
+            out += [
+                Proposal(edit, 0.0, cost, score=score, graph=graph)
+                for edit, score in zip(edits, own, strict=True)
+            ]
+        return sorted(out, key=lambda proposal: -proposal.value)
+
+
+def additions(
+    groups: Sequence[ChannelGroup], held: Sequence[Kernels], fresh: Sequence[Kernels]
+) -> list[list[Split]]:
+    """For each group, the split of every channel into itself and its new neuron.
+
+    Args:
+        groups: what to add to.
+        held: the present kernels of each group.
+        fresh: the new neurons' kernels.
+
+    Returns:
+        One list a group.
+    """
+    out = []
+    for group, old, new in zip(groups, held, fresh, strict=True):
+        offsets = {name: second_copy((new[name] - old[name])[:, None]) for name in old}
+        out.append(
+            [
+                Split(group.name, c, (1.0, 0.0), {n: offset[c] for n, offset in offsets.items()})
+                for c in range(group.width)
+            ]
+        )
+    return out
+
+
+def pulls_of(
+    graph: ChannelGraph,
+    groups: Sequence[ChannelGroup],
+    edits: Sequence[Sequence[Split]],
+    loss: Loss,
+    batches: Iterable[Any],
+) -> tuple[list[Tensor], list[Kernels]]:
+    """How much the loss asks for every new neuron.
+
+    With G over all batches known, the gradient of its squared norm is that of 2 ⟨G, G_b(r)⟩,
+    batch by batch.
+
+    Args:
+        graph: the traced model.
+        groups: what the neurons are added to.
+        edits: as `additions` gives them.
+        loss: `loss(model, batch)` -> (S,).
+        batches: the sample.
+
+    Returns:
+        By group: the squared norms of G (W,), and their gradients to r.
+
+    Raises:
+        RamifyError: there is no batch.
+    """
+    every = [edit for own in edits for edit in own]
+    with after(graph, every) as plan, _twice_differentiable(graph.model):
+        tensors = tensors_of(graph.model)
+        columns = _columns(graph, groups, plan)
+        names = list(dict.fromkeys(name for own in columns for name, _, _, _ in own))
+        made = [slot.name for g in groups for slot in g.slots if slot.role == "producer"]
+        makers = {name: tensors[name] for name in made}
+        readers = [tensors[name] for name in names]
+        with differentiable([*readers, *makers.values()]):
+            marks = _marks(columns, dict(zip(names, readers, strict=True)))
+            pulls = _mean_gradients(graph.model, readers, loss, batches)
+            pulls = [pull * mark for pull, mark in zip(pulls, marks, strict=True)]
+            slopes = _second_gradients(
+                graph.model, readers, pulls, list(makers.values()), loss, batches
+            )
+    pull_of = dict(zip(names, pulls, strict=True))
+    slope_of = dict(zip(makers, slopes, strict=True))
+    squares = []
+    for group, own in zip(groups, columns, strict=True):
+        total = pulls[0].new_zeros(group.width)
+        for name, dim, where, _ in own:
+            read = pull_of[name].movedim(dim, 0)[where.to(pull_of[name].device)]
+            total = total + read.reshape(group.width, -1).square().sum(1)
+        squares.append(total)
+    found = []
+    for group in groups:
+        new = range(group.width, 2 * group.width)
+        slots = {slot.name: slot for slot in reversed(group.slots) if slot.role == "producer"}
+        found.append(
+            {
+                name: copies_of(graph, group, slot, plan.changes, new, slope_of[name])
+                for name, slot in slots.items()
+            }
+        )
+    return squares, found
+
+
+Column = tuple[str, int, Tensor, Tensor]
+"""(consumer, dimension, positions (W, K) of the new neurons, 1 where no other neuron is new)"""
+
+
+def _columns(graph: ChannelGraph, groups: Sequence[ChannelGroup], plan: Plan) -> list[list[Column]]:
+    """For each group, where its consumers read the new neurons."""
+    out = []
+    for group in groups:
+        own: list[Column] = []
+        same = Change(plan.changes[group.atom].source, np.ones(2 * group.width))
+        for slot in group.slots:
+            if slot.role == "consumer":
+                term = graph.dims[slot.name][slot.dim]
+                where = positions(term, group.atom, plan.changes)[group.width :]
+                changes = plan.changes | {group.atom: same}
+                alone = factors(term, changes, frozenset(plan.changes))[where]
+                own.append((slot.name, slot.dim, torch.from_numpy(where), torch.from_numpy(alone)))
+        out.append(own)
+    return out
+
+
+def _marks(columns: Sequence[Sequence[Column]], readers: Mapping[str, Tensor]) -> list[Tensor]:
+    """For each consumer, 1 at the columns that new neurons of one group alone are read by."""
+    marks = {name: torch.zeros_like(reader) for name, reader in readers.items()}
+    for own in columns:
+        for name, dim, where, alone in own:
+            rows = marks[name].movedim(dim, 0)
+            values = alone.reshape(-1, *[1] * (rows.dim() - 1)).to(rows)
+            rows[where.reshape(-1).to(rows.device)] = values.expand(-1, *rows.shape[1:])
+    return list(marks.values())
+
+
+def _mean_gradients(
+    model: nn.Module, readers: Sequence[Tensor], loss: Loss, batches: Iterable[Any]
+) -> list[Tensor]:
+    """The gradient of the mean loss over all batches."""
+    sums, samples = [torch.zeros_like(reader) for reader in readers], 0
+    for batch in batches:
+        values = checked_loss(loss, model, batch)
+        samples += len(values)
+        found = torch.autograd.grad(values.sum(), readers, allow_unused=True)
+        sums = [a if b is None else a + b for a, b in zip(sums, found, strict=True)]
+    if not samples:
+        raise RamifyError("there is no batch to boost on: give at least one")
+    return [total / samples for total in sums]
+
+
+def _second_gradients(
+    model: nn.Module,
+    readers: Sequence[Tensor],
+    pulls: Sequence[Tensor],
+    makers: Sequence[Tensor],
+    loss: Loss,
+    batches: Iterable[Any],
+) -> list[Tensor]:
+    """The gradient of 2 ⟨pulls, ∂L/∂readers⟩ to the makers, L the mean loss over all batches."""
+    sums, samples = [torch.zeros_like(maker) for maker in makers], 0
+    for batch in batches:
+        values = checked_loss(loss, model, batch)
+        samples += len(values)
+        found = torch.autograd.grad(values.sum(), readers, create_graph=True, allow_unused=True)
+        terms = [
+            (2 * pull * slope).sum()
+            for pull, slope in zip(pulls, found, strict=True)
+            if slope is not None and slope.requires_grad
+        ]
+        if terms:
+            slopes = torch.autograd.grad(torch.stack(terms).sum(), makers, allow_unused=True)
+            sums = [a if b is None else a + b for a, b in zip(sums, slopes, strict=True)]
+    return [total / samples for total in sums]
+
+
+@contextlib.contextmanager
+def _twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Fused attention and recurrent layers have no second derivative; their plain forms do."""
+    with sdpa_kernel(SDPBackend.MATH), recurrent_layers_written_out(model):
+        yield
+
+
+def _norm(kernel: Mapping[str, Tensor]) -> Tensor:
+    """The length of every channel's kernels together: (W,)."""
+    flat = torch.cat([part.reshape(len(part), -1) for part in kernel.values()], dim=1)
+    return flat.double().norm(dim=1).to(flat.dtype)
+
+
+def _climb(fresh: Kernels, slope: Kernels, radius: Tensor, share: float) -> Kernels:
+    """One step up the slope, a share of the radius long, and back into the ball of that radius."""
+    step = share * radius / _norm(slope).clamp_min(_TINY)
+    moved = {name: r + slope[name] * _per_channel(step, r) for name, r in fresh.items()}
+    back = (radius / _norm(moved).clamp_min(_TINY)).clamp_max(1.0)
+    return {name: r * _per_channel(back, r) for name, r in moved.items()}
+
+
+def _where(chosen: Tensor, one: Kernels, other: Kernels) -> Kernels:
+    """The kernels of one where it is chosen (W,), else of the other."""
+    return {n: torch.where(_per_channel(chosen, r), r, other[n]) for n, r in one.items()}
+
+
+def _per_channel(values: Tensor, kernel: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (kernel.dim() - 1))
+
+
+_TINY = 1e-30  # where nothing pulls, nothing moves

@@ -1,0 +1,79 @@
+"""Draws: what the random methods share.
+
+Shape letters: `W` channels of a group, `M` copies of a split.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+import torch
+from torch import Generator, Tensor
+
+from ramify.errors import RamifyError
+from ramify.trace import ChannelGraph, ChannelGroup
+from ramify.trace.layout import kernels
+from ramify.trace.recorder import tensors_of
+
+Kernels = dict[str, Tensor]
+"""Producer -> (W, *kernel), one kernel a channel."""
+
+
+def producer_kernels(graph: ChannelGraph, group: ChannelGroup) -> Kernels:
+    """What makes each channel of a group.
+
+    Args:
+        graph: the traced model.
+        group: one of its groups.
+
+    Returns:
+        Producer -> (W, *kernel).
+    """
+    tensors = tensors_of(graph.model)
+    out: Kernels = {}
+    for slot in group.slots:
+        if slot.role == "producer" and slot.name not in out:
+            where = graph.positions(group, slot)
+            out[slot.name] = kernels(tensors[slot.name].detach(), slot.dim, where)
+    return out
+
+
+def fresh_kernels(held: Mapping[str, Tensor], scale: float, generator: Generator) -> Kernels:
+    """Random kernels at the size of the present ones: producer -> (W, *kernel)."""
+    return {
+        name: scale * size(kernel) * normal(kernel, 1, generator)[:, 0]
+        for name, kernel in held.items()
+    }
+
+
+def stream(seed: int, graph: ChannelGraph) -> Generator:
+    """Draws that are new at each shape of the network, and the same when a run is repeated."""
+    widths = [group.width for group in graph.groups]
+    return torch.Generator().manual_seed(zlib.crc32(repr((seed, widths)).encode()))
+
+
+def normal(kernel: Tensor, copies: int, generator: Generator) -> Tensor:
+    """Standard normal (W, M, *kernel), drawn alike on every device."""
+    shape = (len(kernel), copies, *kernel.shape[1:])
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(kernel)
+
+
+def size(kernel: Tensor) -> float:
+    """Root mean square."""
+    return float(kernel.double().square().mean().sqrt())
+
+
+def second_copy(moved: Tensor) -> Tensor:
+    """(W, 1, *kernel) of the second copy -> (W, 2, *kernel), the first copy staying."""
+    return torch.cat([torch.zeros_like(moved), moved], dim=1)
+
+
+def check_positive(name: str, value: float) -> None:
+    """A setting is above zero.
+
+    Raises:
+        RamifyError: it is not.
+    """
+    if value <= 0:
+        raise RamifyError(f"{name} is positive, and got {value}")
