@@ -18,7 +18,9 @@ from ramify import cli
 from ramify.cli import app
 from ramify.data import Dataset
 from ramify.run.display import Display
+from ramify.run.named import METHODS
 
+SCORED = ("random", "net2net", "new-neuron", "boosting", "l1", "bn")
 SMALL = "--data digits --width 2 --rounds 1 --epochs 1 --probe-samples 20 --batch-size 15".split()
 
 
@@ -154,6 +156,29 @@ def test_every_option_reaches_the_settings() -> None:
     assert config["fraction"] is None
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_changes_the_shape(method: str) -> None:
+    options = "--data digits --width 2 --rounds 1 --epochs 1 --batch-size 15 --lr 0.01".split()
+    if "probe_samples" in METHODS[method].options:
+        options += ["--probe-samples", "10"]
+    else:
+        options += ["--phase", "2"]
+    result = call("grow", *options, "--method", method, "--out", "run")
+    assert result.exit_code == 0, result.output
+    events = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [e["event"] for e in events] == ["epoch", "edit", "epoch", "stop", "result"]
+    edit = events[1]
+    kinds = {p["copies"] for p in edit["proposals"] if p["selected"]}
+    if method in ("l1", "bn", "taylor"):
+        assert kinds == {0}
+        assert edit["params_after"] < edit["params_before"]
+    elif method != "gauss-newton":
+        assert kinds == {2}
+        assert edit["params_after"] > edit["params_before"]
+    assert (edit["predicted_gain"] is None) == (method in SCORED)
+    assert json.loads(Path("run/summary.json").read_text())["stopped"] == {"grown-0": "rounds"}
+
+
 def test_ctrl_c_leaves_a_usable_folder_and_resume_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert call("grow", *SMALL, "--out", "whole").exit_code == 0
     with monkeypatch.context() as patch:
@@ -220,6 +245,15 @@ def test_resume_names_the_damaged_file(
         ("grow --data digits --model no.such:build", "no module 'no'"),
         ("grow --data digits --fraction 0.5 --most 3", "fraction was given together with most"),
         ("grow --data digits --method magic", "no method 'magic'; choose one of s2d, s3d"),
+        (
+            "grow --data digits --method gauss-newton --step 1",
+            "step is no setting of the method ga",
+        ),
+        ("grow --data digits --method l1 --threshold -1", "threshold is no .* but of s2d, s3d;"),
+        (
+            "grow --data digits --phase 2",
+            "phase is no setting of the method s2d but of gauss-newton",
+        ),
         ("grow --data digits --copies 2", "copies is no setting of the method s2d but of s3d"),
         ("grow --data digits --method s3d --copies 2,x", "--copies is '2,x'; give numbers such as"),
         ("grow --data digits --budget params", "--budget is 'params'; give one of params, macs"),

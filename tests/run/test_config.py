@@ -7,7 +7,9 @@ import pytest
 
 from ramify import SplittingDescent, Threshold, TopFraction
 from ramify.errors import RamifyError
+from ramify.methods import GaussNewton
 from ramify.run.config import DEFAULTS, GrowConfig
+from ramify.select import TradeOff
 
 
 @pytest.mark.parametrize("data", [*DEFAULTS, "some/folder"])
@@ -76,6 +78,18 @@ def test_a_number_or_a_threshold_takes_the_place_of_the_share(
     given: dict[str, Any], rule: object
 ) -> None:
     assert GrowConfig.resolve({"data": "digits"} | given).rule() == rule
+
+
+def test_gauss_newton_follows_its_paper() -> None:
+    config = GrowConfig.resolve({"data": "digits", "method": "gauss-newton", "epochs": 7})
+    assert config.growth(seed=3) == GaussNewton(epochs=7, seed=3)
+    assert config.rule() == TradeOff(params=3e-7, per_group=0.3)
+    assert (config.schedule, config.milestones, config.span) == ("steps", (0.5, 0.75), "run")
+    given = {"phase": 2, "tradeoff": 1e-6, "fraction": 0.5, "schedule": "cosine", "span": "round"}
+    config = GrowConfig.resolve({"data": "digits", "method": "gauss-newton"} | given)
+    assert config.growth(seed=0) == GaussNewton(epochs=2)
+    assert config.rule() == TradeOff(params=1e-6, per_group=0.5)
+    assert (config.schedule, config.span, config.probe_samples) == ("cosine", "round", None)
 
 
 def test_no_surrogate_means_the_true_curvature() -> None:

@@ -168,6 +168,42 @@ def test_interrupted_after_every_single_event(
     assert_same(folder, whole)
 
 
+@pytest.fixture(scope="module")
+def learned(
+    tmp_path_factory: pytest.TempPathFactory, dataset: Dataset
+) -> tuple[GrowConfig, RunFolder]:
+    """A Gauss-Newton run within a budget, without interruption."""
+    small = {"data": "digits", "width": 2, "rounds": 2, "epochs": 1, "batch_size": 15}
+    gauss_newton = {"method": "gauss-newton", "phase": 2, "fraction": 0.6, "tradeoff": 0.0}
+    settings = GrowConfig.resolve(small | gauss_newton | {"budget": {"params": 180}})
+    folder = start(tmp_path_factory.mktemp("runs") / "learned", settings)
+    run_jobs(settings, folder, dataset)
+    return settings, folder
+
+
+def test_gauss_newton_learns_over_further_epochs(learned: tuple[GrowConfig, RunFolder]) -> None:
+    events = learned[1].events()
+    edits = [event for event in events if event["event"] == "edit"]
+    assert edits
+    assert all(edit["passes"] == 2 for edit in edits)
+    assert all(event.get("params", event.get("params_after", 0)) <= 180 for event in events)
+    assert {p["copies"] for edit in edits for p in edit["proposals"]} == {0, 2}
+
+
+@pytest.mark.parametrize("after", [4, 8, 10, 17, 20])
+def test_an_interrupt_while_morphisms_are_learned_changes_nothing(
+    learned: tuple[GrowConfig, RunFolder], tmp_path: Path, dataset: Dataset, after: int
+) -> None:
+    """Ticks 3 to 8 are those of the first phase, 9 to 14 measure, and 18 to 23 are the second's."""
+    settings, whole = learned
+    folder = start(tmp_path / "stopped", settings)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(settings, folder, dataset, ticked=Stop(after))
+    torch.manual_seed(12345)
+    run_jobs(settings, folder, dataset)
+    assert_same(folder, whole)
+
+
 def test_a_finished_run_has_nothing_left_to_do(
     whole: RunFolder, config: Make, dataset: Dataset
 ) -> None:

@@ -199,7 +199,8 @@ def proposals_figure(edits: Sequence[Event]) -> Figure:
         color = round_color(number, len(edits))
         _ranked(ranked, proposals, field, color)
         chosen = sum(proposal["selected"] for proposal in proposals)
-        ranked.set_title(f"{noun(edits)} {number}: {chosen:,} of {len(proposals):,} proposals")
+        # As short as four panels side by side need it.
+        ranked.set_title(f"{noun(edits)} {number}: {chosen:,} of {len(proposals):,}")
         _strips(rows, proposals, groups, field, color)
         if column == 0:
             ranked.set_ylabel(_axis_name(field))
@@ -267,7 +268,7 @@ def _strips(
     axes.set_xscale("function", functions=(_root, _square))
     axes.set_xticks(_root_ticks(values))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
-    axes.set_xlabel(f"{_axis_name(field)}, square-root scale")
+    axes.set_xlabel(f"{_axis_name(field)}, root scale".replace(" (loss)", ""))
 
 
 def _root(values: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from ramify.models import NAMES
 from ramify.run.named import OPTIONS, check_options, named
 from ramify.run.steps import checked_budget
 from ramify.run.training import Training
-from ramify.select import Rule, Threshold, TopFraction
+from ramify.select import Rule, Threshold, TopFraction, TradeOff
 
 ARMS = ("grown", "seed", "scratch", "wide")
 MANY_ROUNDS = 20  # at most, where a budget is to end the run
@@ -230,6 +230,8 @@ class GrowConfig(TrainConfig):
 
     def rule(self) -> Rule:
         """What selects among them."""
+        if self.tradeoff is not None:
+            return TradeOff(params=self.tradeoff, per_group=self.fraction or 0.0)
         if self.fraction is not None:
             return TopFraction(self.fraction)
         return Threshold(most=self.most, index=self.threshold or 0.0)

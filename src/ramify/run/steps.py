@@ -136,7 +136,7 @@ def edit_event(
     for key in before:
         event |= {f"{key}_before": before[key], f"{key}_after": after[key]}
     return event | {
-        "predicted_gain": sum(proposal.gain for proposal in choice.selected),
+        "predicted_gain": _gain(choice.selected),
         "cut": choice.cut,
         "full": choice.full,
         "proposals": [
@@ -153,6 +153,13 @@ def edit_event(
         ],
         "origin": graph.origin,
     }
+
+
+def _gain(selected: Sequence[Proposal]) -> float | None:
+    """What the edits should gain together; None where the method only scores."""
+    if all(proposal.score is not None and proposal.gain == 0 for proposal in selected):
+        return None
+    return sum(proposal.gain for proposal in selected)
 
 
 def _copies(edit: Edit) -> int:
