@@ -1,4 +1,4 @@
-"""The networks a grown one is compared with: the same shape from scratch, and a wider seed."""
+"""The networks a grown one is compared with: the same shape from scratch, and a scaled seed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from ramify.cost import graph_cost
-from ramify.edit import Split, apply
+from ramify.edit import Edit, Prune, Split, apply
 from ramify.run.store import Recipe, reshape
-from ramify.trace import ChannelGraph, trace
+from ramify.trace import ChannelGraph, ChannelGroup, trace
 
 Widths = list[int]
 
@@ -36,7 +36,7 @@ def scratch(build: Callable[[], nn.Module], recipe: Recipe) -> nn.Module:
 
 
 def wide(build: Callable[[], nn.Module], inputs: Any, params: int) -> nn.Module:
-    """The seed network made wider by one factor everywhere, with fresh weights.
+    """The seed network made wider, or narrower, by one factor everywhere, with fresh weights.
 
     The factor is found by bisection. Where the parameters still differ because widths are whole
     numbers, groups take one channel more from the first on, as long as that comes nearer.
@@ -52,7 +52,7 @@ def wide(build: Callable[[], nn.Module], inputs: Any, params: int) -> nn.Module:
     model = build()
     drawn = [parameter.detach().clone() for parameter in model.parameters()]
     graph = trace(model, inputs)
-    apply(graph, _splits(graph, nearest_widths(graph, params)))
+    apply(graph, _resizing(graph, nearest_widths(graph, params)))
     return _fresh(model, drawn)
 
 
@@ -64,17 +64,18 @@ def nearest_widths(graph: ChannelGraph, params: int) -> Widths:
         params: The number of parameters to come near to.
 
     Returns:
-        The new width of each group that can split, in the graph's order.
+        The new width of each group that can change, in the graph's order.
     """
-    old = [group.width for group in graph.groups if group.can_split]
+    groups = _changeable(graph)
+    old = [group.width for group in groups]
 
     def widths(factor: float) -> Widths:
-        return [max(width, round(width * factor)) for width in old]
+        return [max(1, round(width * factor)) for width in old]
 
     def cost(new: Widths) -> int:
-        return graph_cost(graph, _splits(graph, new)).params
+        return graph_cost(graph, _resizing(graph, new)).params
 
-    low, high = 1.0, 2.0
+    low, high = (1.0, 2.0) if cost(old) <= params else (0.0, 1.0)
     while old and cost(widths(high)) < params:
         low, high = high, 2 * high
     while widths(low) != widths(high) and high - low > PRECISION:
@@ -85,15 +86,20 @@ def nearest_widths(graph: ChannelGraph, params: int) -> Widths:
     return min(between, key=lambda new: abs(cost(new) - params))
 
 
-def _splits(graph: ChannelGraph, widths: Widths) -> list[Split]:
-    """Splits without displacement that bring the groups that can split to ``widths``."""
-    splits = []
-    for group, new in zip([g for g in graph.groups if g.can_split], widths, strict=True):
+def _changeable(graph: ChannelGraph) -> list[ChannelGroup]:
+    return [group for group in graph.groups if group.can_split and group.can_prune]
+
+
+def _resizing(graph: ChannelGraph, widths: Widths) -> list[Edit]:
+    """Splits without displacement, or prunes, that bring the groups that can change to widths."""
+    edits: list[Edit] = []
+    for group, new in zip(_changeable(graph), widths, strict=True):
+        edits += [Prune(group.name, channel) for channel in range(new, group.width)]
         for channel in range(group.width):
             copies = new // group.width + (channel < new % group.width)
             if copies > 1:
-                splits.append(Split(group.name, channel, weights=(1 / copies,) * copies))
-    return splits
+                edits.append(Split(group.name, channel, weights=(1 / copies,) * copies))
+    return edits
 
 
 def _fresh(model: nn.Module, drawn: list[torch.Tensor]) -> nn.Module:
