@@ -1,0 +1,113 @@
+"""The pictures of Figure 2: the family tree, and eigenvalues against what the splits brought."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from torch import Tensor
+
+from experiments.s2d.prototype.study import Grown, Trial
+from ramify.report.lineage import Lineage, lineages
+
+SIDE = 28  # pixels of an image each way
+LINE, INK = "#9fb3a8", "#1d2420"
+Node = tuple[int, int]  # (round, prototype)
+
+
+def tree(grown: Grown) -> Figure:
+    """Every prototype when it was split, and at the end; rounds from top to bottom.
+
+    Args:
+        grown: the run.
+
+    Returns:
+        One panel; beside each image the class that the prototype votes for most.
+    """
+    (line,) = lineages([event for event in grown.events if event["event"] == "edit"])
+    count = len(grown.images)
+    with mpl.rc_context({"font.size": 8, "text.color": INK, "axes.labelcolor": INK}):
+        figure = Figure(figsize=(0.72 * count, 0.55 * count), layout="constrained")
+        axes = figure.subplots()
+        for node in _nodes(line):
+            for child in line.children(node[0])[node[1]] if node[0] < count - 1 else []:
+                below = _shown(line, (node[0] + 1, child))
+                axes.plot(*zip(_spot(line, node), _spot(line, below), strict=True), color=LINE)
+            _draw(axes, grown, line, node)
+        axes.set_xlim(0, line.extent)
+        axes.set_ylim(count - 0.2, -0.8)
+        axes.set_yticks(range(count), [str(number + 1) for number in range(count)])
+        axes.set_ylabel(
+            "prototypes in the network; an image stands where it is split, or at the end"
+        )
+        axes.set_xticks([])
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+    return figure
+
+
+def _shown(line: Lineage, node: Node) -> Node:
+    """The node itself where it splits or ends, else the same prototype later on."""
+    level, channel = node
+    while level < len(line.parents):
+        children = line.children(level)[channel]
+        if len(children) > 1:
+            break
+        level, channel = level + 1, children[0]
+    return level, channel
+
+
+def _nodes(line: Lineage) -> Iterator[Node]:
+    """What is drawn: every prototype that splits, and those of the last round."""
+    for level, row in enumerate(line.heights):
+        yield from ((level, c) for c in range(len(row)) if _shown(line, (level, c)) == (level, c))
+
+
+def _spot(line: Lineage, node: Node) -> tuple[float, float]:
+    return line.heights[node[0]][node[1]], node[0]
+
+
+def _draw(axes: Axes, grown: Grown, line: Lineage, node: Node) -> None:
+    level, channel = node
+    _thumbnail(axes, grown.images[level][channel], _spot(line, node))
+    axes.annotate(
+        str(int(grown.votes[level][channel])),
+        _spot(line, node),
+        xytext=(22, -15),
+        textcoords="offset points",
+        va="center",
+        ha="center",
+    )
+
+
+def _thumbnail(axes: Axes, image: Tensor, spot: tuple[float, float]) -> None:
+    picture = OffsetImage(image.view(SIDE, SIDE).numpy(), zoom=1.25, cmap="gray")
+    axes.add_artist(AnnotationBbox(picture, spot, pad=0.1, bboxprops={"edgecolor": LINE}))
+
+
+def splits(grown: Grown, trials: list[Trial]) -> Figure:
+    """The eigenvalue of each of five prototypes, and by how much splitting it lowers the loss.
+
+    Args:
+        grown: the run.
+        trials: one split each.
+
+    Returns:
+        One panel; each point is the image of its prototype.
+    """
+    with mpl.rc_context({"font.size": 8.5, "text.color": INK, "axes.labelcolor": INK}):
+        figure = Figure(figsize=(5, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for trial in trials:
+            image = grown.images[len(trials) - 1][trial.channel]
+            _thumbnail(axes, image, (trial.index, trial.decrease))
+        axes.update_datalim([(trial.index, trial.decrease) for trial in trials])
+        axes.margins(0.2)
+        axes.autoscale_view()
+        axes.set_xlabel("smallest eigenvalue of the splitting matrix")
+        axes.set_ylabel("decrease of the loss after training on")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

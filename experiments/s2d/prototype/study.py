@@ -1,0 +1,161 @@
+"""Grow the prototypes one by one, and try every split of five of them.
+
+Shapes: S images, D pixels of an image, M prototypes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import ramify
+from ramify.data import Dataset, batches
+from ramify.models.prototype import PrototypeNet
+
+Event = dict[str, Any]
+PROBED = 1000  # training images that judge the splits
+TRIED = 5  # prototypes when every split is tried: the fifth step of Figure 2 (b)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is set: prototypes at the end, passes over the data before each split, and the loss.
+
+    `near` weighs the soft distance to the nearest prototype, in units of the mean squared
+    difference of a pixel, against the cross-entropy; `step` is ε.
+    """
+
+    prototypes: int = 16
+    epochs: int = 2
+    batch_size: int = 128
+    lr: float = 0.02
+    near: float = 50.0
+    step: float = 1.0
+    seed: int = 0
+
+    def training(self) -> ramify.Training:
+        """Adam, its rate falling to 0 in every round."""
+        return ramify.Training(epochs=self.epochs, optimizer="adam", lr=self.lr)
+
+    def method(self) -> ramify.SplittingDescent:
+        """S2D."""
+        return ramify.SplittingDescent(step=self.step)
+
+
+@dataclass(frozen=True)
+class Grown:
+    """The events of a growing run, and (M, D) prototypes and votes (M,) at the end of each round.
+
+    `five` is the network as it was with five prototypes.
+    """
+
+    events: list[Event]
+    images: list[Tensor]
+    votes: list[Tensor]
+    five: PrototypeNet
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One split of one of five prototypes: its index, and by how much it lowered the loss."""
+
+    channel: int
+    index: float
+    decrease: float
+
+
+class Task:
+    """MNIST, and the loss of the prototype network on it."""
+
+    def __init__(self, dataset: Dataset, settings: Settings) -> None:
+        self.dataset, self.settings = dataset, settings
+        chosen = torch.randperm(
+            len(dataset.y_train), generator=torch.Generator().manual_seed(settings.seed)
+        )[:PROBED]
+        self.probe = [(dataset.x_train[chosen], dataset.y_train[chosen])]
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training batches of an epoch."""
+        return batches(self.dataset, self.settings.batch_size, self.settings.seed, epoch)
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Cross-entropy and the weighted distance to the nearest prototype, (S,)."""
+        assert isinstance(model, PrototypeNet)
+        logits, distances = model.explain(batch[0])
+        crossed = functional.cross_entropy(logits, batch[1], reduction="none")
+        return crossed + self.settings.near * distances
+
+    def build(self) -> PrototypeNet:
+        """One nearly blank prototype."""
+        torch.manual_seed(self.settings.seed)
+        return PrototypeNet(self.dataset.x_train[0].numel(), len(self.dataset.classes), width=1)
+
+    def accuracy(self, model: PrototypeNet) -> float:
+        """Share of the test images that are classified rightly."""
+        with torch.no_grad():
+            found = model(self.dataset.x_test).argmax(1)
+        return float((found == self.dataset.y_test).float().mean())
+
+
+def grow(task: Task) -> Grown:
+    """Train, split the one prototype where that pays most, and train again, up to the last."""
+    settings, latest = task.settings, {}
+
+    def watch(model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, PrototypeNet)
+        latest[len(model.prototypes)] = copy.deepcopy(model)  # the last of a round stays
+        return {"test_accuracy": task.accuracy(model)}
+
+    grown = ramify.grow(
+        task.build(),
+        task.dataset.x_train[:1],
+        task.loss,
+        task.batches,
+        method=settings.method(),
+        rule=ramify.Threshold(most=1),
+        training=settings.training(),
+        rounds=settings.prototypes - 1,
+        probe=task.probe,
+        evaluate=watch,
+    )
+    images = [model.prototypes.detach() for model in latest.values()]
+    votes = [model.head.weight.detach().argmax(0) for model in latest.values()]
+    return Grown(grown.history, images, votes, latest[TRIED])
+
+
+def try_splits(task: Task, five: PrototypeNet) -> list[Trial]:
+    """Split each of five prototypes alone and train on; against training on without a split."""
+    graph = ramify.trace(five, task.dataset.x_train[:1])
+    proposals = task.settings.method().propose(graph, task.loss, task.probe)
+    alone = _trained_loss(task, copy.deepcopy(five))
+    trials = []
+    for proposal in sorted(proposals, key=lambda one: one.edit.channel):
+        model = copy.deepcopy(five)
+        ramify.apply(ramify.trace(model, task.dataset.x_train[:1]), [proposal.edit])
+        assert proposal.index is not None
+        decrease = alone - _trained_loss(task, model)
+        trials.append(Trial(proposal.edit.channel, proposal.index, decrease))
+    return trials
+
+
+def _trained_loss(task: Task, model: PrototypeNet) -> float:
+    """The mean loss on 10,000 training images after a round of training, Adam started anew."""
+    ramify.grow(
+        model,
+        task.dataset.x_train[:1],
+        task.loss,
+        task.batches,
+        method=task.settings.method(),
+        rule=ramify.Threshold(most=1),
+        training=task.settings.training(),
+        rounds=0,
+    )
+    images, labels = task.dataset.x_train[:10_000], task.dataset.y_train[:10_000]
+    with torch.no_grad():
+        return float(task.loss(model, (images, labels)).mean())
