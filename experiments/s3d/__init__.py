@@ -1,0 +1,1 @@
+"""Signed splitting (Wu and others 2020)."""
