@@ -230,7 +230,7 @@ def test_rounding_a_larger_network_is_never_over_budget(kind: str) -> None:
     cost = spent(rounded.chosen, graph)
     assert all(cost.of(name) <= budget for name, budget in budgets.items())
     assert rounded.value <= rounded.bound
-    assert 0 <= rounded.gap < (0.1 if kind == "mixed" else 0.05)
+    assert 0 <= rounded.gap < 0.1
     chosen = set(map(id, rounded.chosen))
     for p in offered:  # nothing that pays is left that would still fit
         rest = [q for q in rounded.chosen if key(q) != key(p)]

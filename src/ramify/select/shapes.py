@@ -23,12 +23,14 @@ from ramify.select.curves import Curve, Floats
 from ramify.trace.layout import Index
 
 SCALE = 1e3  # what the largest value becomes: the solver's tolerances are absolute
+ROUGH = 1e-3  # the relative gap that a rounded shape is searched to
 NODES = 20_000  # of one branch and bound
 CLOSE = 1e-5  # how far from its budgets and its bound, relatively, a relaxed shape may stay
 COARSE = 33  # columns of a group that a relaxation starts with
 ROUNDS = 40  # of a relaxation
-WINDOW = 3  # columns on each side of the relaxed shape that rounding starts from
-MOVES = 20  # of a rounded shape to a better one nearby
+STEPS = np.array([-n for n in 2 ** np.arange(12)] + [0, 3, -3] + [*(2 ** np.arange(12))])
+# columns that a rounded shape may move by, near ones and far ones
+MOVES = 2  # of a rounded shape to a better one nearby
 
 
 @dataclass
@@ -95,20 +97,14 @@ class Shapes:
             changes, limit = self._whole(np.arange(len(self._values)), 0.0)
             if changes is not None:
                 return changes, min(bound, limit)
-        middles, window, changes = self._means(share), WINDOW, None
-        while changes is None:
-            columns = self._near(middles, window)
-            changes, _ = self._whole(columns, 1e-4)
-            if changes is None and len(columns) == len(self._values):
-                return None, bound
-            window *= 4
-        return self._improved(changes), bound
+        changes, _ = self._whole(self._near(self._fitting(share)), ROUGH)
+        return (None if changes is None else self._improved(changes)), bound
 
     def _improved(self, changes: dict[int, int]) -> dict[int, int]:
         """Move to the best shape nearby for as long as that is worth more."""
         for _ in range(MOVES):
-            columns = self._near(np.array(list(changes.values()), dtype=float), WINDOW)
-            better, _ = self._whole(columns, 1e-4)
+            columns = self._near(np.array(list(changes.values()), dtype=float))
+            better, _ = self._whole(columns, ROUGH)
             if better is None or self._value(better) <= self._value(changes):
                 break
             changes = better
@@ -228,18 +224,35 @@ class Shapes:
         entries = (np.ones(len(columns)), (rows, np.arange(len(columns))))
         return csr_array(entries, shape=(len(self.curves), len(columns)))
 
-    def _means(self, share: Floats) -> Floats:
-        """The change of each group in a relaxed solution, whose budgets hold the mean logarithm."""
-        logs = np.add.reduceat(share * np.log(self._widths), self._ends[:-1])
-        means: Floats = np.exp(logs) - self.model.widths[list(self.curves)]
-        return means
+    def _fitting(self, share: Floats) -> Floats:
+        """The changes (groups,) of a relaxed solution, drawn in until they are within budget."""
+        groups, now = list(self.curves), self.model.widths.astype(np.float64)
+        low = np.log(self._narrowest()[groups])
+        high = np.add.reduceat(share * np.log(self._widths), self._ends[:-1])
 
-    def _near(self, middles: Floats, window: int) -> Index:
-        """The columns around a change of each group."""
+        def fits(part: float) -> bool:
+            widths = now.copy()
+            widths[groups] = np.exp(low + part * (high - low))
+            amounts = {name: self.model.tangent(name, widths)[0] for name in self.totals}
+            if any(amounts[name] > total for name, total in self.totals.items()):
+                return False
+            return self.prices is None or bool(self.prices[0] @ (widths - now) <= self.prices[1])
+
+        part = 1.0 if fits(1.0) else 0.0
+        if not part:
+            for step in 0.5 ** np.arange(1, 30):
+                part += step if fits(part + step) else 0.0
+        changes: Floats = np.exp(low + part * (high - low)) - now[groups]
+        return changes
+
+    def _near(self, middles: Floats) -> Index:
+        """The columns around a change of each group, the next below it among them."""
         parts: list[Index] = []
         for start, end, mean in zip(self._ends[:-1], self._ends[1:], middles, strict=True):
-            middle = start + int(np.searchsorted(self._changes[start:end], mean))
-            parts.append(np.arange(max(start, middle - window - 1), min(end, middle + window + 1)))
+            below = (
+                start + int(np.searchsorted(self._changes[start:end], mean + CLOSE, "right")) - 1
+            )
+            parts.append(np.unique(np.clip(below + STEPS, start, end - 1)))
         return np.concatenate(parts)
 
 
