@@ -3,7 +3,22 @@
 from ramify import cost, latency
 from ramify.edit import Prune, Split, apply
 from ramify.errors import RamifyError
-from ramify.methods import GaussNewton, Proposal, SplittingDescent, splitting_matrix
+from ramify.methods import (
+    L1,
+    BNScale,
+    Boosting,
+    Expansion,
+    GaussNewton,
+    LineSearch,
+    Net2Net,
+    NewNeuron,
+    Proposal,
+    RandomSplit,
+    SplittingDescent,
+    Taylor,
+    Trial,
+    splitting_matrix,
+)
 from ramify.run import Grown, Training, grow, load, reshape, save
 from ramify.select import Knapsack, Selection, Threshold, TopFraction, TradeOff, fit
 from ramify.trace import ChannelGraph, ChannelGroup, trace
@@ -19,11 +34,23 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "apply",
     "Prune",
     "Split",
-    # growing: a method proposes, a rule selects
+    # a method proposes
     "SplittingDescent",
     "GaussNewton",
     "Proposal",
     "splitting_matrix",
+    # what they are measured against
+    "RandomSplit",
+    "Net2Net",
+    "NewNeuron",
+    "Boosting",
+    "LineSearch",
+    "Expansion",
+    "L1",
+    "BNScale",
+    "Taylor",
+    "Trial",
+    # a rule selects
     "Threshold",
     "TopFraction",
     "TradeOff",
