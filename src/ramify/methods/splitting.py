@@ -130,7 +130,7 @@ class SplittingDescent:
         eigen: `lanczos` (products only) or `exact` (whole matrices, the oracle).
         surrogate: β of the softplus whose curvature stands in at the kinks of piecewise-linear
             activations; None for the true curvature, which is zero almost everywhere.
-        tolerance: error of the Lanczos eigenvalues over the channel's spectral radius.
+        tolerance: Lanczos residual over spectral radius; the eigenvalue's error is well below.
         every: propose the best scheme of each number of copies, so that a rule can choose the
             number for each channel (S3D, appendix C.1); else the best scheme alone.
 
