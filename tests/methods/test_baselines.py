@@ -363,6 +363,47 @@ def test_weights_of_half_the_precision() -> None:
         ramify.apply(ramify.trace(copy.deepcopy(net), batch[0][:2]), [proposals[0].edit])
 
 
+class Rectified(nn.Module):
+    """In-place activations, and attention in its fused form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.act, self.b = nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 6)
+        self.out, self.c = nn.Linear(2, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.b(self.act(self.a(x))).split(2, -1)
+        x = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.c(self.act(self.out(x)).mean(1))
+
+
+def test_inplace_activations_and_fused_attention_under_autocast() -> None:
+    torch.manual_seed(0)
+    net = Rectified()
+    batch = (torch.randn(8, 4, 3), torch.randint(0, 2, (8,)))
+    graph = ramify.trace(net, batch[0][:2])
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return cross_entropy(model(batch[0]).float(), batch[1], reduction="none")
+
+    before = snapshot(net)
+    for method in METHODS:
+        if isinstance(method, BNScale):
+            continue
+        plain = {key(p): p.value for p in method.propose(graph, per_sample, [batch])}
+        found = {key(p): p.value for p in method.propose(graph, loss, [batch])}
+        assert found.keys() == plain.keys()
+        largest = max(abs(value) for value in plain.values())
+        if not isinstance(method, (SplittingDescent, LineSearch, Expansion)):  # noisier than this
+            assert all(abs(found[k] - plain[k]) < 0.1 * largest for k in plain)
+    assert snapshot(net) == before
+
+
+def key(proposal: ramify.Proposal) -> tuple[str, int]:
+    return proposal.edit.group, proposal.edit.channel
+
+
 @pytest.mark.parametrize(
     "make, message",
     [

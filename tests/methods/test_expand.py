@@ -13,10 +13,12 @@ from torch.nn.functional import cross_entropy
 import ramify
 from ramify import ChannelGraph, ChannelGroup, Prune, RamifyError, Split
 from ramify.edit.plan import kernel_shape
+from ramify.methods import RandomSplit
 from ramify.methods.expand import Trial, halves
 from tests.checks import snapshot
 from tests.methods.networks import KINDS, build, halved
 from tests.nets import per_sample
+from tests.structures import STRUCTURES
 
 
 def random_move(graph: ChannelGraph, group: ChannelGroup, size: float = 1.5) -> dict[str, Tensor]:
@@ -52,6 +54,29 @@ def test_a_trial_equals_the_edit(kind: str) -> None:
             largest = max(largest, abs(true))
     assert abs(trial.decrease(together) - really(net, batch, together)) < 1e-12
     assert largest > 1e-3  # edits without effect would prove nothing
+
+
+@pytest.mark.parametrize(
+    "name", ["DenseConcat", "SwiGLU", "FusedAttention", "CalledTwice", "PixelShuffle", "WeightNorm"]
+)
+def test_a_trial_equals_the_edit_of_other_structures(name: str) -> None:
+    net, inputs = STRUCTURES[name].make()
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        return model(batch).square().reshape(len(batch), -1).mean(1)
+
+    graph = ramify.trace(net, inputs)
+    trial = Trial(graph, loss, [inputs])
+    splits = [p.edit for p in RandomSplit(0.5, copies=3).propose(graph, loss, [])]
+    edits: list[ramify.Split | Prune] = [split for split in splits if split.channel == 0]
+    edits += [Prune(group.name, 0) for group in graph.groups if group.can_prune]
+    assert edits
+    for edit in edits:
+        twin = copy.deepcopy(net)
+        ramify.apply(ramify.trace(twin, inputs), [edit])
+        with torch.no_grad():
+            true = float((loss(net, inputs) - loss(twin, inputs)).mean())
+        assert trial.decrease([edit]) == pytest.approx(true, rel=1e-11, abs=1e-14)
 
 
 @pytest.mark.parametrize("kind", KINDS)
