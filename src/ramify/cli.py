@@ -93,7 +93,9 @@ MethodName = Annotated[
 Rounds = Annotated[
     int | None,
     _option(
-        "--rounds", panel=GROW, text="How often to change the shape at most (20 with --budget)."
+        "--rounds",
+        panel=GROW,
+        text="How often to change the shape at most (with --budget 20, unless --span is run).",
     ),
 ]
 Budget = Annotated[

@@ -118,3 +118,8 @@ def test_widening_alone_keeps_the_function() -> None:
     assert not torch.allclose(other.one.weight[:4], before.one.weight)
     reshape(other, recipe_of(before))
     assert size(other) == size(before)
+
+
+def test_a_layer_of_one_channel_widens_too() -> None:
+    net = wide(lambda: Net(1, 2), X, 100)
+    assert net.one.out_channels > 1

@@ -175,3 +175,6 @@ def test_a_budget_leaves_room_for_many_rounds() -> None:
     given = {"data": "digits", "budget": {"params": 900}}
     assert GrowConfig.resolve(given).rounds == 20
     assert GrowConfig.resolve(given | {"rounds": 3}).rounds == 3
+    usual = GrowConfig.resolve({"data": "digits"}).rounds
+    assert GrowConfig.resolve(given | {"span": "run"}).rounds == usual < 20
+    assert GrowConfig.resolve(given | {"method": "gauss-newton"}).rounds == usual

@@ -9,7 +9,7 @@ from torch import nn
 from ramify.cost import graph_cost
 from ramify.edit import Edit, Prune, Split, apply
 from ramify.run.store import Recipe, reshape
-from ramify.trace import ChannelGraph, ChannelGroup, trace
+from ramify.trace import ChannelGraph, trace
 
 Widths = list[int]
 
@@ -64,36 +64,33 @@ def nearest_widths(graph: ChannelGraph, params: int) -> Widths:
         params: The number of parameters to come near to.
 
     Returns:
-        The new width of each group that can change, in the graph's order.
+        The new width of each group that can split, in the graph's order.
     """
-    groups = _changeable(graph)
-    old = [group.width for group in groups]
+    groups = [group for group in graph.groups if group.can_split]
+    least = [1 if group.can_prune else group.width for group in groups]
 
     def widths(factor: float) -> Widths:
-        return [max(1, round(width * factor)) for width in old]
+        scaled = [round(group.width * factor) for group in groups]
+        return [max(bound, width) for bound, width in zip(least, scaled, strict=True)]
 
     def cost(new: Widths) -> int:
         return graph_cost(graph, _resizing(graph, new)).params
 
-    low, high = (1.0, 2.0) if cost(old) <= params else (0.0, 1.0)
-    while old and cost(widths(high)) < params:
+    low, high = (1.0, 2.0) if cost(widths(1.0)) <= params else (0.0, 1.0)
+    while groups and cost(widths(high)) < params:
         low, high = high, 2 * high
     while widths(low) != widths(high) and high - low > PRECISION:
         middle = (low + high) / 2
         low, high = (middle, high) if cost(widths(middle)) <= params else (low, middle)
     small, large = widths(low), widths(high)
-    between = [large[:count] + small[count:] for count in range(len(old) + 1)]
+    between = [large[:count] + small[count:] for count in range(len(groups) + 1)]
     return min(between, key=lambda new: abs(cost(new) - params))
 
 
-def _changeable(graph: ChannelGraph) -> list[ChannelGroup]:
-    return [group for group in graph.groups if group.can_split and group.can_prune]
-
-
 def _resizing(graph: ChannelGraph, widths: Widths) -> list[Edit]:
-    """Splits without displacement, or prunes, that bring the groups that can change to widths."""
+    """Splits without displacement, or prunes, that bring the groups that can split to widths."""
     edits: list[Edit] = []
-    for group, new in zip(_changeable(graph), widths, strict=True):
+    for group, new in zip([g for g in graph.groups if g.can_split], widths, strict=True):
         edits += [Prune(group.name, channel) for channel in range(new, group.width)]
         for channel in range(group.width):
             copies = new // group.width + (channel < new % group.width)

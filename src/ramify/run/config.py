@@ -16,7 +16,8 @@ from ramify.run.training import Training
 from ramify.select import Rule, Threshold, TopFraction, TradeOff
 
 ARMS = ("grown", "seed", "scratch", "wide")
-MANY_ROUNDS = 20  # at most, where a budget is to end the run
+# At most, where a budget is to end the run; a schedule over the run must know how long that is.
+MANY_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -189,9 +190,9 @@ class GrowConfig(TrainConfig):
         method = given.get("method", COMMON["method"])
         check_options(method, given)
         values = COMMON | DEFAULTS.get(given["data"], DEFAULTS["folder"])
-        if "budget" in given:
-            values["rounds"] = MANY_ROUNDS
         values = {"threads": torch.get_num_threads()} | values | dict(named(method).defaults)
+        if "budget" in given and given.get("span", values["span"]) == "round":
+            values["rounds"] = MANY_ROUNDS
         values |= {"phase": given.get("epochs", values["epochs"])} | given
         refuse_idle(given, values)
         if values["model"] not in NAMES and "width" not in given:
