@@ -99,6 +99,20 @@ def test_a_page_says_why_growth_stopped_and_shows_what_was_retrained(
     assert "trained by ramify retrain" in page.text
 
 
+def test_a_page_of_a_retrained_network_does_not_speak_of_growth(
+    make_run: Make, events: Events
+) -> None:
+    jobs = [event for event in events if event["job"] == "scratch-0"]
+    again = [{**event, "job": "retrained-0", "arm": "retrained"} for event in jobs]
+    run = make_run(again, finished=False)
+    config = json.loads((run / "config.json").read_text()) | {"source": "runs/demo"}
+    (run / "config.json").write_text(json.dumps(config))
+    page = read(write_report(run))
+    for words in ("digits_net retrained on", "test accuracy, retrained", "ramify retrain --resume"):
+        assert words in page.text
+    assert "How the network grew" not in page.text
+
+
 def test_page_needs_nothing_else(finished: Path) -> None:
     page = read(finished / "report.html")
     source = (finished / "report.html").read_text()

@@ -21,11 +21,16 @@ class Tile:
 
 
 def title(record: RunRecord) -> str:
-    """What grew on which data, as far as the config says; else the folder's name."""
+    """What was trained on which data, as far as the config says; else the folder's name."""
     model, data = record.config.get("model"), record.config.get("data")
     if not (isinstance(model, str) and isinstance(data, str)):
         return record.name
-    return f"{model} grown on {PurePath(data).name}"
+    return f"{model} {'retrained' if retrained(record) else 'grown'} on {PurePath(data).name}"
+
+
+def retrained(record: RunRecord) -> bool:
+    """Whether the run is one of ``ramify retrain``, which names its source."""
+    return "source" in record.config
 
 
 def state(record: RunRecord) -> str:
@@ -63,9 +68,10 @@ def tiles(events: Sequence[Event], rows: Sequence[Row]) -> list[Tile]:
 
 
 def _accuracy(events: Sequence[Event], by_arm: Mapping[str, Row]) -> Tile | None:
-    name = "test accuracy, grown"
-    if "grown" in by_arm:
-        row = by_arm["grown"]
+    arm = "retrained" if "grown" not in by_arm and "retrained" in by_arm else "grown"
+    name = f"test accuracy, {arm}"
+    if arm in by_arm:
+        row = by_arm[arm]
         spread = "mean ± sd over " if row["n"] > 1 else ""
         return Tile(percent(row["test_accuracy"]), name, spread + counted(row["n"], "seed"))
     epochs = [epoch for epoch in kinds(events, "epoch") if epoch["arm"] == "grown"]

@@ -23,6 +23,7 @@ from ramify.report.headline import (
     flatten,
     made_prunes,
     made_splits,
+    retrained,
     state,
     tiles,
     title,
@@ -90,6 +91,7 @@ def render(record: RunRecord) -> str:
     text = environment.from_string(source).render(
         record=record,
         title=title(record),
+        command="retrain" if retrained(record) else "grow",
         state=None if record.finished else state(record),
         tiles=tiles(events, rows),
         rows=[(row["arm"], ARMS.get(row["arm"], ""), row["n"], cells(row)) for row in rows],
