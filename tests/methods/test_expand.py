@@ -57,7 +57,8 @@ def test_a_trial_equals_the_edit(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["DenseConcat", "SwiGLU", "FusedAttention", "CalledTwice", "PixelShuffle", "WeightNorm"]
+    "name",
+    ["DenseConcat", "SwiGLU", "HandWrittenCell", "CalledTwice", "PixelShuffle", "WeightNorm"],
 )
 def test_a_trial_equals_the_edit_of_other_structures(name: str) -> None:
     net, inputs = STRUCTURES[name].make()
