@@ -29,11 +29,13 @@ from ramify.methods import (
 from ramify.methods.baselines import best_length
 from ramify.methods.boosting import additions, pulls_of
 from ramify.methods.draws import producer_kernels
+from ramify.probe import Loss
 from ramify.trace.layout import kernels, positions
 from ramify.trace.recorder import tensors_of
 from tests.checks import snapshot
 from tests.methods.networks import KINDS, Batch, build, halved
 from tests.nets import per_sample, prepared
+from tests.structures import STRUCTURES
 
 CHANCE = [RandomSplit(), RandomSplit(copies=3), Net2Net(), NewNeuron()]
 METHODS: list[Method] = [
@@ -177,7 +179,7 @@ def test_new_neurons_have_the_size_of_their_layer() -> None:
     assert all(s.weights == (1.0, 0.0) and not s.offsets["0.weight"][0].any() for s in splits)
 
 
-def outgoing_gradient(net: nn.Module, batch: Batch, split: Split) -> float:
+def outgoing_gradient(net: nn.Module, batch: Batch, split: Split, loss: Loss = per_sample) -> float:
     """The norm of the gradient to the new neuron's outgoing weights, after a real edit."""
     twin = copy.deepcopy(net)
     old = ramify.trace(twin, batch[0][:2])
@@ -185,7 +187,7 @@ def outgoing_gradient(net: nn.Module, batch: Batch, split: Split) -> float:
     graph = ramify.apply(old, [split])
     group = graph[split.group]
     twin.zero_grad()
-    per_sample(twin, batch).mean().backward()
+    loss(twin, batch).mean().backward()
     total = 0.0
     for slot in group.slots:
         if slot.role == "consumer":
@@ -209,6 +211,21 @@ def test_boosting_scores_are_the_gradients_to_outgoing_weights(kind: str) -> Non
     better = [p.score / channels[p.edit.group, p.edit.channel] for p in trained]
     assert min(better) >= 1 - 1e-6
     assert sum(better) / len(better) > 1.3
+
+
+@pytest.mark.parametrize("name", ["Grouped", "Depthwise"])
+def test_boosting_counts_no_other_new_neuron(name: str) -> None:
+    """Channels within convolution groups, and the groups, are two axes of one dimension."""
+    net, inputs = STRUCTURES[name].make()
+
+    def squared(model: nn.Module, batch: Batch) -> Tensor:
+        return model(batch[0]).square().flatten(1).mean(1)
+
+    batch = (inputs, torch.zeros(len(inputs)))
+    graph = ramify.trace(net, inputs)
+    for proposal in Boosting(steps=1).propose(graph, squared, [batch]):
+        expected = outgoing_gradient(net, batch, proposal.edit, squared)
+        assert proposal.score == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -134,6 +134,16 @@ def test_a_trial_leaves_everything_as_it_was(training: bool) -> None:
     assert slopes["a.weight"].abs().max() > 0  # frozen for the user, not for the trial
 
 
+def test_a_trial_runs_in_eval_mode() -> None:
+    net, batch = build("conv-bn-softplus")
+    graph = ramify.trace(net, batch[0][:2])
+    edit = halves("a", 0, random_move(graph, graph["a"]))
+    expected = Trial(graph, per_sample, [batch]).decrease([edit])
+    net.train()
+    trial = Trial(graph, per_sample, [batch])
+    assert trial.decrease([edit]) == trial.slopes(edit)[0] == expected
+
+
 def test_a_trial_that_fails_leaves_the_model_alone() -> None:
     net, batch = build("perceptron")
     graph = ramify.trace(net, batch[0])
