@@ -169,6 +169,10 @@ def test_prunes_have_their_own_colour(edits: Events) -> None:
     colours = [patch.get_facecolor() for patch in ranked.patches]
     counts = [int((~np.isnan(patch.get_data().values)).sum()) for patch in ranked.patches]  # type: ignore[attr-defined]
     assert counts == [22, 3, 3]
+    ruinous = mixed(edits[0])
+    ruinous["proposals"][0]["gain"] = -1e3
+    low, high = proposals_figure([ruinous]).axes[0].get_ylim()
+    assert -high <= low < 0
     assert colours[2] == to_rgba(LIGHT["prune"])
     assert colours[1] != colours[2]
 

@@ -242,6 +242,9 @@ def _ranked(axes: Axes, proposals: Sequence[Event], field: str, color: str) -> N
         axes.stairs(np.where(mask, values, np.nan), edges, baseline=0, fill=True, color=tint)
     axes.axhline(0, color=LIGHT["soft"], linewidth=0.7)
     axes.set_xlim(0.5, len(values) + 0.5)
+    best = np.nanmax(values, initial=-np.inf)
+    if field == "gain" and best > 0:  # prunes that would ruin the network would hide all others
+        axes.set_ylim(bottom=max(np.nanmin(values) * 1.05, -best))
     axes.grid(False, axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
