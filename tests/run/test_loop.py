@@ -127,6 +127,15 @@ def test_measures_and_tags_stand_in_the_events() -> None:
     assert all("probe" in event for event in grown.history if event["event"] == "epoch")
 
 
+def test_data_may_be_a_stream_of_unknown_length() -> None:
+    class Stream(torch.utils.data.IterableDataset[Batch]):
+        def __iter__(self) -> Iterator[Batch]:
+            return iter(data())
+
+    loader = torch.utils.data.DataLoader(Stream(), batch_size=None)
+    assert run(net(), loader, rounds=0).history[-1]["step"] == 9
+
+
 def test_data_may_be_a_function_of_the_epoch() -> None:
     asked: list[int] = []
 

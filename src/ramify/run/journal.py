@@ -1,7 +1,8 @@
 """What a loop remembers: its events, from which follows where it stands, and its checkpoint."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,14 @@ class Passes:
         """The next pass."""
         self.epoch += 1
         return iter(Epoch(self.data, self.epoch - 1))
+
+
+def steps_of(data: Data) -> int:
+    """How many batches an epoch has, counted where the data does not say."""
+    with suppress(TypeError):  # a DataLoader over a stream has a length only in name
+        if isinstance(data, Sized):
+            return len(data)
+    return sum(1 for _ in Epoch(data, 0))
 
 
 def distinct(model: nn.Module, followers: Iterable[Follower]) -> list[Follower]:

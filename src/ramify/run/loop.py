@@ -1,6 +1,6 @@
 """The whole loop: train, propose, select, edit, train again; each step is usable alone."""
 
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from ramify.edit import Follower, apply
 from ramify.errors import RamifyError
 from ramify.methods import Method
 from ramify.probe import Loss
-from ramify.run.journal import Data, Epoch, Event, Journal, Passes, distinct
+from ramify.run.journal import Data, Epoch, Event, Journal, Passes, distinct, steps_of
 from ramify.run.steps import checked_budget, choose, costs, edit_event, measured
 from ramify.run.training import Training, make_optimizer, train_epoch
 from ramify.select import Rule
@@ -111,7 +111,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     optimizer = make_optimizer(model, training)
     file = None if checkpoint is None else Path(checkpoint)
     journal = Journal(model, optimizer, distinct(model, followers), file, log, tags or {})
-    steps = len(data) if isinstance(data, Sized) else sum(1 for _ in Epoch(data, 0))
+    steps = steps_of(data)
     journal.resume(limits)
     graph = _traced(model, inputs, rounds)
     while not journal.stopped:
