@@ -97,3 +97,20 @@ def test_every_layer_splits_without_a_change(net):
 def test_fewer_points_than_neighbours(net):
     with pytest.raises(RamifyError, match=r"does not run on inputs of shape \(1, 3, 3\)"):
         try_model(net, torch.randn(1, 3, 3))
+
+
+def test_what_each_sample_loses_can_be_told_in_every_layer(net):
+    clouds, labels = torch.randn(5, 3, 20), torch.arange(5)
+
+    def loss(model, batch):
+        return functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    graph = ramify.trace(net, clouds[:1])
+    proposals = ramify.GaussNewton().propose(graph, loss, [(clouds, labels)])
+    splits = {
+        (proposal.edit.group, proposal.edit.channel)
+        for proposal in proposals
+        if isinstance(proposal.edit, ramify.Split)
+    }
+    able = [group for group in graph.groups if group.can_split]
+    assert splits == {(group.name, channel) for group in able for channel in range(group.width)}

@@ -14,6 +14,7 @@ EMBEDDING = 1024
 HIDDEN = (512, 256)
 SLOPE = 0.2  # of the leaky ReLU
 DROPOUT = 0.5
+TOGETHER = 16  # points of each cloud whose distances are computed at once
 
 
 def nearest(points: Tensor, metric: Tensor, neighbours: int) -> Tensor:
@@ -21,7 +22,7 @@ def nearest(points: Tensor, metric: Tensor, neighbours: int) -> Tensor:
 
     .. math:: d_{ij} = \sum_c m_c (x_{ic} - x_{jc})^2
 
-    One cloud at a time, so that its P × P × C differences are all that is ever held.
+    A few points at a time, because the S × P × P × C differences of all would be too large to hold.
 
     Args:
         points: (S, P, C).
@@ -31,8 +32,11 @@ def nearest(points: Tensor, metric: Tensor, neighbours: int) -> Tensor:
     Returns:
         Indices (S, P, N), nearest first.
     """
-    distances = ((cloud[:, None] - cloud).square() @ metric for cloud in points)
-    return torch.stack([each.topk(neighbours, largest=False).indices for each in distances])
+    found = []
+    for some in points.split(TOGETHER, dim=1):
+        distances = (some[:, :, None] - points[:, None]).square() @ metric
+        found.append(distances.topk(neighbours, largest=False).indices)
+    return torch.cat(found, dim=1)
 
 
 class EdgeConv(nn.Module):
@@ -67,8 +71,8 @@ class EdgeConv(nn.Module):
         points = features.transpose(1, 2)
         with torch.no_grad():
             found = nearest(points, self.metric, self.neighbours)
-        clouds = torch.arange(len(points), device=points.device)[:, None, None]
-        others = points[clouds, found]  # (S, P, N, C)
+        places = found.flatten(1)[:, :, None].expand(-1, -1, points.shape[2])
+        others = points.gather(1, places).unflatten(1, found.shape[1:])  # (S, P, N, C)
         own = points[:, :, None].expand_as(others)
         edges = torch.cat([others - own, own], dim=3).permute(0, 3, 1, 2)
         return functional.leaky_relu(self.norm(self.conv(edges)), SLOPE).amax(dim=3)
