@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,10 +144,11 @@ class Passes:
 
 def steps_of(data: Data) -> int:
     """How many batches an epoch has, counted where the data does not say."""
-    with suppress(TypeError):  # a DataLoader over a stream has a length only in name
-        if isinstance(data, Sized):
-            return len(data)
-    return sum(1 for _ in Epoch(data, 0))
+    try:
+        known = len(data) if isinstance(data, Sized) else None
+    except TypeError:  # a DataLoader over a stream has a length only in name
+        known = None
+    return sum(1 for _ in Epoch(data, 0)) if known is None else known
 
 
 def distinct(model: nn.Module, followers: Iterable[Follower]) -> list[Follower]:
