@@ -14,7 +14,7 @@ EMBEDDING = 1024
 HIDDEN = (512, 256)
 SLOPE = 0.2  # of the leaky ReLU
 DROPOUT = 0.5
-TOGETHER = 16  # points of each cloud whose distances are computed at once
+TOGETHER = 8  # points of each cloud whose distances are computed at once
 
 
 def nearest(points: Tensor, metric: Tensor, neighbours: int) -> Tensor:
