@@ -1,0 +1,1 @@
+"""DGCNN on parametric shapes: results and the commands that gave them."""
