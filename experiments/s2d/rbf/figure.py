@@ -12,7 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from experiments.s2d.rbf.arms import ARMS, NEURONS, Settings
 from experiments.s2d.rbf.law import FINE
-from experiments.s2d.rbf.study import Result
+from experiments.s2d.rbf.pool import Result
 from experiments.s2d.rbf.training import EVERY
 from ramify.report.theme import LIGHT, themed
 
@@ -36,7 +36,11 @@ def figure(results: Sequence[Result], settings: Settings) -> bytes:
     Returns:
         The file's bytes.
     """
-    drawn = _draw(results, settings)
+    return png(_draw(results, settings))
+
+
+def png(drawn: Figure) -> bytes:
+    """A figure as the bytes of a PNG, the same for the same figure."""
     memory = io.BytesIO()
     drawn.savefig(memory, dpi=160, facecolor="white", metadata={"Software": None})
     return memory.getvalue()

@@ -13,7 +13,7 @@ from scipy.stats import wilcoxon
 
 from experiments.s2d.rbf.arms import ARMS, NEURONS, Settings
 from experiments.s2d.rbf.law import BLIND, FINE
-from experiments.s2d.rbf.study import Result
+from experiments.s2d.rbf.pool import Result
 
 LINEAR = 0.99  # an r from here on counts as linear
 
@@ -32,7 +32,7 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
     laws = [r["eigenvalues"] for r in results]
     indices = [index for r in results for index in r["arms"]["s2d"]["indices"]]
     return {
-        "arms": {arm: _arm(arm, final) for arm in ARMS},
+        "arms": {arm: compared(arm, final) for arm in ARMS},
         "r": {key: [law["r"][key] for law in laws] for key in ("fine", "coarse", "trained")},
         "slope": {key: [law["slope"][key] for law in laws] for key in ("fine", "coarse")},
         "angle_zero": {
@@ -49,7 +49,17 @@ def _largest_at_zero(angles: Result, key: str) -> bool:
     return bool(decrease[angles["degrees"].index(0)] == max(decrease))
 
 
-def _arm(arm: str, final: dict[str, list[float]]) -> dict[str, Any]:
+def compared(arm: str, final: dict[str, list[float]]) -> dict[str, Any]:
+    """An arm's final MSEs, by themselves and paired with those of S2D.
+
+    Args:
+        arm: the key of `final` that is meant.
+        final: of each arm, the MSE of every seed; `s2d` is one of them.
+
+    Returns:
+        `mean`, `sd`, `median`, `best` (seeds where no arm is lower); but for S2D `s2d_lower`
+        (seeds), `ratio` (geometric mean of the MSE over S2D's) and `p` (Wilcoxon, log MSE).
+    """
     values, ours = final[arm], final["s2d"]
     best = [min(column) for column in zip(*final.values(), strict=True)]
     out: dict[str, Any] = {

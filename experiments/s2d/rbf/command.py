@@ -1,0 +1,80 @@
+"""The command of a toy RBF experiment: options, all seeds, and what is written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from experiments.s2d.rbf.arms import Settings
+from experiments.s2d.rbf.pool import Result, run
+from experiments.s2d.rbf.table import write
+
+
+@dataclass(frozen=True)
+class Study:
+    """One experiment.
+
+    Attributes:
+        name: of the folder under `experiments`, as s2d.rbf.
+        run_seed: (seed, settings, tick) -> its result.
+        iterations: settings -> Adam steps of one seed.
+        summary: results -> the numbers over all seeds.
+        page: (results, settings, seconds) -> results.md.
+        figure: (results, settings) -> figure.png.
+    """
+
+    name: str
+    run_seed: Callable[..., Result]
+    iterations: Callable[[Settings], int]
+    summary: Callable[[Sequence[Result]], dict[str, Any]]
+    page: Callable[[Sequence[Result], Settings, float], str]
+    figure: Callable[[Sequence[Result], Settings], bytes]
+
+
+def options(study: Study) -> argparse.ArgumentParser:
+    """What the command takes."""
+    usual, out = Settings(), Path("runs", study.name.replace(".", "-"))
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.{study.name}")
+    parser.add_argument("--seeds", type=int, default=10, help="true functions, at least 2")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--out", type=Path, default=out, help="folder to write")
+    parser.add_argument(
+        "--iterations", type=int, default=usual.iterations, help="Adam steps a phase"
+    )
+    parser.add_argument("--step", type=float, default=usual.step, help="ε, the size of a split")
+    parser.add_argument("--jobs", type=int, default=2, help="worker processes")
+    return parser
+
+
+def command(study: Study, arguments: Sequence[str] | None) -> None:
+    """Run all seeds and write results.json, results.md and figure.png."""
+    parser = options(study)
+    chosen = parser.parse_args(arguments)
+    if chosen.seeds < 2:
+        parser.error("--seeds is at least 2, because the table holds standard deviations")
+    if chosen.iterations < 1 or chosen.jobs < 1 or chosen.step <= 0:
+        parser.error("--iterations and --jobs are at least 1, and --step is above 0")
+    settings = Settings(iterations=chosen.iterations, step=chosen.step)
+    console, started = Console(), time.monotonic()
+    seeds = range(chosen.first, chosen.first + chosen.seeds)
+    of_seed = partial(study.run_seed, settings=settings)
+    results = run(seeds, of_seed, study.iterations(settings), chosen.jobs, console)
+    seconds = time.monotonic() - started
+    text = study.page(results, settings, seconds)
+    numbers = study.summary(results)
+    held = {"settings": asdict(settings), "seconds": seconds, "summary": numbers, "seeds": results}
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    write(chosen.out / "results.json", json.dumps(held) + "\n")
+    write(chosen.out / "figure.png", study.figure(results, settings))
+    write(chosen.out / "results.md", text)
+    console.print(Markdown(text))
+    console.print(f"results.md, results.json and figure.png are in {chosen.out}")

@@ -1,0 +1,97 @@
+"""One seed after another, in worker processes, with the time left on show."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from experiments.s2d.rbf.training import Tick
+
+Result = dict[str, Any]
+POLL = 0.2  # seconds
+
+
+class OfSeed(Protocol):
+    """What is done for one seed; what it gives can go into JSON."""
+
+    def __call__(self, seed: int, *, tick: Tick) -> Result:
+        """The result of one seed; `tick` follows the iterations."""
+        ...
+
+
+def _work(seed: int, of_seed: OfSeed, ticks: queue.Queue[int]) -> Result:
+    torch.set_num_threads(1)
+    command = multiprocessing.parent_process()
+
+    def tick(iterations: int) -> None:
+        if command is not None and not command.is_alive():
+            raise SystemExit("the command has ended")  # or a killed command leaves busy workers
+        ticks.put(iterations)
+
+    return of_seed(seed, tick=tick)
+
+
+def run(
+    seeds: Sequence[int], of_seed: OfSeed, iterations: int, jobs: int, console: Console
+) -> list[Result]:
+    """All seeds, `jobs` at a time, in worker processes of one thread each.
+
+    Args:
+        seeds: one result each.
+        of_seed: what to do for one; a function of a module, or a `partial` of one.
+        iterations: of one seed, as it ticks them off.
+        jobs: worker processes.
+        console: shows the progress.
+
+    Returns:
+        The results in the order of the seeds.
+    """
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, _bar(console) as progress:
+        ticks = manager.Queue()
+        bar = progress.add_task("training", total=iterations * len(seeds))
+        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+            futures = [pool.submit(_work, seed, of_seed, ticks) for seed in seeds]
+            try:
+                _watch(futures, ticks, progress, bar)
+            except BaseException:
+                pool.shutdown(cancel_futures=True, wait=False)
+                raise
+        return [future.result() for future in futures]
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=120.0,
+    )
+
+
+def _watch(
+    futures: Sequence[Future[Result]], ticks: queue.Queue[int], progress: Progress, bar: Any
+) -> None:
+    """Move the bar until all is done; a seed that fails ends the wait."""
+    while not all(future.done() for future in futures):
+        while not ticks.empty():
+            progress.advance(bar, ticks.get())
+        done = sum(future.done() for future in futures)
+        progress.update(bar, description=f"{done} of {len(futures)} seeds done")
+        for future in futures:
+            if future.done():
+                future.result()
+        time.sleep(POLL)
+    progress.update(bar, completed=progress.tasks[0].total, description="all seeds done")
