@@ -315,7 +315,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "cifar100": CIFAR,
     "spoken-digits": SMALL
     | {"model": "ds_cnn", "width": 8, "epochs": 10, "batch_size": 64, "weight_decay": 5e-4},
-    "shapes": POINTS | {"width": 8, "rounds": 2, "epochs": 6},
+    "shapes": POINTS | {"width": 8, "rounds": 1, "epochs": 9},
     "modelnet40": POINTS | {"width": 16, "epochs": 250},
     "folder": SMALL | {"epochs": 10, "batch_size": 64, "weight_decay": 5e-4},
 }
