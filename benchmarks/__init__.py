@@ -1,0 +1,1 @@
+"""Speed and memory against the obvious alternatives, as ratios within one run."""

@@ -1,0 +1,1 @@
+"""Extreme eigenpairs: passes against error, beside the published scheme."""
