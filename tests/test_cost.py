@@ -161,3 +161,16 @@ def test_energy_is_that_of_convolutions_and_linear_layers() -> None:
         price.energy,
     ]
     assert Cost(3, 5).energy == 5  # without the parts, all of it
+
+
+def test_two_widths_at_a_time_cost_what_the_whole_shape_costs() -> None:
+    graph = ramify.trace(Dense(), torch.randn(1, 3, 4, 4))
+    model, draw = CostModel(graph), np.random.default_rng(0)
+    for resource in RESOURCES:
+        for _ in range(5):
+            first, second = draw.choice(len(model.names), size=2, replace=False).tolist()
+            widths = draw.integers(1, 9, size=len(model.names))
+            table = model.between(resource, widths, first, second)
+            widths[[first, second]] = draw.integers(1, 9, size=2)
+            a, b = (widths[n] ** np.arange(len(table), dtype=float) for n in (first, second))
+            assert a @ table @ b == model.cost(widths).of(resource)

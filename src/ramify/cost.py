@@ -286,6 +286,27 @@ class CostModel:
             np.add.at(slopes, factor, each)
         return float(each.sum()), slopes[:-1]
 
+    def between(self, resource: str, widths: Index, first: int, second: int) -> NDArray[np.float64]:
+        """The amount of a resource as a polynomial in the widths of two groups, the others held.
+
+        Args:
+            resource: one of `RESOURCES`.
+            widths: (W,), the width of each group.
+            first: number of a group.
+            second: number of another.
+
+        Returns:
+            (P + 1, P + 1), the coefficient of each power of the first width and of the second.
+        """
+        held = np.append(widths, 1).astype(np.float64)
+        held[[first, second]] = 1.0
+        each = self._row(resource) * held[self._factors].prod(axis=1)
+        powers = tuple((self._factors == number).sum(axis=1) for number in (first, second))
+        size = self._factors.shape[1] + 1
+        coefficients = np.zeros((size, size))
+        np.add.at(coefficients, powers, each)
+        return coefficients
+
     def _row(self, resource: str) -> Index:
         """The coefficients (K,) of one of `RESOURCES`."""
         weights = [Cost(1, 0).of(resource)]

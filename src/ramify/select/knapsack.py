@@ -6,6 +6,7 @@ A binary variable a proposal, at most one of them a channel; costs are those of 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from ramify.select.curves import Curve, Option, curve
 from ramify.select.items import Items
 from ramify.select.offers import Offers, gather
 from ramify.select.shapes import Shapes, parts_of
+from ramify.select.swaps import Budgets
 
 TRIES = 4  # shapes that are measured before a latency budget is given up
 
@@ -66,8 +68,11 @@ class Knapsack:
         energy: the most multiply-accumulates of convolutions and linear layers to add.
         latency: the most milliseconds to add, as measured; takes proposals with a graph. Each
             group has a price a channel (`ramify.latency.prices`), and the chosen shape is measured.
-        exact: up to so many proposals the best selection is searched for and proven; above, the
-            linear relaxation is rounded, and `Selection.gap` says how far it may be from the best.
+        exact: up to so many proposals the best selection is searched for by a mixed-integer
+            program; above, relaxed selections are rounded, and `Selection.gap` says how far the
+            result may be from the best.
+        seconds: how long to look for better selections and for a proof; what was found until then
+            is within the budgets, and its gap holds. For a budget of latency, in each of its tries.
 
     Example:
         >>> import ramify, torch
@@ -91,12 +96,15 @@ class Knapsack:
     energy: float | None = None
     latency: float | None = None
     exact: int = 500
+    seconds: float = 6.0
 
     def __post_init__(self) -> None:
         if not self.budgets and self.latency is None:
             raise RamifyError(
                 "a knapsack takes one budget or more: give params, macs, flops, energy or latency"
             )
+        if not self.seconds > 0:
+            raise RamifyError(f"a knapsack takes seconds above 0, and got {self.seconds}")
         for name, budget in {**self.budgets, "latency": self.latency}.items():
             if budget is not None and not math.isfinite(budget):
                 raise RamifyError(f"the budget of {name} is a finite number, and got {budget}")
@@ -156,7 +164,13 @@ class Knapsack:
             pools=np.array([numbers[channel] for channel in offers.channels]),
             prunes=_prunes_of_whole_groups(offers),
         )
-        chosen, bound = items.solve(len(found) <= self.exact)
+        until = time.monotonic() + self.seconds
+        chosen, bound = items.solve(len(found) <= self.exact, until)
+        if chosen is None and bound > -math.inf:
+            raise RamifyError(
+                f"no selection within the budgets was found in {self.seconds:g} seconds, though "
+                "there may be one: raise seconds or a budget, or propose more prunes"
+            )
         if chosen is None:
             least = np.minimum(costs, 0.0).sum(axis=1)
             raise _infeasible(self.budgets, dict(zip(self.budgets, least.tolist(), strict=True)))
@@ -208,17 +222,19 @@ class Knapsack:
                     f"the budget takes {-self.budgets[name]:g} of {name} away, and the model has "
                     f"{now.of(name)}"
                 )
-        shapes = Shapes(model, curves, totals, priced)
+        shapes = Shapes(Budgets(model, totals, priced), curves)
         short = shapes.short()
         if short:
             raise _infeasible(
                 {name: self.budgets[name] for name in short},
                 {name: self.budgets[name] + excess for name, excess in short.items()},
             )
-        changes, bound = shapes.solve(len(offers.proposals) <= self.exact)
+        until = time.monotonic() + self.seconds
+        changes, bound = shapes.solve(len(offers.proposals) <= self.exact, until)
         if changes is None:
             raise RamifyError(
-                "no selection is within all budgets at once: raise one, or propose more prunes"
+                "no selection is within the budget of latency, by the price of each group: raise "
+                "it, or propose more prunes"
             )
         picked = [offers.proposals[number] for number in parts_of(curves, changes)]
         added = model.added([proposal.edit for proposal in picked])
