@@ -31,20 +31,14 @@ class Twin:
     def straight(cls, base: Tensor, odd: Make) -> Twin:
         """A twin of base + odd and base − odd."""
         twin = cls(base)
-        twin._make = {
-            "odd": odd,
-            "even": lambda: None,
-            "plus": lambda: base + twin.odd,
-            "minus": lambda: base - twin.odd,
-        }
+        twin._make = {"odd": odd, "even": lambda: None}
         return twin
 
     @classmethod
     def bent(cls, base: Tensor, plus: Make, minus: Make, even: MakePart | None = None) -> Twin:
         """A twin of two tensors; `even` where there is a shorter way to it than through both."""
         twin = cls(base)
-        middle = lambda: (twin.plus + twin.minus).mul_(0.5).sub_(base)  # noqa: E731
-        twin._make = {"plus": plus, "minus": minus, "even": even or middle}
+        twin._make = {"plus": plus, "minus": minus} | ({"even": even} if even is not None else {})
         return twin
 
     @property
@@ -55,8 +49,15 @@ class Twin:
     def form(self, name: str) -> Tensor | None:
         """One of `odd`, `even`, `plus` and `minus`; None is zero."""
         if name not in self._made:
-            self._made[name] = self._make[name]()
+            make = self._make.get(name)
+            self._made[name] = self._from_others(name) if make is None else make()
         return self._made[name]
+
+    def _from_others(self, name: str) -> Tensor:
+        """A form that was not given (a closure over the twin would keep the pass in memory)."""
+        if name == "even":
+            return (self.plus + self.minus).mul_(0.5).sub_(self.base)
+        return self.base + self.odd if name == "plus" else self.base - self.odd
 
     def _whole(self, name: str) -> Tensor:
         found = self.form(name)
