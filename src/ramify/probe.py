@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,14 @@ def targets(graph: ChannelGraph) -> list[Target]:
         parts = tuple(Kernel(s.name, s.dim, graph.positions(group, s)) for s in slots)
         found.append(Target(group, parts))
     return found
+
+
+def known_length(batches: Any) -> int | None:
+    """How many batches there are, where the data says so."""
+    try:
+        return len(batches) if isinstance(batches, Sized) else None
+    except TypeError:  # a DataLoader over a stream has a length only in name
+        return None
 
 
 class Probe:
@@ -191,7 +199,7 @@ def checked_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
         Shape (S,).
 
     Raises:
-        RamifyError: the loss is not of shape (S,), or not finite.
+        RamifyError: the loss is not of shape (S,), S is 0, or a value is not finite.
     """
     values = loss(model, batch)
     if not isinstance(values, Tensor) or values.dim() != 1:
@@ -200,6 +208,8 @@ def checked_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
             "the loss gives one number for each sample, a tensor of shape (S,), and this one gave "
             f'{seen}: use reduction="none"'
         )
+    if not len(values):
+        raise RamifyError("a batch holds no sample: leave empty batches out of the data")
     if not bool(torch.isfinite(values).all()):
         worst = int((~torch.isfinite(values)).nonzero()[0])
         raise RamifyError(

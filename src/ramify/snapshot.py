@@ -122,7 +122,8 @@ class Snapshot:
 
             handles.append(node.register_hook(keep))
         try:
-            torch.autograd.grad(self._losses.sum(), edges, allow_unused=True)
+            total = torch.ones_like(self._losses)  # their sum: a new one would ask for grad mode
+            torch.autograd.grad(self._losses, edges, total, allow_unused=True)
         finally:
             for handle in handles:
                 handle.remove()

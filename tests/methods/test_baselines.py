@@ -455,3 +455,5 @@ def test_boosting_needs_a_batch() -> None:
     graph = ramify.trace(net, batch[0])
     with pytest.raises(RamifyError, match="no batch to boost on"):
         Boosting().propose(graph, per_sample, [])
+    with pytest.raises(RamifyError, match="can be gone through again"):
+        Boosting().propose(graph, per_sample, iter([batch]))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 import ramify
 from ramify.methods.gauss_newton import Morphisms
@@ -185,9 +187,71 @@ def test_settings_out_of_range(settings: dict[str, object], message: str) -> Non
         ramify.GaussNewton(**settings)  # type: ignore[arg-type]
 
 
+def test_a_step_leaves_nothing_behind() -> None:
+    """What it held goes with it, not when the garbage collector next looks for cycles."""
+    net, batch = prepared("conv-bn-softplus", 6)
+    learner = Morphisms(ramify.trace(net, batch[0][:2]), ramify.GaussNewton())
+    learner.step(per_sample, batch, weight=1.0)
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(thing) is Tensor for thing in gc.get_objects())
+        learner.step(per_sample, batch, weight=1.0)
+        assert sum(type(thing) is Tensor for thing in gc.get_objects()) <= before
+    finally:
+        gc.enable()
+
+
+def test_grad_mode_makes_no_difference() -> None:
+    net, batch = prepared("residual", 6)
+    graph = ramify.trace(net, batch[0][:2])
+    method = ramify.GaussNewton()
+    with torch.no_grad():
+        found = method.propose(graph, per_sample, [batch])
+    assert [p.gain for p in found] == [p.gain for p in method.propose(graph, per_sample, [batch])]
+
+
+def test_a_network_without_hidden_channels_gets_no_proposal() -> None:
+    net, batch = nn.Linear(6, 4), (torch.randn(5, 6), torch.tensor([0, 1, 2, 3, 0]))
+    graph = ramify.trace(net, batch[0])
+    assert ramify.GaussNewton().propose(graph, per_sample, [batch]) == []
+
+
+def test_a_loss_of_zero_gains_nothing_and_one_below_is_named() -> None:
+    net, batch = prepared("perceptron", 6)
+    graph = ramify.trace(net, batch[0])
+    method = ramify.GaussNewton()
+    zero = method.propose(graph, lambda model, batch: per_sample(model, batch) * 0, [batch])
+    assert all(proposal.gain == 0 for proposal in zero)
+    with pytest.raises(ramify.RamifyError, match="takes a loss of at least 0"):
+        method.propose(graph, lambda model, batch: per_sample(model, batch) - 9, [batch])
+
+
+class Stream(IterableDataset[Batch]):
+    """A batch, twice, and no length."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches."""
+        return iter([self.batch, self.batch])
+
+
+def test_a_loader_of_a_stream_has_a_length_only_in_name() -> None:
+    net, batch = prepared("perceptron", 6)
+    graph = ramify.trace(net, batch[0])
+    method = ramify.GaussNewton(epochs=2)
+    loader = DataLoader(Stream(batch), batch_size=None)
+    found = method.propose(graph, per_sample, loader)
+    same = method.propose(graph, per_sample, Stream(batch))
+    assert [p.gain for p in found] == [p.gain for p in same]
+
+
 BAD: list[tuple[Callable[[nn.Module, Batch], Tensor], str]] = [
     (lambda model, batch: per_sample(model, batch).mean(), "one number for each sample"),
     (lambda model, batch: per_sample(model, batch) / 0, "lower the learning rate"),
+    (lambda model, batch: per_sample(model, batch)[:0], "a batch holds no sample"),
 ]
 
 

@@ -147,6 +147,9 @@ def test_a_trace_inside_autocast_sees_no_stale_weights() -> None:
 
 def test_inference_mode_and_half_precision() -> None:
     with torch.inference_mode():
-        assert ability(ramify.trace(small(), torch.randn(5, 3))["0"]) == "4 split"
+        graph = ramify.trace(small(), torch.randn(5, 3))
+        assert ability(graph["0"]) == "4 split"
+        with pytest.raises(ramify.RamifyError, match=r"under torch\.no_grad"):
+            ramify.apply(graph, [ramify.Split("0", 1)])  # weights that nothing could train
     model = small().bfloat16()
     assert ability(ramify.trace(model, torch.randn(5, 3).bfloat16())["0"]) == "4 split"

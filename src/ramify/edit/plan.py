@@ -164,11 +164,16 @@ def kernel_shape(graph: ChannelGraph, group: ChannelGroup, slot: Slot) -> tuple[
 
 
 def check_current(graph: ChannelGraph) -> None:
-    """The graph describes the model as it is now.
+    """The graph describes the model as it is now, and what is made here may be trained.
 
     Raises:
-        RamifyError: the model has another shape than when it was traced.
+        RamifyError: the model has another shape than when it was traced, or this is inference mode.
     """
+    if torch.is_inference_mode_enabled():
+        raise RamifyError(
+            "under torch.inference_mode nothing has gradients, and new weights could never be "
+            "trained: call this outside of it, or under torch.no_grad"
+        )
     for name, tensor in tensors_of(graph.model).items():
         seen = graph.labels.names.get(name)
         if seen != tuple(tensor.shape):

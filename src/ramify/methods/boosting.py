@@ -254,7 +254,7 @@ def _mean_gradients(
         found = torch.autograd.grad(values.sum(), readers, allow_unused=True)
         sums = [a if b is None else a + b for a, b in zip(sums, found, strict=True)]
     if not samples:
-        raise RamifyError("there is no batch to boost on: give at least one")
+        raise RamifyError(_EMPTY)
     return [total / samples for total in sums]
 
 
@@ -280,6 +280,8 @@ def _second_gradients(
         if terms:
             slopes = torch.autograd.grad(torch.stack(terms).sum(), makers, allow_unused=True)
             sums = [a if b is None else a + b for a, b in zip(sums, slopes, strict=True)]
+    if not samples:
+        raise RamifyError(_EMPTY)
     return [total / samples for total in sums]
 
 
@@ -314,3 +316,7 @@ def _per_channel(values: Tensor, kernel: Tensor) -> Tensor:
 
 
 _TINY = 1e-30  # where nothing pulls, nothing moves
+_EMPTY = (
+    "there is no batch to boost on: give a list or a loader, which can be gone through again and "
+    "again"
+)

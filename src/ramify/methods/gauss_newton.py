@@ -6,19 +6,20 @@ Shape letters: `S` samples, `W` channels of a group.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ramify.cost import Cost, graph_cost
-from ramify.edit import Edit, Prune, Split
+from ramify.cost import CostModel
+from ramify.edit import Edit, Prune
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
+from ramify.methods.expand import halves
 from ramify.methods.proposal import Proposal
-from ramify.probe import Loss, Target, check_weights, checked_loss, targets
+from ramify.probe import Loss, Target, check_weights, checked_loss, known_length, targets
 from ramify.snapshot import Snapshot
 from ramify.trace import ChannelGraph
 from ramify.trace.layout import kernels
@@ -91,13 +92,16 @@ class GaussNewton:
             where the morphism would raise the loss.
 
         Raises:
-            RamifyError: the loss is not per sample, loss or weights are not finite, or there is
-                no batch.
+            RamifyError: the loss is not per sample, loss or weights are not finite, the mean loss
+                is below 0, or there is no batch.
         """
         check_current(graph)
         check_weights(graph.model)
+        if not targets(graph):
+            return []
         learner = Morphisms(graph, self)
-        total = self.epochs * len(batches) if isinstance(batches, Sized) else None
+        known = known_length(batches)
+        total = None if known is None else self.epochs * known
         for _ in range(self.epochs):
             before = learner.steps
             for batch in batches:
@@ -149,7 +153,7 @@ class Morphisms:
         snapshot = Snapshot(model, run, batch, list(self._moves))
         reads = self._twins.reads(snapshot.tape, len(snapshot.losses))
         gradients = snapshot.gradients(reads.at, reads.made)
-        level = float(snapshot.losses.mean())
+        level = _level(snapshot.losses)
         if self._prunes:
             found = self._twins.removed(snapshot, reads, gradients)
             self._mean("prune", [_change(p, level) for p in found], weight)
@@ -177,35 +181,44 @@ class Morphisms:
     def proposals(self) -> list[Proposal]:
         """What was learned, largest gain first."""
         out: list[Proposal] = []
-        now = graph_cost(self._graph)
+        prices = CostModel(self._graph)
         for kind, means in self._means.items():
             for target, mean in zip(self._targets, means, strict=True):
                 group = target.group
                 if kind == "prune" and not group.prune_exact:
                     continue
                 changes = [0.0] * group.width if mean is None else mean.tolist()
-                edits = [self._edit(kind, target, channel) for channel in range(group.width)]
-                cost: Cost = graph_cost(self._graph, edits[:1]) - now
+                edits = self._edits(kind, target)
+                cost = prices.added(edits[:1])
                 out += [
                     Proposal(edit, -change, cost, graph=self._graph)
                     for edit, change in zip(edits, changes, strict=True)
                 ]
         return sorted(out, key=lambda proposal: -proposal.gain)
 
-    def _edit(self, kind: str, target: Target, channel: int) -> Edit:
+    def _edits(self, kind: str, target: Target) -> Sequence[Edit]:
+        name, channels = target.group.name, range(target.group.width)
         if kind == "prune":
-            return Prune(target.group.name, channel)
+            return [Prune(name, channel) for channel in channels]
         moves = self.moves
-        offsets = {}
-        for part in target.kernels:
-            v = kernels(moves[part.name], part.dim, part.where[channel : channel + 1])[0]
-            offsets[part.name] = torch.stack([v, -v])
-        return Split(target.group.name, channel, (0.5, 0.5), offsets)
+        parts = {p.name: kernels(moves[p.name], p.dim, p.where) for p in target.kernels}
+        return [halves(name, c, {n: part[c] for n, part in parts.items()}) for c in channels]
 
 
 def _change(p: Tensor | None, level: float) -> Tensor | None:
     """ΔL of each channel from p_s: shape (W,). Equation (1)."""
     return None if p is None else (p + p.square() / (4 * level)).mean(0)
+
+
+def _level(losses: Tensor) -> float:
+    """The mean loss, which scales the curvature; where it is 0 no sample has a slope either."""
+    level = float(losses.mean())
+    if level < 0:
+        raise RamifyError(
+            f"the mean loss of a batch is {level:.4g}, and the curvature of Gauss-Newton takes a "
+            "loss of at least 0: add a constant to it, or choose another method"
+        )
+    return max(level, torch.finfo(losses.dtype).tiny)
 
 
 def _drawn(

@@ -144,6 +144,8 @@ class Taylor:
         """
         check_current(graph)
         check_weights(graph.model)
+        if not _prunable(graph):
+            return []
         found: dict[str, list[Tensor]] = {}
         for batch in batches:
             for name, changes in first_order(graph, loss, batch).items():

@@ -1,7 +1,7 @@
 """What a loop remembers: its events, from which follows where it stands, and its checkpoint."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from ramify.edit import Follower
 from ramify.errors import RamifyError
+from ramify.probe import known_length
 from ramify.run.checkpoint import read_checkpoint, restore, write_checkpoint
 from ramify.run.store import named_tensors
 
@@ -144,10 +145,7 @@ class Passes:
 
 def steps_of(data: Data) -> int:
     """How many batches an epoch has, counted where the data does not say."""
-    try:
-        known = len(data) if isinstance(data, Sized) else None
-    except TypeError:  # a DataLoader over a stream has a length only in name
-        known = None
+    known = known_length(data)
     return sum(1 for _ in Epoch(data, 0)) if known is None else known
 
 
