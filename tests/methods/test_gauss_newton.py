@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 from collections.abc import Callable, Iterator
 
@@ -20,25 +19,17 @@ from tests.nets import SMOOTH, per_sample, prepared
 Batch = tuple[Tensor, Tensor]
 
 
-def edited_loss(net: nn.Module, edits: list[ramify.Prune | ramify.Split], batch: Batch) -> Tensor:
-    """The losses of a copy that is really edited, (S,)."""
-    other = copy.deepcopy(net)
-    ramify.apply(ramify.trace(other, batch[0][:2]), edits)
-    with torch.no_grad():
-        return per_sample(other, batch)
-
-
 @pytest.mark.parametrize("name", SMOOTH)
 def test_gain_of_small_morphisms_is_the_change_of_the_really_edited_network(name: str) -> None:
     """As v shrinks, −ΔL of equation (1) and the true decrease agree ever better."""
     net, batch = prepared(name)
     graph = ramify.trace(net, batch[0][:2])
-    before = per_sample(net, batch).mean().detach()
+    trial = ramify.Trial(graph, per_sample, [batch])
     off = []
     for start in (1e-1, 1e-2):
         settings = ramify.GaussNewton(morphisms=("split",), start=start, lr=1e-12)
         found = settings.propose(graph, per_sample, [batch])
-        true = [float(before - edited_loss(net, [p.edit], batch).mean()) for p in found]
+        true = [trial.decrease([p.edit]) for p in found]
         wrong = [abs(p.gain - t) for p, t in zip(found, true, strict=True)]
         off.append(max(wrong) / max(map(abs, true)))
     assert off[0] < 0.2
@@ -102,6 +93,56 @@ def test_the_first_step_of_adam_follows_the_slope_of_equation_1() -> None:
     learner.step(per_sample, batch, weight=1.0)
     moved = float(learner.moves[name][at] - before[at])
     assert moved == pytest.approx(-1e-3 * (1 if slope > 0 else -1), rel=1e-4)
+
+
+def longest(learner: Morphisms) -> float:
+    """The largest |v| / |θ| of any channel, over all its producers together."""
+    graph = learner._graph
+    parameters, ratios = dict(graph.model.named_parameters()), []
+    for group in (g for g in graph.groups if g.can_split):
+        slots = [slot for slot in group.slots if slot.role == "producer"]
+        squares = [
+            torch.stack(
+                [
+                    kernels(t[s.name].detach(), s.dim, graph.positions(group, s))
+                    .reshape(group.width, -1)
+                    .square()
+                    .sum(1)
+                    for s in slots
+                ]
+            ).sum(0)
+            for t in (learner.moves, parameters)
+        ]
+        ratios.append(float((squares[0] / squares[1]).sqrt().max()))
+    return max(ratios)
+
+
+def test_displacements_stay_within_the_radius() -> None:
+    net, batch = prepared("residual", 12)
+    graph = ramify.trace(net, batch[0][:2])
+    found = {}
+    for radius in (0.2, 1.0, None):
+        settings = ramify.GaussNewton(morphisms=("split",), radius=radius, lr=0.05)
+        learner = Morphisms(graph, settings)
+        for _ in range(60):
+            learner.step(per_sample, batch, weight=1.0)
+        found[radius] = longest(learner)
+    assert found[0.2] == pytest.approx(0.2, rel=1e-6)
+    assert found[1.0] == pytest.approx(1.0, rel=1e-6)
+    assert found[None] > 1.5
+
+
+def test_a_channel_of_zeros_can_still_move() -> None:
+    net, batch = prepared("residual", 12)
+    with torch.no_grad():
+        for parameter in (net.stem.weight, net.stem.bias, net.a2.weight, net.a2.bias):
+            parameter[1] = 0
+        net.b2.weight[1], net.b2.bias[1] = 0, 0
+    graph = ramify.trace(net, batch[0][:2])
+    learner = Morphisms(graph, ramify.GaussNewton(morphisms=("split",)))
+    for _ in range(5):
+        learner.step(per_sample, batch, weight=1.0)
+    assert learner.moves["stem.weight"][1].abs().max() > 0
 
 
 def test_running_mean_weighs_the_last_tenth() -> None:
@@ -179,6 +220,7 @@ def test_the_model_stays_as_it_was() -> None:
         ({"morphisms": ()}, "morphisms"),
         ({"epochs": 0}, "epochs"),
         ({"lr": 0.0}, "lr"),
+        ({"radius": 0.0}, "radius"),
         ({"momentum": 0.0}, "momentum"),
     ],
 )

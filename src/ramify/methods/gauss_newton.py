@@ -6,7 +6,7 @@ Shape letters: `S` samples, `W` channels of a group.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,12 +48,18 @@ class GaussNewton:
     way, the split moves all its producers together and is followed to every consumer. Norms hold
     their running statistics. Activations of any kind are taken as they are: v is finite.
 
+    The curvature of the formula knows the direction of each sample's gradient alone, and v learns
+    to go where it sees none: far from θ the estimate is wrong even in sign. So v stays within
+    `radius` of the channel, in lengths of its own kernels (experiments/gauss_newton/accuracy).
+
     Args:
         morphisms: some of ``split`` and ``prune``.
         lr: learning rate of Adam for v.
         epochs: n_phase, passes over the batches that v is learned in.
         momentum: weight of the newest batch in the running mean of ΔL; None for a mean over the
             last tenth of the phase, as the paper's two epochs of twenty.
+        radius: the longest v, in lengths of the channel's own kernels; None for no bound, as in
+            the paper.
         start: standard deviation of v at the start, relative to that of the channels' kernels.
         seed: of v at the start.
 
@@ -65,6 +71,7 @@ class GaussNewton:
     lr: float = 1e-2
     epochs: int = 1
     momentum: float | None = None
+    radius: float | None = 1.0
     start: float = 0.1
     seed: int = 0
 
@@ -76,6 +83,8 @@ class GaussNewton:
         for name in ("lr", "start"):
             if not getattr(self, name) > 0:
                 raise RamifyError(f"{name} is above 0, and got {getattr(self, name)}")
+        if self.radius is not None and not self.radius > 0:
+            raise RamifyError(f"radius is above 0 or None, and got {self.radius}")
         if self.momentum is not None and not 0 < self.momentum <= 1:
             raise RamifyError(f"momentum lies above 0 and up to 1, and got {self.momentum}")
 
@@ -132,6 +141,8 @@ class Morphisms:
         tensors = tensors_of(graph.model)
         self._moves = _drawn(self._targets, tensors, settings)
         self._optimizer = torch.optim.Adam(self._moves.values(), lr=settings.lr)
+        self._rows = [_rows(target, tensors) for target in self._targets]
+        self._limits = _limits(self._rows, tensors, settings)
         self._means: dict[str, list[Tensor | None]] = {}
         self.steps = 0
 
@@ -170,6 +181,17 @@ class Morphisms:
         if totals:
             torch.stack([total.double() for total in totals]).sum().backward()
             self._optimizer.step()
+            self._hold()
+
+    @torch.no_grad()
+    def _hold(self) -> None:
+        """Bring what went beyond the radius back to it."""
+        for rows, limit in zip(self._rows, self._limits, strict=True):
+            shorter = (limit / _lengths(rows, self._moves)).clamp_max(1)
+            for name, dim, where in rows:
+                held = self._moves[name].movedim(dim, 0)
+                kept = held[where]
+                held[where] = kept * shorter.view(-1, *([1] * (kept.dim() - 1))).to(kept)
 
     def _mean(self, kind: str, changes: Sequence[Tensor | None], weight: float) -> None:
         known = self._means.setdefault(kind, [None] * len(changes))
@@ -219,6 +241,35 @@ def _level(losses: Tensor) -> float:
             "loss of at least 0: add a constant to it, or choose another method"
         )
     return max(level, torch.finfo(losses.dtype).tiny)
+
+
+Rows = list[tuple[str, int, Tensor]]
+"""For each producer of a target: its name, the dimension of the channels, where each lies."""
+
+
+def _rows(target: Target, tensors: Mapping[str, Tensor]) -> Rows:
+    device = {part.name: tensors[part.name].device for part in target.kernels}
+    return [
+        (part.name, part.dim, torch.from_numpy(part.where).to(device[part.name]))
+        for part in target.kernels
+    ]
+
+
+def _lengths(rows: Rows, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The length of each channel over all producers, (W,), in float32 at least."""
+    parts = [
+        tensors[name].detach().movedim(dim, 0)[where].flatten(1).float().square().sum(1)
+        for name, dim, where in rows
+    ]
+    return torch.stack(parts).sum(0).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _limits(
+    found: Sequence[Rows], tensors: Mapping[str, Tensor], settings: GaussNewton
+) -> list[Tensor]:
+    """How long v of each channel may be; a channel of zeros may make a first step."""
+    radius = math.inf if settings.radius is None else settings.radius
+    return [radius * _lengths(rows, tensors).clamp_min(settings.lr) for rows in found]
 
 
 def _drawn(
