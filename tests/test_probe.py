@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import ramify
+from ramify.methods import Method
 from ramify.probe import probes, targets
 from ramify.surrogate import smoothed
 from ramify.trace.layout import kernels
@@ -315,6 +316,24 @@ def test_half_precision_can_be_probed() -> None:
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).bfloat16()
     graph = ramify.trace(net, batch[0])
     assert len(ramify.SplittingDescent().propose(graph, per_sample, [batch])) == 8
+
+
+@pytest.mark.parametrize("method", [ramify.SplittingDescent(eigen="exact"), ramify.Taylor()])
+def test_norms_are_replayed_under_autocast(method: Method) -> None:
+    net, (x, y) = prepared("conv-bn-softplus", 8)
+    net, batch = net.float(), (x.float(), y)
+    graph = ramify.trace(net, batch[0][:2])
+
+    def under_autocast(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return per_sample(model, batch)
+
+    values = []
+    for loss in (per_sample, under_autocast):
+        proposals = method.propose(graph, loss, [batch])
+        found = {(p.edit.group, p.edit.channel): p.value for p in proposals}
+        values.append(torch.tensor([found[channel] for channel in sorted(found)]))
+    assert (values[0] - values[1]).norm() < 0.05 * values[0].norm()
 
 
 def test_an_old_graph_is_refused() -> None:

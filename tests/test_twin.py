@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import batch_norm, max_pool2d
 
 import ramify
 from ramify.probe import targets
 from ramify.snapshot import Snapshot, read_gradients
+from ramify.trace.recorder import Op
 from ramify.twin import Twins
+from ramify.twin.linear import rule_of
 from ramify.twin.run import even_parts, replayed
+from ramify.twin.tensor import Twin
 from tests.checks import call
 from tests.nets import SMOOTH, per_sample, prepared
 from tests.structures import STRUCTURES
@@ -312,3 +316,20 @@ def test_a_batch_whose_samples_are_mixed_is_refused() -> None:
         followed(graph, batch, shuffled, displaced(graph, 0.1))
     with pytest.raises(ramify.RamifyError, match="cuts the batch in pieces"):
         followed(graph, batch, cut, displaced(graph, 0.1))
+
+
+@pytest.mark.parametrize("name", ["native_batch_norm", "cudnn_batch_norm"])
+def test_a_norm_of_any_backend_is_a_line(name: str) -> None:
+    """The backend of GPUs is not at hand everywhere; its arguments stand in the same order."""
+    base, move = torch.randn(4, 3, 5).double(), torch.randn(4, 3, 5).double()
+    scale, shift, mean, variance = (torch.rand(3).double() + 0.5 for _ in range(4))
+    func = getattr(torch.ops.aten, name).default
+    args = (Twin.straight(base, lambda: move), scale, shift, mean, variance, False, 0.1, 1e-5)
+    carry = rule_of(f"aten::{name}", args)
+    assert carry is not None
+    results = carry(Op(func, (), {}, None, ""), args, lambda twin: twin.form("odd"), base)
+    norm = functools.partial(batch_norm, running_mean=mean, running_var=variance, weight=scale)
+    assert len(results) == len(func._schema.returns)
+    assert torch.allclose(results[0], norm(base + move, bias=shift) - norm(base, bias=shift))
+    counted = (*args[:5], True, *args[6:])
+    assert rule_of(f"aten::{name}", counted) is None

@@ -99,7 +99,7 @@ def _fixed_norm(given: dict[str, Any]) -> Any:
     scale = scale if given["weight"] is None else scale * given["weight"]
     shift = -mean * scale if given["bias"] is None else given["bias"] - mean * scale
     shape = (-1, *[1] * (x.dim() - 2))
-    return [x * scale.view(shape) + shift.view(shape)]
+    return [(x * scale.view(shape) + shift.view(shape)).to(x.dtype)]  # autocast leaves these wide
 
 
 _WRITTEN_OUT: dict[str, Callable[[dict[str, Any]], Any]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import ramify
 from tests.nets import SMOOTH, per_sample, prepared
@@ -135,3 +136,27 @@ def test_a_frozen_group_has_no_matrix() -> None:
     graph = ramify.trace(net, batch[0])
     with pytest.raises(ramify.RamifyError, match="'c' has no splitting matrix: it is an output"):
         ramify.splitting_matrix(graph, "c", per_sample, [batch])
+
+
+class Square(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square()
+
+
+def test_the_index_is_the_gain_of_the_theorems_so_that_a_threshold_takes_what_pays() -> None:
+    """Where every splitting matrix is positive definite, only negative copies gain."""
+    net = nn.Sequential(nn.Linear(2, 3), Square(), nn.Linear(3, 1)).double()
+    nn.init.constant_(net[2].weight, 1.0)
+    x = torch.randn(20, 2).double()
+    graph = ramify.trace(net, x)
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        return (model(batch)[:, 0] + 9).square()
+
+    found = ramify.SplittingDescent(signed=3.0, step=0.1).propose(graph, loss, [x])
+    assert len(ramify.Threshold().select(found)) == 3
+    for proposal in found:
+        assert proposal.index is not None
+        assert proposal.gain == pytest.approx(-0.005 * proposal.index)
+    plain = ramify.SplittingDescent(step=0.1).propose(graph, loss, [x])
+    assert ramify.Threshold().select(plain) == []

@@ -21,7 +21,8 @@ class Proposal:
         gain: expected decrease of the mean loss; 0 where the method has no estimate of it.
         cost: what the edit alone adds to parameters and MACs, with the columns of what reads the
             channel; negative where a channel goes.
-        index: the splitting index λ_min of the channel, where the method has one.
+        index: the splitting index, where the method has one: λ_min of S2D, G of S3D, to which the
+            change of the loss is proportional.
         score: what rules rank by in place of the gain, where the method estimates no gain (random
             splits, L1 pruning): larger is better, and any value may be taken.
         graph: the traced model, so that a rule can price edits that meet in one layer together.

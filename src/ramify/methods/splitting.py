@@ -164,7 +164,7 @@ class SplittingDescent:
             batches: the sample that the splitting matrices are averaged over.
 
         Returns:
-            The proposals; `gain` is -ε²/2 · G.
+            The proposals; `gain` is -ε²/2 · G and `index` is G, which for S2D is λ_min.
 
         Raises:
             RamifyError: the loss is not per sample, or loss or weights are not finite.
@@ -214,8 +214,8 @@ class SplittingDescent:
                 count = len(scheme.weights)
                 if count not in costs:
                     costs[count] = prices.added([edit])
-                gain = -0.5 * self.step**2 * scheme.gain
-                out.append(Proposal(edit, gain, costs[count], index=low, graph=prices.graph))
+                gain, index = -0.5 * self.step**2 * scheme.gain, scheme.gain
+                out.append(Proposal(edit, gain, costs[count], index=index, graph=prices.graph))
         return out
 
     def _chosen(self, low: float, high: float) -> list[Scheme]:

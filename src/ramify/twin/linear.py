@@ -133,15 +133,16 @@ def _affine(op: Op, args: Sequence[Any], part: Part, base: Tensor) -> Any:
 
 def _normalised(op: Op, args: Sequence[Any], part: Part, _: Tensor) -> Any:
     x, weight, variance = args[0], args[1], args[4]
-    eps = args[7] if op.name == "aten::native_batch_norm" else args[6]
+    eps = args[7] if len(args) > 7 else args[6]
     scale = torch.rsqrt(variance + eps)
     scale = scale if weight is None else scale * weight
+    rest = [None] * (len(op.func._schema.returns) - 1)
     if x.is_straight and x.scaled is not None:  # asked for its odd part: it has no other
-        return x.scaled(scale), None, None
+        return x.scaled(scale), *rest
     moved = part(x)
     if moved is None:
         return None
-    return moved * scale.view(1, -1, *([1] * (moved.dim() - 2))).to(moved.dtype), None, None
+    return moved * scale.view(1, -1, *([1] * (moved.dim() - 2))).to(moved.dtype), *rest
 
 
 def _only(*places: int) -> Fits:
@@ -194,5 +195,6 @@ _RULES = {f"aten::{name}": Linear(_first, _only(0)) for name in _FIRST} | {
     "aten::baddbmm": Linear(_affine, _not_both(1, 2)),
     "aten::convolution": Linear(_convolved, _input_or_kernel),
     "aten::native_batch_norm": Linear(_normalised, _statistics_held),
+    "aten::cudnn_batch_norm": Linear(_normalised, _statistics_held),
     "aten::_native_batch_norm_legit_no_training": Linear(_normalised, _statistics_held),
 }
