@@ -425,6 +425,7 @@ def key(proposal: ramify.Proposal) -> tuple[str, int]:
     "make, message",
     [
         (lambda: RandomSplit(step=0), "step is positive"),
+        (lambda: LineSearch(surrogate=0.0), "surrogate is positive"),
         (lambda: RandomSplit(copies=1), "at least 2"),
         (lambda: Net2Net(noise=-1), "0 or more"),
         (lambda: NewNeuron(scale=0), "scale is positive"),

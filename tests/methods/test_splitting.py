@@ -122,7 +122,10 @@ def test_channels_permute_with_their_proposals() -> None:
     [
         ({"signed": 0.5}, "at least 1"),
         ({"copies": (5,)}, "some of 2, 3 and 4"),
-        ({"step": 0.0}, "positive length"),
+        ({"step": 0.0}, "step is positive"),
+        ({"step": float("nan")}, "step is positive"),
+        ({"signed": float("nan")}, "signed is c"),
+        ({"surrogate": -3.0}, "surrogate is positive"),
         ({"eigen": "power"}, "'lanczos' or 'exact'"),
     ],
 )

@@ -474,3 +474,21 @@ def test_a_schedule_may_go_over_the_whole_run() -> None:
     grown = run(net(), data(), training=training)
     rates = [event["lr"] for event in grown.history if event["event"] == "epoch"]
     assert rates == pytest.approx([1e-3] * 3 + [1e-4] * 3)
+
+
+@pytest.mark.parametrize("rounds", [-1, 1.5])
+def test_rounds_that_would_never_end_are_refused(rounds: Any) -> None:
+    with pytest.raises(RamifyError, match="whole number of 0 or more"):
+        run(net(), data(), rounds=rounds)
+
+
+def test_what_cannot_be_trained_is_named() -> None:
+    with pytest.raises(RamifyError, match=r"round 0, epoch 0, step 0.* unfreeze some"):
+        run(net().requires_grad_(False), data())
+    with torch.no_grad(), pytest.raises(RamifyError, match=r"outside of torch\.no_grad"):
+        run(net(), data())
+
+
+def test_a_probe_that_ends_is_named() -> None:
+    with pytest.raises(RamifyError, match="no batch to measure the loss on"):
+        run(net(), data(), probe=iter(data()))

@@ -208,6 +208,8 @@ class LineSearch:
                 "the search goes from shortest to longest, two positive lengths, and got "
                 f"{self.shortest} and {self.longest}"
             )
+        if self.surrogate is not None:
+            check_positive("surrogate", self.surrogate)
         if self.points < 2:
             raise RamifyError(f"points is at least 2, the ends of the grid, and got {self.points}")
 

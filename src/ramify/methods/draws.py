@@ -5,6 +5,7 @@ Shape letters: `W` channels of a group, `M` copies of a split.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 
@@ -75,5 +76,5 @@ def check_positive(name: str, value: float) -> None:
     Raises:
         RamifyError: it is not.
     """
-    if value <= 0:
+    if not 0 < value < math.inf:
         raise RamifyError(f"{name} is positive, and got {value}")

@@ -17,6 +17,7 @@ from ramify.cost import Cost, CostModel
 from ramify.edit import Split
 from ramify.eigen import Extremes, exact_extremes, lanczos_extremes
 from ramify.errors import RamifyError
+from ramify.methods.draws import check_positive
 from ramify.methods.proposal import Proposal
 from ramify.probe import Loss, Probe, Target, mean_product, probes, sizes
 from ramify.trace import ChannelGraph
@@ -146,14 +147,15 @@ class SplittingDescent:
     every: bool = False
 
     def __post_init__(self) -> None:
-        if self.signed < 1:
+        if not 1 <= self.signed < math.inf:
             raise RamifyError(f"signed is c of S3D and at least 1, and got {self.signed}")
         if not self.copies or not set(self.copies) <= {2, 3, 4}:
             raise RamifyError(f"copies are some of 2, 3 and 4, and got {self.copies}")
         if self.eigen not in ("lanczos", "exact"):
             raise RamifyError(f"eigen is 'lanczos' or 'exact', and got '{self.eigen}'")
-        if self.step <= 0:
-            raise RamifyError(f"step is a positive length, and got {self.step}")
+        check_positive("step", self.step)
+        if self.surrogate is not None:
+            check_positive("surrogate", self.surrogate)
 
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
         """The best splits of every channel, largest gain first; rules leave gains of 0 and below.

@@ -11,7 +11,7 @@ from ramify.errors import RamifyError
 from ramify.methods import Method
 from ramify.models import NAMES
 from ramify.run.named import OPTIONS, check_options, named
-from ramify.run.steps import checked_budget
+from ramify.run.steps import checked_budget, checked_rounds
 from ramify.run.training import Training
 from ramify.select import Rule, Threshold, TopFraction, TradeOff
 
@@ -217,9 +217,8 @@ class GrowConfig(TrainConfig):
                 f"threshold is {self.threshold}; only splitting indices below 0 pay, so it is "
                 "0 or less."
             )
-        if self.rounds < 0:
-            raise RamifyError(f"rounds is {self.rounds}; it must not be negative.")
-        checked_budget(self.budget), self.rule(), self.growth(self.seed)
+        checked_rounds(self.rounds), checked_budget(self.budget)
+        self.rule(), self.growth(self.seed)
 
     def arms(self) -> tuple[str, ...]:
         """The networks that each seed trains."""

@@ -14,7 +14,7 @@ from ramify.errors import RamifyError
 from ramify.methods import Method
 from ramify.probe import Loss
 from ramify.run.journal import Data, Epoch, Event, Journal, Passes, distinct, steps_of
-from ramify.run.steps import checked_budget, choose, costs, edit_event, measured
+from ramify.run.steps import checked_budget, checked_rounds, choose, costs, edit_event, measured
 from ramify.run.training import Training, make_optimizer, train_epoch
 from ramify.select import Rule
 from ramify.trace import ChannelGraph, trace
@@ -89,7 +89,8 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
 
     Raises:
         RamifyError: The loss is not one a sample, something is no longer finite, a follower is the
-            model itself, the budget is not one, or the checkpoint is damaged or of another model.
+            model itself, rounds or budget are out of range, or the checkpoint is damaged or of
+            another model.
 
     Example:
         >>> import torch, ramify
@@ -107,7 +108,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
 
     Source: Splitting Steepest Descent, Algorithm 1; Gauss-Newton morphisms, Algorithm 1.
     """
-    limits: Event = {"rounds": rounds, "budget": checked_budget(budget)}
+    limits: Event = {"rounds": checked_rounds(rounds), "budget": checked_budget(budget)}
     optimizer = make_optimizer(model, training)
     file = None if checkpoint is None else Path(checkpoint)
     journal = Journal(model, optimizer, distinct(model, followers), file, log, tags or {})

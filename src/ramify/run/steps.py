@@ -79,6 +79,23 @@ def within(graph: ChannelGraph, budget: Mapping[str, float]) -> bool:
     return all(spent[name] <= most for name, most in budget.items())
 
 
+def checked_rounds(rounds: int) -> int:
+    """How often to edit at most.
+
+    Args:
+        rounds: As the user gave it.
+
+    Returns:
+        The same.
+
+    Raises:
+        RamifyError: It is no whole number of 0 or more, and the loop would never end.
+    """
+    if not isinstance(rounds, int) or rounds < 0:
+        raise RamifyError(f"rounds is {rounds!r}; give a whole number of 0 or more.")
+    return rounds
+
+
 def checked_budget(budget: Mapping[str, float] | None) -> dict[str, float] | None:
     """The budget as plain numbers.
 

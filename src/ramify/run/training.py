@@ -136,8 +136,8 @@ def train_epoch(
         The mean training loss, and the number of steps.
 
     Raises:
-        RamifyError: The loss is not one a sample, the loss or a weight is no longer finite, or
-            there are no batches.
+        RamifyError: The loss is not one a sample or hangs on no parameter, the loss or a weight is
+            no longer finite, or there are no batches.
     """
     model.train()
     total, samples, steps = 0.0, 0, 0
@@ -146,6 +146,11 @@ def train_epoch(
             group["lr"] = group["initial_lr"] * factor(steps)
         with _located(f"{where}, step {steps}"):
             losses = checked_loss(loss, model, batch)
+            if not losses.requires_grad:
+                raise RamifyError(
+                    "the loss hangs on no parameter that takes gradients; unfreeze some, and train "
+                    "outside of torch.no_grad."
+                )
         mean = losses.mean()
         optimizer.zero_grad(set_to_none=True)
         mean.backward()
@@ -188,12 +193,29 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def mean_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> float:
-    """The mean loss over every sample of ``batches``, in evaluation mode."""
+    """The mean loss over every sample of ``batches``, in evaluation mode.
+
+    Args:
+        model: The network.
+        loss: ``loss(model, batch)``, one loss a sample, shape (S,).
+        batches: What to measure on.
+
+    Returns:
+        The mean.
+
+    Raises:
+        RamifyError: There is no batch, or the loss is not one finite number a sample.
+    """
     total, samples = 0.0, 0
     with evaluating(model):
         for batch in batches:
             losses = checked_loss(loss, model, batch)
             total, samples = total + float(losses.sum()), samples + len(losses)
+    if not samples:
+        raise RamifyError(
+            "there is no batch to measure the loss on; give a list or a DataLoader, not an "
+            "iterator that ends after one pass."
+        )
     return total / samples
 
 
