@@ -306,7 +306,7 @@ def test_a_mistake_shows_before_anything_is_written(
     with pytest.raises(RamifyError, match="nothing_here"):
         prepare(config(model="nothing_here"))
     if not torch.cuda.is_available():
-        with pytest.raises(RamifyError, match="no cuda on this machine; give --device cpu"):
+        with pytest.raises(RamifyError, match="no device .cuda. on this machine; give cpu"):
             prepare(config(device="cuda"))
 
 

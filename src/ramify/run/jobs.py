@@ -94,11 +94,12 @@ def prepare(config: TrainConfig) -> Dataset:
         RamifyError: The device, the data set or the model is not there.
     """
     try:
-        device = torch.device(config.device)
-    except RuntimeError:
-        raise RamifyError(f"there is no device {config.device!r}; give cpu or cuda.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RamifyError(f"there is no {config.device} on this machine; give --device cpu.")
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError):  # which of them, hangs on how torch was built
+        raise RamifyError(
+            f"there is no device {config.device!r} on this machine; give cpu, or cuda where torch "
+            "finds one."
+        ) from None
     dataset = load(config.data)
     scores = try_model(build_seed(config, dataset), dataset.x_train[:1])
     wanted = (1, len(dataset.classes))

@@ -64,8 +64,12 @@ class Training:
                 raise RamifyError(f"unknown {name} {value!r}; choose one of {', '.join(known)}.")
         if self.epochs < 1:
             raise RamifyError(f"epochs is {self.epochs}; a round needs at least 1.")
-        if not self.lr > 0:
+        if not 0 < self.lr < math.inf:
             raise RamifyError(f"the learning rate is {self.lr}; it must be above 0.")
+        if not 0 <= self.momentum < 1:
+            raise RamifyError(f"momentum is {self.momentum}; it is 0 or more, and below 1.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise RamifyError(f"weight_decay is {self.weight_decay}; it must not be negative.")
         if self.nesterov and not self.momentum > 0:
             raise RamifyError("nesterov is a form of momentum; give a momentum above 0.")
         marks = (0.0, *self.milestones, 1.0)
