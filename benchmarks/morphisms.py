@@ -1,0 +1,172 @@
+"""What a step of learning every morphism costs, over a plain training step of the same network.
+
+    python -m benchmarks.morphisms
+
+Both kinds of step are taken in turn in one process, on the same batch; the median of each is
+compared. `convolutions` counts the multiply-accumulates of all convolutions that a step runs,
+forward and backward, over those of the training step, and `floor` is the least that equation (1)
+can do with: the forward and the gradient to the activations that training has too, one convolution
+of every producer with the displaced kernels forward and one to them backward, and two of every
+depthwise convolution on a path, each way. Memory is the peak that a process of its own reaches
+above what it held before the step, over the same of training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import ramify
+from ramify.methods.gauss_newton import Morphisms
+from ramify.models.registry import build
+from ramify.run.training import cross_entropy
+
+NETS: dict[str, tuple[str, int]] = {
+    "VGG-19-16": ("vgg19", 16),
+    "VGG-19-32": ("vgg19", 32),
+    "ResNet-20": ("resnet20", 16),
+    "ResNet-20, twice as wide": ("resnet20", 32),
+    "MobileNetV1-32": ("mobilenet_v1", 32),
+    "MobileNetV1-64": ("mobilenet_v1", 64),
+}
+Steps = dict[str, Callable[[], object]]
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts the multiply-accumulates of convolutions, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the operation; count it where it is a convolution."""
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default:
+            self.macs += out[0].numel() * len(out) * args[1][0].numel()
+        elif func is torch.ops.aten.convolution_backward.default:
+            each = args[0].numel() * args[2][0].numel()
+            self.macs += each * sum(args[-1][:2])
+        return out
+
+
+def floor(model: nn.Module, x: Tensor) -> float:
+    """The least convolutions of a morphism step over those of training."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    sizes: dict[nn.Module, int] = {}
+    handles = [
+        m.register_forward_hook(
+            lambda m, _, out: sizes.__setitem__(m, out.numel() * m.weight[0].numel())
+        )
+        for m in layers
+    ]
+    with torch.no_grad():
+        model(x)
+    for handle in handles:
+        handle.remove()
+    plain = 3 * sum(sizes.values()) - sizes[layers[0]]  # no gradient to the images
+    depthwise = sum(size for m, size in sizes.items() if isinstance(m, nn.Conv2d) and m.groups > 1)
+    own = 2 * sum(sizes.values()) - sizes[layers[0]]
+    return (own + 2 * (sum(sizes.values()) - depthwise) + 4 * depthwise) / plain
+
+
+def steps(name: str, width: int, batch: int) -> tuple[nn.Module, Tensor, Steps]:
+    """A network, a batch, and the two kinds of step on them."""
+    torch.manual_seed(0)
+    model = build(name, dataset_shape=(3, 32, 32), classes=10, width=width).train()
+    x, y = torch.randn(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
+
+    def train() -> None:
+        model.train()
+        optimizer.zero_grad()
+        cross_entropy(model, (x, y)).mean().backward()
+        optimizer.step()
+
+    train()
+    learners = {
+        kinds: Morphisms(ramify.trace(model, x[:1]), ramify.GaussNewton(morphisms=kinds))
+        for kinds in (("split",), ("split", "prune"))
+    }
+    found: Steps = {"training": train}
+    for kinds, learner in learners.items():
+        found[" and ".join(kinds)] = lambda learner=learner: learner.step(  # type: ignore[misc]
+            cross_entropy, (x, y), 0.5
+        )
+    return model, x, found
+
+
+def timed(each: Steps, rounds: int) -> dict[str, float]:
+    """The median seconds of each kind of step, taken in turn."""
+    seconds: dict[str, list[float]] = {kind: [] for kind in each}
+    for number in range(rounds + 2):
+        for kind, step in each.items():
+            start = time.perf_counter()
+            step()
+            if number >= 2:  # the first ones find their memory and their labels
+                seconds[kind].append(time.perf_counter() - start)
+    return {kind: statistics.median(values) for kind, values in seconds.items()}
+
+
+def peak(name: str, width: int, batch: int, kind: str) -> int:
+    """Kilobytes above the start that a process of its own needs for a kind of step."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (name, width, batch, kind))
+
+
+def _peak(name: str, width: int, batch: int, kind: str) -> int:
+    torch.set_num_threads(1)
+    steps(name, width, 2)[2][kind]()  # what is imported and made once
+    step = steps(name, width, batch)[2][kind]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.morphisms", description=__doc__)
+    parser.add_argument("--batch", type=int, default=128, help="images a step")
+    parser.add_argument("--rounds", type=int, default=15, help="steps of each kind")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    print(
+        "| network | channels | training, ms | split | and prune | convolutions | floor | memory |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for title, (name, width) in NETS.items():
+        model, x, each = steps(name, width, chosen.batch)
+        counted = {}
+        for kind, step in each.items():
+            with Convolutions() as counter:
+                step()
+            counted[kind] = counter.macs
+        seconds = timed(each, chosen.rounds)
+        base = seconds["training"]
+        channels = sum(g.width for g in ramify.trace(model, x[:1]).groups if g.can_split)
+        ratios = " | ".join(f"{seconds[k] / base:.2f}" for k in ("split", "split and prune"))
+        used = [peak(name, width, chosen.batch, kind) for kind in ("split and prune", "training")]
+        memory = used[0] / used[1]
+        convolutions = counted["split"] / counted["training"]
+        print(
+            f"| {title} | {channels} | {1e3 * base:.0f} | {ratios} | {convolutions:.2f} "
+            f"| {floor(model, x):.2f} | {memory:.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
