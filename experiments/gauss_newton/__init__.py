@@ -1,0 +1,1 @@
+"""The experiments of "Learning morphisms with Gauss-Newton approximation for growing networks"."""

@@ -1,0 +1,1 @@
+"""Estimated against true changes of the loss by single morphisms (Figures 3 and 4)."""

@@ -1,0 +1,84 @@
+"""The command; `python -m experiments.gauss_newton.cifar10 --help`."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from experiments.gauss_newton.cifar10.figure import figure
+from experiments.gauss_newton.cifar10.study import ARMS, Settings, run
+from experiments.gauss_newton.cifar10.table import page
+
+
+def options() -> argparse.ArgumentParser:
+    """What the command takes; every setting of the study is an option of its name."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.gauss_newton.cifar10",
+        description="Grow, widen and prune one network to the same parameters in the same steps. "
+        "What is finished stays in the folder, and the same command goes on from it.",
+    )
+    usual = asdict(Settings())
+    for field in fields(Settings):
+        value = usual[field.name]
+        parser.add_argument(f"--{field.name}", type=type(value), default=value)
+    parser.add_argument("--arms", default=",".join(ARMS), help="some of them")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--out", type=Path, default=Path("runs/gauss-newton-cifar10"))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run every arm and seed that is not in results.jsonl yet, then write table and figure."""
+    chosen = vars(options().parse_args(arguments))
+    out, jobs = chosen.pop("out"), chosen.pop("jobs")
+    pairs = list(itertools.product(range(chosen.pop("seeds")), chosen.pop("arms").split(",")))
+    settings, console, started = Settings(**chosen), Console(), time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "results.jsonl"
+    results = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    results = [result for result in results if result["settings"] == asdict(settings)]
+    known = {(result["seed"], result["arm"]) for result in results}
+    todo = [(arm, seed) for seed, arm in pairs if (seed, arm) not in known]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        futures = [pool.submit(run, arm, seed, settings) for arm, seed in todo]
+        for number, future in enumerate(as_completed(futures), 1):
+            results.append(future.result())
+            lines = "".join(json.dumps(result) + "\n" for result in results)
+            write_text(file, lines)
+            spent = time.monotonic() - started
+            left = spent / number * (len(todo) - number) / 60
+            console.print(f"{line(results[-1])}; about {left:.0f} min left", highlight=False)
+    text = page(results)
+    (out / "results.md").write_text(text)
+    (out / "figure.png").write_bytes(figure(results))
+    console.print(Markdown(text))
+
+
+def line(result: dict[str, Any]) -> str:
+    """What one arm came to."""
+    accuracy, params = 100 * result["accuracy"], result["params"]
+    return f"{result['arm']}, seed {result['seed']}: {accuracy:.1f} %, {params:,} parameters"
+
+
+def write_text(file: Path, text: str) -> None:
+    """Replace a file as a whole."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
+
+
+if __name__ == "__main__":
+    main()
