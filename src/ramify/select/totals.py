@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from ramify.cost import RESOURCES, CostModel
+from ramify.cost import RESOURCES, CostModel, growth
 from ramify.edit import Prune
 from ramify.errors import RamifyError
 from ramify.latency import measure_edited
@@ -50,7 +50,8 @@ def fit(
     prunes = [proposal for proposal in best if isinstance(proposal.edit, Prune)]
     if not _within(graph, budget)([]):
         return _until(prunes, _within(graph, budget))
-    return _as_many(prunes, [p for p in best if p not in prunes], graph, budget)
+    splits = [proposal for proposal in best if not isinstance(proposal.edit, Prune)]
+    return _as_many(prunes, splits, graph, budget)
 
 
 Check = Callable[[Sequence[Proposal]], bool]
@@ -88,11 +89,19 @@ def _as_many(
     budget: Mapping[str, float],
 ) -> list[Proposal]:
     """The prunes, and the splits that fit, best first."""
-    counted = _within(graph, {name: budget[name] for name in budget if name in RESOURCES})
-    kept: list[Proposal] = []
+    counted = {name: budget[name] for name in budget if name in RESOURCES}
+    model, kept = CostModel(graph), list[Proposal]()
+    number, widths = {name: n for n, name in enumerate(model.names)}, model.widths.copy()
+    for name, change in growth(prune.edit for prune in prunes).items():
+        widths[number[graph[name].name]] += change
     for split in splits:
-        if counted([*prunes, *kept, split]):
+        place, more = number[graph[split.edit.group].name], sum(growth([split.edit]).values())
+        widths[place] += more
+        cost = model.cost(widths)
+        if all(cost.of(name) <= most for name, most in counted.items()):
             kept.append(split)
+        else:
+            widths[place] -= more
     if "latency" in budget:  # measured: in as few shapes as bisection takes
         within = _within(graph, {"latency": budget["latency"]})
         low, high = 0, len(kept)
