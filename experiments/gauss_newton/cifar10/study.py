@@ -19,7 +19,8 @@ from ramify.run.compare import wide
 from ramify.run.training import Training, cross_entropy, evaluate, make_optimizer, train_epoch
 
 ARMS = {
-    "gauss-newton": "Gauss-Newton",
+    "gauss-newton": "Gauss-Newton, splits",
+    "gauss-newton-both": "Gauss-Newton, splits and prunes",
     "s2d": "S2D",
     "s3d": "S3D, c = 1.3",
     "random": "random splits",
@@ -158,8 +159,9 @@ def _edit(
     method: ramify.methods.Method
     rule: ramify.select.Rule = ramify.TopFraction(settings.fraction)
     probe: Any = [(data.dataset.x_train[: settings.probe], data.dataset.y_train[: settings.probe])]
-    if arm == "gauss-newton":
-        method = ramify.GaussNewton(epochs=settings.phase, seed=seed)
+    if arm.startswith("gauss-newton"):
+        kinds = ("split",) if arm == "gauss-newton" else ("split", "prune")
+        method = ramify.GaussNewton(morphisms=kinds, epochs=settings.phase, seed=seed)
         rule, probe = ramify.TradeOff(params=settings.tradeoff, per_group=0.3), data
     elif arm == "random":
         method = ramify.RandomSplit(seed=seed * 1000 + len(data.done))

@@ -44,6 +44,7 @@ class GaussNewton:
     where k runs over the consumers of the channel, :math:`g_k` is the gradient of one sample's loss
     at k's own read, and :math:`\hat L` the mean loss of the batch. A prune is
     :math:`\Delta a_k = -a_k`, which is what :class:`ramify.Prune` does, and has nothing to learn.
+    Both are proposed for groups that can be split: others are read without a weight somewhere.
     Where several layers make one channel (a residual stream) or a depthwise convolution lies on the
     way, the split moves all its producers together and is followed to every consumer. Norms hold
     their running statistics. Activations of any kind are taken as they are: v is finite.
@@ -78,8 +79,8 @@ class GaussNewton:
     def __post_init__(self) -> None:
         if not self.morphisms or not set(self.morphisms) <= set(MORPHISMS):
             raise RamifyError(f"morphisms are some of {MORPHISMS}, and got {self.morphisms}")
-        if self.epochs < 1:
-            raise RamifyError(f"epochs is at least 1, and got {self.epochs}")
+        if not isinstance(self.epochs, int) or self.epochs < 1:
+            raise RamifyError(f"epochs is a whole number of at least 1, and got {self.epochs}")
         for name in ("lr", "start"):
             if not getattr(self, name) > 0:
                 raise RamifyError(f"{name} is above 0, and got {getattr(self, name)}")
@@ -181,7 +182,8 @@ class Morphisms:
         if totals:
             torch.stack([total.double() for total in totals]).sum().backward()
             self._optimizer.step()
-            self._hold()
+            if self._limits:
+                self._hold()
 
     @torch.no_grad()
     def _hold(self) -> None:
@@ -257,19 +259,21 @@ def _rows(target: Target, tensors: Mapping[str, Tensor]) -> Rows:
 
 def _lengths(rows: Rows, tensors: Mapping[str, Tensor]) -> Tensor:
     """The length of each channel over all producers, (W,), in float32 at least."""
-    parts = [
-        tensors[name].detach().movedim(dim, 0)[where].flatten(1).float().square().sum(1)
-        for name, dim, where in rows
-    ]
+    parts = []
+    for name, dim, where in rows:
+        kernel = tensors[name].detach().movedim(dim, 0)[where].flatten(1)
+        wide = kernel.to(torch.promote_types(kernel.dtype, torch.float32))
+        parts.append(wide.square().sum(1))
     return torch.stack(parts).sum(0).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def _limits(
     found: Sequence[Rows], tensors: Mapping[str, Tensor], settings: GaussNewton
 ) -> list[Tensor]:
-    """How long v of each channel may be; a channel of zeros may make a first step."""
-    radius = math.inf if settings.radius is None else settings.radius
-    return [radius * _lengths(rows, tensors).clamp_min(settings.lr) for rows in found]
+    """How long v of each channel may be, none without a bound; zeros may make a first step."""
+    if settings.radius is None:
+        return []
+    return [settings.radius * _lengths(rows, tensors).clamp_min(settings.lr) for rows in found]
 
 
 def _drawn(

@@ -149,8 +149,9 @@ class SplittingDescent:
     def __post_init__(self) -> None:
         if not 1 <= self.signed < math.inf:
             raise RamifyError(f"signed is c of S3D and at least 1, and got {self.signed}")
-        if not self.copies or not set(self.copies) <= {2, 3, 4}:
-            raise RamifyError(f"copies are some of 2, 3 and 4, and got {self.copies}")
+        given = self.copies if isinstance(self.copies, tuple) else ()
+        if not given or not set(given) <= {2, 3, 4}:
+            raise RamifyError(f"copies are some of 2, 3 and 4 as a tuple, and got {self.copies}")
         if self.eigen not in ("lanczos", "exact"):
             raise RamifyError(f"eigen is 'lanczos' or 'exact', and got '{self.eigen}'")
         check_positive("step", self.step)
