@@ -34,6 +34,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--tests", type=int, default=usual.tests, help="test images")
     parser.add_argument("--epochs", type=int, default=usual.epochs, help="epochs of training")
     parser.add_argument("--phase", type=int, default=usual.phase, help="epochs of morphisms")
+    parser.add_argument("--radius", type=float, default=usual.radius, help="of v; 0 for none")
     parser.add_argument("--lr", type=float, default=usual.lr, help="of the weights")
     parser.add_argument(
         "--rivals", type=int, default=usual.rivals, help="channels to compare ways on (Figure 4)"

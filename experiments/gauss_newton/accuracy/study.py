@@ -43,6 +43,7 @@ class Settings:
         epochs: of training, with the weights moving.
         phase: epochs of learning morphisms, with the weights held.
         batch: samples a step.
+        radius: of the displacements; 0 for none, as in the paper.
         rivals: channels of the first group whose split is also sought by line search and by
             expanding the network (Figure 4).
         lr: learning rate of the weights; constant, as in the paper.
@@ -57,6 +58,7 @@ class Settings:
     epochs: int = 20
     phase: int = 20
     batch: int = 64
+    radius: float = 1.0
     rivals: int = 0
     lr: float = 0.1
     seed: int = 0
@@ -93,7 +95,7 @@ def run(settings: Settings, say: Say) -> dict[str, Any]:
     say(f"trained: test accuracy {100 * accuracy:.1f} %, test loss {loss:.3f}")
     graph = ramify.trace(model, dataset.x_train[:1])
     started = time.monotonic()
-    method = GaussNewton(epochs=settings.phase, seed=settings.seed)
+    method = GaussNewton(epochs=settings.phase, radius=settings.radius or None, seed=settings.seed)
     proposals = method.propose(graph, cross_entropy, epochs)
     say(f"learned {len(proposals)} morphisms in {time.monotonic() - started:.0f} s")
     chosen = [group_at(graph, name) for name in settings.groups]
@@ -176,9 +178,7 @@ def rivals(
     if not settings.rivals:
         return []
     name = group_at(graph, "first")
-    sample = [
-        next(iter(batches(epochs.dataset, 1000, settings.seed, 10_000 + n))) for n in range(2)
-    ]
+    sample = [next(iter(batches(epochs.dataset, 128, settings.seed, 10_000 + n))) for n in range(2)]
     trial = Trial(graph, cross_entropy, test)
     found: dict[int, dict[str, Any]] = {}
     learned = [p for p in proposals if p.edit.group == name and isinstance(p.edit, ramify.Split)]
