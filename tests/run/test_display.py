@@ -36,6 +36,9 @@ EDIT: dict[str, Any] = {
     "proposals": [proposal(0, 2, True), proposal(1, 2, False), proposal(2, 3, True)],
     "params_before": 100,
     "params_after": 1500,
+    "loss_before": 1.47,
+    "loss_after": 5.0921,
+    "predicted_gain": 2.0334,
 }
 
 
@@ -54,10 +57,24 @@ def test_without_a_terminal_edits_and_results_are_lines(config: Make) -> None:
         for event in (EDIT, *events("grown-0", 6)):
             shown.event(event)
     assert text(console).split("\n") == [
-        "grown-0: round 1, split 2 of 3 channels, 100 -> 1,500 parameters",
+        "grown-0: round 1, split 2 of 3 channels, 100 -> 1,500 parameters, "
+        "loss 1.470 -> 5.092 (predicted 2.033 less)",
         "grown-0: finished, test accuracy 90.00 %, 1,234 parameters, 40 steps in 2 s",
         "",
     ]
+
+
+@pytest.mark.parametrize(
+    ("gain", "shown"),
+    [(0.25, " (predicted 0.2500 less)"), (-1.25e-5, " (predicted 1.250e-05 more)"), (None, "")],
+)
+def test_an_edit_line_says_less_or_more_or_nothing_of_the_loss(
+    config: Make, gain: float | None, shown: str
+) -> None:
+    console = plain()
+    with Display(console, config(), []) as following:
+        following.event(EDIT | {"predicted_gain": gain})
+    assert text(console).rstrip("\n").partition("5.092")[2] == shown
 
 
 def test_prunes_are_counted_apart_and_a_stop_gives_its_reason(config: Make) -> None:

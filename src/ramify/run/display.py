@@ -151,8 +151,17 @@ def _edit_line(event: dict[str, Any]) -> str:
     channels = len({(p["group"], p["channel"]) for p in event["proposals"]})
     return (
         f"{event['job']}: round {event['round']}, {' and '.join(done)} of {channels} "
-        f"channels, {event['params_before']:,} -> {event['params_after']:,} parameters"
+        f"channels, {event['params_before']:,} -> {event['params_after']:,} parameters, "
+        f"loss {event['loss_before']:#.4g} -> {event['loss_after']:#.4g}"
+        f"{_predicted(event['predicted_gain'])}"
     )
+
+
+def _predicted(gain: float | None) -> str:
+    """What was expected of the loss, where the method says so."""
+    if gain is None:
+        return ""
+    return f" (predicted {abs(gain):#.4g} {'less' if gain >= 0 else 'more'})"
 
 
 def stop_line(event: Mapping[str, Any]) -> str:
