@@ -308,7 +308,8 @@ RETRAIN_HELP = (
     "Train the shape that a run arrived at from scratch, with fresh weights: what it is worth by "
     "itself. SOURCE is the folder of a finished run, whose data, model and settings are taken, or "
     "a network that ramify.save wrote, which needs --data and --model. "
-    "Results go to SOURCE/retrain."
+    "Results go to SOURCE/retrain, or SOURCE-retrain for a saved network; --out names another "
+    "folder."
 )
 
 
@@ -337,7 +338,14 @@ def retrain(  # noqa: PLR0913, PLR0917  (one argument an option)
     seeds: Seeds = None,
     device: Device = None,
     threads: Threads = None,
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        _option(
+            "--out",
+            panel=RUN,
+            text="A new folder for the run (SOURCE/retrain; SOURCE-retrain for a saved network).",
+        ),
+    ] = None,
     resume: Resume = None,
 ) -> None:
     """Begin to train a shape from scratch, or go on with it."""

@@ -39,7 +39,9 @@ def test_what_is_no_run_is_not_written_to(tmp_path: Path, kind: str) -> None:
         path.mkdir()
         path = path / "notes.txt"
     path.write_text("mine")
-    with pytest.raises(RamifyError, match="run already holds something; give another folder"):
+    with pytest.raises(
+        RamifyError, match="run already holds something; give another folder by --out"
+    ):
         make(tmp_path)
     assert path.read_text() == "mine"
 

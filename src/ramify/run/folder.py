@@ -51,7 +51,8 @@ class RunFolder:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             isrun = (path / CONFIG).exists()
             raise RamifyError(
-                f"{path} already holds {'a run' if isrun else 'something'}; give another folder"
+                f"{path} already holds {'a run' if isrun else 'something'}; give another "
+                "folder by --out"
                 + (f", or go on with that run by --resume {path}." if isrun else ".")
             )
         write_json(path / VERSIONS, _versions())
