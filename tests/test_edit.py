@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -435,3 +436,20 @@ def test_a_width_that_the_trace_could_not_see_is_taken_back() -> None:
         ramify.apply(graph, [Split("a", 0)])
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert model.a.out_features == 4
+
+
+def test_a_graph_is_used_up_by_its_edit_also_where_the_widths_stay() -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    graph = ramify.trace(net, torch.randn(1, 4))
+    edited = ramify.apply(graph, [Split("0", 0), Prune("0", 2)])
+    assert edited["0"].width == graph["0"].width
+    with pytest.raises(RamifyError, match="was edited since this graph was made"):
+        ramify.apply(graph, [Prune("0", 0)])
+    assert ramify.apply(edited, [Prune("0", 0)])["0"].width == 5
+
+
+def test_one_follower_need_not_stand_in_a_list() -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    average = copy.deepcopy(net)
+    ramify.apply(ramify.trace(net, torch.randn(1, 4)), Prune("0", 0), followers=average)
+    assert average[0].out_features == 5

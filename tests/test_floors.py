@@ -29,6 +29,7 @@ FLOORS = (
     {"run"},
     {"report"},
     {"cli"},
+    {"__main__"},
     {ROOF},
 )
 HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}

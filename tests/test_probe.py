@@ -342,3 +342,10 @@ def test_an_old_graph_is_refused() -> None:
     ramify.apply(graph, [ramify.Split("a", 0)])
     with pytest.raises(ramify.RamifyError, match="trace again"):
         ramify.SplittingDescent().propose(graph, per_sample, [batch])
+
+
+def test_a_batch_that_is_no_list_of_batches_is_explained() -> None:
+    net, batch = prepared("perceptron")
+    graph = ramify.trace(net, batch[0][:2])
+    with pytest.raises(ramify.RamifyError, match="iterable of batches"):
+        ramify.SplittingDescent().propose(graph, per_sample, batch)

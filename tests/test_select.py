@@ -150,3 +150,13 @@ def test_what_rules_refuse() -> None:
     graphs = [ramify.trace(net, torch.randn(2, 3)) for _ in range(2)]
     with pytest.raises(ramify.RamifyError, match="different traces"):
         ramify.Threshold().select([replace(offer("0", n, 1.0, 1), graph=graphs[n]) for n in (0, 1)])
+
+
+def test_fit_takes_no_more_scored_prunes_than_the_budget_asks_for() -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    x = torch.randn(8, 4)
+    graph = ramify.trace(net, x)
+    proposals = ramify.L1().propose(graph, lambda model, batch: model(batch).sum(1), [x])
+    now = sum(parameter.numel() for parameter in net.parameters())
+    assert ramify.fit(proposals, graph, {"params": now}) == []
+    assert len(ramify.fit(proposals, graph, {"params": now - 1})) == 1

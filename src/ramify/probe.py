@@ -199,9 +199,9 @@ def checked_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
         Shape (S,).
 
     Raises:
-        RamifyError: the loss is not of shape (S,), S is 0, or a value is not finite.
+        RamifyError: the loss fails, is not of shape (S,), S is 0, or a value is not finite.
     """
-    values = loss(model, batch)
+    values = _called(loss, model, batch)
     if not isinstance(values, Tensor) or values.dim() != 1:
         seen = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values)
         raise RamifyError(
@@ -217,6 +217,20 @@ def checked_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
             "rate or check the data before growing"
         )
     return values
+
+
+def _called(loss: Loss, model: nn.Module, batch: Any) -> Any:
+    """What the loss gives; where it fails, the error says on what."""
+    try:
+        return loss(model, batch)
+    except (RamifyError, torch.OutOfMemoryError):
+        raise
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise RamifyError(
+            f"loss(model, batch) failed on a batch of type {type(batch).__name__} "
+            f"({type(error).__name__}: {error}): it takes the model and one of the batches, which "
+            "are given as a list or another iterable of batches, such as [batch]"
+        ) from error
 
 
 def check_weights(model: nn.Module) -> None:

@@ -18,7 +18,16 @@ from ramify.report.theme import LIGHT, themed
 COLORS = dict(
     zip(
         ARMS,
-        (LIGHT["accent"], "#2f9e8f", "#3f68c8", "#8a4fae", "#b09a12", "#777777", "#c4641b", "#c0392b"),
+        (
+            LIGHT["accent"],
+            "#2f9e8f",
+            "#3f68c8",
+            "#8a4fae",
+            "#b09a12",
+            "#777777",
+            "#c4641b",
+            "#c0392b",
+        ),
         strict=True,
     )
 )

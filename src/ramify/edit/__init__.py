@@ -6,9 +6,10 @@ it is multiplied by a scale. Pruning drops indices, splitting repeats them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import replace
 
+from torch import nn
 from torch.optim import Optimizer
 
 from ramify.edit.carry import Follower, Swap, stage_follower, stage_model, stage_optimizer
@@ -26,7 +27,7 @@ def apply(
     edits: Iterable[Edit],
     *,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
-    followers: Iterable[Follower] = (),
+    followers: Follower | Iterable[Follower] = (),
 ) -> ChannelGraph:
     r"""Carry out edits on the model, its optimizer and its followers, all or nothing.
 
@@ -41,8 +42,8 @@ def apply(
         graph: what `ramify.trace` gave for the model.
         edits: `Prune` and `Split`, at most one for a channel.
         optimizer: the optimizer (or several) whose state follows.
-        followers: models or state dictionaries with the same names and shapes: weight averages,
-            teachers.
+        followers: one or several models or state dictionaries with the same names and shapes:
+            weight averages, teachers.
 
     Returns:
         The graph of the edited model; its `origin` says where each channel came from.
@@ -72,7 +73,7 @@ def apply(
     swap = Swap()
     try:
         stage_model(swap, graph, plan)
-        for follower in followers:
+        for follower in _several(followers):
             stage_follower(swap, graph, plan, follower)
         for each in optimizers:
             stage_optimizer(swap, graph, plan, each)
@@ -87,7 +88,14 @@ def apply(
     except BaseException:
         swap.undo()
         raise
+    graph.superseded = True
     return edited
+
+
+def _several(followers: Follower | Iterable[Follower]) -> list[Follower]:
+    if isinstance(followers, (nn.Module, MutableMapping)):
+        return [followers]
+    return list(followers)
 
 
 def _rehearse_splits(graph: ChannelGraph, edits: Sequence[Edit]) -> None:

@@ -167,7 +167,8 @@ def check_current(graph: ChannelGraph) -> None:
     """The graph describes the model as it is now, and what is made here may be trained.
 
     Raises:
-        RamifyError: the model has another shape than when it was traced, or this is inference mode.
+        RamifyError: the model was edited or has another shape since it was traced, or this is
+            inference mode.
     """
     if torch.is_inference_mode_enabled():
         raise RamifyError(
@@ -182,3 +183,8 @@ def check_current(graph: ChannelGraph) -> None:
                 f"'{name}' has shape {tuple(tensor.shape)} and {had} when the model was traced: "
                 "use the graph that the last apply returned, or trace again"
             )
+    if graph.superseded:
+        raise RamifyError(
+            "the model was edited since this graph was made, and its channels are others now: use "
+            "the graph that the last apply returned, or trace again"
+        )

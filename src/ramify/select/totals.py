@@ -22,9 +22,10 @@ def fit(
 ) -> list[Proposal]:
     """Cut a selection so that the edited model stays within, or comes to be within, a budget.
 
-    Where the model is within the budget, prunes are kept, and splits as long as they fit, largest
-    value first. Where it is over, splits are left, and prunes are taken, those that lose least
-    first, just until it is within.
+    Where the model is within the budget, splits are kept as long as they fit, largest value first,
+    and prunes with an expected gain; prunes that only have a score are ranked by what is least
+    needed, and nothing more needs to go. Where the model is over, splits are left, and prunes are
+    taken, those that lose least first, just until it is within, or all if they are too few.
 
     Args:
         proposals: what a rule selected.
@@ -36,7 +37,7 @@ def fit(
         The proposals to carry out, largest value first.
 
     Raises:
-        RamifyError: a budget of another name, or that no model can meet.
+        RamifyError: a budget of another name, or no total above 0.
     """
     for name, total in budget.items():
         if name not in BUDGETS:
@@ -51,6 +52,7 @@ def fit(
     if not _within(graph, budget)([]):
         return _until(prunes, _within(graph, budget))
     splits = [proposal for proposal in best if not isinstance(proposal.edit, Prune)]
+    prunes = [prune for prune in prunes if prune.score is None]
     return _as_many(prunes, splits, graph, budget)
 
 

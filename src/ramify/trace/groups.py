@@ -59,7 +59,7 @@ class ChannelGroup:
         return f"ChannelGroup({self.name!r}, width={self.width}, can={'+'.join(able) or 'nothing'})"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class ChannelGraph:
     """The channel groups of one model, as `ramify.trace` found them.
 
@@ -86,6 +86,8 @@ class ChannelGraph:
     verdicts: Verdicts
     again: Callable[[Verdicts | None], ChannelGraph]
     """Trace the same model again with the same settings."""
+    superseded: bool = False
+    """Whether an edit has given the model another graph."""
 
     def __getitem__(self, name: str) -> ChannelGroup:
         """The group of this name, or the one this module's or parameter's channels belong to."""
