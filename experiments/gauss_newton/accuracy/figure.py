@@ -40,7 +40,8 @@ def _draw(result: dict[str, Any]) -> Figure:
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     tall = len(kinds) + bool(result["rivals"])
     drawn = Figure(
-        figsize=(3.9 * len(groups), 3.7 * tall), layout=ConstrainedLayoutEngine(h_pad=0.12)
+        figsize=(max(3.9 * len(groups), 8.0), 3.7 * tall),
+        layout=ConstrainedLayoutEngine(h_pad=0.12),
     )
     grid = drawn.add_gridspec(tall, len(groups))
     for row in rows:
