@@ -49,7 +49,7 @@ def figure(results: Sequence[dict[str, Any]]) -> bytes:
 
 @themed
 def _draw(results: Sequence[dict[str, Any]]) -> Figure:
-    drawn = Figure(figsize=(12.5, 4.6), layout=ConstrainedLayoutEngine(w_pad=0.12))
+    drawn = Figure(figsize=(12.5, 5.4), layout=ConstrainedLayoutEngine(w_pad=0.12))
     left, middle, right = drawn.subplots(1, 3, width_ratios=(1.25, 1, 1.1))
     _paths(left, results)
     _finals(middle, results)
@@ -71,7 +71,7 @@ def _paths(axes: Axes, results: Sequence[dict[str, Any]]) -> None:
         xlabel="parameters, thousands",
         ylabel="test accuracy, %",
     )
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
 
 def _finals(axes: Axes, results: Sequence[dict[str, Any]]) -> None:
