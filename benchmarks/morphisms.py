@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -94,7 +94,6 @@ def steps(name: str, width: int, batch: int) -> tuple[nn.Module, Tensor, Steps]:
         cross_entropy(model, (x, y)).mean().backward()
         optimizer.step()
 
-    train()
     learners = {
         kinds: Morphisms(ramify.trace(model, x[:1]), ramify.GaussNewton(morphisms=kinds))
         for kinds in (("split",), ("split", "prune"))
@@ -127,12 +126,19 @@ def peak(name: str, width: int, batch: int, kind: str) -> int:
 
 def _peak(name: str, width: int, batch: int, kind: str) -> int:
     torch.set_num_threads(1)
-    steps(name, width, 2)[2][kind]()  # what is imported and made once
+    for small in steps(name, width, 2)[2].values():
+        small()  # what is imported and made once
     step = steps(name, width, batch)[2][kind]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _highest()
     for _ in range(3):
         step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return _highest() - before
+
+
+def _highest() -> int:
+    """The most kilobytes that this process has held; Linux says it of the process alone."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
 
 
 def main() -> None:
