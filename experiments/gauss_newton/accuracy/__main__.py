@@ -15,6 +15,7 @@ from rich.markdown import Markdown
 
 from experiments.gauss_newton.accuracy.figure import figure
 from experiments.gauss_newton.accuracy.study import PLACES, Settings, run, summary, wins
+from experiments.s2d.rbf.table import write
 
 
 def options() -> argparse.ArgumentParser:
@@ -59,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result = run(settings, say)
     text = page(result, time.monotonic() - started)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(result) + "\n")
-    (out / "figure.png").write_bytes(figure(result))
-    (out / "results.md").write_text(text)
+    write(out / "results.json", json.dumps(result) + "\n")
+    write(out / "figure.png", figure(result))
+    write(out / "results.md", text)
     console.print(Markdown(text))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from experiments.gauss_newton.accuracy.study import WAYS, summary
+from experiments.s2d.rbf.figure import png
 from ramify.report.theme import LIGHT, themed
 
 INK, SOFT = LIGHT["ink"], LIGHT["soft"]
@@ -28,9 +28,7 @@ def figure(result: dict[str, Any]) -> bytes:
     Returns:
         The file's bytes.
     """
-    memory = io.BytesIO()
-    _draw(result).savefig(memory, dpi=160, facecolor="white", metadata={"Software": None})
-    return memory.getvalue()
+    return png(_draw(result))
 
 
 @themed

@@ -19,6 +19,8 @@ from rich.markdown import Markdown
 from experiments.gauss_newton.cifar10.figure import figure
 from experiments.gauss_newton.cifar10.study import ARMS, Settings, run
 from experiments.gauss_newton.cifar10.table import page
+from experiments.s2d.rbf.table import write
+from ramify.run.files import write_lines
 
 
 def options() -> argparse.ArgumentParser:
@@ -56,14 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         futures = [pool.submit(run, arm, seed, settings) for arm, seed in todo]
         for number, future in enumerate(as_completed(futures), 1):
             results.append(future.result())
-            lines = "".join(json.dumps(result) + "\n" for result in results)
-            write_text(file, lines)
+            write_lines(file, results)
             spent = time.monotonic() - started
             left = spent / number * (len(todo) - number) / 60
             console.print(f"{line(results[-1])}; about {left:.0f} min left", highlight=False)
     text = page(results)
-    (out / "results.md").write_text(text)
-    (out / "figure.png").write_bytes(figure(results))
+    write(out / "results.md", text)
+    write(out / "figure.png", figure(results))
     console.print(Markdown(text))
 
 
@@ -71,13 +72,6 @@ def line(result: dict[str, Any]) -> str:
     """What one arm came to."""
     accuracy, params = 100 * result["accuracy"], result["params"]
     return f"{result['arm']}, seed {result['seed']}: {accuracy:.1f} %, {params:,} parameters"
-
-
-def write_text(file: Path, text: str) -> None:
-    """Replace a file as a whole."""
-    new = file.with_suffix(".new")
-    new.write_text(text)
-    new.replace(file)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from experiments.gauss_newton.cifar10.study import ARMS
 from experiments.gauss_newton.cifar10.table import rows
+from experiments.s2d.rbf.figure import png
 from ramify.report.theme import LIGHT, themed
 
 COLORS = dict(
@@ -42,9 +42,7 @@ def figure(results: Sequence[dict[str, Any]]) -> bytes:
     Returns:
         The file's bytes.
     """
-    memory = io.BytesIO()
-    _draw(results).savefig(memory, dpi=160, facecolor="white", metadata={"Software": None})
-    return memory.getvalue()
+    return png(_draw(results))
 
 
 @themed
