@@ -13,9 +13,9 @@ import torch
 from rich.console import Console
 from rich.markdown import Markdown
 
+from experiments.files import write
 from experiments.gauss_newton.accuracy.figure import figure
 from experiments.gauss_newton.accuracy.study import PLACES, Settings, run, summary, wins
-from experiments.s2d.rbf.table import write
 
 
 def options() -> argparse.ArgumentParser:

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from experiments.files import png
 from experiments.gauss_newton.accuracy.study import WAYS, summary
-from experiments.s2d.rbf.figure import png
 from ramify.report.theme import LIGHT, themed
 
 INK, SOFT = LIGHT["ink"], LIGHT["soft"]

@@ -16,10 +16,10 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
+from experiments.files import write
 from experiments.gauss_newton.cifar10.figure import figure
 from experiments.gauss_newton.cifar10.study import ARMS, Settings, run
 from experiments.gauss_newton.cifar10.table import page
-from experiments.s2d.rbf.table import write
 from ramify.run.files import write_lines
 
 

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from experiments.files import png
 from experiments.gauss_newton.cifar10.study import ARMS
 from experiments.gauss_newton.cifar10.table import rows
-from experiments.s2d.rbf.figure import png
 from ramify.report.theme import LIGHT, themed
 
 COLORS = dict(

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from experiments.files import png, write
 from experiments.s2d.prototype.figure import splits, tree
 from experiments.s2d.prototype.study import TRIED, Settings, Task, grow, try_splits
 from ramify.data import load
@@ -50,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "trials": [asdict(trial) for trial in trials],
     }
     chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "results.json").write_text(json.dumps(held, indent=1) + "\n")
-    tree(grown).savefig(chosen.out / "tree.png", dpi=110)
-    splits(grown, trials).savefig(chosen.out / "splits.png", dpi=110)
+    write(chosen.out / "results.json", json.dumps(held, indent=1) + "\n")
+    write(chosen.out / "tree.png", png(tree(grown), dpi=110))
+    write(chosen.out / "splits.png", png(splits(grown, trials), dpi=110))
     console.print(held["test_accuracy"], held["trials"])
     console.print(f"results.json, tree.png and splits.png are in {chosen.out}")
 

@@ -14,9 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
+from experiments.files import write
 from experiments.s2d.rbf.arms import Settings
 from experiments.s2d.rbf.pool import Result, run
-from experiments.s2d.rbf.table import write
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from experiments.files import png
 from experiments.s2d.rbf.arms import ARMS, NEURONS, Settings
 from experiments.s2d.rbf.law import FINE
 from experiments.s2d.rbf.pool import Result
@@ -37,13 +37,6 @@ def figure(results: Sequence[Result], settings: Settings) -> bytes:
         The file's bytes.
     """
     return png(_draw(results, settings))
-
-
-def png(drawn: Figure) -> bytes:
-    """A figure as the bytes of a PNG, the same for the same figure."""
-    memory = io.BytesIO()
-    drawn.savefig(memory, dpi=160, facecolor="white", metadata={"Software": None})
-    return memory.getvalue()
 
 
 @themed

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
@@ -170,11 +168,3 @@ def _seed_table(results: Sequence[Result]) -> list[str]:
             f"| {law['coarse']:.3f} | {law['trained']:.3f} | {r['blind']:.0%} |"
         )
     return rows
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file, whole or not at all."""
-    data = content.encode() if isinstance(content, str) else content
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from experiments.files import png, write
 from experiments.s3d.filters.figure import changes, filters, gradient_changes, gradients
 from experiments.s3d.filters.study import Settings, study
 from ramify.data import load
@@ -46,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "last_radius": pictures.last.radius[pictures.last.shown()].tolist(),
     }
     chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "results.json").write_text(json.dumps(held, indent=1) + "\n")
-    filters(pictures).savefig(chosen.out / "filters.png", dpi=110)
-    gradients(pictures).savefig(chosen.out / "gradients.png", dpi=110)
+    write(chosen.out / "results.json", json.dumps(held, indent=1) + "\n")
+    write(chosen.out / "filters.png", png(filters(pictures), dpi=110))
+    write(chosen.out / "gradients.png", png(gradients(pictures), dpi=110))
     console.print(held)
 
 

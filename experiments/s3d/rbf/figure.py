@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from experiments.files import png
 from experiments.s2d.rbf.arms import Settings
-from experiments.s2d.rbf.figure import INK, SOFT, png
+from experiments.s2d.rbf.figure import INK, SOFT
 from experiments.s2d.rbf.pool import Result
 from experiments.s2d.rbf.training import EVERY
 from experiments.s3d.rbf.arms import ARMS, BY_C, BY_COPIES, NEURONS

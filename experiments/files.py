@@ -1,0 +1,24 @@
+"""What the commands write: files whole or not at all, pictures the same for the same figure."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file, whole or not at all."""
+    data = content.encode() if isinstance(content, str) else content
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+
+
+def png(drawn: Figure, dpi: int = 160) -> bytes:
+    """A figure as the bytes of a PNG, the same for the same figure."""
+    memory = io.BytesIO()
+    drawn.savefig(memory, dpi=dpi, facecolor="white", metadata={"Software": None})
+    return memory.getvalue()
