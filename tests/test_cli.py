@@ -121,6 +121,7 @@ def test_every_option_reaches_the_settings() -> None:
         "signed": 1.5,
         "copies": "2,4",
         "budget": "params=900",
+        "multiple_of": 2,
         "surrogate": 2.0,
         "probe_samples": 9,
         "epochs": 1,

@@ -107,6 +107,14 @@ Budget = Annotated[
         f"{', '.join(BUDGETS)} (in ms), each for one sample.",
     ),
 ]
+MultipleOf = Annotated[
+    int | None,
+    _option(
+        "--multiple-of",
+        panel=GROW,
+        text="Widths that change come to the nearest multiple of this that pays, such as 8 (1).",
+    ),
+]
 Fraction = Annotated[
     float | None,
     _option(
@@ -263,6 +271,7 @@ def grow(  # noqa: PLR0913, PLR0917  (one argument an option)
     method: MethodName = None,
     rounds: Rounds = None,
     budget: Budget = None,
+    multiple_of: MultipleOf = None,
     fraction: Fraction = None,
     most: Most = None,
     threshold: Limit = None,

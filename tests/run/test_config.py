@@ -41,6 +41,7 @@ def test_what_is_given_goes_before_any_default() -> None:
         "budget": {"params": 1e4},
         "signed": 2.0,
         "copies": (2, 4),
+        "multiple_of": 2,
         "fraction": 0.125,
         "step": 0.5,
         "surrogate": 2.0,
@@ -61,7 +62,7 @@ def test_what_is_given_goes_before_any_default() -> None:
     assert (training.nesterov, training.milestones, training.span) == (True, (0.25,), "run")
     method = SplittingDescent(signed=2.0, copies=(2, 4), step=0.5, surrogate=2.0)
     assert config.growth(seed=5) == method
-    assert config.rule() == TopFraction(0.125)
+    assert config.rule() == TopFraction(0.125, multiple_of=2)
     assert config.arms() == ("grown", "seed", "scratch", "wide")
 
 

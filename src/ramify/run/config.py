@@ -138,6 +138,7 @@ class GrowConfig(TrainConfig):
         method: Name of the growth method.
         rounds: How often to edit at most.
         budget: The most that the network may cost, by name.
+        multiple_of: What the width of a layer that changes becomes a multiple of.
         fraction: Share of the channels to edit each round, for Gauss-Newton of each layer; None
             where the next two decide.
         most: The most channels to edit each round.
@@ -156,6 +157,7 @@ class GrowConfig(TrainConfig):
     method: str
     rounds: int
     budget: dict[str, float] | None
+    multiple_of: int
     fraction: float | None
     most: int | None
     threshold: float | None
@@ -231,10 +233,11 @@ class GrowConfig(TrainConfig):
     def rule(self) -> Rule:
         """What selects among them."""
         if self.tradeoff is not None:
-            return TradeOff(params=self.tradeoff, per_group=self.fraction or 0.0)
+            share = self.fraction or 0.0
+            return TradeOff(self.tradeoff, per_group=share, multiple_of=self.multiple_of)
         if self.fraction is not None:
-            return TopFraction(self.fraction)
-        return Threshold(most=self.most, index=self.threshold or 0.0)
+            return TopFraction(self.fraction, multiple_of=self.multiple_of)
+        return Threshold(self.most, self.threshold or 0.0, multiple_of=self.multiple_of)
 
 
 def refuse_idle(given: dict[str, Any], values: dict[str, Any]) -> None:
@@ -284,6 +287,7 @@ def _in_words(kind: Any) -> str:
 COMMON: dict[str, Any] = {
     "method": "s2d",
     "rounds": 4,
+    "multiple_of": 1,
     "width": None,
     "optimizer": "sgd",
     "lr": 0.1,

@@ -63,7 +63,8 @@ def choose(
     kinds = {isinstance(proposal.edit, Prune) for proposal in proposals}
     if kinds == {True} and within(graph, budget):
         return Choice(reason=SPENT)
-    fitting = fit(selected, graph, budget)
+    # A rule of the user's need not know of multiples.
+    fitting = fit(selected, graph, budget, multiple_of=getattr(rule, "multiple_of", 1))
     if not fitting:
         return Choice(reason=SPENT)
     cut = len(selected) - len(fitting)

@@ -6,7 +6,7 @@ Shape letters: `D` changes of a group's width, in order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,8 @@ class Curve:
     """The largest total value of a group for each change of its width.
 
     Attributes:
-        changes: (D,), only those that no smaller change beats.
-        values: (D,), rising.
+        changes: (D,), rising.
+        values: (D,), those of a `curve` rising too.
     """
 
     changes: Index
@@ -54,8 +54,29 @@ class Curve:
         return [number for number in standing.values() if number >= 0]
 
 
-def curve(channels: Sequence[Sequence[Option]], width: int) -> Curve:
-    """The curve of a group.
+def curve(channels: Sequence[Sequence[Option]], width: int, multiple: int = 1) -> Curve:
+    """The curve of a group: what its widths are worth, where a smaller one is worth less.
+
+    Args:
+        channels: for each channel, its options; doing nothing is another.
+        width: the group's width, of which one channel is kept.
+        multiple: what a changed width is a multiple of; the present one is allowed in any case.
+
+    Returns:
+        The curve.
+    """
+    # An option that another channel's beats may still be what makes a multiple.
+    kept = channels if multiple > 1 else [_undominated(options) for options in channels]
+    every = reachable(kept, width)
+    allowed = ((width + every.changes) % multiple == 0) | (every.changes == 0)
+    values = np.where(allowed, every.values, -np.inf)
+    best = np.maximum.accumulate(np.append(-np.inf, values))
+    rising = values > best[:-1]
+    return replace(every, changes=every.changes[rising], values=every.values[rising])
+
+
+def reachable(channels: Sequence[Sequence[Option]], width: int) -> Curve:
+    """The largest value of each change that a group's options can make, also where less is more.
 
     Channels whose options are one step each, with falling gains, are taken in order of gain; the
     others are added one at a time by dynamic programming.
@@ -65,9 +86,9 @@ def curve(channels: Sequence[Sequence[Option]], width: int) -> Curve:
         width: the group's width, of which one channel is kept.
 
     Returns:
-        The curve.
+        The values of all changes; they need not rise.
     """
-    kept = [_undominated(options) for options in channels]
+    kept = [_best_of_each_change(options) for options in channels]
     plain = [options for options in kept if _is_plain(options)]
     hard = [options for options in kept if not _is_plain(options)]
     values, start, order, base = _plain_curve(plain)
@@ -77,10 +98,16 @@ def curve(channels: Sequence[Sequence[Option]], width: int) -> Curve:
         start -= 1
         steps.append((options, taken))
     changes = np.arange(start, start + len(values))
-    values = np.where(changes > -width, values, -np.inf)
-    best = np.maximum.accumulate(np.append(-np.inf, values))
-    rising = values > best[:-1]
-    return Curve(changes[rising], values[rising], start, order, steps, base)
+    found = (changes > -width) & np.isfinite(values)
+    return Curve(changes[found], values[found], start, order, steps, base)
+
+
+def _best_of_each_change(options: Sequence[Option]) -> list[Option]:
+    """Smallest change first."""
+    best: dict[int, Option] = {}
+    for option in sorted(options, key=lambda option: (option[0], -option[1])):
+        best.setdefault(option[0], option)
+    return list(best.values())
 
 
 def _undominated(options: Sequence[Option]) -> list[Option]:

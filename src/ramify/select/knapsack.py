@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ramify.cost import RESOURCES, CostModel, growth
+from ramify.cost import RESOURCES, CostModel
 from ramify.errors import RamifyError
 from ramify.latency import measure_edited, prices
 from ramify.methods import Proposal
-from ramify.select.curves import Curve, Option, curve
+from ramify.select.curves import Curve, curve
 from ramify.select.items import Items
 from ramify.select.offers import Offers, gather
+from ramify.select.rounding import Multiple, check_multiple, multiples, pools
 from ramify.select.shapes import Shapes, parts_of
 from ramify.select.swaps import Budgets
 
@@ -68,6 +69,9 @@ class Knapsack:
         energy: the most multiply-accumulates of convolutions and linear layers to add.
         latency: the most milliseconds to add, as measured; takes proposals with a graph. Each
             group has a price a channel (`ramify.latency.prices`), and the chosen shape is measured.
+        multiple_of: what the width of each group becomes a multiple of, where it changes; a number,
+            or numbers by group. The best of those selections is looked for. It takes proposals
+            with a graph.
         exact: up to so many proposals the best selection is searched for by a mixed-integer
             program; above, relaxed selections are rounded, and `Selection.gap` says how far the
             result may be from the best.
@@ -97,12 +101,14 @@ class Knapsack:
     latency: float | None = None
     exact: int = 500
     seconds: float = 6.0
+    multiple_of: Multiple = 1
 
     def __post_init__(self) -> None:
         if not self.budgets and self.latency is None:
             raise RamifyError(
                 "a knapsack takes one budget or more: give params, macs, flops, energy or latency"
             )
+        check_multiple(self.multiple_of)
         if not self.seconds > 0:
             raise RamifyError(f"a knapsack takes seconds above 0, and got {self.seconds}")
         for name, budget in {**self.budgets, "latency": self.latency}.items():
@@ -141,6 +147,7 @@ class Knapsack:
                 "a budget of latency takes proposals that carry the traced model: give each its "
                 "graph, or a budget of params, macs, flops or energy"
             )
+        multiples(None, self.multiple_of)
         return self._solve_items(offers)
 
     def _nothing(self) -> Selection:
@@ -183,7 +190,7 @@ class Knapsack:
     def _solve_shapes(self, offers: Offers) -> Selection:
         assert offers.graph is not None
         model = CostModel(offers.graph)
-        curves = _curves(offers, model)
+        curves = _curves(offers, model, multiples(offers.graph, self.multiple_of))
         if self.latency is None:
             return self._at_best(offers, model, curves, None)
         each = prices(offers.graph, dict.fromkeys(offers.groups))
@@ -241,18 +248,16 @@ class Knapsack:
         return _selection(picked, bound, {name: added.of(name) for name in RESOURCES})
 
 
-def _curves(offers: Offers, model: CostModel) -> dict[int, Curve]:
+def _curves(offers: Offers, model: CostModel, asked: Mapping[str, int]) -> dict[int, Curve]:
     """The curve of each group that is proposed, by its number in the cost model."""
-    pools: dict[str, dict[int, list[Option]]] = {}
-    for number, (name, channel) in enumerate(offers.channels):
-        proposal = offers.proposals[number]
-        (change,) = growth([proposal.edit]).values()
-        options = pools.setdefault(name, {}).setdefault(channel, [])
-        options.append((change, proposal.value, number))
+    worth = [proposal.value for proposal in offers.proposals]
+    numbers: dict[str, list[int]] = {}
+    for number, name in enumerate(offers.groups):
+        numbers.setdefault(name, []).append(number)
     place = {name: number for number, name in enumerate(model.names)}
     return {
-        place[name]: curve(list(channels.values()), offers.widths[name])
-        for name, channels in pools.items()
+        place[name]: curve(pools(offers, own, worth), offers.widths[name], asked.get(name, 1))
+        for name, own in numbers.items()
     }
 
 

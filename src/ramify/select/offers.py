@@ -59,11 +59,12 @@ class Offers:
         return out[::-1]
 
 
-def gather(proposals: Iterable[Proposal]) -> Offers:
+def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> Offers:
     """The proposals, by channel.
 
     Args:
         proposals: what methods returned for one model.
+        graph: the traced model, where proposals do not carry it.
 
     Returns:
         The offers.
@@ -78,7 +79,7 @@ def gather(proposals: Iterable[Proposal]) -> Offers:
             "the proposals are for different traces: select among those that were made with one "
             "graph, the one that the last apply returned"
         )
-    graph = next(iter(graphs.values()), None)
+    graph = next(iter(graphs.values()), graph)
     for proposal in given:
         if not math.isfinite(proposal.value):
             raise RamifyError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,12 +11,15 @@ from ramify.cost import RESOURCES
 from ramify.errors import RamifyError
 from ramify.methods import Proposal
 from ramify.select.offers import Offers, gather
+from ramify.select.rounding import Multiple, check_multiple, rounded
 
 
 class Rule(Protocol):
     """A selection rule: a frozen set of settings with one verb.
 
-    No rule selects two edits of one channel, nor all channels of a group for pruning.
+    No rule selects two edits of one channel, nor all channels of a group for pruning. The rules of
+    this library take `multiple_of`: after the edits the width of a group is a multiple of it, or
+    as it was.
     """
 
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
@@ -31,15 +34,19 @@ class TopFraction:
     Args:
         fraction: of the channels that are proposed, above 0 and up to 1, rounded up.
         per_group: the share is taken in each group by itself.
+        multiple_of: what the width of each group that changes becomes a multiple of, the nearest
+            that its proposals reach; a number, or numbers by group.
 
     Source: S3D, section 4 (top α %).
     """
 
     fraction: float
     per_group: bool = False
+    multiple_of: Multiple = 1
 
     def __post_init__(self) -> None:
         _check_share("fraction", self.fraction)
+        check_multiple(self.multiple_of)
 
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """The best `fraction` of the channels, without those that gain nothing."""
@@ -51,7 +58,7 @@ class TopFraction:
         for pool in pools:
             count = share(self.fraction, len({offers.channels[number] for number in pool}))
             chosen += _best(offers, pool)[:count]
-        return _in_order(offers, chosen)
+        return _finished(offers, chosen, range(len(proposals)), self.multiple_of)
 
 
 @dataclass(frozen=True)
@@ -61,14 +68,17 @@ class Threshold:
     Args:
         most: m_*, the largest number of channels to split at once; None for no bound.
         index: λ_*, the largest splitting index to split at.
+        multiple_of: as for `TopFraction`; rounding may add a few to `most`.
 
     Source: S2D, Algorithm 1, step 3.
     """
 
     most: int | None = None
     index: float = 0.0
+    multiple_of: Multiple = 1
 
     def __post_init__(self) -> None:
+        check_multiple(self.multiple_of)
         if self.most is not None and self.most < 1:
             raise RamifyError(f"most is m_* of S2D and at least 1, and got {self.most}")
 
@@ -76,7 +86,7 @@ class Threshold:
         """The best `most` proposals whose index is at most `index`."""
         offers = gather(proposals)
         fit = [n for n, p in enumerate(proposals) if p.index is None or p.index <= self.index]
-        return _in_order(offers, _best(offers, fit)[: self.most])
+        return _finished(offers, _best(offers, fit)[: self.most], fit, self.multiple_of)
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,7 @@ class TradeOff:
         flops: the same for one floating-point operation.
         energy: the same for one multiply-accumulate of a convolution or linear layer.
         per_group: of the channels of a group that pay, above 0 and up to 1, rounded up.
+        multiple_of: as for `TopFraction`, with what pays.
 
     Source: Gauss-Newton morphisms, section 3.3 and Algorithm 1.
     """
@@ -102,9 +113,11 @@ class TradeOff:
     flops: float = 0.0
     energy: float = 0.0
     per_group: float = 0.3
+    multiple_of: Multiple = 1
 
     def __post_init__(self) -> None:
         _check_share("per_group", self.per_group)
+        check_multiple(self.multiple_of)
         for resource in RESOURCES:
             price = getattr(self, resource)
             if not (math.isfinite(price) and price >= 0):
@@ -120,9 +133,11 @@ class TradeOff:
         offers = gather(proposals)
         worth = [self.worth(proposal) for proposal in proposals]
         chosen: list[int] = []
-        for pool in _by_group(offers, range(len(proposals))):
-            ranked = offers.ranked(worth, [number for number in pool if worth[number] > 0])
+        paying = [number for number, value in enumerate(worth) if value > 0]
+        for pool in _by_group(offers, paying):
+            ranked = offers.ranked(worth, pool)
             chosen += offers.spared(ranked)[: share(self.per_group, len(ranked))]
+        chosen = rounded(offers, chosen, paying, worth, self.multiple_of)
         chosen.sort(key=lambda number: -worth[number])
         return [offers.proposals[number] for number in chosen]
 
@@ -150,6 +165,11 @@ def _best(offers: Offers, pool: Sequence[int]) -> list[int]:
     return offers.spared(offers.ranked(worth, paying))
 
 
-def _in_order(offers: Offers, chosen: Sequence[int]) -> list[Proposal]:
-    found = [offers.proposals[number] for number in chosen]
-    return sorted(found, key=lambda proposal: -proposal.value)
+def _finished(
+    offers: Offers, chosen: Sequence[int], pool: Iterable[int], multiple_of: Multiple
+) -> list[Proposal]:
+    """The selection, rounded with what pays of a pool, in order of value."""
+    worth = [proposal.value for proposal in offers.proposals]
+    paying = [number for number in pool if offers.proposals[number].pays]
+    found = rounded(offers, chosen, paying, worth, multiple_of)
+    return sorted((offers.proposals[number] for number in found), key=lambda p: -p.value)

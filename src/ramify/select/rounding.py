@@ -1,0 +1,185 @@
+"""Widths in multiples: what a selection becomes where hardware asks for channels in eights, say.
+
+After the edits the width of a group is a multiple of its number, or the width that it had.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from ramify.cost import growth
+from ramify.errors import RamifyError
+from ramify.select.curves import Option, reachable
+from ramify.select.offers import Offers
+from ramify.trace import ChannelGraph
+
+Multiple: TypeAlias = int | Mapping[str, int]
+"""One number for every group, or a number by group (any name that `graph[...]` takes)."""
+
+
+def check_multiple(multiple_of: Multiple) -> None:
+    """Refuse what is no multiple.
+
+    Args:
+        multiple_of: as a rule was given it.
+
+    Raises:
+        RamifyError: a number that is not whole, or below 1.
+    """
+    numbers = multiple_of.values() if isinstance(multiple_of, Mapping) else [multiple_of]
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise RamifyError(
+                f"multiple_of is a whole number of at least 1, or one for each of some groups, "
+                f"and got {number!r}"
+            )
+
+
+def multiples(graph: ChannelGraph | None, multiple_of: Multiple) -> dict[str, int]:
+    """The multiple of every group of a graph, by its name; 1 where none was asked for.
+
+    Args:
+        graph: the traced model.
+        multiple_of: one number, or some by group.
+
+    Returns:
+        The multiples; empty where none is above 1.
+
+    Raises:
+        RamifyError: there is no graph to know widths by, no such group, or two numbers for one.
+    """
+    if isinstance(multiple_of, int):
+        asked = {} if multiple_of == 1 or graph is None else _everywhere(graph, multiple_of)
+        none = multiple_of == 1
+    else:
+        asked = {} if graph is None else _by_group(graph, multiple_of)
+        none = all(number == 1 for number in multiple_of.values())
+    if none:
+        return {}
+    if graph is None:
+        raise RamifyError(
+            "multiple_of takes proposals that carry the traced model, whose widths it rounds: "
+            "give each its graph"
+        )
+    return {group.name: asked.get(group.name, 1) for group in graph.groups}
+
+
+def _everywhere(graph: ChannelGraph, number: int) -> dict[str, int]:
+    return {group.name: number for group in graph.groups}
+
+
+def _by_group(graph: ChannelGraph, multiple_of: Mapping[str, int]) -> dict[str, int]:
+    asked: dict[str, int] = {}
+    for name, number in multiple_of.items():
+        if asked.setdefault(graph[name].name, number) != number:
+            raise RamifyError(
+                f"multiple_of asks for {number} of '{name}', and for "
+                f"{asked[graph[name].name]} by another name of the same group: give one"
+            )
+    return asked
+
+
+def rounded(
+    offers: Offers,
+    chosen: Sequence[int],
+    eligible: Iterable[int],
+    worth: Sequence[float],
+    multiple_of: Multiple,
+) -> list[int]:
+    """A selection whose groups come to multiples, each to the nearest that its proposals reach.
+
+    Towards more channels the next splits are taken, or prunes left; towards fewer the reverse: what
+    is worth most at that width. Both neighbours being as near, the one worth more is taken. A group
+    that reaches neither is left as it is, with a warning.
+
+    Args:
+        offers: all proposals.
+        chosen: numbers of those that a rule selected, one a channel.
+        eligible: numbers of those that the rule would take if it took more.
+        worth: of each proposal.
+        multiple_of: one number, or some by group.
+
+    Returns:
+        The numbers of the selection.
+    """
+    asked = multiples(offers.graph, multiple_of) if chosen else {}
+    if not asked:
+        return list(chosen)
+    own: dict[str, list[int]] = {}
+    for number in chosen:
+        own.setdefault(offers.groups[number], []).append(number)
+    more: dict[str, list[int]] = {name: [] for name in own}
+    for number in eligible:
+        if offers.groups[number] in more:
+            more[offers.groups[number]].append(number)
+    out: list[int] = []
+    for name, numbers in own.items():
+        out += _nearest(offers, name, numbers, more[name], worth, asked[name])
+    return out
+
+
+def _nearest(
+    offers: Offers,
+    name: str,
+    chosen: list[int],
+    eligible: Sequence[int],
+    worth: Sequence[float],
+    multiple: int,
+) -> list[int]:
+    """The numbers of one group's selection."""
+    width = offers.widths[name]
+    wanted = width + sum(change_of(offers, number) for number in chosen)
+    if wanted % multiple == 0:
+        return chosen
+    below = wanted - wanted % multiple
+    found = []
+    for target, sign in ((below, -1), (below + multiple, 1)):
+        onward = {number for number in eligible if sign * change_of(offers, number) > 0}
+        picked = best_at(offers, sorted({*chosen, *onward}), target - width, worth, width)
+        if picked is not None:
+            value = sum(worth[number] for number in picked)
+            found.append((abs(target - wanted), -value, picked))
+    if found:
+        return min(found)[2]
+    warnings.warn(
+        f"'{name}' keeps its {width} channels: its proposals reach neither {below} nor "
+        f"{below + multiple}, the multiples of {multiple} next to the {wanted} selected",
+        stacklevel=4,
+    )
+    return []
+
+
+def best_at(
+    offers: Offers, numbers: Iterable[int], change: int, worth: Sequence[float], width: int
+) -> list[int] | None:
+    """The proposals of one group that together change its width by so much and are worth most.
+
+    Args:
+        offers: all proposals.
+        numbers: those to choose from.
+        change: of the width.
+        worth: of each proposal.
+        width: of the group.
+
+    Returns:
+        Their numbers; None where no selection changes the width by so much.
+    """
+    found = reachable(pools(offers, numbers, worth), width)
+    return found.chosen(change) if change in found.changes else None
+
+
+def pools(offers: Offers, numbers: Iterable[int], worth: Sequence[float]) -> list[list[Option]]:
+    """The options of each channel, as curves take them."""
+    channels, found = offers.channels, dict[tuple[str, int], list[Option]]()
+    for number in numbers:
+        option = (change_of(offers, number), worth[number], number)
+        found.setdefault(channels[number], []).append(option)
+    return list(found.values())
+
+
+def change_of(offers: Offers, number: int) -> int:
+    """How many channels a proposal adds."""
+    (change,) = growth([offers.proposals[number].edit]).values()
+    return change
