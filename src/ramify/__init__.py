@@ -19,7 +19,7 @@ from ramify.methods import (
     Trial,
     splitting_matrix,
 )
-from ramify.run import Grown, Training, grow, load, reshape, save
+from ramify.run import Grown, Training, grow, load, recipe_of, reshape, save
 from ramify.select import Knapsack, Selection, Threshold, TopFraction, TradeOff, fit
 from ramify.trace import ChannelGraph, ChannelGroup, trace
 
@@ -63,6 +63,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Training",
     # files
     "load",
+    "recipe_of",
     "reshape",
     "save",
     # what goes wrong

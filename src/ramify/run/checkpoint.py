@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from ramify.edit import Follower
 from ramify.errors import RamifyError
 from ramify.run.files import read_tensors, write_tensors
-from ramify.run.store import Recipe, fill, named_tensors, recipe_of, reshape
+from ramify.run.store import Recipe, fill, named_tensors, recipe_of, to_shape
 
 FORMAT = "ramify-checkpoint-2"
 PARTS = ("recipe", "optimizer", "followers", "rng", "state")
@@ -134,7 +134,7 @@ def restore(
             f"{_named([isinstance(follower, nn.Module) for follower in followers])}; resume with "
             "followers of the same kinds in the same order."
         )
-    fill(reshape(model, checkpoint.recipe), checkpoint.model_tensors(), str(checkpoint.path))
+    fill(to_shape(model, checkpoint.recipe), checkpoint.model_tensors(), str(checkpoint.path))
     _restore_optimizer(checkpoint, model, optimizer)
     for number, follower in enumerate(followers):
         _restore_follower(checkpoint, number, follower)
@@ -159,7 +159,7 @@ def _restore_follower(checkpoint: Checkpoint, number: int, follower: Follower) -
     tensors = _under(f"followers/{number}/", checkpoint.tensors)
     recipe = checkpoint.followers[number]
     if isinstance(follower, nn.Module) and recipe is not None:
-        fill(reshape(follower, recipe), tensors, str(checkpoint.path))
+        fill(to_shape(follower, recipe), tensors, str(checkpoint.path))
         return
     held = cast(MutableMapping[str, Tensor], follower)
     if held.keys() != tensors.keys():
