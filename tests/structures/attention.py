@@ -78,7 +78,7 @@ class FusedAttention(nn.Module):
     {
         "patch": "6 inexact",
         "att.qkv:0": "3 frozen",
-        "att.qkv:1": "2 frozen",
+        "att.qkv:1": "2 split",
         "att.qkv:2": "3 inexact",
         "fc1": "7 split",
         "head": "2 frozen",
@@ -104,7 +104,7 @@ class ViT(nn.Module):
         return self.head(self.n3(x)[:, 0])
 
 
-@structure((2, 5, 4), {"q:0": "2 frozen", "q:1": "3 inexact", "v": "4 split", "c": "2 frozen"})
+@structure((2, 5, 4), {"q:0": "2 split", "q:1": "3 inexact", "v": "4 split", "c": "2 frozen"})
 class WrittenOut(nn.Module):
     """Separate q, k, v of the stream's width; scores by matmul, scaled by the head's width."""
 
@@ -134,6 +134,82 @@ class FixedScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scores = torch.einsum("bnd,bmd->bnm", self.q(x), self.k(x)) * 0.5
         return self.c(torch.einsum("bnm,bmd->bnd", scores.softmax(-1), self.v(x)))
+
+
+@structure(
+    (2, 5, 4),
+    {"qkv:0": "3 frozen", "qkv:1": "2 split", "qkv:2": "3 prune", "proj": "2 frozen"},
+)
+class NamedSizes(nn.Module):
+    """Fused qkv whose heads, head width and both together are attributes; scaled by a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.attn_dim = 2, 3, 6
+        self.scale = self.head_dim**-0.5
+        self.qkv, self.proj = nn.Linear(4, 18), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        x = (q * self.scale @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.proj(x.transpose(1, 2).reshape(b, n, self.attn_dim))
+
+
+@structure(
+    (2, 5, 4),
+    {"q:0": "2 split", "q:1": "2 split", "q:2": "3 prune", "c": "2 frozen"},
+)
+class GroupedAttributes(nn.Module):
+    """Grouped queries as in Llama: one width of a head for all of q, k and v, counts left to -1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head_dim, self.num_key_value_groups = 3, 2
+        self.q, self.k, self.v = nn.Linear(4, 12), nn.Linear(4, 6), nn.Linear(4, 6)
+        self.c = nn.Linear(12, 2)
+
+    def repeated(self, x: Tensor) -> Tensor:
+        b, heads, n, d = x.shape
+        x = x[:, :, None].expand(b, heads, self.num_key_value_groups, n, d)
+        return x.reshape(b, heads * self.num_key_value_groups, n, d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (*x.shape[:-1], -1, self.head_dim)
+        q, k, v = (f(x).view(shape).transpose(1, 2) for f in (self.q, self.k, self.v))
+        k, v = self.repeated(k), self.repeated(v)
+        out = F.scaled_dot_product_attention(q, k, v, scale=0.5)
+        return self.c(out.transpose(1, 2).flatten(2))
+
+
+@structure(
+    (2, 5, 4),
+    {
+        "kernel:0": "3 frozen",
+        "kernel:1": "2 split",
+        "kernel:2": "2 prune",
+        "up": "5 split",
+        "c": "2 frozen",
+    },
+)
+class SplitSizeAttribute(nn.Module):
+    """As in GPT-2: weights the other way round, pieces of `split_size`, sizes added up in a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nf, self.split_size, self.head_dim, self.inner = 12, 4, 2, 5
+        self.kernel, self.shift = nn.Parameter(torch.randn(4, 12)), nn.Parameter(torch.randn(12))
+        self.up, self.c = nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = torch.addmm(self.shift, x.view(-1, x.size(-1)), self.kernel)
+        q, k, v = flat.view(*x.shape[:-1], self.nf).split(self.split_size, dim=2)
+        shape = (*x.shape[:-1], -1, self.head_dim)
+        q, k, v = (t.view(shape).transpose(1, 2) for t in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, scale=0.7).transpose(1, 2)
+        x = self.up(out.reshape(*x.shape[:-1], -1))
+        return self.c(torch.relu(x[..., : self.inner]))
 
 
 @structure(
@@ -185,10 +261,10 @@ class Rotary(nn.Module):
 
 @structure(
     (2, 5, 4),
-    {"a": "3 frozen", "lstm:0": "4 frozen", "lstm:1": "5 frozen", "b": "4 split", "c": "2 frozen"},
+    {"a": "3 frozen", "lstm:0": "4 frozen", "lstm:1": "5 split", "b": "4 split", "c": "2 frozen"},
 )
 class Recurrent(nn.Module):
-    """An LSTM is one opaque operation, or checks its own sizes: frozen, with the reason."""
+    """An LSTM holds its sizes as attributes: its hidden channels can grow, its inputs are checked."""
 
     def __init__(self) -> None:
         super().__init__()

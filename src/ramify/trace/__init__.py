@@ -11,11 +11,13 @@ from torch import nn
 
 import ramify.trace.rules  # noqa: F401  (registers every rule)
 from ramify.errors import RamifyError
+from ramify.trace.attributes import attributes_of
 from ramify.trace.groups import ChannelGraph, ChannelGroup, build_graph
 from ramify.trace.labels import Labels
 from ramify.trace.recorder import Tape, aliases_of, call, record, tensors_of
 from ramify.trace.rehearse import Rehearsal, Verdicts, recall
-from ramify.trace.roles import attributes_of, readers_of, roles_of
+from ramify.trace.roles import readers_of, roles_of
+from ramify.trace.sizes import Sizes, Use
 from ramify.trace.terms import Atom, freeze, leaves
 from ramify.trace.witness import Take
 
@@ -85,14 +87,14 @@ def _trace(
     for run in runs:
         take = Take()
         takes.append(take)
-        _label(labels, take, _record(model, run, take), edit_outputs)
+        _label(labels, take, *_record(model, run, take), edit_outputs)
     training = None if verdicts.trains_alike else _train(model, inputs)
     if training is not None:
-        verdicts.trains_alike = _course(model, training) == _course(model, takes[0].tape)
+        verdicts.trains_alike = _course(model, training[0]) == _course(model, takes[0].tape)
         if not verdicts.trains_alike:
             runs.append((inputs, True))
             takes.append(Take())
-            _label(labels, takes[-1], training, edit_outputs)
+            _label(labels, takes[-1], *training, edit_outputs)
     _freeze_unseen_branches(model, labels)
     shared = _shared_memory(model)
     rehearsal = Rehearsal(
@@ -121,20 +123,22 @@ def _trace(
     )
 
 
-def _record(model: nn.Module, run: Run, take: Take | None = None) -> Tape:
+def _record(model: nn.Module, run: Run, take: Take | None = None) -> tuple[Tape, list[Use]]:
     inputs, training = run
     watch = take.watcher() if take is not None else None
-    return record(model, lambda: call(model, inputs), inputs, training=training, watch=watch)
+    run_sized = Sizes(model, lambda: call(model, inputs))
+    tape = record(model, run_sized, inputs, training=training, watch=watch)
+    return tape, run_sized.uses
 
 
-def _train(model: nn.Module, inputs: Any) -> Tape | None:
+def _train(model: nn.Module, inputs: Any) -> tuple[Tape, list[Use]] | None:
     with contextlib.suppress(Exception):  # a forward that cannot train on these inputs
         return _record(model, (inputs, True))
     return None
 
 
-def _label(labels: Labels, take: Take, tape: Tape, edit_outputs: bool) -> None:
-    labels.run(tape)
+def _label(labels: Labels, take: Take, tape: Tape, uses: Sequence[Use], edit_outputs: bool) -> None:
+    labels.run(tape, uses=uses)
     take.keep(tape, labels)
     labels.keep_outputs(edit_outputs)
 

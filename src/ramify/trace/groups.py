@@ -15,11 +15,12 @@ from rich.table import Table
 from torch import nn
 
 from ramify.errors import RamifyError
+from ramify.trace.attributes import attributes_of
 from ramify.trace.labels import Labels
 from ramify.trace.layout import Attributes, Index, Readers, Slot, positions
 from ramify.trace.recorder import Tape
 from ramify.trace.rehearse import Verdicts
-from ramify.trace.roles import attributes_of, readers_of, roles_of, slots_of
+from ramify.trace.roles import readers_of, roles_of, slots_of
 from ramify.trace.terms import Atom, Term, freeze, resolve
 
 
@@ -94,19 +95,25 @@ class ChannelGraph:
         for group in self.groups:
             if group.name == name:
                 return group
-        for roles in (("producer",), ("carrier",), ("consumer",)):
-            found = [g for g in self.groups if any(self._owns(name, s, roles) for s in g.slots)]
-            if found:
-                return max(found, key=lambda g: (g.can_prune and g.can_split, g.can_prune))
+        for role in ("producer", "carrier", "consumer"):
+            owned = ((g, s) for g in self.groups for s in g.slots if self._owns(name, s, role))
+            found = max(owned, key=lambda pair: self._fitness(*pair), default=None)
+            if found is not None:
+                return found[0]
         raise RamifyError(self._unknown(name))
+
+    def _fitness(self, group: ChannelGroup, slot: Slot) -> tuple[bool, int]:
+        """Which of several groups a name stands for: one that can change, its channels closest."""
+        where = self.positions(group, slot)
+        return group.can_prune or group.can_split, -int(where[-1, 0]) // max(group.width - 1, 1)
 
     def positions(self, group: ChannelGroup, slot: Slot) -> Index:
         """Where each channel lies along one slot: (width, positions of one channel)."""
         return positions(self.dims[slot.name][slot.dim], group.atom)
 
-    def _owns(self, name: str, slot: Slot, roles: tuple[str, ...]) -> bool:
+    def _owns(self, name: str, slot: Slot, role: str) -> bool:
         canonical = self.labels.aliases.get(name)
-        if slot.role not in roles:
+        if slot.role != role:
             return False
         if canonical is not None:
             return slot.name == canonical

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ramify.trace.recorder import Op, Ref, Tape
+from ramify.trace.sizes import Use, holders
 from ramify.trace.terms import (
     UNIT,
     Atom,
@@ -87,6 +88,8 @@ class Labels:
     sliced: list[Term] = field(default_factory=list)
     attributes: list[tuple[str, str, tuple[Term, ...]]] = field(default_factory=list)
     """(module, attribute, terms) of what ran: the attribute holds these terms' sizes."""
+    held: dict[tuple[str, str], Term] = field(default_factory=dict)
+    """(module, attribute) -> the dimension that the forward makes of it."""
     reads_data: set[str] = field(default_factory=set)
     """Modules whose Python read a tensor's value: their branches may differ."""
     tape: Tape = field(default_factory=Tape)
@@ -171,10 +174,13 @@ class Labels:
 
     # The pass over a tape -----------------------------------------------------------------
 
-    def run(self, tape: Tape, samples: Atom | None = None) -> None:
+    def run(self, tape: Tape, samples: Atom | None = None, uses: Sequence[Use] = ()) -> None:
         """Label one tape, adding to what is known of the parameters.
 
-        `samples` labels the first dimension of every input that has one for each sample.
+        Args:
+            tape: what a run executed.
+            samples: the first dimension of every input that has one entry for each sample.
+            uses: the sizes that the forward took from attributes.
         """
         self.tape, self.dims, self.origin = tape, {}, {}
         self.history.append(self.dims)
@@ -192,6 +198,15 @@ class Labels:
         for position, op in enumerate(tape.ops):
             self.position = position
             self._label(op)
+        for use in uses:
+            self._hold(use)
+
+    def _hold(self, use: Use) -> None:
+        """An attribute that gives several dimensions their size makes them one."""
+        for path, name, term in holders(use.size, self.of(use.ref)[use.dim]):
+            known = self.held.setdefault((path, name), term)
+            unify(known, term, f"'{name}' of module '{path}' is the size of both")
+            self.attributes.append((path, name, (term,)))
 
     def _label(self, op: Op) -> None:
         inputs, results = op.inputs(), op.results()

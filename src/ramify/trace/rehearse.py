@@ -8,6 +8,7 @@ told apart by growing fewer groups, and is then tied (equal slices), frozen, or 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from ramify.trace.labels import Labels
 from ramify.trace.layout import Attributes, Change, Readers, new_size, resized
 from ramify.trace.recorder import Tape, call, record
 from ramify.trace.roles import Roles, readers_of
+from ramify.trace.sizes import Sizes
 from ramify.trace.terms import (
     Atom,
     Fixed,
@@ -193,7 +195,7 @@ class Rehearsal:
                     continue
                 stop = until[1] if until is not None else None
                 witness = Witness(take, changes, values and not training, stop)
-                run = lambda inputs=inputs: call(self.model, inputs)  # noqa: E731
+                run = Sizes(self.model, functools.partial(call, self.model, inputs))
                 try:
                     tape = record(self.model, run, inputs, training=training, watch=witness)
                 except Exception:
@@ -203,7 +205,7 @@ class Rehearsal:
                 compared = values and not training and not self.edit_outputs
                 if compared and not near_equal(take.tape, tape):
                     return Failure([], "its outputs depend on the number of channels", True)
-                labels.run(tape)
+                labels.run(tape, uses=run.uses)
                 labels.keep_outputs(self.edit_outputs)
         return self._compare(labels, changes)
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from torch import nn
-
 from ramify.trace.labels import Contraction, Labels
-from ramify.trace.layout import Attributes, Readers, Slot, doubled
-from ramify.trace.terms import Atom, Term, atoms_of, forbid_split, freeze, leaves, resolve
+from ramify.trace.layout import Readers, Slot, doubled
+from ramify.trace.terms import Atom, atoms_of, forbid_split, freeze, leaves, resolve
 
 Roles = dict[Atom, dict[tuple[str, int], set[str]]]
 """For each atom: (tensor name, dimension) -> roles seen there."""
@@ -109,42 +105,3 @@ def readers_of(roles: Roles) -> Readers:
             if seen == {"consumer"}:
                 readers[place] = readers.get(place, frozenset()) | {atom}
     return readers
-
-
-def attributes_of(model: nn.Module, labels: Labels) -> Attributes:
-    """Every module attribute that holds the sizes of terms."""
-    found: dict[tuple[str, str], tuple[Term, ...]] = {}
-    modules = dict(model.named_modules())
-
-    def bind(path: str, name: str, terms: Sequence[Term]) -> None:
-        held = getattr(modules[path], name, None)
-        sizes = tuple(term.size for term in terms)
-        if held == sizes or (len(sizes) == 1 and held == sizes[0] and type(held) is int):
-            found.setdefault((path, name), tuple(map(resolve, terms)))
-
-    for module_name, module in modules.items():
-        for kinds, holder, names in _STANDARD:
-            tensor = f"{module_name}.{holder}" if module_name else holder
-            if isinstance(module, kinds) and tensor in labels.aliases:
-                slot = labels.slots[labels.aliases[tensor]]
-                if names == ("normalized_shape",):
-                    bind(module_name, names[0], slot)
-                else:
-                    for name, term in zip(names, slot, strict=False):
-                        bind(module_name, name, [term])
-    for module_name, name, terms in labels.attributes:
-        if module_name in modules:
-            bind(module_name, name, terms)
-    return [(path, name, terms) for (path, name), terms in found.items()]
-
-
-_STANDARD: list[tuple[tuple[type[nn.Module], ...], str, tuple[str, ...]]] = [
-    ((nn.Linear,), "weight", ("out_features", "in_features")),
-    ((nn.Embedding, nn.EmbeddingBag), "weight", ("num_embeddings", "embedding_dim")),
-    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), "weight", ("out_channels",)),
-    ((nn.modules.batchnorm._NormBase,), "weight", ("num_features",)),
-    ((nn.modules.batchnorm._NormBase,), "running_mean", ("num_features",)),
-    ((nn.GroupNorm,), "weight", ("num_channels",)),
-    ((nn.LayerNorm, nn.RMSNorm), "weight", ("normalized_shape",)),
-    ((nn.PReLU,), "weight", ("num_parameters",)),
-]

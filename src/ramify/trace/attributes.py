@@ -1,0 +1,97 @@
+"""Which integers of the modules hold sizes of dimensions, and so must follow an edit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torch import nn
+
+from ramify.trace.labels import Labels
+from ramify.trace.layout import Attributes
+from ramify.trace.terms import Fixed, Prod, Term, product, resolve
+
+
+def attributes_of(model: nn.Module, labels: Labels) -> Attributes:
+    """Every module attribute that holds the sizes of terms."""
+    found: dict[tuple[str, str], tuple[Term, ...]] = {}
+    modules = dict(model.named_modules())
+
+    def bind(path: str, name: str, terms: Sequence[Term]) -> None:
+        held = getattr(modules[path], name, None)
+        sizes = tuple(term.size for term in terms)
+        if held == sizes or (len(sizes) == 1 and held == sizes[0] and type(held) is int):
+            found.setdefault((path, name), tuple(map(resolve, terms)))
+
+    for module_name, module in modules.items():
+        for kinds, holder, names in _STANDARD:
+            tensor = f"{module_name}.{holder}" if module_name else holder
+            if isinstance(module, kinds) and tensor in labels.aliases:
+                slot = labels.slots[labels.aliases[tensor]]
+                if names == ("normalized_shape",):
+                    bind(module_name, names[0], slot)
+                else:
+                    for name, term in zip(names, slot, strict=False):
+                        bind(module_name, name, [term])
+    for module_name, name, terms in labels.attributes:
+        if module_name in modules:
+            bind(module_name, name, terms)
+    for module_name, module in modules.items():
+        terms_here = _terms_of(module_name, module, labels)
+        for name, value in vars(module).items():
+            if type(value) is int and value > 1 and (module_name, name) not in found:
+                meant = _meant(name, value, terms_here)
+                bind(module_name, name, [meant] if meant is not None else [])
+    return [(path, name, terms) for (path, name), terms in found.items()]
+
+
+def _terms_of(path: str, module: nn.Module, labels: Labels) -> list[Term]:
+    """The dimensions of what a module and its children hold."""
+    found: list[Term] = []
+    held = [(path, module), *((f"{path}.{n}".lstrip("."), m) for n, m in module.named_children())]
+    for prefix, each in held:
+        for name, _ in each.named_parameters(recurse=False):
+            slot = labels.slots[labels.aliases[f"{prefix}.{name}".lstrip(".")]]
+            found += [term for term in map(resolve, slot) if not isinstance(term, Fixed)]
+    return found
+
+
+def _meant(name: str, value: int, terms: Sequence[Term]) -> Term | None:
+    """What an attribute that no forward asked for stands for: one dimension of its size, by name.
+
+    Such an attribute decides nothing; it is kept true for who reads it.
+
+    Returns:
+        The dimension; None where the name and the sizes do not tell.
+    """
+    wholes = [term for term in terms if term.size == value]
+    if re.search("all_head|attn_dim|inner_dim", name):
+        wholes = [term for term in wholes if isinstance(term, Prod)]
+        return wholes[0] if wholes else None
+    factors = [term.parts for term in terms if isinstance(term, Prod)]
+    if re.search("head_(dim|size)|dim_head|size_per_head|d_kv", name):
+        found = [parts[-1] for parts in factors if parts[-1].size == value]
+    elif re.search("groups|n_rep", name):
+        found = [part for parts in factors for part in parts[1:-1] if part.size == value]
+    elif "head" in name:
+        found = [
+            term
+            for parts in factors
+            for term in (product(parts[:-1]), *parts[:-1])
+            if term.size == value
+        ]
+    else:
+        found = wholes if all(term is wholes[0] for term in wholes) else []
+    return found[0] if found else None
+
+
+_STANDARD: list[tuple[tuple[type[nn.Module], ...], str, tuple[str, ...]]] = [
+    ((nn.Linear,), "weight", ("out_features", "in_features")),
+    ((nn.Embedding, nn.EmbeddingBag), "weight", ("num_embeddings", "embedding_dim")),
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), "weight", ("out_channels",)),
+    ((nn.modules.batchnorm._NormBase,), "weight", ("num_features",)),
+    ((nn.modules.batchnorm._NormBase,), "running_mean", ("num_features",)),
+    ((nn.GroupNorm,), "weight", ("num_channels",)),
+    ((nn.LayerNorm, nn.RMSNorm), "weight", ("normalized_shape",)),
+    ((nn.PReLU,), "weight", ("num_parameters",)),
+]
