@@ -261,10 +261,10 @@ class Rotary(nn.Module):
 
 @structure(
     (2, 5, 4),
-    {"a": "3 frozen", "lstm:0": "4 frozen", "lstm:1": "5 split", "b": "4 split", "c": "2 frozen"},
+    {"a": "3 split", "lstm:0": "4 frozen", "lstm:1": "5 split", "b": "4 split", "c": "2 frozen"},
 )
 class Recurrent(nn.Module):
-    """An LSTM holds its sizes as attributes: its hidden channels can grow, its inputs are checked."""
+    """An LSTM holds its sizes as attributes, and they follow: its inputs and its hidden channels."""
 
     def __init__(self) -> None:
         super().__init__()
