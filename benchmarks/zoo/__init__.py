@@ -1,0 +1,1 @@
+"""The zoo: models somebody else wrote, each traced, pruned, split, saved, loaded and exported."""

@@ -1,0 +1,59 @@
+"""What the zoo holds: one entry a model, with what builds it and what it is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Build = Callable[[], nn.Module]
+Inputs = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the zoo.
+
+    Attributes:
+        name: what the table calls it.
+        family: where it comes from: `structures`, `ramify`, `transformers`, `torchvision`, `timm`.
+        build: makes it, with fresh weights.
+        inputs: makes what it is called with: a tensor, a tuple or a dictionary.
+        full: whether it has the size that it is used in.
+    """
+
+    name: str
+    family: str
+    build: Build
+    inputs: Inputs
+    full: bool = False
+
+
+def image(*sizes: int, channels: int = 3, batch: int = 2) -> Inputs:
+    """Noise of shape (batch, channels, *sizes)."""
+    return lambda: torch.randn(batch, channels, *sizes)
+
+
+def noise(*shape: int) -> Inputs:
+    """Noise of this shape."""
+    return lambda: torch.randn(*shape)
+
+
+def tokens(vocabulary: int, length: int, batch: int = 2) -> Callable[[], Tensor]:
+    """Token numbers of shape (batch, length), none of them the first few, which pad."""
+    return lambda: torch.randint(3, vocabulary, (batch, length))
+
+
+def entries() -> list[Entry]:
+    """Every entry that the installed packages allow, in the order of the table."""
+    from benchmarks.zoo import hub, own, structures, vision
+
+    found = [*structures.entries(), *own.entries(), *hub.entries(), *vision.entries()]
+    names = [entry.name for entry in found]
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise ValueError(f"several entries are called {', '.join(sorted(repeated))}")
+    return found

@@ -1,0 +1,364 @@
+"""One model, examined: traced, pruned by half, split by a tenth, saved, loaded, exported.
+
+What is claimed to be exact is compared: half of the channels of every group whose removal is
+claimed to equal zeroing it, with the same channels zeroed in a copy of the original; splits, with
+the model before them; the loaded and the exported model, with the one in memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+import ramify
+from benchmarks.zoo.entries import Entry
+from ramify import ChannelGraph, ChannelGroup, Prune, RamifyError, Split
+from ramify.trace.layout import owners
+
+Row = dict[str, Any]
+Report = Callable[[Row], None]
+"""Takes the row so far, so that a process that is ended has told what it had found."""
+
+MASKED = {torch.float32: 1e-4, torch.float64: 1e-8}
+"""How far a pruned model may be from the masked original, relative to the largest output."""
+SAME = {torch.float32: 1e-5, torch.float64: 1e-10}
+"""How far splits may move the outputs."""
+ENOUGH = 0.5
+"""The least share of the parameters in prunable groups with which a model passes."""
+
+
+class Wrong(Exception):
+    """Outputs differ where they were claimed to be equal."""
+
+
+def examine(entry: Entry, report: Report, onnx: bool = False) -> Row:
+    """Everything that the table says of one model.
+
+    Args:
+        entry: the model.
+        report: called with the row after each step.
+        onnx: whether to export to ONNX too.
+
+    Returns:
+        The row: plain values, fit for JSON.
+    """
+    warnings.filterwarnings("ignore")
+    row: Row = {"name": entry.name, "family": entry.family, "full": entry.full, "checks": {}}
+    start = time.perf_counter()
+    model, inputs = prepare(entry, torch.float32)
+    row["parameters"] = sum(p.numel() for p in model.parameters())
+    row["stage"] = "trace"
+    report(row)
+    try:
+        began = time.perf_counter()
+        graph = ramify.trace(model, inputs)
+        row["trace_s"] = time.perf_counter() - began
+    except RamifyError as error:
+        return {**row, "status": "refused", "why": str(error)}
+    describe(row, graph)
+    report(row)
+    if any(group.can_prune or group.can_split for group in graph.groups):
+        edited = _edit(row, graph, "float32", report)
+        _check(row, "save", lambda: save_and_load(entry, edited))
+        report(row)
+        _check(row, "export", lambda: export(entry, edited))
+        if onnx:
+            _check(row, "onnx", lambda: export_onnx(edited))
+        report(row)
+        row["stage"] = "float64"
+        model, inputs = prepare(entry, torch.float64)
+        _edit(row, ramify.trace(model, inputs), "float64", report)
+    row["seconds"] = time.perf_counter() - start
+    row["stage"] = "done"
+    return row
+
+
+def prepare(entry: Entry, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+    """The model in eval mode with no norm, bias or statistic at a special value, and its inputs."""
+    torch.manual_seed(0)
+    random.seed(0)
+    model = entry.build().to(dtype).eval()
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            known = isinstance(tensor, nn.Parameter) or "running" in name
+            if not known or not tensor.is_floating_point():
+                continue
+            if "running_var" in name:
+                tensor.copy_(0.5 + torch.rand_like(tensor))
+            elif tensor.dim() <= 1:
+                tensor.add_(0.6 * torch.rand_like(tensor) - 0.2)
+    cast = lambda t: t.to(dtype) if t.is_floating_point() else t  # noqa: E731
+    return model, tree_map(lambda x: cast(x) if isinstance(x, Tensor) else x, entry.inputs())
+
+
+def describe(row: Row, graph: ChannelGraph) -> None:
+    """How much of the model can be edited, and why the rest cannot."""
+    able = [group for group in graph.groups if group.can_prune]
+    row["groups"] = len(graph.groups)
+    row["prunable"], row["splittable"] = len(able), sum(g.can_split for g in graph.groups)
+    row["exact"] = sum(group.prune_exact for group in able)
+    row["share_prune"] = share(graph, able)
+    row["share_split"] = share(graph, [group for group in graph.groups if group.can_split])
+    frozen = Counter(g.why for g in graph.groups if not g.can_prune and g.width > 1)
+    row["frozen"] = dict(frozen.most_common())
+
+
+def share(graph: ChannelGraph, groups: list[ChannelGroup]) -> float:
+    """The share of the parameters' entries that belong to some channel of these groups."""
+    atoms, reached, total = {group.atom for group in groups}, 0.0, 0
+    for name, parameter in graph.model.named_parameters():
+        free = 1.0
+        for term in graph.dims[name]:
+            held = np.zeros(term.size, dtype=bool)
+            for atom in atoms & set(_leaves(term)):
+                held |= owners(term, atom) >= 0
+            free *= 1.0 - held.mean() if held.size else 1.0
+        reached += (1.0 - free) * parameter.numel()
+        total += parameter.numel()
+    return float(reached / total) if total else 0.0
+
+
+def _leaves(term: Any) -> list[Any]:
+    return [a for part in term.parts for a in _leaves(part)] if hasattr(term, "parts") else [term]
+
+
+def _check(row: Row, name: str, run: Callable[[], str | None]) -> None:
+    """Note what a check gave: `yes`, a reason why it does not apply, or what went wrong."""
+    row["stage"] = name
+    try:
+        row["checks"][name] = run() or "yes"
+    except Wrong as error:
+        row["checks"][name] = f"WRONG: {error}"
+    except RamifyError as error:
+        row["checks"][name] = f"refused: {error}"
+    except Exception as error:  # whatever a model of somebody else's raises is a finding
+        row["checks"][name] = f"error: {type(error).__name__}: {error}"
+
+
+def _edit(row: Row, graph: ChannelGraph, kind: str, report: Report) -> ChannelGraph:
+    """Prune what is exact, compare; prune the rest, run and go back; split, compare."""
+    held = [graph]
+    dtype = getattr(torch, kind)
+
+    def exact() -> str | None:
+        held[0], reason = prune_exact(held[0], dtype)
+        return reason
+
+    def rest() -> str | None:
+        held[0] = prune_rest(held[0])
+        return None
+
+    def split() -> str | None:
+        held[0], reason = split_some(held[0], dtype)
+        return reason
+
+    _check(row, f"masked {kind}", exact)
+    report(row)
+    _check(row, f"prune {kind}", rest)
+    report(row)
+    _check(row, f"split {kind}", split)
+    report(row)
+    return held[0]
+
+
+def prune_exact(graph: ChannelGraph, dtype: torch.dtype) -> tuple[ChannelGraph, str | None]:
+    """Take half of the channels of every group where that is claimed to equal zeroing them."""
+    groups = [group for group in graph.groups if group.prune_exact]
+    if not groups:
+        return graph, "no group is exact"
+    gone = {group.name: draw(group.width, group.width // 2) for group in groups}
+    masked = copy.deepcopy(graph.model)
+    for group in groups:
+        mask(graph, masked, group, gone[group.name])
+    expected = outputs(masked, graph.inputs)
+    edits = [Prune(name, channel) for name, some in gone.items() for channel in some]
+    pruned = ramify.apply(graph, edits)
+    same("the pruned model and the masked original", expected,
+         outputs(pruned.model, pruned.inputs), MASKED[dtype])  # fmt: skip
+    return pruned, None
+
+
+def prune_rest(graph: ChannelGraph) -> ChannelGraph:
+    """Take half of the channels of every other prunable group; run forward and backward."""
+    shapes = [tuple(t.shape) for t in outputs(graph.model, graph.inputs)]
+    groups = [g for g in graph.groups if g.can_prune and not g.prune_exact]
+    edits = [Prune(g.name, channel) for g in groups for channel in draw(g.width, g.width // 2)]
+    reached = backward(graph)
+    pruned = ramify.apply(graph, edits) if edits else graph
+    if [tuple(t.shape) for t in outputs(pruned.model, pruned.inputs)] != shapes:
+        raise Wrong("the outputs have other shapes")
+    if backward(pruned) != reached:
+        raise Wrong("other parameters than before get a gradient")
+    return pruned
+
+
+def backward(graph: ChannelGraph) -> set[str]:
+    """The parameters that a backward pass reaches; their gradients are finite."""
+    graph.model.zero_grad()
+    loss = sum(t.square().nan_to_num(0.0, 0.0, 0.0).mean() for t in run(graph.model, graph.inputs))
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    found = {n: p.grad for n, p in graph.model.named_parameters() if p.grad is not None}
+    for name, gradient in found.items():
+        if not bool(gradient.isfinite().all()):
+            raise Wrong(f"the gradient of {name} is not finite")
+    graph.model.zero_grad()
+    return set(found)
+
+
+def split_some(graph: ChannelGraph, dtype: torch.dtype) -> tuple[ChannelGraph, str | None]:
+    """Split a tenth of the channels of every group that can: the outputs stay."""
+    groups = [group for group in graph.groups if group.can_split]
+    if not groups:
+        return graph, "no group splits"
+    expected = outputs(graph.model, graph.inputs)
+    some = [(g.name, c) for g in groups for c in draw(g.width, max(1, round(g.width / 10)))]
+    grown = ramify.apply(graph, [Split(name, channel) for name, channel in some])
+    same("the model before and after splits", expected,
+         outputs(grown.model, grown.inputs), SAME[dtype])  # fmt: skip
+    return grown, None
+
+
+def save_and_load(entry: Entry, graph: ChannelGraph) -> str | None:
+    """Write the edited model, build it anew from its class, and compare."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = ramify.save(graph.model, Path(folder) / "model")
+        again = ramify.load(path, build=entry.build).eval()
+    same("the saved and the loaded model", outputs(graph.model, graph.inputs),
+         outputs(again, graph.inputs), 1e-6)  # fmt: skip
+    return None
+
+
+def export(entry: Entry, graph: ChannelGraph) -> str | None:
+    """`torch.export` of the edited model; where the original does not export either, say so."""
+    args, kwargs = _arguments(graph.inputs)
+    try:
+        program = torch.export.export(graph.model, args, kwargs, strict=False)
+    except Exception:
+        try:
+            torch.export.export(prepare(entry, torch.float32)[0], args, kwargs, strict=False)
+        except Exception:
+            return "nor does the original"
+        raise
+    same("the model and its export", outputs(graph.model, graph.inputs),
+         tensors(program.module()(*args, **kwargs)), MASKED[torch.float32])  # fmt: skip
+    return None
+
+
+def export_onnx(graph: ChannelGraph) -> str | None:
+    """The edited model as ONNX, run by `onnxruntime` where that is installed."""
+    args, kwargs = _arguments(graph.inputs)
+    program = torch.onnx.export(graph.model, args, kwargs=kwargs, dynamo=True, verbose=False)
+    assert program is not None
+    try:
+        found = program(*args, **kwargs)
+    except ImportError:
+        return "exported, not run"
+    same("the model and its ONNX", outputs(graph.model, graph.inputs),
+         tensors(found), 1e-3)  # fmt: skip
+    return None
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+# What is compared ------------------------------------------------------------------------
+
+
+def draw(width: int, count: int) -> list[int]:
+    """That many channels at random, in order."""
+    return sorted(random.sample(range(width), count))
+
+
+def mask(graph: ChannelGraph, model: nn.Module, group: ChannelGroup, gone: list[int]) -> None:
+    """Make channels of a group zero where they are read.
+
+    What weights alone read is zeroed in their columns; what something else reads too (a sum, a
+    product of activations) in whatever makes it, so that it is zero when read.
+    """
+    tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    for slot in group.slots:
+        if slot.role == "consumer" or not group.can_split:
+            where = torch.from_numpy(graph.positions(group, slot)[gone].reshape(-1))
+            tensors[slot.name].data.index_fill_(slot.dim, where, 0)
+
+
+def same(what: str, one: list[Tensor], other: list[Tensor], slack: float) -> None:
+    """Check that outputs are equal to what rounding may change.
+
+    Args:
+        what: which outputs these are.
+        one: how they should be.
+        other: how they are.
+        slack: the most that they may differ, relative to the largest entry.
+
+    Raises:
+        Wrong: they are not.
+    """
+    if [t.shape for t in one] != [t.shape for t in other]:
+        raise Wrong(f"{what} give outputs of other shapes")
+    for a, b in zip(one, other, strict=True):
+        if not torch.equal(a.isfinite(), b.isfinite()):
+            raise Wrong(f"{what} are not finite in other places")
+        far, size = (a - b).nan_to_num(0, 0, 0).abs(), a.nan_to_num(0, 0, 0).abs()
+        if a.numel() and float(far.max()) > slack * float(size.max()):
+            raise Wrong(f"{what} differ by {float(far.max() / size.max()):.1e}")
+
+
+def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """What the model gives, without a graph."""
+    with torch.no_grad():
+        return run(model, inputs)
+
+
+def run(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """Every real tensor that the model gives, from the same random state each time."""
+    torch.manual_seed(1)
+    inputs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)
+    args, kwargs = _arguments(inputs)
+    return tensors(model(*args, **kwargs))
+
+
+def tensors(found: Any) -> list[Tensor]:
+    """Every real tensor within a model's output."""
+    leaves: list[Any] = []
+    for leaf in tree_leaves(dict(found) if isinstance(found, Mapping) else found):
+        leaves += [leaf] if isinstance(leaf, Tensor) else tree_leaves(getattr(leaf, "__dict__", {}))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def verdict(row: Row) -> tuple[str, str]:
+    """The status of a row, and why it is not `pass`."""
+    if "status" in row:
+        return row["status"], row.get("why", "")
+    bad = {name: text for name, text in row["checks"].items() if _fails(text)}
+    for name, text in bad.items():
+        if text.startswith("WRONG"):
+            return "WRONG", f"{name}: {text.removeprefix('WRONG: ')}"
+    if not row["prunable"] and not row["splittable"]:
+        return "frozen", next(iter(row["frozen"]), "no group was found")
+    if bad:
+        name, text = next(iter(bad.items()))
+        return "partial", f"{name} {text}"
+    if row["share_prune"] < ENOUGH:
+        return "partial", f"{row['share_prune']:.0%} of the parameters in prunable groups"
+    return "pass", ""
+
+
+def _fails(text: str) -> bool:
+    return text.startswith(("WRONG", "refused", "error"))

@@ -1,0 +1,29 @@
+"""Ramify's own seeds, at sizes that the papers use."""
+
+from __future__ import annotations
+
+from benchmarks.zoo.entries import Entry, Inputs, image, noise
+from ramify.models.registry import build
+
+SEEDS: list[tuple[str, tuple[int, ...], dict[str, int], Inputs, bool]] = [
+    ("digits_net", (1, 8, 8), {}, image(8, 8, channels=1), True),
+    ("vgg19", (3, 32, 32), {}, image(32, 32), True),
+    ("mobilenet_v1", (3, 32, 32), {}, image(32, 32), True),
+    ("preresnet56", (3, 32, 32), {}, image(32, 32), True),
+    ("preresnet164", (3, 32, 32), {}, image(32, 32), True),
+    ("resnet20", (3, 32, 32), {}, image(32, 32), True),
+    ("ds_cnn", (1, 49, 10), {}, image(49, 10, channels=1), True),
+    ("dgcnn", (3, 64), {}, noise(2, 3, 64), True),
+    ("rbf", (1,), {}, noise(5, 1), True),
+]
+
+
+def entries() -> list[Entry]:
+    """One entry a seed."""
+
+    def entry(seed: tuple[str, tuple[int, ...], dict[str, int], Inputs, bool]) -> Entry:
+        name, shape, settings, inputs, full = seed
+        make = lambda: build(name, dataset_shape=shape, classes=10, **settings)  # noqa: E731
+        return Entry(name, "ramify", make, inputs, full)
+
+    return [entry(seed) for seed in SEEDS]

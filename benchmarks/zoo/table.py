@@ -1,0 +1,174 @@
+"""The page of the zoo: what was found, as Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from benchmarks.zoo.examine import Row, verdict
+
+HEAD = (
+    "model|status|parameters|groups|prunable|splittable|trace, s|peak, MB|50 % pruned|"
+    "as masked|10 % split|saved|exported|Torch-Pruning"
+)
+TEXT = """# The zoo: models somebody else wrote
+
+Every model below is taken as it is: traced, pruned by half, split by a tenth, saved, loaded and
+exported. This page is written by
+
+```
+python -m benchmarks.zoo --write
+```
+
+{summary}
+
+* **prunable, splittable**: the share of the parameters that lie in groups that can be pruned, or
+  split. With less than half prunable, a model counts as *partial*.
+* **50 % pruned**: half of the channels of every prunable group, at random, are taken; forward and
+  backward run, and every parameter that got a gradient still does. **as masked**: before groups
+  whose removal changes a norm or a mean are touched, the pruned model is compared with the original
+  whose same channels are zeroed where they are read: equal to 1e-4 in float32 and 1e-8 in float64.
+* **10 % split**: a tenth of the channels of every group that can split; outputs stay, to 1e-5 in
+  float32 and 1e-10 in float64, of the largest.
+* **saved**: `ramify.save`, then `ramify.load` with the model's own class. **exported**:
+  `torch.export` of the edited model, compared; where the original does not export either, *n/a*.
+* **Torch-Pruning**: the same model, pruned by half by its `BasePruner` with random scores, the
+  layers that make the outputs ignored, no other hints: *pass* is that forward and backward run and
+  the outputs keep their shapes; values are not compared.
+* Each cell of a model has run in a process of its own, ended after {seconds:g} s, with at most
+  {memory:g} GB and one thread. Times are of a shared machine.
+
+{table}
+
+## What is missing
+
+{missing}
+
+## What is frozen, and why
+
+Groups of two channels or more that cannot be pruned, in all models together; layers' names are left
+out.
+
+{frozen}
+"""
+
+
+def page(rows: Sequence[Row], seconds: float, memory: float) -> str:
+    """The whole page.
+
+    Args:
+        rows: one for each model.
+        seconds: the limit of time.
+        memory: the limit of memory, in gigabytes.
+
+    Returns:
+        Markdown.
+    """
+    return TEXT.format(
+        summary=summary(rows),
+        seconds=seconds,
+        memory=memory,
+        table=table(rows),
+        missing=missing(rows),
+        frozen=frozen(rows),
+    )
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """How many models have which status."""
+    count = Counter(verdict(row)[0] for row in rows)
+    peers = Counter(row["peer"]["status"] for row in rows if row.get("peer"))
+    slow = [r["name"] for r in rows if r.get("trace_s", 0) > 10 or r.get("peak_mb", 0) > 4096]
+    ours = ", ".join(f"{n} {status}" for status, n in count.most_common())
+    said = f"Of {len(rows)} models and structures: {ours}."
+    if peers:
+        theirs = ", ".join(f"{n} {status}" for status, n in peers.most_common())
+        said += f" Torch-Pruning, on {sum(peers.values())} of them: {theirs}."
+    over = ", ".join(slow) if slow else "none"
+    return f"{said} Traces over 10 s or processes over 4 GB: {over}."
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line a model."""
+    lines = [HEAD, "|".join("---" for _ in HEAD.split("|"))]
+    lines += ["|".join(cells(row)) for row in rows]
+    return "\n".join(f"|{line}|" for line in lines)
+
+
+def cells(row: Row) -> list[str]:
+    """The cells of a model's line."""
+    checks = row.get("checks", {})
+    both = lambda kind: mark(*(checks.get(f"{kind} {d}", "") for d in ("float32", "float64")))  # noqa: E731
+    share = lambda key: f"{row[key]:.0%}" if key in row else ""  # noqa: E731
+    status = verdict(row)[0]
+    return [
+        row["name"],
+        status if status == "pass" else f"**{status}**",
+        f"{row.get('parameters', 0):,}",
+        str(row.get("groups", "")),
+        share("share_prune"),
+        share("share_split"),
+        f"{row['trace_s']:.1f}" if "trace_s" in row else "",
+        str(row.get("peak_mb", "")),
+        both("prune"),
+        both("masked"),
+        both("split"),
+        mark(checks.get("save", "")),
+        mark(checks.get("export", "")),
+        peer(row),
+    ]
+
+
+def mark(*found: str) -> str:
+    """A check in a word: the worst of several."""
+    for word in ("WRONG", "refused", "error"):
+        if any(text.startswith(word) for text in found):
+            return word
+    if all(text == "yes" for text in found):
+        return "yes"
+    return "" if not any(found) else "n/a"
+
+
+def peer(row: Row) -> str:
+    """What the peer did, and how long it took."""
+    known = row.get("peer")
+    if not known:
+        return ""
+    took = f", {known['seconds']:.1f} s" if "seconds" in known else ""
+    return known["status"] + took
+
+
+def missing(rows: Sequence[Row]) -> str:
+    """What each model that does not pass lacks."""
+    lines = []
+    for row in rows:
+        status, why = verdict(row)
+        if status != "pass":
+            lines.append(f"* {row['name']}: {status}; {shorten(why, 220)}")
+    return "\n".join(lines) or "Nothing."
+
+
+def frozen(rows: Sequence[Row]) -> str:
+    """How many groups are frozen for which reason."""
+    count: Counter[str] = Counter()
+    models: dict[str, set[str]] = {}
+    for row in rows:
+        for why, times in row.get("frozen", {}).items():
+            reason = general(why)
+            count[reason] += times
+            models.setdefault(reason, set()).add(row["name"])
+    lines = ["|groups|models|reason|", "|---|---|---|"]
+    lines += [f"|{n}|{len(models[why])}|{shorten(why, 160)}|" for why, n in count.most_common(40)]
+    return "\n".join(lines)
+
+
+def general(why: str) -> str:
+    """A reason without the names of layers and numbers."""
+    return re.sub(r"[0-9]+", "#", re.sub(r"'[^']*'", "'…'", why))
+
+
+def shorten(text: str, most: int) -> str:
+    """The text on one line, cut where it is too long."""
+    flat = " ".join(text.split()).replace("|", "/")
+    return flat if len(flat) <= most else flat[: most - 1] + "…"
