@@ -79,7 +79,8 @@ def examine(entry: Entry, report: Report, onnx: bool = False) -> Row:
         report(row)
         row["stage"] = "float64"
         model, inputs = prepare(entry, torch.float64)
-        _edit(row, ramify.trace(model, inputs), "float64", report)
+        if runs(model, inputs):
+            _edit(row, ramify.trace(model, inputs), "float64", report)
     row["seconds"] = time.perf_counter() - start
     row["stage"] = "done"
     return row
@@ -332,6 +333,15 @@ def run(model: nn.Module, inputs: Any) -> list[Tensor]:
     inputs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)
     args, kwargs = _arguments(inputs)
     return tensors(model(*args, **kwargs))
+
+
+def runs(model: nn.Module, inputs: Any) -> bool:
+    """Whether the model runs; some of their operations know no float64."""
+    try:
+        outputs(model, inputs)
+    except Exception:
+        return False
+    return True
 
 
 def tensors(found: Any) -> list[Tensor]:

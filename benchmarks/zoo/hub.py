@@ -224,7 +224,12 @@ def _backbone(kind: str) -> Any:
 
 
 def _detectors() -> list[tuple[str, str, str, dict[str, Any], str]]:
-    deformable = {"num_feature_levels": 2, "encoder_n_points": 2, "decoder_n_points": 2}
+    deformable = {
+        "num_feature_levels": 2,
+        "encoder_n_points": 2,
+        "decoder_n_points": 2,
+        "decoder_layers": 2,
+    }
     return [
         ("DETR on Swin", "DetrConfig", "DetrForObjectDetection", DETR, "swin"),
         ("DETR on ResNet", "DetrConfig", "DetrForObjectDetection", DETR, "resnet"),

@@ -23,8 +23,9 @@ python -m benchmarks.zoo --write
 
 {summary}
 
-* **prunable, splittable**: the share of the parameters that lie in groups that can be pruned, or
-  split. With less than half prunable, a model counts as *partial*.
+* **groups**: how many can be pruned, of how many. **prunable, splittable**: the share of the
+  parameters that lie in groups that can be pruned, or split. With less than half prunable, a model
+  counts as *partial*.
 * **50 % pruned**: half of the channels of every prunable group, at random, are taken; forward and
   backward run, and every parameter that got a gradient still does. **as masked**: before groups
   whose removal changes a norm or a mean are touched, the pruned model is compared with the original
@@ -99,14 +100,14 @@ def table(rows: Sequence[Row]) -> str:
 def cells(row: Row) -> list[str]:
     """The cells of a model's line."""
     checks = row.get("checks", {})
-    both = lambda kind: mark(*(checks.get(f"{kind} {d}", "") for d in ("float32", "float64")))  # noqa: E731
+    both = lambda kind: mark(*(text for c, text in checks.items() if c.startswith(f"{kind} ")))  # noqa: E731
     share = lambda key: f"{row[key]:.0%}" if key in row else ""  # noqa: E731
     status = verdict(row)[0]
     return [
         row["name"],
         status if status == "pass" else f"**{status}**",
         f"{row.get('parameters', 0):,}",
-        str(row.get("groups", "")),
+        f"{row['prunable']}/{row['groups']}" if "groups" in row else "",
         share("share_prune"),
         share("share_split"),
         f"{row['trace_s']:.1f}" if "trace_s" in row else "",
