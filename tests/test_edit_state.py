@@ -311,3 +311,35 @@ def test_sparse_gradients_follow() -> None:
     assert grad.is_sparse
     expected = torch.stack([old[:, 0], 0.25 * old[:, 1], old[:, 2], 0.75 * old[:, 1]], dim=1)
     torch.testing.assert_close(grad.to_dense(), expected)
+
+
+class Wrapper(Optimizer):
+    """An optimizer that passes everything on to another, as that of accelerate does."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+
+    state = property(lambda self: self.optimizer.state)  # type: ignore[assignment]
+    param_groups = property(lambda self: self.optimizer.param_groups)  # type: ignore[assignment]
+
+
+def test_a_wrapped_optimizer_is_carried_by_its_own_laws() -> None:
+    carried = []
+    for wrap in (
+        lambda optimizer: optimizer,
+        Wrapper,
+        lambda optimizer: Wrapper(Wrapper(optimizer)),
+    ):
+        torch.manual_seed(0)
+        net, x = Net().eval(), torch.randn(3, 2, 3, 3)
+        optimizer = torch.optim.RMSprop(net.parameters(), momentum=0.9)
+        net(x).square().sum().backward()
+        optimizer.step()
+        ramify.apply(ramify.trace(net, x), EDITS, optimizer=wrap(optimizer))
+        carried.append([optimizer.state[p]["momentum_buffer"] for p in net.parameters()])
+    for state in carried[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(carried[0], state, strict=True))
+    lbfgs = torch.optim.LBFGS(net.parameters())
+    lbfgs.step(lambda: net(x).square().sum())
+    with pytest.raises(RamifyError, match="LBFGS keeps one history for all"):
+        ramify.apply(ramify.trace(net, x), [Split("a", 0)], optimizer=Wrapper(lbfgs))

@@ -212,7 +212,7 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Opti
     Raises:
         RamifyError: the optimizer keeps something whose shape is not its parameter's.
     """
-    tensors = tensors_of(graph.model)
+    tensors, optimizer = tensors_of(graph.model), _unwrapped(optimizer)
     if isinstance(optimizer, torch.optim.LBFGS) and optimizer.state:
         raise RamifyError(
             "LBFGS keeps one history for all parameters together, which no edit can follow: use "
@@ -244,3 +244,10 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Opti
             averaged = isinstance(optimizer, torch.optim.ASGD) and key == "ax"
             scaled = (_scaled if averaged else _unread)(graph, name, terms)
             swap.item(state, key, reindex(value, terms, plan.changes, scaled, law))
+
+
+def _unwrapped(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside of one that only passes on, as that of accelerate and Trainer does."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    return optimizer
