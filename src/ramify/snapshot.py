@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
-from torch.utils._pytree import tree_leaves
 
 from ramify.replay import replay
 from ramify.trace.recorder import Op, Ref, Tape, record, storage_of, tensors_of
@@ -155,7 +154,7 @@ def _tensor_arguments(op: Op) -> list[Any]:
         if kind in ("Tensor", "Optional[Tensor]"):
             found.append(value)
         elif "Tensor" in kind:
-            found += tree_leaves(value)
+            found += value if isinstance(value, (tuple, list)) else [value]
     return found
 
 

@@ -14,7 +14,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from torch.nn.modules.module import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,33 @@ class Op:
 
     def inputs(self) -> list[Ref]:
         """The tensors the operation reads, in order of its arguments."""
-        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Ref)]
+        return leaves(self.kwargs, Ref, leaves(self.args, Ref))
 
     def results(self) -> list[Ref]:
         """The tensors the operation returns, in order."""
-        return [leaf for leaf in tree_leaves(self.outputs) if isinstance(leaf, Ref)]
+        return leaves(self.outputs, Ref)
+
+
+def mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
+    """What an operation takes or gives, leaf by leaf: torch's general walk is slower than most."""
+    if isinstance(tree, dict):
+        return {key: mapped(item, leaf) for key, item in tree.items()}
+    if type(tree) is tuple:
+        return tuple([mapped(item, leaf) for item in tree])
+    return [mapped(item, leaf) for item in tree] if type(tree) is list else leaf(tree)
+
+
+def leaves(tree: Any, kind: type[T], found: list[T] | None = None) -> list[T]:
+    """The leaves of one kind of what an operation takes or gives, added to what was found."""
+    found = [] if found is None else found
+    if isinstance(tree, kind):
+        found.append(tree)
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            leaves(item, kind, found)
+    elif isinstance(tree, dict):
+        leaves(list(tree.values()), kind, found)
+    return found
 
 
 @dataclass
@@ -194,7 +219,7 @@ class Recorder(TorchDispatchMode):
         """Run the operation and write it down."""
         kwargs = dict(kwargs or {})
         as_ref = lambda leaf: self._ref(leaf) if isinstance(leaf, Tensor) else leaf  # noqa: E731
-        op = Op(func, tree_map(as_ref, args), tree_map(as_ref, kwargs), None, self._stack[-1])
+        op = Op(func, mapped(args, as_ref), mapped(kwargs, as_ref), None, self._stack[-1])
         written = _written(func, args) if func._schema.is_mutable else []
         self._keep(written)
         if self._before is not None:
@@ -207,13 +232,12 @@ class Recorder(TorchDispatchMode):
                 return leaf
             return (None if moved else self.find(leaf)) or self._number(leaf)
 
-        op.outputs = tree_map(number, result)
+        op.outputs = mapped(result, number)
         if self._draws and torch.Tag.nondeterministic_seeded in func.tags:
-            found = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-            self.tape.drawn[len(self.tape.ops)] = [leaf.clone() for leaf in found]
+            self.tape.drawn[len(self.tape.ops)] = [t.clone() for t in leaves(result, Tensor)]
         self.tape.ops.append(op)
         if self._watch is not None:
-            self._watch(op, [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
+            self._watch(op, leaves(result, Tensor))
         return result
 
     @contextlib.contextmanager
@@ -248,7 +272,7 @@ def _written(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
     """The tensors that an operation writes into."""
     declared = zip(args, func._schema.arguments, strict=False)
     writes = [arg for arg, d in declared if d.alias_info is not None and d.alias_info.is_write]
-    return [leaf for leaf in tree_leaves(writes) if isinstance(leaf, Tensor)]
+    return leaves(writes, Tensor)
 
 
 def storage_of(tensor: Tensor) -> int:
@@ -351,10 +375,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     fast_path = torch.backends.mha.get_fastpath_enabled()
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    with contextlib.ExitStack() as versions, torch.random.fork_rng(devices):
-        for tensor in tensors_of(model).values():
-            if not tensor.is_inference():
-                versions.enter_context(_unsafe_preserve_version_counter(tensor))
+    counted = tuple(t for t in tensors_of(model).values() if not t.is_inference())
+    with _unsafe_preserve_version_counter(counted), torch.random.fork_rng(devices):
         # The fused encoder layer is one opaque operation; its plain form is the same function.
         torch.backends.mha.set_fastpath_enabled(False)
         try:

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from ramify.replay import replay
 from ramify.snapshot import Snapshot
-from ramify.trace.recorder import Op, Ref
+from ramify.trace.recorder import Op, Ref, leaves, mapped
 from ramify.twin.linear import moves, rule_of, scaled
 from ramify.twin.tensor import Twin, rectified
 
@@ -124,7 +123,7 @@ class _Run:
             twin = self.twins.get(leaf.index) if leaf != cut else None
             return twin if twin is not None else self._snapshot.value(leaf, position)
 
-        args, kwargs = _swapped(op.args, value), _swapped(op.kwargs, value)
+        args, kwargs = mapped(op.args, value), mapped(op.kwargs, value)
         base = [self._snapshot.value(ref, position + 1) for ref in op.results()]
         for ref, twin in zip(op.results(), _carried(op, args, kwargs, base), strict=True):
             if ref in op.inputs():
@@ -158,7 +157,7 @@ def _carried(op: Op, args: Any, kwargs: Any, base: list[Tensor]) -> list[Twin]:
     def part(which: str, n: int) -> Any:
         return parts(which)[n]
 
-    if rule is not None and all(twin.is_straight for twin in _twins(args)):
+    if rule is not None and all(twin.is_straight for twin in leaves(args, Twin)):
         straight = [Twin.straight(b, functools.partial(part, "odd", n)) for n, b in enumerate(base)]
         straight[0].scaled = scaled(op, args, base[0])
         return straight
@@ -177,24 +176,11 @@ def _carried(op: Op, args: Any, kwargs: Any, base: list[Tensor]) -> list[Twin]:
 def _side(op: Op, args: Any, kwargs: Any, which: str) -> list[Tensor]:
     """Any operation, run with the tensors of one copy."""
     pick = lambda leaf: getattr(leaf, which) if isinstance(leaf, Twin) else leaf  # noqa: E731
-    mine, named = _swapped(args, pick), _swapped(kwargs, pick)
+    mine, named = mapped(args, pick), mapped(kwargs, pick)
     if op.func._schema.is_mutable:
         mine = (mine[0].clone(), *mine[1:])
-    return [leaf for leaf in tree_leaves(op.func(*mine, **named)) if isinstance(leaf, Tensor)]
+    return leaves(op.func(*mine, **named), Tensor)
 
 
 def _nth(side: Callable[[str], list[Tensor]], which: str, n: int) -> Tensor:
     return side(which)[n]
-
-
-def _twins(tree: Any) -> list[Twin]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Twin)]
-
-
-def _swapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
-    """Arguments with every leaf replaced: torch's own walk takes longer than the operations."""
-    if isinstance(tree, (tuple, list)):
-        return type(tree)([_swapped(item, leaf) for item in tree])
-    if isinstance(tree, dict):
-        return {key: _swapped(item, leaf) for key, item in tree.items()}
-    return leaf(tree)
