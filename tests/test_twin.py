@@ -16,6 +16,7 @@ from ramify.probe import targets
 from ramify.snapshot import Snapshot, read_gradients
 from ramify.trace.recorder import Op
 from ramify.twin import Twins
+from ramify.twin.even import Even
 from ramify.twin.linear import rule_of
 from ramify.twin.run import even_parts, replayed
 from ramify.twin.tensor import Twin
@@ -170,11 +171,14 @@ def squares(model: nn.Module, inputs: Any) -> Tensor:
 
 
 def slopes_of(
-    evens: dict[int, Tensor], gradients: dict[int, Tensor], moves: dict[str, Tensor]
+    evens: dict[int, Even], gradients: dict[int, Tensor], moves: dict[str, Tensor]
 ) -> tuple[float, list[Tensor]]:
     """A number that every even part enters, and its slope in every displacement."""
     total = sum(
-        ((even * gradients[n]).sum() + even.square().sum() for n, even in evens.items()),
+        (
+            (even.written() * gradients[n]).sum() + even.written().square().sum()
+            for n, even in evens.items()
+        ),
         torch.zeros(()),
     )
     used = list(moves.values()) if total.requires_grad else []

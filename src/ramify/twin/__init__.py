@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ramify.errors import RamifyError
@@ -28,6 +27,7 @@ from ramify.trace import ChannelGraph
 from ramify.trace.labels import Labels
 from ramify.trace.recorder import Ref, Tape
 from ramify.trace.terms import Atom, Prod, Sum, Term, atoms_of, resolve
+from ramify.twin.even import Even, Whole
 from ramify.twin.run import even_parts
 
 
@@ -120,7 +120,7 @@ class Twins:
         Returns:
             As :meth:`split`.
         """
-        reading = {position: snapshot.value(reads.at[position], position) for position in gradients}
+        reading = {n: Whole((snapshot.value(reads.at[n], n),)) for n in gradients}
         kept = self._sums(reads, reading, gradients)
         return [None if part is None else -part for part in kept]
 
@@ -169,7 +169,7 @@ class Twins:
         return found
 
     def _sums(
-        self, reads: Reads, changes: Mapping[int, Tensor], gradients: Mapping[int, Tensor]
+        self, reads: Reads, changes: Mapping[int, Even], gradients: Mapping[int, Tensor]
     ) -> list[Tensor | None]:
         sums: list[Tensor | None] = [None] * len(self._targets)
         for position, change in changes.items():
@@ -179,17 +179,18 @@ class Twins:
         return sums
 
     def _dots(
-        self, reads: Reads, position: int, left: Tensor, right: Tensor
+        self, reads: Reads, position: int, change: Even, gradient: Tensor
     ) -> Iterator[tuple[int, Tensor]]:
-        """⟨left, right⟩ by sample and channel, for each target that lies in a read."""
-        for one, other, terms in _pieces(left, right, reads.terms[position]):
+        """⟨change, gradient⟩ by sample and channel, for each target that lies in a read."""
+        for (right, *parts), terms in _pieces((gradient, *change.parts), reads.terms[position]):
             channels = [(d, reads.groups[t]) for d, t in enumerate(terms) if t in reads.groups]
             if not channels:
                 continue
             rows = [d for d, term in enumerate(terms) if term is reads.samples]
             self._check(rows, [number for _, number in channels], reads.samples.size)
             dim, number = channels[0]
-            yield number, _Dot.apply(one, other, rows[0] if rows else None, dim)
+            piece = type(change)(tuple(parts))
+            yield number, piece.dot(right, rows[0] if rows else None, dim)
 
     def _check(self, rows: Sequence[int], numbers: Sequence[int], samples: int) -> None:
         name = self._targets[numbers[0]].group.name
@@ -207,49 +208,21 @@ class Twins:
 
 
 def _pieces(
-    left: Tensor, right: Tensor, terms: Sequence[Term]
-) -> Iterator[tuple[Tensor, Tensor, Sequence[Term]]]:
-    """Two tensors laid out alike, cut and unfolded until every dimension is one axis."""
+    tensors: tuple[Tensor, ...], terms: Sequence[Term]
+) -> Iterator[tuple[tuple[Tensor, ...], Sequence[Term]]]:
+    """Tensors laid out alike, cut and unfolded until every dimension is one axis."""
     for dim, term in enumerate(terms):
         before, after = terms[:dim], terms[dim + 1 :]
         if isinstance(term, Prod):
             sizes = [part.size for part in term.parts]
-            one, other = left.unflatten(dim, sizes), right.unflatten(dim, sizes)
-            yield from _pieces(one, other, [*before, *term.parts, *after])
+            unfolded = tuple(tensor.unflatten(dim, sizes) for tensor in tensors)
+            yield from _pieces(unfolded, [*before, *term.parts, *after])
             return
         if isinstance(term, Sum):
             start = 0
             for part in term.parts:
-                one, other = (t.narrow(dim, start, part.size) for t in (left, right))
-                yield from _pieces(one, other, [*before, part, *after])
+                cut = tuple(tensor.narrow(dim, start, part.size) for tensor in tensors)
+                yield from _pieces(cut, [*before, part, *after])
                 start += part.size
             return
-    yield left, right, terms
-
-
-class _Dot(torch.autograd.Function):
-    """⟨left, right⟩ by sample and channel: (S, W), in float32 at least; a slope in left alone."""
-
-    @staticmethod
-    def forward(ctx: Any, left: Tensor, right: Tensor, rows: int | None, dim: int) -> Tensor:
-        """The sums; without a dimension of samples there is one sample."""
-        ctx.save_for_backward(right)
-        ctx.keep = keep = (dim,) if rows is None else (rows, dim)
-        over = [d for d in range(left.dim()) if d not in keep]
-        product = left * right
-        wide = torch.promote_types(product.dtype, torch.float32)
-        out = product.sum(over, dtype=wide) if over else product.to(wide)
-        if rows is None:
-            return out.unsqueeze(0)
-        return out if rows < dim else out.T
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None]:
-        """The other factor, times the slope of its sample and channel."""
-        (right,), (gradient,) = ctx.saved_tensors, gradients
-        if len(ctx.keep) == 1:
-            gradient = gradient.squeeze(0)
-        elif ctx.keep[0] > ctx.keep[1]:
-            gradient = gradient.T
-        shape = [right.shape[d] if d in ctx.keep else 1 for d in range(right.dim())]
-        return right * gradient.reshape(shape).to(right.dtype), None, None, None
+    yield tensors, terms

@@ -12,8 +12,10 @@ from torch import Tensor
 from ramify.replay import replay
 from ramify.snapshot import Snapshot
 from ramify.trace.recorder import Op, Ref, leaves, mapped
+from ramify.twin.even import Even, Halves, Whole
 from ramify.twin.linear import moves, rule_of, scaled
 from ramify.twin.tensor import Twin, rectified
+from ramify.twin.tiles import POOL, pooled, tile_of
 
 
 def even_parts(
@@ -21,7 +23,7 @@ def even_parts(
     cuts: Mapping[int, Ref],
     last: Mapping[int, int],
     displaced: Mapping[str, Tensor],
-) -> dict[int, Tensor]:
+) -> dict[int, Even]:
     """The even part of what is read at each cut; the reader itself goes on with what is held.
 
     Args:
@@ -41,7 +43,7 @@ def even_parts(
 
 def replayed(
     snapshot: Snapshot, cuts: Mapping[int, Ref], displaced: Mapping[str, Tensor]
-) -> dict[int, Tensor]:
+) -> dict[int, Even]:
     """The same by running the whole tape for each copy: true whatever writes into what.
 
     Args:
@@ -68,7 +70,7 @@ def replayed(
         sides.append(found)
     plus, minus = sides
     return {
-        position: (tensor + minus[position]) / 2 - snapshot.value(cuts[position], position)
+        position: Halves((tensor, minus[position], snapshot.value(cuts[position], position)))
         for position, tensor in plus.items()
     }
 
@@ -78,13 +80,14 @@ def _followed(
     cuts: Mapping[int, Ref],
     last: Mapping[int, int],
     displaced: Mapping[str, Tensor],
-) -> dict[int, Tensor]:
+) -> dict[int, Even]:
     run, evens = _Run(snapshot, last, displaced), {}
     for position, op in enumerate(snapshot.tape.ops[: max(cuts, default=-1) + 1]):
         source = cuts.get(position)
         twin = run.twins.get(source.index) if source is not None else None
-        if twin is not None and twin.even is not None:
-            evens[position] = twin.even
+        halves = twin.halves if twin is not None else None
+        if halves is not None:
+            evens[position] = halves
         run.step(position, op, source)
     return evens
 
@@ -154,20 +157,28 @@ def _carried(op: Op, args: Any, kwargs: Any, base: list[Tensor]) -> list[Twin]:
         out = rule(op, args, lambda twin: twin.form(which), base[0])
         return list(out) if isinstance(out, (tuple, list)) else [out] * len(base)
 
-    def part(which: str, n: int) -> Any:
-        return parts(which)[n]
+    def odd(n: int) -> Any:
+        return parts("odd")[n]
+
+    def even(n: int) -> Even | None:
+        return Whole.of(parts("even")[n])
 
     if rule is not None and all(twin.is_straight for twin in leaves(args, Twin)):
-        straight = [Twin.straight(b, functools.partial(part, "odd", n)) for n, b in enumerate(base)]
+        straight = [Twin.straight(b, functools.partial(odd, n)) for n, b in enumerate(base)]
         straight[0].scaled = scaled(op, args, base[0])
         return straight
     side = functools.cache(functools.partial(_side, op, args, kwargs))
+    tile = tile_of(args, base[0]) if name == POOL else None
+
+    def copy(which: str, n: int) -> Tensor:
+        return pooled(args[0], which, tile) if tile and n == 0 else side(which)[n]
+
     return [
         Twin.bent(
             b,
-            functools.partial(_nth, side, "plus", n),
-            functools.partial(_nth, side, "minus", n),
-            functools.partial(part, "even", n) if rule is not None else None,
+            functools.partial(copy, "plus", n),
+            functools.partial(copy, "minus", n),
+            functools.partial(even, n) if rule is not None else None,
         )
         for n, b in enumerate(base)
     ]
@@ -180,7 +191,3 @@ def _side(op: Op, args: Any, kwargs: Any, which: str) -> list[Tensor]:
     if op.func._schema.is_mutable:
         mine = (mine[0].clone(), *mine[1:])
     return leaves(op.func(*mine, **named), Tensor)
-
-
-def _nth(side: Callable[[str], list[Tensor]], which: str, n: int) -> Tensor:
-    return side(which)[n]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import torch
 from torch import Tensor
+
+from ramify.twin.even import Even, Halves, Rectified, Whole
 
 Make = Callable[[], Tensor]
 MakePart = Callable[[], Tensor | None]
+MakeEven = Callable[[], Even | None]
 
 
 class Twin:
@@ -20,26 +21,26 @@ class Twin:
     part. Each form is made when it is first asked for, and once.
     """
 
-    def __init__(self, base: Tensor) -> None:
+    def __init__(self, base: Tensor, make: dict[str, Make], even: MakeEven | None) -> None:
         self.base = base
-        self._make: dict[str, MakePart] = {}
-        self._made: dict[str, Tensor | None] = {}
+        self._make = make
+        self._made: dict[str, Tensor] = {}
+        self._even = even
+        self._halves: tuple[Even | None] | None = None
+        self.before: Twin | None = None
+        """What it is the ReLU of."""
         self.scaled: Callable[[Tensor], Tensor] | None = None
         """A channelwise multiple of the odd part, by a shorter way than through that part."""
 
     @classmethod
     def straight(cls, base: Tensor, odd: Make) -> Twin:
         """A twin of base + odd and base − odd."""
-        twin = cls(base)
-        twin._make = {"odd": odd, "even": lambda: None}
-        return twin
+        return cls(base, {"odd": odd}, lambda: None)
 
     @classmethod
-    def bent(cls, base: Tensor, plus: Make, minus: Make, even: MakePart | None = None) -> Twin:
+    def bent(cls, base: Tensor, plus: Make, minus: Make, even: MakeEven | None = None) -> Twin:
         """A twin of two tensors; `even` where there is a shorter way to it than through both."""
-        twin = cls(base)
-        twin._make = {"plus": plus, "minus": minus} | ({"even": even} if even is not None else {})
-        return twin
+        return cls(base, {"plus": plus, "minus": minus}, even)
 
     @property
     def is_straight(self) -> bool:
@@ -48,15 +49,15 @@ class Twin:
 
     def form(self, name: str) -> Tensor | None:
         """One of `odd`, `even`, `plus` and `minus`; None is zero."""
+        if name == "even":
+            return self.even
         if name not in self._made:
             make = self._make.get(name)
-            self._made[name] = self._from_others(name) if make is None else make()
+            self._made[name] = self._from_odd(name) if make is None else make()
         return self._made[name]
 
-    def _from_others(self, name: str) -> Tensor:
+    def _from_odd(self, name: str) -> Tensor:
         """A form that was not given (a closure over the twin would keep the pass in memory)."""
-        if name == "even":
-            return (self.plus + self.minus).mul_(0.5).sub_(self.base)
         return self.base + self.odd if name == "plus" else self.base - self.odd
 
     def _whole(self, name: str) -> Tensor:
@@ -70,9 +71,21 @@ class Twin:
         return self._whole("odd")
 
     @property
+    def halves(self) -> Even | None:
+        """The even part, not written out; None is zero."""
+        if self._halves is None:
+            made = Halves((self.plus, self.minus, self.base)) if self._even is None else self._even()
+            self._halves = (made,)
+        return self._halves[0]
+
+    @property
     def even(self) -> Tensor | None:
         """Half the copies' sum, minus the base; None is zero."""
-        return self.form("even")
+        halves = self.halves
+        if halves is not None and not isinstance(halves, Whole):
+            halves = Whole((halves.written(),))
+            self._halves = (halves,)
+        return None if halves is None else halves.written()
 
     @property
     def plus(self) -> Tensor:
@@ -95,23 +108,7 @@ def rectified(x: Twin, base: Tensor) -> Twin:
     Returns:
         Its twin.
     """
-    even = (lambda: _ReluEven.apply(x.odd, x.base)) if x.is_straight else None
-    return Twin.bent(base, lambda: x.plus.relu(), lambda: x.minus.relu(), even)
-
-
-class _ReluEven(torch.autograd.Function):
-    """½ [relu(b + u) + relu(b − u)] − relu(b) = ½ max(|u| − |b|, 0), and its slope in u."""
-
-    @staticmethod
-    def forward(ctx: Any, odd: Tensor, base: Tensor) -> Tensor:
-        """The even part."""
-        out = odd.abs().sub_(base.abs()).clamp_min_(0).mul_(0.5)
-        ctx.save_for_backward(odd, out)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
-        """½ sign(u) where |u| > |b|."""
-        odd, out = ctx.saved_tensors
-        slope = torch.ops.aten.threshold_backward(gradients[0], out, 0.0)
-        return slope.mul_(odd.sign()).mul_(0.5), None
+    even = (lambda: Rectified((x.odd, x.base))) if x.is_straight else None
+    twin = Twin.bent(base, lambda: x.plus.relu(), lambda: x.minus.relu(), even)
+    twin.before = x
+    return twin

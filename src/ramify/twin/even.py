@@ -1,0 +1,192 @@
+"""Even parts, as the tensors they are made of: what only sums one need not write it out.
+
+Every value is made block by block, small enough for the processor's own memory: one pass over the
+parts, however many operations lie in between. Nothing but the parts is kept for the slopes.
+
+Shape letters: `S` samples, `W` channels of a group.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK = 2**16
+"""Numbers in a block: several blocks of float32 fit into the memory of one core."""
+
+
+def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of one length, cut alike along their first dimension; whole where that is no help.
+
+    Args:
+        *tensors: the first of them says how long a block is.
+
+    Yields:
+        One block of each.
+    """
+    first = tensors[0]
+    if first.device.type != "cpu" or not first.dim() or first.numel() <= BLOCK:
+        yield tensors
+        return
+    length = max(1, BLOCK * len(first) // first.numel())
+    yield from zip(*(tensor.split(length) for tensor in tensors), strict=True)
+
+
+@dataclass(frozen=True)
+class Even(abc.ABC):
+    """Half the sum of two copies of a tensor, minus the tensor; parts are of its shape."""
+
+    parts: tuple[Tensor, ...]
+
+    moving = 1
+    """How many parts, from the first on, move with the copies; their slopes are equal."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def value(*parts: Tensor) -> Tensor:
+        """The even part."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def slope(gradient: Tensor, *parts: Tensor) -> Tensor:
+        """The gradient in a moving part; `gradient`, in the even part, may be overwritten."""
+
+    def written(self) -> Tensor:
+        """The even part as a tensor, differentiable in the parts that move."""
+        return _Written.apply(type(self), *self.parts)
+
+    def dot(self, right: Tensor, rows: int | None, dim: int) -> Tensor:
+        """⟨even part, right⟩ by sample and channel, differentiable in the parts that move.
+
+        Args:
+            right: of the shape of the parts; no slope goes there.
+            rows: the dimension of the samples; None: there is one sample.
+            dim: the dimension of the channels.
+
+        Returns:
+            Shape (S, W), in float32 at least.
+        """
+        keep = (dim,) if rows is None else (rows, dim)
+        out = _Dot.apply(type(self), keep, right, *self.parts)
+        if rows is None:
+            return out.unsqueeze(0)
+        return out if rows < dim else out.T
+
+
+class Whole(Even):
+    """One that is at hand."""
+
+    @classmethod
+    def of(cls, tensor: Tensor | None) -> Whole | None:
+        """Of a tensor; None is zero."""
+        return None if tensor is None else cls((tensor,))
+
+    def written(self) -> Tensor:
+        """The tensor itself."""
+        return self.parts[0]
+
+    @staticmethod
+    def value(*parts: Tensor) -> Tensor:
+        """The tensor itself."""
+        return parts[0]
+
+    @staticmethod
+    def slope(gradient: Tensor, *parts: Tensor) -> Tensor:
+        """The gradient itself."""
+        return gradient
+
+
+class Halves(Even):
+    """That of copies p and m of a tensor b: ½ (p + m) − b."""
+
+    moving = 2
+
+    @staticmethod
+    def value(*parts: Tensor) -> Tensor:
+        """½ (p + m) − b."""
+        plus, minus, base = parts
+        return (plus + minus).mul_(0.5).sub_(base)
+
+    @staticmethod
+    def slope(gradient: Tensor, *parts: Tensor) -> Tensor:
+        """½ of the gradient."""
+        return gradient.mul_(0.5)
+
+
+class Rectified(Even):
+    """That of relu(b ± u): ½ [relu(b + u) + relu(b − u)] − relu(b) = ½ max(|u| − |b|, 0)."""
+
+    @staticmethod
+    def value(*parts: Tensor) -> Tensor:
+        """½ max(|u| − |b|, 0)."""
+        odd, base = parts
+        return odd.abs().sub_(base.abs()).relu_().mul_(0.5)
+
+    @staticmethod
+    def slope(gradient: Tensor, *parts: Tensor) -> Tensor:
+        """½ sign(u) of the gradient where |u| > |b|."""
+        odd, base = parts
+        beyond = odd.abs().sub_(base.abs())
+        there = torch.ops.aten.threshold_backward(gradient.mul_(0.5), beyond, 0.0)
+        # A leaky ReLU of slope −1 has the sign as its derivative: one pass in place of two.
+        return torch.ops.aten.leaky_relu_backward(there, odd, -1.0, False)
+
+
+class _Written(torch.autograd.Function):
+    """An even part, made block by block."""
+
+    @staticmethod
+    def forward(ctx: Any, kind: type[Even], *parts: Tensor) -> Tensor:
+        ctx.kind = kind
+        ctx.save_for_backward(*parts)
+        out = torch.empty_like(parts[0])
+        for cut, *each in blocks(out, *parts):
+            cut.copy_(kind.value(*each))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        parts = ctx.saved_tensors
+        slope = torch.empty_like(parts[0])
+        for cut, gradient, *each in blocks(slope, gradients[0], *parts):
+            cut.copy_(ctx.kind.slope(gradient.clone(), *each))
+        return None, *_given(ctx.kind, slope, parts)
+
+
+class _Dot(torch.autograd.Function):
+    """The sums of a product over all dimensions but some, made block by block."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, kind: type[Even], keep: Sequence[int], right: Tensor, *parts: Tensor
+    ) -> Tensor:
+        ctx.kind, ctx.keep = kind, sorted(keep)
+        ctx.save_for_backward(right, *parts)
+        over = [d for d in range(right.dim()) if d not in keep]
+        sums = []
+        for factor, *each in blocks(right, *parts):
+            product = kind.value(*each) * factor
+            wide = torch.promote_types(product.dtype, torch.float32)
+            sums.append(product.sum(over, dtype=wide) if over else product.to(wide))
+        return torch.cat(sums) if 0 in keep else torch.stack(sums).sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        right, *parts = ctx.saved_tensors
+        shape = [right.shape[d] if d in ctx.keep else 1 for d in range(right.dim())]
+        gradient = gradients[0].reshape(shape).to(right.dtype)
+        gradient = gradient.expand(len(right), *shape[1:])
+        slope = torch.empty_like(parts[0])
+        for cut, factor, scale, *each in blocks(slope, right, gradient, *parts):
+            cut.copy_(ctx.kind.slope(factor * scale, *each))
+        return None, None, None, *_given(ctx.kind, slope, parts)
+
+
+def _given(kind: type[Even], slope: Tensor, parts: Sequence[Tensor]) -> list[Tensor | None]:
+    """The slope of each part."""
+    return [slope if n < kind.moving else None for n in range(len(parts))]
