@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -71,13 +71,18 @@ def followed(
     graph: ramify.ChannelGraph, batch: Any, loss: Any, moves: dict[str, Tensor]
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """p_s of splits and of removals, as the package computes them."""
-    twins = Twins(graph, targets(graph))
+    chosen = targets(graph)
+    twins = Twins(graph, chosen)
     snapshot = Snapshot(graph.model, lambda: loss(graph.model, batch), batch, list(moves))
     reads = twins.reads(snapshot.tape, len(snapshot.losses))
     gradients = snapshot.gradients(reads.at, reads.made)
     with torch.enable_grad():
-        split = twins.split(snapshot, reads, gradients, moves)
-    return split, twins.removed(snapshot, reads, gradients)
+        parts = list(twins.split(snapshot, reads, gradients, moves))
+    numbers = range(len(chosen))
+    assert sum(map(len, parts)) == len({number for part in parts for number in part})
+    split = {number: p for part in parts for number, p in part.items()}
+    removed = twins.removed(snapshot, reads, gradients)
+    return [split.get(n) for n in numbers], [removed.get(n) for n in numbers]
 
 
 class Hooked:
@@ -187,6 +192,13 @@ def slopes_of(
     return float(total.detach()), [z if g is None else g for g, z in zip(found, zeros, strict=True)]
 
 
+def read(parts: Iterable[dict[int, Even]], gradients: dict[int, Tensor]) -> dict[int, Even]:
+    """The even parts that a gradient meets; no two parts meet in one read."""
+    found = [item for part in parts for item in part.items()]
+    assert len(dict(found)) == len(found)
+    return {n: even for n, even in found if n in gradients}
+
+
 REFUSED = {"Mixer": "carries the other"}
 PROBED = [
     key
@@ -213,9 +225,11 @@ def test_every_structure_is_followed_as_if_run_twice(key: str) -> None:
         assert not snapshot.value(reads.at[position], position).any()
     for position, gradient in gradients.items():
         assert torch.allclose(gradient, again[position] * len(snapshot.losses), atol=1e-12)
-    cuts = {position: reads.at[position] for position in gradients}
-    one, mine = slopes_of(even_parts(snapshot, cuts, reads.last, moves), gradients, moves)
-    other, theirs = slopes_of(replayed(snapshot, cuts, moves), gradients, moves)
+    parts = even_parts(snapshot, reads.at, reads.parts, reads.last, moves)
+    one, mine = slopes_of(read(parts, gradients), gradients, moves)
+    other, theirs = slopes_of(
+        read([replayed(snapshot, reads.at, moves)], gradients), gradients, moves
+    )
     assert one == pytest.approx(other, rel=1e-10, abs=1e-12)
     for a, b in zip(mine, theirs, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-10)
@@ -224,8 +238,8 @@ def test_every_structure_is_followed_as_if_run_twice(key: str) -> None:
             twins.removed(snapshot, reads, gradients)
     else:
         assert all(
-            p is None or p.shape[1] == t.group.width
-            for p, t in zip(twins.removed(snapshot, reads, gradients), found, strict=True)
+            p.shape[1] == found[number].group.width
+            for number, p in twins.removed(snapshot, reads, gradients).items()
         )
 
 

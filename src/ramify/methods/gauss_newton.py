@@ -137,14 +137,13 @@ class Morphisms:
         self._graph = graph
         self._targets = targets(graph)
         self._twins = Twins(graph, self._targets)
-        self._splits = "split" in settings.morphisms
-        self._prunes = "prune" in settings.morphisms
         tensors = tensors_of(graph.model)
         self._moves = _drawn(self._targets, tensors, settings)
         self._optimizer = torch.optim.Adam(self._moves.values(), lr=settings.lr)
         self._rows = [_rows(target, tensors) for target in self._targets]
         self._limits = _limits(self._rows, tensors, settings)
-        self._means: dict[str, list[Tensor | None]] = {}
+        kinds = [kind for kind in ("prune", "split") if kind in settings.morphisms]
+        self._means: dict[str, dict[int, Tensor]] = {kind: {} for kind in kinds}
         self.steps = 0
 
     @property
@@ -166,24 +165,25 @@ class Morphisms:
         reads = self._twins.reads(snapshot.tape, len(snapshot.losses))
         gradients = snapshot.gradients(reads.at, reads.made)
         level = _level(snapshot.losses)
-        if self._prunes:
-            found = self._twins.removed(snapshot, reads, gradients)
-            self._mean("prune", [_change(p, level) for p in found], weight)
-        if self._splits:
-            with torch.enable_grad():
-                followed = self._twins.split(snapshot, reads, gradients, self._moves)
-                changes = [_change(p, level) for p in followed]
-                self._descend([change.sum() for change in changes if change is not None])
-            self._mean("split", changes, weight)
+        if "prune" in self._means:
+            self._mean("prune", self._twins.removed(snapshot, reads, gradients), level, weight)
+        if "split" in self._means:
+            self._descend(self._twins.split(snapshot, reads, gradients, self._moves), level, weight)
         self.steps += 1
 
-    def _descend(self, totals: Sequence[Tensor]) -> None:
+    def _descend(
+        self, followed: Iterable[Mapping[int, Tensor]], level: float, weight: float
+    ) -> None:
         self._optimizer.zero_grad()
-        if totals:
-            torch.stack([total.double() for total in totals]).sum().backward()
-            self._optimizer.step()
-            if self._limits:
-                self._hold()
+        with torch.enable_grad():
+            for found in followed:  # each is gone through, and its memory free, before the next
+                moving = [p for p in found.values() if p.requires_grad]
+                if moving:
+                    torch.autograd.backward(moving, [_slope(p.detach(), level) for p in moving])
+                self._mean("split", found, level, weight)
+        self._optimizer.step()
+        if self._limits:
+            self._hold()
 
     @torch.no_grad()
     def _hold(self) -> None:
@@ -195,20 +195,20 @@ class Morphisms:
                 kept = held[where]
                 held[where] = kept * shorter.view(-1, *([1] * (kept.dim() - 1))).to(kept)
 
-    def _mean(self, kind: str, changes: Sequence[Tensor | None], weight: float) -> None:
-        known = self._means.setdefault(kind, [None] * len(changes))
-        for n, change in enumerate(changes):
-            if change is not None:
-                old, new = known[n], change.detach()
-                known[n] = new.clone() if old is None else old.lerp(new, weight)
+    @torch.no_grad()
+    def _mean(self, kind: str, found: Mapping[int, Tensor], level: float, weight: float) -> None:
+        known = self._means[kind]
+        for number, p in found.items():
+            new = _change(p, level)
+            known[number] = known[number].lerp(new, weight) if number in known else new
 
     def proposals(self) -> list[Proposal]:
         """What was learned, largest gain first."""
         out: list[Proposal] = []
         prices = CostModel(self._graph)
         for kind, means in self._means.items():
-            for target, mean in zip(self._targets, means, strict=True):
-                group = target.group
+            for number, target in enumerate(self._targets):
+                group, mean = target.group, means.get(number)
                 if kind == "prune" and not group.prune_exact:
                     continue
                 changes = [0.0] * group.width if mean is None else mean.tolist()
@@ -229,9 +229,14 @@ class Morphisms:
         return [halves(name, c, {n: part[c] for n, part in parts.items()}) for c in channels]
 
 
-def _change(p: Tensor | None, level: float) -> Tensor | None:
+def _change(p: Tensor, level: float) -> Tensor:
     """ΔL of each channel from p_s: shape (W,). Equation (1)."""
-    return None if p is None else (p + p.square() / (4 * level)).mean(0)
+    return (p + p.square() / (4 * level)).mean(0)
+
+
+def _slope(p: Tensor, level: float) -> Tensor:
+    """The slope of ΔL of each channel in p_s: shape (S, W)."""
+    return (1 + p / (2 * level)) / len(p)
 
 
 def _level(losses: Tensor) -> float:

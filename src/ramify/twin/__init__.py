@@ -28,6 +28,7 @@ from ramify.trace.labels import Labels
 from ramify.trace.recorder import Ref, Tape
 from ramify.trace.terms import Atom, Prod, Sum, Term, atoms_of, resolve
 from ramify.twin.even import Even, Whole
+from ramify.twin.parts import Part, parts_of
 from ramify.twin.run import even_parts
 
 
@@ -39,6 +40,7 @@ class Reads:
         at: operation -> the tensor it reads, for every sum over probed channels with a weight.
         terms: operation -> that tensor's terms.
         made: operations where a probed kernel meets an activation.
+        parts: what is followed by itself.
         last: tensor -> the last operation that reads it.
         samples: the axis of the samples.
         groups: axis of a probed group -> its number.
@@ -47,6 +49,7 @@ class Reads:
     at: dict[int, Ref]
     terms: dict[int, list[Term]]
     made: list[int]
+    parts: list[Part]
     last: dict[int, int]
     samples: Atom
     groups: dict[Atom, int]
@@ -91,8 +94,11 @@ class Twins:
         reads: Reads,
         gradients: Mapping[int, Tensor],
         displaced: Mapping[str, Tensor],
-    ) -> list[Tensor | None]:
+    ) -> Iterator[dict[int, Tensor]]:
         """p_s of a binary split of every channel, differentiable in the displacements.
+
+        What belongs together comes together: to go back through it before the next is asked for
+        frees its memory.
 
         Args:
             snapshot: one batch.
@@ -100,16 +106,15 @@ class Twins:
             gradients: of each sample's loss at each read.
             displaced: producer parameter -> displacement v, of its shape.
 
-        Returns:
-            Σ_k ⟨Δa_k, g_k⟩ by sample and channel, (S, W) for each target; None is zero.
+        Yields:
+            Number of a target -> Σ_k ⟨Δa_k, g_k⟩ by sample and channel, (S, W); absent is zero.
         """
-        cuts = {position: reads.at[position] for position in gradients}
-        evens = even_parts(snapshot, cuts, reads.last, displaced)
-        return self._sums(reads, evens, gradients)
+        for evens in even_parts(snapshot, reads.at, reads.parts, reads.last, displaced):
+            yield self._sums(reads, evens, gradients)
 
     def removed(
         self, snapshot: Snapshot, reads: Reads, gradients: Mapping[int, Tensor]
-    ) -> list[Tensor | None]:
+    ) -> dict[int, Tensor]:
         """p_s of removing each channel, Δa_k = −a_k.
 
         Args:
@@ -118,11 +123,11 @@ class Twins:
             gradients: of each sample's loss at each read.
 
         Returns:
-            As :meth:`split`.
+            Number of a target -> p_s, as from :meth:`split`.
         """
         reading = {n: Whole((snapshot.value(reads.at[n], n),)) for n in gradients}
         kept = self._sums(reads, reading, gradients)
-        return [None if part is None else -part for part in kept]
+        return {number: -part for number, part in kept.items()}
 
     def _label(self, tape: Tape, samples: int) -> Reads:
         old = [target.group.atom for target in self._targets]
@@ -153,7 +158,12 @@ class Twins:
                 "the forward cuts the batch in pieces, and the samples cannot be told apart: give "
                 "the model whole batches"
             )
-        return Reads(at, terms, made, last, samples_axis, groups)
+        numbers = {
+            position: [groups[atom] for atom in atoms_of(found) if atom in groups]
+            for position, found in terms.items()
+        }
+        parts = parts_of(tape, at, self._names, numbers)
+        return Reads(at, terms, made, parts, last, samples_axis, groups)
 
     def _groups(self, atoms: Sequence[Atom]) -> dict[Atom, int]:
         found: dict[Atom, int] = {}
@@ -170,12 +180,12 @@ class Twins:
 
     def _sums(
         self, reads: Reads, changes: Mapping[int, Even], gradients: Mapping[int, Tensor]
-    ) -> list[Tensor | None]:
-        sums: list[Tensor | None] = [None] * len(self._targets)
-        for position, change in changes.items():
-            for number, part in self._dots(reads, position, change, gradients[position]):
-                known = sums[number]
-                sums[number] = part if known is None else known + part
+    ) -> dict[int, Tensor]:
+        sums: dict[int, Tensor] = {}
+        for position, gradient in gradients.items():
+            if (change := changes.get(position)) is not None:
+                for number, part in self._dots(reads, position, change, gradient):
+                    sums[number] = sums[number] + part if number in sums else part
         return sums
 
     def _dots(

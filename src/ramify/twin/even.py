@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = 2**16
+BLOCK = 2**17
 """Numbers in a block: several blocks of float32 fit into the memory of one core."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from ramify.snapshot import Snapshot
 from ramify.trace.recorder import Op, Ref, leaves, mapped
 from ramify.twin.even import Even, Halves, Whole
 from ramify.twin.linear import moves, rule_of, scaled
+from ramify.twin.parts import Part
 from ramify.twin.tensor import Twin, rectified
 from ramify.twin.tiles import POOL, pooled, tile_of
 
@@ -21,24 +22,34 @@ from ramify.twin.tiles import POOL, pooled, tile_of
 def even_parts(
     snapshot: Snapshot,
     cuts: Mapping[int, Ref],
+    parts: Sequence[Part],
     last: Mapping[int, int],
     displaced: Mapping[str, Tensor],
-) -> dict[int, Even]:
+) -> Iterator[dict[int, Even]]:
     """The even part of what is read at each cut; the reader itself goes on with what is held.
 
     Args:
         snapshot: one batch.
         cuts: operation -> the tensor that is read there.
+        parts: of the tape, cut so.
         last: tensor -> the last operation that reads it.
         displaced: producer parameter -> the displacement of the first copy.
 
-    Returns:
-        Operation -> Δa, absent where it is zero; differentiable in the displacements.
+    Yields:
+        For each part: operation -> Δa, absent where it is zero; differentiable in the
+        displacements.
     """
-    try:
-        return _followed(snapshot, cuts, last, displaced)
-    except _SharedWriteError:
-        return replayed(snapshot, cuts, displaced)
+    if any(_seen_elsewhere(snapshot, last, *write) for part in parts for write in part.writes):
+        yield replayed(snapshot, cuts, displaced)
+        return
+    for part in parts:
+        if part.cuts:
+            yield _followed(snapshot, cuts, part, displaced)
+
+
+def _seen_elsewhere(snapshot: Snapshot, last: Mapping[int, int], position: int, ref: Ref) -> bool:
+    """Whether a write goes into memory that a later operation reads under another name."""
+    return any(last.get(other, -1) > position for other in snapshot.shared(ref))
 
 
 def replayed(
@@ -76,34 +87,26 @@ def replayed(
 
 
 def _followed(
-    snapshot: Snapshot,
-    cuts: Mapping[int, Ref],
-    last: Mapping[int, int],
-    displaced: Mapping[str, Tensor],
+    snapshot: Snapshot, cuts: Mapping[int, Ref], part: Part, displaced: Mapping[str, Tensor]
 ) -> dict[int, Even]:
-    run, evens = _Run(snapshot, last, displaced), {}
-    for position, op in enumerate(snapshot.tape.ops[: max(cuts, default=-1) + 1]):
+    run, evens = _Run(snapshot, {name: displaced[name] for name in part.names}), {}
+    for position in sorted({*part.steps, *part.cuts}):
+        if position > part.cuts[-1]:
+            break
         source = cuts.get(position)
         twin = run.twins.get(source.index) if source is not None else None
         halves = twin.halves if twin is not None else None
         if halves is not None:
             evens[position] = halves
-        run.step(position, op, source)
+        run.step(position, snapshot.tape.ops[position], source)
     return evens
 
 
-class _SharedWriteError(Exception):
-    """A write into memory that a later operation reads under another name."""
-
-
 class _Run:
-    """The twins of one tape's tensors."""
+    """The twins of one part's tensors."""
 
-    def __init__(
-        self, snapshot: Snapshot, last: Mapping[int, int], displaced: Mapping[str, Tensor]
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, displaced: Mapping[str, Tensor]) -> None:
         self._snapshot = snapshot
-        self._last = last
         self.twins = {
             index: Twin.straight(
                 snapshot.constants[name], functools.partial(_given, displaced[name])
@@ -129,14 +132,7 @@ class _Run:
         args, kwargs = mapped(op.args, value), mapped(op.kwargs, value)
         base = [self._snapshot.value(ref, position + 1) for ref in op.results()]
         for ref, twin in zip(op.results(), _carried(op, args, kwargs, base), strict=True):
-            if ref in op.inputs():
-                self._check_alone(position, ref)
             self.twins[ref.index] = twin
-
-    def _check_alone(self, position: int, ref: Ref) -> None:
-        """A write that other tensors of the same memory see is not followed."""
-        if any(self._last.get(other, -1) > position for other in self._snapshot.shared(ref)):
-            raise _SharedWriteError
 
 
 def _given(tensor: Tensor) -> Tensor:

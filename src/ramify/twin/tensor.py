@@ -74,7 +74,9 @@ class Twin:
     def halves(self) -> Even | None:
         """The even part, not written out; None is zero."""
         if self._halves is None:
-            made = Halves((self.plus, self.minus, self.base)) if self._even is None else self._even()
+            made = (
+                Halves((self.plus, self.minus, self.base)) if self._even is None else self._even()
+            )
             self._halves = (made,)
         return self._halves[0]
 
