@@ -75,6 +75,7 @@ def followed(
     twins = Twins(graph, chosen)
     snapshot = Snapshot(graph.model, lambda: loss(graph.model, batch), batch, list(moves))
     reads = twins.reads(snapshot.tape, len(snapshot.losses))
+    snapshot.keep(reads.values)
     gradients = snapshot.gradients(reads.at, reads.made)
     with torch.enable_grad():
         parts = list(twins.split(snapshot, reads, gradients, moves))
@@ -219,6 +220,7 @@ def test_every_structure_is_followed_as_if_run_twice(key: str) -> None:
     twins = Twins(graph, found)
     snapshot = Snapshot(net, lambda: squares(net, inputs), inputs, list(moves))
     reads = twins.reads(snapshot.tape, len(snapshot.losses))
+    snapshot.keep(reads.values)
     gradients = snapshot.gradients(reads.at, reads.made)
     again = read_gradients(snapshot.tape, snapshot.constants, reads.at)
     for position in again.keys() - gradients.keys():
@@ -343,11 +345,12 @@ def test_a_norm_of_any_backend_is_a_line(name: str) -> None:
     scale, shift, mean, variance = (torch.rand(3).double() + 0.5 for _ in range(4))
     func = getattr(torch.ops.aten, name).default
     args = (Twin.straight(base, lambda: move), scale, shift, mean, variance, False, 0.1, 1e-5)
-    carry = rule_of(f"aten::{name}", args)
+    op = Op(func, (), {}, None, "")
+    carry = rule_of(op, args, {})
     assert carry is not None
-    results = carry(Op(func, (), {}, None, ""), args, lambda twin: twin.form("odd"), base)
+    results = carry(op, args, lambda twin: twin.form("odd"), base)
     norm = functools.partial(batch_norm, running_mean=mean, running_var=variance, weight=scale)
     assert len(results) == len(func._schema.returns)
     assert torch.allclose(results[0], norm(base + move, bias=shift) - norm(base, bias=shift))
     counted = (*args[:5], True, *args[6:])
-    assert rule_of(f"aten::{name}", counted) is None
+    assert rule_of(op, counted, {}) is None

@@ -7,7 +7,7 @@ input, gradient to the weight. A snapshot makes the first two.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,14 +75,24 @@ class Snapshot:
             self._nodes[-1] = self._fresh.grad_fn
             self._fresh = None
 
+    def keep(self, indices: Collection[int]) -> None:
+        """Let go of all other values, so that the backward pass frees their memory as it goes."""
+        for held in (self._values, self._overwritten):
+            for index in held.keys() - indices:
+                del held[index]
+
     def value(self, ref: Ref, position: int) -> Tensor:
-        """A tensor's value as the operation of this number found it."""
+        """A tensor's value as the operation of this number found it; its shape, if not kept."""
         old = self._overwritten.get(ref.index)
         if old is not None:
             place = bisect.bisect_left(old, position, key=lambda entry: entry[0])
             if place < len(old):
                 return old[place][1]
-        return self._values[ref.index].detach()
+        known = self._values.get(ref.index)
+        if known is None:
+            shape, dtype = self.tape.shapes[ref.index], self.tape.dtypes[ref.index]
+            return torch.empty(shape, dtype=dtype, device="meta")
+        return known.detach()
 
     def shared(self, ref: Ref) -> list[int]:
         """The other tensors of the tape that lie in the same memory and would see a write."""

@@ -163,6 +163,7 @@ class Morphisms:
         run = lambda: checked_loss(loss, model, batch)  # noqa: E731
         snapshot = Snapshot(model, run, batch, list(self._moves))
         reads = self._twins.reads(snapshot.tape, len(snapshot.losses))
+        snapshot.keep(reads.values)
         gradients = snapshot.gradients(reads.at, reads.made)
         level = _level(snapshot.losses)
         if "prune" in self._means:

@@ -41,6 +41,7 @@ class Reads:
         terms: operation -> that tensor's terms.
         made: operations where a probed kernel meets an activation.
         parts: what is followed by itself.
+        values: the tensors whose values are asked for.
         last: tensor -> the last operation that reads it.
         samples: the axis of the samples.
         groups: axis of a probed group -> its number.
@@ -50,6 +51,7 @@ class Reads:
     terms: dict[int, list[Term]]
     made: list[int]
     parts: list[Part]
+    values: set[int]
     last: dict[int, int]
     samples: Atom
     groups: dict[Atom, int]
@@ -163,7 +165,8 @@ class Twins:
             for position, found in terms.items()
         }
         parts = parts_of(tape, at, self._names, numbers)
-        return Reads(at, terms, made, parts, last, samples_axis, groups)
+        values = {ref.index for ref in at.values()}.union(*(part.values for part in parts))
+        return Reads(at, terms, made, parts, values, last, samples_axis, groups)
 
     def _groups(self, atoms: Sequence[Atom]) -> dict[Atom, int]:
         found: dict[Atom, int] = {}

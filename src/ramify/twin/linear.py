@@ -5,7 +5,7 @@ A part is the odd or the even one; what adds to a tensor without moving drops ou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +29,16 @@ class Linear:
     fits: Fits
 
 
-def rule_of(name: str, args: Sequence[Any]) -> Carry | None:
-    """How a part passes an operation of this name; None where it is not linear in what moves."""
-    rule = _RULES.get(name)
-    return rule.carry if rule is not None and rule.fits(args) else None
+def rule_of(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Carry | None:
+    """How a part passes an operation; None where it is not linear in what moves."""
+    rule = _RULES.get(plain_name(op))
+    named = any(isinstance(value, Tensor) or moves(value) for value in kwargs.values())
+    return rule.carry if rule is not None and not named and rule.fits(args) else None
+
+
+def plain_name(op: Op) -> str:
+    """The operation's name, or that of its form that does not write."""
+    return op.name.removesuffix("_") if op.func._schema.is_mutable else op.name
 
 
 def moves(argument: Any) -> bool:

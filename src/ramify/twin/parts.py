@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ramify.trace.recorder import Op, Ref, Tape
+import torch
+
+from ramify.trace.recorder import Op, Ref, Tape, mapped
+from ramify.twin.linear import rule_of
+from ramify.twin.tensor import Twin
 
 
 @dataclass
@@ -17,12 +22,14 @@ class Part:
         steps: operations that carry or end a twin, in order.
         cuts: operations that read a twin.
         writes: (operation, tensor) where a twin is written into in place.
+        values: the tensors whose values are asked for; of others the shape is enough.
     """
 
     names: set[str] = field(default_factory=set)
     steps: list[int] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)
     writes: list[tuple[int, Ref]] = field(default_factory=list)
+    values: set[int] = field(default_factory=set)
 
 
 def parts_of(
@@ -42,34 +49,57 @@ def parts_of(
     Returns:
         The parts, in the order of their kernels; one that reaches no read has no cuts.
     """
-    joined = _Joined()
+    joined, straight = _Joined(), dict[int, bool]()
     own = {index: name for index, name in tape.names.items() if name in names}
     displaced = list(own.values())
-    steps: list[tuple[int, str]] = []
+    straight.update(dict.fromkeys(own, True))
+    steps: list[tuple[int, str, set[int]]] = []
     reads: list[tuple[int, str]] = []
     for position, op in enumerate(tape.ops):
         cut = cuts.get(position)
         if cut is not None and cut.index in own:
             reads.append((position, own[cut.index]))
             joined.join(own[cut.index], *groups[position])
-        moving = [own[r.index] for r in op.inputs() if r != cut and r.index in own]
+        moving = [r.index for r in op.inputs() if r != cut and r.index in own]
+        results = [ref.index for ref in op.results()]
         if moving and position not in tape.drawn:
-            joined.join(*moving)
-            steps.append((position, moving[0]))
-            own.update((ref.index, moving[0]) for ref in op.results())
+            joined.join(*(own[index] for index in moving))
+            line = _is_line(op, {index: straight[index] for index in moving})
+            values = {ref.index for ref in op.inputs()}
+            steps.append(
+                (position, own[moving[0]], values - set(moving) if line else values.union(results))
+            )
+            own.update(dict.fromkeys(results, own[moving[0]]))
+            straight.update(dict.fromkeys(results, line))
         else:
-            ended = [own.pop(ref.index) for ref in op.results() if ref.index in own]
-            steps += [(position, name) for name in ended]
+            steps += [(position, own.pop(index), set()) for index in results if index in own]
     found: dict[Hashable, Part] = {}
     for name in displaced:
         found.setdefault(joined.root(name), Part()).names.add(name)
     for position, name in reads:
-        found[joined.root(name)].cuts.append(position)
-    for position, name in steps:
+        part = found[joined.root(name)]
+        part.cuts.append(position)
+        part.values.add(cuts[position].index)
+    for position, name, values in steps:
         part = found[joined.root(name)]
         part.steps.append(position)
         part.writes += [(position, ref) for ref in _written(tape.ops[position])]
+        part.values |= values
+    for part in found.values():
+        part.values.update(ref.index for _, ref in part.writes)
     return list(found.values())
+
+
+def _is_line(op: Op, straight: Mapping[int, bool]) -> bool:
+    """Whether an operation keeps twins straight."""
+    hollow, make = torch.empty(0), functools.partial(torch.empty, 0)
+    twins = {
+        index: Twin.straight(hollow, make) if is_line else Twin.bent(hollow, make, make)
+        for index, is_line in straight.items()
+    }
+    stand = lambda leaf: twins.get(leaf.index, hollow) if isinstance(leaf, Ref) else leaf  # noqa: E731
+    rule = rule_of(op, mapped(op.args, stand), mapped(op.kwargs, stand))
+    return rule is not None and all(straight.values())
 
 
 def _written(op: Op) -> list[Ref]:

@@ -13,7 +13,7 @@ from ramify.replay import replay
 from ramify.snapshot import Snapshot
 from ramify.trace.recorder import Op, Ref, leaves, mapped
 from ramify.twin.even import Even, Halves, Whole
-from ramify.twin.linear import moves, rule_of, scaled
+from ramify.twin.linear import plain_name, rule_of, scaled
 from ramify.twin.parts import Part
 from ramify.twin.tensor import Twin, rectified
 from ramify.twin.tiles import POOL, pooled, tile_of
@@ -141,11 +141,10 @@ def _given(tensor: Tensor) -> Tensor:
 
 def _carried(op: Op, args: Any, kwargs: Any, base: list[Tensor]) -> list[Twin]:
     """The twins of an operation's results."""
-    name = op.name.removesuffix("_") if op.func._schema.is_mutable else op.name
+    name = plain_name(op)
     if name == "aten::relu":
         return [rectified(args[0], base[0])]
-    named = any(isinstance(value, Tensor) or moves(value) for value in kwargs.values())
-    rule = None if named else rule_of(name, args)
+    rule = rule_of(op, args, kwargs)
 
     @functools.cache
     def parts(which: str) -> list[Tensor | None]:
