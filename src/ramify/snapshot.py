@@ -7,6 +7,7 @@ input, gradient to the weight. A snapshot makes the first two.
 from __future__ import annotations
 
 import bisect
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -36,8 +37,9 @@ class Snapshot:
         self._overwritten: dict[int, list[tuple[int, Tensor]]] = {}
         self._nodes: list[Node | None] = []
         self._fresh: Tensor | None = None
-        self.constants = {name: t.detach() for name, t in tensors_of(model).items()}
-        asked = [p for n, p in model.named_parameters() if n in set(names) and not p.requires_grad]
+        tensors = tensors_of(model)
+        self.constants = {name: tensor.detach() for name, tensor in tensors.items()}
+        asked = [tensors[name] for name in names if not tensors[name].requires_grad]
         try:
             for parameter in asked:  # a frozen network is probed like any other
                 parameter.requires_grad_()
@@ -157,15 +159,21 @@ class Snapshot:
 def _tensor_arguments(op: Op) -> list[Any]:
     """The arguments that autograd makes edges for, an absent optional tensor being one too."""
     found: list[Any] = []
-    given = list(op.args) + [None] * (len(op.func._schema.arguments) - len(op.args))
-    for declared, argument in zip(op.func._schema.arguments, given, strict=True):
-        value = op.kwargs.get(declared.name, argument)
-        kind = str(declared.type)
-        if kind in ("Tensor", "Optional[Tensor]"):
-            found.append(value)
-        elif "Tensor" in kind:
-            found += value if isinstance(value, (tuple, list)) else [value]
+    for place, name, single in _tensor_places(op.func):
+        value = op.kwargs.get(name, op.args[place] if place < len(op.args) else None)
+        found += value if not single and isinstance(value, (tuple, list)) else [value]
     return found
+
+
+@functools.cache
+def _tensor_places(func: Any) -> list[tuple[int, str, bool]]:
+    """Where an operation takes tensors: place, name, and whether it is one tensor."""
+    kinds = [(a.name, str(a.type)) for a in func._schema.arguments]
+    return [
+        (place, name, kind in ("Tensor", "Optional[Tensor]"))
+        for place, (name, kind) in enumerate(kinds)
+        if "Tensor" in kind
+    ]
 
 
 def _argument(op: Op, ref: Ref) -> int:

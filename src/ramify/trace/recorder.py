@@ -50,7 +50,7 @@ class Op:
     @property
     def name(self) -> str:
         """The operation's name without its overload, such as `aten::add`."""
-        return str(self.func._schema.name)
+        return _name_of(self.func)
 
     def inputs(self) -> list[Ref]:
         """The tensors the operation reads, in order of its arguments."""
@@ -59,6 +59,11 @@ class Op:
     def results(self) -> list[Ref]:
         """The tensors the operation returns, in order."""
         return leaves(self.outputs, Ref)
+
+
+@functools.cache
+def _name_of(func: Any) -> str:
+    return str(func._schema.name)
 
 
 def mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
@@ -369,12 +374,14 @@ def untouched(model: nn.Module) -> Iterator[None]:
     counts writes, so that a graph made before would refuse its backward pass: not these.
     """
     kept = [_keep_module(module) for module in model.modules()]
-    values = [(b, b.detach().clone()) for b in model.buffers()]
-    memory = [(p, p.data) for p in model.parameters()]
+    buffers = list(model.buffers())
+    values = [(b, b.detach().clone()) for b in buffers]
+    parameters = list(model.parameters())
+    memory = [(p, p.data) for p in parameters]
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    counted = tuple(t for t in tensors_of(model).values() if not t.is_inference())
+    devices = sorted({p.device.index for p in parameters if p.device.type == "cuda"})
+    counted = tuple(t for t in (*parameters, *buffers) if not t.is_inference())
     with _unsafe_preserve_version_counter(counted), torch.random.fork_rng(devices):
         # The fused encoder layer is one opaque operation; its plain form is the same function.
         torch.backends.mha.set_fastpath_enabled(False)

@@ -84,7 +84,7 @@ class Twins:
         Raises:
             RamifyError: the samples or the groups cannot be told apart.
         """
-        ops = [(op.func, str(op.args), str(op.kwargs), str(op.outputs)) for op in tape.ops]
+        ops = [(op.func, op.args, op.kwargs, op.outputs) for op in tape.ops]
         key = (samples, ops, tape.shapes, tape.names)
         if self._known is None or self._known[0] != key:
             self._known = (key, self._label(tape, samples))

@@ -84,7 +84,7 @@ class _Largest(torch.autograd.Function):
         given = (moving,) if held is None else (moving, held)
         found = []
         for each in blocks(*given):
-            across = _across(_whole(each, sign), tile)
+            across = _most(_pieces(_whole(each, sign, tile), -1, tile[1]))
             found.append(_most(_pieces(across, -2, tile[0])))
         return torch.cat(found)
 
@@ -98,30 +98,32 @@ class _Largest(torch.autograd.Function):
         if slope.shape[-2:] != (height * gradient.shape[-2], width * gradient.shape[-1]):
             slope.zero_()  # what no tile covers
         for cut, mine, *each in blocks(slope, gradient, *given):
-            whole = _whole(each, ctx.sign)
-            across = _across(whole, ctx.tile)
+            places = _pieces(_whole(each, ctx.sign, ctx.tile), -1, width)
+            across = _most(places)
             down = torch.empty_like(across)
             lines = _pieces(across, -2, height)
             _share(mine * ctx.sign, lines, _most(lines), _pieces(down, -2, height))
-            _share(down, _pieces(whole, -1, width), across, _pieces(cut, -1, width))
+            _share(down, places, across, _pieces(_covered(cut, ctx.tile), -1, width))
         return slope, None, None, None
 
 
-def _whole(given: Sequence[Tensor], sign: int) -> Tensor:
-    moving, *held = given
+def _covered(image: Tensor, tile: Tile) -> Tensor:
+    """What tiles cover."""
+    height, width = (
+        whole // size * size for whole, size in zip(image.shape[-2:], tile, strict=True)
+    )
+    return image[..., :height, :width]
+
+
+def _whole(given: Sequence[Tensor], sign: int, tile: Tile) -> Tensor:
+    """What is pooled."""
+    moving, *held = (_covered(image, tile) for image in given)
     return torch.add(held[0], moving, alpha=sign) if held else moving
 
 
-def _across(whole: Tensor, tile: Tile) -> Tensor:
-    """The largest of each line of a tile, of the lines that tiles cover."""
-    covered = whole.shape[-2] // tile[0] * tile[0]
-    return _most(_pieces(whole[..., :covered, :], -1, tile[1]))
-
-
-def _pieces(tensor: Tensor, dim: int, size: int) -> list[Tensor]:
+def _pieces(tensor: Tensor, dim: int, size: int) -> Sequence[Tensor]:
     """What lies at the first, second, ... place of every tile."""
-    covered = tensor.narrow(dim, 0, tensor.shape[dim] // size * size)
-    return list(covered.unflatten(dim, (-1, size)).unbind(dim))
+    return tensor.unflatten(dim, (-1, size)).unbind(dim)
 
 
 def _most(pieces: Sequence[Tensor]) -> Tensor:
