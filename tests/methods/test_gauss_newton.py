@@ -36,18 +36,27 @@ def test_gain_of_small_morphisms_is_the_change_of_the_really_edited_network(name
     assert off[1] < 0.02 * off[0]  # the error is of fourth order in v, the change of second
 
 
-def test_equation_1_sample_by_sample() -> None:
+@pytest.mark.parametrize("sure", [False, True])
+@pytest.mark.parametrize("curvature", ["gauss-newton", "fisher"])
+def test_equation_1_sample_by_sample(curvature: str, sure: bool) -> None:
     """A network of one hidden layer has one read: everything can be written out."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
     x, y = torch.randn(7, 4).double(), torch.randint(0, 3, (7,))
+    if sure:
+        y = net(x).argmax(1)
+        with torch.no_grad():
+            net[2].weight *= 8
+            net[2].bias *= 8
     graph = ramify.trace(net, x)
-    learner = Morphisms(graph, ramify.GaussNewton(start=1.0))
+    learner = Morphisms(graph, ramify.GaussNewton(start=1.0, curvature=curvature))
     v = {name: move.clone() for name, move in learner.moves.items()}
     learner.step(per_sample, (x, y), weight=1.0)
     gains = {(type(p.edit), p.edit.channel): p.gain for p in learner.proposals()}
     weight, bias = net[0].weight.detach(), net[0].bias.detach()
     mean = float(per_sample(net, (x, y)).mean().detach())
+    assert (mean < 0.5) == sure
+    bend = 1 / (4 * mean) if curvature == "gauss-newton" or sure else 1 / 2
     for channel in range(5):
         split, prune = [], []
         for s in range(7):
@@ -59,9 +68,29 @@ def test_equation_1_sample_by_sample() -> None:
             change = (max(base + u, 0.0) + max(base - u, 0.0)) / 2 - max(base, 0.0)
             for out, a in ((split, change), (prune, -max(base, 0.0))):
                 p = a * float(g[channel])
-                out.append(p + p**2 / (4 * mean))
+                out.append(p + bend * p**2)
         assert gains[ramify.Split, channel] == pytest.approx(-sum(split) / 7, rel=1e-10)
         assert gains[ramify.Prune, channel] == pytest.approx(-sum(prune) / 7, rel=1e-10)
+
+
+def test_fisher_is_the_true_curvature_where_labels_are_as_predicted() -> None:
+    """Predictions of 1/2, 1/4, 1/4 and those labels in these shares: the slope is nothing."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.Softplus(), nn.Linear(5, 3)).double()
+    x, y = torch.randn(1, 4).double().expand(4, 4), torch.tensor([0, 0, 1, 2])
+    with torch.no_grad():
+        net[2].weight *= 1e-3
+        net[2].bias += torch.tensor([2.0, 1.0, 1.0]).double().log() - net(x)[0]
+    graph = ramify.trace(net, x)
+    trial = ramify.Trial(graph, per_sample, [(x, y)])
+    off = {}
+    for curvature in ("gauss-newton", "fisher"):
+        method = ramify.GaussNewton(start=1.0, lr=1e-12, radius=None, curvature=curvature)
+        found = method.propose(graph, per_sample, [(x, y)])
+        ratios = [trial.decrease([p.edit]) / p.gain for p in found]
+        off[curvature] = max(abs(ratio - 1) for ratio in ratios)
+    assert off["fisher"] < 1e-2
+    assert off["gauss-newton"] > 1
 
 
 @pytest.mark.parametrize("name", ["conv-bn-softplus", "residual", "depthwise"])
@@ -96,11 +125,12 @@ def test_the_first_step_of_adam_follows_the_slope_of_equation_1() -> None:
 
 
 def longest(learner: Morphisms) -> float:
-    """The largest |v| / |θ| of any channel, over all its producers together."""
+    """The largest |v| of any channel over all its layers, in root mean squares of theirs."""
     graph = learner._graph
     parameters, ratios = dict(graph.model.named_parameters()), []
     for group in (g for g in graph.groups if g.can_split):
         slots = [slot for slot in group.slots if slot.role == "producer"]
+        layers = len({graph.model.get_submodule(s.name.rsplit(".", 1)[0]) for s in slots})
         squares = [
             torch.stack(
                 [
@@ -113,7 +143,7 @@ def longest(learner: Morphisms) -> float:
             ).sum(0)
             for t in (learner.moves, parameters)
         ]
-        ratios.append(float((squares[0] / squares[1]).sqrt().max()))
+        ratios.append(float((layers * squares[0] / squares[1]).sqrt().max()))
     return max(ratios)
 
 
@@ -222,6 +252,7 @@ def test_the_model_stays_as_it_was() -> None:
         ({"lr": 0.0}, "lr"),
         ({"radius": 0.0}, "radius"),
         ({"momentum": 0.0}, "momentum"),
+        ({"curvature": "hessian"}, "curvature"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, object], message: str) -> None:
