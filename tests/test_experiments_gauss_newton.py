@@ -55,11 +55,14 @@ def test_accuracy_measures_the_applied_morphisms() -> None:
         tests=24,
         epochs=1,
         phase=1,
-        rivals=0,
+        curvature="fisher",
+        rivals=2,
+        steps=3,
     )
     result = accuracy.run(settings, lambda line: None)
     kinds = {(point["group"], point["kind"]) for point in result["points"]}
     assert len(kinds) == 4
+    assert [set(row) for row in result["rivals"]] == [{"channel", *accuracy.WAYS}] * 2
     assert accuracy_figure(result).startswith(PNG)
     assert "| split |" in accuracy_page(result, 1.0)
 

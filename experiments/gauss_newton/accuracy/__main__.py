@@ -36,9 +36,18 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=usual.epochs, help="epochs of training")
     parser.add_argument("--phase", type=int, default=usual.phase, help="epochs of morphisms")
     parser.add_argument("--radius", type=float, default=usual.radius, help="of v; 0 for none")
+    parser.add_argument(
+        "--curvature", default=usual.curvature, help="of the estimate: gauss-newton or fisher"
+    )
     parser.add_argument("--lr", type=float, default=usual.lr, help="of the weights")
     parser.add_argument(
+        "--schedule", default=usual.schedule, help="of the learning rate: constant, steps, cosine"
+    )
+    parser.add_argument(
         "--rivals", type=int, default=usual.rivals, help="channels to compare ways on (Figure 4)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=usual.steps, help="of Adam on each expanded network"
     )
     parser.add_argument("--seed", type=int, default=usual.seed)
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
@@ -79,9 +88,11 @@ def page(result: dict[str, Any], seconds: float) -> str:
     held = result["settings"]
     lines = [
         f"{held['model']} of width {held['width']}, {held['samples']:,} training images, "
-        f"{held['epochs']} epochs at learning rate {held['lr']:g}, then {held['phase']} epochs of "
-        f"morphisms, seed {held['seed']}; test accuracy {100 * result['test_accuracy']:.1f} %, "
-        f"test loss {result['test_loss']:.3f}. True ΔL on {held['tests']:,} test images. "
+        f"{held['epochs']} epochs at learning rate {held['lr']:g} ({held['schedule']}), then "
+        f"{held['phase']} epochs of morphisms, curvature {held['curvature']}, radius "
+        f"{held['radius']:g}, seed {held['seed']}; test accuracy "
+        f"{100 * result['test_accuracy']:.1f} %, test loss {result['test_loss']:.3f}. True ΔL on "
+        f"{held['tests']:,} test images. "
         f"{seconds / 60:.1f} minutes.",
         "",
         "| group | kind | channels | r | sign right in the top 30 % | true over estimated |",

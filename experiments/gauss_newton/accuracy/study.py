@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 
 import ramify
 from experiments.gauss_newton.epochs import Epochs
-from ramify.data import batches, load
-from ramify.methods import Expansion, GaussNewton, LineSearch, Trial
+from ramify.data import Dataset, batches, load
+from ramify.edit import Edit
+from ramify.methods import GaussNewton, LineSearch, Trial
+from ramify.methods.expand import halves
 from ramify.models import build
 from ramify.run.training import (
     Training,
@@ -24,6 +27,7 @@ from ramify.run.training import (
     make_optimizer,
     train_epoch,
 )
+from ramify.trace.layout import kernels
 
 WAYS = ("gauss-newton", "line search", "expansion")
 Batch = tuple[Tensor, Tensor]
@@ -44,9 +48,12 @@ class Settings:
         phase: epochs of learning morphisms, with the weights held.
         batch: samples a step.
         radius: of the displacements; 0 for none, as in the paper.
+        curvature: gauss-newton, the paper's, or fisher.
         rivals: channels of the first group whose split is also sought by line search and by
             expanding the network (Figure 4).
-        lr: learning rate of the weights; constant, as in the paper.
+        steps: of Adam on the expanded network.
+        lr: learning rate of the weights.
+        schedule: of that learning rate; constant, as in the paper, or cosine.
         seed: of everything.
     """
 
@@ -59,8 +66,11 @@ class Settings:
     phase: int = 20
     batch: int = 64
     radius: float = 1.0
+    curvature: str = "gauss-newton"
     rivals: int = 0
+    steps: int = 300
     lr: float = 0.1
+    schedule: str = "constant"
     seed: int = 0
 
 
@@ -95,7 +105,12 @@ def run(settings: Settings, say: Say) -> dict[str, Any]:
     say(f"trained: test accuracy {100 * accuracy:.1f} %, test loss {loss:.3f}")
     graph = ramify.trace(model, dataset.x_train[:1])
     started = time.monotonic()
-    method = GaussNewton(epochs=settings.phase, radius=settings.radius or None, seed=settings.seed)
+    method = GaussNewton(
+        epochs=settings.phase,
+        radius=settings.radius or None,
+        curvature=settings.curvature,
+        seed=settings.seed,
+    )
     proposals = method.propose(graph, cross_entropy, epochs)
     say(f"learned {len(proposals)} morphisms in {time.monotonic() - started:.0f} s")
     chosen = [group_at(graph, name) for name in settings.groups]
@@ -111,20 +126,22 @@ def run(settings: Settings, say: Say) -> dict[str, Any]:
 
 
 def train(model: nn.Module, epochs: Epochs, settings: Settings, say: Say) -> float:
-    """Plain training at the paper's settings; the last epoch's mean loss."""
+    """Plain training, by the paper's settings but for the schedule; the last epoch's mean loss."""
     training = Training(
         epochs=settings.epochs,
         lr=settings.lr,
         nesterov=True,
         weight_decay=1e-4,
-        schedule="constant",
+        schedule=settings.schedule,
     )
     optimizer = make_optimizer(model, training)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
-    mean = math.inf
+    mean, made, total = math.inf, 0, settings.epochs * len(epochs)
     for epoch in range(settings.epochs):
-        mean, _ = train_epoch(model, cross_entropy, epochs, optimizer, lambda step: 1.0)
+        factor = lambda step, made=made: training.factor(made + step, total)  # noqa: E731
+        mean, steps = train_epoch(model, cross_entropy, epochs, optimizer, factor)
+        made += steps
         say(f"epoch {epoch + 1} of {settings.epochs}: training loss {mean:.3f}")
     return mean
 
@@ -177,26 +194,62 @@ def rivals(
     """The true decrease by each way of finding a split of the same channel (Figure 4)."""
     if not settings.rivals:
         return []
-    name = group_at(graph, "first")
-    sample = [next(iter(batches(epochs.dataset, 128, settings.seed, 10_000 + n))) for n in range(2)]
+    name, channels = group_at(graph, "first"), range(settings.rivals)
     trial = Trial(graph, cross_entropy, test)
-    found: dict[int, dict[str, Any]] = {}
-    learned = [p for p in proposals if p.edit.group == name and isinstance(p.edit, ramify.Split)]
-    groups, channels = (name,), tuple(range(settings.rivals))
-    line_search = LineSearch(groups=groups, channels=channels)
-    expansion = Expansion(groups=groups, channels=channels)
+    learned = [p.edit for p in proposals if p.edit.group == name]
+    found: dict[int, dict[str, Any]] = {channel: {"channel": channel} for channel in channels}
     for way in WAYS:
+        edits: Sequence[Edit]
         if way == "gauss-newton":
-            offered = learned
+            edits = [e for e in learned if isinstance(e, ramify.Split) and e.channel in found]
+        elif way == "line search":
+            drawn = [batches(epochs.dataset, 128, settings.seed, 10_000 + n) for n in range(4)]
+            sample = [next(iter(some)) for some in drawn]
+            method = LineSearch(groups=(name,), channels=tuple(channels))
+            edits = [p.edit for p in method.propose(graph, cross_entropy, sample)]
         else:
-            method = line_search if way == "line search" else expansion
-            offered = method.propose(graph, cross_entropy, sample)
-        for proposal in offered:
-            if proposal.edit.channel < settings.rivals:
-                row = found.setdefault(proposal.edit.channel, {"channel": proposal.edit.channel})
-                row[way] = trial.decrease([proposal.edit])
+            edits = [expanded(graph, settings, epochs.dataset, name, c) for c in channels]
+        for edit in edits:
+            found[edit.channel][way] = trial.decrease([edit])
         say(f"Figure 4: {way} done")
-    return [found[channel] for channel in sorted(found)]
+    return [found[channel] for channel in channels]
+
+
+def expanded(
+    graph: ramify.ChannelGraph, settings: Settings, dataset: Dataset, name: str, channel: int
+) -> ramify.Split:
+    """A split as the really expanded network learns it: Adam on the true loss of fresh batches.
+
+    `ramify.methods.Expansion` takes all of its batches for every step; here the oracle sees as much
+    data as Gauss-Newton does, and its learning rate falls to 0 by a cosine.
+
+    Args:
+        graph: the traced model.
+        settings: steps and seed.
+        dataset: the training images.
+        name: of the group.
+        channel: of the group.
+
+    Returns:
+        The split.
+    """
+    torch.manual_seed(settings.seed)
+    parts, parameters = {}, dict(graph.model.named_parameters())
+    for slot in (slot for slot in graph[name].slots if slot.role == "producer"):
+        kernel = kernels(parameters[slot.name], slot.dim, graph.positions(graph[name], slot))
+        kernel = kernel[channel].detach()
+        parts[slot.name] = 0.1 * kernel.square().mean().sqrt() * torch.randn_like(kernel)
+    adam = torch.optim.Adam(parts.values(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, settings.steps)
+    fresh = Epochs(dataset, 128, settings.seed)
+    stream = itertools.chain.from_iterable(fresh for _ in itertools.count())
+    for batch in itertools.islice(stream, settings.steps):
+        _, slopes = Trial(graph, cross_entropy, [batch]).slopes(halves(name, channel, parts))
+        for part, slope in zip(parts.values(), slopes.values(), strict=True):
+            part.grad = slope[0] - slope[1]
+        adam.step()
+        schedule.step()
+    return halves(name, channel, parts)
 
 
 def summary(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
