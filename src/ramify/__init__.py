@@ -17,8 +17,10 @@ from ramify.methods import (
     SplittingDescent,
     Taylor,
     Trial,
+    agree,
     splitting_matrix,
 )
+from ramify.ranks import check_ranks, together
 from ramify.run import Grown, Training, grow, load, recipe_of, reshape, save
 from ramify.select import Knapsack, Selection, Threshold, TopFraction, TradeOff, fit
 from ramify.trace import ChannelGraph, ChannelGroup, trace
@@ -61,6 +63,10 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "grow",
     "Grown",
     "Training",
+    # several processes
+    "together",
+    "agree",
+    "check_ranks",
     # files
     "load",
     "recipe_of",

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ramify import ranks
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.replay import replay
@@ -297,13 +298,13 @@ def probes(
 
 
 def mean_product(made: Sequence[Probe], vectors: Vectors) -> Vectors:
-    """S·v over all batches, each sample with the same weight."""
+    """S·v over all batches, of all ranks that work together, each sample with the same weight."""
     total = sum(probe.samples for probe in made)
     out: Vectors = []
     for probe in made:
         part = [p * (probe.samples / total) for p in probe.product(vectors)]
         out = [a + b for a, b in zip(out, part, strict=True)] if out else part
-    return out
+    return ranks.mean(out, total)
 
 
 def sizes(found: Sequence[Target], tensors: Mapping[str, Tensor]) -> list[tuple[int, int]]:

@@ -4,7 +4,7 @@ from ramify.methods.baselines import Expansion, LineSearch, Net2Net, NewNeuron, 
 from ramify.methods.boosting import Boosting
 from ramify.methods.expand import Trial
 from ramify.methods.gauss_newton import GaussNewton
-from ramify.methods.proposal import Method, Proposal
+from ramify.methods.proposal import Method, Proposal, agree
 from ramify.methods.scores import L1, BNScale, Taylor
 from ramify.methods.splitting import SplittingDescent, splitting_matrix
 
@@ -23,5 +23,6 @@ __all__ = [
     "SplittingDescent",
     "Taylor",
     "Trial",
+    "agree",
     "splitting_matrix",
 ]

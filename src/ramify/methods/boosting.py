@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ramify import ranks
 from ramify.cost import CostModel
 from ramify.edit import Plan, Split
 from ramify.edit.plan import check_current
@@ -255,7 +256,7 @@ def _mean_gradients(
         sums = [a if b is None else a + b for a, b in zip(sums, found, strict=True)]
     if not samples:
         raise RamifyError(_EMPTY)
-    return [total / samples for total in sums]
+    return ranks.mean([total / samples for total in sums], samples)
 
 
 def _second_gradients(
@@ -282,7 +283,7 @@ def _second_gradients(
             sums = [a if b is None else a + b for a, b in zip(sums, slopes, strict=True)]
     if not samples:
         raise RamifyError(_EMPTY)
-    return [total / samples for total in sums]
+    return ranks.mean([total / samples for total in sums], samples)
 
 
 @contextlib.contextmanager

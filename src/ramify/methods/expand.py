@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ramify import ranks
 from ramify.edit import Edit, Plan, Split, plan_edits
 from ramify.edit.carry import displacements
 from ramify.edit.plan import check_current
@@ -149,7 +150,8 @@ class Trial:
         return self._less(self.losses(edits))
 
     def _less(self, losses: Tensor) -> float:
-        decrease = float((self._before - losses).mean())
+        [less] = ranks.mean([(self._before - losses).mean()], len(losses))
+        decrease = float(less)
         return decrease if math.isfinite(decrease) else -math.inf
 
     def slopes(self, edit: Split) -> tuple[float, dict[str, Tensor]]:
@@ -180,9 +182,10 @@ class Trial:
         if not losses:
             raise RamifyError(_EMPTY)
         samples = sum(len(values) for values in losses)
+        means = ranks.mean([total / samples for total in sums], samples)
         gradients = {
-            slot.name: copies_of(self.graph, group, slot, plan.changes, new, total / samples)
-            for slot, total in zip(slots, sums, strict=True)
+            slot.name: copies_of(self.graph, group, slot, plan.changes, new, mean)
+            for slot, mean in zip(slots, means, strict=True)
         }
         return self._less(torch.cat(losses)), gradients
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ramify import ranks
 from ramify.cost import CostModel
 from ramify.edit import Edit, Prune
 from ramify.edit.plan import check_current
@@ -126,6 +127,7 @@ class GaussNewton:
             return []
         learner = Morphisms(graph, self)
         known = known_length(batches)
+        ranks.check_same("batches of a pass", known, "give every rank the same number of batches.")
         total = None if known is None else self.epochs * known
         for _ in range(self.epochs):
             before = learner.steps
@@ -182,25 +184,33 @@ class Morphisms:
         snapshot.keep(reads.values)
         gradients = snapshot.gradients(reads.at, reads.made)
         level = self._level(snapshot.losses)
+        samples = len(snapshot.losses)
         if "prune" in self._means:
-            self._mean("prune", self._twins.removed(snapshot, reads, gradients), level, weight)
+            removed = self._twins.removed(snapshot, reads, gradients)
+            changes = {number: _change(p.detach(), level) for number, p in removed.items()}
+            self._mean("prune", changes, weight, samples)
         if "split" in self._means:
-            self._descend(self._twins.split(snapshot, reads, gradients, self._moves), level, weight)
+            followed = self._twins.split(snapshot, reads, gradients, self._moves)
+            self._mean("split", self._descend(followed, level, samples), weight, samples)
         self.steps += 1
 
     def _descend(
-        self, followed: Iterable[Mapping[int, Tensor]], level: float, weight: float
-    ) -> None:
+        self, followed: Iterable[Mapping[int, Tensor]], level: float, samples: int
+    ) -> dict[int, Tensor]:
+        """One step of v; the changes of the loss before it, by target."""
+        changes: dict[int, Tensor] = {}
         self._optimizer.zero_grad()
         with torch.enable_grad():
             for found in followed:  # each is gone through, and its memory free, before the next
                 moving = [p for p in found.values() if p.requires_grad]
                 if moving:
                     torch.autograd.backward(moving, [_slope(p.detach(), level) for p in moving])
-                self._mean("split", found, level, weight)
+                changes |= {number: _change(p.detach(), level) for number, p in found.items()}
+        ranks.average_gradients(self._moves.values(), samples)
         self._optimizer.step()
         if self._limits:
             self._hold()
+        return changes
 
     @torch.no_grad()
     def _hold(self) -> None:
@@ -213,10 +223,14 @@ class Morphisms:
                 held[where] = kept * shorter.view(-1, *([1] * (kept.dim() - 1))).to(kept)
 
     @torch.no_grad()
-    def _mean(self, kind: str, found: Mapping[int, Tensor], level: float, weight: float) -> None:
+    def _mean(self, kind: str, changes: Mapping[int, Tensor], weight: float, samples: int) -> None:
+        if ranks.count() > 1:  # what no sample of this rank reads may be read on another
+            like = next(iter(self._moves.values()))
+            widths = [target.group.width for target in self._targets]
+            every = [changes.get(n, like.new_zeros(width)) for n, width in enumerate(widths)]
+            changes = dict(enumerate(ranks.mean(every, samples)))
         known = self._means[kind]
-        for number, p in found.items():
-            new = _change(p, level)
+        for number, new in changes.items():
             known[number] = known[number].lerp(new, weight) if number in known else new
 
     def proposals(self) -> list[Proposal]:
@@ -258,7 +272,8 @@ def _slope(p: Tensor, level: float) -> Tensor:
 
 def _level(losses: Tensor) -> float:
     """The mean loss, which scales the curvature; where it is 0 no sample has a slope either."""
-    level = float(losses.mean())
+    [mean] = ranks.mean([losses.mean()], len(losses))
+    level = float(mean)
     if level < 0:
         raise RamifyError(
             f"the mean loss of a batch is {level:.4g}, and the curvature of Gauss-Newton takes a "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from ramify import ranks
 from ramify.cost import Cost
-from ramify.edit import Edit
+from ramify.edit import Edit, Split
 from ramify.probe import Loss
 from ramify.trace import ChannelGraph
 
@@ -52,3 +53,30 @@ class Method(Protocol):
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
         """Edits that should lower the loss, best first."""
         ...
+
+
+def agree(graph: ChannelGraph, proposals: Sequence[Proposal]) -> list[Proposal]:
+    """Rank 0's proposals, on every rank.
+
+    What a rule selects may hang on the clock (:class:`ramify.Knapsack`, a budget of latency), and
+    what a method proposes on the hardware: after this it is the same everywhere. Every rank must
+    call it; where `torch.distributed` has not been set up it gives back what it gets.
+
+    Args:
+        graph: this rank's own graph.
+        proposals: of a method, or selected by a rule.
+
+    Returns:
+        What rank 0 gave.
+    """
+    with ranks.together():
+        if ranks.count() == 1:
+            return list(proposals)
+        sent = [replace(p, edit=_on_cpu(p.edit), graph=None) for p in proposals]
+        return [replace(proposal, graph=graph) for proposal in ranks.share(sent)]
+
+
+def _on_cpu(edit: Edit) -> Edit:
+    if not isinstance(edit, Split):
+        return edit
+    return replace(edit, offsets={name: part.cpu() for name, part in edit.offsets.items()})

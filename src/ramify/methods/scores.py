@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ramify import ranks
 from ramify.cost import CostModel
 from ramify.edit import Prune
 from ramify.edit.plan import check_current
@@ -155,9 +156,11 @@ class Taylor:
                 "there is no batch on which a channel that could be pruned is read: give at least "
                 "one batch"
             )
-        every = {name: torch.cat(changes) for name, changes in found.items()}
-        sizes = {name: changes.abs().mean(0) for name, changes in every.items()}
-        return _prunes(graph, sizes, {name: -changes.mean(0) for name, changes in every.items()})
+        every = [torch.cat(changes) for changes in found.values()]  # (S, W) each
+        means = [torch.stack([changes.abs().mean(0), -changes.mean(0)]) for changes in every]
+        pairs = dict(zip(found, ranks.mean(means, len(every[0])), strict=True))
+        sizes = {name: size for name, (size, _) in pairs.items()}
+        return _prunes(graph, sizes, {name: gain for name, (_, gain) in pairs.items()})
 
 
 def first_order(graph: ChannelGraph, loss: Loss, batch: Any) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ramify import ranks
 from ramify.edit import Follower
 from ramify.errors import RamifyError
 from ramify.probe import known_length
@@ -95,10 +96,10 @@ class Journal:
         """Add an event to the history, write the checkpoint, then tell ``log``."""
         head = {"event": kind, **self.tags, "t": time.monotonic() - self._began}
         self.history.append(head | event)
-        if self.file is not None:
+        if self.file is not None and ranks.first():
             state = {"history": self.history}
             write_checkpoint(self.file, self.model, self.optimizer, state, self.followers)
-        if self.log is not None:
+        if self.log is not None and ranks.first():
             self.log(self.history[-1])
 
 

@@ -9,12 +9,22 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ramify import ranks
 from ramify.edit import Follower, apply
 from ramify.errors import RamifyError
-from ramify.methods import Method
+from ramify.methods import Method, agree
 from ramify.probe import Loss
+from ramify.ranks import check_ranks
 from ramify.run.journal import Data, Epoch, Event, Journal, Passes, distinct, steps_of
-from ramify.run.steps import checked_budget, checked_rounds, choose, costs, edit_event, measured
+from ramify.run.steps import (
+    agreed,
+    checked_budget,
+    checked_rounds,
+    choose,
+    costs,
+    edit_event,
+    measured,
+)
 from ramify.run.training import Training, make_optimizer, train_epoch
 from ramify.select import Rule
 from ramify.trace import ChannelGraph, trace
@@ -61,6 +71,11 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     along, and it trains again. It ends after ``rounds`` edits, where the budget is used up, or
     where no proposed morphism pays; the last event of the history says which.
 
+    Where ``torch.distributed`` is set up, every rank calls it with the same network and inputs and
+    its own share of the data: gradients, losses and what methods measure are means over all ranks,
+    rank 0 writes the checkpoint and calls ``log``, buffers are those of rank 0 after each epoch,
+    and the networks are compared after each edit.
+
     Args:
         model: Any network that :func:`ramify.trace` takes.
         inputs: One example of its inputs, to trace it.
@@ -89,8 +104,8 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
 
     Raises:
         RamifyError: The loss is not one a sample, something is no longer finite, a follower is the
-            model itself, rounds or budget are out of range, or the checkpoint is damaged or of
-            another model.
+            model itself, rounds or budget are out of range, the checkpoint is damaged or of
+            another model, or the ranks do not hold the same network.
 
     Example:
         >>> import torch, ramify
@@ -108,42 +123,49 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
 
     Source: Splitting Steepest Descent, Algorithm 1; Gauss-Newton morphisms, Algorithm 1.
     """
-    limits: Event = {"rounds": checked_rounds(rounds), "budget": checked_budget(budget)}
-    optimizer = make_optimizer(model, training)
-    file = None if checkpoint is None else Path(checkpoint)
-    journal = Journal(model, optimizer, distinct(model, followers), file, log, tags or {})
-    steps = steps_of(data)
-    journal.resume(limits)
-    graph = _traced(model, inputs, rounds)
-    while not journal.stopped:
-        now: Event = {"round": journal.round, "step": journal.step}
-        batches = Epoch(data, journal.passes)
-        if journal.epoch < training.epochs:
-            where = f"round {journal.round}, epoch {journal.epoch}"
-            factor = partial(_factor, training, rounds, steps, journal.round, journal.epoch)
-            mean, made = train_epoch(model, loss, batches, optimizer, factor, where, after_step)
-            now |= {"epoch": journal.epoch, "step": journal.step + made}
-            now |= {"lr": optimizer.param_groups[0]["lr"], "train_loss": mean}
-            journal.write("epoch", now | dict(evaluate(model) if evaluate else {}) | costs(graph))
-        elif (full := journal.full(limits["budget"])) or journal.round == rounds:
-            reason = "budget" if full else "rounds"
-            journal.write("stop", now | {"reason": reason} | limits)
-        else:
-            passes = Passes(data, journal.passes, steps)
-            proposals = method.propose(graph, loss, passes if probe is None else probe)
-            choice = choose(graph, proposals, rule, limits["budget"])
-            if choice.reason:
-                journal.write("stop", now | {"reason": choice.reason} | limits)
-                continue
-            judged = batches if probe is None else probe
-            before = measured(graph, loss, judged)
-            edits = [proposal.edit for proposal in choice.selected]
-            graph = apply(graph, edits, optimizer=optimizer, followers=journal.followers)
-            after = measured(graph, loss, judged)
-            now |= {"round": journal.round + 1, "passes": passes.epoch - journal.passes}
-            now["budget"] = limits["budget"]
-            journal.write("edit", now | edit_event(graph, proposals, choice, before, after))
-    return Grown(graph, optimizer, journal.history)
+    with ranks.together():
+        limits: Event = {"rounds": checked_rounds(rounds), "budget": checked_budget(budget)}
+        optimizer = make_optimizer(model, training)
+        file = None if checkpoint is None else Path(checkpoint)
+        journal = Journal(model, optimizer, distinct(model, followers), file, log, tags or {})
+        steps = steps_of(data)
+        ranks.check_same("batches of an epoch", steps, "give every rank as many.")
+        journal.resume(limits)
+        graph = _traced(model, inputs, rounds)
+        check_ranks(model)
+        while not journal.stopped:
+            now: Event = {"round": journal.round, "step": journal.step}
+            batches = Epoch(data, journal.passes)
+            if journal.epoch < training.epochs:
+                where = f"round {journal.round}, epoch {journal.epoch}"
+                factor = partial(_factor, training, rounds, steps, journal.round, journal.epoch)
+                mean, made = train_epoch(model, loss, batches, optimizer, factor, where, after_step)
+                now |= {"epoch": journal.epoch, "step": journal.step + made}
+                now |= {"lr": optimizer.param_groups[0]["lr"], "train_loss": mean}
+                journal.write(
+                    "epoch", now | dict(evaluate(model) if evaluate else {}) | costs(graph)
+                )
+            elif (full := journal.full(limits["budget"])) or journal.round == rounds:
+                reason = "budget" if full else "rounds"
+                journal.write("stop", now | {"reason": reason} | limits)
+            else:
+                passes = Passes(data, journal.passes, steps)
+                proposals = method.propose(graph, loss, passes if probe is None else probe)
+                proposals = agree(graph, proposals)
+                choice = agreed(choose(graph, proposals, rule, limits["budget"]), proposals)
+                if choice.reason:
+                    journal.write("stop", now | {"reason": choice.reason} | limits)
+                    continue
+                judged = batches if probe is None else probe
+                before = measured(graph, loss, judged)
+                edits = [proposal.edit for proposal in choice.selected]
+                graph = apply(graph, edits, optimizer=optimizer, followers=journal.followers)
+                check_ranks(model)
+                after = measured(graph, loss, judged)
+                now |= {"round": journal.round + 1, "passes": passes.epoch - journal.passes}
+                now["budget"] = limits["budget"]
+                journal.write("edit", now | edit_event(graph, proposals, choice, before, after))
+        return Grown(graph, optimizer, journal.history)
 
 
 def _factor(

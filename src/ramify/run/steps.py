@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ramify import ranks
 from ramify.cost import RESOURCES, graph_cost
 from ramify.edit import Edit, Prune, Split
 from ramify.errors import RamifyError
@@ -69,6 +70,16 @@ def choose(
         return Choice(reason=SPENT)
     cut = len(selected) - len(fitting)
     return Choice(fitting, cut=cut, full=cut > 0 and len(kinds) == 1)
+
+
+def agreed(choice: Choice, proposals: Sequence[Proposal]) -> Choice:
+    """Rank 0's choice among proposals that are the same on every rank."""
+    if ranks.count() == 1:
+        return choice
+    places = {id(proposal): place for place, proposal in enumerate(proposals)}
+    own = [places[id(proposal)] for proposal in choice.selected]
+    taken, reason, cut, full = ranks.share((own, choice.reason, choice.cut, choice.full))
+    return Choice([proposals[place] for place in taken], reason, cut, full)
 
 
 def within(graph: ChannelGraph, budget: Mapping[str, float]) -> bool:

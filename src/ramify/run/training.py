@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from ramify import ranks
 from ramify.errors import RamifyError
 from ramify.probe import Loss, check_weights, checked_loss
 
@@ -158,6 +159,7 @@ def train_epoch(
         mean = losses.mean()
         optimizer.zero_grad(set_to_none=True)
         mean.backward()
+        ranks.average_gradients(model.parameters(), len(losses))
         optimizer.step()
         if after_step is not None:
             after_step(model)
@@ -171,7 +173,13 @@ def train_epoch(
         )
     with _located(f"after {where}"):
         check_weights(model)
-    return total / samples, steps
+    ranks.share_buffers(model)
+    return _over_ranks(total / samples, samples), steps
+
+
+def _over_ranks(mean: float, samples: int) -> float:
+    [value] = ranks.mean([torch.tensor(mean, dtype=torch.float64)], samples)
+    return float(value)
 
 
 @contextmanager
@@ -220,7 +228,7 @@ def mean_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> float:
             "there is no batch to measure the loss on; give a list or a DataLoader, not an "
             "iterator that ends after one pass."
         )
-    return total / samples
+    return _over_ranks(total / samples, samples)
 
 
 def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,0 +1,241 @@
+"""Several processes that train one network: means over the samples of all, and the same network.
+
+Every process (rank) holds the whole network and its own share of the data. Inside :func:`together`
+each mean over samples that a method or the loop takes is one over the samples of every rank, so
+that all of them propose, select and apply the same edits. Outside of it, and in a single process,
+nothing here does anything.
+
+Shape letters: `R` ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ramify.errors import RamifyError
+from ramify.trace.recorder import tensors_of
+
+Digest = tuple[tuple[int, ...], str, str]
+"""(shape, dtype, a hash of the bytes) of a tensor."""
+
+_group: ContextVar[dist.ProcessGroup | None] = ContextVar("ranks", default=None)
+
+
+@contextlib.contextmanager
+def together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
+    """Let methods take their means over the samples of every rank.
+
+    Every rank must enter it and make the same calls inside, each with its own batches:
+    `method.propose` then gives the same proposals everywhere, those of one process that has all the
+    batches. Where `torch.distributed` has not been set up it changes nothing.
+
+    Args:
+        group: the ranks that work together; all of them by default.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net, x = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), torch.ones(4, 2)
+        >>> loss = lambda model, x: model(x).square().squeeze(1)
+        >>> with ramify.together():
+        ...     proposals = ramify.SplittingDescent().propose(ramify.trace(net, x), loss, [x])
+        >>> len(proposals)
+        3
+    """
+    ready = dist.is_available() and dist.is_initialized()
+    chosen = (group or dist.group.WORLD) if ready else None
+    token = _group.set(chosen if chosen is not None and dist.get_world_size(chosen) > 1 else None)
+    try:
+        yield
+    finally:
+        _group.reset(token)
+
+
+def count() -> int:
+    """How many ranks work together: 1 outside of :func:`together`."""
+    group = _group.get()
+    return 1 if group is None else dist.get_world_size(group)
+
+
+def first() -> bool:
+    """Whether this process is the one that writes files and reports: rank 0, or alone."""
+    group = _group.get()
+    return group is None or dist.get_rank(group) == 0
+
+
+def total(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The sum over ranks of each tensor.
+
+    Args:
+        tensors: as many, of the same shapes and dtypes, on every rank.
+
+    Returns:
+        The sums, on the devices of the tensors; outside of :func:`together` the tensors themselves.
+    """
+    group = _group.get()
+    if group is None or not tensors:
+        return list(tensors)
+    wide = [torch.promote_types(t.dtype, torch.float32) for t in tensors]
+    out = list(tensors)
+    for dtype in dict.fromkeys(wide):  # one message for each type of number
+        chosen = [n for n, own in enumerate(wide) if own == dtype]
+        device = _device(tensors[chosen[0]].device, group)
+        flat = torch.cat([tensors[n].detach().to(device, dtype).reshape(-1) for n in chosen])
+        dist.all_reduce(flat, group=group)
+        sizes = [tensors[n].numel() for n in chosen]
+        for n, part in zip(chosen, flat.split(sizes), strict=True):
+            out[n] = part.view(tensors[n].shape).to(tensors[n])
+    return out
+
+
+def mean(values: Sequence[Tensor], samples: int) -> list[Tensor]:
+    r"""The mean over the samples of every rank, :math:`\sum_r S_r m_r / \sum_r S_r`.
+
+    Args:
+        values: means over this rank's samples, of the same shapes on every rank.
+        samples: how many samples this rank has.
+
+    Returns:
+        The means; outside of :func:`together` the values themselves.
+    """
+    if _group.get() is None:
+        return list(values)
+    [every] = total([torch.tensor(float(samples), dtype=torch.float64)])
+    share = samples / float(every)
+    wide = [value.detach().to(torch.promote_types(value.dtype, torch.float32)) for value in values]
+    found = total([value * share for value in wide])
+    return [mean.to(value) for mean, value in zip(found, values, strict=True)]
+
+
+def share(value: Any) -> Any:
+    """Rank 0's value, on every rank; outside of :func:`together` the value itself.
+
+    Args:
+        value: anything that processes of one program can send each other.
+
+    Returns:
+        What rank 0 gave.
+    """
+    group = _group.get()
+    if group is None:
+        return value
+    held = [value]
+    dist.broadcast_object_list(held, src=dist.get_global_rank(group, 0), group=group)
+    return held[0]
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all ranks in their order: R of them, one outside of :func:`together`."""
+    group = _group.get()
+    if group is None:
+        return [value]
+    held: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(held, value, group=group)
+    return held
+
+
+def check_same(what: str, value: Any, advice: str) -> None:
+    """Raise on every rank where they do not have the same value.
+
+    Args:
+        what: the value's name, for the error.
+        value: this rank's.
+        advice: what to do; it ends the sentence.
+
+    Raises:
+        RamifyError: names the first rank that differs from rank 0.
+    """
+    every = gather(value)
+    for rank, other in enumerate(every):
+        if other != every[0]:
+            raise RamifyError(f"{what}: {every[0]} on rank 0 and {other} on rank {rank}; {advice}")
+
+
+def average_gradients(tensors: Iterable[Tensor], samples: int) -> None:
+    """Make every gradient that of the mean loss over the samples of all ranks.
+
+    Args:
+        tensors: after `backward` of the mean over this rank's samples.
+        samples: how many those are.
+    """
+    if _group.get() is None:
+        return
+    parameters = [p for p in tensors if p.requires_grad]
+    reached = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32)
+    [anywhere] = total([reached])
+    own = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in parameters]
+    means = mean(own, samples)
+    for parameter, value, ranks in zip(parameters, means, anywhere.tolist(), strict=True):
+        parameter.grad = value if ranks else None
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every buffer the value of rank 0, as DistributedDataParallel does."""
+    group = _group.get()
+    if group is None:
+        return
+    for buffer in model.buffers():
+        sent = buffer.detach().to(_device(buffer.device, group)).contiguous()
+        dist.broadcast(sent, src=dist.get_global_rank(group, 0), group=group)
+        if not torch.equal(sent.to(buffer.device), buffer):
+            buffer.data.copy_(sent)
+
+
+def check_ranks(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+    """Make sure that every rank holds the same network, bit for bit.
+
+    Every rank must call it. Where `torch.distributed` has not been set up there is nothing to
+    compare.
+
+    Args:
+        model: this rank's network, not wrapped.
+        group: the ranks to compare; all of them by default.
+
+    Raises:
+        RamifyError: on every rank alike; names the first parameter or buffer that differs, how,
+            and on which rank.
+    """
+    with together(group):
+        if count() == 1:
+            return
+        every = gather({name: _digest(t) for name, t in tensors_of(model).items()})
+    for rank, other in enumerate(every):
+        names = [name for name in every[0] | other if every[0].get(name) != other.get(name)]
+        if names:
+            here, there = every[0].get(names[0]), other.get(names[0])
+            seen = f"{_words(here)} on rank 0 and {_words(there)} on rank {rank}"
+            if here and there and here[:2] == there[:2]:
+                seen = f"{_words(here)} on both, with other values on rank {rank} than on rank 0"
+            raise RamifyError(
+                f"the ranks do not hold the same network: '{names[0]}' has {seen}; seed every rank "
+                "alike, load the same file, and propose inside ramify.together()"
+            )
+
+
+def _digest(tensor: Tensor) -> Digest:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    content = flat.view(torch.uint8).numpy().data if flat.numel() else b""
+    return tuple(tensor.shape), str(tensor.dtype), hashlib.sha256(content).hexdigest()
+
+
+def _words(digest: Digest | None) -> str:
+    return "nothing" if digest is None else f"shape {digest[0]} of {digest[1]}"
+
+
+def _device(own: torch.device, group: dist.ProcessGroup) -> torch.device:
+    """Where a message of this group lies: where the tensor is, if the backend reaches it."""
+    reached = [part.split(":")[0] for part in str(dist.get_backend_config(group)).split(",")]
+    if own.type in reached:
+        return own
+    return torch.device("cpu" if "cpu" in reached else reached[0])
