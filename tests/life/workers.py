@@ -7,6 +7,7 @@ import io
 import os
 import re
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def run(rank: int, folder: str, port: int) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(R)}
     torch.set_num_threads(1)
     found: Found = {"page": page()}
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))  # ranks out of step fail
     for task in (propose, grow, wrap, differ):
         found[task.__name__] = task(rank, Path(folder))
     dist.destroy_process_group()

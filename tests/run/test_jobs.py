@@ -310,6 +310,16 @@ def test_a_mistake_shows_before_anything_is_written(
             prepare(config(device="cuda"))
 
 
+def test_several_processes_are_refused_before_anything_is_written(
+    config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RamifyError, match="torchrun started 2: call ramify.grow on every rank"):
+        prepare(config())
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    prepare(config())
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 11, 15, 44, 45, 60])
 def test_an_epoch_has_as_many_batches_as_it_says(
     config: Make, dataset: Dataset, batch_size: int

@@ -1,5 +1,6 @@
 """The jobs of a run, one network each, in one folder: what is finished is never done twice."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,8 +92,14 @@ def prepare(config: TrainConfig) -> Dataset:
         The data.
 
     Raises:
-        RamifyError: The device, the data set or the model is not there.
+        RamifyError: The device, the data set or the model is not there, or this is one of several
+            processes, which would write into each other's folders.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RamifyError(
+            "the command trains in one process, and torchrun started "
+            f"{os.environ['WORLD_SIZE']}: call ramify.grow on every rank from a script of your own."
+        )
     try:
         torch.empty(0, device=config.device)
     except (RuntimeError, AssertionError):  # which of them, hangs on how torch was built
