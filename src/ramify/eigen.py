@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ramify import ranks
+
 FLOOR = 1e-3
 Vectors = list[Tensor]
 """One (W, D) matrix for each group: a vector for each channel."""
@@ -79,7 +81,7 @@ def lanczos_extremes(
         results = product([run.next for run in runs])
         for run, result in zip(runs, results, strict=True):
             run.advance(result)
-        if all(run.residual() <= tolerance for run in runs):
+        if ranks.every(all(run.residual() <= tolerance for run in runs)):
             break
     return [run.extremes() for run in runs]
 

@@ -111,11 +111,26 @@ def mean(values: Sequence[Tensor], samples: int) -> list[Tensor]:
     """
     if _group.get() is None:
         return list(values)
-    [every] = total([torch.tensor(float(samples), dtype=torch.float64)])
-    share = samples / float(every)
+    [everywhere] = total([torch.tensor(float(samples), dtype=torch.float64)])
+    share = samples / float(everywhere)
     wide = [value.detach().to(torch.promote_types(value.dtype, torch.float32)) for value in values]
     found = total([value * share for value in wide])
     return [mean.to(value) for mean, value in zip(found, values, strict=True)]
+
+
+def every(flag: bool) -> bool:
+    """Whether it is true on every rank: loops that exchange something must end together.
+
+    What two ranks compute from the same numbers may differ in the last bit.
+
+    Args:
+        flag: this rank's.
+
+    Returns:
+        True where no rank said False; outside of :func:`together` the flag itself.
+    """
+    [false] = total([torch.tensor(float(not flag))])
+    return not bool(false)
 
 
 def share(value: Any) -> Any:
@@ -156,10 +171,10 @@ def check_same(what: str, value: Any, advice: str) -> None:
     Raises:
         RamifyError: names the first rank that differs from rank 0.
     """
-    every = gather(value)
-    for rank, other in enumerate(every):
-        if other != every[0]:
-            raise RamifyError(f"{what}: {every[0]} on rank 0 and {other} on rank {rank}; {advice}")
+    found = gather(value)
+    for rank, other in enumerate(found):
+        if other != found[0]:
+            raise RamifyError(f"{what}: {found[0]} on rank 0 and {other} on rank {rank}; {advice}")
 
 
 def average_gradients(tensors: Iterable[Tensor], samples: int) -> None:
@@ -209,11 +224,11 @@ def check_ranks(model: nn.Module, group: dist.ProcessGroup | None = None) -> Non
     with together(group):
         if count() == 1:
             return
-        every = gather({name: _digest(t) for name, t in tensors_of(model).items()})
-    for rank, other in enumerate(every):
-        names = [name for name in every[0] | other if every[0].get(name) != other.get(name)]
+        found = gather({name: _digest(t) for name, t in tensors_of(model).items()})
+    for rank, other in enumerate(found):
+        names = [name for name in found[0] | other if found[0].get(name) != other.get(name)]
         if names:
-            here, there = every[0].get(names[0]), other.get(names[0])
+            here, there = found[0].get(names[0]), other.get(names[0])
             seen = f"{_words(here)} on rank 0 and {_words(there)} on rank {rank}"
             if here and there and here[:2] == there[:2]:
                 seen = f"{_words(here)} on both, with other values on rank {rank} than on rank 0"

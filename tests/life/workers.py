@@ -124,7 +124,8 @@ def run(rank: int, folder: str, port: int) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(R)}
     torch.set_num_threads(1)
     found: Found = {"page": page()}
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))  # ranks out of step fail
+    meeting = {"init_method": f"file://{folder}/meeting", "rank": rank, "world_size": R}
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60), **meeting)
     for task in (propose, grow, wrap, differ):
         found[task.__name__] = task(rank, Path(folder))
     dist.destroy_process_group()
@@ -152,7 +153,7 @@ def propose(rank: int, _: Path) -> Found:
 def grow(rank: int, folder: Path) -> Found:
     file = folder / "checkpoint.safetensors"
     first = grown(part(rank), True, checkpoint=file, rounds=1)
-    first["files"] = sorted(path.name for path in folder.iterdir())
+    first["files"] = sorted(path.name for path in folder.glob("*.safetensors"))
     other = folder / f"only-on-{rank}.safetensors"
     if rank == 0:
         other.write_bytes(file.read_bytes())
