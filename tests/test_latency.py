@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import ramify
 from ramify import latency
+from ramify.latency import timing
 
 
 class Recorder(nn.Module):
@@ -39,7 +41,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
             now += times.pop(0)
         return now
 
-    monkeypatch.setattr("ramify.latency.time.perf_counter", look)
+    monkeypatch.setattr(time, "perf_counter", look)
     return times
 
 
@@ -78,7 +80,7 @@ def test_the_price_of_a_channel_is_the_slope(monkeypatch: pytest.MonkeyPatch) ->
         widths = model.a.weight.shape[0], model.b.weight.shape[0]
         return latency.Latency(1.0 + 0.25 * widths[0] - 0.5 * widths[1], 0.0)
 
-    monkeypatch.setattr("ramify.latency.measure", measured)
+    monkeypatch.setattr(timing, "measure", measured)
     assert latency.prices(graph) == pytest.approx({"a": 0.25, "b": 0.0})  # never below zero
     assert latency.prices(graph, ["a"], scales=(0.25, 1.0)) == pytest.approx({"a": 0.25})
     with pytest.raises(ramify.RamifyError, match="two widths"):

@@ -6,13 +6,15 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import ramify
 from ramify.cost import RESOURCES, Cost, CostModel, graph_cost
-from ramify.select.curves import Option, curve
+from ramify.select.curves import Floats, Option, curve
+from ramify.trace.layout import Index
 from tests.nets import Depthwise, Residual
 
 
@@ -311,7 +313,7 @@ def test_what_cannot_be_met_is_said() -> None:
     assert (empty.chosen, empty.value, empty.bound, empty.gap) == ([], 0, 0, 0)
 
 
-def test_latency_is_priced_by_a_line_and_the_chosen_shape_is_measured(
+def test_latency_is_predicted_and_the_chosen_shape_is_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     graph = ramify.trace(Two(), torch.randn(1, 3, 5, 5))
@@ -320,14 +322,25 @@ def test_latency_is_priced_by_a_line_and_the_chosen_shape_is_measured(
         for name in "ab"
         for c in range(4)
     ]
-    real = {"a": 1.0, "b": 3.0}  # milliseconds a channel; the line that was fitted says less
+    real = {"a": 1.0, "b": 3.0}  # milliseconds a channel; half of it is predicted
 
     def measured(
         graph: ramify.ChannelGraph, edits: Sequence[ramify.Split] = ()
     ) -> ramify.latency.Latency:
         return ramify.latency.Latency(20 + sum(real[edit.group] for edit in edits), 0.1)
 
-    monkeypatch.setattr("ramify.select.knapsack.prices", lambda *_: {"a": 0.5, "b": 1.5})
+    class Line:
+        def __init__(self, graph: ramify.ChannelGraph) -> None:
+            self.graph, self.on = graph, lambda _: self
+
+        def at(self, widths: Index) -> float:
+            return float(self.at_each(widths[None])[0])
+
+        def at_each(self, shapes: Index) -> Floats:
+            each = {"a": 0.5, "b": 1.5}
+            return 7 + shapes @ np.array([each.get(g.name, 0.0) for g in graph.groups])
+
+    monkeypatch.setattr("ramify.select.knapsack.learn", Line)
     monkeypatch.setattr("ramify.select.knapsack.measure_edited", measured)
     found = ramify.Knapsack(latency=6.0).solve(offered)
     assert 0 < found.spent["latency"] <= 6.0
@@ -335,5 +348,5 @@ def test_latency_is_priced_by_a_line_and_the_chosen_shape_is_measured(
     together = ramify.Knapsack(latency=6.0, params=40).solve(offered)
     assert together.spent["latency"] <= 6.0
     assert together.spent["params"] <= 40
-    real["a"] = real["b"] = 1e3  # nothing that the line allows is really so fast
+    real["a"] = real["b"] = 1e3  # nothing that is predicted to fit is really so fast
     assert ramify.Knapsack(latency=6.0).select(offered) == []

@@ -123,17 +123,17 @@ def _count_all(graph: ChannelGraph, size: Callable[[Term], Any]) -> tuple[Any, d
         for name, terms in graph.dims.items()
         if name in parameters
     )
-    sizes = _Sizes(graph, size)
+    sizes = Sizes(graph, size)
     kinds: dict[str, Any] = {}
     for op in graph.tapes[0].ops:
-        kind, macs = _count(op, sizes)
+        kind, macs = count(op, sizes)
         if kind:
             kinds[kind] = kinds.get(kind, 0) + macs
     return params, kinds
 
 
-class _Sizes:
-    """Shapes of the tape's tensors."""
+class Sizes:
+    """Shapes of the tape's tensors, in whatever numbers `size` gives for a resolved term."""
 
     def __init__(self, graph: ChannelGraph, size: Callable[[Term], Any]) -> None:
         self._terms = graph.labels.history[0]
@@ -164,7 +164,7 @@ _NORMS = {
 }
 
 
-def _count(op: Op, sizes: _Sizes) -> tuple[str, Any]:
+def count(op: Op, sizes: Sizes) -> tuple[str, Any]:
     """(kind, MACs) of one operation; no kind where nothing is counted."""
     if "convolution" in op.name:
         return "conv", _convolution(op, sizes)
@@ -184,7 +184,7 @@ def _count(op: Op, sizes: _Sizes) -> tuple[str, Any]:
     return "", 0
 
 
-def _convolution(op: Op, sizes: _Sizes) -> Any:
+def _convolution(op: Op, sizes: Sizes) -> Any:
     weight = sizes.of(op.args[1])
     moved: Sequence[Any] = sizes.of(op.args[0] if op.args[6] else op.results()[0])
     return math.prod(moved) * math.prod(weight[1:])

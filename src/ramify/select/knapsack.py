@@ -11,19 +11,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ramify.cost import RESOURCES, CostModel
+from ramify.cost import RESOURCES, Cost, CostModel, growth
 from ramify.errors import RamifyError
-from ramify.latency import measure_edited, prices
+from ramify.latency import LatencyModel, learn, measure_edited
 from ramify.methods import Proposal
-from ramify.select.curves import Curve, curve
+from ramify.select.curves import Curve, Floats, curve
 from ramify.select.items import Items
 from ramify.select.offers import Offers, gather
 from ramify.select.rounding import Multiple, check_multiple, multiples, pools
 from ramify.select.shapes import Shapes, parts_of
+from ramify.select.stairs import filled
 from ramify.select.swaps import Budgets
+from ramify.trace import ChannelGraph
+from ramify.trace.layout import Index
 
 TRIES = 4  # shapes that are measured before a latency budget is given up
+LINES = 6  # shapes about which the predicted latency is taken for a line
+REACH = 16  # channels to both sides that its slope is taken over, or more: across its steps
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,8 @@ class Selection:
     Attributes:
         chosen: the proposals, largest value first.
         value: what they are worth together.
-        bound: no selection within the budgets is worth more.
+        bound: no selection within the budgets is worth more; with a budget of latency, none within
+            the line that stood for the latency at last.
         spent: what the edits add to each resource when they are made together; to the latency, in
             milliseconds, where that has a budget.
     """
@@ -67,11 +74,13 @@ class Knapsack:
         macs: the most multiply-accumulates to add.
         flops: the most floating-point operations to add.
         energy: the most multiply-accumulates of convolutions and linear layers to add.
-        latency: the most milliseconds to add, as measured; takes proposals with a graph. Each
-            group has a price a channel (`ramify.latency.prices`), and the chosen shape is measured.
+        latency: the most milliseconds to add, as measured; takes proposals with a graph. Shapes are
+            judged by a model of the latency, and the chosen one is measured.
         multiple_of: what the width of each group becomes a multiple of, where it changes; a number,
             or numbers by group. The best of those selections is looked for. It takes proposals
             with a graph.
+        predicted: the model of the latency, of this network in any shape, from
+            `ramify.latency.learn`; by default it is learned for each selection.
         exact: up to so many proposals the best selection is searched for by a mixed-integer
             program; above, relaxed selections are rounded, and `Selection.gap` says how far the
             result may be from the best.
@@ -102,6 +111,7 @@ class Knapsack:
     exact: int = 500
     seconds: float = 6.0
     multiple_of: Multiple = 1
+    predicted: LatencyModel | None = None
 
     def __post_init__(self) -> None:
         if not self.budgets and self.latency is None:
@@ -193,26 +203,79 @@ class Knapsack:
         curves = _curves(offers, model, multiples(offers.graph, self.multiple_of))
         if self.latency is None:
             return self._at_best(offers, model, curves, None)
-        each = prices(offers.graph, dict.fromkeys(offers.groups))
-        priced = np.array([each.get(name, 0.0) for name in model.names])
-        now, allowed = measure_edited(offers.graph).median, self.latency
+        return self._solve_latency(offers, model, curves, self.latency)
+
+    def _solve_latency(
+        self, offers: Offers, model: CostModel, curves: Mapping[int, Curve], most: float
+    ) -> Selection:
+        """Within a budget of milliseconds: chosen by the predicted ones, then measured."""
+        assert offers.graph is not None
+        predicted = (self.predicted or learn(offers.graph)).on(offers.graph)
+        now, allowed = measure_edited(offers.graph).median, most
         for _ in range(TRIES):
-            selection = self._at_best(offers, model, curves, (priced, allowed))
+            selection = self._predicted(offers, model, curves, predicted, allowed)
             edits = [proposal.edit for proposal in selection.chosen]
             added = measure_edited(offers.graph, edits).median - now if edits else 0.0
-            if added <= self.latency:
+            if added <= most:
                 spent = {**selection.spent, "latency": added}
                 return Selection(selection.chosen, selection.value, selection.bound, spent)
-            if self.latency > 0:  # the line was too low here: ask for less
-                allowed *= 0.95 * self.latency / added
+            if most > 0:  # too little was predicted here: ask for less
+                allowed *= 0.95 * most / added
             else:
-                allowed -= 1.5 * (added - self.latency)
-        if self.latency < 0:
+                allowed -= 1.5 * (added - most)
+        if most < 0:
             raise RamifyError(
-                f"no shape was found that is {-self.latency:g} ms faster, as measured: give a "
+                f"no shape was found that is {-most:g} ms faster, as measured: give a "
                 "smaller saving, or more proposals to prune"
             )
         return self._nothing()
+
+    def _predicted(
+        self,
+        offers: Offers,
+        model: CostModel,
+        curves: Mapping[int, Curve],
+        predicted: LatencyModel,
+        most: float,
+    ) -> Selection:
+        """The best shape found that is predicted to add no more than so many milliseconds."""
+        # About one shape the latency is taken for a line in the widths; the best shape by that line
+        # is where the next line is taken.
+        now = predicted.at(model.widths)
+        place, least = list(curves), model.widths.copy()
+        least[place] += [curve.changes[0] for curve in curves.values()]
+        added = predicted.at(least) - now
+        if added > most:
+            raise _infeasible({"latency": most}, {"latency": added})
+        about = least if most < 0 else model.widths
+        best, value = least, -math.inf
+        for _ in range(LINES):
+            slopes = _slopes(predicted, about)
+            line = most + now - predicted.at(about) + float(slopes @ (about - model.widths))
+            line = max(line, float(slopes @ (least - model.widths)))  # the least does fit
+            found = self._at_best(offers, model, curves, (slopes, line))
+            shape = _shape(model, predicted.graph, found.chosen)
+            if predicted.at(shape) - now <= most and found.value > value:
+                best, value = shape, found.value
+            if (shape == about).all():
+                break
+            about = shape
+        totals = self._totals(model.cost())
+
+        def fits(shapes: Index) -> NDArray[np.bool_]:
+            costs = [model.cost(shape) for shape in shapes]
+            counted = [all(c.of(name) <= most for name, most in totals.items()) for c in costs]
+            return (predicted.at_each(shapes) - now <= most) & np.array(counted)
+
+        best = filled(curves, best, model.widths, fits, time.monotonic() + self.seconds)
+        changes = {number: int(best[number] - model.widths[number]) for number in curves}
+        picked = [offers.proposals[number] for number in parts_of(curves, changes)]
+        bound = max(found.bound, math.fsum(proposal.value for proposal in picked))
+        return _selection(picked, bound, _spent(model, picked))
+
+    def _totals(self, now: Cost) -> dict[str, float]:
+        """The most that the edited model may have of what is counted."""
+        return {name: now.of(name) + budget for name, budget in self.budgets.items()}
 
     def _at_best(
         self,
@@ -222,7 +285,7 @@ class Knapsack:
         priced: tuple[np.ndarray, float] | None,
     ) -> Selection:
         now = model.cost()
-        totals = {name: now.of(name) + budget for name, budget in self.budgets.items()}
+        totals = self._totals(now)
         for name, total in totals.items():
             if total <= 0:
                 raise RamifyError(
@@ -244,8 +307,30 @@ class Knapsack:
                 "it, or propose more prunes"
             )
         picked = [offers.proposals[number] for number in parts_of(curves, changes)]
-        added = model.added([proposal.edit for proposal in picked])
-        return _selection(picked, bound, {name: added.of(name) for name in RESOURCES})
+        return _selection(picked, bound, _spent(model, picked))
+
+
+def _spent(model: CostModel, picked: Sequence[Proposal]) -> dict[str, float]:
+    added = model.added([proposal.edit for proposal in picked])
+    return {name: added.of(name) for name in RESOURCES}
+
+
+def _shape(model: CostModel, graph: ChannelGraph, chosen: Sequence[Proposal]) -> Index:
+    """The widths (W,) after the chosen edits."""
+    shape = model.widths.copy()
+    for name, more in growth(proposal.edit for proposal in chosen).items():
+        shape[model.names.index(graph[name].name)] += more
+    return shape
+
+
+def _slopes(predicted: LatencyModel, widths: Index) -> Floats:
+    """What one more channel of each group adds to the predicted latency about a shape (W,)."""
+    reach = np.maximum(widths // 4, REACH)
+    low = np.maximum(widths - reach, 1)
+    steps = np.diag(reach)
+    more = predicted.at_each(widths + steps)
+    less = predicted.at_each(widths - np.diag(widths - low))
+    return np.maximum((more - less) / (widths + reach - low), 0.0)
 
 
 def _curves(offers: Offers, model: CostModel, asked: Mapping[str, int]) -> dict[int, Curve]:

@@ -5,9 +5,7 @@ A measurement carries noise: the median of repeated calls stands for it, its spr
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +15,9 @@ from torch import nn
 
 from ramify.edit import Edit, plan_edits
 from ramify.errors import RamifyError
+from ramify.latency.clock import Clock, arguments, clock_of, copied, device_of, evaluating
 from ramify.trace import ChannelGraph, ChannelGroup
 from ramify.trace.layout import Change, Changes, resized
-from ramify.trace.recorder import call, tensors_of
 
 
 @dataclass(frozen=True)
@@ -29,52 +27,110 @@ class Latency:
     Attributes:
         median: the median of the repeated calls.
         spread: the distance of their quartiles.
+        repeats: how many calls were timed.
+        device: where the parameters lie.
+        threads: of torch, which a latency on the CPU hangs on.
     """
 
     median: float
     spread: float
+    repeats: int = 1
+    device: str = "cpu"
+    threads: int = 1
 
 
-def measure(model: nn.Module, inputs: Any, *, repeats: int = 20, warmup: int = 3) -> Latency:
+Call = tuple[tuple[Any, ...], Mapping[str, Any]]
+"""Positional and named arguments."""
+
+
+def measure(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    module: str | None = None,
+    repeats: int = 20,
+    warmup: int = 3,
+    clock: Clock | None = None,
+) -> Latency:
     """Time a model's forward in eval mode, without gradients, where its parameters lie.
+
+    Each call gets copies of the inputs, made before its time begins. On a GPU the time is that
+    between two events of the current stream, the device being idle before.
 
     Args:
         model: any module whose forward runs.
         inputs: as `ramify.trace` takes them.
-        repeats: calls to time, each to its end also on a GPU.
+        module: the name of a module of the model to time alone, on the inputs that it gets when the
+            model runs; where it runs several times, all its calls together.
+        repeats: calls to time.
         warmup: calls before them.
+        clock: what tells the time; by default that of the device.
 
     Returns:
         The latency.
 
     Raises:
-        RamifyError: no call would be timed.
+        RamifyError: no call would be timed, or there is no such module, or it does not run.
 
     Example:
-        >>> measure(nn.Linear(4, 8), torch.randn(1, 4), repeats=3).median > 0
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+        >>> measure(net, torch.randn(1, 4), repeats=3).median > 0
         True
+        >>> measure(net, torch.randn(1, 4), module="1", repeats=3).repeats
+        3
     """
     if repeats < 1 or warmup < 0:
         raise RamifyError(
             f"a latency is measured in 1 or more calls after 0 or more to warm up, and got "
             f"repeats={repeats}, warmup={warmup}"
         )
-    device = next((t.device for t in tensors_of(model).values()), torch.device("cpu"))
-    times = []
-    with _evaluating(model), torch.no_grad():
+    device = device_of(model)
+    clock, times = clock or clock_of(device), []
+    with evaluating(model):
+        timed, calls = model, [arguments(inputs)]
+        if module is not None:
+            timed, calls = _calls_of(model, inputs, module)
         for number in range(warmup + repeats):
-            _finish(device)
-            start = time.perf_counter()
-            call(model, inputs)
-            _finish(device)
+            copies = copied(calls)
+            clock.ready()
+            start = clock.mark()
+            for args, named in copies:
+                timed(*args, **named)
+            end = clock.mark()
             if number >= warmup:
-                times.append(1e3 * (time.perf_counter() - start))
+                times.append(clock.between(start, end))
     low, median, high = np.quantile(times, [0.25, 0.5, 0.75]).tolist()
-    return Latency(median, high - low)
+    return Latency(median, high - low, repeats, str(device), torch.get_num_threads())
+
+
+def _calls_of(model: nn.Module, inputs: Any, name: str) -> tuple[nn.Module, list[Call]]:
+    """A module of a model, and what it is called with when the model runs once."""
+    modules = dict(model.named_modules())
+    if name not in modules:
+        raise RamifyError(f"the model has no module '{name}': see model.named_modules()")
+    calls: list[Call] = []
+
+    def note(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        calls.append(copied((args, named)))
+
+    handle = modules[name].register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        args, named = copied(arguments(inputs))
+        model(*args, **named)
+    finally:
+        handle.remove()
+    if not calls:
+        raise RamifyError(f"module '{name}' does not run with these inputs: there is no time of it")
+    return modules[name], calls
 
 
 def measure_edited(
-    graph: ChannelGraph, edits: Iterable[Edit] = (), *, repeats: int = 20, warmup: int = 3
+    graph: ChannelGraph,
+    edits: Iterable[Edit] = (),
+    *,
+    repeats: int = 20,
+    warmup: int = 3,
+    clock: Clock | None = None,
 ) -> Latency:
     """Time a traced model as it would be after edits; it is as it was afterwards.
 
@@ -83,12 +139,13 @@ def measure_edited(
         edits: what to suppose done.
         repeats: calls to time.
         warmup: calls before them.
+        clock: what tells the time; by default that of the device.
 
     Returns:
         The latency on the inputs of the trace.
     """
     changes = plan_edits(graph, edits).changes
-    return _measure_changed(graph, changes, repeats, warmup)
+    return _measure_changed(graph, changes, repeats, warmup, clock)
 
 
 def prices(
@@ -97,6 +154,7 @@ def prices(
     *,
     scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
     repeats: int = 20,
+    clock: Clock | None = None,
 ) -> dict[str, float]:
     """What one more channel of each group adds to the latency, in milliseconds.
 
@@ -109,6 +167,7 @@ def prices(
         scales: widths to measure at, over the present one; those that the group cannot have are
             left out.
         repeats: calls to time at each width.
+        clock: what tells the time; by default that of the device.
 
     Returns:
         The price by name of the group.
@@ -128,7 +187,7 @@ def prices(
                 f"'{group.name}' has {group.width} channels, and a price takes two widths: give "
                 f"more scales than {tuple(scales)}"
             )
-        times = [_at_width(graph, group, width, repeats).median for width in widths]
+        times = [_at_width(graph, group, width, repeats, clock).median for width in widths]
         out[group.name] = max(0.0, float(np.polyfit(widths, times, 1)[0]))
     return out
 
@@ -140,27 +199,15 @@ def _widths(group: ChannelGroup, scales: Sequence[float]) -> list[int]:
     return sorted(width for width in widths if least <= width <= most)
 
 
-def _at_width(graph: ChannelGraph, group: ChannelGroup, width: int, repeats: int) -> Latency:
+def _at_width(
+    graph: ChannelGraph, group: ChannelGroup, width: int, repeats: int, clock: Clock | None
+) -> Latency:
     source = np.arange(width) % group.width
-    return _measure_changed(graph, {group.atom: Change(source, np.ones(width))}, repeats, 3)
+    return _measure_changed(graph, {group.atom: Change(source, np.ones(width))}, repeats, 3, clock)
 
 
-def _measure_changed(graph: ChannelGraph, changes: Changes, repeats: int, warmup: int) -> Latency:
+def _measure_changed(
+    graph: ChannelGraph, changes: Changes, repeats: int, warmup: int, clock: Clock | None
+) -> Latency:
     with resized(graph.model, graph.dims, graph.readers, graph.attributes, changes):
-        return measure(graph.model, graph.inputs, repeats=repeats, warmup=warmup)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        return measure(graph.model, graph.inputs, repeats=repeats, warmup=warmup, clock=clock)

@@ -1,0 +1,23 @@
+"""Latency: measured on this machine, of any module and any shape, and predicted from a few shapes.
+
+Everything here holds for the device that the model lies on, for its inputs and for the number of
+threads of torch.
+"""
+
+from ramify.latency.clock import Clock, ThreadClock
+from ramify.latency.model import LatencyModel, Sample, draw_shapes, learn, observe
+from ramify.latency.timing import Latency, measure, measure_edited, prices
+
+__all__ = [
+    "Clock",
+    "Latency",
+    "LatencyModel",
+    "Sample",
+    "ThreadClock",
+    "draw_shapes",
+    "learn",
+    "measure",
+    "measure_edited",
+    "observe",
+    "prices",
+]

@@ -1,0 +1,126 @@
+"""Clocks: what tells the time between two points of a run, on the device that does the work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from ramify.trace.recorder import tensors_of
+
+
+class Clock(Protocol):
+    """Marks points in time, and says how far apart two of them are."""
+
+    def ready(self) -> None:
+        """Wait until the device is idle."""
+        ...
+
+    def mark(self) -> Any:
+        """A point in time: once all that was asked of the device before is done."""
+        ...
+
+    def between(self, start: Any, end: Any) -> float:
+        """Milliseconds from one mark to a later one."""
+        ...
+
+
+class HostClock:
+    """The clock of the host; another device is waited for at each mark."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def ready(self) -> None:
+        """Wait until the device is idle."""
+        if self._device.type != "cpu":
+            torch.get_device_module(self._device).synchronize()
+
+    def mark(self) -> float:
+        """Seconds, from some point on."""
+        self.ready()
+        return time.perf_counter()
+
+    def between(self, start: float, end: float) -> float:
+        """Milliseconds from one mark to a later one."""
+        return 1e3 * (end - start)
+
+
+class ThreadClock:
+    """The processor time of this thread: what else a busy machine does does not count.
+
+    It is the latency of an idle machine where torch computes in one thread, on the CPU.
+    """
+
+    def ready(self) -> None:
+        """There is nothing to wait for."""
+
+    def mark(self) -> float:
+        """Seconds, from some point on."""
+        return time.thread_time()
+
+    def between(self, start: float, end: float) -> float:
+        """Milliseconds from one mark to a later one."""
+        return 1e3 * (end - start)
+
+
+class CudaClock:
+    """Events on the current stream of a GPU: what is timed is not waited for at each mark."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def ready(self) -> None:
+        """Wait until the device is idle."""
+        torch.cuda.synchronize(self._device)
+
+    def mark(self) -> torch.cuda.Event:
+        """An event."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def between(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        """Milliseconds from one event to a later one."""
+        end.synchronize()
+        return float(start.elapsed_time(end))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters lie; where it has none, the CPU."""
+    return next((t.device for t in tensors_of(model).values()), torch.device("cpu"))
+
+
+def clock_of(device: torch.device) -> Clock:
+    """The clock of a device."""
+    return CudaClock(device) if device.type == "cuda" else HostClock(device)
+
+
+def copied(inputs: Any) -> Any:
+    """Inputs that a forward may write into: every tensor among them copied."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, inputs)
+
+
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Positional and named arguments, from inputs as `ramify.trace` takes them."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else ((inputs,), {})
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode and without gradients; it gets its modes back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

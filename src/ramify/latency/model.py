@@ -1,0 +1,416 @@
+"""Predicted latency: a table of what each operation takes at which widths, learned in few shapes.
+
+Every operation of the trace is timed in some shapes of random widths. Operations that differ only
+in widths share one table: a sum, with weights of at least 0, of what such an operation does, its
+multiplications and the entries that it reads and writes, each also with all widths rounded up to
+the vectors of the hardware. The forward takes the sum over its operations, scaled as the whole
+forwards that were timed beside them.
+
+Shape letters: `W` groups of the graph, `O` operations, `F` features, `S` shapes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ramify.cost import Sizes, count, growth
+from ramify.edit import Edit
+from ramify.errors import RamifyError
+from ramify.latency.clock import Clock, arguments, clock_of, copied, device_of, evaluating
+from ramify.trace import ChannelGraph, ChannelGroup
+from ramify.trace.layout import Change, Index, resized
+from ramify.trace.recorder import Op, call, eager, untouched
+from ramify.trace.terms import Atom, Fixed, Sum, Term
+
+Floats = NDArray[np.float64]
+VECTORS = (1, 8, 16)  # what widths are rounded up to
+FOLDS = 5
+CALLS = 2  # whole forwards that are timed at each visit of a shape, beside one by operations
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was timed of a traced model in one shape.
+
+    Attributes:
+        widths: (W,), the width of each group.
+        ops: (O,) milliseconds of each operation of the trace.
+        total: milliseconds of the whole forward.
+    """
+
+    widths: Index
+    ops: Floats
+    total: float
+
+
+class LatencyModel:
+    """The latency of a traced model at any widths of its groups, as learned from samples.
+
+    Args:
+        graph: the traced model.
+        samples: what was timed, in several shapes.
+
+    Attributes:
+        graph: the traced model.
+        names: the groups' names, in the order of the graph.
+        widths: (W,), the widths at which it was traced.
+        error: the mean relative error on samples that were left out, a fifth at a time.
+
+    Raises:
+        RamifyError: fewer than two samples.
+    """
+
+    def __init__(self, graph: ChannelGraph, samples: Sequence[Sample]) -> None:
+        if len(samples) < 2:
+            raise RamifyError(f"a latency is learned from 2 shapes or more, and got {len(samples)}")
+        self._stand_on(graph)
+        features = self._operations.features(np.array([sample.widths for sample in samples]))
+        misses = []
+        for fold in range(min(FOLDS, len(samples))):
+            held = np.arange(len(samples)) % FOLDS == fold
+            rest = [sample for sample, out in zip(samples, held, strict=True) if not out]
+            self._fit(features[~held], rest)
+            totals = [sample.total for sample, out in zip(samples, held, strict=True) if out]
+            misses += np.abs(self._totals(features[held]) / totals - 1.0).tolist()
+        self.error = float(np.mean(misses))
+        self._fit(features, samples)
+
+    def at(self, widths: Mapping[str, int] | Index) -> float:
+        """The milliseconds of a forward.
+
+        Args:
+            widths: the width of some groups, by any name that `graph[...]` takes, the others being
+                as traced; or of all of them, (W,).
+
+        Returns:
+            The predicted latency.
+        """
+        if isinstance(widths, Mapping):
+            shape = self.widths.copy()
+            for name, width in widths.items():
+                shape[self.names.index(self.graph[name].name)] = width
+            widths = shape
+        return float(self.at_each(widths[None])[0])
+
+    def at_each(self, shapes: Index) -> Floats:
+        """The milliseconds of a forward in each of several shapes (S, W): (S,)."""
+        return self._totals(self._operations.features(shapes))
+
+    def edited(self, edits: Iterable[Edit]) -> float:
+        """The milliseconds of a forward after edits that are not applied."""
+        shape = self.widths.copy()
+        for name, more in growth(edits).items():
+            shape[self.names.index(self.graph[name].name)] += more
+        return self.at(shape)
+
+    def on(self, graph: ChannelGraph) -> LatencyModel:
+        """The same tables for another trace of the network: after edits, say.
+
+        Args:
+            graph: a trace on inputs of the same size.
+
+        Returns:
+            The model of the latency of that graph.
+
+        Raises:
+            RamifyError: it has an operation that was not timed.
+        """
+        if graph is self.graph:
+            return self
+        other = copy.copy(self)
+        other._stand_on(graph)
+        if not set(other._operations.kinds) <= set(self._tables):
+            raise RamifyError(
+                "the graph has operations that this latency was not learned from: learn it from "
+                "that graph"
+            )
+        return other
+
+    def _stand_on(self, graph: ChannelGraph) -> None:
+        self.graph = graph
+        self.names = [group.name for group in graph.groups]
+        self.widths: Index = np.array([group.width for group in graph.groups], dtype=np.int64)
+        self._operations = _Operations(graph)
+
+    def _fit(self, features: Floats, samples: Sequence[Sample]) -> None:
+        times, totals = (
+            np.array([sample.ops for sample in samples]),
+            np.array([sample.total for sample in samples]),
+        )
+        self._tables: dict[Hashable, Floats] = {}
+        for kind, numbers in self._operations.kinds.items():
+            rows = features[:, numbers].reshape(-1, features.shape[-1])
+            self._tables[kind] = _table(rows, times[:, numbers].reshape(-1))
+        sums, ones = self._operations.sums(features, self._tables), np.ones(len(samples))
+        # Timing an operation takes time too: the constant may be below 0.
+        slope, more, less = _table(np.stack([sums, ones, -ones], axis=1), totals).tolist()
+        self._line = (slope, more - less)
+
+    def _totals(self, features: Floats) -> Floats:
+        slope, rest = self._line
+        return np.maximum(slope * self._operations.sums(features, self._tables) + rest, 0.0)
+
+
+def _table(rows: Floats, times: Floats) -> Floats:
+    """Weights (F,) of at least 0 for the features (S, F): least squares of relative errors."""
+    times = np.maximum(times, 1e-6)  # a nanosecond: what a clock may take for nothing
+    size = np.maximum(np.abs(rows).max(axis=0), 1e-300)
+    weights, _ = nnls(rows / size / times[:, None], np.ones(len(times)))
+    return np.asarray(weights / size)
+
+
+class _Operations:
+    """The operations of a trace: what each does at which widths."""
+
+    def __init__(self, graph: ChannelGraph) -> None:
+        self._ops = graph.tapes[0].ops
+        self._graph = graph
+        self._number = {group.atom: number for number, group in enumerate(graph.groups)}
+        self.kinds: dict[Hashable, list[int]] = {}
+        shapes = Sizes(graph, self._pattern)
+        for number, op in enumerate(self._ops):
+            self.kinds.setdefault(_kind(op, shapes), []).append(number)
+
+    def features(self, shapes: Index) -> Floats:
+        """(S, O, F) for shapes (S, W): one, and by vector what is computed, read and written."""
+        out = np.ones((len(shapes), len(self._ops), 1 + 3 * len(VECTORS)))
+        for place, vector in enumerate(VECTORS):
+            widths = (-(-shapes // vector) * vector).astype(np.float64)
+            sizes = Sizes(self._graph, self._sizes(widths))
+            for number, op in enumerate(self._ops):
+                for column, amount in enumerate(_work(op, sizes), start=1 + 3 * place):
+                    out[:, number, column] = amount
+        return out
+
+    def sums(self, features: Floats, tables: Mapping[Hashable, Floats]) -> Floats:
+        """(S,) milliseconds of all operations together."""
+        each = [features[:, numbers].sum(1) @ tables[kind] for kind, numbers in self.kinds.items()]
+        return np.asarray(np.sum(each, axis=0))
+
+    def _sizes(self, widths: Floats) -> Callable[[Term], Any]:
+        """The size of a resolved term at widths (S, W): (S,), or a number that none changes."""
+
+        def size(term: Term) -> Any:
+            if isinstance(term, Fixed):
+                return term.size
+            if isinstance(term, Atom):
+                number = self._number.get(term)
+                return term.size if number is None else widths[:, number]
+            sizes = [size(part) for part in term.parts]
+            return sum(sizes) if isinstance(term, Sum) else math.prod(sizes)
+
+        return size
+
+    def _pattern(self, term: Term) -> Hashable:
+        """A size, but for the widths of groups: what operations of one table have in common."""
+        if isinstance(term, Atom):
+            return "width" if term in self._number else term.size
+        if isinstance(term, Fixed):
+            return term.size
+        return (type(term).__name__, *(self._pattern(part) for part in term.parts))
+
+
+def _kind(op: Op, shapes: Sizes) -> Hashable:
+    """What an operation is, but for the widths of groups: the sizes tell strides and kernels."""
+    flags = [leaf for leaf in tree_leaves((op.args, op.kwargs)) if isinstance(leaf, bool)]
+    return op.name, tuple(flags), tuple(shapes.of(ref) for ref in (*op.inputs(), *op.results()))
+
+
+def _work(op: Op, sizes: Sizes) -> tuple[Any, Any, Any]:
+    """Multiplications, entries read, entries written."""
+    _, macs = count(op, sizes)
+    read = sum(math.prod(sizes.of(ref)) for ref in op.inputs())
+    written = sum(math.prod(sizes.of(ref)) for ref in op.results())
+    return macs, read, written
+
+
+def learn(
+    graph: ChannelGraph,
+    *,
+    shapes: int = 32,
+    scales: tuple[float, float] = (0.25, 1.5),
+    rounds: int = 3,
+    seed: int = 0,
+    clock: Clock | None = None,
+) -> LatencyModel:
+    """Learn what a traced model takes at any widths, on the device that it lies on.
+
+    Shapes are drawn at random and timed (`observe`); it takes about 4 × `shapes` × `rounds`
+    forwards.
+
+    Args:
+        graph: the traced model.
+        shapes: how many to time, the present one among them.
+        scales: the narrowest and the widest, over the present width of each group.
+        rounds: how often to visit each shape.
+        seed: of the draws.
+        clock: what tells the time; by default that of the device. On a busy machine
+            `latency.ThreadClock()` leaves out what others do, for torch in one thread.
+
+    Returns:
+        The model of the latency; its `error` says how far it is off on shapes that it was not
+        learned from.
+
+    Raises:
+        RamifyError: no group can change its width.
+
+    Example:
+        >>> import ramify, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> found = learn(ramify.trace(net, torch.randn(1, 4)), shapes=4, rounds=1)
+        >>> found.at({"0": 16}) > 0
+        True
+    """
+    if not any(group.can_split or group.can_prune for group in graph.groups):
+        raise RamifyError("no group of this model can change its width: see print(graph)")
+    drawn = draw_shapes(graph, shapes, scales, seed)
+    return LatencyModel(graph, observe(graph, drawn, rounds=rounds, clock=clock))
+
+
+def draw_shapes(
+    graph: ChannelGraph, count: int, scales: tuple[float, float] = (0.25, 1.5), seed: int = 0
+) -> list[Index]:
+    """Random widths of the groups that can change: wide and narrow, ragged and in multiples of 8.
+
+    Args:
+        graph: the traced model.
+        count: how many shapes; the first is the present one.
+        scales: the narrowest and the widest, over the present width of each group.
+        seed: of the draws.
+
+    Returns:
+        For each shape the width of each group (W,).
+    """
+    draw = np.random.default_rng(seed)
+    now = np.array([group.width for group in graph.groups], dtype=np.int64)
+    shapes = [now]
+    low, high = np.log(scales[0]), np.log(scales[1])
+    for number in range(1, count):
+        # Half of the spread is common to all groups, so that the whole varies as its parts do.
+        middle = draw.uniform(low, high)
+        each = 0.5 * middle + 0.5 * draw.uniform(low, high, size=len(now))
+        widths = np.maximum(np.rint(now * np.exp(each)), 1).astype(np.int64)
+        if number % 2:
+            widths = np.maximum(np.rint(widths / 8).astype(np.int64) * 8, np.minimum(widths, 8))
+        shapes.append(np.array([_allowed(g, w) for g, w in zip(graph.groups, widths, strict=True)]))
+    return shapes
+
+
+def _allowed(group: ChannelGroup, width: int) -> int:
+    least = 1 if group.can_prune else group.width
+    return int(max(least, width if group.can_split else min(width, group.width)))
+
+
+# Measuring ------------------------------------------------------------------------------------
+
+
+class _Stopwatch(TorchDispatchMode):
+    """Marks the time before and after each operation."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would import its compiler (seconds) to keep it out of here; `eager` does that."""
+        return False
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._marks: list[tuple[Any, Any]] = []
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the operation between two marks."""
+        start = self._clock.mark()
+        result = func(*args, **(kwargs or {}))
+        self._marks.append((start, self._clock.mark()))
+        self.names.append(str(func._schema.name))
+        return result
+
+    def times(self) -> Floats:
+        """(O,) milliseconds of each operation."""
+        return np.array([self._clock.between(start, end) for start, end in self._marks])
+
+
+def observe(
+    graph: ChannelGraph, shapes: Sequence[Index], *, rounds: int = 5, clock: Clock | None = None
+) -> list[Sample]:
+    """Time a traced model in several shapes, operation by operation and as a whole.
+
+    All shapes are visited once a round, in an order drawn anew, so that what else the machine does
+    falls on all of them; a sample holds the medians. The model is as it was afterwards.
+
+    Args:
+        graph: the traced model.
+        shapes: for each sample, the width of each group (W,).
+        rounds: how often to visit each shape.
+        clock: what tells the time; by default that of the device.
+
+    Returns:
+        The samples, as the shapes.
+
+    Raises:
+        RamifyError: nothing is to be timed, or the forward takes another course at other widths.
+    """
+    if rounds < 1:
+        raise RamifyError(f"a shape is visited once or more often, and got rounds={rounds}")
+    ops: list[list[Floats]] = [[] for _ in shapes]
+    totals: list[list[float]] = [[] for _ in shapes]
+    draw, clock = np.random.default_rng(0), clock or clock_of(device_of(graph.model))
+    for _ in range(rounds):
+        for number in draw.permutation(len(shapes)).tolist():
+            each, whole = _visit(graph, shapes[number], clock)
+            ops[number].append(each)
+            totals[number] += whole
+    return [
+        Sample(shape, np.median(np.array(each), axis=0), float(np.median(whole)))
+        for shape, each, whole in zip(shapes, ops, totals, strict=True)
+    ]
+
+
+def _visit(graph: ChannelGraph, widths: Index, clock: Clock) -> tuple[Floats, list[float]]:
+    """One run by operations (O,), and some whole ones, after one to warm up."""
+    model = graph.model
+    changes = {
+        group.atom: Change(np.arange(width) % group.width, np.ones(width))
+        for group, width in zip(graph.groups, widths.tolist(), strict=True)
+        if width != group.width
+    }
+    whole = []
+    with (
+        resized(model, graph.dims, graph.readers, graph.attributes, changes),
+        evaluating(model),
+    ):
+        for number in range(1 + CALLS):
+            args, named = copied(arguments(graph.inputs))
+            clock.ready()
+            start = clock.mark()
+            model(*args, **named)
+            end = clock.mark()
+            if number:
+                whole.append(clock.between(start, end))
+        clock.ready()
+        with untouched(model), eager(), _Stopwatch(clock) as watch:
+            call(model, graph.inputs)
+        each = watch.times()
+    if watch.names != [op.name for op in graph.tapes[0].ops]:
+        raise RamifyError(
+            "the forward runs other operations than when it was traced, so that there is no table "
+            "of them: measure the shapes of interest by measure_edited"
+        )
+    return each, whole
