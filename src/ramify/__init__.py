@@ -20,7 +20,7 @@ from ramify.methods import (
     agree,
     splitting_matrix,
 )
-from ramify.ranks import check_ranks, together
+from ramify.ranks import check_ranks, share_buffers, together
 from ramify.run import Grown, Training, grow, load, recipe_of, reshape, save
 from ramify.select import Knapsack, Selection, Threshold, TopFraction, TradeOff, fit
 from ramify.trace import ChannelGraph, ChannelGroup, trace
@@ -66,6 +66,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     # several processes
     "together",
     "agree",
+    "share_buffers",
     "check_ranks",
     # files
     "load",

@@ -196,15 +196,23 @@ def average_gradients(tensors: Iterable[Tensor], samples: int) -> None:
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Give every buffer the value of rank 0, as DistributedDataParallel does."""
-    group = _group.get()
-    if group is None:
-        return
-    for buffer in model.buffers():
-        sent = buffer.detach().to(_device(buffer.device, group)).contiguous()
-        dist.broadcast(sent, src=dist.get_global_rank(group, 0), group=group)
-        if not torch.equal(sent.to(buffer.device), buffer):
-            buffer.data.copy_(sent)
+    """Give every buffer the value of rank 0, as DistributedDataParallel does before each step.
+
+    After the last step running statistics are each rank's own: call this on every rank before
+    proposing. Where `torch.distributed` has not been set up it changes nothing.
+
+    Args:
+        model: this rank's network, not wrapped.
+    """
+    with together(_group.get()):
+        group = _group.get()
+        if group is None:
+            return
+        for buffer in model.buffers():
+            sent = buffer.detach().to(_device(buffer.device, group)).contiguous()
+            dist.broadcast(sent, src=dist.get_global_rank(group, 0), group=group)
+            if not torch.equal(sent.to(buffer.device), buffer):
+                buffer.data.copy_(sent)
 
 
 def check_ranks(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
@@ -234,7 +242,8 @@ def check_ranks(model: nn.Module, group: dist.ProcessGroup | None = None) -> Non
                 seen = f"{_words(here)} on both, with other values on rank {rank} than on rank 0"
             raise RamifyError(
                 f"the ranks do not hold the same network: '{names[0]}' has {seen}; seed every rank "
-                "alike, load the same file, and propose inside ramify.together()"
+                f"alike, load the same file, {_advice(names[0], model)}and propose "
+                "inside ramify.together()"
             )
 
 
@@ -242,6 +251,11 @@ def _digest(tensor: Tensor) -> Digest:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     content = flat.view(torch.uint8).numpy().data if flat.numel() else b""
     return tuple(tensor.shape), str(tensor.dtype), hashlib.sha256(content).hexdigest()
+
+
+def _advice(name: str, model: nn.Module) -> str:
+    buffers = {name for name, _ in model.named_buffers()}
+    return "share buffers by ramify.share_buffers, " if name in buffers else ""
 
 
 def _words(digest: Digest | None) -> str:

@@ -120,6 +120,8 @@ def test_ddp_before_and_after_an_edit(found: list[Found]) -> None:
     assert one["count"] == other["count"] == 1  # rank 1 would have taken two
     assert one["graph"]
     assert other["graph"]
+    assert "norm.running_mean" in one["statistics"] == other["statistics"]
+    assert "share buffers by ramify.share_buffers" in one["statistics"]
     assert one["check"] == "no error"
     for key in ("state", "moments", "gradient 0", "gradient 1"):
         assert same(one[key], other[key]), key
@@ -159,3 +161,4 @@ def test_alone_nothing_is_compared_or_shared() -> None:
         proposals = METHODS["s2d"].propose(graph, workers.loss, batches)
     assert ramify.agree(graph, proposals) == proposals
     ramify.check_ranks(nn.Linear(2, 2))
+    ramify.share_buffers(nn.BatchNorm1d(2))

@@ -170,7 +170,7 @@ def grow(rank: int, folder: Path) -> Found:
 
 def wrap(rank: int, _: Path) -> Found:
     """DDP, two steps, an edit of its module, DDP again, two steps more."""
-    model, batches = network(), part(rank)
+    model, batches = network(True), part(rank)
     optimizer = torch.optim.Adam(model.parameters())
     found: Found = {}
     for stage in range(2):
@@ -183,6 +183,8 @@ def wrap(rank: int, _: Path) -> Found:
         if stage == 0:
             found["trace"] = refusal(ramify.trace, net, batches[0][0])
             graph = ramify.trace(net.module, batches[0][0])
+            found["statistics"] = refusal(ramify.check_ranks, model)
+            ramify.share_buffers(model)
             own = METHODS["s2d"].propose(graph, loss, batches)[: rank + 1]  # each its own
             chosen = ramify.agree(graph, own)
             found["graph"] = all(proposal.graph is graph for proposal in chosen)
@@ -190,6 +192,7 @@ def wrap(rank: int, _: Path) -> Found:
             edits = [proposal.edit for proposal in chosen]
             ramify.apply(graph, edits, optimizer=optimizer)
             ramify.check_ranks(model)
+    ramify.share_buffers(model)
     found["check"] = refusal(ramify.check_ranks, model)
     found["state"] = model.state_dict()
     found["moments"] = [optimizer.state[p]["exp_avg"] for p in model.parameters()]

@@ -173,7 +173,8 @@ def train_epoch(
         )
     with _located(f"after {where}"):
         check_weights(model)
-    ranks.share_buffers(model)
+    if ranks.count() > 1:
+        ranks.share_buffers(model)
     return _over_ranks(total / samples, samples), steps
 
 
