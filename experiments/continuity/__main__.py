@@ -1,0 +1,98 @@
+"""The command; `python -m experiments.continuity --help`."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import queue
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import Progress
+
+from experiments.continuity.figure import figure
+from experiments.continuity.networks import NETWORKS, OPTIMIZERS
+from experiments.continuity.study import Settings, total_steps, work
+from experiments.continuity.table import page
+from experiments.files import png, write
+from ramify.run.files import write_lines
+
+POLL = 0.5  # seconds
+
+
+def options() -> argparse.ArgumentParser:
+    """What the command takes; every setting of the study is an option of its name."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.continuity",
+        description="Edit networks in training, with their optimizer and without. What is "
+        "finished stays in the folder, and the same command goes on from it.",
+    )
+    usual = asdict(Settings())
+    for field in fields(Settings):
+        value = usual[field.name]
+        parser.add_argument(f"--{field.name}", type=type(value), default=value)
+    parser.add_argument("--networks", default=",".join(NETWORKS), help="some of them")
+    parser.add_argument("--optimizers", default=",".join(OPTIMIZERS), help="some of them")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--out", type=Path, default=Path("runs/continuity"))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is not in results.jsonl yet, then write table and figure."""
+    chosen = vars(options().parse_args(arguments))
+    out, jobs, seeds = (chosen.pop(name) for name in ("out", "jobs", "seeds"))
+    kinds = [chosen.pop(name).split(",") for name in ("optimizers", "networks")]
+    settings, console = Settings(**chosen), Console()
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "results.jsonl"
+    results = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    results = [result for result in results if result["settings"] == asdict(settings)]
+    known = {(result["optimizer"], result["network"], result["seed"]) for result in results}
+    todo = [key for key in itertools.product(*kinds, range(seeds)) if key not in known]
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, Progress(console=console) as progress:
+        ticks = manager.Queue()
+        total = sum(total_steps(key[0], settings) for key in todo)
+        bar = progress.add_task("training", total=total)
+        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+            waiting = {pool.submit(work, key, settings, ticks) for key in todo}
+            try:
+                while waiting:
+                    done, waiting = wait(waiting, timeout=POLL)
+                    progress.advance(bar, _drained(ticks))
+                    _keep(done, results, file)
+            except BaseException:
+                pool.shutdown(cancel_futures=True, wait=False)
+                raise
+    text = page(results)
+    write(out / "results.md", text)
+    write(out / "figure.png", png(figure(results), dpi=110))
+    console.print(Markdown(text))
+
+
+def _drained(ticks: queue.Queue[int]) -> int:
+    count = 0
+    while not ticks.empty():
+        count += ticks.get()
+    return count
+
+
+def _keep(done: set[Future[dict[str, Any]]], results: list[dict[str, Any]], file: Path) -> None:
+    """Write what has just been finished; a run that failed ends the command."""
+    for future in done:
+        results.append(future.result())
+        results.sort(key=lambda r: (r["network"], r["optimizer"], r["seed"]))
+        write_lines(file, results)
+
+
+if __name__ == "__main__":
+    main()
