@@ -53,11 +53,14 @@ def mask(graph: ChannelGraph, group: ChannelGroup, channels: list[int]) -> None:
     """Make channels zero where they are read.
 
     A channel that weights alone read is zeroed in their columns. One that is read without a
-    weight (a sum, a product of activations) is zeroed everywhere, so that it is zero when read.
+    weight (a sum, a product of activations) is zeroed everywhere, so that it is zero when read;
+    of a product, one factor is enough.
     """
     tensors = tensors_of(graph.model)
     for slot in group.slots:
-        if slot.role == "consumer" or not group.can_split:
+        sides = graph.layout.sides.get((slot.name, slot.dim), ())
+        factor = any(side.atom is group.atom for side in sides)
+        if slot.role == "consumer" or factor or not group.can_split:
             where = torch.from_numpy(graph.positions(group, slot)[channels].reshape(-1))
             tensors[slot.name].data.index_fill_(slot.dim, where, 0)
 

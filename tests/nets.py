@@ -75,13 +75,63 @@ class SqueezeExcite(nn.Module):
         return self.fc((x * gate[:, :, None, None]).mean((2, 3)))
 
 
+class Attending(nn.Module):
+    """Pre-norm attention with a fused qkv, scaled by its width, and a gated MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.width = 2, 3
+        self.embed, self.norm = nn.Linear(4, 5), nn.LayerNorm(5)
+        self.qkv, self.proj = nn.Linear(5, 3 * 2 * 3), nn.Linear(2 * 3, 5)
+        self.gate, self.up, self.down = nn.Linear(5, 4), nn.Linear(5, 4), nn.Linear(4, 5)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        b, n, _ = x.shape
+        qkv = self.qkv(self.norm(x)).view(b, n, 3, self.heads, self.width)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        out = nn.functional.scaled_dot_product_attention(q, k, v)
+        x = x + self.proj(out.transpose(1, 2).reshape(b, n, self.heads * self.width))
+        x = x + self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+        return self.head(nn.functional.gelu(x).mean(1))
+
+
+class Similar(nn.Module):
+    """Keys behind an activation, queries that turn by a table, grouped queries, a plain score."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups, self.times = 2, 2
+        self.q, self.k, self.v = nn.Linear(4, 12), nn.Linear(4, 6, bias=False), nn.Linear(4, 8)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q = (
+            self.q(x).view(b, n, self.groups * self.times, -1).transpose(1, 2)
+            * torch.linspace(0.5, 1.5, n)[:, None]
+        )
+        k = torch.tanh(self.k(x)).view(b, n, self.groups, -1).transpose(1, 2)
+        v = torch.tanh(self.v(x)).view(b, n, self.groups, -1).transpose(1, 2)
+        k, v = (t[:, :, None].expand(-1, -1, self.times, -1, -1).flatten(1, 2) for t in (k, v))
+        scores = torch.einsum("bhnd,bhmd->bhnm", q, k) / q.size(-1) ** 0.5
+        return self.head((scores.softmax(-1) @ v).transpose(1, 2).flatten(2).mean(1))
+
+
 SMOOTH: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "perceptron": (Perceptron, (4,)),
     "conv-bn-softplus": (ConvNormSoftplus, (3, 6, 6)),
     "residual": (Residual, (3, 5, 5)),
     "depthwise": (Depthwise, (3, 5, 5)),
     "squeeze-excite": (SqueezeExcite, (3, 5, 5)),
+    "attention": (Attending, (5, 4)),
+    "similarity": (Similar, (5, 4)),
 }
+
+
+ATTENTION = ("attention", "similarity")
+"""Those whose channels overlap (heads, and channels inside a head), or stand in products."""
 
 
 def prepared(name: str, samples: int = 12) -> tuple[nn.Module, tuple[Tensor, Tensor]]:

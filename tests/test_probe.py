@@ -8,16 +8,22 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 import ramify
 from ramify.methods import Method
 from ramify.probe import probes, targets
 from ramify.surrogate import smoothed
-from ramify.trace.layout import kernels
+from ramify.trace.layout import Slot, kernels
 from tests.nets import SMOOTH, per_sample, prepared
 
 Displaced = Callable[[Tensor], Tensor]
+
+
+def kernels_of(graph: ramify.ChannelGraph, group: ramify.ChannelGroup, slot: Slot) -> Tensor:
+    tensor = dict(graph.model.named_parameters())[slot.name].detach()
+    return kernels(tensor, slot.dim, graph.positions(group, slot)).clone()
 
 
 def really_split(
@@ -26,6 +32,9 @@ def really_split(
     """L(u): the mean loss of the split network, one copy moved by u, the other by -u."""
     twin = copy.deepcopy(net)
     graph = ramify.trace(twin, batch[0][:2])
+    group = next(group for group in graph.groups if group.name == name)
+    made = [slot for slot in group.slots if slot.role == "producer"]
+    old = {slot.name: kernels_of(graph, group, slot)[channel] for slot in made}
     graph = ramify.apply(graph, [ramify.Split(name, channel)])
     group = graph[name]
     slots = [slot for slot in group.slots if slot.role == "producer"]
@@ -40,10 +49,13 @@ def really_split(
             part = u[start : start + shape.numel()].reshape(shape)
             start += shape.numel()
             rows = torch.zeros_like(weight).movedim(slot.dim, 0)
-            part = part.reshape(rows[where[channel]].shape)
+            # Rows that take the copies' shares where no weight reads take the displacement's too.
+            share = kernels_of(graph, group, slot)[-1] / old[slot.name]
+            part = (part * share).reshape(rows[where[channel]].shape)
             rows = rows.index_put((where[channel],), part).index_put((where[-1],), -part)
             moved[slot.name] = weight + rows.movedim(0, slot.dim)
-        return cross_entropy(torch.func.functional_call(twin, moved, (batch[0],)), batch[1])
+        with sdpa_kernel(SDPBackend.MATH):  # the fused form has one derivative
+            return cross_entropy(torch.func.functional_call(twin, moved, (batch[0],)), batch[1])
 
     return mean_loss
 
@@ -54,6 +66,8 @@ GROUPS = {
     "residual": 3,
     "depthwise": 2,
     "squeeze-excite": 2,
+    "attention": 3,
+    "similarity": 4,
 }
 CASES = [(name, group) for name in SMOOTH for group in range(GROUPS[name])]
 

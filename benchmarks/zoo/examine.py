@@ -290,11 +290,14 @@ def mask(graph: ChannelGraph, model: nn.Module, group: ChannelGroup, gone: list[
     """Make channels of a group zero where they are read.
 
     What weights alone read is zeroed in their columns; what something else reads too (a sum, a
-    product of activations) in whatever makes it, so that it is zero when read.
+    product of activations) in whatever makes it, so that it is zero when read; of a product, in
+    one factor.
     """
     tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
     for slot in group.slots:
-        if slot.role == "consumer" or not group.can_split:
+        sides = graph.layout.sides.get((slot.name, slot.dim), ())
+        factor = any(side.atom is group.atom for side in sides)
+        if slot.role == "consumer" or factor or not group.can_split:
             where = torch.from_numpy(graph.positions(group, slot)[gone].reshape(-1))
             tensors[slot.name].data.index_fill_(slot.dim, where, 0)
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ramify import ranks
 from ramify.edit.plan import check_current
@@ -30,7 +31,8 @@ from ramify.trace import ChannelGraph, ChannelGroup
 from ramify.trace.labels import Labels
 from ramify.trace.layout import kernels
 from ramify.trace.recorder import Ref, Tape, record, tensors_of
-from ramify.trace.terms import atoms_of
+from ramify.trace.sides import sided
+from ramify.trace.terms import atoms_of, leaves
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Vectors = list[Tensor]
@@ -51,6 +53,8 @@ class Target:
 
     group: ChannelGroup
     kernels: tuple[Kernel, ...]
+    factor: bool = False
+    """Whether a product of activations sums over the channels, as q·kᵀ does over a head's."""
 
 
 def targets(graph: ChannelGraph) -> list[Target]:
@@ -71,6 +75,7 @@ def targets(graph: ChannelGraph) -> list[Target]:
         for group in graph.groups
         if group.can_split and not summing.intersection(group.carriers)
     ]
+    multiplied = sided(graph.labels)
     carried = {name for group in able for name in group.carriers}
     found = []
     for group in able:
@@ -78,8 +83,39 @@ def targets(graph: ChannelGraph) -> list[Target]:
             continue
         slots = [slot for slot in group.slots if slot.role == "producer"]
         parts = tuple(Kernel(s.name, s.dim, graph.positions(group, s)) for s in slots)
-        found.append(Target(group, parts))
+        found.append(Target(group, parts, group.atom in multiplied))
     return found
+
+
+def apart(graph: ChannelGraph, found: Sequence[Target]) -> list[list[int]]:
+    """Targets that can be probed in one pass, by number.
+
+    Two groups over the same rows or columns (the heads, and the channels inside a head) are probed
+    one after the other; so are groups whose channels a product sums over, and groups whose path
+    crosses it.
+
+    Args:
+        graph: the traced model.
+        found: its targets.
+
+    Returns:
+        As few passes as going through them in order gives.
+    """
+    passes: list[tuple[bool, set[tuple[str, int, int]], list[int]]] = []
+    for number, target in enumerate(found):
+        own = {
+            (slot.name, slot.dim, int(position))
+            for slot in target.group.slots
+            for position in graph.positions(target.group, slot).flat
+        }
+        for factor, taken, numbers in passes:
+            if factor is target.factor and taken.isdisjoint(own):
+                taken |= own
+                numbers.append(number)
+                break
+        else:
+            passes.append((target.factor, own, [number]))
+    return [numbers for _, _, numbers in passes]
 
 
 def known_length(batches: Any) -> int | None:
@@ -94,7 +130,10 @@ class Probe:
     """S·v for every channel of every target, over one batch.
 
     The graph of Q is built once and kept; a product costs one double-backward pass through the
-    producers and the channelwise paths.
+    producers and the channelwise paths. Where activations are multiplied and summed over a group's
+    channels, Z = Σ_c q_c k_cᵀ, that sum is its read: ⟨Z(θ), ∂L/∂Z⟩ is bilinear in each channel's
+    own rows and mixes no two channels. The path of a whole head runs through the same product and
+    its softmax; so groups of the two kinds are cut apart.
     """
 
     def __init__(
@@ -105,13 +144,51 @@ class Probe:
         batch: Any,
         beta: float | None,
     ) -> None:
-        self._targets = chosen
-        with recurrent_layers_written_out(graph.model):
+        with written_out(graph.model):
             run = lambda: checked_loss(loss, graph.model, batch)  # noqa: E731
             tape = record(graph.model, run, batch, draws=True)
         self.samples = int(tape.results[0].numel())
+        self._targets = chosen
+        self._cuts = []
+        for numbers in apart(graph, chosen):
+            some = [chosen[n] for n in numbers]
+            reads = _reads(graph, tape, some if some[0].factor else ())
+            self._cuts.append((numbers, _Cut(graph, some, tape, reads, beta)))
+
+    def gradient(self) -> Vectors:
+        """The gradient of the mean loss to each channel's own parameters: one (W, D) a target."""
+        return self._each(lambda cut, _: cut.gradient())
+
+    def product(self, vectors: Vectors) -> Vectors:
+        """S·v: one (W, D) for each target, for one vector a channel."""
+        return self._each(lambda cut, numbers: cut.product([vectors[n] for n in numbers]))
+
+    def divide(self, target: Target, vectors: Tensor) -> list[Tensor]:
+        """A target's (W, D) vectors as kernels: one (W, *kernel) for each producer."""
+        number = self._targets.index(target)
+        cut = next(cut for numbers, cut in self._cuts if number in numbers)
+        return cut.divide(target, vectors)
+
+    def _each(self, ask: Callable[[_Cut, list[int]], Vectors]) -> Vectors:
+        found: dict[int, Tensor] = {}
+        for numbers, cut in self._cuts:
+            found.update(zip(numbers, ask(cut, numbers), strict=True))
+        return [found[n] for n in range(len(self._targets))]
+
+
+class _Cut:
+    """Q of some targets, the tape cut at their reads."""
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        chosen: Sequence[Target],
+        tape: Tape,
+        reads: Mapping[int, Ref],
+        beta: float | None,
+    ) -> None:
+        self._targets = chosen
         constants = {n: t.detach() for n, t in tensors_of(graph.model).items()}
-        reads = _reads(graph, tape)
         gradients = read_gradients(tape, constants, reads)
         names = dict.fromkeys(part.name for target in chosen for part in target.kernels)
         self._thetas = {n: constants[n].clone().requires_grad_() for n in names}
@@ -120,7 +197,8 @@ class Probe:
         def cut(position: int, tensor: Tensor) -> Tensor:
             if position in gradients and tensor.requires_grad:
                 terms.append((tensor, gradients[position]))
-            return tensor.detach()
+            held = tensor.detach()
+            return held.clone() if tape.ops[position].func._schema.is_mutable else held
 
         with torch.enable_grad():
             last = max(reads, default=-1)
@@ -248,15 +326,50 @@ def check_weights(model: nn.Module) -> None:
             )
 
 
-def _reads(graph: ChannelGraph, tape: Tape) -> dict[int, Ref]:
-    """Every operation that sums over an activation's channels with a weight: its activation."""
+def _reads(graph: ChannelGraph, tape: Tape, multiplied: Sequence[Target]) -> dict[int, Ref]:
+    """Every operation that sums over an activation's channels with a weight: its activation.
+
+    And of the targets that are multiplied, every operation that reads their product: the product.
+
+    Returns:
+        Operation -> the tensor that it reads.
+    """
     labels = Labels(graph.labels.names, graph.labels.aliases)
     labels.run(tape)
-    return {
+    own = {
+        atom
+        for target in multiplied
+        for part in target.kernels
+        for atom in leaves(labels.slots[part.name][part.dim])
+    }
+    products = {
+        ref.index
+        for read in labels.contractions
+        if not read.names and not own.isdisjoint(atoms_of(read.read))
+        for ref in tape.ops[read.op].results()[:1]
+    }
+    reads = {
+        position: ref
+        for position, op in enumerate(tape.ops)
+        for ref in op.inputs()
+        if ref.index in products
+    }
+    weighted = {
         read.op: read.source
         for read in labels.contractions
         if read.names and read.read and not labels.is_weight(read.source)
     }
+    return reads | weighted
+
+
+@contextlib.contextmanager
+def written_out(model: nn.Module) -> Iterator[None]:
+    """Fused attention and recurrent layers run as plain operations.
+
+    These have two derivatives, and the product of queries and keys is there to be read.
+    """
+    with sdpa_kernel(SDPBackend.MATH), recurrent_layers_written_out(model):
+        yield
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ class FusedAttention(nn.Module):
         "patch": "6 inexact",
         "att.qkv:0": "3 frozen",
         "att.qkv:1": "2 split",
-        "att.qkv:2": "3 inexact",
+        "att.qkv:2": "3 split",
         "fc1": "7 split",
         "head": "2 frozen",
     },
@@ -104,7 +104,7 @@ class ViT(nn.Module):
         return self.head(self.n3(x)[:, 0])
 
 
-@structure((2, 5, 4), {"q:0": "2 split", "q:1": "3 inexact", "v": "4 split", "c": "2 frozen"})
+@structure((2, 5, 4), {"q:0": "2 split", "q:1": "3 split", "v": "4 split", "c": "2 frozen"})
 class WrittenOut(nn.Module):
     """Separate q, k, v of the stream's width; scores by matmul, scaled by the head's width."""
 
@@ -122,9 +122,9 @@ class WrittenOut(nn.Module):
         return self.c((scores @ v).transpose(1, 2).flatten(2))
 
 
-@structure((2, 5, 4), {"q": "3 prune", "v": "6 split", "c": "2 frozen"})
+@structure((2, 5, 4), {"q": "3 split", "v": "6 split", "c": "2 frozen"})
 class FixedScale(nn.Module):
-    """Scores scaled by a number: a channel of q and k may go exactly."""
+    """Scores scaled by a number: what makes q takes the scale of a copy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class FixedScale(nn.Module):
 
 @structure(
     (2, 5, 4),
-    {"qkv:0": "3 frozen", "qkv:1": "2 split", "qkv:2": "3 prune", "proj": "2 frozen"},
+    {"qkv:0": "3 frozen", "qkv:1": "2 split", "qkv:2": "3 split", "proj": "2 frozen"},
 )
 class NamedSizes(nn.Module):
     """Fused qkv whose heads, head width and both together are attributes; scaled by a number."""
@@ -159,7 +159,7 @@ class NamedSizes(nn.Module):
 
 @structure(
     (2, 5, 4),
-    {"q:0": "2 split", "q:1": "2 split", "q:2": "3 prune", "c": "2 frozen"},
+    {"q:0": "2 split", "q:1": "2 split", "q:2": "3 split", "c": "2 frozen"},
 )
 class GroupedAttributes(nn.Module):
     """Grouped queries as in Llama: one width of a head for all of q, k and v, counts left to -1."""
@@ -188,13 +188,13 @@ class GroupedAttributes(nn.Module):
     {
         "kernel:0": "3 frozen",
         "kernel:1": "2 split",
-        "kernel:2": "2 prune",
+        "kernel:2": "2 split",
         "up": "5 split",
         "c": "2 frozen",
     },
 )
 class SplitSizeAttribute(nn.Module):
-    """As in GPT-2: weights the other way round, pieces of `split_size`, sizes added up in a view."""
+    """As in GPT-2: weights the other way round, and pieces of `split_size`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ class GroupedQueries(nn.Module):
 
 @structure(
     (2, 5, 4),
-    {"q:0": "2 frozen", "q:1": "2 frozen", "q:2": "2 inexact", "v": "4 split", "c": "2 frozen"},
+    {"q:0": "2 frozen", "q:1": "2 frozen", "q:2": "2 split", "v": "4 split", "c": "2 frozen"},
 )
 class Rotary(nn.Module):
     """Rotary positions: halves of each head are mixed, by a table of fixed size."""
@@ -264,7 +264,7 @@ class Rotary(nn.Module):
     {"a": "3 split", "lstm:0": "4 frozen", "lstm:1": "5 split", "b": "4 split", "c": "2 frozen"},
 )
 class Recurrent(nn.Module):
-    """An LSTM holds its sizes as attributes, and they follow: its inputs and its hidden channels."""
+    """An LSTM holds its sizes as attributes, and they follow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -313,7 +313,7 @@ class Mixer(nn.Module):
         return self.c(x.mean(1))
 
 
-@structure((2, 5, 4), {"a": "3 split", "b": "5 prune", "w": "6 split", "c": "2 frozen"})
+@structure((2, 5, 4), {"a": "3 split", "b": "5 split", "w": "6 split", "c": "2 frozen"})
 class Bilinear(nn.Module):
     """einsum with a bare three-way weight, and an outer product of activations."""
 

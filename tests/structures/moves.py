@@ -162,7 +162,7 @@ class Repeated(nn.Module):
         return self.c(both.relu())
 
 
-@structure((2, 4), {"a": "5 prune", "d": "3 prune", "c": "2 frozen"})
+@structure((2, 4), {"a": "5 prune", "d": "3 split", "c": "2 frozen"})
 class Dots(nn.Module):
     """Products of activations: similarity of two towers, and a product over channels."""
 

@@ -57,7 +57,7 @@ def test_blocks_that_fail_alike_are_told_apart_together(monkeypatch: pytest.Monk
     assert count < 16
     for number in range(12):
         found = [g for g in graph.groups if g.name.startswith(f"blocks.{number}.qkv")]
-        assert sorted(map(ability, found)) == ["2 frozen", "3 frozen", "4 inexact"]
+        assert sorted(map(ability, found)) == ["2 frozen", "3 frozen", "4 split"]
         assert ability(graph[f"ups.{number}"]) == "6 split"
 
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ramify.trace.layout import Change, doubled, factors, originals, positions, reindex, sources
+from ramify.trace.layout import (
+    Change,
+    Factors,
+    doubled,
+    factors,
+    originals,
+    positions,
+    reindex,
+    sources,
+)
 from ramify.trace.terms import (
     Atom,
     Fixed,
@@ -34,6 +45,10 @@ def shape(term: Term) -> object:
     if isinstance(term, Fixed):
         return str(term.size)
     return ("*" if isinstance(term, Prod) else "+", *map(shape, term.parts))
+
+
+def scaled_by(atoms: Iterable[Atom]) -> Factors:
+    return lambda term, changes: factors(term, changes, frozenset(atoms))
 
 
 def test_normal_forms() -> None:
@@ -144,7 +159,7 @@ def test_positions_sources_and_scales_agree(term: Term, data: st.DataObject) -> 
             expected[where] *= changes[atom].scale[channel]
     np.testing.assert_allclose(scales, expected)
     values = torch.arange(term.size, dtype=torch.float64)
-    moved = reindex(values, [term], changes, [frozenset(atoms)])
+    moved = reindex(values, [term], changes, [scaled_by(atoms)])
     np.testing.assert_allclose(moved.numpy(), came_from * scales)
 
 
@@ -171,7 +186,7 @@ def test_reindexing_several_dimensions(shape: list[tuple[int, bool]], data: st.D
         changes[atom] = Change(source, scale)
         rows = expected.movedim(dim, -1)[..., source] * torch.from_numpy(scale)
         expected = rows.movedim(-1, dim)
-    moved = reindex(values, whole, changes, [frozenset([atom]) for atom in whole])
+    moved = reindex(values, whole, changes, [scaled_by([atom]) for atom in whole])
     assert torch.equal(moved, expected)
 
 

@@ -104,7 +104,7 @@ def _rehearse_splits(graph: ChannelGraph, edits: Sequence[Edit]) -> None:
     if splits:
         changes = plan_edits(graph, splits).changes
         before = _run(graph)
-        with resized(graph.model, graph.dims, graph.readers, graph.attributes, changes):
+        with resized(graph.model, graph.layout, changes):
             after = _run(graph)
         _check_outputs(before, after)
 

@@ -5,11 +5,12 @@ Everything is staged first, and then done, or taken back, as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -17,17 +18,16 @@ from ramify.edit.plan import Plan
 from ramify.errors import RamifyError
 from ramify.trace import ChannelGraph
 from ramify.trace.layout import (
-    Changes,
+    Factors,
     Law,
     attribute_values,
     positions,
     put,
     reindex,
     sources,
-    touches,
 )
 from ramify.trace.recorder import tensors_of
-from ramify.trace.terms import Atom, Fixed, Term, leaves
+from ramify.trace.terms import Fixed
 
 Follower: TypeAlias = nn.Module | MutableMapping[str, Tensor]
 
@@ -81,44 +81,27 @@ class Swap:
             rows[where.to(rows.device)] += value.to(device=rows.device, dtype=rows.dtype)
 
 
-def _scaled(graph: ChannelGraph, name: str, terms: Sequence[Term]) -> list[frozenset[Atom]]:
-    """For each dimension, the axes that the tensor reads there: its weights take the scale."""
-    return [graph.readers.get((name, dim), frozenset()) for dim in range(len(terms))]
-
-
-def _unread(graph: ChannelGraph, name: str, terms: Sequence[Term]) -> list[frozenset[Atom]]:
-    """For each dimension, the axes that it makes or carries: its gradients take the scale."""
-    read = _scaled(graph, name, terms)
-    return [frozenset(leaves(term)) - own for term, own in zip(terms, read, strict=True)]
-
-
-def _touched(graph: ChannelGraph, changes: Changes) -> Iterator[tuple[str, tuple[Term, ...]]]:
-    for name, terms in graph.dims.items():
-        if any(touches(term, changes) for term in terms):
-            yield name, terms
-
-
 def stage_model(swap: Swap, graph: ChannelGraph, plan: Plan) -> None:
     """The model's tensors, their gradients, and the attributes that hold sizes."""
     tensors = tensors_of(graph.model)
-    for name, terms in _touched(graph, plan.changes):
-        tensor = tensors[name]
+    for name in graph.layout.touched(plan.changes):
+        tensor, terms = tensors[name], graph.dims[name]
         _stage_tensor(swap, graph, plan, name, tensor)
         if tensor.grad is not None:
-            grad = reindex(tensor.grad, terms, plan.changes, _unread(graph, name, terms))
+            grad = reindex(tensor.grad, terms, plan.changes, graph.layout.gradients(name))
             swap.attribute(tensor, "grad", grad)
     _stage_attributes(swap, graph, plan, graph.model)
 
 
 def _stage_tensor(swap: Swap, graph: ChannelGraph, plan: Plan, name: str, tensor: Tensor) -> None:
-    terms = graph.dims[name]
-    swap.tensor(tensor, reindex(tensor, terms, plan.changes, _scaled(graph, name, terms)))
+    weights = graph.layout.weights(name)
+    swap.tensor(tensor, reindex(tensor, graph.dims[name], plan.changes, weights))
     for dim, where, value in displacements(plan, name, graph):
         swap.offset(tensor, dim, where, value)
 
 
 def _stage_attributes(swap: Swap, graph: ChannelGraph, plan: Plan, model: nn.Module) -> None:
-    for module, attribute, _, new in attribute_values(model, graph.attributes, plan.changes):
+    for module, attribute, _, new in attribute_values(model, graph.layout.attributes, plan.changes):
         swap.attribute(module, attribute, new)
 
 
@@ -146,15 +129,20 @@ def displacements(
         kernels_ = edit.offsets[name].detach()
         kernels_ = kernels_.reshape(len(new) * count, *kernels_.shape[2 if count > 1 else 1 :])
         kernels_ = kernels_[torch.from_numpy(rows.reshape(-1)).to(kernels_.device)]
-        scaled = _scaled(graph, name, terms)
+        scaled = graph.layout.weights(name)
         others = [dim for dim in range(len(terms)) if dim != slot.dim]
+        shares = graph.layout.share(slot, plan.changes)[where.reshape(-1)]
         value = reindex(
             kernels_,
             [Fixed(rows.size), *(terms[dim] for dim in others)],
             plan.changes,
-            [frozenset(), *(scaled[dim] for dim in others)],
+            [_given(shares), *(scaled[dim] for dim in others)],
         )
         yield slot.dim, torch.from_numpy(where.reshape(-1)), value
+
+
+def _given(values: NDArray[np.float64]) -> Factors:
+    return lambda term, changes: values
 
 
 def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follower) -> None:
@@ -166,7 +154,7 @@ def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follow
     module = _named_alike(graph, follower) if isinstance(follower, nn.Module) else None
     held = tensors_of(module) if module is not None else cast(Mapping[str, Tensor], follower)
     own = tensors_of(graph.model)
-    for name, terms in _touched(graph, plan.changes):
+    for name in graph.layout.touched(plan.changes):
         for alias in [a for a, first in graph.labels.aliases.items() if first == name]:
             tensor = held.get(alias)
             if tensor is None and alias != name:
@@ -182,7 +170,7 @@ def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follow
             if module is not None:
                 _stage_tensor(swap, graph, plan, name, tensor)
                 continue
-            value = reindex(tensor, terms, plan.changes, _scaled(graph, name, terms))
+            value = reindex(tensor, graph.dims[name], plan.changes, graph.layout.weights(name))
             for dim, where, offset in displacements(plan, name, graph):
                 swap.offset(value, dim, where, offset)
             swap.item(cast(MutableMapping[str, Tensor], follower), alias, value)
@@ -224,7 +212,7 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Opti
             f"this {type(optimizer).__name__} holds no parameter of the model: give the optimizer "
             "that trains it"
         )
-    for name, terms in _touched(graph, plan.changes):
+    for name in graph.layout.touched(plan.changes):
         parameter = tensors[name]
         state: dict[str, Any] = optimizer.state.get(parameter, {})
         for key, value in state.items():
@@ -242,8 +230,8 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Opti
             if isinstance(optimizer, torch.optim.RMSprop) and key == "momentum_buffer":
                 law = np.sign  # a sum of gradients over their own root mean squares
             averaged = isinstance(optimizer, torch.optim.ASGD) and key == "ax"
-            scaled = (_scaled if averaged else _unread)(graph, name, terms)
-            swap.item(state, key, reindex(value, terms, plan.changes, scaled, law))
+            scaled = graph.layout.weights(name) if averaged else graph.layout.gradients(name)
+            swap.item(state, key, reindex(value, graph.dims[name], plan.changes, scaled, law))
 
 
 def _unwrapped(optimizer: Optimizer) -> Optimizer:

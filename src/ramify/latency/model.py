@@ -393,7 +393,7 @@ def _visit(graph: ChannelGraph, widths: Index, clock: Clock) -> tuple[Floats, li
     }
     whole = []
     with (
-        resized(model, graph.dims, graph.readers, graph.attributes, changes),
+        resized(model, graph.layout, changes),
         evaluating(model),
     ):
         for number in range(1 + CALLS):

@@ -209,5 +209,5 @@ def _at_width(
 def _measure_changed(
     graph: ChannelGraph, changes: Changes, repeats: int, warmup: int, clock: Clock | None
 ) -> Latency:
-    with resized(graph.model, graph.dims, graph.readers, graph.attributes, changes):
+    with resized(graph.model, graph.layout, changes):
         return measure(graph.model, graph.inputs, repeats=repeats, warmup=warmup, clock=clock)

@@ -5,15 +5,13 @@ Shape letters: `W` channels of a group.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ramify import ranks
 from ramify.cost import CostModel
@@ -30,7 +28,7 @@ from ramify.methods.draws import (
 )
 from ramify.methods.expand import after, copies_of, differentiable
 from ramify.methods.proposal import Proposal
-from ramify.probe import Loss, check_weights, checked_loss, recurrent_layers_written_out
+from ramify.probe import Loss, check_weights, checked_loss, written_out
 from ramify.trace import ChannelGraph, ChannelGroup
 from ramify.trace.layout import Change, factors, positions
 from ramify.trace.recorder import tensors_of
@@ -176,7 +174,7 @@ def pulls_of(
         RamifyError: there is no batch.
     """
     every = [edit for own in edits for edit in own]
-    with after(graph, every) as plan, _twice_differentiable(graph.model):
+    with after(graph, every) as plan, written_out(graph.model):
         tensors = tensors_of(graph.model)
         columns = _columns(graph, groups, plan)
         names = list(dict.fromkeys(name for own in columns for name, _, _, _ in own))
@@ -284,13 +282,6 @@ def _second_gradients(
     if not samples:
         raise RamifyError(_EMPTY)
     return ranks.mean([total / samples for total in sums], samples)
-
-
-@contextlib.contextmanager
-def _twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Fused attention and recurrent layers have no second derivative; their plain forms do."""
-    with sdpa_kernel(SDPBackend.MATH), recurrent_layers_written_out(model):
-        yield
 
 
 def _norm(kernel: Mapping[str, Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods.expand import halves
 from ramify.methods.proposal import Proposal
-from ramify.probe import Loss, Target, check_weights, checked_loss, known_length, targets
+from ramify.probe import Loss, Target, apart, check_weights, checked_loss, known_length, targets
 from ramify.snapshot import Snapshot
 from ramify.trace import ChannelGraph
 from ramify.trace.layout import kernels
@@ -123,7 +123,7 @@ class GaussNewton:
         """
         check_current(graph)
         check_weights(graph.model)
-        if not targets(graph):
+        if not _followed(graph):
             return []
         learner = Morphisms(graph, self)
         known = known_length(batches)
@@ -147,12 +147,18 @@ class GaussNewton:
         return 1 / max(1.0, min(step + 1, horizon))
 
 
+def _followed(graph: ChannelGraph) -> list[Target]:
+    """What twin reads follow: one pass, and not what a product of activations sums over."""
+    found = [target for target in targets(graph) if not target.factor]
+    return [found[number] for number in apart(graph, found)[0]] if found else []
+
+
 class Morphisms:
     """The morphisms of every channel while they are learned; a step takes one batch."""
 
     def __init__(self, graph: ChannelGraph, settings: GaussNewton) -> None:
         self._graph = graph
-        self._targets = targets(graph)
+        self._targets = _followed(graph)
         self._twins = Twins(graph, self._targets)
         self._level = _likelihood_level if settings.curvature == "fisher" else _level
         tensors = tensors_of(graph.model)

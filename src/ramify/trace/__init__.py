@@ -11,17 +11,15 @@ from torch import nn
 
 import ramify.trace.rules  # noqa: F401  (registers every rule)
 from ramify.errors import RamifyError
-from ramify.trace.attributes import attributes_of
 from ramify.trace.groups import ChannelGraph, ChannelGroup, build_graph
 from ramify.trace.labels import Labels
 from ramify.trace.recorder import Tape, aliases_of, call, record, tensors_of
 from ramify.trace.rehearse import Rehearsal, Verdicts, recall
-from ramify.trace.roles import readers_of, roles_of
 from ramify.trace.sizes import Sizes, Use
 from ramify.trace.terms import Atom, freeze, leaves
 from ramify.trace.witness import Take
 
-__all__ = ["Atom", "ChannelGraph", "ChannelGroup", "readers_of", "trace"]
+__all__ = ["Atom", "ChannelGraph", "ChannelGroup", "trace"]
 
 Run = tuple[Any, bool]
 """(inputs, whether in train mode)"""
@@ -103,8 +101,6 @@ def _trace(
         runs=runs,
         takes=takes,
         edit_outputs=edit_outputs,
-        attributes=lambda: attributes_of(model, labels),
-        roles=lambda: roles_of(labels),
         shared=shared,
         verdicts=verdicts,
     )

@@ -15,13 +15,13 @@ from rich.table import Table
 from torch import nn
 
 from ramify.errors import RamifyError
-from ramify.trace.attributes import attributes_of
 from ramify.trace.labels import Labels
-from ramify.trace.layout import Attributes, Index, Readers, Slot, positions
+from ramify.trace.layout import Index, Layout, Slot, positions
 from ramify.trace.recorder import Tape
-from ramify.trace.rehearse import Verdicts
-from ramify.trace.roles import readers_of, roles_of, slots_of
-from ramify.trace.terms import Atom, Term, freeze, resolve
+from ramify.trace.rehearse import Verdicts, powers_of
+from ramify.trace.roles import layout_of, roles_of, slots_of
+from ramify.trace.sides import sided
+from ramify.trace.terms import Atom, Term, freeze
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +79,7 @@ class ChannelGraph:
     groups: list[ChannelGroup]
     origin: dict[str, list[int]]
     unreached: tuple[str, ...]
-    dims: Mapping[str, tuple[Term, ...]]
-    readers: Readers
-    attributes: Attributes
+    layout: Layout
     labels: Labels
     tapes: Sequence[Tape]
     verdicts: Verdicts
@@ -89,6 +87,11 @@ class ChannelGraph:
     """Trace the same model again with the same settings."""
     superseded: bool = False
     """Whether an edit has given the model another graph."""
+
+    @property
+    def dims(self) -> Mapping[str, tuple[Term, ...]]:
+        """What each dimension of each parameter and buffer is, by name."""
+        return self.layout.dims
 
     def __getitem__(self, name: str) -> ChannelGroup:
         """The group of this name, or the one this module's or parameter's channels belong to."""
@@ -174,7 +177,7 @@ def build_groups(labels: Labels, shared: Mapping[str, str]) -> list[ChannelGroup
     Returns:
         The groups.
     """
-    roles = roles_of(labels)
+    roles, read_in_products = roles_of(labels), sided(labels)
     found: list[tuple[Atom, list[Slot]]] = []
     for atom, places in roles.items():
         slots = slots_of(places)
@@ -183,6 +186,9 @@ def build_groups(labels: Labels, shared: Mapping[str, str]) -> list[ChannelGroup
                 freeze(atom, f"'{slot.name}' shares its memory with '{shared[slot.name]}'")
         if any(slot.role == "producer" for slot in slots):
             found.append((atom, slots))
+            read = atom in read_in_products or any(slot.role == "consumer" for slot in slots)
+            if not read and not atom.no_split:
+                freeze(atom, "nothing that a trace can see reads its channels")
     bases = [_base(slots) for _, slots in found]
     many = {base for base, count in Counter(bases).items() if count > 1}
     seen: Counter[str] = Counter()
@@ -203,8 +209,6 @@ def _group(name: str, atom: Atom, slots: Sequence[Slot]) -> ChannelGroup:
     def of(role: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(slot.name for slot in slots if slot.role == role))
 
-    if not atom.no_split and not of("consumer"):
-        freeze(atom, "nothing that a trace can see reads its channels")
     no_split = atom.frozen or atom.no_split
     return ChannelGroup(
         name=name,
@@ -239,9 +243,7 @@ def build_graph(
         groups=groups,
         origin={},
         unreached=tuple(n for n in labels.slots if n in parameters and n not in labels.carried),
-        dims={n: tuple(resolve(atom) for atom in slot) for n, slot in labels.slots.items()},
-        readers=readers_of(roles_of(labels)),
-        attributes=attributes_of(model, labels),
+        layout=layout_of(model, labels, roles_of(labels), powers_of(labels, verdicts)),
         labels=labels,
         tapes=tapes,
         verdicts=verdicts,

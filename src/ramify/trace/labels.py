@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ramify.trace.makers import MOVES, Makers
 from ramify.trace.recorder import Op, Ref, Tape
 from ramify.trace.sizes import Use, holders
 from ramify.trace.terms import (
@@ -27,15 +28,6 @@ from ramify.trace.terms import (
 
 Rule = Callable[["Labels", Op], None]
 RULES: dict[str, Rule] = {}
-
-# Operations that only move a weight's entries: a scaled column stays a scaled column.
-MOVES = frozenset(
-    f"aten::{name}"
-    for name in (
-        "t transpose permute view _unsafe_view reshape clone detach alias _to_copy slice select "
-        "split split_with_sizes unbind expand unsqueeze squeeze cat stack lift_fresh contiguous"
-    ).split()
-)
 
 # Operations that multiply every entry alike when the other operand is a number.
 SCALES = frozenset({"aten::mul", "aten::div", "aten::neg"})
@@ -64,8 +56,12 @@ class Provenance:
 
 @dataclass
 class Contraction:
-    """One read: `weight` sums over channels of `source` and makes the channels `made`."""
+    """One read: `weight` sums over channels of `source` and makes the channels `made`.
 
+    Without `names` both are activations.
+    """
+
+    tape: Tape = field(repr=False)
     op: int
     source: Ref
     weight: Ref
@@ -95,6 +91,8 @@ class Labels:
     tape: Tape = field(default_factory=Tape)
     dims: dict[int, list[Term]] = field(default_factory=dict)
     origin: dict[int, Provenance | None] = field(default_factory=dict)
+    makers: list[Makers] = field(default_factory=list)
+    """The rows behind the activations of the tapes, where they were asked for."""
     history: list[dict[int, list[Term]]] = field(default_factory=list)
     """The terms of every tensor of every tape labelled so far."""
     position: int = 0
@@ -161,6 +159,7 @@ class Labels:
         made_of = self.origin.get(bias.index) if bias is not None else None
         self.contractions.append(
             Contraction(
+                tape=self.tape,
                 op=self.position,
                 source=source[0],
                 weight=weight[0],

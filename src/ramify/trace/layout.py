@@ -5,6 +5,7 @@ Shape letters: `W` channels of one atom, `N` positions of one dimension.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,143 @@ Changes = Mapping[Atom, Change]
 Attributes = Sequence[tuple[str, str, tuple[Term, ...]]]
 """(module name, attribute, terms whose sizes it holds)"""
 Readers = Mapping[tuple[str, int], frozenset[Atom]]
+Powers = tuple[tuple[Atom, float], ...]
+"""For axes whose number of channels a product's scale hangs on: (axis, power of new over old)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """Rows of a producer that take the scale of a copy, where no weight reads the channel.
+
+    One factor of a product of activations (the queries of q·kᵀ) is made by these rows. Where the
+    product is multiplied by a number that hangs on the number of channels, they make up for it.
+
+    Attributes:
+        atom: the axis.
+        parts: (which positions of the dimension, powers of the widths that they make up for).
+    """
+
+    atom: Atom
+    parts: tuple[tuple[NDArray[np.bool_], Powers], ...]
+
+    def weights(self, term: Term, changes: Changes) -> NDArray[np.float64]:
+        """What the values at each new position are multiplied by."""
+        out = np.ones(new_size(term, changes))
+        scale, old = self._scale(term, changes), sources(term, changes)
+        for rows, powers in self.parts:
+            mine = rows[old]
+            out[mine] = scale[mine] * _gain(powers, changes)
+        return out
+
+    def gradients(self, term: Term, changes: Changes) -> NDArray[np.float64]:
+        """What the gradients at each new position are multiplied by: elsewhere, by the scale."""
+        out, old = self._scale(term, changes), sources(term, changes)
+        for rows, powers in self.parts:
+            out[rows[old]] = 1.0 / _gain(powers, changes)
+        return out
+
+    def _scale(self, term: Term, changes: Changes) -> NDArray[np.float64]:
+        owner = owners(term, self.atom, changes)
+        change = changes.get(self.atom)
+        if change is None:
+            return np.ones(len(owner))
+        return np.where(owner < 0, 1.0, change.scale[owner])
+
+
+def _gain(powers: Powers, changes: Changes) -> float:
+    ratios = ((new_size(atom, changes) / atom.size, power) for atom, power in powers)
+    return math.prod(ratio**power for ratio, power in ratios)
+
+
+Sides = Mapping[tuple[str, int], tuple[Side, ...]]
+Factors = Callable[[Term, Changes], NDArray[np.float64]]
+"""(resolved term, changes) -> what the entries at each new position are multiplied by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the axes lie in every tensor and attribute, and what takes the scale of a copy.
+
+    Attributes:
+        dims: tensor name -> one resolved term for each dimension.
+        readers: the axes whose channels a dimension reads.
+        sides: the rows that take the scale where nothing reads.
+        attributes: the attributes that hold sizes.
+    """
+
+    dims: Mapping[str, tuple[Term, ...]]
+    readers: Readers
+    sides: Sides
+    attributes: Attributes
+
+    def touched(self, changes: Changes) -> Iterator[str]:
+        """The names of the tensors that the changes reach."""
+        for name, terms in self.dims.items():
+            drivers = (
+                atom in changes
+                for dim in range(len(terms))
+                for side in self.sides.get((name, dim), ())
+                for _, powers in side.parts
+                for atom, _ in powers
+            )
+            if any(touches(term, changes) for term in terms) or any(drivers):
+                yield name
+
+    def share(self, slot: Slot, changes: Changes) -> NDArray[np.float64]:
+        """For each new position of a slot, what a displacement there is multiplied by.
+
+        A displaced copy stands in a product with its own weight, also where its rows take it.
+
+        Returns:
+            One factor for each position.
+        """
+        term = self.dims[slot.name][slot.dim]
+        out = np.ones(new_size(term, changes))
+        for side in self.sides.get((slot.name, slot.dim), ()):
+            out = out * side.weights(term, changes)
+        return out
+
+    def weights(self, name: str, dead: frozenset[Atom] = frozenset()) -> list[Factors]:
+        """For each dimension of a tensor, how its values follow changes.
+
+        Args:
+            name: the tensor.
+            dead: axes whose scale multiplies every position that holds them.
+
+        Returns:
+            One rule for each dimension.
+        """
+        return [
+            _together(
+                self.readers.get((name, dim), frozenset()) | (dead & frozenset(leaves(term))),
+                [side.weights for side in self.sides.get((name, dim), ())],
+            )
+            for dim, term in enumerate(self.dims[name])
+        ]
+
+    def gradients(self, name: str) -> list[Factors]:
+        """For each dimension of a tensor, how its gradients follow changes.
+
+        Returns:
+            One rule for each dimension.
+        """
+        out = []
+        for dim, term in enumerate(self.dims[name]):
+            sides = self.sides.get((name, dim), ())
+            apart = self.readers.get((name, dim), frozenset()) | {side.atom for side in sides}
+            unread = frozenset(leaves(term)) - apart
+            out.append(_together(unread, [side.gradients for side in sides]))
+        return out
+
+
+def _together(atoms: frozenset[Atom], others: Sequence[Factors]) -> Factors:
+    def rule(term: Term, changes: Changes) -> NDArray[np.float64]:
+        out = factors(term, changes, atoms)
+        for other in others:
+            out = out * other(term, changes)
+        return out
+
+    return rule
 
 
 def owners(term: Term, atom: Atom, changes: Changes | None = None) -> Index:
@@ -163,7 +301,7 @@ def reindex(
     tensor: Tensor,
     terms: Sequence[Term],
     changes: Changes,
-    scaled: Sequence[frozenset[Atom]],
+    scaled: Sequence[Factors],
     law: Law = np.positive,
 ) -> Tensor:
     """The tensor after the changes: entries copied, and scaled along the dimensions that ask.
@@ -172,7 +310,7 @@ def reindex(
         tensor: any tensor laid out as `terms`.
         terms: one resolved term for each dimension.
         changes: what happens to each atom.
-        scaled: for each dimension, the atoms whose scale multiplies its entries.
+        scaled: for each dimension, what its entries are multiplied by.
         law: what the scale acts as (its square for second moments).
 
     Returns:
@@ -183,8 +321,8 @@ def reindex(
         return dense.to_sparse(tensor.sparse_dim())
     touched = {dim: term for dim, term in enumerate(terms) if touches(term, changes)}
     out = _select(tensor.detach(), {d: sources(term, changes) for d, term in touched.items()})
-    for dim, term in touched.items():
-        _multiply(out, dim, law(factors(term, changes, scaled[dim])))
+    for dim, term in enumerate(terms):
+        _multiply(out, dim, law(scaled[dim](term, changes)))
     for memory_format, rank in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
         other = tensor.dim() == rank and not tensor.is_contiguous()
         if other and tensor.is_contiguous(memory_format=memory_format):
@@ -195,6 +333,8 @@ def reindex(
 def _select(tensor: Tensor, indices: Mapping[int, Index]) -> Tensor:
     """Positions by number along several dimensions; what is only appended to is copied once."""
     sizes = {dim: tensor.shape[dim] for dim in indices}
+    if not indices:
+        return tensor.clone()
     if not all(np.array_equal(i[: sizes[d]], np.arange(sizes[d])) for d, i in indices.items()):
         for dim, index in indices.items():
             tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
@@ -249,23 +389,27 @@ def attribute_values(
 
 @contextmanager
 def resized(
-    model: nn.Module,
-    dims: Mapping[str, Sequence[Term]],
-    readers: Readers,
-    attributes: Attributes,
-    changes: Changes,
+    model: nn.Module, layout: Layout, changes: Changes, dead: frozenset[Atom] = frozenset()
 ) -> Iterator[None]:
-    """The model as it would be after the changes, for the time of the block."""
+    """The model as it would be after the changes, for the time of the block.
+
+    Args:
+        model: the model.
+        layout: of the model as it is.
+        changes: what happens to each axis.
+        dead: axes whose scale multiplies every tensor that holds them.
+
+    Yields:
+        Nothing; the model is as it was afterwards.
+    """
     undo: list[tuple[Tensor, Tensor]] = []
-    values = attribute_values(model, attributes, changes)
+    values = attribute_values(model, layout.attributes, changes)
     tensors = tensors_of(model)
     try:
-        for name, terms in dims.items():
-            if any(touches(term, changes) for term in terms):
-                scaled = [readers.get((name, dim), frozenset()) for dim in range(len(terms))]
-                tensor = tensors[name]
-                undo.append((tensor, tensor.data))
-                put(tensor, reindex(tensor, terms, changes, scaled))
+        for name in layout.touched(changes):
+            tensor, scaled = tensors[name], layout.weights(name, dead)
+            undo.append((tensor, tensor.data))
+            put(tensor, reindex(tensor, layout.dims[name], changes, scaled))
         for module, name, _, new in values:
             setattr(module, name, new)
         yield

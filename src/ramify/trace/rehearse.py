@@ -9,8 +9,9 @@ told apart by growing fewer groups, and is then tied (equal slices), frozen, or 
 from __future__ import annotations
 
 import functools
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import gcd
 from typing import Any
@@ -20,9 +21,10 @@ import torch
 from torch import nn
 
 from ramify.trace.labels import Labels
-from ramify.trace.layout import Attributes, Change, Readers, new_size, resized
+from ramify.trace.layout import Change, Layout, Powers, new_size, resized
 from ramify.trace.recorder import Tape, call, record
-from ramify.trace.roles import Roles, readers_of
+from ramify.trace.roles import layout_of, roles_of
+from ramify.trace.sides import Sided, number_in, scaled_product, scales_by_width, sided
 from ramify.trace.sizes import Sizes
 from ramify.trace.terms import (
     Atom,
@@ -30,6 +32,7 @@ from ramify.trace.terms import (
     Prod,
     Sum,
     Term,
+    atoms_of,
     factor,
     forbid_split,
     freeze,
@@ -51,6 +54,8 @@ class Verdicts:
     unsplit: dict[Key, str] = field(default_factory=dict)
     inexact: dict[Key, str] = field(default_factory=dict)
     tied: set[int] = field(default_factory=set)
+    powers: dict[int, dict[Key, float]] = field(default_factory=dict)
+    """Product of activations, by number -> the axes that its scale hangs on, and how."""
     trains_alike: bool = False
     """Whether the forward in train mode does what it does in eval mode."""
 
@@ -76,12 +81,12 @@ class Rehearsal:
     """(inputs, whether in train mode)"""
     takes: Sequence[Take]
     edit_outputs: bool
-    attributes: Callable[[], Attributes]
-    roles: Callable[[], Roles]
     shared: Mapping[str, str]
     """Parameters over the memory of others, which no edit can follow."""
     verdicts: Verdicts = field(default_factory=Verdicts)
-    _known: tuple[dict[str, list[Term]], Readers, Attributes] = ({}, {}, [])
+    _layout: Layout = field(default_factory=lambda: Layout({}, {}, {}, []))
+    _off: dict[int, set[int]] = field(default_factory=dict)
+    """Run -> operations whose values are not what they were, on the way to a scale kept."""
     _blamed: dict[str, int] = field(default_factory=dict)
 
     def settle(self) -> None:
@@ -107,9 +112,14 @@ class Rehearsal:
 
     def _candidates(self) -> list[Atom]:
         """Axes that a parameter makes, and that nothing known so far keeps from an edit."""
-        roles = self.roles()
-        dims = {name: [resolve(a) for a in slot] for name, slot in self.labels.slots.items()}
-        self._known = dims, readers_of(roles), self.attributes()
+        roles = roles_of(self.labels)
+        powers = powers_of(self.labels, self.verdicts)
+        self._layout = layout_of(self.model, self.labels, roles, powers)
+        for run, take in enumerate(self.takes):
+            between = [
+                each.between for found in self._products(take.tape).values() for each in found
+            ]
+            self._off.setdefault(run, set()).update(*between)
         return [
             atom
             for atom, places in roles.items()
@@ -135,7 +145,7 @@ class Rehearsal:
         removed = {a: Change(np.arange(1, a.size), np.ones(a.size - 1)) for a in atoms}
         inputs, tapes = self.runs[0][0], []
         for changes in (zeroed, removed):
-            with resized(self.model, *self._known, changes):
+            with resized(self.model, self._layout, changes):
                 try:
                     run = lambda: call(self.model, inputs)  # noqa: E731
                     tapes.append(record(self.model, run, inputs))
@@ -179,22 +189,18 @@ class Rehearsal:
         if not atoms:
             return None
         changes = self._changes(atoms)
-        dims, readers, attributes = self._known
+        dims = self._layout.dims
         labels = Labels({n: tuple(new_size(t, changes) for t in ts) for n, ts in dims.items()})
-        scaled = dict(readers)
-        for name, terms in dims.items():
-            for dim, term in enumerate(terms):
-                dead = frozenset(a for a in leaves(term) if a in changes and a.no_split)
-                if dead:
-                    scaled[name, dim] = scaled.get((name, dim), frozenset()) | dead
-        with resized(self.model, dims, scaled, attributes, changes):
+        dead = frozenset(atom for atom in atoms if atom.no_split)
+        with resized(self.model, self._layout, changes, dead):
             for number, ((inputs, training), take) in enumerate(
                 zip(self.runs, self.takes, strict=True)
             ):
                 if until is not None and number < until[0]:
                     continue
                 stop = until[1] if until is not None else None
-                witness = Witness(take, changes, values and not training, stop)
+                compared = values and not training
+                witness = Witness(take, changes, compared, stop, self._off[number])
                 run = Sizes(self.model, functools.partial(call, self.model, inputs))
                 try:
                     tape = record(self.model, run, inputs, training=training, watch=witness)
@@ -202,8 +208,7 @@ class Rehearsal:
                     if witness.content:
                         return None
                     return self._failure(number, witness, changes)
-                compared = values and not training and not self.edit_outputs
-                if compared and not near_equal(take.tape, tape):
+                if compared and not self.edit_outputs and not near_equal(take.tape, tape):
                     return Failure([], "its outputs depend on the number of channels", True)
                 labels.run(tape, uses=run.uses)
                 labels.keep_outputs(self.edit_outputs)
@@ -257,7 +262,7 @@ class Rehearsal:
         if not culprits and len(failure.near) < len(atoms):
             culprits = _told_apart(list(self._alike(atoms).values()), fails)
         culprits = culprits or failure.near or list(atoms)
-        if not failure.by_value and self._tie(culprits):
+        if self._make_up(culprits, atoms) if failure.by_value else self._tie(culprits):
             return
         guilty = self._alike(culprits)
         for kind in guilty:
@@ -272,6 +277,72 @@ class Rehearsal:
             else:
                 forbid_split(atom, failure.why)
                 mark_inexact(atom, failure.why)
+
+    def _products(self, tape: Tape) -> dict[int, list[Sided]]:
+        """The products of activations on a tape whose scale some rows can take, by operation."""
+        found: dict[int, list[Sided]] = {}
+        for each in {e.number: e for some in sided(self.labels).values() for e in some}.values():
+            if each.read.tape is tape:
+                found.setdefault(each.read.op, []).append(each)
+        return found
+
+    def _make_up(self, culprits: Sequence[Atom], atoms: Sequence[Atom]) -> bool:
+        """Where the number of channels only sets the scale of a product, weights keep it."""
+        kinds = self._alike(culprits)
+        alike = [a for kind, some in self._alike(atoms).items() if kind in kinds for a in some]
+        if self._powers(alike):
+            return True
+        found = [self._powers([atom]) for atom in culprits]
+        return any(found)
+
+    def _powers(self, atoms: Sequence[Atom]) -> bool:
+        """Find how the scale of products hangs on some axes; False if nothing new is found."""
+        changes = self._changes(atoms)
+        dead = frozenset(atom for atom in atoms if atom.no_split)
+        found: dict[tuple[int, Atom], float] = {}
+        for number, take in enumerate(self.takes):
+            inputs, training = self.runs[number]
+            products = self._products(take.tape)
+            with resized(self.model, self._layout, changes, dead):
+                try:
+                    run = functools.partial(call, self.model, inputs)
+                    tape = record(self.model, run, inputs, training=training)
+                except Exception:
+                    return False
+            for position, ratio in self._rescaled(take, tape, changes):
+                off, scaled = scaled_product(take.tape, position, products)
+                if scaled is None or ratio <= 0:
+                    return False
+                summed = atoms_of(scaled.read.read)
+                driver = next((a for a in atoms if a in summed or len(atoms) == 1), None)
+                if driver is None:
+                    return False
+                power = math.log(ratio) / math.log(new_size(driver, changes) / driver.size)
+                at = scaled.number, driver
+                found[at] = found.get(at, 0.0) + round(power, 6)
+                self._off[number] |= off
+        keys, known = places(self.labels), self.verdicts.powers
+        new = {(n, keys[a]): p for (n, a), p in found.items() if keys[a] not in known.get(n, {})}
+        for (number, key), power in new.items():
+            known.setdefault(number, {})[key] = power
+        return bool(new)
+
+    def _rescaled(
+        self, take: Take, grown: Tape, changes: dict[Atom, Change]
+    ) -> Iterator[tuple[int, float]]:
+        """(operation, old scale over new) of every operation that scales otherwise when grown."""
+        aligned = True
+        for position, op in enumerate(take.tape.ops):
+            if scales_by_width(op):  # other sizes may take another kernel, which says it otherwise
+                width = resolve(take.dims[op.args[0].index][-1])
+                size = new_size(width, changes)
+                if size != width.size:
+                    yield position, (size / width.size) ** 0.5
+                continue
+            aligned = aligned and position < len(grown.ops) and grown.ops[position].name == op.name
+            old, new = number_in(op), number_in(grown.ops[position]) if aligned else None
+            if old and new and not math.isclose(old, new, rel_tol=1e-9):
+                yield position, old / new
 
     def _alike(self, atoms: Iterable[Atom]) -> dict[str, list[Atom]]:
         """The groups by where they lie, numbers left out: those of repeated blocks together."""
@@ -318,6 +389,15 @@ def places(labels: Labels) -> dict[Atom, Key]:
             for position, atom in enumerate(leaves(term)):
                 found.setdefault(atom, (name, dim, position))
     return found
+
+
+def powers_of(labels: Labels, verdicts: Verdicts) -> dict[int, Powers]:
+    """What the scale of each product of activations hangs on."""
+    atoms = {key: atom for atom, key in places(labels).items()}
+    return {
+        number: tuple((atoms[key], power) for key, power in known.items() if key in atoms)
+        for number, known in verdicts.powers.items()
+    }
 
 
 def recall(labels: Labels, verdicts: Verdicts) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import nn
+
+from ramify.trace.attributes import attributes_of
 from ramify.trace.labels import Contraction, Labels
-from ramify.trace.layout import Readers, Slot, doubled
+from ramify.trace.layout import Layout, Powers, Readers, Slot, doubled
+from ramify.trace.sides import sided, sides_of
 from ramify.trace.terms import Atom, atoms_of, forbid_split, freeze, leaves, resolve
 
 Roles = dict[Atom, dict[tuple[str, int], set[str]]]
@@ -13,8 +19,15 @@ Roles = dict[Atom, dict[tuple[str, int], set[str]]]
 def roles_of(labels: Labels) -> Roles:
     """The roles of every tensor that a run reached; what forbids a split is noted on the atoms."""
     roles: Roles = {}
+    scalable = sided(labels)
     for read in labels.contractions:
-        _note_reads(labels, read, roles)
+        if read.names:
+            _note_reads(labels, read, roles)
+            continue
+        for atom in atoms_of(read.read):
+            if atom not in scalable:
+                why = "it is multiplied with another activation, where copies count twice"
+                forbid_split(atom, why)
     for name, slots in labels.slots.items():
         if name not in labels.carried:
             continue
@@ -32,10 +45,7 @@ def roles_of(labels: Labels) -> Roles:
 
 def _note_reads(labels: Labels, read: Contraction, roles: Roles) -> None:
     summed, made = atoms_of(read.read), atoms_of(read.made)
-    if not read.names:
-        for atom in summed:
-            forbid_split(atom, "it is multiplied with another activation, where copies count twice")
-    elif not read.moved:
+    if not read.moved:
         names = ", ".join(f"'{name}'" for name in sorted(read.names))
         for atom in summed:
             forbid_split(atom, f"the weight that reads it is computed from {names}")
@@ -46,7 +56,7 @@ def _note_reads(labels: Labels, read: Contraction, roles: Roles) -> None:
                 held.add(atom)
                 seen = roles.setdefault(atom, {}).setdefault((name, dim), set())
                 seen |= _roles_in(slot, atom, read, summed, made)
-    for atom in summed - held if read.names else ():
+    for atom in summed - held:
         forbid_split(atom, "a weight without a column of its own reads it")
     for name in sorted(read.bias_names):
         for dim, slot in enumerate(labels.slots[name]):
@@ -105,3 +115,25 @@ def readers_of(roles: Roles) -> Readers:
             if seen == {"consumer"}:
                 readers[place] = readers.get(place, frozenset()) | {atom}
     return readers
+
+
+def layout_of(
+    model: nn.Module, labels: Labels, roles: Roles, powers: Mapping[int, Powers]
+) -> Layout:
+    """Where the axes lie, and what takes the scale of a copy.
+
+    Args:
+        model: the labelled model.
+        labels: its runs.
+        roles: of `labels`.
+        powers: number of a product of activations -> what its scale hangs on.
+
+    Returns:
+        The layout.
+    """
+    return Layout(
+        dims={name: tuple(map(resolve, slot)) for name, slot in labels.slots.items()},
+        readers=readers_of(roles),
+        sides=sides_of(labels, powers),
+        attributes=attributes_of(model, labels),
+    )

@@ -9,7 +9,7 @@ where a gain of zero keeps the outputs quiet.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -91,15 +91,24 @@ class Witness:
         changes: what was appended.
         values: whether old channels must have kept their values.
         until: stop, content, once this many operations went as predicted.
+        off: operations whose values the changes do not keep.
     """
 
-    def __init__(self, take: Take, changes: Changes, values: bool, until: int | None) -> None:
+    def __init__(
+        self,
+        take: Take,
+        changes: Changes,
+        values: bool,
+        until: int | None,
+        off: Container[int] = (),
+    ) -> None:
         self.position = 0
         self.aligned = True
         """Whether the run still executes the same operations as before."""
         self.content = False
         self.by_value = False
         self._take, self._changes, self._values, self._until = take, changes, values, until
+        self._off = off
         self._grown: dict[int, tuple[int, Index | None]] = {}
 
     def __call__(self, op: Op, results: Sequence[Tensor]) -> None:
@@ -122,7 +131,8 @@ class Witness:
             terms = self._take.dims[ref.index]
             if tuple(tensor.shape) != tuple(self._look(term)[0] for term in terms):
                 raise Deviation
-            if self._values and self._take.origin.get(ref.index) is None:
+            kept = self._values and self.position not in self._off
+            if kept and self._take.origin.get(ref.index) is None:
                 self._compare(tensor, terms, number)
         self.position += 1
         if self._until is not None and self.position > self._until:

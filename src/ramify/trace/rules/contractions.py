@@ -131,10 +131,7 @@ def attention(labels: Labels, op: Op) -> None:
     left, middle, right = labels.of(q), labels.of(k), labels.of(v)
     unify(middle[-2], right[-2], why)
     freeze(middle[-2], labels.why(op, "takes the softmax over them"))
-    unify(left[-1], middle[-1], why)
-    forbid_split(left[-1], f"{why}, where copies count twice")
-    if argument(op, 99, "scale", None) is None:
-        mark_inexact(left[-1], f"{why}, scaled by their number")
+    labels.contract(op, (q, [left[-1]], []), (k, [middle[-1]], []))
     for query, key, value in zip(left[:-2], middle[:-2], right[:-2], strict=True):
         unify(key, value, why)
         if query.size == key.size:

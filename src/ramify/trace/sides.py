@@ -1,0 +1,188 @@
+"""Products of two activations: which factor's rows take the scale of a copied channel.
+
+q·kᵀ sums over the head dimension without a weight. A channel of q and k can be copied all the same
+if the rows that make one of the two factors take the copies' weights; and where the forward scales
+the product by the number of channels (1/√d), these rows keep the scale what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ramify.trace.labels import Contraction, Labels
+from ramify.trace.layout import Powers, Side, Sides, owners
+from ramify.trace.makers import MOVES, Makers, Rows
+from ramify.trace.recorder import Op, Ref, Tape
+from ramify.trace.terms import Atom, atoms_of, resolve
+
+SCALES = frozenset(f"aten::{name}" for name in ("mul", "div", "mul_", "div_"))
+
+
+@dataclass(frozen=True)
+class Sided:
+    """One product of activations whose scale some rows can take.
+
+    Attributes:
+        number: which of the labels' products of activations it is.
+        read: the product.
+        rows: the rows.
+        between: the operations from those rows to the product.
+        beyond: those from what makes the other factor.
+    """
+
+    number: int
+    read: Contraction
+    rows: Rows
+    between: frozenset[int]
+    beyond: frozenset[int]
+
+
+def products(labels: Labels) -> list[Contraction]:
+    """Every sum over channels of two activations, in order."""
+    return [read for read in labels.contractions if not read.names]
+
+
+def sided(labels: Labels) -> dict[Atom, list[Sided]]:
+    """For every axis that products of activations sum over: its products, where rows take scales.
+
+    Args:
+        labels: the labelled runs.
+
+    Returns:
+        Only axes for which it can be done in every product.
+    """
+    by_atom: dict[Atom, list[tuple[int, Contraction]]] = {}
+    for number, read in enumerate(products(labels)):
+        for atom in atoms_of(read.read):
+            by_atom.setdefault(atom, []).append((number, read))
+    found = {}
+    for atom, reads in by_atom.items():
+        for first in (True, False):
+            chosen = _choose(labels, atom, reads, first)
+            if chosen is not None:
+                found[atom] = chosen
+                break
+    return found
+
+
+def sides_of(labels: Labels, powers: Mapping[int, Powers]) -> Sides:
+    """The rows that take scales, by tensor and dimension.
+
+    Args:
+        labels: the labelled runs.
+        powers: number of a product -> what its scale hangs on.
+
+    Returns:
+        The sides.
+    """
+    found: dict[tuple[str, int], dict[Atom, list[tuple[Rows, Powers]]]] = {}
+    given: set[tuple[tuple[str, int], int]] = set()
+    for atom, products_ in sided(labels).items():
+        for each in products_:
+            for place in each.rows:
+                # A product that sums over several axes is made up for once.
+                own = powers.get(each.number, ()) if (place, each.number) not in given else ()
+                given.add((place, each.number))
+                found.setdefault(place, {}).setdefault(atom, []).append((each.rows, own))
+    return {
+        place: tuple(
+            Side(atom, tuple((rows[place], own) for rows, own in parts))
+            for atom, parts in by_atom.items()
+        )
+        for place, by_atom in found.items()
+    }
+
+
+def _choose(
+    labels: Labels, atom: Atom, reads: Sequence[tuple[int, Contraction]], first: bool
+) -> list[Sided] | None:
+    """The first or the second factor of every product; None where that does not do."""
+    out: list[Sided] = []
+    operands: dict[int, set[tuple[int, int]]] = {}
+    for number, read in reads:
+        one, other = (read.source, read.weight) if first else (read.weight, read.source)
+        makers = makers_of(labels, read.tape)
+        rows = makers.rows(one, read.op)
+        if rows is None or not _carried(labels, atom, rows):
+            return None
+        if not makers.apart(other, read.op, rows):
+            return None
+        ways = (makers.passed(factor, read.op) for factor in (one, other))
+        out.append(Sided(number, read, rows, *ways))
+        operands.setdefault(id(read.tape), set()).add((read.op, one.index))
+    for each in out:
+        makers = makers_of(labels, each.read.tape)
+        if not makers.only_in(each.rows, operands[id(each.read.tape)]):
+            return None
+    return out
+
+
+def _carried(labels: Labels, atom: Atom, rows: Rows) -> bool:
+    """Whether every one of the rows belongs to a channel of the axis."""
+    for (name, dim), mask in rows.items():
+        owner = owners(resolve(labels.slots[name][dim]), atom)
+        if bool((owner[mask] < 0).any()):
+            return False
+    return True
+
+
+def makers_of(labels: Labels, tape: Tape) -> Makers:
+    """The makers of a tape, worked out once."""
+    for known in labels.makers:
+        if known.tape is tape:
+            return known
+    made = Makers(
+        tape,
+        labels.names,
+        labels.slots,
+        {read.op: read for read in labels.contractions if read.tape is tape},
+    )
+    labels.makers.append(made)
+    return made
+
+
+def number_in(op: Op) -> float | None:
+    """What an operation multiplies a tensor by, where that is a number."""
+    if op.name not in SCALES or len(op.inputs()) != 1 or not isinstance(op.args[0], Ref):
+        return None
+    number = float(op.args[1])
+    return 1.0 / number if "div" in op.name else number
+
+
+def scales_by_width(op: Op) -> bool:
+    """Whether an operation scales queries times keys by the root of the width of its queries."""
+    return "scaled_dot_product" in op.name and op.kwargs.get("scale") is None
+
+
+def scaled_product(
+    tape: Tape, position: int, of: Mapping[int, list[Sided]]
+) -> tuple[set[int], Sided | None]:
+    """The product that an operation scales, on the way to it or behind it.
+
+    Args:
+        tape: the run.
+        position: an operation that multiplies by a number.
+        of: operation -> the sided products there.
+
+    Returns:
+        (the operations whose values are off where that number is another and the product's rows
+        make up for it, the product), with None for none.
+    """
+    for each in (each for found in of.values() for each in found):
+        if position in each.between or position == each.read.op:
+            return set(), each
+        if position in each.beyond:
+            return {later for later in each.beyond if later >= position}, each
+    writers: dict[int, int] = {}
+    for number, op in enumerate(tape.ops[:position]):
+        writers.update((ref.index, number) for ref in op.results())
+    at, off = position, set[int]()
+    while True:
+        source = tape.ops[at].args[0]
+        at = writers.get(source.index, -1) if isinstance(source, Ref) else -1
+        off.add(at)
+        if at in of:
+            return off, of[at][0]
+        if at < 0 or tape.ops[at].name not in MOVES | SCALES:
+            return set(), None
