@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -253,6 +254,49 @@ def test_offsets_of_channels_in_several_places(name: str) -> None:
         torch.testing.assert_close(copies[1], share * (kernel + move), rtol=1e-12, atol=1e-14)
 
 
+PER_HEAD = {
+    "NamedSizes": ("qkv:1", "qkv:2"),
+    "WrittenOut": ("q:0", "q:1"),
+    "GroupedAttributes": ("q:0", "q:2"),
+    "ViT": ("att.qkv:1", "att.qkv:2"),
+}
+
+
+@pytest.mark.parametrize("name", PER_HEAD)
+def test_each_head_may_lose_a_channel_of_its_own(name: str) -> None:
+    """It equals the same channels zeroed in every tensor that makes them."""
+    graph, inputs = traced(name)
+    heads, group = (graph[key] for key in PER_HEAD[name])
+    chosen = [tuple((n + 1) % group.width for n in range(heads.width))]
+    for slot in group.slots:
+        if slot.role == "producer":
+            tensor = dict(graph.model.named_parameters())[slot.name]
+            of_head = graph.positions(heads, next(s for s in heads.slots if s.name == slot.name))
+            for each in chosen:
+                for head, channel in enumerate(each):
+                    rows = np.intersect1d(of_head[head], graph.positions(group, slot)[channel])
+                    tensor.data.index_fill_(slot.dim, torch.from_numpy(rows), 0)
+    expected = outputs(graph.model, inputs)
+    graph, inputs = traced(name)
+    graph = ramify.apply(graph, [Prune(group.name, each) for each in chosen])
+    assert graph[group.name].width == group.width - 1
+    assert distance(expected, outputs(graph.model, inputs)) < 1e-12
+
+
+def test_channels_of_heads_that_share_a_table_go_together() -> None:
+    graph, _ = traced("Rotary")
+    with pytest.raises(RamifyError, match="heads"):
+        ramify.apply(graph, [Prune("q:2", (0, 1))])
+    graph, _ = traced("WrittenOut")
+    with pytest.raises(RamifyError, match="one for each head .* it has 2 heads"):
+        ramify.apply(graph, [Prune("q:1", (0, 1, 2))])
+    stream, _ = traced("ResidualStream")
+    with pytest.raises(RamifyError, match="it has no heads"):
+        ramify.apply(stream, [Prune("stem", (0, 1))])
+    with pytest.raises(RamifyError, match="split in one call"):
+        ramify.apply(graph, [Prune("q:1", (0, 1)), Split("q:1", 2)])
+
+
 def test_a_layer_that_reads_its_own_channels() -> None:
     graph, _ = traced("CalledTwice")
     move = torch.randn(2, 6, dtype=torch.float64)
@@ -464,3 +508,29 @@ def test_one_follower_need_not_stand_in_a_list() -> None:
     average = copy.deepcopy(net)
     ramify.apply(ramify.trace(net, torch.randn(1, 4)), Prune("0", 0), followers=average)
     assert average[0].out_features == 5
+
+
+class Caching(nn.Module):
+    """Keeps what it computed from its weights in a table of its own, as LeViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.gain, self.cache = nn.Parameter(torch.randn(4)), dict[str, Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "gain" not in self.cache:
+            self.cache["gain"] = self.gain.exp().detach()
+        return self.c(self.a(x) * self.cache["gain"])
+
+
+def test_tensors_that_a_model_keeps_for_itself_are_named() -> None:
+    model, x = Caching(), torch.randn(2, 3)
+    graph = ramify.trace(model, x)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model(x)
+    with pytest.raises(RamifyError, match=r"taken back; 'cache' keeps tensors of earlier runs"):
+        ramify.apply(graph, [Split("a", 1)])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    model.cache.clear()
+    assert ramify.apply(graph, [Split("a", 1)])["a"].width == 5

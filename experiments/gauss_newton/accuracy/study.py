@@ -210,6 +210,7 @@ def rivals(
         else:
             edits = [expanded(graph, settings, epochs.dataset, name, c) for c in channels]
         for edit in edits:
+            assert isinstance(edit.channel, int)
             found[edit.channel][way] = trial.decrease([edit])
         say(f"Figure 4: {way} done")
     return [found[channel] for channel in channels]

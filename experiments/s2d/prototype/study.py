@@ -139,6 +139,7 @@ def try_splits(task: Task, five: PrototypeNet) -> list[Trial]:
         model = copy.deepcopy(five)
         ramify.apply(ramify.trace(model, task.dataset.x_train[:1]), [proposal.edit])
         assert proposal.index is not None
+        assert isinstance(proposal.edit.channel, int)
         decrease = alone - _trained_loss(task, model)
         trials.append(Trial(proposal.edit.channel, proposal.index, decrease))
     return trials

@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import replace
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from ramify.edit.carry import Follower, Swap, stage_follower, stage_model, stage_optimizer
 from ramify.edit.plan import Edit, Plan, Prune, Split, check_current, plan_edits
 from ramify.errors import RamifyError
 from ramify.trace import ChannelGraph
-from ramify.trace.layout import new_size, resized
+from ramify.trace.layout import Change, Index, new_size, resized
 from ramify.trace.recorder import Tape, call, record
-from ramify.trace.rehearse import near_equal
+from ramify.trace.rehearse import Verdicts, near_equal
 from ramify.trace.terms import Atom, leaves
 
 
@@ -70,6 +72,7 @@ def apply(
     before = _run(graph) if whole else None
     if not whole:
         _rehearse_splits(graph, edits)
+        _rehearse_blocks(graph, plan)
     swap = Swap()
     try:
         stage_model(swap, graph, plan)
@@ -80,7 +83,7 @@ def apply(
         swap.commit()
         # An axis of one channel looks like none: what is known by place must be found anew.
         narrow = any(len(change.source) == 1 for change in plan.changes.values())
-        edited = graph.again(None if narrow else graph.verdicts)
+        edited = _trace_again(graph, None if narrow else graph.verdicts)
         _follow(graph, edited, plan, strict=not narrow)
         if before is not None:
             _check_outputs(before, edited.tapes[0])
@@ -90,6 +93,30 @@ def apply(
         raise
     graph.superseded = True
     return edited
+
+
+def _trace_again(graph: ChannelGraph, known: Verdicts | None) -> ChannelGraph:
+    try:
+        return graph.again(known)
+    except RamifyError:
+        raise
+    except Exception as error:
+        kept = _kept_tensors(graph.model)
+        hint = f"; '{kept}' keeps tensors of earlier runs: empty it before an edit" if kept else ""
+        raise RamifyError(
+            f"the edited model does not run ({type(error).__name__}: {error}), and the edit was "
+            f"taken back{hint}"
+        ) from error
+
+
+def _kept_tensors(model: nn.Module) -> str:
+    """An attribute that holds tensors which are neither parameters nor buffers: a cache."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            cached = not name.startswith("_") and tree_leaves(value)
+            if cached and any(isinstance(leaf, Tensor) for leaf in cached):
+                return f"{path}.{name}".lstrip(".")
+    return ""
 
 
 def _several(followers: Follower | Iterable[Follower]) -> list[Follower]:
@@ -107,6 +134,35 @@ def _rehearse_splits(graph: ChannelGraph, edits: Sequence[Edit]) -> None:
         with resized(graph.model, graph.layout, changes):
             after = _run(graph)
         _check_outputs(before, after)
+
+
+def _rehearse_blocks(graph: ChannelGraph, plan: Plan) -> None:
+    """Where every head loses channels of its own: to put each head's in another order is nothing.
+
+    Raises:
+        RamifyError: it changes the outputs.
+    """
+    orders = {
+        atom: Change(np.arange(atom.size), np.ones(atom.size), change.blocks, _order(change, atom))
+        for atom, change in plan.changes.items()
+        if change.table is not None
+    }
+    if orders:
+        before = _run(graph)
+        with resized(graph.model, graph.layout, orders):
+            after = _run(graph)
+        if not near_equal(before, after):
+            raise RamifyError(
+                "these channels cannot be pruned head by head: the heads share something that "
+                "tells their channels apart; give one channel for all of them"
+            )
+
+
+def _order(change: Change, atom: Atom) -> Index:
+    """What is kept of each block, then what is not."""
+    assert change.table is not None
+    rest = [np.setdiff1d(np.arange(atom.size), row) for row in change.table]
+    return np.concatenate([change.table, np.array(rest)], axis=1)
 
 
 def _run(graph: ChannelGraph) -> Tape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -13,9 +13,12 @@ from torch import Tensor
 
 from ramify.errors import RamifyError
 from ramify.trace import ChannelGraph, ChannelGroup
-from ramify.trace.layout import Change, Slot
+from ramify.trace.layout import Change, Slot, blocks_of
 from ramify.trace.recorder import tensors_of
 from ramify.trace.terms import Atom
+
+Channel: TypeAlias = int | tuple[int, ...]
+"""A channel of a group, or one in each head."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,13 @@ class Prune:
 
     Args:
         group: any name that `graph[...]` takes.
-        channel: its index in the group, before any edit of the same call.
+        channel: its index in the group, before any edit of the same call. Where the group's
+            channels lie in every head of an attention layer: perhaps one index for each head, so
+            that each loses a channel of its own.
     """
 
     group: str
-    channel: int
+    channel: Channel
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class Split:
 
 
 Edit: TypeAlias = Prune | Split
+Taken: TypeAlias = dict[Channel, Edit]
+"""Channels and what happens to them."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ def plan_edits(graph: ChannelGraph, edits: Iterable[Edit]) -> Plan:
     Raises:
         RamifyError: an edit is not possible, with the reason.
     """
-    by_group: dict[Atom, tuple[ChannelGroup, dict[int, Edit]]] = {}
+    by_group: dict[Atom, tuple[ChannelGroup, Taken]] = {}
     for edit in edits:
         if not isinstance(edit, (Prune, Split)):
             raise RamifyError(f"an edit is a Prune or a Split, and got a {type(edit).__name__}")
@@ -91,37 +98,87 @@ def plan_edits(graph: ChannelGraph, edits: Iterable[Edit]) -> Plan:
         taken[edit.channel] = edit
     plan = Plan({}, [])
     for group, taken in by_group.values():
-        plan.changes[group.atom] = _change(group, taken, plan)
+        blocks = [channel for channel in taken if isinstance(channel, tuple)]
+        if blocks:
+            plan.changes[group.atom] = _change_blocks(graph, group, taken)
+        else:
+            plan.changes[group.atom] = _change(group, taken, plan)
     return plan
 
 
-def _change(group: ChannelGroup, taken: Mapping[int, Edit], plan: Plan) -> Change:
-    gone = {channel for channel, edit in taken.items() if isinstance(edit, Prune)}
-    source = [channel for channel in range(group.width) if channel not in gone]
+def _change_blocks(graph: ChannelGraph, group: ChannelGroup, taken: Taken) -> Change:
+    """Every head loses as many channels as the others, but each its own."""
+    blocks = blocks_around(graph, group)
+    assert blocks is not None
+    gone: list[set[int]] = [set() for _ in range(blocks.size)]
+    for channel, edit in taken.items():
+        if isinstance(edit, Split):
+            raise RamifyError(
+                f"channels of '{group.name}' are pruned head by head and split in one call: apply "
+                "one after the other"
+            )
+        each = channel if isinstance(channel, tuple) else (channel,) * blocks.size
+        for own, one in zip(gone, each, strict=True):
+            if one in own:
+                raise RamifyError(
+                    f"channel {one} of one head of '{group.name}' is pruned twice in one call"
+                )
+            own.add(one)
+    kept = [[c for c in range(group.width) if c not in own] for own in gone]
+    _check_left(group, kept[0])
+    table = np.array(kept, dtype=np.int64)
+    return Change(table[0], np.ones(table.shape[1]), blocks, table)
+
+
+def blocks_around(graph: ChannelGraph, group: ChannelGroup) -> Atom | None:
+    """The axis (the heads) each of whose entries holds all of a group's channels, in every slot."""
+    terms = [graph.dims[slot.name][slot.dim] for slot in group.slots]
+    around = set.intersection(*(blocks_of(term, group.atom) for term in terms))
+    return min(around, key=lambda atom: atom.size) if around else None
+
+
+def _check_left(group: ChannelGroup, source: Sequence[int]) -> None:
     if not source:
         raise RamifyError(
             f"these edits would leave '{group.name}' without a channel: keep at least one of its "
             f"{group.width}"
         )
+
+
+def _change(group: ChannelGroup, taken: Taken, plan: Plan) -> Change:
+    gone = {channel for channel, edit in taken.items() if isinstance(edit, Prune)}
+    source = [channel for channel in range(group.width) if channel not in gone]
+    _check_left(group, source)
     scale = [1.0] * len(source)
-    for channel, edit in taken.items():
+    for edit in taken.values():
         if isinstance(edit, Split):
-            new = [source.index(channel)]
+            new = [source.index(edit.channel)]
             scale[new[0]] = edit.weights[0]
             for weight in edit.weights[1:]:
                 new.append(len(source))
-                source.append(channel)
+                source.append(edit.channel)
                 scale.append(weight)
             plan.splits.append((group, edit, new))
     return Change(np.array(source, dtype=np.int64), np.array(scale))
 
 
 def _validate(graph: ChannelGraph, group: ChannelGroup, edit: Edit) -> None:
-    whole = isinstance(edit.channel, (int, np.integer)) and not isinstance(edit.channel, bool)
-    if not whole or not 0 <= edit.channel < group.width:
-        raise RamifyError(
-            f"'{group.name}' has channels 0 to {group.width - 1}, and the edit names {edit.channel}"
-        )
+    channels = edit.channel if isinstance(edit.channel, tuple) else (edit.channel,)
+    for channel in channels:
+        whole = isinstance(channel, (int, np.integer)) and not isinstance(channel, bool)
+        if not whole or not 0 <= channel < group.width:
+            raise RamifyError(
+                f"'{group.name}' has channels 0 to {group.width - 1}, and the edit names "
+                f"{edit.channel}"
+            )
+    if isinstance(edit.channel, tuple):
+        blocks = blocks_around(graph, group)
+        if blocks is None or len(channels) != blocks.size or isinstance(edit, Split):
+            there = "no heads" if blocks is None else f"{blocks.size} heads"
+            raise RamifyError(
+                f"a Prune of '{group.name}' takes one channel, or one for each head where every "
+                f"tensor holds each head's apart; it has {there}, and the edit names {edit.channel}"
+            )
     if isinstance(edit, Prune):
         if group.atom.frozen:
             raise RamifyError(f"'{group.name}' cannot be pruned: {group.why}")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ramify.edit import Prune
+from ramify.edit.plan import Channel
 from ramify.errors import RamifyError
 from ramify.methods import Proposal
 from ramify.trace import ChannelGraph
@@ -30,7 +31,7 @@ class Offers:
     widths: dict[str, int]
 
     @property
-    def channels(self) -> list[tuple[str, int]]:
+    def channels(self) -> list[tuple[str, Channel]]:
         """The channel of each proposal, which several may share."""
         edits = (proposal.edit for proposal in self.proposals)
         return [(name, edit.channel) for name, edit in zip(self.groups, edits, strict=True)]
@@ -41,7 +42,7 @@ class Offers:
 
     def ranked(self, worth: Sequence[float], paying: Iterable[int]) -> list[int]:
         """Of the proposals that pay, the one of each channel that is worth most; best first."""
-        channels, best = self.channels, dict[tuple[str, int], int]()
+        channels, best = self.channels, dict[tuple[str, Channel], int]()
         for number in sorted(paying, key=lambda number: -worth[number]):
             best.setdefault(channels[number], number)
         return list(best.values())

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from ramify.cost import growth
+from ramify.edit.plan import Channel
 from ramify.errors import RamifyError
 from ramify.select.curves import Option, reachable
 from ramify.select.offers import Offers
@@ -172,7 +173,7 @@ def best_at(
 
 def pools(offers: Offers, numbers: Iterable[int], worth: Sequence[float]) -> list[list[Option]]:
     """The options of each channel, as curves take them."""
-    channels, found = offers.channels, dict[tuple[str, int], list[Option]]()
+    channels, found = offers.channels, dict[tuple[str, Channel], list[Option]]()
     for number in numbers:
         option = (change_of(offers, number), worth[number], number)
         found.setdefault(channels[number], []).append(option)

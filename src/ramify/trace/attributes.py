@@ -56,6 +56,10 @@ def _terms_of(path: str, module: nn.Module, labels: Labels) -> list[Term]:
     return found
 
 
+_WIDTHS = re.compile("channel|feature|width|planes|dim|hidden|embed|inner|units|size|^n[fx]$|^d_")
+_COUNTS = re.compile("window|patch|kernel|image|img|max|vocab|num_|batch|pool|cell|grid|limit")
+
+
 def _meant(name: str, value: int, terms: Sequence[Term]) -> Term | None:
     """What an attribute that no forward asked for stands for: one dimension of its size, by name.
 
@@ -73,13 +77,13 @@ def _meant(name: str, value: int, terms: Sequence[Term]) -> Term | None:
         found = [parts[-1] for parts in factors if parts[-1].size == value]
     elif re.search("groups|n_rep", name):
         found = [part for parts in factors for part in parts[1:-1] if part.size == value]
+    elif re.search("key_value|kv", name):
+        found = [parts[0] for parts in factors if len(parts) == 2 and parts[0].size == value]
     elif "head" in name:
-        found = [
-            term
-            for parts in factors
-            for term in (product(parts[:-1]), *parts[:-1])
-            if term.size == value
-        ]
+        inner = (product(parts[at:-1]) for parts in factors for at in range(len(parts) - 2, -1, -1))
+        found = [term for term in inner if term.size == value]
+    elif _WIDTHS.search(name) is None or _COUNTS.search(name) is not None:
+        found = []
     else:
         found = wholes if all(term is wholes[0] for term in wholes) else []
     return found[0] if found else None

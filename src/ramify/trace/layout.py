@@ -24,10 +24,16 @@ Law = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Change:
-    """New channel j of an atom copies old channel `source[j]`; readers scale it by `scale[j]`."""
+    """New channel j of an atom copies old channel `source[j]`; readers scale it by `scale[j]`.
+
+    Where the channels lie inside another axis (those of each head), `source` may tell them apart:
+    new channel j of the old block b copies that block's old channel `table[b, j]`.
+    """
 
     source: Index
     scale: NDArray[np.float64]
+    blocks: Atom | None = None
+    table: Index | None = None
 
 
 @dataclass(frozen=True)
@@ -253,10 +259,31 @@ def sources(term: Term, changes: Changes) -> Index:
     if isinstance(term, Sum):
         starts = np.cumsum([0, *(part.size for part in term.parts[:-1])])
         return np.concatenate([part + start for part, start in zip(parts, starts, strict=True)])
-    out = parts[0]
-    for part, old in zip(parts[1:], term.parts[1:], strict=True):
-        out = (out[:, None] * old.size + part[None, :]).reshape(-1)
-    return out
+    grids = list(np.meshgrid(*parts, indexing="ij"))
+    for place, part in enumerate(term.parts):
+        change = changes.get(part) if isinstance(part, Atom) else None
+        if change is not None and change.table is not None:
+            block = next(n for n, other in enumerate(term.parts) if other is change.blocks)
+            new = np.arange(len(change.source)).reshape(
+                [-1 if n == place else 1 for n in range(len(parts))]
+            )
+            grids[place] = change.table[grids[block], new]
+    out = grids[0]
+    for grid, old in zip(grids[1:], term.parts[1:], strict=True):
+        out = out * old.size + grid
+    return out.reshape(-1)
+
+
+def blocks_of(term: Term, atom: Atom) -> set[Atom]:
+    """The axes that a resolved term holds around an axis everywhere it holds it."""
+    if isinstance(term, Prod):
+        beside = {part for part in term.parts if isinstance(part, Atom)}
+        inside = [part for part in term.parts if part is atom or atom in leaves(part)]
+        return beside - {atom} if inside and inside[0] is atom else set()
+    if isinstance(term, Sum):
+        held = [blocks_of(part, atom) for part in term.parts if atom in leaves(part)]
+        return set.intersection(*held) if held else set()
+    return set()
 
 
 def originals(term: Term, changes: Changes) -> Index:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -67,6 +67,8 @@ class Makers:
     _known: dict[tuple[int, int], Numbers | None] = field(default_factory=dict)
     _steps: dict[tuple[int, int], frozenset[int]] = field(default_factory=dict)
     _ancestry: list[int] = field(default_factory=list)
+    _rows: dict[tuple[int, int], Rows | None] = field(default_factory=dict)
+    _alone: dict[Any, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._writers: dict[int, list[int]] = {}
@@ -87,7 +89,12 @@ class Makers:
         Returns:
             None where there are none.
         """
-        numbers = self._numbers(ref, position)
+        key = self._version(ref, position)
+        if key not in self._rows:
+            self._rows[key] = self._gathered(self._numbers(ref, position))
+        return self._rows[key]
+
+    def _gathered(self, numbers: Numbers | None) -> Rows | None:
         if not numbers:
             return None
         found = torch.unique(torch.cat([n.reshape(-1) for n in numbers])).numpy()
@@ -115,6 +122,13 @@ class Makers:
         Returns:
             Whether scaling the rows scales these operands and changes nothing else.
         """
+        held = frozenset((place, mask.tobytes()) for place, mask in rows.items())
+        key = held, frozenset(sides)
+        if key not in self._alone:
+            self._alone[key] = self._reach(rows, sides)
+        return self._alone[key]
+
+    def _reach(self, rows: Rows, sides: set[tuple[int, int]]) -> bool:
         names = {name for name, _ in rows}
         weights = {index for index, name in self.tape.names.items() if name in names}
         tainted = set(weights)
