@@ -175,3 +175,30 @@ class Dots(nn.Module):
         one = (self.a(x) * self.b(x)).sum(-1, keepdim=True)
         two = torch.bmm(self.d(x)[:, None], self.e(x)[:, :, None]).flatten(1)
         return self.c(torch.cat([one, two], -1))
+
+
+@structure((2, 3, 8), {"a": "4 split", "b": "5 split", "c": "2 frozen"})
+class Windows(nn.Module):
+    """`Tensor.unfold` along space: each channel keeps its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv1d(3, 4, 1), nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(x)).unfold(2, 4, 2).amax(-1)
+        return self.c(torch.relu(self.b(x.transpose(1, 2))))
+
+
+@structure((2, 3, 4, 4), {"a": "4 split", "b": "5 split", "c": "2 frozen"})
+class ChannelsLastMean(nn.Module):
+    """The mean over space of a channels-last tensor is given other strides afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(x.to(memory_format=torch.channels_last)))
+        x = nn.functional.adaptive_avg_pool2d(self.b(torch.tanh(x)), 1)
+        return self.c(x.flatten(1))

@@ -221,3 +221,24 @@ class LowRank(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(torch.tanh(self.a(x)), self.b.weight + self.up @ self.down, self.b.bias)
+
+
+@structure((2, 3, 6, 6), {"a": "4 split", "b": "5 inexact", "d": "3 split", "c": "2 frozen"})
+class StandardisedWeights(nn.Module):
+    """Kernels standardised by a batch norm over them, with gains of shape (C, 1, 1, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 1)
+        self.d, self.c = nn.Conv2d(5, 3, 1), nn.Linear(3, 2)
+        self.one, self.two = (nn.Parameter(torch.ones(n, 1, 1, 1)) for n in (4, 3))
+
+    @staticmethod
+    def standard(conv: nn.Conv2d, gain: Tensor, x: Tensor) -> Tensor:
+        flat = conv.weight.reshape(1, conv.out_channels, -1)
+        flat = F.batch_norm(flat, None, None, weight=gain.view(-1), training=True)
+        return F.conv2d(x, flat.reshape_as(conv.weight), conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(torch.relu(self.standard(self.a, self.one, x)))
+        return self.c(torch.relu(self.standard(self.d, self.two, torch.relu(x))).mean((2, 3)))

@@ -74,7 +74,10 @@ def regroup(labels: Labels, op: Op, terms: Sequence[Term], shape: Sequence[int])
         out.extend(_divide(labels, op, product([resolve(t) for t in block]), sizes))
     if i < len(terms):  # axes of one channel that the new shape has no place for
         rest = [resolve(term) for term in terms[i:]]
-        if out:
+        if out and labels.is_weight(op.args[0]):  # those of a parameter are there to broadcast
+            for term in rest:
+                freeze(term, labels.why(op, "drops an axis of one channel"))
+        elif out:
             out[-1] = product([resolve(out[-1]), *rest])
         else:
             for term in rest:
@@ -165,6 +168,27 @@ def repeat(labels: Labels, op: Op) -> None:
         times: Term = UNIT if count == 1 else Atom(count)
         out.append(product([times, old]))
     labels.give(op, out)
+
+
+@rule("as_strided_")
+def restride(labels: Labels, op: Op) -> None:
+    """A mean over space in another memory format: the same tensor, its axes of size 1 restrided."""
+    source = op.args[0]
+    made = [o for o in labels.tape.ops[: labels.position] if source in o.results()]
+    assert made[-1].name == "aten::mean"
+    assert tuple(op.args[1]) == labels.shape(source)
+    labels.give(op, labels.of(source))
+
+
+@rule("unfold")
+def windows(labels: Labels, op: Op) -> None:
+    """Windows of one dimension, and a new last dimension of what is in each."""
+    terms = list(labels.of(op.args[0]))
+    dim = axis(op.args[1], len(terms))
+    freeze(terms[dim], labels.why(op, "slides a window over them"))
+    shape = labels.shape(op.results()[0])
+    terms[dim] = labels.fixed(op, shape[dim])
+    labels.give(op, [*terms, labels.fixed(op, shape[-1])])
 
 
 @rule("slice")

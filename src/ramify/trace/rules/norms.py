@@ -45,6 +45,11 @@ def batch_norm(labels: Labels, op: Op) -> None:
     terms = labels.of(tensors[0])
     channels = terms[1]
     _per_channel(labels, op, channels, tensors[1:])
+    if labels.is_weight(tensors[0]):  # a kernel standardised over all that it reads
+        why = labels.why(op, "normalises the weight over them")
+        for term in terms[2:]:
+            forbid_split(term, why)
+            mark_inexact(term, why)
     whole = resolve(channels)
     if isinstance(whole, Prod) and isinstance(whole.parts[0], Fixed):  # instance norm: samples
         channels_of_one: Term = product(whole.parts[1:])
