@@ -230,7 +230,7 @@ class StandardisedWeights(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 1)
-        self.d, self.c = nn.Conv2d(5, 3, 1), nn.Linear(3, 2)
+        self.d, self.c = nn.Conv2d(5, 3, 3), nn.Linear(3, 2)
         self.one, self.two = (nn.Parameter(torch.ones(n, 1, 1, 1)) for n in (4, 3))
 
     @staticmethod
