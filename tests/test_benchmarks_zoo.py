@@ -95,7 +95,7 @@ def test_the_page_says_what_is_missing() -> None:
               "groups": 4, "share_prune": 0.9, "share_split": 0.5, "trace_s": 0.25,
               "frozen": {"it is an output of the model": 1}}  # fmt: skip
     failed = {"name": "two", "checks": {}, "status": "refused", "why": "no | such model"}
-    text = page([passed, failed], 60, 4)
+    text = page([passed, failed], 120, 60, 4)
     assert "Of 2 models and structures: 1 pass, 1 refused." in text
     assert "|one|pass|0|3/4|90%|50%|0.2|" in text
     assert "* two: refused; no / such model" in text

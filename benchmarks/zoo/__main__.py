@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--onnx", action="store_true", help="export to ONNX too")
     parser.add_argument("--no-peer", action="store_true", help="leave out Torch-Pruning")
     parser.add_argument("--seconds", type=float, default=120, help="the most for one model")
+    parser.add_argument("--peer-seconds", type=float, default=60, help="the most for Torch-Pruning")
     parser.add_argument("--memory", type=float, default=4, help="the most for one model, in GB")
     parser.add_argument("--rows", type=Path, default=Path("runs/zoo.json"), help="rows, as JSON")
     parser.add_argument("--write", action="store_true", help="write docs/zoo.md")
@@ -53,7 +54,7 @@ def main() -> None:
         row = run(entry.name, "onnx" if asked.onnx else "ramify", asked.seconds, memory)
         row = {**row, "name": entry.name, "family": entry.family, "full": entry.full}
         if theirs:
-            row["peer"] = run(entry.name, "peer", asked.seconds, memory)
+            row["peer"] = run(entry.name, "peer", asked.peer_seconds, memory)
         elif entry.name in known and "peer" in known[entry.name]:
             row["peer"] = known[entry.name]["peer"]
         known[entry.name] = row
@@ -68,7 +69,7 @@ def main() -> None:
         absent = [entry.name for entry in found if entry.name not in known]
         if absent:
             sys.exit(f"docs/zoo.md is written whole, and {', '.join(absent)} has no row: run it")
-        text = page(rows, asked.seconds, asked.memory)
+        text = page(rows, asked.seconds, asked.peer_seconds, asked.memory)
         write_text(PAGE, text)
 
 

@@ -117,7 +117,7 @@ def _vision() -> list[Row]:
           "hidden_sizes": [8, 16], "patch_sizes": [4, 2], "strides": [4, 2],
           "num_attention_heads": [1, 2], "mlp_ratios": [2, 2], "image_size": 64}, pixels(64)),
         ("CvT", "CvtConfig", "CvtForImageClassification",
-         {"embed_dim": [8, 16, 24], "depth": [1, 1, 1], "num_heads": [1, 2, 3]}, pixels(64)),
+         {"embed_dim": [8, 16, 24], "depth": [1, 2, 3], "num_heads": [1, 2, 3]}, pixels(64)),
         ("MobileViT", "MobileViTConfig", "MobileViTForImageClassification",
          {"image_size": 64, "hidden_sizes": [16, 24, 32], "neck_hidden_sizes":
           [8, 8, 12, 16, 16, 16, 32], "num_attention_heads": 4, "mlp_ratio": 2.0}, pixels(64)),

@@ -37,8 +37,9 @@ python -m benchmarks.zoo --write
 * **Torch-Pruning**: the same model, pruned by half by its `BasePruner` with random scores, the
   layers that make the outputs ignored, no other hints: *pass* is that forward and backward run and
   the outputs keep their shapes; values are not compared.
-* Each cell of a model has run in a process of its own, ended after {seconds:g} s, with at most
-  {memory:g} GB and one thread. Times are of a shared machine.
+* Every model has run in a process of its own, ended after {seconds:g} s, and once more for
+  Torch-Pruning, which only prunes, ended after {peer_seconds:g} s; each with at most {memory:g} GB
+  and one thread. Times are of a shared machine.
 
 {table}
 
@@ -55,12 +56,13 @@ out.
 """
 
 
-def page(rows: Sequence[Row], seconds: float, memory: float) -> str:
+def page(rows: Sequence[Row], seconds: float, peer_seconds: float, memory: float) -> str:
     """The whole page.
 
     Args:
         rows: one for each model.
-        seconds: the limit of time.
+        seconds: the limit of time for one model.
+        peer_seconds: the same for the peer, which only prunes.
         memory: the limit of memory, in gigabytes.
 
     Returns:
@@ -69,6 +71,7 @@ def page(rows: Sequence[Row], seconds: float, memory: float) -> str:
     return TEXT.format(
         summary=summary(rows),
         seconds=seconds,
+        peer_seconds=peer_seconds,
         memory=memory,
         table=table(rows),
         missing=missing(rows),

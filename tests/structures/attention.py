@@ -324,3 +324,34 @@ class Bilinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c(torch.einsum("bni,oij,bnj->bno", self.a(x), self.w, self.b(x)))
+
+
+@structure(
+    (2, 5, 4),
+    {
+        "q:0": "2 frozen",
+        "q:1": "3 inexact",
+        "q:2": "2 frozen",
+        "k": "2 frozen",
+        "v": "4 split",
+        "c": "2 frozen",
+    },
+)
+class ComplexRotary(nn.Module):
+    """Rotary positions by complex numbers: pairs of channels turn together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(4, 12), nn.Linear(4, 12), nn.Linear(4, 8)
+        self.c = nn.Linear(8, 2)
+
+    def turn(self, x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        angle = torch.arange(5.0, dtype=x.dtype).view(5, 1)
+        turned = pairs * torch.polar(torch.ones_like(angle), angle)
+        return torch.view_as_real(turned).flatten(-2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (2, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        out = F.scaled_dot_product_attention(self.turn(q), self.turn(k), v)
+        return self.c(out.transpose(1, 2).flatten(2))

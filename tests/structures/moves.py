@@ -202,3 +202,34 @@ class ChannelsLastMean(nn.Module):
         x = torch.relu(self.a(x.to(memory_format=torch.channels_last)))
         x = nn.functional.adaptive_avg_pool2d(self.b(torch.tanh(x)), 1)
         return self.c(x.flatten(1))
+
+
+@structure((2, 5, 4), {"a": "4 split", "b": "6 split", "c": "2 frozen"})
+class WrittenWithMasks(nn.Module):
+    """Positions chosen by a mask, and rows by number, get a token of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 6), nn.Linear(6, 2)
+        self.token, self.rows = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(1, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = x[..., 0] > 0
+        x = self.a(x)
+        x[hidden] = self.token
+        x = torch.relu(self.b(torch.tanh(x)))
+        x[:, torch.tensor([1, 3])] = torch.relu(self.rows)
+        return self.c(x)
+
+
+@structure((2, 8, 4), {"a": "5 split", "b": "3 frozen", "c": "2 frozen"})
+class Fourier(nn.Module):
+    """A transform along the positions, and one along the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(5, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.fft.fft(self.a(x), dim=1).real
+        return self.c(torch.fft.irfft(torch.fft.rfft(self.b(torch.tanh(x)), dim=-1), n=3, dim=-1))

@@ -218,3 +218,29 @@ def test_distributed_wrappers_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_model_s_own_error_comes_through() -> None:
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
         ramify.trace(nn.Linear(3, 2), torch.randn(2, 4))
+
+
+class Experts(nn.Module):
+    """Rows sorted by expert, and a grouped product over all of the experts' weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(8, 8), nn.Linear(8, 2)
+        self.up = nn.Parameter(0.3 * torch.randn(3, 8, 12))
+        self.down = nn.Parameter(0.3 * torch.randn(3, 12, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        ends = torch.tensor([3, 8, 12], dtype=torch.int32)
+        rows = nn.functional.grouped_mm(torch.tanh(self.a(x)), self.up, offs=ends)
+        return self.c(nn.functional.grouped_mm(torch.relu(rows), self.down, offs=ends))
+
+
+def test_experts_read_and_make_channels_in_whole_blocks_of_memory() -> None:
+    """The operation takes widths in multiples of 16 bytes only, so no single channel may go."""
+    graph = ramify.trace(Experts(), torch.randn(12, 8))
+    read = [(g.width, g.producers, g.consumers) for g in graph.groups[:3]]
+    assert (8, ("a.weight", "a.bias"), ("up",)) in read
+    assert (12, ("up",), ("down",)) in read
+    assert {g.why for g in graph.groups[:3]} == {
+        "the model's own forward holds a size that does not follow an edit"
+    }

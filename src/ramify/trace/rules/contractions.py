@@ -59,6 +59,16 @@ def _add_bias(labels: Labels, op: Op, terms: Sequence[Term], bias: Ref) -> None:
             freeze(own, labels.why(op, "broadcasts one bias against many channels"))
 
 
+@rule("_grouped_mm")
+def experts(labels: Labels, op: Op) -> None:
+    """`(rows, k) @ (experts, k, m)`, each row by the expert that it is sorted to."""
+    a, b = op.args[:2]
+    (rows, left), (number, right, made) = labels.of(a), labels.of(b)
+    freeze(number, labels.why(op, "gives each of them its own rows"))
+    labels.contract(op, (a, [left], [rows]), (b, [right], [made]))
+    labels.give(op, [rows, made])
+
+
 @rule("linear", "mkldnn_linear", "_mkl_linear")
 def linear(labels: Labels, op: Op) -> None:
     """`x @ weight.T + bias`, when the operation comes whole."""

@@ -53,6 +53,7 @@ def regroup(labels: Labels, op: Op, terms: Sequence[Term], shape: Sequence[int])
     """The terms of a reshape of `terms` to `shape`."""
     out: list[Term] = []
     i = j = 0
+    weight = labels.is_weight(op.args[0])  # axes of size 1 in a parameter are there to broadcast
     while j < len(shape):
         if i < len(terms) and terms[i].size == shape[j]:
             out.append(terms[i])
@@ -61,6 +62,10 @@ def regroup(labels: Labels, op: Op, terms: Sequence[Term], shape: Sequence[int])
         if shape[j] == 1 and (i == len(terms) or terms[i].size != 1):
             out.append(UNIT)
             j += 1
+            continue
+        if weight and terms[i].size == 1:
+            freeze(terms[i], labels.why(op, "drops an axis of one channel"))
+            i += 1
             continue
         block, sizes = [terms[i]], [shape[j]]
         i, j = i + 1, j + 1
@@ -72,16 +77,12 @@ def regroup(labels: Labels, op: Op, terms: Sequence[Term], shape: Sequence[int])
                 sizes.append(shape[j])
                 j += 1
         out.extend(_divide(labels, op, product([resolve(t) for t in block]), sizes))
-    if i < len(terms):  # axes of one channel that the new shape has no place for
-        rest = [resolve(term) for term in terms[i:]]
-        if out and labels.is_weight(op.args[0]):  # those of a parameter are there to broadcast
-            for term in rest:
-                freeze(term, labels.why(op, "drops an axis of one channel"))
-        elif out:
-            out[-1] = product([resolve(out[-1]), *rest])
-        else:
-            for term in rest:
-                freeze(term, labels.why(op, "drops an axis of one channel"))
+    rest = [resolve(term) for term in terms[i:]]  # axes of one channel: the new shape has no place
+    if out and rest and not weight:
+        out[-1] = product([resolve(out[-1]), *rest])
+    else:
+        for term in rest:
+            freeze(term, labels.why(op, "drops an axis of one channel"))
     return out
 
 
@@ -178,6 +179,20 @@ def restride(labels: Labels, op: Op) -> None:
     assert made[-1].name == "aten::mean"
     assert tuple(op.args[1]) == labels.shape(source)
     labels.give(op, labels.of(source))
+
+
+@rule("view_as_real")
+def parts(labels: Labels, op: Op) -> None:
+    """Complex numbers become pairs in a new last dimension."""
+    labels.give(op, [*labels.of(op.args[0]), labels.fixed(op, 2)])
+
+
+@rule("view_as_complex")
+def pairs(labels: Labels, op: Op) -> None:
+    """Pairs in the last dimension become complex numbers."""
+    *terms, pair = labels.of(op.args[0])
+    freeze(pair, labels.why(op, "takes them as real and imaginary parts"))
+    labels.give(op, terms)
 
 
 @rule("unfold")
@@ -420,3 +435,31 @@ def index(labels: Labels, op: Op) -> None:
     looked: list[Term] = [labels.fixed(op, n) for n in shape[len(front) : len(front) + rank]]
     back = [terms[d] for d in free if d not in front]
     labels.give(op, [*(terms[d] for d in front), *looked, *back])
+
+
+@rule("index_put", "index_put_")
+def put_by_number(labels: Labels, op: Op) -> None:
+    """Written by number or mask: dimensions behind those that are looked up pass."""
+    target, indices, values = op.args[:3]
+    terms, own = labels.of(target), labels.of(values)
+    masks = (torch.bool, torch.uint8)
+    covered: list[int] = []
+    at = 0
+    for each in indices:
+        masked = each is not None and labels.tape.dtypes[each.index] in masks
+        rank = len(labels.shape(each)) if masked else 1
+        covered += range(at, at + rank) if each is not None else ()
+        at += rank
+    together = covered == list(range(covered[0], covered[-1] + 1))
+    passing = terms[covered[-1] + 1 :] if together else []
+    for term in terms[: len(terms) - len(passing)]:
+        freeze(term, labels.why(op, "looks them up by number"))
+    count = min(len(passing), len(own))
+    for term in own[: len(own) - count]:
+        freeze(term, labels.why(op, "looks them up by number"))
+    for mine, other in zip(passing[len(passing) - count :], own[len(own) - count :], strict=True):
+        if mine.size == other.size:
+            unify(mine, other, labels.why(op, "writes them"))
+        else:
+            freeze(other, labels.why(op, f"broadcasts one channel against {mine.size}"))
+    labels.give(op, terms)

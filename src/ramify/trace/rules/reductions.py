@@ -73,3 +73,16 @@ def mix(labels: Labels, op: Op) -> None:
             term if term.size == size else labels.fixed(op, size)
             for term, size in zip(terms, shape, strict=False)
         ]
+
+
+@rule("_fft_r2c", "_fft_c2c", "_fft_c2r")
+def fourier(labels: Labels, op: Op) -> None:
+    """Fourier transforms mix what lies along some dimensions: those stay."""
+    source, dims = op.args[:2]
+    assert isinstance(source, Ref)
+    terms = list(labels.of(source))
+    shape = labels.shape(op.results()[0])
+    for dim in (axis(d, len(terms)) for d in dims):
+        freeze(terms[dim], labels.why(op, "mixes them"))
+        terms[dim] = labels.fixed(op, shape[dim])
+    labels.give(op, terms)
