@@ -37,10 +37,12 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="models whose names hold one of these; else all")
     parser.add_argument("--small", action="store_true", help="leave out models of their full size")
     parser.add_argument("--onnx", action="store_true", help="export to ONNX too")
-    parser.add_argument("--no-peer", action="store_true", help="leave out Torch-Pruning")
-    parser.add_argument("--seconds", type=float, default=120, help="the most for one model")
-    parser.add_argument("--peer-seconds", type=float, default=60, help="the most for Torch-Pruning")
-    parser.add_argument("--memory", type=float, default=4, help="the most for one model, in GB")
+    parser.add_argument("--only", choices=("ramify", "peer"), help="one of the two; else both")
+    parser.add_argument(
+        "--seconds", type=float, default=120, help="of the processor, for one model"
+    )
+    parser.add_argument("--peer-seconds", type=float, default=30, help="the same for it")
+    parser.add_argument("--memory", type=float, default=4, help="GB for one model")
     parser.add_argument("--rows", type=Path, default=Path("runs/zoo.json"), help="rows, as JSON")
     parser.add_argument("--write", action="store_true", help="write docs/zoo.md")
     asked = parser.parse_args()
@@ -49,24 +51,26 @@ def main() -> None:
         known = {row["name"]: row for row in json.loads(asked.rows.read_text("utf-8"))}
     found = entries()
     memory = int(asked.memory * 2**30)
-    theirs = not asked.no_peer and importlib.util.find_spec("torch_pruning") is not None
     for entry in chosen(found, asked.words, asked.small):
-        row = run(entry.name, "onnx" if asked.onnx else "ramify", asked.seconds, memory)
+        row = known.get(entry.name, {})
+        theirs = row.get("peer")
+        if asked.only != "peer":
+            row = run(entry.name, "onnx" if asked.onnx else "ramify", asked.seconds, memory)
+        if asked.only != "ramify" and importlib.util.find_spec("torch_pruning") is not None:
+            theirs = run(entry.name, "peer", asked.peer_seconds, memory)
         row = {**row, "name": entry.name, "family": entry.family, "full": entry.full}
-        if theirs:
-            row["peer"] = run(entry.name, "peer", asked.peer_seconds, memory)
-        elif entry.name in known and "peer" in known[entry.name]:
-            row["peer"] = known[entry.name]["peer"]
+        row["peer"] = theirs
         known[entry.name] = row
-        status, why = verdict(row)
+        status, why = verdict(row) if "checks" in row or "status" in row else ("", "")
         took = f"{row.get('trace_s', 0):5.1f} s {row.get('seconds', 0):6.1f} s"
         print(f"{entry.name:34} {status:8} {took} {row.get('peak_mb', 0):5} MB  {why}", flush=True)
         asked.rows.parent.mkdir(parents=True, exist_ok=True)
         write_json(asked.rows, [known[e.name] for e in found if e.name in known])
     rows = [known[entry.name] for entry in found if entry.name in known]
-    print(summary(rows))
+    absent = [e.name for e in found if not {"checks", "status"} & set(known.get(e.name, {}))]
+    if not absent:
+        print(summary(rows))
     if asked.write:
-        absent = [entry.name for entry in found if entry.name not in known]
         if absent:
             sys.exit(f"docs/zoo.md is written whole, and {', '.join(absent)} has no row: run it")
         text = page(rows, asked.seconds, asked.peer_seconds, asked.memory)

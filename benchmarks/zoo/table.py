@@ -39,7 +39,7 @@ python -m benchmarks.zoo --write
   the outputs keep their shapes; values are not compared.
 * Every model has run in a process of its own, ended after {seconds:g} s, and once more for
   Torch-Pruning, which only prunes, ended after {peer_seconds:g} s; each with at most {memory:g} GB
-  and one thread. Times are of a shared machine.
+  and one thread. Seconds are those of the processor.
 
 {table}
 

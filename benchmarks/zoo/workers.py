@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import resource
+import signal
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,13 +23,14 @@ WARM = "benchmarks.zoo.warm"
 """What the server imports before it forks: each process starts with everything loaded."""
 
 
-def work(name: str, task: str, memory: int, pipe: Connection) -> None:
+def work(name: str, task: str, seconds: float, memory: int, pipe: Connection) -> None:
     """What a process does: one task on one model, its findings sent as they come."""
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # what torch says of an export that fails is not for the table
         os.dup2(silence, stream)
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 1))
     entry = next(entry for entry in entries() if entry.name == name)
 
     def report(row: Row) -> None:
@@ -55,7 +58,8 @@ def run(name: str, task: str, seconds: float, memory: int) -> Row:
     Args:
         name: of the entry.
         task: `ramify`, `onnx` (the same with an ONNX export) or `peer`.
-        seconds: after which the process is ended.
+        seconds: of the processor, after which the process is ended, so that a busy machine does
+            not count; ten times as much by the clock.
         memory: the most bytes that it may hold.
 
     Returns:
@@ -63,24 +67,23 @@ def run(name: str, task: str, seconds: float, memory: int) -> Row:
     """
     CONTEXT.set_forkserver_preload([WARM])
     receiver, sender = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=work, args=(name, task, memory, sender))
+    process = CONTEXT.Process(target=work, args=(name, task, seconds, memory, sender))
     process.start()
     sender.close()
     row: dict[str, Any] = {}
-    until = time.monotonic() + seconds
+    until = time.monotonic() + 10 * seconds
     try:
         while not row.get("done") and receiver.poll(max(0.0, until - time.monotonic())):
             row = {**row, **receiver.recv()}
     except EOFError:
         process.join()
-        row.update(status="error", why=f"the process ended by itself ({process.exitcode})")
-    else:
-        if not row.get("done"):
-            stage = row.get("stage", "building it")
-            row.update(status="time-out", why=f"over {seconds:g} s, at: {stage}")
-    finally:
-        process.kill()
-        process.join()
-        receiver.close()
+    if not row.get("done"):
+        over = process.exitcode in (None, -signal.SIGXCPU, -signal.SIGKILL)
+        stage = row.get("stage", "building it")
+        why = f"over {seconds:g} s" if over else f"its process ended by itself ({process.exitcode})"
+        row.update(status="time-out" if over else "error", why=f"{why}, at: {stage}")
+    process.kill()
+    process.join()
+    receiver.close()
     row.pop("done", None)
     return row
