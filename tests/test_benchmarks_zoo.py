@@ -97,6 +97,6 @@ def test_the_page_says_what_is_missing() -> None:
     failed = {"name": "two", "checks": {}, "status": "refused", "why": "no | such model"}
     text = page([passed, failed], 120, 60, 4)
     assert "Of 2 models and structures: 1 pass, 1 refused." in text
-    assert "|one|pass|0|3/4|90%|50%|0.2|" in text
+    assert "|one|pass|0|3/4|90%|50%|0.25|" in text
     assert "* two: refused; no / such model" in text
     assert "|1|1|it is an output of the model|" in text

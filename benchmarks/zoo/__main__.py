@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=120, help="of the processor, for one model"
     )
-    parser.add_argument("--peer-seconds", type=float, default=30, help="the same for it")
+    parser.add_argument("--peer-seconds", type=float, default=10, help="the same for it")
     parser.add_argument("--memory", type=float, default=4, help="GB for one model")
     parser.add_argument("--rows", type=Path, default=Path("runs/zoo.json"), help="rows, as JSON")
     parser.add_argument("--write", action="store_true", help="write docs/zoo.md")

@@ -151,7 +151,8 @@ def _check(row: Row, name: str, run: Callable[[], str | None]) -> None:
 def _edit(row: Row, graph: ChannelGraph, kind: str, report: Report) -> ChannelGraph:
     """Prune what is exact, compare; prune the rest, run and go back; split, compare."""
     held = [graph]
-    dtype = getattr(torch, kind)
+    exactly = kind == "float64" and graph.tapes[0].rounding < torch.finfo(torch.float32).eps
+    dtype = torch.float64 if exactly else torch.float32  # some models compute in float32 within
 
     def exact() -> str | None:
         held[0], reason = prune_exact(held[0], dtype)

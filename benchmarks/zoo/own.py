@@ -14,7 +14,7 @@ SEEDS: list[tuple[str, tuple[int, ...], dict[str, int], Inputs, bool]] = [
     ("resnet20", (3, 32, 32), {}, image(32, 32), True),
     ("ds_cnn", (1, 49, 10), {}, image(49, 10, channels=1), True),
     ("dgcnn", (3, 64), {}, noise(2, 3, 64), True),
-    ("rbf", (1,), {}, noise(5, 1), True),
+    ("rbf", (1,), {"width": 8}, noise(5, 1), True),
 ]
 
 

@@ -32,7 +32,7 @@ def prune(entry: Entry, report: Report) -> Row:
     before = sum(p.numel() for p in model.parameters())
     shapes = [tuple(t.shape) for t in run(model, inputs)]
     kept = last_layers(model, inputs)
-    report({"status": "time-out"})
+    report({"stage": "pruning"})
     start = time.process_time()
     try:
         pruner = tp.pruner.BasePruner(

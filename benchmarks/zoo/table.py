@@ -39,7 +39,7 @@ python -m benchmarks.zoo --write
   the outputs keep their shapes; values are not compared.
 * Every model has run in a process of its own, ended after {seconds:g} s, and once more for
   Torch-Pruning, which only prunes, ended after {peer_seconds:g} s; each with at most {memory:g} GB
-  and one thread. Seconds are those of the processor.
+  and one thread. Seconds are those of the processor. Where a cell is empty, it was not run.
 
 {table}
 
@@ -113,7 +113,7 @@ def cells(row: Row) -> list[str]:
         f"{row['prunable']}/{row['groups']}" if "groups" in row else "",
         share("share_prune"),
         share("share_split"),
-        f"{row['trace_s']:.1f}" if "trace_s" in row else "",
+        f"{row['trace_s']:.2f}" if "trace_s" in row else "",
         str(row.get("peak_mb", "")),
         both("prune"),
         both("masked"),
@@ -139,7 +139,7 @@ def peer(row: Row) -> str:
     known = row.get("peer")
     if not known:
         return ""
-    took = f", {known['seconds']:.1f} s" if "seconds" in known else ""
+    took = f", {known['seconds']:.2f} s" if "seconds" in known else ""
     return known["status"] + took
 
 
