@@ -56,8 +56,6 @@ TORCHVISION_FULL = [
     ("mobilenet_v2", 224),
     ("convnext_tiny", 224),
     ("swin_t", 224),
-    ("vit_b_16", 224),
-    ("maxvit_t", 224),
 ]
 TIMM: list[tuple[str, dict[str, Any], int]] = [
     ("res2net50_26w_4s", {}, 64),
