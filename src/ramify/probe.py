@@ -12,7 +12,6 @@ each consumer's own read; once cut at every read, for Q.
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +29,13 @@ from ramify.snapshot import read_gradients
 from ramify.trace import ChannelGraph, ChannelGroup
 from ramify.trace.labels import Labels
 from ramify.trace.layout import kernels
-from ramify.trace.recorder import Ref, Tape, record, tensors_of
+from ramify.trace.recorder import (
+    Ref,
+    Tape,
+    record,
+    recurrent_layers_written_out,
+    tensors_of,
+)
 from ramify.trace.sides import sided
 from ramify.trace.terms import atoms_of, leaves
 
@@ -370,18 +375,6 @@ def written_out(model: nn.Module) -> Iterator[None]:
     """
     with sdpa_kernel(SDPBackend.MATH), recurrent_layers_written_out(model):
         yield
-
-
-@contextlib.contextmanager
-def recurrent_layers_written_out(model: nn.Module) -> Iterator[None]:
-    """Fused recurrent layers cannot be replayed; without them torch takes plain operations."""
-    if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a setting of other hardware, on the way in and out
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield
 
 
 def probes(

@@ -136,6 +136,19 @@ class FixedScale(nn.Module):
         return self.c(torch.einsum("bnm,bmd->bnd", scores.softmax(-1), self.v(x)))
 
 
+@structure((2, 5, 4), {"a": "6 split", "c": "2 frozen"})
+class TupleOfSizes(nn.Module):
+    """A shape kept whole as an attribute, one of its numbers being the width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.gain, self.shape = nn.Parameter(torch.randn(6)), (1, 1, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.tanh(self.a(x)) * self.gain.view(self.shape))
+
+
 @structure(
     (2, 5, 4),
     {"qkv:0": "3 frozen", "qkv:1": "2 split", "qkv:2": "3 split", "proj": "2 frozen"},

@@ -244,3 +244,13 @@ def test_experts_read_and_make_channels_in_whole_blocks_of_memory() -> None:
     assert {g.why for g in graph.groups[:3]} == {
         "the model's own forward holds a size that does not follow an edit"
     }
+
+
+def test_recurrent_layers_are_the_same_in_float32() -> None:
+    """There torch runs them as one operation, which a trace cannot see into."""
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        model, inputs = STRUCTURES["Recurrent"].make(dtype)
+        found.append({g.name: ability(g) for g in ramify.trace(model, inputs).groups})
+    assert found[0] == found[1]
+    assert found[0]["lstm:1"] == "5 split"

@@ -15,7 +15,7 @@ from tests.checks import ability
 class Attention(nn.Module):
     def __init__(self, heads: int) -> None:
         super().__init__()
-        self.heads, self.qkv, self.out = (heads,), nn.Linear(8, 24), nn.Linear(8, 8)
+        self.heads, self.qkv, self.out = [heads], nn.Linear(8, 24), nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, _ = x.shape

@@ -19,7 +19,7 @@ from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods.draws import producer_kernels
 from ramify.methods.proposal import Proposal
-from ramify.probe import Loss, check_weights, checked_loss, recurrent_layers_written_out
+from ramify.probe import Loss, check_weights, checked_loss
 from ramify.replay import replay
 from ramify.trace import ChannelGraph, ChannelGroup
 from ramify.trace.labels import Labels
@@ -177,22 +177,21 @@ def first_order(graph: ChannelGraph, loss: Loss, batch: Any) -> dict[str, Tensor
     Raises:
         RamifyError: the loss is not per sample, or not finite.
     """
-    with recurrent_layers_written_out(graph.model):
-        run = lambda: checked_loss(loss, graph.model, batch)  # noqa: E731
-        tape = record(graph.model, run, batch, draws=True)
-        reads = _reads(graph, tape)
-        copies: dict[int, Tensor] = {}
+    run = lambda: checked_loss(loss, graph.model, batch)  # noqa: E731
+    tape = record(graph.model, run, batch, draws=True)
+    reads = _reads(graph, tape)
+    copies: dict[int, Tensor] = {}
 
-        def watch(position: int, tensor: Tensor) -> Tensor:
-            own = tensor.clone() if tensor.requires_grad else tensor.clone().requires_grad_()
-            copies[position] = own
-            return own
+    def watch(position: int, tensor: Tensor) -> Tensor:
+        own = tensor.clone() if tensor.requires_grad else tensor.clone().requires_grad_()
+        copies[position] = own
+        return own
 
-        constants = {name: t.detach() for name, t in tensors_of(graph.model).items()}
-        sources = {read.position: read.source for read in reads}
-        with torch.enable_grad():
-            losses = replay(tape, constants, sources, watch)[tape.outputs[0].index]
-            return _changes(reads, copies, losses)
+    constants = {name: t.detach() for name, t in tensors_of(graph.model).items()}
+    sources = {read.position: read.source for read in reads}
+    with torch.enable_grad():
+        losses = replay(tape, constants, sources, watch)[tape.outputs[0].index]
+        return _changes(reads, copies, losses)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
@@ -23,19 +23,14 @@ def attributes_of(model: nn.Module, labels: Labels) -> Attributes:
         if held == sizes or (len(sizes) == 1 and held == sizes[0] and type(held) is int):
             found.setdefault((path, name), tuple(map(resolve, terms)))
 
-    for module_name, module in modules.items():
-        for kinds, holder, names in _STANDARD:
-            tensor = f"{module_name}.{holder}" if module_name else holder
-            if isinstance(module, kinds) and tensor in labels.aliases:
-                slot = labels.slots[labels.aliases[tensor]]
-                if names == ("normalized_shape",):
-                    bind(module_name, names[0], slot)
-                else:
-                    for name, term in zip(names, slot, strict=False):
-                        bind(module_name, name, [term])
+    for path, name, slot in _standard(modules, labels):
+        bind(path, name, slot)
     for module_name, name, terms in labels.attributes:
         if module_name in modules:
             bind(module_name, name, terms)
+    for (path, name), at in labels.held:
+        if at is not None and path in modules:
+            bind(path, name, _terms_in(path, name, getattr(modules[path], name), labels))
     for module_name, module in modules.items():
         terms_here = _terms_of(module_name, module, labels)
         for name, value in vars(module).items():
@@ -43,6 +38,27 @@ def attributes_of(model: nn.Module, labels: Labels) -> Attributes:
                 meant = _meant(name, value, terms_here)
                 bind(module_name, name, [meant] if meant is not None else [])
     return [(path, name, terms) for (path, name), terms in found.items()]
+
+
+def _standard(
+    modules: Mapping[str, nn.Module], labels: Labels
+) -> Iterator[tuple[str, str, Sequence[Term]]]:
+    """What the attributes of torch's own layers stand for."""
+    for path, module in modules.items():
+        for kinds, holder, names in _STANDARD:
+            tensor = f"{path}.{holder}" if path else holder
+            if isinstance(module, kinds) and tensor in labels.aliases:
+                slot = labels.slots[labels.aliases[tensor]]
+                if names == ("normalized_shape",):
+                    yield path, names[0], slot
+                else:
+                    yield from ((path, n, [term]) for n, term in zip(names, slot, strict=False))
+
+
+def _terms_in(path: str, name: str, values: Sequence[int], labels: Labels) -> list[Term]:
+    """The dimensions that the numbers of a tuple became; those that became none stay."""
+    holder = path, name
+    return [labels.held.get((holder, n), Fixed(size)) for n, size in enumerate(values)]
 
 
 def _terms_of(path: str, module: nn.Module, labels: Labels) -> list[Term]:

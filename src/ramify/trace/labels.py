@@ -13,7 +13,7 @@ import torch
 
 from ramify.trace.makers import MOVES, Makers
 from ramify.trace.recorder import Op, Ref, Tape
-from ramify.trace.sizes import Use, holders
+from ramify.trace.sizes import Holder, Use, holders
 from ramify.trace.terms import (
     UNIT,
     Atom,
@@ -84,8 +84,8 @@ class Labels:
     sliced: list[Term] = field(default_factory=list)
     attributes: list[tuple[str, str, tuple[Term, ...]]] = field(default_factory=list)
     """(module, attribute, terms) of what ran: the attribute holds these terms' sizes."""
-    held: dict[tuple[str, str], Term] = field(default_factory=dict)
-    """(module, attribute) -> the dimension that the forward makes of it."""
+    held: dict[Holder, Term] = field(default_factory=dict)
+    """The dimension that the forward makes of an attribute, or of a number in one."""
     reads_data: set[str] = field(default_factory=set)
     """Modules whose Python read a tensor's value: their branches may differ."""
     tape: Tape = field(default_factory=Tape)
@@ -202,10 +202,12 @@ class Labels:
 
     def _hold(self, use: Use) -> None:
         """An attribute that gives several dimensions their size makes them one."""
-        for path, name, term in holders(use.size, self.of(use.ref)[use.dim]):
-            known = self.held.setdefault((path, name), term)
+        for holder, term in holders(use.size, self.of(use.ref)[use.dim]):
+            (path, name), place = holder
+            known = self.held.setdefault(holder, term)
             unify(known, term, f"'{name}' of module '{path}' is the size of both")
-            self.attributes.append((path, name, (term,)))
+            if place is None:
+                self.attributes.append((path, name, (term,)))
 
     def _label(self, op: Op) -> None:
         inputs, results = op.inputs(), op.results()

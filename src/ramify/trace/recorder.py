@@ -11,6 +11,7 @@ import contextlib
 import functools
 import random
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -333,7 +334,13 @@ def record(
     """
     recorder = Recorder(model, inputs, watch, draws=draws, before=before)
     torch.clear_autocast_cache()  # weights cast before, or of another shape, or without gradient
-    with untouched(model), torch.set_grad_enabled(grad), eager(), recorder.watching_modules():
+    with (
+        untouched(model),
+        torch.set_grad_enabled(grad),
+        eager(),
+        recurrent_layers_written_out(model),
+        recorder.watching_modules(),
+    ):
         model.train(training)
         try:
             with recorder:
@@ -352,6 +359,18 @@ def eager() -> contextlib.AbstractContextManager[Any]:
     if "torch._dynamo" not in sys.modules:
         return contextlib.nullcontext()
     return torch.compiler.set_stance("force_eager")
+
+
+@contextlib.contextmanager
+def recurrent_layers_written_out(model: nn.Module) -> Iterator[None]:
+    """A fused recurrent layer hides what it reads; without it torch takes plain operations."""
+    if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a setting of other hardware, on the way in and out
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 def _tensors(result: Any) -> list[Tensor]:

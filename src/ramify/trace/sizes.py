@@ -22,7 +22,10 @@ from ramify.trace.terms import Fixed, Prod, Sum, Term, concat, product, resolve
 
 
 class Size(int):
-    """A number, and how it was made: ("of", module, attribute), or (operation, one, other)."""
+    """A number, and how it was made.
+
+    Either ("of", (module, attribute), place in a tuple), or (operation, one, other).
+    """
 
     made: tuple[Any, ...]
 
@@ -75,20 +78,30 @@ class Use:
 @contextlib.contextmanager
 def tagged(model: nn.Module) -> Iterator[None]:
     """Every integer attribute above 1 says where it comes from, for the time of the block."""
-    changed: list[tuple[dict[str, Any], str, int]] = []
+    changed: list[tuple[dict[str, Any], str, Any, Any]] = []
     for path, module in model.named_modules():
         own = vars(module)
         for name, value in own.items():
-            if type(value) is int and value > 1 and not name.startswith("_"):
-                changed.append((own, name, value))
-        for _, name, value in [entry for entry in changed if entry[0] is own]:
-            own[name] = Size(value, "of", path, name)
+            marked = None if name.startswith("_") else _marked(path, name, value)
+            if marked is not None:
+                changed.append((own, name, value, marked))
+    for own, name, _, marked in changed:
+        own[name] = marked
     try:
         yield
     finally:
-        for own, name, value in changed:
-            if isinstance(own.get(name), Size):
+        for own, name, value, marked in changed:
+            if own.get(name) is marked:
                 own[name] = value
+
+
+def _marked(path: str, name: str, value: Any) -> Any:
+    """The same integer, or tuple of integers, knowing where it comes from; None for all else."""
+    if type(value) is int and value > 1:
+        return Size(value, "of", (path, name), None)
+    if type(value) is tuple and value and all(type(n) is int for n in value) and max(value) > 1:
+        return tuple(Size(n, "of", (path, name), at) for at, n in enumerate(value))
+    return None
 
 
 class Sizes:
@@ -198,7 +211,11 @@ def _stops(index: Any, rank: int) -> Iterator[tuple[int, Any]]:
             yield dim, entry.stop
 
 
-def holders(size: Size | int, term: Term) -> list[tuple[str, str, Term]]:
+Holder = tuple[tuple[str, str], int | None]
+"""(module, attribute), and the place in it of a number that stands in a tuple."""
+
+
+def holders(size: Size | int, term: Term) -> list[tuple[Holder, Term]]:
     """The attributes that a term's size was made of, each with its own part of the term.
 
     Args:
@@ -206,14 +223,14 @@ def holders(size: Size | int, term: Term) -> list[tuple[str, str, Term]]:
         term: the dimension.
 
     Returns:
-        (module, attribute, term) for each attribute.
+        (holder, term) for each attribute.
     """
     term = resolve(term)
     if type(size) is not Size or size != term.size:
         return []
     how, one, other = size.made
     if how == "of":
-        return [(one, other, term)]
+        return [((one, other), term)]
     if how == "div":  # by a plain number: by another attribute it is that attribute's to say
         return holders(one, product([Fixed(int(other)), term])) if type(other) is int else []
     if 1 in (one, other) and how == "mul":
