@@ -119,6 +119,22 @@ class Similar(nn.Module):
         return self.head((scores.softmax(-1) @ v).transpose(1, 2).flatten(2).mean(1))
 
 
+class Sums(nn.Module):
+    """Two scores that are added, one within the product that makes the other, and written into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 3)
+        self.c, self.d = nn.Linear(4, 2), nn.Linear(4, 2)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = torch.tanh(self.a(x)) @ self.b(x).mT
+        scores = torch.baddbmm(scores, self.c(x), torch.tanh(self.d(x)).mT, alpha=1.5)
+        scores.mul_(0.7)
+        return self.head((scores.softmax(-1) @ x).mean(1))
+
+
 SMOOTH: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "perceptron": (Perceptron, (4,)),
     "conv-bn-softplus": (ConvNormSoftplus, (3, 6, 6)),
@@ -127,10 +143,11 @@ SMOOTH: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "squeeze-excite": (SqueezeExcite, (3, 5, 5)),
     "attention": (Attending, (5, 4)),
     "similarity": (Similar, (5, 4)),
+    "sums": (Sums, (3, 4)),
 }
 
 
-ATTENTION = ("attention", "similarity")
+ATTENTION = ("attention", "similarity", "sums")
 """Those whose channels overlap (heads, and channels inside a head), or stand in products."""
 
 

@@ -334,10 +334,10 @@ def check_weights(model: nn.Module) -> None:
 def _reads(graph: ChannelGraph, tape: Tape, multiplied: Sequence[Target]) -> dict[int, Ref]:
     """Every operation that sums over an activation's channels with a weight: its activation.
 
-    And of the targets that are multiplied, every operation that reads their product: the product.
+    And of the targets that are multiplied, every operation that makes their product: the product.
 
     Returns:
-        Operation -> the tensor that it reads.
+        Operation -> the tensor that it reads, or makes.
     """
     labels = Labels(graph.labels.names, graph.labels.aliases)
     labels.run(tape)
@@ -348,23 +348,16 @@ def _reads(graph: ChannelGraph, tape: Tape, multiplied: Sequence[Target]) -> dic
         for atom in leaves(labels.slots[part.name][part.dim])
     }
     products = {
-        ref.index
+        read.op: tape.ops[read.op].results()[0]
         for read in labels.contractions
         if not read.names and not own.isdisjoint(atoms_of(read.read))
-        for ref in tape.ops[read.op].results()[:1]
-    }
-    reads = {
-        position: ref
-        for position, op in enumerate(tape.ops)
-        for ref in op.inputs()
-        if ref.index in products
     }
     weighted = {
         read.op: read.source
         for read in labels.contractions
         if read.names and read.read and not labels.is_weight(read.source)
     }
-    return reads | weighted
+    return products | weighted
 
 
 @contextlib.contextmanager

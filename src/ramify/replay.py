@@ -13,6 +13,7 @@ from ramify.surrogate import kinks_of, smoothed
 from ramify.trace.recorder import Op, Ref, Tape
 
 ReadAt = Callable[[int, Tensor], Tensor]
+Before = Callable[[int, Any], None]
 
 
 def replay(
@@ -23,16 +24,19 @@ def replay(
     *,
     beta: float | None = None,
     until: int | None = None,
+    before: Before | None = None,
 ) -> dict[int, Tensor]:
     """Run a tape again with autograd.
 
     Args:
         tape: what to run.
         tensors: parameters and buffers by name.
-        reads: operation -> the tensor whose read there is replaced by what `at_read` gives.
-        at_read: (operation, tensor) -> the tensor that the operation reads instead.
+        reads: operation -> the tensor whose read there is replaced by what `at_read` gives; where
+            the operation makes that tensor itself, for all who read it.
+        at_read: (operation, tensor) -> the tensor that is read instead.
         beta: softplus sharpness for the curvature of piecewise-linear activations; None: none.
         until: stop after this operation.
+        before: told the number and the arguments of each operation before it runs.
 
     Returns:
         The values by tensor number.
@@ -46,7 +50,8 @@ def replay(
             break
         target = _written(op)
         read = reads.get(position)
-        swapped = at_read(position, env[read.index]) if read is not None else None
+        makes_it = read is not None and read not in op.inputs()
+        swapped = None if read is None or makes_it else at_read(position, env[read.index])
 
         def value(leaf: Any, read: Ref | None = read, swapped: Tensor | None = swapped) -> Any:
             if not isinstance(leaf, Ref):
@@ -54,12 +59,16 @@ def replay(
             return swapped if leaf == read else env[leaf.index]
 
         args, kwargs = tree_map(value, op.args), tree_map(value, op.kwargs)
+        if before is not None:
+            before(position, args)
         if position in tape.drawn:
             result = _redraw(args, tape.drawn[position], in_place=target is not None)
         else:
             result = _execute(op, args, kwargs, beta, in_place=target is not None)
         for ref, tensor in zip(op.results(), _tensors(result), strict=False):
             env[ref.index] = tensor
+        if read is not None and makes_it:
+            env[read.index] = at_read(position, env[read.index])
     return env
 
 

@@ -105,7 +105,8 @@ class Snapshot:
         """The gradient of each sample's loss at each consumer's own read; the graph is spent.
 
         Args:
-            reads: operation -> the tensor that it reads.
+            reads: operation -> the tensor that it reads, or one that it makes, which is then read
+                by all that follows.
             made: the operations from which on something is probed.
 
         Returns:
@@ -123,11 +124,11 @@ class Snapshot:
 
             def keep(
                 inputs: Sequence[Tensor | None],
-                _: Any,
+                outputs: Sequence[Tensor | None],
                 position: int = position,
-                place: int = place,
+                place: int | None = place,
             ) -> None:
-                gradient = inputs[place]
+                gradient = outputs[0] if place is None else inputs[place]
                 if gradient is not None:
                     found[position] = gradient.detach()
 
@@ -145,9 +146,12 @@ class Snapshot:
         node, op = self._nodes[position], self.tape.ops[position]
         if node is None or len(node.next_functions) != len(_tensor_arguments(op)):
             return None
+        place = _argument(op, read)
+        if place is None:
+            return node
         # A read that hangs on no parameter has no edge; where it is zero (the first state of a
         # recurrence) nobody asks for its gradient.
-        linked = node.next_functions[_argument(op, read)][0] is not None
+        linked = node.next_functions[place][0] is not None
         return node if linked or not bool(self.value(read, position).any()) else None
 
     def _replayed(self, reads: Mapping[int, Ref]) -> dict[int, Tensor]:
@@ -176,9 +180,10 @@ def _tensor_places(func: Any) -> list[tuple[int, str, bool]]:
     ]
 
 
-def _argument(op: Op, ref: Ref) -> int:
-    """Where a tensor stands among an operation's tensor arguments."""
-    return _tensor_arguments(op).index(ref)
+def _argument(op: Op, ref: Ref) -> int | None:
+    """Where a tensor stands among an operation's tensor arguments; None: it is the result."""
+    arguments = _tensor_arguments(op)
+    return arguments.index(ref) if ref in arguments else None
 
 
 def read_gradients(
@@ -189,7 +194,7 @@ def read_gradients(
     Args:
         tape: of the losses, shape (S,).
         tensors: parameters and buffers by name.
-        reads: operation -> the tensor that it reads.
+        reads: operation -> the tensor that it reads, or makes.
 
     Returns:
         Operation -> gradient.
@@ -201,7 +206,8 @@ def read_gradients(
             return tensor
         own = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()
         leaves[position] = own
-        return own
+        made = reads[position] not in tape.ops[position].inputs()
+        return own.clone() if made else own  # what follows may write into what was made
 
     with torch.enable_grad():
         env = replay(tape, tensors, reads, watch)

@@ -5,6 +5,7 @@ Shape letters: `S` samples, `W` channels of a group.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,15 @@ from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods.expand import halves
 from ramify.methods.proposal import Proposal
-from ramify.probe import Loss, Target, apart, check_weights, checked_loss, known_length, targets
+from ramify.probe import (
+    Loss,
+    Target,
+    check_weights,
+    checked_loss,
+    known_length,
+    targets,
+    written_out,
+)
 from ramify.snapshot import Snapshot
 from ramify.trace import ChannelGraph
 from ramify.trace.layout import kernels
@@ -123,7 +132,7 @@ class GaussNewton:
         """
         check_current(graph)
         check_weights(graph.model)
-        if not _followed(graph):
+        if not targets(graph):
             return []
         learner = Morphisms(graph, self)
         known = known_length(batches)
@@ -147,33 +156,40 @@ class GaussNewton:
         return 1 / max(1.0, min(step + 1, horizon))
 
 
-def _followed(graph: ChannelGraph) -> list[Target]:
-    """What twin reads follow: one pass, and not what a product of activations sums over."""
-    found = [target for target in targets(graph) if not target.factor]
-    return [found[number] for number in apart(graph, found)[0]] if found else []
-
-
 class Morphisms:
-    """The morphisms of every channel while they are learned; a step takes one batch."""
+    """The morphisms of every channel while they are learned; a step takes one batch.
+
+    Groups that share rows of a parameter, as heads and the channels inside a head do, are followed
+    in different passes, each with displacements of its own.
+    """
 
     def __init__(self, graph: ChannelGraph, settings: GaussNewton) -> None:
         self._graph = graph
-        self._targets = _followed(graph)
+        self._targets = targets(graph)
         self._twins = Twins(graph, self._targets)
         self._level = _likelihood_level if settings.curvature == "fisher" else _level
         tensors = tensors_of(graph.model)
-        self._moves = _drawn(self._targets, tensors, settings)
-        self._optimizer = torch.optim.Adam(self._moves.values(), lr=settings.lr)
+        generator = torch.Generator().manual_seed(settings.seed)
+        self._moves = [
+            _drawn([self._targets[n] for n in numbers], tensors, settings, generator)
+            for numbers in self._twins.passes
+        ]
+        self._pass = {n: way for way, numbers in enumerate(self._twins.passes) for n in numbers}
         self._rows = [_rows(target, tensors) for target in self._targets]
         self._limits = _limits(self._rows, tensors, settings)
+        self._names = list(dict.fromkeys(name for moves in self._moves for name in moves))
+        self._optimizer = torch.optim.Adam(self._all_moves(), lr=settings.lr)
         kinds = [kind for kind in ("prune", "split") if kind in settings.morphisms]
         self._means: dict[str, dict[int, Tensor]] = {kind: {} for kind in kinds}
         self.steps = 0
 
     @property
-    def moves(self) -> dict[str, Tensor]:
-        """The displacements: producer parameter -> v, of its shape."""
-        return {name: move.detach() for name, move in self._moves.items()}
+    def moves(self) -> list[dict[str, Tensor]]:
+        """The displacements of each pass: producer parameter -> v, of its shape."""
+        return [{name: move.detach() for name, move in moves.items()} for moves in self._moves]
+
+    def _all_moves(self) -> list[Tensor]:
+        return [move for moves in self._moves for move in moves.values()]
 
     def step(self, loss: Loss, batch: Any, weight: float) -> None:
         """Evaluate every morphism on a batch, then move v one step.
@@ -185,7 +201,10 @@ class Morphisms:
         """
         model = self._graph.model
         run = lambda: checked_loss(loss, model, batch)  # noqa: E731
-        snapshot = Snapshot(model, run, batch, list(self._moves))
+        # A product of queries and keys that is read itself is to be an operation of the tape.
+        multiplied = any(target.factor for target in self._targets)
+        with written_out(model) if multiplied else contextlib.nullcontext():
+            snapshot = Snapshot(model, run, batch, self._names)
         reads = self._twins.reads(snapshot.tape, len(snapshot.losses))
         snapshot.keep(reads.values)
         gradients = snapshot.gradients(reads.at, reads.made)
@@ -212,7 +231,7 @@ class Morphisms:
                 if moving:
                     torch.autograd.backward(moving, [_slope(p.detach(), level) for p in moving])
                 changes |= {number: _change(p.detach(), level) for number, p in found.items()}
-        ranks.average_gradients(self._moves.values(), samples)
+        ranks.average_gradients(self._all_moves(), samples)
         self._optimizer.step()
         if self._limits:
             self._hold()
@@ -221,17 +240,18 @@ class Morphisms:
     @torch.no_grad()
     def _hold(self) -> None:
         """Bring what went beyond the radius back to it."""
-        for rows, limit in zip(self._rows, self._limits, strict=True):
-            shorter = (limit / _lengths(rows, self._moves)).clamp_max(1)
+        for number, (rows, limit) in enumerate(zip(self._rows, self._limits, strict=True)):
+            moves = self._moves[self._pass[number]]
+            shorter = (limit / _lengths(rows, moves)).clamp_max(1)
             for name, dim, where in rows:
-                held = self._moves[name].movedim(dim, 0)
+                held = moves[name].movedim(dim, 0)
                 kept = held[where]
                 held[where] = kept * shorter.view(-1, *([1] * (kept.dim() - 1))).to(kept)
 
     @torch.no_grad()
     def _mean(self, kind: str, changes: Mapping[int, Tensor], weight: float, samples: int) -> None:
         if ranks.count() > 1:  # what no sample of this rank reads may be read on another
-            like = next(iter(self._moves.values()))
+            like = self._all_moves()[0]
             widths = [target.group.width for target in self._targets]
             every = [changes.get(n, like.new_zeros(width)) for n, width in enumerate(widths)]
             changes = dict(enumerate(ranks.mean(every, samples)))
@@ -249,7 +269,7 @@ class Morphisms:
                 if kind == "prune" and not group.prune_exact:
                     continue
                 changes = [0.0] * group.width if mean is None else mean.tolist()
-                edits = self._edits(kind, target)
+                edits = self._edits(kind, number)
                 cost = prices.added(edits[:1])
                 out += [
                     Proposal(edit, -change, cost, graph=self._graph)
@@ -257,11 +277,12 @@ class Morphisms:
                 ]
         return sorted(out, key=lambda proposal: -proposal.gain)
 
-    def _edits(self, kind: str, target: Target) -> Sequence[Edit]:
+    def _edits(self, kind: str, number: int) -> Sequence[Edit]:
+        target = self._targets[number]
         name, channels = target.group.name, range(target.group.width)
         if kind == "prune":
             return [Prune(name, channel) for channel in channels]
-        moves = self.moves
+        moves = self.moves[self._pass[number]]
         parts = {p.name: kernels(moves[p.name], p.dim, p.where) for p in target.kernels}
         return [halves(name, c, {n: part[c] for n, part in parts.items()}) for c in channels]
 
@@ -334,10 +355,12 @@ def _layers(rows: Rows) -> int:
 
 
 def _drawn(
-    found: Sequence[Target], tensors: dict[str, Tensor], settings: GaussNewton
+    found: Sequence[Target],
+    tensors: dict[str, Tensor],
+    settings: GaussNewton,
+    generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """Small random displacements: at v = 0 every slope is 0."""
-    generator = torch.Generator().manual_seed(settings.seed)
     moves: dict[str, Tensor] = {}
     for target in found:
         for part in target.kernels:

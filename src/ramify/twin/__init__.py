@@ -21,15 +21,16 @@ from typing import Any
 from torch import Tensor
 
 from ramify.errors import RamifyError
-from ramify.probe import Target
+from ramify.probe import Target, apart
 from ramify.snapshot import Snapshot
 from ramify.trace import ChannelGraph
 from ramify.trace.labels import Labels
-from ramify.trace.recorder import Ref, Tape
+from ramify.trace.recorder import Op, Ref, Tape
 from ramify.trace.terms import Atom, Prod, Sum, Term, atoms_of, resolve
 from ramify.twin.even import Even, Whole
-from ramify.twin.parts import Part, parts_of
-from ramify.twin.run import even_parts
+from ramify.twin.parts import Pass, parts_of, read_values
+from ramify.twin.product import Change, factors_of, share_of
+from ramify.twin.run import Reading, even_parts
 
 
 @dataclass(frozen=True)
@@ -37,24 +38,20 @@ class Reads:
     """What a labelled tape says of the reads of the probed groups.
 
     Attributes:
-        at: operation -> the tensor it reads, for every sum over probed channels with a weight.
-        terms: operation -> that tensor's terms.
+        passes: the groups that are followed together, and their reads.
+        at: operation -> the tensor it reads or, a product of activations, makes; of all passes.
         made: operations where a probed kernel meets an activation.
-        parts: what is followed by itself.
         values: the tensors whose values are asked for.
         last: tensor -> the last operation that reads it.
         samples: the axis of the samples.
-        groups: axis of a probed group -> its number.
     """
 
+    passes: Sequence[Pass]
     at: dict[int, Ref]
-    terms: dict[int, list[Term]]
     made: list[int]
-    parts: list[Part]
     values: set[int]
     last: dict[int, int]
     samples: Atom
-    groups: dict[Atom, int]
 
 
 class Twins:
@@ -63,12 +60,15 @@ class Twins:
     Args:
         graph: the traced model.
         targets: the groups to follow.
+
+    Attributes:
+        passes: the targets that are followed together, by number.
     """
 
     def __init__(self, graph: ChannelGraph, targets: Sequence[Target]) -> None:
         self._graph = graph
         self._targets = targets
-        self._names = frozenset(part.name for target in targets for part in target.kernels)
+        self.passes = apart(graph, targets)
         self._known: tuple[Any, Reads] | None = None
 
     def reads(self, tape: Tape, samples: int) -> Reads:
@@ -82,7 +82,8 @@ class Twins:
             The reads.
 
         Raises:
-            RamifyError: the samples or the groups cannot be told apart.
+            RamifyError: the samples or the groups cannot be told apart, or a product of
+                activations is fused with what follows.
         """
         ops = [(op.func, op.args, op.kwargs, op.outputs) for op in tape.ops]
         key = (samples, ops, tape.shapes, tape.names)
@@ -95,7 +96,7 @@ class Twins:
         snapshot: Snapshot,
         reads: Reads,
         gradients: Mapping[int, Tensor],
-        displaced: Mapping[str, Tensor],
+        displaced: Sequence[Mapping[str, Tensor]],
     ) -> Iterator[dict[int, Tensor]]:
         """p_s of a binary split of every channel, differentiable in the displacements.
 
@@ -106,13 +107,14 @@ class Twins:
             snapshot: one batch.
             reads: of the snapshot's tape.
             gradients: of each sample's loss at each read.
-            displaced: producer parameter -> displacement v, of its shape.
+            displaced: for each pass: producer parameter -> displacement v, of its shape.
 
         Yields:
             Number of a target -> Σ_k ⟨Δa_k, g_k⟩ by sample and channel, (S, W); absent is zero.
         """
-        for evens in even_parts(snapshot, reads.at, reads.parts, reads.last, displaced):
-            yield self._sums(reads, evens, gradients)
+        for way, moves in zip(reads.passes, displaced, strict=True):
+            for changes in even_parts(snapshot, way, reads.last, moves):
+                yield self._sums(reads, way, changes, gradients)
 
     def removed(
         self, snapshot: Snapshot, reads: Reads, gradients: Mapping[int, Tensor]
@@ -127,9 +129,20 @@ class Twins:
         Returns:
             Number of a target -> p_s, as from :meth:`split`.
         """
-        reading = {n: Whole((snapshot.value(reads.at[n], n),)) for n in gradients}
-        kept = self._sums(reads, reading, gradients)
-        return {number: -part for number, part in kept.items()}
+        found: dict[int, Tensor] = {}
+        for way in reads.passes:
+            kept = {n: self._kept(snapshot, way, n) for n in way.cuts if n in gradients}
+            sums = self._sums(reads, way, kept, gradients)
+            found.update((number, -part) for number, part in sums.items())
+        return found
+
+    def _kept(self, snapshot: Snapshot, way: Pass, position: int) -> Reading:
+        """What is read now."""
+        factors = way.products.get(position)
+        if factors is None:
+            return Whole((snapshot.value(way.cuts[position], position),))
+        left, right = (snapshot.value(ref, position) for ref in factors)
+        return Change(((share_of(snapshot.tape.ops[position]), left, right),))
 
     def _label(self, tape: Tape, samples: int) -> Reads:
         old = [target.group.atom for target in self._targets]
@@ -138,35 +151,69 @@ class Twins:
         axis = Atom(samples)
         labels.run(tape, axis)
         groups = self._groups(atoms)
-        at, terms = {}, {}
-        for read in labels.contractions:
-            summed = not groups.keys().isdisjoint(atoms_of(read.read))
-            if read.names and summed and not labels.is_weight(read.source):
-                at[read.op] = read.source
-                terms[read.op] = [resolve(term) for term in labels.of(read.source)]
-        made, moving = [], {i for i, name in tape.names.items() if name in self._names}
-        last: dict[int, int] = {}
-        for position, op in enumerate(tape.ops):
-            inputs = op.inputs()
-            last.update((ref.index, position) for ref in inputs)
-            if any(ref.index in moving for ref in inputs):
-                if all(labels.is_weight(ref) for ref in op.results()):
-                    moving.update(ref.index for ref in op.results())
-                else:
-                    made.append(position)
+        passes = [
+            self._pass(labels, {atom: n for atom, n in groups.items() if n in numbers})
+            for numbers in self.passes
+        ]
         samples_axis = resolve(axis)
         if not isinstance(samples_axis, Atom):
             raise RamifyError(
                 "the forward cuts the batch in pieces, and the samples cannot be told apart: give "
                 "the model whole batches"
             )
-        numbers = {
+        at: dict[int, Ref] = {}
+        values: set[int] = set()
+        for way in passes:
+            at.update(way.cuts)
+            values.update(*(read_values(tape.ops[n], ref) for n, ref in way.cuts.items()))
+            values.update(*(part.values for part in way.parts))
+        last = {ref.index: n for n, op in enumerate(tape.ops) for ref in op.inputs()}
+        return Reads(passes, at, self._made(labels), values, last, samples_axis)
+
+    def _made(self, labels: Labels) -> list[int]:
+        """The operations where a probed kernel meets an activation."""
+        names = _names(self._targets)
+        moving = {i for i, name in labels.tape.names.items() if name in names}
+        made = []
+        for position, op in enumerate(labels.tape.ops):
+            if any(ref.index in moving for ref in op.inputs()):
+                if all(labels.is_weight(ref) for ref in op.results()):
+                    moving.update(ref.index for ref in op.results())
+                else:
+                    made.append(position)
+        return made
+
+    def _pass(self, labels: Labels, groups: dict[Atom, int]) -> Pass:
+        """The reads of the groups that are followed together."""
+        tape, cuts, terms, products = labels.tape, {}, {}, {}
+        for read in labels.contractions:
+            numbers = [groups[atom] for atom in atoms_of(read.read) if atom in groups]
+            if not numbers or (read.names and labels.is_weight(read.source)):
+                continue
+            op, seen = tape.ops[read.op], read.source
+            cuts[read.op] = seen
+            if not read.names:
+                factors = factors_of(op)
+                if factors is None:
+                    raise RamifyError(self._fused(op, numbers[0]))
+                cuts[read.op], seen = op.results()[0], factors[0]
+                products[read.op] = factors
+            terms[read.op] = [resolve(term) for term in labels.of(seen)]
+        inside = {
             position: [groups[atom] for atom in atoms_of(found) if atom in groups]
             for position, found in terms.items()
         }
-        parts = parts_of(tape, at, self._names, numbers)
-        values = {ref.index for ref in at.values()}.union(*(part.values for part in parts))
-        return Reads(at, terms, made, parts, values, last, samples_axis, groups)
+        names = _names([self._targets[number] for number in groups.values()])
+        return Pass(cuts, products, terms, parts_of(tape, cuts, names, inside), groups)
+
+    def _fused(self, op: Op, number: int) -> str:
+        where = f"module '{op.module}'" if op.module else "the model's own forward"
+        return (
+            f"{op.name} in {where} sums over the channels of "
+            f"'{self._targets[number].group.name}' and does more in the same operation, and what "
+            "each gains cannot be told: let the forward leave the choice of the attention kernel "
+            "to torch, or write the product out"
+        )
 
     def _groups(self, atoms: Sequence[Atom]) -> dict[Atom, int]:
         found: dict[Atom, int] = {}
@@ -182,21 +229,27 @@ class Twins:
         return found
 
     def _sums(
-        self, reads: Reads, changes: Mapping[int, Even], gradients: Mapping[int, Tensor]
+        self,
+        reads: Reads,
+        way: Pass,
+        changes: Mapping[int, Reading],
+        gradients: Mapping[int, Tensor],
     ) -> dict[int, Tensor]:
         sums: dict[int, Tensor] = {}
         for position, gradient in gradients.items():
             if (change := changes.get(position)) is not None:
-                for number, part in self._dots(reads, position, change, gradient):
+                dots = self._dots(reads, way, position, *change.against(gradient))
+                for number, part in dots:
                     sums[number] = sums[number] + part if number in sums else part
         return sums
 
     def _dots(
-        self, reads: Reads, position: int, change: Even, gradient: Tensor
+        self, reads: Reads, way: Pass, position: int, change: Even, gradient: Tensor
     ) -> Iterator[tuple[int, Tensor]]:
         """⟨change, gradient⟩ by sample and channel, for each target that lies in a read."""
-        for (right, *parts), terms in _pieces((gradient, *change.parts), reads.terms[position]):
-            channels = [(d, reads.groups[t]) for d, t in enumerate(terms) if t in reads.groups]
+        groups = way.groups
+        for (right, *parts), terms in _pieces((gradient, *change.parts), way.terms[position]):
+            channels = [(d, groups[t]) for d, t in enumerate(terms) if t in groups]
             if not channels:
                 continue
             rows = [d for d, term in enumerate(terms) if term is reads.samples]
@@ -218,6 +271,10 @@ class Twins:
                 f"a layer that reads '{name}' mixes the samples, and what one sample loses cannot "
                 "be told: let every tensor of a batch have the samples first"
             )
+
+
+def _names(targets: Sequence[Target]) -> frozenset[str]:
+    return frozenset(part.name for target in targets for part in target.kernels)
 
 
 def _pieces(

@@ -56,6 +56,10 @@ class Even(abc.ABC):
     def slope(gradient: Tensor, *parts: Tensor) -> Tensor:
         """The gradient in a moving part; `gradient`, in the even part, may be overwritten."""
 
+    def against(self, gradient: Tensor) -> tuple[Even, Tensor]:
+        """What is to be summed by sample and channel, and the factor that it is dotted by."""
+        return self, gradient
+
     def written(self) -> Tensor:
         """The even part as a tensor, differentiable in the parts that move."""
         return _Written.apply(type(self), *self.parts)

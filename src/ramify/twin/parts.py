@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ramify.trace.recorder import Op, Ref, Tape, mapped
+from ramify.trace.terms import Atom, Term
 from ramify.twin.linear import rule_of
 from ramify.twin.tensor import Twin
 
@@ -32,6 +33,26 @@ class Part:
     values: set[int] = field(default_factory=set)
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What a labelled tape says of the reads of groups that are followed together.
+
+    Attributes:
+        cuts: operation -> the tensor it reads, for every sum over probed channels with a weight;
+            for a product of two activations that sums over them, the tensor it makes.
+        products: the operations that are such products -> their factors.
+        terms: operation -> the terms of what it reads; of a product, of its first factor.
+        parts: what is followed by itself.
+        groups: axis of a probed group -> its number.
+    """
+
+    cuts: Mapping[int, Ref]
+    products: Mapping[int, tuple[Ref, Ref]]
+    terms: Mapping[int, Sequence[Term]]
+    parts: Sequence[Part]
+    groups: dict[Atom, int]
+
+
 def parts_of(
     tape: Tape,
     cuts: Mapping[int, Ref],
@@ -42,7 +63,7 @@ def parts_of(
 
     Args:
         tape: what was run.
-        cuts: operation -> the tensor that is read there, and held.
+        cuts: operation -> the tensor that is read there, or made there by a product, and held.
         names: the displaced parameters.
         groups: operation of a cut -> what is summed there; reads of one group are one part.
 
@@ -57,10 +78,12 @@ def parts_of(
     reads: list[tuple[int, str]] = []
     for position, op in enumerate(tape.ops):
         cut = cuts.get(position)
-        if cut is not None and cut.index in own:
-            reads.append((position, own[cut.index]))
-            joined.join(own[cut.index], *groups[position])
-        moving = [r.index for r in op.inputs() if r != cut and r.index in own]
+        made = cut is not None and cut not in op.inputs()
+        read = [r.index for r in op.inputs() if (made or r == cut) and r.index in own]
+        if read:
+            reads.append((position, own[read[0]]))
+            joined.join(*(own[index] for index in read), *groups[position])
+        moving = [r.index for r in op.inputs() if not made and r != cut and r.index in own]
         results = [ref.index for ref in op.results()]
         if moving and position not in tape.drawn:
             joined.join(*(own[index] for index in moving))
@@ -79,7 +102,7 @@ def parts_of(
     for position, name in reads:
         part = found[joined.root(name)]
         part.cuts.append(position)
-        part.values.add(cuts[position].index)
+        part.values |= read_values(tape.ops[position], cuts[position])
     for position, name, values in steps:
         part = found[joined.root(name)]
         part.steps.append(position)
@@ -88,6 +111,12 @@ def parts_of(
     for part in found.values():
         part.values.update(ref.index for _, ref in part.writes)
     return list(found.values())
+
+
+def read_values(op: Op, cut: Ref) -> set[int]:
+    """The tensors that a read is known by: of a product, what it is made of."""
+    inputs = op.inputs()
+    return {cut.index} if cut in inputs else {ref.index for ref in inputs}
 
 
 def _is_line(op: Op, straight: Mapping[int, bool]) -> bool:

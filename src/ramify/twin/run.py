@@ -14,24 +14,26 @@ from ramify.snapshot import Snapshot
 from ramify.trace.recorder import Op, Ref, leaves, mapped
 from ramify.twin.even import Even, Halves, Whole
 from ramify.twin.linear import plain_name, rule_of, scaled
-from ramify.twin.parts import Part
+from ramify.twin.parts import Part, Pass
+from ramify.twin.product import Change, share_of, split
 from ramify.twin.tensor import Twin, rectified
 from ramify.twin.tiles import POOL, pooled, tile_of
+
+Reading = Even | Change
+"""What a read changes by."""
 
 
 def even_parts(
     snapshot: Snapshot,
-    cuts: Mapping[int, Ref],
-    parts: Sequence[Part],
+    way: Pass,
     last: Mapping[int, int],
     displaced: Mapping[str, Tensor],
-) -> Iterator[dict[int, Even]]:
+) -> Iterator[dict[int, Reading]]:
     """The even part of what is read at each cut; the reader itself goes on with what is held.
 
     Args:
         snapshot: one batch.
-        cuts: operation -> the tensor that is read there.
-        parts: of the tape, cut so.
+        way: what is followed.
         last: tensor -> the last operation that reads it.
         displaced: producer parameter -> the displacement of the first copy.
 
@@ -39,12 +41,12 @@ def even_parts(
         For each part: operation -> Δa, absent where it is zero; differentiable in the
         displacements.
     """
-    if any(_seen_elsewhere(snapshot, last, *write) for part in parts for write in part.writes):
-        yield replayed(snapshot, cuts, displaced)
+    if any(_seen_elsewhere(snapshot, last, *write) for part in way.parts for write in part.writes):
+        yield replayed(snapshot, way, displaced)
         return
-    for part in parts:
+    for part in way.parts:
         if part.cuts:
-            yield _followed(snapshot, cuts, part, displaced)
+            yield _followed(snapshot, way, part, displaced)
 
 
 def _seen_elsewhere(snapshot: Snapshot, last: Mapping[int, int], position: int, ref: Ref) -> bool:
@@ -52,54 +54,87 @@ def _seen_elsewhere(snapshot: Snapshot, last: Mapping[int, int], position: int, 
     return any(last.get(other, -1) > position for other in snapshot.shared(ref))
 
 
-def replayed(
-    snapshot: Snapshot, cuts: Mapping[int, Ref], displaced: Mapping[str, Tensor]
-) -> dict[int, Even]:
+def replayed(snapshot: Snapshot, way: Pass, displaced: Mapping[str, Tensor]) -> dict[int, Reading]:
     """The same by running the whole tape for each copy: true whatever writes into what.
 
     Args:
         snapshot: one batch.
-        cuts: operation -> the tensor that is read there.
+        way: what is followed.
         displaced: producer parameter -> the displacement of the first copy.
 
     Returns:
         Operation -> Δa.
     """
-    sides: list[dict[int, Tensor]] = []
-    for sign in (1, -1):
-        found: dict[int, Tensor] = {}
+    plus, minus = (_copied(snapshot, way, displaced, sign) for sign in (1, -1))
+    found: dict[int, Reading] = {}
+    for position, tensors in plus.items():
+        op = snapshot.tape.ops[position]
+        refs = way.products.get(position, (way.cuts[position],))
+        base = [snapshot.value(ref, position) for ref in refs]
+        copies = zip(tensors, minus[position], base, strict=True)
+        if position not in way.products:
+            found[position] = Halves(next(copies))
+            continue
+        twins = [
+            Twin.bent(b, functools.partial(_given, p), functools.partial(_given, m))
+            for p, m, b in copies
+        ]
+        change = split(share_of(op), *twins)
+        if change is not None:
+            found[position] = change
+    return found
 
-        def cut(position: int, tensor: Tensor, found: dict[int, Tensor] = found) -> Tensor:
-            if tensor.requires_grad:
-                found[position] = tensor.clone()
-            return snapshot.value(cuts[position], position)
 
-        moved = {name: snapshot.constants[name] + sign * v for name, v in displaced.items()}
-        with torch.enable_grad():
-            tensors = snapshot.constants | moved
-            replay(snapshot.tape, tensors, cuts, cut, until=max(cuts, default=-1))
-        sides.append(found)
-    plus, minus = sides
-    return {
-        position: Halves((tensor, minus[position], snapshot.value(cuts[position], position)))
-        for position, tensor in plus.items()
-    }
+def _copied(
+    snapshot: Snapshot, way: Pass, displaced: Mapping[str, Tensor], sign: int
+) -> dict[int, list[Tensor]]:
+    """What each cut reads in the network of one copy: a tensor, or the factors of a product."""
+    found: dict[int, list[Tensor]] = {}
+    tape, cuts = snapshot.tape, way.cuts
+
+    def before(position: int, args: Any) -> None:
+        if position in way.products:
+            op = tape.ops[position]
+            given = [args[op.args.index(ref)] for ref in way.products[position]]
+            if any(tensor.requires_grad for tensor in given):
+                found[position] = [tensor.clone() for tensor in given]
+
+    def cut(position: int, tensor: Tensor) -> Tensor:
+        if position in way.products:  # its own value is not kept
+            return _again(snapshot, position)
+        if tensor.requires_grad:
+            found[position] = [tensor.clone()]
+        return snapshot.value(cuts[position], position)
+
+    moved = {name: snapshot.constants[name] + sign * v for name, v in displaced.items()}
+    with torch.enable_grad():
+        tensors, end = snapshot.constants | moved, max(cuts, default=-1)
+        replay(tape, tensors, cuts, cut, until=end, before=before)
+    return found
+
+
+def _again(snapshot: Snapshot, position: int) -> Tensor:
+    """What an operation gave, from what it was given."""
+    op = snapshot.tape.ops[position]
+    value = lambda leaf: snapshot.value(leaf, position) if isinstance(leaf, Ref) else leaf  # noqa: E731
+    return leaves(op.func(*mapped(op.args, value), **mapped(op.kwargs, value)), Tensor)[0]
 
 
 def _followed(
-    snapshot: Snapshot, cuts: Mapping[int, Ref], part: Part, displaced: Mapping[str, Tensor]
-) -> dict[int, Even]:
-    run, evens = _Run(snapshot, {name: displaced[name] for name in part.names}), {}
+    snapshot: Snapshot, way: Pass, part: Part, displaced: Mapping[str, Tensor]
+) -> dict[int, Reading]:
+    run, found = _Run(snapshot, {name: displaced[name] for name in part.names}), {}
     for position in sorted({*part.steps, *part.cuts}):
         if position > part.cuts[-1]:
             break
-        source = cuts.get(position)
-        twin = run.twins.get(source.index) if source is not None else None
-        halves = twin.halves if twin is not None else None
-        if halves is not None:
-            evens[position] = halves
-        run.step(position, snapshot.tape.ops[position], source)
-    return evens
+        op, cut = snapshot.tape.ops[position], way.cuts.get(position)
+        factors = way.products.get(position)
+        if cut is not None:
+            change = run.product(position, op, factors) if factors else run.halves(cut)
+            if change is not None:
+                found[position] = change
+        run.step(position, op, op.inputs() if factors else [cut])
+    return found
 
 
 class _Run:
@@ -115,9 +150,23 @@ class _Run:
             if name in displaced
         }
 
-    def step(self, position: int, op: Op, cut: Ref | None) -> None:
+    def halves(self, cut: Ref) -> Even | None:
+        """The even part of what a weight reads; None is zero."""
+        twin = self.twins.get(cut.index)
+        return None if twin is None else twin.halves
+
+    def product(self, position: int, op: Op, factors: tuple[Ref, Ref]) -> Change | None:
+        """The change of a product that is read itself; None is zero."""
+        if not any(ref.index in self.twins for ref in factors):
+            return None
+        left, right = (
+            self.twins.get(ref.index, self._snapshot.value(ref, position)) for ref in factors
+        )
+        return split(share_of(op), left, right)
+
+    def step(self, position: int, op: Op, cut: Sequence[Ref | None]) -> None:
         """Carry the twins over one operation; what is read at a cut is held."""
-        held = not any(ref != cut and ref.index in self.twins for ref in op.inputs())
+        held = not any(ref not in cut and ref.index in self.twins for ref in op.inputs())
         if held or position in self._snapshot.tape.drawn:
             for ref in op.results():
                 self.twins.pop(ref.index, None)
@@ -126,7 +175,7 @@ class _Run:
         def value(leaf: Any) -> Any:
             if not isinstance(leaf, Ref):
                 return leaf
-            twin = self.twins.get(leaf.index) if leaf != cut else None
+            twin = self.twins.get(leaf.index) if leaf not in cut else None
             return twin if twin is not None else self._snapshot.value(leaf, position)
 
         args, kwargs = mapped(op.args, value), mapped(op.kwargs, value)
