@@ -217,7 +217,7 @@ class WrittenWithMasks(nn.Module):
         hidden = x[..., 0] > 0
         x = self.a(x)
         x[hidden] = self.token
-        x = torch.relu(self.b(torch.tanh(x)))
+        x = nn.functional.gelu(self.b(torch.tanh(x)))
         x[:, torch.tensor([1, 3])] = torch.relu(self.rows)
         return self.c(x)
 
