@@ -9,7 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-EXTRAS = {"lightning.md": "lightning", "trainer.md": "transformers"}  # page -> extra it needs
+EXTRAS = {  # page -> extra it needs
+    "lightning.md": "lightning",
+    "trainer.md": "transformers",
+    "transformers.md": "transformers",
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,0 +1,198 @@
+"""What SiDT prunes in a Swin transformer of `transformers`, and what its Table 4.3 says of it.
+
+Letters, as in the table: `n` tokens, `d` width of the stream, `h` heads, `M` side of a window,
+`d_m` hidden units of the MLP, `ρ` the share of dimensions that remain.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.swin.modeling_swin import SwinLayer
+
+import ramify
+from ramify.cost import Cost
+
+SHARES = (0.2, 0.4, 0.6, 0.8)  # of the dimensions of every block to prune
+Config = Any  # SwinConfig, which declares its sizes as numbers or pairs of them
+
+
+@dataclass(frozen=True)
+class Block:
+    """The sizes of one Swin block.
+
+    Attributes:
+        tokens: n, positions of one image.
+        width: d, of the stream.
+        heads: h.
+        window: M, the side of a window.
+        table: rows of the table of relative positions, (2M - 1)² of the configured M.
+        head_dim: what each head has of q, of k and of v: d/h, and ρd/h after pruning.
+        hidden: d_m, and ρd_m after pruning.
+    """
+
+    tokens: int
+    width: int
+    heads: int
+    window: int
+    table: int
+    head_dim: int
+    hidden: int
+
+    @property
+    def attention(self) -> Cost:
+        """W-MSA: 4ρd² weights, 4ρnd² + 2ρnM²d MACs; and biases and the table, which O() omits."""
+        inner, biases = self.heads * self.head_dim, 3 * self.heads * self.head_dim + self.width
+        linear = 4 * self.tokens * self.width * inner
+        products = 2 * self.tokens * self.window**2 * inner
+        params = 4 * self.width * inner + biases + self.heads * self.table
+        return _cost(params, linear=linear, attention=products)
+
+    @property
+    def mlp(self) -> Cost:
+        """MLP: 2ρd·d_m weights and 2ρnd·d_m MACs; and biases."""
+        weights = 2 * self.width * self.hidden
+        return _cost(weights + self.hidden + self.width, linear=self.tokens * weights)
+
+    @property
+    def norms(self) -> Cost:
+        """Two layer norms, which are not pruned: three passes over the entries each."""
+        return _cost(4 * self.width, norm=6 * self.tokens * self.width)
+
+    def pruned(self, share: float) -> Block:
+        """The block without a share of its dimensions, to the nearest whole number."""
+        kept = {"head_dim": self.head_dim, "hidden": self.hidden}
+        return replace(self, **{name: left(width, share) for name, width in kept.items()})
+
+
+def left(width: int, share: float) -> int:
+    """How many of so many dimensions remain when a share is pruned."""
+    return width - round(share * width)
+
+
+def blocks(config: Config) -> list[Block]:
+    """The blocks of an unpruned Swin, in forward order.
+
+    Args:
+        config: of a model whose stages divide into whole windows.
+
+    Returns:
+        Their sizes.
+    """
+    found = []
+    for stage, depth in enumerate(config.depths):
+        side, width = _side(config, stage), config.embed_dim * 2**stage
+        heads = config.num_heads[stage]
+        block = Block(
+            tokens=side**2,
+            width=width,
+            heads=heads,
+            window=min(side, config.window_size),
+            table=(2 * config.window_size - 1) ** 2,
+            head_dim=width // heads,
+            hidden=int(config.mlp_ratio * width),
+        )
+        found += [block] * depth
+    return found
+
+
+def rest(config: Config, labels: int) -> Cost:
+    """All that SiDT does not prune, but the blocks' norms: patches, mergers, last norm, classifier.
+
+    Args:
+        config: of the model.
+        labels: classes; 0 for a model without a classifier.
+
+    Returns:
+        The cost for one image.
+    """
+    first, patch = config.embed_dim, config.num_channels * config.patch_size**2
+    tokens, last = _side(config, 0) ** 2, config.embed_dim * 2 ** (len(config.depths) - 1)
+    cost = _cost((patch + 3) * first, conv=tokens * patch * first, norm=3 * tokens * first)
+    for stage in range(1, len(config.depths)):
+        tokens, width = _side(config, stage) ** 2, config.embed_dim * 2 ** (stage - 1)
+        weights = 4 * width * 2 * width
+        cost = added(
+            cost,
+            _cost(weights + 8 * width, linear=tokens * weights, norm=12 * tokens * width),
+        )
+    tokens = _side(config, len(config.depths) - 1) ** 2
+    head = _cost((last + 1) * labels, linear=last * labels)
+    return added(cost, _cost(2 * last, norm=3 * tokens * last), head)
+
+
+def table_cost(config: Config, labels: int, share: float = 0.0) -> Cost:
+    """What the formulas say of a classifier without a share of its dimensions, for one image."""
+    parts = [block.pruned(share) for block in blocks(config)]
+    each = [cost for part in parts for cost in (part.attention, part.mlp, part.norms)]
+    return added(rest(config, labels), *each)
+
+
+def added(*costs: Cost) -> Cost:
+    """Costs together, kind by kind."""
+    kinds: dict[str, int] = defaultdict(int)
+    for cost in costs:
+        for kind, macs in cost.by_kind.items():
+            kinds[kind] += macs
+    return _cost(sum(cost.params for cost in costs), **kinds)
+
+
+def swin_blocks(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """(name, module) of every Swin block, wherever in the model."""
+    return ((name, part) for name, part in model.named_modules() if isinstance(part, SwinLayer))
+
+
+def dimensions(graph: ramify.ChannelGraph) -> list[ramify.ChannelGroup]:
+    """The groups that SiDT scores: of each block the q/k/v dimensions of heads, and the MLP units.
+
+    Args:
+        graph: of a model with Swin blocks.
+
+    Returns:
+        Two groups a block.
+    """
+    names = ("attention.q_proj", "mlp.fc1")
+    return [graph[f"{block}.{name}"] for block, _ in swin_blocks(graph.model) for name in names]
+
+
+def goals(graph: ramify.ChannelGraph, share: float) -> dict[str, int]:
+    """Group -> how many of its dimensions remain when a share of every block's is pruned."""
+    return {group.name: left(group.width, share) for group in dimensions(graph)}
+
+
+def prunes(graph: ramify.ChannelGraph, widths: Mapping[str, int]) -> list[ramify.Prune]:
+    """Prunes that bring groups to widths, the dimensions of the smallest weights first.
+
+    Args:
+        graph: of any model.
+        widths: group -> width, at most the present one.
+
+    Returns:
+        The edits.
+    """
+    ranked: dict[str, list[ramify.Prune]] = {name: [] for name in widths}
+    for proposal in ramify.L1().propose(graph, _unasked, []):
+        if isinstance(proposal.edit, ramify.Prune) and proposal.edit.group in ranked:
+            ranked[proposal.edit.group].append(proposal.edit)
+    return [
+        edit for name, edits in ranked.items() for edit in edits[: graph[name].width - widths[name]]
+    ]
+
+
+def _unasked(model: nn.Module, batch: Any) -> Tensor:
+    """A loss for methods that look at weights alone."""
+    return torch.zeros(0)
+
+
+def _side(config: Config, stage: int) -> int:
+    side: int = config.image_size // config.patch_size // 2**stage
+    return side
+
+
+def _cost(params: int, **kinds: int) -> Cost:
+    return Cost(params, sum(kinds.values()), kinds)
