@@ -119,7 +119,7 @@ def options() -> argparse.ArgumentParser:
     for field in fields(Settings):
         value = usual[field.name]
         parser.add_argument(f"--{field.name}", type=type(value), default=value)
-    parser.add_argument("--seeds", type=int, default=2, help="0: count only")
+    parser.add_argument("--seeds", type=int, default=1, help="0: count only")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--out", type=Path, default=Path("runs/sidt-structure"))
     return parser

@@ -32,9 +32,9 @@ class Settings:
     """
 
     classes: int = 10
-    images: int = 1000
-    epochs: int = 20
-    tune: int = 6
+    images: int = 600
+    epochs: int = 12
+    tune: int = 4
     batch: int = 64
     rate: float = 1e-3
 
