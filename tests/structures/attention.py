@@ -154,7 +154,7 @@ class TupleOfSizes(nn.Module):
     {"qkv:0": "3 frozen", "qkv:1": "2 split", "qkv:2": "3 split", "proj": "2 frozen"},
 )
 class NamedSizes(nn.Module):
-    """Fused qkv whose heads, head width and both together are attributes; scaled by a number."""
+    """Fused qkv whose heads, head width and both together are attributes; an empty cache."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,6 +166,7 @@ class NamedSizes(nn.Module):
         b, n, _ = x.shape
         qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
+        k, v = (torch.cat([torch.tensor([], dtype=x.dtype), each], dim=-2) for each in (k, v))
         x = (q * self.scale @ k.transpose(-2, -1)).softmax(-1) @ v
         return self.proj(x.transpose(1, 2).reshape(b, n, self.attn_dim))
 

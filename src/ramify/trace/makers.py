@@ -237,8 +237,9 @@ class Makers:
         return out
 
     def _joined(self, op: Op, position: int) -> Numbers | None:
-        pieces = [self._numbers(ref, position) for ref in op.args[0]]
-        if any(piece is None for piece in pieces):
+        held = [ref for ref in op.args[0] if 0 not in self.tape.shape(ref)]  # an empty cache
+        pieces = [self._numbers(ref, position) for ref in held]
+        if not held or any(piece is None for piece in pieces):
             return None
         whole = [piece for piece in pieces if piece is not None]
         count = max(map(len, whole))
