@@ -259,6 +259,10 @@ def test_resume_names_the_damaged_file(
         ("grow --data digits --method s3d --copies 2,x", "--copies is '2,x'; give numbers such as"),
         ("grow --data digits --budget params", "--budget is 'params'; give one of params, macs"),
         ("grow --data digits --budget size=3", "there is no budget of 'size'; give params"),
+        (
+            "grow --data digits --budget params=9 --budget params=8",
+            "--budget names params twice; give each once",
+        ),
         ("grow --data digits --milestones 0.5", "those of the schedule steps, not of cosine"),
         ("grow --data digits --nesterov --optimizer adam", "setting of sgd, not of adam"),
         ("grow --data digits --span day", "unknown span 'day'; choose one of round, run"),

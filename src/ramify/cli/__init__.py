@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 import typer.core
 from rich.console import Console
 
+from ramify.cli import options
 from ramify.data import Dataset, load
 from ramify.errors import RamifyError
 from ramify.models import build
@@ -21,7 +23,6 @@ from ramify.run.config import GrowConfig, TrainConfig
 from ramify.run.display import Display
 from ramify.run.folder import CONFIG, RETRAINED, RunFolder
 from ramify.run.jobs import prepare, run_jobs, save_unfinished, try_model
-from ramify.run.named import METHODS
 from ramify.select import BUDGETS
 from ramify.trace import trace
 
@@ -54,207 +55,6 @@ app = typer.Typer(
 )
 
 
-def _option(*names: str, panel: str, text: str) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
-
-
-WHAT, GROW, TRAIN, RUN = "What", "How to grow", "How to train", "The run"
-Data = Annotated[
-    str | None,
-    _option(
-        "--data",
-        panel=WHAT,
-        text="digits, shapes (built in), mnist, fashion-mnist, cifar10, cifar100, spoken-digits, "
-        "modelnet40 (found under the folder that RAMIFY_DATA names), or a folder with "
-        "train/CLASS/* and test/CLASS/* images.",
-    ),
-]
-Model = Annotated[
-    str | None,
-    _option(
-        "--model",
-        panel=WHAT,
-        text="A built-in network, or package.module:build, a function of yours that returns an "
-        "nn.Module. Default: by data set.",
-    ),
-]
-Width = Annotated[
-    int | None,
-    _option("--width", panel=WHAT, text="Channels a layer of the seed network, small on purpose."),
-]
-MethodName = Annotated[
-    str | None,
-    _option(
-        "--method",
-        panel=GROW,
-        text=f"What proposes the changes: {', '.join(METHODS)} (s2d).",
-    ),
-]
-Rounds = Annotated[
-    int | None,
-    _option(
-        "--rounds",
-        panel=GROW,
-        text="How often to change the shape at most (with --budget 20, unless --span is run).",
-    ),
-]
-Budget = Annotated[
-    list[str] | None,
-    _option(
-        "--budget",
-        panel=GROW,
-        text="The most that the network may cost, such as params=1.2e6; several may be given, of "
-        f"{', '.join(BUDGETS)} (in ms), each for one sample.",
-    ),
-]
-MultipleOf = Annotated[
-    int | None,
-    _option(
-        "--multiple-of",
-        panel=GROW,
-        text="Widths that change come to the nearest multiple of this that pays, such as 8 (1).",
-    ),
-]
-Fraction = Annotated[
-    float | None,
-    _option(
-        "--fraction",
-        panel=GROW,
-        text="Share of the channels to change each round (0.35; gauss-newton: of each layer, 0.3).",
-    ),
-]
-Most = Annotated[
-    int | None,
-    _option("--most", panel=GROW, text="Instead of --fraction: the most channels each round."),
-]
-Signed = Annotated[
-    float | None,
-    _option(
-        "--signed",
-        panel=GROW,
-        text="s3d: the largest sum of the copies' absolute weights, c (1.3).",
-    ),
-]
-Copies = Annotated[
-    str | None,
-    _option(
-        "--copies", panel=GROW, text="s3d: numbers of copies to choose from, such as 2,3,4 (2)."
-    ),
-]
-TradeOffRate = Annotated[
-    float | None,
-    _option(
-        "--tradeoff",
-        panel=GROW,
-        text="gauss-newton: the loss that a parameter is worth, λ_p (3e-7).",
-    ),
-]
-Phase = Annotated[
-    int | None,
-    _option(
-        "--phase",
-        panel=GROW,
-        text="gauss-newton: passes over the data that learn the morphisms (as --epochs).",
-    ),
-]
-Limit = Annotated[
-    float | None,
-    _option(
-        "--threshold",
-        panel=GROW,
-        text="s2d, s3d: instead of --fraction, split only channels whose splitting index is at "
-        "most this (0 or less).",
-    ),
-]
-Step = Annotated[
-    float | None,
-    _option("--step", panel=GROW, text="How far the copies of a channel start from it."),
-]
-Surrogate = Annotated[
-    float | None,
-    _option(
-        "--surrogate",
-        panel=GROW,
-        text="Sharpness of the softplus whose curvature stands in for that of ReLU and its like "
-        "(3); 0 for the true curvature.",
-    ),
-]
-Probe = Annotated[
-    int | None,
-    _option("--probe-samples", panel=GROW, text="Training samples that judge the changes."),
-]
-Epochs = Annotated[
-    int | None,
-    _option("--epochs", panel=TRAIN, text="Passes over the data before and after each split."),
-]
-BatchSize = Annotated[int | None, _option("--batch-size", panel=TRAIN, text="Samples a step.")]
-OptimizerName = Annotated[
-    str | None, _option("--optimizer", panel=TRAIN, text="sgd, adam or adamw (sgd).")
-]
-Rate = Annotated[
-    float | None,
-    _option("--lr", panel=TRAIN, text="Learning rate at the start of the schedule."),
-]
-Momentum = Annotated[float | None, _option("--momentum", panel=TRAIN, text="Of sgd (0.9).")]
-Nesterov = Annotated[
-    bool | None, _option("--nesterov", panel=TRAIN, text="Nesterov's form of the momentum.")
-]
-Decay = Annotated[float | None, _option("--weight-decay", panel=TRAIN, text="On every parameter.")]
-Schedule = Annotated[
-    str | None,
-    _option(
-        "--schedule",
-        panel=TRAIN,
-        text="Of the learning rate: cosine, steps (tenfold down at each milestone) or constant "
-        "(cosine).",
-    ),
-]
-Milestones = Annotated[
-    str | None,
-    _option(
-        "--milestones",
-        panel=TRAIN,
-        text="Where the schedule steps goes down, as shares of it (0.5,0.75).",
-    ),
-]
-Span = Annotated[
-    str | None,
-    _option(
-        "--span",
-        panel=TRAIN,
-        text="Whether the schedule begins again each round, or goes over the whole run: round or "
-        "run (round).",
-    ),
-]
-Seed = Annotated[int | None, _option("--seed", panel=RUN, text="The first random seed (0).")]
-Seeds = Annotated[int | None, _option("--seeds", panel=RUN, text="How many seeds to run (1).")]
-Compare = Annotated[
-    bool | None,
-    _option(
-        "--compare",
-        panel=RUN,
-        text="Also train the seed network, the grown shape from scratch and a uniformly scaled "
-        "network, for as many steps.",
-    ),
-]
-Device = Annotated[str | None, _option("--device", panel=RUN, text="cpu, cuda, ... (cpu).")]
-Threads = Annotated[
-    int | None, _option("--threads", panel=RUN, text="CPU threads (1 for small nets, else all).")
-]
-Out = Annotated[
-    Path | None,
-    _option("--out", panel=RUN, text="A new folder for the run (runs/DATA, numbered)."),
-]
-Resume = Annotated[
-    Path | None,
-    _option(
-        "--resume",
-        panel=RUN,
-        text="Go on with an interrupted run, to the same result; the options are the run's own.",
-    ),
-]
-
-
 GROW_HELP = (
     "Train a network and change its shape where that pays: split channels, prune them, or both. "
     "`ramify grow --data digits` works as it stands: the run folder then holds the grown network, "
@@ -265,40 +65,40 @@ GROW_HELP = (
 
 @app.command(help=GROW_HELP)
 def grow(  # noqa: PLR0913, PLR0917  (one argument an option)
-    data: Data = None,
-    model: Model = None,
-    width: Width = None,
-    method: MethodName = None,
-    rounds: Rounds = None,
-    budget: Budget = None,
-    multiple_of: MultipleOf = None,
-    fraction: Fraction = None,
-    most: Most = None,
-    threshold: Limit = None,
-    step: Step = None,
-    signed: Signed = None,
-    copies: Copies = None,
-    tradeoff: TradeOffRate = None,
-    phase: Phase = None,
-    surrogate: Surrogate = None,
-    probe_samples: Probe = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    optimizer: OptimizerName = None,
-    lr: Rate = None,
-    momentum: Momentum = None,
-    nesterov: Nesterov = None,
-    weight_decay: Decay = None,
-    schedule: Schedule = None,
-    milestones: Milestones = None,
-    span: Span = None,
-    seed: Seed = None,
-    seeds: Seeds = None,
-    compare: Compare = None,
-    device: Device = None,
-    threads: Threads = None,
-    out: Out = None,
-    resume: Resume = None,
+    data: options.Data = None,
+    model: options.Model = None,
+    width: options.Width = None,
+    method: options.MethodName = None,
+    rounds: options.Rounds = None,
+    budget: options.Budget = None,
+    multiple_of: options.MultipleOf = None,
+    fraction: options.Fraction = None,
+    most: options.Most = None,
+    threshold: options.Limit = None,
+    step: options.Step = None,
+    signed: options.Signed = None,
+    copies: options.Copies = None,
+    tradeoff: options.TradeOffRate = None,
+    phase: options.Phase = None,
+    surrogate: options.Surrogate = None,
+    probe_samples: options.Probe = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    optimizer: options.OptimizerName = None,
+    lr: options.Rate = None,
+    momentum: options.Momentum = None,
+    nesterov: options.Nesterov = None,
+    weight_decay: options.Decay = None,
+    schedule: options.Schedule = None,
+    milestones: options.Milestones = None,
+    span: options.Span = None,
+    seed: options.Seed = None,
+    seeds: options.Seeds = None,
+    compare: options.Compare = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    out: options.Out = None,
+    resume: options.Resume = None,
 ) -> None:
     """Begin a run or go on with one."""
     given = _given(locals())
@@ -328,34 +128,36 @@ def retrain(  # noqa: PLR0913, PLR0917  (one argument an option)
         Path | None,
         typer.Argument(help="A finished run folder, or a network saved by ramify.save."),
     ] = None,
-    data: Data = None,
-    model: Model = None,
-    width: Width = None,
+    data: options.Data = None,
+    model: options.Model = None,
+    width: options.Width = None,
     epochs: Annotated[
         int | None,
-        _option("--epochs", panel=TRAIN, text="Passes over the data (as many as the run made)."),
+        options.option(
+            "--epochs", panel=options.TRAIN, text="Passes over the data (as many as the run made)."
+        ),
     ] = None,
-    batch_size: BatchSize = None,
-    optimizer: OptimizerName = None,
-    lr: Rate = None,
-    momentum: Momentum = None,
-    nesterov: Nesterov = None,
-    weight_decay: Decay = None,
-    schedule: Schedule = None,
-    milestones: Milestones = None,
-    seed: Seed = None,
-    seeds: Seeds = None,
-    device: Device = None,
-    threads: Threads = None,
+    batch_size: options.BatchSize = None,
+    optimizer: options.OptimizerName = None,
+    lr: options.Rate = None,
+    momentum: options.Momentum = None,
+    nesterov: options.Nesterov = None,
+    weight_decay: options.Decay = None,
+    schedule: options.Schedule = None,
+    milestones: options.Milestones = None,
+    seed: options.Seed = None,
+    seeds: options.Seeds = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
     out: Annotated[
         Path | None,
-        _option(
+        options.option(
             "--out",
-            panel=RUN,
+            panel=options.RUN,
             text="A new folder for the run (SOURCE/retrain; SOURCE-retrain for a saved network).",
         ),
     ] = None,
-    resume: Resume = None,
+    resume: options.Resume = None,
 ) -> None:
     """Begin to train a shape from scratch, or go on with it."""
     given = _given(locals())
@@ -379,7 +181,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     for name in ("out", "resume", "source"):
         given.pop(name, None)
     if "budget" in given:
-        given["budget"] = dict(_budget(text) for text in given["budget"])
+        given["budget"] = _budgets(given["budget"])
     if "copies" in given:
         given["copies"] = _numbers(int, "--copies", given["copies"], "2,3,4")
     if "milestones" in given:
@@ -394,15 +196,20 @@ def _numbers(kind: type[int] | type[float], option: str, text: str, example: str
         raise RamifyError(f"{option} is {text!r}; give numbers such as {example}.") from None
 
 
-def _budget(text: str) -> tuple[str, float]:
-    name, _, most = text.partition("=")
-    try:
-        return name.strip(), float(most)
-    except ValueError:
-        raise RamifyError(
-            f"--budget is {text!r}; give one of {', '.join(BUDGETS)} and a number, such as "
-            "params=1.2e6."
-        ) from None
+def _budgets(texts: Iterable[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, most = (part.strip() for part in text.partition("="))
+        if name in found:
+            raise RamifyError(f"--budget names {name} twice; give each once.")
+        try:
+            found[name] = float(most)
+        except ValueError:
+            raise RamifyError(
+                f"--budget is {text!r}; give one of {', '.join(BUDGETS)} and a number, such as "
+                "params=1.2e6."
+            ) from None
+    return found
 
 
 def _reopen(
