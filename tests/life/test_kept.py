@@ -196,6 +196,7 @@ Damage = Callable[[dict[str, Any]], Any]
         (lambda r: r["shapes"].update({"up.bias": "13"}), "damaged .shapes at 'up.bias'."),
         (lambda r: r["shapes"].update({"up.bias": [-1]}), "damaged .shapes at 'up.bias'."),
         (lambda r: r["tied"].update({"up.bias": "nobody"}), "damaged .tied at 'up.bias'."),
+        (lambda r: r["tied"].update({"up.bias": []}), "damaged .tied at 'up.bias'."),
         (lambda r: r["modules"].update(up=4), "damaged .modules at 'up'."),
         (lambda r: r["attributes"].update(up={"out_features": "x"}), "damaged .attributes at 'up'"),
         (lambda r: r["attributes"]["up"].update(forward=3), "up.forward is a number in the recipe"),

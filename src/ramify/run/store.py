@@ -320,7 +320,7 @@ def check_recipe(recipe: Any) -> None:
     plain = lambda v: isinstance(v, dict) and all(map(_is_plain, v.values()))  # noqa: E731
     parts: dict[str, Callable[[Any], bool]] = {
         "shapes": sizes,
-        "tied": lambda v: v in shapes,
+        "tied": lambda v: isinstance(v, str) and v in shapes,
         "modules": lambda v: isinstance(v, str),
         "attributes": plain,
     }
