@@ -5,7 +5,8 @@ threads of torch.
 """
 
 from ramify.latency.clock import Clock, ThreadClock
-from ramify.latency.model import LatencyModel, Sample, draw_shapes, learn, observe
+from ramify.latency.model import LatencyModel, learn
+from ramify.latency.samples import Sample, draw_shapes, observe
 from ramify.latency.timing import Latency, measure, measure_edited, prices
 
 __all__ = [

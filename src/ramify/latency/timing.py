@@ -15,9 +15,10 @@ from torch import nn
 
 from ramify.edit import Edit, plan_edits
 from ramify.errors import RamifyError
-from ramify.latency.clock import Clock, arguments, clock_of, copied, device_of, evaluating
+from ramify.latency.clock import Clock, arguments, clock_of, copied, device_of
 from ramify.trace import ChannelGraph, ChannelGroup
 from ramify.trace.layout import Change, Changes, resized
+from ramify.trace.recorder import evaluating
 
 
 @dataclass(frozen=True)

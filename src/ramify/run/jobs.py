@@ -21,8 +21,9 @@ from ramify.run.folder import RunFolder
 from ramify.run.journal import Event
 from ramify.run.loop import grow
 from ramify.run.store import save, write_model
-from ramify.run.training import Training, cross_entropy, evaluate, evaluating
+from ramify.run.training import Training, cross_entropy, evaluate
 from ramify.select import TopFraction
+from ramify.trace.recorder import evaluating
 
 EVALUATION_BATCH = 500
 PROBE_BATCH = 256

@@ -18,6 +18,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from ramify import ranks
 from ramify.errors import RamifyError
 from ramify.probe import Loss, check_weights, checked_loss
+from ramify.trace.recorder import evaluating
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "steps", "constant")
@@ -190,19 +191,6 @@ def _located(where: str) -> Iterator[None]:
         yield
     except RamifyError as error:
         raise RamifyError(f"{where}: {error}") from None
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode is put back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def mean_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> float:

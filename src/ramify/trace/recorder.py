@@ -362,6 +362,19 @@ def eager() -> contextlib.AbstractContextManager[Any]:
 
 
 @contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode and without gradients; every module gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
 def recurrent_layers_written_out(model: nn.Module) -> Iterator[None]:
     """A fused recurrent layer hides what it reads; without it torch takes plain operations."""
     if not any(isinstance(module, nn.RNNBase) for module in model.modules()):

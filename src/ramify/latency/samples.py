@@ -1,0 +1,174 @@
+"""Observed latency: a traced model really run in some shapes, operation by operation.
+
+Shape letters: `W` groups of the graph, `O` operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ramify.errors import RamifyError
+from ramify.latency.clock import Clock, arguments, clock_of, copied, device_of
+from ramify.trace import ChannelGraph, ChannelGroup
+from ramify.trace.layout import Change, Index, resized
+from ramify.trace.recorder import call, eager, evaluating, untouched
+
+Floats = NDArray[np.float64]
+CALLS = 2  # whole forwards that are timed at each visit of a shape, beside one by operations
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was timed of a traced model in one shape.
+
+    Attributes:
+        widths: (W,), the width of each group.
+        ops: (O,) milliseconds of each operation of the trace.
+        total: milliseconds of the whole forward.
+    """
+
+    widths: Index
+    ops: Floats
+    total: float
+
+
+def draw_shapes(
+    graph: ChannelGraph, count: int, scales: tuple[float, float] = (0.25, 1.5), seed: int = 0
+) -> list[Index]:
+    """Random widths of the groups that can change: wide and narrow, ragged and in multiples of 8.
+
+    Args:
+        graph: the traced model.
+        count: how many shapes; the first is the present one.
+        scales: the narrowest and the widest, over the present width of each group.
+        seed: of the draws.
+
+    Returns:
+        For each shape the width of each group (W,).
+    """
+    draw = np.random.default_rng(seed)
+    now = np.array([group.width for group in graph.groups], dtype=np.int64)
+    shapes = [now]
+    low, high = np.log(scales[0]), np.log(scales[1])
+    for number in range(1, count):
+        # Half of the spread is common to all groups, so that the whole varies as its parts do.
+        middle = draw.uniform(low, high)
+        each = 0.5 * middle + 0.5 * draw.uniform(low, high, size=len(now))
+        widths = np.maximum(np.rint(now * np.exp(each)), 1).astype(np.int64)
+        if number % 2:
+            widths = np.maximum(np.rint(widths / 8).astype(np.int64) * 8, np.minimum(widths, 8))
+        shapes.append(np.array([_allowed(g, w) for g, w in zip(graph.groups, widths, strict=True)]))
+    return shapes
+
+
+def _allowed(group: ChannelGroup, width: int) -> int:
+    least = 1 if group.can_prune else group.width
+    return int(max(least, width if group.can_split else min(width, group.width)))
+
+
+class _Stopwatch(TorchDispatchMode):
+    """Marks the time before and after each operation."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would import its compiler (seconds) to keep it out of here; `eager` does that."""
+        return False
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._marks: list[tuple[Any, Any]] = []
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the operation between two marks."""
+        start = self._clock.mark()
+        result = func(*args, **(kwargs or {}))
+        self._marks.append((start, self._clock.mark()))
+        self.names.append(str(func._schema.name))
+        return result
+
+    def times(self) -> Floats:
+        """(O,) milliseconds of each operation."""
+        return np.array([self._clock.between(start, end) for start, end in self._marks])
+
+
+def observe(
+    graph: ChannelGraph, shapes: Sequence[Index], *, rounds: int = 5, clock: Clock | None = None
+) -> list[Sample]:
+    """Time a traced model in several shapes, operation by operation and as a whole.
+
+    All shapes are visited once a round, in an order drawn anew, so that what else the machine does
+    falls on all of them; a sample holds the medians. The model is as it was afterwards.
+
+    Args:
+        graph: the traced model.
+        shapes: for each sample, the width of each group (W,).
+        rounds: how often to visit each shape.
+        clock: what tells the time; by default that of the device.
+
+    Returns:
+        The samples, as the shapes.
+
+    Raises:
+        RamifyError: nothing is to be timed, or the forward takes another course at other widths.
+    """
+    if rounds < 1:
+        raise RamifyError(f"a shape is visited once or more often, and got rounds={rounds}")
+    ops: list[list[Floats]] = [[] for _ in shapes]
+    totals: list[list[float]] = [[] for _ in shapes]
+    draw, clock = np.random.default_rng(0), clock or clock_of(device_of(graph.model))
+    for _ in range(rounds):
+        for number in draw.permutation(len(shapes)).tolist():
+            each, whole = _visit(graph, shapes[number], clock)
+            ops[number].append(each)
+            totals[number] += whole
+    return [
+        Sample(shape, np.median(np.array(each), axis=0), float(np.median(whole)))
+        for shape, each, whole in zip(shapes, ops, totals, strict=True)
+    ]
+
+
+def _visit(graph: ChannelGraph, widths: Index, clock: Clock) -> tuple[Floats, list[float]]:
+    """One run by operations (O,), and some whole ones, after one to warm up."""
+    model = graph.model
+    changes = {
+        group.atom: Change(np.arange(width) % group.width, np.ones(width))
+        for group, width in zip(graph.groups, widths.tolist(), strict=True)
+        if width != group.width
+    }
+    whole = []
+    with (
+        resized(model, graph.layout, changes),
+        evaluating(model),
+    ):
+        for number in range(1 + CALLS):
+            args, named = copied(arguments(graph.inputs))
+            clock.ready()
+            start = clock.mark()
+            model(*args, **named)
+            end = clock.mark()
+            if number:
+                whole.append(clock.between(start, end))
+        clock.ready()
+        with untouched(model), eager(), _Stopwatch(clock) as watch:
+            call(model, graph.inputs)
+        each = watch.times()
+    if watch.names != [op.name for op in graph.tapes[0].ops]:
+        raise RamifyError(
+            "the forward runs other operations than when it was traced, so that there is no table "
+            "of them: measure the shapes of interest by measure_edited"
+        )
+    return each, whole
