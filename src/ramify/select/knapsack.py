@@ -336,24 +336,18 @@ def _slopes(predicted: LatencyModel, widths: Index) -> Floats:
 def _curves(offers: Offers, model: CostModel, asked: Mapping[str, int]) -> dict[int, Curve]:
     """The curve of each group that is proposed, by its number in the cost model."""
     worth = [proposal.value for proposal in offers.proposals]
-    numbers: dict[str, list[int]] = {}
-    for number, name in enumerate(offers.groups):
-        numbers.setdefault(name, []).append(number)
     place = {name: number for number, name in enumerate(model.names)}
     return {
         place[name]: curve(pools(offers, own, worth), offers.widths[name], asked.get(name, 1))
-        for name, own in numbers.items()
+        for name, own in offers.by_group(range(len(worth))).items()
     }
 
 
 def _prunes_of_whole_groups(offers: Offers) -> list[np.ndarray]:
-    prunes: dict[str, list[int]] = {}
-    for number, name in enumerate(offers.groups):
-        if offers.prunes(number):
-            prunes.setdefault(name, []).append(number)
+    prunes = [number for number in range(len(offers.proposals)) if offers.prunes(number)]
     whole = [
         numbers
-        for name, numbers in prunes.items()
+        for name, numbers in offers.by_group(prunes).items()
         if len({offers.channels[number] for number in numbers}) >= offers.widths[name]
     ]
     return [np.array(numbers) for numbers in whole]

@@ -40,6 +40,13 @@ class Offers:
         """Whether this proposal removes its channel."""
         return isinstance(self.proposals[number].edit, Prune)
 
+    def by_group(self, numbers: Iterable[int]) -> dict[str, list[int]]:
+        """These proposals, by the name of their group, in order."""
+        own: dict[str, list[int]] = {}
+        for number in numbers:
+            own.setdefault(self.groups[number], []).append(number)
+        return own
+
     def ranked(self, worth: Sequence[float], paying: Iterable[int]) -> list[int]:
         """Of the proposals that pay, the one of each channel that is worth most; best first."""
         channels, best = self.channels, dict[tuple[str, Channel], int]()

@@ -29,8 +29,7 @@ def check_multiple(multiple_of: Multiple) -> None:
     Raises:
         RamifyError: a number that is not whole, or below 1.
     """
-    numbers = multiple_of.values() if isinstance(multiple_of, Mapping) else [multiple_of]
-    for number in numbers:
+    for number in _numbers(multiple_of):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise RamifyError(
                 f"multiple_of is a whole number of at least 1, or one for each of some groups, "
@@ -51,27 +50,26 @@ def multiples(graph: ChannelGraph | None, multiple_of: Multiple) -> dict[str, in
     Raises:
         RamifyError: there is no graph to know widths by, no such group, or two numbers for one.
     """
+    every, asked = 1, dict[str, int]()
     if isinstance(multiple_of, int):
-        asked = {} if multiple_of == 1 or graph is None else _everywhere(graph, multiple_of)
-        none = multiple_of == 1
-    else:
-        asked = {} if graph is None else _by_group(graph, multiple_of)
-        none = all(number == 1 for number in multiple_of.values())
-    if none:
+        every = multiple_of
+    elif graph is not None:
+        asked = _by_name(graph, multiple_of)
+    if all(number == 1 for number in _numbers(multiple_of)):
         return {}
     if graph is None:
         raise RamifyError(
             "multiple_of takes proposals that carry the traced model, whose widths it rounds: "
             "give each its graph"
         )
-    return {group.name: asked.get(group.name, 1) for group in graph.groups}
+    return {group.name: asked.get(group.name, every) for group in graph.groups}
 
 
-def _everywhere(graph: ChannelGraph, number: int) -> dict[str, int]:
-    return {group.name: number for group in graph.groups}
+def _numbers(multiple_of: Multiple) -> list[int]:
+    return list(multiple_of.values()) if isinstance(multiple_of, Mapping) else [multiple_of]
 
 
-def _by_group(graph: ChannelGraph, multiple_of: Mapping[str, int]) -> dict[str, int]:
+def _by_name(graph: ChannelGraph, multiple_of: Mapping[str, int]) -> dict[str, int]:
     asked: dict[str, int] = {}
     for name, number in multiple_of.items():
         if asked.setdefault(graph[name].name, number) != number:
@@ -108,16 +106,10 @@ def rounded(
     asked = multiples(offers.graph, multiple_of) if chosen else {}
     if not asked:
         return list(chosen)
-    own: dict[str, list[int]] = {}
-    for number in chosen:
-        own.setdefault(offers.groups[number], []).append(number)
-    more: dict[str, list[int]] = {name: [] for name in own}
-    for number in eligible:
-        if offers.groups[number] in more:
-            more[offers.groups[number]].append(number)
+    more = offers.by_group(eligible)
     out: list[int] = []
-    for name, numbers in own.items():
-        out += _nearest(offers, name, numbers, more[name], worth, asked[name])
+    for name, numbers in offers.by_group(chosen).items():
+        out += _nearest(offers, name, numbers, more.get(name, []), worth, asked[name])
     return out
 
 

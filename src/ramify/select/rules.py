@@ -51,9 +51,8 @@ class TopFraction:
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """The best `fraction` of the channels, without those that gain nothing."""
         offers = gather(proposals)
-        pools = _by_group(offers, range(len(proposals)))
-        if not self.per_group:
-            pools = [[number for pool in pools for number in pool]]
+        by_group = list(offers.by_group(range(len(proposals))).values())
+        pools = by_group if self.per_group else [[number for pool in by_group for number in pool]]
         chosen: list[int] = []
         for pool in pools:
             count = share(self.fraction, len({offers.channels[number] for number in pool}))
@@ -134,7 +133,7 @@ class TradeOff:
         worth = [self.worth(proposal) for proposal in proposals]
         chosen: list[int] = []
         paying = [number for number, value in enumerate(worth) if value > 0]
-        for pool in _by_group(offers, paying):
+        for pool in offers.by_group(paying).values():
             ranked = offers.ranked(worth, pool)
             chosen += offers.spared(ranked)[: share(self.per_group, len(ranked))]
         chosen = rounded(offers, chosen, paying, worth, self.multiple_of)
@@ -150,13 +149,6 @@ def share(fraction: float, count: int) -> int:
 def _check_share(name: str, fraction: float) -> None:
     if not 0 < fraction <= 1:
         raise RamifyError(f"{name} lies above 0 and up to 1, and got {fraction}")
-
-
-def _by_group(offers: Offers, numbers: Sequence[int]) -> list[list[int]]:
-    pools: dict[str, list[int]] = {}
-    for number in numbers:
-        pools.setdefault(offers.groups[number], []).append(number)
-    return list(pools.values())
 
 
 def _best(offers: Offers, pool: Sequence[int]) -> list[int]:

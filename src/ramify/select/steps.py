@@ -55,7 +55,7 @@ def downward(offers: Offers, prunes: Sequence[int], asked: Mapping[str, int]) ->
         The steps, each with a key of its own.
     """
     chains = []
-    for name, numbers in _by_group(offers, prunes).items():
+    for name, numbers in offers.by_group(prunes).items():
         multiple, at, chain = asked.get(name, 1), 0, list[Step]()
         size = offers.widths[name] % multiple or multiple
         while at + size <= len(numbers):
@@ -85,7 +85,7 @@ def upward(
     worth = [proposal.value for proposal in offers.proposals]
     pruned = added(offers, gone)
     chains = []
-    for name, numbers in _by_group(offers, splits).items():
+    for name, numbers in offers.by_group(splits).items():
         if asked.get(name, 1) == 1:
             chains.append([Step(number, worth[number], [number]) for number in numbers])
             continue
@@ -99,13 +99,6 @@ def upward(
                 at, before = change, value
         chains.append(chain)
     return _merged(chains, splits)
-
-
-def _by_group(offers: Offers, numbers: Iterable[int]) -> dict[str, list[int]]:
-    own: dict[str, list[int]] = {}
-    for number in numbers:
-        own.setdefault(offers.groups[number], []).append(number)
-    return own
 
 
 def _merged(chains: Sequence[list[Step]], order: Sequence[int]) -> list[Step]:
