@@ -26,6 +26,8 @@ import ramify
 from benchmarks.zoo.entries import Entry
 from ramify import ChannelGraph, ChannelGroup, Prune, RamifyError, Split
 from ramify.trace.layout import owners
+from ramify.trace.recorder import arguments, call
+from ramify.trace.terms import leaves
 
 Row = dict[str, Any]
 Report = Callable[[Row], None]
@@ -123,16 +125,12 @@ def share(graph: ChannelGraph, groups: list[ChannelGroup]) -> float:
         free = 1.0
         for term in graph.dims[name]:
             held = np.zeros(term.size, dtype=bool)
-            for atom in atoms & set(_leaves(term)):
+            for atom in atoms & set(leaves(term)):
                 held |= owners(term, atom) >= 0
             free *= 1.0 - held.mean() if held.size else 1.0
         reached += (1.0 - free) * parameter.numel()
         total += parameter.numel()
     return float(reached / total) if total else 0.0
-
-
-def _leaves(term: Any) -> list[Any]:
-    return [a for part in term.parts for a in _leaves(part)] if hasattr(term, "parts") else [term]
 
 
 def _check(row: Row, name: str, run: Callable[[], str | None]) -> None:
@@ -245,7 +243,7 @@ def save_and_load(entry: Entry, graph: ChannelGraph) -> str | None:
 
 def export(entry: Entry, graph: ChannelGraph) -> str | None:
     """`torch.export` of the edited model; where the original does not export either, say so."""
-    args, kwargs = _arguments(graph.inputs)
+    args, kwargs = arguments(graph.inputs)
     try:
         program = torch.export.export(graph.model, args, kwargs, strict=False)
     except Exception:
@@ -261,7 +259,7 @@ def export(entry: Entry, graph: ChannelGraph) -> str | None:
 
 def export_onnx(graph: ChannelGraph) -> str | None:
     """The edited model as ONNX, run by `onnxruntime` where that is installed."""
-    args, kwargs = _arguments(graph.inputs)
+    args, kwargs = arguments(graph.inputs)
     program = torch.onnx.export(graph.model, args, kwargs=kwargs, dynamo=True, verbose=False)
     assert program is not None
     try:
@@ -271,12 +269,6 @@ def export_onnx(graph: ChannelGraph) -> str | None:
     same("the model and its ONNX", outputs(graph.model, graph.inputs),
          tensors(found), 1e-3)  # fmt: skip
     return None
-
-
-def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
 
 
 # What is compared ------------------------------------------------------------------------
@@ -334,9 +326,7 @@ def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
 def run(model: nn.Module, inputs: Any) -> list[Tensor]:
     """Every real tensor that the model gives, from the same random state each time."""
     torch.manual_seed(1)
-    inputs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)
-    args, kwargs = _arguments(inputs)
-    return tensors(model(*args, **kwargs))
+    return tensors(call(model, inputs))
 
 
 def runs(model: nn.Module, inputs: Any) -> bool:
@@ -350,10 +340,10 @@ def runs(model: nn.Module, inputs: Any) -> bool:
 
 def tensors(found: Any) -> list[Tensor]:
     """Every real tensor within a model's output."""
-    leaves: list[Any] = []
+    held: list[Any] = []
     for leaf in tree_leaves(dict(found) if isinstance(found, Mapping) else found):
-        leaves += [leaf] if isinstance(leaf, Tensor) else tree_leaves(getattr(leaf, "__dict__", {}))
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        held += [leaf] if isinstance(leaf, Tensor) else tree_leaves(getattr(leaf, "__dict__", {}))
+    return [leaf for leaf in held if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def verdict(row: Row) -> tuple[str, str]:

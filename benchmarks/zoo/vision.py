@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.zoo.entries import Entry, Inputs, image
+from benchmarks.zoo.entries import Entry, image
 
 DETECTION_OPERATORS: list[torch.library.Library] = []
 """Keeps the declarations of `declare_operators` alive."""
@@ -89,21 +89,17 @@ def entries() -> list[Entry]:
     if importlib.util.find_spec("torchvision") is not None:
         for name, settings, size, batch in TORCHVISION:
             build = partial(_torchvision, name, settings)
-            found.append(_entry(name, "torchvision", build, image(size, size, batch=batch)))
+            found.append(Entry(name, "torchvision", build, image(size, size, batch=batch)))
         plain = {"weights_backbone": None}
         for name, size in SEGMENTATION:
             build = partial(_torchvision, name, plain)
-            found.append(_entry(name, "torchvision", build, image(size, size)))
+            found.append(Entry(name, "torchvision", build, image(size, size)))
         for name, size in TORCHVISION_FULL:
             build = partial(_torchvision, name, {})
             inputs = image(size, size, batch=1)
-            found.append(_entry(f"{name} at {size}", "torchvision", build, inputs, full=True))
+            found.append(Entry(f"{name} at {size}", "torchvision", build, inputs, full=True))
     if importlib.util.find_spec("timm") is not None:
         for name, settings, size in TIMM:
             build = partial(_timm, name, settings)
-            found.append(_entry(name, "timm", build, image(size, size, batch=1)))
+            found.append(Entry(name, "timm", build, image(size, size, batch=1)))
     return found
-
-
-def _entry(name: str, family: str, build: Any, inputs: Inputs, full: bool = False) -> Entry:
-    return Entry(name, family, build, inputs, full)

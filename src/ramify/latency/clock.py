@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from ramify.trace.recorder import tensors_of
 
@@ -98,15 +96,3 @@ def device_of(model: nn.Module) -> torch.device:
 def clock_of(device: torch.device) -> Clock:
     """The clock of a device."""
     return CudaClock(device) if device.type == "cuda" else HostClock(device)
-
-
-def copied(inputs: Any) -> Any:
-    """Inputs that a forward may write into: every tensor among them copied."""
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, inputs)
-
-
-def arguments(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """Positional and named arguments, from inputs as `ramify.trace` takes them."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else ((inputs,), {})

@@ -5,7 +5,7 @@ A measurement carries noise: the median of repeated calls stands for it, its spr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,10 @@ from torch import nn
 
 from ramify.edit import Edit, plan_edits
 from ramify.errors import RamifyError
-from ramify.latency.clock import Clock, arguments, clock_of, copied, device_of
+from ramify.latency.clock import Clock, clock_of, device_of
 from ramify.trace import ChannelGraph, ChannelGroup
 from ramify.trace.layout import Change, Changes, resized
-from ramify.trace.recorder import evaluating
+from ramify.trace.recorder import arguments, copied, evaluating
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Latency:
     threads: int = 1
 
 
-Call = tuple[tuple[Any, ...], Mapping[str, Any]]
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and named arguments."""
 
 

@@ -297,12 +297,20 @@ def call(model: nn.Module, inputs: Any) -> Any:
     Returns:
         Whatever the model returns.
     """
-    inputs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
+    args, named = arguments(copied(inputs))
+    return model(*args, **named)
+
+
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and named arguments, from inputs as `ramify.trace` takes them."""
     if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return model(*inputs)
-    return model(inputs)
+        return (), dict(inputs)
+    return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else ((inputs,), {})
+
+
+def copied(inputs: Any) -> Any:
+    """Inputs that a forward may write into: every tensor among them copied."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
 
 
 def record(
