@@ -36,9 +36,20 @@ def apply(
     Channel indices are those of `graph`; several edits compose, also within a group and across
     neighbouring layers. A split with zero offsets leaves the outputs as they were, and this is
     checked on the inputs of the trace. Parameter objects stay the same; gradients and optimizer
-    moments are carried along as if the copies had always been there: a copy's incoming weights
-    get `weights[i]` times the old first moment and its square times the second, outgoing weights
-    get the old ones, because ∂L/∂θ_i = w_i ∂L/∂θ while every copy is read alike.
+    state are carried along.
+
+    After an edit, the next step moves the network as it would have moved the old one, each copy
+    taking its share. Where an edit multiplies values by :math:`f` (outgoing weights of copy i by
+    `weights[i]`) and gradients by :math:`g` (incoming ones, as ∂L/∂θ_i = w_i ∂L/∂θ),
+
+    .. math:: m \to g\,m, \qquad v \to (g / f)^2\,v, \qquad
+        m / \sqrt v \to \operatorname{sign}(g)\,|f|\; m / \sqrt v
+
+    for first and second moments m and v. Later gradients then take over at the optimizer's own
+    rate. |f| below 0.1 counts as 0.1; f = 0 (a copy that nothing reads yet), and g = 0 in v, as 1.
+    Copies of negative share go downhill too, so shares of both signs make :math:`\sum_i |w_i|`
+    times the step. An optimizer whose step is its gradient (SGD) has m alone: that of a copy that
+    had always been there.
 
     Args:
         graph: what `ramify.trace` gave for the model.

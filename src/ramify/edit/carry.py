@@ -19,7 +19,7 @@ from ramify.errors import RamifyError
 from ramify.trace import ChannelGraph
 from ramify.trace.layout import (
     Factors,
-    Law,
+    Layout,
     attribute_values,
     positions,
     put,
@@ -186,16 +186,69 @@ def _named_alike(graph: ChannelGraph, follower: nn.Module) -> nn.Module:
     return follower
 
 
-# How a state entry follows the scale of the gradient; what is not named follows it as it is.
+Law: TypeAlias = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+"""(factors of the gradients, factors of the values) -> those of a state entry."""
+
+SMALLEST = 0.1  # no share counts as smaller, or its copy would hardly ever move
+
+
+def _pace(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What steps are multiplied by: as values are, but 0 (nothing reads it yet) counts as 1."""
+    return np.where(values == 0.0, 1.0, np.maximum(np.abs(values), SMALLEST))
+
+
+def _size(gradients: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What the size of gradients is multiplied by; 0 counts as 1, or later steps would explode."""
+    return np.where(gradients == 0.0, 1.0, np.abs(gradients))
+
+
+def _square(gradients: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For the squares that divide gradients: the quotient is multiplied by sign(g) |f|."""
+    return (_size(gradients) / _pace(values)) ** 2
+
+
+# How an entry follows an edit: g multiplies gradients, f values. What is not named is a mean of
+# gradients, and follows g.
 _LAWS: dict[str, Law] = {
-    **dict.fromkeys(("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "variance"), np.square),
-    "exp_inf": np.abs,
-    **dict.fromkeys(("acc_delta", "step_size"), np.ones_like),
+    "exp_avg_sq": _square,  # Adam, AdamW, NAdam, RAdam
+    "max_exp_avg_sq": _square,
+    "square_avg": _square,  # RMSprop
+    "variance": _square,  # Adafactor, of vectors
+    "sum": _square,  # Adagrad
+    "exp_inf": lambda g, f: _size(g) / _pace(f),  # Adamax
+    "grad_avg": lambda g, f: g / _pace(f),  # RMSprop, centred: subtracts its square from square_avg
+    "step_size": lambda g, f: _pace(f),  # Rprop
+}
+_OWN_LAWS: dict[tuple[type[Optimizer], str], Law] = {
+    (torch.optim.RMSprop, "momentum_buffer"): lambda g, f: np.sign(g) * _pace(f),  # sums steps
+    (torch.optim.Adadelta, "square_avg"): lambda g, f: _size(g) ** 2,
+    (torch.optim.Adadelta, "acc_delta"): lambda g, f: _pace(f) ** 2,  # squared steps
+    (torch.optim.ASGD, "ax"): lambda g, f: f,  # averages values
 }
 
 
+def _law(optimizer: Optimizer, key: str) -> Law:
+    for (kind, own), law in _OWN_LAWS.items():
+        if own == key and isinstance(optimizer, kind):
+            return law
+    return _LAWS.get(key, lambda g, f: g)
+
+
+def _scales(layout: Layout, name: str, law: Law) -> list[Factors]:
+    """For each dimension of a tensor, how a state entry of its shape follows changes."""
+
+    def rule(gradients: Factors, values: Factors) -> Factors:
+        return lambda term, changes: law(gradients(term, changes), values(term, changes))
+
+    both = zip(layout.gradients(name), layout.weights(name), strict=True)
+    return [rule(gradients, values) for gradients, values in both]
+
+
 def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Optimizer) -> None:
-    """Whatever the optimizer keeps for each parameter, as if the copies had always been there.
+    """Whatever the optimizer keeps for each parameter, so that its next step is that of before.
+
+    An optimizer that divides gradients by their own size makes steps of one length whatever the
+    weights are. Its roots follow so that a step is multiplied by what its weight is multiplied by.
 
     Raises:
         RamifyError: the optimizer keeps something whose shape is not its parameter's.
@@ -226,12 +279,8 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Opti
                     f"'{name}' of shape {tuple(parameter.shape)}, which no edit can follow: use "
                     "an optimizer whose state has the parameter's shape"
                 )
-            law = _LAWS.get(key, np.positive)
-            if isinstance(optimizer, torch.optim.RMSprop) and key == "momentum_buffer":
-                law = np.sign  # a sum of gradients over their own root mean squares
-            averaged = isinstance(optimizer, torch.optim.ASGD) and key == "ax"
-            scaled = graph.layout.weights(name) if averaged else graph.layout.gradients(name)
-            swap.item(state, key, reindex(value, graph.dims[name], plan.changes, scaled, law))
+            scales = _scales(graph.layout, name, _law(optimizer, key))
+            swap.item(state, key, reindex(value, graph.dims[name], plan.changes, scales))
 
 
 def _unwrapped(optimizer: Optimizer) -> Optimizer:

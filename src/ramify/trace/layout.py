@@ -19,7 +19,6 @@ from ramify.trace.recorder import tensors_of
 from ramify.trace.terms import Atom, Fixed, Prod, Sum, Term, leaves
 
 Index = NDArray[np.int64]
-Law = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -329,7 +328,6 @@ def reindex(
     terms: Sequence[Term],
     changes: Changes,
     scaled: Sequence[Factors],
-    law: Law = np.positive,
 ) -> Tensor:
     """The tensor after the changes: entries copied, and scaled along the dimensions that ask.
 
@@ -338,18 +336,17 @@ def reindex(
         terms: one resolved term for each dimension.
         changes: what happens to each atom.
         scaled: for each dimension, what its entries are multiplied by.
-        law: what the scale acts as (its square for second moments).
 
     Returns:
         A new tensor of the same dtype, device and memory format, without gradient.
     """
     if tensor.layout is not torch.strided:  # the gradient of a sparse embedding
-        dense = reindex(tensor.to_dense(), terms, changes, scaled, law)
+        dense = reindex(tensor.to_dense(), terms, changes, scaled)
         return dense.to_sparse(tensor.sparse_dim())
     touched = {dim: term for dim, term in enumerate(terms) if touches(term, changes)}
     out = _select(tensor.detach(), {d: sources(term, changes) for d, term in touched.items()})
     for dim, term in enumerate(terms):
-        _multiply(out, dim, law(scaled[dim](term, changes)))
+        _multiply(out, dim, scaled[dim](term, changes))
     for memory_format, rank in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
         other = tensor.dim() == rank and not tensor.is_contiguous()
         if other and tensor.is_contiguous(memory_format=memory_format):
