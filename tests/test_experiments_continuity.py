@@ -57,34 +57,38 @@ def test_arms_start_from_one_edited_network(network: str, optimizer: str) -> Non
     assert len(figure([result]).axes) == 2
 
 
-def edited() -> tuple[ramify.ChannelGraph, torch.optim.Optimizer, list[torch.Tensor]]:
-    """A network with two copies, its optimizer, and the second moments before the edit."""
+EDITS = [Split("0", 1), Prune("0", 3)]
+
+
+def trained() -> tuple[ramify.ChannelGraph, torch.optim.Optimizer, list[torch.Tensor]]:
+    """A network, its optimizer after a step, and the second moments."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
     optimizer = make_optimizer("adamw", net, 0.01)
     net(torch.randn(5, 3)).square().sum().backward()
     optimizer.step()
     old = [optimizer.state[p]["exp_avg_sq"].clone() for p in net.parameters()]
-    graph = ramify.trace(net, torch.randn(1, 3))
-    return ramify.apply(graph, [Split("0", 1), Prune("0", 3)], optimizer=optimizer), optimizer, old
+    return ramify.trace(net, torch.randn(1, 3)), optimizer, old
 
 
-def test_matched_moments_leave_the_steps_of_a_copy_in_proportion() -> None:
-    graph, optimizer, old = edited()
-    study._match(graph, optimizer)
+def test_true_moments_of_copies_follow_gradients_alone() -> None:
+    graph, optimizer, old = trained()
+    squares = study._squares(optimizer)
+    ramify.apply(graph, EDITS, optimizer=optimizer)
+    carried = [optimizer.state[p]["exp_avg_sq"] for p in graph.model.parameters()]
+    study._as_ever(graph, EDITS, optimizer, squares)
     found = [optimizer.state[p]["exp_avg_sq"] for p in graph.model.parameters()]
-    assert torch.equal(
-        found[2],
-        torch.stack(
-            [old[2][:, 0], *[4 * old[2][:, n] for n in (1,)], old[2][:, 2], 4 * old[2][:, 1]], dim=1
-        ),
-    )
-    assert torch.equal(found[0][1], old[0][1] / 4)
-    assert torch.equal(found[3], old[3])
+    assert torch.equal(found[2], old[2][:, [0, 1, 2, 1]])
+    assert torch.equal(carried[2], old[2][:, [0, 1, 2, 1]] * torch.tensor([1, 4, 1, 4]))
+    for moments in (carried, found):
+        quarters = torch.tensor([[1.0], [0.25], [1.0], [0.25]])
+        assert torch.equal(moments[0], old[0][[0, 1, 2, 1]] * quarters)
+        assert torch.equal(moments[3], old[3])
 
 
 def test_zeroed_are_the_tensors_of_the_edited_groups_alone() -> None:
-    graph, optimizer, _ = edited()
+    before, optimizer, _ = trained()
+    graph = ramify.apply(before, EDITS, optimizer=optimizer)
     study._zero(graph, optimizer, [Split("0", 1)])
     states = [optimizer.state[p] for p in graph.model.parameters()]
     assert [bool(s["exp_avg"].any()) for s in states] == [False, False, False, True]

@@ -17,7 +17,12 @@ from experiments.continuity.study import ARMS
 from experiments.continuity.table import cases, losses, of_case
 from ramify.report.theme import LIGHT, themed
 
-COLORS = {"carried": LIGHT["accent"], "matched": "#3f68c8", "fresh": "#c4641b", "zeroed": "#8a4fae"}
+COLORS = {
+    "carried": LIGHT["accent"],
+    "statistics": "#3f68c8",
+    "fresh": "#c4641b",
+    "zeroed": "#8a4fae",
+}
 
 
 @themed
@@ -81,5 +86,6 @@ def _line(
     if len(every) > 1:
         spread = every.std(0, ddof=1)
         axes.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.13, lw=0)
-    axes.plot(steps, mean, style, color=color, lw=1.8, label=label)
+    above = 4 if label == ARMS["carried"] else 3  # it may hide under one that comes near
+    axes.plot(steps, mean, style, color=color, lw=1.8, label=label, zorder=above)
     return mean

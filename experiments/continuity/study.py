@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import queue
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
@@ -19,14 +18,16 @@ from torch.optim import Optimizer
 import ramify
 from experiments.continuity.networks import NETWORKS, Network, make_optimizer
 from ramify.data import Dataset, batches, load
+from ramify.edit import plan_edits
 from ramify.run.training import cross_entropy, mean_loss
+from ramify.trace.layout import Factors, reindex
 
 Batch = tuple[Tensor, Tensor]
 Curve = list[tuple[int, float, float]]  # step; loss in evaluation mode, and by batch statistics
 
 ARMS = {
     "carried": "carried by ramify.apply",
-    "matched": "carried, read weights of copies at the old pace",
+    "statistics": "moments of copies that had always been there",
     "fresh": "fresh optimizer",
     "zeroed": "moments of edited tensors zeroed",
 }
@@ -62,9 +63,9 @@ class Settings:
 
 
 def arms(optimizer: str, kind: str) -> list[str]:
-    """The arms of an edit; only Adam's second moments of a split can be matched."""
+    """The arms of an edit; what is carried and the true moments differ for splits under Adam."""
     both = optimizer == "adamw" and kind == "split"
-    return [arm for arm in ARMS if arm != "matched" or both]
+    return [arm for arm in ARMS if arm != "statistics" or both]
 
 
 def total_steps(optimizer: str, settings: Settings) -> int:
@@ -104,13 +105,14 @@ class Run:
         """Train on from an edited copy; the curve, and the copy's parameters."""
         model, optimizer = copy.deepcopy((self.model, self.optimizer))
         if edits:
-            graph = ramify.apply(self.trace(model), edits, optimizer=optimizer)
+            before, squares = self.trace(model), _squares(optimizer)
+            graph = ramify.apply(before, edits, optimizer=optimizer)
             if arm == "fresh":
                 optimizer = make_optimizer(self.kind, model, self.rate)
             elif arm == "zeroed":
                 _zero(graph, optimizer, edits)
-            elif arm == "matched":
-                _match(graph, optimizer)
+            elif arm == "statistics":
+                _as_ever(before, edits, optimizer, squares)
         held = self.settings
         near = {*range(held.dense), *range(held.dense, held.window, 5)}
         watched = near | {*range(held.window, held.after, 25), held.after}
@@ -263,17 +265,35 @@ def _zero(
                 value.zero_()
 
 
-def _match(graph: ramify.ChannelGraph, optimizer: Optimizer) -> None:
-    """Divide the second moments of the weights that read a copy by its squared share, a quarter.
+def _squares(optimizer: Optimizer) -> dict[Tensor, Tensor]:
+    """Adam's second moments."""
+    return {p: state["exp_avg_sq"] for p, state in optimizer.state.items() if "exp_avg_sq" in state}
 
-    They are a half of what they were and Adam's steps do not see that: two copies at full pace
-    move what is read twice as far as before.
+
+def _as_ever(
+    graph: ramify.ChannelGraph,
+    edits: Sequence[ramify.Split | ramify.Prune],
+    optimizer: Optimizer,
+    squares: Mapping[Tensor, Tensor],
+) -> None:
+    """Make the second moments those of copies that had always been there.
+
+    They follow gradients alone, and steps do not see that weights are smaller than they were.
+
+    Args:
+        graph: as before the edits.
+        edits: what was done.
+        optimizer: after them.
+        squares: the second moments before.
     """
+    changes = plan_edits(graph, edits).changes
     tensors = dict(graph.model.named_parameters())
-    for group in graph.groups:
-        count = Counter(graph.origin[group.name])
-        copies = [n for n, old in enumerate(graph.origin[group.name]) if count[old] == 2]
-        for slot in group.slots:
-            if copies and slot.role == "consumer" and slot.name in tensors:
-                moments = optimizer.state[tensors[slot.name]]["exp_avg_sq"].movedim(slot.dim, 0)
-                moments[graph.positions(group, slot)[copies].reshape(-1)] *= 4
+    for name in graph.layout.touched(changes):
+        if name in tensors:
+            factors = [_squared(rule) for rule in graph.layout.gradients(name)]
+            moments = reindex(squares[tensors[name]], graph.dims[name], changes, factors)
+            optimizer.state[tensors[name]]["exp_avg_sq"] = moments
+
+
+def _squared(rule: Factors) -> Factors:
+    return lambda term, changes: rule(term, changes) ** 2
