@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import queue
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
@@ -105,14 +105,15 @@ class Run:
         """Train on from an edited copy; the curve, and the copy's parameters."""
         model, optimizer = copy.deepcopy((self.model, self.optimizer))
         if edits:
-            before, squares = self.trace(model), _squares(optimizer)
+            before = self.trace(model)
+            ever = _as_ever(before, edits, optimizer) if arm == "statistics" else {}
             graph = ramify.apply(before, edits, optimizer=optimizer)
+            for parameter, moments in ever.items():
+                optimizer.state[parameter]["exp_avg_sq"] = moments
             if arm == "fresh":
                 optimizer = make_optimizer(self.kind, model, self.rate)
             elif arm == "zeroed":
                 _zero(graph, optimizer, edits)
-            elif arm == "statistics":
-                _as_ever(before, edits, optimizer, squares)
         held = self.settings
         near = {*range(held.dense), *range(held.dense, held.window, 5)}
         watched = near | {*range(held.window, held.after, 25), held.after}
@@ -265,34 +266,30 @@ def _zero(
                 value.zero_()
 
 
-def _squares(optimizer: Optimizer) -> dict[Tensor, Tensor]:
-    """Adam's second moments."""
-    return {p: state["exp_avg_sq"] for p, state in optimizer.state.items() if "exp_avg_sq" in state}
-
-
 def _as_ever(
     graph: ramify.ChannelGraph,
     edits: Sequence[ramify.Split | ramify.Prune],
     optimizer: Optimizer,
-    squares: Mapping[Tensor, Tensor],
-) -> None:
-    """Make the second moments those of copies that had always been there.
+) -> dict[Tensor, Tensor]:
+    """The second moments of each parameter after the edits, had the copies always been there.
 
-    They follow gradients alone, and steps do not see that weights are smaller than they were.
+    They follow gradients alone, so steps do not see that weights are smaller than they were.
 
     Args:
         graph: as before the edits.
-        edits: what was done.
-        optimizer: after them.
-        squares: the second moments before.
+        edits: what will be done.
+        optimizer: as before them.
+
+    Returns:
+        Parameter -> second moments.
     """
-    changes = plan_edits(graph, edits).changes
-    tensors = dict(graph.model.named_parameters())
-    for name in graph.layout.touched(changes):
-        if name in tensors:
-            factors = [_squared(rule) for rule in graph.layout.gradients(name)]
-            moments = reindex(squares[tensors[name]], graph.dims[name], changes, factors)
-            optimizer.state[tensors[name]]["exp_avg_sq"] = moments
+    changes, tensors = plan_edits(graph, edits).changes, dict(graph.model.named_parameters())
+    found: dict[Tensor, Tensor] = {}
+    for name in tensors.keys() & set(graph.layout.touched(changes)):
+        squares = optimizer.state[tensors[name]]["exp_avg_sq"]
+        factors = [_squared(rule) for rule in graph.layout.gradients(name)]
+        found[tensors[name]] = reindex(squares, graph.dims[name], changes, factors)
+    return found
 
 
 def _squared(rule: Factors) -> Factors:
