@@ -1,4 +1,4 @@
-"""The training batches of successive epochs."""
+"""The training batches of successive epochs, and training on one of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ramify.data import Dataset, batches
+from ramify.run.training import Training, cross_entropy, train_epoch
 
 
 @dataclass(frozen=True)
@@ -33,3 +35,27 @@ class Epochs:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         self.done.append(len(self.done))
         return batches(self.dataset, self.batch, self.seed, self.done[-1])
+
+
+def train_on(
+    model: nn.Module, epochs: Epochs, optimizer: Optimizer, training: Training, number: int
+) -> float:
+    """One epoch of a schedule that goes over all of them.
+
+    Args:
+        model: the network.
+        epochs: what to train on.
+        optimizer: from `make_optimizer`.
+        training: its `epochs` are all there are.
+        number: which of them this is.
+
+    Returns:
+        The mean loss.
+    """
+    steps = len(epochs)
+
+    def factor(step: int) -> float:
+        return training.factor(number * steps + step, training.epochs * steps)
+
+    mean, _ = train_epoch(model, cross_entropy, epochs, optimizer, factor)
+    return mean

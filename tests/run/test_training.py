@@ -33,8 +33,6 @@ def epoch(
     model: nn.Module, loss: Callable[..., Tensor], data: list[Batch], training: Training
 ) -> float:
     optimizer = make_optimizer(model, training)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
     return train_epoch(model, loss, data, optimizer, lambda step: 1.0, "round 0, epoch 3")[0]
 
 
@@ -57,7 +55,6 @@ def test_the_rate_is_a_function_of_the_step(
 def test_something_may_follow_each_step() -> None:
     model, seen = nn.Linear(2, 1), []
     optimizer = make_optimizer(model, Training())
-    optimizer.param_groups[0]["initial_lr"] = 0.1
 
     def note(stepped: nn.Module) -> None:
         assert stepped is model

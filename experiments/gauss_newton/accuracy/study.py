@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import ramify
-from experiments.gauss_newton.epochs import Epochs
+from experiments.gauss_newton.epochs import Epochs, train_on
 from ramify.data import Dataset, batches, load
 from ramify.edit import Edit
 from ramify.methods import GaussNewton, LineSearch, Trial
@@ -25,7 +25,6 @@ from ramify.run.training import (
     cross_entropy,
     evaluate,
     make_optimizer,
-    train_epoch,
 )
 from ramify.trace.layout import kernels
 
@@ -135,13 +134,9 @@ def train(model: nn.Module, epochs: Epochs, settings: Settings, say: Say) -> flo
         schedule=settings.schedule,
     )
     optimizer = make_optimizer(model, training)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-    mean, made, total = math.inf, 0, settings.epochs * len(epochs)
+    mean = math.inf
     for epoch in range(settings.epochs):
-        factor = lambda step, made=made: training.factor(made + step, total)  # noqa: E731
-        mean, steps = train_epoch(model, cross_entropy, epochs, optimizer, factor)
-        made += steps
+        mean = train_on(model, epochs, optimizer, training, epoch)
         say(f"epoch {epoch + 1} of {settings.epochs}: training loss {mean:.3f}")
     return mean
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 import ramify
-from experiments.gauss_newton.epochs import Epochs
+from experiments.gauss_newton.epochs import Epochs, train_on
 from ramify.cost import graph_cost
 from ramify.data import Dataset, load
 from ramify.models import build
 from ramify.run.compare import wide
-from ramify.run.training import Training, cross_entropy, evaluate, make_optimizer, train_epoch
+from ramify.run.training import Training, cross_entropy, evaluate, make_optimizer
 
 ARMS = {
     "gauss-newton": "Gauss-Newton, splits",
@@ -91,8 +91,6 @@ def run(arm: str, seed: int, settings: Settings) -> dict[str, Any]:
     total = (settings.rounds + 1) * settings.epochs
     training = Training(epochs=total, lr=settings.lr, nesterov=True, weight_decay=1e-4)
     optimizer = make_optimizer(model, training)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
     data = Epochs(dataset, settings.batch, seed)
     seconds = {"training": 0.0, "editing": 0.0}
     points: list[dict[str, Any]] = []
@@ -101,14 +99,7 @@ def run(arm: str, seed: int, settings: Settings) -> dict[str, Any]:
         if command is not None and not command.is_alive():
             raise SystemExit("the command has ended")  # or a killed command leaves busy workers
         started = time.monotonic()
-        at = epoch * len(data)
-        train_epoch(
-            model,
-            cross_entropy,
-            data,
-            optimizer,
-            lambda step, at=at: training.factor(at + step, total * len(data)),  # type: ignore[misc]
-        )
+        train_on(model, data, optimizer, training, epoch)
         seconds["training"] += time.monotonic() - started
         if (epoch + 1) % settings.epochs == 0:
             points.append(_point(model, graph, dataset, settings))

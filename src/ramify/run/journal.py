@@ -55,9 +55,6 @@ class Journal:
             stored = read_checkpoint(self.file)
             restore(stored, self.model, self.optimizer, self.followers)
             self.history = stored.state["history"]
-        else:
-            for group in self.optimizer.param_groups:
-                group["initial_lr"] = group["lr"]
         if self.stopped and any(self.history[-1][key] != limits[key] for key in limits):
             self.history.pop()
         self._began = time.monotonic() - (self.history[-1]["t"] if self.history else 0.0)

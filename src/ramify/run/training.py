@@ -104,8 +104,9 @@ class Training:
 
 
 def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
-    """The optimizer that ``training`` names, over every parameter of the model."""
-    parameters, lr, decay = model.parameters(), training.lr, training.weight_decay
+    """The optimizer that ``training`` names, over all parameters; fit for ``train_epoch``."""
+    lr, decay = training.lr, training.weight_decay
+    parameters = [{"params": list(model.parameters()), "initial_lr": lr}]
     if training.optimizer == "sgd":
         return SGD(
             parameters,
