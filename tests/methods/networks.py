@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
@@ -40,8 +41,25 @@ class Cell(nn.Module):
         return self.fc(state)
 
 
+class Vision(nn.Module):
+    """A ViT of the package `transformers`, from a configuration: its logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        hf = pytest.importorskip("transformers", reason="the extra `transformers` is missing")
+        sizes = {"hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2}
+        shapes = {"intermediate_size": 4, "image_size": 4, "patch_size": 2, "num_channels": 1}
+        self.net = hf.ViTForImageClassification(hf.ViTConfig(**sizes, **shapes, num_labels=2))
+        for parameter in self.net.parameters():
+            parameter.data.mul_(8)  # attention is all but uniform where weights are as first drawn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).logits
+
+
 KINDS = ["perceptron", "conv-bn-softplus", "residual", "depthwise", "transformer", "cell"]
-MORE = {"transformer": (Transformer, (4, 3)), "cell": (Cell, (3, 3))}
+KINDS += ["attention", "vit"]
+MORE = {"transformer": (Transformer, (4, 3)), "cell": (Cell, (3, 3)), "vit": (Vision, (1, 4, 4))}
 
 Batch = tuple[Tensor, Tensor]
 

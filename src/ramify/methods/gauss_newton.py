@@ -5,7 +5,6 @@ Shape letters: `S` samples, `W` channels of a group.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +27,7 @@ from ramify.probe import (
     checked_loss,
     known_length,
     targets,
-    written_out,
 )
-from ramify.snapshot import Snapshot
 from ramify.trace import ChannelGraph
 from ramify.trace.layout import kernels
 from ramify.trace.recorder import tensors_of
@@ -177,7 +174,6 @@ class Morphisms:
         self._pass = {n: way for way, numbers in enumerate(self._twins.passes) for n in numbers}
         self._rows = [_rows(target, tensors) for target in self._targets]
         self._limits = _limits(self._rows, tensors, settings)
-        self._names = list(dict.fromkeys(name for moves in self._moves for name in moves))
         self._optimizer = torch.optim.Adam(self._all_moves(), lr=settings.lr)
         kinds = [kind for kind in ("prune", "split") if kind in settings.morphisms]
         self._means: dict[str, dict[int, Tensor]] = {kind: {} for kind in kinds}
@@ -201,10 +197,7 @@ class Morphisms:
         """
         model = self._graph.model
         run = lambda: checked_loss(loss, model, batch)  # noqa: E731
-        # A product of queries and keys that is read itself is to be an operation of the tape.
-        multiplied = any(target.factor for target in self._targets)
-        with written_out(model) if multiplied else contextlib.nullcontext():
-            snapshot = Snapshot(model, run, batch, self._names)
+        snapshot = self._twins.snapshot(run, batch)
         reads = self._twins.reads(snapshot.tape, len(snapshot.losses))
         snapshot.keep(reads.values)
         gradients = snapshot.gradients(reads.at, reads.made)

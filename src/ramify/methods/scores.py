@@ -19,7 +19,7 @@ from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods.draws import producer_kernels
 from ramify.methods.proposal import Proposal
-from ramify.probe import Loss, check_weights, checked_loss
+from ramify.probe import Loss, check_weights, checked_loss, written_out
 from ramify.replay import replay
 from ramify.trace import ChannelGraph, ChannelGroup
 from ramify.trace.labels import Labels
@@ -178,7 +178,8 @@ def first_order(graph: ChannelGraph, loss: Loss, batch: Any) -> dict[str, Tensor
         RamifyError: the loss is not per sample, or not finite.
     """
     run = lambda: checked_loss(loss, graph.model, batch)  # noqa: E731
-    tape = record(graph.model, run, batch, draws=True)
+    with written_out(graph.model):
+        tape = record(graph.model, run, batch, draws=True)
     reads = _reads(graph, tape)
     copies: dict[int, Tensor] = {}
 

@@ -67,6 +67,18 @@ def _name_of(func: Any) -> str:
     return str(func._schema.name)
 
 
+def _is_random(op: Op) -> bool:
+    """Whether an operation draws numbers; fused attention only does where it drops something."""
+    if torch.Tag.nondeterministic_seeded not in op.func.tags:
+        return False
+    names = [argument.name for argument in op.func._schema.arguments]
+    if "dropout_p" not in names:
+        return True
+    place = names.index("dropout_p")
+    share = op.args[place] if place < len(op.args) else op.kwargs.get("dropout_p", 0.0)
+    return float(share) > 0
+
+
 def mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
     """What an operation takes or gives, leaf by leaf: torch's general walk is slower than most."""
     if isinstance(tree, dict):
@@ -238,7 +250,7 @@ class Recorder(TorchDispatchMode):
             return (None if moved else self.find(leaf)) or self._number(leaf)
 
         op.outputs = mapped(result, number)
-        if self._draws and torch.Tag.nondeterministic_seeded in func.tags:
+        if self._draws and _is_random(op):
             self.tape.drawn[len(self.tape.ops)] = [t.clone() for t in leaves(result, Tensor)]
         self.tape.ops.append(op)
         if self._watch is not None:

@@ -13,15 +13,16 @@ Shape letters: `S` samples, `W` channels of a group.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from ramify.errors import RamifyError
-from ramify.probe import Target, apart
+from ramify.probe import Target, apart, written_out
 from ramify.snapshot import Snapshot
 from ramify.trace import ChannelGraph
 from ramify.trace.labels import Labels
@@ -70,6 +71,22 @@ class Twins:
         self._targets = targets
         self.passes = apart(graph, targets)
         self._known: tuple[Any, Reads] | None = None
+
+    def snapshot(self, run: Callable[[], Tensor], batch: Any) -> Snapshot:
+        """One run of the loss, with all that is read of it.
+
+        Args:
+            run: gives the losses, shape (S,).
+            batch: what the run's inputs are taken from.
+
+        Returns:
+            The snapshot. Where a product of queries and keys is read itself, attention runs as
+            plain operations, one of which makes it.
+        """
+        names = dict.fromkeys(part.name for target in self._targets for part in target.kernels)
+        multiplied = any(target.factor for target in self._targets)
+        with written_out(self._graph.model) if multiplied else contextlib.nullcontext():
+            return Snapshot(self._graph.model, run, batch, list(names))
 
     def reads(self, tape: Tape, samples: int) -> Reads:
         """The reads on a tape; labelled once for tapes that run the same operations.
