@@ -80,7 +80,7 @@ def _redraw(args: Any, drawn: list[Tensor], *, in_place: bool) -> list[Tensor]:
 def _attention(given: dict[str, Any]) -> Any:
     """Fused attention as matrix products: torch differentiates the fused form only once."""
     mask = given.get("attn_mask", given.get("attn_bias"))
-    return torch.ops.aten._scaled_dot_product_attention_math(
+    out = torch.ops.aten._scaled_dot_product_attention_math(
         given["query"],
         given["key"],
         given["value"],
@@ -89,6 +89,9 @@ def _attention(given: dict[str, Any]) -> Any:
         given.get("is_causal", False),
         scale=given.get("scale"),
     )[0]
+    strides = given["query"].stride()  # the fused forms answer in this order: it may be viewed
+    order = sorted(range(out.dim()), key=lambda dim: -strides[dim])
+    return out.permute(order).contiguous().permute([order.index(dim) for dim in range(out.dim())])
 
 
 def _weight_norm(given: dict[str, Any]) -> Any:
