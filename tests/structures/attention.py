@@ -59,6 +59,30 @@ class SelfAttention(nn.Module):
         return self.c(value), weights
 
 
+@structure(
+    (2, 5, 4),
+    {
+        "kv": "4 frozen",
+        "att:0": "2 frozen",
+        "att:1": "2 frozen",
+        "att:2": "2 frozen",
+        "att.out_proj": "4 split",
+        "c": "2 frozen",
+    },
+)
+class CrossAttention(nn.Module):
+    """`nn.MultiheadAttention` whose keys come from elsewhere: its bias is read in pieces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.kv, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.att = nn.MultiheadAttention(4, 2, add_bias_kv=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys = torch.tanh(self.kv(x))
+        return self.c(self.att(self.a(x), keys, keys, need_weights=False)[0])
+
+
 class FusedAttention(nn.Module):
     def __init__(self, dim: int, heads: int, head: int) -> None:
         super().__init__()
@@ -287,6 +311,30 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, _ = self.lstm(torch.relu(self.a(x)))
+        return self.c(torch.relu(self.b(x[:, -1])))
+
+
+@structure(
+    (2, 5, 4),
+    {
+        "a": "5 split",
+        "rnn:0": "3 frozen",
+        "rnn:1": "5 split",
+        "rnn:2": "3 frozen",
+        "b": "4 split",
+        "c": "2 frozen",
+    },
+)
+class EqualSizes(nn.Module):
+    """A GRU as wide as what it reads: its two sizes are told apart by the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.rnn = nn.Linear(4, 5), nn.GRU(5, 5, batch_first=True)
+        self.b, self.c = nn.Linear(5, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.rnn(torch.relu(self.a(x)))
         return self.c(torch.relu(self.b(x[:, -1])))
 
 

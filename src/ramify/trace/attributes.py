@@ -114,4 +114,9 @@ _STANDARD: list[tuple[tuple[type[nn.Module], ...], str, tuple[str, ...]]] = [
     ((nn.GroupNorm,), "weight", ("num_channels",)),
     ((nn.LayerNorm, nn.RMSNorm), "weight", ("normalized_shape",)),
     ((nn.PReLU,), "weight", ("num_parameters",)),
+    ((nn.RNNBase,), "weight_ih_l0", ("", "input_size")),
+    ((nn.RNNBase,), "weight_hh_l0", ("", "hidden_size")),
+    ((nn.RNNBase,), "weight_hr_l0", ("proj_size", "hidden_size")),
+    ((nn.RNNCellBase,), "weight_ih", ("", "input_size")),
+    ((nn.RNNCellBase,), "weight_hh", ("", "hidden_size")),
 ]

@@ -21,6 +21,7 @@ from ramify.trace.terms import (
     Term,
     forbid_split,
     freeze,
+    leaves,
     mark_inexact,
     resolve,
     unify,
@@ -28,6 +29,9 @@ from ramify.trace.terms import (
 
 Rule = Callable[["Labels", Op], None]
 RULES: dict[str, Rule] = {}
+
+Key = tuple[str, int, int]
+"""Where an atom first lies: tensor name, dimension, and which leaf of that dimension's term."""
 
 # Operations that multiply every entry alike when the other operand is a number.
 SCALES = frozenset({"aten::mul", "aten::div", "aten::neg"})
@@ -254,6 +258,16 @@ class Labels:
         for ref in self.tape.outputs:
             for term in self.dims.get(ref.index, []):
                 (forbid_split if edit else freeze)(term, "it is an output of the model")
+
+
+def places(labels: Labels) -> dict[Atom, Key]:
+    """Every leaf of every parameter and buffer, in order, and where it first lies."""
+    found: dict[Atom, Key] = {}
+    for name, slot in labels.slots.items():
+        for dim, term in enumerate(slot):
+            for position, atom in enumerate(leaves(term)):
+                found.setdefault(atom, (name, dim, position))
+    return found
 
 
 def broadcast(labels: Labels, op: Op, refs: Sequence[Ref]) -> list[Term]:

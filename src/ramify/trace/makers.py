@@ -269,7 +269,8 @@ class Makers:
             return None
         out = [line.expand(shape)]
         for name in sorted(read.bias_names):
-            if op.name in ("aten::mm", "aten::bmm") or len(self.names[name]) != 1:
+            whole = line.shape[-1] if op.name != "aten::convolution" else len(line)
+            if op.name in ("aten::mm", "aten::bmm") or self.names[name] != (whole,):
                 return None
             bias = self._number_rows(name, 0)
             if op.name == "aten::convolution":

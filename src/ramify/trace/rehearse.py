@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ramify.trace.labels import Labels
+from ramify.trace.labels import Key, Labels, places
 from ramify.trace.layout import Change, Layout, Powers, new_size, resized
 from ramify.trace.recorder import Tape, call, record
 from ramify.trace.roles import layout_of, roles_of
-from ramify.trace.sides import Sided, number_in, scaled_product, scales_by_width, sided
+from ramify.trace.sides import Number, Sided, number_in, scaled_product, scales_by_width, sided
 from ramify.trace.sizes import Sizes
 from ramify.trace.terms import (
     Atom,
@@ -42,9 +43,6 @@ from ramify.trace.terms import (
 )
 from ramify.trace.witness import Take, Witness
 
-Key = tuple[str, int, int]
-"""Where an atom first lies: tensor name, dimension, and which leaf of that dimension's term."""
-
 
 @dataclass
 class Verdicts:
@@ -54,8 +52,8 @@ class Verdicts:
     unsplit: dict[Key, str] = field(default_factory=dict)
     inexact: dict[Key, str] = field(default_factory=dict)
     tied: set[int] = field(default_factory=set)
-    powers: dict[int, dict[Key, float]] = field(default_factory=dict)
-    """Product of activations, by number -> the axes that its scale hangs on, and how."""
+    powers: dict[Number, dict[Key, float]] = field(default_factory=dict)
+    """Product of activations -> the axes that its scale hangs on, and how."""
     trains_alike: bool = False
     """Whether the forward in train mode does what it does in eval mode."""
 
@@ -155,17 +153,21 @@ class Rehearsal:
 
     # One run -----------------------------------------------------------------------------
 
-    def _changes(self, atoms: Sequence[Atom]) -> dict[Atom, Change]:
+    def _changes(self, atoms: Sequence[Atom], also: int = 0) -> dict[Atom, Change]:
         """Copies of channel 0 that share its weight; zeros where copies would count twice.
 
         Neighbouring groups gain different numbers, each enough to be seen in any average.
+
+        Args:
+            atoms: the axes.
+            also: how many channels more than that each gains.
 
         Returns:
             The change of each axis.
         """
         changes = {}
         for position, atom in enumerate(atoms):
-            more = 1 + (3 * position) % 5 + atom.size // 16
+            more = 1 + (3 * position) % 5 + atom.size // 16 + also
             source = np.concatenate([np.arange(atom.size), np.zeros(more, dtype=np.int64)])
             scale = np.where(source == 0, 1.0 / (more + 1), 1.0)
             if atom.no_split:
@@ -296,51 +298,80 @@ class Rehearsal:
         return any(found)
 
     def _powers(self, atoms: Sequence[Atom]) -> bool:
-        """Find how the scale of products hangs on some axes; False if nothing new is found."""
-        changes = self._changes(atoms)
-        dead = frozenset(atom for atom in atoms if atom.no_split)
-        found: dict[tuple[int, Atom], float] = {}
-        for number, take in enumerate(self.takes):
-            inputs, training = self.runs[number]
-            products = self._products(take.tape)
-            with resized(self.model, self._layout, changes, dead):
-                try:
-                    run = functools.partial(call, self.model, inputs)
-                    tape = record(self.model, run, inputs, training=training)
-                except Exception:
-                    return False
-            for position, ratio in self._rescaled(take, tape, changes):
-                off, scaled = scaled_product(take.tape, position, products)
-                if scaled is None or ratio <= 0:
-                    return False
-                summed = atoms_of(scaled.read.read)
-                driver = next((a for a in atoms if a in summed or len(atoms) == 1), None)
-                if driver is None:
-                    return False
-                power = math.log(ratio) / math.log(new_size(driver, changes) / driver.size)
-                at = scaled.number, driver
-                found[at] = found.get(at, 0.0) + round(power, 6)
-                self._off[number] |= off
+        """Find how the scale of products hangs on some axes.
+
+        Several growths must tell the same power: 1/(d + 1) is none, nor is the width of a head that
+        the forward takes for a fixed number over the number of heads, rounded down.
+
+        Returns:
+            Whether the layout now makes up for more than before.
+        """
+        first, *others = (self._measured(atoms, more) for more in range(3))
+        if first is None or any(other is None or other[0] != first[0] for other in others):
+            return False
+        found, off = first
+        for run, operations in off.items():
+            self._off[run] |= operations
         keys, known = places(self.labels), self.verdicts.powers
         new = {(n, keys[a]): p for (n, a), p in found.items() if keys[a] not in known.get(n, {})}
         for (number, key), power in new.items():
             known.setdefault(number, {})[key] = power
         return bool(new)
 
+    def _measured(
+        self, atoms: Sequence[Atom], more: int
+    ) -> tuple[dict[tuple[Number, Atom], float], dict[int, set[int]]] | None:
+        """How the scale of products follows one growth of some axes.
+
+        Args:
+            atoms: the axes.
+            more: by how many channels more than elsewhere they grow.
+
+        Returns:
+            ((product, axis) -> power, run -> operations that are off on the way to the scale);
+            None where rows of a product cannot take the scale.
+        """
+        changes = self._changes(atoms, more)
+        dead = frozenset(atom for atom in atoms if atom.no_split)
+        found: dict[tuple[Number, Atom], float] = {}
+        passed: dict[int, set[int]] = {}
+        for number, take in enumerate(self.takes):
+            inputs, training = self.runs[number]
+            products = self._products(take.tape)
+            with resized(self.model, self._layout, changes, dead), sdpa_kernel(SDPBackend.MATH):
+                try:
+                    run = functools.partial(call, self.model, inputs)
+                    tape = record(self.model, run, inputs, training=training)
+                except Exception:
+                    return None
+            for position, ratio in self._rescaled(take, tape, changes):
+                off, scaled = scaled_product(take.tape, position, products)
+                if scaled is None or ratio <= 0:
+                    return None
+                summed = atoms_of(scaled.read.read)
+                driver = next((a for a in atoms if a in summed or len(atoms) == 1), None)
+                if driver is None:
+                    return None
+                power = math.log(ratio) / math.log(new_size(driver, changes) / driver.size)
+                at = scaled.number, driver
+                found[at] = round(found.get(at, 0.0) + power, 6)
+                passed.setdefault(number, set()).update(off)
+        return found, passed
+
     def _rescaled(
         self, take: Take, grown: Tape, changes: dict[Atom, Change]
     ) -> Iterator[tuple[int, float]]:
         """(operation, old scale over new) of every operation that scales otherwise when grown."""
-        aligned = True
+        pairs = _side_by_side(take.tape, grown)
         for position, op in enumerate(take.tape.ops):
-            if scales_by_width(op):  # other sizes may take another kernel, which says it otherwise
+            if scales_by_width(op):
                 width = resolve(take.dims[op.args[0].index][-1])
                 size = new_size(width, changes)
                 if size != width.size:
                     yield position, (size / width.size) ** 0.5
                 continue
-            aligned = aligned and position < len(grown.ops) and grown.ops[position].name == op.name
-            old, new = number_in(op), number_in(grown.ops[position]) if aligned else None
+            other = pairs.get(position)
+            old, new = number_in(op), number_in(grown.ops[other]) if other is not None else None
             if old and new and not math.isclose(old, new, rel_tol=1e-9):
                 yield position, old / new
 
@@ -370,6 +401,44 @@ class Rehearsal:
         return tied
 
 
+def _side_by_side(old: Tape, new: Tape) -> dict[int, int]:
+    """Operation of one run -> the same one in another, past stretches that are said otherwise.
+
+    Other sizes may take another kernel of attention: one operation becomes several.
+
+    Returns:
+        The pairs, up to where the runs part for good.
+    """
+    ones, others = ([(op.name, op.module) for op in tape.ops] for tape in (old, new))
+    pairs, shift, at = {}, 0, 0
+    while at < len(ones) and at + shift < len(others):
+        if ones[at] != others[at + shift]:
+            where = _meet_again(ones[at:], others[at + shift :])
+            if where is None:
+                break
+            at, shift = at + where[0], shift + where[1] - where[0]
+        pairs[at] = at + shift
+        at += 1
+    return pairs
+
+
+def _meet_again(ones: Sequence[Any], others: Sequence[Any]) -> tuple[int, int] | None:
+    """How much to leave out of each of two sequences until they go on alike.
+
+    A kernel is at most some tens of operations, and the few that follow it tell the place.
+
+    Returns:
+        (how much of one, of the other); None if they never do.
+    """
+    for left_out in range(1, 64):
+        for one in range(left_out + 1):
+            other = left_out - one
+            rest = min(4, len(ones) - one, len(others) - other)
+            if rest > 0 and ones[one : one + rest] == others[other : other + rest]:
+                return one, other
+    return None
+
+
 def _told_apart(parts: Sequence[list[Atom]], fails: Callable[[Sequence[Atom]], bool]) -> list[Atom]:
     """The parts that fail on their own, by halving; a half that only fails together, whole."""
     together = [atom for part in parts for atom in part]
@@ -381,17 +450,7 @@ def _told_apart(parts: Sequence[list[Atom]], fails: Callable[[Sequence[Atom]], b
     return _told_apart(parts[:half], fails) + _told_apart(parts[half:], fails) or together
 
 
-def places(labels: Labels) -> dict[Atom, Key]:
-    """Every leaf of every parameter and buffer, in order, and where it first lies."""
-    found: dict[Atom, Key] = {}
-    for name, slot in labels.slots.items():
-        for dim, term in enumerate(slot):
-            for position, atom in enumerate(leaves(term)):
-                found.setdefault(atom, (name, dim, position))
-    return found
-
-
-def powers_of(labels: Labels, verdicts: Verdicts) -> dict[int, Powers]:
+def powers_of(labels: Labels, verdicts: Verdicts) -> dict[Number, Powers]:
     """What the scale of each product of activations hangs on."""
     atoms = {key: atom for atom, key in places(labels).items()}
     return {

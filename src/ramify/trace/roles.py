@@ -9,7 +9,7 @@ from torch import nn
 from ramify.trace.attributes import attributes_of
 from ramify.trace.labels import Contraction, Labels
 from ramify.trace.layout import Layout, Powers, Readers, Slot, doubled
-from ramify.trace.sides import sided, sides_of
+from ramify.trace.sides import Number, sided, sides_of
 from ramify.trace.terms import Atom, atoms_of, forbid_split, freeze, leaves, resolve
 
 Roles = dict[Atom, dict[tuple[str, int], set[str]]]
@@ -118,7 +118,7 @@ def readers_of(roles: Roles) -> Readers:
 
 
 def layout_of(
-    model: nn.Module, labels: Labels, roles: Roles, powers: Mapping[int, Powers]
+    model: nn.Module, labels: Labels, roles: Roles, powers: Mapping[Number, Powers]
 ) -> Layout:
     """Where the axes lie, and what takes the scale of a copy.
 
@@ -126,7 +126,7 @@ def layout_of(
         model: the labelled model.
         labels: its runs.
         roles: of `labels`.
-        powers: number of a product of activations -> what its scale hangs on.
+        powers: product of activations -> what its scale hangs on.
 
     Returns:
         The layout.

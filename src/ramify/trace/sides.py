@@ -7,10 +7,11 @@ the product by the number of channels (1/√d), these rows keep the scale what i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ramify.trace.labels import Contraction, Labels
+from ramify.trace.labels import Contraction, Key, Labels, places
 from ramify.trace.layout import Powers, Side, Sides, owners
 from ramify.trace.makers import MOVES, Makers, Rows
 from ramify.trace.recorder import Op, Ref, Tape
@@ -19,28 +20,42 @@ from ramify.trace.terms import Atom, atoms_of, resolve
 SCALES = frozenset(f"aten::{name}" for name in ("mul", "div", "mul_", "div_"))
 
 
+Number = tuple[Key, int]
+"""Which product of activations: an axis that it sums over, and which of those that sum over it.
+
+Other widths may take another kernel of attention, which multiplies one product more or less.
+"""
+
+
 @dataclass(frozen=True)
 class Sided:
     """One product of activations whose scale some rows can take.
 
     Attributes:
-        number: which of the labels' products of activations it is.
+        number: which product it is.
         read: the product.
         rows: the rows.
         between: the operations from those rows to the product.
         beyond: those from what makes the other factor.
     """
 
-    number: int
+    number: Number
     read: Contraction
     rows: Rows
     between: frozenset[int]
     beyond: frozenset[int]
 
 
-def products(labels: Labels) -> list[Contraction]:
-    """Every sum over channels of two activations, in order."""
-    return [read for read in labels.contractions if not read.names]
+def products(labels: Labels) -> list[tuple[Number, Contraction]]:
+    """Every sum of two activations over channels that a parameter holds, in order."""
+    keys, seen = places(labels), Counter[Key]()
+    found = []
+    for read in labels.contractions:
+        summed = [keys[atom] for atom in atoms_of(read.read) if atom in keys]
+        if summed and not read.names:
+            found.append(((min(summed), seen[min(summed)]), read))
+            seen[min(summed)] += 1
+    return found
 
 
 def sided(labels: Labels) -> dict[Atom, list[Sided]]:
@@ -52,8 +67,8 @@ def sided(labels: Labels) -> dict[Atom, list[Sided]]:
     Returns:
         Only axes for which it can be done in every product.
     """
-    by_atom: dict[Atom, list[tuple[int, Contraction]]] = {}
-    for number, read in enumerate(products(labels)):
+    by_atom: dict[Atom, list[tuple[Number, Contraction]]] = {}
+    for number, read in products(labels):
         for atom in atoms_of(read.read):
             by_atom.setdefault(atom, []).append((number, read))
     found = {}
@@ -66,18 +81,18 @@ def sided(labels: Labels) -> dict[Atom, list[Sided]]:
     return found
 
 
-def sides_of(labels: Labels, powers: Mapping[int, Powers]) -> Sides:
+def sides_of(labels: Labels, powers: Mapping[Number, Powers]) -> Sides:
     """The rows that take scales, by tensor and dimension.
 
     Args:
         labels: the labelled runs.
-        powers: number of a product -> what its scale hangs on.
+        powers: product -> what its scale hangs on.
 
     Returns:
         The sides.
     """
     found: dict[tuple[str, int], dict[Atom, list[tuple[Rows, Powers]]]] = {}
-    given: set[tuple[tuple[str, int], int]] = set()
+    given: set[tuple[tuple[str, int], Number]] = set()
     for atom, products_ in sided(labels).items():
         for each in products_:
             for place in each.rows:
@@ -95,7 +110,7 @@ def sides_of(labels: Labels, powers: Mapping[int, Powers]) -> Sides:
 
 
 def _choose(
-    labels: Labels, atom: Atom, reads: Sequence[tuple[int, Contraction]], first: bool
+    labels: Labels, atom: Atom, reads: Sequence[tuple[Number, Contraction]], first: bool
 ) -> list[Sided] | None:
     """The first or the second factor of every product; None where that does not do."""
     out: list[Sided] = []
