@@ -157,24 +157,36 @@ class Move(nn.Module):
 
 
 class Attention(nn.Module):
-    """Tokens of the map attend to each other; a residual join."""
+    """Tokens of the map attend to each other, with or without sizes as attributes, shared keys,
+    normed queries, and scales of every kind; a residual join."""
 
     def __init__(self, c: int, a: int, b: int) -> None:
         super().__init__()
-        self.c, self.heads, head = c, 1 + a % 2, 1 + b % 3
-        self.qkv = nn.Linear(c, 3 * self.heads * head)
-        self.out, self.fused = nn.Linear(self.heads * head, c), b % 2
+        self.c, self.num_heads, self.head_dim = c, 1 + a % 2, 1 + b % 3
+        self.scale, self.named, self.normed = a // 2, b % 2 == 0, b // 4 == 2
+        self.key_heads = self.num_heads if b // 4 < 2 else 1
+        self.q = nn.Linear(c, self.num_heads * self.head_dim)
+        self.k = nn.Linear(c, self.key_heads * self.head_dim)
+        self.v = nn.Linear(c, self.key_heads * self.head_dim)
+        self.norm = nn.LayerNorm(self.head_dim) if self.normed else nn.Identity()
+        self.out = nn.Linear(self.num_heads * self.head_dim, c)
+
+    def cut(self, x: Tensor, heads: int) -> Tensor:
+        sizes = (heads, self.head_dim) if self.named else (heads, -1)
+        return x.unflatten(-1, sizes).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         t = x.flatten(2).transpose(1, 2)
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.qkv(t).chunk(3, dim=-1)
-        )
-        if self.fused:
-            t = F.scaled_dot_product_attention(q, k, v)
+        q = self.norm(self.cut(self.q(t), self.num_heads))
+        k, v = (self.cut(f(t), self.key_heads) for f in (self.k, self.v))
+        if self.scale < 2:
+            t = F.scaled_dot_product_attention(q, k, v, scale=(None, 0.3)[self.scale])
         else:
-            t = (q @ k.transpose(-1, -2) * 0.3).softmax(-1) @ v
+            root = q.size(-1) ** 0.5
+            q = q / root if self.scale == 2 else q
+            scores = q @ k.transpose(-1, -2)
+            scores = scores * self.head_dim**-0.5 if self.scale == 3 else scores
+            t = (scores / (1 + root) if self.scale == 4 else scores).softmax(-1) @ v
         t = self.out(t.transpose(1, 2).flatten(2))
         return x + t.transpose(1, 2).unflatten(2, x.shape[2:])
 

@@ -173,6 +173,36 @@ class TupleOfSizes(nn.Module):
         return self.c(torch.tanh(self.a(x)) * self.gain.view(self.shape))
 
 
+@structure((2, 5, 4), {"kernel": "6 split", "c": "2 frozen"})
+class PackedWeights(nn.Module):
+    """One kernel and one shift are cut in three before they are used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.shift = nn.Parameter(torch.randn(18, 4)), nn.Parameter(torch.randn(18))
+        self.c = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pieces = zip(self.kernel.chunk(3), self.shift.chunk(3), strict=True)
+        q, k, v = (F.linear(x, *piece) for piece in pieces)
+        return self.c(F.scaled_dot_product_attention(q, k, v))
+
+
+@structure((2, 5, 4), {"q:0": "2 split", "q:1": "3 split", "v": "5 split", "o": "2 frozen"})
+class HeadsInWeights(nn.Module):
+    """Kernels with a dimension for heads and one for the channels of a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k = nn.Parameter(torch.randn(2, 4, 3)), nn.Parameter(torch.randn(2, 4, 3))
+        self.v, self.o = nn.Parameter(torch.randn(2, 4, 5)), nn.Parameter(torch.randn(2, 5, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (torch.einsum("bnd,hde->bhne", x, w) for w in (self.q, self.k, self.v))
+        scores = torch.einsum("bhne,bhme->bhnm", q, k) * q.size(-1) ** -0.5
+        return torch.einsum("bhnm,bhme,hef->bnf", scores.softmax(-1), v, self.o)
+
+
 @structure(
     (2, 5, 4),
     {"qkv:0": "3 frozen", "qkv:1": "2 split", "qkv:2": "3 split", "proj": "2 frozen"},

@@ -144,8 +144,9 @@ class Makers:
             read = self.contractions.get(position)
             if read is not None and not {read.source.index}.isdisjoint(inputs - weights):
                 return False
-            met = [self._meets(self._numbers(ref, position + 1), rows) for ref in op.results()]
-            if not any(met) and not self._moves(op):
+            made = [self._numbers(ref, position + 1) for ref in op.results()]
+            met = [self._meets(numbers, rows) for numbers in made]
+            if not any(met) and None in made and not self._moves(op):
                 return False
             tainted |= {ref.index for ref, mine in zip(op.results(), met, strict=True) if mine}
         return tainted.isdisjoint(ref.index for ref in self.tape.outputs)
@@ -267,16 +268,15 @@ class Makers:
             line = weight.flatten(1)[:, 0].view(-1, *([1] * (len(shape) - 2)))
         else:
             return None
-        out = [line.expand(shape)]
-        for name in sorted(read.bias_names):
-            whole = line.shape[-1] if op.name != "aten::convolution" else len(line)
-            if op.name in ("aten::mm", "aten::bmm") or self.names[name] != (whole,):
-                return None
-            bias = self._number_rows(name, 0)
-            if op.name == "aten::convolution":
-                bias = bias.view(-1, *([1] * (len(shape) - 2)))
-            out.append(bias.expand(shape))
-        return out
+        bias = op.args[0] if _MATRIX.get(op.name) else (*op.args, None, None, None)[2]
+        if op.name in ("aten::mm", "aten::bmm", "aten::embedding") or not isinstance(bias, Ref):
+            return [line.expand(shape)]
+        added = self._numbers(bias, read.op)
+        if added is None:
+            return None
+        if op.name == "aten::convolution":
+            added = [each.view(-1, *([1] * (len(shape) - 2))) for each in added]
+        return [line.expand(shape), *(each.expand(shape) for each in added)]
 
     def _rows_of(self, ref: Ref, read: Contraction) -> Tensor | None:
         """The row of each entry of a weight that is a parameter, or one with its entries moved."""
@@ -284,11 +284,11 @@ class Makers:
         if name is not None:
             made = atoms_of(read.made)
             dims = [d for d, slot in enumerate(self.slots[name]) if atoms_of([slot]) & made]
-            if len(dims) != 1:
+            if not dims:
                 return None
             shape = self.tape.shape(ref)
-            rows = self._number_rows(name, dims[0])
-            return rows.view([-1 if d == dims[0] else 1 for d in range(len(shape))]).expand(shape)
+            rows = self._number_rows(name, dims[-1])  # before it may stand the heads
+            return rows.view([-1 if d == dims[-1] else 1 for d in range(len(shape))]).expand(shape)
         wrote = self._writers.get(ref.index, [])
         if len(wrote) != 1:
             return None
