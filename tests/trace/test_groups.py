@@ -100,13 +100,6 @@ def test_reasons_name_the_operation_and_the_module(name: str, group: str, why: s
     assert re.search(why, traced(name)[group].why)
 
 
-def test_an_opaque_layer_freezes_what_goes_in_and_what_comes_out() -> None:
-    graph = traced("Recurrent", torch.float32)
-    assert ability(graph["a"]) == "3 frozen"
-    assert "mkldnn_rnn_layer in module 'lstm' has no dimension rule" in graph["a"].why
-    assert ability(graph["b"]) == "4 split"
-
-
 def test_the_printed_table_lists_everything_at_once() -> None:
     graph = traced("EncoderLayer")
     table = " ".join(str(graph).replace("│", " ").split())
