@@ -20,8 +20,9 @@ from ramify.errors import RamifyError
 from ramify.trace import ChannelGraph
 from ramify.trace.layout import Change, Index, new_size, resized
 from ramify.trace.recorder import Tape, call, record
-from ramify.trace.rehearse import Verdicts, near_equal
+from ramify.trace.rehearse import Verdicts
 from ramify.trace.terms import Atom, leaves
+from ramify.trace.witness import near_equal
 
 
 def apply(

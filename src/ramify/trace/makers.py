@@ -37,7 +37,7 @@ Rows = dict[tuple[str, int], NDArray[np.bool_]]
 """(tensor name, dimension) -> which of its positions."""
 
 _SAME = frozenset(f"aten::{name}" for name in ("neg", "_to_copy", "clone", "alias", "detach"))
-_TIMES = frozenset(f"aten::{name}" for name in ("mul", "div", "mul_", "div_"))
+TIMES = frozenset(f"aten::{name}" for name in ("mul", "div", "mul_", "div_"))
 _PLUS = frozenset(f"aten::{name}" for name in ("add", "sub", "add_", "sub_"))
 _JOIN = frozenset({"aten::cat", "aten::stack"})
 _MATRIX = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
@@ -196,7 +196,7 @@ class Makers:
         name = op.name
         if self._moves(op):
             return self._moved(op, ref, position)
-        if name in _TIMES:
+        if name in TIMES:
             return self._multiplied(op, ref, position)
         if name in _PLUS:
             return self._added(op, ref, position)

@@ -11,21 +11,21 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import gcd
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ramify.trace.labels import Key, Labels, places
 from ramify.trace.layout import Change, Layout, Powers, new_size, resized
-from ramify.trace.recorder import Tape, call, record
+from ramify.trace.recorder import call, record
 from ramify.trace.roles import layout_of, roles_of
-from ramify.trace.sides import Number, Sided, number_in, scaled_product, scales_by_width, sided
+from ramify.trace.scales import products_on, rescaled, scaled_product
+from ramify.trace.sides import Number
 from ramify.trace.sizes import Sizes
 from ramify.trace.terms import (
     Atom,
@@ -41,7 +41,7 @@ from ramify.trace.terms import (
     mark_inexact,
     resolve,
 )
-from ramify.trace.witness import Take, Witness
+from ramify.trace.witness import Take, Witness, near_equal
 
 
 @dataclass
@@ -115,7 +115,9 @@ class Rehearsal:
         self._layout = layout_of(self.model, self.labels, roles, powers)
         for run, take in enumerate(self.takes):
             between = [
-                each.between for found in self._products(take.tape).values() for each in found
+                each.between
+                for found in products_on(self.labels, take.tape).values()
+                for each in found
             ]
             self._off.setdefault(run, set()).update(*between)
         return [
@@ -280,14 +282,6 @@ class Rehearsal:
                 forbid_split(atom, failure.why)
                 mark_inexact(atom, failure.why)
 
-    def _products(self, tape: Tape) -> dict[int, list[Sided]]:
-        """The products of activations on a tape whose scale some rows can take, by operation."""
-        found: dict[int, list[Sided]] = {}
-        for each in {e.number: e for some in sided(self.labels).values() for e in some}.values():
-            if each.read.tape is tape:
-                found.setdefault(each.read.op, []).append(each)
-        return found
-
     def _make_up(self, culprits: Sequence[Atom], atoms: Sequence[Atom]) -> bool:
         """Where the number of channels only sets the scale of a product, weights keep it."""
         kinds = self._alike(culprits)
@@ -337,14 +331,14 @@ class Rehearsal:
         passed: dict[int, set[int]] = {}
         for number, take in enumerate(self.takes):
             inputs, training = self.runs[number]
-            products = self._products(take.tape)
+            products = products_on(self.labels, take.tape)
             with resized(self.model, self._layout, changes, dead), sdpa_kernel(SDPBackend.MATH):
                 try:
                     run = functools.partial(call, self.model, inputs)
                     tape = record(self.model, run, inputs, training=training)
                 except Exception:
                     return None
-            for position, ratio in self._rescaled(take, tape, changes):
+            for position, ratio in rescaled(take, tape, changes):
                 off, scaled = scaled_product(take.tape, position, products)
                 if scaled is None or ratio <= 0:
                     return None
@@ -357,23 +351,6 @@ class Rehearsal:
                 found[at] = round(found.get(at, 0.0) + power, 6)
                 passed.setdefault(number, set()).update(off)
         return found, passed
-
-    def _rescaled(
-        self, take: Take, grown: Tape, changes: dict[Atom, Change]
-    ) -> Iterator[tuple[int, float]]:
-        """(operation, old scale over new) of every operation that scales otherwise when grown."""
-        pairs = _side_by_side(take.tape, grown)
-        for position, op in enumerate(take.tape.ops):
-            if scales_by_width(op):
-                width = resolve(take.dims[op.args[0].index][-1])
-                size = new_size(width, changes)
-                if size != width.size:
-                    yield position, (size / width.size) ** 0.5
-                continue
-            other = pairs.get(position)
-            old, new = number_in(op), number_in(grown.ops[other]) if other is not None else None
-            if old and new and not math.isclose(old, new, rel_tol=1e-9):
-                yield position, old / new
 
     def _alike(self, atoms: Iterable[Atom]) -> dict[str, list[Atom]]:
         """The groups by where they lie, numbers left out: those of repeated blocks together."""
@@ -399,44 +376,6 @@ class Rehearsal:
                 tie(term)
                 tied = True
         return tied
-
-
-def _side_by_side(old: Tape, new: Tape) -> dict[int, int]:
-    """Operation of one run -> the same one in another, past stretches that are said otherwise.
-
-    Other sizes may take another kernel of attention: one operation becomes several.
-
-    Returns:
-        The pairs, up to where the runs part for good.
-    """
-    ones, others = ([(op.name, op.module) for op in tape.ops] for tape in (old, new))
-    pairs, shift, at = {}, 0, 0
-    while at < len(ones) and at + shift < len(others):
-        if ones[at] != others[at + shift]:
-            where = _meet_again(ones[at:], others[at + shift :])
-            if where is None:
-                break
-            at, shift = at + where[0], shift + where[1] - where[0]
-        pairs[at] = at + shift
-        at += 1
-    return pairs
-
-
-def _meet_again(ones: Sequence[Any], others: Sequence[Any]) -> tuple[int, int] | None:
-    """How much to leave out of each of two sequences until they go on alike.
-
-    A kernel is at most some tens of operations, and the few that follow it tell the place.
-
-    Returns:
-        (how much of one, of the other); None if they never do.
-    """
-    for left_out in range(1, 64):
-        for one in range(left_out + 1):
-            other = left_out - one
-            rest = min(4, len(ones) - one, len(others) - other)
-            if rest > 0 and ones[one : one + rest] == others[other : other + rest]:
-                return one, other
-    return None
 
 
 def _told_apart(parts: Sequence[list[Atom]], fails: Callable[[Sequence[Atom]], bool]) -> list[Atom]:
@@ -499,19 +438,3 @@ def _same(old: Term, new: Term, changes: dict[Atom, Change], match: dict[Atom, A
         return new.size == old.size and not any(atom in changes for atom in leaves(old))
     pairs = zip(old.parts, new.parts, strict=True)  # type: ignore[union-attr]
     return all(_same(a, b, changes, match) for a, b in pairs)
-
-
-def near_equal(old: Tape, new: Tape) -> bool:
-    """Whether the outputs of two runs are equal to what rounding may change."""
-    if len(old.results) != len(new.results):
-        return False
-    return all(_near(a, b, old.rounding) for a, b in zip(old.results, new.results, strict=True))
-
-
-def _near(a: torch.Tensor, b: torch.Tensor, rounding: float) -> bool:
-    if a.shape != b.shape:
-        return False
-    if not a.dtype.is_floating_point:
-        return True
-    size = float(a.abs().nan_to_num().max()) if a.numel() else 0.0
-    return torch.allclose(a, b, rtol=0.0, atol=rounding**0.5 * (size + 1e-12), equal_nan=True)

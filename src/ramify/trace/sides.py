@@ -13,12 +13,9 @@ from dataclasses import dataclass
 
 from ramify.trace.labels import Contraction, Key, Labels, places
 from ramify.trace.layout import Powers, Side, Sides, owners
-from ramify.trace.makers import MOVES, Makers, Rows
-from ramify.trace.recorder import Op, Ref, Tape
+from ramify.trace.makers import Makers, Rows
+from ramify.trace.recorder import Tape
 from ramify.trace.terms import Atom, atoms_of, resolve
-
-SCALES = frozenset(f"aten::{name}" for name in ("mul", "div", "mul_", "div_"))
-
 
 Number = tuple[Key, int]
 """Which product of activations: an axis that it sums over, and which of those that sum over it.
@@ -155,49 +152,3 @@ def makers_of(labels: Labels, tape: Tape) -> Makers:
     )
     labels.makers.append(made)
     return made
-
-
-def number_in(op: Op) -> float | None:
-    """What an operation multiplies a tensor by, where that is a number."""
-    if op.name not in SCALES or len(op.inputs()) != 1 or not isinstance(op.args[0], Ref):
-        return None
-    number = float(op.args[1])
-    return 1.0 / number if "div" in op.name else number
-
-
-def scales_by_width(op: Op) -> bool:
-    """Whether an operation scales queries times keys by the root of the width of its queries."""
-    return "scaled_dot_product" in op.name and op.kwargs.get("scale") is None
-
-
-def scaled_product(
-    tape: Tape, position: int, of: Mapping[int, list[Sided]]
-) -> tuple[set[int], Sided | None]:
-    """The product that an operation scales, on the way to it or behind it.
-
-    Args:
-        tape: the run.
-        position: an operation that multiplies by a number.
-        of: operation -> the sided products there.
-
-    Returns:
-        (the operations whose values are off where that number is another and the product's rows
-        make up for it, the product), with None for none.
-    """
-    for each in (each for found in of.values() for each in found):
-        if position in each.between or position == each.read.op:
-            return set(), each
-        if position in each.beyond:
-            return {later for later in each.beyond if later >= position}, each
-    writers: dict[int, int] = {}
-    for number, op in enumerate(tape.ops[:position]):
-        writers.update((ref.index, number) for ref in op.results())
-    at, off = position, set[int]()
-    while True:
-        source = tape.ops[at].args[0]
-        at = writers.get(source.index, -1) if isinstance(source, Ref) else -1
-        off.add(at)
-        if at in of:
-            return off, of[at][0]
-        if at < 0 or tape.ops[at].name not in MOVES | SCALES:
-            return set(), None

@@ -163,3 +163,19 @@ class Witness:
             known = size, (originals(whole, self._changes) if size != whole.size else None)
             self._grown[id(term)] = known
         return known
+
+
+def near_equal(old: Tape, new: Tape) -> bool:
+    """Whether the outputs of two runs are equal to what rounding may change."""
+    if len(old.results) != len(new.results):
+        return False
+    return all(_near(a, b, old.rounding) for a, b in zip(old.results, new.results, strict=True))
+
+
+def _near(a: Tensor, b: Tensor, rounding: float) -> bool:
+    if a.shape != b.shape:
+        return False
+    if not a.dtype.is_floating_point:
+        return True
+    size = float(a.abs().nan_to_num().max()) if a.numel() else 0.0
+    return torch.allclose(a, b, rtol=0.0, atol=rounding**0.5 * (size + 1e-12), equal_nan=True)
