@@ -345,8 +345,7 @@ def _norm_scales(graph: ChannelGraph) -> set[str]:
     }
     for tape in graph.tapes:
         for op in tape.ops:
-            given = dict(zip((a.name for a in op.func._schema.arguments), op.args, strict=False))
-            weight = (given | op.kwargs).get("weight")
+            weight = op.named().get("weight")
             if "norm" in op.name and isinstance(weight, Ref) and weight.index in tape.names:
                 found.add(tape.names[weight.index])
     return {graph.labels.aliases.get(name, name) for name in found}

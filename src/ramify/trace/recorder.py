@@ -57,6 +57,11 @@ class Op:
         """The tensors the operation reads, in order of its arguments."""
         return leaves(self.kwargs, Ref, leaves(self.args, Ref))
 
+    def named(self) -> dict[str, Any]:
+        """What the operation was given, by name; what was left to its default is absent."""
+        names = (declared.name for declared in self.func._schema.arguments)
+        return dict(zip(names, self.args, strict=False)) | self.kwargs
+
     def results(self) -> list[Ref]:
         """The tensors the operation returns, in order."""
         return leaves(self.outputs, Ref)
@@ -71,12 +76,8 @@ def _is_random(op: Op) -> bool:
     """Whether an operation draws numbers; fused attention only does where it drops something."""
     if torch.Tag.nondeterministic_seeded not in op.func.tags:
         return False
-    names = [argument.name for argument in op.func._schema.arguments]
-    if "dropout_p" not in names:
-        return True
-    place = names.index("dropout_p")
-    share = op.args[place] if place < len(op.args) else op.kwargs.get("dropout_p", 0.0)
-    return float(share) > 0
+    drops = any(declared.name == "dropout_p" for declared in op.func._schema.arguments)
+    return not drops or float(op.named().get("dropout_p", 0.0)) > 0
 
 
 def mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:

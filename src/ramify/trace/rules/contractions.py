@@ -149,8 +149,7 @@ def attention(labels: Labels, op: Op) -> None:
         else:  # grouped queries: consecutive query heads share one key head
             unify(_factor(query, key.size, why)[0], key, why)
     out = [*left[:-1], right[-1]]
-    names = [declared.name for declared in op.func._schema.arguments]
-    given = dict(zip(names, op.args, strict=False)) | op.kwargs
+    given = op.named()
     mask = given.get("attn_mask", given.get("attn_bias"))
     added = labels.of(mask)[:-1] if mask is not None else []
     for term, own in zip(reversed(left[:-1]), reversed(added), strict=False):
