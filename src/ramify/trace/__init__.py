@@ -15,7 +15,7 @@ from ramify.trace.groups import ChannelGraph, ChannelGroup, build_graph
 from ramify.trace.labels import Labels
 from ramify.trace.recorder import Tape, aliases_of, call, record, tensors_of
 from ramify.trace.rehearse import Rehearsal, Verdicts, recall
-from ramify.trace.sizes import Sizes, Use
+from ramify.trace.sizes import SizedRun, Use
 from ramify.trace.terms import Atom, freeze, leaves
 from ramify.trace.witness import Take
 
@@ -122,7 +122,7 @@ def _trace(
 def _record(model: nn.Module, run: Run, take: Take | None = None) -> tuple[Tape, list[Use]]:
     inputs, training = run
     watch = take.watcher() if take is not None else None
-    run_sized = Sizes(model, lambda: call(model, inputs))
+    run_sized = SizedRun(model, lambda: call(model, inputs))
     tape = record(model, run_sized, inputs, training=training, watch=watch)
     return tape, run_sized.uses
 

@@ -26,7 +26,7 @@ from ramify.trace.recorder import call, record
 from ramify.trace.roles import layout_of, roles_of
 from ramify.trace.scales import products_on, rescaled, scaled_product
 from ramify.trace.sides import Number
-from ramify.trace.sizes import Sizes
+from ramify.trace.sizes import SizedRun
 from ramify.trace.terms import (
     Atom,
     Fixed,
@@ -205,7 +205,7 @@ class Rehearsal:
                 stop = until[1] if until is not None else None
                 compared = values and not training
                 witness = Witness(take, changes, compared, stop, self._off[number])
-                run = Sizes(self.model, functools.partial(call, self.model, inputs))
+                run = SizedRun(self.model, functools.partial(call, self.model, inputs))
                 try:
                     tape = record(self.model, run, inputs, training=training, watch=witness)
                 except Exception:

@@ -104,7 +104,7 @@ def _marked(path: str, name: str, value: Any) -> Any:
     return None
 
 
-class Sizes:
+class SizedRun:
     """Notes every use of a size while a recorder writes a run down.
 
     Args:
@@ -160,6 +160,15 @@ _SHAPED = frozenset(
 )
 """Functions that are given the whole shape of their result."""
 
+_CUTTING = {
+    "split": ("sizes", "dim"),
+    "split_with_sizes": ("sizes", "dim"),
+    "narrow": ("dim", "start", "sizes"),
+    "unflatten": ("dim", "sizes"),
+    "__getitem__": ("index",),
+}
+"""Functions that are given some sizes of their results, and the names of their arguments."""
+
 
 def _sizes(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], results: Sequence[Tensor]
@@ -181,16 +190,6 @@ def _sizes(
         yield from ((0, at + n, size) for n, size in enumerate(given["sizes"]))
     elif name == "__getitem__":
         yield from ((0, dim, size) for dim, size in _stops(args[1], results[0].dim()))
-
-
-_CUTTING = {
-    "split": ("sizes", "dim"),
-    "split_with_sizes": ("sizes", "dim"),
-    "narrow": ("dim", "start", "sizes"),
-    "unflatten": ("dim", "sizes"),
-    "__getitem__": ("index",),
-}
-"""Functions that are given some sizes of their results, and the names of their arguments."""
 
 
 def _is_list(value: Any) -> bool:
