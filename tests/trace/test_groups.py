@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -247,3 +248,32 @@ def test_recurrent_layers_are_the_same_in_float32() -> None:
         found.append({g.name: ability(g) for g in ramify.trace(model, inputs).groups})
     assert found[0] == found[1]
     assert found[0]["lstm:1"] == "5 split"
+
+
+class Cut(nn.Module):
+    """Reads as many channels as an attribute says, a number given by name."""
+
+    def __init__(self, cut: Callable[[Tensor, int], Tensor]) -> None:
+        super().__init__()
+        self.first, self.kept, self.last = nn.Linear(4, 12), 6, nn.Linear(6, 2)
+        self.cut = cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.cut(self.first(x), self.kept).relu())
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda x, size: x.narrow(-1, 0, length=size),
+        lambda x, size: x.split(split_size=size, dim=-1)[0],
+        lambda x, size: x.split_with_sizes(split_sizes=[size, size], dim=-1)[0],
+        lambda x, size: torch.split(x, split_size_or_sections=[size, size], dim=-1)[0],
+    ],
+)
+def test_a_size_given_by_name_follows(cut: Callable[[Tensor, int], Tensor]) -> None:
+    graph = ramify.trace(Cut(cut), torch.randn(3, 4))
+    read = [group for group in graph.groups if "last.weight" in group.consumers]
+    assert len(read) == 1 and read[0].can_prune
+    graph = ramify.apply(graph, [ramify.Prune(read[0].name, 0)])
+    assert graph.model.kept == 5

@@ -169,6 +169,9 @@ _CUTTING = {
 }
 """Functions that are given some sizes of their results, and the names of their arguments."""
 
+_PIECES = ("sizes", "split_size_or_sections", "split_size", "split_sizes", "length")
+"""How torch's functions that cut call the sizes of their pieces."""
+
 
 def _sizes(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], results: Sequence[Tensor]
@@ -182,7 +185,7 @@ def _sizes(
             yield from ((0, dim, size) for dim, size in enumerate(shape))
     elif name in ("split", "split_with_sizes", "narrow"):
         dim = given.get("dim", 0)
-        pieces = given.get("sizes", given.get("split_size_or_sections", given.get("split_size")))
+        pieces = next((given[name] for name in _PIECES if name in given), None)
         for number in range(len(results)):
             yield number, dim, pieces[number] if isinstance(pieces, (tuple, list)) else pieces
     elif name == "unflatten":
