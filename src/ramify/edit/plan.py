@@ -166,7 +166,13 @@ def _validate(graph: ChannelGraph, group: ChannelGroup, edit: Edit) -> None:
     channels = edit.channel if isinstance(edit.channel, tuple) else (edit.channel,)
     for channel in channels:
         whole = isinstance(channel, (int, np.integer)) and not isinstance(channel, bool)
-        if not whole or not 0 <= channel < group.width:
+        if not whole:
+            raise RamifyError(
+                f"a channel of '{group.name}' is an int, or a tuple of them with one for each head, "
+                f"and the edit names {edit.channel!r} of type {type(edit.channel).__name__}: give "
+                "int(...) or tuple(...)"
+            )
+        if not 0 <= channel < group.width:
             raise RamifyError(
                 f"'{group.name}' has channels 0 to {group.width - 1}, and the edit names "
                 f"{edit.channel}"
@@ -224,9 +230,14 @@ def check_current(graph: ChannelGraph) -> None:
     """The graph describes the model as it is now, and what is made here may be trained.
 
     Raises:
-        RamifyError: the model was edited or has another shape since it was traced, or this is
-            inference mode.
+        RamifyError: it is no graph, the model was edited or has another shape since it was traced,
+            or this is inference mode.
     """
+    if not isinstance(graph, ChannelGraph):
+        raise RamifyError(
+            f"the first argument is the graph that ramify.trace gives for a model, and this is a "
+            f"{type(graph).__name__}"
+        )
     if torch.is_inference_mode_enabled():
         raise RamifyError(
             "under torch.inference_mode nothing has gradients, and new weights could never be "

@@ -95,6 +95,11 @@ class ChannelGraph:
 
     def __getitem__(self, name: str) -> ChannelGroup:
         """The group of this name, or the one this module's or parameter's channels belong to."""
+        if not isinstance(name, str):
+            raise RamifyError(
+                f"a group goes by its name, or that of a module or parameter, and not by {name!r}: "
+                "graph.groups lists them in order"
+            )
         for group in self.groups:
             if group.name == name:
                 return group
@@ -137,7 +142,8 @@ class ChannelGraph:
     def __str__(self) -> str:
         """A table of the groups, and of everything that is frozen and why."""
         table = Table(title=f"{type(self.model).__name__}: {len(self.groups)} channel groups")
-        for heading in ("group", "width", "prune", "split", "makes", "carries", "reads", "why not"):
+        table.add_column("group", no_wrap=True)  # to be copied
+        for heading in ("width", "prune", "split", "makes", "carries", "reads", "why not"):
             table.add_column(heading, overflow="fold")
         for group in self.groups:
             table.add_row(

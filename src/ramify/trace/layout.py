@@ -276,9 +276,8 @@ def sources(term: Term, changes: Changes) -> Index:
 def blocks_of(term: Term, atom: Atom) -> set[Atom]:
     """The axes that a resolved term holds around an axis everywhere it holds it."""
     if isinstance(term, Prod):
-        beside = {part for part in term.parts if isinstance(part, Atom)}
-        inside = [part for part in term.parts if part is atom or atom in leaves(part)]
-        return beside - {atom} if inside and inside[0] is atom else set()
+        place = next((n for n, part in enumerate(term.parts) if part is atom), 0)
+        return {part for part in term.parts[:place] if isinstance(part, Atom)}
     if isinstance(term, Sum):
         held = [blocks_of(part, atom) for part in term.parts if atom in leaves(part)]
         return set.intersection(*held) if held else set()
