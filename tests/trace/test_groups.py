@@ -85,7 +85,7 @@ WHY = [
     ("LiteralView", "a", "the model's own forward holds a size that does not follow an edit"),
     ("LiteralSlice", "a:1", "the forward cuts them at fixed places"),
     ("CountsChannels", "a", "aten::div in the model's own forward depends on the number of"),
-    ("NumpyConstants", "b", "a tensor of the forward has this size"),
+    ("NumpyConstants", "b", "a tensor that is no parameter, buffer or input"),
     ("SpatialGate", "mask", "aten::mul .* broadcasts one channel against 4"),
     ("Picked", "b", "aten::flip in the model's own forward moves them along the dimension"),
     ("Perceptron", "c", "it is an output of the model"),

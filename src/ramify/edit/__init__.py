@@ -6,6 +6,7 @@ it is multiplied by a scale. Pruning drops indices, splitting repeats them.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import replace
 
@@ -79,6 +80,7 @@ def apply(
     edits = [edits] if isinstance(edits, (Prune, Split)) else list(edits)
     check_current(graph)
     plan = plan_edits(graph, edits)
+    _warn_of_unseen(graph, plan)
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or [])
     whole = all(isinstance(edit, Split) for edit in edits)
     before = _run(graph) if whole else None
@@ -105,6 +107,22 @@ def apply(
         raise
     graph.superseded = True
     return edited
+
+
+def _warn_of_unseen(graph: ChannelGraph, plan: Plan) -> None:
+    """What no run reached cannot follow; where it has an edited size it may be meant to."""
+    sizes = {atom.size: atom for atom in plan.changes}
+    names = {group.atom: group.name for group in graph.groups}
+    for unseen in graph.unreached:
+        for size in graph.labels.names[unseen]:
+            if size in sizes:
+                warnings.warn(
+                    f"'{unseen}' was not reached when the model was traced, and has a dimension of "
+                    f"{size} as '{names[sizes[size]]}' has, which does not follow this edit: if a "
+                    "branch of the forward uses it with these channels, trace with `also`",
+                    stacklevel=3,
+                )
+                return
 
 
 def _trace_again(graph: ChannelGraph, known: Verdicts | None) -> ChannelGraph:

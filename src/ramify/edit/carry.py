@@ -276,8 +276,9 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Opti
                     continue
                 raise RamifyError(
                     f"{type(optimizer).__name__} keeps '{key}' of shape {tuple(value.shape)} for "
-                    f"'{name}' of shape {tuple(parameter.shape)}, which no edit can follow: use "
-                    "an optimizer whose state has the parameter's shape"
+                    f"'{name}' of shape {tuple(parameter.shape)}, which no edit can follow: give "
+                    "the optimizer to every ramify.apply (was it left out of an earlier one?), or "
+                    "use one whose state has the parameter's shape"
                 )
             scales = _scales(graph.layout, name, _law(optimizer, key))
             swap.item(state, key, reindex(value, graph.dims[name], plan.changes, scales))

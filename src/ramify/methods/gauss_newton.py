@@ -33,6 +33,8 @@ from ramify.trace.layout import kernels
 from ramify.trace.recorder import tensors_of
 from ramify.twin import Twins
 
+ATTENTION_RADIUS = 0.3
+"""Of the radius of other groups: behind a softmax, estimates hold for shorter displacements."""
 MORPHISMS = ("split", "prune")
 CURVATURES = ("gauss-newton", "fisher")
 HORIZON = 0.1
@@ -75,7 +77,8 @@ class GaussNewton:
         epochs: n_phase, passes over the batches that v is learned in.
         momentum: weight of the newest batch in the running mean of ΔL; None for a mean over the
             last tenth of the phase, as the paper's two epochs of twenty.
-        radius: the longest v, in lengths of the channel's own kernels; where several layers make
+        radius: the longest v, in lengths of the channel's own kernels, and 0.3 of that for heads
+            and for channels inside a head, which a softmax lies behind; where several layers make
             the channel, in root mean squares of their lengths, since what they do adds up. None
             for no bound, as in the paper.
         start: standard deviation of v at the start, relative to that of the channels' kernels.
@@ -166,6 +169,7 @@ class Morphisms:
         self._twins = Twins(graph, self._targets)
         self._level = _likelihood_level if settings.curvature == "fisher" else _level
         tensors = tensors_of(graph.model)
+        _check_range(self._targets, tensors)
         generator = torch.Generator().manual_seed(settings.seed)
         self._moves = [
             _drawn([self._targets[n] for n in numbers], tensors, settings, generator)
@@ -173,7 +177,7 @@ class Morphisms:
         ]
         self._pass = {n: way for way, numbers in enumerate(self._twins.passes) for n in numbers}
         self._rows = [_rows(target, tensors) for target in self._targets]
-        self._limits = _limits(self._rows, tensors, settings)
+        self._limits = _limits(self._targets, self._rows, tensors, settings)
         self._optimizer = torch.optim.Adam(self._all_moves(), lr=settings.lr)
         kinds = [kind for kind in ("prune", "split") if kind in settings.morphisms]
         self._means: dict[str, dict[int, Tensor]] = {kind: {} for kind in kinds}
@@ -329,16 +333,32 @@ def _lengths(rows: Rows, tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(parts).sum(0).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
 
 
+def _check_range(found: Sequence[Target], tensors: Mapping[str, Tensor]) -> None:
+    """Displacements start small and are squared, which float16 turns into zeros and infinities."""
+    for target in found:
+        for part in target.kernels:
+            if tensors[part.name].dtype is torch.float16:
+                raise RamifyError(
+                    f"'{part.name}' is of float16, in which displacements cannot be learned: use "
+                    "bfloat16, or float32 under autocast"
+                )
+
+
 def _limits(
-    found: Sequence[Rows], tensors: Mapping[str, Tensor], settings: GaussNewton
+    found: Sequence[Target],
+    rows: Sequence[Rows],
+    tensors: Mapping[str, Tensor],
+    settings: GaussNewton,
 ) -> list[Tensor]:
     """How long v of each channel may be, none without a bound; zeros may make a first step."""
     if settings.radius is None:
         return []
+    steep = {part.name for target in found if target.factor for part in target.kernels}
     return [
         settings.radius
-        * (_lengths(rows, tensors) / math.sqrt(_layers(rows))).clamp_min(settings.lr)
-        for rows in found
+        * (ATTENTION_RADIUS if any(part.name in steep for part in target.kernels) else 1.0)
+        * (_lengths(own, tensors) / math.sqrt(_layers(own))).clamp_min(settings.lr)
+        for target, own in zip(found, rows, strict=True)
     ]
 
 

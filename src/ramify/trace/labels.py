@@ -37,6 +37,9 @@ Key = tuple[str, int, int]
 SCALES = frozenset({"aten::mul", "aten::div", "aten::neg"})
 
 
+_ELSEWHERE = "a tensor that is no parameter, buffer or input (a constant, a cache)"
+
+
 def rule(*names: str) -> Callable[[Rule], Rule]:
     """Register the rule of one or several operations; a second rule for one name raises."""
 
@@ -193,7 +196,7 @@ class Labels:
                 self.dims[index] = list(self.slots[name])
                 self.origin[index] = Provenance(frozenset([name]), moved=True)
             elif index in tape.inputs or index in tape.constants:
-                kind = "the model's input" if index in tape.inputs else "a tensor of the forward"
+                kind = "the model's input" if index in tape.inputs else _ELSEWHERE
                 self.dims[index] = [Fixed(size, f"{kind} has this size") for size in shape]
                 if samples is not None and index in tape.inputs and shape[:1] == (samples.size,):
                     self.dims[index][0] = samples

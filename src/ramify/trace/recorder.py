@@ -8,6 +8,7 @@ numbered by identity; parameters and buffers are known by name.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import random
 import sys
@@ -322,8 +323,15 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def copied(inputs: Any) -> Any:
-    """Inputs that a forward may write into: every tensor among them copied."""
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
+    """Inputs that a forward may write into: every tensor among them copied, and what holds some."""
+    return tree_map(_copied, inputs)
+
+
+def _copied(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.clone()
+    holds = hasattr(leaf, "__dict__") and not callable(leaf)  # a cache of keys and values
+    return copy.deepcopy(leaf) if holds else leaf
 
 
 def record(
