@@ -168,9 +168,9 @@ def _validate(graph: ChannelGraph, group: ChannelGroup, edit: Edit) -> None:
         whole = isinstance(channel, (int, np.integer)) and not isinstance(channel, bool)
         if not whole:
             raise RamifyError(
-                f"a channel of '{group.name}' is an int, or a tuple with one for each head, and the "
-                f"edit names {edit.channel!r} of type {type(edit.channel).__name__}: give int(...) "
-                "or tuple(...)"
+                f"a channel of '{group.name}' is an int, or a tuple with one for each head, and "
+                f"the edit names {edit.channel!r} of type {type(edit.channel).__name__}: give "
+                "int(...) or tuple(...)"
             )
         if not 0 <= channel < group.width:
             raise RamifyError(
