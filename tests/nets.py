@@ -135,6 +135,21 @@ class Sums(nn.Module):
         return self.head((scores.softmax(-1) @ x).mean(1))
 
 
+class Crossed(nn.Module):
+    """Kernels with a dimension for heads and one for the channels of a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k = nn.Parameter(torch.randn(2, 4, 3)), nn.Parameter(torch.randn(2, 4, 3))
+        self.v, self.o = nn.Parameter(torch.randn(2, 4, 5)), nn.Parameter(torch.randn(2, 5, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (torch.einsum("bnd,hde->bhne", x, w) for w in (self.q, self.k, self.v))
+        scores = torch.einsum("bhne,bhme->bhnm", q, k) * 0.3
+        out = scores.softmax(-1) @ torch.tanh(v)
+        return torch.einsum("bhme,hef->bmf", out, self.o).mean(1)
+
+
 SMOOTH: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "perceptron": (Perceptron, (4,)),
     "conv-bn-softplus": (ConvNormSoftplus, (3, 6, 6)),
@@ -143,6 +158,7 @@ SMOOTH: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "squeeze-excite": (SqueezeExcite, (3, 5, 5)),
     "attention": (Attending, (5, 4)),
     "similarity": (Similar, (5, 4)),
+    "crossed": (Crossed, (5, 4)),
     "sums": (Sums, (3, 4)),
 }
 

@@ -534,3 +534,23 @@ def test_tensors_that_a_model_keeps_for_itself_are_named() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     model.cache.clear()
     assert ramify.apply(graph, [Split("a", 1)])["a"].width == 5
+
+
+class Forgetting(Caching):
+    """Drops what it keeps when training begins or ends, as timm's LeViT does."""
+
+    def train(self, mode: bool = True) -> Forgetting:
+        self.cache = {}
+        return super().train(mode)
+
+
+def test_what_a_model_drops_in_training_is_dropped_by_an_edit() -> None:
+    model, x = Forgetting().eval(), torch.randn(2, 3)
+    model.a.train()
+    before = model(x)
+    graph = ramify.trace(model, x)
+    graph = ramify.apply(graph, [Split("a", 1)])
+    assert distance([before], [model(x)]) < 1e-6
+    assert [m.training for m in model.modules()] == [False, True, False]
+    ramify.apply(graph, [Prune("a", 0)])
+    model(x)

@@ -68,6 +68,7 @@ GROUPS = {
     "squeeze-excite": 2,
     "attention": 3,
     "similarity": 4,
+    "crossed": 3,
     "sums": 2,
 }
 CASES = [(name, group) for name in SMOOTH for group in range(GROUPS[name])]

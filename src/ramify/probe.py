@@ -95,9 +95,9 @@ def targets(graph: ChannelGraph) -> list[Target]:
 def apart(graph: ChannelGraph, found: Sequence[Target]) -> list[list[int]]:
     """Targets that can be probed in one pass, by number.
 
-    Two groups over the same rows or columns (the heads, and the channels inside a head) are probed
-    one after the other; so are groups whose channels a product sums over, and groups whose path
-    crosses it.
+    Two groups over the same rows or columns (the heads, and the channels inside a head), or made by
+    a weight along two of its dimensions, are probed one after the other; so are groups whose
+    channels a product sums over, and groups whose path crosses it.
 
     Args:
         graph: the traced model.
@@ -106,21 +106,24 @@ def apart(graph: ChannelGraph, found: Sequence[Target]) -> list[list[int]]:
     Returns:
         As few passes as going through them in order gives.
     """
-    passes: list[tuple[bool, set[tuple[str, int, int]], list[int]]] = []
+    passes: list[tuple[bool, set[tuple[str, int, int]], dict[str, int], list[int]]] = []
     for number, target in enumerate(found):
         own = {
             (slot.name, slot.dim, int(position))
             for slot in target.group.slots
             for position in graph.positions(target.group, slot).flat
         }
-        for factor, taken, numbers in passes:
-            if factor is target.factor and taken.isdisjoint(own):
+        made = {part.name: part.dim for part in target.kernels}
+        for factor, taken, dims, numbers in passes:
+            crossed = any(dims.get(name, dim) != dim for name, dim in made.items())
+            if factor is target.factor and taken.isdisjoint(own) and not crossed:
                 taken |= own
+                dims |= made
                 numbers.append(number)
                 break
         else:
-            passes.append((target.factor, own, [number]))
-    return [numbers for _, _, numbers in passes]
+            passes.append((target.factor, own, made, [number]))
+    return [numbers for *_, numbers in passes]
 
 
 def known_length(batches: Any) -> int | None:

@@ -95,6 +95,7 @@ def apply(
         for each in optimizers:
             stage_optimizer(swap, graph, plan, each)
         swap.commit()
+        _forget(graph.model)
         # An axis of one channel looks like none: what is known by place must be found anew.
         narrow = any(len(change.source) == 1 for change in plan.changes.values())
         edited = _trace_again(graph, None if narrow else graph.verdicts)
@@ -107,6 +108,16 @@ def apply(
         raise
     graph.superseded = True
     return edited
+
+
+def _forget(model: nn.Module) -> None:
+    """Let a model drop what it computed from its weights, as it does when training begins."""
+    if all(type(module).train is nn.Module.train for module in model.modules()):
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    for module, training in modes:
+        module.training = training
 
 
 def _warn_of_unseen(graph: ChannelGraph, plan: Plan) -> None:
