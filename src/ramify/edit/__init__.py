@@ -19,8 +19,8 @@ from ramify.edit.carry import Follower, Swap, stage_follower, stage_model, stage
 from ramify.edit.plan import Edit, Plan, Prune, Split, check_current, plan_edits
 from ramify.errors import RamifyError
 from ramify.trace import ChannelGraph
-from ramify.trace.layout import Change, Index, new_size, resized
-from ramify.trace.recorder import Tape, call, record
+from ramify.trace.layout import Change, Changes, Index, new_size, resized
+from ramify.trace.recorder import Tape, call, modes_kept, record
 from ramify.trace.rehearse import Verdicts
 from ramify.trace.terms import Atom, leaves
 from ramify.trace.witness import near_equal
@@ -112,12 +112,9 @@ def apply(
 
 def _forget(model: nn.Module) -> None:
     """Let a model drop what it computed from its weights, as it does when training begins."""
-    if all(type(module).train is nn.Module.train for module in model.modules()):
-        return
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    for module, training in modes:
-        module.training = training
+    if any(type(module).train is not nn.Module.train for module in model.modules()):
+        with modes_kept(model):
+            model.train()
 
 
 def _warn_of_unseen(graph: ChannelGraph, plan: Plan) -> None:
@@ -170,11 +167,7 @@ def _rehearse_splits(graph: ChannelGraph, edits: Sequence[Edit]) -> None:
     """Splits that go together with prunes are tried without them: alone they change nothing."""
     splits = [replace(edit, offsets={}) for edit in edits if isinstance(edit, Split)]
     if splits:
-        changes = plan_edits(graph, splits).changes
-        before = _run(graph)
-        with resized(graph.model, graph.layout, changes):
-            after = _run(graph)
-        _check_outputs(before, after)
+        _check_outputs(*_without_and_with(graph, plan_edits(graph, splits).changes))
 
 
 def _rehearse_blocks(graph: ChannelGraph, plan: Plan) -> None:
@@ -188,15 +181,11 @@ def _rehearse_blocks(graph: ChannelGraph, plan: Plan) -> None:
         for atom, change in plan.changes.items()
         if change.table is not None
     }
-    if orders:
-        before = _run(graph)
-        with resized(graph.model, graph.layout, orders):
-            after = _run(graph)
-        if not near_equal(before, after):
-            raise RamifyError(
-                "these channels cannot be pruned head by head: the heads share something that "
-                "tells their channels apart; give one channel for all of them"
-            )
+    if orders and not near_equal(*_without_and_with(graph, orders)):
+        raise RamifyError(
+            "these channels cannot be pruned head by head: the heads share something that tells "
+            "their channels apart; give one channel for all of them"
+        )
 
 
 def _order(change: Change, atom: Atom) -> Index:
@@ -204,6 +193,13 @@ def _order(change: Change, atom: Atom) -> Index:
     assert change.table is not None
     rest = [np.setdiff1d(np.arange(atom.size), row) for row in change.table]
     return np.concatenate([change.table, np.array(rest)], axis=1)
+
+
+def _without_and_with(graph: ChannelGraph, changes: Changes) -> tuple[Tape, Tape]:
+    """A run of the model as it is, and one as it would be after changes."""
+    before = _run(graph)
+    with resized(graph.model, graph.layout, changes):
+        return before, _run(graph)
 
 
 def _run(graph: ChannelGraph) -> Tape:

@@ -72,12 +72,9 @@ class Makers:
 
     def __post_init__(self) -> None:
         self._writers: dict[int, list[int]] = {}
-        self._readers: dict[int, list[int]] = {}
         for position, op in enumerate(self.tape.ops):
             for ref in op.results():
                 self._writers.setdefault(ref.index, []).append(position)
-            for ref in op.inputs():
-                self._readers.setdefault(ref.index, []).append(position)
 
     def rows(self, ref: Ref, position: int) -> Rows | None:
         """The rows that, all scaled alike, scale what an operation reads.
@@ -142,7 +139,7 @@ class Makers:
                 tainted |= weights
                 continue
             read = self.contractions.get(position)
-            if read is not None and not {read.source.index}.isdisjoint(inputs - weights):
+            if read is not None and read.source.index in inputs - weights:
                 return False
             made = [self._numbers(ref, position + 1) for ref in op.results()]
             met = [self._meets(numbers, rows) for numbers in made]

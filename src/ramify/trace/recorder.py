@@ -393,11 +393,17 @@ def eager() -> contextlib.AbstractContextManager[Any]:
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in eval mode and without gradients; every module gets its own mode back."""
+    with modes_kept(model), torch.no_grad():
+        model.eval()
+        yield
+
+
+@contextlib.contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Every module gets its own mode back, train or eval, whatever happens inside."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training
