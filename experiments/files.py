@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ramify.run.files import write_bytes
+
 
 def write(path: Path, content: str | bytes) -> None:
     """Write a file, whole or not at all."""
-    data = content.encode() if isinstance(content, str) else content
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    write_bytes(path, content.encode() if isinstance(content, str) else content)
 
 
 def png(drawn: Figure, dpi: int = 160) -> bytes:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ramify.report.reader import Event, read_events
+from ramify.run.files import write_bytes
 
 ARMS: dict[str, str] = {
     "seed": "The network the run began with, trained for just as many steps, never grown.",
@@ -127,12 +127,7 @@ def write_summary(run: Path) -> Path:
 
 def write_text(path: Path, text: str) -> Path:
     """Write a file so that a reader sees either the old text or all of the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, text.encode())
     return path
 
 

@@ -16,16 +16,19 @@ from ramify.errors import RamifyError
 TORN = "it is torn or was changed by hand"
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, atomically."""
+    _atomically(path, lambda name: Path(name).write_bytes(content))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
-    text = json.dumps(value, indent=2) + "\n"
-    _atomically(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def write_lines(path: Path, values: list[Any]) -> None:
     """Write one JSON value a line, atomically."""
-    text = "".join(json.dumps(value) + "\n" for value in values)
-    _atomically(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
+    write_bytes(path, "".join(json.dumps(value) + "\n" for value in values).encode())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
