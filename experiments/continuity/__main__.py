@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import queue
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from experiments.continuity.networks import NETWORKS, OPTIMIZERS
 from experiments.continuity.study import Settings, total_steps, work
 from experiments.continuity.table import page
 from experiments.files import png, write
+from experiments.resume import add_settings, finished
 from ramify.run.files import write_lines
 
 POLL = 0.5  # seconds
@@ -34,10 +33,7 @@ def options() -> argparse.ArgumentParser:
         description="Edit networks in training, with their optimizer and without. What is "
         "finished stays in the folder, and the same command goes on from it.",
     )
-    usual = asdict(Settings())
-    for field in fields(Settings):
-        value = usual[field.name]
-        parser.add_argument(f"--{field.name}", type=type(value), default=value)
+    add_settings(parser, Settings())
     parser.add_argument("--networks", default=",".join(NETWORKS), help="some of them")
     parser.add_argument("--optimizers", default=",".join(OPTIMIZERS), help="some of them")
     parser.add_argument("--seeds", type=int, default=3)
@@ -54,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings, console = Settings(**chosen), Console()
     out.mkdir(parents=True, exist_ok=True)
     file = out / "results.jsonl"
-    results = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    results = [result for result in results if result["settings"] == asdict(settings)]
+    results = finished(file, settings)
     known = {(result["optimizer"], result["network"], result["seed"]) for result in results}
     todo = [key for key in itertools.product(*kinds, range(seeds)) if key not in known]
     context = multiprocessing.get_context("spawn")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from experiments.files import write
 from experiments.gauss_newton.cifar10.figure import figure
 from experiments.gauss_newton.cifar10.study import ARMS, Settings, run
 from experiments.gauss_newton.cifar10.table import page
+from experiments.resume import add_settings, finished
 from ramify.run.files import write_lines
 
 
@@ -30,10 +29,7 @@ def options() -> argparse.ArgumentParser:
         description="Grow, widen and prune one network to the same parameters in the same steps. "
         "What is finished stays in the folder, and the same command goes on from it.",
     )
-    usual = asdict(Settings())
-    for field in fields(Settings):
-        value = usual[field.name]
-        parser.add_argument(f"--{field.name}", type=type(value), default=value)
+    add_settings(parser, Settings())
     parser.add_argument("--arms", default=",".join(ARMS), help="some of them")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
@@ -49,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings, console, started = Settings(**chosen), Console(), time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     file = out / "results.jsonl"
-    results = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    results = [result for result in results if result["settings"] == asdict(settings)]
+    results = finished(file, settings)
     known = {(result["seed"], result["arm"]) for result in results}
     todo = [(arm, seed) for seed, arm in pairs if (seed, arm) not in known]
     context = multiprocessing.get_context("spawn")
