@@ -26,6 +26,8 @@ FLOORS = (
     {"twin"},
     {"methods"},
     {"select"},
+    {"relax"},
+    {"cells"},
     {"models", "data"},
     {"run"},
     {"report"},

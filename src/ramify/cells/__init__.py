@@ -1,0 +1,1 @@
+"""Cells: spaces of small graphs of operations, searched by mixing logits and stacked to networks."""
