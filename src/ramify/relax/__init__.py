@@ -3,3 +3,21 @@
 Every searcher minimises parts of one Lagrangian (RARTS thesis, (2.11)):
 `L(u, w, α) = L_p(u, α) + λ L_a(w, α) + β/2 ‖u − w‖² + γ P(α)`.
 """
+
+from ramify.relax.distillation import distilled
+from ramify.relax.penalties import L1, ExpectedCost, GroupL1
+from ramify.relax.proximal import by_group, prox_group_l1, prox_l0, prox_l1, prox_tl1
+from ramify.relax.splitting import RelaxedSplitting
+
+__all__ = [
+    "L1",
+    "ExpectedCost",
+    "GroupL1",
+    "RelaxedSplitting",
+    "by_group",
+    "distilled",
+    "prox_group_l1",
+    "prox_l0",
+    "prox_l1",
+    "prox_tl1",
+]

@@ -1,0 +1,107 @@
+"""Learning from the full model while a pruned one is fine-tuned.
+
+Shape letters: `S` samples, `K` classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ramify.errors import RamifyError
+from ramify.probe import Loss
+from ramify.trace.recorder import evaluating
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+    r"""How far the student's softened probabilities are from the teacher's.
+
+    .. math:: L_{KD,s} = \sum_i \sigma_i(\hat U_s / T) \log
+              \frac{\sigma_i(\hat U_s / T)}{\sigma_i(U_s / T)}
+
+    As in the thesis, and in TAS which it follows, without the factor T² of Hinton and others: the
+    gradient falls as 1/T², so a weight of T² gives their loss.
+
+    Args:
+        student: logits U (S, K).
+        teacher: logits Û (S, K).
+        temperature: T.
+
+    Returns:
+        One number a sample, (S,).
+
+    Source: RARTS thesis, section 4.2.1.
+    """
+    log_p = (student / temperature).log_softmax(-1)
+    log_q = (teacher / temperature).log_softmax(-1)
+    return functional.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)
+
+
+def distilled(
+    loss: Loss, teacher: nn.Module, temperature: float = 4.0, weight: float = 1.0
+) -> Loss:
+    r"""A loss plus the distance from a teacher's outputs, `L + weight · L_KD`.
+
+    What the loss gives its model is also given to the teacher, in evaluation mode and without
+    gradients, so any loss will do that calls its model once a batch. Outputs are logits (S, K), or
+    objects that hold them as `.logits`.
+
+    Args:
+        loss: `loss(model, batch)`, one loss a sample, (S,).
+        teacher: the full model; it is left as it is.
+        temperature: T, 4 in the thesis.
+        weight: of L_KD, 1 in the thesis.
+
+    Returns:
+        A loss of the same kind.
+
+    Raises:
+        RamifyError: T is not above 0; when it is called, the model is not called once, or logits of
+            model and teacher differ in shape.
+
+    Source: RARTS thesis, section 4.2.1.
+    """
+    if not temperature > 0:
+        raise RamifyError(f"the temperature is {temperature}; give a number above 0.")
+
+    def taught(model: nn.Module, batch: Any) -> Tensor:
+        calls: list[tuple[Any, Any, Any]] = []
+
+        def keep(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            calls.append((args, kwargs, output))
+
+        handle = model.register_forward_hook(keep, with_kwargs=True)
+        try:
+            losses = loss(model, batch)
+        finally:
+            handle.remove()
+        if len(calls) != 1:
+            raise RamifyError(
+                f"the loss called its model {len(calls)} times, and distillation follows one call; "
+                "give a loss that calls the model once a batch."
+            )
+        [(args, kwargs, output)] = calls
+        with evaluating(teacher):
+            target = _logits(teacher(*args, **kwargs))
+        own = _logits(output)
+        if own.shape != target.shape:
+            raise RamifyError(
+                f"the model gives logits of shape {tuple(own.shape)} and the teacher "
+                f"{tuple(target.shape)}; take a teacher of the same classes."
+            )
+        return losses + weight * divergence(own, target, temperature)
+
+    return taught
+
+
+def _logits(output: Any) -> Tensor:
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        seen = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits)
+        raise RamifyError(
+            f"distillation takes logits of shape (samples, classes), and the model gives {seen}; "
+            "give a model whose output they are, or hold them as .logits."
+        )
+    return logits

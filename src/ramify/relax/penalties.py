@@ -1,0 +1,128 @@
+r"""Penalties P(α) on architecture parameters, for γ P(α) of the Lagrangian (2.11).
+
+A penalty is called with the list of the architecture parameters and gives one number. One that has
+a proximal step and is told to use it leaves exact zeros: the searcher then takes no gradient of it,
+and maps α to prox(α) after each step instead.
+
+Shape letters: `E` edges of a cell, `O` operations of an edge, `W` channels of a group.
+
+Source: RARTS thesis, sections 2.2.2, 3.1.4 and 4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ramify.errors import RamifyError
+from ramify.relax.proximal import group_norms, prox_group_l1, prox_l1
+
+
+@dataclass(frozen=True)
+class L1:
+    r"""The (weighted) sum of absolute values.
+
+    .. math:: P(\alpha) = \sum_i c_i |\alpha_i|
+
+    Args:
+        weights: c, one tensor an architecture parameter, of its shape or one that broadcasts to
+            it: `channel_costs` gives what a channel costs. None counts every entry alike.
+        by_proximal: take soft-thresholding steps in place of gradients, for exact zeros.
+
+    Example:
+        >>> L1()([torch.tensor([1.0, -2.0])])
+        tensor(3.)
+    """
+
+    weights: Sequence[Tensor] | None = None
+    by_proximal: bool = False
+
+    def __call__(self, arch: Sequence[Tensor]) -> Tensor:
+        """P(α), a tensor of shape ()."""
+        weights = _matched(self.weights, arch)
+        return torch.stack(
+            [(w * alpha.abs()).sum() for w, alpha in zip(weights, arch, strict=True)]
+        ).sum()
+
+    def proximal(self, arch: Sequence[Tensor], step: float) -> None:
+        """Map every entry to its soft threshold at `step · c`, in place."""
+        with torch.no_grad():
+            for weight, alpha in zip(_matched(self.weights, arch), arch, strict=True):
+                alpha.copy_(prox_l1(alpha, step * weight))
+
+
+@dataclass(frozen=True)
+class GroupL1:
+    r"""The sum of the Euclidean norms of groups of entries.
+
+    .. math:: P(\alpha) = \sum_g \lVert \alpha_g \rVert_2
+
+    Args:
+        dim: each slice along this dimension is a group: with 0 the O logits of each of the E edges
+            of a cell, or the weights of each channel; None takes each parameter as one group.
+        by_proximal: take proximal steps in place of gradients, for whole groups of zeros.
+    """
+
+    dim: int | None = 0
+    by_proximal: bool = False
+
+    def __call__(self, arch: Sequence[Tensor]) -> Tensor:
+        """P(α), a tensor of shape ()."""
+        return torch.stack([group_norms(alpha, self.dim).sum() for alpha in arch]).sum()
+
+    def proximal(self, arch: Sequence[Tensor], step: float) -> None:
+        """Shrink the norm of every group by `step`, in place."""
+        with torch.no_grad():
+            for alpha in arch:
+                alpha.copy_(prox_group_l1(alpha, step, self.dim))
+
+
+@dataclass(frozen=True)
+class ExpectedCost:
+    r"""What the operations cost in the mean, where each is taken with its softmax probability.
+
+    .. math:: P(\alpha) = \sum_e \langle \mathrm{softmax}(\alpha_e), c_e \rangle
+
+    Args:
+        costs: c, one tensor an architecture parameter: (E, O), or (O,) where all edges cost alike;
+            parameters, MACs, or milliseconds as measured.
+
+    Example:
+        >>> ExpectedCost([torch.tensor([1.0, 3.0])])([torch.zeros(2, 2)])
+        tensor(4.)
+
+    Source: RARTS thesis, section 3.1.4 (from FasterSeg).
+    """
+
+    costs: Sequence[Tensor]
+
+    def __call__(self, arch: Sequence[Tensor]) -> Tensor:
+        """P(α), a tensor of shape ()."""
+        costs = _matched(self.costs, arch)
+        return torch.stack(
+            [(alpha.softmax(-1) * cost).sum() for cost, alpha in zip(costs, arch, strict=True)]
+        ).sum()
+
+
+def _matched(given: Sequence[Tensor] | None, arch: Sequence[Tensor]) -> list[Tensor]:
+    """One tensor for each parameter, on its device and of its type."""
+    if given is None:
+        return [torch.ones((), device=alpha.device, dtype=alpha.dtype) for alpha in arch]
+    if len(given) != len(arch):
+        raise RamifyError(
+            f"the penalty was given {len(given)} tensors for {len(arch)} architecture parameters; "
+            "give one for each, in their order."
+        )
+    for number, (one, alpha) in enumerate(zip(given, arch, strict=True)):
+        if one.ndim > alpha.ndim or any(
+            size not in (1, other)
+            for size, other in zip(reversed(one.shape), reversed(alpha.shape), strict=False)
+        ):
+            raise RamifyError(
+                f"tensor {number} of the penalty has the shape {tuple(one.shape)}, the "
+                f"architecture parameter {tuple(alpha.shape)}; give one that broadcasts to it."
+            )
+    return [one.to(alpha) for one, alpha in zip(given, arch, strict=True)]

@@ -1,0 +1,82 @@
+"""Distillation against the formula, a loop over samples and classes."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from ramify.errors import RamifyError
+from ramify.relax import distilled
+from ramify.run.training import cross_entropy
+
+
+def by_hand(student, teacher, temperature):
+    def soft(row):
+        powers = [math.exp(value / temperature) for value in row]
+        return [power / sum(powers) for power in powers]
+
+    pairs = zip(teacher.tolist(), student.tolist(), strict=True)
+    return [
+        sum(q * math.log(q / p) for q, p in zip(soft(t), soft(s), strict=True)) for t, s in pairs
+    ]
+
+
+def nets():
+    teacher = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+    teacher(torch.randn(20, 5))  # so that its running statistics are not those of the batch
+    return nn.Linear(5, 3), teacher.train()
+
+
+@pytest.mark.parametrize("temperature, weight", [(4.0, 1.0), (1.5, 0.3)])
+def test_is_the_loss_plus_the_divergence(temperature, weight):
+    (student, teacher), batch = nets(), (torch.randn(7, 5), torch.randint(3, (7,)))
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    losses = distilled(cross_entropy, teacher, temperature, weight)(student, batch)
+    assert teacher.training
+    assert teacher[2].training
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    target = teacher.eval()(batch[0])
+    expected = torch.tensor(by_hand(student(batch[0]), target, temperature))
+    torch.testing.assert_close(losses, cross_entropy(student, batch) + weight * expected)
+    losses.sum().backward()
+    assert student.weight.grad is not None
+    assert teacher[0].weight.grad is None
+    assert not student._forward_hooks
+
+
+def test_outputs_that_hold_logits():
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(5, 3)
+
+        def forward(self, x):
+            return SimpleNamespace(logits=self.head(x))
+
+    def loss(model, batch):
+        return nn.functional.cross_entropy(model(x=batch[0]).logits, batch[1], reduction="none")
+
+    student, teacher = Wrapped(), Wrapped()
+    batch = torch.randn(4, 5), torch.randint(3, (4,))
+    expected = loss(student, batch) + torch.tensor(
+        by_hand(student.head(batch[0]), teacher.head(batch[0]), 4.0)
+    )
+    torch.testing.assert_close(distilled(loss, teacher)(student, batch), expected)
+
+
+def test_what_it_refuses():
+    student, teacher = nets()
+    batch = torch.randn(4, 5), torch.randint(3, (4,))
+    with pytest.raises(RamifyError, match="temperature is 0"):
+        distilled(cross_entropy, teacher, temperature=0)
+    with pytest.raises(RamifyError, match="called its model 2 times"):
+        distilled(lambda m, b: m(b[0]).sum(1) + m(b[0]).sum(1), teacher)(student, batch)
+    with pytest.raises(RamifyError, match="teacher of the same classes"):
+        distilled(cross_entropy, nn.Linear(5, 4))(student, batch)
+    with pytest.raises(RamifyError, match="the model gives shape"):
+        distilled(lambda m, b: m(b[0]).flatten(1).sum(1), nn.Identity())(
+            nn.Unflatten(1, (1, 5)), batch
+        )
+    assert not student._forward_hooks
