@@ -4,6 +4,7 @@ import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ramify.data import NAMES, load
 from ramify.errors import RamifyError
@@ -51,7 +52,7 @@ def write_records(path, labels):
 
 def test_names():
     images = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
-    assert (*images, "shapes", "spoken-digits", "modelnet40") == NAMES
+    assert (*images, "shapes", "caltech20", "spoken-digits", "modelnet40") == NAMES
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,21 @@ def test_cifar100_binary(root):
     data = load("cifar100")
     assert data.y_train.tolist() == [99, 1]
     assert data.y_test.tolist() == [50]
+
+
+def test_caltech20(root):
+    for split, counts in {"train": (3, 2), "test": (1, 1)}.items():
+        for name, count in zip(("ant", "bonsai"), counts, strict=True):
+            folder = root / "caltech20" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = RANDOM.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.webp")
+    dataset = load("caltech20")
+    assert dataset.shape == (3, 8, 8)
+    assert dataset.classes == ("ant", "bonsai")
+    assert dataset.y_train.tolist() == [0, 0, 0, 1, 1]
+    assert dataset.augment
 
 
 def test_a_whole_set_is_found_beside_half_a_set(root):

@@ -1,11 +1,23 @@
 import math
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 from ramify.errors import RamifyError
-from ramify.models import NAMES, build, digits_net, mobilenet, preresnet, rbf, resnet, vgg
+from ramify.models import (
+    NAMES,
+    build,
+    digits_net,
+    mobilenet,
+    mobilenet_v2,
+    preresnet,
+    rbf,
+    resnet,
+    swin,
+    vgg,
+)
 from ramify.models.blocks import conv_norm_relu
 
 FOR_IMAGES = [name for name in NAMES if name != "dgcnn"]  # which takes clouds of points
@@ -47,6 +59,7 @@ def test_forward_works_for_one_sample_at_a_time():
         (vgg.build(classes=100), 20_081_188),
         (mobilenet.build(), 3_217_226),
         (mobilenet.build(classes=100), 3_309_476),
+        (mobilenet_v2.build(classes=1000), 3_504_872),
         (preresnet.build(depth=164), 1_703_258),
         (resnet.build(), 272_474),
         (resnet.build(depth=56), 855_770),
@@ -181,3 +194,46 @@ def test_block_keeps_the_size_unless_strided(arguments, shape):
     block = conv_norm_relu(4, 8, **arguments)
     assert block(torch.randn(2, 4, 6, 6)).shape == shape
     assert block[0].bias is None
+
+
+# ------------------------------------------------------------------ MobileNetV2 and Swin
+
+
+def test_mobilenet_v2_takes_its_stride_from_the_size_of_the_images():
+    for side, left in ((32, 2), (96, 3), (224, 7)):
+        model = build("mobilenet_v2", dataset_shape=(3, side, side), classes=5, width=2).eval()
+        assert model.features(torch.randn(1, 3, side, side)).shape[2:] == (left, left)
+
+
+def test_inverted_residual_in_plain_functions():
+    block = mobilenet_v2.InvertedResidual(4, 4, expansion=6, stride=1).eval()
+    widen, depthwise, narrow, norm = block.layers
+    x = 5 * torch.randn(2, 4, 6, 6)
+    inner = nn.functional.relu6(widen[1](nn.functional.conv2d(x, widen[0].weight)))
+    inner = nn.functional.conv2d(inner, depthwise[0].weight, padding=1, groups=24)
+    inner = nn.functional.relu6(depthwise[1](inner))
+    expected = x + norm(nn.functional.conv2d(inner, narrow.weight))
+    torch.testing.assert_close(block(x), expected)
+    assert not mobilenet_v2.InvertedResidual(4, 4, expansion=6, stride=2).residual
+    assert len(mobilenet_v2.InvertedResidual(4, 5, expansion=1, stride=1).layers) == 3
+
+
+def test_swin_t():
+    """27.53 M parameters with 20 classes, as in table 4.5 of the RARTS thesis."""
+    model = build("swin", dataset_shape=(3, 224, 224), classes=20)
+    assert parameters(model) == 27_534_734
+    assert model.net.config.patch_size == 4
+    assert model.net.config.window_size == 7
+
+
+def test_swin_by_depths_and_width():
+    model = swin.build(width=24, depths=(2, 2, 2), classes=7)
+    config = model.net.config
+    assert (config.patch_size, config.window_size, config.num_heads) == (2, 4, [1, 2, 4])
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+
+
+def test_swin_without_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(RamifyError, match="pip install 'ramify\\[transformers\\]'"):
+        build("swin", dataset_shape=(3, 32, 32), classes=7)

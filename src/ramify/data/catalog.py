@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -116,7 +116,13 @@ _FILE_SETS = (
     ),
 )
 
-_OTHER_SETS: dict[str, Callable[[Path], Dataset]] = {  # no images: each has a reader of its own
+
+def _load_caltech(root: Path) -> Dataset:
+    return replace(load_folder(root / "caltech20"), augment=True)
+
+
+_OTHER_SETS: dict[str, Callable[[Path], Dataset]] = {  # each has a reader of its own
+    "caltech20": _load_caltech,
     "spoken-digits": load_spoken_digits,
     "modelnet40": load_modelnet,
 }
@@ -132,6 +138,7 @@ def load(name: str, seed: int = 0) -> Dataset:
     x_test, y_test; uint8), or in their official files (idx, also compressed; CIFAR's Python or
     binary batches) in ``NAME/``, ``NAME/raw/`` or the folder itself, in this order (MNIST and
     Fashion-MNIST have files of the same names: to keep both, give each its folder).
+    ``caltech20`` is a folder of that name with ``train/CLASS/*`` and ``test/CLASS/*`` images.
     ``spoken-digits`` needs librosa, ``modelnet40`` needs h5py; each is looked for as it was
     unpacked. Anything else is taken for the path of a folder of images, ``train/CLASS/*`` and
     ``test/CLASS/*``.
@@ -142,7 +149,7 @@ def load(name: str, seed: int = 0) -> Dataset:
             split of their own.
 
     Returns:
-        The data set; ``augment`` is set for the CIFAR sets.
+        The data set; ``augment`` is set for the CIFAR sets and caltech20.
 
     Raises:
         RamifyError: if the name is unknown, or its files are missing or damaged.

@@ -6,9 +6,14 @@ from torch import nn
 
 
 def conv_norm_relu(
-    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, groups: int = 1
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    most: float | None = None,
 ) -> nn.Sequential:
-    """Convolution without bias, batch norm, ReLU; padded so that stride 1 keeps the size."""
+    """Convolution without bias, batch norm, ReLU (up to ``most``); stride 1 keeps the size."""
     return nn.Sequential(
         nn.Conv2d(
             in_channels,
@@ -20,5 +25,5 @@ def conv_norm_relu(
             bias=False,
         ),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
+        nn.ReLU(inplace=True) if most is None else nn.Hardtanh(0.0, most, inplace=True),
     )

@@ -316,6 +316,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "fashion-mnist": MNIST,
     "cifar10": CIFAR,
     "cifar100": CIFAR,
+    "caltech20": LARGE
+    | {"model": "mobilenet_v2", "probe_samples": 256}
+    | {"rounds": 2, "epochs": 10, "batch_size": 32, "weight_decay": 1e-4, "lr": 0.05},
     "spoken-digits": SMALL
     | {"model": "ds_cnn", "width": 8, "epochs": 10, "batch_size": 64, "weight_decay": 5e-4},
     "shapes": POINTS | {"width": 8, "rounds": 1, "epochs": 9},

@@ -1,0 +1,91 @@
+"""Swin Transformer from the transformers library, with fresh weights, sized for small images."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from ramify.errors import RamifyError
+
+EMBEDDING = 96
+HEAD = 32  # dimensions of a head
+DEPTHS = (2, 2, 6, 2)
+GRID, WINDOW = 4, 7  # patches a side: of the last stage at least, of a window at most
+
+
+class Swin(nn.Module):
+    """``SwinForImageClassification`` that returns its logits.
+
+    Args:
+        config: a ``transformers.SwinConfig``.
+
+    Source: Z. Liu and others, "Swin Transformer: hierarchical vision transformer using shifted
+    windows", 2021.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.net = _transformers().SwinForImageClassification(config)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (S, K) of images (S, C, H, W)."""
+        logits: Tensor = self.net(images).logits
+        return logits
+
+
+def build(
+    in_channels: int = 3,
+    classes: int = 10,
+    width: int | None = None,
+    in_features: int = 3072,
+    depths: tuple[int, ...] = DEPTHS,
+) -> Swin:
+    """Build a Swin Transformer, by default Swin-T: 27.5 million parameters with 20 classes.
+
+    Patches are of 4×4 pixels, or of 2×2 or 1×1 where images are so small that the last stage would
+    have fewer than 4 a side; windows are as large as the last stage, up to the usual 7×7.
+
+    Args:
+        in_channels: channels of an image.
+        classes: number of classes.
+        width: embedding dimension of the first stage, doubled at each later one; None is 96.
+        in_features: numbers of an image, C·H·W, which say its size.
+        depths: blocks of each stage.
+
+    Returns:
+        The network.
+
+    Raises:
+        RamifyError: the transformers library is not installed.
+    """
+    width = EMBEDDING if width is None else width
+    side = math.isqrt(in_features // in_channels)
+    merged = 2 ** (len(depths) - 1)
+    patch = next((size for size in (4, 2) if side // (size * merged) >= GRID), 1)
+    # As in the paper 32 dimensions a head, or more where they do not divide the width.
+    heads = next(h for h in range(max(1, width // HEAD), 0, -1) if width % h == 0)
+    config = _transformers().SwinConfig(
+        image_size=side,
+        patch_size=patch,
+        num_channels=in_channels,
+        embed_dim=width,
+        depths=list(depths),
+        num_heads=[heads * 2**stage for stage in range(len(depths))],
+        window_size=min(WINDOW, -(-side // (patch * merged))),
+        num_labels=classes,
+    )
+    return Swin(config)
+
+
+def _transformers() -> Any:
+    """The library, imported when a network is first built: it takes seconds."""
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise RamifyError(
+            "the model swin is built by the transformers library, which is not installed: "
+            "`pip install 'ramify[transformers]'` brings it."
+        ) from error
