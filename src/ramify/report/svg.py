@@ -1,4 +1,4 @@
-"""From a matplotlib figure to SVG that can stand inside a page."""
+"""From a matplotlib figure to SVG that can stand inside a page, or alone in a file."""
 
 import io
 import re
@@ -7,7 +7,7 @@ from html import escape
 import matplotlib
 from matplotlib.figure import Figure
 
-from ramify.report.theme import LIGHT, SETTINGS
+from ramify.report.theme import DARK, LIGHT, SETTINGS
 
 _VARIABLES = {color: f"var(--{role})" for role, color in LIGHT.items()}
 
@@ -23,15 +23,45 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
     Returns:
         One ``<svg>`` element that refers to nothing outside itself.
     """
+    text = _written(figure)
+    text = re.sub(r"<[^>]*>", lambda found: _tag(found[0], name), text)
+    return re.sub(r"^<svg[^>]*>", lambda found: _head(found[0], label), text).strip()
+
+
+def standalone_svg(figure: Figure, label: str) -> str:
+    """Write a figure as an SVG file of its own.
+
+    Every colour stands in it as it is, for programs that know no variables; viewers that have a
+    dark form, as browsers do, get the dark colours by a rule for each.
+
+    Args:
+        figure: the figure.
+        label: what it shows, for readers who do not see it.
+
+    Returns:
+        The text of the file, on the colour of a card.
+    """
+    text = _written(figure, facecolor=LIGHT["card"])
+    rules = "".join(
+        f'[style*="{kind}: {color}"]{{{kind}:{DARK[role]}!important}}'
+        for role, color in LIGHT.items()
+        for kind in ("fill", "stroke")
+        if f"{kind}: {color}" in text
+    )
+    style = f"<style>@media (prefers-color-scheme: dark){{{rules}}}</style>"
+    title = f"<title>{escape(label)}</title>"
+    return re.sub(r"^<svg[^>]*>", lambda found: found[0] + title + style, text).strip() + "\n"
+
+
+def _written(figure: Figure, **settings: str) -> str:
+    """The ``<svg>`` element that matplotlib makes of a figure, without comments and metadata."""
     buffer = io.StringIO()
     with matplotlib.rc_context(SETTINGS):
-        figure.savefig(buffer, format="svg")
+        figure.savefig(buffer, format="svg", **settings)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r"<[^>]*>", lambda found: _tag(found[0], name), text)
-    return re.sub(r"^<svg[^>]*>", lambda found: _head(found[0], label), text).strip()
+    return re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
 
 
 def _tag(tag: str, name: str) -> str:

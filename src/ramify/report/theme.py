@@ -36,6 +36,14 @@ LIGHT: dict[str, str] = {
     "round-3": "#6aab36",
     "round-4": "#b09a12",
     "round-5": "#d07a1c",
+    "op-sep": "#0c8468",
+    "op-dil": "#7b53c6",
+    "op-conv": "#0b7f8f",
+    "op-max": "#c2571a",
+    "op-avg": "#b1870f",
+    "op-skip": "#3a6bd6",
+    "op-none": "#8f9992",
+    "op-other": "#a8457f",
 }
 DARK: dict[str, str] = {
     "page": "#131715",
@@ -60,6 +68,14 @@ DARK: dict[str, str] = {
     "round-3": "#9bdc66",
     "round-4": "#e6d052",
     "round-5": "#f7b05f",
+    "op-sep": "#41cc9f",
+    "op-dil": "#b79bf5",
+    "op-conv": "#43c3d3",
+    "op-max": "#f2925c",
+    "op-avg": "#dfb84a",
+    "op-skip": "#8cabff",
+    "op-none": "#7d8880",
+    "op-other": "#e68ec0",
 }
 
 P = ParamSpec("P")
