@@ -147,7 +147,12 @@ def test_every_option_reaches_the_settings() -> None:
     result = call("grow", "--data", "digits", *flat, "--out", "mine")
     assert result.exit_code == 0, result.output
     config = json.loads(Path("mine/config.json").read_text())
-    read: dict[str, Any] = {"copies": [2, 4], "milestones": [0.25, 0.5], "nesterov": True}
+    read: dict[str, Any] = {
+        "command": "grow",
+        "copies": [2, 4],
+        "milestones": [0.25, 0.5],
+        "nesterov": True,
+    }
     read |= {"budget": {"params": 900, "macs": 1e6}, "data": "digits", "compare": False}
     assert config == options | read | dict.fromkeys(("most", "threshold", "tradeoff", "phase"))
     flat = ["--most", "1", "--threshold", "-0.0001", "--compare", "--out", "other"]

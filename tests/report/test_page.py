@@ -105,7 +105,7 @@ def test_a_page_of_a_retrained_network_does_not_speak_of_growth(
     jobs = [event for event in events if event["job"] == "scratch-0"]
     again = [{**event, "job": "retrained-0", "arm": "retrained"} for event in jobs]
     run = make_run(again, finished=False)
-    config = json.loads((run / "config.json").read_text()) | {"source": "runs/demo"}
+    config = json.loads((run / "config.json").read_text()) | {"command": "retrain"}
     (run / "config.json").write_text(json.dumps(config))
     page = read(write_report(run))
     for words in ("digits_net retrained on", "test accuracy, retrained", "ramify retrain --resume"):

@@ -54,7 +54,7 @@ def test_what_is_given_goes_before_any_default() -> None:
     }
     config = GrowConfig.resolve(given)
     absent = ("most", "threshold", "tradeoff", "phase")
-    as_json = {"milestones": [0.25], "copies": [2, 4]}
+    as_json = {"command": "grow", "milestones": [0.25], "copies": [2, 4]}
     assert config.to_json() == given | as_json | dict.fromkeys(absent)
     training = config.training()
     assert (training.epochs, training.optimizer, training.lr) == (7, "sgd", 0.25)

@@ -26,6 +26,9 @@ from ramify.run.jobs import prepare, run_jobs, save_unfinished, try_model
 from ramify.select import BUDGETS
 from ramify.trace import trace
 
+CONFIGS: dict[str, type[TrainConfig]] = {
+    kind.command: kind for kind in (GrowConfig, retraining.RetrainConfig)
+}
 INTERRUPTED = 130
 BAD_INPUT = 2
 
@@ -219,15 +222,13 @@ def _reopen(
     if out is not None:
         raise RamifyError("--out and --resume exclude each other; give --resume RUN alone.")
     folder = RunFolder.open(path)
-    values = folder.config()
-    own = "retrain" if "source" in values else "grow"
+    own = folder.command()
     if own != command:
         raise RamifyError(f"{path} is a run of ramify {own}; use ramify {own} --resume {path}.")
     device = {key: value for key, value in given.items() if key == "device"}
     plain = json.loads(json.dumps(given))
     folder.check({key: value for key, value in plain.items() if key != "device"})
-    kind: type[TrainConfig] = retraining.RetrainConfig if own == "retrain" else GrowConfig
-    config = replace(kind.from_json(values), **device)
+    config = replace(CONFIGS[command].from_json(folder.config()), **device)
     return config, folder, prepare(config)
 
 

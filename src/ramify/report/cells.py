@@ -185,13 +185,11 @@ def _draw_node(axes: Axes, name: str, size: tuple[float, float], at: Point, end:
 def _box(axes: Axes, centre: Point, size: tuple[float, float], style: dict[str, Any]) -> None:
     """A box whose left and right sides are half circles."""
     half, radius = size[0] / 2 - size[1] / 2, size[1] / 2
-    turn = Outline.arc(-90, 90).vertices * radius
+    arc = Outline.arc(-90, 90)
+    turn, codes = radius * np.asarray(arc.vertices), np.asarray(arc.codes).tolist()
     right, left = turn + np.array([half, 0]), -turn - np.array([half, 0])
-    codes = [*Outline.arc(-90, 90).codes]
-    joined = [Outline.LINETO, *codes[1:]]
-    outline = Outline(
-        np.concatenate([right, left, right[:1]]) + centre, [*codes, *joined, Outline.CLOSEPOLY]
-    )
+    codes += [Outline.LINETO, *codes[1:], Outline.CLOSEPOLY]
+    outline = Outline(np.concatenate([right, left, right[:1]]) + centre, codes)
     axes.add_patch(PathPatch(outline, **({"zorder": 3} | style)))
 
 

@@ -9,6 +9,10 @@ from typing import Any
 from ramify.report.figures import by_job, kinds
 from ramify.report.reader import Event, RunRecord
 from ramify.report.tables import Row, duration, percent, short, statistic
+from ramify.run.folder import command_of
+
+DONE = {"grow": "grown", "retrain": "retrained"}
+"""What was done to a network, by the command that did it."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,8 @@ def title(record: RunRecord) -> str:
     model, data = record.config.get("model"), record.config.get("data")
     if not (isinstance(model, str) and isinstance(data, str)):
         return record.name
-    return f"{model} {'retrained' if retrained(record) else 'grown'} on {PurePath(data).name}"
-
-
-def retrained(record: RunRecord) -> bool:
-    """Whether the run is one of ``ramify retrain``, which names its source."""
-    return "source" in record.config
+    done = DONE.get(command_of(record.config), "trained")
+    return f"{model} {done} on {PurePath(data).name}"
 
 
 def state(record: RunRecord) -> str:

@@ -221,7 +221,7 @@ def _untangled(items: _Items, columns: list[list[int]]) -> int:
         for column in columns if sweep % 2 else columns[::-1]:
             if sweep < 4:
                 means = {i: np.mean([place[n] for n in near[i]] or [place[i]]) for i in column}
-                column.sort(key=lambda item, means=means: means[item])
+                column.sort(key=means.__getitem__)
                 place.update({item: number for number, item in enumerate(column)})
             _swapped(items, column, place)
         if sweep >= 4 and _crossings(items, place) == before:

@@ -23,7 +23,6 @@ from ramify.report.headline import (
     flatten,
     made_prunes,
     made_splits,
-    retrained,
     state,
     tiles,
     title,
@@ -41,6 +40,7 @@ from ramify.report.svg import inline_svg
 from ramify.report.tables import ARMS, cells, results_table, write_text
 from ramify.report.theme import DARK, LIGHT
 from ramify.run.display import stop_line
+from ramify.run.folder import command_of
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def render(record: RunRecord) -> str:
     text = environment.from_string(source).render(
         record=record,
         title=title(record),
-        command="retrain" if retrained(record) else "grow",
+        command=command_of(record.config),
         state=None if record.finished else state(record),
         tiles=tiles(events, rows),
         rows=[(row["arm"], ARMS.get(row["arm"], ""), row["n"], cells(row)) for row in rows],

@@ -41,7 +41,7 @@ def standalone_svg(figure: Figure, label: str) -> str:
     Returns:
         The text of the file, on the colour of a card.
     """
-    text = _written(figure, facecolor=LIGHT["card"])
+    text = _written(figure, face=LIGHT["card"])
     rules = "".join(
         f'[style*="{kind}: {color}"]{{{kind}:{DARK[role]}!important}}'
         for role, color in LIGHT.items()
@@ -53,11 +53,11 @@ def standalone_svg(figure: Figure, label: str) -> str:
     return re.sub(r"^<svg[^>]*>", lambda found: found[0] + title + style, text).strip() + "\n"
 
 
-def _written(figure: Figure, **settings: str) -> str:
+def _written(figure: Figure, face: str = "none") -> str:
     """The ``<svg>`` element that matplotlib makes of a figure, without comments and metadata."""
     buffer = io.StringIO()
     with matplotlib.rc_context(SETTINGS):
-        figure.savefig(buffer, format="svg", **settings)
+        figure.savefig(buffer, format="svg", facecolor=face)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

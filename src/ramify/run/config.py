@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
 from types import NoneType, UnionType
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -21,23 +21,14 @@ MANY_ROUNDS = 20
 
 
 @dataclass(frozen=True)
-class TrainConfig(ABC):
-    """The settings of a command that trains; a run folder keeps them in ``config.json``.
+class RunConfig(ABC):
+    """The settings of a command that makes a run folder, which keeps them in ``config.json``.
 
     Attributes:
+        command: The command's name.
         data: Name of a data set, or a folder of images.
-        model: Name of a built-in network, or ``package.module:build``.
-        width: Channels a layer of the seed network; None leaves it to the model.
-        epochs: Passes over the data in each round.
+        epochs: Passes over the data, of a run that changes shapes in each round.
         batch_size: Samples a step.
-        optimizer: As in :class:`Training`, like the next seven.
-        lr: Learning rate at the start.
-        momentum: Momentum of SGD.
-        nesterov: Nesterov's form of it.
-        weight_decay: Applied to every parameter.
-        schedule: Of the learning rate.
-        milestones: Where the schedule ``"steps"`` divides the rate, as shares of it.
-        span: Whether the schedule goes over each ``"round"`` or the whole ``"run"``.
         seed: The first random seed.
         seeds: How many seeds, one after the other.
         device: ``"cpu"``, ``"cuda"``, ...
@@ -45,19 +36,10 @@ class TrainConfig(ABC):
             their number.
     """
 
+    command: ClassVar[str]
     data: str
-    model: str
-    width: int | None
     epochs: int
     batch_size: int
-    optimizer: str
-    lr: float
-    momentum: float
-    nesterov: bool
-    weight_decay: float
-    schedule: str
-    milestones: tuple[float, ...]
-    span: str
     seed: int
     seeds: int
     device: str
@@ -76,14 +58,16 @@ class TrainConfig(ABC):
         Raises:
             RamifyError: A setting is missing, unknown, of another type or out of range.
         """
+        values = {key: value for key, value in values.items() if key != "command"}
         wrong = {field.name for field in fields(cls)} ^ set(values)
         if wrong:
             raise RamifyError(
                 f"config.json is damaged or of another version of Ramify ({min(wrong)} is missing "
                 "or unknown); restore it, or begin a new run in another folder."
             )
-        for name, kind in get_type_hints(cls).items():
-            if not _is_a(values[name], kind):
+        hints = get_type_hints(cls)
+        for name in values:
+            if not _is_a(values[name], kind := hints[name]):
                 raise RamifyError(
                     f"config.json gives {name} as {values[name]!r}, which is not "
                     f"{_in_words(kind)}; restore it, or begin a new run in another folder."
@@ -97,7 +81,7 @@ class TrainConfig(ABC):
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
-        values = asdict(self)
+        values = {"command": self.command} | asdict(self)
         return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
     @abstractmethod
@@ -108,11 +92,44 @@ class TrainConfig(ABC):
     def arms(self) -> tuple[str, ...]:
         """The networks that each seed trains."""
 
-    def check_training(self) -> None:
-        """Raise a RamifyError where a setting that every command has is out of range."""
+    def check_counts(self) -> None:
+        """Raise a RamifyError where a number that every command has is out of range."""
         for name in ("batch_size", "seeds", "threads"):
             if getattr(self, name) < 1:
                 raise RamifyError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """The settings of a command that trains one network a job.
+
+    Attributes:
+        model: Name of a built-in network, or ``package.module:build``.
+        width: Channels a layer of the seed network; None leaves it to the model.
+        optimizer: As in :class:`Training`, like the next seven.
+        lr: Learning rate at the start.
+        momentum: Momentum of SGD.
+        nesterov: Nesterov's form of it.
+        weight_decay: Applied to every parameter.
+        schedule: Of the learning rate.
+        milestones: Where the schedule ``"steps"`` divides the rate, as shares of it.
+        span: Whether the schedule goes over each ``"round"`` or the whole ``"run"``.
+    """
+
+    model: str
+    width: int | None
+    optimizer: str
+    lr: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    schedule: str
+    milestones: tuple[float, ...]
+    span: str
+
+    def check_training(self) -> None:
+        """Raise a RamifyError where a setting of the training is out of range."""
+        self.check_counts()
         self.training()
 
     def training(self) -> Training:
@@ -154,6 +171,7 @@ class GrowConfig(TrainConfig):
         compare: Also train the seed, the same shape from scratch and a uniformly scaled network.
     """
 
+    command: ClassVar[str] = "grow"
     method: str
     rounds: int
     budget: dict[str, float] | None

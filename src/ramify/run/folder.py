@@ -100,6 +100,10 @@ class RunFolder:
             raise RamifyError(f"{self.path / CONFIG} does not hold settings; {advice}")
         return config
 
+    def command(self) -> str:
+        """The command that began the run, such as ``grow``."""
+        return command_of(self.config())
+
     def check(self, given: Mapping[str, Any]) -> None:
         """Make sure that settings given again are those of the run.
 
@@ -149,6 +153,11 @@ class RunFolder:
     def rewrite(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Replace the metrics: cut back what the checkpoint does not know of."""
         write_lines(self.path / METRICS, list(events))
+
+
+def command_of(config: Mapping[str, Any]) -> str:
+    """The command whose settings these are; folders of earlier versions do not name it."""
+    return str(config.get("command", "retrain" if "source" in config else "grow"))
 
 
 def _versions() -> dict[str, str]:

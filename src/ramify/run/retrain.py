@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -24,6 +24,7 @@ class RetrainConfig(TrainConfig):
         source: The run or the saved network whose shape is trained.
     """
 
+    command: ClassVar[str] = "retrain"
     source: str
 
     def check(self) -> None:
