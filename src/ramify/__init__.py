@@ -21,6 +21,7 @@ from ramify.methods import (
     splitting_matrix,
 )
 from ramify.ranks import check_ranks, share_buffers, together
+from ramify.relax import fold, gate
 from ramify.run import Grown, Training, grow, load, recipe_of, reshape, save
 from ramify.select import Knapsack, Selection, Threshold, TopFraction, TradeOff, fit
 from ramify.trace import ChannelGraph, ChannelGroup, trace
@@ -59,6 +60,9 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Knapsack",
     "Selection",
     "fit",
+    # widths learned by gradients
+    "gate",
+    "fold",
     # the whole loop
     "grow",
     "Grown",

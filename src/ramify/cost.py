@@ -117,11 +117,11 @@ def graph_cost(graph: ChannelGraph, edits: Iterable[Edit] = ()) -> Cost:
 
 def _count_all(graph: ChannelGraph, size: Callable[[Term], Any]) -> tuple[Any, dict[str, Any]]:
     """(parameters, MACs by kind), in whatever numbers `size` gives for a resolved term."""
-    parameters = {name for name, _ in graph.model.named_parameters()}
+    buffers = {name for name, _ in graph.model.named_buffers()}  # gates rename parameters alone
     params = sum(
         math.prod(size(term) for term in terms)
         for name, terms in graph.dims.items()
-        if name in parameters
+        if name not in buffers
     )
     sizes = Sizes(graph, size)
     kinds: dict[str, Any] = {}

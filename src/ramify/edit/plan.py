@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ramify.errors import RamifyError
-from ramify.trace import ChannelGraph, ChannelGroup
+from ramify.trace import ChannelGraph, ChannelGroup, check_ungated
 from ramify.trace.layout import Change, Slot, blocks_of
 from ramify.trace.recorder import tensors_of
 from ramify.trace.terms import Atom
@@ -230,8 +230,8 @@ def check_current(graph: ChannelGraph) -> None:
     """The graph describes the model as it is now, and what is made here may be trained.
 
     Raises:
-        RamifyError: it is no graph, the model was edited or has another shape since it was traced,
-            or this is inference mode.
+        RamifyError: it is no graph, the model was edited, gated or has another shape since it was
+            traced, or this is inference mode.
     """
     if not isinstance(graph, ChannelGraph):
         raise RamifyError(
@@ -243,6 +243,7 @@ def check_current(graph: ChannelGraph) -> None:
             "under torch.inference_mode nothing has gradients, and new weights could never be "
             "trained: call this outside of it, or under torch.no_grad"
         )
+    check_ungated(graph.model)
     for name, tensor in tensors_of(graph.model).items():
         seen = graph.labels.names.get(name)
         if seen != tuple(tensor.shape):

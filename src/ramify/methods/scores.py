@@ -56,12 +56,12 @@ class L1:
         check_current(graph)
         tensors = tensors_of(graph.model)
         norms: dict[str, Tensor] = {}
-        for group in _prunable(graph):
+        for group in prunable(graph):
             every = producer_kernels(graph, group)
             made = [every[n] for n in every if tensors[n].dim() > 1] or list(every.values())
             total = torch.stack([k.double().abs().reshape(len(k), -1).sum(1) for k in made]).sum(0)
             norms[group.name] = total / total.mean().clamp_min(torch.finfo(total.dtype).tiny)
-        return _prunes(graph, norms)
+        return prunes(graph, norms)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class BNScale:
         check_current(graph)
         tensors, known = tensors_of(graph.model), _norm_scales(graph)
         scales: dict[str, Tensor] = {}
-        for group in _prunable(graph):
+        for group in prunable(graph):
             found = [
                 kernels(tensors[s.name].detach(), s.dim, graph.positions(group, s))
                 for s in group.slots
@@ -108,7 +108,7 @@ class BNScale:
                 "no channel that could be pruned passes a norm layer with a scale, which is what "
                 "BNScale ranks by: use L1 or Taylor for this model"
             )
-        return _prunes(graph, scales)
+        return prunes(graph, scales)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Taylor:
         """
         check_current(graph)
         check_weights(graph.model)
-        if not _prunable(graph):
+        if not prunable(graph):
             return []
         found: dict[str, list[Tensor]] = {}
         for batch in batches:
@@ -160,7 +160,7 @@ class Taylor:
         means = [torch.stack([changes.abs().mean(0), -changes.mean(0)]) for changes in every]
         pairs = dict(zip(found, ranks.mean(means, len(every[0])), strict=True))
         sizes = {name: size for name, (size, _) in pairs.items()}
-        return _prunes(graph, sizes, {name: gain for name, (_, gain) in pairs.items()})
+        return prunes(graph, sizes, {name: gain for name, (_, gain) in pairs.items()})
 
 
 def first_order(graph: ChannelGraph, loss: Loss, batch: Any) -> dict[str, Tensor]:
@@ -217,7 +217,7 @@ def _reads(graph: ChannelGraph, tape: Tape) -> list[_Read]:
     labels = Labels(graph.labels.names, graph.labels.aliases)
     labels.run(tape)
     known: dict[Atom, ChannelGroup] = {}
-    groups = {group.atom: group for group in _prunable(graph)}
+    groups = {group.atom: group for group in prunable(graph)}
     for name, slot in graph.labels.slots.items():
         for old, new in zip(slot, labels.slots[name], strict=True):
             pairs = list(zip(leaves(old), leaves(new), strict=False))
@@ -318,14 +318,24 @@ def _rows(product: Tensor, dim: int, view: _View) -> Tensor:
     return front.reshape(*front.shape[:2], -1).sum(2)
 
 
-def _prunable(graph: ChannelGraph) -> list[ChannelGroup]:
+def prunable(graph: ChannelGraph) -> list[ChannelGroup]:
+    """The groups that can lose a channel."""
     return [group for group in graph.groups if group.can_prune]
 
 
-def _prunes(
+def prunes(
     graph: ChannelGraph, values: Mapping[str, Tensor], gains: Mapping[str, Tensor] | None = None
 ) -> list[Proposal]:
-    """A prune of every channel, the smallest value (W,) of its group first."""
+    """A prune of every channel, those of the smallest values first.
+
+    Args:
+        graph: the traced model.
+        values: group -> (W,), what each channel is worth.
+        gains: group -> (W,), the decrease of the mean loss, where that is known.
+
+    Returns:
+        The proposals; `score` is minus the value.
+    """
     prices, out = CostModel(graph), []
     for name, own in values.items():
         cost = prices.added([Prune(name, 0)])

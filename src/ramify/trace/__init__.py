@@ -19,7 +19,10 @@ from ramify.trace.sizes import SizedRun, Use
 from ramify.trace.terms import Atom, freeze, leaves
 from ramify.trace.witness import Take
 
-__all__ = ["Atom", "ChannelGraph", "ChannelGroup", "trace"]
+__all__ = ["GATES", "Atom", "ChannelGraph", "ChannelGroup", "check_ungated", "trace"]
+
+GATES = "ramify_gates"
+"""The name that the width gates of `ramify.gate` take in a model."""
 
 Run = tuple[Any, bool]
 """(inputs, whether in train mode)"""
@@ -61,6 +64,7 @@ def trace(
             f"the model is wrapped in {type(model).__name__}: trace its `.module`, and wrap it "
             "again after an edit"
         )
+    check_ungated(model)
     for name, tensor in tensors_of(model).items():
         if nn.parameter.is_lazy(tensor):
             raise RamifyError(
@@ -69,6 +73,19 @@ def trace(
         if tensor.is_meta:
             raise RamifyError(f"'{name}' has no values (device 'meta'): load the weights first")
     return _trace(model, inputs, tuple(also), edit_outputs, None)
+
+
+def check_ungated(model: nn.Module) -> None:
+    """What is traced or edited holds its weights under their own names.
+
+    Raises:
+        RamifyError: gates multiply them.
+    """
+    if any(name.rpartition(".")[2] == GATES for name, _ in model.named_modules()):
+        raise RamifyError(
+            f"the model holds width gates ('{GATES}'), which multiply its weights: ramify.fold "
+            "them first"
+        )
 
 
 def _trace(

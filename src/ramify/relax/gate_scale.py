@@ -1,0 +1,62 @@
+"""Scores for shrinking from a width search: the smallest gates go first.
+
+Shape letters: `W` channels of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ramify.edit.plan import check_current
+from ramify.errors import RamifyError
+from ramify.methods import Proposal
+from ramify.methods.scores import prunable, prunes
+from ramify.probe import Loss
+from ramify.trace import ChannelGraph
+
+
+@dataclass(frozen=True, eq=False)
+class GateScale:
+    r"""Prune the channels with the smallest gates: the end of a width search.
+
+    The score of a channel is :math:`|\alpha_c|`; channels of all gated groups are ranked together,
+    and groups without gates are left out.
+
+    Args:
+        scores: group name -> α (W,), as `ramify.fold` returns them.
+
+    Source: RARTS thesis, Algorithm 3, the pruning stage, and section 4.3.2.
+    """
+
+    scores: Mapping[str, Tensor]
+
+    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+        """A prune of every gated channel, smallest gate first; no batch is looked at.
+
+        Args:
+            graph: the traced model, its gates folded.
+            loss: as other methods take it.
+            batches: as other methods take them.
+
+        Returns:
+            The proposals; `score` is -|α|, `gain` is 0.
+
+        Raises:
+            RamifyError: the gates are for other widths than the graph has.
+        """
+        check_current(graph)
+        sizes: dict[str, Tensor] = {}
+        for name, alpha in self.scores.items():
+            width = graph[name].width
+            if alpha.shape != (width,):
+                raise RamifyError(
+                    f"the gates of '{name}' have shape {tuple(alpha.shape)}, and it has {width} "
+                    "channels now: cut by gates once, or search again"
+                )
+            sizes[graph[name].name] = alpha.detach().double().abs()
+        can = [group.name for group in prunable(graph)]
+        return prunes(graph, {name: sizes[name] for name in can if name in sizes})

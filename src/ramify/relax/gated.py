@@ -1,0 +1,174 @@
+"""A weight under gates: what multiplies it, and how it comes under them and out again.
+
+Shape letters: `W` channels of a group, `N` positions of one dimension of a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.nn.utils import parametrize
+
+from ramify.trace import ChannelGraph, ChannelGroup
+from ramify.trace.layout import Index, owners
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """What one gate multiplies along one dimension of a weight.
+
+    Attributes:
+        dim: the dimension.
+        channel: (N,), the channel of the group at each position, or -1.
+        power: 1 where the weight reads the channels. 2 for the rows that stand for both factors of
+            a product of activations: q·kᵀ reads a channel of q and of k.
+    """
+
+    dim: int
+    channel: Index
+    power: int
+
+
+def factors_of(graph: ChannelGraph, group: ChannelGroup) -> dict[str, list[Factor]]:
+    """What a gate on a group multiplies: all that the scale of a split multiplies.
+
+    Args:
+        graph: the traced model.
+        group: one of its groups.
+
+    Returns:
+        Tensor name -> factors.
+    """
+    found: dict[str, list[Factor]] = {}
+    layout = graph.layout
+    for (name, dim), atoms in layout.readers.items():
+        if group.atom in atoms:
+            channel = owners(layout.dims[name][dim], group.atom)
+            found.setdefault(name, []).append(Factor(dim, channel, 1))
+    for (name, dim), sides in layout.sides.items():
+        for side in sides:
+            if side.atom is group.atom:
+                rows = np.logical_or.reduce([rows for rows, _ in side.parts])
+                channel = np.where(rows, owners(layout.dims[name][dim], group.atom), -1)
+                found.setdefault(name, []).append(Factor(dim, channel, 2))
+    return found
+
+
+class GatedWeight(nn.Module):
+    """The parametrization of one weight: its product with the gates of all that it reads.
+
+    Args:
+        gates: the module that holds the gates, registered elsewhere.
+        factors: (name of the parameter in `gates`, what it multiplies).
+        order: the parameters of the weight's module, in order, to come back to.
+        persistent: whether the weight is kept in state dictionaries.
+    """
+
+    def __init__(
+        self,
+        gates: nn.Module,
+        factors: Sequence[tuple[str, Factor]],
+        order: tuple[str, ...],
+        persistent: bool,
+    ) -> None:
+        super().__init__()
+        self._held = (gates,)  # a tuple, so that the parameters have one name in the model
+        self._factors: list[tuple[str, int, int, str]] = []
+        for number, (key, factor) in enumerate(factors):
+            width = getattr(gates, key).numel()
+            buffer = ""
+            if not np.array_equal(factor.channel, np.arange(width)):
+                buffer = f"channel{number}"
+                index = torch.from_numpy(np.where(factor.channel < 0, width, factor.channel))
+                self.register_buffer(buffer, index, persistent=False)
+            self._factors.append((key, factor.dim, factor.power, buffer))
+        self.order = order
+        self.persistent = persistent
+
+    @property
+    def gates(self) -> nn.Module:
+        """The module that holds the gates."""
+        return self._held[0]
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight as the model uses it."""
+        along: dict[int, Tensor] = {}
+        for key, dim, power, buffer in self._factors:
+            factor: Tensor = getattr(self.gates, key)
+            if buffer:
+                factor = pad(factor, (0, 1), value=1.0)[getattr(self, buffer)]
+            factor = factor.square() if power == 2 else factor
+            along[dim] = along[dim] * factor if dim in along else factor
+        for dim, factor in along.items():
+            shape = [-1 if dim == other else 1 for other in range(weight.dim())]
+            weight = weight * factor.to(weight).view(shape)
+        return weight
+
+
+def put_under(module: nn.Module, name: str, gated: GatedWeight) -> None:
+    """Let a module's parameter or buffer be seen through gates; the object stays the same."""
+    if parametrize.is_parametrized(module):
+        module.__class__ = _own_class(module)
+    gated.to(getattr(module, name).device)
+    parametrize.register_parametrization(module, name, gated)
+
+
+def take_out(module: nn.Module, name: str) -> None:
+    """Give a module its tensor back under its own name and in its place, without the gates.
+
+    Copies of a parametrized module share its class, from which torch's own way of removing takes
+    the weight: theirs would be gone too.
+    """
+    held = lists_of(module)[name]
+    gated, original = held[0], held.original
+    assert isinstance(gated, GatedWeight)
+    del cast(nn.ModuleDict, module.parametrizations)[name]
+    if parametrize.is_parametrized(module):
+        module.__class__ = _own_class(module, without=name)
+    else:
+        del module.parametrizations
+        module.__class__ = type(module).__bases__[0]
+    if isinstance(original, nn.Parameter):
+        module.register_parameter(name, original)
+    else:
+        module.register_buffer(name, original, persistent=gated.persistent)
+    for table in (module._parameters, module._buffers):
+        _sort(table, gated.order)
+
+
+def _sort(table: dict[str, Any], order: Sequence[str]) -> None:
+    entries = dict(table)
+    table.clear()
+    table.update({key: entries.pop(key) for key in order if key in entries} | entries)
+
+
+def lists_of(module: nn.Module) -> dict[str, parametrize.ParametrizationList]:
+    """The parametrizations of each parametrized tensor of a module."""
+    if not parametrize.is_parametrized(module):
+        return {}
+    return dict(cast(nn.ModuleDict, module.parametrizations).items())  # type: ignore[arg-type]
+
+
+def _own_class(module: nn.Module, without: str = "") -> type[nn.Module]:
+    """A parametrized module's class, for this module alone."""
+    cls = type(module)
+    left_out = {"__dict__", "__weakref__", without}
+    return type(
+        cls.__name__, cls.__bases__, {k: v for k, v in vars(cls).items() if k not in left_out}
+    )
+
+
+def gated_weights(
+    model: nn.Module, gates: nn.Module
+) -> Iterator[tuple[nn.Module, str, parametrize.ParametrizationList]]:
+    """Every (module, name, parametrizations) under these gates; a shared weight has several."""
+    for module in list(model.modules()):
+        for name, held in lists_of(module).items():
+            if any(isinstance(p, GatedWeight) and p.gates is gates for p in held):
+                yield module, name, held

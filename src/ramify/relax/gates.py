@@ -1,0 +1,388 @@
+"""Width gates: a scalar on each channel as its consumers read it, learned, then folded away.
+
+Shape letters: `W` channels of a group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ramify.edit.plan import check_current
+from ramify.errors import RamifyError
+from ramify.relax.gated import (
+    Factor,
+    GatedWeight,
+    factors_of,
+    gated_weights,
+    put_under,
+    take_out,
+)
+from ramify.trace import GATES, ChannelGraph, ChannelGroup
+from ramify.trace.layout import put
+from ramify.trace.recorder import Tape, call, record, tensors_of
+from ramify.trace.witness import near_equal
+
+Names = str | tuple[str, ...]
+
+
+class Gates(nn.Module):
+    """The gates of a model: one parameter for each group, or for several that share it.
+
+    Iterating gives every parameter once; `gates[name]` and `items()` go by the names of groups. In
+    a state dictionary they have the name of their (first) group, with `/` for each `.`.
+
+    Attributes:
+        groups: for each parameter in order, the groups that it gates.
+    """
+
+    def __init__(
+        self, model: nn.Module, groups: Sequence[tuple[str, ...]], alphas: Sequence[Tensor]
+    ) -> None:
+        super().__init__()
+        self._model = (model,)  # a tuple, so that the model is no part of its own part
+        self._keys: dict[str, str] = {}
+        self.groups = tuple(groups)
+        for names, alpha in zip(groups, alphas, strict=True):
+            key = names[0].replace(".", "/")
+            key = f"{key}/" if hasattr(self, key) else key
+            self.register_parameter(key, nn.Parameter(alpha))
+            self._keys.update(dict.fromkeys(names, key))
+
+    @property
+    def model(self) -> nn.Module:
+        """The gated model."""
+        return self._model[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The identity, for a model that runs whatever it holds, as `nn.Sequential` does."""
+        return x
+
+    def __getitem__(self, name: str) -> nn.Parameter:
+        """The gates of a group: (W,)."""
+        if name not in self._keys:
+            close = difflib.get_close_matches(name, self._keys, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise RamifyError(f"there are no gates on '{name}'{hint}: `gates.items()` lists them")
+        return self._parameters[self._keys[name]]  # type: ignore[return-value]
+
+    def key(self, name: str) -> str:
+        """What the parameter of a group is called in this module."""
+        return self._keys[name]
+
+    def __iter__(self) -> Iterator[nn.Parameter]:
+        """Every parameter once."""
+        return self.parameters()
+
+    def __len__(self) -> int:
+        """The number of parameters."""
+        return len(self.groups)
+
+    def items(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(group, its gates) for every group, in forward order; shared gates once for each."""
+        return ((name, self[name]) for names in self.groups for name in names)
+
+    def check(self, threshold: float = 1e-8) -> None:
+        """Stop a search that has collapsed.
+
+        Args:
+            threshold: what counts as zero.
+
+        Raises:
+            RamifyError: names the first group whose gates are not all finite, or all zero.
+        """
+        for name, alpha in self.items():
+            if not bool(torch.isfinite(alpha).all()):
+                raise RamifyError(
+                    f"the gates of '{name}' are not all finite: go back to the last checkpoint, "
+                    "with a smaller learning rate for the gates"
+                )
+            if not bool((alpha.detach().abs() > threshold).any()):
+                raise RamifyError(
+                    f"all {alpha.numel()} gates of '{name}' are zero, which would leave the layer "
+                    "without a channel: go back to the last checkpoint, with a weaker penalty"
+                )
+
+    def extra_repr(self) -> str:
+        """Every group and its width."""
+        each = (f"{' = '.join(names)}: {self[names[0]].numel()}" for names in self.groups)
+        return "\n".join(each)
+
+
+def gate(graph: ChannelGraph, groups: Iterable[Names] | None = None) -> Gates:
+    r"""Put a learnable scalar on every channel, where its consumers read it.
+
+    .. math:: \tilde x_c = \alpha_c\, x_c
+
+    for each consumer's own read of channel c, by a product with the consumer's columns (a
+    parametrization), so that no norm layer cancels it, folding it in is exact, and the cost is
+    that of a product with the weight. At :math:`\alpha = 1`, where the gates start, the model
+    computes bit for bit what it did (under `torch.no_grad`, where torch may sum in another order
+    for what is no parameter, to rounding). Where two activations are multiplied and summed over the
+    channels (q·kᵀ), both are read, and the rows that make one of them take :math:`\alpha_c^2`.
+
+    The gates are registered as `ramify_gates`, so that they are saved, moved and copied with the
+    model. Parameters stay the same objects. Weights in half precision get gates of float32.
+
+    Args:
+        graph: what `ramify.trace` gave for the model.
+        groups: which groups: any names that `graph[...]` takes; a tuple of names shares one gate
+            a channel (A on queries, keys and values alike). By default, every group that can be
+            pruned exactly and whose every read takes a scale.
+
+    Returns:
+        The gates, all ones: the architecture parameters of a search.
+
+    Raises:
+        RamifyError: a group that cannot be gated, with the reason; the model is as it was.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> graph = ramify.trace(net, torch.randn(3, 4))
+        >>> gates = ramify.gate(graph)
+        >>> gates["0"].shape, [name for name, _ in net.named_parameters()][-1]
+        (torch.Size([8]), 'ramify_gates.0')
+        >>> scores = ramify.fold(net)
+        >>> [name for name, _ in net.named_parameters()]
+        ['0.weight', '0.bias', '2.weight', '2.bias']
+
+    Source: RARTS thesis, (4.1) and section 4.3.2.
+    """
+    check_current(graph)
+    if hasattr(graph.model, GATES):
+        raise RamifyError(f"the model has an attribute '{GATES}', the name of gates: rename it")
+    chosen = _chosen(graph, groups)
+    gates, _ = _gated(graph, chosen)
+    if gates is None:
+        for tied in chosen:
+            alone, seen = _gated(graph, [tied])
+            if alone is None:
+                raise RamifyError(
+                    f"the forward reads the weights of '{tied[0].name}' past any gate ({seen}): "
+                    "leave the group out, or read them as attributes of their modules"
+                )
+            _remove(alone)
+        raise RamifyError("the gates of these groups act on each other: gate fewer at a time")
+    return gates
+
+
+def fold(gated: Gates | nn.Module | ChannelGraph) -> dict[str, Tensor]:
+    """Multiply gates into the weights that they gate, and remove them.
+
+    The model computes what it did, to the bits as `gate` says. Names, order and `Parameter`
+    objects are those from before the gates, so that an optimizer over them and the graph that was
+    gated stay valid.
+
+    Args:
+        gated: the gates, the model that holds them, or its graph.
+
+    Returns:
+        Group name -> its gates (W,), the scores of its channels.
+
+    Raises:
+        RamifyError: there are no gates, or a gate is not finite; the model is as it was.
+
+    Source: RARTS thesis, (4.1): a gate is a factor of the weights.
+    """
+    gates = _gates_of(gated)
+    scores = {name: alpha.detach().clone() for name, alpha in gates.items()}
+    for name, alpha in scores.items():
+        if not bool(torch.isfinite(alpha).all()):
+            raise RamifyError(
+                f"the gates of '{name}' are not all finite, and would spoil the weights: go back "
+                "to the last checkpoint"
+            )
+    every = list(gated_weights(gates.model, gates))
+    for module, name, held in every:
+        if len(held) > 1:
+            raise RamifyError(
+                f"'{name}' of a {type(module).__bases__[0].__name__} was parametrized again after "
+                "it was gated: remove what came later first"
+            )
+    # A shared weight lies under several parametrizations, all alike.
+    once = {id(held.original): held for _, _, held in every}
+    with torch.no_grad(), torch.autocast(next(iter(gates)).device.type, enabled=False):
+        for held in once.values():
+            held.original.copy_(held())
+    _remove(gates)
+    torch.clear_autocast_cache()
+    return scores
+
+
+def remaining(scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, float]:
+    """The share of every gated group's channels that a cut has left.
+
+    Args:
+        scores: what `fold` returned.
+        graph: of the model after the cut.
+
+    Returns:
+        Group name -> width now over width then.
+    """
+    return {name: graph[name].width / len(alpha) for name, alpha in scores.items()}
+
+
+def _chosen(graph: ChannelGraph, asked: Iterable[Names] | None) -> list[tuple[ChannelGroup, ...]]:
+    """The groups to gate; those of one tuple share a gate."""
+    chosen: list[tuple[ChannelGroup, ...]] = []
+    if asked is None:
+        chosen += [(g,) for g in graph.groups if g.prune_exact and not _why_not(graph, g)]
+        if not chosen:
+            raise RamifyError(
+                "no group of this model can be gated: print(graph) says what each of them allows"
+            )
+        return chosen
+    seen = set[str]()
+    for names in [asked] if isinstance(asked, str) else asked:
+        tied = tuple(graph[name] for name in ((names,) if isinstance(names, str) else names))
+        for group in tied:
+            why = _why_not(graph, group)
+            if why:
+                raise RamifyError(f"'{group.name}' cannot be gated: {why}")
+            if group.name in seen:
+                raise RamifyError(f"'{group.name}' is to be gated twice: name every group once")
+            seen.add(group.name)
+        if len({group.width for group in tied}) > 1:
+            widths = ", ".join(f"'{group.name}' {group.width}" for group in tied)
+            raise RamifyError(f"groups that share their gates are equally wide, not {widths}")
+        chosen += [tied] if tied else []
+    if not chosen:
+        raise RamifyError("there is nothing to gate: name at least one group")
+    return chosen
+
+
+def _why_not(graph: ChannelGraph, group: ChannelGroup) -> str:
+    """Why a group cannot be gated; nothing if it can."""
+    if not (group.can_split and group.can_prune):
+        return group.why
+    factors, tensors = factors_of(graph, group), tensors_of(graph.model)
+    if not factors:
+        return "no weight reads its channels"
+    for alias, name in graph.labels.aliases.items():
+        if name not in factors:
+            continue
+        owner = graph.model.get_submodule(alias.rpartition(".")[0])
+        if isinstance(owner, parametrize.ParametrizationList):
+            return f"'{alias}' reads it under a parametrization; remove that first"
+        if isinstance(owner, nn.RNNBase):
+            return f"'{alias}' reads it, and {type(owner).__name__} keeps its weights out of reach"
+        if not tensors[name].is_floating_point():
+            return f"'{alias}' reads it in {tensors[name].dtype}"
+    return ""
+
+
+def _ones(graph: ChannelGraph, tied: Sequence[ChannelGroup]) -> Tensor:
+    """The gates of groups at their start, in the type and place of what reads the channels."""
+    tensors = tensors_of(graph.model)
+    read = [tensors[name] for group in tied for name in factors_of(graph, group)]
+    dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in read])
+    # Steps of a search are smaller than what half precision tells apart near 1.
+    dtype = torch.promote_types(dtype, torch.float32)
+    return torch.ones(tied[0].width, dtype=dtype, device=read[0].device)
+
+
+def _gated(
+    graph: ChannelGraph, chosen: Sequence[tuple[ChannelGroup, ...]]
+) -> tuple[Gates | None, str]:
+    """Gate groups, and run the model to see that gates do what their product with weights does.
+
+    Returns:
+        (the gates, or None if they do not, what was seen); the model is then as it was.
+    """
+    model = graph.model
+    names = [tuple(group.name for group in tied) for tied in chosen]
+    gates = Gates(model, names, [_ones(graph, tied) for tied in chosen])
+    factors: dict[str, list[tuple[str, Factor]]] = {}
+    for group in (group for tied in chosen for group in tied):
+        for name, own in factors_of(graph, group).items():
+            factors.setdefault(name, []).extend((gates.key(group.name), f) for f in own)
+    under = [
+        (alias, GatedWeight(gates, factors[name], *_place(model, alias)))
+        for alias, name in graph.labels.aliases.items()
+        if name in factors
+    ]
+    with torch.no_grad():
+        for alpha in gates:  # any values that tell channels apart
+            alpha.copy_(torch.linspace(0.5, 1.5, alpha.numel() + 1)[1:])
+    with _multiplied(model, dict(under)):
+        expected = _run(graph)
+    try:
+        for alias, gated in under:
+            path, _, name = alias.rpartition(".")
+            put_under(model.get_submodule(path), name, gated)
+        model.register_module(GATES, gates)
+        try:
+            seen = "" if near_equal(expected, _run(graph)) else "a gate there changes nothing"
+        except Exception as error:
+            seen = f"{type(error).__name__}: {error}"
+    except BaseException:
+        _remove(gates)
+        raise
+    if seen:
+        _remove(gates)
+        return None, seen
+    with torch.no_grad():
+        for alpha in gates:
+            alpha.fill_(1.0)
+    return gates, ""
+
+
+def _place(model: nn.Module, name: str) -> tuple[tuple[str, ...], bool]:
+    """(the names beside a tensor in its module, in order, whether it is kept in state dicts)."""
+    path, _, own = name.rpartition(".")
+    module = model.get_submodule(path)
+    order = (*module._parameters, *module._buffers)
+    return order, own not in module._non_persistent_buffers_set
+
+
+@contextlib.contextmanager
+def _multiplied(model: nn.Module, under: Mapping[str, GatedWeight]) -> Iterator[None]:
+    """The model with gates multiplied into its weights, for the time of the block."""
+    kept = []
+    tensors = tensors_of(model)
+    try:
+        for name, gated in under.items():
+            if name in tensors:  # a shared weight has other names too
+                kept.append((tensors[name], tensors[name].data))
+                put(tensors[name], gated.to(tensors[name].device)(tensors[name].data).detach())
+        yield
+    finally:
+        for tensor, data in kept:
+            put(tensor, data)
+
+
+def _run(graph: ChannelGraph) -> Tape:
+    return record(graph.model, lambda: call(graph.model, graph.inputs), graph.inputs)
+
+
+def _remove(gates: Gates) -> None:
+    """Take the gates out of their model; the weights are as they are without them."""
+    for module, name, _ in list(gated_weights(gates.model, gates)):
+        take_out(module, name)
+    gates.model._modules.pop(GATES, None)
+
+
+def _gates_of(gated: Gates | nn.Module | ChannelGraph) -> Gates:
+    model = gated.model if isinstance(gated, ChannelGraph) else gated
+    if not isinstance(model, nn.Module):
+        raise RamifyError(
+            f"fold takes gates, a model or its graph, and not a {type(model).__name__}"
+        )
+    found = [module for module in model.modules() if isinstance(module, Gates)]
+    if len(found) != 1:
+        raise RamifyError(
+            f"fold takes gates, or a model that was gated once, and this {type(model).__name__} "
+            f"holds {len(found) or 'no'} gates: ramify.gate puts them there"
+        )
+    gates = found[0]
+    if gates.model._modules.get(GATES) is not gates:
+        raise RamifyError("these gates were folded already: the model has none now")
+    return gates
