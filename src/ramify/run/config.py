@@ -92,6 +92,10 @@ class RunConfig(ABC):
     def arms(self) -> tuple[str, ...]:
         """The networks that each seed trains."""
 
+    @abstractmethod
+    def passes(self) -> int:
+        """Epochs that the arms of a seed make together, at most."""
+
     def check_counts(self) -> None:
         """Raise a RamifyError where a number that every command has is out of range."""
         for name in ("batch_size", "seeds", "threads"):
@@ -243,6 +247,10 @@ class GrowConfig(TrainConfig):
     def arms(self) -> tuple[str, ...]:
         """The networks that each seed trains."""
         return ARMS if self.compare else ARMS[:1]
+
+    def passes(self) -> int:
+        """Epochs that the arms of a seed make together, at most."""
+        return self.epochs * (self.rounds + 1) * len(self.arms()) + (self.phase or 0) * self.rounds
 
     def growth(self, seed: int) -> Method:
         """What proposes the edits of the job with this seed."""

@@ -119,9 +119,8 @@ class Display:
         config, total = self.config, 0
         for seed in range(config.seed, config.seed + config.seeds):
             job = self.stopped.get(seed)
-            trained = self.epochs[job] if job else config.epochs * (self.rounds + 1)
-            learned = self.learned[job] if job else self.phase * self.rounds
-            total += trained * len(config.arms()) + learned
+            early = self.epochs[job] * len(config.arms()) + self.learned[job] if job else 0
+            total += early if job else config.passes()
         return total
 
 

@@ -11,18 +11,16 @@ from torch import Tensor, nn
 
 from ramify.data import Dataset, batches, load
 from ramify.errors import RamifyError
-from ramify.methods import SplittingDescent
 from ramify.models import build as build_model
 from ramify.run.checkpoint import read_checkpoint
 from ramify.run.compare import scratch, wide
-from ramify.run.config import GrowConfig, TrainConfig
+from ramify.run.config import GrowConfig, RunConfig, TrainConfig
 from ramify.run.files import read_json
 from ramify.run.folder import RunFolder
 from ramify.run.journal import Event
-from ramify.run.loop import grow
+from ramify.run.loop import grow, train
 from ramify.run.store import save, write_model
 from ramify.run.training import Training, cross_entropy, evaluate
-from ramify.select import TopFraction
 from ramify.trace.recorder import evaluating
 
 EVALUATION_BATCH = 500
@@ -48,6 +46,10 @@ class Job:
         """Such as ``grown-0``."""
         return f"{self.arm}-{self.seed}"
 
+    def tags(self) -> dict[str, Any]:
+        """What stands in front of each of its events."""
+        return {"job": self.name, "arm": self.arm, "seed": self.seed}
+
 
 @dataclass(frozen=True)
 class Shuffled:
@@ -61,7 +63,7 @@ class Shuffled:
     """
 
     dataset: Dataset
-    config: TrainConfig
+    config: RunConfig
     seed: int
     ticked: Callable[[float], None]
 
@@ -77,8 +79,75 @@ class Shuffled:
             yield inputs.to(self.config.device), labels.to(self.config.device)
 
 
-def plan(config: TrainConfig) -> list[Job]:
-    """Every job of a run in order: for each seed the grown network, then what depends on it."""
+@dataclass(frozen=True)
+class Setup:
+    """What every job of a run shares.
+
+    Attributes:
+        config: The settings of the run.
+        folder: Where everything is kept.
+        dataset: What is trained on.
+        log: Called with each event once it is stored.
+        ticked: Called before each training step with its share of the epoch.
+    """
+
+    config: TrainConfig
+    folder: RunFolder
+    dataset: Dataset
+    log: Callable[[Event], None]
+    ticked: Callable[[float], None]
+
+    def build(self) -> nn.Module:
+        """The seed network, on the CPU."""
+        return build_seed(self.config, self.dataset)
+
+    def record(self, event: Event) -> None:
+        """Store an event, then tell the watcher."""
+        self.folder.append(event)
+        self.log(event)
+
+    def inputs(self) -> Tensor:
+        """One example of the network's inputs, on the device."""
+        return self.dataset.x_train[:1].to(self.config.device)
+
+    def measures(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy and loss on the test samples, accuracy on as many training samples."""
+        dataset, device = self.dataset, self.config.device
+        count = min(len(dataset.x_test), len(dataset.x_train))
+        spread = torch.linspace(0, len(dataset.x_train) - 1, count).long()
+
+        def score(inputs: Tensor, labels: Tensor) -> tuple[float, float]:
+            pairs = zip(inputs.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
+            return evaluate(model, ((x.to(device), y.to(device)) for x, y in pairs))
+
+        _, train_accuracy = score(dataset.x_train[spread], dataset.y_train[spread])
+        test_loss, test_accuracy = score(dataset.x_test, dataset.y_test)
+        return {
+            "train_accuracy": train_accuracy,
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+        }
+
+    def training(self, job: Job) -> dict[str, Any]:
+        """What every training of a job goes by, as keyword arguments of the loops."""
+        return {
+            "evaluate": self.measures,
+            "log": self.record,
+            "checkpoint": self.folder.checkpoint,
+            "tags": job.tags(),
+        }
+
+    def finish(self, job: Job, history: list[Event]) -> None:
+        """Write the result of a job that is at its end; its checkpoint is no longer needed."""
+        last = next(event for event in reversed(history) if event["event"] == "epoch")
+        measures = {key: last[key] for key in ("test_accuracy", "test_loss", "params", "macs")}
+        time = {"steps": last["step"], "seconds": history[-1]["t"]}
+        self.record({"event": "result"} | job.tags() | {"t": history[-1]["t"]} | measures | time)
+        self.folder.checkpoint.unlink(missing_ok=True)
+
+
+def plan(config: RunConfig) -> list[Job]:
+    """Every job of a run in order: for each seed its arms, each after those it depends on."""
     seeds = range(config.seed, config.seed + config.seeds)
     return [Job(arm, seed) for seed in seeds for arm in config.arms()]
 
@@ -148,6 +217,7 @@ def run_jobs(
     dataset: Dataset,
     log: Callable[[Event], None] = lambda event: None,
     ticked: Callable[[float], None] = lambda fraction: None,
+    run: Callable[[Job, Setup], None] | None = None,
 ) -> None:
     """Run every job that is not finished, going on from the checkpoint of the one begun last.
 
@@ -157,6 +227,7 @@ def run_jobs(
         dataset: From :func:`prepare`.
         log: Called with each event once it is stored.
         ticked: Called before each training step with its share of the epoch.
+        run: Runs one job to its end; by default :func:`grow_or_train`.
 
     Raises:
         RamifyError: From the folder, the model or the training; what is finished stays.
@@ -167,7 +238,7 @@ def run_jobs(
     try:
         for job in plan(config):
             if job.name not in finished:
-                _run(job, _Setup(config, folder, dataset, log, ticked))
+                (run or grow_or_train)(job, Setup(config, folder, dataset, log, ticked))
     finally:
         torch.set_num_threads(before)
 
@@ -221,24 +292,6 @@ def save_unfinished(config: TrainConfig, folder: RunFolder) -> None:
         write_model(path, checkpoint.recipe, checkpoint.model_tensors())
 
 
-@dataclass(frozen=True)
-class _Setup:
-    config: TrainConfig
-    folder: RunFolder
-    dataset: Dataset
-    log: Callable[[Event], None]
-    ticked: Callable[[float], None]
-
-    def build(self) -> nn.Module:
-        """The seed network, on the CPU."""
-        return build_seed(self.config, self.dataset)
-
-    def record(self, event: Event) -> None:
-        """Store an event, then tell the watcher."""
-        self.folder.append(event)
-        self.log(event)
-
-
 def build_seed(config: TrainConfig, dataset: Dataset) -> nn.Module:
     """The network that a run begins with, on the CPU."""
     width = {} if config.width is None else {"width": config.width}
@@ -246,48 +299,47 @@ def build_seed(config: TrainConfig, dataset: Dataset) -> nn.Module:
     return build_model(config.model, dataset_shape=shape, classes=len(dataset.classes), **width)
 
 
-def _run(job: Job, setup: _Setup) -> None:
-    """Run one job to its end: train it, save it where it is grown, write its result."""
-    config, folder = setup.config, setup.folder
+def grow_or_train(job: Job, setup: Setup) -> None:
+    """Run one job of ``ramify grow`` or ``ramify retrain`` to its end.
+
+    Args:
+        job: The job.
+        setup: What the jobs of the run share.
+
+    Raises:
+        RamifyError: From the folder, the model or the training.
+    """
+    config = setup.config
     torch.manual_seed(job.seed)
     model, training = _network(job, setup)
-    tags = {"job": job.name, "arm": job.arm, "seed": job.seed}
-    history = grow(
-        model.to(config.device),
-        setup.dataset.x_train[:1].to(config.device),
-        cross_entropy,
-        Shuffled(setup.dataset, config, job.seed, setup.ticked),
-        training=training,
-        **_growth(job, setup),
-        evaluate=lambda model: _measures(model, setup.dataset, config.device),
-        log=setup.record,
-        checkpoint=folder.checkpoint,
-        tags=tags,
-    ).history
+    model = model.to(config.device)
+    shared = {
+        "loss": cross_entropy,
+        "data": Shuffled(setup.dataset, config, job.seed, setup.ticked),
+        "training": training,
+        **setup.training(job),
+    }
+    if job.arm == "grown" and isinstance(config, GrowConfig):
+        done = grow(model, setup.inputs(), **shared, **_growth(config, job, setup))
+    else:
+        done = train(model, setup.inputs(), **shared)
     if job.arm in KEPT:
-        save(model, model_path(config, folder, job.seed))
-    last = next(event for event in reversed(history) if event["event"] == "epoch")
-    measures = {key: last[key] for key in ("test_accuracy", "test_loss", "params", "macs")}
-    time = {"steps": last["step"], "seconds": history[-1]["t"]}
-    setup.record({"event": "result"} | tags | {"t": history[-1]["t"]} | measures | time)
-    folder.checkpoint.unlink(missing_ok=True)
+        save(model, model_path(config, setup.folder, job.seed))
+    setup.finish(job, done.history)
 
 
-def _growth(job: Job, setup: _Setup) -> dict[str, Any]:
-    """How a job edits its network; those that only train make no round."""
-    config = setup.config
-    if job.arm != "grown" or not isinstance(config, GrowConfig):
-        return {"method": SplittingDescent(), "rule": TopFraction(1.0), "rounds": 0}
+def _growth(config: GrowConfig, job: Job, setup: Setup) -> dict[str, Any]:
+    """How a job edits its network."""
     return {
         "method": config.growth(job.seed),
         "rule": config.rule(),
         "rounds": config.rounds,
         "budget": config.budget,
-        "probe": _probe(setup.dataset, config, job.seed),
+        "probe": probe(setup, config.probe_samples, job.seed),
     }
 
 
-def _network(job: Job, setup: _Setup) -> tuple[nn.Module, Training]:
+def _network(job: Job, setup: Setup) -> tuple[nn.Module, Training]:
     """The network a job begins with, and its training: as many steps as the grown one in all."""
     training = setup.config.training()
     if job.arm == "grown":
@@ -315,31 +367,23 @@ def shape_path(config: TrainConfig, folder: RunFolder, seed: int) -> Path:
     return folder.path / ("shape.json" if seed == config.seed else f"shape-{seed}.json")
 
 
-def _probe(dataset: Dataset, config: GrowConfig, seed: int) -> list[tuple[Tensor, Tensor]] | None:
-    """The training samples that judge the edits, drawn once for a job; None where all do."""
-    if config.probe_samples is None:
+def probe(setup: Setup, samples: int | None, seed: int) -> list[tuple[Tensor, Tensor]] | None:
+    """The training samples that judge edits, drawn once for a job.
+
+    Args:
+        setup: What the jobs of the run share.
+        samples: How many; None where all do.
+        seed: Of the draw.
+
+    Returns:
+        Batches on the device; None where all samples judge.
+    """
+    if samples is None:
         return None
+    dataset, device = setup.dataset, setup.config.device
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(dataset.x_train), generator=generator)[: config.probe_samples]
+    order = torch.randperm(len(dataset.x_train), generator=generator)[:samples]
     return [
-        (dataset.x_train[index].to(config.device), dataset.y_train[index].to(config.device))
+        (dataset.x_train[index].to(device), dataset.y_train[index].to(device))
         for index in order.split(PROBE_BATCH)
     ]
-
-
-def _measures(model: nn.Module, dataset: Dataset, device: str) -> dict[str, float]:
-    """Accuracy and loss on the test samples, accuracy on as many training samples."""
-    count = min(len(dataset.x_test), len(dataset.x_train))
-    spread = torch.linspace(0, len(dataset.x_train) - 1, count).long()
-
-    def score(inputs: Tensor, labels: Tensor) -> tuple[float, float]:
-        pairs = zip(inputs.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
-        return evaluate(model, ((x.to(device), y.to(device)) for x, y in pairs))
-
-    _, train_accuracy = score(dataset.x_train[spread], dataset.y_train[spread])
-    test_loss, test_accuracy = score(dataset.x_test, dataset.y_test)
-    return {
-        "train_accuracy": train_accuracy,
-        "test_loss": test_loss,
-        "test_accuracy": test_accuracy,
-    }

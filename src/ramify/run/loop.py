@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from ramify import ranks
 from ramify.edit import Follower, apply
 from ramify.errors import RamifyError
-from ramify.methods import Method, agree
+from ramify.methods import Method, SplittingDescent, agree
 from ramify.probe import Loss
 from ramify.ranks import check_ranks
 from ramify.run.journal import Data, Epoch, Event, Journal, Passes, distinct, steps_of
@@ -26,7 +26,7 @@ from ramify.run.steps import (
     measured,
 )
 from ramify.run.training import Training, make_optimizer, train_epoch
-from ramify.select import Rule
+from ramify.select import Rule, TopFraction
 from ramify.trace import ChannelGraph, trace
 
 
@@ -166,6 +166,30 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
                 now["budget"] = limits["budget"]
                 journal.write("edit", now | edit_event(graph, proposals, choice, before, after))
         return Grown(graph, optimizer, journal.history)
+
+
+def train(
+    model: nn.Module, inputs: Any, loss: Loss, data: Data, *, training: Training, **others: Any
+) -> Grown:
+    """Train a network whose shape stays: :func:`grow` without rounds.
+
+    Args:
+        model: Any network that :func:`ramify.trace` takes.
+        inputs: One example of its inputs.
+        loss: ``loss(model, batch)``, one loss a sample, shape (S,).
+        data: The training batches.
+        training: How to train.
+        **others: ``evaluate``, ``log``, ``checkpoint``, ``tags``, ``followers`` and ``after_step``,
+            as :func:`grow` takes them.
+
+    Returns:
+        As :func:`grow`.
+
+    Raises:
+        RamifyError: As :func:`grow`.
+    """
+    still: dict[str, Any] = {"method": SplittingDescent(), "rule": TopFraction(1.0), "rounds": 0}
+    return grow(model, inputs, loss, data, training=training, **still, **others)
 
 
 def _factor(

@@ -35,6 +35,10 @@ class RetrainConfig(TrainConfig):
         """The networks that each seed trains."""
         return ("retrained",)
 
+    def passes(self) -> int:
+        """Epochs that the arms of a seed make together."""
+        return self.epochs
+
 
 def resolve(source: Path, given: dict[str, Any]) -> tuple[RetrainConfig, list[Recipe]]:
     """Find the shapes to train, and fill in what the user left open.

@@ -105,18 +105,23 @@ class Training:
 
 def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
     """The optimizer that ``training`` names, over all parameters; fit for ``train_epoch``."""
+    return optimizer_over(model.parameters(), training)
+
+
+def optimizer_over(parameters: Iterable[Tensor], training: Training) -> Optimizer:
+    """The optimizer that ``training`` names, over these parameters."""
     lr, decay = training.lr, training.weight_decay
-    parameters = [{"params": list(model.parameters()), "initial_lr": lr}]
+    groups = [{"params": list(parameters), "initial_lr": lr}]
     if training.optimizer == "sgd":
         return SGD(
-            parameters,
+            groups,
             lr=lr,
             momentum=training.momentum,
             nesterov=training.nesterov,
             weight_decay=decay,
         )
     kind = Adam if training.optimizer == "adam" else AdamW
-    return kind(parameters, lr=lr, weight_decay=decay)
+    return kind(groups, lr=lr, weight_decay=decay)
 
 
 def train_epoch(
