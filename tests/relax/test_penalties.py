@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+import ramify
 from ramify.errors import RamifyError
-from ramify.relax import L1, ExpectedCost, GroupL1
+from ramify.models import build
+from ramify.relax import L1, ExpectedCost, GroupL1, channel_costs
 
 
 def arch():
@@ -74,3 +76,35 @@ def test_what_does_not_match():
         L1([torch.ones(3)])(arch())
     with pytest.raises(RamifyError, match=r"tensor 1 of the penalty has the shape \(3,\)"):
         ExpectedCost([torch.ones(3), torch.ones(3)])(arch())
+
+
+@pytest.mark.parametrize("resource", ["params", "macs", "energy"])
+def test_a_channel_costs_what_the_network_saves_without_it(resource):
+    model = build("preresnet", dataset_shape=(3, 8, 8), classes=4, width=3, depth=11)
+    inputs = torch.randn(1, 3, 8, 8)
+    graph = ramify.trace(model, inputs)
+    pairs = [("stem", "blocks.0.conv2"), ("blocks.1.conv1", "blocks.1.conv2"), "blocks.0.conv1"]
+    gates = ramify.gate(graph, pairs)
+    costs = channel_costs(gates, graph, resource)
+    ramify.fold(gates)
+    before = ramify.cost.model_cost(model, inputs).of(resource)
+    for names, cost in zip(gates.groups, costs, strict=True):
+        saved = 0
+        for name in names:
+            pruned = build("preresnet", dataset_shape=(3, 8, 8), classes=4, width=3, depth=11)
+            ramify.apply(ramify.trace(pruned, inputs), [ramify.Prune(name, 0)])
+            saved += before - ramify.cost.model_cost(pruned, inputs).of(resource)
+        assert cost.tolist() == [saved] * graph[names[0]].width
+    assert len({float(cost[0]) for cost in costs}) == 3
+
+
+def test_latency_of_a_channel():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 512), torch.nn.ReLU(), torch.nn.Linear(512, 2))
+    graph = ramify.trace(model, torch.randn(2, 4))
+    latency = ramify.latency.learn(graph, shapes=4, rounds=1)
+    gates = ramify.gate(graph)
+    [cost] = channel_costs(gates, graph, latency)
+    slope = (latency.at({"0": 640}) - latency.at({"0": 384})) / 256
+    assert float(cost[0]) == pytest.approx(max(slope, 0.0))
+    with pytest.raises(RamifyError, match="there is no resource 'time'"):
+        channel_costs(gates, graph, "time")

@@ -7,7 +7,7 @@ Every searcher minimises parts of one Lagrangian (RARTS thesis, (2.11)):
 from ramify.relax.distillation import distilled
 from ramify.relax.gate_scale import GateScale
 from ramify.relax.gates import Gates, fold, gate, remaining
-from ramify.relax.penalties import L1, ExpectedCost, GroupL1
+from ramify.relax.penalties import L1, ExpectedCost, GroupL1, channel_costs
 from ramify.relax.proximal import by_group, prox_group_l1, prox_l0, prox_l1, prox_tl1
 from ramify.relax.splitting import RelaxedSplitting
 
@@ -19,6 +19,7 @@ __all__ = [
     "GroupL1",
     "RelaxedSplitting",
     "by_group",
+    "channel_costs",
     "distilled",
     "fold",
     "gate",

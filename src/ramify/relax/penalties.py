@@ -14,11 +14,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ramify.cost import RESOURCES, CostModel
 from ramify.errors import RamifyError
+from ramify.latency import LatencyModel
+from ramify.relax.gates import Gates
 from ramify.relax.proximal import group_norms, prox_group_l1, prox_l1
+from ramify.select.knapsack import latency_slopes
+from ramify.trace import ChannelGraph
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,53 @@ class ExpectedCost:
         return torch.stack(
             [(alpha.softmax(-1) * cost).sum() for cost, alpha in zip(costs, arch, strict=True)]
         ).sum()
+
+
+def channel_costs(gates: Gates, graph: ChannelGraph, resource: str | LatencyModel) -> list[Tensor]:
+    """What one channel of each gated group costs, as weights of :class:`L1`.
+
+    That is what the network with one channel less would save; with a latency, by its slope about
+    the present shape. A penalty of such weights is in units of the resource: divided by their mean
+    they leave γ its usual size.
+
+    Args:
+        gates: the gates of a model; groups that share theirs go together.
+        graph: the graph that was gated.
+        resource: `"params"`, `"macs"`, `"flops"`, `"energy"`, or a model of the latency, measured,
+            from `ramify.latency.learn(graph)` before the model is gated: then in milliseconds.
+
+    Returns:
+        One tensor for each architecture parameter: (W,).
+
+    Raises:
+        RamifyError: there is no such resource.
+
+    Example:
+        >>> import ramify
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> graph = ramify.trace(net, torch.randn(1, 4))
+        >>> channel_costs(ramify.gate(graph), graph, "params")[0][0]
+        tensor(7.)
+
+    Source: RARTS thesis, section 3.1.4, for channels in the place of operations.
+    """
+    model = CostModel(graph)
+    if isinstance(resource, LatencyModel):
+        saved = latency_slopes(resource.on(graph), model.widths).tolist()
+    elif resource in RESOURCES:
+        now = model.cost().of(resource)
+        fewer = [model.widths - step for step in np.eye(len(model.names), dtype=np.int64)]
+        saved = [now - model.cost(widths).of(resource) for widths in fewer]
+    else:
+        raise RamifyError(
+            f"there is no resource {resource!r}; give one of {', '.join(RESOURCES)}, or what "
+            "ramify.latency.learn returned."
+        )
+    by_name = dict(zip(model.names, saved, strict=True))
+    return [
+        torch.full_like(alpha, sum(by_name[name] for name in names), requires_grad=False)
+        for names, alpha in zip(gates.groups, gates, strict=True)
+    ]
 
 
 def _matched(given: Sequence[Tensor] | None, arch: Sequence[Tensor]) -> list[Tensor]:

@@ -46,6 +46,7 @@ class RelaxedSplitting:
 
     Example:
         >>> from torch import nn
+        >>> from ramify.relax import prox_l0
         >>> net = nn.Linear(2, 1, bias=False)
         >>> _ = net.weight.data.copy_(torch.tensor([[1.0, 0.1]]))
         >>> splitting = RelaxedSplitting(net.parameters(), prox_l0, lam=0.02, beta=1.0)

@@ -250,7 +250,7 @@ class Knapsack:
         about = least if most < 0 else model.widths
         best, value = least, -math.inf
         for _ in range(LINES):
-            slopes = _slopes(predicted, about)
+            slopes = latency_slopes(predicted, about)
             line = most + now - predicted.at(about) + float(slopes @ (about - model.widths))
             line = max(line, float(slopes @ (least - model.widths)))  # the least does fit
             found = self._at_best(offers, model, curves, (slopes, line))
@@ -323,7 +323,7 @@ def _shape(model: CostModel, graph: ChannelGraph, chosen: Sequence[Proposal]) ->
     return shape
 
 
-def _slopes(predicted: LatencyModel, widths: Index) -> Floats:
+def latency_slopes(predicted: LatencyModel, widths: Index) -> Floats:
     """What one more channel of each group adds to the predicted latency about a shape (W,)."""
     reach = np.maximum(widths // 4, REACH)
     low = np.maximum(widths - reach, 1)
