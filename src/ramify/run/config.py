@@ -104,13 +104,11 @@ class RunConfig(ABC):
 
 
 @dataclass(frozen=True)
-class TrainConfig(RunConfig):
-    """The settings of a command that trains one network a job.
+class FitConfig(RunConfig):
+    """The settings of a command that trains networks by one optimizer.
 
     Attributes:
-        model: Name of a built-in network, or ``package.module:build``.
-        width: Channels a layer of the seed network; None leaves it to the model.
-        optimizer: As in :class:`Training`, like the next seven.
+        optimizer: As in :class:`Training`, like all others.
         lr: Learning rate at the start.
         momentum: Momentum of SGD.
         nesterov: Nesterov's form of it.
@@ -120,8 +118,6 @@ class TrainConfig(RunConfig):
         span: Whether the schedule goes over each ``"round"`` or the whole ``"run"``.
     """
 
-    model: str
-    width: int | None
     optimizer: str
     lr: float
     momentum: float
@@ -149,6 +145,19 @@ class TrainConfig(RunConfig):
             milestones=self.milestones,
             span=self.span,
         )
+
+
+@dataclass(frozen=True)
+class TrainConfig(FitConfig):
+    """The settings of a command that trains a network known by its name.
+
+    Attributes:
+        model: Name of a built-in network, or ``package.module:build``.
+        width: Channels a layer of the seed network; None leaves it to the model.
+    """
+
+    model: str
+    width: int | None
 
 
 @dataclass(frozen=True)

@@ -162,8 +162,25 @@ def prepare(config: TrainConfig) -> Dataset:
         The data.
 
     Raises:
-        RamifyError: The device, the data set or the model is not there, or this is one of several
-            processes, which would write into each other's folders.
+        RamifyError: From :func:`load_data` and :func:`try_classifier`.
+    """
+    dataset = load_data(config)
+    try_classifier(build_seed(config, dataset), dataset)
+    return dataset
+
+
+def load_data(config: RunConfig) -> Dataset:
+    """Load the data of a run that this process can make.
+
+    Args:
+        config: The settings of the run.
+
+    Returns:
+        The data.
+
+    Raises:
+        RamifyError: The device or the data set is not there, or this is one of several processes,
+            which would write into each other's folders.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RamifyError(
@@ -177,16 +194,27 @@ def prepare(config: TrainConfig) -> Dataset:
             f"there is no device {config.device!r} on this machine; give cpu, or cuda where torch "
             "finds one."
         ) from None
-    dataset = load(config.data)
-    scores = try_model(build_seed(config, dataset), dataset.x_train[:1])
+    return load(config.data)
+
+
+def try_classifier(model: nn.Module, dataset: Dataset) -> None:
+    """Make sure that a network gives one score a class.
+
+    Args:
+        model: A network that was just built.
+        dataset: What it is to be trained on.
+
+    Raises:
+        RamifyError: The model does not run, or gives something else.
+    """
+    scores = try_model(model, dataset.x_train[:1])
     wanted = (1, len(dataset.classes))
     if not isinstance(scores, Tensor) or tuple(scores.shape) != wanted:
         seen = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores)
         raise RamifyError(
-            f"the model gives {seen} for one image of {config.data}, and one score a class, "
+            f"the model gives {seen} for one image of {dataset.name}, and one score a class, "
             f"{wanted}, is needed."
         )
-    return dataset
 
 
 def try_model(model: nn.Module, inputs: Any) -> Any:
