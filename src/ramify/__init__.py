@@ -1,6 +1,6 @@
 """Ramify: any PyTorch network, grown and pruned to the shape that its data asks for."""
 
-from ramify import cost, latency
+from ramify import cells, cost, latency
 from ramify.edit import Prune, Split, apply
 from ramify.errors import RamifyError
 from ramify.methods import (
@@ -67,6 +67,8 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "grow",
     "Grown",
     "Training",
+    # cells
+    "cells",
     # several processes
     "together",
     "agree",

@@ -1,1 +1,26 @@
-"""Cells: spaces of small graphs of operations, searched by mixing logits and stacked to networks."""
+"""Cells: small graphs of operations, searched by mixing logits and stacked to networks."""
+
+from ramify.cells.darts import DARTS, DARTS_IMAGENET, DARTS_V2
+from ramify.cells.derive import inherit, one_hot
+from ramify.cells.genotype import Genotype
+from ramify.cells.nats import NATS
+from ramify.cells.networks import Network
+from ramify.cells.plan import CellPlan, Parts, Plan
+from ramify.cells.space import Space
+from ramify.cells.supernet import Supernet
+
+__all__ = [
+    "DARTS",
+    "DARTS_IMAGENET",
+    "DARTS_V2",
+    "NATS",
+    "CellPlan",
+    "Genotype",
+    "Network",
+    "Parts",
+    "Plan",
+    "Space",
+    "Supernet",
+    "inherit",
+    "one_hot",
+]

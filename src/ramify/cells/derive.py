@@ -1,0 +1,133 @@
+"""From a supernet to an architecture: by mixing weights, or by what the loss says.
+
+Shape letters: `E` edges of a cell, `O` operations.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ramify.cells.genotype import Genotype, States
+from ramify.cells.networks import FixedCell, Network
+from ramify.cells.supernet import MixedCell, Supernet
+from ramify.errors import RamifyError
+
+if TYPE_CHECKING:
+    from ramify.cells.space import Space
+
+
+def derive(space: Space, supernet: Supernet) -> Genotype:
+    """The architecture that the mixing weights name; see `Space.derive`."""
+    if set(supernet.alphas) != set(space.kinds):
+        raise RamifyError(
+            f"the supernet is of space {supernet.space.name}, not of {space.name}: derive with "
+            "its own space."
+        )
+    cells = []
+    for kind, mixing in supernet.mixing().items():
+        shape = len(space.edges), len(space.operations)
+        if mixing.shape != shape:
+            raise RamifyError(
+                f"the {kind} cells of the supernet have logits of shape {tuple(mixing.shape)}, "
+                f"those of space {space.name} have {shape}: derive with its own space."
+            )
+        if not mixing.isfinite().all():
+            raise RamifyError(
+                f"the logits of the {kind} cells are not finite: go back to an earlier state, and "
+                "lower the learning rate of the logits."
+            )
+        cells.append((kind, strongest(space, mixing)))
+    return Genotype(space.name, space.inputs, tuple(cells))
+
+
+def strongest(space: Space, strength: Tensor) -> States:
+    """Of each edge the strongest operation, of each state the strongest edges.
+
+    Args:
+        space: says which operations are never taken and how many edges are kept.
+        strength: (E, O).
+
+    Returns:
+        The states of a cell.
+    """
+    names = list(space.operations)
+    columns = [number for number, name in enumerate(names) if name not in space.never]
+    rows = strength.detach().tolist()
+    best = []  # of each edge: (strength, operation)
+    for row in rows:
+        column = max(columns, key=lambda number: row[number])  # the first of equals
+        best.append((row[column], names[column]))
+    states = []
+    for target in range(space.inputs, space.inputs + space.states):
+        mine = [
+            (source, *best[number])
+            for number, (source, reader) in enumerate(space.edges)
+            if reader == target
+        ]
+        if space.keep is not None:
+            mine = sorted(mine, key=lambda edge: -edge[1])[: space.keep]
+        states.append(tuple((name, source) for source, _, name in mine))
+    return tuple(states)
+
+
+def inherit(supernet: Supernet, genotype: Genotype) -> Network:
+    """The network of a genotype as it lies in a supernet, with a copy of its weights.
+
+    Its norms have no weights of their own and its pools are followed by norms, as in the supernet:
+    its output is that of the supernet whose mixing weights are one on the genotype's edges and
+    zero elsewhere. To train an architecture from scratch, use `Space.network`.
+
+    Args:
+        supernet: where the weights are.
+        genotype: of the same space.
+
+    Returns:
+        The network.
+
+    Raises:
+        RamifyError: The genotype does not fit the space.
+    """
+    space = supernet.space
+    network = Network(space, space.check(genotype), supernet.plan, drop_path=0.0)
+    network.to(supernet.arch_parameters()[0])
+    for name in ("stems", "head"):
+        getattr(network, name).load_state_dict(getattr(supernet, name).state_dict())
+    for mine, theirs in zip(network.layers, supernet.layers, strict=True):
+        if isinstance(mine, FixedCell) and isinstance(theirs, MixedCell):
+            _copy_cell(mine, theirs, genotype, space.inputs)
+        else:
+            mine.load_state_dict(theirs.state_dict())
+    return network.train(supernet.training)
+
+
+def _copy_cell(mine: FixedCell, theirs: MixedCell, genotype: Genotype, inputs: int) -> None:
+    mine.prepare.load_state_dict(theirs.prepare.state_dict())
+    for number, (operations, edges) in enumerate(
+        zip(mine.states, genotype[theirs.kind], strict=True)
+    ):
+        for operation, (name, source) in zip(operations, edges, strict=True):  # type: ignore[call-overload]
+            edge = theirs.targets[source].index(inputs + number)
+            operation.load_state_dict(theirs.fans[source].part(name, edge))
+
+
+def one_hot(space: Space, genotype: Genotype) -> dict[str, Tensor]:
+    """The mixing weights that make a supernet the genotype's network: ones on its edges.
+
+    Args:
+        space: the space of the genotype.
+        genotype: which edges.
+
+    Returns:
+        (E, O) of zeros and ones for each kind of cell.
+    """
+    names = list(space.operations)
+    weights = {}
+    for kind, states in genotype.cells:
+        weights[kind] = torch.zeros(len(space.edges), len(names))
+        for target, edges in enumerate(states, start=space.inputs):
+            for name, source in edges:
+                weights[kind][space.edges.index((source, target)), names.index(name)] = 1
+    return weights

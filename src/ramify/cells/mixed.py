@@ -1,0 +1,245 @@
+"""All candidate operations on the edges that leave one state, evaluated side by side.
+
+The candidates of one kind on `B` edges read the same state. Where they are chains of standard
+layers, their channels are put side by side: one convolution and one norm do the work of `B`, the
+first ReLU is shared, and the mixing weight is the scale of the last norm. What has no weights gives
+the same on each edge, and is done once. `none` takes no work at all. The outputs are those of the
+candidates one by one, to rounding.
+
+Shape letters: `N` samples, `C` channels, `B` edges, `E` all edges of a cell, `O` operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ramify.cells.operations import Zero
+
+if TYPE_CHECKING:
+    from ramify.cells.space import Build
+
+_LAYERS = (nn.ReLU, nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
+
+
+def is_chain(module: nn.Module) -> bool:
+    """Whether a module is a sequence of standard layers, so that copies fit side by side."""
+    return isinstance(module, nn.Sequential) and all(
+        type(layer) in _LAYERS and getattr(layer, "padding_mode", "zeros") == "zeros"
+        for layer in module
+    )
+
+
+class Reading:
+    """A state as candidates read it; each form is made once."""
+
+    def __init__(self, x: Tensor, copies: int) -> None:
+        self.x = x
+        self.copies = copies
+        self._forms: dict[tuple[bool, bool], Tensor] = {(False, False): x}
+
+    def get(self, relu: bool, repeated: bool) -> Tensor:
+        """(N, C, H, W), or (N, B C, H, W) where repeated."""
+        if (relu, repeated) not in self._forms:
+            if repeated:
+                form = self.get(relu, False).repeat(1, self.copies, 1, 1)
+            else:
+                form = F.relu(self.x)
+            self._forms[relu, repeated] = form
+        return self._forms[relu, repeated]
+
+
+class Wide(nn.Module):
+    """Chains of the same make, side by side.
+
+    Args:
+        chains: `B` modules for which `is_chain` holds, alike but for their weights.
+    """
+
+    def __init__(self, chains: Sequence[nn.Sequential]) -> None:
+        super().__init__()
+        self.copies = len(chains)
+        layers: list[nn.Module] = []
+        self.repeat_at = -1  # before this layer the shared input is repeated
+        shared = True
+        for number, copies in enumerate(zip(*chains, strict=True)):
+            layer = copies[0]
+            if isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
+                reads_shared = shared and isinstance(layer, nn.Conv2d) and layer.groups == 1
+                if shared and not reads_shared:
+                    self.repeat_at = number
+                shared = False
+                layer = _side_by_side(copies, reads_shared)
+            layers.append(layer)
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, reading: Reading, scale: Tensor) -> Tensor:
+        """All outputs, each times its scale.
+
+        Args:
+            reading: the state.
+            scale: (B,).
+
+        Returns:
+            (N, B C, H, W).
+        """
+        start = int(isinstance(self.layers[0], nn.ReLU))
+        x, own = reading.get(relu=bool(start), repeated=self.repeat_at == start), False
+        *body, last = list(enumerate(self.layers))[start:]
+        for number, layer in body:
+            x = self._repeated(x, number, start)
+            # What a convolution or norm has put out nobody else reads, not even its backward.
+            x = F.relu(x, inplace=own) if isinstance(layer, nn.ReLU) else layer(x)
+            own = isinstance(layer, nn.Conv2d | nn.BatchNorm2d)
+        return _scaled(last[1], self._repeated(x, last[0], start), scale)
+
+    def _repeated(self, x: Tensor, number: int, start: int) -> Tensor:
+        """What a layer reads: its own copy for each chain, where the chains part there."""
+        return x.repeat(1, self.copies, 1, 1) if number == self.repeat_at > start else x
+
+    def part(self, number: int) -> dict[str, Tensor]:
+        """The `state_dict` of one of the chains."""
+        return {
+            name: tensor.chunk(self.copies)[number] if tensor.ndim else tensor
+            for name, tensor in self.layers.state_dict().items()
+        }
+
+
+def _scaled(layer: nn.Module, x: Tensor, scale: Tensor) -> Tensor:
+    """A layer's output, (N, B C, H, W), each C channels times their scale, (B,)."""
+    if isinstance(layer, nn.BatchNorm2d) and not layer.affine and layer.momentum is not None:
+        by_batch = layer.training or layer.running_mean is None
+        if layer.training and layer.num_batches_tracked is not None:
+            layer.num_batches_tracked.add_(1)
+        mean, var, factor, eps = (
+            layer.running_mean,
+            layer.running_var,
+            layer.momentum,
+            layer.eps,
+        )
+        weight = scale.repeat_interleave(layer.num_features // len(scale))
+        return F.batch_norm(x, mean, var, weight, None, by_batch, factor, eps)
+    y = layer(x)
+    return y * scale.repeat_interleave(y.shape[1] // len(scale)).view(1, -1, 1, 1)
+
+
+def _side_by_side(copies: Sequence[nn.Module], reads_shared: bool) -> nn.Module:
+    """One layer that does the work of alike ones, on one input or on inputs side by side."""
+    first, count = copies[0], len(copies)
+    times = 1 if reads_shared else count
+    if isinstance(first, nn.Conv2d):
+        wide: nn.Module = nn.Conv2d(
+            first.in_channels * times,
+            first.out_channels * count,
+            first.kernel_size,  # type: ignore[arg-type]
+            first.stride,  # type: ignore[arg-type]
+            first.padding,  # type: ignore[arg-type]
+            first.dilation,  # type: ignore[arg-type]
+            first.groups * times,
+            first.bias is not None,
+            device="meta",
+        )
+    else:
+        assert isinstance(first, nn.BatchNorm2d)
+        wide = nn.BatchNorm2d(
+            first.num_features * count,
+            first.eps,
+            first.momentum,
+            first.affine,
+            first.track_running_stats,
+            device="meta",
+        )
+    states = [copy.state_dict() for copy in copies]
+    joined = {
+        name: torch.cat([state[name] for state in states]) if tensor.ndim else tensor.clone()
+        for name, tensor in states[0].items()
+    }
+    wide.load_state_dict(joined, assign=True)
+    return wide
+
+
+class Fan(nn.Module):
+    """The mixtures on all edges that leave one state (RARTS thesis, (3.6)).
+
+    Args:
+        operations: the candidates, in the order of the mixing weights.
+        rows: of each edge, its row of the mixing weights.
+        channels: of the state.
+        stride: of the edges.
+    """
+
+    def __init__(
+        self, operations: Mapping[str, Build], rows: Sequence[int], channels: int, stride: int
+    ) -> None:
+        super().__init__()
+        self.rows = list(rows)
+        self.columns = {name: column for column, name in enumerate(operations)}
+        self.wide, self.shared, self.apart = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        for name, build in operations.items():
+            copies = [build(channels, stride, True) for _ in rows]
+            if isinstance(copies[0], Zero):
+                continue
+            if not any(True for _ in copies[0].parameters()):
+                self.shared[name] = copies[0]
+            elif all(is_chain(copy) for copy in copies):
+                self.wide[name] = Wide(copies)  # type: ignore[arg-type]
+            else:
+                self.apart[name] = nn.ModuleList(copies)
+        self.nothing = Zero(stride)
+
+    def forward(self, x: Tensor, mixing: Tensor, used: Sequence[Sequence[bool]]) -> list[Tensor]:
+        """What each edge brings.
+
+        Args:
+            x: the state, (N, C, H, W).
+            mixing: the weights of all edges of the cell, (E, O).
+            used: of these, which may be other than zero; the others take no work.
+
+        Returns:
+            A tensor (N, C, H', W') for each of `rows`.
+        """
+        mine = mixing[self.rows]
+        reading = Reading(x, len(self.rows))
+        brought: dict[int, Tensor] = {}
+        total: Tensor | None = None
+        for name, wide in self.wide.items():
+            if any(self._uses(name, used)):
+                y = wide(reading, mine[:, self.columns[name]])
+                total = y if total is None else total.add_(y)
+        if total is not None:
+            brought = dict(enumerate(total.split(total.shape[1] // len(self.rows), dim=1)))
+        for name in (*self.shared, *self.apart):
+            for edge, y in self._one_by_one(name, x, self._uses(name, used)):
+                weight = mine[edge, self.columns[name]]
+                before = brought.get(edge)
+                brought[edge] = weight * y if before is None else torch.addcmul(before, weight, y)
+        return [
+            brought[edge] if edge in brought else self.nothing(x) for edge in range(len(self.rows))
+        ]
+
+    def _one_by_one(self, name: str, x: Tensor, uses: list[bool]) -> Iterator[tuple[int, Tensor]]:
+        """(edge, output) of an operation on the edges that use it."""
+        edges = [edge for edge, needed in enumerate(uses) if needed]
+        if name in self.shared and edges:
+            y = self.shared[name](x)
+            yield from ((edge, y) for edge in edges)
+        elif edges:
+            copies = list(self.apart[name].children())
+            yield from ((edge, copies[edge](x)) for edge in edges)
+
+    def _uses(self, name: str, used: Sequence[Sequence[bool]]) -> list[bool]:
+        return [used[row][self.columns[name]] for row in self.rows]
+
+    def part(self, name: str, edge: int) -> dict[str, Tensor]:
+        """The `state_dict` of one operation on one of the edges."""
+        if name in self.wide:
+            wide = self.wide[name]
+            assert isinstance(wide, Wide)
+            return wide.part(edge)
+        if name in self.apart:
+            return list(self.apart[name].children())[edge].state_dict()
+        return self.shared[name].state_dict() if name in self.shared else {}

@@ -1,0 +1,137 @@
+"""The network of a genotype: plain modules, one operation an edge.
+
+Shape letters: `N` samples, `C` channels, `H`, `W` pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ramify.cells.genotype import Genotype
+from ramify.cells.operations import Zero
+from ramify.cells.plan import CellPlan, Plan
+from ramify.cells.skeleton import Skeleton
+from ramify.errors import RamifyError
+
+if TYPE_CHECKING:
+    from ramify.cells.space import Space
+
+
+class DropPath(nn.Module):
+    """In training, drops what an edge brings for some samples, and scales up the rest.
+
+    Source: FractalNet (Larsson and others, 2017), as DARTS and NASNet use it.
+
+    Args:
+        rate: the probability of dropping; the one object of a network may be changed at any time.
+    """
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        kept = torch.full((len(x), 1, 1, 1), keep, device=x.device, dtype=x.dtype).bernoulli()
+        return x * (kept / keep)
+
+
+class FixedCell(nn.Module):
+    """A cell whose edges have one operation each."""
+
+    def __init__(
+        self, space: Space, genotype: Genotype, plan: CellPlan, searching: bool, drop_path: DropPath
+    ) -> None:
+        super().__init__()
+        self.concat = space.concat
+        self.drop_path = drop_path
+        self.prepare = nn.ModuleList(plan.prepare)
+        states = genotype[plan.kind]
+        self.sources = [[source for _, source in edges] for edges in states]
+        self.states = nn.ModuleList(
+            nn.ModuleList(
+                space.operations[name](
+                    plan.channels, plan.stride if source < space.inputs else 1, searching
+                )
+                for name, source in edges
+            )
+            for edges in states
+        )
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The input states, each (N, C, H, W), to the cell's output."""
+        states = [prepare(x) for prepare, x in zip(self.prepare, inputs, strict=True)]
+        for operations, sources in zip(self.states, self.sources, strict=True):
+            found = [
+                self._edge(operation, states[source])
+                for operation, source in zip(operations, sources, strict=True)  # type: ignore[call-overload]
+                if not isinstance(operation, Zero)
+            ]
+            # Only where every edge is none are there zeros to be made.
+            states.append(sum(found[1:], found[0]) if found else operations[0](states[sources[0]]))  # type: ignore[index]
+        return torch.cat(states[len(inputs) :], dim=1) if self.concat else states[-1]
+
+    def _edge(self, operation: nn.Module, x: Tensor) -> Tensor:
+        return x if isinstance(operation, nn.Identity) else self.drop_path(operation(x))
+
+
+class Network(Skeleton):
+    """The stack of a genotype's cells; made by `Space.network`.
+
+    Attributes:
+        genotype: what it was built from.
+        drop_path: its `rate` is the probability of dropping an edge for a sample in training.
+    """
+
+    def __init__(self, space: Space, genotype: Genotype, plan: Plan, drop_path: float) -> None:
+        if not 0 <= drop_path < 1:
+            raise RamifyError(f"drop_path={drop_path} is no probability: give 0 or more, below 1.")
+        parts = space.stack(plan)
+        if plan.auxiliary and parts.auxiliary is None:
+            raise RamifyError(
+                f"space {space.name} has no auxiliary head: leave auxiliary out, or let its "
+                "stacking rule return one."
+            )
+        dropping = DropPath(drop_path)
+        super().__init__(
+            parts,
+            space.inputs,
+            lambda cell: FixedCell(space, genotype, cell, plan.searching, dropping),
+        )
+        self.genotype = genotype
+        self.drop_path = dropping
+        self.auxiliary_after, head = parts.auxiliary or (-1, None)
+        self.auxiliary: nn.Module | None = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) to logits (N, classes)."""
+        *_, last = self.outputs(x, _call)
+        return self.head(last)
+
+    def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, and those of the auxiliary head, each (N, classes).
+
+        Args:
+            x: images (N, in_channels, H, W).
+
+        Returns:
+            (logits, auxiliary logits).
+
+        Raises:
+            RamifyError: The network has no auxiliary head.
+        """
+        if self.auxiliary is None:
+            raise RamifyError("this network has no auxiliary head: build it with auxiliary=True.")
+        outputs = list(self.outputs(x, _call))
+        return self.head(outputs[-1]), self.auxiliary(outputs[self.auxiliary_after])
+
+
+def _call(cell: nn.Module, states: list[Tensor]) -> Tensor:
+    return cell(states)

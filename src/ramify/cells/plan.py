@@ -1,0 +1,74 @@
+"""What a stacking rule is told, and what it returns: stems, cells, what lies between, a head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from ramify.errors import RamifyError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stacking rule is told.
+
+    Attributes:
+        channels: channels of the first cells.
+        cells: how deep; the rule says what it counts.
+        classes: number of classes.
+        in_channels: channels of the images.
+        multiplier: channels of a cell's output over those of its states.
+        searching: whether the stack is a supernet's.
+        auxiliary: whether an auxiliary head is asked for.
+    """
+
+    channels: int
+    cells: int
+    classes: int = 10
+    in_channels: int = 3
+    multiplier: int = 1
+    searching: bool = False
+    auxiliary: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "cells", "classes", "in_channels"):
+            if getattr(self, name) < 1:
+                raise RamifyError(f"{name}={getattr(self, name)} was asked for: give 1 or more.")
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One cell of a stack.
+
+    Attributes:
+        kind: one of the space's kinds.
+        channels: of each intermediate state.
+        stride: of the edges that leave an input state.
+        prepare: a module for each input state, which brings it to the cell's channels and to the
+            size of the other inputs.
+    """
+
+    kind: str
+    channels: int
+    stride: int
+    prepare: Sequence[nn.Module]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a stacking rule returns.
+
+    Attributes:
+        stems: run one after the other; their outputs are the first states that cells read (the
+            first output stands for those that lack).
+        layers: cells, and modules between them that take the last state.
+        head: takes the last state, gives the logits.
+        auxiliary: takes the output of the layer with this number and gives logits too.
+    """
+
+    stems: Sequence[nn.Module]
+    layers: Sequence[CellPlan | nn.Module]
+    head: nn.Module
+    auxiliary: tuple[int, nn.Module] | None = None

@@ -1,0 +1,123 @@
+"""The supernet: the stack of a space in which each edge is a mixture of all operations.
+
+Shape letters: `N` samples, `C` channels, `E` edges of a cell, `O` operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ramify.cells.mixed import Fan
+from ramify.cells.plan import CellPlan, Plan
+from ramify.cells.skeleton import Skeleton
+from ramify.errors import RamifyError
+
+if TYPE_CHECKING:
+    from ramify.cells.space import Space
+
+MIXINGS = ("softmax", "sigmoid")
+Used = Sequence[Sequence[bool]]
+
+
+class MixedCell(nn.Module):
+    """A cell whose states read all earlier ones through mixtures."""
+
+    def __init__(self, space: Space, plan: CellPlan) -> None:
+        super().__init__()
+        self.kind, self.concat = plan.kind, space.concat
+        self.prepare = nn.ModuleList(plan.prepare)
+        self.targets: list[list[int]] = []
+        self.fans = nn.ModuleList()
+        for source in range(space.inputs + space.states - 1):
+            rows = [row for row, edge in enumerate(space.edges) if edge[0] == source]
+            self.targets.append([space.edges[row][1] for row in rows])
+            stride = plan.stride if source < space.inputs else 1
+            self.fans.append(Fan(space.operations, rows, plan.channels, stride))
+
+    def forward(self, inputs: Sequence[Tensor], mixing: Tensor, used: Used) -> Tensor:
+        """The cell's output.
+
+        Args:
+            inputs: the input states, each (N, C, H, W).
+            mixing: (E, O).
+            used: which of these weights may be other than zero.
+
+        Returns:
+            The last state, or all intermediate ones side by side.
+        """
+        states = {
+            number: prepare(x)
+            for number, (prepare, x) in enumerate(zip(self.prepare, inputs, strict=True))
+        }
+        for source, (fan, targets) in enumerate(zip(self.fans, self.targets, strict=True)):
+            for target, found in zip(targets, fan(states[source], mixing, used), strict=True):
+                states[target] = states[target] + found if target in states else found
+        made = [states[number] for number in range(len(inputs), len(states))]
+        return torch.cat(made, dim=1) if self.concat else made[-1]
+
+
+class Supernet(Skeleton):
+    """All architectures of a space in one network, with shared weights; made by `Space.supernet`.
+
+    The mixing logits are in its `state_dict`, as `alpha_KIND`.
+
+    Attributes:
+        space: the space.
+        plan: what it was stacked by.
+    """
+
+    def __init__(self, space: Space, plan: Plan, mixing: str) -> None:
+        if mixing not in MIXINGS:
+            raise RamifyError(f"mixing={mixing!r} is unknown: give one of {', '.join(MIXINGS)}.")
+        super().__init__(space.stack(plan), space.inputs, lambda cell: MixedCell(space, cell))
+        self.space, self.plan = space, plan
+        self._mixing = mixing
+        shape = len(space.edges), len(space.operations)
+        for kind in space.kinds:
+            self.register_parameter(f"alpha_{kind}", nn.Parameter(1e-3 * torch.randn(shape)))
+
+    @property
+    def alphas(self) -> dict[str, nn.Parameter]:
+        """The mixing logits of each kind of cell, (E, O)."""
+        return {kind: self.get_parameter(f"alpha_{kind}") for kind in self.space.kinds}
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        """The mixing logits, one (E, O) for each kind of cell."""
+        return list(self.alphas.values())
+
+    def mixing(self) -> dict[str, Tensor]:
+        """The mixing weights of each kind of cell, (E, O): softmax of each row, (3.6)."""
+        squash = torch.sigmoid if self._mixing == "sigmoid" else lambda a: torch.softmax(a, dim=-1)
+        return {kind: squash(alpha) for kind, alpha in self.alphas.items()}
+
+    def forward(self, x: Tensor, mixing: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Logits.
+
+        Args:
+            x: images (N, in_channels, H, W).
+            mixing: weights to use in place of those of the logits, (E, O) for each kind;
+                operations whose weight is zero take no work, and get no gradient.
+
+        Returns:
+            (N, classes).
+        """
+        weights = self.mixing() if mixing is None else mixing
+        used = {
+            kind: torch.ones_like(weight, dtype=torch.bool).tolist()
+            if mixing is None
+            else (weight != 0).tolist()
+            for kind, weight in weights.items()
+        }
+        if x.device.type == "cpu":  # the faster layout there, for depthwise convolutions above all
+            x = x.contiguous(memory_format=torch.channels_last)
+
+        def run(cell: nn.Module, states: list[Tensor]) -> Tensor:
+            kind: str = cell.kind  # type: ignore[assignment]
+            return cell(states, weights[kind], used[kind])
+
+        *_, last = self.outputs(x, run)
+        return self.head(last)

@@ -1,0 +1,129 @@
+"""Supernets: what they put out is what each operation alone gives, and what the network gives."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+import torch
+
+import ramify
+from ramify.cells import DARTS, NATS, Genotype, Supernet, inherit, one_hot
+from tests.cells.spaces import ODD, drawn, lived, plain
+
+SPACES = {
+    "darts": lambda **more: DARTS.supernet(channels=4, cells=4, classes=5, **more),
+    "nats": lambda **more: NATS.supernet(channels=4, cells=1, classes=5, **more),
+    "odd": lambda **more: ODD.supernet(channels=4, cells=1, classes=5, **more),
+}
+
+
+@pytest.fixture(params=SPACES)
+def supernet(request) -> Supernet:
+    torch.set_default_dtype(torch.float64)
+    return lived(SPACES[request.param](), torch.randn(4, 3, 12, 12))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_side_by_side_is_evaluation_one_by_one(supernet, training):
+    x = torch.randn(4, 3, 12, 12)
+    mixing = {k: torch.rand_like(v).requires_grad_() for k, v in supernet.mixing().items()}
+    supernet.train(training)
+    other = copy.deepcopy(supernet)
+    values = list(mixing.values())
+    expected = plain(other, x, mixing)
+    found = supernet(x, mixing)
+    assert (found - expected).abs().max() < 1e-12
+    wanted = torch.autograd.grad(expected.sin().sum(), values)
+    for a, b in zip(torch.autograd.grad(found.sin().sum(), values), wanted, strict=True):
+        assert (a - b).abs().max() < 1e-11 * b.abs().max()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_one_hot_mixing_is_the_derived_network(supernet, training):
+    generator = random.Random(0)
+    supernet.train(training)
+    for genotype in [supernet.space.derive(supernet), *(drawn(supernet.space, generator),) * 2]:
+        x = torch.randn(4, 3, 12, 12)
+        network = inherit(supernet, genotype)
+        expected = network(x)
+        found = supernet(x, one_hot(supernet.space, genotype))
+        assert expected.abs().max() > 1e-6
+        assert (found - expected).abs().max() < 1e-12
+
+
+def test_gradients_of_weights_are_those_of_the_derived_network():
+    torch.set_default_dtype(torch.float64)
+    x = torch.randn(4, 3, 12, 12)
+    supernet = lived(SPACES["darts"](), x)
+    genotype = DARTS.derive(supernet)
+    network = inherit(supernet, genotype)
+    network(x).sin().sum().backward()
+    supernet.zero_grad()
+    supernet(x, one_hot(DARTS, genotype)).sin().sum().backward()
+    for number, (name, source) in enumerate(genotype["normal"][0]):
+        operation = network.layers[0].states[0][number]
+        fan = supernet.layers[0].fans[source]
+        if name in fan.wide:
+            wide = fan.wide[name]
+            for mine, theirs in zip(operation.parameters(), wide.parameters(), strict=True):
+                part = theirs.grad.chunk(wide.copies)[0]
+                assert (part - mine.grad).abs().max() < 1e-12
+    assert (supernet.stems[0][0].weight.grad - network.stems[0][0].weight.grad).abs().max() < 1e-12
+
+
+def test_statistics_of_norms_are_those_of_each_edge():
+    torch.set_default_dtype(torch.float64)
+    supernet = NATS.supernet(channels=3, cells=1)
+    network = inherit(supernet, NATS.derive(supernet))
+    genotype = network.genotype
+    x = torch.randn(4, 3, 8, 8)
+    for net in (supernet, network):
+        net.train()
+    supernet(x, one_hot(NATS, genotype))
+    network(x)
+    fresh = inherit(supernet, genotype)
+    for (name, mine), theirs in zip(
+        network.state_dict().items(), fresh.state_dict().values(), strict=True
+    ):
+        assert torch.allclose(mine, theirs, atol=1e-12, rtol=0), name
+
+
+def test_operations_of_weight_zero_take_no_work():
+    supernet = NATS.supernet(channels=4, cells=1)
+    called = []
+    for name, module in supernet.named_modules():
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+    genotype = Genotype.parse("|none~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|none~1|none~2|")
+    supernet(torch.randn(2, 3, 8, 8), one_hot(NATS, genotype))
+    assert any("fans.1.wide.nor_conv_1x1" in name for name in called)
+    assert not any("3x3" in name or "fans.0.wide" in name or "pool_3x3" in name for name in called)
+
+
+def test_alphas_are_parameters_of_the_state():
+    supernet = DARTS.supernet(channels=2, cells=3)
+    assert [tuple(alpha.shape) for alpha in supernet.arch_parameters()] == [(14, 8), (14, 8)]
+    state = supernet.state_dict()
+    assert {"alpha_normal", "alpha_reduce"} <= set(state)
+    other = DARTS.supernet(channels=2, cells=3)
+    other.load_state_dict(state)
+    x = torch.randn(2, 3, 8, 8)
+    supernet.eval(), other.eval()
+    assert torch.equal(supernet(x), other(x))
+    rows = [weights.sum(1) for weights in supernet.mixing().values()]
+    assert all(torch.allclose(row, torch.ones(14)) for row in rows)
+
+
+def test_sigmoid_mixing():
+    supernet = SPACES["nats"](mixing="sigmoid")
+    alpha = supernet.arch_parameters()[0]
+    assert torch.equal(supernet.mixing()["cell"], torch.sigmoid(alpha))
+    with pytest.raises(ramify.RamifyError, match="give one of softmax, sigmoid"):
+        NATS.supernet(channels=4, cells=1, mixing="argmax")
+
+
+def test_a_search_step_reaches_every_parameter(supernet):
+    supernet(torch.randn(4, 3, 12, 12)).sin().sum().backward()
+    missing = [name for name, p in supernet.named_parameters() if p.grad is None]
+    assert missing == []
