@@ -28,7 +28,7 @@ class Swin(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.net = _transformers().SwinForImageClassification(config)
+        self.net = library().SwinForImageClassification(config)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (S, K) of images (S, C, H, W)."""
@@ -67,7 +67,7 @@ def build(
     patch = next((size for size in (4, 2) if side // (size * merged) >= GRID), 1)
     # As in the paper 32 dimensions a head, or more where they do not divide the width.
     heads = next(h for h in range(max(1, width // HEAD), 0, -1) if width % h == 0)
-    config = _transformers().SwinConfig(
+    config = library().SwinConfig(
         image_size=side,
         patch_size=patch,
         num_channels=in_channels,
@@ -80,7 +80,7 @@ def build(
     return Swin(config)
 
 
-def _transformers() -> Any:
+def library() -> Any:
     """The library, imported when a network is first built: it takes seconds."""
     try:
         return importlib.import_module("transformers")
