@@ -16,7 +16,7 @@ ROOF = "__init__"  # the public names: imports from everywhere, imported by nobo
 FLOORS = (
     {"errors"},
     {"trace"},
-    {"edit", "ranks"},
+    {"edit", "ranks", "state"},
     {"cost"},
     {"latency"},
     {"surrogate"},

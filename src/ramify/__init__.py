@@ -1,6 +1,6 @@
 """Ramify: any PyTorch network, grown and pruned to the shape that its data asks for."""
 
-from ramify import cells, cost, latency
+from ramify import cells, cost, latency, relax
 from ramify.edit import Prune, Split, apply
 from ramify.errors import RamifyError
 from ramify.methods import (
@@ -63,6 +63,8 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     # widths learned by gradients
     "gate",
     "fold",
+    # a relaxed search
+    "relax",
     # the whole loop
     "grow",
     "Grown",

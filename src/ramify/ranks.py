@@ -187,12 +187,32 @@ def average_gradients(tensors: Iterable[Tensor], samples: int) -> None:
     if _group.get() is None:
         return
     parameters = [p for p in tensors if p.requires_grad]
-    reached = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32)
+    gradients = mean_gradients([p.grad for p in parameters], parameters, samples)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+
+
+def mean_gradients(
+    gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], samples: int
+) -> list[Tensor | None]:
+    """The gradients of the mean loss over the samples of all ranks.
+
+    Args:
+        gradients: of the mean over this rank's samples, in the order of the parameters; None where
+            this rank's loss does not hang on the parameter.
+        parameters: what they are the gradients of.
+        samples: how many this rank has.
+
+    Returns:
+        As many, None where no rank has one; outside of :func:`together` the gradients themselves.
+    """
+    if _group.get() is None:
+        return list(gradients)
+    reached = torch.tensor([g is not None for g in gradients], dtype=torch.float32)
     [anywhere] = total([reached])
-    own = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in parameters]
-    means = mean(own, samples)
-    for parameter, value, ranks in zip(parameters, means, anywhere.tolist(), strict=True):
-        parameter.grad = value if ranks else None
+    both = zip(gradients, parameters, strict=True)
+    means = mean([torch.zeros_like(p) if g is None else g.to_dense() for g, p in both], samples)
+    return [m if ranks else None for m, ranks in zip(means, anywhere.tolist(), strict=True)]
 
 
 def share_buffers(model: nn.Module) -> None:
@@ -204,15 +224,24 @@ def share_buffers(model: nn.Module) -> None:
     Args:
         model: this rank's network, not wrapped.
     """
+    share_tensors(model.buffers())
+
+
+def share_tensors(tensors: Iterable[Tensor]) -> None:
+    """Give every tensor the value of rank 0, in place; see :func:`share_buffers`.
+
+    Args:
+        tensors: as many, of the same shapes and dtypes, on every rank.
+    """
     with together(_group.get()):
         group = _group.get()
         if group is None:
             return
-        for buffer in model.buffers():
-            sent = buffer.detach().to(_device(buffer.device, group)).contiguous()
+        for tensor in tensors:
+            sent = tensor.detach().to(_device(tensor.device, group)).contiguous()
             dist.broadcast(sent, src=dist.get_global_rank(group, 0), group=group)
-            if not torch.equal(sent.to(buffer.device), buffer):
-                buffer.data.copy_(sent)
+            if not torch.equal(sent.to(tensor.device), tensor):
+                tensor.data.copy_(sent)
 
 
 def check_ranks(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:

@@ -4,25 +4,38 @@ Every searcher minimises parts of one Lagrangian (RARTS thesis, (2.11)):
 `L(u, w, α) = L_p(u, α) + λ L_a(w, α) + β/2 ‖u − w‖² + γ P(α)`.
 """
 
+from ramify.relax.darts import DARTS, Joint, MiLeNAS
 from ramify.relax.distillation import distilled
 from ramify.relax.gate_scale import GateScale
 from ramify.relax.gates import Gates, fold, gate, remaining
+from ramify.relax.halves import Pairs, check_halves, halves
 from ramify.relax.penalties import L1, ExpectedCost, GroupL1, channel_costs
 from ramify.relax.proximal import by_group, prox_group_l1, prox_l0, prox_l1, prox_tl1
+from ramify.relax.rarts import RARTS
+from ramify.relax.searcher import Searcher, Step
 from ramify.relax.splitting import RelaxedSplitting
 
 __all__ = [
+    "DARTS",
     "L1",
+    "RARTS",
     "ExpectedCost",
     "GateScale",
     "Gates",
     "GroupL1",
+    "Joint",
+    "MiLeNAS",
+    "Pairs",
     "RelaxedSplitting",
+    "Searcher",
+    "Step",
     "by_group",
     "channel_costs",
+    "check_halves",
     "distilled",
     "fold",
     "gate",
+    "halves",
     "prox_group_l1",
     "prox_l0",
     "prox_l1",

@@ -1,21 +1,19 @@
 """One atomic file from which a run goes on to the same numbers, bit for bit on the CPU.
 
-It is a safetensors file. Tensors: ``model/NAME``, ``optimizer/PARAMETER/...``,
+It is a safetensors file. Tensors: ``model/NAME``, ``optimizer/state/PARAMETER/...``,
 ``followers/NUMBER/NAME`` and the random states ``rng/...`` of torch, numpy and Python. Metadata:
 shape recipes, what of the optimizer and the random states is not a tensor, and the loop's own
 state, all as JSON.
 """
 
 import json
-import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -23,8 +21,16 @@ from ramify.edit import Follower
 from ramify.errors import RamifyError
 from ramify.run.files import read_tensors, write_tensors
 from ramify.run.store import Recipe, fill, named_tensors, recipe_of, to_shape
+from ramify.state import (
+    check_optimizer,
+    load_optimizer,
+    optimizer_state,
+    random_states,
+    set_random_states,
+)
 
-FORMAT = "ramify-checkpoint-2"
+FORMAT = "ramify-checkpoint-3"
+STATE_FORMAT = "ramify-state-1"
 PARTS = ("recipe", "optimizer", "followers", "rng", "state")
 ADVICE = "restore it from a copy, or delete it to begin again."
 
@@ -77,14 +83,14 @@ def write_checkpoint(
             neither a tensor nor plain.
     """
     tensors = {f"model/{name}": tensor for name, tensor in named_tensors(model).items()}
-    described = _describe_optimizer(model, optimizer, tensors)
+    known = optimizer_state(optimizer, _names(model))
     for number, follower in enumerate(followers):
         tensors |= {f"followers/{number}/{name}": t for name, t in _held(follower).items()}
     parts = {
         "recipe": recipe_of(model),
-        "optimizer": described,
+        "optimizer": _encode(known, "optimizer", tensors),
         "followers": [recipe_of(f) if isinstance(f, nn.Module) else None for f in followers],
-        "rng": _random_states(tensors),
+        "rng": _encode(random_states(), "rng", tensors),
         "state": state,
     }
     write_tensors(path, tensors, {"format": FORMAT} | {k: json.dumps(v) for k, v in parts.items()})
@@ -139,11 +145,42 @@ def restore(
     for number, follower in enumerate(followers):
         _restore_follower(checkpoint, number, follower)
     with _damage(checkpoint.path):
-        torch.set_rng_state(checkpoint.tensors["rng/cpu"])
-        _set_random_states(checkpoint)
-    devices = list(_under("rng/cuda/", checkpoint.tensors).values())
-    if devices and len(devices) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(devices)
+        set_random_states(_decode(checkpoint.rng, checkpoint.tensors))
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write nested dictionaries and lists of tensors and plain values to one file, atomically.
+
+    Args:
+        path: Where to; a safetensors file whose metadata holds what is not a tensor.
+        state: Such as the state dictionary of a searcher.
+
+    Raises:
+        RamifyError: A value is neither a tensor nor plain.
+    """
+    tensors: dict[str, Tensor] = {}
+    encoded = json.dumps(_encode(state, "state", tensors))
+    write_tensors(path, tensors, {"format": STATE_FORMAT, "state": encoded})
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_state` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The same values; tensors are on the CPU.
+
+    Raises:
+        RamifyError: The file is missing, torn, or holds something else.
+    """
+    tensors, metadata = read_tensors(path, ADVICE)
+    if metadata.get("format") != STATE_FORMAT:
+        raise RamifyError(f"{path} is not a {STATE_FORMAT} file; {ADVICE}")
+    with _damage(path):
+        state: dict[str, Any] = _decode(json.loads(metadata["state"]), tensors)
+        return state
 
 
 def _named(modules: Sequence[bool]) -> str:
@@ -171,75 +208,15 @@ def _restore_follower(checkpoint: Checkpoint, number: int, follower: Follower) -
         held[name] = tensor.to(held[name].device)
 
 
-def _random_states(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The random states as JSON; what is long is added to ``tensors``."""
-    tensors["rng/cpu"] = torch.get_rng_state()
-    if torch.cuda.is_initialized():
-        for index, state in enumerate(torch.cuda.get_rng_state_all()):
-            tensors[f"rng/cuda/{index}"] = state
-    version, words, gauss = random.getstate()
-    tensors["rng/python"] = torch.tensor(words)
-    kind, key, *rest = np.random.get_state()  # noqa: NPY002  (the one that users draw from)
-    tensors["rng/numpy"] = torch.from_numpy(np.asarray(key).astype(np.int64))
-    return {"python": [version, gauss], "numpy": [kind, *rest]}
-
-
-def _set_random_states(checkpoint: Checkpoint) -> None:
-    version, gauss = checkpoint.rng["python"]
-    random.setstate((version, tuple(checkpoint.tensors["rng/python"].tolist()), gauss))
-    kind, *rest = checkpoint.rng["numpy"]
-    key = checkpoint.tensors["rng/numpy"].numpy().astype(np.uint32)
-    np.random.set_state((kind, key, *rest))  # noqa: NPY002
-
-
-def _describe_optimizer(
-    model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]
-) -> dict[str, Any]:
-    """The optimizer as JSON; its tensors are added to ``tensors`` under the parameter's name."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = []
-    state = {}
-    for index, group in enumerate(optimizer.param_groups):
-        strangers = [p for p in group["params"] if id(p) not in names]
-        if strangers:
-            raise RamifyError(
-                f"the optimizer holds a parameter of shape {tuple(strangers[0].shape)} that is not "
-                "the model's; checkpoints need an optimizer over the model's parameters alone."
-            )
-        settings = {key: value for key, value in group.items() if key != "params"}
-        members = [names[id(parameter)] for parameter in group["params"]]
-        encoded = _encode(settings, f"optimizer/group/{index}", tensors)
-        groups.append({"params": members, "settings": encoded})
-        for parameter, name in zip(group["params"], members, strict=True):
-            if optimizer.state.get(parameter):
-                key = f"optimizer/state/{name}"
-                state[name] = _encode(dict(optimizer.state[parameter]), key, tensors)
-    return {"class": type(optimizer).__name__, "groups": groups, "state": state}
-
-
 def _restore_optimizer(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
-    stored = checkpoint.optimizer
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    own = [[names.get(id(p)) for p in group["params"]] for group in optimizer.param_groups]
-    theirs = [group["params"] for group in stored["groups"]]
-    if stored["class"] != type(optimizer).__name__ or own != theirs:
-        raise RamifyError(
-            f"{checkpoint.path} holds the state of {stored['class']} over "
-            f"{sum(map(len, theirs))} parameters, the optimizer is "
-            f"{type(optimizer).__name__} over {sum(map(len, own))}; resume with the same optimizer."
-        )
-    numbers = {name: i for i, name in enumerate(name for group in own for name in group)}
     with _damage(checkpoint.path):
-        groups = [
-            _decode(group["settings"], checkpoint.tensors)
-            | {"params": [numbers[name] for name in group["params"]]}
-            for group in stored["groups"]
-        ]
-        state = {
-            numbers[name]: _decode(values, checkpoint.tensors)
-            for name, values in stored["state"].items()
-        }
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+        stored = _decode(checkpoint.optimizer, checkpoint.tensors)
+    check_optimizer(optimizer, _names(model), stored, str(checkpoint.path))
+    load_optimizer(optimizer, stored)
+
+
+def _names(model: nn.Module) -> dict[int, str]:
+    return {id(parameter): name for name, parameter in model.named_parameters()}
 
 
 def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
@@ -254,6 +231,9 @@ def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
         return {type(value).__name__: items}
     if type(value) is dict and all(type(name) is str for name in value):
         return {"dict": {k: _encode(v, f"{key}/{k}", tensors) for k, v in value.items()}}
+    if type(value) in (dict, Counter):  # as the milestones of a schedule
+        items = [_encode(item, f"{key}/{i}", tensors) for i, item in enumerate(value.items())]
+        return {type(value).__name__ + " items": items}
     raise RamifyError(
         f"{key} is a {type(value).__name__}, which a checkpoint cannot hold; "
         "use an optimizer whose state is made of tensors and plain values."
@@ -270,7 +250,9 @@ def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if kind == "dict":
         return {name: _decode(item, tensors) for name, item in content.items()}
     items = [_decode(item, tensors) for item in content]
-    return tuple(items) if kind == "tuple" else items
+    if kind == "Counter items":
+        return Counter(dict(items))
+    return {"list": list, "tuple": tuple, "dict items": dict}[kind](items)
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,133 @@
+"""The solvable model, its closed forms, and searchers on it (RARTS thesis, Example 2.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from ramify.relax import RARTS, Searcher
+
+OPTIMUM = 1.0
+"""w* and α* of the bilevel problem."""
+SMOOTHNESS = 4.0
+"""L of (2.13): the largest eigenvalue of the Hessians, 4 of L_a and 1 of L_p."""
+
+
+class Solvable(nn.Module):
+    """`L_a = w² − 2αw + α²` and `L_p = αw − 2α + 1`, in float64.
+
+    Args:
+        w: where the weight starts.
+        alpha: where the architecture parameter starts.
+    """
+
+    def __init__(self, w: float = 0.0, alpha: float = 2.0) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(w, dtype=torch.float64))
+        self.alpha = nn.Parameter(torch.tensor(alpha, dtype=torch.float64))
+
+    def forward(self, half: str) -> Tensor:
+        """The loss of one half: `"a"` or `"p"`, shape ()."""
+        if half == "a":
+            return (self.w - self.alpha).square()
+        return self.alpha * self.w - 2 * self.alpha + 1
+
+
+def loss(model: nn.Module, half: str) -> Tensor:
+    """What a searcher minimises; a batch is the name of a half."""
+    value: Tensor = model(half)
+    return value
+
+
+def closed_form(lam: float, beta: float) -> tuple[float, float, float]:
+    """Where RARTS comes to rest: (w, u, α), in Example 2.4."""
+    below = 4 * beta * lam - beta - 2 * lam
+    w = (4 * beta * lam - 2 * beta) / below
+    u = (4 * beta * lam - 2 * beta - 4 * lam) / below
+    return w, u, 4 * beta * lam / below
+
+
+def bounds(lam: float, beta: float) -> dict[str, float]:
+    """The largest learning rates of (2.15), whose first bound, printed for `y`, is that of u."""
+    return {
+        "auxiliary": 0.5 / (beta / 2 + lam * SMOOTHNESS),
+        "weights": 0.5 / (beta / 2 + SMOOTHNESS),
+        "arch": 0.5 / ((1 + lam) * SMOOTHNESS),
+    }
+
+
+def curvatures(lam: float, beta: float) -> dict[str, float]:
+    """One over the second derivative of the Lagrangian along w, u and α: far above (2.15)."""
+    return {"auxiliary": 1 / (2 * lam + beta), "weights": 1 / beta, "arch": 1 / (2 * lam)}
+
+
+def rarts(lam: float, beta: float, rates: dict[str, float], **start: float) -> RARTS:
+    """RARTS on the solvable model, by plain gradient descent."""
+    model = Solvable(**start)
+    made: dict[str, Any] = {role: partial(SGD, lr=rate) for role, rate in rates.items()}
+    return RARTS(
+        model,
+        arch=model.alpha,
+        loss=loss,
+        lam=lam,
+        beta=beta,
+        weight_optimizer=made["weights"],
+        arch_optimizer=made["arch"],
+        auxiliary_optimizer=made["auxiliary"],
+    )
+
+
+def other(kind: Callable[..., Searcher], rate: float, **settings: Any) -> Searcher:
+    """Another searcher on the solvable model, by plain gradient descent."""
+    model, sgd = Solvable(), partial(SGD, lr=rate)
+    return kind(
+        model,
+        arch=model.alpha,
+        loss=loss,
+        weight_optimizer=sgd,
+        arch_optimizer=sgd,
+        **settings,
+    )
+
+
+def point(searcher: Searcher) -> tuple[float, float]:
+    """(w, α) of the model; of RARTS (u, α)."""
+    model: Any = searcher.model
+    return model.w.item(), model.alpha.item()
+
+
+def auxiliary(searcher: RARTS) -> float:
+    """The auxiliary weight w of RARTS."""
+    return float(searcher.state_dict()["tensors"]["auxiliary"]["w"])
+
+
+def contraction(lam: float, beta: float, rates: dict[str, float]) -> float:
+    """The factor by which a step of (2.12) shrinks the distance to its limit, in the end.
+
+    The spectral radius of the Jacobian of (w, u, α) → (w, u, α) after a step; the gap of the
+    Lagrangian, a quadratic form in the distance, shrinks by its square.
+
+    Args:
+        lam: λ.
+        beta: β.
+        rates: the learning rates by role.
+
+    Returns:
+        The factor.
+    """
+
+    def step(z: Tensor) -> Tensor:
+        w, u, alpha = z
+        w = w - rates["auxiliary"] * (2 * lam * (w - alpha) + beta * (w - u))
+        u = u - rates["weights"] * (alpha + beta * (u - w))
+        alpha = alpha - rates["arch"] * (2 * lam * (alpha - w) + u)
+        return torch.stack([w, u, alpha])
+
+    zero = torch.zeros(3, dtype=torch.float64)
+    jacobian: Any = torch.autograd.functional.jacobian(step, zero)
+    return float(torch.linalg.eigvals(jacobian).abs().max())

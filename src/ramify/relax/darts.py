@@ -1,0 +1,220 @@
+"""DARTS of first and second order, MiLeNAS and joint training: one copy of the weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ramify import ranks
+from ramify.errors import RamifyError
+from ramify.probe import written_out
+from ramify.relax.partition import Named
+from ramify.relax.searcher import Gradients, Searcher, Step, Value, check_weight, combined
+from ramify.state import set_torch_states, torch_states
+
+RADIUS = 0.01  # how far the central difference goes to each side, as in DARTS
+
+
+@dataclass(eq=False, repr=False)
+class DARTS(Searcher):
+    r"""Differentiable architecture search: w on one half of the data, α on the other.
+
+    Of first order (2.21), α moves by the gradient of the second half's loss at the new w: two
+    forward and two backward passes a step. Of second order, by that of the loss one step of
+    gradient descent ahead,
+
+    .. math::
+        ∇_α L_p(w − ξ ∇_w L_a(w, α), α)
+        = ∇_α L_p(w', α) − ξ ∇²_{α,w} L_a(w, α) ∇_{w'} L_p(w', α)
+
+    whose last term is a second derivative (`exact`) or a central difference of `∇_α L_a` at
+    `w ± ε ξ ∇_{w'} L_p`: five forward and five backward passes a step, or three and four with
+    the second backward pass through one of them. Buffers move in the passes of (2.21) alone.
+
+    Attributes:
+        order: 1 or 2.
+        xi: ξ, the length of the step ahead; by default the learning rate of each weight as it is
+            now. Second order alone.
+        exact: Whether to take the second derivative itself. Second order alone.
+
+    Source: RARTS thesis, section 2.1.3 and (2.21); Liu, Simonyan, Yang, DARTS, ICLR 2019, (7), (8).
+    """
+
+    order: int = 1
+    xi: float | None = None
+    exact: bool = False
+
+    def _prepare(self) -> None:
+        if self.order not in (1, 2):
+            raise RamifyError(f"order is {self.order}; DARTS is of order 1 or 2")
+        if self.order == 1 and (self.xi is not None or self.exact):
+            raise RamifyError(
+                "DARTS of order 1 looks no step ahead; leave xi and exact out, or give order=2"
+            )
+        if self.xi is not None:
+            check_weight("xi", self.xi)
+
+    def _iterate(self, batch_a: Any, batch_p: Any) -> Step:
+        r"""w, then α with the new w (2.21).
+
+        .. math::
+            w^{t+1} &= w^t − η_w ∇_w L_a(w^t, α^t) \\
+            α^{t+1} &= α^t − η_α ∇_α L_p(w^{t+1}, α^t)
+
+        Returns:
+            What was seen.
+        """
+        loss_a = self._value(batch_a)
+        [of_a] = self._gradients(loss_a, self._weights)
+        self._update("weights", of_a)
+        if self.order == 1:
+            loss_p = self._value(batch_p)
+            [of_p] = self._gradients(loss_p, self._alphas)
+        else:
+            loss_p, of_p = self._ahead(batch_a, batch_p)
+        return self._seen(loss_a, loss_p, self._update_arch(of_p))
+
+    def _ahead(self, batch_a: Any, batch_p: Any) -> tuple[Value, Gradients]:
+        """L_p one step ahead, and its gradient to α through that step."""
+        drawn, names = torch_states(), list(self._weights)
+        with written_out(self.model) if self.exact else contextlib.nullcontext():
+            loss_a = self._virtual(batch_a, self._weights)
+        slope = torch.autograd.grad(
+            loss_a.mean, list(self._weights.values()), create_graph=self.exact, allow_unused=True
+        )
+        move = ranks.mean_gradients(slope, list(self._weights.values()), loss_a.samples)
+        xi = self._rates()
+        ahead = self._displaced(-1.0, [_scaled(g, xi[n]) for n, g in zip(names, move, strict=True)])
+        loss_p = self._virtual(batch_p, ahead)
+        back, direct = self._gradients(loss_p, ahead, self._alphas)
+        vectors = [_scaled(v, xi[name]) for name, v in zip(names, back, strict=True)]
+        if self.exact:
+            implicit = self._second_derivative(loss_a, slope, vectors)
+        else:
+            implicit = self._central_difference(batch_a, vectors, drawn)
+        return loss_p, combined((1.0, direct), (-1.0, implicit))
+
+    def _second_derivative(
+        self, loss_a: Value, slope: tuple[Tensor | None, ...], vectors: Gradients
+    ) -> Gradients:
+        """`∇_α ⟨∇_w L_a(w, α), v⟩`, by a backward pass through the one that gave the slope."""
+        alphas = list(self._alphas.values())
+        both = [
+            (g, v)
+            for g, v in zip(slope, vectors, strict=True)
+            if g is not None and g.requires_grad and v is not None
+        ]
+        found: Iterable[Tensor | None] = [None] * len(alphas)
+        if both:
+            outputs, cotangents = zip(*both, strict=True)
+            found = torch.autograd.grad(outputs, alphas, cotangents, allow_unused=True)
+        return ranks.mean_gradients(list(found), alphas, loss_a.samples)
+
+    def _central_difference(self, batch: Any, vectors: Gradients, drawn: list[Tensor]) -> Gradients:
+        """The same by `[∇_α L_a(w + εv, α) − ∇_α L_a(w − εv, α)] / 2ε`, of the same dropout."""
+        norm = torch.stack([v.detach().square().sum() for v in vectors if v is not None]).sum()
+        if not norm:
+            return [None] * len(self._alphas)
+        epsilon, now = RADIUS / norm.sqrt().item(), torch_states()
+        sides = []
+        for sign in (1.0, -1.0):
+            set_torch_states(drawn)
+            value = self._virtual(batch, self._displaced(sign * epsilon, vectors))
+            sides += self._gradients(value, self._alphas)
+        set_torch_states(now)
+        return combined((0.5 / epsilon, sides[0]), (-0.5 / epsilon, sides[1]))
+
+    def _displaced(self, factor: float, vectors: Gradients) -> Named:
+        """Leaves `w + factor v`."""
+        both = zip(self._weights.items(), vectors, strict=True)
+        out: Named = {}
+        for (name, w), v in both:
+            moved = w.detach() if v is None else w.detach().add(v.detach(), alpha=factor)
+            out[name] = moved.requires_grad_()
+        return out
+
+    def _virtual(self, batch: Any, weights: Named) -> Value:
+        """The loss at other weights, in a pass that moves copies of the buffers."""
+        return self._value(batch, weights | self._elsewhere.buffers_copied())
+
+    def _rates(self) -> dict[str, float]:
+        """ξ of each weight."""
+        groups = self.optimizers["weights"].param_groups
+        rates = {id(p): float(group["lr"]) for group in groups for p in group["params"]}
+        return {
+            name: rates[id(w)] if self.xi is None else self.xi for name, w in self._weights.items()
+        }
+
+
+@dataclass(eq=False, repr=False)
+class MiLeNAS(Searcher):
+    r"""Mixed-level search: w on one half of the data, α on both, with one copy of the weights.
+
+    Three forward and three backward passes a step.
+
+    Attributes:
+        lam: λ, the weight of the second half's loss.
+
+    Source: RARTS thesis, (2.23); He, Ye, Shen, Zhang, MiLeNAS, CVPR 2020.
+    """
+
+    lam: float = 1.0
+
+    def _prepare(self) -> None:
+        check_weight("lam", self.lam)
+
+    def _iterate(self, batch_a: Any, batch_p: Any) -> Step:
+        r"""w, then α with the new w (2.23).
+
+        .. math::
+            w^{t+1} &= w^t − η_w ∇_w L_a(w^t, α^t) \\
+            α^{t+1} &= α^t − η_α (∇_α L_a(w^{t+1}, α^t) + λ ∇_α L_p(w^{t+1}, α^t))
+
+        Returns:
+            What was seen.
+        """
+        loss_a = self._value(batch_a)
+        [of_a] = self._gradients(loss_a, self._weights)
+        self._update("weights", of_a)
+        [of_a] = self._gradients(self._value(batch_a), self._alphas)
+        loss_p = self._value(batch_p)
+        [of_p] = self._gradients(loss_p, self._alphas)
+        penalty = self._update_arch(combined((1.0, of_a), (self.lam, of_p)))
+        return self._seen(loss_a, loss_p, penalty)
+
+
+@dataclass(eq=False, repr=False)
+class Joint(Searcher):
+    r"""Single level: w and α together by the gradient of `L_a + L_p`, as network slimming trains.
+
+    Two forward and two backward passes a step.
+
+    Source: RARTS thesis, section 2.1.3; Liu et al., Network Slimming, ICCV 2017.
+    """
+
+    def _iterate(self, batch_a: Any, batch_p: Any) -> Step:
+        r"""Both at the same point.
+
+        .. math::
+            w^{t+1} &= w^t − η_w ∇_w (L_a + L_p)(w^t, α^t) \\
+            α^{t+1} &= α^t − η_α ∇_α (L_a + L_p)(w^t, α^t) − η_α γ ∇_α P(α^t)
+
+        Returns:
+            What was seen.
+        """
+        loss_a = self._value(batch_a)
+        w_a, alpha_a = self._gradients(loss_a, self._weights, self._alphas)
+        loss_p = self._value(batch_p)
+        w_p, alpha_p = self._gradients(loss_p, self._weights, self._alphas)
+        self._update("weights", combined((1.0, w_a), (1.0, w_p)))
+        penalty = self._update_arch(combined((1.0, alpha_a), (1.0, alpha_p)))
+        return self._seen(loss_a, loss_p, penalty)
+
+
+def _scaled(tensor: Tensor | None, factor: float) -> Tensor | None:
+    return None if tensor is None else tensor.detach() * factor

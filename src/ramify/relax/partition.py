@@ -1,0 +1,125 @@
+"""What a search moves: architecture parameters, weights, and an optimizer over each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from ramify.errors import RamifyError
+
+MakeOptimizer = Callable[[list[Tensor]], Optimizer]
+Named = dict[str, Tensor]
+
+
+def partition(model: nn.Module, arch: Iterable[nn.Parameter]) -> tuple[Named, Named]:
+    """Divide the parameters that take gradients into architecture parameters and weights.
+
+    Args:
+        model: the network.
+        arch: some of its parameters.
+
+    Returns:
+        The architecture parameters in the order given, and all others that require gradients, by
+        name; a tied one stands under its first name.
+
+    Raises:
+        RamifyError: one of `arch` is not the model's or takes no gradients, or one side is empty.
+    """
+    if isinstance(model, DistributedDataParallel):
+        raise RamifyError(
+            "the model is wrapped in DistributedDataParallel; search on model.module, inside "
+            "ramify.together() on every rank"
+        )
+    names = {id(p): name for name, p in model.named_parameters()}
+    alphas: Named = {}
+    for number, alpha in enumerate(arch):
+        if id(alpha) not in names:
+            seen = f"of shape {tuple(alpha.shape)} " if isinstance(alpha, Tensor) else ""
+            raise RamifyError(
+                f"number {number} of arch, a {type(alpha).__name__} {seen}is not a parameter of "
+                "the model; give leaf parameters that model.named_parameters() lists"
+            )
+        if not alpha.requires_grad:
+            raise RamifyError(
+                f"the architecture parameter '{names[id(alpha)]}' takes no gradients; call "
+                "requires_grad_() on it, or leave it out of arch"
+            )
+        alphas[names[id(alpha)]] = alpha
+    if not alphas:
+        raise RamifyError("arch is empty; give the parameters that describe the architecture")
+    learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    weights: Named = {name: p for name, p in learned.items() if name not in alphas}
+    if not weights:
+        raise RamifyError(
+            "the model has no weights beside arch; leave those that are trained on data out of "
+            "arch, and unfreeze some"
+        )
+    return alphas, weights
+
+
+def made_optimizer(role: str, given: Optimizer | MakeOptimizer, parameters: Named) -> Optimizer:
+    """The optimizer of one role.
+
+    Args:
+        role: what it moves, for the error.
+        given: an optimizer, or what makes one of a list of parameters.
+        parameters: what it is to move, by name.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        RamifyError: it does not hold exactly those parameters.
+    """
+    made: Any = given if isinstance(given, Optimizer) else given(list(parameters.values()))
+    if not isinstance(made, Optimizer):
+        raise RamifyError(
+            f"the {role} optimizer is a {type(made).__name__}; give a torch optimizer, or a "
+            "function of a list of parameters that makes one, such as partial(SGD, lr=0.1)"
+        )
+    names = {id(p): name for name, p in parameters.items()}
+    held = [p for group in made.param_groups for p in group["params"]]
+    strangers = [p for p in held if id(p) not in names]
+    if strangers:
+        raise RamifyError(
+            f"the {role} optimizer holds a parameter of shape {tuple(strangers[0].shape)} that is "
+            f"none of the {len(names)} {role}; make it over these alone"
+        )
+    missing = names.keys() - {id(p) for p in held}
+    if missing:
+        first = next(name for name, p in parameters.items() if id(p) in missing)
+        raise RamifyError(
+            f"the {role} optimizer leaves out {len(missing)} of {len(names)} {role}, such as "
+            f"'{first}'; make it over all of them, or freeze those by requires_grad_(False)"
+        )
+    return made
+
+
+def alike(optimizer: Optimizer, copies: Mapping[int, Tensor]) -> Optimizer:
+    """A fresh optimizer of the same class and settings over copies, group by group.
+
+    Args:
+        optimizer: over the parameters.
+        copies: `id(parameter)` -> what takes its place.
+
+    Returns:
+        The optimizer over the copies.
+
+    Raises:
+        RamifyError: its class cannot be made from parameter groups alone.
+    """
+    groups = [
+        group | {"params": [copies[id(p)] for p in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    try:
+        return type(optimizer)(groups)  # type: ignore[call-arg]
+    except TypeError as error:
+        raise RamifyError(
+            f"a second {type(optimizer).__name__} cannot be made from its groups ({error}); give "
+            "auxiliary_optimizer too"
+        ) from None

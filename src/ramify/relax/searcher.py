@@ -1,0 +1,391 @@
+"""What every searcher shares: who moves what, gradients and their means over ranks, and the state.
+
+Roles: ``arch`` is α; ``weights`` are the model's own, u in RARTS and w elsewhere; ``auxiliary`` are
+the other weights w of RARTS.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from itertools import islice
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ramify import ranks
+from ramify.errors import RamifyError
+from ramify.probe import Loss
+from ramify.relax.partition import MakeOptimizer, Named, made_optimizer, partition
+from ramify.relax.substitute import Substitute
+from ramify.state import (
+    check_optimizer,
+    load_optimizer,
+    optimizer_state,
+    random_states,
+    set_random_states,
+)
+
+Gradients = list[Tensor | None]
+Penalty = Callable[[list[Any]], Tensor]
+"""P, a function of the list of architecture parameters; shape ()."""
+Schedule = Callable[[Optimizer], LRScheduler]
+SOURCE = "the search state"
+
+
+@runtime_checkable
+class Proximal(Protocol):
+    """A penalty with a proximal map, which is taken in place of its gradient where it says so."""
+
+    by_proximal: bool
+
+    def proximal(self, arch: list[nn.Parameter], step: float) -> None:
+        """Move α to `prox_{step P}(α)`, in place."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of a search saw.
+
+    Attributes:
+        loss_a: The mean loss on the first batch, before the step; of all ranks' samples.
+        loss_p: That on the second batch, when it was first needed.
+        penalty: P(α) before the step, not weighted by γ; 0 without a penalty.
+    """
+
+    loss_a: float
+    loss_p: float
+    penalty: float
+
+
+class Value(NamedTuple):
+    """A mean loss, to be differentiated, and the number of samples that it is the mean of."""
+
+    mean: Tensor
+    samples: int
+
+
+@dataclass(eq=False, repr=False)
+class Searcher(ABC):
+    """One way to learn weights and architecture parameters together; :meth:`step` is one step.
+
+    The model holds the weights and α, in place, and is an ordinary module all along. A searcher
+    neither changes its mode nor moves what is frozen (`requires_grad` False). Where
+    `torch.distributed` is set up, call :meth:`step` inside :func:`ramify.together` on every rank,
+    each with batches of its own: gradients are means over the samples of all, so that α and the
+    weights stay the same everywhere.
+
+    Attributes:
+        model: The network.
+        arch: The architecture parameters α: leaf parameters of the model. One, or an iterable such
+            as `ramify.gate(...)` gives; a list once the searcher is made. All other parameters that
+            require gradients are weights.
+        loss: `loss(model, batch)`, one loss a sample, shape (S,), or one number (which counts as
+            one sample on its rank). The mean is taken.
+        weight_optimizer: `parameters -> Optimizer`, such as `functools.partial(SGD, lr=0.1)`, or an
+            optimizer over exactly the weights. Weight decay is the optimizer's.
+        arch_optimizer: Likewise for α.
+        gamma: The penalty's weight γ.
+        penalty: P, a function of the list of architecture parameters. A :class:`Proximal` one whose
+            `by_proximal` is True gives no gradient: α moves to `prox_{ηγP}(α)` after its step.
+        schedules: For some of the roles `"weights"`, `"arch"` and `"auxiliary"`, a function that
+            makes a learning-rate scheduler of its optimizer; it is stepped once a step.
+        clip: The largest norm of a gradient of the weights, and of the auxiliary weights.
+        optimizers: By role.
+        steps: Steps made.
+
+    Raises:
+        RamifyError: `arch` is empty or not the model's, there are no weights, or an optimizer is
+            over other parameters.
+    """
+
+    model: nn.Module
+    _: KW_ONLY
+    arch: nn.Parameter | Iterable[nn.Parameter]
+    loss: Loss
+    weight_optimizer: Optimizer | MakeOptimizer
+    arch_optimizer: Optimizer | MakeOptimizer
+    gamma: float = 0.0
+    penalty: Penalty | None = None
+    schedules: Mapping[str, Schedule] | None = None
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [self.arch] if isinstance(self.arch, nn.Parameter) else self.arch
+        self.arch = list({id(alpha): alpha for alpha in given}.values())
+        self._alphas, self._weights = partition(self.model, self.arch)
+        self._check_settings()
+        self._elsewhere = Substitute(self.model, self.loss, self._weights)
+        self.steps = 0
+        self.optimizers = {
+            "weights": made_optimizer("weights", self.weight_optimizer, self._weights),
+            "arch": made_optimizer("architecture parameters", self.arch_optimizer, self._alphas),
+        }
+        self._prepare()
+        schedules = self._all_schedules()
+        unknown = [role for role in schedules if role not in self.optimizers]
+        if unknown:
+            raise RamifyError(
+                f"schedules has a '{unknown[0]}', and {type(self).__name__} moves "
+                f"{', '.join(self.optimizers)}; name some of these"
+            )
+        self._schedulers = {role: make(self.optimizers[role]) for role, make in schedules.items()}
+
+    @abstractmethod
+    def _iterate(self, batch_a: Any, batch_p: Any) -> Step:
+        """The equations of one step."""
+
+    def step(self, batch_a: Any, batch_p: Any) -> Step:
+        """One step of the search, on a batch of each half of the data.
+
+        Args:
+            batch_a: of the half that the weights of the bilevel problem are trained on, D_a (called
+                the training half in DARTS).
+            batch_p: of the other half, D_p (the validation half in DARTS).
+
+        Returns:
+            The losses and the penalty.
+
+        Raises:
+            RamifyError: the loss is not finite, not of shape (S,) or (), or does not hang on the
+                weights or on α; or α is no longer finite.
+        """
+        found = self._iterate(batch_a, batch_p)
+        for scheduler in self._schedulers.values():
+            scheduler.step()
+        self.steps += 1
+        return found
+
+    def share_buffers(self) -> None:
+        """Give every rank the buffers of rank 0; see :func:`ramify.share_buffers`."""
+        ranks.share_buffers(self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the search needs to go on to the same numbers.
+
+        Returns:
+            Nested dictionaries of tensors, numbers and strings, which `torch.save` and
+            `torch.load(weights_only=True)` take. Tensors go by the names of the model's parameters
+            and are the searcher's own, as in a model's state dictionary: the next step moves them.
+        """
+        return {
+            "searcher": type(self).__name__,
+            "steps": self.steps,
+            "tensors": {
+                part: {name: tensor.detach() for name, tensor in tensors.items()}
+                for part, tensors in self._tensors().items()
+            },
+            "optimizers": {
+                role: optimizer_state(optimizer, self._names(role))
+                for role, optimizer in self.optimizers.items()
+            },
+            "schedules": {role: s.state_dict() for role, s in self._schedulers.items()},
+            "rng": random_states(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state, in place; the next steps are those that followed it, bit for bit.
+
+        Args:
+            state: from :meth:`state_dict` of a searcher that was made alike.
+
+        Raises:
+            RamifyError: it is of another searcher, model, optimizer or schedule. Nothing has
+                changed then.
+        """
+        self._check_state(state)
+        with torch.no_grad():
+            for part, tensors in self._tensors().items():
+                for name, tensor in tensors.items():
+                    tensor.copy_(state["tensors"][part][name])
+        for role, optimizer in self.optimizers.items():
+            load_optimizer(optimizer, state["optimizers"][role])
+        for role, scheduler in self._schedulers.items():
+            scheduler.load_state_dict(dict(state["schedules"][role]))
+        self.steps = state["steps"]
+        set_random_states(state["rng"])
+
+    # What an algorithm may add.
+
+    def _prepare(self) -> None:  # noqa: B027  (not every searcher has something)
+        """Check settings of its own, and make what else it moves and the optimizer of that."""
+
+    def _all_schedules(self) -> dict[str, Schedule]:
+        return dict(self.schedules or {})
+
+    def _tensors(self) -> dict[str, Named]:
+        """All tensors of the state, by part and name."""
+        own: Named = dict(self.model.named_parameters())
+        return {"model": own | dict(self.model.named_buffers())}
+
+    def _moved(self, role: str) -> Named:
+        """What an optimizer moves, by name."""
+        return self._alphas if role == "arch" else self._weights
+
+    # What the equations are written with.
+
+    def _value(self, batch: Any, tensors: Named | None = None) -> Value:
+        """The mean loss on a batch, with other tensors in the place of the model's where given."""
+        if tensors is None:
+            value = _mean(self.loss(self.model, batch))
+        else:
+            value = _mean(self._elsewhere.run(batch, tensors))
+        if not ranks.every(math.isfinite(value.mean.item())):
+            raise RamifyError(
+                f"the loss is not finite ({value.mean.item()} here) in step {self.steps}: lower "
+                "the learning rates or check the data, and go on from the last checkpoint"
+            )
+        return value
+
+    def _gradients(self, value: Value, *wanted: Named) -> list[Gradients]:
+        """The gradients of a mean loss over the samples of all ranks: a list for each of wanted."""
+        parameters = [p for named in wanted for p in named.values()]
+        found: Iterable[Tensor | None] = [None] * len(parameters)
+        if value.mean.requires_grad:
+            found = torch.autograd.grad(value.mean, parameters, allow_unused=True)
+        gradients = iter(ranks.mean_gradients(list(found), parameters, value.samples))
+        parts = [list(islice(gradients, len(named))) for named in wanted]
+        for part, named in zip(parts, wanted, strict=True):
+            if all(gradient is None for gradient in part):
+                raise RamifyError(
+                    f"the loss hangs on none of {len(named)} parameters that it is to teach, such "
+                    f"as '{next(iter(named))}': let the model's forward use them, without detach "
+                    "or torch.no_grad"
+                )
+        return parts
+
+    def _update(self, role: str, gradients: Gradients) -> None:
+        """A step of the role's optimizer."""
+        parameters = list(self._moved(role).values())
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        if role != "arch" and self.clip is not None:
+            clip_grad_norm_(parameters, self.clip)
+        self.optimizers[role].step()
+        for parameter in parameters:
+            parameter.grad = None
+
+    def _update_arch(self, gradients: Gradients) -> float:
+        """A step of α by the gradients of the losses and by the penalty; P(α) before it."""
+        alphas = list(self._alphas.values())
+        value = self._penalty_value()
+        penalty: Any = self.penalty
+        by_map = isinstance(penalty, Proximal) and penalty.by_proximal
+        if value is not None and not by_map:
+            pull = torch.autograd.grad(value, alphas, allow_unused=True)
+            gradients = combined((1.0, gradients), (self.gamma, list(pull)))
+        self._update("arch", gradients)
+        if value is not None and by_map:
+            with torch.no_grad():
+                penalty.proximal(alphas, _only_rate(self.optimizers["arch"]) * self.gamma)
+        finite = torch.stack([torch.isfinite(alpha).all() for alpha in alphas])
+        if not bool(finite.all()):
+            name = list(self._alphas)[int((~finite).nonzero()[0])]
+            raise RamifyError(
+                f"the architecture parameter '{name}' is no longer finite after step {self.steps}: "
+                "lower its learning rate, and go on from the last checkpoint"
+            )
+        return 0.0 if value is None else value.item()
+
+    def _penalty_value(self) -> Tensor | None:
+        """P(α), where it counts."""
+        if self.penalty is None or self.gamma == 0:
+            return None
+        value = self.penalty(list(self._alphas.values()))
+        if not isinstance(value, Tensor) or value.dim() != 0 or not value.requires_grad:
+            raise RamifyError(
+                "the penalty gives one number that hangs on the architecture parameters, a tensor "
+                "of shape (): build it of these with torch operations, without detach"
+            )
+        return value
+
+    def _seen(self, a: Value, p: Value, penalty: float) -> Step:
+        """What to report: the losses over the samples of all ranks."""
+        loss_a, loss_p = (ranks.mean([v.mean.detach()], v.samples)[0].item() for v in (a, p))
+        return Step(loss_a, loss_p, penalty)
+
+    # What is checked.
+
+    def _check_settings(self) -> None:
+        check_weight("gamma", self.gamma)
+        if self.gamma and self.penalty is None:
+            raise RamifyError(
+                f"gamma is {self.gamma} and there is no penalty for it to weigh; give one, such as "
+                "ramify.relax.L1(), or leave gamma out"
+            )
+        if self.clip is not None and not self.clip > 0:
+            raise RamifyError(f"clip is {self.clip}; the largest norm of a gradient is above 0")
+
+    def _names(self, role: str) -> dict[int, str]:
+        return {id(tensor): name for name, tensor in self._moved(role).items()}
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        if state.get("searcher") != type(self).__name__:
+            raise RamifyError(
+                f"the state is that of {state.get('searcher', 'no searcher')}, and this is "
+                f"{type(self).__name__}; resume with the same searcher"
+            )
+        for part, tensors in self._tensors().items():
+            stored = state["tensors"][part]
+            own = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+            theirs = {name: (tuple(t.shape), t.dtype) for name, t in stored.items()}
+            for name in own | theirs:
+                if own.get(name) != theirs.get(name):
+                    raise RamifyError(
+                        f"the {part}'s '{name}' is {theirs.get(name, 'absent')} in the state and "
+                        f"{own.get(name, 'absent')} here; resume with the same model and arch"
+                    )
+        for role, optimizer in self.optimizers.items():
+            check_optimizer(optimizer, self._names(role), state["optimizers"][role], SOURCE)
+        if state["schedules"].keys() != self._schedulers.keys():
+            raise RamifyError(
+                f"the state has schedules of {', '.join(state['schedules']) or 'nothing'}, and "
+                f"here they are of {', '.join(self._schedulers) or 'nothing'}; resume with the same"
+            )
+
+
+def combined(*terms: tuple[float, Gradients]) -> Gradients:
+    """The sum of gradients, each with its factor; None where no term has one."""
+    out: Gradients = [None] * len(terms[0][1])
+    for factor, gradients in terms:
+        for number, gradient in enumerate(gradients):
+            if gradient is not None:
+                scaled, held = gradient if factor == 1 else gradient * factor, out[number]
+                out[number] = scaled if held is None else held + scaled
+    return out
+
+
+def check_weight(name: str, value: float) -> None:
+    """Raise where a weight of the Lagrangian is negative or not finite."""
+    if not 0 <= value < math.inf:
+        raise RamifyError(f"{name} is {value}; it is a finite number, 0 or more")
+
+
+def _mean(losses: Any) -> Value:
+    """The mean of what the user's loss gave, in at least single precision."""
+    good = isinstance(losses, Tensor) and losses.dim() <= 1 and losses.is_floating_point()
+    if not good or not losses.numel():
+        seen = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses)
+        raise RamifyError(
+            f"the loss gave {seen}; it gives one number for each sample, a tensor of shape (S,), "
+            "or one number, of shape ()"
+        )
+    wide = losses.to(torch.promote_types(losses.dtype, torch.float32))
+    return Value(wide.mean(), len(losses) if losses.dim() else 1)
+
+
+def _only_rate(optimizer: Optimizer) -> float:
+    """The learning rate of all parameter groups."""
+    rates = {float(group["lr"]) for group in optimizer.param_groups}
+    if len(rates) > 1:
+        raise RamifyError(
+            f"the optimizer of arch has learning rates {sorted(rates)}, and a penalty that acts by "
+            "its proximal map needs one for all"
+        )
+    return rates.pop()

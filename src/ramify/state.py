@@ -1,0 +1,133 @@
+"""What long work needs to go on to the same numbers, as plain values that any file format takes.
+
+Optimizers by the names of their parameters, and the random states of torch, numpy and Python:
+nested dictionaries and lists of tensors, numbers and strings.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ramify.errors import RamifyError
+
+
+def optimizer_state(optimizer: Optimizer, names: Mapping[int, str]) -> dict[str, Any]:
+    """What an optimizer knows, by the names of its parameters.
+
+    Args:
+        optimizer: any.
+        names: `id(parameter)` -> name.
+
+    Returns:
+        ``class``; ``groups``, each with the names of its ``params`` and its ``settings``; and
+        ``state`` by name. Tensors are the optimizer's own.
+
+    Raises:
+        RamifyError: the optimizer holds a parameter that has no name.
+    """
+    groups, state = [], dict[str, Any]()
+    for group in optimizer.param_groups:
+        strangers = [p for p in group["params"] if id(p) not in names]
+        if strangers:
+            raise RamifyError(
+                f"the optimizer holds a parameter of shape {tuple(strangers[0].shape)} that is not "
+                "the model's; checkpoints need an optimizer over the model's parameters alone."
+            )
+        settings = {key: value for key, value in group.items() if key != "params"}
+        groups.append({"params": [names[id(p)] for p in group["params"]], "settings": settings})
+        held = [p for p in group["params"] if optimizer.state.get(p)]
+        state |= {names[id(p)]: dict(optimizer.state[p]) for p in held}
+    return {"class": type(optimizer).__name__, "groups": groups, "state": state}
+
+
+def check_optimizer(
+    optimizer: Optimizer, names: Mapping[int, str], stored: Mapping[str, Any], source: str
+) -> None:
+    """Make sure that a stored state is of this optimizer: same class, same parameters in order.
+
+    Args:
+        optimizer: the one that is to go on.
+        names: `id(parameter)` -> name.
+        stored: from :func:`optimizer_state`.
+        source: what holds it, for the error.
+
+    Raises:
+        RamifyError: it is not.
+    """
+    own = [[names.get(id(p)) for p in group["params"]] for group in optimizer.param_groups]
+    theirs = [list(group["params"]) for group in stored["groups"]]
+    if stored["class"] != type(optimizer).__name__ or own != theirs:
+        raise RamifyError(
+            f"{source} holds the state of {stored['class']} over "
+            f"{sum(map(len, theirs))} parameters, the optimizer is "
+            f"{type(optimizer).__name__} over {sum(map(len, own))}; resume with the same optimizer."
+        )
+
+
+def load_optimizer(optimizer: Optimizer, stored: Mapping[str, Any]) -> None:
+    """Bring an optimizer back to a state that :func:`check_optimizer` found to be its own.
+
+    Args:
+        optimizer: of the same class over the same parameters.
+        stored: from :func:`optimizer_state`.
+    """
+    members = [name for group in stored["groups"] for name in group["params"]]
+    numbers = {name: number for number, name in enumerate(members)}
+    groups = [
+        dict(group["settings"]) | {"params": [numbers[name] for name in group["params"]]}
+        for group in stored["groups"]
+    ]
+    state = {numbers[name]: _owned(values) for name, values in stored["state"].items()}
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def random_states() -> dict[str, Any]:
+    """The random states of torch, numpy and Python."""
+    version, words, gauss = random.getstate()
+    kind, key, *rest = np.random.get_state()  # noqa: NPY002  (the one that users draw from)
+    return {
+        "torch": torch_states(),
+        "python": [version, torch.tensor(words), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(key).astype(np.int64)), *rest],
+    }
+
+
+def set_random_states(stored: Mapping[str, Any]) -> None:
+    """Bring the random states back to what :func:`random_states` gave."""
+    version, words, gauss = stored["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    kind, key, *rest = stored["numpy"]
+    np.random.set_state((kind, key.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    set_torch_states(stored["torch"])
+
+
+def torch_states() -> list[Tensor]:
+    """The random states of torch: the processor's, then that of each GPU in use."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def set_torch_states(stored: list[Tensor]) -> None:
+    """Bring torch back to :func:`torch_states`; GPUs only where there are as many as there were."""
+    own, *cuda = (state.cpu() for state in stored)
+    torch.set_rng_state(own)
+    if cuda and len(cuda) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(cuda)
+
+
+def _owned(value: Any) -> Any:
+    """Tensors copied, so that two optimizers brought to one state do not share it."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _owned(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_owned(item) for item in value)
+    return value
