@@ -118,7 +118,8 @@ def test_a_norm_does_not_cancel_a_gate() -> None:
     assert float((seen[0] - bias).abs().max()) > 0.1
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.filterwarnings("ignore:.*was not reached")
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(programs)
 def test_random_networks(program: tuple[int, list[Step], int]) -> None:
     """Every gate of every network: nothing at 1, exact to fold, and zero ones can go."""
@@ -130,7 +131,7 @@ def test_random_networks(program: tuple[int, list[Step], int]) -> None:
     before = exactly(model, x)
     names = [(n, id(p)) for n, p in model.named_parameters()]
     if not any(group.prune_exact and group.can_split for group in graph.groups):
-        with pytest.raises(ramify.RamifyError, match="no group of this model can be gated"):
+        with pytest.raises(ramify.RamifyError, match="there is no group to gate"):
             ramify.gate(graph)
         return
     gates = ramify.gate(graph)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ramify.errors import RamifyError
 from ramify.latency.clock import Clock, clock_of, device_of
-from ramify.trace import ChannelGraph, ChannelGroup
+from ramify.trace import ChannelGraph, ChannelGroup, check_ungated
 from ramify.trace.layout import Change, Index, resized
 from ramify.trace.recorder import arguments, call, copied, eager, evaluating, untouched
 
@@ -123,10 +123,12 @@ def observe(
         The samples, as the shapes.
 
     Raises:
-        RamifyError: nothing is to be timed, or the forward takes another course at other widths.
+        RamifyError: nothing is to be timed, the model is gated, or the forward takes another course
+            at other widths.
     """
     if rounds < 1:
         raise RamifyError(f"a shape is visited once or more often, and got rounds={rounds}")
+    check_ungated(graph.model)
     ops: list[list[Floats]] = [[] for _ in shapes]
     totals: list[list[float]] = [[] for _ in shapes]
     draw, clock = np.random.default_rng(0), clock or clock_of(device_of(graph.model))

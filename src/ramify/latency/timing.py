@@ -16,7 +16,7 @@ from torch import nn
 from ramify.edit import Edit, plan_edits
 from ramify.errors import RamifyError
 from ramify.latency.clock import Clock, clock_of, device_of
-from ramify.trace import ChannelGraph, ChannelGroup
+from ramify.trace import ChannelGraph, ChannelGroup, check_ungated
 from ramify.trace.layout import Change, Changes, resized
 from ramify.trace.recorder import arguments, copied, evaluating
 
@@ -210,5 +210,6 @@ def _at_width(
 def _measure_changed(
     graph: ChannelGraph, changes: Changes, repeats: int, warmup: int, clock: Clock | None
 ) -> Latency:
+    check_ungated(graph.model)
     with resized(graph.model, graph.layout, changes):
         return measure(graph.model, graph.inputs, repeats=repeats, warmup=warmup, clock=clock)

@@ -34,7 +34,9 @@ class GateScale:
 
     scores: Mapping[str, Tensor]
 
-    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+    def propose(
+        self, graph: ChannelGraph, loss: Loss | None = None, batches: Iterable[Any] = ()
+    ) -> list[Proposal]:
         """A prune of every gated channel, smallest gate first; no batch is looked at.
 
         Args:

@@ -162,15 +162,10 @@ def gate(graph: ChannelGraph, groups: Iterable[Names] | None = None) -> Gates:
     chosen = _chosen(graph, groups)
     gates, _ = _gated(graph, chosen)
     if gates is None:
-        for tied in chosen:
-            alone, seen = _gated(graph, [tied])
-            if alone is None:
-                raise RamifyError(
-                    f"the forward reads the weights of '{tied[0].name}' past any gate ({seen}): "
-                    "leave the group out, or read them as attributes of their modules"
-                )
-            _remove(alone)
-        raise RamifyError("the gates of these groups act on each other: gate fewer at a time")
+        chosen = [tied for tied in chosen if _heard(graph, tied, by_default=groups is None)]
+        gates, seen = _gated(graph, _some(chosen))
+        if gates is None:
+            raise RamifyError(f"these groups cannot be gated together: {seen}")
     return gates
 
 
@@ -235,11 +230,7 @@ def _chosen(graph: ChannelGraph, asked: Iterable[Names] | None) -> list[tuple[Ch
     chosen: list[tuple[ChannelGroup, ...]] = []
     if asked is None:
         chosen += [(g,) for g in graph.groups if g.prune_exact and not _why_not(graph, g)]
-        if not chosen:
-            raise RamifyError(
-                "no group of this model can be gated: print(graph) says what each of them allows"
-            )
-        return chosen
+        return _some(chosen)
     seen = set[str]()
     for names in [asked] if isinstance(asked, str) else asked:
         tied = tuple(graph[name] for name in ((names,) if isinstance(names, str) else names))
@@ -254,8 +245,14 @@ def _chosen(graph: ChannelGraph, asked: Iterable[Names] | None) -> list[tuple[Ch
             widths = ", ".join(f"'{group.name}' {group.width}" for group in tied)
             raise RamifyError(f"groups that share their gates are equally wide, not {widths}")
         chosen += [tied] if tied else []
+    return _some(chosen)
+
+
+def _some(chosen: list[tuple[ChannelGroup, ...]]) -> list[tuple[ChannelGroup, ...]]:
     if not chosen:
-        raise RamifyError("there is nothing to gate: name at least one group")
+        raise RamifyError(
+            "there is no group to gate: print(graph) says what each group allows, and why"
+        )
     return chosen
 
 
@@ -333,6 +330,19 @@ def _gated(
         for alpha in gates:
             alpha.fill_(1.0)
     return gates, ""
+
+
+def _heard(graph: ChannelGraph, tied: tuple[ChannelGroup, ...], *, by_default: bool) -> bool:
+    """Whether the forward reads the weights of groups where their gates are."""
+    alone, seen = _gated(graph, [tied])
+    if alone is not None:
+        _remove(alone)
+    elif not by_default:
+        raise RamifyError(
+            f"the forward reads the weights of '{tied[0].name}' past any gate ({seen}): leave the "
+            "group out, or read them as attributes of their modules"
+        )
+    return alone is not None
 
 
 def _place(model: nn.Module, name: str) -> tuple[tuple[str, ...], bool]:

@@ -62,11 +62,13 @@ class TopFraction:
 
 @dataclass(frozen=True)
 class Threshold:
-    """At most so many proposals, each with a splitting index no larger than a bound.
+    """At most so many proposals, each within bounds on its splitting index and its value.
 
     Args:
         most: m_*, the largest number of channels to split at once; None for no bound.
         index: λ_*, the largest splitting index to split at.
+        value: the least gain, or score, to take: `value=-1e-3` prunes the channels whose gates or
+            norm scales are at most 1e-3, so that the search decides how many.
         multiple_of: as for `TopFraction`; rounding may add a few to `most`.
 
     Source: S2D, Algorithm 1, step 3.
@@ -75,6 +77,7 @@ class Threshold:
     most: int | None = None
     index: float = 0.0
     multiple_of: Multiple = 1
+    value: float = -math.inf
 
     def __post_init__(self) -> None:
         check_multiple(self.multiple_of)
@@ -82,9 +85,14 @@ class Threshold:
             raise RamifyError(f"most is m_* of S2D and at least 1, and got {self.most}")
 
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
-        """The best `most` proposals whose index is at most `index`."""
+        """The best `most` proposals whose index is at most `index` and value at least `value`."""
         offers = gather(proposals)
-        fit = [n for n, p in enumerate(proposals) if p.index is None or p.index <= self.index]
+        fit = [
+            number
+            for number, proposal in enumerate(proposals)
+            if (proposal.index is None or proposal.index <= self.index)
+            and proposal.value >= self.value
+        ]
         return _finished(offers, _best(offers, fit)[: self.most], fit, self.multiple_of)
 
 
