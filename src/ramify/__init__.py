@@ -23,6 +23,7 @@ from ramify.methods import (
 from ramify.ranks import check_ranks, share_buffers, together
 from ramify.relax import fold, gate
 from ramify.run import Grown, Training, grow, load, recipe_of, reshape, save
+from ramify.run.search import search
 from ramify.select import Knapsack, Selection, Threshold, TopFraction, TradeOff, fit
 from ramify.trace import ChannelGraph, ChannelGroup, trace
 
@@ -65,6 +66,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "fold",
     # a relaxed search
     "relax",
+    "search",
     # the whole loop
     "grow",
     "Grown",

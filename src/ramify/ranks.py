@@ -68,10 +68,15 @@ def count() -> int:
     return 1 if group is None else dist.get_world_size(group)
 
 
+def number() -> int:
+    """Which of them this process is: 0 outside of :func:`together`."""
+    group = _group.get()
+    return 0 if group is None else dist.get_rank(group)
+
+
 def first() -> bool:
     """Whether this process is the one that writes files and reports: rank 0, or alone."""
-    group = _group.get()
-    return group is None or dist.get_rank(group) == 0
+    return number() == 0
 
 
 def total(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import ramify
+from ramify.relax import Pairs
 from tests.relax.searching import KINDS, Batch, batches, loss, network, searcher
 
 R = 2
@@ -57,6 +58,21 @@ def failed(rank: int) -> str:
     return ""
 
 
+def looped(rank: int, file: Path) -> list[Found]:
+    """A search with dropout of each rank's own, whole, and broken off and begun again."""
+    out, data = [], part(rank)
+    pairs = Pairs(data[:STEPS], data[STEPS:])
+    for epochs in ((3,), (2, 3)):
+        for until in epochs:
+            made = searcher("rarts", network(norm=True, dropout=0.5))
+            torch.manual_seed(rank if until == epochs[0] else 77)
+            path = file.with_suffix(f".{len(out)}")
+            history = ramify.search(made, pairs, epochs=until, checkpoint=path)
+        last = {key: history[-1][key] for key in ("step", "loss_a", "loss_p")}
+        out.append(last | {n: t.clone() for n, t in made.model.state_dict().items()})
+    return out
+
+
 def run(rank: int, folder: str, port: int) -> None:
     """The work of one process."""
     torch.set_num_threads(1)
@@ -65,6 +81,7 @@ def run(rank: int, folder: str, port: int) -> None:
     try:
         found: Found = {str(case): searched(case, part(rank)) for case in CASES}
         found["failed"] = failed(rank)
+        found["looped"] = looped(rank, Path(folder) / "loop")
         torch.save(found, Path(folder) / f"{rank}.pt")
     finally:
         dist.destroy_process_group()

@@ -18,7 +18,9 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(searching_ranks.run, (str(folder), port), nprocs=R)
+    torch.multiprocessing.start_processes(  # forked, since an import of everything takes longer
+        searching_ranks.run, (str(folder), port), nprocs=R, start_method="fork"
+    )
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(R)]
 
 
@@ -40,3 +42,12 @@ def test_ranks_end_alike_and_as_one_process_with_all_samples(
 def test_a_loss_that_fails_on_one_rank_stops_all(every: list[Found]) -> None:
     for found in every:
         assert "not finite" in found["failed"]
+
+
+def test_a_loop_of_several_ranks_goes_on_to_the_same_numbers(every: list[Found]) -> None:
+    wholes, agains = zip(*(found["looped"] for found in every), strict=True)
+    for whole, again in zip(wholes, agains, strict=True):
+        assert whole.keys() == again.keys()
+        for name, value in whole.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(again[name])), name
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(wholes[0][name])), name

@@ -156,7 +156,7 @@ def train_epoch(
     for batch in batches:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor(steps)
-        with _located(f"{where}, step {steps}"):
+        with located(f"{where}, step {steps}"):
             losses = checked_loss(loss, model, batch)
             if not losses.requires_grad:
                 raise RamifyError(
@@ -178,7 +178,7 @@ def train_epoch(
             f"the data gave no batch at {where}; give a list, a DataLoader or a function of the "
             "epoch, not an iterator that ends after one pass."
         )
-    with _located(f"after {where}"):
+    with located(f"after {where}"):
         check_weights(model)
     if ranks.count() > 1:
         ranks.share_buffers(model)
@@ -191,7 +191,7 @@ def _over_ranks(mean: float, samples: int) -> float:
 
 
 @contextmanager
-def _located(where: str) -> Iterator[None]:
+def located(where: str) -> Iterator[None]:
     """Put in front of a RamifyError where it happened."""
     try:
         yield
