@@ -42,6 +42,7 @@ def test_gates_by_name() -> None:
     assert list(gates.state_dict()) == ["a", "b"]
     assert gates["b"] is list(gates)[1]
     assert {"ramify_gates.a", "ramify_gates.b"} <= model.state_dict().keys()
+    assert not any(module.training for module in model.modules())
     with pytest.raises(ramify.RamifyError, match=r"no gates on 'bb'; did you mean 'b'\?"):
         gates["bb"]
     # Names with dots, and one that a module has already.
@@ -392,9 +393,13 @@ def test_wrong_groups() -> None:
         (["0", "0"], "'0' is to be gated twice"),
         ([("0", "2")], "equally wide, not '0' 8, '2' 6"),
         (["1"], "'1'"),
+        ([3], "a group goes by its name"),
+        ("4", "'4' cannot be gated: it is an output of the model"),
     ):
         with pytest.raises(ramify.RamifyError, match=why):
             ramify.gate(graph, groups)
+    assert list(ramify.gate(graph, "0").state_dict()) == ["0"]
+    ramify.fold(model)
     model.ramify_gates = 3  # type: ignore[assignment]
     with pytest.raises(ramify.RamifyError, match="has an attribute 'ramify_gates'"):
         ramify.gate(graph)

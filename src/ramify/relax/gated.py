@@ -117,6 +117,7 @@ def put_under(module: nn.Module, name: str, gated: GatedWeight) -> None:
         module.__class__ = _own_class(module)
     gated.to(getattr(module, name).device)
     parametrize.register_parametrization(module, name, gated)
+    cast(nn.ModuleDict, module.parametrizations).train(module.training)
 
 
 def take_out(module: nn.Module, name: str) -> None:

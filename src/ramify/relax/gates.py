@@ -233,7 +233,7 @@ def _chosen(graph: ChannelGraph, asked: Iterable[Names] | None) -> list[tuple[Ch
         return _some(chosen)
     seen = set[str]()
     for names in [asked] if isinstance(asked, str) else asked:
-        tied = tuple(graph[name] for name in ((names,) if isinstance(names, str) else names))
+        tied = tuple(graph[name] for name in (names if isinstance(names, tuple) else (names,)))
         for group in tied:
             why = _why_not(graph, group)
             if why:
@@ -261,8 +261,6 @@ def _why_not(graph: ChannelGraph, group: ChannelGroup) -> str:
     if not (group.can_split and group.can_prune):
         return group.why
     factors, tensors = factors_of(graph, group), tensors_of(graph.model)
-    if not factors:
-        return "no weight reads its channels"
     for alias, name in graph.labels.aliases.items():
         if name not in factors:
             continue
@@ -315,7 +313,7 @@ def _gated(
         for alias, gated in under:
             path, _, name = alias.rpartition(".")
             put_under(model.get_submodule(path), name, gated)
-        model.register_module(GATES, gates)
+        model.register_module(GATES, gates.train(model.training))
         try:
             seen = "" if near_equal(expected, _run(graph)) else "a gate there changes nothing"
         except Exception as error:
