@@ -1,0 +1,1 @@
+"""The RARTS thesis: relaxed search of widths and cells."""

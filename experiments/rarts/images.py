@@ -1,0 +1,54 @@
+"""Images for a search: some of a data set, its two halves, and batches of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ramify.data import Dataset, batches, load
+from ramify.relax import halves
+from ramify.run.training import evaluate
+
+Batch = tuple[Tensor, Tensor]
+
+BATCH = 500  # for evaluation
+
+
+def some(name: str, samples: int, seed: int) -> Dataset:
+    """So many training images of a data set, drawn by a seed; all of its test images."""
+    whole = load(name)
+    order = torch.randperm(len(whole.y_train), generator=torch.Generator().manual_seed(seed))
+    return _part(whole, order[:samples])
+
+
+def halved(data: Dataset, seed: int) -> list[Dataset]:
+    """The two halves of the training images of a search, D_a and D_p."""
+    return [_part(data, index) for index in halves(len(data.y_train), seed)]
+
+
+def pairs(
+    both: Sequence[Dataset], size: int, seed: int, epoch: int, device: str
+) -> Iterator[tuple[Batch, Batch]]:
+    """A pass over both halves, a batch of each at a time."""
+    ways = (batches(half, size, seed, epoch) for half in both)
+    for one, other in zip(*ways, strict=False):
+        yield placed(one, device), placed(other, device)
+
+
+def placed(batch: Batch, device: str) -> Batch:
+    """A batch on the device, channels last."""
+    images, labels = batch
+    return images.to(device, memory_format=torch.channels_last), labels.to(device)
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, device: str) -> float:
+    """The share of images that a network classifies right."""
+    parts = zip(images.split(BATCH), labels.split(BATCH), strict=True)
+    return evaluate(model, (placed(part, device) for part in parts))[1]
+
+
+def _part(data: Dataset, index: Tensor) -> Dataset:
+    return replace(data, x_train=data.x_train[index], y_train=data.y_train[index])

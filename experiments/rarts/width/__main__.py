@@ -1,0 +1,76 @@
+"""The command; `python -m experiments.rarts.width --help`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments.files import write
+from experiments.rarts.width.study import LEARNED, METHODS, Row, Settings, Study, total_steps
+from experiments.rarts.width.table import page
+from experiments.resume import add_settings, finished
+from ramify.run.files import write_lines
+
+
+def options() -> argparse.ArgumentParser:
+    """What the command takes; every setting of the study is an option of its name."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.rarts.width",
+        description="Search widths in several ways, prune, and tune. What is finished stays in the "
+        "folder, and the same command goes on from it.",
+    )
+    add_settings(parser, Settings())
+    parser.add_argument("--methods", default=",".join(METHODS), help="some of them")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/rarts-width"))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is not in results.jsonl yet, then write the table."""
+    chosen = vars(options().parse_args(arguments))
+    out, methods = chosen.pop("out"), chosen.pop("methods").split(",")
+    first, count = chosen.pop("first"), chosen.pop("seeds")
+    torch.set_num_threads(chosen.pop("threads"))
+    settings, console = Settings(**chosen), Console()
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "results.jsonl"
+    rows = finished(file, settings)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        for seed in range(first, first + count):
+            known = {row["method"] for row in rows if row["seed"] == seed}
+            todo = [name for name in ("baseline", *methods) if name not in known]
+            if not todo:
+                continue
+            bar = progress.add_task(f"seed {seed}", total=total_steps(settings, methods))
+            study = Study(seed, settings, partial(progress.advance, bar))
+            study.ratio = learned(rows, seed)
+            for name in todo:
+                progress.update(bar, description=f"seed {seed}, {name}")
+                found = [study.baseline()] if name == "baseline" else list(study.run(name))
+                rows += [row | {"seed": seed, "settings": asdict(settings)} for row in found]
+                write_lines(file, rows)
+    text = page(rows)
+    write(out / "results.md", text)
+    console.print(Markdown(text))
+
+
+def learned(rows: Sequence[Row], seed: int) -> float | None:
+    """The share of channels that RARTS pruned in an earlier call, where its penalty decided."""
+    own = (r for r in rows if r["seed"] == seed and r["method"] == "rarts")
+    return next((row["pruned"] for row in own if row["ratio"] == LEARNED), None)
+
+
+if __name__ == "__main__":
+    main()

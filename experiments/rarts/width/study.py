@@ -1,0 +1,255 @@
+"""One seed: a network trained, its widths searched in every way, cut and tuned."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+import ramify
+from experiments.rarts.images import accuracy, halved, pairs, placed, some
+from ramify import relax
+from ramify.cost import graph_cost
+from ramify.data import batches
+from ramify.models import build
+from ramify.probe import Loss
+from ramify.run.training import Training, cross_entropy, make_optimizer, train_epoch
+
+Row = dict[str, Any]
+
+SEARCHED = ("rarts", "darts1", "darts2", "milenas", "joint")
+SCORED = ("l1", "random")
+METHODS = SEARCHED + SCORED
+LEARNED = 0.0  # in place of a ratio: all channels whose gate the penalty brought to zero go
+ZERO = 1e-3
+FEW = 2000  # test images on which networks that are not finished are measured
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command decides.
+
+    Attributes:
+        data: data set.
+        model: network.
+        width: channels of its first layer.
+        samples: training images, half of them for each of the two losses of a search.
+        batch: images a step.
+        pretrain: epochs before the search; its result is also the teacher.
+        search: passes over the halves; every searcher makes as many steps.
+        tune: epochs after the cut.
+        lr: learning rate of the first training; the others begin at a fifth of it.
+        weight_decay: of all trainings.
+        arch_lr: learning rate of the gates.
+        lam: λ.
+        beta: β.
+        gamma: γ, of the L1 penalty on the gates.
+        ratios: shares of the channels to prune, ranked over all layers; 0 lets the penalty decide.
+        temperature: T of the distillation.
+        device: where it runs.
+    """
+
+    data: str = "cifar10"
+    model: str = "preresnet"
+    width: int = 8
+    samples: int = 4000
+    batch: int = 64
+    pretrain: int = 8
+    search: int = 3
+    tune: int = 3
+    lr: float = 0.1
+    weight_decay: float = 1e-4
+    arch_lr: float = 1.0
+    lam: float = 1.0
+    beta: float = 0.1
+    gamma: float = 1e-4
+    ratios: str = "0.4,0.6"
+    temperature: float = 4.0
+    device: str = "cpu"
+
+    @property
+    def shares(self) -> list[float]:
+        """The ratios as numbers."""
+        return [float(part) for part in self.ratios.split(",")]
+
+
+class Study:
+    """A network of one seed, trained; from it every method starts.
+
+    Args:
+        seed: of the weights, the halves and the order of the images.
+        settings: what to do.
+        tick: called at every training step.
+    """
+
+    def __init__(self, seed: int, settings: Settings, tick: Callable[[], None]) -> None:
+        torch.manual_seed(seed)
+        self.seed, self.settings, self.tick = seed, settings, tick
+        self.data = some(settings.data, settings.samples, seed)
+        self.halves = halved(self.data, seed)
+        net = build(
+            settings.model,
+            dataset_shape=self.data.shape,
+            classes=len(self.data.classes),
+            width=settings.width,
+        )
+        self.full = net.to(settings.device).to(memory_format=torch.channels_last)
+        self.steps = -(-len(self.halves[0].y_train) // settings.batch) * settings.search
+        self.train(self.full, settings.pretrain, settings.lr, cross_entropy)
+        self.ratio: float | None = None  # learned by RARTS, and given to random pruning
+
+    def run(self, method: str) -> Iterator[Row]:
+        """What comes of one method: a row for each ratio, without distillation and with it."""
+        model, proposals = self.searched(method)
+        searched = self.roughly(model)
+        for share in self.settings.shares:
+            chosen = self.chosen(method, proposals, share)
+            for distilled in (False, True):
+                pruned = copy.deepcopy(model)
+                graph = ramify.apply(self.trace(pruned), [p.edit for p in chosen])
+                cost, cut = graph_cost(graph), self.roughly(pruned)
+                loss: Loss = cross_entropy
+                if distilled:
+                    loss = relax.distilled(loss, self.full, self.settings.temperature)
+                self.train(pruned, self.settings.tune, self.settings.lr / 5, loss)
+                yield {
+                    "method": method,
+                    "ratio": share,
+                    "pruned": len(chosen) / len(proposals),
+                    "distilled": distilled,
+                    "searched": searched,
+                    "cut": cut,
+                    "tuned": self.accuracy(pruned),
+                    "params": cost.params,
+                    "macs": cost.macs,
+                    "widths": {group.name: group.width for group in graph.groups},
+                }
+
+    def baseline(self) -> Row:
+        """The full network, and it trained on for as long as the searches and the tuning."""
+        on, steps = copy.deepcopy(self.full), self.settings.search + self.settings.tune
+        self.train(on, steps, self.settings.lr / 5, cross_entropy)
+        cost = graph_cost(self.trace(on))
+        measures = {"searched": self.accuracy(self.full), "tuned": self.accuracy(on)}
+        return {"method": "baseline", "params": cost.params, "macs": cost.macs} | measures
+
+    def searched(self, method: str) -> tuple[nn.Module, list[ramify.Proposal]]:
+        """A copy of the network after the search, and prunes of its channels, best first."""
+        model = copy.deepcopy(self.full)
+        graph = self.trace(model)
+        gates = ramify.gate(graph)
+        if method in SCORED:
+            groups = set(ramify.fold(gates))
+            epochs = self.settings.search  # as many steps, on the pairs of halves together
+            self.train(model, epochs, self.settings.lr / 5, cross_entropy)
+            scorer = ramify.L1() if method == "l1" else RandomScore(self.seed)
+            found = scorer.propose(self.trace(model), cross_entropy, [])
+            return model, [p for p in found if p.edit.group in groups]
+        searcher = self.searcher(method, model, gates)
+        model.train()
+        for epoch in range(self.settings.search):
+            of = pairs(self.halves, self.settings.batch, self.seed, epoch, self.settings.device)
+            for pair in of:
+                searcher.step(*pair)
+                self.tick()
+            gates.check()
+        scores = ramify.fold(gates)
+        return model, relax.GateScale(scores).propose(self.trace(model), cross_entropy, [])
+
+    def searcher(self, method: str, model: nn.Module, gates: relax.Gates) -> relax.Searcher:
+        """The searcher of a name, with the settings that all share."""
+        held = self.settings
+        decay = partial(CosineAnnealingLR, T_max=self.steps)
+        common: dict[str, Any] = {
+            "arch": gates,
+            "loss": cross_entropy,
+            "weight_optimizer": partial(
+                SGD, lr=held.lr / 5, momentum=0.9, weight_decay=held.weight_decay
+            ),
+            "arch_optimizer": partial(SGD, lr=held.arch_lr),
+            "schedules": dict.fromkeys(("weights", "auxiliary"), decay),
+            "gamma": held.gamma,
+            "penalty": relax.L1(by_proximal=True),
+        }
+        if method == "rarts":
+            return relax.RARTS(model, lam=held.lam, beta=held.beta, **common)
+        common["schedules"] = {"weights": decay}
+        if method == "milenas":
+            return relax.MiLeNAS(model, lam=held.lam, **common)
+        if method == "joint":
+            return relax.Joint(model, **common)
+        return relax.DARTS(model, order=int(method[-1]), **common)
+
+    def chosen(
+        self, method: str, proposals: Sequence[ramify.Proposal], share: float
+    ) -> list[ramify.Proposal]:
+        """The channels that go."""
+        if share != LEARNED:
+            return ramify.TopFraction(share).select(proposals)
+        if method in SCORED and self.ratio is not None:
+            return ramify.TopFraction(self.ratio).select(proposals)
+        gone = [p for p in proposals if p.score is not None and -p.score <= ZERO]
+        chosen = ramify.TopFraction(1.0).select(gone) if gone else []
+        if method == "rarts":
+            self.ratio = len(chosen) / len(proposals) or None
+        return chosen
+
+    def train(self, model: nn.Module, epochs: int, lr: float, loss: Loss) -> None:
+        """Ordinary training on all images, with a learning rate that falls to 0."""
+        training = Training(epochs=epochs, lr=lr, weight_decay=self.settings.weight_decay)
+        optimizer = make_optimizer(model, training)
+        each = -(-len(self.data.y_train) // self.settings.batch)
+        for epoch in range(epochs):
+            factor = partial(_factor, training, epoch * each, epochs * each)
+            drawn = batches(self.data, self.settings.batch, self.seed, epoch)
+            passes = (placed(batch, self.settings.device) for batch in drawn)
+            train_epoch(model, loss, passes, optimizer, factor, after_step=lambda _: self.tick())
+
+    def accuracy(self, model: nn.Module) -> float:
+        """On the test images."""
+        return accuracy(model, self.data.x_test, self.data.y_test, self.settings.device)
+
+    def roughly(self, model: nn.Module) -> float:
+        """On the first of them."""
+        images, labels = self.data.x_test[:FEW], self.data.y_test[:FEW]
+        return accuracy(model, images, labels, self.settings.device)
+
+    def trace(self, model: nn.Module) -> ramify.ChannelGraph:
+        """The channel groups of a copy."""
+        return ramify.trace(model, self.data.x_train[:1].to(self.settings.device))
+
+
+@dataclass(frozen=True)
+class RandomScore:
+    """Channels of all groups in an order drawn at random."""
+
+    seed: int
+
+    def propose(
+        self, graph: ramify.ChannelGraph, loss: Loss, batches: Sequence[Any]
+    ) -> list[ramify.Proposal]:
+        """The prunes that L1 proposes, their scores dealt out anew."""
+        found = ramify.L1().propose(graph, loss, batches)
+        order = torch.randperm(len(found), generator=torch.Generator().manual_seed(self.seed))
+        return [replace(p, score=-float(n)) for p, n in zip(found, order, strict=True)]
+
+
+def total_steps(settings: Settings, methods: Sequence[str]) -> int:
+    """Steps of one seed, for a bar of progress."""
+    whole = -(-settings.samples // settings.batch)
+    half = -(-(settings.samples // 2) // settings.batch)
+    tuned = 2 * len(settings.shares) * settings.tune * whole
+    searched = sum(settings.search * (half if m in SEARCHED else whole) for m in methods)
+    kept = settings.pretrain + settings.search + settings.tune
+    return kept * whole + searched + tuned * len(methods)
+
+
+def _factor(training: Training, before: int, total: int, step: int) -> float:
+    return training.factor(before + step, total)

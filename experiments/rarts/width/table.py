@@ -1,0 +1,79 @@
+"""The rows of a study as Tables 4.1 and 4.2 of the thesis have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from experiments.rarts.width.study import LEARNED, METHODS
+
+NAMES = {
+    "rarts": "RARTS",
+    "darts1": "DARTS-1",
+    "darts2": "DARTS-2",
+    "milenas": "MiLeNAS",
+    "joint": "Joint (NetSlim)",
+    "l1": "L1",
+    "random": "random",
+}
+Row = dict[str, Any]
+
+
+def page(rows: Sequence[Row]) -> str:
+    """All rows of one setting as Markdown.
+
+    Args:
+        rows: of any seeds; those of the baselines too.
+
+    Returns:
+        A line for the network as it is, and one for each ratio and method.
+    """
+    full = [row for row in rows if row["method"] == "baseline"]
+    lines = [
+        f"{len({row['seed'] for row in rows})} seeds; errors in %, mean ± standard deviation.",
+        "",
+        "| pruned | method | after the search | after the cut | tuned | tuned with KD "
+        "| parameters | MACs, M |",
+        "|---|---|---|---|---|---|---|---|",
+        f"| – | the full network | {errors(full, 'searched')} | – | {errors(full, 'tuned')} | – "
+        f"| {spread(row['params'] for row in full)} | {millions(full)} |",
+    ]
+    for ratio in sorted({row["ratio"] for row in rows if row["method"] != "baseline"}):
+        for method in METHODS:
+            mine = [r for r in rows if r["method"] == method and r["ratio"] == ratio]
+            if mine:
+                lines.append(_line(mine, ratio))
+    return "\n".join(lines)
+
+
+def _line(rows: Sequence[Row], ratio: float) -> str:
+    plain = [row for row in rows if not row["distilled"]]
+    distilled = [row for row in rows if row["distilled"]]
+    share = f"{ratio:.0%}"
+    if ratio == LEARNED:
+        share = f"{spread((100 * row['pruned'] for row in plain), 1)} %"
+    cells = [share, NAMES[plain[0]["method"]]]
+    cells += [errors(plain, key) for key in ("searched", "cut", "tuned")]
+    cells += [errors(distilled, "tuned"), spread(row["params"] for row in plain), millions(plain)]
+    return f"| {' | '.join(cells)} |"
+
+
+def errors(rows: Iterable[Row], key: str) -> str:
+    """Test errors in per cent."""
+    return spread((100 * (1 - row[key]) for row in rows), 1)
+
+
+def millions(rows: Iterable[Row]) -> str:
+    """Multiply-accumulates of an image."""
+    return spread((row["macs"] / 1e6 for row in rows), 1)
+
+
+def spread(values: Iterable[float], digits: int = 0) -> str:
+    """Mean ± sample standard deviation."""
+    found = list(values)
+    if not found:
+        return "–"
+    if len(found) == 1:
+        return f"{found[0]:,.{digits}f}"
+    return f"{mean(found):,.{digits}f} ± {stdev(found):,.{digits}f}"
