@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +15,14 @@ from ramify.relax import halves
 from ramify.run.training import evaluate
 
 Batch = tuple[Tensor, Tensor]
+Model = TypeVar("Model", bound=nn.Module)
 
 BATCH = 500  # for evaluation
 
 
 def some(name: str, samples: int, seed: int) -> Dataset:
     """So many training images of a data set, drawn by a seed; all of its test images."""
-    whole = load(name)
+    whole = _whole(name)
     order = torch.randperm(len(whole.y_train), generator=torch.Generator().manual_seed(seed))
     return _part(whole, order[:samples])
 
@@ -44,10 +47,22 @@ def placed(batch: Batch, device: str) -> Batch:
     return images.to(device, memory_format=torch.channels_last), labels.to(device)
 
 
+def moved(model: Model, device: str) -> Model:
+    """A network on the device, channels last."""
+    last: Model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return last
+
+
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, device: str) -> float:
     """The share of images that a network classifies right."""
     parts = zip(images.split(BATCH), labels.split(BATCH), strict=True)
     return evaluate(model, (placed(part, device) for part in parts))[1]
+
+
+@functools.cache
+def _whole(name: str) -> Dataset:
+    """A data set, read once."""
+    return load(name)
 
 
 def _part(data: Dataset, index: Tensor) -> Dataset:

@@ -14,7 +14,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import ramify
-from experiments.rarts.images import accuracy, halved, pairs, placed, some
+from experiments.rarts.images import accuracy, halved, moved, pairs, placed, some
 from ramify import relax
 from ramify.cost import graph_cost
 from ramify.data import batches
@@ -63,7 +63,7 @@ class Settings:
     batch: int = 64
     pretrain: int = 8
     search: int = 3
-    tune: int = 3
+    tune: int = 2
     lr: float = 0.1
     weight_decay: float = 1e-4
     arch_lr: float = 1.0
@@ -100,9 +100,11 @@ class Study:
             classes=len(self.data.classes),
             width=settings.width,
         )
-        self.full = net.to(settings.device).to(memory_format=torch.channels_last)
+        self.full = moved(net, settings.device)
         self.steps = -(-len(self.halves[0].y_train) // settings.batch) * settings.search
         self.train(self.full, settings.pretrain, settings.lr, cross_entropy)
+        self.plain: nn.Module | None = None
+        self.gated: set[str] = set()
         self.ratio: float | None = None  # learned by RARTS, and given to random pruning
 
     def run(self, method: str) -> Iterator[Row]:
@@ -142,16 +144,13 @@ class Study:
 
     def searched(self, method: str) -> tuple[nn.Module, list[ramify.Proposal]]:
         """A copy of the network after the search, and prunes of its channels, best first."""
-        model = copy.deepcopy(self.full)
-        graph = self.trace(model)
-        gates = ramify.gate(graph)
         if method in SCORED:
-            groups = set(ramify.fold(gates))
-            epochs = self.settings.search  # as many steps, on the pairs of halves together
-            self.train(model, epochs, self.settings.lr / 5, cross_entropy)
+            model = copy.deepcopy(self.plainly())
             scorer = ramify.L1() if method == "l1" else RandomScore(self.seed)
             found = scorer.propose(self.trace(model), cross_entropy, [])
-            return model, [p for p in found if p.edit.group in groups]
+            return model, [p for p in found if p.edit.group in self.gated]
+        model = copy.deepcopy(self.full)
+        gates = ramify.gate(self.trace(model))
         searcher = self.searcher(method, model, gates)
         model.train()
         for epoch in range(self.settings.search):
@@ -162,6 +161,14 @@ class Study:
             gates.check()
         scores = ramify.fold(gates)
         return model, relax.GateScale(scores).propose(self.trace(model), cross_entropy, [])
+
+    def plainly(self) -> nn.Module:
+        """The network after ordinary training on the pairs of halves, for as many steps."""
+        if self.plain is None:
+            self.plain = copy.deepcopy(self.full)
+            self.gated = set(ramify.fold(ramify.gate(self.trace(self.plain))))
+            self.train(self.plain, self.settings.search, self.settings.lr / 5, cross_entropy)
+        return self.plain
 
     def searcher(self, method: str, model: nn.Module, gates: relax.Gates) -> relax.Searcher:
         """The searcher of a name, with the settings that all share."""

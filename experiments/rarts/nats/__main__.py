@@ -1,0 +1,73 @@
+"""The command; `python -m experiments.rarts.nats --help`."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments.files import write
+from experiments.rarts.nats.study import METHODS, Settings, run, total_steps
+from experiments.resume import add_settings, finished
+from ramify.run.files import write_lines
+
+
+def options() -> argparse.ArgumentParser:
+    """What the command takes; every setting of the study is an option of its name."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.rarts.nats",
+        description="Search cells of the NATS-Bench space on CIFAR-10. What is finished stays in "
+        "the folder, and the same command goes on from it.",
+    )
+    add_settings(parser, Settings())
+    parser.add_argument("--methods", default=",".join(METHODS), help="some of them")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/rarts-nats"))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run every method and seed that is not in results.jsonl yet."""
+    chosen = vars(options().parse_args(arguments))
+    out, names = chosen.pop("out"), chosen.pop("methods").split(",")
+    keys = list(itertools.product(range(chosen.pop("seeds")), names))
+    torch.set_num_threads(chosen.pop("threads"))
+    settings, console = Settings(**chosen), Console()
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "results.jsonl"
+    rows = finished(file, settings)
+    known = {(row["seed"], row["method"]) for row in rows}
+    todo = [key for key in keys if key not in known]
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=sum(total_steps(name, settings) for _, name in todo))
+        for seed, name in todo:
+            progress.update(bar, description=f"seed {seed}, {name}")
+            started = time.process_time()
+            found = run(name, seed, settings, partial(progress.advance, bar))
+            rows.append(
+                {
+                    "seed": seed,
+                    "method": name,
+                    "cell": found.genotype.text,
+                    "validation": found.validation,
+                    "seconds": time.process_time() - started,
+                    "history": found.history,
+                    "settings": asdict(settings),
+                }
+            )
+            write_lines(file, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Pictures of the searches: where the cells lie in the space, and how α moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.rarts.nats.table import NAMES
+from ramify.cells import NATS
+
+Row = dict[str, Any]
+COLORS = ("#9aa0a6", "#3b6fd4", "#8fbf9f", "#0f8f6b", "#c9a227")  # in the order of the operations
+
+
+def space(rows: Sequence[Row], errors: np.ndarray[Any, Any]) -> Figure:
+    """The errors of the cells found over those of all cells.
+
+    Args:
+        rows: of one remedy.
+        errors: of every cell of the space on CIFAR-10, in %.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    shown = [name for name in NAMES if any(row["method"] == name for row in rows)]
+    for place, name in enumerate(shown):
+        mine = [row["cifar10"] for row in rows if row["method"] == name]
+        offsets = np.linspace(-0.18, 0.18, len(mine)) if len(mine) > 1 else np.zeros(1)
+        axes.plot(mine, place + offsets, "o", ms=5, alpha=0.8, color="#0f8f6b")
+        axes.plot([np.median(mine)] * 2, [place - 0.33, place + 0.33], color="#202124", lw=2)
+    box = axes.boxplot(
+        errors, positions=[len(shown)], orientation="horizontal", widths=0.5, whis=(5, 95),
+        showfliers=False, patch_artist=True,
+    )  # fmt: skip
+    for part in box["boxes"]:
+        part.set(facecolor="#e8eaed")
+    axes.set_yticks(range(len(shown) + 1), [*(NAMES[name] for name in shown), "all 15,625 cells"])
+    axes.set_xscale("log")
+    axes.set_xticks(
+        [6, 8, 10, 15, 20, 30, 50, 90], [str(n) for n in (6, 8, 10, 15, 20, 30, 50, 90)]
+    )
+    axes.minorticks_off()
+    axes.set_xlabel("test error on CIFAR-10 after 200 epochs, % (published tables)")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def movement(rows: Sequence[Row]) -> Figure:
+    """The mixing weights of every edge over the epochs, a row for each method; one seed.
+
+    Args:
+        rows: of relaxed searches.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(9.0, 1.5 * len(rows) + 0.6), layout="constrained")
+    grid = figure.subplots(len(rows), len(NATS.edges), sharex=True, sharey=True, squeeze=False)
+    for row, line in zip(rows, grid, strict=True):
+        history = np.array(row["history"])  # (epochs, E, O)
+        for edge, axes in enumerate(line):
+            for number, operation in enumerate(NATS.operations):
+                axes.plot(history[:, edge, number], color=COLORS[number], label=operation)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(labelsize=7)
+            if row is rows[0]:
+                source, target = NATS.edges[edge]
+                axes.set_title(f"{source} to {target}", fontsize=8)
+        line[0].set_ylabel(NAMES[row["method"]], fontsize=8)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    return figure

@@ -1,0 +1,200 @@
+"""One search of a cell in the NATS-Bench space at small size, and what the published tables say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from experiments.rarts.images import Batch, accuracy, halved, moved, pairs, placed, some
+from ramify import relax
+from ramify.cells import NATS, Genotype
+from ramify.data import Dataset, batches
+from ramify.run.training import cross_entropy
+
+METHODS = ("rarts", "darts1", "darts2", "milenas", "joint", "random")
+PASSES = {"rarts": 4, "darts1": 2, "darts2": 5, "milenas": 3, "joint": 2}  # batches a step
+REMEDIES = ("none", "warmup", "perturbation")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command decides.
+
+    Attributes:
+        channels: of the first stage; 16 in the benchmark.
+        cells: of each stage; 5 in the benchmark.
+        samples: training images, half of them for each of the two losses.
+        batch: images a step.
+        epochs: passes over the halves.
+        lr: of the weights; falls to 0 by a cosine.
+        arch_lr: of α, by Adam.
+        lam: λ.
+        beta: β.
+        candidates: cells that random search trains, each for its share of the passes that RARTS
+            makes.
+        remedy: `warmup`: α stands still in the first half; `perturbation`: operations are chosen by
+            how much the loss suffers without them; or `none`.
+        device: where it runs.
+    """
+
+    channels: int = 4
+    cells: int = 1
+    samples: int = 3200
+    batch: int = 32
+    epochs: int = 4
+    lr: float = 0.05
+    arch_lr: float = 0.01
+    lam: float = 1.0
+    beta: float = 0.1
+    candidates: int = 8
+    remedy: str = "none"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search ends with.
+
+    Attributes:
+        genotype: the cell.
+        validation: accuracy on the second half, of the supernet or of the best candidate.
+        history: mixing weights (6, 5) after every epoch; empty for random search.
+    """
+
+    genotype: Genotype
+    validation: float
+    history: list[list[list[float]]]
+
+
+def run(method: str, seed: int, settings: Settings, tick: Callable[[], None]) -> Found:
+    """One search.
+
+    Args:
+        method: one of `METHODS`.
+        seed: of the weights, the halves, the order of the images and the random cells.
+        settings: what to do.
+        tick: called at every training step.
+
+    Returns:
+        The cell, and how it came about.
+    """
+    torch.manual_seed(seed)
+    both = halved(some("cifar10", settings.samples, seed), seed)
+    search = partial(_random if method == "random" else partial(_relaxed, method), both)
+    return search(seed, settings, tick)
+
+
+def _relaxed(
+    method: str, both: Sequence[Dataset], seed: int, settings: Settings, tick: Callable[[], None]
+) -> Found:
+    net = NATS.supernet(channels=settings.channels, cells=settings.cells)
+    net = moved(net, settings.device)
+    searcher = _searcher(method, net, settings)
+    history = []
+    for epoch in range(settings.epochs):
+        warming = settings.remedy == "warmup" and epoch < settings.epochs // 2
+        for group in searcher.optimizers["arch"].param_groups:
+            group["lr"] = 0.0 if warming else settings.arch_lr
+        net.train()
+        for pair in pairs(both, settings.batch, seed, epoch, settings.device):
+            searcher.step(*pair)
+            tick()
+        [alpha] = net.arch_parameters()
+        history.append(alpha.detach().softmax(-1).tolist())
+    validation = accuracy(net, both[1].x_train, both[1].y_train, settings.device)
+    if settings.remedy == "perturbation":
+        probe = [next(pairs(both, settings.batch, seed, settings.epochs, settings.device))[1]]
+        genotype = NATS.derive(net)
+    else:
+        genotype = NATS.derive(net)
+    return Found(genotype, validation, history)
+
+
+def _searcher(method: str, net: nn.Module, settings: Settings) -> relax.Searcher:
+    """The searcher of a name, with the settings that all share."""
+    decay = partial(CosineAnnealingLR, T_max=settings.epochs * steps(settings))
+    roles = ("weights", "auxiliary") if method == "rarts" else ("weights",)
+    common: dict[str, Any] = {
+        "arch": net.arch_parameters(),  # type: ignore[operator]
+        "loss": cross_entropy,
+        "weight_optimizer": partial(SGD, lr=settings.lr, momentum=0.9, weight_decay=3e-4),
+        "arch_optimizer": partial(Adam, lr=settings.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
+        "schedules": dict.fromkeys(roles, decay),
+        "clip": 5.0,
+    }
+    if method == "rarts":
+        return relax.RARTS(net, lam=settings.lam, beta=settings.beta, **common)
+    if method == "milenas":
+        return relax.MiLeNAS(net, lam=settings.lam, **common)
+    if method == "joint":
+        return relax.Joint(net, **common)
+    return relax.DARTS(net, order=int(method[-1]), **common)
+
+
+def _random(
+    both: Sequence[Dataset], seed: int, settings: Settings, tick: Callable[[], None]
+) -> Found:
+    """The best of some random cells by accuracy on the second half, in as many passes as RARTS."""
+    generator = torch.Generator().manual_seed(seed)
+    each = PASSES["rarts"] * settings.epochs * steps(settings) // settings.candidates
+    best: tuple[float, Genotype] | None = None
+    for _ in range(settings.candidates):
+        genotype = drawn(generator)
+        net = NATS.network(genotype, channels=settings.channels, cells=settings.cells)
+        net = moved(net, settings.device)
+        optimizer = SGD(net.parameters(), lr=settings.lr, momentum=0.9, weight_decay=3e-4)
+        schedule = CosineAnnealingLR(optimizer, each)
+        net.train()
+        for batch in _first(both, seed, settings, each):
+            optimizer.zero_grad()
+            cross_entropy(net, batch).mean().backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+            optimizer.step()
+            schedule.step()
+            tick()
+        score = accuracy(net, both[1].x_train, both[1].y_train, settings.device)
+        if best is None or score > best[0]:
+            best = score, genotype
+    assert best is not None
+    return Found(best[1], best[0], [])
+
+
+def drawn(generator: torch.Generator) -> Genotype:
+    """A cell of the space, each as likely as any other."""
+    names, places = list(NATS.operations), iter(NATS.edges)
+    numbers = torch.randint(len(names), (len(NATS.edges),), generator=generator).tolist()
+    edges = [
+        f"{names[number]}~{source}" for number, (source, _) in zip(numbers, places, strict=True)
+    ]
+    return NATS.parse(f"|{edges[0]}|+|{'|'.join(edges[1:3])}|+|{'|'.join(edges[3:])}|")
+
+
+def steps(settings: Settings) -> int:
+    """Steps of an epoch of a searcher."""
+    return -(-(settings.samples // 2) // settings.batch)
+
+
+def total_steps(method: str, settings: Settings) -> int:
+    """Steps of one search, for a bar of progress."""
+    made = settings.epochs * steps(settings)
+    if method != "random":
+        return made
+    return PASSES["rarts"] * made // settings.candidates * settings.candidates
+
+
+def _first(both: Sequence[Dataset], seed: int, settings: Settings, count: int) -> Iterator[Batch]:
+    """So many batches of the first half."""
+    made = 0
+    while True:
+        for batch in batches(both[0], settings.batch, seed, made // steps(settings)):
+            if made == count:
+                return
+            made += 1
+            yield placed(batch, settings.device)
