@@ -12,10 +12,8 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.files import write
 from experiments.rarts.nats.study import METHODS, Settings, run, total_steps
 from experiments.resume import add_settings, finished
 from ramify.run.files import write_lines

@@ -109,11 +109,7 @@ def _relaxed(
         [alpha] = net.arch_parameters()
         history.append(alpha.detach().softmax(-1).tolist())
     validation = accuracy(net, both[1].x_train, both[1].y_train, settings.device)
-    if settings.remedy == "perturbation":
-        probe = [next(pairs(both, settings.batch, seed, settings.epochs, settings.device))[1]]
-        genotype = NATS.derive(net)
-    else:
-        genotype = NATS.derive(net)
+    genotype = NATS.derive(net)
     return Found(genotype, validation, history)
 
 
