@@ -122,10 +122,14 @@ def test_unknown_module(own, name, missing):
         net(name)
 
 
-@pytest.mark.parametrize("function", ["absent", "number"])
-def test_unknown_function(own, function):
-    with pytest.raises(RamifyError, match=f"has no function '{function}'"):
-        net(f"{own}:{function}")
+def test_unknown_function(own):
+    with pytest.raises(RamifyError, match="has no 'absent', which the model .* asks for"):
+        net(f"{own}:absent")
+
+
+def test_what_is_no_function(own):
+    with pytest.raises(RamifyError, match=":number is a int, where a function"):
+        net(f"{own}:number")
 
 
 def test_function_that_needs_more(own):

@@ -50,7 +50,7 @@ def batches(
         raise RamifyError(f"the batch size is {batch_size}: give 1 or more.")
     if seed < 0 or epoch < 0:
         raise RamifyError(f"seed {seed} and epoch {epoch} should both be 0 or more.")
-    return _batches(dataset, batch_size, _generator(seed, epoch))
+    return _batches(dataset, batch_size, seeded(seed, epoch))
 
 
 def _batches(
@@ -67,9 +67,10 @@ def _batches(
         yield images, dataset.y_train[rows]
 
 
-def _generator(seed: int, epoch: int) -> torch.Generator:
-    # SeedSequence mixes the pair, so that (0, 1) and (1, 0) have nothing in common.
-    state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
+def seeded(*seeds: int) -> torch.Generator:
+    """A generator of its own for these numbers; others, or another order, give another."""
+    # SeedSequence mixes them, so that (0, 1) and (1, 0) have nothing in common.
+    state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
@@ -96,3 +97,30 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     places = (rows[:, :, None] * width_padded + columns[:, None, :]).view(count, 1, height * width)
     crops = padded.flatten(2).gather(2, places.expand(-1, channels, -1))
     return crops.view(images.shape)
+
+
+def cutout(images: Tensor, side: int, seeds: tuple[int, ...]) -> Tensor:
+    """Cut a square out of every image, around a pixel drawn at random: what lies in it is 0.
+
+    A square at the border is cut off there, so it may be smaller.
+
+    Args:
+        images: (S, C, H, W).
+        side: of the square, in pixels.
+        seeds: what the draw hangs on, such as seed, epoch and number of the batch.
+
+    Returns:
+        New images (S, C, H, W).
+
+    Source: T. DeVries and G. W. Taylor, "Improved regularization of convolutional neural networks
+    with cutout", 2017.
+    """
+    count, _, height, width = images.shape
+    generator = seeded(*seeds)
+    inside = []
+    for size in (height, width):
+        first = torch.randint(size, (count, 1), generator=generator) - side // 2
+        places = torch.arange(size)
+        inside.append((places >= first) & (places < first + side))
+    square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    return images.masked_fill(square.to(images.device), 0.0)

@@ -106,22 +106,43 @@ def build(name: str, *, dataset_shape: tuple[int, ...], classes: int, **settings
 def _find(name: str) -> Builder:
     if name in _BUILDERS:
         return _BUILDERS[name]
-    module_name, colon, function_name = name.partition(":")
-    if not (module_name and colon and function_name):
-        raise RamifyError(
-            f"unknown model {name!r}: give one of {', '.join(NAMES)}, or package.module:function "
-            "for one of your own."
-        )
-    builder = getattr(_import(module_name, name), function_name, None)
+    known = f"one of {', '.join(NAMES)}, or package.module:function for one of your own"
+    builder = named_object(name, "model", known)
     if not callable(builder):
         raise RamifyError(
-            f"{module_name} has no function {function_name!r}, which the model {name!r} asks for: "
-            "correct the name after the colon."
+            f"{name} is a {type(builder).__name__}, where a function that returns a network is "
+            "expected: correct the name after the colon."
         )
     return builder
 
 
-def _import(module_name: str, name: str) -> Any:
+def named_object(name: str, what: str, known: str) -> Any:
+    """What a user names as ``package.module:object``.
+
+    Args:
+        name: the name; the module is found as Python finds modules, also in the current directory.
+        what: what is asked for, such as ``model``, for errors.
+        known: what could have been given, for errors.
+
+    Returns:
+        The object.
+
+    Raises:
+        RamifyError: if the name is not of this form, or there is no such module or object.
+    """
+    module_name, colon, object_name = name.partition(":")
+    if not (module_name and colon and object_name):
+        raise RamifyError(f"unknown {what} {name!r}: give {known}.")
+    module = _import(module_name, f"the {what} {name!r}")
+    if not hasattr(module, object_name):
+        raise RamifyError(
+            f"{module_name} has no {object_name!r}, which the {what} {name!r} asks for: correct "
+            "the name after the colon."
+        )
+    return getattr(module, object_name)
+
+
+def _import(module_name: str, asking: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)  # a console command does not look in the current directory
@@ -132,6 +153,6 @@ def _import(module_name: str, name: str) -> Any:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise RamifyError(
-            f"there is no module {error.name!r}, which the model {name!r} asks for: correct the "
+            f"there is no module {error.name!r}, which {asking} asks for: correct the "
             "name before the colon, or run the command where the module lies."
         ) from error
