@@ -344,7 +344,10 @@ def test_retrain_makes_as_many_epochs_as_the_run() -> None:
 
 def test_retrain_takes_a_saved_network() -> None:
     ramify.save(cli.build("digits_net", dataset_shape=(1, 8, 8), classes=3, width=5), "net")
-    refused(call("retrain", "net"), "net is a saved network, not a run; say with --data and --mode")
+    refused(
+        call("retrain", "net"),
+        "net is a saved network, not a run; to retrain it, say with --data and --mode",
+    )
     options = "--data digits --model digits_net --epochs 1 --batch-size 15 --seeds 2".split()
     for source in ("net", "net.safetensors"):
         result = call("retrain", source, *options)

@@ -1,62 +1,27 @@
-"""The command line: ``ramify grow``, ``ramify retrain``, ``ramify show``, ``ramify report``."""
+"""The command line: ``ramify grow``, ``search``, ``retrain``, ``export``, ``show``, ``report``."""
 
-import itertools
-import json
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
-import typer.core
-from rich.console import Console
 
+from ramify.cli import cells as of_cells
 from ramify.cli import options
-from ramify.data import Dataset, load
+from ramify.cli.base import app, execute, free_folder, given_settings, reopen
+from ramify.data import load
 from ramify.errors import RamifyError
 from ramify.models import build
-from ramify.report import print_table, results_table, write_report, write_summary
+from ramify.report import write_report
 from ramify.run import retrain as retraining
-from ramify.run.config import GrowConfig, TrainConfig
-from ramify.run.display import Display
-from ramify.run.folder import CONFIG, RETRAINED, RunFolder
-from ramify.run.jobs import prepare, run_jobs, save_unfinished, try_model
-from ramify.select import BUDGETS
+from ramify.run.cell_training import holds_cells, prepare_cells, resolve_cells
+from ramify.run.config import GrowConfig
+from ramify.run.export import export_source
+from ramify.run.folder import RunFolder
+from ramify.run.jobs import prepare, try_model
 from ramify.trace import trace
 
-CONFIGS: dict[str, type[TrainConfig]] = {
-    kind.command: kind for kind in (GrowConfig, retraining.RetrainConfig)
-}
-INTERRUPTED = 130
-BAD_INPUT = 2
-
-
-class _OneSentence(typer.core.TyperGroup):
-    """A command group that shows a RamifyError as one sentence, without a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; what a user can mend ends in exit code 2, Ctrl-C in 130."""
-        try:
-            return super().invoke(ctx)
-        except RamifyError as error:
-            console = Console(stderr=True)
-            console.print("error:", style="bold red", end=" ")
-            console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(BAD_INPUT) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
-
-
-app = typer.Typer(
-    cls=_OneSentence,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_show_locals=False,
-    help="Grow a PyTorch network while it trains.",
-)
-
+__all__ = ["app"]
 
 GROW_HELP = (
     "Train a network and change its shape where that pays: split channels, prune them, or both. "
@@ -104,16 +69,16 @@ def grow(  # noqa: PLR0913, PLR0917  (one argument an option)
     resume: options.Resume = None,
 ) -> None:
     """Begin a run or go on with one."""
-    given = _given(locals())
+    given = given_settings(locals())
     if resume is not None:
-        _execute(*_reopen(resume, out, given, "grow"), "grow")
+        execute(*reopen(resume, out, given, "grow"))
         return
     if data is None:
         raise RamifyError("no data set was given; try --data digits, or --resume RUN.")
     config = GrowConfig.resolve(given)
     dataset = prepare(config)
-    folder = RunFolder.create(out or _free_folder(config.data), config.to_json())
-    _execute(config, folder, dataset, "grow")
+    folder = RunFolder.create(out or free_folder(config.data), config.to_json())
+    execute(config, folder, dataset)
 
 
 RETRAIN_HELP = (
@@ -148,6 +113,11 @@ def retrain(  # noqa: PLR0913, PLR0917  (one argument an option)
     weight_decay: options.Decay = None,
     schedule: options.Schedule = None,
     milestones: options.Milestones = None,
+    channels: of_cells.Channels = None,
+    cells: of_cells.Cells = None,
+    auxiliary: of_cells.Auxiliary = None,
+    drop_path: of_cells.DropPath = None,
+    cutout: of_cells.Cutout = None,
     seed: options.Seed = None,
     seeds: options.Seeds = None,
     device: options.Device = None,
@@ -163,105 +133,52 @@ def retrain(  # noqa: PLR0913, PLR0917  (one argument an option)
     resume: options.Resume = None,
 ) -> None:
     """Begin to train a shape from scratch, or go on with it."""
-    given = _given(locals())
+    given = given_settings(locals())
     if resume is not None:
         if source is not None:
             raise RamifyError("give either a network to retrain or --resume RUN, not both.")
-        _execute(*_reopen(resume, out, given, "retrain"), "retrain")
+        execute(*reopen(resume, out, given, "retrain"))
         return
     if source is None:
         raise RamifyError("nothing to retrain was given; give a run folder or a saved network.")
+    path = out or retraining.default_folder(source)
+    if holds_cells(source):
+        found = resolve_cells(source, given)
+        dataset = prepare_cells(found)
+        execute(found, RunFolder.create(path, found.to_json()), dataset)
+        return
     config, recipes = retraining.resolve(source, given)
     dataset = prepare(config)
-    path = out or retraining.default_folder(source)
     folder = retraining.begin(config, recipes, dataset, path)
-    _execute(config, folder, dataset, "retrain")
+    execute(config, folder, dataset)
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """The settings among the options of a command, those left open left out."""
-    given = {key: value for key, value in options.items() if value is not None and value != []}
-    for name in ("out", "resume", "source"):
-        given.pop(name, None)
-    if "budget" in given:
-        given["budget"] = _budgets(given["budget"])
-    if "copies" in given:
-        given["copies"] = _numbers(int, "--copies", given["copies"], "2,3,4")
-    if "milestones" in given:
-        given["milestones"] = _numbers(float, "--milestones", given["milestones"], "0.5,0.75")
-    return given
+EXPORT_HELP = (
+    "Write what a run made as ONNX, and try it in onnxruntime where that is installed. SOURCE is "
+    "the folder of a finished run (of a search, one that was retrained), or a network that "
+    "ramify.save wrote, which needs --data and --model. The network of every seed is written, "
+    "beside the saved one."
+)
 
 
-def _numbers(kind: type[int] | type[float], option: str, text: str, example: str) -> Any:
-    try:
-        return tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        raise RamifyError(f"{option} is {text!r}; give numbers such as {example}.") from None
-
-
-def _budgets(texts: Iterable[str]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for text in texts:
-        name, _, most = (part.strip() for part in text.partition("="))
-        if name in found:
-            raise RamifyError(f"--budget names {name} twice; give each once.")
-        try:
-            found[name] = float(most)
-        except ValueError:
-            raise RamifyError(
-                f"--budget is {text!r}; give one of {', '.join(BUDGETS)} and a number, such as "
-                "params=1.2e6."
-            ) from None
-    return found
-
-
-def _reopen(
-    path: Path, out: Path | None, given: dict[str, Any], command: str
-) -> tuple[TrainConfig, RunFolder, Dataset]:
-    """An earlier run with its settings; only the device may be another."""
-    if out is not None:
-        raise RamifyError("--out and --resume exclude each other; give --resume RUN alone.")
-    folder = RunFolder.open(path)
-    own = folder.command()
-    if own != command:
-        raise RamifyError(f"{path} is a run of ramify {own}; use ramify {own} --resume {path}.")
-    device = {key: value for key, value in given.items() if key == "device"}
-    plain = json.loads(json.dumps(given))
-    folder.check({key: value for key, value in plain.items() if key != "device"})
-    config = replace(CONFIGS[command].from_json(folder.config()), **device)
-    return config, folder, prepare(config)
-
-
-def _free_folder(data: str) -> Path:
-    """``runs/NAME``, or the first ``runs/NAME-2``, ... that is not there yet."""
-    name = Path(data).name
-    numbered = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
-    return next(path for path in numbered if not path.exists())
-
-
-def _execute(config: TrainConfig, folder: RunFolder, dataset: Dataset, command: str) -> None:
-    """Run the jobs with a display; whatever stops them, the folder is left ready to use."""
-    console = Console()
-    _say(console, f"run folder: {folder.path}")
-    try:
-        with Display(console, config, folder.events()) as display:
-            run_jobs(config, folder, dataset, display.event, display.tick)
-    except BaseException as stop:
-        with suppress(RamifyError):
-            save_unfinished(config, folder)
-            write_report(folder.path)
-        if isinstance(stop, KeyboardInterrupt):
-            _say(console, f"stopped; to go on: ramify {command} --resume {folder.path}")
-        raise
-    write_summary(folder.path)
-    if folder.path.name == RETRAINED and (folder.path.parent / CONFIG).exists():
-        write_report(folder.path.parent)  # it shows what came of the retraining
-    print_table(results_table(folder.events()), console)
-    _say(console, f"to look at it, open {write_report(folder.path)} in a browser")
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+@app.command(help=EXPORT_HELP)
+def export(
+    source: Annotated[
+        Path, typer.Argument(help="A finished run folder, or a network saved by ramify.save.")
+    ],
+    data: options.Data = None,
+    model: options.Model = None,
+    width: options.Width = None,
+) -> None:
+    """Write networks as ONNX."""
+    for written in export_source(source, given_settings(locals())):
+        checked = (
+            "not tried: onnxruntime is not installed"
+            if written.checked is None
+            else f"onnxruntime predicts the same for {written.checked} test samples, "
+            f"largest difference of a score {written.error:.0e}"
+        )
+        typer.echo(f"{written.path}: {checked}")
 
 
 @app.command()

@@ -226,7 +226,8 @@ def mixing_figure(
     grid = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    grid[0][0].set_ylim(0, 1.05 * moved.max())
+    pad = max(0.05 * float(np.ptp(moved)), 0.002)
+    grid[0][0].set_ylim(moved.min() - pad, moved.max() + pad)
     for number, (source, target) in enumerate(edges):
         axes = grid[rows.index(target)][columns.index(source)]
         taken = chosen.get((source, target))
@@ -261,3 +262,31 @@ def _look(operation: str) -> dict[str, Any]:
     dashed = operation.endswith(("5x5", "1x1"))
     style = (0, (4, 1.6)) if dashed else "-"
     return {"color": LIGHT[f"op-{kind_of(operation)}"], "linestyle": style, "linewidth": 1.3}
+
+
+@themed
+def losses_figure(jobs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Draw the losses of both halves over the epochs of each search.
+
+    Args:
+        jobs: The events of each search's epochs.
+
+    Returns:
+        One panel: solid lines for D_a, dashed ones for D_p.
+    """
+    figure = canvas(2.6)
+    axes = figure.subplots()
+    looks: dict[str, dict[str, Any]] = {
+        "loss_a": {"color": LIGHT["accent"], "linestyle": "-"},
+        "loss_p": {"color": LIGHT["op-dil"], "linestyle": (0, (4, 2))},
+    }
+    for events in jobs.values():
+        epochs = [event["epoch"] + 1 for event in events]
+        for key, look in looks.items():
+            axes.plot(epochs, [event[key] for event in events], marker="o", markersize=3, **look)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    names = [Line2D([], [], label=f"D_{key[-1]}", **look) for key, look in looks.items()]
+    figure.legend(handles=names, loc="outside upper right", ncols=2, handlelength=3)
+    return figure

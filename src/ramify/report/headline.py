@@ -11,7 +11,7 @@ from ramify.report.reader import Event, RunRecord
 from ramify.report.tables import Row, duration, percent, short, statistic
 from ramify.run.folder import command_of
 
-DONE = {"grow": "grown", "retrain": "retrained"}
+DONE = {"grow": "grown", "retrain": "retrained", "search": "searched"}
 """What was done to a network, by the command that did it."""
 
 
@@ -27,6 +27,8 @@ class Tile:
 def title(record: RunRecord) -> str:
     """What was trained on which data, as far as the config says; else the folder's name."""
     model, data = record.config.get("model"), record.config.get("data")
+    if "space" in record.config:
+        model = f"{record.config['space']} cells"
     if not (isinstance(model, str) and isinstance(data, str)):
         return record.name
     done = DONE.get(command_of(record.config), "trained")
@@ -40,9 +42,11 @@ def state(record: RunRecord) -> str:
         return "No epoch has ended yet."
     last = epochs[-1]
     done = len(kinds(record.events, "result"))
+    tested = "test_accuracy" in last
+    how = f" with a test accuracy of {100 * last['test_accuracy']:.2f} %" if tested else ""
     return (
         f"So far {counted(done, 'network')} finished; {last['job']} stood at "
-        f"{last['step']:,} steps with a test accuracy of {100 * last['test_accuracy']:.2f} %."
+        f"{last['step']:,} steps{how}."
     )
 
 

@@ -3,32 +3,26 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ramify.report.figures import (
-    arms_figure,
     by_job,
     gains_figure,
     kinds,
     measured_gain,
-    progress_figure,
 )
 from ramify.report.headline import (
     counted,
-    flatten,
     made_prunes,
     made_splits,
-    state,
     tiles,
-    title,
 )
 from ramify.report.lineage import lineages
 from ramify.report.reader import Event, RunRecord, read_run
+from ramify.report.search_page import render_search, write_drawings
 from ramify.report.shapes import (
     channels_figure,
     lineage_figure,
@@ -37,8 +31,8 @@ from ramify.report.shapes import (
     widths_figure,
 )
 from ramify.report.svg import inline_svg
-from ramify.report.tables import ARMS, cells, results_table, write_text
-from ramify.report.theme import DARK, LIGHT
+from ramify.report.tables import results_table, write_text
+from ramify.report.template import frame, template, trained
 from ramify.run.display import stop_line
 from ramify.run.folder import command_of
 
@@ -59,6 +53,8 @@ class Growth:
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a run folder, whether or not the run is finished.
 
+    Cells that a search found are also drawn into files: ``cell-KIND.svg`` and ``.png``.
+
     Args:
         run: the run folder.
 
@@ -68,7 +64,9 @@ def write_report(run: Path) -> Path:
     Raises:
         RamifyError: the folder is not a run folder, or one of its files is damaged.
     """
-    return write_text(Path(run) / "report.html", render(read_run(Path(run))))
+    record = read_run(Path(run))
+    write_drawings(Path(run), record)
+    return write_text(Path(run) / "report.html", render(record))
 
 
 def render(record: RunRecord) -> str:
@@ -80,44 +78,19 @@ def render(record: RunRecord) -> str:
     Returns:
         HTML that refers to nothing outside itself.
     """
+    if command_of(record.config) == "search":
+        return render_search(record)
     events = record.events
-    rows = results_table(events)
     edits = by_job(kinds(events, "edit"))
     stops = {stop["job"]: stop_line(stop) for stop in kinds(events, "stop")}
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = files("ramify.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    text = environment.from_string(source).render(
-        record=record,
-        title=title(record),
-        command=command_of(record.config),
-        state=None if record.finished else state(record),
-        tiles=tiles(events, rows),
-        rows=[(row["arm"], ARMS.get(row["arm"], ""), row["n"], cells(row)) for row in rows],
-        arms=_arms(events),
-        progress=_progress(events),
+    text = template("page.html.j2").render(
+        **frame(record),
+        **trained(events),
+        tiles=tiles(events, results_table(events)),
         gains=_gains(events),
         growths=[_growth(job, own, stops.get(job)) for job, own in edits.items()],
-        config=flatten(record.config),
-        versions=flatten(record.versions),
-        palettes=(LIGHT, DARK),
     )
     return text + "\n"
-
-
-def _arms(events: Sequence[Event]) -> Markup | None:
-    if len(kinds(events, "result")) < 2:  # nothing to compare
-        return None
-    label = "Test accuracy of each finished network"
-    return Markup(inline_svg(arms_figure(events), "arms", label))
-
-
-def _progress(events: Sequence[Event]) -> Markup | None:
-    if not kinds(events, "epoch"):
-        return None
-    label = "Test accuracy and parameters over training steps"
-    return Markup(inline_svg(progress_figure(events), "progress", label))
 
 
 def _gains(events: Sequence[Event]) -> Markup | None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,25 @@ _FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "seconds": _NUMBER,
     },
 }
+# Of a search for cells: logits have no accuracy, and candidates of random search are not tested.
+_PLACE: dict[str, type | tuple[type, ...]] = {"arm": str, "seed": int, "epoch": int, "step": int}
+_FOUND: dict[str, type | tuple[type, ...]] = {
+    "arm": str,
+    "seed": int,
+    "genotype": str,
+    "params": int,
+    "macs": _NUMBER,
+    "steps": int,
+    "seconds": _NUMBER,
+}
+_SEARCHED: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "epoch": {**_PLACE, "loss_a": _NUMBER, "loss_p": _NUMBER, "mixing": dict, "genotype": str},
+    "result": {**_FOUND, "skips": _NUMBER, "latency": _NUMBER},
+}
+_CANDIDATE: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "epoch": {**_PLACE, "valid_accuracy": _NUMBER, "params": int},
+    "result": {**_FOUND, "valid_accuracy": _NUMBER},
+}
 _PROPOSAL: dict[str, type | tuple[type, ...]] = {
     "group": str,
     "channel": int,
@@ -67,6 +86,7 @@ class RunRecord:
         versions: the software that ran it.
         events: the lines of ``metrics.jsonl``, in order, then those of what was retrained.
         finished: whether the run wrote its summary.
+        space: what a search for cells wrote of its space; empty for other runs.
     """
 
     name: str
@@ -74,6 +94,7 @@ class RunRecord:
     versions: dict[str, Any]
     events: list[Event]
     finished: bool
+    space: dict[str, Any] = field(default_factory=dict)
 
 
 def read_run(run: Path) -> RunRecord:
@@ -99,6 +120,7 @@ def read_run(run: Path) -> RunRecord:
         config=_read_object(run / "config.json"),
         versions=_read_object(run / "versions.json") if (run / "versions.json").exists() else {},
         events=[*read_events(run), *read_events(run / RETRAINED)],
+        space=_read_object(run / "space.json") if (run / "space.json").exists() else {},
         finished=(run / "summary.json").exists() and bool(_read_object(run / "summary.json")),
     )
 
@@ -156,13 +178,23 @@ def _parse(path: Path, number: int, line: bytes) -> Event:
         raise _damaged(path, number, "it is not JSON") from None
     if not isinstance(event, dict):
         raise _damaged(path, number, f"it holds a {type(event).__name__}, not an event")
-    fields = {"event": str, "job": str, **_FIELDS.get(str(event.get("event")), {})}
+    fields = {"event": str, "job": str, **_fields_of(event)}
     wrong = _wrong_field(event, fields)
     if wrong is None and event["event"] == "edit":
         wrong = _wrong_edit(event)
     if wrong is not None:
         raise _damaged(path, number, wrong)
     return event
+
+
+def _fields_of(event: Event) -> dict[str, type | tuple[type, ...]]:
+    """What an event of this kind, of this arm, must have."""
+    kind, arm = str(event.get("event")), str(event.get("arm"))
+    if arm == "searched":
+        return _SEARCHED.get(kind, {})
+    if arm.startswith("candidate") and kind in _CANDIDATE:
+        return _CANDIDATE[kind]
+    return _FIELDS.get(kind, {})
 
 
 def _damaged(path: Path, number: int, what: str) -> RamifyError:

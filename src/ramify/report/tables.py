@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ramify.report.reader import Event, read_events
 from ramify.run.files import write_bytes
+from ramify.run.journal import is_found
 
 ARMS: dict[str, str] = {
     "seed": "The network the run began with, trained for just as many steps, never grown.",
@@ -19,7 +20,7 @@ ARMS: dict[str, str] = {
     "scratch": "The grown network's final shape with fresh weights, trained for as many steps.",
     "wide": "The seed network scaled by the same factor everywhere, to about the grown network's "
     "parameters, trained for as many steps.",
-    "retrained": "The grown network's final shape with fresh weights, trained by ramify retrain.",
+    "retrained": "What the run arrived at, with fresh weights, trained by ramify retrain.",
 }
 """The arms of a run in the order of the table, each explained in plain words."""
 
@@ -70,7 +71,7 @@ def statistic(values: Sequence[float]) -> Stat:
 
 
 def results_table(events: Iterable[Event]) -> list[Row]:
-    """Aggregate the results of finished jobs, one row for each arm.
+    """Aggregate the results of finished jobs that were tested, one row for each arm.
 
     Args:
         events: the events of a run.
@@ -85,7 +86,7 @@ def results_table(events: Iterable[Event]) -> list[Row]:
         >>> results_table([result, {**result, "test_accuracy": 0.7}])[0]["test_accuracy"]["mean"]
         0.6
     """
-    results = [event for event in events if event["event"] == "result"]
+    results = [e for e in events if e["event"] == "result" and "test_accuracy" in e]
     seen = dict.fromkeys(event["arm"] for event in results)
     order = [arm for arm in ARMS if arm in seen] + [arm for arm in seen if arm not in ARMS]
     return [_row(arm, [event for event in results if event["arm"] == arm]) for arm in order]
@@ -108,7 +109,9 @@ def _row(arm: str, results: list[Event]) -> Row:
 
 
 def write_summary(run: Path) -> Path:
-    """Write ``summary.json``, which marks a run as finished: the table, and why networks stopped.
+    """Write ``summary.json``, which marks a run as finished.
+
+    It holds the table, why networks stopped, and what searches found.
 
     Args:
         run: the run folder.
@@ -121,7 +124,9 @@ def write_summary(run: Path) -> Path:
     """
     events = read_events(run)
     stops = {e["job"]: e["reason"] for e in events if e["event"] == "stop" and e["arm"] == "grown"}
+    found = {e["job"]: e["genotype"] for e in events if is_found(e)}
     summary = {"rows": results_table(events), "stopped": stops}
+    summary |= {"found": found} if found else {}
     return write_text(Path(run) / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 

@@ -116,6 +116,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, tensors, *parts)
 
 
+def read_history(path: Path) -> list[Any]:
+    """The events that a checkpoint holds, whether of :func:`ramify.grow` or of a search.
+
+    Args:
+        path: What was given as ``checkpoint``.
+
+    Returns:
+        The events.
+
+    Raises:
+        RamifyError: The file is missing, torn, or neither.
+    """
+    _, metadata = read_tensors(path, ADVICE)
+    kept = read_state(path) if metadata.get("format") == STATE_FORMAT else None
+    state = read_checkpoint(path).state if kept is None else kept
+    with _damage(path):
+        history: list[Any] = state["history"]
+    return history
+
+
 def restore(
     checkpoint: Checkpoint,
     model: nn.Module,

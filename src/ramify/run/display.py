@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ramify.run.config import GrowConfig, TrainConfig
+from ramify.run.config import GrowConfig, RunConfig
 
 REDRAW = 0.2
 QUIET = 15.0
@@ -29,7 +29,7 @@ class Display:
         events: What happened before, where the run is resumed.
     """
 
-    def __init__(self, console: Console, config: TrainConfig, events: list[dict[str, Any]]) -> None:
+    def __init__(self, console: Console, config: RunConfig, events: list[dict[str, Any]]) -> None:
         self.console = console
         self.config = config
         self.rounds = config.rounds if isinstance(config, GrowConfig) else 0
@@ -136,10 +136,17 @@ def _is_grown(event: dict[str, Any]) -> bool:
 
 def _epoch_line(event: dict[str, Any], rounds: int) -> str:
     place = f"round {event['round']} of {rounds}, " if event["arm"] == "grown" else ""
-    return (
-        f"{event['job']}: {place}epoch {event['epoch'] + 1}, "
-        f"test accuracy {100 * event['test_accuracy']:.2f} %, {event['params']:,} parameters"
-    )
+    head = f"{event['job']}: {place}epoch {event['epoch'] + 1}, "
+    if "loss_p" in event:
+        return f"{head}losses of the halves {event['loss_a']:#.4g} and {event['loss_p']:#.4g}"
+    return f"{head}{_accuracy(event)}, {event['params']:,} parameters"
+
+
+def _accuracy(event: Mapping[str, Any]) -> str:
+    """On what is tested; of a candidate of random search, on the second half."""
+    which = "test" if "test_accuracy" in event else "valid"
+    words = {"test": "test accuracy", "valid": "accuracy on the second half"}
+    return f"{words[which]} {100 * event[f'{which}_accuracy']:.2f} %"
 
 
 def _edit_line(event: dict[str, Any]) -> str:
@@ -174,7 +181,8 @@ def stop_line(event: Mapping[str, Any]) -> str:
 
 
 def _result_line(event: dict[str, Any]) -> str:
+    found = event["genotype"] if event["arm"] == "searched" else _accuracy(event)
     return (
-        f"{event['job']}: finished, test accuracy {100 * event['test_accuracy']:.2f} %, "
+        f"{event['job']}: finished, {found}, "
         f"{event['params']:,} parameters, {event['steps']:,} steps in {event['seconds']:.0f} s"
     )

@@ -21,6 +21,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     _atomically(path, lambda name: Path(name).write_bytes(content))
 
 
+def write_with(path: Path, write: Callable[[str], Any]) -> None:
+    """Call ``write`` with a temporary name, and put what it wrote in place at once."""
+    _atomically(path, write)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())

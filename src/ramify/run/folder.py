@@ -3,7 +3,8 @@
 ``config.json`` holds every setting, ``versions.json`` the software, ``metrics.jsonl`` one event a
 line, ``checkpoint.safetensors`` where to go on from, ``model.safetensors`` and ``model.json`` the
 grown network of the first seed, ``model-SEED.*`` those of the others, ``retrain`` the run folder of
-what was trained from scratch in their shapes.
+what was trained from scratch in their shapes. A search for cells has ``genotype.json`` and ``.txt``
+in the place of a model, ``space.json``, and ``latency.json`` where latency was asked for.
 """
 
 import json

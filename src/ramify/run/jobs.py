@@ -1,7 +1,7 @@
 """The jobs of a run, one network each, in one folder: what is finished is never done twice."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ramify.data import Dataset, batches, load
 from ramify.errors import RamifyError
 from ramify.models import build as build_model
-from ramify.run.checkpoint import read_checkpoint
+from ramify.run.checkpoint import read_checkpoint, read_history
 from ramify.run.compare import scratch, wide
 from ramify.run.config import GrowConfig, RunConfig, TrainConfig
 from ramify.run.files import read_json
@@ -91,7 +91,7 @@ class Setup:
         ticked: Called before each training step with its share of the epoch.
     """
 
-    config: TrainConfig
+    config: RunConfig
     folder: RunFolder
     dataset: Dataset
     log: Callable[[Event], None]
@@ -99,6 +99,7 @@ class Setup:
 
     def build(self) -> nn.Module:
         """The seed network, on the CPU."""
+        assert isinstance(self.config, TrainConfig)
         return build_seed(self.config, self.dataset)
 
     def record(self, event: Event) -> None:
@@ -137,12 +138,20 @@ class Setup:
             "tags": job.tags(),
         }
 
-    def finish(self, job: Job, history: list[Event]) -> None:
-        """Write the result of a job that is at its end; its checkpoint is no longer needed."""
+    def finish(
+        self, job: Job, history: list[Event], measured: Mapping[str, float] | None = None
+    ) -> None:
+        """Write the result of a job that is at its end; its checkpoint is no longer needed.
+
+        Args:
+            job: The job.
+            history: Its events.
+            measured: What is otherwise than in the last epoch.
+        """
         last = next(event for event in reversed(history) if event["event"] == "epoch")
         measures = {key: last[key] for key in ("test_accuracy", "test_loss", "params", "macs")}
-        time = {"steps": last["step"], "seconds": history[-1]["t"]}
-        self.record({"event": "result"} | job.tags() | {"t": history[-1]["t"]} | measures | time)
+        measures |= {"steps": last["step"], "seconds": history[-1]["t"], **(measured or {})}
+        self.record({"event": "result"} | job.tags() | {"t": history[-1]["t"]} | measures)
         self.folder.checkpoint.unlink(missing_ok=True)
 
 
@@ -240,7 +249,7 @@ def try_model(model: nn.Module, inputs: Any) -> Any:
 
 
 def run_jobs(
-    config: TrainConfig,
+    config: RunConfig,
     folder: RunFolder,
     dataset: Dataset,
     log: Callable[[Event], None] = lambda event: None,
@@ -288,7 +297,7 @@ def settle(folder: RunFolder) -> set[str]:
     begun = [event["job"] for event in events if event["job"] not in finished]
     history: list[Event] = []
     if folder.checkpoint.exists():
-        history = read_checkpoint(folder.checkpoint).state["history"]
+        history = read_history(folder.checkpoint)
         if history[0]["job"] in finished:
             folder.checkpoint.unlink()
             history = []
@@ -301,7 +310,7 @@ def settle(folder: RunFolder) -> set[str]:
     return finished
 
 
-def save_unfinished(config: TrainConfig, folder: RunFolder) -> None:
+def save_unfinished(config: RunConfig, folder: RunFolder) -> None:
     """Save the network of an interrupted job as it was at the checkpoint.
 
     Args:
@@ -313,9 +322,9 @@ def save_unfinished(config: TrainConfig, folder: RunFolder) -> None:
     """
     if not folder.checkpoint.exists():
         return
-    checkpoint = read_checkpoint(folder.checkpoint)
-    head = checkpoint.state["history"][0]
+    head = read_history(folder.checkpoint)[0]
     if head["arm"] in KEPT:
+        checkpoint = read_checkpoint(folder.checkpoint)
         path = model_path(config, folder, head["seed"])
         write_model(path, checkpoint.recipe, checkpoint.model_tensors())
 
@@ -369,6 +378,7 @@ def _growth(config: GrowConfig, job: Job, setup: Setup) -> dict[str, Any]:
 
 def _network(job: Job, setup: Setup) -> tuple[nn.Module, Training]:
     """The network a job begins with, and its training: as many steps as the grown one in all."""
+    assert isinstance(setup.config, TrainConfig)
     training = setup.config.training()
     if job.arm == "grown":
         return setup.build(), training
@@ -385,12 +395,12 @@ def _network(job: Job, setup: Setup) -> tuple[nn.Module, Training]:
     return scratch(setup.build, recipe), training
 
 
-def model_path(config: TrainConfig, folder: RunFolder, seed: int, suffix: str = "") -> Path:
+def model_path(config: RunConfig, folder: RunFolder, seed: int, suffix: str = "") -> Path:
     """Where the network of a seed is kept: ``model`` for the first, ``model-SEED`` for others."""
     return folder.path / (("model" if seed == config.seed else f"model-{seed}") + suffix)
 
 
-def shape_path(config: TrainConfig, folder: RunFolder, seed: int) -> Path:
+def shape_path(config: RunConfig, folder: RunFolder, seed: int) -> Path:
     """Where the shape that a seed is to train is kept, named likewise."""
     return folder.path / ("shape.json" if seed == config.seed else f"shape-{seed}.json")
 

@@ -194,3 +194,8 @@ def _tensors(follower: Any) -> Mapping[str, Tensor] | None:
 
 def _memory(tensors: Mapping[str, Tensor] | None) -> set[int]:
     return {t.data_ptr() for t in (tensors or {}).values() if t.numel()}
+
+
+def is_found(event: Mapping[str, Any]) -> bool:
+    """Whether an event says what a search for cells found."""
+    return event["event"] == "result" and event["arm"] == "searched"

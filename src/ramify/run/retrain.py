@@ -1,5 +1,6 @@
 """Training a network's shape from scratch: what ``ramify retrain`` does (Gauss-Newton, 4.3)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,6 +9,7 @@ import torch
 
 from ramify.data import Dataset
 from ramify.errors import RamifyError
+from ramify.run.cell_config import CELL_SETTINGS
 from ramify.run.compare import scratch
 from ramify.run.config import COMMON, DEFAULTS, GrowConfig, TrainConfig, refuse_idle
 from ramify.run.files import read_json, write_json
@@ -61,6 +63,12 @@ def resolve(source: Path, given: dict[str, Any]) -> tuple[RetrainConfig, list[Re
     else:
         values, recipes = _of_model(source, given)
     values = {"threads": torch.get_num_threads()} | values | given | {"source": str(source)}
+    for name in CELL_SETTINGS:
+        if name in given:
+            raise RamifyError(
+                f"{name.replace('_', '-')} is a setting of cells, which {source} does not hold; "
+                "leave it out."
+            )
     refuse_idle(given, values)
     if len(recipes) > 1 and {"seed", "seeds"} & set(given):
         raise RamifyError(
@@ -123,6 +131,29 @@ def _of_run(source: Path) -> tuple[dict[str, Any], list[Recipe]]:
 
 
 def _of_model(source: Path, given: dict[str, Any]) -> tuple[dict[str, Any], list[Recipe]]:
+    stem = saved_stem(source, given, "retrain")
+    defaults = DEFAULTS.get(given["data"], DEFAULTS["folder"])
+    values = COMMON | defaults | {"width": None}
+    advice = "ramify.save wrote it: copy it again."
+    return values | {"epochs": values["epochs"] * (values["rounds"] + 1)}, [
+        read_json(stem.with_name(stem.name + ".json"), advice)
+    ]
+
+
+def saved_stem(source: Path, given: Mapping[str, Any], verb: str) -> Path:
+    """Where a network lies that `ramify.save` wrote.
+
+    Args:
+        source: What was given to it, or the folder it lies in.
+        given: The settings given, which must say data and model.
+        verb: What is to be done with it, for errors.
+
+    Returns:
+        The path without its ending.
+
+    Raises:
+        RamifyError: There is none, or it is not said what it is trained on.
+    """
     stem = source / "model" if source.is_dir() else Path(str(source).removesuffix(SUFFIX))
     shape = stem.with_name(stem.name + ".json")
     if not shape.exists():
@@ -133,12 +164,7 @@ def _of_model(source: Path, given: dict[str, Any]) -> tuple[dict[str, Any], list
     missing = [f"--{name}" for name in ("data", "model") if name not in given]
     if missing:
         raise RamifyError(
-            f"{source} is a saved network, not a run; say with {' and '.join(missing)} what it is "
-            "trained on and what builds it."
+            f"{source} is a saved network, not a run; to {verb} it, say with "
+            f"{' and '.join(missing)} what it is trained on and what builds it."
         )
-    defaults = DEFAULTS.get(given["data"], DEFAULTS["folder"])
-    values = COMMON | defaults | {"width": None}
-    advice = "ramify.save wrote it: copy it again."
-    return values | {"epochs": values["epochs"] * (values["rounds"] + 1)}, [
-        read_json(shape, advice)
-    ]
+    return stem

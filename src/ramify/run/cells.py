@@ -1,0 +1,282 @@
+"""The jobs of a search for cells by gradients, and what every search shares."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
+
+from ramify.cells import Network, Supernet
+from ramify.cells.latency import LatencyTable, measure_latencies
+from ramify.cost import model_cost
+from ramify.data import Dataset
+from ramify.errors import RamifyError
+from ramify.latency import measure
+from ramify.relax import DARTS, RARTS, ExpectedCost, Joint, MiLeNAS, Pairs, Searcher, halves
+from ramify.run.cell_config import SearchConfig, space_named
+from ramify.run.files import read_json, write_bytes, write_json
+from ramify.run.folder import RunFolder
+from ramify.run.jobs import Job, Setup, Shuffled, load_data, try_classifier
+from ramify.run.journal import Event
+from ramify.run.search import search
+from ramify.run.training import cross_entropy
+
+MOMENTUM, CLIP, LEAST = 0.9, 5.0, 0.04  # of SGD; of its gradients; last learning rate over first
+BETAS = (0.5, 0.999)  # of Adam, which moves the logits
+LATENCIES, SPACE = "latency.json", "space.json"
+
+
+def prepare_search(config: SearchConfig) -> Dataset:
+    """Load the data and try the supernet, so that a mistake shows before a folder is made.
+
+    Args:
+        config: The settings of the run.
+
+    Returns:
+        The data.
+
+    Raises:
+        RamifyError: Device or data are not there, the data are no images, the samples are too few,
+            or the supernet does not run on them.
+    """
+    dataset = load_data(config)
+    if len(dataset.shape) != 3:
+        raise RamifyError(
+            f"{config.data} holds samples of shape {dataset.shape}, and cells are for images; give "
+            "a data set of images."
+        )
+    count = len(dataset.x_train)
+    if config.samples is not None and config.samples > count:
+        raise RamifyError(
+            f"samples is {config.samples}, and {config.data} has {count} training images; give "
+            "that many or fewer."
+        )
+    net = build_supernet(config, dataset)
+    try_classifier(net, dataset)
+    if config.latency_table is not None:
+        _read_table(Path(config.latency_table)).costs(net, dataset.x_train[:1])
+    return dataset
+
+
+def build_supernet(config: SearchConfig, dataset: Dataset) -> Supernet:
+    """The supernet of a search, on the CPU."""
+    return space_named(config.space).supernet(
+        channels=config.channels,
+        cells=config.cells,
+        classes=len(dataset.classes),
+        in_channels=dataset.shape[0],
+    )
+
+
+def describe_space(config: SearchConfig, folder: RunFolder) -> None:
+    """Write what a page needs to know of the space, so that it needs no code of it later on."""
+    space = space_named(config.space)
+    told = {
+        "name": space.name,
+        "inputs": space.inputs,
+        "states": space.states,
+        "concat": space.concat,
+        "kinds": list(space.kinds),
+        "edges": [list(edge) for edge in space.edges],
+        "operations": list(space.operations),
+    }
+    write_json(folder.path / SPACE, told)
+
+
+def divided(config: SearchConfig, dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+    """D_a and D_p of a seed: halves of the samples to search on.
+
+    Args:
+        config: How many samples.
+        dataset: Where they are drawn from.
+        seed: Of the draw.
+
+    Returns:
+        Two data sets that share no training sample.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(dataset.x_train), generator=generator)[: config.samples]
+    return tuple(  # type: ignore[return-value]
+        replace(dataset, x_train=dataset.x_train[index], y_train=dataset.y_train[index])
+        for index in (drawn[half] for half in halves(len(drawn), seed))
+    )
+
+
+# ---------------------------------------------------------------------------- by gradients
+
+
+def run_search(job: Job, setup: Setup) -> None:
+    """Run one search by gradients to its end, and derive.
+
+    Args:
+        job: The job.
+        setup: What the jobs of the run share.
+
+    Raises:
+        RamifyError: From the folder, the space or the search.
+    """
+    config = setup.config
+    assert isinstance(config, SearchConfig)
+    describe_space(config, setup.folder)
+    torch.manual_seed(job.seed)
+    net = build_supernet(config, setup.dataset).to(config.device)
+    data_a, data_p = divided(config, setup.dataset, job.seed)
+    shuffled = Shuffled(data_a, config, job.seed, setup.ticked)
+    pairs = Pairs(shuffled, Shuffled(data_p, config, job.seed, lambda share: None))
+    searcher = make_searcher(config, net, len(pairs), penalty_of(config, net, setup))
+    history = search(
+        searcher,
+        pairs,
+        epochs=config.epochs,
+        log=setup.record,
+        checkpoint=setup.folder.checkpoint,
+        evaluate=_seen,
+        after_epoch=partial(_too_many_skips, config),
+        tags=job.tags(),
+    )
+    epochs = [event for event in history if event["event"] == "epoch"]
+    kept = [event for event in epochs if not _too_many_skips(config, event)] or epochs[:1]
+    finish_search(job, setup, kept[-1]["genotype"], epochs[-1])
+
+
+def _seen(net: nn.Module) -> dict[str, Any]:
+    """What an epoch's event says of the logits."""
+    assert isinstance(net, Supernet)
+    mixing = {kind: weights.detach().cpu().tolist() for kind, weights in net.mixing().items()}
+    return {"mixing": mixing, "genotype": net.space.derive(net).text}
+
+
+def _too_many_skips(config: SearchConfig, event: Event) -> bool:
+    """Whether a cell has more skip connections than are allowed."""
+    if config.skip_stop is None:
+        return False
+    genotype = space_named(config.space).parse(event["genotype"])
+    counts = [
+        sum(name == "skip_connect" for edges in states for name, _ in edges)
+        for _, states in genotype.cells
+    ]
+    return max(counts) > config.skip_stop
+
+
+def penalty_of(config: SearchConfig, net: Supernet, setup: Setup) -> ExpectedCost | None:
+    """The expected latency (3.1.4); the table is kept in the folder, for one measured once."""
+    if not config.latency_weight:
+        return None
+    inputs = setup.inputs()
+    path = setup.folder.path / LATENCIES
+    if not path.exists():
+        if config.latency_table is not None:
+            table = _read_table(Path(config.latency_table))
+        else:
+            table = measure_latencies(net, inputs)
+        write_json(path, table.to_json())
+    return ExpectedCost(_read_table(path).costs(net, inputs))
+
+
+def _read_table(path: Path) -> LatencyTable:
+    return LatencyTable.from_json(read_json(path, "give the file of a latency table."))
+
+
+def make_searcher(
+    config: SearchConfig, net: Supernet, steps: int, penalty: ExpectedCost | None = None
+) -> Searcher:
+    """The searcher that the settings name, over a supernet.
+
+    Args:
+        config: The settings.
+        net: The supernet.
+        steps: Steps of an epoch.
+        penalty: On the logits.
+
+    Returns:
+        The searcher: SGD with a cosine schedule for the weights, Adam for the logits, as in DARTS.
+    """
+    total, warmup = config.epochs * steps, (config.warmup_epochs or 0) * steps
+
+    def cosine(optimizer: Optimizer) -> LRScheduler:
+        return CosineAnnealingLR(optimizer, total, eta_min=LEAST * config.lr)
+
+    def resting(optimizer: Optimizer) -> LRScheduler:
+        return LambdaLR(optimizer, lambda step: float(step >= warmup))
+
+    settings: dict[str, Any] = {
+        "arch": net.arch_parameters(),
+        "loss": cross_entropy,
+        "weight_optimizer": partial(
+            SGD, lr=config.lr, momentum=MOMENTUM, weight_decay=config.weight_decay
+        ),
+        "arch_optimizer": partial(
+            Adam,
+            lr=config.arch_lr or 0.0,
+            betas=BETAS,
+            weight_decay=config.arch_weight_decay or 0.0,
+        ),
+        "gamma": config.latency_weight or 0.0,
+        "penalty": penalty,
+        "schedules": {"weights": cosine, "arch": resting},
+        "clip": CLIP,
+    }
+    makers: dict[str, Callable[..., Searcher]] = {
+        "rarts": partial(RARTS, lam=config.lam or 0.0, beta=config.beta or 0.0),
+        "darts1": partial(DARTS, order=1),
+        "darts2": partial(DARTS, order=2),
+        "milenas": partial(MiLeNAS, lam=config.lam or 0.0),
+        "joint": Joint,
+    }
+    return makers[config.searcher](net, **settings)
+
+
+# ---------------------------------------------------------------------------- what is found
+
+
+def build_derived(config: SearchConfig, dataset: Dataset, genotype: str) -> Network:
+    """The network of an architecture, as wide and as deep as the supernet was."""
+    return space_named(config.space).network(
+        genotype,
+        channels=config.channels,
+        cells=config.cells,
+        classes=len(dataset.classes),
+        in_channels=dataset.shape[0],
+    )
+
+
+def finish_search(job: Job, setup: Setup, genotype: str, last: Event) -> None:
+    """Keep what a search found, and write its result: what the network is, not yet how good.
+
+    Args:
+        job: The job.
+        setup: What the jobs of the run share.
+        genotype: The text of the architecture.
+        last: The event of the last epoch.
+    """
+    config = setup.config
+    assert isinstance(config, SearchConfig)
+    space = space_named(config.space)
+    found = space.parse(genotype)
+    write_bytes(genotype_path(config, setup.folder, job.seed), found.to_json().encode())
+    write_bytes(genotype_path(config, setup.folder, job.seed, ".txt"), (found.text + "\n").encode())
+    net, inputs = build_derived(config, setup.dataset, genotype).to(config.device), setup.inputs()
+    cost, time = model_cost(net, inputs), measure(net, inputs)
+    measures = {
+        "genotype": found.text,
+        "params": cost.params,
+        "macs": cost.macs,
+        "skips": found.share("skip_connect"),
+        "latency": time.median,
+        "steps": last["step"],
+        "seconds": last["t"],
+    }
+    setup.record({"event": "result"} | job.tags() | {"t": last["t"]} | measures)
+    setup.folder.checkpoint.unlink(missing_ok=True)
+
+
+def genotype_path(
+    config: SearchConfig, folder: RunFolder, seed: int, suffix: str = ".json"
+) -> Path:
+    """Where what a seed found is kept: ``genotype`` for the first, ``genotype-SEED`` for others."""
+    return folder.path / (("genotype" if seed == config.seed else f"genotype-{seed}") + suffix)
