@@ -18,11 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ramify.cells.depthwise import convolve, halves_dilation, quarters, whole
 from ramify.cells.operations import Zero
 
 if TYPE_CHECKING:
     from ramify.cells.space import Build
 
+Used = Sequence[Sequence[bool]]
 _LAYERS = (nn.ReLU, nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
@@ -38,19 +40,35 @@ class Reading:
     """A state as candidates read it; each form is made once."""
 
     def __init__(self, x: Tensor, copies: int) -> None:
-        self.x = x
         self.copies = copies
-        self._forms: dict[tuple[bool, bool], Tensor] = {(False, False): x}
+        self._forms: dict[tuple[str, bool, bool], Tensor] = {("whole", False, False): x}
 
-    def get(self, relu: bool, repeated: bool) -> Tensor:
-        """(N, C, H, W), or (N, B C, H, W) where repeated."""
-        if (relu, repeated) not in self._forms:
-            if repeated:
-                form = self.get(relu, False).repeat(1, self.copies, 1, 1)
-            else:
-                form = F.relu(self.x)
-            self._forms[relu, repeated] = form
-        return self._forms[relu, repeated]
+    def get(self, pixels: str, relu: bool, repeated: bool) -> Tensor:
+        """The state in a form.
+
+        Args:
+            pixels: `whole`, `quarters` (its four sub-lattices as samples) or `second` (every second
+                pixel).
+            relu: whether ReLU is taken.
+            repeated: whether there is one for each edge, side by side.
+
+        Returns:
+            (N, C, H, W), or (N, B C, H, W) where repeated; H and W are halved but for `whole`.
+        """
+        form = pixels, relu, repeated
+        if form not in self._forms:
+            self._forms[form] = self._make(*form)
+        return self._forms[form]
+
+    def _make(self, pixels: str, relu: bool, repeated: bool) -> Tensor:
+        if repeated:  # by cat, which keeps the layout, as repeat does not
+            return torch.cat([self.get(pixels, relu, False)] * self.copies, dim=1)
+        if pixels == "quarters":
+            return quarters(self.get("whole", relu, False))
+        if pixels == "second":
+            # By a pool, whose gradient keeps the layout, as that of a slice does not.
+            return F.avg_pool2d(self.get("whole", relu, False), 1, stride=2)
+        return F.relu(self.get("whole", False, False))
 
 
 class Wide(nn.Module):
@@ -76,30 +94,54 @@ class Wide(nn.Module):
                 layer = _side_by_side(copies, reads_shared)
             layers.append(layer)
         self.layers = nn.Sequential(*layers)
+        self.start = int(isinstance(layers[0], nn.ReLU))
 
-    def forward(self, reading: Reading, scale: Tensor) -> Tensor:
+    def pixels(self, height: int, width: int) -> str:
+        """The form of `Reading` in which the chains read a state of this size.
+
+        Returns:
+            One that needs no dilation, where there is one. Of `quarters` the outputs are quarters
+            too; of every `second` pixel they are whole.
+        """
+        first, *rest = list(self.layers)[self.start :]
+        if not (halves_dilation(first) and isinstance(first, nn.Conv2d)):
+            return "whole"
+        if first.stride == (2, 2):
+            return "second"
+        alone = all(
+            isinstance(layer, nn.ReLU | nn.BatchNorm2d)
+            or (isinstance(layer, nn.Conv2d) and layer.kernel_size == layer.stride == (1, 1))
+            for layer in rest
+        )
+        return "quarters" if alone and height % 2 == width % 2 == 0 else "whole"
+
+    def forward(self, reading: Reading, pixels: str, scale: Tensor) -> Tensor:
         """All outputs, each times its scale.
 
         Args:
             reading: the state.
+            pixels: the form to read it in, from `pixels`.
             scale: (B,).
 
         Returns:
-            (N, B C, H, W).
+            (N, B C, H, W), or the `quarters` of that.
         """
-        start = int(isinstance(self.layers[0], nn.ReLU))
-        x, own = reading.get(relu=bool(start), repeated=self.repeat_at == start), False
+        start, own = self.start, False
+        x = reading.get(pixels, relu=bool(start), repeated=self.repeat_at == start)
         *body, last = list(enumerate(self.layers))[start:]
         for number, layer in body:
-            x = self._repeated(x, number, start)
-            # What a convolution or norm has put out nobody else reads, not even its backward.
-            x = F.relu(x, inplace=own) if isinstance(layer, nn.ReLU) else layer(x)
+            x = self._repeated(x, number)
+            if isinstance(layer, nn.Conv2d):
+                x = convolve(layer, x, undilated=number == start and pixels != "whole")
+            else:
+                # What a convolution or norm has put out nobody else reads, not even its backward.
+                x = F.relu(x, inplace=own) if isinstance(layer, nn.ReLU) else layer(x)
             own = isinstance(layer, nn.Conv2d | nn.BatchNorm2d)
-        return _scaled(last[1], self._repeated(x, last[0], start), scale)
+        return _scaled(last[1], self._repeated(x, last[0]), scale)
 
-    def _repeated(self, x: Tensor, number: int, start: int) -> Tensor:
+    def _repeated(self, x: Tensor, number: int) -> Tensor:
         """What a layer reads: its own copy for each chain, where the chains part there."""
-        return x.repeat(1, self.copies, 1, 1) if number == self.repeat_at > start else x
+        return torch.cat([x] * self.copies, dim=1) if number == self.repeat_at > self.start else x
 
     def part(self, number: int) -> dict[str, Tensor]:
         """The `state_dict` of one of the chains."""
@@ -191,7 +233,7 @@ class Fan(nn.Module):
                 self.apart[name] = nn.ModuleList(copies)
         self.nothing = Zero(stride)
 
-    def forward(self, x: Tensor, mixing: Tensor, used: Sequence[Sequence[bool]]) -> list[Tensor]:
+    def forward(self, x: Tensor, mixing: Tensor, used: Used) -> list[Tensor]:
         """What each edge brings.
 
         Args:
@@ -203,23 +245,35 @@ class Fan(nn.Module):
             A tensor (N, C, H', W') for each of `rows`.
         """
         mine = mixing[self.rows]
-        reading = Reading(x, len(self.rows))
         brought: dict[int, Tensor] = {}
-        total: Tensor | None = None
-        for name, wide in self.wide.items():
-            if any(self._uses(name, used)):
-                y = wide(reading, mine[:, self.columns[name]])
-                total = y if total is None else total.add_(y)
+        total = self._side_by_side(x, mine, used)
         if total is not None:
             brought = dict(enumerate(total.split(total.shape[1] // len(self.rows), dim=1)))
+        weights = [row.unbind() for row in mine.unbind()]
         for name in (*self.shared, *self.apart):
             for edge, y in self._one_by_one(name, x, self._uses(name, used)):
-                weight = mine[edge, self.columns[name]]
+                weight = weights[edge][self.columns[name]]
                 before = brought.get(edge)
                 brought[edge] = weight * y if before is None else torch.addcmul(before, weight, y)
         return [
             brought[edge] if edge in brought else self.nothing(x) for edge in range(len(self.rows))
         ]
+
+    def _side_by_side(self, x: Tensor, mine: Tensor, used: Used) -> Tensor | None:
+        """What the chains bring to all edges, (N, B C, H', W')."""
+        reading = Reading(x, len(self.rows))
+        totals: dict[bool, Tensor] = {}  # whether in quarters: the sum
+        for name, chains in self.wide.items():
+            if any(self._uses(name, used)):
+                assert isinstance(chains, Wide)
+                pixels = chains.pixels(*x.shape[2:])
+                y = chains(reading, pixels, mine[:, self.columns[name]])
+                apart = pixels == "quarters"
+                totals[apart] = totals[apart].add_(y) if apart in totals else y
+        if True in totals:
+            joined = whole(totals[True])
+            return totals[False].add_(joined) if False in totals else joined
+        return totals.get(False)
 
     def _one_by_one(self, name: str, x: Tensor, uses: list[bool]) -> Iterator[tuple[int, Tensor]]:
         """(edge, output) of an operation on the edges that use it."""
@@ -231,7 +285,7 @@ class Fan(nn.Module):
             copies = list(self.apart[name].children())
             yield from ((edge, copies[edge](x)) for edge in edges)
 
-    def _uses(self, name: str, used: Sequence[Sequence[bool]]) -> list[bool]:
+    def _uses(self, name: str, used: Used) -> list[bool]:
         return [used[row][self.columns[name]] for row in self.rows]
 
     def part(self, name: str, edge: int) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ class Zero(nn.Module):
 
 
 class FactorizedReduce(nn.Module):
-    """Half the size: ReLU, two 1×1 convolutions of stride 2, a pixel apart, side by side, a norm.
+    """Half the size: ReLU, two 1×1 convolutions of stride 2, a pixel apart, a norm.
 
     Source: DARTS (Liu, Simonyan and Yang, 2019), after NASNet.
     """
@@ -41,7 +41,8 @@ class FactorizedReduce(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, out_channels, ⌈H / 2⌉, ⌈W / 2⌉)."""
         x = F.relu(x)
-        odd = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1:, 1:]
+        # A pixel off; padding keeps the layout of the gradient too, as a slice does not.
+        odd = F.pad(x, (-1, x.shape[3] % 2, -1, x.shape[2] % 2))
         return self.norm(torch.cat([self.even(x), self.odd(odd)], dim=1))
 
 

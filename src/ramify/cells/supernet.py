@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ramify.cells.mixed import Fan
+from ramify.cells.mixed import Fan, Used
 from ramify.cells.plan import CellPlan, Plan
 from ramify.cells.skeleton import Skeleton
 from ramify.errors import RamifyError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ramify.cells.space import Space
 
 MIXINGS = ("softmax", "sigmoid")
-Used = Sequence[Sequence[bool]]
 
 
 class MixedCell(nn.Module):
