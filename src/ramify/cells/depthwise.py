@@ -91,13 +91,12 @@ class _Wide5(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, hidden: tuple[Tensor]) -> Tensor:
-        ctx.hidden = hidden
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(x, *hidden)
         return F.conv2d(x, hidden[0], None, 1, 2, 1, len(hidden[0]))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (x,), (weight,) = ctx.saved_tensors, ctx.hidden
+        x, weight = ctx.saved_tensors
         return _backward(grads[0], x, weight, (2, 2), 0), None
 
 
@@ -106,13 +105,12 @@ class _OfWeights(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, hidden: tuple[Tensor], shape: torch.Size) -> Tensor:
-        ctx.hidden = hidden
-        ctx.save_for_backward(weight)
+        ctx.save_for_backward(weight, *hidden)
         return weight.new_zeros(()).expand(shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (weight,), (x,) = ctx.saved_tensors, ctx.hidden
+        weight, x = ctx.saved_tensors
         return _weight_gradient(grads[0], x, weight), None, None
 
 
