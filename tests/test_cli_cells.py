@@ -33,6 +33,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands write no page, which takes longer than all else at this size."""
+    monkeypatch.setattr("ramify.cli.base.write_report", lambda run: run / "report.html")
+
+
 def call(*arguments: str, code: int = 0) -> Result:
     result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == code, result.output
@@ -79,28 +85,15 @@ def timeless(run: Path) -> list[dict[str, Any]]:
     return [{key: v for key, v in event.items() if key not in TIMES} for event in events]
 
 
-def test_from_search_to_onnxruntime_through_two_interruptions(
+@pytest.mark.usefixtures("no_pages")
+def test_from_search_to_onnxruntime_through_interruptions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
-    run, toy = Path("run"), [*TOY, "--epochs", "6"]
-    call(*toy, "--out", "whole")
-    killed(*toy, "--out", "run", run=run)
-    refused(call("retrain", "run", code=2), "run is not finished; go on with it by ramify search")
-    interrupted(monkeypatch, "search", "--resume", "run")
-    call("search", "--resume", "run")
-    assert timeless(run) == timeless(Path("whole"))
-    for name in ("genotype.json", "genotype.txt", "cell-cell.svg", "summary.json"):
-        assert (run / name).read_bytes() == Path("whole", name).read_bytes()
-    refused(
-        call("export", "run", code=2), "without trained weights; train it by ramify retrain run"
-    )
-    call("retrain", "whole", "--epochs", "2")
-    interrupted(monkeypatch, "retrain", "run", "--epochs", "2")
-    call("retrain", "--resume", "run/retrain")
-    assert timeless(run / "retrain") == timeless(Path("whole/retrain"))
-    assert "predicts the same for 256 test samples" in call("export", "run").stdout
+    run, toy = Path("run"), [*TOY, "--epochs", "4"]
+    _through_interruptions(monkeypatch, run, toy)
+    call("report", "run")
     text = (run / "genotype.txt").read_text()
     made = lambda: NATS.network(text, channels=2, cells=1, in_channels=1)  # noqa: E731
     net, images = ramify.load(run / "retrain/model", build=made), load("digits").x_test
@@ -110,20 +103,38 @@ def test_from_search_to_onnxruntime_through_two_interruptions(
         wanted = net(images).numpy()
     np.testing.assert_allclose(scores, wanted, rtol=1e-4, atol=1e-4)
     assert (scores.argmax(1) == wanted.argmax(1)).all()
-    told = {entry.key for entry in _metadata(run / "retrain/model.onnx")}
-    assert {"mean", "std", "classes"} <= told
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["classes"]) == list(load("digits").classes)
+    assert {"mean", "std"} <= set(told)
     page = (run / "report.html").read_text()
     assert text.strip() in page.replace("&#39;", "'")
     assert "How the mixing weights moved" in page
     assert "retrained" in page
+    assert (run / "cell-cell.svg").exists()
+    assert (run / "cell-cell.png").exists()
 
 
-def _metadata(path: Path) -> Any:
-    import onnx
+def _through_interruptions(monkeypatch: pytest.MonkeyPatch, run: Path, toy: list[str]) -> None:
+    """A search killed and interrupted, its training interrupted: as if nothing had happened."""
+    call(*toy, "--out", "whole")
+    killed(*toy, "--out", "run", run=run)
+    refused(call("retrain", "run", code=2), "run is not finished; go on with it by ramify search")
+    interrupted(monkeypatch, "search", "--resume", "run")
+    call("search", "--resume", "run")
+    assert timeless(run) == timeless(Path("whole"))
+    for name in ("genotype.json", "genotype.txt", "summary.json"):
+        assert (run / name).read_bytes() == Path("whole", name).read_bytes()
+    refused(
+        call("export", "run", code=2), "without trained weights; train it by ramify retrain run"
+    )
+    call("retrain", "whole", "--epochs", "2")
+    interrupted(monkeypatch, "retrain", "run", "--epochs", "2")
+    call("retrain", "--resume", "run/retrain")
+    assert timeless(run / "retrain") == timeless(Path("whole/retrain"))
+    assert "predicts the same for 256 test samples" in call("export", "run").stdout
 
-    return onnx.load(path).metadata_props
 
-
+@pytest.mark.usefixtures("no_pages")
 def test_every_option_reaches_the_settings() -> None:
     options = {
         "space": "nats",
@@ -159,6 +170,9 @@ def test_every_option_reaches_the_settings() -> None:
     table = json.loads(Path("run/latency.json").read_text())
     assert {entry["operation"] for entry in table["entries"]} == set(NATS.operations)
     flat[flat.index("--seed") + 1] = "4"
+    flat += ["--epochs", "1", "--warmup-epochs", "0", "--select", "perturbation"]
+    place = flat.index("--skip-stop")
+    del flat[place : place + 2]
     call("search", "--data", "digits", *flat, "--latency-table", "run/latency.json", "--out", "two")
     assert Path("two/latency.json").read_text() == Path("run/latency.json").read_text()
     refused(
@@ -185,6 +199,7 @@ def test_random_search_trains_candidates_and_takes_the_best(
     assert "Random search trained these" in Path("run/report.html").read_text()
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_a_space_of_the_users_own() -> None:
     Path("own_space.py").write_text(
         "from torch import nn\n"
@@ -214,6 +229,7 @@ def test_a_space_of_the_users_own() -> None:
         ("search --data digits --searcher random --arch-lr 1", "arch-lr is no setting of"),
         ("search --data digits --candidates 3", "candidates is no setting of the searcher rarts"),
         ("search --data digits --select best", "unknown select 'best'"),
+        ("search --data digits --select perturbation --skip-stop 2", "leave one of them out"),
         ("search --data digits --cells 2", "2 cells of DARTS were asked for"),
         ("search --data digits --samples 3", "samples is 3; give 4 or more"),
         ("search --data digits --samples 99999", "samples is 99999, and digits has"),
@@ -235,6 +251,7 @@ def test_slips_are_named(line: str, pattern: str) -> None:
     assert os.listdir() == []
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_what_else_a_run_made_is_exported_too() -> None:
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
     small = "--data digits --width 2 --rounds 1 --epochs 1 --probe-samples 20 --seeds 2".split()

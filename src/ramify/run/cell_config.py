@@ -156,6 +156,11 @@ class SearchConfig(RunConfig):
             )
         if self.latency_table is not None and not self.latency_weight:
             raise RamifyError("latency_table has no effect without latency_weight; give both.")
+        if self.skip_stop is not None and self.select == "perturbation":
+            raise RamifyError(
+                "skip_stop counts what the mixing weights derive, and select perturbation derives "
+                "otherwise; leave one of them out."
+            )
         if self.skip_stop is not None and "skip_connect" not in space.operations:
             raise RamifyError(
                 f"space {self.space} has no skip_connect that skip_stop could count; leave it out."

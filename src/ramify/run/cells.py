@@ -1,18 +1,20 @@
 """The jobs of a search for cells by gradients, and what every search shares."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
 from ramify.cells import Network, Supernet
 from ramify.cells.latency import LatencyTable, measure_latencies
+from ramify.cells.perturb import derive_by_perturbation
 from ramify.cost import model_cost
 from ramify.data import Dataset
 from ramify.errors import RamifyError
@@ -21,12 +23,14 @@ from ramify.relax import DARTS, RARTS, ExpectedCost, Joint, MiLeNAS, Pairs, Sear
 from ramify.run.cell_config import SearchConfig, space_named
 from ramify.run.files import read_json, write_bytes, write_json
 from ramify.run.folder import RunFolder
-from ramify.run.jobs import Job, Setup, Shuffled, load_data, try_classifier
+from ramify.run.jobs import EVALUATION_BATCH, Job, Setup, Shuffled, load_data, try_classifier
 from ramify.run.journal import Event
 from ramify.run.search import search
 from ramify.run.training import cross_entropy
+from ramify.trace.recorder import evaluating
 
 MOMENTUM, CLIP, LEAST = 0.9, 5.0, 0.04  # of SGD; of its gradients; last learning rate over first
+JUDGED = 1024  # samples of D_p that judge a perturbation, at most
 BETAS = (0.5, 0.999)  # of Adam, which moves the logits
 LATENCIES, SPACE = "latency.json", "space.json"
 
@@ -141,7 +145,26 @@ def run_search(job: Job, setup: Setup) -> None:
     )
     epochs = [event for event in history if event["event"] == "epoch"]
     kept = [event for event in epochs if not _too_many_skips(config, event)] or epochs[:1]
-    finish_search(job, setup, kept[-1]["genotype"], epochs[-1])
+    text = kept[-1]["genotype"]
+    if config.select == "perturbation":
+        text = derive_by_perturbation(net, _judged_on(net, data_p, config)).text
+    finish_search(job, setup, text, epochs[-1])
+
+
+def _judged_on(
+    net: Supernet, data: Dataset, config: SearchConfig
+) -> Callable[[Mapping[str, Tensor]], float]:
+    """The mean loss on samples of D_p with other mixing weights, in evaluation mode."""
+    inputs = data.x_train[:JUDGED].to(config.device)
+    labels = data.y_train[:JUDGED].to(config.device)
+
+    def loss(mixing: Mapping[str, Tensor]) -> float:
+        with evaluating(net):
+            parts = zip(inputs.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
+            losses = [F.cross_entropy(net(x, mixing), y, reduction="sum") for x, y in parts]
+            return float(sum(losses)) / len(labels)
+
+    return loss
 
 
 def _seen(net: nn.Module) -> dict[str, Any]:

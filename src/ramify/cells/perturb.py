@@ -1,0 +1,75 @@
+"""Deriving by what the loss says: an operation is worth what its removal costs.
+
+A large mixing weight need not mean a strong operation; what counts is how much worse the supernet
+is without it.
+
+Shape letters: `E` edges of a cell, `O` operations.
+
+Source: R. Wang, M. Cheng, X. Chen, X. Tang and C.-J. Hsieh, "Rethinking architecture selection in
+differentiable NAS", ICLR 2021; without its fine-tuning of the supernet after each choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from ramify.cells.genotype import Genotype, States
+from ramify.cells.supernet import Supernet
+
+Loss = Callable[[Mapping[str, Tensor]], float]
+
+
+@torch.no_grad()
+def derive_by_perturbation(supernet: Supernet, loss: Loss) -> Genotype:
+    """The architecture whose operations and edges the supernet misses most.
+
+    Edge after edge, each operation's mixing weight is set to zero; the one whose removal raises the
+    loss most stays, alone and with weight one. Then, state after state, each edge is removed, and
+    those whose removal raises the loss most are kept, the strongest first. Operations that the
+    space never derives are not chosen.
+
+    Args:
+        supernet: a trained supernet; it is as it was afterwards.
+        loss: the mean loss of the supernet with other mixing weights: (E, O) for each kind of cell.
+
+    Returns:
+        The genotype.
+    """
+    space = supernet.space
+    mixing = {kind: weights.clone() for kind, weights in supernet.mixing().items()}
+    names = list(space.operations)
+    columns = [column for column, name in enumerate(names) if name not in space.never]
+    for weights in mixing.values():
+        for row in range(len(space.edges)):
+            kept = max(columns, key=lambda column: _without(loss, mixing, weights[row], [column]))
+            weights[row] = 0.0
+            weights[row, kept] = 1.0
+    cells = []
+    for kind, weights in mixing.items():
+        states: list[tuple[tuple[str, int], ...]] = []
+        for target in range(space.inputs, space.inputs + space.states):
+            rows = [row for row, edge in enumerate(space.edges) if edge[1] == target]
+            if space.keep is not None:
+                every = list(range(len(names)))
+                missed = {row: _without(loss, mixing, weights[row], every) for row in rows}
+                for row in (ranked := sorted(rows, key=lambda row: -missed[row]))[space.keep :]:
+                    weights[row] = 0.0
+                rows = ranked[: space.keep]
+            states.append(
+                tuple((names[int(weights[row].argmax())], space.edges[row][0]) for row in rows)
+            )
+        found: States = tuple(states)
+        cells.append((kind, found))
+    return Genotype(space.name, space.inputs, tuple(cells))
+
+
+def _without(loss: Loss, mixing: Mapping[str, Tensor], row: Tensor, columns: list[int]) -> float:
+    """The loss where these weights of a row of the mixing are zero; they come back."""
+    before = row.clone()
+    row[columns] = 0.0
+    value = loss(mixing)
+    row.copy_(before)
+    return value
