@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ramify.edit import Prune
 from ramify.edit.plan import Channel
@@ -30,7 +31,7 @@ class Offers:
     groups: list[str]
     widths: dict[str, int]
 
-    @property
+    @cached_property  # rules ask once for every proposal
     def channels(self) -> list[tuple[str, Channel]]:
         """The channel of each proposal, which several may share."""
         edits = (proposal.edit for proposal in self.proposals)
