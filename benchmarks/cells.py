@@ -149,7 +149,7 @@ def convolutions(model: nn.Module, x: Tensor) -> Callable[[], None]:
     calls: list[tuple[nn.Conv2d, tuple[int, ...]]] = []
     handles = [
         module.register_forward_hook(
-            lambda module, inputs, _: calls.append((module, inputs[0].shape))  # type: ignore[arg-type]
+            lambda module, inputs, _: calls.append((module, inputs[0].shape))
         )
         for module in model.modules()
         if isinstance(module, nn.Conv2d)

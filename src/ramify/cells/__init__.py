@@ -8,6 +8,7 @@ from ramify.cells.networks import Network
 from ramify.cells.plan import CellPlan, Parts, Plan
 from ramify.cells.space import Space
 from ramify.cells.supernet import Supernet
+from ramify.cells.tables import NatsTables
 
 __all__ = [
     "DARTS",
@@ -16,6 +17,7 @@ __all__ = [
     "NATS",
     "CellPlan",
     "Genotype",
+    "NatsTables",
     "Network",
     "Parts",
     "Plan",
