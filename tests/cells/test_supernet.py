@@ -133,3 +133,27 @@ def test_a_search_step_reaches_every_parameter(supernet):
     supernet(torch.randn(4, 3, 12, 12)).sin().sum().backward()
     missing = [name for name, p in supernet.named_parameters() if p.grad is None]
     assert missing == []
+
+
+def test_partial_channels():
+    supernet = DARTS.supernet(channels=8, cells=3, partial=4)
+    whole = DARTS.supernet(channels=8, cells=3)
+    counts = [sum(p.numel() for p in net.parameters()) for net in (supernet, whole)]
+    assert counts[0] < counts[1] / 2
+    assert supernet(torch.randn(2, 3, 15, 15)).shape == (2, 10)
+    fan = supernet.layers[1].fans[0].eval()  # of a reduction cell: stride 2, 16 channels
+    x = torch.randn(2, 16, 6, 6)
+    mixing = supernet.mixing()["reduce"]
+    used = [[True] * 8] * 14
+    inner = fan._mixed(x[:, :4], mixing, used)
+    rest = torch.nn.functional.max_pool2d(x[:, 4:], 2)
+    for found, y in zip(fan(x, mixing, used), inner, strict=True):
+        parts = [y, rest[:, :4], rest[:, 4:8], rest[:, 8:]]
+        for channel in range(16):
+            assert torch.equal(found[:, channel], parts[channel % 4][:, channel // 4])
+    with pytest.raises(ramify.RamifyError, match="6 channels are not a multiple of partial=4"):
+        DARTS.supernet(channels=6, cells=3, partial=4)
+    with pytest.raises(ramify.RamifyError, match="partial=0 was asked for"):
+        DARTS.supernet(channels=6, cells=3, partial=0)
+    with pytest.raises(ramify.RamifyError, match="too few channels for a network"):
+        inherit(supernet, DARTS.derive(supernet))

@@ -88,8 +88,13 @@ def inherit(supernet: Supernet, genotype: Genotype) -> Network:
         The network.
 
     Raises:
-        RamifyError: The genotype does not fit the space.
+        RamifyError: The genotype does not fit the space, or the supernet has partial channels.
     """
+    if supernet.partial > 1:
+        raise RamifyError(
+            f"operations of a supernet with partial={supernet.partial} have too few channels for a "
+            "network: inherit from a supernet with partial=1, or train with Space.network."
+        )
     space = supernet.space
     network = Network(space, space.check(genotype), supernet.plan, drop_path=0.0)
     network.to(supernet.arch_parameters()[0])

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ramify.cells.depthwise import convolve, halves_dilation, quarters, whole
 from ramify.cells.operations import Zero
+from ramify.errors import RamifyError
 
 if TYPE_CHECKING:
     from ramify.cells.space import Build
@@ -212,12 +213,25 @@ class Fan(nn.Module):
         rows: of each edge, its row of the mixing weights.
         channels: of the state.
         stride: of the edges.
+        partial: the candidates take one in so many channels, the others pass by; see `pass_by`.
     """
 
     def __init__(
-        self, operations: Mapping[str, Build], rows: Sequence[int], channels: int, stride: int
+        self,
+        operations: Mapping[str, Build],
+        rows: Sequence[int],
+        channels: int,
+        stride: int,
+        partial: int = 1,
     ) -> None:
         super().__init__()
+        if channels % partial:
+            raise RamifyError(
+                f"{channels} channels are not a multiple of partial={partial}: give a number that "
+                "divides them."
+            )
+        channels //= partial
+        self.channels, self.partial = channels, partial
         self.rows = list(rows)
         self.columns = {name: column for column, name in enumerate(operations)}
         self.wide, self.shared, self.apart = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
@@ -244,6 +258,13 @@ class Fan(nn.Module):
         Returns:
             A tensor (N, C, H', W') for each of `rows`.
         """
+        if self.partial == 1:
+            return self._mixed(x, mixing, used)
+        found = self._mixed(x[:, : self.channels], mixing, used)
+        return pass_by(found, x[:, self.channels :], self.nothing.stride)
+
+    def _mixed(self, x: Tensor, mixing: Tensor, used: Used) -> list[Tensor]:
+        """What the candidates bring, (N, C / partial, H', W') for each edge."""
         mine = mixing[self.rows]
         brought: dict[int, Tensor] = {}
         total = self._side_by_side(x, mine, used)
@@ -297,3 +318,24 @@ class Fan(nn.Module):
         if name in self.apart:
             return list(self.apart[name].children())[edge].state_dict()
         return self.shared[name].state_dict() if name in self.shared else {}
+
+
+def pass_by(found: Sequence[Tensor], rest: Tensor, stride: int) -> list[Tensor]:
+    """Channels that no candidate takes, put beside what the candidates bring, and shuffled.
+
+    Args:
+        found: of each edge, (N, C / partial, H', W').
+        rest: the other channels of the state, (N, C - C / partial, H, W); they are pooled by 2×2
+            windows where the stride is 2.
+        stride: of the edges.
+
+    Returns:
+        Of each edge, (N, C, H', W'): the channels of each part in turn.
+
+    Source: PC-DARTS (Xu and others, 2020), without its edge normalisation.
+    """
+    if stride == 2:
+        rest = F.max_pool2d(rest, 2, stride=2, ceil_mode=True)
+    joined = [torch.cat([y, rest], dim=1) for y in found]
+    parts = joined[0].shape[1] // found[0].shape[1]
+    return [y.unflatten(1, (parts, -1)).transpose(1, 2).flatten(1, 2) for y in joined]

@@ -103,6 +103,7 @@ class Space:
         classes: int = 10,
         in_channels: int = 3,
         mixing: str = "softmax",
+        partial: int = 1,
     ) -> Supernet:
         """The network in which every edge is a mixture of all operations.
 
@@ -113,12 +114,15 @@ class Space:
             in_channels: channels of the images.
             mixing: how logits become mixing weights, `softmax` ((3.6) of the thesis) or `sigmoid`
                 (FairDARTS, Chu and others, 2020: operations do not compete).
+            partial: 4 lets the candidates of each edge take a quarter of the channels while the
+                others pass by (PC-DARTS, Xu and others, 2020: less time and memory).
 
         Returns:
             The supernet, with fresh weights.
 
         Raises:
-            RamifyError: A number is not positive, or the mixing is unknown.
+            RamifyError: A number is not positive, `partial` does not divide the channels, or the
+                mixing is unknown.
 
         Example:
             >>> from ramify.cells import NATS
@@ -127,7 +131,7 @@ class Space:
             [(6, 5)]
         """
         plan = Plan(channels, cells, classes, in_channels, self.multiplier, searching=True)
-        return Supernet(self, plan, mixing)
+        return Supernet(self, plan, mixing, partial)
 
     def derive(self, supernet: Supernet) -> Genotype:
         """The architecture that the mixing logits of a supernet name (RARTS thesis, §3.1.3).

@@ -25,7 +25,7 @@ MIXINGS = ("softmax", "sigmoid")
 class MixedCell(nn.Module):
     """A cell whose states read all earlier ones through mixtures."""
 
-    def __init__(self, space: Space, plan: CellPlan) -> None:
+    def __init__(self, space: Space, plan: CellPlan, partial: int) -> None:
         super().__init__()
         self.kind, self.concat = plan.kind, space.concat
         self.prepare = nn.ModuleList(plan.prepare)
@@ -35,7 +35,7 @@ class MixedCell(nn.Module):
             rows = [row for row, edge in enumerate(space.edges) if edge[0] == source]
             self.targets.append([space.edges[row][1] for row in rows])
             stride = plan.stride if source < space.inputs else 1
-            self.fans.append(Fan(space.operations, rows, plan.channels, stride))
+            self.fans.append(Fan(space.operations, rows, plan.channels, stride, partial))
 
     def forward(self, inputs: Sequence[Tensor], mixing: Tensor, used: Used) -> Tensor:
         """The cell's output.
@@ -67,13 +67,20 @@ class Supernet(Skeleton):
     Attributes:
         space: the space.
         plan: what it was stacked by.
+        partial: the candidates take one in so many channels.
     """
 
-    def __init__(self, space: Space, plan: Plan, mixing: str) -> None:
+    def __init__(self, space: Space, plan: Plan, mixing: str, partial: int) -> None:
         if mixing not in MIXINGS:
             raise RamifyError(f"mixing={mixing!r} is unknown: give one of {', '.join(MIXINGS)}.")
-        super().__init__(space.stack(plan), space.inputs, lambda cell: MixedCell(space, cell))
-        self.space, self.plan = space, plan
+        if partial < 1:
+            raise RamifyError(
+                f"partial={partial} was asked for: give 1, which is all channels, or more."
+            )
+        super().__init__(
+            space.stack(plan), space.inputs, lambda cell: MixedCell(space, cell, partial)
+        )
+        self.space, self.plan, self.partial = space, plan, partial
         self._mixing = mixing
         shape = len(space.edges), len(space.operations)
         for kind in space.kinds:
