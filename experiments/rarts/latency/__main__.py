@@ -1,0 +1,65 @@
+"""The command; `python -m experiments.rarts.latency --help`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments.files import png, write
+from experiments.rarts.latency.figure import figure
+from experiments.rarts.latency.study import Settings, run, table
+from experiments.rarts.latency.table import page
+from experiments.resume import add_settings, finished
+from ramify.run.files import write_lines
+
+
+def options() -> argparse.ArgumentParser:
+    """What the command takes; every setting of the study is an option of its name."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.rarts.latency",
+        description="Search cells of the DARTS space on CIFAR-10 under an expected latency of "
+        "growing weight, and measure what is found. What is finished stays in the folder, and the "
+        "same command goes on from it.",
+    )
+    add_settings(parser, Settings())
+    parser.add_argument("--gammas", default="0,0.1,0.5", help="weights for a millisecond")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/rarts-latency"))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is not in results.jsonl yet, then write table and figure."""
+    chosen = vars(options().parse_args(arguments))
+    out, count = chosen.pop("out"), chosen.pop("seeds")
+    gammas = [float(text) for text in chosen.pop("gammas").split(",")]
+    settings, console = Settings(**chosen), Console()
+    torch.set_num_threads(1)  # a latency is that of one thread
+    out.mkdir(parents=True, exist_ok=True)
+    table(settings, out / "latency.json")
+    rows = finished(out / "results.jsonl", settings)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        for seed in range(count):
+            for gamma in gammas:
+                if any(row["gamma"] == gamma and row["seed"] == seed for row in rows):
+                    continue
+                bar = progress.add_task(f"γ = {gamma:g}, seed {seed}", total=settings.epochs)
+                found = run(gamma, seed, settings, out, partial(progress.advance, bar))
+                rows.append(found | {"settings": asdict(settings)})
+                write_lines(out / "results.jsonl", rows)
+    write(out / "results.md", page(rows))
+    write(out / "latency.png", png(figure(rows)))
+    console.print(Markdown(page(rows)))
+
+
+if __name__ == "__main__":
+    main()

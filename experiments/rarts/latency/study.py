@@ -1,0 +1,134 @@
+"""One search with a weight of the expected latency, and how fast what it found really is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ramify.cells import DARTS, Genotype
+from ramify.cells.latency import LatencyTable, measure_latencies
+from ramify.data import load
+from ramify.latency import ThreadClock, measure
+from ramify.report.cells import kind_of
+from ramify.run.cell_config import SearchConfig
+from ramify.run.cells import run_search
+from ramify.run.files import read_json, write_json
+from ramify.run.folder import CONFIG, RunFolder
+from ramify.run.jobs import run_jobs
+
+Row = dict[str, Any]
+REPEATS = 60  # calls that are timed
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command decides.
+
+    Attributes:
+        searcher: of `ramify search`.
+        channels: of the supernet.
+        cells: of the supernet.
+        samples: training images, half of them for each of the two losses.
+        batch: images a step.
+        epochs: passes over the halves.
+        arch_lr: of α, by Adam.
+        large_channels: of the derived network as it would be used.
+        large_cells: likewise.
+    """
+
+    searcher: str = "rarts"
+    channels: int = 4
+    cells: int = 5
+    samples: int = 480
+    batch: int = 16
+    epochs: int = 4
+    arch_lr: float = 0.02
+    large_channels: int = 16
+    large_cells: int = 8
+
+
+def table(settings: Settings, path: Path) -> LatencyTable:
+    """The latencies of this machine by the processor time of one thread, measured once."""
+    if not path.exists():
+        net = DARTS.supernet(channels=settings.channels, cells=settings.cells)
+        found = measure_latencies(net, _image(), repeats=REPEATS, clock=ThreadClock())
+        write_json(path, found.to_json())
+    return LatencyTable.from_json(read_json(path, "delete it to measure again."))
+
+
+def run(
+    gamma: float, seed: int, settings: Settings, out: Path, tick: Callable[[float], None]
+) -> Row:
+    """Search, derive, and measure.
+
+    Args:
+        gamma: the weight of the expected latency, for a millisecond.
+        seed: of weights, halves and order.
+        settings: what to do.
+        out: holds the table, and gets a run folder.
+        tick: called with the share of an epoch that a step is.
+
+    Returns:
+        What was found.
+    """
+    given: dict[str, Any] = {
+        "data": "cifar10",
+        "space": "darts",
+        "searcher": settings.searcher,
+        "channels": settings.channels,
+        "cells": settings.cells,
+        "samples": settings.samples,
+        "batch_size": settings.batch,
+        "epochs": settings.epochs,
+        "arch_lr": settings.arch_lr,
+        "seed": seed,
+        "threads": 1,
+    }
+    if gamma:
+        given |= {"latency_weight": gamma, "latency_table": str(out / "latency.json")}
+    config = SearchConfig.resolve(given)
+    path = out / f"gamma-{gamma:g}-seed-{seed}"
+    begun = (path / CONFIG).exists()
+    folder = RunFolder.open(path) if begun else RunFolder.create(path, config.to_json())
+    folder.check(config.to_json())
+    run_jobs(config, folder, load("cifar10"), ticked=tick, run=run_search)
+    text = next(e["genotype"] for e in folder.events() if e["event"] == "result")
+    return {"gamma": gamma, "seed": seed, "genotype": text} | measures(text, settings, out)
+
+
+def measures(text: str, settings: Settings, out: Path) -> Row:
+    """How fast an architecture is, as searched and larger, and what it is made of."""
+    genotype = DARTS.parse(text)
+    sizes = {
+        "latency": (settings.channels, settings.cells),
+        "latency_large": (settings.large_channels, settings.large_cells),
+    }
+    found: Row = {}
+    for name, (channels, cells) in sizes.items():
+        torch.manual_seed(0)
+        net = DARTS.network(genotype, channels=channels, cells=cells)
+        found[name] = measure(net, _image(), repeats=REPEATS, clock=ThreadClock()).median
+    kinds = Counter(kind_of(operation) for operation in genotype.operations)
+    table_cost = _summed(table(settings, out / "latency.json"), genotype, settings)
+    return found | {"summed": table_cost, "kinds": dict(kinds)}
+
+
+def _summed(latencies: LatencyTable, genotype: Genotype, settings: Settings) -> float:
+    """What the table says of an architecture: the sum over its operations (3.1.4)."""
+    net = DARTS.supernet(channels=settings.channels, cells=settings.cells)
+    names, total = list(DARTS.operations), 0.0
+    for kind, costs in zip(DARTS.kinds, latencies.costs(net, _image()), strict=True):
+        for target, edges in enumerate(genotype[kind], start=DARTS.inputs):
+            for name, source in edges:
+                total += float(costs[DARTS.edges.index((source, target)), names.index(name)])
+    return total
+
+
+def _image() -> Tensor:
+    return torch.zeros(1, 3, 32, 32)
