@@ -15,10 +15,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import ramify
-from ramify.cells import NATS
+from ramify.cells import NATS, Genotype
 from ramify.cli import app
 from ramify.data import load
+from ramify.run.cell_config import SearchConfig
+from ramify.run.cells import benchmark
 from ramify.run.display import Display
+from ramify.run.random_search import random_genotype
 from ramify.trace.recorder import evaluating
 
 TOY = (
@@ -149,6 +152,7 @@ def test_every_option_reaches_the_settings() -> None:
         "beta": 0.25,
         "latency_weight": 0.5,
         "warmup_epochs": 1,
+        "partial_channels": 2,
         "skip_stop": 6,
         "batch_size": 16,
         "lr": 0.05,
@@ -215,6 +219,28 @@ def test_a_space_of_the_users_own() -> None:
     assert (told["name"], told["states"], told["operations"][-1]) == ("own", 2, "gate")
     call("retrain", "run", "--epochs", "1", "--channels", "3")
     assert json.loads(Path("run/retrain/config.json").read_text())["channels"] == 3
+
+
+def test_what_the_benchmark_knows_stands_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tables:
+        def accuracy(self, genotype: Genotype, data: str) -> float:
+            return {"cifar10": 10.0, "cifar100": 20.0}[data] + genotype.share("none")
+
+        def percentile(self, genotype: Genotype, data: str) -> float:
+            return 99.0
+
+    def missing() -> None:
+        raise ramify.RamifyError("not there.")
+
+    genotype = random_genotype(NATS, 0)
+    config = SearchConfig.resolve({"data": "cifar100", "space": "nats"})
+    monkeypatch.setattr("ramify.run.cells.NatsTables", Tables)
+    known = benchmark(config, genotype)
+    assert list(known.values()) == [20.0 + genotype.share("none"), 99.0]
+    assert benchmark(SearchConfig.resolve({"data": "digits", "space": "nats"}), genotype) == {}
+    assert benchmark(SearchConfig.resolve({"data": "cifar10"}), genotype) == {}
+    monkeypatch.setattr("ramify.run.cells.NatsTables", missing)
+    assert benchmark(config, genotype) == {}
 
 
 @pytest.mark.parametrize(

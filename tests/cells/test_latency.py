@@ -63,6 +63,13 @@ def test_darts_costs_are_the_sums_over_cells() -> None:
             assert reduce[row, column] == wanted
 
 
+def test_channels_that_pass_by_are_counted_as_later_on() -> None:
+    net, x, table = made_up(DARTS, channels=4, cells=3, size=8)
+    partial = DARTS.supernet(channels=4, cells=3, partial=2)
+    for one, two in zip(table.costs(net, x), table.costs(partial, x), strict=True):
+        assert torch.equal(one, two)
+
+
 def test_nats_penalty_is_the_expectation() -> None:
     net, x, table = made_up(NATS, channels=3, cells=2, size=12)
     [cost] = table.costs(net, x)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ramify.cells.operations import Zero
+from ramify.cells.plan import CellPlan
 from ramify.cells.supernet import Supernet
 from ramify.errors import RamifyError
 from ramify.latency import Clock, measure
@@ -181,12 +182,13 @@ def _fans(supernet: Supernet, inputs: Tensor) -> list[tuple[str, list[int], Plac
             def note(
                 fan: nn.Module,
                 args: tuple[Any, ...],
-                kind: str = plan.kind,
+                plan: CellPlan = plan,
                 rows: list[int] = rows,
                 stride: int = stride,
             ) -> None:
-                channels, height, width = args[0].shape[1:]
-                found.append((kind, rows, Place(channels, height, width, stride)))
+                height, width = args[0].shape[2:]
+                # All channels: those that pass by while searching do not later on.
+                found.append((plan.kind, rows, Place(plan.channels, height, width, stride)))
 
             handles.append(fan.register_forward_pre_hook(note))
     try:

@@ -92,6 +92,14 @@ SkipStop = Annotated[
         text="End the search before a cell has more skip connections than this.",
     ),
 ]
+Partial = Annotated[
+    int | None,
+    option(
+        "--partial-channels",
+        panel=SEARCH,
+        text="Send one of so many channels through the operations, the others past them (1).",
+    ),
+]
 Select = Annotated[
     str | None,
     option(
@@ -144,6 +152,7 @@ def search(  # noqa: PLR0913, PLR0917  (one argument an option)
     latency_table: Table = None,
     warmup_epochs: Warmup = None,
     skip_stop: SkipStop = None,
+    partial_channels: Partial = None,
     select: Select = None,
     candidates: Candidates = None,
     batch_size: options.BatchSize = None,

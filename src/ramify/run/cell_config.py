@@ -22,7 +22,7 @@ CELL_SETTINGS = ("channels", "cells", "auxiliary", "drop_path", "cutout")
 # What random search, which has no logits, does not take.
 LOGITS = (
     *("arch_lr", "arch_weight_decay", "latency_weight", "latency_table"),
-    *("warmup_epochs", "skip_stop", "select"),
+    *("warmup_epochs", "skip_stop", "partial_channels", "select"),
 )
 
 
@@ -69,6 +69,7 @@ class SearchConfig(RunConfig):
         latency_table: A file that holds the latencies; None measures them.
         warmup_epochs: Epochs at the start in which the logits rest.
         skip_stop: The most skip connections of a cell; the search ends before it derives more.
+        partial_channels: One of how many channels goes through the operations; 1 for all.
         select: How operations are chosen in the end, one of `SELECTIONS`.
         candidates: Architectures that random search trains; None for as many as a first-order
             search would cost.
@@ -90,6 +91,7 @@ class SearchConfig(RunConfig):
     latency_table: str | None
     warmup_epochs: int | None
     skip_stop: int | None
+    partial_channels: int | None
     select: str | None
     candidates: int | None
 
@@ -134,7 +136,7 @@ class SearchConfig(RunConfig):
         ):
             if value not in known:
                 raise RamifyError(f"unknown {name} {value!r}; choose one of {', '.join(known)}.")
-        for name in ("epochs", "channels", "cells", "samples", "candidates"):
+        for name in ("epochs", "channels", "cells", "samples", "partial_channels", "candidates"):
             value = getattr(self, name)
             if value is not None and value < (4 if name == "samples" else 1):
                 raise RamifyError(
@@ -243,6 +245,7 @@ SEARCH_COMMON: dict[str, Any] = {
     "latency_table": None,
     "warmup_epochs": 0,
     "skip_stop": None,
+    "partial_channels": 1,
     "select": "mixing",
     "candidates": None,
     "seed": 0,

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
-from ramify.cells import Network, Supernet
+from ramify.cells import Genotype, NatsTables, Network, Supernet
 from ramify.cells.latency import LatencyTable, measure_latencies
 from ramify.cells.perturb import derive_by_perturbation
+from ramify.cells.tables import DATASETS
 from ramify.cost import model_cost
 from ramify.data import Dataset
 from ramify.errors import RamifyError
@@ -74,6 +75,7 @@ def build_supernet(config: SearchConfig, dataset: Dataset) -> Supernet:
         cells=config.cells,
         classes=len(dataset.classes),
         in_channels=dataset.shape[0],
+        partial=config.partial_channels or 1,
     )
 
 
@@ -294,8 +296,33 @@ def finish_search(job: Job, setup: Setup, genotype: str, last: Event) -> None:
         "steps": last["step"],
         "seconds": last["t"],
     }
+    known = benchmark(config, found)
+    measures |= {"benchmark": known} if known else {}
     setup.record({"event": "result"} | job.tags() | {"t": last["t"]} | measures)
     setup.folder.checkpoint.unlink(missing_ok=True)
+
+
+def benchmark(config: SearchConfig, genotype: Genotype) -> dict[str, float]:
+    """What the tables of NATS-Bench say of an architecture.
+
+    Args:
+        config: The settings of the search.
+        genotype: What it found.
+
+    Returns:
+        Test accuracy and percentile in the space, in %; nothing of another space or other data, or
+        where the tables are not there.
+    """
+    if config.space != "nats" or config.data not in DATASETS:
+        return {}
+    try:
+        tables = NatsTables()
+    except RamifyError:  # a help where they are, nothing that a search needs
+        return {}
+    return {
+        "test accuracy, NATS-Bench (%)": tables.accuracy(genotype, config.data),
+        "percentile in the space": tables.percentile(genotype, config.data),
+    }
 
 
 def genotype_path(
