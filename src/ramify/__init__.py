@@ -23,7 +23,9 @@ from ramify.methods import (
 from ramify.ranks import check_ranks, share_buffers, together
 from ramify.relax import fold, gate
 from ramify.run import Grown, Training, grow, load, recipe_of, reshape, save
+from ramify.run.scoring import WidthSearch
 from ramify.run.search import search
+from ramify.run.widths import shrink
 from ramify.select import Knapsack, Selection, Threshold, TopFraction, TradeOff, fit
 from ramify.trace import ChannelGraph, ChannelGroup, trace
 
@@ -64,6 +66,8 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     # widths learned by gradients
     "gate",
     "fold",
+    "shrink",
+    "WidthSearch",
     # a relaxed search
     "relax",
     "search",

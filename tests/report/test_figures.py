@@ -23,6 +23,7 @@ from ramify.report.shapes import (
     lineage_figure,
     proposals_figure,
     ranking_field,
+    remaining_figure,
     shorten,
     widths_figure,
 )
@@ -215,3 +216,20 @@ def test_short_texts() -> None:
     assert shorten("conv1") == "conv1"
     assert len(shorten("a" * 100)) == 24
     assert [tick(value) for value in (0, 1500, 1e6, 2.5e6)] == ["0", "1,500", "1 M", "2.5 M"]
+
+
+def test_remaining_shares_are_means_over_networks(edits: Events) -> None:
+    before, after = {"a": 10, "b": 4, "head": 3}, [{"a": 5, "b": 4}, {"a": 2, "b": 1}]
+    proposals = [{"group": group} for group in "ab"]
+    cuts = [
+        {"widths_before": before, "widths_after": {**one, "head": 3}, "proposals": proposals}
+        for one in after
+    ]
+    axes = remaining_figure(cuts).axes[0]
+    bars = [patch.get_width() for patch in axes.patches]
+    assert bars == pytest.approx([1, 1, 0.35, 0.625])  # the frames, then the means
+    dots = [[float(x) for x in line.get_xdata()] for line in axes.lines]
+    assert dots == [[0.5, 1.0], [0.2, 0.25]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert [text.get_text() for text in axes.texts] == ["3.5 of 10", "2.5 of 4"]
+    assert not remaining_figure(cuts[:1]).axes[0].lines

@@ -113,6 +113,25 @@ def test_a_page_of_a_retrained_network_does_not_speak_of_growth(
     assert "How the network grew" not in page.text
 
 
+def test_a_page_of_a_pruned_network(make_run: Make, events: Events) -> None:
+    job = [e for e in events if e["job"] == "grown-0" and e["event"] in ("epoch", "edit")][:7]
+    edit = {**job[-1], "test_accuracy_before": 0.75, "test_accuracy_after": 0.5}
+    assert edit["event"] == "edit"
+    edit["proposals"] = [{**p, "copies": 0, "gain": 0.0, "score": -1.0} for p in edit["proposals"]]
+    edit |= {"widths_after": {"conv1": 3, "conv2": 2, "conv3": 6}, "predicted_gain": None}
+    edit["origin"] = {name: list(range(w)) for name, w in edit["widths_after"].items()}
+    own = {"job": "scored-0", "arm": "scored"}
+    run = make_run([{**event, **own} for event in (*job[:-1], edit)], finished=False)
+    config = json.loads((run / "config.json").read_text()) | {"command": "prune"}
+    (run / "config.json").write_text(json.dumps(config))
+    page = read(write_report(run))
+    for words in ("digits_net pruned on", "What was cut", "What each layer has left"):
+        assert words in page.text
+    assert "Test accuracy 75.00 % before, 50.00 % right after." in page.text
+    for words in ("How the network grew", "Family tree of the channels", "Predicted and measured"):
+        assert words not in page.text
+
+
 def test_page_needs_nothing_else(finished: Path) -> None:
     page = read(finished / "report.html")
     source = (finished / "report.html").read_text()

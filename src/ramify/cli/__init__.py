@@ -1,4 +1,4 @@
-"""The command line: ``ramify grow``, ``search``, ``retrain``, ``export``, ``show``, ``report``."""
+"""The command line: ``ramify grow``, ``prune``, ``search``, ``retrain``, ``export``, ..."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +9,7 @@ import typer
 from ramify.cli import cells as of_cells
 from ramify.cli import options
 from ramify.cli.base import app, execute, free_folder, given_settings, reopen
+from ramify.cli.prune import prune
 from ramify.data import load
 from ramify.errors import RamifyError
 from ramify.models import build
@@ -21,7 +22,7 @@ from ramify.run.folder import RunFolder
 from ramify.run.jobs import prepare, try_model
 from ramify.trace import trace
 
-__all__ = ["app"]
+__all__ = ["app", "prune"]
 
 GROW_HELP = (
     "Train a network and change its shape where that pays: split channels, prune them, or both. "

@@ -47,7 +47,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
-    help="Grow a PyTorch network while it trains.",
+    help="Grow or shrink a PyTorch network while it trains.",
 )
 
 
@@ -58,6 +58,8 @@ def given_settings(options: dict[str, Any]) -> dict[str, Any]:
         given.pop(name, None)
     if "budget" in given:
         given["budget"] = _budgets(given["budget"])
+    if "groups" in given:
+        given["groups"] = tuple(given["groups"].split(","))
     if "copies" in given:
         given["copies"] = _numbers(int, "--copies", given["copies"], "2,3,4")
     if "milestones" in given:

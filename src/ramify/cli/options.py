@@ -36,7 +36,7 @@ Model = Annotated[
 ]
 Width = Annotated[
     int | None,
-    option("--width", panel=WHAT, text="Channels a layer of the seed network, small on purpose."),
+    option("--width", panel=WHAT, text="Channels a layer of the network that is begun with."),
 ]
 MethodName = Annotated[
     str | None,

@@ -92,7 +92,7 @@ class BNScale:
             RamifyError: no channel that could be pruned has a norm layer with a scale.
         """
         check_current(graph)
-        tensors, known = tensors_of(graph.model), _norm_scales(graph)
+        tensors, known = tensors_of(graph.model), norm_scales(graph)
         scales: dict[str, Tensor] = {}
         for group in prunable(graph):
             found = [
@@ -345,7 +345,7 @@ def prunes(
     return sorted(out, key=lambda proposal: -proposal.value)
 
 
-def _norm_scales(graph: ChannelGraph) -> set[str]:
+def norm_scales(graph: ChannelGraph) -> set[str]:
     """The weights of norm layers: of torch's modules, and of norm operations that ran."""
     kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
     found = {

@@ -13,9 +13,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ramify.report.reader import Event
 from ramify.report.tables import ARMS, statistic, unit_of
-from ramify.report.theme import LIGHT, arm_color, canvas, round_color, themed
+from ramify.report.theme import LIGHT, MAIN, arm_color, canvas, round_color, themed
 
-_DASHES: dict[str, Any] = {"seed": (0, (1, 1.6)), "scratch": (0, (5, 2)), "wide": (0, (6, 2, 1, 2))}
+_DASHES: dict[str, Any] = {
+    "seed": (0, (1, 1.6)),
+    "baseline": (0, (1, 1.6)),
+    "scratch": (0, (5, 2)),
+    "wide": (0, (6, 2, 1, 2)),
+}
 _EQUAL: dict[str, Any] = {"color": LIGHT["soft"], "linewidth": 0.9, "linestyle": (0, (4, 3))}
 _COUNTS = FuncFormatter(lambda value, _: tick(value))
 _MARKERS = "osD^vPX*"
@@ -75,7 +80,7 @@ def progress_figure(events: Sequence[Event]) -> Figure:
         events: all events of a run, at least one epoch among them.
 
     Returns:
-        Two panels over one axis: grown jobs strong, other arms lighter, edits as vertical lines.
+        Two panels over one axis: the main arm strong, others lighter, edits as vertical lines.
     """
     figure = canvas(5.4)
     accuracy, params = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -102,7 +107,7 @@ def progress_figure(events: Sequence[Event]) -> Figure:
 
 
 def _line_style(arm: str) -> dict[str, Any]:
-    strong = arm == "grown"
+    strong = arm in MAIN
     return {
         "color": arm_color(arm),
         "linestyle": _DASHES.get(arm, "-"),

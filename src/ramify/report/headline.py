@@ -9,9 +9,10 @@ from typing import Any
 from ramify.report.figures import by_job, kinds
 from ramify.report.reader import Event, RunRecord
 from ramify.report.tables import Row, duration, percent, short, statistic
+from ramify.report.theme import MAIN
 from ramify.run.folder import command_of
 
-DONE = {"grow": "grown", "retrain": "retrained", "search": "searched"}
+DONE = {"grow": "grown", "prune": "pruned", "retrain": "retrained", "search": "searched"}
 """What was done to a network, by the command that did it."""
 
 
@@ -63,6 +64,7 @@ def tiles(events: Sequence[Event], rows: Sequence[Row]) -> list[Tile]:
     by_arm = {row["arm"]: row for row in rows}
     found = [
         _accuracy(events, by_arm),
+        _difference(by_arm, "baseline", "against the full network"),
         _difference(by_arm, "wide", "against an equally large, uniformly wider network"),
         _difference(by_arm, "seed", "against the seed network"),
         _parameters(events),
@@ -72,13 +74,14 @@ def tiles(events: Sequence[Event], rows: Sequence[Row]) -> list[Tile]:
 
 
 def _accuracy(events: Sequence[Event], by_arm: Mapping[str, Row]) -> Tile | None:
-    arm = "retrained" if "grown" not in by_arm and "retrained" in by_arm else "grown"
+    seen = {event["arm"] for event in events if "arm" in event}
+    arm = next((arm for arm in (*MAIN, "retrained") if arm in by_arm or arm in seen), MAIN[0])
     name = f"test accuracy, {arm}"
     if arm in by_arm:
         row = by_arm[arm]
         spread = "mean ± sd over " if row["n"] > 1 else ""
         return Tile(percent(row["test_accuracy"]), name, spread + counted(row["n"], "seed"))
-    epochs = [epoch for epoch in kinds(events, "epoch") if epoch["arm"] == "grown"]
+    epochs = [epoch for epoch in kinds(events, "epoch") if epoch["arm"] == arm]
     if not epochs:
         return None
     last = epochs[-1]
@@ -86,10 +89,11 @@ def _accuracy(events: Sequence[Event], by_arm: Mapping[str, Row]) -> Tile | None
 
 
 def _difference(by_arm: Mapping[str, Row], arm: str, name: str) -> Tile | None:
-    if arm not in by_arm or "grown" not in by_arm:
+    main = next((arm for arm in MAIN if arm in by_arm), None)
+    if arm not in by_arm or main is None:
         return None
-    grown, other = by_arm["grown"]["test_accuracy"], by_arm[arm]["test_accuracy"]
-    points = 100 * (grown["mean"] - other["mean"])
+    own, other = by_arm[main]["test_accuracy"], by_arm[arm]["test_accuracy"]
+    points = 100 * (own["mean"] - other["mean"])
     return Tile(f"{points:+.2f} points".replace("-", "−"), name, f"which has {percent(other)}")
 
 

@@ -28,6 +28,7 @@ from ramify.report.shapes import (
     lineage_figure,
     proposals_figure,
     ranking_field,
+    remaining_figure,
     widths_figure,
 )
 from ramify.report.svg import inline_svg
@@ -82,12 +83,13 @@ def render(record: RunRecord) -> str:
         return render_search(record)
     events = record.events
     edits = by_job(kinds(events, "edit"))
-    stops = {stop["job"]: stop_line(stop) for stop in kinds(events, "stop")}
+    stops = {e["job"]: stop_line(e) for e in kinds(events, "stop") if e["arm"] == "grown"}
     text = template("page.html.j2").render(
         **frame(record),
         **trained(events),
         tiles=tiles(events, results_table(events)),
         gains=_gains(events),
+        remaining=_remaining(list(edits.values())),
         growths=[_growth(job, own, stops.get(job)) for job, own in edits.items()],
     )
     return text + "\n"
@@ -98,6 +100,15 @@ def _gains(events: Sequence[Event]) -> Markup | None:
         return None
     label = "Predicted and measured decrease of the loss at each edit"
     return Markup(inline_svg(gains_figure(events), "gains", label))
+
+
+def _remaining(jobs: Sequence[Sequence[Event]]) -> Markup | None:
+    """What single cuts have left; none where a network was edited again or grew."""
+    cuts = [edits[0] for edits in jobs if len(edits) == 1 and not made_splits(edits[0])]
+    if not cuts or len(cuts) < len(jobs):
+        return None
+    label = "Share of the channels that the cut has left in each layer"
+    return Markup(inline_svg(remaining_figure(cuts), "remaining", label))
 
 
 def _growth(job: str, edits: Sequence[Event], stop: str | None) -> Growth:
@@ -112,6 +123,9 @@ def _growth(job: str, edits: Sequence[Event], stop: str | None) -> Growth:
     sentence = f"{' and '.join(done)} in {counted(len(edits), 'round')}"
     sentence += f"; {counted(kept, 'layer')} never changed." if kept else "; every layer changed."
     sentence += f" It {stop}." if stop else ""
+    if "test_accuracy_after" in edits[-1]:
+        before, after = (100 * edits[-1][f"test_accuracy_{when}"] for when in ("before", "after"))
+        sentence += f" Test accuracy {before:.2f} % before, {after:.2f} % right after."
 
     def figure(draw: Callable[[Sequence[Event]], Figure], label: str) -> Markup:
         name = re.sub(r"\W", "-", f"{job}-{label}").lower()
@@ -124,5 +138,7 @@ def _growth(job: str, edits: Sequence[Event], stop: str | None) -> Growth:
         figure(channels_figure, "Channels before each edit"),
         ranking_field(proposals),
         figure(proposals_figure, "Proposed and chosen channels") if proposals else None,
-        figure(lineage_figure, "Family trees of the channels") if changed else None,
+        figure(lineage_figure, "Family trees of the channels")
+        if any(made_splits(edit) for edit in edits)
+        else None,
     )

@@ -77,6 +77,44 @@ def _silhouette(
     axes.set_xticks([])
 
 
+@themed
+def remaining_figure(cuts: Sequence[Event]) -> Figure:
+    """The share of its channels that each layer has left after the cut.
+
+    Args:
+        cuts: one edit of each network, all of the same layers.
+
+    Returns:
+        One row a layer: the mean as a bar, each network as a dot where there are several.
+
+    Source: RARTS thesis, Figure 4.2.
+    """
+    scored = {proposal["group"] for cut in cuts for proposal in cut["proposals"]}
+    groups = [group for group in cuts[0]["widths_before"] if group in scored]
+    shares = np.array(
+        [[cut["widths_after"][g] / cut["widths_before"][g] for g in groups] for cut in cuts]
+    )
+    figure = canvas(0.75 + 0.25 * len(groups))
+    axes = figure.subplots()
+    rows = np.arange(len(groups))
+    axes.barh(rows, np.ones(len(groups)), height=0.74, color=LIGHT["grid"])
+    axes.barh(rows, shares.mean(0), height=0.74, color=LIGHT["body"])
+    for own in shares if len(cuts) > 1 else ():
+        axes.plot(own, rows, "o", color=LIGHT["accent"], markersize=3.5, alpha=0.8)
+    widths = np.mean([[cut["widths_after"][g] for g in groups] for cut in cuts], axis=0)
+    for row, (group, width) in enumerate(zip(groups, widths, strict=True)):
+        text = f"{width:.4g} of {cuts[0]['widths_before'][group]}"
+        axes.text(1.01, row, text, va="center", fontsize=8, color=LIGHT["soft"])
+    axes.set_yticks(rows, [shorten(group) for group in groups])
+    axes.set_ylim(len(groups) - 0.4, -0.6)
+    axes.set_xlim(0, 1.14)
+    axes.set_xticks(np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)])
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("channels left")
+    return figure
+
+
 def shorten(name: str, most: int = 24) -> str:
     """Leave out the middle of a long name.
 

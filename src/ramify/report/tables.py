@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ramify.report.reader import Event, read_events
+from ramify.report.theme import MAIN
 from ramify.run.files import write_bytes
 from ramify.run.journal import is_found
 
@@ -20,6 +21,9 @@ ARMS: dict[str, str] = {
     "scratch": "The grown network's final shape with fresh weights, trained for as many steps.",
     "wide": "The seed network scaled by the same factor everywhere, to about the grown network's "
     "parameters, trained for as many steps.",
+    "baseline": "The full network, trained before the search for its widths.",
+    "scored": "The full network after the search that scored its channels, before the cut.",
+    "pruned": "What the cut left of the scored network, fine-tuned.",
     "retrained": "What the run arrived at, with fresh weights, trained by ramify retrain.",
 }
 """The arms of a run in the order of the table, each explained in plain words."""
@@ -154,7 +158,7 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
     for heading in ("test accuracy", "parameters", "MACs", "steps", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row["arm"], *cells(row), style="green" if row["arm"] == "grown" else None)
+        table.add_row(row["arm"], *cells(row), style="green" if row["arm"] in MAIN else None)
     console.print(table)
 
 

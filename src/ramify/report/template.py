@@ -12,7 +12,7 @@ from ramify.report.headline import flatten, state, title
 from ramify.report.reader import Event, RunRecord
 from ramify.report.svg import inline_svg
 from ramify.report.tables import ARMS, cells, results_table
-from ramify.report.theme import DARK, LIGHT
+from ramify.report.theme import DARK, LIGHT, MAIN
 from ramify.run.folder import command_of
 
 
@@ -55,7 +55,7 @@ def trained(events: Sequence[Event]) -> dict[str, Any]:
         (row["arm"], ARMS.get(row["arm"], ""), row["n"], cells(row))
         for row in results_table(events)
     ]
-    return {"rows": rows, "arms": _arms(events), "progress": _progress(events)}
+    return {"rows": rows, "arms": _arms(events), "progress": _progress(events), "main": MAIN}
 
 
 def _arms(events: Sequence[Event]) -> Markup | None:

@@ -119,9 +119,13 @@ WIDTH = 10.6
 """Width of every figure in inches: what the page has room for at full size."""
 
 
+MAIN = ("grown", "pruned")
+"""The arms that runs are about; they stand out."""
+
+
 def arm_color(arm: str) -> str:
-    """The colour of an arm, the grown one in the accent."""
-    return LIGHT["accent"] if arm == "grown" else LIGHT.get(f"arm-{arm}", LIGHT["arm-other"])
+    """The colour of an arm, the main one in the accent."""
+    return LIGHT["accent"] if arm in MAIN else LIGHT.get(f"arm-{arm}", LIGHT["arm-other"])
 
 
 def round_color(edit: int, edits: int) -> str:

@@ -155,8 +155,9 @@ def _edit_line(event: dict[str, Any]) -> str:
     done = [f"split {len(taken) - pruned}"] if len(taken) > pruned else []
     done += [f"pruned {pruned}"] if pruned else []
     channels = len({(p["group"], p["channel"]) for p in event["proposals"]})
+    place = f"round {event['round']}, " if event["arm"] == "grown" else ""
     return (
-        f"{event['job']}: round {event['round']}, {' and '.join(done)} of {channels} "
+        f"{event['job']}: {place}{' and '.join(done) or 'cut none'} of {channels} "
         f"channels, {event['params_before']:,} -> {event['params_after']:,} parameters, "
         f"loss {event['loss_before']:#.4g} -> {event['loss_after']:#.4g}"
         f"{_predicted(event['predicted_gain'])}"

@@ -26,7 +26,7 @@ from ramify.trace.recorder import evaluating
 EVALUATION_BATCH = 500
 PROBE_BATCH = 256
 RESTORE = "restore it, or begin a new run."
-KEPT = ("grown", "retrained")  # the arms whose networks are saved
+KEPT = ("grown", "retrained", "pruned")  # the arms whose networks are saved
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Job:
     """One network to train.
 
     Attributes:
-        arm: ``"grown"``, ``"seed"``, ``"scratch"``, ``"wide"`` or ``"retrained"``.
+        arm: Such as ``"grown"``; `ramify.report` says what each stands for.
         seed: Its random seed.
     """
 

@@ -13,6 +13,7 @@ from ramify.run.cells import prepare_search, run_search
 from ramify.run.config import GrowConfig, RunConfig
 from ramify.run.folder import command_of
 from ramify.run.jobs import Job, Setup, build_seed, grow_or_train, prepare
+from ramify.run.prune import PruneConfig, prepare_widths, run_phase
 from ramify.run.random_search import run_random
 from ramify.run.retrain import RetrainConfig
 
@@ -47,6 +48,7 @@ def _seed_network(config: Any, dataset: Dataset, seed: int) -> nn.Module:
 
 KINDS = (
     Kind(GrowConfig, prepare, grow_or_train, _seed_network),
+    Kind(PruneConfig, prepare_widths, run_phase, _seed_network),
     Kind(RetrainConfig, prepare, grow_or_train, _seed_network),
     Kind(SearchConfig, prepare_search, _search, None),
     Kind(CellTrainConfig, prepare_cells, run_cells, build_network),

@@ -113,6 +113,11 @@ def default_folder(source: Path) -> Path:
 
 def _of_run(source: Path) -> tuple[dict[str, Any], list[Recipe]]:
     folder = RunFolder.open(source)
+    if folder.command() == "prune":
+        raise RamifyError(
+            f"{source} is a run of ramify prune, which trains a cut shape with fresh weights by "
+            f"--from-scratch; or give its network, {source / 'model'}, with --data and --model."
+        )
     grown = GrowConfig.from_json(folder.config())
     events = folder.events()
     done = {e["seed"] for e in events if e["event"] == "result" and e["arm"] == "grown"}
