@@ -8,7 +8,7 @@ from torch import nn
 
 import ramify
 from ramify import cost
-from ramify.cells import DARTS, DARTS_IMAGENET, DARTS_V2, NATS, Genotype
+from ramify.cells import DARTS, DARTS_IMAGENET, DARTS_V2, NATS, Genotype, Parts
 from ramify.cells.darts import AuxiliaryHead
 from tests.cells.spaces import nats_strings
 
@@ -133,3 +133,9 @@ def test_names_that_cannot_be_are_refused():
         NATS(never=("pool",))
     with pytest.raises(ramify.RamifyError, match="no operation that can be derived"):
         NATS(never=tuple(NATS.operations))
+
+
+def test_a_stack_without_cells_is_refused():
+    space = NATS(stack=lambda plan: Parts([nn.Identity()], [nn.Identity()], nn.Flatten()))
+    with pytest.raises(ramify.RamifyError, match="returned no cell"):
+        space.supernet(channels=3, cells=1)

@@ -157,3 +157,28 @@ def test_partial_channels():
         DARTS.supernet(channels=6, cells=3, partial=0)
     with pytest.raises(ramify.RamifyError, match="too few channels for a network"):
         inherit(supernet, DARTS.derive(supernet))
+
+
+@pytest.mark.parametrize("name", ["nats", "odd"])
+def test_second_derivatives_for_the_second_order_of_darts(name):
+    """d/dα of ⟨v, grad_w L⟩ by double backward, and by central differences in α."""
+    torch.set_default_dtype(torch.float64)
+    x = torch.randn(4, 3, 8, 8)
+    supernet = lived(SPACES[name](), x).eval()
+    [alpha] = supernet.arch_parameters()
+    weights = [p for n, p in supernet.named_parameters() if not n.startswith("alpha_")]
+    directions = [torch.randn_like(weight) for weight in weights]
+    step = torch.randn_like(alpha)
+
+    def slope(create_graph: bool) -> torch.Tensor:
+        loss = supernet(x).sin().sum()
+        found = torch.autograd.grad(loss, weights, create_graph=create_graph)
+        return sum((g * v).sum() for g, v in zip(found, directions, strict=True))
+
+    exact = (torch.autograd.grad(slope(True), alpha)[0] * step).sum()
+    values = []
+    for sign in (1e-5, -2e-5):
+        with torch.no_grad():
+            alpha += sign * step
+        values.append(slope(False))
+    assert abs((values[0] - values[1]) / 2e-5 - exact) < 1e-5 * (1 + abs(exact))

@@ -5,6 +5,7 @@ from ramify.cells.derive import inherit, one_hot
 from ramify.cells.genotype import Genotype
 from ramify.cells.nats import NATS
 from ramify.cells.networks import Network
+from ramify.cells.perturb import derive_by_perturbation
 from ramify.cells.plan import CellPlan, Parts, Plan
 from ramify.cells.space import Space
 from ramify.cells.supernet import Supernet
@@ -23,6 +24,7 @@ __all__ = [
     "Plan",
     "Space",
     "Supernet",
+    "derive_by_perturbation",
     "inherit",
     "one_hot",
 ]

@@ -112,8 +112,7 @@ class Network(Skeleton):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) to logits (N, classes)."""
-        *_, last = self.outputs(x, _call)
-        return self.head(last)
+        return self.head(self.last_output(x, _call))
 
     def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and those of the auxiliary head, each (N, classes).

@@ -72,3 +72,7 @@ class Parts:
     layers: Sequence[CellPlan | nn.Module]
     head: nn.Module
     auxiliary: tuple[int, nn.Module] | None = None
+
+    def __post_init__(self) -> None:
+        if not any(isinstance(layer, CellPlan) for layer in self.layers):
+            raise RamifyError("a stacking rule returned no cell: put a CellPlan into its layers.")

@@ -51,6 +51,12 @@ class Skeleton(nn.Module):
             states.append(run(layer, states) if number in self.plans else layer(states[-1]))
             yield states[-1]
 
+    def last_output(self, x: Tensor, run: Callable[[nn.Module, list[Tensor]], Tensor]) -> Tensor:
+        """That of the last layer; the others are let go as soon as nobody reads them."""
+        for y in self.outputs(x, run):
+            last = y
+        return last
+
     def cells(self) -> Iterator[tuple[CellPlan, nn.Module]]:
         """Every cell, with its plan."""
         for number, plan in self.plans.items():

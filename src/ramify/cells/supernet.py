@@ -125,5 +125,4 @@ class Supernet(Skeleton):
             kind: str = cell.kind  # type: ignore[assignment]
             return cell(states, weights[kind], used[kind])
 
-        *_, last = self.outputs(x, run)
-        return self.head(last)
+        return self.head(self.last_output(x, run))
