@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from ramify.data import Dataset, batches
-from ramify.data.batching import crop_and_flip
+from ramify.data.batching import crop_and_flip, cutout
 from ramify.errors import RamifyError
 
 
@@ -104,3 +104,24 @@ def test_augmented_images_are_crops_and_all_crops_occur():
 def test_bad_arguments(arguments, message):
     with pytest.raises(RamifyError, match=message):
         batches(dataset(4), *arguments)
+
+
+def test_a_square_is_cut_out_around_a_pixel_drawn_evenly():
+    images = torch.ones(2000, 2, 6, 9)
+    cut = cutout(images, 4, (1, 2))
+    sizes, corners = [], []
+    for image in cut:
+        assert torch.equal(image[0], image[1])
+        rows, columns = (image[0] == 0).nonzero(as_tuple=True)
+        height, width = (int(v.max() - v.min()) + 1 for v in (rows, columns))
+        assert len(rows) == height * width  # one whole rectangle
+        sizes.append((height, width))
+        corners.append((int(rows.min()), int(columns.max())))
+    # Centres 0..5 with 2 before them and 1 behind: 2, 3, 4, 4, 4, 3 rows are left of 4.
+    heights = [sum(size[0] == n for size in sizes) / 2000 for n in (2, 3, 4)]
+    assert heights == pytest.approx([1 / 6, 2 / 6, 3 / 6], abs=0.04)
+    assert max(size[1] for size in sizes) == 4
+    assert {right for _, right in corners} == set(range(1, 9))
+    assert torch.equal(cut, cutout(images, 4, (1, 2)))
+    assert not torch.equal(cut, cutout(images, 4, (2, 1)))
+    assert (images == 1).all()

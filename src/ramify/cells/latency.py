@@ -9,6 +9,7 @@ Shape letters: `N` samples, `C` channels, `H`, `W` pixels, `E` edges of a cell, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -158,13 +159,16 @@ def measure_latencies(
         (15, [(6, 5)])
     """
     times: dict[tuple[str, Place], float] = {}
-    for place in dict.fromkeys(place for _, _, place in _fans(supernet, inputs)):
-        for operation, build in supernet.space.operations.items():
+    places = dict.fromkeys(place for _, _, place in _fans(supernet, inputs))
+    with torch.random.fork_rng(devices=[]):  # what follows draws as if nothing had been measured
+        for place, (operation, build) in itertools.product(
+            places, supernet.space.operations.items()
+        ):
             module = build(place.channels, place.stride, False).to(inputs.device)
             if isinstance(module, Zero):
                 times[operation, place] = 0.0
                 continue
-            x = torch.randn(len(inputs), *place[:3], device=inputs.device)
+            x = torch.randn(len(inputs), *place[:3]).to(inputs.device)
             found = measure(module, x, repeats=repeats, warmup=warmup, clock=clock)
             times[operation, place] = found.median
     return LatencyTable(str(inputs.device), torch.get_num_threads(), len(inputs), times)

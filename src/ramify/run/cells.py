@@ -1,6 +1,6 @@
 """The jobs of a search for cells by gradients, and what every search shares."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -142,15 +142,13 @@ def run_search(job: Job, setup: Setup) -> None:
         log=setup.record,
         checkpoint=setup.folder.checkpoint,
         evaluate=_seen,
-        after_epoch=partial(_too_many_skips, config),
+        after_epoch=lambda event: too_many_skips(config, setup.events(job)),
         tags=job.tags(),
     )
-    epochs = [event for event in history if event["event"] == "epoch"]
-    kept = [event for event in epochs if not _too_many_skips(config, event)] or epochs[:1]
-    text = kept[-1]["genotype"]
+    text = kept_genotype(config, history)
     if config.select == "perturbation":
         text = derive_by_perturbation(net, _judged_on(net, data_p, config)).text
-    finish_search(job, setup, text, epochs[-1])
+    finish_search(job, setup, text, history[-1])
 
 
 def _judged_on(
@@ -176,16 +174,48 @@ def _seen(net: nn.Module) -> dict[str, Any]:
     return {"mixing": mixing, "genotype": net.space.derive(net).text}
 
 
-def _too_many_skips(config: SearchConfig, event: Event) -> bool:
-    """Whether a cell has more skip connections than are allowed."""
+def too_many_skips(config: SearchConfig, epochs: Sequence[Event]) -> bool:
+    """Whether a search has gone from few skip connections to more than are allowed.
+
+    Logits that have hardly moved yet may name many by chance: that ends no search.
+
+    Args:
+        config: How many are allowed in a cell.
+        epochs: The events of its epochs so far.
+
+    Returns:
+        Whether to end it.
+    """
     if config.skip_stop is None:
         return False
-    genotype = space_named(config.space).parse(event["genotype"])
-    counts = [
-        sum(name == "skip_connect" for edges in states for name, _ in edges)
-        for _, states in genotype.cells
-    ]
-    return max(counts) > config.skip_stop
+    counts = [_skips(config, event) for event in epochs]
+    return counts[-1] > config.skip_stop and min(counts) <= config.skip_stop
+
+
+def kept_genotype(config: SearchConfig, epochs: Sequence[Event]) -> str:
+    """What a search ends with.
+
+    Args:
+        config: How many skip connections a cell may have.
+        epochs: The events of its epochs.
+
+    Returns:
+        The architecture of the last epoch that has no more; where none has, that of the last one
+        with the fewest.
+    """
+    if config.skip_stop is None:
+        return str(epochs[-1]["genotype"])
+    counts = [max(_skips(config, event), config.skip_stop) for event in epochs]
+    last = max(number for number, count in enumerate(counts) if count == min(counts))
+    return str(epochs[last]["genotype"])
+
+
+def _skips(config: SearchConfig, event: Event) -> int:
+    """The skip connections of the cell that has most."""
+    cells = space_named(config.space).parse(event["genotype"]).cells
+    return max(
+        sum(name == "skip_connect" for edges in states for name, _ in edges) for _, states in cells
+    )
 
 
 def penalty_of(config: SearchConfig, net: Supernet, setup: Setup) -> ExpectedCost | None:

@@ -107,6 +107,10 @@ class Setup:
         self.folder.append(event)
         self.log(event)
 
+    def events(self, job: Job) -> list[Event]:
+        """The events of a job so far."""
+        return [event for event in self.folder.events() if event["job"] == job.name]
+
     def inputs(self) -> Tensor:
         """One example of the network's inputs, on the device."""
         return self.dataset.x_train[:1].to(self.config.device)
@@ -385,7 +389,7 @@ def _network(job: Job, setup: Setup) -> tuple[nn.Module, Training]:
     if job.arm == "retrained":
         recipe = read_json(shape_path(setup.config, setup.folder, job.seed), RESTORE)
         return scratch(setup.build, recipe), training
-    events = [e for e in setup.folder.events() if e["job"] == Job("grown", job.seed).name]
+    events = setup.events(Job("grown", job.seed))
     training = replace(training, epochs=sum(event["event"] == "epoch" for event in events))
     if job.arm == "seed":
         return setup.build(), training
