@@ -10,13 +10,21 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from experiments.files import png, write
+from experiments.rarts.nats.figure import movement, space
 from experiments.rarts.nats.study import METHODS, Settings, run, total_steps
+from experiments.rarts.nats.table import Row, page
 from experiments.resume import add_settings, finished
+from ramify.cells import NATS, NatsTables
 from ramify.run.files import write_lines
+
+CELLS = 15_625  # of the space
 
 
 def options() -> argparse.ArgumentParser:
@@ -58,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     "seed": seed,
                     "method": name,
                     "cell": found.genotype.text,
+                    "perturbed": found.perturbed.text,
                     "validation": found.validation,
                     "seconds": time.process_time() - started,
                     "history": found.history,
@@ -65,6 +74,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 }
             )
             write_lines(file, rows)
+    tables = NatsTables()
+    looked_up = [judged(row, choice, tables) for row in rows for choice in ("cell", "perturbed")]
+    text = page(looked_up)
+    write(out / "results.md", text)
+    errors = np.array([100 - tables.accuracy(tables.genotype(n)) for n in range(CELLS)])
+    write(out / "space.png", png(space([r for r in looked_up if r["choice"] == "cell"], errors)))
+    relaxed = [row for row in rows if row["seed"] == 0 and row["history"]]
+    write(out / "alpha.png", png(movement(relaxed)))
+    console.print(Markdown(text))
+
+
+def judged(row: Row, choice: str, tables: NatsTables) -> Row:
+    """What the published tables say of a cell: errors, percentile and skips in %."""
+    cell = row[choice]
+    return {
+        "method": row["method"],
+        "choice": choice,
+        "cifar10": 100 - tables.accuracy(cell),
+        "cifar100": 100 - tables.accuracy(cell, "cifar100"),
+        "percentile": tables.percentile(cell),
+        "skips": 100 * NATS.parse(cell).share("skip_connect"),
+        "seconds": row["seconds"],
+    }
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def space(rows: Sequence[Row], errors: np.ndarray[Any, Any]) -> Figure:
     """The errors of the cells found over those of all cells.
 
     Args:
-        rows: of one remedy.
+        rows: of one way to choose operations.
         errors: of every cell of the space on CIFAR-10, in %.
 
     Returns:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from experiments.rarts.images import Batch, accuracy, halved, moved, pairs, placed, some
 from ramify import relax
 from ramify.cells import NATS, Genotype
+from ramify.cells.perturb import derive_by_perturbation
 from ramify.data import Dataset, batches
 from ramify.run.training import cross_entropy
+from ramify.trace.recorder import evaluating
 
 METHODS = ("rarts", "darts1", "darts2", "milenas", "joint", "random")
 PASSES = {"rarts": 4, "darts1": 2, "darts2": 5, "milenas": 3, "joint": 2}  # batches a step
-REMEDIES = ("none", "warmup", "perturbation")
+WARM = 2  # of so many parts of a search, α stands still in the first, where it is warmed up
+PROBE = 500  # images of the second half by which operations are chosen by perturbation
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,7 @@ class Settings:
         beta: β.
         candidates: cells that random search trains, each for its share of the passes that RARTS
             makes.
-        remedy: `warmup`: α stands still in the first half; `perturbation`: operations are chosen by
-            how much the loss suffers without them; or `none`.
+        warmup: 1 lets α stand still in the first half of the search.
         device: where it runs.
     """
 
@@ -54,7 +57,7 @@ class Settings:
     lam: float = 1.0
     beta: float = 0.1
     candidates: int = 8
-    remedy: str = "none"
+    warmup: int = 0
     device: str = "cpu"
 
 
@@ -64,11 +67,13 @@ class Found:
 
     Attributes:
         genotype: the cell.
+        perturbed: the cell of the operations whose removal costs the supernet most.
         validation: accuracy on the second half, of the supernet or of the best candidate.
         history: mixing weights (6, 5) after every epoch; empty for random search.
     """
 
     genotype: Genotype
+    perturbed: Genotype
     validation: float
     history: list[list[list[float]]]
 
@@ -99,7 +104,7 @@ def _relaxed(
     searcher = _searcher(method, net, settings)
     history = []
     for epoch in range(settings.epochs):
-        warming = settings.remedy == "warmup" and epoch < settings.epochs // 2
+        warming = settings.warmup and epoch < settings.epochs // WARM
         for group in searcher.optimizers["arch"].param_groups:
             group["lr"] = 0.0 if warming else settings.arch_lr
         net.train()
@@ -109,8 +114,13 @@ def _relaxed(
         [alpha] = net.arch_parameters()
         history.append(alpha.detach().softmax(-1).tolist())
     validation = accuracy(net, both[1].x_train, both[1].y_train, settings.device)
-    genotype = NATS.derive(net)
-    return Found(genotype, validation, history)
+    images, labels = placed((both[1].x_train[:PROBE], both[1].y_train[:PROBE]), settings.device)
+
+    def loss(mixing: Mapping[str, Tensor]) -> float:
+        with evaluating(net):
+            return float(functional.cross_entropy(net(images, mixing), labels))
+
+    return Found(NATS.derive(net), derive_by_perturbation(net, loss), validation, history)
 
 
 def _searcher(method: str, net: nn.Module, settings: Settings) -> relax.Searcher:
@@ -159,7 +169,7 @@ def _random(
         if best is None or score > best[0]:
             best = score, genotype
     assert best is not None
-    return Found(best[1], best[0], [])
+    return Found(best[1], best[1], best[0], [])
 
 
 def drawn(generator: torch.Generator) -> Genotype:

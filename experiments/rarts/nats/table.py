@@ -16,11 +16,12 @@ NAMES = {
     "joint": "Joint",
     "random": "random search",
 }
+CHOICES = {"cell": "mixing weights", "perturbed": "perturbation"}
 KEYS = ("cifar10", "cifar100", "percentile", "skips", "seconds")
 
 
 def page(rows: Sequence[Row]) -> str:
-    """A line for each method and remedy, as Markdown.
+    """A line for each method and way to choose operations, as Markdown.
 
     Args:
         rows: of any seeds.
@@ -29,19 +30,19 @@ def page(rows: Sequence[Row]) -> str:
         Errors and percentiles in %, mean ± standard deviation.
     """
     lines = [
-        "| method | remedy | CIFAR-10 error, % | median | CIFAR-100 error, % | percentile in the "
-        "space | skips, % | seconds | seeds |",
+        "| method | operations by | CIFAR-10 error, % | median | CIFAR-100 error, % "
+        "| percentile in the space | skips, % | seconds | seeds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for remedy in dict.fromkeys(row["remedy"] for row in rows):
+    for choice in dict.fromkeys(row["choice"] for row in rows):
         for method, name in NAMES.items():
-            mine = [r for r in rows if r["method"] == method and r["remedy"] == remedy]
-            if mine:
+            mine = [r for r in rows if r["method"] == method and r["choice"] == choice]
+            if mine and (method, choice) != ("random", "perturbed"):
                 ten, hundred, share, skips, seconds = (_spread(mine, key) for key in KEYS)
                 middle = median(row["cifar10"] for row in mine)
                 lines.append(
-                    f"| {name} | {remedy} | {ten} | {middle:.2f} | {hundred} | {share} | {skips} "
-                    f"| {seconds} | {len(mine)} |"
+                    f"| {name} | {CHOICES[choice]} | {ten} | {middle:.2f} | {hundred} | {share} "
+                    f"| {skips} | {seconds} | {len(mine)} |"
                 )
     return "\n".join(lines)
 

@@ -113,7 +113,7 @@ class Study:
         searched = self.roughly(model)
         for share in self.settings.shares:
             chosen = self.chosen(method, proposals, share)
-            for distilled in (False, True):
+            for distilled in (False,) if share == LEARNED else (False, True):
                 pruned = copy.deepcopy(model)
                 graph = ramify.apply(self.trace(pruned), [p.edit for p in chosen])
                 cost, cut = graph_cost(graph), self.roughly(pruned)
