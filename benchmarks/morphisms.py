@@ -132,13 +132,13 @@ def _peak(name: str, width: int, batch: int, kind: str) -> int:
     for small in steps(name, width, 2)[2].values():
         small()  # what is imported and made once
     step = steps(name, width, batch)[2][kind]
-    before = _highest()
+    before = highest()
     for _ in range(3):
         step()
-    return _highest() - before
+    return highest() - before
 
 
-def _highest() -> int:
+def highest() -> int:
     """The most kilobytes that this process has held; Linux says it of the process alone."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0])

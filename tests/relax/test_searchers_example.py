@@ -19,6 +19,7 @@ from experiments.rarts.example_2_4.problem import (
     closed_form,
     contraction,
     curvatures,
+    least_lagrangian,
     loss,
     other,
     point,
@@ -74,12 +75,12 @@ def test_xi_is_the_learning_rate_of_the_weights_by_default() -> None:
 
 
 @pytest.mark.parametrize("lam, beta", [(1, 2), (10, 10), (50, 2), (2, 50)])
-@pytest.mark.parametrize("start", [{"w": 0.0, "alpha": 2.0}, {"w": -7.0, "alpha": 5.0}])
+@pytest.mark.parametrize("start", [(0.0, 0.0, 2.0), (-7.0, 3.0, 5.0)])
 def test_the_lagrangian_never_rises_within_the_bounds(
-    lam: float, beta: float, start: dict[str, float]
+    lam: float, beta: float, start: tuple[float, float, float]
 ) -> None:
     rates = {role: 0.999 * rate for role, rate in bounds(lam, beta).items()}
-    searcher = rarts(lam, beta, rates, **start)
+    searcher = rarts(lam, beta, rates, start)
     values = []
     for _ in range(150):
         values.append(searcher.lagrangian("a", "p"))
@@ -100,8 +101,7 @@ def test_convergence_is_linear_at_the_rate_of_the_hessian() -> None:
     lam, beta = 2.0, 10.0
     rates = bounds(lam, beta)
     searcher = rarts(lam, beta, rates)
-    w, u, alpha = closed_form(lam, beta)
-    least = alpha * u - 2 * alpha + 1 + lam * (w - alpha) ** 2 + beta / 2 * (u - w) ** 2
+    least = least_lagrangian(lam, beta)
     gaps = []
     for _ in range(250):
         searcher.step("a", "p")

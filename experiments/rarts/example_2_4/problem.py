@@ -66,11 +66,17 @@ def curvatures(lam: float, beta: float) -> dict[str, float]:
     return {"auxiliary": 1 / (2 * lam + beta), "weights": 1 / beta, "arch": 1 / (2 * lam)}
 
 
-def rarts(lam: float, beta: float, rates: dict[str, float], **start: float) -> RARTS:
-    """RARTS on the solvable model, by plain gradient descent."""
-    model = Solvable(**start)
+def rarts(
+    lam: float,
+    beta: float,
+    rates: dict[str, float],
+    start: tuple[float, float, float] = (0.0, 0.0, 2.0),
+) -> RARTS:
+    """RARTS on the solvable model, by plain gradient descent, from a point (w, u, α)."""
+    w, u, alpha = start
+    model = Solvable(u, alpha)
     made: dict[str, Any] = {role: partial(SGD, lr=rate) for role, rate in rates.items()}
-    return RARTS(
+    searcher = RARTS(
         model,
         arch=model.alpha,
         loss=loss,
@@ -80,11 +86,18 @@ def rarts(lam: float, beta: float, rates: dict[str, float], **start: float) -> R
         arch_optimizer=made["arch"],
         auxiliary_optimizer=made["auxiliary"],
     )
+    _auxiliary(searcher).fill_(w)
+    return searcher
 
 
-def other(kind: Callable[..., Searcher], rate: float, **settings: Any) -> Searcher:
-    """Another searcher on the solvable model, by plain gradient descent."""
-    model, sgd = Solvable(), partial(SGD, lr=rate)
+def other(
+    kind: Callable[..., Searcher],
+    rate: float,
+    start: tuple[float, float] = (0.0, 2.0),
+    **settings: Any,
+) -> Searcher:
+    """Another searcher on the solvable model, by plain gradient descent, from a point (w, α)."""
+    model, sgd = Solvable(*start), partial(SGD, lr=rate)
     return kind(
         model,
         arch=model.alpha,
@@ -103,7 +116,18 @@ def point(searcher: Searcher) -> tuple[float, float]:
 
 def auxiliary(searcher: RARTS) -> float:
     """The auxiliary weight w of RARTS."""
-    return float(searcher.state_dict()["tensors"]["auxiliary"]["w"])
+    return _auxiliary(searcher).item()
+
+
+def _auxiliary(searcher: RARTS) -> Tensor:
+    held: Tensor = searcher.state_dict()["tensors"]["auxiliary"]["w"]
+    return held
+
+
+def least_lagrangian(lam: float, beta: float) -> float:
+    """L at the closed form, its minimum."""
+    w, u, alpha = closed_form(lam, beta)
+    return alpha * u - 2 * alpha + 1 + lam * (w - alpha) ** 2 + beta / 2 * (u - w) ** 2
 
 
 def contraction(lam: float, beta: float, rates: dict[str, float]) -> float:
