@@ -132,6 +132,14 @@ def test_a_central_difference_is_off_by_the_square_of_its_radius(
     assert errors[1] < 1e-4 * float((exact - arch_gradient(order=1)).abs().max())
 
 
+def test_a_central_difference_draws_no_more_than_the_passes_it_stands_for() -> None:
+    states = []
+    for exact in (True, False):
+        arch_gradient(exact=exact)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
 def test_ahead_goes_by_the_rate_of_each_group() -> None:
     model = network()
     groups = [{"params": [*model.one.parameters(), *model.two.parameters()], "lr": 0.5}]
