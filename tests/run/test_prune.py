@@ -20,6 +20,7 @@ from ramify.run.folder import RunFolder
 from ramify.run.jobs import run_jobs, save_unfinished
 from ramify.run.prune import PruneConfig, run_phase, try_widths
 from ramify.run.scoring import SEARCHERS, WidthSearch
+from ramify.run.steps import Choice, edit_event, measured
 from ramify.run.training import Training, cross_entropy, optimizer_over
 from ramify.run.widths import cut, search_widths
 from tests.run.test_jobs import Stop, timeless, weights
@@ -259,6 +260,8 @@ def test_what_cannot_be_searched_is_said_before_any_work(dataset: Dataset) -> No
         try_widths(resolve(budget={"params": 10.0}), dataset)
     with pytest.raises(RamifyError, match="is called blocks.*: print"):
         try_widths(resolve(groups=("blocks*",)), dataset)
+    with pytest.raises(RamifyError, match="within the budget as it is, and nothing would be cut"):
+        try_widths(resolve(budget={"params": 9e9}), dataset)
     try_widths(resolve(budget={"params": 40.0}), dataset)
     net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
     data = Pairs([(torch.ones(2, 2), torch.ones(2).long())], [(torch.ones(2, 2), torch.ones(2))])
@@ -358,6 +361,17 @@ def test_gates_are_folded_and_their_sizes_are_the_scores() -> None:
     assert graph["0"].width == 5
     torch.testing.assert_close(net(inputs), zeroed)
     assert not torch.equal(expected, zeroed)
+
+
+def test_the_origin_of_a_group_that_an_edit_divides_is_left_out() -> None:
+    """In Swin, a head of one channel leaves queries and keys as two groups."""
+    net, pairs, inputs = problem()
+    graph = ramify.apply(ramify.trace(net, inputs), [ramify.Prune("0", 1)])
+    after = measured(graph, cross_entropy, pairs.a)
+    before = {**after, "widths": {"0": 6}}
+    assert graph.origin == {"0": [0, 2, 3, 4, 5], "3": [0, 1]}
+    event = edit_event(graph, [], Choice(), before, after)
+    assert event["origin"] == {"0": [0, 2, 3, 4, 5]}
 
 
 # ------------------------------------------------------------------ shrink

@@ -180,7 +180,8 @@ def edit_event(
             }
             for proposal in proposals
         ],
-        "origin": graph.origin,
+        # At width 1 queries and keys need not change together: one group becomes two.
+        "origin": {name: old for name, old in graph.origin.items() if name in before["widths"]},
     }
 
 

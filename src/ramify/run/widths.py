@@ -150,8 +150,8 @@ def check_widths(
         budget: What is to be reached; a latency is not tried.
 
     Raises:
-        RamifyError: It has no channels that can be scored so, or all prunes together do not bring
-            it within the budget.
+        RamifyError: It has no channels that can be scored so, it is within the budget as it is, or
+            all prunes together do not bring it there.
     """
     graph = trace(model, inputs)
     groups = search.chosen(graph)
@@ -162,6 +162,11 @@ def check_widths(
     proposals = _among(groups, graph, Chance(0).propose(graph, None, ()))
     counted = {name: most for name, most in (budget or {}).items() if name in RESOURCES}
     choice = choose(graph, proposals, rule, counted)
+    if counted and counted == budget and not choice.selected:
+        raise RamifyError(
+            "the network is within the budget as it is, and nothing would be cut: give a smaller "
+            "budget, or a ratio."
+        )
     least = graph_cost(graph, [proposal.edit for proposal in choice.selected])
     for name, most in counted.items():
         if least.of(name) > most:
