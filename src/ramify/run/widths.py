@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ramify import ranks
 from ramify.cost import RESOURCES, graph_cost
 from ramify.edit import apply
 from ramify.errors import RamifyError
-from ramify.methods import Proposal
+from ramify.methods import Proposal, agree
 from ramify.methods.scores import norm_scales, prunable
 from ramify.probe import Loss
 from ramify.relax import (
@@ -27,7 +28,7 @@ from ramify.run.journal import Event
 from ramify.run.loop import Grown, train
 from ramify.run.scoring import GATED, PLAIN, Chance, WidthSearch
 from ramify.run.search import search as run_search
-from ramify.run.steps import choose, costs, edit_event, measured
+from ramify.run.steps import agreed, choose, costs, edit_event, measured
 from ramify.run.training import Training
 from ramify.select import Rule
 from ramify.trace import ChannelGraph, trace
@@ -204,18 +205,24 @@ def cut(
     Returns:
         The graph of the cut network, and the event, but for its tags.
 
+    Raises:
+        RamifyError: A budget is of another name, or the ranks do not hold the same network.
     """
-    graph, proposals = scored.graph, scored.proposals
+    graph = scored.graph
 
     def seen(graph: ChannelGraph) -> dict[str, Any]:
         return measured(graph, loss, probe) | dict(evaluate(graph.model) if evaluate else {})
 
-    choice = choose(graph, proposals, rule, budget)
-    before, edits = seen(graph), [proposal.edit for proposal in choice.selected]
-    graph = apply(graph, edits) if edits else graph
+    with ranks.together():
+        proposals = agree(graph, scored.proposals)
+        choice = agreed(choose(graph, proposals, rule, budget), proposals)
+        before, edits = seen(graph), [proposal.edit for proposal in choice.selected]
+        graph = apply(graph, edits) if edits else graph
+        ranks.check_ranks(graph.model)
+        after = seen(graph)
     step = scored.history[-1]["step"]
     place: Event = {"event": "edit", "step": step, "round": 1, "passes": 0, "budget": budget}
-    return graph, place | edit_event(graph, proposals, choice, before, seen(graph))
+    return graph, place | edit_event(graph, proposals, choice, before, after)
 
 
 def shrink(  # noqa: PLR0913  (one call for the whole of Algorithm 3)
@@ -292,7 +299,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole of Algorithm 3)
         checkpoint=checkpoint,
     )
     _, event = cut(scored, loss, probe, rule=rule, budget=budget, evaluate=evaluate)
-    if log is not None:
+    if log is not None and ranks.first():
         log(event)
     tuned = train(
         model,
