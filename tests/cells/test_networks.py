@@ -45,7 +45,7 @@ def test_parameters_of_nats_are_the_structural_count(classes, base, cells, count
     "classes, pixels, base, each", [(10, 32, 7.78305, 3.93216), (120, 16, 1.9534, 0.98304)]
 )
 def test_macs_of_nats_are_the_structural_count(classes, pixels, base, each):
-    for text in nats_strings(3, seed=classes):
+    for text in nats_strings(2, seed=classes):
         network = NATS.network(text, channels=16, cells=5, classes=classes).eval()
         kinds = cost.model_cost(network, torch.randn(1, 3, pixels, pixels)).by_kind
         # The benchmark counts the additions of the classifier's bias as well.
