@@ -1,4 +1,4 @@
-"""Ramify: any PyTorch network, grown and pruned to the shape that its data asks for."""
+"""Ramify: any PyTorch network in the shape that its data and budget ask for: grown, pruned, searched."""
 
 from ramify import cells, cost, latency, relax
 from ramify.edit import Prune, Split, apply
