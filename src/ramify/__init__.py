@@ -1,4 +1,4 @@
-"""Ramify: any PyTorch network in the shape that its data and budget ask for: grown, pruned, searched."""
+"""Ramify: any PyTorch network, grown, pruned and searched to the shape that is asked for."""
 
 from ramify import cells, cost, latency, relax
 from ramify.edit import Prune, Split, apply

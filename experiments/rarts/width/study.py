@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from ramify.cost import graph_cost
 from ramify.data import batches
 from ramify.models import build
 from ramify.probe import Loss
+from ramify.run.scoring import Chance
 from ramify.run.training import Training, cross_entropy, make_optimizer, train_epoch
 
 Row = dict[str, Any]
@@ -146,7 +147,7 @@ class Study:
         """A copy of the network after the search, and prunes of its channels, best first."""
         if method in SCORED:
             model = copy.deepcopy(self.plainly())
-            scorer = ramify.L1() if method == "l1" else RandomScore(self.seed)
+            scorer: ramify.L1 | Chance = ramify.L1() if method == "l1" else Chance(self.seed)
             found = scorer.propose(self.trace(model), cross_entropy, [])
             return model, [p for p in found if p.edit.group in self.gated]
         model = copy.deepcopy(self.full)
@@ -231,21 +232,6 @@ class Study:
     def trace(self, model: nn.Module) -> ramify.ChannelGraph:
         """The channel groups of a copy."""
         return ramify.trace(model, self.data.x_train[:1].to(self.settings.device))
-
-
-@dataclass(frozen=True)
-class RandomScore:
-    """Channels of all groups in an order drawn at random."""
-
-    seed: int
-
-    def propose(
-        self, graph: ramify.ChannelGraph, loss: Loss, batches: Sequence[Any]
-    ) -> list[ramify.Proposal]:
-        """The prunes that L1 proposes, their scores dealt out anew."""
-        found = ramify.L1().propose(graph, loss, batches)
-        order = torch.randperm(len(found), generator=torch.Generator().manual_seed(self.seed))
-        return [replace(p, score=-float(n)) for p, n in zip(found, order, strict=True)]
 
 
 def total_steps(settings: Settings, methods: Sequence[str]) -> int:
