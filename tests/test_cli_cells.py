@@ -113,8 +113,8 @@ def test_from_search_to_onnxruntime_through_interruptions(
     assert text.strip() in page.replace("&#39;", "'")
     assert "How the mixing weights moved" in page
     assert "retrained" in page
-    assert (run / "cell-cell.svg").exists()
-    assert (run / "cell-cell.png").exists()
+    assert (run / "cell.svg").exists()
+    assert (run / "cell.png").exists()
 
 
 def _through_interruptions(monkeypatch: pytest.MonkeyPatch, run: Path, toy: list[str]) -> None:

@@ -45,10 +45,10 @@ class Settings:
     searcher: str = "rarts"
     channels: int = 4
     cells: int = 5
-    samples: int = 480
+    samples: int = 256
     batch: int = 16
     epochs: int = 4
-    arch_lr: float = 0.02
+    arch_lr: float = 0.05
     large_channels: int = 16
     large_cells: int = 8
 

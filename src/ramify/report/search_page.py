@@ -11,6 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ramify.cells import Genotype
+from ramify.errors import RamifyError
 from ramify.report.cells import Wire, cell_figure, losses_figure, mixing_figure
 from ramify.report.figures import by_job, kinds
 from ramify.report.headline import Tile, counted
@@ -44,8 +45,16 @@ def render_search(record: RunRecord) -> str:
 
     Returns:
         HTML that refers to nothing outside itself.
+
+    Raises:
+        RamifyError: space.json is missing.
     """
     searched = [event for event in record.events if event.get("arm") == "searched"]
+    if searched and not record.space:
+        raise RamifyError(
+            f"'{record.name}' has no space.json, without which its cells cannot be drawn; restore "
+            "it from a copy, or search again."
+        )
     tested = [e for e in record.events if e.get("arm") == "retrained"]
     results = [event for event in searched if is_found(event)]
     context = {
@@ -66,11 +75,14 @@ def write_drawings(run: Path, record: RunRecord) -> None:
         run: the run folder.
         record: what it holds.
     """
-    for event in filter(is_found, record.events):
+    for event in filter(is_found, record.events if record.space else ()):
         seed = event["seed"] - int(record.config["seed"])
         for kind, figure in _cells(record.space, event["genotype"]):
-            name = f"cell-{kind}" + (f"-{event['seed']}" if seed else "")
-            write_text(run / f"{name}.svg", standalone_svg(figure, f"{kind} cell, {event['job']}"))
+            name = "cell" if kind == "cell" else f"cell-{kind}"
+            name += f"-{event['seed']}" if seed else ""
+            write_text(
+                run / f"{name}.svg", standalone_svg(figure, f"{_said(kind)}, {event['job']}")
+            )
             picture = partial(figure.savefig, format="png", dpi=DPI, facecolor=LIGHT["card"])
             write_with(run / f"{name}.png", picture)
 
@@ -80,7 +92,7 @@ def _found(record: RunRecord, job: str, events: Sequence[Event]) -> Found:
     last = events[-1]
     genotype = _genotype(record.space, last["genotype"])
     drawings = [
-        (kind, _svg(figure, f"{job}-{kind}", f"{kind} cell, {job}"))
+        (kind, _svg(figure, f"{job}-{kind}", f"{_said(kind)}, {job}"))
         for kind, figure in _cells(record.space, last["genotype"])
     ]
     names = _states(record.space)
@@ -95,9 +107,14 @@ def _found(record: RunRecord, job: str, events: Sequence[Event]) -> Found:
         }
         weights = [epoch["mixing"][kind] for epoch in epochs]
         figure = mixing_figure(edges, record.space["operations"], weights, chosen)
-        label = f"Mixing weights of the {kind} cell over the epochs, {job}"
+        label = f"Mixing weights of the {_said(kind)} over the epochs, {job}"
         moved.append((kind, _svg(figure, f"{job}-{kind}-moved", label)))
     return Found(job, last["genotype"], drawings, moved)
+
+
+def _said(kind: str) -> str:
+    """What to call a kind of cell."""
+    return kind if kind == "cell" else f"{kind} cell"
 
 
 def _svg(figure: Figure, name: str, label: str) -> Markup:
