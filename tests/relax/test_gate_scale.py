@@ -39,6 +39,16 @@ def test_smallest_gates_go_first_and_what_is_not_gated_stays() -> None:
         assert proposal.cost.params < 0
 
 
+def test_a_common_factor_of_a_group_can_be_left_out() -> None:
+    _, graph, scores = searched()
+    scaled = scores | {"0": 7 * scores["0"]}
+    relative = [GateScale(s, relative=True).propose(graph) for s in (scores, scaled)]
+    assert [p.edit for p in relative[0]] == [p.edit for p in relative[1]]
+    assert [p.score for p in relative[0]] == pytest.approx([p.score for p in relative[1]])
+    raw = [GateScale(s).propose(graph) for s in (scores, scaled)]
+    assert [p.edit for p in raw[0]] != [p.edit for p in raw[1]]
+
+
 @pytest.mark.parametrize("ratio", [0.1, 0.4, 0.6, 0.8])
 def test_a_pruning_ratio_counts_all_gated_channels(ratio: float) -> None:
     _, graph, scores = searched()

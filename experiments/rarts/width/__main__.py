@@ -14,7 +14,15 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.files import write
-from experiments.rarts.width.study import LEARNED, METHODS, Row, Settings, Study, total_steps
+from experiments.rarts.width.study import (
+    LEARNED,
+    METHODS,
+    RELATIVE,
+    Row,
+    Settings,
+    Study,
+    total_steps,
+)
 from experiments.rarts.width.table import page
 from experiments.resume import add_settings, finished
 from ramify.run.files import write_lines
@@ -28,7 +36,8 @@ def options() -> argparse.ArgumentParser:
         "folder, and the same command goes on from it.",
     )
     add_settings(parser, Settings())
-    parser.add_argument("--methods", default=",".join(METHODS), help="some of them")
+    usual = [name for name in METHODS if not name.endswith(RELATIVE)]
+    parser.add_argument("--methods", default=",".join(usual), help=f"some of {', '.join(METHODS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--threads", type=int, default=1)

@@ -26,8 +26,9 @@ from ramify.run.training import Training, cross_entropy, make_optimizer, train_e
 Row = dict[str, Any]
 
 SEARCHED = ("rarts", "darts1", "darts2", "milenas", "joint")
+RELATIVE = "-relative"  # gates over the mean of their layer, before layers are compared
 SCORED = ("l1", "random")
-METHODS = SEARCHED + SCORED
+METHODS = (*SEARCHED, *(name + RELATIVE for name in SEARCHED), *SCORED)
 LEARNED = 0.0  # in place of a ratio: all channels whose gate the penalty brought to zero go
 ZERO = 1e-3
 FEW = 2000  # test images on which networks that are not finished are measured
@@ -152,7 +153,8 @@ class Study:
             return model, [p for p in found if p.edit.group in self.gated]
         model = copy.deepcopy(self.full)
         gates = ramify.gate(self.trace(model))
-        searcher = self.searcher(method, model, gates)
+        name = method.removesuffix(RELATIVE)
+        searcher = self.searcher(name, model, gates)
         model.train()
         for epoch in range(self.settings.search):
             of = pairs(self.halves, self.settings.batch, self.seed, epoch, self.settings.device)
@@ -161,7 +163,7 @@ class Study:
                 self.tick()
             gates.check()
         scores = ramify.fold(gates)
-        return model, relax.GateScale(scores).propose(self.trace(model), cross_entropy, [])
+        return model, relax.GateScale(scores, relative=name != method).propose(self.trace(model))
 
     def plainly(self) -> nn.Module:
         """The network after ordinary training on the pairs of halves, for as many steps."""
@@ -239,7 +241,7 @@ def total_steps(settings: Settings, methods: Sequence[str]) -> int:
     whole = -(-settings.samples // settings.batch)
     half = -(-(settings.samples // 2) // settings.batch)
     tuned = 2 * len(settings.shares) * settings.tune * whole
-    searched = sum(settings.search * (half if m in SEARCHED else whole) for m in methods)
+    searched = sum(settings.search * (whole if m in SCORED else half) for m in methods)
     kept = settings.pretrain + settings.search + settings.tune
     return kept * whole + searched + tuned * len(methods)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from experiments.rarts.width.study import LEARNED, METHODS
+from experiments.rarts.width.study import LEARNED, METHODS, RELATIVE
 
 NAMES = {
     "rarts": "RARTS",
@@ -53,10 +53,15 @@ def _line(rows: Sequence[Row], ratio: float) -> str:
     share = f"{ratio:.0%}"
     if ratio == LEARNED:
         share = f"{spread((100 * row['pruned'] for row in plain), 1)} %"
-    cells = [share, NAMES[plain[0]["method"]]]
+    cells = [share, _name(plain[0]["method"])]
     cells += [errors(plain, key) for key in ("searched", "cut", "tuned")]
     cells += [errors(distilled, "tuned"), spread(row["params"] for row in plain), millions(plain)]
     return f"| {' | '.join(cells)} |"
+
+
+def _name(method: str) -> str:
+    kind = method.removesuffix(RELATIVE)
+    return NAMES[kind] if kind == method else f"{NAMES[kind]}, by |α| over its layer's mean"
 
 
 def errors(rows: Iterable[Row], key: str) -> str:

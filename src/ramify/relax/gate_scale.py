@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ramify.edit.plan import check_current
@@ -26,13 +27,19 @@ class GateScale:
     The score of a channel is :math:`|\alpha_c|`; channels of all gated groups are ranked together,
     and groups without gates are left out.
 
+    Where a norm layer follows the readers, it cancels a factor common to all gates of a group, so
+    that the common factor says nothing of what its channels are worth; `relative` divides by the
+    group's mean :math:`|α|` before groups are compared.
+
     Args:
         scores: group name -> α (W,), as `ramify.fold` returns them.
+        relative: score by :math:`|\alpha_c|` over the mean of the group.
 
     Source: RARTS thesis, Algorithm 3, the pruning stage, and section 4.3.2.
     """
 
     scores: Mapping[str, Tensor]
+    relative: bool = False
 
     def propose(
         self, graph: ChannelGraph, loss: Loss | None = None, batches: Iterable[Any] = ()
@@ -45,7 +52,7 @@ class GateScale:
             batches: as other methods take them.
 
         Returns:
-            The proposals; `score` is -|α|, `gain` is 0.
+            The proposals; `score` is -|α|, or that over the group's mean; `gain` is 0.
 
         Raises:
             RamifyError: the gates are for other widths than the graph has.
@@ -59,6 +66,9 @@ class GateScale:
                     f"the gates of '{name}' have shape {tuple(alpha.shape)}, and it has {width} "
                     "channels now: cut by gates once, or search again"
                 )
-            sizes[graph[name].name] = alpha.detach().double().abs()
+            size = alpha.detach().double().abs()
+            if self.relative:
+                size = size / size.mean().clamp_min(torch.finfo(size.dtype).tiny)
+            sizes[graph[name].name] = size
         can = [group.name for group in prunable(graph)]
         return prunes(graph, {name: sizes[name] for name in can if name in sizes})
