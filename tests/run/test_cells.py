@@ -297,7 +297,9 @@ def test_one_architecture_is_trained_with_several_seeds(searched: Callable[..., 
     assert len({config.genotype(seed) for seed in range(3)}) == 1
 
 
-def test_on_cifar_it_is_trained_as_its_paper_does(searched: Callable[..., Path]) -> None:
+def test_on_cifar_it_is_trained_as_its_paper_does(
+    searched: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = searched(data="cifar10") / "config.json"
     nats = resolve_cells(path.parent, {})
     assert (nats.channels, nats.cells, nats.epochs, nats.nesterov) == (16, 5, 200, True)
@@ -306,3 +308,5 @@ def test_on_cifar_it_is_trained_as_its_paper_does(searched: Callable[..., Path])
     darts = resolve_cells(path.parent, {})
     assert (darts.channels, darts.cells, darts.epochs, darts.batch_size) == (36, 20, 600, 96)
     assert (darts.auxiliary, darts.drop_path, darts.cutout) == (0.4, 0.2, 16)
+    monkeypatch.setattr("ramify.run.cell_config.SPACES", {"darts": NATS})
+    assert resolve_cells(path.parent, {}).auxiliary == 0  # a space without such a head

@@ -30,7 +30,7 @@ def options() -> argparse.ArgumentParser:
         "same command goes on from it.",
     )
     add_settings(parser, Settings())
-    parser.add_argument("--gammas", default="0,0.1,0.5", help="weights for a millisecond")
+    parser.add_argument("--gammas", default="0,0.02,0.1", help="weights for a millisecond")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/rarts-latency"))
     return parser

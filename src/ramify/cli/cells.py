@@ -62,7 +62,7 @@ Lam = Annotated[
 ]
 Beta = Annotated[
     float | None,
-    option("--beta", panel=SEARCH, text="rarts: β, how the two copies of the weights attract (1)."),
+    option("--beta", panel=SEARCH, text="rarts: β, how the two copies of weights attract (0.1)."),
 ]
 Gamma = Annotated[
     float | None,

@@ -117,7 +117,7 @@ class SearchConfig(RunConfig):
                     f"{name.replace('_', '-')} is no setting of the searcher {searcher}; leave it "
                     "out, or choose a searcher that takes it."
                 )
-        small = given["data"] not in SEARCH_DEFAULTS
+        small = given["data"] not in PAPER_DATA
         values = SEARCH_COMMON | {"threads": torch.get_num_threads()}
         values |= BY_SPACE.get(space, {}) | (SMALL_SEARCH if small else {})
         values |= {"cells": 1} if small and space == "nats" else {}
@@ -136,12 +136,11 @@ class SearchConfig(RunConfig):
         ):
             if value not in known:
                 raise RamifyError(f"unknown {name} {value!r}; choose one of {', '.join(known)}.")
-        for name in ("epochs", "channels", "cells", "samples", "partial_channels", "candidates"):
+        ones = dict.fromkeys(("epochs", "channels", "cells", "partial_channels", "candidates"), 1)
+        for name, least in (ones | {"samples": 4}).items():
             value = getattr(self, name)
-            if value is not None and value < (4 if name == "samples" else 1):
-                raise RamifyError(
-                    f"{name} is {value}; give {4 if name == 'samples' else 1} or more."
-                )
+            if value is not None and value < least:
+                raise RamifyError(f"{name} is {value}; give {least} or more.")
         for name in ("lr", "arch_lr", "beta"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -227,7 +226,7 @@ class CellTrainConfig(FitConfig):
         return self.genotypes[(seed - self.seed) % len(self.genotypes)]
 
 
-SEARCH_DEFAULTS = ("cifar10", "cifar100")
+PAPER_DATA = ("cifar10", "cifar100")
 # As DARTS and the thesis (3.2.1), which leaves λ and β open.
 SEARCH_COMMON: dict[str, Any] = {
     "channels": 16,
@@ -240,7 +239,7 @@ SEARCH_COMMON: dict[str, Any] = {
     "arch_lr": 3e-4,
     "arch_weight_decay": 1e-3,
     "lam": 1.0,
-    "beta": 1.0,
+    "beta": 0.1,
     "latency_weight": 0.0,
     "latency_table": None,
     "warmup_epochs": 0,

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ramify.cells import Network
+from ramify.cells import Network, Plan, Space
 from ramify.cost import model_cost
 from ramify.data import Dataset, cutout
 from ramify.errors import RamifyError
 from ramify.run.cell_config import (
     FIT_BY_SPACE,
     FIT_COMMON,
-    SEARCH_DEFAULTS,
+    PAPER_DATA,
     SMALL_FIT,
     CellTrainConfig,
     SearchConfig,
@@ -76,8 +76,10 @@ def resolve_cells(source: Path, given: Mapping[str, Any]) -> CellTrainConfig:
             "leave --seed and --seeds out."
         )
     values = FIT_COMMON | FIT_BY_SPACE.get(searched.space, {})
-    if searched.data not in SEARCH_DEFAULTS:
+    if searched.data not in PAPER_DATA:
         values |= SMALL_FIT | {"channels": searched.channels, "cells": searched.cells}
+    if not _has_auxiliary(space_named(searched.space), values):
+        values["auxiliary"] = 0.0
     shared = ("data", "space", "seed", "seeds", "device", "threads")
     values |= {name: getattr(searched, name) for name in shared}
     values |= {**given, "source": str(source), "genotypes": tuple(found[seed] for seed in seeds)}
@@ -85,6 +87,13 @@ def resolve_cells(source: Path, given: Mapping[str, Any]) -> CellTrainConfig:
     config = CellTrainConfig(**{f.name: values[f.name] for f in fields(CellTrainConfig)})
     config.check()
     return config
+
+
+def _has_auxiliary(space: Space, values: Mapping[str, Any]) -> bool:
+    """Whether the networks of a space can have an auxiliary head."""
+    size = {"channels": values["channels"], "cells": values["cells"]}
+    plan = Plan(**size, multiplier=space.multiplier, auxiliary=True)
+    return space.stack(plan).auxiliary is not None
 
 
 def prepare_cells(config: CellTrainConfig) -> Dataset:
