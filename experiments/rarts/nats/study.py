@@ -32,6 +32,7 @@ class Settings:
     """What the command decides.
 
     Attributes:
+        data: data set; the published tables know CIFAR-10 and CIFAR-100.
         channels: of the first stage; 16 in the benchmark.
         cells: of each stage; 5 in the benchmark.
         samples: training images, half of them for each of the two losses.
@@ -47,6 +48,7 @@ class Settings:
         device: where it runs.
     """
 
+    data: str = "cifar10"
     channels: int = 4
     cells: int = 1
     samples: int = 3200
@@ -91,7 +93,7 @@ def run(method: str, seed: int, settings: Settings, tick: Callable[[], None]) ->
         The cell, and how it came about.
     """
     torch.manual_seed(seed)
-    both = halved(some("cifar10", settings.samples, seed), seed)
+    both = halved(some(settings.data, settings.samples, seed), seed)
     search = partial(_random if method == "random" else partial(_relaxed, method), both)
     return search(seed, settings, tick)
 
@@ -99,7 +101,7 @@ def run(method: str, seed: int, settings: Settings, tick: Callable[[], None]) ->
 def _relaxed(
     method: str, both: Sequence[Dataset], seed: int, settings: Settings, tick: Callable[[], None]
 ) -> Found:
-    net = NATS.supernet(channels=settings.channels, cells=settings.cells)
+    net = NATS.supernet(**_sizes(both[0], settings))
     net = moved(net, settings.device)
     searcher = _searcher(method, net, settings)
     history = []
@@ -153,7 +155,7 @@ def _random(
     best: tuple[float, Genotype] | None = None
     for _ in range(settings.candidates):
         genotype = drawn(generator)
-        net = NATS.network(genotype, channels=settings.channels, cells=settings.cells)
+        net = NATS.network(genotype, **_sizes(both[0], settings))
         net = moved(net, settings.device)
         optimizer = SGD(net.parameters(), lr=settings.lr, momentum=0.9, weight_decay=3e-4)
         schedule = CosineAnnealingLR(optimizer, each)
@@ -170,6 +172,11 @@ def _random(
             best = score, genotype
     assert best is not None
     return Found(best[1], best[1], best[0], [])
+
+
+def _sizes(data: Dataset, settings: Settings) -> dict[str, Any]:
+    sizes = {"channels": settings.channels, "cells": settings.cells}
+    return sizes | {"classes": len(data.classes), "in_channels": data.shape[0]}
 
 
 def drawn(generator: torch.Generator) -> Genotype:

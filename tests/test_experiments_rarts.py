@@ -1,0 +1,120 @@
+"""The studies of the RARTS thesis: their pieces, at toy size on the embedded digits."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import ramify
+from experiments.rarts.images import halved, some
+from experiments.rarts.nats import study as nats
+from experiments.rarts.nats.table import page as nats_page
+from experiments.rarts.width.study import RELATIVE, Settings, Study, total_steps
+from experiments.rarts.width.table import page
+from ramify.cells import NATS
+
+TOY = Settings(
+    data="digits", model="digits_net", width=6, samples=200, batch=50,
+    pretrain=1, search=1, tune=1, ratios="0.5",
+)  # fmt: skip
+
+
+def nothing() -> None:
+    """Where no bar of progress is watched."""
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return Study(0, TOY, nothing)
+
+
+def test_halves_share_no_image_and_miss_none() -> None:
+    data = some("digits", 101, seed=3)
+    one, other = halved(data, seed=3)
+    rows = [tuple(x.flatten().tolist()) for x in torch.cat([one.x_train, other.x_train])]
+    assert sorted(rows) == sorted(tuple(x.flatten().tolist()) for x in data.x_train)
+    assert abs(len(one.y_train) - len(other.y_train)) <= 1
+
+
+@pytest.mark.parametrize("method", ["rarts", "rarts" + RELATIVE, "darts1", "l1", "random"])
+def test_every_method_cuts_as_many_channels_and_starts_from_the_same_network(
+    study: Study, method: str
+) -> None:
+    before = {name: tensor.clone() for name, tensor in study.full.state_dict().items()}
+    plain, distilled = study.run(method)
+    assert plain["widths"] == distilled["widths"]
+    assert not plain["distilled"]
+    assert distilled["distilled"]
+    widths = {group.name: group.width for group in study.trace(study.full).groups}
+    gated = set(ramify.fold(ramify.gate(study.trace(study.plainly()))))
+    total = sum(widths[name] for name in gated)
+    gone = sum(widths[name] - plain["widths"][name] for name in gated)
+    assert gone == round(plain["pruned"] * total) == -(-total // 2)
+    assert all(plain["widths"].values())
+    after = study.full.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_a_strong_penalty_decides_how_much_goes_and_random_pruning_takes_as_much() -> None:
+    steps: list[None] = []
+    settings = Settings(**(vars(TOY) | {"ratios": "0", "gamma": 0.095, "search": 5}))
+    learned = Study(0, settings, partial(steps.append, None))
+    [rarts] = learned.run("rarts")
+    assert 0.2 < rarts["pruned"] < 1
+    [random] = learned.run("random")
+    assert random["pruned"] == pytest.approx(rarts["pruned"], abs=0.02)
+    assert len(steps) <= total_steps(settings, ["rarts", "random"])
+
+
+def test_the_table_has_a_line_for_each_method_and_ratio(study: Study) -> None:
+    rows = [row | {"seed": seed} for seed in (0, 1) for row in study.run("l1")]
+    rows += [study.baseline() | {"seed": 0}]
+    text = page(rows)
+    assert "| 50% | L1 |" in text
+    assert f"{100 * (1 - rows[0]['tuned']):.1f} ± 0.0" in text
+
+
+def test_cells_are_found_by_gradients_and_at_random() -> None:
+    settings = nats.Settings(
+        data="digits", channels=2, samples=64, batch=16, epochs=2, candidates=2
+    )
+    for method in ("rarts", "random"):
+        steps: list[None] = []
+        found = nats.run(method, 0, settings, partial(steps.append, None))
+        again = nats.run(method, 0, settings, nothing)
+        assert found == again
+        assert len(steps) == nats.total_steps(method, settings)
+        assert len(found.genotype.operations) == len(NATS.edges)
+    assert found.history == []
+
+
+def test_alpha_stands_still_while_it_is_warmed_up() -> None:
+    settings = nats.Settings(data="digits", channels=2, samples=64, batch=16, epochs=2, warmup=1)
+    first, last = nats.run("darts1", 0, settings, nothing).history
+    even = torch.full((6, 5), 0.2)
+    assert torch.allclose(torch.tensor(first), even, atol=1e-3)
+    assert not torch.allclose(torch.tensor(last), even, atol=1e-3)
+
+
+def test_random_cells_are_of_the_space_and_uniform() -> None:
+    generator = torch.Generator().manual_seed(0)
+    cells = [nats.drawn(generator) for _ in range(500)]
+    names = [name for cell in cells for name in NATS.check(cell).operations]
+    assert all(abs(names.count(name) / len(names) - 0.2) < 0.03 for name in NATS.operations)
+
+
+def test_the_table_of_cells_tells_ways_to_choose_apart() -> None:
+    row = {"method": "rarts", "choice": "cell", "cifar10": 8.0, "cifar100": 30.0}
+    row |= {"percentile": 60.0, "skips": 0.0, "seconds": 1.0}
+    text = nats_page([row, row | {"choice": "perturbed", "cifar10": 6.0}])
+    assert "| RARTS | mixing weights | 8.0 | 8.00 |" in text
+    assert "| RARTS | perturbation | 6.0 | 6.00 |" in text
+
+
+def test_networks_of_a_study_are_plain_again(study: Study) -> None:
+    model, _ = study.searched("rarts")
+    assert isinstance(model, nn.Module)
+    assert list(model.state_dict()) == list(study.full.state_dict())
