@@ -84,7 +84,8 @@ def grow(  # noqa: PLR0913, PLR0917  (one argument an option)
 
 RETRAIN_HELP = (
     "Train the shape that a run arrived at from scratch, with fresh weights: what it is worth by "
-    "itself. SOURCE is the folder of a finished run, whose data, model and settings are taken, or "
+    "itself. SOURCE is the folder of a finished run (of a search, the cells that it found), whose "
+    "data, model and settings are taken, or "
     "a network that ramify.save wrote, which needs --data and --model. "
     "Results go to SOURCE/retrain, or SOURCE-retrain for a saved network; --out names another "
     "folder."
