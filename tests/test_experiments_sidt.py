@@ -1,10 +1,13 @@
-"""SiDT: a Swin costs what Table 4.3 says, layer by layer, trains on, and leaves a head alone."""
+"""SiDT: a Swin costs what Table 4.3 says, layer by layer; searched, cut and tuned in any task."""
 
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,14 +17,18 @@ from torch.optim import AdamW
 from torch.utils.flop_counter import FlopCounterMode
 
 import ramify
+from ramify import relax
 from ramify.data import Dataset
 
 pytest.importorskip("transformers", reason="needs the extra: pip install 'ramify[transformers]'")
 from transformers import SwinConfig, SwinForImageClassification
 
-from experiments.sidt import detection, structure, swin, training
+pytest.importorskip("pycocotools", reason="needs the extra: pip install 'ramify[detection]'")
+from experiments.sidt import blood, classification, detection, structure, study, swin
+from ramify.models.swin_detector import Detections
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
+DEFAULTS = classification.Settings()
 
 
 def config(**more: object) -> SwinConfig:
@@ -115,6 +122,17 @@ def zero(layer: nn.Module, rows: slice) -> None:
             parameter[rows] = 0
 
 
+def test_a_head_may_keep_one_dimension() -> None:
+    model = SwinForImageClassification(config())
+    graph = ramify.trace(model, images(1))
+    [name, *_] = [group.name for group in swin.dimensions(graph)]
+    assert swin.widths(model)["swin.encoder.layers.0.blocks.0.attention.q_proj"] == 8
+    ramify.apply(graph, swin.prunes(graph, {name: 1}))
+    left = swin.widths(model)
+    assert left["swin.encoder.layers.0.blocks.0.attention.q_proj"] == 1
+    assert sorted(left.values()) == [1, 8, 8, 48, 48, 96]
+
+
 def test_prunes_take_the_smallest_weights() -> None:
     model = SwinForImageClassification(config())
     graph = ramify.trace(model, images(1))
@@ -154,78 +172,6 @@ def test_a_pruned_swin_trains_on_with_its_optimizer(share: float) -> None:
     assert graph[name].width == swin.left(48, share)
 
 
-def test_a_detector_is_pruned_in_its_backbone_alone() -> None:
-    small = config(out_features=["stage2"], depths=[1, 1])
-    model = detection.detector(small, labels=3, queries=6, width=16)
-    optimizer = AdamW(model.parameters(), lr=1e-3)
-    x = images(4)
-    boxes = torch.rand(4, 2, 4) * 0.4 + 0.3
-    targets = [{"class_labels": torch.tensor([0, k % 3]), "boxes": b} for k, b in enumerate(boxes)]
-    detection.train(model, optimizer, x, targets, [0, 1])
-    head = [p for n, p in model.named_parameters() if not n.startswith(detection.BACKBONE)]
-    moments = [optimizer.state[p]["exp_avg"].clone() for p in head]
-    heads, backbone = detection.outside(model), detection.parameters(model, detection.BACKBONE)
-    whole = detection.parameters(model)
-    for share in (0.2, 0.4):
-        graph = ramify.trace(model, x[:1])
-        widths = {8: 6, 48: 38, 96: 77} if share == 0.2 else {6: 4, 38: 23, 77: 46}
-        goals = swin.goals(graph, share)
-        assert {graph[name].width: goal for name, goal in goals.items()} == widths
-        assert detection.prune(model, optimizer, x[:1], share)
-        assert detection.same(heads, detection.outside(model))
-        assert all(
-            torch.equal(optimizer.state[p]["exp_avg"], m)
-            for p, m in zip(head, moments, strict=True)
-        )
-        found = model(x, labels=targets)
-        optimizer.zero_grad()
-        found.loss.backward()
-        assert found.logits.shape == (4, 6, 4)
-        assert found.loss.isfinite()
-        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-        queries = model.get_submodule(
-            "model.backbone.model.swin.encoder.layers.0.blocks.0.attention.q_proj"
-        )
-        assert queries.weight.grad.abs().sum() > 0
-    lost = backbone - detection.parameters(model, detection.BACKBONE)
-    assert lost == whole - detection.parameters(model) > 0
-    old = detection.mean_loss(model, x, targets)
-    detection.train(model, optimizer, x, targets, range(10))
-    assert detection.mean_loss(model, x, targets) < old
-
-
-def test_an_edit_of_the_head_is_seen() -> None:
-    model = nn.ModuleDict({"head": nn.Linear(2, 2)})
-    before = detection.outside(model)
-    assert detection.same(before, detection.outside(model))
-    with torch.no_grad():
-        model["head"].bias[0] = torch.nextafter(model["head"].bias[0], torch.tensor(9.0))
-    assert not detection.same(before, detection.outside(model))
-
-
-def test_boxes_of_blood_cells_are_centers_and_sizes_as_shares(tmp_path: Path) -> None:
-    (tmp_path / "train").mkdir()
-    for name, color in (("a.png", "red"), ("b.png", "blue")):
-        Image.new("RGB", (40, 20), color).save(tmp_path / "train" / name)
-    listed = {
-        "images": [
-            {"id": 7, "file_name": "a.png", "width": 40, "height": 20},
-            {"id": 3, "file_name": "b.png", "width": 40, "height": 20},
-        ],
-        "annotations": [
-            {"image_id": 3, "category_id": 3, "bbox": [0.0, 0.0, 40.0, 20.0]},
-            {"image_id": 7, "category_id": 1, "bbox": [10.0, 5.0, 20.0, 4.0]},
-        ],
-    }
-    (tmp_path / "train.json").write_text(json.dumps(listed))
-    x, targets = detection.blood_cells(tmp_path, 2, side=8)
-    assert x.shape == (2, 3, 8, 8)
-    assert x[0, 0].mean() > 0 > x[1, 0].mean()
-    assert torch.allclose(targets[0]["boxes"], torch.tensor([[0.5, 0.35, 0.5, 0.2]]))
-    assert torch.allclose(targets[1]["boxes"], torch.tensor([[0.5, 0.5, 1.0, 1.0]]))
-    assert [t["class_labels"].tolist() for t in targets] == [[0], [2]]
-
-
 def test_what_the_thesis_prints_beside_what_its_formulas_say() -> None:
     full = SwinConfig()
     baseline = swin.table_cost(full, 100)
@@ -240,20 +186,192 @@ def test_what_the_thesis_prints_beside_what_its_formulas_say() -> None:
     assert "| 0% | 27.60 | 4.49 | 0 / 0 | 27.60 / 4.49 | 1.00 / 1.00 |" in text
 
 
-def test_the_small_run_trains_prunes_and_tunes(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = torch.randn(10, 3, 32, 32), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 0, 1])
-    data = Dataset("cifar100", x, y, x[:250], y[:250], tuple("abc"))
-    monkeypatch.setattr(training, "load", lambda name: data)
-    monkeypatch.setattr(training, "SHARES", (0.4,))
-    ticks: list[int] = []
-    settings = training.Settings(classes=2, images=6, epochs=1, tune=1, batch=3)
-    arms = training.study(0, settings, lambda: ticks.append(1))
-    assert len(ticks) == 3
-    assert [arm.share for arm in arms] == [0.0, 0.4]
-    assert arms[0].params > 1.5 * arms[1].params
-    assert arms[0].after == arms[0].before == arms[1].before
-    few = training.some(data, classes=2, images=6)
-    assert few.y_train.tolist() == [0, 1, 0, 1, 0, 1]
-    assert len(few.y_test) == 8
-    monkeypatch.setattr(structure, "SHARES", (0.4,))
-    assert f"| 40% | {arms[1].params:,} |" in structure.training_table(arms)
+def blood_cells(root: Path) -> None:
+    """Four images of 20 rows and 40 columns, two of them with boxes, in every split."""
+    for split in ("train", "val", "test"):
+        (root / split).mkdir(parents=True)
+        for number in range(4):
+            pixels = np.random.default_rng(number).integers(0, 256, (20, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / split / f"{number}.png")
+        listed = {
+            "info": {},
+            "images": [
+                {"id": 7 - n, "file_name": f"{n}.png", "width": 40, "height": 20} for n in range(4)
+            ],
+            "annotations": [
+                annotation(1, 7, 1, [10.0, 5.0, 20.0, 4.0]),
+                annotation(2, 7, 2, [0.0, 0.0, 8.0, 8.0]),
+                annotation(3, 5, 3, [0.0, 0.0, 40.0, 20.0]),
+            ],
+            "categories": [{"id": k, "name": name} for k, name in enumerate("abc", 1)],
+        }
+        (root / f"{split}.json").write_text(json.dumps(listed))
+
+
+def annotation(number: int, image: int, kind: int, box: list[float]) -> dict[str, object]:
+    held = {"id": number, "image_id": image, "category_id": kind, "bbox": box, "iscrowd": 0}
+    return {**held, "area": box[2] * box[3]}
+
+
+def test_boxes_are_read_in_pixels_of_the_resized_images(tmp_path: Path) -> None:
+    blood_cells(tmp_path)
+    train, test = blood.read(tmp_path, ("train", "test"), (10, 10))
+    assert train.images.shape == (4, 3, 10, 10)
+    assert torch.allclose(train.images.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
+    assert torch.equal(train.images, test.images)
+    assert torch.allclose(
+        train.boxes[0], torch.tensor([[2.5, 2.5, 7.5, 4.5], [0.0, 0.0, 2.0, 4.0]])
+    )
+    assert [len(boxes) for boxes in train.boxes] == [2, 0, 1, 0]
+    assert [labels.tolist() for labels in train.labels] == [[0, 1], [], [2], []]
+
+
+def test_mirrored_images_have_mirrored_boxes(tmp_path: Path) -> None:
+    blood_cells(tmp_path)
+    [train] = blood.read(tmp_path, ("train",), (20, 40))
+    seen = set()
+    for number in range(12):
+        [batch] = blood.batches(train, torch.tensor([0, 2]), 2, 4, (0, number))
+        row = int(batch.target.heat[:, 2].amax((1, 2)).argmin())  # the image without a platelet
+        flips = {axes: train.images[0].flip(axes) for axes in ((), (1,), (2,), (1, 2))}
+        turned = [axes for axes, image in flips.items() if torch.equal(batch.images[row], image)]
+        seen.add(turned[0])
+        heat = batch.target.heat[row, 0]
+        center = [int(heat.flatten().argmax()) // 10, int(heat.flatten().argmax()) % 10]
+        # box 10..30 by 5..9: centre at column 20, row 7 of 40 by 20; mirrored at row 13
+        assert center == [3 if 1 in turned[0] else 1, 5]
+        left, top, right, bottom = batch.target.sides[row, :, *center].tolist()
+        assert left + right == pytest.approx(20)
+        assert top + bottom == pytest.approx(4)
+        assert 4 * center[0] + 2 - top == pytest.approx(11 if 1 in turned[0] else 5)
+    assert len(seen) == 4
+
+
+def test_average_precision_is_that_of_what_is_found(tmp_path: Path) -> None:
+    blood_cells(tmp_path)
+    [test] = blood.read(tmp_path, ("test",), (10, 10))
+
+    def judged(shift: float, wrong: int = 0) -> dict[str, float]:
+        seen = [
+            Detections(boxes + shift, (labels + wrong) % 3, torch.full((len(labels),), 0.5))
+            for boxes, labels in zip(test.boxes, test.labels, strict=True)
+        ]
+        return blood.precision(test, seen)
+
+    assert judged(0.0) == pytest.approx(dict.fromkeys(("ap", "ap50", "ap a", "ap b", "ap c"), 1.0))
+    assert judged(0.0, wrong=1)["ap50"] == 0.0
+    near = judged(0.5)  # overlaps: of a 4.5·1.5 / (20 - 6.75), of b 1.5·3.5 / 10.75, of c 0.82
+    assert near["ap50"] == pytest.approx(2 / 3)
+    assert near["ap c"] == pytest.approx(0.7)  # 0.5, 0.55 up to 0.8
+
+
+def tiny_settings(kind: type[study.Settings], **more: object) -> study.Settings:
+    held = {"epochs": 1, "search": 1, "tune": 1, "batch": 2, "model": "small"}
+    return kind(**{**held, **more})
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> classification.Cifar:
+    x, y = torch.randn(12, 3, 16, 16), torch.arange(12) % 3
+    data = Dataset("cifar100", x, y, x[:6], y[:6], tuple("abc"))
+    monkeypatch.setattr(classification, "load", lambda name: data)
+    sizes = {"image_size": 16, "patch_size": 2, "embed_dim": 16, "depths": [1, 1]}
+    sizes |= {"num_heads": [2, 4], "window_size": 4, "drop_path_rate": 0.0}
+    monkeypatch.setattr(classification, "SHAPES", {"small": sizes})
+    settings = tiny_settings(classification.Settings, classes=2, images=6)
+    return classification.Cifar(settings, torch.device("cpu"))
+
+
+def test_a_part_of_the_classes_is_learned_and_the_rest_judges(few: classification.Cifar) -> None:
+    assert few.data.y_train.tolist() == [0, 1, 0, 1, 0, 1]
+    assert few.data.y_test.tolist() == [0, 1, 0, 1]
+    settings = tiny_settings(classification.Settings, classes=2, images=6, split="val")
+    data = classification.Cifar(settings, torch.device("cpu")).data
+    assert len(data.y_test) == 2
+    assert torch.equal(data.x_test, classification.load("").x_train[[9, 10]])
+
+
+def test_the_command_cuts_the_same_share_by_every_arm_and_goes_on(
+    few: classification.Cifar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classification, "RATIOS", (0.4,))
+    given = {k: v for k, v in asdict(few.settings).items() if v != getattr(DEFAULTS, k)}
+    asked = [f"--{name}={value}" for name, value in given.items()]
+    classification.main([*asked, "--seeds=1", f"--out={tmp_path}"])
+    results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [result["arm"] for result in results] == [study.FULL, *study.ARMS]
+    total = 2 * 8 + 64 + 128
+    for result in results:
+        assert sum(full for _, full in result["left"].values()) == total
+        gone = total - sum(kept for kept, _ in result["left"].values())
+        assert gone == math.ceil(result["ratio"] * total)
+        assert all(kept > 0 for kept, _ in result["left"].values())
+        assert set(result["tuned"]) == {"accuracy"}
+        assert result["before"] == results[0]["before"]
+    assert results[3]["searched"] == results[0]["searched"]  # L1: what was trained on, as it is
+    assert len({json.dumps(result["left"]) for result in results}) > 2
+    assert results[1]["params"] < results[0]["params"]
+    text = (tmp_path / "results.md").read_text()
+    assert "| 40% | RARTS |" in text
+    assert "| 82.11 | 17.89 | 2.60 |" in text
+    assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(study, "run", None)  # nothing is left to do
+    classification.main([*asked, "--seeds=1", f"--out={tmp_path}"])
+    assert (tmp_path / "results.md").read_text() == text
+
+
+def test_stages_are_kept_and_go_on_to_the_same(few: classification.Cifar, tmp_path: Path) -> None:
+    first = study.run(few, 0, "rarts", 0.4, tmp_path / "one")
+    again = study.run(few, 0, "rarts", 0.4, tmp_path / "one")  # from its stages
+    assert {**again, "seconds": 0} == {**first, "seconds": 0}
+    _, stage = study.stages(few, 0, "rarts", tmp_path / "one")
+    scores = list(stage.scores.values())
+    assert all((score != 1).any() for score in scores)
+    lowest = torch.cat(scores).abs().sort().values[math.ceil(0.4 * 208)]
+    for score, (kept, full) in zip(scores, first["left"].values(), strict=True):
+        sizes = score.abs()
+        assert (sizes > lowest).sum() <= kept <= max(1, (sizes >= lowest).sum())
+        assert full == len(sizes)
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> detection.BloodCells:
+    blood_cells(tmp_path / "bccd")
+    monkeypatch.setenv("RAMIFY_DATA", str(tmp_path))
+    sizes = {"patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2]}
+    sizes |= {"window_size": 3, "drop_path_rate": 0.0}
+    monkeypatch.setattr(detection, "SHAPES", {"small": sizes})
+    monkeypatch.setattr(detection, "NECKS", {"small": 8})
+    settings = tiny_settings(detection.Settings, height=24)
+    return detection.BloodCells(settings, torch.device("cpu"))
+
+
+def test_a_detector_is_searched_and_cut_in_its_backbone_alone(
+    cells: detection.BloodCells, tmp_path: Path
+) -> None:
+    result = study.run(cells, 0, "rarts", 0.4, tmp_path)
+    assert all(name.startswith("backbone.") for name in result["left"])
+    before, stage = study.stages(cells, 0, "rarts", tmp_path)
+    assert before == result["before"]
+    whole = sum(p.numel() for p in stage.model.parameters())
+    assert result["params"] < whole
+    other = [n for n, _ in stage.model.named_parameters() if not n.startswith("backbone.")]
+    model = stage.model
+    shapes = {name: model.get_parameter(name).shape for name in other}
+    graph = ramify.trace(model, cells.example)
+    proposals = relax.GateScale(stage.scores).propose(graph, cells.loss, [])
+    ramify.apply(graph, [p.edit for p in ramify.TopFraction(0.4).select(proposals)])
+    assert {name: model.get_parameter(name).shape for name in other} == shapes
+    assert set(result["tuned"]) == {"ap", "ap50", "ap a", "ap b", "ap c"}
+
+
+def test_a_missing_data_set_and_an_unknown_model_are_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAMIFY_DATA", str(tmp_path))
+    with pytest.raises(ramify.RamifyError, match=r"train.json was not found: let RAMIFY_DATA name"):
+        blood.folder()
+    with pytest.raises(ramify.RamifyError, match="unknown model 'x': give one of small, swin-t"):
+        study.swin_config(detection.SHAPES, "x")
+    with pytest.raises(ramify.RamifyError, match="unknown split 'train': give test or val"):
+        detection.Settings(split="train")

@@ -1,29 +1,22 @@
-"""Swin-T pruned as in SiDT: sizes beside the thesis' Tables 4.3 to 4.5, and a small one trained.
+"""Swin-T pruned as in SiDT: sizes beside the thesis' Tables 4.3 to 4.5; seconds, no data.
 
-python -m experiments.sidt.structure            # sizes, and the run on CIFAR-100
-python -m experiments.sidt.structure --seeds 0  # sizes alone: seconds, no data
+python -m experiments.sidt.structure
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
-from statistics import mean
 
 import torch
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import Progress
 from transformers import SwinConfig, SwinForImageClassification
 
 import ramify
 from experiments.files import write
 from experiments.sidt.swin import SHARES, Config, goals, prunes, table_cost
-from experiments.sidt.training import Arm, Settings, study
 from ramify.cost import Cost, graph_cost
 
 # share pruned -> (parameters in millions, "FLOPS" in thousand millions), as printed
@@ -97,57 +90,14 @@ def size_table(config: Config, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def training_table(arms: Sequence[Arm]) -> str:
-    """Accuracies, means over seeds, as Markdown."""
-    lines = [
-        "| pruned | parameters | before | after the prune | after tuning | each seed |",
-        "|---|---|---|---|---|---|",
-    ]
-    for share in (0.0, *SHARES):
-        mine = [arm for arm in arms if arm.share == share]
-        means = (mean(getattr(arm, key) for arm in mine) for key in ("before", "after", "tuned"))
-        each = ", ".join(f"{arm.tuned:.1%}" for arm in mine)
-        numbers = " | ".join(f"{value:.1%}" for value in means)
-        lines.append(f"| {share:.0%} | {mine[0].params:,} | {numbers} | {each} |")
-    return "\n".join(lines)
-
-
-def options() -> argparse.ArgumentParser:
-    """What the command takes; every setting of the run is an option of its name."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.sidt.structure")
-    usual = asdict(Settings())
-    for field in fields(Settings):
-        value = usual[field.name]
-        parser.add_argument(f"--{field.name}", type=type(value), default=value)
-    parser.add_argument("--seeds", type=int, default=1, help="0: count only")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
-    parser.add_argument("--out", type=Path, default=Path("runs/sidt-structure"))
-    return parser
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Count, train, and write results.json and results.md."""
-    chosen = vars(options().parse_args(arguments))
-    out, seeds, threads = (chosen.pop(name) for name in ("out", "seeds", "threads"))
-    torch.set_num_threads(threads)
-    settings, console, started = Settings(**chosen), Console(), time.monotonic()
-    config: Config = SwinConfig()
-    tables = [size_table(config, sizes(config, CLASSES["4.4"]))]
-    console.print(Markdown(tables[0]))
-    arms: list[Arm] = []
-    with Progress(console=console) as progress:
-        epochs = settings.epochs + (1 + len(SHARES)) * settings.tune
-        bar = progress.add_task("training", total=seeds * epochs)
-        for seed in range(seeds):
-            arms += study(seed, settings, lambda: progress.advance(bar))
-    if arms:
-        tables.append(training_table(arms))
-        console.print(Markdown(tables[1]))
-    tables.append(f"{time.monotonic() - started:.0f} s\n")
-    out.mkdir(parents=True, exist_ok=True)
-    results = {"settings": asdict(settings), "arms": [asdict(arm) for arm in arms]}
-    write(out / "results.json", json.dumps(results) + "\n")
-    write(out / "results.md", "\n\n".join(tables))
+    """Count, and write results.md."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.sidt.structure")
+    parser.add_argument("--out", type=Path, default=Path("runs/sidt-structure"))
+    out, config = parser.parse_args(arguments).out, SwinConfig()
+    text = size_table(config, sizes(config, CLASSES["4.4"]))
+    write(out / "results.md", f"{text}\n")
+    Console().print(Markdown(text))
 
 
 if __name__ == "__main__":

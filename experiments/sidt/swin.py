@@ -1,7 +1,7 @@
 """What SiDT prunes in a Swin transformer of `transformers`, and what its Table 4.3 says of it.
 
 Letters, as in the table: `n` tokens, `d` width of the stream, `h` heads, `M` side of a window,
-`d_m` hidden units of the MLP, `ρ` the share of dimensions that remain.
+`d_m` hidden units of the MLP, `ρ` the share of dimensions that remain, `W` dimensions of a group.
 """
 
 from __future__ import annotations
@@ -160,6 +160,16 @@ def dimensions(graph: ramify.ChannelGraph) -> list[ramify.ChannelGroup]:
     return [graph[f"{block}.{name}"] for block, _ in swin_blocks(graph.model) for name in names]
 
 
+def widths(model: nn.Module) -> dict[str, int]:
+    """What every Swin block has now of what SiDT scores: dimensions of a head, units of the MLP."""
+    found = {}
+    for name, block in swin_blocks(model):
+        rows = block.attention.q_proj.out_features
+        found[f"{name}.attention.q_proj"] = rows // block.attention.num_attention_heads
+        found[f"{name}.mlp.fc1"] = block.mlp.fc1.out_features
+    return found
+
+
 def goals(graph: ramify.ChannelGraph, share: float) -> dict[str, int]:
     """Group -> how many of its dimensions remain when a share of every block's is pruned."""
     return {group.name: left(group.width, share) for group in dimensions(graph)}
@@ -169,19 +179,28 @@ def prunes(graph: ramify.ChannelGraph, widths: Mapping[str, int]) -> list[ramify
     """Prunes that bring groups to widths, the dimensions of the smallest weights first.
 
     Args:
-        graph: of any model.
-        widths: group -> width, at most the present one.
+        graph: of a model with Swin blocks.
+        widths: one of `dimensions` -> width, at most the present one.
 
     Returns:
         The edits.
     """
-    ranked: dict[str, list[ramify.Prune]] = {name: [] for name in widths}
-    for proposal in ramify.L1().propose(graph, _unasked, []):
-        if isinstance(proposal.edit, ramify.Prune) and proposal.edit.group in ranked:
-            ranked[proposal.edit.group].append(proposal.edit)
+    norms = weight_norms(graph)
     return [
-        edit for name, edits in ranked.items() for edit in edits[: graph[name].width - widths[name]]
+        ramify.Prune(name, channel)
+        for name, width in widths.items()
+        for channel in norms[name].argsort()[: graph[name].width - width].tolist()
     ]
+
+
+def weight_norms(graph: ramify.ChannelGraph) -> dict[str, Tensor]:
+    """The L1 norm of each dimension's weights over the mean of its group, by group: (W,)."""
+    norms = {group.name: torch.zeros(group.width) for group in dimensions(graph)}
+    for proposal in ramify.L1().propose(graph, _unasked, []):
+        edit = proposal.edit
+        if isinstance(edit, ramify.Prune) and edit.group in norms:
+            norms[edit.group][edit.channel] = -proposal.value
+    return norms
 
 
 def _unasked(model: nn.Module, batch: Any) -> Tensor:

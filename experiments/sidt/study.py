@@ -1,0 +1,315 @@
+"""Train a network with a Swin in it, search, cut, tune: Figure 4.1 of the thesis, for any task.
+
+Every stage that many arms share stays in the folder of results, so that a command which was
+stopped goes on from it.
+
+Shapes: W dimensions of a group.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from transformers import SwinConfig
+
+import ramify
+from experiments.sidt.swin import dimensions, weight_norms, widths
+from ramify import relax
+from ramify.cost import graph_cost
+from ramify.run.files import read_tensors, write_tensors
+from ramify.run.training import Training, make_optimizer, train_epoch
+
+MOMENTS = ("before", "searched", "cut", "tuned")
+FULL = "full"  # the arm that is not cut: it trains as many steps as the others
+ARMS = {
+    "rarts": "RARTS",
+    "joint": "joint training",
+    "l1": "L1 norms of weights",
+    "random": "at random",
+}
+SEARCHED = ("rarts", "joint")
+SPLITS = ("test", "val")
+Passes = Callable[[int], Iterator[Any]]  # number of the pass -> its batches
+Scores = Mapping[str, Tensor]  # group -> (W,)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a command decides; the schedule of every stage is a cosine that falls to 0.
+
+    Attributes:
+        model: "small", or "swin-t" for the sizes of the thesis.
+        split: which images judge: "test", or "val" for choosing settings.
+        epochs: of the full network.
+        search: epochs of the search, each as long as half the training images are.
+        tune: epochs after the cut.
+        batch: images of a step; the search takes two such batches a step.
+        rate: learning rate of weights.
+        decay: weight decay.
+        alpha: learning rate of the scores, by Adam.
+        gamma: weight of their L1 norm.
+        lam: λ of RARTS.
+        beta: β of RARTS.
+
+    Raises:
+        RamifyError: the split is another.
+    """
+
+    model: str = "small"
+    split: str = "test"
+    epochs: int = 20
+    search: int = 8
+    tune: int = 4
+    batch: int = 64
+    rate: float = 1e-3
+    decay: float = 0.05
+    alpha: float = 0.01
+    gamma: float = 1e-4
+    lam: float = 1.0
+    beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ramify.RamifyError(f"unknown split {self.split!r}: give test or val.")
+
+
+class Task(ABC):
+    """A network, its data and its measure.
+
+    Attributes:
+        count: training samples.
+        example: an input to trace with, on the device.
+        device: where all happens.
+        settings: what to do.
+    """
+
+    count: int
+    example: Tensor
+    device: torch.device
+    settings: Settings
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """A network with fresh weights."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """One loss a sample, (S,)."""
+
+    @abstractmethod
+    def passes(self, rows: Tensor, size: int, seed: int) -> Passes:
+        """Batches of so many of these training samples, on the device, for any pass over them."""
+
+    @abstractmethod
+    def judge(self, model: nn.Module) -> dict[str, float]:
+        """How good a network is, in evaluation mode."""
+
+
+class Stage(NamedTuple):
+    """A network after a stage, its scores where it was searched, and how good it is."""
+
+    model: nn.Module
+    scores: Scores
+    judged: dict[str, float]
+
+
+def swin_config(shapes: Mapping[str, Mapping[str, Any]], model: str, **more: Any) -> Any:
+    """The configuration of a Swin.
+
+    Args:
+        shapes: what each model has that Swin-T has not.
+        model: one of them.
+        **more: what all have.
+
+    Returns:
+        A `transformers.SwinConfig`.
+
+    Raises:
+        RamifyError: there is no such model.
+    """
+    if model not in shapes:
+        raise ramify.RamifyError(f"unknown model {model!r}: give one of {', '.join(shapes)}.")
+    return SwinConfig(**shapes[model], **more)
+
+
+def run(task: Task, seed: int, arm: str, ratio: float, keep: Path) -> dict[str, Any]:
+    """One network, cut and tuned.
+
+    Args:
+        task: what is learned.
+        seed: of the first weights, the order of the samples, their halves and random scores.
+        arm: one of `ARMS`, or `FULL` for the network that is not cut.
+        ratio: of all dimensions that are ranked together, the share to cut.
+        keep: folder for the stages that arms share, all of one task and settings.
+
+    Returns:
+        How good it is before the search, after it, after the cut and after tuning; parameters,
+        MACs of one sample, and how many of each layer's dimensions are left, of how many.
+    """
+    started = time.monotonic()
+    before, searched = stages(task, seed, arm, keep)
+    model = searched.model
+    graph = ramify.trace(model, task.example)
+    full = widths(model)
+    if ratio:
+        scores = ranked(graph, arm, searched.scores, seed)
+        proposals = relax.GateScale(scores).propose(graph, task.loss, [])
+        chosen = ramify.TopFraction(ratio).select(proposals)
+        graph = ramify.apply(graph, [proposal.edit for proposal in chosen])
+    cost, cut = graph_cost(graph), task.judge(model)
+    train(task, model, task.settings.tune, seed + 2, task.settings.batch)
+    return {
+        "seed": seed,
+        "arm": arm,
+        "ratio": ratio,
+        "before": before,
+        "searched": searched.judged,
+        "cut": cut,
+        "tuned": task.judge(model),
+        "params": cost.params,
+        "macs": cost.macs,
+        "left": {name: [kept, full[name]] for name, kept in widths(model).items()},
+        "seconds": time.monotonic() - started,
+        "settings": asdict(task.settings),
+    }
+
+
+def ranked(graph: ramify.ChannelGraph, arm: str, learned: Scores, seed: int) -> Scores:
+    """What an arm ranks the dimensions by: learned scores, L1 norms, or draws.
+
+    Args:
+        graph: of the network.
+        arm: of `ARMS`.
+        learned: what the search left, where it was one.
+        seed: of the draws.
+
+    Returns:
+        Group -> (W,); the smallest absolute values go first.
+    """
+    if arm in SEARCHED:
+        return learned
+    groups = {group.name: group.width for group in dimensions(graph)}
+    if arm == "random":
+        generator = torch.Generator().manual_seed(seed)
+        return {name: torch.rand(width, generator=generator) for name, width in groups.items()}
+    return weight_norms(graph)
+
+
+def stages(task: Task, seed: int, arm: str, keep: Path) -> tuple[dict[str, float], Stage]:
+    """The network that an arm cuts, as kept or made now.
+
+    Args:
+        task: what is learned.
+        seed: of the run.
+        arm: of `ARMS`, or `FULL`.
+        keep: folder of the stages.
+
+    Returns:
+        How good the full network is before any search, and what it became.
+    """
+    settings, kind = task.settings, arm if arm in SEARCHED else FULL
+
+    def trained() -> tuple[nn.Module, Scores]:
+        torch.manual_seed(seed)
+        model = task.model().to(task.device)
+        train(task, model, settings.epochs, seed, settings.batch)
+        return model, {}
+
+    before = _kept(keep / f"trained-{seed}.safetensors", task, trained)
+
+    def more() -> tuple[nn.Module, Scores]:
+        if kind != FULL:
+            half_way = keep / f"searching-{kind}-{seed}.safetensors"
+            return before.model, search(task, before.model, kind, seed, half_way)
+        # As many steps on as many samples as a search takes, without one.
+        train(task, before.model, settings.search, seed + 1, 2 * settings.batch)
+        return before.model, {}
+
+    return before.judged, _kept(keep / f"{kind}-{seed}.safetensors", task, more)
+
+
+def _kept(file: Path, task: Task, make: Callable[[], tuple[nn.Module, Scores]]) -> Stage:
+    if file.exists():
+        tensors, said = read_tensors(file, "delete it to begin this stage again.")
+        model = task.model().to(task.device)
+        model.load_state_dict(_part(tensors, "model/"))
+        return Stage(model, _part(tensors, "scores/"), json.loads(said["judged"]))
+    model, scores = make()
+    stage = Stage(model, scores, task.judge(model))
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"scores/{name}": tensor for name, tensor in scores.items()}
+    write_tensors(file, tensors, {"judged": json.dumps(stage.judged)})
+    return stage
+
+
+def _part(tensors: Scores, start: str) -> dict[str, Tensor]:
+    return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+
+
+def train(task: Task, model: nn.Module, epochs: int, seed: int, batch: int) -> None:
+    """Train on all samples by AdamW, at a rate that falls to 0."""
+    if not epochs:
+        return
+    plan = Training(epochs, "adamw", task.settings.rate, weight_decay=task.settings.decay)
+    optimizer = make_optimizer(model, plan)
+    passes = task.passes(torch.arange(task.count), batch, seed)
+    begun, total = 0, epochs * math.ceil(task.count / batch)
+    for epoch in range(epochs):
+        factor = partial(_factor, plan, begun, total)
+        _, steps = train_epoch(model, task.loss, passes(epoch), optimizer, factor)
+        begun += steps
+
+
+def _factor(plan: Training, begun: int, total: int, step: int) -> float:
+    return plan.factor(begun + step, total)
+
+
+def search(task: Task, model: nn.Module, kind: str, seed: int, checkpoint: Path) -> Scores:
+    """Learn scores of the dimensions beside the weights, then fold them in.
+
+    Args:
+        task: what is learned.
+        model: a trained network; it goes on from there.
+        kind: one of `SEARCHED`.
+        seed: of the halves and the order of their samples.
+        checkpoint: a file to go on from; it is gone at the end.
+
+    Returns:
+        Group -> scores (W,).
+    """
+    settings = task.settings
+    graph = ramify.trace(model, task.example)
+    gates = ramify.gate(graph, [group.name for group in dimensions(graph)])
+    halves = relax.halves(task.count, seed)
+    pairs = relax.Pairs(*(task.passes(half, settings.batch, seed + 1) for half in halves))
+    total = settings.search * len(pairs)
+    cosine: Callable[[Optimizer], LRScheduler] = partial(CosineAnnealingLR, T_max=total)
+    held: dict[str, Any] = {
+        "arch": gates,
+        "loss": task.loss,
+        "weight_optimizer": partial(AdamW, lr=settings.rate, weight_decay=settings.decay),
+        "arch_optimizer": partial(Adam, lr=settings.alpha),
+        "penalty": relax.L1(),
+        "gamma": settings.gamma,
+        "schedules": {"weights": cosine},
+    }
+    ways: dict[str, Callable[..., relax.Searcher]] = {
+        "rarts": partial(relax.RARTS, lam=settings.lam, beta=settings.beta),
+        "joint": relax.Joint,
+    }
+    searcher = ways[kind](model, **held)
+    ramify.search(searcher, pairs, epochs=settings.search, checkpoint=checkpoint)
+    checkpoint.unlink(missing_ok=True)
+    return ramify.fold(gates)
