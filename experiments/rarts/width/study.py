@@ -156,12 +156,20 @@ class Study:
         name = method.removesuffix(RELATIVE)
         searcher = self.searcher(name, model, gates)
         model.train()
+        good: dict[str, Any] = {}
         for epoch in range(self.settings.search):
             of = pairs(self.halves, self.settings.batch, self.seed, epoch, self.settings.device)
             for pair in of:
                 searcher.step(*pair)
                 self.tick()
-            gates.check()
+            try:
+                gates.check()
+            except ramify.RamifyError:  # a layer without a channel: the last good epoch counts
+                if not good:
+                    raise
+                model.load_state_dict(good)
+                break
+            good = copy.deepcopy(model.state_dict())
         scores = ramify.fold(gates)
         return model, relax.GateScale(scores, relative=name != method).propose(self.trace(model))
 
