@@ -21,7 +21,8 @@ from experiments.rarts.nats.figure import movement, space
 from experiments.rarts.nats.study import METHODS, Settings, run, total_steps
 from experiments.rarts.nats.table import Row, page
 from experiments.resume import add_settings, finished
-from ramify.cells import NATS, NatsTables
+from ramify.cells import NATS, Genotype, NatsTables
+from ramify.cells.derive import strongest
 from ramify.run.files import write_lines
 
 CELLS = 15_625  # of the space
@@ -75,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             write_lines(file, rows)
     tables = NatsTables()
-    looked_up = [judged(row, choice, tables) for row in rows for choice in ("cell", "perturbed")]
+    looked_up = [
+        judged(row, choice, cell, tables) for row in rows for choice, cell in cells(row).items()
+    ]
     text = page(looked_up)
     write(out / "results.md", text)
     errors = np.array([100 - tables.accuracy(tables.genotype(n)) for n in range(CELLS)])
@@ -85,9 +88,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(Markdown(text))
 
 
-def judged(row: Row, choice: str, tables: NatsTables) -> Row:
+def cells(row: Row) -> dict[str, str]:
+    """What comes of one search by each way to choose operations, as text."""
+    found = {"cell": row["cell"]}
+    if row["history"]:
+        able = NATS(never=("none",))
+        states = strongest(able, torch.tensor(row["history"][-1]))
+        found["never none"] = Genotype("NATS", 1, (("cell", states),)).text
+        found["perturbed"] = row["perturbed"]
+    return found
+
+
+def judged(row: Row, choice: str, cell: str, tables: NatsTables) -> Row:
     """What the published tables say of a cell: errors, percentile and skips in %."""
-    cell = row[choice]
     return {
         "method": row["method"],
         "choice": choice,
