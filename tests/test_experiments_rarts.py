@@ -102,7 +102,9 @@ def test_alpha_stands_still_while_it_is_warmed_up() -> None:
 def test_random_cells_are_of_the_space_and_uniform() -> None:
     generator = torch.Generator().manual_seed(0)
     cells = [nats.drawn(generator) for _ in range(500)]
+    able = nats.drawn(generator, none=False)
     names = [name for cell in cells for name in NATS.check(cell).operations]
+    assert "none" not in able.operations
     assert all(abs(names.count(name) / len(names) - 0.2) < 0.03 for name in NATS.operations)
 
 

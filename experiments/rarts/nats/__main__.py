@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.files import png, write
 from experiments.rarts.nats.figure import movement, space
-from experiments.rarts.nats.study import METHODS, Settings, run, total_steps
+from experiments.rarts.nats.study import METHODS, RANDOM, Settings, run, total_steps
 from experiments.rarts.nats.table import Row, page
 from experiments.resume import add_settings, finished
 from ramify.cells import NATS, Genotype, NatsTables
@@ -79,10 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     looked_up = [
         judged(row, choice, cell, tables) for row in rows for choice, cell in cells(row).items()
     ]
-    text = page(looked_up)
+    every = [tables.genotype(number) for number in range(CELLS)]
+    errors = np.array([100 - tables.accuracy(cell) for cell in every])
+    able = np.array(["none" not in cell.operations for cell in every])
+    text = (
+        f"{page(looked_up)}\n\nMedian error of all {CELLS:,} cells: {np.median(errors):.2f} %; of "
+        f"the {able.sum():,} without `none`: {np.median(errors[able]):.2f} %.\n"
+    )
     write(out / "results.md", text)
-    errors = np.array([100 - tables.accuracy(tables.genotype(n)) for n in range(CELLS)])
-    write(out / "space.png", png(space([r for r in looked_up if r["choice"] == "cell"], errors)))
+    shown = [row for row in looked_up if row["choice"] == "never none"]
+    write(out / "space.png", png(space(shown, errors[able])))
     relaxed = [row for row in rows if row["seed"] == 0 and row["history"]]
     write(out / "alpha.png", png(movement(relaxed)))
     console.print(Markdown(text))
@@ -90,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def cells(row: Row) -> dict[str, str]:
     """What comes of one search by each way to choose operations, as text."""
+    if row["method"] == RANDOM[1]:
+        return {"never none": row["cell"]}
     found = {"cell": row["cell"]}
     if row["history"]:
         able = NATS(never=("none",))
@@ -102,7 +110,7 @@ def cells(row: Row) -> dict[str, str]:
 def judged(row: Row, choice: str, cell: str, tables: NatsTables) -> Row:
     """What the published tables say of a cell: errors, percentile and skips in %."""
     return {
-        "method": row["method"],
+        "method": RANDOM[0] if row["method"] in RANDOM else row["method"],
         "choice": choice,
         "cifar10": 100 - tables.accuracy(cell),
         "cifar100": 100 - tables.accuracy(cell, "cifar100"),

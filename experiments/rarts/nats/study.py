@@ -21,7 +21,8 @@ from ramify.data import Dataset, batches
 from ramify.run.training import cross_entropy
 from ramify.trace.recorder import evaluating
 
-METHODS = ("rarts", "darts1", "darts2", "milenas", "joint", "random")
+RANDOM = ("random", "random-never-none")
+METHODS = ("rarts", "darts1", "darts2", "milenas", "joint", *RANDOM)
 PASSES = {"rarts": 4, "darts1": 2, "darts2": 5, "milenas": 3, "joint": 2}  # batches a step
 WARM = 2  # of so many parts of a search, α stands still in the first, where it is warmed up
 PROBE = 500  # images of the second half by which operations are chosen by perturbation
@@ -94,7 +95,7 @@ def run(method: str, seed: int, settings: Settings, tick: Callable[[], None]) ->
     """
     torch.manual_seed(seed)
     both = halved(some(settings.data, settings.samples, seed), seed)
-    search = partial(_random if method == "random" else partial(_relaxed, method), both)
+    search = partial(_random if method in RANDOM else _relaxed, method, both)
     return search(seed, settings, tick)
 
 
@@ -147,14 +148,14 @@ def _searcher(method: str, net: nn.Module, settings: Settings) -> relax.Searcher
 
 
 def _random(
-    both: Sequence[Dataset], seed: int, settings: Settings, tick: Callable[[], None]
+    method: str, both: Sequence[Dataset], seed: int, settings: Settings, tick: Callable[[], None]
 ) -> Found:
     """The best of some random cells by accuracy on the second half, in as many passes as RARTS."""
     generator = torch.Generator().manual_seed(seed)
     each = PASSES["rarts"] * settings.epochs * steps(settings) // settings.candidates
     best: tuple[float, Genotype] | None = None
     for _ in range(settings.candidates):
-        genotype = drawn(generator)
+        genotype = drawn(generator, method == RANDOM[0])
         net = NATS.network(genotype, **_sizes(both[0], settings))
         net = moved(net, settings.device)
         optimizer = SGD(net.parameters(), lr=settings.lr, momentum=0.9, weight_decay=3e-4)
@@ -179,12 +180,12 @@ def _sizes(data: Dataset, settings: Settings) -> dict[str, Any]:
     return sizes | {"classes": len(data.classes), "in_channels": data.shape[0]}
 
 
-def drawn(generator: torch.Generator) -> Genotype:
-    """A cell of the space, each as likely as any other."""
-    names, places = list(NATS.operations), iter(NATS.edges)
+def drawn(generator: torch.Generator, none: bool = True) -> Genotype:
+    """A cell of the space, with `none` or never with it, each as likely as any other."""
+    names = [name for name in NATS.operations if none or name != "none"]
     numbers = torch.randint(len(names), (len(NATS.edges),), generator=generator).tolist()
     edges = [
-        f"{names[number]}~{source}" for number, (source, _) in zip(numbers, places, strict=True)
+        f"{names[number]}~{source}" for number, (source, _) in zip(numbers, NATS.edges, strict=True)
     ]
     return NATS.parse(f"|{edges[0]}|+|{'|'.join(edges[1:3])}|+|{'|'.join(edges[3:])}|")
 
@@ -197,7 +198,7 @@ def steps(settings: Settings) -> int:
 def total_steps(method: str, settings: Settings) -> int:
     """Steps of one search, for a bar of progress."""
     made = settings.epochs * steps(settings)
-    if method != "random":
+    if method not in RANDOM:
         return made
     return PASSES["rarts"] * made // settings.candidates * settings.candidates
 
