@@ -13,6 +13,7 @@ from experiments.rarts.latency.figure import figure
 from experiments.rarts.latency.table import page
 from ramify.cells import DARTS
 from ramify.data import Dataset
+from ramify.latency import Latency
 from ramify.run.random_search import random_genotype
 
 TINY = "--searcher darts1 --channels 2 --cells 3 --samples 16 --batch 8 --epochs 1".split()
@@ -34,7 +35,8 @@ def test_the_command_goes_on_from_what_is_finished(
     command.main([*TINY, *small, str(tmp_path), "--seeds", "1"])
     first = (tmp_path / "results.md").read_text()
     assert (tmp_path / "latency.png").stat().st_size > 10_000
-    monkeypatch.setattr(command, "run", lambda *args: pytest.fail("nothing was left to do"))
+    for name in ("run", "timed"):
+        monkeypatch.setattr(command, name, lambda *args: pytest.fail("nothing was left to do"))
     command.main([*TINY, *small, str(tmp_path), "--seeds", "1"])
     assert (tmp_path / "results.md").read_text() == first
     assert len(first.splitlines()) == 4
@@ -43,7 +45,7 @@ def test_the_command_goes_on_from_what_is_finished(
 def test_the_sum_over_the_table_is_that_of_the_operations(tmp_path: Path) -> None:
     settings = replace(study.Settings(), channels=2, cells=3, large_channels=2, large_cells=3)
     genotype = random_genotype(DARTS, 0)
-    found = study.measures(genotype.text, settings, tmp_path)
+    found = study.made_of(genotype.text, settings, tmp_path)
     table = study.table(settings, tmp_path / "latency.json")
     # Of three cells, the first is normal at 2 channels and 8 pixels; two reduce to 4 and 8.
     total = 0.0
@@ -56,6 +58,25 @@ def test_the_sum_over_the_table_is_that_of_the_operations(tmp_path: Path) -> Non
                 total += table.times[name, place]
     assert found["summed"] == pytest.approx(total, rel=1e-4)
     assert sum(found["kinds"].values()) == 16
+
+
+def test_all_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "REPEATS", 3)
+    order: list[tuple[int, int]] = []
+
+    def measure(net: torch.nn.Module, **how: Any) -> Latency:
+        order.append((id(net), len(order)))
+        return Latency(float(len(order)), 0.0)
+
+    monkeypatch.setattr(study, "measure", measure)
+    settings = replace(study.Settings(), channels=2, cells=3, large_channels=2, large_cells=3)
+    found = study.timed([random_genotype(DARTS, seed).text for seed in (0, 1)], settings)
+    nets = [net for net, _ in order]
+    assert nets[:6] == nets[:2] * 3
+    assert found == [  # the middle one of three turns, of two networks, at two sizes
+        {"latency": 3.0, "latency_large": 9.0},
+        {"latency": 4.0, "latency_large": 10.0},
+    ]
 
 
 def test_table_and_figure_have_a_line_for_each_weight() -> None:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.files import png, write
 from experiments.rarts.latency.figure import figure
-from experiments.rarts.latency.study import Settings, run, table
+from experiments.rarts.latency.study import Settings, run, table, timed
 from experiments.rarts.latency.table import page
 from experiments.resume import add_settings, finished
 from ramify.run.files import write_lines
@@ -56,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 found = run(gamma, seed, settings, out, partial(progress.advance, bar))
                 rows.append(found | {"settings": asdict(settings)})
                 write_lines(out / "results.jsonl", rows)
+    if not all("latency" in row for row in rows):
+        times = timed([row["genotype"] for row in rows], settings)
+        rows = [row | found for row, found in zip(rows, times, strict=True)]
+        write_lines(out / "results.jsonl", rows)
     write(out / "results.md", page(rows))
     write(out / "latency.png", png(figure(rows)))
     console.print(Markdown(page(rows)))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -65,7 +67,7 @@ def table(settings: Settings, path: Path) -> LatencyTable:
 def run(
     gamma: float, seed: int, settings: Settings, out: Path, tick: Callable[[float], None]
 ) -> Row:
-    """Search, derive, and measure.
+    """Search, and derive.
 
     Args:
         gamma: the weight of the expected latency, for a millisecond.
@@ -99,24 +101,42 @@ def run(
     folder.check(config.to_json())
     run_jobs(config, folder, load("cifar10"), ticked=tick, run=run_search)
     text = next(e["genotype"] for e in folder.events() if e["event"] == "result")
-    return {"gamma": gamma, "seed": seed, "genotype": text} | measures(text, settings, out)
+    return {"gamma": gamma, "seed": seed, "genotype": text} | made_of(text, settings, out)
 
 
-def measures(text: str, settings: Settings, out: Path) -> Row:
-    """How fast an architecture is, as searched and larger, and what it is made of."""
+def made_of(text: str, settings: Settings, out: Path) -> Row:
+    """What an architecture consists of, and what the table says of it."""
     genotype = DARTS.parse(text)
+    kinds = Counter(kind_of(operation) for operation in genotype.operations)
+    summed = _summed(table(settings, out / "latency.json"), genotype, settings)
+    return {"summed": summed, "kinds": dict(kinds)}
+
+
+def timed(texts: Sequence[str], settings: Settings) -> list[Row]:
+    """How fast architectures are, as searched and larger.
+
+    All are run in turns, so that what else the machine does falls on all of them; the median of the
+    turns counts.
+
+    Args:
+        texts: the architectures.
+        settings: their sizes.
+
+    Returns:
+        Milliseconds of each, for one image.
+    """
     sizes = {
         "latency": (settings.channels, settings.cells),
         "latency_large": (settings.large_channels, settings.large_cells),
     }
-    found: Row = {}
+    found: list[Row] = [{} for _ in texts]
     for name, (channels, cells) in sizes.items():
-        torch.manual_seed(0)
-        net = DARTS.network(genotype, channels=channels, cells=cells)
-        found[name] = measure(net, _image(), repeats=REPEATS, clock=ThreadClock()).median
-    kinds = Counter(kind_of(operation) for operation in genotype.operations)
-    table_cost = _summed(table(settings, out / "latency.json"), genotype, settings)
-    return found | {"summed": table_cost, "kinds": dict(kinds)}
+        nets = [DARTS.network(text, channels=channels, cells=cells) for text in texts]
+        once = partial(measure, inputs=_image(), repeats=1, warmup=1, clock=ThreadClock())
+        turns = [[once(net).median for net in nets] for _ in range(REPEATS)]
+        for row, times in zip(found, zip(*turns, strict=True), strict=True):
+            row[name] = median(times)
+    return found
 
 
 def _summed(latencies: LatencyTable, genotype: Genotype, settings: Settings) -> float:

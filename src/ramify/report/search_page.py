@@ -194,6 +194,9 @@ def _tiles(results: Sequence[Event], tested: Sequence[Event]) -> list[Tile]:
             for key in ("params", "skips", "latency")
         }
         total = statistic([sum(event["seconds"] for event in results)])
+        known = [event["benchmark"] for event in results if "benchmark" in event]
+        for key in known[0] if known else ():
+            tiles.append(Tile(f"{statistic([one[key] for one in known])['mean']:.4g}", key, over))
         tiles += [
             Tile(short(means["params"]), "parameters", f"of what was found, {over}"),
             Tile(

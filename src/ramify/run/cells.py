@@ -350,8 +350,8 @@ def benchmark(config: SearchConfig, genotype: Genotype) -> dict[str, float]:
     except RamifyError:  # a help where they are, nothing that a search needs
         return {}
     return {
-        "test accuracy, NATS-Bench (%)": tables.accuracy(genotype, config.data),
-        "percentile in the space": tables.percentile(genotype, config.data),
+        "NATS-Bench, %": tables.accuracy(genotype, config.data),
+        "percentile": tables.percentile(genotype, config.data),
     }
 
 
