@@ -40,6 +40,7 @@ class Settings:
         batch: images a step.
         epochs: passes over the halves.
         arch_lr: of α, by Adam.
+        beta: β of RARTS.
         large_channels: of the derived network as it would be used.
         large_cells: likewise.
     """
@@ -51,6 +52,7 @@ class Settings:
     batch: int = 16
     epochs: int = 4
     arch_lr: float = 0.05
+    beta: float = 1.0
     large_channels: int = 16
     large_cells: int = 8
 
@@ -92,6 +94,8 @@ def run(
         "seed": seed,
         "threads": 1,
     }
+    if settings.searcher == "rarts":
+        given["beta"] = settings.beta
     if gamma:
         given |= {"latency_weight": gamma, "latency_table": str(out / "latency.json")}
     config = SearchConfig.resolve(given)
