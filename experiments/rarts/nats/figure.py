@@ -35,7 +35,7 @@ def space(rows: Sequence[Row], errors: np.ndarray[Any, Any]) -> Figure:
         axes.plot([np.median(mine)] * 2, [place - 0.33, place + 0.33], color="#202124", lw=2)
     box = axes.boxplot(
         errors, positions=[len(shown)], orientation="horizontal", widths=0.5, whis=(5, 95),
-        showfliers=False, patch_artist=True,
+        showfliers=False, patch_artist=True, medianprops={"color": "#202124", "lw": 2},
     )  # fmt: skip
     for part in box["boxes"]:
         part.set(facecolor="#e8eaed")
@@ -68,13 +68,21 @@ def movement(rows: Sequence[Row]) -> Figure:
         history = np.array(row["history"])  # (epochs, E, O)
         for edge, axes in enumerate(line):
             for number, operation in enumerate(NATS.operations):
-                axes.plot(history[:, edge, number], color=COLORS[number], label=operation)
+                axes.plot(
+                    range(1, len(history) + 1),
+                    history[:, edge, number],
+                    color=COLORS[number],
+                    label=operation,
+                )
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=7)
             if row is rows[0]:
                 source, target = NATS.edges[edge]
                 axes.set_title(f"{source} to {target}", fontsize=8)
         line[0].set_ylabel(NAMES[row["method"]], fontsize=8)
+    for axes in grid[-1]:
+        axes.set_xlabel("epoch", fontsize=8)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     return figure
