@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from ramify import RamifyError
 from ramify.relax import Pairs, check_halves, halves
+from ramify.relax.halves import Data
 
 
 @pytest.mark.parametrize("count, share", [(2, 0.5), (7, 0.5), (100, 0.8), (101, 0.01)])
@@ -66,3 +67,10 @@ def test_pairs_of_loaders_and_of_streams() -> None:
 def test_a_half_without_batches_is_refused(a: list[int], p: list[int], side: str) -> None:
     with pytest.raises(RamifyError, match=f"the {side} half of the data gave no batch"):
         list(Pairs(a, p)(0))
+
+
+@pytest.mark.parametrize("p", [iter([1, 2]), lambda epoch: [] if epoch else [1, 2]])
+def test_a_half_that_ends_later_is_refused(p: Data) -> None:
+    """It gave batches when they were counted, and gives none when they are wanted."""
+    with pytest.raises(RamifyError, match="the second half of the data gave no batch"):
+        list(Pairs([1, 2, 3], p)(1))

@@ -85,6 +85,15 @@ def test_both_sides_of_the_threshold(name, strength):
         torch.testing.assert_close(value, least, rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.parametrize("name", PENALTIES)
+def test_a_number_is_as_exact_as_a_tensor(name):
+    prox, _ = PENALTIES[name]
+    w = 3 * torch.randn(51, dtype=torch.float64)
+    w[-1] = 0.2**0.5 * (1 + 1e-12)  # just above the threshold of l0
+    assert torch.equal(prox(w, 0.1), prox(w, torch.tensor(0.1, dtype=torch.float64)))
+    assert name != "l0" or prox(w, 0.1)[-1] != 0
+
+
 def test_ties_go_to_zero():
     assert prox_l0(torch.tensor([2.0, -2.0]), 2.0).tolist() == [0, 0]
     assert prox_tl1(torch.tensor([3.5, -3.5]), 4.0).tolist() == [0, 0]  # √16 − ½

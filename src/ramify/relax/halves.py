@@ -15,6 +15,7 @@ from ramify.errors import RamifyError
 from ramify.probe import known_length
 
 Data = Iterable[Any] | Callable[[int], Iterable[Any]]
+SIDES = ("first", "second")
 
 
 def halves(count: int, seed: int, share: float = 0.5) -> tuple[Tensor, Tensor]:
@@ -82,7 +83,7 @@ class Pairs:
         p: Those of D_p.
 
     Raises:
-        RamifyError: a half gives no batch.
+        RamifyError: a half gives no batch, or ends after one pass.
 
     Example:
         >>> pairs = Pairs([1, 2, 3], lambda epoch: [10 * epoch])
@@ -102,8 +103,11 @@ class Pairs:
         Returns:
             Iterator of a batch of D_a and one of D_p.
         """
-        both = zip(_endless(self.a, epoch), _endless(self.p, epoch), strict=False)
-        return itertools.islice(both, len(self))
+        count = len(self)
+        sides = (
+            _endless(data, epoch, side) for data, side in zip((self.a, self.p), SIDES, strict=True)
+        )
+        return itertools.islice(zip(*sides, strict=True), count)
 
     def __len__(self) -> int:
         """Pairs of an epoch."""
@@ -112,12 +116,9 @@ class Pairs:
     @cached_property
     def _length(self) -> int:
         counts = [_count(data) for data in (self.a, self.p)]
-        if not all(counts):
-            raise RamifyError(
-                f"the {'second' if counts[0] else 'first'} half of the data gave no batch; give a "
-                "list, a DataLoader or a function of the epoch, not an iterator that ends after "
-                "one pass"
-            )
+        for count, side in zip(counts, SIDES, strict=True):
+            if not count:
+                raise _no_batch(side)
         return max(counts)
 
 
@@ -125,9 +126,21 @@ def _of_epoch(data: Data, epoch: int) -> Iterable[Any]:
     return data(epoch) if callable(data) else data
 
 
-def _endless(data: Data, epoch: int) -> Iterator[Any]:
+def _endless(data: Data, epoch: int, side: str) -> Iterator[Any]:
     while True:
-        yield from _of_epoch(data, epoch)
+        empty = True
+        for batch in _of_epoch(data, epoch):
+            empty = False
+            yield batch
+        if empty:
+            raise _no_batch(side)
+
+
+def _no_batch(side: str) -> RamifyError:
+    return RamifyError(
+        f"the {side} half of the data gave no batch; give a list, a DataLoader or a function of "
+        "the epoch, not an iterator that ends after one pass"
+    )
 
 
 def _count(data: Data) -> int:

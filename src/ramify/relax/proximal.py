@@ -36,7 +36,7 @@ def prox_l0(weights: Tensor, strength: Strength) -> Tensor:
 
     Source: RARTS thesis, 2.1.2.
     """
-    threshold = torch.as_tensor(2 * strength).sqrt().to(weights)
+    threshold = (2 * _like(strength, weights)).sqrt()
     return torch.where(weights.abs() > threshold, weights, 0)
 
 
@@ -85,7 +85,7 @@ def prox_tl1(weights: Tensor, strength: Strength, a: float = 1.0) -> Tensor:
     """
     if not a > 0:
         raise RamifyError(f"a of the transformed l1 penalty is {a}; give a number above 0.")
-    scaled = torch.as_tensor(strength * (a + 1)).to(weights)
+    scaled = (a + 1) * _like(strength, weights)
     threshold = torch.where(
         scaled <= a**2 / 2, scaled / a, (2 * scaled).clamp_min(0).sqrt() - a / 2
     )
@@ -95,6 +95,11 @@ def prox_tl1(weights: Tensor, strength: Strength, a: float = 1.0) -> Tensor:
     sine = (27 / 4 * a * scaled / reach**3).clamp(0, 1).sqrt()
     shrunk = size - 4 / 3 * reach * (sine.asin() / 3).sin() ** 2
     return torch.where(size > threshold, weights.sign() * shrunk.clamp_min(0), 0)
+
+
+def _like(strength: Strength, weights: Tensor) -> Tensor:
+    """A strength in the type of the weights, all of its digits, and on their device."""
+    return torch.as_tensor(strength, dtype=weights.dtype, device=weights.device)
 
 
 def group_norms(weights: Tensor, dim: int | None) -> Tensor:
