@@ -289,8 +289,11 @@ def problem() -> tuple[nn.Module, Pairs, torch.Tensor]:
     return net, Pairs(*halves), x[:1]
 
 
-def searched(net: nn.Module, pairs: Pairs, inputs: torch.Tensor, **given: Any) -> Any:
-    training = Training(lr=0.1, weight_decay=0.01, schedule="constant")
+def searched(
+    net: nn.Module, pairs: Pairs, inputs: torch.Tensor, optimizer: str = "sgd", **given: Any
+) -> Any:
+    rate = 0.1 if optimizer == "sgd" else 0.01
+    training = Training(optimizer=optimizer, lr=rate, weight_decay=0.01, schedule="constant")
     return search_widths(
         net,
         inputs,
@@ -302,13 +305,14 @@ def searched(net: nn.Module, pairs: Pairs, inputs: torch.Tensor, **given: Any) -
     )
 
 
-def test_slimming_without_penalty_is_plain_training() -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_slimming_without_penalty_is_plain_training(optimizer: str) -> None:
     net, pairs, inputs = problem()
     other = copy.deepcopy(net)
-    searched(net, pairs, inputs, searcher="bn", gamma=0.0)
-    searched(other, pairs, inputs, searcher="l1")
+    searched(net, pairs, inputs, optimizer, searcher="bn", gamma=0.0)
+    searched(other, pairs, inputs, optimizer, searcher="l1")
     for one, two in zip(net.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(one, two)
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
 
 
 def test_a_step_of_network_slimming() -> None:
@@ -410,6 +414,30 @@ def test_shrink_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
             expected.graph.model.parameters(), again.graph.model.parameters(), strict=True
         ):
             assert torch.equal(one, two)
+
+
+def test_a_teacher_that_cannot_teach_is_refused_before_any_work() -> None:
+    net, pairs, inputs = problem()
+    other = nn.Linear(3, 5)
+    kept, drawn = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    settings = {"rule": ramify.TopFraction(0.5), "training": Training(epochs=1)}
+    for teacher, said in (
+        (net, "the teacher is the network that is to be cut: give a copy"),
+        (other, "take a teacher of the same classes"),
+    ):
+        with pytest.raises(RamifyError, match=said):
+            ramify.shrink(
+                net,
+                inputs,
+                cross_entropy,
+                pairs,
+                search=WidthSearch(epochs=1),
+                teacher=teacher,
+                log=Stop(0),
+                **settings,
+            )
+    assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items())
+    assert torch.equal(drawn, torch.get_rng_state())
 
 
 def test_shrink_with_a_teacher_and_a_budget() -> None:

@@ -43,14 +43,12 @@ def figure(limits: Sequence[Limit], descents: Sequence[Descent]) -> Figure:
     first = other_path(BASELINE)
     varied = {
         "RARTS, β = 10, u₀ = 0": {f"λ = {lam:g}": (lam, 10.0, 0.0) for lam in LAMS},
-        "RARTS, λ = 10, u₀ = 0": {
-            f"β = {beta:g}": (10.0, beta, 0.0) for beta in (2.0, 10.0, 100.0)
-        },
+        "RARTS, λ = 10, u₀ = 0": {f"β = {beta:g}": (10.0, beta, 0.0) for beta in BETAS},
         "RARTS, λ = β = 10": {f"u₀ = {u:g}": (10.0, 10.0, u) for u in STARTS},
     }
     for axes, (title, cases) in zip(panels, varied.items(), strict=False):
         paths = {label: rarts_path(*case) for label, case in cases.items()}
-        _plane(axes, title, paths | {"DARTS, first order": first})
+        _plane(axes, title, paths | {BASELINE: first})
     names = ("MiLeNAS, λ = 1", "DARTS, exact, ξ = 0.1", "DARTS, exact, ξ = 0.5", BASELINE)
     _plane(panels[3], "one copy of the weights", {name: other_path(name) for name in names})
     _errors(panels[4], limits)

@@ -56,7 +56,7 @@ class Step:
     Attributes:
         loss_a: The mean loss on the first batch, before the step; of all ranks' samples.
         loss_p: That on the second batch, when it was first needed.
-        penalty: P(α) before the step, not weighted by γ; 0 without a penalty.
+        penalty: P(α) before the step, not weighted by γ; 0 without a penalty or where γ is 0.
     """
 
     loss_a: float

@@ -127,8 +127,7 @@ class WidthSearch:
         rates = replace(training, lr=self.arch_lr or training.lr, weight_decay=0.0)
         gamma, weights = self.gamma, training
         if self.searcher in ("joint", "bn"):
-            # Joint adds the losses of both halves: half the rate makes the steps those of a mean.
-            weights = replace(training, lr=training.lr / 2, weight_decay=2 * training.weight_decay)
+            weights = _of_a_sum(training)
         if self.searcher == "bn":  # the scales are weights, which decay, beside their penalty
             gamma, rates = 2 * gamma, weights
         own = {"lam": self.lam} if self.searcher in ("rarts", "milenas") else {}
@@ -171,6 +170,14 @@ class Chance:
         return prunes(
             graph, {g.name: torch.rand(g.width, generator=generator) for g in prunable(graph)}
         )
+
+
+def _of_a_sum(training: Training) -> Training:
+    """What takes on the sum of two losses, as Joint has it, the steps of others on their mean."""
+    # Adam does not see the scale of its gradients, which hold the decay; AdamW decays beside them.
+    rate = 0.5 if training.optimizer == "sgd" else 1.0
+    decay = 1.0 if training.optimizer == "adamw" else 2.0
+    return replace(training, lr=rate * training.lr, weight_decay=decay * training.weight_decay)
 
 
 def _scheduled(optimizer: Optimizer, training: Training, steps: int) -> LambdaLR:

@@ -32,7 +32,7 @@ from ramify.run.steps import agreed, choose, costs, edit_event, measured
 from ramify.run.training import Training
 from ramify.select import Rule
 from ramify.trace import ChannelGraph, trace
-from ramify.trace.recorder import tensors_of
+from ramify.trace.recorder import evaluating, tensors_of, untouched
 
 Measure = Callable[[nn.Module], Mapping[str, float]]
 
@@ -264,7 +264,8 @@ def shrink(  # noqa: PLR0913  (one call for the whole of Algorithm 3)
         The graph of the small network, the optimizer and the history.
 
     Raises:
-        RamifyError: As :func:`search_widths` and :func:`cut`.
+        RamifyError: As :func:`search_widths` and :func:`cut`; or the teacher is the network itself
+            or does not give logits like its own.
 
     Example:
         >>> import torch, ramify
@@ -284,6 +285,8 @@ def shrink(  # noqa: PLR0913  (one call for the whole of Algorithm 3)
     Source: RARTS thesis, Algorithm 3.
     """
     check_widths(model, inputs, search, rule, budget)
+    if teacher is not None:
+        _check_teacher(model, teacher, loss, pairs)
     second = None if checkpoint is None else Path(checkpoint).with_suffix("")
     probe = _Both(pairs, 0)
     scored = search_widths(
@@ -312,6 +315,17 @@ def shrink(  # noqa: PLR0913  (one call for the whole of Algorithm 3)
         checkpoint=second and second.with_name(f"{second.name}-tuning.safetensors"),
     )
     return replace(tuned, history=[*scored.history, event, *tuned.history])
+
+
+def _check_teacher(model: nn.Module, teacher: nn.Module, loss: Loss, pairs: Pairs) -> None:
+    """Try the loss of the fine-tuning on one batch, before any work; everything stays as it is."""
+    if teacher is model:
+        raise RamifyError(
+            "the teacher is the network that is to be cut: give a copy of it, as copy.deepcopy "
+            "makes."
+        )
+    with untouched(model), evaluating(model):
+        distilled(loss, teacher)(model, next(iter(_Both(pairs, 0))))
 
 
 @dataclass(frozen=True)
