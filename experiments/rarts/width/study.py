@@ -174,7 +174,7 @@ class Study:
         return model, relax.GateScale(scores, relative=name != method).propose(self.trace(model))
 
     def plainly(self) -> nn.Module:
-        """The network after ordinary training on the pairs of halves, for as many steps."""
+        """The network after ordinary training, for as many passes over the images."""
         if self.plain is None:
             self.plain = copy.deepcopy(self.full)
             self.gated = set(ramify.fold(ramify.gate(self.trace(self.plain))))
@@ -211,12 +211,15 @@ class Study:
         """The channels that go."""
         if share != LEARNED:
             return ramify.TopFraction(share).select(proposals)
-        if method in SCORED and self.ratio is not None:
-            return ramify.TopFraction(self.ratio).select(proposals)
-        gone = [p for p in proposals if p.score is not None and -p.score <= ZERO]
-        chosen = ramify.TopFraction(1.0).select(gone) if gone else []
+        if method in SCORED:
+            if self.ratio is None:
+                raise ramify.RamifyError(
+                    f"{method} takes the ratio that rarts learns: name rarts before it in --methods"
+                )
+            return ramify.TopFraction(self.ratio).select(proposals) if self.ratio else []
+        chosen = ramify.Threshold(value=-ZERO).select(proposals)
         if method == "rarts":
-            self.ratio = len(chosen) / len(proposals) or None
+            self.ratio = len(chosen) / len(proposals)
         return chosen
 
     def train(self, model: nn.Module, epochs: int, lr: float, loss: Loss) -> None:
