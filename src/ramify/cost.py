@@ -117,7 +117,9 @@ def graph_cost(graph: ChannelGraph, edits: Iterable[Edit] = ()) -> Cost:
 
 def _count_all(graph: ChannelGraph, size: Callable[[Term], Any]) -> tuple[Any, dict[str, Any]]:
     """(parameters, MACs by kind), in whatever numbers `size` gives for a resolved term."""
-    buffers = {name for name, _ in graph.model.named_buffers()}  # gates rename parameters alone
+    buffers = {name for name, _ in graph.model.named_buffers()}
+    # Under gates a tensor has another name than the graph knows it by.
+    buffers |= {name.replace("parametrizations.", "").removesuffix(".original") for name in buffers}
     params = sum(
         math.prod(size(term) for term in terms)
         for name, terms in graph.dims.items()

@@ -445,7 +445,9 @@ def test_buffers_that_read_are_gated_and_stay_out_of_state_dicts() -> None:
 
     model = Fixed().double()
     names, buffers = list(model.state_dict()), [n for n, _ in model.named_buffers()]
-    gates = fill(ramify.gate(ramify.trace(model, X)))
+    graph = ramify.trace(model, X)
+    gates = fill(ramify.gate(graph))
+    assert ramify.cost.graph_cost(graph).params == 4 * 5 + 5
     expected = (torch.relu(model.a(X)) * gates["a"]) @ model.parametrizations.w.original.T + model.y  # type: ignore[union-attr,operator]
     assert torch.allclose(model(X), expected, rtol=0, atol=1e-12)
     ramify.fold(model)
