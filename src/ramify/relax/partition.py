@@ -113,7 +113,7 @@ def alike(optimizer: Optimizer, copies: Mapping[int, Tensor]) -> Optimizer:
         RamifyError: its class cannot be made from parameter groups alone.
     """
     groups = [
-        group | {"params": [copies[id(p)] for p in group["params"]]}
+        group | settings_of(group) | {"params": [copies[id(p)] for p in group["params"]]}
         for group in optimizer.param_groups
     ]
     try:
@@ -123,3 +123,12 @@ def alike(optimizer: Optimizer, copies: Mapping[int, Tensor]) -> Optimizer:
             f"a second {type(optimizer).__name__} cannot be made from its groups ({error}); give "
             "auxiliary_optimizer too"
         ) from None
+
+
+def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a parameter group; tensors are copied, since schedulers write to rates."""
+    return {
+        key: value.clone() if isinstance(value, Tensor) else value
+        for key, value in group.items()
+        if key != "params"
+    }

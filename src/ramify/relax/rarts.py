@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from ramify import ranks
-from ramify.relax.partition import MakeOptimizer, Named, alike, made_optimizer
+from ramify.relax.partition import MakeOptimizer, Named, alike, made_optimizer, settings_of
 from ramify.relax.searcher import (
     Gradients,
     Schedule,
@@ -35,7 +35,8 @@ class RARTS(Searcher):
         lam: λ, the weight of the auxiliary loss.
         beta: β, how strongly the two copies are drawn to each other.
         auxiliary_optimizer: What moves w, a function of its list of tensors. By default one like
-            the optimizer of the weights, group by group, on the same schedule.
+            the optimizer of the weights, group by group, on the same schedule, and without
+            `schedules` with the settings that this has at each step.
 
     Example:
         >>> import torch, ramify
@@ -95,6 +96,7 @@ class RARTS(Searcher):
             What was seen.
         """
         u, w = self._weights, self._w
+        self._follow_settings()
         loss_a = self._at_w(batch_a)
         [of_a] = self._gradients(loss_a, w)
         self._update("auxiliary", combined((self.lam, of_a), (self.beta, difference(w, u))))
@@ -138,6 +140,18 @@ class RARTS(Searcher):
         value = self._value(batch, held)
         self._w_buffers = {name: held[name] for name in self._w_buffers}
         return value
+
+    def _follow_settings(self) -> None:
+        """Let an optimizer made like that of the weights be set as this is, whoever changes it.
+
+        With schedules of the searcher's own each has one, and they go alike.
+        """
+        if self.auxiliary_optimizer is None and not {"weights", "auxiliary"} & set(
+            self._schedulers
+        ):
+            both = (self.optimizers[role].param_groups for role in ("auxiliary", "weights"))
+            for own, group in zip(*both, strict=True):
+                own.update(settings_of(group))
 
     def _all_schedules(self) -> dict[str, Schedule]:
         chosen = super()._all_schedules()

@@ -154,8 +154,10 @@ class Searcher(ABC):
 
         Raises:
             RamifyError: the loss is not finite, not of shape (S,) or (), or does not hang on the
-                weights or on α; or α is no longer finite.
+                weights or on α; or α is no longer finite; or the model's parameters are others than
+                when the searcher was made.
         """
+        self._check_model()
         found = self._iterate(batch_a, batch_p)
         for scheduler in self._schedulers.values():
             scheduler.step()
@@ -232,6 +234,8 @@ class Searcher(ABC):
 
     def _value(self, batch: Any, tensors: Named | None = None) -> Value:
         """The mean loss on a batch, with other tensors in the place of the model's where given."""
+        # Under an autocast around the step, torch keeps weights cast as they were some passes ago.
+        torch.clear_autocast_cache()
         if tensors is None:
             value = _mean(self.loss(self.model, batch))
         else:
@@ -322,6 +326,17 @@ class Searcher(ABC):
         if self.clip is not None and not self.clip > 0:
             raise RamifyError(f"clip is {self.clip}; the largest norm of a gradient is above 0")
 
+    def _check_model(self) -> None:
+        """Raise where the optimizers no longer move what the model learns."""
+        now = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        known = self._weights | self._alphas
+        changed = [name for name in now | known if now.get(name) is not known.get(name)]
+        if changed:
+            raise RamifyError(
+                f"the model's '{changed[0]}' was replaced, removed, frozen or unfrozen after the "
+                "searcher was made; make a new searcher after such a change"
+            )
+
     def _names(self, role: str) -> dict[int, str]:
         return {id(tensor): name for name, tensor in self._moved(role).items()}
 
@@ -357,6 +372,8 @@ def combined(*terms: tuple[float, Gradients]) -> Gradients:
         for number, gradient in enumerate(gradients):
             if gradient is not None:
                 scaled, held = gradient if factor == 1 else gradient * factor, out[number]
+                if held is not None and held.is_sparse:  # torch adds a sparse tensor to a dense one
+                    scaled, held = held, scaled
                 out[number] = scaled if held is None else held + scaled
     return out
 

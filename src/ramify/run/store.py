@@ -23,6 +23,7 @@ from ramify.run.files import (
     write_json,
     write_tensors,
 )
+from ramify.trace import check_ungated
 from ramify.trace.layout import put
 
 FORMAT = "ramify-recipe-1"
@@ -52,8 +53,8 @@ def save(model: nn.Module, path: str | Path) -> Path:
         The path of the safetensors file.
 
     Raises:
-        RamifyError: The model is wrapped (DDP, ``torch.compile``), or keeps state that is not a
-            tensor (``get_extra_state``).
+        RamifyError: The model is wrapped (DDP, ``torch.compile``), holds gates that are not folded,
+            or keeps state that is not a tensor (``get_extra_state``).
 
     Example:
         >>> import tempfile
@@ -69,6 +70,7 @@ def save(model: nn.Module, path: str | Path) -> Path:
         raise RamifyError(
             f"the model is wrapped in {kind}, and would come back so: save {_WRAPPERS[kind]}."
         )
+    check_ungated(model)
     extra = [key for key in model.state_dict() if key.endswith("_extra_state")]
     if extra:
         raise RamifyError(
