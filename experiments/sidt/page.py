@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.numbers import spread
 from experiments.sidt.study import ARMS, FULL, MOMENTS
 
 TITLES = {FULL: "not cut", **ARMS}
@@ -43,13 +44,6 @@ def table(
         cells = [f"{ratio:.0%}", TITLES[arm], *moments, each, f"{params:.0f}", f"{macs:.2f}"]
         lines.append(f"| {' | '.join([*cells, *printed[ratio]])} |")
     return "\n".join(lines)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation, where there are several values."""
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
 def opening(results: Sequence[dict[str, Any]]) -> str:

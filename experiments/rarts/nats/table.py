@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean, median, stdev
+from statistics import median
 from typing import Any
+
+from experiments.numbers import spread
 
 Row = dict[str, Any]
 
@@ -42,17 +44,12 @@ def page(rows: Sequence[Row]) -> str:
         for method, name in NAMES.items():
             mine = [r for r in rows if r["method"] == method and r["choice"] == choice]
             if mine:
-                ten, hundred, share, skips, seconds = (_spread(mine, key) for key in KEYS)
+                ten, hundred, share, skips, seconds = (
+                    spread(row[key] for row in mine) for key in KEYS
+                )
                 middle = median(row["cifar10"] for row in mine)
                 lines.append(
                     f"| {name} | {CHOICES[choice]} | {ten} | {middle:.2f} | {hundred} | {share} "
                     f"| {skips} | {seconds} | {len(mine)} |"
                 )
     return "\n".join(lines)
-
-
-def _spread(rows: Sequence[Row], key: str) -> str:
-    values = [row[key] for row in rows]
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{mean(values):.1f} ± {stdev(values):.1f}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from statistics import mean, stdev
 from typing import Any
 
+from experiments.numbers import spread
 from experiments.rarts.width.study import LEARNED, METHODS, RELATIVE
 
 NAMES = {
@@ -37,7 +37,7 @@ def page(rows: Sequence[Row]) -> str:
         "| parameters | MACs, M |",
         "|---|---|---|---|---|---|---|---|",
         f"| – | the full network | {errors(full, 'searched')} | – | {errors(full, 'tuned')} | – "
-        f"| {spread(row['params'] for row in full)} | {millions(full)} |",
+        f"| {spread((row['params'] for row in full), 0)} | {millions(full)} |",
     ]
     for ratio in sorted({row["ratio"] for row in rows if row["method"] != "baseline"}):
         for method in METHODS:
@@ -52,10 +52,14 @@ def _line(rows: Sequence[Row], ratio: float) -> str:
     distilled = [row for row in rows if row["distilled"]]
     share = f"{ratio:.0%}"
     if ratio == LEARNED:
-        share = f"{spread((100 * row['pruned'] for row in plain), 1)} %"
+        share = f"{spread(100 * row['pruned'] for row in plain)} %"
     cells = [share, _name(plain[0]["method"])]
     cells += [errors(plain, key) for key in ("searched", "cut", "tuned")]
-    cells += [errors(distilled, "tuned"), spread(row["params"] for row in plain), millions(plain)]
+    cells += [
+        errors(distilled, "tuned"),
+        spread((row["params"] for row in plain), 0),
+        millions(plain),
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -66,19 +70,9 @@ def _name(method: str) -> str:
 
 def errors(rows: Iterable[Row], key: str) -> str:
     """Test errors in per cent."""
-    return spread((100 * (1 - row[key]) for row in rows), 1)
+    return spread(100 * (1 - row[key]) for row in rows)
 
 
 def millions(rows: Iterable[Row]) -> str:
     """Multiply-accumulates of an image."""
-    return spread((row["macs"] / 1e6 for row in rows), 1)
-
-
-def spread(values: Iterable[float], digits: int = 0) -> str:
-    """Mean ± sample standard deviation."""
-    found = list(values)
-    if not found:
-        return "–"
-    if len(found) == 1:
-        return f"{found[0]:,.{digits}f}"
-    return f"{mean(found):,.{digits}f} ± {stdev(found):,.{digits}f}"
+    return spread(row["macs"] / 1e6 for row in rows)

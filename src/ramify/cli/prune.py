@@ -7,7 +7,7 @@ from ramify.cli.base import app, execute, free_folder, given_settings, reopen
 from ramify.cli.options import option
 from ramify.errors import RamifyError
 from ramify.run.folder import RunFolder
-from ramify.run.prune import SEARCHER_NAMES, PruneConfig, prepare_widths
+from ramify.run.prune import SEARCHER_NAMES, PruneConfig, ordered, prepare_widths
 from ramify.select import BUDGETS
 
 SEARCH, CUT, TUNE = "How to search", "How to cut", "How to fine-tune"
@@ -171,7 +171,7 @@ def prune(  # noqa: PLR0913, PLR0917  (one argument an option)
     """Begin to shrink a network or go on with it."""
     given = given_settings(locals())
     if resume is not None:
-        execute(*reopen(resume, out, given, "prune"))
+        execute(*reopen(resume, out, ordered(given), "prune"))
         return
     if data is None:
         raise RamifyError("no data set was given; try --data digits, or --resume RUN.")

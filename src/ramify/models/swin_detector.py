@@ -5,6 +5,7 @@ Shapes: S images, K classes, C channels of the neck, H rows and W columns of cel
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -55,6 +56,7 @@ class SwinDetector(nn.Module):
     def __init__(self, config: Any, classes: int, width: int = 64) -> None:
         super().__init__()
         self.stride = config.patch_size
+        config = copy.deepcopy(config)  # the caller's stays as it is
         config.out_features = [f"stage{number}" for number in range(1, len(config.depths) + 1)]
         self.backbone = library().SwinBackbone(config)
         sizes = [config.embed_dim * 2**stage for stage in range(len(config.depths))]

@@ -100,7 +100,7 @@ class PruneConfig(TrainConfig):
         Raises:
             RamifyError: Settings exclude each other or are out of range.
         """
-        given = _ordered(given)
+        given = ordered(given)
         full = FULL.get(given["data"], {})
         values = {"threads": torch.get_num_threads()} | COMMON
         values |= DEFAULTS.get(given["data"], DEFAULTS["folder"]) | {"width": None} | PRUNE | full
@@ -156,8 +156,18 @@ class PruneConfig(TrainConfig):
         return TopFraction(share, per_group=self.per_layer, multiple_of=self.multiple_of)
 
 
-def _ordered(given: dict[str, Any]) -> dict[str, Any]:
-    """The settings with the order of DARTS in the searcher's name."""
+def ordered(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the order of DARTS in the searcher's name.
+
+    Args:
+        given: Settings by name, as the user gave them.
+
+    Returns:
+        The same without ``searcher_order``.
+
+    Raises:
+        RamifyError: The order is none of the searcher's.
+    """
     order, name = given.get("searcher_order"), given.get("searcher", PRUNE["searcher"])
     if order is not None and (name != "darts" or order not in (1, 2)):
         raise RamifyError(
