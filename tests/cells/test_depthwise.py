@@ -51,6 +51,16 @@ def test_a_dilation_and_a_stride_of_2_on_every_second_pixel(size):
     check(layer, convolve(layer, x[:, :, ::2, ::2], undilated=True), x)
 
 
+def test_autocast_on_the_cpu():
+    layer, x = depthwise(5).float(), torch.randn(2, 4, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, wanted = convolve(layer, x), layer(x)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, wanted)
+    grads = [torch.autograd.grad(y.float().sum(), layer.weight)[0] for y in (found, wanted)]
+    assert torch.equal(*grads)
+
+
 def test_quarters_there_and_back():
     x = torch.arange(2 * 3 * 4 * 6.0).view(2, 3, 4, 6)
     assert torch.equal(quarters(x)[2 * 2 + 1], x[1, :, 1::2, 0::2])

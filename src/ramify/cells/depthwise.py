@@ -75,6 +75,7 @@ def convolve(layer: nn.Conv2d, x: Tensor, undilated: bool = False) -> Tensor:
         and stride == (1, 1)
         and x.shape[3] > 2
         and torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")  # whose casts the functions below do not see
     ):
         y = _Wide5.apply(x, (layer.weight,))
         y.add_(_OfWeights.apply(layer.weight, (x,), y.shape))
