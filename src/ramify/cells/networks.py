@@ -93,7 +93,7 @@ class Network(Skeleton):
     def __init__(self, space: Space, genotype: Genotype, plan: Plan, drop_path: float) -> None:
         if not 0 <= drop_path < 1:
             raise RamifyError(f"drop_path={drop_path} is no probability: give 0 or more, below 1.")
-        parts = space.stack(plan)
+        parts = space.stacked(plan)
         if plan.auxiliary and parts.auxiliary is None:
             raise RamifyError(
                 f"space {space.name} has no auxiliary head: leave auxiliary out, or let its "

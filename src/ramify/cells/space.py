@@ -21,14 +21,16 @@ from torch import nn
 from ramify.cells.derive import derive
 from ramify.cells.genotype import Genotype, States
 from ramify.cells.networks import Network
-from ramify.cells.plan import Parts, Plan
+from ramify.cells.plan import CellPlan, Parts, Plan
 from ramify.cells.supernet import Supernet
 from ramify.errors import RamifyError
 
 Build = Callable[[int, int, bool], nn.Module]
 """`build(channels, stride, searching)`: an operation that keeps the number of channels.
 
-In a supernet (`searching`) norms have no weights of their own, since the mixing weights scale.
+It must not write into what it reads (no `inplace=True` at its beginning), since other edges read
+that too. In a supernet (`searching`) norms have no weights of their own, since the mixing weights
+scale.
 """
 
 
@@ -64,6 +66,14 @@ class Space:
     concat: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("inputs", "states", "keep"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise RamifyError(f"space {self.name} has {name}={count}: give 1 or more.")
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise RamifyError(
+                f"space {self.name} has kinds {self.kinds}: name each kind of cell, once."
+            )
         for name in (*self.operations, *self.kinds):
             # They are parts of texts and names of modules.
             if not re.fullmatch(r"\w+", name) or hasattr(nn.ModuleDict, name):
@@ -89,6 +99,36 @@ class Space:
         """(source, target) of every edge: the rows of the mixing logits."""
         targets = range(self.inputs, self.inputs + self.states)
         return tuple((source, target) for target in targets for source in range(target))
+
+    def stacked(self, plan: Plan) -> Parts:
+        """What the stacking rule returns, its cells being such as the space has.
+
+        Args:
+            plan: what the rule is told.
+
+        Returns:
+            The parts.
+
+        Raises:
+            RamifyError: A cell is of an unknown kind, or does not prepare each of its inputs.
+        """
+        parts = self.stack(plan)
+        for cell in parts.layers:
+            if not isinstance(cell, CellPlan):
+                continue
+            if cell.kind not in self.kinds:
+                raise RamifyError(
+                    f"the stacking rule of space {self.name} returned a cell of kind "
+                    f"{cell.kind!r}, and its kinds are {', '.join(self.kinds)}: correct one of "
+                    "them."
+                )
+            if len(cell.prepare) != self.inputs:
+                raise RamifyError(
+                    f"the stacking rule of space {self.name} gave a {cell.kind} cell "
+                    f"{len(cell.prepare)} modules in prepare, and cells have {self.inputs} "
+                    "input states: give one for each."
+                )
+        return parts
 
     @property
     def multiplier(self) -> int:

@@ -78,7 +78,7 @@ class Supernet(Skeleton):
                 f"partial={partial} was asked for: give 1, which is all channels, or more."
             )
         super().__init__(
-            space.stack(plan), space.inputs, lambda cell: MixedCell(space, cell, partial)
+            space.stacked(plan), space.inputs, lambda cell: MixedCell(space, cell, partial)
         )
         self.space, self.plan, self.partial = space, plan, partial
         self._mixing = mixing
