@@ -169,7 +169,7 @@ def _exported(model: nn.Module, inputs: Tensor, dataset: Dataset) -> bytes:
     except Exception as error:  # the exporter's own, of many kinds
         raise RamifyError(
             f"torch cannot export this {type(model).__name__} as ONNX "
-            f"({str(error).strip().splitlines()[0]}); see docs/deploy.md for what can be."
+            f"({_first_line(error)}); see docs/deploy.md for what can be."
         ) from error
     finally:
         quiet.setLevel(level)
@@ -182,10 +182,15 @@ def _compared(
     """How many samples have the same prediction in onnxruntime: all, or an error."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None, 0.0
-    session = importlib.import_module("onnxruntime").InferenceSession(
-        content, providers=["CPUExecutionProvider"]
-    )
-    [found] = session.run(["scores"], {"inputs": inputs.numpy()})
+    runtime = importlib.import_module("onnxruntime")
+    try:
+        session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        [found] = session.run(["scores"], {"inputs": inputs.numpy()})
+    except Exception as error:  # its own, of many kinds
+        raise RamifyError(
+            f"onnxruntime {runtime.__version__} cannot run what torch exported "
+            f"({_first_line(error)}); a newer onnxruntime may."
+        ) from error
     with evaluating(model):
         wanted = model(inputs.to(device)).cpu().numpy()
     error = float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-12))
@@ -197,3 +202,7 @@ def _compared(
             f"{error:.1e}; export it by torch.onnx.export with the settings that suit it."
         )
     return same, error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
