@@ -154,3 +154,11 @@ def test_mixing_weights_over_time() -> None:
     widths = [line.get_linewidth() for line in panels["b → 1"].lines]
     assert widths[2] > widths[0] == widths[1]
     assert len({line.get_linewidth() for line in panels["a → 1"].lines}) == 1
+
+
+def test_operations_of_one_kind_are_told_apart() -> None:
+    names = ["nor_conv_1x1", "nor_conv_3x3", "grouped_conv_3x3", "skip_connect"]
+    weights = np.full((2, 1, 4), 0.25).tolist()
+    figure = mixing_figure([("a", "0")], names, weights, {})
+    looks = {repr((line.get_color(), line._dash_pattern)) for line in figure.axes[0].lines}
+    assert len(looks) == len(names)

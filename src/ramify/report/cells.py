@@ -29,6 +29,7 @@ PADDING = (9.0, 5.0)  # of a label, to each side and above and below it
 NODE = 27.0  # across
 MARGIN = 10.0
 HEAD = (8.5, 6.2)  # of an arrow: length and width
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1, 1.4)), (0, (5, 1.4, 1, 1.4)))
 
 KINDS = {
     "sep": "separable convolution",
@@ -238,7 +239,8 @@ def mixing_figure(
         if target == [t for s, t in edges if s == source][-1]:
             axes.tick_params(labelbottom=True)
     grid[-1][0].set_xlabel("epoch", fontsize=8.5)
-    lines = [Line2D([], [], label=in_words(name), **_look(name)) for name in operations]
+    looks = _looks(operations)
+    lines = [Line2D([], [], label=in_words(name), **looks[name]) for name in operations]
     figure.legend(handles=lines, loc="upper right", ncols=2, handlelength=2.6)
     return figure
 
@@ -246,22 +248,27 @@ def mixing_figure(
 def _panel(axes: Axes, operations: Sequence[str], moved: Any, taken: str | None) -> None:
     """One edge: (T, O) weights."""
     axes.set_axis_on()
-    epochs = np.arange(1, len(moved) + 1)
+    epochs, looks = np.arange(1, len(moved) + 1), _looks(operations)
     for place, name in enumerate(operations):
         strong = {"linewidth": 2.4, "zorder": 3} if name == taken else {"alpha": 0.85}
         alone = {"marker": "o", "markersize": 3} if len(moved) == 1 else {}
-        axes.plot(epochs, moved[:, place], **(_look(name) | strong | alone))
+        axes.plot(epochs, moved[:, place], **(looks[name] | strong | alone))
     axes.set_facecolor("none")
     axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(2))
     axes.tick_params(labelsize=7.5, length=0)
 
 
-def _look(operation: str) -> dict[str, Any]:
-    """The colour of an operation's kind, dashed for the larger kernels of a pair."""
-    dashed = operation.endswith(("5x5", "1x1"))
-    style = (0, (4, 1.6)) if dashed else "-"
-    return {"color": LIGHT[f"op-{kind_of(operation)}"], "linestyle": style, "linewidth": 1.3}
+def _looks(operations: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Of each operation, the colour of its kind; those of one kind are dashed differently."""
+    seen: dict[str, int] = {}
+    looks = {}
+    for name in operations:
+        kind = kind_of(name)
+        style = DASHES[seen.get(kind, 0) % len(DASHES)]
+        seen[kind] = seen.get(kind, 0) + 1
+        looks[name] = {"color": LIGHT[f"op-{kind}"], "linestyle": style, "linewidth": 1.3}
+    return looks
 
 
 @themed
