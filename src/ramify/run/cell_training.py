@@ -93,7 +93,7 @@ def _has_auxiliary(space: Space, values: Mapping[str, Any]) -> bool:
     """Whether the networks of a space can have an auxiliary head."""
     size = {"channels": values["channels"], "cells": values["cells"]}
     plan = Plan(**size, multiplier=space.multiplier, auxiliary=True)
-    return space.stack(plan).auxiliary is not None
+    return space.stacked(plan).auxiliary is not None
 
 
 def prepare_cells(config: CellTrainConfig) -> Dataset:
