@@ -262,7 +262,7 @@ def _panel(axes: Axes, operations: Sequence[str], moved: Any, taken: str | None)
 def _looks(operations: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Of each operation, the colour of its kind; those of one kind are dashed differently."""
     seen: dict[str, int] = {}
-    looks = {}
+    looks: dict[str, dict[str, Any]] = {}
     for name in operations:
         kind = kind_of(name)
         style = DASHES[seen.get(kind, 0) % len(DASHES)]
