@@ -186,11 +186,11 @@ def _compared(
     try:
         session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
         [found] = session.run(["scores"], {"inputs": inputs.numpy()})
-    except Exception as error:  # its own, of many kinds
+    except Exception as refusal:  # its own, of many kinds
         raise RamifyError(
             f"onnxruntime {runtime.__version__} cannot run what torch exported "
-            f"({_first_line(error)}); a newer onnxruntime may."
-        ) from error
+            f"({_first_line(refusal)}); a newer onnxruntime may."
+        ) from refusal
     with evaluating(model):
         wanted = model(inputs.to(device)).cpu().numpy()
     error = float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-12))
