@@ -97,6 +97,10 @@ def test_seeds_epochs_and_latencies(folder):
 
 def test_what_is_missing_is_said(folder, tmp_path_factory, monkeypatch):
     text = nats_strings(1)[0]
+    with pytest.raises(ramify.RamifyError, match="no data set 'mnist': give cifar10"):
+        NatsTables(folder).accuracy(text, "mnist")
+    with pytest.raises(ramify.RamifyError, match="no architecture 15625: give 0 to 15624"):
+        NatsTables(folder).genotype(15625)
     with pytest.raises(ramify.RamifyError, match="nb201.parquet is missing, which holds"):
         NatsTables(folder).accuracy(text, "cifar100")
     (folder / "nb201.parquet").write_bytes(b"torn")

@@ -325,6 +325,7 @@ def test_clip_is_of_each_copy_and_not_of_alpha() -> None:
     made = searcher("rarts", model, **SGD_ALONE, clip=1e-3)
     made.step(a, p)
     u, w = made.state_dict()["tensors"]["model"], made.state_dict()["tensors"]["auxiliary"]
+    assert all(torch.equal(tensor, w[name]) for name, tensor in made.auxiliary.items())
     for held in (u, w):
         move = torch.cat([(held[n] - before[n]).flatten() for n in w])
         assert float(move.norm()) == pytest.approx(0.1 * 1e-3, rel=1e-3)

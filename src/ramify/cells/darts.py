@@ -78,7 +78,7 @@ class AuxiliaryHead(nn.Module):
     """Logits from the middle of a network: pooling to 2×2, a 1×1 and a 2×2 convolution, linear.
 
     The pooling has windows of 5×5 and the stride that leaves 2×2: 3 for the 8×8 of CIFAR, 2 for the
-    7×7 of ImageNet.
+    7×7 of ImageNet. The public code leaves out the second norm for ImageNet; here it is kept.
     """
 
     def __init__(self, channels: int, classes: int) -> None:

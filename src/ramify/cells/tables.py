@@ -70,7 +70,21 @@ class NatsTables:
         return int(self._rows[code])
 
     def genotype(self, index: int) -> Genotype:
-        """The architecture of a number."""
+        """The architecture of a number.
+
+        Args:
+            index: from 0 to 15,624.
+
+        Returns:
+            The architecture.
+
+        Raises:
+            RamifyError: There is none of this number.
+        """
+        if not 0 <= index < len(self._core["ops"]):
+            raise RamifyError(
+                f"there is no architecture {index}: give 0 to {len(self._core['ops']) - 1}."
+            )
         names = iter(self._core["op_names"][self._core["ops"][index]])
         states: list[list[tuple[str, int]]] = [[] for _ in range(NATS.states)]
         for source, target in NATS.edges:
@@ -153,6 +167,8 @@ class NatsTables:
 
     def _accuracies(self, dataset: str, split: str, epochs: int, seed: int | None) -> Column:
         """(A,) accuracies."""
+        if dataset not in DATASETS:
+            raise RamifyError(f"there is no data set {dataset!r}: give {', '.join(DATASETS)}.")
         name = f"{dataset}_{split}" + (f"_seed{seed}" if seed is not None else "")
         return self._column(name + (f"_{epochs}ep" if epochs != 200 else ""))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ramify import ranks
@@ -107,6 +108,11 @@ class RARTS(Searcher):
         [of_p] = self._gradients(self._value(batch_p), self._alphas)
         penalty = self._update_arch(combined((self.lam, of_a), (1.0, of_p)))
         return self._seen(loss_a, loss_p, penalty)
+
+    @property
+    def auxiliary(self) -> dict[str, Tensor]:
+        """The auxiliary weights w, by the names of the weights; they are not the model's."""
+        return {name: w.detach() for name, w in self._w.items()}
 
     @torch.no_grad()
     def lagrangian(self, batch_a: Any, batch_p: Any) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -178,6 +178,7 @@ class Searcher(ABC):
         """
         return {
             "searcher": type(self).__name__,
+            "settings": self._settings(),
             "steps": self.steps,
             "tensors": {
                 part: {name: tensor.detach() for name, tensor in tensors.items()}
@@ -198,8 +199,8 @@ class Searcher(ABC):
             state: from :meth:`state_dict` of a searcher that was made alike.
 
         Raises:
-            RamifyError: it is of another searcher, model, optimizer or schedule. Nothing has
-                changed then.
+            RamifyError: it is of another searcher, model, optimizer or schedule, or of other
+                settings. Nothing has changed then. Learning rates come with the state.
         """
         self._check_state(state)
         with torch.no_grad():
@@ -217,6 +218,13 @@ class Searcher(ABC):
 
     def _prepare(self) -> None:  # noqa: B027  (not every searcher has something)
         """Check settings of its own, and make what else it moves and the optimizer of that."""
+
+    def _settings(self) -> dict[str, Any]:
+        """The numbers of the equations, and the kinds of the schedules."""
+        numbers = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {k: v for k, v in numbers.items() if v is None or isinstance(v, (bool, int, float))}
+        kinds = {f"schedule of {role}": type(s).__name__ for role, s in self._schedulers.items()}
+        return plain | kinds
 
     def _all_schedules(self) -> dict[str, Schedule]:
         return dict(self.schedules or {})
@@ -363,6 +371,12 @@ class Searcher(ABC):
                 f"the state has schedules of {', '.join(state['schedules']) or 'nothing'}, and "
                 f"here they are of {', '.join(self._schedulers) or 'nothing'}; resume with the same"
             )
+        for name, value in self._settings().items():
+            if name in state["settings"] and state["settings"][name] != value:
+                raise RamifyError(
+                    f"the state was made with {name} = {state['settings'][name]!r}, and here it is "
+                    f"{value!r}; resume with the same settings"
+                )
 
 
 def combined(*terms: tuple[float, Gradients]) -> Gradients:

@@ -59,7 +59,7 @@ class Wire:
     operation: str | None
 
 
-def kind_of(operation: str) -> str:
+def operation_kind(operation: str) -> str:
     """Which of `KINDS` an operation is of, by its name.
 
     Args:
@@ -69,8 +69,8 @@ def kind_of(operation: str) -> str:
         The kind.
 
     Example:
-        >>> kind_of("nor_conv_3x3"), kind_of("dil_conv_5x5"), kind_of("skip_connect")
-        ('conv', 'dil', 'skip')
+        >>> [operation_kind(name) for name in ("nor_conv_3x3", "dil_conv_5x5", "skip_connect")]
+        ['conv', 'dil', 'skip']
     """
     words = operation.split("_")
     return next((kind for kind in KINDS if kind in words), "other")
@@ -139,8 +139,8 @@ def _width(text: str, size: float) -> float:
 
 def _draw_wire(axes: Axes, drawn: Drawing, number: int, operation: str | None, target: int) -> None:
     """An edge with its head, and its label over it."""
-    color = LIGHT["quiet"] if operation is None else LIGHT[f"op-{kind_of(operation)}"]
-    stretches, faint = drawn.paths[number], operation is None or kind_of(operation) == "none"
+    color = LIGHT["quiet"] if operation is None else LIGHT[f"op-{operation_kind(operation)}"]
+    stretches, faint = drawn.paths[number], operation is None or operation_kind(operation) == "none"
     tip = _touching(drawn.nodes[target], stretches[-1][1])
     base = (tip[0] - HEAD[0], tip[1])
     style: dict[str, Any] = {"linewidth": 1.1 if faint else 1.7, "edgecolor": color}
@@ -264,7 +264,7 @@ def _looks(operations: Sequence[str]) -> dict[str, dict[str, Any]]:
     seen: dict[str, int] = {}
     looks: dict[str, dict[str, Any]] = {}
     for name in operations:
-        kind = kind_of(name)
+        kind = operation_kind(name)
         style = DASHES[seen.get(kind, 0) % len(DASHES)]
         seen[kind] = seen.get(kind, 0) + 1
         looks[name] = {"color": LIGHT[f"op-{kind}"], "linestyle": style, "linewidth": 1.3}
