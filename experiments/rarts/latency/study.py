@@ -17,7 +17,7 @@ from ramify.cells import DARTS, Genotype
 from ramify.cells.latency import LatencyTable, measure_latencies
 from ramify.data import load
 from ramify.latency import ThreadClock, measure
-from ramify.report.cells import kind_of
+from ramify.report.cells import operation_kind
 from ramify.run.cell_config import SearchConfig
 from ramify.run.cells import run_search
 from ramify.run.files import read_json, write_json
@@ -111,7 +111,7 @@ def run(
 def made_of(text: str, settings: Settings, out: Path) -> Row:
     """What an architecture consists of, and what the table says of it."""
     genotype = DARTS.parse(text)
-    kinds = Counter(kind_of(operation) for operation in genotype.operations)
+    kinds = Counter(operation_kind(operation) for operation in genotype.operations)
     summed = _summed(table(settings, out / "latency.json"), genotype, settings)
     return {"summed": summed, "kinds": dict(kinds)}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -178,7 +178,7 @@ class Searcher(ABC):
         """
         return {
             "searcher": type(self).__name__,
-            "settings": self._settings(),
+            "kinds": self._kinds(),
             "steps": self.steps,
             "tensors": {
                 part: {name: tensor.detach() for name, tensor in tensors.items()}
@@ -195,12 +195,15 @@ class Searcher(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a state, in place; the next steps are those that followed it, bit for bit.
 
+        Learning rates and their schedules come with the state; λ, β, γ and ξ are this searcher's,
+        so that a search can go on with a weaker penalty.
+
         Args:
             state: from :meth:`state_dict` of a searcher that was made alike.
 
         Raises:
-            RamifyError: it is of another searcher, model, optimizer or schedule, or of other
-                settings. Nothing has changed then. Learning rates come with the state.
+            RamifyError: it is of another searcher, model, optimizer or schedule. Nothing has
+                changed then.
         """
         self._check_state(state)
         with torch.no_grad():
@@ -219,12 +222,9 @@ class Searcher(ABC):
     def _prepare(self) -> None:  # noqa: B027  (not every searcher has something)
         """Check settings of its own, and make what else it moves and the optimizer of that."""
 
-    def _settings(self) -> dict[str, Any]:
-        """The numbers of the equations, and the kinds of the schedules."""
-        numbers = {field.name: getattr(self, field.name) for field in fields(self)}
-        plain = {k: v for k, v in numbers.items() if v is None or isinstance(v, (bool, int, float))}
-        kinds = {f"schedule of {role}": type(s).__name__ for role, s in self._schedulers.items()}
-        return plain | kinds
+    def _kinds(self) -> dict[str, str]:
+        """The kinds of the schedules, by role."""
+        return {role: type(s).__name__ for role, s in self._schedulers.items()}
 
     def _all_schedules(self) -> dict[str, Schedule]:
         return dict(self.schedules or {})
@@ -371,12 +371,11 @@ class Searcher(ABC):
                 f"the state has schedules of {', '.join(state['schedules']) or 'nothing'}, and "
                 f"here they are of {', '.join(self._schedulers) or 'nothing'}; resume with the same"
             )
-        for name, value in self._settings().items():
-            if name in state["settings"] and state["settings"][name] != value:
-                raise RamifyError(
-                    f"the state was made with {name} = {state['settings'][name]!r}, and here it is "
-                    f"{value!r}; resume with the same settings"
-                )
+        if state["kinds"] != self._kinds():
+            raise RamifyError(
+                f"the state has schedules of the kinds {state['kinds']}, and here they are "
+                f"{self._kinds()}; resume with the same"
+            )
 
 
 def combined(*terms: tuple[float, Gradients]) -> Gradients:
