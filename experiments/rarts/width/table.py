@@ -65,7 +65,7 @@ def _line(rows: Sequence[Row], ratio: float) -> str:
 
 def _name(method: str) -> str:
     kind = method.removesuffix(RELATIVE)
-    return NAMES[kind] if kind == method else f"{NAMES[kind]}, by |α| over its layer's mean"
+    return NAMES[kind] if kind == method else f"{NAMES[kind]}, gates over their layer's mean"
 
 
 def errors(rows: Iterable[Row], key: str) -> str:
