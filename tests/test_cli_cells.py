@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +66,27 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     assert f"to go on: ramify {arguments[0]} --resume" in result.stdout
 
 
+KILLED = """
+import os, signal
+from ramify.cli import app
+from ramify.run.display import Display
+
+Display.event = lambda self, seen: os.kill(os.getpid(), signal.SIGKILL)
+app()
+"""
+
+
 def killed(*arguments: str, run: Path) -> None:
-    """The command in a process of its own, and SIGKILL once an epoch is written."""
+    """The command in a process of its own, and a true SIGKILL behind its first event."""
     source = str(Path(ramify.__file__).parents[1])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ramify", *arguments],
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments],
         env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
+        check=False,
     )
-    metrics = run / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n")):
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL
+    assert (run / "metrics.jsonl").read_text().count("\n") == 1
     assert not (run / "summary.json").exists()
 
 
