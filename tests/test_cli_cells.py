@@ -60,9 +60,13 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
         original(self, seen)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Display, "event", event)
-        result = call(*arguments, code=130)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Display, "event", event)
+            result = call(*arguments, code=130)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert f"to go on: ramify {arguments[0]} --resume" in result.stdout
 
 
