@@ -18,6 +18,7 @@ from ramify import relax
 from ramify.cells import NATS, Genotype
 from ramify.cells.perturb import derive_by_perturbation
 from ramify.data import Dataset, batches
+from ramify.relax.named import searcher_named
 from ramify.run.training import cross_entropy
 from ramify.trace.recorder import evaluating
 
@@ -129,22 +130,15 @@ def _relaxed(
 def _searcher(method: str, net: nn.Module, settings: Settings) -> relax.Searcher:
     """The searcher of a name, with the settings that all share."""
     decay = partial(CosineAnnealingLR, T_max=settings.epochs * steps(settings))
-    roles = ("weights", "auxiliary") if method == "rarts" else ("weights",)
     common: dict[str, Any] = {
         "arch": net.arch_parameters(),  # type: ignore[operator]
         "loss": cross_entropy,
         "weight_optimizer": partial(SGD, lr=settings.lr, momentum=0.9, weight_decay=3e-4),
         "arch_optimizer": partial(Adam, lr=settings.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
-        "schedules": dict.fromkeys(roles, decay),
+        "schedules": {"weights": decay},
         "clip": 5.0,
     }
-    if method == "rarts":
-        return relax.RARTS(net, lam=settings.lam, beta=settings.beta, **common)
-    if method == "milenas":
-        return relax.MiLeNAS(net, lam=settings.lam, **common)
-    if method == "joint":
-        return relax.Joint(net, **common)
-    return relax.DARTS(net, order=int(method[-1]), **common)
+    return searcher_named(method, settings.lam, settings.beta)(net, **common)
 
 
 def _random(

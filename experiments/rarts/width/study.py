@@ -20,6 +20,7 @@ from ramify.cost import graph_cost
 from ramify.data import batches
 from ramify.models import build
 from ramify.probe import Loss
+from ramify.relax.named import searcher_named
 from ramify.run.scoring import Chance
 from ramify.run.training import Training, cross_entropy, make_optimizer, train_epoch
 
@@ -192,18 +193,11 @@ class Study:
                 SGD, lr=held.lr / 5, momentum=0.9, weight_decay=held.weight_decay
             ),
             "arch_optimizer": partial(SGD, lr=held.arch_lr),
-            "schedules": dict.fromkeys(("weights", "auxiliary"), decay),
+            "schedules": {"weights": decay},
             "gamma": held.gamma,
             "penalty": relax.L1(by_proximal=True),
         }
-        if method == "rarts":
-            return relax.RARTS(model, lam=held.lam, beta=held.beta, **common)
-        common["schedules"] = {"weights": decay}
-        if method == "milenas":
-            return relax.MiLeNAS(model, lam=held.lam, **common)
-        if method == "joint":
-            return relax.Joint(model, **common)
-        return relax.DARTS(model, order=int(method[-1]), **common)
+        return searcher_named(method, held.lam, held.beta)(model, **common)
 
     def chosen(
         self, method: str, proposals: Sequence[ramify.Proposal], share: float

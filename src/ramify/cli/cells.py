@@ -11,7 +11,7 @@ from ramify.run.cells import prepare_search
 from ramify.run.folder import RunFolder
 from ramify.run.random_search import with_candidates
 
-SEARCH = "How to search"
+SEARCH = options.SEARCH
 Space = Annotated[
     str | None,
     option(
@@ -55,10 +55,6 @@ ArchRate = Annotated[
 ]
 ArchDecay = Annotated[
     float | None, option("--arch-weight-decay", panel=SEARCH, text="Of the logits (1e-3).")
-]
-Lam = Annotated[
-    float | None,
-    option("--lam", panel=SEARCH, text="rarts, milenas: λ, the weight of the other loss (1)."),
 ]
 Beta = Annotated[
     float | None,
@@ -146,7 +142,7 @@ def search(  # noqa: PLR0913, PLR0917  (one argument an option)
     samples: Samples = None,
     arch_lr: ArchRate = None,
     arch_weight_decay: ArchDecay = None,
-    lam: Lam = None,
+    lam: options.Lam = None,
     beta: Beta = None,
     latency_weight: Gamma = None,
     latency_table: Table = None,

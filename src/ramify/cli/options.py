@@ -15,6 +15,7 @@ def option(*names: str, panel: str, text: str) -> Any:
 
 
 WHAT, GROW, TRAIN, RUN = "What", "How to grow", "How to train", "The run"
+SEARCH = "How to search"
 Data = Annotated[
     str | None,
     option(
@@ -208,4 +209,8 @@ Resume = Annotated[
         panel=RUN,
         text="Go on with an interrupted run, to the same result; the options are the run's own.",
     ),
+]
+Lam = Annotated[
+    float | None,
+    option("--lam", panel=SEARCH, text="rarts, milenas: weight of the other half's loss, λ (1)."),
 ]

@@ -10,7 +10,7 @@ from ramify.run.folder import RunFolder
 from ramify.run.prune import SEARCHER_NAMES, PruneConfig, ordered, prepare_widths
 from ramify.select import BUDGETS
 
-SEARCH, CUT, TUNE = "How to search", "How to cut", "How to fine-tune"
+SEARCH, CUT, TUNE = options.SEARCH, "How to cut", "How to fine-tune"
 SearcherName = Annotated[
     str | None,
     option(
@@ -22,10 +22,6 @@ SearcherName = Annotated[
 ]
 SearcherOrder = Annotated[
     int | None, option("--searcher-order", panel=SEARCH, text="darts: 1 or 2 (1).")
-]
-Lam = Annotated[
-    float | None,
-    option("--lam", panel=SEARCH, text="rarts, milenas: weight of the other half's loss, λ (1)."),
 ]
 Beta = Annotated[
     float | None,
@@ -136,7 +132,7 @@ def prune(  # noqa: PLR0913, PLR0917  (one argument an option)
     width: options.Width = None,
     searcher: SearcherName = None,
     searcher_order: SearcherOrder = None,
-    lam: Lam = None,
+    lam: options.Lam = None,
     beta: Beta = None,
     gamma: Gamma = None,
     arch_lr: ArchRate = None,

@@ -8,10 +8,11 @@ import torch
 from ramify.cells import DARTS, NATS, Space
 from ramify.errors import RamifyError
 from ramify.models import named_object
+from ramify.relax.named import NAMES
 from ramify.run.config import FitConfig, RunConfig
 
 SPACES: dict[str, Space] = {"darts": DARTS, "nats": NATS}
-SEARCHERS = ("rarts", "darts1", "darts2", "milenas", "joint", "random")
+SEARCHERS = (*NAMES, "random")
 SELECTIONS = ("mixing", "perturbation")
 OWN: dict[str, frozenset[str]] = {  # settings that only some searchers take
     "lam": frozenset({"rarts", "milenas"}),

@@ -20,7 +20,8 @@ from ramify.cost import model_cost
 from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.latency import measure
-from ramify.relax import DARTS, RARTS, ExpectedCost, Joint, MiLeNAS, Pairs, Searcher, halves
+from ramify.relax import ExpectedCost, Pairs, Searcher, halves
+from ramify.relax.named import searcher_named
 from ramify.run.cell_config import SearchConfig, space_named
 from ramify.run.files import read_json, write_bytes, write_json
 from ramify.run.folder import RunFolder
@@ -276,14 +277,8 @@ def make_searcher(
         "schedules": {"weights": cosine, "arch": resting},
         "clip": CLIP,
     }
-    makers: dict[str, Callable[..., Searcher]] = {
-        "rarts": partial(RARTS, lam=config.lam or 0.0, beta=config.beta or 0.0),
-        "darts1": partial(DARTS, order=1),
-        "darts2": partial(DARTS, order=2),
-        "milenas": partial(MiLeNAS, lam=config.lam or 0.0),
-        "joint": Joint,
-    }
-    return makers[config.searcher](net, **settings)
+    make = searcher_named(config.searcher, config.lam or 0.0, config.beta or 0.0)
+    return make(net, **settings)
 
 
 # ---------------------------------------------------------------------------- what is found

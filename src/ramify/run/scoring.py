@@ -1,7 +1,7 @@
 """How the channels of a network are scored while it trains: the searchers by their names."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -17,19 +17,13 @@ from ramify.methods import L1 as WeightNorm
 from ramify.methods import BNScale, Method, Proposal, Taylor
 from ramify.methods.scores import prunable, prunes
 from ramify.probe import Loss
-from ramify.relax import DARTS, L1, RARTS, Joint, MiLeNAS, Searcher
+from ramify.relax import L1, Searcher
+from ramify.relax.named import NAMES, searcher_named
 from ramify.run.training import Training, optimizer_over
 from ramify.trace import ChannelGraph
 
-GATED: dict[str, Callable[..., Searcher]] = {
-    "rarts": RARTS,
-    "darts1": DARTS,
-    "darts2": partial(DARTS, order=2),
-    "milenas": MiLeNAS,
-    "joint": Joint,
-}
 PLAIN = ("l1", "taylor", "random")
-SEARCHERS = (*GATED, "bn", *PLAIN)
+SEARCHERS = (*NAMES, "bn", *PLAIN)
 
 
 @dataclass(frozen=True)
@@ -130,10 +124,9 @@ class WidthSearch:
             weights = _of_a_sum(training)
         if self.searcher == "bn":  # the scales are weights, which decay, beside their penalty
             gamma, rates = 2 * gamma, weights
-        own = {"lam": self.lam} if self.searcher in ("rarts", "milenas") else {}
-        own |= {"beta": self.beta} if self.searcher == "rarts" else {}
         schedule = partial(_scheduled, training=training, steps=steps)
-        return GATED.get(self.searcher, Joint)(
+        name = "joint" if self.searcher == "bn" else self.searcher
+        return searcher_named(name, self.lam, self.beta)(
             model,
             arch=arch,
             loss=loss,
@@ -142,7 +135,6 @@ class WidthSearch:
             gamma=gamma,
             penalty=L1() if gamma else None,
             schedules={"weights": schedule, "arch": schedule},
-            **own,
         )
 
     def method(self) -> Method | None:

@@ -24,9 +24,10 @@ from ramify.relax import (
     fold,
     gate,
 )
+from ramify.relax.named import NAMES
 from ramify.run.journal import Event
 from ramify.run.loop import Grown, train
-from ramify.run.scoring import GATED, PLAIN, Chance, WidthSearch
+from ramify.run.scoring import PLAIN, Chance, WidthSearch
 from ramify.run.search import search as run_search
 from ramify.run.steps import agreed, choose, costs, edit_event, measured
 from ramify.run.training import Training
@@ -156,7 +157,7 @@ def check_widths(
     """
     graph = trace(model, inputs)
     groups = search.chosen(graph)
-    if search.searcher in GATED:
+    if search.searcher in NAMES:
         fold(gate(graph, None if search.groups is None else groups))
     elif search.searcher == "bn":
         _scales(graph)
