@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import ramify
 from ramify.methods.gauss_newton import Morphisms
 from ramify.models.registry import build
-from ramify.run.training import cross_entropy
+from ramify.train.epoch import cross_entropy
 
 MAIN = ("VGG-19-16", "VGG-19-32", "ResNet-20", "MobileNetV1-32")
 NETS: dict[str, tuple[str, int]] = {

@@ -33,7 +33,7 @@ import ramify
 from benchmarks.morphisms import Convolutions, Steps, highest, timed
 from ramify.models import build
 from ramify.relax import DARTS, RARTS, Joint, MiLeNAS
-from ramify.run.training import cross_entropy
+from ramify.train.epoch import cross_entropy
 
 KINDS: dict[str, Callable[..., Any]] = {
     "Joint": Joint,

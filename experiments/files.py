@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ramify.run.files import write_bytes
+from ramify.store.files import write_bytes
 
 
 def write(path: Path, content: str | bytes) -> None:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ramify import ChannelGraph, ChannelGroup
-from ramify.trace.recorder import tensors_of
+from ramify.tracing.recorder import tensors_of
 
 
 def call(model: nn.Module, inputs: Any) -> list[Tensor]:

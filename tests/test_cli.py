@@ -16,9 +16,9 @@ from typer.testing import CliRunner, Result
 import ramify
 from ramify import cli
 from ramify.cli import app
+from ramify.commands.display import Display
+from ramify.commands.method_settings import METHODS
 from ramify.data import Dataset
-from ramify.run.display import Display
-from ramify.run.named import METHODS
 
 SCORED = ("random", "net2net", "new-neuron", "boosting", "l1", "bn")
 SMALL = "--data digits --width 2 --rounds 1 --epochs 1 --probe-samples 20 --batch-size 15".split()
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return data if name == "digits" else original(name)
 
     monkeypatch.setattr(cli, "load", load)
-    monkeypatch.setattr("ramify.run.jobs.load", load)
+    monkeypatch.setattr("ramify.commands.jobs.load", load)
     return tmp_path
 
 

@@ -16,12 +16,12 @@ from typer.testing import CliRunner, Result
 import ramify
 from ramify.cells import NATS, Genotype
 from ramify.cli import app
+from ramify.commands.cell_config import SearchConfig
+from ramify.commands.cells import benchmark
+from ramify.commands.display import Display
+from ramify.commands.random_search import random_genotype
 from ramify.data import load
-from ramify.run.cell_config import SearchConfig
-from ramify.run.cells import benchmark
-from ramify.run.display import Display
-from ramify.run.random_search import random_genotype
-from ramify.trace.recorder import evaluating
+from ramify.tracing.recorder import evaluating
 
 TOY = (
     "search --data digits --space nats --channels 2 --cells 1 --samples 120 --batch-size 30".split()
@@ -73,7 +73,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 KILLED = """
 import os, signal
 from ramify.cli import app
-from ramify.run.display import Display
+from ramify.commands.display import Display
 
 Display.event = lambda self, seen: os.kill(os.getpid(), signal.SIGKILL)
 app()
@@ -245,12 +245,12 @@ def test_what_the_benchmark_knows_stands_beside(monkeypatch: pytest.MonkeyPatch)
 
     genotype = random_genotype(NATS, 0)
     config = SearchConfig.resolve({"data": "cifar100", "space": "nats"})
-    monkeypatch.setattr("ramify.run.cells.NatsTables", Tables)
+    monkeypatch.setattr("ramify.commands.cells.NatsTables", Tables)
     known = benchmark(config, genotype)
     assert list(known.values()) == [20.0 + genotype.share("none"), 99.0]
     assert benchmark(SearchConfig.resolve({"data": "digits", "space": "nats"}), genotype) == {}
     assert benchmark(SearchConfig.resolve({"data": "cifar10"}), genotype) == {}
-    monkeypatch.setattr("ramify.run.cells.NatsTables", missing)
+    monkeypatch.setattr("ramify.commands.cells.NatsTables", missing)
     assert benchmark(config, genotype) == {}
 
 

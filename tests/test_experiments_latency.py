@@ -12,9 +12,9 @@ from experiments.rarts.latency import study
 from experiments.rarts.latency.figure import figure
 from experiments.rarts.latency.table import page
 from ramify.cells import DARTS
+from ramify.commands.random_search import random_genotype
 from ramify.data import Dataset
 from ramify.latency import Latency
-from ramify.run.random_search import random_genotype
 
 TINY = "--searcher darts1 --channels 2 --cells 3 --samples 16 --batch 8 --epochs 1".split()
 

@@ -14,8 +14,8 @@ import ramify
 from ramify import latency
 from ramify.cost import Cost
 from ramify.latency import timing
-from ramify.select.curves import Floats
-from ramify.trace.layout import Index
+from ramify.select.knapsack.value_curve import Floats
+from ramify.tracing.indexing import Index
 
 
 class Ticks:
@@ -254,7 +254,7 @@ def test_the_knapsack_keeps_to_a_latency_that_is_no_line(
     def measured(_: object, edits: object = ()) -> latency.Latency:
         return latency.Latency(Law().at(widths(edits)), 0.0)
 
-    monkeypatch.setattr("ramify.select.knapsack.measure_edited", measured)
+    monkeypatch.setattr("ramify.select.knapsack.rule.measure_edited", measured)
     draw = np.random.default_rng(0)
     kinds = (ramify.Split, ramify.Prune) if most < 0 else (ramify.Split,)
     offered = [

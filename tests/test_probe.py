@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 
 import ramify
 from ramify.methods import Method
-from ramify.probe import probes, targets
-from ramify.surrogate import smoothed
-from ramify.trace.layout import Slot, kernels
+from ramify.probe.curvature import smoothed
+from ramify.probe.splitting_matrix import probes, targets
+from ramify.tracing.indexing import Slot, kernels
 from tests.nets import SMOOTH, per_sample, prepared
 
 Displaced = Callable[[Tensor], Tensor]

@@ -81,7 +81,7 @@ def test_latency_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         more = [len(e.weights) - 1 if isinstance(e, ramify.Split) else -1 for e in edits]
         return Latency(10.0 + sum(more), 0.1)
 
-    monkeypatch.setattr("ramify.select.totals.measure_edited", measured)
+    monkeypatch.setattr("ramify.select.fit.measure_edited", measured)
     grown = offers(graph, *(ramify.Split("2", c) for c in range(5)))
     assert ramify.fit(grown, graph, {"latency": 12.5}) == grown[:2]
     assert ramify.fit(grown, graph, {"latency": 10.0}) == []

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import ramify
 from ramify.cost import RESOURCES, Cost, CostModel, graph_cost
-from ramify.select.curves import Floats, Option, curve
-from ramify.trace.layout import Index
+from ramify.select.knapsack.value_curve import Floats, Option, curve
+from ramify.tracing.indexing import Index
 from tests.nets import Depthwise, Residual
 
 
@@ -340,8 +340,8 @@ def test_latency_is_predicted_and_the_chosen_shape_is_measured(
             each = {"a": 0.5, "b": 1.5}
             return 7 + shapes @ np.array([each.get(g.name, 0.0) for g in graph.groups])
 
-    monkeypatch.setattr("ramify.select.knapsack.learn", Line)
-    monkeypatch.setattr("ramify.select.knapsack.measure_edited", measured)
+    monkeypatch.setattr("ramify.select.knapsack.rule.learn", Line)
+    monkeypatch.setattr("ramify.select.knapsack.rule.measure_edited", measured)
     found = ramify.Knapsack(latency=6.0).solve(offered)
     assert 0 < found.spent["latency"] <= 6.0
     assert found.spent["latency"] == sum(real[p.edit.group] for p in found.chosen)

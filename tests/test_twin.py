@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm, max_pool2d, scaled_dot_product_attention
 
 import ramify
-from ramify.probe import apart, targets
-from ramify.snapshot import read_gradients
-from ramify.trace.layout import kernels
-from ramify.trace.recorder import Op, tensors_of
-from ramify.twin import Twins
-from ramify.twin.linear import rule_of
-from ramify.twin.run import Reading, even_parts, replayed
-from ramify.twin.tensor import Twin
+from ramify.probe.displaced.displacement import Twins
+from ramify.probe.displaced.linear import rule_of
+from ramify.probe.displaced.run import Reading, even_parts, replayed
+from ramify.probe.displaced.tensor import Twin
+from ramify.probe.recorded_pass import read_gradients
+from ramify.probe.splitting_matrix import apart, targets
+from ramify.tracing.indexing import kernels
+from ramify.tracing.recorder import Op, tensors_of
 from tests.checks import call
 from tests.nets import ATTENTION, SMOOTH, per_sample, prepared
 from tests.structures import STRUCTURES

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from ramify.twin import even
-from ramify.twin.even import Even, Halves, Rectified, Whole
-from ramify.twin.tensor import Twin, rectified
-from ramify.twin.tiles import largest, pooled, tile_of
+from ramify.probe.displaced.displacement import even
+from ramify.probe.displaced.even import Even, Halves, Rectified, Whole
+from ramify.probe.displaced.tensor import Twin, rectified
+from ramify.probe.displaced.tiles import largest, pooled, tile_of
 
 
 def plain(kind: type[Even], *parts: Tensor) -> Tensor:

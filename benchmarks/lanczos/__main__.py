@@ -18,9 +18,9 @@ import ramify
 from benchmarks.lanczos.networks import EPOCHS, NETWORKS, sample, trained
 from benchmarks.lanczos.schemes import Point, lanczos, rayleigh
 from ramify.data import load
-from ramify.eigen import lanczos_extremes
-from ramify.probe import mean_product, probes, sizes
-from ramify.trace.recorder import tensors_of
+from ramify.probe.lanczos import lanczos_extremes
+from ramify.probe.splitting_matrix import mean_product, probes, sizes
+from ramify.tracing.recorder import tensors_of
 
 BETA = 3.0  # of the surrogate, as `SplittingDescent` takes it
 AIM = 1e-3  # the error that every channel should be below

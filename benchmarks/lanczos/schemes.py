@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.optim import RMSprop
 
-from ramify.eigen import Vectors, lanczos_extremes
-from ramify.probe import Probe, mean_product
+from ramify.probe.lanczos import Vectors, lanczos_extremes
+from ramify.probe.splitting_matrix import Probe, mean_product
 
 Shapes = Sequence[tuple[int, int]]
 RATE, MOMENTUM = 1e-3, 0.9  # of the published code

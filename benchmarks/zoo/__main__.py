@@ -20,7 +20,7 @@ from benchmarks.zoo.examine import Row, verdict
 from benchmarks.zoo.table import page, summary
 from benchmarks.zoo.workers import run
 from ramify.report.tables import write_text
-from ramify.run.files import write_json
+from ramify.store.files import write_json
 
 PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
 

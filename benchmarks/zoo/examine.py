@@ -25,9 +25,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 import ramify
 from benchmarks.zoo.entries import Entry
 from ramify import ChannelGraph, ChannelGroup, Prune, RamifyError, Split
-from ramify.trace.layout import owners
-from ramify.trace.recorder import arguments, call
-from ramify.trace.terms import leaves
+from ramify.tracing.dims import leaves
+from ramify.tracing.indexing import owners
+from ramify.tracing.recorder import arguments, call
 
 Row = dict[str, Any]
 Report = Callable[[Row], None]

@@ -21,7 +21,7 @@ from experiments.continuity.study import Settings, total_steps, work
 from experiments.continuity.table import page
 from experiments.files import png, write
 from experiments.resume import add_settings, finished
-from ramify.run.files import write_lines
+from ramify.store.files import write_lines
 
 POLL = 0.5  # seconds
 

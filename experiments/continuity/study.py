@@ -19,8 +19,8 @@ import ramify
 from experiments.continuity.networks import NETWORKS, Network, make_optimizer
 from ramify.data import Dataset, batches, load
 from ramify.edit import plan_edits
-from ramify.run.training import cross_entropy, mean_loss
-from ramify.trace.layout import Factors, reindex
+from ramify.tracing.indexing import Factors, reindex
+from ramify.train.epoch import cross_entropy, mean_loss
 
 Batch = tuple[Tensor, Tensor]
 Curve = list[tuple[int, float, float]]  # step; loss in evaluation mode, and by batch statistics

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ramify.data import Dataset, batches
-from ramify.run.training import Training, cross_entropy, train_epoch
+from ramify.train.epoch import Training, cross_entropy, train_epoch
 
 
 @dataclass(frozen=True)

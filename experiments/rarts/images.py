@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ramify.data import Dataset, batches, load
 from ramify.relax import halves
-from ramify.run.training import evaluate
+from ramify.train.epoch import evaluate
 
 Batch = tuple[Tensor, Tensor]
 Model = TypeVar("Model", bound=nn.Module)

@@ -23,7 +23,7 @@ from experiments.sidt import command, study
 from experiments.sidt.page import opening, table
 from ramify.data import Dataset, batches, load
 from ramify.models.swin import Swin
-from ramify.run.training import cross_entropy, evaluate
+from ramify.train.epoch import cross_entropy, evaluate
 
 RATIOS = (0.2, 0.4, 0.6, 0.8)
 # Table 4.4: accuracy in percent, parameters in millions, "FLOPS" in thousand millions

@@ -20,7 +20,7 @@ from experiments.files import write
 from experiments.resume import add_settings, finished
 from experiments.sidt import study
 from experiments.sidt.figure import layers
-from ramify.run.files import write_lines
+from ramify.store.files import write_lines
 
 
 def options(prog: str, text: str, usual: study.Settings) -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from experiments.sidt import blood, command, study
 from experiments.sidt.page import opening, table
 from ramify.models.swin_detector import SwinDetector, decode, detection_loss
-from ramify.trace.recorder import evaluating
+from ramify.tracing.recorder import evaluating
 
 RATIOS = (0.2, 0.4)
 # Table 4.6: box mAP, and parameters of the backbone in millions

@@ -28,8 +28,8 @@ import ramify
 from experiments.sidt.swin import dimensions, weight_norms, widths
 from ramify import relax
 from ramify.cost import graph_cost
-from ramify.run.files import read_tensors, write_tensors
-from ramify.run.training import Training, make_optimizer, train_epoch
+from ramify.store.files import read_tensors, write_tensors
+from ramify.train.epoch import Training, make_optimizer, train_epoch
 
 MOMENTS = ("before", "searched", "cut", "tuned")
 FULL = "full"  # the arm that is not cut: it trains as many steps as the others

@@ -1,7 +1,9 @@
 """Ramify: any PyTorch network, grown, pruned and searched to the shape that is asked for."""
 
 from ramify import cells, cost, latency, relax
-from ramify.edit import Prune, Split, apply
+from ramify.distributed import check_ranks, share_buffers, together
+from ramify.edit import Prune, Split
+from ramify.edit.apply import apply
 from ramify.errors import RamifyError
 from ramify.methods import (
     L1,
@@ -20,14 +22,16 @@ from ramify.methods import (
     agree,
     splitting_matrix,
 )
-from ramify.ranks import check_ranks, share_buffers, together
 from ramify.relax import fold, gate
-from ramify.run import Grown, Training, grow, load, recipe_of, reshape, save
-from ramify.run.scoring import WidthSearch
-from ramify.run.search import search
-from ramify.run.widths import shrink
-from ramify.select import Knapsack, Selection, Threshold, TopFraction, TradeOff, fit
-from ramify.trace import ChannelGraph, ChannelGroup, trace
+from ramify.select import Knapsack, Selection, Threshold, TopFraction, TradeOff
+from ramify.select.fit import fit
+from ramify.store.model import load, recipe_of, reshape, save
+from ramify.tracing import ChannelGraph, ChannelGroup, trace
+from ramify.train.epoch import Training
+from ramify.train.grow import Grown, grow
+from ramify.train.search import search
+from ramify.train.shrink import shrink
+from ramify.train.width_search import WidthSearch
 
 __all__ = [  # noqa: RUF022  (grouped by what a user does)
     # what a network is made of

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ramify.edit import Edit, Split, plan_edits
-from ramify.trace import ChannelGraph, trace
-from ramify.trace.layout import Index, new_size
-from ramify.trace.recorder import Op, Ref
-from ramify.trace.terms import Atom, Fixed, Sum, Term, resolve
+from ramify.tracing import ChannelGraph, trace
+from ramify.tracing.dims import Atom, Fixed, Sum, Term, resolve
+from ramify.tracing.indexing import Index, new_size
+from ramify.tracing.recorder import Op, Ref
 
 RESOURCES = ("params", "macs", "flops", "energy")
 """What `Cost.of` counts: the names that budgets and trade-offs go by."""

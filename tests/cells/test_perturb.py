@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ramify.cells import DARTS, NATS, Space
 from ramify.cells.perturb import derive_by_perturbation
-from ramify.run.random_search import random_genotype
+from ramify.commands.random_search import random_genotype
 
 
 @pytest.mark.parametrize("space", [DARTS, NATS], ids=lambda space: space.name)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import ramify
-from ramify.run.store import named_tensors
+from ramify.store.model import named_tensors
 from tests.life.nets import NETS, Conv, Encoder, edit, edited
 
 

@@ -29,9 +29,9 @@ from ramify.methods import (
 from ramify.methods.baselines import best_length
 from ramify.methods.boosting import additions, pulls_of
 from ramify.methods.draws import producer_kernels
-from ramify.probe import Loss
-from ramify.trace.layout import kernels, positions
-from ramify.trace.recorder import tensors_of
+from ramify.probe.splitting_matrix import Loss
+from ramify.tracing.indexing import kernels, positions
+from ramify.tracing.recorder import tensors_of
 from tests.checks import snapshot
 from tests.methods.networks import KINDS, Batch, build, halved
 from tests.nets import per_sample, prepared

@@ -14,7 +14,7 @@ import ramify
 from ramify import ChannelGraph, ChannelGroup, Prune, RamifyError, Split
 from ramify.edit.plan import kernel_shape
 from ramify.methods import RandomSplit
-from ramify.methods.expand import Trial, halves
+from ramify.methods.trial import Trial, halves
 from tests.checks import snapshot
 from tests.methods.networks import KINDS, build, halved
 from tests.nets import per_sample

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import ramify
 from ramify.methods.gauss_newton import Morphisms
-from ramify.trace.layout import kernels
+from ramify.tracing.indexing import kernels
 from tests.checks import snapshot
 from tests.nets import SMOOTH, per_sample, prepared
 

@@ -12,10 +12,10 @@ from torch.nn.functional import cross_entropy, softplus
 import ramify
 from ramify import Prune, RamifyError
 from ramify.methods import L1, BNScale, Taylor
-from ramify.methods.expand import Trial
 from ramify.methods.scores import first_order
-from ramify.trace.layout import kernels
-from ramify.trace.recorder import tensors_of
+from ramify.methods.trial import Trial
+from ramify.tracing.indexing import kernels
+from ramify.tracing.recorder import tensors_of
 from tests.methods.networks import KINDS, build, halved
 from tests.nets import per_sample, prepared
 

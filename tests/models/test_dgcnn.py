@@ -3,9 +3,9 @@ import torch
 from torch.nn import functional
 
 import ramify
+from ramify.commands.jobs import try_model
 from ramify.errors import RamifyError
 from ramify.models import build, dgcnn
-from ramify.run.jobs import try_model
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch import nn
 
 from ramify.errors import RamifyError
 from ramify.relax import distilled
-from ramify.run.training import cross_entropy
+from ramify.train.epoch import cross_entropy
 
 
 def by_hand(student, teacher, temperature):

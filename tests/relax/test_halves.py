@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from ramify import RamifyError
 from ramify.relax import Pairs, check_halves, halves
-from ramify.relax.halves import Data
+from ramify.relax.pairs import Data
 
 
 @pytest.mark.parametrize("count, share", [(2, 0.5), (7, 0.5), (100, 0.8), (101, 0.01)])

@@ -14,7 +14,7 @@ from torch.optim import SGD, Adam, AdamW
 
 from ramify import RamifyError
 from ramify.relax import Searcher
-from ramify.run.checkpoint import read_state, write_state
+from ramify.store.checkpoint import read_state, write_state
 from tests.relax.searching import KINDS, batches, cosine, network, searcher, stairs
 
 SETTINGS: dict[str, Any] = {

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from ramify.commands.config import GrowConfig
 from ramify.data import Dataset
-from ramify.run.config import GrowConfig
 
 
 def made_up(classes: int = 3, size: int = 8) -> Dataset:

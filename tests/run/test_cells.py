@@ -12,11 +12,15 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from ramify.cells import DARTS, NATS
-from ramify.data import Dataset
-from ramify.errors import RamifyError
-from ramify.run.cell_config import CellTrainConfig, SearchConfig
-from ramify.run.cell_training import Cut, auxiliary_loss, build_network, resolve_cells, run_cells
-from ramify.run.cells import (
+from ramify.commands.cell_config import CellTrainConfig, SearchConfig
+from ramify.commands.cell_training import (
+    Cut,
+    auxiliary_loss,
+    build_network,
+    resolve_cells,
+    run_cells,
+)
+from ramify.commands.cells import (
     build_derived,
     build_supernet,
     divided,
@@ -25,9 +29,11 @@ from ramify.run.cells import (
     run_search,
     too_many_skips,
 )
-from ramify.run.folder import RunFolder
-from ramify.run.jobs import Shuffled, run_jobs
-from ramify.run.random_search import random_genotype, with_candidates
+from ramify.commands.folder import RunFolder
+from ramify.commands.jobs import Shuffled, run_jobs
+from ramify.commands.random_search import random_genotype, with_candidates
+from ramify.data import Dataset
+from ramify.errors import RamifyError
 
 NONE, ONE, TWO, SIX = (
     "|nor_conv_3x3~0|+|nor_conv_3x3~0|none~1|+|none~0|none~1|nor_conv_1x1~2|",
@@ -145,7 +151,7 @@ def test_a_search_that_skips_is_stopped(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many skips as epochs before: the third epoch is the first with more than one."""
-    monkeypatch.setattr("ramify.run.cells._skips", lambda config, event: event["epoch"])
+    monkeypatch.setattr("ramify.commands.cells._skips", lambda config, event: event["epoch"])
     config = settings(epochs=6, skip_stop=1, searcher="darts1", arch_lr=0.5)
     folder = start(tmp_path / "run", config)
     run_jobs(config, folder, dataset, run=run_search)
@@ -172,7 +178,7 @@ def test_random_search_costs_what_a_first_order_search_does(dataset: Dataset) ->
 
 def test_clouds_of_points_have_no_cells(monkeypatch: pytest.MonkeyPatch, dataset: Dataset) -> None:
     points = replace(dataset, x_train=torch.randn(9, 3, 7))
-    monkeypatch.setattr("ramify.run.jobs.load", lambda name: points)
+    monkeypatch.setattr("ramify.commands.jobs.load", lambda name: points)
     with pytest.raises(RamifyError, match=r"shape \(3, 7\), and cells are for images"):
         prepare_search(settings())
 
@@ -308,5 +314,5 @@ def test_on_cifar_it_is_trained_as_its_paper_does(
     darts = resolve_cells(path.parent, {})
     assert (darts.channels, darts.cells, darts.epochs, darts.batch_size) == (36, 20, 600, 96)
     assert (darts.auxiliary, darts.drop_path, darts.cutout) == (0.4, 0.2, 16)
-    monkeypatch.setattr("ramify.run.cell_config.SPACES", {"darts": NATS})
+    monkeypatch.setattr("ramify.commands.cell_config.SPACES", {"darts": NATS})
     assert resolve_cells(path.parent, {}).auxiliary == 0  # a space without such a head

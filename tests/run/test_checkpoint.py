@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn, optim
 
 from ramify.errors import RamifyError
-from ramify.run.checkpoint import read_checkpoint, restore, write_checkpoint
-from ramify.run.store import recipe_of, reshape, save
+from ramify.store.checkpoint import read_checkpoint, restore, write_checkpoint
+from ramify.store.model import recipe_of, reshape, save
 
 Make = Callable[[Iterable[Tensor]], optim.Optimizer]
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import ramify
-from ramify.run.compare import nearest_widths, scratch, wide
-from ramify.run.store import recipe_of, reshape
+from ramify.commands.compare import nearest_widths, scratch, wide
+from ramify.store.model import recipe_of, reshape
 
 X = torch.zeros(1, 1, 8, 8)
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from ramify import SplittingDescent, Threshold, TopFraction
+from ramify.commands.config import DEFAULTS, GrowConfig
 from ramify.errors import RamifyError
 from ramify.methods import GaussNewton
-from ramify.run.config import DEFAULTS, GrowConfig
 from ramify.select import TradeOff
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ramify.run import display
-from ramify.run.config import GrowConfig
-from ramify.run.display import Display
+from ramify.commands import display
+from ramify.commands.config import GrowConfig
+from ramify.commands.display import Display
 
 Make = Callable[..., GrowConfig]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from ramify.commands.export import write_onnx
 from ramify.data import Dataset
 from ramify.errors import RamifyError
-from ramify.run.export import write_onnx
 
 
 class Refusing(nn.Module):
@@ -22,7 +22,7 @@ def test_what_onnxruntime_cannot_run_is_not_written(
 ) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
-    monkeypatch.setattr("ramify.run.export._exported", lambda *arguments: b"torn")
+    monkeypatch.setattr("ramify.commands.export._exported", lambda *arguments: b"torn")
     with pytest.raises(RamifyError, match=r"onnxruntime [\d.]+ cannot run what torch exported"):
         write_onnx(nn.Flatten(), dataset, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ramify.commands.folder import RunFolder
 from ramify.errors import RamifyError
-from ramify.run.folder import RunFolder
 
 CONFIG = {"data": "digits", "lr": 0.1, "most": None}
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ramify.commands.config import GrowConfig
+from ramify.commands.folder import RunFolder
+from ramify.commands.jobs import Shuffled, plan, prepare, run_jobs, save_unfinished, settle
 from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.report import results_table
-from ramify.run.config import GrowConfig
-from ramify.run.folder import RunFolder
-from ramify.run.jobs import Shuffled, plan, prepare, run_jobs, save_unfinished, settle
 
 Make = Callable[..., GrowConfig]
 TIMES = ("t", "seconds")
@@ -301,7 +301,7 @@ def test_jobs_come_seed_by_seed(config: Make) -> None:
 def test_a_mistake_shows_before_anything_is_written(
     config: Make, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ramify.run.jobs.load", lambda name: dataset)
+    monkeypatch.setattr("ramify.commands.jobs.load", lambda name: dataset)
     assert prepare(config()) is dataset
     with pytest.raises(RamifyError, match="nothing_here"):
         prepare(config(model="nothing_here"))

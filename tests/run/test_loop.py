@@ -15,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import ramify
 from ramify.errors import RamifyError
-from ramify.run.journal import Data
-from ramify.run.loop import Grown, grow
-from ramify.run.training import Training
+from ramify.train.epoch import Training
+from ramify.train.grow import Grown, grow
+from ramify.train.history import Data
 
 Batch = tuple[Tensor, Tensor]
 

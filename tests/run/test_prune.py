@@ -12,17 +12,17 @@ import torch
 from torch import nn
 
 import ramify
+from ramify.commands.folder import RunFolder
+from ramify.commands.jobs import run_jobs, save_unfinished
+from ramify.commands.prune import PruneConfig, run_phase, try_widths
 from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.models import build
 from ramify.relax import Pairs
-from ramify.run.folder import RunFolder
-from ramify.run.jobs import run_jobs, save_unfinished
-from ramify.run.prune import PruneConfig, run_phase, try_widths
-from ramify.run.scoring import SEARCHERS, WidthSearch
-from ramify.run.steps import Choice, edit_event, measured
-from ramify.run.training import Training, cross_entropy, optimizer_over
-from ramify.run.widths import cut, search_widths
+from ramify.train.epoch import Training, cross_entropy, optimizer_over
+from ramify.train.rounds import Choice, edit_event, measured
+from ramify.train.shrink import cut, search_widths
+from ramify.train.width_search import SEARCHERS, WidthSearch
 from tests.run.test_jobs import Stop, timeless, weights
 
 SMALL = {"data": "digits", "width": 4, "epochs": 2, "batch_size": 15, "probe_samples": 20}

@@ -17,8 +17,8 @@ from torch.optim import SGD
 import ramify
 from ramify import RamifyError
 from ramify.relax import L1, RARTS, Pairs, Searcher
-from ramify.run.checkpoint import read_state, write_state
-from ramify.run.journal import Event
+from ramify.store.checkpoint import read_state, write_state
+from ramify.train.history import Event
 from tests.relax.searching import KINDS, batches, cosine, loss, network, searcher
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ramify.errors import RamifyError
-from ramify.run.store import load, named_tensors, recipe_of, reshape, save
+from ramify.store.model import load, named_tensors, recipe_of, reshape, save
 
 
 class Net(nn.Module):
@@ -232,7 +232,7 @@ def test_a_failed_write_leaves_the_old_file(
     def full(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("ramify.run.files.os.replace", full)
+    monkeypatch.setattr("ramify.store.files.os.replace", full)
     with pytest.raises(OSError, match="no space"):
         save(Net(9), tmp_path / "net")
     assert sorted(os.listdir(tmp_path)) == ["net.json", "net.safetensors"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ramify.errors import RamifyError
-from ramify.run.training import (
+from ramify.train.epoch import (
     Training,
     evaluate,
     evaluating,

@@ -18,15 +18,15 @@ from experiments.gauss_newton.epochs import Epochs, train_on
 from ramify.data import Dataset, batches, load
 from ramify.edit import Edit
 from ramify.methods import GaussNewton, LineSearch, Trial
-from ramify.methods.expand import halves
+from ramify.methods.trial import halves
 from ramify.models import build
-from ramify.run.training import (
+from ramify.tracing.indexing import kernels
+from ramify.train.epoch import (
     Training,
     cross_entropy,
     evaluate,
     make_optimizer,
 )
-from ramify.trace.layout import kernels
 
 WAYS = ("gauss-newton", "line search", "expansion")
 Batch = tuple[Tensor, Tensor]

@@ -19,7 +19,7 @@ from experiments.gauss_newton.cifar10.figure import figure
 from experiments.gauss_newton.cifar10.study import ARMS, Settings, run
 from experiments.gauss_newton.cifar10.table import page
 from experiments.resume import add_settings, finished
-from ramify.run.files import write_lines
+from ramify.store.files import write_lines
 
 
 def options() -> argparse.ArgumentParser:

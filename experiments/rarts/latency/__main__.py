@@ -18,7 +18,7 @@ from experiments.rarts.latency.figure import figure
 from experiments.rarts.latency.study import Settings, run, table, timed
 from experiments.rarts.latency.table import page
 from experiments.resume import add_settings, finished
-from ramify.run.files import write_lines
+from ramify.store.files import write_lines
 
 
 def options() -> argparse.ArgumentParser:

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from ramify.cells import DARTS, Genotype
 from ramify.cells.latency import LatencyTable, measure_latencies
+from ramify.commands.cell_config import SearchConfig
+from ramify.commands.cells import run_search
+from ramify.commands.folder import CONFIG, RunFolder
+from ramify.commands.jobs import run_jobs
 from ramify.data import load
 from ramify.latency import ThreadClock, measure
 from ramify.report.cells import operation_kind
-from ramify.run.cell_config import SearchConfig
-from ramify.run.cells import run_search
-from ramify.run.files import read_json, write_json
-from ramify.run.folder import CONFIG, RunFolder
-from ramify.run.jobs import run_jobs
+from ramify.store.files import read_json, write_json
 
 Row = dict[str, Any]
 REPEATS = 60  # calls that are timed

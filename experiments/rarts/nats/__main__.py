@@ -23,7 +23,7 @@ from experiments.rarts.nats.table import Row, page
 from experiments.resume import add_settings, finished
 from ramify.cells import NATS, Genotype, NatsTables
 from ramify.cells.derive import strongest
-from ramify.run.files import write_lines
+from ramify.store.files import write_lines
 
 CELLS = 15_625  # of the space
 

@@ -18,9 +18,9 @@ from ramify import relax
 from ramify.cells import NATS, Genotype
 from ramify.cells.perturb import derive_by_perturbation
 from ramify.data import Dataset, batches
-from ramify.relax.named import searcher_named
-from ramify.run.training import cross_entropy
-from ramify.trace.recorder import evaluating
+from ramify.relax.registry import searcher_named
+from ramify.tracing.recorder import evaluating
+from ramify.train.epoch import cross_entropy
 
 RANDOM = ("random", "random-never-none")
 METHODS = ("rarts", "darts1", "darts2", "milenas", "joint", *RANDOM)

@@ -25,7 +25,7 @@ from experiments.rarts.width.study import (
 )
 from experiments.rarts.width.table import page
 from experiments.resume import add_settings, finished
-from ramify.run.files import write_lines
+from ramify.store.files import write_lines
 
 
 def options() -> argparse.ArgumentParser:

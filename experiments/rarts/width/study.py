@@ -19,10 +19,10 @@ from ramify import relax
 from ramify.cost import graph_cost
 from ramify.data import batches
 from ramify.models import build
-from ramify.probe import Loss
-from ramify.relax.named import searcher_named
-from ramify.run.scoring import Chance
-from ramify.run.training import Training, cross_entropy, make_optimizer, train_epoch
+from ramify.probe.splitting_matrix import Loss
+from ramify.relax.registry import searcher_named
+from ramify.train.epoch import Training, cross_entropy, make_optimizer, train_epoch
+from ramify.train.width_search import Chance
 
 Row = dict[str, Any]
 

@@ -22,7 +22,7 @@ from ramify.cells.plan import CellPlan
 from ramify.cells.supernet import Supernet
 from ramify.errors import RamifyError
 from ramify.latency import Clock, measure
-from ramify.trace.recorder import evaluating
+from ramify.tracing.recorder import evaluating
 
 FORMAT = "ramify-latency-1"
 

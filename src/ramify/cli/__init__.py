@@ -10,17 +10,17 @@ from ramify.cli import cells as of_cells
 from ramify.cli import options
 from ramify.cli.base import app, execute, free_folder, given_settings, reopen
 from ramify.cli.prune import prune
+from ramify.commands import retrain as retraining
+from ramify.commands.cell_training import holds_cells, prepare_cells, resolve_cells
+from ramify.commands.config import GrowConfig
+from ramify.commands.export import export_source
+from ramify.commands.folder import RunFolder
+from ramify.commands.jobs import prepare, try_model
 from ramify.data import load
 from ramify.errors import RamifyError
 from ramify.models import build
 from ramify.report import write_report
-from ramify.run import retrain as retraining
-from ramify.run.cell_training import holds_cells, prepare_cells, resolve_cells
-from ramify.run.config import GrowConfig
-from ramify.run.export import export_source
-from ramify.run.folder import RunFolder
-from ramify.run.jobs import prepare, try_model
-from ramify.trace import trace
+from ramify.tracing import trace
 
 __all__ = ["app", "prune"]
 

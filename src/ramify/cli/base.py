@@ -12,14 +12,14 @@ import typer
 import typer.core
 from rich.console import Console
 
+from ramify.commands.config import RunConfig
+from ramify.commands.display import Display
+from ramify.commands.folder import CONFIG, RETRAINED, RunFolder
+from ramify.commands.jobs import run_jobs, save_unfinished
+from ramify.commands.kinds import kind_of
 from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.report import print_table, results_table, write_report, write_summary
-from ramify.run.config import RunConfig
-from ramify.run.display import Display
-from ramify.run.folder import CONFIG, RETRAINED, RunFolder
-from ramify.run.jobs import run_jobs, save_unfinished
-from ramify.run.kinds import kind_of
 from ramify.select import BUDGETS
 
 INTERRUPTED = 130

@@ -5,11 +5,11 @@ from typing import Annotated
 from ramify.cli import options
 from ramify.cli.base import app, execute, free_folder, given_settings, reopen
 from ramify.cli.options import TRAIN, WHAT, option
+from ramify.commands.cell_config import SEARCHERS, SELECTIONS, SPACES, SearchConfig
+from ramify.commands.cells import prepare_search
+from ramify.commands.folder import RunFolder
+from ramify.commands.random_search import with_candidates
 from ramify.errors import RamifyError
-from ramify.run.cell_config import SEARCHERS, SELECTIONS, SPACES, SearchConfig
-from ramify.run.cells import prepare_search
-from ramify.run.folder import RunFolder
-from ramify.run.random_search import with_candidates
 
 SEARCH = options.SEARCH
 Space = Annotated[

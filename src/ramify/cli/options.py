@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ramify.run.named import METHODS
+from ramify.commands.method_settings import METHODS
 from ramify.select import BUDGETS
 
 

@@ -5,9 +5,9 @@ from typing import Annotated
 from ramify.cli import options
 from ramify.cli.base import app, execute, free_folder, given_settings, reopen
 from ramify.cli.options import option
+from ramify.commands.folder import RunFolder
+from ramify.commands.prune import SEARCHER_NAMES, PruneConfig, ordered, prepare_widths
 from ramify.errors import RamifyError
-from ramify.run.folder import RunFolder
-from ramify.run.prune import SEARCHER_NAMES, PruneConfig, ordered, prepare_widths
 from ramify.select import BUDGETS
 
 SEARCH, CUT, TUNE = options.SEARCH, "How to cut", "How to fine-tune"

@@ -16,8 +16,9 @@ from torch.optim import Optimizer
 
 from ramify.edit.plan import Plan
 from ramify.errors import RamifyError
-from ramify.trace import ChannelGraph
-from ramify.trace.layout import (
+from ramify.tracing import ChannelGraph
+from ramify.tracing.dims import Fixed
+from ramify.tracing.indexing import (
     Factors,
     Layout,
     attribute_values,
@@ -26,8 +27,7 @@ from ramify.trace.layout import (
     reindex,
     sources,
 )
-from ramify.trace.recorder import tensors_of
-from ramify.trace.terms import Fixed
+from ramify.tracing.recorder import tensors_of
 
 Follower: TypeAlias = nn.Module | MutableMapping[str, Tensor]
 

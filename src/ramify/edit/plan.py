@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ramify.errors import RamifyError
-from ramify.trace import ChannelGraph, ChannelGroup, check_ungated
-from ramify.trace.layout import Change, Slot, blocks_of
-from ramify.trace.recorder import tensors_of
-from ramify.trace.terms import Atom
+from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated
+from ramify.tracing.dims import Atom
+from ramify.tracing.indexing import Change, Slot, blocks_of
+from ramify.tracing.recorder import tensors_of
 
 Channel: TypeAlias = int | tuple[int, ...]
 """A channel of a group, or one in each head."""

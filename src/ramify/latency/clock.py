@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ramify.trace.recorder import tensors_of
+from ramify.tracing.recorder import tensors_of
 
 
 class Clock(Protocol):

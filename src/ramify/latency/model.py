@@ -25,10 +25,10 @@ from ramify.edit import Edit
 from ramify.errors import RamifyError
 from ramify.latency.clock import Clock
 from ramify.latency.samples import Floats, Sample, draw_shapes, observe
-from ramify.trace import ChannelGraph
-from ramify.trace.layout import Index
-from ramify.trace.recorder import Op
-from ramify.trace.terms import Atom, Fixed, Sum, Term
+from ramify.tracing import ChannelGraph
+from ramify.tracing.dims import Atom, Fixed, Sum, Term
+from ramify.tracing.indexing import Index
+from ramify.tracing.recorder import Op
 
 VECTORS = (1, 8, 16)  # what widths are rounded up to
 FOLDS = 5

@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ramify.errors import RamifyError
 from ramify.latency.clock import Clock, clock_of, device_of
-from ramify.trace import ChannelGraph, ChannelGroup, check_ungated
-from ramify.trace.layout import Change, Index, resized
-from ramify.trace.recorder import arguments, call, copied, eager, evaluating, untouched
+from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated
+from ramify.tracing.indexing import Change, Index, resized
+from ramify.tracing.recorder import arguments, call, copied, eager, evaluating, untouched
 
 Floats = NDArray[np.float64]
 CALLS = 2  # whole forwards that are timed at each visit of a shape, beside one by operations

@@ -16,9 +16,9 @@ from torch import nn
 from ramify.edit import Edit, plan_edits
 from ramify.errors import RamifyError
 from ramify.latency.clock import Clock, clock_of, device_of
-from ramify.trace import ChannelGraph, ChannelGroup, check_ungated
-from ramify.trace.layout import Change, Changes, resized
-from ramify.trace.recorder import arguments, copied, evaluating
+from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated
+from ramify.tracing.indexing import Change, Changes, resized
+from ramify.tracing.recorder import arguments, copied, evaluating
 
 
 @dataclass(frozen=True)

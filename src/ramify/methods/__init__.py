@@ -2,11 +2,11 @@
 
 from ramify.methods.baselines import Expansion, LineSearch, Net2Net, NewNeuron, RandomSplit
 from ramify.methods.boosting import Boosting
-from ramify.methods.expand import Trial
 from ramify.methods.gauss_newton import GaussNewton
 from ramify.methods.proposal import Method, Proposal, agree
 from ramify.methods.scores import L1, BNScale, Taylor
 from ramify.methods.splitting import SplittingDescent, splitting_matrix
+from ramify.methods.trial import Trial
 
 __all__ = [
     "L1",

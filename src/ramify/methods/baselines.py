@@ -16,7 +16,6 @@ from torch import Generator
 from ramify.cost import CostModel
 from ramify.edit import Split
 from ramify.edit.plan import check_current
-from ramify.eigen import lanczos_extremes
 from ramify.errors import RamifyError
 from ramify.methods.draws import (
     Kernels,
@@ -28,11 +27,12 @@ from ramify.methods.draws import (
     size,
     stream,
 )
-from ramify.methods.expand import Trial, halves
 from ramify.methods.proposal import Proposal
-from ramify.probe import Loss, mean_product, probes, sizes
-from ramify.trace import ChannelGraph, ChannelGroup
-from ramify.trace.recorder import tensors_of
+from ramify.methods.trial import Trial, halves
+from ramify.probe.lanczos import lanczos_extremes
+from ramify.probe.splitting_matrix import Loss, mean_product, probes, sizes
+from ramify.tracing import ChannelGraph, ChannelGroup
+from ramify.tracing.recorder import tensors_of
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ramify import ranks
+from ramify import distributed
 from ramify.cost import CostModel
 from ramify.edit import Plan, Split
 from ramify.edit.plan import check_current
@@ -26,12 +26,12 @@ from ramify.methods.draws import (
     second_copy,
     stream,
 )
-from ramify.methods.expand import after, copies_of, differentiable
 from ramify.methods.proposal import Proposal
-from ramify.probe import Loss, check_weights, checked_loss, written_out
-from ramify.trace import ChannelGraph, ChannelGroup
-from ramify.trace.layout import Change, factors, positions
-from ramify.trace.recorder import tensors_of
+from ramify.methods.trial import after, copies_of, differentiable
+from ramify.probe.splitting_matrix import Loss, check_weights, checked_loss, written_out
+from ramify.tracing import ChannelGraph, ChannelGroup
+from ramify.tracing.indexing import Change, factors, positions
+from ramify.tracing.recorder import tensors_of
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def _mean_gradients(
         sums = [a if b is None else a + b for a, b in zip(sums, found, strict=True)]
     if not samples:
         raise RamifyError(_EMPTY)
-    return ranks.mean([total / samples for total in sums], samples)
+    return distributed.all_mean([total / samples for total in sums], samples)
 
 
 def _second_gradients(
@@ -281,7 +281,7 @@ def _second_gradients(
             sums = [a if b is None else a + b for a, b in zip(sums, slopes, strict=True)]
     if not samples:
         raise RamifyError(_EMPTY)
-    return ranks.mean([total / samples for total in sums], samples)
+    return distributed.all_mean([total / samples for total in sums], samples)
 
 
 def _norm(kernel: Mapping[str, Tensor]) -> Tensor:

@@ -13,9 +13,9 @@ import torch
 from torch import Generator, Tensor
 
 from ramify.errors import RamifyError
-from ramify.trace import ChannelGraph, ChannelGroup
-from ramify.trace.layout import kernels
-from ramify.trace.recorder import tensors_of
+from ramify.tracing import ChannelGraph, ChannelGroup
+from ramify.tracing.indexing import kernels
+from ramify.tracing.recorder import tensors_of
 
 Kernels = dict[str, Tensor]
 """Producer -> (W, *kernel), one kernel a channel."""

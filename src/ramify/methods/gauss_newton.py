@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ramify import ranks
+from ramify import distributed
 from ramify.cost import CostModel
 from ramify.edit import Edit, Prune
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
-from ramify.methods.expand import halves
 from ramify.methods.proposal import Proposal
-from ramify.probe import (
+from ramify.methods.trial import halves
+from ramify.probe.displaced.displacement import Twins
+from ramify.probe.splitting_matrix import (
     Loss,
     Target,
     check_weights,
@@ -28,10 +29,9 @@ from ramify.probe import (
     known_length,
     targets,
 )
-from ramify.trace import ChannelGraph
-from ramify.trace.layout import kernels
-from ramify.trace.recorder import tensors_of
-from ramify.twin import Twins
+from ramify.tracing import ChannelGraph
+from ramify.tracing.indexing import kernels
+from ramify.tracing.recorder import tensors_of
 
 ATTENTION_RADIUS = 0.3
 """Of the radius of other groups: behind a softmax, estimates hold for shorter displacements."""
@@ -136,7 +136,9 @@ class GaussNewton:
             return []
         learner = Morphisms(graph, self)
         known = known_length(batches)
-        ranks.check_same("batches of a pass", known, "give every rank the same number of batches.")
+        distributed.check_same(
+            "batches of a pass", known, "give every rank the same number of batches."
+        )
         total = None if known is None else self.epochs * known
         for _ in range(self.epochs):
             before = learner.steps
@@ -228,7 +230,7 @@ class Morphisms:
                 if moving:
                     torch.autograd.backward(moving, [_slope(p.detach(), level) for p in moving])
                 changes |= {number: _change(p.detach(), level) for number, p in found.items()}
-        ranks.average_gradients(self._all_moves(), samples)
+        distributed.average_gradients(self._all_moves(), samples)
         self._optimizer.step()
         if self._limits:
             self._hold()
@@ -247,11 +249,11 @@ class Morphisms:
 
     @torch.no_grad()
     def _mean(self, kind: str, changes: Mapping[int, Tensor], weight: float, samples: int) -> None:
-        if ranks.count() > 1:  # what no sample of this rank reads may be read on another
+        if distributed.world_size() > 1:  # what no sample of this rank reads may be read on another
             like = self._all_moves()[0]
             widths = [target.group.width for target in self._targets]
             every = [changes.get(n, like.new_zeros(width)) for n, width in enumerate(widths)]
-            changes = dict(enumerate(ranks.mean(every, samples)))
+            changes = dict(enumerate(distributed.all_mean(every, samples)))
         known = self._means[kind]
         for number, new in changes.items():
             known[number] = known[number].lerp(new, weight) if number in known else new
@@ -296,7 +298,7 @@ def _slope(p: Tensor, level: float) -> Tensor:
 
 def _level(losses: Tensor) -> float:
     """The mean loss, which scales the curvature; where it is 0 no sample has a slope either."""
-    [mean] = ranks.mean([losses.mean()], len(losses))
+    [mean] = distributed.all_mean([losses.mean()], len(losses))
     level = float(mean)
     if level < 0:
         raise RamifyError(

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from ramify import ranks
+from ramify import distributed
 from ramify.cost import Cost
 from ramify.edit import Edit, Split
-from ramify.probe import Loss
-from ramify.trace import ChannelGraph
+from ramify.probe.splitting_matrix import Loss
+from ramify.tracing import ChannelGraph
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ def agree(graph: ChannelGraph, proposals: Sequence[Proposal]) -> list[Proposal]:
     Returns:
         What rank 0 gave.
     """
-    with ranks.together():
-        if ranks.count() == 1:
+    with distributed.together():
+        if distributed.world_size() == 1:
             return list(proposals)
         sent = [replace(p, edit=_on_cpu(p.edit), graph=None) for p in proposals]
-        return [replace(proposal, graph=graph) for proposal in ranks.share(sent)]
+        return [replace(proposal, graph=graph) for proposal in distributed.broadcast(sent)]
 
 
 def _on_cpu(edit: Edit) -> Edit:

@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ramify import ranks
+from ramify import distributed
 from ramify.cost import CostModel
 from ramify.edit import Prune
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods.draws import producer_kernels
 from ramify.methods.proposal import Proposal
-from ramify.probe import Loss, check_weights, checked_loss, written_out
-from ramify.replay import replay
-from ramify.trace import ChannelGraph, ChannelGroup
-from ramify.trace.labels import Labels
-from ramify.trace.layout import kernels, owners
-from ramify.trace.recorder import Ref, Tape, record, tensors_of
-from ramify.trace.terms import Atom, atoms_of, leaves, resolve
+from ramify.probe.replay import replay
+from ramify.probe.splitting_matrix import Loss, check_weights, checked_loss, written_out
+from ramify.tracing import ChannelGraph, ChannelGroup
+from ramify.tracing.dims import Atom, atoms_of, leaves, resolve
+from ramify.tracing.indexing import kernels, owners
+from ramify.tracing.propagate import Labels
+from ramify.tracing.recorder import Ref, Tape, record, tensors_of
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Taylor:
             )
         every = [torch.cat(changes) for changes in found.values()]  # (S, W) each
         means = [torch.stack([changes.abs().mean(0), -changes.mean(0)]) for changes in every]
-        pairs = dict(zip(found, ranks.mean(means, len(every[0])), strict=True))
+        pairs = dict(zip(found, distributed.all_mean(means, len(every[0])), strict=True))
         sizes = {name: size for name, (size, _) in pairs.items()}
         return prunes(graph, sizes, {name: gain for name, (_, gain) in pairs.items()})
 

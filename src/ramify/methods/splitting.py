@@ -15,13 +15,13 @@ from torch import Tensor
 
 from ramify.cost import Cost, CostModel
 from ramify.edit import Split
-from ramify.eigen import Extremes, exact_extremes, lanczos_extremes
 from ramify.errors import RamifyError
 from ramify.methods.draws import check_positive
 from ramify.methods.proposal import Proposal
-from ramify.probe import Loss, Probe, Target, mean_product, probes, sizes
-from ramify.trace import ChannelGraph
-from ramify.trace.recorder import tensors_of
+from ramify.probe.lanczos import Extremes, exact_extremes, lanczos_extremes
+from ramify.probe.splitting_matrix import Loss, Probe, Target, mean_product, probes, sizes
+from ramify.tracing import ChannelGraph
+from ramify.tracing.recorder import tensors_of
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from ramify.relax.darts import DARTS, Joint, MiLeNAS
 from ramify.relax.distillation import distilled
 from ramify.relax.gate_scale import GateScale
 from ramify.relax.gates import Gates, fold, gate, remaining
-from ramify.relax.halves import Pairs, check_halves, halves
+from ramify.relax.pairs import Pairs, check_halves, halves
 from ramify.relax.penalties import L1, ExpectedCost, GroupL1, channel_costs
 from ramify.relax.proximal import by_group, prox_group_l1, prox_l0, prox_l1, prox_tl1
 from ramify.relax.rarts import RARTS

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ramify import ranks
+from ramify import distributed
 from ramify.errors import RamifyError
-from ramify.probe import written_out
+from ramify.probe.splitting_matrix import written_out
 from ramify.relax.partition import Named
 from ramify.relax.searcher import Gradients, Searcher, Step, Value, check_weight, combined
-from ramify.state import set_torch_states, torch_states
+from ramify.store.state import set_torch_states, torch_states
 
 RADIUS = 0.01  # how far the central difference goes to each side, as in DARTS
 
@@ -87,7 +87,7 @@ class DARTS(Searcher):
         slope = torch.autograd.grad(
             loss_a.mean, list(self._weights.values()), create_graph=self.exact, allow_unused=True
         )
-        move = ranks.mean_gradients(slope, list(self._weights.values()), loss_a.samples)
+        move = distributed.mean_gradients(slope, list(self._weights.values()), loss_a.samples)
         xi = self._rates()
         ahead = self._displaced(-1.0, [_scaled(g, xi[n]) for n, g in zip(names, move, strict=True)])
         loss_p = self._virtual(batch_p, ahead)
@@ -113,7 +113,7 @@ class DARTS(Searcher):
         if both:
             outputs, cotangents = zip(*both, strict=True)
             found = torch.autograd.grad(outputs, alphas, cotangents, allow_unused=True)
-        return ranks.mean_gradients(list(found), alphas, loss_a.samples)
+        return distributed.mean_gradients(list(found), alphas, loss_a.samples)
 
     def _central_difference(self, batch: Any, vectors: Gradients, drawn: list[Tensor]) -> Gradients:
         """The same by `[∇_α L_a(w + εv, α) − ∇_α L_a(w − εv, α)] / 2ε`, of the same dropout."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ramify.errors import RamifyError
-from ramify.probe import Loss
-from ramify.trace.recorder import evaluating
+from ramify.probe.splitting_matrix import Loss
+from ramify.tracing.recorder import evaluating
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:

@@ -16,8 +16,8 @@ from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods import Proposal
 from ramify.methods.scores import prunable, prunes
-from ramify.probe import Loss
-from ramify.trace import ChannelGraph
+from ramify.probe.splitting_matrix import Loss
+from ramify.tracing import ChannelGraph
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils import parametrize
 
-from ramify.trace import ChannelGraph, ChannelGroup
-from ramify.trace.layout import Index, owners
+from ramify.tracing import ChannelGraph, ChannelGroup
+from ramify.tracing.indexing import Index, owners
 
 
 @dataclass(frozen=True, eq=False)

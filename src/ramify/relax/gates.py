@@ -24,10 +24,10 @@ from ramify.relax.gated import (
     put_under,
     take_out,
 )
-from ramify.trace import GATES, ChannelGraph, ChannelGroup
-from ramify.trace.layout import put
-from ramify.trace.recorder import Tape, call, record, tensors_of
-from ramify.trace.witness import near_equal
+from ramify.tracing import GATES, ChannelGraph, ChannelGroup
+from ramify.tracing.indexing import put
+from ramify.tracing.recorder import Tape, call, record, tensors_of
+from ramify.tracing.verify.comparison import near_equal
 
 Names = str | tuple[str, ...]
 

@@ -23,8 +23,8 @@ from ramify.errors import RamifyError
 from ramify.latency import LatencyModel
 from ramify.relax.gates import Gates
 from ramify.relax.proximal import group_norms, prox_group_l1, prox_l1
-from ramify.select.knapsack import latency_slopes
-from ramify.trace import ChannelGraph
+from ramify.select.knapsack.rule import latency_slopes
+from ramify.tracing import ChannelGraph
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ramify import ranks
+from ramify import distributed
 from ramify.relax.partition import MakeOptimizer, Named, alike, made_optimizer, settings_of
 from ramify.relax.searcher import (
     Gradients,
@@ -138,7 +138,7 @@ class RARTS(Searcher):
     def share_buffers(self) -> None:
         """Give every rank the buffers of rank 0, those of both copies."""
         super().share_buffers()
-        ranks.share_tensors(self._w_buffers.values())
+        distributed.broadcast_tensors(self._w_buffers.values())
 
     def _at_w(self, batch: Any) -> Value:
         """L_a(w, α), in a pass that moves w's own buffers."""

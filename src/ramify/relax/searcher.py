@@ -19,12 +19,12 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ramify import ranks
+from ramify import distributed
 from ramify.errors import RamifyError
-from ramify.probe import Loss
+from ramify.probe.splitting_matrix import Loss
 from ramify.relax.partition import MakeOptimizer, Named, made_optimizer, partition
 from ramify.relax.substitute import Substitute
-from ramify.state import (
+from ramify.store.state import (
     check_optimizer,
     load_optimizer,
     optimizer_state,
@@ -166,7 +166,7 @@ class Searcher(ABC):
 
     def share_buffers(self) -> None:
         """Give every rank the buffers of rank 0; see :func:`ramify.share_buffers`."""
-        ranks.share_buffers(self.model)
+        distributed.share_buffers(self.model)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the search needs to go on to the same numbers.
@@ -248,7 +248,7 @@ class Searcher(ABC):
             value = _mean(self.loss(self.model, batch))
         else:
             value = _mean(self._elsewhere.run(batch, tensors))
-        if not ranks.every(math.isfinite(value.mean.item())):
+        if not distributed.all_true(math.isfinite(value.mean.item())):
             raise RamifyError(
                 f"the loss is not finite ({value.mean.item()} here) in step {self.steps}: lower "
                 "the learning rates or check the data, and go on from the last checkpoint"
@@ -261,7 +261,7 @@ class Searcher(ABC):
         found: Iterable[Tensor | None] = [None] * len(parameters)
         if value.mean.requires_grad:
             found = torch.autograd.grad(value.mean, parameters, allow_unused=True)
-        gradients = iter(ranks.mean_gradients(list(found), parameters, value.samples))
+        gradients = iter(distributed.mean_gradients(list(found), parameters, value.samples))
         parts = [list(islice(gradients, len(named))) for named in wanted]
         for part, named in zip(parts, wanted, strict=True):
             if all(gradient is None for gradient in part):
@@ -319,7 +319,9 @@ class Searcher(ABC):
 
     def _seen(self, a: Value, p: Value, penalty: float) -> Step:
         """What to report: the losses over the samples of all ranks."""
-        loss_a, loss_p = (ranks.mean([v.mean.detach()], v.samples)[0].item() for v in (a, p))
+        loss_a, loss_p = (
+            distributed.all_mean([v.mean.detach()], v.samples)[0].item() for v in (a, p)
+        )
         return Step(loss_a, loss_p, penalty)
 
     # What is checked.

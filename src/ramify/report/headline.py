@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from ramify.commands.folder import command_of
 from ramify.report.figures import by_job, kinds
 from ramify.report.reader import Event, RunRecord
 from ramify.report.tables import Row, duration, percent, short, statistic
 from ramify.report.theme import MAIN
-from ramify.run.folder import command_of
 
 DONE = {"grow": "grown", "prune": "pruned", "retrain": "retrained", "search": "searched"}
 """What was done to a network, by the command that did it."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ramify.commands.display import stop_line
+from ramify.commands.folder import command_of
 from ramify.report.figures import (
     by_job,
     gains_figure,
@@ -34,8 +36,6 @@ from ramify.report.shapes import (
 from ramify.report.svg import inline_svg
 from ramify.report.tables import results_table, write_text
 from ramify.report.template import frame, template, trained
-from ramify.run.display import stop_line
-from ramify.run.folder import command_of
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ramify.commands.folder import RETRAINED
 from ramify.errors import RamifyError
-from ramify.run.folder import RETRAINED
 
 Event = Mapping[str, Any]
 

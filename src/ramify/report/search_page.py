@@ -20,8 +20,8 @@ from ramify.report.svg import inline_svg, standalone_svg
 from ramify.report.tables import duration, percent, results_table, short, statistic, write_text
 from ramify.report.template import frame, template, trained
 from ramify.report.theme import LIGHT
-from ramify.run.files import write_with
-from ramify.run.journal import is_found
+from ramify.store.files import write_with
+from ramify.train.history import is_found
 
 DPI = 200
 LOWERED = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")

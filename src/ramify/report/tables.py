@@ -12,8 +12,8 @@ from rich.table import Table
 
 from ramify.report.reader import Event, read_events
 from ramify.report.theme import MAIN
-from ramify.run.files import write_bytes
-from ramify.run.journal import is_found
+from ramify.store.files import write_bytes
+from ramify.train.history import is_found
 
 ARMS: dict[str, str] = {
     "seed": "The network the run began with, trained for just as many steps, never grown.",

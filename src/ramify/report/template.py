@@ -7,13 +7,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from ramify.commands.folder import command_of
 from ramify.report.figures import arms_figure, kinds, progress_figure
 from ramify.report.headline import flatten, state, title
 from ramify.report.reader import Event, RunRecord
 from ramify.report.svg import inline_svg
 from ramify.report.tables import ARMS, cells, results_table
 from ramify.report.theme import DARK, LIGHT, MAIN
-from ramify.run.folder import command_of
 
 
 def template(name: str) -> jinja2.Template:

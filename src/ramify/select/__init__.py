@@ -1,8 +1,8 @@
 """Selection: which proposals to carry out."""
 
-from ramify.select.knapsack import Knapsack, Selection
+from ramify.select.fit import BUDGETS
+from ramify.select.knapsack.rule import Knapsack, Selection
 from ramify.select.rules import Rule, Threshold, TopFraction, TradeOff
-from ramify.select.totals import BUDGETS, fit
 
 __all__ = [
     "BUDGETS",
@@ -12,5 +12,4 @@ __all__ = [
     "Threshold",
     "TopFraction",
     "TradeOff",
-    "fit",
 ]

@@ -12,9 +12,9 @@ from typing import TypeAlias
 from ramify.cost import growth
 from ramify.edit.plan import Channel
 from ramify.errors import RamifyError
-from ramify.select.curves import Option, reachable
-from ramify.select.offers import Offers
-from ramify.trace import ChannelGraph
+from ramify.select.candidates import Offers
+from ramify.select.knapsack.value_curve import Option, reachable
+from ramify.tracing import ChannelGraph
 
 Multiple: TypeAlias = int | Mapping[str, int]
 """One number for every group, or a number by group (any name that `graph[...]` takes)."""

@@ -10,7 +10,7 @@ from typing import Protocol
 from ramify.cost import RESOURCES
 from ramify.errors import RamifyError
 from ramify.methods import Proposal
-from ramify.select.offers import Offers, gather
+from ramify.select.candidates import Offers, gather
 from ramify.select.rounding import Multiple, check_multiple, rounded
 
 

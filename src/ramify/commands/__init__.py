@@ -1,0 +1,1 @@
+"""What the command line does: settings, run folders and jobs, a module a command."""

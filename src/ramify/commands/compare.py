@@ -1,0 +1,113 @@
+"""The networks a grown one is compared with: the same shape from scratch, and a scaled seed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ramify.cost import graph_cost
+from ramify.edit import Edit, Prune, Split
+from ramify.edit.apply import apply
+from ramify.store.model import Recipe, reshape
+from ramify.tracing import ChannelGraph, trace
+
+Widths = list[int]
+
+PRECISION = 1e-5  # of the factor: one channel in a hundred thousand
+
+
+def scratch(build: Callable[[], nn.Module], recipe: Recipe) -> nn.Module:
+    """A network of a grown one's shape with fresh weights.
+
+    Every module draws its weights anew by its own ``reset_parameters``, the outermost last, so that
+    a model may have its own. A parameter of a module without that method keeps what ``build`` gave
+    it, or, where its shape changed, draws its entries from those at random.
+
+    Args:
+        build: Makes the seed network.
+        recipe: The shape recipe of the grown network.
+
+    Returns:
+        The network.
+    """
+    model = build()
+    drawn = [parameter.detach().clone() for parameter in model.parameters()]
+    return _fresh(reshape(model, recipe), drawn)
+
+
+def wide(build: Callable[[], nn.Module], inputs: Any, params: int) -> nn.Module:
+    """The seed network made wider, or narrower, by one factor everywhere, with fresh weights.
+
+    The factor is found by bisection. Where the parameters still differ because widths are whole
+    numbers, groups take one channel more from the first on, as long as that comes nearer.
+
+    Args:
+        build: Makes the seed network.
+        inputs: One example of its inputs.
+        params: The number of parameters to come near to.
+
+    Returns:
+        The network.
+    """
+    model = build()
+    drawn = [parameter.detach().clone() for parameter in model.parameters()]
+    graph = trace(model, inputs)
+    apply(graph, _resizing(graph, nearest_widths(graph, params)))
+    return _fresh(model, drawn)
+
+
+def nearest_widths(graph: ChannelGraph, params: int) -> Widths:
+    """The uniformly scaled widths whose parameters come nearest to ``params``.
+
+    Args:
+        graph: The graph of the seed network.
+        params: The number of parameters to come near to.
+
+    Returns:
+        The new width of each group that can split, in the graph's order.
+    """
+    groups = [group for group in graph.groups if group.can_split]
+    least = [1 if group.can_prune else group.width for group in groups]
+
+    def widths(factor: float) -> Widths:
+        scaled = [round(group.width * factor) for group in groups]
+        return [max(bound, width) for bound, width in zip(least, scaled, strict=True)]
+
+    def cost(new: Widths) -> int:
+        return graph_cost(graph, _resizing(graph, new)).params
+
+    low, high = (1.0, 2.0) if cost(widths(1.0)) <= params else (0.0, 1.0)
+    while groups and cost(widths(high)) < params:
+        low, high = high, 2 * high
+    while widths(low) != widths(high) and high - low > PRECISION:
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(widths(middle)) <= params else (low, middle)
+    small, large = widths(low), widths(high)
+    between = [large[:count] + small[count:] for count in range(len(groups) + 1)]
+    return min(between, key=lambda new: abs(cost(new) - params))
+
+
+def _resizing(graph: ChannelGraph, widths: Widths) -> list[Edit]:
+    """Splits without displacement, or prunes, that bring the groups that can split to widths."""
+    edits: list[Edit] = []
+    for group, new in zip([g for g in graph.groups if g.can_split], widths, strict=True):
+        edits += [Prune(group.name, channel) for channel in range(new, group.width)]
+        for channel in range(group.width):
+            copies = new // group.width + (channel < new % group.width)
+            if copies > 1:
+                edits.append(Split(group.name, channel, weights=(1 / copies,) * copies))
+    return edits
+
+
+def _fresh(model: nn.Module, drawn: list[torch.Tensor]) -> nn.Module:
+    """``model`` with new weights; ``drawn`` are the values its builder gave each parameter."""
+    for parameter, first in zip(model.parameters(), drawn, strict=True):
+        entries = torch.randint(first.numel(), parameter.shape, device=first.device)
+        same = parameter.shape == first.shape
+        parameter.data.copy_(first if same else first.flatten()[entries])
+    for module in reversed(list(model.modules())):
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return model

@@ -1,0 +1,189 @@
+"""What a run shows while it goes on: a live bar with the time left, or plain lines."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ramify.commands.config import GrowConfig, RunConfig
+
+REDRAW = 0.2
+QUIET = 15.0
+
+
+class Display:
+    """Follows a run on a console.
+
+    Edits and results are lines that stay. On a terminal the current epoch stands below them, with a
+    bar over all jobs; elsewhere an epoch is a line when nothing was said for a while.
+
+    Args:
+        console: Where to write.
+        config: The settings of the run.
+        events: What happened before, where the run is resumed.
+    """
+
+    def __init__(self, console: Console, config: RunConfig, events: list[dict[str, Any]]) -> None:
+        self.console = console
+        self.config = config
+        self.rounds = config.rounds if isinstance(config, GrowConfig) else 0
+        self.phase = (config.phase or 0) if isinstance(config, GrowConfig) else 0
+        self.epochs = Counter(event["job"] for event in events if event["event"] == "epoch")
+        self.learned = Counter[str]()
+        for event in events:
+            self.learned[event["job"]] += _learned(event)
+        self.stopped = {e["seed"]: e["job"] for e in events if _is_grown(e)}
+        self.choosing = bool(events) and self._ends_round(events[-1])
+        self.progress = Progress(
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("time left"),
+            TimeRemainingColumn(),
+            console=console,
+            speed_estimate_period=600.0,
+        )
+        self.status = Text("starting")
+        self.live = Live(Group(self.status, self.progress), console=console, transient=True)
+        self.fraction = 0.0
+        self.written = self.drawn = time.monotonic()
+        self.bar = self.progress.add_task("", total=self._total(), completed=self._done())
+
+    def __enter__(self) -> "Display":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.live.stop()
+
+    def tick(self, fraction: float) -> None:
+        """A step has begun that is this share of an epoch."""
+        self.fraction += fraction
+        if time.monotonic() - self.drawn > REDRAW:
+            self._draw()
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Something happened that is worth a line."""
+        self.fraction = 0.0
+        self.choosing = self._ends_round(event)
+        self.learned[event["job"]] += _learned(event)
+        if event["event"] == "epoch":
+            self.epochs[event["job"]] += 1
+            line = _epoch_line(event, self.rounds)
+            self.status.plain = line + (", choosing channels" if self.choosing else "")
+            if not self.console.is_terminal and time.monotonic() - self.written > QUIET:
+                self._print(line)
+        elif event["event"] == "edit":
+            self._print(_edit_line(event))
+        elif event["event"] == "stop":
+            if event["arm"] == "grown":
+                self._print(f"{event['job']}: {stop_line(event)}")
+        else:
+            if _is_grown(event):
+                self.stopped[event["seed"]] = event["job"]
+            self._print(_result_line(event))
+        self._draw()
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
+        self.written = time.monotonic()
+
+    def _draw(self) -> None:
+        self.drawn = time.monotonic()
+        # While channels are chosen, what ticks are the epochs of a method that learns.
+        completed = self._done() + min(self.fraction, self.phase if self.choosing else 1.0)
+        self.progress.update(self.bar, completed=completed, total=self._total())
+
+    def _ends_round(self, event: dict[str, Any]) -> bool:
+        if event["event"] != "epoch" or event["arm"] != "grown":
+            return False
+        return event["epoch"] + 1 == self.config.epochs and event["round"] < self.rounds
+
+    def _done(self) -> int:
+        return sum(self.epochs.values()) + sum(self.learned.values())
+
+    def _total(self) -> int:
+        """Epochs of the whole run, fewer for a seed whose network stopped growing early."""
+        config, total = self.config, 0
+        for seed in range(config.seed, config.seed + config.seeds):
+            job = self.stopped.get(seed)
+            early = self.epochs[job] * len(config.arms()) + self.learned[job] if job else 0
+            total += early if job else config.passes()
+        return total
+
+
+def _learned(event: dict[str, Any]) -> int:
+    """Epochs in which a method learned over the training data."""
+    passes: int = event["passes"] if event["event"] == "edit" else 0
+    return passes
+
+
+def _is_grown(event: dict[str, Any]) -> bool:
+    return event["event"] == "result" and event["arm"] == "grown"
+
+
+def _epoch_line(event: dict[str, Any], rounds: int) -> str:
+    place = f"round {event['round']} of {rounds}, " if event["arm"] == "grown" else ""
+    head = f"{event['job']}: {place}epoch {event['epoch'] + 1}, "
+    if "loss_p" in event:
+        return f"{head}losses of the halves {event['loss_a']:#.4g} and {event['loss_p']:#.4g}"
+    return f"{head}{_accuracy(event)}, {event['params']:,} parameters"
+
+
+def _accuracy(event: Mapping[str, Any]) -> str:
+    """On what is tested; of a candidate of random search, on the second half."""
+    which = "test" if "test_accuracy" in event else "valid"
+    words = {"test": "test accuracy", "valid": "accuracy on the second half"}
+    return f"{words[which]} {100 * event[f'{which}_accuracy']:.2f} %"
+
+
+def _edit_line(event: dict[str, Any]) -> str:
+    taken = [proposal["copies"] for proposal in event["proposals"] if proposal["selected"]]
+    pruned = taken.count(0)
+    done = [f"split {len(taken) - pruned}"] if len(taken) > pruned else []
+    done += [f"pruned {pruned}"] if pruned else []
+    channels = len({(p["group"], p["channel"]) for p in event["proposals"]})
+    place = f"round {event['round']}, " if event["arm"] == "grown" else ""
+    return (
+        f"{event['job']}: {place}{' and '.join(done) or 'cut none'} of {channels} "
+        f"channels, {event['params_before']:,} -> {event['params_after']:,} parameters, "
+        f"loss {event['loss_before']:#.4g} -> {event['loss_after']:#.4g}"
+        f"{_predicted(event['predicted_gain'])}"
+    )
+
+
+def _predicted(gain: float | None) -> str:
+    """What was expected of the loss, where the method says so."""
+    if gain is None:
+        return ""
+    return f" (predicted {abs(gain):#.4g} {'less' if gain >= 0 else 'more'})"
+
+
+def stop_line(event: Mapping[str, Any]) -> str:
+    """Why a network stopped growing, in words."""
+    if event["reason"] == "rounds":
+        return f"stopped after round {event['round']}, the last one asked for"
+    if event["reason"] == "budget":
+        budget = ", ".join(f"{name} = {most:g}" for name, most in event["budget"].items())
+        return f"stopped after round {event['round']}, the budget {budget} is used up"
+    return f"stopped after round {event['round']}, where no morphism paid any more"
+
+
+def _result_line(event: dict[str, Any]) -> str:
+    found = event["genotype"] if event["arm"] == "searched" else _accuracy(event)
+    return (
+        f"{event['job']}: finished, {found}, "
+        f"{event['params']:,} parameters, {event['steps']:,} steps in {event['seconds']:.0f} s"
+    )

@@ -1,0 +1,208 @@
+"""A trained network as ONNX: written by torch's exporter, and tried in onnxruntime."""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ramify.commands.folder import CONFIG, RETRAINED, RunFolder
+from ramify.commands.jobs import KEPT, load_data, model_path
+from ramify.commands.kinds import kind_of
+from ramify.commands.retrain import saved_stem
+from ramify.data import Dataset
+from ramify.data import load as load_named
+from ramify.errors import RamifyError
+from ramify.models import build as build_model
+from ramify.store.files import write_bytes
+from ramify.store.model import load
+from ramify.tracing.recorder import evaluating
+
+SAMPLES = 256  # that onnxruntime is tried on
+CLOSE = 1e-3  # of scores, over the largest
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What :func:`write_onnx` wrote.
+
+    Attributes:
+        path: The file.
+        checked: Samples whose predictions were the same in onnxruntime; None where it is not
+            installed.
+        error: The largest difference of a score, over the largest score.
+    """
+
+    path: Path
+    checked: int | None
+    error: float
+
+
+def export_source(source: Path, given: Mapping[str, Any]) -> list[Exported]:
+    """Write the networks of a run, or a saved one, as ONNX beside them.
+
+    Args:
+        source: The folder of a finished run; of a search, one that was retrained. Or what was given
+            to ``ramify.save``, which needs ``data`` and ``model``.
+        given: ``data``, ``model`` and ``width`` of a saved network.
+
+    Returns:
+        What was written, one for each network.
+
+    Raises:
+        RamifyError: There is no network, or it cannot be exported; or from :func:`write_onnx`.
+    """
+    if (source / CONFIG).exists():
+        if given:
+            raise RamifyError(
+                f"{source} is a run folder, which says itself what it was trained on; leave "
+                f"--{min(given)} out."
+            )
+        stored = list(_of_run(source))
+    else:
+        stored = [_saved(source, given)]
+    return [
+        write_onnx(load(stem, build), dataset, stem.with_name(stem.name + ".onnx"))
+        for stem, build, dataset in stored
+    ]
+
+
+def _of_run(source: Path) -> Iterator[tuple[Path, Callable[[], nn.Module], Dataset]]:
+    """Every network of a run: where it is saved, what builds it, what it was trained on."""
+    folder = RunFolder.open(source)
+    kind = kind_of(folder.config())
+    if kind.build is None:
+        retrained = source / RETRAINED
+        if not (retrained / CONFIG).exists():
+            raise RamifyError(
+                f"{source} holds an architecture without trained weights; train it by ramify "
+                f"retrain {source}, then export that."
+            )
+        yield from _of_run(retrained)
+        return
+    config = kind.config.from_json(folder.config())
+    done = {e["seed"] for e in folder.events() if e["event"] == "result" and e["arm"] in KEPT}
+    seeds = range(config.seed, config.seed + config.seeds)
+    if not set(seeds) <= done:
+        raise RamifyError(
+            f"{source} is not finished; go on with it by ramify {config.command} --resume "
+            f"{source}, then export it."
+        )
+    dataset = load_data(config)
+    for seed in seeds:
+        yield model_path(config, folder, seed), partial(kind.build, config, dataset, seed), dataset
+
+
+def _saved(source: Path, given: Mapping[str, Any]) -> tuple[Path, Callable[[], nn.Module], Dataset]:
+    """A network that `ramify.save` wrote."""
+    stem = saved_stem(source, given, "export")
+    dataset = load_named(given["data"])
+    settings = {"width": given["width"]} if "width" in given else {}
+    shape, classes = dataset.shape, len(dataset.classes)
+    build = partial(build_model, given["model"], dataset_shape=shape, classes=classes, **settings)
+    return stem, build, dataset
+
+
+def write_onnx(model: nn.Module, dataset: Dataset, path: Path) -> Exported:
+    """Write a network as ONNX, for batches of any size, and try it on test samples.
+
+    The file says with which mean and deviation its inputs are prepared and what the classes are
+    called, as JSON in its metadata: ``mean``, ``std``, ``classes``. The network is unchanged.
+
+    Args:
+        model: A classifier.
+        dataset: What it was trained on.
+        path: Where to; written whole or not at all.
+
+    Returns:
+        What was written, and how it compares.
+
+    Raises:
+        RamifyError: The extra ``export`` is not installed, torch cannot export the network, or
+            onnxruntime gives other scores.
+    """
+    needed = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if needed:
+        raise RamifyError(
+            f"{needed[0]} is not installed, which ONNX needs: pip install 'ramify[export]'."
+        )
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    inputs = dataset.x_test[:2].to(device)
+    with evaluating(model):
+        content = _exported(model, inputs, dataset)
+    checked, error = _compared(model, dataset.x_test[:SAMPLES], content, device)
+    write_bytes(path, content)
+    return Exported(path, checked, error)
+
+
+def _exported(model: nn.Module, inputs: Tensor, dataset: Dataset) -> bytes:
+    quiet = logging.getLogger("torch.onnx")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")  # of the exporter, about its own insides
+            program = torch.onnx.export(
+                model,
+                (inputs,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=["inputs"],
+                output_names=["scores"],
+                verbose=False,
+            )
+        assert program is not None  # it is None only where a file is asked for
+        told = {"mean": dataset.mean, "std": dataset.std, "classes": dataset.classes}
+        program.model.metadata_props.update({key: json.dumps(v) for key, v in told.items()})
+        content: bytes = program.model_proto.SerializeToString()
+    except Exception as error:  # the exporter's own, of many kinds
+        raise RamifyError(
+            f"torch cannot export this {type(model).__name__} as ONNX "
+            f"({_first_line(error)}); see docs/deploy.md for what can be."
+        ) from error
+    finally:
+        quiet.setLevel(level)
+    return content
+
+
+def _compared(
+    model: nn.Module, inputs: Tensor, content: bytes, device: torch.device
+) -> tuple[int | None, float]:
+    """How many samples have the same prediction in onnxruntime: all, or an error."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None, 0.0
+    runtime = importlib.import_module("onnxruntime")
+    try:
+        session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        [found] = session.run(["scores"], {"inputs": inputs.numpy()})
+    except Exception as refusal:  # its own, of many kinds
+        raise RamifyError(
+            f"onnxruntime {runtime.__version__} cannot run what torch exported "
+            f"({_first_line(refusal)}); a newer onnxruntime may."
+        ) from refusal
+    with evaluating(model):
+        wanted = model(inputs.to(device)).cpu().numpy()
+    error = float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-12))
+    same = int((found.argmax(1) == wanted.argmax(1)).sum())
+    if error > CLOSE or same < len(inputs):
+        raise RamifyError(
+            f"onnxruntime gives other scores than the network: {len(inputs) - same} of "
+            f"{len(inputs)} test samples are classified otherwise, and a score is off by "
+            f"{error:.1e}; export it by torch.onnx.export with the settings that suit it."
+        )
+    return same, error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -1,0 +1,148 @@
+"""Random search for cells: the baseline of the same cost.
+
+It draws as many architectures as the multiply-accumulates of a first-order search pay for, trains
+each for as many epochs on D_a, and keeps the one that is best on D_p. A first-order search runs the
+supernet forward and back, once an epoch, on each sample of D_a and of D_p; a candidate runs so on
+D_a alone, and forward on D_p in the end. Going back costs twice what going forward costs.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ramify.cells import Genotype, Space
+from ramify.cells.derive import strongest
+from ramify.commands.cell_config import SearchConfig, space_named
+from ramify.commands.cells import (
+    MOMENTUM,
+    build_derived,
+    build_supernet,
+    describe_space,
+    divided,
+    finish_search,
+)
+from ramify.commands.jobs import EVALUATION_BATCH, Job, Setup, Shuffled
+from ramify.data import Dataset
+from ramify.tracing.recorder import evaluating
+from ramify.train.epoch import Training, cross_entropy, evaluate
+from ramify.train.grow import train
+
+SAMPLED = 8  # architectures whose mean cost says how many can be paid for
+
+
+def random_genotype(space: Space, seed: int) -> Genotype:
+    """An architecture drawn at random: derived from strengths that are drawn evenly.
+
+    So every operation that derivation may take is as likely on every edge, and so is every set of
+    edges that it may keep.
+
+    Args:
+        space: Of what space.
+        seed: Of the draw.
+
+    Returns:
+        The genotype.
+
+    Example:
+        >>> from ramify.cells import NATS
+        >>> random_genotype(NATS, 0) == random_genotype(NATS, 0) != random_genotype(NATS, 1)
+        True
+    """
+    draw = torch.Generator().manual_seed(seed)
+    shape = len(space.edges), len(space.operations)
+    cells = tuple(
+        (kind, strongest(space, torch.rand(shape, generator=draw))) for kind in space.kinds
+    )
+    return Genotype(space.name, space.inputs, cells)
+
+
+def with_candidates(config: SearchConfig, dataset: Dataset) -> SearchConfig:
+    """The settings with the number of architectures that the budget pays for.
+
+    Args:
+        config: The settings.
+        dataset: What is searched on.
+
+    Returns:
+        As they are where they are not of random search, or say the number.
+    """
+    if config.searcher != "random" or config.candidates is not None:
+        return config
+    space, inputs = space_named(config.space), dataset.x_train[:1]
+    costs = [
+        _macs(build_derived(config, dataset, random_genotype(space, seed).text), inputs)
+        for seed in range(SAMPLED)
+    ]
+    in_a, in_p = (len(data.x_train) for data in divided(config, dataset, config.seed))
+    budget = 3 * config.epochs * (in_a + in_p) * _macs(build_supernet(config, dataset), inputs)
+    each = (3 * config.epochs * in_a + in_p) * sum(costs) / len(costs)
+    return replace(config, candidates=max(1, round(budget / each)))
+
+
+def run_random(job: Job, setup: Setup) -> None:
+    """Run one job of random search to its end: train a candidate, or take the best.
+
+    Args:
+        job: The job.
+        setup: What the jobs of the run share.
+
+    Raises:
+        RamifyError: From the folder, the space or the training.
+    """
+    config = setup.config
+    assert isinstance(config, SearchConfig)
+    describe_space(config, setup.folder)
+    torch.manual_seed(job.seed)
+    if job.arm == "searched":
+        own = [e for e in setup.folder.events() if e["event"] == "result" and e["seed"] == job.seed]
+        best = max(own, key=lambda event: event["valid_accuracy"])
+        total = {key: sum(event[key] for event in own) for key in ("t", "seconds")}
+        steps = sum(event["steps"] for event in own)
+        finish_search(job, setup, best["genotype"], {"step": steps} | total)
+    else:
+        _train_candidate(job, setup, config)
+
+
+def _train_candidate(job: Job, setup: Setup, config: SearchConfig) -> None:
+    number = config.arms().index(job.arm)
+    # Seeds of candidates are those of no other job: a run has fewer than a million of them.
+    text = random_genotype(space_named(config.space), 10**6 * (job.seed + 1) + number).text
+    data_a, data_p = divided(config, setup.dataset, job.seed)
+    net = build_derived(config, setup.dataset, text).to(config.device)
+    told = setup.training(job) | {"evaluate": lambda net: _valid(net, data_p, config.device)}
+    history = train(
+        net,
+        setup.inputs(),
+        cross_entropy,
+        Shuffled(data_a, config, job.seed, setup.ticked),
+        training=Training(
+            epochs=config.epochs,
+            lr=config.lr,
+            momentum=MOMENTUM,
+            weight_decay=config.weight_decay,
+        ),
+        **told,
+    ).history
+    last = next(event for event in reversed(history) if event["event"] == "epoch")
+    found = {"genotype": text, "t": history[-1]["t"], "seconds": history[-1]["t"]}
+    found |= {key: last[key] for key in ("valid_accuracy", "params", "macs")}
+    setup.record({"event": "result"} | job.tags() | found | {"steps": last["step"]})
+    setup.folder.checkpoint.unlink(missing_ok=True)
+
+
+def _valid(net: nn.Module, data: Dataset, device: str) -> dict[str, Any]:
+    """Loss and accuracy on D_p."""
+    pairs = zip(
+        data.x_train.split(EVALUATION_BATCH), data.y_train.split(EVALUATION_BATCH), strict=True
+    )
+    loss, accuracy = evaluate(net, ((x.to(device), y.to(device)) for x, y in pairs))
+    return {"valid_loss": loss, "valid_accuracy": accuracy}
+
+
+def _macs(net: nn.Module, inputs: Tensor) -> int:
+    with evaluating(net), FlopCounterMode(display=False) as counter:
+        net(inputs)
+    return int(counter.get_total_flops()) // 2

@@ -1,0 +1,306 @@
+"""Several processes that train one network: means over the samples of all, and the same network.
+
+Every process (rank) holds the whole network and its own share of the data. Inside :func:`together`
+each mean over samples that a method or the loop takes is one over the samples of every rank, so
+that all of them propose, select and apply the same edits. Outside of it, and in a single process,
+nothing here does anything.
+
+Shape letters: `R` ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ramify.errors import RamifyError
+from ramify.tracing.recorder import tensors_of
+
+Digest = tuple[tuple[int, ...], str, str]
+"""(shape, dtype, a hash of the bytes) of a tensor."""
+
+_group: ContextVar[dist.ProcessGroup | None] = ContextVar("process_group", default=None)
+
+
+@contextlib.contextmanager
+def together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
+    """Let methods take their means over the samples of every rank.
+
+    Every rank must enter it and make the same calls inside, each with its own batches:
+    `method.propose` then gives the same proposals everywhere, those of one process that has all the
+    batches. Where `torch.distributed` has not been set up it changes nothing.
+
+    Args:
+        group: the ranks that work together; all of them by default.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net, x = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), torch.ones(4, 2)
+        >>> loss = lambda model, x: model(x).square().squeeze(1)
+        >>> with ramify.together():
+        ...     proposals = ramify.SplittingDescent().propose(ramify.trace(net, x), loss, [x])
+        >>> len(proposals)
+        3
+    """
+    ready = dist.is_available() and dist.is_initialized()
+    chosen = (group or dist.group.WORLD) if ready else None
+    token = _group.set(chosen if chosen is not None and dist.get_world_size(chosen) > 1 else None)
+    try:
+        yield
+    finally:
+        _group.reset(token)
+
+
+def world_size() -> int:
+    """How many ranks work together: 1 outside of :func:`together`."""
+    group = _group.get()
+    return 1 if group is None else dist.get_world_size(group)
+
+
+def rank() -> int:
+    """Which of them this process is: 0 outside of :func:`together`."""
+    group = _group.get()
+    return 0 if group is None else dist.get_rank(group)
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the one that writes files and reports: rank 0, or alone."""
+    return rank() == 0
+
+
+def all_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The sum over ranks of each tensor.
+
+    Args:
+        tensors: as many, of the same shapes and dtypes, on every rank.
+
+    Returns:
+        The sums, on the devices of the tensors; outside of :func:`together` the tensors themselves.
+    """
+    group = _group.get()
+    if group is None or not tensors:
+        return list(tensors)
+    wide = [torch.promote_types(t.dtype, torch.float32) for t in tensors]
+    out = list(tensors)
+    for dtype in dict.fromkeys(wide):  # one message for each type of number
+        chosen = [n for n, own in enumerate(wide) if own == dtype]
+        device = _device(tensors[chosen[0]].device, group)
+        flat = torch.cat([tensors[n].detach().to(device, dtype).reshape(-1) for n in chosen])
+        dist.all_reduce(flat, group=group)
+        sizes = [tensors[n].numel() for n in chosen]
+        for n, part in zip(chosen, flat.split(sizes), strict=True):
+            out[n] = part.view(tensors[n].shape).to(tensors[n])
+    return out
+
+
+def all_mean(values: Sequence[Tensor], samples: int) -> list[Tensor]:
+    r"""The mean over the samples of every rank, :math:`\sum_r S_r m_r / \sum_r S_r`.
+
+    Args:
+        values: means over this rank's samples, of the same shapes on every rank.
+        samples: how many samples this rank has.
+
+    Returns:
+        The means; outside of :func:`together` the values themselves.
+    """
+    if _group.get() is None:
+        return list(values)
+    [everywhere] = all_sum([torch.tensor(float(samples), dtype=torch.float64)])
+    share = samples / float(everywhere)
+    wide = [value.detach().to(torch.promote_types(value.dtype, torch.float32)) for value in values]
+    found = all_sum([value * share for value in wide])
+    return [mean.to(value) for mean, value in zip(found, values, strict=True)]
+
+
+def all_true(flag: bool) -> bool:
+    """Whether it is true on every rank: loops that exchange something must end together.
+
+    What two ranks compute from the same numbers may differ in the last bit.
+
+    Args:
+        flag: this rank's.
+
+    Returns:
+        True where no rank said False; outside of :func:`together` the flag itself.
+    """
+    [false] = all_sum([torch.tensor(float(not flag))])
+    return not bool(false)
+
+
+def broadcast(value: Any) -> Any:
+    """Rank 0's value, on every rank; outside of :func:`together` the value itself.
+
+    Args:
+        value: anything that processes of one program can send each other.
+
+    Returns:
+        What rank 0 gave.
+    """
+    group = _group.get()
+    if group is None:
+        return value
+    held = [value]
+    dist.broadcast_object_list(held, src=dist.get_global_rank(group, 0), group=group)
+    return held[0]
+
+
+def all_gather(value: Any) -> list[Any]:
+    """The values of all ranks in their order: R of them, one outside of :func:`together`."""
+    group = _group.get()
+    if group is None:
+        return [value]
+    held: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(held, value, group=group)
+    return held
+
+
+def check_same(what: str, value: Any, advice: str) -> None:
+    """Raise on every rank where they do not have the same value.
+
+    Args:
+        what: the value's name, for the error.
+        value: this rank's.
+        advice: what to do; it ends the sentence.
+
+    Raises:
+        RamifyError: names the first rank that differs from rank 0.
+    """
+    found = all_gather(value)
+    for number, other in enumerate(found):
+        if other != found[0]:
+            raise RamifyError(
+                f"{what}: {found[0]} on rank 0 and {other} on rank {number}; {advice}"
+            )
+
+
+def average_gradients(tensors: Iterable[Tensor], samples: int) -> None:
+    """Make every gradient that of the mean loss over the samples of all ranks.
+
+    Args:
+        tensors: after `backward` of the mean over this rank's samples.
+        samples: how many those are.
+    """
+    if _group.get() is None:
+        return
+    parameters = [p for p in tensors if p.requires_grad]
+    gradients = mean_gradients([p.grad for p in parameters], parameters, samples)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+
+
+def mean_gradients(
+    gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], samples: int
+) -> list[Tensor | None]:
+    """The gradients of the mean loss over the samples of all ranks.
+
+    Args:
+        gradients: of the mean over this rank's samples, in the order of the parameters; None where
+            this rank's loss does not depend on the parameter.
+        parameters: what they are the gradients of.
+        samples: how many this rank has.
+
+    Returns:
+        As many, None where no rank has one; outside of :func:`together` the gradients themselves.
+    """
+    if _group.get() is None:
+        return list(gradients)
+    reached = torch.tensor([g is not None for g in gradients], dtype=torch.float32)
+    [anywhere] = all_sum([reached])
+    both = zip(gradients, parameters, strict=True)
+    means = all_mean([torch.zeros_like(p) if g is None else g.to_dense() for g, p in both], samples)
+    return [m if held else None for m, held in zip(means, anywhere.tolist(), strict=True)]
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every buffer the value of rank 0, as DistributedDataParallel does before each step.
+
+    After the last step running statistics are each rank's own: call this on every rank before
+    proposing. Where `torch.distributed` has not been set up it changes nothing.
+
+    Args:
+        model: this rank's network, not wrapped.
+    """
+    broadcast_tensors(model.buffers())
+
+
+def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
+    """Give every tensor the value of rank 0, in place; see :func:`share_buffers`.
+
+    Args:
+        tensors: as many, of the same shapes and dtypes, on every rank.
+    """
+    with together(_group.get()):
+        group = _group.get()
+        if group is None:
+            return
+        for tensor in tensors:
+            sent = tensor.detach().to(_device(tensor.device, group)).contiguous()
+            dist.broadcast(sent, src=dist.get_global_rank(group, 0), group=group)
+            if not torch.equal(sent.to(tensor.device), tensor):
+                tensor.data.copy_(sent)
+
+
+def check_ranks(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+    """Make sure that every rank holds the same network, bit for bit.
+
+    Every rank must call it. Where `torch.distributed` has not been set up there is nothing to
+    compare.
+
+    Args:
+        model: this rank's network, not wrapped.
+        group: the ranks to compare; all of them by default.
+
+    Raises:
+        RamifyError: on every rank alike; names the first parameter or buffer that differs, how,
+            and on which rank.
+    """
+    with together(group):
+        if world_size() == 1:
+            return
+        found = all_gather({name: _digest(t) for name, t in tensors_of(model).items()})
+    for number, other in enumerate(found):
+        names = [name for name in found[0] | other if found[0].get(name) != other.get(name)]
+        if names:
+            here, there = found[0].get(names[0]), other.get(names[0])
+            seen = f"{_words(here)} on rank 0 and {_words(there)} on rank {number}"
+            if here and there and here[:2] == there[:2]:
+                seen = f"{_words(here)} on both, with other values on rank {number} than on rank 0"
+            raise RamifyError(
+                f"the ranks do not hold the same network: '{names[0]}' has {seen}; seed every rank "
+                f"alike, load the same file, {_advice(names[0], model)}and propose "
+                "inside ramify.together()"
+            )
+
+
+def _digest(tensor: Tensor) -> Digest:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    content = flat.view(torch.uint8).numpy().data if flat.numel() else b""
+    return tuple(tensor.shape), str(tensor.dtype), hashlib.sha256(content).hexdigest()
+
+
+def _advice(name: str, model: nn.Module) -> str:
+    buffers = {name for name, _ in model.named_buffers()}
+    return "share buffers by ramify.share_buffers, " if name in buffers else ""
+
+
+def _words(digest: Digest | None) -> str:
+    return "nothing" if digest is None else f"shape {digest[0]} of {digest[1]}"
+
+
+def _device(own: torch.device, group: dist.ProcessGroup) -> torch.device:
+    """Where a message of this group lies: where the tensor is, if the backend reaches it."""
+    reached = [part.split(":")[0] for part in str(dist.get_backend_config(group)).split(",")]
+    if own.type in reached:
+        return own
+    return torch.device("cpu" if "cpu" in reached else reached[0])

@@ -1,0 +1,241 @@
+"""Edits: every change of width is one re-indexing, applied as a whole or not at all.
+
+New channel j copies old channel `source[j]`; what makes it is displaced by an offset; what reads
+it is multiplied by a scale. Pruning drops indices, splitting repeats them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, MutableMapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
+
+from ramify.edit.carry import Follower, Swap, stage_follower, stage_model, stage_optimizer
+from ramify.edit.plan import Edit, Plan, Prune, Split, check_current, plan_edits
+from ramify.errors import RamifyError
+from ramify.tracing import ChannelGraph
+from ramify.tracing.dims import Atom, leaves
+from ramify.tracing.indexing import Change, Changes, Index, new_size, resized
+from ramify.tracing.recorder import Tape, call, modes_kept, record
+from ramify.tracing.verify.comparison import near_equal
+from ramify.tracing.verify.trial_growth import Verdicts
+
+
+def apply(
+    graph: ChannelGraph,
+    edits: Iterable[Edit],
+    *,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    followers: Follower | Iterable[Follower] = (),
+) -> ChannelGraph:
+    r"""Carry out edits on the model, its optimizer and its followers, all or nothing.
+
+    Channel indices are those of `graph`; several edits compose, also within a group and across
+    neighbouring layers. A split with zero offsets leaves the outputs as they were, and this is
+    checked on the inputs of the trace. Parameter objects stay the same; gradients and optimizer
+    state are carried along.
+
+    After an edit, the next step moves the network as it would have moved the old one, each copy
+    taking its share. Where an edit multiplies values by :math:`f` (outgoing weights of copy i by
+    `weights[i]`) and gradients by :math:`g` (incoming ones, as ∂L/∂θ_i = w_i ∂L/∂θ),
+
+    .. math:: m \to g\,m, \qquad v \to (g / f)^2\,v, \qquad
+        m / \sqrt v \to \operatorname{sign}(g)\,|f|\; m / \sqrt v
+
+    for first and second moments m and v. Later gradients then take over at the optimizer's own
+    rate. |f| below 0.1 counts as 0.1; f = 0 (a copy that nothing reads yet), and g = 0 in v, as 1.
+    Copies of negative share go downhill too, so shares of both signs make :math:`\sum_i |w_i|`
+    times the step. An optimizer whose step is its gradient (SGD) has m alone: that of a copy that
+    had always been there.
+
+    Args:
+        graph: what `ramify.trace` gave for the model.
+        edits: `Prune` and `Split`, at most one for a channel.
+        optimizer: the optimizer (or several) whose state follows.
+        followers: one or several models or state dictionaries with the same names and shapes:
+            weight averages, teachers.
+
+    Returns:
+        The graph of the edited model; its `origin` says where each channel came from.
+
+    Raises:
+        RamifyError: an edit that cannot be done, with the reason. Nothing has changed then.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> graph = ramify.trace(net, torch.randn(3, 4))
+        >>> graph = ramify.apply(graph, [Split("0", 2), Prune("0", 5)])
+        >>> graph["0"].width, graph.origin["0"]
+        (8, [0, 1, 2, 3, 4, 6, 7, 2])
+
+    Source: the split is S2D (Liu et al., 2019), Theorem 2.3 and Algorithm 1, step 4.
+    """
+    edits = [edits] if isinstance(edits, (Prune, Split)) else list(edits)
+    check_current(graph)
+    plan = plan_edits(graph, edits)
+    _warn_of_unseen(graph, plan)
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or [])
+    whole = all(isinstance(edit, Split) for edit in edits)
+    before = _run(graph) if whole else None
+    if not whole:
+        _rehearse_splits(graph, edits)
+        _rehearse_blocks(graph, plan)
+    swap = Swap()
+    try:
+        stage_model(swap, graph, plan)
+        for follower in _several(followers):
+            stage_follower(swap, graph, plan, follower)
+        for each in optimizers:
+            stage_optimizer(swap, graph, plan, each)
+        swap.commit()
+        _forget(graph.model)
+        # An axis of one channel looks like none: what is known by place must be found anew.
+        narrow = any(len(change.source) == 1 for change in plan.changes.values())
+        edited = _trace_again(graph, None if narrow else graph.verdicts)
+        _follow(graph, edited, plan, strict=not narrow)
+        if before is not None:
+            _check_outputs(before, edited.tapes[0])
+        swap.displace()
+    except BaseException:
+        swap.undo()
+        raise
+    graph.superseded = True
+    return edited
+
+
+def _forget(model: nn.Module) -> None:
+    """Let a model drop what it computed from its weights, as it does when training begins."""
+    if any(type(module).train is not nn.Module.train for module in model.modules()):
+        with modes_kept(model):
+            model.train()
+
+
+def _warn_of_unseen(graph: ChannelGraph, plan: Plan) -> None:
+    """What no run reached cannot follow; where it has an edited size it may be meant to."""
+    sizes = {atom.size: atom for atom in plan.changes}
+    names = {group.atom: group.name for group in graph.groups}
+    for unseen in graph.unreached:
+        for size in graph.labels.names[unseen]:
+            if size in sizes:
+                warnings.warn(
+                    f"'{unseen}' was not reached when the model was traced, and has a dimension of "
+                    f"{size} as '{names[sizes[size]]}' has, which does not follow this edit: if a "
+                    "branch of the forward uses it with these channels, trace with `also`",
+                    stacklevel=3,
+                )
+                return
+
+
+def _trace_again(graph: ChannelGraph, known: Verdicts | None) -> ChannelGraph:
+    try:
+        return graph.again(known)
+    except RamifyError:
+        raise
+    except Exception as error:
+        kept = _kept_tensors(graph.model)
+        hint = f"; '{kept}' keeps tensors of earlier runs: empty it before an edit" if kept else ""
+        raise RamifyError(
+            f"the edited model does not run ({type(error).__name__}: {error}), and the edit was "
+            f"taken back{hint}"
+        ) from error
+
+
+def _kept_tensors(model: nn.Module) -> str:
+    """An attribute that holds tensors which are neither parameters nor buffers: a cache."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            cached = not name.startswith("_") and tree_leaves(value)
+            if cached and any(isinstance(leaf, Tensor) for leaf in cached):
+                return f"{path}.{name}".lstrip(".")
+    return ""
+
+
+def _several(followers: Follower | Iterable[Follower]) -> list[Follower]:
+    if isinstance(followers, (nn.Module, MutableMapping)):
+        return [followers]
+    return list(followers)
+
+
+def _rehearse_splits(graph: ChannelGraph, edits: Sequence[Edit]) -> None:
+    """Splits that go together with prunes are tried without them: alone they change nothing."""
+    splits = [replace(edit, offsets={}) for edit in edits if isinstance(edit, Split)]
+    if splits:
+        _check_outputs(*_without_and_with(graph, plan_edits(graph, splits).changes))
+
+
+def _rehearse_blocks(graph: ChannelGraph, plan: Plan) -> None:
+    """Where every head loses channels of its own: to put each head's in another order is nothing.
+
+    Raises:
+        RamifyError: it changes the outputs.
+    """
+    orders = {
+        atom: Change(np.arange(atom.size), np.ones(atom.size), change.blocks, _order(change, atom))
+        for atom, change in plan.changes.items()
+        if change.table is not None
+    }
+    if orders and not near_equal(*_without_and_with(graph, orders)):
+        raise RamifyError(
+            "these channels cannot be pruned head by head: the heads share something that tells "
+            "their channels apart; give one channel for all of them"
+        )
+
+
+def _order(change: Change, atom: Atom) -> Index:
+    """What is kept of each block, then what is not."""
+    assert change.table is not None
+    rest = [np.setdiff1d(np.arange(atom.size), row) for row in change.table]
+    return np.concatenate([change.table, np.array(rest)], axis=1)
+
+
+def _without_and_with(graph: ChannelGraph, changes: Changes) -> tuple[Tape, Tape]:
+    """A run of the model as it is, and one as it would be after changes."""
+    before = _run(graph)
+    with resized(graph.model, graph.layout, changes):
+        return before, _run(graph)
+
+
+def _run(graph: ChannelGraph) -> Tape:
+    return record(graph.model, lambda: call(graph.model, graph.inputs), graph.inputs)
+
+
+def _follow(graph: ChannelGraph, edited: ChannelGraph, plan: Plan, *, strict: bool) -> None:
+    """Check that the edited model has the planned axes, and say where each channel is from."""
+    names = {group.atom: group.name for group in graph.groups}
+    old_atom: dict[Atom, Atom] = {}
+    for name, slot in graph.labels.slots.items():
+        for old, new in zip(slot, edited.labels.slots[name], strict=True):
+            planned, found = list(leaves(old)), list(leaves(new))
+            if [new_size(a, plan.changes) for a in planned] == [a.size for a in found]:
+                old_atom.update(zip(found, planned, strict=True))
+            elif strict:
+                lost = next((names[a] for a in planned if a in plan.changes), name)
+                raise RamifyError(
+                    f"the edit of '{lost}' did not come out as planned, and was taken back: the "
+                    "forward cuts its channels at sizes that do not follow"
+                )
+    for group in edited.groups:
+        change = plan.changes.get(old_atom.get(group.atom, group.atom))
+        source = change.source.tolist() if change is not None else list(range(group.width))
+        edited.origin[group.name] = source
+
+
+def _check_outputs(before: Tape, after: Tape) -> None:
+    if not near_equal(before, after):
+        far = [
+            float((old - new).abs().max())
+            for old, new in zip(before.results, after.results, strict=True)
+            if old.shape == new.shape and old.numel()
+        ]
+        raise RamifyError(
+            f"the splits would have changed the model's output by {max(far, default=0):.3g}, and "
+            "were taken back: the forward depends on the number of channels in a way that the "
+            "trace did not see"
+        )

@@ -1,0 +1,1 @@
+"""A finite displacement of every channel at once, carried along the network."""

@@ -1,0 +1,157 @@
+"""The replay: a tape run again with autograd, with a hand on every read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ramify.probe.curvature import kinks_of, smoothed
+from ramify.tracing.recorder import Op, Ref, Tape
+
+ReadAt = Callable[[int, Tensor], Tensor]
+Before = Callable[[int, Any], None]
+
+
+def replay(
+    tape: Tape,
+    tensors: Mapping[str, Tensor],
+    reads: Mapping[int, Ref],
+    at_read: ReadAt,
+    *,
+    beta: float | None = None,
+    until: int | None = None,
+    before: Before | None = None,
+) -> dict[int, Tensor]:
+    """Run a tape again with autograd.
+
+    Args:
+        tape: what to run.
+        tensors: parameters and buffers by name.
+        reads: operation -> the tensor whose read there is replaced by what `at_read` gives; where
+            the operation makes that tensor itself, for all who read it.
+        at_read: (operation, tensor) -> the tensor that is read instead.
+        beta: softplus sharpness for the curvature of piecewise-linear activations; None: none.
+        until: stop after this operation.
+        before: told the number and the arguments of each operation before it runs.
+
+    Returns:
+        The values by tensor number.
+    """
+    env: dict[int, Tensor] = dict(tape.constants)
+    env.update({index: tensors[name] for index, name in tape.names.items()})
+    if any(_written(op) is not None for op in tape.ops):  # perhaps through a view: all are copied
+        env = {index: tensor.clone() for index, tensor in env.items()}
+    for position, op in enumerate(tape.ops):
+        if until is not None and position > until:
+            break
+        target = _written(op)
+        read = reads.get(position)
+        makes_it = read is not None and read not in op.inputs()
+        swapped = None if read is None or makes_it else at_read(position, env[read.index])
+
+        def value(leaf: Any, read: Ref | None = read, swapped: Tensor | None = swapped) -> Any:
+            if not isinstance(leaf, Ref):
+                return leaf
+            return swapped if leaf == read else env[leaf.index]
+
+        args, kwargs = tree_map(value, op.args), tree_map(value, op.kwargs)
+        if before is not None:
+            before(position, args)
+        if position in tape.drawn:
+            result = _redraw(args, tape.drawn[position], in_place=target is not None)
+        else:
+            result = _execute(op, args, kwargs, beta, in_place=target is not None)
+        for ref, tensor in zip(op.results(), _tensors(result), strict=False):
+            env[ref.index] = tensor
+        if read is not None and makes_it:
+            env[read.index] = at_read(position, env[read.index])
+    return env
+
+
+def _redraw(args: Any, drawn: list[Tensor], *, in_place: bool) -> list[Tensor]:
+    """What a random operation gave when the tape was made."""
+    return [args[0].copy_(drawn[0])] if in_place else drawn
+
+
+def _attention(given: dict[str, Any]) -> Any:
+    """Fused attention as matrix products: torch differentiates the fused form only once."""
+    mask = given.get("attn_mask", given.get("attn_bias"))
+    out = torch.ops.aten._scaled_dot_product_attention_math(
+        given["query"],
+        given["key"],
+        given["value"],
+        mask,
+        0.0,
+        given.get("is_causal", False),
+        scale=given.get("scale"),
+    )[0]
+    strides = given["query"].stride()  # the fused forms answer in this order: it may be viewed
+    order = sorted(range(out.dim()), key=lambda dim: -strides[dim])
+    return out.permute(order).contiguous().permute([order.index(dim) for dim in range(out.dim())])
+
+
+def _weight_norm(given: dict[str, Any]) -> Any:
+    """G · v / ‖v‖ written out: torch's own second derivative of the fused form is wrong."""
+    v, g = given["v"], given["g"]
+    others = [dim for dim in range(v.dim()) if dim != given.get("dim", 0)]
+    norm = torch.linalg.vector_norm(v, dim=others, keepdim=True)
+    return v * (g / norm), norm
+
+
+def _fixed_norm(given: dict[str, Any]) -> Any:
+    """Batch norm by running statistics as a line: torch's own derivatives take many passes."""
+    if given["training"]:  # by the batch's own statistics it is no line
+        return None
+    x, mean, variance = given["input"], given["running_mean"], given["running_var"]
+    scale = torch.rsqrt(variance + given.get("eps", given.get("epsilon")))
+    scale = scale if given["weight"] is None else scale * given["weight"]
+    shift = -mean * scale if given["bias"] is None else given["bias"] - mean * scale
+    shape = (-1, *[1] * (x.dim() - 2))
+    return [(x * scale.view(shape) + shift.view(shape)).to(x.dtype)]  # autocast leaves these wide
+
+
+_WRITTEN_OUT: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "aten::native_batch_norm": _fixed_norm,
+    "aten::cudnn_batch_norm": _fixed_norm,
+    "aten::miopen_batch_norm": _fixed_norm,
+    "aten::_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "aten::_scaled_dot_product_flash_attention": _attention,
+    "aten::_scaled_dot_product_efficient_attention": _attention,
+    "aten::_scaled_dot_product_cudnn_attention": _attention,
+    "aten::_scaled_dot_product_fused_attention_overrideable": _attention,
+    "aten::_weight_norm_interface": _weight_norm,
+}
+
+
+def _execute(op: Op, args: Any, kwargs: Any, beta: float | None, *, in_place: bool) -> Any:
+    plain = _WRITTEN_OUT.get(op.name)
+    if plain is not None:
+        names = [argument.name for argument in op.func._schema.arguments]
+        result = plain(dict(zip(names, args, strict=False)) | kwargs)
+        if result is not None:
+            return result
+    kinks = kinks_of(op.name, args, kwargs) if beta is not None else None
+    if kinks is None or beta is None or not args[0].requires_grad:
+        return op.func(*args, **kwargs)
+    if not in_place:
+        return smoothed(op.func(*args, **kwargs), args[0], kinks, beta)
+    x = args[0].clone()
+    with torch.no_grad():
+        value = op.func(x.clone(), *args[1:], **kwargs)
+    return args[0].copy_(smoothed(value, x, kinks, beta))
+
+
+def _written(op: Op) -> Ref | None:
+    """The tensor that an operation writes in place."""
+    for argument, declared in zip(op.args, op.func._schema.arguments, strict=False):
+        if declared.alias_info is not None and declared.alias_info.is_write:
+            return argument if isinstance(argument, Ref) else None
+    return None
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(result) if isinstance(t, Tensor)]

@@ -1,0 +1,106 @@
+"""What every rule holds to: one edit a channel, and a channel left in every group."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ramify.edit import Prune
+from ramify.edit.plan import Channel
+from ramify.errors import RamifyError
+from ramify.methods import Proposal
+from ramify.tracing import ChannelGraph
+
+
+@dataclass(frozen=True)
+class Offers:
+    """Proposals for one model, with what rules must know of their channels.
+
+    Attributes:
+        proposals: as they were given.
+        graph: the traced model, where a proposal carries it.
+        groups: the group of each proposal, by the one name that the graph gives it.
+        widths: the width of each group; without a graph, the number of channels proposed.
+    """
+
+    proposals: list[Proposal]
+    graph: ChannelGraph | None
+    groups: list[str]
+    widths: dict[str, int]
+
+    @cached_property  # rules ask once for every proposal
+    def channels(self) -> list[tuple[str, Channel]]:
+        """The channel of each proposal, which several may share."""
+        edits = (proposal.edit for proposal in self.proposals)
+        return [(name, edit.channel) for name, edit in zip(self.groups, edits, strict=True)]
+
+    def prunes(self, number: int) -> bool:
+        """Whether this proposal removes its channel."""
+        return isinstance(self.proposals[number].edit, Prune)
+
+    def by_group(self, numbers: Iterable[int]) -> dict[str, list[int]]:
+        """These proposals, by the name of their group, in order."""
+        own: dict[str, list[int]] = {}
+        for number in numbers:
+            own.setdefault(self.groups[number], []).append(number)
+        return own
+
+    def ranked(self, worth: Sequence[float], paying: Iterable[int]) -> list[int]:
+        """Of the proposals that pay, the one of each channel that is worth most; best first."""
+        channels, best = self.channels, dict[tuple[str, Channel], int]()
+        for number in sorted(paying, key=lambda number: -worth[number]):
+            best.setdefault(channels[number], number)
+        return list(best.values())
+
+    def spared(self, ranked: Sequence[int]) -> list[int]:
+        """The same without the last prune of every group that would lose all its channels."""
+        gone = Counter(self.groups[number] for number in ranked if self.prunes(number))
+        out = []
+        for number in reversed(ranked):
+            name = self.groups[number]
+            if self.prunes(number) and gone[name] >= self.widths[name]:
+                gone[name] = 0
+            else:
+                out.append(number)
+        return out[::-1]
+
+
+def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> Offers:
+    """The proposals, by channel.
+
+    Args:
+        proposals: what methods returned for one model.
+        graph: the traced model, where proposals do not carry it.
+
+    Returns:
+        The offers.
+
+    Raises:
+        RamifyError: proposals for different traces, or a value that is no number.
+    """
+    given = list(proposals)
+    graphs = {id(p.graph): p.graph for p in given if p.graph is not None}
+    if len(graphs) > 1:
+        raise RamifyError(
+            "the proposals are for different traces: select among those that were made with one "
+            "graph, the one that the last apply returned"
+        )
+    graph = next(iter(graphs.values()), graph)
+    for proposal in given:
+        if not math.isfinite(proposal.value):
+            raise RamifyError(
+                f"the proposal for channel {proposal.edit.channel} of '{proposal.edit.group}' has "
+                f"the value {proposal.value}: look for a loss or weights that are not finite"
+            )
+    written = {proposal.edit.group for proposal in given}
+    if graph is None:
+        names = {name: name for name in written}
+        proposed = {(proposal.edit.group, proposal.edit.channel) for proposal in given}
+        widths = dict(Counter(name for name, _ in proposed))
+    else:
+        names = {name: graph[name].name for name in written}
+        widths = {name: graph[name].width for name in names.values()}
+    return Offers(given, graph, [names[proposal.edit.group] for proposal in given], widths)

@@ -1,0 +1,120 @@
+"""The steps in which `fit` takes a selection: an edit, or a group from multiple to multiple."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ramify.select.candidates import Offers
+from ramify.select.knapsack.value_curve import reachable
+from ramify.select.rounding import change_of, pools
+
+
+@dataclass(frozen=True)
+class Step:
+    """Proposals to take at once, in place of those of an earlier step of the same key.
+
+    Attributes:
+        key: what the step is the next one of.
+        rank: the value a channel that it adds or removes; the largest goes first.
+        numbers: of the proposals.
+    """
+
+    key: Hashable
+    rank: float
+    numbers: list[int]
+
+
+def added(offers: Offers, numbers: Iterable[int]) -> Counter[str]:
+    """How many channels each group gets."""
+    total: Counter[str] = Counter()
+    for number in numbers:
+        total[offers.groups[number]] += change_of(offers, number)
+    return total
+
+
+def even(offers: Offers, numbers: Iterable[int], asked: Mapping[str, int]) -> bool:
+    """Whether every group that changes comes to its multiple."""
+    return not any(
+        more and (offers.widths[name] + more) % asked.get(name, 1)
+        for name, more in added(offers, numbers).items()
+    )
+
+
+def downward(offers: Offers, prunes: Sequence[int], asked: Mapping[str, int]) -> list[Step]:
+    """Steps of prunes, those that lose least a channel first; what reaches no multiple is left.
+
+    Args:
+        offers: all proposals.
+        prunes: numbers of the prunes to take, best first.
+        asked: the multiple of each group.
+
+    Returns:
+        The steps, each with a key of its own.
+    """
+    chains = []
+    for name, numbers in offers.by_group(prunes).items():
+        multiple, at, chain = asked.get(name, 1), 0, list[Step]()
+        size = offers.widths[name] % multiple or multiple
+        while at + size <= len(numbers):
+            step = numbers[at : at + size]
+            rank = sum(offers.proposals[number].value for number in step) / size
+            chain.append(Step(numbers[at], rank, step))
+            at, size = at + size, multiple
+        chains.append(chain)
+    return _merged(chains, prunes)
+
+
+def upward(
+    offers: Offers, splits: Sequence[int], gone: Iterable[int], asked: Mapping[str, int]
+) -> list[Step]:
+    """Steps of splits, those that gain most a channel first, but single edits by their value.
+
+    Args:
+        offers: all proposals.
+        splits: numbers of the splits to choose from, best first.
+        gone: numbers of the prunes that are taken in any case.
+        asked: the multiple of each group.
+
+    Returns:
+        The steps; those of one group have one key, each holding the group's best splits for the
+        next multiple.
+    """
+    worth = [proposal.value for proposal in offers.proposals]
+    pruned = added(offers, gone)
+    chains = []
+    for name, numbers in offers.by_group(splits).items():
+        if asked.get(name, 1) == 1:
+            chains.append([Step(number, worth[number], [number]) for number in numbers])
+            continue
+        width = offers.widths[name] + pruned[name]
+        found = reachable(pools(offers, numbers, worth), width)
+        chain, at, before = list[Step](), 0, 0.0
+        for change, value in zip(found.changes.tolist(), found.values.tolist(), strict=True):
+            if change > 0 and (width + change) % asked[name] == 0:
+                rank = (value - before) / (change - at)
+                chain.append(Step(name, rank, found.chosen(change)))
+                at, before = change, value
+        chains.append(chain)
+    return _merged(chains, splits)
+
+
+def _merged(chains: Sequence[list[Step]], order: Sequence[int]) -> list[Step]:
+    """All steps, the first left of the best chain next; ties as the proposals stand."""
+    place = {number: place for place, number in enumerate(order)}
+
+    def entry(chain: int, at: int) -> tuple[float, int, int, int]:
+        step = chains[chain][at]
+        return -step.rank, place[step.numbers[0]], chain, at
+
+    waiting = [entry(number, 0) for number, chain in enumerate(chains) if chain]
+    heapq.heapify(waiting)
+    out = []
+    while waiting:
+        _, _, chain, at = heapq.heappop(waiting)
+        out.append(chains[chain][at])
+        if at + 1 < len(chains[chain]):
+            heapq.heappush(waiting, entry(chain, at + 1))
+    return out

@@ -1,0 +1,1 @@
+"""The most value that several budgets allow: a knapsack over the widths of all groups."""

@@ -1,5 +1,0 @@
-"""One rule per ATen operation: how dimensions flow through it, and which become equal."""
-
-from ramify.trace.rules import contractions, moves, norms, pointwise, reductions, space
-
-__all__ = ["contractions", "moves", "norms", "pointwise", "reductions", "space"]

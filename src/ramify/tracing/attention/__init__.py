@@ -1,0 +1,1 @@
+"""Products of two activations, as in attention: who makes their factors, and their scale."""

@@ -1,0 +1,128 @@
+"""The scale of a product of activations: what a grown run multiplies by another number, and where.
+
+A forward may scale q·kᵀ by the number of channels (1/√d). Two runs at different widths show by what
+power; the rows that make one of the factors then keep the scale what it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ramify.tracing.attention.factors import Sided, sided
+from ramify.tracing.attention.producing import MOVES, TIMES
+from ramify.tracing.dims import resolve
+from ramify.tracing.indexing import Changes, new_size
+from ramify.tracing.propagate import Labels
+from ramify.tracing.recorder import Op, Ref, Tape
+from ramify.tracing.verify.comparison import Take
+
+
+def products_on(labels: Labels, tape: Tape) -> dict[int, list[Sided]]:
+    """The products of activations on a tape whose scale some rows can take, by operation."""
+    found: dict[int, list[Sided]] = {}
+    for each in {e.number: e for some in sided(labels).values() for e in some}.values():
+        if each.read.tape is tape:
+            found.setdefault(each.read.op, []).append(each)
+    return found
+
+
+def rescaled(take: Take, grown: Tape, changes: Changes) -> Iterator[tuple[int, float]]:
+    """(operation, old scale over new) of every operation that scales otherwise when grown."""
+    pairs = _side_by_side(take.tape, grown)
+    for position, op in enumerate(take.tape.ops):
+        if _scales_by_width(op):
+            width = resolve(take.dims[op.args[0].index][-1])
+            size = new_size(width, changes)
+            if size != width.size:
+                yield position, (size / width.size) ** 0.5
+            continue
+        other = pairs.get(position)
+        old, new = _number_in(op), _number_in(grown.ops[other]) if other is not None else None
+        if old and new and not math.isclose(old, new, rel_tol=1e-9):
+            yield position, old / new
+
+
+def scaled_product(
+    tape: Tape, position: int, of: Mapping[int, list[Sided]]
+) -> tuple[set[int], Sided | None]:
+    """The product that an operation scales, on the way to it or behind it.
+
+    Args:
+        tape: the run.
+        position: an operation that multiplies by a number.
+        of: operation -> the sided products there.
+
+    Returns:
+        (the operations whose values are off where that number is another and the product's rows
+        make up for it, the product), with None for none.
+    """
+    for each in (each for found in of.values() for each in found):
+        if position in each.between or position == each.read.op:
+            return set(), each
+        if position in each.beyond:
+            return {later for later in each.beyond if later >= position}, each
+    writers: dict[int, int] = {}
+    for number, op in enumerate(tape.ops[:position]):
+        writers.update((ref.index, number) for ref in op.results())
+    at, off = position, set[int]()
+    while True:
+        source = tape.ops[at].args[0]
+        at = writers.get(source.index, -1) if isinstance(source, Ref) else -1
+        off.add(at)
+        if at in of:
+            return off, of[at][0]
+        if at < 0 or tape.ops[at].name not in MOVES | TIMES:
+            return set(), None
+
+
+def _number_in(op: Op) -> float | None:
+    """What an operation multiplies a tensor by, where that is a number."""
+    if op.name not in TIMES or len(op.inputs()) != 1 or not isinstance(op.args[0], Ref):
+        return None
+    number = float(op.args[1])
+    return 1.0 / number if "div" in op.name else number
+
+
+def _scales_by_width(op: Op) -> bool:
+    """Whether an operation scales queries times keys by the root of the width of its queries."""
+    return "scaled_dot_product" in op.name and op.kwargs.get("scale") is None
+
+
+def _side_by_side(old: Tape, new: Tape) -> dict[int, int]:
+    """Operation of one run -> the same one in another, past stretches that are said otherwise.
+
+    Other sizes may take another kernel of attention: one operation becomes several.
+
+    Returns:
+        The pairs, up to where the runs part for good.
+    """
+    ones, others = ([(op.name, op.module) for op in tape.ops] for tape in (old, new))
+    pairs, shift, at = {}, 0, 0
+    while at < len(ones) and at + shift < len(others):
+        if ones[at] != others[at + shift]:
+            where = _meet_again(ones[at:], others[at + shift :])
+            if where is None:
+                break
+            at, shift = at + where[0], shift + where[1] - where[0]
+        pairs[at] = at + shift
+        at += 1
+    return pairs
+
+
+def _meet_again(ones: Sequence[Any], others: Sequence[Any]) -> tuple[int, int] | None:
+    """How much to leave out of each of two sequences until they go on alike.
+
+    A kernel is at most some tens of operations, and the few that follow it tell the place.
+
+    Returns:
+        (how much of one, of the other); None if they never do.
+    """
+    for left_out in range(1, 64):
+        for one in range(left_out + 1):
+            other = left_out - one
+            rest = min(4, len(ones) - one, len(others) - other)
+            if rest > 0 and ones[one : one + rest] == others[other : other + rest]:
+                return one, other
+    return None

@@ -1,0 +1,122 @@
+"""Which integers of the modules hold sizes of dimensions, and so must follow an edit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import nn
+
+from ramify.tracing.dims import Fixed, Prod, Term, product, resolve
+from ramify.tracing.indexing import Attributes
+from ramify.tracing.propagate import Labels
+
+
+def attributes_of(model: nn.Module, labels: Labels) -> Attributes:
+    """Every module attribute that holds the sizes of terms."""
+    found: dict[tuple[str, str], tuple[Term, ...]] = {}
+    modules = dict(model.named_modules())
+
+    def bind(path: str, name: str, terms: Sequence[Term]) -> None:
+        held = getattr(modules[path], name, None)
+        sizes = tuple(term.size for term in terms)
+        if held == sizes or (len(sizes) == 1 and held == sizes[0] and type(held) is int):
+            found.setdefault((path, name), tuple(map(resolve, terms)))
+
+    for path, name, slot in _standard(modules, labels):
+        bind(path, name, slot)
+    for module_name, name, terms in labels.attributes:
+        if module_name in modules:
+            bind(module_name, name, terms)
+    for (path, name), at in labels.held:
+        if at is not None and path in modules:
+            bind(path, name, _terms_in(path, name, getattr(modules[path], name), labels))
+    for module_name, module in modules.items():
+        terms_here = _terms_of(module_name, module, labels)
+        for name, value in vars(module).items():
+            if type(value) is int and value > 1 and (module_name, name) not in found:
+                meant = _meant(name, value, terms_here)
+                bind(module_name, name, [meant] if meant is not None else [])
+    return [(path, name, terms) for (path, name), terms in found.items()]
+
+
+def _standard(
+    modules: Mapping[str, nn.Module], labels: Labels
+) -> Iterator[tuple[str, str, Sequence[Term]]]:
+    """What the attributes of torch's own layers stand for."""
+    for path, module in modules.items():
+        for kinds, holder, names in _STANDARD:
+            tensor = f"{path}.{holder}" if path else holder
+            if isinstance(module, kinds) and tensor in labels.aliases:
+                slot = labels.slots[labels.aliases[tensor]]
+                if names == ("normalized_shape",):
+                    yield path, names[0], slot
+                else:
+                    yield from ((path, n, [term]) for n, term in zip(names, slot, strict=False))
+
+
+def _terms_in(path: str, name: str, values: Sequence[int], labels: Labels) -> list[Term]:
+    """The dimensions that the numbers of a tuple became; those that became none stay."""
+    holder = path, name
+    return [labels.held.get((holder, n), Fixed(size)) for n, size in enumerate(values)]
+
+
+def _terms_of(path: str, module: nn.Module, labels: Labels) -> list[Term]:
+    """The dimensions of what a module and its children hold."""
+    found: list[Term] = []
+    held = [(path, module), *((f"{path}.{n}".lstrip("."), m) for n, m in module.named_children())]
+    for prefix, each in held:
+        for name, _ in each.named_parameters(recurse=False):
+            slot = labels.slots[labels.aliases[f"{prefix}.{name}".lstrip(".")]]
+            found += [term for term in map(resolve, slot) if not isinstance(term, Fixed)]
+    return found
+
+
+_WIDTHS = re.compile("channel|feature|width|planes|dim|hidden|embed|inner|units|size|^n[fx]$|^d_")
+_COUNTS = re.compile("window|patch|kernel|image|img|max|vocab|num_|batch|pool|cell|grid|limit")
+
+
+def _meant(name: str, value: int, terms: Sequence[Term]) -> Term | None:
+    """What an attribute that no forward asked for stands for: one dimension of its size, by name.
+
+    Such an attribute decides nothing; it is kept true for who reads it.
+
+    Returns:
+        The dimension; None where the name and the sizes do not tell.
+    """
+    wholes = [term for term in terms if term.size == value]
+    if re.search("all_head|attn_dim|inner_dim", name):
+        wholes = [term for term in wholes if isinstance(term, Prod)]
+        return wholes[0] if wholes else None
+    factors = [term.parts for term in terms if isinstance(term, Prod)]
+    if re.search("head_(dim|size)|dim_head|size_per_head|d_kv", name):
+        found = [parts[-1] for parts in factors if parts[-1].size == value]
+    elif re.search("groups|n_rep", name):
+        found = [part for parts in factors for part in parts[1:-1] if part.size == value]
+    elif re.search("key_value|kv", name):
+        found = [parts[0] for parts in factors if len(parts) == 2 and parts[0].size == value]
+    elif "head" in name:
+        inner = (product(parts[at:-1]) for parts in factors for at in range(len(parts) - 2, -1, -1))
+        found = [term for term in inner if term.size == value]
+    elif _WIDTHS.search(name) is None or _COUNTS.search(name) is not None:
+        found = []
+    else:
+        found = wholes if all(term is wholes[0] for term in wholes) else []
+    return found[0] if found else None
+
+
+_STANDARD: list[tuple[tuple[type[nn.Module], ...], str, tuple[str, ...]]] = [
+    ((nn.Linear,), "weight", ("out_features", "in_features")),
+    ((nn.Embedding, nn.EmbeddingBag), "weight", ("num_embeddings", "embedding_dim")),
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), "weight", ("out_channels",)),
+    ((nn.modules.batchnorm._NormBase,), "weight", ("num_features",)),
+    ((nn.modules.batchnorm._NormBase,), "running_mean", ("num_features",)),
+    ((nn.GroupNorm,), "weight", ("num_channels",)),
+    ((nn.LayerNorm, nn.RMSNorm), "weight", ("normalized_shape",)),
+    ((nn.PReLU,), "weight", ("num_parameters",)),
+    ((nn.RNNBase,), "weight_ih_l0", ("", "input_size")),
+    ((nn.RNNBase,), "weight_hh_l0", ("", "hidden_size")),
+    ((nn.RNNBase,), "weight_hr_l0", ("proj_size", "hidden_size")),
+    ((nn.RNNCellBase,), "weight_ih", ("", "input_size")),
+    ((nn.RNNCellBase,), "weight_hh", ("", "hidden_size")),
+]

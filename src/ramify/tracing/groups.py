@@ -1,0 +1,257 @@
+"""Channel groups: what must change together, by name, with the reason where it cannot."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from ramify.errors import RamifyError
+from ramify.tracing.attention.factors import sided
+from ramify.tracing.dims import Atom, Term, freeze
+from ramify.tracing.indexing import Index, Layout, Slot, positions
+from ramify.tracing.propagate import Labels
+from ramify.tracing.recorder import Tape
+from ramify.tracing.roles import layout_of, roles_of, slots_of
+from ramify.tracing.verify.trial_growth import Verdicts, powers_of
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """One channel axis: the dimensions of parameters and buffers that change together.
+
+    Attributes:
+        name: the module that first makes the channels; with `:k` where it makes several groups.
+        width: the number of channels.
+        producers: parameters that make the channels (weights and their biases).
+        carriers: parameters and buffers that hold one entry a channel on the way.
+        consumers: parameters whose columns read the channels.
+        can_prune: whether channels can be removed.
+        can_split: whether a channel can be copied without changing the output.
+        prune_exact: whether a channel can be removed, and that equals zeroing it where it is read.
+        why: one sentence where one of them is False.
+        slots: every dimension that holds the channels, with its role.
+        atom: the axis itself.
+    """
+
+    name: str
+    width: int
+    producers: tuple[str, ...]
+    carriers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    can_prune: bool
+    can_split: bool
+    prune_exact: bool
+    why: str
+    slots: tuple[Slot, ...]
+    atom: Atom
+
+    def __repr__(self) -> str:
+        """The group in one line."""
+        able = [word for word, yes in (("prune", self.can_prune), ("split", self.can_split)) if yes]
+        return f"ChannelGroup({self.name!r}, width={self.width}, can={'+'.join(able) or 'nothing'})"
+
+
+@dataclass(eq=False)
+class ChannelGraph:
+    """The channel groups of one model, as `ramify.trace` found them.
+
+    `graph[name]` takes a group's name, or the name of a module, parameter or buffer.
+
+    Attributes:
+        model: the traced model.
+        inputs: the inputs it was traced with.
+        groups: the channel groups, in forward order.
+        origin: after `ramify.apply`, for each group the old channel that each channel came from.
+        unreached: parameters that no run reached.
+    """
+
+    model: nn.Module
+    inputs: Any
+    groups: list[ChannelGroup]
+    origin: dict[str, list[int]]
+    unreached: tuple[str, ...]
+    layout: Layout
+    labels: Labels
+    tapes: Sequence[Tape]
+    verdicts: Verdicts
+    again: Callable[[Verdicts | None], ChannelGraph]
+    """Trace the same model again with the same settings."""
+    superseded: bool = False
+    """Whether an edit has given the model another graph."""
+
+    @property
+    def dims(self) -> Mapping[str, tuple[Term, ...]]:
+        """What each dimension of each parameter and buffer is, by name."""
+        return self.layout.dims
+
+    def __getitem__(self, name: str) -> ChannelGroup:
+        """The group of this name, or the one this module's or parameter's channels belong to."""
+        if not isinstance(name, str):
+            raise RamifyError(
+                f"a group goes by its name, or that of a module or parameter, and not by {name!r}: "
+                "graph.groups lists them in order"
+            )
+        for group in self.groups:
+            if group.name == name:
+                return group
+        for role in ("producer", "carrier", "consumer"):
+            owned = ((g, s) for g in self.groups for s in g.slots if self._owns(name, s, role))
+            found = max(owned, key=lambda pair: self._fitness(*pair), default=None)
+            if found is not None:
+                return found[0]
+        raise RamifyError(self._unknown(name))
+
+    def _fitness(self, group: ChannelGroup, slot: Slot) -> tuple[bool, int]:
+        """Which of several groups a name stands for: one that can change, its channels closest."""
+        where = self.positions(group, slot)
+        return group.can_prune or group.can_split, -int(where[-1, 0]) // max(group.width - 1, 1)
+
+    def positions(self, group: ChannelGroup, slot: Slot) -> Index:
+        """Where each channel lies along one slot: (width, positions of one channel)."""
+        return positions(self.dims[slot.name][slot.dim], group.atom)
+
+    def _owns(self, name: str, slot: Slot, role: str) -> bool:
+        canonical = self.labels.aliases.get(name)
+        if slot.role != role:
+            return False
+        if canonical is not None:
+            return slot.name == canonical
+        return any(
+            alias.rpartition(".")[0] == name or module_of(alias) == name
+            for alias, first in self.labels.aliases.items()
+            if first == slot.name
+        )
+
+    def _unknown(self, name: str) -> str:
+        known = [group.name for group in self.groups]
+        if name in dict(self.model.named_modules()) or name in self.labels.aliases:
+            return f"'{name}' makes no channels that an edit could reach: print(graph) lists those"
+        near = difflib.get_close_matches(name, known, n=3) or known[:3]
+        hint = ", ".join(f"'{other}'" for other in near)
+        return f"the model has no group, module or parameter '{name}': the nearest are {hint}"
+
+    def __str__(self) -> str:
+        """A table of the groups, and of everything that is frozen and why."""
+        table = Table(title=f"{type(self.model).__name__}: {len(self.groups)} channel groups")
+        table.add_column("group", no_wrap=True)  # to be copied
+        for heading in ("width", "prune", "split", "makes", "carries", "reads", "why not"):
+            table.add_column(heading, overflow="fold")
+        for group in self.groups:
+            table.add_row(
+                group.name,
+                str(group.width),
+                ("yes" if group.prune_exact else "inexact") if group.can_prune else "no",
+                "yes" if group.can_split else "no",
+                _short(group.producers),
+                _short(group.carriers),
+                _short(group.consumers),
+                group.why,
+            )
+        console = Console(width=150, record=True, file=io.StringIO(), color_system=None)
+        console.print(table)
+        if self.unreached:
+            console.print(f"not reached by these inputs: {_short(self.unreached, 12)}")
+        return console.export_text()
+
+
+def module_of(name: str) -> str:
+    """The module that a parameter's name belongs to, parametrizations left out."""
+    return re.sub(r"\.?parametrizations\.[^.]+$", "", name.rpartition(".")[0])
+
+
+def _short(names: Sequence[str], most: int = 3) -> str:
+    more = f" +{len(names) - most}" if len(names) > most else ""
+    return " ".join(names[:most]) + more
+
+
+def build_groups(labels: Labels, shared: Mapping[str, str]) -> list[ChannelGroup]:
+    """Every axis that some parameter makes, in forward order.
+
+    Args:
+        labels: the labelled runs.
+        shared: parameters whose memory another parameter holds too, which no edit can follow.
+
+    Returns:
+        The groups.
+    """
+    roles, read_in_products = roles_of(labels), sided(labels)
+    found: list[tuple[Atom, list[Slot]]] = []
+    for atom, places in roles.items():
+        slots = slots_of(places)
+        for slot in slots:
+            if slot.name in shared:
+                freeze(atom, f"'{slot.name}' shares its memory with '{shared[slot.name]}'")
+        if any(slot.role == "producer" for slot in slots):
+            found.append((atom, slots))
+            read = atom in read_in_products or any(slot.role == "consumer" for slot in slots)
+            if not read and not atom.no_split:
+                freeze(atom, "nothing that a trace can see reads its channels")
+    bases = [_base(slots) for _, slots in found]
+    many = {base for base, count in Counter(bases).items() if count > 1}
+    seen: Counter[str] = Counter()
+    groups = []
+    for (atom, slots), base in zip(found, bases, strict=True):
+        name = f"{base}:{seen[base]}" if base in many else base
+        seen[base] += 1
+        groups.append(_group(name, atom, slots))
+    return groups
+
+
+def _base(slots: Sequence[Slot]) -> str:
+    first = next(slot.name for slot in slots if slot.role == "producer")
+    return module_of(first) or first
+
+
+def _group(name: str, atom: Atom, slots: Sequence[Slot]) -> ChannelGroup:
+    def of(role: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(slot.name for slot in slots if slot.role == role))
+
+    no_split = atom.frozen or atom.no_split
+    return ChannelGroup(
+        name=name,
+        width=atom.size,
+        producers=of("producer"),
+        carriers=of("carrier"),
+        consumers=of("consumer"),
+        can_prune=not atom.frozen and atom.size > 1,
+        can_split=not no_split,
+        prune_exact=not (atom.frozen or atom.inexact) and atom.size > 1,
+        why=no_split or ("it has one channel left" if atom.size == 1 else ""),
+        slots=tuple(slots),
+        atom=atom,
+    )
+
+
+def build_graph(
+    model: nn.Module,
+    inputs: Any,
+    labels: Labels,
+    tapes: Sequence[Tape],
+    verdicts: Verdicts,
+    shared: Mapping[str, str],
+    again: Callable[[Verdicts | None], ChannelGraph],
+) -> ChannelGraph:
+    """The graph of settled labels."""
+    groups = build_groups(labels, shared)
+    parameters = {name for name, _ in model.named_parameters()}
+    return ChannelGraph(
+        model=model,
+        inputs=inputs,
+        groups=groups,
+        origin={},
+        unreached=tuple(n for n in labels.slots if n in parameters and n not in labels.carried),
+        layout=layout_of(model, labels, roles_of(labels), powers_of(labels, verdicts)),
+        labels=labels,
+        tapes=tapes,
+        verdicts=verdicts,
+        again=again,
+    )

@@ -1,0 +1,443 @@
+"""From terms to numbers: where each channel lies in a tensor, and how an edit moves it.
+
+Shape letters: `W` channels of one atom, `N` positions of one dimension.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ramify.tracing.dims import Atom, Fixed, Prod, Sum, Term, leaves
+from ramify.tracing.recorder import tensors_of
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Change:
+    """New channel j of an atom copies old channel `source[j]`; readers scale it by `scale[j]`.
+
+    Where the channels lie inside another axis (those of each head), `source` may tell them apart:
+    new channel j of the old block b copies that block's old channel `table[b, j]`.
+    """
+
+    source: Index
+    scale: NDArray[np.float64]
+    blocks: Atom | None = None
+    table: Index | None = None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One dimension of one tensor that holds a group's channels, and what it does with them."""
+
+    name: str
+    dim: int
+    role: str
+    """`producer`, `carrier` or `consumer`."""
+
+
+Changes = Mapping[Atom, Change]
+Attributes = Sequence[tuple[str, str, tuple[Term, ...]]]
+"""(module name, attribute, terms whose sizes it holds)"""
+Readers = Mapping[tuple[str, int], frozenset[Atom]]
+Powers = tuple[tuple[Atom, float], ...]
+"""For axes whose number of channels a product's scale hangs on: (axis, power of new over old)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """Rows of a producer that take the scale of a copy, where no weight reads the channel.
+
+    One factor of a product of activations (the queries of q·kᵀ) is made by these rows. Where the
+    product is multiplied by a number that hangs on the number of channels, they make up for it.
+
+    Attributes:
+        atom: the axis.
+        parts: (which positions of the dimension, powers of the widths that they make up for).
+    """
+
+    atom: Atom
+    parts: tuple[tuple[NDArray[np.bool_], Powers], ...]
+
+    def weights(self, term: Term, changes: Changes) -> NDArray[np.float64]:
+        """What the values at each new position are multiplied by."""
+        out = np.ones(new_size(term, changes))
+        scale, old = self._scale(term, changes), sources(term, changes)
+        for rows, powers in self.parts:
+            mine = rows[old]
+            out[mine] = scale[mine] * _gain(powers, changes)
+        return out
+
+    def gradients(self, term: Term, changes: Changes) -> NDArray[np.float64]:
+        """What the gradients at each new position are multiplied by: elsewhere, by the scale."""
+        out, old = self._scale(term, changes), sources(term, changes)
+        for rows, powers in self.parts:
+            out[rows[old]] = 1.0 / _gain(powers, changes)
+        return out
+
+    def _scale(self, term: Term, changes: Changes) -> NDArray[np.float64]:
+        owner = owners(term, self.atom, changes)
+        change = changes.get(self.atom)
+        if change is None:
+            return np.ones(len(owner))
+        return np.where(owner < 0, 1.0, change.scale[owner])
+
+
+def _gain(powers: Powers, changes: Changes) -> float:
+    ratios = ((new_size(atom, changes) / atom.size, power) for atom, power in powers)
+    return math.prod(ratio**power for ratio, power in ratios)
+
+
+Sides = Mapping[tuple[str, int], tuple[Side, ...]]
+Factors = Callable[[Term, Changes], NDArray[np.float64]]
+"""(resolved term, changes) -> what the entries at each new position are multiplied by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the axes lie in every tensor and attribute, and what takes the scale of a copy.
+
+    Attributes:
+        dims: tensor name -> one resolved term for each dimension.
+        readers: the axes whose channels a dimension reads.
+        sides: the rows that take the scale where nothing reads.
+        attributes: the attributes that hold sizes.
+    """
+
+    dims: Mapping[str, tuple[Term, ...]]
+    readers: Readers
+    sides: Sides
+    attributes: Attributes
+
+    def touched(self, changes: Changes) -> Iterator[str]:
+        """The names of the tensors that the changes reach."""
+        for name, terms in self.dims.items():
+            drivers = (
+                atom in changes
+                for dim in range(len(terms))
+                for side in self.sides.get((name, dim), ())
+                for _, powers in side.parts
+                for atom, _ in powers
+            )
+            if any(touches(term, changes) for term in terms) or any(drivers):
+                yield name
+
+    def share(self, slot: Slot, changes: Changes) -> NDArray[np.float64]:
+        """For each new position of a slot, what a displacement there is multiplied by.
+
+        A displaced copy stands in a product with its own weight, also where its rows take it.
+
+        Returns:
+            One factor for each position.
+        """
+        term = self.dims[slot.name][slot.dim]
+        out = np.ones(new_size(term, changes))
+        for side in self.sides.get((slot.name, slot.dim), ()):
+            out = out * side.weights(term, changes)
+        return out
+
+    def weights(self, name: str, dead: frozenset[Atom] = frozenset()) -> list[Factors]:
+        """For each dimension of a tensor, how its values follow changes.
+
+        Args:
+            name: the tensor.
+            dead: axes whose scale multiplies every position that holds them.
+
+        Returns:
+            One rule for each dimension.
+        """
+        return [
+            _together(
+                self.readers.get((name, dim), frozenset()) | (dead & frozenset(leaves(term))),
+                [side.weights for side in self.sides.get((name, dim), ())],
+            )
+            for dim, term in enumerate(self.dims[name])
+        ]
+
+    def gradients(self, name: str) -> list[Factors]:
+        """For each dimension of a tensor, how its gradients follow changes.
+
+        Returns:
+            One rule for each dimension.
+        """
+        out = []
+        for dim, term in enumerate(self.dims[name]):
+            sides = self.sides.get((name, dim), ())
+            apart = self.readers.get((name, dim), frozenset()) | {side.atom for side in sides}
+            unread = frozenset(leaves(term)) - apart
+            out.append(_together(unread, [side.gradients for side in sides]))
+        return out
+
+
+def _together(atoms: frozenset[Atom], others: Sequence[Factors]) -> Factors:
+    def rule(term: Term, changes: Changes) -> NDArray[np.float64]:
+        out = factors(term, changes, atoms)
+        for other in others:
+            out = out * other(term, changes)
+        return out
+
+    return rule
+
+
+def owners(term: Term, atom: Atom, changes: Changes | None = None) -> Index:
+    """For each of the N positions of a resolved term (after `changes`): its channel, or -1."""
+    if isinstance(term, (Atom, Fixed)):
+        size = new_size(term, changes or {})
+        return np.arange(size) if term is atom else np.full(size, -1)
+    parts = [owners(part, atom, changes) for part in term.parts]
+    if isinstance(term, Sum):
+        return np.concatenate(parts)
+    out = parts[0]
+    for part in parts[1:]:
+        out = np.maximum(out[:, None], part[None, :]).reshape(-1)
+    return out
+
+
+def positions(term: Term, atom: Atom, changes: Changes | None = None) -> Index:
+    """Where each channel of `atom` lies in a resolved term: (W, positions of one channel)."""
+    owner = owners(term, atom, changes)
+    held = np.argsort(owner, kind="stable")[np.count_nonzero(owner < 0) :]
+    return held.reshape(new_size(atom, changes or {}), -1)
+
+
+def kernels(tensor: Tensor, dim: int, where: Index) -> Tensor:
+    """One channel's part of a tensor, for each channel.
+
+    Args:
+        tensor: what holds the channels.
+        dim: along which dimension.
+        where: (W, k), the k positions of each channel.
+
+    Returns:
+        (W, *kernel), `kernel` being the tensor's shape without `dim`, with k in front if k > 1.
+    """
+    rows = tensor.movedim(dim, 0)[torch.from_numpy(where).to(tensor.device)]
+    return rows.squeeze(1) if where.shape[1] == 1 else rows
+
+
+def doubled(term: Term) -> set[Atom]:
+    """The atoms that one position of a resolved term names twice: an outer product with itself."""
+    if isinstance(term, (Atom, Fixed)):
+        return set()
+    found: set[Atom] = set().union(*(doubled(part) for part in term.parts))
+    if isinstance(term, Prod):
+        seen: set[Atom] = set()
+        for part in term.parts:
+            inside = set(leaves(part))
+            found |= seen & inside
+            seen |= inside
+    return found
+
+
+def new_size(term: Term, changes: Changes) -> int:
+    """The term's size after the changes."""
+    if isinstance(term, Atom):
+        return len(changes[term].source) if term in changes else term.size
+    if isinstance(term, Fixed):
+        return term.size
+    sizes = [new_size(part, changes) for part in term.parts]
+    return sum(sizes) if isinstance(term, Sum) else int(np.prod(sizes))
+
+
+def sources(term: Term, changes: Changes) -> Index:
+    """For each new position of a resolved term, the old position it copies."""
+    if isinstance(term, Atom):
+        return changes[term].source if term in changes else np.arange(term.size)
+    if isinstance(term, Fixed):
+        return np.arange(term.size)
+    parts = [sources(part, changes) for part in term.parts]
+    if isinstance(term, Sum):
+        starts = np.cumsum([0, *(part.size for part in term.parts[:-1])])
+        return np.concatenate([part + start for part, start in zip(parts, starts, strict=True)])
+    grids = list(np.meshgrid(*parts, indexing="ij"))
+    for place, part in enumerate(term.parts):
+        change = changes.get(part) if isinstance(part, Atom) else None
+        if change is not None and change.table is not None:
+            block = next(n for n, other in enumerate(term.parts) if other is change.blocks)
+            new = np.arange(len(change.source)).reshape(
+                [-1 if n == place else 1 for n in range(len(parts))]
+            )
+            grids[place] = change.table[grids[block], new]
+    out = grids[0]
+    for grid, old in zip(grids[1:], term.parts[1:], strict=True):
+        out = out * old.size + grid
+    return out.reshape(-1)
+
+
+def blocks_of(term: Term, atom: Atom) -> set[Atom]:
+    """The axes that a resolved term holds around an axis everywhere it holds it."""
+    if isinstance(term, Prod):
+        place = next((n for n, part in enumerate(term.parts) if part is atom), 0)
+        return {part for part in term.parts[:place] if isinstance(part, Atom)}
+    if isinstance(term, Sum):
+        held = [blocks_of(part, atom) for part in term.parts if atom in leaves(part)]
+        return set.intersection(*held) if held else set()
+    return set()
+
+
+def originals(term: Term, changes: Changes) -> Index:
+    """For each old position of a resolved term, where it lies after changes that only append."""
+    if isinstance(term, (Atom, Fixed)):
+        return np.arange(term.size)
+    parts = [originals(part, changes) for part in term.parts]
+    sizes = [new_size(part, changes) for part in term.parts]
+    if isinstance(term, Sum):
+        starts = np.cumsum([0, *sizes[:-1]])
+        return np.concatenate([part + start for part, start in zip(parts, starts, strict=True)])
+    out = parts[0]
+    for part, size in zip(parts[1:], sizes[1:], strict=True):
+        out = (out[:, None] * size + part[None, :]).reshape(-1)
+    return out
+
+
+def factors(term: Term, changes: Changes, readers: frozenset[Atom]) -> NDArray[np.float64]:
+    """For each new position, what the scales of the `readers` among its channels multiply to."""
+    if isinstance(term, Atom) and term in changes:
+        change = changes[term]
+        return change.scale if term in readers else np.ones(len(change.source))
+    if isinstance(term, (Atom, Fixed)):
+        return np.ones(term.size)
+    parts = [factors(part, changes, readers) for part in term.parts]
+    if isinstance(term, Sum):
+        return np.concatenate(parts)
+    out = parts[0]
+    for part in parts[1:]:
+        out = (out[:, None] * part[None, :]).reshape(-1)
+    return out
+
+
+def touches(term: Term, changes: Changes) -> bool:
+    """Whether the changes reach this term."""
+    if isinstance(term, Atom):
+        return term in changes
+    return not isinstance(term, Fixed) and any(touches(part, changes) for part in term.parts)
+
+
+def reindex(
+    tensor: Tensor,
+    terms: Sequence[Term],
+    changes: Changes,
+    scaled: Sequence[Factors],
+) -> Tensor:
+    """The tensor after the changes: entries copied, and scaled along the dimensions that ask.
+
+    Args:
+        tensor: any tensor laid out as `terms`.
+        terms: one resolved term for each dimension.
+        changes: what happens to each atom.
+        scaled: for each dimension, what its entries are multiplied by.
+
+    Returns:
+        A new tensor of the same dtype, device and memory format, without gradient.
+    """
+    if tensor.layout is not torch.strided:  # the gradient of a sparse embedding
+        dense = reindex(tensor.to_dense(), terms, changes, scaled)
+        return dense.to_sparse(tensor.sparse_dim())
+    touched = {dim: term for dim, term in enumerate(terms) if touches(term, changes)}
+    out = _select(tensor.detach(), {d: sources(term, changes) for d, term in touched.items()})
+    for dim, term in enumerate(terms):
+        _multiply(out, dim, scaled[dim](term, changes))
+    for memory_format, rank in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
+        other = tensor.dim() == rank and not tensor.is_contiguous()
+        if other and tensor.is_contiguous(memory_format=memory_format):
+            return out.contiguous(memory_format=memory_format)
+    return out.contiguous()
+
+
+def _select(tensor: Tensor, indices: Mapping[int, Index]) -> Tensor:
+    """Positions by number along several dimensions; what is only appended to is copied once."""
+    sizes = {dim: tensor.shape[dim] for dim in indices}
+    if not indices:
+        return tensor.clone()
+    if not all(np.array_equal(i[: sizes[d]], np.arange(sizes[d])) for d, i in indices.items()):
+        for dim, index in indices.items():
+            tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
+        return tensor
+    out = tensor.new_empty([len(indices.get(d, range(n))) for d, n in enumerate(tensor.shape)])
+    corner = out
+    for dim, size in sizes.items():
+        corner = corner.narrow(dim, 0, size)
+    corner.copy_(tensor)
+    for dim, index in indices.items():  # later dimensions fill the corners that are still empty
+        more = torch.from_numpy(index[sizes[dim] :]).to(tensor.device)
+        out.narrow(dim, sizes[dim], len(more)).copy_(out.index_select(dim, more))
+    return out
+
+
+def _multiply(tensor: Tensor, dim: int, scale: NDArray[np.float64]) -> None:
+    """Scale the positions of one dimension in place: few, so the others are not passed over."""
+    where = np.flatnonzero(scale != 1.0)
+    if where.size:
+        index = torch.from_numpy(where).to(tensor.device)
+        values = torch.from_numpy(scale[where]).to(device=tensor.device, dtype=tensor.dtype)
+        shape = [1] * tensor.dim()
+        shape[dim] = -1
+        tensor.index_copy_(dim, index, tensor.index_select(dim, index) * values.view(shape))
+
+
+def put(tensor: Tensor, value: Tensor) -> None:
+    """Give a parameter or buffer new data of any shape; the object stays the same.
+
+    A gradient accumulator that an old graph keeps alive remembers the old shape. Only a change of
+    dtype makes torch drop it, so the data passes through an empty tensor of another dtype.
+    """
+    if tensor.requires_grad and tensor.shape != value.shape:
+        other = torch.float16 if tensor.dtype != torch.float16 else torch.float32
+        tensor.data = torch.empty(0, dtype=other, device=tensor.device)
+    tensor.data = value
+
+
+def attribute_values(
+    model: nn.Module, attributes: Attributes, changes: Changes
+) -> list[tuple[nn.Module, str, object, object]]:
+    """(module, attribute, old, new) for every attribute that the changes reach."""
+    out: list[tuple[nn.Module, str, object, object]] = []
+    for path, name, terms in attributes:
+        if any(touches(term, changes) for term in terms):
+            module = model.get_submodule(path)
+            old = getattr(module, name)
+            sizes = tuple(new_size(term, changes) for term in terms)
+            out.append((module, name, old, sizes if isinstance(old, tuple) else sizes[0]))
+    return out
+
+
+@contextmanager
+def resized(
+    model: nn.Module, layout: Layout, changes: Changes, dead: frozenset[Atom] = frozenset()
+) -> Iterator[None]:
+    """The model as it would be after the changes, for the time of the block.
+
+    Args:
+        model: the model.
+        layout: of the model as it is.
+        changes: what happens to each axis.
+        dead: axes whose scale multiplies every tensor that holds them.
+
+    Yields:
+        Nothing; the model is as it was afterwards.
+    """
+    undo: list[tuple[Tensor, Tensor]] = []
+    values = attribute_values(model, layout.attributes, changes)
+    tensors = tensors_of(model)
+    try:
+        for name in layout.touched(changes):
+            tensor, scaled = tensors[name], layout.weights(name, dead)
+            undo.append((tensor, tensor.data))
+            put(tensor, reindex(tensor, layout.dims[name], changes, scaled))
+        for module, name, _, new in values:
+            setattr(module, name, new)
+        yield
+    finally:
+        for tensor, old_data in undo:
+            put(tensor, old_data)
+        for module, name, old, _ in values:
+            setattr(module, name, old)

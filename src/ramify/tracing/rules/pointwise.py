@@ -1,0 +1,76 @@
+"""Operations that act entry by entry, and tensors made from nothing."""
+
+from __future__ import annotations
+
+from ramify.tracing.dims import Atom, Fixed, Term, freeze
+from ramify.tracing.propagate import Labels, broadcast, rule
+from ramify.tracing.recorder import Op, Ref
+
+
+@rule(
+    *(
+        "add clone _to_copy copy copy_ where masked_fill masked_fill_ lerp lerp_ native_dropout "
+        "bernoulli bernoulli_ fill fill_ zero_ zero normal_ uniform_ random_ exponential_ "
+        "detach detach_ alias lift_fresh contiguous _prelu_kernel rrelu_with_noise "
+        "rrelu_with_noise_ dropout_ nan_to_num _conj resolve_conj real angle abs_ gelu_ mish_ "
+        "hardswish hardswish_ threshold_ log_sigmoid_forward floor_divide floor_divide_ copysign_ "
+        "heaviside_ eq_ ne_ lt_ le_ gt_ ge_ poisson complex polar _add_relu _masked_scale"
+    ).split()
+)
+def pointwise(labels: Labels, op: Op) -> None:
+    """Same entry in, same entry out; operands broadcast (also every op tagged pointwise)."""
+    terms = broadcast(labels, op, [r for r in op.inputs() if labels.shape(r)])
+    labels.give(
+        op,
+        *(
+            terms if len(shape) == len(terms) else [labels.fixed(op, n) for n in shape]
+            for shape in map(labels.shape, op.results())
+        ),
+    )
+
+
+@rule("tril", "triu", "tril_", "triu_")
+def triangle(labels: Labels, op: Op) -> None:
+    """Entries on one side of the diagonal: rows and columns keep their places."""
+    assert isinstance(op.args[0], Ref)
+    terms = labels.of(op.args[0])
+    for term in terms[-2:]:
+        freeze(term, labels.why(op, "cuts along the diagonal"))
+    labels.give(op, terms)
+
+
+@rule(*"zeros_like ones_like empty_like full_like rand_like randn_like randint_like".split())
+def like(labels: Labels, op: Op) -> None:
+    """A new tensor of another's shape."""
+    assert isinstance(op.args[0], Ref)
+    labels.give(op, labels.of(op.args[0]))
+
+
+@rule(
+    *(
+        "zeros ones empty full new_zeros new_ones new_empty new_full rand randn empty_strided "
+        "new_empty_strided"
+    ).split()
+)
+def create(labels: Labels, op: Op) -> None:
+    """A new uniform tensor: its sizes may follow an edit (the rehearsal finds out)."""
+    (result,) = op.results()
+    labels.give(op, [Atom(n) if n > 1 else Fixed(n) for n in labels.shape(result)])
+
+
+@rule(
+    *(
+        "arange linspace eye scalar_tensor randperm tril_indices triu_indices randint "
+        "hann_window fft_fftfreq fft_rfftfreq"
+    ).split()
+)
+def constant(labels: Labels, op: Op) -> None:
+    """A tensor whose entries differ: its size stays."""
+    (result,) = op.results()
+    size: list[Term] = [Fixed(n, labels.why(op, "numbers them")) for n in labels.shape(result)]
+    labels.give(op, size)
+
+
+@rule("_local_scalar_dense", "is_nonzero", "equal", "_assert_async", "_assert_scalar")
+def value(labels: Labels, op: Op) -> None:
+    """Python reads a value: nothing flows."""

@@ -1,0 +1,247 @@
+"""Sizes that a forward takes from its modules' attributes, followed to the dimensions they become.
+
+For the time of one run, the integers that modules hold (`num_heads`, `head_dim`, `split_size`) are
+numbers that know where they come from, also after products, sums and quotients. Where one of them
+is given to a function, it says which dimension of the result has the size of that attribute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils._pytree import tree_leaves
+
+from ramify.tracing.dims import Fixed, Prod, Sum, Term, concat, product, resolve
+from ramify.tracing.recorder import Recorder, Ref
+
+
+class Size(int):
+    """A number, and how it was made.
+
+    Either ("of", (module, attribute), place in a tuple), or (operation, one, other).
+    """
+
+    made: tuple[Any, ...]
+
+    def __new__(cls, value: int, *made: Any) -> Size:
+        """The number `value`."""
+        size = super().__new__(cls, value)
+        size.made = made
+        return size
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        """A copy is a plain number."""
+        return int, (int(self),)
+
+    def __mul__(self, other: Any) -> Any:
+        """The product."""
+        return _joined("mul", self, other, int(self).__mul__(other))
+
+    def __rmul__(self, other: Any) -> Any:
+        """The product."""
+        return _joined("mul", other, self, int(self).__rmul__(other))
+
+    def __add__(self, other: Any) -> Any:
+        """The sum."""
+        return _joined("add", self, other, int(self).__add__(other))
+
+    def __radd__(self, other: Any) -> Any:
+        """The sum."""
+        return _joined("add", other, self, int(self).__radd__(other))
+
+    def __floordiv__(self, other: Any) -> Any:
+        """The quotient."""
+        return _joined("div", self, other, int(self).__floordiv__(other))
+
+
+def _joined(how: str, one: Any, other: Any, value: Any) -> Any:
+    if type(one) in (int, Size) and type(other) in (int, Size) and isinstance(value, int):
+        return Size(value, how, one, other)
+    return value
+
+
+@dataclass(frozen=True)
+class Use:
+    """A size that became a dimension of a tensor."""
+
+    size: Size
+    ref: Ref
+    dim: int
+
+
+@contextlib.contextmanager
+def tagged(model: nn.Module) -> Iterator[None]:
+    """Every integer attribute above 1 says where it comes from, for the time of the block."""
+    changed: list[tuple[dict[str, Any], str, Any, Any]] = []
+    for path, module in model.named_modules():
+        own = vars(module)
+        for name, value in own.items():
+            marked = None if name.startswith("_") else _marked(path, name, value)
+            if marked is not None:
+                changed.append((own, name, value, marked))
+    for own, name, _, marked in changed:
+        own[name] = marked
+    try:
+        yield
+    finally:
+        for own, name, value, marked in changed:
+            if own.get(name) is marked:
+                own[name] = value
+
+
+def _marked(path: str, name: str, value: Any) -> Any:
+    """The same integer, or tuple of integers, knowing where it comes from; None for all else."""
+    if type(value) is int and value > 1:
+        return Size(value, "of", (path, name), None)
+    if type(value) is tuple and value and all(type(n) is int for n in value) and max(value) > 1:
+        return tuple(Size(n, "of", (path, name), at) for at, n in enumerate(value))
+    return None
+
+
+class SizedRun:
+    """Notes every use of a size while a recorder writes a run down.
+
+    Args:
+        model: what runs.
+        run: what calls it.
+    """
+
+    def __init__(self, model: nn.Module, run: Callable[[], Any]) -> None:
+        self.uses: list[Use] = []
+        self._model, self._run = model, run
+
+    def __call__(self) -> Any:
+        """Run, under a recorder."""
+        recorder = _get_current_dispatch_mode()
+        assert isinstance(recorder, Recorder)
+        with tagged(self._model), _Watch(recorder, self.uses):
+            return self._run()
+
+
+class _Watch(TorchFunctionMode):
+    """Notes every size that a function is given, and the dimension that it becomes."""
+
+    def __init__(self, recorder: Recorder, found: list[Use]) -> None:
+        super().__init__()
+        self._found = found
+        self._recorder = recorder
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run the function; note its sizes."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name in _SHAPED or name in _CUTTING:
+            results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            for number, dim, size in _sizes(name, args, kwargs, results):
+                if type(size) is not Size:
+                    continue
+                ref = self._recorder.find(results[number])
+                if ref is not None and results[number].shape[dim] == size:
+                    self._found.append(Use(size, ref, dim))
+        return result
+
+
+_SHAPED = frozenset(
+    "view reshape expand broadcast_to new_zeros new_ones new_empty new_full zeros ones empty full "
+    "rand randn resize_".split()
+)
+"""Functions that are given the whole shape of their result."""
+
+_CUTTING = {
+    "split": ("sizes", "dim"),
+    "split_with_sizes": ("sizes", "dim"),
+    "narrow": ("dim", "start", "sizes"),
+    "unflatten": ("dim", "sizes"),
+    "__getitem__": ("index",),
+}
+"""Functions that are given some sizes of their results, and the names of their arguments."""
+
+_PIECES = ("sizes", "split_size_or_sections", "split_size", "split_sizes", "length")
+"""How torch's functions that cut call the sizes of their pieces."""
+
+
+def _sizes(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], results: Sequence[Tensor]
+) -> Iterator[tuple[int, int, Any]]:
+    """(which result, which of its dimensions, the size given for it), of functions that say."""
+    given = dict(zip(_CUTTING.get(name, ()), args[1:], strict=False)) | kwargs
+    if name in _SHAPED:
+        start = 1 if args and isinstance(args[0], Tensor) else 0
+        shape = next((v for v in (*args[start:], *kwargs.values()) if _is_list(v)), args[start:])
+        if len(shape) == results[0].dim():
+            yield from ((0, dim, size) for dim, size in enumerate(shape))
+    elif name in ("split", "split_with_sizes", "narrow"):
+        dim = given.get("dim", 0)
+        pieces = next((given[name] for name in _PIECES if name in given), None)
+        for number in range(len(results)):
+            yield number, dim, pieces[number] if isinstance(pieces, (tuple, list)) else pieces
+    elif name == "unflatten":
+        at = given["dim"] % args[0].dim()
+        yield from ((0, at + n, size) for n, size in enumerate(given["sizes"]))
+    elif name == "__getitem__":
+        yield from ((0, dim, size) for dim, size in _stops(args[1], results[0].dim()))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (tuple, list))
+
+
+def _stops(index: Any, rank: int) -> Iterator[tuple[int, Any]]:
+    """(dimension of the result, where its slice from the front ends) of plain indexing."""
+    entries = list(index) if isinstance(index, tuple) else [index]
+    if not all(isinstance(entry, (slice, int, type(None), type(...))) for entry in entries):
+        return
+    kept = [entry for entry in entries if not isinstance(entry, int)]
+    if ... in kept:
+        at = kept.index(...)
+        kept[at : at + 1] = [slice(None)] * (rank - len(kept) + 1)
+    for dim, entry in enumerate(kept):
+        if isinstance(entry, slice) and not entry.start:
+            yield dim, entry.stop
+
+
+Holder = tuple[tuple[str, str], int | None]
+"""(module, attribute), and the place in it of a number that stands in a tuple."""
+
+
+def holders(size: Size | int, term: Term) -> list[tuple[Holder, Term]]:
+    """The attributes that a term's size was made of, each with its own part of the term.
+
+    Args:
+        size: what became the term's size.
+        term: the dimension.
+
+    Returns:
+        (holder, term) for each attribute.
+    """
+    term = resolve(term)
+    if type(size) is not Size or size != term.size:
+        return []
+    how, one, other = size.made
+    if how == "of":
+        return [((one, other), term)]
+    if how == "div":  # by a plain number: by another attribute it is that attribute's to say
+        return holders(one, product([Fixed(int(other)), term])) if type(other) is int else []
+    if 1 in (one, other) and how == "mul":
+        return holders(other if one == 1 else one, term)
+    parts = term.parts if isinstance(term, Prod if how == "mul" else Sum) else (term,)
+    join = product if how == "mul" else concat
+    for left, right in ((one, other), (other, one)):
+        for at in range(1, len(parts)):
+            head, tail = join(parts[:at]), join(parts[at:])
+            if (head.size, tail.size) == (int(left), int(right)):
+                return [*holders(left, head), *holders(right, tail)]
+    return []

@@ -1,0 +1,202 @@
+"""Tracing: any model that runs becomes channel groups."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+import ramify.tracing.rules  # noqa: F401  (registers every rule)
+from ramify.errors import RamifyError
+from ramify.tracing.dims import freeze, leaves
+from ramify.tracing.groups import ChannelGraph, build_graph
+from ramify.tracing.propagate import Labels
+from ramify.tracing.recorder import Tape, aliases_of, call, record, tensors_of
+from ramify.tracing.sizes import SizedRun, Use
+from ramify.tracing.verify.comparison import Take
+from ramify.tracing.verify.trial_growth import Rehearsal, Verdicts, recall
+
+GATES = "ramify_gates"
+"""The name that the width gates of `ramify.gate` take in a model."""
+
+Run = tuple[Any, bool]
+"""(inputs, whether in train mode)"""
+
+
+def trace(
+    model: nn.Module, inputs: Any, *, also: Sequence[Any] = (), edit_outputs: bool = False
+) -> ChannelGraph:
+    r"""Find the channel groups of a model by running it and watching.
+
+    The model runs in eval mode without gradients; if that leaves parameters unreached, once more
+    in train mode. Every group that is offered has then been grown once and the model run with it.
+    Parameters, buffers, modes, hooks and random states stay as they were.
+
+    Args:
+        model: any module whose forward runs.
+        inputs: a tensor, tuple or dict: `model(x)`, `model(*t)` or `model(**d)`.
+        also: further inputs, to reach branches that the first does not take.
+        edit_outputs: let edits reach the model's outputs (say, to change the number of classes).
+
+    Returns:
+        The graph; `print(graph)` lists every group, and why one is frozen.
+
+    Raises:
+        RamifyError: the model cannot be traced as it is.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> graph = trace(net, torch.randn(3, 4))
+        >>> graph["0"].width, graph["0"].can_split, graph["0"].consumers
+        (8, True, ('2.weight',))
+    """
+    if not isinstance(model, nn.Module):
+        raise RamifyError(f"trace takes a torch.nn.Module, and got a {type(model).__name__}")
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        raise RamifyError(
+            f"the model is wrapped in {type(model).__name__}: trace its `.module`, and wrap it "
+            "again after an edit"
+        )
+    check_ungated(model)
+    for name, tensor in tensors_of(model).items():
+        if nn.parameter.is_lazy(tensor):
+            raise RamifyError(
+                f"'{name}' has no shape yet (a lazy module): run the model once first"
+            )
+        if tensor.is_meta:
+            raise RamifyError(f"'{name}' has no values (device 'meta'): load the weights first")
+    return _trace(model, inputs, tuple(also), edit_outputs, None)
+
+
+def check_ungated(model: nn.Module) -> None:
+    """What is traced or edited holds its weights under their own names.
+
+    Raises:
+        RamifyError: gates multiply them.
+    """
+    if any(name.rpartition(".")[2] == GATES for name, _ in model.named_modules()):
+        raise RamifyError(
+            f"the model holds width gates ('{GATES}'), which multiply its weights: ramify.fold "
+            "them first"
+        )
+
+
+def _trace(
+    model: nn.Module,
+    inputs: Any,
+    also: tuple[Any, ...],
+    edit_outputs: bool,
+    known: Verdicts | None,
+) -> ChannelGraph:
+    labels = Labels({n: tuple(t.shape) for n, t in tensors_of(model).items()}, aliases_of(model))
+    verdicts = known or Verdicts()
+    runs: list[Run] = [(x, False) for x in (inputs, *also)]
+    takes = []
+    for run in runs:
+        take = Take()
+        takes.append(take)
+        _label(labels, take, *_record(model, run, take), edit_outputs)
+    training = None if verdicts.trains_alike else _train(model, inputs)
+    if training is not None:
+        verdicts.trains_alike = _course(model, training[0]) == _course(model, takes[0].tape)
+        if not verdicts.trains_alike:
+            runs.append((inputs, True))
+            takes.append(Take())
+            _label(labels, takes[-1], *training, edit_outputs)
+    _freeze_unseen_branches(model, labels)
+    shared = _shared_memory(model)
+    rehearsal = Rehearsal(
+        model=model,
+        labels=labels,
+        runs=runs,
+        takes=takes,
+        edit_outputs=edit_outputs,
+        shared=shared,
+        verdicts=verdicts,
+    )
+    if known is None:
+        rehearsal.settle()
+    else:
+        recall(labels, known)
+    return build_graph(
+        model,
+        inputs,
+        labels,
+        [take.tape for take in takes],
+        verdicts,
+        shared,
+        lambda known: _trace(model, inputs, also, edit_outputs, known),
+    )
+
+
+def _record(model: nn.Module, run: Run, take: Take | None = None) -> tuple[Tape, list[Use]]:
+    inputs, training = run
+    watch = take.watcher() if take is not None else None
+    run_sized = SizedRun(model, lambda: call(model, inputs))
+    tape = record(model, run_sized, inputs, training=training, watch=watch)
+    return tape, run_sized.uses
+
+
+def _train(model: nn.Module, inputs: Any) -> tuple[Tape, list[Use]] | None:
+    with contextlib.suppress(Exception):  # a forward that cannot train on these inputs
+        return _record(model, (inputs, True))
+    return None
+
+
+def _label(labels: Labels, take: Take, tape: Tape, uses: Sequence[Use], edit_outputs: bool) -> None:
+    labels.run(tape, uses=uses)
+    take.keep(tape, labels)
+    labels.keep_outputs(edit_outputs)
+
+
+def _course(model: nn.Module, tape: Tape) -> list[tuple[str, str, list[tuple[int, ...]]]]:
+    """What a run did apart from the layers that are meant to differ in training."""
+    modal = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+    left_out = {name for name, module in model.named_modules() if isinstance(module, modal)}
+    return [
+        (op.name, op.module, [tape.shape(ref) for ref in op.results()])
+        for op in tape.ops
+        if op.module not in left_out
+    ]
+
+
+def _shared_memory(model: nn.Module) -> dict[str, str]:
+    """Different parameters over the same memory: name -> the other's name."""
+    spans = []
+    for name, tensor in tensors_of(model).items():
+        if tensor.numel() and tensor.layout is torch.strided:
+            steps = zip(tensor.shape, tensor.stride(), strict=True)
+            last = sum((size - 1) * stride for size, stride in steps)
+            start = tensor.data_ptr()
+            spans.append((start, start + (last + 1) * tensor.element_size(), name))
+    shared: dict[str, str] = {}
+    furthest, owner = 0, ""
+    for start, end, name in sorted(spans):
+        if start < furthest:
+            shared[name] = owner
+            shared.setdefault(owner, name)
+        if end > furthest:
+            furthest, owner = end, name
+    return shared
+
+
+def _freeze_unseen_branches(model: nn.Module, labels: Labels) -> None:
+    """Where a forward branches on data, what parameters that were not reached hold is unknown."""
+    unseen = [n for n, _ in model.named_parameters() if n not in labels.carried]
+    for scope in labels.reads_data:
+        prefix = f"{scope}." if scope else ""
+        hidden = [name for name in unseen if name.startswith(prefix)]
+        if not hidden:
+            continue
+        where = f"module '{scope}'" if scope else "the model's own forward"
+        why = f"{where} branches on data and '{hidden[0]}' was not reached: trace it with `also`"
+        for name, slot in labels.slots.items():
+            if name.startswith(prefix):
+                for term in slot:
+                    for atom in leaves(term):
+                        freeze(atom, why)

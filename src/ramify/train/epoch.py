@@ -1,0 +1,244 @@
+"""Plain training: settings, optimizer, learning rate as a function of the step, epochs, evaluation.
+
+``S`` is the number of samples of a batch.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from ramify import distributed
+from ramify.errors import RamifyError
+from ramify.probe.splitting_matrix import Loss, check_weights, checked_loss
+from ramify.tracing.recorder import evaluating
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("cosine", "steps", "constant")
+SPANS = ("round", "run")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network trains between two changes of its shape.
+
+    Attributes:
+        epochs: Passes over the data in each round.
+        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
+        lr: Learning rate at the start of each round.
+        momentum: Momentum of SGD.
+        nesterov: Nesterov's form of it.
+        weight_decay: Applied to every parameter, as in the papers.
+        schedule: ``"cosine"`` falls to 0, ``"steps"`` divides by 10 at each milestone,
+            ``"constant"`` stays.
+        milestones: Where ``"steps"`` divides, as shares of the schedule.
+        span: What the schedule goes over: ``"round"`` begins it again after each edit (S2D, S3D),
+            ``"run"`` stretches it over the training epochs of all rounds (Gauss-Newton).
+
+    Raises:
+        RamifyError: A setting is unknown or out of range.
+    """
+
+    epochs: int = 10
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    span: str = "round"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("schedule", self.schedule, SCHEDULES),
+            ("span", self.span, SPANS),
+        ):
+            if value not in known:
+                raise RamifyError(f"unknown {name} {value!r}; choose one of {', '.join(known)}.")
+        if self.epochs < 1:
+            raise RamifyError(f"epochs is {self.epochs}; a round needs at least 1.")
+        if not 0 < self.lr < math.inf:
+            raise RamifyError(f"the learning rate is {self.lr}; it must be above 0.")
+        if not 0 <= self.momentum < 1:
+            raise RamifyError(f"momentum is {self.momentum}; it is 0 or more, and below 1.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise RamifyError(f"weight_decay is {self.weight_decay}; it must not be negative.")
+        if self.nesterov and not self.momentum > 0:
+            raise RamifyError("nesterov is a form of momentum; give a momentum above 0.")
+        marks = (0.0, *self.milestones, 1.0)
+        if not all(one < two for one, two in itertools.pairwise(marks)):
+            raise RamifyError(
+                f"milestones are {', '.join(map(str, self.milestones))}; give rising shares "
+                "between 0 and 1, such as 0.5, 0.75."
+            )
+
+    def factor(self, step: int, total: int) -> float:
+        """The learning rate of a step, over the first one.
+
+        Args:
+            step: Steps of the schedule already made.
+            total: Steps of the whole schedule.
+
+        Returns:
+            A factor in [0, 1].
+
+        Example:
+            >>> Training().factor(2, 4), Training(schedule="steps").factor(3, 4)
+            (0.5, 0.01)
+        """
+        done = step / total
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * done))
+        if self.schedule == "steps":
+            return 1 / 10 ** sum(done >= milestone for milestone in self.milestones)
+        return 1.0
+
+
+def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
+    """The optimizer that ``training`` names, over all parameters; fit for ``train_epoch``."""
+    return optimizer_over(model.parameters(), training)
+
+
+def optimizer_over(parameters: Iterable[Tensor], training: Training) -> Optimizer:
+    """The optimizer that ``training`` names, over these parameters."""
+    lr, decay = training.lr, training.weight_decay
+    groups = [{"params": list(parameters), "initial_lr": lr}]
+    if training.optimizer == "sgd":
+        return SGD(
+            groups,
+            lr=lr,
+            momentum=training.momentum,
+            nesterov=training.nesterov,
+            weight_decay=decay,
+        )
+    kind = Adam if training.optimizer == "adam" else AdamW
+    return kind(groups, lr=lr, weight_decay=decay)
+
+
+def train_epoch(
+    model: nn.Module,
+    loss: Loss,
+    batches: Iterable[Any],
+    optimizer: Optimizer,
+    factor: Callable[[int], float],
+    where: str = "training",
+    after_step: Callable[[nn.Module], None] | None = None,
+) -> tuple[float, int]:
+    """One pass of ordinary training.
+
+    Args:
+        model: The network; it is left in training mode.
+        loss: ``loss(model, batch)``, one loss a sample, shape (S,).
+        batches: The batches of this epoch.
+        optimizer: Its groups' ``initial_lr`` is what ``factor`` multiplies.
+        factor: Step of this epoch -> factor of the learning rate.
+        where: What to call this epoch in an error.
+        after_step: Called with the model after each step: for a weight average, say.
+
+    Returns:
+        The mean training loss, and the number of steps.
+
+    Raises:
+        RamifyError: The loss is not one a sample or hangs on no parameter, the loss or a weight is
+            no longer finite, or there are no batches.
+    """
+    model.train()
+    total, samples, steps = 0.0, 0, 0
+    for batch in batches:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor(steps)
+        with located(f"{where}, step {steps}"):
+            losses = checked_loss(loss, model, batch)
+            if not losses.requires_grad:
+                raise RamifyError(
+                    "the loss hangs on no parameter that takes gradients; unfreeze some, and train "
+                    "outside of torch.no_grad."
+                )
+        mean = losses.mean()
+        optimizer.zero_grad(set_to_none=True)
+        mean.backward()
+        distributed.average_gradients(model.parameters(), len(losses))
+        optimizer.step()
+        if after_step is not None:
+            after_step(model)
+        total += float(losses.detach().sum())
+        samples += len(losses)
+        steps += 1
+    if steps == 0:
+        raise RamifyError(
+            f"the data gave no batch at {where}; give a list, a DataLoader or a function of the "
+            "epoch, not an iterator that ends after one pass."
+        )
+    with located(f"after {where}"):
+        check_weights(model)
+    if distributed.world_size() > 1:
+        distributed.share_buffers(model)
+    return _over_ranks(total / samples, samples), steps
+
+
+def _over_ranks(mean: float, samples: int) -> float:
+    [value] = distributed.all_mean([torch.tensor(mean, dtype=torch.float64)], samples)
+    return float(value)
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Put in front of a RamifyError where it happened."""
+    try:
+        yield
+    except RamifyError as error:
+        raise RamifyError(f"{where}: {error}") from None
+
+
+def mean_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> float:
+    """The mean loss over every sample of ``batches``, in evaluation mode.
+
+    Args:
+        model: The network.
+        loss: ``loss(model, batch)``, one loss a sample, shape (S,).
+        batches: What to measure on.
+
+    Returns:
+        The mean.
+
+    Raises:
+        RamifyError: There is no batch, or the loss is not one finite number a sample.
+    """
+    total, samples = 0.0, 0
+    with evaluating(model):
+        for batch in batches:
+            losses = checked_loss(loss, model, batch)
+            total, samples = total + float(losses.sum()), samples + len(losses)
+    if not samples:
+        raise RamifyError(
+            "there is no batch to measure the loss on; give a list or a DataLoader, not an "
+            "iterator that ends after one pass."
+        )
+    return _over_ranks(total / samples, samples)
+
+
+def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """The classification loss of ``(x, y)``, one a sample: shape (S,)."""
+    inputs, labels = batch
+    return F.cross_entropy(model(inputs), labels, reduction="none")
+
+
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy (in [0, 1]) of a classifier, in evaluation mode."""
+    loss, hits, samples = 0.0, 0, 0
+    with evaluating(model):
+        for inputs, labels in batches:
+            logits = model(inputs)
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            hits += int((logits.argmax(1) == labels).sum())
+            samples += len(labels)
+    return loss / samples, hits / samples

@@ -1,0 +1,198 @@
+"""The steps of the loop between two trainings: choose among proposals, measure, describe."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ramify import distributed
+from ramify.cost import RESOURCES, graph_cost
+from ramify.edit import Edit, Prune, Split
+from ramify.errors import RamifyError
+from ramify.latency import measure_edited
+from ramify.methods import Proposal
+from ramify.probe.splitting_matrix import Loss
+from ramify.select import BUDGETS, Rule
+from ramify.select.fit import fit
+from ramify.tracing import ChannelGraph
+from ramify.train.epoch import mean_loss
+
+NOTHING_PAYS, SPENT = "no morphism pays", "budget"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to be done with a model.
+
+    Attributes:
+        selected: The proposals to carry out.
+        reason: Why nothing is to be done, where that is so.
+        cut: How many that the rule selected found no room in the budget.
+        full: Whether the budget is used up by these.
+    """
+
+    selected: Sequence[Proposal] = ()
+    reason: str | None = None
+    cut: int = 0
+    full: bool = False
+
+
+def choose(
+    graph: ChannelGraph,
+    proposals: Sequence[Proposal],
+    rule: Rule,
+    budget: Mapping[str, float] | None,
+) -> Choice:
+    """Select among proposals what pays and what the budget allows.
+
+    A method that only splits has used the budget up once a selection had to be cut; one that only
+    prunes, once the model is within it. One that does both may go on: what it prunes makes room.
+
+    Args:
+        graph: The traced model.
+        proposals: From a method.
+        rule: What selects among them.
+        budget: The most that the model may cost, or None.
+
+    Returns:
+        The selection, or the reason why there is none.
+    """
+    selected = rule.select(proposals)
+    if not selected:
+        return Choice(reason=NOTHING_PAYS)
+    if not budget:
+        return Choice(selected)
+    kinds = {isinstance(proposal.edit, Prune) for proposal in proposals}
+    if kinds == {True} and within(graph, budget):
+        return Choice(reason=SPENT)
+    # A rule of the user's need not know of multiples.
+    fitting = fit(selected, graph, budget, multiple_of=getattr(rule, "multiple_of", 1))
+    if not fitting:
+        return Choice(reason=SPENT)
+    cut = len(selected) - len(fitting)
+    return Choice(fitting, cut=cut, full=cut > 0 and len(kinds) == 1)
+
+
+def agreed(choice: Choice, proposals: Sequence[Proposal]) -> Choice:
+    """Rank 0's choice among proposals that are the same on every rank."""
+    if distributed.world_size() == 1:
+        return choice
+    places = {id(proposal): place for place, proposal in enumerate(proposals)}
+    own = [places[id(proposal)] for proposal in choice.selected]
+    taken, reason, cut, full = distributed.broadcast((own, choice.reason, choice.cut, choice.full))
+    return Choice([proposals[place] for place in taken], reason, cut, full)
+
+
+def within(graph: ChannelGraph, budget: Mapping[str, float]) -> bool:
+    """Whether the model as it is keeps within a budget."""
+    cost = graph_cost(graph)
+    spent: dict[str, float] = {name: cost.of(name) for name in budget if name in RESOURCES}
+    if "latency" in budget:
+        spent["latency"] = measure_edited(graph).median
+    return all(spent[name] <= most for name, most in budget.items())
+
+
+def checked_rounds(rounds: int) -> int:
+    """How often to edit at most.
+
+    Args:
+        rounds: As the user gave it.
+
+    Returns:
+        The same.
+
+    Raises:
+        RamifyError: It is no whole number of 0 or more, and the loop would never end.
+    """
+    if not isinstance(rounds, int) or rounds < 0:
+        raise RamifyError(f"rounds is {rounds!r}; give a whole number of 0 or more.")
+    return rounds
+
+
+def checked_budget(budget: Mapping[str, float] | None) -> dict[str, float] | None:
+    """The budget as plain numbers.
+
+    Args:
+        budget: The most that a model may cost, by name.
+
+    Returns:
+        It as it stands in the history; None where nothing is bounded.
+
+    Raises:
+        RamifyError: An entry has an unknown name or is not a positive number.
+    """
+    plain = dict(budget or {})
+    for name, most in plain.items():
+        if name not in BUDGETS:
+            raise RamifyError(f"there is no budget of {name!r}; give {', '.join(BUDGETS)}.")
+        if isinstance(most, bool) or not isinstance(most, int | float) or not 0 < most < math.inf:
+            raise RamifyError(f"the budget of {name} is {most!r}; give a number above 0.")
+    return plain or None
+
+
+def measured(graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> dict[str, Any]:
+    """What an edit changes: widths, cost, and the loss on the batches that judged it."""
+    widths = {group.name: group.width for group in graph.groups}
+    return {"widths": widths, "loss": mean_loss(graph.model, loss, batches)} | costs(graph)
+
+
+def costs(graph: ChannelGraph) -> dict[str, int]:
+    """Parameters and MACs."""
+    cost = graph_cost(graph)
+    return {"params": cost.params, "macs": cost.macs}
+
+
+def edit_event(
+    graph: ChannelGraph,
+    proposals: Sequence[Proposal],
+    choice: Choice,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the history keeps of an edit, as plain values.
+
+    Args:
+        graph: The graph of the edited model.
+        proposals: All that the method proposed.
+        choice: What was done of it.
+        before: From :func:`measured`.
+        after: The same, of the edited model.
+
+    Returns:
+        The event, but for its place in the run.
+    """
+    taken = {id(proposal) for proposal in choice.selected}
+    event: dict[str, Any] = {}
+    for key in before:
+        event |= {f"{key}_before": before[key], f"{key}_after": after[key]}
+    return event | {
+        "predicted_gain": _gain(choice.selected),
+        "cut": choice.cut,
+        "full": choice.full,
+        "proposals": [
+            {
+                "group": graph[proposal.edit.group].name,
+                "channel": proposal.edit.channel,
+                "copies": _copies(proposal.edit),
+                "index": proposal.index,
+                "score": proposal.score,
+                "gain": proposal.gain,
+                "selected": id(proposal) in taken,
+            }
+            for proposal in proposals
+        ],
+        # At width 1 queries and keys need not change together: one group becomes two.
+        "origin": {name: old for name, old in graph.origin.items() if name in before["widths"]},
+    }
+
+
+def _gain(selected: Sequence[Proposal]) -> float | None:
+    """What the edits should gain together; None where the method only scores."""
+    if all(proposal.score is not None and proposal.gain == 0 for proposal in selected):
+        return None
+    return sum(proposal.gain for proposal in selected)
+
+
+def _copies(edit: Edit) -> int:
+    """Channels that come of one: 0 where it is pruned."""
+    return len(edit.weights) if isinstance(edit, Split) else 0

@@ -1,0 +1,155 @@
+"""The loop of a relaxed search: steps, events, a checkpoint, and an end where it collapses."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import nn
+
+from ramify import distributed
+from ramify.errors import RamifyError
+from ramify.relax import Gates, Pairs, Searcher
+from ramify.store.checkpoint import ADVICE, read_state, write_state
+from ramify.store.state import random_states, set_random_states
+from ramify.train.epoch import located
+from ramify.train.history import Event
+
+PARTS = {"searcher", "history", "rng"}
+
+
+def search(
+    searcher: Searcher,
+    pairs: Pairs,
+    *,
+    epochs: int,
+    log: Callable[[Event], None] | None = None,
+    checkpoint: str | Path | None = None,
+    evaluate: Callable[[nn.Module], Mapping[str, Any]] | None = None,
+    after_epoch: Callable[[Event], bool] | None = None,
+    tags: Mapping[str, Any] | None = None,
+) -> list[Event]:
+    """Search for some epochs, with the model in training mode.
+
+    Where ``torch.distributed`` is set up, every rank calls it with the same searcher and its own
+    share of both halves: gradients and losses are means over all ranks, rank 0 writes the
+    checkpoint and calls ``log``, and buffers are those of rank 0 after each epoch.
+
+    Args:
+        searcher: What takes the steps.
+        pairs: The batches of both halves, epoch by epoch.
+        epochs: How many, those before an interruption included.
+        log: Called with the event of each epoch: ``epoch`` from 0, ``step``, the mean ``loss_a``
+            and ``loss_p``, the last ``penalty``, ``seconds``, ``t`` since the beginning, and
+            ``alpha``: least, mean and largest entry of all architecture parameters, and the share
+            of zeros.
+        checkpoint: A file written after each epoch. Where it exists, the search goes on from it, to
+            the same numbers as without the interruption.
+        evaluate: Measures of the model to add to each event, plain values.
+        after_epoch: Asked with the event of each epoch, and on going on with that of the last one,
+            whether to end the search; on rank 0 alone.
+        tags: Entries to put in front of each event.
+
+    Returns:
+        All events.
+
+    Raises:
+        RamifyError: The loss or α is no longer finite, or all gates of a layer are zero: the
+            checkpoint is then that of the last good epoch. Or the checkpoint is damaged or of
+            another search, or the ranks do not hold the same network.
+
+    Example:
+        >>> import torch, ramify
+        >>> from functools import partial
+        >>> from torch import nn
+        >>> net, x = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 1)), torch.ones(8, 2)
+        >>> gates = ramify.gate(ramify.trace(net, x))
+        >>> sgd = partial(torch.optim.SGD, lr=0.01)
+        >>> searcher = ramify.relax.RARTS(net, arch=gates, weight_optimizer=sgd, arch_optimizer=sgd,
+        ...     loss=lambda model, batch: (model(batch) - 1).square().squeeze(1))
+        >>> history = ramify.search(searcher, ramify.relax.Pairs([x[:4]], [x[4:]]), epochs=2)
+        >>> [(event["epoch"], event["step"]) for event in history]
+        [(0, 1), (1, 2)]
+    """
+    with distributed.together():
+        distributed.check_same(
+            "pairs of batches of an epoch", len(pairs), "give every rank as many."
+        )
+        file = None if checkpoint is None else Path(checkpoint)
+        history = _resumed(searcher, file) if file is not None and file.exists() else []
+        distributed.check_ranks(searcher.model)
+        began = time.monotonic() - (history[-1]["t"] if history else 0.0)
+        while len(history) < epochs and not _ended(after_epoch, history):
+            now = _epoch(searcher, pairs, len(history))
+            now |= dict(evaluate(searcher.model) if evaluate else {})
+            head = {"event": "epoch", **(tags or {}), "t": time.monotonic() - began}
+            history.append(head | now)
+            _write(searcher, history, file)
+            if log is not None and distributed.is_rank_zero():
+                log(history[-1])
+        return history
+
+
+def _epoch(searcher: Searcher, pairs: Pairs, epoch: int) -> Event:
+    """The steps of an epoch, and what they saw."""
+    start, seen = time.monotonic(), []
+    searcher.model.train()
+    for step, (batch_a, batch_p) in enumerate(pairs(epoch)):
+        with located(f"search, epoch {epoch}, step {step}"):
+            seen.append(searcher.step(batch_a, batch_p))
+    searcher.share_buffers()
+    with located(f"search, after epoch {epoch}"):
+        for module in searcher.model.modules():
+            if isinstance(module, Gates):
+                module.check()
+    return {
+        "epoch": epoch,
+        "step": searcher.steps,
+        "loss_a": fmean(step.loss_a for step in seen),
+        "loss_p": fmean(step.loss_p for step in seen),
+        "penalty": seen[-1].penalty,
+        "seconds": time.monotonic() - start,
+        "alpha": _summary(searcher),
+    }
+
+
+def _summary(searcher: Searcher) -> dict[str, float]:
+    entries = torch.cat([alpha.detach().flatten().float() for alpha in searcher.arch])
+    return {
+        "least": entries.min().item(),
+        "mean": entries.mean().item(),
+        "largest": entries.max().item(),
+        "zeros": (entries == 0).float().mean().item(),
+    }
+
+
+def _ended(after_epoch: Callable[[Event], bool] | None, history: list[Event]) -> bool:
+    """Whether the search is to end early, as rank 0 says."""
+    if after_epoch is None or not history:
+        return False
+    return bool(
+        distributed.broadcast(after_epoch(history[-1]) if distributed.is_rank_zero() else None)
+    )
+
+
+def _write(searcher: Searcher, history: list[Event], file: Path | None) -> None:
+    rng = distributed.all_gather(random_states())
+    if file is not None and distributed.is_rank_zero():
+        write_state(file, {"searcher": searcher.state_dict(), "history": history, "rng": rng})
+
+
+def _resumed(searcher: Searcher, file: Path) -> list[Event]:
+    """The events of a checkpoint; the searcher is back where it was."""
+    stored = read_state(file)
+    if stored.keys() != PARTS:
+        raise RamifyError(f"{file} is not the checkpoint of a search; {ADVICE}")
+    with located(str(file)):
+        searcher.load_state_dict(stored["searcher"])
+    if (
+        len(stored["rng"]) == distributed.world_size()
+    ):  # each rank draws its own numbers, as of its dropout
+        set_random_states(stored["rng"][distributed.rank()])
+    history: list[Event] = stored["history"]
+    return history

@@ -1,0 +1,176 @@
+"""How the channels of a network are scored while it trains: the searchers by their names."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ramify.errors import RamifyError
+from ramify.methods import L1 as WeightNorm
+from ramify.methods import BNScale, Method, Proposal, Taylor
+from ramify.methods.scores import prunable, prunes
+from ramify.probe.splitting_matrix import Loss
+from ramify.relax import L1, Searcher
+from ramify.relax.registry import NAMES, searcher_named
+from ramify.tracing import ChannelGraph
+from ramify.train.epoch import Training, optimizer_over
+
+PLAIN = ("l1", "taylor", "random")
+SEARCHERS = (*NAMES, "bn", *PLAIN)
+
+
+@dataclass(frozen=True)
+class WidthSearch:
+    """How channels are scored: the search stage of Algorithm 3.
+
+    Gates on the channels are learned beside the weights by ``rarts``, ``darts1``, ``darts2``,
+    ``milenas`` and ``joint``. With ``bn`` the scales of the norm layers are, under an L1 penalty:
+    network slimming. ``l1``, ``taylor`` and ``random`` train plainly for as many steps on as many
+    samples, then score by the weights, by first order, or by chance.
+
+    α moves like the weights do, by the same optimizer and schedule but without weight decay, since
+    the penalty is what shrinks it; γ = 1e-4 is the thesis's, as in network slimming. Both losses
+    count alike (λ = 1). β is small: under a step size of 0.1 it draws the two copies of the weights
+    together in some hundred steps, while each can fit its own half of the data in between; with a
+    large β they are one copy, trained on both halves jointly.
+
+    Attributes:
+        searcher: One of the names above.
+        epochs: Passes over the pairs of batches.
+        lam: λ, of ``rarts`` and ``milenas``.
+        beta: β, of ``rarts``.
+        gamma: γ, the weight of the L1 penalty on the gates, or on the norm scales.
+        arch_lr: Learning rate of the gates; None takes that of the weights, as the thesis does.
+        seed: Of the scores of ``random``.
+        groups: Patterns of the names of groups, such as ``"*.mlp.fc1"``, of which one has to match;
+            None scores the channels of every group that can be pruned exactly.
+
+    Raises:
+        RamifyError: A setting is unknown or out of range.
+
+    Source: RARTS thesis, Algorithm 3 and section 4.2.2.
+    """
+
+    searcher: str = "rarts"
+    epochs: int = 10
+    lam: float = 1.0
+    beta: float = 0.01
+    gamma: float = 1e-4
+    arch_lr: float | None = None
+    seed: int = 0
+    groups: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.searcher not in SEARCHERS:
+            raise RamifyError(
+                f"there is no searcher {self.searcher!r}; choose one of {', '.join(SEARCHERS)}."
+            )
+        if self.epochs < 1:
+            raise RamifyError(f"the search is given {self.epochs} epochs; it needs at least 1.")
+        for name in ("lam", "beta", "gamma"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise RamifyError(f"{name} is {value}; it must not be negative.")
+        if self.arch_lr is not None and not 0 < self.arch_lr < math.inf:
+            raise RamifyError(f"arch_lr is {self.arch_lr}; it must be above 0.")
+
+    def chosen(self, graph: ChannelGraph) -> list[str]:
+        """The groups to score; whoever scores them, they are the same.
+
+        Args:
+            graph: Of the network.
+
+        Returns:
+            Their names.
+
+        Raises:
+            RamifyError: There is none.
+        """
+        exact = [group.name for group in graph.groups if group.prune_exact]
+        patterns = ("*",) if self.groups is None else self.groups
+        found = [name for name in exact if any(fnmatchcase(name, one) for one in patterns)]
+        if not found:
+            raise RamifyError(
+                f"no group of this network that can be pruned exactly is called "
+                f"{' or '.join(patterns)}: print(graph), or `ramify show`, lists them."
+            )
+        return found
+
+    def make(
+        self, model: nn.Module, arch: Iterable[Tensor], loss: Loss, training: Training, steps: int
+    ) -> Searcher:
+        """The searcher over a model's gates, or over its norm scales.
+
+        Args:
+            model: The network.
+            arch: The gates, or the scales.
+            loss: ``loss(model, batch)``.
+            training: How the weights train.
+            steps: Of the whole search, over which the learning rates fall.
+
+        Returns:
+            The searcher.
+        """
+        rates = replace(training, lr=self.arch_lr or training.lr, weight_decay=0.0)
+        gamma, weights = self.gamma, training
+        if self.searcher in ("joint", "bn"):
+            weights = _of_a_sum(training)
+        if self.searcher == "bn":  # the scales are weights, which decay, beside their penalty
+            gamma, rates = 2 * gamma, weights
+        schedule = partial(_scheduled, training=training, steps=steps)
+        name = "joint" if self.searcher == "bn" else self.searcher
+        return searcher_named(name, self.lam, self.beta)(
+            model,
+            arch=arch,
+            loss=loss,
+            weight_optimizer=partial(optimizer_over, training=weights),
+            arch_optimizer=partial(optimizer_over, training=rates),
+            gamma=gamma,
+            penalty=L1() if gamma else None,
+            schedules={"weights": schedule, "arch": schedule},
+        )
+
+    def method(self) -> Method | None:
+        """What scores the channels after the search, where that is not the gates."""
+        methods: dict[str, Method] = {
+            "bn": BNScale(),
+            "l1": WeightNorm(),
+            "taylor": Taylor(),
+            "random": Chance(self.seed),
+        }
+        return methods.get(self.searcher)
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Prunes in random order: what any score has to beat."""
+
+    seed: int
+
+    def propose(
+        self, graph: ChannelGraph, loss: Loss | None, batches: Iterable[Any]
+    ) -> list[Proposal]:
+        """A prune of every channel that can go; neither loss nor batches are looked at."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return prunes(
+            graph, {g.name: torch.rand(g.width, generator=generator) for g in prunable(graph)}
+        )
+
+
+def _of_a_sum(training: Training) -> Training:
+    """What takes on the sum of two losses, as Joint has it, the steps of others on their mean."""
+    # Adam does not see the scale of its gradients, which hold the decay; AdamW decays beside them.
+    rate = 0.5 if training.optimizer == "sgd" else 1.0
+    decay = 1.0 if training.optimizer == "adamw" else 2.0
+    return replace(training, lr=rate * training.lr, weight_decay=decay * training.weight_decay)
+
+
+def _scheduled(optimizer: Optimizer, training: Training, steps: int) -> LambdaLR:
+    return LambdaLR(optimizer, lambda step: training.factor(min(step, steps), steps))
