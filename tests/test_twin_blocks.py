@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from ramify.probe.displaced.displacement import even
+from ramify.probe.displaced import even
 from ramify.probe.displaced.even import Even, Halves, Rectified, Whole
 from ramify.probe.displaced.tensor import Twin, rectified
 from ramify.probe.displaced.tiles import largest, pooled, tile_of

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ramify
-from ramify.tracing import rehearse
+from ramify.tracing.verify import trial_growth
 from tests.checks import ability
 
 
@@ -45,14 +45,14 @@ class Tower(nn.Module):
 
 def test_blocks_that_fail_alike_are_told_apart_together(monkeypatch: pytest.MonkeyPatch) -> None:
     count = 0
-    record = rehearse.record
+    record = trial_growth.record
 
     def counted(*args: object, **kwargs: object) -> object:
         nonlocal count
         count += 1
         return record(*args, **kwargs)
 
-    monkeypatch.setattr(rehearse, "record", counted)
+    monkeypatch.setattr(trial_growth, "record", counted)
     graph = ramify.trace(Tower(12).double(), torch.randn(1, 3, 4).double())
     assert count < 18
     for number in range(12):
