@@ -12,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# With fewer channels, channels last, the gradient of a 1×1 convolution of stride 2 corrupts memory
+# on processors without AVX-512 (torch 2.13, oneDNN's kernel for AVX2).
+_ONEDNN_FEWEST = 8
+
 
 class Zero(nn.Module):
     """The operation `none`: zeros of the size that the stride leaves."""
@@ -41,6 +45,8 @@ class FactorizedReduce(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, out_channels, ⌈H / 2⌉, ⌈W / 2⌉)."""
         x = F.relu(x)
+        if x.shape[1] < _ONEDNN_FEWEST:
+            x = x.contiguous()
         # A pixel off; padding keeps the layout of the gradient too, as a slice does not.
         odd = F.pad(x, (-1, x.shape[3] % 2, -1, x.shape[2] % 2))
         return self.norm(torch.cat([self.even(x), self.odd(odd)], dim=1))
