@@ -8,7 +8,7 @@ import torch
 from ramify.cells import DARTS, NATS, Space
 from ramify.commands.config import FitConfig, RunConfig
 from ramify.errors import RamifyError
-from ramify.models import named_object
+from ramify.imports import object_at
 from ramify.relax.registry import NAMES
 
 SPACES: dict[str, Space] = {"darts": DARTS, "nats": NATS}
@@ -42,7 +42,7 @@ def space_named(name: str) -> Space:
     if name in SPACES:
         return SPACES[name]
     known = f"one of {', '.join(SPACES)}, or package.module:space for one of your own"
-    found = named_object(name, "space", known)
+    found = object_at(name, "space", known)
     if not isinstance(found, Space):
         raise RamifyError(
             f"{name} is a {type(found).__name__}, where a ramify.cells.Space is expected: name one."

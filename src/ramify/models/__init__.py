@@ -1,5 +1,5 @@
 """The networks of the papers, as plain modules with plain forwards, by name."""
 
-from ramify.models.registry import NAMES, build, named_object
+from ramify.models.registry import NAMES, build
 
-__all__ = ["NAMES", "build", "named_object"]
+__all__ = ["NAMES", "build"]

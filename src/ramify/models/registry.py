@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ramify.errors import RamifyError
+from ramify.imports import object_at
 from ramify.models import (
     dgcnn,
     digits_net,
@@ -107,52 +105,10 @@ def _find(name: str) -> Builder:
     if name in _BUILDERS:
         return _BUILDERS[name]
     known = f"one of {', '.join(NAMES)}, or package.module:function for one of your own"
-    builder = named_object(name, "model", known)
+    builder = object_at(name, "model", known)
     if not callable(builder):
         raise RamifyError(
             f"{name} is a {type(builder).__name__}, where a function that returns a network is "
             "expected: correct the name after the colon."
         )
     return builder
-
-
-def named_object(name: str, what: str, known: str) -> Any:
-    """What a user names as ``package.module:object``.
-
-    Args:
-        name: the name; the module is found as Python finds modules, also in the current directory.
-        what: what is asked for, such as ``model``, for errors.
-        known: what could have been given, for errors.
-
-    Returns:
-        The object.
-
-    Raises:
-        RamifyError: if the name is not of this form, or there is no such module or object.
-    """
-    module_name, colon, object_name = name.partition(":")
-    if not (module_name and colon and object_name):
-        raise RamifyError(f"unknown {what} {name!r}: give {known}.")
-    module = _import(module_name, f"the {what} {name!r}")
-    if not hasattr(module, object_name):
-        raise RamifyError(
-            f"{module_name} has no {object_name!r}, which the {what} {name!r} asks for: correct "
-            "the name after the colon."
-        )
-    return getattr(module, object_name)
-
-
-def _import(module_name: str, asking: str) -> Any:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)  # a console command does not look in the current directory
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # A module that the user's own module fails to import is theirs to see, as it is.
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise RamifyError(
-            f"there is no module {error.name!r}, which {asking} asks for: correct the "
-            "name before the colon, or run the command where the module lies."
-        ) from error

@@ -1,0 +1,93 @@
+"""What a user names as ``package.module:object``: found as Python finds modules, and here."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from ramify.errors import RamifyError
+
+
+def object_at(text: str, what: str, known: str = "package.module:object") -> Any:
+    """The object that a user names as ``package.module:object``.
+
+    Args:
+        text: the name; the module is looked for where Python looks, and in the current directory.
+        what: what is asked for, such as ``model``, for errors.
+        known: what could have been given, for errors.
+
+    Returns:
+        The object.
+
+    Raises:
+        RamifyError: the text is not of this form, or there is no such module or object.
+
+    Example:
+        >>> object_at("math:sqrt", "function")(9)
+        3.0
+    """
+    module_name, colon, path = text.partition(":")
+    if not (module_name and colon and path):
+        raise RamifyError(f"unknown {what} {text!r}: give {known}.")
+    found = _module(module_name, f"the {what} {text!r}")
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise RamifyError(
+                f"{module_name} has no {path!r}, which the {what} {text!r} asks for: correct "
+                "the name after the colon."
+            )
+        found = getattr(found, name)
+    return found
+
+
+def made(found: Any, text: str, what: str, **offered: Any) -> Any:
+    """What a class or a function that the user named gives, called with what it takes.
+
+    Args:
+        found: the class or the function.
+        text: how the user named it, for errors.
+        what: what is asked for, for errors.
+        **offered: keyword arguments; those that its signature does not name are left out.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        RamifyError: it needs an argument that is not offered.
+
+    Example:
+        >>> made(dict, "builtins:dict", "table")
+        {}
+    """
+    try:
+        signature = inspect.signature(found)
+    except ValueError:  # of a class in C, which does not say what it takes
+        return found()
+    taken = {key: value for key, value in offered.items() if key in signature.parameters}
+    try:
+        signature.bind(**taken)
+    except TypeError as error:
+        raise RamifyError(
+            f"the {what} {text}{signature} cannot be called with {', '.join(taken) or 'nothing'} "
+            f"({error}): give a default to every other argument."
+        ) from error
+    return found(**taken)
+
+
+def _module(name: str, asking: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # a console command does not look in the current directory
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # A module that the user's own module fails to import is theirs to see, as it is.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise RamifyError(
+            f"there is no module {error.name!r}, which {asking} asks for: correct the "
+            "name before the colon, or run the command where the module lies."
+        ) from error
