@@ -277,7 +277,10 @@ def test_what_the_benchmark_knows_stands_beside(monkeypatch: pytest.MonkeyPatch)
             "search --data digits --latency-weight 1 --latency-table f",
             "f is missing; give the file of a latency table",
         ),
-        ("search --data shapes", "shapes holds samples of shape .* and cells are for images"),
+        (
+            "search --data experiments.s2d.points.shapes:load",
+            "shapes:load holds samples of shape .* and cells are for images",
+        ),
         ("search --resume nowhere", "nowhere is not a run folder"),
         ("export nowhere", "nowhere is neither a run folder nor a saved network"),
         ("retrain nowhere --channels 3 --data digits --model digits_net", "nowhere is neither a"),

@@ -22,8 +22,8 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 import ramify
+from experiments.sidt.detector import Detections, Target, target
 from ramify.data.catalog import VARIABLE
-from ramify.models.swin_detector import Detections, Target, target
 
 CLASSES = 3  # red cells, white cells, platelets
 

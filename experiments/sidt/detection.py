@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.sidt import blood, command, study
+from experiments.sidt.detector import SwinDetector, decode, detection_loss
 from experiments.sidt.page import opening, table
-from ramify.models.swin_detector import SwinDetector, decode, detection_loss
 from ramify.tracing.recorder import evaluating
 
 RATIOS = (0.2, 0.4)

@@ -1,4 +1,4 @@
-"""What a user names as ``package.module:object``: found as Python finds modules, and here."""
+"""What a user names as ``package.module:object``, and packages that only an extra brings."""
 
 from __future__ import annotations
 
@@ -90,4 +90,23 @@ def _module(name: str, asking: str) -> Any:
         raise RamifyError(
             f"there is no module {error.name!r}, which {asking} asks for: correct the "
             "name before the colon, or run the command where the module lies."
+        ) from error
+
+
+def require(package: str, extra: str, purpose: str) -> None:
+    """Make sure that a package which only an extra brings is installed.
+
+    Args:
+        package: The name it is imported by.
+        extra: The extra of Ramify that brings it.
+        purpose: What needs it, the beginning of the error's sentence.
+
+    Raises:
+        RamifyError: It is not installed; the sentence says what to install.
+    """
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise RamifyError(
+            f'{purpose} {package}, which is not installed: pip install "ramify[{extra}]".'
         ) from error

@@ -13,14 +13,11 @@ from ramify.models import (
     mobilenet,
     mobilenet_v2,
     preresnet,
-    rbf,
     resnet,
     swin,
     vgg,
 )
 from ramify.models.blocks import conv_norm_relu
-
-FOR_IMAGES = [name for name in NAMES if name != "dgcnn"]  # which takes clouds of points
 
 
 def parameters(model):
@@ -31,7 +28,7 @@ def convolutions(model):
     return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
 
 
-@pytest.mark.parametrize("name", [name for name in FOR_IMAGES if name != "preresnet164"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "preresnet164"])
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (1, 8, 8)])
 def test_every_network_takes_the_images_of_every_set(name, shape):
     width = {} if name.startswith("preresnet") else {"width": 3}
@@ -44,7 +41,7 @@ def test_every_network_takes_the_images_of_every_set(name, shape):
 
 def test_forward_works_for_one_sample_at_a_time():
     images = torch.randn(3, 3, 32, 32)
-    for name in FOR_IMAGES:
+    for name in NAMES:
         model = build(name, dataset_shape=(3, 32, 32), classes=5).eval()
         with torch.no_grad():
             together, alone = model(images), torch.cat([model(image[None]) for image in images])
@@ -63,7 +60,6 @@ def test_forward_works_for_one_sample_at_a_time():
         (preresnet.build(depth=164), 1_703_258),
         (resnet.build(), 272_474),
         (resnet.build(depth=56), 855_770),
-        (rbf.build(width=8), 24),
     ],
 )
 def test_sizes_of_the_papers(model, count):
@@ -168,24 +164,6 @@ def test_resnet_depth_that_does_not_exist(depth):
         resnet.build(depth=depth)
 
 
-def test_rbf_is_equation_14():
-    model = rbf.build(width=3)
-    inputs = torch.linspace(-5, 5, 11)
-    theta = torch.cat([model.hidden.weight, model.hidden.bias[:, None]], dim=1)
-    weights = model.out.weight[0]
-    expected = sum(
-        weights[i] * torch.exp(-((theta[i, 0] * inputs + theta[i, 1]) ** 2) / 2) for i in range(3)
-    )
-    torch.testing.assert_close(model(inputs[:, None])[:, 0], expected)
-
-
-def test_rbf_starts_with_variance_three():
-    model = rbf.build(width=20_000)
-    for parameter in model.parameters():
-        assert parameter.mean().item() == pytest.approx(0, abs=0.05)
-        assert parameter.var().item() == pytest.approx(3, rel=0.05)
-
-
 @pytest.mark.parametrize(
     "arguments, shape",
     [({}, (2, 8, 6, 6)), ({"kernel": 1}, (2, 8, 6, 6)), ({"stride": 2}, (2, 8, 3, 3))],
@@ -235,5 +213,5 @@ def test_swin_by_depths_and_width():
 
 def test_swin_without_its_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(RamifyError, match="pip install 'ramify\\[transformers\\]'"):
+    with pytest.raises(RamifyError, match='pip install "ramify\\[transformers\\]"'):
         build("swin", dataset_shape=(3, 32, 32), classes=7)

@@ -55,7 +55,7 @@ def net(name, **settings):
 
 
 def test_names():
-    assert set(NAMES) >= {"digits_net", "vgg19", "mobilenet_v1", "preresnet", "rbf"}
+    assert set(NAMES) >= {"digits_net", "vgg19", "mobilenet_v1", "preresnet", "swin"}
 
 
 @pytest.mark.parametrize("name, depth", [("preresnet56", 56), ("preresnet164", 164)])
@@ -73,7 +73,7 @@ def test_shape_and_classes_reach_the_network():
     model = net("digits_net")
     assert model.layer1[0].in_channels == 3
     assert model.head.out_features == 7
-    assert net("rbf").hidden.in_features == 60
+    assert net("experiments.s2d.rbf.network:build").hidden.in_features == 60
 
 
 def test_own_function_gets_what_its_signature_names(own):

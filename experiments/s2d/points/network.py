@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ramify.models import dgcnn
+from experiments.s2d.points import dgcnn
 
 NEIGHBOURS = 10  # of 128 points; the usual 20 are of 1,024
 

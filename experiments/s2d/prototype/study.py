@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import ramify
+from experiments.s2d.prototype.network import PrototypeNet
 from ramify.data import Dataset, batches
-from ramify.models.prototype import PrototypeNet
 
 Event = dict[str, Any]
 PROBED = 1000  # training images that judge the splits

@@ -9,10 +9,10 @@ import torch
 from torch import Generator, Tensor
 
 import ramify
+from experiments.s2d.rbf.network import RBF
 from experiments.s2d.rbf.task import DTYPE, Task, mse, network, squared_error, stream
 from experiments.s2d.rbf.training import Tick, fit, optimizer_of
 from ramify import ChannelGraph, Proposal, Split
-from ramify.models.rbf import RBF
 
 NEURONS = 8
 GROUP = "hidden"

@@ -12,10 +12,10 @@ from torch import Tensor
 
 import ramify
 from experiments.s2d.rbf.arms import GROUP, halves, propose
+from experiments.s2d.rbf.network import RBF
 from experiments.s2d.rbf.task import Task, network, squared_error, stream
 from experiments.s2d.rbf.training import Tick, fit, optimizer_of
 from ramify import Proposal, Split
-from ramify.models.rbf import RBF
 
 WIDTH = 7
 TOP = 5  # eigenvalues in the figure

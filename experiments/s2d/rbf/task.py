@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from ramify.models.rbf import RBF, VARIANCE, build
+from experiments.s2d.rbf.network import RBF, VARIANCE, build
 
 TRUE_NEURONS = 15
 POINTS = 1000

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
+from experiments.s2d.rbf.network import RBF
 from experiments.s2d.rbf.task import Task
-from ramify.models.rbf import RBF
 
 RATE = 0.005
 EVERY = 100  # iterations between two points of a loss curve

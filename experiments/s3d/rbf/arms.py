@@ -9,10 +9,10 @@ from torch import Tensor
 
 import ramify
 from experiments.s2d.rbf.arms import GROUP, Settings
+from experiments.s2d.rbf.network import RBF
 from experiments.s2d.rbf.task import Task, mse, network, squared_error, stream
 from experiments.s2d.rbf.training import Tick, fit, optimizer_of
 from ramify import ChannelGraph, Proposal
-from ramify.models.rbf import RBF
 
 NEURONS = 7  # which two, three and four copies a split all reach
 

@@ -1,8 +1,7 @@
-"""What NATS-Bench measured for each of its 15,625 cells, from small tables of its numbers.
+"""What NATS-Bench measured for each of its 15,625 cells, from a small table of its numbers.
 
 Source: X. Dong and others, "NATS-Bench: Benchmarking NAS algorithms for architecture topology and
-size", 2021; latencies by H. Lee and others, "HELP: Hardware-adaptive efficient latency prediction
-for NAS via meta-learning", 2021.
+size", 2021.
 
 Shape letters: `A` architectures.
 """
@@ -10,7 +9,6 @@ Shape letters: `A` architectures.
 from __future__ import annotations
 
 import os
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from ramify.cells.nats import NATS
 from ramify.errors import RamifyError
 
 DATASETS = ("cifar10", "cifar100", "imagenet16")
-_CORE, _FULL, _LATENCY = "nb201_core.npz", "nb201.parquet", "nb201_latency_help.parquet"
+_CORE = "nb201_core.npz"
 _GET = "set RAMIFY_DATA to a folder that holds nb201/ with it, or give that folder itself"
 
 Column = NDArray[np.float64]
@@ -33,9 +31,8 @@ class NatsTables:
 
     Args:
         folder: where the tables lie; by default `nb201` in the folder that the environment variable
-            RAMIFY_DATA names. `nb201_core.npz` is enough for accuracies after 200 epochs,
-            parameters and multiply-accumulates; `nb201.parquet` has single seeds and 12 epochs,
-            `nb201_latency_help.parquet` the latencies. Parquet needs `ramify[tables]`.
+            RAMIFY_DATA names, as `nb201_core.npz`: accuracies after 200 epochs, parameters and
+            multiply-accumulates.
 
     Raises:
         RamifyError: The folder or its core table is missing or damaged.
@@ -92,23 +89,14 @@ class NatsTables:
         return Genotype("NATS", 1, (("cell", tuple(map(tuple, states))),))
 
     def accuracy(
-        self,
-        genotype: Genotype | str,
-        dataset: str = "cifar10",
-        split: str = "test",
-        *,
-        epochs: int = 200,
-        seed: int | None = None,
+        self, genotype: Genotype | str, dataset: str = "cifar10", split: str = "test"
     ) -> float:
-        """Accuracy of a trained network, in %.
+        """Accuracy of a network trained for 200 epochs, in %, the mean over the benchmark's seeds.
 
         Args:
             genotype: the architecture, or its text.
             dataset: `cifar10`, `cifar100` or `imagenet16` (ImageNet16-120).
-            split: `test`, `valid`, or `valtest`, which is both together (not for CIFAR-10).
-            epochs: 200 or 12.
-            seed: 777, 888 or 999, known for 200 epochs on CIFAR-10's `valid` and the others'
-                `valtest`; None is the mean over the benchmark's seeds of the architecture.
+            split: `test` or `valid`.
 
         Returns:
             The accuracy.
@@ -116,80 +104,34 @@ class NatsTables:
         Raises:
             RamifyError: The table has no such number; the sentence says which it has.
         """
-        row = self.index(genotype)
-        value = float(self._accuracies(dataset, split, epochs, seed)[row])
-        if np.isnan(value):
-            raise RamifyError(
-                f"architecture {row} was not trained with seed {seed} on {dataset}: give another "
-                "seed, or None for the mean over those that there are."
-            )
-        return value
+        return float(self.accuracies(dataset, split)[self.index(genotype)])
 
     def percentile(
         self, genotype: Genotype | str, dataset: str = "cifar10", split: str = "test"
     ) -> float:
         """The part of all architectures, in %, that are worse after 200 epochs."""
-        values = self._accuracies(dataset, split, 200, None)
+        values = self.accuracies(dataset, split)
         return 100 * float((values < values[self.index(genotype)]).mean())
 
-    def params(self, genotype: Genotype | str, dataset: str = "cifar10") -> int:
-        """Parameters, counted from the structure."""
-        return int(self._column(f"params_{dataset}")[self.index(genotype)])
+    def params(self, genotype: Genotype | str) -> int:
+        """Parameters of the network for CIFAR-10, counted from the structure."""
+        return int(self.column("params")[self.index(genotype)])
 
-    def macs(self, genotype: Genotype | str, dataset: str = "cifar10") -> float:
-        """Multiply-accumulates of one image, which the benchmark calls FLOPs."""
-        return float(1e6 * self._column(f"mflops_{dataset}")[self.index(genotype)])
+    def macs(self, genotype: Genotype | str) -> float:
+        """Multiply-accumulates of one image of CIFAR-10, which the benchmark calls FLOPs."""
+        return float(1e6 * self.column("mflops")[self.index(genotype)])
 
-    @cached_property
-    def devices(self) -> tuple[str, ...]:
-        """What latencies were measured on; a number at the end is the batch size."""
-        start = "lat_ms_"
-        return tuple(name.removeprefix(start) for name in self._latency if name.startswith(start))
-
-    def latency(self, genotype: Genotype | str, device: str) -> float:
-        """Milliseconds of a forward on one of `devices`.
-
-        Args:
-            genotype: the architecture, or its text.
-            device: one of `devices`.
-
-        Returns:
-            The measured latency.
-
-        Raises:
-            RamifyError: The device is unknown, or the table is missing.
-        """
-        if device not in self.devices:
-            raise RamifyError(
-                f"no latencies were measured on {device!r}: give one of {', '.join(self.devices)}."
-            )
-        return float(self._latency[f"lat_ms_{device}"][self.index(genotype)])
-
-    def _accuracies(self, dataset: str, split: str, epochs: int, seed: int | None) -> Column:
-        """(A,) accuracies."""
+    def accuracies(self, dataset: str, split: str) -> Column:
+        """(A,) accuracies of all architectures, by their numbers."""
         if dataset not in DATASETS:
             raise RamifyError(f"there is no data set {dataset!r}: give {', '.join(DATASETS)}.")
-        name = f"{dataset}_{split}" + (f"_seed{seed}" if seed is not None else "")
-        return self._column(name + (f"_{epochs}ep" if epochs != 200 else ""))
+        return self.column(f"{dataset}_{split}")
 
-    def _column(self, name: str) -> Column:
-        short = name.removesuffix("_cifar10")
-        for known in (name, short):
-            if known in self._core:
-                return self._core[known].astype(np.float64)
-        if name not in self._full:
-            raise RamifyError(
-                f"the tables have no column {name}: {', '.join(self._full)} are there."
-            )
-        return self._full[name]
-
-    @cached_property
-    def _full(self) -> dict[str, Column]:
-        return self._read_parquet(_FULL)
-
-    @cached_property
-    def _latency(self) -> dict[str, Column]:
-        return self._read_parquet(_LATENCY)
+    def column(self, name: str) -> Column:
+        """(A,) numbers of all architectures."""
+        if name not in self._core:
+            raise RamifyError(f"the table has no column {name}: {', '.join(self._core)} are there.")
+        return self._core[name].astype(np.float64)
 
     def _read_core(self) -> dict[str, NDArray[Any]]:
         path = self.folder / _CORE
@@ -200,28 +142,6 @@ class NatsTables:
                 return {"ops": file["ops"], "op_names": file["op_names"], **file}
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise RamifyError(f"{path} cannot be read ({error!r}): get it again.") from error
-
-    def _read_parquet(self, name: str) -> dict[str, Column]:
-        path = self.folder / name
-        if not path.is_file():
-            raise RamifyError(f"{path} is missing, which holds what was asked for: {_GET}.")
-        try:
-            from pyarrow import ArrowException, parquet
-        except ModuleNotFoundError as error:
-            raise RamifyError(
-                f'{path} is read by pyarrow, which is not installed: pip install "ramify[tables]".'
-            ) from error
-        try:
-            table = parquet.read_table(path)
-        except (OSError, ArrowException) as error:
-            raise RamifyError(f"{path} cannot be read ({error!r}): get it again.") from error
-        if table.num_rows != 5**6:
-            raise RamifyError(f"{path} has {table.num_rows} rows, not 15625: get it again.")
-        return {
-            column: table[column].to_numpy().astype(np.float64)
-            for column in table.column_names
-            if column not in ("arch", "index")
-        }
 
 
 def _folder() -> Path:

@@ -21,9 +21,9 @@ Data = Annotated[
     option(
         "--data",
         panel=WHAT,
-        text="digits, shapes (built in), mnist, fashion-mnist, cifar10, cifar100, caltech20, "
-        "spoken-digits, modelnet40 (found under the folder that RAMIFY_DATA names), or a folder "
-        "with train/CLASS/* and test/CLASS/* images.",
+        text="digits (built in); mnist, fashion-mnist, cifar10, cifar100, caltech20, or NAME of "
+        "NAME.npz (found under the folder that RAMIFY_DATA names); package.module:object, an "
+        "object of yours; or a folder with train/CLASS/* and test/CLASS/* images.",
     ),
 ]
 Model = Annotated[

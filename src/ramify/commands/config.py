@@ -343,8 +343,6 @@ SMALL = {"model": "digits_net", "width": 4, "step": 0.1, "probe_samples": 1024, 
 LARGE = {"model": "vgg19", "width": 16, "step": 0.01, "probe_samples": 512}
 MNIST = SMALL | {"epochs": 2, "batch_size": 128, "weight_decay": 5e-4}
 CIFAR = LARGE | {"rounds": 2, "epochs": 4, "batch_size": 64, "weight_decay": 1e-4}
-POINTS = {"model": "dgcnn", "fraction": 0.4, "step": 0.01, "probe_samples": 128}
-POINTS |= {"batch_size": 32, "weight_decay": 1e-4}  # as S3D, section 4.5
 DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": SMALL | {"epochs": 20, "batch_size": 64, "weight_decay": 5e-3},
     "mnist": MNIST,
@@ -354,9 +352,5 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "caltech20": LARGE
     | {"model": "mobilenet_v2", "probe_samples": 256}
     | {"rounds": 2, "epochs": 10, "batch_size": 32, "weight_decay": 1e-4, "lr": 0.05},
-    "spoken-digits": SMALL
-    | {"model": "ds_cnn", "width": 8, "epochs": 10, "batch_size": 64, "weight_decay": 5e-4},
-    "shapes": POINTS | {"width": 8, "rounds": 1, "epochs": 9},
-    "modelnet40": POINTS | {"width": 16, "epochs": 250},
     "folder": SMALL | {"epochs": 10, "batch_size": 64, "weight_decay": 5e-4},
 }

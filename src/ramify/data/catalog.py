@@ -1,4 +1,4 @@
-"""The data sets that have a name, and where their files are looked for."""
+"""Data sets by name: the built-in ones, files, folders, and objects of the user."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from itertools import product
 from pathlib import Path
 
 from ramify.data.cifar import read_binary_batches, read_python_batches
-from ramify.data.dataset import Dataset, RawSplit, from_raw
+from ramify.data.dataset import Dataset, RawSplit, as_dataset, from_raw
 from ramify.data.digits import load_digits
 from ramify.data.folder import load_folder
 from ramify.data.idx import read_idx_split
-from ramify.data.npz import read_npz
-from ramify.data.points_modelnet import load_modelnet
-from ramify.data.points_shapes import load_shapes
-from ramify.data.speech import load_spoken_digits
+from ramify.data.npz import load_npz, read_npz
 from ramify.errors import RamifyError
+from ramify.imports import made, object_at
 
 VARIABLE = "RAMIFY_DATA"
+CALTECH = "caltech20"
 
 
 @dataclass(frozen=True)
@@ -117,36 +116,25 @@ _FILE_SETS = (
 )
 
 
-def _load_caltech(root: Path) -> Dataset:
-    return replace(load_folder(root / "caltech20"), augment=True)
-
-
-_OTHER_SETS: dict[str, Callable[[Path], Dataset]] = {  # each has a reader of its own
-    "caltech20": _load_caltech,
-    "spoken-digits": load_spoken_digits,
-    "modelnet40": load_modelnet,
-}
-
-NAMES = ("digits", *(file_set.name for file_set in _FILE_SETS), "shapes", *_OTHER_SETS)
+NAMES = ("digits", *(file_set.name for file_set in _FILE_SETS), CALTECH)
 
 
 def load(name: str, seed: int = 0) -> Dataset:
     """Load a data set into memory.
 
-    ``digits`` is embedded, and ``shapes`` is drawn. The other named sets are looked for in the
-    folder that the environment variable RAMIFY_DATA names: as ``NAME.npz`` (x_train, y_train,
-    x_test, y_test; uint8), or in their official files (idx, also compressed; CIFAR's Python or
-    binary batches) in ``NAME/``, ``NAME/raw/`` or the folder itself, in this order (MNIST and
-    Fashion-MNIST have files of the same names: to keep both, give each its folder).
-    ``caltech20`` is a folder of that name with ``train/CLASS/*`` and ``test/CLASS/*`` images.
-    ``spoken-digits`` needs librosa, ``modelnet40`` needs h5py; each is looked for as it was
-    unpacked. Anything else is taken for the path of a folder of images, ``train/CLASS/*`` and
-    ``test/CLASS/*``.
+    ``digits`` come with scikit-learn. The other built-in sets are looked for in the folder that the
+    environment variable RAMIFY_DATA names: as ``NAME.npz`` (x_train, y_train, x_test, y_test;
+    uint8), or in their official files (idx, also compressed; CIFAR's Python or binary batches) in
+    ``NAME/``, ``NAME/raw/`` or the folder itself, in this order (MNIST and Fashion-MNIST have files
+    of the same names: to keep both, give each its folder). ``caltech20`` is a folder of that name
+    with ``train/CLASS/*`` and ``test/CLASS/*`` images.
 
     Args:
-        name: one of ``NAMES``, or the path of a folder.
-        seed: which split of the digits, or which clouds of the shapes; the other sets come with a
-            split of their own.
+        name: one of ``NAMES``; the path of a folder of images, ``train/CLASS/*`` and
+            ``test/CLASS/*``; any other NAME for ``NAME.npz`` in the folder RAMIFY_DATA, as
+            :func:`ramify.data.npz.load_npz` reads it; or ``package.module:object`` for an object
+            that has what :class:`ramify.data.TrainTest` names, or a function that returns one.
+        seed: which split of the digits; the other sets come with a split of their own.
 
     Returns:
         The data set; ``augment`` is set for the CIFAR sets and caltech20.
@@ -160,22 +148,28 @@ def load(name: str, seed: int = 0) -> Dataset:
     """
     if name == "digits":
         return load_digits(seed)
-    if name == "shapes":
-        return load_shapes(seed)
-    if name in _OTHER_SETS:
-        return _OTHER_SETS[name](_data_folder(name))
+    if name == CALTECH:
+        return replace(load_folder(data_folder(name) / name), augment=True)
     for file_set in _FILE_SETS:
         if name == file_set.name:
-            return _load_files(file_set, _data_folder(name))
-    if not Path(name).is_dir():
-        raise RamifyError(
-            f"unknown data set {name!r}: give one of {', '.join(NAMES)}, or the path of a folder "
-            "with images in train/CLASS/* and test/CLASS/*."
-        )
-    return load_folder(Path(name))
+            return _load_files(file_set, data_folder(name))
+    if Path(name).is_dir():
+        return load_folder(Path(name))
+    if all(name.partition(":")):
+        found = object_at(name, "data set")
+        return as_dataset(made(found, name, "data set") if callable(found) else found, name)
+    path = Path(os.environ.get(VARIABLE, "")).expanduser() / f"{name}.npz"
+    if path.is_file():
+        return load_npz(path)
+    raise RamifyError(
+        f"unknown data set {name!r}: give one of {', '.join(NAMES)}; the name of a .npz file in "
+        f"the folder that {VARIABLE} names; package.module:object; or the path of a folder with "
+        "images in train/CLASS/* and test/CLASS/*."
+    )
 
 
-def _data_folder(name: str) -> Path:
+def data_folder(name: str) -> Path:
+    """The folder that RAMIFY_DATA names, in which the set ``name`` is looked for."""
     value = os.environ.get(VARIABLE)
     if not value:
         raise RamifyError(

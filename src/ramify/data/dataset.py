@@ -1,4 +1,4 @@
-"""What every loader returns: samples and labels, normalised, in memory.
+"""A data set: samples and labels, normalised, in memory; and how other forms become one.
 
 Shapes: N samples, C channels, H rows, W columns, K classes.
 """
@@ -6,17 +6,20 @@ Shapes: N samples, C channels, H rows, W columns, K classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ramify.errors import RamifyError
 
 Pixels = NDArray[np.uint8]  # (N, C, H, W), 0 to 255
 Labels = NDArray[np.int64]  # (N,), 0 to K - 1
-Values = NDArray[np.float32]  # (N, ...), in a unit of their own
+Samples = Pixels | Tensor
+
+MEMBERS = ("x_train", "y_train", "x_test", "y_test")
 
 
 @dataclass(frozen=True)
@@ -29,22 +32,25 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A classification data set, normalised by the mean and deviation of its own training samples.
-
-    The attributes speak of images; features of sounds are images of one channel, and clouds of
-    points have the shape (N, 3, P).
+    """A classification data set in memory, ready for training.
 
     Attributes:
         name: what the user asked for; for a folder of images, the folder's own name.
-        x_train: training images (N, C, H, W), float32, each channel of mean 0 and deviation 1.
+        x_train: training samples (N, ...), float32; images are (N, C, H, W), and those that Ramify
+            reads have mean 0 and deviation 1 in each channel.
         y_train: training labels (N,), int64, from 0 to K - 1.
-        x_test: test images, normalised by the constants of the training images.
+        x_test: test samples, normalised by the constants of the training samples.
         y_test: test labels.
         classes: the K names of the classes, in the order of the labels.
         augment: whether :func:`ramify.data.batches` crops and flips the training images.
         mean: mean of each channel of the training images, in pixels scaled to 0...1.
         std: deviation of each channel, in the same unit; an image ``x`` in 0...1 is prepared for a
             trained model by ``(x - mean) / std``.
+
+    Example:
+        >>> x, y = torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+        >>> Dataset("noise", x, y, x, y, classes=("a", "b", "c")).shape
+        (1, 8, 8)
     """
 
     name: str
@@ -59,8 +65,27 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one sample: (C, H, W) of an image, (3, P) of a cloud of points."""
+        """Shape of one sample, such as (C, H, W) of an image."""
         return tuple(self.x_train.shape[1:])
+
+
+class TrainTest(Protocol):
+    """What an object needs to be taken as a data set.
+
+    It may also have any other attribute of :class:`Dataset`: ``classes`` (else the labels are the
+    names), ``augment`` (else False), ``mean`` and ``std`` (for the note in an exported model).
+
+    Attributes:
+        x_train: training samples (N, ...), floating-point numbers in the form the model takes.
+        y_train: training labels (N,), whole numbers from 0.
+        x_test: test samples, of the same shape and in the same unit.
+        y_test: test labels.
+    """
+
+    x_train: Any
+    y_train: Any
+    x_test: Any
+    y_test: Any
 
 
 def from_raw(
@@ -108,67 +133,85 @@ def from_raw(
     )
 
 
-def from_values(
-    name: str,
-    train: tuple[Values, Labels],
-    test: tuple[Values, Labels],
-    classes: tuple[str, ...],
-    *,
-    mean: ArrayLike = (),
-    std: ArrayLike = (),
-) -> Dataset:
-    """Check the two splits of a set that is no set of images, and normalise them as told.
+def as_dataset(source: TrainTest, name: str) -> Dataset:
+    """Take an object of the user's as a data set; its samples stay as they are.
 
     Args:
-        name: name of the data set, used in errors.
-        train: training samples (N, ...) and labels (N,).
-        test: test samples and labels.
-        classes: names of the K classes.
-        mean: taken from every sample, one number a place of the last dimension; none leaves the
-            samples as they are.
-        std: what every sample is then divided by, likewise.
+        source: arrays or tensors, under the names of :class:`TrainTest`.
+        name: what to call it.
 
     Returns:
-        The data set.
+        The data set, samples float32 and labels int64; what already is one as it is.
 
     Raises:
-        RamifyError: as :func:`from_raw`.
+        RamifyError: if a member is missing, samples are no floating-point numbers or labels no
+            whole numbers, or as :func:`from_raw`.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> x, y = np.zeros((4, 2)), np.array([0, 1, 1, 0])
+        >>> as_dataset(SimpleNamespace(x_train=x, y_train=y, x_test=x, y_test=y), "zeros").classes
+        ('0', '1')
     """
-    _check(name, train, test, len(classes))
-    center, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    (x_train, y_train), (x_test, y_test) = (
-        ((values - center) / scale if center.size else values, labels)
-        for values, labels in (train, test)
-    )
+    if isinstance(source, Dataset):
+        return source
+    if missing := [key for key in MEMBERS if not hasattr(source, key)]:
+        raise RamifyError(
+            f"the data set {name} is a {type(source).__name__} without {', '.join(missing)}: give "
+            f"an object with {', '.join(MEMBERS)}."
+        )
+    try:
+        x_train, y_train, x_test, y_test = (torch.as_tensor(getattr(source, k)) for k in MEMBERS)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise RamifyError(
+            f"the data set {name} does not hold arrays or tensors of numbers ({error})."
+        ) from error
+    for samples in (x_train, x_test):
+        if not samples.is_floating_point() or samples.ndim < 2:
+            raise RamifyError(
+                f"the data set {name} has samples of {samples.dtype} and shape "
+                f"{tuple(samples.shape)}, where floating-point numbers of shape (N, ...) are "
+                "expected: bring them into the form that the model takes."
+            )
+    for labels in (y_train, y_test):
+        if labels.is_floating_point() or labels.ndim != 1:
+            raise RamifyError(
+                f"the data set {name} has labels of {labels.dtype} and shape "
+                f"{tuple(labels.shape)}, where whole numbers of shape (N,) are expected."
+            )
+    count = 1 + max((int(labels.max()) for labels in (y_train, y_test) if len(labels)), default=0)
+    classes = tuple(getattr(source, "classes", map(str, range(count))))
+    _check(name, (x_train, y_train), (x_test, y_test), len(classes))
     return Dataset(
         name=name,
-        x_train=torch.from_numpy(np.ascontiguousarray(x_train)),
-        y_train=torch.from_numpy(y_train),
-        x_test=torch.from_numpy(np.ascontiguousarray(x_test)),
-        y_test=torch.from_numpy(y_test),
+        x_train=x_train.float(),
+        y_train=y_train.long(),
+        x_test=x_test.float(),
+        y_test=y_test.long(),
         classes=classes,
-        mean=tuple(center.tolist()),
-        std=tuple(scale.tolist()),
+        augment=bool(getattr(source, "augment", False)),
+        mean=tuple(getattr(source, "mean", ())),
+        std=tuple(getattr(source, "std", ())),
     )
 
 
 def _check(
     name: str,
-    train: tuple[Pixels | Values, Labels],
-    test: tuple[Pixels | Values, Labels],
+    train: tuple[Samples, Labels | Tensor],
+    test: tuple[Samples, Labels | Tensor],
     classes: int,
 ) -> None:
     _check_split(name, "training", *train, classes)
     _check_split(name, "test", *test, classes)
     if train[0].shape[1:] != test[0].shape[1:]:
         raise RamifyError(
-            f"{name} has training images of shape {train[0].shape[1:]} and test images of "
-            f"shape {test[0].shape[1:]}, which should be the same: bring them to one shape."
+            f"{name} has training images of shape {tuple(train[0].shape[1:])} and test images of "
+            f"shape {tuple(test[0].shape[1:])}, which should be the same: bring them to one shape."
         )
 
 
 def _check_split(
-    name: str, split: str, samples: Pixels | Values, labels: Labels, classes: int
+    name: str, split: str, samples: Samples, labels: Labels | Tensor, classes: int
 ) -> None:
     count = len(samples)
     if count == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ramify.data.dataset import Dataset, RawSplit, from_raw
+from ramify.imports import require
 
 TEST_IMAGES = 360  # a fifth of 1,797
 
@@ -20,9 +21,13 @@ def load_digits(seed: int) -> Dataset:
     Returns:
         1,437 training and 360 test images (N, 1, 8, 8).
 
+    Raises:
+        RamifyError: if scikit-learn is not installed.
+
     Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.
     """
-    # scikit-learn takes a second to import, which only this set should cost.
+    require("sklearn", "cli", "the digits come with scikit-learn, imported as")
+    # It takes a second to import, which only this set should cost.
     from sklearn.datasets import load_digits as read
     from sklearn.model_selection import train_test_split
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from ramify.data.dataset import Dataset, RawSplit, from_raw
 from ramify.errors import RamifyError
+from ramify.imports import require
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 GREY_MODES = {"1", "L", "LA"}
 DEEP_MODES = ("I", "F")  # 16 and 32 bits a pixel, which a conversion to 8 bits would cut off
@@ -30,8 +34,9 @@ def load_folder(root: Path) -> Dataset:
 
     Raises:
         RamifyError: if a folder is missing or empty, the classes of the two splits differ, there
-            are fewer than two, or an image cannot be read.
+            are fewer than two, an image cannot be read, or Pillow is not installed.
     """
+    require("PIL", "cli", "folders of images are read by Pillow, imported as")
     files = {split: _class_files(root / split) for split in ("train", "test")}
     if files["train"].keys() != files["test"].keys():
         raise RamifyError(
@@ -61,7 +66,9 @@ def _class_files(split: Path) -> dict[str, list[Path]]:
     folders = sorted(path for path in split.iterdir() if _is_visible(path) and path.is_dir())
     if not folders:
         raise RamifyError(f"{split} has no class folders: put the images into {split}/CLASS/.")
-    endings = Image.registered_extensions()
+    from PIL.Image import registered_extensions
+
+    endings = registered_extensions()
     files = {
         folder.name: sorted(
             path
@@ -83,8 +90,10 @@ def _is_visible(path: Path) -> bool:
 
 
 def _mode(path: Path) -> str:
+    from PIL.Image import open as read
+
     try:
-        with Image.open(path) as image:
+        with read(path) as image:
             mode = image.mode
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -96,9 +105,12 @@ def _mode(path: Path) -> str:
     return mode
 
 
-def _open(path: Path, mode: str) -> Image.Image:
+def _open(path: Path, mode: str) -> Image:
+    from PIL import ImageOps
+    from PIL.Image import open as read
+
     try:
-        with Image.open(path) as image:
+        with read(path) as image:
             return ImageOps.exif_transpose(image).convert(mode)
     except (OSError, SyntaxError) as error:  # Pillow reports some broken PNG files as SyntaxError
         raise _unreadable(path, error) from error
@@ -109,12 +121,14 @@ def _unreadable(path: Path, error: Exception) -> RamifyError:
 
 
 def _read_split(groups: list[list[Path]], mode: str, size: tuple[int, int]) -> RawSplit:
+    from PIL.Image import Resampling
+
     paths = [path for group in groups for path in group]
     channels = len(mode)
     pixels = np.empty((len(paths), channels, size[1], size[0]), dtype=np.uint8)
     for row, path in zip(pixels, paths, strict=True):
         image = _open(path, mode)
         if image.size != size:
-            image = image.resize(size, Image.Resampling.BILINEAR)
+            image = image.resize(size, Resampling.BILINEAR)
         row[:] = np.asarray(image).reshape(size[1], size[0], channels).transpose(2, 0, 1)
     return RawSplit(pixels, np.repeat(np.arange(len(groups)), [len(group) for group in groups]))

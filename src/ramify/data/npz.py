@@ -1,23 +1,54 @@
-"""A data set in one ``.npz`` file: x_train, y_train, x_test, y_test."""
+"""A data set in one ``.npz`` file: x_train, y_train, x_test, y_test.
+
+Shapes: N samples, C channels, H rows, W columns.
+"""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ramify.data.dataset import Labels, Pixels, RawSplit
+from ramify.data.dataset import MEMBERS as KEYS
+from ramify.data.dataset import Dataset, Labels, Pixels, RawSplit, as_dataset, from_raw
 from ramify.errors import RamifyError
 
-KEYS = ("x_train", "y_train", "x_test", "y_test")
+USUAL = (1, 3)  # channels of images
+
+
+def load_npz(path: str | Path) -> Dataset:
+    """Read a data set that has no name of its own in Ramify.
+
+    Args:
+        path: the file. Samples of type uint8 are images with 1 or 3 channels, (N, C, H, W),
+            (N, H, W, C) or (N, H, W), and are normalised; floating-point samples (N, ...) are taken
+            as they are. Labels are whole numbers from 0.
+
+    Returns:
+        The data set, named after the file.
+
+    Raises:
+        RamifyError: as :func:`read_npz`.
+    """
+    path = Path(path)
+    arrays = _arrays(path)
+    samples = arrays["x_train"]
+    if np.issubdtype(samples.dtype, np.floating):
+        return as_dataset(SimpleNamespace(**arrays), path.stem)
+    axes = (1, 3) if samples.ndim == 4 else ()
+    channels = next((samples.shape[axis] for axis in axes if samples.shape[axis] in USUAL), 1)
+    train, test = read_npz(path, channels)
+    count = 1 + max(int(split.labels.max(initial=0)) for split in (train, test))
+    return from_raw(path.stem, train, test, tuple(map(str, range(count))))
 
 
 def read_npz(path: Path, channels: int) -> tuple[RawSplit, RawSplit]:
-    """Read the training and the test split.
+    """Read the training and the test split of a set of images.
 
     Args:
         path: the file; images are uint8, NCHW or NHWC, or NHW where there is one channel.
@@ -30,6 +61,19 @@ def read_npz(path: Path, channels: int) -> tuple[RawSplit, RawSplit]:
         RamifyError: if the file is damaged, lacks an array, or an array has the wrong type or
             shape.
     """
+    arrays = _arrays(path)
+    splits = [
+        RawSplit(
+            _pixels(path, f"x_{split}", arrays[f"x_{split}"], channels),
+            _labels(path, f"y_{split}", arrays[f"y_{split}"]),
+        )
+        for split in ("train", "test")
+    ]
+    return splits[0], splits[1]
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The four arrays of the file, as they are."""
     try:
         # ZipFile refuses a lone .npy array, which numpy would load as one.
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
@@ -43,14 +87,7 @@ def read_npz(path: Path, channels: int) -> tuple[RawSplit, RawSplit]:
         raise RamifyError(
             f"{path} has no {', '.join(missing)}: a data set needs the arrays {', '.join(KEYS)}."
         )
-    splits = [
-        RawSplit(
-            _pixels(path, f"x_{split}", arrays[f"x_{split}"], channels),
-            _labels(path, f"y_{split}", arrays[f"y_{split}"]),
-        )
-        for split in ("train", "test")
-    ]
-    return splits[0], splits[1]
+    return arrays
 
 
 def _pixels(path: Path, key: str, images: NDArray[Any], channels: int) -> Pixels:

@@ -1,4 +1,4 @@
-"""The networks of the papers, as plain modules with plain forwards, by name."""
+"""Networks that users take, as plain modules with plain forwards, by name."""
 
 from ramify.models.registry import NAMES, build
 

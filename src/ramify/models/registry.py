@@ -12,19 +12,7 @@ from torch import nn
 
 from ramify.errors import RamifyError
 from ramify.imports import object_at
-from ramify.models import (
-    dgcnn,
-    digits_net,
-    ds_cnn,
-    mobilenet,
-    mobilenet_v2,
-    preresnet,
-    prototype,
-    rbf,
-    resnet,
-    swin,
-    vgg,
-)
+from ramify.models import digits_net, mobilenet, mobilenet_v2, preresnet, resnet, swin, vgg
 
 Builder = Callable[..., nn.Module]
 
@@ -39,10 +27,6 @@ _BUILDERS: dict[str, Builder] = {
     "preresnet164": partial(preresnet.build, depth=164),
     "resnet20": resnet.build,
     "swin": swin.build,
-    "rbf": rbf.build,
-    "prototype": prototype.build,
-    "ds_cnn": ds_cnn.build,
-    "dgcnn": dgcnn.build,
 }
 
 NAMES = tuple(_BUILDERS)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ramify.errors import RamifyError
+from ramify.imports import require
 
 EMBEDDING = 96
 HEAD = 32  # dimensions of a head
@@ -82,10 +82,5 @@ def build(
 
 def library() -> Any:
     """The library, imported when a network is first built: it takes seconds."""
-    try:
-        return importlib.import_module("transformers")
-    except ImportError as error:
-        raise RamifyError(
-            "the model swin is built by the transformers library, which is not installed: "
-            "`pip install 'ramify[transformers]'` brings it."
-        ) from error
+    require("transformers", "transformers", "the model swin is built by the library")
+    return importlib.import_module("transformers")

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ramify.data import load
-from ramify.data.speech import mfcc
+from experiments.s2d.speech.recordings import load, mfcc
 from ramify.errors import RamifyError
 
 
@@ -67,7 +66,7 @@ def test_features(samples):
 @pytest.mark.parametrize("folder", ["spoken-digits", "fsdd", "free-spoken-digit-dataset"])
 def test_splits(root, folder):
     write_splits(root / folder)
-    data = load("spoken-digits")
+    data = load()
     assert data.name == "spoken-digits"
     assert data.x_train.shape == (6, 1, 49, 10)
     assert data.y_train.tolist() == [0, 0, 1, 1, 2, 2]
@@ -79,7 +78,7 @@ def test_splits(root, folder):
 
 def test_coefficients_are_normalised_by_the_training_recordings(root):
     write_splits(root / "fsdd")
-    data = load("spoken-digits")
+    data = load()
     np.testing.assert_allclose(data.x_train.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(data.x_train.std((0, 1, 2), correction=0), 1, rtol=1e-4)
     wave, _ = soundfile.read(root / "fsdd" / "test" / "1_bob_0.wav", dtype="float32")
@@ -90,50 +89,50 @@ def test_coefficients_are_normalised_by_the_training_recordings(root):
 def test_official_repository(root):
     for take in (0, 4, 5, 12):
         write_wave(root / "fsdd" / "recordings" / f"7_ann_{take}.wav", 300 + take)
-    data = load("spoken-digits")
+    data = load()
     assert data.y_train.tolist() == data.y_test.tolist() == [7, 7]
 
 
 def test_other_rates_and_channels(root):
     write_splits(root / "fsdd")
-    same = load("spoken-digits")
+    same = load()
     write_wave(root / "fsdd" / "test" / "1_bob_0.wav", 407, rate=16_000, channels=2)
-    other = load("spoken-digits")
+    other = load()
     assert other.x_train.equal(same.x_train)
     assert (other.x_test[1] - same.x_test[1])[:, :10].abs().mean() < 0.1
 
 
 def test_not_there(root):
     with pytest.raises(RamifyError, match=r"does not hold spoken-digits: unpack the Free Spoken"):
-        load("spoken-digits")
+        load()
 
 
 def test_without_a_test_split(root):
     write_wave(root / "fsdd" / "train" / "1_ann_0.wav")
     with pytest.raises(RamifyError, match=r"fsdd holds 1 training and 0 test recordings"):
-        load("spoken-digits")
+        load()
 
 
 @pytest.mark.parametrize("name", ["librosa", "soundfile"])
 def test_without_librosa(root, monkeypatch, name):
     write_splits(root / "fsdd")
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(RamifyError, match=r'not installed: pip install "ramify\[speech\]"'):
-        load("spoken-digits")
+    with pytest.raises(RamifyError, match=r'not installed: pip install "ramify\[experiments\]"'):
+        load()
 
 
 def test_damaged_file(root):
     write_splits(root / "fsdd")
     (root / "fsdd" / "train" / "1_ann_0.wav").write_bytes(b"RIFF and nothing more")
     with pytest.raises(RamifyError, match=r"1_ann_0.wav cannot be read as a recording"):
-        load("spoken-digits")
+        load()
 
 
 def test_silent_file(root):
     write_splits(root / "fsdd")
     write_wave(root / "fsdd" / "train" / "1_ann_0.wav", seconds=0)
     with pytest.raises(RamifyError, match=r"1_ann_0.wav holds no sound"):
-        load("spoken-digits")
+        load()
 
 
 @pytest.mark.parametrize("name", ["one_ann_0.wav", "11_ann_0.wav", "².wav"])
@@ -141,4 +140,4 @@ def test_file_without_a_digit_in_its_name(root, name):
     write_splits(root / "fsdd")
     write_wave(root / "fsdd" / "test" / name)
     with pytest.raises(RamifyError, match=r"is not named as a recording of a digit"):
-        load("spoken-digits")
+        load()

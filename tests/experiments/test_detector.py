@@ -11,7 +11,7 @@ from torch.optim import AdamW
 pytest.importorskip("transformers", reason="needs the extra: pip install 'ramify[transformers]'")
 from transformers import SwinConfig
 
-from ramify.models.swin_detector import (
+from experiments.sidt.detector import (
     SwinDetector,
     Target,
     decode,

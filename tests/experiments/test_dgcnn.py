@@ -3,9 +3,10 @@ import torch
 from torch.nn import functional
 
 import ramify
+from experiments.s2d.points import dgcnn
 from ramify.commands.jobs import try_model
 from ramify.errors import RamifyError
-from ramify.models import build, dgcnn
+from ramify.models import build
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def test_size_at_the_usual_widths():
 
 
 def test_width_is_that_of_every_edge_layer():
-    model = build("dgcnn", dataset_shape=(3, 32), classes=10, width=8)
+    model = build("experiments.s2d.points.dgcnn:build", dataset_shape=(3, 32), classes=10, width=8)
     assert [layer.conv.weight.shape[:2] for layer in model.edges] == [(8, 6), *[(8, 16)] * 3]
     assert [model.embedding[0].out_channels, model.head[0].out_features] == [128, 64]
     assert model.head[4].out_features == 32

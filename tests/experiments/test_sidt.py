@@ -23,9 +23,9 @@ from ramify.data import Dataset
 pytest.importorskip("transformers", reason="needs the extra: pip install 'ramify[transformers]'")
 from transformers import SwinConfig, SwinForImageClassification
 
-pytest.importorskip("pycocotools", reason="needs the extra: pip install 'ramify[detection]'")
+pytest.importorskip("pycocotools", reason="needs the extra: pip install 'ramify[experiments]'")
 from experiments.sidt import blood, classification, detection, structure, study, swin
-from ramify.models.swin_detector import Detections
+from experiments.sidt.detector import Detections
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
 DEFAULTS = classification.Settings()

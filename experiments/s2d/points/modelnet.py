@@ -1,17 +1,22 @@
 """ModelNet40 in the HDF5 files of PointNet: 2,048 points on the surface of each of 40 objects.
 
+By the command: ``--data experiments.s2d.points.modelnet:load``.
+
 Shapes: N clouds, P points in a cloud.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ramify.data.dataset import Dataset, Labels, from_values
+from ramify.data import Dataset, as_dataset
+from ramify.data.catalog import data_folder
 from ramify.errors import RamifyError
+from ramify.imports import require
 
 FOLDERS = ("modelnet40", "modelnet40_ply_hdf5_2048")
 POINTS = 1024  # of each cloud, as DGCNN uses them
@@ -25,13 +30,12 @@ CLASSES = tuple(
 )
 
 
-def load_modelnet(root: Path) -> Dataset:
+def load() -> Dataset:
     """Read the official training and test split.
 
-    Args:
-        root: the folder that holds ``modelnet40_ply_hdf5_2048/`` (or ``modelnet40/``) as it was
-            unpacked: ``train_files.txt`` and ``test_files.txt``, which list the HDF5 files, and
-            these beside them, each with ``data`` (N, 2048, 3) and ``label`` (N, 1).
+    The folder that RAMIFY_DATA names holds ``modelnet40_ply_hdf5_2048/`` (or ``modelnet40/``) as it
+    was unpacked: ``train_files.txt`` and ``test_files.txt``, which list the HDF5 files, and these
+    beside them, each with ``data`` (N, 2048, 3) and ``label`` (N, 1).
 
     Returns:
         Clouds (N, 3, 1024): the first 1,024 points of each, coordinates as they are.
@@ -41,16 +45,22 @@ def load_modelnet(root: Path) -> Dataset:
 
     Source: Z. Wu and others, "3D ShapeNets", 2015; files of C. Qi and others, "PointNet", 2017.
     """
+    root = data_folder("modelnet40")
     folder = next((root / name for name in FOLDERS if (root / name).is_dir()), None)
     if folder is None:
         raise RamifyError(
             f"{root} does not hold modelnet40: unpack modelnet40_ply_hdf5_2048.zip there."
         )
-    train, test = (_read_split(folder, folder / f"{name}_files.txt") for name in ("train", "test"))
-    return from_values("modelnet40", train, test, classes=CLASSES)
+    require("h5py", "experiments", "ModelNet40 is read by")
+    x_train, y_train = _read_split(folder, folder / "train_files.txt")
+    x_test, y_test = _read_split(folder, folder / "test_files.txt")
+    read = SimpleNamespace(
+        x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, classes=CLASSES
+    )
+    return as_dataset(read, "modelnet40")
 
 
-def _read_split(folder: Path, listing: Path) -> tuple[NDArray[np.float32], Labels]:
+def _read_split(folder: Path, listing: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     if not listing.is_file():
         raise RamifyError(f"{listing} is missing: unpack modelnet40_ply_hdf5_2048.zip again.")
     names = [Path(line).name for line in listing.read_text().split()]  # listed under another root
@@ -61,13 +71,9 @@ def _read_split(folder: Path, listing: Path) -> tuple[NDArray[np.float32], Label
     return np.concatenate(clouds), np.concatenate(labels)
 
 
-def _read_file(path: Path) -> tuple[NDArray[np.float32], Labels]:
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise RamifyError(
-            'ModelNet40 is read by h5py, which is not installed: pip install "ramify[points]".'
-        ) from error
+def _read_file(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    import h5py
+
     try:
         with h5py.File(path, "r") as file:
             data, label = np.asarray(file["data"]), np.asarray(file["label"])
@@ -81,5 +87,5 @@ def _read_file(path: Path) -> tuple[NDArray[np.float32], Labels]:
             f"{path} holds data of shape {data.shape} and {label.size} labels, where (N, 2048, 3) "
             "and N are expected: unpack modelnet40_ply_hdf5_2048.zip again."
         )
-    clouds = data[:, :POINTS].transpose(0, 2, 1).astype(np.float32)
+    clouds = np.ascontiguousarray(data[:, :POINTS].transpose(0, 2, 1), dtype=np.float32)
     return clouds, label.reshape(-1).astype(np.int64)

@@ -1,5 +1,7 @@
 """Point clouds of ten parametric shapes, drawn from a seed: no files needed.
 
+By the command: ``--data experiments.s2d.points.shapes:load``.
+
 Shapes: N clouds, P points in a cloud, K classes.
 """
 
@@ -7,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ramify.data.dataset import Dataset, Labels, Values, from_values
+from ramify.data import Dataset, as_dataset
 
 Points = NDArray[np.float64]  # (P, 3)
 Generator = np.random.Generator
@@ -149,7 +152,7 @@ def _rotation(draw: Generator) -> NDArray[np.float64]:
     return basis * np.linalg.det(basis)  # the determinant is 1 or -1: no mirror images
 
 
-def load_shapes(seed: int) -> Dataset:
+def load(seed: int = 0) -> Dataset:
     """Draw the training and the test clouds, as many of every shape.
 
     Args:
@@ -159,9 +162,13 @@ def load_shapes(seed: int) -> Dataset:
         1,600 training and 600 test clouds (N, 3, 128), coordinates as they are.
     """
     train, test = np.random.default_rng(seed).spawn(2)
-    return from_values("shapes", _split(train, TRAIN), _split(test, TEST), classes=tuple(SHAPES))
+    (x_train, y_train), (x_test, y_test) = _split(train, TRAIN), _split(test, TEST)
+    drawn = SimpleNamespace(
+        x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, classes=tuple(SHAPES)
+    )
+    return as_dataset(drawn, "shapes")
 
 
-def _split(draw: Generator, count: int) -> tuple[Values, Labels]:
+def _split(draw: Generator, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     clouds = np.stack([cloud(shape, draw) for shape in SHAPES for _ in range(count)])
     return clouds, np.repeat(np.arange(len(SHAPES), dtype=np.int64), count)

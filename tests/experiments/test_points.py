@@ -4,9 +4,9 @@ import h5py
 import numpy as np
 import pytest
 
+from experiments.s2d.points import modelnet, shapes
+from experiments.s2d.points.modelnet import CLASSES
 from ramify.data import load
-from ramify.data import points_shapes as shapes
-from ramify.data.points_modelnet import CLASSES
 from ramify.errors import RamifyError
 
 
@@ -17,7 +17,7 @@ def draw():
 
 @pytest.fixture(scope="module")
 def drawn():
-    return load("shapes")
+    return load("experiments.s2d.points.shapes:load")
 
 
 def test_shapes_as_a_data_set(drawn):
@@ -33,8 +33,8 @@ def test_shapes_as_a_data_set(drawn):
 
 
 def test_shapes_follow_from_the_seed(drawn):
-    assert load("shapes", seed=0).x_test.equal(drawn.x_test)
-    assert not load("shapes", seed=1).x_test.equal(drawn.x_test)
+    assert shapes.load(seed=0).x_test.equal(drawn.x_test)
+    assert not shapes.load(seed=1).x_test.equal(drawn.x_test)
 
 
 @pytest.mark.parametrize("name", shapes.SHAPES)
@@ -169,7 +169,7 @@ def root(tmp_path, monkeypatch):
 @pytest.mark.parametrize("folder", ["modelnet40", "modelnet40_ply_hdf5_2048"])
 def test_modelnet(root, folder):
     made = write_modelnet(root / folder)
-    data = load("modelnet40")
+    data = modelnet.load()
     assert data.x_train.shape == (5, 3, 1024)
     assert data.x_test.shape == (3, 3, 1024)
     assert data.y_train.tolist() == [0, 1, 2, 0, 1]
@@ -186,24 +186,24 @@ def test_modelnet(root, folder):
 
 def test_modelnet_not_there(root):
     with pytest.raises(RamifyError, match=r"does not hold modelnet40: unpack .*_2048.zip"):
-        load("modelnet40")
+        modelnet.load()
 
 
 def test_modelnet_without_h5py(root, monkeypatch):
     write_modelnet(root / "modelnet40")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(RamifyError, match=r'not installed: pip install "ramify\[points\]"'):
-        load("modelnet40")
+    with pytest.raises(RamifyError, match=r'not installed: pip install "ramify\[experiments\]"'):
+        modelnet.load()
 
 
 def test_modelnet_without_its_listing(root):
     write_modelnet(root / "modelnet40")
     (root / "modelnet40" / "test_files.txt").write_text("\n")
     with pytest.raises(RamifyError, match=r"test_files.txt lists no files"):
-        load("modelnet40")
+        modelnet.load()
     (root / "modelnet40" / "test_files.txt").unlink()
     with pytest.raises(RamifyError, match=r"test_files.txt is missing"):
-        load("modelnet40")
+        modelnet.load()
 
 
 @pytest.mark.parametrize("content", [None, b"no HDF5"])
@@ -214,7 +214,7 @@ def test_modelnet_with_a_damaged_file(root, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(RamifyError, match=r"ply_data_train1.h5 cannot be read as an HDF5 file"):
-        load("modelnet40")
+        modelnet.load()
 
 
 def test_modelnet_without_labels(root):
@@ -222,16 +222,16 @@ def test_modelnet_without_labels(root):
     with h5py.File(root / "modelnet40" / "ply_data_train0.h5", "a") as file:
         del file["label"]
     with pytest.raises(RamifyError, match=r"cannot be read as an HDF5 file with data and label"):
-        load("modelnet40")
+        modelnet.load()
 
 
 def test_modelnet_with_too_few_points(root):
     write_modelnet(root / "modelnet40", points=500)
     with pytest.raises(RamifyError, match=r"\(3, 500, 3\) and 3 labels, where \(N, 2048, 3\)"):
-        load("modelnet40")
+        modelnet.load()
 
 
 def test_modelnet_with_labels_of_another_set(root):
     write_modelnet(root / "modelnet40", first_label=38)
     with pytest.raises(RamifyError, match="modelnet40 has training labels from 38 to 40"):
-        load("modelnet40")
+        modelnet.load()

@@ -1,17 +1,22 @@
 """Spoken digits: recordings as MFCC features.
 
+By the command: ``--data experiments.s2d.speech.recordings:load``.
+
 Shapes: N recordings, T frames, F coefficients.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ramify.data.dataset import Dataset, Labels, from_values
+from ramify.data import Dataset, as_dataset
+from ramify.data.catalog import data_folder
 from ramify.errors import RamifyError
+from ramify.imports import require
 
 FOLDERS = ("spoken-digits", "fsdd", "free-spoken-digit-dataset")
 RATE = 8000  # samples a second
@@ -21,17 +26,16 @@ BANDS, COEFFICIENTS = 40, 10
 TEST_TAKES = 5  # of each digit by each speaker: takes 0 to 4 are the official test split
 
 
-def load_spoken_digits(root: Path) -> Dataset:
+def load() -> Dataset:
     """Read the Free Spoken Digit Dataset: 3,000 recordings of ten digits by six speakers.
 
     A recording, ``DIGIT_SPEAKER_TAKE.wav``, becomes 10 coefficients (MFCC) of 49 windows of 40 ms,
     the features that DS-CNN was made for. Each coefficient is normalised by its mean and deviation
     over all frames of the training recordings.
 
-    Args:
-        root: the folder that holds ``spoken-digits/``, ``fsdd/`` or ``free-spoken-digit-dataset/``:
-            the files lie there in ``train/`` and ``test/``, or all in ``recordings/`` as in the
-            official repository, and then takes 0 to 4 are the test split.
+    The folder that RAMIFY_DATA names holds ``spoken-digits/``, ``fsdd/`` or
+    ``free-spoken-digit-dataset/``: the files lie there in ``train/`` and ``test/``, or all in
+    ``recordings/`` as in the official repository, and then takes 0 to 4 are the test split.
 
     Returns:
         Features (N, 1, 49, 10); ``mean`` and ``std`` have one entry a coefficient.
@@ -42,16 +46,22 @@ def load_spoken_digits(root: Path) -> Dataset:
     Source: Z. Jackson and others, "Free Spoken Digit Dataset"; features of Y. Zhang and others,
     "Hello edge: keyword spotting on microcontrollers", 2017, section 4.
     """
-    train, test = (_read_split(paths) for paths in _find(root))
-    mean, std = train[0].mean((0, 1, 2)), train[0].std((0, 1, 2))
-    return from_values(
-        "spoken-digits",
-        train,
-        test,
+    splits = _find(data_folder("spoken-digits"))
+    for package in ("librosa", "soundfile"):
+        require(package, "experiments", "spoken digits are read by")
+    (x_train, y_train), (x_test, y_test) = (_read_split(paths) for paths in splits)
+    mean, std = x_train.mean((0, 1, 2)), x_train.std((0, 1, 2))
+    std = np.where(std > 0, std, 1).astype(np.float32)
+    features = SimpleNamespace(
+        x_train=(x_train - mean) / std,
+        y_train=y_train,
+        x_test=(x_test - mean) / std,
+        y_test=y_test,
         classes=tuple("zero one two three four five six seven eight nine".split()),
-        mean=mean,
-        std=np.where(std > 0, std, 1),
+        mean=mean.tolist(),
+        std=std.tolist(),
     )
+    return as_dataset(features, "spoken-digits")
 
 
 def mfcc(wave: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -105,7 +115,7 @@ def _is_test(path: Path) -> bool:
     return take.isdigit() and int(take) < TEST_TAKES
 
 
-def _read_split(paths: list[Path]) -> tuple[NDArray[np.float32], Labels]:
+def _read_split(paths: list[Path]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     features = np.stack([mfcc(_wave(path)) for path in paths])[:, None]
     return features, np.array([_digit(path) for path in paths])
 
@@ -120,14 +130,9 @@ def _digit(path: Path) -> int:
 
 
 def _wave(path: Path) -> NDArray[np.float32]:
-    try:
-        import librosa
-        import soundfile
-    except ModuleNotFoundError as error:
-        raise RamifyError(
-            "spoken digits are read by librosa, which is not installed: pip install "
-            '"ramify[speech]".'
-        ) from error
+    import librosa
+    import soundfile
+
     try:
         sound, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:

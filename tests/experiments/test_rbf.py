@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import ramify
+from experiments.s2d.rbf import network as rbf
 from experiments.s2d.rbf.__main__ import main
 from experiments.s2d.rbf.arms import (
     ARMS,
@@ -185,3 +186,25 @@ def test_one_seed_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--seeds", "1"])
     assert "--seeds is at least 2" in capsys.readouterr().err
+
+
+def test_size_of_the_papers():
+    assert sum(parameter.numel() for parameter in rbf.build(width=8).parameters()) == 24
+
+
+def test_rbf_is_equation_14():
+    model = rbf.build(width=3)
+    inputs = torch.linspace(-5, 5, 11)
+    theta = torch.cat([model.hidden.weight, model.hidden.bias[:, None]], dim=1)
+    weights = model.out.weight[0]
+    expected = sum(
+        weights[i] * torch.exp(-((theta[i, 0] * inputs + theta[i, 1]) ** 2) / 2) for i in range(3)
+    )
+    torch.testing.assert_close(model(inputs[:, None])[:, 0], expected)
+
+
+def test_rbf_starts_with_variance_three():
+    model = rbf.build(width=20_000)
+    for parameter in model.parameters():
+        assert parameter.mean().item() == pytest.approx(0, abs=0.05)
+        assert parameter.var().item() == pytest.approx(3, rel=0.05)

@@ -2,7 +2,8 @@ import torch
 from torch import nn
 
 import ramify
-from ramify.models import build, ds_cnn
+from experiments.s2d.speech import ds_cnn
+from ramify.models import build
 
 
 def test_size_of_the_smallest_form():
@@ -12,7 +13,9 @@ def test_size_of_the_smallest_form():
 
 
 def test_layers():
-    model = build("ds_cnn", dataset_shape=(1, 49, 10), classes=10, width=6)
+    model = build(
+        "experiments.s2d.speech.ds_cnn:build", dataset_shape=(1, 49, 10), classes=10, width=6
+    )
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     depthwise = [conv for conv in convolutions if conv.groups == 6]
     pointwise = [conv for conv in convolutions if conv.kernel_size == (1, 1)]
@@ -23,7 +26,9 @@ def test_layers():
 
 
 def test_every_layer_splits_without_a_change():
-    model = build("ds_cnn", dataset_shape=(1, 49, 10), classes=10, width=4).eval()
+    model = build(
+        "experiments.s2d.speech.ds_cnn:build", dataset_shape=(1, 49, 10), classes=10, width=4
+    ).eval()
     features = torch.randn(3, 1, 49, 10)
     before = model(features)
     graph = ramify.trace(model, features)

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 import ramify
+from experiments.s2d.prototype.network import TEMPERATURE, PrototypeNet
 from ramify.models import build
-from ramify.models.prototype import TEMPERATURE, PrototypeNet
 
 
 @pytest.fixture
@@ -77,5 +77,7 @@ def test_fresh_weights_of_a_resized_network():
 
 
 def test_built_by_name():
-    model = build("prototype", dataset_shape=(1, 28, 28), classes=10, width=5)
+    model = build(
+        "experiments.s2d.prototype.network:build", dataset_shape=(1, 28, 28), classes=10, width=5
+    )
     assert model.prototypes.shape == (5, 784)
