@@ -1,8 +1,10 @@
 """Ramify: any PyTorch network, grown, pruned and searched to the shape that is asked for."""
 
-from ramify import cells, cost, latency, relax
+from importlib.metadata import version
+
+from ramify import cells, cost, data, latency, models, relax
 from ramify.distributed import check_ranks, share_buffers, together
-from ramify.edit import Prune, Split
+from ramify.edit import Edit, Prune, Split
 from ramify.edit.apply import apply
 from ramify.errors import RamifyError
 from ramify.methods import (
@@ -12,6 +14,7 @@ from ramify.methods import (
     Expansion,
     GaussNewton,
     LineSearch,
+    Method,
     Net2Net,
     NewNeuron,
     Proposal,
@@ -22,8 +25,9 @@ from ramify.methods import (
     agree,
     splitting_matrix,
 )
+from ramify.probe.splitting_matrix import Loss
 from ramify.relax import fold, gate
-from ramify.select import Knapsack, Selection, Threshold, TopFraction, TradeOff
+from ramify.select import Knapsack, Rule, Selection, Threshold, TopFraction, TradeOff
 from ramify.select.fit import fit
 from ramify.store.model import load, recipe_of, reshape, save
 from ramify.tracing import ChannelGraph, ChannelGroup, trace
@@ -32,6 +36,8 @@ from ramify.train.grow import Grown, grow
 from ramify.train.search import search
 from ramify.train.shrink import shrink
 from ramify.train.width_search import WidthSearch
+
+__version__ = version("ramify")
 
 __all__ = [  # noqa: RUF022  (grouped by what a user does)
     # what a network is made of
@@ -42,9 +48,12 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "latency",
     # edits
     "apply",
+    "Edit",
     "Prune",
     "Split",
     # a method proposes
+    "Method",
+    "Loss",
     "SplittingDescent",
     "GaussNewton",
     "Proposal",
@@ -61,6 +70,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Taylor",
     "Trial",
     # a rule selects
+    "Rule",
     "Threshold",
     "TopFraction",
     "TradeOff",
@@ -81,6 +91,9 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Training",
     # cells
     "cells",
+    # data sets and networks by name
+    "data",
+    "models",
     # several processes
     "together",
     "agree",

@@ -17,7 +17,6 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
 from torch.utils._pytree import tree_leaves
 
 from ramify.cost import Sizes, count, growth
@@ -144,6 +143,8 @@ class LatencyModel:
 
 def _table(rows: Floats, times: Floats) -> Floats:
     """Weights (F,) of at least 0 for the features (S, F): least squares of relative errors."""
+    from scipy.optimize import nnls  # slow to import, and `import ramify` does not need it
+
     times = np.maximum(times, 1e-6)  # a nanosecond: what a clock may take for nothing
     size = np.maximum(np.abs(rows).max(axis=0), 1e-300)
     weights, _ = nnls(rows / size / times[:, None], np.ones(len(times)))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from ramify.errors import RamifyError
@@ -141,12 +138,9 @@ class ChannelGraph:
 
     def __str__(self) -> str:
         """A table of the groups, and of everything that is frozen and why."""
-        table = Table(title=f"{type(self.model).__name__}: {len(self.groups)} channel groups")
-        table.add_column("group", no_wrap=True)  # to be copied
-        for heading in ("width", "prune", "split", "makes", "carries", "reads", "why not"):
-            table.add_column(heading, overflow="fold")
+        rows = [("group", "width", "prune", "split", "makes", "carries", "reads", "why not")]
         for group in self.groups:
-            table.add_row(
+            row = (
                 group.name,
                 str(group.width),
                 ("yes" if group.prune_exact else "inexact") if group.can_prune else "no",
@@ -156,11 +150,17 @@ class ChannelGraph:
                 _short(group.consumers),
                 group.why,
             )
-        console = Console(width=150, record=True, file=io.StringIO(), color_system=None)
-        console.print(table)
+            rows.append(row)
+        # Every column is as wide as its longest entry.
+        sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        rows.insert(1, tuple("-" * size for size in sizes))
+        lines = [f"{type(self.model).__name__}: {len(self.groups)} channel groups"]
+        for row in rows:
+            cells = (cell.ljust(size) for cell, size in zip(row, sizes, strict=True))
+            lines.append("  ".join(cells).rstrip())
         if self.unreached:
-            console.print(f"not reached by these inputs: {_short(self.unreached, 12)}")
-        return console.export_text()
+            lines.append(f"not reached by these inputs: {_short(self.unreached, 12)}")
+        return "\n".join(lines)
 
 
 def module_of(name: str) -> str:
