@@ -32,7 +32,8 @@ from ramify.select.fit import fit
 from ramify.store.model import load, recipe_of, reshape, save
 from ramify.tracing import ChannelGraph, ChannelGroup, trace
 from ramify.train.epoch import Training
-from ramify.train.grow import Grown, grow
+from ramify.train.grow import grow
+from ramify.train.loop import Grown
 from ramify.train.search import search
 from ramify.train.shrink import shrink
 from ramify.train.width_search import WidthSearch

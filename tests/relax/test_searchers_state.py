@@ -14,7 +14,7 @@ from torch.optim import SGD, Adam, AdamW
 
 from ramify import RamifyError
 from ramify.relax import Searcher
-from ramify.store.checkpoint import read_state, write_state
+from ramify.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from tests.relax.searching import KINDS, batches, cosine, network, searcher, stairs
 
 SETTINGS: dict[str, Any] = {
@@ -65,11 +65,12 @@ def test_a_search_goes_on_bit_for_bit(kind: str, optimizers: str, tmp_path: Path
     made = fresh(kind, optimizers, 0)
     go(made, range(4))
     torch.save(made.state_dict(), tmp_path / "state.pt")
-    write_state(tmp_path / "state.safetensors", made.state_dict())
+    file = tmp_path / "state.safetensors"
+    write_checkpoint(file, Checkpoint("search", made.state_dict(), [], []))
     expected = go(made, range(4, 9))
     end = copy.deepcopy(made.state_dict())
     states = [torch.load(tmp_path / "state.pt", weights_only=True)]
-    states.append(read_state(tmp_path / "state.safetensors"))
+    states.append(read_checkpoint(file).state)
     for state in states:
         again = fresh(kind, optimizers, 1)
         again.load_state_dict(state)

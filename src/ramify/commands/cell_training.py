@@ -31,8 +31,8 @@ from ramify.data import Dataset, cutout
 from ramify.errors import RamifyError
 from ramify.store.model import save
 from ramify.train.epoch import cross_entropy
-from ramify.train.grow import train
 from ramify.train.history import is_found
+from ramify.train.loop import train
 
 
 def holds_cells(source: Path) -> bool:

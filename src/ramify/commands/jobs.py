@@ -15,13 +15,14 @@ from ramify.commands.folder import RunFolder
 from ramify.data import Dataset, batches, load
 from ramify.errors import RamifyError
 from ramify.models import build as build_model
-from ramify.store.checkpoint import read_checkpoint, read_history
+from ramify.store.checkpoint import read_checkpoint
 from ramify.store.files import read_json
 from ramify.store.model import save, write_model
 from ramify.tracing.recorder import evaluating
 from ramify.train.epoch import Training, cross_entropy, evaluate
-from ramify.train.grow import grow, train
+from ramify.train.grow import grow
 from ramify.train.history import Event
+from ramify.train.loop import train
 
 EVALUATION_BATCH = 500
 PROBE_BATCH = 256
@@ -301,7 +302,7 @@ def settle(folder: RunFolder) -> set[str]:
     begun = [event["job"] for event in events if event["job"] not in finished]
     history: list[Event] = []
     if folder.checkpoint.exists():
-        history = read_history(folder.checkpoint)
+        history = read_checkpoint(folder.checkpoint).history
         if history[0]["job"] in finished:
             folder.checkpoint.unlink()
             history = []
@@ -326,11 +327,10 @@ def save_unfinished(config: RunConfig, folder: RunFolder) -> None:
     """
     if not folder.checkpoint.exists():
         return
-    head = read_history(folder.checkpoint)[0]
+    checkpoint = read_checkpoint(folder.checkpoint)
+    head, state = checkpoint.history[0], checkpoint.state
     if head["arm"] in KEPT:
-        checkpoint = read_checkpoint(folder.checkpoint)
-        path = model_path(config, folder, head["seed"])
-        write_model(path, checkpoint.recipe, checkpoint.model_tensors())
+        write_model(model_path(config, folder, head["seed"]), state["recipe"], state["model"])
 
 
 def build_seed(config: TrainConfig, dataset: Dataset) -> nn.Module:

@@ -27,7 +27,7 @@ from ramify.select import Rule, Threshold, TopFraction
 from ramify.store.files import read_json
 from ramify.store.model import load, save
 from ramify.train.epoch import cross_entropy
-from ramify.train.grow import train
+from ramify.train.loop import train
 from ramify.train.rounds import checked_budget
 from ramify.train.shrink import check_widths, cut, search_widths
 from ramify.train.width_search import PLAIN, SEARCHERS, WidthSearch

@@ -28,7 +28,7 @@ from ramify.commands.jobs import EVALUATION_BATCH, Job, Setup, Shuffled
 from ramify.data import Dataset
 from ramify.tracing.recorder import evaluating
 from ramify.train.epoch import Training, cross_entropy, evaluate
-from ramify.train.grow import train
+from ramify.train.loop import train
 
 SAMPLED = 8  # architectures whose mean cost says how many can be paid for
 

@@ -1,21 +1,110 @@
-"""What long work needs to go on to the same numbers, as plain values that any file format takes.
+"""The state of a run as plain values, such as a checkpoint holds it, and back.
 
-Optimizers by the names of their parameters, and the random states of torch, numpy and Python:
-nested dictionaries and lists of tensors, numbers and strings.
+A network in training, its optimizer by the names of its parameters, and the random states of
+torch, numpy and Python: nested dictionaries and lists of tensors, numbers and strings.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ramify.edit import Follower
 from ramify.errors import RamifyError
+from ramify.store.model import fill, named_tensors, recipe_of, to_shape
+
+SOURCE = "the checkpoint"
+
+
+def training_state(
+    model: nn.Module, optimizer: Optimizer, followers: Sequence[Follower] = ()
+) -> dict[str, Any]:
+    """A network in training, of whatever shape it has now.
+
+    Args:
+        model: The network.
+        optimizer: Over the network's parameters.
+        followers: Weight averages and other models or state dictionaries of the same shape.
+
+    Returns:
+        Shape recipe, tensors, optimizer and followers. Tensors are those of the network.
+
+    Raises:
+        RamifyError: The optimizer holds a parameter that is not the model's.
+    """
+    return {
+        "recipe": recipe_of(model),
+        "model": named_tensors(model),
+        "optimizer": optimizer_state(optimizer, _names(model)),
+        "followers": [
+            {"recipe": recipe_of(one), "tensors": named_tensors(one)}
+            if isinstance(one, nn.Module)
+            else {"recipe": None, "tensors": dict(one)}
+            for one in followers
+        ],
+    }
+
+
+def load_training_state(
+    stored: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: Optimizer,
+    followers: Sequence[Follower] = (),
+) -> None:
+    """Bring model, optimizer and followers back to where they were, in place.
+
+    Args:
+        stored: From :func:`training_state`.
+        model: A network of the same class, of any widths.
+        optimizer: An optimizer of the same class over the same parameters.
+        followers: As many as were stored, of the same kinds in the same order.
+
+    Raises:
+        RamifyError: The model, the optimizer or a follower is of another kind than the stored one.
+    """
+    kinds = [one["recipe"] is not None for one in stored["followers"]]
+    given = [isinstance(one, nn.Module) for one in followers]
+    if kinds != given:
+        raise RamifyError(
+            f"{SOURCE} holds {_counted(kinds)}, and was given {_counted(given)}; resume with "
+            "followers of the same kinds in the same order."
+        )
+    fill(to_shape(model, stored["recipe"]), stored["model"], SOURCE)
+    check_optimizer(optimizer, _names(model), stored["optimizer"], SOURCE)
+    load_optimizer(optimizer, stored["optimizer"])
+    for number, (one, kept) in enumerate(zip(followers, stored["followers"], strict=True)):
+        if isinstance(one, nn.Module):
+            fill(to_shape(one, kept["recipe"]), kept["tensors"], SOURCE)
+        else:
+            _fill_dictionary(one, kept["tensors"], number)
+
+
+def _fill_dictionary(
+    own: MutableMapping[str, Tensor], tensors: Mapping[str, Tensor], number: int
+) -> None:
+    """Give a state dictionary that follows the network the stored tensors."""
+    if own.keys() != tensors.keys():
+        raise RamifyError(
+            f"follower {number} and the one in {SOURCE} do not have the same names "
+            f"({min(own.keys() ^ tensors.keys())} is only in one); resume with the same follower."
+        )
+    for name, tensor in tensors.items():
+        own[name] = tensor.to(own[name].device)
+
+
+def _counted(modules: Sequence[bool]) -> str:
+    """How many followers of each kind there are."""
+    return f"{sum(modules)} follower modules and {len(modules) - sum(modules)} state dictionaries"
+
+
+def _names(model: nn.Module) -> dict[int, str]:
+    return {id(parameter): name for name, parameter in model.named_parameters()}
 
 
 def optimizer_state(optimizer: Optimizer, names: Mapping[int, str]) -> dict[str, Any]:

@@ -138,9 +138,9 @@ class ChannelGraph:
 
     def __str__(self) -> str:
         """A table of the groups, and of everything that is frozen and why."""
-        rows = [("group", "width", "prune", "split", "makes", "carries", "reads", "why not")]
+        rows = [["group", "width", "prune", "split", "makes", "carries", "reads", "why not"]]
         for group in self.groups:
-            row = (
+            row = [
                 group.name,
                 str(group.width),
                 ("yes" if group.prune_exact else "inexact") if group.can_prune else "no",
@@ -149,13 +149,13 @@ class ChannelGraph:
                 _short(group.carriers),
                 _short(group.consumers),
                 group.why,
-            )
+            ]
             rows.append(row)
         # Every column is as wide as its longest entry.
         sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        rows.insert(1, tuple("-" * size for size in sizes))
+        rule = ["-" * size for size in sizes]
         lines = [f"{type(self.model).__name__}: {len(self.groups)} channel groups"]
-        for row in rows:
+        for row in (rows[0], rule, *rows[1:]):
             cells = (cell.ljust(size) for cell, size in zip(row, sizes, strict=True))
             lines.append("  ".join(cells).rstrip())
         if self.unreached:

@@ -1,49 +1,31 @@
-"""The whole loop: train, propose, select, edit, train again; each step is usable alone."""
+"""Training that alternates with edits: train, propose, select, edit, train again."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 
 from ramify import distributed
-from ramify.distributed import check_ranks
 from ramify.edit import Follower
 from ramify.edit.apply import apply
 from ramify.errors import RamifyError
-from ramify.methods import Method, SplittingDescent, agree
+from ramify.methods import Method, agree
 from ramify.probe.splitting_matrix import Loss
-from ramify.select import Rule, TopFraction
+from ramify.select import Rule
 from ramify.tracing import ChannelGraph, trace
-from ramify.train.epoch import Training, make_optimizer, train_epoch
-from ramify.train.history import Data, Epoch, Event, Journal, Passes, distinct, steps_of
+from ramify.train.epoch import Training
+from ramify.train.history import Event
+from ramify.train.loop import Evaluate, Grown, Loop, begin
+from ramify.train.passes import Data, Epoch, Passes
 from ramify.train.rounds import (
     agreed,
     checked_budget,
     checked_rounds,
     choose,
-    costs,
     edit_event,
     measured,
 )
-
-
-@dataclass(frozen=True)
-class Grown:
-    """What :func:`grow` returns.
-
-    Attributes:
-        graph: The channel graph of the grown model; the model itself is ``graph.model``.
-        optimizer: The optimizer, with its state for the grown model.
-        history: The events of the whole run, also those before an interruption.
-    """
-
-    graph: ChannelGraph
-    optimizer: Optimizer
-    history: list[Event]
 
 
 def grow(  # noqa: PLR0913  (one call for the whole loop)
@@ -60,7 +42,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     followers: Iterable[Follower] = (),
     after_step: Callable[[nn.Module], None] | None = None,
     probe: Iterable[Any] | None = None,
-    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    evaluate: Evaluate | None = None,
     log: Callable[[Event], None] | None = None,
     checkpoint: str | Path | None = None,
     tags: Mapping[str, Any] | None = None,
@@ -126,80 +108,59 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     """
     with distributed.together():
         limits: Event = {"rounds": checked_rounds(rounds), "budget": checked_budget(budget)}
-        optimizer = make_optimizer(model, training)
-        file = None if checkpoint is None else Path(checkpoint)
-        journal = Journal(model, optimizer, distinct(model, followers), file, log, tags or {})
-        steps = steps_of(data)
-        distributed.check_same("batches of an epoch", steps, "give every rank as many.")
-        journal.resume(limits)
+        loop = begin(
+            model,
+            loss,
+            data,
+            training=training,
+            limits=limits,
+            followers=followers,
+            after_step=after_step,
+            evaluate=evaluate,
+            log=log,
+            checkpoint=checkpoint,
+            tags=tags,
+        )
         graph = _traced(model, inputs, rounds)
-        check_ranks(model)
-        while not journal.stopped:
-            now: Event = {"round": journal.round, "step": journal.step}
-            batches = Epoch(data, journal.passes)
-            if journal.epoch < training.epochs:
-                where = f"round {journal.round}, epoch {journal.epoch}"
-                factor = partial(_factor, training, rounds, steps, journal.round, journal.epoch)
-                mean, made = train_epoch(model, loss, batches, optimizer, factor, where, after_step)
-                now |= {"epoch": journal.epoch, "step": journal.step + made}
-                now |= {"lr": optimizer.param_groups[0]["lr"], "train_loss": mean}
-                journal.write(
-                    "epoch", now | dict(evaluate(model) if evaluate else {}) | costs(graph)
-                )
-            elif (full := journal.full(limits["budget"])) or journal.round == rounds:
-                reason = "budget" if full else "rounds"
-                journal.write("stop", now | {"reason": reason} | limits)
+        distributed.check_ranks(model)
+        while not loop.journal.stopped:
+            loop.train_round(graph)
+            if (full := loop.journal.full(limits["budget"])) or loop.journal.round == rounds:
+                loop.stop("budget" if full else "rounds", limits)
             else:
-                passes = Passes(data, journal.passes, steps)
-                proposals = method.propose(graph, loss, passes if probe is None else probe)
-                proposals = agree(graph, proposals)
-                choice = agreed(choose(graph, proposals, rule, limits["budget"]), proposals)
-                if choice.reason:
-                    journal.write("stop", now | {"reason": choice.reason} | limits)
-                    continue
-                judged = batches if probe is None else probe
-                before = measured(graph, loss, judged)
-                edits = [proposal.edit for proposal in choice.selected]
-                graph = apply(graph, edits, optimizer=optimizer, followers=journal.followers)
-                check_ranks(model)
-                after = measured(graph, loss, judged)
-                now |= {"round": journal.round + 1, "passes": passes.epoch - journal.passes}
-                now["budget"] = limits["budget"]
-                journal.write("edit", now | edit_event(graph, proposals, choice, before, after))
-        return Grown(graph, optimizer, journal.history)
+                graph = _edited(loop, graph, method, rule, probe, limits)
+        return Grown(graph, loop.subject.optimizer, loop.journal.history)
 
 
-def train(
-    model: nn.Module, inputs: Any, loss: Loss, data: Data, *, training: Training, **others: Any
-) -> Grown:
-    """Train a network whose shape stays: :func:`grow` without rounds.
-
-    Args:
-        model: Any network that :func:`ramify.trace` takes.
-        inputs: One example of its inputs.
-        loss: ``loss(model, batch)``, one loss a sample, shape (S,).
-        data: The training batches.
-        training: How to train.
-        **others: ``evaluate``, ``log``, ``checkpoint``, ``tags``, ``followers`` and ``after_step``,
-            as :func:`grow` takes them.
-
-    Returns:
-        As :func:`grow`.
-
-    Raises:
-        RamifyError: As :func:`grow`.
-    """
-    still: dict[str, Any] = {"method": SplittingDescent(), "rule": TopFraction(1.0), "rounds": 0}
-    return grow(model, inputs, loss, data, training=training, **still, **others)
-
-
-def _factor(
-    training: Training, rounds: int, steps: int, round_: int, epoch: int, step: int
-) -> float:
-    """The learning rate of a step of an epoch, over the first one."""
-    first, epochs = (0, 1) if training.span == "round" else (round_, rounds + 1)
-    done = (first * training.epochs + epoch) * steps + step
-    return training.factor(done, epochs * training.epochs * steps)
+def _edited(
+    loop: Loop,
+    graph: ChannelGraph,
+    method: Method,
+    rule: Rule,
+    probe: Iterable[Any] | None,
+    limits: Event,
+) -> ChannelGraph:
+    """The graph after one edit of the network, or as it was where nothing is to be done."""
+    journal = loop.journal
+    # By default the batches of the next epoch judge, and each pass of the method is one further.
+    passes = Passes(loop.data, journal.passes, loop.steps)
+    judges = Epoch(loop.data, journal.passes) if probe is None else probe
+    proposals = method.propose(graph, loop.loss, passes if probe is None else probe)
+    proposals = agree(graph, proposals)
+    choice = agreed(choose(graph, proposals, rule, limits["budget"]), proposals)
+    if choice.reason:
+        loop.stop(choice.reason, limits)
+        return graph
+    before = measured(graph, loop.loss, judges)
+    edits = [proposal.edit for proposal in choice.selected]
+    subject = loop.subject
+    graph = apply(graph, edits, optimizer=subject.optimizer, followers=subject.followers)
+    distributed.check_ranks(subject.model)
+    after = measured(graph, loop.loss, judges)
+    event: Event = {"round": journal.round + 1, "step": journal.step}
+    event |= {"passes": passes.epoch - journal.passes, "budget": limits["budget"]}
+    journal.write("edit", event | edit_event(graph, proposals, choice, before, after))
+    return graph
 
 
 def _traced(model: nn.Module, inputs: Any, rounds: int) -> ChannelGraph:

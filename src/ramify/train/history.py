@@ -1,23 +1,60 @@
-"""What a loop remembers: its events, from which follows where it stands, and its checkpoint."""
+"""What a run remembers: its events, from which follows where it stands, and its checkpoint."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from ramify import distributed
 from ramify.edit import Follower
-from ramify.errors import RamifyError
-from ramify.probe.splitting_matrix import known_length
-from ramify.store.checkpoint import read_checkpoint, restore, write_checkpoint
-from ramify.store.model import named_tensors
+from ramify.store.checkpoint import Checkpoint, damage_named, read_checkpoint, write_checkpoint
+from ramify.store.state import (
+    load_training_state,
+    random_states,
+    set_random_states,
+    training_state,
+)
+from ramify.train.epoch import located
 
 Event = dict[str, Any]
-Data = Iterable[Any] | Callable[[int], Iterable[Any]]
+TRAINING, SEARCH = "training", "search"  # the kinds of runs
+
+
+class Resumable(Protocol):
+    """What a run moves, such as a searcher: its state can be stored and brought back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state, nested dictionaries of tensors and plain values."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Bring it back to a state, in place."""
+
+
+@dataclass(frozen=True)
+class InTraining:
+    """A network in training, with all that is stored beside it.
+
+    Attributes:
+        model: The network.
+        optimizer: Its optimizer.
+        followers: Weight averages and the like.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    followers: Sequence[Follower]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Shape, tensors, optimizer and followers."""
+        return training_state(self.model, self.optimizer, self.followers)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Bring all of them back, in place."""
+        load_training_state(state, self.model, self.optimizer, self.followers)
 
 
 @dataclass
@@ -25,18 +62,16 @@ class Journal:
     """The events of a run; all that it needs to go on stands in them and in the checkpoint.
 
     Attributes:
-        model: The network.
-        optimizer: Its optimizer.
-        followers: Weight averages and the like, stored with it.
+        kind: What kind of run it is, ``"training"`` or ``"search"``.
+        subject: What the run moves.
         file: The checkpoint, written after each event; None for none.
-        log: Called with each event.
+        log: Called with each event, on rank 0.
         tags: Entries to put in front of each event.
         history: The events so far.
     """
 
-    model: nn.Module
-    optimizer: Optimizer
-    followers: Sequence[Follower]
+    kind: str
+    subject: Resumable
     file: Path | None
     log: Callable[[Event], None] | None
     tags: Mapping[str, Any]
@@ -49,13 +84,17 @@ class Journal:
             limits: What may end the run. Where it ended under others it goes on from there.
 
         Raises:
-            RamifyError: The checkpoint is damaged or of another model.
+            RamifyError: The checkpoint is damaged or of another run.
         """
         if self.file is not None and self.file.exists():
-            stored = read_checkpoint(self.file)
-            restore(stored, self.model, self.optimizer, self.followers)
-            self.history = stored.state["history"]
-        if self.stopped and any(self.history[-1][key] != limits[key] for key in limits):
+            stored = read_checkpoint(self.file, self.kind)
+            with located(str(self.file)), damage_named(self.file):
+                self.subject.load_state_dict(stored.state)
+                # Every process draws numbers of its own, as for its dropout.
+                if len(stored.random) == distributed.world_size():
+                    set_random_states(stored.random[distributed.rank()])
+            self.history = stored.history
+        if self.stopped and any(self.history[-1][key] != limit for key, limit in limits.items()):
             self.history.pop()
         self._began = time.monotonic() - (self.history[-1]["t"] if self.history else 0.0)
 
@@ -93,107 +132,13 @@ class Journal:
         """Add an event to the history, write the checkpoint, then tell ``log``."""
         head = {"event": kind, **self.tags, "t": time.monotonic() - self._began}
         self.history.append(head | event)
-        if self.file is not None and distributed.is_rank_zero():
-            state = {"history": self.history}
-            write_checkpoint(self.file, self.model, self.optimizer, state, self.followers)
+        if self.file is not None:
+            random = distributed.all_gather(random_states())
+            if distributed.is_rank_zero():
+                state = self.subject.state_dict()
+                write_checkpoint(self.file, Checkpoint(self.kind, state, random, self.history))
         if self.log is not None and distributed.is_rank_zero():
             self.log(self.history[-1])
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """The batches of one epoch, as often as wanted.
-
-    Attributes:
-        data: The batches of every epoch, or a function of its number.
-        number: Which.
-    """
-
-    data: Data
-    number: int
-
-    def __iter__(self) -> Iterator[Any]:
-        """One pass; nothing of it is kept."""
-        return iter(self.data(self.number) if callable(self.data) else self.data)
-
-
-@dataclass
-class Passes:
-    """The training data as a method that learns wants it: each pass is a further epoch.
-
-    Attributes:
-        data: As in :class:`Epoch`.
-        epoch: The number of the next pass.
-        steps: Batches of a pass.
-    """
-
-    data: Data
-    epoch: int
-    steps: int
-
-    def __len__(self) -> int:
-        """Batches of a pass."""
-        return self.steps
-
-    def __iter__(self) -> Iterator[Any]:
-        """The next pass."""
-        self.epoch += 1
-        return iter(Epoch(self.data, self.epoch - 1))
-
-
-def steps_of(data: Data) -> int:
-    """How many batches an epoch has, counted where the data does not say."""
-    known = known_length(data)
-    return sum(1 for _ in Epoch(data, 0)) if known is None else known
-
-
-def distinct(model: nn.Module, followers: Iterable[Follower]) -> list[Follower]:
-    """The followers, each a copy of its own.
-
-    Args:
-        model: The network that they follow.
-        followers: Models or state dictionaries.
-
-    Returns:
-        They as a list.
-
-    Raises:
-        RamifyError: One is the model itself, two share a tensor, or one is neither a model nor a
-            state dictionary of tensors.
-    """
-    found = list(followers)
-    own, seen = _memory(_tensors(model)), dict[int, int]()
-    for number, follower in enumerate(found):
-        tensors = _tensors(follower)
-        if tensors is None:
-            raise RamifyError(
-                f"follower {number} is a {type(follower).__name__}; give a model or a state "
-                "dictionary of tensors with the model's names."
-            )
-        memory = _memory(tensors)
-        if memory <= own:
-            raise RamifyError(
-                f"follower {number} is the model itself, which grows anyway; give a copy with "
-                "weights of its own, such as torch.optim.swa_utils.AveragedModel(model)."
-            )
-        twice = [seen[place] for place in memory - own if place in seen]
-        if twice:
-            raise RamifyError(
-                f"followers {twice[0]} and {number} hold the same tensors; give each once."
-            )
-        seen |= dict.fromkeys(memory, number)
-    return found
-
-
-def _tensors(follower: Any) -> Mapping[str, Tensor] | None:
-    if isinstance(follower, nn.Module):
-        return named_tensors(follower)
-    plain = isinstance(follower, Mapping) and all(isinstance(t, Tensor) for t in follower.values())
-    return follower if plain else None
-
-
-def _memory(tensors: Mapping[str, Tensor] | None) -> set[int]:
-    return {t.data_ptr() for t in (tensors or {}).values() if t.numel()}
 
 
 def is_found(event: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""The loop of a relaxed search: steps, events, a checkpoint, and an end where it collapses."""
+"""The epochs of a relaxed search, with the same history and checkpoint as training."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,14 +10,9 @@ import torch
 from torch import nn
 
 from ramify import distributed
-from ramify.errors import RamifyError
 from ramify.relax import Gates, Pairs, Searcher
-from ramify.store.checkpoint import ADVICE, read_state, write_state
-from ramify.store.state import random_states, set_random_states
 from ramify.train.epoch import located
-from ramify.train.history import Event
-
-PARTS = {"searcher", "history", "rng"}
+from ramify.train.history import SEARCH, Event, Journal
 
 
 def search(
@@ -78,18 +73,13 @@ def search(
             "pairs of batches of an epoch", len(pairs), "give every rank as many."
         )
         file = None if checkpoint is None else Path(checkpoint)
-        history = _resumed(searcher, file) if file is not None and file.exists() else []
+        journal = Journal(SEARCH, searcher, file, log, tags or {})
+        journal.resume({})
         distributed.check_ranks(searcher.model)
-        began = time.monotonic() - (history[-1]["t"] if history else 0.0)
-        while len(history) < epochs and not _ended(after_epoch, history):
-            now = _epoch(searcher, pairs, len(history))
-            now |= dict(evaluate(searcher.model) if evaluate else {})
-            head = {"event": "epoch", **(tags or {}), "t": time.monotonic() - began}
-            history.append(head | now)
-            _write(searcher, history, file)
-            if log is not None and distributed.is_rank_zero():
-                log(history[-1])
-        return history
+        while len(journal.history) < epochs and not _ended(after_epoch, journal.history):
+            now = _epoch(searcher, pairs, len(journal.history))
+            journal.write("epoch", now | dict(evaluate(searcher.model) if evaluate else {}))
+        return journal.history
 
 
 def _epoch(searcher: Searcher, pairs: Pairs, epoch: int) -> Event:
@@ -132,24 +122,3 @@ def _ended(after_epoch: Callable[[Event], bool] | None, history: list[Event]) ->
     return bool(
         distributed.broadcast(after_epoch(history[-1]) if distributed.is_rank_zero() else None)
     )
-
-
-def _write(searcher: Searcher, history: list[Event], file: Path | None) -> None:
-    rng = distributed.all_gather(random_states())
-    if file is not None and distributed.is_rank_zero():
-        write_state(file, {"searcher": searcher.state_dict(), "history": history, "rng": rng})
-
-
-def _resumed(searcher: Searcher, file: Path) -> list[Event]:
-    """The events of a checkpoint; the searcher is back where it was."""
-    stored = read_state(file)
-    if stored.keys() != PARTS:
-        raise RamifyError(f"{file} is not the checkpoint of a search; {ADVICE}")
-    with located(str(file)):
-        searcher.load_state_dict(stored["searcher"])
-    if (
-        len(stored["rng"]) == distributed.world_size()
-    ):  # each rank draws its own numbers, as of its dropout
-        set_random_states(stored["rng"][distributed.rank()])
-    history: list[Event] = stored["history"]
-    return history

@@ -29,13 +29,11 @@ from ramify.select import Rule
 from ramify.tracing import ChannelGraph, trace
 from ramify.tracing.recorder import evaluating, tensors_of, untouched
 from ramify.train.epoch import Training
-from ramify.train.grow import Grown, train
 from ramify.train.history import Event
+from ramify.train.loop import Evaluate, Grown, train
 from ramify.train.rounds import agreed, choose, costs, edit_event, measured
 from ramify.train.search import search as run_search
 from ramify.train.width_search import PLAIN, Chance, WidthSearch
-
-Measure = Callable[[nn.Module], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def _searched(
     *,
     search: WidthSearch,
     training: Training,
-    evaluate: Measure | None = None,
+    evaluate: Evaluate | None = None,
     **others: Any,
 ) -> list[Event]:
     """The search proper; every epoch is measured with what the network costs."""
@@ -191,7 +189,7 @@ def cut(
     *,
     rule: Rule,
     budget: Mapping[str, float] | None = None,
-    evaluate: Measure | None = None,
+    evaluate: Evaluate | None = None,
 ) -> tuple[ChannelGraph, Event]:
     """Prune what the search found least needed: the pruning stage of Algorithm 3.
 
@@ -201,7 +199,7 @@ def cut(
         probe: The batches on which the loss is measured before and after.
         rule: What selects among the prunes.
         budget: The most that the network may then cost, as in :func:`ramify.grow`.
-        evaluate: Measures of the network, also taken before and after.
+        evaluate: Evaluates of the network, also taken before and after.
 
     Returns:
         The graph of the cut network, and the event, but for its tags.
@@ -237,7 +235,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole of Algorithm 3)
     training: Training,
     budget: Mapping[str, float] | None = None,
     teacher: nn.Module | None = None,
-    evaluate: Measure | None = None,
+    evaluate: Evaluate | None = None,
     log: Callable[[Event], None] | None = None,
     checkpoint: str | Path | None = None,
 ) -> Grown:
@@ -256,7 +254,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole of Algorithm 3)
         budget: The most that the network may cost on ``inputs``: ``params``, ``macs``, ``flops``,
             ``latency`` in milliseconds; give ``rule=TopFraction(1.0)`` with it.
         teacher: The full network, to distil from in the fine-tuning.
-        evaluate: Measures of the network to add to the events.
+        evaluate: Evaluates of the network to add to the events.
         log: Called with each event; ``"event"`` is ``"epoch"``, ``"edit"`` or ``"stop"``.
         checkpoint: A file written after each epoch of the search; one named alike with ``-tuning``
             behind takes over after the cut. Where they exist, the run goes on from them.

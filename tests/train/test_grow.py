@@ -16,8 +16,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import ramify
 from ramify.errors import RamifyError
 from ramify.train.epoch import Training
-from ramify.train.grow import Grown, grow
-from ramify.train.history import Data
+from ramify.train.grow import grow
+from ramify.train.loop import Grown
+from ramify.train.passes import Data
 
 Batch = tuple[Tensor, Tensor]
 

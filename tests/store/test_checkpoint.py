@@ -1,15 +1,24 @@
 """A restored run goes on bit for bit: weights, optimizer, random state, for any optimizer."""
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn, optim
 
 from ramify.errors import RamifyError
-from ramify.store.checkpoint import read_checkpoint, restore, write_checkpoint
+from ramify.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ramify.store.files import read_tensors, write_tensors
 from ramify.store.model import recipe_of, reshape, save
+from ramify.store.state import (
+    load_training_state,
+    random_states,
+    set_random_states,
+    training_state,
+)
 
 Make = Callable[[Iterable[Tensor]], optim.Optimizer]
 
@@ -18,6 +27,18 @@ def build(width: int = 4) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(3, width), nn.BatchNorm1d(width), nn.Dropout(0.3), nn.Tanh(), nn.Linear(width, 1)
     )
+
+
+def keep(
+    path: Path, model: nn.Module, optimizer: optim.Optimizer, history: Sequence[Any] = ()
+) -> None:
+    state = training_state(model, optimizer)
+    write_checkpoint(path, Checkpoint("training", state, [random_states()], list(history)))
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer) -> None:
+    load_training_state(checkpoint.state, model, optimizer)
+    set_random_states(checkpoint.random[0])
 
 
 def train(model: nn.Module, optimizer: optim.Optimizer, steps: int) -> list[float]:
@@ -54,7 +75,7 @@ def test_training_goes_on_bit_for_bit(tmp_path: Path, make: Make) -> None:
     model = reshape(build(), recipe_of(build(7)))
     optimizer = make(model.parameters())
     train(model, optimizer, 5)
-    write_checkpoint(tmp_path / "c", model, optimizer, {"step": 5, "seen": [0.1, None]})
+    keep(tmp_path / "c", model, optimizer, [{"step": 5, "seen": [0.1, None]}])
     expected = train(model, optimizer, 5)
 
     torch.manual_seed(99)
@@ -62,7 +83,7 @@ def test_training_goes_on_bit_for_bit(tmp_path: Path, make: Make) -> None:
     follower = make(other.parameters())
     checkpoint = read_checkpoint(tmp_path / "c")
     restore(checkpoint, other, follower)
-    assert checkpoint.state == {"step": 5, "seen": [0.1, None]}
+    assert checkpoint.history == [{"step": 5, "seen": [0.1, None]}]
     assert train(other, follower, 5) == expected
     pairs = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
     assert all(torch.equal(left, right) for left, right in pairs)
@@ -80,7 +101,7 @@ def test_groups_keep_their_settings_and_absent_parameters_stay_absent(tmp_path: 
     optimizer = make(model)
     train(model, optimizer, 2)
     optimizer.param_groups[1]["lr"] = 0.025
-    write_checkpoint(tmp_path / "c", model, optimizer, {})
+    keep(tmp_path / "c", model, optimizer)
     other = build()
     follower = make(other)
     restore(read_checkpoint(tmp_path / "c"), other, follower)
@@ -93,8 +114,7 @@ def test_groups_keep_their_settings_and_absent_parameters_stay_absent(tmp_path: 
 
 def write(path: Path) -> Path:
     model = build()
-    optimizer = optim.SGD(model.parameters(), lr=0.1)
-    write_checkpoint(path, model, optimizer, {})
+    keep(path, model, optim.SGD(model.parameters(), lr=0.1))
     return path
 
 
@@ -111,15 +131,15 @@ def test_a_parameter_of_another_model_is_refused(tmp_path: Path) -> None:
     model = build()
     optimizer = optim.SGD([*model.parameters(), nn.Parameter(torch.zeros(2, 3))], lr=0.1)
     with pytest.raises(RamifyError, match=r"shape \(2, 3\) that is not the model's"):
-        write_checkpoint(tmp_path / "c", model, optimizer, {})
+        keep(tmp_path / "c", model, optimizer)
 
 
 def test_state_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
     model = build()
     optimizer = optim.SGD(model.parameters(), lr=0.1)
     optimizer.state[model[0].weight]["when"] = object()
-    with pytest.raises(RamifyError, match="optimizer/state/0.weight/when is a object"):
-        write_checkpoint(tmp_path / "c", model, optimizer, {})
+    with pytest.raises(RamifyError, match="state/optimizer/state/0.weight/when is a object"):
+        keep(tmp_path / "c", model, optimizer)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 200, -10])
@@ -133,13 +153,43 @@ def test_a_torn_file_is_one_clear_sentence(tmp_path: Path, keep: int) -> None:
 def test_a_missing_or_other_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RamifyError, match="c is missing; restore it"):
         read_checkpoint(tmp_path / "c")
-    with pytest.raises(RamifyError, match="net.safetensors is not a ramify-checkpoint-3 file"):
+    with pytest.raises(RamifyError, match="net.safetensors is not a ramify-checkpoint-4 file"):
         read_checkpoint(save(build(), tmp_path / "net"))
 
 
 def test_a_missing_tensor_is_damage(tmp_path: Path) -> None:
-    checkpoint = read_checkpoint(write(tmp_path / "c"))
-    del checkpoint.tensors["rng/torch/0"]
-    model = build()
-    with pytest.raises(RamifyError, match="c is damaged .*rng/torch/0"):
-        restore(checkpoint, model, optim.SGD(model.parameters(), lr=0.1))
+    path = write(tmp_path / "c")
+    tensors, metadata = read_tensors(path, "")
+    del tensors["random/0/torch/0"]
+    write_tensors(path, tensors, metadata)
+    with pytest.raises(RamifyError, match="c is damaged .*random/0/torch/0"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("older", ["ramify-checkpoint-3", "ramify-state-1"])
+def test_a_file_of_an_older_version_is_refused(tmp_path: Path, older: str) -> None:
+    path = write(tmp_path / "c")
+    tensors, metadata = read_tensors(path, "")
+    write_tensors(path, tensors, metadata | {"format": older})
+    with pytest.raises(
+        RamifyError, match=f"c is a {older} file, and this version .* reads ramify-"
+    ):
+        read_checkpoint(path)
+
+
+def test_a_run_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RamifyError, match="c is not the checkpoint of a search; restore it"):
+        read_checkpoint(write(tmp_path / "c"), "search")
+
+
+def test_states_of_any_plain_values_come_back(tmp_path: Path) -> None:
+    state = {"a": [1, (2.5, None)], "b": {3: "c", "d": torch.ones(2)}, "e": {}, "<f": {"<g>": 1}}
+    state["h"] = Counter({2: 1})
+    write_checkpoint(tmp_path / "s", Checkpoint("search", state, [], []))
+    found = read_checkpoint(tmp_path / "s", "search").state
+    assert torch.equal(found["b"].pop("d"), state["b"].pop("d"))  # type: ignore[attr-defined]
+    assert found == state
+    assert type(found["h"]) is Counter
+    with pytest.raises(RamifyError, match="state/a is a set, which a checkpoint cannot hold"):
+        write_checkpoint(tmp_path / "s", Checkpoint("search", {"a": {1}}, [], []))
+    assert read_checkpoint(tmp_path / "s").state["e"] == {}

@@ -17,7 +17,7 @@ from torch.optim import SGD
 import ramify
 from ramify import RamifyError
 from ramify.relax import L1, RARTS, Pairs, Searcher
-from ramify.store.checkpoint import read_state, write_state
+from ramify.store.checkpoint import Checkpoint, write_checkpoint
 from ramify.train.history import Event
 from tests.relax.searching import KINDS, batches, cosine, loss, network, searcher
 
@@ -160,7 +160,7 @@ def test_what_is_not_finite_stops_the_search_with_its_last_good_checkpoint(tmp_p
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c"
-    write_state(path, {"a": torch.ones(1)})
+    write_checkpoint(path, Checkpoint("training", {"a": torch.ones(1)}, [], []))
     with pytest.raises(RamifyError, match="c is not the checkpoint of a search; restore"):
         ramify.search(made(), pairs(), epochs=1, checkpoint=path)
     path.unlink()
@@ -170,14 +170,3 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RamifyError, match="c is not a readable safetensors file"):
         ramify.search(made(), pairs(), epochs=1, checkpoint=path)
-
-
-def test_states_of_any_plain_values_come_back(tmp_path: Path) -> None:
-    state = {"a": [1, (2.5, None)], "b": {3: "c", "d": torch.ones(2)}, "e": {}}
-    write_state(tmp_path / "s", state)
-    found = read_state(tmp_path / "s")
-    assert torch.equal(found["b"].pop("d"), state["b"].pop("d"))  # type: ignore[attr-defined]
-    assert found == state
-    with pytest.raises(RamifyError, match="state/a is a set, which a checkpoint cannot hold"):
-        write_state(tmp_path / "s", {"a": {1}})
-    assert read_state(tmp_path / "s")["e"] == {}

@@ -144,7 +144,7 @@ def test_reshape_changes_nothing_where_it_fails() -> None:
     [
         (
             lambda: nn.Linear(3, 3),
-            "test_store.Net, but the model is a torch.nn.* of the saved class",
+            "test_model.Net, but the model is a torch.nn.* of the saved class",
         ),
         (lambda: reduced(), "gain is only in one.* with the arguments it was saved with"),
         (lambda: lazy(), "out.weight has no shape yet .* run the model on one batch"),

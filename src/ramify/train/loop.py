@@ -1,0 +1,186 @@
+"""Plain training over epochs, with a history and a checkpoint that it goes on from."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ramify import distributed
+from ramify.edit import Follower
+from ramify.probe.splitting_matrix import Loss
+from ramify.tracing import ChannelGraph, trace
+from ramify.train.epoch import Training, make_optimizer, train_epoch
+from ramify.train.followers import distinct
+from ramify.train.history import TRAINING, Event, InTraining, Journal
+from ramify.train.passes import Data, Epoch, steps_of
+from ramify.train.rounds import costs
+
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Grown:
+    """What :func:`grow`, :func:`shrink` and :func:`train` return.
+
+    Attributes:
+        graph: The channel graph of the model as it is now; the model itself is ``graph.model``.
+        optimizer: The optimizer, with its state for that model.
+        history: The events of the whole run, also those before an interruption.
+
+    Example:
+        >>> import torch, ramify
+        >>> from torch import nn
+        >>> net, data = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 1)), [torch.ones(8, 2)]
+        >>> loss = lambda model, batch: model(batch).square().squeeze(1)
+        >>> done = train(net, data[0], loss, data, training=ramify.Training(epochs=2, lr=0.01))
+        >>> [event["event"] for event in done.history], done.graph["0"].width
+        (['epoch', 'epoch', 'stop'], 4)
+    """
+
+    graph: ChannelGraph
+    optimizer: Optimizer
+    history: list[Event]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A network in training, round after round.
+
+    Attributes:
+        loss: ``loss(model, batch)``, one loss a sample, shape (S,).
+        data: The training batches.
+        steps: Batches of an epoch.
+        training: How to train in each round.
+        rounds: How often the network is to be edited at most, for a schedule over the whole run.
+        subject: The network, its optimizer and its followers.
+        journal: The events so far.
+        evaluate: Measures of the model to add to the event of each epoch.
+        after_step: Called with the model after each step.
+    """
+
+    loss: Loss
+    data: Data
+    steps: int
+    training: Training
+    rounds: int
+    subject: InTraining
+    journal: Journal
+    evaluate: Evaluate | None
+    after_step: Callable[[nn.Module], None] | None
+
+    def train_round(self, graph: ChannelGraph) -> None:
+        """Train to the end of the round, from where the journal stands.
+
+        Args:
+            graph: Of the network as it is; what the network costs is noted with each epoch.
+
+        Raises:
+            RamifyError: From :func:`ramify.train.epoch.train_epoch`.
+        """
+        journal, model, optimizer = self.journal, self.subject.model, self.subject.optimizer
+        while journal.epoch < self.training.epochs:
+            now: Event = {"round": journal.round, "step": journal.step}
+            where = f"round {journal.round}, epoch {journal.epoch}"
+            batches = Epoch(self.data, journal.passes)
+            factor = partial(self._factor, journal.round, journal.epoch)
+            mean, made = train_epoch(
+                model, self.loss, batches, optimizer, factor, where, self.after_step
+            )
+            now |= {"epoch": journal.epoch, "step": journal.step + made}
+            now |= {"lr": optimizer.param_groups[0]["lr"], "train_loss": mean}
+            measures = dict(self.evaluate(model) if self.evaluate else {})
+            journal.write("epoch", now | measures | costs(graph))
+
+    def stop(self, reason: str, limits: Event) -> None:
+        """Note that the run is at its end, why, and what might have ended it."""
+        now: Event = {"round": self.journal.round, "step": self.journal.step}
+        self.journal.write("stop", now | {"reason": reason} | limits)
+
+    def _factor(self, round_: int, epoch: int, step: int) -> float:
+        """The learning rate of a step of an epoch, over the first one."""
+        epochs = self.training.epochs
+        first, count = (0, 1) if self.training.span == "round" else (round_, self.rounds + 1)
+        done = (first * epochs + epoch) * self.steps + step
+        return self.training.factor(done, count * epochs * self.steps)
+
+
+def begin(  # noqa: PLR0913  (what a loop is made of)
+    model: nn.Module,
+    loss: Loss,
+    data: Data,
+    *,
+    training: Training,
+    limits: Event,
+    followers: Iterable[Follower] = (),
+    after_step: Callable[[nn.Module], None] | None = None,
+    evaluate: Evaluate | None = None,
+    log: Callable[[Event], None] | None = None,
+    checkpoint: str | Path | None = None,
+    tags: Mapping[str, Any] | None = None,
+) -> Loop:
+    """A loop at its beginning, or where its checkpoint left it.
+
+    Args:
+        model: The network.
+        loss: ``loss(model, batch)``, one loss a sample, shape (S,).
+        data: The training batches.
+        training: How to train in each round.
+        limits: What may end the run: ``rounds`` and ``budget``.
+        followers: As :func:`ramify.grow` takes them, like all that follow.
+        after_step: Called with the model after each step.
+        evaluate: Measures of the model.
+        log: Called with each event.
+        checkpoint: A file written after each event.
+        tags: Entries to put in front of each event.
+
+    Returns:
+        The loop.
+
+    Raises:
+        RamifyError: A follower is the model itself, the checkpoint is damaged or of another run,
+            or the ranks have other numbers of batches.
+    """
+    subject = InTraining(model, make_optimizer(model, training), distinct(model, followers))
+    file = None if checkpoint is None else Path(checkpoint)
+    journal = Journal(TRAINING, subject, file, log, tags or {})
+    steps = steps_of(data)
+    distributed.check_same("batches of an epoch", steps, "give every rank as many.")
+    journal.resume(limits)
+    rounds = limits["rounds"]
+    return Loop(loss, data, steps, training, rounds, subject, journal, evaluate, after_step)
+
+
+def train(
+    model: nn.Module, inputs: Any, loss: Loss, data: Data, *, training: Training, **others: Any
+) -> Grown:
+    """Train a network whose shape stays, in place.
+
+    Args:
+        model: Any network that :func:`ramify.trace` takes.
+        inputs: One example of its inputs, by which its cost is counted.
+        loss: ``loss(model, batch)``, one loss a sample, shape (S,).
+        data: The training batches.
+        training: How to train.
+        **others: ``evaluate``, ``log``, ``checkpoint``, ``tags``, ``followers`` and ``after_step``,
+            as :func:`ramify.grow` takes them.
+
+    Returns:
+        The network's graph, the optimizer and the history.
+
+    Raises:
+        RamifyError: The loss is not one a sample, something is no longer finite, the checkpoint is
+            damaged or of another model, or the ranks do not hold the same network.
+    """
+    with distributed.together():
+        limits: Event = {"rounds": 0, "budget": None}
+        loop = begin(model, loss, data, training=training, limits=limits, **others)
+        graph = trace(model, inputs)
+        distributed.check_ranks(model)
+        if not loop.journal.stopped:
+            loop.train_round(graph)
+            loop.stop("rounds", limits)
+        return Grown(graph, loop.subject.optimizer, loop.journal.history)

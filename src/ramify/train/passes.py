@@ -1,0 +1,57 @@
+"""The training data of a run: epochs by their number, and passes that a method asks for."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ramify.probe.splitting_matrix import known_length
+
+Data = Iterable[Any] | Callable[[int], Iterable[Any]]
+"""Batches: a list, a ``DataLoader``, or a function of the epoch's number that returns them."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The batches of one epoch, as often as wanted.
+
+    Attributes:
+        data: The batches of every epoch, or a function of its number.
+        number: Which.
+    """
+
+    data: Data
+    number: int
+
+    def __iter__(self) -> Iterator[Any]:
+        """One pass; nothing of it is kept."""
+        return iter(self.data(self.number) if callable(self.data) else self.data)
+
+
+@dataclass
+class Passes:
+    """The training data as a method that learns wants it: each pass is a further epoch.
+
+    Attributes:
+        data: As in :class:`Epoch`.
+        epoch: The number of the next pass.
+        steps: Batches of a pass.
+    """
+
+    data: Data
+    epoch: int
+    steps: int
+
+    def __len__(self) -> int:
+        """Batches of a pass."""
+        return self.steps
+
+    def __iter__(self) -> Iterator[Any]:
+        """The next pass."""
+        self.epoch += 1
+        return iter(Epoch(self.data, self.epoch - 1))
+
+
+def steps_of(data: Data) -> int:
+    """How many batches an epoch has, counted where the data does not say."""
+    known = known_length(data)
+    return sum(1 for _ in Epoch(data, 0)) if known is None else known
