@@ -1,6 +1,6 @@
 """What a model costs, and what it would cost after edits: parameters and multiply-accumulates.
 
-One MAC is one multiplication with its addition; a FLOP count is twice that. Sizes come from the
+One MAC is one multiplication with its addition, or two FLOPs. Sizes come from the
 labelled tape, so an edit is priced without being applied. They are polynomials in the widths of the
 groups, and so is the cost: `CostModel` compiles it once, for whoever prices many shapes.
 
@@ -37,6 +37,14 @@ class Cost:
         params: scalar parameters, each counted once.
         macs: multiply-accumulates of one forward on the traced inputs.
         by_kind: the MACs of `conv`, `linear`, `attention`, `matmul` and `norm`.
+
+    Example:
+        >>> import ramify, torch
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> graph = ramify.trace(net, torch.randn(1, 4))
+        >>> before, after = graph_cost(graph), graph_cost(graph, [ramify.Prune("0", 3)])
+        >>> before.params, before.flops, (before - after).macs
+        (58, 96, 6)
     """
 
     params: int
@@ -240,6 +248,7 @@ class CostModel:
         self._number = {group.atom: number for number, group in enumerate(graph.groups)}
         self.names = [group.name for group in graph.groups]
         self.widths: Index = np.array([group.width for group in graph.groups], dtype=np.int64)
+        # With polynomials in place of sizes, the count of parameters and MACs is one too.
         params, kinds = _count_all(graph, self._size)
         self._kinds = list(kinds)
         rows: list[Mapping[tuple[int, ...], int]] = [

@@ -178,7 +178,7 @@ def test_a_file_of_an_older_version_is_refused(tmp_path: Path, older: str) -> No
 
 
 def test_a_run_of_another_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RamifyError, match="c is not the checkpoint of a search; restore it"):
+    with pytest.raises(RamifyError, match="c is not the checkpoint of a search run; restore it"):
         read_checkpoint(write(tmp_path / "c"), "search")
 
 

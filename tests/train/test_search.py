@@ -161,7 +161,7 @@ def test_what_is_not_finite_stops_the_search_with_its_last_good_checkpoint(tmp_p
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c"
     write_checkpoint(path, Checkpoint("training", {"a": torch.ones(1)}, [], []))
-    with pytest.raises(RamifyError, match="c is not the checkpoint of a search; restore"):
+    with pytest.raises(RamifyError, match="c is not the checkpoint of a search run; restore"):
         ramify.search(made(), pairs(), epochs=1, checkpoint=path)
     path.unlink()
     ramify.search(made(), pairs(), epochs=1, checkpoint=path)

@@ -87,6 +87,8 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
         New images (S, C, H, W).
     """
     count, channels, height, width = images.shape
+    # Every image is a window of the padded one, shifted by its own number of rows and columns; a
+    # mirrored image reads its columns from right to left. One gather takes all windows at once.
     padded = functional.pad(images, (PAD, PAD, PAD, PAD))
     shifts = torch.randint(0, 2 * PAD + 1, (2, count, 1), generator=generator)
     mirror = torch.randint(0, 2, (count, 1), generator=generator).bool()
@@ -107,16 +109,22 @@ def cutout(images: Tensor, side: int, seeds: tuple[int, ...]) -> Tensor:
     Args:
         images: (S, C, H, W).
         side: of the square, in pixels.
-        seeds: what the draw hangs on, such as seed, epoch and number of the batch.
+        seeds: what the draw depends on, such as seed, epoch and number of the batch.
 
     Returns:
         New images (S, C, H, W).
+
+    Example:
+        >>> cut = cutout(torch.ones(2, 1, 8, 8), side=4, seeds=(0, 0))
+        >>> cut.shape, bool((cut == 0).any())
+        (torch.Size([2, 1, 8, 8]), True)
 
     Source: T. DeVries and G. W. Taylor, "Improved regularization of convolutional neural networks
     with cutout", 2017.
     """
     count, _, height, width = images.shape
     generator = seeded(*seeds)
+    # Which rows and which columns the square covers; a pixel goes where both do.
     inside = []
     for size in (height, width):
         first = torch.randint(size, (count, 1), generator=generator) - side // 2

@@ -88,7 +88,7 @@ def read_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
         state, random = (_decode(json.loads(metadata[k]), tensors) for k in ("state", "random"))
         checkpoint = Checkpoint(metadata["kind"], state, random, json.loads(metadata["history"]))
     if kind not in (None, checkpoint.kind):
-        raise RamifyError(f"{path} is not the checkpoint of a {kind}; {ADVICE}")
+        raise RamifyError(f"{path} is not the checkpoint of a {kind} run; {ADVICE}")
     return checkpoint
 
 

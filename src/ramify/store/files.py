@@ -74,7 +74,7 @@ def read_tensors(path: Path, advice: str) -> tuple[dict[str, Tensor], dict[str, 
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
-            # Cloned, because the last bit of a sum can hang on how its memory is aligned.
+            # Cloned, because the last bit of a sum can depend on how its memory is aligned.
             tensors = {name: file.get_tensor(name).clone() for name in names}
             return tensors, file.metadata() or {}
     except FileNotFoundError:

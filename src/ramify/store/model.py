@@ -176,10 +176,11 @@ def reshape(model: nn.Module, recipe: Recipe) -> nn.Module:
 
 
 def to_shape(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """:func:`reshape` where every value is loaded over, so that there is nothing to warn of."""
+    """Like :func:`reshape`, without its warning: for where every value is loaded afterwards."""
     check_recipe(recipe)
     tensors = named_tensors(model)
     _check(model, tensors, recipe)
+    # Shapes, then plain attributes such as `in_channels`, then tensors that have two names.
     for name, tensor in tensors.items():
         shape = tuple(recipe["shapes"][name])
         if tuple(tensor.shape) != shape:

@@ -1,4 +1,4 @@
-"""Plain training: settings, optimizer, learning rate as a function of the step, epochs, evaluation.
+"""One epoch of plain training, with its settings and its optimizer; and evaluation.
 
 ``S`` is the number of samples of a batch.
 """
@@ -44,6 +44,11 @@ class Training:
 
     Raises:
         RamifyError: A setting is unknown or out of range.
+
+    Example:
+        >>> training = Training(epochs=20, lr=0.05, schedule="steps", milestones=(0.5, 0.75))
+        >>> [training.factor(step, total=100) for step in (0, 50, 75)]
+        [1.0, 0.1, 0.01]
     """
 
     epochs: int = 10
@@ -148,21 +153,23 @@ def train_epoch(
         The mean training loss, and the number of steps.
 
     Raises:
-        RamifyError: The loss is not one a sample or hangs on no parameter, the loss or a weight is
-            no longer finite, or there are no batches.
+        RamifyError: The loss is not one a sample or depends on no parameter, the loss or a weight
+            is no longer finite, or there are no batches.
     """
     model.train()
     total, samples, steps = 0.0, 0, 0
     for batch in batches:
+        # The learning rate is a function of the step, so that a resume needs no scheduler.
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor(steps)
         with located(f"{where}, step {steps}"):
             losses = checked_loss(loss, model, batch)
             if not losses.requires_grad:
                 raise RamifyError(
-                    "the loss hangs on no parameter that takes gradients; unfreeze some, and train "
-                    "outside of torch.no_grad."
+                    "the loss depends on no parameter that takes gradients; unfreeze some, and "
+                    "train outside of torch.no_grad."
                 )
+        # The mean of this process, then the gradients of the mean over all of them.
         mean = losses.mean()
         optimizer.zero_grad(set_to_none=True)
         mean.backward()

@@ -84,6 +84,7 @@ def search_widths(
     """
     graph = trace(model, inputs)
     method = search.method()
+    # Train: plainly where another method scores, else with gates or norm scales that are learned.
     if search.searcher in PLAIN:
         done: Grown = train(
             model,
@@ -99,6 +100,7 @@ def search_widths(
         gates = gate(graph, groups) if method is None else None
         history = _searched(graph, gates, loss, pairs, search=search, training=training, **others)
         method = method if gates is None else GateScale(fold(gates))
+    # Score every channel of the groups that were chosen.
     graph = trace(model, inputs)
     proposals = method.propose(graph, loss, probe) if method else []
     return Scored(graph, _among(search.chosen(graph), graph, proposals), history)
@@ -155,10 +157,12 @@ def check_widths(
     """
     graph = trace(model, inputs)
     groups = search.chosen(graph)
+    # Whether there is something to learn on.
     if search.searcher in NAMES:
         fold(gate(graph, None if search.groups is None else groups))
     elif search.searcher == "bn":
         _scales(graph)
+    # Whether the budget can be reached: any order of the same prunes tells.
     proposals = _among(groups, graph, Chance(0).propose(graph, None, ()))
     counted = {name: most for name, most in (budget or {}).items() if name in RESOURCES}
     choice = choose(graph, proposals, rule, counted)

@@ -1,4 +1,4 @@
-"""How the channels of a network are scored while it trains: the searchers by their names."""
+"""The settings of a search for widths: how channels are scored while the network trains."""
 
 import math
 from collections.abc import Iterable
@@ -54,6 +54,15 @@ class WidthSearch:
 
     Raises:
         RamifyError: A setting is unknown or out of range.
+
+    Example:
+        >>> import torch, ramify
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(),
+        ...     nn.Linear(8, 2))
+        >>> search = WidthSearch(searcher="rarts", epochs=20, groups=("0",))
+        >>> search.chosen(ramify.trace(net, torch.ones(1, 2)))
+        ['0']
 
     Source: RARTS thesis, Algorithm 3 and section 4.2.2.
     """
