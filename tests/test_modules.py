@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import ramify
 
@@ -29,10 +31,41 @@ def test_every_module_is_an_attribute_of_its_package() -> None:
     assert hidden <= HIDDEN
 
 
+WITHOUT = f"""
+import sys
+sys.modules.update(dict.fromkeys({EXTRAS}))  # as if they were not installed
+"""
+
+
+def run(code: str) -> str:
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
 def test_the_library_imports_nothing_of_the_extras() -> None:
     code = f"import sys, ramify; print([name for name in {EXTRAS} if name in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    assert run(code).strip() == "[]"
+
+
+def test_the_first_block_of_the_readme_runs_without_the_extras() -> None:
+    page = (Path(__file__).parents[1] / "README.md").read_text()
+    [block, *_] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert "3 channel groups" in run(WITHOUT + block)
+
+
+def test_what_needs_an_extra_says_so() -> None:
+    said = """
+from ramify.data import load
+for name in ("digits", "."):
+    try:
+        load(name)
+    except ValueError as error:
+        print(error)
+"""
+    digits, folder = run(WITHOUT + said).splitlines()
+    assert digits.endswith('sklearn, which is not installed: pip install "ramify[cli]".')
+    assert folder.endswith('PIL, which is not installed: pip install "ramify[cli]".')
 
 
 def test_public_names_are_there() -> None:

@@ -81,6 +81,7 @@ class Loop:
         Raises:
             RamifyError: From :func:`ramify.train.epoch.train_epoch`.
         """
+        # All that changes stands in the journal and its checkpoint: so a resume is exact.
         journal, model, optimizer = self.journal, self.subject.model, self.subject.optimizer
         while journal.epoch < self.training.epochs:
             now: Event = {"round": journal.round, "step": journal.step}
@@ -122,28 +123,7 @@ def begin(  # noqa: PLR0913  (what a loop is made of)
     checkpoint: str | Path | None = None,
     tags: Mapping[str, Any] | None = None,
 ) -> Loop:
-    """A loop at its beginning, or where its checkpoint left it.
-
-    Args:
-        model: The network.
-        loss: ``loss(model, batch)``, one loss a sample, shape (S,).
-        data: The training batches.
-        training: How to train in each round.
-        limits: What may end the run: ``rounds`` and ``budget``.
-        followers: As :func:`ramify.grow` takes them, like all that follow.
-        after_step: Called with the model after each step.
-        evaluate: Measures of the model.
-        log: Called with each event.
-        checkpoint: A file written after each event.
-        tags: Entries to put in front of each event.
-
-    Returns:
-        The loop.
-
-    Raises:
-        RamifyError: A follower is the model itself, the checkpoint is damaged or of another run,
-            or the ranks have other numbers of batches.
-    """
+    """A loop at its beginning, or where its checkpoint left it; arguments as of `ramify.grow`."""
     subject = InTraining(model, make_optimizer(model, training), distinct(model, followers))
     file = None if checkpoint is None else Path(checkpoint)
     journal = Journal(TRAINING, subject, file, log, tags or {})
