@@ -58,8 +58,8 @@ def mask(graph: ChannelGraph, group: ChannelGroup, channels: list[int]) -> None:
     """
     tensors = tensors_of(graph.model)
     for slot in group.slots:
-        sides = graph.layout.sides.get((slot.name, slot.dim), ())
-        factor = any(side.atom is group.atom for side in sides)
+        scaled = graph.indexing.scaled_rows.get((slot.name, slot.dim), ())
+        factor = any(rows.atom is group.atom for rows in scaled)
         if slot.role == "consumer" or factor or not group.can_split:
             where = torch.from_numpy(graph.positions(group, slot)[channels].reshape(-1))
             tensors[slot.name].data.index_fill_(slot.dim, where, 0)

@@ -220,8 +220,8 @@ def fade(graph: ramify.ChannelGraph, t: float, channel: tuple[str, int]) -> None
     group = graph[channel[0]]
     for slot in group.slots:
         rows = torch.from_numpy(graph.positions(group, slot)[channel[1]].reshape(-1))
-        sides = graph.layout.sides.get((slot.name, slot.dim), ())
-        own = [part for side in sides if side.atom is group.atom for part, _ in side.parts]
+        scaled = graph.indexing.scaled_rows.get((slot.name, slot.dim), ())
+        own = [part for each in scaled if each.atom is group.atom for part, _ in each.parts]
         if own:
             rows = rows[torch.from_numpy(np.logical_or.reduce(own))[rows]]
         if own or slot.role == "consumer":

@@ -114,7 +114,7 @@ def describe(row: Row, graph: ChannelGraph) -> None:
     row["exact"] = sum(group.prune_exact for group in able)
     row["share_prune"] = share(graph, able)
     row["share_split"] = share(graph, [group for group in graph.groups if group.can_split])
-    frozen = Counter(g.why for g in graph.groups if not g.can_prune and g.width > 1)
+    frozen = Counter(g.reason for g in graph.groups if not g.can_prune and g.width > 1)
     row["frozen"] = dict(frozen.most_common())
 
 
@@ -288,8 +288,8 @@ def mask(graph: ChannelGraph, model: nn.Module, group: ChannelGroup, gone: list[
     """
     tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
     for slot in group.slots:
-        sides = graph.layout.sides.get((slot.name, slot.dim), ())
-        factor = any(side.atom is group.atom for side in sides)
+        scaled = graph.indexing.scaled_rows.get((slot.name, slot.dim), ())
+        factor = any(rows.atom is group.atom for rows in scaled)
         if slot.role == "consumer" or factor or not group.can_split:
             where = torch.from_numpy(graph.positions(group, slot)[gone].reshape(-1))
             tensors[slot.name].data.index_fill_(slot.dim, where, 0)

@@ -19,7 +19,7 @@ import ramify
 from experiments.continuity.networks import NETWORKS, Network, make_optimizer
 from ramify.data import Dataset, batches, load
 from ramify.edit import plan_edits
-from ramify.tracing.indexing import Factors, reindex
+from ramify.tracing.indexing import Scaling, reindex
 from ramify.train.epoch import cross_entropy, mean_loss
 
 Batch = tuple[Tensor, Tensor]
@@ -285,12 +285,12 @@ def _as_ever(
     """
     changes, tensors = plan_edits(graph, edits).changes, dict(graph.model.named_parameters())
     found: dict[Tensor, Tensor] = {}
-    for name in tensors.keys() & set(graph.layout.touched(changes)):
+    for name in tensors.keys() & set(graph.indexing.touched(changes)):
         squares = optimizer.state[tensors[name]]["exp_avg_sq"]
-        factors = [_squared(rule) for rule in graph.layout.gradients(name)]
+        factors = [_squared(rule) for rule in graph.indexing.gradient_scales(name)]
         found[tensors[name]] = reindex(squares, graph.dims[name], changes, factors)
     return found
 
 
-def _squared(rule: Factors) -> Factors:
+def _squared(rule: Scaling) -> Scaling:
     return lambda term, changes: rule(term, changes) ** 2

@@ -30,7 +30,7 @@ from ramify.relax import fold, gate
 from ramify.select import Knapsack, Rule, Selection, Threshold, TopFraction, TradeOff
 from ramify.select.fit import fit
 from ramify.store.model import load, recipe_of, reshape, save
-from ramify.tracing import ChannelGraph, ChannelGroup, trace
+from ramify.tracing import ChannelGraph, ChannelGroup, rule, trace
 from ramify.train.epoch import Training
 from ramify.train.grow import grow
 from ramify.train.loop import Grown
@@ -45,6 +45,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "trace",
     "ChannelGraph",
     "ChannelGroup",
+    "rule",
     "cost",
     "latency",
     # edits

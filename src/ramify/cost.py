@@ -146,7 +146,7 @@ class Sizes:
     """Shapes of the tape's tensors, in whatever numbers `size` gives for a resolved term."""
 
     def __init__(self, graph: ChannelGraph, size: Callable[[Term], Any]) -> None:
-        self._terms = graph.labels.history[0]
+        self._terms = graph.flow.history[0]
         self._size = size
         self._known: dict[int, tuple[Any, ...]] = {}
 

@@ -49,8 +49,8 @@ def test_first_order_is_the_gradient_of_a_gate_on_every_read(kind: str) -> None:
     assert groups
     for group in groups:
         slots = ((slot.name, slot.dim) for slot in group.slots)
-        sides = [side for place in slots for side in graph.layout.sides.get(place, ())]
-        if any(side.atom is group.atom for side in sides):
+        scaled = [rows for place in slots for rows in graph.indexing.scaled_rows.get(place, ())]
+        if any(rows.atom is group.atom for rows in scaled):
             continue  # read by a product of activations too: see below
         expected = by_columns(net, graph, group.name, batch)
         assert (found[group.name] - expected).abs().max() < 1e-12

@@ -48,7 +48,7 @@ def test_a_forward_that_fails_with_a_channel_less_is_frozen() -> None:
     assert not group.can_prune
 
 
-def test_the_training_forward_is_rehearsed_too() -> None:
+def test_groups_grow_in_the_training_forward_too() -> None:
     group = ramify.trace(InTraining(), torch.randn(2, 4))["a"]
     assert not group.can_prune
     assert not group.can_split
@@ -58,7 +58,7 @@ def test_splits_beside_prunes_are_checked(monkeypatch: pytest.MonkeyPatch) -> No
     net = Counting()
     graph = ramify.trace(net, torch.randn(2, 4))
     for group in graph.groups:
-        object.__setattr__(group, "can_split", True)  # as if the rehearsal had missed it
+        object.__setattr__(group, "can_split", True)  # as if the trial growth had missed it
     net.b.weight.data[:, 0] += 1
     net.a.out_features = 8
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}

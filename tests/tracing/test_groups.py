@@ -23,8 +23,8 @@ def traced(name: str, dtype: torch.dtype = torch.float64) -> ramify.ChannelGraph
 def test_every_group_and_what_may_be_done_with_it(name: str) -> None:
     graph = traced(name)
     assert {group.name: ability(group) for group in graph.groups} == STRUCTURES[name].groups
-    assert all(group.why for group in graph.groups if not group.can_split)
-    assert not any("does not know" in group.why for group in graph.groups)
+    assert all(group.reason for group in graph.groups if not group.can_split)
+    assert not any("does not know" in group.reason for group in graph.groups)
 
 
 ROLES: list[tuple[str, str, str, str, str]] = [
@@ -98,7 +98,7 @@ WHY = [
 
 @pytest.mark.parametrize("name, group, why", WHY)
 def test_reasons_name_the_operation_and_the_module(name: str, group: str, why: str) -> None:
-    assert re.search(why, traced(name)[group].why)
+    assert re.search(why, traced(name)[group].reason)
 
 
 def test_the_printed_table_lists_everything_at_once() -> None:
@@ -184,7 +184,7 @@ def test_parameters_over_the_same_memory_are_frozen() -> None:
     graph = ramify.trace(Views(), torch.randn(2, 4))
     assert ability(graph["a"]) == "5 frozen"
     assert ability(graph["b"]) == "6 frozen"
-    assert "shares its memory with" in graph["a"].why
+    assert "shares its memory with" in graph["a"].reason
 
 
 # ------------------------------------------------------------------------------- bad input
@@ -235,7 +235,7 @@ def test_experts_read_and_make_channels_in_whole_blocks_of_memory() -> None:
     read = [(g.width, g.producers, g.consumers) for g in graph.groups[:3]]
     assert (8, ("a.weight", "a.bias"), ("up",)) in read
     assert (12, ("up",), ("down",)) in read
-    assert {g.why for g in graph.groups[:3]} == {
+    assert {g.reason for g in graph.groups[:3]} == {
         "the model's own forward holds a size that does not follow an edit"
     }
 

@@ -34,7 +34,7 @@ def test_splits_of_many_channels_at_once_keep_the_outputs(program: Program, seed
     before, values = outputs(model, x), {n: t.clone() for n, t in model.state_dict().items()}
     graph = ramify.trace(model, x)
     assert all(torch.equal(t, values[n]) for n, t in model.state_dict().items())
-    assert not any("does not know" in group.why for group in graph.groups)
+    assert not any("does not know" in group.reason for group in graph.groups)
     draw = random.Random(seed)
     edits = [
         Split(group.name, channel, draw.choice(WEIGHTS))

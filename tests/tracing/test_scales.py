@@ -1,4 +1,4 @@
-"""The scale of q·kᵀ, in all the ways in which it hangs on widths: every edit keeps it."""
+"""The scale of q·kᵀ, in all the ways in which it depends on widths: every edit keeps it."""
 
 from __future__ import annotations
 

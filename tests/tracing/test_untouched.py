@@ -87,7 +87,7 @@ def test_nothing_changes_when_the_forward_fails() -> None:
 
 
 def test_a_model_that_catches_its_own_errors() -> None:
-    """The rehearsal's signals may be swallowed by the forward; nothing wrong is offered."""
+    """The trial growth's signals may be swallowed by the forward; nothing wrong is offered."""
 
     class Catches(nn.Module):
         def __init__(self) -> None:

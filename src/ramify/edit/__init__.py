@@ -1,4 +1,14 @@
-"""Edits: every change of width is one re-indexing, applied as a whole or not at all."""
+"""Edits: every change of width is one re-indexing, applied as a whole or not at all.
+
+In the order in which data flows:
+
+    plan    checks `Prune` and `Split` against the graph, and works out a change for each axis:
+            which old channel each new one copies, and what its readers are multiplied by
+    carry   stages what the change does to tensors, gradients, attributes, optimizer state and
+            followers (the arithmetic is in tracing.indexing)
+    apply   `ramify.apply`: carries it out, traces the model again, checks that nothing else
+            changed, and otherwise takes all of it back
+"""
 
 from ramify.edit.carry import Follower
 from ramify.edit.plan import Edit, Plan, Prune, Split, plan_edits

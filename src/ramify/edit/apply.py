@@ -23,7 +23,7 @@ from ramify.tracing.dims import Atom, leaves
 from ramify.tracing.indexing import Change, Changes, Index, new_size, resized
 from ramify.tracing.recorder import Tape, call, modes_kept, record
 from ramify.tracing.verify.comparison import near_equal
-from ramify.tracing.verify.trial_growth import Verdicts
+from ramify.tracing.verify.trial_results import TrialResults
 
 
 def apply(
@@ -85,8 +85,8 @@ def apply(
     whole = all(isinstance(edit, Split) for edit in edits)
     before = _run(graph) if whole else None
     if not whole:
-        _rehearse_splits(graph, edits)
-        _rehearse_blocks(graph, plan)
+        _try_splits_alone(graph, edits)
+        _try_reordered_blocks(graph, plan)
     swap = Swap()
     try:
         stage_model(swap, graph, plan)
@@ -98,7 +98,7 @@ def apply(
         _forget(graph.model)
         # An axis of one channel looks like none: what is known by place must be found anew.
         narrow = any(len(change.source) == 1 for change in plan.changes.values())
-        edited = _trace_again(graph, None if narrow else graph.verdicts)
+        edited = _trace_again(graph, None if narrow else graph.trial_results)
         _follow(graph, edited, plan, strict=not narrow)
         if before is not None:
             _check_outputs(before, edited.tapes[0])
@@ -122,7 +122,7 @@ def _warn_of_unseen(graph: ChannelGraph, plan: Plan) -> None:
     sizes = {atom.size: atom for atom in plan.changes}
     names = {group.atom: group.name for group in graph.groups}
     for unseen in graph.unreached:
-        for size in graph.labels.names[unseen]:
+        for size in graph.flow.param_shapes[unseen]:
             if size in sizes:
                 warnings.warn(
                     f"'{unseen}' was not reached when the model was traced, and has a dimension of "
@@ -133,9 +133,9 @@ def _warn_of_unseen(graph: ChannelGraph, plan: Plan) -> None:
                 return
 
 
-def _trace_again(graph: ChannelGraph, known: Verdicts | None) -> ChannelGraph:
+def _trace_again(graph: ChannelGraph, known: TrialResults | None) -> ChannelGraph:
     try:
-        return graph.again(known)
+        return graph.retrace(known)
     except RamifyError:
         raise
     except Exception as error:
@@ -163,14 +163,14 @@ def _several(followers: Follower | Iterable[Follower]) -> list[Follower]:
     return list(followers)
 
 
-def _rehearse_splits(graph: ChannelGraph, edits: Sequence[Edit]) -> None:
+def _try_splits_alone(graph: ChannelGraph, edits: Sequence[Edit]) -> None:
     """Splits that go together with prunes are tried without them: alone they change nothing."""
     splits = [replace(edit, offsets={}) for edit in edits if isinstance(edit, Split)]
     if splits:
         _check_outputs(*_without_and_with(graph, plan_edits(graph, splits).changes))
 
 
-def _rehearse_blocks(graph: ChannelGraph, plan: Plan) -> None:
+def _try_reordered_blocks(graph: ChannelGraph, plan: Plan) -> None:
     """Where every head loses channels of its own: to put each head's in another order is nothing.
 
     Raises:
@@ -198,7 +198,7 @@ def _order(change: Change, atom: Atom) -> Index:
 def _without_and_with(graph: ChannelGraph, changes: Changes) -> tuple[Tape, Tape]:
     """A run of the model as it is, and one as it would be after changes."""
     before = _run(graph)
-    with resized(graph.model, graph.layout, changes):
+    with resized(graph.model, graph.indexing, changes):
         return before, _run(graph)
 
 
@@ -210,8 +210,8 @@ def _follow(graph: ChannelGraph, edited: ChannelGraph, plan: Plan, *, strict: bo
     """Check that the edited model has the planned axes, and say where each channel is from."""
     names = {group.atom: group.name for group in graph.groups}
     old_atom: dict[Atom, Atom] = {}
-    for name, slot in graph.labels.slots.items():
-        for old, new in zip(slot, edited.labels.slots[name], strict=True):
+    for name, slot in graph.flow.param_dims.items():
+        for old, new in zip(slot, edited.flow.param_dims[name], strict=True):
             planned, found = list(leaves(old)), list(leaves(new))
             if [new_size(a, plan.changes) for a in planned] == [a.size for a in found]:
                 old_atom.update(zip(found, planned, strict=True))

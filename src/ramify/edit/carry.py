@@ -19,12 +19,12 @@ from ramify.errors import RamifyError
 from ramify.tracing import ChannelGraph
 from ramify.tracing.dims import Fixed
 from ramify.tracing.indexing import (
-    Factors,
-    Layout,
+    Indexing,
+    Scaling,
     attribute_values,
     positions,
-    put,
     reindex,
+    set_data,
     sources,
 )
 from ramify.tracing.recorder import tensors_of
@@ -43,8 +43,8 @@ class Swap:
     def tensor(self, target: Tensor, value: Tensor) -> None:
         """Give a tensor other data."""
         old = target.data
-        self._do.append(lambda: put(target, value))
-        self._undo.append(lambda: put(target, old))
+        self._do.append(lambda: set_data(target, value))
+        self._undo.append(lambda: set_data(target, old))
 
     def item(self, table: MutableMapping[Any, Any], key: Any, value: Any) -> None:
         """Put another value in a table."""
@@ -84,24 +84,25 @@ class Swap:
 def stage_model(swap: Swap, graph: ChannelGraph, plan: Plan) -> None:
     """The model's tensors, their gradients, and the attributes that hold sizes."""
     tensors = tensors_of(graph.model)
-    for name in graph.layout.touched(plan.changes):
+    for name in graph.indexing.touched(plan.changes):
         tensor, terms = tensors[name], graph.dims[name]
         _stage_tensor(swap, graph, plan, name, tensor)
         if tensor.grad is not None:
-            grad = reindex(tensor.grad, terms, plan.changes, graph.layout.gradients(name))
+            grad = reindex(tensor.grad, terms, plan.changes, graph.indexing.gradient_scales(name))
             swap.attribute(tensor, "grad", grad)
     _stage_attributes(swap, graph, plan, graph.model)
 
 
 def _stage_tensor(swap: Swap, graph: ChannelGraph, plan: Plan, name: str, tensor: Tensor) -> None:
-    weights = graph.layout.weights(name)
+    weights = graph.indexing.value_scales(name)
     swap.tensor(tensor, reindex(tensor, graph.dims[name], plan.changes, weights))
     for dim, where, value in displacements(plan, name, graph):
         swap.offset(tensor, dim, where, value)
 
 
 def _stage_attributes(swap: Swap, graph: ChannelGraph, plan: Plan, model: nn.Module) -> None:
-    for module, attribute, _, new in attribute_values(model, graph.layout.attributes, plan.changes):
+    attributes = graph.indexing.attributes
+    for module, attribute, _, new in attribute_values(model, attributes, plan.changes):
         swap.attribute(module, attribute, new)
 
 
@@ -129,9 +130,9 @@ def displacements(
         kernels_ = edit.offsets[name].detach()
         kernels_ = kernels_.reshape(len(new) * count, *kernels_.shape[2 if count > 1 else 1 :])
         kernels_ = kernels_[torch.from_numpy(rows.reshape(-1)).to(kernels_.device)]
-        scaled = graph.layout.weights(name)
+        scaled = graph.indexing.value_scales(name)
         others = [dim for dim in range(len(terms)) if dim != slot.dim]
-        shares = graph.layout.share(slot, plan.changes)[where.reshape(-1)]
+        shares = graph.indexing.offset_scales(slot, plan.changes)[where.reshape(-1)]
         value = reindex(
             kernels_,
             [Fixed(rows.size), *(terms[dim] for dim in others)],
@@ -141,7 +142,7 @@ def displacements(
         yield slot.dim, torch.from_numpy(where.reshape(-1)), value
 
 
-def _given(values: NDArray[np.float64]) -> Factors:
+def _given(values: NDArray[np.float64]) -> Scaling:
     return lambda term, changes: values
 
 
@@ -154,23 +155,24 @@ def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follow
     module = _named_alike(graph, follower) if isinstance(follower, nn.Module) else None
     held = tensors_of(module) if module is not None else cast(Mapping[str, Tensor], follower)
     own = tensors_of(graph.model)
-    for name in graph.layout.touched(plan.changes):
-        for alias in [a for a, first in graph.labels.aliases.items() if first == name]:
+    for name in graph.indexing.touched(plan.changes):
+        for alias in [a for a, first in graph.flow.aliases.items() if first == name]:
             tensor = held.get(alias)
             if tensor is None and alias != name:
                 continue
-            if tensor is None or tuple(tensor.shape) != graph.labels.names[name]:
+            if tensor is None or tuple(tensor.shape) != graph.flow.param_shapes[name]:
                 seen = "nothing" if tensor is None else f"shape {tuple(tensor.shape)}"
                 raise RamifyError(
                     f"a follower has the names and shapes of the model, and for '{alias}' of shape "
-                    f"{graph.labels.names[name]} this one has {seen}"
+                    f"{graph.flow.param_shapes[name]} this one has {seen}"
                 )
             if tensor is own[name]:
                 continue
             if module is not None:
                 _stage_tensor(swap, graph, plan, name, tensor)
                 continue
-            value = reindex(tensor, graph.dims[name], plan.changes, graph.layout.weights(name))
+            scales = graph.indexing.value_scales(name)
+            value = reindex(tensor, graph.dims[name], plan.changes, scales)
             for dim, where, offset in displacements(plan, name, graph):
                 swap.offset(value, dim, where, offset)
             swap.item(cast(MutableMapping[str, Tensor], follower), alias, value)
@@ -234,13 +236,13 @@ def _law(optimizer: Optimizer, key: str) -> Law:
     return _LAWS.get(key, lambda g, f: g)
 
 
-def _scales(layout: Layout, name: str, law: Law) -> list[Factors]:
+def _scales(indexing: Indexing, name: str, law: Law) -> list[Scaling]:
     """For each dimension of a tensor, how a state entry of its shape follows changes."""
 
-    def rule(gradients: Factors, values: Factors) -> Factors:
+    def rule(gradients: Scaling, values: Scaling) -> Scaling:
         return lambda term, changes: law(gradients(term, changes), values(term, changes))
 
-    both = zip(layout.gradients(name), layout.weights(name), strict=True)
+    both = zip(indexing.gradient_scales(name), indexing.value_scales(name), strict=True)
     return [rule(gradients, values) for gradients, values in both]
 
 
@@ -265,7 +267,7 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Opti
             f"this {type(optimizer).__name__} holds no parameter of the model: give the optimizer "
             "that trains it"
         )
-    for name in graph.layout.touched(plan.changes):
+    for name in graph.indexing.touched(plan.changes):
         parameter = tensors[name]
         state: dict[str, Any] = optimizer.state.get(parameter, {})
         for key, value in state.items():
@@ -280,7 +282,7 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Opti
                     "the optimizer to every ramify.apply (was it left out of an earlier one?), or "
                     "use one whose state has the parameter's shape"
                 )
-            scales = _scales(graph.layout, name, _law(optimizer, key))
+            scales = _scales(graph.indexing, name, _law(optimizer, key))
             swap.item(state, key, reindex(value, graph.dims[name], plan.changes, scales))
 
 

@@ -187,10 +187,10 @@ def _validate(graph: ChannelGraph, group: ChannelGroup, edit: Edit) -> None:
             )
     if isinstance(edit, Prune):
         if group.atom.frozen:
-            raise RamifyError(f"'{group.name}' cannot be pruned: {group.why}")
+            raise RamifyError(f"'{group.name}' cannot be pruned: {group.reason}")
         return
     if not group.can_split:
-        raise RamifyError(f"'{group.name}' cannot be split: {group.why}")
+        raise RamifyError(f"'{group.name}' cannot be split: {group.reason}")
     if not edit.weights or not math.isclose(sum(edit.weights), 1.0, abs_tol=1e-6):
         raise RamifyError(
             f"the weights of a split sum to 1, so that the output stays, and these sum to "
@@ -245,7 +245,7 @@ def check_current(graph: ChannelGraph) -> None:
         )
     check_ungated(graph.model)
     for name, tensor in tensors_of(graph.model).items():
-        seen = graph.labels.names.get(name)
+        seen = graph.flow.param_shapes.get(name)
         if seen != tuple(tensor.shape):
             had = f"had {seen}" if seen is not None else "was not there"
             raise RamifyError(

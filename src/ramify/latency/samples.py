@@ -153,7 +153,7 @@ def _visit(graph: ChannelGraph, widths: Index, clock: Clock) -> tuple[Floats, li
     }
     whole = []
     with (
-        resized(model, graph.layout, changes),
+        resized(model, graph.indexing, changes),
         evaluating(model),
     ):
         for number in range(1 + CALLS):

@@ -211,5 +211,5 @@ def _measure_changed(
     graph: ChannelGraph, changes: Changes, repeats: int, warmup: int, clock: Clock | None
 ) -> Latency:
     check_ungated(graph.model)
-    with resized(graph.model, graph.layout, changes):
+    with resized(graph.model, graph.indexing, changes):
         return measure(graph.model, graph.inputs, repeats=repeats, warmup=warmup, clock=clock)

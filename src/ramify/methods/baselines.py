@@ -397,7 +397,9 @@ def wanted(
     found = [graph[name] for name in (able if groups is None else groups)]
     for group in found:
         if group.name not in able:
-            reason = group.why or "its channels pass a grouped convolution, which sums over others"
+            reason = (
+                group.reason or "its channels pass a grouped convolution, which sums over others"
+            )
             raise RamifyError(f"'{group.name}' cannot be split by this method: {reason}")
         for channel in channels or ():
             if not 0 <= channel < group.width:

@@ -30,7 +30,7 @@ from ramify.methods.proposal import Proposal
 from ramify.methods.trial import after, copies_of, differentiable
 from ramify.probe.splitting_matrix import Loss, check_weights, checked_loss, written_out
 from ramify.tracing import ChannelGraph, ChannelGroup
-from ramify.tracing.indexing import Change, factors, positions
+from ramify.tracing.indexing import Change, positions, scales_along
 from ramify.tracing.recorder import tensors_of
 
 
@@ -225,7 +225,7 @@ def _columns(graph: ChannelGraph, groups: Sequence[ChannelGroup], plan: Plan) ->
                 term = graph.dims[slot.name][slot.dim]
                 where = positions(term, group.atom, plan.changes)[group.width :]
                 changes = plan.changes | {group.atom: same}
-                alone = factors(term, changes, frozenset(plan.changes))[where]
+                alone = scales_along(term, changes, frozenset(plan.changes))[where]
                 own.append((slot.name, slot.dim, torch.from_numpy(where), torch.from_numpy(alone)))
         out.append(own)
     return out

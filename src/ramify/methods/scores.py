@@ -23,8 +23,9 @@ from ramify.probe.replay import replay
 from ramify.probe.splitting_matrix import Loss, check_weights, checked_loss, written_out
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.dims import Atom, atoms_of, leaves, resolve
+from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import kernels, owners
-from ramify.tracing.propagate import Labels
+from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import Ref, Tape, record, tensors_of
 
 
@@ -214,20 +215,20 @@ class _Read:
 
 def _reads(graph: ChannelGraph, tape: Tape) -> list[_Read]:
     """Every read of a prunable group; of a product of two activations, one side."""
-    labels = Labels(graph.labels.names, graph.labels.aliases)
-    labels.run(tape)
+    flow = DimFlow(graph.flow.param_shapes, graph.flow.aliases)
+    propagate(flow, tape)
     known: dict[Atom, ChannelGroup] = {}
     groups = {group.atom: group for group in prunable(graph)}
-    for name, slot in graph.labels.slots.items():
-        for old, new in zip(slot, labels.slots[name], strict=True):
+    for name, slot in graph.flow.param_dims.items():
+        for old, new in zip(slot, flow.param_dims[name], strict=True):
             pairs = list(zip(leaves(old), leaves(new), strict=False))
             known.update({b: groups[a] for a, b in pairs if a in groups and a.size == b.size})
     out = []
-    for read in labels.contractions:
-        if labels.is_weight(read.source) or not tape.dtypes[read.source.index].is_floating_point:
+    for read in flow.contractions:
+        if flow.is_weight(read.source) or not tape.dtypes[read.source.index].is_floating_point:
             continue
         for atom in atoms_of(read.read) & known.keys():
-            terms = [resolve(term) for term in labels.dims[read.source.index]]
+            terms = [resolve(term) for term in flow.tensor_dims[read.source.index]]
             dim = next((d for d, term in enumerate(terms) if atom in leaves(term)), None)
             if dim is not None:
                 owner = torch.from_numpy(owners(terms[dim], atom))
@@ -358,4 +359,4 @@ def norm_scales(graph: ChannelGraph) -> set[str]:
             weight = op.named().get("weight")
             if "norm" in op.name and isinstance(weight, Ref) and weight.index in tape.names:
                 found.add(tape.names[weight.index])
-    return {graph.labels.aliases.get(name, name) for name in found}
+    return {graph.flow.aliases.get(name, name) for name in found}

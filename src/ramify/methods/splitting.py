@@ -285,6 +285,6 @@ def splitting_matrix(
     found, made = probes(graph, loss, batches, surrogate)
     chosen = [n for n, target in enumerate(found) if target.group is wanted]
     if not chosen:
-        reason = wanted.why or "its channels pass a grouped convolution, which sums over others"
+        reason = wanted.reason or "its channels pass a grouped convolution, which sums over others"
         raise RamifyError(f"'{wanted.name}' has no splitting matrix: {reason}")
     return _matrices(graph, found, made)[chosen[0]]

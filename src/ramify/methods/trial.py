@@ -52,7 +52,7 @@ def after(graph: ChannelGraph, edits: Iterable[Edit]) -> Iterator[Plan]:
         What the edits do to every axis. The model comes back as it was, whatever happens inside.
     """
     plan, model = plan_edits(graph, edits), graph.model
-    changed = resized(model, graph.layout, plan.changes)
+    changed = resized(model, graph.indexing, plan.changes)
     with untouched(model), changed, eager():
         tensors = tensors_of(model)
         for name in {name for _, edit, _ in plan.splits for name in edit.offsets}:
@@ -222,12 +222,12 @@ def copies_of(
     from_ = (sources(own, changes)[where][:, :, None] == before[:, None, :]).argmax(2)
     index = torch.from_numpy(from_ + before.shape[1] * np.arange(count)[:, None]).reshape(-1)
     rows = gradient.movedim(slot.dim, 0)[torch.from_numpy(where.reshape(-1)).to(gradient.device)]
-    share = graph.layout.share(slot, changes)[where.reshape(-1)]
+    share = graph.indexing.offset_scales(slot, changes)[where.reshape(-1)]
     rows = rows * torch.from_numpy(share).to(rows).view(-1, *[1] * (rows.dim() - 1))
     out = rows.new_zeros(before.size, *rows.shape[1:])
     out = out.index_add(0, index.to(rows.device), rows).unflatten(0, before.shape)
     others = [dim for dim in range(len(terms)) if dim != slot.dim]
-    scaled = graph.layout.weights(slot.name)
+    scaled = graph.indexing.value_scales(slot.name)
     for place, dim in enumerate(others, start=2):
         if touches(terms[dim], changes):
             scale = torch.from_numpy(scaled[dim](terms[dim], changes)).to(out)

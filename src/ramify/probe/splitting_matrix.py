@@ -27,10 +27,11 @@ from ramify.errors import RamifyError
 from ramify.probe.recorded_pass import read_gradients
 from ramify.probe.replay import replay
 from ramify.tracing import ChannelGraph, ChannelGroup
-from ramify.tracing.attention.factors import sided
+from ramify.tracing.attention.factors import scalable_products
 from ramify.tracing.dims import atoms_of, leaves
+from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import kernels
-from ramify.tracing.propagate import Labels
+from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import (
     Ref,
     Tape,
@@ -74,13 +75,13 @@ def targets(graph: ChannelGraph) -> list[Target]:
     Returns:
         The targets, in forward order.
     """
-    summing = {n for read in graph.labels.contractions if atoms_of(read.read) for n in read.names}
+    summing = {n for read in graph.flow.contractions if atoms_of(read.read) for n in read.names}
     able = [
         group
         for group in graph.groups
         if group.can_split and not summing.intersection(group.carriers)
     ]
-    multiplied = sided(graph.labels)
+    multiplied = scalable_products(graph.flow)
     carried = {name for group in able for name in group.carriers}
     found = []
     for group in able:
@@ -342,23 +343,23 @@ def _reads(graph: ChannelGraph, tape: Tape, multiplied: Sequence[Target]) -> dic
     Returns:
         Operation -> the tensor that it reads, or makes.
     """
-    labels = Labels(graph.labels.names, graph.labels.aliases)
-    labels.run(tape)
+    flow = DimFlow(graph.flow.param_shapes, graph.flow.aliases)
+    propagate(flow, tape)
     own = {
         atom
         for target in multiplied
         for part in target.kernels
-        for atom in leaves(labels.slots[part.name][part.dim])
+        for atom in leaves(flow.param_dims[part.name][part.dim])
     }
     products = {
         read.op: tape.ops[read.op].results()[0]
-        for read in labels.contractions
+        for read in flow.contractions
         if not read.names and not own.isdisjoint(atoms_of(read.read))
     }
     weighted = {
         read.op: read.source
-        for read in labels.contractions
-        if read.names and read.read and not labels.is_weight(read.source)
+        for read in flow.contractions
+        if read.names and read.read and not flow.is_weight(read.source)
     }
     return products | weighted
 

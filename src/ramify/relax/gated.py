@@ -46,16 +46,16 @@ def factors_of(graph: ChannelGraph, group: ChannelGroup) -> dict[str, list[Facto
         Tensor name -> factors.
     """
     found: dict[str, list[Factor]] = {}
-    layout = graph.layout
-    for (name, dim), atoms in layout.readers.items():
+    indexing = graph.indexing
+    for (name, dim), atoms in indexing.readers.items():
         if group.atom in atoms:
-            channel = owners(layout.dims[name][dim], group.atom)
+            channel = owners(indexing.dims[name][dim], group.atom)
             found.setdefault(name, []).append(Factor(dim, channel, 1))
-    for (name, dim), sides in layout.sides.items():
-        for side in sides:
-            if side.atom is group.atom:
-                rows = np.logical_or.reduce([rows for rows, _ in side.parts])
-                channel = np.where(rows, owners(layout.dims[name][dim], group.atom), -1)
+    for (name, dim), scaled_rows in indexing.scaled_rows.items():
+        for scaled in scaled_rows:
+            if scaled.atom is group.atom:
+                rows = np.logical_or.reduce([rows for rows, _ in scaled.parts])
+                channel = np.where(rows, owners(indexing.dims[name][dim], group.atom), -1)
                 found.setdefault(name, []).append(Factor(dim, channel, 2))
     return found
 

@@ -25,7 +25,7 @@ from ramify.relax.gated import (
     take_out,
 )
 from ramify.tracing import GATES, ChannelGraph, ChannelGroup
-from ramify.tracing.indexing import put
+from ramify.tracing.indexing import set_data
 from ramify.tracing.recorder import Tape, call, record, tensors_of
 from ramify.tracing.verify.comparison import near_equal
 
@@ -259,9 +259,9 @@ def _some(chosen: list[tuple[ChannelGroup, ...]]) -> list[tuple[ChannelGroup, ..
 def _why_not(graph: ChannelGraph, group: ChannelGroup) -> str:
     """Why a group cannot be gated; nothing if it can."""
     if not (group.can_split and group.can_prune):
-        return group.why
+        return group.reason
     factors, tensors = factors_of(graph, group), tensors_of(graph.model)
-    for alias, name in graph.labels.aliases.items():
+    for alias, name in graph.flow.aliases.items():
         if name not in factors:
             continue
         owner = graph.model.get_submodule(alias.rpartition(".")[0])
@@ -301,7 +301,7 @@ def _gated(
             factors.setdefault(name, []).extend((gates.key(group.name), f) for f in own)
     under = [
         (alias, GatedWeight(gates, factors[name], *_place(model, alias)))
-        for alias, name in graph.labels.aliases.items()
+        for alias, name in graph.flow.aliases.items()
         if name in factors
     ]
     with torch.no_grad():
@@ -360,11 +360,11 @@ def _multiplied(model: nn.Module, under: Mapping[str, GatedWeight]) -> Iterator[
         for name, gated in under.items():
             if name in tensors:  # a shared weight has other names too
                 kept.append((tensors[name], tensors[name].data))
-                put(tensors[name], gated.to(tensors[name].device)(tensors[name].data).detach())
+                set_data(tensors[name], gated.to(tensors[name].device)(tensors[name].data).detach())
         yield
     finally:
         for tensor, data in kept:
-            put(tensor, data)
+            set_data(tensor, data)
 
 
 def _run(graph: ChannelGraph) -> Tape:

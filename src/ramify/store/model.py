@@ -24,7 +24,7 @@ from ramify.store.files import (
     write_tensors,
 )
 from ramify.tracing import check_ungated
-from ramify.tracing.indexing import put
+from ramify.tracing.indexing import set_data
 
 FORMAT = "ramify-recipe-1"
 SUFFIX = ".safetensors"
@@ -184,7 +184,7 @@ def to_shape(model: nn.Module, recipe: Recipe) -> nn.Module:
     for name, tensor in tensors.items():
         shape = tuple(recipe["shapes"][name])
         if tuple(tensor.shape) != shape:
-            put(tensor, same_memory_format(_tiled(tensor.data, shape), like=tensor))
+            set_data(tensor, same_memory_format(_tiled(tensor.data, shape), like=tensor))
             tensor.grad = None
     for name, values in recipe["attributes"].items():
         _set_attributes(model.get_submodule(name), values)
@@ -223,7 +223,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> nn.Mod
                 "save the network again."
             )
     for name, tensor in own.items():
-        put(tensor, same_memory_format(tensors[name].to(tensor.device), like=tensor))
+        set_data(tensor, same_memory_format(tensors[name].to(tensor.device), like=tensor))
     return model
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import nn
 
 from ramify.tracing.dims import Fixed, Prod, Term, product, resolve
+from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Attributes
-from ramify.tracing.propagate import Labels
 
 
-def attributes_of(model: nn.Module, labels: Labels) -> Attributes:
+def attributes_of(model: nn.Module, flow: DimFlow) -> Attributes:
     """Every module attribute that holds the sizes of terms."""
     found: dict[tuple[str, str], tuple[Term, ...]] = {}
     modules = dict(model.named_modules())
@@ -23,16 +23,16 @@ def attributes_of(model: nn.Module, labels: Labels) -> Attributes:
         if held == sizes or (len(sizes) == 1 and held == sizes[0] and type(held) is int):
             found.setdefault((path, name), tuple(map(resolve, terms)))
 
-    for path, name, slot in _standard(modules, labels):
+    for path, name, slot in _standard(modules, flow):
         bind(path, name, slot)
-    for module_name, name, terms in labels.attributes:
+    for module_name, name, terms in flow.sized_attributes:
         if module_name in modules:
             bind(module_name, name, terms)
-    for (path, name), at in labels.held:
+    for (path, name), at in flow.attribute_dims:
         if at is not None and path in modules:
-            bind(path, name, _terms_in(path, name, getattr(modules[path], name), labels))
+            bind(path, name, _terms_in(path, name, getattr(modules[path], name), flow))
     for module_name, module in modules.items():
-        terms_here = _terms_of(module_name, module, labels)
+        terms_here = _terms_of(module_name, module, flow)
         for name, value in vars(module).items():
             if type(value) is int and value > 1 and (module_name, name) not in found:
                 meant = _meant(name, value, terms_here)
@@ -41,33 +41,33 @@ def attributes_of(model: nn.Module, labels: Labels) -> Attributes:
 
 
 def _standard(
-    modules: Mapping[str, nn.Module], labels: Labels
+    modules: Mapping[str, nn.Module], flow: DimFlow
 ) -> Iterator[tuple[str, str, Sequence[Term]]]:
     """What the attributes of torch's own layers stand for."""
     for path, module in modules.items():
         for kinds, holder, names in _STANDARD:
             tensor = f"{path}.{holder}" if path else holder
-            if isinstance(module, kinds) and tensor in labels.aliases:
-                slot = labels.slots[labels.aliases[tensor]]
+            if isinstance(module, kinds) and tensor in flow.aliases:
+                slot = flow.param_dims[flow.aliases[tensor]]
                 if names == ("normalized_shape",):
                     yield path, names[0], slot
                 else:
                     yield from ((path, n, [term]) for n, term in zip(names, slot, strict=False))
 
 
-def _terms_in(path: str, name: str, values: Sequence[int], labels: Labels) -> list[Term]:
+def _terms_in(path: str, name: str, values: Sequence[int], flow: DimFlow) -> list[Term]:
     """The dimensions that the numbers of a tuple became; those that became none stay."""
     holder = path, name
-    return [labels.held.get((holder, n), Fixed(size)) for n, size in enumerate(values)]
+    return [flow.attribute_dims.get((holder, n), Fixed(size)) for n, size in enumerate(values)]
 
 
-def _terms_of(path: str, module: nn.Module, labels: Labels) -> list[Term]:
+def _terms_of(path: str, module: nn.Module, flow: DimFlow) -> list[Term]:
     """The dimensions of what a module and its children hold."""
     found: list[Term] = []
     held = [(path, module), *((f"{path}.{n}".lstrip("."), m) for n, m in module.named_children())]
     for prefix, each in held:
         for name, _ in each.named_parameters(recurse=False):
-            slot = labels.slots[labels.aliases[f"{prefix}.{name}".lstrip(".")]]
+            slot = flow.param_dims[flow.aliases[f"{prefix}.{name}".lstrip(".")]]
             found += [term for term in map(resolve, slot) if not isinstance(term, Fixed)]
     return found
 

@@ -36,7 +36,7 @@ class Fixed:
     """A size that no edit may change, and why."""
 
     size: int
-    why: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ def product(parts: Sequence[Term]) -> Term:
     for part in parts:
         for factor in part.parts if isinstance(part, Prod) else (part,):
             if isinstance(factor, Fixed) and flat and isinstance(flat[-1], Fixed):
-                flat[-1] = Fixed(flat[-1].size * factor.size, flat[-1].why or factor.why)
+                flat[-1] = Fixed(flat[-1].size * factor.size, flat[-1].reason or factor.reason)
             elif not (isinstance(factor, Fixed) and factor.size == 1):
                 flat.append(factor)
     if not flat:
@@ -108,7 +108,7 @@ def concat(parts: Sequence[Term]) -> Term:
     for part in parts:
         for piece in part.parts if isinstance(part, Sum) else (part,):
             if isinstance(piece, Fixed) and flat and isinstance(flat[-1], Fixed):
-                flat[-1] = Fixed(flat[-1].size + piece.size, flat[-1].why or piece.why)
+                flat[-1] = Fixed(flat[-1].size + piece.size, flat[-1].reason or piece.reason)
             elif piece.size:
                 flat.append(piece)
     if not flat:
@@ -136,22 +136,22 @@ def atoms_of(terms: Iterable[Term]) -> set[Atom]:
     return {leaf for term in terms for leaf in leaves(term)}
 
 
-def freeze(term: Term, why: str) -> None:
+def freeze(term: Term, reason: str) -> None:
     """No edit may touch these channels; the first reason is kept."""
     for atom in leaves(term):
-        atom.frozen = atom.frozen or why
+        atom.frozen = atom.frozen or reason
 
 
-def forbid_split(term: Term, why: str) -> None:
+def forbid_split(term: Term, reason: str) -> None:
     """The channels may go, but a copy would change the output."""
     for atom in leaves(term):
-        atom.no_split = atom.no_split or why
+        atom.no_split = atom.no_split or reason
 
 
-def mark_inexact(term: Term, why: str) -> None:
+def mark_inexact(term: Term, reason: str) -> None:
     """The channels may go, but removing is not the same as zeroing."""
     for atom in leaves(term):
-        atom.inexact = atom.inexact or why
+        atom.inexact = atom.inexact or reason
 
 
 def _bind(atom: Atom, term: Term) -> None:
@@ -168,52 +168,52 @@ def _bind(atom: Atom, term: Term) -> None:
     Atom.bindings += 1
 
 
-def unify(one: Term, other: Term, why: str) -> None:
+def unify(one: Term, other: Term, reason: str) -> None:
     """Make two dimensions the same; what cannot be the same exactly is frozen with `why`."""
     one, other = resolve(one), resolve(other)
     if one is other:
         return
     if one.size != other.size:
-        freeze(one, f"{why}: sizes {one.size} and {other.size} meet")
-        freeze(other, f"{why}: sizes {one.size} and {other.size} meet")
+        freeze(one, f"{reason}: sizes {one.size} and {other.size} meet")
+        freeze(other, f"{reason}: sizes {one.size} and {other.size} meet")
     elif isinstance(one, Fixed) or isinstance(other, Fixed):
         fixed, free = (one, other) if isinstance(one, Fixed) else (other, one)
         assert isinstance(fixed, Fixed)
         if not isinstance(free, Fixed):
-            freeze(free, fixed.why or why)
+            freeze(free, fixed.reason or reason)
     elif isinstance(one, Atom):
         _bind(one, other)
     elif isinstance(other, Atom):
         _bind(other, one)
     elif isinstance(one, Prod) and isinstance(other, Prod):
-        _unify_products(list(one.parts), list(other.parts), why)
+        _unify_products(list(one.parts), list(other.parts), reason)
     else:
-        _unify_sums(one, other, why)
+        _unify_sums(one, other, reason)
 
 
-def _unify_products(left: list[Term], right: list[Term], why: str) -> None:
+def _unify_products(left: list[Term], right: list[Term], reason: str) -> None:
     while left and right:
         a, b = resolve(left[0]), resolve(right[0])
         if a.size == b.size:
-            unify(a, b, why)
+            unify(a, b, reason)
             left, right = left[1:], right[1:]
         elif 1 in (a.size, b.size):  # an axis of one channel that the other side does not have
             short = left if a.size == 1 else right
-            freeze(short.pop(0), f"{why}: an axis of one channel is dropped")
+            freeze(short.pop(0), f"{reason}: an axis of one channel is dropped")
         else:
             longer, size = (left, b.size) if a.size > b.size else (right, a.size)
             head = longer.pop(0)
             cut = factor(head, size, head.size // size) if head.size % size == 0 else None
             if cut is None:
                 for term in (a, b, *left, *right):
-                    freeze(term, f"{why}: factors {a.size} and {b.size} do not divide")
+                    freeze(term, f"{reason}: factors {a.size} and {b.size} do not divide")
                 return
             longer[:0] = cut
     for term in left + right:
-        freeze(term, f"{why}: an axis of one channel is dropped")
+        freeze(term, f"{reason}: an axis of one channel is dropped")
 
 
-def _unify_sums(one: Term, other: Term, why: str) -> None:
+def _unify_sums(one: Term, other: Term, reason: str) -> None:
     left, right = [one], [other]
     while left and right:
         a, b = resolve(left.pop(0)), resolve(right.pop(0))
@@ -224,13 +224,13 @@ def _unify_sums(one: Term, other: Term, why: str) -> None:
             right[:0] = list(b.parts)
             left.insert(0, a)
         elif a.size == b.size:
-            unify(a, b, why)
+            unify(a, b, reason)
         else:
             longer, rest, at = (a, left, b.size) if a.size > b.size else (b, right, a.size)
             cut = split(longer, at)
             if cut is None:
                 for term in (a, b, *left, *right):
-                    freeze(term, f"{why}: a boundary falls inside a block of channels")
+                    freeze(term, f"{reason}: a boundary falls inside a block of channels")
                 return
             rest[:0] = cut
             (right if rest is left else left).insert(0, b if rest is left else a)
@@ -245,7 +245,7 @@ def factor(term: Term, outer: int, inner: int) -> tuple[Term, Term] | None:
     if inner == 1:
         return term, UNIT
     if isinstance(term, Fixed):
-        return Fixed(outer, term.why), Fixed(inner, term.why)
+        return Fixed(outer, term.reason), Fixed(inner, term.reason)
     if isinstance(term, Atom):
         pair = Atom(outer), Atom(inner)
         _bind(term, Prod(pair))
@@ -291,7 +291,7 @@ def split(term: Term, at: int) -> tuple[Term, Term] | None:
     term = resolve(term)
     assert 0 < at < term.size
     if isinstance(term, Fixed):
-        return Fixed(at, term.why), Fixed(term.size - at, term.why)
+        return Fixed(at, term.reason), Fixed(term.size - at, term.reason)
     if isinstance(term, Atom):
         pair = Atom(at), Atom(term.size - at)
         _bind(term, Sum(pair))

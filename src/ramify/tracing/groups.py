@@ -12,13 +12,13 @@ from typing import Any
 from torch import nn
 
 from ramify.errors import RamifyError
-from ramify.tracing.attention.factors import sided
+from ramify.tracing.attention.factors import scalable_products
 from ramify.tracing.dims import Atom, Term, freeze
-from ramify.tracing.indexing import Index, Layout, Slot, positions
-from ramify.tracing.propagate import Labels
+from ramify.tracing.flow import DimFlow
+from ramify.tracing.indexing import Index, Indexing, Slot, positions
 from ramify.tracing.recorder import Tape
-from ramify.tracing.roles import layout_of, roles_of, slots_of
-from ramify.tracing.verify.trial_growth import Verdicts, powers_of
+from ramify.tracing.roles import indexing_of, roles_of, slots_of
+from ramify.tracing.verify.trial_results import TrialResults
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +34,19 @@ class ChannelGroup:
         can_prune: whether channels can be removed.
         can_split: whether a channel can be copied without changing the output.
         prune_exact: whether a channel can be removed, and that equals zeroing it where it is read.
-        why: one sentence where one of them is False.
+        reason: one sentence where one of them is False.
         slots: every dimension that holds the channels, with its role.
         atom: the axis itself.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> group = ramify.trace(net, torch.randn(3, 4))["0"]
+        >>> group.width, group.producers, group.consumers
+        (8, ('0.weight', '0.bias'), ('2.weight',))
+        >>> group.can_prune, group.can_split, group.reason
+        (True, True, '')
     """
 
     name: str
@@ -47,9 +57,14 @@ class ChannelGroup:
     can_prune: bool
     can_split: bool
     prune_exact: bool
-    why: str
+    reason: str
     slots: tuple[Slot, ...]
     atom: Atom
+
+    @property
+    def why(self) -> str:
+        """The older name of `reason`."""
+        return self.reason
 
     def __repr__(self) -> str:
         """The group in one line."""
@@ -69,6 +84,19 @@ class ChannelGraph:
         groups: the channel groups, in forward order.
         origin: after `ramify.apply`, for each group the old channel that each channel came from.
         unreached: parameters that no run reached.
+        indexing: where the channels lie in every tensor, as numbers.
+        flow: the dimensions of every tensor of the runs.
+        tapes: the runs: in eval mode, of `also`, and in train mode where that differs.
+        trial_results: what growing every group once has shown.
+        superseded: whether an edit has given the model another graph.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> graph = ramify.trace(net, torch.randn(3, 4))
+        >>> [group.name for group in graph.groups], graph["2"].reason
+        (['0', '2'], 'it is an output of the model')
     """
 
     model: nn.Module
@@ -76,19 +104,33 @@ class ChannelGraph:
     groups: list[ChannelGroup]
     origin: dict[str, list[int]]
     unreached: tuple[str, ...]
-    layout: Layout
-    labels: Labels
+    indexing: Indexing
+    flow: DimFlow
     tapes: Sequence[Tape]
-    verdicts: Verdicts
-    again: Callable[[Verdicts | None], ChannelGraph]
-    """Trace the same model again with the same settings."""
+    trial_results: TrialResults
+    _trace_again: Callable[[TrialResults | None], ChannelGraph]
     superseded: bool = False
-    """Whether an edit has given the model another graph."""
+
+    def retrace(self, known: TrialResults | None = None) -> ChannelGraph:
+        """Trace the same model again, on the same inputs and with the same settings.
+
+        Args:
+            known: results of an earlier trial growth, which is then not repeated.
+
+        Returns:
+            The graph of the model as it is now.
+        """
+        return self._trace_again(known)
+
+    @property
+    def again(self) -> Callable[[TrialResults | None], ChannelGraph]:
+        """The older name of `retrace`."""
+        return self.retrace
 
     @property
     def dims(self) -> Mapping[str, tuple[Term, ...]]:
         """What each dimension of each parameter and buffer is, by name."""
-        return self.layout.dims
+        return self.indexing.dims
 
     def __getitem__(self, name: str) -> ChannelGroup:
         """The group of this name, or the one this module's or parameter's channels belong to."""
@@ -117,20 +159,20 @@ class ChannelGraph:
         return positions(self.dims[slot.name][slot.dim], group.atom)
 
     def _owns(self, name: str, slot: Slot, role: str) -> bool:
-        canonical = self.labels.aliases.get(name)
+        canonical = self.flow.aliases.get(name)
         if slot.role != role:
             return False
         if canonical is not None:
             return slot.name == canonical
         return any(
             alias.rpartition(".")[0] == name or module_of(alias) == name
-            for alias, first in self.labels.aliases.items()
+            for alias, first in self.flow.aliases.items()
             if first == slot.name
         )
 
     def _unknown(self, name: str) -> str:
         known = [group.name for group in self.groups]
-        if name in dict(self.model.named_modules()) or name in self.labels.aliases:
+        if name in dict(self.model.named_modules()) or name in self.flow.aliases:
             return f"'{name}' makes no channels that an edit could reach: print(graph) lists those"
         near = difflib.get_close_matches(name, known, n=3) or known[:3]
         hint = ", ".join(f"'{other}'" for other in near)
@@ -148,7 +190,7 @@ class ChannelGraph:
                 _short(group.producers),
                 _short(group.carriers),
                 _short(group.consumers),
-                group.why,
+                group.reason,
             ]
             rows.append(row)
         # Every column is as wide as its longest entry.
@@ -173,17 +215,17 @@ def _short(names: Sequence[str], most: int = 3) -> str:
     return " ".join(names[:most]) + more
 
 
-def build_groups(labels: Labels, shared: Mapping[str, str]) -> list[ChannelGroup]:
+def build_groups(flow: DimFlow, shared: Mapping[str, str]) -> list[ChannelGroup]:
     """Every axis that some parameter makes, in forward order.
 
     Args:
-        labels: the labelled runs.
+        flow: the traced dimensions.
         shared: parameters whose memory another parameter holds too, which no edit can follow.
 
     Returns:
         The groups.
     """
-    roles, read_in_products = roles_of(labels), sided(labels)
+    roles, read_in_products = roles_of(flow), scalable_products(flow)
     found: list[tuple[Atom, list[Slot]]] = []
     for atom, places in roles.items():
         slots = slots_of(places)
@@ -225,7 +267,7 @@ def _group(name: str, atom: Atom, slots: Sequence[Slot]) -> ChannelGroup:
         can_prune=not atom.frozen and atom.size > 1,
         can_split=not no_split,
         prune_exact=not (atom.frozen or atom.inexact) and atom.size > 1,
-        why=no_split or ("it has one channel left" if atom.size == 1 else ""),
+        reason=no_split or ("it has one channel left" if atom.size == 1 else ""),
         slots=tuple(slots),
         atom=atom,
     )
@@ -234,24 +276,24 @@ def _group(name: str, atom: Atom, slots: Sequence[Slot]) -> ChannelGroup:
 def build_graph(
     model: nn.Module,
     inputs: Any,
-    labels: Labels,
+    flow: DimFlow,
     tapes: Sequence[Tape],
-    verdicts: Verdicts,
+    results: TrialResults,
     shared: Mapping[str, str],
-    again: Callable[[Verdicts | None], ChannelGraph],
+    trace_again: Callable[[TrialResults | None], ChannelGraph],
 ) -> ChannelGraph:
-    """The graph of settled labels."""
-    groups = build_groups(labels, shared)
+    """The graph of a model whose trial growth is done."""
+    groups = build_groups(flow, shared)
     parameters = {name for name, _ in model.named_parameters()}
     return ChannelGraph(
         model=model,
         inputs=inputs,
         groups=groups,
         origin={},
-        unreached=tuple(n for n in labels.slots if n in parameters and n not in labels.carried),
-        layout=layout_of(model, labels, roles_of(labels), powers_of(labels, verdicts)),
-        labels=labels,
+        unreached=tuple(n for n in flow.param_dims if n in parameters and n not in flow.reached),
+        indexing=indexing_of(model, flow, roles_of(flow), results.powers_of(flow)),
+        flow=flow,
         tapes=tapes,
-        verdicts=verdicts,
-        again=again,
+        trial_results=results,
+        _trace_again=trace_again,
     )

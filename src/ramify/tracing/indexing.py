@@ -1,4 +1,4 @@
-"""From terms to numbers: where each channel lies in a tensor, and how an edit moves it.
+"""Where each channel lies in a tensor, as numbers, and how an edit moves it.
 
 Shape letters: `W` channels of one atom, `N` positions of one dimension.
 """
@@ -50,15 +50,15 @@ Attributes = Sequence[tuple[str, str, tuple[Term, ...]]]
 """(module name, attribute, terms whose sizes it holds)"""
 Readers = Mapping[tuple[str, int], frozenset[Atom]]
 Powers = tuple[tuple[Atom, float], ...]
-"""For axes whose number of channels a product's scale hangs on: (axis, power of new over old)."""
+"""For axes whose number of channels a product's scale depends on: (axis, power of new over old)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class ScaledRows:
     """Rows of a producer that take the scale of a copy, where no weight reads the channel.
 
     One factor of a product of activations (the queries of q·kᵀ) is made by these rows. Where the
-    product is multiplied by a number that hangs on the number of channels, they make up for it.
+    product is multiplied by a number that depends on the number of channels, they make up for it.
 
     Attributes:
         atom: the axis.
@@ -68,7 +68,7 @@ class Side:
     atom: Atom
     parts: tuple[tuple[NDArray[np.bool_], Powers], ...]
 
-    def weights(self, term: Term, changes: Changes) -> NDArray[np.float64]:
+    def value_scales(self, term: Term, changes: Changes) -> NDArray[np.float64]:
         """What the values at each new position are multiplied by."""
         out = np.ones(new_size(term, changes))
         scale, old = self._scale(term, changes), sources(term, changes)
@@ -77,7 +77,7 @@ class Side:
             out[mine] = scale[mine] * _gain(powers, changes)
         return out
 
-    def gradients(self, term: Term, changes: Changes) -> NDArray[np.float64]:
+    def gradient_scales(self, term: Term, changes: Changes) -> NDArray[np.float64]:
         """What the gradients at each new position are multiplied by: elsewhere, by the scale."""
         out, old = self._scale(term, changes), sources(term, changes)
         for rows, powers in self.parts:
@@ -97,55 +97,55 @@ def _gain(powers: Powers, changes: Changes) -> float:
     return math.prod(ratio**power for ratio, power in ratios)
 
 
-Sides = Mapping[tuple[str, int], tuple[Side, ...]]
-Factors = Callable[[Term, Changes], NDArray[np.float64]]
-"""(resolved term, changes) -> what the entries at each new position are multiplied by."""
+Scaling = Callable[[Term, Changes], NDArray[np.float64]]
+"""(resolved dimension, changes) -> what the entries at each new position are multiplied by."""
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class Indexing:
     """Where the axes lie in every tensor and attribute, and what takes the scale of a copy.
 
     Attributes:
-        dims: tensor name -> one resolved term for each dimension.
-        readers: the axes whose channels a dimension reads.
-        sides: the rows that take the scale where nothing reads.
+        dims: tensor name -> its resolved dimensions.
+        readers: the axes whose channels a dimension of a tensor reads.
+        scaled_rows: the rows that take the scale where no weight reads.
         attributes: the attributes that hold sizes.
     """
 
     dims: Mapping[str, tuple[Term, ...]]
     readers: Readers
-    sides: Sides
+    scaled_rows: Mapping[tuple[str, int], tuple[ScaledRows, ...]]
     attributes: Attributes
 
     def touched(self, changes: Changes) -> Iterator[str]:
         """The names of the tensors that the changes reach."""
         for name, terms in self.dims.items():
-            drivers = (
+            # Rows follow an axis that they do not hold where they make up for its width.
+            widths = (
                 atom in changes
                 for dim in range(len(terms))
-                for side in self.sides.get((name, dim), ())
-                for _, powers in side.parts
+                for rows in self.scaled_rows.get((name, dim), ())
+                for _, powers in rows.parts
                 for atom, _ in powers
             )
-            if any(touches(term, changes) for term in terms) or any(drivers):
+            if any(touches(term, changes) for term in terms) or any(widths):
                 yield name
 
-    def share(self, slot: Slot, changes: Changes) -> NDArray[np.float64]:
+    def offset_scales(self, slot: Slot, changes: Changes) -> NDArray[np.float64]:
         """For each new position of a slot, what a displacement there is multiplied by.
 
-        A displaced copy stands in a product with its own weight, also where its rows take it.
+        Where a copy's own rows take its scale, its displacement is scaled with them.
 
         Returns:
             One factor for each position.
         """
         term = self.dims[slot.name][slot.dim]
         out = np.ones(new_size(term, changes))
-        for side in self.sides.get((slot.name, slot.dim), ()):
-            out = out * side.weights(term, changes)
+        for rows in self.scaled_rows.get((slot.name, slot.dim), ()):
+            out = out * rows.value_scales(term, changes)
         return out
 
-    def weights(self, name: str, dead: frozenset[Atom] = frozenset()) -> list[Factors]:
+    def value_scales(self, name: str, dead: frozenset[Atom] = frozenset()) -> list[Scaling]:
         """For each dimension of a tensor, how its values follow changes.
 
         Args:
@@ -156,14 +156,14 @@ class Layout:
             One rule for each dimension.
         """
         return [
-            _together(
+            _product(
                 self.readers.get((name, dim), frozenset()) | (dead & frozenset(leaves(term))),
-                [side.weights for side in self.sides.get((name, dim), ())],
+                [rows.value_scales for rows in self.scaled_rows.get((name, dim), ())],
             )
             for dim, term in enumerate(self.dims[name])
         ]
 
-    def gradients(self, name: str) -> list[Factors]:
+    def gradient_scales(self, name: str) -> list[Scaling]:
         """For each dimension of a tensor, how its gradients follow changes.
 
         Returns:
@@ -171,16 +171,19 @@ class Layout:
         """
         out = []
         for dim, term in enumerate(self.dims[name]):
-            sides = self.sides.get((name, dim), ())
-            apart = self.readers.get((name, dim), frozenset()) | {side.atom for side in sides}
-            unread = frozenset(leaves(term)) - apart
-            out.append(_together(unread, [side.gradients for side in sides]))
+            here = self.scaled_rows.get((name, dim), ())
+            # Values that take the scale pass gradients on unscaled; all others are scaled by it.
+            scaled = self.readers.get((name, dim), frozenset()) | {rows.atom for rows in here}
+            unscaled = frozenset(leaves(term)) - scaled
+            out.append(_product(unscaled, [rows.gradient_scales for rows in here]))
         return out
 
 
-def _together(atoms: frozenset[Atom], others: Sequence[Factors]) -> Factors:
+def _product(atoms: frozenset[Atom], others: Sequence[Scaling]) -> Scaling:
+    """The scales of some axes, times other factors."""
+
     def rule(term: Term, changes: Changes) -> NDArray[np.float64]:
-        out = factors(term, changes, atoms)
+        out = scales_along(term, changes, atoms)
         for other in others:
             out = out * other(term, changes)
         return out
@@ -224,11 +227,11 @@ def kernels(tensor: Tensor, dim: int, where: Index) -> Tensor:
     return rows.squeeze(1) if where.shape[1] == 1 else rows
 
 
-def doubled(term: Term) -> set[Atom]:
+def repeated_atoms(term: Term) -> set[Atom]:
     """The atoms that one position of a resolved term names twice: an outer product with itself."""
     if isinstance(term, (Atom, Fixed)):
         return set()
-    found: set[Atom] = set().union(*(doubled(part) for part in term.parts))
+    found: set[Atom] = set().union(*(repeated_atoms(part) for part in term.parts))
     if isinstance(term, Prod):
         seen: set[Atom] = set()
         for part in term.parts:
@@ -258,6 +261,7 @@ def sources(term: Term, changes: Changes) -> Index:
     if isinstance(term, Sum):
         starts = np.cumsum([0, *(part.size for part in term.parts[:-1])])
         return np.concatenate([part + start for part, start in zip(parts, starts, strict=True)])
+    # A product: one grid axis for each part. A part with a table copies from its own block's row.
     grids = list(np.meshgrid(*parts, indexing="ij"))
     for place, part in enumerate(term.parts):
         change = changes.get(part) if isinstance(part, Atom) else None
@@ -284,11 +288,11 @@ def blocks_of(term: Term, atom: Atom) -> set[Atom]:
     return set()
 
 
-def originals(term: Term, changes: Changes) -> Index:
+def kept_positions(term: Term, changes: Changes) -> Index:
     """For each old position of a resolved term, where it lies after changes that only append."""
     if isinstance(term, (Atom, Fixed)):
         return np.arange(term.size)
-    parts = [originals(part, changes) for part in term.parts]
+    parts = [kept_positions(part, changes) for part in term.parts]
     sizes = [new_size(part, changes) for part in term.parts]
     if isinstance(term, Sum):
         starts = np.cumsum([0, *sizes[:-1]])
@@ -299,14 +303,14 @@ def originals(term: Term, changes: Changes) -> Index:
     return out
 
 
-def factors(term: Term, changes: Changes, readers: frozenset[Atom]) -> NDArray[np.float64]:
+def scales_along(term: Term, changes: Changes, readers: frozenset[Atom]) -> NDArray[np.float64]:
     """For each new position, what the scales of the `readers` among its channels multiply to."""
     if isinstance(term, Atom) and term in changes:
         change = changes[term]
         return change.scale if term in readers else np.ones(len(change.source))
     if isinstance(term, (Atom, Fixed)):
         return np.ones(term.size)
-    parts = [factors(part, changes, readers) for part in term.parts]
+    parts = [scales_along(part, changes, readers) for part in term.parts]
     if isinstance(term, Sum):
         return np.concatenate(parts)
     out = parts[0]
@@ -326,7 +330,7 @@ def reindex(
     tensor: Tensor,
     terms: Sequence[Term],
     changes: Changes,
-    scaled: Sequence[Factors],
+    scaled: Sequence[Scaling],
 ) -> Tensor:
     """The tensor after the changes: entries copied, and scaled along the dimensions that ask.
 
@@ -342,6 +346,7 @@ def reindex(
     if tensor.layout is not torch.strided:  # the gradient of a sparse embedding
         dense = reindex(tensor.to_dense(), terms, changes, scaled)
         return dense.to_sparse(tensor.sparse_dim())
+    # Copy the entries, then scale them, then give them the memory format of before.
     touched = {dim: term for dim, term in enumerate(terms) if touches(term, changes)}
     out = _select(tensor.detach(), {d: sources(term, changes) for d, term in touched.items()})
     for dim, term in enumerate(terms):
@@ -362,12 +367,14 @@ def _select(tensor: Tensor, indices: Mapping[int, Index]) -> Tensor:
         for dim, index in indices.items():
             tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
         return tensor
+    # Every index begins with all old positions in order: these are one block in the corner.
     out = tensor.new_empty([len(indices.get(d, range(n))) for d, n in enumerate(tensor.shape)])
     corner = out
     for dim, size in sizes.items():
         corner = corner.narrow(dim, 0, size)
     corner.copy_(tensor)
-    for dim, index in indices.items():  # later dimensions fill the corners that are still empty
+    # Append along one dimension after the other; each reads what those before it filled.
+    for dim, index in indices.items():
         more = torch.from_numpy(index[sizes[dim] :]).to(tensor.device)
         out.narrow(dim, sizes[dim], len(more)).copy_(out.index_select(dim, more))
     return out
@@ -384,7 +391,7 @@ def _multiply(tensor: Tensor, dim: int, scale: NDArray[np.float64]) -> None:
         tensor.index_copy_(dim, index, tensor.index_select(dim, index) * values.view(shape))
 
 
-def put(tensor: Tensor, value: Tensor) -> None:
+def set_data(tensor: Tensor, value: Tensor) -> None:
     """Give a parameter or buffer new data of any shape; the object stays the same.
 
     A gradient accumulator that an old graph keeps alive remembers the old shape. Only a change of
@@ -412,13 +419,13 @@ def attribute_values(
 
 @contextmanager
 def resized(
-    model: nn.Module, layout: Layout, changes: Changes, dead: frozenset[Atom] = frozenset()
+    model: nn.Module, indexing: Indexing, changes: Changes, dead: frozenset[Atom] = frozenset()
 ) -> Iterator[None]:
     """The model as it would be after the changes, for the time of the block.
 
     Args:
         model: the model.
-        layout: of the model as it is.
+        indexing: of the model as it is.
         changes: what happens to each axis.
         dead: axes whose scale multiplies every tensor that holds them.
 
@@ -426,18 +433,18 @@ def resized(
         Nothing; the model is as it was afterwards.
     """
     undo: list[tuple[Tensor, Tensor]] = []
-    values = attribute_values(model, layout.attributes, changes)
+    values = attribute_values(model, indexing.attributes, changes)
     tensors = tensors_of(model)
     try:
-        for name in layout.touched(changes):
-            tensor, scaled = tensors[name], layout.weights(name, dead)
+        for name in indexing.touched(changes):
+            tensor, scaled = tensors[name], indexing.value_scales(name, dead)
             undo.append((tensor, tensor.data))
-            put(tensor, reindex(tensor, layout.dims[name], changes, scaled))
+            set_data(tensor, reindex(tensor, indexing.dims[name], changes, scaled))
         for module, name, _, new in values:
             setattr(module, name, new)
         yield
     finally:
         for tensor, old_data in undo:
-            put(tensor, old_data)
+            set_data(tensor, old_data)
         for module, name, old, _ in values:
             setattr(module, name, old)

@@ -104,6 +104,19 @@ def leaves(tree: Any, kind: type[T], found: list[T] | None = None) -> list[T]:
 
 
 @dataclass
+class KeptCall:
+    """One call of an operation with the values of its tensors, copied.
+
+    Attributes:
+        given: (arguments, arguments by name) before the call.
+        after: (results, arguments, arguments by name) after it.
+    """
+
+    given: Any
+    after: Any
+
+
+@dataclass
 class Tape:
     """What one run executed: operations in order, and what each tensor is."""
 
@@ -115,6 +128,8 @@ class Tape:
     inputs: set[int] = field(default_factory=set)
     constants: dict[int, Tensor] = field(default_factory=dict)
     """Tensors that came from outside: inputs, and what the forward found elsewhere."""
+    kept: dict[int, KeptCall] = field(default_factory=dict)
+    """The calls of operations that the run was asked to keep, by operation."""
     drawn: dict[int, list[Tensor]] = field(default_factory=dict)
     """What random operations gave, by operation, where the run was asked to keep it."""
     outputs: list[Ref] = field(default_factory=list)
@@ -172,6 +187,8 @@ class Recorder(TorchDispatchMode):
     ) -> None:
         super().__init__()
         self.tape = Tape()
+        self.keeps: Callable[[Any], bool] | None = None
+        """Of which operations to keep the calls, with their values."""
         self._draws = draws
         self._watch = watch
         self._before = before
@@ -243,7 +260,11 @@ class Recorder(TorchDispatchMode):
         self._keep(written)
         if self._before is not None:
             self._before(len(self.tape.ops), written)
+        given = copied((args, kwargs)) if self.keeps is not None and self.keeps(func) else None
         result = func(*args, **kwargs)
+        if given is not None:
+            after = copied((result, args, kwargs))
+            self.tape.kept[len(self.tape.ops)] = KeptCall(given, after)
         moved = torch.Tag.inplace_view in func.tags  # the same object with other dimensions
 
         def number(leaf: Any) -> Any:
@@ -359,7 +380,6 @@ def record(
 
     Returns:
         The tape. Only the values of the outputs are kept, and of draws where asked.
-
     """
     recorder = Recorder(model, inputs, watch, draws=draws, before=before)
     torch.clear_autocast_cache()  # weights cast before, or of another shape, or without gradient

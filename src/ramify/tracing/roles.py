@@ -1,4 +1,4 @@
-"""Who makes, carries and reads each channel axis: roles of parameters, from the labels."""
+"""Who makes, carries and reads each channel axis: the roles of parameters."""
 
 from __future__ import annotations
 
@@ -6,36 +6,38 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from ramify.tracing.attention.factors import Number, sided, sides_of
+from ramify.tracing.attention.factors import scalable_products, scaled_rows_of
 from ramify.tracing.attributes import attributes_of
+from ramify.tracing.contraction import Contraction, ProductKey
 from ramify.tracing.dims import Atom, atoms_of, forbid_split, freeze, leaves, resolve
-from ramify.tracing.indexing import Layout, Powers, Readers, Slot, doubled
-from ramify.tracing.propagate import Contraction, Labels
+from ramify.tracing.flow import DimFlow
+from ramify.tracing.indexing import Indexing, Powers, Readers, Slot, repeated_atoms
 
 Roles = dict[Atom, dict[tuple[str, int], set[str]]]
 """For each atom: (tensor name, dimension) -> roles seen there."""
 
 
-def roles_of(labels: Labels) -> Roles:
+def roles_of(flow: DimFlow) -> Roles:
     """The roles of every tensor that a run reached; what forbids a split is noted on the atoms."""
     roles: Roles = {}
-    scalable = sided(labels)
-    for read in labels.contractions:
+    scalable = scalable_products(flow)
+    for read in flow.contractions:
         if read.names:
-            _note_reads(labels, read, roles)
+            _note_reads(flow, read, roles)
             continue
         for atom in atoms_of(read.read):
             if atom not in scalable:
-                why = "it is multiplied with another activation, where copies count twice"
-                forbid_split(atom, why)
-    for name, slots in labels.slots.items():
-        if name not in labels.carried:
+                reason = "it is multiplied with another activation, where copies count twice"
+                forbid_split(atom, reason)
+    for name, slots in flow.param_dims.items():
+        if name not in flow.reached:
             continue
         for dim, slot in enumerate(slots):
             for atom in leaves(slot):
                 roles.setdefault(atom, {}).setdefault((name, dim), set())
-            for atom in doubled(resolve(slot)):
+            for atom in repeated_atoms(resolve(slot)):
                 freeze(atom, f"'{name}' holds it twice in one dimension (an outer product)")
+    _note_opaque(flow, roles)
     for atom, places in roles.items():
         for (name, _), seen in places.items():
             if {"producer", "consumer"} <= seen:
@@ -43,7 +45,19 @@ def roles_of(labels: Labels) -> Roles:
     return roles
 
 
-def _note_reads(labels: Labels, read: Contraction, roles: Roles) -> None:
+def _note_opaque(flow: DimFlow, roles: Roles) -> None:
+    """A weight that an operation without a rule took makes channels that stay as they are."""
+    for name, reason in flow.opaque.items():
+        if len(flow.param_dims[name]) < 2 or name in flow.buffers:
+            continue
+        for atom in leaves(flow.param_dims[name][0]):
+            places = roles.setdefault(atom, {})
+            if not any(places.values()):
+                freeze(atom, reason)
+                places.setdefault((name, 0), set()).add("producer")
+
+
+def _note_reads(flow: DimFlow, read: Contraction, roles: Roles) -> None:
     summed, made = atoms_of(read.read), atoms_of(read.made)
     if not read.moved:
         names = ", ".join(f"'{name}'" for name in sorted(read.names))
@@ -51,7 +65,7 @@ def _note_reads(labels: Labels, read: Contraction, roles: Roles) -> None:
             forbid_split(atom, f"the weight that reads it is computed from {names}")
     held: set[Atom] = set()
     for name in sorted(read.names):
-        for dim, slot in enumerate(labels.slots[name]):
+        for dim, slot in enumerate(flow.param_dims[name]):
             for atom in leaves(slot):
                 held.add(atom)
                 seen = roles.setdefault(atom, {}).setdefault((name, dim), set())
@@ -59,7 +73,7 @@ def _note_reads(labels: Labels, read: Contraction, roles: Roles) -> None:
     for atom in summed - held:
         forbid_split(atom, "a weight without a column of its own reads it")
     for name in sorted(read.bias_names):
-        for dim, slot in enumerate(labels.slots[name]):
+        for dim, slot in enumerate(flow.param_dims[name]):
             for atom in leaves(slot):
                 seen = roles.setdefault(atom, {}).setdefault((name, dim), set())
                 if atom in made:
@@ -117,23 +131,23 @@ def readers_of(roles: Roles) -> Readers:
     return readers
 
 
-def layout_of(
-    model: nn.Module, labels: Labels, roles: Roles, powers: Mapping[Number, Powers]
-) -> Layout:
+def indexing_of(
+    model: nn.Module, flow: DimFlow, roles: Roles, powers: Mapping[ProductKey, Powers]
+) -> Indexing:
     """Where the axes lie, and what takes the scale of a copy.
 
     Args:
-        model: the labelled model.
-        labels: its runs.
-        roles: of `labels`.
-        powers: product of activations -> what its scale hangs on.
+        model: the traced model.
+        flow: its dimensions.
+        roles: of `flow`.
+        powers: product of activations -> what its scale depends on.
 
     Returns:
-        The layout.
+        The indexing.
     """
-    return Layout(
-        dims={name: tuple(map(resolve, slot)) for name, slot in labels.slots.items()},
+    return Indexing(
+        dims={name: tuple(map(resolve, slot)) for name, slot in flow.param_dims.items()},
         readers=readers_of(roles),
-        sides=sides_of(labels, powers),
-        attributes=attributes_of(model, labels),
+        scaled_rows=scaled_rows_of(flow, powers),
+        attributes=attributes_of(model, flow),
     )

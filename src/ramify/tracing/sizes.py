@@ -110,16 +110,23 @@ class SizedRun:
     Args:
         model: what runs.
         run: what calls it.
+        keep: of which operations the recorder is to keep the calls, with their values.
     """
 
-    def __init__(self, model: nn.Module, run: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        run: Callable[[], Any],
+        keep: Callable[[Any], bool] | None = None,
+    ) -> None:
         self.uses: list[Use] = []
-        self._model, self._run = model, run
+        self._model, self._run, self._keep = model, run, keep
 
     def __call__(self) -> Any:
         """Run, under a recorder."""
         recorder = _get_current_dispatch_mode()
         assert isinstance(recorder, Recorder)
+        recorder.keeps = self._keep
         with tagged(self._model), _Watch(recorder, self.uses):
             return self._run()
 

@@ -9,15 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-import ramify.tracing.rules  # noqa: F401  (registers every rule)
 from ramify.errors import RamifyError
-from ramify.tracing.dims import freeze, leaves
+from ramify.tracing.dims import freeze
+from ramify.tracing.flow import DimFlow
 from ramify.tracing.groups import ChannelGraph, build_graph
-from ramify.tracing.propagate import Labels
+from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import Tape, aliases_of, call, record, tensors_of
+from ramify.tracing.rules.registry import has_own_rule
 from ramify.tracing.sizes import SizedRun, Use
-from ramify.tracing.verify.comparison import Take
-from ramify.tracing.verify.trial_growth import Rehearsal, Verdicts, recall
+from ramify.tracing.verify.comparison import ReferenceRun
+from ramify.tracing.verify.rule_check import check_rules
+from ramify.tracing.verify.trial_growth import TrialGrowth
+from ramify.tracing.verify.trial_results import TrialResults
 
 GATES = "ramify_gates"
 """The name that the width gates of `ramify.gate` take in a model."""
@@ -91,53 +94,64 @@ def _trace(
     inputs: Any,
     also: tuple[Any, ...],
     edit_outputs: bool,
-    known: Verdicts | None,
+    known: TrialResults | None,
 ) -> ChannelGraph:
-    labels = Labels({n: tuple(t.shape) for n, t in tensors_of(model).items()}, aliases_of(model))
-    verdicts = known or Verdicts()
-    runs: list[Run] = [(x, False) for x in (inputs, *also)]
-    takes = []
-    for run in runs:
-        take = Take()
-        takes.append(take)
-        _label(labels, take, *_record(model, run, take), edit_outputs)
-    training = None if verdicts.trains_alike else _train(model, inputs)
-    if training is not None:
-        verdicts.trains_alike = _course(model, training[0]) == _course(model, takes[0].tape)
-        if not verdicts.trains_alike:
-            runs.append((inputs, True))
-            takes.append(Take())
-            _label(labels, takes[-1], *training, edit_outputs)
-    _freeze_unseen_branches(model, labels)
-    shared = _shared_memory(model)
-    rehearsal = Rehearsal(
-        model=model,
-        labels=labels,
-        runs=runs,
-        takes=takes,
-        edit_outputs=edit_outputs,
-        shared=shared,
-        verdicts=verdicts,
+    flow = DimFlow(
+        param_shapes={name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()},
+        aliases=aliases_of(model),
+        buffers=frozenset(name for name, _ in model.named_buffers()),
     )
+    results = known or TrialResults()
+    # Run the model and follow the dimensions; in train mode too, where it does something else.
+    runs: list[Run] = [(x, False) for x in (inputs, *also)]
+    references: list[ReferenceRun] = []
+    for run in runs:
+        reference = ReferenceRun()
+        references.append(reference)
+        _follow(flow, reference, *_record(model, run, reference), edit_outputs)
+    training = None if results.same_in_training else _train(model, inputs)
+    if training is not None:
+        evaluated = _operations(model, references[0].tape)
+        results.same_in_training = _operations(model, training[0]) == evaluated
+        if not results.same_in_training:
+            runs.append((inputs, True))
+            references.append(ReferenceRun())
+            _follow(flow, references[-1], *training, edit_outputs)
+    # Freeze what a user's rule gets wrong, and what may lie behind a branch not taken.
+    for reference in references:
+        check_rules(reference)
+    _freeze_unseen_branches(model, flow)
+    shared = _shared_memory(model)
+    # Grow every group once, unless an earlier trace of the same forward did.
     if known is None:
-        rehearsal.settle()
+        TrialGrowth(
+            model=model,
+            flow=flow,
+            runs=runs,
+            references=references,
+            edit_outputs=edit_outputs,
+            shared=shared,
+            results=results,
+        ).run()
     else:
-        recall(labels, known)
+        known.restrict(flow)
     return build_graph(
         model,
         inputs,
-        labels,
-        [take.tape for take in takes],
-        verdicts,
+        flow,
+        [reference.tape for reference in references],
+        results,
         shared,
         lambda known: _trace(model, inputs, also, edit_outputs, known),
     )
 
 
-def _record(model: nn.Module, run: Run, take: Take | None = None) -> tuple[Tape, list[Use]]:
+def _record(
+    model: nn.Module, run: Run, reference: ReferenceRun | None = None
+) -> tuple[Tape, list[Use]]:
     inputs, training = run
-    watch = take.watcher() if take is not None else None
-    run_sized = SizedRun(model, lambda: call(model, inputs))
+    watch = reference.watcher() if reference is not None else None
+    run_sized = SizedRun(model, lambda: call(model, inputs), has_own_rule)
     tape = record(model, run_sized, inputs, training=training, watch=watch)
     return tape, run_sized.uses
 
@@ -148,13 +162,15 @@ def _train(model: nn.Module, inputs: Any) -> tuple[Tape, list[Use]] | None:
     return None
 
 
-def _label(labels: Labels, take: Take, tape: Tape, uses: Sequence[Use], edit_outputs: bool) -> None:
-    labels.run(tape, uses=uses)
-    take.keep(tape, labels)
-    labels.keep_outputs(edit_outputs)
+def _follow(
+    flow: DimFlow, reference: ReferenceRun, tape: Tape, uses: Sequence[Use], edit_outputs: bool
+) -> None:
+    propagate(flow, tape, uses=uses)
+    reference.keep(tape, flow)
+    flow.protect_outputs(edit_outputs)
 
 
-def _course(model: nn.Module, tape: Tape) -> list[tuple[str, str, list[tuple[int, ...]]]]:
+def _operations(model: nn.Module, tape: Tape) -> list[tuple[str, str, list[tuple[int, ...]]]]:
     """What a run did apart from the layers that are meant to differ in training."""
     modal = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
     left_out = {name for name, module in model.named_modules() if isinstance(module, modal)}
@@ -185,18 +201,17 @@ def _shared_memory(model: nn.Module) -> dict[str, str]:
     return shared
 
 
-def _freeze_unseen_branches(model: nn.Module, labels: Labels) -> None:
+def _freeze_unseen_branches(model: nn.Module, flow: DimFlow) -> None:
     """Where a forward branches on data, what parameters that were not reached hold is unknown."""
-    unseen = [n for n, _ in model.named_parameters() if n not in labels.carried]
-    for scope in labels.reads_data:
+    unseen = [n for n, _ in model.named_parameters() if n not in flow.reached]
+    for scope in flow.reads_data:
         prefix = f"{scope}." if scope else ""
         hidden = [name for name in unseen if name.startswith(prefix)]
         if not hidden:
             continue
         where = f"module '{scope}'" if scope else "the model's own forward"
-        why = f"{where} branches on data and '{hidden[0]}' was not reached: trace it with `also`"
-        for name, slot in labels.slots.items():
+        reason = f"{where} branches on data and '{hidden[0]}' was not reached: trace it with `also`"
+        for name, terms in flow.param_dims.items():
             if name.startswith(prefix):
-                for term in slot:
-                    for atom in leaves(term):
-                        freeze(atom, why)
+                for term in terms:
+                    freeze(term, reason)

@@ -30,7 +30,8 @@ from ramify.probe.recorded_pass import Snapshot
 from ramify.probe.splitting_matrix import Target, apart, written_out
 from ramify.tracing import ChannelGraph
 from ramify.tracing.dims import Atom, Prod, Sum, Term, atoms_of, resolve
-from ramify.tracing.propagate import Labels
+from ramify.tracing.flow import DimFlow
+from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import Op, Ref, Tape
 
 
@@ -163,13 +164,14 @@ class Twins:
 
     def _label(self, tape: Tape, samples: int) -> Reads:
         old = [target.group.atom for target in self._targets]
-        labels = Labels(self._graph.labels.names, self._graph.labels.aliases)
-        labels.slots, atoms = copy.deepcopy((self._graph.labels.slots, old))  # the graph's stay
+        traced = self._graph.flow
+        flow = DimFlow(traced.param_shapes, traced.aliases)
+        flow.param_dims, atoms = copy.deepcopy((traced.param_dims, old))  # the graph's own stay
         axis = Atom(samples)
-        labels.run(tape, axis)
+        propagate(flow, tape, axis)
         groups = self._groups(atoms)
         passes = [
-            self._pass(labels, {atom: n for atom, n in groups.items() if n in numbers})
+            self._pass(flow, {atom: n for atom, n in groups.items() if n in numbers})
             for numbers in self.passes
         ]
         samples_axis = resolve(axis)
@@ -185,27 +187,27 @@ class Twins:
             values.update(*(read_values(tape.ops[n], ref) for n, ref in way.cuts.items()))
             values.update(*(part.values for part in way.parts))
         last = {ref.index: n for n, op in enumerate(tape.ops) for ref in op.inputs()}
-        return Reads(passes, at, self._made(labels), values, last, samples_axis)
+        return Reads(passes, at, self._made(flow), values, last, samples_axis)
 
-    def _made(self, labels: Labels) -> list[int]:
+    def _made(self, flow: DimFlow) -> list[int]:
         """The operations where a probed kernel meets an activation."""
         names = _names(self._targets)
-        moving = {i for i, name in labels.tape.names.items() if name in names}
+        moving = {i for i, name in flow.tape.names.items() if name in names}
         made = []
-        for position, op in enumerate(labels.tape.ops):
+        for position, op in enumerate(flow.tape.ops):
             if any(ref.index in moving for ref in op.inputs()):
-                if all(labels.is_weight(ref) for ref in op.results()):
+                if all(flow.is_weight(ref) for ref in op.results()):
                     moving.update(ref.index for ref in op.results())
                 else:
                     made.append(position)
         return made
 
-    def _pass(self, labels: Labels, groups: dict[Atom, int]) -> Pass:
+    def _pass(self, flow: DimFlow, groups: dict[Atom, int]) -> Pass:
         """The reads of the groups that are followed together."""
-        tape, cuts, terms, products = labels.tape, {}, {}, {}
-        for read in labels.contractions:
+        tape, cuts, terms, products = flow.tape, {}, {}, {}
+        for read in flow.contractions:
             numbers = [groups[atom] for atom in atoms_of(read.read) if atom in groups]
-            if not numbers or (read.names and labels.is_weight(read.source)):
+            if not numbers or (read.names and flow.is_weight(read.source)):
                 continue
             op, seen = tape.ops[read.op], read.source
             cuts[read.op] = seen
@@ -215,7 +217,7 @@ class Twins:
                     raise RamifyError(self._fused(op, numbers[0]))
                 cuts[read.op], seen = op.results()[0], factors[0]
                 products[read.op] = factors
-            terms[read.op] = [resolve(term) for term in labels.of(seen)]
+            terms[read.op] = [resolve(term) for term in flow.dims(seen)]
         inside = {
             position: [groups[atom] for atom in atoms_of(found) if atom in groups]
             for position, found in terms.items()

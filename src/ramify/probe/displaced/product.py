@@ -7,7 +7,6 @@ entries of a_c ∘ (G bᵀ)_c. So no channel's own Z is ever written out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,23 +14,13 @@ from torch import Tensor
 
 from ramify.probe.displaced.even import Even, Whole
 from ramify.probe.displaced.tensor import Twin
+from ramify.tracing.contraction import FIRST_FACTOR
 from ramify.tracing.recorder import Op, Ref
-
-_PLACES: Mapping[str, int] = {
-    "aten::mm": 0,
-    "aten::bmm": 0,
-    "aten::mv": 0,
-    "aten::dot": 0,
-    "aten::addmm": 1,
-    "aten::baddbmm": 1,
-    "aten::addmv": 1,
-}
-"""Products of matrices and vectors, and where the first factor stands among the arguments."""
 
 
 def factors_of(op: Op) -> tuple[Ref, Ref] | None:
     """The factors of a product; None where the operation is none whose change is known."""
-    place = _PLACES.get(op.name)
+    place = FIRST_FACTOR.get(op.name)
     if place is None or not isinstance(op.args[place], Ref):
         return None
     return op.args[place], op.args[place + 1]

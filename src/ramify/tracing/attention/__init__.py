@@ -1,1 +1,1 @@
-"""Products of two activations, as in attention: who makes their factors, and their scale."""
+"""Products of two activations, as in attention: which rows make a factor, and what scales it."""

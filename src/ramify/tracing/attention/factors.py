@@ -9,45 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from ramify.tracing.attention.producing import Makers, Rows
+from ramify.tracing.contraction import AxisKey, Contraction, ProductKey, Rows, ScalableProduct
 from ramify.tracing.dims import Atom, atoms_of, resolve
-from ramify.tracing.indexing import Powers, Side, Sides, owners
-from ramify.tracing.propagate import Contraction, Key, Labels, places
-from ramify.tracing.recorder import Tape
-
-Number = tuple[Key, int]
-"""Which product of activations: an axis that it sums over, and which of those that sum over it.
-
-Other widths may take another kernel of attention, which multiplies one product more or less.
-"""
+from ramify.tracing.flow import DimFlow
+from ramify.tracing.indexing import Powers, ScaledRows, owners
 
 
-@dataclass(frozen=True)
-class Sided:
-    """One product of activations whose scale some rows can take.
-
-    Attributes:
-        number: which product it is.
-        read: the product.
-        rows: the rows.
-        between: the operations from those rows to the product.
-        beyond: those from what makes the other factor.
-    """
-
-    number: Number
-    read: Contraction
-    rows: Rows
-    between: frozenset[int]
-    beyond: frozenset[int]
-
-
-def products(labels: Labels) -> list[tuple[Number, Contraction]]:
+def products_of(flow: DimFlow) -> list[tuple[ProductKey, Contraction]]:
     """Every sum of two activations over channels that a parameter holds, in order."""
-    keys, seen = places(labels), Counter[Key]()
+    keys, seen = flow.axis_keys(), Counter[AxisKey]()
     found = []
-    for read in labels.contractions:
+    for read in flow.contractions:
         summed = [keys[atom] for atom in atoms_of(read.read) if atom in keys]
         if summed and not read.names:
             found.append(((min(summed), seen[min(summed)]), read))
@@ -55,51 +28,56 @@ def products(labels: Labels) -> list[tuple[Number, Contraction]]:
     return found
 
 
-def sided(labels: Labels) -> dict[Atom, list[Sided]]:
-    """For every axis that products of activations sum over: its products, where rows take scales.
+def scalable_products(flow: DimFlow) -> dict[Atom, list[ScalableProduct]]:
+    """For every axis that products of activations sum over: its products, where rows can scale.
 
     Args:
-        labels: the labelled runs.
+        flow: the traced dimensions.
 
     Returns:
-        Only axes for which it can be done in every product.
+        Only axes for which rows can scale every product; worked out once for what is known now.
     """
-    by_atom: dict[Atom, list[tuple[Number, Contraction]]] = {}
-    for number, read in products(labels):
+    if flow.scalable is not None:
+        return flow.scalable
+    by_atom: dict[Atom, list[tuple[ProductKey, Contraction]]] = {}
+    for key, read in products_of(flow):
         for atom in atoms_of(read.read):
-            by_atom.setdefault(atom, []).append((number, read))
-    found = {}
+            by_atom.setdefault(atom, []).append((key, read))
+    flow.scalable = {}
     for atom, reads in by_atom.items():
+        # The rows behind the first factor of every product, or else those behind the second.
         for first in (True, False):
-            chosen = _choose(labels, atom, reads, first)
+            chosen = _choose(flow, atom, reads, first)
             if chosen is not None:
-                found[atom] = chosen
+                flow.scalable[atom] = chosen
                 break
-    return found
+    return flow.scalable
 
 
-def sides_of(labels: Labels, powers: Mapping[Number, Powers]) -> Sides:
+def scaled_rows_of(
+    flow: DimFlow, powers: Mapping[ProductKey, Powers]
+) -> dict[tuple[str, int], tuple[ScaledRows, ...]]:
     """The rows that take scales, by tensor and dimension.
 
     Args:
-        labels: the labelled runs.
-        powers: product -> what its scale hangs on.
+        flow: the traced dimensions.
+        powers: product -> what its scale depends on.
 
     Returns:
-        The sides.
+        (tensor name, dimension) -> its rows.
     """
     found: dict[tuple[str, int], dict[Atom, list[tuple[Rows, Powers]]]] = {}
-    given: set[tuple[tuple[str, int], Number]] = set()
-    for atom, products_ in sided(labels).items():
-        for each in products_:
+    given: set[tuple[tuple[str, int], ProductKey]] = set()
+    for atom, products in scalable_products(flow).items():
+        for each in products:
             for place in each.rows:
                 # A product that sums over several axes is made up for once.
-                own = powers.get(each.number, ()) if (place, each.number) not in given else ()
-                given.add((place, each.number))
+                own = powers.get(each.key, ()) if (place, each.key) not in given else ()
+                given.add((place, each.key))
                 found.setdefault(place, {}).setdefault(atom, []).append((each.rows, own))
     return {
         place: tuple(
-            Side(atom, tuple((rows[place], own) for rows, own in parts))
+            ScaledRows(atom, tuple((rows[place], own) for rows, own in parts))
             for atom, parts in by_atom.items()
         )
         for place, by_atom in found.items()
@@ -107,48 +85,35 @@ def sides_of(labels: Labels, powers: Mapping[Number, Powers]) -> Sides:
 
 
 def _choose(
-    labels: Labels, atom: Atom, reads: Sequence[tuple[Number, Contraction]], first: bool
-) -> list[Sided] | None:
-    """The first or the second factor of every product; None where that does not do."""
-    out: list[Sided] = []
+    flow: DimFlow, atom: Atom, reads: Sequence[tuple[ProductKey, Contraction]], first: bool
+) -> list[ScalableProduct] | None:
+    """The first or the second factor of every product; None where its rows cannot take a scale."""
+    out: list[ScalableProduct] = []
     operands: dict[int, set[tuple[int, int]]] = {}
-    for number, read in reads:
+    for key, read in reads:
         one, other = (read.source, read.weight) if first else (read.weight, read.source)
-        makers = makers_of(labels, read.tape)
-        rows = makers.rows(one, read.op)
-        if rows is None or not _carried(labels, atom, rows):
+        tracer = flow.row_tracer(read.tape)
+        # The rows make this factor, belong to the axis, and leave the other factor as it is.
+        rows = tracer.rows(one, read.op)
+        if rows is None or not _belong_to(flow, atom, rows):
             return None
-        if not makers.apart(other, read.op, rows):
+        if not tracer.independent(other, read.op, rows):
             return None
-        ways = (makers.passed(factor, read.op) for factor in (one, other))
-        out.append(Sided(number, read, rows, *ways))
+        ways = (tracer.between(factor, read.op) for factor in (one, other))
+        out.append(ScalableProduct(key, read, rows, *ways))
         operands.setdefault(id(read.tape), set()).add((read.op, one.index))
+    # And they reach nothing else than these products.
     for each in out:
-        makers = makers_of(labels, each.read.tape)
-        if not makers.only_in(each.rows, operands[id(each.read.tape)]):
+        tracer = flow.row_tracer(each.read.tape)
+        if not tracer.reach_only(each.rows, operands[id(each.read.tape)]):
             return None
     return out
 
 
-def _carried(labels: Labels, atom: Atom, rows: Rows) -> bool:
+def _belong_to(flow: DimFlow, atom: Atom, rows: Rows) -> bool:
     """Whether every one of the rows belongs to a channel of the axis."""
     for (name, dim), mask in rows.items():
-        owner = owners(resolve(labels.slots[name][dim]), atom)
+        owner = owners(resolve(flow.param_dims[name][dim]), atom)
         if bool((owner[mask] < 0).any()):
             return False
     return True
-
-
-def makers_of(labels: Labels, tape: Tape) -> Makers:
-    """The makers of a tape, worked out once."""
-    for known in labels.makers:
-        if known.tape is tape:
-            return known
-    made = Makers(
-        tape,
-        labels.names,
-        labels.slots,
-        {read.op: read for read in labels.contractions if read.tape is tape},
-    )
-    labels.makers.append(made)
-    return made

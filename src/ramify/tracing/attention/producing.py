@@ -1,74 +1,63 @@
-"""Who scales an operand: the rows of the weights in which an activation is homogeneous.
+"""Which rows of which weights make an activation, and scale it when they are scaled.
 
 Where two activations are multiplied and summed over a channel (q·kᵀ), no weight reads the channel
 that could take the scale of a copy. But the product is linear in either factor, and where nothing
 but linear operations lie between a factor and the rows of the weights that make it, these rows can
-take it. So each number of an activation is followed back to the rows that it is made of.
+take it. So each entry of an activation is followed back to the rows that it is a sum of.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from ramify.tracing.contraction import FIRST_FACTOR, MOVES, MULTIPLIES, Contraction, Rows
 from ramify.tracing.dims import Term, atoms_of
 from ramify.tracing.recorder import Op, Ref, Tape
 
-if TYPE_CHECKING:
-    from ramify.tracing.propagate import Contraction
-
-# Operations that only move a tensor's entries: a scaled column stays a scaled column.
-MOVES = frozenset(
-    f"aten::{name}"
-    for name in (
-        "t transpose permute view _unsafe_view reshape clone detach alias _to_copy slice select "
-        "split split_with_sizes unbind expand unsqueeze squeeze cat stack lift_fresh contiguous"
-    ).split()
+_KEEPS_PLACES = frozenset(
+    f"aten::{name}" for name in ("neg", "_to_copy", "clone", "alias", "detach")
 )
+_ADDS = frozenset(f"aten::{name}" for name in ("add", "sub", "add_", "sub_"))
+_JOINS = frozenset({"aten::cat", "aten::stack"})
 
-Rows = dict[tuple[str, int], NDArray[np.bool_]]
-"""(tensor name, dimension) -> which of its positions."""
-
-_SAME = frozenset(f"aten::{name}" for name in ("neg", "_to_copy", "clone", "alias", "detach"))
-TIMES = frozenset(f"aten::{name}" for name in ("mul", "div", "mul_", "div_"))
-_PLUS = frozenset(f"aten::{name}" for name in ("add", "sub", "add_", "sub_"))
-_JOIN = frozenset({"aten::cat", "aten::stack"})
-_MATRIX = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
-"""Matrix products, and where their first factor stands among the arguments."""
-
-Numbers = list[Tensor]
-"""What each entry of a tensor is a sum of: for each term, the number of a row; -1 is nothing."""
+RowNumbers = list[Tensor]
+"""What each entry of a tensor is a sum of: for each summand, the number of a row, or -1."""
 
 
 @dataclass
-class Makers:
-    """The rows behind the activations of one tape.
+class RowTracer:
+    """Follows the activations of one tape back to rows of weights.
+
+    Every row of every weight that is met gets a number; `_numbers` gives each entry of a tensor
+    the numbers of the rows that it is a sum of.
 
     Args:
         tape: the run.
-        names: shapes of parameters and buffers.
-        slots: their dimensions.
+        param_shapes: shapes of parameters and buffers.
+        param_dims: their dimensions.
         contractions: the tape's sums over channels, by operation.
     """
 
     tape: Tape
-    names: Mapping[str, tuple[int, ...]]
-    slots: Mapping[str, Sequence[Term]]
+    param_shapes: Mapping[str, tuple[int, ...]]
+    param_dims: Mapping[str, Sequence[Term]]
     contractions: Mapping[int, Contraction]
     _places: list[tuple[str, int]] = field(default_factory=list)
+    """The numbered rows: (tensor, dimension), in the order of their numbers."""
     _starts: list[int] = field(default_factory=lambda: [0])
-    _known: dict[tuple[int, int], Numbers | None] = field(default_factory=dict)
-    _steps: dict[tuple[int, int], frozenset[int]] = field(default_factory=dict)
+    """The number of the first row of each place."""
+    _known: dict[tuple[int, int], RowNumbers | None] = field(default_factory=dict)
+    _operations: dict[tuple[int, int], frozenset[int]] = field(default_factory=dict)
     _ancestry: list[int] = field(default_factory=list)
     _rows: dict[tuple[int, int], Rows | None] = field(default_factory=dict)
-    _alone: dict[Any, bool] = field(default_factory=dict)
+    _reached: dict[Any, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._writers: dict[int, list[int]] = {}
@@ -91,64 +80,70 @@ class Makers:
             self._rows[key] = self._gathered(self._numbers(ref, position))
         return self._rows[key]
 
-    def _gathered(self, numbers: Numbers | None) -> Rows | None:
+    def _gathered(self, numbers: RowNumbers | None) -> Rows | None:
+        """The numbers that occur in a tensor, as masks of the rows of each weight."""
         if not numbers:
             return None
         found = torch.unique(torch.cat([n.reshape(-1) for n in numbers])).numpy()
         out: Rows = {}
         for place, start in zip(self._places, self._starts, strict=False):
-            size = self.names[place[0]][place[1]]
+            size = self.param_shapes[place[0]][place[1]]
             mine = found[(found >= start) & (found < start + size)] - start
             if len(mine):
                 out[place] = np.zeros(size, dtype=bool)
                 out[place][mine] = True
         return out
 
-    def passed(self, ref: Ref, position: int) -> frozenset[int]:
+    def between(self, ref: Ref, position: int) -> frozenset[int]:
         """The operations between an activation and the rows that make it."""
         self._numbers(ref, position)
-        return self._steps.get(self._version(ref, position), frozenset())
+        return self._operations.get(self._version(ref, position), frozenset())
 
-    def only_in(self, rows: Rows, sides: set[tuple[int, int]]) -> bool:
+    def reach_only(self, rows: Rows, operands: set[tuple[int, int]]) -> bool:
         """Whether these rows reach nothing but the given operands.
 
         Args:
             rows: what is to be scaled.
-            sides: (operation, tensor) where scaling is wanted.
+            operands: (operation, tensor) where scaling is wanted.
 
         Returns:
             Whether scaling the rows scales these operands and changes nothing else.
         """
-        held = frozenset((place, mask.tobytes()) for place, mask in rows.items())
-        key = held, frozenset(sides)
-        if key not in self._alone:
-            self._alone[key] = self._reach(rows, sides)
-        return self._alone[key]
+        masks = frozenset((place, mask.tobytes()) for place, mask in rows.items())
+        key = masks, frozenset(operands)
+        if key not in self._reached:
+            self._reached[key] = self._reaches_only(rows, operands)
+        return self._reached[key]
 
-    def _reach(self, rows: Rows, sides: set[tuple[int, int]]) -> bool:
+    def _reaches_only(self, rows: Rows, operands: set[tuple[int, int]]) -> bool:
         names = {name for name, _ in rows}
         weights = {index for index, name in self.tape.names.items() if name in names}
-        tainted = set(weights)
+        # Forward over the tape: which tensors would change if the rows were scaled?
+        changed = set(weights)
         for position, op in enumerate(self.tape.ops):
-            inputs = {ref.index for ref in op.inputs() if ref.index in tainted}
-            inputs -= {index for at, index in sides if at == position}
+            inputs = {ref.index for ref in op.inputs() if ref.index in changed}
+            inputs -= {index for at, index in operands if at == position}
             if not inputs:
                 continue
+            # A weight whose entries are moved is still that weight.
             if inputs <= weights and self._moves(op):
                 weights.update(ref.index for ref in op.results())
-                tainted |= weights
+                changed |= weights
                 continue
+            # Another layer reads what the rows make: it would change.
             read = self.contractions.get(position)
             if read is not None and read.source.index in inputs - weights:
                 return False
+            # Of what comes out, only the entries that are made of these rows change; where that
+            # cannot be told, all might.
             made = [self._numbers(ref, position + 1) for ref in op.results()]
-            met = [self._meets(numbers, rows) for numbers in made]
+            met = [self._made_of(numbers, rows) for numbers in made]
             if not any(met) and None in made and not self._moves(op):
                 return False
-            tainted |= {ref.index for ref, mine in zip(op.results(), met, strict=True) if mine}
-        return tainted.isdisjoint(ref.index for ref in self.tape.outputs)
+            changed |= {ref.index for ref, mine in zip(op.results(), met, strict=True) if mine}
+        return changed.isdisjoint(ref.index for ref in self.tape.outputs)
 
-    def apart(self, ref: Ref, position: int, rows: Rows) -> bool:
+    def independent(self, ref: Ref, position: int, rows: Rows) -> bool:
         """Whether what an operation reads stays as it is when rows are scaled.
 
         Args:
@@ -161,31 +156,35 @@ class Makers:
         """
         numbers = self._numbers(ref, position)
         if numbers is not None:
-            return not self._meets(numbers, rows)
+            return not self._made_of(numbers, rows)
         return not self._ancestors(ref) & self._bits_of({name for name, _ in rows})
 
     # One tensor ---------------------------------------------------------------------------
 
     def _version(self, ref: Ref, before: int) -> tuple[int, int]:
-        """A tensor and the operation that wrote it last before another one."""
+        """A tensor, and the operation that wrote it last before another one."""
         wrote = [p for p in self._writers.get(ref.index, ()) if p < before]
         return ref.index, wrote[-1] if wrote else -1
 
-    def _numbers(self, ref: Ref, before: int) -> Numbers | None:
+    def _numbers(self, ref: Ref, before: int) -> RowNumbers | None:
+        """The rows behind each entry of a tensor; None where it is no sum of rows."""
         key = self._version(ref, before)
         if key not in self._known:
             self._known[key] = None
+            # A vector that nothing wrote, such as a bias, is its own rows.
             name = self.tape.names.get(ref.index)
-            if key[1] < 0 and name is not None and len(self.names[name]) == 1:
+            if key[1] < 0 and name is not None and len(self.param_shapes[name]) == 1:
                 self._known[key] = [self._number_rows(name, 0)]
             if key[1] >= 0:
                 self._known[key] = self._made(ref, key[1])
                 inputs = self.tape.ops[key[1]].inputs()
-                steps = [self._steps.get(self._version(r, key[1]), frozenset()) for r in inputs]
-                self._steps[key] = frozenset({key[1]}).union(*steps)
+                before_it = [self._version(r, key[1]) for r in inputs]
+                steps = [self._operations.get(version, frozenset()) for version in before_it]
+                self._operations[key] = frozenset({key[1]}).union(*steps)
         return self._known[key]
 
-    def _made(self, ref: Ref, position: int) -> Numbers | None:
+    def _made(self, ref: Ref, position: int) -> RowNumbers | None:
+        """The same for what one operation returns, by the kind of operation."""
         op = self.tape.ops[position]
         read = self.contractions.get(position)
         if read is not None:
@@ -193,15 +192,16 @@ class Makers:
         name = op.name
         if self._moves(op):
             return self._moved(op, ref, position)
-        if name in TIMES:
+        if name in MULTIPLIES:
             return self._multiplied(op, ref, position)
-        if name in _PLUS:
+        if name in _ADDS:
             return self._added(op, ref, position)
-        return self._joined(op, position) if name in _JOIN else None
+        return self._joined(op, position) if name in _JOINS else None
 
-    def _moved(self, op: Op, ref: Ref, position: int) -> Numbers | None:
+    def _moved(self, op: Op, ref: Ref, position: int) -> RowNumbers | None:
+        """Moving entries moves their numbers: the operation itself is applied to them."""
         numbers = self._numbers(op.args[0], position)
-        if numbers is None or op.name in _SAME:
+        if numbers is None or op.name in _KEEPS_PLACES:
             return numbers
         place = op.results().index(ref)
         return [self._move(op, each, place) for each in numbers]
@@ -211,10 +211,11 @@ class Makers:
             return numbers.reshape(self.tape.shape(op.results()[place]))
         return tree_leaves(op.func(numbers, *op.args[1:], **op.kwargs))[place]
 
-    def _multiplied(self, op: Op, ref: Ref, position: int) -> Numbers | None:
+    def _multiplied(self, op: Op, ref: Ref, position: int) -> RowNumbers | None:
+        """A product is linear in one factor, if the other is not made of the same weights."""
         one, other = op.args[:2]
-        sides = [self._numbers(x, position) if isinstance(x, Ref) else None for x in (one, other)]
-        for numbers, factor in ((sides[0], other), (sides[1], one)):
+        both = [self._numbers(x, position) if isinstance(x, Ref) else None for x in (one, other)]
+        for numbers, factor in ((both[0], other), (both[1], one)):
             divides = op.name.startswith("aten::div") and factor is one
             if numbers is None or divides:
                 continue
@@ -223,8 +224,9 @@ class Makers:
             return [n.expand(self.tape.shape(ref)) for n in numbers]
         return None
 
-    def _added(self, op: Op, ref: Ref, position: int) -> Numbers | None:
-        out: Numbers = []
+    def _added(self, op: Op, ref: Ref, position: int) -> RowNumbers | None:
+        """A sum is made of the rows of both summands."""
+        out: RowNumbers = []
         for term in op.args[:2]:
             if not isinstance(term, Ref):
                 return None
@@ -234,7 +236,8 @@ class Makers:
             out += [n.expand(self.tape.shape(ref)) for n in numbers]
         return out
 
-    def _joined(self, op: Op, position: int) -> Numbers | None:
+    def _joined(self, op: Op, position: int) -> RowNumbers | None:
+        """Joined tensors join their numbers; the piece with fewer summands is filled up with -1."""
         held = [ref for ref in op.args[0] if 0 not in self.tape.shape(ref)]  # an empty cache
         pieces = [self._numbers(ref, position) for ref in held]
         if not held or any(piece is None for piece in pieces):
@@ -247,15 +250,15 @@ class Makers:
         ]
         return [op.func(each, *op.args[1:], **op.kwargs) for each in filled]
 
-    def _contracted(self, op: Op, read: Contraction) -> Numbers | None:
+    def _contracted(self, op: Op, read: Contraction) -> RowNumbers | None:
         """What a layer makes is linear in its weight and bias together."""
         shape = self.tape.shape(op.results()[0])
         weight = self._rows_of(read.weight, read)
         if weight is None:
             return None
-        if op.name in _MATRIX:
-            start = _MATRIX[op.name]
-            if op.args[start + 1] == read.weight:
+        # The rows of the weight, as one line that broadcasts against the result.
+        if op.name in FIRST_FACTOR and len(shape) > 1:
+            if op.args[FIRST_FACTOR[op.name] + 1] == read.weight:
                 line = weight.select(-2, 0).unsqueeze(-2)
             else:
                 line = weight.select(-1, 0).unsqueeze(-1)
@@ -265,7 +268,8 @@ class Makers:
             line = weight.flatten(1)[:, 0].view(-1, *([1] * (len(shape) - 2)))
         else:
             return None
-        bias = op.args[0] if _MATRIX.get(op.name) else (*op.args, None, None, None)[2]
+        # The bias, if the operation adds one.
+        bias = op.args[0] if FIRST_FACTOR.get(op.name) else (*op.args, None, None, None)[2]
         if op.name in ("aten::mm", "aten::bmm", "aten::embedding") or not isinstance(bias, Ref):
             return [line.expand(shape)]
         added = self._numbers(bias, read.op)
@@ -280,7 +284,7 @@ class Makers:
         name = self.tape.names.get(ref.index)
         if name is not None:
             made = atoms_of(read.made)
-            dims = [d for d, slot in enumerate(self.slots[name]) if atoms_of([slot]) & made]
+            dims = [d for d, term in enumerate(self.param_dims[name]) if atoms_of([term]) & made]
             if not dims:
                 return None
             shape = self.tape.shape(ref)
@@ -290,7 +294,7 @@ class Makers:
         if len(wrote) != 1:
             return None
         op = self.tape.ops[wrote[0]]
-        if op.name in _SAME:
+        if op.name in _KEEPS_PLACES:
             return self._rows_of(op.args[0], read)
         if not self._moves(op):
             return None
@@ -300,25 +304,26 @@ class Makers:
         return self._move(op, rows_before, op.results().index(ref))
 
     def _number_rows(self, name: str, dim: int) -> Tensor:
+        """The numbers of the rows of a tensor along one dimension; new ones if it has none."""
         if (name, dim) not in self._places:
             self._places.append((name, dim))
-            self._starts.append(self._starts[-1] + self.names[name][dim])
+            self._starts.append(self._starts[-1] + self.param_shapes[name][dim])
         start = self._starts[self._places.index((name, dim))]
-        return torch.arange(start, start + self.names[name][dim])
+        return torch.arange(start, start + self.param_shapes[name][dim])
 
-    # What else hangs on it ------------------------------------------------------------------
+    # What else depends on it --------------------------------------------------------------
 
     def _depends(self, ref: Ref, numbers: Sequence[Tensor]) -> bool:
         """Whether another factor is made of the same weights."""
         names = set()
         for place, start in zip(self._places, self._starts, strict=False):
-            end = start + self.names[place[0]][place[1]]
+            end = start + self.param_shapes[place[0]][place[1]]
             if any(bool(((n >= start) & (n < end)).any()) for n in numbers):
                 names.add(place[0])
         return bool(self._ancestors(ref) & self._bits_of(names))
 
     def _bits_of(self, names: set[str]) -> int:
-        return sum(1 << n for n, name in enumerate(self.names) if name in names)
+        return sum(1 << n for n, name in enumerate(self.param_shapes) if name in names)
 
     def _ancestors(self, ref: Ref) -> int:
         """The parameters that a tensor is made of, as bits of one number."""
@@ -336,9 +341,10 @@ class Makers:
 
     def _moves(self, op: Op) -> bool:
         """Whether an operation only moves entries."""
-        return (op.name in MOVES or op.name in _SAME) and op.name not in _JOIN
+        return (op.name in MOVES or op.name in _KEEPS_PLACES) and op.name not in _JOINS
 
-    def _meets(self, numbers: Sequence[Tensor] | None, rows: Rows) -> bool:
+    def _made_of(self, numbers: Sequence[Tensor] | None, rows: Rows) -> bool:
+        """Whether any entry is made of one of the rows."""
         if numbers is None:
             return False
         wanted = torch.zeros(self._starts[-1] + 1, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""The scale of a product of activations: what a grown run multiplies by another number, and where.
+"""The scale of a product of activations: where a grown run multiplies by another number.
 
 A forward may scale q·kᵀ by the number of channels (1/√d). Two runs at different widths show by what
 power; the rows that make one of the factors then keep the scale what it was.
@@ -10,30 +10,31 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ramify.tracing.attention.factors import Sided, sided
-from ramify.tracing.attention.producing import MOVES, TIMES
+from ramify.tracing.attention.factors import scalable_products
+from ramify.tracing.contraction import MOVES, MULTIPLIES, ScalableProduct
 from ramify.tracing.dims import resolve
+from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Changes, new_size
-from ramify.tracing.propagate import Labels
 from ramify.tracing.recorder import Op, Ref, Tape
-from ramify.tracing.verify.comparison import Take
+from ramify.tracing.verify.comparison import ReferenceRun
 
 
-def products_on(labels: Labels, tape: Tape) -> dict[int, list[Sided]]:
+def products_on(flow: DimFlow, tape: Tape) -> dict[int, list[ScalableProduct]]:
     """The products of activations on a tape whose scale some rows can take, by operation."""
-    found: dict[int, list[Sided]] = {}
-    for each in {e.number: e for some in sided(labels).values() for e in some}.values():
+    found: dict[int, list[ScalableProduct]] = {}
+    for each in {e.key: e for some in scalable_products(flow).values() for e in some}.values():
         if each.read.tape is tape:
             found.setdefault(each.read.op, []).append(each)
     return found
 
 
-def rescaled(take: Take, grown: Tape, changes: Changes) -> Iterator[tuple[int, float]]:
+def rescaled(reference: ReferenceRun, grown: Tape, changes: Changes) -> Iterator[tuple[int, float]]:
     """(operation, old scale over new) of every operation that scales otherwise when grown."""
-    pairs = _side_by_side(take.tape, grown)
-    for position, op in enumerate(take.tape.ops):
+    pairs = _aligned(reference.tape, grown)
+    for position, op in enumerate(reference.tape.ops):
+        # Fused attention takes the width from its queries; elsewhere the number is an argument.
         if _scales_by_width(op):
-            width = resolve(take.dims[op.args[0].index][-1])
+            width = resolve(reference.dims[op.args[0].index][-1])
             size = new_size(width, changes)
             if size != width.size:
                 yield position, (size / width.size) ** 0.5
@@ -45,14 +46,14 @@ def rescaled(take: Take, grown: Tape, changes: Changes) -> Iterator[tuple[int, f
 
 
 def scaled_product(
-    tape: Tape, position: int, of: Mapping[int, list[Sided]]
-) -> tuple[set[int], Sided | None]:
+    tape: Tape, position: int, of: Mapping[int, list[ScalableProduct]]
+) -> tuple[set[int], ScalableProduct | None]:
     """The product that an operation scales, on the way to it or behind it.
 
     Args:
         tape: the run.
         position: an operation that multiplies by a number.
-        of: operation -> the sided products there.
+        of: operation -> the scalable products there.
 
     Returns:
         (the operations whose values are off where that number is another and the product's rows
@@ -61,8 +62,9 @@ def scaled_product(
     for each in (each for found in of.values() for each in found):
         if position in each.between or position == each.read.op:
             return set(), each
-        if position in each.beyond:
-            return {later for later in each.beyond if later >= position}, each
+        if position in each.other_between:
+            return {later for later in each.other_between if later >= position}, each
+    # Behind a product: back through what only moves or multiplies, to the product.
     writers: dict[int, int] = {}
     for number, op in enumerate(tape.ops[:position]):
         writers.update((ref.index, number) for ref in op.results())
@@ -73,13 +75,13 @@ def scaled_product(
         off.add(at)
         if at in of:
             return off, of[at][0]
-        if at < 0 or tape.ops[at].name not in MOVES | TIMES:
+        if at < 0 or tape.ops[at].name not in MOVES | MULTIPLIES:
             return set(), None
 
 
 def _number_in(op: Op) -> float | None:
     """What an operation multiplies a tensor by, where that is a number."""
-    if op.name not in TIMES or len(op.inputs()) != 1 or not isinstance(op.args[0], Ref):
+    if op.name not in MULTIPLIES or len(op.inputs()) != 1 or not isinstance(op.args[0], Ref):
         return None
     number = float(op.args[1])
     return 1.0 / number if "div" in op.name else number
@@ -90,19 +92,20 @@ def _scales_by_width(op: Op) -> bool:
     return "scaled_dot_product" in op.name and op.kwargs.get("scale") is None
 
 
-def _side_by_side(old: Tape, new: Tape) -> dict[int, int]:
-    """Operation of one run -> the same one in another, past stretches that are said otherwise.
+def _aligned(old: Tape, new: Tape) -> dict[int, int]:
+    """Operation of one run -> the same operation of another.
 
-    Other sizes may take another kernel of attention: one operation becomes several.
+    Other sizes may take another kernel of attention, so that one operation becomes several; such
+    stretches are left out.
 
     Returns:
-        The pairs, up to where the runs part for good.
+        The pairs, up to where the runs are no longer alike.
     """
     ones, others = ([(op.name, op.module) for op in tape.ops] for tape in (old, new))
     pairs, shift, at = {}, 0, 0
     while at < len(ones) and at + shift < len(others):
         if ones[at] != others[at + shift]:
-            where = _meet_again(ones[at:], others[at + shift :])
+            where = _next_match(ones[at:], others[at + shift :])
             if where is None:
                 break
             at, shift = at + where[0], shift + where[1] - where[0]
@@ -111,15 +114,15 @@ def _side_by_side(old: Tape, new: Tape) -> dict[int, int]:
     return pairs
 
 
-def _meet_again(ones: Sequence[Any], others: Sequence[Any]) -> tuple[int, int] | None:
+def _next_match(ones: Sequence[Any], others: Sequence[Any]) -> tuple[int, int] | None:
     """How much to leave out of each of two sequences until they go on alike.
 
-    A kernel is at most some tens of operations, and the few that follow it tell the place.
+    A kernel is at most some tens of operations, and the next four operations tell the place.
 
     Returns:
-        (how much of one, of the other); None if they never do.
+        (how much of one, of the other); None if they never go on alike.
     """
-    for left_out in range(1, 64):
+    for left_out in range(1, 64):  # as little as possible, however it is divided
         for one in range(left_out + 1):
             other = left_out - one
             rest = min(4, len(ones) - one, len(others) - other)

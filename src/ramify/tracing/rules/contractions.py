@@ -9,123 +9,119 @@ from ramify.tracing.dims import (
     Fixed,
     Term,
     factor,
-    forbid_split,
-    freeze,
-    mark_inexact,
     product,
     resolve,
-    unify,
 )
-from ramify.tracing.propagate import Labels, broadcast, rule
-from ramify.tracing.recorder import Op, Ref
-from ramify.tracing.rules.moves import argument
+from ramify.tracing.recorder import Ref
+from ramify.tracing.rules.registry import aten_rule
+from ramify.tracing.traced_op import TracedOp
 
 
-@rule("mm", "bmm", "mv", "dot", "vdot", "matmul")
-def matmul(labels: Labels, op: Op) -> None:
+@aten_rule("mm", "bmm", "mv", "dot", "vdot", "matmul")
+def matmul(op: TracedOp) -> None:
     """`(..., n, k) @ (..., k, m)`, batch dimensions equal; vectors as torch takes them."""
     a, b = op.args[0], op.args[1]
-    labels.give(op, multiply(labels, op, a, b))
+    op.give(multiply(op, a, b))
 
 
-def multiply(labels: Labels, op: Op, a: Ref, b: Ref, bias: Ref | None = None) -> list[Term]:
+def multiply(op: TracedOp, a: Ref, b: Ref, bias: Ref | None = None) -> list[Term]:
     """Label a matrix product and note who reads what; returns the result's terms."""
-    left, right = labels.of(a), labels.of(b)
+    left, right = op.dims(a), op.dims(b)
     batch = list(left[:-2])
     for mine, other in zip(batch, right[:-2], strict=True):
-        unify(mine, other, labels.why(op, "multiplies matrix by matrix"))
+        op.tie(mine, other, "multiplies matrix by matrix")
     rows = left[-2:-1] if len(left) > 1 else []
     summed = right[-2] if len(right) > 1 else right[-1]
     columns = right[-1:] if len(right) > 1 else []
-    labels.contract(op, (a, [left[-1]], rows), (b, [summed], columns), bias)
+    op.contract((a, [left[-1]], rows), (b, [summed], columns), bias)
     return [*batch, *rows, *columns]
 
 
-@rule("addmm", "baddbmm", "addmv", "_addmm_activation")
-def addmm(labels: Labels, op: Op) -> None:
+@aten_rule("addmm", "baddbmm", "addmv", "_addmm_activation")
+def addmm(op: TracedOp) -> None:
     """`bias + a @ b`."""
     bias, a, b = op.args[:3]
-    terms = multiply(labels, op, a, b, bias)
-    _add_bias(labels, op, terms, bias)
-    labels.give(op, terms)
+    terms = multiply(op, a, b, bias)
+    _add_bias(op, terms, bias)
+    op.give(terms)
 
 
-def _add_bias(labels: Labels, op: Op, terms: Sequence[Term], bias: Ref) -> None:
-    known = labels.of(bias)
+def _add_bias(op: TracedOp, terms: Sequence[Term], bias: Ref) -> None:
+    known = op.dims(bias)
     for term, own in zip(terms[len(terms) - len(known) :], known, strict=True):
         if own.size == term.size:
-            unify(term, own, labels.why(op, "adds the bias"))
+            op.tie(term, own, "adds the bias")
         else:
-            freeze(own, labels.why(op, "broadcasts one bias against many channels"))
+            op.freeze(own, "broadcasts one bias against many channels")
 
 
-@rule("_grouped_mm")
-def experts(labels: Labels, op: Op) -> None:
+@aten_rule("_grouped_mm")
+def experts(op: TracedOp) -> None:
     """`(rows, k) @ (experts, k, m)`, each row by the expert that it is sorted to."""
     a, b = op.args[:2]
-    (rows, left), (number, right, made) = labels.of(a), labels.of(b)
-    freeze(number, labels.why(op, "gives each of them its own rows"))
-    labels.contract(op, (a, [left], [rows]), (b, [right], [made]))
-    labels.give(op, [rows, made])
+    (rows, left), (number, right, made) = op.dims(a), op.dims(b)
+    op.freeze(number, "gives each of them its own rows")
+    op.contract((a, [left], [rows]), (b, [right], [made]))
+    op.give([rows, made])
 
 
-@rule("linear", "mkldnn_linear", "_mkl_linear")
-def linear(labels: Labels, op: Op) -> None:
+@aten_rule("linear", "mkldnn_linear", "_mkl_linear")
+def linear(op: TracedOp) -> None:
     """`x @ weight.T + bias`, when the operation comes whole."""
     x, weight = op.args[:2]
-    bias = argument(op, 2, "bias", None)
-    made, read = labels.of(weight)
-    before = labels.of(x)
-    labels.contract(op, (x, [before[-1]], before[:-1]), (weight, [read], [made]), bias)
+    bias = op.argument(2, "bias", None)
+    made, read = op.dims(weight)
+    before = op.dims(x)
+    op.contract((x, [before[-1]], before[:-1]), (weight, [read], [made]), bias)
     if bias is not None:
-        unify(made, labels.of(bias)[0], labels.why(op, "adds the bias"))
-    labels.give(op, [*before[:-1], made])
+        op.tie(made, op.dims(bias)[0], "adds the bias")
+    op.give([*before[:-1], made])
 
 
-@rule("convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution")
-def convolution(labels: Labels, op: Op) -> None:
+@aten_rule("convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution")
+def convolution(op: TracedOp) -> None:
     """Convolution, grouped and transposed: groups carry, channels within a group are summed."""
     x, weight, bias = op.args[:3]
     transposed, groups = bool(op.args[6]), int(op.args[8])
-    channels = labels.of(x)[1]
-    first, second, *kernel = labels.of(weight)
-    why = labels.why(op, f"has {groups} groups")
-    for term in [*kernel, *labels.of(x)[2:]]:
-        freeze(term, labels.why(op, "slides its kernel over space"))
-    spread = _factor(channels, groups, why)
+    channels = op.dims(x)[1]
+    first, second, *kernel = op.dims(weight)
+    what = f"has {groups} groups"
+    for term in [*kernel, *op.dims(x)[2:]]:
+        op.freeze(term, "slides its kernel over space")
+    spread = _factor(op, channels, groups, what)
     if transposed:
-        own = _factor(first, groups, why)
+        own = _factor(op, first, groups, what)
         read, made = own[1], second
     else:
-        own = _factor(first, groups, why)
+        own = _factor(op, first, groups, what)
         read, made = second, own[1]
-    unify(spread[0], own[0], why)
+    op.tie(spread[0], own[0], what)
     out = product([resolve(own[0]), resolve(made)])
     if resolve(spread[1]).size == 1 and groups > 1:  # depthwise: channels are carried, not summed
         if not isinstance(resolve(read), Fixed):
-            freeze(read, labels.why(op, "keeps one channel in each group"))
-        labels.contract(op, (x, [], []), (weight, [], [made]), bias)
+            op.freeze(read, "keeps one channel in each group")
+        op.contract((x, [], []), (weight, [], [made]), bias)
     else:
-        labels.contract(op, (x, [spread[1]], []), (weight, [read], [made]), bias)
+        op.contract((x, [spread[1]], []), (weight, [read], [made]), bias)
     if bias is not None:
-        unify(out, labels.of(bias)[0], labels.why(op, "adds the bias"))
+        op.tie(out, op.dims(bias)[0], "adds the bias")
     for attribute, term in (("in_channels", channels), ("out_channels", out), ("groups", own[0])):
-        labels.attributes.append((op.module, attribute, (term,)))
-    space = labels.shape(op.results()[0])[2:]
-    labels.give(op, [labels.of(x)[0], out, *(labels.fixed(op, n) for n in space)])
+        op.holds_size(attribute, term)
+    space = op.shape(op.results()[0])[2:]
+    op.give([op.dims(x)[0], out, *(op.fixed(n) for n in space)])
 
 
-def _factor(term: Term, groups: int, why: str) -> tuple[Term, Term]:
+def _factor(op: TracedOp, term: Term, groups: int, what: str) -> tuple[Term, Term]:
     if groups == 1:  # the term as it is: a slot is known by identity
         return UNIT, term
     pair = factor(term, groups, term.size // groups)
     if pair is None:
-        freeze(term, why)
-        return Fixed(groups, why), Fixed(term.size // groups, why)
+        op.freeze(term, what)
+        return op.fixed(groups, what), op.fixed(term.size // groups, what)
     return pair
 
 
-@rule(
+@aten_rule(
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_flash_attention",
     "_scaled_dot_product_efficient_attention",
@@ -134,42 +130,41 @@ def _factor(term: Term, groups: int, why: str) -> tuple[Term, Term]:
     "_scaled_dot_product_attention_math",
     "scaled_dot_product_attention",
 )
-def attention(labels: Labels, op: Op) -> None:
+def attention(op: TracedOp) -> None:
     """softmax(q kᵀ · scale) v: q and k share the head dimension, v's passes."""
     q, k, v = op.args[:3]
-    why = labels.why(op, "multiplies queries by keys")
-    left, middle, right = labels.of(q), labels.of(k), labels.of(v)
-    unify(middle[-2], right[-2], why)
-    freeze(middle[-2], labels.why(op, "takes the softmax over them"))
-    labels.contract(op, (q, [left[-1]], []), (k, [middle[-1]], []))
+    what = "multiplies queries by keys"
+    left, middle, right = op.dims(q), op.dims(k), op.dims(v)
+    op.tie(middle[-2], right[-2], what)
+    op.freeze(middle[-2], "takes the softmax over them")
+    op.contract((q, [left[-1]], []), (k, [middle[-1]], []))
     for query, key, value in zip(left[:-2], middle[:-2], right[:-2], strict=True):
-        unify(key, value, why)
+        op.tie(key, value, what)
         if query.size == key.size:
-            unify(query, key, why)
+            op.tie(query, key, what)
         else:  # grouped queries: consecutive query heads share one key head
-            unify(_factor(query, key.size, why)[0], key, why)
+            op.tie(_factor(op, query, key.size, what)[0], key, what)
     out = [*left[:-1], right[-1]]
     given = op.named()
     mask = given.get("attn_mask", given.get("attn_bias"))
-    added = labels.of(mask)[:-1] if mask is not None else []
+    added = op.dims(mask)[:-1] if mask is not None else []
     for term, own in zip(reversed(left[:-1]), reversed(added), strict=False):
         if own.size == term.size:  # a bias table holds an entry for each head
-            unify(term, own, labels.why(op, "adds them to the scores"))
+            op.tie(term, own, "adds them to the scores")
     others = op.results()[1:]
-    labels.give(op, out, *([labels.fixed(op, n) for n in labels.shape(r)] for r in others))
+    op.give(out, *([op.fixed(n) for n in op.shape(r)] for r in others))
 
 
-@rule("_weight_norm_interface", "_weight_norm")
-def weight_norm(labels: Labels, op: Op) -> None:
+@aten_rule("_weight_norm_interface", "_weight_norm")
+def weight_norm(op: TracedOp) -> None:
     """`g · v / ‖v‖` over all dimensions of v but one."""
     v, g = op.args[:2]
-    broadcast(labels, op, [v, g])
-    keep = argument(op, 2, "dim", 0)
-    terms = labels.of(v)
+    op.broadcast([v, g])
+    keep = op.argument(2, "dim", 0)
+    terms = op.dims(v)
     for dim, term in enumerate(terms):
         if dim != keep:
-            why = labels.why(op, "normalises the weight over them")
-            forbid_split(term, why)
-            mark_inexact(term, why)
+            op.forbid_split(term, "normalises the weight over them")
+            op.mark_inexact(term, "normalises the weight over them")
     norm = [term if dim == keep else UNIT for dim, term in enumerate(terms)]
-    labels.give(op, terms, norm)
+    op.give(terms, norm)

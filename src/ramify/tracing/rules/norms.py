@@ -9,25 +9,21 @@ from ramify.tracing.dims import (
     Prod,
     Term,
     factor,
-    forbid_split,
-    freeze,
-    mark_inexact,
     product,
     resolve,
-    unify,
 )
-from ramify.tracing.propagate import Labels, rule
-from ramify.tracing.recorder import Op, Ref
-from ramify.tracing.rules.moves import argument
+from ramify.tracing.recorder import Ref
+from ramify.tracing.rules.registry import aten_rule
+from ramify.tracing.traced_op import TracedOp
 
 
-def _per_channel(labels: Labels, op: Op, term: Term, refs: Sequence[Ref | None]) -> None:
+def _per_channel(op: TracedOp, term: Term, refs: Sequence[Ref | None]) -> None:
     for ref in refs:
-        if ref is not None and labels.shape(ref) and labels.shape(ref) != (0,):
-            unify(term, labels.of(ref)[0], labels.why(op, "normalises each channel"))
+        if ref is not None and op.shape(ref) and op.shape(ref) != (0,):
+            op.tie(term, op.dims(ref)[0], "normalises each channel")
 
 
-@rule(
+@aten_rule(
     "native_batch_norm",
     "_native_batch_norm_legit",
     "_native_batch_norm_legit_no_training",
@@ -39,72 +35,68 @@ def _per_channel(labels: Labels, op: Op, term: Term, refs: Sequence[Ref | None])
     "miopen_batch_norm",
     "batch_norm",
 )
-def batch_norm(labels: Labels, op: Op) -> None:
+def batch_norm(op: TracedOp) -> None:
     """Each channel on its own: weight, bias and running statistics are carried."""
     tensors = [arg for arg in op.args if isinstance(arg, Ref)]
-    terms = labels.of(tensors[0])
+    terms = op.dims(tensors[0])
     channels = terms[1]
-    _per_channel(labels, op, channels, tensors[1:])
-    if labels.is_weight(tensors[0]):  # a kernel standardised over all that it reads
-        why = labels.why(op, "normalises the weight over them")
-        for term in terms[2:]:
-            forbid_split(term, why)
-            mark_inexact(term, why)
+    _per_channel(op, channels, tensors[1:])
+    if op.is_weight(tensors[0]):  # a kernel standardised over all that it reads
+        op.forbid_split(terms[2:], "normalises the weight over them")
+        op.mark_inexact(terms[2:], "normalises the weight over them")
     whole = resolve(channels)
     if isinstance(whole, Prod) and isinstance(whole.parts[0], Fixed):  # instance norm: samples
         channels_of_one: Term = product(whole.parts[1:])
-        labels.attributes.append((op.module, "num_features", (channels_of_one,)))
-    labels.attributes.append((op.module, "num_features", (channels,)))
+        op.holds_size("num_features", channels_of_one)
+    op.holds_size("num_features", channels)
     others = op.results()[1:]
-    labels.give(op, terms, *(_statistics(labels, op, channels, ref) for ref in others))
+    op.give(terms, *(_statistics(op, channels, ref) for ref in others))
 
 
-def _statistics(labels: Labels, op: Op, channels: Term, ref: Ref) -> list[Term]:
-    shape = labels.shape(ref)
-    return [channels] if shape == (channels.size,) else [labels.fixed(op, n) for n in shape]
+def _statistics(op: TracedOp, channels: Term, ref: Ref) -> list[Term]:
+    shape = op.shape(ref)
+    return [channels] if shape == (channels.size,) else [op.fixed(n) for n in shape]
 
 
-@rule("native_layer_norm", "_fused_rms_norm", "layer_norm", "rms_norm")
-def layer_norm(labels: Labels, op: Op) -> None:
+@aten_rule("native_layer_norm", "_fused_rms_norm", "layer_norm", "rms_norm")
+def layer_norm(op: TracedOp) -> None:
     """The last dimensions are normalised together: they may go, but not be copied exactly."""
     x, normalized = op.args[0], op.args[1]
-    terms = labels.of(x)
+    terms = op.dims(x)
     last = terms[len(terms) - len(normalized) :]
-    why = labels.why(op, "normalises over the channels")
-    for term in last:
-        forbid_split(term, why)
-        mark_inexact(term, why)
+    what = "normalises over the channels"
+    op.forbid_split(last, what)
+    op.mark_inexact(last, what)
     for ref in [arg for arg in op.args[2:] if isinstance(arg, Ref)]:
-        for term, own in zip(last, labels.of(ref), strict=True):
-            unify(term, own, why)
-    labels.attributes.append((op.module, "normalized_shape", tuple(last)))
+        for term, own in zip(last, op.dims(ref), strict=True):
+            op.tie(term, own, what)
+    op.holds_size("normalized_shape", *last)
     results = op.results()
     kept = terms[: len(terms) - len(normalized)]
-    labels.give(
-        op,
+    op.give(
         terms,
-        *(kept + [labels.fixed(op, 1)] * (len(labels.shape(r)) - len(kept)) for r in results[1:]),
+        *(kept + [op.fixed(1)] * (len(op.shape(r)) - len(kept)) for r in results[1:]),
     )
 
 
-@rule("native_group_norm", "group_norm")
-def group_norm(labels: Labels, op: Op) -> None:
+@aten_rule("native_group_norm", "group_norm")
+def group_norm(op: TracedOp) -> None:
     """Channels of one group are normalised together; whole groups stay independent."""
     x = op.args[0]
-    weight, bias = argument(op, 1, "weight", None), argument(op, 2, "bias", None)
+    weight, bias = op.argument(1, "weight", None), op.argument(2, "bias", None)
     groups = int(op.args[6])
-    terms = labels.of(x)
+    terms = op.dims(x)
     channels = terms[1]
-    why = labels.why(op, f"normalises over the channels of each of {groups} groups")
+    what = f"normalises over the channels of each of {groups} groups"
     pair = factor(channels, groups, channels.size // groups)
     if pair is None:
-        freeze(channels, why)
+        op.freeze(channels, what)
     else:
-        forbid_split(pair[1], why)
-        mark_inexact(pair[1], why)
+        op.forbid_split(pair[1], what)
+        op.mark_inexact(pair[1], what)
         if groups > 1:
-            labels.attributes.append((op.module, "num_groups", (pair[0],)))
-        labels.attributes.append((op.module, "num_channels", (channels,)))
-    _per_channel(labels, op, channels, [weight, bias])
-    spread = [terms[0], pair[0] if pair else Fixed(groups, why)]
-    labels.give(op, terms, *([spread] * len(op.results()[1:])))
+            op.holds_size("num_groups", pair[0])
+        op.holds_size("num_channels", channels)
+    _per_channel(op, channels, [weight, bias])
+    spread = [terms[0], pair[0] if pair else op.fixed(groups, what)]
+    op.give(terms, *([spread] * len(op.results()[1:])))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ramify.tracing.dims import Atom, Fixed, Term, freeze
-from ramify.tracing.propagate import Labels, broadcast, rule
-from ramify.tracing.recorder import Op, Ref
+from ramify.tracing.dims import Atom, Fixed, Term
+from ramify.tracing.recorder import Ref
+from ramify.tracing.rules.registry import aten_rule
+from ramify.tracing.traced_op import TracedOp
 
 
-@rule(
+@aten_rule(
     *(
         "add clone _to_copy copy copy_ where masked_fill masked_fill_ lerp lerp_ native_dropout "
         "bernoulli bernoulli_ fill fill_ zero_ zero normal_ uniform_ random_ exponential_ "
@@ -17,60 +18,59 @@ from ramify.tracing.recorder import Op, Ref
         "heaviside_ eq_ ne_ lt_ le_ gt_ ge_ poisson complex polar _add_relu _masked_scale"
     ).split()
 )
-def pointwise(labels: Labels, op: Op) -> None:
+def pointwise(op: TracedOp) -> None:
     """Same entry in, same entry out; operands broadcast (also every op tagged pointwise)."""
-    terms = broadcast(labels, op, [r for r in op.inputs() if labels.shape(r)])
-    labels.give(
-        op,
+    terms = op.broadcast([r for r in op.inputs() if op.shape(r)])
+    op.give(
         *(
-            terms if len(shape) == len(terms) else [labels.fixed(op, n) for n in shape]
-            for shape in map(labels.shape, op.results())
+            terms if len(shape) == len(terms) else [op.fixed(n) for n in shape]
+            for shape in map(op.shape, op.results())
         ),
     )
 
 
-@rule("tril", "triu", "tril_", "triu_")
-def triangle(labels: Labels, op: Op) -> None:
+@aten_rule("tril", "triu", "tril_", "triu_")
+def triangle(op: TracedOp) -> None:
     """Entries on one side of the diagonal: rows and columns keep their places."""
     assert isinstance(op.args[0], Ref)
-    terms = labels.of(op.args[0])
+    terms = op.dims(op.args[0])
     for term in terms[-2:]:
-        freeze(term, labels.why(op, "cuts along the diagonal"))
-    labels.give(op, terms)
+        op.freeze(term, "cuts along the diagonal")
+    op.give(terms)
 
 
-@rule(*"zeros_like ones_like empty_like full_like rand_like randn_like randint_like".split())
-def like(labels: Labels, op: Op) -> None:
+@aten_rule(*"zeros_like ones_like empty_like full_like rand_like randn_like randint_like".split())
+def like(op: TracedOp) -> None:
     """A new tensor of another's shape."""
     assert isinstance(op.args[0], Ref)
-    labels.give(op, labels.of(op.args[0]))
+    op.give(op.dims(op.args[0]))
 
 
-@rule(
+@aten_rule(
     *(
         "zeros ones empty full new_zeros new_ones new_empty new_full rand randn empty_strided "
         "new_empty_strided"
     ).split()
 )
-def create(labels: Labels, op: Op) -> None:
-    """A new uniform tensor: its sizes may follow an edit (the rehearsal finds out)."""
+def create(op: TracedOp) -> None:
+    """A new uniform tensor: its sizes may follow an edit (the trial growth finds out)."""
     (result,) = op.results()
-    labels.give(op, [Atom(n) if n > 1 else Fixed(n) for n in labels.shape(result)])
+    op.give([Atom(n) if n > 1 else Fixed(n) for n in op.shape(result)])
 
 
-@rule(
+@aten_rule(
     *(
         "arange linspace eye scalar_tensor randperm tril_indices triu_indices randint "
         "hann_window fft_fftfreq fft_rfftfreq"
     ).split()
 )
-def constant(labels: Labels, op: Op) -> None:
+def constant(op: TracedOp) -> None:
     """A tensor whose entries differ: its size stays."""
     (result,) = op.results()
-    size: list[Term] = [Fixed(n, labels.why(op, "numbers them")) for n in labels.shape(result)]
-    labels.give(op, size)
+    size: list[Term] = [op.fixed(n, "numbers them") for n in op.shape(result)]
+    op.give(size)
 
 
-@rule("_local_scalar_dense", "is_nonzero", "equal", "_assert_async", "_assert_scalar")
-def value(labels: Labels, op: Op) -> None:
+@aten_rule("_local_scalar_dense", "is_nonzero", "equal", "_assert_async", "_assert_scalar")
+def value(op: TracedOp) -> None:
     """Python reads a value: nothing flows."""

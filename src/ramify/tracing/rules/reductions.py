@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from ramify.tracing.dims import UNIT, Term, forbid_split, freeze, mark_inexact
-from ramify.tracing.propagate import Labels, rule
-from ramify.tracing.recorder import Op, Ref
-from ramify.tracing.rules.moves import argument, axis
+from ramify.tracing.dims import UNIT, Term
+from ramify.tracing.recorder import Ref
+from ramify.tracing.rules.moves import axis
+from ramify.tracing.rules.registry import aten_rule
+from ramify.tracing.traced_op import TracedOp
 
 SUMS = frozenset({"aten::sum", "aten::nansum"})
 
 
-@rule(
+@aten_rule(
     *(
         "sum nansum mean amax amin max min var std var_mean std_mean linalg_vector_norm norm prod "
         "any all argmax argmin logsumexp median aminmax count_nonzero"
     ).split()
 )
-def reduce(labels: Labels, op: Op) -> None:
+def reduce(op: TracedOp) -> None:
     """Some dimensions go: their channels are read without a weight that could scale a copy."""
     refs = op.inputs()
     if len(refs) == 2 and op.name in ("aten::max", "aten::min"):  # entry by entry
         from ramify.tracing.rules.pointwise import pointwise
 
-        pointwise(labels, op)
+        pointwise(op)
         return
-    terms = labels.of(refs[0])
-    keep = [argument(op, i, "keepdim", False) for i in (2, 3)]
+    terms = op.dims(refs[0])
+    keep = [op.argument(i, "keepdim", False) for i in (2, 3)]
     keepdim = any(k is True for k in keep)
     gone = _reduced(op, len(terms))
     for dim in gone:
-        forbid_split(terms[dim], labels.why(op, "reads the channels without a weight"))
+        op.forbid_split(terms[dim], "reads the channels without a weight")
         if op.name not in SUMS:
-            mark_inexact(terms[dim], labels.why(op, "depends on their number"))
+            op.mark_inexact(terms[dim], "depends on their number")
     out: list[Term] = []
     for dim, term in enumerate(terms):
         if dim not in gone:
@@ -39,50 +40,53 @@ def reduce(labels: Labels, op: Op) -> None:
         elif keepdim:
             out.append(UNIT)
     results = op.results()
-    if results and len(labels.shape(results[0])) != len(out):
+    if results and len(op.shape(results[0])) != len(out):
         out = [UNIT if d in gone else t for d, t in enumerate(terms)]
-    labels.give(op, *([out] * len(results)))
+    op.give(*([out] * len(results)))
 
 
-def _reduced(op: Op, rank: int) -> set[int]:
+def _reduced(op: TracedOp, rank: int) -> set[int]:
     position = 2 if op.name in ("aten::linalg_vector_norm", "aten::norm") else 1
-    dims = argument(op, position, "dim", None)
+    dims = op.argument(position, "dim", None)
     if isinstance(dims, bool) or dims is None or dims == []:
         return set(range(rank))
     return {axis(d, rank) for d in ([dims] if isinstance(dims, int) else dims)}
 
 
-@rule(
+@aten_rule(
     *(
         "_softmax _log_softmax softmax log_softmax cumsum cumsum_ cumprod logcumsumexp cummax "
         "cummin sort argsort topk kthvalue mode _safe_softmax"
     ).split()
 )
-def mix(labels: Labels, op: Op) -> None:
+def mix(op: TracedOp) -> None:
     """Entries along one dimension depend on each other: that dimension stays."""
     source = op.args[0]
     assert isinstance(source, Ref)
-    terms = labels.of(source)
+    terms = op.dims(source)
     position = 2 if op.name in ("aten::topk", "aten::kthvalue") else 1
-    dim = axis(argument(op, position, "dim", -1), len(terms)) if terms else 0
+    dim = axis(op.argument(position, "dim", -1), len(terms)) if terms else 0
     if terms:
-        freeze(terms[dim], labels.why(op, "mixes them"))
+        op.freeze(terms[dim], "mixes them")
     for ref in op.results():
-        shape = labels.shape(ref)
-        labels.dims[ref.index] = [
-            term if term.size == size else labels.fixed(op, size)
-            for term, size in zip(terms, shape, strict=False)
-        ]
+        shape = op.shape(ref)
+        op.replace(
+            ref,
+            [
+                term if term.size == size else op.fixed(size)
+                for term, size in zip(terms, shape, strict=False)
+            ],
+        )
 
 
-@rule("_fft_r2c", "_fft_c2c", "_fft_c2r")
-def fourier(labels: Labels, op: Op) -> None:
+@aten_rule("_fft_r2c", "_fft_c2c", "_fft_c2r")
+def fourier(op: TracedOp) -> None:
     """Fourier transforms mix what lies along some dimensions: those stay."""
     source, dims = op.args[:2]
     assert isinstance(source, Ref)
-    terms = list(labels.of(source))
-    shape = labels.shape(op.results()[0])
+    terms = list(op.dims(source))
+    shape = op.shape(op.results()[0])
     for dim in (axis(d, len(terms)) for d in dims):
-        freeze(terms[dim], labels.why(op, "mixes them"))
-        terms[dim] = labels.fixed(op, shape[dim])
-    labels.give(op, terms)
+        op.freeze(terms[dim], "mixes them")
+        terms[dim] = op.fixed(shape[dim])
+    op.give(terms)

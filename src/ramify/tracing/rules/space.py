@@ -9,12 +9,11 @@ from ramify.tracing.dims import (
     Term,
     concat,
     factor,
-    freeze,
     product,
     resolve,
 )
-from ramify.tracing.propagate import Labels, rule
-from ramify.tracing.recorder import Op
+from ramify.tracing.rules.registry import aten_rule
+from ramify.tracing.traced_op import TracedOp
 
 
 def _window(name: str) -> int:
@@ -23,7 +22,7 @@ def _window(name: str) -> int:
     return int(digits.group(1)) if digits else 2
 
 
-@rule(
+@aten_rule(
     *(
         "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices "
         "adaptive_avg_pool3d max_unpool2d max_unpool3d fractional_max_pool3d "
@@ -37,33 +36,33 @@ def _window(name: str) -> int:
         "replication_pad1d replication_pad2d replication_pad3d"
     ).split()
 )
-def spatial(labels: Labels, op: Op) -> None:
+def spatial(op: TracedOp) -> None:
     """The last one, two or three dimensions change, each channel on its own."""
-    terms = labels.of(op.args[0])
+    terms = op.dims(op.args[0])
     kind = "1d" if op.name.endswith("linear1d") else op.name
     kept = terms[: len(terms) - _window(kind)]
     for term in terms[len(kept) :]:
-        freeze(term, labels.why(op, "resizes space"))
+        op.freeze(term, "resizes space")
     out = []
     for ref in op.results():
-        out.append(kept + [labels.fixed(op, n) for n in labels.shape(ref)[len(kept) :]])
-    labels.give(op, *out)
+        out.append(kept + [op.fixed(n) for n in op.shape(ref)[len(kept) :]])
+    op.give(*out)
 
 
-@rule("grid_sampler_2d", "grid_sampler_3d", "grid_sampler")
-def sample(labels: Labels, op: Op) -> None:
+@aten_rule("grid_sampler_2d", "grid_sampler_3d", "grid_sampler")
+def sample(op: TracedOp) -> None:
     """Each channel is sampled at the same places."""
     x, grid = op.args[:2]
-    for term in [*labels.of(x)[2:], *labels.of(grid)]:
-        freeze(term, labels.why(op, "samples space"))
-    shape = labels.shape(op.results()[0])
-    labels.give(op, [*labels.of(x)[:2], *(labels.fixed(op, n) for n in shape[2:])])
+    for term in [*op.dims(x)[2:], *op.dims(grid)]:
+        op.freeze(term, "samples space")
+    shape = op.shape(op.results()[0])
+    op.give([*op.dims(x)[:2], *(op.fixed(n) for n in shape[2:])])
 
 
-@rule("constant_pad_nd", "pad")
-def pad(labels: Labels, op: Op) -> None:
+@aten_rule("constant_pad_nd", "pad")
+def pad(op: TracedOp) -> None:
     """Constant entries before and after: fixed pieces beside the channels."""
-    terms, amounts = list(labels.of(op.args[0])), list(op.args[1])
+    terms, amounts = list(op.dims(op.args[0])), list(op.args[1])
     for pair in range(len(amounts) // 2):
         before, after = amounts[2 * pair], amounts[2 * pair + 1]
         dim = len(terms) - 1 - pair
@@ -71,65 +70,65 @@ def pad(labels: Labels, op: Op) -> None:
         if before == after == 0:
             continue
         if isinstance(old, Fixed) or before < 0 or after < 0:
-            freeze(old, labels.why(op, "cuts them"))
-            terms[dim] = labels.fixed(op, old.size + before + after)
+            op.freeze(old, "cuts them")
+            terms[dim] = op.fixed(old.size + before + after)
             continue
-        around = [labels.fixed(op, n) for n in (before, after)]
+        around = [op.fixed(n) for n in (before, after)]
         parts: list[Term] = [around[0], old, around[1]]
         terms[dim] = concat([part for part in parts if part.size])
-    labels.give(op, terms)
+    op.give(terms)
 
 
-@rule("pixel_shuffle", "pixel_unshuffle")
-def pixel_shuffle(labels: Labels, op: Op) -> None:
+@aten_rule("pixel_shuffle", "pixel_unshuffle")
+def pixel_shuffle(op: TracedOp) -> None:
     """Blocks of r·r channels become space, and back."""
-    terms, r = labels.of(op.args[0]), int(op.args[1])
+    terms, r = op.dims(op.args[0]), int(op.args[1])
     lead, channels = terms[:-3], terms[-3]
-    space = [labels.fixed(op, n) for n in labels.shape(op.results()[0])[-2:]]
+    space = [op.fixed(n) for n in op.shape(op.results()[0])[-2:]]
     out: Term
     if op.name == "aten::pixel_unshuffle":
-        out = product([resolve(channels), labels.fixed(op, r * r)])
+        out = product([resolve(channels), op.fixed(r * r)])
     else:
         pair = factor(channels, channels.size // (r * r), r * r)
         if pair is None:
-            freeze(channels, labels.why(op, "cuts a block of channels"))
-            pair = labels.fixed(op, channels.size // (r * r)), channels
-        freeze(pair[1], labels.why(op, f"turns blocks of {r * r} channels into space"))
+            op.freeze(channels, "cuts a block of channels")
+            pair = op.fixed(channels.size // (r * r)), channels
+        op.freeze(pair[1], f"turns blocks of {r * r} channels into space")
         out = pair[0]
-    labels.give(op, [*lead, out, *space])
+    op.give([*lead, out, *space])
 
 
-@rule("channel_shuffle", "native_channel_shuffle")
-def channel_shuffle(labels: Labels, op: Op) -> None:
+@aten_rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(op: TracedOp) -> None:
     """`(groups, n)` channels become `(n, groups)`."""
-    terms, groups = list(labels.of(op.args[0])), int(op.args[1])
+    terms, groups = list(op.dims(op.args[0])), int(op.args[1])
     pair = factor(terms[1], groups, terms[1].size // groups)
     if pair is None:
-        freeze(terms[1], labels.why(op, "cuts a block of channels"))
+        op.freeze(terms[1], "cuts a block of channels")
     else:
-        freeze(pair[0], labels.why(op, f"deals them to {groups} groups"))
+        op.freeze(pair[0], f"deals them to {groups} groups")
         terms[1] = product([resolve(pair[1]), resolve(pair[0])])
-    labels.give(op, terms)
+    op.give(terms)
 
 
-@rule("im2col", "col2im")
-def unfold(labels: Labels, op: Op) -> None:
+@aten_rule("im2col", "col2im")
+def unfold(op: TracedOp) -> None:
     """Patches become channels (channel outside, kernel inside), and back."""
-    terms = labels.of(op.args[0])
-    shape = labels.shape(op.results()[0])
+    terms = op.dims(op.args[0])
+    shape = op.shape(op.results()[0])
     kernel = op.args[1] if op.name == "aten::im2col" else op.args[2]
     cells = int(kernel[0]) * int(kernel[1])
     if op.name == "aten::im2col":
         lead, channels = terms[:-3], terms[-3]
-        out = product([resolve(channels), labels.fixed(op, cells)])
+        out = product([resolve(channels), op.fixed(cells)])
     else:
         lead, channels = terms[:-2], terms[-2]
         pair = factor(channels, channels.size // cells, cells)
         if pair is None:
-            freeze(channels, labels.why(op, "cuts a block of channels"))
-            out = labels.fixed(op, channels.size // cells)
+            op.freeze(channels, "cuts a block of channels")
+            out = op.fixed(channels.size // cells)
         else:
-            freeze(pair[1], labels.why(op, "sums the cells of a patch"))
+            op.freeze(pair[1], "sums the cells of a patch")
             out = pair[0]
     rest = shape[len(lead) + 1 :]
-    labels.give(op, [*lead, out, *(labels.fixed(op, n) for n in rest)])
+    op.give([*lead, out, *(op.fixed(n) for n in rest)])

@@ -1,9 +1,9 @@
-"""The witness: a grown model's run compared with the original's, operation by operation.
+"""A grown model's run compared with the original's, operation by operation.
 
 Where every axis only gains channels that change nothing (exact copies that share their weight,
 or channels of zeros), each tensor must have the predicted shape, and its old channels their old
 values. The first operation where that fails says which channels the forward misunderstands, even
-where a gain of zero keeps the outputs quiet.
+where a gain of zero keeps the outputs as they were.
 """
 
 from __future__ import annotations
@@ -15,36 +15,37 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ramify.tracing.contraction import Provenance
 from ramify.tracing.dims import Term, resolve
-from ramify.tracing.indexing import Changes, Index, new_size, originals
-from ramify.tracing.propagate import Labels, Provenance
+from ramify.tracing.flow import DimFlow
+from ramify.tracing.indexing import Changes, Index, kept_positions, new_size
 from ramify.tracing.recorder import Op, Tape
 
 
-class Deviation(Exception):
+class Mismatch(Exception):
     """The grown run does something that was not predicted."""
 
 
 @dataclass
-class Take:
+class ReferenceRun:
     """One run of the model as it is: its tape, what is what on it, and how large.
 
     Attributes:
         tape: the operations.
-        dims: the terms of every tensor, by number.
-        origin: which tensors are made of parameters alone.
+        dims: the dimensions of every tensor, by number.
+        provenance: which tensors are made of parameters alone.
         used: the tensors that another operation reads, or that are outputs.
         norms: for each operation, the norm of each tensor that it returned; None for what is
             rounding alone, which no comparison can tell anything about.
-        scales: for each operation, the largest norm among its inputs.
+        input_norms: for each operation, the largest norm among its inputs.
     """
 
     tape: Tape = field(default_factory=Tape)
     dims: Mapping[int, Sequence[Term]] = field(default_factory=dict)
-    origin: Mapping[int, Provenance | None] = field(default_factory=dict)
+    provenance: Mapping[int, Provenance | None] = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
     norms: list[list[float | None]] = field(default_factory=list)
-    scales: list[float] = field(default_factory=list)
+    input_norms: list[float] = field(default_factory=list)
 
     def watcher(self) -> Callable[[Op, Sequence[Tensor]], None]:
         """What `record` calls after each operation to write the norms down."""
@@ -54,23 +55,24 @@ class Take:
         def watch(op: Op, results: Sequence[Tensor]) -> None:
             inputs = [ref.index for ref in op.inputs() if ref.index in latest]
             largest = max((latest[index] for index in inputs), default=0.0)
-            hollow = bool(inputs) and noise.issuperset(inputs)
+            only_noise = bool(inputs) and noise.issuperset(inputs)
             norms: list[float | None] = []
             for ref, tensor in zip(op.results(), results, strict=True):
                 value = latest[ref.index] = norm(tensor)
+                # What is small against its inputs is what rounding left of a difference.
                 rounding = torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
                 noise.discard(ref.index)
-                if value <= 100 * rounding * largest or (hollow and value <= 1e4 * largest):
+                if value <= 100 * rounding * largest or (only_noise and value <= 1e4 * largest):
                     noise.add(ref.index)
                 norms.append(None if ref.index in noise else value)
             self.norms.append(norms)
-            self.scales.append(largest)
+            self.input_norms.append(largest)
 
         return watch
 
-    def keep(self, tape: Tape, labels: Labels) -> None:
-        """Keep what the labels know of this tape."""
-        self.tape, self.dims, self.origin = tape, labels.dims, labels.origin
+    def keep(self, tape: Tape, flow: DimFlow) -> None:
+        """Keep what is known of this tape's tensors, the latest that the flow has seen."""
+        self.tape, self.dims, self.provenance = tape, flow.tensor_dims, flow.provenance
         self.used = {ref.index for op in tape.ops for ref in op.inputs()}
         self.used |= {ref.index for ref in tape.outputs}
 
@@ -83,41 +85,44 @@ def norm(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float32 if half else None))
 
 
-class Witness:
-    """Follows one run after changes that only append channels.
+class RunComparison:
+    """Compares a run with the reference while it goes on, after changes that only append channels.
 
     Args:
-        take: the run before them.
+        reference: the run before the changes.
         changes: what was appended.
         values: whether old channels must have kept their values.
-        until: stop, content, once this many operations went as predicted.
-        off: operations whose values the changes do not keep.
+        until: stop, satisfied, once this many operations went as predicted.
+        except_at: operations whose values the changes do not keep.
     """
 
     def __init__(
         self,
-        take: Take,
+        reference: ReferenceRun,
         changes: Changes,
         values: bool,
         until: int | None,
-        off: Container[int] = (),
+        except_at: Container[int] = (),
     ) -> None:
         self.position = 0
+        """How many operations went as predicted."""
         self.aligned = True
         """Whether the run still executes the same operations as before."""
-        self.content = False
+        self.satisfied = False
+        """Whether it was stopped at `until`."""
         self.by_value = False
-        self._take, self._changes, self._values, self._until = take, changes, values, until
-        self._off = off
-        self._grown: dict[int, tuple[int, Index | None]] = {}
+        """Whether the mismatch is in values, and not in a shape."""
+        self._reference, self._changes, self._values = reference, changes, values
+        self._until, self._except_at = until, except_at
+        self._grown_dims: dict[int, tuple[int, Index | None]] = {}
 
     def __call__(self, op: Op, results: Sequence[Tensor]) -> None:
         """Compare one operation's results with what was predicted.
 
         Raises:
-            Deviation: they differ, or `until` is reached.
+            Mismatch: they differ, or `until` is reached.
         """
-        past = self._take.tape.ops
+        past = self._reference.tape.ops
         if not self.aligned:
             return
         if self.position >= len(past) or past[self.position].name != op.name:
@@ -126,47 +131,50 @@ class Witness:
         for number, (ref, tensor) in enumerate(
             zip(past[self.position].results(), results, strict=True)
         ):
-            if ref.index not in self._take.used:
+            if ref.index not in self._reference.used:
                 continue
-            terms = self._take.dims[ref.index]
-            if tuple(tensor.shape) != tuple(self._look(term)[0] for term in terms):
-                raise Deviation
-            kept = self._values and self.position not in self._off
-            if kept and self._take.origin.get(ref.index) is None:
+            terms = self._reference.dims[ref.index]
+            if tuple(tensor.shape) != tuple(self._grown(term)[0] for term in terms):
+                raise Mismatch
+            # Weights are scaled by the changes; activations keep the values of old channels.
+            kept = self._values and self.position not in self._except_at
+            if kept and self._reference.provenance.get(ref.index) is None:
                 self._compare(tensor, terms, number)
         self.position += 1
         if self._until is not None and self.position > self._until:
-            self.content = True
-            raise Deviation
+            self.satisfied = True
+            raise Mismatch
 
     def _compare(self, tensor: Tensor, terms: Sequence[Term], number: int) -> None:
-        old = self._take.norms[self.position][number]
+        """The norm of the old channels against that of the reference."""
+        old = self._reference.norms[self.position][number]
         if old is None or not tensor.is_floating_point():
             return
-        rounding = self._take.tape.rounding
+        rounding = self._reference.tape.rounding
         for dim, term in enumerate(terms):
-            kept = self._look(term)[1]
+            kept = self._grown(term)[1]
             if kept is not None:
                 tensor = tensor.index_select(dim, torch.from_numpy(kept).to(tensor.device))
-        slack = max(1e-3, 2 * rounding) * old + 10 * rounding * self._take.scales[self.position]
+        largest = self._reference.input_norms[self.position]
+        slack = max(1e-3, 2 * rounding) * old + 10 * rounding * largest
         new = norm(tensor)
         if abs(new - old) > slack or math.isfinite(new) != math.isfinite(old):
             self.by_value = True
-            raise Deviation
+            raise Mismatch
 
-    def _look(self, term: Term) -> tuple[int, Index | None]:
+    def _grown(self, term: Term) -> tuple[int, Index | None]:
         """The size of a dimension now, and where its old positions lie if it grew."""
-        known = self._grown.get(id(term))
+        known = self._grown_dims.get(id(term))
         if known is None:
             whole = resolve(term)
             size = new_size(whole, self._changes)
-            known = size, (originals(whole, self._changes) if size != whole.size else None)
-            self._grown[id(term)] = known
+            known = size, (kept_positions(whole, self._changes) if size != whole.size else None)
+            self._grown_dims[id(term)] = known
         return known
 
 
 def near_equal(old: Tape, new: Tape) -> bool:
-    """Whether the outputs of two runs are equal to what rounding may change."""
+    """Whether the outputs of two runs are equal up to what rounding may change."""
     if len(old.results) != len(new.results):
         return False
     return all(_near(a, b, old.rounding) for a, b in zip(old.results, new.results, strict=True))

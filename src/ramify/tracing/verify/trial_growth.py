@@ -1,95 +1,99 @@
-"""The rehearsal: every group is really grown once, and the model really run, before it is offered.
+"""The trial growth: every group is really grown once, and the model run with it, before an offer.
 
 A forward may hold sizes as numbers (`view(n, 512)`, `x[:, :8]`, `/ x.size(1)`), which no
 dispatched operation gives away. So all editable groups grow together, each by its own number of
-channels that change nothing, and a `Witness` compares the run with the original. What fails is
-told apart by growing fewer groups, and is then tied (equal slices), frozen, or kept from splits.
+channels that change nothing, and a `RunComparison` compares the run with the original. What fails
+is told apart by growing fewer groups, and is then tied (equal slices), frozen, or kept from splits.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import gcd
 from typing import Any
 
 import numpy as np
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ramify.tracing.attention.factors import Number
-from ramify.tracing.attention.scales import products_on, rescaled, scaled_product
+from ramify.tracing.attention.scales import products_on
 from ramify.tracing.dims import (
     Atom,
     Fixed,
     Prod,
     Sum,
     Term,
-    atoms_of,
-    factor,
     forbid_split,
     freeze,
     leaves,
     mark_inexact,
     resolve,
 )
-from ramify.tracing.indexing import Change, Layout, Powers, new_size, resized
-from ramify.tracing.propagate import Key, Labels, places
+from ramify.tracing.flow import DimFlow
+from ramify.tracing.indexing import Change, Indexing, new_size, resized
+from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import call, record
-from ramify.tracing.roles import layout_of, roles_of
+from ramify.tracing.roles import indexing_of, roles_of
+from ramify.tracing.rules.registry import rule_for
 from ramify.tracing.sizes import SizedRun
-from ramify.tracing.verify.comparison import Take, Witness, near_equal
-
-
-@dataclass
-class Verdicts:
-    """What is known of every axis, by place, so that the graph after an edit keeps to it."""
-
-    frozen: dict[Key, str] = field(default_factory=dict)
-    unsplit: dict[Key, str] = field(default_factory=dict)
-    inexact: dict[Key, str] = field(default_factory=dict)
-    tied: set[int] = field(default_factory=set)
-    powers: dict[Number, dict[Key, float]] = field(default_factory=dict)
-    """Product of activations -> the axes that its scale hangs on, and how."""
-    trains_alike: bool = False
-    """Whether the forward in train mode does what it does in eval mode."""
+from ramify.tracing.verify.comparison import ReferenceRun, RunComparison, near_equal
+from ramify.tracing.verify.scale_powers import measure_powers
+from ramify.tracing.verify.trial_results import TrialResults
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Where a grown run went wrong: the groups near the place, and whether in size or in value."""
+    """Where a grown run went wrong.
+
+    Attributes:
+        near: the axes near the place.
+        reason: what to say of them.
+        by_value: whether values went wrong, and not a size.
+        untrusted: whether a user's rule was wrong about it, so that nothing of it can be trusted.
+        run: which run.
+        position: the operation, where it is known.
+    """
 
     near: list[Atom]
-    why: str
+    reason: str
     by_value: bool = False
+    untrusted: bool = False
     run: int = 0
     position: int | None = None
 
 
 @dataclass
-class Rehearsal:
-    """One model, its labels, and the runs that made them."""
+class TrialGrowth:
+    """Grows the groups of a traced model, and restricts those that do not behave as predicted.
+
+    Attributes:
+        model: the model.
+        flow: its dimensions.
+        runs: (inputs, whether in train mode) of each run.
+        references: what those runs did.
+        edit_outputs: whether edits may reach the model's outputs.
+        shared: parameters over the memory of others, which no edit can follow.
+        results: what is found.
+    """
 
     model: nn.Module
-    labels: Labels
+    flow: DimFlow
     runs: Sequence[tuple[Any, bool]]
-    """(inputs, whether in train mode)"""
-    takes: Sequence[Take]
+    references: Sequence[ReferenceRun]
     edit_outputs: bool
     shared: Mapping[str, str]
-    """Parameters over the memory of others, which no edit can follow."""
-    verdicts: Verdicts = field(default_factory=Verdicts)
-    _layout: Layout = field(default_factory=lambda: Layout({}, {}, {}, []))
-    _off: dict[int, set[int]] = field(default_factory=dict)
-    """Run -> operations whose values are not what they were, on the way to a scale kept."""
+    results: TrialResults = field(default_factory=TrialResults)
+    _indexing: Indexing = field(default_factory=lambda: Indexing({}, {}, {}, []))
+    _other_values: dict[int, set[int]] = field(default_factory=dict)
+    """Run -> operations before a product whose scale rows keep: their own values change."""
     _blamed: dict[str, int] = field(default_factory=dict)
+    """How often groups of one kind failed."""
 
-    def settle(self) -> None:
-        """Grow, run, compare; tie, freeze or restrict what fails; until what is offered holds."""
+    def run(self) -> None:
+        """Grow, run and compare; restrict what fails; repeat until nothing fails."""
         while True:
+            # First the sizes of all groups, then the values of those that keep theirs.
             atoms = self._candidates()
             exact = [atom for atom in atoms if not atom.inexact]
             failure = self._attempt(atoms, values=len(exact) == len(atoms))
@@ -99,27 +103,21 @@ class Rehearsal:
                 break
             self._blame(failure, atoms)
         self._shrink([atom for atom in exact if atom.size > 1 and not atom.no_split])
-        for atom, key in places(self.labels).items():
-            for known, why in zip(
-                (self.verdicts.frozen, self.verdicts.unsplit, self.verdicts.inexact),
-                (atom.frozen, atom.no_split, atom.inexact),
-                strict=True,
-            ):
-                if why:
-                    known[key] = why
+        self.results.note(self.flow)
 
     def _candidates(self) -> list[Atom]:
         """Axes that a parameter makes, and that nothing known so far keeps from an edit."""
-        roles = roles_of(self.labels)
-        powers = powers_of(self.labels, self.verdicts)
-        self._layout = layout_of(self.model, self.labels, roles, powers)
-        for run, take in enumerate(self.takes):
+        roles = roles_of(self.flow)
+        powers = self.results.powers_of(self.flow)
+        self._indexing = indexing_of(self.model, self.flow, roles, powers)
+        # Between rows that take a scale and their product, values differ by that scale.
+        for run, reference in enumerate(self.references):
             between = [
                 each.between
-                for found in products_on(self.labels, take.tape).values()
+                for found in products_on(self.flow, reference.tape).values()
                 for each in found
             ]
-            self._off.setdefault(run, set()).update(*between)
+            self._other_values.setdefault(run, set()).update(*between)
         return [
             atom
             for atom, places in roles.items()
@@ -130,14 +128,14 @@ class Rehearsal:
 
     def _shrink(self, atoms: Sequence[Atom]) -> None:
         """Take a channel from each group: it must equal zeroing that channel where it is read."""
-        culprits = _told_apart([[atom] for atom in atoms], lambda some: not self._shrinks(some))
+        culprits = _failing_parts([[atom] for atom in atoms], lambda some: not self._shrinks(some))
         for atom in culprits:
             if self._shrinks([atom]) is None:
                 freeze(atom, "the forward fails with a channel less")
             else:
-                why = "the output depends on the number of channels, which the forward reads"
-                forbid_split(atom, why)
-                mark_inexact(atom, why)
+                reason = "the output depends on the number of channels, which the forward reads"
+                forbid_split(atom, reason)
+                mark_inexact(atom, reason)
 
     def _shrinks(self, atoms: Sequence[Atom]) -> bool | None:
         """Whether removing channel 0 of each equals zeroing it; None where the forward fails."""
@@ -145,7 +143,7 @@ class Rehearsal:
         removed = {a: Change(np.arange(1, a.size), np.ones(a.size - 1)) for a in atoms}
         inputs, tapes = self.runs[0][0], []
         for changes in (zeroed, removed):
-            with resized(self.model, self._layout, changes):
+            with resized(self.model, self._indexing, changes):
                 try:
                     run = lambda: call(self.model, inputs)  # noqa: E731
                     tapes.append(record(self.model, run, inputs))
@@ -193,59 +191,64 @@ class Rehearsal:
         if not atoms:
             return None
         changes = self._changes(atoms)
-        dims = self._layout.dims
-        labels = Labels({n: tuple(new_size(t, changes) for t in ts) for n, ts in dims.items()})
+        dims = self._indexing.dims
+        grown = DimFlow({n: tuple(new_size(t, changes) for t in ts) for n, ts in dims.items()})
         dead = frozenset(atom for atom in atoms if atom.no_split)
-        with resized(self.model, self._layout, changes, dead):
-            for number, ((inputs, training), take) in enumerate(
-                zip(self.runs, self.takes, strict=True)
-            ):
+        with resized(self.model, self._indexing, changes, dead):
+            runs = enumerate(zip(self.runs, self.references, strict=True))
+            for number, ((inputs, training), reference) in runs:
                 if until is not None and number < until[0]:
                     continue
                 stop = until[1] if until is not None else None
                 compared = values and not training
-                witness = Witness(take, changes, compared, stop, self._off[number])
+                except_at = self._other_values[number]
+                comparison = RunComparison(reference, changes, compared, stop, except_at)
                 run = SizedRun(self.model, functools.partial(call, self.model, inputs))
                 try:
-                    tape = record(self.model, run, inputs, training=training, watch=witness)
+                    tape = record(self.model, run, inputs, training=training, watch=comparison)
                 except Exception:
-                    if witness.content:
+                    if comparison.satisfied:
                         return None
-                    return self._failure(number, witness, changes)
-                if compared and not self.edit_outputs and not near_equal(take.tape, tape):
+                    return self._failure(number, comparison, changes)
+                if compared and not self.edit_outputs and not near_equal(reference.tape, tape):
                     return Failure([], "its outputs depend on the number of channels", True)
-                labels.run(tape, uses=run.uses)
-                labels.keep_outputs(self.edit_outputs)
-        return self._compare(labels, changes)
+                # The grown run has dimensions of its own, which must be the old ones, grown.
+                propagate(grown, tape, uses=run.uses)
+                grown.protect_outputs(self.edit_outputs)
+        return self._compare(grown, changes)
 
-    def _failure(self, number: int, witness: Witness, changes: dict[Atom, Change]) -> Failure:
+    def _failure(
+        self, number: int, comparison: RunComparison, changes: Mapping[Atom, Change]
+    ) -> Failure:
         """What an operation that failed, or the Python just before it, was working on."""
-        take, position = self.takes[number], witness.position
-        ops = take.tape.ops
-        if not witness.aligned or not ops:
+        reference, position = self.references[number], comparison.position
+        ops = reference.tape.ops
+        if not comparison.aligned or not ops:
             return Failure([], "the forward holds a size that does not follow an edit")
         op = ops[min(position, len(ops) - 1)]
         refs = op.inputs() + op.results()
-        if not witness.by_value and position > 0:
+        if not comparison.by_value and position > 0:
             refs += ops[position - 1].results()
-        terms = [term for ref in refs for term in take.dims.get(ref.index, ())]
+        terms = [term for ref in refs for term in reference.dims.get(ref.index, ())]
         near = list(dict.fromkeys(a for term in terms for a in leaves(term) if a in changes))
         where = f"module '{op.module}'" if op.module else "the model's own forward"
-        if witness.by_value:
-            why = f"{op.name} in {where} depends on the number of channels"
+        rule = rule_for(op.func)
+        untrusted = rule is not None and rule.own
+        if untrusted:
+            reason = f"{op.name} in {where} does not behave as its dimension rule says"
+        elif comparison.by_value:
+            reason = f"{op.name} in {where} depends on the number of channels"
         else:
-            why = f"{where} holds a size that does not follow an edit"
-        return Failure(near, why, witness.by_value, number, position)
+            reason = f"{where} holds a size that does not follow an edit"
+        return Failure(near, reason, comparison.by_value, untrusted, number, position)
 
-    def _compare(self, labels: Labels, changes: dict[Atom, Change]) -> Failure | None:
-        """Whether the labels of the grown model are those of the original, grown."""
-        for position in sorted(self.verdicts.tied):
-            if position < len(labels.sliced):
-                tie(labels.sliced[position])
+    def _compare(self, grown: DimFlow, changes: Mapping[Atom, Change]) -> Failure | None:
+        """Whether the dimensions of the grown model are those of the original, grown."""
+        grown.tie_slices(sorted(self.results.tied))
         match: dict[Atom, Atom] = {}
         wrong: dict[Atom, None] = {}
-        for name, slot in self.labels.slots.items():
-            for old, new in zip(slot, labels.slots[name], strict=True):
+        for name, terms in self.flow.param_dims.items():
+            for old, new in zip(terms, grown.param_dims[name], strict=True):
                 if not _same(resolve(old), resolve(new), changes, match):
                     wrong.update(dict.fromkeys(atom for atom in leaves(old) if atom in changes))
         if not wrong:
@@ -261,103 +264,71 @@ class Rehearsal:
         def fails(chosen: Sequence[Atom], limit: tuple[int, int] | None = until) -> bool:
             return self._attempt(chosen, values=failure.by_value, until=limit) is not None
 
-        parts = self._alike(failure.near)
-        culprits = _told_apart(list(parts.values()), fails)
+        # Those near the place come first; where they do not fail alone, it is someone else.
+        culprits = _failing_parts(list(self._by_kind(failure.near).values()), fails)
         if not culprits and len(failure.near) < len(atoms):
-            culprits = _told_apart(list(self._alike(atoms).values()), fails)
+            culprits = _failing_parts(list(self._by_kind(atoms).values()), fails)
         culprits = culprits or failure.near or list(atoms)
-        if self._make_up(culprits, atoms) if failure.by_value else self._tie(culprits):
+        # A scale that rows can keep, or slices that can be tied, need no restriction.
+        if not failure.untrusted and (
+            self._compensate(culprits, atoms) if failure.by_value else self._tie(culprits)
+        ):
             return
-        guilty = self._alike(culprits)
+        # Blocks are repeated: where two of a kind failed, the others are tried as well.
+        guilty = self._by_kind(culprits)
         for kind in guilty:
             self._blamed[kind] = self._blamed.get(kind, 0) + 1
         often = [kind for kind in guilty if self._blamed[kind] > 1]
-        for kind, others in self._alike(a for a in atoms if a not in culprits).items():
+        for kind, others in self._by_kind(a for a in atoms if a not in culprits).items():
             if kind in often and fails(others, None):
                 culprits = [*culprits, *others]
         for atom in culprits:
-            if not failure.by_value:
-                freeze(atom, failure.why)
+            if failure.untrusted or not failure.by_value:
+                freeze(atom, failure.reason)
             else:
-                forbid_split(atom, failure.why)
-                mark_inexact(atom, failure.why)
+                forbid_split(atom, failure.reason)
+                mark_inexact(atom, failure.reason)
 
-    def _make_up(self, culprits: Sequence[Atom], atoms: Sequence[Atom]) -> bool:
-        """Where the number of channels only sets the scale of a product, weights keep it."""
-        kinds = self._alike(culprits)
-        alike = [a for kind, some in self._alike(atoms).items() if kind in kinds for a in some]
-        if self._powers(alike):
+    def _compensate(self, culprits: Sequence[Atom], atoms: Sequence[Atom]) -> bool:
+        """Where the number of channels only sets the scale of a product, rows keep it."""
+        kinds = self._by_kind(culprits)
+        alike = [a for kind, some in self._by_kind(atoms).items() if kind in kinds for a in some]
+        if self._find_powers(alike):
             return True
-        found = [self._powers([atom]) for atom in culprits]
+        found = [self._find_powers([atom]) for atom in culprits]
         return any(found)
 
-    def _powers(self, atoms: Sequence[Atom]) -> bool:
-        """Find how the scale of products hangs on some axes.
+    def _find_powers(self, atoms: Sequence[Atom]) -> bool:
+        """Find how the scale of products depends on some axes.
 
         Several growths must tell the same power: 1/(d + 1) is none, nor is the width of a head that
         the forward takes for a fixed number over the number of heads, rounded down.
 
         Returns:
-            Whether the layout now makes up for more than before.
+            Whether the indexing now makes up for more than before.
         """
-        first, *others = (self._measured(atoms, more) for more in range(3))
+        runs = list(zip(self.runs, self.references, strict=True))
+        first, *others = (
+            measure_powers(self.model, self.flow, self._indexing, runs, self._changes(atoms, more))
+            for more in range(3)
+        )
         if first is None or any(other is None or other[0] != first[0] for other in others):
             return False
-        found, off = first
-        for run, operations in off.items():
-            self._off[run] |= operations
-        keys, known = places(self.labels), self.verdicts.powers
+        found, passed = first
+        for run, operations in passed.items():
+            self._other_values[run] |= operations
+        keys, known = self.flow.axis_keys(), self.results.powers
         new = {(n, keys[a]): p for (n, a), p in found.items() if keys[a] not in known.get(n, {})}
-        for (number, key), power in new.items():
-            known.setdefault(number, {})[key] = power
+        for (product, key), power in new.items():
+            known.setdefault(product, {})[key] = power
         return bool(new)
 
-    def _measured(
-        self, atoms: Sequence[Atom], more: int
-    ) -> tuple[dict[tuple[Number, Atom], float], dict[int, set[int]]] | None:
-        """How the scale of products follows one growth of some axes.
-
-        Args:
-            atoms: the axes.
-            more: by how many channels more than elsewhere they grow.
-
-        Returns:
-            ((product, axis) -> power, run -> operations that are off on the way to the scale);
-            None where rows of a product cannot take the scale.
-        """
-        changes = self._changes(atoms, more)
-        dead = frozenset(atom for atom in atoms if atom.no_split)
-        found: dict[tuple[Number, Atom], float] = {}
-        passed: dict[int, set[int]] = {}
-        for number, take in enumerate(self.takes):
-            inputs, training = self.runs[number]
-            products = products_on(self.labels, take.tape)
-            with resized(self.model, self._layout, changes, dead), sdpa_kernel(SDPBackend.MATH):
-                try:
-                    run = functools.partial(call, self.model, inputs)
-                    tape = record(self.model, run, inputs, training=training)
-                except Exception:
-                    return None
-            for position, ratio in rescaled(take, tape, changes):
-                off, scaled = scaled_product(take.tape, position, products)
-                if scaled is None or ratio <= 0:
-                    return None
-                summed = atoms_of(scaled.read.read)
-                driver = next((a for a in atoms if a in summed or len(atoms) == 1), None)
-                if driver is None:
-                    return None
-                power = math.log(ratio) / math.log(new_size(driver, changes) / driver.size)
-                at = scaled.number, driver
-                found[at] = round(found.get(at, 0.0) + power, 6)
-                passed.setdefault(number, set()).update(off)
-        return found, passed
-
-    def _alike(self, atoms: Iterable[Atom]) -> dict[str, list[Atom]]:
+    def _by_kind(self, atoms: Iterable[Atom]) -> dict[str, list[Atom]]:
         """The groups by where they lie, numbers left out: those of repeated blocks together."""
         wanted = dict.fromkeys(atoms)
         lie: dict[Atom, dict[str, None]] = {atom: {} for atom in wanted}
-        for name, slot in self.labels.slots.items():
-            for dim, term in enumerate(slot):
+        for name, terms in self.flow.param_dims.items():
+            for dim, term in enumerate(terms):
                 for position, atom in enumerate(leaves(term)):
                     if atom in lie:
                         place = f"{re.sub(r'[0-9]+', '#', name)} {dim} {position}"
@@ -370,15 +341,17 @@ class Rehearsal:
     def _tie(self, culprits: Sequence[Atom]) -> bool:
         """Tie the slices that a culprit lies in; False if there are none."""
         blamed, tied = set(culprits), False
-        for position, term in enumerate(self.labels.sliced):
-            if position not in self.verdicts.tied and blamed & set(leaves(term)):
-                self.verdicts.tied.add(position)
-                tie(term)
+        for position, term in enumerate(self.flow.sliced):
+            if position not in self.results.tied and blamed & set(leaves(term)):
+                self.results.tied.add(position)
+                self.flow.tie_slices([position])
                 tied = True
         return tied
 
 
-def _told_apart(parts: Sequence[list[Atom]], fails: Callable[[Sequence[Atom]], bool]) -> list[Atom]:
+def _failing_parts(
+    parts: Sequence[list[Atom]], fails: Callable[[Sequence[Atom]], bool]
+) -> list[Atom]:
     """The parts that fail on their own, by halving; a half that only fails together, whole."""
     together = [atom for part in parts for atom in part]
     if not together or not fails(together):
@@ -386,45 +359,11 @@ def _told_apart(parts: Sequence[list[Atom]], fails: Callable[[Sequence[Atom]], b
     if len(parts) == 1:
         return together
     half = len(parts) // 2
-    return _told_apart(parts[:half], fails) + _told_apart(parts[half:], fails) or together
+    return _failing_parts(parts[:half], fails) + _failing_parts(parts[half:], fails) or together
 
 
-def powers_of(labels: Labels, verdicts: Verdicts) -> dict[Number, Powers]:
-    """What the scale of each product of activations hangs on."""
-    atoms = {key: atom for atom, key in places(labels).items()}
-    return {
-        number: tuple((atoms[key], power) for key, power in known.items() if key in atoms)
-        for number, known in verdicts.powers.items()
-    }
-
-
-def recall(labels: Labels, verdicts: Verdicts) -> None:
-    """Apply what an earlier rehearsal of the same forward found."""
-    for position in sorted(verdicts.tied):
-        if position < len(labels.sliced):
-            tie(labels.sliced[position])
-    for atom, key in places(labels).items():
-        for known, restrict in (
-            (verdicts.frozen, freeze),
-            (verdicts.unsplit, forbid_split),
-            (verdicts.inexact, mark_inexact),
-        ):
-            if key in known:
-                restrict(atom, known[key])
-
-
-def tie(term: Term) -> None:
-    """Slices of one axis become multiples of their common size: their channels go together."""
-    term = resolve(term)
-    if not isinstance(term, Sum):
-        return
-    common = gcd(*(piece.size for piece in term.parts))
-    pair = factor(term, term.size // common, common) if common > 1 else None
-    freeze(pair[0] if pair else term, "the forward cuts them at fixed places")
-
-
-def _same(old: Term, new: Term, changes: dict[Atom, Change], match: dict[Atom, Atom]) -> bool:
-    """Whether a term came out as predicted: same form, sizes as changed, atoms one to one."""
+def _same(old: Term, new: Term, changes: Mapping[Atom, Change], match: dict[Atom, Atom]) -> bool:
+    """Whether a dimension came out as predicted: same form, sizes as changed, atoms one to one."""
     if isinstance(old, Atom):
         if old not in changes:  # frozen: whatever it is now, its size is as before
             return new.size == old.size

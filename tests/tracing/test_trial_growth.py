@@ -1,4 +1,4 @@
-"""The rehearsal: what no operation gives away is found by growing, and told apart cheaply."""
+"""The trial growth: what no operation gives away is found by growing, and told apart cheaply."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,12 +26,12 @@ from ramify.tracing.dims import (
 )
 from ramify.tracing.indexing import (
     Change,
-    Factors,
-    doubled,
-    factors,
-    originals,
+    Scaling,
+    kept_positions,
     positions,
     reindex,
+    repeated_atoms,
+    scales_along,
     sources,
 )
 
@@ -47,8 +46,8 @@ def shape(term: Term) -> object:
     return ("*" if isinstance(term, Prod) else "+", *map(shape, term.parts))
 
 
-def scaled_by(atoms: Iterable[Atom]) -> Factors:
-    return lambda term, changes: factors(term, changes, frozenset(atoms))
+def scaled_by(atoms: Iterable[Atom]) -> Scaling:
+    return lambda term, changes: scales_along(term, changes, frozenset(atoms))
 
 
 def test_normal_forms() -> None:
@@ -122,9 +121,9 @@ def test_a_dimension_never_contains_itself() -> None:
 
 def test_an_outer_product_is_seen() -> None:
     a, b = Atom(2), Atom(3)
-    assert doubled(Prod((a, b, a))) == {a}
-    assert doubled(Sum((a, b, a))) == set()
-    assert doubled(Prod((a, Sum((b, a))))) == {a}
+    assert repeated_atoms(Prod((a, b, a))) == {a}
+    assert repeated_atoms(Sum((a, b, a))) == set()
+    assert repeated_atoms(Prod((a, Sum((b, a))))) == {a}
 
 
 def terms(depth: int = 2) -> st.SearchStrategy[Term]:
@@ -146,10 +145,10 @@ def test_positions_sources_and_scales_agree(term: Term, data: st.DataObject) -> 
         scale = np.array([data.draw(st.sampled_from([0.5, 1.0, -2.0])) for _ in source])
         changes[atom] = Change(source, scale)
     came_from = sources(term, changes)
-    scales = factors(term, changes, frozenset(atoms))
+    scales = scales_along(term, changes, frozenset(atoms))
     expected = np.ones(len(came_from))
     for atom in atoms:
-        if atom in doubled(term):
+        if atom in repeated_atoms(term):
             return
         old, new = positions(term, atom), positions(term, atom, changes)
         assert old.shape[0] == atom.size
@@ -164,12 +163,12 @@ def test_positions_sources_and_scales_agree(term: Term, data: st.DataObject) -> 
 
 
 @given(terms())
-def test_originals_are_where_appending_leaves_them(term: Term) -> None:
+def test_kept_positions_are_where_appending_leaves_them(term: Term) -> None:
     changes = {
         atom: Change(np.r_[np.arange(atom.size), 0], np.ones(atom.size + 1))
         for atom in leaves(term)
     }
-    where = originals(term, changes)
+    where = kept_positions(term, changes)
     assert np.array_equal(sources(term, changes)[where], np.arange(term.size))
 
 
@@ -188,12 +187,3 @@ def test_reindexing_several_dimensions(shape: list[tuple[int, bool]], data: st.D
         expected = rows.movedim(-1, dim)
     moved = reindex(values, whole, changes, [scaled_by([atom]) for atom in whole])
     assert torch.equal(moved, expected)
-
-
-def test_a_rule_is_registered_once() -> None:
-    from ramify.tracing.propagate import rule
-
-    with pytest.raises(
-        ValueError, match="aten::relu_never has a rule already|aten::cat has a rule"
-    ):
-        rule("cat")(lambda labels, op: None)

@@ -1,0 +1,112 @@
+"""What a trace knows: the dimensions of every tensor, and who reads which channels.
+
+`propagate` fills a `DimFlow` from one or several tapes; `roles`, `attributes`, `attention` and
+`verify` read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import gcd
+
+from ramify.tracing.attention.producing import RowTracer
+from ramify.tracing.contraction import AxisKey, Contraction, Provenance, ScalableProduct
+from ramify.tracing.dims import Atom, Sum, Term, factor, forbid_split, freeze, leaves, resolve
+from ramify.tracing.recorder import Ref, Tape
+from ramify.tracing.sizes import Holder
+
+
+@dataclass(eq=False)
+class DimFlow:
+    """The dimensions of one model's tapes; those of parameters are the same in every run.
+
+    Attributes:
+        param_shapes: the shape of every parameter and buffer, by name.
+        aliases: every name of every parameter and buffer -> its first name.
+        buffers: the names that are buffers.
+        param_dims: the dimensions of every parameter and buffer, as they were before any run.
+        contractions: every sum over channels, in order.
+        reached: the parameters and buffers that some operation read.
+        opaque: parameters that an operation without a usable rule took, and the reason.
+        sliced: the dimensions that were cut into ranges, as they were before the cut.
+        sized_attributes: (module, attribute, dimensions) of what ran: the attribute holds their
+            sizes.
+        attribute_dims: the dimension that the forward makes of an attribute, or of a number in one.
+        reads_data: modules whose Python read a tensor's value: their branches may differ.
+        history: the dimensions of every tensor of every tape so far, by tensor number.
+        scalable: what `attention.factors.scalable_products` found; None: not asked since the
+            dimensions last changed.
+        tape: the tape of the latest run.
+        tensor_dims: the dimensions of the latest tape's tensors, by number.
+        provenance: the parameters behind each of the latest tape's tensors; None for activations.
+    """
+
+    param_shapes: Mapping[str, tuple[int, ...]]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    buffers: frozenset[str] = frozenset()
+    param_dims: dict[str, list[Atom]] = field(default_factory=dict)
+    contractions: list[Contraction] = field(default_factory=list)
+    reached: set[str] = field(default_factory=set)
+    opaque: dict[str, str] = field(default_factory=dict)
+    sliced: list[Term] = field(default_factory=list)
+    sized_attributes: list[tuple[str, str, tuple[Term, ...]]] = field(default_factory=list)
+    attribute_dims: dict[Holder, Term] = field(default_factory=dict)
+    reads_data: set[str] = field(default_factory=set)
+    history: list[dict[int, list[Term]]] = field(default_factory=list)
+    scalable: dict[Atom, list[ScalableProduct]] | None = None
+    tape: Tape = field(default_factory=Tape)
+    tensor_dims: dict[int, list[Term]] = field(default_factory=dict)
+    provenance: dict[int, Provenance | None] = field(default_factory=dict)
+    _row_tracers: list[RowTracer] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name, shape in self.param_shapes.items():
+            self.param_dims[name] = [Atom(size) for size in shape]
+
+    def dims(self, ref: Ref) -> list[Term]:
+        """The dimensions of a tensor of the latest tape."""
+        return self.tensor_dims[ref.index]
+
+    def is_weight(self, ref: Ref) -> bool:
+        """Whether a tensor of the latest tape is made of parameters and buffers alone."""
+        return self.provenance.get(ref.index) is not None
+
+    def axis_keys(self) -> dict[Atom, AxisKey]:
+        """Every leaf of every parameter and buffer, in order, and where it first lies."""
+        found: dict[Atom, AxisKey] = {}
+        for name, terms in self.param_dims.items():
+            for dim, term in enumerate(terms):
+                for position, atom in enumerate(leaves(term)):
+                    found.setdefault(atom, (name, dim, position))
+        return found
+
+    def row_tracer(self, tape: Tape) -> RowTracer:
+        """What follows the activations of a tape back to rows of weights; made once."""
+        for known in self._row_tracers:
+            if known.tape is tape:
+                return known
+        contractions = {read.op: read for read in self.contractions if read.tape is tape}
+        made = RowTracer(tape, self.param_shapes, self.param_dims, contractions)
+        self._row_tracers.append(made)
+        return made
+
+    def protect_outputs(self, edit: bool) -> None:
+        """The model's outputs keep their shape; with `edit`, they may only lose channels."""
+        for ref in self.tape.outputs:
+            for term in self.tensor_dims.get(ref.index, []):
+                (forbid_split if edit else freeze)(term, "it is an output of the model")
+
+    def tie_slices(self, positions: Sequence[int]) -> None:
+        """Slices of one axis become multiples of their common size: their channels go together.
+
+        Args:
+            positions: which of `sliced`.
+        """
+        for position in positions:
+            term = resolve(self.sliced[position]) if position < len(self.sliced) else None
+            if isinstance(term, Sum):
+                common = gcd(*(piece.size for piece in term.parts))
+                pair = factor(term, term.size // common, common) if common > 1 else None
+                freeze(pair[0] if pair else term, "the forward cuts them at fixed places")
+                self.scalable = None

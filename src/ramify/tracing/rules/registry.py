@@ -1,0 +1,186 @@
+"""The table of dimension rules, and how a rule is put in it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+
+import torch
+
+from ramify.errors import RamifyError
+from ramify.tracing.traced_op import TracedOp
+
+RuleFunction = Callable[[TracedOp], None]
+F = TypeVar("F", bound=RuleFunction)
+
+
+@dataclass(frozen=True)
+class DimRule:
+    """How dimensions flow through one operation.
+
+    Attributes:
+        function: what says it.
+        acts_as: the operation that it acts like, where it is another.
+        own: whether a user wrote it, so that every trace puts it to the proof.
+    """
+
+    function: RuleFunction
+    acts_as: str | None = None
+    own: bool = False
+
+
+RULES: dict[str, DimRule] = {}
+"""Operation name without overload, such as `aten::add` -> its rule."""
+
+POINTWISE = "aten::add"
+"""The operation whose rule holds for everything that acts entry by entry."""
+
+
+def aten_rule(*names: str) -> Callable[[F], F]:
+    """Register the rule of one or several of torch's operations, named without `aten::`."""
+
+    def register(function: F) -> F:
+        for name in names:
+            _register(f"aten::{name}", DimRule(function))
+        return function
+
+    return register
+
+
+def _register(name: str, rule: DimRule) -> None:
+    if name in RULES:
+        known = RULES[name].function
+        raise RamifyError(
+            f"'{name}' has a rule already ({known.__module__}.{known.__qualname__}), and an "
+            "operation has one: leave the second out"
+        )
+    RULES[name] = rule
+
+
+def rule_for(func: Any) -> DimRule | None:
+    """The rule of an operation; torch itself says of many that they act entry by entry."""
+    known = RULES.get(func._schema.name)
+    if known is None and torch.Tag.pointwise in func.tags:
+        return RULES[POINTWISE]
+    return known
+
+
+def has_own_rule(func: Any) -> bool:
+    """Whether the rule of an operation is a user's."""
+    known = RULES.get(func._schema.name)
+    return known is not None and known.own
+
+
+@overload
+def rule(op: Any) -> Callable[[F], F]: ...
+
+
+@overload
+def rule(op: Any, like: Any) -> None: ...
+
+
+def rule(op: Any, like: Any = None) -> Callable[[F], F] | None:
+    r"""Say how dimensions flow through an operation of your own, of any namespace.
+
+    Either another operation behaves alike, or a function tells it. Every `ramify.trace` puts the
+    rule to the proof on the tensors that the operation really got: where it does not hold, the
+    channels are frozen, with a reason that names the operation.
+
+    Args:
+        op: the operation: `torch.ops.mylib.fancy`, what `torch.library.custom_op` returned, or
+            its name, `"mylib::fancy"`.
+        like: `"pointwise"` for an operation that acts entry by entry (operands broadcast), or
+            an operation whose rule is known and whose arguments stand in the same places
+            (`"aten::softmax"`, `torch.ops.aten.linear`). Without it, `rule` decorates a function.
+
+    Returns:
+        A decorator for the function, which takes one `ramify.tracing.TracedOp` and gives the
+        dimensions of its results; None with `like`.
+
+    Raises:
+        RamifyError: there is no such operation, it has a rule already, the function takes other
+            arguments, or `like` has no rule.
+
+    Example:
+        >>> import torch, ramify
+        >>> @torch.library.custom_op("docs::halve", mutates_args=())
+        ... def halve(x: torch.Tensor) -> torch.Tensor:
+        ...     return x / 2
+        >>> ramify.rule("docs::halve", like="pointwise")
+        >>> @torch.library.custom_op("docs::total", mutates_args=())
+        ... def total(x: torch.Tensor) -> torch.Tensor:
+        ...     return x.sum(1)
+        >>> @ramify.rule("docs::total")
+        ... def total_rule(op):
+        ...     samples, channels = op.dims(op.args[0])
+        ...     op.forbid_split(channels, "sums the channels without a weight")
+        ...     op.give([samples])
+    """
+    name = _name_of(op)
+    if like is not None:
+        _register(name, _alike(name, like))
+        return None
+
+    def register(function: F) -> F:
+        _check_signature(name, function)
+        _register(name, DimRule(function, own=True))
+        return function
+
+    return register
+
+
+def _alike(name: str, like: Any) -> DimRule:
+    """The rule of an operation that behaves like another."""
+    if like == "pointwise":
+        return DimRule(RULES[POINTWISE].function, POINTWISE, own=True)
+    other = _name_of(like)
+    known = RULES.get(other)
+    if known is None and _is_pointwise(other):
+        return DimRule(RULES[POINTWISE].function, POINTWISE, own=True)
+    if known is None:
+        raise RamifyError(
+            f"'{other}' has no dimension rule that '{name}' could follow: name an operation that "
+            "has one, or decorate a function with ramify.rule"
+        )
+    return DimRule(known.function, known.acts_as or other, own=True)
+
+
+def _name_of(op: Any) -> str:
+    """The name of an operation, without its overload; torch knows it."""
+    given = getattr(op, "_qualname", None) or getattr(op, "_qualified_op_name", None) or op
+    given = op._schema.name if isinstance(op, torch._ops.OpOverload) else given
+    if not isinstance(given, str):
+        raise RamifyError(
+            "a rule is for an operation, such as torch.ops.mylib.fancy or 'mylib::fancy', and this "
+            f"is {op!r} of type {type(op).__name__}"
+        )
+    namespace, separator, name = given.partition("::")
+    if not separator:
+        raise RamifyError(
+            f"the name of an operation has its namespace, such as 'mylib::fancy', and this one has "
+            f"none: '{given}'"
+        )
+    if not hasattr(getattr(torch.ops, namespace), name):
+        raise RamifyError(
+            f"torch knows no operation '{given}': define it (torch.library.custom_op) or import "
+            "what defines it before its rule"
+        )
+    return given
+
+
+def _is_pointwise(name: str) -> bool:
+    namespace, _, short = name.partition("::")
+    packet = getattr(getattr(torch.ops, namespace), short)
+    return any(torch.Tag.pointwise in getattr(packet, kind).tags for kind in packet.overloads())
+
+
+def _check_signature(name: str, function: Any) -> None:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        raise RamifyError(
+            f"the rule of '{name}' takes one argument, the traced operation, and "
+            f"{getattr(function, '__name__', function)!r} cannot be called with one"
+        ) from None
