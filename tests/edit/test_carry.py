@@ -336,8 +336,8 @@ FAILURES: dict[str, dict[str, Any]] = {
     "follower of another shape": {"follower": wrong_follower, "says": "for 'c.weight' of shape"},
     "follower without it": {"follower": dict, "says": "this one has nothing"},
     "other network": {"follower": lambda: nn.Linear(2, 2), "says": "this one has nothing"},
-    "check fails": {"break": "_check_outputs", "error": KeyboardInterrupt},
-    "plan fails": {"break": "_follow", "error": KeyboardInterrupt},
+    "check fails": {"break": "apply._check_outputs", "error": KeyboardInterrupt},
+    "plan fails": {"break": "apply._follow", "error": KeyboardInterrupt},
     "attributes fail": {"break": "carry._stage_attributes", "error": KeyboardInterrupt},
 }
 
