@@ -19,8 +19,7 @@ from benchmarks.zoo.entries import Entry, entries
 from benchmarks.zoo.examine import Row, verdict
 from benchmarks.zoo.table import page, summary
 from benchmarks.zoo.workers import run
-from ramify.report.tables import write_text
-from ramify.store.files import write_json
+from ramify.store.files import write_bytes, write_json
 
 PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
 
@@ -74,7 +73,7 @@ def main() -> None:
         if absent:
             sys.exit(f"docs/zoo.md is written whole, and {', '.join(absent)} has no row: run it")
         text = page(rows, asked.seconds, asked.peer_seconds, asked.memory)
-        write_text(PAGE, text)
+        write_bytes(PAGE, text.encode())
 
 
 if __name__ == "__main__":

@@ -149,6 +149,12 @@ def events() -> list[dict[str, Any]]:
     return make_events()
 
 
+@pytest.fixture
+def edits(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The edits of the first grown network."""
+    return [event for event in events if event["event"] == "edit" and event["job"] == "grown-0"]
+
+
 @pytest.fixture(scope="session")
 def write_run() -> Callable[..., Path]:
     """Write a run folder anywhere: `write_run(folder, events, finished=True)`."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ramify.report.cells import KINDS
+from ramify.report.cell_figures import KINDS
 from ramify.report.theme import LIGHT, canvas, themed
 
 Row = dict[str, Any]

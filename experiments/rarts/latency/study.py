@@ -21,7 +21,7 @@ from ramify.commands.folder import CONFIG, RunFolder
 from ramify.commands.jobs import run_jobs
 from ramify.data import load
 from ramify.latency import ThreadClock, measure
-from ramify.report.cells import operation_kind
+from ramify.report.cell_figures import operation_kind
 from ramify.store.files import read_json, write_json
 
 Row = dict[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ramify.report.cells import KINDS
+from ramify.report.cell_figures import KINDS
 from ramify.report.tables import statistic
 
 Row = dict[str, Any]

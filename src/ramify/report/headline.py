@@ -1,24 +1,29 @@
-"""What a page says in words: title, state of the run, headline numbers."""
+"""What a page says in words: title, state of the run, headline numbers, settings."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from ramify.commands.folder import command_of
-from ramify.report.figures import by_job, kinds
-from ramify.report.reader import Event, RunRecord
-from ramify.report.tables import Row, duration, percent, short, statistic
-from ramify.report.theme import MAIN
+from ramify.report.events import MAIN, Event, by_job, channels_changed, of_kind
+from ramify.report.reader import RunRecord
+from ramify.report.tables import Row, duration, percent, results_table, short, statistic
 
 DONE = {"grow": "grown", "prune": "pruned", "retrain": "retrained", "search": "searched"}
 """What was done to a network, by the command that did it."""
 
+COMPARED = {
+    "baseline": "against the full network",
+    "wide": "against an equally large, uniformly wider network",
+    "seed": "against the seed network",
+}
+"""The arms that the main one is compared with, and what to call the difference."""
+
 
 @dataclass(frozen=True)
 class Tile:
-    """A headline number with what it is and what to hold it against."""
+    """A headline number, what it is, and a number to compare it with."""
 
     value: str
     name: str
@@ -38,15 +43,14 @@ def title(record: RunRecord) -> str:
 
 def state(record: RunRecord) -> str:
     """How far an unfinished run had come."""
-    epochs = kinds(record.events, "epoch")
+    epochs = of_kind(record.events, "epoch")
     if not epochs:
         return "No epoch has ended yet."
-    last = epochs[-1]
-    done = len(kinds(record.events, "result"))
+    last, finished = epochs[-1], len(of_kind(record.events, "result"))
     tested = "test_accuracy" in last
     how = f" with a test accuracy of {100 * last['test_accuracy']:.2f} %" if tested else ""
     return (
-        f"So far {counted(done, 'network')} finished; {last['job']} stood at "
+        f"So far {counted(finished, 'network')} finished; {last['job']} stood at "
         f"{last['step']:,} steps{how}."
     )
 
@@ -59,17 +63,12 @@ def tiles(events: Sequence[Event], rows: Sequence[Row]) -> list[Tile]:
         rows: their aggregation.
 
     Returns:
-        At most five, the most telling first.
+        At most six, the most telling first.
     """
     by_arm = {row["arm"]: row for row in rows}
-    found = [
-        _accuracy(events, by_arm),
-        _difference(by_arm, "baseline", "against the full network"),
-        _difference(by_arm, "wide", "against an equally large, uniformly wider network"),
-        _difference(by_arm, "seed", "against the seed network"),
-        _parameters(events),
-        _time(events),
-    ]
+    found = [_accuracy(events, by_arm)]
+    found += [_difference(by_arm, arm) for arm in COMPARED]
+    found += [_parameters(events), _time(events)]
     return [tile for tile in found if tile is not None]
 
 
@@ -81,63 +80,85 @@ def _accuracy(events: Sequence[Event], by_arm: Mapping[str, Row]) -> Tile | None
         row = by_arm[arm]
         spread = "mean ± sd over " if row["n"] > 1 else ""
         return Tile(percent(row["test_accuracy"]), name, spread + counted(row["n"], "seed"))
-    epochs = [epoch for epoch in kinds(events, "epoch") if epoch["arm"] == arm]
+    epochs = [epoch for epoch in of_kind(events, "epoch") if epoch["arm"] == arm]
     if not epochs:
         return None
     last = epochs[-1]
     return Tile(f"{100 * last['test_accuracy']:.2f} %", name, f"so far, {last['job']}")
 
 
-def _difference(by_arm: Mapping[str, Row], arm: str, name: str) -> Tile | None:
+def _difference(by_arm: Mapping[str, Row], arm: str) -> Tile | None:
     main = next((arm for arm in MAIN if arm in by_arm), None)
     if arm not in by_arm or main is None:
         return None
     own, other = by_arm[main]["test_accuracy"], by_arm[arm]["test_accuracy"]
-    points = 100 * (own["mean"] - other["mean"])
-    return Tile(f"{points:+.2f} points".replace("-", "−"), name, f"which has {percent(other)}")
+    points = f"{100 * (own['mean'] - other['mean']):+.2f} points".replace("-", "−")
+    return Tile(points, COMPARED[arm], f"which has {percent(other)}")
 
 
 def _parameters(events: Sequence[Event]) -> Tile | None:
-    jobs = by_job(kinds(events, "edit")).values()
+    edits = of_kind(events, "edit")
+    jobs = by_job(edits).values()
     if not jobs:
         return None
-    before = statistic([edits[0]["params_before"] for edits in jobs])["mean"]
-    after = statistic([edits[-1]["params_after"] for edits in jobs])["mean"]
-    times = after / before if before else math.nan
-    parts = []
-    for word, made in (("split", made_splits), ("pruned", made_prunes)):
-        counts = [sum(made(edit) for edit in edits) for edits in jobs]
-        if any(counts):
-            parts.append(f"{statistic(counts)['mean']:,.0f} channels {word}")
-    split = ", ".join(parts)
-    where = f", mean of {len(jobs)} networks" if len(jobs) > 1 else ""
-    return Tile(f"{short(before)} → {short(after)}", "parameters", f"×{times:.2f}, {split}{where}")
-
-
-def made_splits(edit: Event) -> int:
-    """How many channels an edit split."""
-    return sum(p["selected"] and p["copies"] > 0 for p in edit["proposals"])
-
-
-def made_prunes(edit: Event) -> int:
-    """How many channels an edit pruned."""
-    return sum(p["selected"] and p["copies"] == 0 for p in edit["proposals"])
+    before = statistic([own[0]["params_before"] for own in jobs])["mean"]
+    after = statistic([own[-1]["params_after"] for own in jobs])["mean"]
+    changed = channels_changed(edits).items()
+    parts = [f"×{after / before:.2f}"] if before else []
+    parts += [f"{count / len(jobs):,.0f} channels {word}" for word, count in changed if count]
+    parts += [f"mean of {len(jobs)} networks"] if len(jobs) > 1 else []
+    return Tile(f"{short(before)} → {short(after)}", "parameters", ", ".join(parts))
 
 
 def _time(events: Sequence[Event]) -> Tile | None:
-    results = kinds(events, "result")
+    results = of_kind(events, "result")
     if not results:
         return None
     total = statistic([sum(result["seconds"] for result in results)])
     return Tile(duration(total), "training time", counted(len(results), "network"))
 
 
-def counted(count: int, noun: str) -> str:
+def search_tiles(results: Sequence[Event], tested: Sequence[Event]) -> list[Tile]:
+    """The headline numbers of a search for cells.
+
+    Args:
+        results: what the searches found.
+        tested: events of what was retrained.
+
+    Returns:
+        At most five: means over the searches, the accuracy after retraining first.
+    """
+    name = "test accuracy, retrained"
+    found = [
+        Tile(percent(row["test_accuracy"]), name, counted(row["n"], "seed"))
+        for row in results_table(tested)
+    ]
+    if results:
+        over = counted(len(results), "search", "searches")
+        params, skips, latency = (
+            statistic([event[key] for event in results])["mean"]
+            for key in ("params", "skips", "latency")
+        )
+        total = statistic([sum(event["seconds"] for event in results)])
+        known = [event["benchmark"] for event in results if "benchmark" in event]
+        for key in known[0] if known else ():
+            found.append(Tile(f"{statistic([one[key] for one in known])['mean']:.4g}", key, over))
+        found += [
+            Tile(short(params), "parameters", f"of what was found, {over}"),
+            Tile(f"{100 * skips:.1f} %", "skip ratio", "edges that hand on what they read"),
+            Tile(f"{latency:.3g} ms", "latency", "of one image, measured"),
+            Tile(duration(total), "search time", over),
+        ]
+    return found[:5]
+
+
+def counted(count: int, one: str, many: str = "") -> str:
     """Write a number with its noun.
 
     Args:
         count: how many.
-        noun: of what, in the singular.
+        one: of what, in the singular.
+        many: in the plural; empty for the singular with an s.
 
     Returns:
         Both, the noun in the plural unless there is one.
@@ -146,7 +167,7 @@ def counted(count: int, noun: str) -> str:
         >>> counted(1, "seed"), counted(3, "seed")
         ('1 seed', '3 seeds')
     """
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

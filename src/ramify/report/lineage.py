@@ -6,7 +6,7 @@ Level 0 holds the channels of the seed network; level k those after the k-th edi
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ramify.report.reader import Event
+from ramify.report.events import Event
 
 QUIET = 0.4  # the room of a family that never split, where a leaf of a split one takes 1
 
@@ -51,7 +51,8 @@ def lineages(edits: Sequence[Event]) -> list[Lineage]:
         for edit in edits:
             unchanged = list(range(len(parents[-1]) if parents else width))
             parents.append(list(edit["origin"].get(group, unchanged)))
-        if any(level != list(range(len(level))) for level in parents):
+        before = [width, *(len(level) for level in parents)]
+        if any(level != list(range(old)) for old, level in zip(before, parents, strict=False)):
             trees.append(layout(group, width, parents))
     return trees
 
@@ -76,6 +77,7 @@ def layout(group: str, width: int, parents: list[list[int]]) -> Lineage:
     heights = [[0.0] * count for count in widths]
     cursor = 0.0
 
+    # Depth first, so that leaves come one below another; a parent stands amid its children.
     def place(level: int, channel: int, room: float) -> float:
         nonlocal cursor
         below = children[level][channel] if level < len(parents) else []
@@ -88,12 +90,17 @@ def layout(group: str, width: int, parents: list[list[int]]) -> Lineage:
         heights[level][channel] = height
         return height
 
+    born = [[0] * width]
+    for edit, level in enumerate(parents, start=1):
+        split = [len(offspring) > 1 for offspring in children[edit - 1]]
+        born.append([edit if split[parent] else born[-1][parent] for parent in level])
     for root in range(width):
         place(0, root, 1.0 if _splits(children, root) else QUIET)
-    return Lineage(group, parents, heights, _born(width, parents, children), cursor)
+    return Lineage(group, parents, heights, born, cursor)
 
 
 def _children(width: int, parents: Sequence[int]) -> list[list[int]]:
+    """For each of so many old channels the new ones that it became."""
     children: list[list[int]] = [[] for _ in range(width)]
     for child, parent in enumerate(parents):
         children[parent].append(child)
@@ -101,17 +108,10 @@ def _children(width: int, parents: Sequence[int]) -> list[list[int]]:
 
 
 def _splits(children: list[list[list[int]]], root: int) -> bool:
+    """Whether a channel of the seed network, or one that came from it, was ever split."""
     line = [root]
     for level in children:
         line = [child for channel in line for child in level[channel]]
         if len(line) > 1:
             return True
     return False
-
-
-def _born(width: int, parents: list[list[int]], children: list[list[list[int]]]) -> list[list[int]]:
-    born = [[0] * width]
-    for edit, level in enumerate(parents, start=1):
-        siblings = children[edit - 1]
-        born.append([edit if len(siblings[p]) > 1 else born[-1][p] for p in level])
-    return born

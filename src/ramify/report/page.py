@@ -1,54 +1,39 @@
 """One self-contained page about a run: numbers, tables, figures, settings."""
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from markupsafe import Markup
-from matplotlib.figure import Figure
+import jinja2
 
 from ramify.commands.display import stop_line
 from ramify.commands.folder import command_of
-from ramify.report.figures import (
+from ramify.report.events import (
+    ARMS,
+    MAIN,
+    Event,
     by_job,
-    gains_figure,
-    kinds,
+    channels_changed,
     measured_gain,
+    of_kind,
+    ranking_field,
 )
-from ramify.report.headline import (
-    counted,
-    made_prunes,
-    made_splits,
-    tiles,
-)
-from ramify.report.lineage import lineages
-from ramify.report.reader import Event, RunRecord, read_run
-from ramify.report.search_page import render_search, write_drawings
-from ramify.report.shapes import (
+from ramify.report.headline import counted, flatten, state, tiles, title
+from ramify.report.job_figures import (
     channels_figure,
     lineage_figure,
     proposals_figure,
-    ranking_field,
     remaining_figure,
     widths_figure,
 )
-from ramify.report.svg import inline_svg
-from ramify.report.tables import results_table, write_text
-from ramify.report.template import frame, template, trained
-
-
-@dataclass(frozen=True)
-class Growth:
-    """How the network of one job grew: a sentence and its figures."""
-
-    job: str
-    sentence: str
-    widths: Markup
-    channels: Markup
-    field: str
-    proposals: Markup | None
-    lineage: Markup | None
+from ramify.report.lineage import lineages
+from ramify.report.reader import RunRecord, read_run
+from ramify.report.run_figures import arms_figure, gains_figure, progress_figure
+from ramify.report.search_page import search_context, write_drawings
+from ramify.report.tables import results_table, texts_of
+from ramify.report.theme import DARK, LIGHT, picture
+from ramify.store.files import write_bytes
 
 
 def write_report(run: Path) -> Path:
@@ -65,9 +50,10 @@ def write_report(run: Path) -> Path:
     Raises:
         RamifyError: the folder is not a run folder, or one of its files is damaged.
     """
-    record = read_run(Path(run))
+    record, path = read_run(Path(run)), Path(run) / "report.html"
     write_drawings(Path(run), record)
-    return write_text(Path(run) / "report.html", render(record))
+    write_bytes(path, render(record).encode())
+    return path
 
 
 def render(record: RunRecord) -> str:
@@ -78,67 +64,95 @@ def render(record: RunRecord) -> str:
 
     Returns:
         HTML that refers to nothing outside itself.
+
+    Raises:
+        RamifyError: a search for cells has lost its space.
     """
-    if command_of(record.config) == "search":
-        return render_search(record)
-    events = record.events
-    edits = by_job(kinds(events, "edit"))
-    stops = {e["job"]: stop_line(e) for e in kinds(events, "stop") if e["arm"] == "grown"}
-    text = template("page.html.j2").render(
-        **frame(record),
-        **trained(events),
-        tiles=tiles(events, results_table(events)),
-        gains=_gains(events),
-        remaining=_remaining(list(edits.values())),
-        growths=[_growth(job, own, stops.get(job)) for job, own in edits.items()],
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return text + "\n"
+    source = files("ramify.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    command, tested, context = command_of(record.config), record.events, _run_context
+    if command == "search":
+        tested = [event for event in record.events if event.get("arm") == "retrained"]
+        context = search_context
+    page = environment.from_string(source).render(
+        record=record,
+        title=title(record),
+        command=command,
+        state=None if record.finished else state(record),
+        config=flatten(record.config),
+        versions=flatten(record.versions),
+        palettes=(LIGHT, DARK),
+        **_comparison(tested),
+        **context(record),
+    )
+    return page + "\n"
 
 
-def _gains(events: Sequence[Event]) -> Markup | None:
-    if all(measured_gain(edit) is None for edit in kinds(events, "edit")):
-        return None
-    label = "Predicted and measured decrease of the loss at each edit"
-    return Markup(inline_svg(gains_figure(events), "gains", label))
+def _comparison(events: Sequence[Event]) -> dict[str, Any]:
+    """What is said of networks that were trained and tested."""
+    rows = results_table(events)
+    arms, progress = None, None
+    if len(of_kind(events, "result")) > 1:
+        arms = picture(arms_figure(events), "Test accuracy of each finished network")
+    if of_kind(events, "epoch"):
+        label = "Test accuracy and parameters over training steps"
+        progress = picture(progress_figure(events), label)
+    texts = [(row["arm"], ARMS.get(row["arm"], ""), row["n"], texts_of(row)) for row in rows]
+    return {"rows": texts, "arms": arms, "progress": progress, "main": MAIN}
 
 
-def _remaining(jobs: Sequence[Sequence[Event]]) -> Markup | None:
-    """What single cuts have left; none where a network was edited again or grew."""
-    cuts = [edits[0] for edits in jobs if len(edits) == 1 and not made_splits(edits[0])]
-    if not cuts or len(cuts) < len(jobs):
-        return None
-    label = "Share of the channels that the cut has left in each layer"
-    return Markup(inline_svg(remaining_figure(cuts), "remaining", label))
+def _run_context(record: RunRecord) -> dict[str, Any]:
+    """What is said of a run that trains networks: how each took its shape, and its effect."""
+    events, edits = record.events, of_kind(record.events, "edit")
+    jobs = by_job(edits)
+    stops = {e["job"]: stop_line(e) for e in of_kind(events, "stop") if e["arm"] == "grown"}
+    gains, remaining = None, None
+    if any(measured_gain(edit) is not None for edit in edits):
+        label = "Predicted and measured decrease of the loss at each edit"
+        gains = picture(gains_figure(events), label)
+    # Networks that were cut once and never grew are compared by what they have left.
+    if edits and len(edits) == len(jobs) and not channels_changed(edits)["split"]:
+        label = "Share of the channels that the cut has left in each layer"
+        remaining = picture(remaining_figure(edits), label)
+    return {
+        "tiles": tiles(events, results_table(events)),
+        "gains": gains,
+        "remaining": remaining,
+        "growths": [_growth(job, own, stops.get(job)) for job, own in jobs.items()],
+    }
 
 
-def _growth(job: str, edits: Sequence[Event], stop: str | None) -> Growth:
-    """The figures of one grown network; each is left out where it would be empty."""
+def _growth(job: str, edits: Sequence[Event], stop: str | None) -> dict[str, Any]:
+    """How the network of one job grew: a sentence and its figures, without those that are empty."""
     proposals = [proposal for edit in edits for proposal in edit["proposals"]]
-    changed = lineages(edits)
-    kept = len(edits[0]["widths_before"]) - len(changed)
-    done = []
-    for word, made in (("split", made_splits), ("pruned", made_prunes)):
-        count = sum(made(edit) for edit in edits)
-        done += [f"{counted(count, 'channel')} {word}"] if count else []
-    sentence = f"{' and '.join(done)} in {counted(len(edits), 'round')}"
-    sentence += f"; {counted(kept, 'layer')} never changed." if kept else "; every layer changed."
-    sentence += f" It {stop}." if stop else ""
+    lineage = None
+    if channels_changed(edits)["split"]:
+        lineage = picture(lineage_figure(edits), f"Family trees of the channels, {job}")
+    proposed = None
+    if proposals:
+        proposed = picture(proposals_figure(edits), f"Proposed and chosen channels, {job}")
+    return {
+        "job": job,
+        "sentence": _sentence(edits, stop),
+        "widths": picture(widths_figure(edits), f"Widths after each edit, {job}"),
+        "channels": picture(channels_figure(edits), f"Channels before each edit, {job}"),
+        "field": ranking_field(proposals),
+        "proposals": proposed,
+        "lineage": lineage,
+    }
+
+
+def _sentence(edits: Sequence[Event], stop: str | None) -> str:
+    """How often a network was edited, where, and with what effect."""
+    changed = channels_changed(edits).items()
+    done = [f"{counted(count, 'channel')} {word}" for word, count in changed if count]
+    text = f"{' and '.join(done)} in {counted(len(edits), 'round')}"
+    kept = len(edits[0]["widths_before"]) - len(lineages(edits))
+    text += f"; {counted(kept, 'layer')} never changed." if kept else "; every layer changed."
+    text += f" It {stop}." if stop else ""
     if "test_accuracy_after" in edits[-1]:
         before, after = (100 * edits[-1][f"test_accuracy_{when}"] for when in ("before", "after"))
-        sentence += f" Test accuracy {before:.2f} % before, {after:.2f} % right after."
-
-    def figure(draw: Callable[[Sequence[Event]], Figure], label: str) -> Markup:
-        name = re.sub(r"\W", "-", f"{job}-{label}").lower()
-        return Markup(inline_svg(draw(edits), name, f"{label}, {job}"))
-
-    return Growth(
-        job,
-        sentence,
-        figure(widths_figure, "Widths after each edit"),
-        figure(channels_figure, "Channels before each edit"),
-        ranking_field(proposals),
-        figure(proposals_figure, "Proposed and chosen channels") if proposals else None,
-        figure(lineage_figure, "Family trees of the channels")
-        if any(made_splits(edit) for edit in edits)
-        else None,
-    )
+        text += f" Test accuracy {before:.2f} % before, {after:.2f} % right after."
+    return text

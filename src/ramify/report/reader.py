@@ -6,74 +6,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ramify.commands.folder import RETRAINED
+from ramify.commands.folder import CONFIG, METRICS, RETRAINED, VERSIONS
 from ramify.errors import RamifyError
+from ramify.report.events import Event
 
-Event = Mapping[str, Any]
+Fields = dict[str, type | tuple[type, ...]]
+"""What an event must have: names of fields and the types that their values may be of."""
 
 _NUMBER = (int, float)
 _MAYBE = (int, float, type(None))
-_FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "epoch": {
-        "arm": str,
-        "seed": int,
-        "epoch": int,
-        "step": int,
-        "test_accuracy": _NUMBER,
-        "params": int,
-    },
-    "edit": {
-        "step": int,
-        "widths_before": dict,
-        "widths_after": dict,
-        "params_before": int,
-        "params_after": int,
-        "loss_before": _MAYBE,
-        "loss_after": _MAYBE,
-        "predicted_gain": _MAYBE,
-        "proposals": list,
-        "origin": dict,
-    },
+_JOB: Fields = {"arm": str, "seed": int}
+_EPOCH = _JOB | {"epoch": int, "step": int}
+_RESULT = _JOB | {"params": int, "macs": _NUMBER, "steps": int, "seconds": _NUMBER}
+_WIDTHS: Fields = {"widths_before": dict, "widths_after": dict, "origin": dict, "proposals": list}
+_SIZES: Fields = {"params_before": int, "params_after": int}
+_LOSSES: Fields = {"loss_before": _MAYBE, "loss_after": _MAYBE, "predicted_gain": _MAYBE}
+_FIELDS: dict[str, Fields] = {
+    "epoch": _EPOCH | {"test_accuracy": _NUMBER, "params": int},
+    "edit": {"step": int} | _SIZES | _LOSSES | _WIDTHS,
     "stop": {"arm": str, "step": int, "round": int, "reason": str},
-    "result": {
-        "arm": str,
-        "seed": int,
-        "test_accuracy": _NUMBER,
-        "test_loss": _NUMBER,
-        "params": int,
-        "macs": _NUMBER,
-        "steps": int,
-        "seconds": _NUMBER,
-    },
+    "result": _RESULT | {"test_accuracy": _NUMBER, "test_loss": _NUMBER},
 }
 # Of a search for cells: logits have no accuracy, and candidates of random search are not tested.
-_PLACE: dict[str, type | tuple[type, ...]] = {"arm": str, "seed": int, "epoch": int, "step": int}
-_FOUND: dict[str, type | tuple[type, ...]] = {
-    "arm": str,
-    "seed": int,
-    "genotype": str,
-    "params": int,
-    "macs": _NUMBER,
-    "steps": int,
-    "seconds": _NUMBER,
+_SEARCHED: dict[str, Fields] = {
+    "epoch": _EPOCH | {"loss_a": _NUMBER, "loss_p": _NUMBER, "mixing": dict, "genotype": str},
+    "result": _RESULT | {"genotype": str, "skips": _NUMBER, "latency": _NUMBER},
 }
-_SEARCHED: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "epoch": {**_PLACE, "loss_a": _NUMBER, "loss_p": _NUMBER, "mixing": dict, "genotype": str},
-    "result": {**_FOUND, "skips": _NUMBER, "latency": _NUMBER},
+_CANDIDATE: dict[str, Fields] = {
+    "epoch": _EPOCH | {"valid_accuracy": _NUMBER, "params": int},
+    "result": _RESULT | {"genotype": str, "valid_accuracy": _NUMBER},
 }
-_CANDIDATE: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "epoch": {**_PLACE, "valid_accuracy": _NUMBER, "params": int},
-    "result": {**_FOUND, "valid_accuracy": _NUMBER},
-}
-_PROPOSAL: dict[str, type | tuple[type, ...]] = {
-    "group": str,
-    "channel": int,
-    "copies": int,
-    "index": _MAYBE,
-    "score": _MAYBE,
-    "gain": _MAYBE,
-    "selected": bool,
-}
+_PROPOSAL: Fields = {"group": str, "channel": int, "copies": int, "selected": bool}
+_PROPOSAL |= {"index": _MAYBE, "score": _MAYBE, "gain": _MAYBE}
 
 
 @dataclass(frozen=True)
@@ -110,18 +74,18 @@ def read_run(run: Path) -> RunRecord:
         RamifyError: the folder is not a run folder, or one of its files is damaged.
     """
     run = Path(run)
-    if not (run / "config.json").is_file():
-        seen = "has no config.json" if run.is_dir() else "does not exist"
+    if not (run / CONFIG).is_file():
+        seen = f"has no {CONFIG}" if run.is_dir() else "does not exist"
         raise RamifyError(
             f"'{run}' is not a run folder: it {seen}; give the folder that `ramify grow` wrote."
         )
     return RunRecord(
         name=run.resolve().name,
-        config=_read_object(run / "config.json"),
-        versions=_read_object(run / "versions.json") if (run / "versions.json").exists() else {},
+        config=_read_object(run / CONFIG),
+        versions=_read_object(run / VERSIONS),
         events=[*read_events(run), *read_events(run / RETRAINED)],
-        space=_read_object(run / "space.json") if (run / "space.json").exists() else {},
-        finished=(run / "summary.json").exists() and bool(_read_object(run / "summary.json")),
+        space=_read_object(run / "space.json"),
+        finished=bool(_read_object(run / "summary.json")),
     )
 
 
@@ -138,7 +102,7 @@ def read_events(run: Path) -> list[Event]:
     Raises:
         RamifyError: a line is not an event; the message gives its number.
     """
-    path = Path(run) / "metrics.jsonl"
+    path = Path(run) / METRICS
     if not path.exists():
         return []
     lines = path.read_bytes().splitlines(keepends=True)
@@ -157,8 +121,9 @@ def _cut_short(line: bytes) -> bool:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, empty where there is no such file."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes()) if path.exists() else {}
     except ValueError as error:
         raise RamifyError(
             f"'{path}' is damaged: it is not JSON ({error}); restore the file or run again."
@@ -172,41 +137,34 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _parse(path: Path, number: int, line: bytes) -> Event:
+    """The event on a line."""
     try:
         event = json.loads(line)
+        wrong = _wrong_event(event)
     except ValueError:
-        raise _damaged(path, number, "it is not JSON") from None
-    if not isinstance(event, dict):
-        raise _damaged(path, number, f"it holds a {type(event).__name__}, not an event")
-    fields = {"event": str, "job": str, **_fields_of(event)}
-    wrong = _wrong_field(event, fields)
-    if wrong is None and event["event"] == "edit":
-        wrong = _wrong_edit(event)
+        wrong = "it is not JSON"
     if wrong is not None:
-        raise _damaged(path, number, wrong)
+        raise RamifyError(
+            f"'{path}' is damaged at line {number}: {wrong}; go on from the last checkpoint with "
+            "`ramify grow --resume`, or delete that line and all after it."
+        )
     return event
 
 
-def _fields_of(event: Event) -> dict[str, type | tuple[type, ...]]:
-    """What an event of this kind, of this arm, must have."""
-    kind, arm = str(event.get("event")), str(event.get("arm"))
+def _wrong_event(event: Any) -> str | None:
+    """What makes this no event that can be shown, if anything."""
+    if not isinstance(event, dict):
+        return f"it holds a {type(event).__name__}, not an event"
+    kind, arm, fields = str(event.get("event")), str(event.get("arm")), _FIELDS
     if arm == "searched":
-        return _SEARCHED.get(kind, {})
-    if arm.startswith("candidate") and kind in _CANDIDATE:
-        return _CANDIDATE[kind]
-    return _FIELDS.get(kind, {})
+        fields = _SEARCHED
+    elif arm.startswith("candidate") and kind in _CANDIDATE:
+        fields = _CANDIDATE
+    wrong = _wrong_field(event, {"event": str, "job": str} | fields.get(kind, {}))
+    return _wrong_edit(event) if wrong is None and kind == "edit" else wrong
 
 
-def _damaged(path: Path, number: int, what: str) -> RamifyError:
-    return RamifyError(
-        f"'{path}' is damaged at line {number}: {what}; go on from the last checkpoint with "
-        "`ramify grow --resume`, or delete that line and all after it."
-    )
-
-
-def _wrong_field(
-    values: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]]
-) -> str | None:
+def _wrong_field(values: Mapping[str, Any], fields: Fields) -> str | None:
     for name, kind in fields.items():
         if name not in values:
             return f"the field '{name}' is missing"
@@ -222,9 +180,8 @@ def _wrong_edit(event: Event) -> str | None:
         wrong = _wrong_field(proposal, _PROPOSAL) if isinstance(proposal, dict) else "not an object"
         if wrong is not None:
             return f"a proposal is wrong, {wrong}"
-    for side in (before, after):
-        if not all(isinstance(width, int) for width in side.values()):
-            return "a width is not a whole number"
+    if not all(isinstance(width, int) for width in [*before.values(), *after.values()]):
+        return "a width is not a whole number"
     for group, origin in event["origin"].items():
         if group not in before or group not in after:
             return f"'origin' names the group '{group}', which has no width"

@@ -1,8 +1,6 @@
-"""The page of a search for cells: what was found, drawn, and how the search went."""
+"""What a search for cells found, in words, tables and drawings, and how the search went."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,39 +10,27 @@ from matplotlib.figure import Figure
 
 from ramify.cells import Genotype
 from ramify.errors import RamifyError
-from ramify.report.cells import Wire, cell_figure, losses_figure, mixing_figure
-from ramify.report.figures import by_job, kinds
-from ramify.report.headline import Tile, counted
-from ramify.report.reader import Event, RunRecord
-from ramify.report.svg import inline_svg, standalone_svg
-from ramify.report.tables import duration, percent, results_table, short, statistic, write_text
-from ramify.report.template import frame, template, trained
-from ramify.report.theme import LIGHT
-from ramify.store.files import write_with
+from ramify.report.cell_figures import Wire, cell_figure, losses_figure, mixing_figure
+from ramify.report.events import Event, by_job, of_kind
+from ramify.report.headline import search_tiles
+from ramify.report.reader import RunRecord
+from ramify.report.tables import duration, short, statistic
+from ramify.report.theme import LIGHT, picture, svg
+from ramify.store.files import write_bytes, write_with
 from ramify.train.history import is_found
 
 DPI = 200
 LOWERED = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
-@dataclass(frozen=True)
-class Found:
-    """What one seed found, or would by now: its text and figures."""
-
-    job: str
-    genotype: str
-    drawings: list[tuple[str, Markup]]
-    moved: list[tuple[str, Markup]]
-
-
-def render_search(record: RunRecord) -> str:
-    """The page of a search as text.
+def search_context(record: RunRecord) -> dict[str, Any]:
+    """What the page of a search is filled with.
 
     Args:
         record: what the run folder holds, and that of what was retrained.
 
     Returns:
-        HTML that refers to nothing outside itself.
+        Values by the names that the template gives them.
 
     Raises:
         RamifyError: space.json is missing.
@@ -55,17 +41,19 @@ def render_search(record: RunRecord) -> str:
             f"'{record.name}' has no space.json, without which its cells cannot be drawn; restore "
             "it from a copy, or search again."
         )
-    tested = [e for e in record.events if e.get("arm") == "retrained"]
-    results = [event for event in searched if is_found(event)]
-    context = {
-        "tiles": _tiles(results, tested),
-        "found": [_found(record, job, events) for job, events in by_job(searched).items()],
-        **_table(results),
-        "losses": _losses(searched),
+    results, losses = [event for event in searched if is_found(event)], None
+    if epochs := of_kind(searched, "epoch"):
+        label = "Losses of the supernet over the epochs"
+        losses = picture(losses_figure(by_job(epochs)), label)
+    heads, rows = _table(results)
+    return {
+        "tiles": search_tiles(results, [e for e in record.events if e.get("arm") == "retrained"]),
+        "found": [_found(record.space, job, own) for job, own in by_job(searched).items()],
+        "heads_found": heads,
+        "rows_found": rows,
+        "losses": losses,
         "candidates": _candidates(record.events),
     }
-    page = template("search.html.j2").render(**frame(record), **trained(tested), **context)
-    return page + "\n"
 
 
 def write_drawings(run: Path, record: RunRecord) -> None:
@@ -80,36 +68,28 @@ def write_drawings(run: Path, record: RunRecord) -> None:
         for kind, figure in _cells(record.space, event["genotype"]):
             name = "cell" if kind == "cell" else f"cell-{kind}"
             name += f"-{event['seed']}" if seed else ""
-            write_text(
-                run / f"{name}.svg", standalone_svg(figure, f"{_said(kind)}, {event['job']}")
-            )
-            picture = partial(figure.savefig, format="png", dpi=DPI, facecolor=LIGHT["card"])
-            write_with(run / f"{name}.png", picture)
+            drawn = svg(figure, f"{_said(kind)}, {event['job']}")
+            write_bytes(run / f"{name}.svg", drawn.encode())
+            as_png = partial(figure.savefig, format="png", dpi=DPI, facecolor=LIGHT["card"])
+            write_with(run / f"{name}.png", as_png)
 
 
-def _found(record: RunRecord, job: str, events: Sequence[Event]) -> Found:
-    """The cells of one seed, as of its last event."""
-    last = events[-1]
-    genotype = _genotype(record.space, last["genotype"])
+def _found(space: Mapping[str, Any], job: str, events: Sequence[Event]) -> dict[str, Any]:
+    """What one seed found, or would by now: its text, its cells, and how their weights moved."""
+    text, names = events[-1]["genotype"], _states(space)
     drawings = [
-        (kind, _svg(figure, f"{job}-{kind}", f"{_said(kind)}, {job}"))
-        for kind, figure in _cells(record.space, last["genotype"])
+        (kind, picture(figure, f"{_said(kind)}, {job}")) for kind, figure in _cells(space, text)
     ]
-    names = _states(record.space)
-    edges = [(names[source], names[target]) for source, target in record.space["edges"]]
-    moved = []
-    epochs = kinds(events, "epoch")
-    for kind, states in genotype.cells if epochs else ():
-        chosen = {
-            (names[source], names[target]): operation
-            for target, reads in enumerate(states, start=genotype.inputs)
-            for operation, source in reads
-        }
+    edges = [(names[source], names[target]) for source, target in space["edges"]]
+    moved: list[tuple[str, Markup]] = []
+    epochs = of_kind(events, "epoch")
+    for kind, wires in _wires(space, text) if epochs else ():
         weights = [epoch["mixing"][kind] for epoch in epochs]
-        figure = mixing_figure(edges, record.space["operations"], weights, chosen)
+        chosen = {(wire.source, wire.target): wire.operation or "" for wire in wires}
+        figure = mixing_figure(edges, space["operations"], weights, chosen)
         label = f"Mixing weights of the {_said(kind)} over the epochs, {job}"
-        moved.append((kind, _svg(figure, f"{job}-{kind}-moved", label)))
-    return Found(job, last["genotype"], drawings, moved)
+        moved.append((kind, picture(figure, label)))
+    return {"job": job, "genotype": text, "drawings": drawings, "moved": moved}
 
 
 def _said(kind: str) -> str:
@@ -117,33 +97,25 @@ def _said(kind: str) -> str:
     return kind if kind == "cell" else f"{kind} cell"
 
 
-def _svg(figure: Figure, name: str, label: str) -> Markup:
-    return Markup(inline_svg(figure, re.sub(r"\W", "-", name).lower(), label))
-
-
-def _genotype(space: Mapping[str, Any], text: str) -> Genotype:
-    """The architecture of a text, its cells by the space's names for them."""
-    cells = Genotype.parse(text).cells
-    kinds_named = zip(space["kinds"], cells, strict=True)
-    return Genotype(
-        space["name"], space["inputs"], tuple((kind, states) for kind, (_, states) in kinds_named)
-    )
-
-
-def _cells(space: Mapping[str, Any], text: str) -> Iterator[tuple[str, Figure]]:
-    """A drawing of each kind of cell."""
+def _wires(space: Mapping[str, Any], text: str) -> Iterator[tuple[str, list[Wire]]]:
+    """The edges of each kind of cell that have an operation."""
     names = _states(space)
-    for kind, states in _genotype(space, text).cells:
+    for kind, (_, states) in zip(space["kinds"], Genotype.parse(text).cells, strict=True):
         wires = [
             Wire(names[source], names[target], operation)
             for target, reads in enumerate(states, start=space["inputs"])
             for operation, source in reads
         ]
-        nodes = list(names)
-        if space["concat"]:
-            wires += [Wire(name, "cₖ", None) for name in names[space["inputs"] :]]
-            nodes.append("cₖ")
-        yield kind, cell_figure(nodes, wires)
+        yield kind, wires
+
+
+def _cells(space: Mapping[str, Any], text: str) -> Iterator[tuple[str, Figure]]:
+    """A drawing of each kind of cell; where its output joins the states, they hand it theirs."""
+    names = _states(space)
+    for kind, wires in _wires(space, text):
+        output = ["cₖ"] if space["concat"] else []
+        joins = [Wire(name, end, None) for end in output for name in names[space["inputs"] :]]
+        yield kind, cell_figure(names + output, wires + joins)
 
 
 def _states(space: Mapping[str, Any]) -> list[str]:
@@ -157,69 +129,24 @@ def _states(space: Mapping[str, Any]) -> list[str]:
     return named if space["concat"] else [*named[:-1], "output"]
 
 
-def _table(results: Sequence[Event]) -> dict[str, Any]:
-    """What is known of each network that was found."""
-    names = {"params": "parameters", "macs": "MACs", "skips": "skip ratio", "latency": "latency"}
-    heads = ["search", *names.values(), "steps", "time"]
-    rows = [
-        [
-            event["job"],
-            short(event["params"]),
-            short(event["macs"]),
-            f"{100 * event['skips']:.1f} %",
-            f"{event['latency']:.3g} ms",
-            f"{event['steps']:,}",
-            duration(statistic([event["seconds"]])),
-        ]
-        for event in results
-    ]
-    known = [key for event in results for key in event.get("benchmark", {})]
-    for key in dict.fromkeys(known):
-        heads.append(key)
-        for row, event in zip(rows, results, strict=True):
-            row.append(f"{event['benchmark'][key]:.4g}" if key in event["benchmark"] else "")
-    return {"heads_found": heads, "rows_found": rows}
-
-
-def _tiles(results: Sequence[Event], tested: Sequence[Event]) -> list[Tile]:
-    """Means over what was found."""
-    tiles = [
-        Tile(percent(row["test_accuracy"]), "test accuracy, retrained", counted(row["n"], "seed"))
-        for row in results_table(tested)
-    ]
-    if results:
-        over = counted(len(results), "search").replace("searchs", "searches")
-        means = {
-            key: statistic([event[key] for event in results])["mean"]
-            for key in ("params", "skips", "latency")
-        }
-        total = statistic([sum(event["seconds"] for event in results)])
-        known = [event["benchmark"] for event in results if "benchmark" in event]
-        for key in known[0] if known else ():
-            tiles.append(Tile(f"{statistic([one[key] for one in known])['mean']:.4g}", key, over))
-        tiles += [
-            Tile(short(means["params"]), "parameters", f"of what was found, {over}"),
-            Tile(
-                f"{100 * means['skips']:.1f} %", "skip ratio", "edges that hand on what they read"
-            ),
-            Tile(f"{means['latency']:.3g} ms", "latency", "of one image, measured"),
-            Tile(duration(total), "search time", over),
-        ]
-    return tiles[:5]
-
-
-def _losses(searched: Sequence[Event]) -> Markup | None:
-    epochs = kinds(searched, "epoch")
-    if not epochs:
-        return None
-    return _svg(losses_figure(by_job(epochs)), "losses", "Losses of the supernet over the epochs")
+def _table(results: Sequence[Event]) -> tuple[list[str], list[list[str]]]:
+    """What is known of each network that was found: column heads, and a row a search."""
+    heads = ["search", "parameters", "MACs", "skip ratio", "latency", "steps", "time"]
+    known = list(dict.fromkeys(key for event in results for key in event.get("benchmark", {})))
+    rows = []
+    for event in results:
+        measured = event.get("benchmark", {})
+        row = [event["job"], short(event["params"]), short(event["macs"])]
+        row += [f"{100 * event['skips']:.1f} %", f"{event['latency']:.3g} ms"]
+        row += [f"{event['steps']:,}", duration(statistic([event["seconds"]]))]
+        rows.append(row + [f"{measured[key]:.4g}" if key in measured else "" for key in known])
+    return heads + known, rows
 
 
 def _candidates(events: Sequence[Event]) -> list[tuple[str, str, str]]:
-    """What random search trained, the best first."""
-    trained_ones = [e for e in kinds(events, "result") if e["arm"].startswith("candidate")]
-    trained_ones.sort(key=lambda event: -event["valid_accuracy"])
+    """What random search trained, the best first: genotype, accuracy, parameters."""
+    trained = [e for e in of_kind(events, "result") if e["arm"].startswith("candidate")]
+    trained.sort(key=lambda event: -event["valid_accuracy"])
     return [
-        (e["genotype"], f"{100 * e['valid_accuracy']:.2f} %", f"{e['params']:,}")
-        for e in trained_ones
+        (e["genotype"], f"{100 * e['valid_accuracy']:.2f} %", f"{e['params']:,}") for e in trained
     ]

@@ -1,33 +1,18 @@
 """The comparison of arms: pure aggregation over seeds, and the same table for a terminal."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ramify.report.reader import Event, read_events
-from ramify.report.theme import MAIN
-from ramify.store.files import write_bytes
+from ramify.report.events import MAIN, Event, arms_of
+from ramify.report.reader import read_events
+from ramify.store.files import write_json
 from ramify.train.history import is_found
-
-ARMS: dict[str, str] = {
-    "seed": "The network the run began with, trained for just as many steps, never grown.",
-    "grown": "Began as the seed network; its channels were split or pruned where that paid.",
-    "scratch": "The grown network's final shape with fresh weights, trained for as many steps.",
-    "wide": "The seed network scaled by the same factor everywhere, to about the grown network's "
-    "parameters, trained for as many steps.",
-    "baseline": "The full network, trained before the search for its widths.",
-    "scored": "The full network after the search that scored its channels, before the cut.",
-    "pruned": "What the cut left of the scored network, fine-tuned.",
-    "retrained": "What the run arrived at, with fresh weights, trained by ramify retrain.",
-}
-"""The arms of a run in the order of the table, each explained in plain words."""
-
 
 _IN_FULL = 1e5  # counts below it keep all their digits
 _UNITS = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
@@ -51,6 +36,9 @@ class Row(TypedDict):
     macs: Stat
     steps: Stat
     seconds: Stat
+
+
+QUANTITIES = ("test_accuracy", "test_loss", "params", "macs", "steps", "seconds")
 
 
 def statistic(values: Sequence[float]) -> Stat:
@@ -91,25 +79,12 @@ def results_table(events: Iterable[Event]) -> list[Row]:
         0.6
     """
     results = [e for e in events if e["event"] == "result" and "test_accuracy" in e]
-    seen = dict.fromkeys(event["arm"] for event in results)
-    order = [arm for arm in ARMS if arm in seen] + [arm for arm in seen if arm not in ARMS]
-    return [_row(arm, [event for event in results if event["arm"] == arm]) for arm in order]
-
-
-def _row(arm: str, results: list[Event]) -> Row:
-    def over(field: str) -> Stat:
-        return statistic([result[field] for result in results])
-
-    return {
-        "arm": arm,
-        "n": len(results),
-        "test_accuracy": over("test_accuracy"),
-        "test_loss": over("test_loss"),
-        "params": over("params"),
-        "macs": over("macs"),
-        "steps": over("steps"),
-        "seconds": over("seconds"),
-    }
+    rows = []
+    for arm in arms_of(results):
+        own = [result for result in results if result["arm"] == arm]
+        stats = {key: statistic([result[key] for result in own]) for key in QUANTITIES}
+        rows.append(cast(Row, {"arm": arm, "n": len(own), **stats}))
+    return rows
 
 
 def write_summary(run: Path) -> Path:
@@ -131,12 +106,8 @@ def write_summary(run: Path) -> Path:
     found = {e["job"]: e["genotype"] for e in events if is_found(e)}
     summary = {"rows": results_table(events), "stopped": stops}
     summary |= {"found": found} if found else {}
-    return write_text(Path(run) / "summary.json", json.dumps(summary, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a file so that a reader sees either the old text or all of the new one."""
-    write_bytes(path, text.encode())
+    path = Path(run) / "summary.json"
+    write_json(path, summary)
     return path
 
 
@@ -158,7 +129,7 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
     for heading in ("test accuracy", "parameters", "MACs", "steps", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row["arm"], *cells(row), style="green" if row["arm"] in MAIN else None)
+        table.add_row(row["arm"], *texts_of(row), style="green" if row["arm"] in MAIN else None)
     console.print(table)
 
 
@@ -172,7 +143,7 @@ def _caption(rows: Sequence[Row]) -> str:
     return f"{spread} over n = {n} {seeds}"
 
 
-def cells(row: Row) -> tuple[str, str, str, str, str]:
+def texts_of(row: Row) -> tuple[str, str, str, str, str]:
     """A row as text: test accuracy, parameters, MACs, steps, time."""
     return (
         percent(row["test_accuracy"]),
@@ -213,8 +184,7 @@ def whole(stat: Stat) -> str:
         >>> whole({"mean": 12345.0, "sd": 0.0}), whole({"mean": 1.234e6, "sd": 5678.0})
         ('12,345', '1.23 ± 0.01 M')
     """
-    size, unit, decimals = unit_of(stat["mean"])
-    return _spread(stat, size, unit, decimals)
+    return _in_unit(stat, *unit_of(stat["mean"]))
 
 
 def short(value: float) -> str:
@@ -230,8 +200,7 @@ def short(value: float) -> str:
         >>> short(20345), short(1234567)
         ('20,345', '1.23 M')
     """
-    size, unit, decimals = unit_of(value)
-    return f"{value / size:,.{decimals}f}{unit}"
+    return whole(statistic([value]))
 
 
 def unit_of(value: float) -> tuple[float, str, int]:
@@ -242,7 +211,7 @@ def unit_of(value: float) -> tuple[float, str, int]:
     return size, unit, max(0, 2 - int(math.log10(abs(value) / size)))
 
 
-def _spread(stat: Stat, size: float, unit: str, decimals: int) -> str:
+def _in_unit(stat: Stat, size: float, unit: str, decimals: int) -> str:
     """Mean and deviation in one unit; a deviation that would read as 0 is left out."""
     mean, sd = stat["mean"] / size, (stat["sd"] or 0.0) / size
     spread = f"{sd:,.{decimals}f}"
@@ -265,4 +234,4 @@ def duration(stat: Stat) -> str:
     """
     units = ((3600.0, " h"), (60.0, " min"))
     size, unit = next((pair for pair in units if stat["mean"] >= pair[0]), (1.0, " s"))
-    return _spread(stat, size, unit, 1)
+    return _in_unit(stat, size, unit, 1)

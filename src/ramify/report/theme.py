@@ -1,84 +1,53 @@
-"""One palette for page and figures, in a light and a dark form.
+"""The look of pages and figures: one palette in a light and a dark form, and SVG that has both."""
 
-Figures are drawn in the light colours; on the page each of these becomes a CSS variable, so that
-the same drawing is legible in both forms.
-"""
-
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, ParamSpec
+import io
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-LIGHT: dict[str, str] = {
-    "page": "#f6f7f4",
-    "card": "#fefefd",
-    "line": "#dfe3dc",
-    "grid": "#e8ebe5",
-    "ink": "#1d2420",
-    "soft": "#5c6660",
-    "quiet": "#b9c1bb",
-    "body": "#9fb3a8",
-    "accent": "#0f7a5f",
-    "arm-seed": "#7d8781",
-    "arm-scratch": "#c4641b",
-    "arm-wide": "#3f68c8",
-    "arm-retrained": "#8a4fae",
-    "arm-other": "#96703c",
-    "split": "#c8322f",
-    "prune": "#2a55d4",
-    "round-0": "#0b5570",
-    "round-1": "#0d7d7c",
-    "round-2": "#2b9a63",
-    "round-3": "#6aab36",
-    "round-4": "#b09a12",
-    "round-5": "#d07a1c",
-    "op-sep": "#0c8468",
-    "op-dil": "#7b53c6",
-    "op-conv": "#0b7f8f",
-    "op-max": "#c2571a",
-    "op-avg": "#b1870f",
-    "op-skip": "#3a6bd6",
-    "op-none": "#8f9992",
-    "op-other": "#a8457f",
-}
-DARK: dict[str, str] = {
-    "page": "#131715",
-    "card": "#1a201d",
-    "line": "#303833",
-    "grid": "#29302c",
-    "ink": "#e6ebe7",
-    "soft": "#a0aba4",
-    "quiet": "#56605a",
-    "body": "#5b6f65",
-    "accent": "#3fcf9f",
-    "arm-seed": "#97a29b",
-    "arm-scratch": "#f0995a",
-    "arm-wide": "#86a8ff",
-    "arm-retrained": "#c998ea",
-    "arm-other": "#d0aa74",
-    "split": "#ff7a70",
-    "prune": "#7d9bff",
-    "round-0": "#4fa9cf",
-    "round-1": "#3cc6c1",
-    "round-2": "#54d08f",
-    "round-3": "#9bdc66",
-    "round-4": "#e6d052",
-    "round-5": "#f7b05f",
-    "op-sep": "#41cc9f",
-    "op-dil": "#b79bf5",
-    "op-conv": "#43c3d3",
-    "op-max": "#f2925c",
-    "op-avg": "#dfb84a",
-    "op-skip": "#8cabff",
-    "op-none": "#7d8880",
-    "op-other": "#e68ec0",
-}
+from ramify.report.events import MAIN
 
-P = ParamSpec("P")
+_PALETTE = {  # the role of a colour: its light form, its dark form
+    "page": ("#f6f7f4", "#131715"),
+    "card": ("#fefefd", "#1a201d"),
+    "line": ("#dfe3dc", "#303833"),
+    "grid": ("#e8ebe5", "#29302c"),
+    "ink": ("#1d2420", "#e6ebe7"),
+    "soft": ("#5c6660", "#a0aba4"),
+    "quiet": ("#b9c1bb", "#56605a"),
+    "body": ("#9fb3a8", "#5b6f65"),
+    "accent": ("#0f7a5f", "#3fcf9f"),
+    "arm-seed": ("#7d8781", "#97a29b"),
+    "arm-scratch": ("#c4641b", "#f0995a"),
+    "arm-wide": ("#3f68c8", "#86a8ff"),
+    "arm-retrained": ("#8a4fae", "#c998ea"),
+    "arm-other": ("#96703c", "#d0aa74"),
+    "split": ("#c8322f", "#ff7a70"),
+    "prune": ("#2a55d4", "#7d9bff"),
+    "round-0": ("#0b5570", "#4fa9cf"),
+    "round-1": ("#0d7d7c", "#3cc6c1"),
+    "round-2": ("#2b9a63", "#54d08f"),
+    "round-3": ("#6aab36", "#9bdc66"),
+    "round-4": ("#b09a12", "#e6d052"),
+    "round-5": ("#d07a1c", "#f7b05f"),
+    "op-sep": ("#0c8468", "#41cc9f"),
+    "op-dil": ("#7b53c6", "#b79bf5"),
+    "op-conv": ("#0b7f8f", "#43c3d3"),
+    "op-max": ("#c2571a", "#f2925c"),
+    "op-avg": ("#b1870f", "#dfb84a"),
+    "op-skip": ("#3a6bd6", "#8cabff"),
+    "op-none": ("#8f9992", "#7d8880"),
+    "op-other": ("#a8457f", "#e68ec0"),
+}
+LIGHT = {role: light for role, (light, _) in _PALETTE.items()}
+DARK = {role: dark for role, (_, dark) in _PALETTE.items()}
 
 SETTINGS: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -95,7 +64,8 @@ SETTINGS: dict[Any, Any] = {
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "figure.facecolor": "none",
-    "font.family": "DejaVu Sans",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["system-ui", "DejaVu Sans"],  # browsers take the first, matplotlib the last
     "font.size": 9,
     "grid.color": LIGHT["grid"],
     "grid.linewidth": 0.8,
@@ -119,8 +89,52 @@ WIDTH = 10.6
 """Width of every figure in inches: what the page has room for at full size."""
 
 
-MAIN = ("grown", "pruned")
-"""The arms that runs are about; they stand out."""
+@contextmanager
+def _settings() -> Iterator[None]:
+    with matplotlib.rc_context(SETTINGS):
+        yield
+
+
+themed = _settings()
+"""Decorates a function so that it makes its figure under the page's settings."""
+
+
+def canvas(height: float, gap: float = 0.02) -> Figure:
+    """An empty figure of the page's width, its height in inches, gaps as shares of a panel."""
+    return Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(wspace=gap, hspace=gap))
+
+
+def bare(axes: Axes) -> None:
+    """Take away grid, frame and ticks."""
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def layer_rows(axes: Axes, groups: list[str]) -> None:
+    """Give each layer a row that is labelled with its name, the first at the top."""
+    axes.set_yticks(range(len(groups)), [shorten(group) for group in groups])
+    axes.set_ylim(len(groups) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+
+
+def shorten(name: str, most: int = 24) -> str:
+    """Leave out the middle of a long name.
+
+    Args:
+        name: the name.
+        most: how many characters there is room for.
+
+    Returns:
+        At most that many characters.
+
+    Example:
+        >>> shorten("encoder.layers.11.attention.projection")
+        'encoder.lay…n.projection'
+    """
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-(most - half - 1) :]}"
 
 
 def arm_color(arm: str) -> str:
@@ -136,24 +150,32 @@ def round_color(edit: int, edits: int) -> str:
     return LIGHT[f"round-{round((edit - 1) * (steps - 1) / (edits - 1))}"]
 
 
-def themed(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Make a figure under the page's settings and leave those of the process alone."""
+@themed
+def svg(figure: Figure, label: str) -> str:
+    """Write a figure as an SVG document that follows the light or dark form of its viewer.
 
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with matplotlib.rc_context(SETTINGS):
-            return draw(*args, **kwargs)
+    Args:
+        figure: the figure, drawn in colours of `LIGHT`.
+        label: what it shows, for readers who do not see it.
 
-    return drawn
+    Returns:
+        The document, the same for the same figure; programs without dark form show the light one.
+    """
+    memory = io.StringIO()
+    about = {"Title": label, "Creator": None, "Date": None, "Format": None, "Type": None}
+    figure.savefig(memory, format="svg", facecolor=LIGHT["card"], metadata=about)
+    text = memory.getvalue()
+    # Matplotlib writes colours as styles of elements, which only a rule marked so overrules.
+    rules = "".join(
+        f'[style*="{kind}: {color}"]{{{kind}:{DARK[role]}!important}}'
+        for role, color in LIGHT.items()
+        for kind in ("fill", "stroke")
+        if f"{kind}: {color}" in text
+    )
+    return text.replace("</style>", f"@media (prefers-color-scheme: dark){{{rules}}}</style>", 1)
 
 
-def canvas(height: float, gap: float = 0.02) -> Figure:
-    """An empty figure of the page's width, its height in inches, gaps as shares of a panel."""
-    return Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(wspace=gap, hspace=gap))
-
-
-def bare(axes: Axes) -> None:
-    """Take away grid, frame and ticks."""
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
+def picture(figure: Figure, label: str) -> Markup:
+    """A figure as an HTML image that holds its own SVG, so that a page needs no other file."""
+    data = b64encode(svg(figure, label).encode()).decode()
+    return Markup('<img alt="{}" src="data:image/svg+xml;base64,{}">').format(label, data)

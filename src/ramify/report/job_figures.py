@@ -1,11 +1,11 @@
-"""Figures of how a network took its shape: pure functions from edits to a matplotlib figure.
+"""Figures of how one network took its shape: pure functions from edits to a matplotlib figure.
 
 Edits are the edit events of one job in order; the k-th of them is called split k, prune k,
 or edit k where the job does both.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,13 +14,11 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ramify.report.figures import noun
+from ramify.report.events import Event, noun, ranking_field
 from ramify.report.lineage import Lineage, lineages
-from ramify.report.reader import Event
-from ramify.report.theme import LIGHT, bare, canvas, round_color, themed
+from ramify.report.theme import LIGHT, bare, canvas, layer_rows, round_color, shorten, themed
 
 _MOST_COLUMNS = 9  # snapshots of the widths that fit side by side
-
 
 # ------------------------------------------------------------------ widths
 
@@ -37,25 +35,29 @@ def widths_figure(edits: Sequence[Event]) -> Figure:
         took away is an empty frame.
     """
     moments = [edits[0]["widths_before"], *(edit["widths_after"] for edit in edits)]
-    shown = np.unique(np.linspace(0, len(moments) - 1, min(len(moments), _MOST_COLUMNS)).round())
-    groups = list(moments[0])
     widest = max(max(moment.values()) for moment in moments)
-    figure = canvas(0.55 + 0.25 * len(groups))
-    columns = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for axes, moment in zip(columns, (int(index) for index in shown), strict=True):
-        before = moments[max(moment - 1, 0)]
+    figure, panels = _snapshots(len(moments), list(moments[0]))
+    for moment, axes in panels.items():
         color = round_color(moment, len(edits)) if moment else LIGHT["body"]
-        _silhouette(axes, before, moments[moment], color, widest)
+        _bars(axes, moments[max(moment - 1, 0)], moments[moment], color)
         axes.set_title(f"after {noun(edits)} {moment}" if moment else "seed", loc="center")
-    columns[0].set_yticks(range(len(groups)), [shorten(group) for group in groups])
-    columns[0].set_ylim(len(groups) - 0.4, -0.6)
+        axes.set_xlim(-0.56 * widest, 0.74 * widest)
     return figure
 
 
-def _silhouette(
-    axes: Axes, before: dict[str, int], after: dict[str, int], color: str, widest: int
-) -> None:
-    bare(axes)
+def _snapshots(count: int, groups: list[str]) -> tuple[Figure, dict[int, Axes]]:
+    """A figure with a row for each layer, and a panel for each moment; too many are thinned out."""
+    shown = np.unique(np.linspace(0, count - 1, min(count, _MOST_COLUMNS)).round()).astype(int)
+    figure = canvas(0.55 + 0.25 * len(groups))
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes in panels:
+        bare(axes)
+        axes.set_xticks([])
+    layer_rows(panels[0], groups)
+    return figure, dict(zip(shown.tolist(), panels, strict=True))
+
+
+def _bars(axes: Axes, before: dict[str, int], after: dict[str, int], color: str) -> None:
     for row, (group, width) in enumerate(after.items()):
         old = before.get(group, width)
         axes.barh(row, width, left=-width / 2, height=0.74, color=color)
@@ -63,7 +65,6 @@ def _silhouette(
             axes.barh(row, old, left=-old / 2, height=0.74, fill=False, edgecolor=LIGHT["quiet"])
         kept = min(old, width)
         axes.barh(row, kept, left=-kept / 2, height=0.74, color=LIGHT["body"])
-        changed = width != old
         axes.annotate(
             f"{width}",
             (width / 2, row),
@@ -71,10 +72,8 @@ def _silhouette(
             textcoords="offset points",
             va="center",
             fontsize=8,
-            color=LIGHT["ink"] if changed else LIGHT["soft"],
+            color=LIGHT["ink" if width != old else "soft"],
         )
-    axes.set_xlim(-0.56 * widest, 0.74 * widest)
-    axes.set_xticks([])
 
 
 @themed
@@ -91,46 +90,23 @@ def remaining_figure(cuts: Sequence[Event]) -> Figure:
     """
     scored = {proposal["group"] for cut in cuts for proposal in cut["proposals"]}
     groups = [group for group in cuts[0]["widths_before"] if group in scored]
-    shares = np.array(
-        [[cut["widths_after"][g] / cut["widths_before"][g] for g in groups] for cut in cuts]
-    )
+    full = np.array([cuts[0]["widths_before"][group] for group in groups])
+    left = np.array([[cut["widths_after"][group] for group in groups] for cut in cuts])
     figure = canvas(0.75 + 0.25 * len(groups))
     axes = figure.subplots()
     rows = np.arange(len(groups))
     axes.barh(rows, np.ones(len(groups)), height=0.74, color=LIGHT["grid"])
-    axes.barh(rows, shares.mean(0), height=0.74, color=LIGHT["body"])
-    for own in shares if len(cuts) > 1 else ():
+    axes.barh(rows, (left / full).mean(0), height=0.74, color=LIGHT["body"])
+    for own in left / full if len(cuts) > 1 else ():
         axes.plot(own, rows, "o", color=LIGHT["accent"], markersize=3.5, alpha=0.8)
-    widths = np.mean([[cut["widths_after"][g] for g in groups] for cut in cuts], axis=0)
-    for row, (group, width) in enumerate(zip(groups, widths, strict=True)):
-        text = f"{width:.4g} of {cuts[0]['widths_before'][group]}"
+    for row, (mean, whole) in enumerate(zip(left.mean(0), full, strict=True)):
+        text = f"{mean:.4g} of {whole}"
         axes.text(1.01, row, text, va="center", fontsize=8, color=LIGHT["soft"])
-    axes.set_yticks(rows, [shorten(group) for group in groups])
-    axes.set_ylim(len(groups) - 0.4, -0.6)
+    layer_rows(axes, groups)
     axes.set_xlim(0, 1.14)
     axes.set_xticks(np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)])
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False, axis="y")
     axes.set_xlabel("channels left")
     return figure
-
-
-def shorten(name: str, most: int = 24) -> str:
-    """Leave out the middle of a long name.
-
-    Args:
-        name: the name.
-        most: how many characters there is room for.
-
-    Returns:
-        At most that many characters.
-
-    Example:
-        >>> shorten("encoder.layers.11.attention.projection")
-        'encoder.lay…n.projection'
-    """
-    half = (most - 1) // 2
-    return name if len(name) <= most else f"{name[:half]}…{name[-(most - half - 1) :]}"
 
 
 # ------------------------------------------------------------------ channels
@@ -138,70 +114,54 @@ def shorten(name: str, most: int = 24) -> str:
 
 @themed
 def channels_figure(edits: Sequence[Event]) -> Figure:
-    """The network before each edit, every channel a cell in the colour of what will become of it.
+    """The network before each edit, every channel a square in the colour of what becomes of it.
 
     Args:
         edits: the edits of one job, at least one.
 
     Returns:
-        One column an edit: red cells will be split, blue ones pruned, the stronger the colour the
-        more the method makes of it.
+        One column an edit: red channels will be split, blue ones pruned, the stronger the colour
+        the more the method makes of it.
 
     Source: Gauss-Newton morphisms, Figure 2.
     """
-    shown = np.unique(np.linspace(0, len(edits) - 1, min(len(edits), _MOST_COLUMNS)).round())
-    groups = list(edits[0]["widths_before"])
     widest = max(max(edit["widths_before"].values()) for edit in edits)
-    figure = canvas(0.55 + 0.25 * len(groups))
-    columns = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for axes, number in zip(columns, (int(index) for index in shown), strict=True):
-        _cells(axes, edits[number], {group: row for row, group in enumerate(groups)})
+    figure, panels = _snapshots(len(edits), list(edits[0]["widths_before"]))
+    for number, axes in panels.items():
+        _squares(axes, edits[number])
         axes.set_title(f"before {noun(edits)} {number + 1}", loc="center")
         axes.set_xlim(-0.56 * widest, 0.56 * widest)
-        axes.set_xticks([])
-    columns[0].set_yticks(range(len(groups)), [shorten(group) for group in groups])
-    columns[0].set_ylim(len(groups) - 0.4, -0.6)
     return figure
 
 
-def _cells(axes: Axes, edit: Event, rows: Mapping[str, int]) -> None:
-    """Draw every channel; cells of one strength are one path, for a network may have thousands."""
-    bare(axes)
-    chosen = [proposal for proposal in edit["proposals"] if proposal["selected"]]
-    made = {(p["group"], p["channel"]): p for p in chosen}
-    strengths = _strengths(chosen)
+def _squares(axes: Axes, edit: Event) -> None:
+    """Draw every channel; all of one colour are one path, for a network may have thousands."""
+    looks = _looks_of_channels([p for p in edit["proposals"] if p["selected"]])
     paths: dict[tuple[str, float], list[Path]] = {}
-    for group, width in edit["widths_before"].items():
+    for row, (group, width) in enumerate(edit["widths_before"].items()):
         for channel in range(width):
-            proposal = made.get((group, channel))
-            look = ("body", 0.55)
-            if proposal is not None:
-                kind = "split" if proposal["copies"] else "prune"
-                look = (kind, strengths[group, channel])
-            cell = _cell(channel - width / 2, rows[group])
-            paths.setdefault(look, []).append(cell)
-    for (color, alpha), cells in paths.items():
-        body = Path.make_compound_path(*cells)
+            left, right = channel - width / 2, channel - width / 2 + 0.86
+            corners = [(left, row - 0.37), (right, row - 0.37), (right, row + 0.37)]
+            corners += [(left, row + 0.37), corners[0]]
+            look = looks.get((group, channel), ("body", 0.55))
+            paths.setdefault(look, []).append(Path(corners, closed=True))
+    for (color, alpha), squares in paths.items():
+        body = Path.make_compound_path(*squares)
         axes.add_patch(PathPatch(body, facecolor=LIGHT[color], alpha=alpha, linewidth=0))
 
 
-def _cell(left: float, row: int) -> Path:
-    right, top, bottom = left + 0.86, row - 0.37, row + 0.37
-    corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-    return Path(corners, closed=True)
-
-
-def _strengths(chosen: Sequence[Event]) -> dict[tuple[str, int], float]:
-    """How strongly to colour each edit: its rank among those of its kind, in four strengths."""
+def _looks_of_channels(chosen: Sequence[Event]) -> dict[tuple[str, int], tuple[str, float]]:
+    """Colour and opacity of each edited channel: by its rank among its kind, in four steps."""
     field = ranking_field(chosen)
-    found: dict[tuple[str, int], float] = {}
-    for pruned in (True, False):
-        alike = [proposal for proposal in chosen if (proposal["copies"] == 0) == pruned]
+    looks: dict[tuple[str, int], tuple[str, float]] = {}
+    for kind in ("prune", "split"):  # of a channel that both name, the split shows
+        alike = [p for p in chosen if (p["copies"] == 0) == (kind == "prune")]
         alike.sort(key=lambda p: _number(p[field]), reverse=field == "index")
         for rank, proposal in enumerate(alike, start=1):
-            strength = math.ceil(4 * rank / len(alike)) / 4
-            found[proposal["group"], proposal["channel"]] = round(0.2 + 0.8 * strength, 2)
-    return found
+            quarter = math.ceil(4 * rank / len(alike)) / 4
+            place = proposal["group"], proposal["channel"]
+            looks[place] = kind, round(0.2 + 0.8 * quarter, 2)
+    return looks
 
 
 # ------------------------------------------------------------------ proposals
@@ -220,10 +180,10 @@ def proposals_figure(edits: Sequence[Event]) -> Figure:
         were made take the colour of the edit, prunes the colour of prunes.
     """
     scored = [(k, edit["proposals"]) for k, edit in enumerate(edits, 1) if edit["proposals"]]
-    field = ranking_field([proposal for _, proposals in scored for proposal in proposals])
-    groups = list(edits[0]["widths_before"])
-    seen = {proposal["group"] for _, proposals in scored for proposal in proposals}
-    groups = [group for group in groups if group in seen]
+    every = [proposal for _, proposals in scored for proposal in proposals]
+    field, seen = ranking_field(every), {proposal["group"] for proposal in every}
+    groups = [group for group in edits[0]["widths_before"] if group in seen]
+    # At most four edits stand side by side; each has a tall panel and one with a row a layer below.
     columns = min(len(scored), 4)
     blocks = -(-len(scored) // columns)
     strip = 0.45 + 0.24 * len(groups)
@@ -239,18 +199,12 @@ def proposals_figure(edits: Sequence[Event]) -> Figure:
         chosen = sum(proposal["selected"] for proposal in proposals)
         # As short as four panels side by side need it.
         ranked.set_title(f"{noun(edits)} {number}: {chosen:,} of {len(proposals):,}")
-        _strips(rows, proposals, groups, field, color)
+        _by_layer(rows, proposals, groups, field, color)
         if column == 0:
             ranked.set_ylabel(_axis_name(field))
         else:
             rows.tick_params(labelleft=False)
     return figure
-
-
-def ranking_field(proposals: Sequence[Event]) -> str:
-    """What to rank proposals by: index or score where the method gives one to each, else gain."""
-    fields = ("index", "score")
-    return next((f for f in fields if all(p[f] is not None for p in proposals)), "gain")
 
 
 def _axis_name(field: str) -> str:
@@ -271,6 +225,7 @@ def _looks(proposals: Sequence[Event], color: str) -> list[tuple[np.ndarray, str
 
 
 def _ranked(axes: Axes, proposals: Sequence[Event], field: str, color: str) -> None:
+    """All proposals in order, each a bar as long as its value."""
     axes.set_visible(True)
     # The best come first: the most negative index, or the largest score or gain.
     ordered = sorted(proposals, key=lambda p: _number(p[field]), reverse=field != "index")
@@ -289,37 +244,27 @@ def _ranked(axes: Axes, proposals: Sequence[Event], field: str, color: str) -> N
     axes.set_xlabel("proposals, most promising first")
 
 
-def _strips(
-    axes: Axes, proposals: Sequence[Event], groups: Sequence[str], field: str, color: str
+def _by_layer(
+    axes: Axes, proposals: Sequence[Event], groups: list[str], field: str, color: str
 ) -> None:
+    """All proposals in the rows of their layers, each a stroke at its value."""
     axes.set_visible(True)
-    rows = {group: row for row, group in enumerate(groups)}
     values = np.array([_number(proposal[field]) for proposal in proposals])
-    places = np.array([rows[proposal["group"]] for proposal in proposals], dtype=float)
+    places = np.array([groups.index(proposal["group"]) for proposal in proposals], dtype=float)
     for mask, tint, made in _looks(proposals, color):
         half = 0.36 if made else 0.22
-        # Ticks as one path: thousands of markers would make the page heavy.
-        lower, upper = places[mask] - half, places[mask] + half
-        axes.plot(*_stems(values[mask], lower, upper), color=tint, linewidth=1.3)
+        # One broken line, since thousands of separate strokes would make the page heavy.
+        x, row = np.repeat(values[mask], 3), places[mask]
+        y = np.stack([row - half, row + half, np.full_like(row, np.nan)], axis=1).ravel()
+        axes.plot(x, y, color=tint, linewidth=1.3)
     axes.axvline(0, color=LIGHT["soft"], linewidth=0.7)
-    axes.set_yticks(range(len(groups)), [shorten(group) for group in groups])
-    axes.set_ylim(len(groups) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False, axis="y")
-    axes.set_xscale("function", functions=(_root, _square))
+    layer_rows(axes, groups)
+    # A scale of roots with their signs keeps many small values apart beside a few large ones.
+    root, square = (lambda x: np.sign(x) * np.sqrt(np.abs(x))), (lambda x: np.sign(x) * x**2)
+    axes.set_xscale("function", functions=(root, square))
     axes.set_xticks(_root_ticks(values))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
     axes.set_xlabel(f"{_axis_name(field)}, root scale".replace(" (loss)", ""))
-
-
-def _root(values: np.ndarray) -> np.ndarray:
-    roots: np.ndarray = np.sign(values) * np.sqrt(np.abs(values))
-    return roots
-
-
-def _square(values: np.ndarray) -> np.ndarray:
-    squares: np.ndarray = np.sign(values) * np.square(values)
-    return squares
 
 
 def _root_ticks(values: np.ndarray) -> list[float]:
@@ -338,12 +283,6 @@ def _root_ticks(values: np.ndarray) -> list[float]:
 
 def _number(value: float | None) -> float:
     return np.nan if value is None else float(value)
-
-
-def _stems(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Upright strokes as one broken line."""
-    gap = np.full_like(low, np.nan, dtype=float)
-    return np.repeat(x, 3), np.stack([low, high, gap], axis=1).ravel()
 
 
 # ------------------------------------------------------------------ family trees
@@ -377,25 +316,24 @@ def _tree(axes: Axes, tree: Lineage, height: float, edits: int) -> None:
     """Draw one tree into a panel of this height in inches."""
     bare(axes)
     pitch = min(0.14, height / tree.extent)  # inches for one leaf
-    strokes: dict[int, list[Path]] = {}
+    branches: dict[int, list[Path]] = {}
     for level in range(edits):
         for channel, offspring in enumerate(tree.children(level)):
             start = tree.heights[level][channel]
             for child in offspring:
-                curve = _branch(level, start, tree.heights[level + 1][child])
-                strokes.setdefault(tree.born[level + 1][child], []).append(curve)
+                # From a channel to one of the next level, leaving and arriving horizontally.
+                end = tree.heights[level + 1][child]
+                middle = level + 0.5
+                points = [(level, start), (middle, start), (middle, end), (level + 1, end)]
+                curve = Path(points, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
+                branches.setdefault(tree.born[level + 1][child], []).append(curve)
             if not offspring:
                 axes.plot([level], [start], "x", color=LIGHT["soft"], markersize=3.5)
-    for birth, paths in sorted(strokes.items()):
-        axes.add_patch(
-            PathPatch(
-                Path.make_compound_path(*paths),
-                fill=False,
-                edgecolor=round_color(birth, edits) if birth else LIGHT["quiet"],
-                linewidth=min(1.6, max(0.35, 72 * pitch * 0.28)),
-                capstyle="round",
-            )
-        )
+    for birth, paths in sorted(branches.items()):
+        color = round_color(birth, edits) if birth else LIGHT["quiet"]
+        line = {"linewidth": min(1.6, max(0.35, 72 * pitch * 0.28)), "capstyle": "round"}
+        body = Path.make_compound_path(*paths)
+        axes.add_patch(PathPatch(body, fill=False, edgecolor=color, **line))
     widths = [len(level) for level in tree.heights]
     axes.set_title(f"{shorten(tree.group, 19)}: {widths[0]} → {widths[-1]}", fontsize=9)
     axes.set_xlim(-0.08, edits + 0.08)
@@ -404,9 +342,3 @@ def _tree(axes: Axes, tree: Lineage, height: float, edits: int) -> None:
     numbers = range(0, edits + 1, -(-edits // 6))
     axes.xaxis.tick_top()
     axes.set_xticks(numbers, ["seed", *(f"{number}" for number in numbers[1:])])
-
-
-def _branch(level: int, start: float, end: float) -> Path:
-    """From a channel to one of the next level, leaving and arriving level."""
-    points = [(level, start), (level + 0.5, start), (level + 0.5, end), (level + 1, end)]
-    return Path(points, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])

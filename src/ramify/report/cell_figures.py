@@ -4,7 +4,6 @@
 """
 
 import itertools
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.patches import PathPatch, Polygon
+from matplotlib.patches import BoxStyle, Ellipse, FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
-from ramify.report.layered import Arrow, Drawing, Point, layered
+from ramify.report.cell_layout import Arrow, Point, layered
 from ramify.report.theme import LIGHT, canvas, themed
 
 POINTS = 72.0  # an inch
@@ -28,7 +27,9 @@ FONT, SMALL = 9.5, 8.5
 PADDING = (9.0, 5.0)  # of a label, to each side and above and below it
 NODE = 27.0  # across
 MARGIN = 10.0
-HEAD = (8.5, 6.2)  # of an arrow: length and width
+HEAD = (8.5, 3.1)  # of an arrow: length and half its width
+CENTRED: dict[str, Any] = {"ha": "center", "va": "center_baseline", "zorder": 4}
+DOTS: Any = (0, (2, 2.4))
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1, 1.4)), (0, (5, 1.4, 1, 1.4)))
 
 KINDS = {
@@ -107,96 +108,70 @@ def cell_figure(nodes: Sequence[str], wires: Sequence[Wire]) -> Figure:
     Returns:
         A figure as large as the drawing.
     """
-    order = {name: number for number, name in enumerate(nodes)}
-    boxes = [(max(NODE, _width(name, FONT) + 2 * PADDING[0]), NODE) for name in nodes]
-    arrows = [
-        Arrow(order[wire.source], order[wire.target], _label_size(wire.operation)) for wire in wires
-    ]
-    drawn = layered(boxes, arrows)
+    number = {name: place for place, name in enumerate(nodes)}
+    labels = [in_words(wire.operation) if wire.operation else None for wire in wires]
+    sizes = [(_width(label, SMALL), SMALL + 2 * PADDING[1]) if label else None for label in labels]
+    boxes = [(max(NODE, _width(name, FONT)), NODE) for name in nodes]
+    ends = [(number[wire.source], number[wire.target]) for wire in wires]
+    drawn = layered(boxes, [Arrow(*pair, size) for pair, size in zip(ends, sizes, strict=True)])
     width, height = (side + 2 * MARGIN for side in drawn.size)
     figure = Figure(figsize=(width / POINTS, height / POINTS))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(-MARGIN, drawn.size[0] + MARGIN)
     axes.set_ylim(drawn.size[1] + MARGIN, -MARGIN)
-    for number in sorted(range(len(wires)), key=lambda n: wires[n].operation is not None):
-        _draw_wire(axes, drawn, number, wires[number].operation, order[wires[number].target])
-    for name, box, centre in zip(nodes, boxes, drawn.nodes, strict=True):
-        _draw_node(axes, name, box, centre, not name.isdigit())
+    for wire, path in zip(wires, drawn.paths, strict=True):
+        _draw_arrow(axes, path, operation_kind(wire.operation) if wire.operation else None)
+    for wire, label, at, size in zip(wires, labels, drawn.labels, sizes, strict=True):
+        if wire.operation and label and at and size:
+            _draw_label(axes, at, size, label, LIGHT[f"op-{operation_kind(wire.operation)}"])
+    for name, at, box in zip(nodes, drawn.nodes, boxes, strict=True):
+        # States are numbered; what the cell reads and returns stands out.
+        face, ink = ("card", "ink") if name.isdigit() else ("soft", "card")
+        style: dict[str, Any] = {"edgecolor": LIGHT["soft"], "linewidth": 1.3, "zorder": 3}
+        axes.add_patch(Ellipse(at, *box, facecolor=LIGHT[face], **style))
+        axes.text(*at, name, fontsize=FONT, color=LIGHT[ink], **CENTRED)
     return figure
 
 
-def _label_size(operation: str | None) -> tuple[float, float] | None:
-    if operation is None:
-        return None
-    return _width(in_words(operation), SMALL) + 2 * PADDING[0], SMALL + 2 * PADDING[1]
-
-
 def _width(text: str, size: float) -> float:
+    """Width of a text with room to both sides."""
     font = FontProperties(family="DejaVu Sans")
-    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width)
+    extents = TextPath((0, 0), text, size=size, prop=font).get_extents()
+    return float(extents.width) + 2 * PADDING[0]
 
 
-def _draw_wire(axes: Axes, drawn: Drawing, number: int, operation: str | None, target: int) -> None:
-    """An edge with its head, and its label over it."""
-    color = LIGHT["quiet"] if operation is None else LIGHT[f"op-{operation_kind(operation)}"]
-    stretches, faint = drawn.paths[number], operation is None or operation_kind(operation) == "none"
-    tip = _touching(drawn.nodes[target], stretches[-1][1])
-    base = (tip[0] - HEAD[0], tip[1])
-    style: dict[str, Any] = {"linewidth": 1.1 if faint else 1.7, "edgecolor": color}
-    if operation is not None and faint:
-        style["linestyle"] = (0, (2, 2.4))
-    start = min(stretches[-1][0][0], base[0]), base[1]
-    outline = _curve([*stretches[:-1], (start, base)])
-    axes.add_patch(PathPatch(outline, facecolor="none", capstyle="butt", zorder=1, **style))
-    half = HEAD[1] / 2
-    head = [tip, (base[0] - 0.5, base[1] - half), (base[0] - 0.5, base[1] + half)]
-    axes.add_patch(Polygon(head, closed=True, facecolor=color, edgecolor="none", zorder=2))
-    centre, size = drawn.labels[number], _label_size(operation)
-    if operation is not None and centre is not None and size is not None:
-        for face, opacity in ((LIGHT["card"], 1.0), (color, 0.12)):
-            _box(axes, centre, size, {"facecolor": face, "alpha": opacity, "edgecolor": "none"})
-        _box(axes, centre, size, {"facecolor": "none", "edgecolor": color, "linewidth": 1.1})
-        _text(axes, centre, in_words(operation), SMALL, LIGHT["ink"])
-
-
-def _curve(stretches: Sequence[tuple[Point, Point]]) -> Outline:
-    """Straight stretches joined by curves that leave and enter horizontally."""
-    points, codes = [stretches[0][0], stretches[0][1]], [Outline.MOVETO, Outline.LINETO]
+def _draw_arrow(axes: Axes, stretches: Sequence[tuple[Point, Point]], kind: str | None) -> None:
+    """Straight stretches joined by curves that leave and enter horizontally, and a head."""
+    points, codes = [*stretches[0]], [Outline.MOVETO, Outline.LINETO]
     for (_, left), (right, end) in itertools.pairwise(stretches):
         middle = (left[0] + right[0]) / 2
         points += [(middle, left[1]), (middle, right[1]), right, end]
         codes += [Outline.CURVE4] * 3 + [Outline.LINETO]
-    return Outline(points, codes)
+    # The line ends inside the head, which is drawn apart so that dashes leave it whole.
+    (x, y), (length, half) = points[-1], HEAD
+    points[-1] = (x - length / 2, y)
+    color = LIGHT[f"op-{kind}" if kind else "quiet"]
+    faint = {"linewidth": 1.1, "zorder": 0} if kind is None else {"linewidth": 1.7, "zorder": 1}
+    style: dict[str, Any] = faint | (
+        {"linewidth": 1.1, "linestyle": DOTS} if kind == "none" else {}
+    )
+    line = Outline(points, codes)
+    axes.add_patch(PathPatch(line, facecolor="none", edgecolor=color, capstyle="butt", **style))
+    head = [(x, y), (x - length, y - half), (x - length, y + half)]
+    axes.add_patch(Polygon(head, facecolor=color, edgecolor="none", zorder=2 if kind else 0))
 
 
-def _touching(centre: Point, tip: Point) -> Point:
-    """Where an edge that comes in beside the middle meets the round side of a node."""
-    rise = tip[1] - centre[1]
-    return tip[0] + NODE / 2 - math.sqrt(NODE**2 / 4 - rise**2), tip[1]
-
-
-def _draw_node(axes: Axes, name: str, size: tuple[float, float], at: Point, end: bool) -> None:
-    face = LIGHT["soft"] if end else LIGHT["card"]
-    style = {"facecolor": face, "edgecolor": LIGHT["soft"], "linewidth": 1.3, "zorder": 3}
-    _box(axes, at, size, style)
-    _text(axes, at, name, FONT, LIGHT["card" if end else "ink"])
-
-
-def _box(axes: Axes, centre: Point, size: tuple[float, float], style: dict[str, Any]) -> None:
-    """A box whose left and right sides are half circles."""
-    half, radius = size[0] / 2 - size[1] / 2, size[1] / 2
-    arc = Outline.arc(-90, 90)
-    turn, codes = radius * np.asarray(arc.vertices), np.asarray(arc.codes).tolist()
-    right, left = turn + np.array([half, 0]), -turn - np.array([half, 0])
-    codes += [Outline.LINETO, *codes[1:], Outline.CLOSEPOLY]
-    outline = Outline(np.concatenate([right, left, right[:1]]) + centre, codes)
-    axes.add_patch(PathPatch(outline, **({"zorder": 3} | style)))
-
-
-def _text(axes: Axes, at: Point, text: str, size: float, color: str) -> None:
-    place: dict[str, Any] = {"ha": "center", "va": "center_baseline", "zorder": 4}
-    axes.text(*at, text, fontsize=size, color=color, **place)
+def _draw_label(axes: Axes, at: Point, size: tuple[float, float], text: str, color: str) -> None:
+    """A rounded box over the edge, tinted in the colour of the edge, with a text in it."""
+    corner = at[0] - size[0] / 2, at[1] - size[1] / 2
+    shape = BoxStyle("Round", pad=0, rounding_size=size[1] / 2)
+    for style in (
+        {"facecolor": LIGHT["card"], "edgecolor": color},
+        {"facecolor": color, "alpha": 0.12},
+    ):
+        axes.add_patch(FancyBboxPatch(corner, *size, boxstyle=shape, zorder=3, **style))
+    axes.text(*at, text, fontsize=SMALL, color=LIGHT["ink"], **CENTRED)
 
 
 # ---------------------------------------------------------------------------- over time

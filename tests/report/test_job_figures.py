@@ -1,3 +1,5 @@
+"""Figures of how one network took its shape show what its edits say."""
+
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -6,37 +8,21 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.path import Path as MplPath
 from matplotlib.text import Text
 
-from ramify.report.figures import (
-    arms_figure,
-    gains_figure,
-    measured_gain,
-    noun,
-    progress_figure,
-    tick,
-)
-from ramify.report.shapes import (
+from ramify.report.events import noun, ranking_field
+from ramify.report.job_figures import (
     channels_figure,
     lineage_figure,
     proposals_figure,
-    ranking_field,
     remaining_figure,
-    shorten,
     widths_figure,
 )
-from ramify.report.theme import LIGHT
+from ramify.report.theme import LIGHT, shorten
 
 Events = list[dict[str, Any]]
-RUN_FIGURES = [progress_figure, arms_figure, gains_figure]
 JOB_FIGURES = [widths_figure, channels_figure, proposals_figure, lineage_figure]
-
-
-@pytest.fixture
-def edits(events: Events) -> Events:
-    return [event for event in events if event["event"] == "edit" and event["job"] == "grown-0"]
 
 
 def texts(figure: Figure) -> list[str]:
@@ -46,20 +32,6 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in found if text.get_visible() and text.get_text()]
 
 
-def points(line: Line2D) -> list[tuple[float, float]]:
-    """The points of a line."""
-    return list(zip(np.asarray(line.get_xdata()), np.asarray(line.get_ydata()), strict=True))
-
-
-@pytest.mark.parametrize("draw", RUN_FIGURES)
-def test_figures_of_a_run_leave_settings_alone(
-    draw: Callable[[Sequence[Any]], Figure], events: Events
-) -> None:
-    before = dict(matplotlib.rcParams)
-    assert draw(events).axes
-    assert dict(matplotlib.rcParams) == before
-
-
 @pytest.mark.parametrize("draw", JOB_FIGURES)
 def test_figures_of_a_job_leave_settings_alone(
     draw: Callable[[Sequence[Any]], Figure], edits: Events
@@ -67,23 +39,6 @@ def test_figures_of_a_job_leave_settings_alone(
     before = dict(matplotlib.rcParams)
     assert draw(edits).axes
     assert dict(matplotlib.rcParams) == before
-
-
-def test_progress_draws_every_job_and_every_split(events: Events, edits: Events) -> None:
-    figure = progress_figure(events)
-    accuracy, params = figure.axes
-    curves = [points(line) for line in accuracy.lines if len(points(line)) > 2]
-    assert len(curves) == 12
-    first = [event for event in events if event["job"] == "grown-0" and event["event"] == "epoch"]
-    assert curves[0] == [(epoch["step"], 100 * epoch["test_accuracy"]) for epoch in first]
-    stairs = dict(points(params.lines[0]))
-    for edit in edits:
-        assert stairs[edit["step"]] == edit["params_after"]
-    assert {"split 1", "split 2", "split 3", "grown", "wide"} <= set(texts(figure))
-
-
-def test_progress_of_one_epoch_is_a_dot(events: Events) -> None:
-    assert progress_figure(events[:1]).axes[0].lines[0].get_marker() == "o"
 
 
 def test_widths_are_written_beside_the_bars(edits: Events) -> None:
@@ -178,7 +133,7 @@ def test_prunes_have_their_own_colour(edits: Events) -> None:
     assert colours[1] != colours[2]
 
 
-def test_every_channel_is_a_cell_in_the_colour_of_its_fate(edits: Events) -> None:
+def test_every_channel_is_a_square_in_the_colour_of_what_becomes_of_it(edits: Events) -> None:
     figure = channels_figure([mixed(edits[0]), edits[1]])
     assert [axes.get_title() for axes in figure.axes] == ["before edit 1", "before edit 2"]
     cells: dict[Any, int] = {}
@@ -199,25 +154,6 @@ def test_lineage_names_layers_with_their_widths(edits: Events) -> None:
         assert f"{group}: {width} → {edits[-1]['widths_after'][group]}" in shown
 
 
-def test_measured_gain(edits: Events) -> None:
-    edit = {"predicted_gain": 0.1, "loss_before": 1.0, "loss_after": 0.75}
-    assert measured_gain(edit) == 0.25
-    assert measured_gain({**edit, "loss_after": None}) is None
-
-
-def test_gains_skip_edits_without_measurement(events: Events) -> None:
-    edits = [event for event in events if event["event"] == "edit"]
-    figure = gains_figure([{**edits[0], "loss_before": None}, *edits[1:]])
-    drawn = [line for line in figure.axes[0].lines if len(points(line)) == 1]
-    assert len(drawn) == len(edits) - 1
-
-
-def test_short_texts() -> None:
-    assert shorten("conv1") == "conv1"
-    assert len(shorten("a" * 100)) == 24
-    assert [tick(value) for value in (0, 1500, 1e6, 2.5e6)] == ["0", "1,500", "1 M", "2.5 M"]
-
-
 def test_remaining_shares_are_means_over_networks(edits: Events) -> None:
     before, after = {"a": 10, "b": 4, "head": 3}, [{"a": 5, "b": 4}, {"a": 2, "b": 1}]
     proposals = [{"group": group} for group in "ab"]
@@ -233,3 +169,8 @@ def test_remaining_shares_are_means_over_networks(edits: Events) -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert [text.get_text() for text in axes.texts] == ["3.5 of 10", "2.5 of 4"]
     assert not remaining_figure(cuts[:1]).axes[0].lines
+
+
+def test_long_names_are_cut_short() -> None:
+    assert shorten("conv1") == "conv1"
+    assert len(shorten("a" * 100)) == 24

@@ -3,7 +3,7 @@
 The k-th edit of a job is called split k, prune k, or edit k where a job does both.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ramify.report.reader import Event
-from ramify.report.tables import ARMS, statistic, unit_of
-from ramify.report.theme import LIGHT, MAIN, arm_color, canvas, round_color, themed
+from ramify.report.events import MAIN, Event, arms_of, by_job, measured_gain, noun, of_kind
+from ramify.report.tables import statistic, unit_of
+from ramify.report.theme import LIGHT, arm_color, canvas, round_color, themed
 
 _DASHES: dict[str, Any] = {
     "seed": (0, (1, 1.6)),
@@ -26,34 +26,8 @@ _COUNTS = FuncFormatter(lambda value, _: tick(value))
 _MARKERS = "osD^vPX*"
 
 
-def kinds(events: Iterable[Event], kind: str) -> list[Event]:
-    """The events of one kind, in order."""
-    return [event for event in events if event["event"] == kind]
-
-
-def by_job(events: Iterable[Event]) -> dict[str, list[Event]]:
-    """The events of each job, jobs in order of appearance."""
-    jobs: dict[str, list[Event]] = {}
-    for event in events:
-        jobs.setdefault(event["job"], []).append(event)
-    return jobs
-
-
-def noun(edits: Iterable[Event]) -> str:
-    """What to call an edit: a split or a prune where all are of one kind."""
-    chosen = [p for edit in edits for p in edit["proposals"] if p["selected"]]
-    pruned = {proposal["copies"] == 0 for proposal in chosen}
-    return {(True,): "prune", (False,): "split"}.get(tuple(pruned), "edit" if pruned else "split")
-
-
-def arms_of(events: Iterable[Event]) -> list[str]:
-    """The arms that appear, in the order of the table."""
-    seen = dict.fromkeys(event["arm"] for event in events if "arm" in event)
-    return [arm for arm in ARMS if arm in seen] + [arm for arm in seen if arm not in ARMS]
-
-
 def tick(value: float) -> str:
-    """Write a count as briefly as an axis wants it.
+    """Write a count as briefly as an axis needs it.
 
     Args:
         value: the count.
@@ -85,63 +59,52 @@ def progress_figure(events: Sequence[Event]) -> Figure:
     figure = canvas(5.4)
     accuracy, params = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     for job in by_job(events).values():
-        epochs = kinds(job, "epoch")
-        if epochs:
+        if epochs := of_kind(job, "epoch"):
             style = _line_style(epochs[0]["arm"])
-            shares = [100 * epoch["test_accuracy"] for epoch in epochs]
+            percents = [100 * epoch["test_accuracy"] for epoch in epochs]
             alone = {"marker": "o", "markersize": 4} if len(epochs) == 1 else {}
-            accuracy.plot([epoch["step"] for epoch in epochs], shares, **style, **alone)
-            params.plot(*_staircase(job), drawstyle="steps-post", **style)
+            accuracy.plot([epoch["step"] for epoch in epochs], percents, **style, **alone)
+            params.plot(*_sizes(job), drawstyle="steps-post", **style)
     _mark_edits(accuracy, params, events)
     accuracy.set_ylabel("test accuracy (%)")
     params.set_ylabel("parameters")
-    params.yaxis.set_major_formatter(_COUNTS)
+    params.set_xlabel("training steps (batches)")
+    for axis in (params.xaxis, params.yaxis):
+        axis.set_major_formatter(_COUNTS)
     params.margins(y=0.1)
     params.set_ylim(bottom=0)
     params.set_xlim(left=0)
-    params.set_xlabel("training steps (batches)")
-    params.xaxis.set_major_formatter(_COUNTS)
     lines = [Line2D([], [], label=arm, **_line_style(arm)) for arm in arms_of(events)]
     figure.legend(handles=lines, loc="outside upper right", ncols=len(lines), handlelength=3)
     return figure
 
 
 def _line_style(arm: str) -> dict[str, Any]:
-    strong = arm in MAIN
-    return {
-        "color": arm_color(arm),
-        "linestyle": _DASHES.get(arm, "-"),
-        "linewidth": 1.8 if strong else 1.2,
-        "alpha": 1.0 if strong else 0.7,
-        "zorder": 3 if strong else 2,
-    }
+    color, dashes = arm_color(arm), _DASHES.get(arm, "-")
+    if arm in MAIN:
+        return {"color": color, "linestyle": dashes, "linewidth": 1.8, "zorder": 3}
+    return {"color": color, "linestyle": dashes, "linewidth": 1.2, "zorder": 2, "alpha": 0.7}
 
 
-def _staircase(job: Sequence[Event]) -> tuple[list[int], list[int]]:
-    """Steps and parameters of a job, with the exact moment of each edit."""
-    steps, params = [0], [0]
-    for event in job:
-        if event["event"] == "epoch":
-            steps.append(event["step"])
-            params.append(event["params"])
-        elif event["event"] == "edit":
-            steps.append(event["step"])
-            params.append(event["params_after"])
-    first = next(event for event in job if event["event"] in ("epoch", "edit"))
-    params[0] = first["params"] if first["event"] == "epoch" else first["params_before"]
-    return steps, params
+def _sizes(job: Sequence[Event]) -> tuple[list[int], list[int]]:
+    """Steps at which the size of a network is known, and its parameters from there on."""
+    known = {"epoch": "params", "edit": "params_after"}
+    moments = [event for event in job if event["event"] in known]
+    first = moments[0].get("params_before", moments[0].get("params"))
+    sizes = [event[known[event["event"]]] for event in moments]
+    return [0, *(event["step"] for event in moments)], [first, *sizes]
 
 
 def _mark_edits(accuracy: Axes, params: Axes, events: Sequence[Event]) -> None:
-    edits = by_job(kinds(events, "edit"))
-    for step in {edit["step"] for job in edits.values() for edit in job}:
+    """Draw a line at each step of an edit, numbered as the edits of the first job."""
+    edits = of_kind(events, "edit")
+    for step in {edit["step"] for edit in edits}:
         for axes in (accuracy, params):
             axes.axvline(step, color=LIGHT["accent"], linewidth=0.8, alpha=0.45, zorder=1)
-    first = next(iter(edits.values()), [])
-    name = noun(first)
+    first = next(iter(by_job(edits).values()), [])
     for number, edit in enumerate(first, start=1):
         accuracy.annotate(
-            f"{name} {number}" if len(first) <= 6 else f"{number}",
+            f"{noun(first)} {number}" if len(first) <= 6 else f"{number}",
             (edit["step"], 1),
             xycoords=("data", "axes fraction"),
             xytext=(0, 3),
@@ -165,18 +128,17 @@ def arms_figure(events: Sequence[Event]) -> Figure:
     Returns:
         One panel: a dot for each seed, the mean as a bar, the sample deviation as a line.
     """
-    results = kinds(events, "result")
+    results = of_kind(events, "result")
     arms = arms_of(results)
     figure = canvas(0.75 + 0.36 * len(arms))
     axes = figure.subplots()
     for row, arm in enumerate(arms):
-        shares = [100 * result["test_accuracy"] for result in results if result["arm"] == arm]
-        stat, color = statistic(shares), arm_color(arm)
-        spread = stat["sd"] or 0.0
-        ends = [stat["mean"] - spread, stat["mean"] + spread]
-        axes.plot(ends, [row, row], color=color, linewidth=5, alpha=0.25)
-        axes.plot([stat["mean"]], [row], "|", color=color, markersize=15, markeredgewidth=2.2)
-        axes.plot(shares, [row] * len(shares), "o", color=color, markersize=5, alpha=0.8)
+        percents = [100 * result["test_accuracy"] for result in results if result["arm"] == arm]
+        stat, color = statistic(percents), arm_color(arm)
+        mean, spread = stat["mean"], stat["sd"] or 0.0
+        axes.plot([mean - spread, mean + spread], [row, row], color=color, linewidth=5, alpha=0.25)
+        axes.plot([mean], [row], "|", color=color, markersize=15, markeredgewidth=2.2)
+        axes.plot(percents, [row] * len(percents), "o", color=color, markersize=5, alpha=0.8)
     axes.set_yticks(range(len(arms)), arms, fontsize=9.5, color=LIGHT["ink"])
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -200,22 +162,20 @@ def gains_figure(events: Sequence[Event]) -> Figure:
     Returns:
         Two panels: measured against predicted, and both over the edits, a marker for each job.
     """
-    jobs = by_job(kinds(events, "edit"))
+    jobs = by_job(of_kind(events, "edit"))
     figure = canvas(3.5)
     against, over = figure.subplots(1, 2, width_ratios=(1, 1.35))
     most = max(len(edits) for edits in jobs.values())
     spots: list[tuple[float, float]] = []
     for place, edits in enumerate(jobs.values()):
+        # The jobs stand side by side around the number of the edit.
         shift = 0.5 * (place - (len(jobs) - 1) / 2) / len(jobs)
         for number, edit in enumerate(edits, start=1):
             gain = measured_gain(edit)
             if gain is not None:
                 spots.append((edit["predicted_gain"], gain))
-                look = {
-                    "marker": _MARKERS[place % len(_MARKERS)],
-                    "color": round_color(number, most),
-                }
-                _gain_pair(against, over, spots[-1], number + shift, look)
+                color = round_color(number, most)
+                _gain_pair(against, over, spots[-1], number + shift, color, _marker(place))
     _identity(against, spots)
     over.axhline(0, color=LIGHT["soft"], linewidth=0.7)
     name = noun(edit for edits in jobs.values() for edit in edits)
@@ -227,22 +187,17 @@ def gains_figure(events: Sequence[Event]) -> Figure:
     against.set_xlabel("predicted decrease of the training loss")
     against.set_ylabel("measured decrease")
     plain: dict[str, Any] = {"color": LIGHT["soft"], "linestyle": ""}
-    marks = [_MARKERS[place % len(_MARKERS)] for place in range(len(jobs))]
     names = [
-        Line2D([], [], marker=mark, label=job, **plain)
-        for mark, job in zip(marks, jobs, strict=True)
+        *(Line2D([], [], marker=_marker(k), label=job, **plain) for k, job in enumerate(jobs)),
+        Line2D([], [], marker="o", markerfacecolor=LIGHT["card"], label="predicted", **plain),
+        Line2D([], [], label="measured as predicted", **_EQUAL),
     ]
-    hollow = Line2D([], [], marker="o", markerfacecolor=LIGHT["card"], label="predicted", **plain)
-    names += [hollow, Line2D([], [], label="measured as predicted", **_EQUAL)]
     figure.legend(handles=names, loc="outside upper right", ncols=len(names))
     return figure
 
 
-def measured_gain(edit: Event) -> float | None:
-    """By how much an edit lowered the loss; None where prediction or measurement is missing."""
-    if None in (edit["predicted_gain"], edit["loss_before"], edit["loss_after"]):
-        return None
-    return float(edit["loss_before"]) - float(edit["loss_after"])
+def _marker(place: int) -> str:
+    return _MARKERS[place % len(_MARKERS)]
 
 
 def _gain_pair(
@@ -250,14 +205,16 @@ def _gain_pair(
     over: Axes,
     spot: tuple[float, float],
     place: float,
-    look: dict[str, Any],
+    color: str,
+    marker: str,
 ) -> None:
+    """One edit in both panels: hollow what was predicted, filled what was measured."""
     predicted, measured = spot
-    color = look["color"]
     over.plot([place, place], [predicted, measured], color=color, linewidth=1.2, alpha=0.6)
-    over.plot([place], [predicted], markersize=6, markerfacecolor=LIGHT["card"], **look)
-    over.plot([place], [measured], markersize=6, **look)
-    against.plot([predicted], [measured], markersize=6.5, **look)
+    look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 6}
+    over.plot([place], [predicted], markerfacecolor=LIGHT["card"], **look)
+    over.plot([place], [measured], **look)
+    against.plot([predicted], [measured], **look | {"markersize": 6.5})
 
 
 def _identity(axes: Axes, spots: Sequence[tuple[float, float]]) -> None:

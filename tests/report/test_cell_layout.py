@@ -1,21 +1,15 @@
-"""Drawings of cells: nothing lies on anything else, and a figure shows what it was given."""
+"""Layouts of cells: nothing lies on anything else, and every edge leads where it should."""
 
 import itertools
 import random
-import re
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from ramify.report.cells import Wire, cell_figure, mixing_figure
-from ramify.report.layered import Arrow, Drawing, layered
-from ramify.report.svg import inline_svg, standalone_svg
-from ramify.report.theme import DARK, LIGHT
+from ramify.report.cell_layout import Arrow, Drawing, layered
 
 Box = tuple[float, float, float, float]
 NODE, LABEL = (27.0, 27.0), (90.0, 18.0)
-OPERATIONS = ("none", "skip_connect", "avg_pool_3x3", "sep_conv_3x3", "own_thing")
 
 
 def drawn_cell(seed: int, nodes: int, dense: bool) -> tuple[list[Arrow], Drawing]:
@@ -104,61 +98,15 @@ def test_a_diamond_has_no_crossing_and_is_symmetric() -> None:
     assert (drawn.labels[0][1] < drawn.labels[1][1]) == (one < two)
 
 
+def test_an_input_that_nothing_reads_is_drawn() -> None:
+    drawn = layered([NODE] * 4, [Arrow(0, 2, LABEL), Arrow(2, 3, None)])
+    first, unread, state, end = (box(at, NODE) for at in drawn.nodes)
+    assert first[0] == unread[0] < state[0] < end[0]
+    assert unread[1] >= first[3] or first[1] >= unread[3]
+    assert len(drawn.paths) == 2
+
+
 def test_the_first_input_stands_above_the_second() -> None:
     for seed in range(6):
         _, drawn = drawn_cell(seed, 4, dense=False)
         assert drawn.nodes[0][1] < drawn.nodes[1][1]
-
-
-def cell() -> tuple[list[str], list[Wire]]:
-    nodes = ["c₀", "0", "1", "cₖ"]
-    wires = [Wire("c₀", "0", name) for name in OPERATIONS[:3]]
-    wires += [Wire("0", "1", "sep_conv_3x3"), Wire("c₀", "1", "own_thing")]
-    return nodes, [*wires, Wire("0", "cₖ", None), Wire("1", "cₖ", None)]
-
-
-def test_the_figure_names_nodes_and_operations() -> None:
-    svg = inline_svg(cell_figure(*cell()), "cell", "a cell")
-    texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
-    assert sorted(texts) == sorted(
-        ["c₀", "0", "1", "cₖ", "none", "skip", "avg pool 3×3", "sep conv 3×3", "own thing"]
-    )
-    for kind in ("none", "skip", "avg", "sep", "other"):
-        assert f"var(--op-{kind})" in svg
-
-
-def test_a_file_of_its_own_has_both_palettes() -> None:
-    text = standalone_svg(cell_figure(*cell()), "a <cell>")
-    root = ElementTree.fromstring(text)
-    assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    assert "var(" not in text
-    assert "a &lt;cell&gt;" in text
-    for role in ("card", "ink", "op-sep", "op-skip"):
-        assert f"fill: {LIGHT[role]}" in text or f"stroke: {LIGHT[role]}" in text
-        assert DARK[role] in text
-
-
-def test_mixing_weights_over_time() -> None:
-    edges = [("a", "0"), ("b", "0"), ("a", "1"), ("b", "1"), ("0", "1")]
-    draw = np.random.default_rng(0)
-    weights = draw.dirichlet(np.ones(3), size=(7, 5))
-    names = ["none", "skip_connect", "sep_conv_3x3"]
-    figure = mixing_figure(edges, names, weights.tolist(), {("b", "1"): "sep_conv_3x3"})
-    panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.axison}
-    assert list(panels) == ["a → 0", "b → 0", "a → 1", "b → 1", "0 → 1"]
-    for number, axes in enumerate(panels.values()):
-        drawn = np.array([line.get_ydata() for line in axes.lines])
-        np.testing.assert_allclose(drawn.T, weights[:, number])
-        low, high = axes.get_ylim()
-        assert low < drawn.min() <= drawn.max() < high
-    widths = [line.get_linewidth() for line in panels["b → 1"].lines]
-    assert widths[2] > widths[0] == widths[1]
-    assert len({line.get_linewidth() for line in panels["a → 1"].lines}) == 1
-
-
-def test_operations_of_one_kind_are_told_apart() -> None:
-    names = ["nor_conv_1x1", "nor_conv_3x3", "grouped_conv_3x3", "skip_connect"]
-    weights = np.full((2, 1, 4), 0.25).tolist()
-    figure = mixing_figure([("a", "0")], names, weights, {})
-    looks = {repr((line.get_color(), line._dash_pattern)) for line in figure.axes[0].lines}
-    assert len(looks) == len(names)

@@ -1,0 +1,71 @@
+"""What tables, figures and texts ask of the events of a run.
+
+A *job* is the training of one network with one seed, an *arm* what all jobs of a kind have in
+common, such as ``grown`` or ``seed``.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Event = Mapping[str, Any]
+
+ARMS: dict[str, str] = {
+    "seed": "The network the run began with, trained for just as many steps, never grown.",
+    "grown": "Began as the seed network; its channels were split or pruned where that paid.",
+    "scratch": "The grown network's final shape with fresh weights, trained for as many steps.",
+    "wide": "The seed network scaled by the same factor everywhere, to about the grown network's "
+    "parameters, trained for as many steps.",
+    "baseline": "The full network, trained before the search for its widths.",
+    "scored": "The full network after the search that scored its channels, before the cut.",
+    "pruned": "What the cut left of the scored network, fine-tuned.",
+    "retrained": "What the run arrived at, with fresh weights, trained by ramify retrain.",
+}
+"""The arms of a run in the order of the table, each explained in plain words."""
+
+MAIN = ("grown", "pruned")
+"""The arms that runs are about; they stand out."""
+
+
+def of_kind(events: Iterable[Event], kind: str) -> list[Event]:
+    """The events of one kind, in order."""
+    return [event for event in events if event["event"] == kind]
+
+
+def by_job(events: Iterable[Event]) -> dict[str, list[Event]]:
+    """The events of each job, jobs in order of appearance."""
+    jobs: dict[str, list[Event]] = {}
+    for event in events:
+        jobs.setdefault(event["job"], []).append(event)
+    return jobs
+
+
+def arms_of(events: Iterable[Event]) -> list[str]:
+    """The arms that appear, in the order of the table."""
+    seen = dict.fromkeys(event["arm"] for event in events if "arm" in event)
+    return [arm for arm in ARMS if arm in seen] + [arm for arm in seen if arm not in ARMS]
+
+
+def noun(edits: Iterable[Event]) -> str:
+    """What to call an edit: a split or a prune where all are of one kind."""
+    chosen = [p for edit in edits for p in edit["proposals"] if p["selected"]]
+    pruned = {proposal["copies"] == 0 for proposal in chosen}
+    return {(True,): "prune", (False,): "split"}.get(tuple(pruned), "edit" if pruned else "split")
+
+
+def channels_changed(edits: Iterable[Event]) -> dict[str, int]:
+    """How many channels were split and how many pruned, by these two words."""
+    copies = [p["copies"] for edit in edits for p in edit["proposals"] if p["selected"]]
+    return {"split": len(copies) - copies.count(0), "pruned": copies.count(0)}
+
+
+def measured_gain(edit: Event) -> float | None:
+    """By how much an edit lowered the loss; None where prediction or measurement is missing."""
+    if None in (edit["predicted_gain"], edit["loss_before"], edit["loss_after"]):
+        return None
+    return float(edit["loss_before"]) - float(edit["loss_after"])
+
+
+def ranking_field(proposals: Sequence[Event]) -> str:
+    """What to rank proposals by: index or score where the method gives one to each, else gain."""
+    fields = ("index", "score")
+    return next((f for f in fields if all(p[f] is not None for p in proposals)), "gain")

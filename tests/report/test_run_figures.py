@@ -1,0 +1,65 @@
+"""Figures of a whole run show what its events say."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+
+from ramify.report.run_figures import arms_figure, gains_figure, progress_figure, tick
+
+Events = list[dict[str, Any]]
+RUN_FIGURES = [progress_figure, arms_figure, gains_figure]
+
+
+def texts(figure: Figure) -> list[str]:
+    """Every text that is drawn, after laying the figure out."""
+    figure.draw_without_rendering()
+    found: list[Any] = figure.findobj(Text)
+    return [text.get_text() for text in found if text.get_visible() and text.get_text()]
+
+
+def points(line: Line2D) -> list[tuple[float, float]]:
+    """The points of a line."""
+    return list(zip(np.asarray(line.get_xdata()), np.asarray(line.get_ydata()), strict=True))
+
+
+@pytest.mark.parametrize("draw", RUN_FIGURES)
+def test_figures_of_a_run_leave_settings_alone(
+    draw: Callable[[Sequence[Any]], Figure], events: Events
+) -> None:
+    before = dict(matplotlib.rcParams)
+    assert draw(events).axes
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_progress_draws_every_job_and_every_split(events: Events, edits: Events) -> None:
+    figure = progress_figure(events)
+    accuracy, params = figure.axes
+    curves = [points(line) for line in accuracy.lines if len(points(line)) > 2]
+    assert len(curves) == 12
+    first = [event for event in events if event["job"] == "grown-0" and event["event"] == "epoch"]
+    assert curves[0] == [(epoch["step"], 100 * epoch["test_accuracy"]) for epoch in first]
+    stairs = dict(points(params.lines[0]))
+    for edit in edits:
+        assert stairs[edit["step"]] == edit["params_after"]
+    assert {"split 1", "split 2", "split 3", "grown", "wide"} <= set(texts(figure))
+
+
+def test_progress_of_one_epoch_is_a_dot(events: Events) -> None:
+    assert progress_figure(events[:1]).axes[0].lines[0].get_marker() == "o"
+
+
+def test_gains_skip_edits_without_measurement(events: Events) -> None:
+    edits = [event for event in events if event["event"] == "edit"]
+    figure = gains_figure([{**edits[0], "loss_before": None}, *edits[1:]])
+    drawn = [line for line in figure.axes[0].lines if len(points(line)) == 1]
+    assert len(drawn) == len(edits) - 1
+
+
+def test_counts_on_an_axis_are_brief() -> None:
+    assert [tick(value) for value in (0, 1500, 1e6, 2.5e6)] == ["0", "1,500", "1 M", "2.5 M"]
