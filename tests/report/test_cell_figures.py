@@ -5,7 +5,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ramify.report.cell_figures import Wire, cell_figure, mixing_figure
+from ramify.report.cell_figures import (
+    Wire,
+    cell_figure,
+    in_words,
+    mixing_figure,
+    operation_kind,
+)
 from ramify.report.theme import DARK, LIGHT, svg
 
 OPERATIONS = ("none", "skip_connect", "avg_pool_3x3", "sep_conv_3x3", "own_thing")
@@ -16,6 +22,13 @@ def cell() -> tuple[list[str], list[Wire]]:
     wires = [Wire("c₀", "0", name) for name in OPERATIONS[:3]]
     wires += [Wire("0", "1", "sep_conv_3x3"), Wire("c₀", "1", "own_thing")]
     return nodes, [*wires, Wire("0", "cₖ", None), Wire("1", "cₖ", None)]
+
+
+def test_operations_have_a_kind_and_words() -> None:
+    kinds = [operation_kind(name) for name in ("nor_conv_3x3", "dil_conv_5x5", "skip_connect")]
+    assert kinds == ["conv", "dil", "skip"]
+    words = [in_words(name) for name in ("max_pool_3x3", "skip_connect", "nor_conv_1x1")]
+    assert words == ["max pool 3×3", "skip", "conv 1×1"]
 
 
 def test_the_figure_names_nodes_and_operations() -> None:

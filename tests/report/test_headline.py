@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from ramify.report import RunRecord, results_table
-from ramify.report.headline import state, tiles, title
+from ramify.report.headline import counted, flatten, state, tiles, title
 from ramify.report.tables import percent
 
 Events = list[dict[str, Any]]
@@ -58,6 +58,14 @@ def test_a_loss_of_accuracy_has_a_minus(events: Events) -> None:
 )
 def test_title(config: dict[str, Any], words: str) -> None:
     assert title(record(config, [])) == words
+
+
+def test_settings_and_counts_in_words() -> None:
+    settings = {"lr": 0.1, "rule": {"name": "top", "share": None}, "nesterov": False, "at": [1, 2]}
+    lines = [("lr", "0.1"), ("rule.name", "top"), ("rule.share", "none")]
+    assert flatten(settings) == [*lines, ("nesterov", "false"), ("at", "1, 2")]
+    assert [counted(1, "seed"), counted(3, "seed")] == ["1 seed", "3 seeds"]
+    assert counted(2, "search", "searches") == "2 searches"
 
 
 def test_state(events: Events) -> None:

@@ -174,3 +174,4 @@ def test_remaining_shares_are_means_over_networks(edits: Events) -> None:
 def test_long_names_are_cut_short() -> None:
     assert shorten("conv1") == "conv1"
     assert len(shorten("a" * 100)) == 24
+    assert shorten("encoder.layers.11.attention.projection") == "encoder.lay…n.projection"

@@ -5,9 +5,11 @@ Reads what a run left in its folder (``config.json``, ``versions.json``, ``metri
 stopped, and long after the code that made it has changed.
 """
 
-from ramify.report.page import write_report
+from pathlib import Path
+
 from ramify.report.reader import RunRecord, read_events, read_run
 from ramify.report.tables import Row, print_table, results_table, write_summary
+from ramify.store.files import write_bytes
 
 __all__ = [
     "Row",
@@ -19,3 +21,27 @@ __all__ = [
     "write_report",
     "write_summary",
 ]
+
+
+def write_report(run: Path) -> Path:
+    """Write ``report.html`` into a run folder, whether or not the run is finished.
+
+    Cells that a search found are also drawn into files: ``cell-KIND.svg`` and ``.png``.
+
+    Args:
+        run: the run folder.
+
+    Returns:
+        The path of the page, written to a temporary name and put in place at once.
+
+    Raises:
+        RamifyError: the folder is not a run folder, or one of its files is damaged.
+    """
+    # Only here, since matplotlib takes long to import and most commands print a table at most.
+    from ramify.report.page import render
+    from ramify.report.search_page import write_drawings
+
+    record, path = read_run(Path(run)), Path(run) / "report.html"
+    write_drawings(Path(run), record)
+    write_bytes(path, render(record).encode())
+    return path

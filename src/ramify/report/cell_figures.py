@@ -61,35 +61,13 @@ class Wire:
 
 
 def operation_kind(operation: str) -> str:
-    """Which of `KINDS` an operation is of, by its name.
-
-    Args:
-        operation: As spaces name them.
-
-    Returns:
-        The kind.
-
-    Example:
-        >>> [operation_kind(name) for name in ("nor_conv_3x3", "dil_conv_5x5", "skip_connect")]
-        ['conv', 'dil', 'skip']
-    """
+    """Which of `KINDS` an operation is of, by a word of its name."""
     words = operation.split("_")
     return next((kind for kind in KINDS if kind in words), "other")
 
 
 def in_words(operation: str) -> str:
-    """An operation's name for people.
-
-    Args:
-        operation: As spaces name them.
-
-    Returns:
-        Its words.
-
-    Example:
-        >>> in_words("max_pool_3x3"), in_words("skip_connect"), in_words("nor_conv_1x1")
-        ('max pool 3×3', 'skip', 'conv 1×1')
-    """
+    """Name an operation for people: 'max pool 3×3' for max_pool_3x3."""
     text = operation.removeprefix("nor_").replace("skip_connect", "skip").replace("_", " ")
     return re.sub(r"(\d)x(\d)", r"\1×\2", text)
 
@@ -99,15 +77,7 @@ def in_words(operation: str) -> str:
 
 @themed
 def cell_figure(nodes: Sequence[str], wires: Sequence[Wire]) -> Figure:
-    """Draw a cell as a directed graph, from its inputs at the left to its output at the right.
-
-    Args:
-        nodes: Names of the nodes, each after those that it reads.
-        wires: The edges.
-
-    Returns:
-        A figure as large as the drawing.
-    """
+    """Draw a cell from its inputs at the left to its output; nodes come after what they read."""
     number = {name: place for place, name in enumerate(nodes)}
     labels = [in_words(wire.operation) if wire.operation else None for wire in wires]
     sizes = [(_width(label, SMALL), SMALL + 2 * PADDING[1]) if label else None for label in labels]
@@ -248,14 +218,7 @@ def _looks(operations: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 @themed
 def losses_figure(jobs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Draw the losses of both halves over the epochs of each search.
-
-    Args:
-        jobs: The events of each search's epochs.
-
-    Returns:
-        One panel: solid lines for D_a, dashed ones for D_p.
-    """
+    """Losses over the epochs of each search: solid lines for D_a, dashed ones for D_p."""
     figure = canvas(2.6)
     axes = figure.subplots()
     looks: dict[str, dict[str, Any]] = {

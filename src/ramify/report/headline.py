@@ -56,15 +56,7 @@ def state(record: RunRecord) -> str:
 
 
 def tiles(events: Sequence[Event], rows: Sequence[Row]) -> list[Tile]:
-    """The headline numbers that the events allow.
-
-    Args:
-        events: all events of a run.
-        rows: their aggregation.
-
-    Returns:
-        At most six, the most telling first.
-    """
+    """The headline numbers that the events and the rows of their table allow."""
     by_arm = {row["arm"]: row for row in rows}
     found = [_accuracy(events, by_arm)]
     found += [_difference(by_arm, arm) for arm in COMPARED]
@@ -119,15 +111,7 @@ def _time(events: Sequence[Event]) -> Tile | None:
 
 
 def search_tiles(results: Sequence[Event], tested: Sequence[Event]) -> list[Tile]:
-    """The headline numbers of a search for cells.
-
-    Args:
-        results: what the searches found.
-        tested: events of what was retrained.
-
-    Returns:
-        At most five: means over the searches, the accuracy after retraining first.
-    """
+    """The headline numbers of a search: means over what it found and what was retrained."""
     name = "test accuracy, retrained"
     found = [
         Tile(percent(row["test_accuracy"]), name, counted(row["n"], "seed"))
@@ -153,37 +137,12 @@ def search_tiles(results: Sequence[Event], tested: Sequence[Event]) -> list[Tile
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """Write a number with its noun.
-
-    Args:
-        count: how many.
-        one: of what, in the singular.
-        many: in the plural; empty for the singular with an s.
-
-    Returns:
-        Both, the noun in the plural unless there is one.
-
-    Example:
-        >>> counted(1, "seed"), counted(3, "seed")
-        ('1 seed', '3 seeds')
-    """
+    """Write a number with its noun, such as '1 seed' or '3 seeds'."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Unfold nested settings.
-
-    Args:
-        values: settings, some of them mappings themselves.
-        prefix: goes in front of every name.
-
-    Returns:
-        Dotted names and texts.
-
-    Example:
-        >>> flatten({"lr": 0.1, "rule": {"name": "top", "share": None}})
-        [('lr', '0.1'), ('rule.name', 'top'), ('rule.share', 'none')]
-    """
+    """Unfold nested settings into dotted names and texts."""
     lines: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, Mapping) and value:

@@ -25,15 +25,7 @@ _MOST_COLUMNS = 9  # snapshots of the widths that fit side by side
 
 @themed
 def widths_figure(edits: Sequence[Event]) -> Figure:
-    """The network after each edit, every layer a bar as wide as its channels.
-
-    Args:
-        edits: the edits of one job, at least one.
-
-    Returns:
-        One column a moment, from the seed to the last edit: what an edit added is coloured, what it
-        took away is an empty frame.
-    """
+    """After each edit a column of bars as wide as the layers; what an edit added is coloured."""
     moments = [edits[0]["widths_before"], *(edit["widths_after"] for edit in edits)]
     widest = max(max(moment.values()) for moment in moments)
     figure, panels = _snapshots(len(moments), list(moments[0]))
@@ -78,16 +70,7 @@ def _bars(axes: Axes, before: dict[str, int], after: dict[str, int], color: str)
 
 @themed
 def remaining_figure(cuts: Sequence[Event]) -> Figure:
-    """The share of its channels that each layer has left after the cut.
-
-    Args:
-        cuts: one edit of each network, all of the same layers.
-
-    Returns:
-        One row a layer: the mean as a bar, each network as a dot where there are several.
-
-    Source: RARTS thesis, Figure 4.2.
-    """
+    """What each layer has left after a cut: the mean over networks as a bar, each as a dot."""
     scored = {proposal["group"] for cut in cuts for proposal in cut["proposals"]}
     groups = [group for group in cuts[0]["widths_before"] if group in scored]
     full = np.array([cuts[0]["widths_before"][group] for group in groups])
@@ -114,17 +97,7 @@ def remaining_figure(cuts: Sequence[Event]) -> Figure:
 
 @themed
 def channels_figure(edits: Sequence[Event]) -> Figure:
-    """The network before each edit, every channel a square in the colour of what becomes of it.
-
-    Args:
-        edits: the edits of one job, at least one.
-
-    Returns:
-        One column an edit: red channels will be split, blue ones pruned, the stronger the colour
-        the more the method makes of it.
-
-    Source: Gauss-Newton morphisms, Figure 2.
-    """
+    """Before each edit, every channel: red will be split, blue pruned, strong by its rank."""
     widest = max(max(edit["widths_before"].values()) for edit in edits)
     figure, panels = _snapshots(len(edits), list(edits[0]["widths_before"]))
     for number, axes in panels.items():
@@ -290,14 +263,7 @@ def _number(value: float | None) -> float:
 
 @themed
 def lineage_figure(edits: Sequence[Event]) -> Figure:
-    """The family tree of every layer that was split.
-
-    Args:
-        edits: the edits of one job, at least one of which changed a layer.
-
-    Returns:
-        One panel a layer: the seed's channels at the left, a fork wherever one was split.
-    """
+    """The family tree of each layer that was changed, from the seed's channels at the left."""
     trees = lineages(edits)
     columns = min(len(trees), 4 if len(trees) != 3 else 3)
     lines = [trees[at : at + columns] for at in range(0, len(trees), columns)]

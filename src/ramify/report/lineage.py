@@ -3,6 +3,7 @@
 Level 0 holds the channels of the seed network; level k those after the k-th edit.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -94,8 +95,13 @@ def layout(group: str, width: int, parents: list[list[int]]) -> Lineage:
     for edit, level in enumerate(parents, start=1):
         split = [len(offspring) > 1 for offspring in children[edit - 1]]
         born.append([edit if split[parent] else born[-1][parent] for parent in level])
+    # A family was split where two channels of one level come from the same channel of the seed.
+    roots, families = list(range(width)), set[int]()
+    for level in parents:
+        roots = [roots[parent] for parent in level]
+        families |= {root for root, count in Counter(roots).items() if count > 1}
     for root in range(width):
-        place(0, root, 1.0 if _splits(children, root) else QUIET)
+        place(0, root, 1.0 if root in families else QUIET)
     return Lineage(group, parents, heights, born, cursor)
 
 
@@ -105,13 +111,3 @@ def _children(width: int, parents: Sequence[int]) -> list[list[int]]:
     for child, parent in enumerate(parents):
         children[parent].append(child)
     return children
-
-
-def _splits(children: list[list[list[int]]], root: int) -> bool:
-    """Whether a channel of the seed network, or one that came from it, was ever split."""
-    line = [root]
-    for level in children:
-        line = [child for channel in line for child in level[channel]]
-        if len(line) > 1:
-            return True
-    return False

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -28,32 +27,11 @@ from ramify.report.job_figures import (
     widths_figure,
 )
 from ramify.report.lineage import lineages
-from ramify.report.reader import RunRecord, read_run
+from ramify.report.reader import RunRecord
 from ramify.report.run_figures import arms_figure, gains_figure, progress_figure
-from ramify.report.search_page import search_context, write_drawings
+from ramify.report.search_page import search_context
 from ramify.report.tables import results_table, texts_of
 from ramify.report.theme import DARK, LIGHT, picture
-from ramify.store.files import write_bytes
-
-
-def write_report(run: Path) -> Path:
-    """Write ``report.html`` into a run folder, whether or not the run is finished.
-
-    Cells that a search found are also drawn into files: ``cell-KIND.svg`` and ``.png``.
-
-    Args:
-        run: the run folder.
-
-    Returns:
-        The path of the page, written to a temporary name and put in place at once.
-
-    Raises:
-        RamifyError: the folder is not a run folder, or one of its files is damaged.
-    """
-    record, path = read_run(Path(run)), Path(run) / "report.html"
-    write_drawings(Path(run), record)
-    write_bytes(path, render(record).encode())
-    return path
 
 
 def render(record: RunRecord) -> str:

@@ -27,18 +27,7 @@ _MARKERS = "osD^vPX*"
 
 
 def tick(value: float) -> str:
-    """Write a count as briefly as an axis needs it.
-
-    Args:
-        value: the count.
-
-    Returns:
-        Its text.
-
-    Example:
-        >>> tick(7.5e6), tick(1000)
-        ('7.5 M', '1,000')
-    """
+    """Write a count as briefly as an axis needs it, such as '7.5 M' or '1,000'."""
     size, unit, _ = unit_of(value)
     return f"{value / size:,.4g}{unit}" if unit else f"{value:,.0f}"
 
@@ -48,14 +37,7 @@ def tick(value: float) -> str:
 
 @themed
 def progress_figure(events: Sequence[Event]) -> Figure:
-    """Test accuracy and parameters over the training steps of every job.
-
-    Args:
-        events: all events of a run, at least one epoch among them.
-
-    Returns:
-        Two panels over one axis: the main arm strong, others lighter, edits as vertical lines.
-    """
+    """Test accuracy and parameters of each job over its steps; edits are upright lines."""
     figure = canvas(5.4)
     accuracy, params = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     for job in by_job(events).values():
@@ -120,14 +102,7 @@ def _mark_edits(accuracy: Axes, params: Axes, events: Sequence[Event]) -> None:
 
 @themed
 def arms_figure(events: Sequence[Event]) -> Figure:
-    """Test accuracy of every finished job, one row for each arm.
-
-    Args:
-        events: all events of a run, at least one result among them.
-
-    Returns:
-        One panel: a dot for each seed, the mean as a bar, the sample deviation as a line.
-    """
+    """Test accuracy by arm: a dot for each job, the mean as a bar, one deviation as a band."""
     results = of_kind(events, "result")
     arms = arms_of(results)
     figure = canvas(0.75 + 0.36 * len(arms))
@@ -154,14 +129,7 @@ def arms_figure(events: Sequence[Event]) -> Figure:
 
 @themed
 def gains_figure(events: Sequence[Event]) -> Figure:
-    """Predicted gain of every edit beside the measured change of the loss.
-
-    Args:
-        events: all events of a run, at least one edit with both numbers among them.
-
-    Returns:
-        Two panels: measured against predicted, and both over the edits, a marker for each job.
-    """
+    """Predicted against measured gain, and both over the edits, a marker for each job."""
     jobs = by_job(of_kind(events, "edit"))
     figure = canvas(3.5)
     against, over = figure.subplots(1, 2, width_ratios=(1, 1.35))

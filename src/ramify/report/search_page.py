@@ -57,12 +57,7 @@ def search_context(record: RunRecord) -> dict[str, Any]:
 
 
 def write_drawings(run: Path, record: RunRecord) -> None:
-    """Draw the cells of every finished search into the run folder, as SVG and PNG.
-
-    Args:
-        run: the run folder.
-        record: what it holds.
-    """
+    """Draw the cells of every finished search into the run folder, as SVG and PNG."""
     for event in filter(is_found, record.events if record.space else ()):
         seed = event["seed"] - int(record.config["seed"])
         for kind, figure in _cells(record.space, event["genotype"]):

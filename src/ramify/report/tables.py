@@ -112,12 +112,7 @@ def write_summary(run: Path) -> Path:
 
 
 def print_table(rows: Sequence[Row], console: Console) -> None:
-    """Print the comparison to a terminal.
-
-    Args:
-        rows: what `results_table` returned.
-        console: where to print.
-    """
+    """Print the comparison to a terminal."""
     table = Table(
         box=SIMPLE_HEAD,
         caption=_caption(rows),
@@ -155,51 +150,18 @@ def texts_of(row: Row) -> tuple[str, str, str, str, str]:
 
 
 def percent(stat: Stat) -> str:
-    """Write a share as per cent with two decimals.
-
-    Args:
-        stat: the quantity over seeds.
-
-    Returns:
-        Its text.
-
-    Example:
-        >>> percent({"mean": 0.9316, "sd": 0.0042})
-        '93.16 ± 0.42 %'
-    """
+    """Write a share as per cent, such as '93.16 ± 0.42 %'."""
     spread = "" if stat["sd"] is None else f" ± {100 * stat['sd']:.2f}"
     return f"{100 * stat['mean']:.2f}{spread} %"
 
 
 def whole(stat: Stat) -> str:
-    """Write a count; the deviation, in the mean's unit, is left out where all seeds agree.
-
-    Args:
-        stat: the quantity over seeds.
-
-    Returns:
-        Its text.
-
-    Example:
-        >>> whole({"mean": 12345.0, "sd": 0.0}), whole({"mean": 1.234e6, "sd": 5678.0})
-        ('12,345', '1.23 ± 0.01 M')
-    """
+    """Write a count, such as '12,345' or '1.23 ± 0.01 M'."""
     return _in_unit(stat, *unit_of(stat["mean"]))
 
 
 def short(value: float) -> str:
-    """Write a count, in full below 100,000, above with three digits and a unit.
-
-    Args:
-        value: the count.
-
-    Returns:
-        Its text.
-
-    Example:
-        >>> short(20345), short(1234567)
-        ('20,345', '1.23 M')
-    """
+    """Write a count in full below 100,000, above with three digits and a unit."""
     return whole(statistic([value]))
 
 
@@ -220,18 +182,7 @@ def _in_unit(stat: Stat, size: float, unit: str, decimals: int) -> str:
 
 
 def duration(stat: Stat) -> str:
-    """Write seconds as a time for people, in the mean's unit.
-
-    Args:
-        stat: the quantity over seeds.
-
-    Returns:
-        Its text.
-
-    Example:
-        >>> duration({"mean": 91.0, "sd": 6.0})
-        '1.5 ± 0.1 min'
-    """
+    """Write seconds in the unit of the mean, such as '1.5 ± 0.1 min'."""
     units = ((3600.0, " h"), (60.0, " min"))
     size, unit = next((pair for pair in units if stat["mean"] >= pair[0]), (1.0, " s"))
     return _in_unit(stat, size, unit, 1)

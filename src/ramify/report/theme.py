@@ -120,19 +120,7 @@ def layer_rows(axes: Axes, groups: list[str]) -> None:
 
 
 def shorten(name: str, most: int = 24) -> str:
-    """Leave out the middle of a long name.
-
-    Args:
-        name: the name.
-        most: how many characters there is room for.
-
-    Returns:
-        At most that many characters.
-
-    Example:
-        >>> shorten("encoder.layers.11.attention.projection")
-        'encoder.lay…n.projection'
-    """
+    """Leave out the middle of a name that is longer than so many characters."""
     half = (most - 1) // 2
     return name if len(name) <= most else f"{name[:half]}…{name[-(most - half - 1) :]}"
 
