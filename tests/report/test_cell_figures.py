@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ramify.report.cell_figures import (
-    Wire,
+    CellEdge,
     cell_figure,
     in_words,
     mixing_figure,
@@ -17,11 +17,11 @@ from ramify.report.theme import DARK, LIGHT, svg
 OPERATIONS = ("none", "skip_connect", "avg_pool_3x3", "sep_conv_3x3", "own_thing")
 
 
-def cell() -> tuple[list[str], list[Wire]]:
+def cell() -> tuple[list[str], list[CellEdge]]:
     nodes = ["c₀", "0", "1", "cₖ"]
-    wires = [Wire("c₀", "0", name) for name in OPERATIONS[:3]]
-    wires += [Wire("0", "1", "sep_conv_3x3"), Wire("c₀", "1", "own_thing")]
-    return nodes, [*wires, Wire("0", "cₖ", None), Wire("1", "cₖ", None)]
+    edges = [CellEdge("c₀", "0", name) for name in OPERATIONS[:3]]
+    edges += [CellEdge("0", "1", "sep_conv_3x3"), CellEdge("c₀", "1", "own_thing")]
+    return nodes, [*edges, CellEdge("0", "cₖ", None), CellEdge("1", "cₖ", None)]
 
 
 def test_operations_have_a_kind_and_words() -> None:

@@ -46,7 +46,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Wire:
+class CellEdge:
     """An edge of a cell.
 
     Attributes:
@@ -76,13 +76,13 @@ def in_words(operation: str) -> str:
 
 
 @themed
-def cell_figure(nodes: Sequence[str], wires: Sequence[Wire]) -> Figure:
+def cell_figure(nodes: Sequence[str], edges: Sequence[CellEdge]) -> Figure:
     """Draw a cell from its inputs at the left to its output; nodes come after what they read."""
     number = {name: place for place, name in enumerate(nodes)}
-    labels = [in_words(wire.operation) if wire.operation else None for wire in wires]
+    labels = [in_words(edge.operation) if edge.operation else None for edge in edges]
     sizes = [(_width(label, SMALL), SMALL + 2 * PADDING[1]) if label else None for label in labels]
     boxes = [(max(NODE, _width(name, FONT)), NODE) for name in nodes]
-    ends = [(number[wire.source], number[wire.target]) for wire in wires]
+    ends = [(number[edge.source], number[edge.target]) for edge in edges]
     drawn = layered(boxes, [Arrow(*pair, size) for pair, size in zip(ends, sizes, strict=True)])
     width, height = (side + 2 * MARGIN for side in drawn.size)
     figure = Figure(figsize=(width / POINTS, height / POINTS))
@@ -90,11 +90,11 @@ def cell_figure(nodes: Sequence[str], wires: Sequence[Wire]) -> Figure:
     axes.set_axis_off()
     axes.set_xlim(-MARGIN, drawn.size[0] + MARGIN)
     axes.set_ylim(drawn.size[1] + MARGIN, -MARGIN)
-    for wire, path in zip(wires, drawn.paths, strict=True):
-        _draw_arrow(axes, path, operation_kind(wire.operation) if wire.operation else None)
-    for wire, label, at, size in zip(wires, labels, drawn.labels, sizes, strict=True):
-        if wire.operation and label and at and size:
-            _draw_label(axes, at, size, label, LIGHT[f"op-{operation_kind(wire.operation)}"])
+    for edge, path in zip(edges, drawn.paths, strict=True):
+        _draw_arrow(axes, path, operation_kind(edge.operation) if edge.operation else None)
+    for edge, label, at, size in zip(edges, labels, drawn.labels, sizes, strict=True):
+        if edge.operation and label and at and size:
+            _draw_label(axes, at, size, label, LIGHT[f"op-{operation_kind(edge.operation)}"])
     for name, at, box in zip(nodes, drawn.nodes, boxes, strict=True):
         # States are numbered; what the cell reads and returns stands out.
         face, ink = ("card", "ink") if name.isdigit() else ("soft", "card")
@@ -122,12 +122,10 @@ def _draw_arrow(axes: Axes, stretches: Sequence[tuple[Point, Point]], kind: str 
     (x, y), (length, half) = points[-1], HEAD
     points[-1] = (x - length / 2, y)
     color = LIGHT[f"op-{kind}" if kind else "quiet"]
-    faint = {"linewidth": 1.1, "zorder": 0} if kind is None else {"linewidth": 1.7, "zorder": 1}
-    style: dict[str, Any] = faint | (
-        {"linewidth": 1.1, "linestyle": DOTS} if kind == "none" else {}
-    )
-    line = Outline(points, codes)
-    axes.add_patch(PathPatch(line, facecolor="none", edgecolor=color, capstyle="butt", **style))
+    line = PathPatch(Outline(points, codes), facecolor="none", edgecolor=color, capstyle="butt")
+    line.set(linewidth=1.1 if kind in (None, "none") else 1.7, zorder=1 if kind else 0)
+    line.set_linestyle(DOTS if kind == "none" else "-")
+    axes.add_patch(line)
     head = [(x, y), (x - length, y - half), (x - length, y + half)]
     axes.add_patch(Polygon(head, facecolor=color, edgecolor="none", zorder=2 if kind else 0))
 
@@ -136,10 +134,8 @@ def _draw_label(axes: Axes, at: Point, size: tuple[float, float], text: str, col
     """A rounded box over the edge, tinted in the colour of the edge, with a text in it."""
     corner = at[0] - size[0] / 2, at[1] - size[1] / 2
     shape = BoxStyle("Round", pad=0, rounding_size=size[1] / 2)
-    for style in (
-        {"facecolor": LIGHT["card"], "edgecolor": color},
-        {"facecolor": color, "alpha": 0.12},
-    ):
+    tint = {"facecolor": color, "alpha": 0.12}
+    for style in ({"facecolor": LIGHT["card"], "edgecolor": color}, tint):
         axes.add_patch(FancyBboxPatch(corner, *size, boxstyle=shape, zorder=3, **style))
     axes.text(*at, text, fontsize=SMALL, color=LIGHT["ink"], **CENTRED)
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ramify.cells import Genotype
 from ramify.errors import RamifyError
-from ramify.report.cell_figures import Wire, cell_figure, losses_figure, mixing_figure
+from ramify.report.cell_figures import CellEdge, cell_figure, losses_figure, mixing_figure
 from ramify.report.events import Event, by_job, of_kind
 from ramify.report.headline import search_tiles
 from ramify.report.reader import RunRecord
@@ -78,9 +78,9 @@ def _found(space: Mapping[str, Any], job: str, events: Sequence[Event]) -> dict[
     edges = [(names[source], names[target]) for source, target in space["edges"]]
     moved: list[tuple[str, Markup]] = []
     epochs = of_kind(events, "epoch")
-    for kind, wires in _wires(space, text) if epochs else ():
+    for kind, kept in _edges(space, text) if epochs else ():
         weights = [epoch["mixing"][kind] for epoch in epochs]
-        chosen = {(wire.source, wire.target): wire.operation or "" for wire in wires}
+        chosen = {(edge.source, edge.target): edge.operation or "" for edge in kept}
         figure = mixing_figure(edges, space["operations"], weights, chosen)
         label = f"Mixing weights of the {_said(kind)} over the epochs, {job}"
         moved.append((kind, picture(figure, label)))
@@ -92,25 +92,25 @@ def _said(kind: str) -> str:
     return kind if kind == "cell" else f"{kind} cell"
 
 
-def _wires(space: Mapping[str, Any], text: str) -> Iterator[tuple[str, list[Wire]]]:
+def _edges(space: Mapping[str, Any], text: str) -> Iterator[tuple[str, list[CellEdge]]]:
     """The edges of each kind of cell that have an operation."""
     names = _states(space)
     for kind, (_, states) in zip(space["kinds"], Genotype.parse(text).cells, strict=True):
-        wires = [
-            Wire(names[source], names[target], operation)
+        edges = [
+            CellEdge(names[source], names[target], operation)
             for target, reads in enumerate(states, start=space["inputs"])
             for operation, source in reads
         ]
-        yield kind, wires
+        yield kind, edges
 
 
 def _cells(space: Mapping[str, Any], text: str) -> Iterator[tuple[str, Figure]]:
     """A drawing of each kind of cell; where its output joins the states, they hand it theirs."""
     names = _states(space)
-    for kind, wires in _wires(space, text):
+    for kind, edges in _edges(space, text):
         output = ["cₖ"] if space["concat"] else []
-        joins = [Wire(name, end, None) for end in output for name in names[space["inputs"] :]]
-        yield kind, cell_figure(names + output, wires + joins)
+        joins = [CellEdge(name, end, None) for end in output for name in names[space["inputs"] :]]
+        yield kind, cell_figure(names + output, edges + joins)
 
 
 def _states(space: Mapping[str, Any]) -> list[str]:
