@@ -19,7 +19,7 @@ from ramify.report.job_figures import (
     remaining_figure,
     widths_figure,
 )
-from ramify.report.theme import LIGHT, shorten
+from ramify.report.theme import LIGHT
 
 Events = list[dict[str, Any]]
 JOB_FIGURES = [widths_figure, channels_figure, proposals_figure, lineage_figure]
@@ -169,9 +169,3 @@ def test_remaining_shares_are_means_over_networks(edits: Events) -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert [text.get_text() for text in axes.texts] == ["3.5 of 10", "2.5 of 4"]
     assert not remaining_figure(cuts[:1]).axes[0].lines
-
-
-def test_long_names_are_cut_short() -> None:
-    assert shorten("conv1") == "conv1"
-    assert len(shorten("a" * 100)) == 24
-    assert shorten("encoder.layers.11.attention.projection") == "encoder.lay…n.projection"

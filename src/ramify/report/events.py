@@ -11,14 +11,14 @@ Event = Mapping[str, Any]
 
 ARMS: dict[str, str] = {
     "seed": "The network the run began with, trained for just as many steps, never grown.",
-    "grown": "Began as the seed network; its channels were split or pruned where that paid.",
+    "grown": "Began as the seed network; the method split or pruned its channels as it trained.",
     "scratch": "The grown network's final shape with fresh weights, trained for as many steps.",
     "wide": "The seed network scaled by the same factor everywhere, to about the grown network's "
     "parameters, trained for as many steps.",
     "baseline": "The full network, trained before the search for its widths.",
-    "scored": "The full network after the search that scored its channels, before the cut.",
+    "scored": "The full network after the search for its widths, before the cut.",
     "pruned": "What the cut left of the scored network, fine-tuned.",
-    "retrained": "What the run arrived at, with fresh weights, trained by ramify retrain.",
+    "retrained": "The final network of the run with fresh weights, trained by ramify retrain.",
 }
 """The arms of a run in the order of the table, each explained in plain words."""
 
