@@ -278,3 +278,9 @@ def test_a_size_given_by_name_follows(cut: Callable[[Tensor, int], Tensor]) -> N
     assert read[0].can_prune
     graph = ramify.apply(graph, [ramify.Prune(read[0].name, 0)])
     assert graph.model.kept == 5
+
+
+def test_older_names_still_work() -> None:
+    graph = traced("ResidualStream")
+    assert graph["fc"].why == graph["fc"].reason != ""
+    assert [group.name for group in graph.again(None).groups] == [g.name for g in graph.groups]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 
 import ramify
 from ramify import Prune, RamifyError, Split
+from ramify.testing import check_rule
 from ramify.tracing import TracedOp
 from ramify.tracing.rules import registry
 from tests.checks import ability, distance, outputs
@@ -345,3 +349,85 @@ def test_weights_behind_an_operation_without_a_rule_stand_in_the_graph() -> None
     assert ability(graph["a"]) == "8 frozen"
     assert graph["a"].reason == "aten::linalg_qr in the model's own forward has no dimension rule"
     assert "aten::linalg_qr" in str(graph)
+
+
+# ------------------------------------------------------------------------------- check_rule
+
+
+def test_a_right_rule_passes_and_says_what_stays() -> None:
+    ramify.rule(halftanh, "pointwise")
+    ramify.rule(joined, "pointwise")
+    ramify.rule(swapped, "aten::transpose")
+    ramify.rule(affine, "aten::linear")
+    ramify.rule(scaled_, "pointwise")
+    ramify.rule(shares, "aten::softmax")
+    x = torch.randn(3, 4)
+    assert check_rule(halftanh, x) == {(0, 0): "", (0, 1): ""}
+    assert check_rule("testlib::joined", x, x[0]) == {(0, 0): "", (0, 1): "", (1, 0): ""}
+    assert set(check_rule(swapped, torch.randn(2, 3, 4), 1, second=2).values()) == {""}
+    assert check_rule(affine, x, nn.Parameter(torch.randn(5, 4))) == {(0, 0): "", (0, 1): ""}
+    assert set(check_rule(affine, x, torch.randn(5, 4), torch.ones(5)).values()) == {""}
+    assert check_rule(scaled_, x) == {(0, 0): "", (0, 1): ""}
+    assert check_rule(shares, x) == {
+        (0, 0): "",
+        (0, 1): "otherlib::shares in module 'op' mixes them",
+    }
+
+
+@pytest.mark.parametrize(
+    "op, like",
+    [
+        (flipped, "pointwise"),
+        (neighbours, "pointwise"),
+        (numbered, "pointwise"),
+        (shares, "pointwise"),
+        (flipped_, "pointwise"),
+        (total, "pointwise"),
+    ],
+)
+def test_a_wrong_rule_is_found(op: object, like: str) -> None:
+    ramify.rule(op, like)
+    name = op._qualname  # type: ignore[attr-defined]
+    with pytest.raises(RamifyError, match=f"the rule of '{name}' (does not hold|cannot be used)"):
+        check_rule(op, torch.randn(3, 4))
+
+
+def test_a_rule_that_forgets_a_restriction_is_found() -> None:
+    @ramify.rule(total)
+    def forgets(op: TracedOp) -> None:
+        op.give(op.dims(op.args[0])[:1])
+
+    with pytest.raises(RamifyError, match=r"dimension 1 of tensor 0 .*: testlib::total in module"):
+        check_rule(total, torch.randn(3, 4))
+
+
+def test_an_operation_without_a_rule_has_nothing_to_check() -> None:
+    with pytest.raises(RamifyError, match="cannot be used: testlib::total .* no dimension rule"):
+        check_rule(total, torch.randn(3, 4))
+
+
+def test_a_stranger_s_file(tmp_path: Path) -> None:
+    """The file that the page shows, outside the package, imported by a script."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    (file,) = (block for block in blocks if "def mean_and_max_rule" in block)
+    (tmp_path / "my_ops.py").write_text(file)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    subprocess.run([sys.executable, tmp_path / "script.py"], check=True, timeout=300)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "rules.md"
+SCRIPT = """
+import torch, ramify, my_ops
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv1d(3, 8, 1), nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.b(my_ops.mean_and_max(torch.relu(self.a(x))))
+
+group = ramify.trace(Net(), torch.randn(2, 3, 5))["a"]
+assert group.can_prune and group.can_split and group.consumers == ("b.weight",)
+"""

@@ -28,7 +28,8 @@ class DimFlow:
         param_dims: the dimensions of every parameter and buffer, as they were before any run.
         contractions: every sum over channels, in order.
         reached: the parameters and buffers that some operation read.
-        opaque: parameters that an operation without a usable rule took, and the reason.
+        unruled: the latest tape's operations that had no usable rule, and why, by position.
+        opaque: parameters that such an operation took: (how many contractions came before, reason).
         sliced: the dimensions that were cut into ranges, as they were before the cut.
         sized_attributes: (module, attribute, dimensions) of what ran: the attribute holds their
             sizes.
@@ -48,7 +49,8 @@ class DimFlow:
     param_dims: dict[str, list[Atom]] = field(default_factory=dict)
     contractions: list[Contraction] = field(default_factory=list)
     reached: set[str] = field(default_factory=set)
-    opaque: dict[str, str] = field(default_factory=dict)
+    unruled: dict[int, str] = field(default_factory=dict)
+    opaque: dict[str, tuple[int, str]] = field(default_factory=dict)
     sliced: list[Term] = field(default_factory=list)
     sized_attributes: list[tuple[str, str, tuple[Term, ...]]] = field(default_factory=list)
     attribute_dims: dict[Holder, Term] = field(default_factory=dict)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -180,9 +182,9 @@ class ChannelGraph:
 
     def __str__(self) -> str:
         """A table of the groups, and of everything that is frozen and why."""
-        rows = [["group", "width", "prune", "split", "makes", "carries", "reads", "why not"]]
-        for group in self.groups:
-            row = [
+        lines = [f"{type(self.model).__name__}: {len(self.groups)} channel groups"]
+        rows = [
+            (
                 group.name,
                 str(group.width),
                 ("yes" if group.prune_exact else "inexact") if group.can_prune else "no",
@@ -191,18 +193,40 @@ class ChannelGraph:
                 _short(group.carriers),
                 _short(group.consumers),
                 group.reason,
-            ]
-            rows.append(row)
-        # Every column is as wide as its longest entry.
-        sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        rule = ["-" * size for size in sizes]
-        lines = [f"{type(self.model).__name__}: {len(self.groups)} channel groups"]
-        for row in (rows[0], rule, *rows[1:]):
-            cells = (cell.ljust(size) for cell, size in zip(row, sizes, strict=True))
-            lines.append("  ".join(cells).rstrip())
+            )
+            for group in self.groups
+        ]
+        if rows:
+            lines += _table(_HEADINGS, rows)
+        else:
+            lines.append("no operation of the run makes channels of a parameter that it can follow")
         if self.unreached:
             lines.append(f"not reached by these inputs: {_short(self.unreached, 12)}")
         return "\n".join(lines)
+
+
+_HEADINGS = ("group", "width", "prune", "split", "makes", "carries", "reads", "why not")
+_WIDEST = (None, None, None, None, 28, 28, 28, 48)  # a name is never broken: it is to be copied
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table whose long cells go on in the next line."""
+    cells = [
+        [_folded(cell, most) if most else [cell] for cell, most in zip(row, _WIDEST, strict=True)]
+        for row in [headings, *rows]
+    ]
+    widths = [max(len(line) for row in cells for line in row[n]) for n in range(len(headings))]
+    lines = []
+    for row in cells:
+        for parts in itertools.zip_longest(*row, fillvalue=""):
+            padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
+            lines.append("  ".join(padded).rstrip())
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return lines
+
+
+def _folded(cell: str, most: int) -> list[str]:
+    return textwrap.wrap(cell, most, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def module_of(name: str) -> str:

@@ -30,7 +30,8 @@ def propagate(
         samples: the first dimension of every input that has one entry for each sample.
         uses: the sizes that the forward took from attributes.
     """
-    flow.tape, flow.tensor_dims, flow.provenance, flow.scalable = tape, {}, {}, None
+    flow.tape, flow.tensor_dims, flow.provenance = tape, {}, {}
+    flow.unruled, flow.scalable = {}, None
     flow.history.append(flow.tensor_dims)
     # Parameters have dimensions of their own; inputs and constants have the sizes they have.
     for index, shape in enumerate(tape.shapes):
@@ -80,13 +81,14 @@ def _apply_rule(flow: DimFlow, op: Op, position: int) -> None:
         return
     traced = TracedOp(flow, op, position)
     traced.freeze_tensors(op.inputs(), what)
+    flow.unruled[position] = traced.reason(what)
     for ref in op.results():
         traced.replace(ref, [traced.fixed(n) for n in traced.shape(ref)])
     # Weights that go in are lost from sight here; the graph still lists them, with this reason.
     for ref in op.inputs():
         known = flow.provenance.get(ref.index)
         for name in known.names if known is not None else ():
-            flow.opaque.setdefault(name, traced.reason(what))
+            flow.opaque.setdefault(name, (len(flow.contractions), traced.reason(what)))
 
 
 def _misfit(flow: DimFlow, rule: DimRule, op: Op, position: int) -> str | None:

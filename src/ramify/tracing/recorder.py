@@ -16,7 +16,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -103,14 +103,8 @@ def leaves(tree: Any, kind: type[T], found: list[T] | None = None) -> list[T]:
     return found
 
 
-@dataclass
-class KeptCall:
-    """One call of an operation with the values of its tensors, copied.
-
-    Attributes:
-        given: (arguments, arguments by name) before the call.
-        after: (results, arguments, arguments by name) after it.
-    """
+class KeptCall(NamedTuple):
+    """One call of an operation: copies of (arguments, named) before, and (results, ...) after."""
 
     given: Any
     after: Any
@@ -260,7 +254,7 @@ class Recorder(TorchDispatchMode):
         self._keep(written)
         if self._before is not None:
             self._before(len(self.tape.ops), written)
-        given = copied((args, kwargs)) if self.keeps is not None and self.keeps(func) else None
+        given = copied((args, kwargs)) if self.keeps and self.keeps(func) else None
         result = func(*args, **kwargs)
         if given is not None:
             after = copied((result, args, kwargs))

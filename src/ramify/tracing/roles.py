@@ -20,24 +20,22 @@ Roles = dict[Atom, dict[tuple[str, int], set[str]]]
 def roles_of(flow: DimFlow) -> Roles:
     """The roles of every tensor that a run reached; what forbids a split is noted on the atoms."""
     roles: Roles = {}
+    opaque = _opaque_axes(flow)
     scalable = scalable_products(flow)
-    for read in flow.contractions:
+    for number, read in enumerate(flow.contractions):
+        # What an operation without a rule took has its place in forward order here.
+        roles.update({atom: {} for _, atom, at, _ in opaque if at == number and atom not in roles})
         if read.names:
             _note_reads(flow, read, roles)
             continue
-        for atom in atoms_of(read.read):
-            if atom not in scalable:
-                reason = "it is multiplied with another activation, where copies count twice"
-                forbid_split(atom, reason)
-    for name, slots in flow.param_dims.items():
-        if name not in flow.reached:
-            continue
-        for dim, slot in enumerate(slots):
-            for atom in leaves(slot):
-                roles.setdefault(atom, {}).setdefault((name, dim), set())
-            for atom in repeated_atoms(resolve(slot)):
-                freeze(atom, f"'{name}' holds it twice in one dimension (an outer product)")
-    _note_opaque(flow, roles)
+        for atom in atoms_of(read.read) - scalable.keys():
+            forbid_split(atom, "it is multiplied with another activation, where copies count twice")
+    _note_carriers(flow, roles)
+    for name, atom, _, reason in opaque:
+        places = roles.setdefault(atom, {})
+        if not any(places.values()):
+            freeze(atom, reason)
+            places.setdefault((name, 0), set()).add("producer")
     for atom, places in roles.items():
         for (name, _), seen in places.items():
             if {"producer", "consumer"} <= seen:
@@ -45,16 +43,30 @@ def roles_of(flow: DimFlow) -> Roles:
     return roles
 
 
-def _note_opaque(flow: DimFlow, roles: Roles) -> None:
-    """A weight that an operation without a rule took makes channels that stay as they are."""
-    for name, reason in flow.opaque.items():
-        if len(flow.param_dims[name]) < 2 or name in flow.buffers:
+def _note_carriers(flow: DimFlow, roles: Roles) -> None:
+    """Every place where an axis lies, also without a role of its own."""
+    for name, terms in flow.param_dims.items():
+        if name not in flow.reached:
             continue
-        for atom in leaves(flow.param_dims[name][0]):
-            places = roles.setdefault(atom, {})
-            if not any(places.values()):
-                freeze(atom, reason)
-                places.setdefault((name, 0), set()).add("producer")
+        for dim, term in enumerate(terms):
+            for atom in leaves(term):
+                roles.setdefault(atom, {}).setdefault((name, dim), set())
+            for atom in repeated_atoms(resolve(term)):
+                freeze(atom, f"'{name}' holds it twice in one dimension (an outer product)")
+
+
+def _opaque_axes(flow: DimFlow) -> list[tuple[str, Atom, int, str]]:
+    """The channels of weights that an operation without a rule took.
+
+    Returns:
+        (tensor, axis, how many contractions came before, reason) of each.
+    """
+    return [
+        (name, atom, before, reason)
+        for name, (before, reason) in flow.opaque.items()
+        if len(flow.param_dims[name]) > 1 and name not in flow.buffers
+        for atom in leaves(flow.param_dims[name][0])
+    ]
 
 
 def _note_reads(flow: DimFlow, read: Contraction, roles: Roles) -> None:

@@ -96,27 +96,18 @@ def _trace(
     edit_outputs: bool,
     known: TrialResults | None,
 ) -> ChannelGraph:
-    flow = DimFlow(
-        param_shapes={name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()},
-        aliases=aliases_of(model),
-        buffers=frozenset(name for name, _ in model.named_buffers()),
-    )
+    flow = empty_flow(model)
     results = known or TrialResults()
     # Run the model and follow the dimensions; in train mode too, where it does something else.
     runs: list[Run] = [(x, False) for x in (inputs, *also)]
-    references: list[ReferenceRun] = []
-    for run in runs:
-        reference = ReferenceRun()
-        references.append(reference)
-        _follow(flow, reference, *_record(model, run, reference), edit_outputs)
+    references = [follow_run(model, flow, run, edit_outputs) for run in runs]
     training = None if results.same_in_training else _train(model, inputs)
     if training is not None:
         evaluated = _operations(model, references[0].tape)
         results.same_in_training = _operations(model, training[0]) == evaluated
         if not results.same_in_training:
             runs.append((inputs, True))
-            references.append(ReferenceRun())
-            _follow(flow, references[-1], *training, edit_outputs)
+            references.append(_follow(flow, ReferenceRun(), *training, edit_outputs))
     # Freeze what a user's rule gets wrong, and what may lie behind a branch not taken.
     for reference in references:
         check_rules(reference)
@@ -146,6 +137,21 @@ def _trace(
     )
 
 
+def empty_flow(model: nn.Module) -> DimFlow:
+    """What is known of a model before any run: the shapes of its parameters and buffers."""
+    return DimFlow(
+        param_shapes={name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()},
+        aliases=aliases_of(model),
+        buffers=frozenset(name for name, _ in model.named_buffers()),
+    )
+
+
+def follow_run(model: nn.Module, flow: DimFlow, run: Run, edit_outputs: bool) -> ReferenceRun:
+    """Run a model and follow its dimensions, adding to what is known."""
+    reference = ReferenceRun()
+    return _follow(flow, reference, *_record(model, run, reference), edit_outputs)
+
+
 def _record(
     model: nn.Module, run: Run, reference: ReferenceRun | None = None
 ) -> tuple[Tape, list[Use]]:
@@ -164,10 +170,11 @@ def _train(model: nn.Module, inputs: Any) -> tuple[Tape, list[Use]] | None:
 
 def _follow(
     flow: DimFlow, reference: ReferenceRun, tape: Tape, uses: Sequence[Use], edit_outputs: bool
-) -> None:
+) -> ReferenceRun:
     propagate(flow, tape, uses=uses)
     reference.keep(tape, flow)
     flow.protect_outputs(edit_outputs)
+    return reference
 
 
 def _operations(model: nn.Module, tape: Tape) -> list[tuple[str, str, list[tuple[int, ...]]]]:

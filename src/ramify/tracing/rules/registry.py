@@ -118,7 +118,7 @@ def rule(op: Any, like: Any = None) -> Callable[[F], F] | None:
         ...     op.forbid_split(channels, "sums the channels without a weight")
         ...     op.give([samples])
     """
-    name = _name_of(op)
+    name = operation_name(op)
     if like is not None:
         _register(name, _alike(name, like))
         return None
@@ -135,7 +135,7 @@ def _alike(name: str, like: Any) -> DimRule:
     """The rule of an operation that behaves like another."""
     if like == "pointwise":
         return DimRule(RULES[POINTWISE].function, POINTWISE, own=True)
-    other = _name_of(like)
+    other = operation_name(like)
     known = RULES.get(other)
     if known is None and _is_pointwise(other):
         return DimRule(RULES[POINTWISE].function, POINTWISE, own=True)
@@ -147,7 +147,7 @@ def _alike(name: str, like: Any) -> DimRule:
     return DimRule(known.function, known.acts_as or other, own=True)
 
 
-def _name_of(op: Any) -> str:
+def operation_name(op: Any) -> str:
     """The name of an operation, without its overload; torch knows it."""
     given = getattr(op, "_qualname", None) or getattr(op, "_qualified_op_name", None) or op
     given = op._schema.name if isinstance(op, torch._ops.OpOverload) else given
