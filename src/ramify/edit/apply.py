@@ -1,4 +1,4 @@
-"""Edits: every change of width is one re-indexing, applied as a whole or not at all.
+"""`ramify.apply`: edits carried out as one re-indexing, as a whole or not at all.
 
 New channel j copies old channel `source[j]`; what makes it is displaced by an offset; what reads
 it is multiplied by a scale. Pruning drops indices, splitting repeats them.
@@ -77,6 +77,7 @@ def apply(
 
     Source: the split is S2D (Liu et al., 2019), Theorem 2.3 and Algorithm 1, step 4.
     """
+    # Plan, and try what needs no change of the model.
     edits = [edits] if isinstance(edits, (Prune, Split)) else list(edits)
     check_current(graph)
     plan = plan_edits(graph, edits)
@@ -87,6 +88,7 @@ def apply(
     if not whole:
         _try_splits_alone(graph, edits)
         _try_reordered_blocks(graph, plan)
+    # Stage everything, do it, and look at the edited model; whatever fails takes all of it back.
     swap = Swap()
     try:
         stage_model(swap, graph, plan)

@@ -1,4 +1,4 @@
-"""What an edit carries along: tensors, attributes, gradients, optimizer state, followers.
+"""What follows an edit: tensors, attributes, gradients, optimizer state, followers.
 
 Everything is staged first, and then done, or taken back, as a whole.
 """
@@ -121,15 +121,18 @@ def displacements(
         if name not in edit.offsets:
             continue
         slot = next(s for s in group.slots if s.name == name and s.role == "producer")
+        # Where the copies lie in the new tensor, and which place of the old kernel each is from.
         own = terms[slot.dim]
         where = positions(own, group.atom, plan.changes)[new]
         before = positions(own, group.atom)[edit.channel]
         came_from = sources(own, plan.changes)[where]
         count = len(before)
         rows = np.searchsorted(before, came_from) + count * np.arange(len(new))[:, None]
+        # The offsets in that order, one row for each place.
         kernels_ = edit.offsets[name].detach()
         kernels_ = kernels_.reshape(len(new) * count, *kernels_.shape[2 if count > 1 else 1 :])
         kernels_ = kernels_[torch.from_numpy(rows.reshape(-1)).to(kernels_.device)]
+        # They follow the edits along the other dimensions as the kernel itself does.
         scaled = graph.indexing.value_scales(name)
         others = [dim for dim in range(len(terms)) if dim != slot.dim]
         shares = graph.indexing.offset_scales(slot, plan.changes)[where.reshape(-1)]
@@ -156,6 +159,7 @@ def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follow
     held = tensors_of(module) if module is not None else cast(Mapping[str, Tensor], follower)
     own = tensors_of(graph.model)
     for name in graph.indexing.touched(plan.changes):
+        # A state dictionary holds a tied tensor under each of its names.
         for alias in [a for a, first in graph.flow.aliases.items() if first == name]:
             tensor = held.get(alias)
             if tensor is None and alias != name:
@@ -267,6 +271,7 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Opti
             f"this {type(optimizer).__name__} holds no parameter of the model: give the optimizer "
             "that trains it"
         )
+    # What has the parameter's shape follows; numbers, such as `step`, stay.
     for name in graph.indexing.touched(plan.changes):
         parameter = tensors[name]
         state: dict[str, Any] = optimizer.state.get(parameter, {})

@@ -30,6 +30,15 @@ class Prune:
         channel: its index in the group, before any edit of the same call. Where the group's
             channels lie in every head of an attention layer: perhaps one index for each head, so
             that each loses a channel of its own.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> graph = ramify.trace(net, torch.randn(3, 4))
+        >>> graph = ramify.apply(graph, [ramify.Prune("0", 5), ramify.Prune("0", 6)])
+        >>> net[0].out_features, net[2].in_features, graph.origin["0"]
+        (6, 6, [0, 1, 2, 3, 4, 7])
     """
 
     group: str
@@ -48,6 +57,20 @@ class Split:
         weights: what the outgoing weights of each copy are multiplied by; they sum to 1.
         offsets: displacement of each copy's incoming weights: producer name -> tensor of shape
             (copies, *shape of one channel's kernel); zeros where absent.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> x = torch.randn(3, 4)
+        >>> before, kernel = net(x), net[0].weight[2]
+        >>> graph = ramify.apply(ramify.trace(net, x), [ramify.Split("0", 2)])
+        >>> torch.allclose(net(x), before, atol=1e-6), graph.origin["0"][-1]  # a copy of channel 2
+        (True, 2)
+        >>> apart = 0.01 * torch.stack([kernel, -kernel])  # of the weights that make the copies
+        >>> edit = ramify.Split("0", 3, (0.6, 0.4), offsets={"0.weight": apart})
+        >>> ramify.apply(graph, [edit])["0"].width
+        10
     """
 
     group: str
@@ -57,6 +80,7 @@ class Split:
 
 
 Edit: TypeAlias = Prune | Split
+"""What `ramify.apply` takes, and what a method's proposal holds."""
 Taken: TypeAlias = dict[Channel, Edit]
 """Channels and what happens to them."""
 
@@ -83,6 +107,7 @@ def plan_edits(graph: ChannelGraph, edits: Iterable[Edit]) -> Plan:
     Raises:
         RamifyError: an edit is not possible, with the reason.
     """
+    # What happens to which channel of each axis, each edit checked on its own.
     by_group: dict[Atom, tuple[ChannelGroup, Taken]] = {}
     for edit in edits:
         if not isinstance(edit, (Prune, Split)):
@@ -96,6 +121,7 @@ def plan_edits(graph: ChannelGraph, edits: Iterable[Edit]) -> Plan:
                 "Split with more copies, or apply one edit after the other"
             )
         taken[edit.channel] = edit
+    # Then one change for each axis.
     plan = Plan({}, [])
     for group, taken in by_group.values():
         blocks = [channel for channel in taken if isinstance(channel, tuple)]
@@ -110,6 +136,7 @@ def _change_blocks(graph: ChannelGraph, group: ChannelGroup, taken: Taken) -> Ch
     """Every head loses as many channels as the others, but each its own."""
     blocks = blocks_around(graph, group)
     assert blocks is not None
+    # Which channels each head loses; all heads lose equally many, as the group is one axis.
     gone: list[set[int]] = [set() for _ in range(blocks.size)]
     for channel, edit in taken.items():
         if isinstance(edit, Split):
@@ -146,6 +173,8 @@ def _check_left(group: ChannelGroup, source: Sequence[int]) -> None:
 
 
 def _change(group: ChannelGroup, taken: Taken, plan: Plan) -> Change:
+    """The change of one axis; the new places of the copies are noted in the plan."""
+    # Those that stay keep their order; copies are appended, the first stays in place.
     gone = {channel for channel, edit in taken.items() if isinstance(edit, Prune)}
     source = [channel for channel in range(group.width) if channel not in gone]
     _check_left(group, source)
@@ -163,6 +192,7 @@ def _change(group: ChannelGroup, taken: Taken, plan: Plan) -> Change:
 
 
 def _validate(graph: ChannelGraph, group: ChannelGroup, edit: Edit) -> None:
+    """The channel exists, and the group allows the edit."""
     channels = edit.channel if isinstance(edit.channel, tuple) else (edit.channel,)
     for channel in channels:
         whole = isinstance(channel, (int, np.integer)) and not isinstance(channel, bool)
@@ -200,6 +230,7 @@ def _validate(graph: ChannelGraph, group: ChannelGroup, edit: Edit) -> None:
 
 
 def _validate_offsets(graph: ChannelGraph, group: ChannelGroup, edit: Split) -> None:
+    """Every offset belongs to a producer, and has the shape of its copies' kernels."""
     for name, offset in edit.offsets.items():
         slot = next((s for s in group.slots if s.name == name and s.role == "producer"), None)
         if slot is None:

@@ -15,15 +15,23 @@ from typing import TypeAlias
 
 
 class Atom:
-    """One channel axis: a leaf until it is refined, or merged into another."""
+    """One channel axis: a leaf until it is refined, or merged into another.
 
-    __slots__ = ("bound", "frozen", "inexact", "no_split", "size", "slot", "stamp")
+    Attributes:
+        size: the number of channels.
+        bound: what it was refined into, or merged with; None while it is a leaf.
+        stamp: when `bound` was last resolved, in counts of `bindings`.
+        frozen: why no edit may touch it; empty where one may.
+        no_split: why a copy of a channel would change the output.
+        inexact: why removing a channel is not setting it to zero.
+    """
+
+    __slots__ = ("bound", "frozen", "inexact", "no_split", "size", "stamp")
     bindings = 0
-    """How many atoms were bound so far: what was resolved since the last is up to date."""
+    """How many atoms were bound so far: what was resolved since the latest is up to date."""
 
-    def __init__(self, size: int, slot: tuple[str, int] | None = None) -> None:
+    def __init__(self, size: int) -> None:
         self.size = size
-        self.slot = slot
         self.bound: Term | None = None
         self.stamp = -1
         self.frozen = ""
@@ -70,6 +78,7 @@ UNIT = Fixed(1, "a dimension of size 1")
 def resolve(term: Term) -> Term:
     """The term with every merged or refined atom replaced by what it became, in normal form."""
     if isinstance(term, Atom):
+        # Merged atoms point to each other; the last of them is a leaf, or was refined.
         root = term
         while isinstance(root.bound, Atom):
             root = root.bound
@@ -155,6 +164,7 @@ def mark_inexact(term: Term, reason: str) -> None:
 
 
 def _bind(atom: Atom, term: Term) -> None:
+    """An atom becomes a term, which inherits its restrictions."""
     inside = list(leaves(term))
     if any(leaf is atom for leaf in inside):
         for leaf in inside:
@@ -192,6 +202,7 @@ def unify(one: Term, other: Term, reason: str) -> None:
 
 
 def _unify_products(left: list[Term], right: list[Term], reason: str) -> None:
+    """Factor by factor from the left, the larger of two cut to the size of the other."""
     while left and right:
         a, b = resolve(left[0]), resolve(right[0])
         if a.size == b.size:
@@ -214,6 +225,7 @@ def _unify_products(left: list[Term], right: list[Term], reason: str) -> None:
 
 
 def _unify_sums(one: Term, other: Term, reason: str) -> None:
+    """Piece by piece from the left, the longer of two cut where the other ends."""
     left, right = [one], [other]
     while left and right:
         a, b = resolve(left.pop(0)), resolve(right.pop(0))
@@ -252,6 +264,7 @@ def factor(term: Term, outer: int, inner: int) -> tuple[Term, Term] | None:
         return pair
     if isinstance(term, Sum):
         return _factor_sum(term, inner)
+    # A product: factors from the left until they make `outer`, the last of them cut if it must be.
     done: list[Term] = []
     rest = list(term.parts)
     while rest:
@@ -296,7 +309,7 @@ def split(term: Term, at: int) -> tuple[Term, Term] | None:
         pair = Atom(at), Atom(term.size - at)
         _bind(term, Sum(pair))
         return pair
-    if isinstance(term, Sum):
+    if isinstance(term, Sum):  # the piece in which the boundary falls is cut
         before: list[Term] = []
         for position, piece in enumerate(term.parts):
             start = sum(part.size for part in before)
@@ -309,6 +322,7 @@ def split(term: Term, at: int) -> tuple[Term, Term] | None:
                 return concat([*before, cut[0]]), concat([cut[1], *term.parts[position + 1 :]])
             before.append(piece)
         return None
+    # A product can be cut between two entries of its first factor.
     row = math.prod(part.size for part in term.parts[1:])
     if at % row:
         return None

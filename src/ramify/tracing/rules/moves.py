@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
-
 from ramify.tracing.dims import (
     UNIT,
     Atom,
@@ -41,6 +39,8 @@ def view(op: TracedOp) -> None:
 
 def regroup(op: TracedOp, terms: Sequence[Term], shape: Sequence[int]) -> list[Term]:
     """The terms of a reshape of `terms` to `shape`."""
+    # Two pointers, one in each shape: equal sizes pass, else a block is gathered on both sides
+    # until its products agree, and divided anew.
     out: list[Term] = []
     i = j = 0
     weight = op.is_weight(op.args[0])  # axes of size 1 in a parameter are there to broadcast
@@ -77,6 +77,7 @@ def regroup(op: TracedOp, terms: Sequence[Term], shape: Sequence[int]) -> list[T
 
 
 def _divide(op: TracedOp, whole: Term, sizes: Sequence[int]) -> list[Term]:
+    """A block of dimensions as a product of these sizes; frozen where it is none."""
     out: list[Term] = []
     for position, size in enumerate(sizes[:-1]):
         pair = factor(whole, size, math.prod(sizes[position + 1 :]))
@@ -203,9 +204,8 @@ def slice_(op: TracedOp) -> None:
     dim = axis(op.argument(1, "dim", 0), len(terms))
     step = op.argument(4, "step", 1)
     size = terms[dim].size
-    start, stop, _ = slice(op.argument(2, "start", None), op.argument(3, "end", None), 1).indices(
-        size
-    )
+    given = slice(op.argument(2, "start", None), op.argument(3, "end", None), 1)
+    start, stop, _ = given.indices(size)
     if (start, stop, step) != (0, size, 1):
         terms[dim] = cut_range(op, terms[dim], start, stop, step)
     op.give(terms)
@@ -217,6 +217,7 @@ def cut_range(op: TracedOp, term: Term, start: int, stop: int, step: int) -> Ter
     if isinstance(resolve(term), Fixed) or count == 0 or step != 1:
         op.freeze(term, "takes some of them")
         return op.fixed(count)
+    # The end first: then the start counts from the same place as before.
     op.note_slice(term)
     for at in (stop, start):
         if 0 < at < term.size:
@@ -317,136 +318,4 @@ def reorder(op: TracedOp) -> None:
     dims = op.argument(2, "dims", []) if op.name == "aten::roll" else op.argument(1, "dims", [])
     for dim in dims or range(len(terms)):
         op.freeze(terms[axis(dim, len(terms))], "moves them along the dimension")
-    op.give(terms)
-
-
-@aten_rule("index_select", "gather", "take_along_dim")
-def pick(op: TracedOp) -> None:
-    """Positions of one dimension are looked up by number."""
-    source, dim, index = op.args[0], op.args[1], op.args[2]
-    terms, (result,) = list(op.dims(source)), op.results()
-    dim = axis(dim, len(terms))
-    op.freeze(terms[dim], "looks them up by number")
-    shape = op.shape(result)
-    if op.name != "aten::index_select":
-        for position, other in enumerate(op.dims(index)):
-            if position != dim and other.size == terms[position].size:
-                op.tie(terms[position], other, "looks them up by number")
-    op.give(
-        [
-            term if position != dim and term.size == shape[position] else op.fixed(n)
-            for position, (term, n) in enumerate(zip(terms, shape, strict=True))
-        ],
-    )
-
-
-@aten_rule("embedding")
-def embedding(op: TracedOp) -> None:
-    """Rows of a table by number: the table's columns are channels made."""
-    weight, index = op.args[0], op.args[1]
-    rows, columns = op.dims(weight)
-    op.freeze(rows, "looks them up by number")
-    op.contract((index, [], []), (weight, [], [columns]))
-    op.give([*op.dims(index), columns])
-
-
-@aten_rule("index_add", "index_add_", "index_copy", "index_copy_")
-def put_rows(op: TracedOp) -> None:
-    """Whole rows are written by number along one dimension; along the others they stay equal."""
-    target, dim, _, source = op.args[:4]
-    terms = op.dims(target)
-    dim = axis(dim, len(terms))
-    for position, (mine, other) in enumerate(zip(terms, op.dims(source), strict=True)):
-        if position != dim:
-            op.tie(mine, other, "writes them")
-        else:
-            for term in (mine, other):
-                op.freeze(term, "looks them up by number")
-    op.give(terms)
-
-
-@aten_rule(*"scatter scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_".split())
-def scatter(op: TracedOp) -> None:
-    """Entries are written by number along one dimension; full ones among the others pass."""
-    refs = op.inputs()
-    terms = op.dims(refs[0])
-    dim = axis(op.args[1], len(terms))
-    for ref in refs[1:]:
-        for position, (mine, other) in enumerate(zip(terms, op.dims(ref), strict=True)):
-            if position != dim and mine.size == other.size:
-                op.tie(mine, other, "writes them")
-            else:
-                for term in (mine, other):
-                    op.freeze(term, "looks them up by number")
-    op.give(terms)
-
-
-@aten_rule("_embedding_bag", "_embedding_bag_forward_only")
-def embedding_bag(op: TracedOp) -> None:
-    """Sums, means or maxima of rows of a table: the table's columns are channels made."""
-    weight, index = op.args[0], op.args[1]
-    rows, columns = op.dims(weight)
-    op.freeze(rows, "looks them up by number")
-    op.contract((index, [], []), (weight, [], [columns]))
-    result, *others = op.results()
-    sizes = [[op.fixed(n) for n in op.shape(ref)] for ref in others]
-    op.give([op.fixed(op.shape(result)[0]), columns], *sizes)
-
-
-@aten_rule("index", "_unsafe_index")
-def index(op: TracedOp) -> None:
-    """Advanced indexing: the indexed dimensions stay, the others pass."""
-    source, indices = op.args[0], list(op.args[1])
-    terms, (result,) = op.dims(source), op.results()
-    masks = (torch.bool, torch.uint8)
-    masked = [d for d, i in enumerate(indices) if i and op.dtype(i) in masks]
-    if masked:
-        rank = len(op.shape(indices[masked[0]]))
-        alone = sum(i is not None for i in indices) == 1
-        first, last = (masked[0], masked[0] + rank) if alone else (0, len(terms))
-        for term in terms[first:last]:
-            op.freeze(term, "looks them up with a mask")
-        sizes = op.shape(result)
-        chosen = [op.fixed(n) for n in (sizes[first : first + 1] if alone else sizes)]
-        op.give([*terms[:first], *chosen, *terms[last:]])
-        return
-    indices += [None] * (len(terms) - len(indices))
-    used = [d for d, i in enumerate(indices) if i is not None]
-    for dim in used:
-        op.freeze(terms[dim], "looks them up by number")
-    rank = max(len(op.shape(indices[d])) for d in used)
-    free = [d for d in range(len(terms)) if d not in used]
-    together = used == list(range(used[0], used[-1] + 1))
-    front = [d for d in free if together and d < used[0]]
-    shape = op.shape(result)
-    looked: list[Term] = [op.fixed(n) for n in shape[len(front) : len(front) + rank]]
-    back = [terms[d] for d in free if d not in front]
-    op.give([*(terms[d] for d in front), *looked, *back])
-
-
-@aten_rule("index_put", "index_put_")
-def put_by_number(op: TracedOp) -> None:
-    """Written by number or mask: dimensions behind those that are looked up pass."""
-    target, indices, values = op.args[:3]
-    terms, own = op.dims(target), op.dims(values)
-    masks = (torch.bool, torch.uint8)
-    covered: list[int] = []
-    at = 0
-    for each in indices:
-        masked = each is not None and op.dtype(each) in masks
-        rank = len(op.shape(each)) if masked else 1
-        covered += range(at, at + rank) if each is not None else ()
-        at += rank
-    together = covered == list(range(covered[0], covered[-1] + 1))
-    passing = terms[covered[-1] + 1 :] if together else []
-    for term in terms[: len(terms) - len(passing)]:
-        op.freeze(term, "looks them up by number")
-    count = min(len(passing), len(own))
-    for term in own[: len(own) - count]:
-        op.freeze(term, "looks them up by number")
-    for mine, other in zip(passing[len(passing) - count :], own[len(own) - count :], strict=True):
-        if mine.size == other.size:
-            op.tie(mine, other, "writes them")
-        else:
-            op.freeze(other, f"broadcasts one channel against {mine.size}")
     op.give(terms)
