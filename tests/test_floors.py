@@ -23,7 +23,7 @@ FLOORS = (
     {"latency"},
     {"probe"},
     {"methods"},
-    {"select"},
+    {"select", "testing"},
     {"relax"},
     {"cells"},
     {"models", "data"},

@@ -98,7 +98,7 @@ def apply(
             stage_optimizer(swap, graph, plan, each)
         swap.commit()
         _forget(graph.model)
-        # An axis of one channel looks like none: what is known by place must be found anew.
+        # Axes of one channel are not told apart: what was known by key must be found anew.
         narrow = any(len(change.source) == 1 for change in plan.changes.values())
         edited = _trace_again(graph, None if narrow else graph.trial_results)
         _follow(graph, edited, plan, strict=not narrow)
@@ -120,7 +120,7 @@ def _forget(model: nn.Module) -> None:
 
 
 def _warn_of_unseen(graph: ChannelGraph, plan: Plan) -> None:
-    """What no run reached cannot follow; where it has an edited size it may be meant to."""
+    """Warn of a parameter that no run reached, and that has a dimension of an edited size."""
     sizes = {atom.size: atom for atom in plan.changes}
     names = {group.atom: group.name for group in graph.groups}
     for unseen in graph.unreached:
@@ -166,17 +166,17 @@ def _several(followers: Follower | Iterable[Follower]) -> list[Follower]:
 
 
 def _try_splits_alone(graph: ChannelGraph, edits: Sequence[Edit]) -> None:
-    """Splits that go together with prunes are tried without them: alone they change nothing."""
+    """Splits in one call with prunes are tried without these: alone they must change nothing."""
     splits = [replace(edit, offsets={}) for edit in edits if isinstance(edit, Split)]
     if splits:
         _check_outputs(*_without_and_with(graph, plan_edits(graph, splits).changes))
 
 
 def _try_reordered_blocks(graph: ChannelGraph, plan: Plan) -> None:
-    """Where every head loses channels of its own: to put each head's in another order is nothing.
+    """Where every head loses channels of its own, each head's order must not matter.
 
     Raises:
-        RamifyError: it changes the outputs.
+        RamifyError: putting the channels of each head in another order changes the outputs.
     """
     orders = {
         atom: Change(np.arange(atom.size), np.ones(atom.size), change.blocks, _order(change, atom))
@@ -212,8 +212,9 @@ def _follow(graph: ChannelGraph, edited: ChannelGraph, plan: Plan, *, strict: bo
     """Check that the edited model has the planned axes, and say where each channel is from."""
     names = {group.atom: group.name for group in graph.groups}
     old_atom: dict[Atom, Atom] = {}
-    for name, slot in graph.flow.param_dims.items():
-        for old, new in zip(slot, edited.flow.param_dims[name], strict=True):
+    # Old axes and new lie in the same order in every dimension of every parameter.
+    for name, dims in graph.flow.param_dims.items():
+        for old, new in zip(dims, edited.flow.param_dims[name], strict=True):
             planned, found = list(leaves(old)), list(leaves(new))
             if [new_size(a, plan.changes) for a in planned] == [a.size for a in found]:
                 old_atom.update(zip(found, planned, strict=True))
