@@ -11,7 +11,17 @@ from pathlib import Path
 
 import ramify
 
-EXTRAS = ("matplotlib", "PIL", "sklearn", "jinja2", "typer", "rich", "pydantic", "pandas", "grandalf")
+EXTRAS = (
+    "matplotlib",
+    "PIL",
+    "sklearn",
+    "jinja2",
+    "typer",
+    "rich",
+    "pydantic",
+    "pandas",
+    "grandalf",
+)
 
 
 HIDDEN = {"ramify.cli.prune"}  # by the command of that name
