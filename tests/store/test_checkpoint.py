@@ -13,12 +13,7 @@ from ramify.errors import RamifyError
 from ramify.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ramify.store.files import read_tensors, write_tensors
 from ramify.store.model import recipe_of, reshape, save
-from ramify.store.state import (
-    load_training_state,
-    random_states,
-    set_random_states,
-    training_state,
-)
+from ramify.store.state import NetworkInTraining, random_states, set_random_states
 
 Make = Callable[[Iterable[Tensor]], optim.Optimizer]
 
@@ -32,12 +27,12 @@ def build(width: int = 4) -> nn.Sequential:
 def keep(
     path: Path, model: nn.Module, optimizer: optim.Optimizer, history: Sequence[Any] = ()
 ) -> None:
-    state = training_state(model, optimizer)
+    state = NetworkInTraining(model, optimizer).state_dict()
     write_checkpoint(path, Checkpoint("training", state, [random_states()], list(history)))
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer) -> None:
-    load_training_state(checkpoint.state, model, optimizer)
+    NetworkInTraining(model, optimizer).load_state_dict(checkpoint.state)
     set_random_states(checkpoint.random[0])
 
 

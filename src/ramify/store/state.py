@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,67 +23,70 @@ from ramify.store.model import fill, named_tensors, recipe_of, to_shape
 SOURCE = "the checkpoint"
 
 
-def training_state(
-    model: nn.Module, optimizer: Optimizer, followers: Sequence[Follower] = ()
-) -> dict[str, Any]:
-    """A network in training, of whatever shape it has now.
+@dataclass(frozen=True)
+class NetworkInTraining:
+    """A network in training, with all that is stored beside it.
 
-    Args:
-        model: The network.
+    Attributes:
+        model: The network, of whatever shape it has now.
         optimizer: Over the network's parameters.
         followers: Weight averages and other models or state dictionaries of the same shape.
 
-    Returns:
-        Shape recipe, tensors, optimizer and followers. Tensors are those of the network.
-
-    Raises:
-        RamifyError: The optimizer holds a parameter that is not the model's.
+    Example:
+        >>> net, other = nn.Linear(2, 3), nn.Linear(2, 1)  # a network that has grown, a fresh one
+        >>> trained = NetworkInTraining(net, torch.optim.SGD(net.parameters(), lr=0.1))
+        >>> again = NetworkInTraining(other, torch.optim.SGD(other.parameters(), lr=0.1))
+        >>> again.load_state_dict(trained.state_dict())
+        >>> bool((other.weight == net.weight).all())
+        True
     """
-    return {
-        "recipe": recipe_of(model),
-        "model": named_tensors(model),
-        "optimizer": optimizer_state(optimizer, _names(model)),
-        "followers": [
-            {"recipe": recipe_of(one), "tensors": named_tensors(one)}
-            if isinstance(one, nn.Module)
-            else {"recipe": None, "tensors": dict(one)}
-            for one in followers
-        ],
-    }
 
+    model: nn.Module
+    optimizer: Optimizer
+    followers: Sequence[Follower] = ()
 
-def load_training_state(
-    stored: Mapping[str, Any],
-    model: nn.Module,
-    optimizer: Optimizer,
-    followers: Sequence[Follower] = (),
-) -> None:
-    """Bring model, optimizer and followers back to where they were, in place.
+    def state_dict(self) -> dict[str, Any]:
+        """Shape recipe, tensors, optimizer and followers; tensors are those of the network."""
+        return {
+            "recipe": recipe_of(self.model),
+            "model": named_tensors(self.model),
+            "optimizer": optimizer_state(self.optimizer, self._names()),
+            "followers": [
+                {"recipe": recipe_of(one), "tensors": named_tensors(one)}
+                if isinstance(one, nn.Module)
+                else {"recipe": None, "tensors": dict(one)}
+                for one in self.followers
+            ],
+        }
 
-    Args:
-        stored: From :func:`training_state`.
-        model: A network of the same class, of any widths.
-        optimizer: An optimizer of the same class over the same parameters.
-        followers: As many as were stored, of the same kinds in the same order.
+    def load_state_dict(self, stored: Mapping[str, Any]) -> None:
+        """Bring network, optimizer and followers back to where they were, in place.
 
-    Raises:
-        RamifyError: The model, the optimizer or a follower is of another kind than the stored one.
-    """
-    kinds = [one["recipe"] is not None for one in stored["followers"]]
-    given = [isinstance(one, nn.Module) for one in followers]
-    if kinds != given:
-        raise RamifyError(
-            f"{SOURCE} holds {_counted(kinds)}, and was given {_counted(given)}; resume with "
-            "followers of the same kinds in the same order."
-        )
-    fill(to_shape(model, stored["recipe"]), stored["model"], SOURCE)
-    check_optimizer(optimizer, _names(model), stored["optimizer"], SOURCE)
-    load_optimizer(optimizer, stored["optimizer"])
-    for number, (one, kept) in enumerate(zip(followers, stored["followers"], strict=True)):
-        if isinstance(one, nn.Module):
-            fill(to_shape(one, kept["recipe"]), kept["tensors"], SOURCE)
-        else:
-            _fill_dictionary(one, kept["tensors"], number)
+        Args:
+            stored: From :meth:`state_dict`, of a network of the same class, of any widths, of an
+                optimizer of the same class, and of followers of the same kinds in the same order.
+
+        Raises:
+            RamifyError: One of them is of another kind than the stored one.
+        """
+        kinds = [one["recipe"] is not None for one in stored["followers"]]
+        given = [isinstance(one, nn.Module) for one in self.followers]
+        if kinds != given:
+            raise RamifyError(
+                f"{SOURCE} holds {_counted(kinds)}, and was given {_counted(given)}; resume with "
+                "followers of the same kinds in the same order."
+            )
+        fill(to_shape(self.model, stored["recipe"]), stored["model"], SOURCE)
+        check_optimizer(self.optimizer, self._names(), stored["optimizer"], SOURCE)
+        load_optimizer(self.optimizer, stored["optimizer"])
+        for number, (one, kept) in enumerate(zip(self.followers, stored["followers"], strict=True)):
+            if isinstance(one, nn.Module):
+                fill(to_shape(one, kept["recipe"]), kept["tensors"], SOURCE)
+            else:
+                _fill_dictionary(one, kept["tensors"], number)
+
+    def _names(self) -> dict[int, str]:
+        return {id(parameter): name for name, parameter in self.model.named_parameters()}
 
 
 def _fill_dictionary(
@@ -101,10 +105,6 @@ def _fill_dictionary(
 def _counted(modules: Sequence[bool]) -> str:
     """How many followers of each kind there are."""
     return f"{sum(modules)} follower modules and {len(modules) - sum(modules)} state dictionaries"
-
-
-def _names(model: nn.Module) -> dict[int, str]:
-    return {id(parameter): name for name, parameter in model.named_parameters()}
 
 
 def optimizer_state(optimizer: Optimizer, names: Mapping[int, str]) -> dict[str, Any]:

@@ -1,23 +1,14 @@
 """What a run remembers: its events, from which follows where it stands, and its checkpoint."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
-from torch.optim import Optimizer
-
 from ramify import distributed
-from ramify.edit import Follower
 from ramify.store.checkpoint import Checkpoint, damage_named, read_checkpoint, write_checkpoint
-from ramify.store.state import (
-    load_training_state,
-    random_states,
-    set_random_states,
-    training_state,
-)
+from ramify.store.state import random_states, set_random_states
 from ramify.train.epoch import located
 
 Event = dict[str, Any]
@@ -32,29 +23,6 @@ class Resumable(Protocol):
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Bring it back to a state, in place."""
-
-
-@dataclass(frozen=True)
-class InTraining:
-    """A network in training, with all that is stored beside it.
-
-    Attributes:
-        model: The network.
-        optimizer: Its optimizer.
-        followers: Weight averages and the like.
-    """
-
-    model: nn.Module
-    optimizer: Optimizer
-    followers: Sequence[Follower]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Shape, tensors, optimizer and followers."""
-        return training_state(self.model, self.optimizer, self.followers)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Bring all of them back, in place."""
-        load_training_state(state, self.model, self.optimizer, self.followers)
 
 
 @dataclass

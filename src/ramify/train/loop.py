@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 from ramify import distributed
 from ramify.edit import Follower
 from ramify.probe.splitting_matrix import Loss
+from ramify.store.state import NetworkInTraining
 from ramify.tracing import ChannelGraph, trace
 from ramify.train.epoch import Training, make_optimizer, train_epoch
 from ramify.train.followers import distinct
-from ramify.train.history import TRAINING, Event, InTraining, Journal
+from ramify.train.history import TRAINING, Event, Journal
 from ramify.train.passes import Data, Epoch, steps_of
 from ramify.train.rounds import costs
 
@@ -67,7 +68,7 @@ class Loop:
     steps: int
     training: Training
     rounds: int
-    subject: InTraining
+    subject: NetworkInTraining
     journal: Journal
     evaluate: Evaluate | None
     after_step: Callable[[nn.Module], None] | None
@@ -124,7 +125,7 @@ def begin(  # noqa: PLR0913  (what a loop is made of)
     tags: Mapping[str, Any] | None = None,
 ) -> Loop:
     """A loop at its beginning, or where its checkpoint left it; arguments as of `ramify.grow`."""
-    subject = InTraining(model, make_optimizer(model, training), distinct(model, followers))
+    subject = NetworkInTraining(model, make_optimizer(model, training), distinct(model, followers))
     file = None if checkpoint is None else Path(checkpoint)
     journal = Journal(TRAINING, subject, file, log, tags or {})
     steps = steps_of(data)
