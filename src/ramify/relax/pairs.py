@@ -68,7 +68,7 @@ def check_halves(a: Iterable[int], p: Iterable[int]) -> None:
     if both:
         raise RamifyError(
             f"{len(both)} samples, such as {min(both)}, are in both halves of the data; the search "
-            "needs halves that do not overlap, as ramify.relax.pairs gives"
+            "needs halves that do not overlap, as ramify.relax.halves gives"
         )
 
 
