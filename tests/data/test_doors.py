@@ -166,6 +166,14 @@ def test_any_name_of_a_file_of_images(root, shape, read):
     np.testing.assert_allclose(back[0], first.reshape(read), atol=0.01)
 
 
+def test_without_the_folder_no_file_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAMIFY_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "flowers.npz", np.zeros((4, 6, 5), dtype=np.uint8))
+    with pytest.raises(ramify.RamifyError, match="unknown data set 'flowers'.* a .npz file in the"):
+        load("flowers")
+
+
 def test_a_file_of_other_samples_is_taken_as_it_is(root):
     samples = np.random.default_rng(0).normal(size=(4, 7))
     write(root / "sensors.npz", samples)

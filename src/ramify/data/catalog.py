@@ -158,8 +158,8 @@ def load(name: str, seed: int = 0) -> Dataset:
     if all(name.partition(":")):
         found = object_at(name, "data set")
         return as_dataset(made(found, name, "data set") if callable(found) else found, name)
-    path = Path(os.environ.get(VARIABLE, "")).expanduser() / f"{name}.npz"
-    if path.is_file():
+    root = os.environ.get(VARIABLE)
+    if root and (path := Path(root).expanduser() / f"{name}.npz").is_file():
         return load_npz(path)
     raise RamifyError(
         f"unknown data set {name!r}: give one of {', '.join(NAMES)}; the name of a .npz file in "
@@ -190,6 +190,7 @@ def _load_files(file_set: _FileSet, root: Path) -> Dataset:
 
 
 def _read_splits(file_set: _FileSet, root: Path) -> tuple[RawSplit, RawSplit]:
+    """The first complete form of a set that is found; half of one may lie beside it."""
     for folder in file_set.folders:
         if (path := root / f"{folder}.npz").is_file():
             return read_npz(path, file_set.channels)
