@@ -14,6 +14,11 @@ class DigitsNet(nn.Module):
         in_channels: channels of an image.
         classes: number of classes, K.
         width: channels of each of the three layers.
+
+    Example:
+        >>> import torch
+        >>> DigitsNet(in_channels=1, classes=10, width=4)(torch.randn(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, in_channels: int, classes: int, width: int) -> None:

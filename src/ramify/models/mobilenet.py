@@ -25,6 +25,11 @@ class MobileNetV1(nn.Module):
         width: channels of the first convolution and of every block; None is the usual 32, then 64
             to 1024.
 
+    Example:
+        >>> import torch
+        >>> MobileNetV1(in_channels=3, classes=10, width=8)(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+
     Source: A. Howard and others, "MobileNets: efficient convolutional neural networks for mobile
     vision applications", 2017, table 1.
     """

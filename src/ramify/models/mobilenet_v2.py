@@ -56,6 +56,11 @@ class MobileNetV2(nn.Module):
             convolution; None is the usual 32, then 16 to 320, and 1280.
         stride: of the first convolution: 2 in the paper, 1 leaves small images more pixels.
 
+    Example:
+        >>> import torch
+        >>> MobileNetV2(in_channels=3, classes=10, width=8, stride=2)(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+
     Source: M. Sandler and others, "MobileNetV2: inverted residuals and linear bottlenecks", 2018,
     table 2.
     """

@@ -59,6 +59,11 @@ class PreResNet(nn.Module):
     Raises:
         RamifyError: if the depth is not 9 n + 2 with n of 1 or more.
 
+    Example:
+        >>> import torch
+        >>> PreResNet(in_channels=3, classes=10, depth=11, width=4)(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+
     Source: K. He, X. Zhang, S. Ren, J. Sun, "Identity mappings in deep residual networks", 2016.
     """
 

@@ -53,6 +53,11 @@ class ResNet(nn.Module):
     Raises:
         RamifyError: if the depth is not 6 n + 2 with n of 1 or more.
 
+    Example:
+        >>> import torch
+        >>> ResNet(in_channels=3, classes=10, depth=8, width=4)(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+
     Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", 2016,
     section 4.2, with the projection shortcuts of its option B.
     """

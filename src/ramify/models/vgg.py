@@ -20,6 +20,11 @@ class VGG19(nn.Module):
         classes: number of classes, K.
         width: channels of every layer; None is the usual 64, 128, 256, 512, 512 of the stages.
 
+    Example:
+        >>> import torch
+        >>> VGG19(in_channels=3, classes=10, width=8)(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+
     Source: K. Simonyan, A. Zisserman, "Very deep convolutional networks for large-scale image
     recognition", ICLR 2015, configuration E; with batch norm and one linear layer, as in the CIFAR
     experiments of the splitting papers.

@@ -33,6 +33,14 @@ class Checkpoint:
         random: The random states of every process, as
             :func:`ramify.store.state.random_states` gives them.
         history: The events of the run so far, plain JSON.
+
+    Example:
+        >>> import tempfile, torch
+        >>> file = Path(tempfile.mkdtemp()) / 'run.safetensors'
+        >>> state = {'weights': torch.ones(2), 'rate': 0.1}
+        >>> write_checkpoint(file, Checkpoint('search', state, random=[], history=[{'epoch': 0}]))
+        >>> read_checkpoint(file).state
+        {'weights': tensor([1., 1.]), 'rate': 0.1}
     """
 
     kind: str

@@ -17,6 +17,10 @@ class Epoch:
     Attributes:
         data: The batches of every epoch, or a function of its number.
         number: Which.
+
+    Example:
+        >>> list(Epoch(lambda epoch: [f'batch of epoch {epoch}'], number=2))
+        ['batch of epoch 2']
     """
 
     data: Data
@@ -35,6 +39,11 @@ class Passes:
         data: As in :class:`Epoch`.
         epoch: The number of the next pass.
         steps: Batches of a pass.
+
+    Example:
+        >>> passes = Passes(lambda epoch: [f'batch of epoch {epoch}'], epoch=3, steps=1)
+        >>> list(passes), list(passes), passes.epoch
+        (['batch of epoch 3'], ['batch of epoch 4'], 5)
     """
 
     data: Data

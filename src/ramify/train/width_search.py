@@ -159,7 +159,15 @@ class WidthSearch:
 
 @dataclass(frozen=True)
 class Chance:
-    """Prunes in random order: what any score has to beat."""
+    """Prunes in random order: what any score has to beat.
+
+    Example:
+        >>> import ramify
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+        >>> proposals = Chance(seed=0).propose(ramify.trace(net, torch.ones(1, 2)), None, ())
+        >>> [(proposal.edit.group, proposal.edit.channel) for proposal in proposals]
+        [('0', 2), ('0', 0), ('0', 1)]
+    """
 
     seed: int
 
