@@ -58,7 +58,7 @@ class MobileNetV2(nn.Module):
 
     Example:
         >>> import torch
-        >>> MobileNetV2(in_channels=3, classes=10, width=8, stride=2)(torch.randn(2, 3, 32, 32)).shape
+        >>> MobileNetV2(3, classes=10, width=8, stride=2)(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 10])
 
     Source: M. Sandler and others, "MobileNetV2: inverted residuals and linear bottlenecks", 2018,
