@@ -12,10 +12,16 @@ SEEDS: list[tuple[str, tuple[int, ...], dict[str, int], Inputs, bool]] = [
     ("preresnet56", (3, 32, 32), {}, image(32, 32), True),
     ("preresnet164", (3, 32, 32), {}, image(32, 32), True),
     ("resnet20", (3, 32, 32), {}, image(32, 32), True),
-    ("s2d.speech.ds_cnn", (1, 49, 10), {}, image(49, 10, channels=1), True),
-    ("s2d.points.dgcnn", (3, 64), {}, noise(2, 3, 64), True),
-    ("s2d.rbf.network", (1,), {"width": 8}, noise(5, 1), True),
+    ("ds_cnn", (1, 49, 10), {}, image(49, 10, channels=1), True),
+    ("dgcnn", (3, 64), {}, noise(2, 3, 64), True),
+    ("rbf", (1,), {"width": 8}, noise(5, 1), True),
 ]
+
+ELSEWHERE = {
+    "ds_cnn": "experiments.s2d.speech.ds_cnn:build",
+    "dgcnn": "experiments.s2d.points.dgcnn:build",
+    "rbf": "experiments.s2d.rbf.network:build",
+}
 
 
 def entries() -> list[Entry]:
@@ -23,8 +29,7 @@ def entries() -> list[Entry]:
 
     def entry(seed: tuple[str, tuple[int, ...], dict[str, int], Inputs, bool]) -> Entry:
         name, shape, settings, inputs, full = seed
-        model = f"experiments.{name}:build" if "." in name else name
-        make = lambda: build(model, dataset_shape=shape, classes=10, **settings)  # noqa: E731
-        return Entry(name.rpartition(".")[2], "ramify", make, inputs, full)
+        make = lambda: build(ELSEWHERE.get(name, name), dataset_shape=shape, classes=10, **settings)  # noqa: E731
+        return Entry(name, "ramify", make, inputs, full)
 
     return [entry(seed) for seed in SEEDS]
