@@ -96,7 +96,7 @@ class _Surrounded(nn.Module):
         self._inputs, self.op = inputs, _Call(op, settings)
         tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
         self.given = tuple(t.detach() for t in tensors if _is_activation(t))
-        self.makers, self.readers, self.own = (nn.ParameterDict() for _ in range(3))
+        self.producers, self.readers, self.own = (nn.ParameterDict() for _ in range(3))
         for number, tensor in enumerate(tensors):
             if isinstance(tensor, nn.Parameter):
                 self.own[str(number)] = tensor
@@ -104,7 +104,7 @@ class _Surrounded(nn.Module):
         # Nearly the identity, and of positive numbers, so that an operation gets what it can take.
         for key, size, like in _axes(self.given):
             noise = torch.rand(size, size, generator=generator) / (10 * size)
-            self.makers[key] = nn.Parameter((torch.eye(size) + noise).to(like))
+            self.producers[key] = nn.Parameter((torch.eye(size) + noise).to(like))
         with torch.no_grad():
             results = self.op(*copied(inputs))
         for key, size, like in _axes(results):
@@ -112,7 +112,7 @@ class _Surrounded(nn.Module):
 
     def forward(self, *given: Tensor) -> list[Tensor]:
         """The operation on made arguments, read."""
-        made = iter([_mixed(tensor, n, self.makers) for n, tensor in enumerate(given)])
+        made = iter([_mixed(tensor, n, self.producers) for n, tensor in enumerate(given)])
         taken = lambda leaf: next(made) if _is_activation(leaf) else leaf  # noqa: E731
         results = self.op(*tree_map(taken, self._inputs))
         return [_mixed(tensor, n, self.readers) for n, tensor in enumerate(results)]
@@ -120,9 +120,9 @@ class _Surrounded(nn.Module):
     def against(self, flow: DimFlow) -> dict[tuple[int, int], tuple[str, str]]:
         """(tensor, dimension) -> (why it cannot change or be copied, why a prune is inexact)."""
         found = {}
-        for key in self.makers:
+        for key in self.producers:
             number, dim = key.count("t") - 1, key.count("d") - 1
-            atoms = list(leaves(flow.param_dims[f"makers.{key}"][0]))
+            atoms = list(leaves(flow.param_dims[f"producers.{key}"][0]))
             reason = next((a.frozen or a.no_split for a in atoms if a.frozen or a.no_split), "")
             inexact = next((a.inexact for a in atoms if a.inexact), "")
             found[number, dim] = reason, inexact
