@@ -81,13 +81,13 @@ def row(name: str, proposals: list[ramify.Proposal], budgets: Mapping[str, float
     assert all(true.of(name) <= budget for name, budget in budgets.items())
     channels = len({(p.edit.group, p.edit.channel) for p in proposals})
     counts = f"{channels} | {len(proposals)} | {len(found.chosen)}"
-    return f"| {name} | {counts} | {seconds:.2f} | {found.gap:.1e} | {used} |"
+    return f"| {name} | {counts} | {seconds:.2f} | {found.value:.3f} | {found.gap:.1e} | {used} |"
 
 
 def main() -> None:
     """Print the table."""
-    print("| what | channels | proposals | chosen | seconds | gap | of each budget |")
-    print("|---|---|---|---|---|---|---|")
+    print("| what | channels | proposals | chosen | seconds | value | gap | of each budget |")
+    print("|---|---|---|---|---|---|---|---|")
     proposals = by_hand(10_000)
     total = Cost(sum(p.cost.params for p in proposals), sum(p.cost.macs for p in proposals))
     print(row("by hand", proposals, {"params": total.params // 20}))

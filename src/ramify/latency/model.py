@@ -30,6 +30,7 @@ from ramify.tracing.indexing import Index
 from ramify.tracing.recorder import Op
 
 VECTORS = (1, 8, 16)  # what widths are rounded up to
+REACH = 16  # channels to both sides that a slope is taken over, or more: across the steps
 FOLDS = 5
 
 
@@ -139,6 +140,15 @@ class LatencyModel:
     def _totals(self, features: Floats) -> Floats:
         slope, rest = self._line
         return np.maximum(slope * self._operations.sums(features, self._tables) + rest, 0.0)
+
+
+def slopes(predicted: LatencyModel, widths: Index) -> Floats:
+    """What one more channel of each group adds to the predicted latency about widths (W,): (W,)."""
+    reach = np.maximum(widths // 4, REACH)
+    low = np.maximum(widths - reach, 1)
+    more = predicted.at_each(widths + np.diag(reach))
+    less = predicted.at_each(widths - np.diag(widths - low))
+    return np.maximum((more - less) / (widths + reach - low), 0.0)
 
 
 def _table(rows: Floats, times: Floats) -> Floats:

@@ -21,9 +21,9 @@ from torch import Tensor
 from ramify.cost import RESOURCES, CostModel
 from ramify.errors import RamifyError
 from ramify.latency import LatencyModel
+from ramify.latency.model import slopes
 from ramify.relax.gates import Gates
 from ramify.relax.proximal import group_norms, prox_group_l1, prox_l1
-from ramify.select.knapsack.rule import latency_slopes
 from ramify.tracing import ChannelGraph
 
 
@@ -143,7 +143,7 @@ def channel_costs(gates: Gates, graph: ChannelGraph, resource: str | LatencyMode
     """
     model = CostModel(graph)
     if isinstance(resource, LatencyModel):
-        saved = latency_slopes(resource.on(graph), model.widths).tolist()
+        saved = slopes(resource.on(graph), model.widths).tolist()
     elif resource in RESOURCES:
         now = model.cost().of(resource)
         fewer = [model.widths - step for step in np.eye(len(model.names), dtype=np.int64)]

@@ -16,7 +16,7 @@ from ramify.tracing import ChannelGraph
 
 
 @dataclass(frozen=True)
-class Offers:
+class Candidates:
     """Proposals for one model, with what rules must know of their channels.
 
     Attributes:
@@ -68,7 +68,7 @@ class Offers:
         return out[::-1]
 
 
-def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> Offers:
+def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> Candidates:
     """The proposals, by channel.
 
     Args:
@@ -76,7 +76,7 @@ def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> 
         graph: the traced model, where proposals do not carry it.
 
     Returns:
-        The offers.
+        The candidates.
 
     Raises:
         RamifyError: proposals for different traces, or a value that is no number.
@@ -103,4 +103,4 @@ def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> 
     else:
         names = {name: graph[name].name for name in written}
         widths = {name: graph[name].width for name in names.values()}
-    return Offers(given, graph, [names[proposal.edit.group] for proposal in given], widths)
+    return Candidates(given, graph, [names[proposal.edit.group] for proposal in given], widths)

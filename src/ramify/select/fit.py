@@ -9,7 +9,7 @@ from ramify.cost import RESOURCES, CostModel
 from ramify.errors import RamifyError
 from ramify.latency import measure_edited
 from ramify.methods import Proposal
-from ramify.select.candidates import Offers, gather
+from ramify.select.candidates import Candidates, gather
 from ramify.select.fit_steps import Step, added, downward, even, upward
 from ramify.select.rounding import Multiple, check_multiple, multiples
 from ramify.tracing import ChannelGraph
@@ -55,28 +55,28 @@ def fit(
         if not (math.isfinite(total) and total > 0):
             raise RamifyError(f"the budget of {name} is a finite total above 0, and got {total}")
     check_multiple(multiple_of)
-    offers, within = gather(proposals, graph), _within(graph, budget)
-    asked = multiples(offers.graph, multiple_of)
-    worth = [proposal.value for proposal in offers.proposals]
-    sound = offers.spared(offers.ranked(worth, range(len(worth))))
-    prunes = [number for number in sound if offers.prunes(number)]
+    candidates, within = gather(proposals, graph), _within(graph, budget)
+    asked = multiples(candidates.graph, multiple_of)
+    worth = [proposal.value for proposal in candidates.proposals]
+    sound = candidates.spared(candidates.ranked(worth, range(len(worth))))
+    prunes = [number for number in sound if candidates.prunes(number)]
     if not within([]):
-        steps = downward(offers, prunes, asked)
-        return _taken(offers, steps[: _enough(offers, steps, within)])
-    gains = {number for number in prunes if offers.proposals[number].score is None}
-    splits = [number for number in sound if not offers.prunes(number)]
-    whole = [number for number in sound if number in gains or not offers.prunes(number)]
-    if asked and even(offers, whole, asked):
-        found = [offers.proposals[number] for number in whole]
+        steps = downward(candidates, prunes, asked)
+        return _taken(candidates, steps[: _enough(candidates, steps, within)])
+    gains = {number for number in prunes if candidates.proposals[number].score is None}
+    splits = [number for number in sound if not candidates.prunes(number)]
+    whole = [number for number in sound if number in gains or not candidates.prunes(number)]
+    if asked and even(candidates, whole, asked):
+        found = [candidates.proposals[number] for number in whole]
         if within(found):
             return found
-    down = downward(offers, [number for number in prunes if number in gains], asked)
+    down = downward(candidates, [number for number in prunes if number in gains], asked)
     gone = [number for step in down for number in step.numbers]
-    up = upward(offers, splits, gone, asked)
-    kept = _as_many(offers, up, gone, CostModel(graph), budget)
+    up = upward(candidates, splits, gone, asked)
+    kept = _as_many(candidates, up, gone, CostModel(graph), budget)
     if "latency" in budget:
-        kept = _fast(offers, kept, down, within)
-    return _taken(offers, [*down, *kept])
+        kept = _fast(candidates, kept, down, within)
+    return _taken(candidates, [*down, *kept])
 
 
 Check = Callable[[Sequence[Proposal]], bool]
@@ -98,25 +98,25 @@ def _within(graph: ChannelGraph, budget: Mapping[str, float]) -> Check:
     return check
 
 
-def _taken(offers: Offers, steps: Sequence[Step]) -> list[Proposal]:
+def _taken(candidates: Candidates, steps: Sequence[Step]) -> list[Proposal]:
     """The proposals of the last step of each key, largest value first."""
     last = {step.key: step.numbers for step in steps}
-    found = [offers.proposals[number] for numbers in last.values() for number in numbers]
+    found = [candidates.proposals[number] for numbers in last.values() for number in numbers]
     return sorted(found, key=lambda proposal: -proposal.value)
 
 
-def _enough(offers: Offers, steps: Sequence[Step], within: Check) -> int:
+def _enough(candidates: Candidates, steps: Sequence[Step], within: Check) -> int:
     """The fewest of the first steps of prunes that are enough, by bisection; else all of them."""
     low, high = 1, len(steps)
     while low < high:
         middle = (low + high) // 2
-        enough = within(_taken(offers, steps[:middle]))
+        enough = within(_taken(candidates, steps[:middle]))
         low, high = (low, middle) if enough else (middle + 1, high)
     return high
 
 
 def _as_many(
-    offers: Offers,
+    candidates: Candidates,
     steps: Sequence[Step],
     gone: Sequence[int],
     model: CostModel,
@@ -126,11 +126,11 @@ def _as_many(
     counted = {name: budget[name] for name in budget if name in RESOURCES}
     place = {name: number for number, name in enumerate(model.names)}
     widths, kept, last = model.widths.copy(), list[Step](), dict[Hashable, list[int]]()
-    for name, more in added(offers, gone).items():
+    for name, more in added(candidates, gone).items():
         widths[place[name]] += more
     for step in steps:
-        change = added(offers, step.numbers)
-        change.subtract(added(offers, last.get(step.key, [])))
+        change = added(candidates, step.numbers)
+        change.subtract(added(candidates, last.get(step.key, [])))
         for name, more in change.items():
             widths[place[name]] += more
         cost = model.cost(widths)
@@ -143,11 +143,13 @@ def _as_many(
     return kept
 
 
-def _fast(offers: Offers, steps: list[Step], down: Sequence[Step], within: Check) -> list[Step]:
+def _fast(
+    candidates: Candidates, steps: list[Step], down: Sequence[Step], within: Check
+) -> list[Step]:
     """The first steps of splits that latency allows: measured, in as few shapes as bisection."""
     low, high = 0, len(steps)
     while low < high:
         middle = (low + high + 1) // 2
-        fits = within(_taken(offers, [*down, *steps[:middle]]))
+        fits = within(_taken(candidates, [*down, *steps[:middle]]))
         low, high = (middle, high) if fits else (low, middle - 1)
     return steps[:low]

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ramify.select.candidates import Offers
-from ramify.select.knapsack.value_curve import reachable
-from ramify.select.rounding import change_of, pools
+from ramify.select.candidates import Candidates
+from ramify.select.knapsack.value_curve import values_of_changes
+from ramify.select.rounding import options_by_channel, width_change
 
 
 @dataclass(frozen=True)
@@ -27,27 +27,27 @@ class Step:
     numbers: list[int]
 
 
-def added(offers: Offers, numbers: Iterable[int]) -> Counter[str]:
+def added(candidates: Candidates, numbers: Iterable[int]) -> Counter[str]:
     """How many channels each group gets."""
     total: Counter[str] = Counter()
     for number in numbers:
-        total[offers.groups[number]] += change_of(offers, number)
+        total[candidates.groups[number]] += width_change(candidates, number)
     return total
 
 
-def even(offers: Offers, numbers: Iterable[int], asked: Mapping[str, int]) -> bool:
+def even(candidates: Candidates, numbers: Iterable[int], asked: Mapping[str, int]) -> bool:
     """Whether every group that changes comes to its multiple."""
     return not any(
-        more and (offers.widths[name] + more) % asked.get(name, 1)
-        for name, more in added(offers, numbers).items()
+        more and (candidates.widths[name] + more) % asked.get(name, 1)
+        for name, more in added(candidates, numbers).items()
     )
 
 
-def downward(offers: Offers, prunes: Sequence[int], asked: Mapping[str, int]) -> list[Step]:
+def downward(candidates: Candidates, prunes: Sequence[int], asked: Mapping[str, int]) -> list[Step]:
     """Steps of prunes, those that lose least a channel first; what reaches no multiple is left.
 
     Args:
-        offers: all proposals.
+        candidates: all proposals.
         prunes: numbers of the prunes to take, best first.
         asked: the multiple of each group.
 
@@ -55,12 +55,12 @@ def downward(offers: Offers, prunes: Sequence[int], asked: Mapping[str, int]) ->
         The steps, each with a key of its own.
     """
     chains = []
-    for name, numbers in offers.by_group(prunes).items():
+    for name, numbers in candidates.by_group(prunes).items():
         multiple, at, chain = asked.get(name, 1), 0, list[Step]()
-        size = offers.widths[name] % multiple or multiple
+        size = candidates.widths[name] % multiple or multiple
         while at + size <= len(numbers):
             step = numbers[at : at + size]
-            rank = sum(offers.proposals[number].value for number in step) / size
+            rank = sum(candidates.proposals[number].value for number in step) / size
             chain.append(Step(numbers[at], rank, step))
             at, size = at + size, multiple
         chains.append(chain)
@@ -68,12 +68,12 @@ def downward(offers: Offers, prunes: Sequence[int], asked: Mapping[str, int]) ->
 
 
 def upward(
-    offers: Offers, splits: Sequence[int], gone: Iterable[int], asked: Mapping[str, int]
+    candidates: Candidates, splits: Sequence[int], gone: Iterable[int], asked: Mapping[str, int]
 ) -> list[Step]:
     """Steps of splits, those that gain most a channel first, but single edits by their value.
 
     Args:
-        offers: all proposals.
+        candidates: all proposals.
         splits: numbers of the splits to choose from, best first.
         gone: numbers of the prunes that are taken in any case.
         asked: the multiple of each group.
@@ -82,15 +82,15 @@ def upward(
         The steps; those of one group have one key, each holding the group's best splits for the
         next multiple.
     """
-    worth = [proposal.value for proposal in offers.proposals]
-    pruned = added(offers, gone)
+    worth = [proposal.value for proposal in candidates.proposals]
+    pruned = added(candidates, gone)
     chains = []
-    for name, numbers in offers.by_group(splits).items():
+    for name, numbers in candidates.by_group(splits).items():
         if asked.get(name, 1) == 1:
             chains.append([Step(number, worth[number], [number]) for number in numbers])
             continue
-        width = offers.widths[name] + pruned[name]
-        found = reachable(pools(offers, numbers, worth), width)
+        width = candidates.widths[name] + pruned[name]
+        found = values_of_changes(options_by_channel(candidates, numbers, worth), width)
         chain, at, before = list[Step](), 0, 0.0
         for change, value in zip(found.changes.tolist(), found.values.tolist(), strict=True):
             if change > 0 and (width + change) % asked[name] == 0:

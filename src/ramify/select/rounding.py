@@ -12,8 +12,8 @@ from typing import TypeAlias
 from ramify.cost import growth
 from ramify.edit.plan import Channel
 from ramify.errors import RamifyError
-from ramify.select.candidates import Offers
-from ramify.select.knapsack.value_curve import Option, reachable
+from ramify.select.candidates import Candidates
+from ramify.select.knapsack.value_curve import Option, values_of_changes
 from ramify.tracing import ChannelGraph
 
 Multiple: TypeAlias = int | Mapping[str, int]
@@ -81,7 +81,7 @@ def _by_name(graph: ChannelGraph, multiple_of: Mapping[str, int]) -> dict[str, i
 
 
 def rounded(
-    offers: Offers,
+    candidates: Candidates,
     chosen: Sequence[int],
     eligible: Iterable[int],
     worth: Sequence[float],
@@ -94,7 +94,7 @@ def rounded(
     that reaches neither is left as it is, with a warning.
 
     Args:
-        offers: all proposals.
+        candidates: all proposals.
         chosen: numbers of those that a rule selected, one a channel.
         eligible: numbers of those that the rule would take if it took more.
         worth: of each proposal.
@@ -103,18 +103,18 @@ def rounded(
     Returns:
         The numbers of the selection.
     """
-    asked = multiples(offers.graph, multiple_of) if chosen else {}
+    asked = multiples(candidates.graph, multiple_of) if chosen else {}
     if not asked:
         return list(chosen)
-    more = offers.by_group(eligible)
+    more = candidates.by_group(eligible)
     out: list[int] = []
-    for name, numbers in offers.by_group(chosen).items():
-        out += _nearest(offers, name, numbers, more.get(name, []), worth, asked[name])
+    for name, numbers in candidates.by_group(chosen).items():
+        out += _nearest(candidates, name, numbers, more.get(name, []), worth, asked[name])
     return out
 
 
 def _nearest(
-    offers: Offers,
+    candidates: Candidates,
     name: str,
     chosen: list[int],
     eligible: Sequence[int],
@@ -122,15 +122,17 @@ def _nearest(
     multiple: int,
 ) -> list[int]:
     """The numbers of one group's selection."""
-    width = offers.widths[name]
-    wanted = width + sum(change_of(offers, number) for number in chosen)
+    width = candidates.widths[name]
+    wanted = width + sum(width_change(candidates, number) for number in chosen)
     if wanted % multiple == 0:
         return chosen
     below = wanted - wanted % multiple
     found = []
     for target, sign in ((below, -1), (below + multiple, 1)):
-        onward = {number for number in eligible if sign * change_of(offers, number) > 0}
-        picked = best_at(offers, sorted({*chosen, *onward}), target - width, worth, width)
+        onward = {number for number in eligible if sign * width_change(candidates, number) > 0}
+        picked = best_with_change(
+            candidates, sorted({*chosen, *onward}), target - width, worth, width
+        )
         if picked is not None:
             value = sum(worth[number] for number in picked)
             found.append((abs(target - wanted), -value, picked))
@@ -144,13 +146,13 @@ def _nearest(
     return []
 
 
-def best_at(
-    offers: Offers, numbers: Iterable[int], change: int, worth: Sequence[float], width: int
+def best_with_change(
+    candidates: Candidates, numbers: Iterable[int], change: int, worth: Sequence[float], width: int
 ) -> list[int] | None:
     """The proposals of one group that together change its width by so much and are worth most.
 
     Args:
-        offers: all proposals.
+        candidates: all proposals.
         numbers: those to choose from.
         change: of the width.
         worth: of each proposal.
@@ -159,20 +161,22 @@ def best_at(
     Returns:
         Their numbers; None where no selection changes the width by so much.
     """
-    found = reachable(pools(offers, numbers, worth), width)
+    found = values_of_changes(options_by_channel(candidates, numbers, worth), width)
     return found.chosen(change) if change in found.changes else None
 
 
-def pools(offers: Offers, numbers: Iterable[int], worth: Sequence[float]) -> list[list[Option]]:
+def options_by_channel(
+    candidates: Candidates, numbers: Iterable[int], worth: Sequence[float]
+) -> list[list[Option]]:
     """The options of each channel, as curves take them."""
-    channels, found = offers.channels, dict[tuple[str, Channel], list[Option]]()
+    channels, found = candidates.channels, dict[tuple[str, Channel], list[Option]]()
     for number in numbers:
-        option = (change_of(offers, number), worth[number], number)
+        option = (width_change(candidates, number), worth[number], number)
         found.setdefault(channels[number], []).append(option)
     return list(found.values())
 
 
-def change_of(offers: Offers, number: int) -> int:
+def width_change(candidates: Candidates, number: int) -> int:
     """How many channels a proposal adds."""
-    (change,) = growth([offers.proposals[number].edit]).values()
+    (change,) = growth([candidates.proposals[number].edit]).values()
     return change

@@ -10,7 +10,7 @@ from typing import Protocol
 from ramify.cost import RESOURCES
 from ramify.errors import RamifyError
 from ramify.methods import Proposal
-from ramify.select.candidates import Offers, gather
+from ramify.select.candidates import Candidates, gather
 from ramify.select.rounding import Multiple, check_multiple, rounded
 
 
@@ -50,14 +50,14 @@ class TopFraction:
 
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """The best `fraction` of the channels, without those that gain nothing."""
-        offers = gather(proposals)
-        by_group = list(offers.by_group(range(len(proposals))).values())
+        candidates = gather(proposals)
+        by_group = list(candidates.by_group(range(len(proposals))).values())
         pools = by_group if self.per_group else [[number for pool in by_group for number in pool]]
         chosen: list[int] = []
         for pool in pools:
-            count = share(self.fraction, len({offers.channels[number] for number in pool}))
-            chosen += _best(offers, pool)[:count]
-        return _finished(offers, chosen, range(len(proposals)), self.multiple_of)
+            count = share(self.fraction, len({candidates.channels[number] for number in pool}))
+            chosen += _best(candidates, pool)[:count]
+        return _finished(candidates, chosen, range(len(proposals)), self.multiple_of)
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,14 @@ class Threshold:
 
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """The best `most` proposals whose index is at most `index` and value at least `value`."""
-        offers = gather(proposals)
+        candidates = gather(proposals)
         fit = [
             number
             for number, proposal in enumerate(proposals)
             if (proposal.index is None or proposal.index <= self.index)
             and proposal.value >= self.value
         ]
-        return _finished(offers, _best(offers, fit)[: self.most], fit, self.multiple_of)
+        return _finished(candidates, _best(candidates, fit)[: self.most], fit, self.multiple_of)
 
 
 @dataclass(frozen=True)
@@ -137,16 +137,16 @@ class TradeOff:
 
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """In each group the best `per_group` of the channels that pay."""
-        offers = gather(proposals)
+        candidates = gather(proposals)
         worth = [self.worth(proposal) for proposal in proposals]
         chosen: list[int] = []
         paying = [number for number, value in enumerate(worth) if value > 0]
-        for pool in offers.by_group(paying).values():
-            ranked = offers.ranked(worth, pool)
-            chosen += offers.spared(ranked)[: share(self.per_group, len(ranked))]
-        chosen = rounded(offers, chosen, paying, worth, self.multiple_of)
+        for pool in candidates.by_group(paying).values():
+            ranked = candidates.ranked(worth, pool)
+            chosen += candidates.spared(ranked)[: share(self.per_group, len(ranked))]
+        chosen = rounded(candidates, chosen, paying, worth, self.multiple_of)
         chosen.sort(key=lambda number: -worth[number])
-        return [offers.proposals[number] for number in chosen]
+        return [candidates.proposals[number] for number in chosen]
 
 
 def share(fraction: float, count: int) -> int:
@@ -159,17 +159,17 @@ def _check_share(name: str, fraction: float) -> None:
         raise RamifyError(f"{name} lies above 0 and up to 1, and got {fraction}")
 
 
-def _best(offers: Offers, pool: Sequence[int]) -> list[int]:
-    worth = [proposal.value for proposal in offers.proposals]
-    paying = [number for number in pool if offers.proposals[number].pays]
-    return offers.spared(offers.ranked(worth, paying))
+def _best(candidates: Candidates, pool: Sequence[int]) -> list[int]:
+    worth = [proposal.value for proposal in candidates.proposals]
+    paying = [number for number in pool if candidates.proposals[number].pays]
+    return candidates.spared(candidates.ranked(worth, paying))
 
 
 def _finished(
-    offers: Offers, chosen: Sequence[int], pool: Iterable[int], multiple_of: Multiple
+    candidates: Candidates, chosen: Sequence[int], pool: Iterable[int], multiple_of: Multiple
 ) -> list[Proposal]:
     """The selection, rounded with what pays of a pool, in order of value."""
-    worth = [proposal.value for proposal in offers.proposals]
-    paying = [number for number in pool if offers.proposals[number].pays]
-    found = rounded(offers, chosen, paying, worth, multiple_of)
-    return sorted((offers.proposals[number] for number in found), key=lambda p: -p.value)
+    worth = [proposal.value for proposal in candidates.proposals]
+    paying = [number for number in pool if candidates.proposals[number].pays]
+    found = rounded(candidates, chosen, paying, worth, multiple_of)
+    return sorted((candidates.proposals[number] for number in found), key=lambda p: -p.value)

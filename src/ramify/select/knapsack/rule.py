@@ -7,29 +7,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ramify.cost import RESOURCES, Cost, CostModel, growth
+from ramify.cost import RESOURCES, CostModel
 from ramify.errors import RamifyError
 from ramify.latency import LatencyModel, learn, measure_edited
 from ramify.methods import Proposal
-from ramify.select.candidates import Offers, gather
-from ramify.select.knapsack.additive import Items
-from ramify.select.knapsack.branch_and_bound import Shapes, parts_of
-from ramify.select.knapsack.latency_steps import filled
-from ramify.select.knapsack.local_search import Budgets
-from ramify.select.knapsack.value_curve import Curve, Floats, curve
-from ramify.select.rounding import Multiple, check_multiple, multiples, pools
+from ramify.select.candidates import Candidates, gather
+from ramify.select.knapsack.additive import AdditiveKnapsack
+from ramify.select.knapsack.latency import best_predicted
+from ramify.select.knapsack.problem import Budgets, WidthChoices
+from ramify.select.knapsack.value_curve import Floats
+from ramify.select.knapsack.widths import best_widths
+from ramify.select.rounding import Multiple, check_multiple, multiples
 from ramify.tracing import ChannelGraph
 from ramify.tracing.indexing import Index
 
 TRIES = 4  # shapes that are measured before a latency budget is given up
-LINES = 6  # shapes about which the predicted latency is taken for a line
-REACH = 16  # channels to both sides that its slope is taken over, or more: across its steps
 
 
 @dataclass(frozen=True)
@@ -81,9 +78,9 @@ class Knapsack:
             with a graph.
         predicted: the model of the latency, of this network in any shape, from
             `ramify.latency.learn`; by default it is learned for each selection.
-        exact: up to so many proposals the best selection is searched for by a mixed-integer
-            program; above, relaxed selections are rounded, and `Selection.gap` says how far the
-            result may be from the best.
+        exact_up_to: for up to so many proposals a mixed-integer program finds the best selection
+            and proves it. For more, the solution of a linear program is rounded and improved by
+            local search, and `Selection.gap` says how far it may be from the best.
         seconds: how long to look for better selections and for a proof; what was found until then
             is within the budgets, and its gap holds. For a budget of latency, in each of its tries.
 
@@ -108,12 +105,15 @@ class Knapsack:
     flops: float | None = None
     energy: float | None = None
     latency: float | None = None
-    exact: int = 500
+    exact_up_to: int = 500
     seconds: float = 6.0
     multiple_of: Multiple = 1
     predicted: LatencyModel | None = None
+    exact: InitVar[int | None] = None  # what `exact_up_to` was called
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, exact: int | None) -> None:
+        if exact is not None:
+            object.__setattr__(self, "exact_up_to", exact)
         if not self.budgets and self.latency is None:
             raise RamifyError(
                 "a knapsack takes one budget or more: give params, macs, flops, energy or latency"
@@ -147,42 +147,45 @@ class Knapsack:
         Raises:
             RamifyError: no selection is within the budgets.
         """
-        offers = gather(proposals)
-        if not offers.proposals:
+        candidates = gather(proposals)
+        if not candidates.proposals:
             return self._nothing()
-        if offers.graph is not None:
-            return self._solve_shapes(offers)
+        if candidates.graph is not None:
+            return self._solve_widths(candidates, candidates.graph)
         if self.latency is not None:
             raise RamifyError(
                 "a budget of latency takes proposals that carry the traced model: give each its "
                 "graph, or a budget of params, macs, flops or energy"
             )
         multiples(None, self.multiple_of)
-        return self._solve_items(offers)
+        return self._solve_additive(candidates)
 
     def _nothing(self) -> Selection:
         """An empty selection, where the budgets allow one."""
         asked = {name: budget for name, budget in self.budgets.items() if budget < 0}
         if asked or (self.latency is not None and self.latency < 0):
             raise RamifyError("a negative budget asks to shrink, and no proposal was given")
-        priced = () if self.latency is None else ("latency",)
-        return Selection([], 0.0, 0.0, dict.fromkeys((*RESOURCES, *priced), 0))
+        timed = () if self.latency is None else ("latency",)
+        return Selection([], 0.0, 0.0, dict.fromkeys((*RESOURCES, *timed), 0))
+
+    def _exactly(self, candidates: Candidates) -> bool:
+        return len(candidates.proposals) <= self.exact_up_to
 
     # Costs that add up ------------------------------------------------------------------------
 
-    def _solve_items(self, offers: Offers) -> Selection:
-        found = offers.proposals
+    def _solve_additive(self, candidates: Candidates) -> Selection:
+        found = candidates.proposals
         costs = np.array([[p.cost.of(name) for p in found] for name in self.budgets], dtype=float)
-        numbers = {channel: number for number, channel in enumerate(dict.fromkeys(offers.channels))}
-        items = Items(
+        number = {channel: n for n, channel in enumerate(dict.fromkeys(candidates.channels))}
+        knapsack = AdditiveKnapsack(
             values=np.array([p.value for p in found]),
             costs=costs,
             budgets=np.array(list(self.budgets.values()), dtype=float),
-            pools=np.array([numbers[channel] for channel in offers.channels]),
-            prunes=_prunes_of_whole_groups(offers),
+            channels=np.array([number[channel] for channel in candidates.channels]),
+            prunes=_prunes_of_whole_groups(candidates),
         )
         until = time.monotonic() + self.seconds
-        chosen, bound = items.solve(len(found) <= self.exact, until)
+        chosen, bound = knapsack.solve(self._exactly(candidates), until)
         if chosen is None and bound > -math.inf:
             raise RamifyError(
                 f"no selection within the budgets was found in {self.seconds:g} seconds, though "
@@ -195,30 +198,71 @@ class Knapsack:
         spent = {name: sum(p.cost.of(name) for p in picked) for name in RESOURCES}
         return _selection(picked, bound, spent)
 
-    # Costs of shapes --------------------------------------------------------------------------
+    # Costs of whole shapes --------------------------------------------------------------------
 
-    def _solve_shapes(self, offers: Offers) -> Selection:
-        assert offers.graph is not None
-        model = CostModel(offers.graph)
-        curves = _curves(offers, model, multiples(offers.graph, self.multiple_of))
+    def _solve_widths(self, candidates: Candidates, graph: ChannelGraph) -> Selection:
+        model = CostModel(graph)
+        budgets = self._totals(model)
+        choices = WidthChoices(candidates, model, multiples(graph, self.multiple_of))
+        self._check_narrowest(choices, budgets)
+        exact = self._exactly(candidates)
+
+        def solve(line: tuple[Floats, float] | None) -> tuple[Index, float]:
+            until = time.monotonic() + self.seconds
+            return best_widths(choices, replace(budgets, line=line), exact, until)
+
+        def selection(widths: Index, bound: float) -> Selection:
+            picked = [candidates.proposals[number] for number in choices.proposals(widths)]
+            added = model.added([proposal.edit for proposal in picked])
+            spent = {name: added.of(name) for name in RESOURCES}
+            return _selection(picked, bound, spent)
+
         if self.latency is None:
-            return self._at_best(offers, model, curves, None)
-        return self._solve_latency(offers, model, curves, self.latency)
+            choice, bound = solve(None)
+            return selection(choices.all_widths(choice), bound)
 
-    def _solve_latency(
-        self, offers: Offers, model: CostModel, curves: Mapping[int, Curve], most: float
+        predicted = (self.predicted or learn(graph)).on(graph)
+        fastest = predicted.at(choices.all_widths(choices.start)) - predicted.at(model.widths)
+
+        def best(most: float) -> Selection:
+            if fastest > most:
+                raise _infeasible({"latency": most}, {"latency": fastest})
+            found = best_predicted(choices, budgets, predicted, most, solve, self.seconds)
+            return selection(*found)
+
+        return self._measured(graph, best, self.latency)
+
+    def _totals(self, model: CostModel) -> Budgets:
+        """The most that the edited model may have of what is counted."""
+        now = model.cost()
+        totals = {name: now.of(name) + budget for name, budget in self.budgets.items()}
+        for name, total in totals.items():
+            if total <= 0:
+                raise RamifyError(
+                    f"the budget takes {-self.budgets[name]:g} of {name} away, and the model has "
+                    f"{now.of(name)}"
+                )
+        return Budgets(model, totals)
+
+    def _check_narrowest(self, choices: WidthChoices, budgets: Budgets) -> None:
+        """Refuse budgets that the narrowest widths exceed: as costs rise with widths, all do."""
+        cost = budgets.model.cost(choices.all_widths(choices.start))
+        over = {name: cost.of(name) - total for name, total in budgets.totals.items()}
+        short = {name: self.budgets[name] for name, excess in over.items() if excess > 0}
+        if short:
+            raise _infeasible(short, {name: short[name] + over[name] for name in short})
+
+    def _measured(
+        self, graph: ChannelGraph, best: Callable[[float], Selection], most: float
     ) -> Selection:
-        """Within a budget of milliseconds: chosen by the predicted ones, then measured."""
-        assert offers.graph is not None
-        predicted = (self.predicted or learn(offers.graph)).on(offers.graph)
-        now, allowed = measure_edited(offers.graph).median, most
+        """What is within a budget of milliseconds when it is measured, for several predicted."""
+        now, allowed = measure_edited(graph).median, most
         for _ in range(TRIES):
-            selection = self._predicted(offers, model, curves, predicted, allowed)
+            selection = best(allowed)
             edits = [proposal.edit for proposal in selection.chosen]
-            added = measure_edited(offers.graph, edits).median - now if edits else 0.0
+            added = measure_edited(graph, edits).median - now if edits else 0.0
             if added <= most:
-                spent = {**selection.spent, "latency": added}
-                return Selection(selection.chosen, selection.value, selection.bound, spent)
+                return replace(selection, spent={**selection.spent, "latency": added})
             if most > 0:  # too little was predicted here: ask for less
                 allowed *= 0.95 * most / added
             else:
@@ -230,127 +274,20 @@ class Knapsack:
             )
         return self._nothing()
 
-    def _predicted(
-        self,
-        offers: Offers,
-        model: CostModel,
-        curves: Mapping[int, Curve],
-        predicted: LatencyModel,
-        most: float,
-    ) -> Selection:
-        """The best shape found that is predicted to add no more than so many milliseconds."""
-        # About one shape the latency is taken for a line in the widths; the best shape by that line
-        # is where the next line is taken.
-        now = predicted.at(model.widths)
-        place, least = list(curves), model.widths.copy()
-        least[place] += [curve.changes[0] for curve in curves.values()]
-        added = predicted.at(least) - now
-        if added > most:
-            raise _infeasible({"latency": most}, {"latency": added})
-        about = least if most < 0 else model.widths
-        best, value = least, -math.inf
-        for _ in range(LINES):
-            slopes = latency_slopes(predicted, about)
-            line = most + now - predicted.at(about) + float(slopes @ (about - model.widths))
-            line = max(line, float(slopes @ (least - model.widths)))  # the least does fit
-            found = self._at_best(offers, model, curves, (slopes, line))
-            shape = _shape(model, predicted.graph, found.chosen)
-            if predicted.at(shape) - now <= most and found.value > value:
-                best, value = shape, found.value
-            if (shape == about).all():
-                break
-            about = shape
-        totals = self._totals(model.cost())
 
-        def fits(shapes: Index) -> NDArray[np.bool_]:
-            costs = [model.cost(shape) for shape in shapes]
-            counted = [all(c.of(name) <= most for name, most in totals.items()) for c in costs]
-            return (predicted.at_each(shapes) - now <= most) & np.array(counted)
-
-        best = filled(curves, best, model.widths, fits, time.monotonic() + self.seconds)
-        changes = {number: int(best[number] - model.widths[number]) for number in curves}
-        picked = [offers.proposals[number] for number in parts_of(curves, changes)]
-        bound = max(found.bound, math.fsum(proposal.value for proposal in picked))
-        return _selection(picked, bound, _spent(model, picked))
-
-    def _totals(self, now: Cost) -> dict[str, float]:
-        """The most that the edited model may have of what is counted."""
-        return {name: now.of(name) + budget for name, budget in self.budgets.items()}
-
-    def _at_best(
-        self,
-        offers: Offers,
-        model: CostModel,
-        curves: Mapping[int, Curve],
-        priced: tuple[np.ndarray, float] | None,
-    ) -> Selection:
-        now = model.cost()
-        totals = self._totals(now)
-        for name, total in totals.items():
-            if total <= 0:
-                raise RamifyError(
-                    f"the budget takes {-self.budgets[name]:g} of {name} away, and the model has "
-                    f"{now.of(name)}"
-                )
-        shapes = Shapes(Budgets(model, totals, priced), curves)
-        short = shapes.short()
-        if short:
-            raise _infeasible(
-                {name: self.budgets[name] for name in short},
-                {name: self.budgets[name] + excess for name, excess in short.items()},
-            )
-        until = time.monotonic() + self.seconds
-        changes, bound = shapes.solve(len(offers.proposals) <= self.exact, until)
-        if changes is None:
-            raise RamifyError(
-                "no selection is within the budget of latency, by the price of each group: raise "
-                "it, or propose more prunes"
-            )
-        picked = [offers.proposals[number] for number in parts_of(curves, changes)]
-        return _selection(picked, bound, _spent(model, picked))
+# Reading the old name of `exact_up_to` is allowed too.
+Knapsack.exact = property(lambda rule: rule.exact_up_to)  # type: ignore[attr-defined]
 
 
-def _spent(model: CostModel, picked: Sequence[Proposal]) -> dict[str, float]:
-    added = model.added([proposal.edit for proposal in picked])
-    return {name: added.of(name) for name in RESOURCES}
-
-
-def _shape(model: CostModel, graph: ChannelGraph, chosen: Sequence[Proposal]) -> Index:
-    """The widths (W,) after the chosen edits."""
-    shape = model.widths.copy()
-    for name, more in growth(proposal.edit for proposal in chosen).items():
-        shape[model.names.index(graph[name].name)] += more
-    return shape
-
-
-def latency_slopes(predicted: LatencyModel, widths: Index) -> Floats:
-    """What one more channel of each group adds to the predicted latency about a shape (W,)."""
-    reach = np.maximum(widths // 4, REACH)
-    low = np.maximum(widths - reach, 1)
-    steps = np.diag(reach)
-    more = predicted.at_each(widths + steps)
-    less = predicted.at_each(widths - np.diag(widths - low))
-    return np.maximum((more - less) / (widths + reach - low), 0.0)
-
-
-def _curves(offers: Offers, model: CostModel, asked: Mapping[str, int]) -> dict[int, Curve]:
-    """The curve of each group that is proposed, by its number in the cost model."""
-    worth = [proposal.value for proposal in offers.proposals]
-    place = {name: number for number, name in enumerate(model.names)}
-    return {
-        place[name]: curve(pools(offers, own, worth), offers.widths[name], asked.get(name, 1))
-        for name, own in offers.by_group(range(len(worth))).items()
-    }
-
-
-def _prunes_of_whole_groups(offers: Offers) -> list[np.ndarray]:
-    prunes = [number for number in range(len(offers.proposals)) if offers.prunes(number)]
-    whole = [
-        numbers
-        for name, numbers in offers.by_group(prunes).items()
-        if len({offers.channels[number] for number in numbers}) >= offers.widths[name]
+def _prunes_of_whole_groups(candidates: Candidates) -> list[Index]:
+    """For each group whose channels are all proposed for pruning, the numbers of these prunes."""
+    numbers = range(len(candidates.proposals))
+    prunes = [number for number in numbers if candidates.prunes(number)]
+    return [
+        np.array(own)
+        for name, own in candidates.by_group(prunes).items()
+        if len({candidates.channels[number] for number in own}) >= candidates.widths[name]
     ]
-    return [np.array(numbers) for numbers in whole]
 
 
 def _selection(picked: Sequence[Proposal], bound: float, spent: Mapping[str, float]) -> Selection:

@@ -1,4 +1,4 @@
-"""The best value at every width that a group can get: all that a knapsack must know of it.
+"""The best value of a group at every width that it can get: all that a knapsack must know of it.
 
 Shape letters: `D` changes of a group's width, in order.
 """
@@ -16,45 +16,46 @@ from ramify.tracing.indexing import Index
 Floats = NDArray[np.float64]
 Option = tuple[int, float, int]
 """(change of width, value, number of the proposal)"""
+STAYS = -1  # in place of a proposal's number: the channel stays as it is
 
 
 @dataclass(frozen=True)
-class Curve:
+class ValueCurve:
     """The largest total value of a group for each change of its width.
 
     Attributes:
         changes: (D,), rising.
-        values: (D,), those of a `curve` rising too.
+        values: (D,); from `rising_values` they rise too.
     """
 
     changes: Index
     values: Floats
-    _start: int
-    _plain: list[list[int]]
-    _steps: list[tuple[Sequence[Option], NDArray[np.int8]]]
-    _base: int
+    # How each value is reached, see `values_of_changes`: the smallest change; the steps of the
+    # plain channels, best first, and how many of these make the smallest change; and for each other
+    # channel its options, and which of them was taken at each change (0: none).
+    _smallest: int
+    _plain_steps: list[tuple[int, int]]
+    _plain_first: int
+    _others: list[tuple[Sequence[Option], NDArray[np.int8]]]
 
     def chosen(self, change: int) -> list[int]:
         """The proposals that together change the width by so much for the best value."""
-        picked, at = [], change - self._start
-        for options, taken in reversed(self._steps):
+        picked, at = [], change - self._smallest
+        for options, taken in reversed(self._others):  # back through the dynamic program
             option = int(taken[at])
             if option:
                 picked.append(options[option - 1][2])
                 at -= options[option - 1][0] + 1
             else:
                 at -= 1
-        return picked + self._plain_chosen(at)
-
-    def _plain_chosen(self, taken: int) -> list[int]:
-        """The proposals that the first so many increments of the plain channels leave standing."""
-        standing: dict[int, int] = {}
-        for channel, number in self._plain[: self._base + taken]:
-            standing[channel] = number
-        return [number for number in standing.values() if number >= 0]
+        # Of a plain channel the last step that was taken says what becomes of it.
+        plain = dict(self._plain_steps[: self._plain_first + at])
+        return picked + [number for number in plain.values() if number != STAYS]
 
 
-def curve(channels: Sequence[Sequence[Option]], width: int, multiple: int = 1) -> Curve:
+def rising_values(
+    channels: Sequence[Sequence[Option]], width: int, multiple: int = 1
+) -> ValueCurve:
     """The curve of a group: what its widths are worth, where a smaller one is worth less.
 
     Args:
@@ -67,7 +68,7 @@ def curve(channels: Sequence[Sequence[Option]], width: int, multiple: int = 1) -
     """
     # An option that another channel's beats may still be what makes a multiple.
     kept = channels if multiple > 1 else [_undominated(options) for options in channels]
-    every = reachable(kept, width)
+    every = values_of_changes(kept, width)
     allowed = ((width + every.changes) % multiple == 0) | (every.changes == 0)
     values = np.where(allowed, every.values, -np.inf)
     best = np.maximum.accumulate(np.append(-np.inf, values))
@@ -75,7 +76,7 @@ def curve(channels: Sequence[Sequence[Option]], width: int, multiple: int = 1) -
     return replace(every, changes=every.changes[rising], values=every.values[rising])
 
 
-def reachable(channels: Sequence[Sequence[Option]], width: int) -> Curve:
+def values_of_changes(channels: Sequence[Sequence[Option]], width: int) -> ValueCurve:
     """The largest value of each change that a group's options can make, also where less is more.
 
     Channels whose options are one step each, with falling gains, are taken in order of gain; the
@@ -90,16 +91,16 @@ def reachable(channels: Sequence[Sequence[Option]], width: int) -> Curve:
     """
     kept = [_best_of_each_change(options) for options in channels]
     plain = [options for options in kept if _is_plain(options)]
-    hard = [options for options in kept if not _is_plain(options)]
-    values, start, order, base = _plain_curve(plain)
-    steps: list[tuple[Sequence[Option], NDArray[np.int8]]] = []
-    for options in hard:
-        values, taken = _add(values, options)
-        start -= 1
-        steps.append((options, taken))
-    changes = np.arange(start, start + len(values))
+    values, smallest, plain_steps, plain_first = _plain_values(plain)
+    others: list[tuple[Sequence[Option], NDArray[np.int8]]] = []
+    for options in kept:
+        if not _is_plain(options):
+            values, taken = _with_channel(values, options)
+            smallest -= 1
+            others.append((options, taken))
+    changes = np.arange(smallest, smallest + len(values))
     found = (changes > -width) & np.isfinite(values)
-    return Curve(changes[found], values[found], start, order, steps, base)
+    return ValueCurve(changes[found], values[found], smallest, plain_steps, plain_first, others)
 
 
 def _best_of_each_change(options: Sequence[Option]) -> list[Option]:
@@ -124,6 +125,7 @@ def _undominated(options: Sequence[Option]) -> list[Option]:
 
 
 def _is_plain(options: Sequence[Option]) -> bool:
+    """Whether a channel goes from pruned to kept to split by single steps of falling gain."""
     by_change = {change: value for change, value, _ in options}
     if set(by_change) - {-1, 1}:
         return False
@@ -131,28 +133,39 @@ def _is_plain(options: Sequence[Option]) -> bool:
     return less is None or (less <= 0 and (more is None or more <= -less))
 
 
-def _plain_curve(
+def _plain_values(
     plain: Sequence[Sequence[Option]],
-) -> tuple[Floats, int, list[list[int]], int]:
-    """(values, first change, increments in order of gain, how many set the start)."""
-    set_out: list[list[int]] = []
-    gains: list[tuple[float, list[int]]] = []
+) -> tuple[Floats, int, list[tuple[int, int]], int]:
+    """The values of plain channels: all that can be are pruned, then the best steps are undone.
+
+    Returns:
+        The values, the smallest change, the steps (channel, what becomes of it) in the order in
+        which they are taken, and how many of them make the smallest change.
+    """
+    prunes: list[tuple[int, int]] = []
+    gains: list[tuple[float, tuple[int, int]]] = []
     total = 0.0
     for channel, options in enumerate(plain):
         for change, value, number in options:
             if change < 0:
-                set_out.append([channel, number])
-                gains.append((-value, [channel, -1]))  # the channel stays after all
+                prunes.append((channel, number))
+                gains.append((-value, (channel, STAYS)))
                 total += value
             else:
-                gains.append((value, [channel, number]))
+                gains.append((value, (channel, number)))
     gains.sort(key=lambda gain: -gain[0])  # stable: of one channel the smaller change goes first
     values = total + np.cumsum([0.0, *(gain for gain, _ in gains)])
-    return values, -len(set_out), [*set_out, *(step for _, step in gains)], len(set_out)
+    return values, -len(prunes), [*prunes, *(step for _, step in gains)], len(prunes)
 
 
-def _add(values: Floats, options: Sequence[Option]) -> tuple[Floats, NDArray[np.int8]]:
-    """The curve with one more channel, from a change lower by one; and which option each took."""
+def _with_channel(values: Floats, options: Sequence[Option]) -> tuple[Floats, NDArray[np.int8]]:
+    """The values with one more channel, and which of its options each takes (0: none).
+
+    The smallest change becomes one less, as the channel may be pruned.
+
+    Returns:
+        The values, and the number of the option at each.
+    """
     size = len(values) + 1 + max(0, *(change for change, _, _ in options), 0)
     total = np.full(size, -np.inf)
     taken = np.zeros(size, dtype=np.int8)

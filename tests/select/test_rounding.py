@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import ramify
 from ramify.cost import CostModel, graph_cost
-from tests.test_select_knapsack import budgets_for, even, key, on_graph, spent, subsets
+from tests.select.test_knapsack import budgets_for, even, key, on_graph, spent, subsets
 
 
 def added(chosen: Sequence[ramify.Proposal]) -> Counter[str]:
@@ -94,10 +94,12 @@ def test_a_ranking_comes_to_the_nearest_multiple_for_the_most_value(
     assert min(seen[name] for name in ("kept", "left", "moved")) > 0, seen
 
 
-@pytest.mark.parametrize("exact", [500, 0])
+@pytest.mark.parametrize("exact_up_to", [500, 0])
 @pytest.mark.parametrize("kind", ["grow", "mixed", "shrink"])
 @pytest.mark.parametrize("name", ["two", "residual", "depthwise"])
-def test_the_knapsack_is_exhaustive_search_over_multiples(name: str, kind: str, exact: int) -> None:
+def test_the_knapsack_is_exhaustive_search_over_multiples(
+    name: str, kind: str, exact_up_to: int
+) -> None:
     tried = 0
     for seed in range(40):
         draw = random.Random(seed)
@@ -112,7 +114,7 @@ def test_the_knapsack_is_exhaustive_search_over_multiples(name: str, kind: str, 
                 cost = known.setdefault(shape, spent(chosen, graph))
                 if all(cost.of(r) <= budget for r, budget in budgets.items()):
                     values.append(total(chosen))
-        rule = ramify.Knapsack(**budgets, exact=exact, multiple_of=multiple)
+        rule = ramify.Knapsack(**budgets, exact_up_to=exact_up_to, multiple_of=multiple)
         if not values:
             with pytest.raises(ramify.RamifyError, match="no selection is within|takes"):
                 rule.solve(offered)
@@ -123,7 +125,7 @@ def test_the_knapsack_is_exhaustive_search_over_multiples(name: str, kind: str, 
         assert all(cost.of(r) <= budget for r, budget in budgets.items())
         assert found.value <= max(values) + 1e-9
         assert found.bound >= max(values) - 1e-9
-        if exact:
+        if exact_up_to:
             assert found.value == pytest.approx(max(values), abs=1e-5)
         tried += max(values) > 0 or kind == "shrink"
         if tried == 3:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import ramify
 from ramify.cost import RESOURCES, Cost, CostModel, graph_cost
-from ramify.select.knapsack.value_curve import Floats, Option, curve
+from ramify.select.knapsack.value_curve import Floats, Option, rising_values
 from ramify.tracing.indexing import Index
 from tests.nets import Depthwise, Residual
 
@@ -148,10 +148,10 @@ def budgets_for(
     return out
 
 
-@pytest.mark.parametrize("exact", [500, 0])
+@pytest.mark.parametrize("exact_up_to", [500, 0])
 @pytest.mark.parametrize("kind", ["grow", "mixed", "shrink"])
 @pytest.mark.parametrize("name", ["by hand", *NETS])
-def test_it_is_exhaustive_search_or_within_the_gap(name: str, kind: str, exact: int) -> None:
+def test_it_is_exhaustive_search_or_within_the_gap(name: str, kind: str, exact_up_to: int) -> None:
     tried = rounds = 0
     while tried < 3:
         draw = random.Random(rounds)
@@ -162,7 +162,7 @@ def test_it_is_exhaustive_search_or_within_the_gap(name: str, kind: str, exact: 
             graph, proposals = on_graph(name, draw, 5, kind != "grow")
         budgets = budgets_for(draw, proposals, -1 if kind == "shrink" else 1)
         best = exhaustive(proposals, graph, budgets)
-        rule = ramify.Knapsack(**budgets, exact=exact)
+        rule = ramify.Knapsack(**budgets, exact_up_to=exact_up_to)
         if best is None:
             with pytest.raises(ramify.RamifyError, match="no selection is within|takes"):
                 rule.solve(proposals)
@@ -175,7 +175,7 @@ def test_it_is_exhaustive_search_or_within_the_gap(name: str, kind: str, exact: 
         assert all(cost.of(r) == found.spent[r] for r in RESOURCES)
         assert all(cost.of(r) <= budget for r, budget in budgets.items())
         assert found.bound >= best - 1e-9
-        if exact:
+        if exact_up_to:
             assert found.value == pytest.approx(best, abs=1e-5)
             assert found.gap == pytest.approx(0, abs=1e-4)
         size = max(abs(found.bound), abs(found.value))
@@ -232,7 +232,7 @@ def test_rounding_a_larger_network_is_never_over_budget(kind: str) -> None:
             offered.append(ramify.Proposal(gone, -draw.expovariate(1), cost, graph=graph))
     now, sign = model.cost(), -1 if kind == "shrink" else 1
     budgets = {"params": sign * now.params // 3, "flops": sign * now.flops // 4}
-    rounded = ramify.Knapsack(**budgets, exact=0, seconds=1.0).solve(offered)
+    rounded = ramify.Knapsack(**budgets, exact_up_to=0, seconds=1.0).solve(offered)
     cost = spent(rounded.chosen, graph)
     assert all(cost.of(name) <= budget for name, budget in budgets.items())
     assert rounded.value <= rounded.bound
@@ -246,16 +246,16 @@ def test_rounding_a_larger_network_is_never_over_budget(kind: str) -> None:
             assert slack > 0 or p.value < rounded.bound - rounded.value
 
 
-@pytest.mark.parametrize("exact", [10**6, 0])
+@pytest.mark.parametrize("exact_up_to", [10**6, 0])
 @pytest.mark.parametrize("kind", ["by hand", "two"])
-def test_out_of_time_the_best_so_far_is_within_the_budgets(kind: str, exact: int) -> None:
+def test_out_of_time_the_best_so_far_is_within_the_budgets(kind: str, exact_up_to: int) -> None:
     draw = random.Random(1)
     if kind == "by hand":
         graph, proposals = None, by_hand(draw, 6, prunes=False)
     else:
         graph, proposals = on_graph(kind, draw, 5, prunes=True)
     budgets = budgets_for(draw, proposals, 1)
-    found = ramify.Knapsack(**budgets, exact=exact, seconds=1e-9).solve(proposals)
+    found = ramify.Knapsack(**budgets, exact_up_to=exact_up_to, seconds=1e-9).solve(proposals)
     cost = spent(found.chosen, graph)
     assert all(cost.of(name) <= budget for name, budget in budgets.items())
     best = exhaustive(proposals, graph, budgets)
@@ -280,7 +280,7 @@ def test_curves_are_the_best_of_every_width() -> None:
         rising = {
             c: v for c, v in best.items() if v > max([-9.0, *(best[d] for d in best if d < c)])
         }
-        found = curve(channels, 5)
+        found = rising_values(channels, 5)
         assert dict(zip(found.changes.tolist(), found.values.tolist(), strict=True)) == (
             pytest.approx(rising)
         )
@@ -290,6 +290,13 @@ def test_curves_are_the_best_of_every_width() -> None:
             assert len({number // 10 for number in picked}) == len(picked)
             assert sum(options[n][0] for n in picked) == change
             assert sum(options[n][1] for n in picked) == pytest.approx(value)
+
+
+def test_the_old_name_of_the_limit_of_exact_search_is_taken() -> None:
+    rule = ramify.Knapsack(params=1, exact=7)
+    assert rule == ramify.Knapsack(params=1, exact_up_to=7)
+    assert rule.exact == 7
+    assert ramify.Knapsack(params=1).exact == ramify.Knapsack(params=1).exact_up_to == 500
 
 
 def test_what_cannot_be_met_is_said() -> None:

@@ -1,0 +1,119 @@
+"""The knapsack over the widths of a traced model: which widths there are, and what must hold.
+
+Shape letters: `W` groups of the graph, `G` groups with proposals, `N` columns: one for each width
+that a group can get, those of a group side by side, its widths rising.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ramify.cost import CostModel
+from ramify.select.candidates import Candidates
+from ramify.select.knapsack.value_curve import Floats, ValueCurve, rising_values
+from ramify.select.rounding import options_by_channel
+from ramify.tracing.indexing import Index
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What widths must hold to.
+
+    Attributes:
+        model: the cost of the traced model.
+        totals: the most that the edited model may have of each resource.
+        line: what one more channel of each group adds (W,), none below 0, and the most that these
+            may add up to: a budget of latency, taken for linear.
+    """
+
+    model: CostModel
+    totals: Mapping[str, float]
+    line: tuple[Floats, float] | None = None
+
+    def fit(self, widths: Index) -> bool:
+        """Whether widths (W,) are within all of them."""
+        cost = self.model.cost(widths)
+        return all(cost.of(name) <= total for name, total in self.totals.items()) and (
+            self.line is None or self._along_line(widths) <= self.line[1]
+        )
+
+    def _along_line(self, widths: Index) -> float:
+        assert self.line is not None
+        return float(self.line[0] @ (widths - self.model.widths))
+
+    def between(self, widths: Index, first: int, second: int) -> list[tuple[Floats, float]]:
+        """Each budget on two groups: a polynomial in their widths (P, P), and its limit."""
+        found = [
+            (self.model.between(name, widths, first, second), total)
+            for name, total in self.totals.items()
+        ]
+        if self.line is not None:
+            each, most = self.line
+            linear = np.array([[0.0, each[second]], [each[first], 0.0]])
+            own = float(each[[first, second]] @ widths[[first, second]])
+            found.append((linear, most - (self._along_line(widths) - own)))
+        return found
+
+
+class WidthChoices:
+    """Every width that the groups can get, in one table: a column for each, and its best value.
+
+    A choice of widths is the column of each group, (G,).
+
+    Args:
+        candidates: the proposals, with their graph.
+        model: the cost of the traced model.
+        multiples: what the width of each group becomes a multiple of, by its name.
+
+    Attributes:
+        groups: (G,), the number of each group in the cost model.
+        start: (G,), the first column of each group, its narrowest width.
+        stop: (G,), the one after its last.
+        place: (N,), which of the G groups a column is of.
+        widths: (N,), the width that a column stands for.
+        values: (N,), what it is worth, rising within a group.
+    """
+
+    def __init__(
+        self, candidates: Candidates, model: CostModel, multiples: Mapping[str, int]
+    ) -> None:
+        worth = [proposal.value for proposal in candidates.proposals]
+        number = {name: number for number, name in enumerate(model.names)}
+        self._now = model.widths
+        self._curves: list[ValueCurve] = []
+        groups = []
+        for name, own in candidates.by_group(range(len(worth))).items():
+            options = options_by_channel(candidates, own, worth)
+            width = candidates.widths[name]
+            self._curves.append(rising_values(options, width, multiples.get(name, 1)))
+            groups.append(number[name])
+        sizes = [len(curve.changes) for curve in self._curves]
+        self.groups: Index = np.array(groups, dtype=np.int64)
+        self.stop: Index = np.cumsum(sizes)
+        self.start: Index = self.stop - sizes
+        self.place = np.repeat(np.arange(len(sizes)), sizes)
+        self.values = np.concatenate([curve.values for curve in self._curves])
+        changes = np.concatenate([curve.changes for curve in self._curves])
+        self.widths = self._now[self.groups[self.place]] + changes
+
+    def all_widths(self, choice: Index) -> Index:
+        """The widths (W,) of the whole model for a choice (G,)."""
+        widths = self._now.copy()
+        widths[self.groups] = self.widths[choice]
+        return widths
+
+    def value(self, choice: Index) -> float:
+        """What a choice (G,) is worth."""
+        return float(self.values[choice].sum())
+
+    def proposals(self, widths: Index) -> Sequence[int]:
+        """The numbers of the proposals behind widths (W,) that are in the table."""
+        changes = (widths - self._now)[self.groups].tolist()
+        return [
+            number
+            for curve, change in zip(self._curves, changes, strict=True)
+            for number in curve.chosen(change)
+        ]

@@ -1,0 +1,85 @@
+"""Solving the knapsack over widths: a linear program and local search, or an exact program.
+
+Shape letters: `G` groups with proposals, `N` columns: one for each width that a group can get.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from scipy.optimize import milp
+
+from ramify.select.knapsack.linear_bound import LinearBound
+from ramify.select.knapsack.local_search import drawn_in, improved
+from ramify.select.knapsack.problem import Budgets, WidthChoices
+from ramify.tracing.indexing import Index
+
+
+def best_widths(
+    choices: WidthChoices, budgets: Budgets, exact: bool, until: float
+) -> tuple[Index, float]:
+    """The best choice of widths that was found, and a bound on the value of any that fits.
+
+    Args:
+        choices: the widths to choose from; the narrowest of all groups fit together.
+        budgets: what they must hold to.
+        exact: whether to prove the best by a mixed-integer program, as far as time allows.
+        until: when to stop, by `time.monotonic`.
+
+    Returns:
+        The column of each group (G,), and the bound.
+    """
+    now = time.monotonic()
+    program = LinearBound(choices, budgets)
+    bound, near = program.solve(now + (until - now) / 2)
+    if exact:
+        proven, least = _proven(choices, budgets, program, now + (until - now) * 3 / 4)
+        bound = min(bound, least)
+        if proven is not None:
+            return proven, bound
+    found = improved(choices, budgets, drawn_in(choices, budgets, near), until)
+    return found, max(bound, choices.value(found))
+
+
+def _proven(
+    choices: WidthChoices, budgets: Budgets, program: LinearBound, until: float
+) -> tuple[Index | None, float]:
+    """The best choice by a mixed-integer program.
+
+    The cuts of the linear program let choices pass that are over a budget. Where one of these is
+    the best, it is cut off, and the program solved again.
+
+    Returns:
+        (G,), None where there was no time to prove it; and a bound on the value.
+    """
+    bound = np.inf
+    wider: list[tuple[np.ndarray, float]] = []
+    columns = np.arange(len(choices.values))
+    one_each = (program.one_each(columns), 1.0, 1.0)
+    while (left := until - time.monotonic()) > 0:
+        constraints: list[tuple[Any, Any, Any]] = [one_each]
+        rows, limits = program.cuts()
+        if len(rows):
+            constraints.append((rows, -np.inf, limits))
+        if wider:
+            constraints.append((np.array([r for r, _ in wider]), -np.inf, [m for _, m in wider]))
+        found = milp(
+            -program.unit * choices.values,
+            integrality=np.ones(len(columns)),
+            bounds=(0, 1),
+            constraints=constraints,
+            options={"mip_rel_gap": 0.0, "time_limit": left},
+        )
+        if found.mip_dual_bound is not None:
+            bound = min(bound, -found.mip_dual_bound / program.unit)
+        if found.x is None or found.status:
+            break
+        choice = np.flatnonzero(np.round(found.x))
+        if budgets.fit(choices.all_widths(choice)):
+            return choice, bound
+        program.add_tangents(choices.all_widths(choice).astype(np.float64))
+        # What is nowhere narrower is over the budget too.
+        wider.append(((columns >= choice[choices.place]).astype(np.float64), len(choice) - 1.0))
+    return None, bound
