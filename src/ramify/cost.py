@@ -261,6 +261,7 @@ class CostModel:
         self._factors = np.array(filled, dtype=np.int64).reshape(len(monomials), longest)
         # (1 + kinds, K)
         self._rows = np.array([[row.get(m, 0) for m in monomials] for row in rows], dtype=np.int64)
+        self._by_resource = {resource: self._row(resource) for resource in RESOURCES}
 
     def cost(self, widths: Index | None = None) -> Cost:
         """The cost at widths (W,); at the present ones by default."""
@@ -291,7 +292,7 @@ class CostModel:
         Returns:
             The amount, and the derivatives (W,).
         """
-        each = self._row(resource) * np.append(widths, 1.0)[self._factors].prod(axis=1)
+        each = self._by_resource[resource] * np.append(widths, 1.0)[self._factors].prod(axis=1)
         slopes = np.zeros(len(self.names) + 1)
         for factor in self._factors.T:
             np.add.at(slopes, factor, each)
@@ -311,7 +312,7 @@ class CostModel:
         """
         held = np.append(widths, 1).astype(np.float64)
         held[[first, second]] = 1.0
-        each = self._row(resource) * held[self._factors].prod(axis=1)
+        each = self._by_resource[resource] * held[self._factors].prod(axis=1)
         powers = tuple((self._factors == number).sum(axis=1) for number in (first, second))
         size = self._factors.shape[1] + 1
         coefficients = np.zeros((size, size))

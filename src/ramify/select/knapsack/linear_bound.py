@@ -1,11 +1,16 @@
 r"""A bound on the value of any widths within the budgets, and widths to start from.
 
 Both come from a linear program over the shares of columns: each group takes a mixture of its
-widths. The true cost is a polynomial in the widths with positive coefficients, hence convex in
-their logarithms: a tangent there bounds it from below at every width, and is linear in the shares.
-Tangents are added where the mixture's mean widths are over a budget, until they are not. By
-duality any prices of these cuts bound the value; so the bound holds whenever the search stops, and
-also for the columns that the program leaves out.
+widths. The true cost is a polynomial in the widths with positive coefficients, and two kinds of
+tangents bound it from below at all widths of the table, linearly in the shares:
+
+- those in the logarithms of the widths, in which it is convex, taken where the mixture's mean
+  widths are over a budget, until they are not;
+- those in the widths at the narrowest and at the widest of all groups, since
+  :math:`\prod y_i \ge 1 + \sum (y_i - 1)` for :math:`y_i \ge 1`, and for :math:`0 \le y_i \le 1`.
+
+By duality any prices of these cuts bound the value; so the bound holds whenever the search stops,
+and also for the columns that the program leaves out.
 
 Shape letters: `W` groups of the graph, `G` groups with proposals, `N` columns.
 """
@@ -13,6 +18,7 @@ Shape letters: `W` groups of the graph, `G` groups with proposals, `N` columns.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.optimize import linprog
@@ -22,8 +28,11 @@ from ramify.select.knapsack.problem import Budgets, WidthChoices
 from ramify.select.knapsack.value_curve import Floats
 from ramify.tracing.indexing import Index
 
+Cut = tuple[Floats, float]
+"""A row (N,) of the program, and the most that its product with the shares may be."""
 SCALE = 1e3  # what the largest value becomes: the solver's tolerances are absolute
 CLOSE = 1e-5  # how far from its budgets and its bound, relatively, the mixture may stay
+EPSILON = 1e-5  # what rounding may change of a logarithm, and relatively of a worth
 COARSE = 17  # columns of a group that the program starts with
 ROUNDS = 30  # of adding tangents and columns
 
@@ -43,13 +52,9 @@ class LinearBound:
         self._choices, self._budgets = choices, budgets
         self._group = choices.groups[choices.place]
         self._logs = np.log(choices.widths)
-        self._cuts: list[tuple[Floats, float]] = []
         self.unit = SCALE / max(float(np.abs(choices.values).max()), 1e-300)
-        if budgets.line is not None:
-            each, most = budgets.line
-            row = each[self._group] * (choices.widths - budgets.model.widths[self._group])
-            size = max(float(np.abs(row).max()), abs(most), 1e-300)
-            self._cuts.append((row / size, most / size))
+        self._fixed = list(self._line_cut())
+        self._tangents: list[Cut] = []
         self.add_tangents(budgets.model.widths.astype(np.float64))
 
     def solve(self, until: float) -> tuple[float, Index]:
@@ -90,6 +95,9 @@ class LinearBound:
             best = np.maximum.reduceat(worth, choices.start)
             limit = float(best.sum() + price @ limits)
             bound = min(bound, limit / self.unit)
+            # Tangents without a price are dropped: few of them matter at any time.
+            prices = price[len(self._fixed) :]
+            self._tangents = [cut for cut, p in zip(self._tangents, prices, strict=True) if p > 0]
             # Where the mixture's mean widths are over a budget, a tangent there cuts them off.
             mixture = np.zeros(len(choices.values))
             mixture[columns] = found.x
@@ -100,13 +108,35 @@ class LinearBound:
             over = self.add_tangents(widths)
             if limit + found.fun <= CLOSE * abs(limit) and over < CLOSE:
                 break
-            active |= worth >= (best - CLOSE * np.abs(best))[choices.place]
+            active |= worth >= (best - EPSILON * np.abs(best))[choices.place]
         return bound, choice
+
+    def _line_cut(self) -> Iterator[Cut]:
+        """The line of the budgets, where there is one; it is exact."""
+        if self._budgets.line is not None:
+            each, most = self._budgets.line
+            now = self._budgets.model.widths
+            row = each[self._group] * (self._choices.widths - now[self._group])
+            size = max(float(np.abs(row).max()), abs(most), 1e-300)
+            yield row / size, most / size
+
+    def add_ends(self) -> None:
+        """Cut by the tangents in the widths at the narrowest and at the widest of all groups.
+
+        They bring the bound down, and the mixture farther from whole widths.
+        """
+        choices, group = self._choices, self._group
+        for choice in (choices.start, choices.stop - 1):
+            widths = choices.all_widths(choice).astype(np.float64)
+            for resource, total in self._budgets.totals.items():
+                amount, slopes = self._budgets.model.tangent(resource, widths)
+                row = (slopes / widths)[group] * (choices.widths - widths[group])
+                self._fixed.append((row / total, 1.0 - amount / total))
 
     def _rounded_down(self, logs: Floats) -> Index:
         """The columns (G,) of the widest widths up to these logarithms (G,)."""
         choices = self._choices
-        below = self._logs <= (logs + CLOSE)[choices.place]
+        below = self._logs <= (logs + EPSILON)[choices.place]
         count = np.add.reduceat(below.astype(np.int64), choices.start)
         return choices.start + np.maximum(count - 1, 0)
 
@@ -118,8 +148,9 @@ class LinearBound:
 
     def cuts(self) -> tuple[Floats, Floats]:
         """All cuts: rows (cuts, N) and limits (cuts,)."""
-        rows = np.array([row for row, _ in self._cuts])
-        return rows.reshape(-1, len(self._logs)), np.array([limit for _, limit in self._cuts])
+        cuts = [*self._fixed, *self._tangents]
+        rows = np.array([row for row, _ in cuts]).reshape(-1, len(self._logs))
+        return rows, np.array([limit for _, limit in cuts])
 
     def add_tangents(self, widths: Floats) -> float:
         """Cut by the tangent of each budget at widths (W,); by how much these are over at most."""
@@ -128,6 +159,6 @@ class LinearBound:
         for resource, total in self._budgets.totals.items():
             amount, slopes = model.tangent(resource, widths)
             fixed = amount - float(slopes[groups] @ np.log(widths[groups]))
-            self._cuts.append((slopes[self._group] * self._logs / total, 1.0 - fixed / total))
+            self._tangents.append((slopes[self._group] * self._logs / total, 1.0 - fixed / total))
             most = max(most, amount / total - 1.0)
         return most

@@ -20,6 +20,8 @@ from ramify.select.knapsack.problem import Budgets, WidthChoices
 from ramify.select.knapsack.value_curve import Floats
 from ramify.tracing.indexing import Index
 
+CLOSE = 1e-6  # of the value: a round that brings less is the last
+
 
 def drawn_in(choices: WidthChoices, budgets: Budgets, choice: Index) -> Index:
     """A choice (G,) that fits: towards the narrowest, all groups by the same part of the way."""
@@ -48,29 +50,34 @@ def improved(choices: WidthChoices, budgets: Budgets, choice: Index, until: floa
     """
     if len(choices.groups) == 1:
         return _widest(choices, budgets)
-    choice = choice.copy()
     pairs = np.array(list(itertools.combinations(range(len(choice)), 2)))
     pairs = np.random.default_rng(0).permutation(pairs)
-    unchanged = 0  # pairs in a row that are at their best
-    for i, j in itertools.cycle(pairs.tolist()):
-        if unchanged == len(pairs) or time.monotonic() >= until:
-            break
-        unchanged += 1
-        mine, other = (slice(choices.start[n], choices.stop[n]) for n in (i, j))
-        limits = budgets.between(
-            choices.all_widths(choice), choices.groups[i].item(), choices.groups[j].item()
-        )
-        partner = _largest(limits, choices.widths[mine], choices.widths[other])
-        worth = choices.values[mine] + choices.values[other][partner]
-        worth[partner < 0] = -np.inf
-        best = int(worth.argmax())
-        before = choices.values[choice[i]] + choices.values[choice[j]]
-        if worth[best] > before + 1e-9 * abs(before):
-            moved = choice.copy()
-            moved[i], moved[j] = choices.start[i] + best, choices.start[j] + partner[best]
-            if budgets.fit(choices.all_widths(moved)):  # in whole numbers, which do not round
-                choice, unchanged = moved, 0
-    return choice
+    while True:
+        before = choices.value(choice)
+        for i, j in pairs.tolist():
+            if time.monotonic() >= until:
+                return choice
+            choice = _best_pair(choices, budgets, choice, i, j)
+        if choices.value(choice) <= before + CLOSE * abs(before):
+            return choice
+
+
+def _best_pair(choices: WidthChoices, budgets: Budgets, choice: Index, i: int, j: int) -> Index:
+    """The choice (G,) with the best widths of two groups, the others held."""
+    mine, other = (slice(choices.start[n], choices.stop[n]) for n in (i, j))
+    groups = choices.groups[[i, j]].tolist()
+    limits = budgets.between(choices.all_widths(choice), *groups)
+    partner = _largest(limits, choices.widths[mine], choices.widths[other])
+    worth = choices.values[mine] + choices.values[other][partner]
+    worth[partner < 0] = -np.inf
+    best = int(worth.argmax())
+    before = choices.values[choice[i]] + choices.values[choice[j]]
+    if worth[best] <= before + 1e-9 * abs(before):
+        return choice
+    moved = choice.copy()
+    moved[i], moved[j] = choices.start[i] + best, choices.start[j] + partner[best]
+    # Counted in whole numbers, which do not round as the polynomials of pairs do.
+    return moved if budgets.fit(choices.all_widths(moved)) else choice
 
 
 def _widest(choices: WidthChoices, budgets: Budgets) -> Index:

@@ -16,6 +16,10 @@ from ramify.select.knapsack.local_search import drawn_in, improved
 from ramify.select.knapsack.problem import Budgets, WidthChoices
 from ramify.tracing.indexing import Index
 
+RESTARTS = 6  # of the local search
+NARROWED = 0.3  # of the groups, at a restart
+CLOSE = 1e-4  # the relative gap at which it is not started again
+
 
 def best_widths(
     choices: WidthChoices, budgets: Budgets, exact: bool, until: float
@@ -33,13 +37,25 @@ def best_widths(
     """
     now = time.monotonic()
     program = LinearBound(choices, budgets)
-    bound, near = program.solve(now + (until - now) / 2)
+    first, near = program.solve(now + (until - now) / 4)
+    program.add_ends()
+    second, _ = program.solve(now + (until - now) / 2)
+    bound = min(first, second)
     if exact:
-        proven, least = _proven(choices, budgets, program, now + (until - now) * 3 / 4)
-        bound = min(bound, least)
+        proven, limit = _proven(choices, budgets, program, now + (until - now) * 3 / 4)
+        bound = min(bound, limit)
         if proven is not None:
             return proven, bound
     found = improved(choices, budgets, drawn_in(choices, budgets, near), until)
+    # Local search ends where no pair of groups is better: start again with some groups narrowest.
+    draw = np.random.default_rng(0)
+    for _ in range(RESTARTS):
+        value = choices.value(found)
+        if time.monotonic() >= until or bound - value <= CLOSE * abs(bound):
+            break
+        narrowed = np.where(draw.random(len(found)) < NARROWED, choices.start, found)
+        again = improved(choices, budgets, narrowed, until)
+        found = again if choices.value(again) > value else found
     return found, max(bound, choices.value(found))
 
 
