@@ -1,4 +1,14 @@
-"""Selection: which proposals to carry out."""
+"""Selection: which of the proposals to carry out.
+
+How the files fit together:
+
+- `candidates` gathers the proposals of methods, by channel and by group, and holds to what every
+  rule keeps: one edit a channel, and one channel left in each group;
+- `rules` are the rules that rank: `TopFraction`, `Threshold` and `TradeOff`;
+- `knapsack` is the rule that finds the most value within several budgets: `Knapsack`;
+- `rounding` makes the widths that a selection leads to multiples of a number;
+- `fit` cuts any selection to totals that the edited model may have, in the steps of `fit_steps`.
+"""
 
 from ramify.select.fit import BUDGETS
 from ramify.select.knapsack.rule import Knapsack, Selection

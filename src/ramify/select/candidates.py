@@ -1,4 +1,4 @@
-"""What every rule holds to: one edit a channel, and a channel left in every group."""
+"""Proposals by channel and group, and what every rule holds to: one edit a channel, one stays."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ class Candidates:
             best.setdefault(channels[number], number)
         return list(best.values())
 
-    def spared(self, ranked: Sequence[int]) -> list[int]:
+    def without_last_prunes(self, ranked: Sequence[int]) -> list[int]:
         """The same without the last prune of every group that would lose all its channels."""
+        # From the worst on: the first prune met of such a group is the one to leave out.
         gone = Counter(self.groups[number] for number in ranked if self.prunes(number))
         out = []
         for number in reversed(ranked):
@@ -69,7 +70,7 @@ class Candidates:
 
 
 def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> Candidates:
-    """The proposals, by channel.
+    """Gather proposals for a rule.
 
     Args:
         proposals: what methods returned for one model.

@@ -1,4 +1,4 @@
-"""Cutting a selection to a budget of totals: what the growing loop does after its rule."""
+"""Cutting a selection to totals that the edited model may have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ramify.errors import RamifyError
 from ramify.latency import measure_edited
 from ramify.methods import Proposal
 from ramify.select.candidates import Candidates, gather
-from ramify.select.fit_steps import Step, added, downward, even, upward
+from ramify.select.fit_steps import Step, added, on_multiples, prune_steps, split_steps
 from ramify.select.rounding import Multiple, check_multiple, multiples
 from ramify.tracing import ChannelGraph
 
@@ -48,6 +48,19 @@ def fit(
 
     Raises:
         RamifyError: a budget of another name, or no total above 0; no multiple.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> graph = ramify.trace(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.randn(1, 4))
+        >>> proposals = [
+        ...     ramify.Proposal(ramify.Split("0", n), gain, ramify.cost.Cost(7, 6), graph=graph)
+        ...     for n, gain in enumerate([0.1, 0.4, 0.3, 0.2])
+        ... ]
+        >>> ramify.cost.graph_cost(graph).params  # and each split adds 7
+        58
+        >>> [p.edit.channel for p in ramify.fit(proposals, graph, {"params": 75})]
+        [1, 2]
     """
     for name, total in budget.items():
         if name not in BUDGETS:
@@ -58,25 +71,28 @@ def fit(
     candidates, within = gather(proposals, graph), _within(graph, budget)
     asked = multiples(candidates.graph, multiple_of)
     worth = [proposal.value for proposal in candidates.proposals]
-    sound = candidates.spared(candidates.ranked(worth, range(len(worth))))
+    sound = candidates.without_last_prunes(candidates.ranked(worth, range(len(worth))))
     prunes = [number for number in sound if candidates.prunes(number)]
+    # Over the budget: prunes alone, as few as are enough.
     if not within([]):
-        steps = downward(candidates, prunes, asked)
-        return _taken(candidates, steps[: _enough(candidates, steps, within)])
+        steps = prune_steps(candidates, prunes, asked)
+        return _proposals_of(candidates, steps[: _fewest_prunes(candidates, steps, within)])
+    # Within it: the whole selection, where its widths are multiples already and it fits.
     gains = {number for number in prunes if candidates.proposals[number].score is None}
     splits = [number for number in sound if not candidates.prunes(number)]
     whole = [number for number in sound if number in gains or not candidates.prunes(number)]
-    if asked and even(candidates, whole, asked):
+    if asked and on_multiples(candidates, whole, asked):
         found = [candidates.proposals[number] for number in whole]
         if within(found):
             return found
-    down = downward(candidates, [number for number in prunes if number in gains], asked)
+    # Else the prunes that gain, and the splits that fit beside them.
+    down = prune_steps(candidates, [number for number in prunes if number in gains], asked)
     gone = [number for step in down for number in step.numbers]
-    up = upward(candidates, splits, gone, asked)
-    kept = _as_many(candidates, up, gone, CostModel(graph), budget)
+    up = split_steps(candidates, splits, gone, asked)
+    kept = _affordable(candidates, up, gone, CostModel(graph), budget)
     if "latency" in budget:
-        kept = _fast(candidates, kept, down, within)
-    return _taken(candidates, [*down, *kept])
+        kept = _fast_enough(candidates, kept, down, within)
+    return _proposals_of(candidates, [*down, *kept])
 
 
 Check = Callable[[Sequence[Proposal]], bool]
@@ -98,24 +114,24 @@ def _within(graph: ChannelGraph, budget: Mapping[str, float]) -> Check:
     return check
 
 
-def _taken(candidates: Candidates, steps: Sequence[Step]) -> list[Proposal]:
+def _proposals_of(candidates: Candidates, steps: Sequence[Step]) -> list[Proposal]:
     """The proposals of the last step of each key, largest value first."""
     last = {step.key: step.numbers for step in steps}
     found = [candidates.proposals[number] for numbers in last.values() for number in numbers]
     return sorted(found, key=lambda proposal: -proposal.value)
 
 
-def _enough(candidates: Candidates, steps: Sequence[Step], within: Check) -> int:
+def _fewest_prunes(candidates: Candidates, steps: Sequence[Step], within: Check) -> int:
     """The fewest of the first steps of prunes that are enough, by bisection; else all of them."""
     low, high = 1, len(steps)
     while low < high:
         middle = (low + high) // 2
-        enough = within(_taken(candidates, steps[:middle]))
+        enough = within(_proposals_of(candidates, steps[:middle]))
         low, high = (low, middle) if enough else (middle + 1, high)
     return high
 
 
-def _as_many(
+def _affordable(
     candidates: Candidates,
     steps: Sequence[Step],
     gone: Sequence[int],
@@ -125,6 +141,7 @@ def _as_many(
     """Of the steps of splits, in order, those that what is counted allows beside the prunes."""
     counted = {name: budget[name] for name in budget if name in RESOURCES}
     place = {name: number for number, name in enumerate(model.names)}
+    # Widths are kept up to date step by step; a step that is over a budget is undone.
     widths, kept, last = model.widths.copy(), list[Step](), dict[Hashable, list[int]]()
     for name, more in added(candidates, gone).items():
         widths[place[name]] += more
@@ -143,13 +160,13 @@ def _as_many(
     return kept
 
 
-def _fast(
+def _fast_enough(
     candidates: Candidates, steps: list[Step], down: Sequence[Step], within: Check
 ) -> list[Step]:
     """The first steps of splits that latency allows: measured, in as few shapes as bisection."""
     low, high = 0, len(steps)
     while low < high:
         middle = (low + high + 1) // 2
-        fits = within(_taken(candidates, [*down, *steps[:middle]]))
+        fits = within(_proposals_of(candidates, [*down, *steps[:middle]]))
         low, high = (middle, high) if fits else (low, middle - 1)
     return steps[:low]

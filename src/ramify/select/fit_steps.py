@@ -35,7 +35,7 @@ def added(candidates: Candidates, numbers: Iterable[int]) -> Counter[str]:
     return total
 
 
-def even(candidates: Candidates, numbers: Iterable[int], asked: Mapping[str, int]) -> bool:
+def on_multiples(candidates: Candidates, numbers: Iterable[int], asked: Mapping[str, int]) -> bool:
     """Whether every group that changes comes to its multiple."""
     return not any(
         more and (candidates.widths[name] + more) % asked.get(name, 1)
@@ -43,7 +43,9 @@ def even(candidates: Candidates, numbers: Iterable[int], asked: Mapping[str, int
     )
 
 
-def downward(candidates: Candidates, prunes: Sequence[int], asked: Mapping[str, int]) -> list[Step]:
+def prune_steps(
+    candidates: Candidates, prunes: Sequence[int], asked: Mapping[str, int]
+) -> list[Step]:
     """Steps of prunes, those that lose least a channel first; what reaches no multiple is left.
 
     Args:
@@ -57,6 +59,7 @@ def downward(candidates: Candidates, prunes: Sequence[int], asked: Mapping[str, 
     chains = []
     for name, numbers in candidates.by_group(prunes).items():
         multiple, at, chain = asked.get(name, 1), 0, list[Step]()
+        # The first step goes down to the next multiple, the others by a whole multiple each.
         size = candidates.widths[name] % multiple or multiple
         while at + size <= len(numbers):
             step = numbers[at : at + size]
@@ -64,10 +67,10 @@ def downward(candidates: Candidates, prunes: Sequence[int], asked: Mapping[str, 
             chain.append(Step(numbers[at], rank, step))
             at, size = at + size, multiple
         chains.append(chain)
-    return _merged(chains, prunes)
+    return _best_first(chains, prunes)
 
 
-def upward(
+def split_steps(
     candidates: Candidates, splits: Sequence[int], gone: Iterable[int], asked: Mapping[str, int]
 ) -> list[Step]:
     """Steps of splits, those that gain most a channel first, but single edits by their value.
@@ -89,6 +92,7 @@ def upward(
         if asked.get(name, 1) == 1:
             chains.append([Step(number, worth[number], [number]) for number in numbers])
             continue
+        # A step is the best selection for a multiple, and ranks by what it adds to the one before.
         width = candidates.widths[name] + pruned[name]
         found = values_of_changes(options_by_channel(candidates, numbers, worth), width)
         chain, at, before = list[Step](), 0, 0.0
@@ -98,11 +102,19 @@ def upward(
                 chain.append(Step(name, rank, found.chosen(change)))
                 at, before = change, value
         chains.append(chain)
-    return _merged(chains, splits)
+    return _best_first(chains, splits)
 
 
-def _merged(chains: Sequence[list[Step]], order: Sequence[int]) -> list[Step]:
-    """All steps, the first left of the best chain next; ties as the proposals stand."""
+def _best_first(chains: Sequence[list[Step]], order: Sequence[int]) -> list[Step]:
+    """All steps of chains, each chain in its order: of the chains' next steps always the best.
+
+    Args:
+        chains: steps that can only be taken in their order.
+        order: numbers of the proposals; ties go by it.
+
+    Returns:
+        The steps.
+    """
     place = {number: place for place, number in enumerate(order)}
 
     def entry(chain: int, at: int) -> tuple[float, int, int, int]:

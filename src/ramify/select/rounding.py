@@ -1,4 +1,4 @@
-"""Widths in multiples: what a selection becomes where hardware asks for channels in eights, say.
+"""Widths in multiples, as hardware asks for: a selection whose groups come to multiples of 8, say.
 
 After the edits the width of a group is a multiple of its number, or the width that it had.
 """
@@ -109,11 +109,11 @@ def rounded(
     more = candidates.by_group(eligible)
     out: list[int] = []
     for name, numbers in candidates.by_group(chosen).items():
-        out += _nearest(candidates, name, numbers, more.get(name, []), worth, asked[name])
+        out += _nearest_multiple(candidates, name, numbers, more.get(name, []), worth, asked[name])
     return out
 
 
-def _nearest(
+def _nearest_multiple(
     candidates: Candidates,
     name: str,
     chosen: list[int],
@@ -121,12 +121,13 @@ def _nearest(
     worth: Sequence[float],
     multiple: int,
 ) -> list[int]:
-    """The numbers of one group's selection."""
+    """The numbers of one group's selection, brought to the nearest multiple that is reached."""
     width = candidates.widths[name]
     wanted = width + sum(width_change(candidates, number) for number in chosen)
     if wanted % multiple == 0:
         return chosen
     below = wanted - wanted % multiple
+    # Down to the multiple below and up to that above: what was chosen, or else what leads there.
     found = []
     for target, sign in ((below, -1), (below + multiple, 1)):
         onward = {number for number in eligible if sign * width_change(candidates, number) > 0}
@@ -168,7 +169,7 @@ def best_with_change(
 def options_by_channel(
     candidates: Candidates, numbers: Iterable[int], worth: Sequence[float]
 ) -> list[list[Option]]:
-    """The options of each channel, as curves take them."""
+    """The options of each channel, as `value_curve` takes them."""
     channels, found = candidates.channels, dict[tuple[str, Channel], list[Option]]()
     for number in numbers:
         option = (width_change(candidates, number), worth[number], number)

@@ -1,4 +1,4 @@
-"""Rules that rank: top fraction, threshold, and the trade-off of loss against cost."""
+"""Rules that rank: the top fraction, a threshold, and the trade-off of loss against cost."""
 
 from __future__ import annotations
 
@@ -29,13 +29,23 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class TopFraction:
-    """The share of the proposed channels with the largest gain, as far as it is positive.
+    """A fraction of the proposed channels: those of the largest gain, as far as it is positive.
 
     Args:
         fraction: of the channels that are proposed, above 0 and up to 1, rounded up.
-        per_group: the share is taken in each group by itself.
+        per_group: the fraction is taken in each group by itself.
         multiple_of: what the width of each group that changes becomes a multiple of, the nearest
             that its proposals reach; a number, or numbers by group.
+
+    Example:
+        >>> import ramify
+        >>> gains = [0.1, 0.4, 0.3, -0.2]
+        >>> proposals = [
+        ...     ramify.Proposal(ramify.Split("conv1", channel), gain, ramify.cost.Cost(30, 900))
+        ...     for channel, gain in enumerate(gains)
+        ... ]
+        >>> [p.edit.channel for p in ramify.TopFraction(0.5).select(proposals)]
+        [1, 2]
 
     Source: S3D, section 4 (top α %).
     """
@@ -45,18 +55,18 @@ class TopFraction:
     multiple_of: Multiple = 1
 
     def __post_init__(self) -> None:
-        _check_share("fraction", self.fraction)
+        _check_fraction("fraction", self.fraction)
         check_multiple(self.multiple_of)
 
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """The best `fraction` of the channels, without those that gain nothing."""
         candidates = gather(proposals)
-        by_group = list(candidates.by_group(range(len(proposals))).values())
-        pools = by_group if self.per_group else [[number for pool in by_group for number in pool]]
+        groups = list(candidates.by_group(range(len(proposals))).values())
+        parts = groups if self.per_group else [[number for group in groups for number in group]]
         chosen: list[int] = []
-        for pool in pools:
-            count = share(self.fraction, len({candidates.channels[number] for number in pool}))
-            chosen += _best(candidates, pool)[:count]
+        for part in parts:
+            channels = {candidates.channels[number] for number in part}
+            chosen += _best(candidates, part)[: count_of(self.fraction, len(channels))]
         return _finished(candidates, chosen, range(len(proposals)), self.multiple_of)
 
 
@@ -70,6 +80,16 @@ class Threshold:
         value: the least gain, or score, to take: `value=-1e-3` prunes the channels whose gates or
             norm scales are at most 1e-3, so that the search decides how many.
         multiple_of: as for `TopFraction`; rounding may add a few to `most`.
+
+    Example:
+        >>> import ramify
+        >>> gains = [0.1, 0.4, 0.3, -0.2]
+        >>> proposals = [
+        ...     ramify.Proposal(ramify.Split("conv1", channel), gain, ramify.cost.Cost(30, 900))
+        ...     for channel, gain in enumerate(gains)
+        ... ]
+        >>> [p.edit.channel for p in ramify.Threshold(most=3, value=0.2).select(proposals)]
+        [1, 2]
 
     Source: S2D, Algorithm 1, step 3.
     """
@@ -98,19 +118,31 @@ class Threshold:
 
 @dataclass(frozen=True)
 class TradeOff:
-    r"""Of the edits whose gain outweighs their cost, the best share of each group.
+    r"""Of the edits whose gain outweighs their cost, the best fraction of each group.
 
     .. math:: -\Delta L > \lambda_p \Delta R_p + \lambda_m \Delta R_m + \dots
 
-    A prune has a negative cost, so that one which raises the loss a little may pay.
+    A prune has a negative cost, so that one which raises the loss a little may pay. The resources
+    are given as prices; :class:`Knapsack` takes the same names as budgets.
 
     Args:
-        params: λ_p, what one parameter is worth in units of the mean loss.
-        macs: the same for one multiply-accumulate.
-        flops: the same for one floating-point operation.
-        energy: the same for one multiply-accumulate of a convolution or linear layer.
-        per_group: of the channels of a group that pay, above 0 and up to 1, rounded up.
+        params: λ_p, the price of one parameter in units of the mean loss.
+        macs: the price of one multiply-accumulate.
+        flops: the price of one floating-point operation.
+        energy: the price of one multiply-accumulate of a convolution or linear layer.
+        per_group: the fraction of the channels of a group that pay, above 0 and up to 1, rounded
+            up.
         multiple_of: as for `TopFraction`, with what pays.
+
+    Example:
+        >>> import ramify
+        >>> gains = [0.1, 0.4, 0.3, -0.2]
+        >>> proposals = [
+        ...     ramify.Proposal(ramify.Split("conv1", channel), gain, ramify.cost.Cost(30, 900))
+        ...     for channel, gain in enumerate(gains)
+        ... ]
+        >>> [p.edit.channel for p in ramify.TradeOff(params=0.005, per_group=1.0).select(proposals)]
+        [1, 2]
 
     Source: Gauss-Newton morphisms, section 3.3 and Algorithm 1.
     """
@@ -123,7 +155,7 @@ class TradeOff:
     multiple_of: Multiple = 1
 
     def __post_init__(self) -> None:
-        _check_share("per_group", self.per_group)
+        _check_fraction("per_group", self.per_group)
         check_multiple(self.multiple_of)
         for resource in RESOURCES:
             price = getattr(self, resource)
@@ -141,35 +173,37 @@ class TradeOff:
         worth = [self.worth(proposal) for proposal in proposals]
         chosen: list[int] = []
         paying = [number for number, value in enumerate(worth) if value > 0]
-        for pool in candidates.by_group(paying).values():
-            ranked = candidates.ranked(worth, pool)
-            chosen += candidates.spared(ranked)[: share(self.per_group, len(ranked))]
+        for group in candidates.by_group(paying).values():
+            ranked = candidates.ranked(worth, group)
+            count = count_of(self.per_group, len(ranked))
+            chosen += candidates.without_last_prunes(ranked)[:count]
         chosen = rounded(candidates, chosen, paying, worth, self.multiple_of)
         chosen.sort(key=lambda number: -worth[number])
         return [candidates.proposals[number] for number in chosen]
 
 
-def share(fraction: float, count: int) -> int:
-    """So many of `count`, rounded up, where 0.07 of 100 is 7 whatever floats say."""
+def count_of(fraction: float, count: int) -> int:
+    """This fraction of `count`, rounded up; 0.07 of 100 is 7, though in floats it is more."""
     return math.ceil(fraction * count - 1e-9)
 
 
-def _check_share(name: str, fraction: float) -> None:
+def _check_fraction(name: str, fraction: float) -> None:
     if not 0 < fraction <= 1:
         raise RamifyError(f"{name} lies above 0 and up to 1, and got {fraction}")
 
 
-def _best(candidates: Candidates, pool: Sequence[int]) -> list[int]:
+def _best(candidates: Candidates, numbers: Sequence[int]) -> list[int]:
+    """Those of some proposals that pay, one a channel, best first."""
     worth = [proposal.value for proposal in candidates.proposals]
-    paying = [number for number in pool if candidates.proposals[number].pays]
-    return candidates.spared(candidates.ranked(worth, paying))
+    paying = [number for number in numbers if candidates.proposals[number].pays]
+    return candidates.without_last_prunes(candidates.ranked(worth, paying))
 
 
 def _finished(
-    candidates: Candidates, chosen: Sequence[int], pool: Iterable[int], multiple_of: Multiple
+    candidates: Candidates, chosen: Sequence[int], others: Iterable[int], multiple_of: Multiple
 ) -> list[Proposal]:
-    """The selection, rounded with what pays of a pool, in order of value."""
+    """The selection, rounded with those of the others that pay, in order of value."""
     worth = [proposal.value for proposal in candidates.proposals]
-    paying = [number for number in pool if candidates.proposals[number].pays]
+    paying = [number for number in others if candidates.proposals[number].pays]
     found = rounded(candidates, chosen, paying, worth, multiple_of)
     return sorted((candidates.proposals[number] for number in found), key=lambda p: -p.value)

@@ -56,7 +56,7 @@ class ValueCurve:
 def rising_values(
     channels: Sequence[Sequence[Option]], width: int, multiple: int = 1
 ) -> ValueCurve:
-    """The curve of a group: what its widths are worth, where a smaller one is worth less.
+    """What the widths of a group are worth, without those that a smaller one is worth as much as.
 
     Args:
         channels: for each channel, its options; doing nothing is another.
@@ -64,7 +64,7 @@ def rising_values(
         multiple: what a changed width is a multiple of; the present one is allowed in any case.
 
     Returns:
-        The curve.
+        The values, rising.
     """
     # An option that another channel's beats may still be what makes a multiple.
     kept = channels if multiple > 1 else [_undominated(options) for options in channels]
