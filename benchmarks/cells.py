@@ -75,7 +75,7 @@ class OneByOne(nn.Module):
                 )
             )
             assert isinstance(cell, MixedCell)
-            cell.fans = nn.ModuleList()
+            cell.mixtures = nn.ModuleList()
 
     def forward(self, x: Tensor) -> Tensor:
         """Images to logits."""

@@ -129,7 +129,10 @@ def plain(supernet: Supernet, x: Tensor, mixing: dict[str, Tensor]) -> Tensor:
                     operation = build(plan.channels, stride, True).train(supernet.training)
                     edge = cell.targets[source].index(target)
                     operation.load_state_dict(
-                        {k: v.clone() for k, v in cell.fans[source].part(name, edge).items()}
+                        {
+                            k: v.clone()
+                            for k, v in cell.mixtures[source].state_of(name, edge).items()
+                        }
                     )
                     total = total + mixing[plan.kind][row, column] * operation(states[source])
             states.append(total)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ramify.cells.depthwise import convolve, halves_dilation, quarters, whole
+from ramify.cells.depthwise import convolve, doubly_dilated, from_sublattices, sublattices
 
 
 def depthwise(kernel: int, dilation: int = 1, stride: int = 1, bias: bool = False) -> nn.Conv2d:
@@ -37,11 +37,11 @@ def test_kernels_of_5(stride, size):
 
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("size", [(8, 8), (4, 6)])
-def test_a_dilation_of_2_on_quarters(kernel, size):
+def test_a_dilation_of_2_on_sublattices(kernel, size):
     x = torch.randn(3, 4, *size, dtype=torch.float64, requires_grad=True)
     layer = depthwise(kernel, dilation=2)
-    assert halves_dilation(layer)
-    check(layer, whole(convolve(layer, quarters(x), undilated=True)), x)
+    assert doubly_dilated(layer)
+    check(layer, from_sublattices(convolve(layer, sublattices(x), undilated=True)), x)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9)])
@@ -61,10 +61,10 @@ def test_autocast_on_the_cpu():
     assert torch.equal(*grads)
 
 
-def test_quarters_there_and_back():
+def test_sublattices_there_and_back():
     x = torch.arange(2 * 3 * 4 * 6.0).view(2, 3, 4, 6)
-    assert torch.equal(quarters(x)[2 * 2 + 1], x[1, :, 1::2, 0::2])
-    assert torch.equal(whole(quarters(x)), x)
+    assert torch.equal(sublattices(x)[2 * 2 + 1], x[1, :, 1::2, 0::2])
+    assert torch.equal(from_sublattices(sublattices(x)), x)
 
 
 def test_second_derivatives():

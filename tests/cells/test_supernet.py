@@ -103,8 +103,10 @@ def test_operations_of_weight_zero_take_no_work():
         module.register_forward_hook(lambda *_, name=name: called.append(name))
     genotype = Genotype.parse("|none~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|none~1|none~2|")
     supernet(torch.randn(2, 3, 8, 8), one_hot(NATS, genotype))
-    assert any("fans.1.wide.nor_conv_1x1" in name for name in called)
-    assert not any("3x3" in name or "fans.0.wide" in name or "pool_3x3" in name for name in called)
+    assert any("mixtures.1.wide.nor_conv_1x1" in name for name in called)
+    assert not any(
+        "3x3" in name or "mixtures.0.wide" in name or "pool_3x3" in name for name in called
+    )
 
 
 def test_alphas_are_parameters_of_the_state():
@@ -141,13 +143,13 @@ def test_partial_channels():
     counts = [sum(p.numel() for p in net.parameters()) for net in (supernet, whole)]
     assert counts[0] < counts[1] / 2
     assert supernet(torch.randn(2, 3, 15, 15)).shape == (2, 10)
-    fan = supernet.layers[1].fans[0].eval()  # of a reduction cell: stride 2, 16 channels
+    mixture = supernet.layers[1].mixtures[0].eval()  # of a reduction cell: stride 2, 16 channels
     x = torch.randn(2, 16, 6, 6)
     mixing = supernet.mixing()["reduce"]
     used = [[True] * 8] * 14
-    inner = fan._mixed(x[:, :4], mixing, used)
+    inner = mixture._mixed(x[:, :4], mixing, used)
     rest = torch.nn.functional.max_pool2d(x[:, 4:], 2)
-    for found, y in zip(fan(x, mixing, used), inner, strict=True):
+    for found, y in zip(mixture(x, mixing, used), inner, strict=True):
         parts = [y, rest[:, :4], rest[:, 4:8], rest[:, 8:]]
         for channel in range(16):
             assert torch.equal(found[:, channel], parts[channel % 4][:, channel // 4])

@@ -417,7 +417,7 @@ def over(part: str) -> Wrong:
         (over("one"), "leaves out 4 of 6 weights, such as 'two.weight'"),
         (made(weight_optimizer=lambda p: 0.1), "the weights optimizer is a float"),
         (stepped(loss=lambda m, b: m.one(b[0]).sum()), "none of 2 parameters .* such as 'mix'"),
-        (without_gradients, "hangs on none of 6 parameters"),
+        (without_gradients, "depends on none of 6 parameters"),
         (stepped(loss=lambda m, b: m(b[0])), r"the loss gave shape \(6, 2\)"),
         (stepped(loss=lambda m, b: 1.0), "the loss gave <class 'float'>"),
         (stepped(loss=lambda m, b: loss(m, b)[:0]), r"the loss gave shape \(0,\)"),

@@ -1,5 +1,7 @@
 """The space of DARTS: 7 operations and `none`, normal and reduction cells of 14 edges.
 
+`ramify.relax.DARTS` is a searcher, for this space or any other.
+
 Source: H. Liu, K. Simonyan and Y. Yang, "DARTS: Differentiable architecture search", ICLR 2019;
 RARTS thesis, §3.1.2.
 """

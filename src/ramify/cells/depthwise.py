@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def quarters(x: Tensor) -> Tensor:
+def sublattices(x: Tensor) -> Tensor:
     """The four sub-lattices of every second pixel, as samples: a dilation of 2 becomes one of 1.
 
     Args:
@@ -30,15 +30,15 @@ def quarters(x: Tensor) -> Tensor:
     return parts.permute(0, 3, 1, 2)  # channels last, and so is its gradient
 
 
-def whole(x: Tensor) -> Tensor:
-    """The inverse of `quarters`: (4 N, C, H, W) to (N, C, 2 H, 2 W)."""
+def from_sublattices(x: Tensor) -> Tensor:
+    """The inverse of `sublattices`: (4 N, C, H, W) to (N, C, 2 H, 2 W)."""
     samples, channels, height, width = len(x) // 4, *x.shape[1:]
     parts = x.permute(0, 2, 3, 1).reshape(2, 2, samples, height, width, channels)
     parts = parts.permute(2, 3, 0, 4, 1, 5).reshape(samples, 2 * height, 2 * width, channels)
     return parts.permute(0, 3, 1, 2)
 
 
-def halves_dilation(layer: nn.Module) -> bool:
+def doubly_dilated(layer: nn.Module) -> bool:
     """Whether a convolution has a dilation of 2 that its sub-lattices can do without."""
     return (
         isinstance(layer, nn.Conv2d)
@@ -54,7 +54,7 @@ def convolve(layer: nn.Conv2d, x: Tensor, undilated: bool = False) -> Tensor:
 
     Args:
         layer: the convolution.
-        x: (N, C, H, W), or, where undilated, its `quarters`, or every second pixel for a stride
+        x: (N, C, H, W), or, where undilated, its `sublattices`, or every second pixel for a stride
             of 2.
         undilated: whether the dilation is left out, and the stride.
 

@@ -89,6 +89,14 @@ def inherit(supernet: Supernet, genotype: Genotype) -> Network:
 
     Raises:
         RamifyError: The genotype does not fit the space, or the supernet has partial channels.
+
+    Example:
+        >>> from ramify.cells import NATS, one_hot
+        >>> supernet, x = NATS.supernet(channels=4, cells=1).eval(), torch.randn(2, 3, 8, 8)
+        >>> genotype = NATS.derive(supernet)
+        >>> y = supernet(x, one_hot(NATS, genotype))
+        >>> torch.allclose(inherit(supernet, genotype)(x), y, atol=1e-5)
+        True
     """
     if supernet.partial > 1:
         raise RamifyError(
@@ -115,7 +123,7 @@ def _copy_cell(mine: FixedCell, theirs: MixedCell, genotype: Genotype, inputs: i
     ):
         for operation, (name, source) in zip(operations, edges, strict=True):  # type: ignore[call-overload]
             edge = theirs.targets[source].index(inputs + number)
-            operation.load_state_dict(theirs.fans[source].part(name, edge))
+            operation.load_state_dict(theirs.mixtures[source].state_of(name, edge))
 
 
 def one_hot(space: Space, genotype: Genotype) -> dict[str, Tensor]:

@@ -72,7 +72,7 @@ class LatencyTable:
         """
         space = supernet.space
         costs = {kind: torch.zeros(len(space.edges), len(space.operations)) for kind in space.kinds}
-        for kind, rows, place in _fans(supernet, inputs):
+        for kind, rows, place in _mixtures(supernet, inputs):
             for column, operation in enumerate(space.operations):
                 costs[kind][rows, column] += self._at(operation, place)
         return [costs[kind] for kind in space.kinds]
@@ -159,7 +159,7 @@ def measure_latencies(
         (15, [(6, 5)])
     """
     times: dict[tuple[str, Place], float] = {}
-    places = dict.fromkeys(place for _, _, place in _fans(supernet, inputs))
+    places = dict.fromkeys(place for _, _, place in _mixtures(supernet, inputs))
     with torch.random.fork_rng(devices=[]):  # what follows draws as if nothing had been measured
         for place, (operation, build) in itertools.product(
             places, supernet.space.operations.items()
@@ -174,17 +174,17 @@ def measure_latencies(
     return LatencyTable(str(inputs.device), torch.get_num_threads(), len(inputs), times)
 
 
-def _fans(supernet: Supernet, inputs: Tensor) -> list[tuple[str, list[int], Place]]:
+def _mixtures(supernet: Supernet, inputs: Tensor) -> list[tuple[str, list[int], Place]]:
     """Of every cell, for each state: the cell's kind, the rows of its edges, and their place."""
     found: list[tuple[str, list[int], Place]] = []
     space, handles = supernet.space, []
     for plan, cell in supernet.cells():
-        for source, fan in enumerate(cell.get_submodule("fans").children()):
+        for source, mixture in enumerate(cell.get_submodule("mixtures").children()):
             rows = [row for row, edge in enumerate(space.edges) if edge[0] == source]
             stride = plan.stride if source < space.inputs else 1
 
             def note(
-                fan: nn.Module,
+                mixture: nn.Module,
                 args: tuple[Any, ...],
                 plan: CellPlan = plan,
                 rows: list[int] = rows,
@@ -194,7 +194,7 @@ def _fans(supernet: Supernet, inputs: Tensor) -> list[tuple[str, list[int], Plac
                 # All channels: those that pass by while searching do not later on.
                 found.append((plan.kind, rows, Place(plan.channels, height, width, stride)))
 
-            handles.append(fan.register_forward_pre_hook(note))
+            handles.append(mixture.register_forward_pre_hook(note))
     try:
         with evaluating(supernet):
             supernet(inputs)

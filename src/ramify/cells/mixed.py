@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ramify.cells.depthwise import convolve, halves_dilation, quarters, whole
+from ramify.cells.depthwise import convolve, doubly_dilated, from_sublattices, sublattices
 from ramify.cells.operations import Zero
 from ramify.errors import RamifyError
 
@@ -48,8 +48,8 @@ class Reading:
         """The state in a form.
 
         Args:
-            pixels: `whole`, `quarters` (its four sub-lattices as samples) or `second` (every second
-                pixel).
+            pixels: `whole`, `sublattices` (those of every second pixel, as samples) or `second`
+                (the first of these alone).
             relu: whether ReLU is taken.
             repeated: whether there is one for each edge, side by side.
 
@@ -64,24 +64,26 @@ class Reading:
     def _make(self, pixels: str, relu: bool, repeated: bool) -> Tensor:
         if repeated:  # by cat, which keeps the layout, as repeat does not
             return torch.cat([self.get(pixels, relu, False)] * self.copies, dim=1)
-        if pixels == "quarters":
-            return quarters(self.get("whole", relu, False))
+        if pixels == "sublattices":
+            return sublattices(self.get("whole", relu, False))
         if pixels == "second":
             # By a pool, whose gradient keeps the layout, as that of a slice does not.
             return F.avg_pool2d(self.get("whole", relu, False), 1, stride=2)
         return F.relu(self.get("whole", False, False))
 
 
-class Wide(nn.Module):
-    """Chains of the same make, side by side.
+class SideBySide(nn.Module):
+    """Chains of layers that are alike but for their weights, evaluated as one chain.
 
     Args:
-        chains: `B` modules for which `is_chain` holds, alike but for their weights.
+        chains: `B` of them, for which `is_chain` holds.
     """
 
     def __init__(self, chains: Sequence[nn.Sequential]) -> None:
         super().__init__()
         self.copies = len(chains)
+        # Up to the first layer with weights the chains share what they compute. A convolution that
+        # reads all channels can read the one input; others need a copy of it for each chain.
         layers: list[nn.Module] = []
         self.repeat_at = -1  # before this layer the shared input is repeated
         shared = True
@@ -101,11 +103,13 @@ class Wide(nn.Module):
         """The form of `Reading` in which the chains read a state of this size.
 
         Returns:
-            One that needs no dilation, where there is one. Of `quarters` the outputs are quarters
-            too; of every `second` pixel they are whole.
+            One that needs no dilation, where there is one. Of `sublattices` the outputs are
+            sublattices too; of every `second` pixel they are whole.
         """
+        # A dilated convolution of stride 2 reads every second pixel. One of stride 1 does the same
+        # on each sublattice, as does what follows, if it takes pixel by pixel.
         first, *rest = list(self.layers)[self.start :]
-        if not (halves_dilation(first) and isinstance(first, nn.Conv2d)):
+        if not (doubly_dilated(first) and isinstance(first, nn.Conv2d)):
             return "whole"
         if first.stride == (2, 2):
             return "second"
@@ -114,7 +118,7 @@ class Wide(nn.Module):
             or (isinstance(layer, nn.Conv2d) and layer.kernel_size == layer.stride == (1, 1))
             for layer in rest
         )
-        return "quarters" if alone and height % 2 == width % 2 == 0 else "whole"
+        return "sublattices" if alone and height % 2 == width % 2 == 0 else "whole"
 
     def forward(self, reading: Reading, pixels: str, scale: Tensor) -> Tensor:
         """All outputs, each times its scale.
@@ -125,7 +129,7 @@ class Wide(nn.Module):
             scale: (B,).
 
         Returns:
-            (N, B C, H, W), or the `quarters` of that.
+            (N, B C, H, W), or the `sublattices` of that.
         """
         start, own = self.start, False
         x = reading.get(pixels, relu=bool(start), repeated=self.repeat_at == start)
@@ -144,7 +148,7 @@ class Wide(nn.Module):
         """What a layer reads: its own copy for each chain, where the chains part there."""
         return torch.cat([x] * self.copies, dim=1) if number == self.repeat_at > self.start else x
 
-    def part(self, number: int) -> dict[str, Tensor]:
+    def state_of(self, number: int) -> dict[str, Tensor]:
         """The `state_dict` of one of the chains."""
         return {
             name: tensor.chunk(self.copies)[number] if tensor.ndim else tensor
@@ -154,6 +158,7 @@ class Wide(nn.Module):
 
 def _scaled(layer: nn.Module, x: Tensor, scale: Tensor) -> Tensor:
     """A layer's output, (N, B C, H, W), each C channels times their scale, (B,)."""
+    # A norm without weights of its own takes the mixing weights as its scale.
     if isinstance(layer, nn.BatchNorm2d) and not layer.affine and layer.momentum is not None:
         by_batch = layer.training or layer.running_mean is None
         if layer.training and layer.num_batches_tracked is not None:
@@ -196,6 +201,7 @@ def _side_by_side(copies: Sequence[nn.Module], reads_shared: bool) -> nn.Module:
             first.track_running_stats,
             device="meta",
         )
+    # Made without memory (on meta), then given the tensors of all copies, put together.
     states = [copy.state_dict() for copy in copies]
     joined = {
         name: torch.cat([state[name] for state in states]) if tensor.ndim else tensor.clone()
@@ -205,7 +211,7 @@ def _side_by_side(copies: Sequence[nn.Module], reads_shared: bool) -> nn.Module:
     return wide
 
 
-class Fan(nn.Module):
+class EdgeMixtures(nn.Module):
     """The mixtures on all edges that leave one state (RARTS thesis, (3.6)).
 
     Args:
@@ -213,7 +219,8 @@ class Fan(nn.Module):
         rows: of each edge, its row of the mixing weights.
         channels: of the state.
         stride: of the edges.
-        partial: the candidates take one in so many channels, the others pass by; see `pass_by`.
+        partial: with 4, say, the candidates take a quarter of the channels, and the others are put
+            beside what they bring; see `with_bypass`.
     """
 
     def __init__(
@@ -235,6 +242,8 @@ class Fan(nn.Module):
         self.rows = list(rows)
         self.columns = {name: column for column, name in enumerate(operations)}
         self.wide, self.shared, self.apart = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        # `none` takes no work, and what has no weights is the same on all edges. Chains go side by
+        # side; what else there is runs edge by edge.
         for name, build in operations.items():
             copies = [build(channels, stride, True) for _ in rows]
             if isinstance(copies[0], Zero):
@@ -242,7 +251,7 @@ class Fan(nn.Module):
             if not any(True for _ in copies[0].parameters()):
                 self.shared[name] = copies[0]
             elif all(is_chain(copy) for copy in copies):
-                self.wide[name] = Wide(copies)  # type: ignore[arg-type]
+                self.wide[name] = SideBySide(copies)  # type: ignore[arg-type]
             else:
                 self.apart[name] = nn.ModuleList(copies)
         self.nothing = Zero(stride)
@@ -261,10 +270,11 @@ class Fan(nn.Module):
         if self.partial == 1:
             return self._mixed(x, mixing, used)
         found = self._mixed(x[:, : self.channels], mixing, used)
-        return pass_by(found, x[:, self.channels :], self.nothing.stride)
+        return with_bypass(found, x[:, self.channels :], self.nothing.stride)
 
     def _mixed(self, x: Tensor, mixing: Tensor, used: Used) -> list[Tensor]:
         """What the candidates bring, (N, C / partial, H', W') for each edge."""
+        # First the chains, all edges at once; then the others are added, edge by edge.
         mine = mixing[self.rows]
         brought: dict[int, Tensor] = {}
         total = self._side_by_side(x, mine, used)
@@ -283,16 +293,16 @@ class Fan(nn.Module):
     def _side_by_side(self, x: Tensor, mine: Tensor, used: Used) -> Tensor | None:
         """What the chains bring to all edges, (N, B C, H', W')."""
         reading = Reading(x, len(self.rows))
-        totals: dict[bool, Tensor] = {}  # whether in quarters: the sum
+        totals: dict[bool, Tensor] = {}  # whether in sublattices: the sum
         for name, chains in self.wide.items():
             if any(self._uses(name, used)):
-                assert isinstance(chains, Wide)
+                assert isinstance(chains, SideBySide)
                 pixels = chains.pixels(*x.shape[2:])
                 y = chains(reading, pixels, mine[:, self.columns[name]])
-                apart = pixels == "quarters"
+                apart = pixels == "sublattices"
                 totals[apart] = totals[apart].add_(y) if apart in totals else y
         if True in totals:
-            joined = whole(totals[True])
+            joined = from_sublattices(totals[True])
             return totals[False].add_(joined) if False in totals else joined
         return totals.get(False)
 
@@ -309,18 +319,18 @@ class Fan(nn.Module):
     def _uses(self, name: str, used: Used) -> list[bool]:
         return [used[row][self.columns[name]] for row in self.rows]
 
-    def part(self, name: str, edge: int) -> dict[str, Tensor]:
+    def state_of(self, name: str, edge: int) -> dict[str, Tensor]:
         """The `state_dict` of one operation on one of the edges."""
         if name in self.wide:
             wide = self.wide[name]
-            assert isinstance(wide, Wide)
-            return wide.part(edge)
+            assert isinstance(wide, SideBySide)
+            return wide.state_of(edge)
         if name in self.apart:
             return list(self.apart[name].children())[edge].state_dict()
         return self.shared[name].state_dict() if name in self.shared else {}
 
 
-def pass_by(found: Sequence[Tensor], rest: Tensor, stride: int) -> list[Tensor]:
+def with_bypass(found: Sequence[Tensor], rest: Tensor, stride: int) -> list[Tensor]:
     """Channels that no candidate takes, put beside what the candidates bring, and shuffled.
 
     Args:

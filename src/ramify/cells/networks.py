@@ -88,6 +88,12 @@ class Network(Skeleton):
     Attributes:
         genotype: what it was built from.
         drop_path: its `rate` is the probability of dropping an edge for a sample in training.
+
+    Example:
+        >>> from ramify.cells import DARTS, DARTS_V2
+        >>> network = DARTS.network(DARTS_V2, channels=4, cells=3, drop_path=0.2)
+        >>> network(torch.randn(2, 3, 32, 32)).shape, network.drop_path.rate
+        (torch.Size([2, 10]), 0.2)
     """
 
     def __init__(self, space: Space, genotype: Genotype, plan: Plan, drop_path: float) -> None:

@@ -37,8 +37,18 @@ def derive_by_perturbation(supernet: Supernet, loss: Loss) -> Genotype:
 
     Returns:
         The genotype.
+
+    Example:
+        >>> from ramify.cells import NATS
+        >>> supernet, x = NATS.supernet(channels=4, cells=1), torch.randn(2, 3, 8, 8)
+        >>> genotype = derive_by_perturbation(
+        ...     supernet, lambda mixing: supernet(x, mixing).square().mean().item()
+        ... )
+        >>> len(genotype.operations)
+        6
     """
     space = supernet.space
+    # Of each edge the operation that is missed most stays, with weight one.
     mixing = {kind: weights.clone() for kind, weights in supernet.mixing().items()}
     names = list(space.operations)
     columns = [column for column, name in enumerate(names) if name not in space.never]
@@ -47,6 +57,7 @@ def derive_by_perturbation(supernet: Supernet, loss: Loss) -> Genotype:
             kept = max(columns, key=lambda column: _without(loss, mixing, weights[row], [column]))
             weights[row] = 0.0
             weights[row, kept] = 1.0
+    # Of each state the edges that are missed most stay.
     cells = []
     for kind, weights in mixing.items():
         states: list[tuple[tuple[str, int], ...]] = []

@@ -22,6 +22,11 @@ class Plan:
         multiplier: channels of a cell's output over those of its states.
         searching: whether the stack is a supernet's.
         auxiliary: whether an auxiliary head is asked for.
+
+    Example:
+        >>> plan = Plan(channels=16, cells=5)
+        >>> plan.classes, plan.searching
+        (10, False)
     """
 
     channels: int
@@ -66,6 +71,12 @@ class Parts:
         layers: cells, and modules between them that take the last state.
         head: takes the last state, gives the logits.
         auxiliary: takes the output of the layer with this number and gives logits too.
+
+    Example:
+        >>> stem, cell = nn.Conv2d(3, 8, 3), CellPlan("cell", 8, 1, prepare=[nn.Identity()])
+        >>> head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+        >>> Parts([stem], [cell, nn.ReLU(), cell], head).layers[0].kind
+        'cell'
     """
 
     stems: Sequence[nn.Module]

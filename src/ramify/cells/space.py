@@ -66,6 +66,7 @@ class Space:
     concat: bool = False
 
     def __post_init__(self) -> None:
+        # Counts, names that can stand in texts and modules, and something to derive.
         for name in ("inputs", "states", "keep"):
             count = getattr(self, name)
             if count is not None and count < 1:
@@ -154,8 +155,8 @@ class Space:
             in_channels: channels of the images.
             mixing: how logits become mixing weights, `softmax` ((3.6) of the thesis) or `sigmoid`
                 (FairDARTS, Chu and others, 2020: operations do not compete).
-            partial: 4 lets the candidates of each edge take a quarter of the channels while the
-                others pass by (PC-DARTS, Xu and others, 2020: less time and memory).
+            partial: with 4, say, the candidates of each edge take a quarter of the channels, and
+                the others skip them (PC-DARTS, Xu and others, 2020: less time and memory).
 
         Returns:
             The supernet, with fresh weights.

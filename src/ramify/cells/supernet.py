@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ramify.cells.mixed import Fan, Used
+from ramify.cells.mixed import EdgeMixtures, Used
 from ramify.cells.plan import CellPlan, Plan
 from ramify.cells.skeleton import Skeleton
 from ramify.errors import RamifyError
@@ -30,12 +30,14 @@ class MixedCell(nn.Module):
         self.kind, self.concat = plan.kind, space.concat
         self.prepare = nn.ModuleList(plan.prepare)
         self.targets: list[list[int]] = []
-        self.fans = nn.ModuleList()
+        self.mixtures = nn.ModuleList()
         for source in range(space.inputs + space.states - 1):
             rows = [row for row, edge in enumerate(space.edges) if edge[0] == source]
             self.targets.append([space.edges[row][1] for row in rows])
             stride = plan.stride if source < space.inputs else 1
-            self.fans.append(Fan(space.operations, rows, plan.channels, stride, partial))
+            self.mixtures.append(
+                EdgeMixtures(space.operations, rows, plan.channels, stride, partial)
+            )
 
     def forward(self, inputs: Sequence[Tensor], mixing: Tensor, used: Used) -> Tensor:
         """The cell's output.
@@ -52,8 +54,8 @@ class MixedCell(nn.Module):
             number: prepare(x)
             for number, (prepare, x) in enumerate(zip(self.prepare, inputs, strict=True))
         }
-        for source, (fan, targets) in enumerate(zip(self.fans, self.targets, strict=True)):
-            for target, found in zip(targets, fan(states[source], mixing, used), strict=True):
+        for source, (mixture, targets) in enumerate(zip(self.mixtures, self.targets, strict=True)):
+            for target, found in zip(targets, mixture(states[source], mixing, used), strict=True):
                 states[target] = states[target] + found if target in states else found
         made = [states[number] for number in range(len(inputs), len(states))]
         return torch.cat(made, dim=1) if self.concat else made[-1]
@@ -67,7 +69,13 @@ class Supernet(Skeleton):
     Attributes:
         space: the space.
         plan: what it was stacked by.
-        partial: the candidates take one in so many channels.
+        partial: the candidates take one channel in `partial`, and the others skip them.
+
+    Example:
+        >>> from ramify.cells import NATS
+        >>> supernet = NATS.supernet(channels=4, cells=1)
+        >>> supernet(torch.randn(2, 3, 8, 8)).shape, supernet.mixing()["cell"].shape
+        (torch.Size([2, 10]), torch.Size([6, 5]))
     """
 
     def __init__(self, space: Space, plan: Plan, mixing: str, partial: int) -> None:

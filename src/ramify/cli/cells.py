@@ -93,7 +93,7 @@ Partial = Annotated[
     option(
         "--partial-channels",
         panel=SEARCH,
-        text="Send one of so many channels through the operations, the others past them (1).",
+        text="With N, operations take one channel in N, and the others skip them (1: all).",
     ),
 ]
 Select = Annotated[

@@ -70,7 +70,7 @@ class SearchConfig(RunConfig):
         latency_table: A file that holds the latencies; None measures them.
         warmup_epochs: Epochs at the start in which the logits rest.
         skip_stop: The most skip connections of a cell; the search ends before it derives more.
-        partial_channels: One of how many channels goes through the operations; 1 for all.
+        partial_channels: With N, operations take one channel in N, and the others skip them.
         select: How operations are chosen in the end, one of `SELECTIONS`.
         candidates: Architectures that random search trains; None for as many as a first-order
             search would cost.

@@ -52,6 +52,12 @@ class ThreadClock:
     """The processor time of this thread: what else a busy machine does does not count.
 
     It is the latency of an idle machine where torch computes in one thread, on the CPU.
+
+    Example:
+        >>> from ramify import latency
+        >>> model, x = nn.Linear(4, 8), torch.randn(1, 4)
+        >>> latency.measure(model, x, repeats=3, clock=latency.ThreadClock()).repeats
+        3
     """
 
     def ready(self) -> None:

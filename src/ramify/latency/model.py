@@ -49,6 +49,16 @@ class LatencyModel:
 
     Raises:
         RamifyError: fewer than two samples.
+
+    Example:
+        >>> import ramify, torch
+        >>> from ramify import latency
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> graph = ramify.trace(net, torch.randn(1, 4))
+        >>> samples = latency.observe(graph, latency.draw_shapes(graph, 6), rounds=1)
+        >>> predicted = latency.LatencyModel(graph, samples)
+        >>> predicted.at({"0": 16}) > 0, predicted.edited([ramify.Split("0", 3)]) > 0
+        (True, True)
     """
 
     def __init__(self, graph: ChannelGraph, samples: Sequence[Sample]) -> None:

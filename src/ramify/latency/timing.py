@@ -30,7 +30,12 @@ class Latency:
         spread: the distance of their quartiles.
         repeats: how many calls were timed.
         device: where the parameters lie.
-        threads: of torch, which a latency on the CPU hangs on.
+        threads: of torch, which a latency on the CPU depends on.
+
+    Example:
+        >>> found = measure(nn.Linear(4, 8), torch.randn(1, 4), repeats=5)
+        >>> found.median > 0, found.repeats, found.device
+        (True, 5, 'cpu')
     """
 
     median: float
@@ -144,6 +149,12 @@ def measure_edited(
 
     Returns:
         The latency on the inputs of the trace.
+
+    Example:
+        >>> import ramify
+        >>> graph = ramify.trace(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.randn(1, 4))
+        >>> measure_edited(graph, [ramify.Split("0", 3)], repeats=3).median > 0
+        True
     """
     changes = plan_edits(graph, edits).changes
     return _measure_changed(graph, changes, repeats, warmup, clock)

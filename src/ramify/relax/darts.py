@@ -1,4 +1,7 @@
-"""DARTS of first and second order, MiLeNAS and joint training: one copy of the weights."""
+"""The searchers DARTS of first and second order, MiLeNAS and joint training.
+
+They have one copy of the weights. `ramify.cells.DARTS` is a space of cells, and no searcher.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from torch import Tensor
 from ramify import distributed
 from ramify.errors import RamifyError
 from ramify.probe.splitting_matrix import written_out
-from ramify.relax.partition import Named
+from ramify.relax.partition import NamedTensors
 from ramify.relax.searcher import Gradients, Searcher, Step, Value, check_weight, combined
 from ramify.store.state import set_torch_states, torch_states
 
@@ -41,6 +44,23 @@ class DARTS(Searcher):
         xi: ξ, the length of the step ahead; by default the learning rate of each weight as it is
             now. Second order alone.
         exact: Whether to take the second derivative itself. Second order alone.
+
+    Example:
+        >>> import ramify
+        >>> from functools import partial
+        >>> net, sgd = torch.nn.Linear(2, 1), partial(torch.optim.SGD, lr=0.1)
+        >>> searcher = ramify.relax.DARTS(
+        ...     net,
+        ...     arch=net.bias,
+        ...     loss=lambda model, batch: model(batch).square().mean(1),
+        ...     weight_optimizer=sgd,
+        ...     arch_optimizer=sgd,
+        ...     order=2,
+        ... )
+        >>> a, p = torch.randn(2, 16, 2)
+        >>> first, *_, last = [searcher.step(a, p) for _ in range(20)]
+        >>> last.loss_p < first.loss_p
+        True
 
     Source: RARTS thesis, section 2.1.3 and (2.21); Liu, Simonyan, Yang, DARTS, ICLR 2019, (7), (8).
     """
@@ -81,6 +101,7 @@ class DARTS(Searcher):
 
     def _ahead(self, batch_a: Any, batch_p: Any) -> tuple[Value, Gradients]:
         """L_p one step ahead, and its gradient to α through that step."""
+        # One step of gradient descent on L_a, which does not move the weights themselves.
         drawn, names = torch_states(), list(self._weights)
         with written_out(self.model) if self.exact else contextlib.nullcontext():
             loss_a = self._virtual(batch_a, self._weights)
@@ -90,6 +111,7 @@ class DARTS(Searcher):
         move = distributed.mean_gradients(slope, list(self._weights.values()), loss_a.samples)
         xi = self._rates()
         ahead = self._displaced(-1.0, [_scaled(g, xi[n]) for n, g in zip(names, move, strict=True)])
+        # L_p there, its gradient to α, and what of it comes through the step.
         loss_p = self._virtual(batch_p, ahead)
         back, direct = self._gradients(loss_p, ahead, self._alphas)
         vectors = [_scaled(v, xi[name]) for name, v in zip(names, back, strict=True)]
@@ -129,16 +151,16 @@ class DARTS(Searcher):
         set_torch_states(now)
         return combined((0.5 / epsilon, sides[0]), (-0.5 / epsilon, sides[1]))
 
-    def _displaced(self, factor: float, vectors: Gradients) -> Named:
+    def _displaced(self, factor: float, vectors: Gradients) -> NamedTensors:
         """Leaves `w + factor v`."""
         both = zip(self._weights.items(), vectors, strict=True)
-        out: Named = {}
+        out: NamedTensors = {}
         for (name, w), v in both:
             moved = w.detach() if v is None else w.detach().add(v.detach(), alpha=factor)
             out[name] = moved.requires_grad_()
         return out
 
-    def _virtual(self, batch: Any, weights: Named) -> Value:
+    def _virtual(self, batch: Any, weights: NamedTensors) -> Value:
         """The loss at other weights, in a pass that moves copies of the buffers."""
         return self._value(batch, weights | self._elsewhere.buffers_copied())
 
@@ -159,6 +181,23 @@ class MiLeNAS(Searcher):
 
     Attributes:
         lam: λ, the weight of the second half's loss.
+
+    Example:
+        >>> import ramify
+        >>> from functools import partial
+        >>> net, sgd = torch.nn.Linear(2, 1), partial(torch.optim.SGD, lr=0.1)
+        >>> searcher = ramify.relax.MiLeNAS(
+        ...     net,
+        ...     arch=net.bias,
+        ...     loss=lambda model, batch: model(batch).square().mean(1),
+        ...     weight_optimizer=sgd,
+        ...     arch_optimizer=sgd,
+        ...     lam=1.0,
+        ... )
+        >>> a, p = torch.randn(2, 16, 2)
+        >>> first, *_, last = [searcher.step(a, p) for _ in range(20)]
+        >>> last.loss_p < first.loss_p
+        True
 
     Source: RARTS thesis, (2.23); He, Ye, Shen, Zhang, MiLeNAS, CVPR 2020.
     """
@@ -193,6 +232,22 @@ class Joint(Searcher):
     r"""Single level: w and α together by the gradient of `L_a + L_p`, as network slimming trains.
 
     Two forward and two backward passes a step.
+
+    Example:
+        >>> import ramify
+        >>> from functools import partial
+        >>> net, sgd = torch.nn.Linear(2, 1), partial(torch.optim.SGD, lr=0.1)
+        >>> searcher = ramify.relax.Joint(
+        ...     net,
+        ...     arch=net.bias,
+        ...     loss=lambda model, batch: model(batch).square().mean(1),
+        ...     weight_optimizer=sgd,
+        ...     arch_optimizer=sgd,
+        ... )
+        >>> a, p = torch.randn(2, 16, 2)
+        >>> first, *_, last = [searcher.step(a, p) for _ in range(20)]
+        >>> last.loss_p < first.loss_p
+        True
 
     Source: RARTS thesis, section 2.1.3; Liu et al., Network Slimming, ICCV 2017.
     """

@@ -61,6 +61,18 @@ def distilled(
         RamifyError: T is not above 0; when it is called, the model is not called once, or logits of
             model and teacher differ in shape.
 
+    Example:
+        >>> import torch
+        >>> teacher, student = nn.Linear(4, 3), nn.Linear(4, 3)
+        >>> def loss(model, batch):
+        ...     return functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        >>> batch = torch.randn(5, 4), torch.zeros(5, dtype=torch.long)
+        >>> taught = distilled(loss, teacher)
+        >>> bool((taught(student, batch) > loss(student, batch)).all())
+        True
+        >>> torch.equal(taught(teacher, batch), loss(teacher, batch))
+        True
+
     Source: RARTS thesis, section 4.2.1.
     """
     if not temperature > 0:

@@ -35,6 +35,14 @@ class GateScale:
         scores: group name -> α (W,), as `ramify.fold` returns them.
         relative: score by :math:`|\alpha_c|` over the mean of the group.
 
+    Example:
+        >>> import ramify
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+        >>> graph = ramify.trace(net, torch.randn(1, 4))
+        >>> method = ramify.relax.GateScale({"0": torch.tensor([0.9, -0.1, 0.5])})
+        >>> [(p.edit.channel, round(p.score, 1)) for p in method.propose(graph)]
+        [(1, -0.1), (2, -0.5), (0, -0.9)]
+
     Source: RARTS thesis, Algorithm 3, the pruning stage, and section 4.3.2.
     """
 

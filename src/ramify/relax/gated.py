@@ -47,10 +47,12 @@ def factors_of(graph: ChannelGraph, group: ChannelGroup) -> dict[str, list[Facto
     """
     found: dict[str, list[Factor]] = {}
     indexing = graph.indexing
+    # Weights that read the channels, along the dimension that does.
     for (name, dim), atoms in indexing.readers.items():
         if group.atom in atoms:
             channel = owners(indexing.dims[name][dim], group.atom)
             found.setdefault(name, []).append(Factor(dim, channel, 1))
+    # Weights that make one factor of a product of activations: their rows take both gates.
     for (name, dim), scaled_rows in indexing.scaled_rows.items():
         for scaled in scaled_rows:
             if scaled.atom is group.atom:
@@ -81,6 +83,7 @@ class GatedWeight(nn.Module):
         self._held = (gates,)  # a tuple, so that the parameters have one name in the model
         self._factors: list[tuple[str, int, int, str]] = []
         for number, (key, factor) in enumerate(factors):
+            # Where positions are not the channels in their order, a buffer says whose they are.
             width = getattr(gates, key).numel()
             buffer = ""
             if not np.array_equal(factor.channel, np.arange(width)):
@@ -98,6 +101,7 @@ class GatedWeight(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight as the model uses it."""
+        # One factor a dimension; positions without a gate are multiplied by the 1 at the end.
         along: dict[int, Tensor] = {}
         for key, dim, power, buffer in self._factors:
             factor: Tensor = getattr(self.gates, key)

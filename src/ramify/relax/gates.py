@@ -231,6 +231,7 @@ def _chosen(graph: ChannelGraph, asked: Iterable[Names] | None) -> list[tuple[Ch
     if asked is None:
         chosen += [(g,) for g in graph.groups if g.prune_exact and not _why_not(graph, g)]
         return _some(chosen)
+    # What was asked for: each group once, each can be gated, those of a tuple equally wide.
     seen = set[str]()
     for names in [asked] if isinstance(asked, str) else asked:
         tied = tuple(graph[name] for name in (names if isinstance(names, tuple) else (names,)))
@@ -260,6 +261,7 @@ def _why_not(graph: ChannelGraph, group: ChannelGroup) -> str:
     """Why a group cannot be gated; nothing if it can."""
     if not (group.can_split and group.can_prune):
         return group.reason
+    # Every module that reads the channels must let a parametrization scale its weight.
     factors, tensors = factors_of(graph, group), tensors_of(graph.model)
     for alias, name in graph.flow.aliases.items():
         if name not in factors:
@@ -293,6 +295,7 @@ def _gated(
         (the gates, or None if they do not, what was seen); the model is then as it was.
     """
     model = graph.model
+    # What each weight is multiplied by: the factors of all gates on the channels that it reads.
     names = [tuple(group.name for group in tied) for tied in chosen]
     gates = Gates(model, names, [_ones(graph, tied) for tied in chosen])
     factors: dict[str, list[tuple[str, Factor]]] = {}
@@ -304,6 +307,8 @@ def _gated(
         for alias, name in graph.flow.aliases.items()
         if name in factors
     ]
+    # A trial: with gates other than 1, the gated model must do what the model does whose weights
+    # are multiplied by them.
     with torch.no_grad():
         for alpha in gates:  # any values that tell channels apart
             alpha.copy_(torch.linspace(0.5, 1.5, alpha.numel() + 1)[1:])

@@ -57,7 +57,7 @@ def check_halves(a: Iterable[int], p: Iterable[int]) -> None:
     Raises:
         RamifyError: a set is empty or holds a number twice, or both hold one.
     """
-    sets = {name: [int(n) for n in numbers] for name, numbers in (("first", a), ("second", p))}
+    sets = {name: [int(n) for n in numbers] for name, numbers in zip(SIDES, (a, p), strict=True)}
     for name, numbers in sets.items():
         if not numbers:
             raise RamifyError(f"the {name} half of the data is empty; divide it by ramify's halves")

@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 from ramify.errors import RamifyError
 
 MakeOptimizer = Callable[[list[Tensor]], Optimizer]
-Named = dict[str, Tensor]
+NamedTensors = dict[str, Tensor]
 
 
-def partition(model: nn.Module, arch: Iterable[nn.Parameter]) -> tuple[Named, Named]:
+def partition(model: nn.Module, arch: Iterable[nn.Parameter]) -> tuple[NamedTensors, NamedTensors]:
     """Divide the parameters that take gradients into architecture parameters and weights.
 
     Args:
@@ -35,7 +35,7 @@ def partition(model: nn.Module, arch: Iterable[nn.Parameter]) -> tuple[Named, Na
             "ramify.together() on every rank"
         )
     names = {id(p): name for name, p in model.named_parameters()}
-    alphas: Named = {}
+    alphas: NamedTensors = {}
     for number, alpha in enumerate(arch):
         if id(alpha) not in names:
             seen = f"of shape {tuple(alpha.shape)} " if isinstance(alpha, Tensor) else ""
@@ -52,7 +52,7 @@ def partition(model: nn.Module, arch: Iterable[nn.Parameter]) -> tuple[Named, Na
     if not alphas:
         raise RamifyError("arch is empty; give the parameters that describe the architecture")
     learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    weights: Named = {name: p for name, p in learned.items() if name not in alphas}
+    weights: NamedTensors = {name: p for name, p in learned.items() if name not in alphas}
     if not weights:
         raise RamifyError(
             "the model has no weights beside arch; leave those that are trained on data out of "
@@ -61,7 +61,9 @@ def partition(model: nn.Module, arch: Iterable[nn.Parameter]) -> tuple[Named, Na
     return alphas, weights
 
 
-def made_optimizer(role: str, given: Optimizer | MakeOptimizer, parameters: Named) -> Optimizer:
+def made_optimizer(
+    role: str, given: Optimizer | MakeOptimizer, parameters: NamedTensors
+) -> Optimizer:
     """The optimizer of one role.
 
     Args:

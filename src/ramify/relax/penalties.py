@@ -29,7 +29,7 @@ from ramify.tracing import ChannelGraph
 
 @dataclass(frozen=True)
 class L1:
-    r"""The (weighted) sum of absolute values.
+    r"""The (weighted) sum of absolute values; `ramify.L1` is a method that prunes by weights.
 
     .. math:: P(\alpha) = \sum_i c_i |\alpha_i|
 
@@ -70,6 +70,10 @@ class GroupL1:
         dim: each slice along this dimension is a group: with 0 the O logits of each of the E edges
             of a cell, or the weights of each channel; None takes each parameter as one group.
         by_proximal: take proximal steps in place of gradients, for whole groups of zeros.
+
+    Example:
+        >>> GroupL1()([torch.tensor([[3.0, 4.0], [0.0, 1.0]])])
+        tensor(6.)
     """
 
     dim: int | None = 0

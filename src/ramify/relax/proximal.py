@@ -34,6 +34,10 @@ def prox_l0(weights: Tensor, strength: Strength) -> Tensor:
     Returns:
         The minimiser, of the same shape.
 
+    Example:
+        >>> prox_l0(torch.tensor([3.0, -0.5]), 0.5)
+        tensor([3., 0.])
+
     Source: RARTS thesis, 2.1.2.
     """
     threshold = (2 * _like(strength, weights)).sqrt()
@@ -51,6 +55,10 @@ def prox_l1(weights: Tensor, strength: Strength) -> Tensor:
 
     Returns:
         The minimiser, of the same shape.
+
+    Example:
+        >>> prox_l1(torch.tensor([3.0, -0.5]), 1.0)
+        tensor([2., -0.])
 
     Source: RARTS thesis, 2.1.2.
     """
@@ -79,6 +87,10 @@ def prox_tl1(weights: Tensor, strength: Strength, a: float = 1.0) -> Tensor:
 
     Raises:
         RamifyError: a is not above 0.
+
+    Example:
+        >>> prox_tl1(torch.tensor([3.0, -0.1]), 0.1)
+        tensor([2.9874, 0.0000])
 
     Source: S. Zhang and J. Xin, "Minimization of transformed L1 penalty: closed form representation
     and iterative thresholding algorithms", 2017, Theorem 3.1.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ramify import distributed
-from ramify.relax.partition import MakeOptimizer, Named, alike, made_optimizer, settings_of
+from ramify.relax.partition import MakeOptimizer, NamedTensors, alike, made_optimizer, settings_of
 from ramify.relax.searcher import (
     Gradients,
     Schedule,
@@ -72,7 +72,7 @@ class RARTS(Searcher):
     def _prepare(self) -> None:
         check_weight("lam", self.lam)
         check_weight("beta", self.beta)
-        self._w: Named = {
+        self._w: NamedTensors = {
             name: u.detach().clone().requires_grad_() for name, u in self._weights.items()
         }
         self._w_buffers = self._elsewhere.buffers_copied()
@@ -165,13 +165,13 @@ class RARTS(Searcher):
             chosen.setdefault("auxiliary", chosen["weights"])
         return chosen
 
-    def _tensors(self) -> dict[str, Named]:
+    def _tensors(self) -> dict[str, NamedTensors]:
         return super()._tensors() | {"auxiliary": self._w | self._w_buffers}
 
-    def _moved(self, role: str) -> Named:
+    def _moved(self, role: str) -> NamedTensors:
         return self._w if role == "auxiliary" else super()._moved(role)
 
 
-def difference(one: Named, other: Named) -> Gradients:
+def difference(one: NamedTensors, other: NamedTensors) -> Gradients:
     """`one − other`, which the quadratic term's gradient is in proportion to."""
     return [one[name].detach() - other[name].detach() for name in one]

@@ -1,4 +1,4 @@
-"""The searchers by their names, as commands and studies call them."""
+"""The searchers by their names, as the command line calls them."""
 
 from __future__ import annotations
 

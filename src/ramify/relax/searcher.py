@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ramify import distributed
 from ramify.errors import RamifyError
 from ramify.probe.splitting_matrix import Loss
-from ramify.relax.partition import MakeOptimizer, Named, made_optimizer, partition
+from ramify.relax.partition import MakeOptimizer, NamedTensors, made_optimizer, partition
 from ramify.relax.substitute import Substitute
 from ramify.store.state import (
     check_optimizer,
@@ -117,12 +117,15 @@ class Searcher(ABC):
     clip: float | None = None
 
     def __post_init__(self) -> None:
+        # What is moved: α as the user lists it, and every other parameter that takes gradients.
         given = [self.arch] if isinstance(self.arch, nn.Parameter) else self.arch
         self.arch = list({id(alpha): alpha for alpha in given}.values())
         self._alphas, self._weights = partition(self.model, self.arch)
         self._check_settings()
+        # Passes with other weights in the place of the model's own.
         self._elsewhere = Substitute(self.model, self.loss, self._weights)
         self.steps = 0
+        # An optimizer for each role, then what the algorithm adds, then schedules of all roles.
         self.optimizers = {
             "weights": made_optimizer("weights", self.weight_optimizer, self._weights),
             "arch": made_optimizer("architecture parameters", self.arch_optimizer, self._alphas),
@@ -153,9 +156,9 @@ class Searcher(ABC):
             The losses and the penalty.
 
         Raises:
-            RamifyError: the loss is not finite, not of shape (S,) or (), or does not hang on the
-                weights or on α; or α is no longer finite; or the model's parameters are others than
-                when the searcher was made.
+            RamifyError: the loss is not finite, not of shape (S,) or (), or does not depend on the
+                weights or on α; or α is no longer finite; or the model's parameters are others
+                than when the searcher was made.
         """
         self._check_model()
         found = self._iterate(batch_a, batch_p)
@@ -178,7 +181,7 @@ class Searcher(ABC):
         """
         return {
             "searcher": type(self).__name__,
-            "kinds": self._kinds(),
+            "kinds": self._schedule_types(),
             "steps": self.steps,
             "tensors": {
                 part: {name: tensor.detach() for name, tensor in tensors.items()}
@@ -222,25 +225,25 @@ class Searcher(ABC):
     def _prepare(self) -> None:  # noqa: B027  (not every searcher has something)
         """Check settings of its own, and make what else it moves and the optimizer of that."""
 
-    def _kinds(self) -> dict[str, str]:
+    def _schedule_types(self) -> dict[str, str]:
         """The kinds of the schedules, by role."""
         return {role: type(s).__name__ for role, s in self._schedulers.items()}
 
     def _all_schedules(self) -> dict[str, Schedule]:
         return dict(self.schedules or {})
 
-    def _tensors(self) -> dict[str, Named]:
+    def _tensors(self) -> dict[str, NamedTensors]:
         """All tensors of the state, by part and name."""
-        own: Named = dict(self.model.named_parameters())
+        own: NamedTensors = dict(self.model.named_parameters())
         return {"model": own | dict(self.model.named_buffers())}
 
-    def _moved(self, role: str) -> Named:
+    def _moved(self, role: str) -> NamedTensors:
         """What an optimizer moves, by name."""
         return self._alphas if role == "arch" else self._weights
 
     # What the equations are written with.
 
-    def _value(self, batch: Any, tensors: Named | None = None) -> Value:
+    def _value(self, batch: Any, tensors: NamedTensors | None = None) -> Value:
         """The mean loss on a batch, with other tensors in the place of the model's where given."""
         # Under an autocast around the step, torch keeps weights cast as they were some passes ago.
         torch.clear_autocast_cache()
@@ -255,7 +258,7 @@ class Searcher(ABC):
             )
         return value
 
-    def _gradients(self, value: Value, *wanted: Named) -> list[Gradients]:
+    def _gradients(self, value: Value, *wanted: NamedTensors) -> list[Gradients]:
         """The gradients of a mean loss over the samples of all ranks: a list for each of wanted."""
         parameters = [p for named in wanted for p in named.values()]
         found: Iterable[Tensor | None] = [None] * len(parameters)
@@ -266,9 +269,9 @@ class Searcher(ABC):
         for part, named in zip(parts, wanted, strict=True):
             if all(gradient is None for gradient in part):
                 raise RamifyError(
-                    f"the loss hangs on none of {len(named)} parameters that it is to teach, such "
-                    f"as '{next(iter(named))}': let the model's forward use them, without detach "
-                    "or torch.no_grad"
+                    f"the loss depends on none of {len(named)} parameters that it is to teach, "
+                    f"such as '{next(iter(named))}': let the model's forward use them, without "
+                    "detach or torch.no_grad"
                 )
         return parts
 
@@ -312,8 +315,8 @@ class Searcher(ABC):
         value = self.penalty(list(self._alphas.values()))
         if not isinstance(value, Tensor) or value.dim() != 0 or not value.requires_grad:
             raise RamifyError(
-                "the penalty gives one number that hangs on the architecture parameters, a tensor "
-                "of shape (): build it of these with torch operations, without detach"
+                "the penalty gives one number that depends on the architecture parameters, a "
+                "tensor of shape (): build it of these with torch operations, without detach"
             )
         return value
 
@@ -356,6 +359,7 @@ class Searcher(ABC):
                 f"the state is that of {state.get('searcher', 'no searcher')}, and this is "
                 f"{type(self).__name__}; resume with the same searcher"
             )
+        # The same tensors, by part and name, of the same shapes and types.
         for part, tensors in self._tensors().items():
             stored = state["tensors"][part]
             own = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
@@ -366,6 +370,7 @@ class Searcher(ABC):
                         f"the {part}'s '{name}' is {theirs.get(name, 'absent')} in the state and "
                         f"{own.get(name, 'absent')} here; resume with the same model and arch"
                     )
+        # The same optimizers and schedules.
         for role, optimizer in self.optimizers.items():
             check_optimizer(optimizer, self._names(role), state["optimizers"][role], SOURCE)
         if state["schedules"].keys() != self._schedulers.keys():
@@ -373,10 +378,10 @@ class Searcher(ABC):
                 f"the state has schedules of {', '.join(state['schedules']) or 'nothing'}, and "
                 f"here they are of {', '.join(self._schedulers) or 'nothing'}; resume with the same"
             )
-        if state["kinds"] != self._kinds():
+        if state["kinds"] != self._schedule_types():
             raise RamifyError(
                 f"the state has schedules of the kinds {state['kinds']}, and here they are "
-                f"{self._kinds()}; resume with the same"
+                f"{self._schedule_types()}; resume with the same"
             )
 
 

@@ -74,6 +74,7 @@ class RelaxedSplitting:
         Raises:
             RamifyError: a parameter has changed its shape.
         """
+        # The quadratic term's gradient, by the copies as they are; then the copies follow.
         for param, copy in zip(self.params, self.copies, strict=True):
             if param.shape != copy.shape:
                 raise RamifyError(

@@ -40,6 +40,11 @@ class Selection:
             the line that stood for the latency at last.
         spent: what the edits add to each resource when they are made together; to the latency, in
             milliseconds, where that has a budget.
+
+    Example:
+        >>> selection = Selection([], value=9.0, bound=10.0)
+        >>> selection.gap  # the best may be worth a tenth more
+        0.1
     """
 
     chosen: list[Proposal]
