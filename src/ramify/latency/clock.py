@@ -1,4 +1,9 @@
-"""Clocks: what tells the time between two points of a run, on the device that does the work."""
+"""Clocks: what tells the time between two points of a run, on the device that does the work.
+
+`torch.utils.benchmark` times whole statements by the clock of the host. Here inputs are copied anew
+before each call, which must not count; single operations are timed inside a forward; and a busy
+machine needs the processor time of one thread.
+"""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def fold(gated: Gates | nn.Module | ChannelGraph) -> dict[str, Tensor]:
 
 
 def remaining(scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, float]:
-    """The share of every gated group's channels that a cut has left.
+    """The fraction of every gated group's channels that a cut has left.
 
     Args:
         scores: what `fold` returned.

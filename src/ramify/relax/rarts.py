@@ -49,8 +49,8 @@ class RARTS(Searcher):
         ...         self.a, self.b = nn.Linear(2, 1), nn.Linear(2, 1)
         ...         self.mix = nn.Parameter(torch.zeros(2))
         ...     def forward(self, x):
-        ...         share = self.mix.softmax(0)
-        ...         return share[0] * self.a(x) + share[1] * self.b(x).relu()
+        ...         mix = self.mix.softmax(0)
+        ...         return mix[0] * self.a(x) + mix[1] * self.b(x).relu()
         >>> def loss(model, batch):
         ...     return (model(batch).squeeze(1) - batch[:, 0]).square()
         >>> net, sgd = Net(), partial(torch.optim.SGD, lr=0.1)
