@@ -1,10 +1,10 @@
 """All candidate operations on the edges that leave one state, evaluated side by side.
 
-The candidates of one kind on `B` edges read the same state. Where they are chains of standard
+The copies of one operation on `B` edges read the same state. Where they are chains of standard
 layers, their channels are put side by side: one convolution and one norm do the work of `B`, the
-first ReLU is shared, and the mixing weight is the scale of the last norm. What has no weights gives
-the same on each edge, and is done once. `none` takes no work at all. The outputs are those of the
-candidates one by one, to rounding.
+first ReLU is shared, and the mixing weight is the scale of the last norm. An operation without
+weights gives the same on each edge, and is evaluated once. `none` is not evaluated at all. The
+outputs are those of the candidates one by one, to rounding.
 
 Shape letters: `N` samples, `C` channels, `B` edges, `E` all edges of a cell, `O` operations.
 """

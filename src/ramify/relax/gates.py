@@ -162,8 +162,8 @@ def gate(graph: ChannelGraph, groups: Iterable[Names] | None = None) -> Gates:
     chosen = _chosen(graph, groups)
     gates, _ = _gated(graph, chosen)
     if gates is None:
-        chosen = [tied for tied in chosen if _heard(graph, tied, by_default=groups is None)]
-        gates, seen = _gated(graph, _some(chosen))
+        chosen = [tied for tied in chosen if _takes_effect(graph, tied, by_default=groups is None)]
+        gates, seen = _gated(graph, _not_empty(chosen))
         if gates is None:
             raise RamifyError(f"these groups cannot be gated together: {seen}")
     return gates
@@ -230,7 +230,7 @@ def _chosen(graph: ChannelGraph, asked: Iterable[Names] | None) -> list[tuple[Ch
     chosen: list[tuple[ChannelGroup, ...]] = []
     if asked is None:
         chosen += [(g,) for g in graph.groups if g.prune_exact and not _why_not(graph, g)]
-        return _some(chosen)
+        return _not_empty(chosen)
     # What was asked for: each group once, each can be gated, those of a tuple equally wide.
     seen = set[str]()
     for names in [asked] if isinstance(asked, str) else asked:
@@ -246,10 +246,10 @@ def _chosen(graph: ChannelGraph, asked: Iterable[Names] | None) -> list[tuple[Ch
             widths = ", ".join(f"'{group.name}' {group.width}" for group in tied)
             raise RamifyError(f"groups that share their gates are equally wide, not {widths}")
         chosen += [tied] if tied else []
-    return _some(chosen)
+    return _not_empty(chosen)
 
 
-def _some(chosen: list[tuple[ChannelGroup, ...]]) -> list[tuple[ChannelGroup, ...]]:
+def _not_empty(chosen: list[tuple[ChannelGroup, ...]]) -> list[tuple[ChannelGroup, ...]]:
     if not chosen:
         raise RamifyError(
             "there is no group to gate: print(graph) says what each group allows, and why"
@@ -335,7 +335,7 @@ def _gated(
     return gates, ""
 
 
-def _heard(graph: ChannelGraph, tied: tuple[ChannelGroup, ...], *, by_default: bool) -> bool:
+def _takes_effect(graph: ChannelGraph, tied: tuple[ChannelGroup, ...], *, by_default: bool) -> bool:
     """Whether the forward reads the weights of groups where their gates are."""
     alone, seen = _gated(graph, [tied])
     if alone is not None:
