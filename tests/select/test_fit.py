@@ -18,7 +18,7 @@ def chain() -> ramify.ChannelGraph:
     return ramify.trace(net, torch.randn(1, 3))
 
 
-def offers(
+def proposed(
     graph: ramify.ChannelGraph, *edits: ramify.Split | ramify.Prune
 ) -> list[ramify.Proposal]:
     """Each worth less than the one before."""
@@ -34,7 +34,7 @@ def test_growing_takes_the_best_that_fit(resource: str) -> None:
     graph = chain()
     now = graph_cost(graph)
     edits = [ramify.Split(name, c) for c in range(4) for name in ("0", "2")]
-    proposals = offers(graph, *edits)
+    proposals = proposed(graph, *edits)
     everything = (graph_cost(graph, edits) - now).of(resource)
     assert ramify.fit(proposals, graph, {resource: now.of(resource) + everything}) == proposals
     for share in (0.0, 0.3, 0.6, 0.9):
@@ -51,7 +51,7 @@ def test_growing_takes_the_best_that_fit(resource: str) -> None:
 def test_prunes_make_room_and_every_budget_counts() -> None:
     graph = chain()
     now = graph_cost(graph)
-    split, prune = offers(graph, ramify.Split("2", 0), ramify.Prune("2", 1))
+    split, prune = proposed(graph, ramify.Split("2", 0), ramify.Prune("2", 1))
     here = {"params": now.params, "macs": now.macs}
     assert ramify.fit([split], graph, here) == []
     assert ramify.fit([split, prune], graph, here) == [split, prune]
@@ -62,12 +62,12 @@ def test_shrinking_takes_just_enough_of_the_prunes_that_lose_least() -> None:
     graph = chain()
     model = CostModel(graph)
     edits = [ramify.Split("2", 4), *(ramify.Prune(g, c) for c in range(3) for g in ("0", "2"))]
-    proposals = offers(graph, *edits)
+    proposals = proposed(graph, *edits)
     for enough in range(1, 7):
         budget = {"params": graph_cost(graph, edits[1 : 1 + enough]).params}
         assert ramify.fit(proposals, graph, budget) == proposals[1 : 1 + enough]
     assert ramify.fit(proposals, graph, {"params": 1}) == proposals[1:]  # all there are
-    every = offers(graph, *(ramify.Prune("0", c) for c in range(4)))
+    every = proposed(graph, *(ramify.Prune("0", c) for c in range(4)))
     assert ramify.fit(every, graph, {"params": 1}) == every[:3]
     assert model.cost() == graph_cost(graph)
 
@@ -82,12 +82,12 @@ def test_latency_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         return Latency(10.0 + sum(more), 0.1)
 
     monkeypatch.setattr("ramify.select.fit.measure_edited", measured)
-    grown = offers(graph, *(ramify.Split("2", c) for c in range(5)))
+    grown = proposed(graph, *(ramify.Split("2", c) for c in range(5)))
     assert ramify.fit(grown, graph, {"latency": 12.5}) == grown[:2]
     assert ramify.fit(grown, graph, {"latency": 10.0}) == []
     room = grown[1].cost.params + graph_cost(graph).params
     assert ramify.fit(grown, graph, {"latency": 12.5, "params": room}) == grown[:1]
-    gone = offers(graph, *(ramify.Prune("2", c) for c in range(4)))
+    gone = proposed(graph, *(ramify.Prune("2", c) for c in range(4)))
     assert ramify.fit(gone, graph, {"latency": 8.0}) == gone[:2]
 
 

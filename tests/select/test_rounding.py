@@ -158,18 +158,18 @@ def wide(
     graph = ramify.trace(nn.Sequential(*layers), torch.randn(1, 3))
     model = CostModel(graph)
 
-    def offers(edits: Sequence[ramify.Split | ramify.Prune]) -> list[ramify.Proposal]:
+    def proposed(edits: Sequence[ramify.Split | ramify.Prune]) -> list[ramify.Proposal]:
         return [
             ramify.Proposal(edit, 1.0 - n / 100, model.added([edit]), graph=graph)
             for n, edit in enumerate(edits)
         ]
 
-    return graph, offers
+    return graph, proposed
 
 
 def test_numbers_by_group_take_any_of_its_names() -> None:
-    _, offers = wide(5, 6)
-    offered = offers([ramify.Split(g, c) for c in range(5) for g in ("0", "2")])
+    _, proposed = wide(5, 6)
+    offered = proposed([ramify.Split(g, c) for c in range(5) for g in ("0", "2")])
     rule = ramify.TopFraction(0.5, multiple_of={"0.weight": 4})
     assert added(rule.select(offered)) == {"0": 3, "2": 2}
     assert added(ramify.TopFraction(0.5).select(offered)) == {"0": 3, "2": 2}
@@ -182,8 +182,8 @@ def test_numbers_by_group_take_any_of_its_names() -> None:
 
 
 def test_a_group_that_reaches_no_multiple_is_left_and_named() -> None:
-    _, offers = wide(5, 6)
-    offered = offers([ramify.Split(g, c) for c in range(2) for g in ("0", "2")])
+    _, proposed = wide(5, 6)
+    offered = proposed([ramify.Split(g, c) for c in range(2) for g in ("0", "2")])
     with pytest.warns(UserWarning, match="'0' keeps its 5 channels: .* neither 0 nor 8"):
         chosen = ramify.TopFraction(1.0, multiple_of=8).select(offered)
     assert added(chosen) == {"2": 2}
@@ -217,9 +217,9 @@ def test_heads_count_by_their_dimensions() -> None:
 
 @pytest.mark.parametrize("multiple", [2, 4])
 def test_a_budget_is_filled_by_whole_steps(multiple: int) -> None:
-    graph, offers = wide(4, 5)
+    graph, proposed = wide(4, 5)
     edits = [ramify.Split(g, c, even(2 + c % 2)) for c in range(5) for g in ("2", "0")[c == 4 :]]
-    offered = offers([e for e in edits if e.channel < graph[e.group].width])
+    offered = proposed([e for e in edits if e.channel < graph[e.group].width])
     model, now = CostModel(graph), graph_cost(graph)
     whole = ramify.fit(offered, graph, {"params": 10**6}, multiple_of=multiple)
     assert fits(whole, multiple)
@@ -239,8 +239,8 @@ def test_a_budget_is_filled_by_whole_steps(multiple: int) -> None:
 
 @pytest.mark.parametrize("multiple", [2, 4])
 def test_shrinking_goes_by_whole_steps_of_what_loses_least(multiple: int) -> None:
-    graph, offers = wide(7, 8)
-    offered = offers([ramify.Prune(g, c) for c in range(7) for g in ("0", "2")])
+    graph, proposed = wide(7, 8)
+    offered = proposed([ramify.Prune(g, c) for c in range(7) for g in ("0", "2")])
     now = graph_cost(graph).params
     for share in (0.95, 0.7, 0.5, 0.01):
         chosen = ramify.fit(offered, graph, {"params": share * now}, multiple_of=multiple)
@@ -267,12 +267,12 @@ def test_shrinking_goes_by_whole_steps_of_what_loses_least(multiple: int) -> Non
 
 
 def test_prunes_and_splits_that_make_a_multiple_together_stay_together() -> None:
-    graph, offers = wide(6, 6)
+    graph, proposed = wide(6, 6)
     edits = [*(ramify.Split("0", c) for c in range(3)), *(ramify.Prune("0", c) for c in (3, 4, 5))]
-    offered = offers([*edits[:1], *edits[3:]])  # one more, three fewer
+    offered = proposed([*edits[:1], *edits[3:]])  # one more, three fewer
     assert ramify.fit(offered, graph, {"params": 10**6}, multiple_of=4) == offered
     assert added(ramify.fit(offered[1:], graph, {"params": 10**6}, multiple_of=4)) == {"0": -2}
-    cut = ramify.fit(offers(edits[:3]), graph, {"params": 10**6}, multiple_of=4)
+    cut = ramify.fit(proposed(edits[:3]), graph, {"params": 10**6}, multiple_of=4)
     assert added(cut) == {"0": 2}
 
 

@@ -135,6 +135,12 @@ def one_hot(space: Space, genotype: Genotype) -> dict[str, Tensor]:
 
     Returns:
         (E, O) of zeros and ones for each kind of cell.
+
+    Example:
+        >>> from ramify.cells import NATS
+        >>> text = "|none~0|+|nor_conv_1x1~0|none~1|+|none~0|none~1|skip_connect~2|"
+        >>> one_hot(NATS, NATS.parse(text))["cell"][1]
+        tensor([0., 0., 1., 0., 0.])
     """
     names = list(space.operations)
     weights = {}

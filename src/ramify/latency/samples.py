@@ -51,6 +51,13 @@ def draw_shapes(
 
     Returns:
         For each shape the width of each group (W,).
+
+    Example:
+        >>> import ramify, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> graph = ramify.trace(net, torch.randn(1, 4))
+        >>> [len(widths) == len(graph.groups) for widths in draw_shapes(graph, 3)]
+        [True, True, True]
     """
     draw = np.random.default_rng(seed)
     now = np.array([group.width for group in graph.groups], dtype=np.int64)
@@ -125,6 +132,14 @@ def observe(
     Raises:
         RamifyError: nothing is to be timed, the model is gated, or the forward takes another course
             at other widths.
+
+    Example:
+        >>> import ramify, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> graph = ramify.trace(net, torch.randn(1, 4))
+        >>> first, *_ = observe(graph, draw_shapes(graph, 3), rounds=1)
+        >>> first.total > 0, len(first.ops) == len(graph.tapes[0].ops)
+        (True, True)
     """
     if rounds < 1:
         raise RamifyError(f"a shape is visited once or more often, and got rounds={rounds}")

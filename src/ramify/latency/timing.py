@@ -186,6 +186,13 @@ def prices(
 
     Raises:
         RamifyError: fewer than two widths are left for a group.
+
+    Example:
+        >>> import ramify
+        >>> graph = ramify.trace(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.randn(1, 4))
+        >>> each = prices(graph, repeats=3)
+        >>> list(each), each["0"] >= 0
+        (['0'], True)
     """
     if groups is None:
         chosen = [group for group in graph.groups if group.can_split or group.can_prune]

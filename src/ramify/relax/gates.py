@@ -40,6 +40,16 @@ class Gates(nn.Module):
 
     Attributes:
         groups: for each parameter in order, the groups that it gates.
+
+    Example:
+        >>> import ramify
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> graph = ramify.trace(net, torch.randn(1, 4))
+        >>> gates = ramify.gate(graph)
+        >>> gates
+        Gates(0: 3)
+        >>> [(name, tuple(alpha.shape)) for name, alpha in gates.items()]
+        [('0', (3,))]
     """
 
     def __init__(
@@ -185,6 +195,14 @@ def fold(gated: Gates | nn.Module | ChannelGraph) -> dict[str, Tensor]:
     Raises:
         RamifyError: there are no gates, or a gate is not finite; the model is as it was.
 
+    Example:
+        >>> import ramify
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> graph = ramify.trace(net, torch.randn(1, 4))
+        >>> _ = ramify.gate(graph)["0"].data.copy_(torch.tensor([0.5, 1.0, 0.0]))
+        >>> ramify.fold(net)
+        {'0': tensor([0.5000, 1.0000, 0.0000])}
+
     Source: RARTS thesis, (4.1): a gate is a factor of the weights.
     """
     gates = _gates_of(gated)
@@ -221,6 +239,13 @@ def remaining(scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, fl
 
     Returns:
         Group name -> width now over width then.
+
+    Example:
+        >>> import ramify
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> graph = ramify.trace(net, torch.randn(1, 4))
+        >>> remaining({"0": torch.ones(4)}, graph)  # 3 of 4 channels are left
+        {'0': 0.75}
     """
     return {name: graph[name].width / len(alpha) for name, alpha in scores.items()}
 

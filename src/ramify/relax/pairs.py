@@ -56,6 +56,12 @@ def check_halves(a: Iterable[int], p: Iterable[int]) -> None:
 
     Raises:
         RamifyError: a set is empty or holds a number twice, or both hold one.
+
+    Example:
+        >>> check_halves([0, 2], [1, 3])
+        >>> check_halves([0, 1], [1, 2])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ramify.errors.RamifyError: 1 samples, such as 1, are in both halves of the data; ...
     """
     sets = {name: [int(n) for n in numbers] for name, numbers in zip(SIDES, (a, p), strict=True)}
     for name, numbers in sets.items():

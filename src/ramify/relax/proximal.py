@@ -162,6 +162,11 @@ def prox_group_l1(weights: Tensor, strength: Strength, dim: int | None = 0) -> T
     Returns:
         The minimiser, of the same shape.
 
+    Example:
+        >>> prox_group_l1(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), 2.5)
+        tensor([[1.5000, 2.0000],
+                [0.0000, 0.0000]])
+
     Source: RARTS thesis, sections 2.1.2 and 4.1.1; M. Yuan and Y. Lin, "Model selection and
     estimation in regression with grouped variables", 2006.
     """

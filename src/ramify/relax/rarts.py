@@ -53,6 +53,7 @@ class RARTS(Searcher):
         ...         return mix[0] * self.a(x) + mix[1] * self.b(x).relu()
         >>> def loss(model, batch):
         ...     return (model(batch).squeeze(1) - batch[:, 0]).square()
+        >>> _ = torch.manual_seed(0)
         >>> net, sgd = Net(), partial(torch.optim.SGD, lr=0.1)
         >>> searcher = ramify.relax.RARTS(
         ...     net, arch=net.mix, loss=loss, beta=1.0, weight_optimizer=sgd, arch_optimizer=sgd
