@@ -19,7 +19,8 @@ from benchmarks.lanczos.networks import EPOCHS, NETWORKS, sample, trained
 from benchmarks.lanczos.schemes import Point, lanczos, rayleigh
 from ramify.data import load
 from ramify.probe.lanczos import lanczos_extremes
-from ramify.probe.splitting_matrix import mean_product, probes, sizes
+from ramify.probe.splitting_matrix import mean_product, splitting_operators
+from ramify.probe.targets import vector_shapes
 from ramify.tracing.recorder import tensors_of
 
 BETA = 3.0  # of the surrogate, as `SplittingDescent` takes it
@@ -39,10 +40,10 @@ def truth(model: nn.Module, batches: Sequence[Batch]) -> list[tuple[Tensor, Tens
     model = model.double()
     exact = [(x.double(), y) for x, y in batches]
     graph = ramify.trace(model, exact[0][0][:2])
-    found, made = probes(graph, losses, exact, BETA)
+    found, operators = splitting_operators(graph, losses, exact, BETA)
     pairs = lanczos_extremes(
-        lambda vectors: mean_product(made, vectors),
-        sizes(found, tensors_of(model)),
+        lambda vectors: mean_product(operators, vectors),
+        vector_shapes(found, tensors_of(model)),
         exact[0][0],
         tolerance=1e-9,
         most=ORACLE,
@@ -74,12 +75,12 @@ def row(scheme: str, point: Point, true: Sequence[tuple[Tensor, Tensor]]) -> str
 def report(name: str, model: nn.Module, batches: Sequence[Batch], passes: int) -> None:
     """Print the table of one network."""
     graph = ramify.trace(model, batches[0][0][:2])
-    found, made = probes(graph, losses, batches, BETA)
-    shapes = sizes(found, tensors_of(model))
+    found, operators = splitting_operators(graph, losses, batches, BETA)
+    shapes = vector_shapes(found, tensors_of(model))
     marks = [2**n for n in range(3, passes.bit_length())]
-    ours = lanczos(made, shapes, batches[0][0], MARKS)
-    theirs = list(rayleigh(made, shapes, batches[0][0], marks))
-    del made
+    ours = lanczos(operators, shapes, batches[0][0], MARKS)
+    theirs = list(rayleigh(operators, shapes, batches[0][0], marks))
+    del operators
     true = truth(model, batches)
     print(
         f"\n### {name}: {sum(w for w, _ in shapes)} channels, D up to {max(d for _, d in shapes)}\n"

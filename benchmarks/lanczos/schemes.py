@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import RMSprop
 
 from ramify.probe.lanczos import Vectors, lanczos_extremes
-from ramify.probe.splitting_matrix import Probe, mean_product
+from ramify.probe.splitting_matrix import SplittingOperator, mean_product
 
 Shapes = Sequence[tuple[int, int]]
 RATE, MOMENTUM = 1e-3, 0.9  # of the published code
@@ -32,8 +32,8 @@ class Point:
 class Passes:
     """S·v over the sample, counted and timed; the n-th call of a run repeated costs nothing."""
 
-    def __init__(self, made: Sequence[Probe]) -> None:
-        self._made = made
+    def __init__(self, operators: Sequence[SplittingOperator]) -> None:
+        self._operators = operators
         self._held: list[Vectors] = []
         self._next = 0
         self.seconds: list[float] = []
@@ -46,19 +46,19 @@ class Passes:
         """S·v, one (W, D) for each target."""
         if self._next == len(self._held):
             started = time.perf_counter()
-            self._held.append(mean_product(self._made, vectors))
+            self._held.append(mean_product(self._operators, vectors))
             self.seconds.append(time.perf_counter() - started)
         self._next += 1
         return self._held[self._next - 1]
 
 
 def lanczos(
-    made: Sequence[Probe], shapes: Shapes, like: Tensor, marks: Sequence[int]
+    operators: Sequence[SplittingOperator], shapes: Shapes, like: Tensor, marks: Sequence[int]
 ) -> list[Point]:
     """Batched Lanczos stopped after each of some numbers of passes.
 
     Args:
-        made: the probes of the sample.
+        operators: the operators of the sample.
         shapes: (W, D) of each group.
         like: dtype of the vectors.
         marks: numbers of passes.
@@ -66,7 +66,7 @@ def lanczos(
     Returns:
         One point a mark.
     """
-    product, points = Passes(made), []
+    product, points = Passes(operators), []
     for mark in marks:
         product.again()
         found = lanczos_extremes(product, shapes, like, tolerance=0.0, most=mark)
@@ -76,7 +76,7 @@ def lanczos(
 
 
 def rayleigh(
-    made: Sequence[Probe], shapes: Shapes, like: Tensor, marks: Sequence[int]
+    operators: Sequence[SplittingOperator], shapes: Shapes, like: Tensor, marks: Sequence[int]
 ) -> Iterator[Point]:
     r"""The published scheme: RMSprop down and up the Rayleigh quotient, a step a batch.
 
@@ -86,7 +86,7 @@ def rayleigh(
     λ is the mean of R over the last pass. Both ends take a pass of their own.
 
     Args:
-        made: the probes of the sample, one a batch.
+        operators: the operators of the sample, one a batch.
         shapes: (W, D) of each group.
         like: dtype of the vectors.
         marks: even numbers of passes.
@@ -103,21 +103,23 @@ def rayleigh(
     seconds = 0.0
     for done in range(2, marks[-1] + 1, 2):
         started = time.perf_counter()
-        lows = _epoch(made, sides[0], rules[0], 1.0)
-        highs = _epoch(made, sides[1], rules[1], -1.0)
+        lows = _epoch(operators, sides[0], rules[0], 1.0)
+        highs = _epoch(operators, sides[1], rules[1], -1.0)
         seconds += time.perf_counter() - started
         if done in marks:
             yield Point(done, seconds, list(zip(lows, highs, strict=True)))
 
 
-def _epoch(made: Sequence[Probe], vectors: Vectors, rule: RMSprop, sign: float) -> list[Tensor]:
+def _epoch(
+    operators: Sequence[SplittingOperator], vectors: Vectors, rule: RMSprop, sign: float
+) -> list[Tensor]:
     """A step a batch; the mean Rayleigh quotient (W,) of each group."""
     total = [torch.zeros(len(vector)).to(vector) for vector in vectors]
-    for probe in made:
-        for n, (v, image) in enumerate(zip(vectors, probe.product(vectors), strict=True)):
+    for operator in operators:
+        for n, (v, image) in enumerate(zip(vectors, operator.product(vectors), strict=True)):
             square = v.square().sum(1, keepdim=True)
             quotient = (v * image).sum(1, keepdim=True) / square
             v.grad = sign * 2 * (image - quotient * v) / square
-            total[n] += quotient[:, 0] / len(made)
+            total[n] += quotient[:, 0] / len(operators)
         rule.step()
     return total

@@ -25,7 +25,7 @@ from ramify.methods import (
     agree,
     splitting_matrix,
 )
-from ramify.probe.splitting_matrix import Loss
+from ramify.probe.loss import Loss
 from ramify.relax import fold, gate
 from ramify.select import Knapsack, Rule, Selection, Threshold, TopFraction, TradeOff
 from ramify.select.fit import fit

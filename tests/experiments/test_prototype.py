@@ -62,7 +62,9 @@ def test_the_splitting_index_of_a_single_prototype_in_closed_form():
     (proposal,) = ramify.SplittingDescent(eigen="exact").propose(graph, near, [x])
     gaps = x.flatten(1) - model.prototypes.detach()
     spread = torch.linalg.eigvalsh(gaps.T @ gaps / 20)[-1]
-    assert proposal.index == pytest.approx(float(2 / 12 - 4 * spread / (12**2 * TEMPERATURE)))
+    assert proposal.splitting_index == pytest.approx(
+        float(2 / 12 - 4 * spread / (12**2 * TEMPERATURE))
+    )
 
 
 def test_fresh_weights_of_a_resized_network():

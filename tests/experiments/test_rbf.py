@@ -134,10 +134,10 @@ def test_s2d_goes_on_with_the_smallest_index_where_all_are_positive():
         low = type(task)(task.seed, task.truth, task.x, net(task.x) + 0.1)
     graph = ramify.trace(net, task.x)
     proposals = propose(graph, low, 0.01)
-    assert all(proposal.index > 0 for proposal in proposals)
+    assert all(proposal.splitting_index > 0 for proposal in proposals)
     way = Way(net)
     split = steepest(graph, low, Settings(step=0.01), stream(0, ""), way)
-    assert way.indices == [min(proposal.index for proposal in proposals)]
+    assert way.indices == [min(proposal.splitting_index for proposal in proposals)]
     assert split.weights == (0.5, 0.5)
     before = mse(net, low)
     lost = mse(after_split(net, low, split), low) - before

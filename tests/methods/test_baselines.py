@@ -27,9 +27,9 @@ from ramify.methods import (
     Taylor,
 )
 from ramify.methods.baselines import best_length
-from ramify.methods.boosting import additions, pulls_of
+from ramify.methods.boosting import additions, outgoing_gradients
 from ramify.methods.draws import producer_kernels
-from ramify.probe.splitting_matrix import Loss
+from ramify.probe.loss import Loss
 from ramify.tracing.indexing import kernels, positions
 from ramify.tracing.recorder import tensors_of
 from tests.checks import snapshot
@@ -244,7 +244,7 @@ def test_boosting_climbs_the_true_gradient(kind: str) -> None:
     def squares(step: float) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         moved = [{n: r[n] + step * a[n] for n in r} for r, a in zip(fresh, along, strict=True)]
         edits = additions(groups, held, moved)
-        return pulls_of(graph, groups, edits, per_sample, halved(batch))
+        return outgoing_gradients(graph, groups, edits, per_sample, halved(batch))
 
     (up, _), (down, _), (_, slopes) = squares(1e-5), squares(-1e-5), squares(0.0)
     for high, low, slope, way in zip(up, down, slopes, along, strict=True):
@@ -278,11 +278,11 @@ def test_line_search_gains_what_it_says(kind: str) -> None:
     proposals = LineSearch().propose(graph, per_sample, halved(batch))
     assert len(proposals) == sum(group.width for group in graph.groups if group.can_split)
     exact = SplittingDescent(eigen="exact").propose(graph, per_sample, [batch])
-    indices = {(p.edit.group, p.edit.channel): p.index for p in exact}
+    indices = {(p.edit.group, p.edit.channel): p.splitting_index for p in exact}
     radius = max(abs(index) for index in indices.values())
     for proposal in proposals:
         index = indices[proposal.edit.group, proposal.edit.channel]
-        assert proposal.index == pytest.approx(index, abs=2e-3 * radius)
+        assert proposal.splitting_index == pytest.approx(index, abs=2e-3 * radius)
     before = mean_loss(net, batch)
     best = proposals[0]
     ramify.apply(graph, [best.edit])
@@ -334,7 +334,14 @@ def test_the_oracle_gains_what_it_says_and_beats_the_line_search(
     assert before - mean_loss(net, batch) == pytest.approx(oracle[0].gain, abs=1e-12)
 
 
-def test_the_oracle_moves_halves_apart_and_holds_everything_else() -> None:
+def test_no_neuron_is_added_where_no_weight_would_read_it() -> None:
+    net, batch = prepared("sums")  # products of activations read all of its channels
+    graph = ramify.trace(net, batch[0][:2])
+    assert not any(group.consumers for group in graph.groups if group.can_split)
+    assert Boosting().propose(graph, per_sample, [batch]) == []
+
+
+def test_the_oracle_moves_copies_apart_and_holds_everything_else() -> None:
     net, batch = prepared("depthwise")
     graph = ramify.trace(net, batch[0][:2])
     (proposal,) = Expansion(steps=5, groups=("p",), channels=(3,)).propose(

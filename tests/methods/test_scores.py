@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy, softplus
 import ramify
 from ramify import Prune, RamifyError
 from ramify.methods import L1, BNScale, Taylor
-from ramify.methods.scores import first_order
 from ramify.methods.trial import Trial
+from ramify.probe.reads import first_order
 from ramify.tracing.indexing import kernels
 from ramify.tracing.recorder import tensors_of
 from tests.methods.networks import KINDS, build, halved

@@ -61,12 +61,14 @@ def test_lanczos_proposes_what_the_exact_matrices_do(name: str) -> None:
     graph = ramify.trace(net, batch[0][:2])
     exact = ramify.SplittingDescent(eigen="exact").propose(graph, per_sample, [batch])
     quick = ramify.SplittingDescent(tolerance=1e-7).propose(graph, per_sample, [batch])
-    truth = {(p.edit.group, p.edit.channel): p.index for p in exact}
+    truth = {(p.edit.group, p.edit.channel): p.splitting_index for p in exact}
     radius = max(abs(index) for index in truth.values())
     assert len(truth) == len(quick) == len(exact)
     for proposal in quick:
         edit = proposal.edit
-        assert proposal.index == pytest.approx(truth[edit.group, edit.channel], abs=1e-6 * radius)
+        assert proposal.splitting_index == pytest.approx(
+            truth[edit.group, edit.channel], abs=1e-6 * radius
+        )
 
 
 def test_every_number_of_copies_is_a_choice_for_each_channel() -> None:
@@ -74,7 +76,9 @@ def test_every_number_of_copies_is_a_choice_for_each_channel() -> None:
     graph = ramify.trace(net, batch[0][:1])
     settings = {"signed": 3.0, "copies": (2, 3, 4), "eigen": "exact"}
     one = ramify.SplittingDescent(**settings).propose(graph, per_sample, [batch])
-    every = ramify.SplittingDescent(**settings, every=True).propose(graph, per_sample, [batch])
+    every = ramify.SplittingDescent(**settings, best_of_each=True).propose(
+        graph, per_sample, [batch]
+    )
     choices: dict[tuple[str, int], dict[int, ramify.Proposal]] = {}
     for proposal in every:
         edit = proposal.edit
@@ -111,8 +115,8 @@ def test_channels_permute_with_their_proposals() -> None:
             parameter.copy_(parameter[order])
         net.b.weight.copy_(net.b.weight[:, order])
     second = ramify.SplittingDescent(eigen="exact").propose(graph, per_sample, [batch])
-    old = {p.edit.channel: p.index for p in first if p.edit.group == "a"}
-    new = {p.edit.channel: p.index for p in second if p.edit.group == "a"}
+    old = {p.edit.channel: p.splitting_index for p in first if p.edit.group == "a"}
+    new = {p.edit.channel: p.splitting_index for p in second if p.edit.group == "a"}
     for place, channel in enumerate(order.tolist()):
         assert new[place] == pytest.approx(old[channel], rel=1e-9)
 
@@ -159,7 +163,7 @@ def test_the_index_is_the_gain_of_the_theorems_so_that_a_threshold_takes_what_pa
     found = ramify.SplittingDescent(signed=3.0, step=0.1).propose(graph, loss, [x])
     assert len(ramify.Threshold().select(found)) == 3
     for proposal in found:
-        assert proposal.index is not None
-        assert proposal.gain == pytest.approx(-0.005 * proposal.index)
+        assert proposal.splitting_index is not None
+        assert proposal.gain == pytest.approx(-0.005 * proposal.splitting_index)
     plain = ramify.SplittingDescent(step=0.1).propose(graph, loss, [x])
     assert ramify.Threshold().select(plain) == []

@@ -18,7 +18,7 @@ from experiments.gauss_newton.epochs import Epochs, train_on
 from ramify.data import Dataset, batches, load
 from ramify.edit import Edit
 from ramify.methods import GaussNewton, LineSearch, Trial
-from ramify.methods.trial import halves
+from ramify.methods.trial import binary_split
 from ramify.models import build
 from ramify.tracing.indexing import kernels
 from ramify.train.epoch import (
@@ -240,12 +240,12 @@ def expanded(
     fresh = Epochs(dataset, 128, settings.seed)
     stream = itertools.chain.from_iterable(fresh for _ in itertools.count())
     for batch in itertools.islice(stream, settings.steps):
-        _, slopes = Trial(graph, cross_entropy, [batch]).slopes(halves(name, channel, parts))
+        _, slopes = Trial(graph, cross_entropy, [batch]).slopes(binary_split(name, channel, parts))
         for part, slope in zip(parts.values(), slopes.values(), strict=True):
             part.grad = slope[0] - slope[1]
         adam.step()
         schedule.step()
-    return halves(name, channel, parts)
+    return binary_split(name, channel, parts)
 
 
 def summary(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

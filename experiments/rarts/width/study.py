@@ -19,7 +19,7 @@ from ramify import relax
 from ramify.cost import graph_cost
 from ramify.data import batches
 from ramify.models import build
-from ramify.probe.splitting_matrix import Loss
+from ramify.probe.loss import Loss
 from ramify.relax.registry import searcher_named
 from ramify.train.epoch import Training, cross_entropy, make_optimizer, train_epoch
 from ramify.train.width_search import Chance

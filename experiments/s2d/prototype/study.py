@@ -138,10 +138,10 @@ def try_splits(task: Task, five: PrototypeNet) -> list[Trial]:
     for proposal in sorted(proposals, key=lambda one: one.edit.channel):
         model = copy.deepcopy(five)
         ramify.apply(ramify.trace(model, task.dataset.x_train[:1]), [proposal.edit])
-        assert proposal.index is not None
+        assert proposal.splitting_index is not None
         assert isinstance(proposal.edit.channel, int)
         decrease = alone - _trained_loss(task, model)
-        trials.append(Trial(proposal.edit.channel, proposal.index, decrease))
+        trials.append(Trial(proposal.edit.channel, proposal.splitting_index, decrease))
     return trials
 
 

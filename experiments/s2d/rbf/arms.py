@@ -73,13 +73,13 @@ def steepest(
     """S2D: the neuron with the smallest index; even a positive one, so that all arms reach 8."""
     proposals = propose(graph, task, settings.step)
     best = (ramify.Threshold(most=1).select(proposals) or proposals)[0]
-    assert best.index is not None
+    assert best.splitting_index is not None
     assert isinstance(best.edit, Split)
-    path.indices.append(best.index)
+    path.indices.append(best.splitting_index)
     return best.edit
 
 
-def halves(channel: int, move: Tensor) -> Split:
+def binary_split(channel: int, move: Tensor) -> Split:
     """Two copies of half the outgoing weight, displaced by ± `move` of shape (2,)."""
     offsets = {
         f"{GROUP}.weight": torch.stack([move[:1], -move[:1]]),
@@ -94,7 +94,7 @@ def anywhere(
     """Random split: a random neuron, a random direction, the step of S2D."""
     channel = int(torch.randint(graph[GROUP].width, (), generator=generator))
     direction = torch.randn(2, generator=generator, dtype=DTYPE)
-    return halves(channel, settings.step * direction / direction.norm())
+    return binary_split(channel, settings.step * direction / direction.norm())
 
 
 def addition(graph: ChannelGraph, fresh: RBF) -> Split:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import ramify
-from experiments.s2d.rbf.arms import GROUP, halves, propose
+from experiments.s2d.rbf.arms import GROUP, binary_split, propose
 from experiments.s2d.rbf.network import RBF
 from experiments.s2d.rbf.task import Task, network, squared_error, stream
 from experiments.s2d.rbf.training import Tick, fit, optimizer_of
@@ -119,7 +119,7 @@ def angles(net: RBF, task: Task, step: float) -> dict[str, Any]:
     directions = [math.cos(turn) * low + math.sin(turn) * side for turn in turns]
     found = {}
     for name, size in _steps(step):
-        splits = [after_split(net, task, halves(best.channel, size * v)) for v in directions]
+        splits = [after_split(net, task, binary_split(best.channel, size * v)) for v in directions]
         found[name] = [decrease(net, split, task) for split in splits]
     expected = [-0.5 * FINE**2 * float(v @ matrix @ v) for v in directions]
     return {"degrees": list(ANGLES), "decrease": found, "expected": expected}

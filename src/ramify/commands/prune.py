@@ -21,7 +21,7 @@ from ramify.commands.jobs import (
 )
 from ramify.data import Dataset
 from ramify.errors import RamifyError
-from ramify.probe.splitting_matrix import Loss
+from ramify.probe.loss import Loss
 from ramify.relax import Pairs, distilled, halves
 from ramify.select import Rule, Threshold, TopFraction
 from ramify.store.files import read_json

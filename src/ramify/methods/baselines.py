@@ -28,9 +28,11 @@ from ramify.methods.draws import (
     stream,
 )
 from ramify.methods.proposal import Proposal
-from ramify.methods.trial import Trial, halves
+from ramify.methods.trial import Trial, binary_split
 from ramify.probe.lanczos import lanczos_extremes
-from ramify.probe.splitting_matrix import Loss, mean_product, probes, sizes
+from ramify.probe.loss import Loss
+from ramify.probe.splitting_matrix import mean_product, splitting_operators
+from ramify.probe.targets import vector_shapes
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.recorder import tensors_of
 
@@ -41,12 +43,24 @@ class RandomSplit:
 
     The copies share the outgoing weight evenly. Their displacements are drawn over all producers
     together and sum to zero, so that the first-order change vanishes, as it does for S2D; the
-    longest is `step` long. Two copies are the ± halves of S2D along a random unit direction.
+    longest is `step` long. Two copies are the binary split of S2D along a random unit direction.
 
     Args:
         step: ε, how far copies move.
         copies: into how many copies a channel is split, at least 2.
         seed: of the draws, which also differ from one shape of the network to the next.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+        >>> x = torch.randn(16, 4)
+        >>> loss = lambda model, x: model(x).square().squeeze(1)  # one number a sample
+        >>> graph = ramify.trace(net, x)
+        >>> best = RandomSplit(step=0.1).propose(graph, loss, [])[0]
+        >>> moved = torch.cat([part[0].flatten() for part in best.edit.offsets.values()])
+        >>> round(float(moved.norm()), 6)
+        0.1
 
     Source: the baseline "Random Split" of S2D, Figure 1 (d).
     """
@@ -97,6 +111,17 @@ class Net2Net:
         noise: standard deviation, as a share of the root mean square of each producer's weights.
         seed: of the draws, which also differ from one shape of the network to the next.
 
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+        >>> x = torch.randn(16, 4)
+        >>> loss = lambda model, x: model(x).square().squeeze(1)  # one number a sample
+        >>> graph = ramify.trace(net, x)
+        >>> best = Net2Net().propose(graph, loss, [])[0]
+        >>> best.edit.weights, bool(best.edit.offsets["0.weight"][0].any())  # the first copy stays
+        ((0.5, 0.5), False)
+
     Source: Chen, Goodfellow and Shlens, "Net2Net: accelerating learning via knowledge transfer",
     2016, section 2.2. There a channel may be drawn more than once in one step; here each is copied
     at most once.
@@ -144,6 +169,17 @@ class NewNeuron:
             each producer's present weights (a layer that is all zeros makes neurons of zeros).
         seed: of the draws, which also differ from one shape of the network to the next.
 
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+        >>> x = torch.randn(16, 4)
+        >>> loss = lambda model, x: model(x).square().squeeze(1)  # one number a sample
+        >>> graph = ramify.trace(net, x)
+        >>> best = NewNeuron().propose(graph, loss, [])[0]
+        >>> best.edit.weights
+        (1.0, 0.0)
+
     Source: the baseline "New Initialization" of S2D, Figure 1 (d).
     """
 
@@ -175,7 +211,7 @@ class NewNeuron:
 class LineSearch:
     r"""Steepest descent with line search: along v_min, as far as the true loss falls.
 
-    Every channel is really split into halves displaced by :math:`\pm t v_{min}`; t comes from a
+    Every channel is really split into two copies displaced by :math:`\pm t v_{min}`; t comes from a
     geometric grid, refined around its best point, by the true mean loss over the batches.
 
     Args:
@@ -189,6 +225,18 @@ class LineSearch:
         tolerance: Lanczos residual over spectral radius.
         groups: the groups to search, by any name that `graph[...]` takes; None for all.
         channels: the channels of each group to search; None for all.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+        >>> x = torch.randn(16, 4)
+        >>> loss = lambda model, x: model(x).square().squeeze(1)  # one number a sample
+        >>> graph = ramify.trace(net, x)
+        >>> best = LineSearch(points=3, rounds=1).propose(graph, loss, [x])[0]
+        >>> trial = ramify.Trial(graph, loss, [x])
+        >>> abs(trial.decrease([best.edit]) - best.gain) < 1e-6  # it was measured
+        True
 
     Source: the baseline of Gauss-Newton morphisms, section 4.2; v_min is S2D's.
     """
@@ -222,33 +270,33 @@ class LineSearch:
             batches: the sample, which is gone through `points + 2 * rounds` times a channel.
 
         Returns:
-            The proposals; `gain` is the true decrease of the mean loss over the batches, `index`
-            is λ_min.
+            The proposals; `gain` is the true decrease of the mean loss over the batches,
+            `splitting_index` is λ_min.
 
         Raises:
             RamifyError: a group cannot be probed, the loss is not per sample, or loss or weights
                 are not finite.
         """
-        found, made = probes(graph, loss, batches, self.surrogate)
+        found, operators = splitting_operators(graph, loss, batches, self.surrogate)
         if not found:
             return []
         like = next(iter(graph.model.parameters())).detach()
         pairs = lanczos_extremes(
-            lambda vectors: mean_product(made, vectors),
-            sizes(found, tensors_of(graph.model)),
+            lambda vectors: mean_product(operators, vectors),
+            vector_shapes(found, tensors_of(graph.model)),
             like,
             tolerance=self.tolerance,
         )
         names = [target.group.name for target in found]
         trial, prices, out = Trial(graph, loss, batches), CostModel(graph), []
-        for group, channels in wanted(graph, self.groups, self.channels, names):
+        for group, channels in requested(graph, self.groups, self.channels, names):
             number = names.index(group.name)
-            parts = made[0].divide(found[number], pairs[number].low_vector)
+            parts = operators[0].as_kernels(found[number], pairs[number].low_vector)
             directions = {k.name: p for k, p in zip(found[number].kernels, parts, strict=True)}
             for channel in channels:
                 split, gain = self._search(trial, group, channel, directions)
                 index, cost = float(pairs[number].low[channel]), prices.added([split])
-                out.append(Proposal(split, gain, cost, index=index, graph=graph))
+                out.append(Proposal(split, gain, cost, splitting_index=index, graph=graph))
         return sorted(out, key=lambda proposal: -proposal.gain)
 
     def _search(
@@ -256,7 +304,7 @@ class LineSearch:
     ) -> tuple[Split, float]:
         def split(t: float) -> Split:
             move = {name: t * vectors[channel] for name, vectors in directions.items()}
-            return halves(group.name, channel, move)
+            return binary_split(group.name, channel, move)
 
         t, gain = best_length(
             lambda t: trial.decrease([split(t)]),
@@ -301,9 +349,9 @@ def best_length(
 class Expansion:
     """The expansion oracle: every channel really split, really optimised, really measured.
 
-    One channel at a time is split into halves displaced by ±θ, everything else held; θ starts from
-    small noise and follows Adam on the true mean loss over all batches. The best θ on the way is
-    proposed. That is `steps` forward and backward passes over the batches for each channel.
+    One channel at a time is split into two copies displaced by ±θ, everything else held; θ starts
+    from small noise and follows Adam on the true mean loss over all batches. The best θ on the way
+    is proposed. That is `steps` forward and backward passes over the batches for each channel.
 
     Args:
         steps: of Adam.
@@ -313,6 +361,18 @@ class Expansion:
         seed: of the first θ.
         groups: the groups to expand, by any name that `graph[...]` takes; None for all.
         channels: the channels of each group to expand; None for all.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+        >>> x = torch.randn(16, 4)
+        >>> loss = lambda model, x: model(x).square().squeeze(1)  # one number a sample
+        >>> graph = ramify.trace(net, x)
+        >>> best = Expansion(steps=3, channels=(0, 1)).propose(graph, loss, [x])[0]
+        >>> trial = ramify.Trial(graph, loss, [x])
+        >>> abs(trial.decrease([best.edit]) - best.gain) < 1e-6  # it was measured
+        True
 
     Source: the "network expansion" baseline of Gauss-Newton morphisms, section 4.2.
     """
@@ -346,7 +406,7 @@ class Expansion:
         """
         trial, prices, out = Trial(graph, loss, batches), CostModel(graph), []
         generator, names = stream(self.seed, graph), [g.name for g in graph.groups if g.can_split]
-        for group, channels in wanted(graph, self.groups, self.channels, names):
+        for group, channels in requested(graph, self.groups, self.channels, names):
             first = fresh_kernels(producer_kernels(graph, group), self.start, generator)
             for channel in channels:
                 move = {name: part[channel].clone() for name, part in first.items()}
@@ -358,7 +418,7 @@ class Expansion:
         self, trial: Trial, group: ChannelGroup, channel: int, move: Kernels
     ) -> tuple[Split, float]:
         adam = torch.optim.Adam(move.values(), lr=self.lr)
-        split = halves(group.name, channel, move)
+        split = binary_split(group.name, channel, move)
         best, gain = split, -math.inf
         for _ in range(self.steps):
             decrease, slopes = trial.slopes(split)
@@ -369,12 +429,12 @@ class Expansion:
             for name, theta in move.items():
                 theta.grad = slopes[name][0] - slopes[name][1]
             adam.step()
-            split = halves(group.name, channel, move)
+            split = binary_split(group.name, channel, move)
         last = trial.decrease([split])
         return (split, last) if last > gain else (best, gain)
 
 
-def wanted(
+def requested(
     graph: ChannelGraph,
     groups: Sequence[str] | None,
     channels: Sequence[int] | None,

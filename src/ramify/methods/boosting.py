@@ -27,8 +27,9 @@ from ramify.methods.draws import (
     stream,
 )
 from ramify.methods.proposal import Proposal
-from ramify.methods.trial import after, copies_of, differentiable
-from ramify.probe.splitting_matrix import Loss, check_weights, checked_loss, written_out
+from ramify.methods.trial import copies_of, differentiable, edited
+from ramify.probe.loss import Loss, check_weights, checked_loss
+from ramify.probe.replay import decomposed
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.indexing import Change, positions, scales_along
 from ramify.tracing.recorder import tensors_of
@@ -59,6 +60,17 @@ class Boosting:
         scale: of the first r: standard deviation, as a share of the root mean square of each
             producer's present weights.
         seed: of the first r, which also differs from one shape of the network to the next.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+        >>> x = torch.randn(16, 4)
+        >>> loss = lambda model, x: model(x).square().squeeze(1)  # one number a sample
+        >>> graph = ramify.trace(net, x)
+        >>> best = Boosting(steps=5).propose(graph, loss, [x])[0]
+        >>> best.edit.weights  # nothing reads the new neuron yet
+        (1.0, 0.0)
 
     Source: Schwenk and Bengio, "Boosting neural networks", 2000; Bach, "Breaking the curse of
     dimensionality with convex neural networks", 2017; the baseline "Gradient Boosting" of S2D,
@@ -95,7 +107,7 @@ class Boosting:
         check_current(graph)
         check_weights(graph.model)
         groups = [group for group in graph.groups if group.can_split]
-        if not groups:
+        if not any(group.consumers for group in groups):  # no weight would read a new neuron
             return []
         generator = stream(self.seed, graph)
         held = [producer_kernels(graph, group) for group in groups]
@@ -103,7 +115,9 @@ class Boosting:
         radii = [_norm(r) for r in fresh]
         best, scores = fresh, [torch.full_like(radius, -1.0) for radius in radii]
         for step in range(self.steps + 1):
-            squares, slopes = pulls_of(graph, groups, additions(groups, held, fresh), loss, batches)
+            squares, slopes = outgoing_gradients(
+                graph, groups, additions(groups, held, fresh), loss, batches
+            )
             better = [square > score for square, score in zip(squares, scores, strict=True)]
             scores = [torch.maximum(a, b) for a, b in zip(scores, squares, strict=True)]
             best = [_where(*each) for each in zip(better, fresh, best, strict=True)]
@@ -148,14 +162,14 @@ def additions(
     return out
 
 
-def pulls_of(
+def outgoing_gradients(
     graph: ChannelGraph,
     groups: Sequence[ChannelGroup],
     edits: Sequence[Sequence[Split]],
     loss: Loss,
     batches: Iterable[Any],
 ) -> tuple[list[Tensor], list[Kernels]]:
-    """How much the loss asks for every new neuron.
+    """The gradient of the loss to the outgoing weights of every new neuron.
 
     With G over all batches known, the gradient of its squared norm is that of 2 ⟨G, G_b(r)⟩,
     batch by batch.
@@ -174,27 +188,31 @@ def pulls_of(
         RamifyError: there is no batch.
     """
     every = [edit for own in edits for edit in own]
-    with after(graph, every) as plan, written_out(graph.model):
+    with edited(graph, every) as plan, decomposed(graph.model):
         tensors = tensors_of(graph.model)
+        # The outgoing weights of the new neurons are columns of the readers, still zero.
         columns = _columns(graph, groups, plan)
         names = list(dict.fromkeys(name for own in columns for name, _, _, _ in own))
+        # Their incoming weights are rows of the producers.
         made = [slot.name for g in groups for slot in g.slots if slot.role == "producer"]
-        makers = {name: tensors[name] for name in made}
+        producers = {name: tensors[name] for name in made}
         readers = [tensors[name] for name in names]
-        with differentiable([*readers, *makers.values()]):
-            marks = _marks(columns, dict(zip(names, readers, strict=True)))
-            pulls = _mean_gradients(graph.model, readers, loss, batches)
-            pulls = [pull * mark for pull, mark in zip(pulls, marks, strict=True)]
+        with differentiable([*readers, *producers.values()]):
+            # First G, over all batches, then the gradient of its squared norm to r.
+            masks = _masks(columns, dict(zip(names, readers, strict=True)))
+            gradients = _mean_gradients(graph.model, readers, loss, batches)
+            gradients = [gradient * mask for gradient, mask in zip(gradients, masks, strict=True)]
             slopes = _second_gradients(
-                graph.model, readers, pulls, list(makers.values()), loss, batches
+                graph.model, readers, gradients, list(producers.values()), loss, batches
             )
-    pull_of = dict(zip(names, pulls, strict=True))
-    slope_of = dict(zip(makers, slopes, strict=True))
+    # Both come as tensors of the edited network's shape: take the new neurons' part of each.
+    gradient_of = dict(zip(names, gradients, strict=True))
+    slope_of = dict(zip(producers, slopes, strict=True))
     squares = []
     for group, own in zip(groups, columns, strict=True):
-        total = pulls[0].new_zeros(group.width)
+        total = gradients[0].new_zeros(group.width)
         for name, dim, where, _ in own:
-            read = pull_of[name].movedim(dim, 0)[where.to(pull_of[name].device)]
+            read = gradient_of[name].movedim(dim, 0)[where.to(gradient_of[name].device)]
             total = total + read.reshape(group.width, -1).square().sum(1)
         squares.append(total)
     found = []
@@ -231,15 +249,15 @@ def _columns(graph: ChannelGraph, groups: Sequence[ChannelGroup], plan: Plan) ->
     return out
 
 
-def _marks(columns: Sequence[Sequence[Column]], readers: Mapping[str, Tensor]) -> list[Tensor]:
+def _masks(columns: Sequence[Sequence[Column]], readers: Mapping[str, Tensor]) -> list[Tensor]:
     """For each consumer, 1 at the columns that new neurons of one group alone are read by."""
-    marks = {name: torch.zeros_like(reader) for name, reader in readers.items()}
+    masks = {name: torch.zeros_like(reader) for name, reader in readers.items()}
     for own in columns:
         for name, dim, where, alone in own:
-            rows = marks[name].movedim(dim, 0)
+            rows = masks[name].movedim(dim, 0)
             values = alone.reshape(-1, *[1] * (rows.dim() - 1)).to(rows)
             rows[where.reshape(-1).to(rows.device)] = values.expand(-1, *rows.shape[1:])
-    return list(marks.values())
+    return list(masks.values())
 
 
 def _mean_gradients(
@@ -260,24 +278,24 @@ def _mean_gradients(
 def _second_gradients(
     model: nn.Module,
     readers: Sequence[Tensor],
-    pulls: Sequence[Tensor],
-    makers: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    producers: Sequence[Tensor],
     loss: Loss,
     batches: Iterable[Any],
 ) -> list[Tensor]:
-    """The gradient of 2 ⟨pulls, ∂L/∂readers⟩ to the makers, L the mean loss over all batches."""
-    sums, samples = [torch.zeros_like(maker) for maker in makers], 0
+    """The gradient of 2 ⟨gradients, ∂L/∂readers⟩ to the producers, L the mean over all batches."""
+    sums, samples = [torch.zeros_like(producer) for producer in producers], 0
     for batch in batches:
         values = checked_loss(loss, model, batch)
         samples += len(values)
         found = torch.autograd.grad(values.sum(), readers, create_graph=True, allow_unused=True)
         terms = [
-            (2 * pull * slope).sum()
-            for pull, slope in zip(pulls, found, strict=True)
+            (2 * gradient * slope).sum()
+            for gradient, slope in zip(gradients, found, strict=True)
             if slope is not None and slope.requires_grad
         ]
         if terms:
-            slopes = torch.autograd.grad(torch.stack(terms).sum(), makers, allow_unused=True)
+            slopes = torch.autograd.grad(torch.stack(terms).sum(), producers, allow_unused=True)
             sums = [a if b is None else a + b for a, b in zip(sums, slopes, strict=True)]
     if not samples:
         raise RamifyError(_EMPTY)
@@ -307,7 +325,7 @@ def _per_channel(values: Tensor, kernel: Tensor) -> Tensor:
     return values.view(-1, *[1] * (kernel.dim() - 1))
 
 
-_TINY = 1e-30  # where nothing pulls, nothing moves
+_TINY = 1e-30  # where no loss asks for anything, nothing moves
 _EMPTY = (
     "there is no batch to boost on: give a list or a loader, which can be gone through again and "
     "again"

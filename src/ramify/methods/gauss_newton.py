@@ -19,16 +19,10 @@ from ramify.edit import Edit, Prune
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods.proposal import Proposal
-from ramify.methods.trial import halves
-from ramify.probe.displaced.displacement import Twins
-from ramify.probe.splitting_matrix import (
-    Loss,
-    Target,
-    check_weights,
-    checked_loss,
-    known_length,
-    targets,
-)
+from ramify.methods.trial import binary_split
+from ramify.probe.displaced.read_changes import ReadChanges
+from ramify.probe.loss import Loss, check_weights, checked_loss, number_of_batches
+from ramify.probe.targets import Target, targets
 from ramify.tracing import ChannelGraph
 from ramify.tracing.indexing import kernels
 from ramify.tracing.recorder import tensors_of
@@ -86,6 +80,17 @@ class GaussNewton:
         curvature: ``gauss-newton``, the paper's, for losses of any unit, or ``fisher``, for a
             negative log likelihood in nats; ours.
 
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+        >>> x = torch.randn(16, 4)
+        >>> loss = lambda model, x: model(x).square().squeeze(1)  # one number a sample
+        >>> graph = ramify.trace(net, x)
+        >>> proposals = GaussNewton(epochs=2).propose(graph, loss, [x])
+        >>> len(proposals)  # a split and a prune of each of three channels
+        6
+
     Source: N. Lawton, A. Galstyan, G. Ver Steeg, "Learning morphisms with Gauss-Newton
     approximation for growing networks", equation (1) and Algorithm 1.
     """
@@ -135,7 +140,7 @@ class GaussNewton:
         if not targets(graph):
             return []
         learner = Morphisms(graph, self)
-        known = known_length(batches)
+        known = number_of_batches(batches)
         distributed.check_same(
             "batches of a pass", known, "give every rank the same number of batches."
         )
@@ -162,22 +167,24 @@ class Morphisms:
     """The morphisms of every channel while they are learned; a step takes one batch.
 
     Groups that share rows of a parameter, as heads and the channels inside a head do, are followed
-    in different passes, each with displacements of its own.
+    one after the other, each with displacements of its own.
     """
 
     def __init__(self, graph: ChannelGraph, settings: GaussNewton) -> None:
         self._graph = graph
         self._targets = targets(graph)
-        self._twins = Twins(graph, self._targets)
+        self._read_changes = ReadChanges(graph, self._targets)
         self._level = _likelihood_level if settings.curvature == "fisher" else _level
         tensors = tensors_of(graph.model)
         _check_range(self._targets, tensors)
         generator = torch.Generator().manual_seed(settings.seed)
         self._moves = [
             _drawn([self._targets[n] for n in numbers], tensors, settings, generator)
-            for numbers in self._twins.passes
+            for numbers in self._read_changes.sets
         ]
-        self._pass = {n: way for way, numbers in enumerate(self._twins.passes) for n in numbers}
+        # Which set each target is in, where its channels lie, and how far they may move.
+        sets = enumerate(self._read_changes.sets)
+        self._set = {n: place for place, numbers in sets for n in numbers}
         self._rows = [_rows(target, tensors) for target in self._targets]
         self._limits = _limits(self._targets, self._rows, tensors, settings)
         self._optimizer = torch.optim.Adam(self._all_moves(), lr=settings.lr)
@@ -187,7 +194,7 @@ class Morphisms:
 
     @property
     def moves(self) -> list[dict[str, Tensor]]:
-        """The displacements of each pass: producer parameter -> v, of its shape."""
+        """The displacements of each set of targets: producer parameter -> v, of its shape."""
         return [{name: move.detach() for name, move in moves.items()} for moves in self._moves]
 
     def _all_moves(self) -> list[Tensor]:
@@ -203,18 +210,21 @@ class Morphisms:
         """
         model = self._graph.model
         run = lambda: checked_loss(loss, model, batch)  # noqa: E731
-        snapshot = self._twins.snapshot(run, batch)
-        reads = self._twins.reads(snapshot.tape, len(snapshot.losses))
-        snapshot.keep(reads.values)
-        gradients = snapshot.gradients(reads.at, reads.made)
-        level = self._level(snapshot.losses)
-        samples = len(snapshot.losses)
+        read_changes = self._read_changes
+        # One forward and one backward pass to the activations: all that follows reads from these.
+        recorded = read_changes.record(run, batch)
+        samples = len(recorded.losses)
+        labelled = read_changes.label(recorded.tape, samples)
+        recorded.keep(labelled.values)
+        gradients = recorded.gradients(labelled.reads, labelled.made)
+        level = self._level(recorded.losses)
+        # A prune has nothing to learn; a split is evaluated at its displacement, which then moves.
         if "prune" in self._means:
-            removed = self._twins.removed(snapshot, reads, gradients)
+            removed = read_changes.removed(recorded, labelled, gradients)
             changes = {number: _change(p.detach(), level) for number, p in removed.items()}
             self._mean("prune", changes, weight, samples)
         if "split" in self._means:
-            followed = self._twins.split(snapshot, reads, gradients, self._moves)
+            followed = read_changes.split(recorded, labelled, gradients, self._moves)
             self._mean("split", self._descend(followed, level, samples), weight, samples)
         self.steps += 1
 
@@ -240,7 +250,7 @@ class Morphisms:
     def _hold(self) -> None:
         """Bring what went beyond the radius back to it."""
         for number, (rows, limit) in enumerate(zip(self._rows, self._limits, strict=True)):
-            moves = self._moves[self._pass[number]]
+            moves = self._moves[self._set[number]]
             shorter = (limit / _lengths(rows, moves)).clamp_max(1)
             for name, dim, where in rows:
                 held = moves[name].movedim(dim, 0)
@@ -281,9 +291,9 @@ class Morphisms:
         name, channels = target.group.name, range(target.group.width)
         if kind == "prune":
             return [Prune(name, channel) for channel in channels]
-        moves = self.moves[self._pass[number]]
-        parts = {p.name: kernels(moves[p.name], p.dim, p.where) for p in target.kernels}
-        return [halves(name, c, {n: part[c] for n, part in parts.items()}) for c in channels]
+        moves = self.moves[self._set[number]]
+        own = {k.name: kernels(moves[k.name], k.dim, k.positions) for k in target.kernels}
+        return [binary_split(name, c, {n: move[c] for n, move in own.items()}) for c in channels]
 
 
 def _change(p: Tensor, level: float) -> Tensor:
@@ -318,10 +328,10 @@ Rows = list[tuple[str, int, Tensor]]
 
 
 def _rows(target: Target, tensors: Mapping[str, Tensor]) -> Rows:
-    device = {part.name: tensors[part.name].device for part in target.kernels}
+    device = {kernel.name: tensors[kernel.name].device for kernel in target.kernels}
     return [
-        (part.name, part.dim, torch.from_numpy(part.where).to(device[part.name]))
-        for part in target.kernels
+        (kernel.name, kernel.dim, torch.from_numpy(kernel.positions).to(device[kernel.name]))
+        for kernel in target.kernels
     ]
 
 
@@ -338,10 +348,10 @@ def _lengths(rows: Rows, tensors: Mapping[str, Tensor]) -> Tensor:
 def _check_range(found: Sequence[Target], tensors: Mapping[str, Tensor]) -> None:
     """Displacements start small and are squared, which float16 turns into zeros and infinities."""
     for target in found:
-        for part in target.kernels:
-            if tensors[part.name].dtype is torch.float16:
+        for kernel in target.kernels:
+            if tensors[kernel.name].dtype is torch.float16:
                 raise RamifyError(
-                    f"'{part.name}' is of float16, in which displacements cannot be learned: use "
+                    f"'{kernel.name}' is of float16, in which displacements cannot be learned: use "
                     "bfloat16, or float32 under autocast"
                 )
 
@@ -355,10 +365,10 @@ def _limits(
     """How long v of each channel may be, none without a bound; zeros may make a first step."""
     if settings.radius is None:
         return []
-    steep = {part.name for target in found if target.factor for part in target.kernels}
+    steep = {kernel.name for target in found if target.multiplied for kernel in target.kernels}
     return [
         settings.radius
-        * (ATTENTION_RADIUS if any(part.name in steep for part in target.kernels) else 1.0)
+        * (ATTENTION_RADIUS if any(kernel.name in steep for kernel in target.kernels) else 1.0)
         * (_lengths(own, tensors) / math.sqrt(_layers(own))).clamp_min(settings.lr)
         for target, own in zip(found, rows, strict=True)
     ]
@@ -378,11 +388,11 @@ def _drawn(
     """Small random displacements: at v = 0 every slope is 0."""
     moves: dict[str, Tensor] = {}
     for target in found:
-        for part in target.kernels:
-            tensor = tensors[part.name].detach()
-            move = moves.setdefault(part.name, torch.zeros_like(tensor))
-            rows = move.movedim(part.dim, 0)
-            where = torch.from_numpy(part.where).to(tensor.device)
+        for kernel in target.kernels:
+            tensor = tensors[kernel.name].detach()
+            move = moves.setdefault(kernel.name, torch.zeros_like(tensor))
+            rows = move.movedim(kernel.dim, 0)
+            where = torch.from_numpy(kernel.positions).to(tensor.device)
             scale = settings.start * max(_spread(tensor), settings.lr)
             noise = torch.randn(rows[where].shape, generator=generator) * scale
             rows[where] = noise.to(rows)

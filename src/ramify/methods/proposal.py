@@ -9,10 +9,12 @@ from typing import Any, Protocol
 from ramify import distributed
 from ramify.cost import Cost
 from ramify.edit import Edit, Split
-from ramify.probe.splitting_matrix import Loss
+from ramify.methods.aliases import accepts_old_keywords
+from ramify.probe.loss import Loss
 from ramify.tracing import ChannelGraph
 
 
+@accepts_old_keywords(index="splitting_index")
 @dataclass(frozen=True)
 class Proposal:
     """An edit, what it should gain, and what it costs.
@@ -22,19 +24,31 @@ class Proposal:
         gain: expected decrease of the mean loss; 0 where the method has no estimate of it.
         cost: what the edit alone adds to parameters and MACs, with the columns of what reads the
             channel; negative where a channel goes.
-        index: the splitting index, where the method has one: λ_min of S2D, G of S3D, to which the
-            change of the loss is proportional.
+        splitting_index: where the method has one, λ_min of S2D or G of S3D, to which the change of
+            the loss is proportional.
         score: what rules rank by in place of the gain, where the method estimates no gain (random
             splits, L1 pruning): larger is better, and any value may be taken.
         graph: the traced model, so that a rule can price edits that meet in one layer together.
+
+    Example:
+        >>> import ramify
+        >>> from ramify.cost import Cost
+        >>> scored = Proposal(ramify.Prune("conv1", 3), gain=0.0, cost=Cost(-28, -900), score=-0.2)
+        >>> scored.value, scored.pays
+        (-0.2, True)
     """
 
     edit: Edit
     gain: float
     cost: Cost
-    index: float | None = None
+    splitting_index: float | None = None
     score: float | None = None
     graph: ChannelGraph | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def index(self) -> float | None:
+        """The old name of `splitting_index`."""
+        return self.splitting_index
 
     @property
     def value(self) -> float:
@@ -48,17 +62,49 @@ class Proposal:
 
 
 class Method(Protocol):
-    """A growth method: a frozen set of settings with one verb."""
+    """The contract of every method: a frozen set of settings with one verb.
+
+    Any object with this verb is a method; it derives from nothing and is registered nowhere. It
+    leaves the model (parameters, buffers, gradients, modes, hooks), the optimizer and the global
+    random states as they were; the same samples in other batches, and channels in another order,
+    give the same proposals, except where it draws at random or takes a step a batch.
+    :func:`ramify.testing.check_method` puts all of this to the proof.
+
+    Example:
+        >>> import ramify
+        >>> from ramify.cost import CostModel
+        >>> class Widest:
+        ...     def propose(self, graph, loss, batches):
+        ...         group = max((g for g in graph.groups if g.can_split), key=lambda g: g.width)
+        ...         edit = ramify.Split(group.name, 0)
+        ...         cost = CostModel(graph).added([edit])
+        ...         return [ramify.Proposal(edit, 0.0, cost, score=1.0, graph=graph)]
+        >>> method: Method = Widest()
+    """
 
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
-        """Edits that should lower the loss, best first."""
+        """Propose edits of a network.
+
+        Args:
+            graph: the traced model; `graph.model` is the model.
+            loss: `loss(model, batch)` -> (S,), one number a sample; what counts is the mean.
+            batches: the sample to judge by; it may have to be gone through several times.
+
+        Returns:
+            The proposals, best first by `value`: an edit of the graph as it is, its cost alone, and
+            either a `gain`, the expected decrease of the mean loss by this edit alone, or, with a
+            gain of 0, a `score` that rules rank by in its place.
+
+        Raises:
+            RamifyError: what cannot be judged, in one sentence that says what to do.
+        """
         ...
 
 
 def agree(graph: ChannelGraph, proposals: Sequence[Proposal]) -> list[Proposal]:
     """Rank 0's proposals, on every rank.
 
-    What a rule selects may hang on the clock (:class:`ramify.Knapsack`, a budget of latency), and
+    What a rule selects may depend on the clock (:class:`ramify.Knapsack`, a budget of latency), and
     what a method proposes on the hardware: after this it is the same everywhere. Every rank must
     call it; where `torch.distributed` has not been set up it gives back what it gets.
 

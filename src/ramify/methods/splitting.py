@@ -16,10 +16,13 @@ from torch import Tensor
 from ramify.cost import Cost, CostModel
 from ramify.edit import Split
 from ramify.errors import RamifyError
+from ramify.methods.aliases import accepts_old_keywords
 from ramify.methods.draws import check_positive
 from ramify.methods.proposal import Proposal
 from ramify.probe.lanczos import Extremes, exact_extremes, lanczos_extremes
-from ramify.probe.splitting_matrix import Loss, Probe, Target, mean_product, probes, sizes
+from ramify.probe.loss import Loss
+from ramify.probe.splitting_matrix import SplittingOperator, mean_product, splitting_operators
+from ramify.probe.targets import Target, vector_shapes
 from ramify.tracing import ChannelGraph
 from ramify.tracing.recorder import tensors_of
 
@@ -65,13 +68,13 @@ def schemes(low: float, high: float, signed: float, copies: Sequence[int]) -> li
     """
     up, down = (signed + 1) / 2, (signed - 1) / 2
     both = low < 0 < high
-    halves = Scheme(low, (0.5, 0.5), ((1, 0), (-1, 0)))
+    binary = Scheme(low, (0.5, 0.5), ((1, 0), (-1, 0)))
     if down == 0:
-        return [halves]
+        return [binary]
     found = []
     if 2 in copies:
         ratio = down / up
-        found += [halves, Scheme(-ratio * high, (up, -down), ((0, ratio), (0, 1)))]
+        found += [binary, Scheme(-ratio * high, (up, -down), ((0, ratio), (0, 1)))]
     if 3 in copies or (4 in copies and not both):
         found += _triplets(low, high, up, down)
     if 4 in copies and both:
@@ -120,6 +123,7 @@ def _triplets(low: float, high: float, up: float, down: float) -> list[Scheme]:
     return found
 
 
+@accepts_old_keywords(every="best_of_each")
 @dataclass(frozen=True)
 class SplittingDescent:
     """Splitting steepest descent: S2D with `signed=1`, S3D above.
@@ -132,10 +136,22 @@ class SplittingDescent:
         surrogate: β of the softplus whose curvature stands in at the kinks of piecewise-linear
             activations; None for the true curvature, which is zero almost everywhere.
         tolerance: Lanczos residual over spectral radius; the eigenvalue's error is well below.
-        every: propose the best scheme of each number of copies, so that a rule can choose the
-            number for each channel (S3D, appendix C.1); else the best scheme alone.
+        best_of_each: propose the best scheme of each number of copies, so that a rule can choose
+            the number for each channel (S3D, appendix C.1); else the best scheme alone.
 
-    Source: S2D, Algorithm 1 and equation (7); S3D, Algorithm 1.
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+        >>> x = torch.randn(16, 4)
+        >>> loss = lambda model, x: model(x).square().squeeze(1)  # one number a sample
+        >>> graph = ramify.trace(net, x)
+        >>> best = SplittingDescent(step=0.1).propose(graph, loss, [x])[0]
+        >>> best.gain == -0.5 * 0.1**2 * best.splitting_index  # S2D, Theorem 2.3
+        True
+
+    Source: S2D (Liu et al., 2019), Algorithm 1 and equation (7); S3D (Wu et al., 2020),
+    Algorithm 1.
     """
 
     signed: float = 1.0
@@ -144,7 +160,7 @@ class SplittingDescent:
     eigen: Literal["lanczos", "exact"] = "lanczos"
     surrogate: float | None = 3.0
     tolerance: float = 1e-3
-    every: bool = False
+    best_of_each: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.signed < math.inf:
@@ -158,6 +174,11 @@ class SplittingDescent:
         if self.surrogate is not None:
             check_positive("surrogate", self.surrogate)
 
+    @property
+    def every(self) -> bool:
+        """The old name of `best_of_each`."""
+        return self.best_of_each
+
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
         """The best splits of every channel, largest gain first; rules leave gains of 0 and below.
 
@@ -167,38 +188,38 @@ class SplittingDescent:
             batches: the sample that the splitting matrices are averaged over.
 
         Returns:
-            The proposals; `gain` is -ε²/2 · G and `index` is G, which for S2D is λ_min.
+            The proposals; `gain` is -ε²/2 · G and `splitting_index` is G, which for S2D is λ_min.
 
         Raises:
             RamifyError: the loss is not per sample, or loss or weights are not finite.
         """
-        found, made = probes(graph, loss, batches, self.surrogate)
+        found, operators = splitting_operators(graph, loss, batches, self.surrogate)
         prices = CostModel(graph)
         out: list[Proposal] = []
-        for target, pairs in zip(found, self._extremes(graph, found, made), strict=True):
-            out += self._of_group(prices, target, pairs, made[0])
+        for target, pairs in zip(found, self._extremes(graph, found, operators), strict=True):
+            out += self._of_group(prices, target, pairs, operators[0])
         return sorted(out, key=lambda proposal: -proposal.gain)
 
     def _extremes(
-        self, graph: ChannelGraph, found: Sequence[Target], made: Sequence[Probe]
+        self, graph: ChannelGraph, found: Sequence[Target], operators: Sequence[SplittingOperator]
     ) -> list[Extremes]:
         if not found:
             return []
         if self.eigen == "exact":
-            return [exact_extremes(matrix) for matrix in _matrices(graph, found, made)]
+            return [exact_extremes(matrix) for matrix in _matrices(graph, found, operators)]
         tensors = tensors_of(graph.model)
         like = next(iter(graph.model.parameters())).detach()
         return lanczos_extremes(
-            lambda vectors: mean_product(made, vectors),
-            sizes(found, tensors),
+            lambda vectors: mean_product(operators, vectors),
+            vector_shapes(found, tensors),
             like,
             tolerance=self.tolerance,
         )
 
     def _of_group(
-        self, prices: CostModel, target: Target, pairs: Extremes, probe: Probe
+        self, prices: CostModel, target: Target, pairs: Extremes, operator: SplittingOperator
     ) -> list[Proposal]:
-        vectors = [probe.divide(target, v) for v in (pairs.low_vector, pairs.high_vector)]
+        vectors = [operator.as_kernels(target, v) for v in (pairs.low_vector, pairs.high_vector)]
         costs: dict[int, Cost] = {}
         out = []
         ends = zip(pairs.low.tolist(), pairs.high.tolist(), strict=True)
@@ -218,13 +239,15 @@ class SplittingDescent:
                 if count not in costs:
                     costs[count] = prices.added([edit])
                 gain, index = -0.5 * self.step**2 * scheme.gain, scheme.gain
-                out.append(Proposal(edit, gain, costs[count], index=index, graph=prices.graph))
+                out.append(
+                    Proposal(edit, gain, costs[count], splitting_index=index, graph=prices.graph)
+                )
         return out
 
     def _chosen(self, low: float, high: float) -> list[Scheme]:
         """The best scheme, or the best of each number of copies."""
         found = schemes(low, high, self.signed, self.copies)
-        if not self.every:
+        if not self.best_of_each:
             return found[:1]
         best: dict[int, Scheme] = {}
         for scheme in found:
@@ -232,9 +255,11 @@ class SplittingDescent:
         return list(best.values())
 
 
-def _matrices(graph: ChannelGraph, found: Sequence[Target], made: Sequence[Probe]) -> list[Tensor]:
+def _matrices(
+    graph: ChannelGraph, found: Sequence[Target], operators: Sequence[SplittingOperator]
+) -> list[Tensor]:
     """The splitting matrices (W, D, D) of each target, one column of all of them a product."""
-    shapes = sizes(found, tensors_of(graph.model))
+    shapes = vector_shapes(found, tensors_of(graph.model))
     like = next(iter(graph.model.parameters())).detach()
     out = [torch.zeros(width, size, size).to(like) for width, size in shapes]
     for column in range(max((size for _, size in shapes), default=0)):
@@ -244,7 +269,7 @@ def _matrices(graph: ChannelGraph, found: Sequence[Target], made: Sequence[Probe
             if column < size:
                 vector[:, column] = 1.0
             vectors.append(vector)
-        for matrix, product in zip(out, mean_product(made, vectors), strict=True):
+        for matrix, product in zip(out, mean_product(operators, vectors), strict=True):
             if column < matrix.shape[2]:
                 matrix[:, :, column] = product
     return out
@@ -282,9 +307,9 @@ def splitting_matrix(
     Source: S2D, equation (7).
     """
     wanted = graph[group]
-    found, made = probes(graph, loss, batches, surrogate)
+    found, operators = splitting_operators(graph, loss, batches, surrogate)
     chosen = [n for n, target in enumerate(found) if target.group is wanted]
     if not chosen:
         reason = wanted.reason or "its channels pass a grouped convolution, which sums over others"
         raise RamifyError(f"'{wanted.name}' has no splitting matrix: {reason}")
-    return _matrices(graph, found, made)[chosen[0]]
+    return _matrices(graph, found, operators)[chosen[0]]

@@ -19,13 +19,13 @@ from ramify.edit import Edit, Plan, Split, plan_edits
 from ramify.edit.carry import displacements
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
-from ramify.probe.splitting_matrix import Loss, check_weights, checked_loss
+from ramify.probe.loss import Loss, check_weights, checked_loss
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.indexing import Changes, Slot, positions, resized, sources, touches
 from ramify.tracing.recorder import eager, tensors_of, untouched
 
 
-def halves(group: str, channel: int, move: Mapping[str, Tensor]) -> Split:
+def binary_split(group: str, channel: int, move: Mapping[str, Tensor]) -> Split:
     """The binary morphism: two copies of half the outgoing weight, displaced by ± `move`.
 
     Args:
@@ -41,7 +41,7 @@ def halves(group: str, channel: int, move: Mapping[str, Tensor]) -> Split:
 
 
 @contextlib.contextmanager
-def after(graph: ChannelGraph, edits: Iterable[Edit]) -> Iterator[Plan]:
+def edited(graph: ChannelGraph, edits: Iterable[Edit]) -> Iterator[Plan]:
     """The model in eval mode as `ramify.apply` would leave it, for the time of the block.
 
     Args:
@@ -114,7 +114,7 @@ class Trial:
         self.graph = graph
         self._loss, self._batches = loss, batches
         model = graph.model
-        with after(graph, ()), torch.no_grad():
+        with edited(graph, ()), torch.no_grad():
             found = [_double(checked_loss(loss, model, batch)) for batch in batches]
         if not found:
             raise RamifyError(_EMPTY)
@@ -132,7 +132,7 @@ class Trial:
         Raises:
             RamifyError: there is no batch, or an edit is not possible.
         """
-        with after(self.graph, edits), torch.no_grad():
+        with edited(self.graph, edits), torch.no_grad():
             found = [_double(self._loss(self.graph.model, batch)) for batch in self._batches]
         if not found:
             raise RamifyError(_EMPTY)
@@ -167,7 +167,7 @@ class Trial:
         Raises:
             RamifyError: there is no batch, or the edit is not possible.
         """
-        with after(self.graph, [edit]) as plan:
+        with edited(self.graph, [edit]) as plan:
             group, _, new = plan.splits[0]
             slots = [slot for slot in group.slots if slot.role == "producer"]
             tensors = tensors_of(self.graph.model)

@@ -1,7 +1,7 @@
-"""The snapshot: one forward and one backward of the user's loss, with all that a probe reads of it.
+"""One forward and one backward pass of the user's loss, with all that a probe reads of it.
 
 A plain training step makes three convolutions for each of the network's: forward, gradient to the
-input, gradient to the weight. A snapshot makes the first two.
+input, gradient to the weight. A recorded pass makes the first two.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ramify.probe.replay import replay
 from ramify.tracing.recorder import Op, Ref, Tape, record, storage_of, tensors_of
 
 
-class Snapshot:
+class RecordedPass:
     """What one run of the loss held: every tensor's value, and the gradient at chosen reads.
 
     Args:
@@ -55,6 +55,8 @@ class Snapshot:
         for index, name in self.tape.names.items():
             self._values[index] = self.constants[name]
         self._values.update(self.tape.constants)
+
+    # What the recorder calls, before and after each operation.
 
     def _before(self, position: int, written: Sequence[Tensor]) -> None:
         self._settle()
@@ -110,8 +112,8 @@ class Snapshot:
             made: the operations from which on something is probed.
 
         Returns:
-            Operation -> gradient, shaped as what is read; absent where the loss does not hang on
-            it, or what is read is zero.
+            Operation -> gradient, shaped as what is read; absent where the loss does not
+            depend on it, or what is read is zero.
         """
         edges = [GradientEdge(node, 0) for p in made if (node := self._nodes[p]) is not None]
         hooked = {p: node for p, ref in reads.items() if (node := self._own_node(p, ref))}
@@ -149,7 +151,7 @@ class Snapshot:
         place = _argument(op, read)
         if place is None:
             return node
-        # A read that hangs on no parameter has no edge; where it is zero (the first state of a
+        # A read that depends on no parameter has no edge; where it is zero (the first state of a
         # recurrence) nobody asks for its gradient.
         linked = node.next_functions[place][0] is not None
         return node if linked or not bool(self.value(read, position).any()) else None

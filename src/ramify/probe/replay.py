@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ramify.probe.curvature import kinks_of, smoothed
-from ramify.tracing.recorder import Op, Ref, Tape
+from ramify.tracing.recorder import Op, Ref, Tape, recurrent_layers_written_out
 
 ReadAt = Callable[[int, Tensor], Tensor]
 Before = Callable[[int, Any], None]
@@ -95,7 +97,7 @@ def _attention(given: dict[str, Any]) -> Any:
 
 
 def _weight_norm(given: dict[str, Any]) -> Any:
-    """G · v / ‖v‖ written out: torch's own second derivative of the fused form is wrong."""
+    """G · v / ‖v‖ decomposed: torch's own second derivative of the fused form is wrong."""
     v, g = given["v"], given["g"]
     others = [dim for dim in range(v.dim()) if dim != given.get("dim", 0)]
     norm = torch.linalg.vector_norm(v, dim=others, keepdim=True)
@@ -114,7 +116,7 @@ def _fixed_norm(given: dict[str, Any]) -> Any:
     return [(x * scale.view(shape) + shift.view(shape)).to(x.dtype)]  # autocast leaves these wide
 
 
-_WRITTEN_OUT: dict[str, Callable[[dict[str, Any]], Any]] = {
+_DECOMPOSITIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "aten::native_batch_norm": _fixed_norm,
     "aten::cudnn_batch_norm": _fixed_norm,
     "aten::miopen_batch_norm": _fixed_norm,
@@ -128,7 +130,7 @@ _WRITTEN_OUT: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 def _execute(op: Op, args: Any, kwargs: Any, beta: float | None, *, in_place: bool) -> Any:
-    plain = _WRITTEN_OUT.get(op.name)
+    plain = _DECOMPOSITIONS.get(op.name)
     if plain is not None:
         names = [argument.name for argument in op.func._schema.arguments]
         result = plain(dict(zip(names, args, strict=False)) | kwargs)
@@ -155,3 +157,14 @@ def _written(op: Op) -> Ref | None:
 
 def _tensors(result: Any) -> list[Tensor]:
     return [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+
+
+@contextlib.contextmanager
+def decomposed(model: nn.Module) -> Iterator[None]:
+    """Fused attention and recurrent layers run decomposed, as plain operations, inside the block.
+
+    Plain operations have second derivatives, and the product of queries and keys is then a tensor
+    of its own, which can be read.
+    """
+    with sdpa_kernel(SDPBackend.MATH), recurrent_layers_written_out(model):
+        yield

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ramify import distributed
 from ramify.errors import RamifyError
-from ramify.probe.splitting_matrix import written_out
+from ramify.probe.replay import decomposed
 from ramify.relax.partition import NamedTensors
 from ramify.relax.searcher import Gradients, Searcher, Step, Value, check_weight, combined
 from ramify.store.state import set_torch_states, torch_states
@@ -103,7 +103,7 @@ class DARTS(Searcher):
         """L_p one step ahead, and its gradient to α through that step."""
         # One step of gradient descent on L_a, which does not move the weights themselves.
         drawn, names = torch_states(), list(self._weights)
-        with written_out(self.model) if self.exact else contextlib.nullcontext():
+        with decomposed(self.model) if self.exact else contextlib.nullcontext():
             loss_a = self._virtual(batch_a, self._weights)
         slope = torch.autograd.grad(
             loss_a.mean, list(self._weights.values()), create_graph=self.exact, allow_unused=True

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ramify.errors import RamifyError
-from ramify.probe.splitting_matrix import Loss
+from ramify.probe.loss import Loss
 from ramify.tracing.recorder import evaluating
 
 

@@ -16,7 +16,7 @@ from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods import Proposal
 from ramify.methods.scores import prunable, prunes
-from ramify.probe.splitting_matrix import Loss
+from ramify.probe.loss import Loss
 from ramify.tracing import ChannelGraph
 
 

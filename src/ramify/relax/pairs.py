@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ramify.errors import RamifyError
-from ramify.probe.splitting_matrix import known_length
+from ramify.probe.loss import number_of_batches
 
 Data = Iterable[Any] | Callable[[int], Iterable[Any]]
 SIDES = ("first", "second")
@@ -151,5 +151,5 @@ def _no_batch(side: str) -> RamifyError:
 
 def _count(data: Data) -> int:
     first = _of_epoch(data, 0)
-    known = known_length(first)
+    known = number_of_batches(first)
     return sum(1 for _ in first) if known is None else known

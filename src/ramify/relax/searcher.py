@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ramify import distributed
 from ramify.errors import RamifyError
-from ramify.probe.splitting_matrix import Loss
+from ramify.probe.loss import Loss
 from ramify.relax.partition import MakeOptimizer, NamedTensors, made_optimizer, partition
 from ramify.relax.substitute import Substitute
 from ramify.store.state import (

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ramify.probe.splitting_matrix import Loss
+from ramify.probe.loss import Loss
 
 INSIDE = "model."
 

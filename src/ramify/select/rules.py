@@ -110,7 +110,7 @@ class Threshold:
         fit = [
             number
             for number, proposal in enumerate(proposals)
-            if (proposal.index is None or proposal.index <= self.index)
+            if (proposal.splitting_index is None or proposal.splitting_index <= self.index)
             and proposal.value >= self.value
         ]
         return _finished(candidates, _best(candidates, fit)[: self.most], fit, self.multiple_of)

@@ -17,7 +17,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from ramify import distributed
 from ramify.errors import RamifyError
-from ramify.probe.splitting_matrix import Loss, check_weights, checked_loss
+from ramify.probe.loss import Loss, check_weights, checked_loss
 from ramify.tracing.recorder import evaluating
 
 OPTIMIZERS = ("sgd", "adam", "adamw")

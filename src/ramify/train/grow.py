@@ -11,7 +11,7 @@ from ramify.edit import Follower
 from ramify.edit.apply import apply
 from ramify.errors import RamifyError
 from ramify.methods import Method, agree
-from ramify.probe.splitting_matrix import Loss
+from ramify.probe.loss import Loss
 from ramify.select import Rule
 from ramify.tracing import ChannelGraph, trace
 from ramify.train.epoch import Training

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from ramify import distributed
 from ramify.edit import Follower
-from ramify.probe.splitting_matrix import Loss
+from ramify.probe.loss import Loss
 from ramify.store.state import NetworkInTraining
 from ramify.tracing import ChannelGraph, trace
 from ramify.train.epoch import Training, make_optimizer, train_epoch

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ramify.probe.splitting_matrix import known_length
+from ramify.probe.loss import number_of_batches
 
 Data = Iterable[Any] | Callable[[int], Iterable[Any]]
 """Batches: a list, a ``DataLoader``, or a function of the epoch's number that returns them."""
@@ -62,5 +62,5 @@ class Passes:
 
 def steps_of(data: Data) -> int:
     """How many batches an epoch has, counted where the data does not say."""
-    known = known_length(data)
+    known = number_of_batches(data)
     return sum(1 for _ in Epoch(data, 0)) if known is None else known

@@ -11,7 +11,7 @@ from ramify.edit import Edit, Prune, Split
 from ramify.errors import RamifyError
 from ramify.latency import measure_edited
 from ramify.methods import Proposal
-from ramify.probe.splitting_matrix import Loss
+from ramify.probe.loss import Loss
 from ramify.select import BUDGETS, Rule
 from ramify.select.fit import fit
 from ramify.tracing import ChannelGraph
@@ -174,7 +174,7 @@ def edit_event(
                 "group": graph[proposal.edit.group].name,
                 "channel": proposal.edit.channel,
                 "copies": _copies(proposal.edit),
-                "index": proposal.index,
+                "index": proposal.splitting_index,
                 "score": proposal.score,
                 "gain": proposal.gain,
                 "selected": id(proposal) in taken,

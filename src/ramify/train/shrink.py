@@ -15,7 +15,7 @@ from ramify.edit.apply import apply
 from ramify.errors import RamifyError
 from ramify.methods import Proposal, agree
 from ramify.methods.scores import norm_scales, prunable
-from ramify.probe.splitting_matrix import Loss
+from ramify.probe.loss import Loss
 from ramify.relax import (
     Gates,
     GateScale,

@@ -16,7 +16,7 @@ from ramify.errors import RamifyError
 from ramify.methods import L1 as WeightNorm
 from ramify.methods import BNScale, Method, Proposal, Taylor
 from ramify.methods.scores import prunable, prunes
-from ramify.probe.splitting_matrix import Loss
+from ramify.probe.loss import Loss
 from ramify.relax import L1, Searcher
 from ramify.relax.registry import NAMES, searcher_named
 from ramify.tracing import ChannelGraph

@@ -1,4 +1,4 @@
-"""Even parts, as the tensors they are made of: what only sums one need not write it out.
+"""EvenPart parts, as the tensors they are made of: what only sums one need not write it out.
 
 Every value is made block by block, small enough for the processor's own memory: one pass over the
 parts, however many operations lie in between. Nothing but the parts is kept for the slopes.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 2**17
-"""Numbers in a block: several blocks of float32 fit into the memory of one core."""
+"""Numbers in a block: several blocks of float32 fit into the cache of one core."""
 
 
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -30,6 +30,7 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         One block of each.
     """
     first = tensors[0]
+    # Other devices, scalars and small tensors gain nothing from blocks.
     if first.device.type != "cpu" or not first.dim() or first.numel() <= BLOCK:
         yield tensors
         return
@@ -38,13 +39,18 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 @dataclass(frozen=True)
-class Even(abc.ABC):
-    """Half the sum of two copies of a tensor, minus the tensor; parts are of its shape."""
+class EvenPart(abc.ABC):
+    """Half the sum of two copies of a tensor, minus the tensor.
 
-    parts: tuple[Tensor, ...]
+    Attributes:
+        made_of: the tensors it is a function of, each of its shape.
+        moving: how many of them, from the first on, depend on the displacement; the gradients to
+            these are equal.
+    """
+
+    made_of: tuple[Tensor, ...]
 
     moving = 1
-    """How many parts, from the first on, move with the copies; their slopes are equal."""
 
     @staticmethod
     @abc.abstractmethod
@@ -54,21 +60,21 @@ class Even(abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def slope(gradient: Tensor, *parts: Tensor) -> Tensor:
-        """The gradient in a moving part; `gradient`, in the even part, may be overwritten."""
+        """The gradient to what moves; `gradient`, to the even part, may be overwritten."""
 
-    def against(self, gradient: Tensor) -> tuple[Even, Tensor]:
+    def against(self, gradient: Tensor) -> tuple[EvenPart, Tensor]:
         """What is to be summed by sample and channel, and the factor that it is dotted by."""
         return self, gradient
 
-    def written(self) -> Tensor:
-        """The even part as a tensor, differentiable in the parts that move."""
-        return _Written.apply(type(self), *self.parts)
+    def tensor(self) -> Tensor:
+        """The even part written out, differentiable in what moves."""
+        return _Materialise.apply(type(self), *self.made_of)
 
     def dot(self, right: Tensor, rows: int | None, dim: int) -> Tensor:
-        """⟨even part, right⟩ by sample and channel, differentiable in the parts that move.
+        """⟨even part, right⟩ by sample and channel, differentiable in what moves.
 
         Args:
-            right: of the shape of the parts; no slope goes there.
+            right: of the same shape; it gets no gradient.
             rows: the dimension of the samples; None: there is one sample.
             dim: the dimension of the channels.
 
@@ -76,23 +82,23 @@ class Even(abc.ABC):
             Shape (S, W), in float32 at least.
         """
         keep = (dim,) if rows is None else (rows, dim)
-        out = _Dot.apply(type(self), keep, right, *self.parts)
+        out = _Dot.apply(type(self), keep, right, *self.made_of)
         if rows is None:
             return out.unsqueeze(0)
         return out if rows < dim else out.T
 
 
-class Whole(Even):
-    """One that is at hand."""
+class EvenTensor(EvenPart):
+    """An even part that is already written out."""
 
     @classmethod
-    def of(cls, tensor: Tensor | None) -> Whole | None:
+    def of(cls, tensor: Tensor | None) -> EvenTensor | None:
         """Of a tensor; None is zero."""
         return None if tensor is None else cls((tensor,))
 
-    def written(self) -> Tensor:
+    def tensor(self) -> Tensor:
         """The tensor itself."""
-        return self.parts[0]
+        return self.made_of[0]
 
     @staticmethod
     def value(*parts: Tensor) -> Tensor:
@@ -105,8 +111,8 @@ class Whole(Even):
         return gradient
 
 
-class Halves(Even):
-    """That of copies p and m of a tensor b: ½ (p + m) − b."""
+class EvenOfCopies(EvenPart):
+    """The even part of copies p and m of a tensor b: ½ (p + m) − b."""
 
     moving = 2
 
@@ -122,8 +128,8 @@ class Halves(Even):
         return gradient.mul_(0.5)
 
 
-class Rectified(Even):
-    """That of relu(b ± u): ½ [relu(b + u) + relu(b − u)] − relu(b) = ½ max(|u| − |b|, 0)."""
+class EvenOfReLU(EvenPart):
+    """Of relu(b ± u): ½ [relu(b + u) + relu(b − u)] − relu(b) = ½ max(|u| − |b|, 0)."""
 
     @staticmethod
     def value(*parts: Tensor) -> Tensor:
@@ -141,11 +147,11 @@ class Rectified(Even):
         return torch.ops.aten.leaky_relu_backward(there, odd, -1.0, False)
 
 
-class _Written(torch.autograd.Function):
-    """An even part, made block by block."""
+class _Materialise(torch.autograd.Function):
+    """An even part written out, block by block."""
 
     @staticmethod
-    def forward(ctx: Any, kind: type[Even], *parts: Tensor) -> Tensor:
+    def forward(ctx: Any, kind: type[EvenPart], *parts: Tensor) -> Tensor:
         ctx.kind = kind
         ctx.save_for_backward(*parts)
         out = torch.empty_like(parts[0])
@@ -159,19 +165,20 @@ class _Written(torch.autograd.Function):
         slope = torch.empty_like(parts[0])
         for cut, gradient, *each in blocks(slope, gradients[0], *parts):
             cut.copy_(ctx.kind.slope(gradient.clone(), *each))
-        return None, *_given(ctx.kind, slope, parts)
+        return None, *_gradients(ctx.kind, slope, parts)
 
 
 class _Dot(torch.autograd.Function):
-    """The sums of a product over all dimensions but some, made block by block."""
+    """The sums of a product over all dimensions but some, block by block."""
 
     @staticmethod
     def forward(
-        ctx: Any, kind: type[Even], keep: Sequence[int], right: Tensor, *parts: Tensor
+        ctx: Any, kind: type[EvenPart], keep: Sequence[int], right: Tensor, *parts: Tensor
     ) -> Tensor:
         ctx.kind, ctx.keep = kind, sorted(keep)
         ctx.save_for_backward(right, *parts)
         over = [d for d in range(right.dim()) if d not in keep]
+        # One partial sum for each block: joined where blocks hold whole samples, else added.
         sums = []
         for factor, *each in blocks(right, *parts):
             product = kind.value(*each) * factor
@@ -182,15 +189,16 @@ class _Dot(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         right, *parts = ctx.saved_tensors
+        # The incoming gradient has one entry for each sample and channel: spread it over `right`.
         shape = [right.shape[d] if d in ctx.keep else 1 for d in range(right.dim())]
         gradient = gradients[0].reshape(shape).to(right.dtype)
         gradient = gradient.expand(len(right), *shape[1:])
         slope = torch.empty_like(parts[0])
         for cut, factor, scale, *each in blocks(slope, right, gradient, *parts):
             cut.copy_(ctx.kind.slope(factor * scale, *each))
-        return None, None, None, *_given(ctx.kind, slope, parts)
+        return None, None, None, *_gradients(ctx.kind, slope, parts)
 
 
-def _given(kind: type[Even], slope: Tensor, parts: Sequence[Tensor]) -> list[Tensor | None]:
-    """The slope of each part."""
+def _gradients(kind: type[EvenPart], slope: Tensor, parts: Sequence[Tensor]) -> list[Tensor | None]:
+    """The gradient to each tensor that the even part is made of."""
     return [slope if n < kind.moving else None for n in range(len(parts))]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ramify.probe.displaced.even import Even, Whole
-from ramify.probe.displaced.tensor import Twin
+from ramify.probe.displaced.even import EvenPart, EvenTensor
+from ramify.probe.displaced.tensor import DisplacedTensor
 from ramify.tracing.contraction import FIRST_FACTOR
 from ramify.tracing.recorder import Op, Ref
 
@@ -26,19 +26,19 @@ def factors_of(op: Op) -> tuple[Ref, Ref] | None:
     return op.args[place], op.args[place + 1]
 
 
-def share_of(op: Op) -> float:
+def alpha_of(op: Op) -> float:
     """What an operation multiplies the product of its factors by."""
     return float(op.kwargs.get("alpha", 1))
 
 
 @dataclass(frozen=True)
-class Change:
+class ProductChange:
     """A change of Z: a sum of products of two factors, each with a weight."""
 
     products: tuple[tuple[float, Tensor, Tensor], ...]
 
-    def against(self, gradient: Tensor) -> tuple[Even, Tensor]:
-        """⟨change, gradient⟩ by the entries of the first factor, and what they are to be dotted by.
+    def against(self, gradient: Tensor) -> tuple[EvenPart, Tensor]:
+        """⟨change, gradient⟩ by the entries of the first factor, and ones to sum them with.
 
         Args:
             gradient: at Z.
@@ -46,11 +46,10 @@ class Change:
         Returns:
             The entries, and ones.
         """
-        parts = [w * left * _back(gradient, right) for w, left, right in self.products]
-        entries = parts[0]
-        for part in parts[1:]:
-            entries = entries + part
-        return Whole((entries,)), torch.ones_like(entries[:0].sum()).expand(entries.shape)
+        entries, *rest = (w * left * _back(gradient, right) for w, left, right in self.products)
+        for each in rest:
+            entries = entries + each
+        return EvenTensor((entries,)), torch.ones_like(entries[:0].sum()).expand(entries.shape)
 
 
 def _back(gradient: Tensor, right: Tensor) -> Tensor:
@@ -60,27 +59,31 @@ def _back(gradient: Tensor, right: Tensor) -> Tensor:
     return gradient @ right.mT
 
 
-def split(share: float, left: Twin | Tensor, right: Twin | Tensor) -> Change | None:
+def product_change(
+    alpha: float, left: DisplacedTensor | Tensor, right: DisplacedTensor | Tensor
+) -> ProductChange | None:
     """½ [a⁺ b⁺ + a⁻ b⁻] − a b.
 
     Args:
-        share: what the product is multiplied by.
-        left: the first factor; a plain tensor does not move.
+        alpha: what the product is multiplied by.
+        left: the first factor; a plain tensor is not displaced.
         right: the second one.
 
     Returns:
         The change; None is zero.
     """
-    if isinstance(left, Twin) and isinstance(right, Twin):
-        if left.is_straight and right.is_straight:
-            return Change(((share, left.odd, right.odd),))
-        return Change(
+    # Both factors are displaced: for linear ones, ½ [(a+u)(b+w) + (a−u)(b−w)] − a b is u w.
+    if isinstance(left, DisplacedTensor) and isinstance(right, DisplacedTensor):
+        if left.is_linear and right.is_linear:
+            return ProductChange(((alpha, left.odd, right.odd),))
+        return ProductChange(
             (
-                (share / 2, left.plus, right.plus),
-                (share / 2, left.minus, right.minus),
-                (-share, left.base, right.base),
+                (alpha / 2, left.plus, right.plus),
+                (alpha / 2, left.minus, right.minus),
+                (-alpha, left.base, right.base),
             )
         )
-    one = left.even if isinstance(left, Twin) else left
-    other = right.even if isinstance(right, Twin) else right
-    return None if one is None or other is None else Change(((share, one, other),))
+    # One factor is displaced: the change is linear in its even part.
+    one = left.even if isinstance(left, DisplacedTensor) else left
+    other = right.even if isinstance(right, DisplacedTensor) else right
+    return None if one is None or other is None else ProductChange(((alpha, one, other),))

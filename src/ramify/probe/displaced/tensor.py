@@ -1,4 +1,4 @@
-"""A tensor of two displaced networks, with only those forms computed that something asks for."""
+"""A tensor in the two displaced networks: only those of its forms are made that are asked for."""
 
 from __future__ import annotations
 
@@ -6,44 +6,44 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ramify.probe.displaced.even import Even, Halves, Rectified, Whole
+from ramify.probe.displaced.even import EvenOfCopies, EvenOfReLU, EvenPart, EvenTensor
 
 Make = Callable[[], Tensor]
-MakePart = Callable[[], Tensor | None]
-MakeEven = Callable[[], Even | None]
+MakeForm = Callable[[], Tensor | None]
+MakeEven = Callable[[], EvenPart | None]
 
 
-class Twin:
+class DisplacedTensor:
     """What a tensor is in the network of each copy.
 
-    As long as nothing but linear operations came before, it is *straight*: the copies are base ± u,
-    and u is its odd part. After that they are bent, and half their sum lies off the base by an even
-    part. Each form is made when it is first asked for, and once.
+    Behind nothing but linear operations it is *linear* in the displacement: the copies are
+    base ± u, and u is its odd part. Behind any other operation it is known by the tensors of both
+    copies. Each form is made when it is first asked for, and once.
     """
 
     def __init__(self, base: Tensor, make: dict[str, Make], even: MakeEven | None) -> None:
         self.base = base
         self._make = make
         self._made: dict[str, Tensor] = {}
-        self._even = even
-        self._halves: tuple[Even | None] | None = None
-        self.before: Twin | None = None
-        """What it is the ReLU of."""
+        self._make_even = even
+        self._even: tuple[EvenPart | None] | None = None
         self.scaled: Callable[[Tensor], Tensor] | None = None
         """A channelwise multiple of the odd part, by a shorter way than through that part."""
 
     @classmethod
-    def straight(cls, base: Tensor, odd: Make) -> Twin:
-        """A twin of base + odd and base − odd."""
+    def linear(cls, base: Tensor, odd: Make) -> DisplacedTensor:
+        """The tensors base + odd and base − odd."""
         return cls(base, {"odd": odd}, lambda: None)
 
     @classmethod
-    def bent(cls, base: Tensor, plus: Make, minus: Make, even: MakeEven | None = None) -> Twin:
-        """A twin of two tensors; `even` where there is a shorter way to it than through both."""
+    def of_copies(
+        cls, base: Tensor, plus: Make, minus: Make, even: MakeEven | None = None
+    ) -> DisplacedTensor:
+        """Any two tensors; `even` where there is a shorter way to it than through both."""
         return cls(base, {"plus": plus, "minus": minus}, even)
 
     @property
-    def is_straight(self) -> bool:
+    def is_linear(self) -> bool:
         """Whether the copies are base ± u."""
         return "odd" in self._make
 
@@ -57,7 +57,7 @@ class Twin:
         return self._made[name]
 
     def _from_odd(self, name: str) -> Tensor:
-        """A form that was not given (a closure over the twin would keep the pass in memory)."""
+        """A form that was not given (a closure over `self` would keep the pass in memory)."""
         return self.base + self.odd if name == "plus" else self.base - self.odd
 
     def _whole(self, name: str) -> Tensor:
@@ -67,27 +67,27 @@ class Twin:
 
     @property
     def odd(self) -> Tensor:
-        """Half the difference of the copies, of a straight twin."""
+        """Half the difference of the copies, of a linear one."""
         return self._whole("odd")
 
     @property
-    def halves(self) -> Even | None:
+    def even_part(self) -> EvenPart | None:
         """The even part, not written out; None is zero."""
-        if self._halves is None:
-            made = (
-                Halves((self.plus, self.minus, self.base)) if self._even is None else self._even()
-            )
-            self._halves = (made,)
-        return self._halves[0]
+        if self._even is None:
+            if self._make_even is None:
+                self._even = (EvenOfCopies((self.plus, self.minus, self.base)),)
+            else:
+                self._even = (self._make_even(),)
+        return self._even[0]
 
     @property
     def even(self) -> Tensor | None:
         """Half the copies' sum, minus the base; None is zero."""
-        halves = self.halves
-        if halves is not None and not isinstance(halves, Whole):
-            halves = Whole((halves.written(),))
-            self._halves = (halves,)
-        return None if halves is None else halves.written()
+        part = self.even_part
+        if part is not None and not isinstance(part, EvenTensor):
+            part = EvenTensor((part.tensor(),))
+            self._even = (part,)
+        return None if part is None else part.tensor()
 
     @property
     def plus(self) -> Tensor:
@@ -100,7 +100,7 @@ class Twin:
         return self._whole("minus")
 
 
-def rectified(x: Twin, base: Tensor) -> Twin:
+def relu(x: DisplacedTensor, base: Tensor) -> DisplacedTensor:
     """ReLU; right behind linear operations, its even part has a closed form.
 
     Args:
@@ -108,9 +108,7 @@ def rectified(x: Twin, base: Tensor) -> Twin:
         base: its value in the network as it is.
 
     Returns:
-        Its twin.
+        Its value in the displaced networks.
     """
-    even = (lambda: Rectified((x.odd, x.base))) if x.is_straight else None
-    twin = Twin.bent(base, lambda: x.plus.relu(), lambda: x.minus.relu(), even)
-    twin.before = x
-    return twin
+    even = (lambda: EvenOfReLU((x.odd, x.base))) if x.is_linear else None
+    return DisplacedTensor.of_copies(base, lambda: x.plus.relu(), lambda: x.minus.relu(), even)

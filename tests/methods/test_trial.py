@@ -14,7 +14,7 @@ import ramify
 from ramify import ChannelGraph, ChannelGroup, Prune, RamifyError, Split
 from ramify.edit.plan import kernel_shape
 from ramify.methods import RandomSplit
-from ramify.methods.trial import Trial, halves
+from ramify.methods.trial import Trial, binary_split
 from tests.checks import snapshot
 from tests.methods.networks import KINDS, build, halved
 from tests.nets import per_sample
@@ -46,7 +46,7 @@ def test_a_trial_equals_the_edit(kind: str) -> None:
     trial, largest, together = Trial(graph, per_sample, halved(batch)), 0.0, []
     for group in splittable(graph):
         channel = group.width - 1
-        split = halves(group.name, channel, random_move(graph, group))
+        split = binary_split(group.name, channel, random_move(graph, group))
         together.append(split)
         for edit in (split, Prune(group.name, channel)):
             true = really(net, batch, [edit])
@@ -126,7 +126,7 @@ def test_a_trial_leaves_everything_as_it_was(training: bool) -> None:
     per_sample(net, batch).mean().backward()
     optimizer.step()
     trial = Trial(graph, per_sample, [batch])
-    edit = halves("a", 0, random_move(graph, graph["a"]))
+    edit = binary_split("a", 0, random_move(graph, graph["a"]))
     before = snapshot(net, optimizer)
     trial.decrease([edit])
     _, slopes = trial.slopes(edit)
@@ -137,7 +137,7 @@ def test_a_trial_leaves_everything_as_it_was(training: bool) -> None:
 def test_a_trial_runs_in_eval_mode() -> None:
     net, batch = build("conv-bn-softplus")
     graph = ramify.trace(net, batch[0][:2])
-    edit = halves("a", 0, random_move(graph, graph["a"]))
+    edit = binary_split("a", 0, random_move(graph, graph["a"]))
     expected = Trial(graph, per_sample, [batch]).decrease([edit])
     net.train()
     trial = Trial(graph, per_sample, [batch])
@@ -151,7 +151,7 @@ def test_a_trial_that_fails_leaves_the_model_alone() -> None:
     trial = Trial(graph, narrow_only, [batch])
     for measure in (lambda edit: trial.decrease([edit]), trial.slopes):
         with pytest.raises(RuntimeError, match="too wide"):
-            measure(halves("a", 0, {"a.weight": torch.ones(4).double()}))
+            measure(binary_split("a", 0, {"a.weight": torch.ones(4).double()}))
     assert snapshot(net) == before
 
 
@@ -165,7 +165,7 @@ def test_weights_cast_by_autocast_are_cast_anew() -> None:
     net, batch = build("perceptron")
     net, batch = net.float(), (batch[0].float(), batch[1])
     graph = ramify.trace(net, batch[0])
-    edit = halves("a", 1, {"a.weight": torch.full((4,), 2.0)})
+    edit = binary_split("a", 1, {"a.weight": torch.full((4,), 2.0)})
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return cross_entropy(model(batch[0]).float(), batch[1], reduction="none")

@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 import ramify
 from ramify.methods import Method
 from ramify.probe.curvature import smoothed
-from ramify.probe.splitting_matrix import probes, targets
+from ramify.probe.splitting_matrix import splitting_operators
+from ramify.probe.targets import targets
 from ramify.tracing.indexing import Slot, kernels
 from tests.nets import SMOOTH, per_sample, prepared
 
@@ -85,8 +86,8 @@ def splittable(name: str, number: int) -> tuple[nn.Module, tuple[Tensor, Tensor]
 def test_splitting_matrix_equals_the_hessian_of_the_split_network(name: str, number: int) -> None:
     net, batch, group = splittable(name, number)
     graph = ramify.trace(net, batch[0][:2])
-    halves = [(batch[0][:5], batch[1][:5]), (batch[0][5:], batch[1][5:])]
-    matrix = ramify.splitting_matrix(graph, group, per_sample, halves)
+    batches = [(batch[0][:5], batch[1][:5]), (batch[0][5:], batch[1][5:])]
+    matrix = ramify.splitting_matrix(graph, group, per_sample, batches)
     loss = really_split(net, batch, group, channel=1)
     hessian = torch.autograd.functional.hessian(loss, torch.zeros(matrix.shape[1]).double())
     assert (matrix[1] - hessian).abs().max() <= 1e-12 * hessian.abs().max()
@@ -179,11 +180,11 @@ def test_surrogates_keep_value_and_slope(activation: nn.Module) -> None:
     net = nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 3)).double()
     batch = (3 * torch.randn(30, 4).double(), torch.randint(0, 3, (30,)))
     graph = ramify.trace(net, batch[0][:2])
-    _, made = probes(graph, per_sample, [batch], 3.0)
+    _, operators = splitting_operators(graph, per_sample, [batch], 3.0)
     per_sample(net, batch).mean().backward()
     first = torch.cat([net[0].weight.grad, net[0].bias.grad[:, None]], 1)
     rounding = 1e-7 if isinstance(activation, nn.Hardsigmoid) else 1e-12  # torch's 1/6 is float32
-    assert torch.allclose(made[0].gradient()[0], first, rtol=0, atol=rounding)
+    assert torch.allclose(operators[0].gradient()[0], first, rtol=0, atol=rounding)
     assert ramify.splitting_matrix(graph, "0", per_sample, [batch]).abs().max() > 1e-4
 
 
@@ -211,10 +212,10 @@ def test_norms_of_every_kind_keep_their_slope(settings: dict[str, bool]) -> None
     batch = (3 * torch.randn(30, 4).double() + 1, torch.randint(0, 3, (30,)))
     net(batch[0])  # running statistics that differ from the first ones
     net.eval()
-    _, made = probes(ramify.trace(net, batch[0]), per_sample, [batch], 3.0)
+    _, operators = splitting_operators(ramify.trace(net, batch[0]), per_sample, [batch], 3.0)
     per_sample(net, batch).mean().backward()
     first = torch.cat([net[0].weight.grad, net[0].bias.grad[:, None]], 1)
-    assert torch.allclose(made[0].gradient()[0], first, rtol=0, atol=1e-12)
+    assert torch.allclose(operators[0].gradient()[0], first, rtol=0, atol=1e-12)
 
 
 def test_a_group_through_a_grouped_convolution_is_left_out() -> None:

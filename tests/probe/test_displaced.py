@@ -1,4 +1,4 @@
-"""Twin reads against networks run with hooks, one displaced kernel at a time."""
+"""Changes of reads against networks run with hooks, one displaced kernel at a time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm, max_pool2d, scaled_dot_product_attention
 
 import ramify
-from ramify.probe.displaced.displacement import Twins
-from ramify.probe.displaced.linear import rule_of
-from ramify.probe.displaced.run import Reading, even_parts, replayed
-from ramify.probe.displaced.tensor import Twin
+from ramify.probe.displaced.along_tape import ReadChange, read_changes, replayed
+from ramify.probe.displaced.linear import linear_rule
+from ramify.probe.displaced.read_changes import ReadChanges
+from ramify.probe.displaced.tensor import DisplacedTensor
 from ramify.probe.recorded_pass import read_gradients
-from ramify.probe.splitting_matrix import apart, targets
+from ramify.probe.targets import independent_sets, targets
 from ramify.tracing.indexing import kernels
 from ramify.tracing.recorder import Op, tensors_of
 from tests.checks import call
@@ -83,12 +83,14 @@ def displaced(graph: ramify.ChannelGraph, scale: float) -> list[dict[str, Tensor
     """For each pass, displacements of all that it may move; of other rows, zeros."""
     found, moves = targets(graph), []
     parameters = dict(graph.model.named_parameters())
-    for numbers in apart(graph, found):
+    for numbers in independent_sets(graph, found):
         moves.append({})
         for part in [part for number in numbers for part in found[number].kernels]:
             move = moves[-1].setdefault(part.name, torch.zeros_like(parameters[part.name]))
             rows = move.movedim(part.dim, 0)
-            rows[part.where.reshape(-1)] = scale * torch.randn_like(rows)[part.where.reshape(-1)]
+            rows[part.positions.reshape(-1)] = (
+                scale * torch.randn_like(rows)[part.positions.reshape(-1)]
+            )
     for move in [move for each in moves for move in each.values()]:
         move.requires_grad_()
     return moves
@@ -99,17 +101,17 @@ def followed(
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """p_s of splits and of removals, as the package computes them."""
     chosen = targets(graph)
-    twins = Twins(graph, chosen)
-    snapshot = twins.snapshot(lambda: loss(graph.model, batch), batch)
-    reads = twins.reads(snapshot.tape, len(snapshot.losses))
-    snapshot.keep(reads.values)
-    gradients = snapshot.gradients(reads.at, reads.made)
+    changes = ReadChanges(graph, chosen)
+    recorded = changes.record(lambda: loss(graph.model, batch), batch)
+    labelled = changes.label(recorded.tape, len(recorded.losses))
+    recorded.keep(labelled.values)
+    gradients = recorded.gradients(labelled.reads, labelled.made)
     with torch.enable_grad():
-        parts = list(twins.split(snapshot, reads, gradients, moves))
+        parts = list(changes.split(recorded, labelled, gradients, moves))
     numbers = range(len(chosen))
     assert sum(map(len, parts)) == len({number for part in parts for number in part})
     split = {number: p for part in parts for number, p in part.items()}
-    removed = twins.removed(snapshot, reads, gradients)
+    removed = changes.removed(recorded, labelled, gradients)
     return [split.get(n) for n in numbers], [removed.get(n) for n in numbers]
 
 
@@ -240,10 +242,10 @@ def test_split_and_removal_are_slopes_of_the_loss_of_the_edited_network(name: st
     moves, found = displaced(graph, 0.5), targets(graph)
     split, removed = followed(graph, batch, per_sample, moves)
     assert {target.group.name for target in found} == {g.name for g in graph.groups if g.can_split}
-    for own, numbers in zip(moves, apart(graph, found), strict=True):
+    for own, numbers in zip(moves, independent_sets(graph, found), strict=True):
         for number in numbers:
             group, parts = found[number].group, found[number].kernels
-            v = {p.name: kernels(own[p.name].detach(), p.dim, p.where) for p in parts}
+            v = {p.name: kernels(own[p.name].detach(), p.dim, p.positions) for p in parts}
             for channel in (0, group.width - 1):
                 place = (group.name, channel)
                 step = {name: part[channel] for name, part in v.items()}
@@ -266,20 +268,22 @@ def squares(model: nn.Module, inputs: Any) -> Tensor:
 
 
 def slopes_of(
-    changes: dict[int, Reading], gradients: dict[int, Tensor], moves: dict[str, Tensor]
+    changes: dict[int, ReadChange], gradients: dict[int, Tensor], moves: dict[str, Tensor]
 ) -> tuple[float, list[Tensor]]:
     """A number that every even part enters, and its slope in every displacement."""
     total = torch.zeros(())
     for n, change in changes.items():
         even, right = change.against(gradients[n])
-        total = total + (even.written() * right).sum() + even.written().square().sum()
+        total = total + (even.tensor() * right).sum() + even.tensor().square().sum()
     used = list(moves.values()) if total.requires_grad else []
     found = torch.autograd.grad(total, used, allow_unused=True) if used else [None] * len(moves)
     zeros = [torch.zeros_like(v) for v in moves.values()]
     return float(total.detach()), [z if g is None else g for g, z in zip(found, zeros, strict=True)]
 
 
-def read(parts: Iterable[dict[int, Reading]], gradients: dict[int, Tensor]) -> dict[int, Reading]:
+def read(
+    parts: Iterable[dict[int, ReadChange]], gradients: dict[int, Tensor]
+) -> dict[int, ReadChange]:
     """The even parts that a gradient meets; no two parts meet in one read."""
     found = [item for part in parts for item in part.items()]
     assert len(dict(found)) == len(found)
@@ -303,31 +307,31 @@ def test_every_structure_is_followed_as_if_run_twice(key: str) -> None:
     if not found:
         pytest.skip("the probe follows none of its groups")
     moves = displaced(graph, 0.3)
-    twins = Twins(graph, found)
-    snapshot = twins.snapshot(lambda: squares(net, inputs), inputs)
-    reads = twins.reads(snapshot.tape, len(snapshot.losses))
-    snapshot.keep(reads.values)
-    gradients = snapshot.gradients(reads.at, reads.made)
-    replays = read_gradients(snapshot.tape, snapshot.constants, reads.at)
+    changes = ReadChanges(graph, found)
+    recorded = changes.record(lambda: squares(net, inputs), inputs)
+    labelled = changes.label(recorded.tape, len(recorded.losses))
+    recorded.keep(labelled.values)
+    gradients = recorded.gradients(labelled.reads, labelled.made)
+    replays = read_gradients(recorded.tape, recorded.constants, labelled.reads)
     for position in replays.keys() - gradients.keys():
-        assert not snapshot.value(reads.at[position], position).any()
+        assert not recorded.value(labelled.reads[position], position).any()
     for position, gradient in gradients.items():
-        assert torch.allclose(gradient, replays[position] * len(snapshot.losses), atol=1e-12)
-    for way, own in zip(reads.passes, moves, strict=True):
-        parts = even_parts(snapshot, way, reads.last, own)
+        assert torch.allclose(gradient, replays[position] * len(recorded.losses), atol=1e-12)
+    for together, own in zip(labelled.sets, moves, strict=True):
+        parts = read_changes(recorded, together, labelled.last, own)
         one, mine = slopes_of(read(parts, gradients), gradients, own)
-        again = read([replayed(snapshot, way, own)], gradients)
+        again = read([replayed(recorded, together, own)], gradients)
         other, theirs = slopes_of(again, gradients, own)
         assert one == pytest.approx(other, rel=1e-10, abs=1e-12)
         for a, b in zip(mine, theirs, strict=True):
             assert torch.allclose(a, b, rtol=1e-9, atol=1e-10)
     if key in REFUSED:
         with pytest.raises(ramify.RamifyError, match=REFUSED[key]):
-            twins.removed(snapshot, reads, gradients)
+            changes.removed(recorded, labelled, gradients)
     else:
         assert all(
             p.shape[1] == found[number].group.width
-            for number, p in twins.removed(snapshot, reads, gradients).items()
+            for number, p in changes.removed(recorded, labelled, gradients).items()
         )
 
 
@@ -430,13 +434,22 @@ def test_a_norm_of_any_backend_is_a_line(name: str) -> None:
     base, move = torch.randn(4, 3, 5).double(), torch.randn(4, 3, 5).double()
     scale, shift, mean, variance = (torch.rand(3).double() + 0.5 for _ in range(4))
     func = getattr(torch.ops.aten, name).default
-    args = (Twin.straight(base, lambda: move), scale, shift, mean, variance, False, 0.1, 1e-5)
+    args = (
+        DisplacedTensor.linear(base, lambda: move),
+        scale,
+        shift,
+        mean,
+        variance,
+        False,
+        0.1,
+        1e-5,
+    )
     op = Op(func, (), {}, None, "")
-    carry = rule_of(op, args, {})
+    carry = linear_rule(op, args, {})
     assert carry is not None
-    results = carry(op, args, lambda twin: twin.form("odd"), base)
+    results = carry(op, args, lambda displaced: displaced.form("odd"), base)
     norm = functools.partial(batch_norm, running_mean=mean, running_var=variance, weight=scale)
     assert len(results) == len(func._schema.returns)
     assert torch.allclose(results[0], norm(base + move, bias=shift) - norm(base, bias=shift))
     counted = (*args[:5], True, *args[6:])
-    assert rule_of(op, counted, {}) is None
+    assert linear_rule(op, counted, {}) is None

@@ -1,0 +1,82 @@
+"""The user's loss: one number for each sample, checked; and checks of what it is taken on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sized
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ramify.errors import RamifyError
+
+Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
+"""`loss(model, batch)` -> shape (S,): one loss for each sample; Ramify takes the mean."""
+
+
+def checked_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
+    """The user's loss on a batch, one finite number a sample.
+
+    Args:
+        loss: `loss(model, batch)`.
+        model: the network.
+        batch: what the user's data gives.
+
+    Returns:
+        Shape (S,).
+
+    Raises:
+        RamifyError: the loss fails, is not of shape (S,), S is 0, or a value is not finite.
+    """
+    values = _called(loss, model, batch)
+    if not isinstance(values, Tensor) or values.dim() != 1:
+        seen = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values)
+        raise RamifyError(
+            "the loss gives one number for each sample, a tensor of shape (S,), and this one gave "
+            f'{seen}: use reduction="none"'
+        )
+    if not len(values):
+        raise RamifyError("a batch holds no sample: leave empty batches out of the data")
+    if not bool(torch.isfinite(values).all()):
+        worst = int((~torch.isfinite(values)).nonzero()[0])
+        raise RamifyError(
+            f"the loss of sample {worst} is {float(values[worst].detach())}: lower the learning "
+            "rate or check the data before growing"
+        )
+    return values
+
+
+def _called(loss: Loss, model: nn.Module, batch: Any) -> Any:
+    """What the loss gives; where it fails, the error says on what."""
+    try:
+        return loss(model, batch)
+    except (RamifyError, torch.OutOfMemoryError):
+        raise
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise RamifyError(
+            f"loss(model, batch) failed on a batch of type {type(batch).__name__} "
+            f"({type(error).__name__}: {error}): it takes the model and one of the batches, which "
+            "are given as a list or another iterable of batches, such as [batch]"
+        ) from error
+
+
+def check_weights(model: nn.Module) -> None:
+    """Every parameter is finite.
+
+    Raises:
+        RamifyError: names the first parameter that is not.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise RamifyError(
+                f"parameter '{name}' holds values that are not finite: go back to an earlier "
+                "checkpoint, or lower the learning rate"
+            )
+
+
+def number_of_batches(batches: Any) -> int | None:
+    """How many batches there are, where the data says so."""
+    try:
+        return len(batches) if isinstance(batches, Sized) else None
+    except TypeError:  # a DataLoader over a stream has a length only in name
+        return None
