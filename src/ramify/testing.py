@@ -1,5 +1,511 @@
-"""Checks for what you write yourself: a method, a rule for an operation."""
+"""Checks for what you write yourself: a method, a rule for an operation.
 
+Shape letters: `S` samples, `W` channels of a group, `K` positions of one channel in a tensor.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, gelu, silu, softplus
+
+from ramify.cost import CostModel
+from ramify.edit import Edit, Prune, Split
+from ramify.edit.apply import apply
+from ramify.errors import RamifyError
+from ramify.methods import Method, Proposal, Trial
+from ramify.probe.targets import targets
+from ramify.select import TopFraction
+from ramify.tracing import ChannelGraph, ChannelGroup, trace
 from ramify.tracing.check_rule import check_rule
+from ramify.tracing.recorder import tensors_of
 
-__all__ = ["check_rule"]
+__all__ = ["check_method", "check_rule"]
+
+Batch = tuple[Tensor, Tensor]
+
+ROUNDING = 1e-9
+"""How far outputs in float64 may lie apart where a function is preserved, of their largest."""
+
+
+def check_method(
+    method: Method, *, random: bool = False, stepwise: bool = False, tolerance: float = 1e-3
+) -> None:
+    r"""Check that a method keeps the contract of :class:`ramify.Method`, on four small networks.
+
+    A convolution with a norm, a residual stream, a depthwise block and an attention block are
+    traced, and on each of them:
+
+    * the proposals are edits that the graph allows, best first, with finite gains and scores, and
+      the cost of the edit alone;
+    * a second call gives the same, also where the model is in train mode; so do the same samples
+      in other batches, and channels in another order give the same in that order;
+    * the model, its hooks and modes, the optimizer and all random states stay as they were;
+    * in float32 the proposals are as many, and as finite, as in float64;
+    * at zero offsets the splits change nothing, and a prune is a zero where the channel is read;
+    * rules select from the proposals, and what they select can be applied with an optimizer;
+    * gains have the sign of the true decrease of the loss, over all proposals together.
+
+    A method may refuse a network by a `RamifyError`, but not all of them.
+
+    Args:
+        method: what to check.
+        random: the method draws at random: other orders of channels may give other proposals.
+        stepwise: the method takes a step a batch: other batches may give other proposals.
+        tolerance: how far gains and scores may lie apart that should be the same, relative to the
+            largest of them.
+
+    Raises:
+        RamifyError: one sentence that says which property failed on which network.
+
+    Example:
+        >>> import ramify
+        >>> check_method(ramify.L1())
+        >>> check_method(ramify.Net2Net(), random=True)
+    """
+    refused = []
+    for name, make in NETWORKS.items():
+        check = _Check(method, name, make, tolerance)
+        try:
+            base = check.propose(make(torch.float64), halves=True)
+        except RamifyError as error:
+            if str(error).startswith(check.title):
+                raise
+            refused.append(str(error))
+            continue
+        check.edits(base)
+        check.repeats(base)
+        if not stepwise:
+            check.batches(base)
+        if not random:
+            check.channel_order(base)
+        check.single_precision(base)
+        check.preserves(base)
+        check.prunes(base)
+        check.selects(base)
+        check.signs(base)
+    if len(refused) == len(NETWORKS):
+        raise RamifyError(
+            f"{type(method).__name__} refuses all of the networks of the check; the first time it "
+            f"said: {refused[0]}"
+        )
+
+
+@dataclass
+class _Case:
+    """A traced network, its data, and what the method proposed for it."""
+
+    model: nn.Module
+    batch: Batch
+    graph: ChannelGraph
+    proposals: Any
+
+
+@dataclass
+class _Check:
+    """The properties, one function each, of a method on one network."""
+
+    method: Method
+    network: str
+    make: Callable[[torch.dtype], tuple[nn.Module, Batch]]
+    tolerance: float
+
+    @property
+    def title(self) -> str:
+        """How errors begin."""
+        return f"{type(self.method).__name__} on {self.network}:"
+
+    def fail(self, what: str) -> None:
+        """Say which property does not hold.
+
+        Raises:
+            RamifyError: always.
+        """
+        raise RamifyError(f"{self.title} {what}")
+
+    def propose(self, made: tuple[nn.Module, Batch], *, halves: bool = True) -> _Case:
+        """Call the method, and see that everything else stays as it was."""
+        model, (x, y) = made
+        graph = trace(model, x[:2])
+        optimizer = _optimizer(model, (x, y))
+        batches = [(x[:5], y[:5]), (x[5:], y[5:])] if halves else [(x, y)]
+        before, state = _state(model, optimizer), _random_state()
+        proposals = self.method.propose(graph, _loss, batches)
+        if _state(model, optimizer) != before:
+            self.fail(
+                "propose leaves the model and its optimizer as they were, and something changed: a "
+                "parameter, buffer, gradient, mode, hook or attribute"
+            )
+        if _random_state() != state:
+            self.fail(
+                "propose leaves the random states as they were, and one changed: draw from a "
+                "torch.Generator of your own"
+            )
+        return _Case(model, (x, y), graph, proposals)
+
+    def edits(self, case: _Case) -> None:
+        """Every proposal is an edit that the graph allows, with numbers, best first."""
+        if not isinstance(case.proposals, list):
+            self.fail(f"propose returns a list, and returned {type(case.proposals).__name__}")
+        prices = CostModel(case.graph)
+        for proposal in case.proposals:
+            if not isinstance(proposal, Proposal):
+                self.fail(f"propose returns Proposals, and gave a {type(proposal).__name__}")
+            self._edit(case, proposal.edit)
+            for word, value in (("gain", proposal.gain), ("score", proposal.score)):
+                if value is not None and not math.isfinite(value):
+                    self.fail(f"every {word} is finite, and that of {_named(proposal)} is {value}")
+            if proposal.cost != prices.added([proposal.edit]):
+                self.fail(
+                    f"the cost of {_named(proposal)} is what the edit alone adds, which "
+                    "ramify.cost.CostModel(graph).added([edit]) gives, and is not that"
+                )
+        values = [proposal.value for proposal in case.proposals]
+        if values != sorted(values, reverse=True):
+            self.fail("proposals come best first, by score or else by gain, and these do not")
+
+    def _edit(self, case: _Case, edit: Any) -> None:
+        if not isinstance(edit, (Prune, Split)):
+            self.fail(f"an edit is a Prune or a Split, and one is a {type(edit).__name__}")
+        group = case.graph[edit.group]  # a name that the graph does not know raises by itself
+        channels = edit.channel if isinstance(edit.channel, tuple) else (edit.channel,)
+        if not all(0 <= channel < group.width for channel in channels):
+            self.fail(f"'{group.name}' has {group.width} channels, and one edit is of {channels}")
+        if isinstance(edit, Prune):
+            if not group.can_prune:
+                self.fail(
+                    f"'{group.name}' cannot be pruned ({group.reason}), and a Prune of it came"
+                )
+            return
+        if not group.can_split:
+            self.fail(f"'{group.name}' cannot be split ({group.reason}), and a Split of it came")
+        if abs(sum(edit.weights) - 1) > ROUNDING:
+            self.fail(f"the weights of a Split sum to 1, and one has {edit.weights}")
+        for name, offset in edit.offsets.items():
+            if name not in group.producers:
+                self.fail(
+                    f"offsets are for producers of '{group.name}', which '{name}' is not: "
+                    f"{group.producers}"
+                )
+            if len(offset) != len(edit.weights) or not bool(torch.isfinite(offset).all()):
+                self.fail(
+                    f"offsets of '{name}' have one finite kernel for each of the "
+                    f"{len(edit.weights)} copies, and one has shape {tuple(offset.shape)}"
+                )
+
+    def repeats(self, base: _Case) -> None:
+        """A second call, on the model in train mode, gives the same."""
+        model, batch = self.make(torch.float64)
+        model.train()
+        again = self.propose((model, batch))
+        self._same(base, again, "a second call, with the model in train mode, gives the same")
+
+    def batches(self, base: _Case) -> None:
+        """The same samples in one batch give the same."""
+        whole = self.propose(self.make(torch.float64), halves=False)
+        self._same(
+            base,
+            whole,
+            "the same samples in other batches give the same, each sample with the same weight",
+        )
+
+    def channel_order(self, base: _Case) -> None:
+        """Channels in another order give the same in that order."""
+        model, batch = self.make(torch.float64)
+        for group in base.graph.groups:
+            if group.can_split or group.can_prune:
+                _reverse(model, base.graph, group)
+        if not _close(_outputs(model, batch), _outputs(base.model, base.batch)):
+            raise AssertionError("channels in another order are another function")
+        other = self.propose((model, batch))
+
+        def mirrored(proposal: Proposal) -> Proposal:
+            edit = proposal.edit
+            last, channel = other.graph[edit.group].width - 1, edit.channel
+            if isinstance(edit, Prune) and isinstance(channel, tuple):  # one in each head
+                turned = tuple(last - each for each in channel)
+                return replace(proposal, edit=Prune(edit.group, turned))
+            assert isinstance(channel, int)
+            return replace(proposal, edit=replace(edit, channel=last - channel))
+
+        other.proposals = [mirrored(proposal) for proposal in other.proposals]
+        self._same(base, other, "channels in another order give the same in that order")
+
+    def single_precision(self, base: _Case) -> None:
+        """In float32 there are as many proposals, all of them sound."""
+        single = self.propose(self.make(torch.float32))
+        if len(single.proposals) != len(base.proposals):
+            self.fail(
+                "in float32 there are as many proposals as in float64, and there are "
+                f"{len(single.proposals)} and {len(base.proposals)}"
+            )
+        self.edits(single)
+
+    def preserves(self, base: _Case) -> None:
+        """Splits without offsets leave the outputs as they are."""
+        splits = [
+            Split(edit.group, edit.channel, edit.weights)
+            for edit in _best(base, Split)
+            if isinstance(edit, Split)
+        ]
+        model = copy.deepcopy(base.model)
+        apply(trace(model, base.batch[0][:2]), splits)
+        if not _close(_outputs(model, base.batch), _outputs(base.model, base.batch)):
+            self.fail("splits preserve the function at zero offsets, and these do not")
+
+    def prunes(self, base: _Case) -> None:
+        """A prune is a zero wherever the channel is read."""
+        # What a product of activations reads as well has no columns to put zeros into.
+        weighted = {t.group.name for t in targets(base.graph) if not t.multiplied}
+        edits = [
+            edit
+            for edit in _best(base, Prune)
+            if base.graph[edit.group].name in weighted and isinstance(edit.channel, int)
+        ]
+        cut, masked = copy.deepcopy(base.model), copy.deepcopy(base.model)
+        apply(trace(cut, base.batch[0][:2]), edits)
+        for edit in edits:
+            group = base.graph[edit.group]
+            for slot in group.slots:
+                if slot.role == "consumer":
+                    columns = torch.from_numpy(base.graph.positions(group, slot)[edit.channel])
+                    tensors_of(masked)[slot.name].data.index_fill_(slot.dim, columns, 0)
+        if not _close(_outputs(cut, base.batch), _outputs(masked, base.batch)):
+            self.fail("a prune equals a zero where the channel is read, and these do not")
+
+    def selects(self, base: _Case) -> None:
+        """A rule selects from the proposals, and the selection can be applied."""
+        chosen = TopFraction(0.5).select(base.proposals)
+        model = copy.deepcopy(base.model)
+        optimizer = _optimizer(model, base.batch)
+        graph = trace(model, base.batch[0][:2])
+        apply(graph, [proposal.edit for proposal in chosen], optimizer=optimizer)
+        _loss(model, base.batch).mean().backward()
+        optimizer.step()
+        if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+            self.fail("training goes on after the selected edits, and gives values not finite")
+
+    def signs(self, base: _Case) -> None:
+        """Gains are decreases of the loss: over all proposals they point where the truth does."""
+        known = [proposal for proposal in base.proposals if proposal.gain]
+        if not known:
+            return
+        trial = Trial(base.graph, _loss, [base.batch])
+        true = [trial.decrease([proposal.edit]) for proposal in known]
+        if sum(p.gain * decrease for p, decrease in zip(known, true, strict=True)) <= 0:
+            self.fail(
+                "a gain is the decrease of the mean loss, above 0 where it falls, and these have "
+                "the other sign"
+            )
+
+    def _same(self, one: _Case, other: _Case, what: str) -> None:
+        mine, theirs = _values(one.proposals), _values(other.proposals)
+        if mine.keys() != theirs.keys():
+            self.fail(f"{what}, and other channels were proposed")
+        for column in range(2):
+            largest = max((abs(values[column]) for values in mine.values()), default=0.0)
+            for key, values in mine.items():
+                apart = abs(values[column] - theirs[key][column])
+                if not apart <= self.tolerance * largest:
+                    word, (kind, group, channel, *_) = ("gain", "score")[column], key
+                    self.fail(
+                        f"{what}, and the {word} of {kind}('{group}', {channel}) is "
+                        f"{values[column]:.6g} and {theirs[key][column]:.6g}"
+                    )
+
+
+def _values(proposals: Sequence[Proposal]) -> dict[tuple[Any, ...], tuple[float, float]]:
+    """Gain and score by kind, group, channel and number of copies."""
+    found: dict[tuple[Any, ...], tuple[float, float]] = {}
+    for proposal in proposals:
+        edit = proposal.edit
+        copies = len(edit.weights) if isinstance(edit, Split) else 0
+        key = (type(edit).__name__, edit.group, edit.channel, copies)
+        found[key] = (proposal.gain, 0.0 if proposal.score is None else proposal.score)
+    return found
+
+
+def _best(case: _Case, kind: type[Edit]) -> list[Edit]:
+    """The first edit of this kind for each group."""
+    found: dict[str, Edit] = {}
+    for proposal in case.proposals:
+        if isinstance(proposal.edit, kind):
+            found.setdefault(case.graph[proposal.edit.group].name, proposal.edit)
+    return list(found.values())
+
+
+def _named(proposal: Proposal) -> str:
+    edit = proposal.edit
+    return f"{type(edit).__name__}('{edit.group}', {edit.channel})"
+
+
+def _reverse(model: nn.Module, graph: ChannelGraph, group: ChannelGroup) -> None:
+    """Put the channels of a group into the reverse order, wherever they lie."""
+    for slot in group.slots:
+        where = torch.from_numpy(graph.positions(group, slot))
+        rows = tensors_of(model)[slot.name].data.movedim(slot.dim, 0)
+        rows[where] = rows[where.flip(0)].clone()
+
+
+# What is watched --------------------------------------------------------------------------
+
+
+def _optimizer(model: nn.Module, batch: Batch) -> torch.optim.Optimizer:
+    """An optimizer with moments; the step that made them is taken back."""
+    kept = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.Adam(model.parameters())
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    _loss(model, batch).mean().backward()
+    optimizer.step()
+    for module, training in modes:
+        module.training = training
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(kept[name])
+    return optimizer
+
+
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+    """All that an untouched model and optimizer keep, in a form that `==` compares."""
+    tensors = [
+        (name, id(t), _bytes(t), None if t.grad is None else _bytes(t.grad), t.requires_grad)
+        for name, t in tensors_of(model).items()
+    ]
+    modules = [(name, _plain(vars(module))) for name, module in model.named_modules()]
+    return tensors, modules, _plain(optimizer.state_dict())
+
+
+def _bytes(tensor: Tensor) -> tuple[Any, ...]:
+    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return values, tuple(tensor.shape), tensor.dtype
+
+
+def _plain(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return [(str(key), _plain(value)) for key, value in tree.items()]
+    if isinstance(tree, (list, tuple)):
+        return [_plain(value) for value in tree]
+    if isinstance(tree, Tensor):
+        return _bytes(tree)
+    return tree if isinstance(tree, (int, float, str, bool, type(None))) else id(tree)
+
+
+def _random_state() -> Any:
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return torch.get_rng_state().tolist(), random.getstate(), (kind, list(keys), rest)
+
+
+def _outputs(model: nn.Module, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = copy.deepcopy(model).eval()(batch[0])
+    return found
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return float((one - other).abs().max()) <= ROUNDING * float(other.abs().max())
+
+
+def _loss(model: nn.Module, batch: Batch) -> Tensor:
+    return cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+# What it is checked on --------------------------------------------------------------------
+
+
+class _Convolutions(nn.Module):
+    """Convolution, norm, activation, twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.n = nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)
+        self.b, self.m = nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4 * 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = silu(self.n(self.a(x)), inplace=True)
+        return self.fc(silu(self.m(self.b(x))).flatten(1))
+
+
+class _Residual(nn.Module):
+    """A stream with two producers and two readers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.n = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 3, 1)
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.b(softplus(self.a(softplus(self.n(x)))))
+        return self.fc(softplus(x).mean((2, 3)))
+
+
+class _Depthwise(nn.Module):
+    """Pointwise, depthwise, pointwise, each with a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p, self.n1 = nn.Conv2d(2, 4, 1, bias=False), nn.BatchNorm2d(4)
+        self.d, self.n2 = nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4)
+        self.q, self.n3 = nn.Conv2d(4, 3, 1), nn.BatchNorm2d(3)
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = softplus(self.n2(self.d(softplus(self.n1(self.p(x))))))
+        return self.fc(softplus(self.n3(self.q(x))).mean((2, 3)))
+
+
+class _Attention(nn.Module):
+    """A pre-norm block: attention and a perceptron on a stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.n1, self.n2 = nn.Linear(3, 4), nn.LayerNorm(4), nn.LayerNorm(4)
+        self.q, self.k, self.v = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(4, 3)
+        self.out, self.up, self.down = nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 4)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.n1(x)
+        scores = self.q(y) @ self.k(y).mT / 2
+        x = x + self.out(scores.softmax(-1) @ self.v(y))
+        x = x + self.down(gelu(self.up(self.n2(x))))
+        return self.fc(x.mean(1))
+
+
+def _built(
+    kind: Callable[[], nn.Module], shape: tuple[int, ...], dtype: torch.dtype
+) -> tuple[nn.Module, Batch]:
+    """A network with used running statistics and large weights, in eval mode, and 12 samples."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = kind().double()
+        x = torch.randn(12, *shape).double()
+        y = torch.randint(0, 3, (12,))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(1.5 * parameter + 0.1 * torch.randn_like(parameter))
+            for _ in range(3):
+                model(x)
+    return model.to(dtype).eval(), (x.to(dtype), y)
+
+
+NETWORKS: dict[str, Callable[[torch.dtype], tuple[nn.Module, Batch]]] = {
+    "convolutions with norms": functools.partial(_built, _Convolutions, (2, 5, 5)),
+    "a residual stream": functools.partial(_built, _Residual, (2, 4, 4)),
+    "a depthwise block": functools.partial(_built, _Depthwise, (2, 4, 4)),
+    "an attention block": functools.partial(_built, _Attention, (4, 3)),
+}
+"""The networks that methods are checked on, by what errors call them."""
