@@ -5,6 +5,7 @@ Shape letters: `W` channels of a group, `M` copies of a split.
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from ramify.methods.draws import (
     fresh_kernels,
     normal,
     producer_kernels,
+    root_mean_square,
     second_copy,
-    size,
     stream,
 )
 from ramify.methods.proposal import Proposal
@@ -37,8 +38,48 @@ from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.recorder import tensors_of
 
 
+class _Drawn(abc.ABC):
+    """A split of every channel, drawn at random and ranked by chance."""
+
+    seed: int
+
+    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+        """A split of every channel in random order; loss and batches are not looked at.
+
+        Args:
+            graph: the traced model.
+            loss: as other methods take it.
+            batches: as other methods take them.
+
+        Returns:
+            The proposals; `score` is a random number, `gain` is 0.
+        """
+        check_current(graph)
+        generator, prices, out = stream(self.seed, graph), CostModel(graph), []
+        for group in graph.groups:
+            if not group.can_split:
+                continue
+            offsets = self._displace(producer_kernels(graph, group), generator)
+            scores = torch.rand(group.width, generator=generator, dtype=torch.float64).tolist()
+            cost = prices.added([Split(group.name, 0, self._weights)])
+            for channel, score in enumerate(scores):
+                own = {name: offset[channel] for name, offset in offsets.items()}
+                edit = Split(group.name, channel, self._weights, own)
+                out.append(Proposal(edit, 0.0, cost, score=score, graph=graph))
+        return sorted(out, key=lambda proposal: -proposal.value)
+
+    @property
+    @abc.abstractmethod
+    def _weights(self) -> tuple[float, ...]:
+        """The outgoing weights of the copies."""
+
+    @abc.abstractmethod
+    def _displace(self, held: Kernels, generator: Generator) -> Kernels:
+        """The offsets (W, M, *kernel) for each producer."""
+
+
 @dataclass(frozen=True)
-class RandomSplit:
+class RandomSplit(_Drawn):
     """Every channel split along a random direction, ranked by chance.
 
     The copies share the outgoing weight evenly. Their displacements are drawn over all producers
@@ -74,18 +115,9 @@ class RandomSplit:
         if self.copies < 2:
             raise RamifyError(f"copies is at least 2, and got {self.copies}")
 
-    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
-        """A split of every channel in random order; loss and batches are not looked at.
-
-        Args:
-            graph: the traced model.
-            loss: as other methods take it.
-            batches: as other methods take them.
-
-        Returns:
-            The proposals; `score` is a random number, `gain` is 0.
-        """
-        return _drawn(graph, self.seed, (1 / self.copies,) * self.copies, self._displace)
+    @property
+    def _weights(self) -> tuple[float, ...]:
+        return (1 / self.copies,) * self.copies
 
     def _displace(self, held: Kernels, generator: Generator) -> Kernels:
         drawn = {}
@@ -102,7 +134,7 @@ class RandomSplit:
 
 
 @dataclass(frozen=True)
-class Net2Net:
+class Net2Net(_Drawn):
     """Net2WiderNet: a random channel is copied, and its outgoing weights are halved.
 
     The copy's incoming weights get a little noise, so that training can tell the two apart.
@@ -134,28 +166,19 @@ class Net2Net:
         if self.noise < 0:
             raise RamifyError(f"noise is a share of 0 or more, and got {self.noise}")
 
-    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
-        """A noisy copy of every channel in random order; loss and batches are not looked at.
-
-        Args:
-            graph: the traced model.
-            loss: as other methods take it.
-            batches: as other methods take them.
-
-        Returns:
-            The proposals; `score` is a random number, `gain` is 0.
-        """
-        return _drawn(graph, self.seed, (0.5, 0.5), self._displace)
+    @property
+    def _weights(self) -> tuple[float, ...]:
+        return (0.5, 0.5)
 
     def _displace(self, held: Kernels, generator: Generator) -> Kernels:
         return {
-            name: second_copy(self.noise * size(kernel) * normal(kernel, 1, generator))
+            name: second_copy(self.noise * root_mean_square(kernel) * normal(kernel, 1, generator))
             for name, kernel in held.items()
         }
 
 
 @dataclass(frozen=True)
-class NewNeuron:
+class NewNeuron(_Drawn):
     """A new neuron: random incoming weights, zero outgoing weights, so the output stays.
 
     The edit is a split of weights (1, 0) whose second copy is moved to the random weights. What
@@ -189,18 +212,9 @@ class NewNeuron:
     def __post_init__(self) -> None:
         check_positive("scale", self.scale)
 
-    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
-        """One new neuron for every channel, in random order; loss and batches are not looked at.
-
-        Args:
-            graph: the traced model.
-            loss: as other methods take it.
-            batches: as other methods take them.
-
-        Returns:
-            The proposals; `score` is a random number, `gain` is 0.
-        """
-        return _drawn(graph, self.seed, (1.0, 0.0), self._displace)
+    @property
+    def _weights(self) -> tuple[float, ...]:
+        return (1.0, 0.0)
 
     def _displace(self, held: Kernels, generator: Generator) -> Kernels:
         fresh = fresh_kernels(held, self.scale, generator)
@@ -468,25 +482,3 @@ def requested(
                     "was asked for: name the groups that have it with `groups`"
                 )
     return [(group, range(group.width) if channels is None else channels) for group in found]
-
-
-def _drawn(
-    graph: ChannelGraph,
-    seed: int,
-    weights: tuple[float, ...],
-    displace: Callable[[Kernels, Generator], Kernels],
-) -> list[Proposal]:
-    """A proposal for each channel, in random order; offsets are (W, M, *kernel) a producer."""
-    check_current(graph)
-    generator, prices, out = stream(seed, graph), CostModel(graph), []
-    for group in graph.groups:
-        if not group.can_split:
-            continue
-        offsets = displace(producer_kernels(graph, group), generator)
-        scores = torch.rand(group.width, generator=generator, dtype=torch.float64).tolist()
-        cost = prices.added([Split(group.name, 0, weights)])
-        for channel, score in enumerate(scores):
-            own = {name: offset[channel] for name, offset in offsets.items()}
-            edit = Split(group.name, channel, weights, own)
-            out.append(Proposal(edit, 0.0, cost, score=score, graph=graph))
-    return sorted(out, key=lambda proposal: -proposal.value)

@@ -43,7 +43,7 @@ def producer_kernels(graph: ChannelGraph, group: ChannelGroup) -> Kernels:
 def fresh_kernels(held: Mapping[str, Tensor], scale: float, generator: Generator) -> Kernels:
     """Random kernels at the size of the present ones: producer -> (W, *kernel)."""
     return {
-        name: scale * size(kernel) * normal(kernel, 1, generator)[:, 0]
+        name: scale * root_mean_square(kernel) * normal(kernel, 1, generator)[:, 0]
         for name, kernel in held.items()
     }
 
@@ -60,7 +60,7 @@ def normal(kernel: Tensor, copies: int, generator: Generator) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(kernel)
 
 
-def size(kernel: Tensor) -> float:
+def root_mean_square(kernel: Tensor) -> float:
     """Root mean square."""
     return float(kernel.double().square().mean().sqrt())
 

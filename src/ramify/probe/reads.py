@@ -82,8 +82,8 @@ class Read:
         number: of the operation on the tape; the same for every batch that runs the same ones.
         operation: its name, such as ``aten::convolution``, ``aten::addmm`` or ``aten::bmm``.
         module: the module that runs it, by name; empty for the model's own forward.
-        weight: the consumer parameter that it multiplies by, as it is or transposed; None where
-            the weight is computed from parameters, or is an activation.
+        weight: the consumer parameter that it multiplies by, as it is, transposed or sliced; None
+            where the weight is computed from parameters, or is an activation.
         bias: the parameter that it adds; None for none.
         parameters: all that the weight is computed from; none for a product of two activations.
         arguments: what else the operation was given, by name: for a convolution ``stride``,

@@ -77,16 +77,19 @@ def _call(op: Op, *args: Any) -> Any:
 
 
 def _first(op: Op, args: Sequence[Any], form: Form, _: Tensor) -> Any:
+    """Moves, sums and means of the first argument: each form passes by itself."""
     moved = form(args[0])
     return None if moved is None else _call(op, moved, *args[1:])
 
 
 def _padded(op: Op, args: Sequence[Any], form: Form, _: Tensor) -> Any:
+    """Padding by a constant: the constant is not displaced, so the forms get zeros."""
     moved = form(args[0])
     return None if moved is None else _call(op, moved, args[1], 0.0)
 
 
 def _added(op: Op, args: Sequence[Any], form: Form, base: Tensor) -> Any:
+    """Sums and differences: what is not displaced drops out."""
     factors = (1, op.kwargs.get("alpha", 1) * (-1 if "sub" in op.name else 1))
     total: Tensor | None = None
     for argument, factor in zip(args[:2], factors, strict=True):
@@ -98,6 +101,7 @@ def _added(op: Op, args: Sequence[Any], form: Form, base: Tensor) -> Any:
 
 
 def _joined(op: Op, args: Sequence[Any], form: Form, _: Tensor) -> Any:
+    """Joined tensors: those that are not displaced give zeros."""
     moved = [form(piece) if isinstance(piece, DisplacedTensor) else None for piece in args[0]]
     if all(piece is None for piece in moved):
         return None
@@ -107,12 +111,14 @@ def _joined(op: Op, args: Sequence[Any], form: Form, _: Tensor) -> Any:
 
 
 def _multiplied(op: Op, args: Sequence[Any], form: Form, _: Tensor) -> Any:
+    """A product of which one factor is displaced."""
     place = next(n for n, argument in enumerate(args) if isinstance(argument, DisplacedTensor))
     moved = form(args[place])
     return None if moved is None else _call(op, *args[:place], moved, *args[place + 1 :])
 
 
 def _convolved(op: Op, args: Sequence[Any], form: Form, base: Tensor) -> Any:
+    """A convolution: of a displaced input, or by a displaced kernel and bias."""
     x, weight, bias, *rest = args
     if isinstance(x, DisplacedTensor):
         moved = form(x)
@@ -127,6 +133,7 @@ def _convolved(op: Op, args: Sequence[Any], form: Form, base: Tensor) -> Any:
 
 
 def _affine(op: Op, args: Sequence[Any], form: Form, base: Tensor) -> Any:
+    """A matrix product with a bias, of which one factor may be displaced."""
     bias, left, right = args[:3]
     shift = form(bias) if isinstance(bias, DisplacedTensor) else None
     out: Tensor | None = None
@@ -142,6 +149,7 @@ def _affine(op: Op, args: Sequence[Any], form: Form, base: Tensor) -> Any:
 
 
 def _normalised(op: Op, args: Sequence[Any], form: Form, _: Tensor) -> Any:
+    """A norm by running statistics: each channel times one number."""
     x, weight, variance = args[0], args[1], args[4]
     eps = args[7] if len(args) > 7 else args[6]
     scale = torch.rsqrt(variance + eps)

@@ -167,6 +167,7 @@ class ReadChanges:
                 "the forward cuts the batch in pieces, and the samples cannot be told apart: give "
                 "the model whole batches"
             )
+        # What all sets together ask of the recorded pass.
         reads: dict[int, Ref] = {}
         values: set[int] = set()
         for together in sets:
@@ -179,6 +180,7 @@ class ReadChanges:
     def _made(self, flow: DimFlow) -> list[int]:
         """The operations where a probed kernel meets an activation."""
         names = _names(self._targets)
+        # Kernels may be moved, scaled or joined before they meet an activation.
         moving = {i for i, name in flow.tape.names.items() if name in names}
         made = []
         for position, op in enumerate(flow.tape.ops):
@@ -202,6 +204,7 @@ class ReadChanges:
                 reads[read.op], seen = op.results()[0], factors[0]
                 products[read.op] = factors
             terms[read.op] = [resolve(term) for term in flow.dims(seen)]
+        # The groups that lie in what is read, which the reader joins into one component.
         inside = {
             position: [groups[atom] for atom in atoms_of(found) if atom in groups]
             for position, found in terms.items()
