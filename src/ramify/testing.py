@@ -1,7 +1,4 @@
-"""Checks for what you write yourself: a method, a rule for an operation.
-
-Shape letters: `S` samples, `W` channels of a group, `K` positions of one channel in a tensor.
-"""
+"""Checks for what you write yourself: a method, a rule for an operation."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ from ramify.probe.targets import targets
 from ramify.select import TopFraction
 from ramify.tracing import ChannelGraph, ChannelGroup, trace
 from ramify.tracing.check_rule import check_rule
-from ramify.tracing.recorder import tensors_of
+from ramify.tracing.recorder import modes_kept, tensors_of
 
 __all__ = ["check_method", "check_rule"]
 
@@ -76,7 +73,7 @@ def check_method(
     for name, make in NETWORKS.items():
         check = _Check(method, name, make, tolerance)
         try:
-            base = check.propose(make(torch.float64), halves=True)
+            base = check.propose(make(torch.float64))
         except RamifyError as error:
             if str(error).startswith(check.title):
                 raise
@@ -124,29 +121,24 @@ class _Check:
         """How errors begin."""
         return f"{type(self.method).__name__} on {self.network}:"
 
-    def fail(self, what: str) -> None:
-        """Say which property does not hold.
-
-        Raises:
-            RamifyError: always.
-        """
+    def _fail(self, what: str) -> None:
         raise RamifyError(f"{self.title} {what}")
 
-    def propose(self, made: tuple[nn.Module, Batch], *, halves: bool = True) -> _Case:
+    def propose(self, made: tuple[nn.Module, Batch], *, whole: bool = False) -> _Case:
         """Call the method, and see that everything else stays as it was."""
         model, (x, y) = made
         graph = trace(model, x[:2])
         optimizer = _optimizer(model, (x, y))
-        batches = [(x[:5], y[:5]), (x[5:], y[5:])] if halves else [(x, y)]
+        batches = [(x, y)] if whole else [(x[:5], y[:5]), (x[5:], y[5:])]
         before, state = _state(model, optimizer), _random_state()
         proposals = self.method.propose(graph, _loss, batches)
         if _state(model, optimizer) != before:
-            self.fail(
+            self._fail(
                 "propose leaves the model and its optimizer as they were, and something changed: a "
                 "parameter, buffer, gradient, mode, hook or attribute"
             )
         if _random_state() != state:
-            self.fail(
+            self._fail(
                 "propose leaves the random states as they were, and one changed: draw from a "
                 "torch.Generator of your own"
             )
@@ -155,49 +147,49 @@ class _Check:
     def edits(self, case: _Case) -> None:
         """Every proposal is an edit that the graph allows, with numbers, best first."""
         if not isinstance(case.proposals, list):
-            self.fail(f"propose returns a list, and returned {type(case.proposals).__name__}")
+            self._fail(f"propose returns a list, and returned {type(case.proposals).__name__}")
         prices = CostModel(case.graph)
         for proposal in case.proposals:
             if not isinstance(proposal, Proposal):
-                self.fail(f"propose returns Proposals, and gave a {type(proposal).__name__}")
+                self._fail(f"propose returns Proposals, and gave a {type(proposal).__name__}")
             self._edit(case, proposal.edit)
             for word, value in (("gain", proposal.gain), ("score", proposal.score)):
                 if value is not None and not math.isfinite(value):
-                    self.fail(f"every {word} is finite, and that of {_named(proposal)} is {value}")
+                    self._fail(f"every {word} is finite, and that of {_named(proposal)} is {value}")
             if proposal.cost != prices.added([proposal.edit]):
-                self.fail(
+                self._fail(
                     f"the cost of {_named(proposal)} is what the edit alone adds, which "
                     "ramify.cost.CostModel(graph).added([edit]) gives, and is not that"
                 )
         values = [proposal.value for proposal in case.proposals]
         if values != sorted(values, reverse=True):
-            self.fail("proposals come best first, by score or else by gain, and these do not")
+            self._fail("proposals come best first, by score or else by gain, and these do not")
 
     def _edit(self, case: _Case, edit: Any) -> None:
         if not isinstance(edit, (Prune, Split)):
-            self.fail(f"an edit is a Prune or a Split, and one is a {type(edit).__name__}")
+            self._fail(f"an edit is a Prune or a Split, and one is a {type(edit).__name__}")
         group = case.graph[edit.group]  # a name that the graph does not know raises by itself
         channels = edit.channel if isinstance(edit.channel, tuple) else (edit.channel,)
         if not all(0 <= channel < group.width for channel in channels):
-            self.fail(f"'{group.name}' has {group.width} channels, and one edit is of {channels}")
+            self._fail(f"'{group.name}' has {group.width} channels, and one edit is of {channels}")
         if isinstance(edit, Prune):
             if not group.can_prune:
-                self.fail(
+                self._fail(
                     f"'{group.name}' cannot be pruned ({group.reason}), and a Prune of it came"
                 )
             return
         if not group.can_split:
-            self.fail(f"'{group.name}' cannot be split ({group.reason}), and a Split of it came")
+            self._fail(f"'{group.name}' cannot be split ({group.reason}), and a Split of it came")
         if abs(sum(edit.weights) - 1) > ROUNDING:
-            self.fail(f"the weights of a Split sum to 1, and one has {edit.weights}")
+            self._fail(f"the weights of a Split sum to 1, and one has {edit.weights}")
         for name, offset in edit.offsets.items():
             if name not in group.producers:
-                self.fail(
+                self._fail(
                     f"offsets are for producers of '{group.name}', which '{name}' is not: "
                     f"{group.producers}"
                 )
             if len(offset) != len(edit.weights) or not bool(torch.isfinite(offset).all()):
-                self.fail(
+                self._fail(
                     f"offsets of '{name}' have one finite kernel for each of the "
                     f"{len(edit.weights)} copies, and one has shape {tuple(offset.shape)}"
                 )
@@ -211,7 +203,7 @@ class _Check:
 
     def batches(self, base: _Case) -> None:
         """The same samples in one batch give the same."""
-        whole = self.propose(self.make(torch.float64), halves=False)
+        whole = self.propose(self.make(torch.float64), whole=True)
         self._same(
             base,
             whole,
@@ -244,7 +236,7 @@ class _Check:
         """In float32 there are as many proposals, all of them sound."""
         single = self.propose(self.make(torch.float32))
         if len(single.proposals) != len(base.proposals):
-            self.fail(
+            self._fail(
                 "in float32 there are as many proposals as in float64, and there are "
                 f"{len(single.proposals)} and {len(base.proposals)}"
             )
@@ -260,7 +252,7 @@ class _Check:
         model = copy.deepcopy(base.model)
         apply(trace(model, base.batch[0][:2]), splits)
         if not _close(_outputs(model, base.batch), _outputs(base.model, base.batch)):
-            self.fail("splits preserve the function at zero offsets, and these do not")
+            self._fail("splits preserve the function at zero offsets, and these do not")
 
     def prunes(self, base: _Case) -> None:
         """A prune is a zero wherever the channel is read."""
@@ -280,7 +272,7 @@ class _Check:
                     columns = torch.from_numpy(base.graph.positions(group, slot)[edit.channel])
                     tensors_of(masked)[slot.name].data.index_fill_(slot.dim, columns, 0)
         if not _close(_outputs(cut, base.batch), _outputs(masked, base.batch)):
-            self.fail("a prune equals a zero where the channel is read, and these do not")
+            self._fail("a prune equals a zero where the channel is read, and these do not")
 
     def selects(self, base: _Case) -> None:
         """A rule selects from the proposals, and the selection can be applied."""
@@ -291,8 +283,6 @@ class _Check:
         apply(graph, [proposal.edit for proposal in chosen], optimizer=optimizer)
         _loss(model, base.batch).mean().backward()
         optimizer.step()
-        if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
-            self.fail("training goes on after the selected edits, and gives values not finite")
 
     def signs(self, base: _Case) -> None:
         """Gains are decreases of the loss: over all proposals they point where the truth does."""
@@ -302,22 +292,21 @@ class _Check:
         trial = Trial(base.graph, _loss, [base.batch])
         true = [trial.decrease([proposal.edit]) for proposal in known]
         if sum(p.gain * decrease for p, decrease in zip(known, true, strict=True)) <= 0:
-            self.fail(
-                "a gain is the decrease of the mean loss, above 0 where it falls, and these have "
-                "the other sign"
+            self._fail(
+                "a gain is the decrease of the mean loss, above 0 where it falls, and these are not"
             )
 
     def _same(self, one: _Case, other: _Case, what: str) -> None:
         mine, theirs = _values(one.proposals), _values(other.proposals)
         if mine.keys() != theirs.keys():
-            self.fail(f"{what}, and other channels were proposed")
+            self._fail(f"{what}, and other channels were proposed")
         for column in range(2):
             largest = max((abs(values[column]) for values in mine.values()), default=0.0)
             for key, values in mine.items():
                 apart = abs(values[column] - theirs[key][column])
                 if not apart <= self.tolerance * largest:
                     word, (kind, group, channel, *_) = ("gain", "score")[column], key
-                    self.fail(
+                    self._fail(
                         f"{what}, and the {word} of {kind}('{group}', {channel}) is "
                         f"{values[column]:.6g} and {theirs[key][column]:.6g}"
                     )
@@ -363,12 +352,10 @@ def _optimizer(model: nn.Module, batch: Batch) -> torch.optim.Optimizer:
     """An optimizer with moments; the step that made them is taken back."""
     kept = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.Adam(model.parameters())
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    _loss(model, batch).mean().backward()
+    with modes_kept(model):
+        model.eval()
+        _loss(model, batch).mean().backward()
     optimizer.step()
-    for module, training in modes:
-        module.training = training
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(kept[name])
