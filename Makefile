@@ -14,7 +14,7 @@ demo: $(STAMP)
 	$(BIN)/ramify grow --data digits --compare --seeds 3 --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check
