@@ -12,7 +12,7 @@ from torch import nn
 
 import ramify
 from experiments.gauss_newton.epochs import Epochs, train_on
-from ramify.commands.compare import wide
+from ramify.commands.fresh_networks import wide
 from ramify.cost import graph_cost
 from ramify.data import Dataset, load
 from ramify.models import build

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ramify.cells import DARTS, Genotype
 from ramify.cells.latency import LatencyTable, measure_latencies
-from ramify.commands.cell_config import SearchConfig
-from ramify.commands.cells import run_search
-from ramify.commands.folder import CONFIG, RunFolder
 from ramify.commands.jobs import run_jobs
+from ramify.commands.run_folder import CONFIG, RunFolder
+from ramify.commands.search import run_search
+from ramify.commands.search_settings import SearchSettings
 from ramify.data import load
 from ramify.latency import ThreadClock, measure
 from ramify.report.cell_figures import operation_kind
@@ -98,7 +98,7 @@ def run(
         given["beta"] = settings.beta
     if gamma:
         given |= {"latency_weight": gamma, "latency_table": str(out / "latency.json")}
-    config = SearchConfig.resolve(given)
+    config = SearchSettings.resolve(given)
     path = out / f"gamma-{gamma:g}-seed-{seed}"
     begun = (path / CONFIG).exists()
     folder = RunFolder.open(path) if begun else RunFolder.create(path, config.to_json())

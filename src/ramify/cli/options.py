@@ -1,216 +1,183 @@
-"""The options of the commands, each said once: its name, its type, its help."""
+"""The options of a command, made from the fields of its settings: none is written twice."""
 
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
+from pydantic.fields import FieldInfo
 
-from ramify.commands.method_settings import METHODS
-from ramify.select import BUDGETS
+from ramify.commands.defaults import in_words
+from ramify.commands.grow_settings import BUDGETS
+from ramify.commands.settings import PANELS, RUN, Settings, option_of
+from ramify.errors import RamifyError
 
+COMMON = ("out", "resume", "config")  # of every command that makes a run folder
 
-def option(*names: str, panel: str, text: str) -> Any:
-    """An option of a command, shown in a panel of its help; its text says the default."""
-    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
-
-
-WHAT, GROW, TRAIN, RUN = "What", "How to grow", "How to train", "The run"
-SEARCH = "How to search"
-Data = Annotated[
-    str | None,
-    option(
-        "--data",
-        panel=WHAT,
-        text="digits (built in); mnist, fashion-mnist, cifar10, cifar100, caltech20, or NAME of "
-        "NAME.npz (found under the folder that RAMIFY_DATA names); package.module:object, an "
-        "object of yours; or a folder with train/CLASS/* and test/CLASS/* images.",
-    ),
-]
-Model = Annotated[
-    str | None,
-    option(
-        "--model",
-        panel=WHAT,
-        text="A built-in network, or package.module:build, a function of yours that returns an "
-        "nn.Module. Default: by data set.",
-    ),
-]
-Width = Annotated[
-    int | None,
-    option("--width", panel=WHAT, text="Channels a layer of the network that is begun with."),
-]
-MethodName = Annotated[
-    str | None,
-    option(
-        "--method",
-        panel=GROW,
-        text=f"What proposes the changes: {', '.join(METHODS)} (s2d).",
-    ),
-]
-Rounds = Annotated[
-    int | None,
-    option(
-        "--rounds",
-        panel=GROW,
-        text="How often to change the shape at most (with --budget 20, unless --span is run).",
-    ),
-]
-Budget = Annotated[
-    list[str] | None,
-    option(
-        "--budget",
-        panel=GROW,
-        text="The most that the network may cost, such as params=1.2e6; several may be given, of "
-        f"{', '.join(BUDGETS)} (in ms), each for one sample.",
-    ),
-]
-MultipleOf = Annotated[
-    int | None,
-    option(
-        "--multiple-of",
-        panel=GROW,
-        text="Widths that change come to the nearest multiple of this that pays, such as 8 (1).",
-    ),
-]
-Fraction = Annotated[
-    float | None,
-    option(
-        "--fraction",
-        panel=GROW,
-        text="Share of the channels to change each round (0.35; gauss-newton: of each layer, 0.3).",
-    ),
-]
-Most = Annotated[
-    int | None,
-    option("--most", panel=GROW, text="Instead of --fraction: the most channels each round."),
-]
-Signed = Annotated[
-    float | None,
-    option(
-        "--signed",
-        panel=GROW,
-        text="s3d: the largest sum of the copies' absolute weights, c (1.3).",
-    ),
-]
-Copies = Annotated[
-    str | None,
-    option(
-        "--copies", panel=GROW, text="s3d: numbers of copies to choose from, such as 2,3,4 (2)."
-    ),
-]
-TradeOffRate = Annotated[
-    float | None,
-    option(
-        "--tradeoff",
-        panel=GROW,
-        text="gauss-newton: the loss that a parameter is worth, λ_p (3e-7).",
-    ),
-]
-Phase = Annotated[
-    int | None,
-    option(
-        "--phase",
-        panel=GROW,
-        text="gauss-newton: passes over the data that learn the morphisms (as --epochs).",
-    ),
-]
-Limit = Annotated[
-    float | None,
-    option(
-        "--threshold",
-        panel=GROW,
-        text="s2d, s3d: instead of --fraction, split only channels whose splitting index is at "
-        "most this (0 or less).",
-    ),
-]
-Step = Annotated[
-    float | None,
-    option("--step", panel=GROW, text="How far the copies of a channel start from it."),
-]
-Surrogate = Annotated[
-    float | None,
-    option(
-        "--surrogate",
-        panel=GROW,
-        text="Sharpness of the softplus whose curvature stands in for that of ReLU and its like "
-        "(3); 0 for the true curvature.",
-    ),
-]
-Probe = Annotated[
-    int | None,
-    option("--probe-samples", panel=GROW, text="Training samples that judge the changes."),
-]
-Epochs = Annotated[
-    int | None,
-    option("--epochs", panel=TRAIN, text="Passes over the data before and after each split."),
-]
-BatchSize = Annotated[int | None, option("--batch-size", panel=TRAIN, text="Samples a step.")]
-OptimizerName = Annotated[
-    str | None, option("--optimizer", panel=TRAIN, text="sgd, adam or adamw (sgd).")
-]
-Rate = Annotated[
-    float | None,
-    option("--lr", panel=TRAIN, text="Learning rate at the start of the schedule."),
-]
-Momentum = Annotated[float | None, option("--momentum", panel=TRAIN, text="Of sgd (0.9).")]
-Nesterov = Annotated[
-    bool | None, option("--nesterov", panel=TRAIN, text="Nesterov's form of the momentum.")
-]
-Decay = Annotated[float | None, option("--weight-decay", panel=TRAIN, text="On every parameter.")]
-Schedule = Annotated[
-    str | None,
-    option(
-        "--schedule",
-        panel=TRAIN,
-        text="Of the learning rate: cosine, steps (tenfold down at each milestone) or constant "
-        "(cosine).",
-    ),
-]
-Milestones = Annotated[
-    str | None,
-    option(
-        "--milestones",
-        panel=TRAIN,
-        text="Where the schedule steps goes down, as shares of it (0.5,0.75).",
-    ),
-]
-Span = Annotated[
-    str | None,
-    option(
-        "--span",
-        panel=TRAIN,
-        text="Whether the schedule begins again each round, or goes over the whole run: round or "
-        "run (round).",
-    ),
-]
-Seed = Annotated[int | None, option("--seed", panel=RUN, text="The first random seed (0).")]
-Seeds = Annotated[int | None, option("--seeds", panel=RUN, text="How many seeds to run (1).")]
-Compare = Annotated[
-    bool | None,
-    option(
-        "--compare",
-        panel=RUN,
-        text="Also train the seed network, the grown shape from scratch and a uniformly scaled "
-        "network, for as many steps.",
-    ),
-]
-Device = Annotated[str | None, option("--device", panel=RUN, text="cpu, cuda, ... (cpu).")]
-Threads = Annotated[
-    int | None, option("--threads", panel=RUN, text="CPU threads (1 for small nets, else all).")
-]
 Out = Annotated[
     Path | None,
-    option("--out", panel=RUN, text="A new folder for the run (runs/DATA, numbered)."),
+    typer.Option(help="A new folder for the run (runs/DATA, numbered).", rich_help_panel=RUN),
 ]
 Resume = Annotated[
     Path | None,
-    option(
-        "--resume",
-        panel=RUN,
-        text="Go on with an interrupted run, to the same result; the options are the run's own.",
+    typer.Option(
+        help="Go on with an interrupted run, to the same result. Its settings are kept; only "
+        "--device may be given.",
+        rich_help_panel=RUN,
     ),
 ]
-Lam = Annotated[
-    float | None,
-    option("--lam", panel=SEARCH, text="rarts, milenas: weight of the other half's loss, λ (1)."),
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="Begin with the settings of a file, such as config.json of another run; options go "
+        "before them.",
+        rich_help_panel=RUN,
+    ),
 ]
+
+
+def takes(
+    *kinds: type[Settings], first: Mapping[str, Any] | None = None, **others: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of its settings.
+
+    The command is called with all settings that are given in one dictionary, and with ``out``,
+    ``resume`` and ``config``.
+
+    Args:
+        *kinds: Its settings; of options of the same name, the first one's help is shown.
+        first: Annotations of arguments that come before the options.
+        **others: Annotations of further options.
+
+    Returns:
+        A decorator of ``command(given, out, resume, config, **first)``.
+    """
+    fields = {name: (kind, f) for kind in kinds[::-1] for name, f in kind.model_fields.items()}
+    order: dict[str, Any] = {
+        name: option
+        for name, (kind, field) in fields.items()
+        if (option := _option(name, kind, field))
+    } | others
+    ranked = sorted(order, key=lambda name: PANELS.index(_panel(order[name])))
+    shown = {**(first or {}), **{name: order[name] for name in ranked}}
+    shown |= {"config": Config, "out": shown.get("out", Out), "resume": Resume}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**options: Any) -> None:
+            apart = {name: options.pop(name) for name in (*(first or {}), *COMMON)}
+            command(parsed(options, fields), **apart)
+
+        parameters = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+            for name, kind in shown.items()
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = dict(shown)
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        return run
+
+    return decorate
+
+
+def _option(name: str, kind: type[Settings], field: FieldInfo) -> Any:
+    """The option of a field: its name, type, help and panel; None of what is no option."""
+    told = option_of(field)
+    if told is None:
+        return None
+    plain = _scalar(field)
+    taken: Any = {tuple: str, dict: list[str]}.get(_container(field), plain)
+    flag = f"--{name.replace('_', '-')}"
+    return Annotated[
+        taken | None,
+        typer.Option(
+            flag if plain is not bool else f"{flag}/--no-{flag[2:]}",
+            help=_help(name, kind, str(field.description), told),
+            rich_help_panel=told["panel"],
+            show_default=False,
+        ),
+    ]
+
+
+def _help(name: str, kind: type[Settings], text: str, told: Mapping[str, Any]) -> str:
+    """What an option is, its choices and its value where it is left open, and when it counts."""
+    text, options = text.removesuffix("."), kind.options()
+    if told["choices"]:
+        text += f": {', '.join(told['choices'])}"
+    if words := in_words(kind.kind, name):
+        text = f"{text[:-1]}; {words})" if text.endswith(")") else f"{text} ({words})"
+    for other, takers in told["of"].items():
+        rest = [choice for choice in options[other]["choices"] if choice not in takers]
+        if takers == ("True",):
+            text += f". With --{other}"
+        elif len(rest) < len(takers):
+            text += f". Not with --{other} {', '.join(rest)}"
+        else:
+            text += f". With --{other} {', '.join(takers)}"
+    return f"{text}."
+
+
+def _container(field: FieldInfo) -> Any:
+    """``tuple`` or ``dict`` of a field that holds several values; else None."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    return next((c for c in (tuple, dict) for k in kinds if getattr(k, "__origin__", k) is c), None)
+
+
+def _scalar(field: FieldInfo) -> Any:
+    """The type of a field, or of what it holds several of."""
+    text = str(field.annotation)
+    return next(k for k in (bool, int, float, str) if k.__name__ in text.replace("dict[str", ""))
+
+
+def _panel(annotation: Any) -> str:
+    return str(get_args(annotation)[1].rich_help_panel)
+
+
+def parsed(
+    options: Mapping[str, Any], fields: Mapping[str, tuple[type[Settings], FieldInfo]]
+) -> dict[str, Any]:
+    """The settings among the options of a command, without those left open.
+
+    Args:
+        options: What was typed, by name.
+        fields: The settings of the command.
+
+    Returns:
+        Settings by name, lists and budgets as such.
+
+    Raises:
+        RamifyError: A list of numbers or a budget is none.
+    """
+    given = {name: value for name, value in options.items() if value is not None and value != []}
+    for name in set(given) & set(fields):
+        field = fields[name][1]
+        if _container(field) is dict:
+            given[name] = _budgets(given[name])
+        elif _container(field) is tuple:
+            given[name] = _list(_scalar(field), name, given[name])
+    return given
+
+
+def _list(kind: Callable[[str], Any], name: str, text: str) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        example = "2,3,4" if kind is int else "0.5,0.75"
+        raise RamifyError(f"--{name} is {text!r}; give numbers such as {example}.") from None
+
+
+def _budgets(texts: Iterable[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, most = (part.strip() for part in text.partition("="))
+        if name in found:
+            raise RamifyError(f"--budget names {name} twice; give each once.")
+        try:
+            found[name] = float(most)
+        except ValueError:
+            raise RamifyError(
+                f"--budget is {text!r}; give one of {BUDGETS} and a number, such as params=1.2e6."
+            ) from None
+    return found

@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ramify.commands.config import GrowConfig, RunConfig
+from ramify.commands.grow_settings import GrowSettings
+from ramify.commands.settings import Settings
 
 REDRAW = 0.2
 QUIET = 15.0
@@ -25,15 +26,15 @@ class Display:
 
     Args:
         console: Where to write.
-        config: The settings of the run.
+        settings: The settings of the run.
         events: What happened before, where the run is resumed.
     """
 
-    def __init__(self, console: Console, config: RunConfig, events: list[dict[str, Any]]) -> None:
+    def __init__(self, console: Console, settings: Settings, events: list[dict[str, Any]]) -> None:
         self.console = console
-        self.config = config
-        self.rounds = config.rounds if isinstance(config, GrowConfig) else 0
-        self.phase = (config.phase or 0) if isinstance(config, GrowConfig) else 0
+        self.settings = settings
+        self.rounds = settings.rounds if isinstance(settings, GrowSettings) else 0
+        self.phase = (settings.phase or 0) if isinstance(settings, GrowSettings) else 0
         self.epochs = Counter(event["job"] for event in events if event["event"] == "epoch")
         self.learned = Counter[str]()
         for event in events:
@@ -109,18 +110,18 @@ class Display:
     def _ends_round(self, event: dict[str, Any]) -> bool:
         if event["event"] != "epoch" or event["arm"] != "grown":
             return False
-        return event["epoch"] + 1 == self.config.epochs and event["round"] < self.rounds
+        return event["epoch"] + 1 == self.settings.epochs and event["round"] < self.rounds
 
     def _done(self) -> int:
         return sum(self.epochs.values()) + sum(self.learned.values())
 
     def _total(self) -> int:
         """Epochs of the whole run, fewer for a seed whose network stopped growing early."""
-        config, total = self.config, 0
-        for seed in range(config.seed, config.seed + config.seeds):
+        settings, total = self.settings, 0
+        for seed in settings.all_seeds:
             job = self.stopped.get(seed)
-            early = self.epochs[job] * len(config.arms()) + self.learned[job] if job else 0
-            total += early if job else config.passes()
+            early = self.epochs[job] * len(settings.arms()) + self.learned[job] if job else 0
+            total += early if job else settings.passes()
         return total
 
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ramify.commands.folder import CONFIG, RETRAINED, RunFolder
-from ramify.commands.jobs import KEPT, load_data, model_path
-from ramify.commands.kinds import kind_of
+from ramify.commands.jobs import KEPT, load_data
 from ramify.commands.retrain import saved_stem
+from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder
+from ramify.commands.run_kinds import kind_of
 from ramify.data import Dataset
 from ramify.data import load as load_named
 from ramify.errors import RamifyError
@@ -91,17 +91,17 @@ def _of_run(source: Path) -> Iterator[tuple[Path, Callable[[], nn.Module], Datas
             )
         yield from _of_run(retrained)
         return
-    config = kind.config.from_json(folder.config())
+    settings = kind.settings.from_json(folder.config())
     done = {e["seed"] for e in folder.events() if e["event"] == "result" and e["arm"] in KEPT}
-    seeds = range(config.seed, config.seed + config.seeds)
-    if not set(seeds) <= done:
+    if not set(settings.all_seeds) <= done:
         raise RamifyError(
-            f"{source} is not finished; go on with it by ramify {config.command} --resume "
+            f"{source} is not finished; go on with it by ramify {folder.command()} --resume "
             f"{source}, then export it."
         )
-    dataset = load_data(config)
-    for seed in seeds:
-        yield model_path(config, folder, seed), partial(kind.build, config, dataset, seed), dataset
+    dataset = load_data(settings)
+    for seed in settings.all_seeds:
+        build = partial(kind.build, settings, dataset, seed)
+        yield folder.of_seed("model", seed), build, dataset
 
 
 def _saved(source: Path, given: Mapping[str, Any]) -> tuple[Path, Callable[[], nn.Module], Dataset]:

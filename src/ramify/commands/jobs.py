@@ -2,25 +2,21 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ramify.commands.compare import scratch, wide
-from ramify.commands.config import GrowConfig, RunConfig, TrainConfig
-from ramify.commands.folder import RunFolder
+from ramify.commands.run_folder import RunFolder
+from ramify.commands.settings import NetworkSettings, Settings
 from ramify.data import Dataset, batches, load
 from ramify.errors import RamifyError
 from ramify.models import build as build_model
 from ramify.store.checkpoint import read_checkpoint
-from ramify.store.files import read_json
 from ramify.store.model import save, write_model
 from ramify.tracing.recorder import evaluating
 from ramify.train.epoch import Training, cross_entropy, evaluate
-from ramify.train.grow import grow
 from ramify.train.history import Event
 from ramify.train.loop import train
 
@@ -58,26 +54,26 @@ class Shuffled:
 
     Attributes:
         dataset: Where they come from.
-        config: Batch size and device.
+        settings: Batch size and device.
         seed: Of the order and the augmentation.
         ticked: Called before each batch with its share of the epoch, for a progress display.
     """
 
     dataset: Dataset
-    config: RunConfig
+    settings: Settings
     seed: int
     ticked: Callable[[float], None]
 
     def __len__(self) -> int:
         """Steps of an epoch; a single image left over joins the batch before it."""
-        whole, left = divmod(len(self.dataset.x_train), self.config.batch_size)
+        whole, left = divmod(len(self.dataset.x_train), self.settings.batch_size)
         return max(1, whole + (left > 1))
 
     def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch, on the device."""
-        for inputs, labels in batches(self.dataset, self.config.batch_size, self.seed, epoch):
+        for inputs, labels in batches(self.dataset, self.settings.batch_size, self.seed, epoch):
             self.ticked(1 / len(self))
-            yield inputs.to(self.config.device), labels.to(self.config.device)
+            yield inputs.to(self.settings.device), labels.to(self.settings.device)
 
 
 @dataclass(frozen=True)
@@ -85,14 +81,14 @@ class Setup:
     """What every job of a run shares.
 
     Attributes:
-        config: The settings of the run.
+        settings: The settings of the run.
         folder: Where everything is kept.
         dataset: What is trained on.
         log: Called with each event once it is stored.
         ticked: Called before each training step with its share of the epoch.
     """
 
-    config: RunConfig
+    settings: Settings
     folder: RunFolder
     dataset: Dataset
     log: Callable[[Event], None]
@@ -100,8 +96,8 @@ class Setup:
 
     def build(self) -> nn.Module:
         """The seed network, on the CPU."""
-        assert isinstance(self.config, TrainConfig)
-        return build_seed(self.config, self.dataset)
+        assert isinstance(self.settings, NetworkSettings)
+        return build_seed(self.settings, self.dataset)
 
     def record(self, event: Event) -> None:
         """Store an event, then tell the watcher."""
@@ -114,11 +110,11 @@ class Setup:
 
     def inputs(self) -> Tensor:
         """One example of the network's inputs, on the device."""
-        return self.dataset.x_train[:1].to(self.config.device)
+        return self.dataset.x_train[:1].to(self.settings.device)
 
     def measures(self, model: nn.Module) -> dict[str, float]:
         """Accuracy and loss on the test samples, accuracy on as many training samples."""
-        dataset, device = self.dataset, self.config.device
+        dataset, device = self.dataset, self.settings.device
         count = min(len(dataset.x_test), len(dataset.x_train))
         spread = torch.linspace(0, len(dataset.x_train) - 1, count).long()
 
@@ -133,6 +129,15 @@ class Setup:
             "test_loss": test_loss,
             "test_accuracy": test_accuracy,
         }
+
+    def batches(self, job: Job) -> "Shuffled":
+        """The training batches of a job."""
+        return Shuffled(self.dataset, self.settings, job.seed, self.ticked)
+
+    def keep(self, job: Job, model: nn.Module) -> None:
+        """Save the network of a job, where its arm is one of those that are kept."""
+        if job.arm in KEPT:
+            save(model, self.folder.of_seed("model", job.seed))
 
     def training(self, job: Job) -> dict[str, Any]:
         """What every training of a job goes by, as keyword arguments of the loops."""
@@ -160,17 +165,16 @@ class Setup:
         self.folder.checkpoint.unlink(missing_ok=True)
 
 
-def plan(config: RunConfig) -> list[Job]:
+def plan(settings: Settings) -> list[Job]:
     """Every job of a run in order: for each seed its arms, each after those it depends on."""
-    seeds = range(config.seed, config.seed + config.seeds)
-    return [Job(arm, seed) for seed in seeds for arm in config.arms()]
+    return [Job(arm, seed) for seed in settings.all_seeds for arm in settings.arms()]
 
 
-def prepare(config: TrainConfig) -> Dataset:
+def prepare(settings: NetworkSettings) -> Dataset:
     """Load the data and try the model, so that a mistake shows before a folder is made.
 
     Args:
-        config: The settings of the run.
+        settings: The settings of the run.
 
     Returns:
         The data.
@@ -178,16 +182,16 @@ def prepare(config: TrainConfig) -> Dataset:
     Raises:
         RamifyError: From :func:`load_data` and :func:`try_classifier`.
     """
-    dataset = load_data(config)
-    try_classifier(build_seed(config, dataset), dataset)
+    dataset = load_data(settings)
+    try_classifier(build_seed(settings, dataset), dataset)
     return dataset
 
 
-def load_data(config: RunConfig) -> Dataset:
+def load_data(settings: Settings) -> Dataset:
     """Load the data of a run that this process can make.
 
     Args:
-        config: The settings of the run.
+        settings: The settings of the run.
 
     Returns:
         The data.
@@ -202,13 +206,13 @@ def load_data(config: RunConfig) -> Dataset:
             f"{os.environ['WORLD_SIZE']}: call ramify.grow on every rank from a script of your own."
         )
     try:
-        torch.empty(0, device=config.device)
-    except (RuntimeError, AssertionError):  # which of them, hangs on how torch was built
+        torch.empty(0, device=settings.device)
+    except (RuntimeError, AssertionError):  # which of them depends on how torch was built
         raise RamifyError(
-            f"there is no device {config.device!r} on this machine; give cpu, or cuda where torch "
-            "finds one."
+            f"there is no device {settings.device!r} on this machine; give cpu, or cuda where "
+            "torch finds one."
         ) from None
-    return load(config.data)
+    return load(settings.data)
 
 
 def try_classifier(model: nn.Module, dataset: Dataset) -> None:
@@ -254,33 +258,34 @@ def try_model(model: nn.Module, inputs: Any) -> Any:
 
 
 def run_jobs(
-    config: RunConfig,
+    settings: Settings,
     folder: RunFolder,
     dataset: Dataset,
     log: Callable[[Event], None] = lambda event: None,
     ticked: Callable[[float], None] = lambda fraction: None,
-    run: Callable[[Job, Setup], None] | None = None,
+    *,
+    run: Callable[[Job, Setup], None],
 ) -> None:
     """Run every job that is not finished, going on from the checkpoint of the one begun last.
 
     Args:
-        config: The settings; the folder's own.
+        settings: The settings; the folder's own.
         folder: Where everything is kept.
         dataset: From :func:`prepare`.
         log: Called with each event once it is stored.
         ticked: Called before each training step with its share of the epoch.
-        run: Runs one job to its end; by default :func:`grow_or_train`.
+        run: Runs one job to its end.
 
     Raises:
         RamifyError: From the folder, the model or the training; what is finished stays.
     """
     finished = settle(folder)
     before = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(settings.threads)
     try:
-        for job in plan(config):
+        for job in plan(settings):
             if job.name not in finished:
-                (run or grow_or_train)(job, Setup(config, folder, dataset, log, ticked))
+                run(job, Setup(settings, folder, dataset, log, ticked))
     finally:
         torch.set_num_threads(before)
 
@@ -315,11 +320,10 @@ def settle(folder: RunFolder) -> set[str]:
     return finished
 
 
-def save_unfinished(config: RunConfig, folder: RunFolder) -> None:
+def save_unfinished(folder: RunFolder) -> None:
     """Save the network of an interrupted job as it was at the checkpoint.
 
     Args:
-        config: The settings of the run.
         folder: The run folder; without a checkpoint nothing is written.
 
     Raises:
@@ -330,83 +334,38 @@ def save_unfinished(config: RunConfig, folder: RunFolder) -> None:
     checkpoint = read_checkpoint(folder.checkpoint)
     head, state = checkpoint.history[0], checkpoint.state
     if head["arm"] in KEPT:
-        write_model(model_path(config, folder, head["seed"]), state["recipe"], state["model"])
+        write_model(folder.of_seed("model", head["seed"]), state["recipe"], state["model"])
 
 
-def build_seed(config: TrainConfig, dataset: Dataset) -> nn.Module:
+def build_seed(settings: NetworkSettings, dataset: Dataset) -> nn.Module:
     """The network that a run begins with, on the CPU."""
-    width = {} if config.width is None else {"width": config.width}
+    width = {} if settings.width is None else {"width": settings.width}
     shape = tuple(dataset.x_train.shape[1:])
-    return build_model(config.model, dataset_shape=shape, classes=len(dataset.classes), **width)
+    return build_model(settings.model, dataset_shape=shape, classes=len(dataset.classes), **width)
 
 
-def grow_or_train(job: Job, setup: Setup) -> None:
-    """Run one job of ``ramify grow`` or ``ramify retrain`` to its end.
+def train_job(job: Job, setup: Setup, model: nn.Module, training: Training) -> None:
+    """Train the network of a job to its end, keep it where its arm is kept, and write its result.
 
     Args:
         job: The job.
         setup: What the jobs of the run share.
+        model: The network to begin with.
+        training: How to train it.
 
     Raises:
         RamifyError: From the folder, the model or the training.
     """
-    config = setup.config
-    torch.manual_seed(job.seed)
-    model, training = _network(job, setup)
-    model = model.to(config.device)
-    shared = {
-        "loss": cross_entropy,
-        "data": Shuffled(setup.dataset, config, job.seed, setup.ticked),
-        "training": training,
+    done = train(
+        model.to(setup.settings.device),
+        setup.inputs(),
+        cross_entropy,
+        setup.batches(job),
+        training=training,
         **setup.training(job),
-    }
-    if job.arm == "grown" and isinstance(config, GrowConfig):
-        done = grow(model, setup.inputs(), **shared, **_growth(config, job, setup))
-    else:
-        done = train(model, setup.inputs(), **shared)
-    if job.arm in KEPT:
-        save(model, model_path(config, setup.folder, job.seed))
+    )
+    setup.keep(job, model)
     setup.finish(job, done.history)
-
-
-def _growth(config: GrowConfig, job: Job, setup: Setup) -> dict[str, Any]:
-    """How a job edits its network."""
-    return {
-        "method": config.growth(job.seed),
-        "rule": config.rule(),
-        "rounds": config.rounds,
-        "budget": config.budget,
-        "probe": probe(setup, config.probe_samples, job.seed),
-    }
-
-
-def _network(job: Job, setup: Setup) -> tuple[nn.Module, Training]:
-    """The network a job begins with, and its training: as many steps as the grown one in all."""
-    assert isinstance(setup.config, TrainConfig)
-    training = setup.config.training()
-    if job.arm == "grown":
-        return setup.build(), training
-    if job.arm == "retrained":
-        recipe = read_json(shape_path(setup.config, setup.folder, job.seed), RESTORE)
-        return scratch(setup.build, recipe), training
-    events = setup.events(Job("grown", job.seed))
-    training = replace(training, epochs=sum(event["event"] == "epoch" for event in events))
-    if job.arm == "seed":
-        return setup.build(), training
-    if job.arm == "wide":
-        return wide(setup.build, setup.dataset.x_train[:1], events[-1]["params"]), training
-    recipe = read_json(model_path(setup.config, setup.folder, job.seed, ".json"), RESTORE)
-    return scratch(setup.build, recipe), training
-
-
-def model_path(config: RunConfig, folder: RunFolder, seed: int, suffix: str = "") -> Path:
-    """Where the network of a seed is kept: ``model`` for the first, ``model-SEED`` for others."""
-    return folder.path / (("model" if seed == config.seed else f"model-{seed}") + suffix)
-
-
-def shape_path(config: RunConfig, folder: RunFolder, seed: int) -> Path:
-    """Where the shape that a seed is to train is kept, named likewise."""
-    return folder.path / ("shape.json" if seed == config.seed else f"shape-{seed}.json")
 
 
 def probe(setup: Setup, samples: int | None, seed: int) -> list[tuple[Tensor, Tensor]] | None:
@@ -422,7 +381,7 @@ def probe(setup: Setup, samples: int | None, seed: int) -> list[tuple[Tensor, Te
     """
     if samples is None:
         return None
-    dataset, device = setup.dataset, setup.config.device
+    dataset, device = setup.dataset, setup.settings.device
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset.x_train), generator=generator)[:samples]
     return [

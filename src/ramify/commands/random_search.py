@@ -6,7 +6,6 @@ supernet forward and back, once an epoch, on each sample of D_a and of D_p; a ca
 D_a alone, and forward on D_p in the end. Going back costs twice what going forward costs.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ramify.cells import Genotype, Space
 from ramify.cells.derive import strongest
-from ramify.commands.cell_config import SearchConfig, space_named
-from ramify.commands.cells import (
+from ramify.commands.jobs import EVALUATION_BATCH, Job, Setup, Shuffled
+from ramify.commands.search import (
     MOMENTUM,
     build_derived,
     build_supernet,
@@ -24,7 +23,7 @@ from ramify.commands.cells import (
     divided,
     finish_search,
 )
-from ramify.commands.jobs import EVALUATION_BATCH, Job, Setup, Shuffled
+from ramify.commands.search_settings import SearchSettings, space_named
 from ramify.data import Dataset
 from ramify.tracing.recorder import evaluating
 from ramify.train.epoch import Training, cross_entropy, evaluate
@@ -59,27 +58,27 @@ def random_genotype(space: Space, seed: int) -> Genotype:
     return Genotype(space.name, space.inputs, cells)
 
 
-def with_candidates(config: SearchConfig, dataset: Dataset) -> SearchConfig:
+def with_candidates(settings: SearchSettings, dataset: Dataset) -> SearchSettings:
     """The settings with the number of architectures that the budget pays for.
 
     Args:
-        config: The settings.
+        settings: The settings.
         dataset: What is searched on.
 
     Returns:
         As they are where they are not of random search, or say the number.
     """
-    if config.searcher != "random" or config.candidates is not None:
-        return config
-    space, inputs = space_named(config.space), dataset.x_train[:1]
+    if settings.searcher != "random" or settings.candidates is not None:
+        return settings
+    space, inputs = space_named(settings.space), dataset.x_train[:1]
     costs = [
-        _macs(build_derived(config, dataset, random_genotype(space, seed).text), inputs)
+        _macs(build_derived(settings, dataset, random_genotype(space, seed).text), inputs)
         for seed in range(SAMPLED)
     ]
-    in_a, in_p = (len(data.x_train) for data in divided(config, dataset, config.seed))
-    budget = 3 * config.epochs * (in_a + in_p) * _macs(build_supernet(config, dataset), inputs)
-    each = (3 * config.epochs * in_a + in_p) * sum(costs) / len(costs)
-    return replace(config, candidates=max(1, round(budget / each)))
+    in_a, in_p = (len(data.x_train) for data in divided(settings, dataset, settings.seed))
+    budget = 3 * settings.epochs * (in_a + in_p) * _macs(build_supernet(settings, dataset), inputs)
+    each = (3 * settings.epochs * in_a + in_p) * sum(costs) / len(costs)
+    return settings.model_copy(update={"candidates": max(1, round(budget / each))})
 
 
 def run_random(job: Job, setup: Setup) -> None:
@@ -92,9 +91,9 @@ def run_random(job: Job, setup: Setup) -> None:
     Raises:
         RamifyError: From the folder, the space or the training.
     """
-    config = setup.config
-    assert isinstance(config, SearchConfig)
-    describe_space(config, setup.folder)
+    settings = setup.settings
+    assert isinstance(settings, SearchSettings)
+    describe_space(settings, setup.folder)
     torch.manual_seed(job.seed)
     if job.arm == "searched":
         own = [e for e in setup.folder.events() if e["event"] == "result" and e["seed"] == job.seed]
@@ -103,26 +102,26 @@ def run_random(job: Job, setup: Setup) -> None:
         steps = sum(event["steps"] for event in own)
         finish_search(job, setup, best["genotype"], {"step": steps} | total)
     else:
-        _train_candidate(job, setup, config)
+        _train_candidate(job, setup, settings)
 
 
-def _train_candidate(job: Job, setup: Setup, config: SearchConfig) -> None:
-    number = config.arms().index(job.arm)
+def _train_candidate(job: Job, setup: Setup, settings: SearchSettings) -> None:
+    number = settings.arms().index(job.arm)
     # Seeds of candidates are those of no other job: a run has fewer than a million of them.
-    text = random_genotype(space_named(config.space), 10**6 * (job.seed + 1) + number).text
-    data_a, data_p = divided(config, setup.dataset, job.seed)
-    net = build_derived(config, setup.dataset, text).to(config.device)
-    told = setup.training(job) | {"evaluate": lambda net: _valid(net, data_p, config.device)}
+    text = random_genotype(space_named(settings.space), 10**6 * (job.seed + 1) + number).text
+    data_a, data_p = divided(settings, setup.dataset, job.seed)
+    net = build_derived(settings, setup.dataset, text).to(settings.device)
+    told = setup.training(job) | {"evaluate": lambda net: _valid(net, data_p, settings.device)}
     history = train(
         net,
         setup.inputs(),
         cross_entropy,
-        Shuffled(data_a, config, job.seed, setup.ticked),
+        Shuffled(data_a, settings, job.seed, setup.ticked),
         training=Training(
-            epochs=config.epochs,
-            lr=config.lr,
+            epochs=settings.epochs,
+            lr=settings.lr,
             momentum=MOMENTUM,
-            weight_decay=config.weight_decay,
+            weight_decay=settings.weight_decay,
         ),
         **told,
     ).history

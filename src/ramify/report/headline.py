@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from ramify.commands.folder import command_of
+from ramify.commands.run_folder import command_of
 from ramify.report.events import MAIN, Event, by_job, channels_changed, of_kind
 from ramify.report.reader import RunRecord
 from ramify.report.tables import Row, duration, percent, results_table, short, statistic

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 
 from ramify.commands.display import stop_line
-from ramify.commands.folder import command_of
+from ramify.commands.run_folder import command_of
 from ramify.report.events import (
     ARMS,
     MAIN,

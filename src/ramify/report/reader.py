@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ramify.commands.folder import CONFIG, METRICS, RETRAINED, VERSIONS
+from ramify.commands.run_folder import CONFIG, METRICS, RETRAINED, VERSIONS
 from ramify.errors import RamifyError
 from ramify.report.events import Event
 

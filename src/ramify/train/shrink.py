@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ramify import distributed
 from ramify.cost import RESOURCES, graph_cost
+from ramify.edit import Prune
 from ramify.edit.apply import apply
 from ramify.errors import RamifyError
 from ramify.methods import Proposal, agree
@@ -24,7 +25,6 @@ from ramify.relax import (
     fold,
     gate,
 )
-from ramify.relax.registry import NAMES
 from ramify.select import Rule
 from ramify.tracing import ChannelGraph, trace
 from ramify.tracing.recorder import evaluating, tensors_of, untouched
@@ -33,7 +33,7 @@ from ramify.train.history import Event
 from ramify.train.loop import Evaluate, Grown, train
 from ramify.train.rounds import agreed, choose, costs, edit_event, measured
 from ramify.train.search import search as run_search
-from ramify.train.width_search import PLAIN, Chance, WidthSearch
+from ramify.train.width_search import Chance, WidthSearch
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def search_widths(
     graph = trace(model, inputs)
     method = search.method()
     # Train: plainly where another method scores, else with gates or norm scales that are learned.
-    if search.searcher in PLAIN:
+    if search.plain:
         done: Grown = train(
             model,
             inputs,
@@ -158,7 +158,7 @@ def check_widths(
     graph = trace(model, inputs)
     groups = search.chosen(graph)
     # Whether there is something to learn on.
-    if search.searcher in NAMES:
+    if search.gated:
         fold(gate(graph, None if search.groups is None else groups))
     elif search.searcher == "bn":
         _scales(graph)
@@ -183,7 +183,9 @@ def check_widths(
 def _among(
     groups: Sequence[str], graph: ChannelGraph, proposals: Sequence[Proposal]
 ) -> list[Proposal]:
-    return [proposal for proposal in proposals if graph[proposal.edit.group].name in groups]
+    # A method of the user's own may propose splits too.
+    prunes = [proposal for proposal in proposals if isinstance(proposal.edit, Prune)]
+    return [proposal for proposal in prunes if graph[proposal.edit.group].name in groups]
 
 
 def cut(

@@ -13,12 +13,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ramify.errors import RamifyError
+from ramify.imports import object_at
 from ramify.methods import L1 as WeightNorm
 from ramify.methods import BNScale, Method, Proposal, Taylor
+from ramify.methods.registry import as_method
 from ramify.methods.scores import prunable, prunes
 from ramify.probe.loss import Loss
 from ramify.relax import L1, Searcher
-from ramify.relax.registry import NAMES, searcher_named
+from ramify.relax.registry import NAMES, learns_alpha, searcher_named
 from ramify.tracing import ChannelGraph
 from ramify.train.epoch import Training, optimizer_over
 
@@ -33,7 +35,10 @@ class WidthSearch:
     Gates on the channels are learned beside the weights by ``rarts``, ``darts1``, ``darts2``,
     ``milenas`` and ``joint``. With ``bn`` the scales of the norm layers are, under an L1 penalty:
     network slimming. ``l1``, ``taylor`` and ``random`` train plainly for as many steps on as many
-    samples, then score by the weights, by first order, or by chance.
+    samples, then score by the weights, by first order, or by chance. A searcher of the user's own,
+    ``package.module:object``, is a class of :class:`ramify.relax.Searcher`, which learns gates, or
+    a method (or what makes one, called with ``seed=`` where it takes that), whose prunes are ranked
+    after plain training.
 
     α moves like the weights do, by the same optimizer and schedule but without weight decay, since
     the penalty is what shrinks it; γ = 1e-4 is the thesis's, as in network slimming. Both losses
@@ -42,7 +47,7 @@ class WidthSearch:
     large β they are one copy, trained on both halves jointly.
 
     Attributes:
-        searcher: One of the names above.
+        searcher: One of the names above, or ``package.module:object``.
         epochs: Passes over the pairs of batches.
         lam: λ, of ``rarts`` and ``milenas``.
         beta: β, of ``rarts``.
@@ -77,7 +82,7 @@ class WidthSearch:
     groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.searcher not in SEARCHERS:
+        if self.searcher not in SEARCHERS and ":" not in self.searcher:
             raise RamifyError(
                 f"there is no searcher {self.searcher!r}; choose one of {', '.join(SEARCHERS)}."
             )
@@ -89,6 +94,18 @@ class WidthSearch:
                 raise RamifyError(f"{name} is {value}; it must not be negative.")
         if self.arch_lr is not None and not 0 < self.arch_lr < math.inf:
             raise RamifyError(f"arch_lr is {self.arch_lr}; it must be above 0.")
+
+    @property
+    def gated(self) -> bool:
+        """Whether gates on the channels are learned."""
+        if self.searcher in SEARCHERS:
+            return self.searcher in NAMES
+        return learns_alpha(object_at(self.searcher, "searcher"))
+
+    @property
+    def plain(self) -> bool:
+        """Whether the network trains plainly, and is scored after that."""
+        return not self.gated and self.searcher != "bn"
 
     def chosen(self, graph: ChannelGraph) -> list[str]:
         """The groups to score; whoever scores them, they are the same.
@@ -154,7 +171,10 @@ class WidthSearch:
             "taylor": Taylor(),
             "random": Chance(self.seed),
         }
-        return methods.get(self.searcher)
+        if self.searcher in SEARCHERS:
+            return methods.get(self.searcher)
+        found = object_at(self.searcher, "searcher")
+        return None if self.gated else as_method(found, self.searcher, self.seed)
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,20 @@ from typing import Any
 import pytest
 
 from ramify import SplittingDescent, Threshold, TopFraction
-from ramify.commands.config import DEFAULTS, GrowConfig
+from ramify.commands.defaults import DATA_SETS
+from ramify.commands.grow_settings import GrowSettings
 from ramify.errors import RamifyError
 from ramify.methods import GaussNewton
 from ramify.select import TradeOff
 
 
-@pytest.mark.parametrize("data", [*DEFAULTS, "some/folder"])
+@pytest.mark.parametrize("data", [*DATA_SETS, "some/folder"])
 def test_a_data_set_alone_is_enough(data: str) -> None:
-    config = GrowConfig.resolve({"data": data})
+    config = GrowSettings.resolve({"data": data})
     assert config.data == data
     assert config.rounds > 0
     assert config.width is not None
-    assert GrowConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert GrowSettings.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
 def test_what_is_given_goes_before_any_default() -> None:
@@ -52,9 +53,9 @@ def test_what_is_given_goes_before_any_default() -> None:
         "device": "cuda:1",
         "threads": 3,
     }
-    config = GrowConfig.resolve(given)
+    config = GrowSettings.resolve(given)
     absent = ("most", "threshold", "tradeoff", "phase")
-    as_json = {"command": "grow", "milestones": [0.25], "copies": [2, 4]}
+    as_json = {"command": "grow", "rule": "top-fraction", "milestones": [0.25], "copies": [2, 4]}
     assert config.to_json() == given | as_json | dict.fromkeys(absent)
     training = config.training()
     assert (training.epochs, training.optimizer, training.lr) == (7, "sgd", 0.25)
@@ -62,7 +63,7 @@ def test_what_is_given_goes_before_any_default() -> None:
     assert (training.nesterov, training.milestones, training.span) == (True, (0.25,), "run")
     method = SplittingDescent(signed=2.0, copies=(2, 4), step=0.5, surrogate=2.0)
     assert config.growth(seed=5) == method
-    assert config.rule() == TopFraction(0.125, multiple_of=2)
+    assert config.selection() == TopFraction(0.125, multiple_of=2)
     assert config.arms() == ("grown", "seed", "scratch", "wide")
 
 
@@ -78,30 +79,30 @@ def test_what_is_given_goes_before_any_default() -> None:
 def test_a_number_or_a_threshold_takes_the_place_of_the_share(
     given: dict[str, Any], rule: object
 ) -> None:
-    assert GrowConfig.resolve({"data": "digits"} | given).rule() == rule
+    assert GrowSettings.resolve({"data": "digits"} | given).selection() == rule
 
 
 def test_gauss_newton_follows_its_paper() -> None:
-    config = GrowConfig.resolve({"data": "digits", "method": "gauss-newton", "epochs": 7})
+    config = GrowSettings.resolve({"data": "digits", "method": "gauss-newton", "epochs": 7})
     assert config.growth(seed=3) == GaussNewton(epochs=7, seed=3)
-    assert config.rule() == TradeOff(params=3e-7, per_group=0.3)
+    assert config.selection() == TradeOff(params=3e-7, per_group=0.3)
     assert (config.schedule, config.milestones, config.span) == ("steps", (0.5, 0.75), "run")
     given = {"phase": 2, "tradeoff": 1e-6, "fraction": 0.5, "schedule": "cosine", "span": "round"}
-    config = GrowConfig.resolve({"data": "digits", "method": "gauss-newton"} | given)
+    config = GrowSettings.resolve({"data": "digits", "method": "gauss-newton"} | given)
     assert config.growth(seed=0) == GaussNewton(epochs=2)
-    assert config.rule() == TradeOff(params=1e-6, per_group=0.5)
+    assert config.selection() == TradeOff(params=1e-6, per_group=0.5)
     assert (config.schedule, config.span, config.probe_samples) == ("cosine", "round", None)
 
 
 def test_no_surrogate_means_the_true_curvature() -> None:
-    config = GrowConfig.resolve({"data": "digits", "surrogate": 0.0})
+    config = GrowSettings.resolve({"data": "digits", "surrogate": 0.0})
     assert config.growth(seed=0) == SplittingDescent(step=0.1, surrogate=None)
 
 
 def test_a_function_of_the_user_is_not_forced_to_take_a_width() -> None:
-    assert GrowConfig.resolve({"data": "digits", "model": "my.net:build"}).width is None
+    assert GrowSettings.resolve({"data": "digits", "model": "my.net:build"}).width is None
     given = {"data": "digits", "model": "my.net:build", "width": 8}
-    assert GrowConfig.resolve(given).width == 8
+    assert GrowSettings.resolve(given).width == 8
 
 
 @pytest.mark.parametrize(
@@ -135,15 +136,15 @@ def test_a_function_of_the_user_is_not_forced_to_take_a_width() -> None:
 )
 def test_settings_out_of_range_are_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(RamifyError, match=message):
-        GrowConfig.resolve({"data": "digits"} | given)
+        GrowSettings.resolve({"data": "digits"} | given)
 
 
 @pytest.mark.parametrize("change", [{"lr": None}, {"momentun": 0.9}])
 def test_settings_of_another_version_are_named(change: dict[str, Any]) -> None:
-    values = GrowConfig.resolve({"data": "digits"}).to_json()
+    values = GrowSettings.resolve({"data": "digits"}).to_json()
     values = {k: v for k, v in (values | change).items() if change.get(k, 0) is not None}
     with pytest.raises(RamifyError, match=rf"{next(iter(change))} is missing or unknown"):
-        GrowConfig.from_json(values)
+        GrowSettings.from_json(values)
 
 
 @pytest.mark.parametrize(
@@ -158,24 +159,24 @@ def test_settings_of_another_version_are_named(change: dict[str, Any]) -> None:
         ("milestones", 0.5, "milestones as 0.5, which is not a list of numbers"),
         ("milestones", [0.5, "x"], "which is not a list of numbers"),
         ("budget", {"params": "many"}, "which is not a table of numbers or null"),
-        ("lr", -1, "the learning rate is -1; it must be above 0"),
+        ("lr", -1.0, "the learning rate is -1.0; it must be above 0"),
     ],
 )
 def test_a_setting_changed_by_hand_is_named(name: str, value: object, words: str) -> None:
-    values = GrowConfig.resolve({"data": "digits"}).to_json()
+    values = GrowSettings.resolve({"data": "digits"}).to_json()
     with pytest.raises(RamifyError, match=words):
-        GrowConfig.from_json(values | {name: value})
+        GrowSettings.from_json(values | {name: value})
 
 
 def test_a_whole_number_will_do_for_a_number() -> None:
-    values = GrowConfig.resolve({"data": "digits"}).to_json()
-    assert GrowConfig.from_json(values | {"lr": 1}).lr == 1
+    values = GrowSettings.resolve({"data": "digits"}).to_json()
+    assert GrowSettings.from_json(values | {"lr": 1}).lr == 1
 
 
 def test_a_budget_leaves_room_for_many_rounds() -> None:
     given = {"data": "digits", "budget": {"params": 900}}
-    assert GrowConfig.resolve(given).rounds == 20
-    assert GrowConfig.resolve(given | {"rounds": 3}).rounds == 3
-    usual = GrowConfig.resolve({"data": "digits"}).rounds
-    assert GrowConfig.resolve(given | {"span": "run"}).rounds == usual < 20
-    assert GrowConfig.resolve(given | {"method": "gauss-newton"}).rounds == usual
+    assert GrowSettings.resolve(given).rounds == 20
+    assert GrowSettings.resolve(given | {"rounds": 3}).rounds == 3
+    usual = GrowSettings.resolve({"data": "digits"}).rounds
+    assert GrowSettings.resolve(given | {"span": "run"}).rounds == usual < 20
+    assert GrowSettings.resolve(given | {"method": "gauss-newton"}).rounds == usual

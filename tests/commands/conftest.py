@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ramify.commands.config import GrowConfig
+from ramify.commands.grow_settings import GrowSettings
 from ramify.data import Dataset
 
 
@@ -21,12 +21,12 @@ def made_up(classes: int = 3, size: int = 8) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def config() -> Callable[..., GrowConfig]:
+def config() -> Callable[..., GrowSettings]:
     """Settings of a run of a second, on the made-up data."""
 
-    def resolve(**given: object) -> GrowConfig:
+    def resolve(**given: object) -> GrowSettings:
         small = {"data": "digits", "width": 2, "rounds": 2, "epochs": 2, "batch_size": 15}
-        return GrowConfig.resolve({**small, "probe_samples": 20, "fraction": 0.5, **given})
+        return GrowSettings.resolve({**small, "probe_samples": 20, "fraction": 0.5, **given})
 
     return resolve
 

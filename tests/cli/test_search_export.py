@@ -16,10 +16,10 @@ from typer.testing import CliRunner, Result
 import ramify
 from ramify.cells import NATS, Genotype
 from ramify.cli import app
-from ramify.commands.cell_config import SearchConfig
-from ramify.commands.cells import benchmark
 from ramify.commands.display import Display
 from ramify.commands.random_search import random_genotype
+from ramify.commands.search import benchmark
+from ramify.commands.search_settings import SearchSettings
 from ramify.data import load
 from ramify.tracing.recorder import evaluating
 
@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands write no page, which takes longer than all else at this size."""
-    monkeypatch.setattr("ramify.cli.base.write_report", lambda run: run / "report.html")
+    monkeypatch.setattr("ramify.cli.runs.write_report", lambda run: run / "report.html")
 
 
 def call(*arguments: str, code: int = 0) -> Result:
@@ -244,13 +244,13 @@ def test_what_the_benchmark_knows_stands_beside(monkeypatch: pytest.MonkeyPatch)
         raise ramify.RamifyError("not there.")
 
     genotype = random_genotype(NATS, 0)
-    config = SearchConfig.resolve({"data": "cifar100", "space": "nats"})
-    monkeypatch.setattr("ramify.commands.cells.NatsTables", Tables)
+    config = SearchSettings.resolve({"data": "cifar100", "space": "nats"})
+    monkeypatch.setattr("ramify.commands.search.NatsTables", Tables)
     known = benchmark(config, genotype)
     assert list(known.values()) == [20.0 + genotype.share("none"), 99.0]
-    assert benchmark(SearchConfig.resolve({"data": "digits", "space": "nats"}), genotype) == {}
-    assert benchmark(SearchConfig.resolve({"data": "cifar10"}), genotype) == {}
-    monkeypatch.setattr("ramify.commands.cells.NatsTables", missing)
+    assert benchmark(SearchSettings.resolve({"data": "digits", "space": "nats"}), genotype) == {}
+    assert benchmark(SearchSettings.resolve({"data": "cifar10"}), genotype) == {}
+    monkeypatch.setattr("ramify.commands.search.NatsTables", missing)
     assert benchmark(config, genotype) == {}
 
 
@@ -261,17 +261,20 @@ def test_what_the_benchmark_knows_stands_beside(monkeypatch: pytest.MonkeyPatch)
         ("search --data digits --space gone", "unknown space 'gone'"),
         ("search --data digits --space no.such:space", "no module 'no'"),
         ("search --data digits --space json:loads", "json:loads is a function, where a ramify"),
-        ("search --data digits --searcher enas", "unknown searcher 'enas'"),
+        ("search --data digits --searcher enas", "there is no searcher 'enas'"),
         ("search --data digits --searcher darts1 --beta 1", "beta is no setting of .* darts1"),
-        ("search --data digits --searcher random --arch-lr 1", "arch-lr is no setting of"),
+        ("search --data digits --searcher random --arch-lr 1", "arch_lr is no setting of"),
         ("search --data digits --candidates 3", "candidates is no setting of the searcher rarts"),
-        ("search --data digits --select best", "unknown select 'best'"),
+        ("search --data digits --select best", "there is no select 'best'"),
         ("search --data digits --select perturbation --skip-stop 2", "leave one of them out"),
         ("search --data digits --cells 2", "2 cells of DARTS were asked for"),
-        ("search --data digits --samples 3", "samples is 3; give 4 or more"),
+        ("search --data digits --samples 3", "samples is 3; it must be at least 4"),
         ("search --data digits --samples 99999", "samples is 99999, and digits has"),
         ("search --data digits --epochs 2 --warmup-epochs 2", "warmup_epochs is 2 of 2 epochs"),
-        ("search --data digits --latency-weight -1", "latency_weight is -1.0; it must not be neg"),
+        (
+            "search --data digits --latency-weight -1",
+            "latency_weight is -1.0; it must be at least 0",
+        ),
         ("search --data digits --latency-table f", "latency_table has no effect without latency"),
         (
             "search --data digits --latency-weight 1 --latency-table f",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ramify.commands.folder import RunFolder
+from ramify.commands.run_folder import RunFolder
 from ramify.errors import RamifyError
 
 CONFIG = {"data": "digits", "lr": 0.1, "most": None}

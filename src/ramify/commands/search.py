@@ -1,4 +1,4 @@
-"""The jobs of a search for cells by gradients, and what every search shares."""
+"""Searching for cells by gradients: what ``ramify search`` does, and what every search shares."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,9 +16,9 @@ from ramify.cells import Genotype, NatsTables, Network, Supernet
 from ramify.cells.latency import LatencyTable, measure_latencies
 from ramify.cells.perturb import derive_by_perturbation
 from ramify.cells.tables import DATASETS
-from ramify.commands.cell_config import SearchConfig, space_named
-from ramify.commands.folder import RunFolder
 from ramify.commands.jobs import EVALUATION_BATCH, Job, Setup, Shuffled, load_data, try_classifier
+from ramify.commands.run_folder import RunFolder
+from ramify.commands.search_settings import SearchSettings, space_named
 from ramify.cost import model_cost
 from ramify.data import Dataset
 from ramify.errors import RamifyError
@@ -37,11 +37,11 @@ BETAS = (0.5, 0.999)  # of Adam, which moves the logits
 LATENCIES, SPACE = "latency.json", "space.json"
 
 
-def prepare_search(config: SearchConfig) -> Dataset:
+def prepare_search(settings: SearchSettings) -> Dataset:
     """Load the data and try the supernet, so that a mistake shows before a folder is made.
 
     Args:
-        config: The settings of the run.
+        settings: The settings of the run.
 
     Returns:
         The data.
@@ -50,39 +50,39 @@ def prepare_search(config: SearchConfig) -> Dataset:
         RamifyError: Device or data are not there, the data are no images, the samples are too few,
             or the supernet does not run on them.
     """
-    dataset = load_data(config)
+    dataset = load_data(settings)
     if len(dataset.shape) != 3:
         raise RamifyError(
-            f"{config.data} holds samples of shape {dataset.shape}, and cells are for images; give "
-            "a data set of images."
+            f"{settings.data} holds samples of shape {dataset.shape}, and cells are for images; "
+            "give a data set of images."
         )
     count = len(dataset.x_train)
-    if config.samples is not None and config.samples > count:
+    if settings.samples is not None and settings.samples > count:
         raise RamifyError(
-            f"samples is {config.samples}, and {config.data} has {count} training images; give "
+            f"samples is {settings.samples}, and {settings.data} has {count} training images; give "
             "that many or fewer."
         )
-    net = build_supernet(config, dataset)
+    net = build_supernet(settings, dataset)
     try_classifier(net, dataset)
-    if config.latency_table is not None:
-        _read_table(Path(config.latency_table)).costs(net, dataset.x_train[:1])
+    if settings.latency_table is not None:
+        _read_table(Path(settings.latency_table)).costs(net, dataset.x_train[:1])
     return dataset
 
 
-def build_supernet(config: SearchConfig, dataset: Dataset) -> Supernet:
+def build_supernet(settings: SearchSettings, dataset: Dataset) -> Supernet:
     """The supernet of a search, on the CPU."""
-    return space_named(config.space).supernet(
-        channels=config.channels,
-        cells=config.cells,
+    return space_named(settings.space).supernet(
+        channels=settings.channels,
+        cells=settings.cells,
         classes=len(dataset.classes),
         in_channels=dataset.shape[0],
-        partial=config.partial_channels or 1,
+        partial=settings.partial_channels or 1,
     )
 
 
-def describe_space(config: SearchConfig, folder: RunFolder) -> None:
+def describe_space(settings: SearchSettings, folder: RunFolder) -> None:
     """Write what a page needs to know of the space, so that it needs no code of it later on."""
-    space = space_named(config.space)
+    space = space_named(settings.space)
     told = {
         "name": space.name,
         "inputs": space.inputs,
@@ -95,11 +95,11 @@ def describe_space(config: SearchConfig, folder: RunFolder) -> None:
     write_json(folder.path / SPACE, told)
 
 
-def divided(config: SearchConfig, dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+def divided(settings: SearchSettings, dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     """D_a and D_p of a seed: halves of the samples to search on.
 
     Args:
-        config: How many samples.
+        settings: How many samples.
         dataset: Where they are drawn from.
         seed: Of the draw.
 
@@ -107,7 +107,7 @@ def divided(config: SearchConfig, dataset: Dataset, seed: int) -> tuple[Dataset,
         Two data sets that share no training sample.
     """
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randperm(len(dataset.x_train), generator=generator)[: config.samples]
+    drawn = torch.randperm(len(dataset.x_train), generator=generator)[: settings.samples]
     return tuple(  # type: ignore[return-value]
         replace(dataset, x_train=dataset.x_train[index], y_train=dataset.y_train[index])
         for index in (drawn[half] for half in halves(len(drawn), seed))
@@ -127,37 +127,37 @@ def run_search(job: Job, setup: Setup) -> None:
     Raises:
         RamifyError: From the folder, the space or the search.
     """
-    config = setup.config
-    assert isinstance(config, SearchConfig)
-    describe_space(config, setup.folder)
+    settings = setup.settings
+    assert isinstance(settings, SearchSettings)
+    describe_space(settings, setup.folder)
     torch.manual_seed(job.seed)
-    net = build_supernet(config, setup.dataset).to(config.device)
-    data_a, data_p = divided(config, setup.dataset, job.seed)
-    shuffled = Shuffled(data_a, config, job.seed, setup.ticked)
-    pairs = Pairs(shuffled, Shuffled(data_p, config, job.seed, lambda share: None))
-    searcher = make_searcher(config, net, len(pairs), penalty_of(config, net, setup))
+    net = build_supernet(settings, setup.dataset).to(settings.device)
+    data_a, data_p = divided(settings, setup.dataset, job.seed)
+    shuffled = Shuffled(data_a, settings, job.seed, setup.ticked)
+    pairs = Pairs(shuffled, Shuffled(data_p, settings, job.seed, lambda share: None))
+    searcher = make_searcher(settings, net, len(pairs), penalty_of(settings, net, setup))
     history = search(
         searcher,
         pairs,
-        epochs=config.epochs,
+        epochs=settings.epochs,
         log=setup.record,
         checkpoint=setup.folder.checkpoint,
         evaluate=_seen,
-        after_epoch=lambda event: too_many_skips(config, setup.events(job)),
+        after_epoch=lambda event: too_many_skips(settings, setup.events(job)),
         tags=job.tags(),
     )
-    text = kept_genotype(config, history)
-    if config.select == "perturbation":
-        text = derive_by_perturbation(net, _judged_on(net, data_p, config)).text
+    text = kept_genotype(settings, history)
+    if settings.select == "perturbation":
+        text = derive_by_perturbation(net, _judged_on(net, data_p, settings)).text
     finish_search(job, setup, text, history[-1])
 
 
 def _judged_on(
-    net: Supernet, data: Dataset, config: SearchConfig
+    net: Supernet, data: Dataset, settings: SearchSettings
 ) -> Callable[[Mapping[str, Tensor]], float]:
     """The mean loss on samples of D_p with other mixing weights, in evaluation mode."""
-    inputs = data.x_train[:JUDGED].to(config.device)
-    labels = data.y_train[:JUDGED].to(config.device)
+    inputs = data.x_train[:JUDGED].to(settings.device)
+    labels = data.y_train[:JUDGED].to(settings.device)
 
     def loss(mixing: Mapping[str, Tensor]) -> float:
         with evaluating(net):
@@ -175,59 +175,59 @@ def _seen(net: nn.Module) -> dict[str, Any]:
     return {"mixing": mixing, "genotype": net.space.derive(net).text}
 
 
-def too_many_skips(config: SearchConfig, epochs: Sequence[Event]) -> bool:
+def too_many_skips(settings: SearchSettings, epochs: Sequence[Event]) -> bool:
     """Whether a search has gone from few skip connections to more than are allowed.
 
     Logits that have hardly moved yet may name many by chance: that ends no search.
 
     Args:
-        config: How many are allowed in a cell.
+        settings: How many are allowed in a cell.
         epochs: The events of its epochs so far.
 
     Returns:
         Whether to end it.
     """
-    if config.skip_stop is None:
+    if settings.skip_stop is None:
         return False
-    counts = [_skips(config, event) for event in epochs]
-    return counts[-1] > config.skip_stop and min(counts) <= config.skip_stop
+    counts = [_skips(settings, event) for event in epochs]
+    return counts[-1] > settings.skip_stop and min(counts) <= settings.skip_stop
 
 
-def kept_genotype(config: SearchConfig, epochs: Sequence[Event]) -> str:
+def kept_genotype(settings: SearchSettings, epochs: Sequence[Event]) -> str:
     """What a search ends with.
 
     Args:
-        config: How many skip connections a cell may have.
+        settings: How many skip connections a cell may have.
         epochs: The events of its epochs.
 
     Returns:
         The architecture of the last epoch that has no more; where none has, that of the last one
         with the fewest.
     """
-    if config.skip_stop is None:
+    if settings.skip_stop is None:
         return str(epochs[-1]["genotype"])
-    counts = [max(_skips(config, event), config.skip_stop) for event in epochs]
+    counts = [max(_skips(settings, event), settings.skip_stop) for event in epochs]
     last = max(number for number, count in enumerate(counts) if count == min(counts))
     return str(epochs[last]["genotype"])
 
 
-def _skips(config: SearchConfig, event: Event) -> int:
+def _skips(settings: SearchSettings, event: Event) -> int:
     """The skip connections of the cell that has most."""
-    cells = space_named(config.space).parse(event["genotype"]).cells
+    cells = space_named(settings.space).parse(event["genotype"]).cells
     return max(
         sum(name == "skip_connect" for edges in states for name, _ in edges) for _, states in cells
     )
 
 
-def penalty_of(config: SearchConfig, net: Supernet, setup: Setup) -> ExpectedCost | None:
+def penalty_of(settings: SearchSettings, net: Supernet, setup: Setup) -> ExpectedCost | None:
     """The expected latency (3.1.4); the table is kept in the folder, for one measured once."""
-    if not config.latency_weight:
+    if not settings.latency_weight:
         return None
     inputs = setup.inputs()
     path = setup.folder.path / LATENCIES
     if not path.exists():
-        if config.latency_table is not None:
-            table = _read_table(Path(config.latency_table))
+        if settings.latency_table is not None:
+            table = _read_table(Path(settings.latency_table))
         else:
             table = measure_latencies(net, inputs)
         write_json(path, table.to_json())
@@ -239,12 +239,12 @@ def _read_table(path: Path) -> LatencyTable:
 
 
 def make_searcher(
-    config: SearchConfig, net: Supernet, steps: int, penalty: ExpectedCost | None = None
+    settings: SearchSettings, net: Supernet, steps: int, penalty: ExpectedCost | None = None
 ) -> Searcher:
     """The searcher that the settings name, over a supernet.
 
     Args:
-        config: The settings.
+        settings: The settings.
         net: The supernet.
         steps: Steps of an epoch.
         penalty: On the logits.
@@ -252,44 +252,44 @@ def make_searcher(
     Returns:
         The searcher: SGD with a cosine schedule for the weights, Adam for the logits, as in DARTS.
     """
-    total, warmup = config.epochs * steps, (config.warmup_epochs or 0) * steps
+    total, warmup = settings.epochs * steps, (settings.warmup_epochs or 0) * steps
 
     def cosine(optimizer: Optimizer) -> LRScheduler:
-        return CosineAnnealingLR(optimizer, total, eta_min=LEAST * config.lr)
+        return CosineAnnealingLR(optimizer, total, eta_min=LEAST * settings.lr)
 
     def resting(optimizer: Optimizer) -> LRScheduler:
         return LambdaLR(optimizer, lambda step: float(step >= warmup))
 
-    settings: dict[str, Any] = {
+    shared: dict[str, Any] = {
         "arch": net.arch_parameters(),
         "loss": cross_entropy,
         "weight_optimizer": partial(
-            SGD, lr=config.lr, momentum=MOMENTUM, weight_decay=config.weight_decay
+            SGD, lr=settings.lr, momentum=MOMENTUM, weight_decay=settings.weight_decay
         ),
         "arch_optimizer": partial(
             Adam,
-            lr=config.arch_lr or 0.0,
+            lr=settings.arch_lr or 0.0,
             betas=BETAS,
-            weight_decay=config.arch_weight_decay or 0.0,
+            weight_decay=settings.arch_weight_decay or 0.0,
         ),
-        "gamma": config.latency_weight or 0.0,
+        "gamma": settings.latency_weight or 0.0,
         "penalty": penalty,
         "schedules": {"weights": cosine, "arch": resting},
         "clip": CLIP,
     }
-    make = searcher_named(config.searcher, config.lam or 0.0, config.beta or 0.0)
-    return make(net, **settings)
+    make = searcher_named(settings.searcher, settings.lam or 0.0, settings.beta or 0.0)
+    return make(net, **shared)
 
 
 # ---------------------------------------------------------------------------- what is found
 
 
-def build_derived(config: SearchConfig, dataset: Dataset, genotype: str) -> Network:
+def build_derived(settings: SearchSettings, dataset: Dataset, genotype: str) -> Network:
     """The network of an architecture, as wide and as deep as the supernet was."""
-    return space_named(config.space).network(
+    return space_named(settings.space).network(
         genotype,
-        channels=config.channels,
-        cells=config.cells,
+        channels=settings.channels,
+        cells=settings.cells,
         classes=len(dataset.classes),
         in_channels=dataset.shape[0],
     )
@@ -304,13 +304,16 @@ def finish_search(job: Job, setup: Setup, genotype: str, last: Event) -> None:
         genotype: The text of the architecture.
         last: The event of the last epoch.
     """
-    config = setup.config
-    assert isinstance(config, SearchConfig)
-    space = space_named(config.space)
+    settings = setup.settings
+    assert isinstance(settings, SearchSettings)
+    space = space_named(settings.space)
     found = space.parse(genotype)
-    write_bytes(genotype_path(config, setup.folder, job.seed), found.to_json().encode())
-    write_bytes(genotype_path(config, setup.folder, job.seed, ".txt"), (found.text + "\n").encode())
-    net, inputs = build_derived(config, setup.dataset, genotype).to(config.device), setup.inputs()
+    write_bytes(setup.folder.of_seed("genotype", job.seed, ".json"), found.to_json().encode())
+    write_bytes(setup.folder.of_seed("genotype", job.seed, ".txt"), (found.text + "\n").encode())
+    net, inputs = (
+        build_derived(settings, setup.dataset, genotype).to(settings.device),
+        setup.inputs(),
+    )
     cost, time = model_cost(net, inputs), measure(net, inputs)
     measures = {
         "genotype": found.text,
@@ -321,37 +324,30 @@ def finish_search(job: Job, setup: Setup, genotype: str, last: Event) -> None:
         "steps": last["step"],
         "seconds": last["t"],
     }
-    known = benchmark(config, found)
+    known = benchmark(settings, found)
     measures |= {"benchmark": known} if known else {}
     setup.record({"event": "result"} | job.tags() | {"t": last["t"]} | measures)
     setup.folder.checkpoint.unlink(missing_ok=True)
 
 
-def benchmark(config: SearchConfig, genotype: Genotype) -> dict[str, float]:
+def benchmark(settings: SearchSettings, genotype: Genotype) -> dict[str, float]:
     """What the tables of NATS-Bench say of an architecture.
 
     Args:
-        config: The settings of the search.
+        settings: The settings of the search.
         genotype: What it found.
 
     Returns:
         Test accuracy and percentile in the space, in %; nothing of another space or other data, or
         where the tables are not there.
     """
-    if config.space != "nats" or config.data not in DATASETS:
+    if settings.space != "nats" or settings.data not in DATASETS:
         return {}
     try:
         tables = NatsTables()
     except RamifyError:  # a help where they are, nothing that a search needs
         return {}
     return {
-        "NATS-Bench, %": tables.accuracy(genotype, config.data),
-        "percentile": tables.percentile(genotype, config.data),
+        "NATS-Bench, %": tables.accuracy(genotype, settings.data),
+        "percentile": tables.percentile(genotype, settings.data),
     }
-
-
-def genotype_path(
-    config: SearchConfig, folder: RunFolder, seed: int, suffix: str = ".json"
-) -> Path:
-    """Where what a seed found is kept: ``genotype`` for the first, ``genotype-SEED`` for others."""
-    return folder.path / (("genotype" if seed == config.seed else f"genotype-{seed}") + suffix)

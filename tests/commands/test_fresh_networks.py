@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import ramify
-from ramify.commands.compare import nearest_widths, scratch, wide
+from ramify.commands.fresh_networks import nearest_widths, scratch, wide
 from ramify.store.model import recipe_of, reshape
 
 X = torch.zeros(1, 1, 8, 8)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ramify.commands.config import GrowConfig
-from ramify.commands.folder import RunFolder
-from ramify.commands.jobs import Shuffled, plan, prepare, run_jobs, save_unfinished, settle
+from ramify.commands import jobs
+from ramify.commands.grow import run_grow
+from ramify.commands.grow_settings import GrowSettings
+from ramify.commands.jobs import Shuffled, plan, prepare, save_unfinished, settle
+from ramify.commands.run_folder import RunFolder
 from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.report import results_table
 
-Make = Callable[..., GrowConfig]
+Make = Callable[..., GrowSettings]
+run_jobs = partial(jobs.run_jobs, run=run_grow)
 TIMES = ("t", "seconds")
 
 
@@ -56,7 +60,7 @@ def assert_same(left: RunFolder, right: RunFolder) -> None:
     assert not left.checkpoint.exists()
 
 
-def start(path: Path, config: GrowConfig) -> RunFolder:
+def start(path: Path, config: GrowSettings) -> RunFolder:
     return RunFolder.create(path, config.to_json())
 
 
@@ -171,17 +175,17 @@ def test_interrupted_after_every_single_event(
 @pytest.fixture(scope="module")
 def learned(
     tmp_path_factory: pytest.TempPathFactory, dataset: Dataset
-) -> tuple[GrowConfig, RunFolder]:
+) -> tuple[GrowSettings, RunFolder]:
     """A Gauss-Newton run within a budget, without interruption."""
     small = {"data": "digits", "width": 2, "rounds": 2, "epochs": 1, "batch_size": 15}
     gauss_newton = {"method": "gauss-newton", "phase": 2, "fraction": 0.6, "tradeoff": 0.0}
-    settings = GrowConfig.resolve(small | gauss_newton | {"budget": {"params": 180}})
+    settings = GrowSettings.resolve(small | gauss_newton | {"budget": {"params": 180}})
     folder = start(tmp_path_factory.mktemp("runs") / "learned", settings)
     run_jobs(settings, folder, dataset)
     return settings, folder
 
 
-def test_gauss_newton_learns_over_further_epochs(learned: tuple[GrowConfig, RunFolder]) -> None:
+def test_gauss_newton_learns_over_further_epochs(learned: tuple[GrowSettings, RunFolder]) -> None:
     events = learned[1].events()
     edits = [event for event in events if event["event"] == "edit"]
     assert edits
@@ -192,7 +196,7 @@ def test_gauss_newton_learns_over_further_epochs(learned: tuple[GrowConfig, RunF
 
 @pytest.mark.parametrize("after", [4, 8, 10, 17, 20])
 def test_an_interrupt_while_morphisms_are_learned_changes_nothing(
-    learned: tuple[GrowConfig, RunFolder], tmp_path: Path, dataset: Dataset, after: int
+    learned: tuple[GrowSettings, RunFolder], tmp_path: Path, dataset: Dataset, after: int
 ) -> None:
     """Ticks 3 to 8 are those of the first phase, 9 to 14 measure, and 18 to 23 are the second's."""
     settings, whole = learned
@@ -217,11 +221,11 @@ def test_an_interrupted_run_leaves_its_network(
 ) -> None:
     settings = config()
     folder = start(tmp_path / "run", settings)
-    save_unfinished(settings, folder)
+    save_unfinished(folder)
     assert not (folder.path / "model.json").exists()
     with pytest.raises(KeyboardInterrupt):
         run_jobs(settings, folder, dataset, log=Stop(2))
-    save_unfinished(settings, folder)
+    save_unfinished(folder)
     shapes = json.loads((folder.path / "model.json").read_text())["shapes"]
     stored = load_file(folder.path / "model.safetensors")
     assert {name: list(tensor.shape) for name, tensor in stored.items()} == shapes
@@ -246,7 +250,7 @@ def test_a_run_that_diverges_keeps_what_it_had(
     assert folder.events()[-1]["event"] == "result"
 
 
-def stopped(path: Path, settings: GrowConfig, dataset: Dataset) -> RunFolder:
+def stopped(path: Path, settings: GrowSettings, dataset: Dataset) -> RunFolder:
     folder = start(path / "run", settings)
     with pytest.raises(KeyboardInterrupt):
         run_jobs(settings, folder, dataset, log=Stop(2))

@@ -2,17 +2,16 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from ramify.commands import display
-from ramify.commands.config import GrowConfig
 from ramify.commands.display import Display
+from ramify.commands.grow_settings import GrowSettings
 
-Make = Callable[..., GrowConfig]
+Make = Callable[..., GrowSettings]
 
 
 def events(job: str, epochs: int) -> list[dict[str, Any]]:
@@ -102,7 +101,8 @@ def test_prunes_are_counted_apart_and_a_stop_gives_its_reason(config: Make) -> N
 def test_epochs_of_learning_move_the_bar(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "REDRAW", -1.0)
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    settings = replace(config(rounds=1), phase=3)  # two rounds of 2 epochs, 3 of learning between
+    settings = config(rounds=1)  # two rounds of 2 epochs, 3 of learning between
+    settings = settings.model_copy(update={"phase": 3})
     with Display(console, settings, []) as shown:
         bar = shown.progress.tasks[0]
         assert bar.total == 7

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 import ramify
-from ramify.commands.folder import RunFolder
 from ramify.commands.jobs import run_jobs, save_unfinished
-from ramify.commands.prune import PruneConfig, run_phase, try_widths
+from ramify.commands.prune import run_phase, try_widths
+from ramify.commands.prune_settings import PruneSettings
+from ramify.commands.run_folder import RunFolder
 from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.models import build
@@ -23,16 +24,16 @@ from ramify.train.epoch import Training, cross_entropy, optimizer_over
 from ramify.train.rounds import Choice, edit_event, measured
 from ramify.train.shrink import cut, search_widths
 from ramify.train.width_search import SEARCHERS, WidthSearch
-from tests.run.test_jobs import Stop, timeless, weights
+from tests.commands.test_jobs import Stop, timeless, weights
 
 SMALL = {"data": "digits", "width": 4, "epochs": 2, "batch_size": 15, "probe_samples": 20}
 
 
-def resolve(**given: Any) -> PruneConfig:
-    return PruneConfig.resolve({**SMALL, "lr": 0.05, **given})
+def resolve(**given: Any) -> PruneSettings:
+    return PruneSettings.resolve({**SMALL, "lr": 0.05, **given})
 
 
-def start(path: Path, config: PruneConfig) -> RunFolder:
+def start(path: Path, config: PruneSettings) -> RunFolder:
     return RunFolder.create(path, config.to_json())
 
 
@@ -65,7 +66,7 @@ GIVEN: dict[str, dict[str, Any]] = {"rarts": {"distill": True}, "taylor": {"seed
 @pytest.fixture(scope="module", params=GIVEN)
 def whole(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, dataset: Dataset
-) -> tuple[RunFolder, PruneConfig]:
+) -> tuple[RunFolder, PruneSettings]:
     """A run without interruption, by a search with gates and by plain training."""
     config = resolve(searcher=request.param, **GIVEN[request.param])
     folder = start(tmp_path_factory.mktemp("runs") / "whole", config)
@@ -74,7 +75,7 @@ def whole(
 
 
 def test_interrupted_after_every_event(
-    whole: tuple[RunFolder, PruneConfig], tmp_path: Path, dataset: Dataset
+    whole: tuple[RunFolder, PruneSettings], tmp_path: Path, dataset: Dataset
 ) -> None:
     expected, config = whole
     folder = start(tmp_path / "run", config)
@@ -82,7 +83,7 @@ def test_interrupted_after_every_event(
         try:
             run_jobs(config, folder, dataset, log=Stop(number % 2), run=run_phase)
         except KeyboardInterrupt:
-            save_unfinished(config, folder)
+            save_unfinished(folder)
         else:
             break
     assert_same(expected, folder)
@@ -90,7 +91,7 @@ def test_interrupted_after_every_event(
 
 @pytest.mark.parametrize("after", [4, 9, 15])
 def test_interrupted_within_an_epoch(
-    whole: tuple[RunFolder, PruneConfig], tmp_path: Path, dataset: Dataset, after: int
+    whole: tuple[RunFolder, PruneSettings], tmp_path: Path, dataset: Dataset, after: int
 ) -> None:
     expected, config = whole
     folder = start(tmp_path / "run", config)
@@ -219,7 +220,7 @@ def test_a_strong_penalty_learns_the_ratio(tmp_path: Path, dataset: Dataset, sea
         ({"searcher": "random", "threshold": 0.1}, "which random does not learn"),
         ({"distill": True, "pretrain_epochs": 0}, "distill needs the full network"),
         ({"temperature": 2.0}, "temperature is a setting of distill"),
-        ({"distill": True, "temperature": 0.0}, "the temperature is 0.0"),
+        ({"distill": True, "temperature": 0.0}, "temperature is 0.0; it must be above 0"),
         ({"threshold": -1.0}, "threshold is -1.0"),
         ({"ratio": 1.5}, "fraction lies above 0 and up to 1"),
         ({"search_epochs": 0}, "the search is given 0 epochs"),
@@ -239,7 +240,7 @@ def test_settings_come_back_from_the_folder() -> None:
     for given in ({}, {"searcher": "bn", "budget": {"params": 9.0}}, {"distill": True}):
         config = resolve(**given)
         stored = json.loads(json.dumps(config.to_json()))
-        assert PruneConfig.from_json(stored) == config
+        assert PruneSettings.from_json(stored) == config
 
 
 def test_darts_by_its_order() -> None:
@@ -249,10 +250,10 @@ def test_darts_by_its_order() -> None:
 
 
 def test_full_networks_by_default() -> None:
-    assert PruneConfig.resolve({"data": "digits"}).width == 16
-    assert PruneConfig.resolve({"data": "cifar10"}).model == "preresnet20"
-    assert PruneConfig.resolve({"data": "caltech20"}).width is None
-    assert PruneConfig.resolve({"data": "digits", "model": "my.nets:build"}).width is None
+    assert PruneSettings.resolve({"data": "digits"}).width == 16
+    assert PruneSettings.resolve({"data": "cifar10"}).model == "preresnet20"
+    assert PruneSettings.resolve({"data": "caltech20"}).width is None
+    assert PruneSettings.resolve({"data": "digits", "model": "my.nets:build"}).width is None
 
 
 def test_what_cannot_be_searched_is_said_before_any_work(dataset: Dataset) -> None:

@@ -12,15 +12,17 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from ramify.cells import DARTS, NATS
-from ramify.commands.cell_config import CellTrainConfig, SearchConfig
-from ramify.commands.cell_training import (
+from ramify.commands.jobs import Shuffled, run_jobs
+from ramify.commands.random_search import random_genotype, with_candidates
+from ramify.commands.retrain_cells import (
     Cut,
     auxiliary_loss,
     build_network,
-    resolve_cells,
     run_cells,
 )
-from ramify.commands.cells import (
+from ramify.commands.retrain_settings import RetrainCellsSettings
+from ramify.commands.run_folder import RunFolder
+from ramify.commands.search import (
     build_derived,
     build_supernet,
     divided,
@@ -29,11 +31,14 @@ from ramify.commands.cells import (
     run_search,
     too_many_skips,
 )
-from ramify.commands.folder import RunFolder
-from ramify.commands.jobs import Shuffled, run_jobs
-from ramify.commands.random_search import random_genotype, with_candidates
+from ramify.commands.search_settings import SearchSettings
 from ramify.data import Dataset
 from ramify.errors import RamifyError
+
+
+def cells_of(source: Path, given: dict[str, Any]) -> RetrainCellsSettings:
+    return RetrainCellsSettings.of_search(RunFolder.open(source), given, {})
+
 
 NONE, ONE, TWO, SIX = (
     "|nor_conv_3x3~0|+|nor_conv_3x3~0|none~1|+|none~0|none~1|nor_conv_1x1~2|",
@@ -43,9 +48,9 @@ NONE, ONE, TWO, SIX = (
 )
 
 
-def settings(**given: Any) -> SearchConfig:
+def settings(**given: Any) -> SearchSettings:
     small = {"data": "digits", "space": "nats", "channels": 2, "cells": 1, "batch_size": 10}
-    return SearchConfig.resolve({**small, "epochs": 2, **given})
+    return SearchSettings.resolve({**small, "epochs": 2, **given})
 
 
 @pytest.fixture
@@ -63,20 +68,20 @@ def images() -> Dataset:
 
 def test_settings_come_back_from_json() -> None:
     config = settings(latency_weight=0.5, skip_stop=2)
-    assert SearchConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert SearchSettings.from_json(json.loads(json.dumps(config.to_json()))) == config
     assert config.to_json()["command"] == "search"
 
 
 def test_defaults_are_those_of_the_papers_on_cifar_and_small_elsewhere() -> None:
-    darts = SearchConfig.resolve({"data": "cifar10"})
+    darts = SearchSettings.resolve({"data": "cifar10"})
     assert (darts.space, darts.searcher, darts.channels, darts.cells) == ("darts", "rarts", 16, 8)
     assert (darts.epochs, darts.lr, darts.arch_lr, darts.batch_size) == (50, 0.025, 3e-4, 64)
-    nats = SearchConfig.resolve({"data": "cifar100", "space": "nats"})
+    nats = SearchSettings.resolve({"data": "cifar100", "space": "nats"})
     assert (nats.channels, nats.cells, nats.weight_decay) == (16, 5, 5e-4)
-    assert SearchConfig.resolve({"data": "digits"}).epochs == 5
-    first = SearchConfig.resolve({"data": "cifar10", "searcher": "darts1"})
+    assert SearchSettings.resolve({"data": "digits"}).epochs == 5
+    first = SearchSettings.resolve({"data": "cifar10", "searcher": "darts1"})
     assert (first.lam, first.beta, first.arch_lr) == (None, None, 3e-4)
-    chance = SearchConfig.resolve({"data": "cifar10", "searcher": "random"})
+    chance = SearchSettings.resolve({"data": "cifar10", "searcher": "random"})
     assert (chance.arch_lr, chance.select, chance.latency_weight) == (None, None, None)
 
 
@@ -94,7 +99,7 @@ def test_halves_share_no_sample(dataset: Dataset) -> None:
     assert not torch.equal(other.y_train, a.y_train)
 
 
-def start(path: Path, config: SearchConfig | CellTrainConfig) -> RunFolder:
+def start(path: Path, config: SearchSettings | RetrainCellsSettings) -> RunFolder:
     return RunFolder.create(path, config.to_json())
 
 
@@ -151,7 +156,7 @@ def test_a_search_that_skips_is_stopped(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many skips as epochs before: the third epoch is the first with more than one."""
-    monkeypatch.setattr("ramify.commands.cells._skips", lambda config, event: event["epoch"])
+    monkeypatch.setattr("ramify.commands.search._skips", lambda config, event: event["epoch"])
     config = settings(epochs=6, skip_stop=1, searcher="darts1", arch_lr=0.5)
     folder = start(tmp_path / "run", config)
     run_jobs(config, folder, dataset, run=run_search)
@@ -186,7 +191,7 @@ def test_clouds_of_points_have_no_cells(monkeypatch: pytest.MonkeyPatch, dataset
 # ---------------------------------------------------------------------------- training
 
 
-def fit(**given: Any) -> CellTrainConfig:
+def fit(**given: Any) -> RetrainCellsSettings:
     values = {
         "data": "digits", "epochs": 4, "batch_size": 10, "seed": 0, "seeds": 1, "device": "cpu",
         "threads": 1, "optimizer": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": False,
@@ -194,7 +199,7 @@ def fit(**given: Any) -> CellTrainConfig:
         "source": "runs/x", "space": "darts", "genotypes": (random_genotype(DARTS, 0).text,),
         "channels": 4, "cells": 3, "auxiliary": 0.4, "drop_path": 0.3, "cutout": 8,
     }  # fmt: skip
-    return CellTrainConfig(**{**values, **given})
+    return RetrainCellsSettings(**{**values, **given})
 
 
 def test_the_auxiliary_head_counts_in_training_alone(images: Dataset) -> None:
@@ -283,23 +288,23 @@ def searched(tmp_path: Path, dataset: Dataset) -> Callable[..., Path]:
 
 def test_what_a_search_found_is_trained_seed_by_seed(searched: Callable[..., Path]) -> None:
     source = searched(seed=5, seeds=2)
-    config = resolve_cells(source, {"epochs": 7})
+    config = cells_of(source, {"epochs": 7})
     assert (config.seed, config.seeds, config.epochs) == (5, 2, 7)
     assert (config.channels, config.cells, config.auxiliary) == (2, 1, 0.0)
     assert [config.genotype(seed) for seed in (5, 6)] == [
         random_genotype(NATS, seed).text for seed in (5, 6)
     ]
-    assert CellTrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert RetrainCellsSettings.from_json(json.loads(json.dumps(config.to_json()))) == config
     with pytest.raises(RamifyError, match="holds 2 architectures, and each is trained with its"):
-        resolve_cells(source, {"seeds": 1})
+        cells_of(source, {"seeds": 1})
     with pytest.raises(RamifyError, match="model is the search's own"):
-        resolve_cells(source, {"model": "vgg19"})
-    with pytest.raises(RamifyError, match="drop_path is 1.5; it is 0 or more, and below 1"):
-        resolve_cells(source, {"drop_path": 1.5})
+        cells_of(source, {"model": "vgg19"})
+    with pytest.raises(RamifyError, match="drop_path is 1.5; it must be at least 0 and below 1"):
+        cells_of(source, {"drop_path": 1.5})
 
 
 def test_one_architecture_is_trained_with_several_seeds(searched: Callable[..., Path]) -> None:
-    config = resolve_cells(searched(), {"seeds": 3})
+    config = cells_of(searched(), {"seeds": 3})
     assert len({config.genotype(seed) for seed in range(3)}) == 1
 
 
@@ -307,12 +312,12 @@ def test_on_cifar_it_is_trained_as_its_paper_does(
     searched: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = searched(data="cifar10") / "config.json"
-    nats = resolve_cells(path.parent, {})
+    nats = cells_of(path.parent, {})
     assert (nats.channels, nats.cells, nats.epochs, nats.nesterov) == (16, 5, 200, True)
     assert (nats.auxiliary, nats.drop_path, nats.cutout) == (0.0, 0.0, 0)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"space": "darts"}))
-    darts = resolve_cells(path.parent, {})
+    darts = cells_of(path.parent, {})
     assert (darts.channels, darts.cells, darts.epochs, darts.batch_size) == (36, 20, 600, 96)
     assert (darts.auxiliary, darts.drop_path, darts.cutout) == (0.4, 0.2, 16)
-    monkeypatch.setattr("ramify.commands.cell_config.SPACES", {"darts": NATS})
-    assert resolve_cells(path.parent, {}).auxiliary == 0  # a space without such a head
+    monkeypatch.setattr("ramify.commands.retrain_settings.space_named", lambda name: NATS)
+    assert cells_of(path.parent, {}).auxiliary == 0  # a space without such a head

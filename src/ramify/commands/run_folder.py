@@ -86,6 +86,11 @@ class RunFolder:
         """The file from which the unfinished job goes on."""
         return self.path / CHECKPOINT
 
+    def of_seed(self, stem: str, seed: int, suffix: str = "") -> Path:
+        """A file that each seed has: ``model.json`` of the first, ``model-SEED.json`` of others."""
+        first = seed == self.config()["seed"]
+        return self.path / ((stem if first else f"{stem}-{seed}") + suffix)
+
     def config(self) -> dict[str, Any]:
         """The settings of the run.
 

@@ -1,0 +1,109 @@
+"""Runs that a command begins or goes on with, shown while they last."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ramify.commands.display import Display
+from ramify.commands.jobs import run_jobs, save_unfinished
+from ramify.commands.random_search import with_candidates
+from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder
+from ramify.commands.run_kinds import RUN_KINDS, kind_of
+from ramify.commands.search_settings import SearchSettings
+from ramify.commands.settings import Settings
+from ramify.data import Dataset
+from ramify.errors import RamifyError
+from ramify.report import print_table, results_table, write_report, write_summary
+
+
+def begin(
+    kind: type[Settings], given: Mapping[str, Any], base: Path | None, out: Path | None
+) -> None:
+    """Begin a run and make it.
+
+    Args:
+        kind: Its settings.
+        given: Those that were given, by name.
+        base: A file of further settings.
+        out: A folder that is empty or does not exist yet; None for the next one of the data set.
+
+    Raises:
+        RamifyError: From the settings, the data, the folder or the run.
+    """
+    settings = kind.resolve(given, kind.of_file(base))
+    dataset = RUN_KINDS[kind.kind].prepare(settings)
+    if isinstance(settings, SearchSettings):
+        settings = with_candidates(settings, dataset)
+    folder = RunFolder.create(out or free_folder(settings.data), settings.to_json())
+    execute(settings, folder, dataset)
+
+
+def resume(
+    path: Path, command: str, given: Mapping[str, Any], base: Path | None, out: Path | None
+) -> None:
+    """Go on with a run; only the device may be another.
+
+    Args:
+        path: The run folder.
+        command: The command that was called.
+        given: Settings given again, which must be those of the run.
+        base: Must be None.
+        out: Must be None.
+
+    Raises:
+        RamifyError: The folder is no run of this command, a setting differs, or from the run.
+    """
+    for name, value in (("--out", out), ("--config", base)):
+        if value is not None:
+            raise RamifyError(f"{name} and --resume exclude each other; give --resume RUN alone.")
+    folder = RunFolder.open(path)
+    own = folder.command()
+    if own != command:
+        raise RamifyError(f"{path} is a run of ramify {own}; use ramify {own} --resume {path}.")
+    kind = kind_of(folder.config())
+    device = {key: value for key, value in given.items() if key == "device"}
+    plain = json.loads(json.dumps(kind.settings.tidied(given)))
+    folder.check({key: value for key, value in plain.items() if key != "device"})
+    settings = kind.settings.from_json(folder.config()).model_copy(update=device)
+    execute(settings, folder, kind.prepare(settings))
+
+
+def free_folder(data: str) -> Path:
+    """``runs/NAME``, or the first ``runs/NAME-2``, ... that is not there yet."""
+    name = Path(data).name.replace(":", "-")
+    numbered = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
+    return next(path for path in numbered if not path.exists())
+
+
+def execute(settings: Settings, folder: RunFolder, dataset: Dataset) -> None:
+    """Run the jobs with a display; whatever stops them, the folder is left ready to use."""
+    console, run = Console(), kind_of(settings.to_json()).run
+    say(console, f"run folder: {folder.path}")
+    try:
+        with Display(console, settings, folder.events()) as display:
+            run_jobs(settings, folder, dataset, display.event, display.tick, run=run)
+    except BaseException as stop:
+        with suppress(RamifyError):
+            save_unfinished(folder)
+            write_report(folder.path)
+        if isinstance(stop, KeyboardInterrupt):
+            say(console, f"stopped; to go on: ramify {folder.command()} --resume {folder.path}")
+        raise
+    write_summary(folder.path)
+    if folder.path.name == RETRAINED and (folder.path.parent / CONFIG).exists():
+        write_report(folder.path.parent)  # it shows what came of the retraining
+    if rows := results_table(folder.events()):
+        print_table(rows, console)
+    say(console, f"to look at it, open {write_report(folder.path)} in a browser")
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line as it is."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

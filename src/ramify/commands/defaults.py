@@ -1,0 +1,156 @@
+"""The value of every setting that a user leaves open: one table, read from top to bottom.
+
+A row counts where all of its conditions hold: the kind of run, the data set, the method, the space.
+Its values take the place of those of earlier rows, and what the user gives goes before all of them.
+A few values depend on others (epochs of a phase are those of a round, say): `fill` of the settings
+of each command has those.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ramify.errors import RamifyError
+
+CIFAR = ("cifar10", "cifar100")
+MNIST = ("mnist", "fashion-mnist")
+DATA_SETS = ("digits", *MNIST, *CIFAR, "caltech20")
+OTHER = "other"  # a folder of images, a .npz file, or an object of the user's own
+SMALL, LARGE = ("digits", *MNIST, OTHER), (*CIFAR, "caltech20")
+WIDTHS, FITS = ("grow", "prune"), ("grow", "prune", "retrain-cells")
+
+Row = tuple[dict[str, str | tuple[str, ...]], dict[str, Any]]
+
+# fmt: off
+TABLE: tuple[Row, ...] = (
+    # --- every command; no number of threads stands for all of the machine's
+    ({}, {"seed": 0, "seeds": 1, "device": "cpu", "threads": None}),
+
+    # --- how networks are trained
+    ({"kind": FITS}, {
+        "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": False,
+        "schedule": "cosine", "milestones": (0.5, 0.75), "span": "round"}),
+
+    # --- ramify grow
+    ({"kind": "grow"}, {
+        "method": "s2d", "rounds": 4, "multiple_of": 1, "fraction": 0.35, "tradeoff": 3e-7,
+        "surrogate": 3.0, "compare": False}),
+
+    # --- by data set: a small network on small images, what the papers take on others. The small
+    #     one has one thread: on tensors of its size a second one only waits for the first.
+    ({"kind": WIDTHS, "data": SMALL}, {
+        "model": "digits_net", "width": 4, "step": 0.1, "probe_samples": 1024, "threads": 1}),
+    ({"kind": WIDTHS, "data": LARGE}, {
+        "model": "vgg19", "width": 16, "step": 0.01, "probe_samples": 512, "rounds": 2}),
+    ({"kind": WIDTHS, "data": "digits"}, {"epochs": 20, "batch_size": 64, "weight_decay": 5e-3}),
+    ({"kind": WIDTHS, "data": MNIST}, {"epochs": 2, "batch_size": 128, "weight_decay": 5e-4}),
+    ({"kind": WIDTHS, "data": CIFAR}, {"epochs": 4, "batch_size": 64, "weight_decay": 1e-4}),
+    ({"kind": WIDTHS, "data": "caltech20"}, {
+        "model": "mobilenet_v2", "probe_samples": 256, "epochs": 10, "batch_size": 32,
+        "weight_decay": 1e-4, "lr": 0.05}),
+    ({"kind": WIDTHS, "data": OTHER}, {"epochs": 10, "batch_size": 64, "weight_decay": 5e-4}),
+
+    # --- by growth method
+    ({"kind": "grow", "method": "s3d"}, {"signed": 1.3, "copies": (2,)}),
+    ({"kind": "grow", "method": "gauss-newton"}, {
+        "fraction": 0.3, "schedule": "steps", "span": "run"}),
+    ({"kind": "grow", "method": "expansion"}, {"probe_samples": 256}),
+
+    # --- ramify prune, which begins with a full network where ramify grow begins with a narrow one
+    ({"kind": "prune"}, {
+        "width": None, "searcher": "rarts", "lam": 1.0, "beta": 0.01, "gamma": 1e-4,
+        "ratio": 0.4, "per_layer": False, "multiple_of": 1,
+        "from_scratch": False, "distill": False, "temperature": 4.0}),
+    ({"kind": "prune", "data": ("digits", *MNIST)}, {"model": "digits_net", "width": 16}),
+    ({"kind": "prune", "data": CIFAR}, {"model": "preresnet20", "epochs": 10}),
+
+    # --- ramify search: seconds, to see it work; on CIFAR as DARTS and the RARTS thesis (3.2.1),
+    #     which leaves λ and β open
+    ({"kind": "search"}, {
+        "space": "darts", "searcher": "rarts", "channels": 4, "cells": 3, "epochs": 5,
+        "batch_size": 64, "lr": 0.025, "weight_decay": 3e-4,
+        "arch_lr": 0.01, "arch_weight_decay": 1e-3, "lam": 1.0, "beta": 0.1,
+        "latency_weight": 0.0, "warmup_epochs": 0, "partial_channels": 1, "select": "mixing",
+        "threads": 1}),
+    ({"kind": "search", "space": "nats"}, {"cells": 1, "weight_decay": 5e-4}),
+    ({"kind": "search", "data": CIFAR}, {
+        "channels": 16, "cells": 8, "epochs": 50, "arch_lr": 3e-4, "threads": None}),
+    ({"kind": "search", "data": CIFAR, "space": "nats"}, {"cells": 5}),
+
+    # --- ramify retrain, of cells: likewise; on CIFAR those of darts as DARTS trains its networks,
+    #     those of nats as NAS-Bench-201. Elsewhere a network is as large as the supernet was.
+    ({"kind": "retrain-cells"}, {
+        "epochs": 20, "batch_size": 64, "lr": 0.025, "weight_decay": 3e-4,
+        "auxiliary": 0.0, "drop_path": 0.0, "cutout": 0}),
+    ({"kind": "retrain-cells", "space": "nats"}, {
+        "nesterov": True, "lr": 0.1, "weight_decay": 5e-4}),
+    ({"kind": "retrain-cells", "data": CIFAR}, {
+        "channels": 36, "cells": 20, "epochs": 600, "batch_size": 96,
+        "auxiliary": 0.4, "drop_path": 0.2, "cutout": 16}),
+    ({"kind": "retrain-cells", "data": CIFAR, "space": "nats"}, {
+        "channels": 16, "cells": 5, "epochs": 200, "batch_size": 256,
+        "auxiliary": 0.0, "drop_path": 0.0, "cutout": 0}),
+)
+# fmt: on
+
+
+def defaults(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the settings that are left open.
+
+    Args:
+        kind: Of the run.
+        given: Settings by name, of which ``data``, ``method`` and ``space`` decide on others.
+
+    Returns:
+        The values of all rows that count.
+
+    Raises:
+        RamifyError: No data set is given.
+
+    Example:
+        >>> values = defaults("search", {"data": "cifar10", "space": "nats"})
+        >>> values["channels"], values["cells"], values["searcher"]
+        (16, 5, 'rarts')
+    """
+    if "data" not in given:
+        raise RamifyError("no data set was given; try --data digits, or --resume RUN.")
+    data = given["data"] if given["data"] in DATA_SETS else OTHER
+    values: dict[str, Any] = {}
+    for conditions, own in TABLE:
+        known = {**values, **given, "kind": kind, "data": data}
+        if all(known.get(name) in _several(wanted) for name, wanted in conditions.items()):
+            values |= own
+    return values
+
+
+def in_words(kind: str, name: str) -> str:
+    """What a setting is where it is left open, in words for the help.
+
+    Args:
+        kind: Of the run.
+        name: Of the setting.
+
+    Returns:
+        A value, or on what it depends; nothing where the help says it otherwise.
+
+    Example:
+        >>> in_words("search", "beta"), in_words("search", "channels")
+        ('0.1', 'depends on the data set')
+    """
+    rows = [(conditions, own[name]) for conditions, own in TABLE if name in own]
+    rows = [row for row in rows if _of(row[0], kind)]
+    others = {condition for conditions, _ in rows for condition in conditions} - {"kind"}
+    if others and len(rows) > 1:
+        words = {"data": "the data set"}
+        return f"depends on {' and '.join(words.get(o, f'--{o}') for o in sorted(others))}"
+    value = rows[-1][1] if rows else None
+    if value is None or isinstance(value, bool):
+        return ""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _of(conditions: Mapping[str, Any], kind: str) -> bool:
+    return "kind" not in conditions or kind in _several(conditions["kind"])
+
+
+def _several(wanted: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (wanted,) if isinstance(wanted, str) else wanted

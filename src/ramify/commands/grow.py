@@ -1,0 +1,65 @@
+"""Growing a network, and training what it is compared with: what ``ramify grow`` does."""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ramify.commands.fresh_networks import scratch, wide
+from ramify.commands.grow_settings import GrowSettings
+from ramify.commands.jobs import RESTORE, Job, Setup, probe, train_job
+from ramify.store.files import read_json
+from ramify.train.epoch import cross_entropy
+from ramify.train.grow import grow
+
+
+def run_grow(job: Job, setup: Setup) -> None:
+    """Grow the network of a seed to the end, or train one that it is compared with.
+
+    Args:
+        job: Its arm is one of `ramify.commands.grow_settings.ARMS`.
+        setup: What the jobs of the run share.
+
+    Raises:
+        RamifyError: From the folder, the model, the method or the training.
+    """
+    settings = setup.settings
+    assert isinstance(settings, GrowSettings)
+    torch.manual_seed(job.seed)
+    if job.arm != "grown":
+        _compare(job, setup, settings)
+        return
+    model = setup.build().to(settings.device)
+    done = grow(
+        model,
+        setup.inputs(),
+        cross_entropy,
+        setup.batches(job),
+        method=settings.growth(job.seed),
+        rule=settings.selection(),
+        training=settings.training(),
+        rounds=settings.rounds,
+        budget=settings.budget,
+        probe=probe(setup, settings.probe_samples, job.seed),
+        **setup.training(job),
+    )
+    setup.keep(job, model)
+    setup.finish(job, done.history)
+
+
+def _compare(job: Job, setup: Setup, settings: GrowSettings) -> None:
+    """Train another network for as many steps as the grown one made in all."""
+    events = setup.events(Job("grown", job.seed))
+    epochs = sum(event["event"] == "epoch" for event in events)
+    model = _compared(job, setup, events[-1]["params"])
+    train_job(job, setup, model, replace(settings.training(), epochs=epochs))
+
+
+def _compared(job: Job, setup: Setup, params: int) -> nn.Module:
+    """The seed network, the grown shape from fresh weights, or a uniformly scaled network."""
+    if job.arm == "seed":
+        return setup.build()
+    if job.arm == "wide":
+        return wide(setup.build, setup.dataset.x_train[:1], params)
+    recipe = read_json(setup.folder.of_seed("model", job.seed, ".json"), RESTORE)
+    return scratch(setup.build, recipe)

@@ -1,0 +1,203 @@
+"""The settings of ``ramify grow``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ramify.commands.settings import GROW, OWN, RUN, TRAIN, NetworkSettings, option
+from ramify.errors import RamifyError
+
+if TYPE_CHECKING:
+    from ramify.methods import Method
+    from ramify.select import Rule
+
+ARMS = ("grown", "seed", "scratch", "wide")
+MANY_ROUNDS = 20  # at most, where a budget is to end the run
+BUDGETS = "params, macs, flops, energy, latency (in milliseconds)"
+SPLITTING = ("s2d", "s3d")
+JUDGING = (  # methods that judge on a sample of the data; gauss-newton learns on all of it
+    *(*SPLITTING, "random", "net2net", "new-neuron", "boosting", "line-search", "expansion"),
+    *("l1", "bn", "taylor", OWN),
+)
+METHODS = (*SPLITTING, "gauss-newton", *JUDGING[2:])
+RULES = ("top-fraction", "threshold", "trade-off", "knapsack", OWN)
+SCORED = ("random", "net2net", "new-neuron", "boosting", "l1", "bn")  # they estimate no gain
+
+
+class GrowSettings(NetworkSettings):
+    """The settings of ``ramify grow``; those that its method or rule does not take are None."""
+
+    kind: ClassVar[str] = "grow"
+    rivals = (("rule", "fraction", "most", "threshold", "tradeoff"),)
+
+    method: str = option(GROW, "What proposes the changes", choices=METHODS)
+    rule: str = option(
+        GROW,
+        "What selects among the proposed changes (top-fraction, but trade-off for gauss-newton and "
+        "threshold with --most or --threshold)",
+        choices=RULES,
+    )
+    rounds: int = option(
+        GROW, "The most changes of the shape (20 with --budget, unless --span is run)."
+    )
+    budget: dict[str, float] | None = option(
+        GROW,
+        "The most that the network may cost for one sample, such as params=1.2e6; may be given "
+        f"several times. One of {BUDGETS}.",
+    )
+    multiple_of: int = option(
+        GROW, "Make the width of a layer that changes a multiple of this, such as 8"
+    )
+    fraction: float | None = option(
+        GROW,
+        "Share of the channels to change in a round; with the rule trade-off, of each layer.",
+        of={"rule": ("top-fraction", "trade-off")},
+    )
+    most: int | None = option(
+        GROW, "In place of --fraction: the most channels of a round.", of={"rule": ("threshold",)}
+    )
+    threshold: float | None = option(
+        GROW,
+        "In place of --fraction: split only channels whose splitting index is at most this number, "
+        "which is 0 or less.",
+        of={"method": SPLITTING, "rule": ("threshold",)},
+    )
+    tradeoff: float | None = option(
+        GROW,
+        "λ_p, the decrease of the loss that one more parameter has to bring",
+        of={"rule": ("trade-off",)},
+    )
+    step: float | None = option(
+        GROW,
+        "How far the copies of a channel start from it.",
+        of={"method": (*SPLITTING, "random")},
+    )
+    signed: float | None = option(
+        GROW,
+        "c, the largest sum of the absolute outgoing weights of the copies.",
+        of={"method": ("s3d",)},
+    )
+    copies: tuple[int, ...] | None = option(
+        GROW,
+        "Into how many copies a channel may be split, such as 2,3,4.",
+        of={"method": ("s3d",)},
+    )
+    surrogate: float | None = option(
+        GROW,
+        "Sharpness of the softplus whose curvature stands in for that of piecewise-linear "
+        "activations such as ReLU; 0 for the true curvature",
+        of={"method": (*SPLITTING, "line-search")},
+    )
+    phase: int | None = option(
+        GROW,
+        "Passes over the data in which the changes of a round are learned (as --epochs).",
+        of={"method": ("gauss-newton",)},
+        ge=1,
+    )
+    probe_samples: int | None = option(
+        GROW,
+        "Training samples on which the changes are judged.",
+        of={"method": JUDGING},
+        ge=1,
+    )
+    span: str = option(
+        TRAIN,
+        "Whether the schedule begins again in each round, or goes over the whole run: round or "
+        "run.",
+    )
+    compare: bool = option(
+        RUN,
+        "Also train the seed network, the grown shape from fresh weights, and a uniformly scaled "
+        "seed network, for as many steps.",
+    )
+
+    @classmethod
+    def fill(cls, values: dict[str, Any], given: Mapping[str, Any]) -> None:
+        """The rule, the rounds, the phase and the width depend on other settings."""
+        values["rule"] = implied_rule({**values, **given}, given)
+        if "budget" in given and given.get("span", values["span"]) == "round":
+            values["rounds"] = MANY_ROUNDS
+        values["phase"] = given.get("epochs", values["epochs"])
+        if ":" in {**values, **given}["model"]:
+            values["width"] = None  # a function of the user's need not take one
+
+    @classmethod
+    def refuse(cls, given: Mapping[str, Any], values: dict[str, Any]) -> None:
+        """Refuse settings that exclude each other or have no effect."""
+        if "fraction" in given and {"most", "threshold"} & set(given):
+            raise RamifyError(
+                "fraction was given together with most or threshold; choose a share of the channels"
+                " (fraction), or Algorithm 1's number and threshold (most, threshold)."
+            )
+        if values["rule"] == "knapsack" and not values.get("budget"):
+            raise RamifyError(
+                "the rule knapsack fills a budget, and none was given; give one, such as --budget "
+                "params=1.2e6."
+            )
+        if values["rule"] == "trade-off" and values["method"] in SCORED:
+            raise RamifyError(
+                f"the rule trade-off weighs gains against parameters, and {values['method']} "
+                "estimates no gain; choose another rule or method."
+            )
+        super().refuse(given, values)
+
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Folders from before ``--rule`` do not name the rule."""
+        taken = {name: v for name, v in values.items() if v is not None}
+        return {"rule": implied_rule(values, taken)} | values
+
+    def check(self) -> None:
+        """Raise a RamifyError where a setting is out of range."""
+        from ramify.train.rounds import checked_budget, checked_rounds
+
+        super().check()
+        if self.threshold is not None and self.threshold > 0:
+            raise RamifyError(
+                f"threshold is {self.threshold}; only splitting indices below 0 pay, so it is "
+                "0 or less."
+            )
+        checked_rounds(self.rounds), checked_budget(self.budget)
+        self.selection(), self.growth(self.seed)
+
+    def arms(self) -> tuple[str, ...]:
+        """The networks that each seed trains."""
+        return ARMS if self.compare else ARMS[:1]
+
+    def passes(self) -> int:
+        """Epochs that the arms of a seed make together, at most."""
+        return self.epochs * (self.rounds + 1) * len(self.arms()) + (self.phase or 0) * self.rounds
+
+    def growth(self, seed: int) -> Method:
+        """What proposes the edits of the job with this seed."""
+        from ramify.methods.registry import method_named
+
+        own = {"step": self.step, "signed": self.signed, "copies": self.copies}
+        given: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+        if self.surrogate is not None:
+            given["surrogate"] = self.surrogate or None  # 0 asks for the true curvature
+        if self.phase is not None:
+            given["epochs"] = self.phase
+        return method_named(self.method, seed=seed, settings=given)
+
+    def selection(self) -> Rule:
+        """What selects among them."""
+        from ramify.select.registry import rule_named
+
+        settings: dict[str, dict[str, Any]] = {
+            "top-fraction": {"fraction": self.fraction},
+            "threshold": {"most": self.most, "index": self.threshold or 0.0},
+            "trade-off": {"params": self.tradeoff, "per_group": self.fraction},
+            "knapsack": {"budget": self.budget},
+        }
+        own = settings.get(self.rule, {})
+        return rule_named(self.rule, multiple_of=self.multiple_of, settings=own)
+
+
+def implied_rule(values: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """The rule that selects where none is named: the one that takes the settings given."""
+    if {"most", "threshold"} & set(given):
+        return "threshold"
+    learned = values["method"] == "gauss-newton"
+    return "trade-off" if "tradeoff" in given or learned else "top-fraction"

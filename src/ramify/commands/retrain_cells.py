@@ -1,0 +1,128 @@
+"""Training a derived network from scratch, as DARTS does: auxiliary head, drop-path, cutout.
+
+``S`` is the number of samples of a batch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ramify.cells import Network
+from ramify.commands.jobs import Job, Setup, Shuffled, load_data, try_classifier
+from ramify.commands.retrain_settings import RetrainCellsSettings
+from ramify.commands.search_settings import space_named
+from ramify.cost import model_cost
+from ramify.data import Dataset, cutout
+from ramify.train.epoch import cross_entropy
+from ramify.train.loop import train
+
+
+def prepare_cells(settings: RetrainCellsSettings) -> Dataset:
+    """Load the data and try the networks, so that a mistake shows before a folder is made.
+
+    Args:
+        settings: The settings of the run.
+
+    Returns:
+        The data.
+
+    Raises:
+        RamifyError: Device, data or space are not there, or a network does not run on the images,
+            the auxiliary head included.
+    """
+    dataset = load_data(settings)
+    for seed in range(settings.seed, settings.seed + len(settings.genotypes)):
+        net = build_network(settings, dataset, seed, auxiliary=settings.auxiliary > 0)
+        try_classifier(net, dataset)
+        if settings.auxiliary:
+            with torch.no_grad():
+                net.forward_with_auxiliary(dataset.x_train[:2])
+    return dataset
+
+
+def build_network(
+    settings: RetrainCellsSettings, dataset: Dataset, seed: int, *, auxiliary: bool = False
+) -> Network:
+    """The network that a seed trains, on the CPU; without the auxiliary head it is what is kept."""
+    return space_named(settings.space).network(
+        settings.genotype(seed),
+        channels=settings.channels,
+        cells=settings.cells,
+        classes=len(dataset.classes),
+        in_channels=dataset.shape[0],
+        auxiliary=auxiliary,
+    )
+
+
+def run_cells(job: Job, setup: Setup) -> None:
+    """Train one derived network to its end, and keep it without its auxiliary head.
+
+    Args:
+        job: The job.
+        setup: What the jobs of the run share.
+
+    Raises:
+        RamifyError: From the folder, the space or the training.
+    """
+    settings = setup.settings
+    assert isinstance(settings, RetrainCellsSettings)
+    torch.manual_seed(job.seed)
+    net = build_network(settings, setup.dataset, job.seed, auxiliary=settings.auxiliary > 0)
+    net = net.to(settings.device)
+    history = train(
+        net,
+        setup.inputs(),
+        partial(auxiliary_loss, settings.auxiliary),
+        Cut(setup.batches(job), net, settings),
+        training=settings.training(),
+        **setup.training(job),
+    ).history
+    kept = build_network(settings, setup.dataset, job.seed)
+    kept.load_state_dict({name: net.state_dict()[name] for name in kept.state_dict()})
+    setup.keep(job, kept)
+    cost = model_cost(kept, setup.dataset.x_train[:1])
+    setup.finish(job, history, {"params": cost.params, "macs": cost.macs})
+
+
+def auxiliary_loss(weight: float, net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Cross-entropy, in training with that of the auxiliary head times its weight: shape (S,)."""
+    if not (net.training and weight):
+        return cross_entropy(net, batch)
+    assert isinstance(net, Network)
+    inputs, labels = batch
+    losses = [
+        F.cross_entropy(scores, labels, reduction="none")
+        for scores in net.forward_with_auxiliary(inputs)
+    ]
+    return losses[0] + weight * losses[1]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The training batches of an epoch with a square cut out; drop-path grows with the epochs.
+
+    Attributes:
+        shuffled: The batches before.
+        net: Its drop-path rate is set when an epoch begins, to what the epoch's number says.
+        settings: How much of both.
+    """
+
+    shuffled: Shuffled
+    net: Network
+    settings: RetrainCellsSettings
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        return len(self.shuffled)
+
+    def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch, on the device."""
+        self.net.drop_path.rate = self.settings.drop_path * epoch / self.settings.epochs
+        for number, (inputs, labels) in enumerate(self.shuffled(epoch)):
+            side = self.settings.cutout
+            seeds = (self.shuffled.seed, epoch, number)
+            yield (cutout(inputs, side, seeds) if side else inputs), labels

@@ -1,0 +1,67 @@
+"""The kinds of runs: the settings of each, how it begins and runs a job, and rebuilds a network."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ramify.commands.grow import run_grow
+from ramify.commands.grow_settings import GrowSettings
+from ramify.commands.jobs import Job, Setup, build_seed, prepare
+from ramify.commands.prune import prepare_widths, run_phase
+from ramify.commands.prune_settings import PruneSettings
+from ramify.commands.random_search import run_random
+from ramify.commands.retrain import run_retrain
+from ramify.commands.retrain_cells import build_network, prepare_cells, run_cells
+from ramify.commands.retrain_settings import RetrainCellsSettings, RetrainSettings
+from ramify.commands.run_folder import command_of
+from ramify.commands.search import prepare_search, run_search
+from ramify.commands.search_settings import SearchSettings
+from ramify.commands.settings import Settings
+from ramify.data import Dataset
+
+
+@dataclass(frozen=True)
+class RunKind:
+    """One kind of run.
+
+    Attributes:
+        settings: The class of its settings.
+        prepare: Loads the data and tries the network, before a folder is made.
+        run: Runs one job to its end.
+        build: Makes the network that a seed's saved one is loaded into; None where no network is
+            saved.
+    """
+
+    settings: type[Settings]
+    prepare: Callable[[Any], Dataset]
+    run: Callable[[Job, Setup], None]
+    build: Callable[[Any, Dataset, int], nn.Module] | None
+
+
+def _search(job: Job, setup: Setup) -> None:
+    settings = setup.settings
+    assert isinstance(settings, SearchSettings)
+    (run_random if settings.searcher == "random" else run_search)(job, setup)
+
+
+def _seed_network(settings: Any, dataset: Dataset, seed: int) -> nn.Module:
+    return build_seed(settings, dataset)
+
+
+RUN_KINDS = {
+    kind.settings.kind: kind
+    for kind in (
+        RunKind(GrowSettings, prepare, run_grow, _seed_network),
+        RunKind(PruneSettings, prepare_widths, run_phase, _seed_network),
+        RunKind(RetrainSettings, prepare, run_retrain, _seed_network),
+        RunKind(SearchSettings, prepare_search, _search, None),
+        RunKind(RetrainCellsSettings, prepare_cells, run_cells, build_network),
+    )
+}
+
+
+def kind_of(config: Mapping[str, Any]) -> RunKind:
+    """The kind of a run whose ``config.json`` this is."""
+    return RUN_KINDS["retrain-cells" if "genotypes" in config else command_of(config)]

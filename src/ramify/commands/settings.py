@@ -1,0 +1,397 @@
+"""The settings of a run: each said once, with its type, bounds, help, and to what it belongs.
+
+A command's settings are the fields of a pydantic model. From these come its options on the command
+line and their help (:mod:`ramify.cli.options`), ``config.json`` and its check, and what is refused.
+What is left open is filled in from :mod:`ramify.commands.defaults`. So a new option is one field,
+and one value in that table.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from ramify.commands.defaults import DATA_SETS, defaults
+from ramify.errors import RamifyError
+
+if TYPE_CHECKING:
+    from ramify.train.epoch import Training
+
+# The panels of the help, in their order.
+WHAT, GROW, SEARCH, CUT, TRAIN, RUN = PANELS = (
+    "What",
+    "How to grow",
+    "How to search",
+    "How to cut",
+    "How to train",
+    "The run",
+)
+OWN = "package.module:object"  # stands for every name of that form
+AGAIN = "restore it, or begin a new run in another folder."
+KINDS_OF_JSON = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "a text",
+    "array": "a list",
+    "object": "a table of numbers",
+    "null": "null",
+}
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+def option(
+    panel: str,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    of: Mapping[str, tuple[str, ...]] | None = None,
+    **bounds: float,
+) -> Any:
+    """A setting that is also an option of the command line.
+
+    Args:
+        panel: Where its help stands.
+        text: Its help.
+        choices: The names that it takes; `OWN` among them stands for the user's own.
+        of: For which choices of other settings it counts, such as ``{"method": ("s3d",)}``; it is
+            None for all others, which refuse it.
+        **bounds: ``ge``, ``gt``, ``le``, ``lt``, as pydantic has them.
+
+    Returns:
+        The field of a :class:`Settings`.
+    """
+    told: dict[str, Any] = {"panel": panel, "choices": choices, "of": dict(of or {}), **bounds}
+    field: Any = Field
+    return field(description=text, json_schema_extra={"option": told}, **bounds)
+
+
+def option_of(field: FieldInfo) -> dict[str, Any] | None:
+    """What :func:`option` was told; None of a field that is no option."""
+    extra = field.json_schema_extra
+    told: Any = extra.get("option") if isinstance(extra, dict) else None
+    return told
+
+
+class Settings(BaseModel, ABC):
+    """The settings of a kind of run, which its folder keeps in ``config.json``."""
+
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
+    kind: ClassVar[str]
+    # Settings of which the command line's take the place of a file's: they exclude each other.
+    rivals: ClassVar[tuple[tuple[str, ...], ...]] = ()
+
+    data: str = option(
+        WHAT,
+        f"{', '.join(DATA_SETS)}, or NAME of NAME.npz (digits is built in, the others are looked "
+        "for under the folder that RAMIFY_DATA names); a folder with images in train/CLASS/* and "
+        "test/CLASS/*; or package.module:object, a data set of yours or a function that returns "
+        "one.",
+    )
+    epochs: int = option(TRAIN, "Passes over the data before and after each change of the shape.")
+    batch_size: int = option(TRAIN, "Samples of a step.", ge=1)
+    seed: int = option(RUN, "The first random seed.")
+    seeds: int = option(RUN, "How many seeds to run, one after the other.", ge=1)
+    device: str = option(RUN, "A device of torch, such as cpu or cuda")
+    # A setting of the run, because the last bit of a sum depends on it.
+    threads: int = option(RUN, "CPU threads, of which a small network needs one", ge=1)
+
+    @classmethod
+    def command(cls) -> str:
+        """The command that makes such runs."""
+        return cls.kind.partition("-")[0]
+
+    @classmethod
+    def resolve(cls, given: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> Self:
+        """Fill in what the user left open.
+
+        Args:
+            given: Settings by name; those left open are absent.
+            base: Settings of another run, which count where they agree with the given ones.
+
+        Returns:
+            All settings.
+
+        Raises:
+            RamifyError: Settings exclude each other, or one is unknown, out of range, or without
+                effect beside the others.
+        """
+        known = cls.over(cls.tidied(base or {}), cls.tidied(given))
+        values = defaults(cls.kind, known)
+        cls.fill(values, known)
+        return cls.checked({**values, **known}, cls.tidied(given))
+
+    @classmethod
+    def checked(cls, values: dict[str, Any], given: Mapping[str, Any]) -> Self:
+        """The settings, once they agree with each other; those that do not count are None.
+
+        Args:
+            values: All settings, and others that are left out.
+            given: Those that the user gave.
+
+        Returns:
+            The settings.
+
+        Raises:
+            RamifyError: As :meth:`resolve`.
+        """
+        if values["threads"] is None:
+            import torch
+
+            values["threads"] = torch.get_num_threads()
+        for name, told in cls.options().items():
+            _check_choice(name, values.get(name), told["choices"])
+        cls.refuse(given, values)
+        for name, told in cls.options().items():
+            selector = cls.unmet(told, values)
+            if selector and name in given:
+                takers = ", ".join(told["of"][selector])
+                raise RamifyError(
+                    f"{name} is no setting of the {selector} {values[selector]} but of {takers}; "
+                    f"leave it out, or choose another {selector}."
+                )
+            if selector:
+                values[name] = None
+        settings = cls.made({name: values.get(name) for name in cls.model_fields}, "")
+        settings.check()
+        return settings
+
+    @classmethod
+    def made(cls, values: Mapping[str, Any], file: str) -> Self:
+        """The model, with pydantic's refusals in one sentence; ``file`` says where values stand."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise RamifyError(cls._sentence(error, values, file)) from None
+
+    @classmethod
+    def tidied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings as they are kept, where they may be given in other words."""
+        return dict(given)
+
+    @classmethod
+    def fill(cls, values: dict[str, Any], given: Mapping[str, Any]) -> None:
+        """Set those default values that depend on other settings; ``values`` is changed."""
+
+    @classmethod
+    def refuse(cls, given: Mapping[str, Any], values: dict[str, Any]) -> None:
+        """Raise a RamifyError where a given setting excludes another or has no effect."""
+
+    @classmethod
+    def choice(cls, selector: str, values: Mapping[str, Any]) -> str:
+        """What a setting that others depend on is set to; `OWN` for what is the user's own."""
+        value = str(values.get(selector))
+        return OWN if ":" in value else value
+
+    @classmethod
+    def unmet(cls, told: Mapping[str, Any], values: Mapping[str, Any]) -> str | None:
+        """The setting for whose value an option does not count; None where it counts."""
+        for selector, takers in told["of"].items():
+            if cls.choice(selector, values) not in takers:
+                return str(selector)
+        return None
+
+    @classmethod
+    def options(cls) -> dict[str, dict[str, Any]]:
+        """What each option was told, by name."""
+        found = {name: option_of(field) for name, field in cls.model_fields.items()}
+        return {name: told for name, told in found.items() if told}
+
+    @classmethod
+    def over(cls, base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Given settings over those of a file, without those of the file that they contradict."""
+        options, gone = cls.options(), set[str]()
+        for names in cls.rivals:
+            gone |= set(names) if set(names) & set(given) else set()
+        kept = {name: v for name, v in base.items() if v is not None and name not in gone}
+        both = {**kept, **given}
+        for name in set(kept) & set(options):
+            selector = cls.unmet(options[name], both)
+            if selector in given:
+                del kept[name]
+        return {**kept, **given}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], file: str = "config.json") -> Self:
+        """The settings that a run folder keeps.
+
+        Args:
+            values: What :meth:`to_json` gave.
+            file: Where they were read, for errors.
+
+        Returns:
+            All settings.
+
+        Raises:
+            RamifyError: A setting is missing, unknown, of another type or out of range.
+        """
+        values = cls.upgraded({key: v for key, v in values.items() if key != "command"})
+        if wrong := set(cls.model_fields) ^ set(values):
+            raise RamifyError(
+                f"{file} is damaged or of another version of Ramify ({min(wrong)} is missing "
+                f"or unknown); {AGAIN}"
+            )
+        settings = cls.made(from_lists(values), file)
+        settings.check()
+        return settings
+
+    @classmethod
+    def of_file(cls, path: Path | None) -> dict[str, Any]:
+        """The settings that a file gives, such as ``config.json`` of another run.
+
+        Args:
+            path: A JSON object of settings by name; None for no file.
+
+        Returns:
+            The settings in it that are not null.
+
+        Raises:
+            RamifyError: The file is damaged, or of another command.
+        """
+        if path is None:
+            return {}
+        from ramify.store.files import read_json
+
+        found = read_json(path, "give a JSON file of settings, such as config.json of a run.")
+        if not isinstance(found, dict) or found.get("command", cls.command()) != cls.command():
+            raise RamifyError(
+                f"{path} does not hold settings of ramify {cls.command()}; give config.json of "
+                "such a run, or a JSON object with some of its settings."
+            )
+        values = {key: value for key, value in found.items() if key != "command"}
+        if unknown := set(values) - set(cls.model_fields):
+            raise RamifyError(
+                f"{path} has a setting {min(unknown)!r}, which ramify {cls.command()} does not "
+                f"have; ramify {cls.command()} --help lists them."
+            )
+        return {key: v for key, v in from_lists(values).items() if v is not None}
+
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Settings of a folder of an earlier version, with what has been added since."""
+        return values
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        return {"command": self.command(), **self.model_dump(mode="json")}
+
+    @classmethod
+    def _sentence(cls, error: ValidationError, values: Mapping[str, Any], file: str) -> str:
+        """The first thing that pydantic refuses, in words."""
+        refused = error.errors()[0]
+        name = str(refused["loc"][0])
+        bounds = [
+            f"{word} {told[key]:g}"
+            for told in [option_of(cls.model_fields[name]) or {}]
+            for key, word in BOUNDS.items()
+            if key in told
+        ]
+        if refused["type"].endswith("_type") or refused["type"] == "int_from_float":
+            where = f"{file} gives {name} as" if file else f"{name} is"
+            value = list(value) if isinstance(value := values[name], tuple) else value
+            return f"{where} {value!r}, which is not {cls._type_in_words(name)}; {AGAIN}"
+        if refused["type"] == "finite_number":
+            bounds = ["a finite number"]
+        return f"{name} is {values[name]}; it must be {' and '.join(bounds)}."
+
+    @classmethod
+    def _type_in_words(cls, name: str) -> str:
+        schema = cls.model_json_schema()["properties"][name]
+        return " or ".join(_in_words(one) for one in schema.get("anyOf", [schema]))
+
+    def check(self) -> None:
+        """Raise a RamifyError where settings do not agree, beyond the bounds of each."""
+
+    @abstractmethod
+    def arms(self) -> tuple[str, ...]:
+        """The networks that each seed trains."""
+
+    @abstractmethod
+    def passes(self) -> int:
+        """Epochs that the arms of a seed make together, at most."""
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds of the run."""
+        return range(self.seed, self.seed + self.seeds)
+
+
+class TrainingSettings(Settings):
+    """The settings of a command that trains networks by one optimizer; see :class:`Training`."""
+
+    optimizer: str = option(TRAIN, "The optimizer: sgd, adam or adamw")
+    lr: float = option(TRAIN, "Learning rate at the start of the schedule")
+    momentum: float = option(TRAIN, "Momentum of sgd")
+    nesterov: bool = option(TRAIN, "Whether momentum has Nesterov's form.")
+    weight_decay: float = option(TRAIN, "Weight decay of every parameter")
+    schedule: str = option(
+        TRAIN,
+        "Of the learning rate: cosine (falls to 0), steps (a tenth at each milestone) or constant",
+    )
+    milestones: tuple[float, ...] = option(
+        TRAIN, "Where the schedule steps divides the rate by ten, as shares of the schedule"
+    )
+    span: str
+
+    @classmethod
+    def refuse(cls, given: Mapping[str, Any], values: dict[str, Any]) -> None:
+        """Refuse settings of training that have no effect beside the others."""
+        for name in ("momentum", "nesterov"):
+            if given.get(name) and values["optimizer"] != "sgd":
+                raise RamifyError(
+                    f"{name} is a setting of sgd, not of {values['optimizer']}; leave it out."
+                )
+        if "milestones" in given and values["schedule"] != "steps":
+            raise RamifyError(
+                f"milestones are those of the schedule steps, not of {values['schedule']}; leave "
+                "them out, or choose that schedule."
+            )
+
+    def check(self) -> None:
+        """Raise a RamifyError where a setting of the training is out of range."""
+        self.training()
+
+    def training(self) -> Training:
+        """How to train in each round."""
+        from dataclasses import fields
+
+        from ramify.train.epoch import Training
+
+        return Training(**{field.name: getattr(self, field.name) for field in fields(Training)})
+
+
+class NetworkSettings(TrainingSettings):
+    """The settings of a command that trains a network known by its name."""
+
+    model: str = option(
+        WHAT,
+        "The name of a built-in network, or package.module:object, a function of yours that "
+        "returns an nn.Module.",
+    )
+    width: int | None = option(WHAT, "Channels of a layer of the network to begin with.")
+
+
+def from_lists(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values, with tuples in the place of lists."""
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if not choices or value is None or value in choices or (OWN in choices and ":" in value):
+        return
+    raise RamifyError(f"there is no {name} {value!r}; choose one of {', '.join(choices)}.")
+
+
+def _in_words(schema: Mapping[str, Any]) -> str:
+    """A type of JSON in words."""
+    words = KINDS_OF_JSON[schema["type"]]
+    if schema["type"] != "array":
+        return words
+    return f"{words} of {'texts' if schema['items']['type'] == 'string' else 'numbers'}"

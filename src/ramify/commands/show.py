@@ -1,0 +1,47 @@
+"""What ``ramify show`` prints: the channel groups of a network."""
+
+import torch
+
+from ramify.commands.jobs import try_model
+from ramify.data import load
+from ramify.errors import RamifyError
+from ramify.models import build
+from ramify.tracing import trace
+
+
+def groups_of(
+    model: str, *, data: str | None, shape: str | None, classes: int, width: int | None
+) -> str:
+    """The channel groups of a network, as a table.
+
+    Args:
+        model: A built-in network, or ``package.module:object``.
+        data: The data set that it is built for; else the next two.
+        shape: Of its inputs, such as ``1,3,32,32``.
+        classes: How many it tells apart.
+        width: Channels of a layer; None leaves it to the model.
+
+    Returns:
+        The table.
+
+    Raises:
+        RamifyError: The inputs are given by none or both of the two, or from the model.
+    """
+    if (data is None) == (shape is None):
+        raise RamifyError("give the network's inputs by --data NAME or by --input 1,3,32,32.")
+    if data is not None:
+        dataset = load(data)
+        inputs, classes = dataset.x_train[:1], len(dataset.classes)
+    else:
+        inputs = torch.zeros(_sizes(str(shape)))
+    widths = {} if width is None else {"width": width}
+    net = build(model, dataset_shape=tuple(inputs.shape[1:]), classes=classes, **widths)
+    try_model(net, inputs)
+    return str(trace(net, inputs))
+
+
+def _sizes(text: str) -> list[int]:
+    sizes = [int(part) for part in text.split(",") if part.strip().isdigit()]
+    if len(sizes) != text.count(",") + 1 or len(sizes) < 2 or not all(sizes):
+        raise RamifyError(f"--input is {text!r}; give whole numbers such as 1,3,32,32.")
+    return sizes

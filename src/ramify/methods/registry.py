@@ -1,0 +1,84 @@
+"""The growth methods by the names of the command line, and those of the user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from ramify.errors import RamifyError
+from ramify.imports import made, object_at
+from ramify.methods.baselines import Expansion, LineSearch, Net2Net, NewNeuron, RandomSplit
+from ramify.methods.boosting import Boosting
+from ramify.methods.gauss_newton import GaussNewton
+from ramify.methods.proposal import Method
+from ramify.methods.scores import L1, BNScale, Taylor
+from ramify.methods.splitting import SplittingDescent
+
+METHODS: dict[str, type[Method]] = {
+    "s2d": SplittingDescent,
+    "s3d": SplittingDescent,
+    "gauss-newton": GaussNewton,
+    "random": RandomSplit,
+    "net2net": Net2Net,
+    "new-neuron": NewNeuron,
+    "boosting": Boosting,
+    "line-search": LineSearch,
+    "expansion": Expansion,
+    "l1": L1,
+    "bn": BNScale,
+    "taylor": Taylor,
+}
+
+
+def method_named(name: str, *, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Method:
+    """The method of this name.
+
+    Args:
+        name: one of `METHODS`, or ``package.module:object`` for one of the user's own: a method, or
+            a class or function that makes one, called with ``seed=`` where it takes that.
+        seed: of what the method draws.
+        settings: fields of the method's dataclass; only for the names of `METHODS`.
+
+    Returns:
+        The method.
+
+    Raises:
+        RamifyError: there is no such method, or a setting is out of range.
+
+    Example:
+        >>> method_named("random", seed=3, settings={"step": 0.1})
+        RandomSplit(step=0.1, copies=2, seed=3)
+    """
+    if name not in METHODS:
+        known = f"one of {', '.join(METHODS)}, or package.module:object for one of your own"
+        return as_method(object_at(name, "method", known), name, seed)
+    kind: Any = METHODS[name]
+    drawn = {"seed": seed} if "seed" in {field.name for field in fields(kind)} else {}
+    method: Method = kind(**drawn, **(settings or {}))
+    return method
+
+
+def as_method(found: Any, name: str, seed: int) -> Method:
+    """What the user named, as a method.
+
+    Args:
+        found: a method, or a class or function that makes one.
+        name: how the user named it, for errors.
+        seed: given to a class or function that takes it.
+
+    Returns:
+        The method.
+
+    Raises:
+        RamifyError: it has no ``propose``.
+    """
+    if callable(found) and (isinstance(found, type) or not hasattr(found, "propose")):
+        found = made(found, name, "method", seed=seed)
+    if not callable(getattr(found, "propose", None)):
+        raise RamifyError(
+            f"{name} is a {type(found).__name__} without propose(graph, loss, batches), which a "
+            "method has: name a method, or a class or function that makes one."
+        )
+    method: Method = found
+    return method

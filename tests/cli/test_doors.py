@@ -1,0 +1,254 @@
+"""What a stranger brings in one file of their own, by ``package.module:object``."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import ramify
+from ramify.cli import app
+from ramify.data import Dataset
+
+SMALL = "--data digits --width 2 --epochs 1 --probe-samples 20 --batch-size 15".split()
+
+METHOD = """
+from dataclasses import dataclass
+import ramify
+
+@dataclass(frozen=True)
+class Widest:
+    '''Copies the channels with the largest weights.'''
+    seed: int = 0
+
+    def propose(self, graph, loss, batches):
+        weights = dict(graph.model.named_parameters())
+        found = []
+        for group in graph.groups:
+            if group.can_split:
+                sizes = weights[group.producers[0]].detach().flatten(1).norm(dim=1)
+                for channel, size in enumerate(sizes.tolist()):
+                    split = ramify.Split(group.name, channel, weights=(0.5, 0.5))
+                    cost = ramify.cost.graph_cost(graph, [split])
+                    found.append(ramify.Proposal(split, 0.0, cost, score=size, graph=graph))
+        return sorted(found, key=lambda proposal: -proposal.score)
+
+ready = Widest(seed=5)
+nothing = 3
+
+def made(seed):
+    assert seed == 4
+    return Widest(seed)
+
+def needs(length):
+    return Widest()
+"""
+
+RULE = """
+class First:
+    '''The first proposals of each group.'''
+    def select(self, proposals):
+        groups = {}
+        for proposal in proposals:
+            groups.setdefault(proposal.edit.group, proposal)
+        return list(groups.values())
+"""
+
+SEARCHER = """
+import torch, ramify
+from ramify.relax import DARTS
+
+class Slow(DARTS):
+    '''DARTS under another name.'''
+
+class ByNorm:
+    '''Prunes the channels with the smallest weights.'''
+    def propose(self, graph, loss, batches):
+        return ramify.L1().propose(graph, loss, batches)
+"""
+
+DATA = """
+import torch
+from ramify.data import Dataset
+
+def load():
+    x = torch.randn(60, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    y = torch.arange(60) % 3
+    return Dataset("mine", x[:45], y[:45], x[45:], y[45:], ("a", "b", "c"))
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with a stranger's files, and a small data set in the place of digits."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ramify.cli.runs.write_report", lambda run: run / "report.html")
+    generator = torch.Generator().manual_seed(7)
+    labels = torch.arange(60) % 3
+    images = torch.randn(3, 1, 8, 8, generator=generator)[labels]
+    images = images + 0.5 * torch.randn(60, 1, 8, 8, generator=generator)
+    data = Dataset("d", images[:45], labels[:45], images[45:], labels[45:], ("a", "b", "c"))
+    monkeypatch.setattr("ramify.commands.jobs.load", lambda name: data)
+    for name, text in (("method", METHOD), ("rule", RULE), ("searcher", SEARCHER)):
+        Path(f"door_{name}.py").write_text(text)
+    return tmp_path
+
+
+def call(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == code, result.output
+    return result
+
+
+def refused(*arguments: str, said: str) -> None:
+    result = call(*arguments, code=2)
+    assert re.fullmatch(rf"error: .*{said}.*\n", result.stderr), result.stderr
+
+
+def events(run: str, kind: str) -> list[dict[str, Any]]:
+    lines = map(json.loads, Path(run, "metrics.jsonl").read_text().splitlines())
+    return [event for event in lines if event["event"] == kind]
+
+
+@pytest.mark.parametrize("name", ["Widest", "ready", "made"])
+def test_a_method(name: str) -> None:
+    door = f"door_method:{name}"
+    call("grow", *SMALL, "--rounds", "1", "--seed", "4", "--method", door, "--out", "run")
+    [edit] = events("run", "edit")
+    assert edit["params_after"] > edit["params_before"]
+    scores = [p["score"] for p in edit["proposals"]]
+    assert scores == sorted(scores, reverse=True)
+    config = json.loads(Path("run/config.json").read_text())
+    assert (config["method"], config["rule"], config["step"]) == (door, "top-fraction", None)
+    call("grow", "--resume", "run")
+
+
+def test_a_rule() -> None:
+    call("grow", *SMALL, "--rounds", "1", "--rule", "door_rule:First", "--out", "run")
+    [edit] = events("run", "edit")
+    chosen = [p["group"] for p in edit["proposals"] if p["selected"]]
+    assert sorted(chosen) == ["layer1.0", "layer2.0", "layer3.0"]
+    config = json.loads(Path("run/config.json").read_text())
+    assert (config["rule"], config["fraction"]) == ("door_rule:First", None)
+
+
+@pytest.mark.parametrize("rule", ["threshold", "trade-off", "knapsack"])
+def test_our_rules_by_name(rule: str) -> None:
+    budget = ["--budget", "params=300"] if rule == "knapsack" else []
+    call("grow", *SMALL, "--rounds", "1", "--rule", rule, *budget, "--out", "run")
+    [edit] = events("run", "edit")
+    assert edit["params_before"] < edit["params_after"]
+    if rule == "knapsack":
+        assert 250 < edit["params_after"] <= 300
+
+
+@pytest.mark.parametrize("name", ["Slow", "ByNorm"])
+def test_a_searcher_of_widths(name: str) -> None:
+    full = ["--searcher", f"door_searcher:{name}", "--pretrain-epochs", "0", "--width", "4"]
+    call("prune", *SMALL, *full, "--out", "run")
+    [edit] = events("run", "edit")
+    assert edit["params_after"] < edit["params_before"]
+    config = json.loads(Path("run/config.json").read_text())
+    assert (config["gamma"] is None) == (config["arch_lr"] is None) == (name == "ByNorm")
+
+
+def test_a_searcher_of_cells() -> None:
+    small = "--data digits --space nats --channels 2 --cells 1 --epochs 1 --batch-size 15".split()
+    call("search", *small, "--searcher", "door_searcher:Slow", "--out", "run")
+    assert Path("run/genotype.json").exists()
+
+
+def test_settings_of_a_file_begin_a_run() -> None:
+    call("grow", *SMALL, "--rounds", "0", "--method", "s3d", "--lr", "0.03", "--out", "one")
+    call("grow", "--config", "one/config.json", "--out", "two")
+    one, two = (json.loads(Path(run, "config.json").read_text()) for run in ("one", "two"))
+    assert one == two
+    more = ["--method", "random", "--most", "3", "--no-nesterov"]
+    call("grow", "--config", "one/config.json", *more, "--out", "three")
+    three = json.loads(Path("three/config.json").read_text())
+    changed = {"method": "random", "rule": "threshold", "most": 3, "fraction": None}
+    changed |= {"signed": None, "copies": None, "surrogate": None}
+    assert three == one | changed
+    Path("some.json").write_text('{"data": "digits", "lr": "fast"}')
+    refused("grow", "--config", "some.json", said="lr is 'fast', which is not a number")
+    Path("some.json").write_text('{"data": "digits", "lrr": 1}')
+    refused("grow", "--config", "some.json", said="some.json has a setting 'lrr', which ramify gr")
+    refused("prune", "--config", "one/config.json", said="does not hold settings of ramify prune")
+    refused("grow", "--config", "gone.json", said="gone.json is missing; give a JSON file")
+    refused("grow", "--resume", "one", "--config", "x", said="--config and --resume exclude each")
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("grow --data digits --method door_method:nothing", "is a int without propose"),
+        ("grow --data digits --method door_method:gone", "door_method has no 'gone'"),
+        ("grow --data digits --method door_method:needs", "missing a required argument: 'length'"),
+        (
+            "grow --data digits --method door_method:ready --step 1",
+            "step is no setting of the meth",
+        ),
+        ("grow --data digits --rule door_method:nothing", "is a int without select"),
+        ("grow --data digits --rule door_rule:First --multiple-of 8", "does not take it"),
+        ("grow --data digits --rule door_rule:First --most 3", "most is no setting of the rule"),
+        ("grow --data digits --rule magic", "there is no rule 'magic'; choose one of top-fraction"),
+        ("grow --data digits --rule knapsack", "fills a budget, and none was given"),
+        ("grow --data digits --rule trade-off --method l1", "l1 estimates no gain"),
+        ("prune --data digits --searcher door_searcher:ByNorm --gamma 1", "gamma is no setting of"),
+        ("prune --data digits --searcher door_searcher:ByNorm --threshold 1", "does not learn"),
+        ("search --data digits --searcher door_searcher:ByNorm", "class of ramify.relax.Searcher"),
+    ],
+)
+def test_what_does_not_fit_is_named(line: str, said: str) -> None:
+    refused(*line.split(), said=said)
+    assert not Path("runs").exists()
+
+
+MISSING = """
+import builtins, sys
+original = builtins.__import__
+def lacking(name, *others):
+    if name.partition(".")[0] == "typer":
+        raise ModuleNotFoundError("No module named 'typer'", name="typer")
+    return original(name, *others)
+builtins.__import__ = lacking
+from ramify.cli import app
+app()
+"""
+
+
+def test_without_the_extra_it_is_said_what_to_install() -> None:
+    done = python(MISSING)
+    assert done.returncode == 2
+    assert done.stderr == "error: the command line needs typer; run pip install 'ramify[cli]'.\n"
+
+
+LIGHT = """
+import sys
+from typer.testing import CliRunner
+from ramify.cli import app
+for arguments in (["--help"], ["grow", "--help"], ["retrain", "--help"]):
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+print(*({"torch", "numpy", "scipy", "matplotlib", "sklearn", "jinja2", "PIL"} & set(sys.modules)))
+"""
+
+
+def test_help_imports_nothing_heavy() -> None:
+    assert python(LIGHT).stdout.strip() == ""
+
+
+def python(program: str) -> subprocess.CompletedProcess[str]:
+    source = str(Path(ramify.__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
