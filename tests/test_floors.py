@@ -32,6 +32,7 @@ FLOORS = (
     {"report"},
     {"cli"},
     {"__main__"},
+    {"public"},
     {ROOF},
 )
 HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}

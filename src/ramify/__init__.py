@@ -1,111 +1,28 @@
-"""Ramify: any PyTorch network, grown, pruned and searched to the shape that is asked for."""
+"""Ramify: any PyTorch network, grown, pruned and searched to the shape that is asked for.
 
+The public names are those of :mod:`ramify.public`. They are imported when the first one is asked
+for, so that ``ramify --help`` does not wait for torch.
+"""
+
+from importlib import import_module
 from importlib.metadata import version
-
-from ramify import cells, cost, data, latency, models, relax
-from ramify.distributed import check_ranks, share_buffers, together
-from ramify.edit import Edit, Prune, Split
-from ramify.edit.apply import apply
-from ramify.errors import RamifyError
-from ramify.methods import (
-    L1,
-    BNScale,
-    Boosting,
-    Expansion,
-    GaussNewton,
-    LineSearch,
-    Method,
-    Net2Net,
-    NewNeuron,
-    Proposal,
-    RandomSplit,
-    SplittingDescent,
-    Taylor,
-    Trial,
-    agree,
-    splitting_matrix,
-)
-from ramify.probe.loss import Loss
-from ramify.relax import fold, gate
-from ramify.select import Knapsack, Rule, Selection, Threshold, TopFraction, TradeOff
-from ramify.select.fit import fit
-from ramify.store.model import load, recipe_of, reshape, save
-from ramify.tracing import ChannelGraph, ChannelGroup, rule, trace
-from ramify.train.epoch import Training
-from ramify.train.grow import grow
-from ramify.train.loop import Grown
-from ramify.train.search import search
-from ramify.train.shrink import shrink
-from ramify.train.width_search import WidthSearch
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 __version__ = version("ramify")
 
-__all__ = [  # noqa: RUF022  (grouped by what a user does)
-    # what a network is made of
-    "trace",
-    "ChannelGraph",
-    "ChannelGroup",
-    "rule",
-    "cost",
-    "latency",
-    # edits
-    "apply",
-    "Edit",
-    "Prune",
-    "Split",
-    # a method proposes
-    "Method",
-    "Loss",
-    "SplittingDescent",
-    "GaussNewton",
-    "Proposal",
-    "splitting_matrix",
-    # what they are measured against
-    "RandomSplit",
-    "Net2Net",
-    "NewNeuron",
-    "Boosting",
-    "LineSearch",
-    "Expansion",
-    "L1",
-    "BNScale",
-    "Taylor",
-    "Trial",
-    # a rule selects
-    "Rule",
-    "Threshold",
-    "TopFraction",
-    "TradeOff",
-    "Knapsack",
-    "Selection",
-    "fit",
-    # widths learned by gradients
-    "gate",
-    "fold",
-    "shrink",
-    "WidthSearch",
-    # a relaxed search
-    "relax",
-    "search",
-    # the whole loop
-    "grow",
-    "Grown",
-    "Training",
-    # cells
-    "cells",
-    # data sets and networks by name
-    "data",
-    "models",
-    # several processes
-    "together",
-    "agree",
-    "share_buffers",
-    "check_ranks",
-    # files
-    "load",
-    "recipe_of",
-    "reshape",
-    "save",
-    # what goes wrong
-    "RamifyError",
-]
+if TYPE_CHECKING:
+    from ramify.public import *  # noqa: F403
+    from ramify.public import __all__ as __all__
+else:
+
+    def __getattr__(name):
+        if find_spec(f"ramify.{name}"):
+            return import_module(f"ramify.{name}")
+        public = import_module("ramify.public")
+        if not hasattr(public, name):
+            raise AttributeError(f"module 'ramify' has no attribute {name!r}")
+        return getattr(public, name)
+
+    def __dir__():
+        return [*import_module("ramify.public").__all__, "__version__"]

@@ -1,0 +1,107 @@
+"""The public names, which `ramify` imports when the first of them is asked for."""
+
+from ramify import cells, cost, data, latency, models, relax
+from ramify.distributed import check_ranks, share_buffers, together
+from ramify.edit import Edit, Prune, Split
+from ramify.edit.apply import apply
+from ramify.errors import RamifyError
+from ramify.methods import (
+    L1,
+    BNScale,
+    Boosting,
+    Expansion,
+    GaussNewton,
+    LineSearch,
+    Method,
+    Net2Net,
+    NewNeuron,
+    Proposal,
+    RandomSplit,
+    SplittingDescent,
+    Taylor,
+    Trial,
+    agree,
+    splitting_matrix,
+)
+from ramify.probe.loss import Loss
+from ramify.relax import fold, gate
+from ramify.select import Knapsack, Rule, Selection, Threshold, TopFraction, TradeOff
+from ramify.select.fit import fit
+from ramify.store.model import load, recipe_of, reshape, save
+from ramify.tracing import ChannelGraph, ChannelGroup, rule, trace
+from ramify.train.epoch import Training
+from ramify.train.grow import grow
+from ramify.train.loop import Grown
+from ramify.train.search import search
+from ramify.train.shrink import shrink
+from ramify.train.width_search import WidthSearch
+
+__all__ = [  # noqa: RUF022  (grouped by what a user does)
+    # what a network is made of
+    "trace",
+    "ChannelGraph",
+    "ChannelGroup",
+    "rule",
+    "cost",
+    "latency",
+    # edits
+    "apply",
+    "Edit",
+    "Prune",
+    "Split",
+    # a method proposes
+    "Method",
+    "Loss",
+    "SplittingDescent",
+    "GaussNewton",
+    "Proposal",
+    "splitting_matrix",
+    # what they are measured against
+    "RandomSplit",
+    "Net2Net",
+    "NewNeuron",
+    "Boosting",
+    "LineSearch",
+    "Expansion",
+    "L1",
+    "BNScale",
+    "Taylor",
+    "Trial",
+    # a rule selects
+    "Rule",
+    "Threshold",
+    "TopFraction",
+    "TradeOff",
+    "Knapsack",
+    "Selection",
+    "fit",
+    # widths learned by gradients
+    "gate",
+    "fold",
+    "shrink",
+    "WidthSearch",
+    # a relaxed search
+    "relax",
+    "search",
+    # the whole loop
+    "grow",
+    "Grown",
+    "Training",
+    # cells
+    "cells",
+    # data sets and networks by name
+    "data",
+    "models",
+    # several processes
+    "together",
+    "agree",
+    "share_buffers",
+    "check_ranks",
+    # files
+    "load",
+    "recipe_of",
+    "reshape",
+    "save",
+    # what goes wrong
+    "RamifyError",
+]
