@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ramify.cells import DARTS, NATS, Space
+from ramify.cells.derive import random_genotype
 from ramify.cells.perturb import derive_by_perturbation
-from ramify.commands.random_search import random_genotype
 
 
 @pytest.mark.parametrize("space", [DARTS, NATS], ids=lambda space: space.name)

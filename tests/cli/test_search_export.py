@@ -15,9 +15,9 @@ from typer.testing import CliRunner, Result
 
 import ramify
 from ramify.cells import NATS, Genotype
+from ramify.cells.derive import random_genotype
 from ramify.cli import app
 from ramify.commands.display import Display
-from ramify.commands.random_search import random_genotype
 from ramify.commands.search import benchmark
 from ramify.commands.search_settings import SearchSettings
 from ramify.data import load

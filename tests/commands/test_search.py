@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from ramify.cells import DARTS, NATS
+from ramify.cells.derive import random_genotype
 from ramify.commands.jobs import Shuffled, run_jobs
-from ramify.commands.random_search import random_genotype, with_candidates
+from ramify.commands.random_search import with_candidates
 from ramify.commands.retrain_cells import (
     Cut,
     auxiliary_loss,

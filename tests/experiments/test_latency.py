@@ -12,7 +12,7 @@ from experiments.rarts.latency import study
 from experiments.rarts.latency.figure import figure
 from experiments.rarts.latency.table import page
 from ramify.cells import DARTS
-from ramify.commands.random_search import random_genotype
+from ramify.cells.derive import random_genotype
 from ramify.data import Dataset
 from ramify.latency import Latency
 

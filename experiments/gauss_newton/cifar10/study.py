@@ -12,11 +12,11 @@ from torch import nn
 
 import ramify
 from experiments.gauss_newton.epochs import Epochs, train_on
-from ramify.commands.fresh_networks import wide
 from ramify.cost import graph_cost
 from ramify.data import Dataset, load
 from ramify.models import build
 from ramify.train.epoch import Training, cross_entropy, evaluate, make_optimizer
+from ramify.train.fresh_networks import wide
 
 ARMS = {
     "gauss-newton": "Gauss-Newton, splits",

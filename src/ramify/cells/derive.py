@@ -150,3 +150,29 @@ def one_hot(space: Space, genotype: Genotype) -> dict[str, Tensor]:
             for name, source in edges:
                 weights[kind][space.edges.index((source, target)), names.index(name)] = 1
     return weights
+
+
+def random_genotype(space: Space, seed: int) -> Genotype:
+    """An architecture drawn at random: derived from strengths that are drawn evenly.
+
+    So every operation that derivation may take is as likely on every edge, and so is every set of
+    edges that it may keep.
+
+    Args:
+        space: of what space.
+        seed: of the draw.
+
+    Returns:
+        The genotype.
+
+    Example:
+        >>> from ramify.cells import NATS
+        >>> random_genotype(NATS, 0) == random_genotype(NATS, 0) != random_genotype(NATS, 1)
+        True
+    """
+    draw = torch.Generator().manual_seed(seed)
+    shape = len(space.edges), len(space.operations)
+    cells = tuple(
+        (kind, strongest(space, torch.rand(shape, generator=draw))) for kind in space.kinds
+    )
+    return Genotype(space.name, space.inputs, cells)

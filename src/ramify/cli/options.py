@@ -138,18 +138,7 @@ def _panel(annotation: Any) -> str:
 def parsed(
     options: Mapping[str, Any], fields: Mapping[str, tuple[type[Settings], FieldInfo]]
 ) -> dict[str, Any]:
-    """The settings among the options of a command, without those left open.
-
-    Args:
-        options: What was typed, by name.
-        fields: The settings of the command.
-
-    Returns:
-        Settings by name, lists and budgets as such.
-
-    Raises:
-        RamifyError: A list of numbers or a budget is none.
-    """
+    """The settings among the options of a command, without those left open."""
     given = {name: value for name, value in options.items() if value is not None and value != []}
     for name in set(given) & set(fields):
         field = fields[name][1]

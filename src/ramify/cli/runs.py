@@ -26,17 +26,7 @@ from ramify.report import print_table, results_table, write_report, write_summar
 def begin(
     kind: type[Settings], given: Mapping[str, Any], base: Path | None, out: Path | None
 ) -> None:
-    """Begin a run and make it.
-
-    Args:
-        kind: Its settings.
-        given: Those that were given, by name.
-        base: A file of further settings.
-        out: A folder that is empty or does not exist yet; None for the next one of the data set.
-
-    Raises:
-        RamifyError: From the settings, the data, the folder or the run.
-    """
+    """Begin a run and make it."""
     settings = kind.resolve(given, kind.of_file(base))
     dataset = RUN_KINDS[kind.kind].prepare(settings)
     if isinstance(settings, SearchSettings):
@@ -48,18 +38,7 @@ def begin(
 def resume(
     path: Path, command: str, given: Mapping[str, Any], base: Path | None, out: Path | None
 ) -> None:
-    """Go on with a run; only the device may be another.
-
-    Args:
-        path: The run folder.
-        command: The command that was called.
-        given: Settings given again, which must be those of the run.
-        base: Must be None.
-        out: Must be None.
-
-    Raises:
-        RamifyError: The folder is no run of this command, a setting differs, or from the run.
-    """
+    """Go on with a run; only the device may be another."""
     for name, value in (("--out", out), ("--config", base)):
         if value is not None:
             raise RamifyError(f"{name} and --resume exclude each other; give --resume RUN alone.")

@@ -50,19 +50,7 @@ class Exported:
 
 
 def export_source(source: Path, given: Mapping[str, Any]) -> list[Exported]:
-    """Write the networks of a run, or a saved one, as ONNX beside them.
-
-    Args:
-        source: The folder of a finished run; of a search, one that was retrained. Or what was given
-            to ``ramify.save``, which needs ``data`` and ``model``.
-        given: ``data``, ``model`` and ``width`` of a saved network.
-
-    Returns:
-        What was written, one for each network.
-
-    Raises:
-        RamifyError: There is no network, or it cannot be exported; or from :func:`write_onnx`.
-    """
+    """Write the networks of a run, or a saved one, as ONNX beside them."""
     if (source / CONFIG).exists():
         if given:
             raise RamifyError(

@@ -5,24 +5,16 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ramify.commands.fresh_networks import scratch, wide
 from ramify.commands.grow_settings import GrowSettings
 from ramify.commands.jobs import RESTORE, Job, Setup, probe, train_job
 from ramify.store.files import read_json
 from ramify.train.epoch import cross_entropy
+from ramify.train.fresh_networks import scratch, wide
 from ramify.train.grow import grow
 
 
 def run_grow(job: Job, setup: Setup) -> None:
-    """Grow the network of a seed to the end, or train one that it is compared with.
-
-    Args:
-        job: Its arm is one of `ramify.commands.grow_settings.ARMS`.
-        setup: What the jobs of the run share.
-
-    Raises:
-        RamifyError: From the folder, the model, the method or the training.
-    """
+    """Grow the network of a seed to the end, or train one that it is compared with."""
     settings = setup.settings
     assert isinstance(settings, GrowSettings)
     torch.manual_seed(job.seed)

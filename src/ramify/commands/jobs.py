@@ -151,13 +151,7 @@ class Setup:
     def finish(
         self, job: Job, history: list[Event], measured: Mapping[str, float] | None = None
     ) -> None:
-        """Write the result of a job that is at its end; its checkpoint is no longer needed.
-
-        Args:
-            job: The job.
-            history: Its events.
-            measured: What is otherwise than in the last epoch.
-        """
+        """Write the result of a job that is at its end; its checkpoint is no longer needed."""
         last = next(event for event in reversed(history) if event["event"] == "epoch")
         measures = {key: last[key] for key in ("test_accuracy", "test_loss", "params", "macs")}
         measures |= {"steps": last["step"], "seconds": history[-1]["t"], **(measured or {})}
@@ -171,35 +165,14 @@ def plan(settings: Settings) -> list[Job]:
 
 
 def prepare(settings: NetworkSettings) -> Dataset:
-    """Load the data and try the model, so that a mistake shows before a folder is made.
-
-    Args:
-        settings: The settings of the run.
-
-    Returns:
-        The data.
-
-    Raises:
-        RamifyError: From :func:`load_data` and :func:`try_classifier`.
-    """
+    """Load the data and try the model, so that a mistake shows before a folder is made."""
     dataset = load_data(settings)
     try_classifier(build_seed(settings, dataset), dataset)
     return dataset
 
 
 def load_data(settings: Settings) -> Dataset:
-    """Load the data of a run that this process can make.
-
-    Args:
-        settings: The settings of the run.
-
-    Returns:
-        The data.
-
-    Raises:
-        RamifyError: The device or the data set is not there, or this is one of several processes,
-            which would write into each other's folders.
-    """
+    """Load the data of a run that this process can make."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RamifyError(
             "the command trains in one process, and torchrun started "
@@ -216,15 +189,7 @@ def load_data(settings: Settings) -> Dataset:
 
 
 def try_classifier(model: nn.Module, dataset: Dataset) -> None:
-    """Make sure that a network gives one score a class.
-
-    Args:
-        model: A network that was just built.
-        dataset: What it is to be trained on.
-
-    Raises:
-        RamifyError: The model does not run, or gives something else.
-    """
+    """Make sure that a network gives one score a class."""
     scores = try_model(model, dataset.x_train[:1])
     wanted = (1, len(dataset.classes))
     if not isinstance(scores, Tensor) or tuple(scores.shape) != wanted:
@@ -236,18 +201,7 @@ def try_classifier(model: nn.Module, dataset: Dataset) -> None:
 
 
 def try_model(model: nn.Module, inputs: Any) -> Any:
-    """What the model gives for these inputs, in evaluation mode.
-
-    Args:
-        model: A network that was just built.
-        inputs: A batch.
-
-    Returns:
-        Its output.
-
-    Raises:
-        RamifyError: The model fails on them.
-    """
+    """What the model gives for these inputs, in evaluation mode."""
     try:
         with evaluating(model):
             return model(inputs)
@@ -291,17 +245,7 @@ def run_jobs(
 
 
 def settle(folder: RunFolder) -> set[str]:
-    """Bring the metrics back to what the checkpoint knows, and name the finished jobs.
-
-    Args:
-        folder: The run folder.
-
-    Returns:
-        The names of the jobs that have a result.
-
-    Raises:
-        RamifyError: The folder is damaged.
-    """
+    """Bring the metrics back to what the checkpoint knows, and name the finished jobs."""
     events = folder.events()
     finished = {event["job"] for event in events if event["event"] == "result"}
     begun = [event["job"] for event in events if event["job"] not in finished]
@@ -321,14 +265,7 @@ def settle(folder: RunFolder) -> set[str]:
 
 
 def save_unfinished(folder: RunFolder) -> None:
-    """Save the network of an interrupted job as it was at the checkpoint.
-
-    Args:
-        folder: The run folder; without a checkpoint nothing is written.
-
-    Raises:
-        RamifyError: The checkpoint is damaged.
-    """
+    """Save the network of an interrupted job as it was at the checkpoint."""
     if not folder.checkpoint.exists():
         return
     checkpoint = read_checkpoint(folder.checkpoint)
@@ -345,17 +282,7 @@ def build_seed(settings: NetworkSettings, dataset: Dataset) -> nn.Module:
 
 
 def train_job(job: Job, setup: Setup, model: nn.Module, training: Training) -> None:
-    """Train the network of a job to its end, keep it where its arm is kept, and write its result.
-
-    Args:
-        job: The job.
-        setup: What the jobs of the run share.
-        model: The network to begin with.
-        training: How to train it.
-
-    Raises:
-        RamifyError: From the folder, the model or the training.
-    """
+    """Train the network of a job to its end, keep it if its arm is kept, and write its result."""
     done = train(
         model.to(setup.settings.device),
         setup.inputs(),
@@ -369,16 +296,7 @@ def train_job(job: Job, setup: Setup, model: nn.Module, training: Training) -> N
 
 
 def probe(setup: Setup, samples: int | None, seed: int) -> list[tuple[Tensor, Tensor]] | None:
-    """The training samples that judge edits, drawn once for a job.
-
-    Args:
-        setup: What the jobs of the run share.
-        samples: How many; None where all do.
-        seed: Of the draw.
-
-    Returns:
-        Batches on the device; None where all samples judge.
-    """
+    """The training samples that judge edits, drawn once for a job; None for all of them."""
     if samples is None:
         return None
     dataset, device = setup.dataset, setup.settings.device

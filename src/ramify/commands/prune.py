@@ -7,7 +7,6 @@ from typing import cast
 import torch
 from torch import nn
 
-from ramify.commands.fresh_networks import scratch
 from ramify.commands.jobs import RESTORE, Job, Setup, Shuffled, build_seed, prepare, probe
 from ramify.commands.prune_settings import PruneSettings
 from ramify.data import Dataset
@@ -16,23 +15,13 @@ from ramify.relax import Pairs, distilled, halves
 from ramify.store.files import read_json
 from ramify.store.model import load, save
 from ramify.train.epoch import cross_entropy
+from ramify.train.fresh_networks import scratch
 from ramify.train.loop import train
 from ramify.train.shrink import check_widths, cut, search_widths
 
 
 def prepare_widths(settings: PruneSettings) -> Dataset:
-    """Load the data, and try the search and the cut on the untrained network, before any work.
-
-    Args:
-        settings: The settings of the run.
-
-    Returns:
-        The data.
-
-    Raises:
-        RamifyError: As :func:`ramify.commands.jobs.prepare`; or the network has nothing for this
-            searcher, or the budget is out of reach.
-    """
+    """Load the data, and try the search and the cut on the untrained network, before any work."""
     dataset = prepare(settings)
     try_widths(settings, dataset)
     return dataset
@@ -46,15 +35,7 @@ def try_widths(settings: PruneSettings, dataset: Dataset) -> None:
 
 
 def run_phase(job: Job, setup: Setup) -> None:
-    """Run one phase of a seed to its end: the full network, the search with the cut, the tuning.
-
-    Args:
-        job: Its arm is ``"baseline"``, ``"scored"`` or ``"pruned"``.
-        setup: What the jobs of the run share; the settings are a :class:`PruneSettings`.
-
-    Raises:
-        RamifyError: From the folder, the model, the search or the training.
-    """
+    """Run one phase of a seed to its end: the full network, the search with the cut, the tuning."""
     settings = setup.settings
     assert isinstance(settings, PruneSettings)
     torch.manual_seed(job.seed)

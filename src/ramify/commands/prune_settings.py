@@ -95,17 +95,7 @@ class PruneSettings(NetworkSettings):
 
     @classmethod
     def tidied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings with the order of DARTS in the searcher's name.
-
-        Args:
-            given: Settings by name; ``searcher_order`` may say which order ``darts`` has.
-
-        Returns:
-            The same without ``searcher_order``.
-
-        Raises:
-            RamifyError: The order is none of the searcher's.
-        """
+        """The settings with the order of DARTS in the searcher's name."""
         order, name = given.get("searcher_order"), given.get("searcher", "rarts")
         if order is not None and (name != "darts" or order not in (1, 2)):
             raise RamifyError(

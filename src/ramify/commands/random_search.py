@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ramify.cells import Genotype, Space
-from ramify.cells.derive import strongest
+from ramify.cells.derive import random_genotype
 from ramify.commands.jobs import EVALUATION_BATCH, Job, Setup, Shuffled
 from ramify.commands.search import (
     MOMENTUM,
@@ -32,42 +31,8 @@ from ramify.train.loop import train
 SAMPLED = 8  # architectures whose mean cost says how many can be paid for
 
 
-def random_genotype(space: Space, seed: int) -> Genotype:
-    """An architecture drawn at random: derived from strengths that are drawn evenly.
-
-    So every operation that derivation may take is as likely on every edge, and so is every set of
-    edges that it may keep.
-
-    Args:
-        space: Of what space.
-        seed: Of the draw.
-
-    Returns:
-        The genotype.
-
-    Example:
-        >>> from ramify.cells import NATS
-        >>> random_genotype(NATS, 0) == random_genotype(NATS, 0) != random_genotype(NATS, 1)
-        True
-    """
-    draw = torch.Generator().manual_seed(seed)
-    shape = len(space.edges), len(space.operations)
-    cells = tuple(
-        (kind, strongest(space, torch.rand(shape, generator=draw))) for kind in space.kinds
-    )
-    return Genotype(space.name, space.inputs, cells)
-
-
 def with_candidates(settings: SearchSettings, dataset: Dataset) -> SearchSettings:
-    """The settings with the number of architectures that the budget pays for.
-
-    Args:
-        settings: The settings.
-        dataset: What is searched on.
-
-    Returns:
-        As they are where they are not of random search, or say the number.
-    """
+    """The settings with the number of architectures that the budget pays for."""
     if settings.searcher != "random" or settings.candidates is not None:
         return settings
     space, inputs = space_named(settings.space), dataset.x_train[:1]
@@ -82,15 +47,7 @@ def with_candidates(settings: SearchSettings, dataset: Dataset) -> SearchSetting
 
 
 def run_random(job: Job, setup: Setup) -> None:
-    """Run one job of random search to its end: train a candidate, or take the best.
-
-    Args:
-        job: The job.
-        setup: What the jobs of the run share.
-
-    Raises:
-        RamifyError: From the folder, the space or the training.
-    """
+    """Run one job of random search to its end: train a candidate, or take the best."""
     settings = setup.settings
     assert isinstance(settings, SearchSettings)
     describe_space(settings, setup.folder)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from ramify.commands.fresh_networks import scratch
 from ramify.commands.grow_settings import GrowSettings
 from ramify.commands.jobs import RESTORE, Job, Setup, build_seed, prepare, train_job
 from ramify.commands.retrain_cells import prepare_cells
@@ -16,26 +15,13 @@ from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.store.files import read_json, write_json
 from ramify.store.model import SUFFIX, Recipe
+from ramify.train.fresh_networks import scratch
 
 
 def begin(
     source: Path, given: Mapping[str, Any], file: Path | None, out: Path | None
 ) -> tuple[RetrainSettings | RetrainCellsSettings, RunFolder, Dataset]:
-    """Find what is to be trained, try it, and make the run folder.
-
-    Args:
-        source: A run folder, or what was given to ``ramify.save``, or the folder it lies in.
-        given: Settings by name; those left open are absent.
-        file: Holds further settings, such as ``config.json`` of another run.
-        out: A folder that is empty or does not exist yet; None for one beside the source.
-
-    Returns:
-        All settings, the folder, and the data.
-
-    Raises:
-        RamifyError: There is nothing to train, the settings are out of range, or there is something
-            at ``out`` already.
-    """
+    """Find what is to be trained, try it, and make the run folder."""
     path = out or default_folder(source)
     if (source / CONFIG).exists() and RunFolder.open(source).command() == "search":
         cells = RetrainCellsSettings.of_search(
@@ -56,19 +42,7 @@ def begin(
 def shapes_of(
     source: Path, given: Mapping[str, Any], base: Mapping[str, Any] | None = None
 ) -> tuple[RetrainSettings, list[Recipe]]:
-    """Find the shapes to train, and fill in what the user left open.
-
-    Args:
-        source: As :func:`begin`.
-        given: Likewise.
-        base: Settings of another run.
-
-    Returns:
-        All settings, and the shape of each seed, or one for all.
-
-    Raises:
-        RamifyError: As :func:`begin`.
-    """
+    """Find the shapes to train, and fill in what the user left open."""
     base = base or {}
     if (source / CONFIG).exists():
         folder = RunFolder.open(source)
@@ -85,15 +59,7 @@ def shapes_of(
 
 
 def run_retrain(job: Job, setup: Setup) -> None:
-    """Train a shape from fresh weights to the end.
-
-    Args:
-        job: The job.
-        setup: What the jobs of the run share.
-
-    Raises:
-        RamifyError: From the folder, the model or the training.
-    """
+    """Train a shape from fresh weights to the end."""
     settings = setup.settings
     assert isinstance(settings, RetrainSettings)
     torch.manual_seed(job.seed)
@@ -109,19 +75,7 @@ def default_folder(source: Path) -> Path:
 
 
 def saved_stem(source: Path, given: Mapping[str, Any], verb: str) -> Path:
-    """Where a network lies that `ramify.save` wrote.
-
-    Args:
-        source: What was given to it, or the folder it lies in.
-        given: The settings given, which must say data and model.
-        verb: What is to be done with it, for errors.
-
-    Returns:
-        The path without its ending.
-
-    Raises:
-        RamifyError: There is none, or it is not said what it is trained on.
-    """
+    """Where a network lies that `ramify.save` wrote."""
     stem = source / "model" if source.is_dir() else Path(str(source).removesuffix(SUFFIX))
     shape = stem.with_name(stem.name + ".json")
     if not shape.exists():

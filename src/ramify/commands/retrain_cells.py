@@ -22,18 +22,7 @@ from ramify.train.loop import train
 
 
 def prepare_cells(settings: RetrainCellsSettings) -> Dataset:
-    """Load the data and try the networks, so that a mistake shows before a folder is made.
-
-    Args:
-        settings: The settings of the run.
-
-    Returns:
-        The data.
-
-    Raises:
-        RamifyError: Device, data or space are not there, or a network does not run on the images,
-            the auxiliary head included.
-    """
+    """Load the data and try the networks, so that a mistake shows before a folder is made."""
     dataset = load_data(settings)
     for seed in range(settings.seed, settings.seed + len(settings.genotypes)):
         net = build_network(settings, dataset, seed, auxiliary=settings.auxiliary > 0)
@@ -59,15 +48,7 @@ def build_network(
 
 
 def run_cells(job: Job, setup: Setup) -> None:
-    """Train one derived network to its end, and keep it without its auxiliary head.
-
-    Args:
-        job: The job.
-        setup: What the jobs of the run share.
-
-    Raises:
-        RamifyError: From the folder, the space or the training.
-    """
+    """Train one derived network to its end, and keep it without its auxiliary head."""
     settings = setup.settings
     assert isinstance(settings, RetrainCellsSettings)
     torch.manual_seed(job.seed)

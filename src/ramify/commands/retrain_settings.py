@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ramify.commands.run_folder import RunFolder
 
 AS_THE_RUN = "Passes over the data (as many as the run made; of cells, depends on the data set)."
-NOT_OF_A_FILE = ("source", "space", "genotypes")  # a run's own, whatever file is given
+NOT_OF_A_FILE = ("source", "space", "genotypes")  # they belong to one run
+OF_THE_SOURCE = (*NOT_OF_A_FILE, "data", "model", "width", "seed", "seeds")
 
 
 class RetrainSettings(NetworkSettings):
@@ -35,19 +36,7 @@ class RetrainSettings(NetworkSettings):
     def of_run(
         cls, folder: RunFolder, given: Mapping[str, Any], base: Mapping[str, Any]
     ) -> RetrainSettings:
-        """The settings of a finished run of ``ramify grow``, for as many epochs as it made.
-
-        Args:
-            folder: The run folder.
-            given: Settings by name; those left open are absent.
-            base: Settings of another run, which count before those of this one.
-
-        Returns:
-            All settings.
-
-        Raises:
-            RamifyError: The run is of another kind or not finished, or a setting is out of range.
-        """
+        """The settings of a finished run of ``ramify grow``, for as many epochs as it made."""
         source = folder.path
         if folder.command() == "prune":
             raise RamifyError(
@@ -64,28 +53,16 @@ class RetrainSettings(NetworkSettings):
             e["event"] == "epoch" and e["arm"] == "grown" and e["seed"] == grown.seed
             for e in events
         )
-        return cls._from(source, own, given, base)
+        return cls._from(source, own, given, _without(base, OF_THE_SOURCE))
 
     @classmethod
     def of_saved(
         cls, source: Path, given: Mapping[str, Any], base: Mapping[str, Any]
     ) -> RetrainSettings:
-        """The settings for a network that ``ramify.save`` wrote, as if it had been grown.
-
-        Args:
-            source: As the user gave it.
-            given: Settings by name, ``data`` and ``model`` among them.
-            base: Settings of another run, which count before the default values.
-
-        Returns:
-            All settings.
-
-        Raises:
-            RamifyError: A setting is out of range.
-        """
+        """The settings for a network that ``ramify.save`` wrote, as if it had been grown."""
         own = defaults(GrowSettings.kind, {"data": {**base, **given}["data"]}) | {"width": None}
         own["epochs"] *= own["rounds"] + 1
-        return cls._from(source, own, given, base)
+        return cls._from(source, own, given, _without(base, NOT_OF_A_FILE))
 
     @classmethod
     def _from(
@@ -100,7 +77,7 @@ class RetrainSettings(NetworkSettings):
                 f"{name.replace('_', '-')} is a setting of cells, which {source} does not hold; "
                 "leave it out."
             )
-        known = cls.over({k: v for k, v in base.items() if k not in NOT_OF_A_FILE}, given)
+        known = cls.over(base, given)
         return cls.checked({**own, "span": "round", **known, "source": str(source)}, given)
 
     def arms(self) -> tuple[str, ...]:
@@ -179,9 +156,7 @@ class RetrainCellsSettings(TrainingSettings):
         values |= {name: own[name] for name in shared[:-2]}
         if not _has_auxiliary(searched.space, values["channels"], values["cells"]):
             values["auxiliary"] = 0.0
-        known = cls.over(
-            {k: v for k, v in base.items() if k not in (*NOT_OF_A_FILE, "data")}, given
-        )
+        known = cls.over(_without(base, OF_THE_SOURCE), given)
         genotypes = tuple(found[seed] for seed in searched.all_seeds)
         return cls.checked(
             {**values, **known, "source": str(source), "genotypes": genotypes}, given
@@ -198,6 +173,10 @@ class RetrainCellsSettings(TrainingSettings):
     def genotype(self, seed: int) -> str:
         """The text of what a seed trains."""
         return self.genotypes[(seed - self.seed) % len(self.genotypes)]
+
+
+def _without(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
 
 
 def _check_finished(folder: RunFolder, finished: bool) -> None:

@@ -37,18 +37,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
-        """Make the folder of a new run.
-
-        Args:
-            path: A folder that is empty or does not exist yet.
-            config: Every setting of the run, plain JSON values.
-
-        Returns:
-            The folder, with ``config.json`` and ``versions.json`` in it.
-
-        Raises:
-            RamifyError: There is something at ``path`` already.
-        """
+        """Make the folder of a new run."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             isrun = (path / CONFIG).exists()
             raise RamifyError(
@@ -62,17 +51,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """The folder of a run that was begun before.
-
-        Args:
-            path: Where it is.
-
-        Returns:
-            The folder.
-
-        Raises:
-            RamifyError: It is not a run folder.
-        """
+        """The folder of a run that was begun before."""
         if not (path / CONFIG).exists():
             seen = f"has no {CONFIG}" if path.is_dir() else "does not exist"
             raise RamifyError(
@@ -92,14 +71,7 @@ class RunFolder:
         return self.path / ((stem if first else f"{stem}-{seed}") + suffix)
 
     def config(self) -> dict[str, Any]:
-        """The settings of the run.
-
-        Returns:
-            What :meth:`create` was given.
-
-        Raises:
-            RamifyError: ``config.json`` is damaged.
-        """
+        """The settings of the run."""
         advice = "restore it from a copy, or begin a new run in another folder."
         config = read_json(self.path / CONFIG, advice)
         if not isinstance(config, dict):
@@ -111,14 +83,7 @@ class RunFolder:
         return command_of(self.config())
 
     def check(self, given: Mapping[str, Any]) -> None:
-        """Make sure that settings given again are those of the run.
-
-        Args:
-            given: Some of the settings.
-
-        Raises:
-            RamifyError: Names the first setting that differs.
-        """
+        """Make sure that settings given again are those of the run."""
         config = self.config()
         for key, value in given.items():
             if config.get(key) != value:
@@ -133,14 +98,7 @@ class RunFolder:
             file.write(json.dumps(event) + "\n")
 
     def events(self) -> list[dict[str, Any]]:
-        """Every event so far; a last line that a kill cut short is left out.
-
-        Returns:
-            The events in order.
-
-        Raises:
-            RamifyError: A line before the last is not an event.
-        """
+        """Every event so far; a last line that a kill cut short is left out."""
         path = self.path / METRICS
         lines = path.read_bytes().splitlines() if path.exists() else []
         events = []

@@ -38,18 +38,7 @@ LATENCIES, SPACE = "latency.json", "space.json"
 
 
 def prepare_search(settings: SearchSettings) -> Dataset:
-    """Load the data and try the supernet, so that a mistake shows before a folder is made.
-
-    Args:
-        settings: The settings of the run.
-
-    Returns:
-        The data.
-
-    Raises:
-        RamifyError: Device or data are not there, the data are no images, the samples are too few,
-            or the supernet does not run on them.
-    """
+    """Load the data and try the supernet, so that a mistake shows before a folder is made."""
     dataset = load_data(settings)
     if len(dataset.shape) != 3:
         raise RamifyError(
@@ -118,15 +107,7 @@ def divided(settings: SearchSettings, dataset: Dataset, seed: int) -> tuple[Data
 
 
 def run_search(job: Job, setup: Setup) -> None:
-    """Run one search by gradients to its end, and derive.
-
-    Args:
-        job: The job.
-        setup: What the jobs of the run share.
-
-    Raises:
-        RamifyError: From the folder, the space or the search.
-    """
+    """Run one search by gradients to its end, and derive."""
     settings = setup.settings
     assert isinstance(settings, SearchSettings)
     describe_space(settings, setup.folder)
@@ -241,17 +222,7 @@ def _read_table(path: Path) -> LatencyTable:
 def make_searcher(
     settings: SearchSettings, net: Supernet, steps: int, penalty: ExpectedCost | None = None
 ) -> Searcher:
-    """The searcher that the settings name, over a supernet.
-
-    Args:
-        settings: The settings.
-        net: The supernet.
-        steps: Steps of an epoch.
-        penalty: On the logits.
-
-    Returns:
-        The searcher: SGD with a cosine schedule for the weights, Adam for the logits, as in DARTS.
-    """
+    """The searcher that the settings name, over a supernet."""
     total, warmup = settings.epochs * steps, (settings.warmup_epochs or 0) * steps
 
     def cosine(optimizer: Optimizer) -> LRScheduler:
@@ -296,14 +267,7 @@ def build_derived(settings: SearchSettings, dataset: Dataset, genotype: str) -> 
 
 
 def finish_search(job: Job, setup: Setup, genotype: str, last: Event) -> None:
-    """Keep what a search found, and write its result: what the network is, not yet how good.
-
-    Args:
-        job: The job.
-        setup: What the jobs of the run share.
-        genotype: The text of the architecture.
-        last: The event of the last epoch.
-    """
+    """Keep what a search found, and write its result: what the network is, not yet how good."""
     settings = setup.settings
     assert isinstance(settings, SearchSettings)
     space = space_named(settings.space)
@@ -331,16 +295,7 @@ def finish_search(job: Job, setup: Setup, genotype: str, last: Event) -> None:
 
 
 def benchmark(settings: SearchSettings, genotype: Genotype) -> dict[str, float]:
-    """What the tables of NATS-Bench say of an architecture.
-
-    Args:
-        settings: The settings of the search.
-        genotype: What it found.
-
-    Returns:
-        Test accuracy and percentile in the space, in %; nothing of another space or other data, or
-        where the tables are not there.
-    """
+    """What the tables of NATS-Bench say of an architecture."""
     if settings.space != "nats" or settings.data not in DATASETS:
         return {}
     try:

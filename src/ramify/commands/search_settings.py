@@ -138,17 +138,7 @@ class SearchSettings(Settings):
 
 
 def space_named(name: str) -> Space:
-    """The space of this name.
-
-    Args:
-        name: ``darts``, ``nats``, or ``package.module:object`` for one of the user.
-
-    Returns:
-        The space.
-
-    Raises:
-        RamifyError: There is none.
-    """
+    """The space of this name."""
     from ramify.cells import DARTS, NATS, Space
     from ramify.imports import object_at
 

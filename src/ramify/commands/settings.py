@@ -110,19 +110,7 @@ class Settings(BaseModel, ABC):
 
     @classmethod
     def resolve(cls, given: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> Self:
-        """Fill in what the user left open.
-
-        Args:
-            given: Settings by name; those left open are absent.
-            base: Settings of another run, which count where they agree with the given ones.
-
-        Returns:
-            All settings.
-
-        Raises:
-            RamifyError: Settings exclude each other, or one is unknown, out of range, or without
-                effect beside the others.
-        """
+        """Fill in what the user left open."""
         known = cls.over(cls.tidied(base or {}), cls.tidied(given))
         values = defaults(cls.kind, known)
         cls.fill(values, known)
@@ -130,18 +118,7 @@ class Settings(BaseModel, ABC):
 
     @classmethod
     def checked(cls, values: dict[str, Any], given: Mapping[str, Any]) -> Self:
-        """The settings, once they agree with each other; those that do not count are None.
-
-        Args:
-            values: All settings, and others that are left out.
-            given: Those that the user gave.
-
-        Returns:
-            The settings.
-
-        Raises:
-            RamifyError: As :meth:`resolve`.
-        """
+        """The settings, once they agree with each other; those that do not count are None."""
         if values["threads"] is None:
             import torch
 
@@ -220,18 +197,7 @@ class Settings(BaseModel, ABC):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], file: str = "config.json") -> Self:
-        """The settings that a run folder keeps.
-
-        Args:
-            values: What :meth:`to_json` gave.
-            file: Where they were read, for errors.
-
-        Returns:
-            All settings.
-
-        Raises:
-            RamifyError: A setting is missing, unknown, of another type or out of range.
-        """
+        """The settings that a run folder keeps."""
         values = cls.upgraded({key: v for key, v in values.items() if key != "command"})
         if wrong := set(cls.model_fields) ^ set(values):
             raise RamifyError(
@@ -244,17 +210,7 @@ class Settings(BaseModel, ABC):
 
     @classmethod
     def of_file(cls, path: Path | None) -> dict[str, Any]:
-        """The settings that a file gives, such as ``config.json`` of another run.
-
-        Args:
-            path: A JSON object of settings by name; None for no file.
-
-        Returns:
-            The settings in it that are not null.
-
-        Raises:
-            RamifyError: The file is damaged, or of another command.
-        """
+        """The settings that a file gives, such as ``config.json`` of another run."""
         if path is None:
             return {}
         from ramify.store.files import read_json

@@ -12,21 +12,7 @@ from ramify.tracing import trace
 def groups_of(
     model: str, *, data: str | None, shape: str | None, classes: int, width: int | None
 ) -> str:
-    """The channel groups of a network, as a table.
-
-    Args:
-        model: A built-in network, or ``package.module:object``.
-        data: The data set that it is built for; else the next two.
-        shape: Of its inputs, such as ``1,3,32,32``.
-        classes: How many it tells apart.
-        width: Channels of a layer; None leaves it to the model.
-
-    Returns:
-        The table.
-
-    Raises:
-        RamifyError: The inputs are given by none or both of the two, or from the model.
-    """
+    """The channel groups of a network, as a table."""
     if (data is None) == (shape is None):
         raise RamifyError("give the network's inputs by --data NAME or by --input 1,3,32,32.")
     if data is not None:

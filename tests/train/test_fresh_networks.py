@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import ramify
-from ramify.commands.fresh_networks import nearest_widths, scratch, wide
 from ramify.store.model import recipe_of, reshape
+from ramify.train.fresh_networks import nearest_widths, scratch, wide
 
 X = torch.zeros(1, 1, 8, 8)
 
