@@ -282,7 +282,7 @@ def test_resume_names_the_damaged_file(
         ("grow --data digits --weight-decay -1", "weight_decay is -1.0; it must not be negative"),
         ("grow --data digits --momentum 2", "momentum is 2.0; it is 0 or more, and below 1"),
         ("prune", "no data set was given; try --data digits"),
-        ("prune --data digits --searcher sgd", "choose one of darts, rarts, darts1"),
+        ("prune --data digits --searcher sgd", "choose one of rarts, darts, darts1"),
         ("prune --data digits --ratio 0.1 --threshold 1", "give one of them"),
         ("prune --data digits --budget params=10", "with a single channel left in every group"),
         ("show digits_net --input 1,1,8", "does not run on inputs of shape"),

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from ramify.select import Rule
     from ramify.train.width_search import WidthSearch
 
-GATED = ("rarts", "darts1", "darts2", "milenas", "joint", OWN)  # they learn gates
+GATED = ("rarts", "darts", "darts1", "darts2", "milenas", "joint", OWN)  # they learn gates
 SCORED = ("l1", "taylor", "random")  # plain training, then a score
-SEARCHERS = ("darts", *GATED[:-1], "bn", *SCORED, OWN)
+SEARCHERS = (*GATED[:-1], "bn", *SCORED, OWN)
 OWN_SCORE = "a method of your own"  # what `OWN` is where it scores, and learns no gates
 CUTS = ("ratio", "threshold", "budget")
 
