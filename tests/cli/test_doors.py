@@ -226,7 +226,9 @@ app()
 def test_without_the_extra_it_is_said_what_to_install() -> None:
     done = python(MISSING)
     assert done.returncode == 2
-    assert done.stderr == "error: the command line needs typer; run pip install 'ramify[cli]'.\n"
+    assert done.stderr == (
+        'error: the command line needs typer, which is not installed: pip install "ramify[cli]".\n'
+    )
 
 
 LIGHT = """

@@ -9,7 +9,10 @@ try:
 except ModuleNotFoundError as missing:
     if missing.name not in {"typer", "rich", "pydantic"}:
         raise
-    SENTENCE = f"error: the command line needs {missing.name}; run pip install 'ramify[cli]'."
+    SENTENCE = (
+        f"error: the command line needs {missing.name}, which is not installed: "
+        'pip install "ramify[cli]".'
+    )
 
     def app() -> None:  # type: ignore[misc]  # it is called, as the application is
         """Say what to install."""

@@ -20,7 +20,8 @@ from ramify.commands.settings import RUN, SEARCH, Settings
 from ramify.errors import RamifyError
 
 INTERRUPTED, BAD_INPUT = 130, 2
-EXTRA = {"jinja2", "matplotlib", "PIL", "rich", "sklearn"}  # of ramify[cli], imported by need
+# Of ramify[cli], imported where they are needed.
+EXTRA = {"PIL", "grandalf", "jinja2", "matplotlib", "rich", "sklearn"}
 
 
 class _OneSentence(typer.core.TyperGroup):
@@ -36,7 +37,7 @@ class _OneSentence(typer.core.TyperGroup):
         except ModuleNotFoundError as missing:
             if str(missing.name).partition(".")[0] not in EXTRA:
                 raise
-            _say(f"{missing.name} is not installed; run pip install 'ramify[cli]'.")
+            _say(f'{missing.name} is not installed: pip install "ramify[cli]".')
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
