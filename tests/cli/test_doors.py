@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import ramify
 from ramify.cli import app
-from ramify.data import Dataset
+from ramify.data import Dataset, load
 
 SMALL = "--data digits --width 2 --epochs 1 --probe-samples 20 --batch-size 15".split()
 
@@ -75,13 +75,16 @@ class ByNorm:
 
 DATA = """
 import torch
-from ramify.data import Dataset
+from ramify.data import Dataset, load
 
 def load():
     x = torch.randn(60, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     y = torch.arange(60) % 3
     return Dataset("mine", x[:45], y[:45], x[45:], y[45:], ("a", "b", "c"))
 """
+
+
+FILES = {"method": METHOD, "rule": RULE, "searcher": SEARCHER, "data": DATA}
 
 
 @pytest.fixture(autouse=True)
@@ -94,8 +97,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     images = torch.randn(3, 1, 8, 8, generator=generator)[labels]
     images = images + 0.5 * torch.randn(60, 1, 8, 8, generator=generator)
     data = Dataset("d", images[:45], labels[:45], images[45:], labels[45:], ("a", "b", "c"))
-    monkeypatch.setattr("ramify.commands.jobs.load", lambda name: data)
-    for name, text in (("method", METHOD), ("rule", RULE), ("searcher", SEARCHER)):
+    monkeypatch.setattr(
+        "ramify.commands.jobs.load", lambda name: data if name == "digits" else load(name)
+    )
+    for name, text in FILES.items():
         Path(f"door_{name}.py").write_text(text)
     return tmp_path
 
@@ -114,6 +119,14 @@ def refused(*arguments: str, said: str) -> None:
 def events(run: str, kind: str) -> list[dict[str, Any]]:
     lines = map(json.loads, Path(run, "metrics.jsonl").read_text().splitlines())
     return [event for event in lines if event["event"] == kind]
+
+
+def test_a_data_set() -> None:
+    call("grow", "--data", "door_data:load", *SMALL[2:], "--rounds", "0")
+    run = "runs/door_data-load"
+    assert json.loads(Path(run, "config.json").read_text())["data"] == "door_data:load"
+    call("grow", "--resume", run)
+    call("retrain", run)
 
 
 @pytest.mark.parametrize("name", ["Widest", "ready", "made"])

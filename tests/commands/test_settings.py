@@ -6,11 +6,21 @@ from typing import Any
 import pytest
 
 from ramify import SplittingDescent, Threshold, TopFraction
-from ramify.commands.defaults import DATA_SETS
+from ramify.commands import grow_settings, prune_settings, search_settings
+from ramify.commands.defaults import DATA_SETS, TABLE
 from ramify.commands.grow_settings import GrowSettings
+from ramify.commands.prune_settings import PruneSettings
+from ramify.commands.retrain_settings import RetrainCellsSettings
+from ramify.commands.search_settings import SearchSettings
+from ramify.commands.settings import PANELS
+from ramify.data import NAMES as DATA_NAMES
 from ramify.errors import RamifyError
 from ramify.methods import GaussNewton
-from ramify.select import TradeOff
+from ramify.methods.registry import METHODS
+from ramify.relax.registry import NAMES as SEARCHERS
+from ramify.select import BUDGETS, TradeOff
+from ramify.select.registry import RULES
+from ramify.train.width_search import SEARCHERS as WIDTH_SEARCHERS
 
 
 @pytest.mark.parametrize("data", [*DATA_SETS, "some/folder"])
@@ -180,3 +190,42 @@ def test_a_budget_leaves_room_for_many_rounds() -> None:
     usual = GrowSettings.resolve({"data": "digits"}).rounds
     assert GrowSettings.resolve(given | {"span": "run"}).rounds == usual < 20
     assert GrowSettings.resolve(given | {"method": "gauss-newton"}).rounds == usual
+
+
+def test_names_in_the_help_are_those_of_the_library() -> None:
+    """The help imports no torch, so it has names of its own."""
+    own = grow_settings.OWN
+    assert {*METHODS, own} == set(grow_settings.METHODS)
+    assert {*RULES, own} == set(grow_settings.RULES)
+    assert {*WIDTH_SEARCHERS, "darts", own} == set(prune_settings.SEARCHERS)
+    assert {*SEARCHERS, "random", own} == set(search_settings.SEARCHERS)
+    assert set(DATA_SETS) == set(DATA_NAMES)
+    assert all(name in grow_settings.BUDGETS for name in BUDGETS)
+
+
+def test_every_default_is_of_a_setting() -> None:
+    kinds = (GrowSettings, PruneSettings, SearchSettings, RetrainCellsSettings)
+    for conditions, values in TABLE:
+        wanted = conditions.get("kind", tuple(kind.kind for kind in kinds))
+        names = set().union(*(kind.model_fields for kind in kinds if kind.kind in wanted))
+        assert set(values) <= names
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"method": "gauss-newton"}, {"most": 3}, {"threshold": -1.0}]
+)
+def test_a_folder_from_before_the_rule_had_a_name(given: dict[str, Any]) -> None:
+    config = GrowSettings.resolve({"data": "digits", **given})
+    old = {name: value for name, value in config.to_json().items() if name != "rule"}
+    assert GrowSettings.from_json(old) == config
+
+
+def test_every_option_has_a_panel_and_a_help() -> None:
+    for kind in (GrowSettings, PruneSettings, SearchSettings, RetrainCellsSettings):
+        assert kind.options()
+        for name, told in kind.options().items():
+            assert told["panel"] in PANELS
+            assert len(str(kind.model_fields[name].description).split()) > 1
+            for selector, takers in told["of"].items():
+                known = kind.options()[selector]["choices"]
+                assert not known or set(takers) <= set(known)
