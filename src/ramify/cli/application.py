@@ -88,7 +88,7 @@ def grow(given: dict[str, Any], **files: Path | None) -> None:
 Order = Annotated[
     int | None,
     typer.Option(
-        help="The order of --searcher darts: 1 or 2 (1).",
+        help="The order of --searcher darts: 1 or 2. Default: 1.",
         rich_help_panel=SEARCH,
         show_default=False,
     ),
@@ -128,7 +128,7 @@ Source = Annotated[
 RetrainOut = Annotated[
     Path | None,
     typer.Option(
-        help="A new folder for the run (SOURCE/retrain; SOURCE-retrain for a saved network).",
+        help="A new folder for the run. Default: SOURCE/retrain, or SOURCE-retrain of a network.",
         rich_help_panel=RUN,
     ),
 ]

@@ -19,7 +19,9 @@ COMMON = ("out", "resume", "config")  # of every command that makes a run folder
 
 Out = Annotated[
     Path | None,
-    typer.Option(help="A new folder for the run (runs/DATA, numbered).", rich_help_panel=RUN),
+    typer.Option(
+        help="A new folder for the run. Default: runs/DATA, numbered.", rich_help_panel=RUN
+    ),
 ]
 Resume = Annotated[
     Path | None,
@@ -102,21 +104,19 @@ def _option(name: str, kind: type[Settings], field: FieldInfo) -> Any:
 
 
 def _help(name: str, kind: type[Settings], text: str, told: Mapping[str, Any]) -> str:
-    """What an option is, its choices and its value where it is left open, and when it counts."""
-    text, options = text.removesuffix("."), kind.options()
-    if told["choices"]:
-        text += f": {', '.join(told['choices'])}"
+    """What an option is, its value where it is left open, and when it counts."""
+    sentences, options = [text.removesuffix(".")], kind.options()
     if words := in_words(kind.kind, name):
-        text = f"{text[:-1]}; {words})" if text.endswith(")") else f"{text} ({words})"
+        sentences.append(f"Default: {words}")
     for other, takers in told["of"].items():
         rest = [choice for choice in options[other]["choices"] if choice not in takers]
         if takers == ("True",):
-            text += f". With --{other}"
+            sentences.append(f"Only with --{other}")
         elif len(rest) < len(takers):
-            text += f". Not with --{other} {', '.join(rest)}"
+            sentences.append(f"Not with --{other} {', '.join(rest)}")
         else:
-            text += f". With --{other} {', '.join(takers)}"
-    return f"{text}."
+            sentences.append(f"Only with --{other} {', '.join(takers)}")
+    return "".join(f"{sentence}. " for sentence in sentences).rstrip()
 
 
 def _container(field: FieldInfo) -> Any:

@@ -145,7 +145,9 @@ def in_words(kind: str, name: str) -> str:
     value = rows[-1][1] if rows else None
     if value is None or isinstance(value, bool):
         return ""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _of(conditions: Mapping[str, Any], kind: str) -> bool:

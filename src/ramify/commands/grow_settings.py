@@ -31,15 +31,15 @@ class GrowSettings(NetworkSettings):
     kind: ClassVar[str] = "grow"
     rivals = (("rule", "fraction", "most", "threshold", "tradeoff"),)
 
-    method: str = option(GROW, "What proposes the changes", choices=METHODS)
+    method: str = option(GROW, "What proposes the changes: {}.", choices=METHODS)
     rule: str = option(
         GROW,
-        "What selects among the proposed changes (top-fraction, but trade-off for gauss-newton and "
-        "threshold with --most or --threshold)",
+        "What selects among the proposed changes: {}. Default: top-fraction; for gauss-newton "
+        "trade-off; with --most or --threshold threshold.",
         choices=RULES,
     )
     rounds: int = option(
-        GROW, "The most changes of the shape (20 with --budget, unless --span is run)."
+        GROW, "How often to change the shape at most; with --budget 20, unless --span is run."
     )
     budget: dict[str, float] | None = option(
         GROW,
@@ -91,7 +91,7 @@ class GrowSettings(NetworkSettings):
     )
     phase: int | None = option(
         GROW,
-        "Passes over the data in which the changes of a round are learned (as --epochs).",
+        "Passes over the data in which the changes of a round are learned. Default: as --epochs.",
         of={"method": ("gauss-newton",)},
         ge=1,
     )

@@ -28,8 +28,8 @@ class PruneSettings(NetworkSettings):
 
     searcher: str = option(
         SEARCH,
-        "What scores the channels; all of them train for as many steps. Your own is a class of "
-        "ramify.relax.Searcher, which learns gates, or a method, which scores after plain training",
+        "What scores the channels: {}. All train for as many steps. Your own is a class of "
+        "ramify.relax.Searcher, which learns gates, or a method, which scores after training.",
         choices=SEARCHERS,
     )
     lam: float | None = option(
@@ -47,22 +47,23 @@ class PruneSettings(NetworkSettings):
         of={"searcher": (*GATED, "bn")},
     )
     arch_lr: float | None = option(
-        SEARCH, "Learning rate of the gates (as --lr).", of={"searcher": GATED}
+        SEARCH, "Learning rate of the gates. Default: as --lr.", of={"searcher": GATED}
     )
     pretrain_epochs: int = option(
         SEARCH,
-        "Passes over the data that train the full network first (as --epochs); 0 searches from "
-        "fresh weights.",
+        "Passes over the data that train the full network first; 0 searches from fresh weights. "
+        "Default: as --epochs.",
         ge=0,
     )
     search_epochs: int = option(
         SEARCH,
-        "Passes over the data in the search (as --epochs); each step takes one batch of each half.",
+        "Passes over the data in the search; each step takes one batch of each half. Default: as "
+        "--epochs.",
     )
     groups: tuple[str, ...] | None = option(
         CUT,
         "Score and cut only the groups of these names, as `ramify show` lists them, such as "
-        "'*.mlp.fc1,*.q_proj:1' (all).",
+        "'*.mlp.fc1,*.q_proj:1'. Default: all.",
     )
     ratio: float | None = option(CUT, "Share of the channels to cut, over all layers")
     per_layer: bool = option(CUT, "Cut the share --ratio of every layer.")

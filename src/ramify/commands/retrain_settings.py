@@ -15,7 +15,9 @@ from ramify.errors import RamifyError
 if TYPE_CHECKING:
     from ramify.commands.run_folder import RunFolder
 
-AS_THE_RUN = "Passes over the data (as many as the run made; of cells, depends on the data set)."
+AS_THE_RUN = (
+    "Passes over the data. Default: as many as the run made; of cells, depends on the data set."
+)
 NOT_OF_A_FILE = ("source", "space", "genotypes")  # they belong to one run
 OF_THE_SOURCE = (*NOT_OF_A_FILE, "data", "model", "width", "seed", "seeds")
 

@@ -31,15 +31,15 @@ class SearchSettings(Settings):
     )
     searcher: str = option(
         SEARCH,
-        "What searches. random trains random architectures for the cost of a first-order search "
-        "and takes the best; your own is a class of ramify.relax.Searcher",
+        "What searches: {}. random trains random architectures for the cost of a first-order "
+        "search and takes the best; your own is a class of ramify.relax.Searcher.",
         choices=SEARCHERS,
     )
     epochs: int = option(
         SEARCH, "Passes over the two halves of the data; of random, for each architecture.", ge=1
     )
     samples: int | None = option(
-        SEARCH, "Training images to search on, both halves together (all).", ge=4
+        SEARCH, "Training images to search on, both halves together. Default: all.", ge=4
     )
     arch_lr: float | None = option(SEARCH, "Learning rate of the logits α.", of=BY_GRADIENTS, gt=0)
     arch_weight_decay: float | None = option(
@@ -89,8 +89,8 @@ class SearchSettings(Settings):
     )
     select: str | None = option(
         SEARCH,
-        "How the operations are chosen at the end: by the mixing weights, or by what removing each "
-        "would cost",
+        "How the operations are chosen at the end: mixing (by the mixing weights) or perturbation "
+        "(by what removing each would cost).",
         choices=SELECTIONS,
         of=BY_GRADIENTS,
     )

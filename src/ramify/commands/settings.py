@@ -57,7 +57,7 @@ def option(
 
     Args:
         panel: Where its help stands.
-        text: Its help.
+        text: Its help; ``{}`` stands for the choices.
         choices: The names that it takes; `OWN` among them stands for the user's own.
         of: For which choices of other settings it counts, such as ``{"method": ("s3d",)}``; it is
             None for all others, which refuse it.
@@ -68,7 +68,9 @@ def option(
     """
     told: dict[str, Any] = {"panel": panel, "choices": choices, "of": dict(of or {}), **bounds}
     field: Any = Field
-    return field(description=text, json_schema_extra={"option": told}, **bounds)
+    return field(
+        description=text.format(", ".join(choices)), json_schema_extra={"option": told}, **bounds
+    )
 
 
 def option_of(field: FieldInfo) -> dict[str, Any] | None:
