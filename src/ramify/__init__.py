@@ -22,6 +22,7 @@ else:
         public = import_module("ramify.public")
         if not hasattr(public, name):
             raise AttributeError(f"module 'ramify' has no attribute {name!r}")
+        globals().update({known: getattr(public, known) for known in public.__all__})
         return getattr(public, name)
 
     def __dir__():
