@@ -31,3 +31,12 @@ def test_python_blocks_run(page: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_how_it_works_names_every_file_of_the_core() -> None:
+    page = (ROOT / "docs" / "how-it-works.md").read_text()
+    shell = {"commands", "cli", "report", "models", "data"}
+    files = [path.relative_to(ROOT / "src" / "ramify") for path in (ROOT / "src").rglob("*.py")]
+    core = [file for file in files if file.parts[0] not in shell and file.stem[:2] != "__"]
+    assert len(core) > 90
+    assert [str(file) for file in core if file.name not in page] == []
