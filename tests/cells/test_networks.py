@@ -9,7 +9,7 @@ from torch import nn
 import ramify
 from ramify import cost
 from ramify.cells import DARTS, DARTS_IMAGENET, DARTS_V2, NATS, Genotype, Parts
-from ramify.cells.darts import AuxiliaryHead
+from ramify.cells.darts_space import AuxiliaryHead
 from tests.cells.spaces import nats_strings
 
 

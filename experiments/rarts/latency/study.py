@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ramify.cells import DARTS, Genotype
-from ramify.cells.latency import LatencyTable, measure_latencies
+from ramify.cells.operation_latency import LatencyTable, measure_latencies
 from ramify.commands.jobs import run_jobs
 from ramify.commands.run_folder import CONFIG, RunFolder
 from ramify.commands.search import run_search

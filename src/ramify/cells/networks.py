@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ramify.cells.genotype import Genotype
 from ramify.cells.operations import Zero
-from ramify.cells.plan import CellPlan, Plan
 from ramify.cells.skeleton import Skeleton
+from ramify.cells.stacking import CellPlan, Plan
 from ramify.errors import RamifyError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from ramify.cells.plan import CellPlan, Parts
+from ramify.cells.stacking import CellPlan, Parts
 
 
 class Skeleton(nn.Module):

@@ -21,7 +21,7 @@ from torch import nn
 from ramify.cells.derive import derive
 from ramify.cells.genotype import Genotype, States
 from ramify.cells.networks import Network
-from ramify.cells.plan import CellPlan, Parts, Plan
+from ramify.cells.stacking import CellPlan, Parts, Plan
 from ramify.cells.supernet import Supernet
 from ramify.errors import RamifyError
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ramify.cells.mixed import EdgeMixtures, Used
-from ramify.cells.plan import CellPlan, Plan
 from ramify.cells.skeleton import Skeleton
+from ramify.cells.stacking import CellPlan, Plan
 from ramify.errors import RamifyError
 
 if TYPE_CHECKING:

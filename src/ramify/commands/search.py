@@ -13,9 +13,9 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
 from ramify.cells import Genotype, NatsTables, Network, Supernet
-from ramify.cells.latency import LatencyTable, measure_latencies
+from ramify.cells.nats_tables import DATASETS
+from ramify.cells.operation_latency import LatencyTable, measure_latencies
 from ramify.cells.perturb import derive_by_perturbation
-from ramify.cells.tables import DATASETS
 from ramify.commands.jobs import EVALUATION_BATCH, Job, Setup, Shuffled, load_data, try_classifier
 from ramify.commands.run_folder import RunFolder
 from ramify.commands.search_settings import SearchSettings, space_named

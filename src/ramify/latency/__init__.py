@@ -5,7 +5,7 @@ threads of torch.
 """
 
 from ramify.latency.clock import Clock, ThreadClock
-from ramify.latency.model import LatencyModel, learn
+from ramify.latency.prediction import LatencyModel, learn
 from ramify.latency.samples import Sample, draw_shapes, observe
 from ramify.latency.timing import Latency, measure, measure_edited, prices
 

@@ -13,7 +13,7 @@ from ramify.relax.penalties import L1, ExpectedCost, GroupL1, channel_costs
 from ramify.relax.proximal import by_group, prox_group_l1, prox_l0, prox_l1, prox_tl1
 from ramify.relax.rarts import RARTS
 from ramify.relax.searcher import Searcher, Step
-from ramify.relax.splitting import RelaxedSplitting
+from ramify.relax.variable_splitting import RelaxedSplitting
 
 __all__ = [
     "DARTS",

@@ -21,7 +21,7 @@ from torch import Tensor
 from ramify.cost import RESOURCES, CostModel
 from ramify.errors import RamifyError
 from ramify.latency import LatencyModel
-from ramify.latency.model import slopes
+from ramify.latency.prediction import slopes
 from ramify.relax.gates import Gates
 from ramify.relax.proximal import group_norms, prox_group_l1, prox_l1
 from ramify.tracing import ChannelGraph

@@ -7,6 +7,6 @@ How the files fit together:
   cost on the widths of all groups (`problem` puts both together);
 - `widths` solves that: `linear_bound` bounds the value by a linear program and finds widths to
   start from, `local_search` improves them; a mixed-integer program proves small cases;
-- `latency` adds a budget of milliseconds, whose costs are predicted;
+- `latency_budget` adds a budget of milliseconds, whose costs are predicted;
 - without a traced model costs simply add up, and `additive` solves it.
 """

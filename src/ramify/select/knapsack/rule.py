@@ -18,7 +18,7 @@ from ramify.latency import LatencyModel, learn, measure_edited
 from ramify.methods import Proposal
 from ramify.select.candidates import Candidates, gather
 from ramify.select.knapsack.additive import AdditiveKnapsack
-from ramify.select.knapsack.latency import best_predicted
+from ramify.select.knapsack.latency_budget import best_predicted
 from ramify.select.knapsack.problem import Budgets, WidthChoices
 from ramify.select.knapsack.value_curve import Floats
 from ramify.select.knapsack.widths import best_widths

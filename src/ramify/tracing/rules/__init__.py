@@ -4,6 +4,6 @@
 operation. A rule is a function of one `TracedOp`.
 """
 
-from ramify.tracing.rules import contractions, lookups, moves, norms, pointwise, reductions, space
+from ramify.tracing.rules import contractions, lookups, moves, norms, pointwise, reductions, spatial
 
-__all__ = ["contractions", "lookups", "moves", "norms", "pointwise", "reductions", "space"]
+__all__ = ["contractions", "lookups", "moves", "norms", "pointwise", "reductions", "spatial"]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ramify.cells import DARTS, NATS
-from ramify.cells.latency import LatencyTable, Place, measure_latencies
+from ramify.cells.operation_latency import LatencyTable, Place, measure_latencies
 from ramify.errors import RamifyError
 from ramify.relax import ExpectedCost
 

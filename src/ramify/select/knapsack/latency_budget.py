@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ramify.latency import LatencyModel
-from ramify.latency.model import slopes
+from ramify.latency.prediction import slopes
 from ramify.select.knapsack.problem import Budgets, WidthChoices
 from ramify.select.knapsack.value_curve import Floats
 from ramify.tracing.indexing import Index

@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import nn
 
 from ramify.cells.operations import Residual, Zero, average_pool, relu_conv_norm
-from ramify.cells.plan import CellPlan, Parts, Plan
 from ramify.cells.space import Space
+from ramify.cells.stacking import CellPlan, Parts, Plan
 
 
 def stack(plan: Plan) -> Parts:

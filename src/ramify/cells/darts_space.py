@@ -21,8 +21,8 @@ from ramify.cells.operations import (
     separable,
     twice_separable,
 )
-from ramify.cells.plan import CellPlan, Parts, Plan
 from ramify.cells.space import Space
+from ramify.cells.stacking import CellPlan, Parts, Plan
 from ramify.errors import RamifyError
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ramify.cells.operations import Zero
-from ramify.cells.plan import CellPlan
+from ramify.cells.stacking import CellPlan
 from ramify.cells.supernet import Supernet
 from ramify.errors import RamifyError
 from ramify.latency import Clock, measure

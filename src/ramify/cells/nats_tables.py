@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ramify.cells.genotype import Genotype
-from ramify.cells.nats import NATS
+from ramify.cells.nats_space import NATS
 from ramify.errors import RamifyError
 
 DATASETS = ("cifar10", "cifar100", "imagenet16")
