@@ -54,7 +54,9 @@ def test_damaged(tmp_path, content, message):
         read_idx(path, 3)
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(idx(IMAGES))[:-9]])
+@pytest.mark.parametrize(
+    "content", [b"no gzip", gzip.compress(idx(IMAGES))[:-9]], ids=["other", "cut short"]
+)
 def test_damaged_gzip(tmp_path, content):
     path = tmp_path / "images.gz"
     path.write_bytes(content)

@@ -166,7 +166,7 @@ class Hooked:
         return {n: g for n, g in zip(names, found, strict=True) if g is not None}
 
 
-@pytest.mark.parametrize("name", NETS.keys() - {*ATTENTION, "crossed", "fused-attention"})
+@pytest.mark.parametrize("name", sorted(NETS.keys() - {*ATTENTION, "crossed", "fused-attention"}))
 def test_split_and_removal_equal_the_hooked_network(name: str) -> None:
     net, batch = NETS[name]()
     graph = ramify.trace(net, batch[0][:2])
