@@ -9,8 +9,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linprog, milp
-from scipy.sparse import csr_array, vstack
+import scipy  # whose parts are imported when they are used
 
 from ramify.select.knapsack.value_curve import Floats
 from ramify.tracing.indexing import Index
@@ -54,7 +53,7 @@ class AdditiveKnapsack:
             nothing fits.
         """
         rows, limits = self._rows()
-        relaxed = linprog(
+        relaxed = scipy.optimize.linprog(
             -self.values / self._scale, A_ub=rows, b_ub=limits, bounds=(0, 1), method="highs"
         )
         if relaxed.x is None:
@@ -95,18 +94,18 @@ class AdditiveKnapsack:
         """(R,), what costs are divided by for the solver."""
         return np.maximum(np.abs(self.costs).max(axis=1), 1e-300)
 
-    def _rows(self) -> tuple[csr_array, Floats]:
+    def _rows(self) -> tuple[scipy.sparse.csr_array, Floats]:
         """All constraints as rows @ x <= limits, budgets first, each row's largest entry 1."""
         count = len(self.values)
         _, channel = np.unique(self.channels, return_inverse=True)
-        one_each = csr_array((np.ones(count), (channel, np.arange(count))))
-        parts = [csr_array(self.costs / self._sizes[:, None]), one_each]
+        one_each = scipy.sparse.csr_array((np.ones(count), (channel, np.arange(count))))
+        parts = [scipy.sparse.csr_array(self.costs / self._sizes[:, None]), one_each]
         limits = [self.budgets / self._sizes, np.ones(one_each.shape[0])]
         for prunes in self.prunes:  # one channel of the group stays
             where = (np.zeros(len(prunes), dtype=int), prunes)
-            parts.append(csr_array((np.ones(len(prunes)), where), shape=(1, count)))
+            parts.append(scipy.sparse.csr_array((np.ones(len(prunes)), where), shape=(1, count)))
             limits.append(np.array([len(prunes) - 1.0]))
-        return vstack(parts, format="csr"), np.concatenate(limits)
+        return scipy.sparse.vstack(parts, format="csr"), np.concatenate(limits)
 
     def _decided(
         self, open_: Index, settled: Floats, gap: float, until: float
@@ -116,7 +115,7 @@ class AdditiveKnapsack:
         limits = limits - rows @ settled
         bound = np.inf
         for attempt in range(20):
-            found = milp(
+            found = scipy.optimize.milp(
                 -self.values[open_] / self._scale,
                 integrality=np.ones(len(open_)),
                 bounds=(0, 1),

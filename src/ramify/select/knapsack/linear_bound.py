@@ -21,8 +21,7 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import csr_array
+import scipy  # whose parts are imported when they are used
 
 from ramify.select.knapsack.problem import Budgets, WidthChoices
 from ramify.select.knapsack.value_curve import Floats
@@ -78,7 +77,7 @@ class LinearBound:
                 break
             rows, limits = self.cuts()
             columns = np.flatnonzero(active)
-            found = linprog(
+            found = scipy.optimize.linprog(
                 -self.unit * choices.values[columns],
                 A_ub=rows[:, columns] if len(rows) else None,
                 b_ub=limits if len(rows) else None,
@@ -140,11 +139,11 @@ class LinearBound:
         count = np.add.reduceat(below.astype(np.int64), choices.start)
         return choices.start + np.maximum(count - 1, 0)
 
-    def one_each(self, columns: Index) -> csr_array:
+    def one_each(self, columns: Index) -> scipy.sparse.csr_array:
         """One width for every group: a row a group."""
         choices = self._choices
         entries = (np.ones(len(columns)), (choices.place[columns], np.arange(len(columns))))
-        return csr_array(entries, shape=(len(choices.groups), len(columns)))
+        return scipy.sparse.csr_array(entries, shape=(len(choices.groups), len(columns)))
 
     def cuts(self) -> tuple[Floats, Floats]:
         """All cuts: rows (cuts, N) and limits (cuts,)."""

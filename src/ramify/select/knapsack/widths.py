@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import numpy as np
-from scipy.optimize import milp
+import scipy  # whose parts are imported when they are used
 
 from ramify.select.knapsack.linear_bound import LinearBound
 from ramify.select.knapsack.local_search import drawn_in, improved
@@ -81,7 +81,7 @@ def _proven(
             constraints.append((rows, -np.inf, limits))
         if wider:
             constraints.append((np.array([r for r, _ in wider]), -np.inf, [m for _, m in wider]))
-        found = milp(
+        found = scipy.optimize.milp(
             -program.unit * choices.values,
             integrality=np.ones(len(columns)),
             bounds=(0, 1),
