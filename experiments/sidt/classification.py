@@ -116,7 +116,7 @@ class Cifar(study.Task):
 
 
 def some(dataset: Dataset, settings: Settings) -> Dataset:
-    """The first classes of a data set, so many images of them for training.
+    """The first classes of a data set, with as many training images as the settings ask for.
 
     Args:
         dataset: all of it.

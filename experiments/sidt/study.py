@@ -110,7 +110,7 @@ class Task(ABC):
 
     @abstractmethod
     def passes(self, rows: Tensor, size: int, seed: int) -> Passes:
-        """Batches of so many of these training samples, on the device, for any pass over them."""
+        """Batches of `size` of these training samples, on the device, for any pass over them."""
 
     @abstractmethod
     def judge(self, model: nn.Module) -> dict[str, float]:

@@ -71,7 +71,7 @@ class Block:
 
 
 def left(width: int, share: float) -> int:
-    """How many of so many dimensions remain when a share is pruned."""
+    """How many of `width` dimensions remain when a share is pruned."""
     return width - round(share * width)
 
 

@@ -4,7 +4,7 @@ One MAC is one multiplication with its addition, or two FLOPs. Sizes come from t
 labelled tape, so an edit is priced without being applied. They are polynomials in the widths of the
 groups, and so is the cost: `CostModel` compiles it once, for whoever prices many shapes.
 
-Shape letters: `W` groups, `K` monomials, `P` at most so many widths in one monomial.
+Shape letters: `W` groups, `K` monomials, `P` the largest number of widths in one monomial.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def object_at(text: str, what: str, known: str = "package.module:object") -> Any
 
 
 def made(found: Any, text: str, what: str, **offered: Any) -> Any:
-    """What a class or a function that the user named gives, called with what it takes.
+    """Call a class or function that the user named, with those offered arguments that it takes.
 
     Args:
         found: the class or the function.
@@ -53,7 +53,7 @@ def made(found: Any, text: str, what: str, **offered: Any) -> Any:
         **offered: keyword arguments; those that its signature does not name are left out.
 
     Returns:
-        What it returns.
+        The result.
 
     Raises:
         RamifyError: it needs an argument that is not offered.

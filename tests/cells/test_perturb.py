@@ -14,7 +14,7 @@ from ramify.cells.perturb import derive_by_perturbation
 @pytest.mark.parametrize("space", [DARTS, NATS], ids=lambda space: space.name)
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_missed_most_is_chosen(space: Space, seed: int) -> None:
-    """The loss falls by the worth of an operation times its weight: so much is its removal."""
+    """The loss falls by an operation's worth times its weight, and rises by it when it goes."""
     torch.manual_seed(seed)
     net = space.supernet(channels=2, cells=3)
     with torch.no_grad():

@@ -25,7 +25,7 @@ from ramify.train.epoch import cross_entropy
 RANDOM = ("random", "random-never-none")
 METHODS = ("rarts", "darts1", "darts2", "milenas", "joint", *RANDOM)
 PASSES = {"rarts": 4, "darts1": 2, "darts2": 5, "milenas": 3, "joint": 2}  # batches a step
-WARM = 2  # of so many parts of a search, α stands still in the first, where it is warmed up
+WARM = 2  # with warm-up, α stays as it is for the first 1 / WARM of the search
 PROBE = 500  # images of the second half by which operations are chosen by perturbation
 
 

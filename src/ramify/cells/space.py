@@ -102,10 +102,10 @@ class Space:
         return tuple((source, target) for target in targets for source in range(target))
 
     def stacked(self, plan: Plan) -> Parts:
-        """What the stacking rule returns, its cells being such as the space has.
+        """What the stacking rule returns, once its cells are checked against the space.
 
         Args:
-            plan: what the rule is told.
+            plan: what the rule is given.
 
         Returns:
             The parts.

@@ -1,4 +1,4 @@
-"""What a stacking rule is told, and what it returns: stems, cells, what lies between, a head."""
+"""What a stacking rule is given, and what it returns: stems, cells, what lies between, a head."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ramify.errors import RamifyError
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stacking rule is told.
+    """What a stacking rule is given.
 
     Attributes:
         channels: channels of the first cells.

@@ -285,6 +285,6 @@ def check_current(graph: ChannelGraph) -> None:
             )
     if graph.superseded:
         raise RamifyError(
-            "the model was edited since this graph was made, and its channels are others now: use "
+            "the model was edited since this graph was made, and its channels have changed: use "
             "the graph that the last apply returned, or trace again"
         )

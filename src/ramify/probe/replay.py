@@ -38,7 +38,7 @@ def replay(
         at_read: (operation, tensor) -> the tensor that is read instead.
         beta: softplus sharpness for the curvature of piecewise-linear activations; None: none.
         until: stop after this operation.
-        before: told the number and the arguments of each operation before it runs.
+        before: called with the number and the arguments of each operation before it runs.
 
     Returns:
         The values by tensor number.

@@ -106,7 +106,7 @@ def layout(group: str, width: int, parents: list[list[int]]) -> Lineage:
 
 
 def _children(width: int, parents: Sequence[int]) -> list[list[int]]:
-    """For each of so many old channels the new ones that it became."""
+    """For each of `width` old channels, the new channels that are copies of it."""
     children: list[list[int]] = [[] for _ in range(width)]
     for child, parent in enumerate(parents):
         children[parent].append(child)

@@ -120,7 +120,7 @@ def layer_rows(axes: Axes, groups: list[str]) -> None:
 
 
 def shorten(name: str, most: int = 24) -> str:
-    """Leave out the middle of a name that is longer than so many characters."""
+    """Leave out the middle of a name that is longer than `most` characters."""
     half = (most - 1) // 2
     return name if len(name) <= most else f"{name[:half]}…{name[-(most - half - 1) :]}"
 

@@ -17,8 +17,8 @@ class Step:
     """Proposals to take at once, in place of those of an earlier step of the same key.
 
     Attributes:
-        key: what the step is the next one of.
-        rank: the value a channel that it adds or removes; the largest goes first.
+        key: steps of one key replace each other: a group's name, or the number of a proposal.
+        rank: the value for each channel that it adds or removes; the largest goes first.
         numbers: of the proposals.
     """
 
@@ -106,7 +106,7 @@ def split_steps(
 
 
 def _best_first(chains: Sequence[list[Step]], order: Sequence[int]) -> list[Step]:
-    """All steps of chains, each chain in its order: of the chains' next steps always the best.
+    """Merge chains of steps: again and again, the best of all the chains' next steps.
 
     Args:
         chains: steps that can only be taken in their order.

@@ -17,7 +17,7 @@ from ramify.select.rules import Rule, Threshold, TopFraction, TradeOff
 
 @dataclass(frozen=True)
 class Within:
-    """The knapsack of what a budget of the whole network has left.
+    """A knapsack over what is left of a budget for the whole network.
 
     Args:
         budget: the most that the network may cost, by name.

@@ -21,7 +21,7 @@ Multiple: TypeAlias = int | Mapping[str, int]
 
 
 def check_multiple(multiple_of: Multiple) -> None:
-    """Refuse what is no multiple.
+    """Raise where a multiple is not a whole number of 1 or more.
 
     Args:
         multiple_of: as a rule was given it.
@@ -150,7 +150,7 @@ def _nearest_multiple(
 def best_with_change(
     candidates: Candidates, numbers: Iterable[int], change: int, worth: Sequence[float], width: int
 ) -> list[int] | None:
-    """The proposals of one group that together change its width by so much and are worth most.
+    """The proposals of one group that together change its width by `change` and are worth most.
 
     Args:
         candidates: all proposals.
@@ -160,7 +160,7 @@ def best_with_change(
         width: of the group.
 
     Returns:
-        Their numbers; None where no selection changes the width by so much.
+        Their numbers; None where no selection changes the width by this.
     """
     found = values_of_changes(options_by_channel(candidates, numbers, worth), width)
     return found.chosen(change) if change in found.changes else None

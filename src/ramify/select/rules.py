@@ -72,7 +72,7 @@ class TopFraction:
 
 @dataclass(frozen=True)
 class Threshold:
-    """At most so many proposals, each within bounds on its splitting index and its value.
+    """At most `most` proposals, each within bounds on its splitting index and its value.
 
     Args:
         most: m_*, the largest number of channels to split at once; None for no bound.

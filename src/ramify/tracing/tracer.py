@@ -35,8 +35,8 @@ def trace(
     r"""Find the channel groups of a model by running it and watching.
 
     The model runs in eval mode without gradients; if that leaves parameters unreached, once more
-    in train mode. Every group that is offered has then been grown once and the model run with it.
-    Parameters, buffers, modes, hooks and random states stay as they were.
+    in train mode. Then every group is grown once and the model run with it; what fails is not
+    offered for edits. Parameters, buffers, modes, hooks and random states stay as they were.
 
     Args:
         model: any module whose forward runs.

@@ -82,7 +82,7 @@ class Loop:
         Raises:
             RamifyError: From :func:`ramify.train.epoch.train_epoch`.
         """
-        # All that changes stands in the journal and its checkpoint: so a resume is exact.
+        # Everything that changes is in the journal and its checkpoint, so that a resume is exact.
         journal, model, optimizer = self.journal, self.subject.model, self.subject.optimizer
         while journal.epoch < self.training.epochs:
             now: Event = {"round": journal.round, "step": journal.step}

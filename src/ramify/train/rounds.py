@@ -27,7 +27,7 @@ class Choice:
     Attributes:
         selected: The proposals to carry out.
         reason: Why nothing is to be done, where that is so.
-        cut: How many that the rule selected found no room in the budget.
+        cut: How many of the proposals that the rule selected did not fit into the budget.
         full: Whether the budget is used up by these.
     """
 

@@ -205,7 +205,7 @@ def cut(
         probe: The batches on which the loss is measured before and after.
         rule: What selects among the prunes.
         budget: The most that the network may then cost, as in :func:`ramify.grow`.
-        evaluate: Evaluates of the network, also taken before and after.
+        evaluate: Measures of the network, also taken before and after.
 
     Returns:
         The graph of the cut network, and the event, but for its tags.
@@ -260,7 +260,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole of Algorithm 3)
         budget: The most that the network may cost on ``inputs``: ``params``, ``macs``, ``flops``,
             ``latency`` in milliseconds; give ``rule=TopFraction(1.0)`` with it.
         teacher: The full network, to distil from in the fine-tuning.
-        evaluate: Evaluates of the network to add to the events.
+        evaluate: Measures of the network to add to the events.
         log: Called with each event; ``"event"`` is ``"epoch"``, ``"edit"`` or ``"stop"``.
         checkpoint: A file written after each epoch of the search; one named alike with ``-tuning``
             behind takes over after the cut. Where they exist, the run goes on from them.

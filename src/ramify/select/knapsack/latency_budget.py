@@ -37,7 +37,7 @@ def best_predicted(
     solve: Solve,
     seconds: float,
 ) -> tuple[Index, float]:
-    """The best widths found that are predicted to add no more than so many milliseconds.
+    """The best widths found that are predicted to add at most `most` milliseconds.
 
     Args:
         choices: the widths to choose from.

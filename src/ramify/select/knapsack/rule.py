@@ -37,7 +37,7 @@ class Selection:
         chosen: the proposals, largest value first.
         value: what they are worth together.
         bound: no selection within the budgets is worth more; with a budget of latency, none within
-            the line that stood for the latency at last.
+            the last linear approximation of the latency.
         spent: what the edits add to each resource when they are made together; to the latency, in
             milliseconds, where that has a budget.
 
@@ -83,9 +83,9 @@ class Knapsack:
             with a graph.
         predicted: the model of the latency, of this network in any shape, from
             `ramify.latency.learn`; by default it is learned for each selection.
-        exact_up_to: for up to so many proposals a mixed-integer program finds the best selection
-            and proves it. For more, the solution of a linear program is rounded and improved by
-            local search, and `Selection.gap` says how far it may be from the best.
+        exact_up_to: the number of proposals up to which a mixed-integer program finds the best
+            selection and proves it. For more, the solution of a linear program is rounded and
+            improved by local search, and `Selection.gap` says how far it may be from the best.
         seconds: how long to look for better selections and for a proof; what was found until then
             is within the budgets, and its gap holds. For a budget of latency, in each of its tries.
 
@@ -280,7 +280,7 @@ class Knapsack:
         return self._nothing()
 
 
-# Reading the old name of `exact_up_to` is allowed too.
+# The old name of `exact_up_to` can still be read.
 Knapsack.exact = property(lambda rule: rule.exact_up_to)  # type: ignore[attr-defined]
 
 

@@ -39,7 +39,7 @@ class ValueCurve:
     _others: list[tuple[Sequence[Option], NDArray[np.int8]]]
 
     def chosen(self, change: int) -> list[int]:
-        """The proposals that together change the width by so much for the best value."""
+        """The proposals that together change the width by `change` for the best value."""
         picked, at = [], change - self._smallest
         for options, taken in reversed(self._others):  # back through the dynamic program
             option = int(taken[at])
@@ -56,7 +56,7 @@ class ValueCurve:
 def rising_values(
     channels: Sequence[Sequence[Option]], width: int, multiple: int = 1
 ) -> ValueCurve:
-    """What the widths of a group are worth, without those that a smaller one is worth as much as.
+    """The value of each width of a group, without widths that a smaller one matches in value.
 
     Args:
         channels: for each channel, its options; doing nothing is another.
@@ -77,7 +77,7 @@ def rising_values(
 
 
 def values_of_changes(channels: Sequence[Sequence[Option]], width: int) -> ValueCurve:
-    """The largest value of each change that a group's options can make, also where less is more.
+    """The largest value of each change that a group's options can make; it may fall with width.
 
     Channels whose options are one step each, with falling gains, are taken in order of gain; the
     others are added one at a time by dynamic programming.
@@ -104,7 +104,7 @@ def values_of_changes(channels: Sequence[Sequence[Option]], width: int) -> Value
 
 
 def _best_of_each_change(options: Sequence[Option]) -> list[Option]:
-    """Smallest change first."""
+    """Of the options for each change the one worth most, smallest change first."""
     best: dict[int, Option] = {}
     for option in sorted(options, key=lambda option: (option[0], -option[1])):
         best.setdefault(option[0], option)
@@ -112,7 +112,7 @@ def _best_of_each_change(options: Sequence[Option]) -> list[Option]:
 
 
 def _undominated(options: Sequence[Option]) -> list[Option]:
-    """Smallest change first, each worth more than those below it, and than nothing where larger."""
+    """Smallest change first, each worth more than every smaller one, 0 (no change) included."""
     out: list[Option] = []
     best = -np.inf
     for change, value, number in sorted(options, key=lambda option: (option[0], -option[1])):

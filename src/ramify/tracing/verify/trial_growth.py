@@ -264,7 +264,7 @@ class TrialGrowth:
         def fails(chosen: Sequence[Atom], limit: tuple[int, int] | None = until) -> bool:
             return self._attempt(chosen, values=failure.by_value, until=limit) is not None
 
-        # Those near the place come first; where they do not fail alone, it is someone else.
+        # Try those near the failure first; where they do not fail alone, try all the others.
         culprits = _failing_parts(list(self._by_kind(failure.near).values()), fails)
         if not culprits and len(failure.near) < len(atoms):
             culprits = _failing_parts(list(self._by_kind(atoms).values()), fails)
@@ -301,8 +301,9 @@ class TrialGrowth:
     def _find_powers(self, atoms: Sequence[Atom]) -> bool:
         """Find how the scale of products depends on some axes.
 
-        Several growths must tell the same power: 1/(d + 1) is none, nor is the width of a head that
-        the forward takes for a fixed number over the number of heads, rounded down.
+        Growths by different numbers must give the same power. A scale such as 1/(d + 1) is no power
+        of d, nor is one by a head's width that the forward computes as a fixed number over the
+        number of heads, rounded down.
 
         Returns:
             Whether the indexing now makes up for more than before.
@@ -352,7 +353,7 @@ class TrialGrowth:
 def _failing_parts(
     parts: Sequence[list[Atom]], fails: Callable[[Sequence[Atom]], bool]
 ) -> list[Atom]:
-    """The parts that fail on their own, by halving; a half that only fails together, whole."""
+    """The parts that fail on their own, found by halving; a half whose parts only fail together."""
     together = [atom for part in parts for atom in part]
     if not together or not fails(together):
         return []
