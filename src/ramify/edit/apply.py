@@ -20,8 +20,9 @@ from ramify.edit.plan import Edit, Plan, Prune, Split, check_current, plan_edits
 from ramify.errors import RamifyError
 from ramify.tracing import ChannelGraph
 from ramify.tracing.dims import Atom, leaves
+from ramify.tracing.groups import run_of
 from ramify.tracing.indexing import Change, Changes, Index, new_size, resized
-from ramify.tracing.recorder import Tape, call, modes_kept, record
+from ramify.tracing.recorder import Tape, modes_kept
 from ramify.tracing.verify.comparison import near_equal
 from ramify.tracing.verify.trial_results import TrialResults
 
@@ -84,7 +85,7 @@ def apply(
     _warn_of_unseen(graph, plan)
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or [])
     whole = all(isinstance(edit, Split) for edit in edits)
-    before = _run(graph) if whole else None
+    before = run_of(graph) if whole else None
     if not whole:
         _try_splits_alone(graph, edits)
         _try_reordered_blocks(graph, plan)
@@ -199,13 +200,9 @@ def _order(change: Change, atom: Atom) -> Index:
 
 def _without_and_with(graph: ChannelGraph, changes: Changes) -> tuple[Tape, Tape]:
     """A run of the model as it is, and one as it would be after changes."""
-    before = _run(graph)
+    before = run_of(graph)
     with resized(graph.model, graph.indexing, changes):
-        return before, _run(graph)
-
-
-def _run(graph: ChannelGraph) -> Tape:
-    return record(graph.model, lambda: call(graph.model, graph.inputs), graph.inputs)
+        return before, run_of(graph)
 
 
 def _follow(graph: ChannelGraph, edited: ChannelGraph, plan: Plan, *, strict: bool) -> None:

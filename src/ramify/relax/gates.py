@@ -25,8 +25,9 @@ from ramify.relax.gated import (
     take_out,
 )
 from ramify.tracing import GATES, ChannelGraph, ChannelGroup
+from ramify.tracing.groups import run_of
 from ramify.tracing.indexing import set_data
-from ramify.tracing.recorder import Tape, call, record, tensors_of
+from ramify.tracing.recorder import tensors_of
 from ramify.tracing.verify.comparison import near_equal
 
 Names = str | tuple[str, ...]
@@ -338,14 +339,14 @@ def _gated(
         for alpha in gates:  # any values that tell channels apart
             alpha.copy_(torch.linspace(0.5, 1.5, alpha.numel() + 1)[1:])
     with _multiplied(model, dict(under)):
-        expected = _run(graph)
+        expected = run_of(graph)
     try:
         for alias, gated in under:
             path, _, name = alias.rpartition(".")
             put_under(model.get_submodule(path), name, gated)
         model.register_module(GATES, gates.train(model.training))
         try:
-            seen = "" if near_equal(expected, _run(graph)) else "a gate there changes nothing"
+            seen = "" if near_equal(expected, run_of(graph)) else "a gate there changes nothing"
         except Exception as error:
             seen = f"{type(error).__name__}: {error}"
     except BaseException:
@@ -395,10 +396,6 @@ def _multiplied(model: nn.Module, under: Mapping[str, GatedWeight]) -> Iterator[
     finally:
         for tensor, data in kept:
             set_data(tensor, data)
-
-
-def _run(graph: ChannelGraph) -> Tape:
-    return record(graph.model, lambda: call(graph.model, graph.inputs), graph.inputs)
 
 
 def _remove(gates: Gates) -> None:

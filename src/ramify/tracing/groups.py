@@ -18,7 +18,7 @@ from ramify.tracing.attention.factors import scalable_products
 from ramify.tracing.dims import Atom, Term, freeze
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Index, Indexing, Slot, positions
-from ramify.tracing.recorder import Tape
+from ramify.tracing.recorder import Tape, call, record
 from ramify.tracing.roles import indexing_of, roles_of, slots_of
 from ramify.tracing.verify.trial_results import TrialResults
 
@@ -237,6 +237,11 @@ def module_of(name: str) -> str:
 def _short(names: Sequence[str], most: int = 3) -> str:
     more = f" +{len(names) - most}" if len(names) > most else ""
     return " ".join(names[:most]) + more
+
+
+def run_of(graph: ChannelGraph) -> Tape:
+    """One more run of a traced model as it is now, on the inputs of the trace."""
+    return record(graph.model, lambda: call(graph.model, graph.inputs), graph.inputs)
 
 
 def build_groups(flow: DimFlow, shared: Mapping[str, str]) -> list[ChannelGroup]:
