@@ -129,15 +129,15 @@ def displacements(
         count = len(before)
         rows = np.searchsorted(before, came_from) + count * np.arange(len(new))[:, None]
         # The offsets in that order, one row for each place.
-        kernels_ = edit.offsets[name].detach()
-        kernels_ = kernels_.reshape(len(new) * count, *kernels_.shape[2 if count > 1 else 1 :])
-        kernels_ = kernels_[torch.from_numpy(rows.reshape(-1)).to(kernels_.device)]
+        offsets = edit.offsets[name].detach()
+        offsets = offsets.reshape(len(new) * count, *offsets.shape[2 if count > 1 else 1 :])
+        offsets = offsets[torch.from_numpy(rows.reshape(-1)).to(offsets.device)]
         # They follow the edits along the other dimensions as the kernel itself does.
         scaled = graph.indexing.value_scales(name)
         others = [dim for dim in range(len(terms)) if dim != slot.dim]
         shares = graph.indexing.offset_scales(slot, plan.changes)[where.reshape(-1)]
         value = reindex(
-            kernels_,
+            offsets,
             [Fixed(rows.size), *(terms[dim] for dim in others)],
             plan.changes,
             [_given(shares), *(scaled[dim] for dim in others)],

@@ -64,7 +64,7 @@ class LatencyModel:
     def __init__(self, graph: ChannelGraph, samples: Sequence[Sample]) -> None:
         if len(samples) < 2:
             raise RamifyError(f"a latency is learned from 2 shapes or more, and got {len(samples)}")
-        self._stand_on(graph)
+        self._set_graph(graph)
         features = self._operations.features(np.array([sample.widths for sample in samples]))
         misses = []
         for fold in range(min(FOLDS, len(samples))):
@@ -119,7 +119,7 @@ class LatencyModel:
         if graph is self.graph:
             return self
         other = copy.copy(self)
-        other._stand_on(graph)
+        other._set_graph(graph)
         if not set(other._operations.kinds) <= set(self._tables):
             raise RamifyError(
                 "the graph has operations that this latency was not learned from: learn it from "
@@ -127,7 +127,7 @@ class LatencyModel:
             )
         return other
 
-    def _stand_on(self, graph: ChannelGraph) -> None:
+    def _set_graph(self, graph: ChannelGraph) -> None:
         self.graph = graph
         self.names = [group.name for group in graph.groups]
         self.widths: Index = np.array([group.width for group in graph.groups], dtype=np.int64)

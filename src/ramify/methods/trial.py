@@ -219,22 +219,24 @@ def copies_of(
     where = positions(own, group.atom, changes)[list(new)]
     before = positions(own, group.atom)[changes[group.atom].source[list(new)]]  # (M, K)
     # Where other channels of the same dimension are copied, so is the displacement.
-    from_ = (sources(own, changes)[where][:, :, None] == before[:, None, :]).argmax(2)
-    index = torch.from_numpy(from_ + before.shape[1] * np.arange(count)[:, None]).reshape(-1)
+    came_from = (sources(own, changes)[where][:, :, None] == before[:, None, :]).argmax(2)
+    index = torch.from_numpy(came_from + before.shape[1] * np.arange(count)[:, None]).reshape(-1)
+    # The gradient at each copy's places, times its share, summed over what came from one place.
     rows = gradient.movedim(slot.dim, 0)[torch.from_numpy(where.reshape(-1)).to(gradient.device)]
     share = graph.indexing.offset_scales(slot, changes)[where.reshape(-1)]
     rows = rows * torch.from_numpy(share).to(rows).view(-1, *[1] * (rows.dim() - 1))
     out = rows.new_zeros(before.size, *rows.shape[1:])
     out = out.index_add(0, index.to(rows.device), rows).unflatten(0, before.shape)
+    # Along the other dimensions, back to the positions from before the edits.
     others = [dim for dim in range(len(terms)) if dim != slot.dim]
     scaled = graph.indexing.value_scales(slot.name)
     for place, dim in enumerate(others, start=2):
         if touches(terms[dim], changes):
             scale = torch.from_numpy(scaled[dim](terms[dim], changes)).to(out)
             source = torch.from_numpy(sources(terms[dim], changes)).to(out.device)
-            scaled = out.movedim(place, 0) * scale.view(-1, *[1] * (out.dim() - 1))
-            old = scaled.new_zeros(terms[dim].size, *scaled.shape[1:])
-            out = old.index_add(0, source, scaled).movedim(0, place)
+            parts = out.movedim(place, 0) * scale.view(-1, *[1] * (out.dim() - 1))
+            old = parts.new_zeros(terms[dim].size, *parts.shape[1:])
+            out = old.index_add(0, source, parts).movedim(0, place)
     return out.squeeze(1) if before.shape[1] == 1 else out
 
 

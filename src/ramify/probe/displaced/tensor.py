@@ -9,7 +9,6 @@ from torch import Tensor
 from ramify.probe.displaced.even import EvenOfCopies, EvenOfReLU, EvenPart, EvenTensor
 
 Make = Callable[[], Tensor]
-MakeForm = Callable[[], Tensor | None]
 MakeEven = Callable[[], EvenPart | None]
 
 
