@@ -86,8 +86,8 @@ def takes(
 
 def _option(name: str, kind: type[Settings], field: FieldInfo) -> Any:
     """The option of a field: its name, type, help and panel; None of what is no option."""
-    told = option_of(field)
-    if told is None:
+    entry = option_of(field)
+    if entry is None:
         return None
     plain = _scalar(field)
     taken: Any = {tuple: str, dict: list[str]}.get(_container(field), plain)
@@ -96,19 +96,19 @@ def _option(name: str, kind: type[Settings], field: FieldInfo) -> Any:
         taken | None,
         typer.Option(
             flag if plain is not bool else f"{flag}/--no-{flag[2:]}",
-            help=_help(name, kind, str(field.description), told),
-            rich_help_panel=told["panel"],
+            help=_help(name, kind, str(field.description), entry),
+            rich_help_panel=entry["panel"],
             show_default=False,
         ),
     ]
 
 
-def _help(name: str, kind: type[Settings], text: str, told: Mapping[str, Any]) -> str:
+def _help(name: str, kind: type[Settings], text: str, entry: Mapping[str, Any]) -> str:
     """What an option is, its value where it is left open, and when it counts."""
     sentences, options = [text.removesuffix(".")], kind.options()
     if words := in_words(kind.kind, name):
         sentences.append(f"Default: {words}")
-    for other, takers in told["of"].items():
+    for other, takers in entry["of"].items():
         rest = [choice for choice in options[other]["choices"] if choice not in takers]
         if takers == ("True",):
             sentences.append(f"Only with --{other}")

@@ -151,8 +151,8 @@ def _exported(model: nn.Module, inputs: Tensor, dataset: Dataset) -> bytes:
                 verbose=False,
             )
         assert program is not None  # it is None only where a file is asked for
-        told = {"mean": dataset.mean, "std": dataset.std, "classes": dataset.classes}
-        program.model.metadata_props.update({key: json.dumps(v) for key, v in told.items()})
+        notes = {"mean": dataset.mean, "std": dataset.std, "classes": dataset.classes}
+        program.model.metadata_props.update({key: json.dumps(v) for key, v in notes.items()})
         content: bytes = program.model_proto.SerializeToString()
     except Exception as error:  # the exporter's own, of many kinds
         raise RamifyError(

@@ -68,7 +68,7 @@ def _train_candidate(job: Job, setup: Setup, settings: SearchSettings) -> None:
     text = random_genotype(space_named(settings.space), 10**6 * (job.seed + 1) + number).text
     data_a, data_p = divided(settings, setup.dataset, job.seed)
     net = build_derived(settings, setup.dataset, text).to(settings.device)
-    told = setup.training(job) | {"evaluate": lambda net: _valid(net, data_p, settings.device)}
+    shared = setup.training(job) | {"evaluate": lambda net: _valid(net, data_p, settings.device)}
     history = train(
         net,
         setup.inputs(),
@@ -80,7 +80,7 @@ def _train_candidate(job: Job, setup: Setup, settings: SearchSettings) -> None:
             momentum=MOMENTUM,
             weight_decay=settings.weight_decay,
         ),
-        **told,
+        **shared,
     ).history
     last = next(event for event in reversed(history) if event["event"] == "epoch")
     found = {"genotype": text, "t": history[-1]["t"], "seconds": history[-1]["t"]}

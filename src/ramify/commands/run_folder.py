@@ -39,11 +39,11 @@ class RunFolder:
     def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
         """Make the folder of a new run."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            isrun = (path / CONFIG).exists()
+            is_run = (path / CONFIG).exists()
             raise RamifyError(
-                f"{path} already holds {'a run' if isrun else 'something'}; give another "
+                f"{path} already holds {'a run' if is_run else 'something'}; give another "
                 "folder by --out"
-                + (f", or go on with that run by --resume {path}." if isrun else ".")
+                + (f", or go on with that run by --resume {path}." if is_run else ".")
             )
         write_json(path / VERSIONS, _versions())
         write_json(path / CONFIG, dict(config))

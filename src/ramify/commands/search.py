@@ -72,7 +72,7 @@ def build_supernet(settings: SearchSettings, dataset: Dataset) -> Supernet:
 def describe_space(settings: SearchSettings, folder: RunFolder) -> None:
     """Write what a page needs to know of the space, so that it needs no code of it later on."""
     space = space_named(settings.space)
-    told = {
+    description = {
         "name": space.name,
         "inputs": space.inputs,
         "states": space.states,
@@ -81,7 +81,7 @@ def describe_space(settings: SearchSettings, folder: RunFolder) -> None:
         "edges": [list(edge) for edge in space.edges],
         "operations": list(space.operations),
     }
-    write_json(folder.path / SPACE, told)
+    write_json(folder.path / SPACE, description)
 
 
 def divided(settings: SearchSettings, dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:

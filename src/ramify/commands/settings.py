@@ -66,18 +66,18 @@ def option(
     Returns:
         The field of a :class:`Settings`.
     """
-    told: dict[str, Any] = {"panel": panel, "choices": choices, "of": dict(of or {}), **bounds}
+    entry: dict[str, Any] = {"panel": panel, "choices": choices, "of": dict(of or {}), **bounds}
     field: Any = Field
     return field(
-        description=text.format(", ".join(choices)), json_schema_extra={"option": told}, **bounds
+        description=text.format(", ".join(choices)), json_schema_extra={"option": entry}, **bounds
     )
 
 
 def option_of(field: FieldInfo) -> dict[str, Any] | None:
-    """What :func:`option` was told; None of a field that is no option."""
+    """The entry that :func:`option` made; None for a field that is no option."""
     extra = field.json_schema_extra
-    told: Any = extra.get("option") if isinstance(extra, dict) else None
-    return told
+    entry: Any = extra.get("option") if isinstance(extra, dict) else None
+    return entry
 
 
 class Settings(BaseModel, ABC):
@@ -125,13 +125,13 @@ class Settings(BaseModel, ABC):
             import torch
 
             values["threads"] = torch.get_num_threads()
-        for name, told in cls.options().items():
-            _check_choice(name, values.get(name), told["choices"])
+        for name, entry in cls.options().items():
+            _check_choice(name, values.get(name), entry["choices"])
         cls.refuse(given, values)
-        for name, told in cls.options().items():
-            selector = cls.unmet(told, values)
+        for name, entry in cls.options().items():
+            selector = cls.unmet(entry, values)
             if selector and name in given:
-                takers = ", ".join(told["of"][selector])
+                takers = ", ".join(entry["of"][selector])
                 raise RamifyError(
                     f"{name} is no setting of the {selector} {values[selector]} but of {takers}; "
                     f"leave it out, or choose another {selector}."
@@ -170,18 +170,18 @@ class Settings(BaseModel, ABC):
         return OWN if ":" in value else value
 
     @classmethod
-    def unmet(cls, told: Mapping[str, Any], values: Mapping[str, Any]) -> str | None:
+    def unmet(cls, entry: Mapping[str, Any], values: Mapping[str, Any]) -> str | None:
         """The setting for whose value an option does not count; None where it counts."""
-        for selector, takers in told["of"].items():
+        for selector, takers in entry["of"].items():
             if cls.choice(selector, values) not in takers:
                 return str(selector)
         return None
 
     @classmethod
     def options(cls) -> dict[str, dict[str, Any]]:
-        """What each option was told, by name."""
+        """The entry of each option, as :func:`option` made it, by name."""
         found = {name: option_of(field) for name, field in cls.model_fields.items()}
-        return {name: told for name, told in found.items() if told}
+        return {name: entry for name, entry in found.items() if entry}
 
     @classmethod
     def over(cls, base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,10 +246,10 @@ class Settings(BaseModel, ABC):
         refused = error.errors()[0]
         name = str(refused["loc"][0])
         bounds = [
-            f"{word} {told[key]:g}"
-            for told in [option_of(cls.model_fields[name]) or {}]
+            f"{word} {entry[key]:g}"
+            for entry in [option_of(cls.model_fields[name]) or {}]
             for key, word in BOUNDS.items()
-            if key in told
+            if key in entry
         ]
         if refused["type"].endswith("_type") or refused["type"] == "int_from_float":
             where = f"{file} gives {name} as" if file else f"{name} is"
