@@ -2,6 +2,9 @@
 
 Everything here holds for the device that the model lies on, for its inputs and for the number of
 threads of torch.
+
+`clock` tells the time on a device, `timing` measures a model or one of its modules, `samples` times
+a traced model operation by operation in several shapes, and `model` predicts from such samples.
 """
 
 from ramify.latency.clock import Clock, ThreadClock

@@ -1,4 +1,14 @@
-"""Methods: each proposes edits with the decrease of the loss that it expects, or with a score."""
+"""Methods: each proposes edits with the decrease of the loss that it expects, or with a score.
+
+How the files fit together:
+
+- `proposal` has what every method returns, `Proposal`, and the contract, `Method`;
+- `splitting` (S2D, S3D) and `gauss_newton` are the methods of the papers on growing;
+- `baselines` and `boosting` are what these are compared with, `scores` what prunes are ranked by;
+- `trial` measures what an edit really does to the loss;
+- `draws` is what the random methods share, `aliases` lets old names of settings work, and
+  `registry` finds a method by its name.
+"""
 
 from ramify.methods.baselines import Expansion, LineSearch, Net2Net, NewNeuron, RandomSplit
 from ramify.methods.boosting import Boosting

@@ -3,6 +3,14 @@
 Reads what a run left in its folder (``config.json``, ``versions.json``, ``metrics.jsonl``,
 ``summary.json``) and nothing else, so a page can be written while the run goes on, after it was
 stopped, and long after the code that made it has changed.
+
+How the files fit together:
+
+- `reader` reads and checks a run folder, and `events` answers what is asked of its events;
+- `tables` compares networks over seeds, `headline` puts a run in words;
+- `run_figures`, `job_figures` and `cell_figures` draw, with layouts from `lineage` (family trees)
+  and `cell_layout` (cells), in the colours of `theme`;
+- `page` puts all of it into one file, and `search_page` fills it for a search.
 """
 
 from pathlib import Path
