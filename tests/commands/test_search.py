@@ -16,7 +16,7 @@ from ramify.cells.derive import random_genotype
 from ramify.commands.jobs import Shuffled, run_jobs
 from ramify.commands.random_search import with_candidates
 from ramify.commands.retrain_cells import (
-    Cut,
+    CutoutBatches,
     auxiliary_loss,
     build_network,
     run_cells,
@@ -221,7 +221,7 @@ def test_edges_are_dropped_more_and_more_and_squares_cut_out(images: Dataset) ->
     config = fit()
     net = build_network(config, images, 0)
     plain = Shuffled(images, config, 0, lambda share: None)
-    cut = Cut(plain, net, config)
+    cut = CutoutBatches(plain, net, config)
     assert len(cut) == len(plain) == 2
     rates = []
     for epoch in range(4):

@@ -58,7 +58,7 @@ def run_cells(job: Job, setup: Setup) -> None:
         net,
         setup.inputs(),
         partial(auxiliary_loss, settings.auxiliary),
-        Cut(setup.batches(job), net, settings),
+        CutoutBatches(setup.batches(job), net, settings),
         training=settings.training(),
         **setup.training(job),
     ).history
@@ -83,7 +83,7 @@ def auxiliary_loss(weight: float, net: nn.Module, batch: tuple[Tensor, Tensor]) 
 
 
 @dataclass(frozen=True)
-class Cut:
+class CutoutBatches:
     """The training batches of an epoch with a square cut out; drop-path grows with the epochs.
 
     Attributes:

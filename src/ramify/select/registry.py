@@ -16,7 +16,7 @@ from ramify.select.rules import Rule, Threshold, TopFraction, TradeOff
 
 
 @dataclass(frozen=True)
-class Within:
+class BudgetKnapsack:
     """A knapsack over what is left of a budget for the whole network.
 
     Args:
@@ -44,7 +44,7 @@ RULES: dict[str, type[Rule]] = {
     "top-fraction": TopFraction,
     "threshold": Threshold,
     "trade-off": TradeOff,
-    "knapsack": Within,
+    "knapsack": BudgetKnapsack,
 }
 
 
