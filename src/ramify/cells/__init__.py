@@ -2,14 +2,14 @@
 
 How the files fit together:
 
-- `space` describes a space of cells, and `plan` what its stacking rule is given and returns;
-- `darts` and `nats` are two such spaces, made of `operations`;
+- `space` describes a space of cells, and `stacking` what its stacking rule is given and returns;
+- `darts_space` and `nats_space` are two such spaces, made of `operations`;
 - `supernet` mixes all operations, on the edges that leave one state at once (`mixed`), with
   convolutions written for speed (`depthwise`); `networks` is the network of one architecture, and
   `skeleton` what both have in common;
 - `genotype` is an architecture as data, JSON and text; `derive` and `perturb` read one off a
   supernet;
-- `latency` is what operations cost, and `tables` what NATS-Bench measured.
+- `operation_latency` is what operations cost, and `nats_tables` what NATS-Bench measured.
 """
 
 from ramify.cells.darts_space import DARTS, DARTS_IMAGENET, DARTS_V2

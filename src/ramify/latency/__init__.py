@@ -4,7 +4,7 @@ Everything here holds for the device that the model lies on, for its inputs and 
 threads of torch.
 
 `clock` tells the time on a device, `timing` measures a model or one of its modules, `samples` times
-a traced model operation by operation in several shapes, and `model` predicts from such samples.
+a traced model operation by operation in several shapes, and `prediction` learns from such samples.
 """
 
 from ramify.latency.clock import Clock, ThreadClock

@@ -12,7 +12,8 @@ How the files fit together:
 - `penalties` are P(α), and `proximal` has proximal maps in closed form;
 - `gates` puts gates on channels and folds them in again, `gated` is a weight under gates, and
   `gate_scale` ranks channels by them;
-- `splitting` is relaxed variable splitting of weights, and `distillation` learns from a teacher.
+- `variable_splitting` makes weights sparse by a second copy, and `distillation` learns from a
+  teacher.
 """
 
 from ramify.relax.darts import DARTS, Joint, MiLeNAS
