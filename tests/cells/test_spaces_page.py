@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "spaces.md"
 
 def test_the_file_of_the_page_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ramify.cli.base.write_report", lambda run: run / "report.html")
+    monkeypatch.setattr("ramify.cli.runs.write_report", lambda run: run / "report.html")
     file, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     Path("my_space.py").write_text(file)
     assert "ramify search --data digits --space my_space:SPACE --out runs/mine" in PAGE.read_text()
