@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import sysconfig
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,16 @@ def object_at(text: str, what: str, known: str = "package.module:object") -> Any
     module_name, colon, path = text.partition(":")
     if not (module_name and colon and path):
         raise RamifyError(f"unknown {what} {text!r}: give {known}.")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise RamifyError(
+            f"{module_name!r}, before the colon of the {what} {text!r}, is no name of a module: "
+            "write it as an import would, such as package.module, without a path."
+        )
+    if module_name.endswith(".py") and Path(f"{module_name[:-3].replace('.', '/')}.py").exists():
+        raise RamifyError(
+            f"the {what} {text!r} names a file, where a module is expected: give "
+            f"{module_name[:-3]}:{path}."
+        )
     found = _module(module_name, f"the {what} {text!r}")
     for name in path.split("."):
         if not hasattr(found, name):
@@ -75,6 +87,65 @@ def made(found: Any, text: str, what: str, **offered: Any) -> Any:
             f"({error}): give a default to every other argument."
         ) from error
     return found(**taken)
+
+
+def takes_arguments(call: Any, count: int, named: str, text: str, what: str) -> None:
+    """Make sure that a function of an object of the user's can be called as it will be.
+
+    Args:
+        call: the function, bound to its object.
+        count: how many arguments it will be given, by their places.
+        named: how it should be written, for errors.
+        text: how the user named the object, for errors.
+        what: what is asked for, for errors.
+
+    Raises:
+        RamifyError: it takes fewer, or needs more.
+
+    Example:
+        >>> takes_arguments(dict().get, 2, "get(key, default)", "mine:table", "table")
+    """
+    try:
+        signature = inspect.signature(call)
+    except (TypeError, ValueError):  # of a function in C, which does not say what it takes
+        return
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as error:
+        raise RamifyError(
+            f"the {what} {text} has {call.__name__}{signature}, which cannot be called as "
+            f"{named} ({error}): give it these arguments."
+        ) from error
+
+
+def place_in_users_code(error: BaseException) -> str | None:
+    """Where an error arose in a file that is not of Ramify, Python or an installed package.
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        The innermost such place, as the end of a sentence; None where there is none.
+
+    Example:
+        >>> place_in_users_code(ValueError("raised nowhere"))
+    """
+    if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
+        return f"in line {error.lineno} of {error.filename}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
+    if not frames:
+        return None
+    inside = "" if frames[-1].name.startswith("<") else f", in {frames[-1].name}"
+    return f"in line {frames[-1].lineno} of {frames[-1].filename}{inside}"
+
+
+def _is_users(file: str) -> bool:
+    paths = sysconfig.get_paths()
+    places = [str(Path(__file__).parent)]
+    places += [paths[key] for key in ("stdlib", "purelib", "platlib")]
+    command = Path(sys.argv[0]).resolve()
+    path = Path(file).resolve()
+    return path.is_file() and path != command and not any(path.is_relative_to(p) for p in places)
 
 
 def _module(name: str, asking: str) -> Any:

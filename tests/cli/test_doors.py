@@ -267,3 +267,14 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def test_an_error_in_a_users_file_is_one_sentence_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("raises_at_import_of_mine.py").write_text("x = 1\nraise OSError('no such disk')\n")
+    done = CliRunner().invoke(app, "grow --data digits --method raises_at_import_of_mine:x".split())
+    assert done.exit_code == 2
+    assert "Traceback" not in done.output
+    assert re.search(r"OSError: no such disk \(in line 2 of \S+mine.py\): correct", done.output)

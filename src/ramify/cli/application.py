@@ -18,6 +18,7 @@ from ramify.commands.retrain_settings import RetrainCellsSettings, RetrainSettin
 from ramify.commands.search_settings import SearchSettings
 from ramify.commands.settings import RUN, SEARCH, Settings
 from ramify.errors import RamifyError
+from ramify.imports import place_in_users_code
 
 INTERRUPTED, BAD_INPUT = 130, 2
 # Of ramify[cli], imported where they are needed.
@@ -41,6 +42,13 @@ class _OneSentence(typer.core.TyperGroup):
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            place = place_in_users_code(error)
+            if place is None:
+                raise  # an error of Ramify: its traceback says where
+            told = error.msg if isinstance(error, SyntaxError) else str(error)
+            _say(f"{type(error).__name__}: {told} ({place}): correct it there.")
+            raise typer.Exit(BAD_INPUT) from None
 
 
 def _say(sentence: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from ramify.errors import RamifyError
-from ramify.imports import made, object_at
+from ramify.imports import made, object_at, takes_arguments
 from ramify.methods.baselines import Expansion, LineSearch, Net2Net, NewNeuron, RandomSplit
 from ramify.methods.boosting import Boosting
 from ramify.methods.gauss_newton import GaussNewton
@@ -71,7 +71,7 @@ def as_method(found: Any, name: str, seed: int) -> Method:
         The method.
 
     Raises:
-        RamifyError: it has no ``propose``.
+        RamifyError: it has no ``propose``, or one of other arguments.
     """
     if callable(found) and (isinstance(found, type) or not hasattr(found, "propose")):
         found = made(found, name, "method", seed=seed)
@@ -80,5 +80,6 @@ def as_method(found: Any, name: str, seed: int) -> Method:
             f"{name} is a {type(found).__name__} without propose(graph, loss, batches), which a "
             "method has: name a method, or a class or function that makes one."
         )
+    takes_arguments(found.propose, 3, "propose(graph, loss, batches)", name, "method")
     method: Method = found
     return method

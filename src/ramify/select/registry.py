@@ -8,7 +8,7 @@ from typing import Any
 
 from ramify.cost import RESOURCES, graph_cost
 from ramify.errors import RamifyError
-from ramify.imports import made, object_at
+from ramify.imports import made, object_at, takes_arguments
 from ramify.latency import measure_edited
 from ramify.methods import Proposal
 from ramify.select.knapsack.rule import Knapsack
@@ -82,6 +82,7 @@ def rule_named(
             f"{name} is a {type(found).__name__} without select(proposals), which a rule has: name "
             "a rule, or a class or function that makes one."
         )
+    takes_arguments(found.select, 1, "select(proposals)", name, "rule")
     if multiple_of not in (1, getattr(found, "multiple_of", None)):
         raise RamifyError(
             f"multiple_of is {multiple_of}, and the rule {name} does not take it; leave it out, or "
