@@ -164,3 +164,8 @@ def test_what_a_model_drops_in_training_is_dropped_by_an_edit() -> None:
     assert [m.training for m in model.modules()] == [False, True, False]
     ramify.apply(graph, [Prune("a", 0)])
     model(x)
+
+
+def test_offsets_are_named() -> None:
+    with pytest.raises(RamifyError, match="offsets of a split of '0' are a tuple, where a dict"):
+        Split("0", 0, offsets=())  # type: ignore[arg-type]

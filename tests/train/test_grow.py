@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import ramify
+from ramify.cost import Cost
 from ramify.errors import RamifyError
 from ramify.train.epoch import Training
 from ramify.train.grow import grow
@@ -493,3 +494,53 @@ def test_what_cannot_be_trained_is_named() -> None:
 def test_a_probe_that_ends_is_named() -> None:
     with pytest.raises(RamifyError, match="no batch to measure the loss on"):
         run(net(), data(), probe=iter(data()))
+
+
+class Gives:
+    """A method that proposes, or a rule that selects, what it was told to."""
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+
+    def propose(self, graph: Any, loss: Any, batches: Any) -> Any:
+        return self.given
+
+    def select(self, proposals: Any) -> Any:
+        return self.given
+
+
+NO_COST: Any = None
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (None, "the method Gives returned NoneType from propose, where a list of"),
+        ([ramify.Split("0", 0)], "a list with Split from propose, where each entry is"),
+        (
+            [ramify.Proposal(ramify.Split("0", 0), 1.0, NO_COST)],
+            "an edit whose cost is a NoneType, where what",
+        ),
+        (
+            [ramify.Proposal(ramify.Split("0", 0), torch.ones(()), Cost(1, 1))],  # type: ignore[arg-type]
+            "an edit whose value is a Tensor, where a number",
+        ),
+        (
+            [
+                ramify.Proposal(
+                    ramify.Split("0", 0), 1.0, Cost(1, 1), graph=ramify.trace(net(), data()[0][0])
+                )
+            ],
+            "an edit of another network than the one it was given",
+        ),
+    ],
+)
+def test_what_a_method_may_not_return(given: Any, said: str) -> None:
+    with pytest.raises(RamifyError, match=said):
+        run(net(), data(), method=Gives(given))
+
+
+@pytest.mark.parametrize("given, seen", [(None, "NoneType"), ([0], "a list with int")])
+def test_what_a_rule_may_not_return(given: Any, seen: str) -> None:
+    with pytest.raises(RamifyError, match=f"the rule Gives returned {seen} from select"):
+        run(net(), data(), rule=Gives(given))

@@ -78,6 +78,15 @@ class Split:
     weights: tuple[float, ...] = (0.5, 0.5)
     offsets: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse offsets that name no parameters."""
+        if not isinstance(self.offsets, Mapping):
+            raise RamifyError(
+                f"the offsets of a split of '{self.group}' are a {type(self.offsets).__name__}, "
+                "where a dictionary is expected: give {name of the producer: tensor}, or leave "
+                "them out for copies without displacement."
+            )
+
 
 Edit: TypeAlias = Prune | Split
 """What `ramify.apply` takes, and what a method's proposal holds."""

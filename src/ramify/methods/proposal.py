@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any, Protocol
 
 from ramify import distributed
 from ramify.cost import Cost
 from ramify.edit import Edit, Split
+from ramify.errors import RamifyError
 from ramify.methods.aliases import accepts_old_keywords
 from ramify.probe.loss import Loss
 from ramify.tracing import ChannelGraph
@@ -99,6 +101,55 @@ class Method(Protocol):
             RamifyError: what cannot be judged, in one sentence that says what to do.
         """
         ...
+
+
+def checked(graph: ChannelGraph, method: Method, proposals: Any) -> list[Proposal]:
+    """What a method returned, once it is a list of proposals for this graph.
+
+    Args:
+        graph: what the method was given.
+        method: the method, for errors.
+        proposals: what it returned.
+
+    Returns:
+        The proposals.
+
+    Raises:
+        RamifyError: it is no list of proposals, or a proposal is of another graph or has a value or
+            cost of the wrong type.
+    """
+    who = f"the method {type(method).__name__}"
+    if not isinstance(proposals, Iterable):
+        raise RamifyError(
+            f"{who} returned {type(proposals).__name__} from propose, where a list of "
+            "ramify.Proposal is expected: return [] where there is nothing to propose."
+        )
+    found = list(proposals)
+    for one in found:
+        if not isinstance(one, Proposal):
+            raise RamifyError(
+                f"{who} returned a list with {type(one).__name__} from propose, where each entry "
+                "is a ramify.Proposal: put edit, gain and cost into one."
+            )
+        for member, kind in (("value", Real), ("cost", Cost), ("edit", Edit)):
+            if not isinstance(value := getattr(one, member), kind):
+                raise RamifyError(
+                    f"{who} proposed an edit whose {member} is a {type(value).__name__}, where "
+                    f"{_KINDS[member]} is expected."
+                )
+        if one.graph is not None and one.graph.model is not graph.model:
+            raise RamifyError(
+                f"{who} proposed an edit of another network than the one it was given: make "
+                "proposals for the groups of the graph that propose receives."
+            )
+    return found
+
+
+_KINDS = {
+    "value": "a number (gain, or score in its place; of a tensor, its .item())",
+    "cost": "what ramify.cost.CostModel(graph).added([edit]) gives",
+    "edit": "a ramify.Split or a ramify.Prune",
+}
 
 
 def agree(graph: ChannelGraph, proposals: Sequence[Proposal]) -> list[Proposal]:

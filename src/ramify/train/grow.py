@@ -11,6 +11,7 @@ from ramify.edit import Follower
 from ramify.edit.apply import apply
 from ramify.errors import RamifyError
 from ramify.methods import Method, agree
+from ramify.methods.proposal import checked
 from ramify.probe.loss import Loss
 from ramify.select import Rule
 from ramify.tracing import ChannelGraph, trace
@@ -145,8 +146,8 @@ def _edited(
     # By default the batches of the next epoch judge, and each pass of the method is one further.
     passes = Passes(loop.data, journal.passes, loop.steps)
     judges = Epoch(loop.data, journal.passes) if probe is None else probe
-    proposals = method.propose(graph, loop.loss, passes if probe is None else probe)
-    proposals = agree(graph, proposals)
+    found = method.propose(graph, loop.loss, passes if probe is None else probe)
+    proposals = agree(graph, checked(graph, method, found))
     choice = agreed(choose(graph, proposals, rule, limits["budget"]), proposals)
     if choice.reason:
         loop.stop(choice.reason, limits)

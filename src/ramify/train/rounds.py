@@ -56,8 +56,18 @@ def choose(
 
     Returns:
         The selection, or the reason why there is none.
+
+    Raises:
+        RamifyError: The rule does not give back proposals.
     """
     selected = rule.select(proposals)
+    strange = [one for one in selected or () if not isinstance(one, Proposal)]
+    if not isinstance(selected, Sequence) or strange:
+        seen = f"a list with {type(strange[0]).__name__}" if strange else type(selected).__name__
+        raise RamifyError(
+            f"the rule {type(rule).__name__} returned {seen} from select, where a list of some of "
+            "the proposals is expected: return [] to change nothing."
+        )
     if not selected:
         return Choice(reason=NOTHING_PAYS)
     if not budget:

@@ -15,6 +15,7 @@ from ramify.edit import Prune
 from ramify.edit.apply import apply
 from ramify.errors import RamifyError
 from ramify.methods import Proposal, agree
+from ramify.methods.proposal import checked
 from ramify.methods.scores import norm_scales, prunable
 from ramify.probe.loss import Loss
 from ramify.relax import (
@@ -102,7 +103,7 @@ def search_widths(
         method = method if gates is None else GateScale(fold(gates))
     # Score every channel of the groups that were chosen.
     graph = trace(model, inputs)
-    proposals = method.propose(graph, loss, probe) if method else []
+    proposals = checked(graph, method, method.propose(graph, loss, probe)) if method else []
     return Scored(graph, _among(search.chosen(graph), graph, proposals), history)
 
 
