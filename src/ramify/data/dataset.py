@@ -5,8 +5,9 @@ Shapes: N samples, C channels, H rows, W columns, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ramify.errors import RamifyError
 Pixels = NDArray[np.uint8]  # (N, C, H, W), 0 to 255
 Labels = NDArray[np.int64]  # (N,), 0 to K - 1
 Samples = Pixels | Tensor
+T = TypeVar("T")
 
 MEMBERS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -180,8 +182,16 @@ def as_dataset(source: TrainTest, name: str) -> Dataset:
                 f"{tuple(labels.shape)}, where whole numbers of shape (N,) are expected."
             )
     count = 1 + max((int(labels.max()) for labels in (y_train, y_test) if len(labels)), default=0)
-    classes = tuple(getattr(source, "classes", map(str, range(count))))
+    if not hasattr(source, "classes"):
+        check_count(name, count, len(x_train))
+    classes = _several(source, name, "classes", map(str, range(count)), str)
     _check(name, (x_train, y_train), (x_test, y_test), len(classes))
+    for split, samples in (("training", x_train), ("test", x_test)):
+        if strange := int((~samples.isfinite()).flatten(1).any(1).sum()):
+            raise RamifyError(
+                f"{name} has {strange} {split} samples with numbers that are not finite (nan or "
+                "infinite): mend them or leave them out."
+            )
     return Dataset(
         name=name,
         x_train=x_train.float(),
@@ -190,9 +200,46 @@ def as_dataset(source: TrainTest, name: str) -> Dataset:
         y_test=y_test.long(),
         classes=classes,
         augment=bool(getattr(source, "augment", False)),
-        mean=tuple(getattr(source, "mean", ())),
-        std=tuple(getattr(source, "std", ())),
+        mean=_several(source, name, "mean", (), float),
+        std=_several(source, name, "std", (), float),
     )
+
+
+def _several(
+    source: Any, name: str, member: str, default: Iterable[T], kind: Callable[[Any], T]
+) -> tuple[T, ...]:
+    """A member that is a sequence, or its default where it is absent."""
+    found = getattr(source, member, default)
+    try:
+        if isinstance(found, str):
+            raise TypeError
+        return tuple(kind(one) for one in found)
+    except (TypeError, ValueError):
+        words = "names" if kind is str else "numbers"
+        raise RamifyError(
+            f"the data set {name} has {member} {found!r}, where a sequence of {words} is "
+            "expected: give a list, or leave it out."
+        ) from None
+
+
+def check_count(name: str, classes: int, samples: int) -> None:
+    """Make sure that labels without names are as those of classes are.
+
+    Args:
+        name: name of the data set, for errors.
+        classes: the largest label and one.
+        samples: how many training samples there are.
+
+    Raises:
+        RamifyError: there would be more classes than samples, or only one.
+    """
+    if classes < 2 and samples:
+        raise RamifyError(f"every label of {name} is 0, where at least two classes are needed.")
+    if classes > samples > 0:
+        raise RamifyError(
+            f"{name} has a label {classes - 1} but only {samples} training samples: number the "
+            "classes from 0 without gaps, in the training and the test labels alike."
+        )
 
 
 def _check(
@@ -219,13 +266,13 @@ def _check_split(
     if count != len(labels):
         raise RamifyError(
             f"{name} has {count} {split} images and {len(labels)} labels, which should be as "
-            "many: one of the files is damaged or belongs to another set."
+            "many: they belong to different sets, or are damaged."
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise RamifyError(
             f"{name} has {split} labels from {low} to {high}, where 0 to {classes - 1} are "
-            "expected: the file belongs to another set, or is damaged."
+            "expected: they belong to another set, or are damaged."
         )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ramify.data.dataset import MEMBERS as KEYS
-from ramify.data.dataset import Dataset, Labels, Pixels, RawSplit, as_dataset, from_raw
+from ramify.data.dataset import Dataset, Labels, Pixels, RawSplit, as_dataset, check_count, from_raw
 from ramify.errors import RamifyError
 
 USUAL = (1, 3)  # channels of images
@@ -44,6 +44,7 @@ def load_npz(path: str | Path) -> Dataset:
     channels = next((samples.shape[axis] for axis in axes if samples.shape[axis] in USUAL), 1)
     train, test = read_npz(path, channels)
     count = 1 + max(int(split.labels.max(initial=0)) for split in (train, test))
+    check_count(path.stem, count, len(train.labels))
     return from_raw(path.stem, train, test, tuple(map(str, range(count))))
 
 
