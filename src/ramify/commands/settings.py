@@ -219,9 +219,10 @@ class Settings(BaseModel, ABC):
 
         found = read_json(path, "give a JSON file of settings, such as config.json of a run.")
         if not isinstance(found, dict) or found.get("command", cls.command()) != cls.command():
+            other = f" but of ramify {found['command']}" if isinstance(found, dict) else ""
             raise RamifyError(
-                f"{path} does not hold settings of ramify {cls.command()}; give config.json of "
-                "such a run, or a JSON object with some of its settings."
+                f"{path} does not hold settings of ramify {cls.command()}{other}; give "
+                "config.json of such a run, or a JSON object with some of its settings."
             )
         values = {key: value for key, value in found.items() if key != "command"}
         if unknown := set(values) - set(cls.model_fields):
@@ -254,7 +255,8 @@ class Settings(BaseModel, ABC):
         if refused["type"].endswith("_type") or refused["type"] == "int_from_float":
             where = f"{file} gives {name} as" if file else f"{name} is"
             value = list(value) if isinstance(value := values[name], tuple) else value
-            return f"{where} {value!r}, which is not {cls._type_in_words(name)}; {AGAIN}"
+            advice = AGAIN if file else "correct it in the file of settings."
+            return f"{where} {value!r}, which is not {cls._type_in_words(name)}; {advice}"
         if refused["type"] == "finite_number":
             bounds = ["a finite number"]
         return f"{name} is {values[name]}; it must be {' and '.join(bounds)}."
@@ -342,7 +344,7 @@ def from_lists(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if not choices or value is None or value in choices or (OWN in choices and ":" in value):
+    if not choices or value is None or value in choices or (OWN in choices and ":" in str(value)):
         return
     raise RamifyError(f"there is no {name} {value!r}; choose one of {', '.join(choices)}.")
 
