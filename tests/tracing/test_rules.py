@@ -431,3 +431,8 @@ class Net(nn.Module):
 group = ramify.trace(Net(), torch.randn(2, 3, 5))["a"]
 assert group.can_prune and group.can_split and group.consumers == ("b.weight",)
 """
+
+
+def test_arguments_that_an_operation_does_not_take_are_refused_in_a_sentence() -> None:
+    with pytest.raises(RamifyError, match="'aten::relu' does not run on these arguments"):
+        check_rule("aten::relu")

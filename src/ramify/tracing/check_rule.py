@@ -47,7 +47,13 @@ def check_rule(op: Any, *inputs: Any, **settings: Any) -> dict[tuple[int, int], 
     """
     name = operation_name(op)
     call = getattr(getattr(torch.ops, name.partition("::")[0]), name.partition("::")[2])
-    net = _Surrounded(call, inputs, settings)
+    try:
+        net = _Surrounded(call, inputs, settings)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise RamifyError(
+            f"'{name}' does not run on these arguments ({str(error).splitlines()[0]}): give those "
+            "that it takes."
+        ) from error
     flow = empty_flow(net)
     reference = follow_run(net, flow, (net.given, False), False)
     # The rule knows this call.

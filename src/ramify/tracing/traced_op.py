@@ -85,7 +85,15 @@ class TracedOp:
 
         A result that was there before (of an operation in place) keeps its dimensions, tied to
         these.
+
+        Raises:
+            ValueError: There are more of them than results.
         """
+        if len(terms) > len(self.results()):
+            raise ValueError(
+                f"it gave dimensions for {len(terms)} results, where there are "
+                f"{len(self.results())}"
+            )
         for ref, new in zip(self.results(), terms, strict=False):
             known = self._flow.tensor_dims.get(ref.index)
             if known is None:
