@@ -210,7 +210,7 @@ def _ranked(axes: Axes, proposals: Sequence[Event], field: str, color: str) -> N
     axes.set_xlim(0.5, len(values) + 0.5)
     best = np.nanmax(values, initial=-np.inf)
     if field == "gain" and best > 0:  # prunes that would ruin the network would hide all others
-        axes.set_ylim(bottom=max(np.nanmin(values) * 1.05, -best))
+        axes.set_ylim(bottom=max(min(np.nanmin(values), 0.0) * 1.05, -best))
     axes.grid(False, axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
