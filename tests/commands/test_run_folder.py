@@ -98,3 +98,9 @@ def test_a_damaged_line_is_named_by_its_number(tmp_path: Path, line: str) -> Non
     (folder.path / "metrics.jsonl").write_text(f"{good}\n{line}\n{good}\n")
     with pytest.raises(RamifyError, match=r"metrics.jsonl is damaged at line 2; restore it, or"):
         folder.events()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RamifyError, match="file/run cannot be written .* another folder by --out"):
+        RunFolder.create(tmp_path / "file" / "run", {})

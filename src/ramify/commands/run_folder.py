@@ -45,8 +45,13 @@ class RunFolder:
                 "folder by --out"
                 + (f", or go on with that run by --resume {path}." if is_run else ".")
             )
-        write_json(path / VERSIONS, _versions())
-        write_json(path / CONFIG, dict(config))
+        try:
+            write_json(path / VERSIONS, _versions())
+            write_json(path / CONFIG, dict(config))
+        except OSError as error:
+            raise RamifyError(
+                f"{path} cannot be written ({error.strerror}); give another folder by --out."
+            ) from error
         return cls(path)
 
     @classmethod
