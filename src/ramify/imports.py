@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 import sysconfig
 import traceback
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +148,62 @@ def _is_users(file: str) -> bool:
     command = Path(sys.argv[0]).resolve()
     path = Path(file).resolve()
     return path.is_file() and path != command and not any(path.is_relative_to(p) for p in places)
+
+
+def refuse_foreign(
+    values: Mapping[str, Any], names: Iterable[str], given: Mapping[str, Any], file: Path
+) -> None:
+    """Refuse to import what a file names, unless the code is the user's or the user named it too.
+
+    Importing a module runs it, and a file may come from anywhere. The user's are the modules below
+    the current directory and the folders of ``PYTHONPATH``, without installed packages and without
+    the folder in the current directory that holds the file.
+
+    Args:
+        values: settings of the file.
+        names: the settings that may be ``package.module:object``.
+        given: settings of the command line, which names again what is to be imported.
+        file: the file, for errors.
+
+    Raises:
+        RamifyError: a name of the file is of a module from elsewhere.
+
+    Example:
+        >>> refuse_foreign({"model": "os:abort"}, ["model"], {}, Path("run/config.json"))
+        Traceback (most recent call last):
+        ...
+        ramify.errors.RamifyError: run/config.json asks for the model 'os:abort', ...
+    """
+    for name in names:
+        text = values.get(name)
+        module = text.partition(":")[0] if isinstance(text, str) and ":" in text else ""
+        if name in given or not module or (name == "data" and Path(str(text)).is_dir()):
+            continue
+        if not _of_the_user(module, file):
+            raise RamifyError(
+                f"{file} asks for the {name} {text!r}, which is neither in the current directory "
+                "nor in PYTHONPATH, and importing it would run code that a file names: give "
+                f"--{name} {text} too if you trust it, or run the command where the module lies."
+            )
+
+
+def _of_the_user(module: str, file: Path) -> bool:
+    """Whether a module that a file names is the user's; nothing is imported to find out."""
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        return False
+    apart = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib")}
+    here, folder = Path.cwd().resolve(), file.resolve().parent
+    if folder.is_relative_to(here) and folder != here:  # nor is what may have come with the file
+        apart.add(here / folder.relative_to(here).parts[0])
+    elif folder != here or file.name == "config.json":
+        apart.add(folder)
+    listed = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    for root in (Path.cwd(), *map(Path, listed)):
+        base = root.resolve().joinpath(*module.split("."))
+        for path in (base.with_name(f"{base.name}.py"), base / "__init__.py"):
+            if path.is_file() and apart.isdisjoint(path.resolve().parents):
+                return True
+    return False
 
 
 def _module(name: str, asking: str) -> Any:

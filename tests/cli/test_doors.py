@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 import ramify
 from ramify.cli import app
 from ramify.data import Dataset, load
+from ramify.report import write_report
 
 SMALL = "--data digits --width 2 --epochs 1 --probe-samples 20 --batch-size 15".split()
 
@@ -195,6 +196,90 @@ def test_settings_of_a_file_begin_a_run() -> None:
     refused("prune", "--config", "one/config.json", said="does not hold settings of ramify prune")
     refused("grow", "--config", "gone.json", said="gone.json is missing; give a JSON file")
     refused("grow", "--resume", "one", "--config", "x", said="--config and --resume exclude each")
+
+
+def settings_of(run: str, **changes: Any) -> dict[str, Any]:
+    path = Path(run, "config.json")
+    values: dict[str, Any] = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(values))
+    return values
+
+
+EVIL = "raise SystemExit('this code came with a run')"
+IMPORTED = "asks for the {} '{}', which is neither in the current directory nor in PYTHONPATH"
+
+
+@pytest.mark.parametrize(
+    ("name", "door"),
+    [
+        ("model", "os:abort"),
+        ("method", "os:abort"),
+        ("rule", "pip._internal:main"),
+        ("data", "antigravity:gone"),
+        ("model", "one.evil:build"),
+    ],
+)
+def test_code_that_a_file_names_is_not_run(name: str, door: str) -> None:
+    call("grow", *SMALL, "--rounds", "0", "--out", "one")
+    call("retrain", "one", "--epochs", "1")
+    Path("one/evil.py").write_text(EVIL)
+    settings_of("one", **{name: door})
+    said = IMPORTED.format(name, door)
+    refused("grow", "--resume", "one", said=said)
+    refused("grow", "--config", "one/config.json", "--out", "two", said=said)
+    if name in ("model", "data"):
+        refused("retrain", "one", "--out", "three", said=said)
+        refused("export", "one", said=said)
+        settings_of("one/retrain", **{name: door})
+        refused("retrain", "--resume", "one/retrain", said=said)
+    else:
+        call("retrain", "one", "--epochs", "1", "--out", "three")  # it has no use for them
+    write_report(Path("one"))
+    assert Path("one/report.html").exists()
+    assert "one.evil" not in sys.modules
+
+
+def test_spaces_and_searchers_that_a_file_names_are_not_run() -> None:
+    small = "--epochs 1 --channels 2 --cells 3 --batch-size 15".split()
+    call("search", "--data", "digits", *small, "--out", "one")
+    for name in ("space", "searcher"):
+        before = settings_of("one")
+        settings_of("one", **{name: "os:abort"})
+        said = IMPORTED.format(name, "os:abort")
+        refused("search", "--resume", "one", said=said)
+        refused("search", "--config", "one/config.json", "--out", "two", said=said)
+        if name == "space":
+            refused("retrain", "one", said=said)
+        settings_of("one", **before)
+
+
+def test_what_is_named_again_is_imported(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = tmp_path_factory.mktemp("away")
+    (away / "far_method.py").write_text(METHOD)
+    monkeypatch.syspath_prepend(str(away))  # as an installed package is found
+    named = ("--method", "far_method:Widest")
+    call("grow", *SMALL, "--rounds", "0", *named, "--out", "one")
+    refused("grow", "--resume", "one", said="give --method far_method:Widest too if you trust it")
+    call("grow", "--resume", "one", *named)
+    call("grow", "--config", "one/config.json", *named, "--out", "two")
+    call("grow", "--config", "one/config.json", "--method", "random", "--out", "three")
+    monkeypatch.setenv("PYTHONPATH", str(away))
+    call("grow", "--resume", "one")
+
+
+def test_a_file_of_settings_beside_the_modules_names_them() -> None:
+    call("grow", *SMALL, "--rounds", "0", "--method", "door_method:ready", "--out", "one")
+    Path("mine.json").write_text(Path("one/config.json").read_text())
+    call("grow", "--config", "mine.json", "--out", "two")
+
+
+def test_a_command_of_another_version_is_named() -> None:
+    call("grow", *SMALL, "--rounds", "0", "--out", "one")
+    settings_of("one", command="graft")
+    refused("grow", "--resume", "one", said="is a run of ramify graft")
+    refused("export", "one", said="names a command 'graft'")
 
 
 @pytest.mark.parametrize(

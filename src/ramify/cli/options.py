@@ -27,7 +27,7 @@ Resume = Annotated[
     Path | None,
     typer.Option(
         help="Go on with an interrupted run, to the same result. Its settings are kept; only "
-        "--device may be given.",
+        "--device may be another.",
         rich_help_panel=RUN,
     ),
 ]

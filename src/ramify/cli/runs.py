@@ -17,7 +17,7 @@ from ramify.commands.random_search import with_candidates
 from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder
 from ramify.commands.run_kinds import RUN_KINDS, kind_of
 from ramify.commands.search_settings import SearchSettings
-from ramify.commands.settings import Settings
+from ramify.commands.settings import DOORS, Settings
 from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.report import print_table, results_table, write_report, write_summary
@@ -27,7 +27,7 @@ def begin(
     kind: type[Settings], given: Mapping[str, Any], base: Path | None, out: Path | None
 ) -> None:
     """Begin a run and make it."""
-    settings = kind.resolve(given, kind.of_file(base))
+    settings = kind.resolve(given, kind.of_file(base, given))
     dataset = RUN_KINDS[kind.kind].prepare(settings)
     if isinstance(settings, SearchSettings):
         settings = with_candidates(settings, dataset)
@@ -50,6 +50,7 @@ def resume(
     device = {key: value for key, value in given.items() if key == "device"}
     plain = json.loads(json.dumps(kind.settings.tidied(given)))
     folder.check({key: value for key, value in plain.items() if key != "device"})
+    folder.refuse_foreign(DOORS, given)
     settings = kind.settings.from_json(folder.config()).model_copy(update=device)
     execute(settings, folder, kind.prepare(settings))
 

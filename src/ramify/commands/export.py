@@ -51,24 +51,25 @@ class Exported:
 
 def export_source(source: Path, given: Mapping[str, Any]) -> list[Exported]:
     """Write the networks of a run, or a saved one, as ONNX beside them."""
-    if (source / CONFIG).exists():
-        if given:
-            raise RamifyError(
-                f"{source} is a run folder, which says itself what it was trained on; leave "
-                f"--{min(given)} out."
-            )
-        stored = list(_of_run(source))
-    else:
-        stored = [_saved(source, given)]
+    a_run = (source / CONFIG).exists()
+    stored = list(_of_run(source, given)) if a_run else [_saved(source, given)]
     return [
         write_onnx(load(stem, build), dataset, stem.with_name(stem.name + ".onnx"))
         for stem, build, dataset in stored
     ]
 
 
-def _of_run(source: Path) -> Iterator[tuple[Path, Callable[[], nn.Module], Dataset]]:
+def _of_run(
+    source: Path, given: Mapping[str, Any]
+) -> Iterator[tuple[Path, Callable[[], nn.Module], Dataset]]:
     """Every network of a run: where it is saved, what builds it, what it was trained on."""
     folder = RunFolder.open(source)
+    for name, value in given.items():
+        if folder.config().get(name) != value:
+            raise RamifyError(
+                f"{source} is a run folder, which says itself what it was trained on; leave "
+                f"--{name} out."
+            )
     kind = kind_of(folder.config())
     if kind.build is None:
         retrained = source / RETRAINED
@@ -77,9 +78,10 @@ def _of_run(source: Path) -> Iterator[tuple[Path, Callable[[], nn.Module], Datas
                 f"{source} holds an architecture without trained weights; train it by ramify "
                 f"retrain {source}, then export that."
             )
-        yield from _of_run(retrained)
+        yield from _of_run(retrained, given)
         return
-    settings = kind.settings.from_json(folder.config())
+    folder.refuse_foreign(("data", "model", "space"), given)
+    settings = kind.settings.read(folder.config())
     done = {e["seed"] for e in folder.events() if e["event"] == "result" and e["arm"] in KEPT}
     if not set(settings.all_seeds) <= done:
         raise RamifyError(

@@ -25,11 +25,11 @@ def begin(
     path = out or default_folder(source)
     if (source / CONFIG).exists() and RunFolder.open(source).command() == "search":
         cells = RetrainCellsSettings.of_search(
-            RunFolder.open(source), given, RetrainCellsSettings.of_file(file)
+            RunFolder.open(source), given, RetrainCellsSettings.of_file(file, given)
         )
         dataset = prepare_cells(cells)
         return cells, RunFolder.create(path, cells.to_json()), dataset
-    settings, recipes = shapes_of(source, given, RetrainSettings.of_file(file))
+    settings, recipes = shapes_of(source, given, RetrainSettings.of_file(file, given))
     dataset = prepare(settings)
     for recipe in recipes:  # does each fit the network?
         scratch(lambda: build_seed(settings, dataset), recipe)
@@ -48,7 +48,7 @@ def shapes_of(
         folder = RunFolder.open(source)
         settings = RetrainSettings.of_run(folder, given, base)
         advice = "restore it from a copy, or grow the network again."
-        seeds = GrowSettings.from_json(folder.config()).all_seeds
+        seeds = GrowSettings.read(folder.config()).all_seeds
         paths = [folder.of_seed("model", seed, ".json") for seed in seeds]
     else:
         stem = saved_stem(source, {**base, **given}, "retrain")

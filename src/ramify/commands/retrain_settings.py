@@ -46,7 +46,8 @@ class RetrainSettings(NetworkSettings):
                 f"by --from-scratch; or give its network, {source / 'model'}, with --data and "
                 "--model."
             )
-        grown, events = GrowSettings.from_json(folder.config()), folder.events()
+        folder.refuse_foreign(("data", "model"), given)
+        grown, events = GrowSettings.read(folder.config()), folder.events()
         done = {e["seed"] for e in events if e["event"] == "result" and e["arm"] == "grown"}
         _check_finished(folder, set(grown.all_seeds) <= done)
         _check_seeds(source, grown.seeds, "networks", given)
@@ -143,9 +144,10 @@ class RetrainCellsSettings(TrainingSettings):
         """
         from ramify.train.history import is_found
 
-        source, searched = folder.path, SearchSettings.from_json(folder.config())
+        folder.refuse_foreign(("data", "space"), given)
+        source, searched = folder.path, SearchSettings.read(folder.config())
         for name in ("data", "model", "width"):
-            if name in given:
+            if name in given and given[name] != getattr(searched, name, None):
                 raise RamifyError(
                     f"{name} is the search's own, {source}; leave --{name} out, or search there."
                 )

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ramify.errors import RamifyError
+from ramify.imports import refuse_foreign
 from ramify.store.files import read_json, write_json, write_lines
 
 CONFIG, VERSIONS, METRICS = "config.json", "versions.json", "metrics.jsonl"
@@ -96,6 +97,10 @@ class RunFolder:
                     f"{self.path} was begun with {key} = {config.get(key)!r}, not {value!r}; "
                     "resume without that option, or begin a new run in another folder."
                 )
+
+    def refuse_foreign(self, names: Iterable[str], given: Mapping[str, Any]) -> None:
+        """Refuse to import what the settings name: see :func:`ramify.imports.refuse_foreign`."""
+        refuse_foreign(self.config(), names, given, self.path / CONFIG)
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Add one event to the metrics."""

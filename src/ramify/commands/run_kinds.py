@@ -18,8 +18,9 @@ from ramify.commands.retrain_settings import RetrainCellsSettings, RetrainSettin
 from ramify.commands.run_folder import command_of
 from ramify.commands.search import prepare_search, run_search
 from ramify.commands.search_settings import SearchSettings
-from ramify.commands.settings import Settings
+from ramify.commands.settings import AGAIN, Settings
 from ramify.data import Dataset
+from ramify.errors import RamifyError
 
 
 @dataclass(frozen=True)
@@ -64,4 +65,10 @@ RUN_KINDS = {
 
 def kind_of(config: Mapping[str, Any]) -> RunKind:
     """The kind of a run whose ``config.json`` this is."""
-    return RUN_KINDS["retrain-cells" if "genotypes" in config else command_of(config)]
+    name = "retrain-cells" if "genotypes" in config else command_of(config)
+    if name not in RUN_KINDS:
+        raise RamifyError(
+            f"config.json names a command {name!r}, which this version of Ramify does not have; "
+            f"{AGAIN}"
+        )
+    return RUN_KINDS[name]

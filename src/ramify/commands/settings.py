@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from ramify.commands.defaults import DATA_SETS, defaults
 from ramify.errors import RamifyError
+from ramify.imports import refuse_foreign
 
 if TYPE_CHECKING:
     from ramify.train.epoch import Training
@@ -32,6 +33,7 @@ WHAT, GROW, SEARCH, CUT, TRAIN, RUN = PANELS = (
     "The run",
 )
 OWN = "package.module:object"  # stands for every name of that form
+DOORS = ("data", "model", "method", "rule", "searcher", "space")  # settings that may be such a name
 AGAIN = "restore it, or begin a new run in another folder."
 KINDS_OF_JSON = {
     "integer": "a whole number",
@@ -199,20 +201,37 @@ class Settings(BaseModel, ABC):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], file: str = "config.json") -> Self:
-        """The settings that a run folder keeps."""
+        """The settings that a run folder keeps; what they name of the user's own is imported."""
+        settings = cls.read(values, file)
+        settings.check()
+        return settings
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], file: str = "config.json") -> Self:
+        """The settings that a run folder keeps, of which nothing is imported or tried."""
         values = cls.upgraded({key: v for key, v in values.items() if key != "command"})
         if wrong := set(cls.model_fields) ^ set(values):
             raise RamifyError(
                 f"{file} is damaged or of another version of Ramify ({min(wrong)} is missing "
                 f"or unknown); {AGAIN}"
             )
-        settings = cls.made(from_lists(values), file)
-        settings.check()
-        return settings
+        return cls.made(from_lists(values), file)
 
     @classmethod
-    def of_file(cls, path: Path | None) -> dict[str, Any]:
-        """The settings that a file gives, such as ``config.json`` of another run."""
+    def of_file(cls, path: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that a file gives, such as ``config.json`` of another run.
+
+        Args:
+            path: The file; None for no settings.
+            given: The settings of the command line, which count before those of the file.
+
+        Returns:
+            Settings by name, without those that are None.
+
+        Raises:
+            RamifyError: The file has other settings than this command, or asks for code that is
+                not the user's.
+        """
         if path is None:
             return {}
         from ramify.store.files import read_json
@@ -230,6 +249,7 @@ class Settings(BaseModel, ABC):
                 f"{path} has a setting {min(unknown)!r}, which ramify {cls.command()} does not "
                 f"have; ramify {cls.command()} --help lists them."
             )
+        refuse_foreign(values, DOORS, given, path)
         return {key: v for key, v in from_lists(values).items() if v is not None}
 
     @classmethod
