@@ -73,9 +73,3 @@ for name in ("digits", "."):
     digits, folder = run(WITHOUT + said).splitlines()
     assert digits.endswith('sklearn, which is not installed: pip install "ramify[cli]".')
     assert folder.endswith('PIL, which is not installed: pip install "ramify[cli]".')
-
-
-def test_public_names_are_there() -> None:
-    assert sorted(set(ramify.__all__)) == sorted(ramify.__all__)
-    assert all(hasattr(ramify, name) for name in ramify.__all__)
-    assert ramify.__version__.count(".") == 2

@@ -230,6 +230,10 @@ def share_buffers(model: nn.Module) -> None:
 
     Args:
         model: this rank's network, not wrapped.
+
+    Example:
+        >>> from torch import nn
+        >>> share_buffers(nn.BatchNorm2d(3))
     """
     broadcast_tensors(model.buffers())
 
@@ -264,6 +268,10 @@ def check_ranks(model: nn.Module, group: dist.ProcessGroup | None = None) -> Non
     Raises:
         RamifyError: on every rank alike; names the first parameter or buffer that differs, how,
             and on which rank.
+
+    Example:
+        >>> from torch import nn
+        >>> check_ranks(nn.Linear(4, 3))
     """
     with together(group):
         if world_size() == 1:

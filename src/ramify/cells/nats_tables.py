@@ -36,6 +36,10 @@ class NatsTables:
 
     Raises:
         RamifyError: The folder or its core table is missing or damaged.
+
+    Example:
+        >>> tables = NatsTables()  # doctest: +SKIP
+        >>> tables.accuracy(tables.genotype(0)), tables.params(tables.genotype(0))  # doctest: +SKIP
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:

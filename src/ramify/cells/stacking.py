@@ -53,6 +53,10 @@ class CellPlan:
         stride: of the edges that leave an input state.
         prepare: a module for each input state, which brings it to the cell's channels and to the
             size of the other inputs.
+
+    Example:
+        >>> CellPlan("normal", 16, stride=1, prepare=[nn.Conv2d(48, 16, 1)]).channels
+        16
     """
 
     kind: str

@@ -82,6 +82,13 @@ class TrainTest(Protocol):
         y_train: training labels (N,), whole numbers from 0.
         x_test: test samples, of the same shape and in the same unit.
         y_test: test labels.
+
+    Example:
+        >>> class Blobs:
+        ...     x_train, y_train = torch.randn(20, 2), torch.arange(20) % 2
+        ...     x_test, y_test = torch.randn(4, 2), torch.arange(4) % 2
+        >>> as_dataset(Blobs(), "blobs").classes
+        ('0', '1')
     """
 
     x_train: Any

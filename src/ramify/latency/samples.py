@@ -31,6 +31,12 @@ class Sample:
         widths: (W,), the width of each group.
         ops: (O,) milliseconds of each operation of the trace.
         total: milliseconds of the whole forward.
+
+    Example:
+        >>> import numpy as np
+        >>> sample = Sample(widths=np.array([8, 4]), ops=np.array([0.5, 0.25]), total=1.0)
+        >>> float(sample.ops.sum() / sample.total)  # the share that single operations explain
+        0.75
     """
 
     widths: Index

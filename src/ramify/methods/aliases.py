@@ -25,7 +25,7 @@ def accepts_old_keywords(**names: str) -> Callable[[type[T]], type[T]]:
         @functools.wraps(made)
         def init(self: T, *args: Any, **given: Any) -> None:
             old = {names[name]: given.pop(name) for name in names.keys() & given.keys()}
-            made(self, *args, **given, **old)
+            made(self, *args, **{**given, **old})  # dataclasses.replace gives both
 
         cls.__init__ = init  # type: ignore[method-assign, assignment]
         return cls

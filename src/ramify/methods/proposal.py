@@ -165,6 +165,14 @@ def agree(graph: ChannelGraph, proposals: Sequence[Proposal]) -> list[Proposal]:
 
     Returns:
         What rank 0 gave.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> graph = ramify.trace(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1)), torch.randn(2, 4))
+        >>> proposals = ramify.L1().propose(graph, None, [])
+        >>> agree(graph, proposals) == proposals  # in one process
+        True
     """
     with distributed.together():
         if distributed.world_size() == 1:

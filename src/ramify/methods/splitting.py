@@ -304,6 +304,14 @@ def splitting_matrix(
     Raises:
         RamifyError: the group cannot be split, or its path cannot be followed.
 
+    Example:
+        >>> import ramify
+        >>> from torch import nn
+        >>> net, x = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)), torch.randn(16, 4)
+        >>> loss = lambda model, x: model(x).square().squeeze(1)
+        >>> splitting_matrix(ramify.trace(net, x), "0", loss, [x]).shape
+        torch.Size([3, 5, 5])
+
     Source: S2D, equation (7).
     """
     wanted = graph[group]

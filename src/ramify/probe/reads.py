@@ -38,6 +38,8 @@ from ramify.tracing.indexing import owners
 from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import Op, Ref, Tape, call, record, tensors_of
 
+__all__ = ["Read", "ReadChannels", "first_order", "reads", "visit_reads"]
+
 
 @dataclass(frozen=True, eq=False)
 class ReadChannels:
@@ -48,6 +50,19 @@ class ReadChannels:
         dim: the dimension of the value that the reader sums over.
         owner: (N,), the channel at each position along `dim`, or -1 where there is none of the
             group: another group's after a `cat`, or a size that no edit changes.
+
+    Example:
+        >>> import ramify
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 1))
+        >>> x = torch.randn(4, 1, 4, 4)
+        >>> loss = lambda model, x: model(x).square().squeeze(1)
+        >>> (read,) = reads(ramify.trace(net, x), loss, x)
+        >>> read.channels[0].positions
+        tensor([[0, 1, 2, 3],
+                [4, 5, 6, 7]])
+        >>> read.channels[0].sum_positions(read.value).shape  # a number a sample and channel
+        torch.Size([4, 2])
     """
 
     group: ChannelGroup
@@ -92,6 +107,15 @@ class Read:
         value: the tensor that is read.
         gradient: of each sample's loss, in the rows of that sample (that is, of the sum of the
             losses), of the value's shape; None where only values were asked for.
+
+    Example:
+        >>> import ramify
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 3, 3, stride=2))
+        >>> x = torch.randn(4, 1, 7, 7)
+        >>> (read,) = reads(ramify.trace(net, x), lambda model, x: model(x).sum((1, 2, 3)), x)
+        >>> read.operation, read.weight, read.bias, read.arguments["stride"]
+        ('aten::convolution', '1.weight', '1.bias', [2, 2])
     """
 
     number: int
@@ -261,6 +285,15 @@ def first_order(
 
     Raises:
         RamifyError: the loss is not per sample or not finite, or it joins or cuts channels.
+
+    Example:
+        >>> import ramify
+        >>> from torch import nn
+        >>> net, x = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1)), torch.randn(16, 4)
+        >>> loss = lambda model, x: model(x).squeeze(1)  # linear, so that first order is exact
+        >>> change = first_order(ramify.trace(net, x), loss, x)["0"]
+        >>> torch.allclose(change, -net[0](x) * net[1].weight)
+        True
     """
     chosen = [group for group in graph.groups if group.can_prune] if groups is None else groups
     found, copies, losses = _with_autograd(graph, loss, batch, chosen)

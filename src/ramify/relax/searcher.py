@@ -57,6 +57,10 @@ class Step:
         loss_a: The mean loss on the first batch, before the step; of all ranks' samples.
         loss_p: That on the second batch, when it was first needed.
         penalty: P(α) before the step, not weighted by γ; 0 without a penalty or where γ is 0.
+
+    Example:
+        >>> Step(loss_a=0.5, loss_p=0.75, penalty=0.0).loss_p  # what `searcher.step(...)` returns
+        0.75
     """
 
     loss_a: float
@@ -103,6 +107,20 @@ class Searcher(ABC):
     Raises:
         RamifyError: `arch` is empty or not the model's, there are no weights, or an optimizer is
             over other parameters.
+
+    Example:
+        >>> import functools, ramify, torch
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> x, y = torch.randn(6, 4), torch.randn(6, 2)
+        >>> searcher = ramify.relax.Joint(
+        ...     net,
+        ...     arch=ramify.gate(ramify.trace(net, x)),
+        ...     loss=lambda model, batch: (model(batch[0]) - batch[1]).square().mean(1),
+        ...     weight_optimizer=functools.partial(torch.optim.SGD, lr=0.1),
+        ...     arch_optimizer=functools.partial(torch.optim.Adam, lr=0.01),
+        ... )
+        >>> isinstance(searcher, ramify.relax.Searcher), searcher.step((x, y), (x, y)).penalty
+        (True, 0.0)
     """
 
     model: nn.Module

@@ -20,6 +20,12 @@ class Rule(Protocol):
     No rule selects two edits of one channel, nor all channels of a group for pruning. The rules of
     this library take `multiple_of`: after the edits the width of a group is a multiple of it, or
     as it was.
+
+    Example:
+        >>> class Best:
+        ...     def select(self, proposals):
+        ...         return sorted(proposals, key=lambda proposal: -proposal.value)[:1]
+        >>> rule: Rule = Best()
     """
 
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:

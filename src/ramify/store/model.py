@@ -101,6 +101,12 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     Raises:
         RamifyError: A file is missing, torn or changed, or of another version, or ``build`` makes
             another class or wiring.
+
+    Example:
+        >>> import tempfile
+        >>> path = save(nn.Linear(3, 5), tempfile.mkdtemp() + "/net")
+        >>> load(path, build=lambda: nn.Linear(3, 1)).out_features
+        5
     """
     weights, shapes = _paths(path)
     advice = f"ramify.save writes {weights.name} and {shapes.name} together: copy both again."
@@ -161,6 +167,10 @@ def reshape(model: nn.Module, recipe: Recipe) -> nn.Module:
     Raises:
         RamifyError: The recipe is of another class, wiring or version, or damaged; the network is
             then unchanged.
+
+    Example:
+        >>> reshape(nn.Linear(3, 1), recipe_of(nn.Linear(3, 5))).out_features
+        5
     """
     before = {name: tensor.shape for name, tensor in model.named_buffers()}
     to_shape(model, recipe)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ramify.cost import RESOURCES, CostModel
 from ramify.errors import RamifyError
 from ramify.latency import LatencyModel, learn, measure_edited
 from ramify.methods import Proposal
+from ramify.methods.aliases import accepts_old_keywords
 from ramify.select.candidates import Candidates, gather
 from ramify.select.knapsack.additive import AdditiveKnapsack
 from ramify.select.knapsack.latency_budget import best_predicted
@@ -59,6 +60,7 @@ class Selection:
         return (self.bound - self.value) / size if size else 0.0
 
 
+@accepts_old_keywords(exact="exact_up_to")
 @dataclass(frozen=True)
 class Knapsack:
     r"""The edits of the largest total value within budgets on what they add together.
@@ -114,11 +116,8 @@ class Knapsack:
     seconds: float = 6.0
     multiple_of: Multiple = 1
     predicted: LatencyModel | None = None
-    exact: InitVar[int | None] = None  # what `exact_up_to` was called
 
-    def __post_init__(self, exact: int | None) -> None:
-        if exact is not None:
-            object.__setattr__(self, "exact_up_to", exact)
+    def __post_init__(self) -> None:
         if not self.budgets and self.latency is None:
             raise RamifyError(
                 "a knapsack takes one budget or more: give params, macs, flops, energy or latency"
@@ -129,6 +128,11 @@ class Knapsack:
         for name, budget in {**self.budgets, "latency": self.latency}.items():
             if budget is not None and not math.isfinite(budget):
                 raise RamifyError(f"the budget of {name} is a finite number, and got {budget}")
+
+    @property
+    def exact(self) -> int:
+        """The old name of `exact_up_to`."""
+        return self.exact_up_to
 
     @property
     def budgets(self) -> dict[str, float]:
@@ -278,10 +282,6 @@ class Knapsack:
                 "smaller saving, or more proposals to prune"
             )
         return self._nothing()
-
-
-# The old name of `exact_up_to` can still be read.
-Knapsack.exact = property(lambda rule: rule.exact_up_to)  # type: ignore[attr-defined]
 
 
 def _prunes_of_whole_groups(candidates: Candidates) -> list[Index]:
