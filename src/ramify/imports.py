@@ -57,20 +57,23 @@ def object_at(text: str, what: str, known: str = "package.module:object") -> Any
     return found
 
 
-def made(found: Any, text: str, what: str, **offered: Any) -> Any:
+def made(
+    found: Any, text: str, what: str, given: Mapping[str, Any] | None = None, **offered: Any
+) -> Any:
     """Call a class or function that the user named, with those offered arguments that it takes.
 
     Args:
         found: the class or the function.
         text: how the user named it, for errors.
         what: what is asked for, for errors.
+        given: keyword arguments that it has to take.
         **offered: keyword arguments; those that its signature does not name are left out.
 
     Returns:
         The result.
 
     Raises:
-        RamifyError: it needs an argument that is not offered.
+        RamifyError: it needs an argument that is not offered, or does not take one that is given.
 
     Example:
         >>> made(dict, "builtins:dict", "table")
@@ -81,12 +84,14 @@ def made(found: Any, text: str, what: str, **offered: Any) -> Any:
     except ValueError:  # of a class in C, which does not say what it takes
         return found()
     taken = {key: value for key, value in offered.items() if key in signature.parameters}
+    taken |= given or {}
     try:
         signature.bind(**taken)
     except TypeError as error:
         raise RamifyError(
             f"the {what} {text}{signature} cannot be called with {', '.join(taken) or 'nothing'} "
-            f"({error}): give a default to every other argument."
+            f"({error}): leave out what it does not take, and give a default to what is not among "
+            f"{', '.join(offered) or 'these'}."
         ) from error
     return found(**taken)
 
@@ -148,6 +153,37 @@ def _is_users(file: str) -> bool:
     command = Path(sys.argv[0]).resolve()
     path = Path(file).resolve()
     return path.is_file() and path != command and not any(path.is_relative_to(p) for p in places)
+
+
+def made_with(found: Any, text: str, what: str, verb: str, **offered: Any) -> Any:
+    """What the user named, as an object with a verb.
+
+    Args:
+        found: such an object, or a class or function that makes one.
+        text: how the user named it, for errors.
+        what: what is asked for, for errors.
+        verb: the method that it has to have, with its arguments.
+        **offered: as of :func:`made`, for a class or a function.
+
+    Returns:
+        The object.
+
+    Raises:
+        RamifyError: it lacks the verb.
+
+    Example:
+        >>> made_with(list, "builtins:list", "stack", "append(item)")
+        []
+    """
+    name = verb.partition("(")[0]
+    if callable(found) and (isinstance(found, type) or not hasattr(found, name)):
+        found = made(found, text, what, **offered)
+    if not callable(getattr(found, name, None)):
+        raise RamifyError(
+            f"{text} is a {type(found).__name__} without {verb}, which a {what} has: name a "
+            f"{what}, or a class or function that makes one."
+        )
+    return found
 
 
 def refuse_foreign(

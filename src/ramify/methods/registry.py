@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ramify.errors import RamifyError
-from ramify.imports import made, object_at, takes_arguments
+from ramify.imports import made_with, object_at, takes_arguments
 from ramify.methods.baselines import Expansion, LineSearch, Net2Net, NewNeuron, RandomSplit
 from ramify.methods.boosting import Boosting
 from ramify.methods.gauss_newton import GaussNewton
@@ -73,13 +72,7 @@ def as_method(found: Any, name: str, seed: int) -> Method:
     Raises:
         RamifyError: it has no ``propose``, or one of other arguments.
     """
-    if callable(found) and (isinstance(found, type) or not hasattr(found, "propose")):
-        found = made(found, name, "method", seed=seed)
-    if not callable(getattr(found, "propose", None)):
-        raise RamifyError(
-            f"{name} is a {type(found).__name__} without propose(graph, loss, batches), which a "
-            "method has: name a method, or a class or function that makes one."
-        )
-    takes_arguments(found.propose, 3, "propose(graph, loss, batches)", name, "method")
-    method: Method = found
+    verb = "propose(graph, loss, batches)"
+    method: Method = made_with(found, name, "method", verb, seed=seed)
+    takes_arguments(method.propose, 3, verb, name, "method")
     return method

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ramify.errors import RamifyError
-from ramify.imports import object_at
+from ramify.imports import made, object_at
 from ramify.models import digits_net, mobilenet, mobilenet_v2, preresnet, resnet, swin, vgg
 
 Builder = Callable[..., nn.Module]
@@ -61,22 +60,15 @@ def build(name: str, *, dataset_shape: tuple[int, ...], classes: int, **settings
     width = settings.get("width")
     if isinstance(width, int) and width < 1:
         raise RamifyError(f"a width of {width} channels was asked for: give 1 or more.")
-    signature = inspect.signature(builder)
-    offered = {
-        "in_channels": dataset_shape[0],
-        "in_features": math.prod(dataset_shape),
-        "classes": classes,
-    }
-    taken = {key: value for key, value in offered.items() if key in signature.parameters}
-    try:
-        signature.bind(**taken, **settings)
-    except TypeError as error:
-        raise RamifyError(
-            f"{name}{signature} cannot be called with {', '.join((*taken, *settings))} ({error}): "
-            f"leave out what it does not take, and give a default to what is not among "
-            f"{', '.join(offered)}."
-        ) from error
-    model = builder(**taken, **settings)
+    model = made(
+        builder,
+        name,
+        "model",
+        settings,
+        in_channels=dataset_shape[0],
+        in_features=math.prod(dataset_shape),
+        classes=classes,
+    )
     if not isinstance(model, nn.Module):
         raise RamifyError(
             f"{name} returned a {type(model).__name__}, where a torch.nn.Module is expected: return"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ramify.cost import RESOURCES, graph_cost
 from ramify.errors import RamifyError
-from ramify.imports import made, object_at, takes_arguments
+from ramify.imports import made_with, object_at, takes_arguments
 from ramify.latency import measure_edited
 from ramify.methods import Proposal
 from ramify.select.knapsack.rule import Knapsack
@@ -74,19 +74,12 @@ def rule_named(
         known: Rule = kind(multiple_of=multiple_of, **(settings or {}))
         return known
     names = f"one of {', '.join(RULES)}, or package.module:object for one of your own"
-    found = object_at(name, "rule", names)
-    if callable(found) and (isinstance(found, type) or not hasattr(found, "select")):
-        found = made(found, name, "rule", multiple_of=multiple_of)
-    if not callable(getattr(found, "select", None)):
-        raise RamifyError(
-            f"{name} is a {type(found).__name__} without select(proposals), which a rule has: name "
-            "a rule, or a class or function that makes one."
-        )
-    takes_arguments(found.select, 1, "select(proposals)", name, "rule")
-    if multiple_of not in (1, getattr(found, "multiple_of", None)):
+    found, verb = object_at(name, "rule", names), "select(proposals)"
+    rule: Rule = made_with(found, name, "rule", verb, multiple_of=multiple_of)
+    takes_arguments(rule.select, 1, verb, name, "rule")
+    if multiple_of not in (1, getattr(rule, "multiple_of", None)):
         raise RamifyError(
             f"multiple_of is {multiple_of}, and the rule {name} does not take it; leave it out, or "
             "name a class or function that takes multiple_of."
         )
-    rule: Rule = found
     return rule
