@@ -1,0 +1,161 @@
+"""What a reader's best weight depends on: first and second moments of its reads and its targets.
+
+Shape letters: `N` samples, `G` groups of a convolution (1 elsewhere), `F` features that one group
+reads, `O` outputs that one group makes, `R` rows (samples times positions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ramify import distributed
+from ramify.refit.readers import Kernel, Reader
+
+CHUNK = 2**23
+"""So many numbers of unfolded patches are held at once."""
+
+
+@dataclass
+class Moments:
+    r"""Sums over rows, in double precision.
+
+    Attributes:
+        rows: how many.
+        x: (G, F), :math:`\sum \phi`.
+        y: (G, O), :math:`\sum y`.
+        xx: (G, F, F), :math:`\sum \phi \phi^T`.
+        xy: (G, F, O), :math:`\sum \phi y^T`.
+        yy: (G, O), :math:`\sum y^2`.
+    """
+
+    rows: Tensor
+    x: Tensor
+    y: Tensor
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+
+    @classmethod
+    def zeros(cls, groups: int, features: int, outputs: int, device: torch.device) -> Moments:
+        """No rows yet."""
+        shapes = (
+            (),
+            (groups, features),
+            (groups, outputs),
+            (groups, features, features),
+            (groups, features, outputs),
+            (groups, outputs),
+        )
+        return cls(*(torch.zeros(s, dtype=torch.float64, device=device) for s in shapes))
+
+    def parts(self) -> list[Tensor]:
+        """The sums, in order."""
+        return [self.rows, self.x, self.y, self.xx, self.xy, self.yy]
+
+    def add(self, phi: Tensor, y: Tensor) -> None:
+        """Add rows.
+
+        Args:
+            phi: (G, F, R), what is read.
+            y: (G, O, R), what should be made of it.
+        """
+        wide = torch.promote_types(phi.dtype, torch.float32)
+        phi, y = phi.to(wide), y.to(wide)
+        self.rows += phi.shape[2]
+        self.x += phi.sum(2)
+        self.y += y.sum(2)
+        self.xx += phi @ phi.transpose(1, 2)
+        self.xy += phi @ y.transpose(1, 2)
+        self.yy += y.square().sum(2)
+
+    def __add__(self, other: Moments) -> Moments:
+        """The sums over the rows of both."""
+        return Moments(*(a + b for a, b in zip(self.parts(), other.parts(), strict=True)))
+
+    def __sub__(self, other: Moments) -> Moments:
+        """The sums over the rows that the other has not."""
+        return Moments(*(a - b for a, b in zip(self.parts(), other.parts(), strict=True)))
+
+
+def over_ranks(folds: list[Moments]) -> list[Moments]:
+    """The sums over the rows of every rank."""
+    width = len(folds[0].parts())
+    flat = distributed.all_sum([part for fold in folds for part in fold.parts()])
+    return [Moments(*flat[n : n + width]) for n in range(0, len(flat), width)]
+
+
+def rows_of(reader: Reader, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """What a reader reads and makes as rows, in chunks.
+
+    Args:
+        reader: the operation.
+        x: what it reads.
+        y: what it makes, or should make: with the outputs of the reader.
+
+    Yields:
+        (G, F, R) and (G, O, R).
+    """
+    groups, features, outputs = reader.entries.shape
+    if reader.turned:  # weight @ x: (F, R) and (O, R)
+        yield x[None], y[None]
+    elif reader.kernel is None:
+        yield x.reshape(-1, features).t()[None], y.reshape(-1, outputs).t()[None]
+    else:
+        places = y[0, 0].numel()
+        step = max(1, CHUNK // max(1, groups * features * places))
+        for some, made in zip(x.split(step), y.split(step), strict=True):
+            phi = patches(some, reader.kernel)
+            yield phi.reshape(groups, features, -1), _front(made).reshape(groups, outputs, -1)
+
+
+def _front(y: Tensor) -> Tensor:
+    """(N, C, *space) with the channels in front."""
+    return y.transpose(0, 1)
+
+
+def patches(x: Tensor, kernel: Kernel) -> Tensor:
+    """What a convolution reads at every place of its output.
+
+    Args:
+        x: (N, C, *space).
+        kernel: how the convolution slides.
+
+    Returns:
+        (C, *kernel, N, *places): for each tap of each channel, what it reads.
+    """
+    space = len(kernel.size)
+    steps, stride = kernel.dilation, kernel.stride
+    if kernel.transposed:
+        x, stride = _spread(x, kernel), (1,) * space
+    elif any(kernel.padding):
+        x = _padded(x, [(p, p) for p in kernel.padding])
+    if all(k == 1 for k in kernel.size):
+        x = x[(slice(None), slice(None), *(slice(None, None, s) for s in stride))]
+        return x.transpose(0, 1)
+    for dim, (size, step, jump) in enumerate(zip(kernel.size, steps, stride, strict=True)):
+        x = x.unfold(2 + dim, (size - 1) * step + 1, jump)[..., ::step]
+    places, taps = range(2, 2 + space), range(2 + space, 2 + 2 * space)
+    return x.permute(1, *taps, 0, *places)
+
+
+def _spread(x: Tensor, kernel: Kernel) -> Tensor:
+    """What a transposed convolution slides over: zeros between its inputs and around them."""
+    sizes = zip(x.shape[2:], kernel.stride, strict=True)
+    wide = x.new_zeros((*x.shape[:2], *((n - 1) * s + 1 for n, s in sizes)))
+    wide[(slice(None), slice(None), *(slice(None, None, s) for s in kernel.stride))] = x
+    ends = []
+    parts = (kernel.size, kernel.dilation, kernel.padding, kernel.output_padding)
+    for size, step, padding, more in zip(*parts, strict=True):
+        before = step * (size - 1) - padding
+        ends.append((before, before + more))
+    return _padded(wide, ends)
+
+
+def _padded(x: Tensor, ends: list[tuple[int, int]]) -> Tensor:
+    """Zeros before and behind each dimension of space; negative numbers take away."""
+    flat = [n for pair in reversed(ends) for n in pair]
+    return torch.nn.functional.pad(x, flat)

@@ -1,0 +1,104 @@
+"""A recorded run, played again operation by operation with whatever the weights are by then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ramify.tracing.recorder import Op, Ref, Tape, leaves, mapped
+
+
+class Player:
+    """One tape on its way: values are let go of after their last use.
+
+    Tensors that are made of parameters alone are computed whenever they are used, so that a
+    parameter may change between two operations.
+
+    Args:
+        tape: what to play, recorded with its draws.
+        tensors: parameters and buffers by name.
+    """
+
+    def __init__(self, tape: Tape, tensors: Mapping[str, Tensor]) -> None:
+        self.tape = tape
+        self._tensors = tensors
+        self._at = 0
+        writes = any(op.func._schema.is_mutable for op in tape.ops)
+        self._env = {i: t.clone() if writes else t for i, t in tape.constants.items()}
+        self._weights: dict[int, Op] = {}
+        """Tensors made of parameters alone, and what makes them."""
+        written = _written(tape)
+        for op in tape.ops:
+            made_of = op.inputs()
+            pure = made_of and all(self._is_weight(ref) for ref in made_of)
+            if pure and written.isdisjoint(op.results()):
+                self._weights.update({ref.index: op for ref in op.results()})
+        self._last: dict[int, int] = {}
+        for position, op in enumerate(tape.ops):
+            for ref in (*op.inputs(), *op.results()):
+                self._last[ref.index] = position
+
+    def _is_weight(self, ref: Ref) -> bool:
+        return ref.index in self.tape.names or ref.index in self._weights
+
+    def value(self, ref: Ref) -> Tensor:
+        """A tensor as the next operation would find it."""
+        name = self.tape.names.get(ref.index)
+        if name is not None:
+            return self._tensors[name].detach()
+        op = self._weights.get(ref.index)
+        if op is None:
+            return self._env[ref.index]
+        results = leaves(self._run(op), Tensor)
+        return results[op.results().index(ref)]
+
+    def advance(self, position: int) -> None:
+        """Play until just before the operation of this number."""
+        with torch.no_grad():
+            while self._at < position:
+                self._step()
+
+    def _step(self) -> None:
+        position, op = self._at, self.tape.ops[self._at]
+        self._at += 1
+        results = op.results()
+        if all(ref.index in self._weights for ref in results) and results:
+            return
+        if position in self.tape.drawn:
+            made = self.tape.drawn[position]
+            if op.func._schema.is_mutable:
+                made = [self.value(op.inputs()[0]).copy_(made[0])]
+        else:
+            made = leaves(self._run(op), Tensor)
+        for ref, tensor in zip(results, made, strict=True):
+            self._env[ref.index] = tensor
+        for ref in {*op.inputs(), *results}:
+            if self._last[ref.index] == position:
+                self._env.pop(ref.index, None)
+
+    def result(self, position: int, ref: Ref) -> Tensor:
+        """Play up to and with the operation of this number, and give what it made."""
+        self.advance(position)
+        last, self._last[ref.index] = self._last[ref.index], len(self.tape.ops)
+        self.advance(position + 1)
+        made = self._env[ref.index]
+        self._last[ref.index] = last
+        if last <= position:
+            del self._env[ref.index]
+        return made
+
+    def _run(self, op: Op) -> Any:
+        as_value = lambda leaf: self.value(leaf) if isinstance(leaf, Ref) else leaf  # noqa: E731
+        return op.func(*mapped(op.args, as_value), **mapped(op.kwargs, as_value))
+
+
+def _written(tape: Tape) -> set[Ref]:
+    """Tensors that some operation writes into, and those whose memory they may share."""
+    found: set[Ref] = set()
+    for op in reversed(tape.ops):
+        if op.func._schema.is_mutable or not found.isdisjoint(op.results()):
+            found.update(op.results(), op.inputs() if op.results() else ())
+    return found

@@ -1,0 +1,77 @@
+"""The network as it was before it was cut: its values, and which of them each entry now is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ramify.edit import Edit
+from ramify.edit.plan import plan_edits
+from ramify.tracing import ChannelGraph
+from ramify.tracing.indexing import put, sources
+from ramify.tracing.recorder import tensors_of
+
+
+class Reference:
+    """A copy of a model's tensors, and where each entry of the edited model comes from.
+
+    Args:
+        graph: of the model as it is now.
+    """
+
+    def __init__(self, graph: ChannelGraph) -> None:
+        self.model = graph.model
+        tensors = tensors_of(graph.model)
+        self.values = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self._sources = {name: [np.arange(n) for n in t.shape] for name, t in tensors.items()}
+        self._factors = {name: [np.ones(n) for n in t.shape] for name, t in tensors.items()}
+        owned = [(graph.model.get_submodule(p), name) for p, name, _ in graph.layout.attributes]
+        self._attributes = [(module, name, getattr(module, name)) for module, name in owned]
+
+    def follow(self, graph: ChannelGraph, edits: Iterable[Edit]) -> None:
+        """Note edits that are about to be made.
+
+        Args:
+            graph: of the model as it is before them.
+            edits: what will be done.
+        """
+        changes = plan_edits(graph, edits).changes
+        for name in graph.layout.touched(changes):
+            rules = graph.layout.weights(name)
+            for dim, term in enumerate(graph.dims[name]):
+                where = sources(term, changes)
+                self._sources[name][dim] = self._sources[name][dim][where]
+                self._factors[name][dim] = self._factors[name][dim][where] * rules[dim](
+                    term, changes
+                )
+
+    def entries(self, name: str) -> tuple[Tensor, Tensor]:
+        """For each entry of a tensor as it is now: its number before, and what multiplied it."""
+        number, factor = torch.zeros((), dtype=torch.int64), torch.ones((), dtype=torch.float64)
+        sizes = self.values[name].shape
+        pairs = zip(self._sources[name], self._factors[name], sizes, strict=True)
+        for where, times, size in pairs:
+            number = number[..., None] * size + torch.from_numpy(where)
+            factor = factor[..., None] * torch.from_numpy(times)
+        return number, factor
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """The model as it was, for the time of the block."""
+        now = [(tensor, tensor.data, self.values[n]) for n, tensor in tensors_of(self.model).items()]
+        sizes = [(module, name, getattr(module, name)) for module, name, _ in self._attributes]
+        try:
+            for tensor, _, old in now:
+                put(tensor, old)
+            for module, name, value in self._attributes:
+                setattr(module, name, value)
+            yield
+        finally:
+            for tensor, data, _ in now:
+                put(tensor, data)
+            for module, name, value in sizes:
+                setattr(module, name, value)

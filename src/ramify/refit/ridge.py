@@ -1,0 +1,163 @@
+r"""The ridge solution: the weight that makes most of what is still read, near the one it had.
+
+.. math:: W' = \arg\min_W \; \tfrac1R \sum_r \lVert W \phi_r + b - y_r \rVert^2
+               + \lambda \, \bar a \, \lVert W - W_K \rVert^2
+             = (A + \lambda \bar a I)^{-1} (B + \lambda \bar a W_K)
+
+with :math:`A` and :math:`B` the covariances of the reads with themselves and with the targets, and
+:math:`\bar a` the mean of A's diagonal, so that λ has no unit. Without a bias, A and B are second
+moments about zero.
+
+Shape letters: `G` groups, `F` features, `O` outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ramify.refit.moments import Moments
+
+STRENGTHS = (1e-8, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""The λ that are tried, in units of the mean diagonal of A."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A reader's new weight.
+
+    Attributes:
+        weight: (G, F, O).
+        bias: (G, O); zeros where the reader has none.
+        strength: λ.
+        before: mean square error of the weight as it was, over the mean square of the targets
+            about their mean.
+        after: the same of the new weight, never more.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    strength: float
+    before: float
+    after: float
+
+
+def solve(
+    folds: Sequence[Moments],
+    weight: Tensor,
+    bias: Tensor | None,
+    strengths: Sequence[float] = STRENGTHS,
+) -> Solution:
+    """The ridge solution with the λ that does best on rows that it was not found from.
+
+    Args:
+        folds: the rows in parts; each is left out once while λ is chosen.
+        weight: (G, F, O), as the reader has it.
+        bias: (G, O), as the reader has it; None: it has none and can have none.
+        strengths: the λ to choose from.
+
+    Returns:
+        The solution; the weight as it was where nothing is better.
+    """
+    every = folds[0]
+    for fold in folds[1:]:
+        every = every + fold
+    old, shift = weight.double(), None if bias is None else bias.double()
+    scale = _spread(every)
+    before = _error(every, old, shift) / scale
+    best, chosen = 0.0, float("nan")
+    full = [fold for fold in folds if float(fold.rows) > 0]
+    if before > 1e-12:
+        strength = _choose(full, every, old, shift is not None, strengths)
+        new, moved = ridge(every, old, strength, shift is not None)
+        best, chosen = _error(every, new, moved) / scale, strength
+        if best < before and bool(torch.isfinite(new).all()):
+            return Solution(new, _or_zeros(moved, every), chosen, before, best)
+    return Solution(old, _or_zeros(shift, every), chosen, before, before)
+
+
+def ridge(
+    moments: Moments, weight: Tensor, strength: float, centred: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The ridge solution for one λ, and its bias.
+
+    Args:
+        moments: of the rows.
+        weight: (G, F, O), what it stays near.
+        strength: λ.
+        centred: whether there is a bias.
+
+    Returns:
+        The weight (G, F, O) and the bias (G, O); no bias where it is not centred.
+    """
+    a, b = _covariances(moments, centred)
+    mean = a.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    pull = strength * torch.where(mean > 0, mean, torch.ones_like(mean))
+    eye = torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
+    # About W_K, so that what is exact already stays so to the last digit.
+    change = _solved(a + pull * eye, b - a @ weight)
+    new = weight + change
+    if not centred:
+        return new, None
+    return new, (moments.y - torch.einsum("gf,gfo->go", moments.x, new)) / moments.rows
+
+
+def _solved(a: Tensor, b: Tensor) -> Tensor:
+    factor, info = torch.linalg.cholesky_ex(a)
+    if bool((info == 0).all()):
+        return torch.cholesky_solve(b, factor)
+    values, vectors = torch.linalg.eigh(a)
+    floor = values.amax(1, keepdim=True) * a.shape[1] * torch.finfo(a.dtype).eps
+    inverse = torch.where(values > floor, 1 / values, torch.zeros_like(values))
+    return vectors @ (inverse[..., None] * (vectors.transpose(1, 2) @ b))
+
+
+def _covariances(moments: Moments, centred: bool) -> tuple[Tensor, Tensor]:
+    a, b = moments.xx / moments.rows, moments.xy / moments.rows
+    if centred:
+        x, y = moments.x / moments.rows, moments.y / moments.rows
+        a = a - x[:, :, None] * x[:, None, :]
+        b = b - x[:, :, None] * y[:, None, :]
+    return a, b
+
+
+def _error(moments: Moments, weight: Tensor, bias: Tensor | None) -> float:
+    """Mean over rows of the square error, summed over outputs."""
+    aw = moments.xx @ weight
+    total = (weight * (aw - 2 * moments.xy)).sum() + moments.yy.sum()
+    if bias is not None:
+        made = torch.einsum("gf,gfo->go", moments.x, weight)
+        total = total + (bias * (2 * (made - moments.y) + moments.rows * bias)).sum()
+    return float(total / moments.rows)
+
+
+def _spread(moments: Moments) -> float:
+    """The variance of the targets, summed over outputs."""
+    mean = moments.y / moments.rows
+    return max(float((moments.yy / moments.rows - mean.square()).sum()), 1e-300)
+
+
+def _choose(
+    folds: Sequence[Moments],
+    every: Moments,
+    weight: Tensor,
+    centred: bool,
+    strengths: Sequence[float],
+) -> float:
+    """The λ whose solutions have the least error on the part that each was not found from."""
+    if len(strengths) == 1 or len(folds) < 2:
+        return strengths[0] if len(strengths) == 1 else 1e-2
+    errors = dict.fromkeys(strengths, 0.0)
+    for fold in folds:
+        rest = every - fold
+        for strength in strengths:
+            new, bias = ridge(rest, weight, strength, centred)
+            errors[strength] += _error(fold, new, bias) * float(fold.rows)
+    return min(errors, key=lambda strength: errors[strength])
+
+
+def _or_zeros(bias: Tensor | None, moments: Moments) -> Tensor:
+    return torch.zeros_like(moments.y) if bias is None else bias

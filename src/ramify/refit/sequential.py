@@ -1,0 +1,231 @@
+r"""Refit: what stays takes over, reader by reader in forward order.
+
+The network as it was and the network as it is run side by side on the same inputs. Before each
+reader both stop: the old one says what the reader should make (:math:`y = W\phi + b`), the new one
+what it really gets to read (:math:`\phi'_K`, behind all readers that were refitted before), and the
+ridge solution of `ridge.py` becomes its weight.
+
+Shape letters: `G` groups, `F` features, `O` outputs, `N` samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ramify.errors import RamifyError
+from ramify.refit.moments import Moments, over_ranks, rows_of
+from ramify.refit.norms import Spread, hold
+from ramify.refit.player import Player
+from ramify.refit.readers import Course, Norm, Reader, course_of
+from ramify.refit.reference import Reference
+from ramify.refit.ridge import STRENGTHS, Solution, solve
+from ramify.tracing.recorder import call, record, tensors_of
+
+Forward = Callable[[nn.Module, Any], Any]
+"""Runs the model on one batch: `loss(model, batch)` will do."""
+
+FOLDS = 4
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """What became of one reader.
+
+    Attributes:
+        name: its weight.
+        strength: λ, in units of the mean diagonal; nan where nothing was to be done.
+        before: mean square error of what it makes, over the variance of what it should make.
+        after: the same with the new weight.
+    """
+
+    name: str
+    strength: float
+    before: float
+    after: float
+
+
+def refit_readers(
+    model: nn.Module,
+    reference: Reference,
+    batches: Iterable[Any],
+    forward: Forward = call,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    norms: bool = True,
+) -> list[Refitted]:
+    """Give every linear reader the weight that makes most of what it still reads.
+
+    Args:
+        model: the edited network; its weights and norms change in place.
+        reference: the network as it was, told of every edit since.
+        batches: a few hundred inputs; labels are not looked at.
+        forward: runs a model on a batch.
+        strengths: the λ to choose from for each reader.
+        norms: give batch norms the statistics that they now have, their function held.
+
+    Returns:
+        What became of each reader, in forward order.
+
+    Raises:
+        RamifyError: there is no batch, or the edited network runs another course than the old one.
+    """
+    pairs = [_pair(model, reference, batch, forward) for batch in batches]
+    if not pairs:
+        raise RamifyError("there is no batch to refit on: give a few hundred inputs")
+    return _Refit(model, reference, pairs, strengths, norms).run()
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One batch on its way through both networks."""
+
+    old: Player
+    new: Player
+    old_course: Course
+    new_course: Course
+
+
+def _pair(model: nn.Module, reference: Reference, batch: Any, forward: Forward) -> _Pair:
+    run = lambda: forward(model, batch)  # noqa: E731
+    new = record(model, run, batch, draws=True)
+    with reference.restored():
+        old = record(model, run, batch, draws=True)
+    pair = _Pair(
+        Player(old, reference.values),
+        Player(new, tensors_of(model)),
+        course_of(old),
+        course_of(new),
+    )
+    mine = [reader.name for reader in pair.new_course.readers]
+    theirs = [reader.name for reader in pair.old_course.readers]
+    if mine != theirs:
+        other = next((a for a, b in zip(mine, theirs, strict=False) if a != b), "another layer")
+        raise RamifyError(
+            f"the edited network takes another course than the old one at '{other}', so that "
+            "their layers cannot be compared: refit=False leaves the weights as they are"
+        )
+    return pair
+
+
+class _Refit:
+    """The walk through both networks."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        reference: Reference,
+        pairs: Sequence[_Pair],
+        strengths: Sequence[float],
+        norms: bool,
+    ) -> None:
+        self._tensors = tensors_of(model)
+        self._reference = reference
+        self._pairs = pairs
+        self._strengths = strengths
+        self._norms = norms
+
+    def run(self) -> list[Refitted]:
+        course = self._pairs[0].new_course
+        stations = sorted([*course.readers, *course.norms], key=lambda station: station.position)
+        places = {id(station): n for n, station in enumerate(course.readers)}
+        spots = {id(station): n for n, station in enumerate(course.norms)}
+        done = []
+        for station in stations:
+            if isinstance(station, Reader):
+                done.append(self._reader(places[id(station)]))
+            elif self._norms:
+                self._norm(spots[id(station)])
+        return [found for found in done if found is not None]
+
+    def _reader(self, place: int) -> Refitted | None:
+        first = self._pairs[0]
+        reader, old = first.new_course.readers[place], first.old_course.readers[place]
+        matched = self._matched(reader, old)
+        if matched is None:
+            return None
+        outputs, times = matched
+        groups, features, made = reader.entries.shape
+        device = self._tensors[reader.name].device
+        folds = [Moments.zeros(groups, features, made, device) for _ in range(FOLDS)]
+        for number, pair in enumerate(self._pairs):
+            reader, old = pair.new_course.readers[place], pair.old_course.readers[place]
+            y = pair.old.result(old.position, old.result)
+            pair.new.advance(reader.position)
+            dim = 1 if reader.kernel is not None else (0 if reader.turned else y.dim() - 1)
+            y = y.index_select(dim, outputs) * _along(times.to(y), dim, y.dim())
+            _gather(folds, number, reader, pair.new.value(reader.source), y)
+        return self._solve(reader, over_ranks(folds), first.new_course.behind.get(reader.position))
+
+    def _solve(self, reader: Reader, folds: list[Moments], behind: Norm | None) -> Refitted:
+        weight = self._tensors[reader.name].detach()
+        old = weight.reshape(-1)[reader.entries]
+        bias = None
+        if reader.bias is not None and reader.bias_entries is not None:
+            bias = self._tensors[reader.bias].detach().reshape(-1)[reader.bias_entries]
+        elif behind is not None:
+            bias = old.new_zeros(old.shape[0], old.shape[2])
+        found = solve(folds, old, bias, self._strengths)
+        if found.after < found.before:
+            self._write(reader, found, behind)
+        return Refitted(reader.name, found.strength, found.before, found.after)
+
+    def _write(self, reader: Reader, found: Solution, behind: Norm | None) -> None:
+        _put(self._tensors[reader.name], reader.entries, found.weight)
+        if reader.bias is not None and reader.bias_entries is not None:
+            _put(self._tensors[reader.bias], reader.bias_entries, found.bias)
+        elif behind is not None:  # the norm takes the bias: it subtracts that much less
+            mean = self._tensors[behind.mean]
+            mean.detach().sub_(found.bias.reshape(-1).to(mean))
+
+    def _matched(self, reader: Reader, old: Reader) -> tuple[Tensor, Tensor] | None:
+        """Which of the old outputs each output is, and what it is multiplied by."""
+        number, factor = self._reference.entries(reader.name)
+        before = number.reshape(-1)[reader.entries]  # (G, F, O), in the old parameter
+        times = factor.reshape(-1)[reader.entries]
+        where = torch.full((self._reference.values[reader.name].numel(),), -1)
+        groups, features, made = old.entries.shape
+        column = torch.arange(groups)[:, None, None] * made + torch.arange(made)
+        where[old.entries.reshape(-1)] = column.expand(groups, features, made).reshape(-1)
+        columns = where[before]
+        alike = (columns == columns[:, :1]).all() and (times == times[:, :1]).all()
+        if not bool(alike) or bool((columns < 0).any()):
+            return None
+        return columns[:, 0].reshape(-1), times[:, 0].reshape(-1)
+
+    def _norm(self, place: int) -> None:
+        norm = self._pairs[0].new_course.norms[place]
+        spread = Spread()
+        for pair in self._pairs:
+            own = pair.new_course.norms[place]
+            pair.new.advance(own.position)
+            spread.add(pair.new.value(own.source))
+        hold(self._tensors, norm, spread)
+
+
+def _gather(folds: list[Moments], number: int, reader: Reader, x: Tensor, y: Tensor) -> None:
+    """Add what one batch gives to the folds: the first samples to one, the next to another."""
+    dim = 1 if reader.turned else 0
+    parts = zip(x.tensor_split(len(folds), dim), y.tensor_split(len(folds), dim), strict=True)
+    for fold, (some, made) in enumerate(parts):
+        if some.shape[dim]:
+            for phi, target in rows_of(reader, some, made):
+                folds[(fold + number) % len(folds)].add(phi, target)
+
+
+def _along(vector: Tensor, dim: int, rank: int) -> Tensor:
+    shape = [1] * rank
+    shape[dim] = -1
+    return vector.view(shape)
+
+
+def _put(tensor: Tensor, entries: Tensor, values: Tensor) -> None:
+    """Write values at numbered entries of a parameter."""
+    with torch.no_grad():
+        flat = tensor.detach().reshape(-1).clone()
+        flat[entries.reshape(-1)] = values.reshape(-1).to(flat)
+        tensor.detach().copy_(flat.view(tensor.shape))
