@@ -59,7 +59,7 @@ def hold(tensors: Mapping[str, Tensor], norm: Norm, spread: Spread) -> None:
     new_mean, new_variance = spread.moments()
     names = (norm.mean, norm.variance, norm.scale, norm.shift)
     mean, variance, scale, shift = (tensors[name].detach() for name in names)
-    before = scale.double() / (variance.double() + norm.eps).sqrt()
+    before = slope_of(tensors, norm)
     new_mean, new_variance = new_mean.to(before), new_variance.to(before)
     new_shift = shift.double() + before * (new_mean - mean.double())
     new_scale = before * (new_variance + norm.eps).sqrt()
@@ -69,3 +69,10 @@ def hold(tensors: Mapping[str, Tensor], norm: Norm, spread: Spread) -> None:
         strict=True,
     ):
         tensor.copy_(value)
+
+
+def slope_of(tensors: Mapping[str, Tensor], norm: Norm) -> Tensor:
+    """(C,) what a norm multiplies each channel by."""
+    variance = tensors[norm.variance].detach().double()
+    slope = torch.rsqrt(variance + norm.eps)
+    return slope if norm.scale is None else slope * tensors[norm.scale].detach().double()

@@ -10,7 +10,7 @@ Shape letters: `G` groups, `F` features, `O` outputs, `N` samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ramify.errors import RamifyError
+from ramify.refit.joins import Join, joins_of
 from ramify.refit.moments import Moments, over_ranks, rows_of
-from ramify.refit.norms import Spread, hold
+from ramify.refit.norms import Spread, hold, slope_of
 from ramify.refit.player import Player
 from ramify.refit.readers import Course, Norm, Reader, course_of
 from ramify.refit.reference import Reference
@@ -57,6 +58,7 @@ def refit_readers(
     *,
     strengths: Sequence[float] = STRENGTHS,
     norms: bool = True,
+    corrected: bool = True,
 ) -> list[Refitted]:
     """Give every linear reader the weight that makes most of what it still reads.
 
@@ -67,6 +69,7 @@ def refit_readers(
         forward: runs a model on a batch.
         strengths: the λ to choose from for each reader.
         norms: give batch norms the statistics that they now have, their function held.
+        corrected: let a block make up for what the stream that it adds to has lost.
 
     Returns:
         What became of each reader, in forward order.
@@ -77,7 +80,7 @@ def refit_readers(
     pairs = [_pair(model, reference, batch, forward) for batch in batches]
     if not pairs:
         raise RamifyError("there is no batch to refit on: give a few hundred inputs")
-    return _Refit(model, reference, pairs, strengths, norms).run()
+    return _Refit(model, reference, pairs, strengths, norms, corrected).run()
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class _Pair:
     new: Player
     old_course: Course
     new_course: Course
+    old_joins: Mapping[int, Join]
+    new_joins: Mapping[int, Join]
 
 
 def _pair(model: nn.Module, reference: Reference, batch: Any, forward: Forward) -> _Pair:
@@ -95,12 +100,13 @@ def _pair(model: nn.Module, reference: Reference, batch: Any, forward: Forward) 
     new = record(model, run, batch, draws=True)
     with reference.restored():
         old = record(model, run, batch, draws=True)
-    pair = _Pair(
-        Player(old, reference.values),
-        Player(new, tensors_of(model)),
-        course_of(old),
-        course_of(new),
-    )
+    courses = course_of(old), course_of(new)
+    joins = [
+        joins_of(tape, course.readers, course.norms)
+        for tape, course in zip((old, new), courses, strict=True)
+    ]
+    players = Player(old, reference.values), Player(new, tensors_of(model))
+    pair = _Pair(*players, *courses, *joins)
     mine = [reader.name for reader in pair.new_course.readers]
     theirs = [reader.name for reader in pair.old_course.readers]
     if mine != theirs:
@@ -122,12 +128,14 @@ class _Refit:
         pairs: Sequence[_Pair],
         strengths: Sequence[float],
         norms: bool,
+        corrected: bool,
     ) -> None:
         self._tensors = tensors_of(model)
         self._reference = reference
         self._pairs = pairs
         self._strengths = strengths
         self._norms = norms
+        self._corrected = corrected
 
     def run(self) -> list[Refitted]:
         course = self._pairs[0].new_course
@@ -158,8 +166,30 @@ class _Refit:
             pair.new.advance(reader.position)
             dim = 1 if reader.kernel is not None else (0 if reader.turned else y.dim() - 1)
             y = y.index_select(dim, outputs) * _along(times.to(y), dim, y.dim())
+            if self._corrected:
+                y = self._made_up(pair, reader, old, y, (dim, outputs))
             _gather(folds, number, reader, pair.new.value(reader.source), y)
         return self._solve(reader, over_ranks(folds), first.new_course.behind.get(reader.position))
+
+    def _made_up(
+        self, pair: _Pair, reader: Reader, old: Reader, y: Tensor, where: tuple[int, Tensor]
+    ) -> Tensor:
+        """What the reader should make so that the sum that it goes into is what it was."""
+        mine = pair.new_joins.get(reader.position)
+        theirs = pair.old_joins.get(old.position)
+        if mine is None or theirs is None or (mine.norm is None) != (theirs.norm is None):
+            return y
+        dim, outputs = where
+        full = [*y.shape]
+        full[dim] = -1
+        before = pair.old.value(theirs.other).reshape(full).index_select(dim, outputs)
+        missing = before - pair.new.value(mine.other).reshape(y.shape)
+        if mine.norm is None:
+            return y + missing
+        slope = slope_of(self._tensors, mine.norm)
+        useful = slope.abs() > 1e-3 * slope.abs().max()
+        inverse = torch.where(useful, 1 / slope, torch.zeros_like(slope))
+        return y + missing * _along(inverse.to(y), dim, y.dim())
 
     def _solve(self, reader: Reader, folds: list[Moments], behind: Norm | None) -> Refitted:
         weight = self._tensors[reader.name].detach()
