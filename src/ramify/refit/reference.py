@@ -62,7 +62,9 @@ class Reference:
     @contextmanager
     def restored(self) -> Iterator[None]:
         """The model as it was, for the time of the block."""
-        now = [(tensor, tensor.data, self.values[n]) for n, tensor in tensors_of(self.model).items()]
+        now = [
+            (tensor, tensor.data, self.values[n]) for n, tensor in tensors_of(self.model).items()
+        ]
         sizes = [(module, name, getattr(module, name)) for module, name, _ in self._attributes]
         try:
             for tensor, _, old in now:

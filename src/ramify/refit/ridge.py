@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ramify.refit.moments import Moments
 
-STRENGTHS = (1e-8, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
+STRENGTHS = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The λ that are tried, in units of the mean diagonal of A."""
 
 
@@ -49,7 +49,7 @@ def solve(
     folds: Sequence[Moments],
     weight: Tensor,
     bias: Tensor | None,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[float] | None = None,
 ) -> Solution:
     """The ridge solution with the λ that does best on rows that it was not found from.
 
@@ -57,7 +57,8 @@ def solve(
         folds: the rows in parts; each is left out once while λ is chosen.
         weight: (G, F, O), as the reader has it.
         bias: (G, O), as the reader has it; None: it has none and can have none.
-        strengths: the λ to choose from.
+        strengths: the λ to choose from; by default `STRENGTHS`, and one that only keeps the solution
+            clear of rounding: where channels are exact combinations of others, nothing is lost.
 
     Returns:
         The solution; the weight as it was where nothing is better.
@@ -65,6 +66,8 @@ def solve(
     every = folds[0]
     for fold in folds[1:]:
         every = every + fold
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    strengths = strengths or (16 * torch.finfo(wide).eps, *STRENGTHS)
     old, shift = weight.double(), None if bias is None else bias.double()
     scale = _spread(every)
     before = _error(every, old, shift) / scale

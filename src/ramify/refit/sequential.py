@@ -24,7 +24,7 @@ from ramify.refit.norms import Spread, hold, slope_of
 from ramify.refit.player import Player
 from ramify.refit.readers import Course, Norm, Reader, course_of
 from ramify.refit.reference import Reference
-from ramify.refit.ridge import STRENGTHS, Solution, solve
+from ramify.refit.ridge import Solution, solve
 from ramify.tracing.recorder import call, record, tensors_of
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -56,7 +56,7 @@ def refit_readers(
     batches: Iterable[Any],
     forward: Forward = call,
     *,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[float] | None = None,
     norms: bool = True,
     corrected: bool = True,
 ) -> list[Refitted]:
@@ -67,7 +67,7 @@ def refit_readers(
         reference: the network as it was, told of every edit since.
         batches: a few hundred inputs; labels are not looked at.
         forward: runs a model on a batch.
-        strengths: the λ to choose from for each reader.
+        strengths: the λ to choose from for each reader; None: those of `ridge.solve`.
         norms: give batch norms the statistics that they now have, their function held.
         corrected: let a block make up for what the stream that it adds to has lost.
 
@@ -126,7 +126,7 @@ class _Refit:
         model: nn.Module,
         reference: Reference,
         pairs: Sequence[_Pair],
-        strengths: Sequence[float],
+        strengths: Sequence[float] | None,
         norms: bool,
         corrected: bool,
     ) -> None:
