@@ -24,6 +24,7 @@ FLOORS = (
     {"probe"},
     {"methods"},
     {"select"},
+    {"refit"},
     {"relax", "testing"},
     {"cells"},
     {"models", "data"},

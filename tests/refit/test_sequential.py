@@ -490,7 +490,7 @@ def test_several_edits_one_after_the_other():
 def test_half_precision_keeps_its_type():
     model, inputs, groups = built("gated")
     model, inputs = model.to(torch.bfloat16), inputs.to(torch.bfloat16)
-    before, plain, _, found = cut(model, inputs, groups)
+    before, plain, _, _ = cut(model, inputs, groups)
     assert all(p.dtype == torch.bfloat16 for p in model.parameters())
     with torch.no_grad():
         true, rough, fitted = (net(inputs).float() for net in (before, plain, model))

@@ -1,6 +1,8 @@
 """Refit: after channels go, what stays takes over."""
 
+from ramify.refit.cutting import CutReport, cut
 from ramify.refit.reference import Reference
 from ramify.refit.sequential import Refitted, refit_readers
+from ramify.refit.takeover import Takeover
 
-__all__ = ["Reference", "Refitted", "refit_readers"]
+__all__ = ["CutReport", "Reference", "Refitted", "Takeover", "cut", "refit_readers"]

@@ -6,6 +6,8 @@ Shape letters: `S` samples, `G` groups of a convolution, `F` features, `O` outpu
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +19,16 @@ from ramify import distributed
 from ramify.errors import RamifyError
 from ramify.probe.recorded_pass import Snapshot
 from ramify.probe.splitting_matrix import Loss, checked_loss
-from ramify.refit.moments import Moments, rows_of
+from ramify.refit.moments import Moments, folded, over_ranks
 from ramify.refit.readers import Course, Reader, course_of
+from ramify.refit.ridge import STRENGTHS, choose, covariances
 from ramify.refit.surgery import Block
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.indexing import owners
 from ramify.tracing.recorder import tensors_of
+
+FOLDS = 2
+"""Into so many parts the samples go, to choose how far the moments are to be trusted."""
 
 
 @dataclass
@@ -33,14 +39,14 @@ class Read:
         reader: on the tape of the first batch.
         centred: whether it has a bias, or a norm behind it that takes one.
         groups: group name -> (G, C, K), the features of each channel.
-        reads: sums of what it reads.
+        folds: sums of what it reads, the samples in parts.
         gradients: (G, O, O), sum of the gradients' outer products.
     """
 
     reader: Reader
     centred: bool
     groups: dict[str, Tensor]
-    reads: Moments
+    folds: list[Moments]
     gradients: Tensor
 
 
@@ -60,7 +66,7 @@ def reads_of(graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> tuple[l
     """
     found: list[Read] = []
     samples = 0
-    for batch in batches:
+    for number, batch in enumerate(batches):
         run = lambda batch=batch: checked_loss(loss, graph.model, batch)  # noqa: E731
         names = [name for name, _ in graph.model.named_parameters()]
         with torch.enable_grad():
@@ -78,8 +84,8 @@ def reads_of(graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> tuple[l
             if slope is None:
                 continue
             x = snapshot.value(reader.source, reader.position)
-            for phi, own in rows_of(reader, x, slope):
-                read.reads.add(phi, own)
+            for fold, phi, own in folded(reader, number, FOLDS, x, slope):
+                read.folds[fold].add(phi, own[:, :0])
                 wide = own.to(torch.promote_types(own.dtype, torch.float32))
                 read.gradients += wide @ wide.transpose(1, 2)
     if not samples:
@@ -88,13 +94,12 @@ def reads_of(graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> tuple[l
 
 
 def _everywhere(found: Sequence[Read]) -> list[Read]:
-    parts = [[*read.reads.parts(), read.gradients] for read in found]
-    flat = iter(distributed.all_sum([part for own in parts for part in own]))
-    out = []
-    for read in found:
-        own = [next(flat) for _ in range(7)]
-        out.append(Read(read.reader, read.centred, read.groups, Moments(*own[:6]), own[6]))
-    return out
+    """The sums over the samples of every rank."""
+    gradients = distributed.all_sum([read.gradients for read in found])
+    return [
+        Read(read.reader, read.centred, read.groups, over_ranks(read.folds), own)
+        for read, own in zip(found, gradients, strict=True)
+    ]
 
 
 def _found(graph: ChannelGraph, course: Course) -> list[Read]:
@@ -110,8 +115,8 @@ def _found(graph: ChannelGraph, course: Course) -> list[Read]:
             device = tensors[reader.name].device
             zeros = torch.zeros(size, made, made, dtype=torch.float64, device=device)
             centred = reader.bias is not None or reader.position in course.behind
-            reads = Moments.zeros(size, features, made, device)
-            out.append(Read(reader, centred, groups, reads, zeros))
+            folds = [Moments.zeros(size, features, 0, device) for _ in range(FOLDS)]
+            out.append(Read(reader, centred, groups, folds, zeros))
     return out
 
 
@@ -134,30 +139,46 @@ def _features(graph: ChannelGraph, group: ChannelGroup, reader: Reader) -> Tenso
     return order[:, : group.width * size].reshape(len(order), group.width, size)
 
 
-def blocks_of(
-    graph: ChannelGraph, reads: Sequence[Read], group: ChannelGroup, samples: int, strength: float
-) -> list[Block]:
-    """The blocks of one group's readers.
+def strength_of(read: Read, weight: Tensor) -> float:
+    """The λ that suits a reader which has lost every other channel, by what it predicts elsewhere.
 
     Args:
-        graph: the traced model.
-        reads: of `reads_of`.
+        read: the reader with its sums.
+        weight: (G, F, O), its weight.
+
+    Returns:
+        λ, in units of the mean diagonal.
+    """
+    half = torch.arange(0, weight.shape[1], 2, device=weight.device)
+    folds = []
+    for fold in read.folds:
+        made = fold.xx @ weight
+        parts = (
+            fold.rows,
+            fold.x[:, half],
+            torch.einsum("gf,gfo->go", fold.x, weight),
+            fold.xx[:, half][:, :, half],
+            made[:, half],
+            (weight * made).sum(1),
+        )
+        folds.append(Moments(*parts))
+    return choose(folds, weight[:, half], read.centred, STRENGTHS)
+
+
+def block_of(read: Read, weight: Tensor, group: str, samples: int, strength: float) -> Block:
+    """What a reader knows of one group.
+
+    Args:
+        read: the reader with its sums.
+        weight: (G, F, O), its weight.
         group: whose channels may go.
         samples: S, of all ranks.
         strength: λ, in units of the mean diagonal.
 
     Returns:
-        One block a reader.
+        The block.
     """
-    tensors, out = tensors_of(graph.model), []
-    for read in reads:
-        where = read.groups.get(group.name)
-        if where is None:
-            continue
-        a = read.reads.xx / read.reads.rows
-        if read.centred:
-            mean = read.reads.x / read.reads.rows
-            a = a - mean[:, :, None] * mean[:, None, :]
-        weight = tensors[read.reader.name].detach().double().reshape(-1)[read.reader.entries]
-        out.append(Block.of(a, weight, read.gradients / samples, where.to(a.device), strength))
-    return out
+    every = functools.reduce(operator.add, read.folds)
+    a, _ = covariances(every, read.centred)
+    where = read.groups[group].to(a.device)
+    return Block.of(a, weight, read.gradients / samples, where, strength)

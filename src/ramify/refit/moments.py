@@ -81,6 +81,29 @@ class Moments:
         return Moments(*(a - b for a, b in zip(self.parts(), other.parts(), strict=True)))
 
 
+def folded(
+    reader: Reader, number: int, folds: int, x: Tensor, y: Tensor
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The rows of one batch, its samples dealt to folds in blocks.
+
+    Args:
+        reader: the operation.
+        number: of the batch: which fold gets the first block.
+        folds: how many there are.
+        x: what it reads.
+        y: something with the shape of what it makes.
+
+    Yields:
+        The number of the fold, (G, F, R) and (G, O, R).
+    """
+    dim = 1 if reader.turned else 0
+    parts = zip(x.tensor_split(folds, dim), y.tensor_split(folds, dim), strict=True)
+    for block, (some, made) in enumerate(parts):
+        if some.shape[dim]:
+            for phi, rows in rows_of(reader, some, made):
+                yield (block + number) % folds, phi, rows
+
+
 def over_ranks(folds: list[Moments]) -> list[Moments]:
     """The sums over the rows of every rank."""
     width = len(folds[0].parts())

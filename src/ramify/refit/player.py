@@ -40,6 +40,7 @@ class Player:
         for position, op in enumerate(tape.ops):
             for ref in (*op.inputs(), *op.results()):
                 self._last[ref.index] = position
+        self._last.update({ref.index: len(tape.ops) for ref in tape.outputs})
 
     def _is_weight(self, ref: Ref) -> bool:
         return ref.index in self.tape.names or ref.index in self._weights
@@ -54,6 +55,10 @@ class Player:
             return self._env[ref.index]
         results = leaves(self._run(op), Tensor)
         return results[op.results().index(ref)]
+
+    def replace(self, ref: Ref, tensor: Tensor) -> None:
+        """Give a tensor another value, for what follows."""
+        self._env[ref.index] = tensor
 
     def advance(self, position: int) -> None:
         """Play until just before the operation of this number."""

@@ -90,6 +90,12 @@ class Reader:
     kernel: Kernel | None = None
     turned: bool = False
 
+    def dim(self, made: Tensor) -> int:
+        """Along which dimension of what it makes its outputs lie."""
+        if self.kernel is not None:
+            return 1
+        return 0 if self.turned else made.dim() - 1
+
 
 @dataclass(frozen=True)
 class Norm:

@@ -13,6 +13,8 @@ Shape letters: `G` groups, `F` features, `O` outputs.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +25,8 @@ from ramify.refit.moments import Moments
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The λ that are tried, in units of the mean diagonal of A."""
+EXACT = 1e-12
+"""A reader that misses less of the variance of its targets than this has lost nothing."""
 
 
 @dataclass(frozen=True)
@@ -57,24 +61,21 @@ def solve(
         folds: the rows in parts; each is left out once while λ is chosen.
         weight: (G, F, O), as the reader has it.
         bias: (G, O), as the reader has it; None: it has none and can have none.
-        strengths: the λ to choose from; by default `STRENGTHS`, and one that only keeps the solution
-            clear of rounding: where channels are exact combinations of others, nothing is lost.
+        strengths: the λ to choose from; by default `STRENGTHS`, and one that only keeps the
+            solution clear of rounding: where channels are combinations of others, nothing is lost.
 
     Returns:
         The solution; the weight as it was where nothing is better.
     """
-    every = folds[0]
-    for fold in folds[1:]:
-        every = every + fold
+    every = functools.reduce(operator.add, folds)
     wide = torch.promote_types(weight.dtype, torch.float32)
     strengths = strengths or (16 * torch.finfo(wide).eps, *STRENGTHS)
     old, shift = weight.double(), None if bias is None else bias.double()
     scale = _spread(every)
     before = _error(every, old, shift) / scale
     best, chosen = 0.0, float("nan")
-    full = [fold for fold in folds if float(fold.rows) > 0]
-    if before > 1e-12:
-        strength = _choose(full, every, old, shift is not None, strengths)
+    if before > EXACT:
+        strength = choose(folds, old, shift is not None, strengths)
         new, moved = ridge(every, old, strength, shift is not None)
         best, chosen = _error(every, new, moved) / scale, strength
         if best < before and bool(torch.isfinite(new).all()):
@@ -96,7 +97,7 @@ def ridge(
     Returns:
         The weight (G, F, O) and the bias (G, O); no bias where it is not centred.
     """
-    a, b = _covariances(moments, centred)
+    a, b = covariances(moments, centred)
     mean = a.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     pull = strength * torch.where(mean > 0, mean, torch.ones_like(mean))
     eye = torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
@@ -118,7 +119,16 @@ def _solved(a: Tensor, b: Tensor) -> Tensor:
     return vectors @ (inverse[..., None] * (vectors.transpose(1, 2) @ b))
 
 
-def _covariances(moments: Moments, centred: bool) -> tuple[Tensor, Tensor]:
+def covariances(moments: Moments, centred: bool) -> tuple[Tensor, Tensor]:
+    """A and B of some rows.
+
+    Args:
+        moments: of the rows.
+        centred: whether about their means.
+
+    Returns:
+        (G, F, F) and (G, F, O).
+    """
     a, b = moments.xx / moments.rows, moments.xy / moments.rows
     if centred:
         x, y = moments.x / moments.rows, moments.y / moments.rows
@@ -143,18 +153,26 @@ def _spread(moments: Moments) -> float:
     return max(float((moments.yy / moments.rows - mean.square()).sum()), 1e-300)
 
 
-def _choose(
-    folds: Sequence[Moments],
-    every: Moments,
-    weight: Tensor,
-    centred: bool,
-    strengths: Sequence[float],
+def choose(
+    folds: Sequence[Moments], weight: Tensor, centred: bool, strengths: Sequence[float]
 ) -> float:
-    """The λ whose solutions have the least error on the part that each was not found from."""
-    if len(strengths) == 1 or len(folds) < 2:
-        return strengths[0] if len(strengths) == 1 else 1e-2
+    """The λ whose solutions have the least error on the fold that each was not found from.
+
+    Args:
+        folds: the rows in parts.
+        weight: (G, F, O), what the solutions stay near.
+        centred: whether there is a bias.
+        strengths: to choose from.
+
+    Returns:
+        The λ; where there is one fold alone, the middle one.
+    """
+    full = [fold for fold in folds if float(fold.rows) > 0]
+    if len(strengths) == 1 or len(full) < 2:
+        return sorted(strengths)[len(strengths) // 2]
+    every = functools.reduce(operator.add, full)
     errors = dict.fromkeys(strengths, 0.0)
-    for fold in folds:
+    for fold in full:
         rest = every - fold
         for strength in strengths:
             new, bias = ridge(rest, weight, strength, centred)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ramify.errors import RamifyError
 from ramify.refit.joins import Join, joins_of
-from ramify.refit.moments import Moments, over_ranks, rows_of
+from ramify.refit.moments import Moments, folded, over_ranks
 from ramify.refit.norms import Spread, hold, slope_of
 from ramify.refit.player import Player
 from ramify.refit.readers import Course, Norm, Reader, course_of
@@ -164,11 +164,13 @@ class _Refit:
             reader, old = pair.new_course.readers[place], pair.old_course.readers[place]
             y = pair.old.result(old.position, old.result)
             pair.new.advance(reader.position)
-            dim = 1 if reader.kernel is not None else (0 if reader.turned else y.dim() - 1)
+            dim = reader.dim(y)
             y = y.index_select(dim, outputs) * _along(times.to(y), dim, y.dim())
             if self._corrected:
                 y = self._made_up(pair, reader, old, y, (dim, outputs))
-            _gather(folds, number, reader, pair.new.value(reader.source), y)
+            x = pair.new.value(reader.source)
+            for fold, phi, target in folded(reader, number, FOLDS, x, y):
+                folds[fold].add(phi, target)
         return self._solve(reader, over_ranks(folds), first.new_course.behind.get(reader.position))
 
     def _made_up(
@@ -235,16 +237,6 @@ class _Refit:
             pair.new.advance(own.position)
             spread.add(pair.new.value(own.source))
         hold(self._tensors, norm, spread)
-
-
-def _gather(folds: list[Moments], number: int, reader: Reader, x: Tensor, y: Tensor) -> None:
-    """Add what one batch gives to the folds: the first samples to one, the next to another."""
-    dim = 1 if reader.turned else 0
-    parts = zip(x.tensor_split(len(folds), dim), y.tensor_split(len(folds), dim), strict=True)
-    for fold, (some, made) in enumerate(parts):
-        if some.shape[dim]:
-            for phi, target in rows_of(reader, some, made):
-                folds[(fold + number) % len(folds)].add(phi, target)
 
 
 def _along(vector: Tensor, dim: int, rank: int) -> Tensor:

@@ -12,7 +12,7 @@ and the least that it can be when the columns of a channel c are zero, the other
           H = (A + \lambda \bar a I)^{-1}, \quad Q = W^T G W,
 
 after which both are updated as in optimal brain surgery. Channels go one after the other, each the
-cheapest at its turn, so that the second of two that can stand in for each other is known to be dear.
+cheapest at its turn, so that the second of two that stand in for each other is known to be dear.
 
 Shape letters: `G` groups of a convolution, `F` features, `C` channels, `K` features of one channel.
 
@@ -59,6 +59,9 @@ class Block:
             gradients: (G, O, O), G.
             where: (G, C, K), the features of each channel.
             strength: λ.
+
+        Returns:
+            The block.
         """
         mean = moments.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
         eye = torch.eye(moments.shape[1], dtype=moments.dtype, device=moments.device)
@@ -135,7 +138,9 @@ def eliminate(blocks: Sequence[Block], left: int) -> tuple[list[int], list[float
         remaining = int(alive.sum())
         size = min(max(POOL, remaining // POOL), remaining)
         pool = torch.argsort(scores)[:size]
-        gone, added = _within([block.inside(pool) for block in blocks], min((size + 1) // 2, remaining - left))
+        gone, added = _within(
+            [block.inside(pool) for block in blocks], min((size + 1) // 2, remaining - left)
+        )
         picked = pool[gone]
         for block in blocks:
             block.remove(picked)

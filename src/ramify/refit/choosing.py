@@ -1,0 +1,221 @@
+"""Which channels go: the least loss within a budget, with a floor for each group."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from ramify.cost import RESOURCES, CostModel
+from ramify.edit import Prune
+from ramify.errors import RamifyError
+from ramify.latency import measure_edited
+from ramify.methods import Proposal
+from ramify.select import Knapsack
+from ramify.select.rounding import Multiple, multiples
+from ramify.tracing import ChannelGraph
+
+Floor: TypeAlias = float | int | Mapping[str, float | int]
+"""What stays of every group: a share below 1 or a width; or that by group."""
+
+
+def floors(graph: ChannelGraph, keep: Floor) -> dict[str, int]:
+    """The least width of each group.
+
+    Args:
+        graph: the traced model.
+        keep: a share of the width, rounded up, a width, or one of these by group, by any name that
+            `graph[...]` takes; other groups then keep a tenth.
+
+    Returns:
+        Group name -> width.
+
+    Raises:
+        RamifyError: a share or width that is none.
+    """
+    if isinstance(keep, Mapping):
+        asked = {graph[name].name: least for name, least in keep.items()}
+        return {g.name: _floor(g.width, asked.get(g.name, 0.1)) for g in graph.groups}
+    return {group.name: _floor(group.width, keep) for group in graph.groups}
+
+
+def _floor(width: int, keep: float | int) -> int:
+    if isinstance(keep, bool) or not (isinstance(keep, (int, float)) and keep > 0):
+        raise RamifyError(f"keep is a share below 1 or a whole width of at least 1: got {keep!r}")
+    if isinstance(keep, int):
+        return min(width, keep)
+    if keep > 1:
+        raise RamifyError(f"keep is a share of at most 1, or a whole width, and got {keep}")
+    return max(1, math.ceil(keep * width - 1e-9))
+
+
+def comparable(proposals: Sequence[Proposal], raw: bool = False) -> list[Proposal]:
+    """Prunes whose values compare between groups.
+
+    A method that estimates what the loss loses (Takeover, Taylor) says so in units of the loss.
+    The score of another (a norm of weights, a scale) has a unit of its own in each layer, and is
+    divided by its mean in the group.
+
+    Args:
+        proposals: of a method.
+        raw: leave scores as they are, as the thesis ranks them.
+
+    Returns:
+        The prunes among the proposals.
+    """
+    prunes = [p for p in proposals if isinstance(p.edit, Prune)]
+    if raw or any(p.gain for p in prunes):
+        return prunes
+    sizes: dict[str, list[float]] = {}
+    for proposal in prunes:
+        sizes.setdefault(proposal.edit.group, []).append(abs(proposal.value))
+    mean = {name: math.fsum(own) / len(own) or 1.0 for name, own in sizes.items()}
+    return [replace(p, score=p.value / mean[p.edit.group]) for p in prunes]
+
+
+def candidates(
+    graph: ChannelGraph, proposals: Sequence[Proposal], least: Mapping[str, int]
+) -> list[Proposal]:
+    """The prunes that leave every group its floor: of each group the first to go.
+
+    Args:
+        graph: the traced model.
+        proposals: prunes that compare.
+        least: the least width of each group.
+
+    Returns:
+        The prunes, least dear first.
+    """
+    gone: Counter[str] = Counter()
+    out = []
+    for proposal in sorted(proposals, key=lambda p: -p.value):
+        name = graph[proposal.edit.group].name
+        if gone[name] < graph[name].width - least[name]:
+            gone[name] += 1
+            out.append(proposal)
+    return out
+
+
+def choose_channels(
+    graph: ChannelGraph,
+    offered: Sequence[Proposal],
+    sizes: Mapping[str, float],
+    *,
+    multiple_of: Multiple = 1,
+    alike: Sequence[str] = (),
+) -> list[Proposal]:
+    """The prunes that lose least and bring the model within its budgets.
+
+    Args:
+        graph: the traced model.
+        offered: the candidates.
+        sizes: the most that the model may have, by resource; latency in milliseconds.
+        multiple_of: what widths that change become multiples of.
+        alike: patterns of group names; the groups that one pattern matches keep one width.
+
+    Returns:
+        The chosen prunes; none where the model is within its budgets.
+
+    Raises:
+        RamifyError: the candidates are not enough.
+    """
+    sets = _sets(graph, alike)
+    if not sets:
+        return _solve(graph, offered, sizes, multiple_of)
+    widths = _mean_widths(graph, sets, _solve(graph, offered, sizes, multiple_of), multiple_of)
+    while True:
+        try:
+            return _tied(graph, offered, sizes, multiple_of, widths)
+        except RamifyError:
+            if not _narrower(graph, sets, widths, offered, multiple_of):
+                raise
+
+
+def _solve(
+    graph: ChannelGraph, offered: Sequence[Proposal], sizes: Mapping[str, float], multiple: Multiple
+) -> list[Proposal]:
+    now = CostModel(graph).cost()
+    counted = {name: most - now.of(name) for name, most in sizes.items() if name in RESOURCES}
+    if "latency" in sizes:
+        counted["latency"] = sizes["latency"] - measure_edited(graph).median
+    if all(change >= 0 for change in counted.values()):
+        return []
+    return Knapsack(**counted, multiple_of=multiple).select(offered)  # type: ignore[arg-type]
+
+
+def _sets(graph: ChannelGraph, alike: Sequence[str]) -> list[list[str]]:
+    """The names of the groups that each pattern ties together, by their present width."""
+    found = []
+    for pattern in [alike] if isinstance(alike, str) else alike:
+        names = [g.name for g in graph.groups if g.can_prune and fnmatch.fnmatch(g.name, pattern)]
+        if not names:
+            raise RamifyError(
+                f"no group that can be pruned matches '{pattern}': print(graph) lists their names"
+            )
+        widths = sorted({graph[name].width for name in names})
+        found += [[name for name in names if graph[name].width == width] for width in widths]
+    return [names for names in found if len(names) > 1]
+
+
+def _mean_widths(
+    graph: ChannelGraph,
+    sets: Sequence[Sequence[str]],
+    chosen: Sequence[Proposal],
+    multiple_of: Multiple,
+) -> dict[str, int]:
+    """The width of each tied group: the mean of what it would have been, as a multiple."""
+    gone = Counter(graph[proposal.edit.group].name for proposal in chosen)
+    asked = multiples(graph, multiple_of)
+    widths = {}
+    for names in sets:
+        step = asked.get(names[0], 1)
+        mean = sum(graph[name].width - gone[name] for name in names) / len(names)
+        width = max(step, round(mean / step) * step)
+        widths.update({name: min(width, graph[name].width) for name in names})
+    return widths
+
+
+def _narrower(
+    graph: ChannelGraph,
+    sets: Sequence[Sequence[str]],
+    widths: dict[str, int],
+    offered: Sequence[Proposal],
+    multiple_of: Multiple,
+) -> bool:
+    """Take one step from every tied set that can give one; False where none can."""
+    most = Counter(graph[proposal.edit.group].name for proposal in offered)
+    asked, moved = multiples(graph, multiple_of), False
+    for names in sets:
+        step = asked.get(names[0], 1)
+        least = max(graph[name].width - most[name] for name in names)
+        if widths[names[0]] - step >= max(least, 1):
+            moved = True
+            for name in names:
+                widths[name] -= step
+    return moved
+
+
+def _tied(
+    graph: ChannelGraph,
+    offered: Sequence[Proposal],
+    sizes: Mapping[str, float],
+    multiple_of: Multiple,
+    widths: Mapping[str, int],
+) -> list[Proposal]:
+    """The best choice in which some groups have given widths."""
+    room = {name: graph[name].width - width for name, width in widths.items()}
+    fixed, free = [], []
+    for proposal in offered:
+        name = graph[proposal.edit.group].name
+        if name not in room:
+            free.append(proposal)
+        elif room[name]:
+            room[name] -= 1
+            fixed.append(proposal)
+    taken = [replace(proposal, score=1.0, gain=0.0) for proposal in fixed]  # they all pay
+    chosen = _solve(graph, [*taken, *free], sizes, multiple_of)
+    edits = {proposal.edit for proposal in [*fixed, *chosen]}
+    return [proposal for proposal in offered if proposal.edit in edits]

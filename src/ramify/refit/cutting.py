@@ -1,0 +1,271 @@
+"""Cut: the smaller network that keeps what it knows, in one call and without training."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer
+
+from ramify.cost import Cost, CostModel
+from ramify.edit.apply import apply
+from ramify.edit.carry import Follower
+from ramify.edit.plan import check_current
+from ramify.errors import RamifyError
+from ramify.methods import Proposal, agree
+from ramify.methods.proposal import Method
+from ramify.probe.splitting_matrix import Loss
+from ramify.refit.choosing import Floor, candidates, choose_channels, comparable, floors
+from ramify.refit.outcome import Accept, Outcome, constant_loss, mean_loss, outcome_of
+from ramify.refit.sequential import Refitted
+from ramify.refit.takeover import Takeover
+from ramify.select.fit import BUDGETS
+from ramify.select.rounding import Multiple, check_multiple
+from ramify.tracing import ChannelGraph
+
+TRIALS = 7
+"""So many cuts are tried and measured for a budget of the loss."""
+NARROW = 0.1
+"""A layer that keeps no more than this share is named."""
+
+
+@dataclass(frozen=True)
+class CutReport:
+    """What a cut did.
+
+    Attributes:
+        before: the cost of the model as it was.
+        after: the cost of the cut model.
+        widths: group name -> (width before, width after).
+        loss_before: the mean loss of the model as it was, on what the cut was measured on.
+        loss_after: the mean loss of the cut model, on the same.
+        predicted: the rise of the loss that the method expected; nan where it expects none.
+        held: whether the measured samples chose nothing.
+        refitted: what became of each reader, in forward order.
+        warnings: what a user should know.
+    """
+
+    before: Cost
+    after: Cost
+    widths: Mapping[str, tuple[int, int]]
+    loss_before: float
+    loss_after: float
+    predicted: float
+    held: bool
+    refitted: list[Refitted]
+    warnings: tuple[str, ...]
+
+
+def cut(
+    graph: ChannelGraph,
+    loss: Loss,
+    batches: Iterable[Any],
+    *,
+    budget: Mapping[str, float] | None = None,
+    accept: Accept | None = None,
+    method: Method | None = None,
+    refit: bool = True,
+    keep: Floor = 0.1,
+    multiple_of: Multiple = 1,
+    alike: Sequence[str] = (),
+    raw: bool = False,
+    held: Iterable[Any] | None = None,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    followers: Follower | Iterable[Follower] = (),
+    log: Callable[[CutReport], None] | None = None,
+) -> ChannelGraph:
+    r"""Choose channels, prune them, and let what stays take over; nothing is trained.
+
+    The channels that go are those of the least total cost :math:`\sum_c \Delta L_c` that brings the
+    model within its budget, where :math:`\Delta L_c` is what the loss rises by when c goes *and its
+    readers have been refitted* (:class:`Takeover`). Then every linear reader gets the ridge solution
+
+    .. math:: W' = \arg\min_W \mathbb{E}\lVert W\phi + b - y \rVert^2 + \lambda\lVert W - W_K\rVert^2
+
+    in forward order, with y what it made in the full network and φ what it reads in the cut one, λ
+    chosen for each on samples that the solution was not found from. Batch norms get the statistics
+    that they now see, and stay the same function.
+
+    Args:
+        graph: the traced model; it is cut in place.
+        loss: `loss(model, batch)` -> (S,), one number a sample.
+        batches: a few hundred samples to choose and refit on.
+        budget: the most that the model may have, by `params`, `macs`, `flops`, `energy` or `latency`
+            (milliseconds on the inputs of the trace); and `loss`, the most that the mean loss may
+            rise by: then it is cut as far as that allows, by bisection over measured cuts.
+        accept: `accept(model)`, whether a cut model is good enough, say in accuracy: then it is cut
+            as far as that allows.
+        method: what scores the channels; by default `Takeover()`.
+        refit: whether what stays takes over.
+        keep: the floor of every group: a share of its width, a width, or one of these by group.
+        multiple_of: what the width of each group that changes becomes a multiple of.
+        alike: patterns of group names (`"*.mlp.*"`); groups that one matches stay equally wide.
+        raw: compare scores between layers as they are, where a method's have no unit.
+        held: samples to measure on that choose nothing; by default it is measured on `batches`.
+        optimizer: the optimizer (or several) whose state follows.
+        followers: models or state dictionaries that follow the edit; they are not refitted.
+        log: gets a :class:`CutReport`.
+
+    Returns:
+        The graph of the cut model; its `origin` says which channels are left.
+
+    Raises:
+        RamifyError: no budget, or none that pruning can reach; the model is as it was then.
+
+    Warns:
+        UserWarning: a layer keeps no more than a tenth of its channels and loses more than nine
+            tenths, or the cut model knows no more than one that does not look at its input.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+        <torch...>
+        >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+        >>> x = torch.randn(256, 8)
+        >>> y = net(x).argmax(1)
+        >>> loss = lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1], reduction="none")
+        >>> graph = ramify.trace(net, x[:1])
+        >>> graph = cut(graph, loss, [(x, y)], budget={"params": 250})
+        >>> graph["0"].width, float((net(x).argmax(1) == y).float().mean()) > 0.8
+        (18, True)
+
+    Source: the score is optimal brain surgery with the curvature of K-FAC (`Takeover`); refitting
+    the readers of pruned channels by least squares: Y. He, X. Zhang and J. Sun, "Channel pruning
+    for accelerating very deep neural networks", 2017.
+    """
+    check_current(graph)
+    check_multiple(multiple_of)
+    sizes = _checked(budget, accept)
+    sample = list(batches)
+    measured_on = sample if held is None else list(held)
+    if not sample or not measured_on:
+        raise RamifyError("there is no batch to choose or measure on: give a few hundred samples")
+    proposals = (method or Takeover()).propose(graph, loss, sample)
+    offered = candidates(graph, comparable(agree(graph, proposals), raw), floors(graph, keep))
+    start = mean_loss(graph.model, loss, measured_on)
+
+    def attempt(within: Mapping[str, float]) -> tuple[Outcome, list[Proposal]]:
+        chosen = choose_channels(graph, offered, within, multiple_of=multiple_of, alike=alike)
+        chosen = agree(graph, chosen)
+        edits = [proposal.edit for proposal in chosen]
+        found = outcome_of(graph, edits, loss, sample, measured_on, refit=refit, accept=accept)
+        return found, chosen
+
+    most = math.inf if budget is None else budget.get("loss", math.inf)
+    if accept is None and most == math.inf:
+        outcome, chosen = attempt(sizes)
+    else:
+        outcome, chosen = _smallest(graph, attempt, sizes, start + most)
+    constant = constant_loss(graph.model, loss, measured_on[0])
+    before, widths = CostModel(graph).cost(), {g.name: g.width for g in graph.groups}
+    gone = Counter(graph[edit.group].name for edit in outcome.edits)
+    if outcome.edits:
+        graph = apply(graph, outcome.edits, optimizer=optimizer, followers=followers)
+        outcome.put(graph.model)
+    shapes = {name: (width, width - gone[name]) for name, width in widths.items()}
+    said = _guard(shapes, start, outcome.loss, constant)
+    for sentence in said:
+        warnings.warn(sentence, stacklevel=2)
+    if log is not None:
+        known = [-proposal.gain for proposal in chosen]
+        predicted = math.fsum(known) if any(known) or not known else math.nan
+        after = CostModel(graph).cost()
+        log(
+            CutReport(
+                before,
+                after,
+                shapes,
+                start,
+                outcome.loss,
+                predicted,
+                held is not None,
+                outcome.refitted,
+                said,
+            )
+        )
+    return graph
+
+
+def _checked(budget: Mapping[str, float] | None, accept: Accept | None) -> dict[str, float]:
+    """The budgets of size.
+
+    Returns:
+        Resource -> total.
+
+    Raises:
+        RamifyError: a budget of another name, or no total above 0, or none at all.
+    """
+    names = (*BUDGETS, "loss")
+    for name, total in (budget or {}).items():
+        if name not in names:
+            raise RamifyError(f"a budget is of {', '.join(names)}, and got '{name}'")
+        if not (math.isfinite(total) and (total > 0 or (name == "loss" and total == 0))):
+            raise RamifyError(f"the budget of {name} is a finite total above 0, and got {total}")
+    if not budget and accept is None:
+        raise RamifyError(
+            'cut takes a budget, say {"macs": 1e8}, or {"loss": 0.05} for the most that the loss '
+            "may rise by, or accept=, which says whether a cut model is good enough"
+        )
+    return {name: total for name, total in (budget or {}).items() if name != "loss"}
+
+
+Attempt = Callable[[Mapping[str, float]], tuple[Outcome, list[Proposal]]]
+
+
+def _smallest(
+    graph: ChannelGraph, attempt: Attempt, sizes: Mapping[str, float], most: float
+) -> tuple[Outcome, list[Proposal]]:
+    """The smallest model that loses no more than allowed: bisection over the MACs, by true trials.
+
+    Returns:
+        The outcome, and the prunes behind it.
+
+    Raises:
+        RamifyError: not even the model that the other budgets allow is good enough.
+    """
+    now = CostModel(graph).cost().macs
+    good = attempt(sizes)
+    if good[0].loss > most or not good[0].accepted:
+        raise RamifyError(
+            f"the largest model within the other budgets has a loss of {good[0].loss:.4g} where at "
+            f"most {most:.4g} is allowed, or is not accepted: raise a budget, or ask for less"
+        )
+    small, large = math.log(0.02), math.log(min(1.0, sizes.get("macs", now) / now))
+    for _ in range(TRIALS):
+        middle = (small + large) / 2
+        try:
+            found = attempt({**sizes, "macs": math.exp(middle) * now})
+        except RamifyError:  # no selection is so small
+            small = middle
+            continue
+        if found[0].loss <= most and found[0].accepted:
+            good, large = found, middle
+        else:
+            small = middle
+    return good
+
+
+def _guard(
+    shapes: Mapping[str, tuple[int, int]], before: float, after: float, constant: float
+) -> tuple[str, ...]:
+    """What a user should know of a cut, in whole sentences."""
+    said = []
+    narrow = [n for n, (old, new) in shapes.items() if new < old and new <= NARROW * old]
+    if narrow:
+        names = ", ".join(f"'{name}' ({shapes[name][0]} to {shapes[name][1]})" for name in narrow)
+        said.append(
+            f"{names} lost 90 % of the channels or more: raise keep= if tuning does not bring the "
+            "network back"
+        )
+    if after >= before + 0.9 * (constant - before) and after > before:
+        said.append(
+            f"the cut model has a loss of {after:.4g}, and one that does not look at its input has "
+            f"{constant:.4g}: it is at chance; try a larger budget, refit=True, more samples to "
+            "refit on, or several cuts with tuning between them"
+        )
+    return tuple(said)

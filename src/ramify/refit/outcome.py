@@ -1,0 +1,147 @@
+"""What a cut would come to: tried on the model itself, measured, and taken back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ramify import distributed
+from ramify.edit import Edit
+from ramify.edit.plan import plan_edits
+from ramify.probe.splitting_matrix import Loss, checked_loss
+from ramify.refit.player import Player
+from ramify.refit.readers import course_of
+from ramify.refit.reference import Reference
+from ramify.refit.sequential import Refitted, refit_readers
+from ramify.tracing import ChannelGraph
+from ramify.tracing.indexing import put, resized
+from ramify.tracing.recorder import evaluating, record, tensors_of
+
+Accept = Callable[[nn.Module], bool]
+"""Whether a cut model is good enough: say, its accuracy on validation data."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cut that was tried.
+
+    Attributes:
+        edits: what was cut.
+        loss: the mean loss after it.
+        accepted: what the user's own judgement said.
+        refitted: what became of each reader.
+        state: parameters and buffers after it.
+    """
+
+    edits: tuple[Edit, ...]
+    loss: float
+    accepted: bool
+    refitted: list[Refitted]
+    state: Mapping[str, Tensor]
+
+    def put(self, model: nn.Module) -> None:
+        """Give the edited model the weights that were found."""
+        with torch.no_grad():
+            for name, tensor in tensors_of(model).items():
+                tensor.copy_(self.state[name])
+
+
+def outcome_of(
+    graph: ChannelGraph,
+    edits: Sequence[Edit],
+    loss: Loss,
+    sample: Sequence[Any],
+    held: Sequence[Any],
+    *,
+    refit: bool = True,
+    accept: Accept | None = None,
+) -> Outcome:
+    """Cut, refit and measure; the model is as it was afterwards.
+
+    Args:
+        graph: the traced model.
+        edits: what to cut.
+        loss: `loss(model, batch)` -> (S,).
+        sample: what to refit on.
+        held: what to measure the loss on.
+        refit: whether what stays takes over.
+        accept: the user's own judgement.
+
+    Returns:
+        What the cut comes to.
+    """
+    reference = Reference(graph)
+    reference.follow(graph, edits)
+    model = graph.model
+    with borrowed(model), resized(model, graph.layout, plan_edits(graph, edits).changes):
+        refitted = refit_readers(model, reference, sample, loss) if refit and edits else []
+        measured = mean_loss(model, loss, held)
+        with evaluating(model):
+            accepted = accept is None or distributed.all_true(bool(accept(model)))
+        state = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
+    return Outcome(tuple(edits), measured, accepted, refitted, state)
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """Copies in place of all parameters and buffers, for the time of the block."""
+    held = [(tensor, tensor.data) for tensor in tensors_of(model).values()]
+    try:
+        for tensor, data in held:
+            put(tensor, data.clone())
+        yield
+    finally:
+        for tensor, data in held:
+            put(tensor, data)
+
+
+def mean_loss(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> float:
+    """The mean loss over batches, in eval mode.
+
+    Args:
+        model: the network.
+        loss: `loss(model, batch)` -> (S,).
+        batches: what to measure on.
+
+    Returns:
+        The mean over the samples of every rank.
+    """
+    with evaluating(model):
+        each = [checked_loss(loss, model, batch).double() for batch in batches]
+    total = torch.stack([torch.cat(each).sum(), torch.tensor(float(sum(map(len, each)))).double()])
+    [total] = distributed.all_sum([total])
+    return float(total[0] / total[1])
+
+
+def constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
+    """The mean loss of a model that does not look at its input: its last reader gives one answer.
+
+    The answer is its mean or nothing, whichever loses less.
+
+    Args:
+        model: the network.
+        loss: `loss(model, batch)` -> (S,).
+        batch: one batch.
+
+    Returns:
+        The loss at chance; infinity where the model has no linear reader.
+    """
+    tape = record(model, lambda: checked_loss(loss, model, batch), batch, draws=True)
+    readers = course_of(tape).readers
+    losses = [math.inf]
+    for factor in (0.0, 1.0) if readers else ():
+        last, player = readers[-1], Player(tape, tensors_of(model))
+        player.advance(last.position + 1)
+        made = player.value(last.result)
+        others = [dim for dim in range(made.dim()) if dim != last.dim(made)]
+        answer = factor * made.mean(others, keepdim=True)
+        player.replace(last.result, answer.expand_as(made).clone())
+        player.advance(len(tape.ops))
+        losses.append(float(player.value(tape.outputs[0]).mean()))
+    return min(losses)

@@ -1,0 +1,123 @@
+"""The score of a cut: what a channel's removal costs once its readers have been refitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ramify import distributed
+from ramify.cost import CostModel
+from ramify.edit import Prune
+from ramify.edit.plan import check_current
+from ramify.errors import RamifyError
+from ramify.methods import Proposal
+from ramify.methods.scores import first_order, prunable
+from ramify.probe.splitting_matrix import Loss, check_weights
+from ramify.refit.curvature import block_of, reads_of, strength_of
+from ramify.refit.surgery import eliminate
+from ramify.tracing import ChannelGraph
+from ramify.tracing.recorder import tensors_of
+
+
+@dataclass(frozen=True)
+class Takeover:
+    r"""Prune the channels that the others can best take over from.
+
+    The channels of a group go one after the other, each the cheapest at its turn, and cost
+
+    .. math:: \tfrac12 \sum_k \operatorname{tr}\bigl(Q^k_{cc} (H^k_{cc})^{-1}\bigr)
+
+    with the sum over the group's readers (`surgery.py` says what H and Q are, and how they change
+    as channels go). It is in units of the loss, so that channels of all layers compare. A channel
+    that no weight reads (the dimensions of queries and keys) has nobody to take over from it, and
+    costs :math:`\tfrac12 \mathbb{E}_s\, p_s^2`, with p of Taylor pruning.
+
+    Args:
+        strength: λ of the ridge, in units of the mean diagonal of a reader's moments; None: for
+            each reader the one that predicts best what it was not found from.
+
+    Source: optimal brain surgery with K-FAC's curvature; `surgery.py` names both.
+    """
+
+    strength: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.strength is not None and not self.strength > 0:
+            raise RamifyError(f"strength is a λ above 0, or None, and got {self.strength}")
+
+    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+        """A prune of every channel that can go but one of each group, least dear first.
+
+        Args:
+            graph: the traced model.
+            loss: `loss(model, batch)` -> (S,), one number a sample.
+            batches: the sample to average over.
+
+        Returns:
+            The proposals; `gain` is minus what the removal costs when all that went before it in
+            its group are gone, and never less than theirs.
+
+        Raises:
+            RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
+        """
+        check_current(graph)
+        check_weights(graph.model)
+        if not prunable(graph):
+            return []
+        sample = list(batches)
+        reads, samples = reads_of(graph, loss, sample)
+        tensors = tensors_of(graph.model)
+        weights, strengths = {}, {}
+        for read in reads:
+            flat = tensors[read.reader.name].detach().double().reshape(-1)
+            weights[read.reader.name] = weight = flat[read.reader.entries]
+            strengths[read.reader.name] = self.strength or strength_of(read, weight)
+        prices, proposals, unread = CostModel(graph), list[Proposal](), list[str]()
+        for group in prunable(graph):
+            blocks = [
+                block_of(read, weights[name], group.name, samples, strengths[name])
+                for read in reads
+                if group.name in read.groups
+                for name in [read.reader.name]
+            ]
+            if not blocks:
+                unread.append(group.name)
+                continue
+            cost, highest = prices.added([Prune(group.name, 0)]), 0.0
+            for channel, added in zip(*eliminate(blocks, 1), strict=True):
+                highest = max(highest, added)
+                edit = Prune(group.name, channel)
+                proposals.append(Proposal(edit, -highest, cost, score=-highest, graph=graph))
+        proposals += self._unread(graph, loss, sample, unread, prices)
+        return sorted(proposals, key=lambda proposal: -proposal.value)
+
+    def _unread(
+        self,
+        graph: ChannelGraph,
+        loss: Loss,
+        sample: list[Any],
+        names: list[str],
+        prices: CostModel,
+    ) -> list[Proposal]:
+        """Channels that no weight reads alone: nobody takes over."""
+        if not names:
+            return []
+        found: dict[str, list[Tensor]] = {}
+        for batch in sample:
+            for name, changes in first_order(graph, loss, batch).items():
+                found.setdefault(name, []).append(changes.double())
+        out = []
+        for name in names:
+            if name not in found:
+                continue
+            changes = torch.cat(found[name])
+            [costs] = distributed.all_mean([0.5 * changes.square().mean(0)], len(changes))
+            cost = prices.added([Prune(name, 0)])
+            ranked = sorted(zip(costs.tolist(), range(len(costs)), strict=True))
+            for value, channel in ranked[:-1]:
+                out.append(Proposal(Prune(name, channel), -value, cost, score=-value, graph=graph))
+        return out

@@ -1,0 +1,326 @@
+"""Cut: budgets, floors, ties, trials and what is said, on networks that know something."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import ramify
+from ramify.cost import graph_cost
+from ramify.refit import CutReport, Takeover, cut
+from tests.refit.test_sequential import Residual
+
+
+def loss(model, batch):
+    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def task(seed=0):
+    """A trained perceptron with far more channels than it needs, and its data."""
+    torch.manual_seed(seed)
+    x = torch.randn(512, 8)
+    y = (x @ torch.randn(8, 4)).argmax(1)
+    net = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 4))
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss(net, (x, y)).mean().backward()
+        optimizer.step()
+    return net, (x, y), optimizer
+
+
+def batches(data, size=128):
+    return list(zip(data[0].split(size), data[1].split(size), strict=True))
+
+
+def mean(net, data):
+    with torch.no_grad():
+        return float(loss(net, data).mean())
+
+
+def accuracy(net, data):
+    return float((net(data[0]).argmax(1) == data[1]).float().mean())
+
+
+@pytest.mark.parametrize("resource", ["params", "macs", "flops", "energy"])
+def test_budgets_are_kept_and_nearly_spent(resource):
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    most = 0.6 * graph_cost(graph).of(resource)
+    graph = cut(graph, loss, batches(data), budget={resource: most})
+    assert 0.9 * most < graph_cost(graph).of(resource) <= most
+    assert accuracy(net, data) > 0.9
+
+
+def test_several_budgets_hold_together():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    now = graph_cost(graph)
+    graph = cut(
+        graph, loss, batches(data), budget={"macs": 0.7 * now.macs, "params": 0.5 * now.params}
+    )
+    after = graph_cost(graph)
+    assert after.macs <= 0.7 * now.macs
+    assert after.params <= 0.5 * now.params
+
+
+def test_latency_is_a_budget():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 1500), nn.ReLU(), nn.Linear(1500, 8)).eval()
+    x = torch.randn(256, 64)
+    data = (x, net(x).argmax(1))
+    graph = ramify.trace(net, x)
+    now = ramify.latency.measure_edited(graph).median
+    graph = cut(graph, loss, [data], budget={"latency": 0.7 * now}, method=ramify.L1())
+    assert graph["0"].width < 1500
+
+
+def test_refit_keeps_more_than_cutting_alone():
+    net, data, _ = task()
+    other = copy.deepcopy(net)
+    for model, refit in ((net, True), (other, False)):
+        graph = ramify.trace(model, data[0][:1])
+        most = 0.4 * graph_cost(graph).macs
+        cut(graph, loss, batches(data), budget={"macs": most}, refit=refit)
+    assert mean(net, data) < mean(other, data)
+
+
+def test_within_its_budget_nothing_changes():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    state = copy.deepcopy(net.state_dict())
+    after = cut(graph, loss, batches(data), budget={"macs": 2 * graph_cost(graph).macs})
+    assert after is graph
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize("keep, least", [(0.5, 12), (9, 9), ({"0": 20}, 20)])
+def test_floors(keep, least):
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    graph = cut(
+        graph, loss, batches(data), budget={"macs": 0.65 * graph_cost(graph).macs}, keep=keep
+    )
+    assert graph["0"].width >= least
+    if not isinstance(keep, dict):
+        assert graph["2"].width >= least
+
+
+def test_floors_that_forbid_the_budget_are_refused():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    state = copy.deepcopy(net.state_dict())
+    with pytest.raises(ramify.RamifyError, match="raise a budget"):
+        cut(graph, loss, batches(data), budget={"macs": 0.1 * graph_cost(graph).macs}, keep=0.9)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
+def test_multiples():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    budget = {"macs": 0.5 * graph_cost(graph).macs}
+    graph = cut(graph, loss, batches(data), budget=budget, multiple_of=8)
+    assert graph["0"].width % 8 == graph["2"].width % 8 == 0
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_alike_groups_keep_one_width(multiple):
+    torch.manual_seed(0)
+    net = Residual()
+    x = torch.randn(64, 3, 8, 8)
+    net.train()(x)
+    data = (x, net.eval()(x).argmax(1))
+    graph = ramify.trace(net, x[:1])
+    now = graph_cost(graph).macs
+    names = [group.name for group in graph.groups if group.name.startswith("blocks")]
+    options = {"alike": "blocks.*", "multiple_of": multiple}
+    graph = cut(graph, loss, batches(data, 16), budget={"macs": 0.75 * now}, **options)
+    assert graph_cost(graph).macs <= 0.75 * now
+    assert len({graph[name].width for name in names}) == 1
+    assert graph[names[0]].width < 12
+
+
+def test_as_small_as_the_loss_allows():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    before, now = mean(net, data), graph_cost(graph).macs
+    sizes = []
+    for most in (0.02, 0.3):
+        model = copy.deepcopy(net)
+        graph = cut(ramify.trace(model, data[0][:1]), loss, batches(data), budget={"loss": most})
+        assert mean(model, data) <= before + most + 1e-6
+        sizes.append(graph_cost(graph).macs)
+    assert now > sizes[0] > sizes[1]
+
+
+def test_as_small_as_the_user_accepts():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    now, before = graph_cost(graph).macs, accuracy(net, data)
+
+    def accept(model):
+        return accuracy(model, data) >= before - 0.02
+
+    graph = cut(graph, loss, batches(data), accept=accept)
+    assert accept(net)
+    assert graph_cost(graph).macs < 0.8 * now
+
+
+def test_what_nobody_accepts_is_refused():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    with pytest.raises(ramify.RamifyError, match="not accepted"):
+        cut(graph, loss, batches(data), accept=lambda model: False)
+
+
+@pytest.mark.parametrize(
+    "method", [ramify.Taylor(), ramify.L1(), ramify.GaussNewton(("prune",)), None]
+)
+def test_other_scores(method):
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    most = 0.6 * graph_cost(graph).macs
+    graph = cut(graph, loss, batches(data), budget={"macs": most}, method=method)
+    assert graph_cost(graph).macs <= most
+
+
+def test_scores_without_a_unit_compare_between_layers():
+    """A layer whose scales are a thousand times smaller is not emptied for that."""
+    widths = []
+    for raw in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Linear(8, 24),
+            nn.BatchNorm1d(24),
+            nn.ReLU(),
+            nn.Linear(24, 24),
+            nn.BatchNorm1d(24),
+            nn.ReLU(),
+            nn.Linear(24, 4),
+        )
+        with torch.no_grad():
+            net[1].weight.copy_(1e-3 * torch.rand(24)), net[4].weight.copy_(torch.rand(24))
+            net[3].weight.mul_(1e3)
+        x = torch.randn(256, 8)
+        data = (x, net.eval()(x).argmax(1))
+        graph = ramify.trace(net, x[:1])
+        budget = {"macs": 0.6 * graph_cost(graph).macs}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph = cut(graph, loss, [data], budget=budget, method=ramify.BNScale(), raw=raw)
+        widths.append(graph["3"].width)
+    assert widths[0] < widths[1] == 24
+
+
+def test_optimizer_and_followers_come_along():
+    net, data, optimizer = task()
+    average = copy.deepcopy(net)
+    graph = ramify.trace(net, data[0][:1])
+    budget = {"macs": 0.5 * graph_cost(graph).macs}
+    graph = cut(graph, loss, batches(data), budget=budget, optimizer=optimizer, followers=[average])
+    for own, other in zip(net.parameters(), average.parameters(), strict=True):
+        assert own.shape == other.shape == optimizer.state[own]["exp_avg"].shape
+    loss(net, data).mean().backward()
+    optimizer.step()
+
+
+def test_the_report_says_what_was_done():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    seen, held = [], [(data[0][:100], data[1][:100])]
+    before = graph_cost(graph)
+    graph = cut(
+        graph,
+        loss,
+        batches(data)[1:],
+        budget={"macs": 0.5 * before.macs},
+        held=held,
+        log=seen.append,
+    )
+    [report] = seen
+    assert isinstance(report, CutReport)
+    assert report.held
+    assert report.before == before
+    assert report.after == graph_cost(graph)
+    assert report.widths["0"] == (24, graph["0"].width)
+    assert report.loss_after == pytest.approx(mean(net, held[0]))
+    assert report.predicted > 0
+    assert [r.name for r in report.refitted] == ["0.weight", "2.weight", "4.weight"]
+
+
+def test_an_emptied_layer_and_chance_are_said():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    budget = {"macs": 0.03 * graph_cost(graph).macs}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cut(graph, loss, batches(data), budget=budget, keep=1, refit=False)
+    said = " ".join(str(w.message) for w in caught)
+    assert "lost 90 %" in said
+    assert "at chance" in said
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({}, "cut takes a budget"),
+        ({"budget": {"flop": 3}}, "a budget is of"),
+        ({"budget": {"macs": -1}}, "above 0"),
+        ({"budget": {"macs": 300}, "keep": 1.5}, "keep is a share"),
+        ({"budget": {"macs": 300}, "keep": 0}, "keep is a share"),
+        ({"budget": {"macs": 300}, "alike": "nothing.*"}, "matches 'nothing"),
+        ({"budget": {"macs": 300}, "held": []}, "no batch"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, match):
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    with pytest.raises(ramify.RamifyError, match=match):
+        cut(graph, loss, batches(data), **options)
+
+
+def test_a_duplicate_is_free_and_its_twin_is_dear():
+    net, data, _ = task()
+    with torch.no_grad():  # channel 5 becomes a second channel 3
+        net[0].weight[5], net[0].bias[5] = net[0].weight[3], net[0].bias[3]
+    graph = ramify.trace(net, data[0][:1])
+    found = [p for p in Takeover(1e-6).propose(graph, loss, batches(data)) if p.edit.group == "0"]
+    first = found[0]
+    assert first.edit.channel in (3, 5)
+    assert first.gain > -1e-4
+    other = next(p for p in found if p.edit.channel == 8 - first.edit.channel)
+    assert other.gain < -1e-3
+
+
+def test_costs_are_those_of_brute_force():
+    """One removal: ½ tr(G ΔW A ΔWᵀ) at the best ΔW with a zero column, by least squares."""
+    net, data, _ = task()
+    net = net.double()
+    data = (data[0].double(), data[1])
+    graph = ramify.trace(net, data[0][:1])
+    strength = 1e-3
+    found = [
+        p for p in Takeover(strength).propose(graph, loss, batches(data)) if p.edit.group == "2"
+    ]
+    reads = F.relu(net[2](F.relu(net[0](data[0])))).detach()
+    out = net[4](reads)
+    out.retain_grad()
+    F.cross_entropy(out, data[1], reduction="sum").backward()
+    gradients = out.grad.t() @ out.grad / len(reads)
+    a = torch.cov(reads.t(), correction=0)
+    a = a + strength * a.diagonal().mean() * torch.eye(24).double()
+    weight, channel = net[4].weight.detach(), found[0].edit.channel
+    costs = []
+    for c in range(24):
+        rest = [k for k in range(24) if k != c]
+        change = torch.zeros_like(weight)
+        change[:, c] = -weight[:, c]
+        change[:, rest] = weight[:, [c]] @ torch.linalg.solve(a[rest][:, rest], a[rest][:, [c]]).t()
+        costs.append(float(0.5 * torch.trace(gradients @ change @ a @ change.t())))
+    assert channel == min(range(24), key=costs.__getitem__)
+    assert -found[0].gain == pytest.approx(costs[channel], rel=1e-6)
