@@ -130,12 +130,13 @@ def _features(graph: ChannelGraph, group: ChannelGroup, reader: Reader) -> Tenso
     channel = torch.from_numpy(owners(graph.dims[slot.name][slot.dim], group.atom))
     place = torch.unravel_index(reader.entries[:, :, 0], shape)[slot.dim]
     owner = channel[place]  # (G, F)
-    own = [(owner == c).sum(1) for c in range(group.width)]
-    counts = torch.stack(own, 1)  # (G, C)
+    bins = torch.where(owner < 0, group.width, owner)
+    counts = torch.stack([torch.bincount(row, minlength=group.width + 1) for row in bins])
+    counts = counts[:, : group.width]  # (G, C)
     size = int(counts.max())
     if not bool((counts == size).all()) or size == 0:
         return None
-    order = torch.argsort(torch.where(owner < 0, group.width, owner), dim=1, stable=True)
+    order = torch.argsort(bins, dim=1, stable=True)
     return order[:, : group.width * size].reshape(len(order), group.width, size)
 
 

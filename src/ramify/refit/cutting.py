@@ -60,7 +60,7 @@ class CutReport:
     warnings: tuple[str, ...]
 
 
-def cut(
+def cut(  # noqa: PLR0913
     graph: ChannelGraph,
     loss: Loss,
     batches: Iterable[Any],
@@ -80,11 +80,12 @@ def cut(
 ) -> ChannelGraph:
     r"""Choose channels, prune them, and let what stays take over; nothing is trained.
 
-    The channels that go are those of the least total cost :math:`\sum_c \Delta L_c` that brings the
-    model within its budget, where :math:`\Delta L_c` is what the loss rises by when c goes *and its
-    readers have been refitted* (:class:`Takeover`). Then every linear reader gets the ridge solution
+    The channels that go are those of the least total cost :math:`\sum_c \Delta L_c` that brings
+    the model within its budget, where :math:`\Delta L_c` is what the loss rises by when c goes *and
+    its readers have been refitted* (:class:`Takeover`). Then every linear reader gets the ridge
+    solution
 
-    .. math:: W' = \arg\min_W \mathbb{E}\lVert W\phi + b - y \rVert^2 + \lambda\lVert W - W_K\rVert^2
+    .. math:: W' = \arg\min_W \mathbb{E}\lVert W\phi + b - y\rVert^2 + \lambda\lVert W - W_K\rVert^2
 
     in forward order, with y what it made in the full network and φ what it reads in the cut one, λ
     chosen for each on samples that the solution was not found from. Batch norms get the statistics
@@ -94,9 +95,9 @@ def cut(
         graph: the traced model; it is cut in place.
         loss: `loss(model, batch)` -> (S,), one number a sample.
         batches: a few hundred samples to choose and refit on.
-        budget: the most that the model may have, by `params`, `macs`, `flops`, `energy` or `latency`
-            (milliseconds on the inputs of the trace); and `loss`, the most that the mean loss may
-            rise by: then it is cut as far as that allows, by bisection over measured cuts.
+        budget: the most that the model may have, by `params`, `macs`, `flops`, `energy` or
+            `latency` (milliseconds on the inputs of the trace); and `loss`, the most that the mean
+            loss may rise by: then it is cut as far as that allows, by bisection over measured cuts.
         accept: `accept(model)`, whether a cut model is good enough, say in accuracy: then it is cut
             as far as that allows.
         method: what scores the channels; by default `Takeover()`.

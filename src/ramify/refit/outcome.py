@@ -134,14 +134,16 @@ def constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
     """
     tape = record(model, lambda: checked_loss(loss, model, batch), batch, draws=True)
     readers = course_of(tape).readers
-    losses = [math.inf]
-    for factor in (0.0, 1.0) if readers else ():
-        last, player = readers[-1], Player(tape, tensors_of(model))
-        player.advance(last.position + 1)
-        made = player.value(last.result)
-        others = [dim for dim in range(made.dim()) if dim != last.dim(made)]
-        answer = factor * made.mean(others, keepdim=True)
-        player.replace(last.result, answer.expand_as(made).clone())
-        player.advance(len(tape.ops))
-        losses.append(float(player.value(tape.outputs[0]).mean()))
+    if not readers:
+        return math.inf
+    last, player = readers[-1], Player(tape, tensors_of(model))
+    player.advance(last.position + 1)
+    made = player.value(last.result)
+    mean = made.mean([dim for dim in range(made.dim()) if dim != last.dim(made)], keepdim=True)
+    losses = []
+    for factor in (0.0, 1.0):
+        run = player.fork()
+        run.replace(last.result, (factor * mean).expand_as(made).clone())
+        run.advance(len(tape.ops))
+        losses.append(float(run.value(tape.outputs[0]).mean()))
     return min(losses)

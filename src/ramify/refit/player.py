@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,12 @@ class Player:
             return self._env[ref.index]
         results = leaves(self._run(op), Tensor)
         return results[op.results().index(ref)]
+
+    def fork(self) -> Player:
+        """The same run, to go on from here another way; nothing that was made may be written to."""
+        other = copy.copy(self)
+        other._env = dict(self._env)
+        return other
 
     def replace(self, ref: Ref, tensor: Tensor) -> None:
         """Give a tensor another value, for what follows."""

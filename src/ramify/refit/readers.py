@@ -148,8 +148,8 @@ def course_of(tape: Tape) -> Course:
         The readers and norms.
     """
     moved = _Moved(tape)
-    readers = [found for p, op in enumerate(tape.ops) if (found := _reader(moved, p, op))]
-    norms = [found for p, op in enumerate(tape.ops) if (found := _norm(tape, p, op))]
+    readers = [own for p, op in enumerate(tape.ops) if (own := _reader(moved, p, op))]
+    norms = [held for p, op in enumerate(tape.ops) if (held := _norm(tape, p, op))]
     uses = moved.uses()
     readers = [r for r in readers if uses[r.name] == 1 and (r.bias is None or uses[r.bias] == 1)]
     norms = [norm for norm in norms if all(uses[n] == 1 for n in _held(norm))]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ramify.refit.moments import Moments
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
+STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The λ that are tried, in units of the mean diagonal of A."""
 EXACT = 1e-12
 """A reader that misses less of the variance of its targets than this has lost nothing."""

@@ -10,6 +10,7 @@ Shape letters: `G` groups, `F` features, `O` outputs, `N` samples.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +26,14 @@ from ramify.refit.player import Player
 from ramify.refit.readers import Course, Norm, Reader, course_of
 from ramify.refit.reference import Reference
 from ramify.refit.ridge import Solution, solve
-from ramify.tracing.recorder import call, record, tensors_of
+from ramify.refit.tapes import tapes_of
+from ramify.tracing.recorder import call, tensors_of
 
 Forward = Callable[[nn.Module, Any], Any]
 """Runs the model on one batch: `loss(model, batch)` will do."""
 
-FOLDS = 4
+FOLDS = 2
+"""Into so many parts the samples go, to choose λ on what it was not found from."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,17 @@ def refit_readers(
     Raises:
         RamifyError: there is no batch, or the edited network runs another course than the old one.
     """
-    pairs = [_pair(model, reference, batch, forward) for batch in batches]
-    if not pairs:
+    sample = list(batches)
+    if not sample:
         raise RamifyError("there is no batch to refit on: give a few hundred inputs")
+    new = tapes_of(model, sample, forward)
+    with reference.restored():
+        old = tapes_of(model, sample, forward)
+    tensors = tensors_of(model)
+    pairs = [
+        _pair(Player(a, reference.values), Player(b, tensors))
+        for a, b in zip(old, new, strict=True)
+    ]
     return _Refit(model, reference, pairs, strengths, norms, corrected).run()
 
 
@@ -95,18 +106,13 @@ class _Pair:
     new_joins: Mapping[int, Join]
 
 
-def _pair(model: nn.Module, reference: Reference, batch: Any, forward: Forward) -> _Pair:
-    run = lambda: forward(model, batch)  # noqa: E731
-    new = record(model, run, batch, draws=True)
-    with reference.restored():
-        old = record(model, run, batch, draws=True)
-    courses = course_of(old), course_of(new)
+def _pair(old: Player, new: Player) -> _Pair:
+    courses = course_of(old.tape), course_of(new.tape)
     joins = [
-        joins_of(tape, course.readers, course.norms)
-        for tape, course in zip((old, new), courses, strict=True)
+        joins_of(player.tape, course.readers, course.norms)
+        for player, course in zip((old, new), courses, strict=True)
     ]
-    players = Player(old, reference.values), Player(new, tensors_of(model))
-    pair = _Pair(*players, *courses, *joins)
+    pair = _Pair(old, new, *courses, *joins)
     mine = [reader.name for reader in pair.new_course.readers]
     theirs = [reader.name for reader in pair.old_course.readers]
     if mine != theirs:
@@ -138,19 +144,19 @@ class _Refit:
         self._corrected = corrected
 
     def run(self) -> list[Refitted]:
+        """Go from station to station: readers are refitted, norms get their statistics."""
         course = self._pairs[0].new_course
-        stations = sorted([*course.readers, *course.norms], key=lambda station: station.position)
-        places = {id(station): n for n, station in enumerate(course.readers)}
-        spots = {id(station): n for n, station in enumerate(course.norms)}
+        readers = [(r.position, self._reader, n) for n, r in enumerate(course.readers)]
+        norms = [(r.position, self._norm, n) for n, r in enumerate(course.norms)]
         done = []
-        for station in stations:
-            if isinstance(station, Reader):
-                done.append(self._reader(places[id(station)]))
-            elif self._norms:
-                self._norm(spots[id(station)])
-        return [found for found in done if found is not None]
+        stations = [*readers, *norms] if self._norms else readers
+        for _, visit, number in sorted(stations, key=operator.itemgetter(0)):
+            found = visit(number)
+            done += [] if found is None else [found]
+        return done
 
     def _reader(self, place: int) -> Refitted | None:
+        """Refit one reader; None where its outputs cannot be told apart."""
         first = self._pairs[0]
         reader, old = first.new_course.readers[place], first.old_course.readers[place]
         matched = self._matched(reader, old)
@@ -230,6 +236,7 @@ class _Refit:
         return columns[:, 0].reshape(-1), times[:, 0].reshape(-1)
 
     def _norm(self, place: int) -> None:
+        """Give a norm the statistics of what it now gets."""
         norm = self._pairs[0].new_course.norms[place]
         spread = Spread()
         for pair in self._pairs:

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,23 +88,22 @@ class Block:
         )
 
     def remove(self, channels: Tensor) -> None:
-        """Let the others take over from these channels."""
+        """Let the others take over from these channels, and be numbered anew without them."""
         rows = self.where[:, channels].flatten(1)  # (G, B)
-        every = torch.arange(self.inverse.shape[1], device=rows.device).expand(len(rows), -1)
-        columns = _minor(self.inverse, every, rows)  # (G, F, B)
+        left = torch.ones(self.where.shape[1], dtype=torch.bool, device=rows.device)
+        left[channels] = False
+        staying = self.where[:, left]
+        others = staying.flatten(1)
+        columns = _minor(self.inverse, others, rows)  # (G, F', B)
         share = torch.linalg.solve(_minor(self.inverse, rows, rows), columns.transpose(1, 2))
         share = share.transpose(1, 2)  # K = H_:B H_BB^-1
-        cross = _minor(self.curvature, every, rows)
-        inner = _minor(self.curvature, rows, rows)
+        cross = _minor(self.curvature, others, rows)
+        cross = cross - 0.5 * share @ _minor(self.curvature, rows, rows)
         mixed = share @ cross.transpose(1, 2)
-        self.curvature -= mixed + mixed.transpose(1, 2)
-        self.curvature += share @ inner @ share.transpose(1, 2)
-        self.inverse -= share @ columns.transpose(1, 2)
-        for part, value in ((self.inverse, 1.0), (self.curvature, 0.0)):
-            for own, gone in zip(part, rows, strict=True):
-                own[gone] = 0.0
-                own[:, gone] = 0.0
-                own[gone, gone] = value
+        self.curvature = _minor(self.curvature, others, others) - mixed - mixed.transpose(1, 2)
+        self.inverse = _minor(self.inverse, others, others) - share @ columns.transpose(1, 2)
+        place = torch.arange(others.shape[1], device=rows.device)
+        self.where = place.view(1, *staying.shape[1:]).expand(staying.shape)
 
 
 def _minor(matrices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -128,39 +128,64 @@ def eliminate(blocks: Sequence[Block], left: int) -> tuple[list[int], list[float
     Returns:
         The channels in the order in which they go, and what each adds to the loss.
     """
-    count = blocks[0].where.shape[1]
-    alive = torch.ones(count, dtype=torch.bool)
+    names = torch.arange(blocks[0].where.shape[1])
     order: list[int] = []
     costs: list[float] = []
-    while int(alive.sum()) > left:
+    while len(names) > left:
         scores = torch.stack([block.costs() for block in blocks]).sum(0)
-        scores = torch.where(alive.to(scores.device), scores, torch.inf)
-        remaining = int(alive.sum())
-        size = min(max(POOL, remaining // POOL), remaining)
+        size = min(max(POOL, len(names) // POOL), len(names))
         pool = torch.argsort(scores)[:size]
-        gone, added = _within(
-            [block.inside(pool) for block in blocks], min((size + 1) // 2, remaining - left)
-        )
+        inside = [block.inside(pool) for block in blocks]
+        number = min((size + 1) // 2, len(names) - left)
+        gone, added = (_one_by_one if _single(inside) else _in_blocks)(inside, number)
         picked = pool[gone]
         for block in blocks:
             block.remove(picked)
-        alive[picked.cpu()] = False
-        order += picked.tolist()
+        order += names[picked.cpu()].tolist()
         costs += added
+        staying = torch.ones(len(names), dtype=torch.bool)
+        staying[picked.cpu()] = False
+        names = names[staying]
     return order, costs
 
 
-def _within(blocks: Sequence[Block], number: int) -> tuple[list[int], list[float]]:
-    """The first so many to go among a few channels."""
+def _single(blocks: Sequence[Block]) -> bool:
+    """Whether every channel is one feature everywhere, and they stand in order."""
+    return all(block.where.shape[2] == 1 for block in blocks)
+
+
+def _one_by_one(blocks: Sequence[Block], number: int) -> tuple[list[int], list[float]]:
+    """The first so many to go among a few channels of one feature each."""
+    h = np.concatenate([block.inverse.cpu().numpy() for block in blocks])
+    q = np.concatenate([block.curvature.cpu().numpy() for block in blocks])
+    gone = np.zeros(h.shape[1])
     order, costs = [], []
-    gone = torch.zeros(blocks[0].where.shape[1], dtype=torch.bool, device=blocks[0].where.device)
     for _ in range(number):
-        scores = torch.stack([block.costs() for block in blocks]).sum(0)
-        scores = torch.where(gone, torch.inf, scores)
+        scores = 0.5 * (q.diagonal(0, 1, 2) / h.diagonal(0, 1, 2)).sum(0) + gone
         best = int(scores.argmin())
         order.append(best)
         costs.append(float(scores[best]))
-        gone[best] = True
-        for block in blocks:
-            block.remove(torch.tensor([best], device=gone.device))
+        gone[best] = np.inf
+        column, own = h[:, :, best], h[:, best, best]
+        share = column / own[:, None]
+        cross = q[:, :, best] - 0.5 * share * q[:, best, best][:, None]
+        mixed = share[:, :, None] * cross[:, None, :]
+        q = q - mixed - mixed.transpose(0, 2, 1)
+        h = h - share[:, :, None] * column[:, None, :]
+        h[:, best, best] = 1.0
+    return order, costs
+
+
+def _in_blocks(blocks: Sequence[Block], number: int) -> tuple[list[int], list[float]]:
+    """The same for channels of several features."""
+    names = list(range(blocks[0].where.shape[1]))
+    order, costs = [], []
+    for _ in range(number):
+        scores = torch.stack([block.costs() for block in blocks]).sum(0)
+        best = int(scores.argmin())
+        order.append(names.pop(best))
+        costs.append(float(scores[best]))
+        if names:
+            for block in blocks:
+                block.remove(torch.tensor([best], device=scores.device))
     return order, costs

@@ -1,0 +1,75 @@
+"""One tape for each batch, recorded where it must be and shared where it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from ramify.tracing.recorder import Tape, record
+
+_BY_DATA = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+
+
+def tapes_of(
+    model: nn.Module, batches: Sequence[Any], forward: Callable[[nn.Module, Any], Any]
+) -> list[Tape]:
+    """What a model runs on each batch.
+
+    Where the first two batches ran exactly alike, from their own tensors alone, others of their
+    shape are not run again: they get the tape of the first, with their tensors in place of its.
+
+    Args:
+        model: the network.
+        batches: what to run it on.
+        forward: runs the model on a batch.
+
+    Returns:
+        One tape a batch, with its draws.
+    """
+    made: list[Tape] = []
+    for number, batch in enumerate(batches):
+        shared = None
+        if number >= 2 and _alike(made[0], made[1]):
+            shared = _for_other(made[0], batches[0], batch)
+        if shared is None:
+            run = lambda batch=batch: forward(model, batch)  # noqa: E731
+            shared = record(model, run, batch, draws=True)
+        made.append(shared)
+    return made
+
+
+def _alike(one: Tape, other: Tape) -> bool:
+    """Whether two runs executed the same operations on the same sizes, whatever the data."""
+    if one.drawn or one.constants.keys() - one.inputs or one.shapes != other.shapes:
+        return False
+    ops = zip(one.ops, other.ops, strict=False)
+    return len(one.ops) == len(other.ops) and all(
+        a.func is b.func
+        and (a.args, a.kwargs, a.outputs) == (b.args, b.kwargs, b.outputs)
+        and not any(tag in a.func.tags for tag in _BY_DATA)
+        for a, b in ops
+    )
+
+
+def _for_other(tape: Tape, first: Any, batch: Any) -> Tape | None:
+    """The tape with the tensors of another batch; None where that has other shapes."""
+    mine, shape = tree_flatten(first)
+    theirs, other = tree_flatten(batch)
+    if shape != other:
+        return None
+    constants = dict(tape.constants)
+    places = {id(tensor): index for index, tensor in tape.constants.items()}
+    for a, b in zip(mine, theirs, strict=True):
+        if not isinstance(a, Tensor):
+            if a is not b and a != b:
+                return None
+        elif not isinstance(b, Tensor) or a.shape != b.shape or a.dtype != b.dtype:
+            return None
+        elif id(a) in places:
+            constants[places[id(a)]] = b
+    return replace(tape, constants=constants, results=[])
