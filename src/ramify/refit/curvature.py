@@ -25,7 +25,7 @@ from ramify.refit.ridge import STRENGTHS, choose, covariances
 from ramify.refit.surgery import Block
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.indexing import owners
-from ramify.tracing.recorder import tensors_of
+from ramify.tracing.recorder import Tape, tensors_of
 
 FOLDS = 2
 """Into so many parts the samples go, to choose how far the moments are to be trusted."""
@@ -77,7 +77,8 @@ def reads_of(graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> tuple[l
         by_name = {reader.name: reader for reader in course.readers}
         readers = [by_name[read.reader.name] for read in found]
         made = {reader.position: reader.result for reader in readers}
-        slopes = snapshot.gradients(made, [reader.position for reader in course.readers])
+        starts = [_maker(snapshot.tape, reader) for reader in readers]
+        slopes = snapshot.gradients(made, starts) if made else {}
         samples += len(snapshot.losses)
         for read, reader in zip(found, readers, strict=True):
             slope = slopes.get(reader.position)
@@ -91,6 +92,12 @@ def reads_of(graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> tuple[l
     if not samples:
         raise RamifyError("there is no batch to score on: give at least one")
     return _everywhere(found), int(distributed.all_sum([torch.tensor(float(samples))])[0])
+
+
+def _maker(tape: Tape, reader: Reader) -> int:
+    """The operation that last wrote what a reader reads: gradients are followed so far."""
+    before = range(reader.position - 1, -1, -1)
+    return next((p for p in before if reader.source in tape.ops[p].results()), reader.position)
 
 
 def _everywhere(found: Sequence[Read]) -> list[Read]:

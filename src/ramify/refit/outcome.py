@@ -139,7 +139,9 @@ def constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
     last, player = readers[-1], Player(tape, tensors_of(model))
     player.advance(last.position + 1)
     made = player.value(last.result)
-    mean = made.mean([dim for dim in range(made.dim()) if dim != last.dim(made)], keepdim=True)
+    mean = made.mean(
+        [dim for dim in range(made.dim()) if dim != last.along(made.dim())], keepdim=True
+    )
     losses = []
     for factor in (0.0, 1.0):
         run = player.fork()

@@ -90,11 +90,11 @@ class Reader:
     kernel: Kernel | None = None
     turned: bool = False
 
-    def dim(self, made: Tensor) -> int:
-        """Along which dimension of what it makes its outputs lie."""
+    def along(self, rank: int) -> int:
+        """Along which dimension of what it makes, of so many, its outputs lie."""
         if self.kernel is not None:
             return 1
-        return 0 if self.turned else made.dim() - 1
+        return 0 if self.turned else rank - 1
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,15 @@ class _Moved:
 
     def __init__(self, tape: Tape) -> None:
         self.tape = tape
-        self._makers = {ref: p for p, op in enumerate(tape.ops) for ref in op.results()}
+        self._makers: dict[Ref, int] = {}
+        self._written: set[Ref] = set()
+        for position, op in enumerate(tape.ops):
+            given = op.inputs()
+            for ref in op.results():
+                if ref not in given:
+                    self._makers.setdefault(ref, position)
+                elif op.func._schema.is_mutable:
+                    self._written.add(ref)
         self._known: dict[Ref, tuple[str, Tensor] | None] = {}
 
     def uses(self) -> Counter[str]:
@@ -214,7 +222,7 @@ class _Moved:
             shape = self.tape.shape(ref)
             return name, torch.arange(torch.Size(shape).numel()).view(shape)
         position = self._makers.get(ref)
-        if position is None:
+        if position is None or ref in self._written:
             return None
         op = self.tape.ops[position]
         sources = op.inputs()

@@ -129,9 +129,10 @@ def covariances(moments: Moments, centred: bool) -> tuple[Tensor, Tensor]:
     Returns:
         (G, F, F) and (G, F, O).
     """
-    a, b = moments.xx / moments.rows, moments.xy / moments.rows
+    rows = moments.rows.clamp_min(1)
+    a, b = moments.xx / rows, moments.xy / rows
     if centred:
-        x, y = moments.x / moments.rows, moments.y / moments.rows
+        x, y = moments.x / rows, moments.y / rows
         a = a - x[:, :, None] * x[:, None, :]
         b = b - x[:, :, None] * y[:, None, :]
     return a, b

@@ -160,7 +160,7 @@ class _Refit:
         first = self._pairs[0]
         reader, old = first.new_course.readers[place], first.old_course.readers[place]
         matched = self._matched(reader, old)
-        if matched is None:
+        if matched is None or not all(_rows_alike(pair, place) for pair in self._pairs):
             return None
         outputs, times = matched
         groups, features, made = reader.entries.shape
@@ -170,7 +170,7 @@ class _Refit:
             reader, old = pair.new_course.readers[place], pair.old_course.readers[place]
             y = pair.old.result(old.position, old.result)
             pair.new.advance(reader.position)
-            dim = reader.dim(y)
+            dim = reader.along(y.dim())
             y = y.index_select(dim, outputs) * _along(times.to(y), dim, y.dim())
             if self._corrected:
                 y = self._made_up(pair, reader, old, y, (dim, outputs))
@@ -244,6 +244,16 @@ class _Refit:
             pair.new.advance(own.position)
             spread.add(pair.new.value(own.source))
         hold(self._tensors, norm, spread)
+
+
+def _rows_alike(pair: _Pair, place: int) -> bool:
+    """Whether what a reader makes has lost outputs alone, and no channels along another axis."""
+    readers = pair.old_course.readers[place], pair.new_course.readers[place]
+    tapes = pair.old.tape, pair.new.tape
+    shapes = [list(t.shape(reader.result)) for t, reader in zip(tapes, readers, strict=True)]
+    for shape, reader in zip(shapes, readers, strict=True):
+        del shape[reader.along(len(shape))]
+    return shapes[0] == shapes[1]
 
 
 def _along(vector: Tensor, dim: int, rank: int) -> Tensor:
