@@ -11,6 +11,7 @@ a seed is a sample. Accuracy is that of all test images; nothing is trained.
 from __future__ import annotations
 
 import argparse
+import importlib
 import statistics
 import time
 from collections.abc import Iterable
@@ -54,7 +55,7 @@ def images(folder: Path, size: int = 128) -> tuple[Tensor, Tensor]:
 
 def network(weights: Path, classes: int) -> nn.Module:
     """The tuned network."""
-    from efficientnet_lite_pytorch import EfficientNet
+    EfficientNet = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
 
     model: nn.Module = EfficientNet.from_name("efficientnet-lite0")
     model._fc = nn.Linear(model._fc.in_features, classes)  # type: ignore[union-attr,arg-type]
@@ -97,7 +98,12 @@ def run(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
                 now, began, seen = graph_cost(graph), time.process_time(), list[CutReport]()
                 budget = {"macs": share * now.macs}
                 graph = cut(
-                    graph, loss, sample(x, y, seed), budget=budget, log=seen.append, **ARMS[arm]
+                    graph,
+                    loss,
+                    sample(x, y, seed),
+                    budget=budget,
+                    log=seen.append if options.report else None,
+                    **ARMS[arm],
                 )
                 seconds = time.process_time() - began
                 accuracy, after = tested(model, test_x, test_y)
@@ -111,9 +117,10 @@ def run(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
                     "macs": cost.macs / now.macs,
                     "params": cost.params / now.params,
                     "seconds": seconds,
-                    "rise": seen[0].loss_after - seen[0].loss_before,
-                    "predicted": seen[0].predicted,
                 }
+                if seen:
+                    row["rise"] = seen[0].loss_after - seen[0].loss_before
+                    row["predicted"] = seen[0].predicted
                 print(
                     {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()},
                     flush=True,
@@ -146,6 +153,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.5, 0.3])
+    parser.add_argument("--report", action="store_true", help="predicted and measured loss as well")
     parser.add_argument("--arms", nargs="+", default=["cut"], choices=list(ARMS))
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -24,6 +24,7 @@ from ramify.methods import (
     splitting_matrix,
 )
 from ramify.probe.loss import Loss
+from ramify.refit import cut
 from ramify.relax import fold, gate
 from ramify.select import Knapsack, Rule, Selection, Threshold, TopFraction, TradeOff
 from ramify.select.fit import fit
@@ -75,6 +76,8 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Knapsack",
     "Selection",
     "fit",
+    # a trained network to a budget
+    "cut",
     # widths learned by gradients
     "gate",
     "fold",

@@ -502,3 +502,11 @@ def test_no_batch_is_refused():
     reference = Reference(ramify.trace(model, inputs))
     with pytest.raises(ramify.RamifyError, match="no batch"):
         refit_readers(model, reference, [])
+
+
+def test_a_reader_of_too_many_features_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr("ramify.refit.moments.WIDEST", 10)
+    model, inputs, groups = built("flatten")
+    _, plain, _, found = cut(model, inputs, groups)
+    assert torch.equal(model[3].weight, plain[3].weight)
+    assert [entry.name for entry in found] == ["5.weight"]

@@ -19,6 +19,7 @@ from ramify import distributed
 from ramify.errors import RamifyError
 from ramify.probe.recorded_pass import Snapshot
 from ramify.probe.splitting_matrix import Loss, checked_loss
+from ramify.refit import moments
 from ramify.refit.moments import Moments, folded, over_ranks
 from ramify.refit.readers import Course, Reader, course_of
 from ramify.refit.ridge import STRENGTHS, choose, covariances
@@ -112,6 +113,8 @@ def _everywhere(found: Sequence[Read]) -> list[Read]:
 def _found(graph: ChannelGraph, course: Course) -> list[Read]:
     tensors, out = tensors_of(graph.model), []
     for reader in course.readers:
+        if reader.entries.shape[1] > moments.WIDEST:
+            continue
         groups = {}
         for group in graph.groups:
             where = _features(graph, group, reader) if group.can_prune else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import warnings
 from collections import Counter
@@ -43,7 +45,8 @@ class CutReport:
         widths: group name -> (width before, width after).
         loss_before: the mean loss of the model as it was, on what the cut was measured on.
         loss_after: the mean loss of the cut model, on the same.
-        predicted: the rise of the loss that the method expected; nan where it expects none.
+        predicted: the rise of the loss that was expected, from the method's costs and a trial of
+            half of them; nan where the method expects none.
         held: whether the measured samples chose nothing.
         refitted: what became of each reader, in forward order.
         warnings: what a user should know.
@@ -109,7 +112,7 @@ def cut(  # noqa: PLR0913
         held: samples to measure on that choose nothing; by default it is measured on `batches`.
         optimizer: the optimizer (or several) whose state follows.
         followers: models or state dictionaries that follow the edit; they are not refitted.
-        log: gets a :class:`CutReport`.
+        log: gets a :class:`CutReport`; its expected rise of the loss takes a trial more.
 
     Returns:
         The graph of the cut model; its `origin` says which channels are left.
@@ -163,6 +166,9 @@ def cut(  # noqa: PLR0913
     else:
         outcome, chosen = _smallest(graph, attempt, sizes, start + most)
     constant = constant_loss(graph.model, loss, measured_on[0])
+    expected = math.nan
+    if log is not None:
+        expected = _expected(graph, chosen, start, (loss, sample, measured_on), refit=refit)
     before, widths = CostModel(graph).cost(), {g.name: g.width for g in graph.groups}
     gone = Counter(graph[edit.group].name for edit in outcome.edits)
     if outcome.edits:
@@ -173,23 +179,39 @@ def cut(  # noqa: PLR0913
     for sentence in said:
         warnings.warn(sentence, stacklevel=2)
     if log is not None:
-        known = [-proposal.gain for proposal in chosen]
-        predicted = math.fsum(known) if any(known) or not known else math.nan
+        losses = (start, outcome.loss, expected)
         after = CostModel(graph).cost()
-        log(
-            CutReport(
-                before,
-                after,
-                shapes,
-                start,
-                outcome.loss,
-                predicted,
-                held is not None,
-                outcome.refitted,
-                said,
-            )
-        )
+        log(CutReport(before, after, shapes, *losses, held is not None, outcome.refitted, said))
     return graph
+
+
+def _expected(
+    graph: ChannelGraph,
+    chosen: Sequence[Proposal],
+    start: float,
+    measured: tuple[Loss, Sequence[Any], Sequence[Any]],
+    *,
+    refit: bool,
+) -> float:
+    """What the loss should rise by: the method's costs, in the unit that half of them show.
+
+    The curvature of a network that fits its sample says how costs compare, and not how large they
+    are at a finite step: a cut of half the cost is tried, and the rest is taken in proportion.
+
+    Returns:
+        The rise; nan where the method has no costs.
+    """
+    ranked = sorted(chosen, key=lambda proposal: -proposal.value)
+    costs = list(itertools.accumulate(-proposal.gain for proposal in ranked))
+    if not costs or not costs[-1] > 0:
+        return math.nan
+    half = bisect.bisect(costs, costs[-1] / 2)
+    if not half or not costs[half - 1] > 0:
+        return math.nan
+    loss, sample, held = measured
+    edits = [proposal.edit for proposal in ranked[:half]]
+    tried = outcome_of(graph, edits, loss, sample, held, refit=refit)
+    return (tried.loss - start) * costs[-1] / costs[half - 1]
 
 
 def _checked(budget: Mapping[str, float] | None, accept: Accept | None) -> dict[str, float]:

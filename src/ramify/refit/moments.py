@@ -18,6 +18,9 @@ from ramify.refit.readers import Kernel, Reader
 CHUNK = 2**23
 """So many numbers of unfolded patches are held at once."""
 
+WIDEST = 8192
+"""A reader of more features is left as it is: its moments would take more than half a gigabyte."""
+
 
 @dataclass
 class Moments:
