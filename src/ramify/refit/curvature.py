@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ramify import distributed
 from ramify.errors import RamifyError
-from ramify.probe.recorded_pass import Snapshot
-from ramify.probe.splitting_matrix import Loss, checked_loss
+from ramify.probe.loss import Loss, checked_loss
+from ramify.probe.recorded_pass import RecordedPass
 from ramify.refit import moments
 from ramify.refit.moments import Moments, folded, over_ranks
 from ramify.refit.readers import Course, Reader, course_of
@@ -33,7 +33,7 @@ FOLDS = 2
 
 
 @dataclass
-class Read:
+class ReaderSums:
     """One reader of prunable channels, and the sums over the sample.
 
     Attributes:
@@ -51,7 +51,9 @@ class Read:
     gradients: Tensor
 
 
-def reads_of(graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> tuple[list[Read], int]:
+def reads_of(
+    graph: ChannelGraph, loss: Loss, batches: Iterable[Any]
+) -> tuple[list[ReaderSums], int]:
     """Every linear reader of channels that can be pruned, with its moments.
 
     Args:
@@ -65,27 +67,27 @@ def reads_of(graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> tuple[l
     Raises:
         RamifyError: there is no batch, or the loss is not per sample.
     """
-    found: list[Read] = []
+    found: list[ReaderSums] = []
     samples = 0
     for number, batch in enumerate(batches):
         run = lambda batch=batch: checked_loss(loss, graph.model, batch)  # noqa: E731
         names = [name for name, _ in graph.model.named_parameters()]
         with torch.enable_grad():
-            snapshot = Snapshot(graph.model, run, batch, names)
-        course = course_of(snapshot.tape)
+            taken = RecordedPass(graph.model, run, batch, names)
+        course = course_of(taken.tape)
         if not found:
             found = _found(graph, course)
         by_name = {reader.name: reader for reader in course.readers}
         readers = [by_name[read.reader.name] for read in found]
         made = {reader.position: reader.result for reader in readers}
-        starts = [_maker(snapshot.tape, reader) for reader in readers]
-        slopes = snapshot.gradients(made, starts) if made else {}
-        samples += len(snapshot.losses)
+        starts = [_maker(taken.tape, reader) for reader in readers]
+        slopes = taken.gradients(made, starts) if made else {}
+        samples += len(taken.losses)
         for read, reader in zip(found, readers, strict=True):
             slope = slopes.get(reader.position)
             if slope is None:
                 continue
-            x = snapshot.value(reader.source, reader.position)
+            x = taken.value(reader.source, reader.position)
             for fold, phi, own in folded(reader, number, FOLDS, x, slope):
                 read.folds[fold].add(phi, own[:, :0])
                 wide = own.to(torch.promote_types(own.dtype, torch.float32))
@@ -101,16 +103,16 @@ def _maker(tape: Tape, reader: Reader) -> int:
     return next((p for p in before if reader.source in tape.ops[p].results()), reader.position)
 
 
-def _everywhere(found: Sequence[Read]) -> list[Read]:
+def _everywhere(found: Sequence[ReaderSums]) -> list[ReaderSums]:
     """The sums over the samples of every rank."""
     gradients = distributed.all_sum([read.gradients for read in found])
     return [
-        Read(read.reader, read.centred, read.groups, over_ranks(read.folds), own)
+        ReaderSums(read.reader, read.centred, read.groups, over_ranks(read.folds), own)
         for read, own in zip(found, gradients, strict=True)
     ]
 
 
-def _found(graph: ChannelGraph, course: Course) -> list[Read]:
+def _found(graph: ChannelGraph, course: Course) -> list[ReaderSums]:
     tensors, out = tensors_of(graph.model), []
     for reader in course.readers:
         if reader.entries.shape[1] > moments.WIDEST:
@@ -126,7 +128,7 @@ def _found(graph: ChannelGraph, course: Course) -> list[Read]:
             zeros = torch.zeros(size, made, made, dtype=torch.float64, device=device)
             centred = reader.bias is not None or reader.position in course.behind
             folds = [Moments.zeros(size, features, 0, device) for _ in range(FOLDS)]
-            out.append(Read(reader, centred, groups, folds, zeros))
+            out.append(ReaderSums(reader, centred, groups, folds, zeros))
     return out
 
 
@@ -136,7 +138,7 @@ def _features(graph: ChannelGraph, group: ChannelGroup, reader: Reader) -> Tenso
     if not slots:
         return None
     [slot] = slots[:1]
-    shape = graph.labels.names[slot.name]
+    shape = graph.flow.param_shapes[slot.name]
     channel = torch.from_numpy(owners(graph.dims[slot.name][slot.dim], group.atom))
     place = torch.unravel_index(reader.entries[:, :, 0], shape)[slot.dim]
     owner = channel[place]  # (G, F)
@@ -150,7 +152,7 @@ def _features(graph: ChannelGraph, group: ChannelGroup, reader: Reader) -> Tenso
     return order[:, : group.width * size].reshape(len(order), group.width, size)
 
 
-def strength_of(read: Read, weight: Tensor) -> float:
+def strength_of(read: ReaderSums, weight: Tensor) -> float:
     """The λ that suits a reader which has lost every other channel, by what it predicts elsewhere.
 
     Args:
@@ -176,7 +178,7 @@ def strength_of(read: Read, weight: Tensor) -> float:
     return choose(folds, weight[:, half], read.centred, STRENGTHS)
 
 
-def block_of(read: Read, weight: Tensor, group: str, samples: int, strength: float) -> Block:
+def block_of(read: ReaderSums, weight: Tensor, group: str, samples: int, strength: float) -> Block:
     """What a reader knows of one group.
 
     Args:

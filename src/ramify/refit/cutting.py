@@ -20,7 +20,7 @@ from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods import Proposal, agree
 from ramify.methods.proposal import Method
-from ramify.probe.splitting_matrix import Loss
+from ramify.probe.loss import Loss
 from ramify.refit.choosing import Floor, candidates, choose_channels, comparable, floors
 from ramify.refit.outcome import Accept, Outcome, constant_loss, mean_loss, outcome_of
 from ramify.refit.sequential import Refitted

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from ramify import distributed
 from ramify.edit import Edit
 from ramify.edit.plan import plan_edits
-from ramify.probe.splitting_matrix import Loss, checked_loss
+from ramify.probe.loss import Loss, checked_loss
 from ramify.refit.player import Player
 from ramify.refit.readers import course_of
 from ramify.refit.reference import Reference
 from ramify.refit.sequential import Refitted, refit_readers
 from ramify.tracing import ChannelGraph
-from ramify.tracing.indexing import put, resized
+from ramify.tracing.indexing import resized, set_data
 from ramify.tracing.recorder import evaluating, record, tensors_of
 
 Accept = Callable[[nn.Module], bool]
@@ -79,7 +79,7 @@ def outcome_of(
     reference = Reference(graph)
     reference.follow(graph, edits)
     model = graph.model
-    with borrowed(model), resized(model, graph.layout, plan_edits(graph, edits).changes):
+    with borrowed(model), resized(model, graph.indexing, plan_edits(graph, edits).changes):
         refitted = refit_readers(model, reference, sample, loss) if refit and edits else []
         measured = mean_loss(model, loss, held)
         with evaluating(model):
@@ -94,11 +94,11 @@ def borrowed(model: nn.Module) -> Iterator[None]:
     held = [(tensor, tensor.data) for tensor in tensors_of(model).values()]
     try:
         for tensor, data in held:
-            put(tensor, data.clone())
+            set_data(tensor, data.clone())
         yield
     finally:
         for tensor, data in held:
-            put(tensor, data)
+            set_data(tensor, data)
 
 
 def mean_loss(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ramify.tracing.attention.producing import MOVES
+from ramify.tracing.contraction import MOVES
 from ramify.tracing.recorder import Op, Ref, Tape, mapped
 
 _PRODUCTS = {"aten::mm": 0, "aten::addmm": 1, "aten::mv": 0, "aten::matmul": 0}

@@ -12,7 +12,7 @@ from torch import Tensor
 from ramify.edit import Edit
 from ramify.edit.plan import plan_edits
 from ramify.tracing import ChannelGraph
-from ramify.tracing.indexing import put, sources
+from ramify.tracing.indexing import set_data, sources
 from ramify.tracing.recorder import tensors_of
 
 
@@ -29,7 +29,7 @@ class Reference:
         self.values = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         self._sources = {name: [np.arange(n) for n in t.shape] for name, t in tensors.items()}
         self._factors = {name: [np.ones(n) for n in t.shape] for name, t in tensors.items()}
-        owned = [(graph.model.get_submodule(p), name) for p, name, _ in graph.layout.attributes]
+        owned = [(graph.model.get_submodule(p), name) for p, name, _ in graph.indexing.attributes]
         self._attributes = [(module, name, getattr(module, name)) for module, name in owned]
 
     def follow(self, graph: ChannelGraph, edits: Iterable[Edit]) -> None:
@@ -40,8 +40,8 @@ class Reference:
             edits: what will be done.
         """
         changes = plan_edits(graph, edits).changes
-        for name in graph.layout.touched(changes):
-            rules = graph.layout.weights(name)
+        for name in graph.indexing.touched(changes):
+            rules = graph.indexing.value_scales(name)
             for dim, term in enumerate(graph.dims[name]):
                 where = sources(term, changes)
                 self._sources[name][dim] = self._sources[name][dim][where]
@@ -68,12 +68,12 @@ class Reference:
         sizes = [(module, name, getattr(module, name)) for module, name, _ in self._attributes]
         try:
             for tensor, _, old in now:
-                put(tensor, old)
+                set_data(tensor, old)
             for module, name, value in self._attributes:
                 setattr(module, name, value)
             yield
         finally:
             for tensor, data, _ in now:
-                put(tensor, data)
+                set_data(tensor, data)
             for module, name, value in sizes:
                 setattr(module, name, value)

@@ -15,8 +15,9 @@ from ramify.edit import Prune
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods import Proposal
-from ramify.methods.scores import first_order, prunable
-from ramify.probe.splitting_matrix import Loss, check_weights
+from ramify.methods.scores import prunable
+from ramify.probe.loss import Loss, check_weights
+from ramify.probe.reads import first_order
 from ramify.refit.curvature import block_of, reads_of, strength_of
 from ramify.refit.surgery import eliminate
 from ramify.tracing import ChannelGraph
