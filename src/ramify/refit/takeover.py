@@ -21,6 +21,7 @@ from ramify.probe.reads import first_order
 from ramify.refit.curvature import block_of, reads_of, strength_of
 from ramify.refit.surgery import eliminate
 from ramify.tracing import ChannelGraph
+from ramify.tracing.dims import Atom, atoms_of
 from ramify.tracing.recorder import tensors_of
 
 
@@ -34,8 +35,9 @@ class Takeover:
 
     with the sum over the group's readers (`surgery.py` says what H and Q are, and how they change
     as channels go). It is in units of the loss, so that channels of all layers compare. A channel
-    that no weight reads (the dimensions of queries and keys) has nobody to take over from it, and
-    costs :math:`\tfrac12 \mathbb{E}_s\, p_s^2`, with p of Taylor pruning.
+    that a product of activations sums over (the dimensions of queries and keys), or that no weight
+    of its own reads, has nobody to take over from it, and costs
+    :math:`\tfrac12 \mathbb{E}_s\, p_s^2`, with p of Taylor pruning.
 
     Args:
         strength: λ of the ridge, in units of the mean diagonal of a reader's moments; None: for
@@ -78,6 +80,7 @@ class Takeover:
             weights[read.reader.name] = weight = flat[read.reader.entries]
             strengths[read.reader.name] = self.strength or strength_of(read, weight)
         prices, proposals, unread = CostModel(graph), list[Proposal](), list[str]()
+        multiplied = _multiplied(graph)
         for group in prunable(graph):
             blocks = [
                 block_of(read, weights[name], group.name, samples, strengths[name])
@@ -85,7 +88,7 @@ class Takeover:
                 if group.name in read.groups
                 for name in [read.reader.name]
             ]
-            if not blocks:
+            if not blocks or group.atom in multiplied:
                 unread.append(group.name)
                 continue
             cost, highest = prices.added([Prune(group.name, 0)]), 0.0
@@ -122,3 +125,9 @@ class Takeover:
             for value, channel in ranked[:-1]:
                 out.append(Proposal(Prune(name, channel), -value, cost, score=-value, graph=graph))
         return out
+
+
+def _multiplied(graph: ChannelGraph) -> set[Atom]:
+    """The axes that a product of two activations sums over, as q·kᵀ does."""
+    products = (read for read in graph.flow.contractions if not read.names)
+    return {atom for read in products for atom in atoms_of(read.read)}
