@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import math
 import warnings
 from collections import Counter
@@ -45,8 +43,8 @@ class CutReport:
         widths: group name -> (width before, width after).
         loss_before: the mean loss of the model as it was, on what the cut was measured on.
         loss_after: the mean loss of the cut model, on the same.
-        predicted: the rise of the loss that was expected, from the method's costs and a trial of
-            half of them; nan where the method expects none.
+        predicted: the rise of the loss that was expected, from the method's costs and the trial
+            of a cut half as deep; nan where the method expects none.
         held: whether the measured samples chose nothing.
         refitted: what became of each reader, in forward order.
         warnings: what a user should know.
@@ -168,7 +166,7 @@ def cut(  # noqa: PLR0913
     constant = constant_loss(graph.model, loss, measured_on[0])
     expected = math.nan
     if log is not None:
-        expected = _expected(graph, chosen, start, (loss, sample, measured_on), refit=refit)
+        expected = _expected(graph, chosen, start, attempt)
     before, widths = CostModel(graph).cost(), {g.name: g.width for g in graph.groups}
     gone = Counter(graph[edit.group].name for edit in outcome.edits)
     if outcome.edits:
@@ -186,32 +184,25 @@ def cut(  # noqa: PLR0913
 
 
 def _expected(
-    graph: ChannelGraph,
-    chosen: Sequence[Proposal],
-    start: float,
-    measured: tuple[Loss, Sequence[Any], Sequence[Any]],
-    *,
-    refit: bool,
+    graph: ChannelGraph, chosen: Sequence[Proposal], start: float, attempt: Attempt
 ) -> float:
-    """What the loss should rise by: the method's costs, in the unit that half of them show.
+    """What the loss should rise by: the method's costs, in the unit that a smaller cut shows.
 
     The curvature of a network that fits its sample says how costs compare, and not how large they
-    are at a finite step: a cut of half the cost is tried, and the rest is taken in proportion.
+    are at a finite step: a cut half as deep is tried, and the rest is taken in proportion.
 
     Returns:
         The rise; nan where the method has no costs.
     """
-    ranked = sorted(chosen, key=lambda proposal: -proposal.value)
-    costs = list(itertools.accumulate(-proposal.gain for proposal in ranked))
-    if not costs or not costs[-1] > 0:
+    model = CostModel(graph)
+    now = model.cost().macs
+    after = now + model.added([proposal.edit for proposal in chosen]).macs
+    total = -math.fsum(proposal.gain for proposal in chosen)
+    if after >= now or not total > 0:
         return math.nan
-    half = bisect.bisect(costs, costs[-1] / 2)
-    if not half or not costs[half - 1] > 0:
-        return math.nan
-    loss, sample, held = measured
-    edits = [proposal.edit for proposal in ranked[:half]]
-    tried = outcome_of(graph, edits, loss, sample, held, refit=refit)
-    return (tried.loss - start) * costs[-1] / costs[half - 1]
+    tried, some = attempt({"macs": math.sqrt(now * after)})
+    part = -math.fsum(proposal.gain for proposal in some)
+    return (tried.loss - start) * total / part if part > 0 else math.nan
 
 
 def _checked(budget: Mapping[str, float] | None, accept: Accept | None) -> dict[str, float]:
