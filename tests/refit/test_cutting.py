@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 import ramify
 from ramify.cost import graph_cost
 from ramify.refit import CutReport, Takeover, cut
-from tests.refit.test_sequential import Residual
+from tests.refit.networks import Residual
 
 
 def loss(model, batch):
@@ -69,15 +70,27 @@ def test_several_budgets_hold_together():
     assert after.params <= 0.5 * now.params
 
 
-def test_latency_is_a_budget():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(64, 1500), nn.ReLU(), nn.Linear(1500, 8)).eval()
-    x = torch.randn(256, 64)
-    data = (x, net(x).argmax(1))
-    graph = ramify.trace(net, x)
-    now = ramify.latency.measure_edited(graph).median
-    graph = cut(graph, loss, [data], budget={"latency": 0.7 * now}, method=ramify.L1())
-    assert graph["0"].width < 1500
+def test_latency_is_a_budget(monkeypatch):
+    """The knapsack is asked for what the measured milliseconds must fall by, beside what counts."""
+    asked = []
+
+    class Stub:
+        def __init__(self, **options):
+            asked.append(options)
+
+        def select(self, offered):
+            return offered[:3]
+
+    monkeypatch.setattr("ramify.refit.choosing.Knapsack", Stub)
+    measured = SimpleNamespace(median=5.0)
+    monkeypatch.setattr("ramify.refit.choosing.measure_edited", lambda graph: measured)
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    now = graph_cost(graph).params
+    graph = cut(graph, loss, batches(data), budget={"latency": 3.0, "params": now - 10})
+    assert asked[0]["latency"] == -2.0
+    assert asked[0]["params"] == -10
+    assert sum(group.width for group in graph.groups) == 24 + 24 + 4 - 3
 
 
 def test_refit_keeps_more_than_cutting_alone():
