@@ -44,7 +44,7 @@ class CutReport:
         loss_before: the mean loss of the model as it was, on what the cut was measured on.
         loss_after: the mean loss of the cut model, on the same.
         predicted: the rise of the loss that was expected, from the method's costs and the trial
-            of a cut half as deep; nan where the method expects none.
+            of a cut two thirds as deep; nan where the method expects none.
         held: whether the measured samples chose nothing.
         refitted: what became of each reader, in forward order.
         warnings: what a user should know.
@@ -189,7 +189,7 @@ def _expected(
     """What the loss should rise by: the method's costs, in the unit that a smaller cut shows.
 
     The curvature of a network that fits its sample says how costs compare, and not how large they
-    are at a finite step: a cut half as deep is tried, and the rest is taken in proportion.
+    are at a finite step: a cut two thirds as deep is tried, and the rest is taken in proportion.
 
     Returns:
         The rise; nan where the method has no costs.
@@ -200,7 +200,7 @@ def _expected(
     total = -math.fsum(proposal.gain for proposal in chosen)
     if after >= now or not total > 0:
         return math.nan
-    tried, some = attempt({"macs": math.sqrt(now * after)})
+    tried, some = attempt({"macs": now ** (1 / 3) * after ** (2 / 3)})
     part = -math.fsum(proposal.gain for proposal in some)
     return (tried.loss - start) * total / part if part > 0 else math.nan
 
