@@ -11,7 +11,7 @@ autograd engine, `convolutions` are their multiply-accumulates, forward and back
 joint training, and memory is the peak that a process of its own reaches above what it held before
 the step.
 
-The last lines time the two passes of RARTS that do not hang on each other, of u and of w, one after
+The last lines time the two independent passes of RARTS, of u and of w, one after
 the other and as one pass over stacked weights by `torch.func.vmap`.
 """
 

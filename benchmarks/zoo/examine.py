@@ -31,7 +31,7 @@ from ramify.tracing.recorder import arguments, call
 
 Row = dict[str, Any]
 Report = Callable[[Row], None]
-"""Takes the row so far, so that a process that is ended has told what it had found."""
+"""Takes the row so far, so that what was found is known even where the process is ended."""
 
 MASKED = {torch.float32: 1e-4, torch.float64: 1e-8}
 """How far a pruned model may be from the masked original, relative to the largest output."""

@@ -497,7 +497,7 @@ def test_a_probe_that_ends_is_named() -> None:
 
 
 class Gives:
-    """A method that proposes, or a rule that selects, what it was told to."""
+    """A method that proposes, or a rule that selects, what it was given."""
 
     def __init__(self, given: Any) -> None:
         self.given = given

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 POOL = 8
-"""One in so many of the channels that are left is looked at before all others are updated."""
+"""Candidates at a time: the cheapest eighth of the channels left, or at least this many."""
 
 
 @dataclass
