@@ -235,10 +235,10 @@ def test_every_option_has_a_panel_and_a_help() -> None:
 def test_a_file_with_a_wrong_type_or_of_another_command_is_told_so(tmp_path: Path) -> None:
     (path := tmp_path / "mine.json").write_text('{"data": "digits", "method": 3}')
     with pytest.raises(RamifyError, match="there is no method 3; choose one of"):
-        GrowSettings.resolve({}, GrowSettings.of_file(path))
+        GrowSettings.resolve({}, GrowSettings.of_file(path, {}))
     path.write_text('{"data": "digits", "lr": "x"}')
     with pytest.raises(RamifyError, match="lr is 'x', which is not a number; correct it in the"):
-        GrowSettings.resolve({}, GrowSettings.of_file(path))
+        GrowSettings.resolve({}, GrowSettings.of_file(path, {}))
     path.write_text('{"command": "prune"}')
     with pytest.raises(RamifyError, match="settings of ramify grow but of ramify prune; give"):
-        GrowSettings.of_file(path)
+        GrowSettings.of_file(path, {})
