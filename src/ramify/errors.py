@@ -1,4 +1,4 @@
-"""The error that a user is meant to read."""
+"""The error that a user is meant to read, and words that its messages share."""
 
 
 class RamifyError(ValueError):
@@ -12,3 +12,8 @@ class RamifyError(ValueError):
         ...     print(error)
         a knapsack takes one budget or more: give params, macs, flops, energy or latency
     """
+
+
+def module_in_words(name: str) -> str:
+    """A module of the user's model as a message names it; the empty name is the model itself."""
+    return f"module '{name}'" if name else "the model's own forward"

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ramify.errors import module_in_words
 from ramify.tracing import dims
 from ramify.tracing.contraction import Contraction
 from ramify.tracing.dims import UNIT, Fixed, Term, resolve
@@ -136,7 +137,7 @@ class TracedOp:
 
     def reason(self, what: str) -> str:
         """A reason that names the operation and the module."""
-        where = f"module '{self.module}'" if self.module else "the model's own forward"
+        where = module_in_words(self.module)
         return f"{self._op.name} in {where} {what}"
 
     def holds_size(self, attribute: str, *terms: Term) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, module_in_words
 from ramify.tracing.dims import freeze
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.groups import ChannelGraph, build_graph
@@ -216,7 +216,7 @@ def _freeze_unseen_branches(model: nn.Module, flow: DimFlow) -> None:
         hidden = [name for name in unseen if name.startswith(prefix)]
         if not hidden:
             continue
-        where = f"module '{scope}'" if scope else "the model's own forward"
+        where = module_in_words(scope)
         reason = f"{where} branches on data and '{hidden[0]}' was not reached: trace it with `also`"
         for name, terms in flow.param_dims.items():
             if name.startswith(prefix):

@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, module_in_words
 from ramify.probe.displaced.along_tape import ReadChange, read_changes
 from ramify.probe.displaced.components import TargetSet, components_of, read_values
 from ramify.probe.displaced.even import EvenPart, EvenTensor
@@ -213,7 +213,7 @@ class ReadChanges:
         return TargetSet(reads, products, terms, components_of(tape, reads, names, inside), groups)
 
     def _fused(self, op: Op, number: int) -> str:
-        where = f"module '{op.module}'" if op.module else "the model's own forward"
+        where = module_in_words(op.module)
         return (
             f"{op.name} in {where} sums over the channels of "
             f"'{self._targets[number].group.name}' and does more in the same operation, and what "

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ramify.errors import module_in_words
 from ramify.tracing.dims import Atom, Term, freeze, leaves, resolve
 from ramify.tracing.indexing import Change, Changes, sources
 from ramify.tracing.recorder import KeptCall, Op, Ref, copied, mapped
@@ -26,7 +27,7 @@ def check_rules(reference: ReferenceRun) -> None:
         op = reference.tape.ops[position]
         for atom in _carried(reference, op):
             if not _follows(reference.dims, op, call, atom):
-                where = f"module '{op.module}'" if op.module else "the model's own forward"
+                where = module_in_words(op.module)
                 reason = f"{op.name} in {where} does not behave as its dimension rule says"
                 freeze(atom, reason)
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ramify.errors import module_in_words
 from ramify.tracing.attention.scales import products_on
 from ramify.tracing.dims import (
     Atom,
@@ -231,7 +232,7 @@ class TrialGrowth:
             refs += ops[position - 1].results()
         terms = [term for ref in refs for term in reference.dims.get(ref.index, ())]
         near = list(dict.fromkeys(a for term in terms for a in leaves(term) if a in changes))
-        where = f"module '{op.module}'" if op.module else "the model's own forward"
+        where = module_in_words(op.module)
         rule = rule_for(op.func)
         untrusted = rule is not None and rule.own
         if untrusted:
