@@ -337,3 +337,60 @@ def test_costs_are_those_of_brute_force():
         costs.append(float(0.5 * torch.trace(gradients @ change @ a @ change.t())))
     assert channel == min(range(24), key=costs.__getitem__)
     assert -found[0].gain == pytest.approx(costs[channel], rel=1e-6)
+
+
+def test_a_rule_says_which_channels_go():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    graph = cut(graph, loss, batches(data), rule=ramify.TopFraction(0.5, per_group=True))
+    assert [graph["0"].width, graph["2"].width] == [12, 12]
+    assert accuracy(net, data) > 0.9
+
+
+class Unequal:
+    """Every channel of the first layer is worth less than any of the second."""
+
+    def propose(self, graph, loss, batches):
+        worth = {("0", n): -float(n) for n in range(24)} | {("2", n): -99.0 - n for n in range(24)}
+        price = ramify.cost.CostModel(graph)
+        return [
+            ramify.Proposal(edit, 0.0, price.added([edit]), score=value, graph=graph)
+            for (name, channel), value in worth.items()
+            for edit in [ramify.Prune(name, channel)]
+        ]
+
+
+@pytest.mark.filterwarnings("ignore:.*at chance:UserWarning", "ignore:.*lost 90 %:UserWarning")
+@pytest.mark.parametrize("keep, widths", [(0.25, [6, 18]), (1, [1, 23])])
+def test_what_a_floor_keeps_is_made_up_for_elsewhere(keep, widths):
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    cut_graph = cut(
+        graph,
+        loss,
+        batches(data),
+        rule=ramify.TopFraction(0.5),
+        method=Unequal(),
+        keep=keep,
+        raw=True,
+    )
+    assert [cut_graph["0"].width, cut_graph["2"].width] == widths
+
+
+def test_a_rule_bounds_what_a_budget_takes():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    most = 0.4 * graph_cost(graph).params
+    rule = ramify.TopFraction(0.5, per_group=True)
+    graph = cut(graph, loss, batches(data), budget={"params": most}, rule=rule)
+    assert graph_cost(graph).params <= most
+    assert min(graph["0"].width, graph["2"].width) >= 12
+
+
+def test_tied_groups_under_a_rule():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    graph = cut(
+        graph, loss, batches(data), rule=ramify.TopFraction(0.5), method=Unequal(), alike=["[02]"]
+    )
+    assert graph["0"].width == graph["2"].width == 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from ramify.edit import Prune
 from ramify.errors import RamifyError
 from ramify.latency import measure_edited
 from ramify.methods import Proposal
-from ramify.select import Knapsack
+from ramify.select import Knapsack, Rule
 from ramify.select.rounding import Multiple, multiples
 from ramify.tracing import ChannelGraph
 
@@ -102,10 +103,34 @@ def candidates(
     return out
 
 
+def allowed_by(
+    rule: Rule, proposals: Sequence[Proposal], offered: Sequence[Proposal]
+) -> list[Proposal]:
+    """Of the candidates, those that a rule selects.
+
+    The rule sees every prune, so that a fraction is one of all channels; those that a floor keeps
+    come last in its order, and others take their place.
+
+    Args:
+        rule: what selects.
+        proposals: every prune, in values that compare.
+        offered: the candidates among them.
+
+    Returns:
+        The candidates that are selected, least dear first.
+    """
+    free = {proposal.edit for proposal in offered}
+    last = -sys.float_info.max
+    ranked = [p if p.edit in free else replace(p, score=last) for p in proposals]
+    selected = {proposal.edit for proposal in rule.select(ranked)}
+    return [proposal for proposal in offered if proposal.edit in selected]
+
+
 def choose_channels(
     graph: ChannelGraph,
     offered: Sequence[Proposal],
-    sizes: Mapping[str, float],
+    pool: Sequence[Proposal],
+    sizes: Mapping[str, float] | None,
     *,
     multiple_of: Multiple = 1,
     alike: Sequence[str] = (),
@@ -115,7 +140,9 @@ def choose_channels(
     Args:
         graph: the traced model.
         offered: the candidates.
-        sizes: the most that the model may have, by resource; latency in milliseconds.
+        pool: those of them that a rule allows; tied groups may need others.
+        sizes: the most that the model may have, by resource; latency in milliseconds. None: all of
+            the pool goes.
         multiple_of: what widths that change become multiples of.
         alike: patterns of group names; the groups that one pattern matches keep one width.
 
@@ -127,19 +154,24 @@ def choose_channels(
     """
     sets = _sets(graph, alike)
     if not sets:
-        return _solve(graph, offered, sizes, multiple_of)
-    widths = _mean_widths(graph, sets, _solve(graph, offered, sizes, multiple_of), multiple_of)
+        return _solve(graph, pool, sizes, multiple_of)
+    widths = _mean_widths(graph, sets, _solve(graph, pool, sizes, multiple_of), multiple_of)
     while True:
         try:
-            return _tied(graph, offered, sizes, multiple_of, widths)
+            return _tied(graph, offered, pool, sizes, multiple_of, widths)
         except RamifyError:
             if not _narrower(graph, sets, widths, offered, multiple_of):
                 raise
 
 
 def _solve(
-    graph: ChannelGraph, offered: Sequence[Proposal], sizes: Mapping[str, float], multiple: Multiple
+    graph: ChannelGraph,
+    offered: Sequence[Proposal],
+    sizes: Mapping[str, float] | None,
+    multiple: Multiple,
 ) -> list[Proposal]:
+    if sizes is None:
+        return list(offered)
     now = CostModel(graph).cost()
     counted = {name: most - now.of(name) for name, most in sizes.items() if name in RESOURCES}
     if "latency" in sizes:
@@ -204,18 +236,18 @@ def _narrower(
 def _tied(
     graph: ChannelGraph,
     offered: Sequence[Proposal],
-    sizes: Mapping[str, float],
+    pool: Sequence[Proposal],
+    sizes: Mapping[str, float] | None,
     multiple_of: Multiple,
     widths: Mapping[str, int],
 ) -> list[Proposal]:
     """The best choice in which some groups have given widths."""
     room = {name: graph[name].width - width for name, width in widths.items()}
-    fixed, free = [], []
+    free = [proposal for proposal in pool if graph[proposal.edit.group].name not in room]
+    fixed = []
     for proposal in offered:
         name = graph[proposal.edit.group].name
-        if name not in room:
-            free.append(proposal)
-        elif room[name]:
+        if room.get(name):
             room[name] -= 1
             fixed.append(proposal)
     taken = [replace(proposal, score=1.0, gain=0.0) for proposal in fixed]  # they all pay

@@ -12,6 +12,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from ramify.cost import Cost, CostModel
+from ramify.edit import Edit
 from ramify.edit.apply import apply
 from ramify.edit.carry import Follower
 from ramify.edit.plan import check_current
@@ -19,10 +20,18 @@ from ramify.errors import RamifyError
 from ramify.methods import Proposal, agree
 from ramify.methods.proposal import Method
 from ramify.probe.loss import Loss
-from ramify.refit.choosing import Floor, candidates, choose_channels, comparable, floors
+from ramify.refit.choosing import (
+    Floor,
+    allowed_by,
+    candidates,
+    choose_channels,
+    comparable,
+    floors,
+)
 from ramify.refit.outcome import Accept, Outcome, constant_loss, mean_loss, outcome_of
 from ramify.refit.sequential import Refitted
 from ramify.refit.takeover import Takeover
+from ramify.select import Rule
 from ramify.select.fit import BUDGETS
 from ramify.select.rounding import Multiple, check_multiple
 from ramify.tracing import ChannelGraph
@@ -41,6 +50,8 @@ class CutReport:
         before: the cost of the model as it was.
         after: the cost of the cut model.
         widths: group name -> (width before, width after).
+        proposals: every prune that the method proposed, in values that compare between layers.
+        edits: the prunes that were made.
         loss_before: the mean loss of the model as it was, on what the cut was measured on.
         loss_after: the mean loss of the cut model, on the same.
         predicted: the rise of the loss that was expected, from the method's costs and the trial
@@ -53,6 +64,8 @@ class CutReport:
     before: Cost
     after: Cost
     widths: Mapping[str, tuple[int, int]]
+    proposals: list[Proposal]
+    edits: tuple[Edit, ...]
     loss_before: float
     loss_after: float
     predicted: float
@@ -68,6 +81,7 @@ def cut(  # noqa: PLR0913
     *,
     budget: Mapping[str, float] | None = None,
     accept: Accept | None = None,
+    rule: Rule | None = None,
     method: Method | None = None,
     refit: bool = True,
     keep: Floor = 0.1,
@@ -101,6 +115,8 @@ def cut(  # noqa: PLR0913
             loss may rise by: then it is cut as far as that allows, by bisection over measured cuts.
         accept: `accept(model)`, whether a cut model is good enough, say in accuracy: then it is cut
             as far as that allows.
+        rule: which channels may go, such as `TopFraction(0.4)` of all of them; without a budget,
+            all that it selects go.
         method: what scores the channels; by default `Takeover()`.
         refit: whether what stays takes over.
         keep: the floor of every group: a share of its width, a width, or one of these by group.
@@ -142,17 +158,19 @@ def cut(  # noqa: PLR0913
     """
     check_current(graph)
     check_multiple(multiple_of)
-    sizes = _checked(budget, accept)
+    sizes = _checked(budget, accept, rule)
     sample = list(batches)
     measured_on = sample if held is None else list(held)
     if not sample or not measured_on:
         raise RamifyError("there is no batch to choose or measure on: give a few hundred samples")
     proposals = (method or Takeover()).propose(graph, loss, sample)
-    offered = candidates(graph, comparable(agree(graph, proposals), raw), floors(graph, keep))
+    proposals = comparable(agree(graph, proposals), raw)
+    offered = candidates(graph, proposals, floors(graph, keep))
+    pool = offered if rule is None else allowed_by(rule, proposals, offered)
     start = mean_loss(graph.model, loss, measured_on)
 
-    def attempt(within: Mapping[str, float]) -> tuple[Outcome, list[Proposal]]:
-        chosen = choose_channels(graph, offered, within, multiple_of=multiple_of, alike=alike)
+    def attempt(within: Mapping[str, float] | None) -> tuple[Outcome, list[Proposal]]:
+        chosen = choose_channels(graph, offered, pool, within, multiple_of=multiple_of, alike=alike)
         chosen = agree(graph, chosen)
         edits = [proposal.edit for proposal in chosen]
         found = outcome_of(graph, edits, loss, sample, measured_on, refit=refit, accept=accept)
@@ -177,9 +195,21 @@ def cut(  # noqa: PLR0913
     for sentence in said:
         warnings.warn(sentence, stacklevel=2)
     if log is not None:
-        losses = (start, outcome.loss, expected)
-        after = CostModel(graph).cost()
-        log(CutReport(before, after, shapes, *losses, held is not None, outcome.refitted, said))
+        log(
+            CutReport(
+                before=before,
+                after=CostModel(graph).cost(),
+                widths=shapes,
+                proposals=proposals,
+                edits=outcome.edits,
+                loss_before=start,
+                loss_after=outcome.loss,
+                predicted=expected,
+                held=held is not None,
+                refitted=outcome.refitted,
+                warnings=said,
+            )
+        )
     return graph
 
 
@@ -205,11 +235,13 @@ def _expected(
     return (tried.loss - start) * total / part if part > 0 else math.nan
 
 
-def _checked(budget: Mapping[str, float] | None, accept: Accept | None) -> dict[str, float]:
+def _checked(
+    budget: Mapping[str, float] | None, accept: Accept | None, rule: Rule | None
+) -> dict[str, float] | None:
     """The budgets of size.
 
     Returns:
-        Resource -> total.
+        Resource -> total; None where only the rule says what goes.
 
     Raises:
         RamifyError: a budget of another name, or no total above 0, or none at all.
@@ -221,18 +253,21 @@ def _checked(budget: Mapping[str, float] | None, accept: Accept | None) -> dict[
         if not (math.isfinite(total) and (total > 0 or (name == "loss" and total == 0))):
             raise RamifyError(f"the budget of {name} is a finite total above 0, and got {total}")
     if not budget and accept is None:
+        if rule is not None:
+            return None
         raise RamifyError(
             'cut takes a budget, say {"macs": 1e8}, or {"loss": 0.05} for the most that the loss '
-            "may rise by, or accept=, which says whether a cut model is good enough"
+            "may rise by, or accept=, which says whether a cut model is good enough, or rule=, "
+            "which says which channels go"
         )
     return {name: total for name, total in (budget or {}).items() if name != "loss"}
 
 
-Attempt = Callable[[Mapping[str, float]], tuple[Outcome, list[Proposal]]]
+Attempt = Callable[[Mapping[str, float] | None], tuple[Outcome, list[Proposal]]]
 
 
 def _smallest(
-    graph: ChannelGraph, attempt: Attempt, sizes: Mapping[str, float], most: float
+    graph: ChannelGraph, attempt: Attempt, sizes: Mapping[str, float] | None, most: float
 ) -> tuple[Outcome, list[Proposal]]:
     """The smallest model that loses no more than allowed: bisection over the MACs, by true trials.
 
@@ -242,7 +277,7 @@ def _smallest(
     Raises:
         RamifyError: not even the model that the other budgets allow is good enough.
     """
-    now = CostModel(graph).cost().macs
+    now, sizes = CostModel(graph).cost().macs, sizes or {}
     good = attempt(sizes)
     if good[0].loss > most or not good[0].accepted:
         raise RamifyError(
