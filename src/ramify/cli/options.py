@@ -143,7 +143,7 @@ def parsed(
     for name in set(given) & set(fields):
         field = fields[name][1]
         if _container(field) is dict:
-            given[name] = _budgets(given[name])
+            given[name] = _budgets(given[name], shares="str]" in str(field.annotation))
         elif _container(field) is tuple:
             given[name] = _list(_scalar(field), name, given[name])
     return given
@@ -157,16 +157,19 @@ def _list(kind: Callable[[str], Any], name: str, text: str) -> tuple[Any, ...]:
         raise RamifyError(f"--{name} is {text!r}; give numbers such as {example}.") from None
 
 
-def _budgets(texts: Iterable[str]) -> dict[str, float]:
-    found: dict[str, float] = {}
+def _budgets(texts: Iterable[str], shares: bool) -> dict[str, float | str]:
+    """Totals by name; where shares are taken too, ``50%`` stays as it is."""
+    found: dict[str, float | str] = {}
     for text in texts:
         name, _, most = (part.strip() for part in text.partition("="))
         if name in found:
             raise RamifyError(f"--budget names {name} twice; give each once.")
         try:
-            found[name] = float(most)
+            found[name] = most if shares and most.endswith("%") else float(most)
         except ValueError:
+            also = ", or a percentage of the full network, such as macs=50%" if shares else ""
             raise RamifyError(
-                f"--budget is {text!r}; give one of {BUDGETS} and a number, such as params=1.2e6."
+                f"--budget is {text!r}; give one of {BUDGETS} and a number, such as "
+                f"params=1.2e6{also}."
             ) from None
     return found

@@ -57,9 +57,9 @@ TABLE: tuple[Row, ...] = (
 
     # --- ramify prune, which begins with a full network where ramify grow begins with a narrow one
     ({"kind": "prune"}, {
-        "width": None, "searcher": "rarts", "lam": 1.0, "beta": 0.01, "gamma": 1e-4,
-        "ratio": 0.4, "per_layer": False, "multiple_of": 1,
-        "from_scratch": False, "distill": False, "temperature": 4.0}),
+        "width": None, "searcher": "takeover", "lam": 1.0, "beta": 0.01, "gamma": 1e-4,
+        "budget": {"macs": "50%"}, "per_layer": False, "multiple_of": 1, "keep": 0.1,
+        "raw": False, "refit": True, "rounds": 1, "from_scratch": False, "temperature": 4.0}),
     ({"kind": "prune", "data": ("digits", *MNIST)}, {"model": "digits_net", "width": 16}),
     ({"kind": "prune", "data": CIFAR}, {"model": "preresnet20", "epochs": 10}),
 

@@ -152,7 +152,7 @@ class Setup:
         self, job: Job, history: list[Event], measured: Mapping[str, float] | None = None
     ) -> None:
         """Write the result of a job that is at its end; its checkpoint is no longer needed."""
-        last = next(event for event in reversed(history) if event["event"] == "epoch")
+        last = next(event for event in reversed(history) if "test_accuracy" in event)
         measures = {key: last[key] for key in ("test_accuracy", "test_loss", "params", "macs")}
         measures |= {"steps": last["step"], "seconds": history[-1]["t"], **(measured or {})}
         self.record({"event": "result"} | job.tags() | {"t": history[-1]["t"]} | measures)

@@ -10,12 +10,15 @@ from ramify.commands.settings import CUT, OWN, SEARCH, TRAIN, NetworkSettings, o
 from ramify.errors import RamifyError
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from ramify.methods import Method
     from ramify.select import Rule
     from ramify.train.width_search import WidthSearch
 
 GATED = ("rarts", "darts", "darts1", "darts2", "milenas", "joint", OWN)  # they learn gates
-SCORED = ("l1", "taylor", "random")  # plain training, then a score
-SEARCHERS = (*GATED[:-1], "bn", *SCORED, OWN)
+SCORED = ("takeover", "l1", "taylor", "random")  # a score, behind plain training where there is
+SEARCHERS = (*SCORED, *GATED[:-1], "bn", OWN)
 OWN_SCORE = "a method of your own"  # what `OWN` is where it scores, and learns no gates
 CUTS = ("ratio", "threshold", "budget")
 
@@ -28,8 +31,9 @@ class PruneSettings(NetworkSettings):
 
     searcher: str = option(
         SEARCH,
-        "What scores the channels: {}. All train for as many steps. Your own is a class of "
-        "ramify.relax.Searcher, which learns gates, or a method, which scores after training.",
+        "What scores the channels: {}. takeover needs no search: it scores by what the loss rises "
+        "by once the other channels have taken over. Your own is a class of ramify.relax.Searcher, "
+        "which learns gates, or a method, which scores after training.",
         choices=SEARCHERS,
     )
     lam: float | None = option(
@@ -58,30 +62,56 @@ class PruneSettings(NetworkSettings):
     search_epochs: int = option(
         SEARCH,
         "Passes over the data in the search; each step takes one batch of each half. Default: as "
-        "--epochs.",
+        "--epochs, and 0 for takeover.",
+        ge=0,
     )
     groups: tuple[str, ...] | None = option(
         CUT,
         "Score and cut only the groups of these names, as `ramify show` lists them, such as "
         "'*.mlp.fc1,*.q_proj:1'. Default: all.",
     )
-    ratio: float | None = option(CUT, "Share of the channels to cut, over all layers")
+    ratio: float | None = option(
+        CUT, "In place of --budget: the share of the channels to cut, over all layers."
+    )
+    keep: float = option(CUT, "The floor of every layer, as a share of its channels", gt=0, le=1)
+    alike: tuple[str, ...] | None = option(
+        CUT,
+        "Patterns of names of groups, such as '*.mlp.fc1'; groups that one matches stay equally "
+        "wide.",
+    )
+    raw: bool = option(
+        CUT,
+        "Compare scores between layers as they are, as the RARTS thesis does, and not over the "
+        "mean of each layer.",
+    )
+    refit: bool = option(
+        CUT, "Let the channels that stay take over, by least squares on --probe-samples samples."
+    )
+    rounds: int = option(
+        CUT, "Cuts, each with its fine-tuning, that approach the budget by equal factors.", ge=1
+    )
     per_layer: bool = option(CUT, "Cut the share --ratio of every layer.")
     threshold: float | None = option(
         CUT,
-        "In place of --ratio: cut the channels whose gate, or for bn whose norm scale, is at most "
+        "In place of --budget: cut the channels whose gate, or for bn whose norm scale, is at most "
         "this number.",
         ge=0,
     )
-    budget: dict[str, float] | None = option(
+    budget: dict[str, float | str] | None = option(
         CUT,
-        "In place of --ratio: cut until the network costs no more than this for one sample, such "
-        f"as params=1.2e6; may be given several times. One of {BUDGETS}.",
+        "Cut until the network costs no more than this for one sample, such as params=1.2e6, or "
+        f"macs=50% of the full network; may be given several times. One of {BUDGETS}. Default: "
+        "macs=50%.",
     )
     multiple_of: int = option(
         CUT, "Make the width of a layer that changes a multiple of this, such as 8"
     )
-    epochs: int = option(TRAIN, "Passes over the data that fine-tune the cut network.")
+    epochs: int = option(
+        TRAIN, "Passes over the data that fine-tune the network after a cut.", ge=0
+    )
+    tuning_lr: float = option(
+        TRAIN, "Learning rate of the fine-tuning. Default: a tenth of --lr.", gt=0
+    )
     from_scratch: bool = option(TRAIN, "Fine-tune the cut shape from fresh weights.")
     distill: bool = option(TRAIN, "Fine-tune on the outputs of the full network too.")
     temperature: float | None = option(
@@ -111,10 +141,13 @@ class PruneSettings(NetworkSettings):
         if given.get("model", values["model"]) != values["model"]:
             values["width"] = None
         epochs = given.get("epochs", values["epochs"])
-        values |= {"pretrain_epochs": epochs, "search_epochs": epochs}
+        direct = given.get("searcher", values["searcher"]) == "takeover"
+        values |= {"pretrain_epochs": epochs, "search_epochs": 0 if direct else epochs}
         values["arch_lr"] = given.get("lr", values["lr"])
-        cuts = [name for name in CUTS if name in given] or ["ratio"]
-        values |= dict.fromkeys(set(CUTS) - set(cuts))
+        values["tuning_lr"] = 0.1 * given.get("lr", values["lr"])
+        values["distill"] = given.get("pretrain_epochs", epochs) > 0
+        if any(name in given for name in CUTS):
+            values["budget"] = None
 
     @classmethod
     def choice(cls, selector: str, values: Mapping[str, Any]) -> str:
@@ -129,7 +162,7 @@ class PruneSettings(NetworkSettings):
     @classmethod
     def refuse(cls, given: Mapping[str, Any], values: dict[str, Any]) -> None:
         """Refuse settings that exclude each other, or that have no effect beside the others."""
-        cuts = [name for name in CUTS if values[name] is not None]
+        cuts = [name for name in CUTS if values.get(name) is not None]
         if len(cuts) > 1:
             raise RamifyError(f"{' and '.join(cuts)} each say how much to cut; give one of them.")
         if values["per_layer"] and cuts != ["ratio"]:
@@ -149,33 +182,113 @@ class PruneSettings(NetworkSettings):
 
     def check(self) -> None:
         """Raise a RamifyError where a setting is out of range."""
+        from ramify.train.cut_rounds import Cutting
         from ramify.train.rounds import checked_budget
 
         super().check()
-        checked_budget(self.budget)
-        self.selection(), self.search(self.seed)
+        sizes = {name: _checked_share(name, most) for name, most in (self.budget or {}).items()}
+        Cutting(**self.cutting(checked_budget(sizes)))
+        self.search(self.seed) or self.method(self.seed)
 
     def arms(self) -> tuple[str, ...]:
         """The networks that each seed trains."""
-        return ("baseline",) * bool(self.pretrain_epochs) + ("scored", "pruned")
+        searched = self.search_epochs > 0
+        return ("baseline",) * (self.pretrain_epochs > 0) + ("scored",) * searched + ("pruned",)
 
     def passes(self) -> int:
         """Epochs that the arms of a seed make together."""
-        return self.pretrain_epochs + self.search_epochs + self.epochs
+        return self.pretrain_epochs + self.search_epochs + self.rounds * self.epochs
 
-    def search(self, seed: int) -> WidthSearch:
-        """How the job with this seed scores channels."""
+    def search(self, seed: int) -> WidthSearch | None:
+        """How the job with this seed scores channels in training; None where it does not."""
+        return self._scoring(seed, self.search_epochs) if self.search_epochs else None
+
+    def method(self, seed: int) -> Method:
+        """What scores the channels of the network as it is."""
+        from ramify.train.width_search import WidthSearch
+
+        found = WidthSearch(self.searcher, seed=seed).method()
+        if found is None or self.searcher == "bn":
+            raise RamifyError(
+                f"the searcher {self.searcher} learns its scores in training, and search_epochs is "
+                "0; give some."
+            )
+        return found
+
+    def _scoring(self, seed: int, epochs: int) -> WidthSearch:
         from ramify.train.width_search import WidthSearch
 
         given = {name: getattr(self, name) for name in ("lam", "beta", "gamma", "arch_lr")}
         own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return WidthSearch(self.searcher, self.search_epochs, seed=seed, groups=self.groups, **own)
+        return WidthSearch(self.searcher, epochs, seed=seed, groups=self.groups, **own)
 
-    def selection(self) -> Rule:
-        """What selects among the prunes."""
+    def budget_of(self, model: nn.Module, inputs: Any) -> dict[str, float] | None:
+        """The budget in absolute numbers.
+
+        Args:
+            model: The full network, of which a budget may be a share.
+            inputs: One example of its inputs.
+
+        Returns:
+            Totals by resource; None where something else says what goes.
+        """
+        from ramify.cost import RESOURCES, graph_cost
+        from ramify.latency import measure_edited
+        from ramify.tracing import trace
+
+        if self.budget is None:
+            return None
+        graph = trace(model, inputs)
+        totals = dict[str, float]()
+        for name, most in self.budget.items():
+            if isinstance(most, str):
+                counted = name in RESOURCES
+                now = graph_cost(graph).of(name) if counted else measure_edited(graph).median
+                most = _checked_share(name, most) * now
+            totals[name] = most
+        return totals
+
+    def cutting(self, budget: dict[str, float] | None) -> dict[str, Any]:
+        """How the network is cut, as keyword arguments of :func:`ramify.shrink`.
+
+        Args:
+            budget: From :meth:`budget_of`.
+
+        Returns:
+            The arguments by name.
+        """
+        return {
+            "budget": budget,
+            "rule": None if self.budget else self._rule(),
+            "refit": self.refit,
+            "keep": self.keep,
+            "multiple_of": self.multiple_of,
+            "alike": self.alike or (),
+            "groups": self.groups,
+            "raw": self.raw or self.threshold is not None,
+            "rounds": self.rounds,
+        }
+
+    def _rule(self) -> Rule:
         from ramify.select import Threshold, TopFraction
 
         if self.threshold is not None:
             return Threshold(value=-self.threshold, multiple_of=self.multiple_of)
-        share = 1.0 if self.ratio is None else self.ratio
-        return TopFraction(share, per_group=self.per_layer, multiple_of=self.multiple_of)
+        assert self.ratio is not None
+        return TopFraction(self.ratio, per_group=self.per_layer, multiple_of=self.multiple_of)
+
+
+def _checked_share(name: str, most: float | str) -> float:
+    """A budget as it is, or as a share of the full network's cost where it is a percentage."""
+    if not isinstance(most, str):
+        return most
+    try:
+        share = float(most.removesuffix("%")) / 100
+    except ValueError:
+        share = 0.0
+    if not (most.endswith("%") and 0 < share < 1):
+        raise RamifyError(
+            f"the budget of {name} is {most!r}; give a number above 0, or a percentage of the "
+            "full network between 0% and 100%, such as 50%."
+        )
+    return share

@@ -18,7 +18,7 @@ from ramify.edit.carry import Follower
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods import Proposal, agree
-from ramify.methods.proposal import Method
+from ramify.methods.proposal import Method, checked
 from ramify.probe.loss import Loss
 from ramify.refit.choosing import (
     Floor,
@@ -27,6 +27,7 @@ from ramify.refit.choosing import (
     choose_channels,
     comparable,
     floors,
+    of_groups,
 )
 from ramify.refit.outcome import Accept, Outcome, constant_loss, mean_loss, outcome_of
 from ramify.refit.sequential import Refitted
@@ -87,6 +88,7 @@ def cut(  # noqa: PLR0913
     keep: Floor = 0.1,
     multiple_of: Multiple = 1,
     alike: Sequence[str] = (),
+    groups: Sequence[str] | None = None,
     raw: bool = False,
     held: Iterable[Any] | None = None,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
@@ -122,6 +124,7 @@ def cut(  # noqa: PLR0913
         keep: the floor of every group: a share of its width, a width, or one of these by group.
         multiple_of: what the width of each group that changes becomes a multiple of.
         alike: patterns of group names (`"*.mlp.*"`); groups that one matches stay equally wide.
+        groups: patterns of the names of the groups that may be cut; None for all.
         raw: compare scores between layers as they are, where a method's have no unit.
         held: samples to measure on that choose nothing; by default it is measured on `batches`.
         optimizer: the optimizer (or several) whose state follows.
@@ -163,8 +166,9 @@ def cut(  # noqa: PLR0913
     measured_on = sample if held is None else list(held)
     if not sample or not measured_on:
         raise RamifyError("there is no batch to choose or measure on: give a few hundred samples")
-    proposals = (method or Takeover()).propose(graph, loss, sample)
-    proposals = comparable(agree(graph, proposals), raw)
+    method = method or Takeover()
+    proposals = agree(graph, checked(graph, method, method.propose(graph, loss, sample)))
+    proposals = comparable(of_groups(graph, proposals, groups), raw)
     offered = candidates(graph, proposals, floors(graph, keep))
     pool = offered if rule is None else allowed_by(rule, proposals, offered)
     start = mean_loss(graph.model, loss, measured_on)

@@ -1,14 +1,16 @@
 """Learning from the full model while a pruned one is fine-tuned.
 
-Shape letters: `S` samples, `K` classes.
+Shape letters: `S` samples, `K` classes; `...` positions of a sequence or an image, if any.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
@@ -25,18 +27,19 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Te
     gradient falls as 1/T², so a weight of T² gives their loss.
 
     Args:
-        student: logits U (S, K).
-        teacher: logits Û (S, K).
+        student: logits U (S, ..., K).
+        teacher: logits Û (S, ..., K).
         temperature: T.
 
     Returns:
-        One number a sample, (S,).
+        One number a sample, (S,), the mean over positions where a sample has several.
 
     Source: RARTS thesis, section 4.2.1.
     """
     log_p = (student / temperature).log_softmax(-1)
     log_q = (teacher / temperature).log_softmax(-1)
-    return functional.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)
+    each = functional.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)
+    return each.reshape(len(each), -1).mean(1)
 
 
 def distilled(
@@ -45,8 +48,8 @@ def distilled(
     r"""A loss plus the distance from a teacher's outputs, `L + weight · L_KD`.
 
     What the loss gives its model is also given to the teacher, in evaluation mode and without
-    gradients, so any loss will do that calls its model once a batch. Outputs are logits (S, K), or
-    objects that hold them as `.logits`.
+    gradients, so any loss will do that calls its model once a batch. Outputs are logits
+    (S, ..., K), or objects that hold them as `.logits`.
 
     Args:
         loss: `loss(model, batch)`, one loss a sample, (S,).
@@ -108,12 +111,63 @@ def distilled(
     return taught
 
 
+def takes_softmax(model: nn.Module, loss: Loss, batch: Any) -> bool:
+    """Whether a loss takes the softmax of its model's output, so that a teacher's can be followed.
+
+    Args:
+        model: the network.
+        loss: `loss(model, batch)`.
+        batch: one batch.
+
+    Returns:
+        Whether a softmax over as many entries as the last dimension of the output is taken after
+        the model has run.
+
+    Example:
+        >>> x, y = torch.randn(5, 4), torch.zeros(5, dtype=torch.long)
+        >>> takes_softmax(nn.Linear(4, 3), lambda m, b: functional.cross_entropy(m(b), y), x)
+        True
+        >>> takes_softmax(nn.Linear(4, 3), lambda m, b: m(b).square().mean(1), x)
+        False
+    """
+    seen = _SoftmaxBehindModel()
+    handle = model.register_forward_hook(lambda _, __, output: seen.note(output))
+    try:
+        with evaluating(model), seen:
+            loss(model, batch)
+    finally:
+        handle.remove()
+    return seen.found
+
+
+class _SoftmaxBehindModel(TorchDispatchMode):
+    """Watches for a softmax of what the model has put out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes: int | None = None
+        self.found = False
+
+    def note(self, output: Any) -> None:
+        """The model has run."""
+        logits = getattr(output, "logits", output)
+        if isinstance(logits, Tensor) and logits.ndim > 1:
+            self.classes = logits.shape[-1]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (torch.ops.aten._log_softmax.default, torch.ops.aten._softmax.default):
+            self.found |= args[0].shape[-1] == self.classes
+        return func(*args, **(kwargs or {}))
+
+
 def _logits(output: Any) -> Tensor:
     logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
+    if not isinstance(logits, Tensor) or logits.ndim < 2:
         seen = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits)
         raise RamifyError(
-            f"distillation takes logits of shape (samples, classes), and the model gives {seen}; "
-            "give a model whose output they are, or hold them as .logits."
+            f"distillation takes logits of shape (samples, ..., classes), and the model gives "
+            f"{seen}; give a model whose output they are, or hold them as .logits."
         )
     return logits

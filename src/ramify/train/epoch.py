@@ -30,7 +30,7 @@ class Training:
     """How a network trains between two changes of its shape.
 
     Attributes:
-        epochs: Passes over the data in each round.
+        epochs: Passes over the data in each round; 0 trains nothing.
         optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
         lr: Learning rate at the start of each round.
         momentum: Momentum of SGD.
@@ -69,8 +69,8 @@ class Training:
         ):
             if value not in known:
                 raise RamifyError(f"unknown {name} {value!r}; choose one of {', '.join(known)}.")
-        if self.epochs < 1:
-            raise RamifyError(f"epochs is {self.epochs}; a round needs at least 1.")
+        if self.epochs < 0:
+            raise RamifyError(f"epochs is {self.epochs}; it must not be negative.")
         if not 0 < self.lr < math.inf:
             raise RamifyError(f"the learning rate is {self.lr}; it must be above 0.")
         if not 0 <= self.momentum < 1:

@@ -1,277 +1,137 @@
-"""Search for the widths of a network: score its channels in training, cut them, fine-tune."""
+"""Shrinking a trained network: search where asked, cut, let the rest take over, tune."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+import copy
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ramify import distributed
-from ramify.cost import RESOURCES, graph_cost
-from ramify.edit import Prune
-from ramify.edit.apply import apply
+from ramify.edit import Follower
 from ramify.errors import RamifyError
-from ramify.methods import Proposal, agree
-from ramify.methods.proposal import checked
-from ramify.methods.scores import norm_scales, prunable
-from ramify.probe.loss import Loss
-from ramify.relax import (
-    Gates,
-    GateScale,
-    Pairs,
-    distilled,
-    fold,
-    gate,
-)
+from ramify.methods.proposal import Method
+from ramify.probe.loss import Loss, checked_loss
+from ramify.refit import CutReport
+from ramify.refit import cut as refitted_cut
+from ramify.refit.choosing import Floor
+from ramify.refit.outcome import Accept
+from ramify.relax import Pairs
+from ramify.relax.distillation import distilled, takes_softmax
 from ramify.select import Rule
+from ramify.select.rounding import Multiple
+from ramify.store.checkpoint import read_checkpoint
+from ramify.store.model import recipe_of
 from ramify.tracing import ChannelGraph, trace
 from ramify.tracing.recorder import evaluating, tensors_of, untouched
+from ramify.train.cut_rounds import Cutting
 from ramify.train.epoch import Training
+from ramify.train.fresh_networks import scratch
 from ramify.train.history import Event
-from ramify.train.loop import Evaluate, Grown, train
-from ramify.train.rounds import agreed, choose, costs, edit_event, measured
-from ramify.train.search import search as run_search
-from ramify.train.width_search import Chance, WidthSearch
+from ramify.train.loop import Evaluate, Grown, Loop, begin
+from ramify.train.norm_statistics import recompute_statistics
+from ramify.train.passes import Data, Epoch
+from ramify.train.rounds import Choice, costs, edit_event
+from ramify.train.scored import Scores, check_search, plain_batches, search_widths
+from ramify.train.width_search import WidthSearch
+
+SAMPLES = 256
+"""So many samples choose the channels and refit the rest; as many others measure the cut."""
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A network after the search, its gates folded.
-
-    Attributes:
-        graph: Its channel graph.
-        proposals: A prune of every channel that was scored, the least needed first.
-        history: The events of the search.
-    """
-
-    graph: ChannelGraph
-    proposals: list[Proposal]
-    history: list[Event]
-
-
-def search_widths(
+def shrink(  # noqa: PLR0913  (one call for the whole job)
     model: nn.Module,
     inputs: Any,
     loss: Loss,
-    pairs: Pairs,
+    data: Data | Pairs,
     *,
-    search: WidthSearch,
-    training: Training,
-    probe: Iterable[Any],
-    **others: Any,
-) -> Scored:
-    """Train a network while its channels are scored: the search stage of Algorithm 3.
-
-    Args:
-        model: Any network that :func:`ramify.trace` takes; it is trained in place.
-        inputs: One example of its inputs.
-        loss: ``loss(model, batch)``, one loss a sample, shape (S,).
-        pairs: Batches of both halves of the data.
-        search: How to score.
-        training: How the weights train; its epochs are not looked at.
-        probe: The batches on which ``taylor`` scores.
-        **others: ``evaluate``, ``log``, ``checkpoint`` and ``tags``, as :func:`ramify.grow` takes
-            them.
-
-    Returns:
-        The scored network.
-
-    Raises:
-        RamifyError: The loss or a score is not finite, all gates of a layer are zero, or the
-            network has nothing to gate, or no norm layers where ``bn`` needs them.
-    """
-    graph = trace(model, inputs)
-    method = search.method()
-    # Train: plainly where another method scores, else with gates or norm scales that are learned.
-    if search.plain:
-        done: Grown = train(
-            model,
-            inputs,
-            partial(_of_pairs, loss),
-            pairs,
-            training=replace(training, epochs=search.epochs),
-            **others,
-        )
-        history = done.history
-    else:
-        groups = None if search.groups is None else search.chosen(graph)
-        gates = gate(graph, groups) if method is None else None
-        history = _searched(graph, gates, loss, pairs, search=search, training=training, **others)
-        method = method if gates is None else GateScale(fold(gates))
-    # Score every channel of the groups that were chosen.
-    graph = trace(model, inputs)
-    proposals = checked(graph, method, method.propose(graph, loss, probe)) if method else []
-    return Scored(graph, _among(search.chosen(graph), graph, proposals), history)
-
-
-def _searched(
-    graph: ChannelGraph,
-    gates: Gates | None,
-    loss: Loss,
-    pairs: Pairs,
-    *,
-    search: WidthSearch,
-    training: Training,
-    evaluate: Evaluate | None = None,
-    **others: Any,
-) -> list[Event]:
-    """The search proper; every epoch is measured with what the network costs."""
-    priced = costs(graph)
-    searcher = search.make(
-        graph.model,
-        _scales(graph) if gates is None else gates,
-        loss,
-        training,
-        search.epochs * len(pairs),
-    )
-    return run_search(
-        searcher,
-        pairs,
-        epochs=search.epochs,
-        evaluate=lambda model: dict(evaluate(model) if evaluate else {}) | priced,
-        **others,
-    )
-
-
-def check_widths(
-    model: nn.Module,
-    inputs: Any,
-    search: WidthSearch,
-    rule: Rule,
     budget: Mapping[str, float] | None = None,
-) -> None:
-    """Try on a network, before any work, whether it can be searched and cut so; it stays as it is.
-
-    Args:
-        model: The network.
-        inputs: One example of its inputs.
-        search: How channels are to be scored.
-        rule: What is to select among the prunes.
-        budget: What is to be reached; a latency is not tried.
-
-    Raises:
-        RamifyError: It has no channels that can be scored so, it is within the budget as it is, or
-            all prunes together do not bring it there.
-    """
-    graph = trace(model, inputs)
-    groups = search.chosen(graph)
-    # Whether there is something to learn on.
-    if search.gated:
-        fold(gate(graph, None if search.groups is None else groups))
-    elif search.searcher == "bn":
-        _scales(graph)
-    # Whether the budget can be reached: any order of the same prunes tells.
-    proposals = _among(groups, graph, Chance(0).propose(graph, None, ()))
-    counted = {name: most for name, most in (budget or {}).items() if name in RESOURCES}
-    choice = choose(graph, proposals, rule, counted)
-    if counted and counted == budget and not choice.selected:
-        raise RamifyError(
-            "the network is within the budget as it is, and nothing would be cut: give a smaller "
-            "budget, or a ratio."
-        )
-    least = graph_cost(graph, [proposal.edit for proposal in choice.selected])
-    for name, most in counted.items():
-        if least.of(name) > most:
-            raise RamifyError(
-                f"the budget of {name} is {most:g}, and with a single channel left in every group "
-                f"the network still has {least.of(name):,}: give a larger budget."
-            )
-
-
-def _among(
-    groups: Sequence[str], graph: ChannelGraph, proposals: Sequence[Proposal]
-) -> list[Proposal]:
-    # A method of the user's own may propose splits too.
-    prunes = [proposal for proposal in proposals if isinstance(proposal.edit, Prune)]
-    return [proposal for proposal in prunes if graph[proposal.edit.group].name in groups]
-
-
-def cut(
-    scored: Scored,
-    loss: Loss,
-    probe: Iterable[Any],
-    *,
-    rule: Rule,
-    budget: Mapping[str, float] | None = None,
-    evaluate: Evaluate | None = None,
-) -> tuple[ChannelGraph, Event]:
-    """Prune what the search found least needed: the pruning stage of Algorithm 3.
-
-    Args:
-        scored: From :func:`search_widths`; its network is cut in place.
-        loss: ``loss(model, batch)``, one loss a sample.
-        probe: The batches on which the loss is measured before and after.
-        rule: What selects among the prunes.
-        budget: The most that the network may then cost, as in :func:`ramify.grow`.
-        evaluate: Measures of the network, also taken before and after.
-
-    Returns:
-        The graph of the cut network, and the event, but for its tags.
-
-    Raises:
-        RamifyError: A budget is of another name, or the ranks do not hold the same network.
-    """
-    graph = scored.graph
-
-    def seen(graph: ChannelGraph) -> dict[str, Any]:
-        return measured(graph, loss, probe) | dict(evaluate(graph.model) if evaluate else {})
-
-    with distributed.together():
-        proposals = agree(graph, scored.proposals)
-        choice = agreed(choose(graph, proposals, rule, budget), proposals)
-        before, edits = seen(graph), [proposal.edit for proposal in choice.selected]
-        graph = apply(graph, edits) if edits else graph
-        distributed.check_ranks(graph.model)
-        after = seen(graph)
-    step = scored.history[-1]["step"]
-    place: Event = {"event": "edit", "step": step, "round": 1, "passes": 0, "budget": budget}
-    return graph, place | edit_event(graph, proposals, choice, before, after)
-
-
-def shrink(  # noqa: PLR0913  (one call for the whole of Algorithm 3)
-    model: nn.Module,
-    inputs: Any,
-    loss: Loss,
-    pairs: Pairs,
-    *,
-    search: WidthSearch,
-    rule: Rule,
-    training: Training,
-    budget: Mapping[str, float] | None = None,
-    teacher: nn.Module | None = None,
+    accept: Accept | None = None,
+    rule: Rule | None = None,
+    search: WidthSearch | None = None,
+    method: Method | None = None,
+    refit: bool = True,
+    keep: Floor = 0.1,
+    multiple_of: Multiple = 1,
+    alike: Sequence[str] = (),
+    groups: Sequence[str] | None = None,
+    raw: bool = False,
+    rounds: int = 1,
+    calibration: Iterable[Any] | None = None,
+    held: Iterable[Any] | None = None,
+    training: Training | None = None,
+    search_training: Training | None = None,
+    teacher: nn.Module | Literal["full"] | None = "full",
+    temperature: float = 4.0,
+    fresh: Callable[[], nn.Module] | None = None,
+    followers: Iterable[Follower] = (),
+    after_step: Callable[[nn.Module], None] | None = None,
     evaluate: Evaluate | None = None,
     log: Callable[[Event], None] | None = None,
     checkpoint: str | Path | None = None,
+    tags: Mapping[str, Any] | None = None,
 ) -> Grown:
-    """Search for a network's widths, cut it, and fine-tune what is left, in place (Algorithm 3).
+    """Make a trained network smaller, in place: cut it, let what stays take over, and tune it.
+
+    Channels are chosen and the rest is refitted by :func:`ramify.cut`, on a few hundred samples.
+    Then the network is tuned, by default at a rate for a network that already works and with the
+    full network as its teacher, and in the end its batch norms get the statistics that they really
+    have. With ``search`` the channels are first scored while the full network trains, as in
+    Algorithm 3 of the thesis.
+
+    Where ``torch.distributed`` is set up, every rank calls it with the same network and its own
+    share of the data.
 
     Args:
-        model: Any network that :func:`ramify.trace` takes, trained before or not.
-        inputs: One example of its inputs.
+        model: Any network that :func:`ramify.trace` takes, trained before.
+        inputs: One example of its inputs, on which its cost is counted.
         loss: ``loss(model, batch)``, one loss a sample, shape (S,).
-        pairs: Batches of two halves of the data that do not overlap; the fine-tuning goes through
-            both.
-        search: How channels are scored, and for how many epochs.
-        rule: What to prune: ``TopFraction(0.4)`` of all channels, or with ``per_group=True`` of
-            each layer.
-        training: How the weights train, in the search and in the fine-tuning, whose epochs it says.
-        budget: The most that the network may cost on ``inputs``: ``params``, ``macs``, ``flops``,
-            ``latency`` in milliseconds; give ``rule=TopFraction(1.0)`` with it.
-        teacher: The full network, to distil from in the fine-tuning.
+        data: The training batches: a list, a ``DataLoader``, or a function of the epoch's number;
+            or :class:`ramify.relax.Pairs` of two halves, for a search that needs them.
+        budget: The most that the network may have in the end, as :func:`ramify.cut` takes it.
+        accept: Whether a cut network is good enough, as :func:`ramify.cut` takes it.
+        rule: Which channels may go, as :func:`ramify.cut` takes it.
+        search: How channels are scored in training; by default ``method`` scores them.
+        method: What scores the channels; by default `Takeover`.
+        refit: Whether what stays takes over.
+        keep: The floor of every group: a share of its width, a width, or one of these by group.
+        multiple_of: What the width of each group that changes becomes a multiple of.
+        alike: Patterns of group names; groups that one matches stay equally wide.
+        groups: Patterns of the names of the groups that may be cut; None for all.
+        raw: Compare scores between layers as they are, where a method's have no unit.
+        rounds: So many cuts, each with its tuning; the budget is approached by equal factors.
+        calibration: The batches to choose and refit on; by default the first 256 samples of
+            ``data``.
+        held: The batches to measure the cut on, which choose nothing; by default the next 256.
+        training: How the cut network is tuned, after every cut; its ``epochs`` may be 0. By default
+            :func:`tuning`.
+        search_training: How the network trains in the search; by default as ``training``.
+        teacher: What the tuning follows beside the loss: a network, ``None``, or ``"full"``, a copy
+            of the network as it comes, where the loss takes a softmax of its outputs and no search
+            comes before.
+        temperature: Of the outputs that are followed.
+        fresh: Makes the full network anew: the cut shape is then trained from fresh weights.
+        followers: Weight averages and the like, which are cut alike; they are not refitted.
+        after_step: Called with the model after each step.
         evaluate: Measures of the network to add to the events.
-        log: Called with each event; ``"event"`` is ``"epoch"``, ``"edit"`` or ``"stop"``.
-        checkpoint: A file written after each epoch of the search; one named alike with ``-tuning``
-            behind takes over after the cut. Where they exist, the run goes on from them.
+        log: Called with each event, a dictionary; ``"event"`` is ``"epoch"``, ``"edit"`` or
+            ``"stop"``.
+        checkpoint: A file written after each event. Where it exists, the run goes on from it, to
+            the same result as without the interruption; give the full network again then. With a
+            search, one named alike with ``-tuning`` behind takes over after it.
+        tags: Entries to put in front of each event.
 
     Returns:
         The graph of the small network, the optimizer and the history.
 
     Raises:
-        RamifyError: As :func:`search_widths` and :func:`cut`; or the teacher is the network itself
-            or does not give logits like its own.
+        RamifyError: The budget or the floor cannot be met, the searcher needs ``Pairs``, the
+            teacher is the network itself or does not give logits like its own, something is no
+            longer finite, or the checkpoint is damaged.
 
     Example:
         >>> import torch, ramify
@@ -282,85 +142,265 @@ def shrink(  # noqa: PLR0913  (one call for the whole of Algorithm 3)
         >>> net = nn.Sequential(nn.Linear(2, 20), nn.ReLU(), nn.Linear(20, 2))
         >>> def loss(model, batch):
         ...     return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
-        >>> pairs = ramify.relax.Pairs([(x[:32], y[:32])], [(x[32:], y[32:])])
-        >>> small = ramify.shrink(net, x[:1], loss, pairs, search=ramify.WidthSearch(epochs=20),
-        ...     rule=ramify.TopFraction(0.4), training=ramify.Training(epochs=20))
-        >>> net[0].out_features
-        12
+        >>> small = ramify.shrink(net, x[:1], loss, [(x, y)], budget={"params": 62},
+        ...     training=ramify.Training(epochs=2, lr=0.01))
+        >>> net[0].out_features, [event["event"] for event in small.history]
+        (12, ['edit', 'epoch', 'epoch', 'stop'])
 
-    Source: RARTS thesis, Algorithm 3.
+    Source: RARTS thesis, Algorithm 3, for the search; :func:`ramify.cut` for the rest.
     """
-    check_widths(model, inputs, search, rule, budget)
-    if teacher is not None:
-        _check_teacher(model, teacher, loss, pairs)
-    second = None if checkpoint is None else Path(checkpoint).with_suffix("")
-    probe = _Both(pairs, 0)
-    scored = search_widths(
-        model,
-        inputs,
-        loss,
-        pairs,
-        search=search,
-        training=training,
-        probe=probe,
-        evaluate=evaluate,
-        log=log,
-        checkpoint=checkpoint,
+    cutting = Cutting(
+        budget, accept, rule, method, refit, keep, multiple_of, alike, groups, raw, rounds
     )
-    _, event = cut(scored, loss, probe, rule=rule, budget=budget, evaluate=evaluate)
-    if log is not None and distributed.is_rank_zero():
-        log(event)
-    tuned = train(
-        model,
-        inputs,
-        loss if teacher is None else distilled(loss, teacher),
-        partial(_Both, pairs),
-        training=training,
-        evaluate=evaluate,
-        log=log,
-        checkpoint=second and second.with_name(f"{second.name}-tuning.safetensors"),
-    )
-    return replace(tuned, history=[*scored.history, event, *tuned.history])
-
-
-def _check_teacher(model: nn.Module, teacher: nn.Module, loss: Loss, pairs: Pairs) -> None:
-    """Try the loss of the fine-tuning on one batch, before any work; everything stays as it is."""
-    if teacher is model:
+    if search is not None and rounds > 1:
         raise RamifyError(
-            "the teacher is the network that is to be cut: give a copy of it, as copy.deepcopy "
-            "makes."
+            "a search scores the channels once, and several rounds need scores of their own: give "
+            "one round, or no search."
         )
-    with untouched(model), evaluating(model):
-        distilled(loss, teacher)(model, next(iter(_Both(pairs, 0))))
+    training = training or tuning()
+    with distributed.together():
+        check_shrink(model, inputs, search, cutting)
+        plain, last = plain_batches(data), _after(checkpoint, search)
+        teacher = None if teacher == "full" and search is not None else teacher
+        taught = _tuning_loss(model, loss, plain, teacher, temperature)
+        sample, judges = _samples(model, loss, plain, calibration, held)
+        job, before = _Job(loss, plain, cutting, sample, judges, fresh), list[Event]()
+        scores: Scores | None = None
+        # The search, unless what comes after it has begun.
+        if search is not None and not (last and last.exists()):
+            scored = search_widths(
+                model,
+                inputs,
+                loss,
+                data,
+                search=search,
+                training=search_training or training,
+                probe=sample,
+                evaluate=evaluate,
+                log=log,
+                checkpoint=checkpoint,
+                tags=tags,
+            )
+            before, scores = scored.history, Scores.of(scored.proposals)
+        elif search is not None and checkpoint is not None:
+            before = read_checkpoint(Path(checkpoint)).history
+        # Cut and tune.
+        limits: Event = {"rounds": rounds - 1, "budget": dict(budget) if budget else None}
+        loop = begin(
+            model,
+            taught,
+            plain,
+            training=training,
+            limits=limits,
+            followers=followers,
+            after_step=after_step,
+            evaluate=evaluate,
+            log=log,
+            checkpoint=last,
+            tags=tags,
+        )
+        graph = trace(model, inputs)
+        distributed.check_ranks(model)
+        while not loop.journal.stopped:
+            graph = _next(loop, graph, job, scores, limits)
+        return Grown(graph, loop.subject.optimizer, [*before, *loop.journal.history])
+
+
+def tuning() -> Training:
+    """How a cut network is tuned where nothing else is said.
+
+    Returns:
+        Two epochs of SGD at a rate that does not destroy what a trained network knows.
+
+    Example:
+        >>> tuning().epochs
+        2
+    """
+    return Training(epochs=2, lr=0.01, nesterov=True, weight_decay=1e-4)
+
+
+def check_shrink(
+    model: nn.Module, inputs: Any, search: WidthSearch | None, cutting: Cutting
+) -> None:
+    """Try on a network, before any work, whether it can be searched and cut; it stays as it is.
+
+    Args:
+        model: The network.
+        inputs: One example of its inputs.
+        search: How channels are to be scored; None for no search.
+        cutting: How it is to be cut; a latency is not tried.
+
+    Raises:
+        RamifyError: It has no channels that can be scored so, it is within the budget as it is, or
+            all prunes together do not bring it there.
+    """
+    graph = trace(model, inputs)
+    if search is not None:
+        check_search(graph, search)
+    cutting.check(graph)
 
 
 @dataclass(frozen=True)
-class _Both:
-    """The batches of both halves, one after the other, as often as wanted."""
+class _Job:
+    """What every cut of a run goes by."""
 
-    pairs: Pairs
-    epoch: int
+    loss: Loss
+    data: Data
+    cutting: Cutting
+    sample: list[Any]
+    held: list[Any] | None
+    fresh: Callable[[], nn.Module] | None
 
-    def __len__(self) -> int:
-        return 2 * len(self.pairs)
+    def cut(
+        self, loop: Loop, graph: ChannelGraph, scores: Scores | None, round_: int
+    ) -> tuple[ChannelGraph, Event]:
+        """Cut once.
 
-    def __iter__(self) -> Iterator[Any]:
-        return (batch for pair in self.pairs(self.epoch) for batch in pair)
+        Returns:
+            The graph of the cut network, and what the history keeps.
+        """
+        cutting, reports = self.cutting, list[CutReport]()
+        before = _seen(loop, graph)
+        with warnings.catch_warnings():  # they stand in the event
+            warnings.simplefilter("ignore", UserWarning)
+            graph = refitted_cut(
+                graph,
+                self.loss,
+                self.sample,
+                budget=cutting.within(graph, round_),
+                accept=cutting.accept,
+                rule=cutting.rule,
+                method=scores or cutting.method,
+                refit=cutting.refit,
+                keep=cutting.keep,
+                multiple_of=cutting.multiple_of,
+                alike=cutting.alike,
+                groups=cutting.groups,
+                raw=cutting.raw,
+                held=self.held,
+                optimizer=loop.subject.optimizer,
+                followers=loop.subject.followers,
+                log=reports.append,
+            )
+        if self.fresh is not None:
+            _refresh(graph.model, self.fresh)
+        return graph, _described(graph, reports[0], before, _seen(loop, graph))
 
 
-def _of_pairs(loss: Loss, model: nn.Module, pair: tuple[Any, Any]) -> Tensor:
-    """The losses of both batches of a pair: plain training on what a searcher sees in a step."""
-    return torch.cat([loss(model, batch) for batch in pair])
+def _seen(loop: Loop, graph: ChannelGraph) -> dict[str, Any]:
+    """Widths, cost and measures of the network as it is."""
+    measures = dict(loop.evaluate(graph.model) if loop.evaluate else {})
+    return {"widths": {g.name: g.width for g in graph.groups}} | costs(graph) | measures
 
 
-def _scales(graph: ChannelGraph) -> list[Tensor]:
-    """The scales of the norm layers that carry channels that can go."""
-    tensors, known = tensors_of(graph.model), norm_scales(graph)
-    carried = {slot.name for group in prunable(graph) for slot in group.slots}
-    found = [tensors[name] for name in sorted(known & carried) if tensors[name].requires_grad]
-    if not found:
+def _next(
+    loop: Loop, graph: ChannelGraph, job: _Job, scores: Scores | None, limits: Event
+) -> ChannelGraph:
+    """The next step of the run: a cut, the rest of a tuning, or the end."""
+    journal = loop.journal
+    first = not journal.history
+    if first or (journal.epoch >= loop.training.epochs and journal.round < loop.rounds):
+        round_ = 0 if first else journal.round + 1
+        graph, event = job.cut(loop, graph, scores, round_)
+        distributed.check_ranks(graph.model)
+        place: Event = {"round": round_, "step": journal.step, "passes": 0}
+        journal.write("edit", place | {"budget": limits["budget"]} | event)
+    elif journal.epoch < loop.training.epochs:
+        loop.train_round(graph)
+    else:
+        # The statistics that the norms really have, and what the network then measures.
+        if loop.training.epochs:
+            recompute_statistics(graph.model, job.loss, Epoch(job.data, 0))
+        measures = dict(loop.evaluate(graph.model) if loop.evaluate else {})
+        loop.stop("rounds", limits | measures | costs(graph))
+    return graph
+
+
+def _described(
+    graph: ChannelGraph, report: CutReport, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> Event:
+    """What the history keeps of a cut: the edit, what was expected of it, and the refit."""
+    taken = set(report.edits)
+    chosen = [proposal for proposal in report.proposals if proposal.edit in taken]
+    losses = ({"loss": report.loss_before}, {"loss": report.loss_after})
+    before, after = ({**seen, **loss} for seen, loss in zip((before, after), losses, strict=True))
+    event = edit_event(graph, report.proposals, Choice(chosen), before, after)
+    known = math.isfinite(report.predicted)
+    return event | {
+        "predicted_gain": -report.predicted if known else None,
+        "held": report.held,
+        "warnings": list(report.warnings),
+        "refitted": [
+            {"name": one.name, "strength": one.strength, "before": one.before, "after": one.after}
+            for one in report.refitted
+        ],
+    }
+
+
+def _refresh(model: nn.Module, fresh: Callable[[], nn.Module]) -> None:
+    """Give a cut network the fresh weights of its shape."""
+    drawn = tensors_of(scratch(fresh, recipe_of(model)))
+    with torch.no_grad():
+        for name, tensor in tensors_of(model).items():
+            tensor.copy_(drawn[name])
+
+
+def _samples(
+    model: nn.Module,
+    loss: Loss,
+    data: Data,
+    calibration: Iterable[Any] | None,
+    held: Iterable[Any] | None,
+) -> tuple[list[Any], list[Any] | None]:
+    """The batches that choose and refit, and those that measure; None where none are left."""
+    passing = iter(Epoch(data, 0))
+
+    def first() -> list[Any]:
+        found, samples = list[Any](), 0
+        with evaluating(model):
+            while samples < SAMPLES and (batch := next(passing, None)) is not None:
+                found.append(batch)
+                samples += len(checked_loss(loss, model, batch))
+        return found
+
+    sample = first() if calibration is None else list(calibration)
+    return sample, (first() if held is None else list(held)) or None
+
+
+def _after(checkpoint: str | Path | None, search: WidthSearch | None) -> Path | None:
+    """The file of what comes after the search, which has one of its own."""
+    if checkpoint is None or search is None:
+        return None if checkpoint is None else Path(checkpoint)
+    stem = Path(checkpoint).with_suffix("")
+    return stem.with_name(f"{stem.name}-tuning.safetensors")
+
+
+def _tuning_loss(
+    model: nn.Module,
+    loss: Loss,
+    data: Data,
+    teacher: nn.Module | str | None,
+    temperature: float,
+) -> Loss:
+    """The loss of the tuning, tried on one batch before any work; everything stays as it is."""
+    if teacher is None:
+        return loss
+    if teacher is model:
         raise RamifyError(
-            "no channel that could be pruned passes a norm layer with a scale, which is what bn "
-            "learns: take another searcher."
+            "the teacher is the network that is to be cut: give a copy of it, as copy.deepcopy "
+            'makes, or teacher="full", which copies it.'
         )
-    return found
+    if isinstance(teacher, str) and teacher != "full":
+        raise RamifyError(f'teacher is a network, "full" or None, and got {teacher!r}.')
+    batch = next(iter(Epoch(data, 0)), None)
+    if batch is None:
+        raise RamifyError("the data gave no batch; give a list, a DataLoader or a function.")
+    if isinstance(teacher, str):
+        with untouched(model):
+            if not takes_softmax(model, loss, batch):
+                return loss
+        teacher = copy.deepcopy(model)
+    taught = distilled(loss, teacher, temperature)
+    with untouched(model), evaluating(model):
+        taught(model, batch)
+    return taught

@@ -19,12 +19,13 @@ from ramify.methods import BNScale, Method, Proposal, Taylor
 from ramify.methods.registry import as_method
 from ramify.methods.scores import prunable, prunes
 from ramify.probe.loss import Loss
+from ramify.refit import Takeover
 from ramify.relax import L1, Searcher
 from ramify.relax.registry import NAMES, learns_alpha, searcher_named
 from ramify.tracing import ChannelGraph
 from ramify.train.epoch import Training, optimizer_over
 
-PLAIN = ("l1", "taylor", "random")
+PLAIN = ("takeover", "l1", "taylor", "random")
 SEARCHERS = (*NAMES, "bn", *PLAIN)
 
 
@@ -34,8 +35,9 @@ class WidthSearch:
 
     Gates on the channels are learned beside the weights by ``rarts``, ``darts1``, ``darts2``,
     ``milenas`` and ``joint``. With ``bn`` the scales of the norm layers are, under an L1 penalty:
-    network slimming. ``l1``, ``taylor`` and ``random`` train plainly for as many steps on as many
-    samples, then score by the weights, by first order, or by chance. A searcher of the user's own,
+    network slimming. ``takeover``, ``l1``, ``taylor`` and ``random`` train plainly for as many
+    steps on as many samples, then score by what the loss rises by once the others have taken over,
+    by the weights, by first order, or by chance. A searcher of the user's own,
     ``package.module:object``, is a class of :class:`ramify.relax.Searcher`, which learns gates, or
     a method (or what makes one, called with ``seed=`` where it takes that), whose prunes are ranked
     after plain training.
@@ -167,6 +169,7 @@ class WidthSearch:
         """What scores the channels after the search, where that is not the gates."""
         methods: dict[str, Method] = {
             "bn": BNScale(),
+            "takeover": Takeover(),
             "l1": WeightNorm(),
             "taylor": Taylor(),
             "random": Chance(self.seed),
