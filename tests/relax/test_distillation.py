@@ -9,6 +9,7 @@ from torch import nn
 
 from ramify.errors import RamifyError
 from ramify.relax import distilled
+from ramify.relax.distillation import divergence, takes_softmax
 from ramify.train.epoch import cross_entropy
 
 
@@ -76,7 +77,50 @@ def test_what_it_refuses():
     with pytest.raises(RamifyError, match="teacher of the same classes"):
         distilled(cross_entropy, nn.Linear(5, 4))(student, batch)
     with pytest.raises(RamifyError, match="the model gives shape"):
-        distilled(lambda m, b: m(b[0]).flatten(1).sum(1), nn.Identity())(
-            nn.Unflatten(1, (1, 5)), batch
-        )
+        distilled(lambda m, b: m(b[0]), nn.Identity())(nn.Flatten(0), batch)
     assert not student._forward_hooks
+
+
+def test_positions_of_a_sample_count_as_one():
+    """Logits (samples, positions, classes): the mean over the positions of each sample."""
+    student, teacher = torch.randn(4, 6, 3), torch.randn(4, 6, 3)
+    expected = torch.stack(
+        [divergence(student[:, place], teacher[:, place]) for place in range(6)]
+    ).mean(0)
+    torch.testing.assert_close(divergence(student, teacher), expected)
+
+
+class Attends(nn.Module):
+    """A softmax within, as wide as the output, and none behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(x).softmax(-1) @ torch.eye(3)
+
+
+def by_probabilities(model, batch):
+    return -model(batch[0]).softmax(1)[range(4), batch[1]].log()
+
+
+SOFTMAX = {
+    "cross entropy": (nn.Linear(5, 3), cross_entropy, True),
+    "softmax written out": (nn.Linear(5, 3), by_probabilities, True),
+    "squares": (nn.Linear(5, 3), lambda m, b: m(b[0]).square().sum(1), False),
+    "softmax within": (Attends(), lambda m, b: m(b[0]).square().sum(1), False),
+    "of another width": (
+        nn.Linear(5, 3),
+        lambda m, b: m(b[0]).sum(1) + b[0].softmax(1).sum(1),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_whether_a_loss_takes_a_softmax(name):
+    model, loss, expected = SOFTMAX[name]
+    batch = torch.randn(4, 5), torch.randint(3, (4,))
+    assert takes_softmax(model, loss, batch) is expected
+    assert not model._forward_hooks

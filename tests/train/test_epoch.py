@@ -94,7 +94,7 @@ def test_settings_reach_the_optimizer(name: str, kind: type) -> None:
         ({"nesterov": True, "momentum": 0.0}, "nesterov is a form of momentum"),
         ({"milestones": (0.5, 0.5)}, "milestones are 0.5, 0.5; give rising shares between 0 and 1"),
         ({"milestones": (0.5, 1.0)}, "milestones are 0.5, 1.0"),
-        ({"epochs": 0}, "epochs is 0; a round needs at least 1"),
+        ({"epochs": -1}, "epochs is -1; it must not be negative"),
         ({"lr": 0.0}, "learning rate is 0.0; it must be above 0"),
         ({"lr": math.nan}, "learning rate is nan"),
     ],

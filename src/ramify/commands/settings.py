@@ -99,7 +99,9 @@ class Settings(BaseModel, ABC):
         "test/CLASS/*; or package.module:object, a data set of yours or a function that returns "
         "one.",
     )
-    epochs: int = option(TRAIN, "Passes over the data before and after each change of the shape.")
+    epochs: int = option(
+        TRAIN, "Passes over the data before and after each change of the shape.", ge=1
+    )
     batch_size: int = option(TRAIN, "Samples of a step.", ge=1)
     seed: int = option(RUN, "The first random seed.")
     seeds: int = option(RUN, "How many seeds to run, one after the other.", ge=1)
