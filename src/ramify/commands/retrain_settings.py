@@ -31,7 +31,7 @@ class RetrainSettings(NetworkSettings):
 
     kind: ClassVar[str] = "retrain"
 
-    epochs: int = option(TRAIN, AS_THE_RUN)
+    epochs: int = option(TRAIN, AS_THE_RUN, ge=1)
     source: str
 
     @classmethod
@@ -103,7 +103,7 @@ class RetrainCellsSettings(TrainingSettings):
 
     kind: ClassVar[str] = "retrain-cells"
 
-    epochs: int = option(TRAIN, AS_THE_RUN)
+    epochs: int = option(TRAIN, AS_THE_RUN, ge=1)
     channels: int = option(WHAT, "Of cells: channels of the first cells.", ge=1)
     cells: int = option(WHAT, "Of cells: how many, as for ramify search.", ge=1)
     auxiliary: float = option(

@@ -2,7 +2,8 @@
 
 ``epoch`` has the settings of training and one pass over the data; ``loop`` repeats it round after
 round (`train`), and ``grow`` alternates it with edits, which ``rounds`` chooses and describes.
-``search`` is the loop of a relaxed search; ``shrink`` scores channels in it by what
-``width_search`` says, cuts them and trains on. All of them write their events and one checkpoint by
+``shrink`` cuts a trained network and tunes it, as ``cut_rounds`` says, and ``norm_statistics`` ends
+it. ``search`` is the loop of a relaxed search, in which ``scored`` scores the channels to cut, by
+the settings of ``width_search``. All of them write their events and one checkpoint by
 ``history``, take their data as ``passes`` numbers it, and carry ``followers`` along.
 """
