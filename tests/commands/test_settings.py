@@ -49,6 +49,7 @@ def test_what_is_given_goes_before_any_default() -> None:
         "schedule": "steps",
         "milestones": (0.25,),
         "span": "run",
+        "warmup": 0.25,
         "method": "s3d",
         "budget": {"params": 1e4},
         "signed": 2.0,
@@ -69,7 +70,7 @@ def test_what_is_given_goes_before_any_default() -> None:
     as_json = {"command": "grow", "rule": "top-fraction", "milestones": [0.25], "copies": [2, 4]}
     assert config.to_json() == given | as_json | dict.fromkeys(absent)
     training = config.training()
-    assert (training.epochs, training.optimizer, training.lr) == (7, "sgd", 0.25)
+    assert (training.epochs, training.warmup, training.lr) == (7, 0.25, 0.25)
     assert (training.momentum, training.weight_decay, training.schedule) == (0.5, 0.0, "steps")
     assert (training.nesterov, training.milestones, training.span) == (True, (0.25,), "run")
     method = SplittingDescent(signed=2.0, copies=(2, 4), step=0.5, surrogate=2.0)

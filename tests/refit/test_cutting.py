@@ -394,3 +394,38 @@ def test_tied_groups_under_a_rule():
         graph, loss, batches(data), rule=ramify.TopFraction(0.5), method=Unequal(), alike=["[02]"]
     )
     assert graph["0"].width == graph["2"].width == 12
+
+
+def test_a_method_that_does_not_compare_layers_is_balanced_by_trials():
+    """`Unequal` would empty the first layer; a trial shows that equal shares lose less."""
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    widths = {}
+    for balance in (False, True):
+        other = copy.deepcopy(net)
+        graph = ramify.trace(other, data[0][:1])
+        options = {"rule": ramify.TopFraction(0.5), "method": Unequal(), "keep": 0.2}
+        graph = cut(graph, loss, batches(data), raw=True, balance=balance, **options)
+        widths[balance] = [graph["0"].width, graph["2"].width], mean(other, data)
+    assert widths[False][0] == [5, 19]
+    assert sum(widths[True][0]) == 24
+    assert widths[True][0][0] > 5
+    assert widths[True][1] < widths[False][1]
+
+
+@pytest.mark.parametrize("resource", ["params", "macs"])
+def test_balanced_within_a_budget(resource):
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    most = 0.4 * graph_cost(graph).of(resource)
+    graph = cut(
+        graph,
+        loss,
+        batches(data),
+        budget={resource: most},
+        method=Unequal(),
+        raw=True,
+        balance=True,
+    )
+    assert 0.8 * most < graph_cost(graph).of(resource) <= most
+    assert min(graph["0"].width, graph["2"].width) > 5

@@ -95,6 +95,7 @@ def test_settings_reach_the_optimizer(name: str, kind: type) -> None:
         ({"milestones": (0.5, 0.5)}, "milestones are 0.5, 0.5; give rising shares between 0 and 1"),
         ({"milestones": (0.5, 1.0)}, "milestones are 0.5, 1.0"),
         ({"epochs": -1}, "epochs is -1; it must not be negative"),
+        ({"warmup": 1.0}, "warmup is 1.0; it is a share of 0 or more, and below 1"),
         ({"lr": 0.0}, "learning rate is 0.0; it must be above 0"),
         ({"lr": math.nan}, "learning rate is nan"),
     ],

@@ -146,7 +146,7 @@ class GrowSettings(NetworkSettings):
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Folders from before ``--rule`` do not name the rule."""
         taken = {name: v for name, v in values.items() if v is not None}
-        return {"rule": implied_rule(values, taken)} | values
+        return super().upgraded({"rule": implied_rule(values, taken)} | values)
 
     def check(self) -> None:
         """Raise a RamifyError where a setting is out of range."""

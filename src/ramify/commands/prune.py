@@ -27,7 +27,7 @@ from ramify.train.cut_rounds import Cutting
 from ramify.train.epoch import cross_entropy
 from ramify.train.loop import train
 from ramify.train.scored import Scores, search_widths
-from ramify.train.shrink import check_shrink, shrink
+from ramify.train.shrink import TEMPERATURE, check_shrink, shrink
 
 
 def prepare_widths(settings: PruneSettings) -> Dataset:
@@ -111,9 +111,9 @@ def _shrink(settings: PruneSettings, job: Job, setup: Setup) -> None:
         **cutting | {"method": method},
         calibration=sample,
         held=held,
-        training=replace(settings.training(), epochs=settings.epochs, lr=settings.tuning_lr),
+        training=settings.tuning(),
         teacher=full if settings.distill else None,
-        temperature=settings.temperature or 4.0,
+        temperature=settings.temperature or TEMPERATURE,
         fresh=setup.build if settings.from_scratch else None,
         **setup.training(job),
     )

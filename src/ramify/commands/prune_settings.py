@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ramify.commands.grow_settings import BUDGETS
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from ramify.methods import Method
     from ramify.select import Rule
+    from ramify.train.epoch import Training
     from ramify.train.width_search import WidthSearch
 
 GATED = ("rarts", "darts", "darts1", "darts2", "milenas", "joint", OWN)  # they learn gates
@@ -198,6 +200,14 @@ class PruneSettings(NetworkSettings):
     def passes(self) -> int:
         """Epochs that the arms of a seed make together."""
         return self.pretrain_epochs + self.search_epochs + self.rounds * self.epochs
+
+    def tuning(self) -> Training:
+        """How the cut network is fine-tuned."""
+        from ramify.train.shrink import tuning
+
+        return replace(
+            self.training(), epochs=self.epochs, lr=self.tuning_lr, warmup=tuning().warmup
+        )
 
     def search(self, seed: int) -> WidthSearch | None:
         """How the job with this seed scores channels in training; None where it does not."""

@@ -320,7 +320,15 @@ class TrainingSettings(Settings):
     milestones: tuple[float, ...] = option(
         TRAIN, "Where the schedule steps divides the rate by ten, as shares of the schedule"
     )
+    warmup: float = option(
+        TRAIN, "Share of the schedule over which the rate rises to its full value", ge=0, lt=1
+    )
     span: str
+
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Folders from before ``--warmup`` had none."""
+        return {"warmup": 0.0} | values
 
     @classmethod
     def refuse(cls, given: Mapping[str, Any], values: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from ramify.errors import RamifyError
 from ramify.methods import Proposal, agree
 from ramify.methods.proposal import Method, checked
 from ramify.probe.loss import Loss
+from ramify.refit.balance import raised_floors, resource_of
 from ramify.refit.choosing import (
     Floor,
     allowed_by,
@@ -90,6 +92,7 @@ def cut(  # noqa: PLR0913
     alike: Sequence[str] = (),
     groups: Sequence[str] | None = None,
     raw: bool = False,
+    balance: bool | None = None,
     held: Iterable[Any] | None = None,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     followers: Follower | Iterable[Follower] = (),
@@ -126,6 +129,9 @@ def cut(  # noqa: PLR0913
         alike: patterns of group names (`"*.mlp.*"`); groups that one matches stay equally wide.
         groups: patterns of the names of the groups that may be cut; None for all.
         raw: compare scores between layers as they are, where a method's have no unit.
+        balance: whether more equal shares of all layers are tried too, and the selection that loses
+            least on `batches` is kept. By default for every method but `Takeover`, whose costs
+            compare between layers, unless `raw`.
         held: samples to measure on that choose nothing; by default it is measured on `batches`.
         optimizer: the optimizer (or several) whose state follows.
         followers: models or state dictionaries that follow the edit; they are not refitted.
@@ -169,16 +175,30 @@ def cut(  # noqa: PLR0913
     method = method or Takeover()
     proposals = agree(graph, checked(graph, method, method.propose(graph, loss, sample)))
     proposals = comparable(of_groups(graph, proposals, groups), raw)
-    offered = candidates(graph, proposals, floors(graph, keep))
-    pool = offered if rule is None else allowed_by(rule, proposals, offered)
+    least = floors(graph, keep)
+    if balance is None:
+        balance = not raw and not isinstance(method, Takeover)
     start = mean_loss(graph.model, loss, measured_on)
 
-    def attempt(within: Mapping[str, float] | None) -> tuple[Outcome, list[Proposal]]:
+    def tried(
+        within: Mapping[str, float] | None, floor: Mapping[str, int]
+    ) -> tuple[Outcome, list[Proposal]]:
+        offered = candidates(graph, proposals, floor)
+        pool = offered if rule is None else allowed_by(rule, proposals, offered)
         chosen = choose_channels(graph, offered, pool, within, multiple_of=multiple_of, alike=alike)
         chosen = agree(graph, chosen)
         edits = [proposal.edit for proposal in chosen]
         found = outcome_of(graph, edits, loss, sample, measured_on, refit=refit, accept=accept)
         return found, chosen
+
+    def attempt(within: Mapping[str, float] | None) -> tuple[Outcome, list[Proposal]]:
+        found = [tried(within, least)]
+        if balance and found[0][1]:
+            resource = resource_of(within)
+            for floor in raised_floors(graph, proposals, found[0][1], least, resource):
+                with suppress(RamifyError):  # under these floors the budget is out of reach
+                    found.append(tried(within, floor))
+        return min(found, key=lambda one: one[0].sample_loss)
 
     most = math.inf if budget is None else budget.get("loss", math.inf)
     if accept is None and most == math.inf:

@@ -33,7 +33,8 @@ class Outcome:
 
     Attributes:
         edits: what was cut.
-        loss: the mean loss after it.
+        loss: the mean loss after it, on what it is measured on.
+        sample_loss: the same on the sample that chose the channels.
         accepted: what the user's own judgement said.
         refitted: what became of each reader.
         state: parameters and buffers after it.
@@ -41,6 +42,7 @@ class Outcome:
 
     edits: tuple[Edit, ...]
     loss: float
+    sample_loss: float
     accepted: bool
     refitted: list[Refitted]
     state: Mapping[str, Tensor]
@@ -82,10 +84,11 @@ def outcome_of(
     with borrowed(model), resized(model, graph.indexing, plan_edits(graph, edits).changes):
         refitted = refit_readers(model, reference, sample, loss) if refit and edits else []
         measured = mean_loss(model, loss, held)
+        chosen_on = measured if held is sample else mean_loss(model, loss, sample)
         with evaluating(model):
             accepted = accept is None or distributed.all_true(bool(accept(model)))
         state = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
-    return Outcome(tuple(edits), measured, accepted, refitted, state)
+    return Outcome(tuple(edits), measured, chosen_on, accepted, refitted, state)
 
 
 @contextmanager

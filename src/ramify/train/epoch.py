@@ -39,6 +39,7 @@ class Training:
         schedule: ``"cosine"`` falls to 0, ``"steps"`` divides by 10 at each milestone,
             ``"constant"`` stays.
         milestones: Where ``"steps"`` divides, as shares of the schedule.
+        warmup: Share of the schedule over which the learning rate rises from 0 to its full value.
         span: What the schedule goes over: ``"round"`` begins it again after each edit (S2D, S3D),
             ``"run"`` stretches it over the training epochs of all rounds (Gauss-Newton).
 
@@ -60,6 +61,7 @@ class Training:
     schedule: str = "cosine"
     milestones: tuple[float, ...] = (0.5, 0.75)
     span: str = "round"
+    warmup: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -71,6 +73,8 @@ class Training:
                 raise RamifyError(f"unknown {name} {value!r}; choose one of {', '.join(known)}.")
         if self.epochs < 0:
             raise RamifyError(f"epochs is {self.epochs}; it must not be negative.")
+        if not 0 <= self.warmup < 1:
+            raise RamifyError(f"warmup is {self.warmup}; it is a share of 0 or more, and below 1.")
         if not 0 < self.lr < math.inf:
             raise RamifyError(f"the learning rate is {self.lr}; it must be above 0.")
         if not 0 <= self.momentum < 1:
@@ -99,8 +103,16 @@ class Training:
         Example:
             >>> Training().factor(2, 4), Training(schedule="steps").factor(3, 4)
             (0.5, 0.01)
+            >>> [Training(schedule="constant", warmup=0.5).factor(step, 4) for step in range(3)]
+            [0.5, 1.0, 1.0]
         """
-        done = step / total
+        rising = self.warmup * total
+        if step + 1 < rising:
+            return (step + 1) / rising * self._falling(step / total)
+        return self._falling(step / total)
+
+    def _falling(self, done: float) -> float:
+        """The schedule without its beginning; ``done`` is the share that has passed."""
         if self.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * done))
         if self.schedule == "steps":

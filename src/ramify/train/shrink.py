@@ -41,6 +41,8 @@ from ramify.train.width_search import WidthSearch
 
 SAMPLES = 256
 """So many samples choose the channels and refit the rest; as many others measure the cut."""
+TEMPERATURE = 2.0
+"""Of the outputs of the full network that the tuning follows."""
 
 
 def shrink(  # noqa: PLR0913  (one call for the whole job)
@@ -66,7 +68,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
     training: Training | None = None,
     search_training: Training | None = None,
     teacher: nn.Module | Literal["full"] | None = "full",
-    temperature: float = 4.0,
+    temperature: float = TEMPERATURE,
     fresh: Callable[[], nn.Module] | None = None,
     followers: Iterable[Follower] = (),
     after_step: Callable[[nn.Module], None] | None = None,
@@ -113,7 +115,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
         teacher: What the tuning follows beside the loss: a network, ``None``, or ``"full"``, a copy
             of the network as it comes, where the loss takes a softmax of its outputs and no search
             comes before.
-        temperature: Of the outputs that are followed.
+        temperature: T of the outputs that are followed; their divergence counts T² times.
         fresh: Makes the full network anew: the cut shape is then trained from fresh weights.
         followers: Weight averages and the like, which are cut alike; they are not refitted.
         after_step: Called with the model after each step.
@@ -210,13 +212,13 @@ def tuning() -> Training:
     """How a cut network is tuned where nothing else is said.
 
     Returns:
-        Two epochs of SGD at a rate that does not destroy what a trained network knows.
+        Two epochs of SGD at a rate, after a warm-up, that does not destroy what a network knows.
 
     Example:
         >>> tuning().epochs
         2
     """
-    return Training(epochs=2, lr=0.01, nesterov=True, weight_decay=1e-4)
+    return Training(epochs=2, lr=0.01, nesterov=True, weight_decay=1e-4, warmup=0.1)
 
 
 def check_shrink(
@@ -400,7 +402,7 @@ def _tuning_loss(
             if not takes_softmax(model, loss, batch):
                 return loss
         teacher = copy.deepcopy(model)
-    taught = distilled(loss, teacher, temperature)
+    taught = distilled(loss, teacher, temperature, weight=temperature**2)
     with untouched(model), evaluating(model):
         taught(model, batch)
     return taught

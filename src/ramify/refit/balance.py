@@ -1,0 +1,81 @@
+"""How unequally layers are cut: a method's own shares, equal shares, and what lies between.
+
+A method ranks the channels of one layer; across layers its scores may mean nothing, and then whole
+layers go. So selections are tried whose floors rise from what was asked for to the width that an
+equal share of every layer leaves, and the one that loses least is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ramify.cost import RESOURCES, CostModel
+from ramify.edit import Prune
+from ramify.methods import Proposal
+from ramify.tracing import ChannelGraph
+
+PARTS = (0.5, 1.0)
+"""How far the floors rise towards equal shares."""
+PRECISION = 1e-4
+
+
+def raised_floors(
+    graph: ChannelGraph,
+    proposals: Sequence[Proposal],
+    chosen: Sequence[Proposal],
+    least: Mapping[str, int],
+    resource: str | None,
+) -> list[dict[str, int]]:
+    """Floors from those that were asked for to those of an equal share of every group.
+
+    Args:
+        graph: the traced model.
+        proposals: every prune that is proposed.
+        chosen: what is cut under the floors that were asked for.
+        least: these floors.
+        resource: what the equal cut has no more of than the chosen one; None: it has as many
+            channels.
+
+    Returns:
+        Group name -> width, for every part of the way.
+    """
+    ranked: dict[str, list[Prune]] = {}
+    for proposal in sorted(proposals, key=lambda proposal: -proposal.value):
+        if isinstance(proposal.edit, Prune):
+            ranked.setdefault(graph[proposal.edit.group].name, []).append(proposal.edit)
+    model = CostModel(graph)
+
+    def left(share: float) -> dict[str, int]:
+        return {name: max(1, round(share * graph[name].width)) for name in ranked}
+
+    def fits(share: float) -> bool:
+        cut = [
+            edit
+            for name, width in left(share).items()
+            for edit in ranked[name][: graph[name].width - width]
+        ]
+        if resource is None:
+            return len(cut) >= len(chosen)
+        own = model.added([proposal.edit for proposal in chosen]).of(resource)
+        return model.added(cut).of(resource) <= own
+
+    # The largest share of every group that fits.
+    low, high = 0.0, 1.0
+    while high - low > PRECISION:
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    equal = left(low)
+    return [
+        {
+            name: round(floor + part * max(0, equal.get(name, floor) - floor))
+            for name, floor in least.items()
+        }
+        for part in PARTS
+    ]
+
+
+def resource_of(sizes: Mapping[str, float] | None) -> str | None:
+    """What two cuts under the same budget are alike in; None where only channels count."""
+    if sizes is None:
+        return None
+    return next((name for name in sizes if name in RESOURCES), "macs")
