@@ -112,7 +112,7 @@ class PruneSettings(NetworkSettings):
         TRAIN, "Passes over the data that fine-tune the network after a cut.", ge=0
     )
     tuning_lr: float = option(
-        TRAIN, "Learning rate of the fine-tuning. Default: a tenth of --lr.", gt=0
+        TRAIN, "Learning rate of the fine-tuning. Default: half of --lr.", gt=0
     )
     from_scratch: bool = option(TRAIN, "Fine-tune the cut shape from fresh weights.")
     distill: bool = option(TRAIN, "Fine-tune on the outputs of the full network too.")
@@ -146,7 +146,7 @@ class PruneSettings(NetworkSettings):
         direct = given.get("searcher", values["searcher"]) == "takeover"
         values |= {"pretrain_epochs": epochs, "search_epochs": 0 if direct else epochs}
         values["arch_lr"] = given.get("lr", values["lr"])
-        values["tuning_lr"] = 0.1 * given.get("lr", values["lr"])
+        values["tuning_lr"] = 0.5 * given.get("lr", values["lr"])
         values["distill"] = given.get("pretrain_epochs", epochs) > 0
         if any(name in given for name in CUTS):
             values["budget"] = None

@@ -53,7 +53,7 @@ class Takeover:
             raise RamifyError(f"strength is a λ above 0, or None, and got {self.strength}")
 
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
-        """A prune of every channel that can go but one of each group, least dear first.
+        """A prune of every channel that can go, least dear first.
 
         Args:
             graph: the traced model.
@@ -92,7 +92,7 @@ class Takeover:
                 unread.append(group.name)
                 continue
             cost, highest = prices.added([Prune(group.name, 0)]), 0.0
-            for channel, added in zip(*eliminate(blocks, 1), strict=True):
+            for channel, added in zip(*eliminate(blocks, 0), strict=True):
                 highest = max(highest, added)
                 edit = Prune(group.name, channel)
                 proposals.append(Proposal(edit, -highest, cost, score=-highest, graph=graph))
@@ -122,7 +122,7 @@ class Takeover:
             [costs] = distributed.all_mean([0.5 * changes.square().mean(0)], len(changes))
             cost = prices.added([Prune(name, 0)])
             ranked = sorted(zip(costs.tolist(), range(len(costs)), strict=True))
-            for value, channel in ranked[:-1]:
+            for value, channel in ranked:
                 out.append(Proposal(Prune(name, channel), -value, cost, score=-value, graph=graph))
         return out
 
