@@ -18,7 +18,7 @@ from ramify.methods.proposal import Method
 from ramify.probe.loss import Loss, checked_loss
 from ramify.refit import CutReport
 from ramify.refit import cut as refitted_cut
-from ramify.refit.choosing import Floor
+from ramify.refit.choosing import Floor, floors
 from ramify.refit.outcome import Accept
 from ramify.relax import Pairs
 from ramify.relax.distillation import distilled, takes_softmax
@@ -262,7 +262,7 @@ class _Job:
             The graph of the cut network, and what the history keeps.
         """
         cutting, reports = self.cutting, list[CutReport]()
-        before = _seen(loop, graph)
+        before, least = _seen(loop, graph), floors(graph, cutting.keep)
         with warnings.catch_warnings():  # they stand in the event
             warnings.simplefilter("ignore", UserWarning)
             graph = refitted_cut(
@@ -286,7 +286,8 @@ class _Job:
             )
         if self.fresh is not None:
             _refresh(graph.model, self.fresh)
-        return graph, _described(graph, reports[0], before, _seen(loop, graph))
+        event = _described(graph, reports[0], before, _seen(loop, graph))
+        return graph, event | {"floors": least}
 
 
 def _seen(loop: Loop, graph: ChannelGraph) -> dict[str, Any]:
@@ -333,7 +334,13 @@ def _described(
         "held": report.held,
         "warnings": list(report.warnings),
         "refitted": [
-            {"name": one.name, "strength": one.strength, "before": one.before, "after": one.after}
+            {
+                "name": one.name,
+                # A reader that has lost nothing needs no λ, and NaN would be no JSON.
+                "strength": one.strength if math.isfinite(one.strength) else None,
+                "before": one.before,
+                "after": one.after,
+            }
             for one in report.refitted
         ],
     }
