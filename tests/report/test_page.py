@@ -1,9 +1,7 @@
 import json
 import os
 import re
-from base64 import b64decode
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,52 +11,10 @@ import pytest
 from ramify.errors import RamifyError
 from ramify.report import write_report
 from ramify.report.theme import DARK, LIGHT
+from tests.report.pages import Checker, read
 
 Make = Callable[..., Path]
 Events = list[dict[str, Any]]
-VOID = {"meta", "br", "hr", "img", "input", "link"}
-DATA = "data:image/svg+xml;base64,"
-
-
-class Checker(HTMLParser):
-    """Collects ids, references, images and text, and sees that every element is closed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.references: list[str] = []
-        self.images: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(value or "")
-            elif name == "src" and (value or "").startswith(DATA):
-                self.images.append(b64decode((value or "")[len(DATA) :]).decode())
-            elif name in ("href", "src", "xlink:href"):
-                self.references.append(value or "")
-            self.references += re.findall(r"url\((.*?)\)", value or "")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def read(page: Path) -> Checker:
-    checker = Checker()
-    checker.feed(page.read_text(encoding="utf-8"))
-    assert checker.open == []
-    return checker
 
 
 @pytest.fixture(scope="module")
@@ -115,25 +71,6 @@ def test_a_page_of_a_retrained_network_does_not_speak_of_growth(
     for words in ("digits_net retrained on", "test accuracy, retrained", "ramify retrain --resume"):
         assert words in page.text
     assert "How the network grew" not in page.text
-
-
-def test_a_page_of_a_pruned_network(make_run: Make, events: Events) -> None:
-    job = [e for e in events if e["job"] == "grown-0" and e["event"] in ("epoch", "edit")][:7]
-    edit = {**job[-1], "test_accuracy_before": 0.75, "test_accuracy_after": 0.5}
-    assert edit["event"] == "edit"
-    edit["proposals"] = [{**p, "copies": 0, "gain": 0.0, "score": -1.0} for p in edit["proposals"]]
-    edit |= {"widths_after": {"conv1": 3, "conv2": 2, "conv3": 6}, "predicted_gain": None}
-    edit["origin"] = {name: list(range(w)) for name, w in edit["widths_after"].items()}
-    own = {"job": "scored-0", "arm": "scored"}
-    run = make_run([{**event, **own} for event in (*job[:-1], edit)], finished=False)
-    config = json.loads((run / "config.json").read_text()) | {"command": "prune"}
-    (run / "config.json").write_text(json.dumps(config))
-    page = read(write_report(run))
-    for words in ("digits_net pruned on", "What was cut", "What each layer has left"):
-        assert words in page.text
-    assert "Test accuracy 75.00 % before, 50.00 % right after." in page.text
-    for words in ("How the network grew", "Family tree of the channels", "Predicted and measured"):
-        assert words not in page.text
 
 
 def test_page_needs_nothing_else(finished: Path) -> None:

@@ -91,9 +91,19 @@ def spoil_width(edit: dict[str, Any]) -> None:
     edit["widths_after"]["conv2"] = "five"
 
 
+def spoil_refit(edit: dict[str, Any]) -> None:
+    edit["refitted"] = [{"name": "conv1.weight", "strength": None, "before": 0.5}]
+
+
+def spoil_warnings(edit: dict[str, Any]) -> None:
+    edit["warnings"] = "lost nearly all"
+
+
 @pytest.mark.parametrize(
     "spoil, words",
     [
+        (spoil_refit, "a refit is wrong, the field 'after' is missing"),
+        (spoil_warnings, "the field 'warnings' holds a str"),
         (change_origin, "names a channel outside 0..3"),
         (shorten_origin, "does not list its"),
         (name_stranger, "'fc', which has no width"),
@@ -109,6 +119,21 @@ def test_impossible_edit(
     spoil(edit)
     with pytest.raises(RamifyError, match=f"line {number}: .*{words}"):
         read_events(damage(make_run(events), number, json.dumps(edit).encode()))
+
+
+@pytest.mark.parametrize(
+    "groups, words",
+    [
+        ({"conv1": 3}, "a trial of 'conv1' is not a share and a loss"),
+        ({"conv1": [[0.5]]}, "a trial of 'conv1' is not a share and a loss"),
+        ({"conv1": [[0.5, 1.0], ["half", 1.0]]}, "a trial of 'conv1' is not a share and a loss"),
+        ([], "the field 'groups' holds a list"),
+    ],
+)
+def test_impossible_sensitivity(make_run: Make, events: Events, groups: Any, words: str) -> None:
+    event = {"event": "sensitivity", "job": "pruned-0", "loss": 0.1, "groups": groups}
+    with pytest.raises(RamifyError, match=f"line 3: {words}"):
+        read_events(damage(make_run(events), 3, json.dumps(event).encode()))
 
 
 def test_unknown_event_is_kept(make_run: Make, events: Events) -> None:

@@ -8,9 +8,10 @@ How the files fit together:
 
 - `reader` reads and checks a run folder, and `events` answers what is asked of its events;
 - `tables` compares networks over seeds, `headline` puts a run in words;
-- `run_figures`, `job_figures` and `cell_figures` draw, with layouts from `lineage` (family trees)
-  and `cell_layout` (cells), in the colours of `theme`;
-- `page` puts all of it into one file, and `search_page` fills it for a search.
+- `cut_events` finds the phases and the layers of a run that cuts, `cut_words` puts them in words;
+- `run_figures`, `job_figures`, `cut_figures` and `cell_figures` draw, with layouts from `lineage`
+  (family trees) and `cell_layout` (cells), in the colours of `theme`;
+- `page` puts all of it into one file; `search_page` and `prune_page` fill it for these commands.
 """
 
 from pathlib import Path

@@ -15,9 +15,9 @@ ARMS: dict[str, str] = {
     "scratch": "The grown network's final shape with fresh weights, trained for as many steps.",
     "wide": "The seed network scaled by the same factor everywhere, to about the grown network's "
     "parameters, trained for as many steps.",
-    "baseline": "The full network, trained before the search for its widths.",
-    "scored": "The full network after the search for its widths, before the cut.",
-    "pruned": "What the cut left of the scored network, fine-tuned.",
+    "baseline": "The full network, as it was trained or given.",
+    "scored": "The full network after the search in which its channels were scored.",
+    "pruned": "The cut network after its tuning.",
     "retrained": "The final network of the run with fresh weights, trained by ramify retrain.",
 }
 """The arms of a run in the order of the table, each explained in plain words."""

@@ -14,7 +14,6 @@ DONE = {"grow": "grown", "prune": "pruned", "retrain": "retrained", "search": "s
 """What was done to a network, by the command that did it."""
 
 COMPARED = {
-    "baseline": "against the full network",
     "wide": "against an equally large, uniformly wider network",
     "seed": "against the seed network",
 }

@@ -1,7 +1,6 @@
 """One self-contained page about a run: numbers, tables, figures, settings."""
 
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 import jinja2
@@ -23,10 +22,10 @@ from ramify.report.job_figures import (
     channels_figure,
     lineage_figure,
     proposals_figure,
-    remaining_figure,
     widths_figure,
 )
 from ramify.report.lineage import lineages
+from ramify.report.prune_page import prune_context
 from ramify.report.reader import RunRecord
 from ramify.report.run_figures import arms_figure, gains_figure, progress_figure
 from ramify.report.search_page import search_context
@@ -47,14 +46,17 @@ def render(record: RunRecord) -> str:
         RamifyError: a search for cells has lost its space.
     """
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("ramify.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    source = files("ramify.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    command, tested, context = command_of(record.config), record.events, _run_context
+    command, tested = command_of(record.config), record.events
+    context = {"search": search_context, "prune": prune_context}.get(command, _run_context)
     if command == "search":
         tested = [event for event in record.events if event.get("arm") == "retrained"]
-        context = search_context
-    page = environment.from_string(source).render(
+    page = environment.get_template("page.html.j2").render(
         record=record,
         title=title(record),
         command=command,
@@ -62,19 +64,20 @@ def render(record: RunRecord) -> str:
         config=flatten(record.config),
         versions=flatten(record.versions),
         palettes=(LIGHT, DARK),
-        **_comparison(tested),
+        **_comparison(tested, command),
         **context(record),
     )
     return page + "\n"
 
 
-def _comparison(events: Sequence[Event]) -> dict[str, Any]:
+def _comparison(events: Sequence[Event], command: str) -> dict[str, Any]:
     """What is said of networks that were trained and tested."""
     rows = results_table(events)
-    arms, progress = None, None
-    if len(of_kind(events, "result")) > 1:
+    arms, progress, results = None, None, of_kind(events, "result")
+    # The phases of a run that cuts have a figure of their own; only several seeds need comparing.
+    if len(results) > 1 and (command != "prune" or any(row["n"] > 1 for row in rows)):
         arms = picture(arms_figure(events), "Test accuracy of each finished network")
-    if of_kind(events, "epoch"):
+    if command != "prune" and of_kind(events, "epoch"):
         label = "Test accuracy and parameters over training steps"
         progress = picture(progress_figure(events), label)
     texts = [(row["arm"], ARMS.get(row["arm"], ""), row["n"], texts_of(row)) for row in rows]
@@ -86,18 +89,13 @@ def _run_context(record: RunRecord) -> dict[str, Any]:
     events, edits = record.events, of_kind(record.events, "edit")
     jobs = by_job(edits)
     stops = {e["job"]: stop_line(e) for e in of_kind(events, "stop") if e["arm"] == "grown"}
-    gains, remaining = None, None
+    gains = None
     if any(measured_gain(edit) is not None for edit in edits):
         label = "Predicted and measured decrease of the loss at each edit"
         gains = picture(gains_figure(events), label)
-    # Networks that were cut once and never grew are compared by what they have left.
-    if edits and len(edits) == len(jobs) and not channels_changed(edits)["split"]:
-        label = "Share of the channels that the cut has left in each layer"
-        remaining = picture(remaining_figure(edits), label)
     return {
         "tiles": tiles(events, results_table(events)),
         "gains": gains,
-        "remaining": remaining,
         "growths": [_growth(job, own, stops.get(job)) for job, own in jobs.items()],
     }
 
@@ -130,7 +128,4 @@ def _sentence(edits: Sequence[Event], stop: str | None) -> str:
     kept = len(edits[0]["widths_before"]) - len(lineages(edits))
     text += f"; {counted(kept, 'layer')} never changed." if kept else "; every layer changed."
     text += f" It {stop}." if stop else ""
-    if "test_accuracy_after" in edits[-1]:
-        before, after = (100 * edits[-1][f"test_accuracy_{when}"] for when in ("before", "after"))
-        text += f" Test accuracy {before:.2f} % before, {after:.2f} % right after."
     return text

@@ -26,6 +26,7 @@ _FIELDS: dict[str, Fields] = {
     "edit": {"step": int} | _SIZES | _LOSSES | _WIDTHS,
     "stop": {"arm": str, "step": int, "round": int, "reason": str},
     "result": _RESULT | {"test_accuracy": _NUMBER, "test_loss": _NUMBER},
+    "sensitivity": {"groups": dict, "loss": _NUMBER},
 }
 # Of a search for cells: logits have no accuracy, and candidates of random search are not tested.
 _SEARCHED: dict[str, Fields] = {
@@ -38,6 +39,8 @@ _CANDIDATE: dict[str, Fields] = {
 }
 _PROPOSAL: Fields = {"group": str, "channel": int, "copies": int, "selected": bool}
 _PROPOSAL |= {"index": _MAYBE, "score": _MAYBE, "gain": _MAYBE}
+_REFITTED: Fields = {"name": str, "strength": _MAYBE, "before": _NUMBER, "after": _NUMBER}
+_CUT: Fields = {"floors": dict, "warnings": list, "refitted": list}
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,8 @@ def _wrong_event(event: Any) -> str | None:
     elif arm.startswith("candidate") and kind in _CANDIDATE:
         fields = _CANDIDATE
     wrong = _wrong_field(event, {"event": str, "job": str} | fields.get(kind, {}))
-    return _wrong_edit(event) if wrong is None and kind == "edit" else wrong
+    deeper = {"edit": _wrong_edit, "sensitivity": _wrong_sensitivity}.get(kind)
+    return deeper(event) if wrong is None and deeper is not None else wrong
 
 
 def _wrong_field(values: Mapping[str, Any], fields: Fields) -> str | None:
@@ -176,10 +180,16 @@ def _wrong_field(values: Mapping[str, Any], fields: Fields) -> str | None:
 def _wrong_edit(event: Event) -> str | None:
     """What makes an edit impossible to draw, if anything."""
     before, after = event["widths_before"], event["widths_after"]
-    for proposal in event["proposals"]:
-        wrong = _wrong_field(proposal, _PROPOSAL) if isinstance(proposal, dict) else "not an object"
-        if wrong is not None:
-            return f"a proposal is wrong, {wrong}"
+    # Only a cut has these, and not in folders of earlier versions.
+    wrong = _wrong_field(event, {name: kind for name, kind in _CUT.items() if name in event})
+    if wrong is not None:
+        return wrong
+    parts = (("proposal", "proposals", _PROPOSAL), ("refit", "refitted", _REFITTED))
+    for what, key, fields in parts:
+        for part in event.get(key, []):
+            wrong = _wrong_field(part, fields) if isinstance(part, dict) else "not an object"
+            if wrong is not None:
+                return f"a {what} is wrong, {wrong}"
     if not all(isinstance(width, int) for width in [*before.values(), *after.values()]):
         return "a width is not a whole number"
     for group, origin in event["origin"].items():
@@ -189,4 +199,15 @@ def _wrong_edit(event: Event) -> str | None:
             return f"the origin of '{group}' does not list its {after[group]} channels"
         if not all(isinstance(old, int) and 0 <= old < before[group] for old in origin):
             return f"the origin of '{group}' names a channel outside 0..{before[group] - 1}"
+    return None
+
+
+def _wrong_sensitivity(event: Event) -> str | None:
+    """What makes a sensitivity impossible to draw, if anything."""
+    for group, trials in event["groups"].items():
+        pairs = trials if isinstance(trials, list) else [[]]
+        for pair in pairs:
+            alike = isinstance(pair, list) and len(pair) == 2
+            if not (alike and isinstance(pair[0], _NUMBER) and isinstance(pair[1], _MAYBE)):
+                return f"a trial of '{group}' is not a share and a loss"
     return None

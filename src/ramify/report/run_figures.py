@@ -17,12 +17,12 @@ from ramify.report.theme import LIGHT, arm_color, canvas, round_color, themed
 
 _DASHES: dict[str, Any] = {
     "seed": (0, (1, 1.6)),
-    "baseline": (0, (1, 1.6)),
     "scratch": (0, (5, 2)),
     "wide": (0, (6, 2, 1, 2)),
 }
 _EQUAL: dict[str, Any] = {"color": LIGHT["soft"], "linewidth": 0.9, "linestyle": (0, (4, 3))}
-_COUNTS = FuncFormatter(lambda value, _: tick(value))
+COUNTS = FuncFormatter(lambda value, _: tick(value))
+"""Writes the ticks of an axis of counts."""
 _MARKERS = "osD^vPX*"
 
 
@@ -52,7 +52,7 @@ def progress_figure(events: Sequence[Event]) -> Figure:
     params.set_ylabel("parameters")
     params.set_xlabel("training steps (batches)")
     for axis in (params.xaxis, params.yaxis):
-        axis.set_major_formatter(_COUNTS)
+        axis.set_major_formatter(COUNTS)
     params.margins(y=0.1)
     params.set_ylim(bottom=0)
     params.set_xlim(left=0)

@@ -1,0 +1,345 @@
+"""Figures of a run of ``ramify prune``: pure functions from its events to a matplotlib figure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from ramify.report.cut_events import (
+    Layer,
+    Reader,
+    by_seed,
+    curve,
+    in_loss,
+    layers_of,
+    offsets,
+    phases,
+    readers_of,
+    sizes,
+)
+from ramify.report.events import Event
+from ramify.report.run_figures import COUNTS
+from ramify.report.theme import LIGHT, canvas, layer_rows, shorten, themed
+
+_WENT, _STAYED = LIGHT["prune"], LIGHT["accent"]
+# Where both cost the same, one shows within the other.
+_LAST: dict[str, Any] = {"marker": "o", "markersize": 7, "color": _WENT}
+_LAST |= {"markerfacecolor": LIGHT["card"], "markeredgewidth": 1.4}
+_NEXT: dict[str, Any] = {"marker": "o", "markersize": 3.6, "color": _STAYED}
+_SHORT = FuncFormatter(lambda value, _: f"{value:.3g}".replace("-", "−"))
+_PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.3g} %")
+_LEAST_MISSED = 1e-6  # below it a layer makes what it should, and a longer axis would say no more
+_MOST_CUTS = 3  # whose refits fit side by side
+
+# ------------------------------------------------------------------ the phases
+
+
+@themed
+def phases_figure(events: Sequence[Event]) -> Figure:
+    """Test accuracy and size of the networks over the whole run, its phases end to end."""
+    seeds = by_seed(events)
+    spans, marks = phases(seeds)
+    starts = offsets(seeds)
+    figure = canvas(5.2)
+    accuracy, size = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.5))
+    curves = [curve(own, starts) for own in seeds.values()]
+    for points in curves:
+        percents = [100 * value for _, value in points]
+        clear = 1.0 if len(curves) == 1 else 0.55
+        steps = [step for step, _ in points]
+        accuracy.plot(steps, percents, color=_STAYED, linewidth=1.8, alpha=clear)
+    if len(curves) == 1:
+        _name_values(accuracy, curves[0], marks)
+    looks = [("MACs", "macs", _STAYED, 3.6), ("parameters", "params", _WENT, 1.2)]
+    for name, unit, color, width in looks:
+        look: dict[str, Any] = {"color": color, "linewidth": width}
+        for own in seeds.values():
+            stairs = sizes(own, starts, unit)
+            where = [step for step, _ in stairs], [100 * share for _, share in stairs]
+            size.plot(*where, drawstyle="steps-post", alpha=0.8, **look)
+        size.plot([], [], label=name, **look)
+    _mark_phases(accuracy, size, [(s.name, s.start, s.end) for s in spans], marks)
+    accuracy.set_ylim(*_focus(curves, marks))
+    accuracy.set_ylabel("test accuracy (%)")
+    size.set_ylabel("% of the full network")
+    size.set_xlabel("training steps (batches)")
+    size.xaxis.set_major_locator(MaxNLocator(integer=True))
+    size.xaxis.set_major_formatter(COUNTS)
+    size.set_ylim(0, 108)
+    # A full network that was given stands a little off the edge.
+    size.set_xlim(-0.03 * starts[""] if 0 in marks else 0, starts[""])
+    size.legend(loc="lower left", ncols=2)
+    return figure
+
+
+def _mark_phases(
+    accuracy: Axes, size: Axes, spans: Sequence[tuple[str, int, int]], marks: Sequence[int]
+) -> None:
+    """Shade every second phase, name those that have the room, and draw a line at each cut."""
+    whole = max((end for _, _, end in spans), default=1)
+    for number, (name, start, end) in enumerate(spans):
+        for axes in (accuracy, size):
+            if number % 2:
+                axes.axvspan(start, end, color=LIGHT["grid"], alpha=0.6, linewidth=0, zorder=0)
+        if (end - start) / whole > 0.011 * len(name):
+            _above(accuracy, name, (start + end) / 2, LIGHT["soft"])
+    for number, mark in enumerate(marks, start=1):
+        for axes in (accuracy, size):
+            axes.axvline(mark, color=LIGHT["split"], linewidth=0.9, alpha=0.7, zorder=1)
+        size.annotate(
+            "cut" if len(marks) == 1 else f"cut {number}",
+            (mark, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, -11) if mark < 0.9 * whole else (-4, -11),
+            textcoords="offset points",
+            ha="left" if mark < 0.9 * whole else "right",
+            fontsize=8.5,
+            color=LIGHT["split"],
+        )
+
+
+def _above(axes: Axes, text: str, place: float, color: str) -> None:
+    where: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    axes.annotate(text, (place, 1), xytext=(0, 4), ha="center", fontsize=8.5, color=color, **where)
+
+
+def _name_values(axes: Axes, points: Sequence[tuple[int, float]], marks: Sequence[int]) -> None:
+    """Write the accuracy right after each cut, in the end, and of a network that was given."""
+    last = points[-1][0]
+    if 0 in marks:
+        _name_value(axes, points[0], (6, -3))
+    after = [max(k for k, (step, _) in enumerate(points) if step == mark) for mark in marks]
+    # Behind a cut at the end of the run stands only what was measured there.
+    chosen = sorted({*(k for k in after if points[k][0] < last), len(points) - 1})
+    for number in chosen:
+        above = number == len(points) - 1 and points[number][1] >= points[number - 1][1]
+        shift = (6, -10) if points[number][0] < last else (-4, 7 if above else -13)
+        _name_value(axes, points[number], shift)
+
+
+def _name_value(axes: Axes, point: tuple[int, float], shift: tuple[int, int]) -> None:
+    """A dot with its accuracy beside it, at a distance in points."""
+    step, value = point
+    axes.plot([step], [100 * value], "o", color=_STAYED, markersize=5)
+    axes.annotate(
+        f"{100 * value:.2f} %",
+        (step, 100 * value),
+        xytext=shift,
+        textcoords="offset points",
+        ha="left" if shift[0] > 0 else "right",
+        fontsize=8.5,
+    )
+
+
+def _focus(
+    curves: Sequence[Sequence[tuple[int, float]]], marks: Sequence[int]
+) -> tuple[float, float]:
+    """From what to what the accuracy is drawn, in per cent.
+
+    Returns:
+        The lowest and the highest value. What a cut and the tuning change takes at least half of
+        the height; where the full network began may lie below.
+    """
+    every = [100 * value for points in curves for _, value in points]
+    late = [100 * v for points in curves for step, v in points if step >= min(marks, default=0)]
+    if not every:
+        return 0.0, 100.0
+    high = max(every)
+    low = min(late, default=min(every))
+    room = max(high - low, 1.0)
+    return max(min(every), low - room) - 0.12 * room, high + 0.12 * room
+
+
+# ------------------------------------------------------------------ the layers
+
+
+@themed
+def layers_figure(cuts: Sequence[Event]) -> Figure:
+    """Each layer's channels before and after, the share left, and what its channels cost."""
+    layers = layers_of(cuts)
+    figure = canvas(0.95 + 0.23 * len(layers), gap=0.03)
+    widths, shares, costs = figure.subplots(1, 3, sharey=True, width_ratios=(1.0, 1.25, 1.6))
+    _widths(widths, layers)
+    _shares(shares, layers)
+    _costs(costs, layers, "rise of the loss" if in_loss(cuts) else "score of the method")
+    layer_rows(widths, [layer.group for layer in layers])
+    for axes in (shares, costs):
+        axes.tick_params(axis="y", length=0, labelleft=False)
+        axes.grid(False, axis="y")
+    return figure
+
+
+def _widths(axes: Axes, layers: Sequence[Layer]) -> None:
+    rows = np.arange(len(layers))
+    before, after = [layer.before for layer in layers], [layer.after for layer in layers]
+    axes.barh(rows, before, height=0.74, fill=False, edgecolor=LIGHT["quiet"])
+    axes.barh(rows, after, height=0.74, color=LIGHT["body"])
+    axes.set_xlabel("channels")
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
+def _shares(axes: Axes, layers: Sequence[Layer]) -> None:
+    rows = np.arange(len(layers))
+    left = [layer.after / layer.before for layer in layers]
+    axes.barh(rows, np.ones(len(layers)), height=0.74, color=LIGHT["grid"])
+    axes.barh(rows, left, height=0.74, color=LIGHT["body"])
+    for row, layer in enumerate(layers):
+        text = f"{layer.after} of {layer.before}"
+        axes.text(1.03, row, text, va="center", fontsize=8, color=LIGHT["soft"])
+        if layer.floor is not None:
+            place = layer.floor / layer.before
+            bound = LIGHT["split" if layer.after <= layer.floor else "soft"]
+            axes.plot([place, place], [row - 0.37, row + 0.37], color=bound, linewidth=1.6)
+    axes.set_xlim(0, 1.38)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.xaxis.set_major_formatter(_PERCENT)
+    axes.set_xlabel("share left, and the floor")
+
+
+def _costs(axes: Axes, layers: Sequence[Layer], unit: str) -> None:
+    """The dearest channel that went and the cheapest that stayed, joined by a line."""
+    for row, layer in enumerate(layers):
+        known = [cost for cost in (layer.taken, layer.left) if cost is not None]
+        if len(known) == 2:
+            axes.plot(known, [row, row], color=LIGHT["quiet"], linewidth=1.4, zorder=1)
+        for cost, look in ((layer.taken, _LAST), (layer.left, _NEXT)):
+            if cost is not None:
+                axes.plot([cost], [row], **look)
+    every = [cost for layer in layers for cost in (layer.taken, layer.left) if cost is not None]
+    _cost_scale(axes, np.array(every))
+    looks = [(_LAST, "last that went"), (_NEXT, "next to go")]
+    handles = [Line2D([], [], linestyle="", label=name, **look) for look, name in looks]
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0)
+    axes.set_xlabel(f"what a channel costs: {unit}")
+
+
+def _cost_scale(axes: Axes, costs: np.ndarray) -> None:
+    """Logarithms where costs differ by far; channels that cost nothing then stand at the left."""
+    positive = costs[costs > 0]
+    if not len(positive) or (costs < 0).any() or positive.max() < 20 * positive.min():
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(_SHORT)
+        return
+    if len(positive) < len(costs):
+        axes.set_xscale("symlog", linthresh=positive.min(), linscale=0.4)
+        axes.set_xlim(left=-0.1 * positive.min())
+        axes.xaxis.set_major_formatter(_SHORT)
+    else:
+        _log_scale(axes, positive)
+
+
+def _log_scale(axes: Axes, values: np.ndarray) -> None:
+    """Logarithms along x, with a label at each power of ten, or more where there are few."""
+    axes.set_xscale("log")
+    few = values.max() < 100 * values.min()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=8))
+    axes.xaxis.set_major_formatter(_SHORT)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+# ------------------------------------------------------------------ the refit
+
+
+@themed
+def refit_figure(cuts: Sequence[Event]) -> Figure:
+    """What each layer missed of what it should make, before and after it was refitted.
+
+    Args:
+        cuts: the edits of one network; of more than three, the first, the middle and the last.
+
+    Returns:
+        A panel for each cut, with λ at the right of every row.
+    """
+    place = np.linspace(0, len(cuts) - 1, min(len(cuts), _MOST_CUTS)).round().astype(int)
+    shown = {number: {r.name: r for r in readers_of(cuts[number])} for number in place.tolist()}
+    names = list(dict.fromkeys(name for readers in shown.values() for name in readers))
+    figure = canvas(0.95 + 0.23 * len(names))
+    panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (number, readers) in zip(panels, shown.items(), strict=True):
+        _dumbbells(axes, [readers.get(name) for name in names])
+        if len(cuts) > 1:
+            axes.set_title(f"cut {number + 1}", loc="center")
+    layer_rows(panels[0], names)
+    missed = [v for own in shown.values() for r in own.values() for v in (r.before, r.after)]
+    _log_scale(panels[0], np.maximum(missed, _LEAST_MISSED))
+    panels[0].xaxis.set_major_formatter(_PERCENT)
+    looks = [(LIGHT["card"], "before the refit"), (_STAYED, "after it")]
+    handles = [
+        Line2D([], [], color=_STAYED, marker="o", linestyle="", markerfacecolor=face, label=name)
+        for face, name in looks
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2)
+    figure.supxlabel("share of what a layer should make that it misses", fontsize=9)
+    return figure
+
+
+def _dumbbells(axes: Axes, readers: Sequence[Reader | None]) -> None:
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    for row, reader in enumerate(readers):
+        if reader is None:
+            continue
+        before, after = (max(value, _LEAST_MISSED) for value in (reader.before, reader.after))
+        axes.plot([after, before], [row, row], color=LIGHT["quiet"], linewidth=1.4, zorder=1)
+        look: dict[str, Any] = {"color": _STAYED, "markersize": 4.5, "marker": "o"}
+        axes.plot([before], [row], markerfacecolor=LIGHT["card"], **look)
+        axes.plot([after], [row], **look)
+        axes.annotate(
+            f"λ {reader.strength:.2g}",
+            (1, row),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=LIGHT["soft"],
+        )
+
+
+# ------------------------------------------------------------------ the sensitivity
+
+
+@themed
+def sensitivity_figure(event: Event, layers: Sequence[Layer] = ()) -> Figure:
+    """The loss against the share cut: a small panel for each group, and what the run really cut.
+
+    Args:
+        event: the sensitivity.
+        layers: what the cuts did; their shares are upright lines.
+
+    Returns:
+        Panels on the same axes, in forward order.
+    """
+    groups: Mapping[str, Sequence[Sequence[float]]] = event["groups"]
+    columns = min(len(groups), 6)
+    lines = -(-len(groups) // columns)
+    figure = canvas(0.5 + 1.25 * lines, gap=0.04)
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    went = {layer.group: 1 - layer.after / layer.before for layer in layers}
+    losses = [loss for trials in groups.values() for _, loss in trials if loss is not None]
+    finite = [loss for loss in losses if np.isfinite(loss)]
+    for axes, (group, trials) in zip(grid.flat, groups.items(), strict=False):
+        known = sorted((share, loss) for share, loss in trials if loss is not None)
+        shares = [0.0, *(share for share, _ in known)]
+        rises = [event["loss"], *(loss for _, loss in known)]
+        axes.axhline(event["loss"], color=LIGHT["quiet"], linewidth=0.8)
+        axes.plot(shares, rises, color=_STAYED, marker="o", markersize=3, linewidth=1.4)
+        if group in went:
+            axes.axvline(went[group], color=_WENT, linewidth=1.2, linestyle=(0, (3, 2)))
+        axes.set_title(shorten(group, 20), fontsize=8.5, fontweight="normal")
+    for axes in grid.flat[len(groups) :]:
+        axes.set_visible(False)
+    first = grid[0][0]
+    if event["loss"] > 0 and max(finite, default=0.0) > 10 * event["loss"]:
+        first.set_yscale("log")
+        first.yaxis.set_major_formatter(_SHORT)
+        first.yaxis.set_minor_formatter(NullFormatter())
+    first.set_xlim(0, 1)
+    first.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    figure.supxlabel("share of the channels of one layer that goes", fontsize=9)
+    figure.supylabel("loss", fontsize=9)
+    return figure

@@ -1,0 +1,253 @@
+"""What the page of a run of ``ramify prune`` says in words and numbers."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ramify.report.cut_events import Layer, arm_of, readers_of
+from ramify.report.events import Event, measured_gain, of_kind
+from ramify.report.headline import Tile, counted
+from ramify.report.tables import percent, short, statistic
+
+_WHEN = ("before", "after")
+
+
+def cut_tiles(seeds: Mapping[int, Sequence[Event]], fresh: bool) -> list[Tile]:
+    """The headline numbers of a run that cuts.
+
+    Args:
+        seeds: the events of each seed.
+        fresh: whether the cut shape began from fresh weights, so that nothing is known of the
+            network right after the cut.
+
+    Returns:
+        Those that the events allow.
+    """
+    cuts = [own for events in seeds.values() if (own := of_kind(events, "edit"))]
+    found = [_tuned(seeds), None if fresh else _right_after(cuts)]
+    found += [_left(cuts, "params", "parameters"), _left(cuts, "macs", "MACs")]
+    found += [None if fresh else _loss(cuts)]
+    return [tile for tile in found if tile is not None]
+
+
+def _tuned(seeds: Mapping[int, Sequence[Event]]) -> Tile | None:
+    """The accuracy in the end, against that of the full network."""
+    now, full = list[float](), list[float]()
+    for events in seeds.values():
+        own = {arm: [e for e in events if arm_of(e) == arm] for arm in ("baseline", "pruned")}
+        done, cuts = of_kind(own["pruned"], "result"), of_kind(events, "edit")
+        before = [e["test_accuracy"] for e in of_kind(own["baseline"], "result")]
+        before += [e["test_accuracy_before"] for e in cuts if "test_accuracy_before" in e]
+        if done and of_kind(own["pruned"], "epoch"):
+            now.append(done[-1]["test_accuracy"])
+            full += before[:1]
+    return _accuracy(now, full, "test accuracy after tuning") if now else None
+
+
+def _right_after(cuts: Sequence[Sequence[Event]]) -> Tile | None:
+    """The accuracy right after the last cut, against that just before it."""
+    last = [own[-1] for own in cuts if "test_accuracy_after" in own[-1]]
+    if not last:
+        return None
+    which = "the cut" if max(map(len, cuts)) == 1 else "the last cut"
+    now, before = ([cut[f"test_accuracy_{when}"] for cut in last] for when in ("after", "before"))
+    return _accuracy(now, before, f"test accuracy right after {which}")
+
+
+def _accuracy(now: Sequence[float], before: Sequence[float], name: str) -> Tile:
+    stat = statistic(now)
+    if len(before) != len(now):
+        return Tile(percent(stat), name, "")
+    old = statistic(before)
+    points = _signed(100 * (stat["mean"] - old["mean"]), ".2f")
+    # The unit stays with its number where a line breaks.
+    return Tile(percent(stat), name, f"{points} points, from {percent(old)}".replace(" %", "\xa0%"))
+
+
+def _left(cuts: Sequence[Sequence[Event]], unit: str, name: str) -> Tile | None:
+    """What is left of a resource."""
+    own = [(cut[0], cut[-1]) for cut in cuts if cut[0].get(f"{unit}_before")]
+    if not own:
+        return None
+    before = statistic([first[f"{unit}_before"] for first, _ in own])["mean"]
+    after = statistic([last[f"{unit}_after"] for _, last in own])["mean"]
+    share = f"{100 * after / before:.3g} %"
+    return Tile(share, f"of the {name}", f"{short(before)} → {short(after)}")
+
+
+def _loss(cuts: Sequence[Sequence[Event]]) -> Tile | None:
+    """The loss around the last cut."""
+    last = [own[-1] for own in cuts if None not in (own[-1]["loss_before"], own[-1]["loss_after"])]
+    if not last:
+        return None
+    before, after = (statistic([cut[f"loss_{when}"] for cut in last])["mean"] for when in _WHEN)
+    rise, note = _signed(after - before), ""
+    expected = [cut["predicted_gain"] for cut in last]
+    if None not in expected:
+        note = f", {_signed(-statistic(expected)['mean'])} predicted"
+    which = "the cut" if max(map(len, cuts)) == 1 else "the last cut"
+    return Tile(f"{before:.3g} → {after:.3g}", f"loss at {which}", f"{rise} measured{note}")
+
+
+# ------------------------------------------------------------------ the cuts
+
+
+def warnings_of(seeds: Mapping[int, Sequence[Event]]) -> list[str]:
+    """What the cuts warned of, each sentence once, with the networks that it is about.
+
+    Args:
+        seeds: the events of each seed.
+
+    Returns:
+        Whole sentences.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for events in seeds.values():
+        for cut in of_kind(events, "edit"):
+            for warning in cut.get("warnings", []):
+                found.setdefault(_sentence(warning), {})[str(cut["job"])] = None
+    one = len(seeds) == 1
+    return [text if one else f"{', '.join(jobs)}: {text}" for text, jobs in found.items()]
+
+
+def _sentence(text: str) -> str:
+    """A text with a capital at its beginning and a full stop at its end."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def outcome(cuts: Sequence[Event]) -> str:
+    """What was predicted of the cuts and what was measured, in a sentence or two.
+
+    Args:
+        cuts: the edits of the run, of all seeds.
+
+    Returns:
+        Nothing where no loss was measured.
+    """
+    rises = [(cut, cut["loss_after"] - cut["loss_before"]) for cut in cuts if _measured(cut)]
+    if not rises:
+        return ""
+    ratios = [gain / cut["predicted_gain"] for cut in cuts if (gain := _ratio_gain(cut))]
+    held = all(cut.get("held", False) for cut, _ in rises)
+    if len(rises) == 1:
+        [(cut, rise)] = rises
+        way = "rose" if rise >= 0 else "fell"
+        text = f"The loss {way} by {abs(rise):.3g} at the cut, from {cut['loss_before']:.3g} to "
+        text += f"{cut['loss_after']:.3g}"
+        if cut["predicted_gain"] is not None:
+            text += f"; a rise of {-cut['predicted_gain']:.3g} was predicted"
+    else:
+        low, high = min(rise for _, rise in rises), max(rise for _, rise in rises)
+        text = f"At the {len(rises)} cuts the loss rose by {low:.3g} to {high:.3g}"
+        if ratios:
+            text += f", {min(ratios):.2g} to {max(ratios):.2g} times as much as was predicted"
+    where = "samples that chose nothing" if held else "the samples that the cut was chosen on"
+    return f"{text}. It was measured on {where}, right after the cut and before any tuning."
+
+
+def _measured(cut: Event) -> bool:
+    return None not in (cut["loss_before"], cut["loss_after"])
+
+
+def _ratio_gain(cut: Event) -> float | None:
+    """The measured gain, where it can be divided by the predicted one."""
+    return measured_gain(cut) if cut["predicted_gain"] else None
+
+
+def outcome_table(seeds: Mapping[int, Sequence[Event]]) -> tuple[list[str], list[list[str]]]:
+    """What each cut was expected to cost and what it did.
+
+    Args:
+        seeds: the events of each seed.
+
+    Returns:
+        The heads of the columns, and a row for each cut; columns that nothing is known for are
+        left out.
+    """
+    heads = ["network", "loss before", "loss after", "rise measured", "rise predicted", "ratio"]
+    heads += ["accuracy before", "accuracy after"]
+    rows = []
+    for events in seeds.values():
+        cuts = of_kind(events, "edit")
+        for number, cut in enumerate(cuts, start=1):
+            name = cut["job"] if len(cuts) == 1 else f"{cut['job']}, cut {number}"
+            gain, expected = _ratio_gain(cut), cut["predicted_gain"]
+            row = [name, *(_brief(cut[f"loss_{when}"]) for when in _WHEN)]
+            row.append(_signed(cut["loss_after"] - cut["loss_before"]) if _measured(cut) else "")
+            row.append("" if expected is None else _signed(-expected))
+            row.append("" if gain is None else f"× {gain / expected:.2g}")
+            row += [_share(cut.get(f"test_accuracy_{when}")) for when in _WHEN]
+            rows.append(row)
+    return _known(heads, rows)
+
+
+def layer_table(layers: Iterable[Layer]) -> tuple[list[str], list[list[str]]]:
+    """What each layer kept, and the costs of its last channel that went and of the next.
+
+    Args:
+        layers: of one network.
+
+    Returns:
+        The heads of the columns, and a row for each layer.
+    """
+    heads = ["layer", "channels", "left", "floor", "last that went", "next to go"]
+    rows = []
+    for layer in layers:
+        floor = "" if layer.floor is None else f"{layer.floor}"
+        floor += ", reached" if layer.floor is not None and layer.after <= layer.floor else ""
+        share = f"{100 * layer.after / layer.before:.3g} %"
+        costs = [_brief(layer.taken), _brief(layer.left)]
+        rows.append([layer.group, f"{layer.before} → {layer.after}", share, floor, *costs])
+    return _known(heads, rows)
+
+
+def _known(heads: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """A table without the columns that no row says anything in."""
+    kept = [k for k in range(len(heads)) if any(row[k] for row in rows)]
+    return [heads[k] for k in kept], [[row[k] for k in kept] for row in rows]
+
+
+def layers_sentence(cuts: Sequence[Event], layers: Sequence[Layer]) -> str:
+    """How many channels went, and which layers stand out."""
+    gone = sum(layer.before - layer.after for layer in layers)
+    text = f"{counted(gone, 'channel')} of {sum(layer.before for layer in layers):,} went"
+    text += f" in {counted(len(cuts), 'cut')}."
+    whole = sum(layer.before == layer.after for layer in layers)
+    text += f" {counted(whole, 'layer')} lost none." if whole else ""
+    bound = [x.group for x in layers if x.floor is not None and x.after <= x.floor < x.before]
+    if bound:
+        named = f"{', '.join(bound[:6])}{' and others' if len(bound) > 6 else ''}"
+        text += f" At the floor, so that nothing more could go: {named}."
+    fixed = len(cuts[0]["widths_before"]) - len(layers)
+    text += f" Not shown: {counted(fixed, 'layer')} of which no channel could go." if fixed else ""
+    return text
+
+
+def refit_sentence(cuts: Sequence[Event]) -> str:
+    """How much of what the layers missed the refit brought back; nothing where none was made."""
+    readers = [reader for cut in cuts for reader in readers_of(cut)]
+    if not readers:
+        return ""
+    before, after = (
+        math.exp(statistic([math.log(max(getattr(one, when), 1e-9)) for one in readers])["mean"])
+        for when in _WHEN
+    )
+    untouched = sum(len(cut.get("refitted", [])) for cut in cuts) - len(readers)
+    text = f"{counted(len(readers), 'layer')} refitted: what they miss fell from "
+    text += f"{100 * before:.3g} % to {100 * after:.3g} % in the geometric mean."
+    text += f" {counted(untouched, 'layer')} had lost nothing." if untouched else ""
+    return text
+
+
+def _signed(value: float, form: str = ".3g") -> str:
+    """A number with its sign, such as '+0.0331' or '−1.39'."""
+    return f"{value:+{form}}".replace("-", "−")
+
+
+def _brief(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}".replace("-", "−")
+
+
+def _share(value: Any) -> str:
+    return "" if value is None else f"{100 * value:.2f} %"

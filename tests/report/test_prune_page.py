@@ -1,0 +1,106 @@
+"""The page of a run that cuts, whatever its phases and however far it came."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ramify.report import write_report
+from tests.report.cut_runs import Events, cut_run, sensitivity_event
+from tests.report.pages import read
+
+Make = Callable[..., Path]
+HEADINGS = (
+    "From the full network to the small one",
+    "What the cut cost",
+    "What each layer kept, and why",
+    "What the rest took over",
+)
+
+
+def write(make_run: Make, events: Events, finished: bool = True, **settings: Any) -> Path:
+    """The page of a run of these events."""
+    run = make_run(events, finished=finished)
+    config = json.loads((run / "config.json").read_text()) | {"command": "prune", **settings}
+    (run / "config.json").write_text(json.dumps(config))
+    return write_report(run)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        {},
+        {"given": True},
+        {"search": True},
+        {"search": True, "old": True},
+        {"rounds": 2},
+    ],
+)
+def test_a_page_of_every_kind_of_run(make_run: Make, run: dict[str, Any]) -> None:
+    path = write(make_run, cut_run(**run))
+    page = read(path)
+    for words in ("digits_net pruned on digits", "test accuracy after tuning", *HEADINGS):
+        assert words in page.text
+    assert ("Nothing was refitted." in page.text) == bool(run.get("old"))
+    for words in ("How the network grew", "Family tree", "How much each layer could lose"):
+        assert words not in page.text
+    # Phases, layers, channels, proposals, and the refit.
+    assert len(page.images) == (4 if run.get("old") else 5)
+    headings = re.findall(r"<h\d>.*?</h\d>", path.read_text())
+    assert headings
+    assert not [heading for heading in headings if "seed" in heading.lower()]
+    assert not [image for image in page.images if "seed" in re.sub(r"<style.*?</style>", "", image)]
+
+
+def test_several_networks_are_compared_and_stand_one_by_one(make_run: Make) -> None:
+    page = read(write(make_run, [*cut_run(0), *cut_run(1)]))
+    assert "Over all networks" in page.text
+    assert "sample standard deviation" in page.text
+    assert page.text.count("pruned-1") == 3  # outcome, layers, refit
+    assert len(page.images) == 1 + 1 + 2 * 4 + 1
+
+
+def test_warnings_stand_at_the_top(make_run: Make) -> None:
+    events = cut_run()
+    for event in events:
+        if event["event"] == "edit":
+            event["warnings"] = ["'conv1' (8 to 1) lost 90 % of the channels or more"]
+    text = read(write(make_run, events)).text
+    told = "'conv1' (8 to 1) lost 90 % of the channels or more."
+    assert text.index(told) < text.index(HEADINGS[0])
+
+
+def test_sensitivity_is_drawn_where_the_run_has_it(make_run: Make) -> None:
+    page = read(write(make_run, [*cut_run(), sensitivity_event()]))
+    assert "How much each layer could lose" in page.text
+    assert len(page.images) == 6
+
+
+def test_a_run_from_fresh_weights_says_so(make_run: Make) -> None:
+    text = read(write(make_run, cut_run(), from_scratch=True)).text
+    assert "The cut shape then began from fresh weights." in text
+    assert "right after the cut and" in text
+    assert "test accuracy right after the cut" not in text
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 6, 8])
+def test_a_page_of_a_run_under_way(make_run: Make, count: int) -> None:
+    text = read(write(make_run, cut_run()[:count], finished=False)).text
+    assert "This run is unfinished." in text
+    assert "ramify prune --resume RUN" in text
+    assert ("No channel has been cut yet." in text) == (count < 5)
+    assert ("Nothing was trained yet." in text) == (count == 0)
+
+
+def test_layers_too_wide_to_tell_channels_apart_have_no_squares(make_run: Make) -> None:
+    events = cut_run()
+    for event in events:
+        if event["event"] == "edit":
+            event["widths_before"]["head"] = event["widths_after"]["head"] = 300
+            event["origin"]["head"] = list(range(300))
+    page = read(write(make_run, events))
+    assert "Each square is a channel" not in page.text
+    assert len(page.images) == 4
