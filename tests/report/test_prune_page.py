@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import Markup
 
-from ramify.report import write_report
+from ramify.report import prune_page, write_report
 from tests.report.cut_runs import Events, cut_run, sensitivity_event
 from tests.report.pages import read
 
@@ -19,6 +20,12 @@ HEADINGS = (
     "What each layer kept, and why",
     "What the rest took over",
 )
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the figures out, where only the text is looked at."""
+    monkeypatch.setattr(prune_page, "picture", lambda figure, label: Markup("<img>"))
 
 
 def write(make_run: Make, events: Events, finished: bool = True, **settings: Any) -> Path:
@@ -63,6 +70,7 @@ def test_several_networks_are_compared_and_stand_one_by_one(make_run: Make) -> N
     assert len(page.images) == 1 + 1 + 2 * 4 + 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_warnings_stand_at_the_top(make_run: Make) -> None:
     events = cut_run()
     for event in events:
@@ -79,6 +87,7 @@ def test_sensitivity_is_drawn_where_the_run_has_it(make_run: Make) -> None:
     assert len(page.images) == 6
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_from_fresh_weights_says_so(make_run: Make) -> None:
     text = read(write(make_run, cut_run(), from_scratch=True)).text
     assert "The cut shape then began from fresh weights." in text
@@ -86,6 +95,7 @@ def test_a_run_from_fresh_weights_says_so(make_run: Make) -> None:
     assert "test accuracy right after the cut" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 6, 8])
 def test_a_page_of_a_run_under_way(make_run: Make, count: int) -> None:
     text = read(write(make_run, cut_run()[:count], finished=False)).text
@@ -95,12 +105,23 @@ def test_a_page_of_a_run_under_way(make_run: Make, count: int) -> None:
     assert ("Nothing was trained yet." in text) == (count == 0)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_layers_too_wide_to_tell_channels_apart_have_no_squares(make_run: Make) -> None:
     events = cut_run()
     for event in events:
         if event["event"] == "edit":
             event["widths_before"]["head"] = event["widths_after"]["head"] = 300
             event["origin"]["head"] = list(range(300))
-    page = read(write(make_run, events))
-    assert "Each square is a channel" not in page.text
-    assert len(page.images) == 4
+    text = read(write(make_run, events)).text
+    assert "Every bar or stroke is a channel" in text
+    assert "Each square is a channel" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("gain, said", [(-0.1, False), (0.0, True)])
+def test_scores_that_do_not_compare_are_said_to(make_run: Make, gain: float, said: bool) -> None:
+    events = cut_run()
+    for proposal in next(event for event in events if event["event"] == "edit")["proposals"]:
+        proposal["gain"] = gain
+    text = read(write(make_run, events)).text
+    assert ("do not compare between them" in text) == said

@@ -116,8 +116,11 @@ def _name_values(axes: Axes, points: Sequence[tuple[int, float]], marks: Sequenc
     # Behind a cut at the end of the run stands only what was measured there.
     chosen = sorted({*(k for k in after if points[k][0] < last), len(points) - 1})
     for number in chosen:
-        above = number == len(points) - 1 and points[number][1] >= points[number - 1][1]
-        shift = (6, -10) if points[number][0] < last else (-4, 7 if above else -13)
+        value, behind = points[number][1], points[min(number + 1, len(points) - 1)][1]
+        if points[number][0] < last:
+            shift = (6, 5 if behind < value else -10)  # where the line does not go
+        else:
+            shift = (-4, 7 if value >= points[number - 1][1] else -13)
         _name_value(axes, points[number], shift)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from ramify.report.cut_events import (
     by_seed,
+    in_loss,
     layers_of,
     phases,
     readers_of,
@@ -61,6 +62,7 @@ def prune_context(record: RunRecord) -> dict[str, Any]:
         "fresh": fresh,
         "course": course,
         "floors": any("floors" in cut for cut in every),
+        "in_loss": in_loss(every),
         "several_cuts": len(every) > len(by_network),
         "outcome": outcome(every),
         "outcome_table": outcome_table(seeds),
