@@ -284,9 +284,9 @@ class _Job:
                 followers=loop.subject.followers,
                 log=reports.append,
             )
-        if self.fresh is not None:
-            _refresh(graph.model, self.fresh)
         event = _described(graph, reports[0], before, _seen(loop, graph))
+        if self.fresh is not None:  # what the cut itself came to is measured by now
+            _refresh(graph.model, self.fresh)
         return graph, event | {"floors": least}
 
 
