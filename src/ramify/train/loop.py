@@ -163,5 +163,8 @@ def train(
         distributed.check_ranks(model)
         if not loop.journal.stopped:
             loop.train_round(graph)
-            loop.stop("rounds", limits)
+            measures: Event = {}
+            if loop.evaluate and not training.epochs:  # no epoch has measured the network
+                measures = dict(loop.evaluate(model)) | costs(graph)
+            loop.stop("rounds", limits | measures)
         return Grown(graph, loop.subject.optimizer, loop.journal.history)
