@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -11,7 +11,6 @@ import typer
 from pydantic.fields import FieldInfo
 
 from ramify.commands.defaults import in_words
-from ramify.commands.grow_settings import BUDGETS
 from ramify.commands.settings import PANELS, RUN, Settings, option_of
 from ramify.errors import RamifyError
 
@@ -143,7 +142,7 @@ def parsed(
     for name in set(given) & set(fields):
         field = fields[name][1]
         if _container(field) is dict:
-            given[name] = _budgets(given[name], shares="str]" in str(field.annotation))
+            given[name] = _table(name, given[name], field)
         elif _container(field) is tuple:
             given[name] = _list(_scalar(field), name, given[name])
     return given
@@ -157,19 +156,26 @@ def _list(kind: Callable[[str], Any], name: str, text: str) -> tuple[Any, ...]:
         raise RamifyError(f"--{name} is {text!r}; give numbers such as {example}.") from None
 
 
-def _budgets(texts: Iterable[str], shares: bool) -> dict[str, float | str]:
-    """Totals by name; where shares are taken too, ``50%`` stays as it is."""
+def _table(name: str, texts: Sequence[str], field: FieldInfo) -> Any:
+    """Numbers by name, of texts such as ``macs=1e9``; or one alone, where the setting takes one."""
+    kinds = get_args(field.annotation)
+    alone, held = float in kinds, str(next(kind for kind in kinds if get_args(kind)))
     found: dict[str, float | str] = {}
     for text in texts:
-        name, _, most = (part.strip() for part in text.partition("="))
-        if name in found:
-            raise RamifyError(f"--budget names {name} twice; give each once.")
+        key, equals, most = (part.strip() for part in text.partition("="))
+        if key in found:
+            raise RamifyError(f"--{name} names {key} twice; give each once.")
         try:
-            found[name] = most if shares and most.endswith("%") else float(most)
+            if alone and not equals and len(texts) == 1:
+                return _number(key, whole="int" in held)
+            share = "str]" in held and most.endswith("%")  # it stays as it is
+            found[key] = most if share else _number(most, whole="int" in held)
         except ValueError:
-            also = ", or a percentage of the full network, such as macs=50%" if shares else ""
-            raise RamifyError(
-                f"--budget is {text!r}; give one of {BUDGETS} and a number, such as "
-                f"params=1.2e6{also}."
-            ) from None
+            form = (option_of(field) or {})["form"]
+            raise RamifyError(f"--{name} is {text!r}; give {form}.") from None
     return found
+
+
+def _number(text: str, whole: bool) -> float | int:
+    """A number; a whole one where it is written so and such numbers have a meaning of their own."""
+    return int(text) if whole and text.isdigit() else float(text)

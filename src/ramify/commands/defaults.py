@@ -138,6 +138,8 @@ def in_words(kind: str, name: str) -> str:
     """
     rows = [(conditions, own[name]) for conditions, own in TABLE if name in own]
     rows = [row for row in rows if _of(row[0], kind)]
+    always = [number for number, (conditions, _) in enumerate(rows) if set(conditions) <= {"kind"}]
+    rows = rows[always[-1] :] if always else rows  # what comes before has no say
     others = {condition for conditions, _ in rows for condition in conditions} - {"kind"}
     if others and len(rows) > 1:
         words = {"data": "the data set"}
@@ -145,6 +147,8 @@ def in_words(kind: str, name: str) -> str:
     value = rows[-1][1] if rows else None
     if value is None or isinstance(value, bool):
         return ""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={most}" for key, most in value.items())
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

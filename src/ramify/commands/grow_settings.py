@@ -45,6 +45,7 @@ class GrowSettings(NetworkSettings):
         GROW,
         "The most that the network may cost for one sample, such as params=1.2e6; may be given "
         f"several times. One of {BUDGETS}.",
+        form=f"one of {BUDGETS} and a number, such as params=1.2e6",
     )
     multiple_of: int = option(
         GROW, "Make the width of a layer that changes a multiple of this, such as 8"

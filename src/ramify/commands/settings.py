@@ -53,6 +53,7 @@ def option(
     *,
     choices: tuple[str, ...] = (),
     of: Mapping[str, tuple[str, ...]] | None = None,
+    form: str = "",
     **bounds: float,
 ) -> Any:
     """A setting that is also an option of the command line.
@@ -63,13 +64,15 @@ def option(
         choices: The names that it takes; `OWN` among them stands for the user's own.
         of: For which choices of other settings it counts, such as ``{"method": ("s3d",)}``; it is
             None for all others, which refuse it.
+        form: Of a table of numbers: what to give, the end of the sentence that refuses another.
         **bounds: ``ge``, ``gt``, ``le``, ``lt``, as pydantic has them.
 
     Returns:
         The field of a :class:`Settings`.
     """
-    entry: dict[str, Any] = {"panel": panel, "choices": choices, "of": dict(of or {}), **bounds}
+    entry: dict[str, Any] = {"panel": panel, "choices": choices, "of": dict(of or {}), "form": form}
     field: Any = Field
+    entry |= bounds
     return field(
         description=text.format(", ".join(choices)), json_schema_extra={"option": entry}, **bounds
     )
