@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ramify.commands.jobs import (
     PROBE_BATCH,
@@ -16,8 +16,11 @@ from ramify.commands.jobs import (
     build_seed,
     prepare,
     probe,
+    try_classifier,
 )
+from ramify.commands.prune_accept import Acceptance, Batches, held_out
 from ramify.commands.prune_settings import PruneSettings
+from ramify.commands.weights import trained_network
 from ramify.data import Dataset
 from ramify.methods import Method
 from ramify.relax import Pairs, halves
@@ -38,10 +41,15 @@ def prepare_widths(settings: PruneSettings) -> Dataset:
 
 
 def try_widths(settings: PruneSettings, dataset: Dataset) -> None:
-    """Try the search and the cut on the untrained network; errors as :func:`prepare_widths`."""
-    model, inputs = build_seed(settings, dataset), dataset.x_train[:1]
+    """Try the search and the cut on the full network as it is; errors as :func:`prepare_widths`."""
+    if settings.accept:
+        held_out(dataset, settings.seed)
+    model, inputs = _untrained(settings, dataset), dataset.x_train[:1]
+    if settings.weights:
+        try_classifier(model, dataset)
     budget = settings.budget_of(model, inputs)
-    check_shrink(model, inputs, settings.search(0), Cutting(**settings.cutting(budget)))
+    accept = (lambda model: True) if settings.accept else None
+    check_shrink(model, inputs, settings.search(0), Cutting(**settings.cutting(budget, accept)))
 
 
 def run_phase(job: Job, setup: Setup) -> None:
@@ -49,17 +57,29 @@ def run_phase(job: Job, setup: Setup) -> None:
     settings = setup.settings
     assert isinstance(settings, PruneSettings)
     torch.manual_seed(job.seed)
+    judges: Batches = []
+    if settings.accept:  # nothing in the run is trained on what judges the cuts
+        rest, apart = held_out(setup.dataset, job.seed)
+        judges = _batches(setup, apart.x_train, apart.y_train)
+        setup = replace(setup, dataset=rest)
     if job.arm == "baseline":
         _train_full(settings, job, setup)
     elif job.arm == "scored":
         _search(settings, job, setup)
     else:
-        _shrink(settings, job, setup)
+        _shrink(settings, job, setup, judges)
+
+
+def _untrained(settings: PruneSettings, dataset: Dataset) -> nn.Module:
+    """The full network before the run trains it: fresh, or with the user's own weights."""
+    if settings.weights is None:
+        return build_seed(settings, dataset)
+    return trained_network(settings.weights, lambda: build_seed(settings, dataset))
 
 
 def _train_full(settings: PruneSettings, job: Job, setup: Setup) -> None:
-    """Train the full network."""
-    model = setup.build().to(settings.device)
+    """Train the full network, or only measure the user's own."""
+    model = _untrained(settings, setup.dataset).to(settings.device)
     history = train(
         model,
         setup.inputs(),
@@ -92,52 +112,69 @@ def _search(settings: PruneSettings, job: Job, setup: Setup) -> None:
     setup.finish(job, scored.history)
 
 
-def _shrink(settings: PruneSettings, job: Job, setup: Setup) -> None:
-    """Cut the network that was trained, or scored in training, and tune it."""
+def _shrink(settings: PruneSettings, job: Job, setup: Setup, judges: Batches) -> None:
+    """Cut the network that was trained, or scored in a search, and tune it."""
     full = _full(settings, job, setup).to(settings.device)
-    method: Method | None
+    method: Method
     if settings.search(job.seed) is None:
         model, method = _full(settings, job, setup), settings.method(job.seed)
     else:
         model = load(_kept(setup, "scored", job.seed), setup.build)
         method = Scores(read_json(_scores(setup, job.seed), RESTORE))
-    sample, held = _samples(settings, setup, job.seed)
-    cutting = settings.cutting(settings.budget_of(full, setup.inputs()))
+    sample, held = _samples(settings, setup, job.seed, judges)
+    accept = Acceptance.against(full, settings.accept, judges) if settings.accept else None
+    budget = settings.budget_of(full, setup.inputs())
     done = shrink(
         model.to(settings.device),
         setup.inputs(),
         cross_entropy,
         setup.batches(job),
-        **cutting | {"method": method},
+        **settings.cutting(budget, accept) | {"method": method},
         calibration=sample,
         held=held,
         training=settings.tuning(),
         teacher=full if settings.distill else None,
         temperature=settings.temperature or TEMPERATURE,
         fresh=setup.build if settings.from_scratch else None,
-        **setup.training(job),
+        **setup.training(job) | _told(setup, job, held, accept),
     )
     save(model, setup.folder.of_seed("model", job.seed))
     setup.finish(job, done.history)
 
 
-def _samples(settings: PruneSettings, setup: Setup, seed: int) -> tuple[list[Any], list[Any]]:
-    """Training samples that choose the channels and refit the rest, and as many that measure."""
+def _told(setup: Setup, job: Job, held: Batches, accept: Acceptance | None) -> dict[str, Any]:
+    """What the events say of the samples that measure a cut, and of what was allowed on them."""
+    tags = job.tags() | {"held_samples": sum(len(labels) for _, labels in held)}
+    if accept is None:
+        return {"tags": tags}
+    judged = lambda model: setup.measures(model) | accept.measures(model)  # noqa: E731
+    return {"tags": tags | {"accept": dict(accept.allowed)}, "evaluate": judged}
+
+
+def _samples(
+    settings: PruneSettings, setup: Setup, seed: int, judges: Batches
+) -> tuple[Batches, Batches]:
+    """Training samples that choose the channels and refit the rest, and those that measure."""
     number = settings.probe_samples
-    drawn = probe(setup, 2 * number, seed) or []
+    drawn = probe(setup, number if judges else 2 * number, seed) or []
+    if judges:
+        return drawn, judges
     inputs, labels = (torch.cat(parts) for parts in zip(*drawn, strict=True))
     cut = min(number, len(inputs) // 2)
-    one, two = (
-        list(zip(inputs[part].split(PROBE_BATCH), labels[part].split(PROBE_BATCH), strict=True))
-        for part in (slice(cut), slice(cut, None))
-    )
+    one, two = (_batches(setup, inputs[p], labels[p]) for p in (slice(cut), slice(cut, None)))
     return one, two
+
+
+def _batches(setup: Setup, inputs: Tensor, labels: Tensor) -> Batches:
+    """Samples in batches on the device."""
+    pairs = zip(inputs.split(PROBE_BATCH), labels.split(PROBE_BATCH), strict=True)
+    return [(x.to(setup.settings.device), y.to(setup.settings.device)) for x, y in pairs]
 
 
 def _full(settings: PruneSettings, job: Job, setup: Setup) -> nn.Module:
     """The full network, trained or fresh."""
-    kept = _kept(setup, "baseline", job.seed)
-    return load(kept, setup.build) if settings.pretrain_epochs else setup.build()
+    trained = "baseline" in settings.arms()
+    return load(_kept(setup, "baseline", job.seed), setup.build) if trained else setup.build()
 
 
 def _kept(setup: Setup, arm: str, seed: int) -> Path:

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ramify.commands.grow_settings import BUDGETS
-from ramify.commands.settings import CUT, OWN, SEARCH, TRAIN, NetworkSettings, option
+from ramify.commands.settings import CUT, OWN, SEARCH, TRAIN, WHAT, NetworkSettings, option
 from ramify.errors import RamifyError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ramify.methods import Method
+    from ramify.refit.outcome import Accept
     from ramify.select import Rule
     from ramify.train.epoch import Training
     from ramify.train.width_search import WidthSearch
@@ -22,7 +23,9 @@ GATED = ("rarts", "darts", "darts1", "darts2", "milenas", "joint", OWN)  # they 
 SCORED = ("takeover", "l1", "taylor", "random")  # a score, behind plain training where there is
 SEARCHERS = (*SCORED, *GATED[:-1], "bn", OWN)
 OWN_SCORE = "a method of your own"  # what `OWN` is where it scores, and learns no gates
-CUTS = ("ratio", "threshold", "budget")
+CUTS = ("ratio", "threshold", "budget")  # they exclude each other
+SAYS_HOW_MUCH = (*CUTS, "accept")
+IN_UNITS_OF_THE_LOSS = ("takeover", "taylor")
 
 
 class PruneSettings(NetworkSettings):
@@ -31,12 +34,30 @@ class PruneSettings(NetworkSettings):
     kind: ClassVar[str] = "prune"
     rivals = (CUTS,)
 
+    weights: str | None = option(
+        WHAT,
+        "A file with the weights of your trained network, which is then measured and not trained: "
+        "safetensors, what torch.save(model.state_dict(), FILE) wrote, or what ramify.save wrote.",
+    )
+    pretrain_epochs: int = option(
+        TRAIN,
+        "Passes over the data that train the full network first. Default: as --epochs, and 0 with "
+        "--weights.",
+        ge=0,
+    )
     searcher: str = option(
         SEARCH,
-        "What scores the channels: {}. takeover needs no search: it scores by what the loss rises "
-        "by once the other channels have taken over. Your own is a class of ramify.relax.Searcher, "
-        "which learns gates, or a method, which scores after training.",
+        "What scores the channels: {}. takeover scores them by what the loss rises by once the "
+        "other channels have taken over. Your own is a class of ramify.relax.Searcher, which "
+        "learns gates in a search, or a method, which scores.",
         choices=SEARCHERS,
+    )
+    search_epochs: int = option(
+        SEARCH,
+        "Passes over the data in a search between the training and the cut; each step takes one "
+        "batch of each half. Default: as --epochs; 0 for takeover, and with --weights for l1, "
+        "taylor and random too.",
+        ge=0,
     )
     lam: float | None = option(
         SEARCH, "λ, the weight of the loss on the other half", of={"searcher": ("rarts", "milenas")}
@@ -55,42 +76,28 @@ class PruneSettings(NetworkSettings):
     arch_lr: float | None = option(
         SEARCH, "Learning rate of the gates. Default: as --lr.", of={"searcher": GATED}
     )
-    pretrain_epochs: int = option(
-        SEARCH,
-        "Passes over the data that train the full network first; 0 searches from fresh weights. "
-        "Default: as --epochs.",
-        ge=0,
-    )
-    search_epochs: int = option(
-        SEARCH,
-        "Passes over the data in the search; each step takes one batch of each half. Default: as "
-        "--epochs, and 0 for takeover.",
-        ge=0,
-    )
-    groups: tuple[str, ...] | None = option(
+    budget: dict[str, float | str] | None = option(
         CUT,
-        "Score and cut only the groups of these names, as `ramify show` lists them, such as "
-        "'*.mlp.fc1,*.q_proj:1'. Default: all.",
+        "Cut until the network costs no more than this for one sample, such as params=1.2e6, or "
+        f"macs=50% of the full network; may be given several times. One of {BUDGETS}",
+        form=f"one of {BUDGETS} and a number, such as params=1.2e6, or a percentage of the full "
+        "network, such as macs=50%",
+    )
+    accept: dict[str, float] | None = option(
+        CUT,
+        "Cut as far as the network stays this good, such as accuracy=-1.0 (one point less than the "
+        "full network has) or loss=0.05 (so much more); alone, or beside --budget or --ratio. "
+        "Measured after the refit and before the tuning, on a tenth of the training data (100 to "
+        "2,000 samples) that nothing in this run is trained on; the training that made --weights "
+        "may have seen them.",
+        form="accuracy and the change in points, such as accuracy=-1.0, or loss and its rise, such "
+        "as loss=0.05",
     )
     ratio: float | None = option(
-        CUT, "In place of --budget: the share of the channels to cut, over all layers."
-    )
-    keep: float = option(CUT, "The floor of every layer, as a share of its channels", gt=0, le=1)
-    alike: tuple[str, ...] | None = option(
         CUT,
-        "Patterns of names of groups, such as '*.mlp.fc1'; groups that one matches stay equally "
-        "wide.",
-    )
-    raw: bool = option(
-        CUT,
-        "Compare scores between layers as they are, as the RARTS thesis does, and not over the "
-        "mean of each layer.",
-    )
-    refit: bool = option(
-        CUT, "Let the channels that stay take over, by least squares on --probe-samples samples."
-    )
-    rounds: int = option(
-        CUT, "Cuts, each with its fine-tuning, that approach the budget by equal factors.", ge=1
+        "In place of --budget: the share of the channels to cut, over all layers.",
+        gt=0,
+        le=1,
     )
     per_layer: bool = option(CUT, "Cut the share --ratio of every layer.")
     threshold: float | None = option(
@@ -99,56 +106,91 @@ class PruneSettings(NetworkSettings):
         "this number.",
         ge=0,
     )
-    budget: dict[str, float | str] | None = option(
+    keep: float | int | dict[str, float | int] = option(
         CUT,
-        "Cut until the network costs no more than this for one sample, such as params=1.2e6, or "
-        f"macs=50% of the full network; may be given several times. One of {BUDGETS}. Default: "
-        "macs=50%.",
+        "What stays of every layer at least: a share of its channels, such as 0.1, or a number of "
+        "them, such as 8; or that of single groups, as `ramify show` lists them, such as "
+        "layer1.0=0.5, which may be given several times",
+        form="a share of at most 1.0, a whole number of channels, or one of these by group, such "
+        "as layer1.0=0.5",
+    )
+    groups: tuple[str, ...] | None = option(
+        CUT,
+        "Score and cut only the groups of these names, as `ramify show` lists them, such as "
+        "'*.mlp.fc1,*.q_proj:1'. Default: all.",
+    )
+    alike: tuple[str, ...] | None = option(
+        CUT,
+        "Patterns of names of groups, such as '*.mlp.fc1'; groups that one matches stay equally "
+        "wide. Default: none.",
     )
     multiple_of: int = option(
         CUT, "Make the width of a layer that changes a multiple of this, such as 8"
     )
-    epochs: int = option(
-        TRAIN, "Passes over the data that fine-tune the network after a cut.", ge=0
+    raw: bool = option(
+        CUT,
+        "Compare scores of different layers as they are, as the RARTS thesis does. Otherwise each "
+        "is divided by the mean of its layer.",
     )
-    tuning_lr: float = option(
-        TRAIN, "Learning rate of the fine-tuning. Default: half of --lr.", gt=0
+    refit: bool = option(
+        CUT,
+        "Let the channels that stay take over, by least squares on --probe-samples samples. "
+        "Default: they do.",
     )
-    from_scratch: bool = option(TRAIN, "Fine-tune the cut shape from fresh weights.")
-    distill: bool = option(TRAIN, "Fine-tune on the outputs of the full network too.")
-    temperature: float | None = option(
-        TRAIN, "T, the temperature of the outputs", of={"distill": ("True",)}, gt=0
+    rounds: int = option(
+        CUT, "So many cuts, each with its tuning, approach --budget by equal factors", ge=1
     )
     probe_samples: int = option(
         CUT,
-        "Training samples on which the cut is measured, and on which taylor and a method of yours "
-        "score.",
+        "Training samples on which channels are scored and the others refitted; as many more "
+        "measure the cut.",
         ge=1,
     )
+    epochs: int = option(
+        TRAIN, "Passes over the data that tune the network after a cut; 0 for none.", ge=0
+    )
+    tuning_lr: float = option(TRAIN, "Learning rate of the tuning. Default: half of --lr.", gt=0)
+    from_scratch: bool = option(TRAIN, "Train the cut shape from fresh weights in the tuning.")
+    distill: bool = option(
+        TRAIN,
+        "Tune on the outputs of the full network too. Default: where there is a trained one.",
+    )
+    temperature: float | None = option(
+        TRAIN, "T, the temperature of the outputs", of={"distill": ("True",)}, gt=0
+    )
+    weights_digest: str | None = None
 
     @classmethod
     def tidied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings with the order of DARTS in the searcher's name."""
-        order, name = given.get("searcher_order"), given.get("searcher", "rarts")
+        """The settings with the order of DARTS in the searcher's name, without the digest."""
+        order, name = given.get("searcher_order"), given.get("searcher", "takeover")
         if order is not None and (name != "darts" or order not in (1, 2)):
             raise RamifyError(
                 f"searcher_order is {order} for the searcher {name}; it is 1 or 2, of darts alone."
             )
         named = {"searcher": f"darts{order or 1}"} if name == "darts" else {}
-        return {key: value for key, value in given.items() if key != "searcher_order"} | named
+        apart = ("searcher_order", "weights_digest")
+        return {key: value for key, value in given.items() if key not in apart} | named
 
     @classmethod
     def fill(cls, values: dict[str, Any], given: Mapping[str, Any]) -> None:
         """Epochs, width, what is cut by, and the rate of the gates depend on other settings."""
         if given.get("model", values["model"]) != values["model"]:
             values["width"] = None
+        if weights := given.get("weights"):
+            from ramify.commands.weights import digest_of
+
+            values["weights_digest"] = digest_of(weights)
         epochs = given.get("epochs", values["epochs"])
-        direct = given.get("searcher", values["searcher"]) == "takeover"
-        values |= {"pretrain_epochs": epochs, "search_epochs": 0 if direct else epochs}
+        direct = ("takeover",) if not weights else SCORED
+        searched = given.get("searcher", values["searcher"]) not in direct
+        values |= {"pretrain_epochs": 0 if weights else epochs}
+        values |= {"search_epochs": epochs if searched else 0}
         values["arch_lr"] = given.get("lr", values["lr"])
         values["tuning_lr"] = 0.5 * given.get("lr", values["lr"])
-        values["distill"] = given.get("pretrain_epochs", epochs) > 0
-        if any(name in given for name in CUTS):
+        trained = bool(weights) or given.get("pretrain_epochs", epochs) > 0
+        values["distill"] = trained and epochs > 0
+        if any(given.get(name) is not None for name in SAYS_HOW_MUCH):
             values["budget"] = None
 
     @classmethod
@@ -164,45 +206,57 @@ class PruneSettings(NetworkSettings):
     @classmethod
     def refuse(cls, given: Mapping[str, Any], values: dict[str, Any]) -> None:
         """Refuse settings that exclude each other, or that have no effect beside the others."""
-        cuts = [name for name in CUTS if values.get(name) is not None]
-        if len(cuts) > 1:
-            raise RamifyError(f"{' and '.join(cuts)} each say how much to cut; give one of them.")
-        if values["per_layer"] and cuts != ["ratio"]:
+        cuts = [name for name in SAYS_HOW_MUCH if values.get(name) is not None]
+        both = [name for name in cuts if name in CUTS]
+        if len(both) > 1:
+            raise RamifyError(f"{' and '.join(both)} each say how much to cut; give one of them.")
+        if values["per_layer"] and "ratio" not in cuts:
             raise RamifyError(f"per_layer goes with ratio, not with {cuts[0]}; leave it out.")
         if "threshold" in cuts and cls.choice("searcher", values) in (*SCORED, OWN_SCORE):
             raise RamifyError(
                 f"a threshold is on gates or norm scales, which {values['searcher']} does not "
                 "learn; give a ratio or a budget, or choose another searcher."
             )
-        if values["distill"] and not values["pretrain_epochs"]:
+        if given.get("raw") and values["searcher"] in IN_UNITS_OF_THE_LOSS:
             raise RamifyError(
-                "distill needs the full network as a teacher, and pretrain_epochs is 0; give some."
+                f"raw is for scores without a unit, and those of {values['searcher']} are in "
+                "units of the loss, which compare as they are; leave it out."
             )
-        if "temperature" in given and not values["distill"]:
-            raise RamifyError("temperature is a setting of distill; give both or neither.")
+        if values["rounds"] > 1:
+            _refuse_rounds(values)
+        _refuse_tuning(given, values)
         super().refuse(given, values)
 
     def check(self) -> None:
-        """Raise a RamifyError where a setting is out of range."""
-        from ramify.train.cut_rounds import Cutting
+        """Raise a RamifyError where a setting is out of range, or a file has changed."""
+        from ramify.commands.prune_accept import checked_allowance
+        from ramify.commands.weights import digest_of
         from ramify.train.rounds import checked_budget
 
         super().check()
-        sizes = {name: _checked_share(name, most) for name, most in (self.budget or {}).items()}
-        Cutting(**self.cutting(checked_budget(sizes)))
+        if "loss" in (self.budget or {}):
+            raise RamifyError("there is no budget of the loss; give --accept loss=0.05 for that.")
+        checked_budget({name: _checked_share(name, m) for name, m in (self.budget or {}).items()})
+        checked_allowance(self.accept or {})
+        self._rule()
         self.search(self.seed) or self.method(self.seed)
+        if self.weights is not None and digest_of(self.weights) != self.weights_digest:
+            raise RamifyError(
+                f"the weights in {self.weights} are not those that the run was begun with; "
+                "restore the file, or begin a new run."
+            )
 
     def arms(self) -> tuple[str, ...]:
-        """The networks that each seed trains."""
-        searched = self.search_epochs > 0
-        return ("baseline",) * (self.pretrain_epochs > 0) + ("scored",) * searched + ("pruned",)
+        """The networks that each seed trains, or measures."""
+        full = self.pretrain_epochs > 0 or self.weights is not None
+        return ("baseline",) * full + ("scored",) * (self.search_epochs > 0) + ("pruned",)
 
     def passes(self) -> int:
-        """Epochs that the arms of a seed make together."""
-        return self.pretrain_epochs + self.search_epochs + self.rounds * self.epochs
+        """Epochs that the arms of a seed make together, where a cut counts as one too."""
+        return self.pretrain_epochs + self.search_epochs + self.rounds * (1 + self.epochs)
 
     def tuning(self) -> Training:
-        """How the cut network is fine-tuned."""
+        """How the cut network is tuned."""
         from ramify.train.shrink import tuning
 
         return replace(
@@ -258,18 +312,20 @@ class PruneSettings(NetworkSettings):
             totals[name] = most
         return totals
 
-    def cutting(self, budget: dict[str, float] | None) -> dict[str, Any]:
+    def cutting(self, budget: dict[str, float] | None, accept: Accept | None) -> dict[str, Any]:
         """How the network is cut, as keyword arguments of :func:`ramify.shrink`.
 
         Args:
             budget: From :meth:`budget_of`.
+            accept: Whether a cut network is good enough; None where that is not asked.
 
         Returns:
             The arguments by name.
         """
         return {
             "budget": budget,
-            "rule": None if self.budget else self._rule(),
+            "accept": accept,
+            "rule": self._rule(),
             "refit": self.refit,
             "keep": self.keep,
             "multiple_of": self.multiple_of,
@@ -279,13 +335,51 @@ class PruneSettings(NetworkSettings):
             "rounds": self.rounds,
         }
 
-    def _rule(self) -> Rule:
+    def _rule(self) -> Rule | None:
+        """Which channels may go; None for all."""
         from ramify.select import Threshold, TopFraction
 
         if self.threshold is not None:
             return Threshold(value=-self.threshold, multiple_of=self.multiple_of)
-        assert self.ratio is not None
-        return TopFraction(self.ratio, per_group=self.per_layer, multiple_of=self.multiple_of)
+        if self.ratio is not None:
+            return TopFraction(self.ratio, per_group=self.per_layer, multiple_of=self.multiple_of)
+        return None
+
+
+def _refuse_rounds(values: Mapping[str, Any]) -> None:
+    """Refuse several cuts where one alone makes sense."""
+    for name in ("ratio", "threshold"):
+        if values.get(name) is not None and values.get("accept") is None:
+            raise RamifyError(
+                f"rounds approach a budget, and {name} says at once which channels go; give a "
+                "budget, or leave rounds out."
+            )
+    if values["search_epochs"]:
+        raise RamifyError(
+            "rounds need new scores for each cut, and a search scores once; give "
+            "--search-epochs 0, or leave rounds out."
+        )
+
+
+def _refuse_tuning(given: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Refuse what a tuning needs where it is missing, and what it takes where there is none."""
+    if not values["epochs"]:
+        for name in ("from_scratch", "distill", "tuning_lr"):
+            if given.get(name):
+                raise RamifyError(f"{name} is of the tuning, and epochs is 0; give some epochs.")
+    trained = values["pretrain_epochs"] or values.get("weights")
+    if values["distill"] and not trained:
+        raise RamifyError(
+            "distill needs the full network as a teacher, and pretrain_epochs is 0; give some, or "
+            "weights."
+        )
+    if values.get("accept") and not trained:
+        raise RamifyError(
+            "accept compares with the trained full network, and pretrain_epochs is 0; give some, "
+            "or weights."
+        )
+    if "temperature" in given and not values["distill"]:
+        raise RamifyError("temperature is a setting of distill; give both or neither.")
 
 
 def _checked_share(name: str, most: float | str) -> float:

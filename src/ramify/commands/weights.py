@@ -1,0 +1,150 @@
+"""The weights of a trained network, from the files that users have; nothing else is unpickled."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ramify.errors import RamifyError
+from ramify.store.files import read_json, read_tensors
+from ramify.store.model import FORMAT, SUFFIX, load, named_tensors
+
+NESTED = ("state_dict", "model", "model_state_dict")  # where training scripts keep the tensors
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before each name
+COUNTER = "num_batches_tracked"  # old files lack it, and nothing but a running mean needs it
+FEW = 3
+ADVICE = "give what torch.save(model.state_dict(), FILE) or ramify.save wrote."
+
+
+def trained_network(path: str, build: Callable[[], nn.Module]) -> nn.Module:
+    """A network with the weights of a file.
+
+    Args:
+        path: A safetensors file; a state dictionary that ``torch.load`` takes with
+            ``weights_only=True``, alone or as the entry ``state_dict`` or ``model``; or what
+            :func:`ramify.save` wrote, whose recipe says of which shape the network is.
+        build: Makes the network.
+
+    Returns:
+        The network, on the CPU, each tensor of the type that it was built with.
+
+    Raises:
+        RamifyError: The file is missing, damaged, holds something else than tensors, or does not
+            fit the network.
+    """
+    file = file_of(path)
+    shapes = file.with_suffix(".json")
+    if file.suffix == SUFFIX and shapes.exists() and _is_recipe(shapes):
+        return load(file, build)
+    stored = read_tensors(file, ADVICE)[0] if file.suffix == SUFFIX else _state(file)
+    model = build()
+    _fill(model, _unwrapped(stored, set(named_tensors(model))), path)
+    return model
+
+
+def digest_of(path: str) -> str:
+    """What tells a file of weights from a changed one: its SHA-256.
+
+    Args:
+        path: As of :func:`trained_network`.
+
+    Returns:
+        Hexadecimal digits.
+
+    Raises:
+        RamifyError: There is no such file.
+    """
+    with file_of(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_of(path: str) -> Path:
+    """The file of weights that a user means, who may leave ``.safetensors`` away."""
+    for file in (Path(path), Path(f"{path}{SUFFIX}")):
+        if file.is_file():
+            return file
+    seen = "is a folder" if Path(path).is_dir() else "does not exist"
+    raise RamifyError(f"the file of weights {path} {seen}; {ADVICE}")
+
+
+def _is_recipe(path: Path) -> bool:
+    content = read_json(path, "move it elsewhere, or restore it.")
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def _state(file: Path) -> Mapping[str, Tensor]:
+    """The state dictionary of a file that torch.save wrote."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds: pickle's, zip's and torch's own
+        raise RamifyError(
+            f"{file} cannot be read as tensors alone, and nothing else is unpickled, since that "
+            f"could run code: {ADVICE}"
+        ) from error
+    inner = content if isinstance(content, Mapping) else {}
+    for found in (content, *(inner[key] for key in NESTED if key in inner)):
+        if _is_state(found):
+            return dict(found)
+    seen = f"a table of {', '.join(map(str, list(inner)[:FEW]))}" if inner else type(content)
+    raise RamifyError(f"{file} holds {seen}, and no state dictionary; {ADVICE}")
+
+
+def _is_state(content: Any) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(tensor, Tensor) for tensor in content.values())
+    )
+
+
+def _unwrapped(stored: Mapping[str, Tensor], own: set[str]) -> dict[str, Tensor]:
+    """The tensors without what a wrapper put before the name of each."""
+    for prefix in (*WRAPPERS, *WRAPPERS[:1]):  # torch.compile wraps DataParallel, or is wrapped
+        if all(n.startswith(prefix) for n in stored) and not any(n.startswith(prefix) for n in own):
+            stored = {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
+    return dict(stored)
+
+
+def _fill(model: nn.Module, stored: Mapping[str, Tensor], source: str) -> None:
+    """Give a network the values of a file, once they fit."""
+    own = named_tensors(model)
+    given = {id(own[name]) for name in stored if name in own}  # a tied one has several names
+    missing = [
+        name
+        for name in model.state_dict()
+        if name in own and id(own[name]) not in given and not name.endswith(COUNTER)
+    ]
+    unknown = [name for name in stored if name not in own]
+    other = [
+        f"{name} as {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
+        for name, tensor in stored.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    wrong = [
+        f"{verb} {_few(names)}"
+        for verb, names in (("lacks", missing), ("has also", unknown), ("has", other))
+        if names
+    ]
+    if wrong:
+        raise RamifyError(
+            f"{source} does not hold the weights of this {type(model).__name__}, it "
+            f"{', and '.join(wrong)}: give --model and --width as it was trained."
+        )
+    broken = [n for n, t in stored.items() if t.is_floating_point() and not t.isfinite().all()]
+    if broken:
+        raise RamifyError(
+            f"{source} has numbers that are not finite in {_few(broken)}: give the weights of a "
+            "network that works."
+        )
+    with torch.no_grad():
+        for name, tensor in stored.items():
+            own[name].copy_(tensor)  # in its own type, where it was stored in half precision
+
+
+def _few(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more
