@@ -11,7 +11,9 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ramify.commands import prune_lines
 from ramify.commands.grow_settings import GrowSettings
+from ramify.commands.prune_settings import PruneSettings
 from ramify.commands.settings import Settings
 
 REDRAW = 0.2
@@ -80,12 +82,12 @@ class Display:
         self.fraction = 0.0
         self.choosing = self._ends_round(event)
         self.learned[event["job"]] += _learned(event)
-        if event["event"] == "epoch":
-            self.epochs[event["job"]] += 1
+        self.epochs[event["job"]] += event["event"] == "epoch"
+        if isinstance(self.settings, PruneSettings):
+            self._prune(event, self.settings)
+        elif event["event"] == "epoch":
             line = _epoch_line(event, self.rounds)
-            self.status.plain = line + (", choosing channels" if self.choosing else "")
-            if not self.console.is_terminal and time.monotonic() - self.written > QUIET:
-                self._print(line)
+            self._at(line, line + (", choosing channels" if self.choosing else ""))
         elif event["event"] == "edit":
             self._print(_edit_line(event))
         elif event["event"] == "stop":
@@ -96,6 +98,23 @@ class Display:
                 self.stopped[event["seed"]] = event["job"]
             self._print(_result_line(event))
         self._draw()
+
+    def _prune(self, event: dict[str, Any], settings: PruneSettings) -> None:
+        """What happened in a run of ramify prune, by the names of its phases."""
+        if event["event"] == "epoch":
+            line = prune_lines.epoch_line(event, settings)
+            self._at(line, line)
+        else:
+            for line in prune_lines.LINES[event["event"]](event, settings):
+                self._print(line)
+        if prune_lines.is_cut_next(event, settings):
+            self.status.plain = prune_lines.CHOOSING
+
+    def _at(self, line: str, status: str) -> None:
+        """Say where an epoch has brought the run; without a terminal only now and then."""
+        self.status.plain = status
+        if not self.console.is_terminal and time.monotonic() - self.written > QUIET:
+            self._print(line)
 
     def _print(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True)
@@ -126,9 +145,9 @@ class Display:
 
 
 def _learned(event: dict[str, Any]) -> int:
-    """Epochs in which a method learned over the training data."""
+    """Epochs in which a method learned over the training data; a cut of a job counts as one."""
     passes: int = event["passes"] if event["event"] == "edit" else 0
-    return passes
+    return passes + (event["event"] == "edit" and event["arm"] == "pruned")
 
 
 def _is_grown(event: dict[str, Any]) -> bool:

@@ -1,0 +1,126 @@
+"""What ``ramify prune`` says of its phases while it runs."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ramify.commands.prune_settings import PruneSettings
+
+PHASES = {"baseline": "full network", "scored": "search", "pruned": "tuning"}
+CHOOSING = "cut: choosing channels, and refitting what reads them"
+# A report is written for Python; on the command line its settings are options.
+OPTIONS = {"keep=": "--keep", "refit=True": "--refit", "several cuts": "several --rounds"}
+
+
+def epoch_line(event: Mapping[str, Any], settings: PruneSettings) -> str:
+    """How far a phase is, and what its network is worth."""
+    arm = event["arm"]
+    epochs = {
+        "baseline": settings.pretrain_epochs,
+        "scored": settings.search_epochs,
+        "pruned": settings.epochs,
+    }
+    place = f"{_phase(PHASES[arm], event, settings)}: epoch {event['epoch'] + 1} of {epochs[arm]}"
+    if "loss_p" in event:
+        return f"{place}, losses of the halves {event['loss_a']:#.4g} and {event['loss_p']:#.4g}"
+    return f"{place}, {_worth(event)}"
+
+
+def edit_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
+    """What a cut did, what was expected of it, and what a user should know."""
+    head = _phase("cut", event, settings)
+    gone = sum(proposal["selected"] for proposal in event["proposals"])
+    groups = {proposal["group"] for proposal in event["proposals"]}
+    channels = sum(event["widths_before"][group] for group in groups)
+    lines = [
+        f"{head}: pruned {gone} of {channels} channels, "
+        f"{event['params_before']:,} -> {event['params_after']:,} parameters, "
+        f"{event['macs_before']:,} -> {event['macs_after']:,} MACs, test accuracy "
+        f"{_points(event, 'test_accuracy')} before the tuning",
+        f"{head}: {_loss(event)}",
+    ]
+    if allowed := event.get("accept"):
+        lines.append(f"{head}: {_judged(event, allowed)}")
+    for sentence in event.get("warnings", ()):
+        for word, option in OPTIONS.items():
+            sentence = sentence.replace(word, option)
+        lines.append(f"warning: {sentence}.")
+    return lines
+
+
+def result_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
+    """What became of the network of a phase."""
+    name = {**PHASES, "pruned": "small network"}[event["arm"]]
+    return [
+        f"{_phase(name, event, settings)}: finished, {_worth(event)}, {event['steps']:,} steps in "
+        f"{event['seconds']:.0f} s"
+    ]
+
+
+def stop_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
+    """What the small network has in the end on the samples that judged the cuts."""
+    if "held_accuracy" not in event:
+        return []
+    return [
+        f"{_phase('small network', event, settings)}: accuracy on the samples that were held out "
+        f"{100 * event['held_accuracy']:.2f} %, loss {event['held_loss']:#.3g}"
+    ]
+
+
+LINES: dict[str, Callable[[Mapping[str, Any], PruneSettings], list[str]]] = {
+    "edit": edit_lines,
+    "stop": stop_lines,
+    "result": result_lines,
+}
+
+
+def is_cut_next(event: Mapping[str, Any], settings: PruneSettings) -> bool:
+    """Whether what happens after an event is a cut."""
+    if event["event"] == "result":
+        return settings.arms()[-2:] == (event["arm"], "pruned")
+    ended = event["event"] == "epoch" and event["arm"] == "pruned"
+    last = ended and event["epoch"] + 1 == settings.epochs
+    return bool(last and event["round"] + 1 < settings.rounds)
+
+
+def _phase(name: str, event: Mapping[str, Any], settings: PruneSettings) -> str:
+    """A phase by its name, with the round and the seed where there are several."""
+    rounds = settings.rounds
+    place = f" {event['round'] + 1} of {rounds}" if rounds > 1 and name in ("cut", "tuning") else ""
+    return f"{name}{place}" + (f", seed {event['seed']}" if settings.seeds > 1 else "")
+
+
+def _worth(event: Mapping[str, Any]) -> str:
+    return (
+        f"test accuracy {100 * event['test_accuracy']:.2f} %, {event['params']:,} parameters, "
+        f"{event['macs']:,} MACs"
+    )
+
+
+def _points(event: Mapping[str, Any], name: str) -> str:
+    return f"{100 * event[f'{name}_before']:.2f} -> {100 * event[f'{name}_after']:.2f} %"
+
+
+def _loss(event: Mapping[str, Any]) -> str:
+    """The rise of the loss, as predicted and as measured."""
+    before, after, gain = event["loss_before"], event["loss_after"], event["predicted_gain"]
+    predicted = "" if gain is None else f"predicted {-gain:+.3g}, "
+    count = f"{event['held_samples']:,} " if "held_samples" in event else ""
+    which = f"{count}samples that chose nothing" if event["held"] else "the samples that chose"
+    return (
+        f"loss {predicted}measured {after - before:+.3g} ({before:#.3g} -> {after:#.3g}) on {which}"
+    )
+
+
+def _judged(event: Mapping[str, Any], allowed: Mapping[str, float]) -> str:
+    """What was allowed of a cut, and what was measured."""
+    words = []
+    if "accuracy" in allowed:
+        words.append(
+            f"accuracy {_points(event, 'held_accuracy')}, where {allowed['accuracy']:g} is allowed"
+        )
+    if "loss" in allowed:
+        words.append(
+            f"loss {event['held_loss_before']:#.3g} -> {event['held_loss_after']:#.3g}, where "
+            f"{allowed['loss']:+g} is allowed"
+        )
+    return f"{'; '.join(words)}, on {event['held_samples']:,} samples held out of all training"
