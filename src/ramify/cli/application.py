@@ -106,12 +106,14 @@ Order = Annotated[
 @app.command()
 @takes(PruneSettings, searcher_order=Order)
 def prune(given: dict[str, Any], **files: Path | None) -> None:
-    """Search for the widths of a network, cut it, and fine-tune what is left.
+    """Make a trained network smaller: cut it, let what stays take over, and tune it.
 
-    It trains the full network; scores its channels while it trains on, by gates that are learned on
-    two halves of the data or otherwise; cuts the channels that are needed least; and trains again.
-    `ramify prune --data digits` works as it stands: the run folder then holds the small network,
-    every number, and report.html to look at. Ctrl-C stops it in any phase, --resume goes on.
+    The full network is yours, by --weights, or is trained first. Channels go where the loss rises
+    least once the others have taken over, until --budget holds (half of the MACs where nothing is
+    said) or as far as --accept allows; then the rest is tuned. The searchers of the papers, by
+    --searcher, score the channels in a search before the cut. `ramify prune --data digits` works as
+    it stands: the run folder then holds the small network, every number, and report.html to look
+    at. Ctrl-C stops it in any phase, --resume goes on.
     """
     _make(PruneSettings, given, **files)
 
@@ -206,7 +208,11 @@ def export(
 @app.command()
 def show(
     model: Annotated[
-        str, typer.Argument(help="A built-in network, or package.module:object, as for grow.")
+        str,
+        typer.Argument(
+            help="A built-in network, or package.module:object, as for grow; or the folder of a "
+            "finished run, whose first network is shown."
+        ),
     ],
     data: Annotated[
         str | None, typer.Option(help="Build it for this data set, named as for grow.")

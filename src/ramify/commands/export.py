@@ -52,17 +52,28 @@ class Exported:
 def export_source(source: Path, given: Mapping[str, Any]) -> list[Exported]:
     """Write the networks of a run, or a saved one, as ONNX beside them."""
     a_run = (source / CONFIG).exists()
-    stored = list(_of_run(source, given)) if a_run else [_saved(source, given)]
+    stored = list(networks_of_run(source, given)) if a_run else [_saved(source, given)]
     return [
         write_onnx(load(stem, build), dataset, stem.with_name(stem.name + ".onnx"))
         for stem, build, dataset in stored
     ]
 
 
-def _of_run(
+def networks_of_run(
     source: Path, given: Mapping[str, Any]
 ) -> Iterator[tuple[Path, Callable[[], nn.Module], Dataset]]:
-    """Every network of a run: where it is saved, what builds it, what it was trained on."""
+    """Every network of a run: where it is saved, what builds it, what it was trained on.
+
+    Args:
+        source: The run folder.
+        given: Options that a saved network needs; of a run they may only repeat its settings.
+
+    Yields:
+        One network after the other, first seed first.
+
+    Raises:
+        RamifyError: The run is not finished, or an option contradicts it.
+    """
     folder = RunFolder.open(source)
     for name, value in given.items():
         if folder.config().get(name) != value:
@@ -78,7 +89,7 @@ def _of_run(
                 f"{source} holds an architecture without trained weights; train it by ramify "
                 f"retrain {source}, then export that."
             )
-        yield from _of_run(retrained, given)
+        yield from networks_of_run(retrained, given)
         return
     folder.refuse_foreign(("data", "model", "space"), given)
     settings = kind.settings.read(folder.config())
@@ -86,7 +97,7 @@ def _of_run(
     if not set(settings.all_seeds) <= done:
         raise RamifyError(
             f"{source} is not finished; go on with it by ramify {folder.command()} --resume "
-            f"{source}, then export it."
+            f"{source} first."
         )
     dataset = load_data(settings)
     for seed in settings.all_seeds:

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 
-from ramify.commands.grow_settings import GrowSettings
 from ramify.commands.jobs import RESTORE, Job, Setup, build_seed, prepare, train_job
 from ramify.commands.retrain_cells import prepare_cells
-from ramify.commands.retrain_settings import RetrainCellsSettings, RetrainSettings
+from ramify.commands.retrain_settings import SHAPED, RetrainCellsSettings, RetrainSettings
 from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder
 from ramify.data import Dataset
 from ramify.errors import RamifyError
@@ -47,8 +46,8 @@ def shapes_of(
     if (source / CONFIG).exists():
         folder = RunFolder.open(source)
         settings = RetrainSettings.of_run(folder, given, base)
-        advice = "restore it from a copy, or grow the network again."
-        seeds = GrowSettings.read(folder.config()).all_seeds
+        advice = f"restore it from a copy, or {folder.command()} the network again."
+        seeds = SHAPED[folder.command()].read(folder.config()).all_seeds
         paths = [folder.of_seed("model", seed, ".json") for seed in seeds]
     else:
         stem = saved_stem(source, {**base, **given}, "retrain")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ramify.commands.defaults import defaults
 from ramify.commands.grow_settings import GrowSettings
+from ramify.commands.prune_settings import PruneSettings
 from ramify.commands.search_settings import SearchSettings, space_named
 from ramify.commands.settings import TRAIN, WHAT, NetworkSettings, TrainingSettings, option
 from ramify.errors import RamifyError
@@ -19,6 +20,12 @@ AS_THE_RUN = (
     "Passes over the data. Default: as many as the run made; of cells, depends on the data set."
 )
 NOT_OF_A_FILE = ("source", "space", "genotypes")  # they belong to one run
+SHAPED: dict[str, type[GrowSettings | PruneSettings]] = {  # what ends in a shape
+    "grow": GrowSettings,
+    "prune": PruneSettings,
+}
+SHAPES = ("grown", "pruned")  # their networks that are kept
+TRAINED = (*SHAPES, "baseline", "scored")  # on the way there
 OF_THE_SOURCE = (*NOT_OF_A_FILE, "data", "model", "width", "seed", "seeds")
 
 
@@ -38,24 +45,25 @@ class RetrainSettings(NetworkSettings):
     def of_run(
         cls, folder: RunFolder, given: Mapping[str, Any], base: Mapping[str, Any]
     ) -> RetrainSettings:
-        """The settings of a finished run of ``ramify grow``, for as many epochs as it made."""
+        """The settings of a finished run that ends in a shape, for as many epochs as it made."""
         source = folder.path
-        if folder.command() == "prune":
+        if folder.command() not in SHAPED:
             raise RamifyError(
-                f"{source} is a run of ramify prune, which trains a cut shape with fresh weights "
-                f"by --from-scratch; or give its network, {source / 'model'}, with --data and "
-                "--model."
+                f"{source} is a run of ramify {folder.command()}; give a run of ramify "
+                f"{' or '.join(SHAPED)}, or of ramify search."
             )
         folder.refuse_foreign(("data", "model"), given)
-        grown, events = GrowSettings.read(folder.config()), folder.events()
-        done = {e["seed"] for e in events if e["event"] == "result" and e["arm"] == "grown"}
-        _check_finished(folder, set(grown.all_seeds) <= done)
-        _check_seeds(source, grown.seeds, "networks", given)
-        own = {name: getattr(grown, name) for name in NetworkSettings.model_fields}
+        shaped, events = SHAPED[folder.command()].read(folder.config()), folder.events()
+        done = {e["seed"] for e in events if e["event"] == "result" and e["arm"] in SHAPES}
+        _check_finished(folder, set(shaped.all_seeds) <= done)
+        _check_seeds(source, shaped.seeds, "networks", given)
+        own = {name: getattr(shaped, name) for name in NetworkSettings.model_fields}
         own["epochs"] = sum(
-            e["event"] == "epoch" and e["arm"] == "grown" and e["seed"] == grown.seed
+            e["event"] == "epoch" and e["arm"] in TRAINED and e["seed"] == shaped.seed
             for e in events
         )
+        if getattr(shaped, "weights", None):  # how long these were trained is not known
+            own["epochs"] = max(own["epochs"], defaults(shaped.kind, own)["epochs"])
         return cls._from(source, own, given, _without(base, OF_THE_SOURCE))
 
     @classmethod

@@ -1,18 +1,28 @@
 """What ``ramify show`` prints: the channel groups of a network."""
 
+from pathlib import Path
+
 import torch
 
+from ramify.commands.export import networks_of_run
 from ramify.commands.jobs import try_model
+from ramify.commands.run_folder import CONFIG
 from ramify.data import load
 from ramify.errors import RamifyError
 from ramify.models import build
+from ramify.store.model import load as load_network
 from ramify.tracing import trace
 
 
 def groups_of(
     model: str, *, data: str | None, shape: str | None, classes: int, width: int | None
 ) -> str:
-    """The channel groups of a network, as a table."""
+    """The channel groups of a network, or of the one that a run made, as a table."""
+    if (Path(model) / CONFIG).exists():
+        given = {"data": data, "input": shape, "width": width}
+        given = {name: value for name, value in given.items() if value is not None}
+        stem, make, dataset = next(networks_of_run(Path(model), given))
+        return str(trace(load_network(stem, make), dataset.x_train[:1]))
     if (data is None) == (shape is None):
         raise RamifyError("give the network's inputs by --data NAME or by --input 1,3,32,32.")
     if data is not None:
