@@ -1,15 +1,13 @@
 """Shrinking runs: every searcher, interrupted in every phase, and cut in every way."""
 
-import copy
 import json
-from collections.abc import Callable
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import ramify
 from ramify.commands.jobs import run_jobs, save_unfinished
@@ -19,11 +17,7 @@ from ramify.commands.run_folder import RunFolder
 from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.models import build
-from ramify.relax import Pairs
-from ramify.train.epoch import Training, cross_entropy, optimizer_over
-from ramify.train.rounds import Choice, edit_event, measured
-from ramify.train.shrink import cut, search_widths
-from ramify.train.width_search import SEARCHERS, WidthSearch
+from ramify.train.width_search import SEARCHERS
 from tests.commands.test_jobs import Stop, timeless, weights
 
 SMALL = {"data": "digits", "width": 4, "epochs": 2, "batch_size": 15, "probe_samples": 20}
@@ -60,15 +54,19 @@ def assert_same(left: RunFolder, right: RunFolder) -> None:
 # ------------------------------------------------------------------ the run
 
 
-GIVEN: dict[str, dict[str, Any]] = {"rarts": {"distill": True}, "taylor": {"seeds": 2}}
+GIVEN: dict[str, dict[str, Any]] = {
+    "rarts": {"searcher": "rarts", "ratio": 0.4},
+    "takeover": {"seeds": 2, "epochs": 1, "budget": {"params": "60%"}},
+    "rounds": {"rounds": 2, "epochs": 1, "budget": {"macs": "50%"}, "distill": False},
+}
 
 
 @pytest.fixture(scope="module", params=GIVEN)
 def whole(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, dataset: Dataset
 ) -> tuple[RunFolder, PruneSettings]:
-    """A run without interruption, by a search with gates and by plain training."""
-    config = resolve(searcher=request.param, **GIVEN[request.param])
+    """A run without interruption: with a search, without one, and with several cuts."""
+    config = resolve(**GIVEN[request.param])
     folder = start(tmp_path_factory.mktemp("runs") / "whole", config)
     run_jobs(config, folder, dataset, run=run_phase)
     return folder, config
@@ -89,7 +87,7 @@ def test_interrupted_after_every_event(
     assert_same(expected, folder)
 
 
-@pytest.mark.parametrize("after", [4, 9, 15])
+@pytest.mark.parametrize("after", [2, 5, 8])
 def test_interrupted_within_an_epoch(
     whole: tuple[RunFolder, PruneSettings], tmp_path: Path, dataset: Dataset, after: int
 ) -> None:
@@ -101,68 +99,79 @@ def test_interrupted_within_an_epoch(
     assert_same(expected, folder)
 
 
-def test_the_events_say_what_happened(tmp_path: Path, dataset: Dataset) -> None:
-    folder = run(tmp_path / "run", dataset, searcher="darts")
+def test_a_run_trains_cuts_and_tunes(tmp_path: Path, dataset: Dataset) -> None:
+    folder = run(tmp_path / "run", dataset)
     assert folder.command() == "prune"
-    events = [e for e in folder.events() if e["event"] != "stop"]
+    events = folder.events()
     assert [(e["event"], e["job"]) for e in events] == [
-        ("epoch", "baseline-0"),
-        ("epoch", "baseline-0"),
+        *[("epoch", "baseline-0")] * 2,
+        ("stop", "baseline-0"),
         ("result", "baseline-0"),
-        ("epoch", "scored-0"),
-        ("epoch", "scored-0"),
-        ("edit", "scored-0"),
-        ("result", "scored-0"),
-        ("epoch", "pruned-0"),
-        ("epoch", "pruned-0"),
+        ("edit", "pruned-0"),
+        *[("epoch", "pruned-0")] * 2,
+        ("stop", "pruned-0"),
         ("result", "pruned-0"),
     ]
-    edit = events[5]
-    assert (edit["params_before"], edit["test_accuracy_before"]) == (
-        events[4]["params"],
-        events[4]["test_accuracy"],
-    )
-    assert edit["params_after"] == events[-1]["params"] < edit["params_before"]
-    assert sum(p["selected"] for p in edit["proposals"]) == 5  # 0.4 · 12, rounded up
+    full, edit, end = events[3], events[4], events[-1]
+    assert all(edit[f"{key}_before"] == full[key] for key in ("params", "macs", "test_accuracy"))
+    assert edit["macs_after"] == end["macs"] <= 0.5 * full["macs"]
+    assert edit["loss_before"] < edit["loss_after"]
+    assert edit["predicted_gain"] < 0
+    assert edit["held"]
+    assert edit["held_samples"] == 20
     kept = sorted(path.name for path in folder.path.glob("*.safetensors"))
-    assert kept == ["baseline-0.safetensors", "cut-0.safetensors", "model.safetensors"]
+    assert kept == ["baseline-0.safetensors", "model.safetensors"]
     seed = partial(build, "digits_net", dataset_shape=(1, 8, 8), classes=3, width=4)
     small = ramify.load(folder.path / "model", build=seed)
-    assert sum(p.numel() for p in small.parameters()) == edit["params_after"]
+    assert sum(p.numel() for p in small.parameters()) == end["params"]
 
 
-@pytest.mark.parametrize("searcher", SEARCHERS)
-def test_every_searcher_makes_as_many_steps(
+@pytest.mark.parametrize("searcher", [*SEARCHERS, "darts"])
+def test_every_searcher_makes_as_many_steps_and_cuts(
     tmp_path: Path, dataset: Dataset, searcher: str
 ) -> None:
-    folder = run(tmp_path / "run", dataset, searcher=searcher, pretrain_epochs=0, epochs=1)
+    given = {"pretrain_epochs": 0, "epochs": 1, "search_epochs": 1, "ratio": 0.4}
+    folder = run(tmp_path / "run", dataset, searcher=searcher, **given)
     results = {event["arm"]: event for event in kinds(folder, "result")}
-    assert results["scored"]["steps"] == 2  # of two batches, in one epoch of 22 and 23 samples
+    # Of two batches, in one epoch of 22 and 23 samples.
+    assert results["scored"]["steps"] == 2
     assert results["pruned"]["steps"] == 3
-    assert results["pruned"]["params"] < results["scored"]["params"]
+    [edit] = kinds(folder, "edit")
+    chosen = sum(p["selected"] for p in edit["proposals"])
+    assert chosen == math.ceil(0.4 * len(edit["proposals"]))
+    assert results["pruned"]["params"] < results["scored"]["params"] == edit["params_before"]
 
 
-def test_distillation_and_fresh_weights_change_the_tuning(tmp_path: Path, dataset: Dataset) -> None:
+def test_distillation_fresh_weights_and_the_rate_change_the_tuning(
+    tmp_path: Path, dataset: Dataset
+) -> None:
     runs = {
-        name: run(tmp_path / name, dataset, searcher="l1", **given)
+        name: run(tmp_path / name, dataset, searcher="l1", search_epochs=0, ratio=0.4, **given)
         for name, given in {
-            "warm": {},
-            "taught": {"distill": True},
-            "cooler": {"distill": True, "temperature": 1.0},
-            "fresh": {"from_scratch": True},
+            "warm": {"distill": False},
+            "taught": {},
+            "cooler": {"temperature": 1.0},
+            "slower": {"tuning_lr": 1e-3},
+            "fresh": {"from_scratch": True, "distill": False},
         }.items()
     }
     first = {name: kinds(folder, "epoch")[-2] for name, folder in runs.items()}
     assert {event["params"] for event in first.values()} == {first["warm"]["params"]}
-    assert len({event["train_loss"] for event in first.values()}) == 4
+    assert len({event["train_loss"] for event in first.values()}) == 5
     assert first["fresh"]["train_loss"] > first["warm"]["train_loss"]
+    rates = {name: kinds(folder, "epoch")[-2]["lr"] for name, folder in runs.items()}
+    assert rates["warm"] == pytest.approx(5 * rates["slower"])  # a tenth of lr, cosine alike
+    [edit] = kinds(runs["fresh"], "edit")  # it measures the cut, not the fresh weights
+    [other] = kinds(runs["warm"], "edit")
+    assert edit["test_accuracy_after"] == other["test_accuracy_after"]
 
 
 # ------------------------------------------------------------------ how much is cut
 
 
 def after(path: Path, dataset: Dataset, **given: Any) -> dict[str, Any]:
-    [edit] = kinds(run(path, dataset, pretrain_epochs=0, epochs=1, **given), "edit")
+    base = {"pretrain_epochs": 0, "search_epochs": 0, "epochs": 0}
+    [edit] = kinds(run(path, dataset, **base | given), "edit")
     return edit
 
 
@@ -171,9 +180,13 @@ def test_a_share_of_every_layer(tmp_path: Path, dataset: Dataset) -> None:
     assert edit["widths_after"] == {"layer1.0": 2, "layer2.0": 2, "layer3.0": 2, "head": 3}
 
 
-def test_a_budget(tmp_path: Path, dataset: Dataset) -> None:
-    edit = after(tmp_path / "run", dataset, searcher="joint", budget={"params": 250.0})
-    assert edit["params_after"] <= 250 < edit["params_before"]
+def test_budgets(tmp_path: Path, dataset: Dataset) -> None:
+    one = after(tmp_path / "one", dataset, budget={"params": 250.0, "macs": "80%"})
+    assert one["params_after"] <= 250 < one["params_before"]
+    assert one["macs_after"] <= 0.8 * one["macs_before"]
+    assert one["budget"] == {"params": 250.0, "macs": 0.8 * one["macs_before"]}
+    two = after(tmp_path / "two", dataset, searcher="l1", budget={"params": "70%"})
+    assert two["params_after"] <= 0.7 * two["params_before"]
 
 
 def test_multiples(tmp_path: Path, dataset: Dataset) -> None:
@@ -185,10 +198,77 @@ def test_multiples(tmp_path: Path, dataset: Dataset) -> None:
 
 def test_chosen_groups(tmp_path: Path, dataset: Dataset) -> None:
     given = {"groups": ("*2.0", "layer3*"), "ratio": 0.5}
-    for searcher in ("rarts", "l1"):
-        edit = after(tmp_path / searcher, dataset, searcher=searcher, **given)
+    for searcher, epochs in (("rarts", 1), ("l1", 0)):
+        found = run(
+            tmp_path / searcher,
+            dataset,
+            searcher=searcher,
+            search_epochs=epochs,
+            pretrain_epochs=0,
+            **given,
+        )
+        [edit] = kinds(found, "edit")
         assert {p["group"] for p in edit["proposals"]} == {"layer2.0", "layer3.0"}
         assert edit["widths_after"]["layer1.0"] == 4
+
+
+def test_layers_that_stay_alike(tmp_path: Path, dataset: Dataset) -> None:
+    given = {"searcher": "random", "seed": 9, "ratio": 0.5, "keep": 1}
+    free = after(tmp_path / "free", dataset, **given)["widths_after"]
+    tied = after(tmp_path / "tied", dataset, **given, alike=("layer[23]*",))["widths_after"]
+    assert free["layer2.0"] != free["layer3.0"]
+    assert tied["layer2.0"] == tied["layer3.0"] < 4
+
+
+@pytest.mark.parametrize(
+    ("keep", "least"),
+    [
+        (0.75, {"layer1.0": 3, "layer2.0": 3, "layer3.0": 3}),
+        (2, {"layer1.0": 2, "layer2.0": 2, "layer3.0": 2}),
+        ({"layer1.0": 4, "layer3.0": 0.5}, {"layer1.0": 4, "layer2.0": 1, "layer3.0": 2}),
+    ],
+)
+def test_a_floor_of_every_layer_or_of_some(
+    tmp_path: Path, dataset: Dataset, keep: Any, least: dict[str, int]
+) -> None:
+    edit = after(tmp_path / "run", dataset, searcher="random", keep=keep, ratio=1.0)
+    assert {name: edit["widths_after"][name] for name in least} == least
+
+
+def test_scores_as_they_are_or_over_the_mean_of_their_layer(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    given = {"searcher": "bn", "search_epochs": 1, "gamma": 0.5, "ratio": 0.5, "keep": 1}
+    raw = after(tmp_path / "raw", dataset, **given, raw=True)
+    fair = after(tmp_path / "fair", dataset, **given)
+    for name in ("layer1.0", "layer2.0", "layer3.0"):
+        ones, others = (
+            {p["channel"]: p["score"] for p in edit["proposals"] if p["group"] == name}
+            for edit in (raw, fair)
+        )
+        mean = -sum(ones.values()) / len(ones)
+        assert others == pytest.approx({channel: score / mean for channel, score in ones.items()})
+        assert mean != pytest.approx(1, rel=1e-3)
+
+
+def test_a_refit_loses_less(tmp_path: Path, dataset: Dataset) -> None:
+    given = {"searcher": "l1", "ratio": 0.5, "pretrain_epochs": 3, "probe_samples": 22}
+    edits = [after(tmp_path / str(refit), dataset, refit=refit, **given) for refit in (True, False)]
+    with_it, without = edits
+    assert with_it["widths_after"] == without["widths_after"]
+    assert with_it["loss_after"] < without["loss_after"]
+    assert without["refitted"] == []
+    assert with_it["refitted"]
+
+
+def test_rounds_approach_the_budget_by_equal_factors(tmp_path: Path, dataset: Dataset) -> None:
+    folder = run(tmp_path / "run", dataset, rounds=2, epochs=1, budget={"params": "49%"})
+    one, two = kinds(folder, "edit")
+    full = one["params_before"]
+    assert 0.49 * full < one["params_after"] <= 0.7 * full
+    assert two["params_before"] == one["params_after"]
+    assert two["params_after"] <= 0.49 * full
+    assert [e["round"] for e in kinds(folder, "epoch") if e["arm"] == "pruned"] == [0, 1]
 
 
 @pytest.mark.parametrize("searcher", ["rarts", "bn"])
@@ -213,22 +293,41 @@ def test_a_strong_penalty_learns_the_ratio(tmp_path: Path, dataset: Dataset, sea
         ({"searcher": "darts", "beta": 1.0}, "beta is no setting of the searcher darts1 but of ra"),
         ({"searcher": "l1", "gamma": 1.0}, "gamma is no setting of the searcher l1"),
         ({"searcher": "bn", "arch_lr": 1.0}, "arch_lr is no setting of the searcher bn"),
-        ({"searcher_order": 2}, "searcher_order is 2 for the searcher rarts"),
+        ({"beta": 1.0}, "beta is no setting of the searcher takeover but of rarts"),
+        ({"searcher_order": 2}, "searcher_order is 2 for the searcher takeover"),
         ({"searcher": "darts", "searcher_order": 3}, "it is 1 or 2"),
         ({"ratio": 0.1, "threshold": 0.1}, "ratio and threshold each say how much"),
-        ({"threshold": 0.1, "per_layer": True}, "per_layer goes with ratio, not with threshold"),
+        ({"searcher": "bn", "threshold": 0.1, "per_layer": True}, "per_layer goes with ratio, not"),
+        ({"per_layer": True}, "per_layer goes with ratio, not with budget"),
         ({"searcher": "random", "threshold": 0.1}, "which random does not learn"),
         ({"distill": True, "pretrain_epochs": 0}, "distill needs the full network"),
-        ({"temperature": 2.0}, "temperature is a setting of distill"),
-        ({"distill": True, "temperature": 0.0}, "temperature is 0.0; it must be above 0"),
-        ({"threshold": -1.0}, "threshold is -1.0"),
-        ({"ratio": 1.5}, "fraction lies above 0 and up to 1"),
-        ({"search_epochs": 0}, "the search is given 0 epochs"),
+        ({"temperature": 2.0, "distill": False}, "temperature is a setting of distill"),
+        ({"temperature": 0.0}, "temperature is 0.0; it must be above 0"),
+        ({"searcher": "bn", "threshold": -1.0}, "threshold is -1.0"),
+        ({"ratio": 1.5}, "ratio is 1.5; it must be above 0 and at most 1"),
+        ({"searcher": "rarts", "search_epochs": 0}, "rarts learns its scores in training, and"),
         ({"pretrain_epochs": -1}, "pretrain_epochs is -1"),
         ({"probe_samples": 0}, "probe_samples is 0"),
-        ({"gamma": -1.0}, "gamma is -1.0"),
-        ({"arch_lr": 0.0}, "arch_lr is 0.0"),
+        ({"searcher": "rarts", "gamma": -1.0}, "gamma is -1.0"),
+        ({"searcher": "rarts", "arch_lr": 0.0}, "arch_lr is 0.0"),
         ({"optimizer": "adam", "momentum": 0.5}, "momentum is a setting of sgd"),
+        ({"tuning_lr": 0.0}, "tuning_lr is 0.0; it must be above 0"),
+        ({"epochs": 0, "from_scratch": True}, "from_scratch is of the tuning, and epochs is 0"),
+        ({"epochs": 0, "distill": True}, "distill is of the tuning, and epochs is 0"),
+        ({"epochs": 0, "tuning_lr": 0.1}, "tuning_lr is of the tuning, and epochs is 0"),
+        ({"rounds": 0}, "rounds is 0; it must be at least 1"),
+        ({"rounds": 2, "ratio": 0.5}, "rounds approach a budget, and ratio says at once"),
+        ({"rounds": 2, "searcher": "rarts"}, "rounds need new scores for each cut"),
+        ({"raw": True}, "raw is for gates and norm scales, and scores of takeover compare"),
+        ({"budget": {"macs": "150%"}}, "the budget of macs is '150%'; give a number above 0, or"),
+        ({"budget": {"macs": "half"}}, "the budget of macs is 'half'; give a number above 0, or"),
+        ({"budget": {"loss": 0.1}}, "there is no budget of the loss; give --accept loss=0.05"),
+        ({"budget": {"size": 3.0}}, "there is no budget of 'size'; give params"),
+        ({"accept": {"f1": -1.0}}, "accept is of accuracy or loss, and got 'f1'"),
+        ({"accept": {"accuracy": 1.0}}, "give accuracy=-1"),
+        ({"accept": {"loss": -0.1}}, "give loss=0.1"),
+        ({"accept": {"loss": 0.1}, "pretrain_epochs": 0}, "accept compares with the trained full"),
+        ({"weights": "nowhere"}, "the file of weights nowhere does not exist; give what"),
     ],
 )
 def test_what_is_refused(given: dict[str, Any], said: str) -> None:
@@ -237,10 +336,34 @@ def test_what_is_refused(given: dict[str, Any], said: str) -> None:
 
 
 def test_settings_come_back_from_the_folder() -> None:
-    for given in ({}, {"searcher": "bn", "budget": {"params": 9.0}}, {"distill": True}):
+    for given in (
+        {},
+        {"searcher": "bn", "budget": {"params": 9.0}},
+        {"keep": 8, "accept": {"accuracy": -1.0}, "ratio": 0.5},
+        {"keep": {"layer1": 2, "layer2": 0.5}, "alike": ("a*", "b")},
+    ):
         config = resolve(**given)
         stored = json.loads(json.dumps(config.to_json()))
-        assert PruneSettings.from_json(stored) == config
+        again = PruneSettings.from_json(stored)
+        assert again == config
+        assert type(again.keep) is type(config.keep)
+
+
+def test_a_search_comes_only_with_a_searcher_of_the_papers() -> None:
+    assert resolve().arms() == ("baseline", "pruned")
+    assert resolve(searcher="rarts").arms() == ("baseline", "scored", "pruned")
+    assert resolve(search_epochs=1).arms() == ("baseline", "scored", "pruned")
+    assert resolve(searcher="l1", search_epochs=0).arms() == ("baseline", "pruned")
+    assert resolve(epochs=0, pretrain_epochs=0).arms() == ("pruned",)
+    assert resolve(epochs=0).distill is False
+
+
+def test_what_says_how_much_takes_the_place_of_the_default() -> None:
+    assert resolve().budget == {"macs": "50%"}
+    for given in ({"ratio": 0.3}, {"accept": {"loss": 0.1}}, {"searcher": "bn", "threshold": 0.1}):
+        assert resolve(**given).budget is None
+    both = resolve(accept={"loss": 0.1}, budget={"params": "70%"})
+    assert both.budget == {"params": "70%"}
 
 
 def test_darts_by_its_order() -> None:
@@ -256,195 +379,23 @@ def test_full_networks_by_default() -> None:
     assert PruneSettings.resolve({"data": "digits", "model": "my.nets:build"}).width is None
 
 
-def test_what_cannot_be_searched_is_said_before_any_work(dataset: Dataset) -> None:
-    with pytest.raises(RamifyError, match="the budget of params is 10, and with a single channel"):
-        try_widths(resolve(budget={"params": 10.0}), dataset)
-    with pytest.raises(RamifyError, match="is called blocks.*: print"):
-        try_widths(resolve(groups=("blocks*",)), dataset)
-    with pytest.raises(RamifyError, match="within the budget as it is, and nothing would be cut"):
-        try_widths(resolve(budget={"params": 9e9}), dataset)
-    try_widths(resolve(budget={"params": 40.0}), dataset)
-    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
-    data = Pairs([(torch.ones(2, 2), torch.ones(2).long())], [(torch.ones(2, 2), torch.ones(2))])
-    with pytest.raises(RamifyError, match="which is what bn learns: take another searcher"):
-        ramify.shrink(
-            net,
-            torch.ones(1, 2),
-            cross_entropy,
-            data,
-            search=WidthSearch("bn"),
-            rule=ramify.TopFraction(0.5),
-            training=Training(),
-        )
-
-
-# ------------------------------------------------------------------ the mathematics
-
-
-def problem() -> tuple[nn.Module, Pairs, torch.Tensor]:
-    torch.set_default_dtype(torch.float64)
-    x, y = torch.randn(32, 3), torch.randint(2, (32,))
-    net = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 2))
-    net[1].weight.data.uniform_(0.5, 1.5)
-    halves = [[(x[i : i + 8], y[i : i + 8]) for i in (start, start + 8)] for start in (0, 16)]
-    return net, Pairs(*halves), x[:1]
-
-
-def searched(
-    net: nn.Module, pairs: Pairs, inputs: torch.Tensor, optimizer: str = "sgd", **given: Any
-) -> Any:
-    rate = 0.1 if optimizer == "sgd" else 0.01
-    training = Training(optimizer=optimizer, lr=rate, weight_decay=0.01, schedule="constant")
-    return search_widths(
-        net,
-        inputs,
-        cross_entropy,
-        pairs,
-        search=WidthSearch(epochs=3, **given),
-        training=training,
-        probe=pairs.a,
-    )
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_slimming_without_penalty_is_plain_training(optimizer: str) -> None:
-    net, pairs, inputs = problem()
-    other = copy.deepcopy(net)
-    searched(net, pairs, inputs, optimizer, searcher="bn", gamma=0.0)
-    searched(other, pairs, inputs, optimizer, searcher="l1")
-    for one, two in zip(net.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
-
-
-def test_a_step_of_network_slimming() -> None:
-    """SGD on the mean loss of both batches with the subgradient γ sign(scale), by hand."""
-    net, pairs, inputs = problem()
-    pairs = Pairs(pairs.a[:1], pairs.p[:1])
-    by_hand = copy.deepcopy(net)
-    training = Training(lr=0.1, momentum=0.0, weight_decay=0.01, schedule="constant")
-    search = WidthSearch("bn", epochs=1, gamma=0.3)
-    search_widths(
-        net, inputs, cross_entropy, pairs, search=search, training=training, probe=pairs.a
-    )
-    loss = sum(cross_entropy(by_hand, batch).mean() for batch in (*pairs.a, *pairs.p)) / 2
-    (loss + 0.3 * by_hand[1].weight.abs().sum()).backward()
-    optimizer_over(by_hand.parameters(), training).step()
-    for one, two in zip(net.parameters(), by_hand.parameters(), strict=True):
-        torch.testing.assert_close(one, two)
-
-
-def test_learning_rates_fall_over_the_whole_search() -> None:
-    net, pairs, inputs = problem()
-    gates = ramify.gate(ramify.trace(net, inputs))
-    search = WidthSearch("rarts", epochs=2, arch_lr=0.4)
-    searcher = search.make(net, gates, cross_entropy, Training(lr=0.1), steps=4)
-    rates: dict[str, list[float]] = {"weights": [], "auxiliary": [], "arch": []}
-    for pair in [*pairs(0), *pairs(1)]:
-        for role, seen in rates.items():
-            seen.append(searcher.optimizers[role].param_groups[0]["lr"])
-        searcher.step(*pair)
-    factors = [Training().factor(step, 4) for step in range(4)]
-    assert rates["weights"] == rates["auxiliary"] == pytest.approx([0.1 * f for f in factors])
-    assert rates["arch"] == pytest.approx([0.4 * f for f in factors])
-    assert searcher.optimizers["arch"].param_groups[0]["weight_decay"] == 0
-
-
-def test_gates_are_folded_and_their_sizes_are_the_scores() -> None:
-    net, pairs, inputs = problem()
-    scored = searched(net, pairs, inputs, searcher="milenas", gamma=0.1, arch_lr=0.5)
-    assert not hasattr(net, "ramify_gates")
-    values = [proposal.value for proposal in scored.proposals]
-    assert len(values) == 6
-    assert values == sorted(values, reverse=True)
-    assert values[0] != -1
-    expected = net.eval()(inputs)
-    least = scored.proposals[0].edit.channel
-    with torch.no_grad():
-        net[3].weight[:, least] = 0
-    zeroed = net(inputs)
-    graph, _ = cut(scored, cross_entropy, pairs.a, rule=ramify.Threshold(most=1))
-    assert graph["0"].width == 5
-    torch.testing.assert_close(net(inputs), zeroed)
-    assert not torch.equal(expected, zeroed)
-
-
-def test_the_origin_of_a_group_that_an_edit_divides_is_left_out() -> None:
-    """In Swin, a head of one channel leaves queries and keys as two groups."""
-    net, pairs, inputs = problem()
-    graph = ramify.apply(ramify.trace(net, inputs), [ramify.Prune("0", 1)])
-    after = measured(graph, cross_entropy, pairs.a)
-    before = {**after, "widths": {"0": 6}}
-    assert graph.origin == {"0": [0, 2, 3, 4, 5], "3": [0, 1]}
-    event = edit_event(graph, [], Choice(), before, after)
-    assert event["origin"] == {"0": [0, 2, 3, 4, 5]}
-
-
-# ------------------------------------------------------------------ shrink
-
-
-def shrunk(path: Path | None = None, log: Callable[..., None] | None = None, **given: Any) -> Any:
-    torch.manual_seed(3)
-    net, pairs, inputs = problem()
-    done = ramify.shrink(
-        net,
-        inputs,
-        cross_entropy,
-        pairs,
-        search=WidthSearch(epochs=2, gamma=0.1),
-        rule=ramify.TopFraction(0.5),
-        training=Training(epochs=2),
-        checkpoint=path,
-        log=log,
-        **given,
-    )
-    assert done.graph.model is net
-    return done
-
-
-def test_shrink_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    expected = shrunk()
-    assert expected.graph["0"].width == 3
-    seen = [event["event"] for event in expected.history]
-    assert seen == ["epoch", "epoch", "edit", "epoch", "epoch", "stop"]
-    for after in range(6):
-        file = tmp_path / f"{after}.safetensors"
-        with pytest.raises(KeyboardInterrupt):
-            shrunk(file, log=Stop(after))
-        again = shrunk(file)
-        for one, two in zip(
-            expected.graph.model.parameters(), again.graph.model.parameters(), strict=True
-        ):
-            assert torch.equal(one, two)
-
-
-def test_a_teacher_that_cannot_teach_is_refused_before_any_work() -> None:
-    net, pairs, inputs = problem()
-    other = nn.Linear(3, 5)
-    kept, drawn = copy.deepcopy(net.state_dict()), torch.get_rng_state()
-    settings = {"rule": ramify.TopFraction(0.5), "training": Training(epochs=1)}
-    for teacher, said in (
-        (net, "the teacher is the network that is to be cut: give a copy"),
-        (other, "take a teacher of the same classes"),
-    ):
-        with pytest.raises(RamifyError, match=said):
-            ramify.shrink(
-                net,
-                inputs,
-                cross_entropy,
-                pairs,
-                search=WidthSearch(epochs=1),
-                teacher=teacher,
-                log=Stop(0),
-                **settings,
-            )
-    assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items())
-    assert torch.equal(drawn, torch.get_rng_state())
-
-
-def test_shrink_with_a_teacher_and_a_budget() -> None:
-    teacher, _, _ = problem()
-    small = shrunk(teacher=teacher, budget={"params": 32})
-    assert small.history[-1]["event"] == "stop"
-    assert sum(p.numel() for p in small.graph.model.parameters()) <= 32
-    plain = shrunk(budget={"params": 32})
-    assert plain.history[-2]["train_loss"] != small.history[-2]["train_loss"]
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"budget": {"params": 10.0}}, "the budget of params is 10, and with every channel gone"),
+        ({"groups": ("blocks*",)}, r"no group that can be pruned matches 'blocks\*': print"),
+        ({"searcher": "rarts", "groups": ("blocks*",)}, r"is called blocks\*: print"),
+        ({"budget": {"params": 9e9}}, "within the budget as it is, and nothing would be cut"),
+        ({"keep": {"blocks": 0.5}}, "blocks"),
+        ({"keep": 1.5}, "keep is a share of at most 1, or a whole width, and got 1.5"),
+        ({"keep": 0}, "keep is a share below 1 or a whole width of at least 1: got 0"),
+        ({"alike": ("mlp*",)}, r"no group that can be pruned matches 'mlp\*'"),
+        ({"accept": {"loss": 0.1}}, "accept measures on 100 training samples .* has 45 of them"),
+    ],
+)
+def test_what_cannot_be_cut_is_said_before_any_work(
+    dataset: Dataset, given: dict[str, Any], said: str
+) -> None:
+    try_widths(resolve(budget={"params": 60.0}), dataset)
+    with pytest.raises(RamifyError, match=said):
+        try_widths(resolve(**given), dataset)

@@ -25,7 +25,6 @@ SEARCHERS = (*SCORED, *GATED[:-1], "bn", OWN)
 OWN_SCORE = "a method of your own"  # what `OWN` is where it scores, and learns no gates
 CUTS = ("ratio", "threshold", "budget")  # they exclude each other
 SAYS_HOW_MUCH = (*CUTS, "accept")
-IN_UNITS_OF_THE_LOSS = ("takeover", "taylor")
 
 
 class PruneSettings(NetworkSettings):
@@ -129,8 +128,8 @@ class PruneSettings(NetworkSettings):
     )
     raw: bool = option(
         CUT,
-        "Compare scores of different layers as they are, as the RARTS thesis does. Otherwise each "
-        "is divided by the mean of its layer.",
+        "Compare gates, or the norm scales of bn, of different layers as they are, as the RARTS "
+        "thesis does. Otherwise each is divided by the mean of its layer.",
     )
     refit: bool = option(
         CUT,
@@ -217,10 +216,10 @@ class PruneSettings(NetworkSettings):
                 f"a threshold is on gates or norm scales, which {values['searcher']} does not "
                 "learn; give a ratio or a budget, or choose another searcher."
             )
-        if given.get("raw") and values["searcher"] in IN_UNITS_OF_THE_LOSS:
+        if given.get("raw") and values["searcher"] in SCORED:
             raise RamifyError(
-                f"raw is for scores without a unit, and those of {values['searcher']} are in "
-                "units of the loss, which compare as they are; leave it out."
+                f"raw is for gates and norm scales, and scores of {values['searcher']} compare "
+                "between layers as they are; leave it out."
             )
         if values["rounds"] > 1:
             _refuse_rounds(values)

@@ -1,6 +1,7 @@
 """The weights of a trained network, from the files that users have; nothing else is unpickled."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,9 @@ def _is_recipe(path: Path) -> bool:
 def _state(file: Path) -> Mapping[str, Tensor]:
     """The state dictionary of a file that torch.save wrote."""
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds: pickle's, zip's and torch's own
         raise RamifyError(
             f"{file} cannot be read as tensors alone, and nothing else is unpickled, since that "
