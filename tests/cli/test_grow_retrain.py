@@ -1,4 +1,4 @@
-"""The command line: what works, what is refused and how, and what Ctrl-C leaves."""
+"""The command line of grow and retrain: what works, what is refused and how, what Ctrl-C leaves."""
 
 import json
 import os
@@ -281,10 +281,6 @@ def test_resume_names_the_damaged_file(
         ("grow --data digits --device cuda:99", "there is no device 'cuda:99' on this machine"),
         ("grow --data digits --weight-decay -1", "weight_decay is -1.0; it must not be negative"),
         ("grow --data digits --momentum 2", "momentum is 2.0; it is 0 or more, and below 1"),
-        ("prune", "no data set was given; try --data digits"),
-        ("prune --data digits --searcher sgd", "choose one of rarts, darts, darts1"),
-        ("prune --data digits --ratio 0.1 --threshold 1", "give one of them"),
-        ("prune --data digits --budget params=10", "with a single channel left in every group"),
         ("show digits_net --input 1,1,8", "does not run on inputs of shape"),
         ("grow --resume nowhere", "nowhere is not a run folder: it does not exist"),
         ("show digits_net", "by --data NAME or by --input 1,3,32,32"),
@@ -412,76 +408,6 @@ def test_report_writes_the_page_again() -> None:
     assert result.exit_code == 0
     assert result.stdout.strip() == "run/report.html"
     assert Path("run/report.html").exists()
-
-
-SHRINK = "--data digits --width 4 --epochs 1 --probe-samples 20 --batch-size 15".split()
-
-
-def test_prune_leaves_a_whole_run_folder() -> None:
-    result = call("prune", *SHRINK, "--seeds", "2", "--distill", "--ratio", "0.5")
-    assert result.exit_code == 0, result.output
-    run = Path("runs/digits")
-    kept = {path.name for path in run.iterdir()}
-    assert kept >= {"model.safetensors", "model-1.json", "cut-1.safetensors", "report.html"}
-    for arm in ("baseline", "scored", "pruned"):
-        assert re.search(rf"{arm} .* ± ", result.stdout)
-    assert "scored-0: pruned 6 of 12 channels, " in result.stdout
-    config = json.loads((run / "config.json").read_text())
-    assert (config["command"], config["searcher"], config["temperature"]) == ("prune", "rarts", 4.0)
-    page = (run / "report.html").read_text()
-    for words in ("digits_net pruned on digits", "What each layer has left", "right after"):
-        assert words in page
-    assert "Family tree" not in page
-
-
-def test_every_option_of_prune_reaches_the_settings() -> None:
-    flat = "--searcher milenas --lam 0.5 --gamma 0.001 --arch-lr 0.02 --pretrain-epochs 2 "
-    flat += "--search-epochs 3 --groups layer2*,layer3* --budget params=300 --multiple-of 2 "
-    flat += "--from-scratch --distill --temperature 2 --out mine"
-    result = call("prune", *SHRINK, *flat.split())
-    assert result.exit_code == 0, result.output
-    config = json.loads(Path("mine/config.json").read_text())
-    wanted = {
-        "searcher": "milenas",
-        "lam": 0.5,
-        "beta": None,
-        "gamma": 0.001,
-        "arch_lr": 0.02,
-        "pretrain_epochs": 2,
-        "search_epochs": 3,
-        "epochs": 1,
-        "groups": ["layer2*", "layer3*"],
-        "ratio": None,
-        "budget": {"params": 300},
-        "multiple_of": 2,
-        "from_scratch": True,
-        "distill": True,
-        "temperature": 2,
-    }
-    assert {key: config[key] for key in wanted} == wanted
-    flat = "--searcher darts --searcher-order 2 --ratio 0.3 --per-layer --out other"
-    assert call("prune", *SHRINK, *flat.split()).exit_code == 0
-    config = json.loads(Path("other/config.json").read_text())
-    assert (config["searcher"], config["ratio"], config["per_layer"]) == ("darts2", 0.3, True)
-
-
-def test_ctrl_c_in_a_search_and_resume(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = [*SHRINK, "--searcher", "joint", "--search-epochs", "2"]
-    assert call("prune", *options, "--out", "whole").exit_code == 0
-    for event in (4, 2):  # in the search, then in the tuning
-        with monkeypatch.context() as patch:
-            interrupt(patch, event)
-            begun = Path("run").exists()
-            again = ["--resume", "run"] if begun else [*options, "--out", "run"]
-            result = call("prune", *again)
-        assert result.exit_code == 130
-        assert "stopped; to go on: ramify prune --resume run" in result.stdout
-        page = Path("run/report.html").read_text()
-        assert "ramify prune --resume RUN" in page
-    refused(call("grow", "--resume", "run"), "run is a run of ramify prune")
-    refused(call("retrain", "run"), "run is a run of ramify prune, which trains a cut shape")
-    assert call("prune", "--resume", "run").exit_code == 0
-    assert timeless("run") == timeless("whole")
 
 
 @pytest.mark.parametrize(
