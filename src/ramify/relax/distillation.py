@@ -1,4 +1,4 @@
-"""Learning from the full model while a pruned one is fine-tuned.
+"""Learning from the full model while a pruned one is tuned.
 
 Shape letters: `S` samples, `K` classes; `...` positions of a sequence or an image, if any.
 """
