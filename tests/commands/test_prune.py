@@ -213,7 +213,7 @@ def test_chosen_groups(tmp_path: Path, dataset: Dataset) -> None:
 
 
 def test_layers_that_stay_alike(tmp_path: Path, dataset: Dataset) -> None:
-    given = {"searcher": "random", "seed": 9, "ratio": 0.5, "keep": 1}
+    given = {"searcher": "random", "seed": 9, "ratio": 0.5, "keep": 1, "raw": True}
     free = after(tmp_path / "free", dataset, **given)["widths_after"]
     tied = after(tmp_path / "tied", dataset, **given, alike=("layer[23]*",))["widths_after"]
     assert free["layer2.0"] != free["layer3.0"]
@@ -231,7 +231,7 @@ def test_layers_that_stay_alike(tmp_path: Path, dataset: Dataset) -> None:
 def test_a_floor_of_every_layer_or_of_some(
     tmp_path: Path, dataset: Dataset, keep: Any, least: dict[str, int]
 ) -> None:
-    edit = after(tmp_path / "run", dataset, searcher="random", keep=keep, ratio=1.0)
+    edit = after(tmp_path / "run", dataset, searcher="random", raw=True, keep=keep, ratio=1.0)
     assert {name: edit["widths_after"][name] for name in least} == least
 
 
@@ -318,7 +318,7 @@ def test_a_strong_penalty_learns_the_ratio(tmp_path: Path, dataset: Dataset, sea
         ({"rounds": 0}, "rounds is 0; it must be at least 1"),
         ({"rounds": 2, "ratio": 0.5}, "rounds approach a budget, and ratio says at once"),
         ({"rounds": 2, "searcher": "rarts"}, "rounds need new scores for each cut"),
-        ({"raw": True}, "raw is for gates and norm scales, and scores of takeover compare"),
+        ({"raw": True}, "raw is for scores that do not compare between layers, and those of t"),
         ({"budget": {"macs": "150%"}}, "the budget of macs is '150%'; give a number above 0, or"),
         ({"budget": {"macs": "half"}}, "the budget of macs is 'half'; give a number above 0, or"),
         ({"budget": {"loss": 0.1}}, "there is no budget of the loss; give --accept loss=0.05"),

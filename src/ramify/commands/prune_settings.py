@@ -128,8 +128,9 @@ class PruneSettings(NetworkSettings):
     )
     raw: bool = option(
         CUT,
-        "Compare gates, or the norm scales of bn, of different layers as they are, as the RARTS "
-        "thesis does. Otherwise each is divided by the mean of its layer.",
+        "Compare scores of different layers as they are, as the RARTS thesis does. Otherwise gates "
+        "and norm scales are divided by the mean of their layer, more equal shares of all layers "
+        "are tried too, and what loses least is kept. Not with --searcher takeover.",
     )
     refit: bool = option(
         CUT,
@@ -216,10 +217,10 @@ class PruneSettings(NetworkSettings):
                 f"a threshold is on gates or norm scales, which {values['searcher']} does not "
                 "learn; give a ratio or a budget, or choose another searcher."
             )
-        if given.get("raw") and values["searcher"] in SCORED:
+        if given.get("raw") and values["searcher"] == "takeover":
             raise RamifyError(
-                f"raw is for gates and norm scales, and scores of {values['searcher']} compare "
-                "between layers as they are; leave it out."
+                "raw is for scores that do not compare between layers, and those of takeover are "
+                "losses, which do; leave it out."
             )
         if values["rounds"] > 1:
             _refuse_rounds(values)
