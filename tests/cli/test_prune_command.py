@@ -51,7 +51,7 @@ def test_prune_leaves_a_whole_run_folder() -> None:
     )
     config = settings_of("runs/digits")
     assert (config["command"], config["searcher"]) == ("prune", "takeover")
-    assert (config["budget"], config["temperature"]) == ({"macs": "50%"}, 4.0)
+    assert (config["budget"], config["temperature"]) == ({"macs": "50%"}, 2.0)
     small = ramify.load(run / "model", build=full_network)
     graph = ramify.trace(small, torch.zeros(1, 1, 8, 8))
     full = ramify.trace(full_network(), torch.zeros(1, 1, 8, 8))
