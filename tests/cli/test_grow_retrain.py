@@ -133,6 +133,7 @@ def test_every_option_reaches_the_settings() -> None:
         "schedule": "steps",
         "milestones": "0.25,0.5",
         "span": "run",
+        "warmup": 0.1,
         "seed": 4,
         "seeds": 1,
         "device": "cpu",
