@@ -24,7 +24,7 @@ from ramify.methods import (
     splitting_matrix,
 )
 from ramify.probe.loss import Loss
-from ramify.refit import cut
+from ramify.refit import Sensitivity, cut, sensitivity
 from ramify.relax import fold, gate
 from ramify.select import Knapsack, Rule, Selection, Threshold, TopFraction, TradeOff
 from ramify.select.fit import fit
@@ -78,6 +78,8 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "fit",
     # a trained network to a budget
     "cut",
+    "sensitivity",
+    "Sensitivity",
     # widths learned by gradients
     "gate",
     "fold",

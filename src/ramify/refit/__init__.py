@@ -1,8 +1,19 @@
 """Refit: after channels go, what stays takes over."""
 
+from ramify.refit.by_group import Sensitivity, SensitivityRow, sensitivity
 from ramify.refit.cutting import CutReport, cut
 from ramify.refit.reference import Reference
 from ramify.refit.sequential import Refitted, refit_readers
 from ramify.refit.takeover import Takeover
 
-__all__ = ["CutReport", "Reference", "Refitted", "Takeover", "cut", "refit_readers"]
+__all__ = [
+    "CutReport",
+    "Reference",
+    "Refitted",
+    "Sensitivity",
+    "SensitivityRow",
+    "Takeover",
+    "cut",
+    "refit_readers",
+    "sensitivity",
+]

@@ -63,9 +63,22 @@ class Player:
         other._env = dict(self._env)
         return other
 
+    def onto(self, tape: Tape) -> Player:
+        """The run of a tape that is the same up to here, to go on from here; this one may too."""
+        other = Player(tape, self._tensors)
+        other._at = self._at
+        writes = any(op.func._schema.is_mutable for op in tape.ops[self._at :])
+        other._env.update(copy.deepcopy(self._env) if writes else self._env)
+        return other
+
     def replace(self, ref: Ref, tensor: Tensor) -> None:
         """Give a tensor another value, for what follows."""
         self._env[ref.index] = tensor
+
+    @property
+    def position(self) -> int:
+        """The operation that comes next."""
+        return self._at
 
     def advance(self, position: int) -> None:
         """Play until just before the operation of this number."""

@@ -34,8 +34,8 @@ def tapes_of(
     made: list[Tape] = []
     for number, batch in enumerate(batches):
         shared = None
-        if number >= 2 and _alike(made[0], made[1]):
-            shared = _for_other(made[0], batches[0], batch)
+        if number >= 2 and alike(made[0], made[1]):
+            shared = for_other(made[0], batches[0], batch)
         if shared is None:
             run = lambda batch=batch: forward(model, batch)  # noqa: E731
             shared = record(model, run, batch, draws=True)
@@ -43,20 +43,27 @@ def tapes_of(
     return made
 
 
-def _alike(one: Tape, other: Tape) -> bool:
+def alike(one: Tape, other: Tape) -> bool:
     """Whether two runs executed the same operations on the same sizes, whatever the data."""
     if one.drawn or one.constants.keys() - one.inputs or one.shapes != other.shapes:
         return False
-    ops = zip(one.ops, other.ops, strict=False)
-    return len(one.ops) == len(other.ops) and all(
-        a.func is b.func
-        and (a.args, a.kwargs, a.outputs) == (b.args, b.kwargs, b.outputs)
-        and not any(tag in a.func.tags for tag in _BY_DATA)
-        for a, b in ops
+    by_data = any(tag in op.func.tags for op in one.ops for tag in _BY_DATA)
+    return not by_data and len(one.ops) == len(other.ops) == same_until(one, other)
+
+
+def same_until(one: Tape, other: Tape) -> int:
+    """How many operations two runs have in common from the start, on the same tensors."""
+    pairs = enumerate(zip(one.ops, other.ops, strict=False))
+    differs = (
+        number
+        for number, (a, b) in pairs
+        if a is not b
+        and (a.func is not b.func or (a.args, a.kwargs, a.outputs) != (b.args, b.kwargs, b.outputs))
     )
+    return next(differs, min(len(one.ops), len(other.ops)))
 
 
-def _for_other(tape: Tape, first: Any, batch: Any) -> Tape | None:
+def for_other(tape: Tape, first: Any, batch: Any) -> Tape | None:
     """The tape with the tensors of another batch; None where that has other shapes."""
     mine, shape = tree_flatten(first)
     theirs, other = tree_flatten(batch)

@@ -1,0 +1,274 @@
+"""Sensitivity: what the loss rises by when one group alone is cut, by a true trial of each cut."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ramify.cost import Cost, CostModel
+from ramify.edit.plan import check_current
+from ramify.errors import RamifyError
+from ramify.imports import require
+from ramify.methods import Proposal, Taylor, agree
+from ramify.methods.proposal import Method
+from ramify.probe.loss import Loss
+from ramify.refit.choosing import candidates, comparable
+from ramify.refit.outcome import mean_loss, outcome_of
+from ramify.refit.takeover import Takeover
+from ramify.refit.trials import losses_of_cuts
+from ramify.tracing import ChannelGraph
+
+SHARES = (0.125, 0.25, 0.5, 0.75, 0.9)
+"""The shares of a group that are cut by default."""
+
+
+@dataclass(frozen=True)
+class SensitivityRow:
+    """One cut that was tried.
+
+    Attributes:
+        group: the name of the group, which alone was cut.
+        share: of its channels that went.
+        width: what it had left.
+        loss: the mean loss.
+        rise: of the mean loss, over that of the full model.
+        saved: what the cut saves.
+
+    Example:
+        >>> row = SensitivityRow("conv1", 0.5, 8, loss=0.75, rise=0.25, saved=Cost(100, 2000))
+        >>> row.loss - row.rise  # of the full model
+        0.5
+    """
+
+    group: str
+    share: float
+    width: int
+    loss: float
+    rise: float
+    saved: Cost
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The loss against the share cut, group by group.
+
+    Attributes:
+        loss: the mean loss of the full model.
+        cost: of the full model.
+        widths: group -> its width in the full model, of those that were tried, in forward order.
+        rows: the trials, group by group, the smallest share first.
+
+    Example:
+        >>> row = SensitivityRow("conv1", 0.5, 8, loss=0.75, rise=0.25, saved=Cost(100, 2000))
+        >>> report = Sensitivity(0.5, Cost(400, 10000), {"conv1": 16}, [row])
+        >>> print(report)
+        The mean loss is 0.5, and rises by this when a share of one group alone goes:
+        group  width   50 %
+        conv1     16  +0.25
+        >>> report.plan(most_rise=0.1), report.plan(most_rise=0.3)
+        ({'conv1': 16}, {'conv1': 8})
+    """
+
+    loss: float
+    cost: Cost
+    widths: Mapping[str, int]
+    rows: Sequence[SensitivityRow]
+
+    def plan(self, most_rise: float) -> dict[str, int]:
+        """How narrow each group may become by itself: floors that `cut(keep=...)` takes.
+
+        Args:
+            most_rise: the most that the mean loss may rise by when one group alone is cut.
+
+        Returns:
+            Group -> the narrowest width tried that rises by no more, nor does any wider one; its
+            full width where there is none.
+        """
+        found = {}
+        for name, width in self.widths.items():
+            own = sorted((row for row in self.rows if row.group == name), key=lambda r: -r.width)
+            good = itertools.takewhile(lambda row: row.rise <= most_rise, own)
+            found[name] = min((row.width for row in good), default=width)
+        return found
+
+    def __str__(self) -> str:
+        """A table: a row a group, a column a share, the rise of the mean loss in each cell."""
+        shares, rises = self._cells()
+        lines = [["group", "width", *(f"{100 * share:.3g} %" for share in shares)]]
+        for name, width in self.widths.items():
+            cells = [rises.get((name, share)) for share in shares]
+            lines.append(
+                [name, str(width), *("" if rise is None else f"{rise:+.3g}" for rise in cells)]
+            )
+        sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        said = (
+            f"The mean loss is {self.loss:.4g}, and rises by this when a share of one group alone"
+        )
+        table = [
+            "  ".join([line[0].ljust(sizes[0]), *map(str.rjust, line[1:], sizes[1:])]).rstrip()
+            for line in lines
+        ]
+        return "\n".join([f"{said} goes:", *table])
+
+    def _cells(self) -> tuple[list[float], dict[tuple[str, float], float]]:
+        """The shares in order, and the rise of each group at each."""
+        rises = {(row.group, row.share): row.rise for row in self.rows}
+        return sorted({share for _, share in rises}), rises
+
+    def figure(self) -> Any:
+        """The table as colours: a row a group, a column a share, dark where the loss rises most.
+
+        Returns:
+            A `matplotlib.figure.Figure`.
+
+        Raises:
+            RamifyError: matplotlib is not installed.
+        """
+        require("matplotlib", "cli", "a figure is drawn by")
+        from matplotlib.colors import LogNorm
+        from matplotlib.figure import Figure
+
+        shares, rises = self._cells()
+        least = max(1e-4, 1e-3 * abs(self.loss))
+        names = list(self.widths)
+        grid = [[max(rises.get((n, s), math.nan), least) for s in shares] for n in names]
+        most = max((rise for rise in rises.values() if math.isfinite(rise)), default=1.0)
+        figure = Figure(figsize=(2.5 + 0.8 * len(shares), 1.2 + 0.24 * len(names)), layout="tight")
+        axes = figure.subplots()
+        norm = LogNorm(least, max(most, 10 * least), clip=True)
+        drawn = axes.imshow(grid, cmap="viridis_r", norm=norm, aspect="auto")
+        axes.set_yticks(range(len(names)), [f"{n} ({w})" for n, w in self.widths.items()])
+        axes.set_xticks(range(len(shares)), [f"{100 * share:.3g} %" for share in shares])
+        axes.set_xlabel("share of the group that goes")
+        figure.colorbar(drawn, label="rise of the mean loss")
+        return figure
+
+
+def sensitivity(
+    graph: ChannelGraph,
+    loss: Loss,
+    batches: Iterable[Any],
+    *,
+    method: Method | None = None,
+    shares: Sequence[float] = SHARES,
+    groups: Iterable[str] | None = None,
+    refit: bool = False,
+    held: Iterable[Any] | None = None,
+) -> Sensitivity:
+    """What the loss rises by when a share of one group alone is cut, measured for every group.
+
+    Each cut is tried on the model itself, measured and taken back; nothing is copied, and model
+    and optimizers are as they were afterwards. Without a refit the part of the network in front
+    of a cut is run once for all trials, but for the first batch: several batches are faster than
+    one.
+
+    Args:
+        graph: the traced model.
+        loss: `loss(model, batch)` -> (S,), one number a sample.
+        batches: what the channels are chosen on, and refitted.
+        method: what says which channels of a group go first; by default what suits a cut without
+            refit, `Taylor()`, or with one, `Takeover()`.
+        shares: the shares that go, above 0 and below 1; one channel of each group stays.
+        groups: the groups to try, by any name that `graph[...]` takes; by default all that can be
+            pruned.
+        refit: let what stays take over in each trial, as `cut` does. This takes two passes and
+            all the least squares of the network for each.
+        held: what to measure on; by default `batches`.
+
+    Returns:
+        The report: `print` it, draw its `figure()`, or give its `plan(most_rise)` to
+        `cut(keep=...)`.
+
+    Raises:
+        RamifyError: no batch, no share, or a group that cannot be pruned; the model is as it was.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+        <torch...>
+        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> x = torch.randn(64, 8)
+        >>> y = net(x).argmax(1)
+        >>> loss = lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1], reduction="none")
+        >>> report = sensitivity(ramify.trace(net, x[:1]), loss, [(x, y)], shares=(0.25, 0.75))
+        >>> [(row.group, row.width, row.rise > 0) for row in report.rows]
+        [('0', 12, True), ('0', 4, True)]
+    """
+    check_current(graph)
+    sample = list(batches)
+    measured_on = sample if held is None else list(held)
+    if not sample or not measured_on:
+        raise RamifyError("there is no batch to choose or measure on: give a few hundred samples")
+    names = _names(graph, groups)
+    scorer = method or (Takeover() if refit else Taylor())
+    proposals = comparable(agree(graph, scorer.propose(graph, loss, sample)), raw=True)
+    ordered: dict[str, list[Proposal]] = {name: [] for name in names}
+    for proposal in candidates(graph, proposals, {group.name: 1 for group in graph.groups}):
+        ordered.get(graph[proposal.edit.group].name, []).append(proposal)
+    wanted = [
+        (name, share, min(round(share * graph[name].width), len(own)))
+        for name, own in ordered.items()
+        for share in _checked(shares)
+    ]
+    wanted = [each for each in wanted if each[2]]
+    cuts = {(n, gone): [p.edit for p in ordered[n][:gone]] for n, _, gone in wanted}
+    start = mean_loss(graph.model, loss, measured_on)
+    if refit:
+        tried = (outcome_of(graph, edits, loss, sample, measured_on) for edits in cuts.values())
+        losses = [outcome.loss for outcome in tried]
+    else:
+        losses = losses_of_cuts(graph, list(cuts.values()), loss, measured_on)
+    after = dict(zip(cuts, losses, strict=True))
+    prices = CostModel(graph)
+    rows = [
+        SensitivityRow(
+            group=name,
+            share=share,
+            width=graph[name].width - gone,
+            loss=after[name, gone],
+            rise=after[name, gone] - start,
+            saved=Cost(0, 0) - prices.added(cuts[name, gone]),
+        )
+        for name, share, gone in wanted
+    ]
+    widths = {name: graph[name].width for name in names}
+    return Sensitivity(start, prices.cost(), widths, rows)
+
+
+def _names(graph: ChannelGraph, groups: Iterable[str] | None) -> list[str]:
+    """The groups to try, in forward order.
+
+    Returns:
+        Their names.
+
+    Raises:
+        RamifyError: one of them cannot be pruned.
+    """
+    if groups is None:
+        return [group.name for group in graph.groups if group.can_prune]
+    asked = {graph[name].name for name in ([groups] if isinstance(groups, str) else groups)}
+    for name in asked:
+        if not graph[name].can_prune:
+            raise RamifyError(
+                f"'{name}' cannot be pruned, so that no cut of it can be tried: {graph[name].why}"
+            )
+    return [group.name for group in graph.groups if group.name in asked]
+
+
+def _checked(shares: Sequence[float]) -> list[float]:
+    """The shares in order.
+
+    Returns:
+        Each once, the smallest first.
+
+    Raises:
+        RamifyError: there is none, or one is not between 0 and 1.
+    """
+    wrong = [share for share in shares if not 0 < share < 1]
+    if wrong or not shares:
+        raise RamifyError(f"shares are numbers above 0 and below 1, and got {wrong or 'none'}")
+    return sorted(set(shares))
