@@ -263,6 +263,39 @@ def test_out_of_time_the_best_so_far_is_within_the_budgets(kind: str, exact_up_t
     assert found.value - 1e-9 <= best <= found.bound + 1e-9
 
 
+@pytest.mark.parametrize("exact_up_to", [10**6, 0])
+def test_with_steps_no_clock_is_asked(exact_up_to: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which a million seconds pass between two looks at the clock chooses the same."""
+    draw = random.Random(3)
+    _, proposals = on_graph("two", draw, 5, prunes=True)
+    budgets = budgets_for(draw, proposals, 2)
+    knapsack = ramify.Knapsack(**budgets, exact_up_to=exact_up_to, steps=500)
+    found = knapsack.solve(proposals)
+    moments = itertools.count(0.0, 1e6)
+    monkeypatch.setattr("time.monotonic", lambda: next(moments))
+    again = knapsack.solve(proposals)
+    assert again.chosen == found.chosen
+    assert again.bound == found.bound
+
+
+def test_few_steps_are_within_the_budgets_and_more_are_no_worse() -> None:
+    layers = [nn.Linear(n, m) for n, m in itertools.pairwise((6, 40, 30, 50, 20, 3))]
+    graph = ramify.trace(nn.Sequential(*layers), torch.randn(1, 6))
+    model, draw = CostModel(graph), random.Random(0)
+    prunes = [ramify.Prune(g.name, c) for g in graph.groups if g.can_prune for c in range(g.width)]
+    offered = [
+        ramify.Proposal(edit, -draw.expovariate(1), model.added([edit]), graph=graph)
+        for edit in prunes
+    ]
+    budget = -model.cost().macs // 2
+    found = [
+        ramify.Knapsack(macs=budget, exact_up_to=0, steps=steps).solve(offered)
+        for steps in (1, 10, 1000)
+    ]
+    assert all(spent(each.chosen, graph).macs <= budget for each in found)
+    assert [each.value for each in found] == sorted(each.value for each in found)
+
+
 def test_curves_are_the_best_of_every_width() -> None:
     draw = random.Random(0)
     for _ in range(60):
@@ -314,6 +347,10 @@ def test_what_cannot_be_met_is_said() -> None:
         ramify.Knapsack(params=-1e6).select(offered)
     with pytest.raises(ramify.RamifyError, match="no proposal"):
         ramify.Knapsack(params=-1).select([])
+    with pytest.raises(ramify.RamifyError, match="steps of at least 1, and got 0"):
+        ramify.Knapsack(params=-1, steps=0)
+    with pytest.raises(ramify.RamifyError, match="steps take proposals that carry the traced"):
+        ramify.Knapsack(params=-1, steps=9).select(by_hand)
     with pytest.raises(ramify.RamifyError, match="carry the traced model"):
         ramify.Knapsack(latency=1.0).select(by_hand)
     empty = ramify.Knapsack(params=0, latency=0).solve([])

@@ -19,8 +19,8 @@ from ramify.select import Knapsack, Rule
 from ramify.select.rounding import Multiple, multiples
 from ramify.tracing import ChannelGraph
 
-SECONDS = 2.0
-"""So long a better choice is looked for, once there is one."""
+STEPS = 20_000
+"""So many pairs of groups are compared to find a better choice: some seconds."""
 
 Floor: TypeAlias = float | int | Mapping[str, float | int]
 """What stays of every group: a share below 1 or a width; or that by group."""
@@ -209,7 +209,7 @@ def _solve(
         counted["latency"] = sizes["latency"] - measure_edited(graph).median
     if all(change >= 0 for change in counted.values()):
         return []
-    return Knapsack(**counted, multiple_of=multiple, seconds=SECONDS).select(offered)  # type: ignore[arg-type]
+    return Knapsack(**counted, multiple_of=multiple, steps=STEPS).select(offered)  # type: ignore[arg-type]
 
 
 def _sets(graph: ChannelGraph, alike: Sequence[str]) -> list[list[str]]:

@@ -17,6 +17,7 @@ Shape letters: `W` groups of the graph, `G` groups with proposals, `N` columns.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -84,7 +85,7 @@ class LinearBound:
                 A_eq=self.one_each(columns),
                 b_eq=np.ones(len(choices.groups)),
                 method="highs",
-                options={"time_limit": left},
+                options={} if math.isinf(left) else {"time_limit": left},
             )
             if found.x is None or found.status:
                 break

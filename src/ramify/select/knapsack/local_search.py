@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import time
 from collections.abc import Sequence
 
 import numpy as np
 
+from ramify.select.knapsack.limit import Limit
 from ramify.select.knapsack.problem import Budgets, WidthChoices
 from ramify.select.knapsack.value_curve import Floats
 from ramify.tracing.indexing import Index
@@ -36,14 +36,14 @@ def drawn_in(choices: WidthChoices, budgets: Budgets, choice: Index) -> Index:
     return at(bisect.bisect_left(range(1, steps + 1), True, key=over))
 
 
-def improved(choices: WidthChoices, budgets: Budgets, choice: Index, until: float) -> Index:
+def improved(choices: WidthChoices, budgets: Budgets, choice: Index, limit: Limit) -> Index:
     """Move a choice that fits to better ones, two groups at a time, as long as that pays.
 
     Args:
         choices: the widths to choose from.
         budgets: what the choice is within, and stays within.
         choice: (G,), the column of each group.
-        until: when to stop, by `time.monotonic`.
+        limit: when to stop; its steps are used up, one for each pair.
 
     Returns:
         (G,), the best choice found.
@@ -55,8 +55,9 @@ def improved(choices: WidthChoices, budgets: Budgets, choice: Index, until: floa
     while True:
         before = choices.value(choice)
         for i, j in pairs.tolist():
-            if time.monotonic() >= until:
+            if limit.over():
                 return choice
+            limit.steps -= 1
             choice = _best_pair(choices, budgets, choice, i, j)
         if choices.value(choice) <= before + CLOSE * abs(before):
             return choice

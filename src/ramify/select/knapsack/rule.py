@@ -20,6 +20,7 @@ from ramify.methods.aliases import accepts_old_keywords
 from ramify.select.candidates import Candidates, gather
 from ramify.select.knapsack.additive import AdditiveKnapsack
 from ramify.select.knapsack.latency_budget import best_predicted
+from ramify.select.knapsack.limit import Limit
 from ramify.select.knapsack.problem import Budgets, WidthChoices
 from ramify.select.knapsack.value_curve import Floats
 from ramify.select.knapsack.widths import best_widths
@@ -90,6 +91,9 @@ class Knapsack:
             improved by local search, and `Selection.gap` says how far it may be from the best.
         seconds: how long to look for better selections and for a proof; what was found until then
             is within the budgets, and its gap holds. For a budget of latency, in each of its tries.
+        steps: how many pairs of groups to compare (or nodes of the exact program to visit) in place
+            of looking for so many seconds: a selection is then the same however busy the machine
+            is. It takes proposals with a graph.
 
     Example:
         >>> import ramify, torch
@@ -116,6 +120,7 @@ class Knapsack:
     seconds: float = 6.0
     multiple_of: Multiple = 1
     predicted: LatencyModel | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         if not self.budgets and self.latency is None:
@@ -125,6 +130,8 @@ class Knapsack:
         check_multiple(self.multiple_of)
         if not self.seconds > 0:
             raise RamifyError(f"a knapsack takes seconds above 0, and got {self.seconds}")
+        if self.steps is not None and self.steps < 1:
+            raise RamifyError(f"a knapsack takes steps of at least 1, and got {self.steps}")
         for name, budget in {**self.budgets, "latency": self.latency}.items():
             if budget is not None and not math.isfinite(budget):
                 raise RamifyError(f"the budget of {name} is a finite number, and got {budget}")
@@ -165,6 +172,10 @@ class Knapsack:
             raise RamifyError(
                 "a budget of latency takes proposals that carry the traced model: give each its "
                 "graph, or a budget of params, macs, flops or energy"
+            )
+        if self.steps is not None:
+            raise RamifyError(
+                "steps take proposals that carry the traced model: give each its graph, or seconds"
             )
         multiples(None, self.multiple_of)
         return self._solve_additive(candidates)
@@ -217,8 +228,10 @@ class Knapsack:
         exact = self._exactly(candidates)
 
         def solve(line: tuple[Floats, float] | None) -> tuple[Index, float]:
-            until = time.monotonic() + self.seconds
-            return best_widths(choices, replace(budgets, line=line), exact, until)
+            limit = Limit(until=time.monotonic() + self.seconds)
+            if self.steps is not None:
+                limit = Limit(steps=self.steps)
+            return best_widths(choices, replace(budgets, line=line), exact, limit)
 
         def selection(widths: Index, bound: float) -> Selection:
             picked = [candidates.proposals[number] for number in choices.proposals(widths)]

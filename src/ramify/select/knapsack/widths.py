@@ -5,12 +5,12 @@ Shape letters: `G` groups with proposals, `N` columns: one for each width that a
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 import scipy  # whose parts are imported when they are used
 
+from ramify.select.knapsack.limit import Limit
 from ramify.select.knapsack.linear_bound import LinearBound
 from ramify.select.knapsack.local_search import drawn_in, improved
 from ramify.select.knapsack.problem import Budgets, WidthChoices
@@ -22,7 +22,7 @@ CLOSE = 1e-4  # the relative gap at which it is not started again
 
 
 def best_widths(
-    choices: WidthChoices, budgets: Budgets, exact: bool, until: float
+    choices: WidthChoices, budgets: Budgets, exact: bool, limit: Limit
 ) -> tuple[Index, float]:
     """The best choice of widths that was found, and a bound on the value of any that fits.
 
@@ -30,37 +30,37 @@ def best_widths(
         choices: the widths to choose from; the narrowest of all groups fit together.
         budgets: what they must hold to.
         exact: whether to prove the best by a mixed-integer program, as far as time allows.
-        until: when to stop, by `time.monotonic`.
+        limit: when to stop; its steps are used up.
 
     Returns:
         The column of each group (G,), and the bound.
     """
-    now = time.monotonic()
+    quarter, half, most = (limit.share(part / 4) for part in (1, 2, 3))
     program = LinearBound(choices, budgets)
-    first, near = program.solve(now + (until - now) / 4)
+    first, near = program.solve(quarter)
     program.add_ends()
-    second, _ = program.solve(now + (until - now) / 2)
+    second, _ = program.solve(half)
     bound = min(first, second)
     if exact:
-        proven, limit = _proven(choices, budgets, program, now + (until - now) * 3 / 4)
-        bound = min(bound, limit)
+        proven, highest = _proven(choices, budgets, program, Limit(most, limit.steps))
+        bound = min(bound, highest)
         if proven is not None:
             return proven, bound
-    found = improved(choices, budgets, drawn_in(choices, budgets, near), until)
+    found = improved(choices, budgets, drawn_in(choices, budgets, near), limit)
     # Local search ends where no pair of groups is better: start again with some groups narrowest.
     draw = np.random.default_rng(0)
     for _ in range(RESTARTS):
         value = choices.value(found)
-        if time.monotonic() >= until or bound - value <= CLOSE * abs(bound):
+        if limit.over() or bound - value <= CLOSE * abs(bound):
             break
         narrowed = np.where(draw.random(len(found)) < NARROWED, choices.start, found)
-        again = improved(choices, budgets, narrowed, until)
+        again = improved(choices, budgets, narrowed, limit)
         found = again if choices.value(again) > value else found
     return found, max(bound, choices.value(found))
 
 
 def _proven(
-    choices: WidthChoices, budgets: Budgets, program: LinearBound, until: float
+    choices: WidthChoices, budgets: Budgets, program: LinearBound, limit: Limit
 ) -> tuple[Index | None, float]:
     """The best choice by a mixed-integer program.
 
@@ -74,7 +74,7 @@ def _proven(
     wider: list[tuple[np.ndarray, float]] = []
     columns = np.arange(len(choices.values))
     one_each = (program.one_each(columns), 1.0, 1.0)
-    while (left := until - time.monotonic()) > 0:
+    while not limit.over():
         constraints: list[tuple[Any, Any, Any]] = [one_each]
         rows, limits = program.cuts()
         if len(rows):
@@ -86,7 +86,7 @@ def _proven(
             integrality=np.ones(len(columns)),
             bounds=(0, 1),
             constraints=constraints,
-            options={"mip_rel_gap": 0.0, "time_limit": left},
+            options={"mip_rel_gap": 0.0, **limit.options()},
         )
         if found.mip_dual_bound is not None:
             bound = min(bound, -found.mip_dual_bound / program.unit)
