@@ -232,7 +232,7 @@ def test_rounding_a_larger_network_is_never_over_budget(kind: str) -> None:
             offered.append(ramify.Proposal(gone, -draw.expovariate(1), cost, graph=graph))
     now, sign = model.cost(), -1 if kind == "shrink" else 1
     budgets = {"params": sign * now.params // 3, "flops": sign * now.flops // 4}
-    rounded = ramify.Knapsack(**budgets, exact_up_to=0, seconds=1.0).solve(offered)
+    rounded = ramify.Knapsack(**budgets, exact_up_to=0, steps=2000).solve(offered)
     cost = spent(rounded.chosen, graph)
     assert all(cost.of(name) <= budget for name, budget in budgets.items())
     assert rounded.value <= rounded.bound
