@@ -19,8 +19,8 @@ from ramify.select import Knapsack, Rule
 from ramify.select.rounding import Multiple, multiples
 from ramify.tracing import ChannelGraph
 
-STEPS = 20_000
-"""So many pairs of groups are compared to find a better choice: some seconds."""
+STEPS = 5_000
+"""So many pairs of groups are compared to find a better choice: about two seconds."""
 
 Floor: TypeAlias = float | int | Mapping[str, float | int]
 """What stays of every group: a share below 1 or a width; or that by group."""

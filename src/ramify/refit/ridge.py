@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,16 +97,26 @@ def ridge(
     Returns:
         The weight (G, F, O) and the bias (G, O); no bias where it is not centred.
     """
+    [found] = _solutions(moments, weight, [strength], centred)
+    return found
+
+
+def _solutions(
+    moments: Moments, weight: Tensor, strengths: Sequence[float], centred: bool
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The ridge solutions for several λ, one after the other."""
     a, b = covariances(moments, centred)
-    mean = a.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    pull = strength * torch.where(mean > 0, mean, torch.ones_like(mean))
-    eye = torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
-    # About W_K, so that what is exact already stays so to the last digit.
-    change = _solved(a + pull * eye, b - a @ weight)
-    new = weight + change
-    if not centred:
-        return new, None
-    return new, (moments.y - torch.einsum("gf,gfo->go", moments.x, new)) / moments.rows
+    mean = a.diagonal(dim1=1, dim2=2).mean(1)[:, None]
+    mean = torch.where(mean > 0, mean, torch.ones_like(mean))
+    missing = b - a @ weight
+    for strength in strengths:
+        pulled = a.clone()
+        pulled.diagonal(dim1=1, dim2=2).add_(strength * mean)
+        # About W_K, so that what is exact already stays so to the last digit.
+        new, bias = weight + _solved(pulled, missing), None
+        if centred:
+            bias = (moments.y - torch.einsum("gf,gfo->go", moments.x, new)) / moments.rows
+        yield new, bias
 
 
 def _solved(a: Tensor, b: Tensor) -> Tensor:
@@ -175,8 +185,8 @@ def choose(
     errors = dict.fromkeys(strengths, 0.0)
     for fold in full:
         rest = every - fold
-        for strength in strengths:
-            new, bias = ridge(rest, weight, strength, centred)
+        solutions = _solutions(rest, weight, strengths, centred)
+        for strength, (new, bias) in zip(strengths, solutions, strict=True):
             errors[strength] += _error(fold, new, bias) * float(fold.rows)
     return min(errors, key=lambda strength: errors[strength])
 

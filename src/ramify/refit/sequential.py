@@ -173,7 +173,10 @@ class _Refit:
             y = pair.old.result(old.position, old.result)
             pair.new.advance(reader.position)
             dim = reader.along(y.dim())
-            y = y.index_select(dim, outputs) * _along(times.to(y), dim, y.dim())
+            if len(outputs) != y.shape[dim] or bool((outputs.diff() != 1).any()):
+                y = y.index_select(dim, outputs)
+            if bool((times != 1).any()):
+                y = y * _along(times.to(y), dim, y.dim())
             if self._corrected:
                 y = self._made_up(pair, reader, old, y, (dim, outputs))
             x = pair.new.value(reader.source)
