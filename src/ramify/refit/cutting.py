@@ -31,6 +31,7 @@ from ramify.refit.choosing import (
     floors,
     of_groups,
 )
+from ramify.refit.expected import expected_rise
 from ramify.refit.outcome import Accept, Outcome, constant_loss, mean_loss, outcome_of
 from ramify.refit.sequential import Refitted
 from ramify.refit.takeover import Takeover
@@ -57,8 +58,8 @@ class CutReport:
         edits: the prunes that were made.
         loss_before: the mean loss of the model as it was, on what the cut was measured on.
         loss_after: the mean loss of the cut model, on the same.
-        predicted: the rise of the loss that was expected, from the method's costs and the trial
-            of a cut two thirds as deep; nan where the method expects none.
+        predicted: the rise of the loss that is expected on samples like those it was refitted on:
+            each half of them is measured after a refit on the other; nan where there is one batch.
         held: whether the measured samples chose nothing.
         refitted: what became of each reader, in forward order.
         warnings: what a user should know.
@@ -135,7 +136,7 @@ def cut(  # noqa: PLR0913
         held: samples to measure on that choose nothing; by default it is measured on `batches`.
         optimizer: the optimizer (or several) whose state follows.
         followers: models or state dictionaries that follow the edit; they are not refitted.
-        log: gets a :class:`CutReport`; its expected rise of the loss takes a trial more.
+        log: gets a :class:`CutReport`; its expected rise of the loss takes another refit.
 
     Returns:
         The graph of the cut model; its `origin` says which channels are left.
@@ -202,13 +203,13 @@ def cut(  # noqa: PLR0913
 
     most = math.inf if budget is None else budget.get("loss", math.inf)
     if accept is None and most == math.inf:
-        outcome, chosen = attempt(sizes)
+        outcome, _ = attempt(sizes)
     else:
-        outcome, chosen = _smallest(graph, attempt, sizes, start + most)
+        outcome, _ = _smallest(graph, attempt, sizes, start + most)
     constant = constant_loss(graph.model, loss, measured_on[0])
     expected = math.nan
     if log is not None:
-        expected = _expected(graph, chosen, start, attempt)
+        expected = expected_rise(graph, outcome, loss, sample, refit=refit)
     before, widths = CostModel(graph).cost(), {g.name: g.width for g in graph.groups}
     gone = Counter(graph[edit.group].name for edit in outcome.edits)
     if outcome.edits:
@@ -235,28 +236,6 @@ def cut(  # noqa: PLR0913
             )
         )
     return graph
-
-
-def _expected(
-    graph: ChannelGraph, chosen: Sequence[Proposal], start: float, attempt: Attempt
-) -> float:
-    """What the loss should rise by: the method's costs, in the unit that a smaller cut shows.
-
-    The curvature of a network that fits its sample says how costs compare, and not how large they
-    are at a finite step: a cut two thirds as deep is tried, and the rest is taken in proportion.
-
-    Returns:
-        The rise; nan where the method has no costs.
-    """
-    model = CostModel(graph)
-    now = model.cost().macs
-    after = now + model.added([proposal.edit for proposal in chosen]).macs
-    total = -math.fsum(proposal.gain for proposal in chosen)
-    if after >= now or not total > 0:
-        return math.nan
-    tried, some = attempt({"macs": now ** (1 / 3) * after ** (2 / 3)})
-    part = -math.fsum(proposal.gain for proposal in some)
-    return (tried.loss - start) * total / part if part > 0 else math.nan
 
 
 def _checked(

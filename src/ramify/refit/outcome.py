@@ -78,10 +78,8 @@ def outcome_of(
     Returns:
         What the cut comes to.
     """
-    reference = Reference(graph)
-    reference.follow(graph, edits)
     model = graph.model
-    with borrowed(model), resized(model, graph.indexing, plan_edits(graph, edits).changes):
+    with cut_for_now(graph, edits) as reference:
         refitted = refit_readers(model, reference, sample, loss) if refit and edits else []
         measured = mean_loss(model, loss, held)
         chosen_on = measured if held is sample else mean_loss(model, loss, sample)
@@ -89,6 +87,24 @@ def outcome_of(
             accepted = accept is None or distributed.all_true(bool(accept(model)))
         state = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
     return Outcome(tuple(edits), measured, chosen_on, accepted, refitted, state)
+
+
+@contextmanager
+def cut_for_now(graph: ChannelGraph, edits: Sequence[Edit]) -> Iterator[Reference]:
+    """The model with edits made, for the time of the block; what becomes of it then is forgotten.
+
+    Args:
+        graph: the traced model.
+        edits: what to cut.
+
+    Yields:
+        The model as it was.
+    """
+    reference = Reference(graph)
+    reference.follow(graph, edits)
+    changes = plan_edits(graph, edits).changes
+    with borrowed(graph.model), resized(graph.model, graph.indexing, changes):
+        yield reference
 
 
 @contextmanager
@@ -115,11 +131,26 @@ def mean_loss(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> float:
     Returns:
         The mean over the samples of every rank.
     """
+    total, count = summed_loss(model, loss, batches)
+    return total / count
+
+
+def summed_loss(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> tuple[float, float]:
+    """The sum of the losses of every rank's samples, in eval mode, and how many samples there are.
+
+    Args:
+        model: the network.
+        loss: `loss(model, batch)` -> (S,).
+        batches: what to measure on.
+
+    Returns:
+        The sum and the number.
+    """
     with evaluating(model):
         each = [checked_loss(loss, model, batch).double() for batch in batches]
     total = torch.stack([torch.cat(each).sum(), torch.tensor(float(sum(map(len, each)))).double()])
     [total] = distributed.all_sum([total])
-    return float(total[0] / total[1])
+    return float(total[0]), float(total[1])
 
 
 def constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:

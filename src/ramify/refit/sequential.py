@@ -60,7 +60,7 @@ def refit_readers(
     batches: Iterable[Any],
     forward: Forward = call,
     *,
-    strengths: Sequence[float] | None = None,
+    strengths: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
     norms: bool = True,
     corrected: bool = True,
 ) -> list[Refitted]:
@@ -71,7 +71,8 @@ def refit_readers(
         reference: the network as it was, told of every edit since.
         batches: a few hundred inputs; labels are not looked at.
         forward: runs a model on a batch.
-        strengths: the λ to choose from for each reader; None: those of `ridge.solve`.
+        strengths: the λ to choose from, for every reader or by its name; None, or a reader that is
+            not named: those of `ridge.solve`.
         norms: give batch norms the statistics that they now have, their function held.
         corrected: let a block make up for what the stream that it adds to has lost.
 
@@ -133,7 +134,7 @@ class _Refit:
         model: nn.Module,
         reference: Reference,
         pairs: Sequence[_Pair],
-        strengths: Sequence[float] | None,
+        strengths: Sequence[float] | Mapping[str, Sequence[float]] | None,
         norms: bool,
         corrected: bool,
     ) -> None:
@@ -212,7 +213,10 @@ class _Refit:
             bias = self._tensors[reader.bias].detach().reshape(-1)[reader.bias_entries]
         elif behind is not None:
             bias = old.new_zeros(old.shape[0], old.shape[2])
-        found = solve(folds, old, bias, self._strengths)
+        strengths = self._strengths
+        if isinstance(strengths, Mapping):
+            strengths = strengths.get(reader.name)
+        found = solve(folds, old, bias, strengths)
         if found.after < found.before:
             self._write(reader, found, behind)
         return Refitted(reader.name, found.strength, found.before, found.after)

@@ -1,0 +1,48 @@
+"""What the loss of a cut should be on samples that it has not seen: the sample in two halves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ramify import distributed
+from ramify.probe.loss import Loss
+from ramify.refit.outcome import Outcome, cut_for_now, summed_loss
+from ramify.refit.sequential import refit_readers
+from ramify.tracing import ChannelGraph
+
+
+def expected_rise(
+    graph: ChannelGraph, outcome: Outcome, loss: Loss, sample: Sequence[Any], *, refit: bool = True
+) -> float:
+    """What a cut raises the mean loss by, each half of the sample refitted on the other.
+
+    A refit suits the samples that it was found from, so that the loss on these is too small. Here
+    no sample is measured in a network that was refitted on it; each λ is that of the refit on all.
+    What the choice of channels owes to the sample is not seen, nor that a network which was trained
+    on these samples loses more on others.
+
+    Args:
+        graph: the traced model.
+        outcome: the cut.
+        loss: `loss(model, batch)` -> (S,).
+        sample: what it was chosen and refitted on.
+        refit: whether it was refitted.
+
+    Returns:
+        The rise; nan where there are no two batches.
+    """
+    if not distributed.all_true(len(sample) > 1):
+        return math.nan
+    strengths = {one.name: [one.strength] for one in outcome.refitted if one.strength > 0}
+    halves = sample[::2], sample[1::2]
+    before = after = count = 0.0
+    for seen, unseen in (halves, halves[::-1]):
+        total, number = summed_loss(graph.model, loss, unseen)
+        before, count = before + total, count + number
+        with cut_for_now(graph, outcome.edits) as reference:
+            if refit and outcome.edits:
+                refit_readers(graph.model, reference, seen, loss, strengths=strengths, norms=False)
+            after += summed_loss(graph.model, loss, unseen)[0]
+    return (after - before) / count
