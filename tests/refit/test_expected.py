@@ -1,4 +1,4 @@
-"""The expected rise of a cut, against copies that are really cut and refitted on half the sample."""
+"""The expected rise of a cut, against copies really cut and refitted on half the sample."""
 
 from __future__ import annotations
 

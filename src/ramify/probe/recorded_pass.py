@@ -18,6 +18,9 @@ from torch.autograd.graph import GradientEdge, Node
 from ramify.probe.replay import replay
 from ramify.tracing.recorder import Op, Ref, Tape, record, storage_of, tensors_of
 
+Take = Callable[[int, Tensor], None]
+"""Gets the number of an operation and the gradient at its read."""
+
 
 class RecordedPass:
     """What one run of the loss held: every tensor's value, and the gradient at chosen reads.
@@ -103,23 +106,30 @@ class RecordedPass:
         together = self._memory.get(storage_of(self._values[ref.index]), [])
         return [index for index in together if index != ref.index]
 
-    def gradients(self, reads: Mapping[int, Ref], made: Sequence[int]) -> dict[int, Tensor]:
+    def gradients(
+        self, reads: Mapping[int, Ref], made: Sequence[int], take: Take | None = None
+    ) -> dict[int, Tensor]:
         """The gradient of each sample's loss at each consumer's own read; the graph is spent.
 
         Args:
             reads: operation -> the tensor that it reads, or one that it makes, which is then read
                 by all that follows.
             made: the operations from which on something is probed.
+            take: gets each operation with its gradient as soon as that is known, so that they need
+                not be held together.
 
         Returns:
             Operation -> gradient, shaped as what is read; absent where the loss does not
-            depend on it, or what is read is zero.
+            depend on it, what is read is zero, or it was taken.
         """
         edges = [GradientEdge(node, 0) for p in made if (node := self._nodes[p]) is not None]
         hooked = {p: node for p, ref in reads.items() if (node := self._own_node(p, ref))}
-        if len(edges) < len(made) or len(hooked) < len(reads):
-            return self._replayed(reads)
         found: dict[int, Tensor] = {}
+        take = take or found.__setitem__
+        if len(edges) < len(made) or len(hooked) < len(reads):
+            for position, gradient in self._replayed(reads).items():
+                take(position, gradient)
+            return found
         handles = []
         for position, node in hooked.items():
             place = _argument(self.tape.ops[position], reads[position])
@@ -132,7 +142,7 @@ class RecordedPass:
             ) -> None:
                 gradient = outputs[0] if place is None else inputs[place]
                 if gradient is not None:
-                    found[position] = gradient.detach()
+                    take(position, gradient.detach())
 
             handles.append(node.register_hook(keep))
         try:

@@ -70,31 +70,44 @@ def reads_of(
     found: list[ReaderSums] = []
     samples = 0
     for number, batch in enumerate(batches):
-        run = lambda batch=batch: checked_loss(loss, graph.model, batch)  # noqa: E731
-        names = [name for name, _ in graph.model.named_parameters()]
-        with torch.enable_grad():
-            taken = RecordedPass(graph.model, run, batch, names)
-        course = course_of(taken.tape)
-        if not found:
-            found = _found(graph, course)
-        by_name = {reader.name: reader for reader in course.readers}
-        readers = [by_name[read.reader.name] for read in found]
-        made = {reader.position: reader.result for reader in readers}
-        starts = [_maker(taken.tape, reader) for reader in readers]
-        slopes = taken.gradients(made, starts) if made else {}
-        samples += len(taken.losses)
-        for read, reader in zip(found, readers, strict=True):
-            slope = slopes.get(reader.position)
-            if slope is None:
-                continue
-            x = taken.value(reader.source, reader.position)
-            for fold, phi, own in folded(reader, number, FOLDS, x, slope):
-                read.folds[fold].add(phi, own[:, :0])
-                wide = own.to(torch.promote_types(own.dtype, torch.float32))
-                read.gradients += wide @ wide.transpose(1, 2)
+        samples += _add(graph, found, loss, batch, number)
     if not samples:
         raise RamifyError("there is no batch to score on: give at least one")
     return _everywhere(found), int(distributed.all_sum([torch.tensor(float(samples))])[0])
+
+
+def _add(graph: ChannelGraph, found: list[ReaderSums], loss: Loss, batch: Any, number: int) -> int:
+    """Add one batch to the sums of every reader, which the first batch finds.
+
+    Returns:
+        The number of its samples.
+    """
+    run = lambda: checked_loss(loss, graph.model, batch)  # noqa: E731
+    names = [name for name, _ in graph.model.named_parameters()]
+    with torch.enable_grad():
+        taken = RecordedPass(graph.model, run, batch, names)
+    course = course_of(taken.tape)
+    if not found:
+        found += _found(graph, course)
+    by_name = {reader.name: reader for reader in course.readers}
+    readers = {by_name[read.reader.name].position: read for read in found}
+    made = {p: by_name[read.reader.name].result for p, read in readers.items()}
+    sources = {p: by_name[read.reader.name].source for p, read in readers.items()}
+    # What no reader reads goes at once, the rest as the backward pass comes to it.
+    taken.keep({ref.index for ref in sources.values()})
+
+    def take(position: int, slope: Tensor) -> None:
+        read = readers[position]
+        reader, x = by_name[read.reader.name], taken.value(sources[position], position)
+        for fold, phi, own in folded(reader, number, FOLDS, x, slope):
+            read.folds[fold].add(phi, own[:, :0])
+            wide = own.to(torch.promote_types(own.dtype, torch.float32))
+            read.gradients += wide @ wide.transpose(1, 2)
+
+    if made:
+        starts = [_maker(taken.tape, by_name[read.reader.name]) for read in found]
+        taken.gradients(made, starts, take)
+    return len(taken.losses)
 
 
 def _maker(tape: Tape, reader: Reader) -> int:
