@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,26 +97,29 @@ def ridge(
     Returns:
         The weight (G, F, O) and the bias (G, O); no bias where it is not centred.
     """
-    [found] = _solutions(moments, weight, [strength], centred)
-    return found
+    return _Ridge(moments, weight, centred).at(strength)
 
 
-def _solutions(
-    moments: Moments, weight: Tensor, strengths: Sequence[float], centred: bool
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The ridge solutions for several λ, one after the other."""
-    a, b = covariances(moments, centred)
-    mean = a.diagonal(dim1=1, dim2=2).mean(1)[:, None]
-    mean = torch.where(mean > 0, mean, torch.ones_like(mean))
-    missing = b - a @ weight
-    for strength in strengths:
-        pulled = a.clone()
-        pulled.diagonal(dim1=1, dim2=2).add_(strength * mean)
+class _Ridge:
+    """What the ridge solutions of some rows share, whatever λ."""
+
+    def __init__(self, moments: Moments, weight: Tensor, centred: bool) -> None:
+        self._a, b = covariances(moments, centred)
+        mean = self._a.diagonal(dim1=1, dim2=2).mean(1)[:, None]
+        self._mean = torch.where(mean > 0, mean, torch.ones_like(mean))
+        self._missing = b - self._a @ weight
+        self._x, self._y, self._rows = moments.x, moments.y, moments.rows
+        self._weight, self._centred = weight, centred
+
+    def at(self, strength: float) -> tuple[Tensor, Tensor | None]:
+        """The weight (G, F, O) and the bias (G, O) for one λ."""
+        pulled = self._a.clone()
+        pulled.diagonal(dim1=1, dim2=2).add_(strength * self._mean)
         # About W_K, so that what is exact already stays so to the last digit.
-        new, bias = weight + _solved(pulled, missing), None
-        if centred:
-            bias = (moments.y - torch.einsum("gf,gfo->go", moments.x, new)) / moments.rows
-        yield new, bias
+        new = self._weight + _solved(pulled, self._missing)
+        if not self._centred:
+            return new, None
+        return new, (self._y - torch.einsum("gf,gfo->go", self._x, new)) / self._rows
 
 
 def _solved(a: Tensor, b: Tensor) -> Tensor:
@@ -169,6 +172,8 @@ def choose(
 ) -> float:
     """The λ whose solutions have the least error on the fold that each was not found from.
 
+    The error is taken to fall and then to rise with λ, but for the least.
+
     Args:
         folds: the rows in parts.
         weight: (G, F, O), what the solutions stay near.
@@ -182,13 +187,21 @@ def choose(
     if len(strengths) == 1 or len(full) < 2:
         return sorted(strengths)[len(strengths) // 2]
     every = functools.reduce(operator.add, full)
-    errors = dict.fromkeys(strengths, 0.0)
-    for fold in full:
-        rest = every - fold
-        solutions = _solutions(rest, weight, strengths, centred)
-        for strength, (new, bias) in zip(strengths, solutions, strict=True):
-            errors[strength] += _error(fold, new, bias) * float(fold.rows)
-    return min(errors, key=lambda strength: errors[strength])
+    solutions = [(fold, _Ridge(every - fold, weight, centred)) for fold in full]
+
+    @functools.cache
+    def error(place: int) -> float:
+        each = ((fold, *ridge.at(rising[place])) for fold, ridge in solutions)
+        return sum(_error(fold, new, bias) * float(fold.rows) for fold, new, bias in each)
+
+    # Where nothing is lost the least λ is best; else the error falls and then rises with λ: from
+    # the middle, go down where it falls.
+    rising = sorted(strengths)
+    best = min(len(rising) // 2, 0, key=error)
+    for step in (-1, 1):
+        while 0 <= best + step < len(rising) and error(best + step) < error(best):
+            best += step
+    return rising[best]
 
 
 def _or_zeros(bias: Tensor | None, moments: Moments) -> Tensor:
