@@ -58,8 +58,8 @@ class CutReport:
         edits: the prunes that were made.
         loss_before: the mean loss of the model as it was, on what the cut was measured on.
         loss_after: the mean loss of the cut model, on the same.
-        predicted: the rise of the loss that is expected on samples like those it was refitted on:
-            each half of them is measured after a refit on the other; nan where there is one batch.
+        predicted: the rise of the loss that is expected on samples like those that it was chosen
+            and refitted on (`expected.py`); nan where there is one batch.
         held: whether the measured samples chose nothing.
         refitted: what became of each reader, in forward order.
         warnings: what a user should know.
