@@ -25,6 +25,8 @@ from ramify.refit.moments import Moments
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The λ that are tried, in units of the mean diagonal of A."""
+ROUNDING = 1e-5
+"""A smaller λ does not shrink a solution, and only keeps it clear of rounding."""
 EXACT = 1e-12
 """A reader that misses less of the variance of its targets than this has lost nothing."""
 
@@ -194,9 +196,12 @@ def choose(
         each = ((fold, *ridge.at(rising[place])) for fold, ridge in solutions)
         return sum(_error(fold, new, bias) * float(fold.rows) for fold, new, bias in each)
 
+    rising = sorted(strengths)
+    rows = min(float(every.rows - fold.rows) for fold in full)
+    if rising[0] < ROUNDING and rows < weight.shape[1]:  # too few to see that nothing is lost
+        rising = rising[1:]
     # Where nothing is lost the least λ is best; else the error falls and then rises with λ: from
     # the middle, go down where it falls.
-    rising = sorted(strengths)
     best = min(len(rising) // 2, 0, key=error)
     for step in (-1, 1):
         while 0 <= best + step < len(rising) and error(best + step) < error(best):
