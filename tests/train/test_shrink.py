@@ -100,6 +100,7 @@ def test_rounds_approach_the_budget_by_equal_factors():
 GIVEN = {
     "plain": {"rounds": 2, "teacher": None},
     "taught": {},
+    "with its sensitivity": {"sensitivity": True, "groups": ("0",)},
     "searched": {
         "search": WidthSearch("rarts", epochs=2, gamma=0.1),
         "rule": ramify.TopFraction(0.4),
@@ -277,3 +278,31 @@ def test_the_network_is_no_teacher_of_itself():
     net, data = problem()
     with pytest.raises(RamifyError, match="the teacher is the network that is to be cut"):
         shrunk(net, data, teacher=net)
+
+
+@pytest.mark.filterwarnings("ignore:.*at chance:UserWarning", "ignore:.*lost 90 %:UserWarning")
+def test_the_sensitivity_is_that_of_cuts_of_one_group():
+    net, data = problem()
+    other = copy.deepcopy(net)
+    done = shrunk(net, data, sensitivity=True, calibration=data, held=data)
+    assert [event["event"] for event in done.history[:2]] == ["sensitivity", "edit"]
+    event = done.history[0]
+    assert list(event["groups"]) == ["0", "3"]
+    for name, trials in event["groups"].items():
+        for share, loss in trials:
+            model = copy.deepcopy(other)
+            graph = ramify.trace(model, data[0][0][:1])
+            width = graph[name].width
+            rule = ramify.TopFraction(min(round(share * width), width - 1) / width)
+            options = {
+                "refit": False,
+                "balance": False,
+                "method": ramify.Taylor(),
+                "held": data,
+                "keep": 1,
+            }
+            reports = []
+            ramify.cut(
+                graph, cross_entropy, data, rule=rule, groups=[name], log=reports.append, **options
+            )
+            assert reports[0].loss_after == pytest.approx(loss, rel=1e-9)

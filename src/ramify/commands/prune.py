@@ -130,6 +130,7 @@ def _shrink(settings: PruneSettings, job: Job, setup: Setup, judges: Batches) ->
         cross_entropy,
         setup.batches(job),
         **settings.cutting(budget, accept) | {"method": method},
+        sensitivity=settings.sensitivity,
         calibration=sample,
         held=held,
         training=settings.tuning(),

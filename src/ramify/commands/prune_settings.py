@@ -137,6 +137,11 @@ class PruneSettings(NetworkSettings):
         "Let the channels that stay take over, by least squares on --probe-samples samples. "
         "Default: they do.",
     )
+    sensitivity: bool = option(
+        CUT,
+        "Measure before the cut what the loss rises by when a share of one layer alone goes, and "
+        "draw it on the page.",
+    )
     rounds: int = option(
         CUT, "So many cuts, each with its tuning, approach --budget by equal factors", ge=1
     )

@@ -56,25 +56,26 @@ def _floor(width: int, keep: float | int) -> int:
     return max(1, math.ceil(keep * width - 1e-9))
 
 
-def matching(graph: ChannelGraph, pattern: str) -> list[str]:
-    """The names of the groups that can be pruned and that a pattern matches.
+def matching(graph: ChannelGraph, patterns: Sequence[str]) -> list[str]:
+    """The names of the groups that can be pruned and that one of the patterns matches.
 
     Args:
         graph: the traced model.
-        pattern: such as `"*.mlp.*"`, of names as `print(graph)` lists them.
+        patterns: such as `"*.mlp.*"`, of names as `print(graph)` lists them.
 
     Returns:
         The names, in forward order.
 
     Raises:
-        RamifyError: there is none.
+        RamifyError: a pattern matches none.
     """
-    names = [g.name for g in graph.groups if g.can_prune and fnmatch.fnmatch(g.name, pattern)]
-    if not names:
-        raise RamifyError(
-            f"no group that can be pruned matches '{pattern}': print(graph) lists their names"
-        )
-    return names
+    names = [group.name for group in graph.groups if group.can_prune]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise RamifyError(
+                f"no group that can be pruned matches '{pattern}': print(graph) lists their names"
+            )
+    return [name for name in names if any(fnmatch.fnmatch(name, one) for one in patterns)]
 
 
 def of_groups(
@@ -83,7 +84,7 @@ def of_groups(
     """The proposals for groups that one of the patterns matches; all of them without patterns."""
     if patterns is None:
         return list(proposals)
-    names = {name for pattern in patterns for name in matching(graph, pattern)}
+    names = matching(graph, patterns)
     return [proposal for proposal in proposals if graph[proposal.edit.group].name in names]
 
 
@@ -216,7 +217,7 @@ def _sets(graph: ChannelGraph, alike: Sequence[str]) -> list[list[str]]:
     """The names of the groups that each pattern ties together, by their present width."""
     found = []
     for pattern in [alike] if isinstance(alike, str) else alike:
-        names = matching(graph, pattern)
+        names = matching(graph, [pattern])
         widths = sorted({graph[name].width for name in names})
         found += [[name for name in names if graph[name].width == width] for width in widths]
     return [names for names in found if len(names) > 1]

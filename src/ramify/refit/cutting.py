@@ -283,9 +283,10 @@ def _smallest(
     now, sizes = CostModel(graph).cost().macs, sizes or {}
     good = attempt(sizes)
     if good[0].loss > most or not good[0].accepted:
+        allowed = f", where at most {most:.4g} is allowed" if math.isfinite(most) else ""
         raise RamifyError(
-            f"the largest model within the other budgets has a loss of {good[0].loss:.4g} where at "
-            f"most {most:.4g} is allowed, or is not accepted: raise a budget, or ask for less"
+            f"the largest model within the other budgets is not accepted; it has a loss of "
+            f"{good[0].loss:.4g}{allowed}: raise a budget, or ask for less"
         )
     small, large = math.log(0.02), math.log(min(1.0, sizes.get("macs", now) / now))
     for _ in range(TRIALS):

@@ -18,7 +18,8 @@ from ramify.methods.proposal import Method
 from ramify.probe.loss import Loss, checked_loss
 from ramify.refit import CutReport
 from ramify.refit import cut as refitted_cut
-from ramify.refit.choosing import Floor, floors
+from ramify.refit import sensitivity as sensitivity_of
+from ramify.refit.choosing import Floor, floors, matching
 from ramify.refit.outcome import Accept
 from ramify.relax import Pairs
 from ramify.relax.distillation import distilled, takes_softmax
@@ -63,6 +64,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
     groups: Sequence[str] | None = None,
     raw: bool = False,
     rounds: int = 1,
+    sensitivity: bool = False,
     calibration: Iterable[Any] | None = None,
     held: Iterable[Any] | None = None,
     training: Training | None = None,
@@ -106,6 +108,8 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
         groups: Patterns of the names of the groups that may be cut; None for all.
         raw: Compare scores between layers as they are, where a method's have no unit.
         rounds: So many cuts, each with its tuning; the budget is approached by equal factors.
+        sensitivity: Whether the loss against the share cut of each group alone is measured first,
+            and kept as an event.
         calibration: The batches to choose and refit on; by default the first 256 samples of
             ``data``.
         held: The batches to measure the cut on, which choose nothing; by default the next 256.
@@ -166,7 +170,8 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
         teacher = None if teacher == "full" and search is not None else teacher
         taught = _tuning_loss(model, loss, plain, teacher, temperature)
         sample, judges = _samples(model, loss, plain, calibration, held)
-        job, before = _Job(loss, plain, cutting, sample, judges, fresh), list[Event]()
+        job = _Job(loss, plain, cutting, sample, judges, fresh, sensitivity)
+        before: list[Event] = []
         scores: Scores | None = None
         # The search, unless what comes after it has begun.
         if search is not None and not (last and last.exists()):
@@ -252,6 +257,7 @@ class _Job:
     sample: list[Any]
     held: list[Any] | None
     fresh: Callable[[], nn.Module] | None
+    sensitivity: bool
 
     def cut(
         self, loop: Loop, graph: ChannelGraph, scores: Scores | None, round_: int
@@ -301,12 +307,15 @@ def _next(
 ) -> ChannelGraph:
     """The next step of the run: a cut, the rest of a tuning, or the end."""
     journal = loop.journal
-    first = not journal.history
-    if first or (journal.epoch >= loop.training.epochs and journal.round < loop.rounds):
+    first = all(event["event"] != "edit" for event in journal.history)
+    if job.sensitivity and not journal.history:
+        place: Event = {"round": 0, "step": 0, "passes": 0}
+        journal.write("sensitivity", place | _by_group(graph, job))
+    elif first or (journal.epoch >= loop.training.epochs and journal.round < loop.rounds):
         round_ = 0 if first else journal.round + 1
         graph, event = job.cut(loop, graph, scores, round_)
         distributed.check_ranks(graph.model)
-        place: Event = {"round": round_, "step": journal.step, "passes": 0}
+        place = {"round": round_, "step": journal.step, "passes": 0}
         journal.write("edit", place | {"budget": limits["budget"]} | event)
     elif journal.epoch < loop.training.epochs:
         loop.train_round(graph)
@@ -317,6 +326,16 @@ def _next(
         measures = dict(loop.evaluate(graph.model) if loop.evaluate else {})
         loop.stop("rounds", limits | measures | costs(graph))
     return graph
+
+
+def _by_group(graph: ChannelGraph, job: _Job) -> Event:
+    """The loss against the share cut, group by group, as plain values."""
+    names = None if job.cutting.groups is None else matching(graph, job.cutting.groups)
+    found = sensitivity_of(graph, job.loss, job.sample, groups=names, held=job.held)
+    groups: dict[str, list[list[float]]] = {name: [] for name in found.widths}
+    for row in found.rows:
+        groups[row.group].append([row.share, row.loss])
+    return {"loss": found.loss, "groups": groups}
 
 
 def _described(
