@@ -1,8 +1,9 @@
 """How unequally layers are cut: a method's own shares, equal shares, and what lies between.
 
-A method ranks the channels of one layer; across layers its scores may mean nothing, and then whole
-layers go. So selections are tried whose floors rise from what was asked for to the width that an
-equal share of every layer leaves, and the one that loses least is kept.
+Across layers the scores of a method may mean nothing, and then whole layers go. So selections are
+tried whose floors rise from what was asked for to the width that an equal share of every layer
+leaves. Within a layer a method may keep channels that could have stood in for each other; so the
+order of another one is tried at the same widths. What loses least is kept.
 """
 
 from __future__ import annotations
@@ -72,6 +73,30 @@ def raised_floors(
         }
         for part in PARTS
     ]
+
+
+def in_order_of(
+    graph: ChannelGraph, chosen: Sequence[Proposal], proposals: Sequence[Proposal]
+) -> list[Proposal]:
+    """As many prunes of every group as were chosen, in another method's order.
+
+    Args:
+        graph: the traced model.
+        chosen: prunes.
+        proposals: of the other method; a group for which it has too few keeps what was chosen.
+
+    Returns:
+        The prunes.
+    """
+    own, others = dict[str, list[Proposal]](), dict[str, list[Proposal]]()
+    for found, table in ((chosen, own), (proposals, others)):
+        for proposal in sorted(found, key=lambda proposal: -proposal.value):
+            table.setdefault(graph[proposal.edit.group].name, []).append(proposal)
+    out = []
+    for name, prunes in own.items():
+        there = others.get(name, [])
+        out += there[: len(prunes)] if len(there) >= len(prunes) else prunes
+    return out
 
 
 def resource_of(sizes: Mapping[str, float] | None) -> str | None:

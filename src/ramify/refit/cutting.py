@@ -6,7 +6,6 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +20,10 @@ from ramify.errors import RamifyError
 from ramify.methods import Proposal, agree
 from ramify.methods.proposal import Method, checked
 from ramify.probe.loss import Loss
-from ramify.refit.balance import raised_floors, resource_of
-from ramify.refit.choosing import (
-    Floor,
-    allowed_by,
-    candidates,
-    choose_channels,
-    comparable,
-    floors,
-    of_groups,
-)
+from ramify.refit.choosing import Floor, comparable, floors, of_groups
 from ramify.refit.expected import expected_rise
-from ramify.refit.outcome import Accept, Outcome, constant_loss, mean_loss, outcome_of
+from ramify.refit.outcome import Accept, constant_loss, mean_loss
+from ramify.refit.selecting import Selecting, smallest
 from ramify.refit.sequential import Refitted
 from ramify.refit.takeover import Takeover
 from ramify.select import Rule
@@ -40,8 +31,6 @@ from ramify.select.fit import BUDGETS
 from ramify.select.rounding import Multiple, check_multiple
 from ramify.tracing import ChannelGraph
 
-TRIALS = 7
-"""So many cuts are tried and measured for a budget of the loss."""
 NARROW = 0.1
 """A layer that keeps no more than this share is named."""
 
@@ -130,9 +119,9 @@ def cut(  # noqa: PLR0913
         alike: patterns of group names (`"*.mlp.*"`); groups that one matches stay equally wide.
         groups: patterns of the names of the groups that may be cut; None for all.
         raw: compare scores between layers as they are, where a method's have no unit.
-        balance: whether more equal shares of all layers are tried too, and the selection that loses
-            least on `batches` is kept. By default for every method but `Takeover`, whose costs
-            compare between layers, unless `raw`.
+        balance: whether more equal shares of all layers are tried too, and the order in which
+            `Takeover` takes the channels of each; the selection that loses least on `batches` is
+            kept. By default for every method but `Takeover` itself, unless `raw`.
         held: samples to measure on that choose nothing; by default it is measured on `batches`.
         optimizer: the optimizer (or several) whose state follows.
         followers: models or state dictionaries that follow the edit; they are not refitted.
@@ -181,31 +170,25 @@ def cut(  # noqa: PLR0913
         balance = not raw and not isinstance(method, Takeover)
     start = mean_loss(graph.model, loss, measured_on)
 
-    def tried(
-        within: Mapping[str, float] | None, floor: Mapping[str, int]
-    ) -> tuple[Outcome, list[Proposal]]:
-        offered = candidates(graph, proposals, floor)
-        pool = offered if rule is None else allowed_by(rule, proposals, offered)
-        chosen = choose_channels(graph, offered, pool, within, multiple_of=multiple_of, alike=alike)
-        chosen = agree(graph, chosen)
-        edits = [proposal.edit for proposal in chosen]
-        found = outcome_of(graph, edits, loss, sample, measured_on, refit=refit, accept=accept)
-        return found, chosen
-
-    def attempt(within: Mapping[str, float] | None) -> tuple[Outcome, list[Proposal]]:
-        found = [tried(within, least)]
-        if balance and found[0][1]:
-            resource = resource_of(within)
-            for floor in raised_floors(graph, proposals, found[0][1], least, resource):
-                with suppress(RamifyError):  # under these floors the budget is out of reach
-                    found.append(tried(within, floor))
-        return min(found, key=lambda one: one[0].sample_loss)
-
+    selecting = Selecting(
+        graph=graph,
+        loss=loss,
+        sample=sample,
+        measured_on=measured_on,
+        proposals=proposals,
+        least=least,
+        rule=rule,
+        multiple_of=multiple_of,
+        alike=alike,
+        refit=refit,
+        accept=accept,
+        balance=balance,
+    )
     most = math.inf if budget is None else budget.get("loss", math.inf)
     if accept is None and most == math.inf:
-        outcome, _ = attempt(sizes)
+        outcome = selecting.best(sizes)
     else:
-        outcome, _ = _smallest(graph, attempt, sizes, start + most)
+        outcome = smallest(selecting, sizes, start + most)
     constant = constant_loss(graph.model, loss, measured_on[0])
     expected = math.nan
     if log is not None:
@@ -264,43 +247,6 @@ def _checked(
             "which says which channels go"
         )
     return {name: total for name, total in (budget or {}).items() if name != "loss"}
-
-
-Attempt = Callable[[Mapping[str, float] | None], tuple[Outcome, list[Proposal]]]
-
-
-def _smallest(
-    graph: ChannelGraph, attempt: Attempt, sizes: Mapping[str, float] | None, most: float
-) -> tuple[Outcome, list[Proposal]]:
-    """The smallest model that loses no more than allowed: bisection over the MACs, by true trials.
-
-    Returns:
-        The outcome, and the prunes behind it.
-
-    Raises:
-        RamifyError: not even the model that the other budgets allow is good enough.
-    """
-    now, sizes = CostModel(graph).cost().macs, sizes or {}
-    good = attempt(sizes)
-    if good[0].loss > most or not good[0].accepted:
-        allowed = f", where at most {most:.4g} is allowed" if math.isfinite(most) else ""
-        raise RamifyError(
-            f"the largest model within the other budgets is not accepted; it has a loss of "
-            f"{good[0].loss:.4g}{allowed}: raise a budget, or ask for less"
-        )
-    small, large = math.log(0.02), math.log(min(1.0, sizes.get("macs", now) / now))
-    for _ in range(TRIALS):
-        middle = (small + large) / 2
-        try:
-            found = attempt({**sizes, "macs": math.exp(middle) * now})
-        except RamifyError:  # no selection is so small
-            small = middle
-            continue
-        if found[0].loss <= most and found[0].accepted:
-            good, large = found, middle
-        else:
-            small = middle
-    return good
 
 
 def _guard(

@@ -1,0 +1,152 @@
+"""What is cut within a budget: chosen, tried on the model, and the best of several selections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ramify.cost import CostModel
+from ramify.errors import RamifyError
+from ramify.methods import Proposal, agree
+from ramify.probe.loss import Loss
+from ramify.refit.balance import in_order_of, raised_floors, resource_of
+from ramify.refit.choosing import allowed_by, candidates, choose_channels
+from ramify.refit.outcome import Accept, Outcome, outcome_of
+from ramify.refit.takeover import Takeover
+from ramify.select import Rule
+from ramify.select.rounding import Multiple
+from ramify.tracing import ChannelGraph
+
+TRIALS = 7
+"""So many cuts are tried and measured for a budget of the loss."""
+
+
+@dataclass(frozen=True)
+class Selecting:
+    """Selections of prunes, tried on a model that is as it was afterwards.
+
+    Attributes:
+        graph: the traced model.
+        loss: `loss(model, batch)` -> (S,).
+        sample: what the channels are chosen on, and refitted.
+        measured_on: what the loss is reported on.
+        proposals: every prune that a method proposed, in values that compare.
+        least: the floor of each group.
+        rule: which of them may go.
+        multiple_of: what widths become multiples of.
+        alike: patterns of groups that stay equally wide.
+        refit: whether what stays takes over.
+        accept: the user's own judgement.
+        balance: whether other shares and another order are tried too.
+    """
+
+    graph: ChannelGraph
+    loss: Loss
+    sample: Sequence[Any]
+    measured_on: Sequence[Any]
+    proposals: Sequence[Proposal]
+    least: Mapping[str, int]
+    rule: Rule | None
+    multiple_of: Multiple
+    alike: Sequence[str]
+    refit: bool
+    accept: Accept | None
+    balance: bool
+
+    def best(self, within: Mapping[str, float] | None) -> Outcome:
+        """The selection within a budget that loses least, or the only one that is tried.
+
+        Args:
+            within: the most that the model may have, by resource; None: all that the rule selects.
+
+        Returns:
+            What it comes to.
+
+        Raises:
+            RamifyError: the budget is out of reach.
+        """
+        chosen = self._chosen(within, self.least)
+        found = [(self._tried(chosen), chosen)]
+        if self.balance and chosen:
+            # More equal shares of the layers, then the best shares with Takeover's order in each.
+            resource = resource_of(within)
+            for floor in raised_floors(self.graph, self.proposals, chosen, self.least, resource):
+                with suppress(RamifyError):  # under these floors the budget is out of reach
+                    more_equal = self._chosen(within, floor)
+                    found.append((self._tried(more_equal), more_equal))
+            if self.refit:
+                _, best = min(found, key=lambda one: one[0].sample_loss)
+                ordered = in_order_of(self.graph, best, self._takeovers)
+                found.append((self._tried(ordered), ordered))
+        return min(found, key=lambda one: one[0].sample_loss)[0]
+
+    def _chosen(
+        self, within: Mapping[str, float] | None, floor: Mapping[str, int]
+    ) -> list[Proposal]:
+        offered = candidates(self.graph, self.proposals, floor)
+        pool = offered if self.rule is None else allowed_by(self.rule, self.proposals, offered)
+        chosen = choose_channels(
+            self.graph,
+            offered,
+            pool,
+            within,
+            multiple_of=self.multiple_of,
+            alike=self.alike,
+        )
+        return agree(self.graph, chosen)
+
+    def _tried(self, chosen: Sequence[Proposal]) -> Outcome:
+        return outcome_of(
+            self.graph,
+            [proposal.edit for proposal in chosen],
+            self.loss,
+            self.sample,
+            self.measured_on,
+            refit=self.refit,
+            accept=self.accept,
+        )
+
+    @cached_property
+    def _takeovers(self) -> list[Proposal]:
+        return agree(self.graph, Takeover().propose(self.graph, self.loss, self.sample))
+
+
+def smallest(selecting: Selecting, sizes: Mapping[str, float] | None, most: float) -> Outcome:
+    """The smallest model that loses no more than allowed: bisection over the MACs, by true trials.
+
+    Args:
+        selecting: what tries.
+        sizes: the other budgets.
+        most: the most that the mean loss may be.
+
+    Returns:
+        The outcome.
+
+    Raises:
+        RamifyError: not even the model that the other budgets allow is good enough.
+    """
+    now, sizes = CostModel(selecting.graph).cost().macs, sizes or {}
+    good = selecting.best(sizes)
+    if good.loss > most or not good.accepted:
+        allowed = f", where at most {most:.4g} is allowed" if math.isfinite(most) else ""
+        raise RamifyError(
+            f"the largest model within the other budgets is not accepted; it has a loss of "
+            f"{good.loss:.4g}{allowed}: raise a budget, or ask for less"
+        )
+    small, large = math.log(0.02), math.log(min(1.0, sizes.get("macs", now) / now))
+    for _ in range(TRIALS):
+        middle = (small + large) / 2
+        try:
+            found = selecting.best({**sizes, "macs": math.exp(middle) * now})
+        except RamifyError:  # no selection is so small
+            small = middle
+            continue
+        if found.loss <= most and found.accepted:
+            good, large = found, middle
+        else:
+            small = middle
+    return good
