@@ -75,11 +75,6 @@ class Player:
         """Give a tensor another value, for what follows."""
         self._env[ref.index] = tensor
 
-    @property
-    def position(self) -> int:
-        """The operation that comes next."""
-        return self._at
-
     def advance(self, position: int) -> None:
         """Play until just before the operation of this number."""
         with torch.no_grad():

@@ -40,16 +40,25 @@ def losses_of_cuts(
     """
     model, tensors = graph.model, tensors_of(graph.model)
     tapes = tapes_of(model, batches, loss)
-    players = [Player(tape, tensors) for tape in tapes]
+    # The first batch is run in whole in each trial, and says what is run there; those that run the
+    # same in the full model go on from where the cut begins.
+    full = [Player(tape, tensors) if alike(tapes[0], tape) else None for tape in tapes]
+    full[0] = None
     changes = [plan_edits(graph, edits).changes for edits in cuts]
     begins = [_begins(tapes[0], set(graph.indexing.touched(change))) for change in changes]
-    repeats = [alike(tapes[0], tape) for tape in tapes]
     found = [math.nan] * len(cuts)
     for number in sorted(range(len(cuts)), key=lambda number: begins[number]):
-        for player in players:
-            player.advance(begins[number])
+        for player in full:
+            if player is not None:
+                player.advance(begins[number])
         with resized(model, graph.indexing, changes[number]):
-            found[number] = _mean(_losses(graph, players, repeats, loss, batches))
+            [tape] = tapes_of(model, batches[:1], loss)
+            same = alike(tape, tape) and same_until(tapes[0], tape) >= begins[number]
+            losses = [tape.results[0]]
+            for player, batch in zip(full[1:], batches[1:], strict=True):
+                shared = for_other(tape, batches[0], batch) if same else None
+                losses.append(_losses(graph, player, shared, loss, batch))
+        found[number] = _mean(losses)
     return found
 
 
@@ -64,33 +73,14 @@ def _begins(tape: Tape, names: set[str]) -> int:
 
 
 def _losses(
-    graph: ChannelGraph,
-    players: Sequence[Player],
-    repeats: Sequence[bool],
-    loss: Loss,
-    batches: Sequence[Any],
-) -> list[Tensor]:
-    """The losses of each batch in the model as it is now, from where the players are.
-
-    The first batch is run in whole, and says what is run; those that repeated it in the full model
-    go on from where they are.
-
-    Returns:
-        (S,) for each batch.
-    """
-    [tape] = tapes_of(graph.model, batches[:1], loss)
-    first = players[0]
-    same = alike(tape, tape) and same_until(first.tape, tape) >= first.position
-    made = [tape.results[0]]
-    for player, batch, repeated in list(zip(players, batches, repeats, strict=True))[1:]:
-        shared = for_other(tape, batches[0], batch) if same and repeated else None
-        if shared is None:
-            made.append(tapes_of(graph.model, [batch], loss)[0].results[0])
-            continue
-        run = player.onto(shared)
-        run.advance(len(shared.ops))
-        made.append(run.value(shared.outputs[0]))
-    return made
+    graph: ChannelGraph, full: Player | None, tape: Tape | None, loss: Loss, batch: Any
+) -> Tensor:
+    """The losses (S,) of a batch in the model as it is now, from where the full one is."""
+    if full is None or tape is None:
+        return tapes_of(graph.model, [batch], loss)[0].results[0]
+    run = full.onto(tape)
+    run.advance(len(tape.ops))
+    return run.value(tape.outputs[0])
 
 
 def _mean(losses: Sequence[Tensor]) -> float:
