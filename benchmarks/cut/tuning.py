@@ -1,0 +1,156 @@
+"""Tuning of a cut network: rate, warm-up, what the full network teaches, statistics at the end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ramify.probe.loss import Loss
+from ramify.relax import distilled
+from ramify.train.epoch import Training, make_optimizer, train_epoch
+
+Batches = Callable[[int], Iterable[Any]]
+"""Number of the epoch -> its batches."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a cut network is tuned: SGD with Nesterov's momentum, the rate in half a cosine.
+
+    Attributes:
+        lr: the highest learning rate.
+        epochs: passes over the data.
+        warmup: the share of all steps in which the rate rises to `lr`.
+        weight_decay: applied to every parameter.
+        taught: weight of the divergence from the full network's softened outputs, times the
+            square of the temperature; 0: it does not teach.
+        temperature: by which outputs are softened.
+        labels: weight of the loss itself.
+        held: whether norms hold their statistics while the weights are tuned.
+    """
+
+    lr: float = 0.01
+    epochs: int = 2
+    warmup: float = 0.0
+    weight_decay: float = 1e-4
+    taught: float = 1.0
+    temperature: float = 2.0
+    labels: float = 0.0
+    held: bool = False
+
+
+def tuned(
+    model: nn.Module, loss: Loss, batches: Batches, recipe: Recipe, teacher: nn.Module | None = None
+) -> nn.Module:
+    """Tune a network in place.
+
+    Args:
+        model: the cut network.
+        loss: `loss(model, batch)` -> (S,).
+        batches: of an epoch.
+        recipe: how.
+        teacher: the full network, which `recipe.taught` needs.
+
+    Returns:
+        The network, in eval mode; its norms' statistics are what training left.
+    """
+    training = Training(
+        epochs=recipe.epochs, lr=recipe.lr, nesterov=True, weight_decay=recipe.weight_decay
+    )
+    optimizer, done = make_optimizer(model, training), 0
+    goal = loss if teacher is None or not recipe.taught else _taught(loss, teacher, recipe)
+    for epoch in range(recipe.epochs):
+        own = list(batches(epoch))
+        total = recipe.epochs * len(own)
+
+        def factor(step: int, done: int = done, total: int = total) -> float:
+            rising = (done + step + 1) / (recipe.warmup * total) if recipe.warmup else 1.0
+            return min(1.0, rising) * training.factor(done + step, total)
+
+        with _norms_held(model, recipe.held):
+            train_epoch(model, goal, own, optimizer, factor)
+        done += len(own)
+    return model.eval()
+
+
+def _taught(loss: Loss, teacher: nn.Module, recipe: Recipe) -> Loss:
+    """The labels' loss and the teacher's, each with its weight."""
+    weight = recipe.taught * recipe.temperature**2
+
+    def labelled(model: nn.Module, batch: Any) -> Tensor:
+        return recipe.labels * loss(model, batch)
+
+    return distilled(labelled, teacher, recipe.temperature, weight)
+
+
+@torch.no_grad()
+def settle(
+    model: nn.Module, batches: Iterable[Any], forward: Callable[[nn.Module, Any], Any]
+) -> None:
+    """Give batch norms the mean of their statistics over batches; the model is left in eval mode.
+
+    Args:
+        model: the network.
+        batches: training data, as it is.
+        forward: runs the model on a batch.
+    """
+    norms = norms_of(model)
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    if norms:
+        for batch in batches:
+            forward(model, batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+
+
+def norms_of(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The batch norms that hold statistics."""
+    found = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return [norm for norm in found if norm.track_running_stats]
+
+
+@contextmanager
+def _norms_held(model: nn.Module, held: bool) -> Iterator[None]:
+    """Norms stay in eval mode when the model is told to train."""
+    norms = norms_of(model) if held else []
+    for norm in norms:
+        norm.train = lambda mode=True, norm=norm: norm  # type: ignore[method-assign,misc]
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.train
+
+
+class Remembered(nn.Module):
+    """A teacher that runs once for each input: images that are only mirrored come back often.
+
+    Args:
+        teacher: in eval mode; its output is a tensor of one row a sample.
+    """
+
+    def __init__(self, teacher: nn.Module) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self._known: dict[bytes, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the teacher says, (S, K)."""
+        keys = [hashlib.blake2b(one.numpy().tobytes()).digest() for one in x]
+        new = [n for n, key in enumerate(keys) if key not in self._known]
+        if new:
+            for n, row in zip(new, self.teacher(x[new]), strict=True):
+                self._known[keys[n]] = row
+        return torch.stack([self._known[key] for key in keys])
