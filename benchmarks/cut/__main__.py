@@ -96,7 +96,7 @@ class Bench:
     ) -> Row:
         """Test as it is and with statistics recomputed, and keep the row."""
         as_it_is, _ = tested(model, self._test)
-        settle(model, parts(self._train), loss)
+        settle(model, sample(self._train, seed, len(self._train[1])), loss)
         accuracy, mean = tested(model, self._test)
         left = cost(model, self._example)
         row = {

@@ -86,7 +86,7 @@ def parts(data: Images, order: Tensor | None = None, size: int = 64) -> Iterator
 
 
 def sample(data: Images, seed: int, count: int = 256) -> list[Images]:
-    """A calibration sample in batches of 64."""
+    """Images drawn at random, in batches of 64: files come class by class."""
     return list(parts(data, _shuffled(data, seed)[:count]))
 
 

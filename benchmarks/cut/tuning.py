@@ -37,7 +37,7 @@ class Recipe:
 
     lr: float = 0.01
     epochs: int = 2
-    warmup: float = 0.0
+    warmup: float = 0.1
     weight_decay: float = 1e-4
     taught: float = 1.0
     temperature: float = 2.0
@@ -97,7 +97,7 @@ def settle(
 
     Args:
         model: the network.
-        batches: training data, as it is.
+        batches: training data in random order, since each batch is normalised by itself.
         forward: runs the model on a batch.
     """
     norms = norms_of(model)
