@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from benchmarks.cut.arms import ARMS, OURS, cost, pruned
 from benchmarks.cut.network import epoch, halves, loss, parts
 from benchmarks.cut.torch_pruning import _gradients
-from benchmarks.cut.tuning import Recipe, Remembered, settle, tuned
+from benchmarks.cut.tuning import Recipe, Remembered, tuned
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -51,30 +51,6 @@ def test_the_hessian_is_the_mean_square_over_single_samples() -> None:
     weight = model[-1].weight
     each = [torch.autograd.grad(one, weight, retain_graph=True)[0] for one in loss(model, (x, y))]
     torch.testing.assert_close(found["8.weight"], torch.stack(each).square().mean(0))
-
-
-def test_settled_statistics_are_those_of_the_data() -> None:
-    x, y = data()
-    norm = nn.BatchNorm2d(3, momentum=0.01)
-    settle(norm, [(x[:32], y), (x[32:], y)], lambda model, batch: model(batch[0]))
-    each = [x[:32], x[32:]]
-    expected = torch.stack([half.transpose(0, 1).flatten(1).var(1) for half in each]).mean(0)
-    torch.testing.assert_close(norm.running_var, expected)
-    torch.testing.assert_close(norm.running_mean, x.mean((0, 2, 3)))
-    assert norm.momentum == 0.01
-    assert not norm.training
-
-
-@pytest.mark.parametrize("held", [False, True])
-def test_norms_are_held_when_asked(held: bool) -> None:
-    x, y = data()
-    model = net()
-    before = model[1].running_mean.clone()
-    tuned(model, loss, lambda _: [(x, y)], Recipe(taught=0.0, labels=1.0, held=held))
-    assert torch.equal(model[1].running_mean, before) == held
-    assert not any(module.training for module in model.modules())
-    model.train()
-    assert model[1].training
 
 
 def test_a_taught_network_learns_what_its_teacher_says() -> None:

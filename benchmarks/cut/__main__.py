@@ -38,7 +38,8 @@ from benchmarks.cut.network import (
     smoothed,
     tested,
 )
-from benchmarks.cut.tuning import Recipe, Remembered, settle, tuned
+from benchmarks.cut.tuning import Recipe, Remembered, tuned
+from ramify.train.norm_statistics import recompute_statistics
 
 Row = dict[str, Any]
 KEY = ("arm", "share", "seed", "recipe", "held_out")
@@ -96,7 +97,7 @@ class Bench:
     ) -> Row:
         """Test as it is and with statistics recomputed, and keep the row."""
         as_it_is, _ = tested(model, self._test)
-        settle(model, sample(self._train, seed, len(self._train[1])), loss)
+        recompute_statistics(model, loss, sample(self._train, seed, len(self._train[1])))
         accuracy, mean = tested(model, self._test)
         left = cost(model, self._example)
         row = {

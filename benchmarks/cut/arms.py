@@ -45,7 +45,7 @@ def _statistics_as_they_were(
     """The same choice and refit; norms keep the statistics of the full network."""
     proposals = Takeover().propose(graph, loss, batches)
     offered = candidates(graph, proposals, floors(graph, 0.1))
-    chosen = choose_channels(graph, offered, {"macs": macs})
+    chosen = choose_channels(graph, offered, offered, {"macs": macs})
     _apply(graph, [p.edit for p in chosen], loss, batches, norms=False)
 
 

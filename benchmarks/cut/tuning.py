@@ -1,10 +1,9 @@
-"""Tuning of a cut network: rate, warm-up, what the full network teaches, statistics at the end."""
+"""Tuning of a cut network: rate, warm-up, and what the full network teaches."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ Batches = Callable[[int], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a cut network is tuned: SGD with Nesterov's momentum, the rate in half a cosine.
+    """How a cut network is tuned: the rate rises, and falls in half a cosine.
 
     Attributes:
         lr: the highest learning rate.
@@ -32,7 +31,7 @@ class Recipe:
             square of the temperature; 0: it does not teach.
         temperature: by which outputs are softened.
         labels: weight of the loss itself.
-        held: whether norms hold their statistics while the weights are tuned.
+        optimizer: "sgd" with Nesterov's momentum, or "adamw".
     """
 
     lr: float = 0.01
@@ -42,7 +41,7 @@ class Recipe:
     taught: float = 1.0
     temperature: float = 2.0
     labels: float = 0.0
-    held: bool = False
+    optimizer: str = "sgd"
 
 
 def tuned(
@@ -61,20 +60,22 @@ def tuned(
         The network, in eval mode; its norms' statistics are what training left.
     """
     training = Training(
-        epochs=recipe.epochs, lr=recipe.lr, nesterov=True, weight_decay=recipe.weight_decay
+        epochs=recipe.epochs,
+        optimizer=recipe.optimizer,
+        lr=recipe.lr,
+        nesterov=True,
+        weight_decay=recipe.weight_decay,
+        warmup=recipe.warmup,
     )
     optimizer, done = make_optimizer(model, training), 0
     goal = loss if teacher is None or not recipe.taught else _taught(loss, teacher, recipe)
     for epoch in range(recipe.epochs):
         own = list(batches(epoch))
-        total = recipe.epochs * len(own)
 
-        def factor(step: int, done: int = done, total: int = total) -> float:
-            rising = (done + step + 1) / (recipe.warmup * total) if recipe.warmup else 1.0
-            return min(1.0, rising) * training.factor(done + step, total)
+        def factor(step: int, done: int = done, total: int = recipe.epochs * len(own)) -> float:
+            return training.factor(done + step, total)
 
-        with _norms_held(model, recipe.held):
-            train_epoch(model, goal, own, optimizer, factor)
+        train_epoch(model, goal, own, optimizer, factor)
         done += len(own)
     return model.eval()
 
@@ -87,51 +88,6 @@ def _taught(loss: Loss, teacher: nn.Module, recipe: Recipe) -> Loss:
         return recipe.labels * loss(model, batch)
 
     return distilled(labelled, teacher, recipe.temperature, weight)
-
-
-@torch.no_grad()
-def settle(
-    model: nn.Module, batches: Iterable[Any], forward: Callable[[nn.Module, Any], Any]
-) -> None:
-    """Give batch norms the mean of their statistics over batches; the model is left in eval mode.
-
-    Args:
-        model: the network.
-        batches: training data in random order, since each batch is normalised by itself.
-        forward: runs the model on a batch.
-    """
-    norms = norms_of(model)
-    momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-        norm.train()
-    if norms:
-        for batch in batches:
-            forward(model, batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.eval()
-
-
-def norms_of(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """The batch norms that hold statistics."""
-    found = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    return [norm for norm in found if norm.track_running_stats]
-
-
-@contextmanager
-def _norms_held(model: nn.Module, held: bool) -> Iterator[None]:
-    """Norms stay in eval mode when the model is told to train."""
-    norms = norms_of(model) if held else []
-    for norm in norms:
-        norm.train = lambda mode=True, norm=norm: norm  # type: ignore[method-assign,misc]
-    try:
-        yield
-    finally:
-        for norm in norms:
-            del norm.train
 
 
 class Remembered(nn.Module):
