@@ -133,7 +133,7 @@ def drawn(width: float, batch: int, images: int, size: int) -> tuple[nn.Module, 
 
 def pretrained(weights: Path, data: Path) -> tuple[nn.Module, Batches]:
     """EfficientNet-Lite0 and 256 of its images."""
-    from benchmarks.cut import images, network
+    from benchmarks.cut.network import images, network
 
     x, y = images(data / "train")
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:256]

@@ -108,7 +108,7 @@ def pretrained(
     weights: Path, data: Path, seeds: int
 ) -> Iterator[tuple[str, nn.Module, Batches, Batches]]:
     """The same for EfficientNet-Lite0."""
-    from benchmarks.cut import images, network
+    from benchmarks.cut.network import images, network
 
     x, y = images(data / "train")
     test_x, test_y = images(data / "test")
