@@ -27,8 +27,9 @@ from ramify.methods import (
     Taylor,
 )
 from ramify.methods.baselines import best_length
-from ramify.methods.boosting import additions, outgoing_gradients
+from ramify.methods.boosting import outgoing_gradients
 from ramify.methods.draws import producer_kernels
+from ramify.methods.new_neurons import additions
 from ramify.probe.loss import Loss
 from ramify.tracing.indexing import kernels, positions
 from ramify.tracing.recorder import tensors_of
@@ -463,7 +464,7 @@ def test_what_cannot_be_split_is_not_searched(method: type[LineSearch] | type[Ex
 def test_boosting_needs_a_batch() -> None:
     net, batch = prepared("perceptron")
     graph = ramify.trace(net, batch[0])
-    with pytest.raises(RamifyError, match="no batch to boost on"):
+    with pytest.raises(RamifyError, match="no batch to find new neurons on"):
         Boosting().propose(graph, per_sample, [])
     with pytest.raises(RamifyError, match="can be gone through again"):
         Boosting().propose(graph, per_sample, iter([batch]))

@@ -9,13 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ramify import distributed
 from ramify.cost import CostModel
-from ramify.edit import Plan, Split
+from ramify.edit import Split
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods.draws import (
@@ -23,15 +22,21 @@ from ramify.methods.draws import (
     check_positive,
     fresh_kernels,
     producer_kernels,
-    second_copy,
     stream,
+)
+from ramify.methods.new_neurons import (
+    NO_BATCH,
+    additions,
+    columns_of,
+    masks_of,
+    mean_gradients,
+    squares_of,
 )
 from ramify.methods.proposal import Proposal
 from ramify.methods.trial import copies_of, differentiable, edited
 from ramify.probe.loss import Loss, check_weights, checked_loss
 from ramify.probe.replay import decomposed
 from ramify.tracing import ChannelGraph, ChannelGroup
-from ramify.tracing.indexing import Change, positions, scales_along
 from ramify.tracing.recorder import tensors_of
 
 
@@ -137,31 +142,6 @@ class Boosting:
         return sorted(out, key=lambda proposal: -proposal.value)
 
 
-def additions(
-    groups: Sequence[ChannelGroup], held: Sequence[Kernels], fresh: Sequence[Kernels]
-) -> list[list[Split]]:
-    """For each group, the split of every channel into itself and its new neuron.
-
-    Args:
-        groups: what to add to.
-        held: the present kernels of each group.
-        fresh: the new neurons' kernels.
-
-    Returns:
-        One list a group.
-    """
-    out = []
-    for group, old, new in zip(groups, held, fresh, strict=True):
-        offsets = {name: second_copy((new[name] - old[name])[:, None]) for name in old}
-        out.append(
-            [
-                Split(group.name, c, (1.0, 0.0), {n: offset[c] for n, offset in offsets.items()})
-                for c in range(group.width)
-            ]
-        )
-    return out
-
-
 def outgoing_gradients(
     graph: ChannelGraph,
     groups: Sequence[ChannelGroup],
@@ -191,94 +171,38 @@ def outgoing_gradients(
     with edited(graph, every) as plan, decomposed(graph.model):
         tensors = tensors_of(graph.model)
         # The outgoing weights of the new neurons are columns of the readers, still zero.
-        columns = _columns(graph, groups, plan)
-        names = list(dict.fromkeys(name for own in columns for name, _, _, _ in own))
+        columns = columns_of(graph, groups, plan)
+        readers = {column.name: tensors[column.name] for own in columns for column in own}
         # Their incoming weights are rows of the producers.
         made = [slot.name for g in groups for slot in g.slots if slot.role == "producer"]
         producers = {name: tensors[name] for name in made}
-        readers = [tensors[name] for name in names]
-        with differentiable([*readers, *producers.values()]):
+        with differentiable([*readers.values(), *producers.values()]):
             # First G, over all batches, then the gradient of its squared norm to r.
-            masks = _masks(columns, dict(zip(names, readers, strict=True)))
-            gradients = _mean_gradients(graph.model, readers, loss, batches)
-            gradients = [gradient * mask for gradient, mask in zip(gradients, masks, strict=True)]
+            masks = masks_of(columns, readers)
+            found = mean_gradients(graph.model, list(readers.values()), loss, batches)
+            gradients = {n: g * masks[n] for n, g in zip(readers, found, strict=True)}
             slopes = _second_gradients(
                 graph.model, readers, gradients, list(producers.values()), loss, batches
             )
     # Both come as tensors of the edited network's shape: take the new neurons' part of each.
-    gradient_of = dict(zip(names, gradients, strict=True))
     slope_of = dict(zip(producers, slopes, strict=True))
-    squares = []
-    for group, own in zip(groups, columns, strict=True):
-        total = gradients[0].new_zeros(group.width)
-        for name, dim, where, _ in own:
-            read = gradient_of[name].movedim(dim, 0)[where.to(gradient_of[name].device)]
-            total = total + read.reshape(group.width, -1).square().sum(1)
-        squares.append(total)
-    found = []
+    climbs = []
     for group in groups:
         new = range(group.width, 2 * group.width)
         slots = {slot.name: slot for slot in reversed(group.slots) if slot.role == "producer"}
-        found.append(
+        climbs.append(
             {
                 name: copies_of(graph, group, slot, plan.changes, new, slope_of[name])
                 for name, slot in slots.items()
             }
         )
-    return squares, found
-
-
-Column = tuple[str, int, Tensor, Tensor]
-"""(consumer, dimension, positions (W, K) of the new neurons, 1 where no other neuron is new)"""
-
-
-def _columns(graph: ChannelGraph, groups: Sequence[ChannelGroup], plan: Plan) -> list[list[Column]]:
-    """For each group, where its consumers read the new neurons."""
-    out = []
-    for group in groups:
-        own: list[Column] = []
-        same = Change(plan.changes[group.atom].source, np.ones(2 * group.width))
-        for slot in group.slots:
-            if slot.role == "consumer":
-                term = graph.dims[slot.name][slot.dim]
-                where = positions(term, group.atom, plan.changes)[group.width :]
-                changes = plan.changes | {group.atom: same}
-                alone = scales_along(term, changes, frozenset(plan.changes))[where]
-                own.append((slot.name, slot.dim, torch.from_numpy(where), torch.from_numpy(alone)))
-        out.append(own)
-    return out
-
-
-def _masks(columns: Sequence[Sequence[Column]], readers: Mapping[str, Tensor]) -> list[Tensor]:
-    """For each consumer, 1 at the columns that new neurons of one group alone are read by."""
-    masks = {name: torch.zeros_like(reader) for name, reader in readers.items()}
-    for own in columns:
-        for name, dim, where, alone in own:
-            rows = masks[name].movedim(dim, 0)
-            values = alone.reshape(-1, *[1] * (rows.dim() - 1)).to(rows)
-            rows[where.reshape(-1).to(rows.device)] = values.expand(-1, *rows.shape[1:])
-    return list(masks.values())
-
-
-def _mean_gradients(
-    model: nn.Module, readers: Sequence[Tensor], loss: Loss, batches: Iterable[Any]
-) -> list[Tensor]:
-    """The gradient of the mean loss over all batches."""
-    sums, samples = [torch.zeros_like(reader) for reader in readers], 0
-    for batch in batches:
-        values = checked_loss(loss, model, batch)
-        samples += len(values)
-        found = torch.autograd.grad(values.sum(), readers, allow_unused=True)
-        sums = [a if b is None else a + b for a, b in zip(sums, found, strict=True)]
-    if not samples:
-        raise RamifyError(_EMPTY)
-    return distributed.all_mean([total / samples for total in sums], samples)
+    return squares_of(columns, gradients), climbs
 
 
 def _second_gradients(
     model: nn.Module,
-    readers: Sequence[Tensor],
-    gradients: Sequence[Tensor],
+    readers: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
     producers: Sequence[Tensor],
     loss: Loss,
     batches: Iterable[Any],
@@ -288,17 +212,19 @@ def _second_gradients(
     for batch in batches:
         values = checked_loss(loss, model, batch)
         samples += len(values)
-        found = torch.autograd.grad(values.sum(), readers, create_graph=True, allow_unused=True)
+        found = torch.autograd.grad(
+            values.sum(), list(readers.values()), create_graph=True, allow_unused=True
+        )
         terms = [
-            (2 * gradient * slope).sum()
-            for gradient, slope in zip(gradients, found, strict=True)
+            (2 * gradients[name] * slope).sum()
+            for name, slope in zip(readers, found, strict=True)
             if slope is not None and slope.requires_grad
         ]
         if terms:
             slopes = torch.autograd.grad(torch.stack(terms).sum(), producers, allow_unused=True)
             sums = [a if b is None else a + b for a, b in zip(sums, slopes, strict=True)]
     if not samples:
-        raise RamifyError(_EMPTY)
+        raise RamifyError(NO_BATCH)
     return distributed.all_mean([total / samples for total in sums], samples)
 
 
@@ -326,7 +252,3 @@ def _per_channel(values: Tensor, kernel: Tensor) -> Tensor:
 
 
 _TINY = 1e-30  # where no loss asks for anything, nothing moves
-_EMPTY = (
-    "there is no batch to boost on: give a list or a loader, which can be gone through again and "
-    "again"
-)
