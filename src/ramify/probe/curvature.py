@@ -83,6 +83,28 @@ def smoothed(value: Tensor, x: Tensor, kinks: Kinks, beta: float) -> Tensor:
     return _Value.apply(x, value.detach(), _Slope.apply(x, slope, curve))
 
 
+def softened(value: Tensor, x: Tensor, kinks: Kinks, beta: float) -> Tensor:
+    r"""`value` with a softplus' slope at its kinks, for what starts on a kink.
+
+    At the kink of a ReLU the slope is 1/2, which is its odd part at any distance:
+    :math:`\max(x, 0) = x/2 + |x|/2`.
+
+    Args:
+        value: the activation's value.
+        x: its argument, of the same shape.
+        kinks: where the slope jumps, and by how much.
+        beta: sharpness of the softplus.
+
+    Returns:
+        A tensor of the same shape, once differentiable in `x`.
+    """
+    at = x.detach()
+    slope: Tensor = torch.zeros_like(at) + kinks[0]
+    for place, jump in kinks[1]:
+        slope = slope + jump * torch.sigmoid(beta * (at - place))
+    return _Value.apply(x, value.detach(), slope)
+
+
 class _Slope(torch.autograd.Function):
     """A slope given as numbers, whose own derivative is `curve`."""
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import avg_pool1d, avg_pool2d, avg_pool3d
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ramify.probe.curvature import kinks_of, smoothed
+from ramify.probe.curvature import kinks_of, smoothed, softened
 from ramify.tracing.recorder import Op, Ref, Tape, recurrent_layers_written_out
 
 ReadAt = Callable[[int, Tensor], Tensor]
@@ -25,6 +26,7 @@ def replay(
     at_read: ReadAt,
     *,
     beta: float | None = None,
+    slopes: bool = False,
     until: int | None = None,
     before: Before | None = None,
 ) -> dict[int, Tensor]:
@@ -37,6 +39,8 @@ def replay(
             the operation makes that tensor itself, for all who read it.
         at_read: (operation, tensor) -> the tensor that is read instead.
         beta: softplus sharpness for the curvature of piecewise-linear activations; None: none.
+        slopes: take the softplus' slope as well, and spread that of a max pool evenly over its
+            window: for channels of zeros, which lie on every kink.
         until: stop after this operation.
         before: called with the number and the arguments of each operation before it runs.
 
@@ -66,7 +70,7 @@ def replay(
         if position in tape.drawn:
             result = _redraw(args, tape.drawn[position], in_place=target is not None)
         else:
-            result = _execute(op, args, kwargs, beta, in_place=target is not None)
+            result = _execute(op, args, kwargs, beta, slopes, in_place=target is not None)
         for ref, tensor in zip(op.results(), _tensors(result), strict=False):
             env[ref.index] = tensor
         if read is not None and makes_it:
@@ -129,22 +133,50 @@ _DECOMPOSITIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-def _execute(op: Op, args: Any, kwargs: Any, beta: float | None, *, in_place: bool) -> Any:
+_MAX_POOLS: dict[str, Callable[..., Tensor]] = {
+    f"aten::max_pool{n}d_with_indices": pool
+    for n, pool in ((1, avg_pool1d), (2, avg_pool2d), (3, avg_pool3d))
+}
+
+
+def _spread_pool(op: Op, args: Any, kwargs: Any) -> Any:
+    """A max pool whose slope is that of the mean over its window."""
+    given = op.named() | dict(zip((a.name for a in op.func._schema.arguments), args, strict=False))
+    result = op.func(*args, **kwargs)
+    if any(step != 1 for step in given.get("dilation", [1])):
+        return result
+    mean = _MAX_POOLS[op.name](
+        args[0],
+        given["kernel_size"],
+        given.get("stride") or None,
+        given.get("padding", 0),
+        ceil_mode=given.get("ceil_mode", False),
+        count_include_pad=False,
+    )
+    return result[0].detach() + mean - mean.detach(), *result[1:]
+
+
+def _execute(
+    op: Op, args: Any, kwargs: Any, beta: float | None, slopes: bool, *, in_place: bool
+) -> Any:
     plain = _DECOMPOSITIONS.get(op.name)
     if plain is not None:
         names = [argument.name for argument in op.func._schema.arguments]
         result = plain(dict(zip(names, args, strict=False)) | kwargs)
         if result is not None:
             return result
+    if slopes and op.name in _MAX_POOLS:
+        return _spread_pool(op, args, kwargs)
+    with_slope = softened if slopes else smoothed
     kinks = kinks_of(op.name, args, kwargs) if beta is not None else None
     if kinks is None or beta is None or not args[0].requires_grad:
         return op.func(*args, **kwargs)
     if not in_place:
-        return smoothed(op.func(*args, **kwargs), args[0], kinks, beta)
+        return with_slope(op.func(*args, **kwargs), args[0], kinks, beta)
     x = args[0].clone()
     with torch.no_grad():
         value = op.func(x.clone(), *args[1:], **kwargs)
-    return args[0].copy_(smoothed(value, x, kinks, beta))
+    return args[0].copy_(with_slope(value, x, kinks, beta))
 
 
 def _written(op: Op) -> Ref | None:
