@@ -11,6 +11,7 @@ from ramify.methods import (
     Boosting,
     Expansion,
     GaussNewton,
+    GradMax,
     LineSearch,
     Method,
     Net2Net,
@@ -55,6 +56,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Loss",
     "SplittingDescent",
     "GaussNewton",
+    "GradMax",
     "Proposal",
     "splitting_matrix",
     # what they are measured against

@@ -13,6 +13,7 @@ How the files fit together:
 from ramify.methods.baselines import Expansion, LineSearch, Net2Net, NewNeuron, RandomSplit
 from ramify.methods.boosting import Boosting
 from ramify.methods.gauss_newton import GaussNewton
+from ramify.methods.gradmax import GradMax
 from ramify.methods.proposal import Method, Proposal, agree
 from ramify.methods.scores import L1, BNScale, Taylor
 from ramify.methods.splitting import SplittingDescent, splitting_matrix
@@ -24,6 +25,7 @@ __all__ = [
     "Boosting",
     "Expansion",
     "GaussNewton",
+    "GradMax",
     "LineSearch",
     "Method",
     "Net2Net",

@@ -10,6 +10,7 @@ from ramify.imports import made_with, object_at, takes_arguments
 from ramify.methods.baselines import Expansion, LineSearch, Net2Net, NewNeuron, RandomSplit
 from ramify.methods.boosting import Boosting
 from ramify.methods.gauss_newton import GaussNewton
+from ramify.methods.gradmax import GradMax
 from ramify.methods.proposal import Method
 from ramify.methods.scores import L1, BNScale, Taylor
 from ramify.methods.splitting import SplittingDescent
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "net2net": Net2Net,
     "new-neuron": NewNeuron,
     "boosting": Boosting,
+    "gradmax": GradMax,
     "line-search": LineSearch,
     "expansion": Expansion,
     "l1": L1,

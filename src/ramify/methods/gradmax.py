@@ -1,0 +1,311 @@
+"""GradMax: new neurons whose outgoing weights have the largest gradient, in closed form.
+
+Shape letters: `W` channels of a group, `N` new neurons, `D` incoming weights of one, `R` outgoing
+weights of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ramify import distributed
+from ramify.cost import CostModel
+from ramify.edit import Split
+from ramify.edit.plan import check_current
+from ramify.errors import RamifyError
+from ramify.methods.draws import Kernels, check_positive, producer_kernels
+from ramify.methods.new_neurons import NO_BATCH, outgoing_squares
+from ramify.methods.outgoing_matrix import Start, outgoing_matrix
+from ramify.methods.proposal import Proposal
+from ramify.probe.loss import Loss, check_weights
+from ramify.probe.targets import Target, targets
+from ramify.tracing import ChannelGraph, ChannelGroup
+from ramify.tracing.recorder import tensors_of
+
+LARGEST = 2**26
+"""Entries of the largest matrix that is held for a group: half a GiB."""
+NEGLIGIBLE = 1e-5
+"""Singular values and effects below this share of the largest are rounding."""
+
+
+@dataclass(frozen=True)
+class GradMax:
+    r"""New neurons that the loss asks for most: those whose outgoing weights have most gradient.
+
+    A new neuron with incoming weights θ and outgoing weights w = 0 changes nothing, but the loss
+    has a gradient to w. With the neuron's path taken to first order around kernels of zero, that
+    gradient is :math:`M \theta`, and under a bound on the length of θ its norm is largest along the
+    right singular vectors of
+
+    .. math:: M = \mathbb{E}\Bigl[\sum_p g_k(p) \otimes J_k(p)\Bigr],
+
+    with :math:`g_k` the gradient at the output of each consumer k of the channel, p its positions
+    and the taps of its kernel, and :math:`J_k` the derivative of what it reads to θ. Where several
+    layers make the channel or read it (a residual stream), θ and w hold the kernels of all of
+    them, and it is one singular problem. M is summed over the batches; the network itself is not
+    changed.
+
+    The edit is a split of weights (1, 0) whose second copy gets θ as its kernels; biases, and what
+    the path carries per channel (norm weights and running statistics, depthwise kernels), are
+    copies of the channel's. Norms hold their statistics, also those that fit the channel better
+    than the neuron; so the first neurons are copies of the channels whose kernels are nearest to
+    the mean length. M is that of the first of these. At a kink the path has the slope of a
+    softplus, which for ReLU at 0 is 1/2, and a max pool the mean slope of its window. Of θ and -θ,
+    which to first order are alike, the better is taken.
+
+    A layer whose kernel has no first-order effect at zero keeps the channel's own: one factor of a
+    gated perceptron, queries and keys of a head. The other is then linear to first order, but M
+    depends on the channel, so that such a group gets one neuron a call. Groups whose channels no
+    weight reads (those of q·kᵀ), and those whose M has more than 2²⁶ entries, are left out.
+
+    `gain` is the first-order decrease of the mean loss by **one gradient step** of the outgoing
+    weights at the learning rate `lr`, :math:`\eta \lVert \partial L / \partial w \rVert^2`, at the
+    neuron as it is, with no path taken to first order. The edit itself changes no loss: what is
+    gained comes with training. So that it compares with gains of splits, give the rate that the
+    network is trained with.
+
+    Args:
+        neurons: the most new neurons of each group, at most its width; None for its width.
+        scale: length of θ, as a share of the root mean square of that of the group's kernels.
+        lr: η, of the step that `gain` is the gain of.
+        surrogate: β of the softplus whose slope stands in at the kinks of piecewise-linear
+            activations; None for the slope as it is, which for ReLU at 0 is 0.
+        groups: what to add to, by any name that `graph[...]` takes; None for all that can.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+        >>> x = torch.randn(16, 4)
+        >>> loss = lambda model, x: model(x).square().squeeze(1)  # one number a sample
+        >>> graph = ramify.trace(net, x)
+        >>> best = GradMax().propose(graph, loss, [x])[0]
+        >>> best.edit.weights, best.gain > 0  # nothing reads the new neuron yet
+        ((1.0, 0.0), True)
+
+    Source: U. Evci, B. van Merriënboer, T. Unterthiner, F. Pedregosa, M. Vladymyrov, "GradMax:
+    growing neural networks using gradient information", 2022, equations (8) to (11); there for one
+    layer behind another with f(0) = 0 and f'(0) = 1 between them.
+    """
+
+    neurons: int | None = None
+    scale: float = 1.0
+    lr: float = 0.1
+    surrogate: float | None = 3.0
+    groups: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("scale", self.scale)
+        check_positive("lr", self.lr)
+        if self.surrogate is not None:
+            check_positive("surrogate", self.surrogate)
+        if self.neurons is not None and (not isinstance(self.neurons, int) or self.neurons < 1):
+            raise RamifyError(
+                f"neurons is a whole number of at least 1, or None for as many as a group has "
+                f"channels, and got {self.neurons!r}"
+            )
+
+    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+        """New neurons of every group, best first.
+
+        Args:
+            graph: the traced model.
+            loss: `loss(model, batch)` -> (S,), one number a sample.
+            batches: the sample, which is gone through twice.
+
+        Returns:
+            The proposals, each for another channel of its group; fewer than asked for where the
+            loss asks for fewer directions.
+
+        Raises:
+            RamifyError: no batch, the loss is not per sample, loss or weights are not finite, or a
+                group that was asked for cannot have such neurons.
+        """
+        check_current(graph)
+        check_weights(graph.model)
+        starts, matrices = self._matrices(graph, loss, batches)
+        neurons = [
+            self._neurons(graph, start, matrix)
+            for start, matrix in zip(starts, matrices, strict=True)
+        ]
+        some = [(start.group, own) for start, own in zip(starts, neurons, strict=True) if own]
+        if not some:
+            return []
+        groups, pairs = zip(*some, strict=True)
+        squares = outgoing_squares(graph, groups, pairs, loss, batches)
+        prices, out = CostModel(graph), []
+        for own, found in zip(pairs, squares, strict=True):
+            signs = found.view(-1, 2).argmax(1).tolist()
+            cost = prices.added([_signed(own[0], 0)])
+            for split, sign, both in zip(own, signs, found.view(-1, 2).tolist(), strict=True):
+                gain = self.lr * both[sign]
+                out.append(Proposal(_signed(split, sign), gain, cost, graph=graph))
+        return sorted(out, key=lambda proposal: -proposal.gain)
+
+    def _matrices(
+        self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]
+    ) -> tuple[list[Start], list[Tensor]]:
+        """Where each group's neurons start, and its M (D, R) over all batches of all ranks."""
+        starts: list[Start] | None = None
+        sums: list[Tensor] = []
+        for batch in batches:
+            if starts is None:
+                starts = self._starts(graph, loss, batch)
+            found = []
+            for start in starts:
+                free = int(start.mask.sum())
+                every = torch.eye(free, dtype=torch.float64, device=start.device)
+                found.append(outgoing_matrix(graph, start, every, loss, batch, self.surrogate))
+            sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+        if starts is None:
+            raise RamifyError(NO_BATCH)
+        return starts, distributed.all_sum(sums)
+
+    def _starts(self, graph: ChannelGraph, loss: Loss, batch: Any) -> list[Start]:
+        """Where the path of each group's neurons is taken to first order."""
+        able = {t.group.name: t for t in targets(graph) if t.group.consumers}
+        asked = able if self.groups is None else [graph[name].name for name in self.groups]
+        found = []
+        for name in asked:
+            start = None
+            if name in able and _entries(graph, able[name]) <= LARGEST:
+                start = _freed(graph, _first(graph, able[name]), loss, batch, self.surrogate)
+            if start is not None:
+                found.append(start)
+            elif self.groups is not None:
+                raise RamifyError(_refusal(graph, able.get(name), graph[name]))
+        return found
+
+    def _neurons(self, graph: ChannelGraph, start: Start, matrix: Tensor) -> list[Split]:
+        """Each neuron as a split of a channel of its own, into it, θ and -θ."""
+        held = _weights(graph, start.group)
+        length = self.scale * float(_mean_length(_lengths(start.vectors(held))))
+        most = start.group.width if self.neurons is None else self.neurons
+        whole = all(bool(free.all()) for free in start.free.values())
+        found = _leading(matrix, min(most, start.group.width) if whole else 1)
+        if not length:
+            return []
+        out = []
+        for vector, source in zip(found, _nearest(held), strict=False):
+            kernels = {name: kernel[source] for name, kernel in held.items()}
+            own = replace(start, source=source, kernels=kernels)
+            out.append(own.split(length * torch.stack([vector, -vector])))
+        return out
+
+
+def _weights(graph: ChannelGraph, group: ChannelGroup) -> Kernels:
+    """The kernels of a group, without the biases: producer -> (W, *kernel)."""
+    tensors = tensors_of(graph.model)
+    every = producer_kernels(graph, group)
+    return {name: kernel for name, kernel in every.items() if tensors[name].dim() > 1}
+
+
+def _entries(graph: ChannelGraph, target: Target) -> int:
+    """How many entries M has."""
+    tensors, group = tensors_of(graph.model), target.group
+    incoming = sum(kernel[0].numel() for kernel in _weights(graph, group).values())
+    outgoing = sum(
+        tensors[slot.name].numel()
+        // tensors[slot.name].shape[slot.dim]
+        * graph.positions(group, slot).shape[1]
+        for slot in group.slots
+        if slot.role == "consumer"
+    )
+    return incoming * outgoing
+
+
+def _first(graph: ChannelGraph, target: Target) -> Start:
+    """All kernels at zero; the rest is that of the channel whose kernels are nearest the mean."""
+    held = _weights(graph, target.group)
+    source = _nearest(held)[0]
+    rows = {kernel.name: kernel.positions.shape[1] for kernel in target.kernels}
+    free = {n: torch.ones(rows[n], dtype=torch.bool, device=k.device) for n, k in held.items()}
+    return Start(target.group, source, {n: kernel[source] for n, kernel in held.items()}, free)
+
+
+def _lengths(flat: Tensor) -> Tensor:
+    return flat.double().norm(dim=1)
+
+
+def _mean_length(lengths: Tensor) -> Tensor:
+    return lengths.square().mean().sqrt()
+
+
+def _nearest(held: Kernels) -> list[int]:
+    """Channels by how near their length is to the root mean square of all, nearest first."""
+    lengths = _lengths(torch.cat([kernel.flatten(1) for kernel in held.values()], dim=1))
+    apart = (lengths - _mean_length(lengths)).abs()
+    return [int(channel) for channel in torch.argsort(apart, stable=True)]
+
+
+def _freed(
+    graph: ChannelGraph, start: Start, loss: Loss, batch: Any, beta: float | None
+) -> Start | None:
+    """The start with those rows free that have a first-order effect there; None for none."""
+    while any(bool(free.any()) for free in start.free.values()):
+        rows = [(name, int(k)) for name, free in start.free.items() for k in free.nonzero()]
+        effects = outgoing_matrix(graph, start, _probes(start, rows), loss, batch, beta)
+        [sizes] = distributed.all_sum([effects.abs().sum(1)])
+        least = NEGLIGIBLE * float(sizes.max())
+        dead = [row for row, size in zip(rows, sizes.tolist(), strict=True) if size <= least]
+        if not dead:
+            return start
+        # Of factors that are all zero one stays the source's; behind it the next may have one.
+        for name, k in dead if len(dead) < len(rows) else dead[:1]:
+            free = start.free[name].clone()
+            free[k] = False
+            start = replace(start, free={**start.free, name: free})
+    return None
+
+
+def _probes(start: Start, rows: Sequence[tuple[str, int]]) -> Tensor:
+    """(rows, D): a vector along each row alone, drawn at random so that nothing cancels."""
+    generator = torch.Generator().manual_seed(0)
+    out = []
+    for name, k in rows:
+        only = {n: torch.zeros_like(kernel)[None] for n, kernel in start.kernels.items()}
+        row = only[name].view(len(start.free[name]), -1)[k]
+        row.copy_(torch.randn(row.shape, generator=generator, dtype=torch.float64))
+        out.append(start.vectors(only))
+    return torch.cat(out).double()
+
+
+def _leading(matrix: Tensor, most: int) -> Tensor:
+    """(N, D): the left singular vectors of (D, R), largest singular values first, up to `most`."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    values, vectors = torch.linalg.eigh(matrix.T @ matrix if tall else matrix @ matrix.T)
+    values, vectors = values.flip(0)[:most], vectors.flip(1)[:, :most]
+    kept = values > NEGLIGIBLE**2 * values[0].clamp_min(torch.finfo(values.dtype).tiny)
+    vectors = vectors[:, kept]
+    if tall:
+        vectors = matrix @ vectors / values[kept].sqrt()
+    return vectors.T
+
+
+def _signed(split: Split, sign: int) -> Split:
+    """The channel and one of the two neurons."""
+    offsets = {name: part[[0, 1 + sign]] for name, part in split.offsets.items()}
+    return Split(split.group, split.channel, (1.0, 0.0), offsets)
+
+
+def _refusal(graph: ChannelGraph, target: Target | None, group: ChannelGroup) -> str:
+    """Why a group cannot have such neurons, and what to do."""
+    if target is None and not group.can_split:
+        reason = group.reason
+    elif target is None and not group.consumers:
+        reason = "no weight reads its channels"
+    elif target is None:
+        reason = "its channels pass a grouped convolution or a product with other channels"
+    elif (entries := _entries(graph, target)) > LARGEST:
+        reason = f"its matrix would have {entries:,} entries, more than {LARGEST:,}"
+    else:
+        reason = (
+            f"on the first batch no kernel of {', '.join(group.producers)} has a first-order "
+            "effect on the loss"
+        )
+    return f"'{group.name}' cannot get new neurons by GradMax: {reason}; leave it out of `groups`"
