@@ -17,8 +17,8 @@ MANY_ROUNDS = 20  # at most, where a budget is to end the run
 BUDGETS = "params, macs, flops, energy, latency (in milliseconds)"
 SPLITTING = ("s2d", "s3d")
 JUDGING = (  # methods that judge on a sample of the data; gauss-newton learns on all of it
-    *(*SPLITTING, "random", "net2net", "new-neuron", "boosting", "line-search", "expansion"),
-    *("l1", "bn", "taylor", OWN),
+    *(*SPLITTING, "gradmax", "random", "net2net", "new-neuron", "boosting", "line-search"),
+    *("expansion", "l1", "bn", "taylor", OWN),
 )
 METHODS = (*SPLITTING, "gauss-newton", *JUDGING[2:])
 RULES = ("top-fraction", "threshold", "trade-off", "knapsack", OWN)
@@ -86,9 +86,9 @@ class GrowSettings(NetworkSettings):
     )
     surrogate: float | None = option(
         GROW,
-        "Sharpness of the softplus whose curvature stands in for that of piecewise-linear "
-        "activations such as ReLU; 0 for the true curvature",
-        of={"method": (*SPLITTING, "line-search")},
+        "Sharpness of the softplus whose curvature (for gradmax, slope) stands in for that of "
+        "piecewise-linear activations such as ReLU; 0 for the true one",
+        of={"method": (*SPLITTING, "gradmax", "line-search")},
     )
     phase: int | None = option(
         GROW,
@@ -180,6 +180,8 @@ class GrowSettings(NetworkSettings):
             given["surrogate"] = self.surrogate or None  # 0 asks for the true curvature
         if self.phase is not None:
             given["epochs"] = self.phase
+        if self.method == "gradmax":
+            given["lr"] = self.lr
         return method_named(self.method, seed=seed, settings=given)
 
     def selection(self) -> Rule:
