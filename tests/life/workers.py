@@ -32,6 +32,7 @@ METHODS: dict[str, Any] = {
     "line search": ramify.LineSearch(channels=(0,), points=3, rounds=1),
     "expansion": ramify.Expansion(channels=(0,), steps=3),
     "boosting": ramify.Boosting(),
+    "gradmax": ramify.GradMax(),
     "random": ramify.RandomSplit(),
 }
 

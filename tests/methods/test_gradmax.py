@@ -166,7 +166,9 @@ def test_the_closed_form_is_what_autograd_finds_in_the_enlarged_network(case: st
     assert float((matrix @ theta).norm() / theta.norm()) == pytest.approx(
         float(values[0]), rel=1e-8
     )
-    assert best.gain == pytest.approx(0.1 * float(gradient(theta).square().sum().detach()), rel=1e-8)
+    assert best.gain == pytest.approx(
+        0.1 * float(gradient(theta).square().sum().detach()), rel=1e-8
+    )
 
 
 def first(net: nn.Module, batch: Batch, proposal: Proposal) -> float:
