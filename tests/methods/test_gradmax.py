@@ -162,7 +162,8 @@ def test_the_closed_form_is_what_autograd_finds_in_the_enlarged_network(case: st
     gradient, theta = enlarged(net, batch, best.edit, free)
     matrix = torch.autograd.functional.jacobian(gradient, torch.zeros_like(theta))
     _, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    assert abs(float(right[0] @ theta / theta.norm())) == pytest.approx(1, abs=1e-8)
+    largest = right[values > values[0] * (1 - 1e-9)]  # the rows of a head's values are alike
+    assert float((largest @ theta).norm() / theta.norm()) == pytest.approx(1, abs=1e-8)
     assert float((matrix @ theta).norm() / theta.norm()) == pytest.approx(
         float(values[0]), rel=1e-8
     )

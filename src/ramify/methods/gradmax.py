@@ -6,7 +6,7 @@ weights of one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,13 +20,15 @@ from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods.draws import Kernels, check_positive, producer_kernels
 from ramify.methods.new_neurons import NO_BATCH, outgoing_squares
-from ramify.methods.outgoing_matrix import Start, outgoing_matrix
+from ramify.methods.outgoing_matrix import Asked, OutgoingMatrix, Start
 from ramify.methods.proposal import Proposal
 from ramify.probe.loss import Loss, check_weights
 from ramify.probe.targets import Target, targets
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.recorder import tensors_of
 
+AT_ONCE = 32
+"""New neurons that are followed together, where the group is not wider itself."""
 LARGEST = 2**26
 """Entries of the largest matrix that is held for a group: half a GiB."""
 NEGLIGIBLE = 1e-5
@@ -154,27 +156,25 @@ class GradMax:
         starts: list[Start] | None = None
         sums: list[Tensor] = []
         for batch in batches:
+            asked = Asked(graph, loss, batch)
             if starts is None:
-                starts = self._starts(graph, loss, batch)
-            found = []
-            for start in starts:
-                free = int(start.mask.sum())
-                every = torch.eye(free, dtype=torch.float64, device=start.device)
-                found.append(outgoing_matrix(graph, start, every, loss, batch, self.surrogate))
+                starts = self._starts(asked)
+            found = [_matrix(asked, start, self.surrogate) for start in starts]
             sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
         if starts is None:
             raise RamifyError(NO_BATCH)
         return starts, distributed.all_sum(sums)
 
-    def _starts(self, graph: ChannelGraph, loss: Loss, batch: Any) -> list[Start]:
+    def _starts(self, asked: Asked) -> list[Start]:
         """Where the path of each group's neurons is taken to first order."""
+        graph = asked.graph
         able = {t.group.name: t for t in targets(graph) if t.group.consumers}
-        asked = able if self.groups is None else [graph[name].name for name in self.groups]
+        wanted = able if self.groups is None else [graph[name].name for name in self.groups]
         found = []
-        for name in asked:
+        for name in wanted:
             start = None
             if name in able and _entries(graph, able[name]) <= LARGEST:
-                start = _freed(graph, _first(graph, able[name]), loss, batch, self.surrogate)
+                start = _freed(asked, _first(graph, able[name]), self.surrogate)
             if start is not None:
                 found.append(start)
             elif self.groups is not None:
@@ -243,14 +243,24 @@ def _nearest(held: Kernels) -> list[int]:
     return [int(channel) for channel in torch.argsort(apart, stable=True)]
 
 
-def _freed(
-    graph: ChannelGraph, start: Start, loss: Loss, batch: Any, beta: float | None
-) -> Start | None:
+def _matrix(asked: Asked, start: Start, beta: float | None) -> Tensor:
+    """M (D, R) of the sum of the losses over one batch."""
+    mask = start.mask
+    every = torch.eye(int(mask.sum()), dtype=torch.float64, device=mask.device)
+    sizes = [int(part.sum()) for part in mask.split([k.numel() for k in start.kernels.values()])]
+    count = min(max(AT_ONCE, start.group.width), max(sizes))
+    matrix = OutgoingMatrix(asked, start, count, beta)
+    parts = zip(start.kernels, every.split(sizes), strict=True)
+    return torch.cat([matrix.times(n, start.whole(own)[n]) for n, own in parts if len(own)])
+
+
+def _freed(asked: Asked, start: Start, beta: float | None) -> Start | None:
     """The start with those rows free that have a first-order effect there; None for none."""
     while any(bool(free.any()) for free in start.free.values()):
         rows = [(name, int(k)) for name, free in start.free.items() for k in free.nonzero()]
-        effects = outgoing_matrix(graph, start, _probes(start, rows), loss, batch, beta)
-        [sizes] = distributed.all_sum([effects.abs().sum(1)])
+        matrix = OutgoingMatrix(asked, start, 1, beta)
+        effects = [matrix.times(name, _probe(start, name, k)).abs().sum() for name, k in rows]
+        [sizes] = distributed.all_sum([torch.stack(effects)])
         least = NEGLIGIBLE * float(sizes.max())
         dead = [row for row, size in zip(rows, sizes.tolist(), strict=True) if size <= least]
         if not dead:
@@ -263,16 +273,13 @@ def _freed(
     return None
 
 
-def _probes(start: Start, rows: Sequence[tuple[str, int]]) -> Tensor:
-    """(rows, D): a vector along each row alone, drawn at random so that nothing cancels."""
+def _probe(start: Start, name: str, k: int) -> Tensor:
+    """(1, *kernel) of a producer: along one row alone, drawn at random so that nothing cancels."""
+    out = torch.zeros_like(start.kernels[name])[None]
+    row = out.view(len(start.free[name]), -1)[k]
     generator = torch.Generator().manual_seed(0)
-    out = []
-    for name, k in rows:
-        only = {n: torch.zeros_like(kernel)[None] for n, kernel in start.kernels.items()}
-        row = only[name].view(len(start.free[name]), -1)[k]
-        row.copy_(torch.randn(row.shape, generator=generator, dtype=torch.float64))
-        out.append(start.vectors(only))
-    return torch.cat(out).double()
+    row.copy_(torch.randn(row.shape, generator=generator, dtype=torch.float64))
+    return out
 
 
 def _leading(matrix: Tensor, most: int) -> Tensor:

@@ -10,8 +10,8 @@ loss to w is then linear in θ, and its matrix is the mixed second derivative
 with :math:`g_k` the gradient at the consumer's own output, p its positions and taps, and
 :math:`J_k` the derivative of what it reads to θ: for a layer behind another, what the first reads,
 times the slope of what lies between. The loss does not depend on θ as long as w is 0, and so one
-new neuron for each entry of θ gives all columns of M at once: each with an incoming weight of its
-own, all moved by one number t, the derivative to t having a derivative to every w.
+derivative to the incoming weights of many new neurons at once, along a direction of each one's own,
+has a derivative to the outgoing weights of each: a column of M for every neuron.
 
 Shape letters: `N` new neurons, `D` incoming weights of one, `R` outgoing weights of one, `K` rows
 of a weight that make one channel.
@@ -22,17 +22,17 @@ section 3, for two layers one behind the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ramify.edit import Plan, Split
+from ramify.edit import Split
 from ramify.edit.carry import displacements
 from ramify.methods.draws import Kernels
-from ramify.methods.new_neurons import Column, columns_of
+from ramify.methods.new_neurons import columns_of
 from ramify.methods.trial import edited
 from ramify.probe.loss import Loss, checked_loss
 from ramify.probe.recorded_pass import read_gradients
@@ -41,9 +41,6 @@ from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import Ref, Tape, record, tensors_of
-
-AT_ONCE = 128
-"""New neurons that are followed together, where the group is not wider itself."""
 
 
 @dataclass(frozen=True)
@@ -102,120 +99,164 @@ class Start:
         return Split(self.group.name, self.source, (1.0, *[0.0] * len(vectors)), offsets)
 
 
-def outgoing_matrix(
-    graph: ChannelGraph,
-    start: Start,
-    directions: Tensor,
-    loss: Loss,
-    batch: Any,
-    beta: float | None,
-) -> Tensor:
-    """M times directions, of the sum of the losses over one batch.
+class Asked:
+    """What the loss asks of every layer on one batch: its gradient at the layer's own output.
 
     Args:
         graph: the traced model.
-        start: of the new neuron.
-        directions: (N, D), in the free weights; the identity for M itself.
         loss: `loss(model, batch)` -> (S,).
         batch: one batch.
-        beta: softplus sharpness, for the slope at kinks; None for the slope as it is.
-
-    Returns:
-        (N, R): the derivative along each direction of the gradient to the outgoing weights.
     """
-    size = max(AT_ONCE, start.group.width)
-    return torch.cat(
-        [_some(graph, start, part, loss, batch, beta) for part in directions.split(size)]
-    )
+
+    def __init__(self, graph: ChannelGraph, loss: Loss, batch: Any) -> None:
+        self.graph = graph
+        self.run = lambda: checked_loss(loss, graph.model, batch)
+        self.batch = batch
+        with decomposed(graph.model):
+            self._tape = record(graph.model, self.run, batch, draws=True)
+        tensors = _detached(graph)
+        outputs = {p: ref for p, (ref, _) in _outputs(graph, self._tape, tensors).items()}
+        self._gradients = read_gradients(self._tape, tensors, outputs)
+
+    def gradients(
+        self, tape: Tape, tensors: Mapping[str, Tensor], outputs: Mapping[int, Ref]
+    ) -> dict[int, Tensor]:
+        """The gradients at outputs of a tape of the network with new neurons that nothing reads.
+
+        They are the same as without; only where a layer reads channels that it makes, its output
+        has those of the new neurons too, and all are found anew.
+
+        Args:
+            tape: of the network with new neurons.
+            tensors: its parameters and buffers.
+            outputs: operation -> what it makes.
+
+        Returns:
+            Operation -> gradient of the mean loss.
+        """
+        same = [op.func for op in tape.ops] == [op.func for op in self._tape.ops]
+        if same and all(
+            tape.shape(ref) == self._tape.shape(self._tape.ops[position].results()[0])
+            for position, ref in outputs.items()
+        ):
+            return {p: g for p, g in self._gradients.items() if p in outputs}
+        return read_gradients(tape, tensors, outputs)
 
 
-def _some(
-    graph: ChannelGraph,
-    start: Start,
-    directions: Tensor,
-    loss: Loss,
-    batch: Any,
-    beta: float | None,
-) -> Tensor:
-    model, split = graph.model, start.split(torch.zeros_like(directions))
-    run = lambda: checked_loss(loss, model, batch)  # noqa: E731
-    with edited(graph, [split]) as plan, decomposed(model):
-        tape = record(model, run, batch, draws=True)
-        tensors = {name: tensor.detach() for name, tensor in tensors_of(model).items()}
-        moves = _moves(graph, plan, start.whole(directions), tensors)
-        [columns] = columns_of(graph, [start.group], plan)
-        outputs = _outputs(graph, tape, {column.name for column in columns})
-        mixed = _mixed(tape, tensors, outputs, moves, columns, beta)
-        return mixed.double() * tape.results[0].numel()
+class OutgoingMatrix:
+    """M of one group on one batch, as products with directions of one producer at a time.
+
+    The graph of the first derivative to the incoming weights is built once and kept.
+
+    Args:
+        asked: of the batch.
+        start: of the new neurons.
+        count: N, how many are followed together.
+        beta: softplus sharpness, for the slope at kinks; None for the slope as it is.
+    """
+
+    def __init__(self, asked: Asked, start: Start, count: int, beta: float | None) -> None:
+        graph = asked.graph
+        self._graph, self._start, self._count = graph, start, count
+        zeros = torch.zeros(count, int(start.mask.sum()), device=start.device)
+        with edited(graph, [start.split(zeros)]) as plan, decomposed(graph.model):
+            tape = record(graph.model, asked.run, asked.batch, draws=True)
+            tensors = _detached(graph)
+            outputs = _outputs(graph, tape, tensors)
+        self._plan, self._samples = plan, tape.results[0].numel()
+        [self._columns] = columns_of(graph, [start.group], plan)
+        names = {column.name for column in self._columns}
+        leaves = dict.fromkeys([*start.kernels, *(column.name for column in self._columns)])
+        self._leaves = {name: tensors[name].clone().requires_grad_() for name in leaves}
+        own = {p: ref for p, (ref, read) in outputs.items() if names.intersection(read)}
+        self._slopes = self._derive(tape, tensors, own, asked, beta)
+
+    def _derive(
+        self,
+        tape: Tape,
+        tensors: Mapping[str, Tensor],
+        outputs: Mapping[int, Ref],
+        asked: Asked,
+        beta: float | None,
+    ) -> dict[str, Tensor]:
+        """∂Q/∂θ, of the sum Q over consumers of ⟨what it makes, gradient held⟩."""
+        gradients = asked.gradients(tape, tensors, outputs)
+        terms: list[tuple[Tensor, Tensor]] = []
+
+        def cut(position: int, tensor: Tensor) -> Tensor:
+            # What a consumer makes enters the sum; what follows gets its value alone.
+            if position in gradients and tensor.requires_grad:
+                terms.append((tensor, gradients[position] * self._samples))
+            return tensor.detach().clone()
+
+        with torch.enable_grad():
+            given, last = {**tensors, **self._leaves}, max(outputs, default=-1)
+            replay(tape, given, outputs, cut, beta=beta, slopes=beta is not None, until=last)
+            if not terms:
+                return {}
+            made, held = zip(*terms, strict=True)
+            theta = {name: self._leaves[name] for name in self._start.kernels}
+            slopes = torch.autograd.grad(
+                made, list(theta.values()), held, create_graph=True, allow_unused=True
+            )
+        found = zip(theta, slopes, strict=True)
+        return {name: g for name, g in found if g is not None and g.requires_grad}
+
+    def times(self, name: str, directions: Tensor) -> Tensor:
+        """M times directions of one producer, of the sum of the losses.
+
+        Args:
+            name: the producer.
+            directions: (any number, *kernel).
+
+        Returns:
+            For each the gradient to the R outgoing weights, in float64.
+        """
+        parts = [self._some(name, part) for part in directions.split(self._count)]
+        return torch.cat(parts)
+
+    def _some(self, name: str, directions: Tensor) -> Tensor:
+        weights = {column.name: self._leaves[column.name] for column in self._columns}
+        found = {reader: torch.zeros_like(weight) for reader, weight in weights.items()}
+        if name in self._slopes:
+            slopes = torch.autograd.grad(
+                self._slopes[name],
+                list(weights.values()),
+                self._move(name, directions),
+                retain_graph=True,
+                allow_unused=True,
+            )
+            found |= {n: g for n, g in zip(weights, slopes, strict=True) if g is not None}
+        every = torch.cat([column.part(found[column.name]) for column in self._columns], dim=1)
+        return every[: len(directions)].double()
+
+    def _move(self, name: str, directions: Tensor) -> Tensor:
+        """Each new neuron's own direction, in a tensor of the producer's shape after the edit."""
+        [(group, split, copies)] = self._plan.splits
+        offsets = directions.new_zeros(len(copies), *directions.shape[1:])
+        offsets[1 : 1 + len(directions)] = directions
+        moved = replace(
+            self._plan, splits=[(group, replace(split, offsets={name: offsets}), copies)]
+        )
+        out = torch.zeros_like(self._leaves[name], requires_grad=False)
+        for dim, where, value in displacements(moved, name, self._graph):
+            out.movedim(dim, 0)[where.to(out.device)] += value.to(out)
+        return out
 
 
-def _moves(
-    graph: ChannelGraph, plan: Plan, along: Kernels, tensors: Mapping[str, Tensor]
-) -> Kernels:
-    """For each producer, of its shape after the edit: each new neuron's own direction."""
-    [(group, split, copies)] = plan.splits
-    offsets = {n: torch.cat([torch.zeros_like(part[:1]), part]) for n, part in along.items()}
-    moved = replace(plan, splits=[(group, replace(split, offsets=offsets), copies)])
-    out = {}
-    for name in along:
-        out[name] = torch.zeros_like(tensors[name])
-        for dim, where, value in displacements(moved, name, graph):
-            out[name].movedim(dim, 0)[where.to(value.device)] += value.to(out[name])
-    return out
+def _detached(graph: ChannelGraph) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in tensors_of(graph.model).items()}
 
 
-def _mixed(
-    tape: Tape,
-    tensors: Mapping[str, Tensor],
-    outputs: Mapping[int, Ref],
-    moves: Mapping[str, Tensor],
-    columns: Sequence[Column],
-    beta: float | None,
-) -> Tensor:
-    """(N, R): ∂²L/∂t∂w of every new neuron, what makes the channels moved by t along `moves`."""
-    gradients = read_gradients(tape, tensors, outputs)
-    t = torch.zeros((), dtype=next(iter(moves.values())).dtype, requires_grad=True)
-    names = dict.fromkeys(column.name for column in columns)
-    weights = {name: tensors[name].clone().requires_grad_() for name in names}
-    made = {n: weights.get(n, tensors[n]) + t.to(move.device) * move for n, move in moves.items()}
-    terms: list[tuple[Tensor, Tensor]] = []
-
-    def cut(position: int, tensor: Tensor) -> Tensor:
-        # What a consumer makes enters the sum; what follows gets its value alone.
-        if position in gradients and tensor.requires_grad:
-            terms.append((tensor, gradients[position]))
-        return tensor.detach().clone()
-
-    zeros = {name: torch.zeros_like(tensors[name]) for name in names}
-    with torch.enable_grad():
-        last = max(outputs, default=-1)
-        given = {**tensors, **weights, **made}
-        replay(tape, given, outputs, cut, beta=beta, slopes=beta is not None, until=last)
-        found = zeros | _derivatives(terms, t, weights)
-    return torch.cat([column.part(found[column.name]) for column in columns], dim=1)
-
-
-def _derivatives(
-    terms: Sequence[tuple[Tensor, Tensor]], t: Tensor, weights: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """∂/∂w ∂/∂t of the sum over consumers of ⟨what it makes, gradient held⟩."""
-    if not terms:
-        return {}
-    outputs, held = zip(*terms, strict=True)
-    [slope] = torch.autograd.grad(outputs, [t], held, create_graph=True, allow_unused=True)
-    if slope is None or not slope.requires_grad:
-        return {}
-    found = torch.autograd.grad(slope, list(weights.values()), allow_unused=True)
-    return {name: g for name, g in zip(weights, found, strict=True) if g is not None}
-
-
-def _outputs(graph: ChannelGraph, tape: Tape, names: set[str]) -> dict[int, Ref]:
-    """What each operation makes that multiplies an activation by one of these weights."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors_of(graph.model).items()}
+def _outputs(
+    graph: ChannelGraph, tape: Tape, tensors: Mapping[str, Tensor]
+) -> dict[int, tuple[Ref, frozenset[str]]]:
+    """What each operation that multiplies an activation by a weight makes, and by which."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     flow = DimFlow(shapes, graph.flow.aliases)
     propagate(flow, tape)
     return {
-        read.op: tape.ops[read.op].results()[0]
+        read.op: (tape.ops[read.op].results()[0], read.names)
         for read in flow.contractions
-        if names.intersection(read.names) and not flow.is_weight(read.source)
+        if read.names and not flow.is_weight(read.source)
     }
