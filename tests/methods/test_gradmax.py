@@ -233,7 +233,7 @@ def test_no_other_kernel_of_that_length_has_more_gradient() -> None:
     length = 2.0 * float(net[0].weight.detach().norm()) / 4**0.5
     gradient, theta = enlarged(net, batch, proposals[0].edit, {"0.weight": [0]})  # type: ignore[arg-type]
     assert float(theta.norm()) == pytest.approx(length)
-    assert proposals[0].gain == pytest.approx(float(gradient(theta).square().sum()))
+    assert proposals[0].gain == pytest.approx(float(gradient(theta).square().sum().detach()))
     others = torch.randn(300, 6).double()
     others = length * others / others.norm(dim=1, keepdim=True)
     assert max(float(gradient(t).square().sum()) for t in others) < proposals[0].gain
