@@ -236,7 +236,7 @@ def test_no_other_kernel_of_that_length_has_more_gradient() -> None:
     assert proposals[0].gain == pytest.approx(float(gradient(theta).square().sum().detach()))
     others = torch.randn(300, 6).double()
     others = length * others / others.norm(dim=1, keepdim=True)
-    assert max(float(gradient(t).square().sum()) for t in others) < proposals[0].gain
+    assert max(float(gradient(t).square().sum().detach()) for t in others) < proposals[0].gain
     # By autograd alone: climb from a random kernel, and end where the closed form is.
     climbed = others[0].clone().requires_grad_()
     for _ in range(300):

@@ -62,8 +62,9 @@ class GradMax:
 
     A layer whose kernel has no first-order effect at zero keeps the channel's own: one factor of a
     gated perceptron, queries and keys of a head, a layer that reads what it makes. What is left is
-    then found as before, but M depends on the channel, so that such a group gets one neuron a call. Groups whose channels no
-    weight reads (those of q·kᵀ), and those whose M has more than 2²⁶ entries, are left out.
+    then found as before, but M depends on the channel, so that such a group gets one neuron a call.
+    Groups whose channels no weight reads, and those whose M has more than 2²⁶ entries, are left
+    out.
 
     `gain` is the first-order decrease of the mean loss by **one gradient step** of the outgoing
     weights at the learning rate `lr`, :math:`\eta \lVert \partial L / \partial w \rVert^2`, at the

@@ -157,11 +157,11 @@ def squares_of(
         gradients: consumer -> gradient, zero at what is no such weight.
 
     Returns:
-        (N,) for each group.
+        (N,) for each group that has a consumer; a zero for one without.
     """
+    zero = torch.zeros((), dtype=next(iter(gradients.values())).dtype)
     return [
-        torch.stack([c.part(gradients[c.name]).square().sum(1) for c in own]).sum(0)
-        for own in columns
+        sum((c.part(gradients[c.name]).square().sum(1) for c in own), start=zero) for own in columns
     ]
 
 
