@@ -55,6 +55,56 @@ def test_a_real_split_gains_what_was_proposed(name: str, kind: str) -> None:
     assert 0.7 * law <= errors[0] / errors[1] <= 1.3 * law
 
 
+def lengths_of(split: ramify.Split, net: nn.Module) -> tuple[float, float]:
+    """How far the first copy moves, and the root mean square of its layers' lengths."""
+    tensors, own, moved = dict(net.named_parameters()), [], []
+    for name, part in split.offsets.items():
+        own.append(tensors[name].detach()[split.channel].flatten())
+        moved.append(part[0].flatten())
+    layers = len({name.rpartition(".")[0] for name in split.offsets})
+    return float(torch.cat(moved).norm()), float(torch.cat(own).norm()) / layers**0.5
+
+
+@pytest.mark.parametrize("name", ["perceptron", "residual"])
+@pytest.mark.parametrize("kind", [ramify.SplittingDescent, ramify.RandomSplit])
+def test_a_step_may_be_a_share_of_the_channels_own_kernels(name: str, kind: type) -> None:
+    net, batch = prepared(name)
+    graph = ramify.trace(net, batch[0][:2])
+    found = kind(step=0.2, unit="kernel").propose(graph, per_sample, [batch])
+    assert found
+    for proposal in found:
+        moved, own = lengths_of(proposal.edit, net)
+        assert moved == pytest.approx(0.2 * own, rel=1e-6)
+        if kind is ramify.SplittingDescent:
+            assert proposal.gain == pytest.approx(-0.5 * moved**2 * proposal.splitting_index)
+
+
+def test_what_a_norm_cancels_changes_no_gain_of_a_relative_step() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 3, bias=False), nn.BatchNorm1d(3, eps=0.0))
+    net = nn.Sequential(*net, nn.Tanh(), nn.Linear(3, 1)).double().eval()
+    x = torch.randn(16, 4, dtype=torch.float64)
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        return (model(batch) - batch[:, :1]).square().squeeze(1)  # type: ignore[no-any-return]
+
+    method = ramify.SplittingDescent(step=0.2, unit="kernel", eigen="exact")
+    gains = []
+    for factor in (1.0, 7.0):
+        with torch.no_grad():
+            net[0].weight *= factor
+            net[1].running_var *= factor**2
+        proposals = method.propose(ramify.trace(net, x), loss, [x])
+        gains.append({p.edit.channel: p.gain for p in proposals})
+    assert gains[0] == pytest.approx(gains[1], rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", [ramify.SplittingDescent, ramify.RandomSplit, ramify.LineSearch])
+def test_an_unknown_unit_is_refused(kind: type) -> None:
+    with pytest.raises(ramify.RamifyError, match="unit is one of absolute, kernel, and got 'mm'"):
+        kind(unit="mm")
+
+
 @pytest.mark.parametrize("name", list(SMOOTH))
 def test_lanczos_proposes_what_the_exact_matrices_do(name: str) -> None:
     net, batch = prepared(name)

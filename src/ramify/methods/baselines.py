@@ -20,12 +20,15 @@ from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods.draws import (
     Kernels,
+    Unit,
     check_positive,
+    check_unit,
     fresh_kernels,
     normal,
     producer_kernels,
     root_mean_square,
     second_copy,
+    step_lengths,
     stream,
 )
 from ramify.methods.proposal import Proposal
@@ -89,6 +92,7 @@ class RandomSplit(_Drawn):
     Args:
         step: ε, how far copies move.
         copies: into how many copies a channel is split, at least 2.
+        unit: of the step, ``absolute`` or ``kernel``: as of :class:`SplittingDescent`.
         seed: of the draws, which also differ from one shape of the network to the next.
 
     Example:
@@ -109,9 +113,11 @@ class RandomSplit(_Drawn):
     step: float = 0.01
     copies: int = 2
     seed: int = 0
+    unit: Unit = "absolute"
 
     def __post_init__(self) -> None:
         check_positive("step", self.step)
+        check_unit(self.unit)
         if self.copies < 2:
             raise RamifyError(f"copies is at least 2, and got {self.copies}")
 
@@ -126,7 +132,7 @@ class RandomSplit(_Drawn):
             drawn[name] = each - each.mean(1, keepdim=True)
         flat = torch.cat([p.double().reshape(*p.shape[:2], -1) for p in drawn.values()], dim=2)
         longest = flat.norm(dim=2).max(1).values  # (W,)
-        scale = self.step / longest
+        scale = step_lengths(self.step, self.unit, held).to(longest) / longest
         return {
             name: part * scale.to(part).view(-1, *[1] * (part.dim() - 1))
             for name, part in drawn.items()
@@ -237,6 +243,8 @@ class LineSearch:
         surrogate: β of the softplus whose curvature stands in at the kinks of piecewise-linear
             activations; None for the true curvature.
         tolerance: Lanczos residual over spectral radius.
+        unit: of `shortest` and `longest`, ``absolute`` or ``kernel``: as of
+            :class:`SplittingDescent`.
         groups: the groups to search, by any name that `graph[...]` takes; None for all.
         channels: the channels of each group to search; None for all.
 
@@ -263,8 +271,10 @@ class LineSearch:
     tolerance: float = 1e-3
     groups: tuple[str, ...] | None = None
     channels: tuple[int, ...] | None = None
+    unit: Unit = "absolute"
 
     def __post_init__(self) -> None:
+        check_unit(self.unit)
         if not 0 < self.shortest < self.longest:
             raise RamifyError(
                 "the search goes from shortest to longest, two positive lengths, and got "
@@ -306,7 +316,12 @@ class LineSearch:
         for group, channels in requested(graph, self.groups, self.channels, names):
             number = names.index(group.name)
             parts = operators[0].as_kernels(found[number], pairs[number].low_vector)
-            directions = {k.name: p for k, p in zip(found[number].kernels, parts, strict=True)}
+            # Vectors of the length that t = 1 stands for.
+            one = step_lengths(1.0, self.unit, producer_kernels(graph, group))
+            directions = {
+                kernel.name: part * one.to(part).view(-1, *[1] * (part.dim() - 1))
+                for kernel, part in zip(found[number].kernels, parts, strict=True)
+            }
             for channel in channels:
                 split, gain = self._search(trial, group, channel, directions)
                 index, cost = float(pairs[number].low[channel]), prices.added([split])

@@ -21,6 +21,7 @@ from ramify.methods.draws import (
     Kernels,
     check_positive,
     fresh_kernels,
+    lengths,
     producer_kernels,
     stream,
 )
@@ -117,7 +118,7 @@ class Boosting:
         generator = stream(self.seed, graph)
         held = [producer_kernels(graph, group) for group in groups]
         fresh = [fresh_kernels(kernel, self.scale, generator) for kernel in held]
-        radii = [_norm(r) for r in fresh]
+        radii = [lengths(r) for r in fresh]
         best, scores = fresh, [torch.full_like(radius, -1.0) for radius in radii]
         for step in range(self.steps + 1):
             squares, slopes = outgoing_gradients(
@@ -228,17 +229,11 @@ def _second_gradients(
     return distributed.all_mean([total / samples for total in sums], samples)
 
 
-def _norm(kernel: Mapping[str, Tensor]) -> Tensor:
-    """The length of every channel's kernels together: (W,)."""
-    flat = torch.cat([part.reshape(len(part), -1) for part in kernel.values()], dim=1)
-    return flat.double().norm(dim=1).to(flat.dtype)
-
-
 def _climb(fresh: Kernels, slope: Kernels, radius: Tensor, share: float) -> Kernels:
     """One step up the slope, a share of the radius long, and back into the ball of that radius."""
-    step = share * radius / _norm(slope).clamp_min(_TINY)
+    step = share * radius / lengths(slope).clamp_min(_TINY)
     moved = {name: r + slope[name] * _per_channel(step, r) for name, r in fresh.items()}
-    back = (radius / _norm(moved).clamp_min(_TINY)).clamp_max(1.0)
+    back = (radius / lengths(moved).clamp_min(_TINY)).clamp_max(1.0)
     return {name: r * _per_channel(back, r) for name, r in moved.items()}
 
 

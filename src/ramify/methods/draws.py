@@ -1,4 +1,4 @@
-"""Draws: what the random methods share.
+"""Draws and lengths: what methods that displace kernels share.
 
 Shape letters: `W` channels of a group, `M` copies of a split.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
@@ -19,6 +20,10 @@ from ramify.tracing.recorder import tensors_of
 
 Kernels = dict[str, Tensor]
 """Producer -> (W, *kernel), one kernel a channel."""
+
+Unit = Literal["absolute", "kernel"]
+"""What lengths of displacements are given in; ``kernel``: lengths of the channel's own kernels."""
+UNITS = ("absolute", "kernel")
 
 
 def producer_kernels(graph: ChannelGraph, group: ChannelGroup) -> Kernels:
@@ -60,6 +65,35 @@ def normal(kernel: Tensor, copies: int, generator: Generator) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(kernel)
 
 
+def lengths(held: Mapping[str, Tensor]) -> Tensor:
+    """The length of every channel's kernels together: (W,)."""
+    flat = torch.cat([part.reshape(len(part), -1) for part in held.values()], dim=1)
+    return flat.double().norm(dim=1).to(flat.dtype)
+
+
+def step_lengths(step: float, unit: str, held: Mapping[str, Tensor]) -> Tensor:
+    r"""How far the copies of each channel move.
+
+    .. math:: \varepsilon_c = \varepsilon \sqrt{\tfrac1L \sum_{j=1}^L \lVert \theta_{jc} \rVert^2}
+
+    in the unit ``kernel``, with L the number of layers that make the channel, whose displacements
+    add up, and just ε in the unit ``absolute``.
+
+    Args:
+        step: ε.
+        unit: ``kernel`` or ``absolute``.
+        held: producer -> (W, *kernel).
+
+    Returns:
+        Shape (W,).
+    """
+    own = lengths(held)
+    if unit == "absolute":
+        return torch.full_like(own, step)
+    layers = {name.rpartition(".")[0] for name in held}  # a bias belongs to its weight's
+    return step * own / math.sqrt(len(layers))
+
+
 def root_mean_square(kernel: Tensor) -> float:
     """Root mean square."""
     return float(kernel.double().square().mean().sqrt())
@@ -68,6 +102,16 @@ def root_mean_square(kernel: Tensor) -> float:
 def second_copy(moved: Tensor) -> Tensor:
     """(W, 1, *kernel) of the second copy -> (W, 2, *kernel), the first copy staying."""
     return torch.cat([torch.zeros_like(moved), moved], dim=1)
+
+
+def check_unit(unit: str) -> None:
+    """A unit of lengths is known.
+
+    Raises:
+        RamifyError: it is not.
+    """
+    if unit not in UNITS:
+        raise RamifyError(f"unit is one of {', '.join(UNITS)}, and got {unit!r}")
 
 
 def check_positive(name: str, value: float) -> None:

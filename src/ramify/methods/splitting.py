@@ -17,7 +17,13 @@ from ramify.cost import Cost, CostModel
 from ramify.edit import Split
 from ramify.errors import RamifyError
 from ramify.methods.aliases import accepts_old_keywords
-from ramify.methods.draws import check_positive
+from ramify.methods.draws import (
+    Unit,
+    check_positive,
+    check_unit,
+    producer_kernels,
+    step_lengths,
+)
 from ramify.methods.proposal import Proposal
 from ramify.probe.lanczos import Extremes, exact_extremes, lanczos_extremes
 from ramify.probe.loss import Loss
@@ -132,6 +138,10 @@ class SplittingDescent:
         signed: c of S3D, at least 1: the largest sum of absolute outgoing weights.
         copies: numbers of copies to consider, of 2, 3 and 4.
         step: ε, how far copies move along the eigenvector.
+        unit: of the step: ``absolute``, as in the papers, or ``kernel``: as a share of the length
+            of the channel's own kernels (where several layers make it, of the root mean square of
+            their lengths), which means the same in every layer and whatever a norm behind it
+            cancels.
         eigen: `lanczos` (products only) or `exact` (whole matrices, the oracle).
         surrogate: β of the softplus whose curvature stands in at the kinks of piecewise-linear
             activations; None for the true curvature, which is zero almost everywhere.
@@ -161,6 +171,7 @@ class SplittingDescent:
     surrogate: float | None = 3.0
     tolerance: float = 1e-3
     best_of_each: bool = False
+    unit: Unit = "absolute"
 
     def __post_init__(self) -> None:
         if not 1 <= self.signed < math.inf:
@@ -171,6 +182,7 @@ class SplittingDescent:
         if self.eigen not in ("lanczos", "exact"):
             raise RamifyError(f"eigen is 'lanczos' or 'exact', and got '{self.eigen}'")
         check_positive("step", self.step)
+        check_unit(self.unit)
         if self.surrogate is not None:
             check_positive("surrogate", self.surrogate)
 
@@ -188,7 +200,8 @@ class SplittingDescent:
             batches: the sample that the splitting matrices are averaged over.
 
         Returns:
-            The proposals; `gain` is -ε²/2 · G and `splitting_index` is G, which for S2D is λ_min.
+            The proposals; `gain` is -ε²/2 · G, with ε the length that this channel moves, and
+            `splitting_index` is G, which for S2D is λ_min.
 
         Raises:
             RamifyError: the loss is not per sample, or loss or weights are not finite.
@@ -220,6 +233,8 @@ class SplittingDescent:
         self, prices: CostModel, target: Target, pairs: Extremes, operator: SplittingOperator
     ) -> list[Proposal]:
         vectors = [operator.as_kernels(target, v) for v in (pairs.low_vector, pairs.high_vector)]
+        held = producer_kernels(prices.graph, target.group)
+        steps = step_lengths(self.step, self.unit, held).tolist()
         costs: dict[int, Cost] = {}
         out = []
         ends = zip(pairs.low.tolist(), pairs.high.tolist(), strict=True)
@@ -228,7 +243,7 @@ class SplittingDescent:
                 offsets = {
                     part.name: torch.stack(
                         [
-                            self.step * (a * below[channel] + b * above[channel])
+                            steps[channel] * (a * below[channel] + b * above[channel])
                             for a, b in scheme.moves
                         ]
                     )
@@ -238,7 +253,7 @@ class SplittingDescent:
                 count = len(scheme.weights)
                 if count not in costs:
                     costs[count] = prices.added([edit])
-                gain, index = -0.5 * self.step**2 * scheme.gain, scheme.gain
+                gain, index = -0.5 * steps[channel] ** 2 * scheme.gain, scheme.gain
                 out.append(
                     Proposal(edit, gain, costs[count], splitting_index=index, graph=prices.graph)
                 )
