@@ -76,6 +76,19 @@ def test_an_edit_line_says_less_or_more_or_nothing_of_the_loss(
     assert text(console).rstrip("\n").partition("5.092")[2] == shown
 
 
+def test_an_edit_line_says_what_became_of_the_selection(config: Make) -> None:
+    console = plain()
+    tried = {"expected_gain": 0.5, "step_factor": 0.25, "dropped": 3}
+    with Display(console, config(), []) as following:
+        following.event(EDIT | tried)
+        following.event(EDIT | tried | {"predicted_gain": None, "expected_gain": None})
+    assert [line.partition("5.092")[2] for line in text(console).splitlines()] == [
+        " (predicted 2.033 less, by earlier edits 0.5000 less, step 0.25 of the full one, "
+        "3 left out)",
+        " (step 0.25 of the full one, 3 left out)",
+    ]
+
+
 def test_prunes_are_counted_apart_and_a_stop_gives_its_reason(config: Make) -> None:
     console = plain()
     both = [*EDIT["proposals"], proposal(1, 0, True), proposal(2, 0, False)]
@@ -87,6 +100,8 @@ def test_prunes_are_counted_apart_and_a_stop_gives_its_reason(config: Make) -> N
         shown.event(stop | budget)
         shown.event(stop | {"reason": "rounds", "budget": None})
         shown.event(stop | {"reason": "no morphism pays", "budget": None})
+        harm = "no edit that does not raise the loss"
+        shown.event(stop | {"reason": harm, "budget": None})
         shown.event(stop | {"reason": "rounds", "arm": "seed", "job": "seed-0"})
     lines = [line.partition(", 100 ->")[0] for line in text(console).splitlines()]
     assert lines == [
@@ -95,6 +110,7 @@ def test_prunes_are_counted_apart_and_a_stop_gives_its_reason(config: Make) -> N
         "grown-0: stopped after round 1, the budget params = 1.2e+06, latency = 3.5 is used up",
         "grown-0: stopped after round 1, the last one asked for",
         "grown-0: stopped after round 1, where no morphism paid any more",
+        "grown-0: stopped after round 1, where every change would raise the loss",
     ]
 
 

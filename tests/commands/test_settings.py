@@ -57,7 +57,9 @@ def test_what_is_given_goes_before_any_default() -> None:
         "multiple_of": 2,
         "fraction": 0.125,
         "step": 0.5,
+        "step_unit": "absolute",
         "surrogate": 2.0,
+        "trial": False,
         "probe_samples": 11,
         "seed": 5,
         "seeds": 2,
@@ -108,7 +110,7 @@ def test_gauss_newton_follows_its_paper() -> None:
 
 def test_no_surrogate_means_the_true_curvature() -> None:
     config = GrowSettings.resolve({"data": "digits", "surrogate": 0.0})
-    assert config.growth(seed=0) == SplittingDescent(step=0.1, surrogate=None)
+    assert config.growth(seed=0) == SplittingDescent(step=0.1, unit="kernel", surrogate=None)
 
 
 def test_a_function_of_the_user_is_not_forced_to_take_a_width() -> None:

@@ -33,7 +33,8 @@ TABLE: tuple[Row, ...] = (
     # --- ramify grow
     ({"kind": "grow"}, {
         "method": "s2d", "rounds": 4, "multiple_of": 1, "fraction": 0.35, "tradeoff": 3e-7,
-        "surrogate": 3.0, "compare": False}),
+        "surrogate": 3.0, "step_unit": "kernel", "trial": True,
+        "compare": False}),
 
     # --- by data set: a small network on small images, what the papers take on others. The small
     #     one has one thread: on tensors of its size a second one only waits for the first.

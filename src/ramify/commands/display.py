@@ -179,16 +179,26 @@ def _edit_line(event: dict[str, Any]) -> str:
     return (
         f"{event['job']}: {place}{' and '.join(done) or 'cut none'} of {channels} "
         f"channels, {event['params_before']:,} -> {event['params_after']:,} parameters, "
-        f"loss {event['loss_before']:#.4g} -> {event['loss_after']:#.4g}"
-        f"{_predicted(event['predicted_gain'])}"
+        f"loss {event['loss_before']:#.4g} -> {event['loss_after']:#.4g}{_judged(event)}"
     )
 
 
-def _predicted(gain: float | None) -> str:
-    """What was expected of the loss, where the method says so."""
-    if gain is None:
-        return ""
-    return f" (predicted {abs(gain):#.4g} {'less' if gain >= 0 else 'more'})"
+def _judged(event: Mapping[str, Any]) -> str:
+    """What was expected of the loss, where the method says so, and what became of the selection."""
+    said = []
+    if (gain := event["predicted_gain"]) is not None:
+        said.append(f"predicted {_change(gain)}")
+        if (expected := event.get("expected_gain", gain)) != gain:
+            said.append(f"by earlier edits {_change(expected)}")
+    if (factor := event.get("step_factor", 1.0)) < 1:
+        said.append(f"step {factor:g} of the full one")
+    if event.get("dropped"):
+        said.append(f"{event['dropped']} left out")
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _change(gain: float) -> str:
+    return f"{abs(gain):#.4g} {'less' if gain >= 0 else 'more'}"
 
 
 def stop_line(event: Mapping[str, Any]) -> str:
@@ -198,6 +208,8 @@ def stop_line(event: Mapping[str, Any]) -> str:
     if event["reason"] == "budget":
         budget = ", ".join(f"{name} = {most:g}" for name, most in event["budget"].items())
         return f"stopped after round {event['round']}, the budget {budget} is used up"
+    if event["reason"] == "no edit that does not raise the loss":
+        return f"stopped after round {event['round']}, where every change would raise the loss"
     return f"stopped after round {event['round']}, where no morphism paid any more"
 
 

@@ -32,6 +32,7 @@ def run_grow(job: Job, setup: Setup) -> None:
         training=settings.training(),
         rounds=settings.rounds,
         budget=settings.budget,
+        trial=settings.trial,
         probe=probe(setup, settings.probe_samples, job.seed),
         **setup.training(job),
     )

@@ -20,6 +20,7 @@ JUDGING = (  # methods that judge on a sample of the data; gauss-newton learns o
     *(*SPLITTING, "gradmax", "random", "net2net", "new-neuron", "boosting", "line-search"),
     *("expansion", "l1", "bn", "taylor", OWN),
 )
+UNITS, DISPLACING = ("kernel", "absolute"), (*SPLITTING, "random", "line-search")
 METHODS = (*SPLITTING, "gauss-newton", *JUDGING[2:])
 RULES = ("top-fraction", "threshold", "trade-off", "knapsack", OWN)
 SCORED = ("random", "net2net", "new-neuron", "boosting", "l1", "bn")  # they estimate no gain
@@ -74,6 +75,13 @@ class GrowSettings(NetworkSettings):
         "How far the copies of a channel start from it.",
         of={"method": (*SPLITTING, "random")},
     )
+    step_unit: str | None = option(
+        GROW,
+        "What that is measured in: {}. kernel: lengths of the channel's own kernels; absolute: as "
+        "the papers.",
+        choices=UNITS,
+        of={"method": DISPLACING},
+    )
     signed: float | None = option(
         GROW,
         "c, the largest sum of the absolute outgoing weights of the copies.",
@@ -89,6 +97,11 @@ class GrowSettings(NetworkSettings):
         "Sharpness of the softplus whose curvature (for gradmax, slope) stands in for that of "
         "piecewise-linear activations such as ReLU; 0 for the true one",
         of={"method": (*SPLITTING, "gradmax", "line-search")},
+    )
+    trial: bool = option(
+        GROW,
+        "Try the changes of a round together before they are made: shorten splits and leave out "
+        "prunes until the loss does not rise.",
     )
     phase: int | None = option(
         GROW,
@@ -145,9 +158,11 @@ class GrowSettings(NetworkSettings):
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Folders from before ``--rule`` do not name the rule."""
+        """Folders of earlier versions name no rule; steps were absolute, and nothing tried."""
         taken = {name: v for name, v in values.items() if v is not None}
-        return super().upgraded({"rule": implied_rule(values, taken)} | values)
+        unit = "absolute" if values.get("method") in DISPLACING else None
+        added = {"rule": implied_rule(values, taken), "step_unit": unit, "trial": False}
+        return super().upgraded(added | values)
 
     def check(self) -> None:
         """Raise a RamifyError where a setting is out of range."""
@@ -174,8 +189,9 @@ class GrowSettings(NetworkSettings):
         """What proposes the edits of the job with this seed."""
         from ramify.methods.registry import method_named
 
-        own = {"step": self.step, "signed": self.signed, "copies": self.copies}
-        given: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+        own: dict[str, Any] = {"step": self.step, "unit": self.step_unit}
+        own |= {"signed": self.signed, "copies": self.copies}
+        given = {name: value for name, value in own.items() if value is not None}
         if self.surrogate is not None:
             given["surrogate"] = self.surrogate or None  # 0 asks for the true curvature
         if self.phase is not None:

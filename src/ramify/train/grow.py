@@ -1,6 +1,7 @@
 """Training that alternates with edits: train, propose, select, edit, train again."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,27 @@ from ramify import distributed
 from ramify.edit import Follower
 from ramify.edit.apply import apply
 from ramify.errors import RamifyError
-from ramify.methods import Method, agree
+from ramify.methods import Method, Proposal, agree
 from ramify.methods.proposal import checked
 from ramify.probe.loss import Loss
 from ramify.select import Rule
+from ramify.select.fit import fit
 from ramify.tracing import ChannelGraph, trace
-from ramify.train.epoch import Training
+from ramify.train.edit_trials import HELD, EditTrials, Tried, foretold, try_edits
+from ramify.train.epoch import Training, mean_loss
 from ramify.train.history import Event
 from ramify.train.loop import Evaluate, Grown, Loop, begin
 from ramify.train.passes import Data, Epoch, Passes
 from ramify.train.rounds import (
+    ALL_HARM,
+    Choice,
     agreed,
     checked_budget,
     checked_rounds,
     choose,
     edit_event,
     measured,
+    multiple_of,
 )
 
 
@@ -47,13 +53,20 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     log: Callable[[Event], None] | None = None,
     checkpoint: str | Path | None = None,
     tags: Mapping[str, Any] | None = None,
+    trial: bool = True,
 ) -> Grown:
     """Train a network and let it grow, in place.
 
     It trains for ``training.epochs``; then ``method`` proposes edits, ``rule`` selects some,
     ``budget`` cuts the selection, the rest are applied while optimizer and followers are carried
-    along, and it trains again. It ends after ``rounds`` edits, where the budget is used up, or
-    where no proposed morphism pays; the last event of the history says which.
+    along, and it trains again. It ends after ``rounds`` edits, where the budget is used up, where
+    no proposed morphism pays, or where none leaves the loss as it is; the last event of the history
+    says which.
+
+    A selection is tried on the network itself before it is kept: splits are shortened, and prunes
+    left out, until the mean loss on the batches that judge edits rises by no more than 0.1 %, batch
+    norms having the statistics that they then see. A network that is over its budget is pruned
+    whatever the loss.
 
     Where ``torch.distributed`` is set up, every rank calls it with the same network and inputs and
     its own share of the data: gradients, losses and what methods measure are means over all ranks,
@@ -75,13 +88,17 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
             and shapes; they are edited alike and stored in the checkpoint.
         after_step: Called with the model after each step, to update a weight average, say.
         probe: The batches on which edits are judged. By default each pass of the method is a
-            further epoch of ``data``, which is what a method that learns needs.
+            further epoch of ``data``, which is what a method that learns needs; selections are
+            tried on about 1,024 samples of it. With ``trial`` these stay in memory.
         evaluate: Measures of the model to add to the event of each epoch.
         log: Called with each event, a dictionary; ``"event"`` is ``"epoch"``, ``"edit"`` or
-            ``"stop"``, whose ``"reason"`` is ``"rounds"``, ``"budget"`` or ``"no morphism pays"``.
+            ``"stop"``, whose ``"reason"`` is ``"rounds"``, ``"budget"``, ``"no morphism pays"`` or
+            ``"no edit that does not raise the loss"``.
         checkpoint: A file written after each event. Where it exists, the run goes on from it, to
             the same result as without the interruption.
         tags: Entries to put in front of each event.
+        trial: Whether selections are tried before they are kept, or applied as they are, as in the
+            papers.
 
     Returns:
         The grown model's graph, the optimizer and the history.
@@ -129,39 +146,76 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
             if (full := loop.journal.full(limits["budget"])) or loop.journal.round == rounds:
                 loop.stop("budget" if full else "rounds", limits)
             else:
-                graph = _edited(loop, graph, method, rule, probe, limits)
+                graph = _edited(loop, graph, _Search(method, rule, probe, trial), limits)
         return Grown(graph, loop.subject.optimizer, loop.journal.history)
 
 
-def _edited(
-    loop: Loop,
-    graph: ChannelGraph,
-    method: Method,
-    rule: Rule,
-    probe: Iterable[Any] | None,
-    limits: Event,
-) -> ChannelGraph:
+@dataclass(frozen=True)
+class _Search:
+    """How edits are found: the arguments of :func:`grow` of these names."""
+
+    method: Method
+    rule: Rule
+    probe: Iterable[Any] | None
+    trial: bool
+
+
+def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> ChannelGraph:
     """The graph after one edit of the network, or as it was where nothing is to be done."""
-    journal = loop.journal
+    journal, model, budget = loop.journal, graph.model, limits["budget"]
     # By default the batches of the next epoch judge, and each pass of the method is one further.
     passes = Passes(loop.data, journal.passes, loop.steps)
-    judges = Epoch(loop.data, journal.passes) if probe is None else probe
-    found = method.propose(graph, loop.loss, passes if probe is None else probe)
-    proposals = agree(graph, checked(graph, method, found))
-    choice = agreed(choose(graph, proposals, rule, limits["budget"]), proposals)
-    if choice.reason:
-        loop.stop(choice.reason, limits)
+    judges: Iterable[Any] = Epoch(loop.data, journal.passes)
+    batches: Iterable[Any] = passes
+    if search.probe is not None:
+        judges = batches = search.probe
+    trials = None
+    if search.trial:
+        most = HELD if search.probe is None else None
+        trials = EditTrials(graph, loop.loss, judges, most)
+        batches = passes if search.probe is None else trials.held
+    found = search.method.propose(graph, loop.loss, batches)
+    proposals = agree(graph, checked(graph, search.method, found))
+    choice = agreed(choose(graph, proposals, search.rule, budget), proposals)
+    tried = _tried(trials, graph, choice, search.rule, budget)
+    if not tried.selected:
+        if trials is not None:
+            trials.undo()
+        loop.stop(choice.reason or ALL_HARM, limits)
         return graph
-    before = measured(graph, loop.loss, judges)
-    edits = [proposal.edit for proposal in choice.selected]
+    before = measured(graph, trials.before if trials else mean_loss(model, loop.loss, judges))
     subject = loop.subject
-    graph = apply(graph, edits, optimizer=subject.optimizer, followers=subject.followers)
-    distributed.check_ranks(subject.model)
-    after = measured(graph, loop.loss, judges)
+    graph = apply(graph, tried.edits, optimizer=subject.optimizer, followers=subject.followers)
+    distributed.check_ranks(model)
+    after = measured(graph, trials.settle() if trials else mean_loss(model, loop.loss, judges))
     event: Event = {"round": journal.round + 1, "step": journal.step}
-    event |= {"passes": passes.epoch - journal.passes, "budget": limits["budget"]}
-    journal.write("edit", event | edit_event(graph, proposals, choice, before, after))
+    event |= {"passes": passes.epoch - journal.passes, "budget": budget}
+    kept = replace(choice, selected=tried.selected)
+    event |= edit_event(graph, proposals, kept, before, after)
+    event |= foretold(tried, journal.history)
+    journal.write("edit", event | {"measured_gain": before["loss"] - after["loss"]})
     return graph
+
+
+def _tried(
+    trials: EditTrials | None,
+    graph: ChannelGraph,
+    choice: Choice,
+    rule: Rule,
+    budget: Mapping[str, float] | None,
+) -> Tried:
+    """What is left of a choice once it was tried; all of it where the budget asks for it."""
+    if trials is None or choice.over or not choice.selected:
+        return Tried(choice.selected, [proposal.edit for proposal in choice.selected])
+    multiple = multiple_of(rule)
+
+    def fitted(selected: Sequence[Proposal]) -> Sequence[Proposal]:
+        if not budget:
+            return selected
+        fitting = fit(selected, graph, budget, multiple_of=multiple)
+        return agreed(Choice(fitting), selected).selected
+
+    return try_edits(trials, choice.selected, fitted, by_group=multiple != 1)
 
 
 def _traced(model: nn.Module, inputs: Any, rounds: int) -> ChannelGraph:

@@ -1,7 +1,7 @@
 """The steps of the loop between two trainings: choose among proposals, measure, describe."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,14 @@ from ramify.edit import Edit, Prune, Split
 from ramify.errors import RamifyError
 from ramify.latency import measure_edited
 from ramify.methods import Proposal
-from ramify.probe.loss import Loss
 from ramify.select import BUDGETS, Rule
 from ramify.select.fit import fit
+from ramify.select.rounding import Multiple
 from ramify.tracing import ChannelGraph
-from ramify.train.epoch import mean_loss
+from ramify.train.edit_trials import gain_at
 
 NOTHING_PAYS, SPENT = "no morphism pays", "budget"
+ALL_HARM = "no edit that does not raise the loss"
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Choice:
         reason: Why nothing is to be done, where that is so.
         cut: How many of the proposals that the rule selected did not fit into the budget.
         full: Whether the budget is used up by these.
+        over: Whether the model is over its budget as it is, and these bring it nearer.
     """
 
     selected: Sequence[Proposal] = ()
     reason: str | None = None
     cut: int = 0
     full: bool = False
+    over: bool = False
 
 
 def choose(
@@ -73,14 +76,20 @@ def choose(
     if not budget:
         return Choice(selected)
     kinds = {isinstance(proposal.edit, Prune) for proposal in proposals}
-    if kinds == {True} and within(graph, budget):
+    over = True in kinds and not within(graph, budget)
+    if kinds == {True} and not over:
         return Choice(reason=SPENT)
-    # A rule of the user's need not know of multiples.
-    fitting = fit(selected, graph, budget, multiple_of=getattr(rule, "multiple_of", 1))
+    fitting = fit(selected, graph, budget, multiple_of=multiple_of(rule))
     if not fitting:
         return Choice(reason=SPENT)
     cut = len(selected) - len(fitting)
-    return Choice(fitting, cut=cut, full=cut > 0 and len(kinds) == 1)
+    return Choice(fitting, cut=cut, full=cut > 0 and len(kinds) == 1, over=over)
+
+
+def multiple_of(rule: Rule) -> Multiple:
+    """What a rule makes widths multiples of; one of the user's need not know of any."""
+    found: Multiple = getattr(rule, "multiple_of", 1)
+    return found
 
 
 def agreed(choice: Choice, proposals: Sequence[Proposal]) -> Choice:
@@ -89,8 +98,9 @@ def agreed(choice: Choice, proposals: Sequence[Proposal]) -> Choice:
         return choice
     places = {id(proposal): place for place, proposal in enumerate(proposals)}
     own = [places[id(proposal)] for proposal in choice.selected]
-    taken, reason, cut, full = distributed.broadcast((own, choice.reason, choice.cut, choice.full))
-    return Choice([proposals[place] for place in taken], reason, cut, full)
+    said = (own, choice.reason, choice.cut, choice.full, choice.over)
+    taken, *others = distributed.broadcast(said)
+    return Choice([proposals[place] for place in taken], *others)
 
 
 def within(graph: ChannelGraph, budget: Mapping[str, float]) -> bool:
@@ -140,10 +150,10 @@ def checked_budget(budget: Mapping[str, float] | None) -> dict[str, float] | Non
     return plain or None
 
 
-def measured(graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> dict[str, Any]:
-    """What an edit changes: widths, cost, and the loss on the batches that judged it."""
+def measured(graph: ChannelGraph, mean: float) -> dict[str, Any]:
+    """What an edit changes: widths, cost, and the mean loss on the batches that judge it."""
     widths = {group.name: group.width for group in graph.groups}
-    return {"widths": widths, "loss": mean_loss(graph.model, loss, batches)} | costs(graph)
+    return {"widths": widths, "loss": mean} | costs(graph)
 
 
 def costs(graph: ChannelGraph) -> dict[str, int]:
@@ -176,7 +186,7 @@ def edit_event(
     for key in before:
         event |= {f"{key}_before": before[key], f"{key}_after": after[key]}
     return event | {
-        "predicted_gain": _gain(choice.selected),
+        "predicted_gain": gain_at(choice.selected, 1.0),
         "cut": choice.cut,
         "full": choice.full,
         "proposals": [
@@ -194,13 +204,6 @@ def edit_event(
         # At width 1 queries and keys need not change together: one group becomes two.
         "origin": {name: old for name, old in graph.origin.items() if name in before["widths"]},
     }
-
-
-def _gain(selected: Sequence[Proposal]) -> float | None:
-    """What the edits should gain together; None where the method only scores."""
-    if all(proposal.score is not None and proposal.gain == 0 for proposal in selected):
-        return None
-    return sum(proposal.gain for proposal in selected)
 
 
 def _copies(edit: Edit) -> int:
