@@ -123,6 +123,7 @@ def grow(task: Task) -> Grown:
         rounds=settings.prototypes - 1,
         probe=task.probe,
         evaluate=watch,
+        trial=False,
     )
     images = [model.prototypes.detach() for model in latest.values()]
     votes = [model.head.weight.detach().argmax(0) for model in latest.values()]

@@ -33,15 +33,15 @@ TABLE: tuple[Row, ...] = (
     # --- ramify grow
     ({"kind": "grow"}, {
         "method": "s2d", "rounds": 4, "multiple_of": 1, "fraction": 0.35, "tradeoff": 3e-7,
-        "surrogate": 3.0, "step_unit": "kernel", "trial": True,
+        "surrogate": 3.0, "step": 0.1, "step_unit": "kernel", "trial": True,
         "compare": False}),
 
     # --- by data set: a small network on small images, what the papers take on others. The small
     #     one has one thread: on tensors of its size a second one only waits for the first.
     ({"kind": WIDTHS, "data": SMALL}, {
-        "model": "digits_net", "width": 4, "step": 0.1, "probe_samples": 1024, "threads": 1}),
+        "model": "digits_net", "width": 4, "probe_samples": 1024, "threads": 1}),
     ({"kind": WIDTHS, "data": LARGE}, {
-        "model": "vgg19", "width": 16, "step": 0.01, "probe_samples": 512, "rounds": 2}),
+        "model": "vgg19", "width": 16, "probe_samples": 512, "rounds": 2}),
     ({"kind": WIDTHS, "data": "digits"}, {"epochs": 20, "batch_size": 64, "weight_decay": 5e-3}),
     ({"kind": WIDTHS, "data": MNIST}, {"epochs": 2, "batch_size": 128, "weight_decay": 5e-4}),
     ({"kind": WIDTHS, "data": CIFAR}, {"epochs": 4, "batch_size": 64, "weight_decay": 1e-4}),
