@@ -305,6 +305,20 @@ def test_a_schedule_may_go_over_the_whole_run() -> None:
     assert rates == pytest.approx([1e-3] * 3 + [1e-4] * 3)
 
 
+def test_a_schedule_over_the_run_goes_to_its_end_where_the_budget_is_used_up() -> None:
+    training = Training(epochs=2, lr=0.02, schedule="cosine", span="run")
+    grown = run(net(), data(), rounds=5, training=training, budget={"params": 50})
+    kinds = [event["event"] for event in grown.history]
+    assert 0 < kinds.count("edit") < 5
+    assert kinds.count("epoch") == 6 * 2
+    assert reasons(grown) == ["budget"]
+    epochs = [event for event in grown.history if event["event"] == "epoch"]
+    lowest = 0.02 * 0.5 * (1 + np.cos(np.pi * 35 / 36))
+    assert epochs[-1]["lr"] == pytest.approx(lowest)
+    assert [e["lr"] for e in epochs] == sorted((e["lr"] for e in epochs), reverse=True)
+    assert {e.get("ended", {}).get("reason") for e in epochs} == {None, "budget"}
+
+
 @pytest.mark.parametrize("rounds", [-1, 1.5])
 def test_rounds_that_would_never_end_are_refused(rounds: Any) -> None:
     with pytest.raises(RamifyError, match="whole number of 0 or more"):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+import ramify
 from ramify.errors import RamifyError
 from ramify.train.loop import Grown
 from ramify.train.passes import Data
@@ -50,6 +51,30 @@ def test_a_checkpoint_goes_on_to_the_same_network(tmp_path: Path, kind: str, aft
     torch.manual_seed(77)
     resumed = run(net_of_other_weights(), batches(), probe=data(), checkpoint=file)
     assert_same(resumed, expected)
+
+
+@pytest.mark.parametrize("after", [4, 6, 8, 11, 13])
+def test_a_resume_is_exact_where_it_trains_on_after_the_last_edit(
+    tmp_path: Path, after: int
+) -> None:
+    settings: dict[str, Any] = {"rounds": 5, "budget": {"params": 50}}
+    settings["training"] = ramify.Training(epochs=2, lr=0.02, span="run")
+    expected = run(net(), data(), **settings)
+    file = tmp_path / "c"
+
+    def stop(event: dict[str, Any]) -> None:
+        nonlocal after
+        after -= 1
+        if after == 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(net(), data(), checkpoint=file, log=stop, **settings)
+    assert_same(run(net(), data(), checkpoint=file, **settings), expected)
+    more = run(net(), data(), checkpoint=file, **settings | {"budget": {"params": 70}})
+    assert [event["event"] for event in more.history].count("edit") > [
+        event["event"] for event in expected.history
+    ].count("edit")
 
 
 def test_the_clock_goes_on_after_a_resume(tmp_path: Path) -> None:

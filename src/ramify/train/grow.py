@@ -61,7 +61,8 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     ``budget`` cuts the selection, the rest are applied while optimizer and followers are carried
     along, and it trains again. It ends after ``rounds`` edits, where the budget is used up, where
     no proposed morphism pays, or where none leaves the loss as it is; the last event of the history
-    says which.
+    says which. Where the schedule of ``training`` spans the run, the network as it then is trains
+    on for the epochs of the rounds that are left.
 
     A selection is tried on the network itself before it is kept: splits are shortened, and prunes
     left out, until the mean loss on the batches that judge edits rises by no more than 0.1 %, batch
@@ -142,9 +143,12 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
         graph = _traced(model, inputs, rounds)
         distributed.check_ranks(model)
         while not loop.journal.stopped:
+            if (reason := loop.journal.ended(limits)) is not None:
+                loop.end(graph, reason, limits)
+                break
             loop.train_round(graph)
             if (full := loop.journal.full(limits["budget"])) or loop.journal.round == rounds:
-                loop.stop("budget" if full else "rounds", limits)
+                loop.end(graph, "budget" if full else "rounds", limits)
             else:
                 graph = _edited(loop, graph, _Search(method, rule, probe, trial), limits)
         return Grown(graph, loop.subject.optimizer, loop.journal.history)
@@ -181,7 +185,7 @@ def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> 
     if not tried.selected:
         if trials is not None:
             trials.undo()
-        loop.stop(choice.reason or ALL_HARM, limits)
+        loop.end(graph, choice.reason or ALL_HARM, limits)
         return graph
     before = measured(graph, trials.before if trials else mean_loss(model, loop.loss, judges))
     subject = loop.subject

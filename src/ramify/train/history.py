@@ -96,6 +96,12 @@ class Journal:
         edits = [event for event in self.history if event["event"] == "edit"]
         return bool(edits) and edits[-1]["full"] and edits[-1]["budget"] == budget
 
+    def ended(self, limits: Mapping[str, Any]) -> str | None:
+        """Why the network is edited no more within these limits, where that is settled."""
+        last: Event = (self.history[-1].get("ended") if self.history else None) or {}
+        same = bool(last) and all(last[name] == limit for name, limit in limits.items())
+        return str(last["reason"]) if same else None
+
     def write(self, kind: str, event: Event) -> None:
         """Add an event to the history, write the checkpoint, then tell ``log``."""
         head = {"event": kind, **self.tags, "t": time.monotonic() - self._began}

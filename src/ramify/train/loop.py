@@ -73,18 +73,21 @@ class Loop:
     evaluate: Evaluate | None
     after_step: Callable[[nn.Module], None] | None
 
-    def train_round(self, graph: ChannelGraph) -> None:
+    def train_round(self, graph: ChannelGraph, ended: Event | None = None) -> None:
         """Train to the end of the round, from where the journal stands.
 
         Args:
             graph: Of the network as it is; what the network costs is noted with each epoch.
+            ended: Why the network is edited no more, with what might have ended it otherwise: then
+                this round takes the epochs of all that were planned; it is noted with each epoch.
 
         Raises:
             RamifyError: From :func:`ramify.train.epoch.train_epoch`.
         """
         # Everything that changes is in the journal and its checkpoint, so that a resume is exact.
         journal, model, optimizer = self.journal, self.subject.model, self.subject.optimizer
-        while journal.epoch < self.training.epochs:
+        rounds = 1 if ended is None else self.rounds + 1 - journal.round
+        while journal.epoch < rounds * self.training.epochs:
             now: Event = {"round": journal.round, "step": journal.step}
             where = f"round {journal.round}, epoch {journal.epoch}"
             batches = Epoch(self.data, journal.passes)
@@ -95,7 +98,20 @@ class Loop:
             now |= {"epoch": journal.epoch, "step": journal.step + made}
             now |= {"lr": optimizer.param_groups[0]["lr"], "train_loss": mean}
             measures = dict(self.evaluate(model) if self.evaluate else {})
+            now |= {} if ended is None else {"ended": ended}
             journal.write("epoch", now | measures | costs(graph))
+
+    def end(self, graph: ChannelGraph, reason: str, limits: Event) -> None:
+        """Train on to the end of a schedule that goes over the whole run, then stop.
+
+        Args:
+            graph: Of the network, which is edited no more.
+            reason: Why.
+            limits: What might have ended the run.
+        """
+        if self.training.span == "run":
+            self.train_round(graph, {"reason": reason} | limits)
+        self.stop(reason, limits)
 
     def stop(self, reason: str, limits: Event) -> None:
         """Note that the run is at its end, why, and what might have ended it."""
