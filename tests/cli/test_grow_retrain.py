@@ -134,6 +134,7 @@ def test_every_option_reaches_the_settings() -> None:
         "milestones": "0.25,0.5",
         "span": "run",
         "warmup": 0.1,
+        "step_unit": "absolute",
         "seed": 4,
         "seeds": 1,
         "device": "cpu",
@@ -144,7 +145,7 @@ def test_every_option_reaches_the_settings() -> None:
         for key, value in options.items()
         for word in (f"--{key.replace('_', '-')}", str(value))
     ]
-    flat += ["--budget", "macs=1e6", "--nesterov"]
+    flat += ["--budget", "macs=1e6", "--nesterov", "--no-trial"]
     result = call("grow", "--data", "digits", *flat, "--out", "mine")
     assert result.exit_code == 0, result.output
     config = json.loads(Path("mine/config.json").read_text())
@@ -156,6 +157,7 @@ def test_every_option_reaches_the_settings() -> None:
         "rule": "top-fraction",
     }
     read |= {"budget": {"params": 900, "macs": 1e6}, "data": "digits", "compare": False}
+    read |= {"trial": False}
     assert config == options | read | dict.fromkeys(("most", "threshold", "tradeoff", "phase"))
     flat = ["--most", "1", "--threshold", "-0.0001", "--compare", "--out", "other"]
     assert call("grow", *SMALL, *flat).exit_code == 0
