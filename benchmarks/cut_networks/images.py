@@ -1,0 +1,73 @@
+"""Networks for the images of CIFAR-10."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cut_networks.task import Batch, Task
+from ramify.data import Dataset, batches, load
+
+HELD = 5000  # training images that are never trained on
+SAMPLES = 256  # of a calibration
+TESTED = 500  # images of a batch that is tested
+
+
+@dataclass(frozen=True)
+class Images:
+    """CIFAR-10 in three parts: to train on, to choose by, to test."""
+
+    train: Dataset
+    held: tuple[Tensor, Tensor]
+
+    @classmethod
+    def read(cls) -> Images:
+        """The images from the folder that RAMIFY_DATA names."""
+        whole = load("cifar10")
+        x, y = whole.x_train, whole.y_train
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+        rest, held = order[HELD:], order[:HELD]
+        return cls(replace(whole, x_train=x[rest], y_train=y[rest]), (x[held], y[held]))
+
+    def batches(self, size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """A pass over the training images, flipped and shifted at random."""
+        for x, y in batches(self.train, size, seed, epoch):
+            yield _last(x), y
+
+    def calibration(self, seed: int) -> list[Batch]:
+        """Some training images as they are."""
+        count = len(self.train.y_train)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:SAMPLES]
+        return [(_last(self.train.x_train[at]), self.train.y_train[at]) for at in order.split(64)]
+
+
+def task(build: Callable[[], nn.Module], size: int = 128) -> Task:
+    """CIFAR-10 for a network.
+
+    Args:
+        build: makes it.
+        size: images of a training batch.
+
+    Returns:
+        The task.
+    """
+    images = Images.read()
+    parts = lambda x, y: [  # noqa: E731
+        (_last(some), classes)
+        for some, classes in zip(x.split(TESTED), y.split(TESTED), strict=True)
+    ]
+    return Task(
+        build,
+        partial(images.batches, size),
+        images.calibration,
+        parts(*images.held),
+        parts(images.train.x_test, images.train.y_test),
+    )
+
+
+def _last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,55 @@
+"""What a network is trained, calibrated and tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Batch = tuple[Tensor, Tensor]
+"""Inputs (S, ...), and the classes that they belong to: (S,), or (S, T) for T positions each."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network and its data.
+
+    Attributes:
+        build: makes the network with fresh weights.
+        batches: `batches(seed, epoch)`, a pass over the training samples.
+        calibration: `calibration(seed)`, a few hundred training samples as they are.
+        validation: samples of the training set that are never trained on, to choose by.
+        test: samples that chose nothing.
+    """
+
+    build: Callable[[], nn.Module]
+    batches: Callable[[int, int], Iterator[Batch]]
+    calibration: Callable[[int], list[Batch]]
+    validation: Sequence[Batch]
+    test: Sequence[Batch]
+
+
+def loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Cross entropy of each sample (S,), the mean over its positions where it has several."""
+    classes = batch[1]
+    logits = model(batch[0])
+    each = functional.cross_entropy(logits.flatten(0, -2), classes.flatten(), reduction="none")
+    return each.view(len(classes), -1).mean(1)
+
+
+@torch.inference_mode()
+def tested(model: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
+    """(accuracy in percent, mean cross entropy in nats) of a network in evaluation mode."""
+    was = model.training
+    model.eval()
+    right, total, count = 0, 0.0, 0
+    for inputs, classes in batches:
+        logits = model(inputs).flatten(0, -2)
+        right += int((logits.argmax(1) == classes.flatten()).sum())
+        total += float(functional.cross_entropy(logits, classes.flatten(), reduction="sum"))
+        count += classes.numel()
+    model.train(was)
+    return 100 * right / count, total / count
