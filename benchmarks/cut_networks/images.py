@@ -14,14 +14,17 @@ from ramify.data import Dataset, batches, load
 
 HELD = 5000  # training images that are never trained on
 SAMPLES = 256  # of a calibration
+PART = 10_000  # training images to tune on
+SETTLED = 2000  # training images that norm statistics are recomputed on
 TESTED = 500  # images of a batch that is tested
 
 
 @dataclass(frozen=True)
 class Images:
-    """CIFAR-10 in three parts: to train on, to choose by, to test."""
+    """CIFAR-10 in three parts: to train on, to choose by, to test; and some to tune on."""
 
     train: Dataset
+    some: Dataset
     held: tuple[Tensor, Tensor]
 
     @classmethod
@@ -30,18 +33,14 @@ class Images:
         whole = load("cifar10")
         x, y = whole.x_train, whole.y_train
         order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-        rest, held = order[HELD:], order[:HELD]
-        return cls(replace(whole, x_train=x[rest], y_train=y[rest]), (x[held], y[held]))
+        held, rest, some = order[:HELD], order[HELD:], order[HELD : HELD + PART]
+        part = lambda rows: replace(whole, x_train=x[rows], y_train=y[rows])  # noqa: E731
+        return cls(part(rest), part(some), (x[held], y[held]))
 
-    def batches(self, size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        """A pass over the training images, flipped and shifted at random."""
-        for x, y in batches(self.train, size, seed, epoch):
-            yield _last(x), y
-
-    def calibration(self, seed: int) -> list[Batch]:
+    def calibration(self, seed: int, samples: int = SAMPLES) -> list[Batch]:
         """Some training images as they are."""
         count = len(self.train.y_train)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:SAMPLES]
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:samples]
         return [(_last(self.train.x_train[at]), self.train.y_train[at]) for at in order.split(64)]
 
 
@@ -62,11 +61,19 @@ def task(build: Callable[[], nn.Module], size: int = 128) -> Task:
     ]
     return Task(
         build,
-        partial(images.batches, size),
+        partial(_batches, images.train, size),
+        partial(_batches, images.some, size),
         images.calibration,
+        images.calibration(SETTLED, SETTLED),
         parts(*images.held),
         parts(images.train.x_test, images.train.y_test),
     )
+
+
+def _batches(data: Dataset, size: int, seed: int, epoch: int) -> Iterator[Batch]:
+    """A pass over training images, flipped and shifted at random."""
+    for x, y in batches(data, size, seed, epoch):
+        yield _last(x), y
 
 
 def _last(images: Tensor) -> Tensor:

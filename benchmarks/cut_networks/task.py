@@ -20,14 +20,18 @@ class Task:
     Attributes:
         build: makes the network with fresh weights.
         batches: `batches(seed, epoch)`, a pass over the training samples.
+        some: `some(seed, epoch)`, a pass over a fixed part of them, to tune on.
         calibration: `calibration(seed)`, a few hundred training samples as they are.
+        settling: training samples as they are, for statistics of norms.
         validation: samples of the training set that are never trained on, to choose by.
         test: samples that chose nothing.
     """
 
     build: Callable[[], nn.Module]
     batches: Callable[[int, int], Iterator[Batch]]
+    some: Callable[[int, int], Iterator[Batch]]
     calibration: Callable[[int], list[Batch]]
+    settling: Sequence[Batch]
     validation: Sequence[Batch]
     test: Sequence[Batch]
 
@@ -41,7 +45,7 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 @torch.inference_mode()
-def tested(model: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
+def accuracy_and_loss(model: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
     """(accuracy in percent, mean cross entropy in nats) of a network in evaluation mode."""
     was = model.training
     model.eval()

@@ -11,7 +11,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from pydoc_data.topics import topics  # type: ignore[import-untyped]
+from pydoc_data.topics import topics
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -24,6 +24,7 @@ from ramify.data.batching import seeded
 TOKENS = 1024  # of the vocabulary
 LENGTH = 128  # tokens of a sequence
 SAMPLES = 64  # sequences of a calibration
+PART = 2500  # sequences to tune on
 TESTED = 32  # sequences of a batch that is tested
 LEFT_OUT = ("site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data")
 
@@ -44,9 +45,8 @@ class Llama(nn.Module):
             intermediate_size=4 * width,
             num_hidden_layers=depth,
             num_attention_heads=4,
-            num_key_value_heads=2,
+            num_key_value_heads=4,
             max_position_embeddings=LENGTH,
-            attn_implementation="eager",
             tie_word_embeddings=False,
         )
         self.net = LlamaForCausalLM(config)
@@ -78,9 +78,11 @@ def documents() -> list[str]:
 
 @cache
 def tokens() -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens (N, T + 1) to train on, to choose by and to test: every tenth document is held out.
+    """The documentation as tokens; the vocabulary comes from the documents to train on.
 
-    The vocabulary comes from the documents to train on.
+    Returns:
+        Sequences (N, T + 1) to train on, and of a tenth of the documents each to choose by and to
+        test.
     """
     texts = documents()
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
@@ -116,7 +118,13 @@ def task(build: Callable[[], nn.Module], size: int = 32) -> Task:
     train, held, test = tokens()
     whole = lambda rows: [_pair(part) for part in rows.split(TESTED)]  # noqa: E731
     return Task(
-        build, partial(_batches, train, size), partial(_some, train), whole(held), whole(test)
+        build,
+        partial(_batches, train, size),
+        partial(_batches, train[:PART], size),
+        partial(_calibration, train),
+        [],
+        whole(held),
+        whole(test),
     )
 
 
@@ -125,7 +133,7 @@ def _batches(rows: Tensor, size: int, seed: int, epoch: int) -> Iterator[Batch]:
     return (_pair(rows[at]) for at in order.split(size))
 
 
-def _some(rows: Tensor, seed: int) -> list[Batch]:
+def _calibration(rows: Tensor, seed: int) -> list[Batch]:
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:SAMPLES]
     return [_pair(rows[at]) for at in order.split(16)]
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
-from benchmarks.cut_networks.task import Batch, Task, loss, tested
+from benchmarks.cut_networks.task import Batch, Task, accuracy_and_loss, loss
 
 
 @dataclass(frozen=True)
@@ -21,19 +21,18 @@ class Training:
     """How a network is trained.
 
     Attributes:
-        epochs: passes over the training samples.
+        epochs: passes over the training samples, numbered from 1.
         lr: the largest learning rate, reached after a fifth of the steps and then lowered to 0.
         decay: weight decay.
         adam: AdamW in place of SGD with Nesterov's momentum.
-        small: so many of the first epochs see images of three quarters of the side, which cost
-            about half.
+        small: the epochs that see images of three quarters of the side, which cost about half.
     """
 
     epochs: int
     lr: float
     decay: float
     adam: bool = False
-    small: int = 0
+    small: tuple[int, ...] = ()
 
 
 def train(task: Task, training: Training, file: Path) -> None:
@@ -67,9 +66,11 @@ def train(task: Task, training: Training, file: Path) -> None:
         began, sums = time.process_time(), 0.0
         model.train()
         for batch in task.batches(0, epoch):
-            sums += _step(model, optimizer, smaller(batch) if epoch < training.small else batch)
+            sums += _step(
+                model, optimizer, smaller(batch) if epoch + 1 in training.small else batch
+            )
             schedule.step()
-        accuracy, held = tested(model, task.validation)
+        accuracy, held = accuracy_and_loss(model, task.validation)
         print(
             f"epoch {epoch + 1}: training loss {sums / steps:.3f}, held-out loss {held:.3f}, "
             f"accuracy {accuracy:.2f} %, {time.process_time() - began:.0f} s",
@@ -80,7 +81,7 @@ def train(task: Task, training: Training, file: Path) -> None:
         torch.save(kept, state.with_suffix(".new"))
         state.with_suffix(".new").replace(state)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, file)
-    accuracy, entropy = tested(model, task.test)
+    accuracy, entropy = accuracy_and_loss(model, task.test)
     print(f"test: accuracy {accuracy:.2f} %, loss {entropy:.3f}", flush=True)
 
 
