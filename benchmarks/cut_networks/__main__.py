@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -59,8 +60,10 @@ def compare(options: argparse.Namespace) -> None:
     Args:
         options: of the command.
     """
-    comparison = Comparison(NETWORKS[options.name], options.weights, options.out)
-    recipes = [None, *(Recipe(lr=lr, epochs=options.epochs) for lr in options.lr)]
+    network = NETWORKS[options.name]
+    comparison = Comparison(network, options.weights, options.out)
+    usual = Recipe(epochs=options.epochs, warmup=0.1, optimizer=network.optimizer)
+    recipes = [None, *(replace(usual, lr=lr) for lr in options.lr)]
     for seed in options.seeds:
         for share in options.shares:
             for arm in options.arms:

@@ -79,18 +79,19 @@ class Comparison:
                 tuned(own, loss, partial(self._task.some, seed), recipe, self._teacher)
                 seconds = time.process_time() - began
             named = {"arm": arm, "share": share, "seed": seed, "recipe": recipe and asdict(recipe)}
-            yield self._kept(named | self._measured(own) | {"seconds": seconds})
+            yield self._kept(named | self._measured(own, recipe) | {"seconds": seconds})
 
-    def _measured(self, model: nn.Module) -> Row:
-        """Test as it is, and with norm statistics of training samples."""
-        as_it_is, _ = accuracy_and_loss(model, self._task.test)
+    def _measured(self, model: nn.Module, recipe: Recipe | None) -> Row:
+        """Test with norm statistics of training samples, and right after the cut as it is too."""
+        found: Row = {}
+        if recipe is None:
+            found["as_it_is"], _ = accuracy_and_loss(model, self._task.test)
         settle(model, self._task.settling, loss)
-        held, _ = accuracy_and_loss(model, self._task.validation)
+        if recipe is not None:
+            found["held"], _ = accuracy_and_loss(model, self._task.validation)
         accuracy, entropy = accuracy_and_loss(model, self._task.test)
         left = cost(model, self._example)
-        return {
-            "as_it_is": as_it_is,
-            "held": held,
+        return found | {
             "accuracy": accuracy,
             "loss": entropy,
             "macs": left.macs / self._before.macs,

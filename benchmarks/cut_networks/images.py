@@ -44,12 +44,13 @@ class Images:
         return [(_last(self.train.x_train[at]), self.train.y_train[at]) for at in order.split(64)]
 
 
-def task(build: Callable[[], nn.Module], size: int = 128) -> Task:
+def task(build: Callable[[], nn.Module], size: int = 128, tuning: int = 64) -> Task:
     """CIFAR-10 for a network.
 
     Args:
         build: makes it.
         size: images of a training batch.
+        tuning: images of a batch of tuning.
 
     Returns:
         The task.
@@ -62,7 +63,7 @@ def task(build: Callable[[], nn.Module], size: int = 128) -> Task:
     return Task(
         build,
         partial(_batches, images.train, size),
-        partial(_batches, images.some, size),
+        partial(_batches, images.some, tuning),
         images.calibration,
         images.calibration(SETTLED, SETTLED),
         parts(*images.held),

@@ -25,11 +25,13 @@ class Network:
         task: reads its data, and knows how to build it.
         training: how it is trained from fresh weights.
         peer: what Torch-Pruning has to be told of it; None: nothing beside its outputs.
+        optimizer: that cut networks are tuned by.
     """
 
     task: Callable[[], Task]
     training: Training
     peer: Settings | None = None
+    optimizer: str = "sgd"
 
 
 def _vit(model: nn.Module) -> Mapping[str, Any]:
@@ -68,13 +70,19 @@ NETWORKS = {
     ),
     "vgg19": Network(
         partial(images.task, partial(vgg.build, width=16)),
-        Training(epochs=15, lr=0.1, decay=5e-4),
+        Training(epochs=12, lr=0.1, decay=5e-4),
     ),
     "vit": Network(
-        partial(images.task, ViT), Training(epochs=10, lr=1e-3, decay=0.05, adam=True), _vit
+        partial(images.task, partial(ViT, width=96, heads=3)),
+        Training(epochs=6, lr=2e-3, decay=0.05, adam=True),
+        _vit,
+        "adamw",
     ),
     "llama": Network(
-        partial(text.task, text.Llama), Training(epochs=6, lr=2e-3, decay=0.1, adam=True), _llama
+        partial(text.task, text.Llama),
+        Training(epochs=4, lr=3e-3, decay=0.1, adam=True),
+        _llama,
+        "adamw",
     ),
 }
 """Name -> network."""
