@@ -21,6 +21,8 @@ from benchmarks.cut_networks.networks import Network
 from benchmarks.cut_networks.task import accuracy_and_loss, loss
 
 Row = dict[str, Any]
+PEER = "TP "
+"""How the names of the peer's arms begin; their statistics are never right before recomputing."""
 
 
 class Comparison:
@@ -67,7 +69,7 @@ class Comparison:
                 settings = self._network.peer
                 model = pruned(arm, model, self._example, loss, sample, share, settings)
         except Exception as error:  # whatever a peer raises is the finding
-            if not arm.startswith("TP"):
+            if not arm.startswith(PEER):
                 raise
             why = f"{type(error).__name__}: {error}"[:200]
             yield self._kept({"arm": arm, "share": share, "seed": seed, "recipe": None, "why": why})
@@ -79,15 +81,17 @@ class Comparison:
                 tuned(own, loss, partial(self._task.some, seed), recipe, self._teacher)
                 seconds = time.process_time() - began
             named = {"arm": arm, "share": share, "seed": seed, "recipe": recipe and asdict(recipe)}
-            yield self._kept(named | self._measured(own, recipe) | {"seconds": seconds})
+            as_it_is = recipe is None and not arm.startswith(PEER)
+            found = self._measured(own, as_it_is, recipe is not None)
+            yield self._kept(named | found | {"seconds": seconds})
 
-    def _measured(self, model: nn.Module, recipe: Recipe | None) -> Row:
-        """Test with norm statistics of training samples, and right after the cut as it is too."""
+    def _measured(self, model: nn.Module, as_it_is: bool, held: bool) -> Row:
+        """Test with norm statistics of training samples; also as it is, on samples to choose by."""
         found: Row = {}
-        if recipe is None:
+        if as_it_is:
             found["as_it_is"], _ = accuracy_and_loss(model, self._task.test)
         settle(model, self._task.settling, loss)
-        if recipe is not None:
+        if held:
             found["held"], _ = accuracy_and_loss(model, self._task.validation)
         accuracy, entropy = accuracy_and_loss(model, self._task.test)
         left = cost(model, self._example)
