@@ -13,6 +13,7 @@ from benchmarks.cut_networks.task import Batch, Task
 from ramify.data import Dataset, batches, load
 
 HELD = 5000  # training images that are never trained on
+CHOSEN_BY = 2000  # of them, to choose by
 SAMPLES = 256  # of a calibration
 PART = 10_000  # training images to tune on
 SETTLED = 2000  # training images that norm statistics are recomputed on
@@ -33,7 +34,7 @@ class Images:
         whole = load("cifar10")
         x, y = whole.x_train, whole.y_train
         order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-        held, rest, some = order[:HELD], order[HELD:], order[HELD : HELD + PART]
+        held, rest, some = order[:CHOSEN_BY], order[HELD:], order[HELD : HELD + PART]
         part = lambda rows: replace(whole, x_train=x[rows], y_train=y[rows])  # noqa: E731
         return cls(part(rest), part(some), (x[held], y[held]))
 
