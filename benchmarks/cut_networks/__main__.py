@@ -62,7 +62,7 @@ def compare(options: argparse.Namespace) -> None:
     """
     network = NETWORKS[options.name]
     comparison = Comparison(network, options.weights, options.out)
-    usual = Recipe(epochs=options.epochs, warmup=0.1, optimizer=network.optimizer)
+    usual = Recipe(epochs=options.epochs, optimizer=network.optimizer)
     recipes = [None, *(replace(usual, lr=lr) for lr in options.lr)]
     for seed in options.seeds:
         for share in options.shares:

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from benchmarks.cut.arms import cost, pruned
-from benchmarks.cut.tuning import Recipe, Remembered, settle, tuned
+from benchmarks.cut.tuning import Recipe, Remembered, tuned
 from benchmarks.cut_networks.networks import Network
 from benchmarks.cut_networks.task import accuracy_and_loss, loss
+from ramify.train.norm_statistics import recompute_statistics
 
 Row = dict[str, Any]
 PEER = "TP "
@@ -90,7 +91,7 @@ class Comparison:
         found: Row = {}
         if as_it_is:
             found["as_it_is"], _ = accuracy_and_loss(model, self._task.test)
-        settle(model, self._task.settling, loss)
+        recompute_statistics(model, loss, self._task.settling)
         if held:
             found["held"], _ = accuracy_and_loss(model, self._task.validation)
         accuracy, entropy = accuracy_and_loss(model, self._task.test)

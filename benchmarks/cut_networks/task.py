@@ -22,7 +22,7 @@ class Task:
         batches: `batches(seed, epoch)`, a pass over the training samples.
         some: `some(seed, epoch)`, a pass over a fixed part of them, to tune on.
         calibration: `calibration(seed)`, a few hundred training samples as they are.
-        settling: training samples as they are, for statistics of norms.
+        settling: training samples as they are, to recompute statistics of norms on.
         validation: samples of the training set that are never trained on, to choose by.
         test: samples that chose nothing.
     """

@@ -122,7 +122,7 @@ def task(build: Callable[[], nn.Module], size: int = 32) -> Task:
         partial(_batches, train, size),
         partial(_batches, train[:PART], size),
         partial(_calibration, train),
-        [],
+        _calibration(train, 0),
         whole(held),
         whole(test),
     )
