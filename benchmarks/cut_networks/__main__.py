@@ -39,7 +39,7 @@ def main() -> None:
     own = commands.add_parser("compare", help="cut and tune trained weights")
     own.add_argument("name", choices=list(NETWORKS))
     own.add_argument("--weights", type=Path, required=True)
-    own.add_argument("--arms", nargs="+", default=["cut"], choices=["full", *ARMS])
+    own.add_argument("--arms", nargs="+", default=["cut"], choices=ARMS)
     own.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.5, 0.3])
     own.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     own.add_argument("--lr", type=float, nargs="*", default=[], help="rates to tune at")
@@ -64,6 +64,7 @@ def compare(options: argparse.Namespace) -> None:
     comparison = Comparison(network, options.weights, options.out)
     usual = Recipe(epochs=options.epochs, optimizer=network.optimizer)
     recipes = [None, *(replace(usual, lr=lr) for lr in options.lr)]
+    list(comparison.run("full", 1.0, 0, [None]))
     for seed in options.seeds:
         for share in options.shares:
             for arm in options.arms:
