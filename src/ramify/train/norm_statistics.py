@@ -22,7 +22,8 @@ def recompute_statistics(model: nn.Module, loss: Loss, batches: Iterable[Any]) -
 
     In training a running statistic is an average over the weights of many steps; with a small
     momentum and few epochs it is that of another network. Only the norms are in training mode
-    meanwhile, so that dropout rests.
+    meanwhile, so that dropout rests. The batches have to be mixed as in training: of batches that
+    hold one class each, the mean variance is too small.
 
     Args:
         model: The network; everything but the statistics stays as it is.
