@@ -197,6 +197,7 @@ def fit(**given: Any) -> RetrainCellsSettings:
         "data": "digits", "epochs": 4, "batch_size": 10, "seed": 0, "seeds": 1, "device": "cpu",
         "threads": 1, "optimizer": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": False,
         "weight_decay": 1e-4, "schedule": "cosine", "milestones": (0.5, 0.75), "span": "round",
+        "warmup": 0.0,
         "source": "runs/x", "space": "darts", "genotypes": (random_genotype(DARTS, 0).text,),
         "channels": 4, "cells": 3, "auxiliary": 0.4, "drop_path": 0.3, "cutout": 8,
     }  # fmt: skip

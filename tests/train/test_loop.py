@@ -13,7 +13,7 @@ from ramify.store.checkpoint import Checkpoint, write_checkpoint
 from ramify.train.epoch import Training
 from ramify.train.history import Event
 from ramify.train.loop import Grown, train
-from tests.train.test_grow import data, loss, net, run
+from tests.train.growing import data, loss, net, run
 
 TRAINING = Training(epochs=3, lr=0.05)
 

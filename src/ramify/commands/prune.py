@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from ramify.commands.jobs import (
-    PROBE_BATCH,
     RESTORE,
     Job,
     Setup,
@@ -31,6 +30,9 @@ from ramify.train.epoch import cross_entropy
 from ramify.train.loop import train
 from ramify.train.scored import Scores, search_widths
 from ramify.train.shrink import TEMPERATURE, check_shrink, shrink
+
+CUT_BATCH = 128
+"""Samples that a cut goes through at once."""
 
 
 def prepare_widths(settings: PruneSettings) -> Dataset:
@@ -158,17 +160,16 @@ def _samples(
     """Training samples that choose the channels and refit the rest, and those that measure."""
     number = settings.probe_samples
     drawn = probe(setup, number if judges else 2 * number, seed) or []
-    if judges:
-        return drawn, judges
     inputs, labels = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-    cut = min(number, len(inputs) // 2)
+    cut = len(inputs) if judges else min(number, len(inputs) // 2)
     one, two = (_batches(setup, inputs[p], labels[p]) for p in (slice(cut), slice(cut, None)))
-    return one, two
+    return one, judges or two
 
 
 def _batches(setup: Setup, inputs: Tensor, labels: Tensor) -> Batches:
-    """Samples in batches on the device."""
-    pairs = zip(inputs.split(PROBE_BATCH), labels.split(PROBE_BATCH), strict=True)
+    """Samples in batches on the device; in two at least, so that each half can judge the other."""
+    size = min(CUT_BATCH, max(1, (len(inputs) + 1) // 2))
+    pairs = zip(inputs.split(size), labels.split(size), strict=True)
     return [(x.to(setup.settings.device), y.to(setup.settings.device)) for x, y in pairs]
 
 
