@@ -150,7 +150,7 @@ def test_distillation_fresh_weights_and_the_rate_change_the_tuning(
         for name, given in {
             "warm": {"distill": False},
             "taught": {},
-            "cooler": {"temperature": 1.0},
+            "cooler": {"temperature": 0.1},
             "slower": {"tuning_lr": 1e-3},
             "fresh": {"from_scratch": True, "distill": False},
         }.items()
