@@ -49,7 +49,7 @@ def method_named(name: str, *, seed: int = 0, settings: Mapping[str, Any] | None
 
     Example:
         >>> method_named("random", seed=3, settings={"step": 0.1})
-        RandomSplit(step=0.1, copies=2, seed=3)
+        RandomSplit(step=0.1, copies=2, seed=3, unit='absolute')
     """
     if name not in METHODS:
         known = f"one of {', '.join(METHODS)}, or package.module:object for one of your own"

@@ -27,7 +27,7 @@ def calibration(history: Iterable[Mapping[str, Any]]) -> float:
     Example:
         >>> half = {"event": "edit", "predicted_gain": 0.4, "measured_gain": 0.2}
         >>> calibration([]), round(calibration([half]), 3), round(calibration([half] * 9), 3)
-        (1.0, 0.63, 0.518)
+        (1.0, 0.63, 0.519)
     """
     logs = []
     for event in history:
