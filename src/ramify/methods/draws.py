@@ -85,9 +85,9 @@ def step_lengths(step: float, unit: str, held: Mapping[str, Tensor]) -> Tensor:
         held: producer -> (W, *kernel).
 
     Returns:
-        Shape (W,).
+        Shape (W,), in double precision.
     """
-    own = lengths(held)
+    own = lengths(held).double()
     if unit == "absolute":
         return torch.full_like(own, step)
     layers = {name.rpartition(".")[0] for name in held}  # a bias belongs to its weight's
