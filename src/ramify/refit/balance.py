@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ramify.cost import RESOURCES, CostModel
-from ramify.edit import Prune
 from ramify.methods import Proposal
 from ramify.tracing import ChannelGraph
 
@@ -40,25 +39,21 @@ def raised_floors(
     Returns:
         Group name -> width, for every part of the way.
     """
-    ranked: dict[str, list[Prune]] = {}
-    for proposal in sorted(proposals, key=lambda proposal: -proposal.value):
-        if isinstance(proposal.edit, Prune):
-            ranked.setdefault(graph[proposal.edit.group].name, []).append(proposal.edit)
-    model = CostModel(graph)
+    ranked, model = _by_group(graph, proposals), CostModel(graph)
+    own = model.added([proposal.edit for proposal in chosen])
 
     def left(share: float) -> dict[str, int]:
         return {name: max(1, round(share * graph[name].width)) for name in ranked}
 
     def fits(share: float) -> bool:
         cut = [
-            edit
+            proposal.edit
             for name, width in left(share).items()
-            for edit in ranked[name][: graph[name].width - width]
+            for proposal in ranked[name][: graph[name].width - width]
         ]
         if resource is None:
             return len(cut) >= len(chosen)
-        own = model.added([proposal.edit for proposal in chosen]).of(resource)
-        return model.added(cut).of(resource) <= own
+        return model.added(cut).of(resource) <= own.of(resource)
 
     # The largest share of every group that fits.
     low, high = 0.0, 1.0
@@ -88,15 +83,19 @@ def in_order_of(
     Returns:
         The prunes.
     """
-    own, others = dict[str, list[Proposal]](), dict[str, list[Proposal]]()
-    for found, table in ((chosen, own), (proposals, others)):
-        for proposal in sorted(found, key=lambda proposal: -proposal.value):
-            table.setdefault(graph[proposal.edit.group].name, []).append(proposal)
-    out = []
-    for name, prunes in own.items():
+    others, out = _by_group(graph, proposals), []
+    for name, prunes in _by_group(graph, chosen).items():
         there = others.get(name, [])
         out += there[: len(prunes)] if len(there) >= len(prunes) else prunes
     return out
+
+
+def _by_group(graph: ChannelGraph, proposals: Sequence[Proposal]) -> dict[str, list[Proposal]]:
+    """The prunes of each group, the least dear first."""
+    found: dict[str, list[Proposal]] = {}
+    for proposal in sorted(proposals, key=lambda proposal: -proposal.value):
+        found.setdefault(graph[proposal.edit.group].name, []).append(proposal)
+    return found
 
 
 def resource_of(sizes: Mapping[str, float] | None) -> str | None:
