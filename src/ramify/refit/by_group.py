@@ -16,7 +16,7 @@ from ramify.methods import Proposal, Taylor, agree
 from ramify.methods.proposal import Method
 from ramify.probe.loss import Loss
 from ramify.refit.choosing import candidates, comparable
-from ramify.refit.outcome import mean_loss, outcome_of
+from ramify.refit.outcome import mean_loss, outcome_of, samples
 from ramify.refit.takeover import Takeover
 from ramify.refit.trials import losses_of_cuts
 from ramify.tracing import ChannelGraph
@@ -199,10 +199,7 @@ def sensitivity(
         [('0', 12, True), ('0', 4, True)]
     """
     check_current(graph)
-    sample = list(batches)
-    measured_on = sample if held is None else list(held)
-    if not sample or not measured_on:
-        raise RamifyError("there is no batch to choose or measure on: give a few hundred samples")
+    sample, measured_on = samples(batches, held)
     names = _names(graph, groups)
     scorer = method or (Takeover() if refit else Taylor())
     proposals = comparable(agree(graph, scorer.propose(graph, loss, sample)), raw=True)

@@ -22,7 +22,7 @@ from ramify.methods.proposal import Method, checked
 from ramify.probe.loss import Loss
 from ramify.refit.choosing import Floor, comparable, floors, of_groups
 from ramify.refit.expected import expected_rise
-from ramify.refit.outcome import Accept, constant_loss, mean_loss
+from ramify.refit.outcome import Accept, constant_loss, mean_loss, samples
 from ramify.refit.selecting import Selecting, smallest
 from ramify.refit.sequential import Refitted
 from ramify.refit.takeover import Takeover
@@ -158,10 +158,7 @@ def cut(  # noqa: PLR0913
     check_current(graph)
     check_multiple(multiple_of)
     sizes = _checked(budget, accept, rule)
-    sample = list(batches)
-    measured_on = sample if held is None else list(held)
-    if not sample or not measured_on:
-        raise RamifyError("there is no batch to choose or measure on: give a few hundred samples")
+    sample, measured_on = samples(batches, held)
     method = method or Takeover()
     proposals = agree(graph, checked(graph, method, method.propose(graph, loss, sample)))
     proposals = comparable(of_groups(graph, proposals, groups), raw)

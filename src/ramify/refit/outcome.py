@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ramify import distributed
 from ramify.edit import Edit
 from ramify.edit.plan import plan_edits
+from ramify.errors import RamifyError
 from ramify.probe.loss import Loss, checked_loss
 from ramify.refit.player import Player
 from ramify.refit.readers import course_of
@@ -118,6 +119,26 @@ def borrowed(model: nn.Module) -> Iterator[None]:
     finally:
         for tensor, data in held:
             set_data(tensor, data)
+
+
+def samples(batches: Iterable[Any], held: Iterable[Any] | None) -> tuple[list[Any], list[Any]]:
+    """The batches to choose on, and those to measure on, which are the same where none are held.
+
+    Args:
+        batches: what the channels are chosen on.
+        held: what to measure on; None for the same.
+
+    Returns:
+        Both, as one list where they are the same.
+
+    Raises:
+        RamifyError: one of them is empty.
+    """
+    sample = list(batches)
+    measured_on = sample if held is None else list(held)
+    if not sample or not measured_on:
+        raise RamifyError("there is no batch to choose or measure on: give a few hundred samples")
+    return sample, measured_on
 
 
 def mean_loss(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> float:
