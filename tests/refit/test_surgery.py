@@ -70,3 +70,18 @@ def test_of_many_channels_a_few_are_looked_at_together():
     _, dear = brute([own], 10)
     assert len(set(order)) == 30
     assert sum(costs) == pytest.approx(sum(dear), rel=0.1)
+
+
+def test_moments_that_rounding_left_indefinite_still_say_what_is_free():
+    """Twelve channels with four independent reads, in float32, λ below what rounding leaves."""
+    torch.manual_seed(0)
+    reads = torch.randn(500, 4) @ torch.randn(4, 12) * 100
+    moments = (reads.t() @ reads / 500)[None]
+    moments -= 1e-6 * moments.diagonal(dim1=1, dim2=2).mean() * torch.eye(12)
+    assert torch.linalg.cholesky_ex(moments)[1].any()
+    weight, gradients = torch.randn(1, 12, 3), torch.eye(3)[None]
+    block = Block.of(moments, weight, gradients, torch.arange(12).view(1, 12, 1), 1e-9)
+    whole = float((weight[0].t() @ moments[0] @ weight[0]).trace() / 2)
+    order, costs = eliminate([block], 4)
+    assert len(set(order)) == 8
+    assert max(costs) < 1e-3 * whole

@@ -67,7 +67,7 @@ class Block:
         mean = moments.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
         eye = torch.eye(moments.shape[1], dtype=moments.dtype, device=moments.device)
         pull = strength * torch.where(mean > 0, mean, torch.ones_like(mean))
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments + pull * eye))
+        inverse = _inverse(moments + pull * eye)
         return cls(inverse, weight @ gradients @ weight.transpose(1, 2), where)
 
     def costs(self) -> Tensor:
@@ -104,6 +104,21 @@ class Block:
         self.inverse = _minor(self.inverse, others, others) - share @ columns.transpose(1, 2)
         place = torch.arange(others.shape[1], device=rows.device)
         self.where = place.view(1, *staying.shape[1:]).expand(staying.shape)
+
+
+def _inverse(matrices: Tensor) -> Tensor:
+    """The inverse of positive definite matrices (G, F, F).
+
+    Where few features vary, sums leave eigenvalues below 0 by rounding, and those that should be λ
+    are noise. They are then raised to what rounding can be told from.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrices)
+    if bool((info == 0).all()):
+        return torch.cholesky_inverse(factor)
+    values, vectors = torch.linalg.eigh(matrices)
+    noise = values.amax(1, keepdim=True) * matrices.shape[1] * torch.finfo(matrices.dtype).eps
+    values = torch.maximum(values, noise)
+    return (vectors / values[:, None, :]) @ vectors.transpose(1, 2)
 
 
 def _minor(matrices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
