@@ -60,6 +60,7 @@ def test_what_is_given_goes_before_any_default() -> None:
         "step_unit": "absolute",
         "surrogate": 2.0,
         "trial": False,
+        "rescale": False,
         "probe_samples": 11,
         "seed": 5,
         "seeds": 2,

@@ -33,6 +33,7 @@ def run_grow(job: Job, setup: Setup) -> None:
         rounds=settings.rounds,
         budget=settings.budget,
         trial=settings.trial,
+        rescale=settings.rescale,
         probe=probe(setup, settings.probe_samples, job.seed),
         **setup.training(job),
     )

@@ -103,6 +103,11 @@ class GrowSettings(NetworkSettings):
         "Try the changes of a round together before they are made: shorten splits and leave out "
         "prunes until the loss does not rise.",
     )
+    rescale: bool = option(
+        GROW,
+        "After each change, bring kernels that a batch norm follows back to the length that they "
+        "had at first, so that the network trains like a fresh one of its shape.",
+    )
     phase: int | None = option(
         GROW,
         "Passes over the data in which the changes of a round are learned. Default: as --epochs.",
@@ -158,10 +163,11 @@ class GrowSettings(NetworkSettings):
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Folders of earlier versions name no rule; steps were absolute, and nothing tried."""
+        """Folders of earlier versions name no rule; steps were absolute, and nothing was tried or rescaled."""
         taken = {name: v for name, v in values.items() if v is not None}
         unit = "absolute" if values.get("method") in DISPLACING else None
         added = {"rule": implied_rule(values, taken), "step_unit": unit, "trial": False}
+        added |= {"rescale": False}
         return super().upgraded(added | values)
 
     def check(self) -> None:

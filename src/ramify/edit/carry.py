@@ -5,7 +5,7 @@ Everything is staged first, and then done, or taken back, as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -155,7 +155,7 @@ def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follow
     Raises:
         RamifyError: a name is missing, or has another shape.
     """
-    module = _named_alike(graph, follower) if isinstance(follower, nn.Module) else None
+    module = named_alike(graph.dims, follower) if isinstance(follower, nn.Module) else None
     held = tensors_of(module) if module is not None else cast(Mapping[str, Tensor], follower)
     own = tensors_of(graph.model)
     for name in graph.indexing.touched(plan.changes):
@@ -184,10 +184,10 @@ def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follow
         _stage_attributes(swap, graph, plan, module)
 
 
-def _named_alike(graph: ChannelGraph, follower: nn.Module) -> nn.Module:
+def named_alike(names: Iterable[str], follower: nn.Module) -> nn.Module:
     """The follower, or the module that it keeps inside, as weight averages do."""
     inner = getattr(follower, "module", None)
-    if isinstance(inner, nn.Module) and not graph.dims.keys() <= tensors_of(follower).keys():
+    if isinstance(inner, nn.Module) and not set(names) <= tensors_of(follower).keys():
         return inner
     return follower
 
@@ -233,7 +233,8 @@ _OWN_LAWS: dict[tuple[type[Optimizer], str], Law] = {
 }
 
 
-def _law(optimizer: Optimizer, key: str) -> Law:
+def law_of(optimizer: Optimizer, key: str) -> Law:
+    """How an entry of the optimizer's state follows what gradients and values are multiplied by."""
     for (kind, own), law in _OWN_LAWS.items():
         if own == key and isinstance(optimizer, kind):
             return law
@@ -259,7 +260,7 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Opti
     Raises:
         RamifyError: the optimizer keeps something whose shape is not its parameter's.
     """
-    tensors, optimizer = tensors_of(graph.model), _unwrapped(optimizer)
+    tensors, optimizer = tensors_of(graph.model), inner_optimizer(optimizer)
     if isinstance(optimizer, torch.optim.LBFGS) and optimizer.state:
         raise RamifyError(
             "LBFGS keeps one history for all parameters together, which no edit can follow: use "
@@ -287,11 +288,11 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Opti
                     "the optimizer to every ramify.apply (was it left out of an earlier one?), or "
                     "use one whose state has the parameter's shape"
                 )
-            scales = _scales(graph.indexing, name, _law(optimizer, key))
+            scales = _scales(graph.indexing, name, law_of(optimizer, key))
             swap.item(state, key, reindex(value, graph.dims[name], plan.changes, scales))
 
 
-def _unwrapped(optimizer: Optimizer) -> Optimizer:
+def inner_optimizer(optimizer: Optimizer) -> Optimizer:
     """The optimizer inside of one that only passes on, as that of accelerate and Trainer does."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner

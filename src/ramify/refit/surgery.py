@@ -107,14 +107,12 @@ class Block:
 
 
 def _inverse(matrices: Tensor) -> Tensor:
-    """The inverse of positive definite matrices (G, F, F).
-
-    Where few features vary, sums leave eigenvalues below 0 by rounding, and those that should be λ
-    are noise. They are then raised to what rounding can be told from.
-    """
+    """The inverse of positive definite matrices (G, F, F)."""
     factor, info = torch.linalg.cholesky_ex(matrices)
     if bool((info == 0).all()):
         return torch.cholesky_inverse(factor)
+    # Where few features vary, rounding leaves eigenvalues below 0, and those that should be λ are
+    # noise. They are raised to what can be told from it.
     values, vectors = torch.linalg.eigh(matrices)
     noise = values.amax(1, keepdim=True) * matrices.shape[1] * torch.finfo(matrices.dtype).eps
     values = torch.maximum(values, noise)

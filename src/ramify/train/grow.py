@@ -20,6 +20,7 @@ from ramify.tracing import ChannelGraph, trace
 from ramify.train.edit_trials import HELD, EditTrials, Tried, foretold, try_edits
 from ramify.train.epoch import Training, mean_loss
 from ramify.train.history import Event
+from ramify.train.kernel_lengths import kernel_lengths, restore_lengths
 from ramify.train.loop import Evaluate, Grown, Loop, begin
 from ramify.train.passes import Data, Epoch, Passes
 from ramify.train.rounds import (
@@ -33,6 +34,8 @@ from ramify.train.rounds import (
     measured,
     multiple_of,
 )
+
+LENGTHS = "kernel_lengths"  # of the network that a run began with, in its first event
 
 
 def grow(  # noqa: PLR0913  (one call for the whole loop)
@@ -54,6 +57,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     checkpoint: str | Path | None = None,
     tags: Mapping[str, Any] | None = None,
     trial: bool = True,
+    rescale: bool = True,
 ) -> Grown:
     """Train a network and let it grow, in place.
 
@@ -68,6 +72,11 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     left out, until the mean loss on the batches that judge edits rises by no more than 0.1 %, batch
     norms having the statistics that they then see. A network that is over its budget is pruned
     whatever the loss.
+
+    Kernels that a batch norm follows grow longer with every step, and the longer they are, the less
+    a step turns them. After an edit they are brought back to the length that they had when the run
+    began, which leaves the network the same function and has it train like a fresh one of its shape
+    (:mod:`ramify.train.kernel_lengths`).
 
     Where ``torch.distributed`` is set up, every rank calls it with the same network and inputs and
     its own share of the data: gradients, losses and what methods measure are means over all ranks,
@@ -100,6 +109,8 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
         tags: Entries to put in front of each event.
         trial: Whether selections are tried before they are kept, or applied as they are, as in the
             papers.
+        rescale: Whether kernels that a batch norm follows get their first length back after each
+            edit.
 
     Returns:
         The grown model's graph, the optimizer and the history.
@@ -142,6 +153,8 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
         )
         graph = _traced(model, inputs, rounds)
         distributed.check_ranks(model)
+        if rescale and not loop.journal.history:
+            loop.journal.begun_with = {LENGTHS: kernel_lengths(graph)}
         while not loop.journal.stopped:
             if (reason := loop.journal.ended(limits)) is not None:
                 loop.end(graph, reason, limits)
@@ -150,7 +163,8 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
             if (full := loop.journal.full(limits["budget"])) or loop.journal.round == rounds:
                 loop.end(graph, "budget" if full else "rounds", limits)
             else:
-                graph = _edited(loop, graph, _Search(method, rule, probe, trial), limits)
+                search = _Search(method, rule, probe, trial, rescale)
+                graph = _edited(loop, graph, search, limits)
         return Grown(graph, loop.subject.optimizer, loop.journal.history)
 
 
@@ -162,6 +176,7 @@ class _Search:
     rule: Rule
     probe: Iterable[Any] | None
     trial: bool
+    rescale: bool
 
 
 def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> ChannelGraph:
@@ -190,6 +205,8 @@ def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> 
     before = measured(graph, trials.before if trials else mean_loss(model, loop.loss, judges))
     subject = loop.subject
     graph = apply(graph, tried.edits, optimizer=subject.optimizer, followers=subject.followers)
+    if search.rescale and (wanted := journal.history[0].get(LENGTHS)):
+        restore_lengths(graph, subject, wanted)
     distributed.check_ranks(model)
     after = measured(graph, trials.settle() if trials else mean_loss(model, loop.loss, judges))
     event: Event = {"round": journal.round + 1, "step": journal.step}

@@ -36,6 +36,7 @@ class Journal:
         log: Called with each event, on rank 0.
         tags: Entries to put in front of each event.
         history: The events so far.
+        begun_with: Entries to put behind the first event.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Journal:
     log: Callable[[Event], None] | None
     tags: Mapping[str, Any]
     history: list[Event] = field(default_factory=list)
+    begun_with: Mapping[str, Any] = field(default_factory=dict)
 
     def resume(self, limits: Mapping[str, Any]) -> None:
         """Go back to the checkpoint where there is one.
@@ -105,7 +107,7 @@ class Journal:
     def write(self, kind: str, event: Event) -> None:
         """Add an event to the history, write the checkpoint, then tell ``log``."""
         head = {"event": kind, **self.tags, "t": time.monotonic() - self._began}
-        self.history.append(head | event)
+        self.history.append(head | event | ({} if self.history else dict(self.begun_with)))
         if self.file is not None:
             random = distributed.all_gather(random_states())
             if distributed.is_rank_zero():
