@@ -163,7 +163,7 @@ class GrowSettings(NetworkSettings):
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Folders of earlier versions name no rule; steps were absolute, and nothing was tried or rescaled."""
+        """Earlier folders name no rule; steps were absolute, nothing was tried or rescaled."""
         taken = {name: v for name, v in values.items() if v is not None}
         unit = "absolute" if values.get("method") in DISPLACING else None
         added = {"rule": implied_rule(values, taken), "step_unit": unit, "trial": False}

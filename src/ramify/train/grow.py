@@ -20,8 +20,8 @@ from ramify.tracing import ChannelGraph, trace
 from ramify.train.edit_trials import HELD, EditTrials, Tried, foretold, try_edits
 from ramify.train.epoch import Training, mean_loss
 from ramify.train.history import Event
-from ramify.train.kernel_lengths import kernel_lengths, restore_lengths
-from ramify.train.loop import Evaluate, Grown, Loop, begin
+from ramify.train.kernel_lengths import restore_lengths
+from ramify.train.loop import LENGTHS, Evaluate, Grown, Loop, begin
 from ramify.train.passes import Data, Epoch, Passes
 from ramify.train.rounds import (
     ALL_HARM,
@@ -34,8 +34,6 @@ from ramify.train.rounds import (
     measured,
     multiple_of,
 )
-
-LENGTHS = "kernel_lengths"  # of the network that a run began with, in its first event
 
 
 def grow(  # noqa: PLR0913  (one call for the whole loop)
@@ -153,8 +151,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
         )
         graph = _traced(model, inputs, rounds)
         distributed.check_ranks(model)
-        if rescale and not loop.journal.history:
-            loop.journal.begun_with = {LENGTHS: kernel_lengths(graph)}
+        loop.remember_lengths(graph)
         while not loop.journal.stopped:
             if (reason := loop.journal.ended(limits)) is not None:
                 loop.end(graph, reason, limits)

@@ -17,9 +17,11 @@ from ramify.tracing import ChannelGraph, trace
 from ramify.train.epoch import Training, make_optimizer, train_epoch
 from ramify.train.followers import distinct
 from ramify.train.history import TRAINING, Event, Journal
+from ramify.train.kernel_lengths import kernel_lengths
 from ramify.train.passes import Data, Epoch, steps_of
 from ramify.train.rounds import costs
 
+LENGTHS = "kernel_lengths"  # of the network that a run began with, in its first event
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -72,6 +74,11 @@ class Loop:
     journal: Journal
     evaluate: Evaluate | None
     after_step: Callable[[nn.Module], None] | None
+
+    def remember_lengths(self, graph: ChannelGraph) -> None:
+        """Note with the first event how long kernels are that a batch norm follows."""
+        if not self.journal.history:
+            self.journal.begun_with = {LENGTHS: kernel_lengths(graph)}
 
     def train_round(self, graph: ChannelGraph, ended: Event | None = None) -> None:
         """Train to the end of the round, from where the journal stands.
@@ -177,6 +184,7 @@ def train(
         loop = begin(model, loss, data, training=training, limits=limits, **others)
         graph = trace(model, inputs)
         distributed.check_ranks(model)
+        loop.remember_lengths(graph)
         if not loop.journal.stopped:
             loop.train_round(graph)
             measures: Event = {}
