@@ -179,14 +179,17 @@ def test_gains_fall_with_the_square_of_the_step_and_prunes_have_none() -> None:
     assert gain_at([scored(prune)], 0.25) is None
 
 
-def test_calibration_is_a_mean_ratio_drawn_toward_one() -> None:
+def test_calibration_is_a_mean_ratio_of_a_trial_and_of_earlier_edits() -> None:
     def edit(predicted: float | None, measured: float) -> dict[str, Any]:
         return {"event": "edit", "predicted_gain": predicted, "measured_gain": measured}
 
     assert calibration([{"event": "epoch"}, edit(None, 0.3), edit(0.0, 0.3)]) == 1.0
-    assert calibration([edit(0.4, 0.1)]) == pytest.approx(0.25 ** (1 / 1.5))
-    assert calibration([edit(1.0, 0.5), edit(1.0, 2.0)]) == pytest.approx(1.0)
-    assert calibration([edit(1.0, -3.0)] * 99) == pytest.approx(0.01, rel=0.05)
+    assert calibration([edit(0.4, 0.1)]) == pytest.approx(0.25 ** (1 / 2))
+    assert calibration([edit(1.0, 0.5), edit(1.0, 2.0)]) == pytest.approx(2 ** (0.5 / 2.5))
+    assert calibration([edit(1.0, -3.0)] * 99) == pytest.approx(0.01 ** (2 / 3))
+    assert calibration([], 0.25) == pytest.approx(0.25)
+    assert calibration([edit(0.4, 0.4)], 0.25) == pytest.approx(0.25 ** (3 / 4))
+    assert calibration([edit(0.4, 0.4)], -0.1) == -0.1
 
 
 class Harmful:

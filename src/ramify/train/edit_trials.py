@@ -40,12 +40,15 @@ class Tried:
         edits: What to do for each of them, displacements shortened.
         factor: What the displacements of splits were multiplied by.
         dropped: How many that were selected do not stay.
+        gain: By how much what is left lowered the mean loss of every other batch that judges, None
+            where nothing was tried.
     """
 
     selected: Sequence[Proposal]
     edits: Sequence[Edit]
     factor: float = 1.0
     dropped: int = 0
+    gain: float | None = None
 
 
 class EditTrials:
@@ -71,17 +74,23 @@ class EditTrials:
         self.graph, self.loss = graph, loss
         self.held: list[Any] = []
         self._several: list[Any] = []  # a batch norm has no statistics of one sample
-        samples = 0
+        samples, counts = 0, list[int]()
         with evaluating(graph.model):
             for batch in batches:
                 count = len(checked_loss(loss, graph.model, batch))
                 samples += count
                 self.held.append(batch)
+                counts.append(count)
                 self._several += [batch] if count > 1 else []
                 if most is not None and samples >= most:
                     break
+        each = [
+            torch.tensor(sum(part), dtype=torch.float64) for part in (counts[::2], counts[1::2])
+        ]
+        self._samples = [float(total) for total in distributed.all_sum(each)]
         self._buffers = [(one, one.detach().clone()) for one in graph.model.buffers()]
         self.before = self.settle()
+        self._some_before = self._some
 
     def after(self, edits: Iterable[Edit]) -> float:
         """The mean loss after edits, huge where it is no number."""
@@ -92,6 +101,11 @@ class EditTrials:
         """Give the network the statistics that it has on these batches, and measure it as it is."""
         return self._measured(self.loss)
 
+    @property
+    def gain_on_some(self) -> float:
+        """By how much the last trial lowered the mean loss of every other batch."""
+        return self._some_before - self._some
+
     def undo(self) -> None:
         """Give the network back the statistics that it came with; it was not edited."""
         for buffer, value in self._buffers:
@@ -100,9 +114,13 @@ class EditTrials:
     def _measured(self, loss: Loss) -> float:
         if self.held:  # else the next line says that there is nothing to measure on
             recompute_statistics(self.graph.model, loss, self._several or self.held)
-        mean = mean_loss(self.graph.model, loss, self.held)
+        model, halves = self.graph.model, (self.held[::2], self.held[1::2])
+        means = [mean_loss(model, loss, part) for part in halves if part or part is halves[0]]
+        weighted = zip(means, self._samples, strict=False)
+        mean = sum(one * count for one, count in weighted) / sum(self._samples)
         # What ranks compute from the same numbers may differ in the last bit, and they decide.
-        return float(distributed.broadcast(mean))
+        mean, self._some = distributed.broadcast((mean, means[0]))
+        return float(mean)
 
     def _finite(self, model: nn.Module, batch: Any) -> Tensor:
         return torch.nan_to_num(self.loss(model, batch), nan=torch.inf).clamp_max(1e30)
@@ -132,7 +150,8 @@ def try_edits(
     """
     rise = TOLERANCE * abs(trials.before)
     if trials.after([proposal.edit for proposal in selected]) <= trials.before + rise:
-        return Tried(selected, [proposal.edit for proposal in selected])
+        edits = [proposal.edit for proposal in selected]
+        return Tried(selected, edits, gain=trials.gain_on_some)
     # Beside splits, prunes may use half of what is tolerated, so that the rest is left for those.
     pieces, others = _pieces(selected, by_group)
     harmless = _harmless(trials, pieces, trials.before + (rise / 2 if others else rise))
@@ -141,9 +160,13 @@ def try_edits(
     while factor >= SHORTEST and any(isinstance(proposal.edit, Split) for proposal in kept):
         edits = [shortened(proposal.edit, factor) for proposal in kept]
         if trials.after(edits) <= trials.before + rise:
-            return Tried(kept, edits, factor, len(selected) - len(kept))
+            left_out = len(selected) - len(kept)
+            return Tried(kept, edits, factor, left_out, trials.gain_on_some)
         factor /= 2
-    return Tried(harmless, [p.edit for p in harmless], 1.0, len(selected) - len(harmless))
+    edits = [proposal.edit for proposal in harmless]
+    if edits:  # the last trial was of more than these
+        trials.after(edits)
+    return Tried(harmless, edits, 1.0, len(selected) - len(harmless), trials.gain_on_some)
 
 
 def shortened(edit: Edit, factor: float) -> Edit:
@@ -161,11 +184,13 @@ def foretold(tried: Tried, history: Iterable[Mapping[str, Any]]) -> dict[str, An
         history: The events of the run so far.
 
     Returns:
-        ``predicted_gain`` as the method has it at the step that is taken, ``calibration`` by what
-        earlier edits did, ``expected_gain``, which is their product, ``step_factor``, and how many
-        selected edits were ``dropped``.
+        ``predicted_gain`` as the method has it at the step that is taken, ``calibration`` by a
+        trial on every other batch and by what earlier edits did, ``expected_gain``, which is their
+        product, ``step_factor``, and how many selected edits were ``dropped``.
     """
-    predicted, ratio = gain_at(tried.selected, tried.factor), calibration(history)
+    predicted = gain_at(tried.selected, tried.factor)
+    ratio = None if tried.gain is None or not predicted else tried.gain / predicted
+    ratio = calibration(history, ratio)
     return {
         "predicted_gain": predicted,
         "calibration": ratio,
