@@ -52,6 +52,24 @@ def test_the_rate_is_a_function_of_the_step(
     assert [training.factor(step, 8) for step in range(8)] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("losses", "flat"),
+    [
+        ([1.0, 1.0], False),  # as many epochs as the patience cannot tell
+        ([1.0, 1.0, 1.0], True),
+        ([1.0, 0.995, 0.9901], True),
+        ([1.0, 0.995, 0.9899], False),  # slowly, but by more than 1 % in two epochs
+        ([1.0, 0.5, 0.6, 0.6], True),
+        ([1.0, 0.5, 0.6, 0.4], False),
+        ([-1.0, -1.005, -1.005], True),
+        ([-1.0, -1.02, -1.0], False),
+    ],
+)
+def test_a_plateau_is_where_the_lowest_loss_is_no_new_one(losses: list[float], flat: bool) -> None:
+    assert Training(patience=2).flat(losses) is flat
+    assert Training().flat(losses) is False
+
+
 def test_something_may_follow_each_step() -> None:
     model, seen = nn.Linear(2, 1), []
     optimizer = make_optimizer(model, Training())
@@ -96,6 +114,7 @@ def test_settings_reach_the_optimizer(name: str, kind: type) -> None:
         ({"milestones": (0.5, 1.0)}, "milestones are 0.5, 1.0"),
         ({"epochs": -1}, "epochs is -1; it must not be negative"),
         ({"warmup": 1.0}, "warmup is 1.0; it is a share of 0 or more, and below 1"),
+        ({"patience": 0}, "patience is 0; it is a number of epochs, 1 or more"),
         ({"lr": 0.0}, "learning rate is 0.0; it must be above 0"),
         ({"lr": math.nan}, "learning rate is nan"),
     ],

@@ -5,7 +5,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,8 @@ from ramify.tracing.recorder import evaluating
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "steps", "constant")
 SPANS = ("round", "run")
+IMPROVEMENT = 0.01
+"""The share by which the training loss has to fall, or else it has come to a plateau."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Training:
     """How a network trains between two changes of its shape.
 
     Attributes:
-        epochs: Passes over the data in each round; 0 trains nothing.
+        epochs: Passes over the data in each round, at most; 0 trains nothing.
         optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
         lr: Learning rate at the start of each round.
         momentum: Momentum of SGD.
@@ -41,7 +43,12 @@ class Training:
         milestones: Where ``"steps"`` divides, as shares of the schedule.
         warmup: Share of the schedule over which the learning rate rises from 0 to its full value.
         span: What the schedule goes over: ``"round"`` begins it again after each edit (S2D, S3D),
-            ``"run"`` stretches it over the training epochs of all rounds (Gauss-Newton).
+            ``"run"`` stretches it over the training epochs of all rounds (Gauss-Newton), so that the
+            learning rate does not jump at an edit.
+        patience: A round that an edit may follow ends before its epochs where the mean training
+            loss has not fallen by more than 1 % in so many of them (S2D, Algorithm 1, step 1); None
+            for rounds of equal length. The last round takes all its epochs, and where the schedule
+            goes over the run also those that earlier rounds did not take.
 
     Raises:
         RamifyError: A setting is unknown or out of range.
@@ -62,6 +69,7 @@ class Training:
     milestones: tuple[float, ...] = (0.5, 0.75)
     span: str = "round"
     warmup: float = 0.0
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -75,6 +83,8 @@ class Training:
             raise RamifyError(f"epochs is {self.epochs}; it must not be negative.")
         if not 0 <= self.warmup < 1:
             raise RamifyError(f"warmup is {self.warmup}; it is a share of 0 or more, and below 1.")
+        if self.patience is not None and self.patience < 1:
+            raise RamifyError(f"patience is {self.patience}; it is a number of epochs, 1 or more.")
         if not 0 < self.lr < math.inf:
             raise RamifyError(f"the learning rate is {self.lr}; it must be above 0.")
         if not 0 <= self.momentum < 1:
@@ -110,6 +120,25 @@ class Training:
         if step + 1 < rising:
             return (step + 1) / rising * self._falling(step / total)
         return self._falling(step / total)
+
+    def flat(self, losses: Sequence[float]) -> bool:
+        """Whether the loss has come to a plateau: the lowest of the last epochs is no new one.
+
+        Args:
+            losses: The mean training loss of each epoch of a round so far.
+
+        Returns:
+            Whether an edit may follow before the round has made its epochs.
+
+        Example:
+            >>> training = Training(patience=2)
+            >>> training.flat([1.0, 0.5, 0.4]), training.flat([1.0, 0.5, 0.498, 0.6])
+            (False, True)
+        """
+        if self.patience is None or len(losses) <= self.patience:
+            return False
+        before = min(losses[: -self.patience])
+        return min(losses[-self.patience :]) >= before - IMPROVEMENT * abs(before)
 
     def _falling(self, done: float) -> float:
         """The schedule without its beginning; ``done`` is the share that has passed."""

@@ -59,9 +59,9 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
 ) -> Grown:
     """Train a network and let it grow, in place.
 
-    It trains for ``training.epochs``; then ``method`` proposes edits, ``rule`` selects some,
-    ``budget`` cuts the selection, the rest are applied while optimizer and followers are carried
-    along, and it trains again. It ends after ``rounds`` edits, where the budget is used up, where
+    It trains for ``training.epochs``, or with ``training.patience`` until the loss falls no more;
+    then ``method`` proposes edits, ``rule`` selects some, ``budget`` cuts the selection, the rest are
+    applied while optimizer and followers are carried along, and it trains again. It ends after ``rounds`` edits, where the budget is used up, where
     no proposed morphism pays, or where none leaves the loss as it is; the last event of the history
     says which. Where the schedule of ``training`` spans the run, the network as it then is trains
     on for the epochs of the rounds that are left.

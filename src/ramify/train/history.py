@@ -1,6 +1,7 @@
 """What a run remembers: its events, from which follows where it stands, and its checkpoint."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,18 @@ class Journal:
     def epoch(self) -> int:
         """Epochs that this round has trained."""
         return self.history[-1].get("epoch", -1) + 1 if self.history else 0
+
+    @property
+    def losses(self) -> list[float]:
+        """The mean training loss of each epoch of this round."""
+        made = self.history[len(self.history) - self.epoch :]
+        return [event["train_loss"] for event in made]
+
+    @property
+    def epochs_by_round(self) -> list[int]:
+        """Epochs that each round has trained, this one last."""
+        made = Counter(event["round"] for event in self.history if event["event"] == "epoch")
+        return [made[number] for number in range(self.round + 1)]
 
     @property
     def step(self) -> int:

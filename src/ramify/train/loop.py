@@ -93,12 +93,11 @@ class Loop:
         """
         # Everything that changes is in the journal and its checkpoint, so that a resume is exact.
         journal, model, optimizer = self.journal, self.subject.model, self.subject.optimizer
-        rounds = 1 if ended is None else self.rounds + 1 - journal.round
-        while journal.epoch < rounds * self.training.epochs:
+        while not self.through(last=ended is not None):
             now: Event = {"round": journal.round, "step": journal.step}
             where = f"round {journal.round}, epoch {journal.epoch}"
             batches = Epoch(self.data, journal.passes)
-            factor = partial(self._factor, journal.round, journal.epoch)
+            factor = partial(self._factor, self._done())
             mean, made = train_epoch(
                 model, self.loss, batches, optimizer, factor, where, self.after_step
             )
@@ -108,16 +107,34 @@ class Loop:
             now |= {} if ended is None else {"ended": ended}
             journal.write("epoch", now | measures | costs(graph))
 
+    def through(self, *, last: bool = False) -> bool:
+        """Whether the round has trained as long as it is to.
+
+        Args:
+            last: Whether the network is edited no more, though the rounds are not over.
+
+        Returns:
+            The answer; a round that no edit follows does not end at a plateau.
+        """
+        journal, epochs = self.journal, self.training.epochs
+        last = last or journal.round >= self.rounds
+        if last and self.training.span == "run":
+            # Of all planned epochs, those that earlier rounds have not made.
+            epochs = self._planned() - (self._done() - journal.epoch)
+        if journal.epoch >= epochs:
+            return True
+        losses = journal.losses
+        return not last and distributed.broadcast(self.training.flat(losses))
+
     def end(self, graph: ChannelGraph, reason: str, limits: Event) -> None:
-        """Train on to the end of a schedule that goes over the whole run, then stop.
+        """Train on to the end of the schedule, of the whole run or of a round cut short; then stop.
 
         Args:
             graph: Of the network, which is edited no more.
             reason: Why.
             limits: What might have ended the run.
         """
-        if self.training.span == "run":
-            self.train_round(graph, {"reason": reason} | limits)
+        self.train_round(graph, {"reason": reason} | limits)
         self.stop(reason, limits)
 
     def stop(self, reason: str, limits: Event) -> None:
@@ -125,12 +142,20 @@ class Loop:
         now: Event = {"round": self.journal.round, "step": self.journal.step}
         self.journal.write("stop", now | {"reason": reason} | limits)
 
-    def _factor(self, round_: int, epoch: int, step: int) -> float:
-        """The learning rate of a step of an epoch, over the first one."""
-        epochs = self.training.epochs
-        first, count = (0, 1) if self.training.span == "round" else (round_, self.rounds + 1)
-        done = (first * epochs + epoch) * self.steps + step
-        return self.training.factor(done, count * epochs * self.steps)
+    def _planned(self) -> int:
+        """Epochs of the whole schedule."""
+        return self.training.epochs * (1 if self.training.span == "round" else self.rounds + 1)
+
+    def _done(self) -> int:
+        """Epochs of the schedule that have been made; of an earlier round, those planned for it."""
+        if self.training.span == "round":
+            return self.journal.epoch
+        *before, now = self.journal.epochs_by_round
+        return sum(min(made, self.training.epochs) for made in before) + now
+
+    def _factor(self, done: int, step: int) -> float:
+        """The learning rate of a step, ``done`` epochs of the schedule over, over the first one."""
+        return self.training.factor(done * self.steps + step, self._planned() * self.steps)
 
 
 def begin(  # noqa: PLR0913  (what a loop is made of)

@@ -311,13 +311,13 @@ def _next(
     if job.sensitivity and not journal.history:
         place: Event = {"round": 0, "step": 0, "passes": 0}
         journal.write("sensitivity", place | _by_group(graph, job))
-    elif first or (journal.epoch >= loop.training.epochs and journal.round < loop.rounds):
+    elif first or (journal.round < loop.rounds and loop.through()):
         round_ = 0 if first else journal.round + 1
         graph, event = job.cut(loop, graph, scores, round_)
         distributed.check_ranks(graph.model)
         place = {"round": round_, "step": journal.step, "passes": 0}
         journal.write("edit", place | {"budget": limits["budget"]} | event)
-    elif journal.epoch < loop.training.epochs:
+    elif not loop.through():
         loop.train_round(graph)
     else:
         # The statistics that the norms really have, and what the network then measures.
