@@ -134,6 +134,8 @@ def test_every_option_reaches_the_settings() -> None:
         "milestones": "0.25,0.5",
         "span": "run",
         "warmup": 0.1,
+        "label_smoothing": 0.05,
+        "patience": 2,
         "step_unit": "absolute",
         "seed": 4,
         "seeds": 1,

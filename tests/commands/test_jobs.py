@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 
 from ramify.commands import jobs
 from ramify.commands.grow import run_grow
@@ -19,6 +20,7 @@ from ramify.commands.run_folder import RunFolder
 from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.report import results_table
+from ramify.store.model import load
 
 Make = Callable[..., GrowSettings]
 run_jobs = partial(jobs.run_jobs, run=run_grow)
@@ -206,6 +208,24 @@ def test_an_interrupt_while_morphisms_are_learned_changes_nothing(
     torch.manual_seed(12345)
     run_jobs(settings, folder, dataset)
     assert_same(folder, whole)
+
+
+def test_measured_losses_are_those_of_the_labels_as_they_are(
+    tmp_path: Path, config: Make, dataset: Dataset
+) -> None:
+    means = []
+    for smoothing in (0.0, 0.3):
+        settings = config(rounds=0, epochs=1, label_smoothing=smoothing, lr=1e-9)
+        folder = start(tmp_path / str(smoothing), settings)
+        run_jobs(settings, folder, dataset)
+        epoch, _, result = folder.events()
+        setup = jobs.Setup(settings, folder, dataset, lambda event: None, lambda share: None)
+        net = load(folder.path / "model", setup.build).eval()
+        with torch.no_grad():
+            plain = cross_entropy(net(dataset.x_test), dataset.y_test).item()
+        assert epoch["test_loss"] == result["test_loss"] == pytest.approx(plain, rel=1e-5)
+        means.append(epoch["train_loss"])
+    assert means[0] != means[1]  # of the same network, which does not move
 
 
 def test_a_finished_run_has_nothing_left_to_do(

@@ -197,7 +197,7 @@ def fit(**given: Any) -> RetrainCellsSettings:
         "data": "digits", "epochs": 4, "batch_size": 10, "seed": 0, "seeds": 1, "device": "cpu",
         "threads": 1, "optimizer": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": False,
         "weight_decay": 1e-4, "schedule": "cosine", "milestones": (0.5, 0.75), "span": "round",
-        "warmup": 0.0,
+        "warmup": 0.0, "label_smoothing": 0.0,
         "source": "runs/x", "space": "darts", "genotypes": (random_genotype(DARTS, 0).text,),
         "channels": 4, "cells": 3, "auxiliary": 0.4, "drop_path": 0.3, "cutout": 8,
     }  # fmt: skip
@@ -208,14 +208,25 @@ def test_the_auxiliary_head_counts_in_training_alone(images: Dataset) -> None:
     net = build_network(fit(), images, 0, auxiliary=True)
     batch = images.x_train[:5], images.y_train[:5]
     torch.manual_seed(0)
-    found = auxiliary_loss(0.4, net.train(), batch)
+    found = auxiliary_loss(0.4, 0.0, net.train(), batch)
     torch.manual_seed(0)
     scores, others = net.forward_with_auxiliary(batch[0])
     wanted = F.cross_entropy(scores, batch[1], reduction="none")
     wanted = wanted + 0.4 * F.cross_entropy(others, batch[1], reduction="none")
     torch.testing.assert_close(found, wanted)
-    tested = auxiliary_loss(0.4, net.eval(), batch)
+    tested = auxiliary_loss(0.4, 0.0, net.eval(), batch)
     torch.testing.assert_close(tested, F.cross_entropy(net(batch[0]), batch[1], reduction="none"))
+
+
+def test_smoothed_labels_reach_both_heads(images: Dataset) -> None:
+    net = build_network(fit(drop_path=0.0), images, 0, auxiliary=True).train()
+    batch = images.x_train[:5], images.y_train[:5]
+    found = auxiliary_loss(0.4, 0.2, net, batch)
+    smoothed = [
+        F.cross_entropy(scores, batch[1], reduction="none", label_smoothing=0.2)
+        for scores in net.forward_with_auxiliary(batch[0])
+    ]
+    torch.testing.assert_close(found, smoothed[0] + 0.4 * smoothed[1])
 
 
 def test_edges_are_dropped_more_and_more_and_squares_cut_out(images: Dataset) -> None:

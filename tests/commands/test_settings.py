@@ -50,6 +50,8 @@ def test_what_is_given_goes_before_any_default() -> None:
         "milestones": (0.25,),
         "span": "run",
         "warmup": 0.25,
+        "label_smoothing": 0.125,
+        "patience": 3,
         "method": "s3d",
         "budget": {"params": 1e4},
         "signed": 2.0,
@@ -76,6 +78,7 @@ def test_what_is_given_goes_before_any_default() -> None:
     assert (training.epochs, training.warmup, training.lr) == (7, 0.25, 0.25)
     assert (training.momentum, training.weight_decay, training.schedule) == (0.5, 0.0, "steps")
     assert (training.nesterov, training.milestones, training.span) == (True, (0.25,), "run")
+    assert training.patience == 3
     method = SplittingDescent(signed=2.0, copies=(2, 4), step=0.5, surrogate=2.0)
     assert config.growth(seed=5) == method
     assert config.selection() == TopFraction(0.125, multiple_of=2)
@@ -132,6 +135,8 @@ def test_a_function_of_the_user_is_not_forced_to_take_a_width() -> None:
         ({"threads": 0}, "threads is 0"),
         ({"rounds": -1}, "rounds is -1; give a whole number"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"patience": 0}, "patience is 0; it must be at least 1"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; it must be at least 0 and below 1"),
         ({"step": 0.0}, "step is positive"),
         ({"method": "magic"}, "there is no method 'magic'; choose one of s2d, s3d"),
         ({"signed": 1.5}, "signed is no setting of the method s2d but of s3d"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ramify.errors import RamifyError
 from ramify.train.epoch import (
     Training,
+    cross_entropy,
     evaluate,
     evaluating,
     make_optimizer,
@@ -217,3 +218,12 @@ def test_measures_weigh_every_sample_alike() -> None:
         return nn.functional.cross_entropy(net(batch[0]), batch[1], reduction="none")
 
     assert mean_loss(model, entropy, parts) == pytest.approx(loss)
+
+
+def test_smoothing_spreads_a_share_of_each_label_over_all_classes() -> None:
+    model, batch = nn.Linear(2, 3), (torch.randn(5, 2), torch.tensor([0, 2, 1, 1, 0]))
+    logs = model(batch[0]).log_softmax(1)
+    own = -logs.gather(1, batch[1][:, None]).squeeze(1)
+    torch.testing.assert_close(cross_entropy(model, batch), own)
+    wanted = 0.9 * own - 0.1 * logs.mean(1)
+    torch.testing.assert_close(cross_entropy(model, batch, label_smoothing=0.1), wanted)

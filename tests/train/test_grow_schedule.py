@@ -62,7 +62,8 @@ def test_a_budget_that_is_reached_early_leaves_the_schedule_as_it_is(patience: i
     training = patient(span="run", patience=patience)
     grown = run(net(), data(), rounds=8, training=training, budget={"params": 50})
     edits = Counter(event["event"] for event in grown.history)["edit"]
-    assert (0 < edits < 8) and grown.history[-1]["reason"] == "budget"
+    assert 0 < edits < 8
+    assert grown.history[-1]["reason"] == "budget"
     assert len(rates(grown)) == EPOCHS * 9
     steps = np.arange(2, EPOCHS * 27, 3)
     expected = 0.5 * 0.003 * (1 + np.cos(np.pi * steps / (EPOCHS * 27)))

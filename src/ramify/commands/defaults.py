@@ -28,7 +28,8 @@ TABLE: tuple[Row, ...] = (
     # --- how networks are trained
     ({"kind": FITS}, {
         "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": False,
-        "schedule": "cosine", "milestones": (0.5, 0.75), "span": "round", "warmup": 0.0}),
+        "schedule": "cosine", "milestones": (0.5, 0.75), "span": "round", "warmup": 0.0,
+        "label_smoothing": 0.0}),
 
     # --- ramify grow
     ({"kind": "grow"}, {

@@ -8,7 +8,6 @@ from torch import nn
 from ramify.commands.grow_settings import GrowSettings
 from ramify.commands.jobs import RESTORE, Job, Setup, probe, train_job
 from ramify.store.files import read_json
-from ramify.train.epoch import cross_entropy
 from ramify.train.fresh_networks import scratch, wide
 from ramify.train.grow import grow
 
@@ -25,7 +24,7 @@ def run_grow(job: Job, setup: Setup) -> None:
     done = grow(
         model,
         setup.inputs(),
-        cross_entropy,
+        settings.loss(),
         setup.batches(job),
         method=settings.growth(job.seed),
         rule=settings.selection(),

@@ -122,8 +122,17 @@ class GrowSettings(NetworkSettings):
     )
     span: str = option(
         TRAIN,
-        "Whether the schedule begins again in each round, or goes over the whole run: round or "
-        "run.",
+        "What the schedule goes over. round: it begins again after each change of the shape, where "
+        "the learning rate jumps back to its full value. run: it goes over --epochs for each of "
+        "--rounds and before the first, and the rate does not jump; a network that changes no more "
+        "before trains on to its end",
+    )
+    patience: int | None = option(
+        TRAIN,
+        "Change the shape before a round has made its --epochs, where the mean training loss has "
+        "not fallen by more than 1 % in so many of them. The last round makes all of its epochs; "
+        "with --span run also those that the others left. Default: never before.",
+        ge=1,
     )
     compare: bool = option(
         RUN,

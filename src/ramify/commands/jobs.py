@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from ramify.commands.run_folder import RunFolder
-from ramify.commands.settings import NetworkSettings, Settings
+from ramify.commands.settings import NetworkSettings, Settings, TrainingSettings
 from ramify.data import Dataset, batches, load
 from ramify.errors import RamifyError
 from ramify.models import build as build_model
+from ramify.probe.loss import Loss
 from ramify.store.checkpoint import read_checkpoint
 from ramify.store.model import save, write_model
 from ramify.tracing.recorder import evaluating
-from ramify.train.epoch import Training, cross_entropy, evaluate
+from ramify.train.epoch import Training, evaluate
 from ramify.train.history import Event
 from ramify.train.loop import train
 
@@ -111,6 +112,11 @@ class Setup:
     def inputs(self) -> Tensor:
         """One example of the network's inputs, on the device."""
         return self.dataset.x_train[:1].to(self.settings.device)
+
+    def loss(self) -> Loss:
+        """What the training brings down."""
+        assert isinstance(self.settings, TrainingSettings)
+        return self.settings.loss()
 
     def measures(self, model: nn.Module) -> dict[str, float]:
         """Accuracy and loss on the test samples, accuracy on as many training samples."""
@@ -286,7 +292,7 @@ def train_job(job: Job, setup: Setup, model: nn.Module, training: Training) -> N
     done = train(
         model.to(setup.settings.device),
         setup.inputs(),
-        cross_entropy,
+        setup.loss(),
         setup.batches(job),
         training=training,
         **setup.training(job),

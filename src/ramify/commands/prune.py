@@ -26,7 +26,6 @@ from ramify.relax import Pairs, halves
 from ramify.store.files import read_json, write_json
 from ramify.store.model import load, save
 from ramify.train.cut_rounds import Cutting
-from ramify.train.epoch import cross_entropy
 from ramify.train.loop import train
 from ramify.train.scored import Scores, search_widths
 from ramify.train.shrink import TEMPERATURE, check_shrink, shrink
@@ -85,7 +84,7 @@ def _train_full(settings: PruneSettings, job: Job, setup: Setup) -> None:
     history = train(
         model,
         setup.inputs(),
-        cross_entropy,
+        settings.loss(),
         setup.batches(job),
         training=replace(settings.training(), epochs=settings.pretrain_epochs),
         **setup.training(job),
@@ -102,7 +101,7 @@ def _search(settings: PruneSettings, job: Job, setup: Setup) -> None:
     scored = search_widths(
         model.to(settings.device),
         setup.inputs(),
-        cross_entropy,
+        settings.loss(),
         _pairs(setup, job.seed),
         search=search,
         training=settings.training(),
@@ -129,7 +128,7 @@ def _shrink(settings: PruneSettings, job: Job, setup: Setup, judges: Batches) ->
     done = shrink(
         model.to(settings.device),
         setup.inputs(),
-        cross_entropy,
+        settings.loss(),
         setup.batches(job),
         **settings.cutting(budget, accept) | {"method": method},
         sensitivity=settings.sensitivity,

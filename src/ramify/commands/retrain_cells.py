@@ -57,7 +57,7 @@ def run_cells(job: Job, setup: Setup) -> None:
     history = train(
         net,
         setup.inputs(),
-        partial(auxiliary_loss, settings.auxiliary),
+        partial(auxiliary_loss, settings.auxiliary, settings.label_smoothing),
         CutoutBatches(setup.batches(job), net, settings),
         training=settings.training(),
         **setup.training(job),
@@ -69,14 +69,16 @@ def run_cells(job: Job, setup: Setup) -> None:
     setup.finish(job, history, {"params": cost.params, "macs": cost.macs})
 
 
-def auxiliary_loss(weight: float, net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+def auxiliary_loss(
+    weight: float, smoothing: float, net: nn.Module, batch: tuple[Tensor, Tensor]
+) -> Tensor:
     """Cross-entropy, in training with that of the auxiliary head times its weight: shape (S,)."""
     if not (net.training and weight):
-        return cross_entropy(net, batch)
+        return cross_entropy(net, batch, smoothing)
     assert isinstance(net, Network)
     inputs, labels = batch
     losses = [
-        F.cross_entropy(scores, labels, reduction="none")
+        F.cross_entropy(scores, labels, reduction="none", label_smoothing=smoothing)
         for scores in net.forward_with_auxiliary(inputs)
     ]
     return losses[0] + weight * losses[1]

@@ -89,7 +89,8 @@ class RetrainSettings(NetworkSettings):
                 "leave it out."
             )
         known = cls.over(base, given)
-        return cls.checked({**own, "span": "round", **known, "source": str(source)}, given)
+        whole = {"span": "round", "patience": None}  # one round, which nothing follows
+        return cls.checked({**own, **whole, **known, "source": str(source)}, given)
 
     def arms(self) -> tuple[str, ...]:
         """The networks that each seed trains."""

@@ -21,6 +21,7 @@ from ramify.errors import RamifyError
 from ramify.imports import refuse_foreign
 
 if TYPE_CHECKING:
+    from ramify.probe.loss import Loss
     from ramify.train.epoch import Training
 
 # The panels of the help, in their order.
@@ -326,12 +327,20 @@ class TrainingSettings(Settings):
     warmup: float = option(
         TRAIN, "Share of the schedule over which the rate rises to its full value", ge=0, lt=1
     )
+    label_smoothing: float = option(
+        TRAIN,
+        "Share of each label that the training loss spreads over all classes, such as 0.1; test "
+        "losses and accuracies are those of the labels as they are",
+        ge=0,
+        lt=1,
+    )
     span: str
+    patience: int | None = None
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Folders from before ``--warmup`` had none."""
-        return {"warmup": 0.0} | values
+        """Folders from before these options had none of what they ask for."""
+        return {"warmup": 0.0, "label_smoothing": 0.0, "patience": None} | values
 
     @classmethod
     def refuse(cls, given: Mapping[str, Any], values: dict[str, Any]) -> None:
@@ -358,6 +367,14 @@ class TrainingSettings(Settings):
         from ramify.train.epoch import Training
 
         return Training(**{field.name: getattr(self, field.name) for field in fields(Training)})
+
+    def loss(self) -> Loss:
+        """What the training brings down: ``loss(model, batch)`` -> (S,)."""
+        from functools import partial
+
+        from ramify.train.epoch import cross_entropy
+
+        return partial(cross_entropy, label_smoothing=self.label_smoothing)
 
 
 class NetworkSettings(TrainingSettings):

@@ -43,8 +43,8 @@ class Training:
         milestones: Where ``"steps"`` divides, as shares of the schedule.
         warmup: Share of the schedule over which the learning rate rises from 0 to its full value.
         span: What the schedule goes over: ``"round"`` begins it again after each edit (S2D, S3D),
-            ``"run"`` stretches it over the training epochs of all rounds (Gauss-Newton), so that the
-            learning rate does not jump at an edit.
+            ``"run"`` stretches it over the training epochs of all rounds (Gauss-Newton), so that
+            the learning rate does not jump at an edit.
         patience: A round that an edit may follow ends before its epochs where the mean training
             loss has not fallen by more than 1 % in so many of them (S2D, Algorithm 1, step 1); None
             for rounds of equal length. The last round takes all its epochs, and where the schedule
@@ -274,10 +274,34 @@ def mean_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> float:
     return _over_ranks(total / samples, samples)
 
 
-def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """The classification loss of ``(x, y)``, one a sample: shape (S,)."""
+def cross_entropy(
+    model: nn.Module, batch: tuple[Tensor, Tensor], label_smoothing: float = 0.0
+) -> Tensor:
+    r"""The classification loss of ``(x, y)``, one a sample.
+
+    .. math:: -(1 - \alpha) \log p_y - \frac{\alpha}{K} \sum_{k=1}^K \log p_k
+
+    Args:
+        model: A classifier, which gives one score for each of K classes.
+        batch: Inputs and labels.
+        label_smoothing: α, the share of each label that is spread over all classes evenly; S3D
+            trains on ImageNet with 0.1.
+
+    Returns:
+        The losses, shape (S,).
+
+    Example:
+        >>> from functools import partial
+        >>> batch = torch.zeros(2, 3), torch.tensor([0, 1])
+        >>> smoothed = partial(cross_entropy, label_smoothing=0.1)  # a loss for ramify.grow
+        >>> smoothed(nn.Linear(3, 4), batch).shape
+        torch.Size([2])
+
+    Source: C. Szegedy and others, "Rethinking the Inception architecture for computer vision",
+    section 7.
+    """
     inputs, labels = batch
-    return F.cross_entropy(model(inputs), labels, reduction="none")
+    return F.cross_entropy(model(inputs), labels, reduction="none", label_smoothing=label_smoothing)
 
 
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:

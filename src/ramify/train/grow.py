@@ -60,11 +60,12 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     """Train a network and let it grow, in place.
 
     It trains for ``training.epochs``, or with ``training.patience`` until the loss falls no more;
-    then ``method`` proposes edits, ``rule`` selects some, ``budget`` cuts the selection, the rest are
-    applied while optimizer and followers are carried along, and it trains again. It ends after ``rounds`` edits, where the budget is used up, where
-    no proposed morphism pays, or where none leaves the loss as it is; the last event of the history
-    says which. Where the schedule of ``training`` spans the run, the network as it then is trains
-    on for the epochs of the rounds that are left.
+    then ``method`` proposes edits, ``rule`` selects some, ``budget`` cuts the selection, the rest
+    are applied while optimizer and followers are carried along, and it trains again. It ends after
+    ``rounds`` edits, where the budget is used up, where no proposed morphism pays, or where none
+    leaves the loss as it is; the last event of the history says which. Where the schedule of
+    ``training`` spans the run, the network as it then is trains on for all epochs that were
+    planned, ``training.epochs`` for each round and before the first.
 
     A selection is tried on the network itself before it is kept: splits are shortened, and prunes
     left out, until the mean loss on the batches that judge edits rises by no more than 0.1 %, batch
