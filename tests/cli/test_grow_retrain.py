@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 import ramify
 from ramify.cli import app
 from ramify.commands.display import Display
+from ramify.commands.grow_settings import LEARNED
 from ramify.data import Dataset
 from ramify.data import load as load_named
 from ramify.methods.registry import METHODS
@@ -160,7 +161,8 @@ def test_every_option_reaches_the_settings() -> None:
     }
     read |= {"budget": {"params": 900, "macs": 1e6}, "data": "digits", "compare": False}
     read |= {"trial": False}
-    assert config == options | read | dict.fromkeys(("most", "threshold", "tradeoff", "phase"))
+    absent = ("most", "threshold", "tradeoff", "phase", *LEARNED)
+    assert config == options | read | dict.fromkeys(absent)
     flat = ["--most", "1", "--threshold", "-0.0001", "--compare", "--out", "other"]
     assert call("grow", *SMALL, *flat).exit_code == 0
     config = json.loads(Path("other/config.json").read_text())

@@ -17,6 +17,7 @@ from ramify.commands.settings import PANELS
 from ramify.data import NAMES as DATA_NAMES
 from ramify.errors import RamifyError
 from ramify.methods import GaussNewton
+from ramify.methods.gauss_newton import CURVATURES
 from ramify.methods.registry import METHODS
 from ramify.relax.registry import NAMES as SEARCHERS
 from ramify.select import BUDGETS, TradeOff
@@ -71,7 +72,7 @@ def test_what_is_given_goes_before_any_default() -> None:
         "threads": 3,
     }
     config = GrowSettings.resolve(given)
-    absent = ("most", "threshold", "tradeoff", "phase")
+    absent = ("most", "threshold", "tradeoff", "phase", *grow_settings.LEARNED)
     as_json = {"command": "grow", "rule": "top-fraction", "milestones": [0.25], "copies": [2, 4]}
     assert config.to_json() == given | as_json | dict.fromkeys(absent)
     training = config.training()
@@ -102,14 +103,26 @@ def test_a_number_or_a_threshold_takes_the_place_of_the_share(
 
 def test_gauss_newton_follows_its_paper() -> None:
     config = GrowSettings.resolve({"data": "digits", "method": "gauss-newton", "epochs": 7})
-    assert config.growth(seed=3) == GaussNewton(epochs=7, seed=3)
+    assert config.growth(seed=3) == GaussNewton(epochs=7, seed=3, curvature="fisher")
     assert config.selection() == TradeOff(params=3e-7, per_group=0.3)
     assert (config.schedule, config.milestones, config.span) == ("steps", (0.5, 0.75), "run")
     given = {"phase": 2, "tradeoff": 1e-6, "fraction": 0.5, "schedule": "cosine", "span": "round"}
     config = GrowSettings.resolve({"data": "digits", "method": "gauss-newton"} | given)
-    assert config.growth(seed=0) == GaussNewton(epochs=2)
+    assert config.growth(seed=0) == GaussNewton(epochs=2, curvature="fisher")
     assert config.selection() == TradeOff(params=1e-6, per_group=0.5)
     assert (config.schedule, config.span, config.probe_samples) == ("cosine", "round", None)
+
+
+def test_gauss_newton_has_every_setting_of_its_paper() -> None:
+    learned = {"radius": 0.0, "curvature": "gauss-newton", "morphism_lr": 0.02}
+    given = {"data": "digits", "method": "gauss-newton", "phase": 20, **learned}
+    config = GrowSettings.resolve(given | {"morphism_momentum": 0.00064})
+    method = GaussNewton(radius=None, lr=0.02, momentum=0.00064, epochs=20)
+    assert config.growth(seed=0) == method
+    old = GrowSettings.resolve(given | {"radius": 1.0, "morphism_lr": 0.01}).to_json()
+    old = {name: value for name, value in old.items() if name not in grow_settings.LEARNED}
+    assert GrowSettings.from_json(old).growth(seed=0) == GaussNewton(epochs=20)
+    assert set(grow_settings.CURVATURES) == set(CURVATURES)
 
 
 def test_no_surrogate_means_the_true_curvature() -> None:
@@ -140,6 +153,9 @@ def test_a_function_of_the_user_is_not_forced_to_take_a_width() -> None:
         ({"step": 0.0}, "step is positive"),
         ({"method": "magic"}, "there is no method 'magic'; choose one of s2d, s3d"),
         ({"signed": 1.5}, "signed is no setting of the method s2d but of s3d"),
+        ({"radius": 1.0}, "radius is no setting of the method s2d but of gauss-newton"),
+        ({"method": "gauss-newton", "curvature": "x"}, "there is no curvature 'x'; choose one of"),
+        ({"method": "gauss-newton", "morphism_lr": 0.0}, "morphism_lr is 0.0; it must be above 0"),
         ({"method": "s3d", "copies": (5,)}, "copies are some of 2, 3 and 4"),
         (
             {"budget": {"weights": 1.0}},

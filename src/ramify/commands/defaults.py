@@ -54,7 +54,8 @@ TABLE: tuple[Row, ...] = (
     # --- by growth method
     ({"kind": "grow", "method": "s3d"}, {"signed": 1.3, "copies": (2,)}),
     ({"kind": "grow", "method": "gauss-newton"}, {
-        "fraction": 0.3, "schedule": "steps", "span": "run"}),
+        "fraction": 0.3, "schedule": "steps", "span": "run", "radius": 1.0,
+        "curvature": "fisher", "morphism_lr": 0.01}),
     ({"kind": "grow", "method": "expansion"}, {"probe_samples": 256}),
 
     # --- ramify prune, which begins with a full network where ramify grow begins with a narrow one

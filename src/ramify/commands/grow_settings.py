@@ -21,8 +21,15 @@ JUDGING = (  # methods that judge on a sample of the data; gauss-newton learns o
     *("expansion", "l1", "bn", "taylor", OWN),
 )
 UNITS, DISPLACING = ("kernel", "absolute"), (*SPLITTING, "random", "line-search")
+CURVATURES = ("gauss-newton", "fisher")
 METHODS = (*SPLITTING, "gauss-newton", *JUDGING[2:])
 RULES = ("top-fraction", "threshold", "trade-off", "knapsack", OWN)
+LEARNED = {  # what Gauss-Newton was before these were settings
+    "radius": 1.0,
+    "curvature": "gauss-newton",
+    "morphism_lr": 0.01,
+    "morphism_momentum": None,
+}
 SCORED = ("random", "net2net", "new-neuron", "boosting", "l1", "bn")  # they estimate no gain
 
 
@@ -114,6 +121,34 @@ class GrowSettings(NetworkSettings):
         of={"method": ("gauss-newton",)},
         ge=1,
     )
+    radius: float | None = option(
+        GROW,
+        "The longest displacement that is learned, in lengths of the channel's own kernels; 0 for "
+        "no bound, as in the paper",
+        of={"method": ("gauss-newton",)},
+        ge=0,
+    )
+    curvature: str | None = option(
+        GROW,
+        "What stands for the curvature of the loss in the paper's equation (1): {}. gauss-newton: "
+        "p²/4L̂, as the paper; fisher: p²/2, what it is for the log likelihood that is trained here",
+        choices=CURVATURES,
+        of={"method": ("gauss-newton",)},
+    )
+    morphism_lr: float | None = option(
+        GROW,
+        "Learning rate of Adam for the displacements",
+        of={"method": ("gauss-newton",)},
+        gt=0,
+    )
+    morphism_momentum: float | None = option(
+        GROW,
+        "Weight of the newest batch in the running mean of what a change gains. Default: a mean "
+        "over the last tenth of the phase, the paper's 2 epochs of 20.",
+        of={"method": ("gauss-newton",)},
+        gt=0,
+        le=1,
+    )
     probe_samples: int | None = option(
         GROW,
         "Training samples on which the changes are judged.",
@@ -177,6 +212,8 @@ class GrowSettings(NetworkSettings):
         unit = "absolute" if values.get("method") in DISPLACING else None
         added = {"rule": implied_rule(values, taken), "step_unit": unit, "trial": False}
         added |= {"rescale": False}
+        learned = values.get("method") == "gauss-newton"
+        added |= LEARNED if learned else dict.fromkeys(LEARNED)
         return super().upgraded(added | values)
 
     def check(self) -> None:
@@ -205,12 +242,15 @@ class GrowSettings(NetworkSettings):
         from ramify.methods.registry import method_named
 
         own: dict[str, Any] = {"step": self.step, "unit": self.step_unit}
-        own |= {"signed": self.signed, "copies": self.copies}
+        own |= {"signed": self.signed, "copies": self.copies, "curvature": self.curvature}
+        own |= {"lr": self.morphism_lr, "momentum": self.morphism_momentum}
         given = {name: value for name, value in own.items() if value is not None}
         if self.surrogate is not None:
             given["surrogate"] = self.surrogate or None  # 0 asks for the true curvature
         if self.phase is not None:
             given["epochs"] = self.phase
+        if self.radius is not None:
+            given["radius"] = self.radius or None  # 0 asks for no bound
         if self.method == "gradmax":
             given["lr"] = self.lr
         return method_named(self.method, seed=seed, settings=given)
