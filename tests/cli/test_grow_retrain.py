@@ -148,7 +148,8 @@ def test_every_option_reaches_the_settings() -> None:
         for key, value in options.items()
         for word in (f"--{key.replace('_', '-')}", str(value))
     ]
-    flat += ["--budget", "macs=1e6", "--nesterov", "--no-trial"]
+    flat += ["--budget", "macs=1e6", "--nesterov", "--no-trial", "--keep", "2"]
+    flat += ["--ceiling", "layer1*=7", "--ceiling", "layer2.0=8", "--per", "macs"]
     result = call("grow", "--data", "digits", *flat, "--out", "mine")
     assert result.exit_code == 0, result.output
     config = json.loads(Path("mine/config.json").read_text())
@@ -160,7 +161,7 @@ def test_every_option_reaches_the_settings() -> None:
         "rule": "top-fraction",
     }
     read |= {"budget": {"params": 900, "macs": 1e6}, "data": "digits", "compare": False}
-    read |= {"trial": False}
+    read |= {"trial": False, "keep": 2, "ceiling": {"layer1*": 7, "layer2.0": 8}, "per": "macs"}
     absent = ("most", "threshold", "tradeoff", "phase", *LEARNED)
     assert config == options | read | dict.fromkeys(absent)
     flat = ["--most", "1", "--threshold", "-0.0001", "--compare", "--out", "other"]
@@ -277,6 +278,15 @@ def test_resume_names_the_damaged_file(
         (
             "grow --data digits --budget params=9 --budget params=8",
             "--budget names params twice; give each once",
+        ),
+        (
+            "grow --data digits --ceiling layr1*=9",
+            "no group of channels matches 'layr1.'.* 'layer1",
+        ),
+        ("grow --data digits --keep layer9=9", "no group, module or parameter 'layer9': the near"),
+        (
+            "grow --data digits --ceiling layer1=x",
+            "--ceiling is 'layer1=x'; give a whole number of",
         ),
         ("grow --data digits --milestones 0.5", "those of the schedule steps, not of cosine"),
         ("grow --data digits --nesterov --optimizer adam", "setting of sgd, not of adam"),

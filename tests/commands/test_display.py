@@ -102,6 +102,7 @@ def test_prunes_are_counted_apart_and_a_stop_gives_its_reason(config: Make) -> N
         shown.event(stop | {"reason": "no morphism pays", "budget": None})
         harm = "no edit that does not raise the loss"
         shown.event(stop | {"reason": harm, "budget": None})
+        shown.event(stop | {"reason": "floors and ceilings", "budget": None})
         shown.event(stop | {"reason": "rounds", "arm": "seed", "job": "seed-0"})
     lines = [line.partition(", 100 ->")[0] for line in text(console).splitlines()]
     assert lines == [
@@ -111,6 +112,7 @@ def test_prunes_are_counted_apart_and_a_stop_gives_its_reason(config: Make) -> N
         "grown-0: stopped after round 1, the last one asked for",
         "grown-0: stopped after round 1, where no morphism paid any more",
         "grown-0: stopped after round 1, where every change would raise the loss",
+        "grown-0: stopped after round 1, where every layer is at its floor or ceiling",
     ]
 
 

@@ -1,6 +1,7 @@
 """Settings: what is filled in, what excludes what, and what comes back from disk."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from ramify.commands.prune_settings import PruneSettings
 from ramify.commands.retrain_settings import RetrainCellsSettings
 from ramify.commands.search_settings import SearchSettings
 from ramify.commands.settings import PANELS
+from ramify.cost import RESOURCES
 from ramify.data import NAMES as DATA_NAMES
 from ramify.errors import RamifyError
 from ramify.methods import GaussNewton
 from ramify.methods.gauss_newton import CURVATURES
 from ramify.methods.registry import METHODS
 from ramify.relax.registry import NAMES as SEARCHERS
-from ramify.select import BUDGETS, TradeOff
+from ramify.select import BUDGETS, BudgetKnapsack, TradeOff
 from ramify.select.registry import RULES
+from ramify.select.width_bounds import WidthBounds
 from ramify.train.width_search import SEARCHERS as WIDTH_SEARCHERS
 
 
@@ -55,6 +58,9 @@ def test_what_is_given_goes_before_any_default() -> None:
         "patience": 3,
         "method": "s3d",
         "budget": {"params": 1e4},
+        "keep": 2,
+        "ceiling": {"layer1*": 32},
+        "per": "macs",
         "signed": 2.0,
         "copies": (2, 4),
         "multiple_of": 2,
@@ -82,7 +88,8 @@ def test_what_is_given_goes_before_any_default() -> None:
     assert training.patience == 3
     method = SplittingDescent(signed=2.0, copies=(2, 4), step=0.5, surrogate=2.0)
     assert config.growth(seed=5) == method
-    assert config.selection() == TopFraction(0.125, multiple_of=2)
+    assert config.selection() == TopFraction(0.125, multiple_of=2, per="macs")
+    assert config.bounds() == WidthBounds(2, {"layer1*": 32})
     assert config.arms() == ("grown", "seed", "scratch", "wide")
 
 
@@ -125,6 +132,18 @@ def test_gauss_newton_has_every_setting_of_its_paper() -> None:
     assert set(grow_settings.CURVATURES) == set(CURVATURES)
 
 
+def test_the_knapsack_weighs_numbers_of_copies_against_each_other() -> None:
+    given = {"data": "digits", "method": "s3d", "rule": "knapsack", "budget": {"params": 2e3}}
+    method = SplittingDescent(signed=1.3, copies=(2, 3, 4), step=0.1, unit="kernel")
+    config = GrowSettings.resolve(given)
+    assert config.selection() == BudgetKnapsack({"params": 2e3})
+    assert config.growth(seed=0) == replace(method, best_of_each=True)
+    few = GrowSettings.resolve(given | {"copies": (2,)})
+    assert few.growth(seed=0) == replace(method, copies=(2,), best_of_each=True)
+    top = GrowSettings.resolve({"data": "digits", "method": "s3d", "copies": (2, 3, 4)})
+    assert top.growth(seed=0) == method
+
+
 def test_no_surrogate_means_the_true_curvature() -> None:
     config = GrowSettings.resolve({"data": "digits", "surrogate": 0.0})
     assert config.growth(seed=0) == SplittingDescent(step=0.1, unit="kernel", surrogate=None)
@@ -153,6 +172,14 @@ def test_a_function_of_the_user_is_not_forced_to_take_a_width() -> None:
         ({"step": 0.0}, "step is positive"),
         ({"method": "magic"}, "there is no method 'magic'; choose one of s2d, s3d"),
         ({"signed": 1.5}, "signed is no setting of the method s2d but of s3d"),
+        ({"ceiling": {"layer1*": 0}}, "ceiling is a whole number of channels of at least 1"),
+        ({"keep": True}, "keep is True, which is not a whole number or a table of whole numbers"),
+        (
+            {"per": "latency"},
+            "there is no per 'latency'; choose one of params, macs, flops, energy",
+        ),
+        ({"per": "params", "method": "random"}, "per ranks gains by what they cost, and random"),
+        ({"per": "params", "most": 3}, "per is no setting of the rule threshold"),
         ({"radius": 1.0}, "radius is no setting of the method s2d but of gauss-newton"),
         ({"method": "gauss-newton", "curvature": "x"}, "there is no curvature 'x'; choose one of"),
         ({"method": "gauss-newton", "morphism_lr": 0.0}, "morphism_lr is 0.0; it must be above 0"),
@@ -227,6 +254,7 @@ def test_names_in_the_help_are_those_of_the_library() -> None:
     assert {*SEARCHERS, "random", own} == set(search_settings.SEARCHERS)
     assert set(DATA_SETS) == set(DATA_NAMES)
     assert all(name in grow_settings.BUDGETS for name in BUDGETS)
+    assert grow_settings.RESOURCES == RESOURCES
 
 
 def test_every_default_is_of_a_setting() -> None:

@@ -60,6 +60,26 @@ def test_top_fraction_of_each_group() -> None:
     assert [(p.edit.group, p.edit.channel) for p in chosen] == [("a", 9), ("a", 8), ("b", 4)]
 
 
+def test_the_best_fraction_may_be_of_gains_for_a_resource() -> None:
+    offered = [offer("a", 0, 0.5, 100), offer("a", 1, 0.4, 20), offer("b", 0, 0.9, 300)]
+    offered += [offer("b", 1, -0.1, 10), offer("c", 0, 0.01, -5, copies=0)]
+    offered += [offer("c", 1, -0.2, -5, copies=0), offer("a", 1, 0.6, 40, copies=3)]
+
+    def taken(fraction: float, per: str | None) -> set[float]:
+        return {p.gain for p in ramify.TopFraction(fraction, per=per).select(offered)}
+
+    assert taken(0.3, None) == {0.9, 0.6}
+    for per in ramify.cost.RESOURCES:
+        assert taken(0.3, per) == {0.01, 0.4}  # what frees some, then 0.02 each
+        assert taken(0.5, per) == {0.01, 0.4, 0.5}
+        assert taken(1.0, per) == {0.01, 0.4, 0.5, 0.9}
+    with pytest.raises(ramify.RamifyError, match="per is one of params, macs, .* got 'latency'"):
+        ramify.TopFraction(0.3, per="latency")
+    scored = [replace(offered[0], gain=0.0, score=1.0)]
+    with pytest.raises(ramify.RamifyError, match="channel 0 of 'a' has a score and no gain: leave"):
+        ramify.TopFraction(0.3, per="params").select(scored)
+
+
 def test_a_share_is_rounded_up_but_not_by_what_floats_lack() -> None:
     offered = [offer("a", n, 1.0 + n, 1) for n in range(100)]
     assert 0.07 * 100 > 7

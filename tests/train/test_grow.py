@@ -13,6 +13,7 @@ import torch
 import ramify
 from ramify.cost import Cost
 from ramify.errors import RamifyError
+from ramify.select import BudgetKnapsack
 from ramify.train.epoch import Training
 from ramify.train.loop import Grown
 from tests.train.growing import Batch, assert_same, data, net, run
@@ -209,6 +210,87 @@ class TestBudget:
         more = run(net(), data(), rounds=20, budget={"params": 90}, checkpoint=file)
         assert reasons(more) == ["budget"]
         assert 60 < last_cost(more) <= 90
+
+
+def widths_of(grown: Grown) -> list[dict[str, int]]:
+    return [event["widths_after"] for event in grown.history if event["event"] == "edit"]
+
+
+class TestBounds:
+    @pytest.mark.parametrize("rule", [ramify.TopFraction(0.9), ramify.TopFraction(0.9, True, 2)])
+    def test_no_layer_grows_over_its_ceiling(self, rule: ramify.Rule) -> None:
+        grown = run(net(), data(), rounds=4, rule=rule, ceiling={"0*": 7, "3": 5})
+        free = run(net(), data(), rounds=4, rule=rule)
+        assert max(widths["0"] for widths in widths_of(free)) > 7
+        most = 6 if rule.multiple_of == 2 else 7  # type: ignore[attr-defined]
+        assert grown.graph["0"].width == most
+        assert grown.graph["3"].width <= 5
+        assert all(widths["0"] <= 7 and widths["3"] <= 5 for widths in widths_of(grown))
+
+    def test_where_all_are_at_their_ceilings_it_ends_and_goes_on_with_others(
+        self, tmp_path: Path
+    ) -> None:
+        settings: dict[str, Any] = {"rule": ramify.TopFraction(1.0), "checkpoint": tmp_path / "c"}
+        settings |= {"training": Training(epochs=1, span="run"), "rounds": 4}
+        grown = run(net(), data(), ceiling=4, **settings)
+        assert [widths["0"] for widths in widths_of(grown)] == [4]
+        assert reasons(grown) == ["floors and ceilings"]
+        assert [event["event"] for event in grown.history].count("epoch") == 5
+        again = run(net(), data(), ceiling=4, **settings)
+        assert again.history == grown.history
+        more = run(net(), data(), ceiling={"*": 6}, **settings)
+        assert more.graph["0"].width == 6
+
+    def test_no_layer_is_pruned_below_its_floor(self) -> None:
+        settings: dict[str, Any] = {"method": Prunes(), "rule": ramify.TopFraction(1.0)}
+        grown = run(net(), data(), keep={"0": 2}, trial=False, **settings)
+        assert widths_of(grown)[0] == {"0": 2, "3": 1, "5": 1}
+        kept = run(net(), data(), keep=3, trial=False, **settings)
+        assert reasons(kept) == ["floors and ceilings"]
+
+    def test_a_bound_of_no_group_is_refused_before_anything_is_trained(self) -> None:
+        seen: list[Any] = []
+        with pytest.raises(RamifyError, match="no group of channels matches 'layer"):
+            run(net(), data(), ceiling={"layer*": 3}, log=seen.append)
+        assert seen == []
+
+
+class TestKnapsack:
+    def test_every_round_takes_its_share_until_the_budget_is_used_up(self) -> None:
+        method = ramify.SplittingDescent(step=0.1, signed=1.3, copies=(2, 3, 4), best_of_each=True)
+        start, most = sum(p.numel() for p in net().parameters()), 120
+        budget = {"params": float(most)}
+        settings: dict[str, Any] = {"rule": BudgetKnapsack(budget), "method": method}
+        grown = run(net(), data(), rounds=3, budget=budget, **settings, trial=False)
+        costs = [e["params_after"] for e in grown.history if e["event"] == "edit"]
+        now = start
+        for left, cost in zip((3, 2, 1), costs, strict=True):
+            assert now < cost <= now * (most / now) ** (1 / left)
+            now = cost
+        assert now > most - 20
+        longer = run(net(), data(), rounds=9, budget=budget, **settings)
+        assert reasons(longer) in (["budget"], ["rounds"])
+        assert all(e["params_after"] <= most for e in longer.history if e["event"] == "edit")
+
+    def test_where_nothing_more_fits_the_budget_is_used_up(self) -> None:
+        budget = {"params": 27.0}
+        grown = run(net(), data(), rule=BudgetKnapsack(budget), budget=budget)
+        assert [event["event"] for event in grown.history] == ["epoch"] * 3 + ["stop"]
+        assert reasons(grown) == ["budget"]
+
+    def test_a_resume_is_exact(self, tmp_path: Path) -> None:
+        budget = {"params": 100.0}
+        settings: dict[str, Any] = {"rule": BudgetKnapsack(budget), "budget": budget, "rounds": 3}
+        expected = run(net(), data(), **settings)
+
+        def stop(event: dict[str, Any]) -> None:
+            if event["event"] == "edit":
+                raise KeyboardInterrupt
+
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                run(net(), data(), checkpoint=tmp_path / "c", log=stop, **settings)
+        assert_same(run(net(), data(), checkpoint=tmp_path / "c", **settings), expected)
 
 
 def drawn() -> float:

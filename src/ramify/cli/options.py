@@ -159,7 +159,10 @@ def _list(kind: Callable[[str], Any], name: str, text: str) -> tuple[Any, ...]:
 def _table(name: str, texts: Sequence[str], field: FieldInfo) -> Any:
     """Numbers by name, of texts such as ``macs=1e9``; or one alone, where the setting takes one."""
     kinds = get_args(field.annotation)
-    alone, held = float in kinds, str(next(kind for kind in kinds if get_args(kind)))
+    alone, held = (
+        bool({int, float} & set(kinds)),
+        str(next(kind for kind in kinds if get_args(kind))),
+    )
     found: dict[str, float | str] = {}
     for text in texts:
         key, equals, most = (part.strip() for part in text.partition("="))

@@ -210,6 +210,8 @@ def stop_line(event: Mapping[str, Any]) -> str:
         return f"stopped after round {event['round']}, the budget {budget} is used up"
     if event["reason"] == "no edit that does not raise the loss":
         return f"stopped after round {event['round']}, where every change would raise the loss"
+    if event["reason"] == "floors and ceilings":
+        return f"stopped after round {event['round']}, where every layer is at its floor or ceiling"
     return f"stopped after round {event['round']}, where no morphism paid any more"
 
 

@@ -6,10 +6,20 @@ import torch
 from torch import nn
 
 from ramify.commands.grow_settings import GrowSettings
-from ramify.commands.jobs import RESTORE, Job, Setup, probe, train_job
+from ramify.commands.jobs import RESTORE, Job, Setup, build_seed, prepare, probe, train_job
+from ramify.data import Dataset
 from ramify.store.files import read_json
+from ramify.tracing import trace
 from ramify.train.fresh_networks import scratch, wide
 from ramify.train.grow import grow
+
+
+def prepare_grow(settings: GrowSettings) -> Dataset:
+    """Load the data, and try the network and the bounds of its widths, before any work."""
+    dataset = prepare(settings)
+    graph = trace(build_seed(settings, dataset), dataset.x_train[:1])
+    settings.bounds().floors_and_ceilings(graph)
+    return dataset
 
 
 def run_grow(job: Job, setup: Setup) -> None:
@@ -31,6 +41,8 @@ def run_grow(job: Job, setup: Setup) -> None:
         training=settings.training(),
         rounds=settings.rounds,
         budget=settings.budget,
+        keep=settings.keep,
+        ceiling=settings.ceiling,
         trial=settings.trial,
         rescale=settings.rescale,
         probe=probe(setup, settings.probe_samples, job.seed),

@@ -11,9 +11,13 @@ from ramify.errors import RamifyError
 if TYPE_CHECKING:
     from ramify.methods import Method
     from ramify.select import Rule
+    from ramify.select.width_bounds import WidthBounds
 
 ARMS = ("grown", "seed", "scratch", "wide")
 MANY_ROUNDS = 20  # at most, where a budget is to end the run
+BOUND = "'layer1*=32'"
+BOUNDS_FORM = f"a whole number of channels, or one for each of some layers, such as {BOUND}"
+RESOURCES = ("params", "macs", "flops", "energy")
 BUDGETS = "params, macs, flops, energy, latency (in milliseconds)"
 SPLITTING = ("s2d", "s3d")
 JUDGING = (  # methods that judge on a sample of the data; gauss-newton learns on all of it
@@ -55,6 +59,18 @@ class GrowSettings(NetworkSettings):
         f"several times. One of {BUDGETS}.",
         form=f"one of {BUDGETS} and a number, such as params=1.2e6",
     )
+    keep: int | dict[str, int] | None = option(
+        GROW,
+        "The fewest channels of every layer, below which none is pruned, or those of some layers, "
+        f"such as {BOUND}; may be given several times. Default: 1.",
+        form=BOUNDS_FORM,
+    )
+    ceiling: int | dict[str, int] | None = option(
+        GROW,
+        "The most channels of every layer, or of some, by names as `ramify show` lists them, such "
+        f"as {BOUND}; may be given several times. Default: no bound.",
+        form=BOUNDS_FORM,
+    )
     multiple_of: int = option(
         GROW, "Make the width of a layer that changes a multiple of this, such as 8"
     )
@@ -62,6 +78,12 @@ class GrowSettings(NetworkSettings):
         GROW,
         "Share of the channels to change in a round; with the rule trade-off, of each layer.",
         of={"rule": ("top-fraction", "trade-off")},
+    )
+    per: str | None = option(
+        GROW,
+        "Rank the changes by their gain for one of these: {}. Default: by the gain alone.",
+        choices=RESOURCES,
+        of={"rule": ("top-fraction",)},
     )
     most: int | None = option(
         GROW, "In place of --fraction: the most channels of a round.", of={"rule": ("threshold",)}
@@ -96,7 +118,8 @@ class GrowSettings(NetworkSettings):
     )
     copies: tuple[int, ...] | None = option(
         GROW,
-        "Into how many copies a channel may be split, such as 2,3,4.",
+        "Into how many copies a channel may be split, such as 2,3,4, which it is with the rule "
+        "knapsack, where they compete at their cost",
         of={"method": ("s3d",)},
     )
     surrogate: float | None = option(
@@ -181,6 +204,8 @@ class GrowSettings(NetworkSettings):
         values["rule"] = implied_rule({**values, **given}, given)
         if "budget" in given and given.get("span", values["span"]) == "round":
             values["rounds"] = MANY_ROUNDS
+        if values["rule"] == "knapsack" and "copies" in values:
+            values["copies"] = (2, 3, 4)
         values["phase"] = given.get("epochs", values["epochs"])
         if ":" in {**values, **given}["model"]:
             values["width"] = None  # a function of the user's need not take one
@@ -203,6 +228,11 @@ class GrowSettings(NetworkSettings):
                 f"the rule trade-off weighs gains against parameters, and {values['method']} "
                 "estimates no gain; choose another rule or method."
             )
+        if values.get("per") and values["method"] in SCORED:
+            raise RamifyError(
+                f"per ranks gains by what they cost, and {values['method']} estimates no gain; "
+                "leave it out, or choose another method."
+            )
         super().refuse(given, values)
 
     @classmethod
@@ -214,6 +244,7 @@ class GrowSettings(NetworkSettings):
         added |= {"rescale": False}
         learned = values.get("method") == "gauss-newton"
         added |= LEARNED if learned else dict.fromkeys(LEARNED)
+        added |= dict.fromkeys(("keep", "ceiling", "per"))
         return super().upgraded(added | values)
 
     def check(self) -> None:
@@ -227,7 +258,7 @@ class GrowSettings(NetworkSettings):
                 "0 or less."
             )
         checked_rounds(self.rounds), checked_budget(self.budget)
-        self.selection(), self.growth(self.seed)
+        self.bounds(), self.selection(), self.growth(self.seed)
 
     def arms(self) -> tuple[str, ...]:
         """The networks that each seed trains."""
@@ -245,6 +276,8 @@ class GrowSettings(NetworkSettings):
         own |= {"signed": self.signed, "copies": self.copies, "curvature": self.curvature}
         own |= {"lr": self.morphism_lr, "momentum": self.morphism_momentum}
         given = {name: value for name, value in own.items() if value is not None}
+        if self.method == "s3d" and self.rule == "knapsack":
+            given["best_of_each"] = True  # the rule finds how many copies pay best
         if self.surrogate is not None:
             given["surrogate"] = self.surrogate or None  # 0 asks for the true curvature
         if self.phase is not None:
@@ -255,12 +288,18 @@ class GrowSettings(NetworkSettings):
             given["lr"] = self.lr
         return method_named(self.method, seed=seed, settings=given)
 
+    def bounds(self) -> WidthBounds:
+        """How narrow and how wide layers may become."""
+        from ramify.select.width_bounds import WidthBounds
+
+        return WidthBounds(self.keep, self.ceiling)
+
     def selection(self) -> Rule:
         """What selects among them."""
         from ramify.select.registry import rule_named
 
         settings: dict[str, dict[str, Any]] = {
-            "top-fraction": {"fraction": self.fraction},
+            "top-fraction": {"fraction": self.fraction, "per": self.per},
             "threshold": {"most": self.most, "index": self.threshold or 0.0},
             "trade-off": {"params": self.tradeoff, "per_group": self.fraction},
             "knapsack": {"budget": self.budget},

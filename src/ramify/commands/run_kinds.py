@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ramify.commands.grow import run_grow
+from ramify.commands.grow import prepare_grow, run_grow
 from ramify.commands.grow_settings import GrowSettings
 from ramify.commands.jobs import Job, Setup, build_seed, prepare
 from ramify.commands.prune import prepare_widths, run_phase
@@ -54,7 +54,7 @@ def _seed_network(settings: Any, dataset: Dataset, seed: int) -> nn.Module:
 RUN_KINDS = {
     kind.settings.kind: kind
     for kind in (
-        RunKind(GrowSettings, prepare, run_grow, _seed_network),
+        RunKind(GrowSettings, prepare_grow, run_grow, _seed_network),
         RunKind(PruneSettings, prepare_widths, run_phase, _seed_network),
         RunKind(RetrainSettings, prepare, run_retrain, _seed_network),
         RunKind(SearchSettings, prepare_search, _search, None),

@@ -2,43 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from ramify.cost import RESOURCES, graph_cost
 from ramify.errors import RamifyError
 from ramify.imports import made_with, object_at, takes_arguments
-from ramify.latency import measure_edited
-from ramify.methods import Proposal
-from ramify.select.knapsack.rule import Knapsack
+from ramify.select.knapsack.shares import BudgetKnapsack
 from ramify.select.rules import Rule, Threshold, TopFraction, TradeOff
-
-
-@dataclass(frozen=True)
-class BudgetKnapsack:
-    """A knapsack over what is left of a budget for the whole network.
-
-    Args:
-        budget: the most that the network may cost, by name.
-        multiple_of: as of :class:`Knapsack`.
-    """
-
-    budget: Mapping[str, float]
-    multiple_of: int = 1
-
-    def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
-        """The edits of the largest total value with which the network keeps within the budget."""
-        graph = proposals[0].graph if proposals else None
-        if graph is None:
-            return []
-        cost = graph_cost(graph)
-        counted = [name for name in self.budget if name in RESOURCES]
-        left: dict[str, Any] = {name: self.budget[name] - cost.of(name) for name in counted}
-        if "latency" in self.budget:
-            left["latency"] = self.budget["latency"] - measure_edited(graph).median
-        return Knapsack(**left, multiple_of=self.multiple_of).select(proposals)
-
 
 RULES: dict[str, type[Rule]] = {
     "top-fraction": TopFraction,
@@ -67,7 +37,7 @@ def rule_named(
 
     Example:
         >>> rule_named("top-fraction", settings={"fraction": 0.5})
-        TopFraction(fraction=0.5, per_group=False, multiple_of=1)
+        TopFraction(fraction=0.5, per_group=False, multiple_of=1, per=None)
     """
     if name in RULES:
         kind: Any = RULES[name]

@@ -42,6 +42,8 @@ class TopFraction:
         per_group: the fraction is taken in each group by itself.
         multiple_of: what the width of each group that changes becomes a multiple of, the nearest
             that its proposals reach; a number, or numbers by group.
+        per: `params`, `macs`, `flops` or `energy`: what gains most for one of these comes first,
+            and a prune, which frees some, before every split; None ranks by the gain alone.
 
     Example:
         >>> import ramify
@@ -59,20 +61,37 @@ class TopFraction:
     fraction: float
     per_group: bool = False
     multiple_of: Multiple = 1
+    per: str | None = None
 
     def __post_init__(self) -> None:
         _check_fraction("fraction", self.fraction)
         check_multiple(self.multiple_of)
+        if self.per is not None and self.per not in RESOURCES:
+            raise RamifyError(f"per is one of {', '.join(RESOURCES)}, and got {self.per!r}")
+
+    def worth(self, proposal: Proposal) -> float:
+        """What proposals are ranked by: the value, or the gain for one of `per`."""
+        if self.per is None:
+            return proposal.value
+        if proposal.score is not None:
+            raise RamifyError(
+                f"per={self.per!r} ranks gains by what they cost, and the proposal for channel "
+                f"{proposal.edit.channel} of '{proposal.edit.group}' has a score and no gain: "
+                "leave per out, or choose a method that estimates gains"
+            )
+        cost = proposal.cost.of(self.per)
+        return proposal.gain / cost if cost > 0 else math.copysign(math.inf, proposal.gain)
 
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """The best `fraction` of the channels, without those that gain nothing."""
         candidates = gather(proposals)
+        worth = [self.worth(proposal) for proposal in proposals]
         groups = list(candidates.by_group(range(len(proposals))).values())
         parts = groups if self.per_group else [[number for group in groups for number in group]]
         chosen: list[int] = []
         for part in parts:
             channels = {candidates.channels[number] for number in part}
-            chosen += _best(candidates, part)[: count_of(self.fraction, len(channels))]
+            chosen += _best(candidates, part, worth)[: count_of(self.fraction, len(channels))]
         return _finished(candidates, chosen, range(len(proposals)), self.multiple_of)
 
 
@@ -119,7 +138,9 @@ class Threshold:
             if (proposal.splitting_index is None or proposal.splitting_index <= self.index)
             and proposal.value >= self.value
         ]
-        return _finished(candidates, _best(candidates, fit)[: self.most], fit, self.multiple_of)
+        worth = [proposal.value for proposal in proposals]
+        best = _best(candidates, fit, worth)[: self.most]
+        return _finished(candidates, best, fit, self.multiple_of)
 
 
 @dataclass(frozen=True)
@@ -198,9 +219,8 @@ def _check_fraction(name: str, fraction: float) -> None:
         raise RamifyError(f"{name} lies above 0 and up to 1, and got {fraction}")
 
 
-def _best(candidates: Candidates, numbers: Sequence[int]) -> list[int]:
+def _best(candidates: Candidates, numbers: Sequence[int], worth: Sequence[float]) -> list[int]:
     """Those of some proposals that pay, one a channel, best first."""
-    worth = [proposal.value for proposal in candidates.proposals]
     paying = [number for number in numbers if candidates.proposals[number].pays]
     return candidates.without_last_prunes(candidates.ranked(worth, paying))
 

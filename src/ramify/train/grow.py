@@ -16,6 +16,7 @@ from ramify.methods.proposal import checked
 from ramify.probe.loss import Loss
 from ramify.select import Rule
 from ramify.select.fit import fit
+from ramify.select.width_bounds import Bound, WidthBounds
 from ramify.tracing import ChannelGraph, trace
 from ramify.train.edit_trials import HELD, EditTrials, Tried, foretold, try_edits
 from ramify.train.epoch import Training, mean_loss
@@ -33,6 +34,7 @@ from ramify.train.rounds import (
     edit_event,
     measured,
     multiple_of,
+    of_round,
 )
 
 
@@ -47,6 +49,8 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     training: Training,
     rounds: int,
     budget: Mapping[str, float] | None = None,
+    keep: Bound | None = None,
+    ceiling: Bound | None = None,
     followers: Iterable[Follower] = (),
     after_step: Callable[[nn.Module], None] | None = None,
     probe: Iterable[Any] | None = None,
@@ -88,11 +92,16 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
         loss: ``loss(model, batch)``, one loss a sample, shape (S,).
         data: The training batches: a list, a ``DataLoader``, or a function of the epoch's number.
         method: What proposes edits and says what they gain.
-        rule: What selects among the proposals.
+        rule: What selects among the proposals; a :class:`ramify.select.BudgetKnapsack` fills its
+            budget by and by.
         training: How to train in each round.
         rounds: How often to edit at most.
         budget: The most that the network may cost on ``inputs``: ``params``, ``macs``, ``flops``,
             ``latency`` in milliseconds. A method that prunes brings a larger network within it.
+        keep: The floor of every group, a number of channels below which none is pruned; or floors
+            by group, by a name that ``graph[...]`` takes or a pattern such as ``"layer1*"``, of
+            which the tightest counts.
+        ceiling: The most channels of every group, or of some, likewise.
         followers: Weight averages and other models or state dictionaries with the model's names
             and shapes; they are edited alike and stored in the checkpoint.
         after_step: Called with the model after each step, to update a weight average, say.
@@ -101,8 +110,9 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
             tried on about 1,024 samples of it. With ``trial`` these stay in memory.
         evaluate: Measures of the model to add to the event of each epoch.
         log: Called with each event, a dictionary; ``"event"`` is ``"epoch"``, ``"edit"`` or
-            ``"stop"``, whose ``"reason"`` is ``"rounds"``, ``"budget"``, ``"no morphism pays"`` or
-            ``"no edit that does not raise the loss"``.
+            ``"stop"``, whose ``"reason"`` is ``"rounds"``, ``"budget"``, ``"no morphism pays"``,
+            ``"no edit that does not raise the loss"`` or ``"floors and ceilings"``, where these
+            leave nothing to propose.
         checkpoint: A file written after each event. Where it exists, the run goes on from it, to
             the same result as without the interruption.
         tags: Entries to put in front of each event.
@@ -116,8 +126,8 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
 
     Raises:
         RamifyError: The loss is not one a sample, something is no longer finite, a follower is the
-            model itself, rounds or budget are out of range, the checkpoint is damaged or of
-            another model, or the ranks do not hold the same network.
+            model itself, rounds, budget or bounds are out of range, a bound is of no group, the
+            checkpoint is damaged or of another model, or the ranks do not hold the same network.
 
     Example:
         >>> import torch, ramify
@@ -136,7 +146,9 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     Source: Splitting Steepest Descent, Algorithm 1; Gauss-Newton morphisms, Algorithm 1.
     """
     with distributed.together():
+        bounds = WidthBounds(keep, ceiling)
         limits: Event = {"rounds": checked_rounds(rounds), "budget": checked_budget(budget)}
+        limits |= {"keep": _plain(keep), "ceiling": _plain(ceiling)}
         loop = begin(
             model,
             loss,
@@ -151,6 +163,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
             tags=tags,
         )
         graph = _traced(model, inputs, rounds)
+        bounds.floors_and_ceilings(graph)
         distributed.check_ranks(model)
         loop.remember_lengths(graph)
         while not loop.journal.stopped:
@@ -161,7 +174,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
             if (full := loop.journal.full(limits["budget"])) or loop.journal.round == rounds:
                 loop.end(graph, "budget" if full else "rounds", limits)
             else:
-                search = _Search(method, rule, probe, trial, rescale)
+                search = _Search(method, rule, probe, trial, rescale, bounds)
                 graph = _edited(loop, graph, search, limits)
         return Grown(graph, loop.subject.optimizer, loop.journal.history)
 
@@ -175,6 +188,12 @@ class _Search:
     probe: Iterable[Any] | None
     trial: bool
     rescale: bool
+    bounds: WidthBounds
+
+
+def _plain(bound: Bound | None) -> int | dict[str, int] | None:
+    """A bound as it stands in the history."""
+    return dict(bound) if isinstance(bound, Mapping) else bound
 
 
 def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> ChannelGraph:
@@ -193,7 +212,8 @@ def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> 
         batches = passes if search.probe is None else trials.held
     found = search.method.propose(graph, loop.loss, batches)
     proposals = agree(graph, checked(graph, search.method, found))
-    choice = agreed(choose(graph, proposals, search.rule, budget), proposals)
+    rule = of_round(search.rule, loop.rounds - journal.round)
+    choice = agreed(choose(graph, proposals, rule, budget, search.bounds), proposals)
     tried = _tried(trials, graph, choice, search.rule, budget)
     if not tried.selected:
         if trials is not None:

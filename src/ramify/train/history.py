@@ -65,7 +65,9 @@ class Journal:
                 if len(stored.random) == distributed.world_size():
                     set_random_states(stored.random[distributed.rank()])
             self.history = stored.history
-        if self.stopped and any(self.history[-1][key] != limit for key, limit in limits.items()):
+        if self.stopped and any(
+            self.history[-1].get(key) != limit for key, limit in limits.items()
+        ):
             self.history.pop()
         self._began = time.monotonic() - (self.history[-1]["t"] if self.history else 0.0)
 
@@ -114,7 +116,7 @@ class Journal:
     def ended(self, limits: Mapping[str, Any]) -> str | None:
         """Why the network is edited no more within these limits, where that is settled."""
         last: Event = (self.history[-1].get("ended") if self.history else None) or {}
-        same = bool(last) and all(last[name] == limit for name, limit in limits.items())
+        same = bool(last) and all(last.get(name) == limit for name, limit in limits.items())
         return str(last["reason"]) if same else None
 
     def write(self, kind: str, event: Event) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ramify import distributed
@@ -11,14 +11,16 @@ from ramify.edit import Edit, Prune, Split
 from ramify.errors import RamifyError
 from ramify.latency import measure_edited
 from ramify.methods import Proposal
-from ramify.select import BUDGETS, Rule
+from ramify.select import BUDGETS, BudgetKnapsack, Rule
 from ramify.select.fit import fit
 from ramify.select.rounding import Multiple
+from ramify.select.width_bounds import WidthBounds
 from ramify.tracing import ChannelGraph
 from ramify.train.edit_trials import gain_at
 
 NOTHING_PAYS, SPENT = "no morphism pays", "budget"
 ALL_HARM = "no edit that does not raise the loss"
+BOUNDED = "floors and ceilings"
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ def choose(
     proposals: Sequence[Proposal],
     rule: Rule,
     budget: Mapping[str, float] | None,
+    bounds: WidthBounds,
 ) -> Choice:
-    """Select among proposals what pays and what the budget allows.
+    """Select among proposals what pays and what the bounds and the budget allow.
 
     A method that only splits has used the budget up once a selection had to be cut; one that only
     prunes, once the model is within it. One that does both may go on: what it prunes makes room.
@@ -56,14 +59,18 @@ def choose(
         proposals: From a method.
         rule: What selects among them.
         budget: The most that the model may cost, or None.
+        bounds: How narrow and how wide groups may become; the rule sees what keeps to them.
 
     Returns:
         The selection, or the reason why there is none.
 
     Raises:
-        RamifyError: The rule does not give back proposals.
+        RamifyError: The rule does not give back proposals, or a bound is of no group.
     """
-    selected = rule.select(proposals)
+    allowed = bounds.allowed(graph, proposals)
+    if proposals and not allowed:
+        return Choice(reason=BOUNDED)
+    selected = rule.select(allowed)
     strange = [one for one in selected or () if not isinstance(one, Proposal)]
     if not isinstance(selected, Sequence) or strange:
         seen = f"a list with {type(strange[0]).__name__}" if strange else type(selected).__name__
@@ -72,7 +79,9 @@ def choose(
             "the proposals is expected: return [] to change nothing."
         )
     if not selected:
-        return Choice(reason=NOTHING_PAYS)
+        # A knapsack leaves what gains only where it costs more than the budget has left.
+        filled = isinstance(rule, BudgetKnapsack) and any(p.value > 0 for p in allowed)
+        return Choice(reason=SPENT if filled else NOTHING_PAYS)
     if not budget:
         return Choice(selected)
     kinds = {isinstance(proposal.edit, Prune) for proposal in proposals}
@@ -90,6 +99,11 @@ def multiple_of(rule: Rule) -> Multiple:
     """What a rule makes widths multiples of; one of the user's need not know of any."""
     found: Multiple = getattr(rule, "multiple_of", 1)
     return found
+
+
+def of_round(rule: Rule, left: int) -> Rule:
+    """A rule as it is when so many rounds are left, this one among them."""
+    return replace(rule, rounds_left=left) if isinstance(rule, BudgetKnapsack) else rule
 
 
 def agreed(choice: Choice, proposals: Sequence[Proposal]) -> Choice:

@@ -1,0 +1,159 @@
+"""Floors and ceilings: how narrow and how wide a group may become, whatever rule selects."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ramify.edit.plan import Channel
+from ramify.errors import RamifyError
+from ramify.methods import Proposal
+from ramify.select.candidates import Candidates, gather
+from ramify.select.knapsack.value_curve import values_of_changes
+from ramify.select.rounding import options_by_channel, width_change
+from ramify.tracing import ChannelGraph, ChannelGroup
+
+Bound: TypeAlias = int | Mapping[str, int]
+"""A width for every group, or widths by group: a name that `graph[...]` takes, or a pattern."""
+
+
+@dataclass(frozen=True)
+class WidthBounds:
+    """How narrow and how wide groups may become.
+
+    Attributes:
+        keep: the floor, as :func:`ramify.grow` takes it.
+        ceiling: the most channels, likewise.
+
+    Raises:
+        RamifyError: a bound is not a whole number of 1 or more.
+    """
+
+    keep: Bound | None = None
+    ceiling: Bound | None = None
+
+    def __post_init__(self) -> None:
+        for what, given in (("keep", self.keep), ("ceiling", self.ceiling)):
+            widths = given.values() if isinstance(given, Mapping) else [given]
+            for width in widths:
+                whole = isinstance(width, int) and not isinstance(width, bool) and width > 0
+                if not (whole or given is None):
+                    raise RamifyError(
+                        f"{what} is a whole number of channels of at least 1, or one for each of "
+                        f"some groups, and got {width!r}"
+                    )
+
+    def floors_and_ceilings(self, graph: ChannelGraph) -> tuple[dict[str, int], dict[str, int]]:
+        """The bounds of the groups of a network, by name.
+
+        Args:
+            graph: the traced network.
+
+        Returns:
+            The floor of each group that has one, and the ceiling of each that has one.
+
+        Raises:
+            RamifyError: a name or pattern is of no group, or a floor is above its ceiling.
+        """
+        floors = _by_group(graph, self.keep, "keep", max)
+        ceilings = _by_group(graph, self.ceiling, "ceiling", min)
+        for name in floors.keys() & ceilings.keys():
+            if floors[name] > ceilings[name]:
+                raise RamifyError(
+                    f"'{name}' is to keep {floors[name]} channels and may have no more than "
+                    f"{ceilings[name]}: lower keep, or raise the ceiling"
+                )
+        return floors, ceilings
+
+    def allowed(self, graph: ChannelGraph, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """The proposals among which any selection keeps to the bounds.
+
+        Of a group that could become too wide the splits that are worth most together are left, and
+        of one that could become too narrow the prunes that cost least. Room that prunes make is not
+        used in the same round.
+
+        Args:
+            graph: the traced network.
+            proposals: of a method.
+
+        Returns:
+            Those proposals, in their order.
+
+        Raises:
+            RamifyError: as of :meth:`floors_and_ceilings`.
+        """
+        floors, ceilings = self.floors_and_ceilings(graph)
+        if not (floors or ceilings):
+            return list(proposals)
+        candidates = gather(proposals, graph)
+        kept: set[int] = set()
+        for name, numbers in candidates.by_group(range(len(proposals))).items():
+            width = candidates.widths[name]
+            prunes = [number for number in numbers if candidates.prunes(number)]
+            splits = [number for number in numbers if not candidates.prunes(number)]
+            if name in floors:
+                worth = [proposal.value for proposal in proposals]
+                prunes = candidates.ranked(worth, prunes)[: max(0, width - floors[name])]
+            if name in ceilings:
+                splits = _narrow_enough(candidates, splits, width, max(width, ceilings[name]))
+            kept |= {*prunes, *splits}
+        return [proposal for number, proposal in enumerate(proposals) if number in kept]
+
+
+def _by_group(
+    graph: ChannelGraph, given: Bound | None, what: str, tighter: Callable[[int, int], int]
+) -> dict[str, int]:
+    """A bound by the name of each group that it is of; the tightest where several are."""
+    names = [group.name for group in graph.groups if _can_change(group)]
+    if not isinstance(given, Mapping):
+        return {} if given is None else dict.fromkeys(names, given)
+    found: dict[str, int] = {}
+    for asked, width in given.items():
+        meant = fnmatch.filter(names, asked)
+        if not meant and any(sign in asked for sign in "*?["):
+            near = difflib.get_close_matches(asked, names, n=3, cutoff=0.3) or names[:3]
+            hint = ", ".join(f"'{name}'" for name in near)
+            raise RamifyError(
+                f"{what}: no group of channels matches '{asked}'; print(graph) and `ramify show` "
+                f"list their names, of which the nearest are {hint}"
+            )
+        if not (meant or _can_change(group := graph[asked])):
+            raise RamifyError(
+                f"{what}: the channels of '{asked}' can neither be split nor pruned: {group.reason}"
+            )
+        for name in meant or [group.name]:
+            found[name] = tighter(found.get(name, width), width)
+    return found
+
+
+def _can_change(group: ChannelGroup) -> bool:
+    return group.can_split or group.can_prune
+
+
+def _narrow_enough(
+    candidates: Candidates, splits: Sequence[int], width: int, ceiling: int
+) -> list[int]:
+    """The splits of a group of which all together make it no wider than its ceiling."""
+    if width + sum(_widest(candidates, splits).values()) <= ceiling:
+        return list(splits)
+    paying = [number for number in splits if candidates.proposals[number].pays]
+    worth = [proposal.value for proposal in candidates.proposals]
+    # The most that the room is worth says how many copies each channel may have at most; schemes
+    # of fewer copies stay, so that a rule can choose among them.
+    found = values_of_changes(options_by_channel(candidates, paying, worth), width)
+    within = [change for change in found.changes.tolist() if change <= ceiling - width]
+    most = _widest(candidates, found.chosen(max(within)))
+    channels = candidates.channels
+    return [n for n in paying if width_change(candidates, n) <= most.get(channels[n], 0)]
+
+
+def _widest(candidates: Candidates, numbers: Sequence[int]) -> dict[tuple[str, Channel], int]:
+    """The most channels that proposals add for each channel."""
+    most: dict[tuple[str, Channel], int] = {}
+    for number in numbers:
+        channel = candidates.channels[number]
+        most[channel] = max(most.get(channel, 0), width_change(candidates, number))
+    return most
