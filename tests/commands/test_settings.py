@@ -173,7 +173,7 @@ def test_a_function_of_the_user_is_not_forced_to_take_a_width() -> None:
         ({"method": "magic"}, "there is no method 'magic'; choose one of s2d, s3d"),
         ({"signed": 1.5}, "signed is no setting of the method s2d but of s3d"),
         ({"ceiling": {"layer1*": 0}}, "ceiling is a whole number of channels of at least 1"),
-        ({"keep": True}, "keep is True, which is not a whole number or a table of whole numbers"),
+        ({"keep": True}, "keep is True, which is not a whole number or a table of numbers"),
         (
             {"per": "latency"},
             "there is no per 'latency'; choose one of params, macs, flops, energy",

@@ -204,7 +204,7 @@ class GrowSettings(NetworkSettings):
         values["rule"] = implied_rule({**values, **given}, given)
         if "budget" in given and given.get("span", values["span"]) == "round":
             values["rounds"] = MANY_ROUNDS
-        if values["rule"] == "knapsack" and "copies" in values:
+        if given.get("rule") == "knapsack" and "copies" in values:
             values["copies"] = (2, 3, 4)
         values["phase"] = given.get("epochs", values["epochs"])
         if ":" in {**values, **given}["model"]:
