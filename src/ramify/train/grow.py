@@ -171,7 +171,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
                 loop.end(graph, reason, limits)
                 break
             loop.train_round(graph)
-            if (full := loop.journal.full(limits["budget"])) or loop.journal.round == rounds:
+            if (full := loop.journal.full(limits["budget"])) or loop.journal.round >= rounds:
                 loop.end(graph, "budget" if full else "rounds", limits)
             else:
                 search = _Search(method, rule, probe, trial, rescale, bounds)
