@@ -7,6 +7,7 @@ from ramify.edit.apply import apply
 from ramify.errors import RamifyError
 from ramify.methods import (
     L1,
+    Auto,
     BNScale,
     Boosting,
     Expansion,
@@ -57,6 +58,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "SplittingDescent",
     "GaussNewton",
     "GradMax",
+    "Auto",
     "Proposal",
     "splitting_matrix",
     # what they are measured against

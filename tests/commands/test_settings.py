@@ -236,13 +236,22 @@ def test_a_whole_number_will_do_for_a_number() -> None:
     assert GrowSettings.from_json(values | {"lr": 1}).lr == 1
 
 
-def test_a_budget_leaves_room_for_many_rounds() -> None:
+def test_with_a_budget_the_epochs_are_made_in_many_rounds_of_one_schedule() -> None:
     given = {"data": "digits", "budget": {"params": 900}}
-    assert GrowSettings.resolve(given).rounds == 20
+    usual = GrowSettings.resolve({"data": "digits"})
+    for method in ("s2d", "gauss-newton"):
+        early = GrowSettings.resolve(given | {"method": method})
+        assert (early.rounds, early.span) == (19, "run")
+        assert early.epochs * 20 == usual.epochs * (usual.rounds + 1)
+    assert GrowSettings.resolve(given).fraction == 0.5
+    assert GrowSettings.resolve(given | {"fraction": 0.2}).fraction == 0.2
     assert GrowSettings.resolve(given | {"rounds": 3}).rounds == 3
-    usual = GrowSettings.resolve({"data": "digits"}).rounds
-    assert GrowSettings.resolve(given | {"span": "run"}).rounds == usual < 20
-    assert GrowSettings.resolve(given | {"method": "gauss-newton"}).rounds == usual
+    kept = GrowSettings.resolve(given | {"epochs": 7})
+    assert (kept.epochs, kept.rounds) == (7, 19)
+    again = GrowSettings.resolve(given | {"span": "round"})
+    assert (again.epochs, again.rounds, again.span) == (usual.epochs, 20, "round")
+    shared = GrowSettings.resolve(given | {"rule": "knapsack"})
+    assert (shared.epochs, shared.rounds) == (usual.epochs, usual.rounds)
 
 
 def test_names_in_the_help_are_those_of_the_library() -> None:

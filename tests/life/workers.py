@@ -33,6 +33,7 @@ METHODS: dict[str, Any] = {
     "expansion": ramify.Expansion(channels=(0,), steps=3),
     "boosting": ramify.Boosting(),
     "gradmax": ramify.GradMax(),
+    "auto": ramify.Auto(),
     "random": ramify.RandomSplit(),
 }
 

@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from ramify.select.width_bounds import WidthBounds
 
 ARMS = ("grown", "seed", "scratch", "wide")
-MANY_ROUNDS = 20  # at most, where a budget is to end the run
+MANY_ROUNDS = 20  # at most, where a budget is to end the growth
+EARLY_FRACTION = 0.5  # of the channels change then, in each round
 BOUND = "'layer1*=32'"
 BOUNDS_FORM = f"a whole number of channels, or one for each of some layers, such as {BOUND}"
 RESOURCES = ("params", "macs", "flops", "energy")
 BUDGETS = "params, macs, flops, energy, latency (in milliseconds)"
 SPLITTING = ("s2d", "s3d")
 JUDGING = (  # methods that judge on a sample of the data; gauss-newton learns on all of it
-    *(*SPLITTING, "gradmax", "random", "net2net", "new-neuron", "boosting", "line-search"),
+    *(*SPLITTING, "auto", "gradmax", "random", "net2net", "new-neuron", "boosting", "line-search"),
     *("expansion", "l1", "bn", "taylor", OWN),
 )
 UNITS, DISPLACING = ("kernel", "absolute"), (*SPLITTING, "random", "line-search")
@@ -51,7 +52,9 @@ class GrowSettings(NetworkSettings):
         choices=RULES,
     )
     rounds: int = option(
-        GROW, "How often to change the shape at most; with --budget 20, unless --span is run."
+        GROW,
+        "How often to change the shape at most. With --budget the epochs of all rounds are made in "
+        "about 20 shorter ones, so that the network has its shape soon and trains on.",
     )
     budget: dict[str, float] | None = option(
         GROW,
@@ -102,7 +105,7 @@ class GrowSettings(NetworkSettings):
     step: float | None = option(
         GROW,
         "How far the copies of a channel start from it.",
-        of={"method": (*SPLITTING, "random")},
+        of={"method": (*SPLITTING, "auto", "random")},
     )
     step_unit: str | None = option(
         GROW,
@@ -126,7 +129,7 @@ class GrowSettings(NetworkSettings):
         GROW,
         "Sharpness of the softplus whose curvature (for gradmax, slope) stands in for that of "
         "piecewise-linear activations such as ReLU; 0 for the true one",
-        of={"method": (*SPLITTING, "gradmax", "line-search")},
+        of={"method": (*SPLITTING, "auto", "gradmax", "line-search")},
     )
     trial: bool = option(
         GROW,
@@ -202,8 +205,8 @@ class GrowSettings(NetworkSettings):
     def fill(cls, values: dict[str, Any], given: Mapping[str, Any]) -> None:
         """The rule, the rounds, the phase and the width depend on other settings."""
         values["rule"] = implied_rule({**values, **given}, given)
-        if "budget" in given and given.get("span", values["span"]) == "round":
-            values["rounds"] = MANY_ROUNDS
+        if "budget" in given:
+            values |= _early({**values, **given}, given)
         if given.get("rule") == "knapsack" and "copies" in values:
             values["copies"] = (2, 3, 4)
         values["phase"] = given.get("epochs", values["epochs"])
@@ -240,8 +243,8 @@ class GrowSettings(NetworkSettings):
         """Earlier folders name no rule; steps were absolute, nothing was tried or rescaled."""
         taken = {name: v for name, v in values.items() if v is not None}
         unit = "absolute" if values.get("method") in DISPLACING else None
-        added = {"rule": implied_rule(values, taken), "step_unit": unit, "trial": False}
-        added |= {"rescale": False}
+        added: dict[str, Any] = {"rule": implied_rule(values, taken), "step_unit": unit}
+        added |= {"trial": False, "rescale": False}
         learned = values.get("method") == "gauss-newton"
         added |= LEARNED if learned else dict.fromkeys(LEARNED)
         added |= dict.fromkeys(("keep", "ceiling", "per"))
@@ -284,7 +287,7 @@ class GrowSettings(NetworkSettings):
             given["epochs"] = self.phase
         if self.radius is not None:
             given["radius"] = self.radius or None  # 0 asks for no bound
-        if self.method == "gradmax":
+        if self.method in ("auto", "gradmax"):
             given["lr"] = self.lr
         return method_named(self.method, seed=seed, settings=given)
 
@@ -306,6 +309,22 @@ class GrowSettings(NetworkSettings):
         }
         own = settings.get(self.rule, {})
         return rule_named(self.rule, multiple_of=self.multiple_of, settings=own)
+
+
+def _early(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """How a network comes to a budget: soon, by many changes, in a schedule over the whole run."""
+    if values["rule"] == "knapsack":  # its rounds share the budget
+        return {}
+    out = {"span": values["span"] if "span" in given else "run", "rounds": MANY_ROUNDS - 1}
+    if out["span"] == "round":
+        return out | {"rounds": MANY_ROUNDS}
+    if not {"epochs", "rounds"} & set(given):  # as many epochs in all
+        total = values["epochs"] * (values["rounds"] + 1)
+        out["epochs"] = max(1, total // MANY_ROUNDS)
+        out["rounds"] = total // out["epochs"] - 1
+    if values["rule"] == "top-fraction":
+        out["fraction"] = EARLY_FRACTION
+    return out
 
 
 def implied_rule(values: Mapping[str, Any], given: Mapping[str, Any]) -> str:

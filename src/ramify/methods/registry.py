@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from ramify.imports import made_with, object_at, takes_arguments
+from ramify.methods.auto import Auto
 from ramify.methods.baselines import Expansion, LineSearch, Net2Net, NewNeuron, RandomSplit
 from ramify.methods.boosting import Boosting
 from ramify.methods.gauss_newton import GaussNewton
@@ -16,6 +17,7 @@ from ramify.methods.scores import L1, BNScale, Taylor
 from ramify.methods.splitting import SplittingDescent
 
 METHODS: dict[str, type[Method]] = {
+    "auto": Auto,
     "s2d": SplittingDescent,
     "s3d": SplittingDescent,
     "gauss-newton": GaussNewton,
