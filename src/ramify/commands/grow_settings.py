@@ -29,7 +29,7 @@ UNITS, DISPLACING = ("kernel", "absolute"), (*SPLITTING, "random", "line-search"
 CURVATURES = ("gauss-newton", "fisher")
 METHODS = (*SPLITTING, "gauss-newton", *JUDGING[2:])
 RULES = ("top-fraction", "threshold", "trade-off", "knapsack", OWN)
-LEARNED = {  # what Gauss-Newton was before these were settings
+LEARNED: dict[str, Any] = {  # what Gauss-Newton was before these were settings
     "radius": 1.0,
     "curvature": "gauss-newton",
     "morphism_lr": 0.01,
@@ -244,10 +244,9 @@ class GrowSettings(NetworkSettings):
         taken = {name: v for name, v in values.items() if v is not None}
         unit = "absolute" if values.get("method") in DISPLACING else None
         added: dict[str, Any] = {"rule": implied_rule(values, taken), "step_unit": unit}
-        added |= {"trial": False, "rescale": False}
         learned = values.get("method") == "gauss-newton"
         added |= LEARNED if learned else dict.fromkeys(LEARNED)
-        added |= dict.fromkeys(("keep", "ceiling", "per"))
+        added |= {"trial": False, "rescale": False} | dict.fromkeys(("keep", "ceiling", "per"))
         return super().upgraded(added | values)
 
     def check(self) -> None:

@@ -46,6 +46,15 @@ class WidthBounds:
                         f"some groups, and got {width!r}"
                     )
 
+    def plain(self) -> dict[str, int | dict[str, int]]:
+        """The bounds that there are, as plain values by their names."""
+        given = {"keep": self.keep, "ceiling": self.ceiling}
+        return {
+            name: dict(bound) if isinstance(bound, Mapping) else bound
+            for name, bound in given.items()
+            if bound is not None
+        }
+
     def floors_and_ceilings(self, graph: ChannelGraph) -> tuple[dict[str, int], dict[str, int]]:
         """The bounds of the groups of a network, by name.
 

@@ -148,7 +148,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     with distributed.together():
         bounds = WidthBounds(keep, ceiling)
         limits: Event = {"rounds": checked_rounds(rounds), "budget": checked_budget(budget)}
-        limits |= {"keep": _plain(keep), "ceiling": _plain(ceiling)}
+        limits |= bounds.plain()
         loop = begin(
             model,
             loss,
@@ -189,11 +189,6 @@ class _Search:
     trial: bool
     rescale: bool
     bounds: WidthBounds
-
-
-def _plain(bound: Bound | None) -> int | dict[str, int] | None:
-    """A bound as it stands in the history."""
-    return dict(bound) if isinstance(bound, Mapping) else bound
 
 
 def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> ChannelGraph:

@@ -14,6 +14,7 @@ from ramify.train.epoch import located
 
 Event = dict[str, Any]
 TRAINING, SEARCH = "training", "search"  # the kinds of runs
+BOUNDS = ("keep", "ceiling")  # of widths; a run without them does not name them
 
 
 class Resumable(Protocol):
@@ -65,9 +66,7 @@ class Journal:
                 if len(stored.random) == distributed.world_size():
                     set_random_states(stored.random[distributed.rank()])
             self.history = stored.history
-        if self.stopped and any(
-            self.history[-1].get(key) != limit for key, limit in limits.items()
-        ):
+        if self.stopped and not _still_hold(limits, self.history[-1]):
             self.history.pop()
         self._began = time.monotonic() - (self.history[-1]["t"] if self.history else 0.0)
 
@@ -116,8 +115,7 @@ class Journal:
     def ended(self, limits: Mapping[str, Any]) -> str | None:
         """Why the network is edited no more within these limits, where that is settled."""
         last: Event = (self.history[-1].get("ended") if self.history else None) or {}
-        same = bool(last) and all(last.get(name) == limit for name, limit in limits.items())
-        return str(last["reason"]) if same else None
+        return str(last["reason"]) if last and _still_hold(limits, last) else None
 
     def write(self, kind: str, event: Event) -> None:
         """Add an event to the history, write the checkpoint, then tell ``log``."""
@@ -130,6 +128,11 @@ class Journal:
                 write_checkpoint(self.file, Checkpoint(self.kind, state, random, self.history))
         if self.log is not None and distributed.is_rank_zero():
             self.log(self.history[-1])
+
+
+def _still_hold(limits: Mapping[str, Any], event: Mapping[str, Any]) -> bool:
+    """Whether what may end a run is as it was at an event."""
+    return all(event.get(name) == limits.get(name) for name in {*limits, *BOUNDS})
 
 
 def is_found(event: Mapping[str, Any]) -> bool:
