@@ -22,7 +22,8 @@ from ramify.tracing import ChannelGraph
 from ramify.tracing.dims import Atom, leaves
 from ramify.tracing.groups import run_of
 from ramify.tracing.indexing import Change, Changes, Index, new_size, resized
-from ramify.tracing.recorder import Tape, modes_kept
+from ramify.tracing.modes import enter_mode
+from ramify.tracing.recorder import Tape, alone, modes_kept
 from ramify.tracing.verify.comparison import near_equal
 from ramify.tracing.verify.trial_results import TrialResults
 
@@ -78,8 +79,18 @@ def apply(
 
     Source: the split is S2D (Liu et al., 2019), Theorem 2.3 and Algorithm 1, step 4.
     """
-    # Plan, and try what needs no change of the model.
     edits = [edits] if isinstance(edits, (Prune, Split)) else list(edits)
+    with alone():
+        return _apply(graph, edits, optimizer, followers)
+
+
+def _apply(
+    graph: ChannelGraph,
+    edits: Sequence[Edit],
+    optimizer: Optimizer | Sequence[Optimizer] | None,
+    followers: Follower | Iterable[Follower],
+) -> ChannelGraph:
+    # Plan, and try what needs no change of the model.
     check_current(graph)
     plan = plan_edits(graph, edits)
     _warn_of_unseen(graph, plan)
@@ -117,7 +128,7 @@ def _forget(model: nn.Module) -> None:
     """Let a model drop what it computed from its weights, as it does when training begins."""
     if any(type(module).train is not nn.Module.train for module in model.modules()):
         with modes_kept(model):
-            model.train()
+            enter_mode(model, True)
 
 
 def _warn_of_unseen(graph: ChannelGraph, plan: Plan) -> None:

@@ -27,6 +27,7 @@ from ramify.tracing.indexing import (
     set_data,
     sources,
 )
+from ramify.tracing.modes import set_attribute
 from ramify.tracing.recorder import tensors_of
 
 Follower: TypeAlias = nn.Module | MutableMapping[str, Tensor]
@@ -55,8 +56,8 @@ class Swap:
     def attribute(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute."""
         old = getattr(owner, name)
-        self._do.append(lambda: setattr(owner, name, value))
-        self._undo.append(lambda: setattr(owner, name, old))
+        self._do.append(lambda: set_attribute(owner, name, value))
+        self._undo.append(lambda: set_attribute(owner, name, old))
 
     def offset(self, target: Tensor, dim: int, where: Tensor, value: Tensor) -> None:
         """Displace positions along one dimension, after the check of undisplaced copies."""

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
 from ramify.probe.replay import replay
-from ramify.tracing.recorder import Op, Ref, Tape, record, storage_of, tensors_of
+from ramify.tracing.recorder import Op, Ref, Tape, record, tensors_of
+from ramify.tracing.writes import storage_of
 
 Take = Callable[[int, Tensor], None]
 """Gets the number of an operation and the gradient at its read."""

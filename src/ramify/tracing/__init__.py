@@ -23,7 +23,7 @@ from ramify.tracing.dims import Atom
 from ramify.tracing.groups import ChannelGraph, ChannelGroup
 from ramify.tracing.rules.registry import rule
 from ramify.tracing.traced_op import TracedOp
-from ramify.tracing.tracer import GATES, check_ungated, trace
+from ramify.tracing.tracer import GATES, check_ungated, check_writable, trace
 
 __all__ = [
     "GATES",
@@ -32,6 +32,7 @@ __all__ = [
     "ChannelGroup",
     "TracedOp",
     "check_ungated",
+    "check_writable",
     "rule",
     "trace",
 ]

@@ -18,7 +18,7 @@ def attributes_of(model: nn.Module, flow: DimFlow) -> Attributes:
     modules = dict(model.named_modules())
 
     def bind(path: str, name: str, terms: Sequence[Term]) -> None:
-        held = getattr(modules[path], name, None)
+        held = vars(modules[path]).get(name)  # no property: what that computes follows by itself
         sizes = tuple(term.size for term in terms)
         if held == sizes or (len(sizes) == 1 and held == sizes[0] and type(held) is int):
             found.setdefault((path, name), tuple(map(resolve, terms)))
@@ -30,7 +30,7 @@ def attributes_of(model: nn.Module, flow: DimFlow) -> Attributes:
             bind(module_name, name, terms)
     for (path, name), at in flow.attribute_dims:
         if at is not None and path in modules:
-            bind(path, name, _terms_in(path, name, getattr(modules[path], name), flow))
+            bind(path, name, _terms_in(path, name, vars(modules[path]).get(name, ()), flow))
     for module_name, module in modules.items():
         terms_here = _terms_of(module_name, module, flow)
         for name, value in vars(module).items():

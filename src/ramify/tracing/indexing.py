@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ramify.tracing.dims import Atom, Fixed, Prod, Sum, Term, leaves
+from ramify.tracing.modes import set_attribute
 from ramify.tracing.recorder import tensors_of
 
 Index = NDArray[np.int64]
@@ -441,10 +442,10 @@ def resized(
             undo.append((tensor, tensor.data))
             set_data(tensor, reindex(tensor, indexing.dims[name], changes, scaled))
         for module, name, _, new in values:
-            setattr(module, name, new)
+            set_attribute(module, name, new)
         yield
     finally:
         for tensor, old_data in undo:
             set_data(tensor, old_data)
         for module, name, old, _ in values:
-            setattr(module, name, old)
+            set_attribute(module, name, old)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import random
 import sys
+import threading
+import types
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +28,10 @@ from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from ramify.tracing.kept_state import KeptState, give_back_all, held_by, tensor_given_back
+from ramify.tracing.modes import enter_mode, set_attribute
+from ramify.tracing.writes import Writes
 
 T = TypeVar("T")
 
@@ -68,6 +75,13 @@ class Op:
 @functools.cache
 def _name_of(func: Any) -> str:
     return str(func._schema.name)
+
+
+@functools.cache
+def _is_composite(func: Any) -> bool:
+    """Whether an operation is made of others."""
+    key = torch._C.DispatchKey.CompositeImplicitAutograd  # type: ignore[attr-defined]
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
 
 
 def _is_random(op: Op) -> bool:
@@ -187,15 +201,14 @@ class Recorder(TorchDispatchMode):
         self._by_memory: dict[tuple[Any, ...], Ref] = {}
         self._modules = {id(module): name for name, module in model.named_modules()}
         self._stack: list[str] = [""]
-        self._unwritten: dict[int, list[Tensor]] = {}
-        self._written: list[tuple[Tensor, Tensor]] = []
+        self.writes = Writes()
         for name, tensor in tensors_of(model).items():
             ref = self._number(tensor)
             self.tape.names[ref.index] = name
             self._by_memory[_memory(tensor)] = ref
             if isinstance(tensor, nn.Parameter):
-                self._unwritten.setdefault(storage_of(tensor), []).append(tensor.data)
-        for leaf in tree_leaves(inputs):
+                self.writes.watch(tensor)
+        for leaf in tree_leaves(arguments(inputs)):
             if isinstance(leaf, Tensor):
                 self.tape.inputs.add(self._ref(leaf).index)
 
@@ -216,25 +229,13 @@ class Recorder(TorchDispatchMode):
             return alias
         ref = self._number(tensor)
         self.tape.constants[ref.index] = tensor
-        self._unwritten.setdefault(storage_of(tensor), []).append(tensor.data)
+        self.writes.watch(tensor)
         return ref
 
     def find(self, tensor: Tensor) -> Ref | None:
         """The number of a tensor that the tape has seen."""
         known = self._seen.get(id(tensor))
         return known[1] if known is not None and known[0]() is tensor else None
-
-    def take_back_writes(self) -> None:
-        """Parameters and outside tensors that the run wrote into get their values back."""
-        with torch.no_grad():
-            for data, value in self._written:
-                data.copy_(value)
-
-    def _keep(self, written: Sequence[Tensor]) -> None:
-        """Copy the parameters and outside tensors that an operation is about to write into."""
-        for tensor in written:
-            for data in self._unwritten.pop(storage_of(tensor), []):
-                self._written.append((data, data.clone()))
 
     def __torch_dispatch__(
         self,
@@ -245,10 +246,12 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         """Run the operation and write it down."""
         kwargs = dict(kwargs or {})
+        if _is_composite(func):  # under inference mode, torch does not take it apart before
+            with self:
+                return func.decompose(*args, **kwargs)
         as_ref = lambda leaf: self._ref(leaf) if isinstance(leaf, Tensor) else leaf  # noqa: E731
         op = Op(func, mapped(args, as_ref), mapped(kwargs, as_ref), None, self._stack[-1])
-        written = _written(func, args) if func._schema.is_mutable else []
-        self._keep(written)
+        written = self.writes.before(func, args)
         if self._before is not None:
             self._before(len(self.tape.ops), written)
         given = copied((args, kwargs)) if self.keeps and self.keeps(func) else None
@@ -274,12 +277,14 @@ class Recorder(TorchDispatchMode):
     @contextlib.contextmanager
     def watching_modules(self) -> Iterator[None]:
         """Keep the name of the module that is running; the model's own hook tables stay empty."""
+        here = threading.get_ident()  # other threads may run other models meanwhile
 
         def enter(module: nn.Module, _: Any) -> None:
-            self._stack.append(self._modules.get(id(module), self._stack[-1]))
+            if threading.get_ident() == here:
+                self._stack.append(self._modules.get(id(module), self._stack[-1]))
 
         def leave(module: nn.Module, _: Any, __: Any) -> None:
-            if len(self._stack) > 1:
+            if threading.get_ident() == here and len(self._stack) > 1:
                 self._stack.pop()
 
         handles = [
@@ -299,18 +304,6 @@ def _memory(tensor: Tensor) -> tuple[Any, ...]:
     return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
 
 
-def _written(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
-    """The tensors that an operation writes into."""
-    declared = zip(args, func._schema.arguments, strict=False)
-    writes = [arg for arg, d in declared if d.alias_info is not None and d.alias_info.is_write]
-    return leaves(writes, Tensor)
-
-
-def storage_of(tensor: Tensor) -> int:
-    """What tells apart memory: tensors of one storage see each other's writes."""
-    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
-
-
 def call(model: nn.Module, inputs: Any) -> Any:
     """`model(x)`, `model(*tuple)` or `model(**dict)`, as `ramify.trace` takes its inputs.
 
@@ -323,7 +316,7 @@ def call(model: nn.Module, inputs: Any) -> Any:
     Returns:
         Whatever the model returns.
     """
-    args, named = arguments(copied(inputs))
+    args, named = copied(arguments(inputs))
     return model(*args, **named)
 
 
@@ -342,8 +335,10 @@ def copied(inputs: Any) -> Any:
 def _copied(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.clone()
-    holds = hasattr(leaf, "__dict__") and not callable(leaf)  # a cache of keys and values
-    return copy.deepcopy(leaf) if holds else leaf
+    if not callable(leaf) and held_by(leaf):  # such as a cache of keys and values
+        with contextlib.suppress(Exception):  # `record` gives back what cannot be copied
+            return copy.deepcopy(leaf)
+    return leaf
 
 
 def record(
@@ -375,18 +370,19 @@ def record(
     recorder = Recorder(model, inputs, watch, draws=draws, before=before)
     torch.clear_autocast_cache()  # weights cast before, or of another shape, or without gradient
     with (
-        untouched(model),
+        untouched(model, inputs),
         torch.set_grad_enabled(grad),
         eager(),
         recurrent_layers_written_out(model),
         recorder.watching_modules(),
     ):
-        model.train(training)
         try:
+            with recorder.writes:  # a model may change its weights when its mode changes
+                enter_mode(model, training)
             with recorder:
                 result = run()
         finally:
-            recorder.take_back_writes()
+            recorder.writes.take_back()
             torch.clear_autocast_cache()
         found = [recorder.find(leaf) for leaf in _tensors(result)]
         recorder.tape.outputs = [ref for ref in found if ref is not None]
@@ -405,19 +401,20 @@ def eager() -> contextlib.AbstractContextManager[Any]:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in eval mode and without gradients; every module gets its own mode back."""
     with modes_kept(model), torch.no_grad():
-        model.eval()
+        enter_mode(model, False)
         yield
 
 
 @contextlib.contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
     """Every module gets its own mode back, train or eval, whatever happens inside."""
-    modes = [(module, module.training) for module in model.modules()]
+    # A script that was frozen has no mode.
+    modes = [(each, each.training) for each in model.modules() if hasattr(each, "training")]
     try:
         yield
     finally:
         for module, training in modes:
-            module.training = training
+            set_attribute(module, "training", training)
 
 
 @contextlib.contextmanager
@@ -432,67 +429,62 @@ def recurrent_layers_written_out(model: nn.Module) -> Iterator[None]:
             yield
 
 
-def _tensors(result: Any) -> list[Tensor]:
+def _tensors(result: Any, within: tuple[Any, ...] = ()) -> list[Tensor]:
     """Every tensor of an output, also inside dataclasses and objects that pytree does not know."""
     found: list[Tensor] = []
     for leaf in tree_leaves(result):
         if isinstance(leaf, Tensor):
             found.append(leaf)
-        elif hasattr(leaf, "__dict__"):
-            found += [v for v in tree_leaves(dict(vars(leaf))) if isinstance(v, Tensor)]
+        elif any(leaf is outer for outer in within):
+            continue
+        elif dataclasses.is_dataclass(leaf) or isinstance(leaf, (Mapping, types.SimpleNamespace)):
+            found += _tensors(held_by(leaf), (*within, leaf))
+        else:
+            found += [v for v in tree_leaves(held_by(leaf)) if isinstance(v, Tensor)]
     return found
 
 
+_ALONE = threading.RLock()
+
+
 @contextlib.contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def alone() -> Iterator[None]:
+    """One thread at a time: others that trace or edit wait here until this one is done.
+
+    A trace sets switches that all threads share, and grows the model for a moment.
+    """
+    with _ALONE:
+        yield
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module, *others: Any) -> Iterator[None]:
     """Whatever runs inside, the model and the random states come back as they were.
 
-    Buffers, modes, attributes, the contents of lists, tables and sets, and which tensors the
+    Buffers, modes, attributes, the contents of containers and objects, and which tensors the
     parameters are; a `Recorder` keeps the values that a run writes into parameters. Autograd
     counts writes, so that a graph made before would refuse its backward pass: not these.
+
+    Args:
+        model: the model.
+        *others: what else the run is given, kept in the same way.
     """
-    kept = [_keep_module(module) for module in model.modules()]
-    buffers = list(model.buffers())
-    values = [(b, b.detach().clone()) for b in buffers]
-    parameters = list(model.parameters())
-    memory = [(p, p.data) for p in parameters]
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    devices = sorted({p.device.index for p in parameters if p.device.type == "cuda"})
-    counted = tuple(t for t in (*parameters, *buffers) if not t.is_inference())
-    with _unsafe_preserve_version_counter(counted), torch.random.fork_rng(devices):
-        # The fused encoder layer is one opaque operation; its plain form is the same function.
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast_path)
-            for give_back in kept:
-                give_back()
-            with torch.no_grad():
-                for buffer, value in values:
-                    if not torch.equal(buffer, value):
-                        buffer.copy_(value)
-                for parameter, data in memory:
-                    if parameter.data_ptr() != data.data_ptr():
-                        parameter.data = data
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-def _keep_module(module: nn.Module) -> Callable[[], None]:
-    """What gives a module its attributes back, and its containers their contents."""
-    attributes = dict(vars(module))
-    contents = [(v, v.copy()) for v in attributes.values() if isinstance(v, (list, dict, set))]
-
-    def give_back() -> None:
-        vars(module).clear()
-        vars(module).update(attributes)
-        for container, content in contents:
-            container.clear()
-            if isinstance(container, list):
-                container.extend(content)
-            else:
-                container.update(content)
-
-    return give_back
+    with alone():
+        kept = KeptState([*model.modules(), *others])
+        tensors = [*model.parameters(), *model.buffers()]
+        steps = [tensor_given_back(parameter) for parameter in model.parameters()]
+        steps += [tensor_given_back(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+        python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        devices = sorted({t.device.index for t in model.parameters() if t.device.type == "cuda"})
+        counted = tuple(t for t in tensors if not t.is_inference())
+        with _unsafe_preserve_version_counter(counted), torch.random.fork_rng(devices):
+            # The fused encoder layer is one opaque operation; its plain form is the same function.
+            torch.backends.mha.set_fastpath_enabled(False)
+            try:
+                yield
+            finally:
+                torch.backends.mha.set_fastpath_enabled(fast_path)
+                random.setstate(python_state)
+                np.random.set_state(numpy_state)  # noqa: NPY002
+                give_back_all([*kept.steps(), *(("a tensor", step) for step in steps)])

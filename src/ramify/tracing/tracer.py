@@ -14,7 +14,7 @@ from ramify.tracing.dims import freeze
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.groups import ChannelGraph, build_graph
 from ramify.tracing.propagate import propagate
-from ramify.tracing.recorder import Tape, aliases_of, call, record, tensors_of
+from ramify.tracing.recorder import Tape, aliases_of, alone, call, record, tensors_of
 from ramify.tracing.rules.registry import has_own_rule
 from ramify.tracing.sizes import SizedRun, Use
 from ramify.tracing.verify.comparison import ReferenceRun
@@ -66,6 +66,7 @@ def trace(
             "again after an edit"
         )
     check_ungated(model)
+    check_writable(model)
     for name, tensor in tensors_of(model).items():
         if nn.parameter.is_lazy(tensor):
             raise RamifyError(
@@ -73,7 +74,8 @@ def trace(
             )
         if tensor.is_meta:
             raise RamifyError(f"'{name}' has no values (device 'meta'): load the weights first")
-    return _trace(model, inputs, tuple(also), edit_outputs, None)
+    with alone():
+        return _trace(model, inputs, tuple(also), edit_outputs, None)
 
 
 def check_ungated(model: nn.Module) -> None:
@@ -87,6 +89,22 @@ def check_ungated(model: nn.Module) -> None:
             f"the model holds width gates ('{GATES}'), which multiply its weights: ramify.fold "
             "them first"
         )
+
+
+def check_writable(model: nn.Module) -> None:
+    """What is traced or edited can be written.
+
+    Raises:
+        RamifyError: its tensors are those of inference mode, and this is outside of it.
+    """
+    if torch.is_inference_mode_enabled():
+        return
+    for name, tensor in tensors_of(model).items():
+        if tensor.is_inference():
+            raise RamifyError(
+                f"'{name}' was made under torch.inference_mode, so that nothing outside of it can "
+                "change or train it: build the model, or a copy of it, outside of that mode"
+            )
 
 
 def _trace(

@@ -1,0 +1,83 @@
+"""Tensors from outside that a run writes into: their values are kept first, and given back."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ramify.tracing.kept_state import give_back_all
+
+
+class Writes(TorchDispatchMode):
+    """Keeps the values of watched tensors before an operation writes into their memory.
+
+    Active as a mode it sees the operations itself; else `before` is told of each.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would import its compiler (seconds) to keep it out of here."""
+        return False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._unwritten: dict[int, list[Tensor]] = {}
+        self._written: list[tuple[Tensor, Tensor]] = []
+
+    def watch(self, tensor: Tensor) -> None:
+        """Give this tensor's values back should an operation write into it."""
+        self._unwritten.setdefault(storage_of(tensor), []).append(tensor.data)
+
+    def before(self, func: Any, args: tuple[Any, ...]) -> list[Tensor]:
+        """An operation is about to run: keep what it will overwrite.
+
+        Args:
+            func: the operation.
+            args: its positional arguments.
+
+        Returns:
+            The tensors that it writes into.
+        """
+        written = _written(func, args) if func._schema.is_mutable else []
+        for tensor in written:
+            for data in self._unwritten.pop(storage_of(tensor), []):
+                self._written.append((data, data.clone()))
+        return written
+
+    def take_back(self) -> None:
+        """Every watched tensor has its values again."""
+
+        def step(data: Tensor, value: Tensor) -> None:
+            with torch.inference_mode() if data.is_inference() else torch.no_grad():
+                data.copy_(value)
+
+        give_back_all(("a tensor", functools.partial(step, *each)) for each in self._written)
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Keep what the operation will overwrite, and run it."""
+        self.before(func, args)
+        return func(*args, **(kwargs or {}))
+
+
+def _written(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
+    """The tensors that an operation writes into."""
+    declared = zip(args, func._schema.arguments, strict=False)
+    writes = [arg for arg, d in declared if d.alias_info is not None and d.alias_info.is_write]
+    return [leaf for leaf in tree_leaves(writes) if isinstance(leaf, Tensor)]
+
+
+def storage_of(tensor: Tensor) -> int:
+    """What tells apart memory: tensors of one storage see each other's writes."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)

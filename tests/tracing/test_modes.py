@@ -1,0 +1,212 @@
+"""Modes, buffers and switches stay as they were, whatever kind of module runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ramify
+from tests.checks import ability, random_states
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.n = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.d, self.b = nn.Dropout(0.5), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.d(torch.relu(self.n(self.a(x)))))
+
+
+class Around(nn.Module):
+    """A script inside a larger model."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.inside = nn.Conv2d(3, 3, 1), inside
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inside(self.stem(x))
+
+
+class Counts(nn.Module):
+    """A script with attributes that its forward changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.calls, self.seen = Net(), 0, torch.jit.Attribute([1], list[int])
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.seen.append(self.calls)
+        return self.net(x)
+
+
+class Holds(Net):
+    """Its norm stays in eval mode for good."""
+
+    def train(self, mode: bool = True) -> Holds:
+        super().train(mode)
+        self.n.eval()
+        return self
+
+
+class Fits(Net):
+    """`train` is something else here."""
+
+    fitted = 0
+
+    def train(self, data: Any = None, epochs: int = 3) -> None:  # type: ignore[override]
+        self.fitted += 1
+        raise AssertionError
+
+
+class Merges(Net):
+    """As low-rank adapters do: in eval mode the weight holds the sum, in train mode it does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Parameter(torch.randn(2, 8)), nn.Parameter(torch.randn(4, 2))
+        self.merged = False
+
+    def train(self, mode: bool = True) -> Merges:
+        super().train(mode)
+        if self.merged == mode:
+            change = (self.up @ self.down)[..., None, None]
+            self.b.weight.data += -change if mode else change
+            self.merged = not mode
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.n(self.a(x)))
+        if self.merged:
+            return self.b(x)
+        inner = torch.einsum("bchw,rc->brhw", x, self.down)
+        return self.b(x) + torch.einsum("brhw,or->bohw", inner, self.up)
+
+
+def _exported() -> nn.Module:
+    return torch.export.export(Net().eval(), (torch.randn(2, 3, 8, 8),)).module()
+
+
+KINDS: dict[str, Callable[[], nn.Module]] = {
+    "plain": Net,
+    "scripted": lambda: torch.jit.script(Net()),
+    "scripted sequence": lambda: torch.jit.script(nn.Sequential(*Net().children())),
+    "traced": lambda: torch.jit.trace(Net().eval(), torch.randn(2, 3, 8, 8)),
+    "script inside": lambda: Around(torch.jit.script(Net())),
+    "script counts": lambda: torch.jit.script(Counts()),
+    "frozen script": lambda: torch.jit.freeze(torch.jit.script(Net().eval())),
+    "frozen script inside": lambda: Around(torch.jit.freeze(torch.jit.script(Net().eval()))),
+    "symbolic": lambda: torch.fx.symbolic_trace(Net()),
+    "exported": _exported,
+    "exported inside": lambda: Around(_exported()),
+    "holds its mode": Holds,
+    "train fits": Fits,
+    "merges": Merges,
+}
+
+
+def _state(model: nn.Module) -> Any:
+    """Modes, values and attributes as plain values."""
+    modes = {n: getattr(m, "training", None) for n, m in model.named_modules()}
+    values = {n: t.tolist() for n, t in model.state_dict().items()}
+    attributes = [getattr(model, name, None) for name in ("calls", "seen", "merged", "fitted")]
+    return modes, values, attributes
+
+
+def _set(model: nn.Module, modes: str) -> None:
+    """Bring the modules into some modes, past what `train` makes of it."""
+    for number, module in enumerate(model.modules()):
+        if hasattr(module, "training"):
+            module.training = {"train": True, "eval": False, "mixed": number % 2 == 0}[modes]
+
+
+@pytest.mark.parametrize("modes", ["eval", "train", "mixed"])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_modes_and_buffers_stay(kind: str, modes: str) -> None:
+    torch.manual_seed(0)
+    model, x = KINDS[kind](), torch.randn(2, 3, 8, 8)
+    _set(model, modes)
+    before, draws = _state(model), random_states()
+    graph = ramify.trace(model, x)
+    assert _state(model) == before
+    assert random_states() == draws
+    names = [group.name for group in graph.groups if group.can_split]
+    if "frozen" not in kind and "exported" not in kind:
+        assert names  # a script or an exported module that is frozen holds its sizes as numbers
+    if names:
+        ramify.apply(graph, [ramify.Split(names[0], 0)])
+        assert _state(model)[0] == before[0]
+        assert _state(model)[2] == before[2]
+
+
+@pytest.mark.parametrize("kind", ["scripted", "script inside", "traced", "symbolic", "merges"])
+def test_outputs_stay_after_a_split(kind: str) -> None:
+    torch.manual_seed(0)
+    model, x = KINDS[kind]().eval(), torch.randn(2, 3, 8, 8)
+    before = model(x)
+    graph = ramify.trace(model, x)
+    graph = ramify.apply(graph, [ramify.Split(g.name, 0) for g in graph.groups if g.can_split])
+    assert not model.training
+    torch.testing.assert_close(model(x), before)
+
+
+def test_models_made_in_inference_mode_are_refused_outside_of_it() -> None:
+    """Their tensors can never be written or trained again."""
+    with torch.inference_mode():
+        model, x = Net(), torch.randn(2, 3, 8, 8)
+        graph = ramify.trace(model, x)
+        assert ability(graph["a"]) == "8 split"
+    before = _state(model)
+    with pytest.raises(ramify.RamifyError, match="'a.weight' was made under torch.inference_mode"):
+        ramify.trace(model, x)
+    with pytest.raises(ramify.RamifyError, match="'a.weight' was made under torch.inference_mode"):
+        ramify.apply(graph, [ramify.Split("a", 0)])
+    assert _state(model) == before
+
+
+def test_a_forward_that_trains_itself_leaves_gradients_and_flags() -> None:
+    class Energy(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                super().forward(x).square().sum().backward()
+            self.a.weight.requires_grad_(False)
+            return super().forward(x)
+
+    model, x = Energy().eval(), torch.randn(2, 3, 8, 8)
+    ramify.trace(model, x)
+    assert model.a.weight.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_two_threads_trace_and_edit_one_after_the_other() -> None:
+    model, x = Net().eval(), torch.randn(2, 3, 8, 8)
+    before, switch = model(x), torch.backends.mha.get_fastpath_enabled()
+    found: list[Any] = []
+
+    def work() -> None:
+        try:
+            graph = ramify.trace(model, x)
+            found.append(ability(graph["a"]).split()[1])
+            ramify.apply(graph, [ramify.Split("a", 0)])
+        except ramify.RamifyError as error:  # the other thread's edit came in between
+            found.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found.count("split") == 3
+    assert all(f == "split" or "use the graph that the last apply returned" in f for f in found)
+    torch.testing.assert_close(model(x), before)
+    assert torch.backends.mha.get_fastpath_enabled() == switch
