@@ -9,6 +9,7 @@ In the order in which data flows:
                 holds the table and `ramify.rule`
     propagate   follows the dimensions through a tape, by the rules, into a flow; contraction is
                 what it notes of every sum over channels
+    branches    what may lie behind a branch on data that no run took
     attention/  products of two activations: producing (the rows that make a factor), factors
                 (those that can take a scale), scales (where the forward scales by the width)
     roles       who makes, carries and reads each axis; attributes, which integers hold its size

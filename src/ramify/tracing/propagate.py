@@ -16,7 +16,8 @@ from ramify.tracing.rules.registry import DimRule, rule_for
 from ramify.tracing.sizes import Use, holders
 from ramify.tracing.traced_op import TracedOp
 
-_READS_VALUES = ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal")
+READS_VALUES = ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal")
+"""Operations that give Python the value of a tensor, on which it may branch."""
 
 
 def propagate(
@@ -66,7 +67,7 @@ def _note_use(flow: DimFlow, use: Use) -> None:
 
 def _apply_rule(flow: DimFlow, op: Op, position: int) -> None:
     """Let the operation's rule tell the dimensions of its results; without one, freeze."""
-    if op.name in _READS_VALUES:
+    if op.name in READS_VALUES:
         flow.reads_data.add(op.module)
     rule = rule_for(op.func)
     if rule is not None:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ramify.errors import RamifyError, module_in_words
-from ramify.tracing.dims import freeze
+from ramify.errors import RamifyError
+from ramify.tracing.branches import freeze_unseen_branches, unseen
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.groups import ChannelGraph, build_graph
 from ramify.tracing.propagate import propagate
@@ -28,9 +28,17 @@ GATES = "ramify_gates"
 Run = tuple[Any, bool]
 """(inputs, whether in train mode)"""
 
+Settings = tuple[tuple[Any, ...], bool, tuple[str, ...]]
+"""(further inputs, whether edits may reach the outputs, what no forward calls)"""
+
 
 def trace(
-    model: nn.Module, inputs: Any, *, also: Sequence[Any] = (), edit_outputs: bool = False
+    model: nn.Module,
+    inputs: Any,
+    *,
+    also: Sequence[Any] = (),
+    edit_outputs: bool = False,
+    unused: Sequence[str] = (),
 ) -> ChannelGraph:
     r"""Find the channel groups of a model by running it and watching.
 
@@ -43,6 +51,9 @@ def trace(
         inputs: a tensor, tuple or dict: `model(x)`, `model(*t)` or `model(**d)`.
         also: further inputs, to reach branches that the first does not take.
         edit_outputs: let edits reach the model's outputs (say, to change the number of classes).
+        unused: modules or parameters that no forward calls (say, those of another method), which
+            edits then leave alone. Where a forward branches on data, what was not reached might
+            be behind a branch, and keeps the channels around it from edits unless it is named.
 
     Returns:
         The graph; `print(graph)` lists every group, and why one is frozen.
@@ -75,7 +86,7 @@ def trace(
         if tensor.is_meta:
             raise RamifyError(f"'{name}' has no values (device 'meta'): load the weights first")
     with alone():
-        return _trace(model, inputs, tuple(also), edit_outputs, None)
+        return _trace(model, inputs, (tuple(also), edit_outputs, _names(unused)), None)
 
 
 def check_ungated(model: nn.Module) -> None:
@@ -107,13 +118,14 @@ def check_writable(model: nn.Module) -> None:
             )
 
 
+def _names(unused: Any) -> tuple[str, ...]:
+    return (unused,) if isinstance(unused, str) else tuple(unused)
+
+
 def _trace(
-    model: nn.Module,
-    inputs: Any,
-    also: tuple[Any, ...],
-    edit_outputs: bool,
-    known: TrialResults | None,
+    model: nn.Module, inputs: Any, settings: Settings, known: TrialResults | None
 ) -> ChannelGraph:
+    also, edit_outputs, unused = settings
     flow = empty_flow(model)
     results = known or TrialResults()
     # Run the model and follow the dimensions; in train mode too, where it does something else.
@@ -129,7 +141,9 @@ def _trace(
     # Freeze what a user's rule gets wrong, and what may lie behind a branch not taken.
     for reference in references:
         check_rules(reference)
-    _freeze_unseen_branches(model, flow)
+    modes = (training for _, training in runs)
+    seen = list(zip(modes, (reference.tape for reference in references), strict=True))
+    freeze_unseen_branches(flow, unseen(model, flow, unused), seen)
     shared = _shared_memory(model)
     # Grow every group once, unless an earlier trace of the same forward did.
     if known is None:
@@ -151,7 +165,7 @@ def _trace(
         [reference.tape for reference in references],
         results,
         shared,
-        lambda known: _trace(model, inputs, also, edit_outputs, known),
+        lambda known: _trace(model, inputs, settings, known),
     )
 
 
@@ -224,19 +238,3 @@ def _shared_memory(model: nn.Module) -> dict[str, str]:
         if end > furthest:
             furthest, owner = end, name
     return shared
-
-
-def _freeze_unseen_branches(model: nn.Module, flow: DimFlow) -> None:
-    """Where a forward branches on data, what parameters that were not reached hold is unknown."""
-    unseen = [n for n, _ in model.named_parameters() if n not in flow.reached]
-    for scope in flow.reads_data:
-        prefix = f"{scope}." if scope else ""
-        hidden = [name for name in unseen if name.startswith(prefix)]
-        if not hidden:
-            continue
-        where = module_in_words(scope)
-        reason = f"{where} branches on data and '{hidden[0]}' was not reached: trace it with `also`"
-        for name, terms in flow.param_dims.items():
-            if name.startswith(prefix):
-                for term in terms:
-                    freeze(term, reason)
