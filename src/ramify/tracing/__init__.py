@@ -14,7 +14,8 @@ In the order in which data flows:
                 (those that can take a scale), scales (where the forward scales by the width)
     roles       who makes, carries and reads each axis; attributes, which integers hold its size
     indexing    where each channel lies in every tensor, and how an edit moves it
-    verify/     grows every group once and compares the runs (trial_growth, comparison); puts
+    verify/     runs the model at another size of its input (other_size); grows every group once
+                and compares the runs (trial_growth, comparison); puts
                 users' rules to the proof (rule_check)
     groups      the graph that a user sees
     tracer      `ramify.trace`, which calls all of these

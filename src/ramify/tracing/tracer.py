@@ -18,6 +18,7 @@ from ramify.tracing.recorder import Tape, aliases_of, alone, call, record, tenso
 from ramify.tracing.rules.registry import has_own_rule
 from ramify.tracing.sizes import SizedRun, Use
 from ramify.tracing.verify.comparison import ReferenceRun
+from ramify.tracing.verify.other_size import other_sizes, restrict_to_common
 from ramify.tracing.verify.rule_check import check_rules
 from ramify.tracing.verify.trial_growth import TrialGrowth
 from ramify.tracing.verify.trial_results import TrialResults
@@ -77,7 +78,6 @@ def trace(
             "again after an edit"
         )
     check_ungated(model)
-    check_writable(model)
     for name, tensor in tensors_of(model).items():
         if nn.parameter.is_lazy(tensor):
             raise RamifyError(
@@ -85,6 +85,7 @@ def trace(
             )
         if tensor.is_meta:
             raise RamifyError(f"'{name}' has no values (device 'meta'): load the weights first")
+    check_writable(model)
     with alone():
         return _trace(model, inputs, (tuple(also), edit_outputs, _names(unused)), None)
 
@@ -130,7 +131,10 @@ def _trace(
     results = known or TrialResults()
     # Run the model and follow the dimensions; in train mode too, where it does something else.
     runs: list[Run] = [(x, False) for x in (inputs, *also)]
-    references = [follow_run(model, flow, run, edit_outputs) for run in runs]
+    references = [follow_run(model, flow, runs[0], edit_outputs)]
+    if known is None:
+        _compare_other_size(model, flow, inputs, edit_outputs)
+    references += [follow_run(model, flow, run, edit_outputs) for run in runs[1:]]
     training = None if results.same_in_training else _train(model, inputs)
     if training is not None:
         evaluated = _operations(model, references[0].tape)
@@ -167,6 +171,21 @@ def _trace(
         shared,
         lambda known: _trace(model, inputs, settings, known),
     )
+
+
+def _compare_other_size(model: nn.Module, flow: DimFlow, inputs: Any, edit_outputs: bool) -> None:
+    """Restrict what a run, the latest, shows to what holds at another size that the model takes."""
+    traced = flow.tape
+    for other in other_sizes(inputs):
+        second = empty_flow(model)
+        try:
+            tape, uses = _record(model, (other, False))
+        except Exception:  # a model of this size alone, or another meaning of these axes
+            continue
+        propagate(second, tape, uses=uses)
+        second.protect_outputs(edit_outputs)
+        restrict_to_common(flow, second, traced)
+        return
 
 
 def empty_flow(model: nn.Module) -> DimFlow:
