@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def rule(op: Any, like: Any = None) -> Callable[[F], F] | None:
 
     Args:
         op: the operation: `torch.ops.mylib.fancy`, what `torch.library.custom_op` returned, or
-            its name, `"mylib::fancy"`.
+            its name, `"mylib::fancy"`. The rule is for all of its overloads.
         like: `"pointwise"` for an operation that acts entry by entry (operands broadcast), or
             an operation whose rule is known and whose arguments stand in the same places
             (`"aten::softmax"`, `torch.ops.aten.linear`). Without it, `rule` decorates a function.
@@ -148,26 +149,57 @@ def _alike(name: str, like: Any) -> DimRule:
 
 
 def operation_name(op: Any) -> str:
-    """The name of an operation, without its overload; torch knows it."""
+    """The name of an operation, such as `mylib::fancy`, which stands for all of its overloads.
+
+    Args:
+        op: the operation, or its name in any of torch's spellings: `mylib::fancy`, `mylib.fancy`,
+            `torch.ops.mylib.fancy`, `mylib::fancy.default`.
+
+    Returns:
+        The name by which torch knows it.
+
+    Raises:
+        RamifyError: it is no operation, or torch knows none of this name.
+    """
     given = getattr(op, "_qualname", None) or getattr(op, "_qualified_op_name", None) or op
     given = op._schema.name if isinstance(op, torch._ops.OpOverload) else given
+    if isinstance(op, type) and issubclass(op, torch.autograd.Function):
+        raise RamifyError(
+            f"{op.__name__} is an autograd.Function, which needs no rule: a trace sees the "
+            "operations that its forward is made of, and those alone may need one"
+        )
     if not isinstance(given, str):
         raise RamifyError(
             "a rule is for an operation, such as torch.ops.mylib.fancy or 'mylib::fancy', and this "
-            f"is {op!r} of type {type(op).__name__}"
+            f"is {op!r} of type {type(op).__name__}" + _did_you_mean(getattr(op, "__name__", ""))
         )
-    namespace, separator, name = given.partition("::")
+    name = given.removeprefix("torch.ops.")
+    name = name if "::" in name else name.replace(".", "::", 1)
+    namespace, separator, short = name.partition("::")
     if not separator:
         raise RamifyError(
             f"the name of an operation has its namespace, such as 'mylib::fancy', and this one has "
-            f"none: '{given}'"
+            f"none: '{given}'" + _did_you_mean(given)
         )
-    if not hasattr(getattr(torch.ops, namespace), name):
-        raise RamifyError(
-            f"torch knows no operation '{given}': define it (torch.library.custom_op) or import "
-            "what defines it before its rule"
+    short = short.partition(".")[0]  # a rule is for all overloads
+    if not short or not hasattr(getattr(torch.ops, namespace), short):
+        hint = _did_you_mean(name) or (
+            ": define it (torch.library.custom_op) or import what defines it before its rule"
         )
-    return given
+        raise RamifyError(f"torch knows no operation '{given}'{hint}")
+    return f"{namespace}::{short}"
+
+
+def _did_you_mean(name: str) -> str:
+    """The operation whose name is nearest to a wrong one, in words; empty where none is near."""
+    known = {each.partition(".")[0] for each in torch._C._dispatch_get_all_op_names()}
+    known = {each for each in known if "::" in each and "::_" not in each}
+    if "::" not in name:  # the namespace is missing
+        near = sorted(each for each in known if each.partition("::")[2] == name)
+        near = near or difflib.get_close_matches(name, ["pointwise"])
+    else:
+        near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _is_pointwise(name: str) -> bool:
