@@ -27,7 +27,7 @@ from ramify.tracing.indexing import (
     set_data,
     sources,
 )
-from ramify.tracing.modes import set_attribute
+from ramify.tracing.modes import ABSENT, set_attribute
 from ramify.tracing.recorder import tensors_of
 
 Follower: TypeAlias = nn.Module | MutableMapping[str, Tensor]
@@ -55,7 +55,7 @@ class Swap:
 
     def attribute(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute."""
-        old = getattr(owner, name)
+        old = getattr(owner, name, ABSENT)
         self._do.append(lambda: set_attribute(owner, name, value))
         self._undo.append(lambda: set_attribute(owner, name, old))
 

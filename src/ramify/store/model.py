@@ -24,6 +24,7 @@ from ramify.store.files import (
     write_tensors,
 )
 from ramify.tracing import check_ungated
+from ramify.tracing.attention.multihead import convert
 from ramify.tracing.indexing import set_data
 
 FORMAT = "ramify-recipe-1"
@@ -31,6 +32,8 @@ SUFFIX = ".safetensors"
 
 Recipe = dict[str, Any]
 
+_ATTENTION = {"MultiheadAttention", "ResizedMultiheadAttention"}
+"""Torch's attention layer, and what an edit of its sizes turns it into: each loads as the other."""
 _ARGUMENTS = "build the model with the arguments it was saved with, but for its widths."
 _WRAPPERS = {
     "DistributedDataParallel": "its `.module`",
@@ -190,6 +193,8 @@ def to_shape(model: nn.Module, recipe: Recipe) -> nn.Module:
     check_recipe(recipe)
     tensors = named_tensors(model)
     _check(model, tensors, recipe)
+    for name, kind in recipe.get("modules", {}).items():
+        convert(model.get_submodule(name), resized=kind == "ResizedMultiheadAttention")
     # Shapes, then plain attributes such as `in_channels`, then tensors that have two names.
     for name, tensor in tensors.items():
         shape = tuple(recipe["shapes"][name])
@@ -350,7 +355,7 @@ def check_recipe(recipe: Any) -> None:
 def _check(model: nn.Module, tensors: Mapping[str, Tensor], recipe: Recipe) -> None:
     """Raise where the recipe cannot be of this model; nothing has been changed yet."""
     saved, built = recipe["class"], type(model)
-    if saved.rpartition(".")[2] != built.__name__:
+    if not _same_kind(saved.rpartition(".")[2], built.__name__):
         raise RamifyError(
             f"the recipe is of {saved}, but the model is a {built.__module__}.{built.__qualname__};"
             " build one of the saved class."
@@ -367,7 +372,7 @@ def _check(model: nn.Module, tensors: Mapping[str, Tensor], recipe: Recipe) -> N
             + _ARGUMENTS
         )
     for name, kind in kinds.items():
-        if stored[name] != kind:
+        if not _same_kind(stored[name], kind):
             raise RamifyError(f"{name} is a {kind}, and was a {stored[name]}; {_ARGUMENTS}")
         for key in recipe["attributes"].get(name, {}):
             if not _settable(modules[name], key):
@@ -385,6 +390,10 @@ def _check(model: nn.Module, tensors: Mapping[str, Tensor], recipe: Recipe) -> N
             f"the model ties {min(untied)} to another tensor, the saved one did not; "
             "build the model without that tie."
         )
+
+
+def _same_kind(one: str, other: str) -> bool:
+    return one == other or {one, other} == _ATTENTION
 
 
 def _settable(module: nn.Module, key: str) -> bool:

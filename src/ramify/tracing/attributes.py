@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
+from ramify.tracing.attention.multihead import is_stock
 from ramify.tracing.dims import Fixed, Prod, Term, product, resolve
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Attributes
@@ -37,6 +38,8 @@ def attributes_of(model: nn.Module, flow: DimFlow) -> Attributes:
             if type(value) is int and value > 1 and (module_name, name) not in found:
                 meant = _meant(name, value, terms_here)
                 bind(module_name, name, [meant] if meant is not None else [])
+        if is_stock(module):
+            found[module_name, "__class__"] = tuple(terms_here)
     return [(path, name, terms) for (path, name), terms in found.items()]
 
 
@@ -114,6 +117,12 @@ _STANDARD: list[tuple[tuple[type[nn.Module], ...], str, tuple[str, ...]]] = [
     ((nn.GroupNorm,), "weight", ("num_channels",)),
     ((nn.LayerNorm, nn.RMSNorm), "weight", ("normalized_shape",)),
     ((nn.PReLU,), "weight", ("num_parameters",)),
+    ((nn.MultiheadAttention,), "in_proj_weight", ("", "embed_dim")),
+    ((nn.MultiheadAttention,), "in_proj_weight", ("", "kdim")),
+    ((nn.MultiheadAttention,), "in_proj_weight", ("", "vdim")),
+    ((nn.MultiheadAttention,), "q_proj_weight", ("", "embed_dim")),
+    ((nn.MultiheadAttention,), "k_proj_weight", ("", "kdim")),
+    ((nn.MultiheadAttention,), "v_proj_weight", ("", "vdim")),
     ((nn.RNNBase,), "weight_ih_l0", ("", "input_size")),
     ((nn.RNNBase,), "weight_hh_l0", ("", "hidden_size")),
     ((nn.RNNBase,), "weight_hr_l0", ("proj_size", "hidden_size")),

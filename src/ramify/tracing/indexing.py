@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ramify.tracing.attention.multihead import conversion, is_stock, nesting
 from ramify.tracing.dims import Atom, Fixed, Prod, Sum, Term, leaves
 from ramify.tracing.modes import set_attribute
 from ramify.tracing.recorder import tensors_of
@@ -48,7 +49,7 @@ class Slot:
 
 Changes = Mapping[Atom, Change]
 Attributes = Sequence[tuple[str, str, tuple[Term, ...]]]
-"""(module name, attribute, terms whose sizes it holds)"""
+"""(module name, attribute, terms whose sizes it holds, or that its `__class__` depends on)"""
 Readers = Mapping[tuple[str, int], frozenset[Atom]]
 Powers = tuple[tuple[Atom, float], ...]
 """For axes whose number of channels a product's scale depends on: (axis, power of new over old)."""
@@ -412,6 +413,11 @@ def attribute_values(
     for path, name, terms in attributes:
         if any(touches(term, changes) for term in terms):
             module = model.get_submodule(path)
+            if name == "__class__":  # torch's own attention gives way to one of free sizes
+                if is_stock(module):
+                    out += [(module, *each) for each in conversion(module)]
+                    out += [(m, "use_nested_tensor", True, False) for m in nesting(model, path)]
+                continue
             old = getattr(module, name)
             sizes = tuple(new_size(term, changes) for term in terms)
             out.append((module, name, old, sizes if isinstance(old, tuple) else sizes[0]))

@@ -337,12 +337,12 @@ def give_back_all(steps: Iterable[tuple[str, Callable[[], None]]]) -> None:
     if stopped is not None:
         raise stopped
     if failed:
-        what, error = failed[0]
+        what, reason = failed[0]
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         raise RamifyError(
             f"{what} could not be given back after a run of the model{more}, all else was "
-            f"({type(error).__name__}: {error}): let the forward leave it as it is"
-        ) from error
+            f"({type(reason).__name__}: {reason}): let the forward leave it as it is"
+        ) from reason
 
 
 def tensor_given_back(tensor: Tensor, value: Tensor | None = None) -> Callable[[], None]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+ABSENT = object()
+"""The value of an attribute that is not there."""
 _MODE_NAMES = frozenset({"mode", "training", "train", "is_training", "flag"})
 
 
@@ -38,10 +40,12 @@ def set_attribute(owner: Any, name: str, value: Any) -> None:
     Args:
         owner: a module or tensor that has the attribute.
         name: its name; where it is no entry of the owner's `__dict__`, it is set in the usual way.
-        value: the value.
+        value: the value, or `ABSENT` to take the attribute away.
     """
     own = vars(owner)
-    if name in own:
+    if value is ABSENT:
+        own.pop(name, None)
+    elif name in own:
         own[name] = value
     else:
         setattr(owner, name, value)

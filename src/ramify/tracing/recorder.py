@@ -29,6 +29,7 @@ from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ramify.tracing.attention.multihead import of_free_sizes
 from ramify.tracing.kept_state import KeptState, give_back_all, held_by, tensor_given_back
 from ramify.tracing.modes import enter_mode, set_attribute
 from ramify.tracing.writes import Writes
@@ -80,7 +81,7 @@ def _name_of(func: Any) -> str:
 @functools.cache
 def _is_composite(func: Any) -> bool:
     """Whether an operation is made of others."""
-    key = torch._C.DispatchKey.CompositeImplicitAutograd  # type: ignore[attr-defined]
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
 
 
@@ -374,6 +375,7 @@ def record(
         torch.set_grad_enabled(grad),
         eager(),
         recurrent_layers_written_out(model),
+        of_free_sizes(model),
         recorder.watching_modules(),
     ):
         try:

@@ -1,0 +1,164 @@
+"""Models whose attention holds its sizes as numbers, in torch's own layers and in libraries.
+
+python -m benchmarks.zoo.attention    # the share of the parameters that can be pruned, of each
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+import ramify
+from benchmarks.zoo.entries import Entry, Inputs, noise, tokens
+from benchmarks.zoo.examine import prepare, share
+from benchmarks.zoo.vision import declare_operators
+
+
+def sequences(count: int) -> Inputs:
+    """As many sequences of vectors of 32 numbers, as positional arguments."""
+    return lambda: tuple(torch.randn(2, 7 - n, 32) for n in range(count))
+
+
+def same_thrice() -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values of self-attention: one tensor."""
+    x = torch.randn(2, 7, 32)
+    return x, x, x
+
+
+def captions() -> tuple[torch.Tensor, torch.Tensor]:
+    """Images, and texts that end with their highest token."""
+    ids = tokens(98, 16)()
+    ids[:, -1] = 98
+    return torch.randn(2, 3, 32, 32), ids
+
+
+def _encoder() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    return nn.TransformerEncoder(layer, 2)
+
+
+def _torch() -> list[Entry]:
+    rows: list[tuple[str, Callable[[], nn.Module], Inputs]] = [
+        ("nn.MultiheadAttention", partial(nn.MultiheadAttention, 32, 4), same_thrice),
+        ("nn.TransformerEncoder", _encoder, sequences(1)),
+        (
+            "nn.Transformer",
+            partial(nn.Transformer, 32, 4, 1, 1, 64, batch_first=True),
+            sequences(2),
+        ),
+    ]
+    return [Entry(name, "torch", build, inputs) for name, build, inputs in rows]
+
+
+def _open_clip() -> nn.Module:
+    declare_operators()
+    model = importlib.import_module("open_clip.model")
+    vision = {"layers": 2, "width": 32, "head_width": 8, "patch_size": 8, "image_size": 32}
+    text = {"context_length": 16, "vocab_size": 99, "width": 32, "heads": 4, "layers": 2}
+    made: nn.Module = model.CLIP(24, model.CLIPVisionCfg(**vision), model.CLIPTextCfg(**text))
+    return made
+
+
+def _vit() -> nn.Module:
+    declare_operators()
+    models = importlib.import_module("torchvision.models")
+    sizes = {"num_layers": 2, "num_heads": 4, "hidden_dim": 32, "mlp_dim": 64, "num_classes": 10}
+    made: nn.Module = models.VisionTransformer(image_size=32, patch_size=8, **sizes)
+    return made
+
+
+def _swin_v2() -> nn.Module:
+    declare_operators()
+    swin = importlib.import_module("torchvision.models.swin_transformer")
+    made: nn.Module = swin.SwinTransformer(
+        [4, 4], 16, [2, 2], [2, 4], [4, 4], num_classes=10,
+        block=swin.SwinTransformerBlockV2, downsample_layer=swin.PatchMergingV2,
+    )  # fmt: skip
+    return made
+
+
+def _timm(name: str, settings: dict[str, Any]) -> nn.Module:
+    declare_operators()
+    made: nn.Module = importlib.import_module("timm").create_model(name, num_classes=10, **settings)
+    return made
+
+
+def _hub(config: str, model: str, settings: dict[str, Any]) -> nn.Module:
+    hub = importlib.import_module("transformers")
+    made: nn.Module = getattr(hub, model)(getattr(hub, config)(**settings))
+    return made
+
+
+_SPEECH = {
+    "vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 48, "conv_dim": [16, 16], "conv_stride": [5, 4], "conv_kernel": [10, 8],
+    "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4,
+}  # fmt: skip
+_VIDEO = {
+    "image_size": 32, "patch_size": 8, "num_frames": 2, "hidden_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "intermediate_size": 48,
+}  # fmt: skip
+_WRITING = {
+    "vocab_size": 99, "d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 48, "max_position_embeddings": 40, "use_cache": False,
+}  # fmt: skip
+_COAT = {
+    "img_size": 64, "embed_dims": (16, 32, 48, 48), "num_heads": 4, "parallel_depth": 0,
+    "serial_depths": (1, 1, 1, 1), "crpe_window": {3: 1, 5: 1, 7: 2},
+}  # fmt: skip
+_PVT = {"embed_dims": (8, 16, 24, 32), "num_heads": (1, 2, 3, 4), "depths": (1, 1, 1, 1)}
+
+
+def entries() -> list[Entry]:
+    """One entry a model of torch and of each package that is installed."""
+    found = _torch()
+    has = {name: importlib.util.find_spec(name) is not None for name in (
+        "open_clip", "torchvision", "transformers", "timm")}  # fmt: skip
+    if has["open_clip"]:
+        found.append(Entry("open_clip ViT", "open_clip", _open_clip, captions))
+    if has["torchvision"]:
+        found.append(Entry("torchvision ViT", "torchvision", _vit, noise(2, 3, 32, 32)))
+        found.append(Entry("torchvision swin_v2", "torchvision", _swin_v2, noise(2, 3, 32, 32)))
+    if has["transformers"]:
+        rows: list[tuple[str, str, str, dict[str, Any], Inputs]] = [
+            ("WavLM", "WavLMConfig", "WavLMForCTC", _SPEECH, noise(2, 800)),
+            ("TimeSformer", "TimesformerConfig", "TimesformerForVideoClassification", _VIDEO,
+             noise(2, 2, 3, 32, 32)),
+            ("TrOCR", "TrOCRConfig", "TrOCRForCausalLM", _WRITING, tokens(99, 9)),
+        ]  # fmt: skip
+        for name, config, model, settings, inputs in rows:
+            build = partial(_hub, config, model, settings)
+            found.append(Entry(name, "transformers", build, inputs))
+    if has["timm"]:
+        for name, settings in (("pvt_v2_b0", _PVT), ("coat_tiny", _COAT)):
+            build = partial(_timm, name, settings)
+            found.append(Entry(name, "timm", build, noise(2, 3, 64, 64)))
+    return found
+
+
+def main() -> None:
+    """Trace every model, and print what share of its parameters can be pruned and split."""
+    warnings.filterwarnings("ignore")
+    print("|model|parameters|groups|prunable|splittable|\n|---|---|---|---|---|", flush=True)
+    for entry in entries():
+        model, inputs = prepare(entry, torch.float32)
+        graph = ramify.trace(model, inputs)
+        prunable = [group for group in graph.groups if group.can_prune]
+        splittable = [group for group in graph.groups if group.can_split]
+        size = sum(parameter.numel() for parameter in model.parameters())
+        print(
+            f"|{entry.name}|{size:,}|{len(prunable)}/{len(graph.groups)}|"
+            f"{share(graph, prunable):.0%}|{share(graph, splittable):.0%}|",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
