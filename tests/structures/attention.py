@@ -14,9 +14,9 @@ from tests.structures.base import structure
 @structure(
     (2, 5, 4),
     {
-        "layer.self_attn:0": "3 frozen",
-        "layer.self_attn:1": "2 frozen",
-        "layer.self_attn:2": "2 frozen",
+        "layer.self_attn:0": "2 split",
+        "layer.self_attn:1": "2 split",
+        "layer.self_attn:2": "2 split",
         "layer.self_attn.out_proj": "4 frozen",
         "layer.linear1": "6 split",
         "layer.linear2": "4 frozen",
@@ -24,7 +24,7 @@ from tests.structures.base import structure
     },
 )
 class EncoderLayer(nn.Module):
-    """`nn.TransformerEncoderLayer`: its stream is fixed by assertions, its hidden width is not."""
+    """`nn.TransformerEncoderLayer`: its stream is the input's, heads and hidden units are free."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,16 +38,16 @@ class EncoderLayer(nn.Module):
 @structure(
     (2, 5, 4),
     {
-        "a": "4 frozen",
-        "att:0": "3 frozen",
-        "att:1": "2 frozen",
-        "att:2": "2 frozen",
+        "a": "4 split",
+        "att:0": "2 inexact",
+        "att:1": "2 split",
+        "att:2": "2 split",
         "att.out_proj": "4 split",
         "c": "2 frozen",
     },
 )
 class SelfAttention(nn.Module):
-    """`nn.MultiheadAttention` called with weights asked for."""
+    """`nn.MultiheadAttention` called with weights asked for: their mean depends on the heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,10 +62,10 @@ class SelfAttention(nn.Module):
 @structure(
     (2, 5, 4),
     {
-        "kv": "4 frozen",
-        "att:0": "2 frozen",
-        "att:1": "2 frozen",
-        "att:2": "2 frozen",
+        "kv": "4 split",
+        "att:0": "2 split",
+        "att:1": "2 prune",
+        "att:2": "2 split",
         "att.out_proj": "4 split",
         "c": "2 frozen",
     },

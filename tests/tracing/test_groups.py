@@ -79,7 +79,6 @@ def test_where_a_flattened_channel_is_read() -> None:
 
 
 WHY = [
-    ("EncoderLayer", "layer.self_attn:1", "module 'layer.self_attn' holds a size that does not"),
     ("Recurrent", "lstm:0", "in module 'lstm' makes 4 equal pieces"),
     ("HiddenBranch", "a", "branches on data and 'b.weight' was not reached: trace it with `also`"),
     ("LiteralView", "a", "the model's own forward holds a size that does not follow an edit"),
