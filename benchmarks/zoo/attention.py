@@ -39,6 +39,11 @@ def captions() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(2, 3, 32, 32), ids
 
 
+def writing() -> dict[str, torch.Tensor]:
+    """Tokens, and what an encoder saw."""
+    return {"input_ids": tokens(99, 9)(), "encoder_hidden_states": torch.randn(2, 5, 24)}
+
+
 def _encoder() -> nn.Module:
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
     return nn.TransformerEncoder(layer, 2)
@@ -91,6 +96,7 @@ def _timm(name: str, settings: dict[str, Any]) -> nn.Module:
 
 
 def _hub(config: str, model: str, settings: dict[str, Any]) -> nn.Module:
+    declare_operators()
     hub = importlib.import_module("transformers")
     made: nn.Module = getattr(hub, model)(getattr(hub, config)(**settings))
     return made
@@ -108,10 +114,11 @@ _VIDEO = {
 _WRITING = {
     "vocab_size": 99, "d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4,
     "decoder_ffn_dim": 48, "max_position_embeddings": 40, "use_cache": False,
+    "cross_attention_hidden_size": 24,
 }  # fmt: skip
 _COAT = {
-    "img_size": 64, "embed_dims": (16, 32, 48, 48), "num_heads": 4, "parallel_depth": 0,
-    "serial_depths": (1, 1, 1, 1), "crpe_window": {3: 1, 5: 1, 7: 2},
+    "img_size": 64, "embed_dims": (16, 32, 48, 48), "num_heads": 8, "parallel_depth": 0,
+    "serial_depths": (1, 1, 1, 1), "crpe_window": {3: 2, 5: 3, 7: 3},
 }  # fmt: skip
 _PVT = {"embed_dims": (8, 16, 24, 32), "num_heads": (1, 2, 3, 4), "depths": (1, 1, 1, 1)}
 
@@ -131,7 +138,7 @@ def entries() -> list[Entry]:
             ("WavLM", "WavLMConfig", "WavLMForCTC", _SPEECH, noise(2, 800)),
             ("TimeSformer", "TimesformerConfig", "TimesformerForVideoClassification", _VIDEO,
              noise(2, 2, 3, 32, 32)),
-            ("TrOCR", "TrOCRConfig", "TrOCRForCausalLM", _WRITING, tokens(99, 9)),
+            ("TrOCR", "TrOCRConfig", "TrOCRForCausalLM", _WRITING, writing),
         ]  # fmt: skip
         for name, config, model, settings, inputs in rows:
             build = partial(_hub, config, model, settings)

@@ -32,6 +32,7 @@ from ramify.select import Knapsack, Rule, Selection, Threshold, TopFraction, Tra
 from ramify.select.fit import fit
 from ramify.store.model import load, recipe_of, reshape, save
 from ramify.tracing import ChannelGraph, ChannelGroup, rule, trace
+from ramify.tracing.attention.multihead import ResizedMultiheadAttention
 from ramify.train.epoch import Training
 from ramify.train.grow import grow
 from ramify.train.loop import Grown
@@ -52,6 +53,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Edit",
     "Prune",
     "Split",
+    "ResizedMultiheadAttention",
     # a method proposes
     "Method",
     "Loss",

@@ -447,3 +447,106 @@ class ComplexRotary(nn.Module):
         q, k, v = (f(x).unflatten(-1, (2, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
         out = F.scaled_dot_product_attention(self.turn(q), self.turn(k), v)
         return self.c(out.transpose(1, 2).flatten(2))
+
+
+@structure(
+    (2, 5, 4),
+    {"a:0": "2 inexact", "a:1": "3 inexact", "qkv": "3 frozen", "up": "5 split", "c": "2 frozen"},
+)
+class StreamSizedAttention(nn.Module):
+    """Heads as wide together as the stream, whose size the forward takes from the input's shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 2
+        self.a, self.qkv, self.proj = nn.Linear(4, 6), nn.Linear(6, 18), nn.Linear(6, 6)
+        self.up, self.down, self.c = nn.Linear(6, 5), nn.Linear(5, 6), nn.Linear(6, 2)
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        n, l, c = x.shape
+        parts = self.qkv(self.norm(x)).reshape(n, l, 3, self.heads, c // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) * 0.5).softmax(dim=-1)
+        x = x + self.proj((weights @ v).transpose(1, 2).reshape(n, l, c))
+        return self.c(x + self.down(torch.relu(self.up(x))))
+
+
+@structure(
+    (2, 5, 4),
+    {"a:0": "2 split", "a:1": "3 inexact", "c": "2 frozen"},
+)
+class StreamSizedScores(nn.Module):
+    """The same without a norm, with weights of their own, and scores that stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 2
+        self.a, self.q, self.k, self.v = (nn.Linear(n, 6) for n in (4, 6, 6, 6))
+        self.proj, self.c = nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        shape = *x.shape[:-1], self.heads, x.size(-1) // self.heads
+        q, k, v = (f(x).view(shape).transpose(1, 2) for f in (self.q, self.k, self.v))
+        found = torch.tanh(q @ k.transpose(-2, -1)) @ v
+        return self.c(x + self.proj(found.transpose(1, 2).reshape(x.shape)))
+
+
+@structure(
+    (2, 3, 6),
+    {"a": "8 split", "c": "2 frozen"},
+)
+class SizedLikeAnother(nn.Module):
+    """Channels counted by the shape of a tensor that has as many, in a view and in a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = torch.relu(self.a(x)), torch.relu(self.b(x))
+        zeros = torch.zeros(2, 3, one.shape[-1], dtype=x.dtype)
+        return self.c(one + zeros) + self.c(other.reshape(2, 3, one.size(2)))
+
+
+@structure(
+    (2, 5, 4),
+    {"a:0": "2 inexact", "a:1": "3 inexact", "c": "2 frozen"},
+)
+class FunctionalAttention(nn.Module):
+    """Torch's attention function by itself, which asserts heads as wide together as the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.heads = 6, 2
+        self.a, self.q, self.k, self.v = (nn.Linear(n, 6) for n in (4, 6, 6, 6))
+        self.proj, self.c = nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        weights = {f"{name}_proj_weight": getattr(self, name).weight for name in "qkv"}
+        biases = torch.cat([self.q.bias, self.k.bias, self.v.bias])
+        found, _ = F.multi_head_attention_forward(
+            x, x, x, self.width, self.heads, None, biases, None, None, False, 0.0,
+            self.proj.weight, self.proj.bias, self.training, use_separate_proj_weight=True, **weights,
+        )  # fmt: skip
+        return self.c(x + found)
+
+
+@structure(
+    (3, 4),
+    {"a:0": "2 split", "a:1": "3 split", "b": "2 frozen"},
+)
+class ListedPieces(nn.Module):
+    """Pieces of channels whose sizes a list of the module holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces = [2, 3]
+        self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(2, 2), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = torch.split(torch.relu(self.a(x)), self.pieces, dim=-1)
+        return self.b(one) + self.c(other)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import nn
 
 from ramify.tracing.attention.multihead import is_stock
-from ramify.tracing.dims import Fixed, Prod, Term, product, resolve
+from ramify.tracing.dims import Fixed, Prod, Sum, Term, product, resolve
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Attributes
 
@@ -21,6 +21,8 @@ def attributes_of(model: nn.Module, flow: DimFlow) -> Attributes:
     def bind(path: str, name: str, terms: Sequence[Term]) -> None:
         held = vars(modules[path]).get(name)  # no property: what that computes follows by itself
         sizes = tuple(term.size for term in terms)
+        if type(held) is list:
+            held = tuple(held)
         if held == sizes or (len(sizes) == 1 and held == sizes[0] and type(held) is int):
             found.setdefault((path, name), tuple(map(resolve, terms)))
 
@@ -75,6 +77,15 @@ def _terms_of(path: str, module: nn.Module, flow: DimFlow) -> list[Term]:
     return found
 
 
+def _alike(one: Term, other: Term) -> bool:
+    """Whether two resolved terms hold the same axes in the same order."""
+    parts = [term.parts if isinstance(term, (Prod, Sum)) else () for term in (one, other)]
+    if type(one) is not type(other) or len(parts[0]) != len(parts[1]):
+        return False
+    same = one is other or (isinstance(one, Fixed) and one.size == other.size)
+    return same or (bool(parts[0]) and all(map(_alike, *parts)))
+
+
 _WIDTHS = re.compile("channel|feature|width|planes|dim|hidden|embed|inner|units|size|^n[fx]$|^d_")
 _COUNTS = re.compile("window|patch|kernel|image|img|max|vocab|num_|batch|pool|cell|grid|limit")
 
@@ -104,7 +115,7 @@ def _meant(name: str, value: int, terms: Sequence[Term]) -> Term | None:
     elif _WIDTHS.search(name) is None or _COUNTS.search(name) is not None:
         found = []
     else:
-        found = wholes if all(term is wholes[0] for term in wholes) else []
+        found = wholes if all(_alike(term, wholes[0]) for term in wholes) else []
     return found[0] if found else None
 
 

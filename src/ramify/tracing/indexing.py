@@ -419,8 +419,9 @@ def attribute_values(
                     out += [(m, "use_nested_tensor", True, False) for m in nesting(model, path)]
                 continue
             old = getattr(module, name)
-            sizes = tuple(new_size(term, changes) for term in terms)
-            out.append((module, name, old, sizes if isinstance(old, tuple) else sizes[0]))
+            sizes = [new_size(term, changes) for term in terms]
+            several = isinstance(old, (tuple, list))
+            out.append((module, name, old, type(old)(sizes) if several else sizes[0]))
     return out
 
 

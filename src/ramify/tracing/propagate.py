@@ -13,6 +13,7 @@ from ramify.tracing.dims import Atom, Fixed, unify
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.recorder import Op, Tape
 from ramify.tracing.rules.registry import DimRule, rule_for
+from ramify.tracing.size_relations import relate
 from ramify.tracing.sizes import Use, holders
 from ramify.tracing.traced_op import TracedOp
 
@@ -53,6 +54,7 @@ def propagate(
         _note_provenance(flow, op)
     for use in uses:
         _note_use(flow, use)
+    relate(flow, uses)
 
 
 def _note_use(flow: DimFlow, use: Use) -> None:

@@ -1,18 +1,22 @@
-"""Sizes that a forward takes from its modules' attributes, followed to the dimensions they become.
+"""Sizes that a forward takes from attributes and shapes, followed to the dimensions they become.
 
-For the time of one run, the integers that modules hold (`num_heads`, `head_dim`, `split_size`) are
-numbers that know where they come from, also after products, sums and quotients. Where one of them
-is given to a function, it says which dimension of the result has the size of that attribute.
+For the time of one run, the integers that modules hold (`num_heads`, `head_dim`, `split_size`) and
+the sizes that tensors tell (`x.shape`) are numbers that know where they come from, also after
+products, sums and quotients. Where one of them is given to a function, it says which dimension of
+the result has the size of that attribute (`holders`) or of that dimension (`size_relations`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import multi_head_attention_forward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
@@ -24,7 +28,8 @@ from ramify.tracing.recorder import Recorder, Ref
 class Size(int):
     """A number, and how it was made.
 
-    Either ("of", (module, attribute), place in a tuple), or (operation, one, other).
+    ("of", (module, attribute), place in a tuple), ("dim", tensor, dimension), or (operation, one,
+    other).
     """
 
     made: tuple[Any, ...]
@@ -96,11 +101,12 @@ def tagged(model: nn.Module) -> Iterator[None]:
 
 
 def _marked(path: str, name: str, value: Any) -> Any:
-    """The same integer, or tuple of integers, knowing where it comes from; None for all else."""
+    """The same integer, or integers, knowing where they come from; None for all else."""
     if type(value) is int and value > 1:
         return Size(value, "of", (path, name), None)
-    if type(value) is tuple and value and all(type(n) is int for n in value) and max(value) > 1:
-        return tuple(Size(n, "of", (path, name), at) for at, n in enumerate(value))
+    several = type(value) in (tuple, list) and value and all(type(n) is int for n in value)
+    if several and max(value) > 1:
+        return type(value)(Size(n, "of", (path, name), at) for at, n in enumerate(value))
     return None
 
 
@@ -150,6 +156,10 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
+        if func is multi_head_attention_forward:
+            self._found.extend(self._asserted(args, kwargs))
+        if func == _SHAPE or name in ("size", "numel"):
+            return self._measured(args[0], result, args[1:], kwargs)
         if name in _SHAPED or name in _CUTTING:
             results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
             for number, dim, size in _sizes(name, args, kwargs, results):
@@ -160,6 +170,45 @@ class _Watch(TorchFunctionMode):
                     self._found.append(Use(size, ref, dim))
         return result
 
+    def _asserted(self, args: Any, kwargs: Any) -> Iterator[Use]:
+        """What torch's attention function asserts of the sizes of what it is given."""
+        given = inspect.signature(multi_head_attention_forward).bind(*args, **kwargs).arguments
+        query = self._recorder.find(given["query"])
+        if query is None:
+            return
+        width, last = given["query"].shape[-1], given["query"].dim() - 1
+        stream = Size(width, "dim", query, last)
+        if type(given["embed_dim_to_check"]) is Size:
+            yield Use(given["embed_dim_to_check"], query, last)
+        separate = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+        for name in separate if given.get("use_separate_proj_weight") else ("in_proj_weight",):
+            weight = self._recorder.find(given[name])
+            size = stream if name in separate else Size(3 * width, "mul", 3, stream)
+            if weight is not None:
+                yield Use(size, weight, 0)
+        out = self._recorder.find(given["out_proj_weight"])
+        if out is not None:
+            yield Use(stream, out, 1)
+
+    def _measured(self, tensor: Any, sizes: Any, place: Any, named: dict[str, Any]) -> Any:
+        """The sizes of a tensor that a function gave, each knowing which dimension it is of."""
+        ref = self._recorder.find(tensor) if isinstance(tensor, Tensor) else None
+        if ref is None:
+            return sizes
+        if isinstance(sizes, torch.Size):
+            return torch.Size(_of_dimension(size, ref, dim) for dim, size in enumerate(sizes))
+        dim = place[0] if place else named.get("dim", 0)  # the number of entries of a vector
+        if type(sizes) is int and type(dim) is int and (place or named or tensor.dim() == 1):
+            return _of_dimension(sizes, ref, dim % max(tensor.dim(), 1))
+        return sizes
+
+
+def _of_dimension(size: int, ref: Ref, dim: int) -> int:
+    return Size(size, "dim", ref, dim) if size > 1 else size
+
+
+_SHAPE: Any = Tensor.shape.__get__  # type: ignore[attr-defined]
+"""What `tensor.shape` calls."""
 
 _SHAPED = frozenset(
     "view reshape expand broadcast_to new_zeros new_ones new_empty new_full zeros ones empty full "
@@ -240,6 +289,8 @@ def holders(size: Size | int, term: Term) -> list[tuple[Holder, Term]]:
     how, one, other = size.made
     if how == "of":
         return [((one, other), term)]
+    if how == "dim":
+        return []
     if how == "div":  # by a plain number: by another attribute it is that attribute's to say
         return holders(one, product([Fixed(int(other)), term])) if type(other) is int else []
     if 1 in (one, other) and how == "mul":
