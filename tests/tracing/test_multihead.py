@@ -326,8 +326,13 @@ class Loud(nn.MultiheadAttention):
 
 def test_a_subclass_keeps_its_own_forward() -> None:
     model, (query, key, value) = between("packed")
-    model.att = Loud(E, H).double()
-    graph = ramify.trace(model, {"query": query, "key": key, "value": value})
-    assert not graph["att:0"].can_prune
-    assert "holds a size that does not follow an edit" in graph["att:0"].reason
+    model.att = Loud(E, H).double().eval()
+    masked = copy.deepcopy(model)
+    traced = {"query": query, "key": key, "value": value, "need_weights": False}
+    graph = ramify.trace(masked, traced)
+    assert graph["q:0"].width == H  # of the stream too, as torch's own forward asserts
+    mask(graph, graph["q:0"], [1])
+    ramify.apply(ramify.trace(model, traced), [Prune("q:0", 1)])
     assert type(model.att) is Loud
+    assert (model.att.num_heads, model.att.embed_dim) == (H - 1, E - E // H)
+    assert distance(masked(query, key, value), model(query, key, value)) <= 1e-12

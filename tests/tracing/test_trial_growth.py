@@ -15,11 +15,11 @@ from tests.checks import ability
 class Attention(nn.Module):
     def __init__(self, heads: int) -> None:
         super().__init__()
-        self.heads, self.qkv, self.out = [heads], nn.Linear(8, 24), nn.Linear(8, 8)
+        self.heads, self.qkv, self.out = {"all": heads}, nn.Linear(8, 24), nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, _ = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, *self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads["all"], -1).permute(2, 0, 3, 1, 4)
         x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, -1)
         return self.out(x)
 
