@@ -4,8 +4,10 @@ In the order in which data flows:
 
     plan    checks `Prune` and `Split` against the graph, and works out a change for each axis:
             which old channel each new one copies, and what its readers are multiplied by
-    carry   stages what the change does to tensors, gradients, attributes, optimizer state and
-            followers (the arithmetic is in tracing.indexing)
+    carry   stages what the change does to tensors, gradients, attributes and followers (the
+            arithmetic is in tracing.indexing)
+    optimizers  stages what it does to optimizer state, by state_laws (how each kind of entry
+            follows) and state_trial (of which kind an unknown entry is)
     apply   `ramify.apply`: carries it out, traces the model again, checks that nothing else
             changed, and otherwise takes all of it back
 """

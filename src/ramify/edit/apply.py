@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
-from ramify.edit.carry import Follower, Swap, stage_follower, stage_model, stage_optimizer
+from ramify.edit.carry import Follower, Swap, stage_follower, stage_model
+from ramify.edit.optimizers import several, stage_optimizer
 from ramify.edit.plan import Edit, Plan, Prune, Split, check_current, plan_edits
 from ramify.errors import RamifyError
 from ramify.tracing import ChannelGraph
@@ -94,7 +95,7 @@ def _apply(
     check_current(graph)
     plan = plan_edits(graph, edits)
     _warn_of_unseen(graph, plan)
-    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or [])
+    optimizers = several(optimizer)
     whole = all(isinstance(edit, Split) for edit in edits)
     before = run_of(graph) if whole else None
     if not whole:

@@ -1,4 +1,4 @@
-"""What follows an edit: tensors, attributes, gradients, optimizer state, followers.
+"""What follows an edit: tensors, attributes, gradients, followers.
 
 Everything is staged first, and then done, or taken back, as a whole.
 """
@@ -12,14 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from ramify.edit.plan import Plan
 from ramify.errors import RamifyError
 from ramify.tracing import ChannelGraph
 from ramify.tracing.dims import Fixed
 from ramify.tracing.indexing import (
-    Indexing,
     Scaling,
     attribute_values,
     positions,
@@ -191,110 +189,3 @@ def named_alike(names: Iterable[str], follower: nn.Module) -> nn.Module:
     if isinstance(inner, nn.Module) and not set(names) <= tensors_of(follower).keys():
         return inner
     return follower
-
-
-Law: TypeAlias = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
-"""(factors of the gradients, factors of the values) -> those of a state entry."""
-
-SMALLEST = 0.1  # no share counts as smaller, or its copy would hardly ever move
-
-
-def _pace(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What steps are multiplied by: as values are, but 0 (nothing reads it yet) counts as 1."""
-    return np.where(values == 0.0, 1.0, np.maximum(np.abs(values), SMALLEST))
-
-
-def _size(gradients: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What the size of gradients is multiplied by; 0 counts as 1, or later steps would explode."""
-    return np.where(gradients == 0.0, 1.0, np.abs(gradients))
-
-
-def _square(gradients: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For the squares that divide gradients: the quotient is multiplied by sign(g) |f|."""
-    return (_size(gradients) / _pace(values)) ** 2
-
-
-# How an entry follows an edit: g multiplies gradients, f values. What is not named is a mean of
-# gradients, and follows g.
-_LAWS: dict[str, Law] = {
-    "exp_avg_sq": _square,  # Adam, AdamW, NAdam, RAdam
-    "max_exp_avg_sq": _square,
-    "square_avg": _square,  # RMSprop
-    "variance": _square,  # Adafactor, of vectors
-    "sum": _square,  # Adagrad
-    "exp_inf": lambda g, f: _size(g) / _pace(f),  # Adamax
-    "grad_avg": lambda g, f: g / _pace(f),  # RMSprop, centred: subtracts its square from square_avg
-    "step_size": lambda g, f: _pace(f),  # Rprop
-}
-_OWN_LAWS: dict[tuple[type[Optimizer], str], Law] = {
-    (torch.optim.RMSprop, "momentum_buffer"): lambda g, f: np.sign(g) * _pace(f),  # sums steps
-    (torch.optim.Adadelta, "square_avg"): lambda g, f: _size(g) ** 2,
-    (torch.optim.Adadelta, "acc_delta"): lambda g, f: _pace(f) ** 2,  # squared steps
-    (torch.optim.ASGD, "ax"): lambda g, f: f,  # averages values
-}
-
-
-def law_of(optimizer: Optimizer, key: str) -> Law:
-    """How an entry of the optimizer's state follows what gradients and values are multiplied by."""
-    for (kind, own), law in _OWN_LAWS.items():
-        if own == key and isinstance(optimizer, kind):
-            return law
-    return _LAWS.get(key, lambda g, f: g)
-
-
-def _scales(indexing: Indexing, name: str, law: Law) -> list[Scaling]:
-    """For each dimension of a tensor, how a state entry of its shape follows changes."""
-
-    def rule(gradients: Scaling, values: Scaling) -> Scaling:
-        return lambda term, changes: law(gradients(term, changes), values(term, changes))
-
-    both = zip(indexing.gradient_scales(name), indexing.value_scales(name), strict=True)
-    return [rule(gradients, values) for gradients, values in both]
-
-
-def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Optimizer) -> None:
-    """Whatever the optimizer keeps for each parameter, so that its next step is that of before.
-
-    An optimizer that divides gradients by their own size makes steps of one length whatever the
-    weights are. Its roots follow so that a step is multiplied by what its weight is multiplied by.
-
-    Raises:
-        RamifyError: the optimizer keeps something whose shape is not its parameter's.
-    """
-    tensors, optimizer = tensors_of(graph.model), inner_optimizer(optimizer)
-    if isinstance(optimizer, torch.optim.LBFGS) and optimizer.state:
-        raise RamifyError(
-            "LBFGS keeps one history for all parameters together, which no edit can follow: use "
-            "another optimizer, or make a new one after the edit"
-        )
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if not any(id(tensor) in held for tensor in tensors.values()):
-        raise RamifyError(
-            f"this {type(optimizer).__name__} holds no parameter of the model: give the optimizer "
-            "that trains it"
-        )
-    # What has the parameter's shape follows; numbers, such as `step`, stay.
-    for name in graph.indexing.touched(plan.changes):
-        parameter = tensors[name]
-        state: dict[str, Any] = optimizer.state.get(parameter, {})
-        for key, value in state.items():
-            if not isinstance(value, Tensor) or value.dim() == 0:
-                continue
-            if value.shape != parameter.shape:
-                if value.numel() == 1:
-                    continue
-                raise RamifyError(
-                    f"{type(optimizer).__name__} keeps '{key}' of shape {tuple(value.shape)} for "
-                    f"'{name}' of shape {tuple(parameter.shape)}, which no edit can follow: give "
-                    "the optimizer to every ramify.apply (was it left out of an earlier one?), or "
-                    "use one whose state has the parameter's shape"
-                )
-            scales = _scales(graph.indexing, name, law_of(optimizer, key))
-            swap.item(state, key, reindex(value, graph.dims[name], plan.changes, scales))
-
-
-def inner_optimizer(optimizer: Optimizer) -> Optimizer:
-    """The optimizer inside of one that only passes on, as that of accelerate and Trainer does."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
-    return optimizer

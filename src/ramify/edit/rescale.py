@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ramify.edit.carry import Follower, inner_optimizer, law_of, named_alike
+from ramify.edit.carry import Follower, named_alike
+from ramify.edit.optimizers import States, has_entries
+from ramify.edit.state_laws import law_of
 from ramify.tracing.recorder import tensors_of
 
 
@@ -31,16 +33,16 @@ def rescale(
         optimizer: of the network.
         followers: weight averages and other models or state dictionaries with the model's names.
     """
-    tensors, inner = tensors_of(model), inner_optimizer(optimizer)
+    tensors, states = tensors_of(model), States(optimizer)
     for name, factor in factors.items():
-        own = tensors[name]
+        own, plain = tensors[name], factor.detach().cpu().double().numpy()
+        for number, one in enumerate(states.owners):
+            for key, value in one.state.get(own, {}).items():
+                if has_entries(value) and value.shape == own.shape:
+                    rule = states.rule(number, own, key, name, by_entry_is_enough=False)
+                    follows = torch.from_numpy(law_of(rule)(1 / plain, plain))
+                    value.mul_(follows.to(value))
         own.mul_(factor)
-        state = inner.state.get(own, {})
-        for key, value in state.items():
-            if isinstance(value, Tensor) and value.shape == own.shape and value.dim():
-                plain = factor.detach().cpu().double().numpy()
-                follows = torch.from_numpy(law_of(inner, key)(1 / plain, plain))
-                value.mul_(follows.to(value))
     for follower in followers:
         held: Mapping[str, Tensor]
         if isinstance(follower, nn.Module):

@@ -1,7 +1,7 @@
 """What it says of dimensions that a forward computes one size from others.
 
-Where `qkv.reshape(n, l, 3, heads, c // heads)` takes `c` from `x.shape[-1]`, the channels of `x` and
-those of all heads together are equally many after every edit, or the forward fails. So they go
+Where `qkv.reshape(n, l, 3, heads, c // heads)` takes `c` from `x.shape[-1]`, the channels of `x`
+and those of all heads together are equally many after every edit, or the forward fails. So they go
 together: removing a dimension of every head removes as many channels of the stream.
 """
 
