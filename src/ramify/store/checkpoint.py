@@ -6,8 +6,7 @@ what kind of run it is, its events, and what of its state is no tensor.
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from ramify.errors import RamifyError
-from ramify.store.files import read_tensors, write_tensors
+from ramify.store.encoding import decode, encode
+from ramify.store.files import parse_json, read_tensors, write_tensors
 
 FORMAT = "ramify-checkpoint-4"
 OLDER = ("ramify-checkpoint-", "ramify-state-")
@@ -61,8 +61,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """
     tensors: dict[str, Tensor] = {}
     parts = {
-        "state": _encode(checkpoint.state, "state", tensors),
-        "random": _encode(checkpoint.random, "random", tensors),
+        "state": encode(checkpoint.state, "state", tensors),
+        "random": encode(checkpoint.random, "random", tensors),
         "history": checkpoint.history,
     }
     plain = {key: json.dumps(value) for key, value in parts.items()}
@@ -93,8 +93,8 @@ def read_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
     if found != FORMAT:
         raise RamifyError(f"{path} is not a {FORMAT} file; {ADVICE}")
     with damage_named(path):
-        state, random = (_decode(json.loads(metadata[k]), tensors) for k in ("state", "random"))
-        checkpoint = Checkpoint(metadata["kind"], state, random, json.loads(metadata["history"]))
+        state, random = (decode(parse_json(metadata[k]), tensors) for k in ("state", "random"))
+        checkpoint = Checkpoint(metadata["kind"], state, random, parse_json(metadata["history"]))
     if kind not in (None, checkpoint.kind):
         raise RamifyError(f"{path} is not the checkpoint of a {kind} run; {ADVICE}")
     return checkpoint
@@ -107,48 +107,12 @@ def damage_named(path: Path) -> Iterator[None]:
         yield
     except RamifyError:
         raise
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (
+        LookupError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        ArithmeticError,
+        AttributeError,
+    ) as error:
         raise RamifyError(f"{path} is damaged ({error!r}); {ADVICE}") from None
-
-
-# What JSON has no word for is a dictionary with one of these as its only key.
-TENSOR, TUPLE, ITEMS, COUNTER = "<tensor>", "<tuple>", "<items>", "<counter>"
-
-
-def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
-    """``value`` as JSON: tensors go to ``tensors`` under ``key``, containers keep their type."""
-    if isinstance(value, Tensor):
-        tensors[key] = value
-        return {TENSOR: key}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    kind = type(value)
-    if kind in (list, tuple):
-        items = [_encode(item, f"{key}/{i}", tensors) for i, item in enumerate(value)]
-        return items if kind is list else {TUPLE: items}
-    if kind is dict and all(type(name) is str and not name.startswith("<") for name in value):
-        return {name: _encode(item, f"{key}/{name}", tensors) for name, item in value.items()}
-    if kind in (dict, Counter):  # as the milestones of a schedule
-        items = [_encode(item, f"{key}/{i}", tensors) for i, item in enumerate(value.items())]
-        return {COUNTER if kind is Counter else ITEMS: items}
-    raise RamifyError(
-        f"{key} is a {kind.__name__}, which a checkpoint cannot hold; "
-        "use an optimizer whose state is made of tensors and plain values."
-    )
-
-
-def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of :func:`_encode`."""
-    if isinstance(value, list):
-        return [_decode(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if TENSOR in value:
-        return tensors[value[TENSOR]]
-    if TUPLE in value:
-        return tuple(_decode(value[TUPLE], tensors))
-    if ITEMS in value:
-        return dict(_decode(value[ITEMS], tensors))
-    if COUNTER in value:
-        return Counter(dict(_decode(value[COUNTER], tensors)))
-    return {name: _decode(item, tensors) for name, item in value.items()}

@@ -14,6 +14,7 @@ from torch import Tensor
 from ramify.errors import RamifyError
 
 TORN = "it is torn or was changed by hand"
+LARGEST_JSON = 2**28  # bytes; what Ramify writes is far smaller
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -62,11 +63,25 @@ def read_json(path: Path, advice: str) -> Any:
         RamifyError: The file is missing, cannot be read or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"it has {path.stat().st_size} bytes")
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RamifyError(f"{path} is missing; {advice}") from None
     except (OSError, ValueError) as error:
         raise RamifyError(f"{path} is not readable JSON ({error}): {TORN}; {advice}") from None
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value.
+
+    Raises:
+        ValueError: it is none, or nested deeper than Python follows.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def read_tensors(path: Path, advice: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -79,7 +94,7 @@ def read_tensors(path: Path, advice: str) -> tuple[dict[str, Tensor], dict[str, 
             return tensors, file.metadata() or {}
     except FileNotFoundError:
         raise RamifyError(f"{path} is missing; {advice}") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise RamifyError(
             f"{path} is not a readable safetensors file ({error}): {TORN}; {advice}"
         ) from None

@@ -5,7 +5,6 @@ numbers, flags and tuples that the modules carry (``in_channels``, ``normalized_
 that the user's own class rebuilds the network: nothing of its code is stored.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,18 +22,29 @@ from ramify.store.files import (
     write_json,
     write_tensors,
 )
+from ramify.store.recipe_checks import (
+    FORMAT,
+    Recipe,
+    check_fits,
+    check_memory,
+    check_recipe,
+    is_plain,
+    lazily_built,
+    ties_of,
+)
+from ramify.store.runtime import (
+    decoded,
+    modules_with_tensors,
+    named_in,
+    restore,
+    runtime_of,
+    warn_of_lost,
+)
 from ramify.tracing import check_ungated
 from ramify.tracing.attention.multihead import convert
 from ramify.tracing.indexing import set_data
 
-FORMAT = "ramify-recipe-1"
 SUFFIX = ".safetensors"
-
-Recipe = dict[str, Any]
-
-_ATTENTION = {"MultiheadAttention", "ResizedMultiheadAttention"}
-"""Torch's attention layer, and what an edit of its sizes turns it into: each loads as the other."""
-_ARGUMENTS = "build the model with the arguments it was saved with, but for its widths."
 _WRAPPERS = {
     "DistributedDataParallel": "its `.module`",
     "DataParallel": "its `.module`",
@@ -46,7 +56,10 @@ def save(model: nn.Module, path: str | Path) -> Path:
     """Save a network: ``path.safetensors`` holds its tensors, ``path.json`` its shape recipe.
 
     Every parameter and buffer is stored under its own name, tied ones under each of their names,
-    so that a module of the right shape also loads the file with ``load_state_dict``.
+    so that a module of the right shape also loads the file with ``load_state_dict``. Tensors and
+    numbers that forwards left in attributes, such as a grid of positions and the size that it is
+    for, are stored as well and come back; of an object that holds tensors, a warning says that it
+    does not.
 
     Args:
         model: The network; its class is named in the recipe, never stored.
@@ -80,7 +93,8 @@ def save(model: nn.Module, path: str | Path) -> Path:
             f"{kind} keeps state that is not a tensor ({extra[0]}), which a "
             "safetensors file cannot hold; save that part yourself and remove get_extra_state."
         )
-    return write_model(path, recipe_of(model), named_tensors(model))
+    warn_of_lost(model)
+    return write_model(path, recipe_of(model), stored_tensors(model))
 
 
 def write_model(path: str | Path, recipe: Recipe, tensors: Mapping[str, Tensor]) -> Path:
@@ -116,8 +130,9 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     recipe = read_json(shapes, advice)
     check_recipe(recipe)
     tensors, _ = read_tensors(weights, advice)
-    _check_stored(tensors, recipe["shapes"], str(weights))
-    return fill(to_shape(build(), recipe), tensors, str(weights))
+    model = build()
+    restore_model(model, recipe, tensors, str(weights))
+    return model
 
 
 def recipe_of(model: nn.Module) -> Recipe:
@@ -143,17 +158,23 @@ def recipe_of(model: nn.Module) -> Recipe:
     tensors = named_tensors(model)
     attributes = {name: plain for name, plain in _plain_attributes(model) if plain}
     kind = type(model)
+    kept = model.state_dict(keep_vars=True)
+    modules = dict(model.named_modules())
+    own = {n for n, m in modules.items() if not type(m).__module__.startswith("torch.")}
+    buffers = [n for n, _ in model.named_buffers() if n.rpartition(".")[0] in own]
     return {
         "format": FORMAT,
         "class": f"{kind.__module__}.{kind.__qualname__}",
         "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
-        "tied": _ties(tensors),
-        "modules": {name: type(module).__name__ for name, module in model.named_modules()},
+        "tied": ties_of(tensors),
+        "modules": {name: type(module).__name__ for name, module in modules.items()},
         "attributes": attributes,
+        "buffers": {name: name in kept for name in buffers},
+        "runtime": runtime_of(model)[0],
     }
 
 
-def reshape(model: nn.Module, recipe: Recipe) -> nn.Module:
+def reshape(model: nn.Module, recipe: Recipe, *, limit: int | None = None) -> nn.Module:
     """Give a network the shape that a recipe describes, in place.
 
     Values of a tensor that grows are repeated along the grown axis; they are there to be loaded
@@ -163,20 +184,24 @@ def reshape(model: nn.Module, recipe: Recipe) -> nn.Module:
     Args:
         model: A network of the recipe's class, of any widths.
         recipe: From :func:`recipe_of`, or a saved ``.json``.
+        limit: The most bytes that the network may take then. By default 64 times what it takes now,
+            at least 1 GiB, and no more memory than is free.
 
     Returns:
         The same network.
 
     Raises:
-        RamifyError: The recipe is of another class, wiring or version, or damaged; the network is
-            then unchanged.
+        RamifyError: The recipe is of another class, wiring or version, damaged, or asks for more
+            memory; the network is then unchanged.
 
     Example:
         >>> reshape(nn.Linear(3, 1), recipe_of(nn.Linear(3, 5))).out_features
         5
     """
     before = {name: tensor.shape for name, tensor in model.named_buffers()}
-    to_shape(model, recipe)
+    check_recipe(recipe)
+    check_memory(named_tensors(model), recipe, limit)
+    _to_shape(model, recipe)
     kept = model.state_dict(keep_vars=True)
     for name, tensor in model.named_buffers():
         if name not in kept and tensor.shape != before.get(name):
@@ -188,11 +213,51 @@ def reshape(model: nn.Module, recipe: Recipe) -> nn.Module:
     return model
 
 
-def to_shape(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """Like :func:`reshape`, without its warning: for where every value is loaded afterwards."""
+def restore_model(
+    model: nn.Module, recipe: Recipe, tensors: Mapping[str, Tensor], source: str
+) -> None:
+    """Give a network the shape, the values and the attributes of a saved one, in place.
+
+    Args:
+        model: Of the recipe's class, of any widths.
+        recipe: From :func:`recipe_of`.
+        tensors: From :func:`stored_tensors`.
+        source: What holds them, for the error.
+
+    Raises:
+        RamifyError: The recipe is of another network, damaged, or not of these tensors.
+    """
     check_recipe(recipe)
+    runtime = recipe.get("runtime", {})
+    names = named_in(runtime)
+    values = decoded(model, runtime, tensors, source)
+    own = {name: tensor for name, tensor in tensors.items() if name not in names}
+    _check_stored(own, recipe["shapes"], source)  # before any memory is taken for a shape
+    fill(_to_shape(model, recipe, built=False), own, source)
+    restore(model, values)
+
+
+def _to_shape(model: nn.Module, recipe: Recipe, built: bool = True) -> nn.Module:
+    """Give a network the shapes, attributes and ties of a checked recipe.
+
+    Args:
+        model: of its class, of any widths.
+        recipe: a checked one.
+        built: whether a module that keeps tensors in attributes, which a recipe does not hold, is
+            to stay without the sizes that it takes when it makes them.
+
+    Returns:
+        The model.
+    """
     tensors = named_tensors(model)
-    _check(model, tensors, recipe)
+    lazy = lazily_built(model, recipe)
+    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+    empty = {name: torch.empty(recipe["shapes"][name], device="meta") for name in lazy}
+    check_fits(model, {**tensors, **empty}, recipe)
+    for name, persistent in lazy.items():
+        parent, _, leaf = name.rpartition(".")
+        value = torch.zeros(recipe["shapes"][name], device=device)
+        model.get_submodule(parent).register_buffer(leaf, value, persistent=persistent)
     for name, kind in recipe.get("modules", {}).items():
         convert(model.get_submodule(name), resized=kind == "ResizedMultiheadAttention")
     # Shapes, then plain attributes such as `in_channels`, then tensors that have two names.
@@ -201,8 +266,11 @@ def to_shape(model: nn.Module, recipe: Recipe) -> nn.Module:
         if tuple(tensor.shape) != shape:
             set_data(tensor, same_memory_format(_tiled(tensor.data, shape), like=tensor))
             tensor.grad = None
+    caching = modules_with_tensors(recipe.get("runtime", {})) if built else set()
     for name, values in recipe["attributes"].items():
-        _set_attributes(model.get_submodule(name), values)
+        module = model.get_submodule(name)
+        made = {k for k in values if vars(module).get(k) is None} if name in caching else set()
+        _set_attributes(module, {k: v for k, v in values.items() if k not in made})
     for alias, first in recipe["tied"].items():
         parent, _, leaf = alias.rpartition(".")
         setattr(model.get_submodule(parent), leaf, named_tensors(model)[first])
@@ -254,6 +322,11 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
+def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All tensors of a network that are saved: parameters, buffers, and those in attributes."""
+    return {**runtime_of(model)[1], **named_tensors(model)}
+
+
 def _paths(path: str | Path) -> tuple[Path, Path]:
     stem = str(path).removesuffix(SUFFIX)
     return Path(stem + SUFFIX), Path(stem + ".json")
@@ -277,37 +350,20 @@ def _check_stored(
             )
 
 
-def _ties(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Second and later names of one tensor -> its first name."""
-    first: dict[int, str] = {}
-    return {
-        name: first[id(tensor)]
-        for name, tensor in tensors.items()
-        if first.setdefault(id(tensor), name) != name
-    }
-
-
 def _plain_attributes(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
     """For each module its public finite numbers, flags, and tuples or lists of integers."""
     for name, module in model.named_modules():
         plain: dict[str, Any] = {}
         for key, value in vars(module).items():
-            if key.startswith("_") or key == "training" or not _is_plain(value):
+            if key.startswith("_") or key == "training" or not is_plain(value):
                 continue
             plain[key] = list(value) if isinstance(value, tuple | list) else value
         yield name, plain
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether an attribute stands in a recipe."""
-    if isinstance(value, tuple | list):
-        return all(type(item) is int for item in value)
-    return type(value) in (bool, int) or (type(value) is float and math.isfinite(value))
-
-
 def _set_attributes(module: nn.Module, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
-        old = vars(module).get(key)
+        old = vars(module).get(key, getattr(type(module), key, None))
         if isinstance(value, list) and not isinstance(old, list):
             value = _like(old, value)
         if old != value or type(old) is not type(value):
@@ -322,93 +378,12 @@ def _like(old: Any, value: list[int]) -> tuple[int, ...]:
     return make(value)
 
 
-def check_recipe(recipe: Any) -> None:
-    """Raise where this is no shape recipe that this version reads, or a damaged one."""
-    said = recipe.get("format") if isinstance(recipe, dict) else None
-    if isinstance(said, str) and said.startswith("ramify-recipe-") and said != FORMAT:
-        raise RamifyError(
-            f"the shape recipe is of format {said}, and this version of Ramify reads {FORMAT}; "
-            "read it with the version that wrote it."
-        )
-    missing = {"class", "shapes", "tied", "attributes"} - set(recipe if said == FORMAT else ())
-    if missing:
-        raise RamifyError(f"this is not a {FORMAT} shape recipe; use the JSON ramify.save wrote.")
-    shapes = recipe["shapes"]
-    sizes = lambda v: isinstance(v, list) and all(type(n) is int and n >= 0 for n in v)  # noqa: E731
-    plain = lambda v: isinstance(v, dict) and all(map(_is_plain, v.values()))  # noqa: E731
-    parts: dict[str, Callable[[Any], bool]] = {
-        "shapes": sizes,
-        "tied": lambda v: isinstance(v, str) and v in shapes,
-        "modules": lambda v: isinstance(v, str),
-        "attributes": plain,
-    }
-    for part, valid in parts.items():
-        held = recipe.get(part, {})
-        wrong = [key for key in held if not valid(held[key])] if isinstance(held, dict) else [part]
-        if wrong or not isinstance(recipe["class"], str):
-            where = f"{part} at {wrong[0]!r}" if wrong else "class"
-            raise RamifyError(
-                f"the shape recipe is damaged ({where}); use the JSON as ramify.save wrote it."
-            )
-
-
-def _check(model: nn.Module, tensors: Mapping[str, Tensor], recipe: Recipe) -> None:
-    """Raise where the recipe cannot be of this model; nothing has been changed yet."""
-    saved, built = recipe["class"], type(model)
-    if not _same_kind(saved.rpartition(".")[2], built.__name__):
-        raise RamifyError(
-            f"the recipe is of {saved}, but the model is a {built.__module__}.{built.__qualname__};"
-            " build one of the saved class."
-        )
-    modules = dict(model.named_modules())
-    kinds = {name: type(module).__name__ for name, module in modules.items()}
-    stored = recipe.get("modules", kinds)
-    shapes = recipe["shapes"]
-    names = set(shapes) ^ set(tensors) | set(stored) ^ set(kinds)
-    names |= set(recipe["attributes"]) - set(kinds) | set(recipe["tied"]) - set(tensors)
-    if names:
-        raise RamifyError(
-            f"the recipe and the model do not have the same parts ({min(names)} is only in one); "
-            + _ARGUMENTS
-        )
-    for name, kind in kinds.items():
-        if not _same_kind(stored[name], kind):
-            raise RamifyError(f"{name} is a {kind}, and was a {stored[name]}; {_ARGUMENTS}")
-        for key in recipe["attributes"].get(name, {}):
-            if not _settable(modules[name], key):
-                where = f"{name}.{key}".lstrip(".")
-                raise RamifyError(f"{where} is a number in the recipe alone; {_ARGUMENTS}")
-    for name, tensor in tensors.items():
-        if tensor.ndim != len(shapes[name]):
-            raise RamifyError(
-                f"{name} has {tensor.ndim} axes, the recipe gives it the shape {shapes[name]}; "
-                + _ARGUMENTS
-            )
-    untied = set(_ties(tensors)) - set(recipe["tied"])
-    if untied:
-        raise RamifyError(
-            f"the model ties {min(untied)} to another tensor, the saved one did not; "
-            "build the model without that tie."
-        )
-
-
-def _same_kind(one: str, other: str) -> bool:
-    return one == other or {one, other} == _ATTENTION
-
-
-def _settable(module: nn.Module, key: str) -> bool:
-    """Whether an attribute is plain, or absent: a forward may set it when it first runs."""
-    if key.startswith("_") or key == "training":
-        return False
-    if key not in vars(module):
-        return not hasattr(module, key)
-    old = vars(module)[key]
-    return old is None or isinstance(old, bool | int | float | tuple | list)
-
-
 def _tiled(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """``tensor`` cut or repeated along each axis to ``shape``."""
-    for axis, (old, new) in enumerate(zip(tensor.shape, shape, strict=True)):
+    """``tensor`` cut or repeated along each axis to ``shape``, cut first, which takes no memory."""
+    if tensor.numel() == 0:
+        return tensor.new_zeros(shape)
+    sizes = list(enumerate(zip(tensor.shape, shape, strict=True)))
+    for axis, (old, new) in sorted(sizes, key=lambda entry: entry[1][1] > entry[1][0]):
         if old != new:
             index = torch.arange(new, device=tensor.device) % max(old, 1)
             tensor = tensor.index_select(axis, index)

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from ramify.edit import Follower
 from ramify.errors import RamifyError
-from ramify.store.model import fill, named_tensors, recipe_of, to_shape
+from ramify.store.model import recipe_of, restore_model, stored_tensors
 
 SOURCE = "the checkpoint"
 
@@ -49,10 +49,10 @@ class NetworkInTraining:
         """Shape recipe, tensors, optimizer and followers; tensors are those of the network."""
         return {
             "recipe": recipe_of(self.model),
-            "model": named_tensors(self.model),
+            "model": stored_tensors(self.model),
             "optimizer": optimizer_state(self.optimizer, self._names()),
             "followers": [
-                {"recipe": recipe_of(one), "tensors": named_tensors(one)}
+                {"recipe": recipe_of(one), "tensors": stored_tensors(one)}
                 if isinstance(one, nn.Module)
                 else {"recipe": None, "tensors": dict(one)}
                 for one in self.followers
@@ -76,12 +76,12 @@ class NetworkInTraining:
                 f"{SOURCE} holds {_counted(kinds)}, and was given {_counted(given)}; resume with "
                 "followers of the same kinds in the same order."
             )
-        fill(to_shape(self.model, stored["recipe"]), stored["model"], SOURCE)
+        restore_model(self.model, stored["recipe"], stored["model"], SOURCE)
         check_optimizer(self.optimizer, self._names(), stored["optimizer"], SOURCE)
         load_optimizer(self.optimizer, stored["optimizer"])
         for number, (one, kept) in enumerate(zip(self.followers, stored["followers"], strict=True)):
             if isinstance(one, nn.Module):
-                fill(to_shape(one, kept["recipe"]), kept["tensors"], SOURCE)
+                restore_model(one, kept["recipe"], kept["tensors"], SOURCE)
             else:
                 _fill_dictionary(one, kept["tensors"], number)
 

@@ -1,0 +1,144 @@
+"""What forwards leave in the attributes of a model's modules: caches, counters, the last shape.
+
+Plain numbers and tuples of whole numbers stand among the attributes of a recipe. What stands here
+is all else that is made of tensors and numbers, with its exact type. It comes back with them, since
+a cache and the size that it was made for are worth nothing one without the other.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ramify.errors import RamifyError
+from ramify.store.encoding import TENSOR, decode, encode
+
+Runtime = dict[str, dict[str, Any]]
+"""module -> attribute -> its value as JSON, with the names of tensors."""
+
+OF_TORCH = frozenset(vars(nn.Module())) | {"training"}
+MOST = 10_000  # numbers of one attribute that stand in a recipe; more are a table, not a state
+
+
+def runtime_of(model: nn.Module) -> tuple[Runtime, dict[str, Tensor]]:
+    """What stands in the attributes of a model beside parameters, buffers and plain sizes.
+
+    Args:
+        model: any.
+
+    Returns:
+        The attributes, and the tensors that they name.
+    """
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    found: Runtime = {}
+    tensors: dict[str, Tensor] = {}
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith("torch."):
+            continue
+        for name, value in vars(module).items():
+            if name in OF_TORCH or not _is_kept(name, value, own):
+                continue
+            held: dict[str, Tensor] = {}
+            try:
+                written = encode(value, f"{path}.{name}".lstrip("."), held)
+                json.dumps(written, allow_nan=False)
+            except (RamifyError, ValueError, RecursionError):
+                continue
+            found.setdefault(path, {})[name] = written
+            tensors |= {key: tensor.detach() for key, tensor in held.items()}
+    return found, tensors
+
+
+def _is_kept(name: str, value: Any, own: set[int]) -> bool:
+    """Whether an attribute is made of tensors of its own, or of numbers that stand nowhere else."""
+    if isinstance(value, bool | int | float):
+        return name.startswith("_")
+    if not isinstance(value, (Tensor, list, tuple, dict)):
+        return False
+    leaves = [leaf for leaf in tree_leaves(value) if leaf is not None]
+    if not leaves or len(leaves) > MOST:
+        return False
+    if type(value) is tuple and not name.startswith("_") and all(type(n) is int for n in leaves):
+        return False
+    return all(
+        (type(leaf) in (Tensor, bool, int, float))
+        and not (isinstance(leaf, Tensor) and (id(leaf) in own or leaf.is_meta or leaf.is_sparse))
+        for leaf in leaves
+    )
+
+
+def warn_of_lost(model: nn.Module) -> None:
+    """Warn of objects that hold tensors, such as a cache: they do not come back."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            plain = isinstance(value, (nn.Module, Tensor, type)) or callable(value)
+            if name in OF_TORCH or plain or not hasattr(value, "__dict__"):
+                continue
+            if any(isinstance(leaf, Tensor) for leaf in tree_leaves(list(vars(value).values()))):
+                where = f"{path}.{name}".lstrip(".")
+                warnings.warn(
+                    f"'{where}' is a {type(value).__name__} that holds tensors, and is not saved: "
+                    "the loaded model has there what its class builds",
+                    stacklevel=4,
+                )
+
+
+def named_in(runtime: Any) -> set[str]:
+    """The names of the tensors that saved attributes are made of."""
+    if isinstance(runtime, list):
+        return set().union(*map(named_in, runtime))
+    if not isinstance(runtime, dict):
+        return set()
+    if isinstance(name := runtime.get(TENSOR), str):
+        return {name}
+    return set().union(*map(named_in, runtime.values()))
+
+
+def modules_with_tensors(runtime: Runtime) -> set[str]:
+    """The modules that keep tensors in attributes."""
+    return {path for path, values in runtime.items() if named_in(values)}
+
+
+def decoded(
+    model: nn.Module, runtime: Runtime, tensors: Mapping[str, Tensor], source: str
+) -> Runtime:
+    """The values of saved attributes, on the device of the model.
+
+    Args:
+        model: of the class that was saved.
+        runtime: what :func:`runtime_of` gave.
+        tensors: those that it names, and perhaps more.
+        source: what holds them, for the error.
+
+    Returns:
+        module -> attribute -> value.
+
+    Raises:
+        RamifyError: what is stored is not of that form.
+    """
+    first = next((t for t in (*model.parameters(), *model.buffers())), torch.empty(0))
+    try:
+        moved = {name: tensors[name].to(first.device) for name in named_in(runtime)}
+        return {
+            path: {name: decode(value, moved) for name, value in values.items()}
+            for path, values in runtime.items()
+        }
+    except (KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise RamifyError(
+            f"{source} and its shape recipe do not agree on the attributes of modules ({error!r}): "
+            "weights and recipe are not of one save; copy or save both again."
+        ) from None
+
+
+def restore(model: nn.Module, values: Runtime) -> None:
+    """Put attributes back, which were checked to be ones that may be set."""
+    for path, held in values.items():
+        module = model.get_submodule(path)
+        for name, value in held.items():
+            setattr(module, name, value)
