@@ -19,6 +19,8 @@ from ramify.errors import RamifyError
 States = tuple[tuple[tuple[str, int], ...], ...]
 """For each intermediate state in turn, the (operation, source) of each of its edges."""
 
+MOST_STATES = 1000  # of a cell; more are a mistake
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
 _FORMS = "Genotype(normal=[('op', 0), ...], normal_concat=range(2, 6), ...) or |op~0|+|op~0|op~1|"
 
 
@@ -117,10 +119,16 @@ class Genotype:
         try:
             value = json.loads(text)
             cells = tuple((kind, _states(states)) for kind, states in value["cells"].items())
-            return cls(str(value["space"]), int(value["inputs"]), cells)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            inputs = int(value["inputs"])
+            for _, states in cells:
+                for number, edges in enumerate(states):
+                    if any(not 0 <= source < inputs + number for _, source in edges):
+                        raise ValueError(f"state {number} reads one that does not stand before it")
+            return cls(str(value["space"]), inputs, cells)
+        except _DAMAGE as error:
             raise RamifyError(
-                f"this is not the JSON of a genotype ({error!r}): give what to_json wrote."
+                f"this is not the JSON of a genotype ({str(error)[:200] or type(error).__name__}): "
+                "give what to_json wrote."
             ) from error
 
 
@@ -136,11 +144,11 @@ def _arch(states: States) -> str:
 
 
 def _parse_arch(text: str) -> States:
-    state = r"\|(?:[^|~+]+~\d+\|)+"
+    state = r"\|(?:[^|~+]+~\d{1,9}\|)+"
     if not re.fullmatch(rf"{state}(?:\+{state})*", text):
-        raise RamifyError(f"{text!r} is not the text of a genotype: give {_FORMS}.")
+        raise RamifyError(f"{text[:300]!r} is not the text of a genotype: give {_FORMS}.")
     return tuple(
-        tuple((name, int(source)) for name, source in re.findall(r"([^|~+]+)~(\d+)", part))
+        tuple((name, int(source)) for name, source in re.findall(r"([^|~+]+)~(\d{1,9})", part))
         for part in text.split("+")
     )
 
@@ -153,16 +161,19 @@ def _parse_call(text: str) -> tuple[tuple[str, States], ...]:
         values = {keyword.arg or "": _literal(keyword.value) for keyword in call.keywords}
         kinds = [name for name in values if not name.endswith("_concat")]
         return tuple((kind, _pairs(values[kind], values[f"{kind}_concat"])) for kind in kinds)
-    except (SyntaxError, ValueError, KeyError, TypeError) as error:
+    except (SyntaxError, MemoryError, *_DAMAGE) as error:  # Python's parser runs out of its stack
         raise RamifyError(
-            f"{text!r} is not the text of a genotype ({error}): give {_FORMS}."
+            f"{text[:300]!r} is not the text of a genotype ({str(error)[:200]}): give {_FORMS}."
         ) from error
 
 
 def _literal(node: ast.expr) -> Any:
     """A literal, or the `range(a, b)` that DARTS writes."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
-        return list(range(*(ast.literal_eval(argument) for argument in node.args)))
+        found = range(*(ast.literal_eval(argument) for argument in node.args))
+        if len(found) > MOST_STATES:
+            raise ValueError(f"{found} has more states than a cell")
+        return list(found)
     return ast.literal_eval(node)
 
 

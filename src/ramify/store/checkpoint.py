@@ -95,9 +95,16 @@ def read_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
     with damage_named(path):
         state, random = (decode(parse_json(metadata[k]), tensors) for k in ("state", "random"))
         checkpoint = Checkpoint(metadata["kind"], state, random, parse_json(metadata["history"]))
+        events = checkpoint.history
+        whole = isinstance(state, dict) and isinstance(random, list) and isinstance(events, list)
+        if not whole or not all(isinstance(event, dict) for event in (*random, *events)):
+            raise ValueError("its state, random states and history are not of these kinds")
     if kind not in (None, checkpoint.kind):
         raise RamifyError(f"{path} is not the checkpoint of a {kind} run; {ADVICE}")
     return checkpoint
+
+
+_DAMAGE = (LookupError, ValueError, TypeError, RuntimeError, ArithmeticError, AttributeError)
 
 
 @contextmanager
@@ -107,12 +114,5 @@ def damage_named(path: Path) -> Iterator[None]:
         yield
     except RamifyError:
         raise
-    except (
-        LookupError,
-        ValueError,
-        TypeError,
-        RuntimeError,
-        ArithmeticError,
-        AttributeError,
-    ) as error:
-        raise RamifyError(f"{path} is damaged ({error!r}); {ADVICE}") from None
+    except _DAMAGE as error:
+        raise RamifyError(f"{path} is damaged ({str(error)[:300] or type(error).__name__}); {ADVICE}") from None
