@@ -51,13 +51,69 @@ def _standard(
     """What the attributes of torch's own layers stand for."""
     for path, module in modules.items():
         for kinds, holder, names in _STANDARD:
-            tensor = f"{path}.{holder}" if path else holder
-            if isinstance(module, kinds) and tensor in flow.aliases:
-                slot = flow.param_dims[flow.aliases[tensor]]
-                if names == ("normalized_shape",):
-                    yield path, names[0], slot
-                else:
-                    yield from ((path, n, [term]) for n, term in zip(names, slot, strict=False))
+            slot = _held(path, holder, flow) if isinstance(module, kinds) else None
+            if slot is not None and names == ("normalized_shape",):
+                yield path, names[0], slot
+            elif slot is not None:
+                yield from ((path, n, [term]) for n, term in zip(names, slot, strict=False))
+        slot = _held(path, "weight", flow)
+        if slot is not None:
+            yield from ((path, n, [term]) for n, term in _of_groups(module, slot))
+
+
+_STORED_AS = (
+    "{}",
+    "{}_orig",
+    "{}_v",
+    "parametrizations.{}.original",
+    "parametrizations.{}.original1",
+)
+"""How a weight is called, also where a parametrization makes it of another tensor of its shape."""
+
+
+def _held(path: str, name: str, flow: DimFlow) -> Sequence[Term] | None:
+    """The dimensions of a tensor of a module, or of the one that it is made of."""
+    for pattern in _STORED_AS:
+        tensor = f"{path}.{pattern.format(name)}".lstrip(".")
+        if tensor in flow.aliases:
+            return flow.param_dims[flow.aliases[tensor]]
+    return None
+
+
+def _of_groups(module: nn.Module, slot: Sequence[Term]) -> Iterator[tuple[str, Term]]:
+    """What the numbers of channels and groups of a convolution or group norm stand for.
+
+    They follow from the weight alone, so that they hold also where a function uses it.
+
+    Yields:
+        (attribute, what it counts).
+    """
+    terms = [resolve(term) for term in slot]
+    if isinstance(module, nn.GroupNorm):
+        groups = _leading(terms[0], module.num_groups)
+        yield from [("num_groups", groups)] if groups is not None else []
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        return
+    whole, inside = ("in_channels", "out_channels") if module.transposed else _OUT_IN
+    yield whole, terms[0]
+    groups = _leading(terms[0], module.groups)
+    if module.groups == 1:
+        yield inside, terms[1]
+    elif groups is not None:
+        yield "groups", groups
+        yield inside, product([groups, terms[1]])
+
+
+_OUT_IN = "out_channels", "in_channels"
+
+
+def _leading(term: Term, size: int) -> Term | None:
+    """The factor of a term that counts blocks of channels: its first parts, of this size."""
+    if term.size == size:
+        return term
+    parts = term.parts if isinstance(term, Prod) else ()
+    found = (product(parts[:at]) for at in range(1, len(parts)))
+    return next((head for head in found if head.size == size), None)
 
 
 def _terms_in(path: str, name: str, values: Sequence[int], flow: DimFlow) -> list[Term]:
@@ -122,7 +178,7 @@ def _meant(name: str, value: int, terms: Sequence[Term]) -> Term | None:
 _STANDARD: list[tuple[tuple[type[nn.Module], ...], str, tuple[str, ...]]] = [
     ((nn.Linear,), "weight", ("out_features", "in_features")),
     ((nn.Embedding, nn.EmbeddingBag), "weight", ("num_embeddings", "embedding_dim")),
-    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), "weight", ("out_channels",)),
+    ((nn.Bilinear,), "weight", ("out_features", "in1_features", "in2_features")),
     ((nn.modules.batchnorm._NormBase,), "weight", ("num_features",)),
     ((nn.modules.batchnorm._NormBase,), "running_mean", ("num_features",)),
     ((nn.GroupNorm,), "weight", ("num_channels",)),
