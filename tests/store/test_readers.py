@@ -52,7 +52,10 @@ def with_shape(shape: Any, name: str = "0.weight") -> dict[str, Any]:
 
 
 BOMBS: dict[str, tuple[Callable[[], Any], str]] = {
-    "huge": (lambda: with_shape([10**9, 10**6]), "asks for .* GiB .*0.weight alone.* give `limit=`"),
+    "huge": (
+        lambda: with_shape([10**9, 10**6]),
+        "asks for .* GiB .*0.weight alone.* give `limit=`",
+    ),
     "huge in sum": (
         lambda: recipe() | {"shapes": {k: [2**28] * len(v) for k, v in recipe()["shapes"].items()}},
         "damaged .shapes at '0.weight'.|asks for .* GiB",
@@ -140,7 +143,9 @@ DAMAGES: dict[str, tuple[str, bytes]] = {
     "a header beyond 64 bits": ("net.safetensors", header(b"{}", 2**64 - 1)),
     "a tensor that is not there": (
         "net.safetensors",
-        header(b'{"0.weight":{"dtype":"F32","shape":[1000000000,4],"data_offsets":[0,16000000000]}}'),
+        header(
+            b'{"0.weight":{"dtype":"F32","shape":[1000000000,4],"data_offsets":[0,16000000000]}}'
+        ),
     ),
     "an unknown type": (
         "net.safetensors",

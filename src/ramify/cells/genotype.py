@@ -120,10 +120,7 @@ class Genotype:
             value = json.loads(text)
             cells = tuple((kind, _states(states)) for kind, states in value["cells"].items())
             inputs = int(value["inputs"])
-            for _, states in cells:
-                for number, edges in enumerate(states):
-                    if any(not 0 <= source < inputs + number for _, source in edges):
-                        raise ValueError(f"state {number} reads one that does not stand before it")
+            _check_order(cells, inputs)
             return cls(str(value["space"]), inputs, cells)
         except _DAMAGE as error:
             raise RamifyError(
@@ -134,6 +131,14 @@ class Genotype:
 
 def _states(value: Any) -> States:
     return tuple(tuple((str(name), int(source)) for name, source in edges) for edges in value)
+
+
+def _check_order(cells: tuple[tuple[str, States], ...], inputs: int) -> None:
+    """Every state reads states that stand before it."""
+    for _, states in cells:
+        for number, edges in enumerate(states):
+            if any(not 0 <= source < inputs + number for _, source in edges):
+                raise ValueError(f"state {number} reads one that does not stand before it")
 
 
 def _arch(states: States) -> str:

@@ -95,13 +95,17 @@ def read_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
     with damage_named(path):
         state, random = (decode(parse_json(metadata[k]), tensors) for k in ("state", "random"))
         checkpoint = Checkpoint(metadata["kind"], state, random, parse_json(metadata["history"]))
-        events = checkpoint.history
-        whole = isinstance(state, dict) and isinstance(random, list) and isinstance(events, list)
-        if not whole or not all(isinstance(event, dict) for event in (*random, *events)):
-            raise ValueError("its state, random states and history are not of these kinds")
+        _check_kinds(checkpoint)
     if kind not in (None, checkpoint.kind):
         raise RamifyError(f"{path} is not the checkpoint of a {kind} run; {ADVICE}")
     return checkpoint
+
+
+def _check_kinds(checkpoint: Checkpoint) -> None:
+    lists = checkpoint.random, checkpoint.history
+    whole = isinstance(checkpoint.state, dict) and all(isinstance(one, list) for one in lists)
+    if not whole or not all(isinstance(entry, dict) for one in lists for entry in one):
+        raise ValueError("its state, random states and history are not of these kinds")
 
 
 _DAMAGE = (LookupError, ValueError, TypeError, RuntimeError, ArithmeticError, AttributeError)
@@ -115,4 +119,5 @@ def damage_named(path: Path) -> Iterator[None]:
     except RamifyError:
         raise
     except _DAMAGE as error:
-        raise RamifyError(f"{path} is damaged ({str(error)[:300] or type(error).__name__}); {ADVICE}") from None
+        said = str(error)[:300] or type(error).__name__
+        raise RamifyError(f"{path} is damaged ({said}); {ADVICE}") from None

@@ -63,17 +63,27 @@ def read_json(path: Path, advice: str) -> Any:
         RamifyError: The file is missing, cannot be read or is not JSON.
     """
     try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise ValueError(f"it has {path.stat().st_size} bytes")
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(_text(path))
     except FileNotFoundError:
         raise RamifyError(f"{path} is missing; {advice}") from None
     except (OSError, ValueError) as error:
         raise RamifyError(f"{path} is not readable JSON ({error}): {TORN}; {advice}") from None
 
 
+def _text(path: Path) -> str:
+    if path.stat().st_size > LARGEST_JSON:
+        raise ValueError(f"it has {path.stat().st_size} bytes")
+    return path.read_text(encoding="utf-8")
+
+
 def parse_json(text: str) -> Any:
     """A JSON value.
+
+    Args:
+        text: JSON.
+
+    Returns:
+        The value.
 
     Raises:
         ValueError: it is none, or nested deeper than Python follows.

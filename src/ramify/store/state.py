@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,16 @@ from ramify.errors import RamifyError
 from ramify.store.model import recipe_of, restore_model, stored_tensors
 
 SOURCE = "the checkpoint"
+
+
+class Resumable(Protocol):
+    """What a run moves, such as a searcher: its state can be stored and brought back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state, nested dictionaries of tensors and plain values."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Bring it back to a state, in place."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +183,7 @@ def load_optimizer(optimizer: Optimizer, stored: Mapping[str, Any]) -> None:
         dict(group["settings"]) | {"params": [numbers[name] for name in group["params"]]}
         for group in stored["groups"]
     ]
-    state = {numbers[name]: _owned(values) for name, values in stored["state"].items()}
+    state = {numbers[name]: owned(values) for name, values in stored["state"].items()}
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
@@ -211,12 +221,12 @@ def set_torch_states(stored: list[Tensor]) -> None:
         torch.cuda.set_rng_state_all(cuda)
 
 
-def _owned(value: Any) -> Any:
+def owned(value: Any) -> Any:
     """Tensors copied, so that two optimizers brought to one state do not share it."""
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, dict):
-        return {key: _owned(item) for key, item in value.items()}
+        return {key: owned(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_owned(item) for item in value)
+        return type(value)(owned(item) for item in value)
     return value

@@ -19,6 +19,7 @@ from ramify import distributed
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss, check_weights, checked_loss
 from ramify.tracing.recorder import evaluating
+from ramify.train.divergence import Watch
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "steps", "constant")
@@ -178,6 +179,7 @@ def train_epoch(
     factor: Callable[[int], float],
     where: str = "training",
     after_step: Callable[[nn.Module], None] | None = None,
+    watch: Watch | None = None,
 ) -> tuple[float, int]:
     """One pass of ordinary training.
 
@@ -189,15 +191,18 @@ def train_epoch(
         factor: Step of this epoch -> factor of the learning rate.
         where: What to call this epoch in an error.
         after_step: Called with the model after each step: for a weight average, say.
+        watch: What the run began with; by default this epoch's beginning.
 
     Returns:
         The mean training loss, and the number of steps.
 
     Raises:
-        RamifyError: The loss is not one a sample or depends on no parameter, the loss or a weight
-            is no longer finite, or there are no batches.
+        RamifyError: The loss is not one a sample or depends on no parameter, the training
+            diverged (the loss, a weight or a buffer is no longer finite, or beyond all bounds), or
+            there are no batches.
     """
     model.train()
+    watch = Watch(model) if watch is None else watch
     total, samples, steps = 0.0, 0, 0
     for batch in batches:
         # The learning rate is a function of the step, so that a resume needs no scheduler.
@@ -210,6 +215,8 @@ def train_epoch(
                     "the loss depends on no parameter that takes gradients; unfreeze some, and "
                     "train outside of torch.no_grad."
                 )
+            total += (here := float(losses.detach().sum()))
+            watch.loss(here / len(losses))
         # The mean of this process, then the gradients of the mean over all of them.
         mean = losses.mean()
         optimizer.zero_grad(set_to_none=True)
@@ -218,7 +225,6 @@ def train_epoch(
         optimizer.step()
         if after_step is not None:
             after_step(model)
-        total += float(losses.detach().sum())
         samples += len(losses)
         steps += 1
     if steps == 0:
@@ -228,6 +234,7 @@ def train_epoch(
         )
     with located(f"after {where}"):
         check_weights(model)
+        watch.weights()
     if distributed.world_size() > 1:
         distributed.share_buffers(model)
     return _over_ranks(total / samples, samples), steps

@@ -5,26 +5,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ramify import distributed
 from ramify.store.checkpoint import Checkpoint, damage_named, read_checkpoint, write_checkpoint
-from ramify.store.state import random_states, set_random_states
+from ramify.store.state import Resumable, random_states, set_random_states
 from ramify.train.epoch import located
 
 Event = dict[str, Any]
 TRAINING, SEARCH = "training", "search"  # the kinds of runs
 BOUNDS = ("keep", "ceiling")  # of widths; a run without them does not name them
-
-
-class Resumable(Protocol):
-    """What a run moves, such as a searcher: its state can be stored and brought back."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Its state, nested dictionaries of tensors and plain values."""
-
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Bring it back to a state, in place."""
 
 
 @dataclass

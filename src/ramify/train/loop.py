@@ -14,6 +14,7 @@ from ramify.edit import Follower
 from ramify.probe.loss import Loss
 from ramify.store.state import NetworkInTraining
 from ramify.tracing import ChannelGraph, trace
+from ramify.train.divergence import Watch, restored
 from ramify.train.epoch import Training, make_optimizer, train_epoch
 from ramify.train.followers import distinct
 from ramify.train.history import TRAINING, Event, Journal
@@ -93,14 +94,17 @@ class Loop:
         """
         # Everything that changes is in the journal and its checkpoint, so that a resume is exact.
         journal, model, optimizer = self.journal, self.subject.model, self.subject.optimizer
+        losses = [event["train_loss"] for event in journal.history if "train_loss" in event]
+        watch = Watch(model, next(iter(losses), None))
         while not self.through(last=ended is not None):
             now: Event = {"round": journal.round, "step": journal.step}
             where = f"round {journal.round}, epoch {journal.epoch}"
             batches = Epoch(self.data, journal.passes)
             factor = partial(self._factor, self._done())
-            mean, made = train_epoch(
-                model, self.loss, batches, optimizer, factor, where, self.after_step
-            )
+            with restored(self.subject):
+                mean, made = train_epoch(
+                    model, self.loss, batches, optimizer, factor, where, self.after_step, watch
+                )
             now |= {"epoch": journal.epoch, "step": journal.step + made}
             now |= {"lr": optimizer.param_groups[0]["lr"], "train_loss": mean}
             measures = dict(self.evaluate(model) if self.evaluate else {})

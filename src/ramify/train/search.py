@@ -11,6 +11,7 @@ from torch import nn
 
 from ramify import distributed
 from ramify.relax import Gates, Pairs, Searcher
+from ramify.train.divergence import Watch, restored
 from ramify.train.epoch import located
 from ramify.train.history import SEARCH, Event, Journal
 
@@ -76,13 +77,15 @@ def search(
         journal = Journal(SEARCH, searcher, file, log, tags or {})
         journal.resume({})
         distributed.check_ranks(searcher.model)
+        watch = Watch(searcher.model)
         while len(journal.history) < epochs and not _ended(after_epoch, journal.history):
-            now = _epoch(searcher, pairs, len(journal.history))
+            with restored(searcher):
+                now = _epoch(searcher, pairs, len(journal.history), watch)
             journal.write("epoch", now | dict(evaluate(searcher.model) if evaluate else {}))
         return journal.history
 
 
-def _epoch(searcher: Searcher, pairs: Pairs, epoch: int) -> Event:
+def _epoch(searcher: Searcher, pairs: Pairs, epoch: int, watch: Watch) -> Event:
     """The steps of an epoch, and what they saw."""
     start, seen = time.monotonic(), []
     searcher.model.train()
@@ -91,6 +94,7 @@ def _epoch(searcher: Searcher, pairs: Pairs, epoch: int) -> Event:
             seen.append(searcher.step(batch_a, batch_p))
     searcher.share_buffers()
     with located(f"search, after epoch {epoch}"):
+        watch.weights()
         for module in searcher.model.modules():
             if isinstance(module, Gates):
                 module.check()

@@ -1,0 +1,118 @@
+"""Training that diverges ends in a sentence, with the network as it last was in order.
+
+A loss or a weight that is not finite is not the first sign: behind a norm layer weights can grow
+without bound while the loss stays finite, and only the running statistics overflow. So the size of
+both is watched beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ramify.errors import RamifyError
+from ramify.store.state import Resumable, owned
+
+LOSS = 1e4  # times the first loss, or times 1 where that is smaller
+WEIGHTS = 1e5  # times the length of all weights at the beginning
+
+
+@dataclass
+class Watch:
+    """What a run began with, by which it is seen that it left all bounds.
+
+    Args:
+        model: the network in training.
+        first_loss: the mean loss at the beginning, where it is known; else that of the first batch.
+    """
+
+    model: nn.Module
+    first_loss: float | None = None
+    _length: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._length = max(_length(self.model), 1.0)
+
+    def loss(self, value: float) -> None:
+        """Look at the mean loss of a batch.
+
+        Raises:
+            RamifyError: it is beyond all bounds.
+        """
+        if self.first_loss is None:
+            self.first_loss = value
+        bound = LOSS * max(abs(self.first_loss), 1.0)
+        if not abs(value) <= bound:
+            raise RamifyError(
+                f"the training diverged: the loss is {value:.3g}, and was {self.first_loss:.3g} at "
+                f"the beginning; {ADVICE}"
+            )
+
+    def weights(self) -> None:
+        """Look at weights and buffers.
+
+        Raises:
+            RamifyError: one is not finite, or all weights together are beyond all bounds.
+        """
+        length = _length(self.model)
+        if not math.isfinite(length) or not _all_finite(self.model.buffers()):
+            for what, named in (
+                ("parameter", self.model.named_parameters()),
+                ("buffer", self.model.named_buffers()),
+            ):
+                for name, tensor in named:
+                    if not _all_finite([tensor]):
+                        raise RamifyError(
+                            f"the training diverged: {what} '{name}' holds values that are not "
+                            f"finite; {ADVICE}"
+                        )
+        if not length <= WEIGHTS * self._length:
+            raise RamifyError(
+                f"the training diverged: all weights together are {length / self._length:.2g} "
+                f"times as long as at the beginning; {ADVICE}"
+            )
+
+
+ADVICE = "lower the learning rate, or let it rise in a warmup"
+
+
+def _length(model: nn.Module) -> float:
+    """The length of all weights as one vector."""
+    weights = [p.detach() for p in model.parameters() if p.is_floating_point() and p.numel()]
+    lengths = [float(length) for length in torch._foreach_norm(weights)] if weights else [0.0]
+    return math.hypot(*lengths)
+
+
+def _all_finite(tensors: Iterable[Tensor]) -> bool:
+    found = [t for t in tensors if t.is_floating_point() and t.numel()]
+    return all(bool(torch.isfinite(tensor).all()) for tensor in found)
+
+
+@contextmanager
+def restored(subject: Resumable) -> Iterator[None]:
+    """Bring a network in training back to where it was, where the block ends in an error.
+
+    Args:
+        subject: the network with its optimizer and followers. A copy is held during the block.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        RamifyError: that of the block, which then says so.
+    """
+    with torch.no_grad():
+        kept = owned(subject.state_dict())
+    try:
+        yield
+    except RamifyError as error:
+        subject.load_state_dict(kept)
+        raise RamifyError(
+            f"{error}; the network is as it was before this epoch, and so is the checkpoint where "
+            "there is one"
+        ) from None
