@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from ramify.edit.carry import Follower, Swap, stage_follower, stage_model
+from ramify.edit.configs import configured, facts_of, follow
 from ramify.edit.optimizers import several, stage_optimizer
 from ramify.edit.plan import Edit, Plan, Prune, Split, check_current, plan_edits
 from ramify.errors import RamifyError
@@ -101,6 +102,7 @@ def _apply(
     if not whole:
         _try_splits_alone(graph, edits)
         _try_reordered_blocks(graph, plan)
+    described = [(module, facts_of(module)) for module in configured(graph.model)]
     # Stage everything, do it, and look at the edited model; whatever fails takes all of it back.
     swap = Swap()
     try:
@@ -117,12 +119,22 @@ def _apply(
         _follow(graph, edited, plan, strict=not narrow)
         if before is not None:
             _check_outputs(before, edited.tapes[0])
+        for module, facts in described:
+            swap.taken_back_by(follow(module, facts, lambda: _computes(edited)))
         swap.displace()
     except BaseException:
         swap.undo()
         raise
     graph.superseded = True
     return edited
+
+
+def _computes(graph: ChannelGraph) -> bool:
+    """Whether a model still computes what it did when it was traced."""
+    try:
+        return near_equal(run_of(graph), graph.tapes[0])
+    except Exception:
+        return False
 
 
 def _forget(model: nn.Module) -> None:

@@ -61,6 +61,11 @@ class Swap:
         """Displace positions along one dimension, after the check of undisplaced copies."""
         self._later.append((target, dim, where, value))
 
+    def taken_back_by(self, undo: Callable[[], None] | None) -> None:
+        """Something that was done elsewhere, and is to be taken back with all else."""
+        if undo is not None:
+            self._undo.append(undo)
+
     def commit(self) -> None:
         """Do all of it but the displacements."""
         for do in self._do:

@@ -1,0 +1,286 @@
+"""The configuration of a model of `transformers` follows an edit, where one can say its shape.
+
+Which entries are widths is not known by name: it is tried. The class of the model is built anew
+from a changed copy of its configuration, on the device `meta`, which takes no memory. An entry is
+changed where that brings shapes and numbers of the new model to those of the edited one and none
+away from them; if in the end all agree, the configuration takes the new values.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+Place = tuple[str | int, ...]
+"""Where an entry stands: names of nested configurations, its own, and its place in a list."""
+
+MOST_BUILDS = 60  # tries for one edit
+MOST_RESULTS = 3  # configurations of the right shapes that are tried by running the model
+
+
+class Facts(NamedTuple):
+    """What a model is made of, as far as a configuration decides it."""
+
+    shapes: dict[str, tuple[int, ...]]
+    numbers: dict[tuple[str, str], Any]
+
+
+_WARNED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def configured(model: nn.Module) -> list[nn.Module]:
+    """The outermost modules that a configuration describes, and that can be saved with it."""
+    found: list[tuple[str, nn.Module]] = []
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{outer}.") or not outer for outer, _ in found)
+        saved = callable(getattr(type(module), "save_pretrained", None))
+        if saved and not inside and _is_config(getattr(module, "config", None)):
+            found.append((path, module))
+    return [module for _, module in found]
+
+
+def _is_config(value: Any) -> bool:
+    return callable(getattr(value, "to_dict", None)) and hasattr(type(value), "from_dict")
+
+
+def facts_of(model: nn.Module) -> Facts:
+    """The shapes of a model's tensors, and the plain numbers of its modules."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    numbers = {
+        (path, name): value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if type(value) in (int, float, tuple) and not name.startswith("_")
+    }
+    return Facts({name: tuple(tensor.shape) for name, tensor in tensors}, numbers)
+
+
+def follow(
+    module: nn.Module, before: Facts, still_runs: Callable[[], bool]
+) -> Callable[[], None] | None:
+    """Bring the configuration of an edited model to its shape, or warn that none can say it.
+
+    Args:
+        module: what the configuration describes.
+        before: its shapes and numbers before the edit.
+        still_runs: whether the model computes the same with the configuration as it then is.
+
+    Returns:
+        What takes the change back, where there was one.
+    """
+    now = facts_of(module)
+    if now.shapes == before.shapes:
+        return None
+    # Buffers that no file holds are made from the configuration, and not of the channels kept.
+    stored = module.state_dict(keep_vars=True).keys()
+    made = {n for n, b in module.named_buffers() if n not in stored and before.shapes.get(n)}
+    if not any(now.shapes[name] != before.shapes[name] for name in made):
+        for found, built in itertools.islice(_Search(module, now).results(), MOST_RESULTS):
+            undo = _take(module, found, _decided(before, now, built))
+            if still_runs():
+                _WARNED.discard(module)
+                vars(module).pop("save_pretrained", None)
+                return undo
+            undo()
+    if module not in _WARNED:
+        _WARNED.add(module)
+        warnings.warn(_SENTENCE.format(type(module).__name__), stacklevel=3)
+    vars(module)["save_pretrained"] = functools.partial(_save_with_a_warning, module)
+    return None
+
+
+def _decided(before: Facts, now: Facts, built: Facts) -> dict[tuple[str, str], Any]:
+    """Numbers of modules that the edit left as they were, and that another width would change."""
+    return {
+        place: value
+        for place, value in built.numbers.items()
+        if now.numbers.get(place) != value and now.numbers.get(place) == before.numbers.get(place)
+    }
+
+
+_SENTENCE = (
+    "no configuration can say the shape that this {} now has, and its `config` stays as it was: "
+    "edit all layers alike, or save it by ramify.save and load it by ramify.load; what is made "
+    "from the configuration (`from_pretrained`, a cache for generation) has the old sizes"
+)
+
+
+def _save_with_a_warning(module: Any, *args: Any, **kwargs: Any) -> Any:
+    """`save_pretrained` of a model whose configuration does not say its shape."""
+    warnings.warn(_SENTENCE.format(type(module).__name__), stacklevel=2)
+    return type(module).save_pretrained(module, *args, **kwargs)
+
+
+class _Search:
+    """Looks for the entries of a configuration that make a model of the wanted shapes."""
+
+    def __init__(self, module: nn.Module, wanted: Facts) -> None:
+        self._module, self._wanted = module, wanted
+        self._config = copy.deepcopy(module.config)
+        self._builds = 0
+
+    def results(self) -> Iterator[tuple[dict[Place, int], Facts]]:
+        """The entries to change with their new values, and what is built then; likely ones first.
+
+        Yields:
+            Only where all shapes agree.
+        """
+        built = _built(self._module, self._config)
+        if built is not None:
+            yield from self._from(built, {})
+
+    def _from(
+        self, built: Facts, found: dict[Place, int]
+    ) -> Iterator[tuple[dict[Place, int], Facts]]:
+        wrong = _differences(built, self._wanted)
+        if not wrong:
+            yield found, built
+            return
+        better: list[tuple[int, int, Place, int, Facts]] = []
+        for place, value in _options(self._config, built, self._wanted):
+            if place in found or self._builds >= MOST_BUILDS:
+                continue
+            self._builds += 1
+            with _changed(self._config, place, value):
+                tried = _built(self._module, self._config)
+            left = _differences(tried, self._wanted) if tried is not None else wrong
+            if tried is not None and left < wrong:
+                apart = sum(tried.numbers.get(k) != v for k, v in self._wanted.numbers.items())
+                better.append((len(left), apart, place, value, tried))
+        for *_, place, value, tried in sorted(better, key=lambda each: each[:2]):
+            with _changed(self._config, place, value):
+                yield from self._from(tried, {**found, place: value})
+
+
+@contextmanager
+def _changed(config: Any, place: Place, value: int) -> Iterator[None]:
+    """An entry with another value, for the time of the block."""
+    old = _entry(config, place)
+    _set(config, place, value)
+    try:
+        yield
+    finally:
+        _set(config, place, old)
+
+
+def _built(module: nn.Module, config: Any) -> Facts | None:
+    """What the class makes of a configuration; None where it makes nothing of it."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return facts_of(type(module)(copy.deepcopy(config)))
+    except Exception:  # whatever the class says of sizes that do not go together
+        return None
+
+
+def _differences(built: Facts, wanted: Facts) -> set[tuple[str, int]]:
+    """The (tensor, dimension) whose size is not as it should be."""
+    found = set()
+    for name, shape in wanted.shapes.items():
+        own = built.shapes.get(name, ())
+        if len(own) != len(shape):
+            found.add((name, -1))
+        else:
+            found |= {(name, d) for d, (a, b) in enumerate(zip(own, shape, strict=True)) if a != b}
+    return found
+
+
+def _options(config: Any, built: Facts, wanted: Facts) -> Iterator[tuple[Place, int]]:
+    """Entries that may be the widths that differ, and what they would be then."""
+    pairs = {
+        pair
+        for name, shape in wanted.shapes.items()
+        for pair in zip(built.shapes.get(name, ()), shape, strict=False)
+        if pair[0] != pair[1]
+    }
+    for place, value in sorted(_entries(config), key=lambda entry: str(entry[0])):
+        new: set[int] = set()
+        for old, size in sorted(pairs):
+            if value is None:
+                new.add(size)
+            elif old % value == 0 and (size * value) % old == 0:
+                new.add(size * value // old)  # the width itself, or a factor of it
+        yield from ((place, size) for size in sorted(new) if size != value)
+
+
+def _entries(config: Any, inside: Place = ()) -> Iterator[tuple[Place, int | None]]:
+    """Every whole number of a configuration, and what is left open, with its place."""
+    for name, value in list(vars(config).items()):
+        place = (*inside, name)
+        if name.startswith("_"):
+            continue
+        if _is_config(value) and len(inside) < 3:
+            yield from _entries(value, place)
+        elif (type(value) is int and value > 0) or (value is None and _may_be_open(name)):
+            yield place, value
+        elif isinstance(value, list) and value and all(type(n) is int and n > 0 for n in value):
+            yield from (((*place, at), n) for at, n in enumerate(value))
+
+
+def _may_be_open(name: str) -> bool:
+    """Whether an entry without value could be a width, such as the inner size of GPT-2."""
+    words = ("inner", "ffn", "intermediate", "dim", "hidden", "size", "heads")
+    return any(word in name for word in words) and not name.endswith("_id")
+
+
+def _holder(config: Any, place: Place) -> Any:
+    for name in place[:-1]:
+        config = config[name] if isinstance(name, int) else getattr(config, name)
+    return config
+
+
+def _entry(config: Any, place: Place) -> Any:
+    holder, last = _holder(config, place), place[-1]
+    return holder[last] if isinstance(last, int) else getattr(holder, last)
+
+
+def _set(config: Any, place: Place, value: Any) -> None:
+    holder, last = _holder(config, place), place[-1]
+    if isinstance(last, int):
+        holder[last] = value
+    else:
+        setattr(holder, last, value)
+
+
+def _take(
+    module: Any, found: dict[Place, int], numbers: dict[tuple[str, str], Any]
+) -> Callable[[], None]:
+    """Give every configuration in a model, and numbers of its modules, the new values.
+
+    Returns:
+        What takes them back.
+    """
+    own = module.config
+    old = {place: _entry(own, place) for place in found}
+    copies = {id(c): c for m in module.modules() if _is_config(c := getattr(m, "config", None))}
+    copies.pop(id(own), None)
+    done: list[tuple[Any, Place, Any]] = []
+    for config in (own, *copies.values()):  # the halves of an encoder-decoder have copies
+        if type(config) is not type(own):
+            continue
+        for place, value in found.items():
+            if _entry(config, place) == old[place] or config is own:
+                done.append((config, place, _entry(config, place)))
+                _set(config, place, value)
+
+    attributes = [(module.get_submodule(path), name, v) for (path, name), v in numbers.items()]
+    kept = [(holder, name, getattr(holder, name)) for holder, name, _ in attributes]
+    for holder, name, value in attributes:
+        setattr(holder, name, value)
+
+    def undo() -> None:
+        for config, place, value in done:
+            _set(config, place, value)
+        for holder, name, value in kept:
+            setattr(holder, name, value)
+
+    return undo

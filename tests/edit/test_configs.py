@@ -1,0 +1,221 @@
+"""Configurations of `transformers` follow an edit of all layers alike; else a warning says so."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ramify
+from ramify import Prune, Split
+
+t = pytest.importorskip("transformers")
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+TOKENS = {"input_ids": torch.arange(3, 21).reshape(2, 9)}
+
+
+def llama() -> nn.Module:
+    return t.LlamaForCausalLM(t.LlamaConfig(**SIZES, num_key_value_heads=2))
+
+
+def qwen2() -> nn.Module:
+    return t.Qwen2ForCausalLM(t.Qwen2Config(**SIZES, num_key_value_heads=2))
+
+
+def gpt2() -> nn.Module:
+    sizes = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    return t.GPT2LMHeadModel(t.GPT2Config(**sizes, bos_token_id=1, eos_token_id=2))
+
+
+def bert() -> nn.Module:
+    return t.BertForSequenceClassification(t.BertConfig(**SIZES))
+
+
+def t5() -> nn.Module:
+    sizes = {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2}
+    config = t.T5Config(**sizes, num_heads=4, decoder_start_token_id=0, eos_token_id=2)
+    return t.T5ForConditionalGeneration(config)
+
+
+def opt() -> nn.Module:
+    sizes = {key: value for key, value in SIZES.items() if key != "intermediate_size"}
+    return t.OPTForCausalLM(t.OPTConfig(**sizes, ffn_dim=48, word_embed_proj_dim=32))
+
+
+def rwkv() -> nn.Module:
+    sizes = {k: SIZES[k] for k in ("vocab_size", "hidden_size", "num_hidden_layers")}
+    own = {"attention_hidden_size": 32, "intermediate_size": 64, "context_length": 64}
+    return t.RwkvForCausalLM(t.RwkvConfig(**sizes, **own, bos_token_id=1, eos_token_id=2))
+
+
+def inputs(model: nn.Module) -> dict[str, Any]:
+    given: dict[str, Any] = dict(TOKENS)
+    if model.config.is_encoder_decoder:
+        given["decoder_input_ids"] = TOKENS["input_ids"][:, :4]
+    if model.config.model_type == "rwkv":
+        given["use_cache"] = False
+    return given
+
+
+# name: (model, ends of the names of groups of which each loses channels, what follows)
+ALIKE: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...], dict[str, int]]] = {
+    "llama units": (llama, ("gate_proj",), {"intermediate_size": 46, "hidden_size": 32}),
+    "llama stream and units": (
+        llama,
+        ("gate_proj", "embed_tokens"),
+        {"intermediate_size": 44, "hidden_size": 28, "head_dim": 8},
+    ),
+    "qwen2 units": (qwen2, ("gate_proj",), {"intermediate_size": 46}),
+    "gpt2 units": (gpt2, ("c_fc",), {"n_inner": 126, "n_embd": 32}),
+    "bert units": (bert, ("intermediate.dense",), {"intermediate_size": 46}),
+    "t5 units": (t5, ("wi",), {"d_ff": 46}),
+    "t5 heads": (t5, (".q:0",), {"num_heads": 2, "d_kv": 8}),
+    "opt units": (opt, ("fc1",), {"ffn_dim": 46}),
+    "rwkv attention": (rwkv, ("attention.key",), {"attention_hidden_size": 30, "hidden_size": 32}),
+    "rwkv units": (rwkv, ("feed_forward.key",), {"intermediate_size": 62}),
+}
+
+
+def edited(make: Callable[[], nn.Module], ends: tuple[str, ...], first: bool = False) -> nn.Module:
+    """A model of whose groups of these names two channels are pruned, or four where it is two."""
+    torch.manual_seed(0)
+    model: Any = make().eval()
+    graph = ramify.trace(model, inputs(model))
+    chosen = [g for g in graph.groups if g.name.endswith(ends)]
+    assert chosen
+    chosen = chosen[:1] if first else chosen
+    count = 2 * len(ends)
+    ramify.apply(graph, [Prune(g.name, n) for g in chosen for n in range(count)])
+    return model
+
+
+def agree(one: Any, two: Any) -> None:
+    """Equal outputs, and the same words generated with a cache."""
+    given = inputs(one)
+    assert torch.equal(one(**given).logits, two(**given).logits)
+    if hasattr(one, "generate") and one.can_generate():
+        for cached in (True, False):
+            settings = {"use_cache": cached, "eos_token_id": None, "pad_token_id": 0}
+            first, second = (
+                model.generate(**TOKENS, max_new_tokens=3, do_sample=False, **settings)
+                for model in (one, two)
+            )
+            assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_layers_alike_need_nothing_of_ramify(name: str, tmp_path: Path) -> None:
+    make, ends, wanted = ALIKE[name]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="no configuration can say")
+        model: Any = edited(make, ends)
+    assert {key: getattr(model.config, key) for key in wanted} == wanted
+    assert "save_pretrained" not in vars(model)
+    model.save_pretrained(tmp_path)
+    agree(model, type(model).from_pretrained(tmp_path).eval())
+
+
+def test_key_value_groups_of_all_layers(tmp_path: Path) -> None:
+    """A key/value head goes with its query heads: two entries change together."""
+    torch.manual_seed(0)
+    model: Any = llama().eval()
+    graph = ramify.trace(model, TOKENS)
+    groups = [g.name for g in graph.groups if g.name.endswith("q_proj:0")]
+    assert len(groups) == 2
+    ramify.apply(graph, [Prune(name, 1) for name in groups])
+    config = model.config
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (2, 1, 8)
+    model.save_pretrained(tmp_path)
+    agree(model, type(model).from_pretrained(tmp_path).eval())
+
+
+UNEVEN: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...], bool]] = {
+    "one layer": (llama, ("gate_proj",), True),
+    "one layer of a recurrent model": (rwkv, ("attention.key",), True),
+    "heads that the width is divided by": (bert, ("query:0",), False),
+    "frequencies of a rotary embedding": (llama, ("q_proj:2",), False),
+    "dimensions under the old scale of a softmax": (bert, ("query:1",), False),
+}
+
+
+@pytest.mark.parametrize("name", UNEVEN)
+def test_what_no_configuration_says_is_warned_of(name: str, tmp_path: Path) -> None:
+    make, ends, first = UNEVEN[name]
+    before = make().config.to_dict()
+    with pytest.warns(UserWarning, match="no configuration can say the shape .* ramify.save"):
+        model: Any = edited(make, ends, first)
+    after = model.config.to_dict()
+    assert all(after[key] == value for key, value in before.items() if type(value) is int)
+    with pytest.warns(UserWarning, match="no configuration can say the shape"):
+        model.save_pretrained(tmp_path / "hub")
+    ramify.save(model, tmp_path / "net")
+    loaded = ramify.load(tmp_path / "net", build=make).eval()
+    given = inputs(model)
+    assert torch.equal(loaded(**given).logits, model(**given).logits)
+    other = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    assert torch.equal(other(**given).logits, model(**given).logits)
+
+
+def test_a_later_edit_that_makes_layers_alike_is_followed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model: Any = llama().eval()
+    graph = ramify.trace(model, TOKENS)
+    names = [g.name for g in graph.groups if g.name.endswith("gate_proj")]
+    with pytest.warns(UserWarning, match="no configuration can say"):
+        graph = ramify.apply(graph, [Prune(names[0], 5)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="no configuration can say")
+        graph = ramify.apply(graph, [Split(names[1], 5), Prune(names[0], 0)])
+        graph = ramify.apply(graph, [Prune(names[1], n) for n in range(3)])
+    assert model.config.intermediate_size == 46
+    model.save_pretrained(tmp_path)
+    agree(model, type(model).from_pretrained(tmp_path).eval())
+
+
+def test_a_failed_edit_leaves_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ramify.edit.carry.Swap.displace", fail)
+    torch.manual_seed(0)
+    model: Any = llama().eval()
+    graph = ramify.trace(model, TOKENS)
+    names = [g.name for g in graph.groups if g.name.endswith("gate_proj")]
+    with pytest.raises(KeyboardInterrupt):
+        ramify.apply(graph, [Prune(name, 0) for name in names])
+    assert model.config.intermediate_size == 48
+    assert model(**TOKENS).logits.shape == (2, 9, 99)
+
+
+def test_a_model_inside_another_is_followed() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.text = t.LlamaModel(t.LlamaConfig(**SIZES, num_key_value_heads=2))
+            self.head = nn.Linear(32, 2)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            return self.head(self.text(input_ids).last_hidden_state)
+
+    torch.manual_seed(0)
+    model = Outer().eval()
+    graph = ramify.trace(model, TOKENS)
+    names = [g.name for g in graph.groups if g.name.endswith("gate_proj")]
+    ramify.apply(graph, [Prune(name, 0) for name in names])
+    assert model.text.config.intermediate_size == 47
