@@ -87,7 +87,6 @@ ALIKE: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...], dict[str, int]]
     "t5 units": (t5, ("wi",), {"d_ff": 46}),
     "t5 heads": (t5, (".q:0",), {"num_heads": 2, "d_kv": 8}),
     "opt units": (opt, ("fc1",), {"ffn_dim": 46}),
-    "rwkv attention": (rwkv, ("attention.key",), {"attention_hidden_size": 30, "hidden_size": 32}),
     "rwkv units": (rwkv, ("feed_forward.key",), {"intermediate_size": 62}),
 }
 
@@ -143,6 +142,16 @@ def test_key_value_groups_of_all_layers(tmp_path: Path) -> None:
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (2, 1, 8)
     model.save_pretrained(tmp_path)
     agree(model, type(model).from_pretrained(tmp_path).eval())
+
+
+def test_a_cache_of_other_sizes_than_the_configuration_says(tmp_path: Path) -> None:
+    """RWKV makes its state of the width of the stream, also where its attention has another."""
+    with pytest.warns(UserWarning, match="with a cache this RwkvForCausalLM does not run .*=False"):
+        model: Any = edited(rwkv, ("attention.key",))
+    assert (model.config.attention_hidden_size, model.config.hidden_size) == (30, 32)
+    model.save_pretrained(tmp_path)
+    other = type(model).from_pretrained(tmp_path).eval()
+    assert torch.equal(model(**inputs(model)).logits, other(**inputs(model)).logits)
 
 
 UNEVEN: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...], bool]] = {

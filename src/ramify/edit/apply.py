@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from ramify.edit.carry import Follower, Swap, stage_follower, stage_model
-from ramify.edit.configs import configured, facts_of, follow
+from ramify.edit.configs import configured, facts_of, follow, warn_of_cache
 from ramify.edit.optimizers import several, stage_optimizer
 from ramify.edit.plan import Edit, Plan, Prune, Split, check_current, plan_edits
 from ramify.errors import RamifyError
@@ -81,9 +82,8 @@ def apply(
 
     Source: the split is S2D (Liu et al., 2019), Theorem 2.3 and Algorithm 1, step 4.
     """
-    edits = [edits] if isinstance(edits, (Prune, Split)) else list(edits)
     with alone():
-        return _apply(graph, edits, optimizer, followers)
+        return _apply(graph, _list_of_edits(edits), optimizer, followers)
 
 
 def _apply(
@@ -126,6 +126,8 @@ def _apply(
         swap.undo()
         raise
     graph.superseded = True
+    if described:
+        warn_of_cache(graph.model, graph.inputs)
     return edited
 
 
@@ -187,7 +189,24 @@ def _kept_tensors(model: nn.Module) -> str:
 def _several(followers: Follower | Iterable[Follower]) -> list[Follower]:
     if isinstance(followers, (nn.Module, MutableMapping)):
         return [followers]
-    return list(followers)
+    found = list(followers) if isinstance(followers, Iterable) else [followers]
+    for each in found:
+        if not isinstance(each, (nn.Module, MutableMapping)):
+            raise RamifyError(
+                "`followers` are models or state dictionaries with the names of the model, one or "
+                f"several in a list, and this is a {type(each).__name__}"
+            )
+    return found
+
+
+def _list_of_edits(edits: Any) -> list[Edit]:
+    if isinstance(edits, (Prune, Split)):
+        return [edits]
+    if not isinstance(edits, Iterable):
+        raise RamifyError(
+            f"`edits` is a list of Prune and Split, and this is a {type(edits).__name__}"
+        )
+    return list(edits)
 
 
 def _try_splits_alone(graph: ChannelGraph, edits: Sequence[Edit]) -> None:

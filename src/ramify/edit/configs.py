@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ramify.tracing.recorder import arguments, copied, evaluating
+
 Place = tuple[str | int, ...]
 """Where an entry stands: names of nested configurations, its own, and its place in a list."""
 
@@ -105,6 +107,31 @@ def _decided(before: Facts, now: Facts, built: Facts) -> dict[tuple[str, str], A
         for place, value in built.numbers.items()
         if now.numbers.get(place) != value and now.numbers.get(place) == before.numbers.get(place)
     }
+
+
+def warn_of_cache(model: nn.Module, inputs: Any) -> None:
+    """Warn where an edited language model does not run with a cache, whatever its configuration.
+
+    Some make their cache of sizes that need not be those of the layers that fill it.
+
+    Args:
+        model: the edited one.
+        inputs: what it was traced on.
+    """
+    can_generate = getattr(model, "can_generate", None)
+    if not callable(can_generate) or not can_generate():
+        return
+    args, named = arguments(copied(inputs))
+    try:
+        with torch.no_grad(), evaluating(model):
+            model(*args, **{**named, "use_cache": True})
+    except Exception as error:
+        warnings.warn(
+            f"with a cache this {type(model).__name__} does not run after the edit "
+            f"({type(error).__name__}: {str(error)[:200]}): call it, and its `generate`, with "
+            "use_cache=False, or edit other channels",
+            stacklevel=3,
+        )
 
 
 _SENTENCE = (

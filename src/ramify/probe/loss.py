@@ -33,7 +33,7 @@ def checked_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
         seen = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values)
         raise RamifyError(
             "the loss gives one number for each sample, a tensor of shape (S,), and this one gave "
-            f'{seen}: use reduction="none"'
+            f"{seen}: {_advice(values)}"
         )
     if not len(values):
         raise RamifyError("a batch holds no sample: leave empty batches out of the data")
@@ -44,6 +44,16 @@ def checked_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
             "rate or check the data before growing"
         )
     return values
+
+
+def _advice(values: Any) -> str:
+    """What makes one number a sample of what a loss gave."""
+    if not isinstance(values, Tensor):
+        return "return the tensor of losses"
+    if values.dim() == 0:
+        return 'use reduction="none", so that samples are not averaged'
+    one = values.numel() == len(values)
+    return "flatten it, as by .flatten()" if one else "take each sample's mean, .flatten(1).mean(1)"
 
 
 def _called(loss: Loss, model: nn.Module, batch: Any) -> Any:

@@ -5,6 +5,7 @@ numbers, flags and tuples that the modules carry (``in_channels``, ``normalized_
 that the user's own class rebuilds the network: nothing of its code is stored.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,8 +26,10 @@ from ramify.store.files import (
 from ramify.store.recipe_checks import (
     FORMAT,
     Recipe,
+    built_by,
     check_fits,
     check_memory,
+    check_module,
     check_recipe,
     is_plain,
     lazily_built,
@@ -81,6 +84,7 @@ def save(model: nn.Module, path: str | Path) -> Path:
         >>> ramify.load(path, build=lambda: nn.Linear(3, 1))
         Linear(in_features=3, out_features=5, bias=True)
     """
+    check_module(model, "what is saved")
     kind = type(model).__name__
     if kind in _WRAPPERS:
         raise RamifyError(
@@ -125,12 +129,14 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
         >>> load(path, build=lambda: nn.Linear(3, 1)).out_features
         5
     """
+    if isinstance(build, nn.Module) or not callable(build):
+        built_by(build)  # says so before anything is read
     weights, shapes = _paths(path)
     advice = f"ramify.save writes {weights.name} and {shapes.name} together: copy both again."
     recipe = read_json(shapes, advice)
     check_recipe(recipe)
     tensors, _ = read_tensors(weights, advice)
-    model = build()
+    model = built_by(build)
     restore_model(model, recipe, tensors, str(weights))
     return model
 
@@ -155,6 +161,7 @@ def recipe_of(model: nn.Module) -> Recipe:
         >>> again.load_state_dict(grown.state_dict())
         <All keys matched successfully>
     """
+    check_module(model, "what a recipe describes")
     tensors = named_tensors(model)
     attributes = {name: plain for name, plain in _plain_attributes(model) if plain}
     kind = type(model)
@@ -198,6 +205,7 @@ def reshape(model: nn.Module, recipe: Recipe, *, limit: int | None = None) -> nn
         >>> reshape(nn.Linear(3, 1), recipe_of(nn.Linear(3, 5))).out_features
         5
     """
+    check_module(model, "what is given another shape")
     before = {name: tensor.shape for name, tensor in model.named_buffers()}
     check_recipe(recipe)
     check_memory(named_tensors(model), recipe, limit)
@@ -328,6 +336,10 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _paths(path: str | Path) -> tuple[Path, Path]:
+    if not isinstance(path, (str, os.PathLike)):
+        raise RamifyError(
+            f"the path of a saved network is a text or a Path, and this is a {type(path).__name__}"
+        )
     stem = str(path).removesuffix(SUFFIX)
     return Path(stem + SUFFIX), Path(stem + ".json")
 

@@ -28,6 +28,49 @@ ARGUMENTS = (
 )
 
 
+def check_module(model: Any, what: str) -> None:
+    """Raise where something is no model."""
+    if not isinstance(model, nn.Module):
+        raise RamifyError(
+            f"{what} is a torch.nn.Module, and this is {_called(model)}: give the model itself"
+        )
+
+
+def built_by(build: Any) -> nn.Module:
+    """The model that a function makes.
+
+    Args:
+        build: what the user gave as that function.
+
+    Returns:
+        The model.
+
+    Raises:
+        RamifyError: it is no function without arguments, or makes no model.
+    """
+    if isinstance(build, nn.Module) or not callable(build):
+        raise RamifyError(
+            f"`build` is a function that makes the network, and this is {_called(build)}: give "
+            "its class, or `lambda: Net(...)`"
+        )
+    try:
+        inspect.signature(build).bind()
+    except TypeError as error:
+        raise RamifyError(
+            f"`build` is called without arguments, and this one needs some ({error}): give "
+            "`lambda: Net(...)` with the arguments that the network was made with"
+        ) from None
+    except ValueError:  # a class of C code has no signature
+        pass
+    model = build()
+    check_module(model, "what `build` makes")
+    return model
+
+
+def _called(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+
+
 def check_recipe(recipe: Any) -> None:
     """Raise where this is no shape recipe that this version reads, or a damaged one."""
     said = recipe.get("format") if isinstance(recipe, dict) else None

@@ -13,6 +13,7 @@ from ramify.errors import RamifyError
 from ramify.tracing.branches import freeze_unseen_branches, unseen
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.groups import ChannelGraph, build_graph
+from ramify.tracing.inputs import runnable
 from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import Tape, aliases_of, alone, call, record, tensors_of
 from ramify.tracing.rules.registry import has_own_rule
@@ -86,8 +87,17 @@ def trace(
         if tensor.is_meta:
             raise RamifyError(f"'{name}' has no values (device 'meta'): load the weights first")
     check_writable(model)
+    asked = (tuple(also), edit_outputs, _names(unused))
     with alone():
-        return _trace(model, inputs, (tuple(also), edit_outputs, _names(unused)), None)
+        try:
+            return _trace(model, inputs, asked, None)
+        except RamifyError:
+            raise
+        except Exception:
+            usable = runnable(model, inputs)  # says in a sentence where the model itself fails
+            if usable is inputs:
+                raise
+        return _trace(model, usable, asked, None)
 
 
 def check_ungated(model: nn.Module) -> None:

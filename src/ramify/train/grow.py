@@ -145,6 +145,12 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
 
     Source: Splitting Steepest Descent, Algorithm 1; Gauss-Newton morphisms, Algorithm 1.
     """
+    for name, value, can in (("method", method, "propose"), ("rule", rule, "select")):
+        if isinstance(value, type) or not callable(getattr(value, can, None)):
+            raise RamifyError(
+                f"`{name}` is an object that can {can}, such as ramify.SplittingDescent() for a "
+                f"method or ramify.TopFraction(0.35) for a rule, and this is {value!r}"
+            )
     with distributed.together():
         bounds = WidthBounds(keep, ceiling)
         limits: Event = {"rounds": checked_rounds(rounds), "budget": checked_budget(budget)}

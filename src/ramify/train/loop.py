@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from ramify import distributed
 from ramify.edit import Follower
+from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
 from ramify.store.state import NetworkInTraining
 from ramify.tracing import ChannelGraph, trace
@@ -177,6 +178,12 @@ def begin(  # noqa: PLR0913  (what a loop is made of)
     tags: Mapping[str, Any] | None = None,
 ) -> Loop:
     """A loop at its beginning, or where its checkpoint left it; arguments as of `ramify.grow`."""
+    for name, value, kind in (("model", model, nn.Module), ("training", training, Training)):
+        if not isinstance(value, kind):
+            raise RamifyError(
+                f"`{name}` is a {kind.__name__}, and this is "
+                f"{'a class' if isinstance(value, type) else 'a ' + type(value).__name__}"
+            )
     subject = NetworkInTraining(model, make_optimizer(model, training), distinct(model, followers))
     file = None if checkpoint is None else Path(checkpoint)
     journal = Journal(TRAINING, subject, file, log, tags or {})

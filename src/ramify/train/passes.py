@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ramify.errors import RamifyError
 from ramify.probe.loss import number_of_batches
 
 Data = Iterable[Any] | Callable[[int], Iterable[Any]]
@@ -28,7 +29,13 @@ class Epoch:
 
     def __iter__(self) -> Iterator[Any]:
         """One pass; nothing of it is kept."""
-        return iter(self.data(self.number) if callable(self.data) else self.data)
+        found = self.data(self.number) if callable(self.data) else self.data
+        if not isinstance(found, Iterable):
+            raise RamifyError(
+                f"the data are a {type(found).__name__}, where a list of batches, a DataLoader or "
+                "a function of the epoch's number that gives one is expected"
+            )
+        return iter(found)
 
 
 @dataclass

@@ -1,0 +1,62 @@
+"""Inputs on which a model does not run: what is wrong with them, in a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ramify.errors import RamifyError
+from ramify.tracing.recorder import call, evaluating, untouched
+
+
+def runnable(model: nn.Module, inputs: Any) -> Any:
+    """Inputs as they must be given for the model to run on them.
+
+    Args:
+        model: what does not run under a trace.
+        inputs: what it was to run on.
+
+    Returns:
+        The same inputs where the model runs on them; a list as the one argument that it is.
+
+    Raises:
+        RamifyError: the model does not run on them either way.
+    """
+    failed = _failure(model, inputs)
+    if failed is None:
+        return inputs
+    if isinstance(inputs, list) and _failure(model, (inputs,)) is None:
+        return (inputs,)
+    raise RamifyError(
+        f"the model does not run on these inputs ({type(failed).__name__}: "
+        f"{' '.join(str(failed).split())[:300]}){_reason(model, inputs)}: give what its forward "
+        "takes, a tensor for model(x), a tuple for model(*inputs), a dictionary for "
+        "model(**inputs), or ([...],) for one argument that is a list"
+    ) from failed
+
+
+def _failure(model: nn.Module, inputs: Any) -> Exception | None:
+    try:
+        with torch.no_grad(), untouched(model), evaluating(model):
+            call(model, inputs)
+    except Exception as error:
+        return error
+    return None
+
+
+def _reason(model: nn.Module, inputs: Any) -> str:
+    """A difference between inputs and weights that is a likely reason."""
+    weights = [p for p in model.parameters() if p.is_floating_point()]
+    given = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    if not given:
+        return f"; there is no tensor among them, which are a {type(inputs).__name__}"
+    devices = {p.device for p in weights} - {x.device for x in given}
+    if weights and devices:
+        return f"; the weights are on {devices.pop()}, and the inputs on {given[0].device}"
+    kinds = {x.dtype for x in given if x.is_floating_point()} - {p.dtype for p in weights}
+    if weights and kinds:
+        return f"; the weights are of {weights[0].dtype}, and the inputs of {kinds.pop()}"
+    return ""
