@@ -260,7 +260,10 @@ def test_a_stream_through_an_encoder_on_its_fast_path() -> None:
     with torch.no_grad():
         assert distance(run(masked), run(model)) <= 1e-12
     graph = ramify.apply(graph, [Prune("0", 4)])
-    assert [m.embed_dim for m in model.modules() if isinstance(m, nn.MultiheadAttention)] == [11, 11]
+    assert [m.embed_dim for m in model.modules() if isinstance(m, nn.MultiheadAttention)] == [
+        11,
+        11,
+    ]
     model(x).sum().backward()
     with torch.no_grad():
         run(model)

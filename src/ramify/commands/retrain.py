@@ -13,7 +13,8 @@ from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder
 from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.store.files import read_json, write_json
-from ramify.store.model import SUFFIX, Recipe
+from ramify.store.model import SUFFIX
+from ramify.store.recipe_checks import Recipe
 from ramify.train.fresh_networks import scratch
 
 

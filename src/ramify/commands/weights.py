@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ramify.errors import RamifyError
 from ramify.store.files import read_json, read_tensors
-from ramify.store.model import FORMAT, SUFFIX, load, named_tensors
+from ramify.store.model import SUFFIX, load, named_tensors
+from ramify.store.recipe_checks import FORMAT
 
 NESTED = ("state_dict", "model", "model_state_dict")  # where training scripts keep the tensors
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before each name

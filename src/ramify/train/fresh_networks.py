@@ -9,7 +9,8 @@ from torch import nn
 from ramify.cost import graph_cost
 from ramify.edit import Edit, Prune, Split
 from ramify.edit.apply import apply
-from ramify.store.model import Recipe, reshape
+from ramify.store.model import reshape
+from ramify.store.recipe_checks import Recipe
 from ramify.tracing import ChannelGraph, trace
 
 Widths = list[int]
