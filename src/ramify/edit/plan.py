@@ -266,6 +266,26 @@ def kernel_shape(graph: ChannelGraph, group: ChannelGroup, slot: Slot) -> tuple[
     return rest if count == 1 else (count, *rest)
 
 
+def check_editable(graph: ChannelGraph) -> None:
+    """The graph describes the model as it is now, and has a group that can be edited.
+
+    Raises:
+        RamifyError: it does not, or every group is frozen.
+    """
+    check_current(graph)
+    if any(group.can_prune or group.can_split for group in graph.groups):
+        return
+    name = type(graph.model).__name__
+    if not graph.groups:
+        raise RamifyError(f"no group of {name} can be edited: print(graph) says why there is none")
+    first = graph.groups[0]
+    more = f" (and {len(graph.groups) - 1} more)" if len(graph.groups) > 1 else ""
+    raise RamifyError(
+        f"no group of {name} can be edited: '{first.name}', as {first.reason}{more}; print(graph) "
+        "lists every reason"
+    )
+
+
 def check_current(graph: ChannelGraph) -> None:
     """The graph describes the model as it is now, and what is made here may be trained.
 

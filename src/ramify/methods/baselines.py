@@ -16,7 +16,7 @@ from torch import Generator
 
 from ramify.cost import CostModel
 from ramify.edit import Split
-from ramify.edit.plan import check_current
+from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods.draws import (
     Kernels,
@@ -57,7 +57,7 @@ class _Drawn(abc.ABC):
         Returns:
             The proposals; `score` is a random number, `gain` is 0.
         """
-        check_current(graph)
+        check_editable(graph)
         generator, prices, out = stream(self.seed, graph), CostModel(graph), []
         for group in graph.groups:
             if not group.can_split:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ramify import distributed
 from ramify.cost import CostModel
 from ramify.edit import Split
-from ramify.edit.plan import check_current
+from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods.draws import (
     Kernels,
@@ -110,7 +110,7 @@ class Boosting:
         Raises:
             RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
         """
-        check_current(graph)
+        check_editable(graph)
         check_weights(graph.model)
         groups = [group for group in graph.groups if group.can_split]
         if not any(group.consumers for group in groups):  # no weight would read a new neuron

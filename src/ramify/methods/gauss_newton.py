@@ -16,7 +16,7 @@ from torch import Tensor
 from ramify import distributed
 from ramify.cost import CostModel
 from ramify.edit import Edit, Prune
-from ramify.edit.plan import check_current
+from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods.proposal import Proposal
 from ramify.methods.trial import binary_split
@@ -135,7 +135,7 @@ class GaussNewton:
             RamifyError: the loss is not per sample, loss or weights are not finite, the mean loss
                 is below 0, or there is no batch.
         """
-        check_current(graph)
+        check_editable(graph)
         check_weights(graph.model)
         if not targets(graph):
             return []

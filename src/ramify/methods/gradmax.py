@@ -16,7 +16,7 @@ from torch import Tensor
 from ramify import distributed
 from ramify.cost import CostModel
 from ramify.edit import Split
-from ramify.edit.plan import check_current
+from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods.draws import Kernels, check_positive, producer_kernels
 from ramify.methods.new_neurons import NO_BATCH, outgoing_squares
@@ -129,7 +129,7 @@ class GradMax:
             RamifyError: no batch, the loss is not per sample, loss or weights are not finite, or a
                 group that was asked for cannot have such neurons.
         """
-        check_current(graph)
+        check_editable(graph)
         check_weights(graph.model)
         starts, matrices = self._matrices(graph, loss, batches)
         neurons = [

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ramify import distributed
 from ramify.cost import CostModel
 from ramify.edit import Prune
-from ramify.edit.plan import check_current
+from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods.draws import producer_kernels
 from ramify.methods.proposal import Proposal
@@ -62,7 +62,7 @@ class L1:
         Returns:
             The proposals; `score` is -s, `gain` is 0.
         """
-        check_current(graph)
+        check_editable(graph)
         tensors = tensors_of(graph.model)
         norms: dict[str, Tensor] = {}
         for group in prunable(graph):
@@ -111,7 +111,7 @@ class BNScale:
         Raises:
             RamifyError: no channel that could be pruned has a norm layer with a scale.
         """
-        check_current(graph)
+        check_editable(graph)
         tensors, known = tensors_of(graph.model), norm_scales(graph)
         scales: dict[str, Tensor] = {}
         for group in prunable(graph):
@@ -174,7 +174,7 @@ class Taylor:
         Raises:
             RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
         """
-        check_current(graph)
+        check_editable(graph)
         check_weights(graph.model)
         if not prunable(graph):
             return []

@@ -17,7 +17,7 @@ from torch import Tensor
 from ramify import distributed
 from ramify.edit import Edit, Plan, Split, plan_edits
 from ramify.edit.carry import displacements
-from ramify.edit.plan import check_current
+from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss, check_weights, checked_loss
 from ramify.tracing import ChannelGraph, ChannelGroup
@@ -109,7 +109,7 @@ class Trial:
     """
 
     def __init__(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> None:
-        check_current(graph)
+        check_editable(graph)
         check_weights(graph.model)
         self.graph = graph
         self._loss, self._batches = loss, batches

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ramify import distributed
-from ramify.edit.plan import check_current
+from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss, check_weights, checked_loss
 from ramify.probe.recorded_pass import read_gradients
@@ -239,7 +239,7 @@ def splitting_operators(
     Raises:
         RamifyError: no batch, no group to probe, or a loss or weight that is not finite.
     """
-    check_current(graph)
+    check_editable(graph)
     check_weights(graph.model)
     chosen = targets(graph)
     operators = [SplittingOperator(graph, chosen, loss, batch, beta) for batch in batches]

@@ -15,7 +15,7 @@ from ramify.cost import Cost, CostModel
 from ramify.edit import Edit
 from ramify.edit.apply import apply
 from ramify.edit.carry import Follower
-from ramify.edit.plan import check_current
+from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods import Proposal, agree
 from ramify.methods.proposal import Method, checked
@@ -155,7 +155,7 @@ def cut(  # noqa: PLR0913
     the readers of pruned channels by least squares: Y. He, X. Zhang and J. Sun, "Channel pruning
     for accelerating very deep neural networks", 2017.
     """
-    check_current(graph)
+    check_editable(graph)
     check_multiple(multiple_of)
     sizes = _checked(budget, accept, rule)
     sample, measured_on = samples(batches, held)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ramify import distributed
 from ramify.cost import CostModel
 from ramify.edit import Prune
-from ramify.edit.plan import check_current
+from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods import Proposal
 from ramify.methods.scores import prunable
@@ -67,7 +67,7 @@ class Takeover:
         Raises:
             RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
         """
-        check_current(graph)
+        check_editable(graph)
         check_weights(graph.model)
         if not prunable(graph):
             return []
