@@ -465,11 +465,11 @@ class StreamSizedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(x)
-        n, l, c = x.shape
-        parts = self.qkv(self.norm(x)).reshape(n, l, 3, self.heads, c // self.heads)
+        n, t, c = x.shape
+        parts = self.qkv(self.norm(x)).reshape(n, t, 3, self.heads, c // self.heads)
         q, k, v = parts.permute(2, 0, 3, 1, 4)
         weights = (q @ k.transpose(-2, -1) * 0.5).softmax(dim=-1)
-        x = x + self.proj((weights @ v).transpose(1, 2).reshape(n, l, c))
+        x = x + self.proj((weights @ v).transpose(1, 2).reshape(n, t, c))
         return self.c(x + self.down(torch.relu(self.up(x))))
 
 
@@ -530,7 +530,8 @@ class FunctionalAttention(nn.Module):
         biases = torch.cat([self.q.bias, self.k.bias, self.v.bias])
         found, _ = F.multi_head_attention_forward(
             x, x, x, self.width, self.heads, None, biases, None, None, False, 0.0,
-            self.proj.weight, self.proj.bias, self.training, use_separate_proj_weight=True, **weights,
+            self.proj.weight, self.proj.bias, self.training, use_separate_proj_weight=True,
+            **weights,
         )  # fmt: skip
         return self.c(x + found)
 

@@ -27,7 +27,7 @@ class DimFlow:
         buffers: the names that are buffers.
         param_dims: the dimensions of every parameter and buffer, as they were before any run.
         contractions: every sum over channels, in order.
-        reached: the parameters and buffers that some operation read.
+        reached: the parameters and buffers that some operation read, each with the first, in words.
         unruled: the latest tape's operations that had no usable rule, and why, by position.
         opaque: parameters that such an operation took: (how many contractions came before, reason).
         sliced: the dimensions that were cut into ranges, as they were before the cut.
@@ -48,7 +48,7 @@ class DimFlow:
     buffers: frozenset[str] = frozenset()
     param_dims: dict[str, list[Atom]] = field(default_factory=dict)
     contractions: list[Contraction] = field(default_factory=list)
-    reached: set[str] = field(default_factory=set)
+    reached: dict[str, str] = field(default_factory=dict)
     unruled: dict[int, str] = field(default_factory=dict)
     opaque: dict[str, tuple[int, str]] = field(default_factory=dict)
     sliced: list[Term] = field(default_factory=list)

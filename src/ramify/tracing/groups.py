@@ -199,10 +199,19 @@ class ChannelGraph:
         if rows:
             lines += _table(_HEADINGS, rows)
         else:
-            lines.append("no operation of the run makes channels of a parameter that it can follow")
+            lines.append(self._why_empty())
         if self.unreached:
             lines.append(f"not reached by these inputs: {_short(self.unreached, 12)}")
         return "\n".join(lines)
+
+    def _why_empty(self) -> str:
+        if not self.flow.param_dims:
+            return "the model has no parameters and no buffers"
+        if not self.flow.reached:
+            return "no operation of the run used a parameter of the model"
+        used = [f"'{name}' ({where})" for name, where in self.flow.reached.items()]
+        more = f" and {len(used) - 3} more" if len(used) > 3 else ""
+        return f"no weight of the run makes channels: it used {', '.join(used[:3])}{more}"
 
 
 _HEADINGS = ("group", "width", "prune", "split", "makes", "carries", "reads", "why not")

@@ -337,12 +337,12 @@ def give_back_all(steps: Iterable[tuple[str, Callable[[], None]]]) -> None:
     if stopped is not None:
         raise stopped
     if failed:
-        what, reason = failed[0]
+        what, cause = failed[0]
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         raise RamifyError(
             f"{what} could not be given back after a run of the model{more}, all else was "
-            f"({type(reason).__name__}: {reason}): let the forward leave it as it is"
-        ) from reason
+            f"({type(cause).__name__}: {cause}): let the forward leave it as it is"
+        ) from cause
 
 
 def tensor_given_back(tensor: Tensor, value: Tensor | None = None) -> Callable[[], None]:

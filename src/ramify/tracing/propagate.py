@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ramify.errors import module_in_words
 from ramify.tracing.contraction import MOVES, NUMBER_SCALES, Provenance
 from ramify.tracing.dims import Atom, Fixed, unify
 from ramify.tracing.flow import DimFlow
@@ -128,4 +129,5 @@ def _note_provenance(flow: DimFlow, op: Op) -> None:
         flow.provenance[ref.index] = Provenance(names, moved)
     for ref in inputs:
         if ref.index in flow.tape.names:
-            flow.reached.add(flow.tape.names[ref.index])
+            where = f"{op.name} in {module_in_words(op.module)}"
+            flow.reached.setdefault(flow.tape.names[ref.index], where)

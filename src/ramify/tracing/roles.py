@@ -36,11 +36,28 @@ def roles_of(flow: DimFlow) -> Roles:
         if not any(places.values()):
             freeze(atom, reason)
             places.setdefault((name, 0), set()).add("producer")
+    _note_lost_weights(flow, roles)
     for atom, places in roles.items():
         for (name, _), seen in places.items():
             if {"producer", "consumer"} <= seen:
                 forbid_split(atom, f"'{name}' both makes and reads it (a tied weight)")
     return roles
+
+
+def _note_lost_weights(flow: DimFlow, roles: Roles) -> None:
+    """Weights that went into the run, and hold no channels of any group, stand in it, frozen."""
+    for name, where in flow.reached.items():
+        terms = flow.param_dims[name]
+        inside = [atom for term in terms for atom in leaves(term)]
+        if len(terms) < 2 or name in flow.buffers or not inside:
+            continue
+        if any("producer" in seen for atom in inside for seen in roles.get(atom, {}).values()):
+            continue
+        for atom in leaves(terms[0]):
+            freeze(
+                atom, f"{where} takes '{name}', and what becomes of its channels is not followed"
+            )
+            roles.setdefault(atom, {}).setdefault((name, 0), set()).add("producer")
 
 
 def _note_carriers(flow: DimFlow, roles: Roles) -> None:
