@@ -35,7 +35,7 @@ from ramify.methods.new_neurons import (
 )
 from ramify.methods.proposal import Proposal
 from ramify.methods.trial import copies_of, differentiable, edited
-from ramify.probe.loss import Loss, check_weights, checked_loss
+from ramify.probe.loss import Loss, check_weights, checked_loss, each_batch
 from ramify.probe.replay import decomposed
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.recorder import tensors_of
@@ -210,7 +210,7 @@ def _second_gradients(
 ) -> list[Tensor]:
     """The gradient of 2 ⟨gradients, ∂L/∂readers⟩ to the producers, L the mean over all batches."""
     sums, samples = [torch.zeros_like(producer) for producer in producers], 0
-    for batch in batches:
+    for batch in each_batch(batches):
         values = checked_loss(loss, model, batch)
         samples += len(values)
         found = torch.autograd.grad(

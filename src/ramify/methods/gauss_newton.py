@@ -21,7 +21,7 @@ from ramify.errors import RamifyError
 from ramify.methods.proposal import Proposal
 from ramify.methods.trial import binary_split
 from ramify.probe.displaced.read_changes import ReadChanges
-from ramify.probe.loss import Loss, check_weights, checked_loss, number_of_batches
+from ramify.probe.loss import Loss, check_weights, checked_loss, each_batch, number_of_batches
 from ramify.probe.targets import Target, targets
 from ramify.tracing import ChannelGraph
 from ramify.tracing.indexing import kernels
@@ -147,7 +147,7 @@ class GaussNewton:
         total = None if known is None else self.epochs * known
         for _ in range(self.epochs):
             before = learner.steps
-            for batch in batches:
+            for batch in each_batch(batches):
                 learner.step(loss, batch, self._weight(learner.steps, total))
             total = total or self.epochs * learner.steps
             if learner.steps == before:

@@ -22,7 +22,7 @@ from ramify.methods.draws import Kernels, check_positive, producer_kernels
 from ramify.methods.new_neurons import NO_BATCH, outgoing_squares
 from ramify.methods.outgoing_matrix import Asked, OutgoingMatrix, Start
 from ramify.methods.proposal import Proposal
-from ramify.probe.loss import Loss, check_weights
+from ramify.probe.loss import Loss, check_weights, each_batch
 from ramify.probe.targets import Target, targets
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.recorder import tensors_of
@@ -156,7 +156,7 @@ class GradMax:
         """Where each group's neurons start, and its M (D, R) over all batches of all ranks."""
         starts: list[Start] | None = None
         sums: list[Tensor] = []
-        for batch in batches:
+        for batch in each_batch(batches):
             asked = Asked(graph, loss, batch)
             if starts is None:
                 starts = self._starts(asked)

@@ -19,7 +19,7 @@ from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods.draws import producer_kernels
 from ramify.methods.proposal import Proposal
-from ramify.probe.loss import Loss, check_weights
+from ramify.probe.loss import Loss, check_weights, each_batch
 from ramify.probe.reads import first_order
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.indexing import kernels
@@ -179,7 +179,7 @@ class Taylor:
         if not prunable(graph):
             return []
         found: dict[str, list[Tensor]] = {}
-        for batch in batches:
+        for batch in each_batch(batches):
             for name, changes in first_order(graph, loss, batch, prunable(graph)).items():
                 found.setdefault(name, []).append(changes.double())
         if not found:

@@ -19,7 +19,7 @@ from ramify.edit import Edit, Plan, Split, plan_edits
 from ramify.edit.carry import displacements
 from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
-from ramify.probe.loss import Loss, check_weights, checked_loss
+from ramify.probe.loss import Loss, check_weights, checked_loss, each_batch
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.indexing import Changes, Slot, positions, resized, sources, touches
 from ramify.tracing.recorder import eager, tensors_of, untouched
@@ -115,7 +115,7 @@ class Trial:
         self._loss, self._batches = loss, batches
         model = graph.model
         with edited(graph, ()), torch.no_grad():
-            found = [_double(checked_loss(loss, model, batch)) for batch in batches]
+            found = [_double(checked_loss(loss, model, batch)) for batch in each_batch(batches)]
         if not found:
             raise RamifyError(_EMPTY)
         self._before = torch.cat(found)

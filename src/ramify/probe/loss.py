@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeAlias
 
 import torch
@@ -82,6 +82,26 @@ def check_weights(model: nn.Module) -> None:
                 f"parameter '{name}' holds values that are not finite: go back to an earlier "
                 "checkpoint, or lower the learning rate"
             )
+
+
+def each_batch(batches: Any) -> Iterator[Any]:
+    """The batches of what a user gave as such.
+
+    Args:
+        batches: a list, a DataLoader or another iterable.
+
+    Returns:
+        What gives them one by one.
+
+    Raises:
+        RamifyError: it gives none.
+    """
+    if not isinstance(batches, Iterable):
+        raise RamifyError(
+            f"the batches are a {type(batches).__name__}: give a list of them, such as [batch], or "
+            "a DataLoader"
+        )
+    return iter(batches)
 
 
 def number_of_batches(batches: Any) -> int | None:

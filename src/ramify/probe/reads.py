@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
-from ramify.probe.loss import Loss, checked_loss
+from ramify.probe.loss import Loss, checked_loss, each_batch
 from ramify.probe.replay import decomposed, replay
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.contraction import Contraction
@@ -222,7 +222,7 @@ def visit_reads(
     check_current(graph)
     model = graph.model
     known: tuple[Any, list[tuple[Read, Ref]]] | None = None
-    for batch in batches:
+    for batch in each_batch(batches):
         run = functools.partial(call if forward is None else forward, model, batch)
         tape = record(model, run, batch)
         key = [(op.func, op.args, op.kwargs, op.outputs) for op in tape.ops], tape.shapes

@@ -230,6 +230,10 @@ def _checked(
         RamifyError: a budget of another name, or no total above 0, or none at all.
     """
     names = (*BUDGETS, "loss")
+    if not isinstance(budget, Mapping | None):
+        raise RamifyError(
+            f'a budget is a dictionary such as {{"macs": 1e8}}, and this is {budget!r}'
+        )
     for name, total in (budget or {}).items():
         if name not in names:
             raise RamifyError(f"a budget is of {', '.join(names)}, and got '{name}'")

@@ -1,0 +1,158 @@
+"""What users give by mistake: it works, or one sentence says what to do."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ramify
+from ramify import Prune, RamifyError
+
+
+class TwoInAList(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(4, 8)
+
+    def forward(self, xs: list[Tensor]) -> Tensor:
+        return self.a(xs[0]) + self.b(xs[1])
+
+
+X = torch.randn(2, 4)
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def loss(model: nn.Module, batch: Tensor) -> Tensor:
+    return model(batch).square().sum(1)
+
+
+def propose(batches: Any, by: Any = loss) -> Any:
+    return ramify.Taylor().propose(ramify.trace(net(), X), by, batches)
+
+
+def apply(edits: Any, **given: Any) -> Any:
+    return ramify.apply(ramify.trace(net(), X), edits, **given)
+
+
+def grow(**given: Any) -> Any:
+    usual: dict[str, Any] = {
+        "data": [X],
+        "method": ramify.RandomSplit(),
+        "rule": ramify.TopFraction(0.5),
+        "training": ramify.Training(epochs=1, lr=0.01),
+        "rounds": 1,
+    }
+    model = given.pop("model", None) or net()
+    usual |= given
+    return ramify.grow(model, X, loss, usual.pop("data"), **usual)
+
+
+def saved() -> str:
+    path = tempfile.mkdtemp() + "/net"
+    ramify.save(net(), path)
+    return path
+
+
+def test_a_list_as_the_one_argument_of_a_forward() -> None:
+    graph = ramify.trace(TwoInAList(), [X, X], edit_outputs=True)
+    assert graph["a"].width == 8
+    assert ramify.apply(graph, [Prune("a", 0)])["a"].width == 7
+
+
+def test_batches_from_a_generator() -> None:
+    assert propose(x for x in [X, X])
+
+
+def test_dictionaries_as_batches() -> None:
+    found = propose([{"x": X}], by=lambda model, batch: loss(model, batch["x"]))
+    assert len(found) == 8
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "another dtype": (
+        lambda: ramify.trace(net(), X.double()),
+        "does not run on these inputs .* the weights are of torch.float32, and the inputs of "
+        "torch.float64: give what its forward takes",
+    ),
+    "another device": (
+        lambda: ramify.trace(net(), X.to("meta")),
+        "the weights are on cpu, and the inputs on meta",
+    ),
+    "another shape": (lambda: ramify.trace(net(), X[:, :3]), "does not run on these inputs"),
+    "a number": (lambda: ramify.trace(net(), 3), "no tensor among them, which are a int"),
+    "nothing": (lambda: ramify.trace(net(), None), "no tensor among them, which are a NoneType"),
+    "a built network": (
+        lambda: ramify.load("nowhere", build=net()),  # type: ignore[arg-type]
+        "`build` is a function that makes the network, and this is a Sequential",
+    ),
+    "a function of the width": (
+        lambda: ramify.load(saved(), build=lambda width: net()),  # type: ignore[misc]
+        "`build` is called without arguments, and this one needs some",
+    ),
+    "a function that gives nothing": (
+        lambda: ramify.load(saved(), build=lambda: None),  # type: ignore[arg-type,return-value]
+        "what `build` makes is a torch.nn.Module, and this is a NoneType",
+    ),
+    "no path": (lambda: ramify.save(net(), None), "is a text or a Path, and this is a NoneType"),  # type: ignore[arg-type]
+    "a state dictionary": (
+        lambda: ramify.save(net().state_dict(), "x"),  # type: ignore[arg-type]
+        "what is saved is a torch.nn.Module, and this is a OrderedDict",
+    ),
+    "a class to reshape": (
+        lambda: ramify.reshape(nn.Linear, {}),  # type: ignore[arg-type]
+        "is a torch.nn.Module, and this is the class Linear",
+    ),
+    "no batches": (lambda: propose(None), "the batches are a NoneType: give a list of them"),
+    "a number of batches": (lambda: propose(3), "the batches are a int: give a list of them"),
+    "an empty list": (lambda: propose([]), "give at least one batch"),
+    "one batch": (lambda: propose(X), r"which are given as .* such as \[batch\]"),
+    "a dictionary": (lambda: propose({"x": X}), r"on a batch of type str .* such as \[batch\]"),
+    "losses in a column": (
+        lambda: propose([X], by=lambda model, batch: model(batch)[:, :1]),
+        r"shape \(2, 1\): flatten it",
+    ),
+    "a loss of every output": (
+        lambda: propose([X], by=lambda model, batch: model(batch)),
+        r"shape \(2, 2\): take each sample's mean",
+    ),
+    "a mean loss": (
+        lambda: propose([X], by=lambda model, batch: model(batch).mean()),
+        'use reduction="none"',
+    ),
+    "a number as a loss": (lambda: propose([X], by=lambda *_: 3.0), "return the tensor of losses"),
+    "a number as edits": (lambda: apply(3), "`edits` is a list of Prune and Split, and this is a"),
+    "a number as a follower": (
+        lambda: apply([Prune("0", 1)], followers=3),
+        "`followers` are models or state dictionaries .* and this is a int",
+    ),
+    "a name of a method": (lambda: grow(method="s2d"), "`method` is an object that can propose"),
+    "a class of methods": (
+        lambda: grow(method=ramify.SplittingDescent),
+        "`method` is an object that can propose",
+    ),
+    "a number as a rule": (lambda: grow(rule=0.5), "`rule` is an object that can select"),
+    "a number of epochs": (lambda: grow(training=3), "`training` is a Training, and this is a int"),
+    "a class of networks": (lambda: grow(model=nn.Linear), "`model` is a Module, and this is a cl"),
+    "a number of data": (lambda: grow(data=3), "the data are a int, where a list of batches"),
+    "a number as a budget": (lambda: grow(budget=3), "a budget is a dictionary"),
+    "a number as a budget of a cut": (
+        lambda: ramify.cut(ramify.trace(net(), X), loss, [X], budget=3),  # type: ignore[arg-type]
+        "a budget is a dictionary",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_mistake_is_named_in_one_sentence(name: str) -> None:
+    case, says = REFUSED[name]
+    with pytest.raises(RamifyError, match=says) as caught:
+        case()
+    assert "\n" not in str(caught.value)
