@@ -48,7 +48,7 @@ class GrowSettings(NetworkSettings):
     rule: str = option(
         GROW,
         "What selects among the proposed changes: {}. Default: top-fraction; for gauss-newton "
-        "trade-off; with --most or --threshold threshold.",
+        "without a budget trade-off; with --most or --threshold threshold.",
         choices=RULES,
     )
     rounds: int = option(
@@ -205,11 +205,11 @@ class GrowSettings(NetworkSettings):
     def fill(cls, values: dict[str, Any], given: Mapping[str, Any]) -> None:
         """The rule, the rounds, the phase and the width depend on other settings."""
         values["rule"] = implied_rule({**values, **given}, given)
-        if "budget" in given:
-            values |= _early({**values, **given}, given)
         if given.get("rule") == "knapsack" and "copies" in values:
             values["copies"] = (2, 3, 4)
         values["phase"] = given.get("epochs", values["epochs"])
+        if "budget" in given:
+            values |= _early({**values, **given}, given)
         if ":" in {**values, **given}["model"]:
             values["width"] = None  # a function of the user's need not take one
 
@@ -323,6 +323,8 @@ def _early(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
         out["rounds"] = total // out["epochs"] - 1
     if values["rule"] == "top-fraction":
         out["fraction"] = EARLY_FRACTION
+    if values["method"] == "gauss-newton":
+        out |= {"schedule": "cosine", "phase": (out.get("epochs", values["epochs"]) + 1) // 2}
     return out
 
 
@@ -330,5 +332,5 @@ def implied_rule(values: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """The rule that selects where none is named: the one that takes the settings given."""
     if {"most", "threshold"} & set(given):
         return "threshold"
-    learned = values["method"] == "gauss-newton"
+    learned = values["method"] == "gauss-newton" and "budget" not in given
     return "trade-off" if "tradeoff" in given or learned else "top-fraction"
