@@ -284,10 +284,11 @@ def test_grad_mode_makes_no_difference() -> None:
     assert [p.gain for p in found] == [p.gain for p in method.propose(graph, per_sample, [batch])]
 
 
-def test_a_network_without_hidden_channels_gets_no_proposal() -> None:
+def test_a_network_without_hidden_channels_is_refused() -> None:
     net, batch = nn.Linear(6, 4), (torch.randn(5, 6), torch.tensor([0, 1, 2, 3, 0]))
     graph = ramify.trace(net, batch[0])
-    assert ramify.GaussNewton().propose(graph, per_sample, [batch]) == []
+    with pytest.raises(ramify.RamifyError, match="no group of Linear can be edited"):
+        ramify.GaussNewton().propose(graph, per_sample, [batch])
 
 
 def test_a_loss_of_zero_gains_nothing_and_one_below_is_named() -> None:
