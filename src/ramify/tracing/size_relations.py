@@ -56,7 +56,10 @@ def _expressed(flow: DimFlow, size: Size | int) -> Term | None:
         return Fixed(int(size), "a number in the forward")
     how, one, other = size.made
     if how == "dim":
-        return resolve(flow.dims(one)[other])
+        tape, ref = one
+        if tape() is not flow.tape:  # a number that somebody kept from an earlier run
+            return None
+        return resolve(flow.dims(ref)[other])
     if how == "of":
         known = flow.attribute_dims.get((one, other))
         return resolve(known) if known is not None else None

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,14 +24,14 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
 
 from ramify.tracing.dims import Fixed, Prod, Sum, Term, concat, product, resolve
-from ramify.tracing.recorder import Recorder, Ref
+from ramify.tracing.recorder import Recorder, Ref, Tape
 
 
 class Size(int):
     """A number, and how it was made.
 
-    ("of", (module, attribute), place in a tuple), ("dim", tensor, dimension), or (operation, one,
-    other).
+    ("of", (module, attribute), place in a tuple), ("dim", (tape, tensor), dimension), or
+    (operation, one, other). The tape is a weak reference: whoever keeps a number keeps no run.
     """
 
     made: tuple[Any, ...]
@@ -133,8 +135,24 @@ class SizedRun:
         recorder = _get_current_dispatch_mode()
         assert isinstance(recorder, Recorder)
         recorder.keeps = self._keep
-        with tagged(self._model), _Watch(recorder, self.uses):
+        with tagged(self._model), _nothing_kept(), _Watch(recorder, self.uses):
             return self._run()
+
+
+@contextlib.contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """`einops` keeps what it computed from a shape for the next tensor of that shape: not here."""
+    module: Any = sys.modules.get("einops.einops")
+    kept = getattr(module, "_reconstruct_from_shape", None)
+    plain = getattr(module, "_reconstruct_from_shape_uncached", None)
+    if kept is None or plain is None:
+        yield
+        return
+    module._reconstruct_from_shape = plain
+    try:
+        yield
+    finally:
+        module._reconstruct_from_shape = kept
 
 
 class _Watch(TorchFunctionMode):
@@ -177,7 +195,7 @@ class _Watch(TorchFunctionMode):
         if query is None:
             return
         width, last = given["query"].shape[-1], given["query"].dim() - 1
-        stream = Size(width, "dim", query, last)
+        stream = Size(width, "dim", (weakref.ref(self._recorder.tape), query), last)
         if type(given["embed_dim_to_check"]) is Size:
             yield Use(given["embed_dim_to_check"], query, last)
         separate = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -195,16 +213,21 @@ class _Watch(TorchFunctionMode):
         ref = self._recorder.find(tensor) if isinstance(tensor, Tensor) else None
         if ref is None:
             return sizes
+        where = weakref.ref(self._recorder.tape), ref
         if isinstance(sizes, torch.Size):
-            return torch.Size(_of_dimension(size, ref, dim) for dim, size in enumerate(sizes))
+            return torch.Size(_of_dimension(size, where, dim) for dim, size in enumerate(sizes))
         dim = place[0] if place else named.get("dim", 0)  # the number of entries of a vector
         if type(sizes) is int and type(dim) is int and (place or named or tensor.dim() == 1):
-            return _of_dimension(sizes, ref, dim % max(tensor.dim(), 1))
+            return _of_dimension(sizes, where, dim % max(tensor.dim(), 1))
         return sizes
 
 
-def _of_dimension(size: int, ref: Ref, dim: int) -> int:
-    return Size(size, "dim", ref, dim) if size > 1 else size
+Where = tuple[weakref.ref[Tape], Ref]
+"""A tensor, and the tape that it is on."""
+
+
+def _of_dimension(size: int, where: Where, dim: int) -> int:
+    return Size(size, "dim", where, dim) if size > 1 else size
 
 
 _SHAPE: Any = Tensor.shape.__get__  # type: ignore[attr-defined]
