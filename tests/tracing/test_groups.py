@@ -208,9 +208,11 @@ def test_distributed_wrappers_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
         ramify.trace(wrapper(), torch.randn(2, 3))  # type: ignore[call-arg]
 
 
-def test_the_model_s_own_error_comes_through() -> None:
-    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+def test_the_model_s_own_error_is_said_and_stays_behind() -> None:
+    said = "does not run on these inputs .RuntimeError: mat1 and mat2 shapes cannot be multiplied"
+    with pytest.raises(RamifyError, match=said) as caught:
         ramify.trace(nn.Linear(3, 2), torch.randn(2, 4))
+    assert type(caught.value.__cause__) is RuntimeError
 
 
 class Experts(nn.Module):

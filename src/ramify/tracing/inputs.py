@@ -11,6 +11,9 @@ from torch.utils._pytree import tree_leaves
 from ramify.errors import RamifyError
 from ramify.tracing.recorder import call, evaluating, untouched
 
+OF_INPUTS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
+"""What a forward raises on inputs that are not for it; a lack of memory is another matter."""
+
 
 def runnable(model: nn.Module, inputs: Any) -> Any:
     """Inputs as they must be given for the model to run on them.

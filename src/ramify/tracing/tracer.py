@@ -13,7 +13,7 @@ from ramify.errors import RamifyError
 from ramify.tracing.branches import freeze_unseen_branches, unseen
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.groups import ChannelGraph, build_graph
-from ramify.tracing.inputs import runnable
+from ramify.tracing.inputs import OF_INPUTS, runnable
 from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import Tape, aliases_of, alone, call, record, tensors_of
 from ramify.tracing.rules.registry import has_own_rule
@@ -91,9 +91,9 @@ def trace(
     with alone():
         try:
             return _trace(model, inputs, asked, None)
-        except RamifyError:
-            raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, RamifyError) or not isinstance(error, OF_INPUTS):
+                raise
             usable = runnable(model, inputs)  # says in a sentence where the model itself fails
             if usable is inputs:
                 raise
