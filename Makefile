@@ -11,7 +11,8 @@ STAMP := .venv/.installed
 
 demo: $(STAMP)
 	rm -rf runs/demo
-	$(BIN)/ramify grow --data digits --compare --seeds 3 --out runs/demo
+	$(BIN)/ramify grow --data digits --method gauss-newton --budget params=3600 --epochs 3 \
+		--compare --seeds 5 --out runs/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
