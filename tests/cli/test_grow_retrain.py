@@ -148,7 +148,7 @@ def test_every_option_reaches_the_settings() -> None:
         for key, value in options.items()
         for word in (f"--{key.replace('_', '-')}", str(value))
     ]
-    flat += ["--budget", "macs=1e6", "--nesterov", "--no-trial", "--keep", "2"]
+    flat += ["--budget", "macs=1e6", "--nesterov", "--no-trial", "--no-rescale", "--keep", "2"]
     flat += ["--ceiling", "layer1*=7", "--ceiling", "layer2.0=8", "--per", "macs"]
     result = call("grow", "--data", "digits", *flat, "--out", "mine")
     assert result.exit_code == 0, result.output
@@ -161,7 +161,13 @@ def test_every_option_reaches_the_settings() -> None:
         "rule": "top-fraction",
     }
     read |= {"budget": {"params": 900, "macs": 1e6}, "data": "digits", "compare": False}
-    read |= {"trial": False, "keep": 2, "ceiling": {"layer1*": 7, "layer2.0": 8}, "per": "macs"}
+    read |= {
+        "trial": False,
+        "rescale": False,
+        "keep": 2,
+        "ceiling": {"layer1*": 7, "layer2.0": 8},
+        "per": "macs",
+    }
     absent = ("most", "threshold", "tradeoff", "phase", *LEARNED)
     assert config == options | read | dict.fromkeys(absent)
     flat = ["--most", "1", "--threshold", "-0.0001", "--compare", "--out", "other"]

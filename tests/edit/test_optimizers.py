@@ -352,3 +352,18 @@ def test_real_optimizers_are_carried_or_refused(name: str) -> None:
 
 def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
+
+
+def test_a_layer_of_one_channel_keeps_its_momentum() -> None:
+    """Its entries are tensors of one number, and follow all the same."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    x = torch.randn(4, 2)
+    net(x).square().mean().backward()
+    optimizer.step()
+    ramify.apply(ramify.trace(net, x), [ramify.Split("0", 0)], optimizer=optimizer)
+    for parameter in net.parameters():
+        assert optimizer.state[parameter]["momentum_buffer"].shape == parameter.shape
+    net(x).square().mean().backward()
+    optimizer.step()

@@ -58,7 +58,7 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Any)
         for number, one in enumerate(states.owners):
             state: dict[str, Any] = one.state.get(parameter, {})
             for key, value in state.items():
-                if not has_entries(value):
+                if not has_entries(value, parameter):
                     continue
                 _check_shape(type(one).__name__, key, value, name, parameter)
                 pruned = not _is_scaled(graph, plan, name)
@@ -206,10 +206,16 @@ def _contradicts(found: str, value: Tensor) -> bool:
     return found in NEVER_NEGATIVE and bool((value < 0).any())
 
 
-def has_entries(value: Any) -> bool:
+def has_entries(value: Any, parameter: Tensor) -> bool:
     """Whether a state entry is more than a number, such as `step`, which stays."""
     leaves = [leaf for leaf in tree_leaves(value) if not isinstance(leaf, _PLAIN)]
-    return any(not isinstance(leaf, Tensor) or leaf.numel() != 1 for leaf in leaves)
+    # A number may be a tensor of one entry; so may what belongs to a parameter of one channel.
+    return any(
+        not isinstance(leaf, Tensor)
+        or leaf.numel() != 1
+        or (leaf.dim() > 0 and leaf.shape == parameter.shape)
+        for leaf in leaves
+    )
 
 
 def _check_shape(kind: str, key: str, value: Any, name: str, parameter: Tensor) -> None:

@@ -38,7 +38,7 @@ def rescale(
         own, plain = tensors[name], factor.detach().cpu().double().numpy()
         for number, one in enumerate(states.owners):
             for key, value in one.state.get(own, {}).items():
-                if has_entries(value) and value.shape == own.shape:
+                if has_entries(value, own) and value.shape == own.shape:
                     rule = states.rule(number, own, key, name, by_entry_is_enough=False)
                     follows = torch.from_numpy(law_of(rule)(1 / plain, plain))
                     value.mul_(follows.to(value))
