@@ -88,7 +88,7 @@ def order(graph, data, method):
 def test_it_equals_copies_that_are_really_pruned(name):
     net, data = prepared(name)
     before = snapshot(net)
-    graph = ramify.trace(net, data[0][0][:1])
+    graph = ramify.trace(net, data[0][0][:1], also=[100 * data[0][0]])
     report = sensitivity(graph, per_sample, data, shares=(0.3, 0.6))
     assert snapshot(net) == before
     assert report.loss == pytest.approx(mean(net, data), abs=1e-12)
@@ -96,7 +96,7 @@ def test_it_equals_copies_that_are_really_pruned(name):
     first = order(graph, data, ramify.Taylor())
     for row in report.rows:
         other = copy.deepcopy(net)
-        its_graph = ramify.trace(other, data[0][0][:1])
+        its_graph = ramify.trace(other, data[0][0][:1], also=[100 * data[0][0]])
         gone = graph[row.group].width - row.width
         ramify.apply(its_graph, first[row.group][:gone])
         assert row.loss == pytest.approx(mean(other, data), abs=1e-9), row.group

@@ -55,6 +55,10 @@ def test_every_structure_can_be_scored(name):
         return total.reshape(1)
 
     state = copy.deepcopy(model.state_dict())
+    if not any(group.can_prune or group.can_split for group in graph.groups):
+        with pytest.raises(ramify.RamifyError, match="can be edited"):
+            Takeover().propose(graph, loss, [inputs])
+        return
     found = Takeover().propose(graph, loss, [inputs])
     assert all(torch.isfinite(torch.tensor(p.gain)) and p.gain <= 0 for p in found)
     if name != "HiddenCount":  # whose branch is multiplied by zero
