@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 
 demo: $(STAMP)
 	rm -rf runs/demo
-	$(BIN)/ramify grow --data digits --method gauss-newton --budget params=3600 --epochs 3 \
+	$(BIN)/ramify grow --data digits --method gauss-newton --budget params=3600 --epochs 2 \
 		--compare --seeds 5 --out runs/demo
 
 test: $(STAMP)
