@@ -190,8 +190,8 @@ class GrowSettings(NetworkSettings):
     )
     patience: int | None = option(
         TRAIN,
-        "Change the shape before a round has made its --epochs, where the mean training loss has "
-        "not fallen by more than 1 % in so many of them. The last round makes all of its epochs; "
+        "Change the shape before a round has made its --epochs, where the mean training loss fell "
+        "by 1 % at most over so many of them. The last round makes all of its epochs; "
         "with --span run also those that the others left. Default: never before.",
         ge=1,
     )

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_structure
 
 from ramify.errors import RamifyError
+from ramify.tracing.modes import ABSENT
 
 MOST_HOLDERS = 100_000
 """How many containers and objects are kept, those nearest to the modules first."""
@@ -35,8 +36,6 @@ _LARGEST_ARRAY = 2**26
 
 _STANDARD_DATA = frozenset({"_weakrefset", "argparse", "collections", "types", "weakref"})
 """The modules of the standard library whose objects hold data; those of all others hold works."""
-
-_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -175,14 +174,14 @@ def _slots_kind(kind: type) -> _Kind | None:
             try:
                 found.append(slot.__get__(holder))
             except AttributeError:  # not given a value yet
-                found.append(_ABSENT)
+                found.append(ABSENT)
         return found
 
     def write(holder: Any, content: list[Any]) -> None:
         for slot, now, value in zip(slots, read(holder), content, strict=True):
             if now is value:
                 continue
-            if value is _ABSENT:
+            if value is ABSENT:
                 slot.__delete__(holder)
             else:
                 slot.__set__(holder, value)

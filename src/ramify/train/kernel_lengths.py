@@ -7,8 +7,9 @@ training goes on as with a rate divided by the square of the length,
 .. math:: \eta_{\text{effective}} = \eta / \lVert \theta \rVert^2.
 
 After a few epochs at a high rate kernels are two to three times as long as fresh ones. A network
-that grows then has a rate four to nine times lower than one of its new shape that is trained from
-fresh weights, and generalises worse. The same function with kernels of the first length has not.
+that grows then has a rate four to nine times lower than one of its new shape that is trained
+from fresh weights, and generalises worse. With kernels of the first length again it computes the
+same and trains at the full rate.
 
 Source: T. van Laarhoven, "L2 regularization versus batch and weight normalization", 2017;
 E. Hoffer, R. Banner, I. Golan, D. Soudry, "Norm matters", 2018.

@@ -95,8 +95,8 @@ class Loop:
         """
         # Everything that changes is in the journal and its checkpoint, so that a resume is exact.
         journal, model, optimizer = self.journal, self.subject.model, self.subject.optimizer
-        losses = [event["train_loss"] for event in journal.history if "train_loss" in event]
-        watch = Watch(model, next(iter(losses), None))
+        first = next((e["train_loss"] for e in journal.history if "train_loss" in e), None)
+        watch = Watch(model, first)
         while not self.through(last=ended is not None):
             now: Event = {"round": journal.round, "step": journal.step}
             where = f"round {journal.round}, epoch {journal.epoch}"
