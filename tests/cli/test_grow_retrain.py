@@ -274,10 +274,13 @@ def test_resume_names_the_damaged_file(
         ),
         ("grow --data digits --method l1 --threshold -1", "threshold is no .* but of s2d, s3d;"),
         (
-            "grow --data digits --phase 2",
+            "grow --data digits --method s2d --phase 2",
             "phase is no setting of the method s2d but of gauss-newton",
         ),
-        ("grow --data digits --copies 2", "copies is no setting of the method s2d but of s3d"),
+        (
+            "grow --data digits --method s2d --copies 2",
+            "copies is no setting of the method s2d but of s3d",
+        ),
         ("grow --data digits --method s3d --copies 2,x", "--copies is '2,x'; give numbers such as"),
         ("grow --data digits --budget params", "--budget is 'params'; give one of params, macs"),
         ("grow --data digits --budget size=3", "there is no budget of 'size'; give params"),
@@ -294,7 +297,10 @@ def test_resume_names_the_damaged_file(
             "grow --data digits --ceiling layer1=x",
             "--ceiling is 'layer1=x'; give a whole number of",
         ),
-        ("grow --data digits --milestones 0.5", "those of the schedule steps, not of cosine"),
+        (
+            "grow --data digits --method s2d --milestones 0.5",
+            "those of the schedule steps, not of cosine",
+        ),
         ("grow --data digits --nesterov --optimizer adam", "setting of sgd, not of adam"),
         ("grow --data digits --span day", "unknown span 'day'; choose one of round, run"),
         ("retrain", "nothing to retrain was given; give a run folder or a saved network"),

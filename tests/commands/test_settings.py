@@ -96,7 +96,7 @@ def test_what_is_given_goes_before_any_default() -> None:
 @pytest.mark.parametrize(
     ("given", "rule"),
     [
-        ({}, TopFraction(0.35)),
+        ({"method": "s2d"}, TopFraction(0.35)),
         ({"most": 4}, Threshold(4, 0.0)),
         ({"threshold": -0.5}, Threshold(None, -0.5)),
         ({"most": 4, "threshold": -0.5}, Threshold(4, -0.5)),
@@ -106,6 +106,22 @@ def test_a_number_or_a_threshold_takes_the_place_of_the_share(
     given: dict[str, Any], rule: object
 ) -> None:
     assert GrowSettings.resolve({"data": "digits"} | given).selection() == rule
+
+
+@pytest.mark.parametrize(
+    ("given", "method"),
+    [
+        ({}, "gauss-newton"),
+        ({"phase": 2}, "gauss-newton"),
+        ({"step": 0.2}, "s2d"),
+        ({"probe_samples": 64}, "s2d"),
+        ({"signed": 1.2, "step": 0.2}, "s3d"),
+        ({"step_unit": "absolute", "rule": "threshold", "most": 2}, "s2d"),
+        ({"method": "random", "step": 0.2}, "random"),
+    ],
+)
+def test_the_method_is_one_that_takes_what_is_given(given: dict[str, Any], method: str) -> None:
+    assert GrowSettings.resolve({"data": "digits"} | given).method == method
 
 
 def test_gauss_newton_follows_its_paper() -> None:
@@ -159,7 +175,7 @@ def test_a_function_of_the_user_is_not_forced_to_take_a_width() -> None:
     ("given", "message"),
     [
         ({"fraction": 0.5, "most": 3}, "fraction was given together with most or threshold"),
-        ({"fraction": 1.5}, "fraction lies above 0 and up to 1"),
+        ({"fraction": 1.5}, "fraction is 1.5; it must be above 0 and at most 1"),
         ({"most": 0}, "most is m_"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"probe_samples": 0}, "probe_samples is 0"),
@@ -171,7 +187,7 @@ def test_a_function_of_the_user_is_not_forced_to_take_a_width() -> None:
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0; it must be at least 0 and below 1"),
         ({"step": 0.0}, "step is positive"),
         ({"method": "magic"}, "there is no method 'magic'; choose one of s2d, s3d"),
-        ({"signed": 1.5}, "signed is no setting of the method s2d but of s3d"),
+        ({"signed": 1.5, "method": "s2d"}, "signed is no setting of the method s2d but of s3d"),
         ({"ceiling": {"layer1*": 0}}, "ceiling is a whole number of channels of at least 1"),
         ({"keep": True}, "keep is True, which is not a whole number or a table of numbers"),
         (
@@ -180,7 +196,10 @@ def test_a_function_of_the_user_is_not_forced_to_take_a_width() -> None:
         ),
         ({"per": "params", "method": "random"}, "per ranks gains by what they cost, and random"),
         ({"per": "params", "most": 3}, "per is no setting of the rule threshold"),
-        ({"radius": 1.0}, "radius is no setting of the method s2d but of gauss-newton"),
+        (
+            {"radius": 1.0, "method": "s2d"},
+            "radius is no setting of the method s2d but of gauss-newton",
+        ),
         ({"method": "gauss-newton", "curvature": "x"}, "there is no curvature 'x'; choose one of"),
         ({"method": "gauss-newton", "morphism_lr": 0.0}, "morphism_lr is 0.0; it must be above 0"),
         ({"method": "s3d", "copies": (5,)}, "copies are some of 2, 3 and 4"),
@@ -191,7 +210,10 @@ def test_a_function_of_the_user_is_not_forced_to_take_a_width() -> None:
         ({"budget": {"params": 0.0}}, "the budget of params is 0.0; give a number above 0"),
         ({"optimizer": "adam", "momentum": 0.5}, "momentum is a setting of sgd, not of adam"),
         ({"optimizer": "adam", "nesterov": True}, "nesterov is a setting of sgd, not of adam"),
-        ({"milestones": (0.5,)}, "milestones are those of the schedule steps, not of cosine"),
+        (
+            {"milestones": (0.5,), "method": "s2d"},
+            "milestones are those of the schedule steps, not of cosine",
+        ),
         ({"schedule": "steps", "milestones": (0.5, 0.1)}, "give rising shares between 0 and 1"),
         ({"span": "epoch"}, "unknown span 'epoch'"),
         ({"optimizer": "lion"}, "unknown optimizer 'lion'"),

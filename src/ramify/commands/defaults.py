@@ -33,7 +33,7 @@ TABLE: tuple[Row, ...] = (
 
     # --- ramify grow
     ({"kind": "grow"}, {
-        "method": "s2d", "rounds": 4, "multiple_of": 1, "fraction": 0.35, "tradeoff": 3e-7,
+        "method": "gauss-newton", "rounds": 4, "multiple_of": 1, "fraction": 0.35, "tradeoff": 3e-7,
         "surrogate": 3.0, "step": 0.1, "step_unit": "kernel", "trial": True,
         "rescale": True, "compare": False}),
 

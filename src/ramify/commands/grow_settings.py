@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ramify.commands.defaults import defaults
 from ramify.commands.settings import GROW, OWN, RUN, TRAIN, NetworkSettings, option
 from ramify.errors import RamifyError
 
@@ -44,7 +45,12 @@ class GrowSettings(NetworkSettings):
     kind: ClassVar[str] = "grow"
     rivals = (("rule", "fraction", "most", "threshold", "tradeoff"),)
 
-    method: str = option(GROW, "What proposes the changes: {}.", choices=METHODS)
+    method: str = option(
+        GROW,
+        "What proposes the changes: {}. Where an option of other methods is given, such as --step, "
+        "the first of these that takes it.",
+        choices=METHODS,
+    )
     rule: str = option(
         GROW,
         "What selects among the proposed changes: {}. Default: top-fraction; for gauss-newton "
@@ -81,6 +87,8 @@ class GrowSettings(NetworkSettings):
         GROW,
         "Share of the channels to change in a round; with the rule trade-off, of each layer.",
         of={"rule": ("top-fraction", "trade-off")},
+        gt=0,
+        le=1,
     )
     per: str | None = option(
         GROW,
@@ -200,6 +208,18 @@ class GrowSettings(NetworkSettings):
         "Also train the seed network, the grown shape from fresh weights, and a uniformly scaled "
         "seed network, for as many steps.",
     )
+
+    @classmethod
+    def over(cls, base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        """The given settings over those of a file; the method is one that takes them."""
+        known = super().over(base, given)
+        entries = [entry for name, entry in cls.options().items() if known.get(name) is not None]
+        takers = [entry["of"]["method"] for entry in entries if "method" in entry["of"]]
+        if takers and "method" not in known:
+            usual = defaults(cls.kind, known)["method"] if "data" in known else METHODS[0]
+            order = (usual, *METHODS)
+            known |= {"method": m for m in reversed(order) if all(m in some for some in takers)}
+        return known
 
     @classmethod
     def fill(cls, values: dict[str, Any], given: Mapping[str, Any]) -> None:

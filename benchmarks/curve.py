@@ -1,0 +1,237 @@
+"""Accuracy against size from one training run, against one training run for each size.
+
+    python -m benchmarks.curve [--data mnist14 digits] [--seeds 0 1 2 3 4] [--epochs 72]
+        [--tuning 8] [--sizes 4000 2400 1400 800 500] [--out FILE]
+
+One run grows a network from four channels a layer to the largest of `--sizes` (parameters) in
+`--epochs` epochs, and then cuts it to one size after the other, each cut tuned for `--tuning`
+epochs on what the grown network says. Beside it a uniformly wide network of each size is trained
+from fresh weights: for `--epochs` epochs, and for `--tuning` epochs, which is what the size has
+cost the one run. MNIST is that of `benchmarks.growing`; the digits are those that come with the
+library. Training costs are MACs of the forward passes, of one sample in all epochs.
+Rows are kept in FILE, so that a run goes on where it was; the table is of all rows in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import ramify
+from benchmarks.growing import SETTINGS, Images
+from ramify.cost import graph_cost
+from ramify.data import batches, load
+from ramify.methods.registry import method_named
+from ramify.models.digits_net import DigitsNet
+from ramify.train.epoch import Training, cross_entropy, evaluate
+from ramify.train.fresh_networks import wide
+from ramify.train.grow import grow
+from ramify.train.loop import train
+from ramify.train.shrink import shrink
+
+Batch = tuple[Tensor, Tensor]
+Row = dict[str, Any]
+METHOD, ROUND, SAMPLE = "gauss-newton", 20, 1024
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data, and what its networks are trained with.
+
+    Attributes:
+        example: one input.
+        epochs: of a seed: the batches of an epoch by its number.
+        test: test batches, of a seed.
+        weight_decay: of every parameter.
+    """
+
+    example: Tensor
+    epochs: Callable[[int], Callable[[int], Sequence[Batch]]]
+    test: Callable[[int], Sequence[Batch]]
+    weight_decay: float
+
+    def score(self, model: nn.Module, seed: int) -> dict[str, float]:
+        """Test loss, and accuracy in percent."""
+        loss, accuracy = evaluate(model, self.test(seed))
+        return {"accuracy": 100 * accuracy, "loss": loss}
+
+
+def mnist14() -> Task:
+    """MNIST at 14×14, 6,000 images."""
+    images = Images()
+    x, y = images.test
+    test = list(zip(x.split(1000), y.split(1000), strict=True))
+    return Task(images.x[:1], images.epochs, lambda seed: test, 5e-4)
+
+
+def digits() -> Task:
+    """The digits of scikit-learn; a seed is also one of the split."""
+
+    def epochs(seed: int) -> Callable[[int], Sequence[Batch]]:
+        return lambda epoch: list(batches(load("digits", seed), 64, seed, epoch))
+
+    def test(seed: int) -> Sequence[Batch]:
+        data = load("digits", seed)
+        return [(data.x_test, data.y_test)]
+
+    return Task(load("digits", 0).x_train[:1], epochs, test, 5e-3)
+
+
+TASKS = {"mnist14": mnist14, "digits": digits}
+
+
+def build() -> DigitsNet:
+    """The network that growing starts with."""
+    return DigitsNet(in_channels=1, classes=10, width=4)
+
+
+def one_run(task: Task, seed: int, options: argparse.Namespace) -> list[Row]:
+    """Grow a network to the largest size, and cut it to one size after the other.
+
+    Args:
+        task: the data.
+        seed: of weights and order.
+        options: of the command.
+
+    Returns:
+        A row for each size.
+    """
+    torch.manual_seed(seed)
+    model, rounds = build(), max(2, options.epochs // ROUND)
+    settings = SETTINGS[METHOD] | {"epochs": max(1, rounds // 2)}
+    done = grow(
+        model,
+        task.example,
+        cross_entropy,
+        task.epochs(seed),
+        method=method_named(METHOD, seed=seed, settings=settings),
+        rule=ramify.TopFraction(0.5),
+        training=Training(rounds, weight_decay=task.weight_decay, span="run"),
+        rounds=options.epochs // rounds - 1,
+        budget={"params": options.sizes[0]},
+        rescale=True,
+    )
+    spent = sum(event["macs"] for event in done.history if event["event"] == "epoch")
+    rows = [_row(task, model, seed, options.sizes[0], spent)]
+    grown = copy.deepcopy(model)
+    first = task.epochs(seed + 100)(0)
+    sample = first[: SAMPLE // len(first[0][1])]
+    for size in options.sizes[1:]:
+        training = Training(options.tuning, lr=0.05, weight_decay=task.weight_decay, warmup=0.1)
+        done = shrink(
+            model,
+            task.example,
+            cross_entropy,
+            task.epochs(seed + 100),
+            budget={"params": size},
+            calibration=sample,
+            training=training,
+            teacher=grown,
+        )
+        # A step of tuning has a forward pass of the teacher, too.
+        own = _macs(model, task) * options.tuning + rows[0]["macs"] * options.tuning / 3
+        rows.append(_row(task, model, seed, size, own))
+    return [row | {"arm": "one run"} for row in rows]
+
+
+def fresh(task: Task, seed: int, size: int, epochs: int) -> Row:
+    """A uniformly wide network of a size, trained from fresh weights."""
+    torch.manual_seed(seed + 1000)
+    model = wide(build, task.example, size)
+    training = Training(epochs, weight_decay=task.weight_decay)
+    train(model, task.example, cross_entropy, task.epochs(seed), training=training)
+    return _row(task, model, seed, size, _macs(model, task) * epochs)
+
+
+def _macs(model: nn.Module, task: Task) -> int:
+    return graph_cost(ramify.trace(model, task.example)).macs
+
+
+def _row(task: Task, model: nn.Module, seed: int, size: int, spent: float) -> Row:
+    params = sum(parameter.numel() for parameter in model.parameters())
+    costs = {"params": params, "macs": _macs(model, task), "spent": spent}
+    return {"seed": seed, "size": size} | costs | task.score(model, seed)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Means and standard errors over seeds as Markdown, and what all sizes took together."""
+    arms = sorted({row["arm"] for row in rows}, reverse=True)
+    lines = [["data", "parameters", *arms]]
+    lines.append(["---"] * len(lines[0]))
+    for data in sorted({row["data"] for row in rows}):
+        own = [row for row in rows if row["data"] == data]
+        for size in sorted({row["size"] for row in own}, reverse=True):
+            cells = [
+                [r["accuracy"] for r in own if (r["size"], r["arm"]) == (size, a)] for a in arms
+            ]
+            lines.append([data, str(size), *(_mean(cell) for cell in cells)])
+        spent = [
+            sum(r["spent"] for r in own if r["arm"] == a)
+            / max(1, len({r["seed"] for r in own if r["arm"] == a}))
+            for a in arms
+        ]
+        unit = spent[arms.index("one run")] or math.nan
+        lines.append([data, "training MACs of all", *(f"{cost / unit:.2f}" for cost in spent)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _mean(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return "–" if not values else f"{values[0]:.2f}"
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):.2f} ± {error:.2f}"
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--epochs", type=int, default=72)
+    parser.add_argument("--tuning", type=int, default=8)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[4000, 2400, 1400, 800, 500])
+    parser.add_argument("--out", type=Path, default=Path("runs/curve.jsonl"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = options.out.read_text().splitlines() if options.out.exists() else []
+    rows: list[Row] = [json.loads(line) for line in lines]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for data in options.data:
+        task = TASKS[data]()
+        for seed in options.seeds:
+            for new in _missing(rows, task, data, seed, options):
+                rows += new
+                with options.out.open("a") as file:
+                    file.writelines(json.dumps(row) + "\n" for row in new)
+    print(table(rows))
+
+
+def _missing(
+    rows: Sequence[Row], task: Task, data: str, seed: int, options: argparse.Namespace
+) -> Any:
+    """The rows that a file does not have yet, as they are made."""
+    done = {(row["arm"], row["size"]) for row in rows if (row["data"], row["seed"]) == (data, seed)}
+    key = {"data": data, "epochs": options.epochs, "tuning": options.tuning}
+    if ("one run", options.sizes[0]) not in done:
+        yield [key | row for row in one_run(task, seed, options)]
+    for size in options.sizes:
+        for epochs in (options.epochs, options.tuning):
+            arm = f"from scratch, {epochs} epochs"
+            if (arm, size) not in done:
+                yield [key | fresh(task, seed, size, epochs) | {"arm": arm}]
+
+
+if __name__ == "__main__":
+    main()
