@@ -210,15 +210,15 @@ class GrowSettings(NetworkSettings):
     )
 
     @classmethod
-    def over(cls, base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    def over(cls, base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """The given settings over those of a file; the method is one that takes them."""
         known = super().over(base, given)
         entries = [entry for name, entry in cls.options().items() if known.get(name) is not None]
         takers = [entry["of"]["method"] for entry in entries if "method" in entry["of"]]
         if takers and "method" not in known:
             usual = defaults(cls.kind, known)["method"] if "data" in known else METHODS[0]
-            order = (usual, *METHODS)
-            known |= {"method": m for m in reversed(order) if all(m in some for some in takers)}
+            fit = [m for m in (usual, *METHODS) if all(m in some for some in takers)]
+            known["method"] = fit[0] if fit else usual
         return known
 
     @classmethod

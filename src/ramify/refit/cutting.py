@@ -99,7 +99,7 @@ def cut(  # noqa: PLR0913
 
     in forward order, with y what it made in the full network and φ what it reads in the cut one, λ
     chosen for each on samples that the solution was not found from. Batch norms get the statistics
-    that they now see, and stay the same function.
+    that they now see, and give each channel the mean and deviation that it had in the full network.
 
     Args:
         graph: the traced model; it is cut in place.

@@ -51,7 +51,7 @@ def expected_rise(
         before, count = before + total, count + number
         with cut_for_now(graph, outcome.edits) as reference:
             if refit and outcome.edits:
-                refit_readers(graph.model, reference, seen, loss, strengths=strengths, norms=False)
+                refit_readers(graph.model, reference, seen, loss, strengths=strengths)
             after += summed_loss(graph.model, loss, unseen)[0]
     inside, across = outcome.sample_loss - before / count, (after - before) / count
     return inside + 2 / 3 * (across - inside)

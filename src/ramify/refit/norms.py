@@ -1,23 +1,51 @@
-r"""Batch norms of a cut network: the statistics that they really have, their function held.
+r"""Batch norms of a cut network: the statistics that they really have, their outputs as before.
 
-A refitted layer puts out another variance than the old one did. A norm behind it that still held
-the old statistics would do another thing in training than in evaluation; with
+What a refitted layer puts out is closer to its own mean than what the old one did, as least squares
+are, and so are the layers behind it and the logits. With the moments m and v that the input of a
+norm has on the sample in the full network, and m' and v' in the cut one,
 
-.. math:: \gamma' = \gamma \sqrt{\tfrac{v' + \epsilon}{v + \epsilon}}, \qquad
-          \beta' = \beta + \gamma \, \frac{m' - m}{\sqrt{v + \epsilon}}
+.. math:: \gamma' = \gamma \sqrt{\tfrac{v + \epsilon}{\hat v + \epsilon}}, \qquad
+          \beta' = \beta + \gamma \, \frac{m - \hat m}{\sqrt{\hat v + \epsilon}}
 
-and the statistics :math:`m', v'` of the cut network, evaluation is what it was and training agrees.
+and the statistics :math:`m', v'` in place of :math:`\hat m, \hat v`, every channel has the mean and
+the deviation that it had in the full network, in training as in evaluation. Where nothing was lost,
+the function is what it was.
+
+Source: K. Jordan and others, "REPAIR: renormalizing permuted activations for interpolation repair",
+2023.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ramify import distributed
 from ramify.refit.readers import Norm
+
+
+@dataclass(frozen=True)
+class FullNorm:
+    """A norm in the full network, each of the channels that are left.
+
+    Attributes:
+        mean: (C,), the statistics that it holds.
+        variance: (C,).
+        scale: (C,); ones where it has none.
+        shift: (C,); zeros where it has none.
+        seen_mean: (C,), the moments of its input on the sample.
+        seen_variance: (C,).
+    """
+
+    mean: Tensor
+    variance: Tensor
+    scale: Tensor
+    shift: Tensor
+    seen_mean: Tensor
+    seen_variance: Tensor
 
 
 class Spread:
@@ -44,31 +72,29 @@ class Spread:
         return mean, variance * count / (count - 1).clamp_min(1)
 
 
-def hold(tensors: Mapping[str, Tensor], norm: Norm, spread: Spread) -> None:
-    """Give a norm the statistics of its input, and change its scale and shift to suit.
-
-    A norm without scale or shift could not stay the same function, and is left as it is.
+def hold(tensors: Mapping[str, Tensor], norm: Norm, full: FullNorm, now: Spread) -> None:
+    """Give a norm the statistics of its input, and its channels the moments that they had.
 
     Args:
-        tensors: parameters and buffers by name.
+        tensors: parameters and buffers by name, of the cut network.
         norm: the tensors that it holds.
-        spread: of its input.
+        full: the norm in the full network, with the channels that are left.
+        now: of its input in the cut network.
     """
+    mean, variance = (part.to(full.mean) for part in now.moments())
     if norm.scale is None or norm.shift is None:
-        return
-    new_mean, new_variance = spread.moments()
-    names = (norm.mean, norm.variance, norm.scale, norm.shift)
-    mean, variance, scale, shift = (tensors[name].detach() for name in names)
-    before = slope_of(tensors, norm)
-    new_mean, new_variance = new_mean.to(before), new_variance.to(before)
-    new_shift = shift.double() + before * (new_mean - mean.double())
-    new_scale = before * (new_variance + norm.eps).sqrt()
-    for tensor, value in zip(
-        (mean, variance, scale, shift),
-        (new_mean, new_variance, new_scale, new_shift),
-        strict=True,
-    ):
-        tensor.copy_(value)
+        # Its statistics alone can be changed: they move from those of the full network.
+        wider = (variance + norm.eps) / (full.seen_variance + norm.eps)
+        mean = mean - (full.seen_mean - full.mean) * wider.sqrt()
+        variance = ((full.variance + norm.eps) * wider - norm.eps).clamp_min(0)
+    else:
+        deviation = (full.variance + norm.eps).rsqrt()
+        scale = full.scale * deviation * (full.seen_variance + norm.eps).sqrt()
+        shift = full.shift + full.scale * deviation * (full.seen_mean - full.mean)
+        tensors[norm.scale].detach().copy_(scale)
+        tensors[norm.shift].detach().copy_(shift)
+    tensors[norm.mean].detach().copy_(mean)
+    tensors[norm.variance].detach().copy_(variance)
 
 
 def slope_of(tensors: Mapping[str, Tensor], norm: Norm) -> Tensor:

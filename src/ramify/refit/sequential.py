@@ -22,7 +22,7 @@ from ramify.errors import RamifyError
 from ramify.refit import moments
 from ramify.refit.joins import Join, joins_of
 from ramify.refit.moments import Moments, folded, over_ranks
-from ramify.refit.norms import Spread, hold, slope_of
+from ramify.refit.norms import FullNorm, Spread, hold, slope_of
 from ramify.refit.player import Player
 from ramify.refit.readers import Course, Norm, Reader, course_of
 from ramify.refit.reference import Reference
@@ -73,7 +73,8 @@ def refit_readers(
         forward: runs a model on a batch.
         strengths: the λ to choose from, for every reader or by its name; None, or a reader that is
             not named: those of `ridge.solve`.
-        norms: give batch norms the statistics that they now have, their function held.
+        norms: give batch norms the statistics that they now have, and their channels the moments
+            that these had in the full network.
         corrected: let a block make up for what the stream that it adds to has lost.
 
     Returns:
@@ -115,8 +116,10 @@ def _pair(old: Player, new: Player) -> _Pair:
         for player, course in zip((old, new), courses, strict=True)
     ]
     pair = _Pair(old, new, *courses, *joins)
-    mine = [reader.name for reader in pair.new_course.readers]
-    theirs = [reader.name for reader in pair.old_course.readers]
+    mine, theirs = (
+        [*(reader.name for reader in course.readers), *(norm.mean for norm in course.norms)]
+        for course in (pair.new_course, pair.old_course)
+    )
     if mine != theirs:
         other = next((a for a, b in zip(mine, theirs, strict=False) if a != b), "another layer")
         raise RamifyError(
@@ -245,14 +248,33 @@ class _Refit:
         return columns[:, 0].reshape(-1), times[:, 0].reshape(-1)
 
     def _norm(self, place: int) -> None:
-        """Give a norm the statistics of what it now gets."""
-        norm = self._pairs[0].new_course.norms[place]
-        spread = Spread()
+        """Give a norm the statistics of what it now gets, and its channels the moments they had."""
+        norm, before, now = self._pairs[0].new_course.norms[place], Spread(), Spread()
         for pair in self._pairs:
-            own = pair.new_course.norms[place]
-            pair.new.advance(own.position)
-            spread.add(pair.new.value(own.source))
-        hold(self._tensors, norm, spread)
+            sides = ((pair.old, pair.old_course, before), (pair.new, pair.new_course, now))
+            for player, course, spread in sides:
+                own = course.norms[place]
+                player.advance(own.position)
+                spread.add(player.value(own.source))
+        number, _ = self._reference.entries(norm.mean)
+        left = number.reshape(-1)  # the channels of the full network that are left
+
+        def held(name: str | None, otherwise: float) -> Tensor:
+            values = self._reference.values
+            if name is None:
+                return torch.full_like(values[norm.mean][left], otherwise, dtype=torch.float64)
+            return values[name].double()[left]
+
+        seen_mean, seen_variance = before.moments()
+        full = FullNorm(
+            held(norm.mean, 0.0),
+            held(norm.variance, 1.0),
+            held(norm.scale, 1.0),
+            held(norm.shift, 0.0),
+            seen_mean[left],
+            seen_variance[left],
+        )
+        hold(self._tensors, norm, full, now)
 
 
 def _rows_alike(pair: _Pair, place: int) -> bool:
