@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXTRAS = {  # page -> extra it needs
     "lightning.md": "lightning",
+    "llm.md": "transformers",
     "trainer.md": "transformers",
     "transformers.md": "transformers",
 }

@@ -91,6 +91,7 @@ def follow(
             if still_runs():
                 _WARNED.discard(module)
                 vars(module).pop("save_pretrained", None)
+                _warn_of_refusal(module)
                 return undo
             undo()
     if module not in _WARNED:
@@ -107,6 +108,20 @@ def _decided(before: Facts, now: Facts, built: Facts) -> dict[tuple[str, str], A
         for place, value in built.numbers.items()
         if now.numbers.get(place) != value and now.numbers.get(place) == before.numbers.get(place)
     }
+
+
+def _warn_of_refusal(module: Any) -> None:
+    """Warn where a configuration that says the new shape does not allow it."""
+    try:
+        getattr(module.config, "validate", lambda: None)()
+    except Exception as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[-1].strip()
+        warnings.warn(
+            f"the configuration of this {type(module).__name__} refuses its new shape, and "
+            f"`save_pretrained` will too ({reason}): edit to widths that it takes, as by "
+            "multiple_of=, or save the model by ramify.save and load it by ramify.load",
+            stacklevel=4,
+        )
 
 
 def warn_of_cache(model: nn.Module, inputs: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import sys
 from collections import Counter
@@ -32,7 +31,7 @@ def floors(graph: ChannelGraph, keep: Floor) -> dict[str, int]:
     Args:
         graph: the traced model.
         keep: a share of the width, rounded up, a width, or one of these by group, by any name that
-            `graph[...]` takes; other groups then keep a tenth.
+            `graph[...]` takes, or a pattern of names; other groups then keep a tenth.
 
     Returns:
         Group name -> width.
@@ -41,7 +40,11 @@ def floors(graph: ChannelGraph, keep: Floor) -> dict[str, int]:
         RamifyError: a share or width that is none.
     """
     if isinstance(keep, Mapping):
-        asked = {graph[name].name: least for name, least in keep.items()}
+        asked = {
+            group.name: least
+            for name, least in keep.items()
+            for group in graph.matching(name) or [graph[name]]
+        }
         return {g.name: _floor(g.width, asked.get(g.name, 0.1)) for g in graph.groups}
     return {group.name: _floor(group.width, keep) for group in graph.groups}
 
@@ -69,13 +72,15 @@ def matching(graph: ChannelGraph, patterns: Sequence[str]) -> list[str]:
     Raises:
         RamifyError: a pattern matches none.
     """
-    names = [group.name for group in graph.groups if group.can_prune]
+    found = set[str]()
     for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
+        meant = {group.name for group in graph.matching(pattern) if group.can_prune}
+        if not meant:
             raise RamifyError(
                 f"no group that can be pruned matches '{pattern}': print(graph) lists their names"
             )
-    return [name for name in names if any(fnmatch.fnmatch(name, one) for one in patterns)]
+        found |= meant
+    return [group.name for group in graph.groups if group.name in found]
 
 
 def of_groups(

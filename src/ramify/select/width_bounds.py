@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -121,7 +120,7 @@ def _by_group(
         return {} if given is None else dict.fromkeys(names, given)
     found: dict[str, int] = {}
     for asked, width in given.items():
-        meant = fnmatch.filter(names, asked)
+        meant = [group.name for group in graph.matching(asked) if _can_change(group)]
         if not meant and any(sign in asked for sign in "*?["):
             near = difflib.get_close_matches(asked, names, n=3, cutoff=0.3) or names[:3]
             hint = ", ".join(f"'{name}'" for name in near)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import itertools
+import operator
 import re
 import textwrap
 from collections import Counter
@@ -141,8 +143,9 @@ class ChannelGraph:
                 f"a group goes by its name, or that of a module or parameter, and not by {name!r}: "
                 "graph.groups lists them in order"
             )
+        numbered = self._numbered()
         for group in self.groups:
-            if group.name == name:
+            if name in (group.name, *numbered[group.name]):
                 return group
         for role in ("producer", "carrier", "consumer"):
             owned = ((g, s) for g in self.groups for s in g.slots if self._owns(name, s, role))
@@ -150,6 +153,43 @@ class ChannelGraph:
             if found is not None:
                 return found[0]
         raise RamifyError(self._unknown(name))
+
+    def matching(self, pattern: str) -> list[ChannelGroup]:
+        """The groups of a pattern of names, in forward order.
+
+        A group that several modules make goes by the first of them. So that repeated blocks match
+        alike, it also has the name of each other module that makes several axes, with its number
+        there: the heads of every layer match `"*.q_proj:0"`, the dimensions of heads, which rotary
+        positions bind, `"*.layers.1.*.q_proj:1"`.
+
+        Args:
+            pattern: as `fnmatch` reads it, such as `"*.mlp.*"`.
+
+        Returns:
+            The groups; none where none matches.
+        """
+        numbered = self._numbered()
+        return [g for g in self.groups if fnmatch.filter([g.name, *numbered[g.name]], pattern)]
+
+    def _numbered(self) -> dict[str, list[str]]:
+        """For each group `module:number` of every module that makes it among several axes."""
+        made: dict[str, list[tuple[str, int, int, ChannelGroup]]] = {}
+        for group in self.groups:
+            seen = set[str]()
+            for slot in group.slots:
+                module = module_of(slot.name) or slot.name
+                if slot.role == "producer" and module not in seen:
+                    seen.add(module)
+                    step = self.positions(group, slot)[-1, 0] // max(group.width - 1, 1)
+                    made.setdefault(module, []).append((slot.name, slot.dim, -int(step), group))
+        out: dict[str, list[str]] = {group.name: [] for group in self.groups}
+        for module, axes in made.items():
+            axes.sort(key=operator.itemgetter(0, 1, 2))  # of one dimension the outermost first
+            for number, (*_, group) in enumerate(axes if len(axes) > 1 else []):
+                name = f"{module}:{number}"
+                if name not in out:  # no group is called so
+                    out[group.name].append(name)
+        return out
 
     def _fitness(self, group: ChannelGroup, slot: Slot) -> tuple[bool, int]:
         """Which of several groups a name stands for: one that can change, its channels closest."""

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -121,9 +120,9 @@ class WidthSearch:
         Raises:
             RamifyError: There is none.
         """
-        exact = [group.name for group in graph.groups if group.prune_exact]
         patterns = ("*",) if self.groups is None else self.groups
-        found = [name for name in exact if any(fnmatchcase(name, one) for one in patterns)]
+        meant = {group.name for pattern in patterns for group in graph.matching(pattern)}
+        found = [g.name for g in graph.groups if g.prune_exact and g.name in meant]
         if not found:
             raise RamifyError(
                 f"no group of this network that can be pruned exactly is called "
