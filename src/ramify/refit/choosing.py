@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 from ramify.cost import RESOURCES, CostModel
@@ -193,12 +195,15 @@ def choose_channels(
     if not sets:
         return _solve(graph, pool, sizes, multiple_of)
     widths = _mean_widths(graph, sets, _solve(graph, pool, sizes, multiple_of), multiple_of)
+    tied = partial(_tied, graph, offered, pool, sizes, multiple_of)
     while True:
         try:
-            return _tied(graph, offered, pool, sizes, multiple_of, widths)
+            chosen = tied(widths)
+            break
         except RamifyError:
             if not _narrower(graph, sets, widths, offered, multiple_of):
                 raise
+    return chosen if sizes is None else _widened(graph, sets, widths, chosen, tied, multiple_of)
 
 
 def _solve(
@@ -264,6 +269,34 @@ def _narrower(
             for name in names:
                 widths[name] -= step
     return moved
+
+
+def _widened(
+    graph: ChannelGraph,
+    sets: Sequence[Sequence[str]],
+    widths: Mapping[str, int],
+    chosen: list[Proposal],
+    tied: Callable[[Mapping[str, int]], list[Proposal]],
+    multiple_of: Multiple,
+) -> list[Proposal]:
+    """Give tied groups back what the budgets still have room for, where most was lost first."""
+    asked, now = multiples(graph, multiple_of), dict(widths)
+    lost = lambda prunes: -math.fsum(proposal.value for proposal in prunes)  # noqa: E731
+    by_group: dict[str, float] = {}
+    for proposal in chosen:
+        name = graph[proposal.edit.group].name
+        by_group[name] = max(by_group.get(name, 0.0), -proposal.value)
+    for names in sorted(sets, key=lambda names: -sum(by_group.get(name, 0.0) for name in names)):
+        step, width = asked.get(names[0], 1), now[names[0]]
+        more = (graph[names[0]].width - width) // step
+        for times in (2**power for power in reversed(range(more.bit_length()))):
+            wider = now | dict.fromkeys(names, now[names[0]] + times * step)
+            if wider[names[0]] > graph[names[0]].width:
+                continue
+            with suppress(RamifyError):  # that much is not within the budgets
+                if lost(found := tied(wider)) < lost(chosen):
+                    chosen, now = found, wider
+    return chosen
 
 
 def _tied(
