@@ -16,6 +16,10 @@ RUNS = {
     "random": {"rounds": 2},
     "net2net": {"rounds": 2},
     "new-neuron": {"rounds": 2},
+    "gradmax": {"rounds": 2},
+    "auto": {"rounds": 2},
+    "boosting": {"rounds": 2},
+    "line-search": {"rounds": 2},
     "l1": {"rounds": 1, "width": 16},
     "taylor": {"rounds": 1, "width": 16},
 }
