@@ -11,7 +11,17 @@ Every structure states all of its groups: width, and what may be done with them:
 
 from __future__ import annotations
 
-from tests.structures import attention, cases, convs, moves, norms, wiring
+from tests.structures import attention, cases, convs, experts, moves, norms, wiring
 from tests.structures.base import STRUCTURES, Structure
 
-__all__ = ["STRUCTURES", "Structure", "attention", "cases", "convs", "moves", "norms", "wiring"]
+__all__ = [
+    "STRUCTURES",
+    "Structure",
+    "attention",
+    "cases",
+    "convs",
+    "experts",
+    "moves",
+    "norms",
+    "wiring",
+]

@@ -77,8 +77,8 @@ LOST: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "aten::_fft_r2c in the model's own forward",
     ),
     "looked up": (
-        lambda: Through(lambda w: w.index_select(0, torch.tensor([1]))[0], (3, 8, 4)),
-        "aten::index_select in the model's own forward looks them up by number",
+        lambda: Through(lambda w: w.gather(0, torch.ones(1, 8, 4).long())[0], (3, 8, 4)),
+        "aten::gather in the model's own forward looks them up by number",
     ),
     "sorted": (lambda: Through(lambda w: w.sort(0)[0]), "aten::sort in the model's own forward"),
     "summed up": (lambda: Through(lambda w: w.cumsum(0)), "aten::cumsum in the model's own"),

@@ -5,6 +5,7 @@ Everything is staged first, and then done, or taken back, as a whole.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeAlias, cast
 
@@ -17,6 +18,7 @@ from ramify.edit.plan import Plan
 from ramify.errors import RamifyError
 from ramify.tracing import ChannelGraph
 from ramify.tracing.dims import Fixed
+from ramify.tracing.grouped import ANY_WIDTH, BLOCK, SETTING
 from ramify.tracing.indexing import (
     Scaling,
     attribute_values,
@@ -27,6 +29,13 @@ from ramify.tracing.indexing import (
 )
 from ramify.tracing.modes import ABSENT, set_attribute
 from ramify.tracing.recorder import tensors_of
+
+_ANY_WIDTH = (
+    f"widths of the experts are no multiples of {BLOCK} bytes any more, as grouped products need: "
+    "from now on they are computed one after the other, and `from_pretrained` needs "
+    f"experts_implementation='{ANY_WIDTH}' for these weights; with multiples of {BLOCK // 2}, all "
+    "stays as it was"
+)
 
 Follower: TypeAlias = nn.Module | MutableMapping[str, Tensor]
 
@@ -107,6 +116,8 @@ def _stage_tensor(swap: Swap, graph: ChannelGraph, plan: Plan, name: str, tensor
 def _stage_attributes(swap: Swap, graph: ChannelGraph, plan: Plan, model: nn.Module) -> None:
     attributes = graph.indexing.attributes
     for module, attribute, _, new in attribute_values(model, attributes, plan.changes):
+        if attribute == SETTING:
+            warnings.warn(_ANY_WIDTH, stacklevel=5)
         swap.attribute(module, attribute, new)
 
 

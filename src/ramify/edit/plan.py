@@ -174,6 +174,12 @@ def blocks_around(graph: ChannelGraph, group: ChannelGroup) -> Atom | None:
 
 
 def _check_left(group: ChannelGroup, source: Sequence[int]) -> None:
+    if group.least > 1 and len(source) < group.least:
+        raise RamifyError(
+            f"these edits would leave {len(source)} of the {group.width} channels of "
+            f"'{group.name}', and the forward takes the {group.least} largest of them: keep at "
+            f"least {group.least}"
+        )
     if not source:
         raise RamifyError(
             f"these edits would leave '{group.name}' without a channel: keep at least one of its "

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import nn
 
 from ramify.tracing.attention.multihead import is_stock
-from ramify.tracing.dims import Fixed, Prod, Sum, Term, product, resolve
+from ramify.tracing.dims import Atom, Fixed, Prod, Sum, Term, product, resolve
 from ramify.tracing.flow import DimFlow
+from ramify.tracing.grouped import SETTING
 from ramify.tracing.indexing import Attributes
 
 
@@ -42,7 +43,9 @@ def attributes_of(model: nn.Module, flow: DimFlow) -> Attributes:
                 bind(module_name, name, [meant] if meant is not None else [])
         if is_stock(module):
             found[module_name, "__class__"] = tuple(terms_here)
-    return [(path, name, terms) for (path, name), terms in found.items()]
+    for module_name, widths in flow.in_blocks:
+        found[module_name, SETTING] = (*found.get((module_name, SETTING), ()), *widths)
+    return [(path, name, tuple(map(resolve, terms))) for (path, name), terms in found.items()]
 
 
 def _standard(
@@ -161,6 +164,8 @@ def _meant(name: str, value: int, terms: Sequence[Term]) -> Term | None:
     factors = [term.parts for term in terms if isinstance(term, Prod)]
     if re.search("head_(dim|size)|dim_head|size_per_head|d_kv", name):
         found = [parts[-1] for parts in factors if parts[-1].size == value]
+    elif re.search("experts", name):
+        found = [term for term in wholes if isinstance(term, Atom) and term.ranked]
     elif re.search("groups|n_rep", name):
         found = [part for parts in factors for part in parts[1:-1] if part.size == value]
     elif re.search("key_value|kv", name):

@@ -24,6 +24,9 @@ MOVES = frozenset(
 )
 """Operations that only move a tensor's entries: a scaled column stays a scaled column."""
 
+LOOKS_UP = frozenset({"aten::index", "aten::index_select", "aten::_unsafe_index"})
+"""Operations that take entries of their first argument by number: of a weight, still a weight."""
+
 NUMBER_SCALES = frozenset({"aten::mul", "aten::div", "aten::neg"})
 """Operations that multiply every entry alike when the other operand is a number."""
 

@@ -24,9 +24,13 @@ class Atom:
         frozen: why no edit may touch it; empty where one may.
         no_split: why a copy of a channel would change the output.
         inexact: why removing a channel is not setting it to zero.
+        ranked: why its channels compete with each other, as experts do for a token.
+        least: how many channels there must be at least.
     """
 
-    __slots__ = ("bound", "frozen", "inexact", "no_split", "size", "stamp")
+    __slots__ = (
+        "bound", "frozen", "inexact", "least", "no_split", "ranked", "size", "stamp",
+    )  # fmt: skip
     bindings = 0
     """How many atoms were bound so far: what was resolved since the latest is up to date."""
 
@@ -37,6 +41,8 @@ class Atom:
         self.frozen = ""
         self.no_split = ""
         self.inexact = ""
+        self.ranked = ""
+        self.least = 1
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,13 @@ def mark_inexact(term: Term, reason: str) -> None:
         atom.inexact = atom.inexact or reason
 
 
+def rank(term: Term, reason: str, least: int = 1) -> None:
+    """The channels compete, and at least some must stay: only experts may go all the same."""
+    for atom in leaves(term):
+        atom.ranked = atom.ranked or reason
+        atom.least = max(atom.least, min(least, atom.size))
+
+
 def _bind(atom: Atom, term: Term) -> None:
     """An atom becomes a term, which inherits its restrictions."""
     inside = list(leaves(term))
@@ -174,6 +187,8 @@ def _bind(atom: Atom, term: Term) -> None:
         leaf.frozen = leaf.frozen or atom.frozen
         leaf.no_split = leaf.no_split or atom.no_split
         leaf.inexact = leaf.inexact or atom.inexact
+        leaf.ranked = leaf.ranked or atom.ranked
+        leaf.least = max(leaf.least, min(atom.least, leaf.size))
     atom.bound = term
     Atom.bindings += 1
 

@@ -34,6 +34,11 @@ class DimFlow:
         sized_attributes: (module, attribute, dimensions) of what ran: the attribute holds their
             sizes.
         attribute_dims: the dimension that the forward makes of an attribute, or of a number in one.
+        numbers: the latest tape's tensors whose values are numbers of positions, and of which
+            dimension.
+        number_read: what Python read of such a tensor last: (operation, dimension, value).
+        looked_up: dimensions of weights whose entries are taken by such numbers: experts.
+        in_blocks: (module, dimensions) whose sizes are whole blocks of memory.
         reads_data: modules whose Python read a tensor's value: their branches may differ.
         history: the dimensions of every tensor of every tape so far, by tensor number.
         scalable: what `attention.factors.scalable_products` found; None: not asked since the
@@ -54,6 +59,10 @@ class DimFlow:
     sliced: list[Term] = field(default_factory=list)
     sized_attributes: list[tuple[str, str, tuple[Term, ...]]] = field(default_factory=list)
     attribute_dims: dict[Holder, Term] = field(default_factory=dict)
+    numbers: dict[int, Term] = field(default_factory=dict)
+    number_read: tuple[int, Term, int] | None = None
+    looked_up: list[Term] = field(default_factory=list)
+    in_blocks: list[tuple[str, tuple[Term, ...]]] = field(default_factory=list)
     reads_data: set[str] = field(default_factory=set)
     history: list[dict[int, list[Term]]] = field(default_factory=list)
     scalable: dict[Atom, list[ScalableProduct]] | None = None
@@ -98,6 +107,8 @@ class DimFlow:
         for ref in self.tape.outputs:
             for term in self.tensor_dims.get(ref.index, []):
                 (forbid_split if edit else freeze)(term, "it is an output of the model")
+            if ref.index in self.numbers:
+                freeze(self.numbers[ref.index], "their numbers are an output of the model")
 
     def tie_slices(self, positions: Sequence[int]) -> None:
         """Slices of one axis become multiples of their common size: their channels go together.

@@ -24,6 +24,9 @@ from ramify.tracing.recorder import Tape, call, record
 from ramify.tracing.roles import indexing_of, roles_of, slots_of
 from ramify.tracing.verify.trial_results import TrialResults
 
+Renew = Callable[[Any], Any]
+"""Gives inputs of a model from other inputs."""
+
 
 @dataclass(frozen=True, eq=False)
 class ChannelGroup:
@@ -41,6 +44,7 @@ class ChannelGroup:
         reason: one sentence where one of them is False.
         slots: every dimension that holds the channels, with its role.
         atom: the axis itself.
+        least: how many channels must stay: of experts, as many as each token is given.
 
     Example:
         >>> import ramify, torch
@@ -64,6 +68,7 @@ class ChannelGroup:
     reason: str
     slots: tuple[Slot, ...]
     atom: Atom
+    least: int = 1
 
     @property
     def why(self) -> str:
@@ -112,19 +117,22 @@ class ChannelGraph:
     flow: DimFlow
     tapes: Sequence[Tape]
     trial_results: TrialResults
-    _trace_again: Callable[[TrialResults | None], ChannelGraph]
+    _trace_again: Callable[[TrialResults | None, Renew | None], ChannelGraph]
     superseded: bool = False
 
-    def retrace(self, known: TrialResults | None = None) -> ChannelGraph:
+    def retrace(
+        self, known: TrialResults | None = None, renew: Renew | None = None
+    ) -> ChannelGraph:
         """Trace the same model again, on the same inputs and with the same settings.
 
         Args:
             known: results of an earlier trial growth, which is then not repeated.
+            renew: gives other inputs to use, from those of the trace and of `also`.
 
         Returns:
             The graph of the model as it is now.
         """
-        return self._trace_again(known)
+        return self._trace_again(known, renew)
 
     @property
     def again(self) -> Callable[[TrialResults | None], ChannelGraph]:
@@ -336,18 +344,21 @@ def _group(name: str, atom: Atom, slots: Sequence[Slot]) -> ChannelGroup:
         return tuple(dict.fromkeys(slot.name for slot in slots if slot.role == role))
 
     no_split = atom.frozen or atom.no_split
+    enough = atom.size > atom.least
+    left = "has one channel left" if atom.size == 1 else f"needs all of its {atom.size} channels"
     return ChannelGroup(
         name=name,
         width=atom.size,
         producers=of("producer"),
         carriers=of("carrier"),
         consumers=of("consumer"),
-        can_prune=not atom.frozen and atom.size > 1,
+        can_prune=not atom.frozen and enough,
         can_split=not no_split,
-        prune_exact=not (atom.frozen or atom.inexact) and atom.size > 1,
-        reason=no_split or ("it has one channel left" if atom.size == 1 else ""),
+        prune_exact=not (atom.frozen or atom.inexact) and enough,
+        reason=no_split or ("" if enough else f"it {left}"),
         slots=tuple(slots),
         atom=atom,
+        least=atom.least,
     )
 
 
@@ -358,7 +369,7 @@ def build_graph(
     tapes: Sequence[Tape],
     results: TrialResults,
     shared: Mapping[str, str],
-    trace_again: Callable[[TrialResults | None], ChannelGraph],
+    trace_again: Callable[[TrialResults | None, Renew | None], ChannelGraph],
 ) -> ChannelGraph:
     """The graph of a model whose trial growth is done."""
     groups = build_groups(flow, shared)

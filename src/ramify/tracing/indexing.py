@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from ramify.tracing.attention.multihead import conversion, is_stock, nesting
 from ramify.tracing.dims import Atom, Fixed, Prod, Sum, Term, leaves
+from ramify.tracing.grouped import SETTING, settings
 from ramify.tracing.modes import set_attribute
 from ramify.tracing.recorder import tensors_of
 
@@ -407,9 +409,9 @@ def set_data(tensor: Tensor, value: Tensor) -> None:
 
 def attribute_values(
     model: nn.Module, attributes: Attributes, changes: Changes
-) -> list[tuple[nn.Module, str, object, object]]:
-    """(module, attribute, old, new) for every attribute that the changes reach."""
-    out: list[tuple[nn.Module, str, object, object]] = []
+) -> list[tuple[Any, str, object, object]]:
+    """(module or configuration, attribute, old, new) for all attributes that the changes reach."""
+    out: list[tuple[Any, str, object, object]] = []
     for path, name, terms in attributes:
         if any(touches(term, changes) for term in terms):
             module = model.get_submodule(path)
@@ -418,8 +420,11 @@ def attribute_values(
                     out += [(module, *each) for each in conversion(module)]
                     out += [(m, "use_nested_tensor", True, False) for m in nesting(model, path)]
                 continue
-            old = getattr(module, name)
             sizes = [new_size(term, changes) for term in terms]
+            if name == SETTING:  # grouped products give way to those of any width
+                out += settings(module, sizes)
+                continue
+            old = getattr(module, name)
             several = isinstance(old, (tuple, list))
             out.append((module, name, old, type(old)(sizes) if several else sizes[0]))
     return out

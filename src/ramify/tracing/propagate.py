@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ramify.errors import module_in_words
-from ramify.tracing.contraction import MOVES, NUMBER_SCALES, Provenance
+from ramify.tracing.contraction import LOOKS_UP, MOVES, NUMBER_SCALES, Provenance
 from ramify.tracing.dims import Atom, Fixed, unify
 from ramify.tracing.flow import DimFlow
+from ramify.tracing.numbers import pass_numbers, settle_ranked
 from ramify.tracing.recorder import Op, Tape
 from ramify.tracing.rules.registry import DimRule, rule_for
 from ramify.tracing.size_relations import relate
 from ramify.tracing.sizes import Use, holders
 from ramify.tracing.traced_op import TracedOp
 
-READS_VALUES = ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal")
-"""Operations that give Python the value of a tensor, on which it may branch."""
+READS_VALUES = (
+    "aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal", "aten::nonzero",
+)  # fmt: skip
+"""Operations that give Python a value, or a size that depends on values: it may branch on them."""
 
 
 def propagate(
@@ -35,6 +38,7 @@ def propagate(
     """
     flow.tape, flow.tensor_dims, flow.provenance = tape, {}, {}
     flow.unruled, flow.scalable = {}, None
+    flow.numbers, flow.number_read = {}, None
     flow.history.append(flow.tensor_dims)
     # Parameters have dimensions of their own; inputs and constants have the sizes they have.
     for index, shape in enumerate(tape.shapes):
@@ -53,9 +57,11 @@ def propagate(
     for position, op in enumerate(tape.ops):
         _apply_rule(flow, op, position)
         _note_provenance(flow, op)
+        pass_numbers(flow, op, position)
     for use in uses:
         _note_use(flow, use)
     relate(flow, uses)
+    settle_ranked(flow)
 
 
 def _note_use(flow: DimFlow, use: Use) -> None:
@@ -115,6 +121,8 @@ def _misfit(flow: DimFlow, rule: DimRule, op: Op, position: int) -> str | None:
 def _note_provenance(flow: DimFlow, op: Op) -> None:
     """Which parameters the results are made of, and whether by moving their entries alone."""
     inputs, results = op.inputs(), op.results()
+    if op.name in LOOKS_UP and op.args[0].index in flow.provenance:  # rows of a weight, by number
+        inputs = [op.args[0]]
     made_of = [flow.provenance.get(ref.index) for ref in inputs]
     weights = [known for known in made_of if known is not None]
     for ref in results:
@@ -124,7 +132,7 @@ def _note_provenance(flow: DimFlow, op: Op) -> None:
             flow.provenance[ref.index] = None
             continue
         scaled = op.name in NUMBER_SCALES and len(inputs) == 1
-        moved = (op.name in MOVES or scaled) and all(known.moved for known in weights)
+        moved = (op.name in MOVES | LOOKS_UP or scaled) and all(known.moved for known in weights)
         names = frozenset().union(*(known.names for known in weights))
         flow.provenance[ref.index] = Provenance(names, moved)
     for ref in inputs:

@@ -172,6 +172,8 @@ Watch = Callable[[Op, Sequence[Tensor]], None]
 """Called after each operation, with what it returned."""
 Before = Callable[[int, Sequence[Tensor]], None]
 """Called before each operation, with its number and the tensors that it is about to write into."""
+Steer = Callable[[int, Any, tuple[Any, ...], Mapping[str, Any], Any], Any]
+"""Called with (number, operation, arguments, by name, result): gives what it is to return."""
 
 
 class Recorder(TorchDispatchMode):
@@ -195,6 +197,8 @@ class Recorder(TorchDispatchMode):
         self.tape = Tape()
         self.keeps: Callable[[Any], bool] | None = None
         """Of which operations to keep the calls, with their values."""
+        self.steer: Steer | None = None
+        """What may give another result than an operation computed."""
         self._draws = draws
         self._watch = watch
         self._before = before
@@ -257,6 +261,8 @@ class Recorder(TorchDispatchMode):
             self._before(len(self.tape.ops), written)
         given = copied((args, kwargs)) if self.keeps and self.keeps(func) else None
         result = func(*args, **kwargs)
+        if self.steer is not None:
+            result = self.steer(len(self.tape.ops), func, args, kwargs, result)
         if given is not None:
             after = copied((result, args, kwargs))
             self.tape.kept[len(self.tape.ops)] = KeptCall(given, after)
@@ -299,10 +305,10 @@ class Recorder(TorchDispatchMode):
                 handle.remove()
 
 
-def _memory(tensor: Tensor) -> tuple[Any, ...]:
-    if tensor.layout is not torch.strided:
-        return (id(tensor),)
-    return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
+def _memory(t: Tensor) -> tuple[Any, ...]:
+    if t.layout is not torch.strided:
+        return (id(t),)
+    return (t.data_ptr(), tuple(t.shape), t.stride(), t.dtype, t.device)
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -386,7 +392,7 @@ def record(
         finally:
             recorder.writes.take_back()
             torch.clear_autocast_cache()
-        found = [recorder.find(leaf) for leaf in _tensors(result)]
+        found = map(recorder.find, _tensors(result))
         recorder.tape.outputs = [ref for ref in found if ref is not None]
         recorder.tape.results = [leaf if grad else leaf.detach() for leaf in _tensors(result)]
     return recorder.tape
@@ -422,7 +428,7 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def recurrent_layers_written_out(model: nn.Module) -> Iterator[None]:
     """A fused recurrent layer hides what it reads; without it torch takes plain operations."""
-    if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+    if not any(isinstance(each, nn.RNNBase) for each in model.modules()):
         yield
         return
     with warnings.catch_warnings():

@@ -245,6 +245,9 @@ _CUTTING = {
     "narrow": ("dim", "start", "sizes"),
     "unflatten": ("dim", "sizes"),
     "__getitem__": ("index",),
+    "one_hot": ("num_classes",),
+    "histc": ("bins",),
+    "bincount": ("weights", "minlength"),
 }
 """Functions that are given some sizes of their results, and the names of their arguments."""
 
@@ -267,6 +270,10 @@ def _sizes(
         pieces = next((given[name] for name in _PIECES if name in given), None)
         for number in range(len(results)):
             yield number, dim, pieces[number] if isinstance(pieces, (tuple, list)) else pieces
+    elif name == "one_hot":
+        yield 0, results[0].dim() - 1, given.get("num_classes")
+    elif name in ("histc", "bincount"):
+        yield 0, 0, given.get("bins" if name == "histc" else "minlength")
     elif name == "unflatten":
         at = given["dim"] % args[0].dim()
         yield from ((0, at + n, size) for n, size in enumerate(given["sizes"]))

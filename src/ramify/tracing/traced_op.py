@@ -130,6 +130,63 @@ class TracedOp:
         for term in _each(terms):
             dims.mark_inexact(term, self.reason(what))
 
+    def rank(self, term: Term, what: str, least: int = 1) -> None:
+        """The channels of this dimension compete; at least some of them are needed."""
+        dims.rank(term, self.reason(what), least)
+
+    def number(self, tensor: Ref, term: Term) -> None:
+        """The values of a result are numbers of positions along a dimension."""
+        if not isinstance(resolve(term), Fixed):
+            self._flow.numbers[tensor.index] = term
+
+    def numbers(self, tensor: Ref) -> Term | None:
+        """The dimension of whose positions the values of a tensor are numbers; None for others."""
+        return self._flow.numbers.get(tensor.index)
+
+    def looks_up(self, tensor: Ref, term: Term, numbers: Ref | Term | None) -> bool:
+        """Entries of a tensor are taken along a dimension by number.
+
+        Args:
+            tensor: what the entries are of.
+            term: the dimension.
+            numbers: the tensor that holds the numbers, or what they are numbers of.
+
+        Returns:
+            Whether they are the numbers of this dimension, which then needs no freezing.
+        """
+        if isinstance(numbers, Ref):
+            numbers = self.numbers(numbers)
+        if numbers is None:
+            return False
+        self.tie_heads(term, numbers)
+        if self.is_weight(tensor):
+            self._flow.looked_up.append(term)
+        return True
+
+    def tie_heads(self, one: Term, other: Term) -> None:
+        """Make the first positions of two dimensions the same, as many as the shorter has."""
+        size = min(one.size, other.size)
+        heads = []
+        for term in (one, other):
+            cut = dims.split(term, size) if term.size > size else (term, term)
+            if cut is None:
+                self.freeze([one, other], "counts other positions than there are")
+                return
+            self.freeze(cut[1] if term.size > size else UNIT, "has a place for no position")
+            heads.append(cut[0])
+        self.tie(heads[0], heads[1], "looks them up by number")
+
+    def number_read(self, value: Any) -> Term | None:
+        """What a number counts that Python has just read from a tensor; None where it has not."""
+        known = self._flow.number_read
+        if known is None or known[0] != self.position - 1 or known[2] != value:
+            return None
+        return known[1]
+
+    def in_blocks(self, *terms: Term) -> None:
+        """The sizes of these dimensions are whole blocks of memory (see `grouped`)."""
+        self._flow.in_blocks.append((self.module, terms))
+
     def freeze_tensors(self, tensors: Iterable[Ref], what: str) -> None:
         """No edit may touch any dimension of these tensors."""
         for tensor in tensors:

@@ -11,8 +11,10 @@ from torch import nn
 
 from ramify.errors import RamifyError
 from ramify.tracing.branches import freeze_unseen_branches, unseen
+from ramify.tracing.decisions import Decisions, choices_of
 from ramify.tracing.flow import DimFlow
-from ramify.tracing.groups import ChannelGraph, build_graph
+from ramify.tracing.grouped import freeze_blocks
+from ramify.tracing.groups import ChannelGraph, Renew, build_graph
 from ramify.tracing.inputs import OF_INPUTS, runnable
 from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import Tape, aliases_of, alone, call, record, tensors_of
@@ -26,6 +28,9 @@ from ramify.tracing.verify.trial_results import TrialResults
 
 GATES = "ramify_gates"
 """The name that the width gates of `ramify.gate` take in a model."""
+
+MOST_TURNS = 8
+"""How many other choices are tried to reach what no run reached."""
 
 Run = tuple[Any, bool]
 """(inputs, whether in train mode)"""
@@ -152,12 +157,17 @@ def _trace(
         if not results.same_in_training:
             runs.append((inputs, True))
             references.append(_follow(flow, ReferenceRun(), *training, edit_outputs))
+    if not unused:
+        others = _turned_runs(model, flow, inputs, references[0].tape, edit_outputs)
+        references += others
+        runs += [runs[0]] * len(others)
     # Freeze what a user's rule gets wrong, and what may lie behind a branch not taken.
     for reference in references:
         check_rules(reference)
     modes = (training for _, training in runs)
     seen = list(zip(modes, (reference.tape for reference in references), strict=True))
     freeze_unseen_branches(flow, unseen(model, flow, unused), seen)
+    freeze_blocks(model, flow)
     shared = _shared_memory(model)
     # Grow every group once, unless an earlier trace of the same forward did.
     if known is None:
@@ -179,8 +189,47 @@ def _trace(
         [reference.tape for reference in references],
         results,
         shared,
-        lambda known: _trace(model, inputs, settings, known),
+        lambda known, renew: _trace(model, *_renewed(inputs, settings, renew), known),
     )
+
+
+def _renewed(inputs: Any, settings: Settings, renew: Renew | None) -> tuple[Any, Settings]:
+    """The inputs and settings of a trace, or the same with other inputs."""
+    if renew is None:
+        return inputs, settings
+    also, *others = settings
+    return renew(inputs), (tuple(map(renew, also)), *others)
+
+
+def _turned_runs(
+    model: nn.Module, flow: DimFlow, inputs: Any, first: Tape, edit_outputs: bool
+) -> list[ReferenceRun]:
+    """Runs that choose otherwise (other experts), as long as that reaches more parameters.
+
+    Args:
+        model: the model.
+        flow: its dimensions, which learns of them.
+        inputs: what it is called with.
+        first: the run as it is.
+        edit_outputs: whether edits may reach the model's outputs.
+
+    Returns:
+        The runs, with what each decided, which a trial growth repeats.
+    """
+    found: list[ReferenceRun] = []
+    for turn in range(1, min(choices_of(first), MOST_TURNS)):
+        missed = set(unseen(model, flow))
+        if not missed:
+            break
+        reference = ReferenceRun()
+        try:
+            tape, uses = _record(model, (inputs, False), reference, turn)
+        except Exception:  # these positions are no choice that another could take the place of
+            break
+        used = {tape.names.get(ref.index) for op in tape.ops for ref in op.inputs()}
+        if used & missed:
+            found.append(_follow(flow, reference, tape, uses, edit_outputs))
+    return found
 
 
 def _compare_other_size(model: nn.Module, flow: DimFlow, inputs: Any, edit_outputs: bool) -> None:
@@ -214,12 +263,14 @@ def follow_run(model: nn.Module, flow: DimFlow, run: Run, edit_outputs: bool) ->
 
 
 def _record(
-    model: nn.Module, run: Run, reference: ReferenceRun | None = None
+    model: nn.Module, run: Run, reference: ReferenceRun | None = None, turn: int = 0
 ) -> tuple[Tape, list[Use]]:
     inputs, training = run
-    watch = reference.watcher() if reference is not None else None
+    watch, decisions = None, Decisions(turn=turn)
+    if reference is not None:
+        watch, reference.decisions = reference.watcher(), decisions.noted
     run_sized = SizedRun(model, lambda: call(model, inputs), has_own_rule)
-    tape = record(model, run_sized, inputs, training=training, watch=watch)
+    tape = record(model, decisions.of(run_sized), inputs, training=training, watch=watch)
     return tape, run_sized.uses
 
 

@@ -60,7 +60,11 @@ def experts(op: TracedOp) -> None:
     """`(rows, k) @ (experts, k, m)`, each row by the expert that it is sorted to."""
     a, b = op.args[:2]
     (rows, left), (number, right, made) = op.dims(a), op.dims(b)
-    op.freeze(number, "gives each of them its own rows")
+    ends = op.argument(2, "offs", None)
+    counted = resolve(op.dims(ends)[0]) if ends is not None else None
+    if not op.looks_up(b, number, None if isinstance(counted, Fixed) else counted):
+        op.freeze(number, "gives each of them its own rows")
+    op.in_blocks(left, made)
     op.contract((a, [left], [rows]), (b, [right], [made]))
     op.give([rows, made])
 

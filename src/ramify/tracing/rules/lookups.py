@@ -18,7 +18,8 @@ def pick(op: TracedOp) -> None:
     source, dim, index = op.args[0], op.args[1], op.args[2]
     terms, (result,) = list(op.dims(source)), op.results()
     dim = axis(dim, len(terms))
-    op.freeze(terms[dim], "looks them up by number")
+    if not op.looks_up(source, terms[dim], index):
+        op.freeze(terms[dim], "looks them up by number")
     shape = op.shape(result)
     if op.name != "aten::index_select":
         for position, other in enumerate(op.dims(index)):
@@ -63,10 +64,13 @@ def scatter(op: TracedOp) -> None:
     refs = op.inputs()
     terms = op.dims(refs[0])
     dim = axis(op.args[1], len(terms))
+    counted = op.looks_up(refs[0], terms[dim], refs[1])
     for ref in refs[1:]:
         for position, (mine, other) in enumerate(zip(terms, op.dims(ref), strict=True)):
             if position != dim and mine.size == other.size:
                 op.tie(mine, other, "writes them")
+            elif counted and position == dim:
+                op.freeze(other, "looks them up by number")
             else:
                 for term in (mine, other):
                     op.freeze(term, "looks them up by number")
@@ -83,6 +87,17 @@ def embedding_bag(op: TracedOp) -> None:
     result, *others = op.results()
     sizes = [[op.fixed(n) for n in op.shape(ref)] for ref in others]
     op.give([op.fixed(op.shape(result)[0]), columns], *sizes)
+
+
+@aten_rule("nonzero")
+def positions(op: TracedOp) -> None:
+    """Where a tensor is not zero: the numbers of its positions, one column for each dimension."""
+    terms, (result,) = op.dims(op.args[0]), op.results()
+    op.give([op.fixed(n) for n in op.shape(result)])
+    if len(terms) == 1:
+        op.number(result, terms[0])
+    else:
+        op.freeze(terms, "looks for entries among them")
 
 
 @aten_rule("index", "_unsafe_index")
@@ -107,7 +122,8 @@ def index(op: TracedOp) -> None:
     indices += [None] * (len(terms) - len(indices))
     used = [d for d, i in enumerate(indices) if i is not None]
     for dim in used:
-        op.freeze(terms[dim], "looks them up by number")
+        if not op.looks_up(source, terms[dim], indices[dim]):
+            op.freeze(terms[dim], "looks them up by number")
     rank = max(len(op.shape(indices[d])) for d in used)
     free = [d for d in range(len(terms)) if d not in used]
     together = used == list(range(used[0], used[-1] + 1))

@@ -214,6 +214,11 @@ def slice_(op: TracedOp) -> None:
 def cut_range(op: TracedOp, term: Term, start: int, stop: int, step: int) -> Term:
     """The term of positions start:stop:step."""
     count = len(range(start, stop, step))
+    dealt = step > 1 and start < step and stop == term.size and term.size % step == 0
+    pair = factor(term, term.size // step, step) if dealt else None
+    if pair is not None:  # every second one: channel i of one and i of the other lie side by side
+        op.freeze(pair[1], f"deals them out {step} at a time")
+        return resolve(pair[0])
     if isinstance(resolve(term), Fixed) or count == 0 or step != 1:
         op.freeze(term, "takes some of them")
         return op.fixed(count)
@@ -234,7 +239,8 @@ def select(op: TracedOp) -> None:
     """One position of one dimension."""
     terms = list(op.dims(op.args[0]))
     dim = axis(op.args[1], len(terms))
-    op.freeze(terms[dim], "picks one of them")
+    if not op.looks_up(op.args[0], terms[dim], op.number_read(op.args[2])):
+        op.freeze(terms[dim], "picks one of them")
     op.give(terms[:dim] + terms[dim + 1 :])
 
 

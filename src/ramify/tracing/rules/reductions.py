@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ramify.tracing.dims import UNIT, Term
 from ramify.tracing.recorder import Ref
 from ramify.tracing.rules.moves import axis
@@ -43,6 +45,9 @@ def reduce(op: TracedOp) -> None:
     if results and len(op.shape(results[0])) != len(out):
         out = [UNIT if d in gone else t for d, t in enumerate(terms)]
     op.give(*([out] * len(results)))
+    numbers = op.name.removeprefix("aten::") in ("argmax", "argmin", "max", "min")
+    if numbers and len(gone) == 1 and not op.dtype(results[-1]).is_floating_point:
+        op.number(results[-1], terms[gone.pop()])
 
 
 def _reduced(op: TracedOp, rank: int) -> set[int]:
@@ -66,8 +71,13 @@ def mix(op: TracedOp) -> None:
     terms = op.dims(source)
     position = 2 if op.name in ("aten::topk", "aten::kthvalue") else 1
     dim = axis(op.argument(position, "dim", -1), len(terms)) if terms else 0
-    if terms:
+    if terms and op.name in _RANKS:  # of experts, some may go
+        op.rank(terms[dim], "mixes them")
+    elif terms:
         op.freeze(terms[dim], "mixes them")
+    if op.name == "aten::topk":
+        _largest(op, terms, dim)
+        return
     for ref in op.results():
         shape = op.shape(ref)
         op.replace(
@@ -77,6 +87,43 @@ def mix(op: TracedOp) -> None:
                 for term, size in zip(terms, shape, strict=False)
             ],
         )
+
+
+_RANKS = frozenset(
+    f"aten::{name}"
+    for name in "_softmax _log_softmax softmax log_softmax _safe_softmax topk cumsum".split()
+)
+"""Operations that mix the entries of a dimension in a way that knows no order of the experts."""
+
+
+def _largest(op: TracedOp, terms: Sequence[Term], dim: int) -> None:
+    """The largest entries, and their numbers: as many must stay."""
+    chosen = op.results()[1]
+    if not terms:
+        op.give([], [])
+        return
+    count = op.fixed(int(op.argument(1, "k", 1)))
+    op.rank(terms[dim], "mixes them", count.size)
+    out = [count if n == dim else term for n, term in enumerate(terms)]
+    op.give(out, out)
+    op.number(chosen, terms[dim])
+
+
+@aten_rule("histc")
+def count(op: TracedOp) -> None:
+    """How many of the entries have each number: one bin for each position that is counted."""
+    (result,) = op.results()
+    bins, least, most = (op.argument(n, name, 0) for n, name in enumerate(_BINS, 1))
+    term = op.numbers(op.args[0])
+    if term is not None and (least, most) == (0, bins - 1) and term.size == bins:
+        op.give([term])
+        return
+    if term is not None:
+        op.freeze(term, "uses their numbers")
+    op.give([op.fixed(op.shape(result)[0])])
+
+
+_BINS = ("bins", "min", "max")
 
 
 @aten_rule("_fft_r2c", "_fft_c2c", "_fft_c2r")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ramify.tracing.contraction import Provenance
+from ramify.tracing.decisions import Noted
 from ramify.tracing.dims import Term, resolve
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Changes, Index, kept_positions, new_size
@@ -38,6 +39,7 @@ class ReferenceRun:
         norms: for each operation, the norm of each tensor that it returned; None for what is
             rounding alone, which no comparison can tell anything about.
         input_norms: for each operation, the largest norm among its inputs.
+        decisions: what the run decided from its numbers.
     """
 
     tape: Tape = field(default_factory=Tape)
@@ -46,6 +48,7 @@ class ReferenceRun:
     used: set[int] = field(default_factory=set)
     norms: list[list[float | None]] = field(default_factory=list)
     input_norms: list[float] = field(default_factory=list)
+    decisions: Noted = field(default_factory=dict)
 
     def watcher(self) -> Callable[[Op, Sequence[Tensor]], None]:
         """What `record` calls after each operation to write the norms down."""

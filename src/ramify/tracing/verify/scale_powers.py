@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ramify.tracing.attention.scales import products_on, rescaled, scaled_product
 from ramify.tracing.contraction import ProductKey
+from ramify.tracing.decisions import Decisions
 from ramify.tracing.dims import Atom, atoms_of
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Changes, Indexing, new_size, resized
@@ -51,7 +52,8 @@ def measure_powers(
         with resized(model, indexing, changes, dead), sdpa_kernel(SDPBackend.MATH):
             try:
                 run = functools.partial(call, model, inputs)
-                tape = record(model, run, inputs, training=training)
+                decided = Decisions(reference.decisions).of(run)
+                tape = record(model, decided, inputs, training=training)
             except Exception:
                 return None
         for position, ratio in rescaled(reference, tape, changes):

@@ -19,6 +19,7 @@ from torch import nn
 
 from ramify.errors import module_in_words
 from ramify.tracing.attention.scales import products_on
+from ramify.tracing.decisions import Decisions
 from ramify.tracing.dims import (
     Atom,
     Fixed,
@@ -32,6 +33,7 @@ from ramify.tracing.dims import (
     resolve,
 )
 from ramify.tracing.flow import DimFlow
+from ramify.tracing.grouped import BLOCK, atoms_in_blocks
 from ramify.tracing.indexing import Change, Indexing, new_size, resized
 from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import call, record
@@ -104,6 +106,7 @@ class TrialGrowth:
                 break
             self._blame(failure, atoms)
         self._shrink([atom for atom in exact if atom.size > 1 and not atom.no_split])
+        self._reorder([atom for atom in atoms if atom.ranked and atom.size > 1])
         self.results.note(self.flow)
 
     def _candidates(self) -> list[Atom]:
@@ -138,6 +141,28 @@ class TrialGrowth:
                 forbid_split(atom, reason)
                 mark_inexact(atom, reason)
 
+    def _reorder(self, atoms: Sequence[Atom]) -> None:
+        """Experts that change places together with their router rows must not change the output."""
+        for atom in _failing_parts([[atom] for atom in atoms], lambda some: not self._orders(some)):
+            freeze(atom, "the forward tells them apart by more than their numbers")
+
+    def _orders(self, atoms: Sequence[Atom]) -> bool:
+        """Whether the experts of some axes can change places, and one of them go."""
+        order = {a: Change(np.roll(np.arange(a.size), 1), np.ones(a.size)) for a in atoms}
+        fewer = {a: Change(np.arange(1, a.size), np.ones(a.size - 1)) for a in atoms}
+        for changes, same in ((order, True), (fewer, False)):
+            if not same and any(atom.size <= atom.least for atom in atoms):
+                continue
+            with resized(self.model, self._indexing, changes):
+                try:
+                    run = lambda: call(self.model, self.runs[0][0])  # noqa: E731
+                    tape = record(self.model, Decisions().of(run), self.runs[0][0])
+                except Exception:
+                    return False
+            if same and not near_equal(self.references[0].tape, tape):
+                return False
+        return True
+
     def _shrinks(self, atoms: Sequence[Atom]) -> bool | None:
         """Whether removing channel 0 of each equals zeroing it; None where the forward fails."""
         zeroed = {a: Change(np.arange(a.size), np.minimum(np.arange(a.size), 1.0)) for a in atoms}
@@ -147,7 +172,7 @@ class TrialGrowth:
             with resized(self.model, self._indexing, changes):
                 try:
                     run = lambda: call(self.model, inputs)  # noqa: E731
-                    tapes.append(record(self.model, run, inputs))
+                    tapes.append(record(self.model, Decisions().of(run), inputs))
                 except Exception:
                     return None
         return near_equal(*tapes)
@@ -166,9 +191,10 @@ class TrialGrowth:
         Returns:
             The change of each axis.
         """
-        changes = {}
+        changes, in_blocks = {}, atoms_in_blocks(self.flow)
         for position, atom in enumerate(atoms):
             more = 1 + (3 * position) % 5 + atom.size // 16 + also
+            more *= BLOCK // 2 if atom in in_blocks else 1  # of numbers of two bytes or more
             source = np.concatenate([np.arange(atom.size), np.zeros(more, dtype=np.int64)])
             scale = np.where(source == 0, 1.0 / (more + 1), 1.0)
             if atom.no_split:
@@ -206,7 +232,13 @@ class TrialGrowth:
                 comparison = RunComparison(reference, changes, compared, stop, except_at)
                 run = SizedRun(self.model, functools.partial(call, self.model, inputs))
                 try:
-                    tape = record(self.model, run, inputs, training=training, watch=comparison)
+                    tape = record(
+                        self.model,
+                        Decisions(reference.decisions).of(run),
+                        inputs,
+                        training=training,
+                        watch=comparison,
+                    )
                 except Exception:
                     if comparison.satisfied:
                         return None

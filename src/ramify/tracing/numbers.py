@@ -1,0 +1,114 @@
+"""Numbers of experts: which tensors hold them, and what may be done with what they number.
+
+A router gives each token the numbers of its experts, and weights, one for each expert, are looked
+up by them. Where both are followed, router rows and experts are one axis: an expert may go with
+its row. Where anything else is done with the numbers, the axis is frozen.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ramify.errors import module_in_words
+from ramify.tracing.contraction import LOOKS_UP, MOVES
+from ramify.tracing.dims import (
+    Atom,
+    Sum,
+    Term,
+    atoms_of,
+    forbid_split,
+    freeze,
+    leaves,
+    mark_inexact,
+    resolve,
+)
+from ramify.tracing.flow import DimFlow
+from ramify.tracing.recorder import Op, Ref
+
+_PASS = MOVES | LOOKS_UP | {"aten::aminmax", "aten::sort", "aten::contiguous"}
+"""Operations whose first result holds numbers where their first argument does."""
+
+_USE = LOOKS_UP | frozenset(
+    f"aten::{name}" for name in "gather scatter scatter_ scatter_add scatter_add_ histc".split()
+)
+"""Operations whose rules say what becomes of the numbers that they are given."""
+
+_COMPARE = frozenset(f"aten::{name}" for name in ("eq", "ne", "lt", "le", "gt", "ge"))
+
+
+def pass_numbers(flow: DimFlow, op: Op, position: int) -> None:
+    """Follow numbers through one operation; what is not known to keep them freezes the axis."""
+    inputs = op.inputs()
+    counted = [flow.numbers[ref.index] for ref in inputs if ref.index in flow.numbers]
+    if not counted:
+        return
+    results, first = op.results(), inputs[0].index in flow.numbers
+    if op.name == "aten::_local_scalar_dense":
+        flow.number_read = position, counted[0], op.outputs
+    elif op.name in _PASS and len(counted) == len(inputs) and not _is_mask(flow, results[0]):
+        for term in counted[1:]:
+            if resolve(term) is not resolve(counted[0]):
+                freeze(term, f"{op.name} joins their numbers with others")
+        kept = results[:1] if op.name == "aten::sort" else results
+        flow.numbers.update((ref.index, counted[0]) for ref in kept)
+    elif op.name in LOOKS_UP and first:
+        flow.numbers.update((ref.index, counted[0]) for ref in results)
+    elif op.name in _USE and not (first and op.name != "aten::histc"):
+        return
+    elif not (op.name in _COMPARE and first and _beyond(counted[0], op.args[1])):
+        where = module_in_words(op.module)
+        for term in counted:
+            freeze(term, f"{op.name} in {where} uses their numbers")
+
+
+def _is_mask(flow: DimFlow, ref: Ref) -> bool:
+    return flow.tape.dtypes[ref.index] == torch.bool
+
+
+def _beyond(term: Term, number: object) -> bool:
+    """Whether a number is none of an expert, but stands for the lack of one."""
+    whole = resolve(term)
+    experts = whole.parts[0] if isinstance(whole, Sum) else whole
+    return type(number) is int and number >= experts.size
+
+
+def _mixed(flow: DimFlow) -> set[Atom]:
+    """The experts of dense mixtures, which all see every row: of stacked weights, the first axis.
+
+    A stack of matrices makes channels along two of its dimensions, experts and their units, or has
+    one that its product neither makes nor sums over. The kernel of a convolution has neither.
+
+    Returns:
+        Those among them whose channels compete.
+    """
+    found: set[Atom] = set()
+    for read in flow.contractions:
+        made, summed = atoms_of(read.made), atoms_of(read.read)
+        for name in read.names:
+            dims = [resolve(slot) for slot in flow.param_dims[name]]
+            first = dims[0]
+            if len(dims) != 3 or not isinstance(first, Atom) or not first.ranked:
+                continue
+            others = atoms_of(dims[1:])
+            if (first in made and others & made) or first not in made | summed:
+                found.add(first)
+    return found
+
+
+def settle_ranked(flow: DimFlow) -> None:
+    """Of the axes whose channels compete, those of experts may lose some; all others are frozen."""
+    whole = {each for term in flow.looked_up if isinstance(each := resolve(term), Atom)}
+    parts = {leaf for term in flow.looked_up for leaf in leaves(term)} - whole
+    whole |= _mixed(flow)
+    for terms in flow.param_dims.values():
+        for term in terms:
+            for atom in leaves(term):
+                if not atom.ranked:
+                    continue
+                if atom in whole:
+                    forbid_split(atom, "a copy of an expert would be chosen beside it")
+                    mark_inexact(atom, "tokens go to other experts instead")
+                elif atom in parts:
+                    freeze(atom, f"{atom.ranked}, group by group")
+                else:
+                    freeze(atom, atom.ranked)
