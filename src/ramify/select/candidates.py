@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,7 +20,7 @@ class Candidates:
     """Proposals for one model, with what rules must know of their channels.
 
     Attributes:
-        proposals: as they were given.
+        proposals: as they were given; of groups that need several channels, not those too many.
         graph: the traced model, where a proposal carries it.
         groups: the group of each proposal, by the one name that the graph gives it.
         widths: the width of each group; without a graph, the number of channels proposed.
@@ -69,6 +69,25 @@ class Candidates:
         return out[::-1]
 
 
+def _leaving_enough(
+    given: Sequence[Proposal], graph: ChannelGraph, names: Mapping[str, str]
+) -> list[Proposal]:
+    """Of a group that needs several channels, only as many prunes as it can lose, the best."""
+    out = list(given)
+    for group in graph.groups:
+        if group.least == 1:
+            continue
+        prunes = [
+            proposal
+            for proposal in given
+            if isinstance(proposal.edit, Prune) and names[proposal.edit.group] == group.name
+        ]
+        most = group.width - group.least
+        dropped = {id(p) for p in sorted(prunes, key=lambda p: -p.value)[most:]}
+        out = [proposal for proposal in out if id(proposal) not in dropped]
+    return out
+
+
 def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> Candidates:
     """Gather proposals for a rule.
 
@@ -103,5 +122,6 @@ def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> 
         widths = dict(Counter(name for name, _ in proposed))
     else:
         names = {name: graph[name].name for name in written}
+        given = _leaving_enough(given, graph, names)
         widths = {name: graph[name].width for name in names.values()}
     return Candidates(given, graph, [names[proposal.edit.group] for proposal in given], widths)

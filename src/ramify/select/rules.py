@@ -85,6 +85,7 @@ class TopFraction:
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """The best `fraction` of the channels, without those that gain nothing."""
         candidates = gather(proposals)
+        proposals = candidates.proposals
         worth = [self.worth(proposal) for proposal in proposals]
         groups = list(candidates.by_group(range(len(proposals))).values())
         parts = groups if self.per_group else [[number for group in groups for number in group]]
@@ -132,6 +133,7 @@ class Threshold:
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """The best `most` proposals whose index is at most `index` and value at least `value`."""
         candidates = gather(proposals)
+        proposals = candidates.proposals
         fit = [
             number
             for number, proposal in enumerate(proposals)
@@ -197,6 +199,7 @@ class TradeOff:
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """In each group the best `per_group` of the channels that pay."""
         candidates = gather(proposals)
+        proposals = candidates.proposals
         worth = [self.worth(proposal) for proposal in proposals]
         chosen: list[int] = []
         paying = [number for number, value in enumerate(worth) if value > 0]

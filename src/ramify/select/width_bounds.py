@@ -97,6 +97,7 @@ class WidthBounds:
         if not (floors or ceilings):
             return list(proposals)
         candidates = gather(proposals, graph)
+        proposals = candidates.proposals
         kept: set[int] = set()
         for name, numbers in candidates.by_group(range(len(proposals))).items():
             width = candidates.widths[name]
