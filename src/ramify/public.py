@@ -5,6 +5,7 @@ from ramify.distributed import check_ranks, share_buffers, together
 from ramify.edit import Edit, Prune, Split
 from ramify.edit.apply import apply
 from ramify.edit.state_laws import state_rule
+from ramify.edit.vocabulary import keep_tokens
 from ramify.errors import RamifyError
 from ramify.methods import (
     L1,
@@ -54,6 +55,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Edit",
     "Prune",
     "Split",
+    "keep_tokens",
     "ResizedMultiheadAttention",
     "state_rule",
     # a method proposes

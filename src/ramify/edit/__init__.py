@@ -10,6 +10,7 @@ In the order in which data flows:
             follows) and state_trial (of which kind an unknown entry is)
     apply   `ramify.apply`: carries it out, traces the model again, checks that nothing else
             changed, and otherwise takes all of it back
+    vocabulary  `ramify.keep_tokens`: cuts the rows of embedding and head to some tokens
 """
 
 from ramify.edit.carry import Follower

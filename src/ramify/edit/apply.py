@@ -7,7 +7,7 @@ it is multiplied by a scale. Pruning drops indices, splitting repeats them.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -96,15 +96,50 @@ def _apply(
     check_current(graph)
     plan = plan_edits(graph, edits)
     _warn_of_unseen(graph, plan)
-    optimizers = several(optimizer)
     whole = all(isinstance(edit, Split) for edit in edits)
     before = run_of(graph) if whole else None
     if not whole:
         _try_splits_alone(graph, edits)
         _try_reordered_blocks(graph, plan)
+
+    def check(edited: ChannelGraph) -> None:
+        if before is not None:
+            _check_outputs(before, edited.tapes[0])
+
+    return carry_out(graph, plan, optimizer, followers, check=check)
+
+
+def carry_out(
+    graph: ChannelGraph,
+    plan: Plan,
+    optimizer: Optimizer | Sequence[Optimizer] | None,
+    followers: Follower | Iterable[Follower],
+    *,
+    check: Callable[[ChannelGraph], None],
+    swap: Swap | None = None,
+    renew: Callable[[Any], Any] | None = None,
+) -> ChannelGraph:
+    """Carry out a plan on the model, its optimizer and its followers, all or nothing.
+
+    Args:
+        graph: the traced model.
+        plan: what happens to each axis.
+        optimizer: the optimizer (or several) whose state follows.
+        followers: what else has the names and shapes of the model.
+        check: called with the graph of the edited model; raises where that is not as it should be.
+        swap: what is to be done besides, already staged.
+        renew: gives the inputs on which the edited model runs, from those of the trace.
+
+    Returns:
+        The graph of the edited model.
+
+    Raises:
+        RamifyError: it cannot be done. Nothing has changed then.
+    """
+    optimizers = several(optimizer)
     described = [(module, facts_of(module)) for module in configured(graph.model)]
     # Stage everything, do it, and look at the edited model; whatever fails takes all of it back.
-    swap = Swap()
+    swap = swap or Swap()
     try:
         stage_model(swap, graph, plan)
         for follower in _several(followers):
@@ -115,10 +150,9 @@ def _apply(
         _forget(graph.model)
         # Axes of one channel are not told apart: what was known by key must be found anew.
         narrow = any(len(change.source) == 1 for change in plan.changes.values())
-        edited = _trace_again(graph, None if narrow else graph.trial_results)
+        edited = _trace_again(graph, None if narrow else graph.trial_results, renew)
         _follow(graph, edited, plan, strict=not narrow)
-        if before is not None:
-            _check_outputs(before, edited.tapes[0])
+        check(edited)
         for module, facts in described:
             swap.taken_back_by(follow(module, facts, lambda: _computes(edited)))
         swap.displace()
@@ -127,7 +161,7 @@ def _apply(
         raise
     graph.superseded = True
     if described:
-        warn_of_cache(graph.model, graph.inputs)
+        warn_of_cache(graph.model, edited.inputs)
     return edited
 
 
@@ -162,9 +196,11 @@ def _warn_of_unseen(graph: ChannelGraph, plan: Plan) -> None:
                 return
 
 
-def _trace_again(graph: ChannelGraph, known: TrialResults | None) -> ChannelGraph:
+def _trace_again(
+    graph: ChannelGraph, known: TrialResults | None, renew: Callable[[Any], Any] | None
+) -> ChannelGraph:
     try:
-        return graph.retrace(known)
+        return graph.retrace(known, renew)
     except RamifyError:
         raise
     except Exception as error:
