@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXTRAS = {  # page -> extra it needs
+    "experts.md": "transformers",
     "lightning.md": "lightning",
     "llm.md": "transformers",
     "trainer.md": "transformers",
