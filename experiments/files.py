@@ -11,7 +11,8 @@ from ramify.store.files import write_bytes
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file, whole or not at all, into a folder that is made where it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, content.encode() if isinstance(content, str) else content)
 
 

@@ -72,6 +72,7 @@ def follow(
     task = make(chosen, device)
     ways = [(study.FULL, 0.0), *itertools.product(arms, ratios)]
     file, console, started = out / "results.jsonl", Console(), time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
     results = finished(file, task.settings)
     known = {(result["seed"], result["arm"], result["ratio"]) for result in results}
     held = json.dumps(asdict(task.settings)).encode()

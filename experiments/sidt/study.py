@@ -250,6 +250,7 @@ def _kept(file: Path, task: Task, make: Callable[[], tuple[nn.Module, Scores]]) 
     stage = Stage(model, scores, task.judge(model))
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"scores/{name}": tensor for name, tensor in scores.items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(file, tensors, {"judged": json.dumps(stage.judged)})
     return stage
 

@@ -1,5 +1,6 @@
 """Saving, loading and reshaping: every value, type and tie comes back, every mistake is named."""
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -230,10 +231,10 @@ def test_a_failed_write_leaves_the_old_file(
     save(old, tmp_path / "net")
 
     def full(*_: object) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr("ramify.store.files.os.replace", full)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr("ramify.store.disk.os.replace", full)
+    with pytest.raises(RamifyError, match=r"net.json cannot be written, since the disk is full"):
         save(Net(9), tmp_path / "net")
     assert sorted(os.listdir(tmp_path)) == ["net.json", "net.safetensors"]
     assert same(bits(load(tmp_path / "net", build=Net)), bits(old))

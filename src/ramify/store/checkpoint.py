@@ -6,7 +6,7 @@ what kind of run it is, its events, and what of its state is no tensor.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ramify.errors import RamifyError
 from ramify.store.encoding import decode, encode
-from ramify.store.files import parse_json, read_tensors, write_tensors
+from ramify.store.files import checksum, parse_json, read_tensors, write_tensors
 
 FORMAT = "ramify-checkpoint-4"
 OLDER = ("ramify-checkpoint-", "ramify-state-")
@@ -66,7 +66,14 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "history": checkpoint.history,
     }
     plain = {key: json.dumps(value) for key, value in parts.items()}
-    write_tensors(path, tensors, {"format": FORMAT, "kind": checkpoint.kind} | plain)
+    plain |= {"format": FORMAT, "kind": checkpoint.kind}
+    write_tensors(path, tensors, plain | {"checksums": json.dumps(_checksums(plain, tensors))})
+
+
+def _checksums(plain: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The checksum of each entry of the metadata and of each tensor."""
+    texts = {f"metadata/{key}": checksum(text.encode()) for key, text in plain.items()}
+    return texts | {name: checksum(tensor) for name, tensor in tensors.items()}
 
 
 def read_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
@@ -93,12 +100,24 @@ def read_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
     if found != FORMAT:
         raise RamifyError(f"{path} is not a {FORMAT} file; {ADVICE}")
     with damage_named(path):
+        _check_sums(metadata, tensors)
         state, random = (decode(parse_json(metadata[k]), tensors) for k in ("state", "random"))
         checkpoint = Checkpoint(metadata["kind"], state, random, parse_json(metadata["history"]))
         _check_kinds(checkpoint)
     if kind not in (None, checkpoint.kind):
         raise RamifyError(f"{path} is not the checkpoint of a {kind} run; {ADVICE}")
     return checkpoint
+
+
+def _check_sums(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Raise where a part is not as it was written; files of earlier versions do not say."""
+    if "checksums" not in metadata:
+        return
+    kept = parse_json(metadata["checksums"])
+    found = _checksums({k: v for k, v in metadata.items() if k != "checksums"}, tensors)
+    wrong = sorted(name for name in kept.keys() | found if kept.get(name) != found.get(name))
+    if wrong:
+        raise ValueError(f"{wrong[0]} has not the values that were written")
 
 
 def _check_kinds(checkpoint: Checkpoint) -> None:

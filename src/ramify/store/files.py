@@ -1,8 +1,9 @@
-"""Whole files or none: JSON and tensors written to a temporary name, then moved into place."""
+"""JSON and tensors in files, written whole or not at all, and read with errors in a sentence."""
 
 import json
-import os
+import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ramify.errors import RamifyError
+from ramify.store.disk import append, write_all
 
 TORN = "it is torn or was changed by hand"
 LARGEST_JSON = 2**28  # bytes; what Ramify writes is far smaller
@@ -19,17 +21,32 @@ LARGEST_JSON = 2**28  # bytes; what Ramify writes is far smaller
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, atomically."""
-    _atomically(path, lambda name: Path(name).write_bytes(content))
+    write_all({path: bytes_writer(content)})
 
 
 def write_with(path: Path, write: Callable[[str], Any]) -> None:
     """Call ``write`` with a temporary name, and put what it wrote in place at once."""
-    _atomically(path, write)
+    write_all({path: write})
+
+
+def bytes_writer(content: bytes) -> Callable[[str], Any]:
+    """What writes this content under a name, for :func:`ramify.store.disk.write_all`."""
+    return lambda name: Path(name).write_bytes(content)
+
+
+def json_bytes(value: Any) -> bytes:
+    """A value as indented JSON."""
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
-    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_bytes(path, json_bytes(value))
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Add a JSON value as a line, whole or not at all unless the process is killed meanwhile."""
+    append(path, (json.dumps(value) + "\n").encode())
 
 
 def write_lines(path: Path, values: list[Any]) -> None:
@@ -38,7 +55,12 @@ def write_lines(path: Path, values: list[Any]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file, atomically; tensors that share memory are each written in full."""
+    """Write a safetensors file, atomically; see :func:`tensors_writer`."""
+    write_all({path: tensors_writer(tensors, metadata)})
+
+
+def tensors_writer(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Callable[[str], Any]:
+    """What writes a safetensors file; tensors that share memory are each written in full."""
     seen: set[int] = set()
     owned = {}
     for name, tensor in tensors.items():
@@ -46,7 +68,27 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         memory = plain.untyped_storage().data_ptr()
         owned[name] = plain.clone() if memory in seen else plain
         seen.add(memory)
-    _atomically(path, lambda name: save_file(owned, name, metadata=metadata))
+    return partial(save_file, owned, metadata=metadata)
+
+
+def checksum(content: Tensor | bytes) -> str:
+    """The CRC-32 of the bytes of a tensor, eight hexadecimal digits.
+
+    Args:
+        content: A tensor, of which the values in the order of its indices count, or bytes.
+
+    Returns:
+        The digits.
+
+    Example:
+        >>> checksum(torch.arange(3)), checksum(b"")
+        ('4f8c5ccc', '00000000')
+    """
+    if isinstance(content, bytes):
+        return f"{zlib.crc32(content):08x}"
+    flat = content.detach().cpu().contiguous().reshape(-1)
+    held = flat.view(torch.uint8).numpy().data if flat.numel() else b""
+    return f"{zlib.crc32(held):08x}"
 
 
 def read_json(path: Path, advice: str) -> Any:
@@ -108,23 +150,6 @@ def read_tensors(path: Path, advice: str) -> tuple[dict[str, Tensor], dict[str, 
         raise RamifyError(
             f"{path} is not a readable safetensors file ({error}): {TORN}; {advice}"
         ) from None
-
-
-def _atomically(path: Path, write: Callable[[str], Any]) -> None:
-    """Call ``write`` with a temporary name beside ``path``, flush it to disk and move it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # save_file leaves a file that only its owner can read
-        write(str(temporary))
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(mode)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def same_memory_format(tensor: Tensor, like: Tensor) -> Tensor:

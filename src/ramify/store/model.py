@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ramify.errors import RamifyError
+from ramify.store.disk import make_folder, write_all
 from ramify.store.files import (
+    bytes_writer,
+    checksum,
+    json_bytes,
     read_json,
     read_tensors,
     same_memory_format,
-    write_json,
-    write_tensors,
+    tensors_writer,
 )
 from ramify.store.recipe_checks import (
     FORMAT,
@@ -73,7 +76,8 @@ def save(model: nn.Module, path: str | Path) -> Path:
 
     Raises:
         RamifyError: The model is wrapped (DDP, ``torch.compile``), holds gates that are not folded,
-            or keeps state that is not a tensor (``get_extra_state``).
+            or keeps state that is not a tensor (``get_extra_state``); or the disk refuses the
+            files. Older files of these names are then as they were.
 
     Example:
         >>> import tempfile
@@ -98,14 +102,34 @@ def save(model: nn.Module, path: str | Path) -> Path:
             "safetensors file cannot hold; save that part yourself and remove get_extra_state."
         )
     warn_of_lost(model)
+    make_folder(_paths(path)[0].parent)
     return write_model(path, recipe_of(model), stored_tensors(model))
 
 
 def write_model(path: str | Path, recipe: Recipe, tensors: Mapping[str, Tensor]) -> Path:
-    """Write the two files of :func:`save` from their contents; returns the safetensors file."""
+    """Write the two files of :func:`save` into a folder that is there.
+
+    Both are whole on the disk before the first of them takes the place of an older one.
+
+    Args:
+        path: As of :func:`save`.
+        recipe: From :func:`recipe_of`; the checksum of each tensor is added.
+        tensors: From :func:`stored_tensors`.
+
+    Returns:
+        The path of the safetensors file.
+
+    Raises:
+        RamifyError: The disk refuses them.
+    """
     weights, shapes = _paths(path)
-    write_json(shapes, recipe)
-    write_tensors(weights, tensors, {"format": "pt"})
+    recipe = recipe | {"checksums": {name: checksum(tensor) for name, tensor in tensors.items()}}
+    write_all(
+        {
+            shapes: bytes_writer(json_bytes(recipe)),
+            weights: tensors_writer(tensors, {"format": "pt"}),
+        }
+    )
     return weights
 
 
@@ -136,6 +160,7 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     recipe = read_json(shapes, advice)
     check_recipe(recipe)
     tensors, _ = read_tensors(weights, advice)
+    _check_sums(tensors, recipe, weights, shapes)
     model = built_by(build)
     restore_model(model, recipe, tensors, str(weights))
     return model
@@ -346,6 +371,19 @@ def _paths(path: str | Path) -> tuple[Path, Path]:
 
 def _differentiable(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _check_sums(tensors: Mapping[str, Tensor], recipe: Recipe, weights: Path, shapes: Path) -> None:
+    """Raise where a tensor is not the one that was written; older recipes do not say."""
+    if any(list(tensors[n].shape) != s for n, s in recipe["shapes"].items() if n in tensors):
+        return  # of another save altogether, which is refused by its shapes
+    for name, wanted in recipe.get("checksums", {}).items():
+        if name in tensors and checksum(tensors[name]) != wanted:
+            raise RamifyError(
+                f"{weights} holds other values for {name} than {shapes.name} has the checksum of: "
+                "it was damaged, changed, or is of another save; copy both files again, or take "
+                f"'checksums' out of {shapes.name} if you changed the weights yourself."
+            )
 
 
 def _check_stored(

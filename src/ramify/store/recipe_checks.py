@@ -90,6 +90,7 @@ def check_recipe(recipe: Any) -> None:
         "attributes": lambda v: _is_table(v) and all(map(is_plain, v.values())),
         "buffers": lambda v: isinstance(v, bool),
         "runtime": _is_table,
+        "checksums": lambda v: isinstance(v, str),
     }
     for part, valid in parts.items():
         held = recipe.get(part, {})

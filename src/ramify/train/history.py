@@ -9,6 +9,7 @@ from typing import Any
 
 from ramify import distributed
 from ramify.store.checkpoint import Checkpoint, damage_named, read_checkpoint, write_checkpoint
+from ramify.store.disk import make_folder
 from ramify.store.state import Resumable, random_states, set_random_states
 from ramify.train.epoch import located
 
@@ -48,6 +49,8 @@ class Journal:
         Raises:
             RamifyError: The checkpoint is damaged or of another run.
         """
+        if self.file is not None:
+            make_folder(self.file.parent)
         if self.file is not None and self.file.exists():
             stored = read_checkpoint(self.file, self.kind)
             with located(str(self.file)), damage_named(self.file):
