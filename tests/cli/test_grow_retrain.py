@@ -81,6 +81,7 @@ def test_grow_leaves_a_whole_run_folder() -> None:
         "model.json",
         "model.safetensors",
         "report.html",
+        "sources.json",
         "summary.json",
         "versions.json",
     ]

@@ -1,11 +1,20 @@
 """Run folders: what they refuse, what they keep, and what they say of damage."""
 
+import importlib
 import json
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ramify.commands.run_folder import RunFolder
+from ramify.commands.run_sources import changes, sources_of
+from ramify.data import Dataset
 from ramify.errors import RamifyError
 
 CONFIG = {"data": "digits", "lr": 0.1, "most": None}
@@ -102,5 +111,98 @@ def test_a_damaged_line_is_named_by_its_number(tmp_path: Path, line: str) -> Non
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RamifyError, match="file/run cannot be written .* another folder by --out"):
+    with pytest.raises(RamifyError, match="file/run cannot be written, since a file stands where"):
         RunFolder.create(tmp_path / "file" / "run", {})
+
+
+def test_a_folder_whose_run_a_kill_kept_from_beginning_is_begun_again(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    left = ("lock", "versions.json", "sources.json", "shape.json", "shape-1.json")
+    for name in (*left, ".ramify-1-abcd.tmp"):
+        (path / name).write_text("half")
+    folder = RunFolder.create(path, CONFIG, {"sources.json": {"data": "1"}})
+    assert json.loads((path / "sources.json").read_text()) == {"data": "1"}
+    assert folder.config() == CONFIG
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_the_settings_come_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A kill at any file leaves a folder without config.json, or a whole one."""
+    moved: list[str] = []
+
+    def replace(source: Path, target: Path) -> None:
+        if len(moved) == number:
+            raise KeyboardInterrupt
+        source.rename(target)
+        moved.append(target.name)
+
+    monkeypatch.setattr("ramify.store.disk.os.replace", replace)
+    beside = {"sources.json": {}, "shape.json": {}}
+    with pytest.raises(KeyboardInterrupt):
+        RunFolder.create(tmp_path / "run", CONFIG, beside)
+    assert not (tmp_path / "run" / "config.json").exists()
+    monkeypatch.undo()
+    assert RunFolder.create(tmp_path / "run", CONFIG, beside).config() == CONFIG
+
+
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    shutil.rmtree(folder.path)
+    with pytest.raises(RamifyError, match=r"run is gone, with its config.json: begin a new run"):
+        folder.append({"event": "epoch", "job": "grown-0"})
+    with pytest.raises(RamifyError, match="its folder is not there"):
+        folder.rewrite([])
+    assert not folder.path.exists()
+
+
+# ------------------------------------------------------------------------ what has changed
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Stands for settings."""
+
+    data: str = "digits"
+    model: str = "made_up_model:Net"
+
+
+def begun(path: Path, dataset: Dataset) -> RunFolder:
+    (path / "made_up_model.py").write_text("Net = 1")
+    importlib.import_module("made_up_model")
+    return RunFolder.create(path / "run", CONFIG, {"sources.json": sources_of(Chosen(), dataset)})
+
+
+@pytest.fixture
+def imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("made_up_model", None)
+
+
+@pytest.mark.usefixtures("imports")
+def test_changed_software_and_code_are_told(tmp_path: Path, dataset: Dataset) -> None:
+    folder = begun(tmp_path, dataset)
+    assert list(changes(folder, Chosen(), dataset)) == []
+    (tmp_path / "made_up_model.py").write_text("Net = 2")
+    (folder.path / "versions.json").write_text('{"torch": "0.1", "python": "1"}')
+    said = list(changes(folder, Chosen(), dataset))
+    assert [sentence.split(":")[0] for sentence in said] == [
+        f"the run was begun with torch 0.1, and this is {torch.__version__}",
+        f"the run was begun with python 1, and this is {platform.python_version()}",
+        "the code of the model made_up_model",
+    ]
+
+
+@pytest.mark.usefixtures("imports")
+def test_changed_data_are_refused(tmp_path: Path, dataset: Dataset) -> None:
+    folder = begun(tmp_path, dataset)
+    labels = dataset.y_test.clone()
+    labels[0] = 1 - labels[0]
+    for other in (replace(dataset, y_test=labels), replace(dataset, augment=True)):
+        with pytest.raises(RamifyError, match=r"digits is not the one .*run was begun .*delete"):
+            list(changes(folder, Chosen(), other))
+    (folder.path / "sources.json").unlink()
+    assert list(changes(folder, Chosen(), replace(dataset, y_test=labels))) == []

@@ -44,6 +44,9 @@ class _OneSentence(typer.core.TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             place = place_in_users_code(error)
+            if place is None and isinstance(error, OSError) and error.filename:
+                _say(f"{error.filename}: {error.strerror}: give another, or mend that.")
+                raise typer.Exit(BAD_INPUT) from None
             if place is None:
                 raise  # an error of Ramify: its traceback says where
             told = error.msg if isinstance(error, SyntaxError) else str(error)

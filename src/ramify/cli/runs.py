@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,11 +15,14 @@ from ramify.commands.jobs import run_jobs, save_unfinished
 from ramify.commands.random_search import with_candidates
 from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder
 from ramify.commands.run_kinds import RUN_KINDS, kind_of
+from ramify.commands.run_lock import locked
+from ramify.commands.run_sources import SOURCES, changes, sources_of
 from ramify.commands.search_settings import SearchSettings
 from ramify.commands.settings import DOORS, Settings
 from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.report import print_table, results_table, write_report, write_summary
+from ramify.store.disk import make_folder, refusals_named, sweep
 
 
 def begin(
@@ -31,7 +33,9 @@ def begin(
     dataset = RUN_KINDS[kind.kind].prepare(settings)
     if isinstance(settings, SearchSettings):
         settings = with_candidates(settings, dataset)
-    folder = RunFolder.create(out or free_folder(settings.data), settings.to_json())
+    sources = {SOURCES: sources_of(settings, dataset)}
+    path = claimed_folder(settings.data) if out is None else out
+    folder = RunFolder.create(path, settings.to_json(), sources)
     execute(settings, folder, dataset)
 
 
@@ -52,18 +56,38 @@ def resume(
     folder.check({key: value for key, value in plain.items() if key != "device"})
     folder.refuse_foreign(DOORS, given)
     settings = kind.settings.from_json(folder.config()).model_copy(update=device)
-    execute(settings, folder, kind.prepare(settings))
+    dataset = kind.prepare(settings)
+    for sentence in changes(folder, settings, dataset):
+        say(Console(stderr=True), f"warning: {sentence}")
+    execute(settings, folder, dataset)
 
 
-def free_folder(data: str) -> Path:
-    """``runs/NAME``, or the first ``runs/NAME-2``, ... that is not there yet."""
-    name = Path(data).name.replace(":", "-")
-    numbered = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
-    return next(path for path in numbered if not path.exists())
+def claimed_folder(data: str) -> Path:
+    """Make ``runs/NAME``, or the first ``runs/NAME-2``, ... that is not there yet."""
+    name, number = Path(data).name.replace(":", "-"), 1
+    path = Path("runs") / name
+    make_folder(path.parent)
+    while True:
+        try:
+            with refusals_named(path):
+                path.mkdir()  # of two processes that begin at once, each gets its own
+        except RamifyError as refused:
+            if not isinstance(refused.__cause__, FileExistsError):
+                raise
+            number += 1
+            path = Path("runs") / f"{name}-{number}"
+        else:
+            return path
 
 
 def execute(settings: Settings, folder: RunFolder, dataset: Dataset) -> None:
     """Run the jobs with a display; whatever stops them, the folder is left ready to use."""
+    with locked(folder.path):
+        sweep(folder.path)
+        _execute(settings, folder, dataset)
+
+
+def _execute(settings: Settings, folder: RunFolder, dataset: Dataset) -> None:
     console, run = Console(), kind_of(settings.to_json()).run
     say(console, f"run folder: {folder.path}")
     try:

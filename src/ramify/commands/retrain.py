@@ -9,10 +9,11 @@ import torch
 from ramify.commands.jobs import RESTORE, Job, Setup, build_seed, prepare, train_job
 from ramify.commands.retrain_cells import prepare_cells
 from ramify.commands.retrain_settings import SHAPED, RetrainCellsSettings, RetrainSettings
-from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder
+from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder, name_of_seed
+from ramify.commands.run_sources import SOURCES, sources_of
 from ramify.data import Dataset
 from ramify.errors import RamifyError
-from ramify.store.files import read_json, write_json
+from ramify.store.files import read_json
 from ramify.store.model import SUFFIX
 from ramify.store.recipe_checks import Recipe
 from ramify.train.fresh_networks import scratch
@@ -28,15 +29,18 @@ def begin(
             RunFolder.open(source), given, RetrainCellsSettings.of_file(file, given)
         )
         dataset = prepare_cells(cells)
-        return cells, RunFolder.create(path, cells.to_json()), dataset
+        sources = {SOURCES: sources_of(cells, dataset)}
+        return cells, RunFolder.create(path, cells.to_json(), sources), dataset
     settings, recipes = shapes_of(source, given, RetrainSettings.of_file(file, given))
     dataset = prepare(settings)
     for recipe in recipes:  # does each fit the network?
         scratch(lambda: build_seed(settings, dataset), recipe)
-    folder = RunFolder.create(path, settings.to_json())
-    for number, seed in enumerate(settings.all_seeds):
-        write_json(folder.of_seed("shape", seed, ".json"), recipes[number % len(recipes)])
-    return settings, folder, dataset
+    beside = {
+        name_of_seed("shape", seed, settings.seed, ".json"): recipes[number % len(recipes)]
+        for number, seed in enumerate(settings.all_seeds)
+    }
+    beside[SOURCES] = sources_of(settings, dataset)
+    return settings, RunFolder.create(path, settings.to_json(), beside), dataset
 
 
 def shapes_of(

@@ -1,14 +1,16 @@
 """A run folder: what was asked, with which software, what happened, and what came of it.
 
-``config.json`` holds every setting, ``versions.json`` the software, ``metrics.jsonl`` one event a
-line, ``checkpoint.safetensors`` where to go on from, ``model.safetensors`` and ``model.json`` the
-grown network of the first seed, ``model-SEED.*`` those of the others, ``retrain`` the run folder of
-what was trained from scratch in their shapes. A search for cells has ``genotype.json`` and ``.txt``
-in the place of a model, ``space.json``, and ``latency.json`` where latency was asked for.
+``config.json`` holds every setting, ``versions.json`` the software, ``sources.json`` digests of the
+data and of the user's code, ``metrics.jsonl`` one event a line, ``checkpoint.safetensors`` where to
+go on from, ``model.safetensors`` and ``model.json`` the grown network of the first seed,
+``model-SEED.*`` those of the others, ``retrain`` the run folder of what was trained from scratch in
+their shapes. A search for cells has ``genotype.json`` and ``.txt`` in the place of a model,
+``space.json``, and ``latency.json`` where latency was asked for.
 """
 
 import json
 import platform
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -17,13 +19,17 @@ from typing import Any
 
 import torch
 
+from ramify.commands.run_lock import LOCK, locked
 from ramify.errors import RamifyError
 from ramify.imports import refuse_foreign
-from ramify.store.files import read_json, write_json, write_lines
+from ramify.store.disk import is_temporary, make_folder, refusals_named, sweep, write_all
+from ramify.store.files import append_line, bytes_writer, json_bytes, read_json, write_lines
 
 CONFIG, VERSIONS, METRICS = "config.json", "versions.json", "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 RETRAINED = "retrain"  # the folder within that of a run
+# What stands in a folder before config.json does: without that nothing has begun.
+FIRST = re.compile(rf"{LOCK}|versions\.json|sources\.json|shape(-\d+)?\.json")
 
 
 @dataclass(frozen=True)
@@ -37,22 +43,30 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
-        """Make the folder of a new run."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            is_run = (path / CONFIG).exists()
-            raise RamifyError(
-                f"{path} already holds {'a run' if is_run else 'something'}; give another "
-                "folder by --out"
-                + (f", or go on with that run by --resume {path}." if is_run else ".")
-            )
-        try:
-            write_json(path / VERSIONS, _versions())
-            write_json(path / CONFIG, dict(config))
-        except OSError as error:
-            raise RamifyError(
-                f"{path} cannot be written ({error.strerror}); give another folder by --out."
-            ) from error
+    def create(
+        cls, path: Path, config: Mapping[str, Any], beside: Mapping[str, Any] | None = None
+    ) -> "RunFolder":
+        """Make the folder of a new run.
+
+        Args:
+            path: Where; nothing is there, or what a kill left of a folder before the run began.
+            config: The settings.
+            beside: Other JSON files that the run needs, by their names, written before
+                ``config.json``: a folder with that file is whole.
+
+        Returns:
+            The folder.
+
+        Raises:
+            RamifyError: Something else is there, another process works there, or the disk refuses.
+        """
+        _check_free(path)
+        make_folder(path)
+        with locked(path):
+            _check_free(path)
+            sweep(path)
+            files = {**(beside or {}), VERSIONS: versions(), CONFIG: dict(config)}
+            write_all({path / n: bytes_writer(json_bytes(value)) for n, value in files.items()})
         return cls(path)
 
     @classmethod
@@ -73,8 +87,7 @@ class RunFolder:
 
     def of_seed(self, stem: str, seed: int, suffix: str = "") -> Path:
         """A file that each seed has: ``model.json`` of the first, ``model-SEED.json`` of others."""
-        first = seed == self.config()["seed"]
-        return self.path / ((stem if first else f"{stem}-{seed}") + suffix)
+        return self.path / name_of_seed(stem, seed, self.config()["seed"], suffix)
 
     def config(self) -> dict[str, Any]:
         """The settings of the run."""
@@ -104,8 +117,9 @@ class RunFolder:
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Add one event to the metrics."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
+        if not (self.path / CONFIG).exists():
+            raise RamifyError(f"{self.path} is gone, with its {CONFIG}: begin a new run.")
+        append_line(self.path / METRICS, dict(event))
 
     def events(self) -> list[dict[str, Any]]:
         """Every event so far; a last line that a kill cut short is left out."""
@@ -134,7 +148,29 @@ def command_of(config: Mapping[str, Any]) -> str:
     return str(config.get("command", "retrain" if "source" in config else "grow"))
 
 
-def _versions() -> dict[str, str]:
+def name_of_seed(stem: str, seed: int, first: int, suffix: str = "") -> str:
+    """What a file of a seed is called, in a run whose first seed is ``first``."""
+    return (stem if seed == first else f"{stem}-{seed}") + suffix
+
+
+def _check_free(path: Path) -> None:
+    """Raise where a new run would overwrite something."""
+    with refusals_named(path):
+        if not path.exists() or (path.is_dir() and all(map(_is_first, path.iterdir()))):
+            return
+        is_run = (path / CONFIG).exists()
+    raise RamifyError(
+        f"{path} already holds {'a run' if is_run else 'something'}; give another folder by --out"
+        + (f", or go on with that run by --resume {path}." if is_run else ".")
+    )
+
+
+def _is_first(path: Path) -> bool:
+    return is_temporary(path.name) or FIRST.fullmatch(path.name) is not None
+
+
+def versions() -> dict[str, str]:
+    """The software of this process, by name."""
     try:
         own = version("ramify")
     except PackageNotFoundError:

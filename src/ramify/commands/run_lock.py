@@ -1,0 +1,87 @@
+"""One process at a time in a run folder, by a lock that a process which is gone does not hold."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ramify.errors import RamifyError
+from ramify.store.disk import refusals_named
+
+LOCK = "lock"
+"""The file in a run folder that is locked while a process works there, and names it."""
+HAS_LOCKS = importlib.util.find_spec("fcntl") is not None  # Windows has none
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder during the block.
+
+    Args:
+        folder: The run folder, which is there.
+
+    Yields:
+        Nothing. Where the file system has no locks a warning says so, and the block runs.
+
+    Raises:
+        RamifyError: Another process holds the lock; it is named.
+    """
+    descriptor = _taken(folder / LOCK)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            with suppress(OSError):  # of a folder that is gone, or cannot be written any more
+                (folder / LOCK).unlink()
+            os.close(descriptor)
+
+
+def _taken(path: Path) -> int | None:
+    """The open file whose lock is now held; None where there are no locks."""
+    if not HAS_LOCKS:
+        _warn(path, "this system has no flock")
+        return None
+    import fcntl
+
+    while True:
+        with refusals_named(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise RamifyError(
+                f"{path.parent} is in use by {holder or 'another process'}: wait until it has "
+                "ended, or begin a run in another folder by --out."
+            ) from None
+        except OSError as error:  # such as of a network's file system
+            os.close(descriptor)
+            _warn(path, error.strerror or "no reason is given")
+            return None
+        if _is_at(path, descriptor):
+            with refusals_named(path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+            return descriptor
+        os.close(descriptor)  # whoever held it has taken the file away meanwhile
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is still the one of this name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _warn(path: Path, why: str) -> None:
+    warnings.warn(
+        f"{path.parent} cannot be locked ({why}): see to it that no other process uses it",
+        stacklevel=4,
+    )

@@ -1,0 +1,105 @@
+"""What a run came from, so that a resume notices what has changed: data, code and software."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ramify.commands.run_folder import VERSIONS, RunFolder, versions
+from ramify.commands.settings import DOORS, Settings
+from ramify.data import Dataset
+from ramify.data.dataset import MEMBERS
+from ramify.errors import RamifyError
+from ramify.store.files import read_json
+
+SOURCES = "sources.json"
+ADVICE = "restore it from a copy, or delete it to go on without."
+
+
+def sources_of(settings: Settings, dataset: Dataset) -> dict[str, Any]:
+    """What is kept of the data and of the user's code.
+
+    Args:
+        settings: Of the run; what they name of the user's own has been imported.
+        dataset: What it trains on.
+
+    Returns:
+        ``data``, a digest of the samples and labels, and ``code``, for each setting that names a
+        module a digest of its file: plain JSON.
+    """
+    code = {
+        name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in _files_of(settings)
+    }
+    return {"data": data_digest(dataset), "code": code}
+
+
+def data_digest(dataset: Dataset) -> str:
+    """The SHA-256 of samples, labels, class names and whether images are augmented."""
+    found = hashlib.sha256(repr((dataset.classes, dataset.augment)).encode())
+    for name in MEMBERS:
+        tensor: Tensor = getattr(dataset, name).contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.numpy().data)
+    return found.hexdigest()
+
+
+def changes(folder: RunFolder, settings: Settings, dataset: Dataset) -> Iterator[str]:
+    """What is not as it was when the run began, though the run can go on.
+
+    Args:
+        folder: Of the run.
+        settings: Its settings.
+        dataset: The data, loaded again.
+
+    Yields:
+        One sentence for each piece of software and each file of the user's that has changed.
+
+    Raises:
+        RamifyError: The data are others.
+    """
+    path = folder.path / SOURCES
+    kept = _table(path)
+    now = sources_of(settings, dataset)
+    if "data" in kept and kept["data"] != now["data"]:
+        raise RamifyError(
+            f"the data set {settings.data} is not the one that {folder.path} was begun with: "
+            f"restore it, or begin a new run in another folder; to go on with the changed data all "
+            f"the same, delete {path}."
+        )
+    before = _table(folder.path / VERSIONS)
+    for name, version in versions().items():
+        if name in before and before[name] != version:
+            yield (
+                f"the run was begun with {name} {before[name]}, and this is {version}: it goes on, "
+                "but its numbers may be others than those of one without interruption."
+            )
+    known = kept.get("code")
+    for name, digest in now["code"].items():
+        if isinstance(known, Mapping) and known.get(name, digest) != digest:
+            yield (
+                f"the code of the {name} {getattr(settings, name)} has changed since the run began:"
+                " it goes on, but its result may be none that either code gives."
+            )
+
+
+def _table(path: Path) -> Mapping[str, Any]:
+    """The table of a file; it is empty in folders of earlier versions, which do not have it."""
+    found = read_json(path, ADVICE) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise RamifyError(f"{path} holds no table; {ADVICE}")
+    return found
+
+
+def _files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
+    """Each setting that names a module of the user's, with the file of the module."""
+    for name in DOORS:
+        text = getattr(settings, name, None)
+        module = sys.modules.get(str(text).partition(":")[0]) if ":" in str(text) else None
+        file = getattr(module, "__file__", None)
+        if file is not None and Path(file).is_file():
+            yield name, Path(file)
