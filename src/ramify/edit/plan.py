@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ramify.errors import RamifyError
-from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated, check_writable
+from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated, check_whole, check_writable
 from ramify.tracing.dims import Atom
 from ramify.tracing.indexing import Change, Slot, blocks_of
 from ramify.tracing.recorder import tensors_of
@@ -310,6 +310,7 @@ def check_current(graph: ChannelGraph) -> None:
             "trained: call this outside of it, or under torch.no_grad"
         )
     check_ungated(graph.model)
+    check_whole(graph.model)
     check_writable(graph.model)
     for name, tensor in tensors_of(graph.model).items():
         seen = graph.flow.param_shapes.get(name)

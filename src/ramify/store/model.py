@@ -46,7 +46,7 @@ from ramify.store.runtime import (
     runtime_of,
     warn_of_lost,
 )
-from ramify.tracing import check_ungated
+from ramify.tracing import check_ungated, check_whole
 from ramify.tracing.attention.multihead import convert
 from ramify.tracing.indexing import set_data
 
@@ -95,6 +95,7 @@ def save(model: nn.Module, path: str | Path) -> Path:
             f"the model is wrapped in {kind}, and would come back so: save {_WRAPPERS[kind]}."
         )
     check_ungated(model)
+    check_whole(model)
     extra = [key for key in model.state_dict() if key.endswith("_extra_state")]
     if extra:
         raise RamifyError(

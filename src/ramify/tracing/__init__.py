@@ -25,7 +25,7 @@ from ramify.tracing.dims import Atom
 from ramify.tracing.groups import ChannelGraph, ChannelGroup
 from ramify.tracing.rules.registry import rule
 from ramify.tracing.traced_op import TracedOp
-from ramify.tracing.tracer import GATES, check_ungated, check_writable, trace
+from ramify.tracing.tracer import GATES, check_ungated, check_whole, check_writable, trace
 
 __all__ = [
     "GATES",
@@ -34,6 +34,7 @@ __all__ = [
     "ChannelGroup",
     "TracedOp",
     "check_ungated",
+    "check_whole",
     "check_writable",
     "rule",
     "trace",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, module_in_words
 from ramify.tracing.branches import freeze_unseen_branches, unseen
 from ramify.tracing.decisions import Decisions, choices_of
 from ramify.tracing.flow import DimFlow
@@ -26,6 +26,10 @@ from ramify.tracing.verify.rule_check import check_rules
 from ramify.tracing.verify.trial_growth import TrialGrowth
 from ramify.tracing.verify.trial_results import TrialResults
 
+SPREAD = (
+    "and each rank has a part of it: trace, edit and save the model before it is spread over the "
+    "ranks, or a copy that holds whole tensors"
+)
 GATES = "ramify_gates"
 """The name that the width gates of `ramify.gate` take in a model."""
 
@@ -84,6 +88,7 @@ def trace(
             "again after an edit"
         )
     check_ungated(model)
+    check_whole(model)
     for name, tensor in tensors_of(model).items():
         if nn.parameter.is_lazy(tensor):
             raise RamifyError(
@@ -116,6 +121,21 @@ def check_ungated(model: nn.Module) -> None:
             f"the model holds width gates ('{GATES}'), which multiply its weights: ramify.fold "
             "them first"
         )
+
+
+def check_whole(model: nn.Module) -> None:
+    """What is traced, edited or saved holds whole tensors.
+
+    Raises:
+        RamifyError: they are spread over ranks, as by FSDP.
+    """
+    for name, module in model.named_modules():
+        if type(module).__name__ == "FullyShardedDataParallel":
+            raise RamifyError(f"{module_in_words(name)} is wrapped in FSDP, {SPREAD}")
+    for name, tensor in tensors_of(model).items():
+        if any(kind.__name__ == "DTensor" for kind in type(tensor).__mro__):
+            where = module_in_words(name.rpartition(".")[0])
+            raise RamifyError(f"'{name}' of {where} is a DTensor, as of fully_shard, {SPREAD}")
 
 
 def check_writable(model: nn.Module) -> None:
