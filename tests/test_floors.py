@@ -15,7 +15,7 @@ ROOF = "__init__"  # the public names: imports from everywhere, imported by nobo
 # From the ground up. Rooms of one floor do not know each other.
 FLOORS = (
     {"errors"},
-    {"imports"},
+    {"imports", "peers"},
     {"tracing"},
     {"edit", "distributed"},
     {"store"},

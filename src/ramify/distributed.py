@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import pickle  # of values that ranks of one program send each other
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -21,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ramify.errors import RamifyError
+from ramify.peers import reasons_shared, wait_for
 from ramify.tracing.recorder import tensors_of
 
 Digest = tuple[tuple[int, ...], str, str]
@@ -36,6 +38,9 @@ def together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
     Every rank must enter it and make the same calls inside, each with its own batches:
     `method.propose` then gives the same proposals everywhere, those of one process that has all the
     batches. Where `torch.distributed` has not been set up it changes nothing.
+
+    Where one rank ends in an error, the others, which wait for it, end with its reason in theirs.
+    The ranks can exchange nothing after that.
 
     Args:
         group: the ranks that work together; all of them by default.
@@ -54,10 +59,13 @@ def together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
         3
     """
     ready = dist.is_available() and dist.is_initialized()
-    chosen = (group or dist.group.WORLD) if ready else None
-    token = _group.set(chosen if chosen is not None and dist.get_world_size(chosen) > 1 else None)
+    found = (group or dist.group.WORLD) if ready else None
+    chosen = found if found is not None and dist.get_world_size(found) > 1 else None
+    outermost = chosen is not None and _group.get() is None
+    token = _group.set(chosen)
     try:
-        yield
+        with reasons_shared(chosen) if chosen and outermost else contextlib.nullcontext():
+            yield
     finally:
         _group.reset(token)
 
@@ -97,7 +105,7 @@ def all_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
         chosen = [n for n, own in enumerate(wide) if own == dtype]
         device = _device(tensors[chosen[0]].device, group)
         flat = torch.cat([tensors[n].detach().to(device, dtype).reshape(-1) for n in chosen])
-        dist.all_reduce(flat, group=group)
+        wait_for(dist.all_reduce(flat, group=group, async_op=True))
         sizes = [tensors[n].numel() for n in chosen]
         for n, part in zip(chosen, flat.split(sizes), strict=True):
             out[n] = part.view(tensors[n].shape).to(tensors[n])
@@ -150,9 +158,13 @@ def broadcast(value: Any) -> Any:
     group = _group.get()
     if group is None:
         return value
-    held = [value]
-    dist.broadcast_object_list(held, src=dist.get_global_rank(group, 0), group=group)
-    return held[0]
+    device = _device(torch.device("cpu"), group)
+    held = _pickled(value if rank() == 0 else None, device)
+    size = torch.tensor([len(held)], device=device)
+    _send(size, group)
+    sent = held if rank() == 0 else held.new_empty(int(size))
+    _send(sent, group)
+    return value if rank() == 0 else _unpickled(sent)
 
 
 def all_gather(value: Any) -> list[Any]:
@@ -160,9 +172,34 @@ def all_gather(value: Any) -> list[Any]:
     group = _group.get()
     if group is None:
         return [value]
-    held: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(held, value, group=group)
-    return held
+    device = _device(torch.device("cpu"), group)
+    own = _pickled(value, device)
+    sizes = [int(size) for size in _gather(torch.tensor([len(own)], device=device), group)]
+    padded = torch.cat([own, own.new_zeros(max(sizes) - len(own))])
+    found = _gather(padded, group)
+    return [_unpickled(one[:size]) for one, size in zip(found, sizes, strict=True)]
+
+
+def _send(tensor: Tensor, group: dist.ProcessGroup) -> None:
+    """Give a tensor the values of rank 0."""
+    first = dist.get_global_rank(group, 0)
+    wait_for(dist.broadcast(tensor, src=first, group=group, async_op=True))
+
+
+def _gather(tensor: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
+    """The tensors of all ranks, of one shape."""
+    found = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
+    wait_for(dist.all_gather(found, tensor, group=group, async_op=True))
+    return found
+
+
+def _pickled(value: Any, device: torch.device) -> Tensor:
+    return torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8).to(device)
+
+
+def _unpickled(sent: Tensor) -> Any:
+    """What another rank of this program sent; nothing from outside comes here."""
+    return pickle.loads(sent.cpu().numpy().tobytes())
 
 
 def check_same(what: str, value: Any, advice: str) -> None:
@@ -250,7 +287,7 @@ def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
             return
         for tensor in tensors:
             sent = tensor.detach().to(_device(tensor.device, group)).contiguous()
-            dist.broadcast(sent, src=dist.get_global_rank(group, 0), group=group)
+            _send(sent, group)
             if not torch.equal(sent.to(tensor.device), tensor):
                 tensor.data.copy_(sent)
 
