@@ -217,8 +217,8 @@ def _renewed(inputs: Any, settings: Settings, renew: Renew | None) -> tuple[Any,
     """The inputs and settings of a trace, or the same with other inputs."""
     if renew is None:
         return inputs, settings
-    also, *others = settings
-    return renew(inputs), (tuple(map(renew, also)), *others)
+    also, edit_outputs, unused = settings
+    return renew(inputs), (tuple(map(renew, also)), edit_outputs, unused)
 
 
 def _turned_runs(
