@@ -5,9 +5,9 @@
 
 One run grows a network from four channels a layer to the largest of `--sizes` (parameters) in
 `--epochs` epochs, and then cuts it to one size after the other, each cut tuned for `--tuning`
-epochs on what the grown network says. Beside it a uniformly wide network of each size is trained
-from fresh weights: for `--epochs` epochs, and for `--tuning` epochs, which is what the size has
-cost the one run. MNIST is that of `benchmarks.growing`; the digits are those that come with the
+epochs on what the grown network says. Another one does the same with a uniformly wide network.
+Beside them a uniformly wide network of each size is trained from fresh weights: for `--epochs`
+epochs, and for `--tuning` epochs, which is what the size has cost the one run. MNIST is that of `benchmarks.growing`; the digits are those that come with the
 library. Training costs are MACs of the forward passes, of one sample in all epochs.
 Rows are kept in FILE, so that a run goes on where it was; the table is of all rows in it.
 """
@@ -41,7 +41,8 @@ from ramify.train.shrink import shrink
 
 Batch = tuple[Tensor, Tensor]
 Row = dict[str, Any]
-METHOD, ROUND, SAMPLE = "gauss-newton", 20, 1024
+METHOD, ROUNDS, SAMPLE = "gauss-newton", 20, 1024
+GROWN, WIDE = "one run", "one run, uniform"
 
 
 @dataclass(frozen=True)
@@ -95,20 +96,11 @@ def build() -> DigitsNet:
     return DigitsNet(in_channels=1, classes=10, width=4)
 
 
-def one_run(task: Task, seed: int, options: argparse.Namespace) -> list[Row]:
-    """Grow a network to the largest size, and cut it to one size after the other.
-
-    Args:
-        task: the data.
-        seed: of weights and order.
-        options: of the command.
-
-    Returns:
-        A row for each size.
-    """
+def _grown(task: Task, seed: int, options: argparse.Namespace) -> tuple[nn.Module, float]:
+    """A network that grew to the largest size, and the MACs of its training."""
     torch.manual_seed(seed)
-    model, rounds = build(), max(2, options.epochs // ROUND)
-    settings = SETTINGS[METHOD] | {"epochs": max(1, rounds // 2)}
+    model, every = build(), max(2, options.epochs // ROUNDS)
+    settings = SETTINGS[METHOD] | {"epochs": max(1, every // 2)}
     done = grow(
         model,
         task.example,
@@ -116,14 +108,41 @@ def one_run(task: Task, seed: int, options: argparse.Namespace) -> list[Row]:
         task.epochs(seed),
         method=method_named(METHOD, seed=seed, settings=settings),
         rule=ramify.TopFraction(0.5),
-        training=Training(rounds, weight_decay=task.weight_decay, span="run"),
-        rounds=options.epochs // rounds - 1,
+        training=Training(every, weight_decay=task.weight_decay, span="run"),
+        rounds=options.epochs // every - 1,
         budget={"params": options.sizes[0]},
         rescale=True,
     )
-    spent = sum(event["macs"] for event in done.history if event["event"] == "epoch")
+    return model, sum(event["macs"] for event in done.history if event["event"] == "epoch")
+
+
+def _wide(task: Task, seed: int, size: int, epochs: int) -> tuple[nn.Module, float]:
+    """A uniformly wide network of a size, trained from fresh weights, and the MACs of that."""
+    torch.manual_seed(seed + 1000)
+    model = wide(build, task.example, size)
+    training = Training(epochs, weight_decay=task.weight_decay)
+    train(model, task.example, cross_entropy, task.epochs(seed), training=training)
+    return model, _macs(model, task) * epochs
+
+
+def one_run(task: Task, seed: int, arm: str, options: argparse.Namespace) -> list[Row]:
+    """Make a network of the largest size, and cut it to one size after the other.
+
+    Args:
+        task: the data.
+        seed: of weights and order.
+        arm: `GROWN` or `WIDE`.
+        options: of the command.
+
+    Returns:
+        A row for each size.
+    """
+    if arm == GROWN:
+        model, spent = _grown(task, seed, options)
+    else:
+        model, spent = _wide(task, seed, options.sizes[0], options.epochs)
     rows = [_row(task, model, seed, options.sizes[0], spent)]
-    grown = copy.deepcopy(model)
+    teacher = copy.deepcopy(model)
     first = task.epochs(seed + 100)(0)
     sample = first[: SAMPLE // len(first[0][1])]
     for size in options.sizes[1:]:
@@ -136,21 +155,18 @@ def one_run(task: Task, seed: int, options: argparse.Namespace) -> list[Row]:
             budget={"params": size},
             calibration=sample,
             training=training,
-            teacher=grown,
+            teacher=teacher,
         )
         # A step of tuning has a forward pass of the teacher, too.
         own = _macs(model, task) * options.tuning + rows[0]["macs"] * options.tuning / 3
         rows.append(_row(task, model, seed, size, own))
-    return [row | {"arm": "one run"} for row in rows]
+    return [row | {"arm": arm} for row in rows]
 
 
 def fresh(task: Task, seed: int, size: int, epochs: int) -> Row:
     """A uniformly wide network of a size, trained from fresh weights."""
-    torch.manual_seed(seed + 1000)
-    model = wide(build, task.example, size)
-    training = Training(epochs, weight_decay=task.weight_decay)
-    train(model, task.example, cross_entropy, task.epochs(seed), training=training)
-    return _row(task, model, seed, size, _macs(model, task) * epochs)
+    model, spent = _wide(task, seed, size, epochs)
+    return _row(task, model, seed, size, spent)
 
 
 def _macs(model: nn.Module, task: Task) -> int:
@@ -180,7 +196,7 @@ def table(rows: Sequence[Row]) -> str:
             / max(1, len({r["seed"] for r in own if r["arm"] == a}))
             for a in arms
         ]
-        unit = spent[arms.index("one run")] or math.nan
+        unit = spent[arms.index(GROWN)] or math.nan
         lines.append([data, "training MACs of all", *(f"{cost / unit:.2f}" for cost in spent)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -224,8 +240,9 @@ def _missing(
     """The rows that a file does not have yet, as they are made."""
     done = {(row["arm"], row["size"]) for row in rows if (row["data"], row["seed"]) == (data, seed)}
     key = {"data": data, "epochs": options.epochs, "tuning": options.tuning}
-    if ("one run", options.sizes[0]) not in done:
-        yield [key | row for row in one_run(task, seed, options)]
+    for arm in (GROWN, WIDE):
+        if (arm, options.sizes[0]) not in done:
+            yield [key | row for row in one_run(task, seed, arm, options)]
     for size in options.sizes:
         for epochs in (options.epochs, options.tuning):
             arm = f"from scratch, {epochs} epochs"
