@@ -7,9 +7,10 @@ One run grows a network from four channels a layer to the largest of `--sizes` (
 `--epochs` epochs, and then cuts it to one size after the other, each cut tuned for `--tuning`
 epochs on what the grown network says. Another one does the same with a uniformly wide network.
 Beside them a uniformly wide network of each size is trained from fresh weights: for `--epochs`
-epochs, and for `--tuning` epochs, which is what the size has cost the one run. MNIST is that of `benchmarks.growing`; the digits are those that come with the
-library. Training costs are MACs of the forward passes, of one sample in all epochs.
-Rows are kept in FILE, so that a run goes on where it was; the table is of all rows in it.
+epochs, and for `--tuning` epochs, which is what the size has cost the one run. MNIST is that of
+`benchmarks.growing`; the digits are those that come with the library. Training costs are MACs of
+the forward passes, of one sample in all epochs. Rows are kept in FILE, so that a run goes on where
+it was; the table is of all rows in it.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def one_run(task: Task, seed: int, arm: str, options: argparse.Namespace) -> lis
     sample = first[: SAMPLE // len(first[0][1])]
     for size in options.sizes[1:]:
         training = Training(options.tuning, lr=0.05, weight_decay=task.weight_decay, warmup=0.1)
-        done = shrink(
+        shrink(
             model,
             task.example,
             cross_entropy,
