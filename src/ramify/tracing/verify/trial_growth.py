@@ -106,7 +106,7 @@ class TrialGrowth:
                 break
             self._blame(failure, atoms)
         self._shrink([atom for atom in exact if atom.size > 1 and not atom.no_split])
-        self._reorder([atom for atom in atoms if atom.ranked and atom.size > 1])
+        self._reorder([atom for atom in self._candidates() if atom.ranked and atom.size > 1])
         self.results.note(self.flow)
 
     def _candidates(self) -> list[Atom]:
