@@ -27,6 +27,7 @@ from ramify.tracing.groups import run_of
 from ramify.tracing.indexing import Change, Changes, Index, new_size, resized
 from ramify.tracing.modes import enter_mode
 from ramify.tracing.recorder import Tape, alone, modes_kept
+from ramify.tracing.unharmed import unharmed
 from ramify.tracing.verify.comparison import near_equal
 from ramify.tracing.verify.trial_results import TrialResults
 
@@ -83,17 +84,19 @@ def apply(
     Source: the split is S2D (Liu et al., 2019), Theorem 2.3 and Algorithm 1, step 4.
     """
     with alone():
-        return _apply(graph, _list_of_edits(edits), optimizer, followers)
+        check_current(graph)
+        optimizers, following = several(optimizer), several_followers(followers)
+        with unharmed(graph.model, *optimizers, *following):
+            return _apply(graph, _list_of_edits(edits), optimizers, following)
 
 
 def _apply(
     graph: ChannelGraph,
     edits: Sequence[Edit],
-    optimizer: Optimizer | Sequence[Optimizer] | None,
-    followers: Follower | Iterable[Follower],
+    optimizers: Sequence[Optimizer],
+    followers: Sequence[Follower],
 ) -> ChannelGraph:
     # Plan, and try what needs no change of the model.
-    check_current(graph)
     plan = plan_edits(graph, edits)
     _warn_of_unseen(graph, plan)
     whole = all(isinstance(edit, Split) for edit in edits)
@@ -142,7 +145,7 @@ def carry_out(
     swap = swap or Swap()
     try:
         stage_model(swap, graph, plan)
-        for follower in _several(followers):
+        for follower in followers:
             stage_follower(swap, graph, plan, follower)
         for each in optimizers:
             stage_optimizer(swap, graph, plan, each)
@@ -222,7 +225,18 @@ def _kept_tensors(model: nn.Module) -> str:
     return ""
 
 
-def _several(followers: Follower | Iterable[Follower]) -> list[Follower]:
+def several_followers(followers: Follower | Iterable[Follower]) -> list[Follower]:
+    """One follower or several as a list.
+
+    Args:
+        followers: as of :func:`apply`.
+
+    Returns:
+        The list.
+
+    Raises:
+        RamifyError: one is neither a model nor a state dictionary.
+    """
     if isinstance(followers, (nn.Module, MutableMapping)):
         return [followers]
     found = list(followers) if isinstance(followers, Iterable) else [followers]

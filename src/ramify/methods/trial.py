@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from ramify.errors import RamifyError
 from ramify.probe.loss import Loss, check_weights, checked_loss, each_batch
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.indexing import Changes, Slot, positions, resized, sources, touches
+from ramify.tracing.kept_state import giving_back
 from ramify.tracing.recorder import eager, tensors_of, untouched
 
 
@@ -71,14 +73,12 @@ def edited(graph: ChannelGraph, edits: Iterable[Edit]) -> Iterator[Plan]:
 def differentiable(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Tensors take gradients inside, also those that the user has frozen."""
     kept = [(tensor, tensor.requires_grad) for tensor in tensors]
-    try:
+    steps = [("a flag", partial(tensor.requires_grad_, flag)) for tensor, flag in kept]
+    with giving_back(lambda: steps):
         for tensor, _ in kept:
             tensor.requires_grad_(True)
         with torch.enable_grad():
             yield
-    finally:
-        for tensor, flag in kept:
-            tensor.requires_grad_(flag)
 
 
 class Trial:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
 from ramify.probe.replay import replay
+from ramify.tracing.kept_state import giving_back
 from ramify.tracing.recorder import Op, Ref, Tape, record, tensors_of
 from ramify.tracing.writes import storage_of
 
@@ -44,15 +46,13 @@ class RecordedPass:
         tensors = tensors_of(model)
         self.constants = {name: tensor.detach() for name, tensor in tensors.items()}
         asked = [tensors[name] for name in names if not tensors[name].requires_grad]
-        try:
+        steps = [("a flag", partial(parameter.requires_grad_, False)) for parameter in asked]
+        with giving_back(lambda: steps):
             for parameter in asked:  # a frozen network is probed like any other
                 parameter.requires_grad_()
             self.tape = record(
                 model, run, batch, watch=self._after, before=self._before, draws=True, grad=True
             )
-        finally:
-            for parameter in asked:
-                parameter.requires_grad_(False)
         self._settle()
         self._losses = self.tape.results[0]
         self.losses = self._losses.detach()

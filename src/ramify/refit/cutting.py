@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch.optim import Optimizer
 
 from ramify.cost import Cost, CostModel
 from ramify.edit import Edit
-from ramify.edit.apply import apply
+from ramify.edit.apply import apply, several_followers
 from ramify.edit.carry import Follower
+from ramify.edit.optimizers import several
 from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods import Proposal, agree
@@ -30,6 +32,7 @@ from ramify.select import Rule
 from ramify.select.fit import BUDGETS
 from ramify.select.rounding import Multiple, check_multiple
 from ramify.tracing import ChannelGraph
+from ramify.tracing.unharmed import unharmed
 
 NARROW = 0.1
 """A layer that keeps no more than this share is named."""
@@ -158,64 +161,80 @@ def cut(  # noqa: PLR0913
     check_editable(graph)
     check_multiple(multiple_of)
     sizes = _checked(budget, accept, rule)
-    sample, measured_on = samples(batches, held)
-    method = method or Takeover()
-    proposals = agree(graph, checked(graph, method, method.propose(graph, loss, sample)))
-    proposals = comparable(of_groups(graph, proposals, groups), raw)
-    least = floors(graph, keep)
-    if balance is None:
-        balance = not raw and not isinstance(method, Takeover)
-    start = mean_loss(graph.model, loss, measured_on)
+    optimizers, following = several(optimizer), several_followers(followers)
+    with _all_or_nothing(graph, optimizers, following):
+        sample, measured_on = samples(batches, held)
+        method = method or Takeover()
+        proposals = agree(graph, checked(graph, method, method.propose(graph, loss, sample)))
+        proposals = comparable(of_groups(graph, proposals, groups), raw)
+        least = floors(graph, keep)
+        if balance is None:
+            balance = not raw and not isinstance(method, Takeover)
+        start = mean_loss(graph.model, loss, measured_on)
 
-    selecting = Selecting(
-        graph=graph,
-        loss=loss,
-        sample=sample,
-        measured_on=measured_on,
-        proposals=proposals,
-        least=least,
-        rule=rule,
-        multiple_of=multiple_of,
-        alike=alike,
-        refit=refit,
-        accept=accept,
-        balance=balance,
-    )
-    most = math.inf if budget is None else budget.get("loss", math.inf)
-    if accept is None and most == math.inf:
-        outcome = selecting.best(sizes)
-    else:
-        outcome = smallest(selecting, sizes, start + most)
-    constant = constant_loss(graph.model, loss, measured_on[0])
-    expected = math.nan
-    if log is not None:
-        expected = expected_rise(graph, outcome, loss, sample, refit=refit)
-    before, widths = CostModel(graph).cost(), {g.name: g.width for g in graph.groups}
-    gone = Counter(graph[edit.group].name for edit in outcome.edits)
-    if outcome.edits:
-        graph = apply(graph, outcome.edits, optimizer=optimizer, followers=followers)
-        outcome.put(graph.model)
-    shapes = {name: (width, width - gone[name]) for name, width in widths.items()}
-    said = _guard(shapes, start, outcome.loss, constant)
-    for sentence in said:
-        warnings.warn(sentence, stacklevel=2)
-    if log is not None:
-        log(
-            CutReport(
-                before=before,
-                after=CostModel(graph).cost(),
-                widths=shapes,
-                proposals=proposals,
-                edits=outcome.edits,
-                loss_before=start,
-                loss_after=outcome.loss,
-                predicted=expected,
-                held=held is not None,
-                refitted=outcome.refitted,
-                warnings=said,
-            )
+        selecting = Selecting(
+            graph=graph,
+            loss=loss,
+            sample=sample,
+            measured_on=measured_on,
+            proposals=proposals,
+            least=least,
+            rule=rule,
+            multiple_of=multiple_of,
+            alike=alike,
+            refit=refit,
+            accept=accept,
+            balance=balance,
         )
-    return graph
+        most = math.inf if budget is None else budget.get("loss", math.inf)
+        if accept is None and most == math.inf:
+            outcome = selecting.best(sizes)
+        else:
+            outcome = smallest(selecting, sizes, start + most)
+        constant = constant_loss(graph.model, loss, measured_on[0])
+        expected = math.nan
+        if log is not None:
+            expected = expected_rise(graph, outcome, loss, sample, refit=refit)
+        before, widths = CostModel(graph).cost(), {g.name: g.width for g in graph.groups}
+        gone = Counter(graph[edit.group].name for edit in outcome.edits)
+        if outcome.edits:
+            graph = apply(graph, outcome.edits, optimizer=optimizers, followers=following)
+            outcome.put(graph.model)
+        shapes = {name: (width, width - gone[name]) for name, width in widths.items()}
+        said = _guard(shapes, start, outcome.loss, constant)
+        for sentence in said:
+            warnings.warn(sentence, stacklevel=2)
+        if log is not None:
+            log(
+                CutReport(
+                    before=before,
+                    after=CostModel(graph).cost(),
+                    widths=shapes,
+                    proposals=proposals,
+                    edits=outcome.edits,
+                    loss_before=start,
+                    loss_after=outcome.loss,
+                    predicted=expected,
+                    held=held is not None,
+                    refitted=outcome.refitted,
+                    warnings=said,
+                )
+            )
+        return graph
+
+
+@contextmanager
+def _all_or_nothing(
+    graph: ChannelGraph, optimizers: list[Optimizer], followers: list[Follower]
+) -> Iterator[None]:
+    """Where the block ends in an error, model, optimizers, followers and graph are as they were."""
+    superseded = graph.superseded
+    try:
+        with unharmed(graph.model, *optimizers, *followers, written=True):
+            yield
+    except BaseException:
+        graph.superseded = superseded
+        raise
 
 
 def _checked(

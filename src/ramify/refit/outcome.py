@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from ramify.refit.reference import Reference
 from ramify.refit.sequential import Refitted, refit_readers
 from ramify.tracing import ChannelGraph
 from ramify.tracing.indexing import resized, set_data
+from ramify.tracing.kept_state import giving_back
 from ramify.tracing.recorder import evaluating, record, tensors_of
 
 Accept = Callable[[nn.Module], bool]
@@ -112,13 +114,10 @@ def cut_for_now(graph: ChannelGraph, edits: Sequence[Edit]) -> Iterator[Referenc
 def borrowed(model: nn.Module) -> Iterator[None]:
     """Copies in place of all parameters and buffers, for the time of the block."""
     held = [(tensor, tensor.data) for tensor in tensors_of(model).values()]
-    try:
+    with giving_back(lambda: [("a tensor", partial(set_data, *each)) for each in held]):
         for tensor, data in held:
             set_data(tensor, data.clone())
         yield
-    finally:
-        for tensor, data in held:
-            set_data(tensor, data)
 
 
 def samples(batches: Iterable[Any], held: Iterable[Any] | None) -> tuple[list[Any], list[Any]]:

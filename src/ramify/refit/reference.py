@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from ramify.edit import Edit
 from ramify.edit.plan import plan_edits
 from ramify.tracing import ChannelGraph
 from ramify.tracing.indexing import set_data, sources
+from ramify.tracing.kept_state import giving_back
 from ramify.tracing.recorder import tensors_of
 
 
@@ -66,14 +68,11 @@ class Reference:
             (tensor, tensor.data, self.values[n]) for n, tensor in tensors_of(self.model).items()
         ]
         sizes = [(module, name, getattr(module, name)) for module, name, _ in self._attributes]
-        try:
+        steps = [("a tensor", partial(set_data, tensor, data)) for tensor, data, _ in now]
+        steps += [("a size", partial(setattr, *each)) for each in sizes]
+        with giving_back(lambda: steps):
             for tensor, _, old in now:
                 set_data(tensor, old)
             for module, name, value in self._attributes:
                 setattr(module, name, value)
             yield
-        finally:
-            for tensor, data, _ in now:
-                set_data(tensor, data)
-            for module, name, value in sizes:
-                setattr(module, name, value)

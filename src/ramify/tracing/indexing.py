@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from ramify.tracing.attention.multihead import conversion, is_stock, nesting
 from ramify.tracing.dims import Atom, Fixed, Prod, Sum, Term, leaves
 from ramify.tracing.grouped import SETTING, settings
+from ramify.tracing.kept_state import giving_back
 from ramify.tracing.modes import set_attribute
 from ramify.tracing.recorder import tensors_of
 
@@ -448,7 +450,8 @@ def resized(
     undo: list[tuple[Tensor, Tensor]] = []
     values = attribute_values(model, indexing.attributes, changes)
     tensors = tensors_of(model)
-    try:
+    sizes = [("a size", partial(set_attribute, each, name, old)) for each, name, old, _ in values]
+    with giving_back(lambda: [*(("a tensor", partial(set_data, *each)) for each in undo), *sizes]):
         for name in indexing.touched(changes):
             tensor, scaled = tensors[name], indexing.value_scales(name, dead)
             undo.append((tensor, tensor.data))
@@ -456,8 +459,3 @@ def resized(
         for module, name, _, new in values:
             set_attribute(module, name, new)
         yield
-    finally:
-        for tensor, old_data in undo:
-            set_data(tensor, old_data)
-        for module, name, old, _ in values:
-            set_attribute(module, name, old)

@@ -288,6 +288,11 @@ class KeptState:
                 write = functools.partial(kind.write, holder, content)
                 yield f"what a '{type(holder).__name__}' holds", write
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor that something of it holds."""
+        for kind, _, content in self._kept:
+            yield from (item for item in content if not kind.by_value and isinstance(item, Tensor))
+
     def give_back(self) -> None:
         """Every holder holds again what it held.
 
@@ -315,7 +320,31 @@ def _is_writable(holder: Any) -> bool:
     return bool(holder.flags.writeable) and holder.nbytes <= _LARGEST_ARRAY
 
 
-def give_back_all(steps: Iterable[tuple[str, Callable[[], None]]]) -> None:
+Steps = Iterable[tuple[str, Callable[[], Any]]]
+"""(what is given back, in words; what to call) of each step."""
+
+
+@contextlib.contextmanager
+def giving_back(steps: Callable[[], Steps]) -> Iterator[None]:
+    """Take steps when the block ends, and again where an error came in the middle of that.
+
+    Args:
+        steps: gives the steps, each of which can be taken twice.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        try:
+            yield
+        finally:
+            give_back_all(steps())
+    except BaseException:
+        give_back_all(steps())
+        raise
+
+
+def give_back_all(steps: Steps) -> None:
     """Take every step, also where one before it failed.
 
     Args:

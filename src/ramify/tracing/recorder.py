@@ -19,6 +19,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -30,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ramify.tracing.attention.multihead import of_free_sizes
-from ramify.tracing.kept_state import KeptState, give_back_all, held_by, tensor_given_back
+from ramify.tracing.kept_state import KeptState, giving_back, held_by, tensor_given_back
 from ramify.tracing.modes import enter_mode, set_attribute
 from ramify.tracing.writes import Writes
 
@@ -298,11 +299,8 @@ class Recorder(TorchDispatchMode):
             hooks.register_module_forward_pre_hook(enter),
             hooks.register_module_forward_hook(leave, always_call=True),
         ]
-        try:
+        with giving_back(lambda: [("a hook", handle.remove) for handle in handles]):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def _memory(t: Tensor) -> tuple[Any, ...]:
@@ -418,11 +416,9 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
     """Every module gets its own mode back, train or eval, whatever happens inside."""
     # A script that was frozen has no mode.
     modes = [(each, each.training) for each in model.modules() if hasattr(each, "training")]
-    try:
+    steps = [("a mode", partial(set_attribute, module, "training", on)) for module, on in modes]
+    with giving_back(lambda: steps):
         yield
-    finally:
-        for module, training in modes:
-            set_attribute(module, "training", training)
 
 
 @contextlib.contextmanager
@@ -480,7 +476,9 @@ def untouched(model: nn.Module, *others: Any) -> Iterator[None]:
     with alone():
         kept = KeptState([*model.modules(), *others])
         tensors = [*model.parameters(), *model.buffers()]
-        steps = [tensor_given_back(parameter) for parameter in model.parameters()]
+        steps: list[Callable[[], Any]] = [
+            tensor_given_back(parameter) for parameter in model.parameters()
+        ]
         steps += [tensor_given_back(buffer, buffer.detach().clone()) for buffer in model.buffers()]
         python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
         fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -489,10 +487,10 @@ def untouched(model: nn.Module, *others: Any) -> Iterator[None]:
         with _unsafe_preserve_version_counter(counted), torch.random.fork_rng(devices):
             # The fused encoder layer is one opaque operation; its plain form is the same function.
             torch.backends.mha.set_fastpath_enabled(False)
-            try:
+            steps += [
+                partial(torch.backends.mha.set_fastpath_enabled, fast_path),
+                partial(random.setstate, python_state),
+                partial(np.random.set_state, numpy_state),
+            ]
+            with giving_back(lambda: [*kept.steps(), *(("a tensor", step) for step in steps)]):
                 yield
-            finally:
-                torch.backends.mha.set_fastpath_enabled(fast_path)
-                random.setstate(python_state)
-                np.random.set_state(numpy_state)  # noqa: NPY002
-                give_back_all([*kept.steps(), *(("a tensor", step) for step in steps)])

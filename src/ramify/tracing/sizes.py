@@ -14,6 +14,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
 
 from ramify.tracing.dims import Fixed, Prod, Sum, Term, concat, product, resolve
+from ramify.tracing.kept_state import giving_back
 from ramify.tracing.recorder import Recorder, Ref, Tape
 
 
@@ -92,14 +94,16 @@ def tagged(model: nn.Module) -> Iterator[None]:
             marked = None if name.startswith("_") else _marked(path, name, value)
             if marked is not None:
                 changed.append((own, name, value, marked))
-    for own, name, _, marked in changed:
-        own[name] = marked
-    try:
+
+    def give_back(own: dict[str, Any], name: str, value: Any, marked: Any) -> None:
+        if own.get(name) is marked:
+            own[name] = value
+
+    steps = [("a size", partial(give_back, *each)) for each in changed]
+    with giving_back(lambda: steps):
+        for own, name, _, marked in changed:
+            own[name] = marked
         yield
-    finally:
-        for own, name, value, marked in changed:
-            if own.get(name) is marked:
-                own[name] = value
 
 
 def _marked(path: str, name: str, value: Any) -> Any:

@@ -20,6 +20,7 @@ from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import Tape, aliases_of, alone, call, record, tensors_of
 from ramify.tracing.rules.registry import has_own_rule
 from ramify.tracing.sizes import SizedRun, Use
+from ramify.tracing.unharmed import unharmed
 from ramify.tracing.verify.comparison import ReferenceRun
 from ramify.tracing.verify.other_size import other_sizes, restrict_to_common
 from ramify.tracing.verify.rule_check import check_rules
@@ -98,7 +99,7 @@ def trace(
             raise RamifyError(f"'{name}' has no values (device 'meta'): load the weights first")
     check_writable(model)
     asked = (tuple(also), edit_outputs, _names(unused))
-    with alone():
+    with alone(), unharmed(model):
         try:
             return _trace(model, inputs, asked, None)
         except Exception as error:

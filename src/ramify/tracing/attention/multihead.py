@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ramify.errors import RamifyError
+from ramify.tracing.kept_state import giving_back
 from ramify.tracing.modes import ABSENT, set_attribute
 
 
@@ -237,13 +239,11 @@ def of_free_sizes(model: nn.Module) -> Iterator[None]:
         if is_stock(module)
         for name, old, new in conversion(module)
     ]
-    try:
+    steps = [("a layer", partial(set_attribute, each, name, old)) for each, name, old, _ in changed]
+    with giving_back(lambda: steps):
         for module, name, _, new in changed:
             set_attribute(module, name, new)
         yield
-    finally:
-        for module, name, old, _ in changed:
-            set_attribute(module, name, old)
 
 
 def convert(module: nn.Module, resized: bool) -> None:

@@ -1,0 +1,177 @@
+"""One trial: work is done, an error is raised at one line of Ramify, and the state compared."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import random
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+import ramify
+from benchmarks.faults.state import Snapshot, differences, snapshot
+from benchmarks.faults.work import WORKS, Work, new
+
+SOURCE = str(Path(ramify.__file__).parent)
+ERRORS: tuple[type[BaseException], ...] = (KeyboardInterrupt, MemoryError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What came of an error at one line.
+
+    Attributes:
+        work: what was done.
+        place: the file and the line.
+        error: the error's name.
+        wrong: what is neither as it was nor as it was to be.
+        ended: what came out in the end, ``""`` where the work was done all the same.
+    """
+
+    work: str
+    place: str
+    error: str
+    wrong: tuple[str, ...]
+    ended: str
+
+
+def lines_of(name: str) -> int:
+    """How many lines of Ramify a work runs through."""
+    lines = _Lines(0, RuntimeError)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _under(lines, name, new())
+    return lines.count
+
+
+def expected(name: str) -> Snapshot:
+    """What a work leaves where nothing goes wrong; of the state of an object there is no id."""
+    work = new()
+    WORKS[name](work)
+    return _state(work)
+
+
+def run(name: str, lines: int, seed: int) -> Fault:
+    """Raise an error at a random line.
+
+    Args:
+        name: of the work.
+        lines: how many there are.
+        seed: of line and error.
+
+    Returns:
+        What came of it.
+    """
+    draw = random.Random(f"{name} {seed}")
+    found = _Lines(draw.randint(1, lines), draw.choice(ERRORS))
+    work = new()
+    before, ended = _state(work), ""
+    done = _copy_done(name, work)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            _under(found, name, work)
+        except BaseException as error:
+            ended = f"{type(error).__name__}: {error}"[:300]
+    after = _state(work)
+    wrong = differences(before, after)
+    if wrong and not differences(done, after):
+        wrong = []
+    wrong += _wrong_files(name, work)
+    torch.set_grad_enabled(True)  # for the next trial
+    return Fault(name, found.place, found.error.__name__, tuple(wrong), ended)
+
+
+class _Lines:
+    """Counts lines of Ramify, and raises at one of them."""
+
+    def __init__(self, at: int, error: type[BaseException]) -> None:
+        self.count, self.at, self.error, self.place = 0, at, error, ""
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
+        if not frame.f_code.co_filename.startswith(SOURCE):
+            return None
+        if event == "line" and frame.f_lineno not in _of_with(frame.f_code.co_filename):
+            self.count += 1
+            if self.count == self.at:
+                file = Path(frame.f_code.co_filename).relative_to(SOURCE)
+                self.place = f"{file}:{frame.f_lineno} in {frame.f_code.co_name}"
+                raise self.error("raised on purpose")
+        return self
+
+
+@functools.cache
+def _of_with(file: str) -> frozenset[int]:
+    """The lines of the heads of `with` statements.
+
+    Python comes to these a second time when the block ends, and an error there would leave out
+    what ends it. No signal and no want of memory comes between the two.
+
+    Args:
+        file: of Ramify.
+
+    Returns:
+        Their numbers.
+    """
+    found = set[int]()
+    for node in ast.walk(ast.parse(Path(file).read_text())):
+        if isinstance(node, ast.With):
+            found |= set(range(node.lineno, node.body[0].lineno))
+    return frozenset(found)
+
+
+def _under(lines: _Lines, name: str, work: Work) -> None:
+    sys.settrace(lines)
+    try:
+        WORKS[name](work)
+    finally:
+        sys.settrace(None)
+
+
+def _state(work: Work) -> Snapshot:
+    return snapshot(work.model, work.parts, work.optimizer, work.follower)
+
+
+def _copy_done(name: str, work: Work) -> Snapshot:
+    """The state after the work, in terms of this work's own objects."""
+    other = new()
+    WORKS[name](other)
+    own, theirs = _identities(work), _identities(other)
+    return _renamed(_state(other), dict(zip(theirs, own, strict=True)))
+
+
+def _identities(work: Work) -> list[int]:
+    """The ids of all objects that a snapshot names, in one order."""
+    found: list[int] = []
+    for module in work.model.modules():
+        found += [id(module), *(id(t) for t in module._parameters.values())]
+        found += [id(tensor) for tensor in module._buffers.values()]
+        found += [id(value) for value in vars(module).values()]
+    return found
+
+
+def _renamed(value: Any, names: dict[int, int]) -> Any:
+    if isinstance(value, dict):
+        return {key: _renamed(item, names) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_renamed(item, names) for item in value)
+    return names.get(value, value) if type(value) is int and value > 2**20 else value
+
+
+def _wrong_files(name: str, work: Work) -> list[str]:
+    """Files that are neither whole nor absent."""
+    if name != "save":
+        return []
+    names = sorted(path.name for path in work.folder.iterdir())
+    if names and names != ["net.json", "net.safetensors"]:
+        if names == ["net.json"]:  # between the two moves, as after a kill
+            return []
+        return [f"files {names}"]
+    return []
