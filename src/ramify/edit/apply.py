@@ -109,14 +109,14 @@ def _apply(
         if before is not None:
             _check_outputs(before, edited.tapes[0])
 
-    return carry_out(graph, plan, optimizer, followers, check=check)
+    return carry_out(graph, plan, optimizers, followers, check=check)
 
 
 def carry_out(
     graph: ChannelGraph,
     plan: Plan,
-    optimizer: Optimizer | Sequence[Optimizer] | None,
-    followers: Follower | Iterable[Follower],
+    optimizers: Sequence[Optimizer],
+    followers: Sequence[Follower],
     *,
     check: Callable[[ChannelGraph], None],
     swap: Swap | None = None,
@@ -127,7 +127,7 @@ def carry_out(
     Args:
         graph: the traced model.
         plan: what happens to each axis.
-        optimizer: the optimizer (or several) whose state follows.
+        optimizers: whose state follows.
         followers: what else has the names and shapes of the model.
         check: called with the graph of the edited model; raises where that is not as it should be.
         swap: what is to be done besides, already staged.
@@ -139,7 +139,6 @@ def carry_out(
     Raises:
         RamifyError: it cannot be done. Nothing has changed then.
     """
-    optimizers = several(optimizer)
     described = [(module, facts_of(module)) for module in configured(graph.model)]
     # Stage everything, do it, and look at the edited model; whatever fails takes all of it back.
     swap = swap or Swap()

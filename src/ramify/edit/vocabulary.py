@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ramify.edit.apply import carry_out
+from ramify.edit.apply import carry_out, several_followers
 from ramify.edit.carry import Follower, Swap
+from ramify.edit.optimizers import several
 from ramify.edit.plan import Plan, check_current
 from ramify.errors import RamifyError
 from ramify.tracing import ChannelGraph
@@ -28,6 +29,7 @@ from ramify.tracing.contraction import LOOKS_UP, MOVES
 from ramify.tracing.dims import Atom, Term, resolve
 from ramify.tracing.indexing import Change, Index, sources, touches
 from ramify.tracing.recorder import alone, arguments, call, record
+from ramify.tracing.unharmed import unharmed
 from ramify.tracing.verify.comparison import near_equal
 
 _NUMBERS = re.compile(r"^(padding|pad)_idx$|_token_(id|idx|index)$")
@@ -77,7 +79,9 @@ def keep_tokens(
         check_current(graph)
         places, rows = _looked_up(graph)
         kept = _checked(tokens, rows[0].size)
-        return _keep(graph, places, rows, kept, optimizer, followers)
+        optimizers, following = several(optimizer), several_followers(followers)
+        with unharmed(graph.model, *optimizers, *following):
+            return _keep(graph, places, rows, kept, optimizers, following)
 
 
 def _keep(
@@ -85,8 +89,8 @@ def _keep(
     places: set[int],
     rows: Sequence[Atom],
     kept: Index,
-    optimizer: Optimizer | Sequence[Optimizer] | None,
-    followers: Follower | Iterable[Follower],
+    optimizers: Sequence[Optimizer],
+    followers: Sequence[Follower],
 ) -> ChannelGraph:
     size, number = rows[0].size, np.zeros(rows[0].size, dtype=np.int64)
     change = Change(kept, np.ones(len(kept)))
@@ -118,7 +122,7 @@ def _keep(
     return carry_out(
         graph,
         Plan(changes, []),
-        optimizer,
+        optimizers,
         followers,
         swap=swap,
         check=check,
