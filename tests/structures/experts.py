@@ -149,7 +149,7 @@ class ReadNumbers(Stacked):
     """Python reads the numbers of experts, where no trace can follow."""
 
     def mixture(self, x: Tensor, probabilities: Tensor) -> Tensor:
-        weight, chosen = probabilities.max(-1)
+        _, chosen = probabilities.max(-1)
         factors = torch.tensor([FACTORS[n] for n in chosen.tolist()], dtype=x.dtype)
         hidden = torch.einsum("nc,nch->nh", x, self.inner[chosen]).tanh()
         return torch.einsum("nh,nhc->nc", hidden, self.outer[chosen]) * factors[:, None]

@@ -90,7 +90,9 @@ def _add(graph: ChannelGraph, found: list[ReaderSums], loss: Loss, batch: Any, n
     if not found:
         found += _found(graph, course)
     by_name = {reader.name: reader for reader in course.readers}
-    readers = {by_name[read.reader.name].position: read for read in found}
+    # Where the data choose what is run (experts, say), a batch need not have every reader.
+    met = [read for read in found if read.reader.name in by_name]
+    readers = {by_name[read.reader.name].position: read for read in met}
     made = {p: by_name[read.reader.name].result for p, read in readers.items()}
     sources = {p: by_name[read.reader.name].source for p, read in readers.items()}
     # What no reader reads goes at once, the rest as the backward pass comes to it.
@@ -105,7 +107,7 @@ def _add(graph: ChannelGraph, found: list[ReaderSums], loss: Loss, batch: Any, n
             read.gradients += squares(wide)
 
     if made:
-        starts = [_maker(taken.tape, by_name[read.reader.name]) for read in found]
+        starts = [_maker(taken.tape, by_name[read.reader.name]) for read in met]
         taken.gradients(made, starts, take)
     return len(taken.losses)
 

@@ -24,9 +24,10 @@ from ramify.refit.joins import Join, joins_of
 from ramify.refit.moments import Moments, folded, over_ranks
 from ramify.refit.norms import FullNorm, Spread, hold, slope_of
 from ramify.refit.player import Player
-from ramify.refit.readers import Course, Norm, Reader, course_of
+from ramify.refit.readers import Course, Norm, Reader
 from ramify.refit.reference import Reference
 from ramify.refit.ridge import Solution, solve
+from ramify.refit.routing import shared_courses
 from ramify.refit.tapes import tapes_of
 from ramify.tracing.recorder import call, tensors_of
 
@@ -90,9 +91,10 @@ def refit_readers(
     with reference.restored():
         old = tapes_of(model, sample, forward)
     tensors = tensors_of(model)
+    courses = shared_courses([*old, *new])
     pairs = [
-        _pair(Player(a, reference.values), Player(b, tensors))
-        for a, b in zip(old, new, strict=True)
+        _pair(Player(a, reference.values), Player(b, tensors), (one, other))
+        for a, b, one, other in zip(old, new, courses[: len(old)], courses[len(old) :], strict=True)
     ]
     return _Refit(model, reference, pairs, strengths, norms, corrected).run()
 
@@ -109,24 +111,12 @@ class _Pair:
     new_joins: Mapping[int, Join]
 
 
-def _pair(old: Player, new: Player) -> _Pair:
-    courses = course_of(old.tape), course_of(new.tape)
+def _pair(old: Player, new: Player, courses: tuple[Course, Course]) -> _Pair:
     joins = [
         joins_of(player.tape, course.readers, course.norms)
         for player, course in zip((old, new), courses, strict=True)
     ]
-    pair = _Pair(old, new, *courses, *joins)
-    mine, theirs = (
-        [*(reader.name for reader in course.readers), *(norm.mean for norm in course.norms)]
-        for course in (pair.new_course, pair.old_course)
-    )
-    if mine != theirs:
-        other = next((a for a, b in zip(mine, theirs, strict=False) if a != b), "another layer")
-        raise RamifyError(
-            f"the edited network takes another course than the old one at '{other}', so that "
-            "their layers cannot be compared: refit=False leaves the weights as they are"
-        )
-    return pair
+    return _Pair(old, new, *courses, *joins)
 
 
 class _Refit:
