@@ -121,7 +121,7 @@ class _IndependentOperator:
             if position in gradients and tensor.requires_grad:
                 terms.append((tensor, gradients[position]))
             held = tensor.detach()
-            return held.clone() if tape.ops[position].func._schema.is_mutable else held
+            return held.clone() if tape.ops[position].is_mutable else held
 
         with torch.enable_grad():
             last = max(reads, default=-1)

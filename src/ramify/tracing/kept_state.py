@@ -157,6 +157,7 @@ _PLAIN = (
 _PLAIN_EXACTLY = frozenset({*_PLAIN, bool, nn.Parameter})
 
 
+@functools.lru_cache(maxsize=1024)
 def _slots_kind(kind: type) -> _Kind | None:
     """The attributes of a class that have a slot in place of an entry in `__dict__`."""
     slots: list[Any] = [
@@ -199,11 +200,15 @@ def _kinds_of(kind: type) -> list[_Kind]:
     )
 
 
+_PLAIN_TABLES = frozenset({dict, collections.OrderedDict, list, set})
+"""What most holders are, whose own methods run no code of others."""
+
+
 def _is_works(kind: type) -> bool:
     """Whether a class is part of torch or Python itself: a lock, a queue, a compiled graph."""
     if issubclass(kind, nn.Module):
         return False
-    if kind in (dict, collections.OrderedDict, list, set):  # plain tables, of which there are most
+    if kind in _PLAIN_TABLES:
         return True
     package = str(kind.__module__).partition(".")[0]
     standard = package in sys.stdlib_module_names and kind.__module__ not in _STANDARD_DATA
@@ -252,6 +257,8 @@ class KeptState:
 
     def __init__(self, roots: Iterable[Any]) -> None:
         self._kept: list[tuple[_Kind, Any, list[Any]]] = []
+        # Most of what a module holds are empty tables of hooks, of which only that is to be known.
+        self._empty: list[Any] = []
         known: dict[type, tuple[list[_Kind], bool]] = {}
         front = collections.deque(roots)
         seen = set(map(id, front))
@@ -259,6 +266,9 @@ class KeptState:
         while front and len(self._kept) < MOST_HOLDERS:
             holder = front.popleft()
             kind_of = type(holder)
+            if kind_of in _PLAIN_TABLES and not holder:
+                self._empty.append(holder)
+                continue
             if kind_of not in known:
                 works = _is_works(kind_of)
                 kept = [kind for kind in _kinds_of(kind_of) if not works or kind.container]
@@ -283,6 +293,9 @@ class KeptState:
 
     def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """What gives it back: (what it is, in words; what to call) of each that has changed."""
+        for holder in self._empty:
+            if holder:
+                yield f"what a '{type(holder).__name__}' holds", holder.clear
         for kind, holder, content in self._kept:
             if not _holds_the_same(kind, holder, content):
                 write = functools.partial(kind.write, holder, content)

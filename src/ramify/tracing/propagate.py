@@ -85,7 +85,7 @@ def _apply_rule(flow: DimFlow, op: Op, position: int) -> None:
             return
         what = "was called in a way that its dimension rule does not know"
         what += f" ({misfit})" if rule.own else ""
-    elif op.results() or op.func._schema.is_mutable:
+    elif op.results() or op.is_mutable:
         what = "has no dimension rule"
     else:  # nothing comes out: nothing flows
         return

@@ -55,13 +55,22 @@ class Op:
     outputs: Any
     module: str
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """The operation's name without its overload, such as `aten::add`."""
         return _name_of(self.func)
 
+    @functools.cached_property
+    def is_mutable(self) -> bool:
+        """Whether the operation writes into one of its arguments."""
+        return bool(self.func._schema.is_mutable)
+
     def inputs(self) -> list[Ref]:
         """The tensors the operation reads, in order of its arguments."""
+        return self._inputs
+
+    @functools.cached_property
+    def _inputs(self) -> list[Ref]:
         return leaves(self.kwargs, Ref, leaves(self.args, Ref))
 
     def named(self) -> dict[str, Any]:
@@ -71,6 +80,10 @@ class Op:
 
     def results(self) -> list[Ref]:
         """The tensors the operation returns, in order."""
+        return self._results
+
+    @functools.cached_property
+    def _results(self) -> list[Ref]:
         return leaves(self.outputs, Ref)
 
 
@@ -86,21 +99,38 @@ def _is_composite(func: Any) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
 
 
+@functools.cache
+def _moves_dimensions(func: Any) -> bool:
+    """Whether an operation gives the same object other dimensions."""
+    return torch.Tag.inplace_view in func.tags
+
+
+@functools.cache
+def _may_draw(func: Any) -> bool:
+    """Whether an operation may draw numbers."""
+    return torch.Tag.nondeterministic_seeded in func.tags
+
+
 def _is_random(op: Op) -> bool:
     """Whether an operation draws numbers; fused attention only does where it drops something."""
-    if torch.Tag.nondeterministic_seeded not in op.func.tags:
+    if not _may_draw(op.func):
         return False
     drops = any(declared.name == "dropout_p" for declared in op.func._schema.arguments)
     return not drops or float(op.named().get("dropout_p", 0.0)) > 0
+
+
+_LEAVES = frozenset({Tensor, nn.Parameter, Ref, int, float, bool, type(None)})
+"""What is a leaf at first sight."""
 
 
 def mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
     """What an operation takes or gives, leaf by leaf: torch's general walk is slower than most."""
     if isinstance(tree, dict):
         return {key: mapped(item, leaf) for key, item in tree.items()}
-    if type(tree) is tuple:
-        return tuple([mapped(item, leaf) for item in tree])
-    return [mapped(item, leaf) for item in tree] if type(tree) is list else leaf(tree)
+    if type(tree) not in (tuple, list):
+        return leaf(tree)
+    items = [leaf(item) if type(item) in _LEAVES else mapped(item, leaf) for item in tree]
+    return tuple(items) if type(tree) is tuple else items
 
 
 def leaves(tree: Any, kind: type[T], found: list[T] | None = None) -> list[T]:
@@ -267,7 +297,7 @@ class Recorder(TorchDispatchMode):
         if given is not None:
             after = copied((result, args, kwargs))
             self.tape.kept[len(self.tape.ops)] = KeptCall(given, after)
-        moved = torch.Tag.inplace_view in func.tags  # the same object with other dimensions
+        moved = _moves_dimensions(func)
 
         def number(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
@@ -475,15 +505,13 @@ def untouched(model: nn.Module, *others: Any) -> Iterator[None]:
     """
     with alone():
         kept = KeptState([*model.modules(), *others])
-        tensors = [*model.parameters(), *model.buffers()]
-        steps: list[Callable[[], Any]] = [
-            tensor_given_back(parameter) for parameter in model.parameters()
-        ]
-        steps += [tensor_given_back(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+        parameters, buffers = list(model.parameters()), list(model.buffers())
+        steps: list[Callable[[], Any]] = [tensor_given_back(each) for each in parameters]
+        steps += [tensor_given_back(buffer, buffer.detach().clone()) for buffer in buffers]
         python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
         fast_path = torch.backends.mha.get_fastpath_enabled()
-        devices = sorted({t.device.index for t in model.parameters() if t.device.type == "cuda"})
-        counted = tuple(t for t in tensors if not t.is_inference())
+        devices = sorted({t.device.index for t in parameters if t.device.type == "cuda"})
+        counted = tuple(t for t in (*parameters, *buffers) if not t.is_inference())
         with _unsafe_preserve_version_counter(counted), torch.random.fork_rng(devices):
             # The fused encoder layer is one opaque operation; its plain form is the same function.
             torch.backends.mha.set_fastpath_enabled(False)
