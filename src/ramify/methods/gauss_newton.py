@@ -20,8 +20,16 @@ from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods.proposal import Proposal
 from ramify.methods.trial import binary_split
+from ramify.probe.allocator import keep_freed_memory
 from ramify.probe.displaced.read_changes import ReadChanges
-from ramify.probe.loss import Loss, check_weights, checked_loss, each_batch, number_of_batches
+from ramify.probe.loss import (
+    Loss,
+    check_finite,
+    check_weights,
+    each_batch,
+    number_of_batches,
+    shaped_loss,
+)
 from ramify.probe.targets import Target, targets
 from ramify.tracing import ChannelGraph
 from ramify.tracing.indexing import kernels
@@ -171,6 +179,7 @@ class Morphisms:
     """
 
     def __init__(self, graph: ChannelGraph, settings: GaussNewton) -> None:
+        keep_freed_memory()
         self._graph = graph
         self._targets = targets(graph)
         self._read_changes = ReadChanges(graph, self._targets)
@@ -209,10 +218,11 @@ class Morphisms:
             weight: of this batch in the running means of ΔL.
         """
         model = self._graph.model
-        run = lambda: checked_loss(loss, model, batch)  # noqa: E731
+        run = lambda: shaped_loss(loss, model, batch)  # noqa: E731
         read_changes = self._read_changes
         # One forward and one backward pass to the activations: all that follows reads from these.
         recorded = read_changes.record(run, batch)
+        check_finite(recorded.losses)
         samples = len(recorded.losses)
         labelled = read_changes.label(recorded.tape, samples)
         recorded.keep(labelled.values)

@@ -28,6 +28,25 @@ def checked_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     Raises:
         RamifyError: the loss fails, is not of shape (S,), S is 0, or a value is not finite.
     """
+    values = shaped_loss(loss, model, batch)
+    check_finite(values)
+    return values
+
+
+def shaped_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
+    """The user's loss on a batch, one number a sample, which is not looked at yet.
+
+    Args:
+        loss: `loss(model, batch)`.
+        model: the network.
+        batch: what the user's data gives.
+
+    Returns:
+        Shape (S,).
+
+    Raises:
+        RamifyError: the loss fails, is not of shape (S,), or S is 0.
+    """
     values = _called(loss, model, batch)
     if not isinstance(values, Tensor) or values.dim() != 1:
         seen = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values)
@@ -37,13 +56,24 @@ def checked_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
         )
     if not len(values):
         raise RamifyError("a batch holds no sample: leave empty batches out of the data")
+    return values
+
+
+def check_finite(values: Tensor) -> None:
+    """Every loss is a finite number.
+
+    Args:
+        values: the losses, shape (S,).
+
+    Raises:
+        RamifyError: names the first sample whose loss is not.
+    """
     if not bool(torch.isfinite(values).all()):
         worst = int((~torch.isfinite(values)).nonzero()[0])
         raise RamifyError(
             f"the loss of sample {worst} is {float(values[worst].detach())}: lower the learning "
             "rate or check the data before growing"
         )
-    return values
 
 
 def _advice(values: Any) -> str:

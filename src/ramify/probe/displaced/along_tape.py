@@ -12,6 +12,7 @@ from torch import Tensor
 from ramify.probe.displaced.components import Component, TargetSet
 from ramify.probe.displaced.even import EvenOfCopies, EvenPart, EvenTensor
 from ramify.probe.displaced.linear import linear_rule, plain_name, scaled_convolution
+from ramify.probe.displaced.max_pools import MAX_POOL, halved, is_halving
 from ramify.probe.displaced.product import ProductChange, alpha_of, product_change
 from ramify.probe.displaced.tensor import DisplacedTensor, relu
 from ramify.probe.recorded_pass import RecordedPass
@@ -230,7 +231,7 @@ def _results(op: Op, args: Any, kwargs: Any, base: list[Tensor]) -> list[Displac
     def copy(which: str, n: int) -> Tensor:
         return run(which)[n]
 
-    return [
+    out = [
         DisplacedTensor.of_copies(
             b,
             functools.partial(copy, "plus", n),
@@ -239,12 +240,15 @@ def _results(op: Op, args: Any, kwargs: Any, base: list[Tensor]) -> list[Displac
         )
         for n, b in enumerate(base)
     ]
+    if op.name == MAX_POOL and is_halving(args):
+        out[0] = halved(args[0], base[0]) or out[0]
+    return out
 
 
 def _run_for_copy(op: Op, args: Any, kwargs: Any, which: str) -> list[Tensor]:
     """Any operation, run with the tensors of one copy, `plus` or `minus`."""
     pick = lambda leaf: getattr(leaf, which) if isinstance(leaf, DisplacedTensor) else leaf  # noqa: E731
     own, named = mapped(args, pick), mapped(kwargs, pick)
-    if op.func._schema.is_mutable:  # write into a copy
+    if op.is_mutable:  # write into a copy
         own = (own[0].clone(), *own[1:])
     return leaves(op.func(*own, **named), Tensor)

@@ -142,7 +142,7 @@ def _keeps_linear(op: Op, linear: Mapping[int, bool]) -> bool:
 
 
 def _written(op: Op) -> list[Ref]:
-    return [ref for ref in op.results() if ref in op.inputs()] if op.func._schema.is_mutable else []
+    return [ref for ref in op.results() if ref in op.inputs()] if op.is_mutable else []
 
 
 class _UnionFind:

@@ -1,7 +1,7 @@
-"""EvenPart parts, as the tensors they are made of: what only sums one need not write it out.
+"""Even parts, as the tensors they are made of: what only sums one need not write it out.
 
 Every value is made block by block, small enough for the processor's own memory: one pass over the
-parts, however many operations lie in between. Nothing but the parts is kept for the slopes.
+parts, however many operations lie in between.
 
 Shape letters: `S` samples, `W` channels of a group.
 """
@@ -46,21 +46,43 @@ class EvenPart(abc.ABC):
         made_of: the tensors it is a function of, each of its shape.
         moving: how many of them, from the first on, depend on the displacement; the gradients to
             these are equal.
+        share: a factor of the even part, which sums take more cheaply than every entry.
+        bends: whether its slope in what moves is another number than `share` anywhere.
     """
 
     made_of: tuple[Tensor, ...]
 
     moving = 1
+    share = 1.0
+    bends = False
 
     @staticmethod
     @abc.abstractmethod
     def value(*parts: Tensor) -> Tensor:
-        """The even part."""
+        """The even part over `share`, a tensor of its own or one of the parts."""
 
     @staticmethod
     @abc.abstractmethod
-    def slope(gradient: Tensor, *parts: Tensor) -> Tensor:
-        """The gradient to what moves; `gradient`, to the even part, may be overwritten."""
+    def slope(gradient: Tensor, parts: Sequence[Tensor], into: Tensor) -> None:
+        """Write the gradient to what moves; `gradient` is that to the even part, times `share`."""
+
+    @classmethod
+    def product(cls, right: Tensor, parts: Sequence[Tensor], slope: Tensor | None) -> Tensor:
+        """The even part times another tensor, over `share`.
+
+        Args:
+            right: the other tensor.
+            parts: what the even part is made of.
+            slope: gets the product's own slope in what moves, over `share`; None where nobody asks,
+                or it is `right`.
+
+        Returns:
+            The product.
+        """
+        value = cls.value(*parts)
+        if value is parts[0] or value.dtype is not right.dtype:
+            return value * right
+        return value.mul_(right)
 
     def against(self, gradient: Tensor) -> tuple[EvenPart, Tensor]:
         """What is to be summed by sample and channel, and the factor that it is dotted by."""
@@ -106,45 +128,59 @@ class EvenTensor(EvenPart):
         return parts[0]
 
     @staticmethod
-    def slope(gradient: Tensor, *parts: Tensor) -> Tensor:
+    def slope(gradient: Tensor, parts: Sequence[Tensor], into: Tensor) -> None:
         """The gradient itself."""
-        return gradient
+        into.copy_(gradient)
 
 
 class EvenOfCopies(EvenPart):
     """The even part of copies p and m of a tensor b: ½ (p + m) − b."""
 
     moving = 2
+    share = 0.5
 
     @staticmethod
     def value(*parts: Tensor) -> Tensor:
-        """½ (p + m) − b."""
+        """Twice the even part: p + m − 2 b."""
         plus, minus, base = parts
-        return (plus + minus).mul_(0.5).sub_(base)
+        return (plus + minus).sub_(base, alpha=2)
 
     @staticmethod
-    def slope(gradient: Tensor, *parts: Tensor) -> Tensor:
-        """½ of the gradient."""
-        return gradient.mul_(0.5)
+    def slope(gradient: Tensor, parts: Sequence[Tensor], into: Tensor) -> None:
+        """½ of the gradient to the even part, which has that factor."""
+        into.copy_(gradient)
 
 
 class EvenOfReLU(EvenPart):
     """Of relu(b ± u): ½ [relu(b + u) + relu(b − u)] − relu(b) = ½ max(|u| − |b|, 0)."""
 
-    @staticmethod
-    def value(*parts: Tensor) -> Tensor:
-        """½ max(|u| − |b|, 0)."""
-        odd, base = parts
-        return odd.abs().sub_(base.abs()).relu_().mul_(0.5)
+    share = 0.5
+    bends = True
 
     @staticmethod
-    def slope(gradient: Tensor, *parts: Tensor) -> Tensor:
-        """½ sign(u) of the gradient where |u| > |b|."""
+    def value(*parts: Tensor) -> Tensor:
+        """max(|u| − |b|, 0)."""
+        odd, base = parts
+        return odd.abs().sub_(base.abs()).relu_()
+
+    @staticmethod
+    def slope(gradient: Tensor, parts: Sequence[Tensor], into: Tensor) -> None:
+        """½ sign(u) of the gradient to the even part where |u| > |b|."""
         odd, base = parts
         beyond = odd.abs().sub_(base.abs())
-        there = torch.ops.aten.threshold_backward(gradient.mul_(0.5), beyond, 0.0)
+        there = torch.ops.aten.threshold_backward(gradient, beyond, 0.0)
         # A leaky ReLU of slope −1 has the sign as its derivative: one pass in place of two.
-        return torch.ops.aten.leaky_relu_backward(there, odd, -1.0, False)
+        torch.ops.aten.leaky_relu_backward.grad_input(there, odd, -1.0, False, grad_input=into)
+
+    @classmethod
+    def product(cls, right: Tensor, parts: Sequence[Tensor], slope: Tensor | None) -> Tensor:
+        """The product, and its slope, which is made of the same."""
+        odd, base = parts
+        beyond = odd.abs().sub_(base.abs())
+        there = torch.ops.aten.threshold_backward(right.to(beyond.dtype), beyond, 0.0)
+        if slope is not None:
+            torch.ops.aten.leaky_relu_backward.grad_input(there, odd, -1.0, False, grad_input=slope)
+        return there.mul_(beyond)
 
 
 class _Materialise(torch.autograd.Function):
@@ -156,16 +192,16 @@ class _Materialise(torch.autograd.Function):
         ctx.save_for_backward(*parts)
         out = torch.empty_like(parts[0])
         for cut, *each in blocks(out, *parts):
-            cut.copy_(kind.value(*each))
+            torch.mul(kind.value(*each), kind.share, out=cut)
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        parts = ctx.saved_tensors
+        kind, parts = ctx.kind, ctx.saved_tensors
         slope = torch.empty_like(parts[0])
         for cut, gradient, *each in blocks(slope, gradients[0], *parts):
-            cut.copy_(ctx.kind.slope(gradient.clone(), *each))
-        return None, *_gradients(ctx.kind, slope, parts)
+            kind.slope(gradient * kind.share, each, cut)
+        return None, *_gradients(kind, slope, len(parts))
 
 
 class _Dot(torch.autograd.Function):
@@ -176,29 +212,28 @@ class _Dot(torch.autograd.Function):
         ctx: Any, kind: type[EvenPart], keep: Sequence[int], right: Tensor, *parts: Tensor
     ) -> Tensor:
         ctx.kind, ctx.keep = kind, sorted(keep)
-        ctx.save_for_backward(right, *parts)
+        # The slope of the product is made on the way: the parts can be let go of at once.
+        bends = kind.bends and any(ctx.needs_input_grad)
+        slope = torch.empty_like(parts[0]) if bends else right
+        ctx.save_for_backward(slope)
         over = [d for d in range(right.dim()) if d not in keep]
         # One partial sum for each block: joined where blocks hold whole samples, else added.
         sums = []
-        for factor, *each in blocks(right, *parts):
-            product = kind.value(*each) * factor
+        for cut, factor, *each in blocks(slope, right, *parts):
+            product = kind.product(factor, each, cut if bends else None)
             wide = torch.promote_types(product.dtype, torch.float32)
             sums.append(product.sum(over, dtype=wide) if over else product.to(wide))
-        return torch.cat(sums) if 0 in keep else torch.stack(sums).sum(0)
+        return (torch.cat(sums) if 0 in keep else torch.stack(sums).sum(0)) * kind.share
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        right, *parts = ctx.saved_tensors
-        # The incoming gradient has one entry for each sample and channel: spread it over `right`.
-        shape = [right.shape[d] if d in ctx.keep else 1 for d in range(right.dim())]
-        gradient = gradients[0].reshape(shape).to(right.dtype)
-        gradient = gradient.expand(len(right), *shape[1:])
-        slope = torch.empty_like(parts[0])
-        for cut, factor, scale, *each in blocks(slope, right, gradient, *parts):
-            cut.copy_(ctx.kind.slope(factor * scale, *each))
-        return None, None, None, *_gradients(ctx.kind, slope, parts)
+        (slope,) = ctx.saved_tensors
+        # The incoming gradient has one entry for each sample and channel: spread it over the rest.
+        shape = [slope.shape[d] if d in ctx.keep else 1 for d in range(slope.dim())]
+        scaled = slope * (gradients[0] * ctx.kind.share).reshape(shape).to(slope.dtype)
+        return None, None, None, *_gradients(ctx.kind, scaled, len(ctx.needs_input_grad) - 3)
 
 
-def _gradients(kind: type[EvenPart], slope: Tensor, parts: Sequence[Tensor]) -> list[Tensor | None]:
+def _gradients(kind: type[EvenPart], slope: Tensor, parts: int) -> list[Tensor | None]:
     """The gradient to each tensor that the even part is made of."""
-    return [slope if n < kind.moving else None for n in range(len(parts))]
+    return [slope if n < kind.moving else None for n in range(parts)]

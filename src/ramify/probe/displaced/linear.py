@@ -40,7 +40,7 @@ def linear_rule(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Carry
 
 def plain_name(op: Op) -> str:
     """The operation's name, or that of its form that does not write."""
-    return op.name.removesuffix("_") if op.func._schema.is_mutable else op.name
+    return op.name.removesuffix("_") if op.is_mutable else op.name
 
 
 def is_displaced(argument: Any) -> bool:
@@ -125,11 +125,11 @@ def _convolved(op: Op, args: Sequence[Any], form: Form, base: Tensor) -> Any:
         return None if moved is None else op.func(moved, weight, None, *rest)
     kernel = form(weight) if isinstance(weight, DisplacedTensor) else None
     shift = form(bias) if isinstance(bias, DisplacedTensor) else None
-    out = None if kernel is None else op.func(x, kernel, None, *rest)
+    if kernel is not None:
+        return op.func(x, kernel, shift, *rest)
     if shift is None:
-        return out
-    shift = shift.view(-1, *([1] * (base.dim() - 2)))
-    return shift.expand(base.shape) if out is None else out + shift
+        return None
+    return shift.view(-1, *([1] * (base.dim() - 2))).expand(base.shape)
 
 
 def _affine(op: Op, args: Sequence[Any], form: Form, base: Tensor) -> Any:

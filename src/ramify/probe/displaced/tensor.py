@@ -28,6 +28,8 @@ class DisplacedTensor:
         self._even: tuple[EvenPart | None] | None = None
         self.scaled: Callable[[Tensor], Tensor] | None = None
         """A channelwise multiple of the odd part, by a shorter way than through that part."""
+        self.rectified: DisplacedTensor | None = None
+        """The linear tensor that this is the ReLU of."""
 
     @classmethod
     def linear(cls, base: Tensor, odd: Make) -> DisplacedTensor:
@@ -110,4 +112,6 @@ def relu(x: DisplacedTensor, base: Tensor) -> DisplacedTensor:
         Its value in the displaced networks.
     """
     even = (lambda: EvenOfReLU((x.odd, x.base))) if x.is_linear else None
-    return DisplacedTensor.of_copies(base, lambda: x.plus.relu(), lambda: x.minus.relu(), even)
+    out = DisplacedTensor.of_copies(base, lambda: x.plus.relu(), lambda: x.minus.relu(), even)
+    out.rectified = x if x.is_linear else None
+    return out
