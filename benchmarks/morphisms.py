@@ -2,15 +2,16 @@
 
     python -m benchmarks.morphisms
     python -m benchmarks.morphisms VGG-19-16 "ResNet-20, twice as wide"
+    python -m benchmarks.morphisms VGG-6-16 VGG-6-32 "VGG-6-16, no norms" --batch 64
 
-Both kinds of step are taken in turn in one process, on the same batch; the median processor time of
-each is compared, since on a shared machine a clock counts what others do as well. `convolutions`
-counts the multiply-accumulates of all convolutions that a step runs, forward and backward, over
-those of the training step, and `floor` is the least that equation (1) can do with: the forward and
-the gradient to the activations that training has too, one convolution of every producer with the
-displaced kernels forward and one to them backward, and two of every depthwise convolution on a
-path, each way. Memory is the peak that a process of its own reaches above what it held before the
-step, over the same of training.
+All kinds of step are taken in turn in one process, on the same batch; each ratio is the median over
+the rounds of that round's processor times, so that what else the machine does meets both.
+`convolutions` counts the multiply-accumulates of all convolutions that a step runs, forward and
+backward, over those of the training step, and `floor` is the least that equation (1) can do with:
+the forward and the gradient to the activations that training has too, one convolution of every
+producer with the displaced kernels forward and one to them backward, and two of every depthwise
+convolution on a path, each way. Memory is the peak that a process of its own reaches above what it
+held before the step, over the same of training.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import argparse
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +35,70 @@ from ramify.models.registry import build
 from ramify.train.epoch import cross_entropy
 
 MAIN = ("VGG-19-16", "VGG-19-32", "ResNet-20", "MobileNetV1-32")
-NETS: dict[str, tuple[str, int]] = {
-    "VGG-19-16": ("vgg19", 16),
-    "VGG-19-32": ("vgg19", 32),
-    "ResNet-20": ("resnet20", 16),
-    "MobileNetV1-32": ("mobilenet_v1", 32),
-    "ResNet-20, twice as wide": ("resnet20", 32),
-    "MobileNetV1-64": ("mobilenet_v1", 64),
-}
 Steps = dict[str, Callable[[], object]]
+Shape = tuple[int, ...]
+IMAGES = (3, 32, 32)
+
+
+def registered(
+    name: str, width: int, shape: Shape = IMAGES
+) -> tuple[Callable[[], nn.Module], Shape]:
+    """A network of the registry."""
+    return partial(build, name, dataset_shape=shape, classes=10, width=width), shape
+
+
+def vgg(width: int, norms: bool = True, pools: Sequence[int] = (1, 3)) -> nn.Module:
+    """Six convolutions of one width, and max-pools behind some of them."""
+    layers: list[nn.Module] = []
+    for number in range(6):
+        channels = width if number else 3
+        layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=not norms))
+        layers += [nn.BatchNorm2d(width), nn.ReLU()] if norms else [nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if number in pools else []
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+
+
+def perceptron() -> nn.Module:
+    """Two hidden layers of 128."""
+    layers = [nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)]
+    return nn.Sequential(*layers)
+
+
+class Transformer(nn.Module):
+    """Two blocks of width 64, with four heads and a perceptron of 256, on 64 tokens of 48."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(48, 64)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(64, 4, 256, 0.0, nn.functional.gelu, batch_first=True)
+            for _ in range(2)
+        )
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (S, 10) of tokens (S, 64, 48)."""
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(1))
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
+    "VGG-19-16": registered("vgg19", 16),
+    "VGG-19-32": registered("vgg19", 32),
+    "ResNet-20": registered("resnet20", 16),
+    "MobileNetV1-32": registered("mobilenet_v1", 32),
+    "ResNet-20, twice as wide": registered("resnet20", 32),
+    "MobileNetV1-64": registered("mobilenet_v1", 64),
+    "VGG-6-16": (partial(vgg, 16), IMAGES),
+    "VGG-6-16, no norms": (partial(vgg, 16, norms=False), IMAGES),
+    "VGG-6-16, five pools": (partial(vgg, 16, pools=range(5)), IMAGES),
+    "VGG-6-32": (partial(vgg, 32), IMAGES),
+    "digits net": registered("digits_net", 16, (1, 8, 8)),
+    "perceptron": (perceptron, (64,)),
+    "transformer": (Transformer, (64, 48)),
+}
 
 
 class Convolutions(TorchDispatchMode):
@@ -65,7 +122,7 @@ class Convolutions(TorchDispatchMode):
 
 
 def floor(model: nn.Module, x: Tensor) -> float:
-    """The least convolutions of a morphism step over those of training."""
+    """The least convolutions of a morphism step over those of training, of which there are some."""
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     sizes: dict[nn.Module, int] = {}
     handles = [
@@ -84,11 +141,12 @@ def floor(model: nn.Module, x: Tensor) -> float:
     return (own + 2 * (sum(sizes.values()) - depthwise) + 4 * depthwise) / plain
 
 
-def steps(name: str, width: int, batch: int) -> tuple[nn.Module, Tensor, Steps]:
-    """A network, a batch, and the two kinds of step on them."""
+def steps(title: str, batch: int) -> tuple[nn.Module, Tensor, Steps]:
+    """A network, a batch, and all kinds of step on them."""
     torch.manual_seed(0)
-    model = build(name, dataset_shape=(3, 32, 32), classes=10, width=width).train()
-    x, y = torch.randn(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
+    make, shape = NETS[title]
+    model = make().train()
+    x, y = torch.randn(batch, *shape), torch.randint(0, 10, (batch,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
 
     def train() -> None:
@@ -109,8 +167,8 @@ def steps(name: str, width: int, batch: int) -> tuple[nn.Module, Tensor, Steps]:
     return model, x, found
 
 
-def timed(each: Steps, rounds: int) -> dict[str, float]:
-    """The median seconds of processor time of each kind of step, taken in turn."""
+def timed(each: Steps, rounds: int) -> dict[str, list[float]]:
+    """The seconds of processor time of each kind of step in each round, taken in turn."""
     seconds: dict[str, list[float]] = {kind: [] for kind in each}
     for number in range(rounds + 2):
         for kind, step in each.items():
@@ -118,20 +176,20 @@ def timed(each: Steps, rounds: int) -> dict[str, float]:
             step()
             if number >= 2:  # the first ones find their memory and their labels
                 seconds[kind].append(time.process_time() - start)
-    return {kind: statistics.median(values) for kind, values in seconds.items()}
+    return seconds
 
 
-def peak(name: str, width: int, batch: int, kind: str) -> int:
+def peak(title: str, batch: int, kind: str) -> int:
     """Kilobytes above the start that a process of its own needs for a kind of step."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (name, width, batch, kind))
+        return pool.apply(_peak, (title, batch, kind))
 
 
-def _peak(name: str, width: int, batch: int, kind: str) -> int:
+def _peak(title: str, batch: int, kind: str) -> int:
     torch.set_num_threads(1)
-    for small in steps(name, width, 2)[2].values():
+    for small in steps(title, 2)[2].values():
         small()  # what is imported and made once
-    step = steps(name, width, batch)[2][kind]
+    step = steps(title, batch)[2][kind]
     before = highest()
     for _ in range(3):
         step()
@@ -146,23 +204,23 @@ def highest() -> int:
 
 def row(title: str, batch: int, rounds: int) -> str:
     """A network's line of the table."""
-    name, width = NETS[title]
-    model, x, each = steps(name, width, batch)
+    model, x, each = steps(title, batch)
     counted = {}
     for kind, step in each.items():
         with Convolutions() as counter:
             step()
         counted[kind] = counter.macs
     seconds = timed(each, rounds)
-    base = seconds["training"]
     channels = sum(g.width for g in ramify.trace(model, x[:1]).groups if g.can_split)
-    ratios = " | ".join(f"{seconds[k] / base:.2f}" for k in ("split", "split and prune"))
-    used = [peak(name, width, batch, kind) for kind in ("split and prune", "training")]
-    convolutions = counted["split"] / counted["training"]
-    return (
-        f"| {title} | {channels} | {1e3 * base:.0f} | {ratios} | {convolutions:.2f} "
-        f"| {floor(model, x):.2f} | {used[0] / used[1]:.2f} |"
-    )
+    cells = [title, str(channels), f"{1e3 * statistics.median(seconds['training']):.1f}"]
+    for kind in ("split", "split and prune"):
+        ratios = [one / base for one, base in zip(seconds[kind], seconds["training"], strict=True)]
+        cells.append(f"{statistics.median(ratios):.2f}")
+    base = counted["training"]
+    cells += [f"{counted['split'] / base:.2f}", f"{floor(model, x):.2f}"] if base else ["–", "–"]
+    used = [peak(title, batch, kind) for kind in ("split and prune", "training")]
+    cells.append(f"{used[0] / used[1]:.2f}" if used[1] > 1000 else "–")
+    return f"| {' | '.join(cells)} |"
 
 
 def network(title: str) -> str:
