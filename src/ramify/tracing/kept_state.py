@@ -293,13 +293,13 @@ class KeptState:
 
     def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """What gives it back: (what it is, in words; what to call) of each that has changed."""
-        for holder in self._empty:
-            if holder:
-                yield f"what a '{type(holder).__name__}' holds", holder.clear
         for kind, holder, content in self._kept:
             if not _holds_the_same(kind, holder, content):
                 write = functools.partial(kind.write, holder, content)
                 yield f"what a '{type(holder).__name__}' holds", write
+        for holder in self._empty:
+            if holder:
+                yield f"what a '{type(holder).__name__}' holds", holder.clear
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor that something of it holds."""
