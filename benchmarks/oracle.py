@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -84,7 +85,7 @@ class Network:
 
     def __init__(self, data: str, seed: int, options: argparse.Namespace) -> None:
         self.images = images(data)
-        self.key = {"data": data, "seed": seed}
+        self.key: Row = {"data": data, "seed": seed}
         self.key |= {name: getattr(options, name) for name in ("warm", "steps", "share")}
         torch.manual_seed(seed)
         self._model = vgg(self.images.x.shape[1], *NETS[data])
@@ -183,7 +184,9 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float:
 def decreases(own: Sequence[Row], title: str, repeats: Sequence[int]) -> list[float]:
     """What widening each layer by a method's edits was worth, over some repeats, by layer."""
     groups = next(row["groups"] for row in own if row["what"] == "said")
-    held = {(row["what"], row.get("group"), row.get("repeat")): row.get("held") for row in own}
+    held = {
+        (row["what"], row.get("group"), row.get("repeat")): row.get("held", math.nan) for row in own
+    }
     return [
         statistics.mean(held["nothing", None, n] - held[title, group, n] for n in repeats)
         for group in groups

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -123,7 +124,7 @@ def table(kind: str, width: int, size: int, rounds: int) -> Iterator[str]:
         with Convolutions() as counter:
             step()
         macs[name] = counter.macs
-    seconds = timed(each, rounds)
+    seconds = {name: statistics.median(one) for name, one in timed(each, rounds).items()}
     memory = {name: peak(kind, width, size, name) for name in each}
     for name, (forward, backward) in counted.items():
         ratio = seconds[name] / seconds["Joint"]
@@ -159,7 +160,8 @@ def batched(width: int, size: int, rounds: int) -> Iterator[str]:
 
     for of in ("w and u", "α"):
         seconds = timed({"in turn": partial(in_turn, of), "at once": partial(at_once, of)}, rounds)
-        yield f"| {of} | " + " | ".join(f"{1e3 * value:.0f}" for value in seconds.values()) + " |"
+        medians = (f"{1e3 * statistics.median(each):.0f}" for each in seconds.values())
+        yield f"| {of} | " + " | ".join(medians) + " |"
 
 
 def main() -> None:

@@ -192,7 +192,8 @@ def _slots_kind(kind: type) -> _Kind | None:
 
 def _kinds_of(kind: type) -> list[_Kind]:
     """How to keep the objects of a class; its `__dict__`, where it has one, is a holder itself."""
-    if issubclass(kind, _PLAIN):
+    plain = issubclass(kind, _PLAIN)
+    if plain:
         return []
     slots = _slots_kind(kind)
     return [known for base, known in _CONTAINERS if issubclass(kind, base)][:1] + (
