@@ -13,6 +13,7 @@ from torch import Tensor
 from ramify.edit import Edit
 from ramify.edit.plan import plan_edits
 from ramify.tracing import ChannelGraph
+from ramify.tracing.grouped import holder_of
 from ramify.tracing.indexing import set_data, sources
 from ramify.tracing.kept_state import giving_back
 from ramify.tracing.recorder import tensors_of
@@ -31,8 +32,11 @@ class Reference:
         self.values = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         self._sources = {name: [np.arange(n) for n in t.shape] for name, t in tensors.items()}
         self._factors = {name: [np.ones(n) for n in t.shape] for name, t in tensors.items()}
-        owned = [(graph.model.get_submodule(p), name) for p, name, _ in graph.indexing.attributes]
-        self._attributes = [(module, name, getattr(module, name)) for module, name in owned]
+        owned = [
+            (holder_of(graph.model.get_submodule(path), name), name)
+            for path, name, _ in graph.indexing.attributes
+        ]
+        self._attributes = [(holder, name, getattr(holder, name)) for holder, name in owned]
 
     def follow(self, graph: ChannelGraph, edits: Iterable[Edit]) -> None:
         """Note edits that are about to be made.
@@ -67,12 +71,12 @@ class Reference:
         now = [
             (tensor, tensor.data, self.values[n]) for n, tensor in tensors_of(self.model).items()
         ]
-        sizes = [(module, name, getattr(module, name)) for module, name, _ in self._attributes]
+        sizes = [(holder, name, getattr(holder, name)) for holder, name, _ in self._attributes]
         steps = [("a tensor", partial(set_data, tensor, data)) for tensor, data, _ in now]
         steps += [("a size", partial(setattr, *each)) for each in sizes]
         with giving_back(lambda: steps):
             for tensor, _, old in now:
                 set_data(tensor, old)
-            for module, name, value in self._attributes:
-                setattr(module, name, value)
+            for holder, name, value in self._attributes:
+                setattr(holder, name, value)
             yield

@@ -46,6 +46,11 @@ def atoms_in_blocks(flow: DimFlow) -> set[Atom]:
     return atoms_of(term for _, terms in flow.in_blocks for term in terms)
 
 
+def holder_of(module: nn.Module, attribute: str) -> Any:
+    """What has an attribute that follows edits: its module, or the configuration for `SETTING`."""
+    return module.config if attribute == SETTING else module
+
+
 def settings(module: nn.Module, sizes: list[int]) -> Iterator[tuple[Any, str, object, object]]:
     """(configuration, attribute, old, new) where these widths are not whole blocks of memory."""
     weight = next(module.parameters())
