@@ -1,4 +1,4 @@
-"""The configuration of a model of `transformers` follows an edit, where one can say its shape.
+"""A configuration of `transformers` or `diffusers` follows an edit, where one can say the shape.
 
 Which entries are widths is not known by name: it is tried. The class of the model is built anew
 from a changed copy of its configuration, on the device `meta`, which takes no memory. An entry is
@@ -8,7 +8,6 @@ away from them; if in the end all agree, the configuration takes the new values.
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import warnings
@@ -20,10 +19,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ramify.edit.config_entries import (
+    Place,
+    build,
+    draft_of,
+    entries,
+    entry,
+    has_config,
+    put,
+    set_entry,
+)
 from ramify.tracing.recorder import arguments, copied, evaluating
-
-Place = tuple[str | int, ...]
-"""Where an entry stands: names of nested configurations, its own, and its place in a list."""
 
 MOST_BUILDS = 60  # tries for one edit
 MOST_RESULTS = 3  # configurations of the right shapes that are tried by running the model
@@ -45,13 +51,9 @@ def configured(model: nn.Module) -> list[nn.Module]:
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{outer}.") or not outer for outer, _ in found)
         saved = callable(getattr(type(module), "save_pretrained", None))
-        if saved and not inside and _is_config(getattr(module, "config", None)):
+        if saved and not inside and has_config(module):
             found.append((path, module))
     return [module for _, module in found]
-
-
-def _is_config(value: Any) -> bool:
-    return callable(getattr(value, "to_dict", None)) and hasattr(type(value), "from_dict")
 
 
 def facts_of(model: nn.Module) -> Facts:
@@ -167,7 +169,7 @@ class _Search:
 
     def __init__(self, module: nn.Module, wanted: Facts) -> None:
         self._module, self._wanted = module, wanted
-        self._config = copy.deepcopy(module.config)
+        self._config = draft_of(module)
         self._builds = 0
 
     def results(self) -> Iterator[tuple[dict[Place, int], Facts]]:
@@ -206,12 +208,12 @@ class _Search:
 @contextmanager
 def _changed(config: Any, place: Place, value: int) -> Iterator[None]:
     """An entry with another value, for the time of the block."""
-    old = _entry(config, place)
-    _set(config, place, value)
+    old = entry(config, place)
+    set_entry(config, place, value)
     try:
         yield
     finally:
-        _set(config, place, old)
+        set_entry(config, place, old)
 
 
 def _built(module: nn.Module, config: Any) -> Facts | None:
@@ -219,7 +221,7 @@ def _built(module: nn.Module, config: Any) -> Facts | None:
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return facts_of(type(module)(copy.deepcopy(config)))
+            return facts_of(build(module, config))
     except Exception:  # whatever the class says of sizes that do not go together
         return None
 
@@ -244,7 +246,7 @@ def _options(config: Any, built: Facts, wanted: Facts) -> Iterator[tuple[Place, 
         for pair in zip(built.shapes.get(name, ()), shape, strict=False)
         if pair[0] != pair[1]
     }
-    for place, value in sorted(_entries(config), key=lambda entry: str(entry[0])):
+    for place, value in sorted(entries(config), key=lambda each: str(each[0])):
         new: set[int] = set()
         for old, size in sorted(pairs):
             if value is None:
@@ -252,45 +254,6 @@ def _options(config: Any, built: Facts, wanted: Facts) -> Iterator[tuple[Place, 
             elif old % value == 0 and (size * value) % old == 0:
                 new.add(size * value // old)  # the width itself, or a factor of it
         yield from ((place, size) for size in sorted(new) if size != value)
-
-
-def _entries(config: Any, inside: Place = ()) -> Iterator[tuple[Place, int | None]]:
-    """Every whole number of a configuration, and what is left open, with its place."""
-    for name, value in list(vars(config).items()):
-        place = (*inside, name)
-        if name.startswith("_"):
-            continue
-        if _is_config(value) and len(inside) < 3:
-            yield from _entries(value, place)
-        elif (type(value) is int and value > 0) or (value is None and _may_be_open(name)):
-            yield place, value
-        elif isinstance(value, list) and value and all(type(n) is int and n > 0 for n in value):
-            yield from (((*place, at), n) for at, n in enumerate(value))
-
-
-def _may_be_open(name: str) -> bool:
-    """Whether an entry without value could be a width, such as the inner size of GPT-2."""
-    words = ("inner", "ffn", "intermediate", "dim", "hidden", "size", "heads")
-    return any(word in name for word in words) and not name.endswith("_id")
-
-
-def _holder(config: Any, place: Place) -> Any:
-    for name in place[:-1]:
-        config = config[name] if isinstance(name, int) else getattr(config, name)
-    return config
-
-
-def _entry(config: Any, place: Place) -> Any:
-    holder, last = _holder(config, place), place[-1]
-    return holder[last] if isinstance(last, int) else getattr(holder, last)
-
-
-def _set(config: Any, place: Place, value: Any) -> None:
-    holder, last = _holder(config, place), place[-1]
-    if isinstance(last, int):
-        holder[last] = value
-    else:
-        setattr(holder, last, value)
 
 
 def _take(
@@ -301,27 +264,14 @@ def _take(
     Returns:
         What takes them back.
     """
-    own = module.config
-    old = {place: _entry(own, place) for place in found}
-    copies = {id(c): c for m in module.modules() if _is_config(c := getattr(m, "config", None))}
-    copies.pop(id(own), None)
-    done: list[tuple[Any, Place, Any]] = []
-    for config in (own, *copies.values()):  # the halves of an encoder-decoder have copies
-        if type(config) is not type(own):
-            continue
-        for place, value in found.items():
-            if _entry(config, place) == old[place] or config is own:
-                done.append((config, place, _entry(config, place)))
-                _set(config, place, value)
-
+    undo_entries = put(module, found)
     attributes = [(module.get_submodule(path), name, v) for (path, name), v in numbers.items()]
     kept = [(holder, name, getattr(holder, name)) for holder, name, _ in attributes]
     for holder, name, value in attributes:
         setattr(holder, name, value)
 
     def undo() -> None:
-        for config, place, value in done:
-            _set(config, place, value)
+        undo_entries()
         for holder, name, value in kept:
             setattr(holder, name, value)
 

@@ -1,0 +1,152 @@
+"""The entries of a configuration: how they are listed, changed and given to a class.
+
+A configuration of `transformers` is an object whose entries are attributes, and which is all that
+its class is built from. One of `diffusers` is a dictionary of the arguments of the class, read-only
+but for `register_to_config`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+Place = tuple[str | int, ...]
+"""Where an entry stands: names of nested configurations, its own, and its place in a list."""
+
+_DEFAULTED = "_use_default_values"  # names that from_config of diffusers replaces by its defaults
+
+
+def has_config(module: nn.Module) -> bool:
+    """Whether a module is described by a configuration of one of the two kinds."""
+    config = getattr(module, "config", None)
+    return _is_object(config) or _of_arguments(module, config)
+
+
+def draft_of(module: Any) -> Any:
+    """A copy of a module's configuration that may be changed entry by entry."""
+    if not _of_arguments(module, module.config):
+        return copy.deepcopy(module.config)
+    return {
+        name: list(value) if isinstance(value, tuple) else copy.deepcopy(value)
+        for name, value in module.config.items()
+        if not name.startswith("_")
+    }
+
+
+def build(module: nn.Module, draft: Any) -> nn.Module:
+    """What the class of a module makes of a draft, which stays as it is."""
+    kind: Any = type(module)
+    own = copy.deepcopy(draft)
+    made: nn.Module = kind(**own) if isinstance(draft, dict) else kind(own)
+    return made
+
+
+def entries(draft: Any, inside: Place = ()) -> Iterator[tuple[Place, int | None]]:
+    """Every whole number of a draft, and what is left open.
+
+    Args:
+        draft: from :func:`draft_of`, or an object inside one.
+        inside: where that object stands.
+
+    Yields:
+        The place and the value.
+    """
+    for name, value in list(_named(draft)):
+        place = (*inside, name)
+        if name.startswith("_"):
+            continue
+        if _is_object(value) and len(inside) < 3:
+            yield from entries(value, place)
+        elif (type(value) is int and value > 0) or (value is None and _may_be_open(name)):
+            yield place, value
+        elif isinstance(value, list) and value and all(type(n) is int and n > 0 for n in value):
+            yield from (((*place, at), n) for at, n in enumerate(value))
+
+
+def entry(draft: Any, place: Place) -> Any:
+    """The value at a place."""
+    for name in place:
+        draft = draft[name] if isinstance(draft, list | dict) else getattr(draft, str(name))
+    return draft
+
+
+def set_entry(draft: Any, place: Place, value: Any) -> None:
+    """Change the value at a place."""
+    holder, last = entry(draft, place[:-1]), place[-1]
+    if isinstance(holder, list | dict):
+        holder[last] = value  # type: ignore[index, call-overload]
+    else:
+        setattr(holder, str(last), value)
+
+
+def put(module: Any, found: Mapping[Place, int]) -> Callable[[], None]:
+    """Give the configuration of a module, and its copies in the modules inside, new values.
+
+    Args:
+        module: what is described.
+        found: the places and their values.
+
+    Returns:
+        What takes them back.
+    """
+    if _of_arguments(module, module.config):
+        return _register(module, found)
+    own = module.config
+    old = {place: entry(own, place) for place in found}
+    copies = {id(c): c for m in module.modules() if _is_object(c := getattr(m, "config", None))}
+    copies.pop(id(own), None)
+    done: list[tuple[Any, Place, Any]] = []
+    for config in (own, *copies.values()):  # the halves of an encoder-decoder have copies
+        if type(config) is not type(own):
+            continue
+        for place, value in found.items():
+            if entry(config, place) == old[place] or config is own:
+                done.append((config, place, entry(config, place)))
+                set_entry(config, place, value)
+
+    def undo() -> None:
+        for config, place, value in done:
+            set_entry(config, place, value)
+
+    return undo
+
+
+def _register(module: Any, found: Mapping[Place, int]) -> Callable[[], None]:
+    """Record new arguments of a module's class, each in the type that it had.
+
+    Returns:
+        What records the old ones again.
+    """
+    draft, config = draft_of(module), module.config
+    for place, value in found.items():
+        set_entry(draft, place, value)
+    names = {str(place[0]) for place in found}
+    old = {name: config[name] for name in names}
+    new = {n: tuple(draft[n]) if isinstance(v, tuple) else draft[n] for n, v in old.items()}
+    if _DEFAULTED in config:
+        old[_DEFAULTED] = config[_DEFAULTED]
+        new[_DEFAULTED] = [name for name in config[_DEFAULTED] if name not in names]
+    module.register_to_config(**new)
+    return lambda: module.register_to_config(**old)
+
+
+def _is_object(value: Any) -> bool:
+    return callable(getattr(value, "to_dict", None)) and hasattr(type(value), "from_dict")
+
+
+def _of_arguments(module: nn.Module, config: Any) -> bool:
+    registers = callable(getattr(type(module), "register_to_config", None))
+    return registers and isinstance(config, Mapping)
+
+
+def _named(draft: Any) -> Iterable[tuple[str, Any]]:
+    return draft.items() if isinstance(draft, dict) else vars(draft).items()
+
+
+def _may_be_open(name: str) -> bool:
+    """Whether an entry without value could be a width, such as the inner size of GPT-2."""
+    words = ("inner", "ffn", "intermediate", "dim", "hidden", "size", "heads")
+    return any(word in name for word in words) and not name.endswith("_id")
