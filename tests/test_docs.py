@@ -10,11 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXTRAS = {  # page -> extra it needs
+    "diffusers.md": "diffusers",
     "experts.md": "transformers",
     "lightning.md": "lightning",
     "llm.md": "transformers",
     "trainer.md": "transformers",
     "transformers.md": "transformers",
+    "yolo.md": "ultralytics",
 }
 
 

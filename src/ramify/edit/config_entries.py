@@ -69,15 +69,15 @@ def entries(draft: Any, inside: Place = ()) -> Iterator[tuple[Place, int | None]
 def entry(draft: Any, place: Place) -> Any:
     """The value at a place."""
     for name in place:
-        draft = draft[name] if isinstance(draft, list | dict) else getattr(draft, str(name))
+        draft = draft[name] if _indexed(draft, name) else getattr(draft, str(name))
     return draft
 
 
 def set_entry(draft: Any, place: Place, value: Any) -> None:
     """Change the value at a place."""
     holder, last = entry(draft, place[:-1]), place[-1]
-    if isinstance(holder, list | dict):
-        holder[last] = value  # type: ignore[index, call-overload]
+    if _indexed(holder, last):
+        holder[last] = value
     else:
         setattr(holder, str(last), value)
 
@@ -140,6 +140,10 @@ def _is_object(value: Any) -> bool:
 def _of_arguments(module: nn.Module, config: Any) -> bool:
     registers = callable(getattr(type(module), "register_to_config", None))
     return registers and isinstance(config, Mapping)
+
+
+def _indexed(holder: Any, name: str | int) -> bool:
+    return isinstance(holder, dict) or isinstance(name, int)
 
 
 def _named(draft: Any) -> Iterable[tuple[str, Any]]:
