@@ -201,6 +201,26 @@ def test_what_cannot_be_traced() -> None:
         ramify.trace(nn.Linear(3, 2, device="meta"), x.to("meta"))
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_model_without_values_takes_the_shape_of_an_edited_copy(device: str) -> None:
+    def net(device: str) -> nn.Module:
+        with torch.device(device):
+            return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+    copy = net("cpu").eval()
+    graph = ramify.trace(copy, torch.randn(2, 3))
+    ramify.apply(graph, [ramify.Prune("0", 1), ramify.Prune("0", 4)])
+    model = ramify.reshape(net(device), ramify.recipe_of(copy))
+    assert {p.device.type for p in model.parameters()} == {device}
+    assert {n: p.shape for n, p in model.state_dict().items()} == {
+        n: p.shape for n, p in copy.state_dict().items()
+    }
+    assert [m.out_features for m in model if isinstance(m, nn.Linear)] == [6, 2]
+    model.load_state_dict(copy.state_dict(), assign=True)
+    x = torch.randn(2, 3)
+    assert torch.equal(model.eval()(x), copy(x))
+
+
 def test_distributed_wrappers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     wrapper = nn.parallel.DistributedDataParallel
     monkeypatch.setattr(wrapper, "__init__", lambda self: nn.Module.__init__(self))

@@ -5,6 +5,7 @@ Shape letters: `W` channels of one atom, `N` positions of one dimension.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from ramify.tracing.dims import Atom, Fixed, Prod, Sum, Term, leaves
 from ramify.tracing.grouped import SETTING, settings
 from ramify.tracing.kept_state import giving_back
 from ramify.tracing.modes import set_attribute
+from ramify.tracing.on_use import OnUse
 from ramify.tracing.recorder import tensors_of
 
 Index = NDArray[np.int64]
@@ -432,9 +434,22 @@ def attribute_values(
     return out
 
 
+def _stays(terms: Sequence[Term], changes: Changes, scaled: Sequence[Scaling]) -> bool:
+    """Whether changes leave every entry of a tensor where and what it is."""
+    return all(
+        np.array_equal(sources(term, changes), np.arange(term.size))
+        and bool((scale(term, changes) == 1.0).all())
+        for term, scale in zip(terms, scaled, strict=True)
+    )
+
+
 @contextmanager
 def resized(
-    model: nn.Module, indexing: Indexing, changes: Changes, dead: frozenset[Atom] = frozenset()
+    model: nn.Module,
+    indexing: Indexing,
+    changes: Changes,
+    dead: frozenset[Atom] = frozenset(),
+    on_use: OnUse | None = None,
 ) -> Iterator[None]:
     """The model as it would be after the changes, for the time of the block.
 
@@ -443,6 +458,8 @@ def resized(
         indexing: of the model as it is.
         changes: what happens to each axis.
         dead: axes whose scale multiplies every tensor that holds them.
+        on_use: what makes the large parameters when an operation takes them; all are made at once
+            where it is absent.
 
     Yields:
         Nothing; the model is as it was afterwards.
@@ -454,8 +471,15 @@ def resized(
     with giving_back(lambda: [*(("a tensor", partial(set_data, *each)) for each in undo), *sizes]):
         for name in indexing.touched(changes):
             tensor, scaled = tensors[name], indexing.value_scales(name, dead)
-            undo.append((tensor, tensor.data))
-            set_data(tensor, reindex(tensor, indexing.dims[name], changes, scaled))
+            terms, old = indexing.dims[name], tensor.data
+            if _stays(terms, changes, scaled):
+                continue
+            make = functools.partial(reindex, old, terms, changes, scaled)
+            undo.append((tensor, old))
+            if on_use is not None and isinstance(tensor, nn.Parameter):
+                set_data(tensor, on_use.put_off(old, [new_size(t, changes) for t in terms], make))
+            else:
+                set_data(tensor, make())
         for module, name, _, new in values:
             set_attribute(module, name, new)
         yield

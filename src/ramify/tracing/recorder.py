@@ -33,7 +33,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ramify.tracing.attention.multihead import of_free_sizes
 from ramify.tracing.kept_state import KeptState, giving_back, held_by, tensor_given_back
 from ramify.tracing.modes import enter_mode, set_attribute
-from ramify.tracing.writes import Writes
+from ramify.tracing.writes import Execute, Writes
 
 T = TypeVar("T")
 
@@ -223,6 +223,7 @@ class Recorder(TorchDispatchMode):
         *,
         draws: bool = False,
         before: Before | None = None,
+        execute: Execute | None = None,
     ) -> None:
         super().__init__()
         self.tape = Tape()
@@ -237,7 +238,7 @@ class Recorder(TorchDispatchMode):
         self._by_memory: dict[tuple[Any, ...], Ref] = {}
         self._modules = {id(module): name for name, module in model.named_modules()}
         self._stack: list[str] = [""]
-        self.writes = Writes()
+        self.writes = Writes(execute)
         for name, tensor in tensors_of(model).items():
             ref = self._number(tensor)
             self.tape.names[ref.index] = name
@@ -291,7 +292,7 @@ class Recorder(TorchDispatchMode):
         if self._before is not None:
             self._before(len(self.tape.ops), written)
         given = copied((args, kwargs)) if self.keeps and self.keeps(func) else None
-        result = func(*args, **kwargs)
+        result = self.writes.execute(func, args, kwargs)
         if self.steer is not None:
             result = self.steer(len(self.tape.ops), func, args, kwargs, result)
         if given is not None:
@@ -376,7 +377,7 @@ def _copied(leaf: Any) -> Any:
     return leaf
 
 
-def record(
+def record(  # noqa: PLR0913  (what may be asked of a run)
     model: nn.Module,
     run: Callable[[], Any],
     inputs: Any = (),
@@ -386,6 +387,7 @@ def record(
     draws: bool = False,
     before: Before | None = None,
     grad: bool = False,
+    execute: Execute | None = None,
 ) -> Tape:
     """Run `run` once and return its tape; the model stays as it was.
 
@@ -398,11 +400,12 @@ def record(
         draws: keep what random operations give, so that a replay repeats it.
         before: called before each operation.
         grad: let autograd follow the run.
+        execute: how operations are run; by default as they are.
 
     Returns:
         The tape. Only the values of the outputs are kept, and of draws where asked.
     """
-    recorder = Recorder(model, inputs, watch, draws=draws, before=before)
+    recorder = Recorder(model, inputs, watch, draws=draws, before=before, execute=execute)
     torch.clear_autocast_cache()  # weights cast before, or of another shape, or without gradient
     with (
         untouched(model, inputs),

@@ -19,6 +19,7 @@ from ramify.tracing.inputs import OF_INPUTS, runnable
 from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import Tape, aliases_of, alone, call, record, tensors_of
 from ramify.tracing.rules.registry import has_own_rule
+from ramify.tracing.shapes_only import ShapesOnly
 from ramify.tracing.sizes import SizedRun, Use
 from ramify.tracing.unharmed import unharmed
 from ramify.tracing.verify.comparison import ReferenceRun
@@ -26,6 +27,7 @@ from ramify.tracing.verify.other_size import other_sizes, restrict_to_common
 from ramify.tracing.verify.rule_check import check_rules
 from ramify.tracing.verify.trial_growth import TrialGrowth
 from ramify.tracing.verify.trial_results import TrialResults
+from ramify.tracing.writes import Execute
 
 SPREAD = (
     "and each rank has a part of it: trace, edit and save the model before it is spread over the "
@@ -96,7 +98,11 @@ def trace(
                 f"'{name}' has no shape yet (a lazy module): run the model once first"
             )
         if tensor.is_meta:
-            raise RamifyError(f"'{name}' has no values (device 'meta'): load the weights first")
+            raise RamifyError(
+                f"'{name}' has no values (device 'meta'), and groups are proven on values: load "
+                "the weights first, or trace and edit a copy with random ones, and give this model "
+                "its shape by ramify.reshape(model, ramify.recipe_of(copy))"
+            )
     check_writable(model)
     asked = (tuple(also), edit_outputs, _names(unused))
     with alone(), unharmed(model):
@@ -171,11 +177,15 @@ def _trace(
     if known is None:
         _compare_other_size(model, flow, inputs, edit_outputs)
     references += [follow_run(model, flow, run, edit_outputs) for run in runs[1:]]
-    training = None if results.same_in_training else _train(model, inputs)
-    if training is not None:
-        evaluated = _operations(model, references[0].tape)
+    evaluated = _operations(model, references[0].tape)
+    for execute in () if results.same_in_training else (ShapesOnly(model), None):
+        training = _train(model, inputs, execute)
+        if training is None:
+            continue
         results.same_in_training = _operations(model, training[0]) == evaluated
-        if not results.same_in_training:
+        if results.same_in_training:
+            break
+        if execute is None:
             runs.append((inputs, True))
             references.append(_follow(flow, ReferenceRun(), *training, edit_outputs))
     if not unused:
@@ -258,8 +268,12 @@ def _compare_other_size(model: nn.Module, flow: DimFlow, inputs: Any, edit_outpu
     traced = flow.tape
     for other in other_sizes(inputs):
         second = empty_flow(model)
+        run = other, False
         try:
-            tape, uses = _record(model, (other, False))
+            try:
+                tape, uses = _record(model, run, execute=ShapesOnly(model))
+            except Exception:  # it may be the values that were not computed
+                tape, uses = _record(model, run)
         except Exception:  # a model of this size alone, or another meaning of these axes
             continue
         propagate(second, tape, uses=uses)
@@ -284,20 +298,25 @@ def follow_run(model: nn.Module, flow: DimFlow, run: Run, edit_outputs: bool) ->
 
 
 def _record(
-    model: nn.Module, run: Run, reference: ReferenceRun | None = None, turn: int = 0
+    model: nn.Module,
+    run: Run,
+    reference: ReferenceRun | None = None,
+    turn: int = 0,
+    execute: Execute | None = None,
 ) -> tuple[Tape, list[Use]]:
     inputs, training = run
     watch, decisions = None, Decisions(turn=turn)
     if reference is not None:
         watch, reference.decisions = reference.watcher(), decisions.noted
     run_sized = SizedRun(model, lambda: call(model, inputs), has_own_rule)
-    tape = record(model, decisions.of(run_sized), inputs, training=training, watch=watch)
+    decided = decisions.of(run_sized)
+    tape = record(model, decided, inputs, training=training, watch=watch, execute=execute)
     return tape, run_sized.uses
 
 
-def _train(model: nn.Module, inputs: Any) -> tuple[Tape, list[Use]] | None:
+def _train(model: nn.Module, inputs: Any, execute: Execute | None) -> tuple[Tape, list[Use]] | None:
     with contextlib.suppress(Exception):  # a forward that cannot train on these inputs
-        return _record(model, (inputs, True))
+        return _record(model, (inputs, True), execute=execute)
     return None
 
 

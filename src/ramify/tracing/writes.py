@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ramify.tracing.kept_state import give_back_all
+
+Execute = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]
+"""(operation, its arguments, by name) -> what it returns: how operations are run."""
 
 
 class Writes(TorchDispatchMode):
@@ -25,8 +28,10 @@ class Writes(TorchDispatchMode):
         """Torch would import its compiler (seconds) to keep it out of here."""
         return False
 
-    def __init__(self) -> None:
+    def __init__(self, execute: Execute | None = None) -> None:
         super().__init__()
+        self.execute = execute or _as_usual
+        """How operations are run."""
         self._unwritten: dict[int, list[Tensor]] = {}
         self._written: list[tuple[Tensor, Tensor]] = []
 
@@ -44,7 +49,7 @@ class Writes(TorchDispatchMode):
         Returns:
             The tensors that it writes into.
         """
-        written = _written(func, args) if func._schema.is_mutable else []
+        written = written_by(func, args) if func._schema.is_mutable else []
         for tensor in written:
             for data in self._unwritten.pop(storage_of(tensor), []):
                 self._written.append((data, data.clone()))
@@ -68,10 +73,14 @@ class Writes(TorchDispatchMode):
     ) -> Any:
         """Keep what the operation will overwrite, and run it."""
         self.before(func, args)
-        return func(*args, **(kwargs or {}))
+        return self.execute(func, args, kwargs or {})
 
 
-def _written(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
+def _as_usual(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return func(*args, **kwargs)
+
+
+def written_by(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
     """The tensors that an operation writes into."""
     declared = zip(args, func._schema.arguments, strict=False)
     writes = [arg for arg, d in declared if d.alias_info is not None and d.alias_info.is_write]

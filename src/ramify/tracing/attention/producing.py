@@ -8,7 +8,8 @@ take it. So each entry of an activation is followed back to the rows that it is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +62,10 @@ class RowTracer:
 
     def __post_init__(self) -> None:
         self._writers: dict[int, list[int]] = {}
+        self._readers: dict[int, list[int]] = {}
         for position, op in enumerate(self.tape.ops):
+            for ref in op.inputs():
+                self._readers.setdefault(ref.index, []).append(position)
             for ref in op.results():
                 self._writers.setdefault(ref.index, []).append(position)
 
@@ -119,16 +123,31 @@ class RowTracer:
         names = {name for name, _ in rows}
         weights = {index for index, name in self.tape.names.items() if name in names}
         # Forward over the tape: which tensors would change if the rows were scaled?
-        changed = set(weights)
-        for position, op in enumerate(self.tape.ops):
+        changed: set[int] = set()
+        waiting: list[int] = []  # the operations that read what changes, the first of them in front
+        queued: set[int] = set()
+
+        def change(indices: Iterable[int], since: int) -> None:
+            for index in set(indices) - changed:
+                changed.add(index)
+                for at in self._readers.get(index, ()):
+                    if at > since and at not in queued:
+                        queued.add(at)
+                        heapq.heappush(waiting, at)
+
+        change(weights, -1)
+        while waiting:
+            position = heapq.heappop(waiting)
+            op = self.tape.ops[position]
             inputs = {ref.index for ref in op.inputs() if ref.index in changed}
             inputs -= {index for at, index in operands if at == position}
             if not inputs:
                 continue
             # A weight whose entries are moved is still that weight.
             if inputs <= weights and self._moves(op):
-                weights.update(ref.index for ref in op.results())
-                changed |= weights
+                moved = {ref.index for ref in op.results()}
+                weights |= moved
+                change(moved, position)
                 continue
             # Another layer reads what the rows make: it would change.
             read = self.contractions.get(position)
@@ -140,7 +159,8 @@ class RowTracer:
             met = [self._made_of(numbers, rows) for numbers in made]
             if not any(met) and None in made and not self._moves(op):
                 return False
-            changed |= {ref.index for ref, mine in zip(op.results(), met, strict=True) if mine}
+            mets = zip(op.results(), met, strict=True)
+            change((ref.index for ref, mine in mets if mine), position)
         return changed.isdisjoint(ref.index for ref in self.tape.outputs)
 
     def independent(self, ref: Ref, position: int, rows: Rows) -> bool:

@@ -16,6 +16,7 @@ from ramify.tracing.decisions import Decisions
 from ramify.tracing.dims import Atom, atoms_of
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Changes, Indexing, new_size, resized
+from ramify.tracing.on_use import OnUse
 from ramify.tracing.recorder import call, record
 from ramify.tracing.verify.comparison import ReferenceRun
 
@@ -49,11 +50,12 @@ def measure_powers(
     passed: dict[int, set[int]] = {}
     for number, ((inputs, training), reference) in enumerate(runs):
         products = products_on(flow, reference.tape)
-        with resized(model, indexing, changes, dead), sdpa_kernel(SDPBackend.MATH):
+        later = OnUse(model)
+        with resized(model, indexing, changes, dead, later), sdpa_kernel(SDPBackend.MATH):
             try:
                 run = functools.partial(call, model, inputs)
                 decided = Decisions(reference.decisions).of(run)
-                tape = record(model, decided, inputs, training=training)
+                tape = record(model, decided, inputs, training=training, execute=later)
             except Exception:
                 return None
         for position, ratio in rescaled(reference, tape, changes):

@@ -8,6 +8,7 @@ is told apart by growing fewer groups, and is then tied (equal slices), frozen, 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,12 +36,14 @@ from ramify.tracing.dims import (
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.grouped import BLOCK, atoms_in_blocks
 from ramify.tracing.indexing import Change, Indexing, new_size, resized
+from ramify.tracing.on_use import OnUse
 from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import call, record
 from ramify.tracing.roles import indexing_of, roles_of
 from ramify.tracing.rules.registry import rule_for
+from ramify.tracing.shapes_only import ShapesOnly, ValueAsked
 from ramify.tracing.sizes import SizedRun
-from ramify.tracing.verify.comparison import ReferenceRun, RunComparison, near_equal
+from ramify.tracing.verify.comparison import Mismatch, ReferenceRun, RunComparison, near_equal
 from ramify.tracing.verify.scale_powers import measure_powers
 from ramify.tracing.verify.trial_results import TrialResults
 
@@ -169,10 +172,11 @@ class TrialGrowth:
         removed = {a: Change(np.arange(1, a.size), np.ones(a.size - 1)) for a in atoms}
         inputs, tapes = self.runs[0][0], []
         for changes in (zeroed, removed):
-            with resized(self.model, self._indexing, changes):
+            later = OnUse(self.model)
+            with resized(self.model, self._indexing, changes, on_use=later):
                 try:
                     run = lambda: call(self.model, inputs)  # noqa: E731
-                    tapes.append(record(self.model, Decisions().of(run), inputs))
+                    tapes.append(record(self.model, Decisions().of(run), inputs, execute=later))
                 except Exception:
                     return None
         return near_equal(*tapes)
@@ -217,11 +221,32 @@ class TrialGrowth:
         """
         if not atoms:
             return None
-        changes = self._changes(atoms)
+        if not values:  # products need not be computed where shapes alone are compared
+            with contextlib.suppress(ValueAsked):
+                return self._grow(atoms, False, until, shapes=True)
+        return self._grow(atoms, values, until)
+
+    def _grow(
+        self,
+        atoms: Sequence[Atom],
+        values: bool,
+        until: tuple[int, int] | None,
+        shapes: bool = False,
+    ) -> Failure | None:
+        """One attempt; with `shapes`, products with weights are not computed.
+
+        Returns:
+            The first failure.
+
+        Raises:
+            ValueAsked: the run may have failed since they were not.
+        """
+        changes, later = self._changes(atoms), OnUse(self.model)
         dims = self._indexing.dims
         grown = DimFlow({n: tuple(new_size(t, changes) for t in ts) for n, ts in dims.items()})
         dead = frozenset(atom for atom in atoms if atom.no_split)
-        with resized(self.model, self._indexing, changes, dead):
+        with resized(self.model, self._indexing, changes, dead, later):
+            execute = ShapesOnly(self.model, later.waiting()) if shapes else later
             runs = enumerate(zip(self.runs, self.references, strict=True))
             for number, ((inputs, training), reference) in runs:
                 if until is not None and number < until[0]:
@@ -238,10 +263,13 @@ class TrialGrowth:
                         inputs,
                         training=training,
                         watch=comparison,
+                        execute=execute,
                     )
-                except Exception:
+                except Exception as error:
                     if comparison.satisfied:
                         return None
+                    if shapes and not isinstance(error, Mismatch):
+                        raise ValueAsked from error
                     return self._failure(number, comparison, changes)
                 if compared and not self.edit_outputs and not near_equal(reference.tape, tape):
                     return Failure([], "its outputs depend on the number of channels", True)

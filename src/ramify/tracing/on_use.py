@@ -1,0 +1,121 @@
+"""Weights of another size whose values are made when an operation takes them.
+
+A trial runs a model with all of its weights resized. Each of them is needed for one operation or
+two, so that only a part has to be in memory at a time: until an operation takes it, a weight is
+memory that nobody has written to, which a system gives out for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ramify.tracing.recorder import leaves, mapped
+from ramify.tracing.writes import storage_of, written_by
+
+_LARGE = 2**18
+"""Tensors of fewer bytes are made at once."""
+_KEPT = 2**25
+"""How many bytes of what was made are kept for later operations: for layers that run in turn."""
+
+_SAME = frozenset({"aten::detach", "aten::alias"})
+"""Operations whose result is the very weight: for what stands in for it, it stands in as well."""
+_PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}
+
+
+@dataclass
+class _Later:
+    """A weight to be made: what stands for it meanwhile, and what makes it."""
+
+    stands_in: Tensor
+    make: Callable[[], Tensor]
+
+
+class OnUse:
+    """How a `Recorder` runs operations on weights that are not made yet.
+
+    Args:
+        model: whose weights they are.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        # A script may read weights in operations that a recorder does not see.
+        self._seen = not any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
+        self._later: dict[int, _Later] = {}
+        self._made: dict[int, Tensor] = {}
+        self._written: set[int] = set()
+        """Which of those were written to, by way of a view, and so cannot be made again."""
+
+    def waiting(self) -> list[Tensor]:
+        """What stands for the weights that are not made yet."""
+        return [later.stands_in for later in self._later.values()]
+
+    def put_off(self, old: Tensor, shape: list[int], make: Callable[[], Tensor]) -> Tensor:
+        """What stands for a new value of a weight until an operation takes it.
+
+        Args:
+            old: the present value.
+            shape: that of the new one, of the same dtype and device, and contiguous as it is.
+            make: gives the new value.
+
+        Returns:
+            A tensor of that shape, without values; of small or unusual weights, the value itself.
+        """
+        plain = self._seen and type(old) is Tensor and old.layout is torch.strided
+        if not plain or old.device.type != "cpu" or not old.is_contiguous():
+            return make()
+        size = math.prod(shape) * old.element_size()
+        if size < _LARGE or old.is_inference():
+            return make()
+        # The C library might give it memory that was written to and freed: the system does not.
+        blank = torch.frombuffer(mmap.mmap(-1, size, **_PRIVATE), dtype=torch.uint8)
+        stands_in = blank.view(old.dtype).view(shape)
+        self._later[storage_of(stands_in)] = _Later(stands_in, make)
+        return stands_in
+
+    def __call__(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run an operation on the weights themselves."""
+        given = leaves(kwargs, Tensor, leaves(args, Tensor))
+        mutable = func._schema.is_mutable
+        written = {storage_of(tensor) for tensor in written_by(func, args)} if mutable else set()
+        self._written |= {key for key, made in self._made.items() if storage_of(made) in written}
+        waits = any(storage_of(tensor) in self._later for tensor in given)
+        if not waits or func._schema.name in _SAME:
+            return func(*args, **kwargs)
+        for key in written:
+            self._write(key)
+        return func(*mapped(args, self._value), **mapped(dict(kwargs), self._value))
+
+    def _value(self, leaf: Any) -> Any:
+        """The weight that a tensor stands for; anything else as it is."""
+        later = self._later.get(storage_of(leaf)) if isinstance(leaf, Tensor) else None
+        if later is None:
+            return leaf
+        whole = later.stands_in
+        if leaf.shape != whole.shape or leaf.stride() != whole.stride():  # a view made elsewhere
+            self._write(storage_of(leaf))
+            return leaf
+        key = storage_of(leaf)
+        made = self._made.pop(key, None)
+        self._made[key] = made if made is not None else later.make()
+        # The latest are kept, for a layer that is called again and again.
+        size = sum(kept.numel() * kept.element_size() for kept in self._made.values())
+        for old in [old for old in self._made if old != key and old not in self._written]:
+            if size > _KEPT:
+                gone = self._made.pop(old)
+                size -= gone.numel() * gone.element_size()
+        return self._made[key]
+
+    def _write(self, key: int) -> None:
+        """Write a weight into the memory that stands for it, which is then the weight itself."""
+        later = self._later.pop(key, None)
+        if later is not None:
+            made = self._made.pop(key, None)
+            with torch.no_grad():
+                later.stands_in.copy_(made if made is not None else later.make())

@@ -1,0 +1,139 @@
+"""A run of a model for its shapes alone: products with weights are not computed.
+
+Nearly all of a pass goes into matrix products and convolutions. Where only the operations and the
+shapes of a run are asked for, zeros stand for what these would give. Everything else runs as
+usual, so that the Python of a forward meets tensors of the right kind, shape and strides. Should it
+ask for a value that depends on such zeros, the run ends with `ValueAsked`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ramify.tracing.propagate import READS_VALUES
+from ramify.tracing.recorder import leaves, tensors_of
+from ramify.tracing.rules.registry import has_own_rule
+from ramify.tracing.writes import storage_of
+
+_MATRICES = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
+"""Matrix products, and which of their arguments is the first factor."""
+
+
+class ValueAsked(Exception):
+    """The run depends on values that were not computed."""
+
+
+class ShapesOnly:
+    """How a `Recorder` runs operations where only shapes count.
+
+    Args:
+        model: whose weights are meant.
+        unknown: tensors that have no values of their own.
+    """
+
+    def __init__(self, model: nn.Module, unknown: Sequence[Tensor] = ()) -> None:
+        self._weights = {storage_of(tensor) for tensor in tensors_of(model).values()}
+        self._unknown = {storage_of(tensor) for tensor in unknown}
+        """The memory that holds zeros in place of values, or what was made of them."""
+        self._asked = False
+
+    def __call__(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run an operation, or make zeros of its result's shape.
+
+        Returns:
+            What the operation returns, or zeros in its place.
+
+        Raises:
+            ValueAsked: it reads a value, or has a shape, that depends on such zeros.
+        """
+        given = leaves(kwargs, Tensor, leaves(args, Tensor))
+        unknown = any(storage_of(tensor) in self._unknown for tensor in given)
+        result = None
+        if self._asked:  # and the forward went on, by another way
+            raise ValueAsked
+        if unknown or any(storage_of(tensor) in self._weights for tensor in given):
+            if unknown and (has_own_rule(func) or self._depends_on_values(func, args)):
+                self._asked = True
+                raise ValueAsked
+            result = _zeros_like_product(func, args)
+            unknown = unknown or result is not None
+        if result is None:
+            result = func(*args, **kwargs)
+        made = leaves(result, Tensor)
+        if unknown:
+            self._unknown.update(map(storage_of, made + (given if func._schema.is_mutable else [])))
+        else:  # new tensors may lie where unknown ones lay before
+            self._unknown.difference_update(map(storage_of, made))
+        return result
+
+    def _depends_on_values(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """Whether an operation gives values to Python, or a result whose shape depends on them."""
+        if func._schema.name == "aten::index":  # by a mask, not by numbers
+            masks = (t for t in leaves(args[1], Tensor) if t.dtype in (torch.bool, torch.uint8))
+            return any(storage_of(mask) in self._unknown for mask in masks)
+        tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+        return func._schema.name in READS_VALUES or not tags.isdisjoint(func.tags)
+
+
+def _zeros_like_product(func: Any, args: tuple[Any, ...]) -> Tensor | None:
+    """Zeros in place of a matrix product or convolution.
+
+    Returns:
+        The zeros; None for any other operation.
+
+    Raises:
+        ValueAsked: the operation would refuse its arguments, or may.
+    """
+    first = _MATRICES.get(func._schema.name)
+    if first is not None:
+        one, other = args[first : first + 2]
+        if one.shape[-1] != other.shape[-2] or one.shape[:-2] != other.shape[:-2]:
+            raise ValueAsked
+        shape = (*one.shape[:-1], other.shape[-1])
+        if first and torch.broadcast_shapes(args[0].shape, shape) != shape:
+            raise ValueAsked
+        return one.new_zeros(shape)
+    if func._schema.name != "aten::convolution":
+        return None
+    source, weight = args[:2]
+    return source.new_zeros(_convolved(args)).contiguous(memory_format=_format(source, weight))
+
+
+def _convolved(args: tuple[Any, ...]) -> tuple[int, ...]:
+    """The shape of what `aten::convolution` gives for its arguments.
+
+    Returns:
+        The sizes.
+
+    Raises:
+        ValueAsked: it would refuse them, or may.
+    """
+    source, weight, bias, *settings, transposed, more, groups = args
+    space = weight.dim() - 2
+    fits = source.dim() == weight.dim() and weight.shape[0] % groups == 0
+    read = weight.shape[0] if transposed else weight.shape[1] * groups
+    made = weight.shape[1] * groups if transposed else weight.shape[0]
+    if not fits or source.shape[1] != read or (bias is not None and len(bias) != made):
+        raise ValueAsked
+    each = [tuple(v) * (space if len(v) == 1 else 1) for v in (*settings, more)]
+    sizes = []
+    for size, kernel, s, p, d, m in zip(source.shape[2:], weight.shape[2:], *each, strict=True):
+        reach = d * (kernel - 1)
+        plain = (size + 2 * p - reach - 1) // s + 1
+        sizes.append((size - 1) * s - 2 * p + reach + m + 1 if transposed else plain)
+    if min(sizes, default=1) < 1:
+        raise ValueAsked
+    return (source.shape[0], made, *sizes)
+
+
+def _format(source: Tensor, weight: Tensor) -> torch.memory_format:
+    """The memory format of a convolution's result."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(source.dim())
+    for tensor in (source, weight) if last is not None else ():
+        if tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous():
+            return last
+    return torch.contiguous_format
