@@ -132,8 +132,9 @@ def _convolved(args: tuple[Any, ...]) -> tuple[int, ...]:
 
 def _format(source: Tensor, weight: Tensor) -> torch.memory_format:
     """The memory format of a convolution's result."""
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(source.dim())
-    for tensor in (source, weight) if last is not None else ():
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    last = formats.get(source.dim(), torch.contiguous_format)
+    for tensor in (source, weight):
         if tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous():
             return last
     return torch.contiguous_format
