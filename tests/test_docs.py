@@ -44,3 +44,17 @@ def test_how_it_works_names_every_file_of_the_core() -> None:
     core = [file for file in files if file.parts[0] not in shell and file.stem[:2] != "__"]
     assert len(core) > 90
     assert [str(file) for file in core if file.name not in page] == []
+
+
+def test_each_promise_names_a_test_or_a_command_that_is_there() -> None:
+    page = (ROOT / "docs" / "promises.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|") and "---" not in line]
+    promises = [row for row in rows if not row.endswith("| test |")]
+    assert len(promises) > 15
+    for row in promises:
+        named = re.findall(r"`(tests/[\w/]+\.py)`", row)
+        assert named, row
+        assert [name for name in named if not (ROOT / name).is_file()] == []
+        for module in re.findall(r"`python -m ([\w.]+)`", row):
+            path = ROOT / module.replace(".", "/")
+            assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module

@@ -90,6 +90,21 @@ def test_page_needs_nothing_else(finished: Path) -> None:
         assert len(own.ids) == len(set(own.ids))
 
 
+def test_names_from_outside_are_text_alone(make_run: Make, events: Events) -> None:
+    name = "<script>alert(1)</script>\"'&[b]"
+    group = next(iter(next(e for e in events if e["event"] == "edit")["widths_before"]))
+    written = json.dumps(events).replace(json.dumps(group), json.dumps(name))
+    run = make_run(json.loads(written))
+    config = json.loads((run / "config.json").read_text()) | {"model": name, "data": name}
+    (run / "config.json").write_text(json.dumps(config))
+    page = read(write_report(run))
+    source = (run / "report.html").read_text()
+    assert "<script" not in source
+    assert not any("<script" in image for image in page.images)
+    assert name in page.text
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in source
+
+
 def test_figures_follow_the_theme(finished: Path) -> None:
     page = read(finished / "report.html")
     for image in page.images:

@@ -117,7 +117,7 @@ class Display:
             self._print(line)
 
     def _print(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True)
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         self.written = time.monotonic()
 
     def _draw(self) -> None:

@@ -280,6 +280,8 @@ class KeptState:
                     if kind.by_value and not _is_writable(holder):
                         continue
                     content = kind.read(holder)
+                except MemoryError:
+                    raise
                 except Exception:  # what cannot be read is left alone
                     continue
                 self._kept.append((kind, holder, content))
