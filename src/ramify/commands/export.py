@@ -25,6 +25,7 @@ from ramify.data import Dataset
 from ramify.data import load as load_named
 from ramify.errors import RamifyError
 from ramify.models import build as build_model
+from ramify.store.disk import sweep
 from ramify.store.files import write_bytes
 from ramify.store.model import load
 from ramify.tracing.recorder import evaluating
@@ -144,6 +145,7 @@ def write_onnx(model: nn.Module, dataset: Dataset, path: Path) -> Exported:
         content = _exported(model, inputs, dataset)
     checked, error = _compared(model, dataset.x_test[:SAMPLES], content, device)
     write_bytes(path, content)
+    sweep(path.parent)
     return Exported(path, checked, error)
 
 

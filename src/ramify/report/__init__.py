@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ramify.report.reader import RunRecord, read_events, read_run
 from ramify.report.tables import Row, print_table, results_table, write_summary
+from ramify.store.disk import sweep
 from ramify.store.files import write_bytes
 
 __all__ = [
@@ -53,4 +54,5 @@ def write_report(run: Path) -> Path:
     record, path = read_run(Path(run)), Path(run) / "report.html"
     write_drawings(Path(run), record)
     write_bytes(path, render(record).encode())
+    sweep(Path(run))
     return path
