@@ -352,5 +352,5 @@ def implied_rule(values: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """The rule that selects where none is named: the one that takes the settings given."""
     if {"most", "threshold"} & set(given):
         return "threshold"
-    learned = values["method"] == "gauss-newton" and "budget" not in given
+    learned = values.get("method") == "gauss-newton" and "budget" not in given
     return "trade-off" if "tradeoff" in given or learned else "top-fraction"

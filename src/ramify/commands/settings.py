@@ -45,6 +45,7 @@ KINDS_OF_JSON = {
     "object": "a table of numbers",
     "null": "null",
 }
+LONG = 80  # characters of a value that a refusal shows
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
@@ -282,7 +283,8 @@ class Settings(BaseModel, ABC):
             where = f"{file} gives {name} as" if file else f"{name} is"
             value = list(value) if isinstance(value := values[name], tuple) else value
             advice = AGAIN if file else "correct it in the file of settings."
-            return f"{where} {value!r}, which is not {cls._type_in_words(name)}; {advice}"
+            seen = repr(value) if len(repr(value)) < LONG else f"{repr(value)[:LONG]}…"
+            return f"{where} {seen}, which is not {cls._type_in_words(name)}; {advice}"
         if refused["type"] == "finite_number":
             bounds = ["a finite number"]
         return f"{name} is {values[name]}; it must be {' and '.join(bounds)}."

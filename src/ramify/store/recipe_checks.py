@@ -17,6 +17,7 @@ Recipe = dict[str, Any]
 
 FORMAT = "ramify-recipe-1"
 LARGEST = 2**63 - 1  # what torch counts entries in
+MOST_AXES = 64  # of a tensor that torch computes with
 USUAL = 2**30  # bytes that a recipe may always ask for
 TIMES = 64  # how many times a network's own size it may ask for beyond them
 
@@ -109,7 +110,7 @@ def _is_table(value: Any) -> bool:
 
 def _is_shape(value: Any) -> bool:
     whole = isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
-    return whole and math.prod(n for n in value if n) <= LARGEST
+    return whole and len(value) <= MOST_AXES and math.prod(n for n in value if n) <= LARGEST
 
 
 def _alike(alias: str, first: str, shapes: Mapping[str, Any]) -> bool:
