@@ -63,7 +63,8 @@ def refusals_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        why, what = REASONS.get(_number(error), (str(error), "mend that, or give another place"))
+        said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        why, what = REASONS.get(_number(error), (said, "mend that, or give another place"))
         raise RamifyError(f"{path} cannot be written, since {why}: {what}.") from error
 
 
