@@ -290,7 +290,11 @@ def read(
     return {n: even for n, even in found if n in gradients}
 
 
-REFUSED = {"Mixer": "carries the other"}
+REFUSED = {
+    "Mixer": "carries the other",
+    "ListedExperts": "mixes the samples",  # rows are those of the tokens that an expert got
+    "VisitedExperts": "mixes the samples",
+}
 PROBED = [
     key
     for key, each in STRUCTURES.items()

@@ -129,7 +129,7 @@ def test_old_page_survives_a_failed_write(finished: Path, monkeypatch: pytest.Mo
         raise OSError("no room")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="no room"):
+    with pytest.raises(RamifyError, match="no room"):
         write_report(finished)
     assert (finished / "report.html").read_bytes() == first
     assert not list(finished.glob(".*"))

@@ -157,7 +157,7 @@ class ChannelGraph:
                 return group
         for role in ("producer", "carrier", "consumer"):
             owned = ((g, s) for g in self.groups for s in g.slots if self._owns(name, s, role))
-            found = max(owned, key=lambda pair: self._fitness(*pair), default=None)
+            found = max(owned, key=lambda pair: self._fitness(name, *pair), default=None)
             if found is not None:
                 return found[0]
         raise RamifyError(self._unknown(name))
@@ -199,10 +199,12 @@ class ChannelGraph:
                     out[group.name].append(name)
         return out
 
-    def _fitness(self, group: ChannelGroup, slot: Slot) -> tuple[bool, int]:
-        """Which of several groups a name stands for: one that can change, its channels closest."""
+    def _fitness(self, name: str, group: ChannelGroup, slot: Slot) -> tuple[bool, bool, int]:
+        """Which of several groups a name means: one that can change, its own, the closest axis."""
         where = self.positions(group, slot)
-        return group.can_prune or group.can_split, -int(where[-1, 0]) // max(group.width - 1, 1)
+        step = -int(where[-1, 0]) // max(group.width - 1, 1)
+        own = group.name.rpartition(":")[0] == name
+        return group.can_prune or group.can_split, own, step
 
     def positions(self, group: ChannelGroup, slot: Slot) -> Index:
         """Where each channel lies along one slot: (width, positions of one channel)."""
