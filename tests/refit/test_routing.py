@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 import ramify
 from ramify.refit import Reference, Takeover, refit_readers
+from ramify.refit.player import Player
 from ramify.refit.readers import course_of
 from ramify.refit.routing import rows_by_data
-from ramify.tracing.recorder import call, record
+from ramify.tracing.recorder import call, record, tensors_of
 from tests.structures.experts import ListedExperts
 
 
@@ -80,6 +82,36 @@ def test_experts_that_a_batch_does_not_reach_are_scored_from_the_others():
     proposals = Takeover().propose(graph, loss, batches)
     assert {p.edit.group for p in proposals} >= {"stem"}
     ramify.cut(graph, loss, batches, budget={"params": 0.8 * params(model)})
+
+
+class HitExperts(nn.Module):
+    """A loop over the experts that were hit, as many as the data say."""
+
+    def __init__(self):
+        super().__init__()
+        self.router = nn.Linear(4, 3, bias=False)
+        self.experts = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x):
+        chosen = self.router(x).argmax(1)
+        out = torch.zeros_like(x)
+        for number in torch.bincount(chosen, minlength=3).nonzero().flatten().unbind():
+            rows = torch.where(chosen == number)[0]
+            out = out.index_add(0, rows, self.experts[int(number)](x[rows]))
+        return out
+
+
+def test_a_run_that_chooses_otherwise_is_a_sentence():
+    torch.manual_seed(0)
+    model, x = HitExperts(), torch.eye(4)[:3]
+    with torch.no_grad():
+        model.router.weight.copy_(torch.eye(4)[:3])  # each row its own expert
+    tape = record(model, lambda: call(model, x), x)
+    tensors = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
+    Player(tape, tensors).advance(len(tape.ops))
+    tensors["router.weight"].zero_()  # all rows to the first
+    with pytest.raises(ramify.RamifyError, match=r"chooses otherwise \(aten::"):
+        Player(tape, tensors).advance(len(tape.ops))
 
 
 def params(model):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ramify.errors import RamifyError
 from ramify.tracing.recorder import Op, Ref, Tape, leaves, mapped
 
 
@@ -92,7 +94,7 @@ class Player:
             if op.func._schema.is_mutable:
                 made = [self.value(op.inputs()[0]).copy_(made[0])]
         else:
-            made = leaves(self._run(op), Tensor)
+            made = self._made(op)
         for ref, tensor in zip(results, made, strict=True):
             self._env[ref.index] = tensor
         for ref in {*op.inputs(), *results}:
@@ -109,6 +111,28 @@ class Player:
         if last <= position:
             del self._env[ref.index]
         return made
+
+    def _made(self, op: Op) -> list[Tensor]:
+        """What an operation returns; refused where the data now choose to run something else."""
+        try:
+            made = leaves(self._run(op), Tensor)
+            if len(made) == len(op.results()):
+                return made
+            reason = f"{op.name} makes {len(made)} tensors in place of {len(op.results())}"
+        except (IndexError, RuntimeError) as error:
+            if not self._chooses:
+                raise
+            reason = f"{op.name}: {error}"
+        raise RamifyError(
+            "the forward chooses by its data what it runs (a loop over the experts that were hit, "
+            f"say), and with other weights it chooses otherwise ({reason}): compute it another way "
+            'meanwhile (model.set_experts_implementation("batched_mm")), or give refit=False'
+        )
+
+    @cached_property
+    def _chooses(self) -> bool:
+        """Whether the sizes of some results depend on the data."""
+        return any(torch.Tag.dynamic_output_shape in op.func.tags for op in self.tape.ops)
 
     def _run(self, op: Op) -> Any:
         as_value = lambda leaf: self.value(leaf) if isinstance(leaf, Ref) else leaf  # noqa: E731
