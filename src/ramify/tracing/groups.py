@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import itertools
 import operator
 import re
@@ -151,10 +152,8 @@ class ChannelGraph:
                 f"a group goes by its name, or that of a module or parameter, and not by {name!r}: "
                 "graph.groups lists them in order"
             )
-        numbered = self._numbered()
-        for group in self.groups:
-            if name in (group.name, *numbered[group.name]):
-                return group
+        if name in self._by_name:
+            return self._by_name[name]
         for role in ("producer", "carrier", "consumer"):
             owned = ((g, s) for g in self.groups for s in g.slots if self._owns(name, s, role))
             found = max(owned, key=lambda pair: self._fitness(name, *pair), default=None)
@@ -176,28 +175,27 @@ class ChannelGraph:
         Returns:
             The groups; none where none matches.
         """
-        numbered = self._numbered()
-        return [g for g in self.groups if fnmatch.filter([g.name, *numbered[g.name]], pattern)]
+        meant = {self._by_name[name].name for name in fnmatch.filter(self._by_name, pattern)}
+        return [group for group in self.groups if group.name in meant]
 
-    def _numbered(self) -> dict[str, list[str]]:
-        """For each group `module:number` of every module that makes it among several axes."""
+    @functools.cached_property
+    def _by_name(self) -> dict[str, ChannelGroup]:
+        """Each group by its name, and by `module:number` of a module that makes several axes."""
         made: dict[str, list[tuple[str, int, int, ChannelGroup]]] = {}
         for group in self.groups:
             seen = set[str]()
             for slot in group.slots:
-                module = module_of(slot.name) or slot.name
+                module = owner_of(slot.name)
                 if slot.role == "producer" and module not in seen:
                     seen.add(module)
                     step = self.positions(group, slot)[-1, 0] // max(group.width - 1, 1)
                     made.setdefault(module, []).append((slot.name, slot.dim, -int(step), group))
-        out: dict[str, list[str]] = {group.name: [] for group in self.groups}
+        numbered: dict[str, ChannelGroup] = {}
         for module, axes in made.items():
             axes.sort(key=operator.itemgetter(0, 1, 2))  # of one dimension the outermost first
             for number, (*_, group) in enumerate(axes if len(axes) > 1 else []):
-                name = f"{module}:{number}"
-                if name not in out:  # no group is called so
-                    out[group.name].append(name)
-        return out
+                numbered[f"{module}:{number}"] = group
+        return numbered | {group.name: group for group in self.groups}
 
     def _fitness(self, name: str, group: ChannelGroup, slot: Slot) -> tuple[bool, bool, int]:
         """Which of several groups a name means: one that can change, its own, the closest axis."""
@@ -293,6 +291,11 @@ def module_of(name: str) -> str:
     return re.sub(r"\.?parametrizations\.[^.]+$", "", name.rpartition(".")[0])
 
 
+def owner_of(name: str) -> str:
+    """What a parameter's axes are called after: its module, or itself where the model holds it."""
+    return module_of(name) or name
+
+
 def _short(names: Sequence[str], most: int = 3) -> str:
     more = f" +{len(names) - most}" if len(names) > most else ""
     return " ".join(names[:most]) + more
@@ -338,7 +341,7 @@ def build_groups(flow: DimFlow, shared: Mapping[str, str]) -> list[ChannelGroup]
 
 def _base(slots: Sequence[Slot]) -> str:
     first = next(slot.name for slot in slots if slot.role == "producer")
-    return module_of(first) or first
+    return owner_of(first)
 
 
 def _group(name: str, atom: Atom, slots: Sequence[Slot]) -> ChannelGroup:
