@@ -199,7 +199,7 @@ class GrowSettings(NetworkSettings):
     patience: int | None = option(
         TRAIN,
         "Change the shape before a round has made its --epochs, where the mean training loss fell "
-        "by 1 % at most over so many of them. The last round makes all of its epochs; "
+        "by no more than 1 % over that many epochs. The last round makes all of its epochs; "
         "with --span run also those that the others left. Default: never before.",
         ge=1,
     )
@@ -215,8 +215,8 @@ class GrowSettings(NetworkSettings):
         known = super().over(base, given)
         entries = [entry for name, entry in cls.options().items() if known.get(name) is not None]
         takers = [entry["of"]["method"] for entry in entries if "method" in entry["of"]]
-        if takers and "method" not in known:
-            usual = defaults(cls.kind, known)["method"] if "data" in known else METHODS[0]
+        if takers and "method" not in known and "data" in known:
+            usual = defaults(cls.kind, known)["method"]
             fit = [m for m in (usual, *METHODS) if all(m in some for some in takers)]
             known["method"] = fit[0] if fit else usual
         return known
