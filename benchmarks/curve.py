@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from torch import Tensor, nn
 
 import ramify
 from benchmarks.growing import SETTINGS, Images
+from benchmarks.rows import add_rows, mean_and_error, read_rows
 from ramify.cost import graph_cost
 from ramify.data import batches, load
 from ramify.methods.registry import method_named
@@ -191,7 +190,7 @@ def table(rows: Sequence[Row]) -> str:
             cells = [
                 [r["accuracy"] for r in own if (r["size"], r["arm"]) == (size, a)] for a in arms
             ]
-            lines.append([data, str(size), *(_mean(cell) for cell in cells)])
+            lines.append([data, str(size), *(mean_and_error(cell) for cell in cells)])
         spent = [
             sum(r["spent"] for r in own if r["arm"] == a)
             / max(1, len({r["seed"] for r in own if r["arm"] == a}))
@@ -200,13 +199,6 @@ def table(rows: Sequence[Row]) -> str:
         unit = spent[arms.index(GROWN)] or math.nan
         lines.append([data, "training MACs of all", *(f"{cost / unit:.2f}" for cost in spent)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _mean(values: Sequence[float]) -> str:
-    if len(values) < 2:
-        return "–" if not values else f"{values[0]:.2f}"
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.2f} ± {error:.2f}"
 
 
 def main() -> None:
@@ -222,16 +214,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/curve.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lines = options.out.read_text().splitlines() if options.out.exists() else []
-    rows: list[Row] = [json.loads(line) for line in lines]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(options.out)
     for data in options.data:
         task = TASKS[data]()
         for seed in options.seeds:
             for new in _missing(rows, task, data, seed, options):
                 rows += new
-                with options.out.open("a") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in new)
+                add_rows(options.out, new)
     print(table(rows))
 
 

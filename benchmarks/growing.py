@@ -14,8 +14,6 @@ Rows are kept in FILE, so that a run goes on where it was; the table is of all r
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ramify
+from benchmarks.rows import add_rows, mean_and_error, read_rows
 from ramify.cost import graph_cost
 from ramify.data import load
 from ramify.methods import Method
@@ -160,7 +159,8 @@ def table(rows: Sequence[Row]) -> str:
         edits = [edit for row in own for edit in row["edits"]]
         name = own[0]["arm"] + (", not rescaled" if own[0]["plain"] else "")
         cells = [name, f"{own[0]['epochs']} epochs", str(len(own))]
-        cells += [_mean([r[part]["accuracy"] for r in own if part in r]) for part in _PARTS]
+        for part in _PARTS:
+            cells.append(mean_and_error([row[part]["accuracy"] for row in own if part in row]))
         macs = statistics.mean(row["training_macs"] for row in own)
         cells.append(f"{macs / statistics.mean(uniform):.2f}" if uniform else f"{macs:.0f}")
         cells.append(f"{statistics.mean(row['params'] for row in own):.0f}")
@@ -175,15 +175,6 @@ def table(rows: Sequence[Row]) -> str:
 
 
 _PARTS = ("grown", "scratch")
-
-
-def _mean(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.2f} ± {error:.2f}"
 
 
 def main() -> None:
@@ -202,8 +193,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/growing.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lines = options.out.read_text().splitlines() if options.out.exists() else []
-    rows: list[Row] = [json.loads(line) for line in lines]
+    rows = read_rows(options.out)
     images = Images()
     for seed in options.seeds:
         for arm in options.arms:
@@ -213,9 +203,7 @@ def main() -> None:
             if any(all(row[name] == key[name] for name in KEY) for row in rows):
                 continue
             rows.append(key | run(images, arm, seed, options))
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            with options.out.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
+            add_rows(options.out, rows[-1:])
     print(table(rows))
 
 

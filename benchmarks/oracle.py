@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -33,6 +32,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 import ramify
+from benchmarks.rows import add_rows, mean_and_error, read_rows
 from ramify.cost import CostModel
 from ramify.data import load
 from ramify.methods.registry import method_named
@@ -247,20 +247,13 @@ def table(rows: Sequence[Row], repeats: int) -> str:
                 str(len(part)),
                 f"{statistics.mean(worth):.4f}",
             ]
-            lines.append(" | ".join([*cells, *map(_mean, columns)]))
+            lines.append(" | ".join([*cells, *map(mean_and_error, columns)]))
     return "\n".join(f"| {line} |" for line in lines)
 
 
 def _layers(own: Sequence[Row]) -> int:
     """How many layers are widened."""
     return len(next(row["groups"] for row in own if row["what"] == "said"))
-
-
-def _mean(values: Sequence[float]) -> str:
-    mean = f"{statistics.mean(values):.2f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {statistics.stdev(values) / len(values) ** 0.5:.2f}"
 
 
 def main() -> None:
@@ -277,14 +270,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/oracle.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lines = options.out.read_text().splitlines() if options.out.exists() else []
-    rows: list[Row] = [json.loads(line) for line in lines]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(options.out)
     for data in options.data:
         for seed in options.seeds:
             for row in missing(Network(data, seed, options), options.repeats, [*rows]):
-                with options.out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                add_rows(options.out, [row])
                 rows.append(row)
     print(table(rows, options.repeats))
 

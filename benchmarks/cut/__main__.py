@@ -39,6 +39,7 @@ from benchmarks.cut.network import (
     tested,
 )
 from benchmarks.cut.tuning import Recipe, Remembered, tuned
+from benchmarks.rows import add_rows, read_rows
 from ramify.train.norm_statistics import recompute_statistics
 
 Row = dict[str, Any]
@@ -56,9 +57,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self._file: Path = options.out
-        self.rows: list[Row] = []
-        if self._file.exists():
-            self.rows = [json.loads(line) for line in self._file.read_text().splitlines()]
+        self.rows: list[Row] = read_rows(self._file)
         self._train, self._test = (images(options.data / name) for name in ("train", "test"))
         if options.held_out:
             self._train, self._test = halves(self._train, options.held_out)
@@ -114,9 +113,7 @@ class Bench:
             "seconds": seconds,
         }
         self.rows.append(row)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        add_rows(self._file, [row])
         return row
 
     def _done(self, arm: str, share: float, seed: int, recipe: Recipe | None) -> bool:

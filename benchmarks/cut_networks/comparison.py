@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from benchmarks.cut.arms import cost, pruned
 from benchmarks.cut.tuning import Recipe, Remembered, tuned
 from benchmarks.cut_networks.networks import Network
 from benchmarks.cut_networks.task import accuracy_and_loss, loss
+from benchmarks.rows import add_rows, read_rows
 from ramify.train.norm_statistics import recompute_statistics
 
 Row = dict[str, Any]
@@ -42,9 +42,7 @@ class Comparison:
         self._teacher = Remembered(self._full())
         self._example = self._task.test[0][0][:1]
         self._before = cost(self._full(), self._example)
-        self.rows: list[Row] = []
-        if out.exists():
-            self.rows = [json.loads(line) for line in out.read_text().splitlines()]
+        self.rows: list[Row] = read_rows(out)
 
     def run(
         self, arm: str, share: float, seed: int, recipes: Sequence[Recipe | None]
@@ -105,9 +103,7 @@ class Comparison:
 
     def _kept(self, row: Row) -> Row:
         self.rows.append(row)
-        self._out.parent.mkdir(parents=True, exist_ok=True)
-        with self._out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        add_rows(self._out, [row])
         return row
 
     def _done(self, arm: str, share: float, seed: int, recipe: Recipe | None) -> bool:

@@ -45,7 +45,7 @@ class Trial:
         kills: How often a process was killed.
         again: How often the command was begun again, since nothing had begun.
         twice: How often two processes were started at once.
-        refused: How often one of the two was told so in a sentence.
+        refused: How often one of the two was refused with the reason.
         outcome: ``same``, or what is wrong.
     """
 

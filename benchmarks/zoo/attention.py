@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,9 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-import ramify
 from benchmarks.zoo.entries import Entry, Inputs, noise, tokens
-from benchmarks.zoo.examine import prepare, share
+from benchmarks.zoo.shares import print_shares
 from benchmarks.zoo.vision import declare_operators
 
 
@@ -150,22 +148,5 @@ def entries() -> list[Entry]:
     return found
 
 
-def main() -> None:
-    """Trace every model, and print what share of its parameters can be pruned and split."""
-    warnings.filterwarnings("ignore")
-    print("|model|parameters|groups|prunable|splittable|\n|---|---|---|---|---|", flush=True)
-    for entry in entries():
-        model, inputs = prepare(entry, torch.float32)
-        graph = ramify.trace(model, inputs)
-        prunable = [group for group in graph.groups if group.can_prune]
-        splittable = [group for group in graph.groups if group.can_split]
-        size = sum(parameter.numel() for parameter in model.parameters())
-        print(
-            f"|{entry.name}|{size:,}|{len(prunable)}/{len(graph.groups)}|"
-            f"{share(graph, prunable):.0%}|{share(graph, splittable):.0%}|",
-            flush=True,
-        )
-
-
 if __name__ == "__main__":
-    main()
+    print_shares(entries())
