@@ -47,7 +47,7 @@ class Training:
             ``"run"`` stretches it over the training epochs of all rounds (Gauss-Newton), so that
             the learning rate does not jump at an edit.
         patience: A round that an edit may follow ends before its epochs where the mean training
-            loss fell by 1 % at most over so many of them (S2D, Algorithm 1, step 1); None
+            loss fell by no more than 1 % over that many epochs (S2D, Algorithm 1, step 1); None
             for rounds of equal length. The last round takes all its epochs, and where the schedule
             goes over the run also those that earlier rounds did not take.
 
