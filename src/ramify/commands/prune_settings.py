@@ -130,7 +130,8 @@ class PruneSettings(NetworkSettings):
         CUT,
         "Compare scores of different layers as they are, as the RARTS thesis does. Otherwise gates "
         "and norm scales are divided by the mean of their layer, more equal shares of all layers "
-        "are tried too, and what loses least is kept. Not with --searcher takeover.",
+        "are tried too, and what loses least is kept. With random this is always so. Not with "
+        "--searcher takeover.",
     )
     refit: bool = option(
         CUT,
@@ -336,7 +337,8 @@ class PruneSettings(NetworkSettings):
             "multiple_of": self.multiple_of,
             "alike": self.alike or (),
             "groups": self.groups,
-            "raw": self.raw or self.threshold is not None,
+            # What is drawn at random is a baseline, for which nothing else chooses.
+            "raw": self.raw or self.threshold is not None or self.searcher == "random",
             "rounds": self.rounds,
         }
 
