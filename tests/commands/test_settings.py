@@ -73,6 +73,8 @@ def test_what_is_given_goes_before_any_default() -> None:
         "probe_samples": 11,
         "seed": 5,
         "seeds": 2,
+        "sizes": (5000, 2500),
+        "tuning_epochs": 3,
         "compare": True,
         "device": "cuda:1",
         "threads": 3,
@@ -80,6 +82,7 @@ def test_what_is_given_goes_before_any_default() -> None:
     config = GrowSettings.resolve(given)
     absent = ("most", "threshold", "tradeoff", "phase", *grow_settings.LEARNED)
     as_json = {"command": "grow", "rule": "top-fraction", "milestones": [0.25], "copies": [2, 4]}
+    as_json["sizes"] = [5000, 2500]
     assert config.to_json() == given | as_json | dict.fromkeys(absent)
     training = config.training()
     assert (training.epochs, training.warmup, training.lr) == (7, 0.25, 0.25)
@@ -90,7 +93,8 @@ def test_what_is_given_goes_before_any_default() -> None:
     assert config.growth(seed=5) == method
     assert config.selection() == TopFraction(0.125, multiple_of=2, per="macs")
     assert config.bounds() == WidthBounds(2, {"layer1*": 32})
-    assert config.arms() == ("grown", "seed", "scratch", "wide")
+    grown, compared = ("grown", "cut-5000", "cut-2500"), ("wide-5000", "wide-2500")
+    assert config.arms() == (*grown, "scratch", "wide", *compared)
 
 
 @pytest.mark.parametrize(

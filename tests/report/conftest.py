@@ -149,6 +149,20 @@ def events() -> list[dict[str, Any]]:
     return make_events()
 
 
+@pytest.fixture(scope="session")
+def sized(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same run with two smaller sizes, cut and trained by a run of their own."""
+    more = []
+    for event in events:
+        for arm, prefix in (("grown", "cut"), ("wide", "wide")):
+            if event.get("arm") == arm and event["event"] in ("epoch", "result"):
+                for size in (300, 150):
+                    name = f"{prefix}-{size}"
+                    own = {"arm": name, "job": f"{name}-{event['seed']}", "params": size - 1}
+                    more.append(event | own | {"test_accuracy": event["test_accuracy"] - 0.1})
+    return [*events, *more]
+
+
 @pytest.fixture
 def edits(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The edits of the first grown network."""

@@ -34,6 +34,17 @@ def test_tiles_of_a_finished_run(events: Events) -> None:
     assert shown["training time"] == ("24.0 min", "12 networks")
 
 
+def test_tiles_of_a_run_with_smaller_sizes(events: Events, sized: Events) -> None:
+    rows = {row["arm"]: row["test_accuracy"]["mean"] for row in results_table(sized)}
+    shown = values(sized)
+    gain = 100 * (rows["cut-300"] - rows["wide-300"] + rows["cut-150"] - rows["wide-150"]) / 2
+    tile = shown["cut networks of this run against a run for each size"]
+    assert tile[0].replace("−", "-") == f"{gain:+.2f} points"
+    assert tile[1].startswith("mean of 2 sizes")
+    assert shown["parameters"] == values(events)["parameters"]  # of what grew alone
+    assert "against the seed network" not in shown
+
+
 def test_tiles_of_a_run_under_way(events: Events) -> None:
     assert values([]) == {}
     shown = values(events[:7])  # six epochs and a split

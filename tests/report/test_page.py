@@ -44,6 +44,13 @@ def test_finished_page(finished: Path) -> None:
     assert page.text.count("Family tree of the channels") == 3
 
 
+def test_a_page_of_a_run_with_smaller_sizes(make_run: Make, sized: Events) -> None:
+    page = read(write_report(make_run(sized)))
+    assert "Accuracy against size" in page.text
+    assert "Cut to 300 parameters from the network of the size above" in page.text
+    assert page.text.count("Family tree of the channels") == 3  # of the grown ones
+
+
 def test_a_page_says_why_growth_stopped_and_shows_what_was_retrained(
     make_run: Make, events: Events
 ) -> None:

@@ -10,10 +10,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from ramify.report.run_figures import arms_figure, gains_figure, progress_figure, tick
+from ramify.report.run_figures import (
+    arms_figure,
+    gains_figure,
+    progress_figure,
+    sizes_figure,
+    tick,
+)
 
 Events = list[dict[str, Any]]
-RUN_FIGURES = [progress_figure, arms_figure, gains_figure]
+RUN_FIGURES = [progress_figure, arms_figure, gains_figure, sizes_figure]
 
 
 def texts(figure: Figure) -> list[str]:
@@ -52,6 +58,23 @@ def test_progress_draws_every_job_and_every_split(events: Events, edits: Events)
 
 def test_progress_of_one_epoch_is_a_dot(events: Events) -> None:
     assert progress_figure(events[:1]).axes[0].lines[0].get_marker() == "o"
+
+
+def test_sizes_join_what_one_run_gave_and_what_a_run_for_each_gave(sized: Events) -> None:
+    figure = sizes_figure(sized)
+    one, each = (line for line in figure.axes[0].lines if line.get_marker() == "|")
+    results = [event for event in sized if event["event"] == "result"]
+    for line, arms in (
+        (one, ("cut-150", "cut-300", "grown")),
+        (each, ("wide-150", "wide-300", "wide")),
+    ):
+        wanted = []
+        for arm in arms:
+            own = [event for event in results if event["arm"] == arm]
+            size = sum(event["params"] for event in own) / len(own)
+            wanted.append((size, 100 * sum(event["test_accuracy"] for event in own) / len(own)))
+        assert np.array(points(line)) == pytest.approx(np.array(wanted))
+    assert {"one run: grown, then cut", "a run for each size"} <= set(texts(figure))
 
 
 def test_gains_skip_edits_without_measurement(events: Events) -> None:

@@ -139,8 +139,10 @@ class Display:
         settings, total = self.settings, 0
         for seed in settings.all_seeds:
             job = self.stopped.get(seed)
-            early = self.epochs[job] * len(settings.arms()) + self.learned[job] if job else 0
-            total += early if job else settings.passes()
+            if job and isinstance(settings, GrowSettings):
+                total += settings.passes_beside(self.epochs[job]) + self.learned[job]
+            else:
+                total += settings.passes()
         return total
 
 

@@ -1,17 +1,24 @@
-"""Growing a network, and training what it is compared with: what ``ramify grow`` does."""
+"""Growing a network, cutting it to smaller sizes, and training what is compared with it."""
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from ramify.commands.grow_settings import GrowSettings
-from ramify.commands.jobs import RESTORE, Job, Setup, build_seed, prepare, probe, train_job
+from ramify.commands.grow_settings import CUT, GROWN, SEED, WIDE, GrowSettings
+from ramify.commands.jobs import RESTORE, Job, Setup, build_seed, kept_as, prepare, probe, train_job
+from ramify.cost import graph_cost
 from ramify.data import Dataset
+from ramify.errors import RamifyError
 from ramify.store.files import read_json
+from ramify.store.model import load
 from ramify.tracing import trace
 from ramify.train.fresh_networks import scratch, wide
 from ramify.train.grow import grow
+from ramify.train.shrink import shrink
+
+CUT_SAMPLES = 1024  # training samples on which channels are chosen and the others refitted
 
 
 def prepare_grow(settings: GrowSettings) -> Dataset:
@@ -19,6 +26,12 @@ def prepare_grow(settings: GrowSettings) -> Dataset:
     dataset = prepare(settings)
     graph = trace(build_seed(settings, dataset), dataset.x_train[:1])
     settings.bounds().floors_and_ceilings(graph)
+    has, least = graph_cost(graph).params, min(settings.sizes or (math.inf,))
+    if least < has:
+        raise RamifyError(
+            f"the smallest of the sizes is {least:,} parameters, and the network that is grown "
+            f"begins with {has:,}: begin with a smaller --width, or ask for a larger size."
+        )
     return dataset
 
 
@@ -27,7 +40,10 @@ def run_grow(job: Job, setup: Setup) -> None:
     settings = setup.settings
     assert isinstance(settings, GrowSettings)
     torch.manual_seed(job.seed)
-    if job.arm != "grown":
+    if job.arm.startswith(CUT):
+        _cut(job, setup, settings)
+        return
+    if job.arm != GROWN:
         _compare(job, setup, settings)
         return
     model = setup.build().to(settings.device)
@@ -52,9 +68,35 @@ def run_grow(job: Job, setup: Setup) -> None:
     setup.finish(job, done.history)
 
 
+def _cut(job: Job, setup: Setup, settings: GrowSettings) -> None:
+    """Cut the network of the size above to that of the job, and tune it on what the grown says."""
+    arms, size = settings.arms(), int(job.arm.removeprefix(CUT))
+    grown, above = (
+        load(setup.folder.of_seed(str(kept_as(arm)), job.seed), setup.build).to(settings.device)
+        for arm in (GROWN, arms[arms.index(job.arm) - 1])
+    )
+    if graph_cost(trace(above, setup.inputs())).params <= size:  # it did not grow so far
+        train_job(job, setup, above, settings.tuning())
+        return
+    done = shrink(
+        above,
+        setup.inputs(),
+        settings.loss(),
+        setup.batches(job),
+        budget={"params": size},
+        multiple_of=settings.multiple_of,
+        calibration=probe(setup, CUT_SAMPLES, job.seed),
+        training=settings.tuning(),
+        teacher=grown,
+        **setup.training(job),
+    )
+    setup.keep(job, above)
+    setup.finish(job, done.history)
+
+
 def _compare(job: Job, setup: Setup, settings: GrowSettings) -> None:
     """Train another network for as many steps as the grown one made in all."""
-    events = setup.events(Job("grown", job.seed))
+    events = setup.events(Job(GROWN, job.seed))
     epochs = sum(event["event"] == "epoch" for event in events)
     model = _compared(job, setup, events[-1]["params"])
     train_job(job, setup, model, replace(settings.training(), epochs=epochs))
@@ -62,9 +104,11 @@ def _compare(job: Job, setup: Setup, settings: GrowSettings) -> None:
 
 def _compared(job: Job, setup: Setup, params: int) -> nn.Module:
     """The seed network, the grown shape from fresh weights, or a uniformly scaled network."""
-    if job.arm == "seed":
+    if job.arm == SEED:
         return setup.build()
-    if job.arm == "wide":
+    if job.arm.startswith(WIDE):
+        params = int(job.arm.removeprefix(WIDE))
+    if job.arm.startswith("wide"):
         return wide(setup.build, setup.dataset.x_train[:1], params)
     recipe = read_json(setup.folder.of_seed("model", job.seed, ".json"), RESTORE)
     return scratch(setup.build, recipe)

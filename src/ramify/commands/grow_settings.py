@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ramify.commands.defaults import defaults
@@ -13,8 +15,10 @@ if TYPE_CHECKING:
     from ramify.methods import Method
     from ramify.select import Rule
     from ramify.select.width_bounds import WidthBounds
+    from ramify.train.epoch import Training
 
-ARMS = ("grown", "seed", "scratch", "wide")
+GROWN, SEED, COMPARED = "grown", "seed", ("scratch", "wide")  # the arms, which sizes add to
+CUT, WIDE = "cut-", "wide-"  # then a number of parameters
 MANY_ROUNDS = 20  # at most, where a budget is to end the growth
 EARLY_FRACTION = 0.5  # of the channels change then, in each round
 BOUND = "'layer1*=32'"
@@ -203,10 +207,22 @@ class GrowSettings(NetworkSettings):
         "with --span run also those that the others left. Default: never before.",
         ge=1,
     )
+    sizes: tuple[int, ...] | None = option(
+        GROW,
+        "Also cut the grown network to these numbers of parameters, one after the other, such as "
+        "1800,900, and tune it behind each cut on what the grown one says: one run, and a network "
+        "of every size. Needs --budget params. Default: none.",
+    )
+    tuning_epochs: int | None = option(
+        TRAIN,
+        "Passes over the data behind each cut to one of --sizes. Default: a fifth of those of the "
+        "growth.",
+        ge=1,
+    )
     compare: bool = option(
         RUN,
-        "Also train the seed network, the grown shape from fresh weights, and a uniformly scaled "
-        "seed network, for as many steps.",
+        "Also train the grown shape from fresh weights, and a uniformly scaled seed network, for "
+        "as many steps; beside them one of each of --sizes, or the seed network as it is.",
     )
 
     @classmethod
@@ -230,6 +246,9 @@ class GrowSettings(NetworkSettings):
         values["phase"] = given.get("epochs", values["epochs"])
         if "budget" in given:
             values |= _early({**values, **given}, given)
+        if "sizes" in given:
+            known = {**values, **given}
+            values["tuning_epochs"] = max(1, known["epochs"] * (known["rounds"] + 1) // 5)
         if ":" in {**values, **given}["model"]:
             values["width"] = None  # a function of the user's need not take one
 
@@ -256,6 +275,7 @@ class GrowSettings(NetworkSettings):
                 f"per ranks gains by what they cost, and {values['method']} estimates no gain; "
                 "leave it out, or choose another method."
             )
+        _refuse_sizes(given, values)
         super().refuse(given, values)
 
     @classmethod
@@ -267,6 +287,7 @@ class GrowSettings(NetworkSettings):
         learned = values.get("method") == "gauss-newton"
         added |= LEARNED if learned else dict.fromkeys(LEARNED)
         added |= {"trial": False, "rescale": False} | dict.fromkeys(("keep", "ceiling", "per"))
+        added |= dict.fromkeys(("sizes", "tuning_epochs"))
         return super().upgraded(added | values)
 
     def check(self) -> None:
@@ -284,11 +305,32 @@ class GrowSettings(NetworkSettings):
 
     def arms(self) -> tuple[str, ...]:
         """The networks that each seed trains."""
-        return ARMS if self.compare else ARMS[:1]
+        sizes = self.sizes or ()
+        cuts, wides = ([f"{prefix}{size}" for size in sizes] for prefix in (CUT, WIDE))
+        if not self.compare:
+            return (GROWN, *cuts)
+        return (GROWN, *cuts, *(COMPARED if sizes else (SEED, *COMPARED)), *wides)
 
     def passes(self) -> int:
         """Epochs that the arms of a seed make together, at most."""
-        return self.epochs * (self.rounds + 1) * len(self.arms()) + (self.phase or 0) * self.rounds
+        return self.passes_beside(self.epochs * (self.rounds + 1)) + (self.phase or 0) * self.rounds
+
+    def passes_beside(self, grown: int) -> int:
+        """Epochs that the arms of a seed make together where the grown network made so many."""
+        cuts = len(self.sizes or ())
+        return grown * (len(self.arms()) - cuts) + (self.tuning_epochs or 0) * cuts
+
+    def tuning(self) -> Training:
+        """How a network that is cut to one of the sizes is tuned."""
+        return replace(
+            self.training(),
+            epochs=self.tuning_epochs or 0,
+            lr=self.lr / 2,
+            schedule="cosine",
+            span="round",
+            warmup=0.1,
+            patience=None,
+        )
 
     def growth(self, seed: int) -> Method:
         """What proposes the edits of the job with this seed."""
@@ -328,6 +370,25 @@ class GrowSettings(NetworkSettings):
         }
         own = settings.get(self.rule, {})
         return rule_named(self.rule, multiple_of=self.multiple_of, settings=own)
+
+
+def _refuse_sizes(given: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Refuse sizes that are no way down from the budget, and a tuning without them."""
+    sizes, most = values.get("sizes"), (values.get("budget") or {}).get("params")
+    if sizes is None:
+        if "tuning_epochs" in given:
+            raise RamifyError("tuning_epochs goes with sizes; give some, such as --sizes 1800,900.")
+        return
+    if most is None:
+        raise RamifyError(
+            "sizes are cut from a network that grew to a budget of parameters; give one, such as "
+            "--budget params=3600."
+        )
+    if not sizes or any(below >= size for size, below in pairwise((most, *sizes))) or sizes[-1] < 1:
+        raise RamifyError(
+            f"sizes are {', '.join(map(str, sizes))}; give numbers of parameters that fall from "
+            f"below the budget of {most:g}, such as {int(most) // 2},{int(most) // 4}."
+        )
 
 
 def _early(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

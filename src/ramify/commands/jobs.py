@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ramify.commands.grow_settings import CUT
 from ramify.commands.run_folder import RunFolder
 from ramify.commands.settings import NetworkSettings, Settings, TrainingSettings
 from ramify.data import Dataset, batches, load
@@ -24,7 +25,7 @@ from ramify.train.loop import train
 EVALUATION_BATCH = 500
 PROBE_BATCH = 256
 RESTORE = "restore it, or begin a new run."
-KEPT = ("grown", "retrained", "pruned")  # the arms whose networks are saved
+KEPT = ("grown", "retrained", "pruned")  # the arms whose networks are those of the run
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ class Setup:
 
     def keep(self, job: Job, model: nn.Module) -> None:
         """Save the network of a job, where its arm is one of those that are kept."""
-        if job.arm in KEPT:
-            save(model, self.folder.of_seed("model", job.seed))
+        if stem := kept_as(job.arm):
+            save(model, self.folder.of_seed(stem, job.seed))
 
     def training(self, job: Job) -> dict[str, Any]:
         """What every training of a job goes by, as keyword arguments of the loops."""
@@ -276,8 +277,15 @@ def save_unfinished(folder: RunFolder) -> None:
         return
     checkpoint = read_checkpoint(folder.checkpoint)
     head, state = checkpoint.history[0], checkpoint.state
-    if head["arm"] in KEPT:
-        write_model(folder.of_seed("model", head["seed"]), state["recipe"], state["model"])
+    if stem := kept_as(head["arm"]):
+        write_model(folder.of_seed(stem, head["seed"]), state["recipe"], state["model"])
+
+
+def kept_as(arm: str) -> str | None:
+    """What the files of an arm's network are called; None where it is not kept."""
+    if arm.startswith(CUT):
+        return f"size-{arm.removeprefix(CUT)}"
+    return "model" if arm in KEPT else None
 
 
 def build_seed(settings: NetworkSettings, dataset: Dataset) -> nn.Module:

@@ -7,6 +7,8 @@ common, such as ``grown`` or ``seed``.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ramify.commands.grow_settings import CUT, WIDE
+
 Event = Mapping[str, Any]
 
 ARMS: dict[str, str] = {
@@ -24,6 +26,30 @@ ARMS: dict[str, str] = {
 
 MAIN = ("grown", "pruned")
 """The arms that runs are about; they stand out."""
+
+
+def explained(arm: str) -> str:
+    """What an arm is, in plain words; nothing where it is not known."""
+    if arm.startswith(CUT):
+        return (
+            f"Cut to {_size(arm):,} parameters from the network of the size above, "
+            "and tuned on what the grown network says."
+        )
+    if arm.startswith(WIDE):
+        return (
+            f"The seed network scaled by the same factor everywhere, to {_size(arm):,} parameters, "
+            "trained for as many steps as the grown network."
+        )
+    return ARMS.get(arm, "")
+
+
+def _size(arm: str) -> int:
+    return int(arm.rpartition("-")[2])
+
+
+def unsized(events: Iterable[Event]) -> list[Event]:
+    """The events of networks that are not of a size asked for beside that of the grown one."""
+    return [e for e in events if not str(e.get("arm", "")).startswith((CUT, WIDE))]
 
 
 def of_kind(events: Iterable[Event], kind: str) -> list[Event]:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from ramify.commands.grow_settings import CUT, WIDE
 from ramify.commands.run_folder import command_of
-from ramify.report.events import MAIN, Event, by_job, channels_changed, of_kind
+from ramify.report.events import MAIN, Event, by_job, channels_changed, of_kind, unsized
 from ramify.report.reader import RunRecord
 from ramify.report.tables import Row, duration, percent, results_table, short, statistic
 
@@ -58,7 +59,7 @@ def tiles(events: Sequence[Event], rows: Sequence[Row]) -> list[Tile]:
     """The headline numbers that the events and the rows of their table allow."""
     by_arm = {row["arm"]: row for row in rows}
     found = [_accuracy(events, by_arm)]
-    found += [_difference(by_arm, arm) for arm in COMPARED]
+    found += [_difference(by_arm, "wide"), _sizes(by_arm) or _difference(by_arm, "seed")]
     found += [_parameters(events), _time(events)]
     return [tile for tile in found if tile is not None]
 
@@ -87,8 +88,25 @@ def _difference(by_arm: Mapping[str, Row], arm: str) -> Tile | None:
     return Tile(points, COMPARED[arm], f"which has {percent(other)}")
 
 
+def _sizes(by_arm: Mapping[str, Row]) -> Tile | None:
+    """How much better the cut networks of one run are than a training run for each size."""
+    pairs = [
+        (by_arm[arm]["test_accuracy"], by_arm[other]["test_accuracy"])
+        for arm in by_arm
+        if arm.startswith(CUT) and (other := WIDE + arm.removeprefix(CUT)) in by_arm
+    ]
+    if not pairs:
+        return None
+    own, others = (
+        statistic([one["mean"] for one in part])["mean"] for part in zip(*pairs, strict=True)
+    )
+    points = f"{100 * (own - others):+.2f} points".replace("-", "−")
+    note = f"mean of {counted(len(pairs), 'size')}, {100 * others:.2f} % by a run for each"
+    return Tile(points, "cut networks of this run against a run for each size", note)
+
+
 def _parameters(events: Sequence[Event]) -> Tile | None:
-    edits = of_kind(events, "edit")
+    edits = of_kind(unsized(events), "edit")
     jobs = by_job(edits).values()
     if not jobs:
         return None

@@ -8,14 +8,15 @@ import jinja2
 from ramify.commands.display import stop_line
 from ramify.commands.run_folder import command_of
 from ramify.report.events import (
-    ARMS,
     MAIN,
     Event,
     by_job,
     channels_changed,
+    explained,
     measured_gain,
     of_kind,
     ranking_field,
+    unsized,
 )
 from ramify.report.headline import counted, flatten, state, tiles, title
 from ramify.report.job_figures import (
@@ -27,7 +28,7 @@ from ramify.report.job_figures import (
 from ramify.report.lineage import lineages
 from ramify.report.prune_page import prune_context
 from ramify.report.reader import RunRecord
-from ramify.report.run_figures import arms_figure, gains_figure, progress_figure
+from ramify.report.run_figures import arms_figure, gains_figure, progress_figure, sizes_figure
 from ramify.report.search_page import search_context
 from ramify.report.tables import results_table, texts_of
 from ramify.report.theme import DARK, LIGHT, picture
@@ -79,22 +80,26 @@ def _comparison(events: Sequence[Event], command: str) -> dict[str, Any]:
         arms = picture(arms_figure(events), "Test accuracy of each finished network")
     if command != "prune" and of_kind(events, "epoch"):
         label = "Test accuracy and parameters over training steps"
-        progress = picture(progress_figure(events), label)
-    texts = [(row["arm"], ARMS.get(row["arm"], ""), row["n"], texts_of(row)) for row in rows]
+        progress = picture(progress_figure(unsized(events)), label)
+    texts = [(row["arm"], explained(row["arm"]), row["n"], texts_of(row)) for row in rows]
     return {"rows": texts, "arms": arms, "progress": progress, "main": MAIN}
 
 
 def _run_context(record: RunRecord) -> dict[str, Any]:
     """What is said of a run that trains networks: how each took its shape, and its effect."""
-    events, edits = record.events, of_kind(record.events, "edit")
-    jobs = by_job(edits)
+    events = unsized(record.events)
+    jobs = by_job(edits := of_kind(events, "edit"))
     stops = {e["job"]: stop_line(e) for e in of_kind(events, "stop") if e["arm"] == "grown"}
     gains = None
     if any(measured_gain(edit) is not None for edit in edits):
         label = "Predicted and measured decrease of the loss at each edit"
         gains = picture(gains_figure(events), label)
+    sizes = None
+    if len(events) < len(record.events) and of_kind(record.events, "result"):
+        sizes = picture(sizes_figure(record.events), "Test accuracy against parameters")
     return {
-        "tiles": tiles(events, results_table(events)),
+        "tiles": tiles(record.events, results_table(record.events)),
+        "sizes": sizes,
         "gains": gains,
         "growths": [_growth(job, own, stops.get(job)) for job, own in jobs.items()],
     }

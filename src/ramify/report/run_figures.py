@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from ramify.commands.grow_settings import CUT, WIDE
 from ramify.report.events import MAIN, Event, arms_of, by_job, measured_gain, noun, of_kind
 from ramify.report.tables import statistic, unit_of
 from ramify.report.theme import LIGHT, arm_color, canvas, round_color, themed
@@ -121,6 +122,44 @@ def arms_figure(events: Sequence[Event]) -> Figure:
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.06)
     axes.set_xlabel("test accuracy (%)")
+    return figure
+
+
+# ------------------------------------------------------------------ accuracy against size
+
+
+@themed
+def sizes_figure(events: Sequence[Event]) -> Figure:
+    """Test accuracy against parameters, of one run and of a run for each size, with deviations."""
+    figure = canvas(3.6)
+    axes = figure.subplots()
+    curves = (("one run: grown, then cut", "grown", CUT), ("a run for each size", "wide", WIDE))
+    for label, arm, prefix in curves:
+        by_size: dict[str, list[Event]] = {}
+        for result in of_kind(events, "result"):
+            if result["arm"] == arm or result["arm"].startswith(prefix):
+                by_size.setdefault(result["arm"], []).append(result)
+        if not by_size:
+            continue
+        points = []
+        for own in by_size.values():
+            stat = statistic([100 * result["test_accuracy"] for result in own])
+            size = statistic([result["params"] for result in own])["mean"]
+            points.append((size, stat["mean"], stat["sd"] or 0.0))
+            accuracies = [100 * result["test_accuracy"] for result in own]
+            sizes = [result["params"] for result in own]
+            axes.plot(sizes, accuracies, "o", color=arm_color(arm), markersize=4, alpha=0.6)
+        sizes, means, spreads = (list(part) for part in zip(*sorted(points), strict=True))
+        axes.plot(sizes, means, label=label, marker="|", markersize=12, **_line_style(arm))
+        low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
+        high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
+        axes.fill_between(sizes, low, high, color=arm_color(arm), alpha=0.12, linewidth=0)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(COUNTS)
+    axes.xaxis.set_minor_formatter(COUNTS)
+    axes.set_xlabel("parameters")
+    axes.set_ylabel("test accuracy (%)")
+    figure.legend(loc="outside upper right", ncols=2, handlelength=3)
     return figure
 
 

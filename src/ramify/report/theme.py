@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from ramify.commands.grow_settings import CUT, WIDE
 from ramify.report.events import MAIN
 
 _PALETTE = {  # the role of a colour: its light form, its dark form
@@ -126,8 +127,10 @@ def shorten(name: str, most: int = 24) -> str:
 
 
 def arm_color(arm: str) -> str:
-    """The colour of an arm, the main one in the accent."""
-    return LIGHT["accent"] if arm in MAIN else LIGHT.get(f"arm-{arm}", LIGHT["arm-other"])
+    """The colour of an arm, the main one and what is cut from it in the accent."""
+    if arm in MAIN or arm.startswith(CUT):
+        return LIGHT["accent"]
+    return LIGHT.get("arm-wide" if arm.startswith(WIDE) else f"arm-{arm}", LIGHT["arm-other"])
 
 
 def round_color(edit: int, edits: int) -> str:
