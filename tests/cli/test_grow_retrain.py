@@ -123,6 +123,8 @@ def test_every_option_reaches_the_settings() -> None:
         "signed": 1.5,
         "copies": "2,4",
         "budget": "params=900",
+        "sizes": "700,500",
+        "tuning_epochs": 1,
         "multiple_of": 2,
         "surrogate": 2.0,
         "probe_samples": 9,
@@ -157,6 +159,7 @@ def test_every_option_reaches_the_settings() -> None:
     read: dict[str, Any] = {
         "command": "grow",
         "copies": [2, 4],
+        "sizes": [700, 500],
         "milestones": [0.25, 0.5],
         "nesterov": True,
         "rule": "top-fraction",
