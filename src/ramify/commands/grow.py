@@ -6,13 +6,12 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ramify.commands.grow_settings import CUT, GROWN, SEED, WIDE, GrowSettings
-from ramify.commands.jobs import RESTORE, Job, Setup, build_seed, kept_as, prepare, probe, train_job
+from ramify.commands.grow_settings import CUT, GROWN, SEED, GrowSettings, size_of
+from ramify.commands.jobs import RESTORE, Job, Setup, build_seed, prepare, probe, train_job
 from ramify.cost import graph_cost
 from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.store.files import read_json
-from ramify.store.model import load
 from ramify.tracing import trace
 from ramify.train.fresh_networks import scratch, wide
 from ramify.train.grow import grow
@@ -69,17 +68,17 @@ def run_grow(job: Job, setup: Setup) -> None:
 
 
 def _cut(job: Job, setup: Setup, settings: GrowSettings) -> None:
-    """Cut the network of the size above to that of the job, and tune it on what the grown says."""
-    arms, size = settings.arms(), int(job.arm.removeprefix(CUT))
-    grown, above = (
-        load(setup.folder.of_seed(str(kept_as(arm)), job.seed), setup.build).to(settings.device)
-        for arm in (GROWN, arms[arms.index(job.arm) - 1])
-    )
-    if graph_cost(trace(above, setup.inputs())).params <= size:  # it did not grow so far
-        train_job(job, setup, above, settings.tuning())
+    """Cut the network of the size above to that of the job, and distil the grown one into it."""
+    arms, size = settings.arms(), size_of(job.arm)
+    assert size is not None
+    before = Job(arms[arms.index(job.arm) - 1], job.seed)
+    model = setup.kept(before)
+    if setup.events(before)[-1]["params"] <= size:  # it did not grow so far
+        train_job(job, setup, model, settings.tuning())
         return
+    model.to(settings.device)
     done = shrink(
-        above,
+        model,
         setup.inputs(),
         settings.loss(),
         setup.batches(job),
@@ -87,10 +86,10 @@ def _cut(job: Job, setup: Setup, settings: GrowSettings) -> None:
         multiple_of=settings.multiple_of,
         calibration=probe(setup, CUT_SAMPLES, job.seed),
         training=settings.tuning(),
-        teacher=grown,
+        teacher=setup.kept(Job(GROWN, job.seed)).to(settings.device),
         **setup.training(job),
     )
-    setup.keep(job, above)
+    setup.keep(job, model)
     setup.finish(job, done.history)
 
 
@@ -106,9 +105,8 @@ def _compared(job: Job, setup: Setup, params: int) -> nn.Module:
     """The seed network, the grown shape from fresh weights, or a uniformly scaled network."""
     if job.arm == SEED:
         return setup.build()
-    if job.arm.startswith(WIDE):
-        params = int(job.arm.removeprefix(WIDE))
-    if job.arm.startswith("wide"):
-        return wide(setup.build, setup.dataset.x_train[:1], params)
+    size = size_of(job.arm)
+    if size is not None or job.arm == "wide":
+        return wide(setup.build, setup.dataset.x_train[:1], size or params)
     recipe = read_json(setup.folder.of_seed("model", job.seed, ".json"), RESTORE)
     return scratch(setup.build, recipe)

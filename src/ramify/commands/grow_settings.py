@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ramify.train.epoch import Training
 
 GROWN, SEED, COMPARED = "grown", "seed", ("scratch", "wide")  # the arms, which sizes add to
-CUT, WIDE = "cut-", "wide-"  # then a number of parameters
+CUT, WIDE = "cut-", "wide-"  # then one of the sizes, as `size_of` reads it
 MANY_ROUNDS = 20  # at most, where a budget is to end the growth
 EARLY_FRACTION = 0.5  # of the channels change then, in each round
 BOUND = "'layer1*=32'"
@@ -210,12 +210,12 @@ class GrowSettings(NetworkSettings):
     sizes: tuple[int, ...] | None = option(
         GROW,
         "Also cut the grown network to these numbers of parameters, one after the other, such as "
-        "1800,900, and tune it behind each cut on what the grown one says: one run, and a network "
-        "of every size. Needs --budget params. Default: none.",
+        "1800,900, and tune it after each cut, distilled from the grown one: one run gives a "
+        "network of every size. Needs --budget params. Default: none.",
     )
     tuning_epochs: int | None = option(
         TRAIN,
-        "Passes over the data behind each cut to one of --sizes. Default: a fifth of those of the "
+        "Passes over the data after each cut to one of --sizes. Default: a fifth of those of the "
         "growth.",
         ge=1,
     )
@@ -370,6 +370,12 @@ class GrowSettings(NetworkSettings):
         }
         own = settings.get(self.rule, {})
         return rule_named(self.rule, multiple_of=self.multiple_of, settings=own)
+
+
+def size_of(arm: str) -> int | None:
+    """The one of the sizes that an arm is a network of; None for the other arms."""
+    prefix = next((prefix for prefix in (CUT, WIDE) if arm.startswith(prefix)), None)
+    return None if prefix is None else int(arm.removeprefix(prefix))
 
 
 def _refuse_sizes(given: Mapping[str, Any], values: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ramify.commands.grow_settings import CUT
+from ramify.commands.grow_settings import CUT, size_of
 from ramify.commands.run_folder import RunFolder
 from ramify.commands.settings import NetworkSettings, Settings, TrainingSettings
 from ramify.data import Dataset, batches, load
@@ -16,6 +16,7 @@ from ramify.errors import RamifyError
 from ramify.models import build as build_model
 from ramify.probe.loss import Loss
 from ramify.store.checkpoint import read_checkpoint
+from ramify.store.model import load as load_model
 from ramify.store.model import save, write_model
 from ramify.tracing.recorder import evaluating
 from ramify.train.epoch import Training, evaluate
@@ -143,8 +144,14 @@ class Setup:
 
     def keep(self, job: Job, model: nn.Module) -> None:
         """Save the network of a job, where its arm is one of those that are kept."""
-        if stem := kept_as(job.arm):
+        if stem := _stem(job.arm):
             save(model, self.folder.of_seed(stem, job.seed))
+
+    def kept(self, job: Job) -> nn.Module:
+        """The network of a finished job whose arm is one of those that are kept, on the CPU."""
+        stem = _stem(job.arm)
+        assert stem is not None
+        return load_model(self.folder.of_seed(stem, job.seed), self.build)
 
     def training(self, job: Job) -> dict[str, Any]:
         """What every training of a job goes by, as keyword arguments of the loops."""
@@ -277,14 +284,14 @@ def save_unfinished(folder: RunFolder) -> None:
         return
     checkpoint = read_checkpoint(folder.checkpoint)
     head, state = checkpoint.history[0], checkpoint.state
-    if stem := kept_as(head["arm"]):
+    if stem := _stem(head["arm"]):
         write_model(folder.of_seed(stem, head["seed"]), state["recipe"], state["model"])
 
 
-def kept_as(arm: str) -> str | None:
+def _stem(arm: str) -> str | None:
     """What the files of an arm's network are called; None where it is not kept."""
     if arm.startswith(CUT):
-        return f"size-{arm.removeprefix(CUT)}"
+        return f"size-{size_of(arm)}"
     return "model" if arm in KEPT else None
 
 

@@ -7,7 +7,7 @@ common, such as ``grown`` or ``seed``.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ramify.commands.grow_settings import CUT, WIDE
+from ramify.commands.grow_settings import CUT, size_of
 
 Event = Mapping[str, Any]
 
@@ -30,26 +30,23 @@ MAIN = ("grown", "pruned")
 
 def explained(arm: str) -> str:
     """What an arm is, in plain words; nothing where it is not known."""
+    size = size_of(arm)
+    if size is None:
+        return ARMS.get(arm, "")
     if arm.startswith(CUT):
         return (
-            f"Cut to {_size(arm):,} parameters from the network of the size above, "
-            "and tuned on what the grown network says."
+            f"Cut to {size:,} parameters from the network of the size above, and tuned, distilled "
+            "from the grown network."
         )
-    if arm.startswith(WIDE):
-        return (
-            f"The seed network scaled by the same factor everywhere, to {_size(arm):,} parameters, "
-            "trained for as many steps as the grown network."
-        )
-    return ARMS.get(arm, "")
-
-
-def _size(arm: str) -> int:
-    return int(arm.rpartition("-")[2])
+    return (
+        f"The seed network scaled by the same factor everywhere, to {size:,} parameters, trained "
+        "for as many steps as the grown network."
+    )
 
 
 def unsized(events: Iterable[Event]) -> list[Event]:
     """The events of networks that are not of a size asked for beside that of the grown one."""
-    return [e for e in events if not str(e.get("arm", "")).startswith((CUT, WIDE))]
+    return [event for event in events if size_of(str(event.get("arm", ""))) is None]
 
 
 def of_kind(events: Iterable[Event], kind: str) -> list[Event]:

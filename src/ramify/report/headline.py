@@ -84,8 +84,11 @@ def _difference(by_arm: Mapping[str, Row], arm: str) -> Tile | None:
     if arm not in by_arm or main is None:
         return None
     own, other = by_arm[main]["test_accuracy"], by_arm[arm]["test_accuracy"]
-    points = f"{100 * (own['mean'] - other['mean']):+.2f} points".replace("-", "−")
-    return Tile(points, COMPARED[arm], f"which has {percent(other)}")
+    return Tile(_points(own["mean"], other["mean"]), COMPARED[arm], f"which has {percent(other)}")
+
+
+def _points(own: float, other: float) -> str:
+    return f"{100 * (own - other):+.2f} points".replace("-", "−")
 
 
 def _sizes(by_arm: Mapping[str, Row]) -> Tile | None:
@@ -100,9 +103,9 @@ def _sizes(by_arm: Mapping[str, Row]) -> Tile | None:
     own, others = (
         statistic([one["mean"] for one in part])["mean"] for part in zip(*pairs, strict=True)
     )
-    points = f"{100 * (own - others):+.2f} points".replace("-", "−")
     note = f"mean of {counted(len(pairs), 'size')}, {100 * others:.2f} % by a run for each"
-    return Tile(points, "cut networks of this run against a run for each size", note)
+    name = "cut networks of this run against a run for each size"
+    return Tile(_points(own, others), name, note)
 
 
 def _parameters(events: Sequence[Event]) -> Tile | None:

@@ -6,6 +6,7 @@ The k-th edit of a job is called split k, prune k, or edit k where a job does bo
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -13,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ramify.commands.grow_settings import CUT, WIDE
 from ramify.report.events import MAIN, Event, arms_of, by_job, measured_gain, noun, of_kind
-from ramify.report.tables import statistic, unit_of
+from ramify.report.tables import results_table, statistic, unit_of
 from ramify.report.theme import LIGHT, arm_color, canvas, round_color, themed
 
 _DASHES: dict[str, Any] = {
@@ -134,26 +135,20 @@ def sizes_figure(events: Sequence[Event]) -> Figure:
     figure = canvas(3.6)
     axes = figure.subplots()
     curves = (("one run: grown, then cut", "grown", CUT), ("a run for each size", "wide", WIDE))
+    results = of_kind(events, "result")
     for label, arm, prefix in curves:
-        by_size: dict[str, list[Event]] = {}
-        for result in of_kind(events, "result"):
-            if result["arm"] == arm or result["arm"].startswith(prefix):
-                by_size.setdefault(result["arm"], []).append(result)
-        if not by_size:
+        own = [e for e in results if e["arm"] == arm or e["arm"].startswith(prefix)]
+        rows = sorted(results_table(own), key=lambda row: row["params"]["mean"])
+        if not rows:
             continue
-        points = []
-        for own in by_size.values():
-            stat = statistic([100 * result["test_accuracy"] for result in own])
-            size = statistic([result["params"] for result in own])["mean"]
-            points.append((size, stat["mean"], stat["sd"] or 0.0))
-            accuracies = [100 * result["test_accuracy"] for result in own]
-            sizes = [result["params"] for result in own]
-            axes.plot(sizes, accuracies, "o", color=arm_color(arm), markersize=4, alpha=0.6)
-        sizes, means, spreads = (list(part) for part in zip(*sorted(points), strict=True))
+        color = arm_color(arm)
+        dots = [e["params"] for e in own], [100 * e["test_accuracy"] for e in own]
+        axes.plot(*dots, "o", color=color, markersize=4, alpha=0.6)
+        sizes = [row["params"]["mean"] for row in rows]
+        means = np.array([100 * row["test_accuracy"]["mean"] for row in rows])
+        spread = np.array([100 * (row["test_accuracy"]["sd"] or 0.0) for row in rows])
         axes.plot(sizes, means, label=label, marker="|", markersize=12, **_line_style(arm))
-        low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
-        high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
-        axes.fill_between(sizes, low, high, color=arm_color(arm), alpha=0.12, linewidth=0)
+        axes.fill_between(sizes, means - spread, means + spread, color=color, alpha=0.12, lw=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(COUNTS)
     axes.xaxis.set_minor_formatter(COUNTS)
