@@ -20,10 +20,11 @@ from ramify.errors import RamifyError
 from ramify.probe.loss import Loss, checked_loss
 from ramify.probe.recorded_pass import RecordedPass
 from ramify.refit import moments
-from ramify.refit.moments import Moments, folded, over_ranks, squares
+from ramify.refit.moments import Moments, folded, over_ranks
 from ramify.refit.readers import Course, Reader, course_of
 from ramify.refit.ridge import STRENGTHS, choose, covariances
 from ramify.refit.surgery import Block
+from ramify.refit.symmetric import products
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.indexing import owners
 from ramify.tracing.recorder import Tape, tensors_of
@@ -104,7 +105,7 @@ def _add(graph: ChannelGraph, found: list[ReaderSums], loss: Loss, batch: Any, n
         for fold, phi, own in folded(reader, number, FOLDS, x, slope):
             read.folds[fold].add(phi, own[:, :0])
             wide = own.to(torch.promote_types(own.dtype, torch.float32))
-            read.gradients += squares(wide)
+            read.gradients += products(wide, wide)
 
     if made:
         starts = [_maker(taken.tape, by_name[read.reader.name]) for read in met]

@@ -14,12 +14,10 @@ from torch import Tensor
 
 from ramify import distributed
 from ramify.refit.readers import Kernel, Reader
+from ramify.refit.symmetric import products
 
 CHUNK = 2**23
 """So many numbers of unfolded patches are held at once."""
-
-BLOCK = 256
-"""So many rows of a symmetric product are made at a time."""
 
 WIDEST = 8192
 """A reader of more features is left as it is: its moments would take more than half a gigabyte."""
@@ -74,7 +72,7 @@ class Moments:
         self.rows += phi.shape[2]
         self.x += phi.sum(2)
         self.y += y.sum(2)
-        self.xx += squares(phi)
+        self.xx += products(phi, phi)
         self.xy += phi @ y.transpose(1, 2)
         self.yy += y.square().sum(2)
 
@@ -85,20 +83,6 @@ class Moments:
     def __sub__(self, other: Moments) -> Moments:
         """The sums over the rows that the other has not."""
         return Moments(*(a - b for a, b in zip(self.parts(), other.parts(), strict=True)))
-
-
-def squares(phi: Tensor) -> Tensor:
-    """(G, F, F), the products of all rows (G, F, R) with each other, the lower half mirrored."""
-    size = phi.shape[1]
-    if size <= BLOCK:
-        return phi @ phi.transpose(1, 2)
-    out = phi.new_empty((len(phi), size, size))
-    for start in range(0, size, BLOCK):
-        stop = start + BLOCK
-        some = phi[:, start:stop] @ phi[:, start:].transpose(1, 2)
-        out[:, start:stop, start:] = some
-        out[:, stop:, start:stop] = some[:, :, BLOCK:].transpose(1, 2)
-    return out
 
 
 def folded(

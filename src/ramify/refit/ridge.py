@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ramify.refit.moments import Moments
+from ramify.refit.symmetric import factor
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The λ that are tried, in units of the mean diagonal of A."""
@@ -118,20 +119,10 @@ class _Ridge:
         pulled = self._a.clone()
         pulled.diagonal(dim1=1, dim2=2).add_(strength * self._mean)
         # About W_K, so that what is exact already stays so to the last digit.
-        new = self._weight + _solved(pulled, self._missing)
+        new = self._weight + torch.cholesky_solve(self._missing, factor(pulled))
         if not self._centred:
             return new, None
         return new, (self._y - torch.einsum("gf,gfo->go", self._x, new)) / self._rows
-
-
-def _solved(a: Tensor, b: Tensor) -> Tensor:
-    factor, info = torch.linalg.cholesky_ex(a)
-    if bool((info == 0).all()):
-        return torch.cholesky_solve(b, factor)
-    values, vectors = torch.linalg.eigh(a)
-    floor = values.amax(1, keepdim=True) * a.shape[1] * torch.finfo(a.dtype).eps
-    inverse = torch.where(values > floor, 1 / values, torch.zeros_like(values))
-    return vectors @ (inverse[..., None] * (vectors.transpose(1, 2) @ b))
 
 
 def covariances(moments: Moments, centred: bool) -> tuple[Tensor, Tensor]:

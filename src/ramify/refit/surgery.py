@@ -30,23 +30,79 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ramify.refit.symmetric import factor, products
+
 POOL = 8
 """Candidates at a time: the cheapest eighth of the channels left, or at least this many."""
+LATER = 0.25
+"""Removals are carried out when they come to this share of the features."""
+
+
+@dataclass(frozen=True)
+class Removed:
+    r"""What the removal of R features B subtracts from H and Q.
+
+    .. math:: H - H_{:B} H_{BB}^{-1} H_{B:} = H - K V^T, \qquad
+              Q - K C^T - C K^T, \quad C = Q_{:B} - \tfrac12 K Q_{BB}
+
+    Attributes:
+        share: (G, R, F), K^T.
+        column: (G, R, F), V^T.
+        cross: (G, R, F), C^T.
+    """
+
+    share: Tensor
+    column: Tensor
+    cross: Tensor
+
+    @classmethod
+    def none(cls, like: Tensor) -> Removed:
+        """Nothing, of matrices like these."""
+        nothing = like[:, :0]
+        return cls(nothing, nothing, nothing)
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """K^T, V^T and C^T."""
+        return self.share, self.column, self.cross
+
+    def of(self, features: Tensor) -> Removed:
+        """What concerns some of the features (G, B)."""
+        return Removed(*(_columns(part, features) for part in self.parts()))
+
+    def and_then(self, other: Removed) -> Removed:
+        """Both removals."""
+        pairs = zip(self.parts(), other.parts(), strict=True)
+        return Removed(*(torch.cat(pair, 1) for pair in pairs))
+
+    def squares(self, where: Tensor) -> Tensor:
+        """(2, G, C, K, K), what is subtracted of the squares of channels (G, C, K)."""
+        some = self.of(where.flatten(1)).parts()
+        shape = (*self.share.shape[:2], *where.shape[1:])
+        share, column, cross = (part.view(shape).permute(0, 2, 3, 1) for part in some)
+        mixed = share @ cross.transpose(2, 3)
+        return torch.stack([share @ column.transpose(2, 3), mixed + mixed.transpose(2, 3)])
 
 
 @dataclass
 class Block:
     """What one reader knows of the channels of a group.
 
+    Removals are written down, and carried out on the whole matrices when they have come to a
+    quarter of the features: of what each needs, few rows, they are subtracted meanwhile.
+
     Attributes:
-        inverse: (G, F, F), H.
-        curvature: (G, F, F), Q.
-        where: (G, C, K), the features of each channel.
+        inverse: (G, F, F), H before the removals that were written down.
+        curvature: (G, F, F), Q before them.
+        where: (G, C, K), the features of each channel that is left.
+        removed: what these removals, of R features, subtract.
+        squares: (2, G, C, K, K), the square of each channel with itself in H and in Q.
     """
 
     inverse: Tensor
     curvature: Tensor
     where: Tensor
+    removed: Removed
+    squares: Tensor
 
     @classmethod
     def of(
@@ -64,15 +120,22 @@ class Block:
         Returns:
             The block.
         """
-        mean = moments.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-        eye = torch.eye(moments.shape[1], dtype=moments.dtype, device=moments.device)
+        mean = moments.diagonal(dim1=1, dim2=2).mean(1)[:, None]
+        pulled = moments.clone()
         pull = strength * torch.where(mean > 0, mean, torch.ones_like(mean))
-        inverse = _inverse(moments + pull * eye)
-        return cls(inverse, weight @ gradients @ weight.transpose(1, 2), where)
+        pulled.diagonal(dim1=1, dim2=2).add_(pull)
+        curvature = products(weight @ gradients, weight)
+        return cls.begun(torch.cholesky_inverse(factor(pulled)), curvature, where)
+
+    @classmethod
+    def begun(cls, inverse: Tensor, curvature: Tensor, where: Tensor) -> Block:
+        """The block of (G, F, F) H and Q, nothing removed."""
+        squares = torch.stack([_diagonal(part, where) for part in (inverse, curvature)])
+        return cls(inverse, curvature, where, Removed.none(inverse), squares)
 
     def costs(self) -> Tensor:
         """(C,), what each channel costs alone."""
-        h, q = (_diagonal(part, self.where) for part in (self.inverse, self.curvature))
+        h, q = self.squares
         if h.shape[-1] == 1:
             return 0.5 * (q / h).sum((0, 2, 3))
         return 0.5 * torch.linalg.solve(h, q).diagonal(dim1=2, dim2=3).sum((0, 2))
@@ -82,47 +145,52 @@ class Block:
         rows = self.where[:, channels].flatten(1)  # (G, N K)
         size = self.where.shape[2]
         place = torch.arange(rows.shape[1], device=rows.device).view(1, len(channels), size)
-        pick = lambda part: _minor(part, rows, rows)  # noqa: E731
-        return Block(
-            pick(self.inverse), pick(self.curvature), place.expand(len(rows), -1, -1).clone()
-        )
+        h, q = self._now(rows)
+        where = place.expand(len(rows), -1, -1)
+        return Block.begun(_columns(h, rows), _columns(q, rows), where)
 
     def remove(self, channels: Tensor) -> None:
         """Let the others take over from these channels, and be numbered anew without them."""
         rows = self.where[:, channels].flatten(1)  # (G, B)
         left = torch.ones(self.where.shape[1], dtype=torch.bool, device=rows.device)
         left[channels] = False
-        staying = self.where[:, left]
-        others = staying.flatten(1)
-        columns = _minor(self.inverse, others, rows)  # (G, F', B)
-        share = torch.linalg.solve(_minor(self.inverse, rows, rows), columns.transpose(1, 2))
-        share = share.transpose(1, 2)  # K = H_:B H_BB^-1
-        cross = _minor(self.curvature, others, rows)
-        cross = cross - 0.5 * share @ _minor(self.curvature, rows, rows)
-        mixed = share @ cross.transpose(1, 2)
-        self.curvature = _minor(self.curvature, others, others) - mixed - mixed.transpose(1, 2)
-        self.inverse = _minor(self.inverse, others, others) - share @ columns.transpose(1, 2)
-        place = torch.arange(others.shape[1], device=rows.device)
-        self.where = place.view(1, *staying.shape[1:]).expand(staying.shape)
+        self.where = self.where[:, left]
+        h, q = self._now(rows)
+        share = torch.linalg.solve(_columns(h, rows), h)  # K^T = H_BB^-1 H_B:
+        cross = q - 0.5 * _columns(q, rows) @ share
+        gone = Removed(share, h, cross)
+        self.squares = self.squares[:, :, left] - gone.squares(self.where)
+        self.removed = self.removed.and_then(gone)
+        if self.removed.share.shape[1] >= LATER * self.inverse.shape[1]:
+            self._carry_out()
+
+    def _now(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(G, B, F), some rows of H and of Q as they are by now."""
+        some = self.removed.of(rows)
+        h = _rows(self.inverse, rows) - some.share.transpose(1, 2) @ self.removed.column
+        q = _rows(self.curvature, rows) - some.share.transpose(1, 2) @ self.removed.cross
+        return h, q - some.cross.transpose(1, 2) @ self.removed.share
+
+    def _carry_out(self) -> None:
+        """Subtract what was removed, and number what is left anew."""
+        others = self.where.flatten(1)
+        share, column, cross = (part.transpose(1, 2) for part in self.removed.of(others).parts())
+        self.inverse = _columns(_rows(self.inverse, others), others) - products(share, column)
+        both, crossed = torch.cat([share, cross], 2), torch.cat([cross, share], 2)
+        self.curvature = _columns(_rows(self.curvature, others), others) - products(both, crossed)
+        self.removed = Removed.none(self.inverse)
+        place = torch.arange(others.shape[1], device=others.device)
+        self.where = place.view(1, *self.where.shape[1:]).expand(self.where.shape)
 
 
-def _inverse(matrices: Tensor) -> Tensor:
-    """The inverse of positive definite matrices (G, F, F)."""
-    factor, info = torch.linalg.cholesky_ex(matrices)
-    if bool((info == 0).all()):
-        return torch.cholesky_inverse(factor)
-    # Where few features vary, rounding leaves eigenvalues below 0, and those that should be λ are
-    # noise. They are raised to what can be told from it.
-    values, vectors = torch.linalg.eigh(matrices)
-    noise = values.amax(1, keepdim=True) * matrices.shape[1] * torch.finfo(matrices.dtype).eps
-    values = torch.maximum(values, noise)
-    return (vectors / values[:, None, :]) @ vectors.transpose(1, 2)
+def _rows(matrices: Tensor, rows: Tensor) -> Tensor:
+    """(G, B, F), some rows of each matrix."""
+    return matrices[torch.arange(len(matrices), device=rows.device)[:, None], rows]
 
 
-def _minor(matrices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(G, R, B), some rows and columns of each matrix."""
-    groups = torch.arange(len(matrices), device=rows.device)[:, None, None]
-    return matrices[groups, rows[:, :, None], columns[:, None, :]]
+def _columns(matrices: Tensor, columns: Tensor) -> Tensor:
+    """(G, R, B), some columns of each matrix (G, R, F)."""
+    return matrices.gather(2, columns[:, None].expand(-1, matrices.shape[1], -1))
 
 
 def _diagonal(matrices: Tensor, where: Tensor) -> Tensor:
