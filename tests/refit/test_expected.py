@@ -38,7 +38,7 @@ def test_no_sample_is_measured_where_it_was_refitted(refit):
     graph, edits, data = prepared()
     outcome = outcome_of(graph, edits, per_sample, data, data, refit=refit)
     before = snapshot(graph.model)
-    found = expected_rise(graph, outcome, per_sample, data, refit=refit)
+    found = expected_rise(graph, outcome, per_sample, data)
     assert snapshot(graph.model) == before
     strengths = {one.name: [one.strength] for one in outcome.refitted if one.strength > 0}
     across = 0.0

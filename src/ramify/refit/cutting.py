@@ -170,8 +170,6 @@ def cut(  # noqa: PLR0913
         least = floors(graph, keep)
         if balance is None:
             balance = not raw and not isinstance(method, Takeover)
-        start = mean_loss(graph.model, loss, measured_on)
-
         selecting = Selecting(
             graph=graph,
             loss=loss,
@@ -189,12 +187,15 @@ def cut(  # noqa: PLR0913
         most = math.inf if budget is None else budget.get("loss", math.inf)
         if accept is None and most == math.inf:
             outcome = selecting.best(sizes)
+            known = outcome.start if measured_on is sample else None
+            start = mean_loss(graph.model, loss, measured_on) if known is None else known
         else:
+            start = mean_loss(graph.model, loss, measured_on)
             outcome = smallest(selecting, sizes, start + most)
         constant = constant_loss(graph.model, loss, measured_on[0])
         expected = math.nan
         if log is not None:
-            expected = expected_rise(graph, outcome, loss, sample, refit=refit)
+            expected = expected_rise(graph, outcome, loss, sample)
         before, widths = CostModel(graph).cost(), {g.name: g.width for g in graph.groups}
         gone = Counter(graph[edit.group].name for edit in outcome.edits)
         if outcome.edits:

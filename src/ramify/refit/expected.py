@@ -8,13 +8,13 @@ from typing import Any
 
 from ramify import distributed
 from ramify.probe.loss import Loss
-from ramify.refit.outcome import Outcome, cut_for_now, summed_loss
-from ramify.refit.sequential import refit_readers
+from ramify.refit.outcome import Outcome, cut_for_now, mean_loss, summed_loss
+from ramify.refit.sequential import Walk
 from ramify.tracing import ChannelGraph
 
 
 def expected_rise(
-    graph: ChannelGraph, outcome: Outcome, loss: Loss, sample: Sequence[Any], *, refit: bool = True
+    graph: ChannelGraph, outcome: Outcome, loss: Loss, sample: Sequence[Any]
 ) -> float:
     r"""What a cut raises the mean loss by on samples like these that it has not seen.
 
@@ -33,7 +33,6 @@ def expected_rise(
         outcome: the cut.
         loss: `loss(model, batch)` -> (S,).
         sample: what it was chosen and refitted on.
-        refit: whether it was refitted.
 
     Returns:
         The rise; nan where there are no two batches.
@@ -44,14 +43,16 @@ def expected_rise(
     if not distributed.all_true(len(sample) > 1):
         return math.nan
     strengths = {one.name: [one.strength] for one in outcome.refitted if one.strength > 0}
-    halves = sample[::2], sample[1::2]
-    before = after = count = 0.0
+    start = outcome.start
+    if start is None:
+        start = mean_loss(graph.model, loss, sample)
+    halves, after, count = (slice(0, None, 2), slice(1, None, 2)), 0.0, 0.0
     for seen, unseen in (halves, halves[::-1]):
-        total, number = summed_loss(graph.model, loss, unseen)
-        before, count = before + total, count + number
         with cut_for_now(graph, outcome.edits) as reference:
-            if refit and outcome.edits:
-                refit_readers(graph.model, reference, seen, loss, strengths=strengths)
-            after += summed_loss(graph.model, loss, unseen)[0]
-    inside, across = outcome.sample_loss - before / count, (after - before) / count
+            if outcome.runs is not None:
+                runs = outcome.runs.part(seen)
+                Walk(graph.model, reference, runs, strengths=strengths).refit()
+            total, number = summed_loss(graph.model, loss, sample[unseen])
+        after, count = after + total, count + number
+    inside, across = outcome.sample_loss - start, after / count - start
     return inside + 2 / 3 * (across - inside)

@@ -16,11 +16,12 @@ from ramify import distributed
 from ramify.edit import Edit
 from ramify.edit.plan import plan_edits
 from ramify.errors import RamifyError
-from ramify.probe.loss import Loss, checked_loss
+from ramify.probe.loss import Loss, check_finite, checked_loss, shaped_loss
 from ramify.refit.player import Player
 from ramify.refit.readers import course_of
 from ramify.refit.reference import Reference
-from ramify.refit.sequential import Refitted, refit_readers
+from ramify.refit.runs import Runs
+from ramify.refit.sequential import Refitted, Walk
 from ramify.tracing import ChannelGraph
 from ramify.tracing.indexing import resized, set_data
 from ramify.tracing.kept_state import giving_back
@@ -41,6 +42,8 @@ class Outcome:
         accepted: what the user's own judgement said.
         refitted: what became of each reader.
         state: parameters and buffers after it.
+        start: the mean loss of the full model on the sample, where the refit came upon it.
+        runs: of the full model and the cut one on the sample, where it was refitted.
     """
 
     edits: tuple[Edit, ...]
@@ -49,6 +52,8 @@ class Outcome:
     accepted: bool
     refitted: list[Refitted]
     state: Mapping[str, Tensor]
+    start: float | None = None
+    runs: Runs | None = None
 
     def put(self, model: nn.Module) -> None:
         """Give the edited model the weights that were found."""
@@ -83,13 +88,28 @@ def outcome_of(
     """
     model = graph.model
     with cut_for_now(graph, edits) as reference:
-        refitted = refit_readers(model, reference, sample, loss) if refit and edits else []
-        measured = mean_loss(model, loss, held)
-        chosen_on = measured if held is sample else mean_loss(model, loss, sample)
+        refitted, found, runs = list[Refitted](), None, None
+        if refit and edits:
+            runs = Runs.recorded(model, reference, sample, partial(shaped_loss, loss))
+            walk = Walk(model, reference, runs)
+            refitted = walk.refit()
+            found = _means(walk.losses())
+        start, chosen_on = found or (None, mean_loss(model, loss, sample))
+        measured = chosen_on if held is sample else mean_loss(model, loss, held)
         with evaluating(model):
             accepted = accept is None or distributed.all_true(bool(accept(model)))
         state = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
-    return Outcome(tuple(edits), measured, chosen_on, accepted, refitted, state)
+    return Outcome(tuple(edits), measured, chosen_on, accepted, refitted, state, start, runs)
+
+
+def _means(losses: tuple[Tensor, Tensor] | None) -> tuple[float, float] | None:
+    """The mean loss of every rank's samples in both networks; None where a rank does not know."""
+    if not distributed.all_true(losses is not None) or losses is None:
+        return None
+    for each in losses:
+        check_finite(each)
+    start, after = (total / count for total, count in map(_summed, losses))
+    return start, after
 
 
 @contextmanager
@@ -167,9 +187,13 @@ def summed_loss(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> tuple[f
         The sum and the number.
     """
     with evaluating(model):
-        each = [checked_loss(loss, model, batch).double() for batch in batches]
-    total = torch.stack([torch.cat(each).sum(), torch.tensor(float(sum(map(len, each)))).double()])
-    [total] = distributed.all_sum([total])
+        return _summed(torch.cat([checked_loss(loss, model, batch) for batch in batches]))
+
+
+def _summed(losses: Tensor) -> tuple[float, float]:
+    """The sum over every rank's samples, and their number."""
+    count = torch.tensor(float(len(losses)), dtype=torch.float64, device=losses.device)
+    [total] = distributed.all_sum([torch.stack([losses.double().sum(), count])])
     return float(total[0]), float(total[1])
 
 

@@ -13,6 +13,7 @@ import torch
 
 from ramify.errors import RamifyError
 from ramify.refit.readers import Course, course_of
+from ramify.refit.tapes import alike
 from ramify.tracing.recorder import Ref, Tape
 
 _LOOKS_UP = "aten::index"
@@ -48,11 +49,32 @@ def rows_by_data(tape: Tape) -> set[Ref]:
     return found
 
 
-def shared_courses(tapes: Sequence[Tape]) -> list[Course]:
-    """The readers and norms that all of some runs have, in one order, none on rows by data.
+def courses_of(tapes: Sequence[Tape]) -> list[Course]:
+    """The readers and norms of each run, none on rows by data; of runs that are alike found once.
 
     Args:
         tapes: of the runs.
+
+    Returns:
+        One course a run.
+    """
+    found: list[tuple[Tape, Course]] = []
+    out = []
+    for tape in tapes:
+        known = (c for other, c in found if tape.ops is other.ops or alike(tape, other))
+        course = next(known, None)
+        if course is None:
+            course = _on_rows_of_its_own(tape, course_of(tape))
+            found.append((tape, course))
+        out.append(course)
+    return out
+
+
+def shared_courses(courses: Sequence[Course]) -> list[Course]:
+    """The readers and norms that all of some runs have, in one order.
+
+    Args:
+        courses: of the runs.
 
     Returns:
         One course a run; the readers of all have the same names, and so have the norms.
@@ -60,7 +82,6 @@ def shared_courses(tapes: Sequence[Tape]) -> list[Course]:
     Raises:
         RamifyError: the runs have them in different orders.
     """
-    courses = [_on_rows_of_its_own(tape, course_of(tape)) for tape in tapes]
     named = [({r.name for r in one.readers}, {n.mean for n in one.norms}) for one in courses]
     readers = set.intersection(*(names for names, _ in named))
     norms = set.intersection(*(names for _, names in named))

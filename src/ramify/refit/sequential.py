@@ -11,7 +11,7 @@ Shape letters: `G` groups, `F` features, `O` outputs, `N` samples.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +28,9 @@ from ramify.refit.readers import Course, Norm, Reader
 from ramify.refit.reference import Reference
 from ramify.refit.ridge import Solution, solve
 from ramify.refit.routing import shared_courses
-from ramify.refit.tapes import tapes_of
+from ramify.refit.runs import Forward, Runs
+from ramify.refit.tapes import alike
 from ramify.tracing.recorder import call, tensors_of
-
-Forward = Callable[[nn.Module, Any], Any]
-"""Runs the model on one batch: `loss(model, batch)` will do."""
 
 FOLDS = 2
 """Into so many parts the samples go, to choose λ on what it was not found from."""
@@ -87,16 +85,10 @@ def refit_readers(
     sample = list(batches)
     if not sample:
         raise RamifyError("there is no batch to refit on: give a few hundred inputs")
-    new = tapes_of(model, sample, forward)
-    with reference.restored():
-        old = tapes_of(model, sample, forward)
-    tensors = tensors_of(model)
-    courses = shared_courses([*old, *new])
-    pairs = [
-        _pair(Player(a, reference.values), Player(b, tensors), (one, other))
-        for a, b, one, other in zip(old, new, courses[: len(old)], courses[len(old) :], strict=True)
-    ]
-    return _Refit(model, reference, pairs, strengths, norms, corrected).run()
+    runs = Runs.recorded(model, reference, sample, forward)
+    return Walk(
+        model, reference, runs, strengths=strengths, norms=norms, corrected=corrected
+    ).refit()
 
 
 @dataclass(frozen=True)
@@ -111,34 +103,50 @@ class _Pair:
     new_joins: Mapping[int, Join]
 
 
-def _pair(old: Player, new: Player, courses: tuple[Course, Course]) -> _Pair:
+def _pair(old: Player, new: Player, courses: Sequence[Course]) -> _Pair:
     joins = [
         joins_of(player.tape, course.readers, course.norms)
         for player, course in zip((old, new), courses, strict=True)
     ]
-    return _Pair(old, new, *courses, *joins)
+    return _Pair(old, new, courses[0], courses[1], *joins)
 
 
-class _Refit:
-    """The walk through both networks."""
+class Walk:
+    """The walk through both networks, once.
+
+    Args:
+        model: the edited network; its weights and norms change in place.
+        reference: the network as it was, told of every edit since.
+        runs: what both run on each batch.
+        strengths: the λ to choose from, for every reader or by its name, as `refit_readers` does.
+        norms: give batch norms the statistics that they now have.
+        corrected: let a block make up for what the stream that it adds to has lost.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         reference: Reference,
-        pairs: Sequence[_Pair],
-        strengths: Sequence[float] | Mapping[str, Sequence[float]] | None,
-        norms: bool,
-        corrected: bool,
+        runs: Runs,
+        *,
+        strengths: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
+        norms: bool = True,
+        corrected: bool = True,
     ) -> None:
         self._tensors = tensors_of(model)
         self._reference = reference
-        self._pairs = pairs
+        courses, count = shared_courses(runs.courses), len(runs.old)
+        self._pairs = [
+            _pair(Player(a, reference.values), Player(b, self._tensors), both)
+            for a, b, *both in zip(
+                runs.old, runs.new, courses[:count], courses[count:], strict=True
+            )
+        ]
         self._strengths = strengths
         self._norms = norms
         self._corrected = corrected
 
-    def run(self) -> list[Refitted]:
+    def refit(self) -> list[Refitted]:
         """Go from station to station: readers are refitted, norms get their statistics."""
         course = self._pairs[0].new_course
         readers = [(r.position, self._reader, n) for n, r in enumerate(course.readers)]
@@ -149,6 +157,23 @@ class _Refit:
             found = visit(number)
             done += [] if found is None else [found]
         return done
+
+    def losses(self) -> tuple[Tensor, Tensor] | None:
+        """Go on to the end, where the runs are those of a loss.
+
+        Returns:
+            The losses (S,) of all samples in the old network and in the refitted one; None where
+            a run depends on the data, and may be another one with the new weights.
+        """
+        players = [*(pair.old for pair in self._pairs), *(pair.new for pair in self._pairs)]
+        if not all(alike(player.tape, player.tape) for player in players):
+            return None
+        made = []
+        for player in players:
+            player.advance(len(player.tape.ops))
+            made.append(player.value(player.tape.outputs[0]))
+        count = len(self._pairs)
+        return torch.cat(made[:count]), torch.cat(made[count:])
 
     def _reader(self, place: int) -> Refitted | None:
         """Refit one reader; None where its outputs cannot be told apart."""
