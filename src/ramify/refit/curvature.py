@@ -21,10 +21,11 @@ from ramify.probe.loss import Loss, checked_loss
 from ramify.probe.recorded_pass import RecordedPass
 from ramify.refit import moments
 from ramify.refit.moments import Moments, folded, over_ranks
-from ramify.refit.readers import Course, Reader, course_of
-from ramify.refit.ridge import STRENGTHS, choose, covariances
+from ramify.refit.readers import Course, Reader
+from ramify.refit.ridge import STRENGTHS, choose, covariances, mixes
 from ramify.refit.surgery import Block
-from ramify.refit.symmetric import products
+from ramify.refit.symmetric import add_upper, mirror
+from ramify.refit.tapes import Courses
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.indexing import owners
 from ramify.tracing.recorder import Tape, tensors_of
@@ -69,25 +70,32 @@ def reads_of(
         RamifyError: there is no batch, or the loss is not per sample.
     """
     found: list[ReaderSums] = []
-    samples = 0
+    courses, samples = Courses(), 0
     for number, batch in enumerate(batches):
-        samples += _add(graph, found, loss, batch, number)
+        samples += _add(graph, found, courses, loss, (number, batch))
     if not samples:
         raise RamifyError("there is no batch to score on: give at least one")
     return _everywhere(found), int(distributed.all_sum([torch.tensor(float(samples))])[0])
 
 
-def _add(graph: ChannelGraph, found: list[ReaderSums], loss: Loss, batch: Any, number: int) -> int:
+def _add(
+    graph: ChannelGraph,
+    found: list[ReaderSums],
+    courses: Courses,
+    loss: Loss,
+    numbered: tuple[int, Any],
+) -> int:
     """Add one batch to the sums of every reader, which the first batch finds.
 
     Returns:
         The number of its samples.
     """
+    number, batch = numbered
     run = lambda: checked_loss(loss, graph.model, batch)  # noqa: E731
     names = [name for name, _ in graph.model.named_parameters()]
     with torch.enable_grad():
         taken = RecordedPass(graph.model, run, batch, names)
-    course = course_of(taken.tape)
+    course = courses.of(taken.tape)
     if not found:
         found += _found(graph, course)
     by_name = {reader.name: reader for reader in course.readers}
@@ -105,7 +113,7 @@ def _add(graph: ChannelGraph, found: list[ReaderSums], loss: Loss, batch: Any, n
         for fold, phi, own in folded(reader, number, FOLDS, x, slope):
             read.folds[fold].add(phi, own[:, :0])
             wide = own.to(torch.promote_types(own.dtype, torch.float32))
-            read.gradients += products(wide, wide)
+            add_upper(read.gradients, wide, wide)
 
     if made:
         starts = [_maker(taken.tape, by_name[read.reader.name]) for read in met]
@@ -121,6 +129,8 @@ def _maker(tape: Tape, reader: Reader) -> int:
 
 def _everywhere(found: Sequence[ReaderSums]) -> list[ReaderSums]:
     """The sums over the samples of every rank."""
+    for read in found:
+        mirror(read.gradients)
     gradients = distributed.all_sum([read.gradients for read in found])
     return [
         ReaderSums(read.reader, read.centred, read.groups, over_ranks(read.folds), own)
@@ -178,7 +188,8 @@ def strength_of(read: ReaderSums, weight: Tensor) -> float:
     Returns:
         λ, in units of the mean diagonal.
     """
-    half = torch.arange(0, weight.shape[1], 2, device=weight.device)
+    half = slice(0, None, 2)
+    weight = weight @ mixes(weight)
     folds = []
     for fold in read.folds:
         made = fold.xx @ weight
@@ -186,7 +197,7 @@ def strength_of(read: ReaderSums, weight: Tensor) -> float:
             fold.rows,
             fold.x[:, half],
             torch.einsum("gf,gfo->go", fold.x, weight),
-            fold.xx[:, half][:, :, half],
+            fold.xx[:, half, half],
             made[:, half],
             (weight * made).sum(1),
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ramify import distributed
 from ramify.refit.readers import Kernel, Reader
-from ramify.refit.symmetric import products
+from ramify.refit.symmetric import add_upper, mirror
 
 CHUNK = 2**23
 """So many numbers of unfolded patches are held at once."""
@@ -31,7 +31,7 @@ class Moments:
         rows: how many.
         x: (G, F), :math:`\sum \phi`.
         y: (G, O), :math:`\sum y`.
-        xx: (G, F, F), :math:`\sum \phi \phi^T`.
+        xx: (G, F, F), :math:`\sum \phi \phi^T`; while rows are added its upper half alone.
         xy: (G, F, O), :math:`\sum \phi y^T`.
         yy: (G, O), :math:`\sum y^2`.
     """
@@ -61,7 +61,7 @@ class Moments:
         return [self.rows, self.x, self.y, self.xx, self.xy, self.yy]
 
     def add(self, phi: Tensor, y: Tensor) -> None:
-        """Add rows.
+        """Add rows; `over_ranks` makes the sums whole, once all are added.
 
         Args:
             phi: (G, F, R), what is read.
@@ -72,17 +72,13 @@ class Moments:
         self.rows += phi.shape[2]
         self.x += phi.sum(2)
         self.y += y.sum(2)
-        self.xx += products(phi, phi)
+        add_upper(self.xx, phi, phi)
         self.xy += phi @ y.transpose(1, 2)
         self.yy += y.square().sum(2)
 
     def __add__(self, other: Moments) -> Moments:
         """The sums over the rows of both."""
         return Moments(*(a + b for a, b in zip(self.parts(), other.parts(), strict=True)))
-
-    def __sub__(self, other: Moments) -> Moments:
-        """The sums over the rows that the other has not."""
-        return Moments(*(a - b for a, b in zip(self.parts(), other.parts(), strict=True)))
 
 
 def folded(
@@ -109,7 +105,9 @@ def folded(
 
 
 def over_ranks(folds: list[Moments]) -> list[Moments]:
-    """The sums over the rows of every rank."""
+    """The sums over the rows of every rank, when all have been added."""
+    for fold in folds:
+        mirror(fold.xx)
     width = len(folds[0].parts())
     flat = distributed.all_sum([part for fold in folds for part in fold.parts()])
     return [Moments(*flat[n : n + width]) for n in range(0, len(flat), width)]

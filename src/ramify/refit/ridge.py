@@ -16,13 +16,13 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ramify.refit.moments import Moments
-from ramify.refit.symmetric import factor
+from ramify.refit.symmetric import bearable, factor
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The λ that are tried, in units of the mean diagonal of A."""
@@ -30,6 +30,12 @@ ROUNDING = 1e-5
 """A smaller λ does not shrink a solution, and only keeps it clear of rounding."""
 EXACT = 1e-12
 """A reader that misses less of the variance of its targets than this has lost nothing."""
+
+ROUGHLY = 1e5
+"""To say which λ is best, matrices of a smaller condition number are solved in single precision."""
+
+MIXES = 64
+"""So many mixes of more outputs than these say which λ is best."""
 
 
 @dataclass(frozen=True)
@@ -106,20 +112,26 @@ def ridge(
 class _Ridge:
     """What the ridge solutions of some rows share, whatever λ."""
 
-    def __init__(self, moments: Moments, weight: Tensor, centred: bool) -> None:
+    def __init__(
+        self, moments: Moments, weight: Tensor, centred: bool, roughly: bool = False
+    ) -> None:
         self._a, b = covariances(moments, centred)
         mean = self._a.diagonal(dim1=1, dim2=2).mean(1)[:, None]
         self._mean = torch.where(mean > 0, mean, torch.ones_like(mean))
         self._missing = b - self._a @ weight
         self._x, self._y, self._rows = moments.x, moments.y, moments.rows
         self._weight, self._centred = weight, centred
+        self._roughly = roughly
 
     def at(self, strength: float) -> tuple[Tensor, Tensor | None]:
         """The weight (G, F, O) and the bias (G, O) for one λ."""
-        pulled = self._a.clone()
-        pulled.diagonal(dim1=1, dim2=2).add_(strength * self._mean)
+        pull = strength * self._mean
+        dtype = bearable(self._a, pull, ROUGHLY) if self._roughly else self._a.dtype
+        pulled = self._a.to(dtype, copy=True)
+        pulled.diagonal(dim1=1, dim2=2).add_(pull)
         # About W_K, so that what is exact already stays so to the last digit.
-        new = self._weight + torch.cholesky_solve(self._missing, factor(pulled))
+        new = torch.cholesky_solve(self._missing.to(pulled), factor(pulled))
+        new = self._weight + new.to(self._weight)
         if not self._centred:
             return new, None
         return new, (self._y - torch.einsum("gf,gfo->go", self._x, new)) / self._rows
@@ -135,12 +147,12 @@ def covariances(moments: Moments, centred: bool) -> tuple[Tensor, Tensor]:
     Returns:
         (G, F, F) and (G, F, O).
     """
-    rows = moments.rows.clamp_min(1)
-    a, b = moments.xx / rows, moments.xy / rows
-    if centred:
-        x, y = moments.x / rows, moments.y / rows
-        a = a - x[:, :, None] * x[:, None, :]
-        b = b - x[:, :, None] * y[:, None, :]
+    share = 1 / float(moments.rows.clamp_min(1))
+    if not centred:
+        return moments.xx * share, moments.xy * share
+    x, y = share * moments.x, share * moments.y
+    both = (moments.xx, x[:, None, :]), (moments.xy, y[:, None, :])
+    a, b = (torch.baddbmm(m, x[:, :, None], z, beta=share, alpha=-1) for m, z in both)
     return a, b
 
 
@@ -165,7 +177,8 @@ def choose(
 ) -> float:
     """The λ whose solutions have the least error on the fold that each was not found from.
 
-    The error is taken to fall and then to rise with λ, but for the least.
+    The error is taken to fall and then to rise with λ, but for the least. Of many outputs it is
+    that of random mixes, whose mean is the same: all λ are compared on the same ones.
 
     Args:
         folds: the rows in parts.
@@ -179,8 +192,16 @@ def choose(
     full = [fold for fold in folds if float(fold.rows) > 0]
     if len(strengths) == 1 or len(full) < 2:
         return sorted(strengths)[len(strengths) // 2]
-    every = functools.reduce(operator.add, full)
-    solutions = [(fold, _Ridge(every - fold, weight, centred)) for fold in full]
+    few = mixes(weight)
+    full, weight = [_mixed(fold, few) for fold in full], weight @ few
+    rest = [
+        functools.reduce(operator.add, (other for other in full if other is not fold))
+        for fold in full
+    ]
+    solutions = [
+        (fold, _Ridge(own, weight, centred, roughly=True))
+        for fold, own in zip(full, rest, strict=True)
+    ]
 
     @functools.cache
     def error(place: int) -> float:
@@ -188,16 +209,33 @@ def choose(
         return sum(_error(fold, new, bias) * float(fold.rows) for fold, new, bias in each)
 
     rising = sorted(strengths)
-    rows = min(float(every.rows - fold.rows) for fold in full)
+    rows = min(float(own.rows) for own in rest)
     if rising[0] < ROUNDING and rows < weight.shape[1]:  # too few to see that nothing is lost
         rising = rising[1:]
-    # Where nothing is lost the least λ is best; else the error falls and then rises with λ: from
-    # the middle, go down where it falls.
-    best = min(len(rising) // 2, 0, key=error)
+    # Where nothing is lost a λ that shrinks nothing is best; else the error falls and then rises
+    # with λ: from the middle, go down where it falls.
+    starts = [len(rising) // 2, 0] if rising[0] < ROUNDING else [len(rising) // 2]
+    best = min(starts, key=error)
     for step in (-1, 1):
         while 0 <= best + step < len(rising) and error(best + step) < error(best):
             best += step
     return rising[best]
+
+
+def mixes(weight: Tensor) -> Tensor:
+    """(O, M), the mixes of the outputs of (G, F, O) that say which λ is best: all, if few."""
+    outputs = weight.shape[2]
+    if outputs <= MIXES:
+        return torch.eye(outputs, dtype=weight.dtype, device=weight.device)
+    draw = torch.Generator().manual_seed(0)
+    drawn = torch.randn(outputs, MIXES, generator=draw, dtype=torch.float64)
+    return drawn.to(weight) / MIXES**0.5
+
+
+def _mixed(fold: Moments, mixes: Tensor) -> Moments:
+    """The same for mixes of the outputs, without the squares of targets, which no λ changes."""
+    y, xy = fold.y @ mixes, fold.xy @ mixes
+    return replace(fold, y=y, xy=xy, yy=torch.zeros_like(y))
 
 
 def _or_zeros(bias: Tensor | None, moments: Moments) -> Tensor:

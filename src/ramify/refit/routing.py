@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 
 from ramify.errors import RamifyError
-from ramify.refit.readers import Course, course_of
-from ramify.refit.tapes import alike
+from ramify.refit.readers import Course
+from ramify.refit.tapes import Courses
 from ramify.tracing.recorder import Ref, Tape
 
 _LOOKS_UP = "aten::index"
@@ -50,7 +50,7 @@ def rows_by_data(tape: Tape) -> set[Ref]:
 
 
 def courses_of(tapes: Sequence[Tape]) -> list[Course]:
-    """The readers and norms of each run, none on rows by data; of runs that are alike found once.
+    """The readers and norms of each run, none on rows by data.
 
     Args:
         tapes: of the runs.
@@ -58,16 +58,8 @@ def courses_of(tapes: Sequence[Tape]) -> list[Course]:
     Returns:
         One course a run.
     """
-    found: list[tuple[Tape, Course]] = []
-    out = []
-    for tape in tapes:
-        known = (c for other, c in found if tape.ops is other.ops or alike(tape, other))
-        course = next(known, None)
-        if course is None:
-            course = _on_rows_of_its_own(tape, course_of(tape))
-            found.append((tape, course))
-        out.append(course)
-    return out
+    known = Courses()
+    return [_on_rows_of_its_own(tape, known.of(tape)) for tape in tapes]
 
 
 def shared_courses(courses: Sequence[Course]) -> list[Course]:

@@ -186,7 +186,9 @@ class Walk:
         outputs, times = matched
         groups, features, made = reader.entries.shape
         device = self._tensors[reader.name].device
-        folds = [Moments.zeros(groups, features, made, device) for _ in range(FOLDS)]
+        known = self._strengths_of(reader)
+        parts = 1 if known is not None and len(known) == 1 else FOLDS
+        folds = [Moments.zeros(groups, features, made, device) for _ in range(parts)]
         for number, pair in enumerate(self._pairs):
             reader, old = pair.new_course.readers[place], pair.old_course.readers[place]
             y = pair.old.result(old.position, old.result)
@@ -199,7 +201,7 @@ class Walk:
             if self._corrected:
                 y = self._made_up(pair, reader, old, y, (dim, outputs))
             x = pair.new.value(reader.source)
-            for fold, phi, target in folded(reader, number, FOLDS, x, y):
+            for fold, phi, target in folded(reader, number, parts, x, y):
                 folds[fold].add(phi, target)
         return self._solve(reader, over_ranks(folds), first.new_course.behind.get(reader.position))
 
@@ -231,13 +233,15 @@ class Walk:
             bias = self._tensors[reader.bias].detach().reshape(-1)[reader.bias_entries]
         elif behind is not None:
             bias = old.new_zeros(old.shape[0], old.shape[2])
-        strengths = self._strengths
-        if isinstance(strengths, Mapping):
-            strengths = strengths.get(reader.name)
-        found = solve(folds, old, bias, strengths)
+        found = solve(folds, old, bias, self._strengths_of(reader))
         if found.after < found.before:
             self._write(reader, found, behind)
         return Refitted(reader.name, found.strength, found.before, found.after)
+
+    def _strengths_of(self, reader: Reader) -> Sequence[float] | None:
+        if isinstance(self._strengths, Mapping):
+            return self._strengths.get(reader.name)
+        return self._strengths
 
     def _write(self, reader: Reader, found: Solution, behind: Norm | None) -> None:
         _put(self._tensors[reader.name], reader.entries, found.weight)

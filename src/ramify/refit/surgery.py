@@ -30,10 +30,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ramify.refit.symmetric import factor, products
+from ramify.refit.symmetric import LARGE, factor, products
 
 POOL = 8
 """Candidates at a time: the cheapest eighth of the channels left, or at least this many."""
+SINGLE = 1e-3
+"""From this λ on, single precision is enough for what large inverses lose as channels go."""
 LATER = 0.25
 """Removals are carried out when they come to this share of the features."""
 
@@ -121,11 +123,14 @@ class Block:
             The block.
         """
         mean = moments.diagonal(dim1=1, dim2=2).mean(1)[:, None]
-        pulled = moments.clone()
         pull = strength * torch.where(mean > 0, mean, torch.ones_like(mean))
+        pulled = moments.clone()
         pulled.diagonal(dim1=1, dim2=2).add_(pull)
-        curvature = products(weight @ gradients, weight)
-        return cls.begun(torch.cholesky_inverse(factor(pulled)), curvature, where)
+        inverse = torch.cholesky_inverse(factor(pulled))
+        # No square in H is below a (1 + λ)th of A's diagonal's inverse, and no number above a λth.
+        if strength >= SINGLE and inverse.shape[1] >= LARGE:
+            inverse, weight, gradients = (t.float() for t in (inverse, weight, gradients))
+        return cls.begun(inverse, products(weight @ gradients, weight), where)
 
     @classmethod
     def begun(cls, inverse: Tensor, curvature: Tensor, where: Tensor) -> Block:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 BLOCK = 256
 """So many rows of a product are made at a time."""
+LARGE = 1024
+"""Smaller matrices stay in the precision that they have."""
 RAISE = 256.0
 """What is added to a diagonal grows by this factor until it is enough."""
 
@@ -24,16 +26,49 @@ def products(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         The upper half of the product, mirrored.
     """
-    size = a.shape[1]
-    if size <= BLOCK:
-        return a @ b.transpose(1, 2)
-    out = a.new_empty((len(a), size, size))
-    for start in range(0, size, BLOCK):
-        stop = start + BLOCK
-        some = a[:, start:stop] @ b[:, start:].transpose(1, 2)
-        out[:, start:stop, start:] = some
-        out[:, stop:, start:stop] = some[:, :, BLOCK:].transpose(1, 2)
+    out = a.new_zeros((len(a), a.shape[1], a.shape[1]))
+    add_upper(out, a, b)
+    mirror(out)
     return out
+
+
+def add_upper(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add to the upper half of (G, F, F) that of the products of (G, F, R) and (G, F, R).
+
+    What many products are added to has to be mirrored only once.
+
+    Args:
+        out: (G, F, F), of the same or a wider type; below its diagonal blocks it stays as it is.
+        a: (G, F, R).
+        b: (G, F, R), such that `a @ b^T` is symmetric.
+    """
+    for start in range(0, a.shape[1], BLOCK):
+        stop = start + BLOCK
+        out[:, start:stop, start:] += a[:, start:stop] @ b[:, start:].transpose(1, 2)
+
+
+def mirror(matrices: Tensor) -> None:
+    """Write the upper half of (G, F, F) below the diagonal blocks too, in place."""
+    for start in range(0, matrices.shape[1], BLOCK):
+        stop = start + BLOCK
+        matrices[:, stop:, start:stop] = matrices[:, start:stop, stop:].transpose(1, 2)
+
+
+def bearable(matrices: Tensor, pull: Tensor, most: float) -> torch.dtype:
+    """Single precision for large matrices that are then far from singular, else what they have.
+
+    Args:
+        matrices: (G, F, F), positive semidefinite.
+        pull: (G, 1), what will be added to their diagonals.
+        most: the condition number that single precision is enough for.
+
+    Returns:
+        The type. The condition number is at most the Frobenius norm over the pull, and 1.
+    """
+    if matrices.shape[1] < LARGE:
+        return matrices.dtype
+    condition = 1 + matrices.flatten(1).norm(dim=1, keepdim=True) / pull
+    return torch.float32 if bool((condition < most).all()) else matrices.dtype
 
 
 def factor(matrices: Tensor) -> Tensor:

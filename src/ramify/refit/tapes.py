@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from ramify.refit.readers import Course, course_of
 from ramify.tracing.recorder import Tape, record
 
 _BY_DATA = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
@@ -49,6 +50,22 @@ def alike(one: Tape, other: Tape) -> bool:
         return False
     by_data = any(tag in op.func.tags for op in one.ops for tag in _BY_DATA)
     return not by_data and len(one.ops) == len(other.ops) == same_until(one, other)
+
+
+class Courses:
+    """The readers and norms of many runs, found once for those that are alike."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Tape, Course]] = []
+
+    def of(self, tape: Tape) -> Course:
+        """Those of one run."""
+        for other, course in self._known:
+            if tape.ops is other.ops or alike(other, tape):
+                return course
+        course = course_of(tape)
+        self._known.append((replace(tape, results=[], constants={}), course))
+        return course
 
 
 def same_until(one: Tape, other: Tape) -> int:
