@@ -1,9 +1,11 @@
 """A budget of milliseconds: is it met as measured, and what does it keep against a budget of MACs?
 
     python -m benchmarks.cut_latency WEIGHTS DATA [--share 0.6] [--batch 8] [--shares 0.8 0.7 ...]
+    python -m benchmarks.cut_latency WEIGHTS --network resnet20 [...]
 
-EfficientNet-Lite0 on the 20 classes of Caltech (see `benchmarks.cut`) is cut to a share of its
-measured latency, and other copies of it to shares of its MACs. The cut networks are then timed in
+EfficientNet-Lite0 on the 20 classes of Caltech (see `benchmarks.cut`), or a network of
+`benchmarks.cut_networks`, is cut to a share of its measured latency, and other copies of it to
+shares of its MACs. The cut networks are then timed in
 turn, one call of each after the other, so that a change of the machine's speed meets all of them.
 The accuracy that MACs buy at the latency of the first network is found between two rows.
 """
@@ -13,19 +15,68 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import ramify
-from benchmarks.cut.network import Images, images, loss, network, sample, tested
+from benchmarks.cut.network import images, network, sample, tested
+from benchmarks.cut_networks.networks import NETWORKS
+from benchmarks.cut_networks.task import Batch, accuracy_and_loss, loss
 from ramify import latency
 from ramify.cost import graph_cost
 
 TURNS = 40
+
+
+@dataclass(frozen=True)
+class Case:
+    """A trained network and its data.
+
+    Attributes:
+        build: the network with its weights, in eval mode.
+        x: inputs to time it on.
+        calibration: what a cut chooses by.
+        accuracy: of a network on the test samples, in percent.
+    """
+
+    build: Callable[[], nn.Module]
+    x: Tensor
+    calibration: list[Batch]
+    accuracy: Callable[[nn.Module], float]
+
+    @classmethod
+    def pictures(cls, weights: Path, data: Path, seed: int, batch: int) -> Case:
+        """EfficientNet-Lite0 on the classes of a folder."""
+        train, test = images(data / "train"), images(data / "test")
+        x = test[0][:batch].contiguous(memory_format=torch.channels_last)
+        build = partial(network, weights)
+        return cls(build, x, sample(train, seed), lambda model: tested(model, test)[0])
+
+    @classmethod
+    def named(cls, name: str, weights: Path, seed: int, batch: int) -> Case:
+        """A network of `benchmarks.cut_networks`."""
+        task, state = NETWORKS[name].task(), load_file(weights)
+
+        def build() -> nn.Module:
+            model = task.build()
+            model.load_state_dict(state)
+            return model.eval()
+
+        accuracy = lambda model: accuracy_and_loss(model, task.test)[0]  # noqa: E731
+        return cls(build, task.test[0][0][:batch], task.calibration(seed), accuracy)
+
+    def cut_to(self, budget: Mapping[str, float]) -> nn.Module:
+        """The network, cut to a budget."""
+        model = self.build()
+        ramify.cut(ramify.trace(model, self.x), loss, self.calibration, budget=budget)
+        return model
 
 
 def in_turns(models: Mapping[str, nn.Module], x: Tensor) -> dict[str, float]:
@@ -35,15 +86,6 @@ def in_turns(models: Mapping[str, nn.Module], x: Tensor) -> dict[str, float]:
         for name, model in models.items():
             seen[name].append(latency.measure(model, x, repeats=1, warmup=1).median)
     return {name: statistics.median(own) for name, own in seen.items()}
-
-
-def cut_to(
-    weights: Path, x: Tensor, calibration: list[Images], budget: Mapping[str, float]
-) -> nn.Module:
-    """The network, cut to a budget."""
-    model = network(weights)
-    ramify.cut(ramify.trace(model, x), loss, calibration, budget=budget)
-    return model
 
 
 def between(rows: list[tuple[float, float]], milliseconds: float) -> float | None:
@@ -61,17 +103,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("weights", type=Path)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?", help="of EfficientNet-Lite0")
+    parser.add_argument("--network", choices=list(NETWORKS), help="in place of EfficientNet-Lite0")
     parser.add_argument("--share", type=float, default=0.6, help="of the measured latency")
     parser.add_argument("--batch", type=int, default=8, help="images of the traced input")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.6, 0.5, 0.4])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if (options.data is None) == (options.network is None):
+        parser.error("give the folder DATA of EfficientNet-Lite0, or --network with a name")
     torch.set_num_threads(1)
-    train, test = images(options.data / "train"), images(options.data / "test")
-    x = test[0][: options.batch].contiguous(memory_format=torch.channels_last)
-    calibration = sample(train, options.seed)
-    full = network(options.weights)
+    if options.network is not None:
+        case = Case.named(options.network, options.weights, options.seed, options.batch)
+    else:
+        case = Case.pictures(options.weights, options.data, options.seed, options.batch)
+    full, x = case.build(), case.x
     graph = ramify.trace(full, x)
     now, macs = latency.measure_edited(graph).median, graph_cost(graph).macs
     budgets: dict[str, dict[str, Any]] = {
@@ -80,7 +126,7 @@ def main() -> None:
     budgets |= {f"MACs {share:.0%}": {"macs": share * macs} for share in options.shares}
     models = {"full": full}
     for name, budget in budgets.items():
-        models[name] = cut_to(options.weights, x, calibration, budget)
+        models[name] = case.cut_to(budget)
         print(f"{name}: cut", flush=True)
     times = in_turns(models, x)
     print(f"measured before the cut: {now:.1f} ms, asked for {options.share * now:.1f} ms")
@@ -90,7 +136,7 @@ def main() -> None:
     right = {}
     for name, model in models.items():
         share = graph_cost(ramify.trace(model, x)).macs / macs
-        right[name], _ = tested(model, test)
+        right[name] = case.accuracy(model)
         part = times[name] / times["full"]
         print(f"| {name} | {times[name]:.1f} | {part:.3f} | {share:.3f} | {right[name]:.1f} |")
     rows = [(times[name], right[name]) for name in models if not name.startswith("latency")]
