@@ -20,8 +20,8 @@ WEIGHTS = [(0.5, 0.5), (1.3, -0.3), (0.2, 0.3, 0.5)]
 
 
 def traced(name: str) -> tuple[ChannelGraph, Any]:
-    model, inputs = STRUCTURES[name].make()
-    return ramify.trace(model, inputs), inputs
+    graph = STRUCTURES[name].graph()
+    return graph, graph.inputs
 
 
 def able(name: str, *kinds: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -9,6 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
+
+import ramify
+from ramify import ChannelGraph
+from ramify.tracing import tracer
 
 N = TypeVar("N", bound=type[nn.Module])
 
@@ -29,6 +34,20 @@ class Structure:
         scatter(model)
         floats = lambda t: t.to(dtype) if t.is_floating_point() else t  # noqa: E731
         return model, tree_map(lambda x: floats(x) if isinstance(x, Tensor) else x, self.inputs())
+
+    def graph(self) -> ChannelGraph:
+        """The graph of a network made anew, to edit; the trial growth is made once for all.
+
+        As after an edit, the trace then takes over what the first one found.
+        """
+        model, inputs = self.make()
+        return tracer._trace(model, inputs, ((), False, ()), traced(self.name).trial_results)
+
+
+@functools.cache
+def traced(name: str) -> ChannelGraph:
+    """The graph of a structure as `ramify.trace` gives it, shared by tests: only to be read."""
+    return ramify.trace(*STRUCTURES[name].make())
 
 
 def scatter(model: nn.Module) -> None:

@@ -13,10 +13,7 @@ import ramify
 from ramify import RamifyError
 from tests.checks import ability
 from tests.structures import STRUCTURES
-
-
-def traced(name: str, dtype: torch.dtype = torch.float64) -> ramify.ChannelGraph:
-    return ramify.trace(*STRUCTURES[name].make(dtype))
+from tests.structures.base import traced
 
 
 @pytest.mark.parametrize("name", sorted(STRUCTURES))
