@@ -305,8 +305,8 @@ PROBED = [
 @pytest.mark.parametrize("key", PROBED)
 def test_every_structure_is_followed_as_if_run_twice(key: str) -> None:
     """Both paths agree: parts carried by rules, and the whole tape run for each copy."""
-    net, inputs = STRUCTURES[key].make()
-    graph = ramify.trace(net, inputs)
+    graph = STRUCTURES[key].graph()
+    net, inputs = graph.model, graph.inputs
     found = targets(graph)
     if not found:
         pytest.skip("the probe follows none of its groups")

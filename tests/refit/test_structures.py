@@ -16,8 +16,8 @@ from tests.structures import STRUCTURES
 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_refit_never_does_worse_than_cutting_alone(name):
-    model, inputs = STRUCTURES[name].make()
-    graph = ramify.trace(model, inputs)
+    graph = STRUCTURES[name].graph()
+    model, inputs = graph.model, graph.inputs
     groups = [group for group in graph.groups if group.can_prune]
     if not groups:
         pytest.skip("nothing can be pruned")
@@ -47,8 +47,8 @@ def test_refit_never_does_worse_than_cutting_alone(name):
 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_every_structure_can_be_scored(name):
-    model, inputs = STRUCTURES[name].make()
-    graph = ramify.trace(model, inputs)
+    graph = STRUCTURES[name].graph()
+    model, inputs = graph.model, graph.inputs
 
     def loss(model, batch):
         total = sum(out.double().square().mean() for out in _floats(call(model, batch)))
