@@ -1,6 +1,7 @@
 """Growing that is interrupted goes on to the same result; copies of the network grow along."""
 
 import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,23 @@ from tests.train.growing import (
 )
 
 
+def batches(kind: str) -> Data:
+    if kind == "list":
+        return data()
+    if kind == "function":
+        return lambda epoch: data() if epoch % 2 else data()[::-1]
+    whole = torch.utils.data.TensorDataset(*(torch.cat(part) for part in zip(*data(), strict=True)))
+    return torch.utils.data.DataLoader(whole, batch_size=10, shuffle=True)
+
+
+@functools.cache
+def uninterrupted(kind: str) -> Grown:
+    return run(net(), batches(kind), probe=data())
+
+
 @pytest.mark.parametrize("kind", ["list", "function", "loader"])
 @pytest.mark.parametrize("after", [1, 3, 4, 5])
 def test_a_checkpoint_goes_on_to_the_same_network(tmp_path: Path, kind: str, after: int) -> None:
-    def batches() -> Data:
-        if kind == "list":
-            return data()
-        if kind == "function":
-            return lambda epoch: data() if epoch % 2 else data()[::-1]
-        whole = torch.utils.data.TensorDataset(
-            *(torch.cat(part) for part in zip(*data(), strict=True))
-        )
-        return torch.utils.data.DataLoader(whole, batch_size=10, shuffle=True)
-
-    expected = run(net(), batches(), probe=data())
     file = tmp_path / "checkpoint.safetensors"
     count = 0
 
@@ -47,19 +51,29 @@ def test_a_checkpoint_goes_on_to_the_same_network(tmp_path: Path, kind: str, aft
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(net(), batches(), probe=data(), checkpoint=file, log=stop)
+        run(net(), batches(kind), probe=data(), checkpoint=file, log=stop)
     torch.manual_seed(77)
-    resumed = run(net_of_other_weights(), batches(), probe=data(), checkpoint=file)
-    assert_same(resumed, expected)
+    resumed = run(net_of_other_weights(), batches(kind), probe=data(), checkpoint=file)
+    assert_same(resumed, uninterrupted(kind))
+
+
+SPANNED: dict[str, Any] = {
+    "rounds": 5,
+    "budget": {"params": 50},
+    "training": ramify.Training(epochs=2, lr=0.02, span="run"),
+}
+
+
+@functools.cache
+def spanned() -> Grown:
+    return run(net(), data(), **SPANNED)
 
 
 @pytest.mark.parametrize("after", [4, 6, 8, 11, 13])
 def test_a_resume_is_exact_where_it_trains_on_after_the_last_edit(
     tmp_path: Path, after: int
 ) -> None:
-    settings: dict[str, Any] = {"rounds": 5, "budget": {"params": 50}}
-    settings["training"] = ramify.Training(epochs=2, lr=0.02, span="run")
-    expected = run(net(), data(), **settings)
+    expected, settings = spanned(), SPANNED
     file = tmp_path / "c"
 
     def stop(event: dict[str, Any]) -> None:
