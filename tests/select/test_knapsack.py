@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Iterator, Sequence
@@ -100,11 +101,17 @@ def even(copies: int) -> tuple[float, ...]:
     return (1 / copies,) * copies
 
 
+@functools.cache
+def traced(name: str) -> ramify.ChannelGraph:
+    """The graph of a network, shared: only its shape is read."""
+    return ramify.trace(NETS[name](), torch.randn(1, 3, 5, 5))
+
+
 def on_graph(
     name: str, draw: random.Random, most: int, prunes: bool
 ) -> tuple[ramify.ChannelGraph, list[ramify.Proposal]]:
     """Splits in 2 to 4 and prunes of some channels, with random values."""
-    graph = ramify.trace(NETS[name](), torch.randn(1, 3, 5, 5))
+    graph = traced(name)
     model = CostModel(graph)
     groups = [group for group in graph.groups if group.can_split]
     channels = [(group, c) for group in groups for c in range(group.width)]
