@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from typing import Any
 
@@ -47,6 +48,13 @@ def ability(group: ChannelGroup) -> str:
     if group.can_prune and not group.can_split:
         return f"{group.width} {'prune' if group.prune_exact else 'inexact'}"
     return f"{group.width} {'split' if group.can_split else 'frozen'}"
+
+
+def of_copy(graph: ChannelGraph, model: nn.Module) -> ChannelGraph:
+    """The same graph for a copy of its model, to mask or to run; not to edit."""
+    shown = copy.copy(graph)
+    shown.model = model
+    return shown
 
 
 def mask(graph: ChannelGraph, group: ChannelGroup, channels: list[int]) -> None:

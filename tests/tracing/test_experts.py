@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 import ramify
 from ramify import ChannelGraph, ChannelGroup, Proposal, Prune, RamifyError, Split
-from tests.checks import distance, mask, outputs
+from tests.checks import distance, mask, of_copy, outputs
 from tests.structures import STRUCTURES
 
 STACKS = ("NumberedExperts", "VisitedExperts", "SwitchedExperts", "MaskedExperts", "DenseExperts")
@@ -195,17 +195,10 @@ def test_units_of_experts_go_and_are_copied(family: str, way: str) -> None:
     edits = [Prune(g.name, c) for g in found for c in (0, 3, 4, 11)]
     ramify.apply(graph, [*edits, *(Split(g.name, c) for g in found for c in (5, 6, 7, 8))])
     for group in found:
-        mask(_with(graph, whole), group, [0, 3, 4, 11])
+        mask(of_copy(graph, whole), group, [0, 3, 4, 11])
     for seed in range(3):
         other = tokens(seed, 11)
         assert distance(outputs(whole, other), outputs(model, other)) < far(model)
-
-
-def _with(graph: ChannelGraph, model: nn.Module) -> ChannelGraph:
-    """The same graph for a copy of the model as it was."""
-    shown = copy.copy(graph)
-    shown.model = model
-    return shown
 
 
 @pytest.mark.parametrize(("family", "way"), CASES)
@@ -267,7 +260,7 @@ def test_widths_that_grouped_products_refuse_are_computed_one_by_one() -> None:
     with pytest.warns(UserWarning, match="experts_implementation='eager'"):
         ramify.apply(graph, [Prune(first.name, 2)])
     assert model.config._experts_implementation == "eager"
-    mask(_with(graph, whole), first, [2])
+    mask(of_copy(graph, whole), first, [2])
     for seed in range(3):
         other = tokens(seed, 11)
         assert distance(outputs(whole, other), outputs(model, other)) < far(model)
