@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -75,20 +76,30 @@ GROUPS = {
 CASES = [(name, group) for name in SMOOTH for group in range(GROUPS[name])]
 
 
-def splittable(name: str, number: int) -> tuple[nn.Module, tuple[Tensor, Tensor], str]:
+@functools.cache
+def traced(name: str) -> tuple[ramify.ChannelGraph, tuple[Tensor, Tensor]]:
+    """The graph and a batch, shared: a probe leaves the network as it is."""
     net, batch = prepared(name)
-    groups = [g.name for g in ramify.trace(net, batch[0][:2]).groups if g.can_split]
+    return ramify.trace(net, batch[0][:2]), batch
+
+
+@functools.cache
+def case(
+    name: str, number: int
+) -> tuple[ramify.ChannelGraph, tuple[Tensor, Tensor], str, Displaced]:
+    """A graph, a batch, the name of one of its groups, and L(u) of the split of channel 1."""
+    graph, batch = traced(name)
+    groups = [g.name for g in graph.groups if g.can_split]
     assert len(groups) == GROUPS[name]
-    return net, batch, groups[number]
+    group = groups[number]
+    return graph, batch, group, really_split(graph.model, batch, group, channel=1)
 
 
 @pytest.mark.parametrize("name, number", CASES)
 def test_splitting_matrix_equals_the_hessian_of_the_split_network(name: str, number: int) -> None:
-    net, batch, group = splittable(name, number)
-    graph = ramify.trace(net, batch[0][:2])
+    graph, batch, group, loss = case(name, number)
     batches = [(batch[0][:5], batch[1][:5]), (batch[0][5:], batch[1][5:])]
     matrix = ramify.splitting_matrix(graph, group, per_sample, batches)
-    loss = really_split(net, batch, group, channel=1)
     hessian = torch.autograd.functional.hessian(loss, torch.zeros(matrix.shape[1]).double())
     assert (matrix[1] - hessian).abs().max() <= 1e-12 * hessian.abs().max()
     assert hessian.abs().max() > 1e-6  # a matrix of zeros would prove nothing
@@ -97,12 +108,10 @@ def test_splitting_matrix_equals_the_hessian_of_the_split_network(name: str, num
 @pytest.mark.parametrize("name, number", CASES)
 def test_predicted_change_is_exact_to_second_order(name: str, number: int) -> None:
     """The relative error falls by 100 when the step falls by 10 (DESIGN, idea 3)."""
-    net, batch, group = splittable(name, number)
-    graph = ramify.trace(net, batch[0][:2])
+    graph, batch, group, loss = case(name, number)
     matrix = ramify.splitting_matrix(graph, group, per_sample, [batch])[1]
     values, vectors = torch.linalg.eigh(matrix)
     end = int(values.abs().argmax())
-    loss = really_split(net, batch, group, channel=1)
     direction, errors = vectors[:, end], []
     for step in (0.1, 0.01):
         true = (loss(step * direction) - loss(0 * direction)) / step**2
