@@ -24,6 +24,19 @@ def test_every_group_and_what_may_be_done_with_it(name: str) -> None:
     assert not any("does not know" in group.reason for group in graph.groups)
 
 
+@pytest.mark.parametrize("name", sorted(STRUCTURES))
+def test_a_trace_that_takes_over_what_an_earlier_one_found_is_the_same(name: str) -> None:
+    """Which the tests of edits on every structure rely on."""
+    first, second = (
+        [
+            (g.name, ability(g), g.producers, g.carriers, g.consumers, g.reason, g.least)
+            for g in each
+        ]
+        for each in (traced(name).groups, STRUCTURES[name].graph().groups)
+    )
+    assert first == second
+
+
 ROLES: list[tuple[str, str, str, str, str]] = [
     (
         "ResidualStream",
