@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCK = 256
+BLOCK = 128
 """So many rows of a product are made at a time."""
 LARGE = 1024
 """Smaller matrices stay in the precision that they have."""
