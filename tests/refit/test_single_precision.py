@@ -7,12 +7,13 @@ from ramify.refit.surgery import Block, eliminate
 from ramify.refit.symmetric import LARGE, bearable
 
 
-def large_block(strength):
+def large_block(strength, largest=1.0):
     draw = torch.Generator().manual_seed(0)
     base = torch.randn(30, LARGE, generator=draw, dtype=torch.float64)
     noise = torch.randn(400, LARGE, generator=draw, dtype=torch.float64)
     mixed = torch.randn(400, 30, generator=draw, dtype=torch.float64) @ base
     reads = torch.relu(mixed + 0.3 * noise)
+    reads[:, :2] *= largest
     weight = torch.randn(1, LARGE, 24, generator=draw, dtype=torch.float64)
     slopes = torch.randn(24, 24, generator=draw, dtype=torch.float64)
     where = torch.arange(LARGE).view(1, -1, 16)
@@ -21,7 +22,7 @@ def large_block(strength):
 
 
 def test_channels_go_in_the_same_order_in_single_precision(monkeypatch):
-    for strength in (surgery.SINGLE, 0.1):
+    for strength in (0.01, 0.1):
         block = large_block(strength)
         assert block.inverse.dtype == torch.float32
         order, costs = eliminate([block], 0)
@@ -39,6 +40,7 @@ def test_channels_go_in_the_same_order_in_single_precision(monkeypatch):
 
 def test_small_pulls_and_small_matrices_stay_in_double_precision():
     assert large_block(surgery.SINGLE / 10).inverse.dtype == torch.float64
+    assert large_block(0.1, largest=100.0).inverse.dtype == torch.float64  # of few, λ is too small
     eye = torch.eye(LARGE, dtype=torch.float64)[None]
     pull = torch.full((1, 1), 0.1, dtype=torch.float64)
     assert bearable(eye, pull, ridge.ROUGHLY) == torch.float32

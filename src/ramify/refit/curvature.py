@@ -22,7 +22,7 @@ from ramify.probe.recorded_pass import RecordedPass
 from ramify.refit import moments
 from ramify.refit.moments import Moments, folded, over_ranks
 from ramify.refit.readers import Course, Reader
-from ramify.refit.ridge import STRENGTHS, choose, covariances, mixes
+from ramify.refit.ridge import MIXES, STRENGTHS, choose, covariances, mixes
 from ramify.refit.surgery import Block
 from ramify.refit.symmetric import add_upper, mirror
 from ramify.refit.tapes import Courses
@@ -189,7 +189,8 @@ def strength_of(read: ReaderSums, weight: Tensor) -> float:
         λ, in units of the mean diagonal.
     """
     half = slice(0, None, 2)
-    weight = weight @ mixes(weight)
+    if weight.shape[2] > MIXES:
+        weight = weight @ mixes(weight)
     folds = []
     for fold in read.folds:
         made = fold.xx @ weight

@@ -128,7 +128,8 @@ def cut(  # noqa: PLR0913
         held: samples to measure on that choose nothing; by default it is measured on `batches`.
         optimizer: the optimizer (or several) whose state follows.
         followers: models or state dictionaries that follow the edit; they are not refitted.
-        log: gets a :class:`CutReport`; its expected rise of the loss takes another refit.
+        log: gets a :class:`CutReport`; its expected rise of the loss takes a refit on each half
+            of the sample.
 
     Returns:
         The graph of the cut model; its `origin` says which channels are left.

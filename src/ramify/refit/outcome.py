@@ -91,15 +91,25 @@ def outcome_of(
         refitted, found, runs = list[Refitted](), None, None
         if refit and edits:
             runs = Runs.recorded(model, reference, sample, partial(shaped_loss, loss))
-            walk = Walk(model, reference, runs)
-            refitted = walk.refit()
-            found = _means(walk.losses())
+            refitted, found = _refitted(model, reference, runs)
         start, chosen_on = found or (None, mean_loss(model, loss, sample))
         measured = chosen_on if held is sample else mean_loss(model, loss, held)
         with evaluating(model):
             accepted = accept is None or distributed.all_true(bool(accept(model)))
         state = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
     return Outcome(tuple(edits), measured, chosen_on, accepted, refitted, state, start, runs)
+
+
+def _refitted(
+    model: nn.Module, reference: Reference, runs: Runs
+) -> tuple[list[Refitted], tuple[float, float] | None]:
+    """Refit the readers; what the walk holds of all batches is free afterwards.
+
+    Returns:
+        What became of each reader, and the mean losses of both networks where the walk knows them.
+    """
+    walk = Walk(model, reference, runs)
+    return walk.refit(), _means(walk.losses())
 
 
 def _means(losses: tuple[Tensor, Tensor] | None) -> tuple[float, float] | None:

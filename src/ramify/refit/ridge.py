@@ -178,8 +178,8 @@ def choose(
     """The λ whose solutions have the least error on the fold that each was not found from.
 
     The error is taken to fall and then to rise with λ, but for the least. Of many outputs it is
-    that of random mixes, whose mean is the same: all λ are compared on the same ones. Of a
-    reader of many features one part alone judges: two have been seen to differ on small readers.
+    that of random mixes, whose mean is the same: all λ are compared on the same ones. To save
+    time only the first part judges a large reader; on small ones the parts are seen to differ.
 
     Args:
         folds: the rows in parts.
@@ -193,8 +193,9 @@ def choose(
     full = [fold for fold in folds if float(fold.rows) > 0]
     if len(strengths) == 1 or len(full) < 2:
         return sorted(strengths)[len(strengths) // 2]
-    few = mixes(weight)
-    full, weight = [_mixed(fold, few) for fold in full], weight @ few
+    if weight.shape[2] > MIXES:
+        few = mixes(weight)
+        full, weight = [_mixed(fold, few) for fold in full], weight @ few
     rest = [
         functools.reduce(operator.add, (other for other in full if other is not fold))
         for fold in full
@@ -225,12 +226,9 @@ def choose(
 
 
 def mixes(weight: Tensor) -> Tensor:
-    """(O, M), the mixes of the outputs of (G, F, O) that say which λ is best: all, if few."""
-    outputs = weight.shape[2]
-    if outputs <= MIXES:
-        return torch.eye(outputs, dtype=weight.dtype, device=weight.device)
+    """(O, M), the mixes of the outputs of (G, F, O) that say which λ is best."""
     draw = torch.Generator().manual_seed(0)
-    drawn = torch.randn(outputs, MIXES, generator=draw, dtype=torch.float64)
+    drawn = torch.randn(weight.shape[2], MIXES, generator=draw, dtype=torch.float64)
     return drawn.to(weight) / MIXES**0.5
 
 

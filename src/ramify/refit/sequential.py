@@ -264,7 +264,8 @@ class Walk:
         alike = (columns == columns[:, :1]).all() and (times == times[:, :1]).all()
         if not bool(alike) or bool((columns < 0).any()):
             return None
-        return columns[:, 0].reshape(-1), times[:, 0].reshape(-1)
+        device = self._tensors[reader.name].device
+        return columns[:, 0].reshape(-1).to(device), times[:, 0].reshape(-1).to(device)
 
     def _norm(self, place: int) -> None:
         """Give a norm the statistics of what it now gets, and its channels the moments they had."""

@@ -35,7 +35,7 @@ from ramify.refit.symmetric import LARGE, factor, products
 POOL = 8
 """Candidates at a time: the cheapest eighth of the channels left, or at least this many."""
 SINGLE = 1e-3
-"""From this λ on, single precision is enough for what large inverses lose as channels go."""
+"""Single precision is enough for large matrices whose pull is this share of their diagonal."""
 LATER = 0.25
 """Removals are carried out when they come to this share of the features."""
 
@@ -90,7 +90,7 @@ class Block:
     """What one reader knows of the channels of a group.
 
     Removals are written down, and carried out on the whole matrices when they have come to a
-    quarter of the features: of what each needs, few rows, they are subtracted meanwhile.
+    quarter of the features. Until then they are subtracted from the few rows that a step needs.
 
     Attributes:
         inverse: (G, F, F), H before the removals that were written down.
@@ -127,8 +127,12 @@ class Block:
         pulled = moments.clone()
         pulled.diagonal(dim1=1, dim2=2).add_(pull)
         inverse = torch.cholesky_inverse(factor(pulled))
-        # No square in H is below a (1 + λ)th of A's diagonal's inverse, and no number above a λth.
-        if strength >= SINGLE and inverse.shape[1] >= LARGE:
+        # A square in H is at least the inverse of the largest diagonal entry of A, and no number in
+        # H is above the inverse of the pull, so that this is what roundings are multiplied by. On a
+        # GPU a user's setting may round single precision further.
+        largest = moments.diagonal(dim1=1, dim2=2).amax(1)[:, None]
+        enough = bool((pull >= SINGLE * largest).all()) and moments.device.type == "cpu"
+        if enough and inverse.shape[1] >= LARGE:
             inverse, weight, gradients = (t.float() for t in (inverse, weight, gradients))
         return cls.begun(inverse, products(weight @ gradients, weight), where)
 
@@ -155,7 +159,7 @@ class Block:
         return Block.begun(_columns(h, rows), _columns(q, rows), where)
 
     def remove(self, channels: Tensor) -> None:
-        """Let the others take over from these channels, and be numbered anew without them."""
+        """Let the other channels take over from these, and number the channels anew."""
         rows = self.where[:, channels].flatten(1)  # (G, B)
         left = torch.ones(self.where.shape[1], dtype=torch.bool, device=rows.device)
         left[channels] = False

@@ -17,7 +17,7 @@ RAISE = 256.0
 
 
 def products(a: Tensor, b: Tensor) -> Tensor:
-    """(G, F, F), the products of the rows of (G, F, R) and (G, F, R), where these are symmetric.
+    """`a @ b^T`, which must be symmetric; only its upper half is computed.
 
     Args:
         a: (G, F, R).
