@@ -1,7 +1,7 @@
 """`ramify.cut` and Torch-Pruning on EfficientNet-Lite0: right after the cut, and tuned.
 
     python -m benchmarks.cut WEIGHTS DATA [--arms cut ...] [--shares 0.5 ...] [--seeds 0 ...]
-        [--lr 0.01 ...] [--out FILE]
+        [--lr 0.01 ...] [--out FILE] [--figure FILE]
 
 WEIGHTS is a safetensors file of the tuned network, DATA a folder with train/CLASS and test/CLASS
 (`RAMIFY_DATA/caltech20`). The network comes from `pip install --no-deps efficientnet_lite_pytorch`,
@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from benchmarks.cut.arms import ARMS, cost, pruned
+from benchmarks.cut.figure import draw
 from benchmarks.cut.network import (
     epoch,
     halves,
@@ -116,6 +117,10 @@ class Bench:
         add_rows(self._file, [row])
         return row
 
+    def full_accuracy(self) -> float:
+        """Test accuracy of the network before any cut, in percent."""
+        return tested(network(self._options.weights), self._test)[0]
+
     def _done(self, arm: str, share: float, seed: int, recipe: Recipe | None) -> bool:
         wanted = (arm, share, seed, recipe and asdict(recipe), self._options.held_out)
         return any(tuple(row[name] for name in KEY) == wanted for row in self.rows)
@@ -184,6 +189,7 @@ def main() -> None:
         "--held-out", type=int, default=0, help="training images to test on in place of the others"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/cut.jsonl"))
+    parser.add_argument("--figure", type=Path, help="a picture of all rows, a PNG file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(options)
@@ -193,6 +199,8 @@ def main() -> None:
                 for row in bench.run(arm, share, seed):
                     print(json.dumps(row), flush=True)
     print(table(bench.rows))
+    if options.figure is not None:
+        draw(bench.rows, bench.full_accuracy(), options.figure)
 
 
 if __name__ == "__main__":
