@@ -1,4 +1,4 @@
-# make demo   grow a network on real handwritten digits; the page is runs/demo/report.html
+# make demo   grow and cut a network on real handwritten digits; the page is runs/demo/report.html
 # make test   tests and doctests
 # make lint   formatting, style and types
 # Each works from a fresh clone: the first one called makes .venv.
@@ -11,8 +11,8 @@ STAMP := .venv/.installed
 
 demo: $(STAMP)
 	rm -rf runs/demo
-	$(BIN)/ramify grow --data digits --method gauss-newton --budget params=3600 --epochs 2 \
-		--compare --seeds 5 --out runs/demo
+	$(BIN)/ramify grow --data digits --budget params=3600 --epochs 2 --rounds 24 \
+		--sizes 1800,900,450 --tuning-epochs 12 --compare --seeds 5 --out runs/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
