@@ -212,6 +212,49 @@ def test_as_small_as_the_user_accepts():
     assert graph_cost(graph).macs < 0.8 * now
 
 
+def test_what_a_judge_does_to_the_model_is_forgotten():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    seen = []
+
+    def accept(model):
+        seen.append([p.detach().clone() for p in model.parameters()])
+        with torch.no_grad():
+            next(model.parameters()).zero_()
+        return True
+
+    cut(graph, loss, batches(data), budget={"macs": 0.8 * graph_cost(graph).macs}, accept=accept)
+    assert float(next(net.parameters()).abs().sum()) > 0
+    assert any(
+        all(torch.equal(a, b) for a, b in zip(net.parameters(), s, strict=False)) for s in seen
+    )
+
+
+@pytest.mark.parametrize("where", ["warning", "log"])
+def test_after_a_warning_or_a_log_that_raises_model_and_optimizer_still_fit(where):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 5))
+    x = torch.randn(64, 16)
+    data = x, net(x).argmax(1)
+    optimizer = torch.optim.Adam(net.parameters())
+    loss(net, data).mean().backward()
+    optimizer.step()
+
+    def log(report):
+        raise RuntimeError("the disk is full")
+
+    graph, budget = ramify.trace(net, x[:2]), {"params": 140}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if where == "warning" else "ignore")
+        report = log if where == "log" else None
+        with pytest.raises((UserWarning, RuntimeError)):
+            cut(graph, loss, [data], budget=budget, keep=4, optimizer=optimizer, log=report)
+    assert (net[0].out_features < 64) == (where == "log")
+    for parameter in net.parameters():
+        assert optimizer.state[parameter]["exp_avg"].shape == parameter.shape
+    optimizer.step()
+
+
 def test_what_nobody_accepts_is_refused():
     net, data, _ = task()
     graph = ramify.trace(net, data[0][:1])

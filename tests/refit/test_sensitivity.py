@@ -145,7 +145,7 @@ def test_it_measures_on_samples_that_chose_nothing():
 def test_a_plan_is_what_keep_takes():
     net, data = prepared("residual with norms")
     graph = ramify.trace(net, data[0][0][:1])
-    report = sensitivity(graph, per_sample, data, shares=(0.25, 0.5, 0.75))
+    report = sensitivity(graph, per_sample, data, shares=(s for s in (0.25, 0.5, 0.75)))
     most = sorted(row.rise for row in report.rows)[len(report.rows) // 2]
     plan = report.plan(most)
     assert list(plan) == [group.name for group in graph.groups if group.can_prune]
@@ -201,6 +201,8 @@ def test_the_model_is_as_it_was_after_an_error():
     [
         ({"shares": ()}, "shares are numbers above 0 and below 1, and got none"),
         ({"shares": (0.5, 1.0)}, r"got \[1.0\]"),
+        ({"shares": 0.5}, "shares are numbers above 0 and below 1, and got 0.5"),
+        ({"shares": ("a",)}, "shares are numbers above 0 and below 1, and got"),
         ({"groups": ["fc"]}, "'fc' cannot be pruned"),
         ({"held": []}, "there is no batch"),
     ],

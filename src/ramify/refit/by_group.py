@@ -153,7 +153,7 @@ def sensitivity(
     batches: Iterable[Any],
     *,
     method: Method | None = None,
-    shares: Sequence[float] = SHARES,
+    shares: Iterable[float] = SHARES,
     groups: Iterable[str] | None = None,
     refit: bool = False,
     held: Iterable[Any] | None = None,
@@ -200,7 +200,7 @@ def sensitivity(
     """
     check_current(graph)
     sample, measured_on = samples(batches, held)
-    names = _names(graph, groups)
+    names, ordered_shares = _names(graph, groups), _checked(shares)
     scorer = method or (Takeover() if refit else Taylor())
     proposals = comparable(agree(graph, scorer.propose(graph, loss, sample)), raw=True)
     ordered: dict[str, list[Proposal]] = {name: [] for name in names}
@@ -209,7 +209,7 @@ def sensitivity(
     wanted = [
         (name, share, min(round(share * graph[name].width), len(own)))
         for name, own in ordered.items()
-        for share in _checked(shares)
+        for share in ordered_shares
     ]
     wanted = [each for each in wanted if each[2]]
     cuts = {(n, gone): [p.edit for p in ordered[n][:gone]] for n, _, gone in wanted}
@@ -256,7 +256,7 @@ def _names(graph: ChannelGraph, groups: Iterable[str] | None) -> list[str]:
     return [group.name for group in graph.groups if group.name in asked]
 
 
-def _checked(shares: Sequence[float]) -> list[float]:
+def _checked(shares: Iterable[float]) -> list[float]:
     """The shares in order.
 
     Returns:
@@ -265,7 +265,11 @@ def _checked(shares: Sequence[float]) -> list[float]:
     Raises:
         RamifyError: there is none, or one is not between 0 and 1.
     """
-    wrong = [share for share in shares if not 0 < share < 1]
-    if wrong or not shares:
+    try:
+        given = {float(share) for share in shares}
+    except (TypeError, ValueError):
+        raise RamifyError(f"shares are numbers above 0 and below 1, and got {shares!r}") from None
+    wrong = sorted(share for share in given if not 0 < share < 1)
+    if wrong or not given:
         raise RamifyError(f"shares are numbers above 0 and below 1, and got {wrong or 'none'}")
-    return sorted(set(shares))
+    return sorted(given)

@@ -199,30 +199,31 @@ def cut(  # noqa: PLR0913
             expected = expected_rise(graph, outcome, loss, sample)
         before, widths = CostModel(graph).cost(), {g.name: g.width for g in graph.groups}
         gone = Counter(graph[edit.group].name for edit in outcome.edits)
+        shapes = {name: (width, width - gone[name]) for name, width in widths.items()}
+        said = _guard(shapes, start, outcome.loss, constant)
+        for sentence in said:  # before the edit, since a warning may be made an error
+            warnings.warn(sentence, stacklevel=2)
         if outcome.edits:
             graph = apply(graph, outcome.edits, optimizer=optimizers, followers=following)
             outcome.put(graph.model)
-        shapes = {name: (width, width - gone[name]) for name, width in widths.items()}
-        said = _guard(shapes, start, outcome.loss, constant)
-        for sentence in said:
-            warnings.warn(sentence, stacklevel=2)
-        if log is not None:
-            log(
-                CutReport(
-                    before=before,
-                    after=CostModel(graph).cost(),
-                    widths=shapes,
-                    proposals=proposals,
-                    edits=outcome.edits,
-                    loss_before=start,
-                    loss_after=outcome.loss,
-                    predicted=expected,
-                    held=held is not None,
-                    refitted=outcome.refitted,
-                    warnings=said,
-                )
+    # The cut is whole by now, whatever the log does.
+    if log is not None:
+        log(
+            CutReport(
+                before=before,
+                after=CostModel(graph).cost(),
+                widths=shapes,
+                proposals=proposals,
+                edits=outcome.edits,
+                loss_before=start,
+                loss_after=outcome.loss,
+                predicted=expected,
+                held=held is not None,
+                refitted=outcome.refitted,
+                warnings=said,
             )
-        return graph
+        )
+    return graph
 
 
 @contextmanager

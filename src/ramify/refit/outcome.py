@@ -94,9 +94,10 @@ def outcome_of(
             refitted, found = _refitted(model, reference, runs)
         start, chosen_on = found or (None, mean_loss(model, loss, sample))
         measured = chosen_on if held is sample else mean_loss(model, loss, held)
+        # Before the user's own judgement, which may change what it judges.
+        state = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
         with evaluating(model):
             accepted = accept is None or distributed.all_true(bool(accept(model)))
-        state = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
     return Outcome(tuple(edits), measured, chosen_on, accepted, refitted, state, start, runs)
 
 
