@@ -5,11 +5,11 @@
     python -m benchmarks.cut_cost --weights WEIGHTS --data DATA         # EfficientNet-Lite0
 
 A ResNet-50 of random weights, its widths multiplied by each of `--widths`, is cut to half its MACs,
-twice: as it is, and with a report, which takes a refit on each half of the sample to say what
-other samples should see. Memory is that of the process
-over what it had before, at its peak (Linux); beside it that of one forward pass of a batch with
-gradients, and the bytes of all Gram matrices, which are summed at the same time. The files are
-those of `benchmarks.cut`; 256 images in batches of 32 are used then.
+twice: as it is, and with a report, which takes a refit on each half of the sample to say what other
+samples should see. Memory is that of the process over what it had before, at its peak in the second
+cut (Linux); beside it that of one forward pass of a batch with gradients, and the bytes of all Gram
+matrices, which are summed at the same time. The files are those of `benchmarks.cut`; 256 images in
+batches of 32 are used then.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
 
 EfficientNet-Lite0 on the 20 classes of Caltech (see `benchmarks.cut`), or a network of
 `benchmarks.cut_networks`, is cut to a share of its measured latency, and other copies of it to
-shares of its MACs. The cut networks are then timed in
-turn, one call of each after the other, so that a change of the machine's speed meets all of them.
-The accuracy that MACs buy at the latency of the first network is found between two rows.
+shares of its MACs. The cut networks are then timed in turn, one call of each after the other, so
+that a change of the machine's speed meets all of them. The accuracy that MACs buy at the
+latency of the first network is found between two rows.
 """
 
 from __future__ import annotations
@@ -62,13 +62,8 @@ class Case:
     @classmethod
     def named(cls, name: str, weights: Path, seed: int, batch: int) -> Case:
         """A network of `benchmarks.cut_networks`."""
-        task, state = NETWORKS[name].task(), load_file(weights)
-
-        def build() -> nn.Module:
-            model = task.build()
-            model.load_state_dict(state)
-            return model.eval()
-
+        task = NETWORKS[name].task()
+        build = partial(task.trained, load_file(weights))
         accuracy = lambda model: accuracy_and_loss(model, task.test)[0]  # noqa: E731
         return cls(build, task.test[0][0][:batch], task.calibration(seed), accuracy)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
+from benchmarks.cut.arms import PEER
+
 Row = dict[str, Any]
-PEER = "TP "
-"""How the names of the peer's arms begin."""
 
 
 def draw(rows: Sequence[Row], full: float, file: Path) -> None:

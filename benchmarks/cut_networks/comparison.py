@@ -14,7 +14,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
-from benchmarks.cut.arms import cost, pruned
+from benchmarks.cut.arms import PEER, cost, pruned
 from benchmarks.cut.tuning import Recipe, Remembered, tuned
 from benchmarks.cut_networks.networks import Network
 from benchmarks.cut_networks.task import accuracy_and_loss, loss
@@ -22,8 +22,6 @@ from benchmarks.rows import add_rows, read_rows
 from ramify.train.norm_statistics import recompute_statistics
 
 Row = dict[str, Any]
-PEER = "TP "
-"""How the names of the peer's arms begin; their statistics are never right before recomputing."""
 
 
 class Comparison:
@@ -111,9 +109,7 @@ class Comparison:
         return any(_key(row) == wanted for row in self.rows)
 
     def _full(self) -> nn.Module:
-        model = self._task.build()
-        model.load_state_dict(self._weights)
-        return model.eval()
+        return self._task.trained(self._weights)
 
 
 def _key(row: Row) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,12 @@ class Task:
     settling: Sequence[Batch]
     validation: Sequence[Batch]
     test: Sequence[Batch]
+
+    def trained(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """The network with its weights, in eval mode."""
+        model = self.build()
+        model.load_state_dict(weights)
+        return model.eval()
 
 
 def loss(model: nn.Module, batch: Batch) -> Tensor:

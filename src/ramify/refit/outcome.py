@@ -17,10 +17,10 @@ from ramify.edit import Edit
 from ramify.edit.plan import plan_edits
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss, check_finite, checked_loss, shaped_loss
+from ramify.refit.paired_runs import Runs
 from ramify.refit.player import Player
 from ramify.refit.readers import course_of
 from ramify.refit.reference import Reference
-from ramify.refit.runs import Runs
 from ramify.refit.sequential import Refitted, Walk
 from ramify.tracing import ChannelGraph
 from ramify.tracing.indexing import resized, set_data

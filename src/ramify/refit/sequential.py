@@ -23,13 +23,13 @@ from ramify.refit import moments
 from ramify.refit.joins import Join, joins_of
 from ramify.refit.moments import Moments, folded, over_ranks
 from ramify.refit.norms import FullNorm, Spread, hold, slope_of
+from ramify.refit.paired_runs import Forward, Runs
 from ramify.refit.player import Player
 from ramify.refit.readers import Course, Norm, Reader
 from ramify.refit.reference import Reference
 from ramify.refit.ridge import Solution, solve
 from ramify.refit.routing import shared_courses
-from ramify.refit.runs import Forward, Runs
-from ramify.refit.tapes import alike
+from ramify.refit.tapes import independent_of_data
 from ramify.tracing.recorder import call, tensors_of
 
 FOLDS = 2
@@ -166,7 +166,7 @@ class Walk:
             a run depends on the data, and may be another one with the new weights.
         """
         players = [*(pair.old for pair in self._pairs), *(pair.new for pair in self._pairs)]
-        if not all(alike(player.tape, player.tape) for player in players):
+        if not all(independent_of_data(player.tape) for player in players):
             return None
         made = []
         for player in players:

@@ -46,10 +46,16 @@ def tapes_of(
 
 def alike(one: Tape, other: Tape) -> bool:
     """Whether two runs executed the same operations on the same sizes, whatever the data."""
-    if one.drawn or one.constants.keys() - one.inputs or one.shapes != other.shapes:
+    if one.shapes != other.shapes or not independent_of_data(one):
         return False
-    by_data = any(tag in op.func.tags for op in one.ops for tag in _BY_DATA)
-    return not by_data and len(one.ops) == len(other.ops) == same_until(one, other)
+    return len(one.ops) == len(other.ops) == same_until(one, other)
+
+
+def independent_of_data(tape: Tape) -> bool:
+    """Whether the run is the same with other values: nothing is drawn, chosen or held besides."""
+    if tape.drawn or tape.constants.keys() - tape.inputs:
+        return False
+    return not any(tag in op.func.tags for op in tape.ops for tag in _BY_DATA)
 
 
 class Courses:
