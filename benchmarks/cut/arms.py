@@ -19,9 +19,6 @@ from ramify.refit import Reference, Takeover, cut, refit_readers
 from ramify.refit.choosing import candidates, choose_channels, floors
 from ramify.tracing import ChannelGraph
 
-PEER = "TP "
-"""How the names of Torch-Pruning's arms begin; their norm statistics are wrong until recomputed."""
-
 Cut = Callable[[ChannelGraph, Loss, Sequence[Any], float], object]
 """(graph, loss, calibration batches, MACs) -> nothing that is used; the model is cut in place."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from benchmarks.cut.arms import PEER
+from benchmarks.cut.torch_pruning import PEER
 
 Row = dict[str, Any]
 

@@ -23,8 +23,13 @@ from benchmarks.zoo.peer import last_layers
 from ramify.cost import graph_cost
 from ramify.probe.loss import Loss
 
+PEER = "TP "
+"""How the names of Torch-Pruning's arms begin; their norm statistics are wrong until recomputed."""
+
 ARMS = tuple(
-    f"TP {score} {scope}" for score in ("L1", "Taylor", "Hessian") for scope in ("layer", "global")
+    f"{PEER}{score} {scope}"
+    for score in ("L1", "Taylor", "Hessian")
+    for scope in ("layer", "global")
 )
 """Score and scope."""
 

@@ -14,7 +14,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
-from benchmarks.cut.arms import PEER, cost, pruned
+from benchmarks.cut.arms import cost, pruned
+from benchmarks.cut.torch_pruning import PEER
 from benchmarks.cut.tuning import Recipe, Remembered, tuned
 from benchmarks.cut_networks.networks import Network
 from benchmarks.cut_networks.task import accuracy_and_loss, loss
