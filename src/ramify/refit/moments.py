@@ -27,6 +27,9 @@ WIDEST = 8192
 class Moments:
     r"""Sums over rows, in double precision.
 
+    While rows are added, `xx`, `xy` and the rest are about the mean of the first rows: in single
+    precision, products of numbers that hardly vary beside their mean would lose what varies.
+
     Attributes:
         rows: how many.
         x: (G, F), :math:`\sum \phi`.
@@ -34,6 +37,8 @@ class Moments:
         xx: (G, F, F), :math:`\sum \phi \phi^T`; while rows are added its upper half alone.
         xy: (G, F, O), :math:`\sum \phi y^T`.
         yy: (G, O), :math:`\sum y^2`.
+        about: what has been subtracted from the reads (G, F, 1) and from the targets (G, O, 1)
+            of the rows so far; None: nothing.
     """
 
     rows: Tensor
@@ -42,6 +47,7 @@ class Moments:
     xx: Tensor
     xy: Tensor
     yy: Tensor
+    about: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def zeros(cls, groups: int, features: int, outputs: int, device: torch.device) -> Moments:
@@ -69,12 +75,28 @@ class Moments:
         """
         wide = torch.promote_types(phi.dtype, torch.float32)
         phi, y = phi.to(wide), y.to(wide)
+        if self.about is None:
+            self.about = phi.mean(2, keepdim=True), y.mean(2, keepdim=True)
+        phi, y = phi - self.about[0], y - self.about[1]
         self.rows += phi.shape[2]
         self.x += phi.sum(2)
         self.y += y.sum(2)
         add_upper(self.xx, phi, phi)
         self.xy += phi @ y.transpose(1, 2)
         self.yy += y.square().sum(2)
+
+    def finish(self) -> None:
+        """Make them sums about zero, once all rows are added."""
+        if self.about is not None:
+            m, n = (mean.double() for mean in self.about)
+            x, y = self.x[:, :, None], self.y[:, :, None]
+            whole_x, whole_y = x + self.rows * m, y + self.rows * n
+            left = torch.cat((x, m), 2)
+            self.xx.baddbmm_(left, torch.cat((m, whole_x), 2).transpose(1, 2))
+            self.xy.baddbmm_(left, torch.cat((n, whole_y), 2).transpose(1, 2))
+            self.yy += (n * (y + whole_y))[:, :, 0]
+            self.x, self.y, self.about = whole_x[:, :, 0], whole_y[:, :, 0], None
+        mirror(self.xx)
 
     def __add__(self, other: Moments) -> Moments:
         """The sums over the rows of both."""
@@ -107,7 +129,7 @@ def folded(
 def over_ranks(folds: list[Moments]) -> list[Moments]:
     """The sums over the rows of every rank, when all have been added."""
     for fold in folds:
-        mirror(fold.xx)
+        fold.finish()
     width = len(folds[0].parts())
     flat = distributed.all_sum([part for fold in folds for part in fold.parts()])
     return [Moments(*flat[n : n + width]) for n in range(0, len(flat), width)]

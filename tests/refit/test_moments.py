@@ -1,0 +1,66 @@
+"""Sums over rows: in single precision they keep what varies, however large the means are."""
+
+import pytest
+import torch
+from torch import nn
+
+import ramify
+from ramify.refit.moments import Moments, over_ranks
+from ramify.refit.ridge import covariances
+
+
+def summed(rows, targets, parts):
+    sums = Moments.zeros(rows.shape[0], rows.shape[1], targets.shape[1], rows.device)
+    for phi, y in zip(rows.tensor_split(parts, 2), targets.tensor_split(parts, 2), strict=True):
+        sums.add(phi, y)
+    return over_ranks([sums])[0]
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e2, 1e4])
+def test_covariances_are_those_of_double_precision(mean):
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(2, 9, 400, generator=draw) + mean
+    targets = torch.randn(2, 3, 400, generator=draw) - mean
+    targets[:, 0] += rows[:, 0]
+    made = covariances(summed(rows, targets, 4), centred=True)
+    x, y = (t.double() - t.double().mean(2, keepdim=True) for t in (rows, targets))
+    for found, other in zip(made, (x, y), strict=True):
+        assert torch.allclose(found, x @ other.transpose(1, 2) / 400, rtol=0, atol=1e-5)
+
+
+def test_all_sums_are_about_zero_and_those_of_the_rows():
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(1, 5, 70, generator=draw, dtype=torch.float64) + 3
+    targets = torch.randn(1, 2, 70, generator=draw, dtype=torch.float64) - 7
+    sums = summed(rows, targets, 3)
+    wanted = (
+        torch.tensor(70.0).double(),
+        rows.sum(2),
+        targets.sum(2),
+        rows @ rows.transpose(1, 2),
+        rows @ targets.transpose(1, 2),
+        targets.square().sum(2),
+    )
+    for found, value in zip(sums.parts(), wanted, strict=True):
+        assert torch.allclose(found, value, rtol=1e-12)
+
+
+def test_a_cut_keeps_what_a_network_with_large_hidden_means_makes():
+    draw = torch.Generator().manual_seed(1)
+    x, noise = torch.randn(128, 8, generator=draw), torch.randn(128, 4, generator=draw)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 4))
+    with torch.no_grad():  # every unit is always on: eight of them can make what all make
+        model[0].bias += 1e4
+        model[2].bias -= 1e4 * model[2].weight.sum(1)
+        batches = [(x, model(x) + 0.1 * noise)]
+
+    def loss(model, batch):
+        return (model(batch[0]) - batch[1]).square().mean(1)
+
+    before = float(loss(model, batches[0]).mean().detach())
+    graph = ramify.trace(model, x[:2])
+    ramify.cut(graph, loss, batches, budget={"params": 150})
+    assert model[0].out_features < 12
+    after = float(loss(model, batches[0]).mean().detach())
+    assert abs(after / before - 1) < 1e-3
