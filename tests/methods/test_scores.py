@@ -237,5 +237,5 @@ def test_bn_scale_refuses_a_model_without_norms() -> None:
     graph = ramify.trace(net, batch[0])
     with pytest.raises(RamifyError, match="use L1 or Taylor"):
         BNScale().propose(graph, per_sample, [batch])
-    with pytest.raises(RamifyError, match="give at least one batch"):
+    with pytest.raises(RamifyError, match="there is no batch"):
         Taylor().propose(graph, per_sample, [])

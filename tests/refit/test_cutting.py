@@ -129,7 +129,7 @@ def test_floors_that_forbid_the_budget_are_refused():
     net, data, _ = task()
     graph = ramify.trace(net, data[0][:1])
     state = copy.deepcopy(net.state_dict())
-    with pytest.raises(ramify.RamifyError, match="raise a budget"):
+    with pytest.raises(ramify.RamifyError, match="raise the budget"):
         cut(graph, loss, batches(data), budget={"macs": 0.1 * graph_cost(graph).macs}, keep=0.9)
     assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
 
@@ -475,3 +475,62 @@ def test_balanced_within_a_budget(resource):
     )
     assert 0.8 * most < graph_cost(graph).of(resource) <= most
     assert min(graph["0"].width, graph["2"].width) > 5
+
+
+def to_its_own_outputs(targets):
+    return lambda model, batch: (model(batch[0]) - targets(batch[0])).square().mean(1)
+
+
+def test_a_loss_without_a_gradient_says_nothing_of_channels():
+    net, data, _ = task()
+    full = copy.deepcopy(net)
+    own = to_its_own_outputs(full)
+    graph = ramify.trace(net, data[0][:1])
+    with pytest.raises(ramify.RamifyError, match="does not change to first order"):
+        cut(graph, own, batches(data), budget={"params": 500}, method=ramify.Taylor())
+    reports = []
+    with pytest.warns(UserWarning, match="chosen by L1"):
+        graph = cut(graph, own, batches(data), budget={"params": 500}, log=reports.append)
+    assert 450 < graph_cost(graph).params <= 500
+    assert any("chosen by L1" in sentence for sentence in reports[0].warnings)
+    assert accuracy(net, (data[0], full(data[0]).argmax(1))) > 0.9
+
+
+def test_rounding_alone_says_nothing_of_channels():
+    net, data, _ = task()
+    double = copy.deepcopy(net).double()
+    own = to_its_own_outputs(lambda x: double(x.double()).detach().float())
+    graph = ramify.trace(net, data[0][:1])
+    with pytest.warns(UserWarning, match="chosen by L1"):
+        cut(graph, own, batches(data), budget={"params": 500})
+
+
+@pytest.mark.parametrize(
+    ("own", "options", "match"),
+    [
+        (lambda m, b: loss(m, b).detach(), {}, "no gradient reaches the weights"),
+        (lambda m, b: b[0].mean(1), {}, "depends on no channel"),
+        (lambda m, b: b[0].mean(1), {"method": ramify.Taylor()}, "depends on no channel"),
+        (loss, {"method": ramify.Net2Net()}, "Net2Net proposes no prune"),
+        (loss, {"budget": {"params": 1}}, r"cannot come to 1 params: .* it has \d+;"),
+        (loss, {"budget": {"params": "300"}}, "got '300'"),
+        (loss, {"budget": {"params": None}}, "got None"),
+        (loss, {"accept": lambda m: torch.ones(2)}, "True or False"),
+    ],
+)
+def test_what_no_cut_can_be_made_from_is_refused(own, options, match):
+    net, data, _ = task()
+    before = copy.deepcopy(net.state_dict())
+    graph = ramify.trace(net, data[0][:1])
+    with pytest.raises(ramify.RamifyError, match=match):
+        cut(graph, own, batches(data), **{"budget": {"params": 500}, **options})
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in before.items())
+
+
+def test_a_budget_may_be_a_tensor():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    assert (
+        graph_cost(cut(graph, loss, batches(data), budget={"params": torch.tensor(500)})).params
+        <= 500
+    )

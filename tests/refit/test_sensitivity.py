@@ -183,10 +183,8 @@ def test_the_model_is_as_it_was_after_an_error():
     net, data = prepared("depthwise")
     before = snapshot(net)
     graph = ramify.trace(net, data[0][0][:1])
-    calls = []
 
     def failing(model, batch):
-        calls.append(model.p.out_channels)
         if model.p.weight.shape[0] < 4:
             raise ValueError("no")
         return per_sample(model, batch)
@@ -211,3 +209,20 @@ def test_what_cannot_be_tried_is_refused(options, said):
     net, data = prepared("depthwise")
     with pytest.raises(ramify.RamifyError, match=said):
         sensitivity(ramify.trace(net, data[0][0][:1]), per_sample, data, **options)
+
+
+@pytest.mark.parametrize("call", [1, 3, 5, 8])
+def test_a_loss_that_fails_is_reported_in_a_sentence_whenever_it_fails(call):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    x, y = torch.randn(16, 4), torch.randint(3, (16,))
+    graph, calls = ramify.trace(net, x[:1]), []
+
+    def failing(model, batch):
+        calls.append(1)
+        if len(calls) == call:
+            raise ValueError("the disk is gone")
+        return per_sample(model, batch)
+
+    with pytest.raises(ramify.RamifyError, match="the disk is gone"):
+        sensitivity(graph, failing, [(x, y), (x + 1, y)])

@@ -22,7 +22,7 @@ from ramify.edit import Plan, Split
 from ramify.errors import RamifyError
 from ramify.methods.draws import Kernels, second_copy
 from ramify.methods.trial import differentiable, edited
-from ramify.probe.loss import Loss, checked_loss, each_batch
+from ramify.probe.loss import Loss, check_follows, checked_loss, each_batch
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.indexing import Change, positions, scales_along
 from ramify.tracing.recorder import tensors_of
@@ -139,6 +139,7 @@ def mean_gradients(
     sums, samples = [torch.zeros_like(reader) for reader in readers], 0
     for batch in each_batch(batches):
         values = checked_loss(loss, model, batch)
+        check_follows(values)
         samples += len(values)
         found = torch.autograd.grad(values.sum(), readers, allow_unused=True)
         sums = [a if b is None else a + b for a, b in zip(sums, found, strict=True)]

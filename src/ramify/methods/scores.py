@@ -184,8 +184,8 @@ class Taylor:
                 found.setdefault(name, []).append(changes.double())
         if not found:
             raise RamifyError(
-                "there is no batch on which a channel that could be pruned is read: give at least "
-                "one batch"
+                "there is no batch, or the loss depends on no channel that could be pruned: give "
+                "at least one, and return what the model's outputs give, without .detach()"
             )
         every = [torch.cat(changes) for changes in found.values()]  # (S, W) each
         means = [torch.stack([changes.abs().mean(0), -changes.mean(0)]) for changes in every]

@@ -76,6 +76,22 @@ def check_finite(values: Tensor) -> None:
         )
 
 
+def check_follows(values: Tensor) -> None:
+    """Autograd can follow the losses back to the weights.
+
+    Args:
+        values: the losses, shape (S,).
+
+    Raises:
+        RamifyError: it cannot.
+    """
+    if not values.requires_grad:
+        raise RamifyError(
+            "no gradient reaches the weights from the loss: return what the model's outputs give, "
+            "without .detach(), .item() or torch.no_grad() in between"
+        )
+
+
 def _advice(values: Any) -> str:
     """What makes one number a sample of what a loss gave."""
     if not isinstance(values, Tensor):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
+from ramify.probe.loss import check_follows
 from ramify.probe.replay import replay
 from ramify.tracing.kept_state import giving_back
 from ramify.tracing.recorder import Op, Ref, Tape, record, tensors_of
@@ -124,6 +125,8 @@ class RecordedPass:
             depend on it, what is read is zero, or it was taken.
         """
         edges = [GradientEdge(node, 0) for p in made if (node := self._nodes[p]) is not None]
+        if not reads:
+            return {}
         hooked = {p: node for p, ref in reads.items() if (node := self._own_node(p, ref))}
         found: dict[int, Tensor] = {}
         take = take or found.__setitem__
@@ -131,6 +134,7 @@ class RecordedPass:
             for position, gradient in self._replayed(reads).items():
                 take(position, gradient)
             return found
+        check_follows(self._losses)
         handles = []
         for position, node in hooked.items():
             place = _argument(self.tape.ops[position], reads[position])

@@ -23,6 +23,9 @@ from ramify.tracing import ChannelGraph
 STEPS = 5_000
 """So many pairs of groups are compared to find a better choice: about two seconds."""
 
+ROUNDING = 1e-12
+"""The loss at chance times this: what single precision makes of squares that should be 0."""
+
 Floor: TypeAlias = float | int | Mapping[str, float | int]
 """What stays of every group: a share below 1 or a width; or that by group."""
 
@@ -117,6 +120,22 @@ def comparable(proposals: Sequence[Proposal], raw: bool = False) -> list[Proposa
         sizes.setdefault(proposal.edit.group, []).append(abs(proposal.value))
     mean = {name: math.fsum(own) / len(own) or 1.0 for name, own in sizes.items()}
     return [replace(p, score=p.value / mean[p.edit.group]) for p in prunes]
+
+
+def tells_apart(prunes: Sequence[Proposal], chance: float) -> bool:
+    """Whether scores say more of the channels than rounding does.
+
+    Args:
+        prunes: of a method; those that estimate no change of the loss always say something.
+        chance: the loss of a model that does not look at its input; infinity where nobody knows.
+
+    Returns:
+        False where a channel costs nothing on average.
+    """
+    if any(proposal.value for proposal in prunes) and not any(p.gain for p in prunes):
+        return True
+    mean = math.fsum(abs(proposal.value) for proposal in prunes) / len(prunes)
+    return mean > (ROUNDING * chance if math.isfinite(chance) else 0)
 
 
 def candidates(
@@ -214,8 +233,16 @@ def _solve(
 ) -> list[Proposal]:
     if sizes is None:
         return list(offered)
-    now = CostModel(graph).cost()
+    model = CostModel(graph)
+    now, reach = model.cost(), model.added([proposal.edit for proposal in offered])
     counted = {name: most - now.of(name) for name, most in sizes.items() if name in RESOURCES}
+    for name, change in counted.items():
+        if change < reach.of(name) and change < 0:
+            raise RamifyError(
+                f"the model cannot come to {sizes[name]:.12g} {name}: with all channels gone that "
+                f"may go, it has {now.of(name) + reach.of(name):.12g}; raise the budget, or lower "
+                "keep="
+            )
     if "latency" in sizes:
         counted["latency"] = sizes["latency"] - measure_edited(graph).median
     if all(change >= 0 for change in counted.values()):

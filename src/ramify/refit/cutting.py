@@ -19,10 +19,10 @@ from ramify.edit.carry import Follower
 from ramify.edit.optimizers import several
 from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
-from ramify.methods import Proposal, agree
+from ramify.methods import L1, Proposal, agree
 from ramify.methods.proposal import Method, checked
 from ramify.probe.loss import Loss
-from ramify.refit.choosing import Floor, comparable, floors, of_groups
+from ramify.refit.choosing import Floor, comparable, floors, of_groups, tells_apart
 from ramify.refit.expected import expected_rise
 from ramify.refit.outcome import Accept, constant_loss, mean_loss, samples
 from ramify.refit.selecting import Selecting, smallest
@@ -36,6 +36,10 @@ from ramify.tracing.unharmed import unharmed
 
 NARROW = 0.1
 """A layer that keeps no more than this share is named."""
+_SILENT = (
+    "the loss does not change to first order with any channel, as when a network is compared with "
+    "its own outputs, and says nothing of what each is worth"
+)
 
 
 @dataclass(frozen=True)
@@ -138,8 +142,9 @@ def cut(  # noqa: PLR0913
         RamifyError: no budget, or none that pruning can reach; the model is as it was then.
 
     Warns:
-        UserWarning: a layer keeps no more than a tenth of its channels and loses more than nine
-            tenths, or the cut model knows no more than one that does not look at its input.
+        UserWarning: the loss has no gradient, and channels were chosen by `L1`; a layer keeps no
+            more than a tenth of its channels and loses more than nine tenths; or the cut model
+            knows no more than one that does not look at its input.
 
     Example:
         >>> import ramify, torch
@@ -165,12 +170,19 @@ def cut(  # noqa: PLR0913
     optimizers, following = several(optimizer), several_followers(followers)
     with _all_or_nothing(graph, optimizers, following):
         sample, measured_on = samples(batches, held)
-        method = method or Takeover()
-        proposals = agree(graph, checked(graph, method, method.propose(graph, loss, sample)))
-        proposals = comparable(of_groups(graph, proposals, groups), raw)
+        constant = constant_loss(graph.model, loss, measured_on[0])
+        scorer = method or Takeover()
+        proposals = _prunes(graph, scorer, loss, sample, groups, raw)
+        said = list[str]()
+        if not tells_apart(proposals, constant):
+            if method is not None:
+                raise RamifyError(f"{_SILENT}: take method=L1(), or another loss")
+            scorer = L1()
+            proposals = _prunes(graph, scorer, loss, sample, groups, raw)
+            said.append(f"{_SILENT}: channels were chosen by L1()")
         least = floors(graph, keep)
         if balance is None:
-            balance = not raw and not isinstance(method, Takeover)
+            balance = not raw and not isinstance(scorer, Takeover)
         selecting = Selecting(
             graph=graph,
             loss=loss,
@@ -193,14 +205,13 @@ def cut(  # noqa: PLR0913
         else:
             start = mean_loss(graph.model, loss, measured_on)
             outcome = smallest(selecting, sizes, start + most)
-        constant = constant_loss(graph.model, loss, measured_on[0])
         expected = math.nan
         if log is not None:
             expected = expected_rise(graph, outcome, loss, sample)
         before, widths = CostModel(graph).cost(), {g.name: g.width for g in graph.groups}
         gone = Counter(graph[edit.group].name for edit in outcome.edits)
         shapes = {name: (width, width - gone[name]) for name, width in widths.items()}
-        said = _guard(shapes, start, outcome.loss, constant)
+        said += _guard(shapes, start, outcome.loss, constant)
         for sentence in said:  # before the edit, since a warning may be made an error
             warnings.warn(sentence, stacklevel=2)
         if outcome.edits:
@@ -220,10 +231,43 @@ def cut(  # noqa: PLR0913
                 predicted=expected,
                 held=held is not None,
                 refitted=outcome.refitted,
-                warnings=said,
+                warnings=tuple(said),
             )
         )
     return graph
+
+
+def _prunes(
+    graph: ChannelGraph,
+    method: Method,
+    loss: Loss,
+    sample: Sequence[Any],
+    groups: Sequence[str] | None,
+    raw: bool,
+) -> list[Proposal]:
+    """The prunes that a method proposes, in values that compare.
+
+    Returns:
+        They.
+
+    Raises:
+        RamifyError: there is none.
+    """
+    if not any(group.can_prune for group in graph.groups):
+        raise RamifyError("no group of this model can be pruned: print(graph) says why of each")
+    proposals = agree(graph, checked(graph, method, method.propose(graph, loss, sample)))
+    prunes = comparable(of_groups(graph, proposals, groups), raw)
+    if not prunes and proposals:
+        raise RamifyError(
+            f"{type(method).__name__} proposes no prune for these groups, and a cut makes nothing "
+            "else: take Takeover(), Taylor() or L1()"
+        )
+    if not prunes:
+        raise RamifyError(
+            f"{type(method).__name__} proposes nothing: the loss depends on no channel that could "
+            "be pruned; it is made of what the model returns"
+        )
+    return prunes
 
 
 @contextmanager
@@ -256,11 +300,12 @@ def _checked(
         raise RamifyError(
             f'a budget is a dictionary such as {{"macs": 1e8}}, and this is {budget!r}'
         )
-    for name, total in (budget or {}).items():
+    for name, given in (budget or {}).items():
         if name not in names:
             raise RamifyError(f"a budget is of {', '.join(names)}, and got '{name}'")
+        total = _number(given)
         if not (math.isfinite(total) and (total > 0 or (name == "loss" and total == 0))):
-            raise RamifyError(f"the budget of {name} is a finite total above 0, and got {total}")
+            raise RamifyError(f"the budget of {name} is a finite total above 0, and got {given!r}")
     if not budget and accept is None:
         if rule is not None:
             return None
@@ -269,12 +314,20 @@ def _checked(
             "may rise by, or accept=, which says whether a cut model is good enough, or rule=, "
             "which says which channels go"
         )
-    return {name: total for name, total in (budget or {}).items() if name != "loss"}
+    return {name: float(total) for name, total in (budget or {}).items() if name != "loss"}
+
+
+def _number(given: Any) -> float:
+    """A number, or a tensor or an array of one; nan for what is none."""
+    try:
+        return math.nan if isinstance(given, (str, bytes, bool)) else float(given)
+    except (TypeError, ValueError, RuntimeError):
+        return math.nan
 
 
 def _guard(
     shapes: Mapping[str, tuple[int, int]], before: float, after: float, constant: float
-) -> tuple[str, ...]:
+) -> list[str]:
     """What a user should know of a cut, in whole sentences."""
     said = []
     narrow = [n for n, (old, new) in shapes.items() if new < old and new <= NARROW * old]
@@ -290,4 +343,4 @@ def _guard(
             f"{constant:.4g}: it is at chance; try a larger budget, refit=True, more samples to "
             "refit on, or several cuts with tuning between them"
         )
-    return tuple(said)
+    return said

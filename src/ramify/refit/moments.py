@@ -7,7 +7,7 @@ reads, `O` outputs that one group makes, `R` rows (samples times positions).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ class Moments:
     xx: Tensor
     xy: Tensor
     yy: Tensor
-    about: tuple[Tensor, Tensor] | None = None
+    about: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
     @classmethod
     def zeros(cls, groups: int, features: int, outputs: int, device: torch.device) -> Moments:

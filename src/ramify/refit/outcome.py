@@ -97,8 +97,20 @@ def outcome_of(
         # Before the user's own judgement, which may change what it judges.
         state = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
         with evaluating(model):
-            accepted = accept is None or distributed.all_true(bool(accept(model)))
+            accepted = accept is None or distributed.all_true(_judged(accept, model))
     return Outcome(tuple(edits), measured, chosen_on, accepted, refitted, state, start, runs)
+
+
+def _judged(accept: Accept, model: nn.Module) -> bool:
+    """What the user's own judgement says, as True or False."""
+    answer = accept(model)
+    try:
+        return bool(answer)
+    except (RuntimeError, TypeError, ValueError) as error:  # a tensor or an array of several
+        raise RamifyError(
+            f"accept(model) says True or False, and this one gave a {type(answer).__name__} that "
+            f"is neither ({error})"
+        ) from error
 
 
 def _refitted(

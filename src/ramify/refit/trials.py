@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from ramify import distributed
 from ramify.edit import Edit
 from ramify.edit.plan import plan_edits
-from ramify.probe.loss import Loss
+from ramify.probe.loss import Loss, shaped_loss
 from ramify.refit.player import Player
 from ramify.refit.tapes import alike, for_other, same_until, tapes_of
 from ramify.tracing import ChannelGraph
@@ -38,7 +39,7 @@ def losses_of_cuts(
     Returns:
         One mean loss a cut, over the samples of every rank; infinity where it is not finite.
     """
-    model, tensors = graph.model, tensors_of(graph.model)
+    model, tensors, loss = graph.model, tensors_of(graph.model), partial(shaped_loss, loss)
     tapes = tapes_of(model, batches, loss)
     # The first batch is run in whole in each trial, and says what is run there; those that run the
     # same in the full model go on from where the cut begins.
