@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -187,3 +189,29 @@ def test_a_path_that_depends_on_the_width_is_compared_by_its_end() -> None:
 
     graph = ramify.trace(Other(), torch.randn(3, 4))
     assert ability(graph["a"]) == "6 split"
+
+
+class Multipliers(nn.Module):
+    """Depthwise convolutions of several outputs a channel: their widths are products of twos."""
+
+    def __init__(self, seen, times=5):
+        super().__init__()
+        widths = [4 * 2**n for n in range(times + 1)]
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(a, b, 3, padding=1, groups=a) for a, b in itertools.pairwise(widths))
+        )
+        self.head = nn.Linear(widths[-1], 2)
+        self.note = lambda: seen.append(self.head.weight.shape[1])
+
+    def forward(self, x):
+        self.note()
+        return self.head(self.layers(self.stem(x)).mean((2, 3)))
+
+
+def test_axes_of_few_channels_do_not_multiply_to_a_huge_model():
+    seen: list[int] = []
+    graph = ramify.trace(Multipliers(seen).eval(), torch.randn(1, 3, 4, 4))
+    assert [group.width for group in graph.groups] == [4, 2, 2, 2, 2, 2, 2]
+    assert 128 < max(seen) <= 128 * 2**6
+    assert sum(size > 128 for size in seen) == 1

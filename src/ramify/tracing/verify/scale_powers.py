@@ -18,6 +18,7 @@ from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Changes, Indexing, new_size, resized
 from ramify.tracing.on_use import OnUse
 from ramify.tracing.recorder import call, record
+from ramify.tracing.shapes_only import ShapesOnly
 from ramify.tracing.verify.comparison import ReferenceRun
 
 ScalePowers = dict[tuple[ProductKey, Atom], float]
@@ -54,8 +55,13 @@ def measure_powers(
         with resized(model, indexing, changes, dead, later), sdpa_kernel(SDPBackend.MATH):
             try:
                 run = functools.partial(call, model, inputs)
-                decided = Decisions(reference.decisions).of(run)
-                tape = record(model, decided, inputs, training=training, execute=later)
+                decided = Decisions(reference.decisions)
+                grown = functools.partial(record, model, inputs=inputs, training=training)
+                try:  # the numbers that the forward scales by need no product
+                    shapes = ShapesOnly(model, later.waiting())
+                    tape = grown(decided.of(run), execute=shapes)
+                except Exception:
+                    tape = grown(Decisions(reference.decisions).of(run), execute=later)
             except Exception:
                 return None
         for position, ratio in rescaled(reference, tape, changes):

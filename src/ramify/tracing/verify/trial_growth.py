@@ -27,6 +27,7 @@ from ramify.tracing.dims import (
     Prod,
     Sum,
     Term,
+    atoms_of,
     forbid_split,
     freeze,
     leaves,
@@ -95,6 +96,7 @@ class TrialGrowth:
     """Run -> operations before a product whose scale rows keep: their own values change."""
     _blamed: dict[str, int] = field(default_factory=dict)
     """How often groups of one kind failed."""
+    _scales_asked: bool = False
 
     def run(self) -> None:
         """Grow, run and compare; restrict what fails; repeat until nothing fails."""
@@ -186,7 +188,8 @@ class TrialGrowth:
     def _changes(self, atoms: Sequence[Atom], also: int = 0) -> dict[Atom, Change]:
         """Copies of channel 0 that share its weight; zeros where copies would count twice.
 
-        Neighbouring groups gain different numbers, each enough to be seen in any average.
+        Neighbouring groups gain different numbers, each enough to be seen in any average. Few
+        channels at most double: several such axes may multiply to one dimension.
 
         Args:
             atoms: the axes.
@@ -197,7 +200,7 @@ class TrialGrowth:
         """
         changes, in_blocks = {}, atoms_in_blocks(self.flow)
         for position, atom in enumerate(atoms):
-            more = 1 + (3 * position) % 5 + atom.size // 16 + also
+            more = 1 + (3 * position) % min(5, max(2, atom.size)) + atom.size // 16 + also
             more *= BLOCK // 2 if atom in in_blocks else 1  # of numbers of two bytes or more
             source = np.concatenate([np.arange(atom.size), np.zeros(more, dtype=np.int64)])
             scale = np.where(source == 0, 1.0 / (more + 1), 1.0)
@@ -320,6 +323,8 @@ class TrialGrowth:
 
     def _blame(self, failure: Failure, atoms: Sequence[Atom]) -> None:
         """Restrict the groups that fail on their own, and those built alike that fail too."""
+        if failure.by_value and not failure.untrusted and self._find_all_powers(atoms):
+            return
         until = (failure.run, failure.position) if failure.position is not None else None
 
         def fails(chosen: Sequence[Atom], limit: tuple[int, int] | None = until) -> bool:
@@ -350,6 +355,16 @@ class TrialGrowth:
                 forbid_split(atom, failure.reason)
                 mark_inexact(atom, failure.reason)
 
+    def _find_all_powers(self, atoms: Sequence[Atom]) -> bool:
+        """Find at once, the first time, how scales depend on the axes that products sum over."""
+        if self._scales_asked:
+            return False
+        self._scales_asked = True
+        found = [products_on(self.flow, reference.tape) for reference in self.references]
+        products = [each for some in found for several in some.values() for each in several]
+        summed = {atom for each in products for atom in atoms_of(each.read.read)}
+        return self._find_powers([atom for atom in atoms if atom in summed])
+
     def _compensate(self, culprits: Sequence[Atom], atoms: Sequence[Atom]) -> bool:
         """Where the number of channels only sets the scale of a product, rows keep it."""
         kinds = self._by_kind(culprits)
@@ -370,11 +385,14 @@ class TrialGrowth:
             Whether the indexing now makes up for more than before.
         """
         runs = list(zip(self.runs, self.references, strict=True))
-        first, *others = (
+        measured = (
             measure_powers(self.model, self.flow, self._indexing, runs, self._changes(atoms, more))
             for more in range(3)
         )
-        if first is None or any(other is None or other[0] != first[0] for other in others):
+        first = next(measured)
+        if first is None or not first[0]:
+            return False
+        if any(other is None or other[0] != first[0] for other in measured):
             return False
         found, passed = first
         for run, operations in passed.items():
