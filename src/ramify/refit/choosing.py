@@ -233,21 +233,37 @@ def _solve(
 ) -> list[Proposal]:
     if sizes is None:
         return list(offered)
-    model = CostModel(graph)
-    now, reach = model.cost(), model.added([proposal.edit for proposal in offered])
+    now = CostModel(graph).cost()
     counted = {name: most - now.of(name) for name, most in sizes.items() if name in RESOURCES}
-    for name, change in counted.items():
-        if change < reach.of(name) and change < 0:
-            raise RamifyError(
-                f"the model cannot come to {sizes[name]:.12g} {name}: with all channels gone that "
-                f"may go, it has {now.of(name) + reach.of(name):.12g}; raise the budget, or lower "
-                "keep="
-            )
     if "latency" in sizes:
         counted["latency"] = sizes["latency"] - measure_edited(graph).median
     if all(change >= 0 for change in counted.values()):
         return []
+    check_reach(graph, offered, sizes)
     return Knapsack(**counted, multiple_of=multiple, steps=STEPS).select(offered)  # type: ignore[arg-type]
+
+
+def check_reach(
+    graph: ChannelGraph, offered: Sequence[Proposal], sizes: Mapping[str, float]
+) -> None:
+    """A model can come within its budgets.
+
+    Args:
+        graph: the traced model.
+        offered: all prunes that may be made.
+        sizes: the most that the model may have, by resource.
+
+    Raises:
+        RamifyError: it has more when all of them are made.
+    """
+    model = CostModel(graph)
+    now, change = model.cost(), model.added([proposal.edit for proposal in offered])
+    for name, most in sizes.items():
+        if name in RESOURCES and (least := now.of(name) + change.of(name)) > most:
+            raise RamifyError(
+                f"the budget of {name} is {most:.12g}, and with every channel gone that may go the "
+                f"network still has {least:,}: give a larger budget, or a smaller floor (keep)"
+            )
 
 
 def _sets(graph: ChannelGraph, alike: Sequence[str]) -> list[list[str]]:

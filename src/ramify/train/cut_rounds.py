@@ -7,7 +7,15 @@ from ramify.cost import RESOURCES, graph_cost
 from ramify.errors import RamifyError
 from ramify.latency import measure_edited
 from ramify.methods.proposal import Method
-from ramify.refit.choosing import Floor, allowed_by, candidates, choose_channels, floors, of_groups
+from ramify.refit.choosing import (
+    Floor,
+    allowed_by,
+    candidates,
+    check_reach,
+    choose_channels,
+    floors,
+    of_groups,
+)
 from ramify.refit.outcome import Accept
 from ramify.select import Rule
 from ramify.select.rounding import Multiple
@@ -91,15 +99,8 @@ class Cutting:
         offered = candidates(graph, proposals, floors(graph, self.keep))
         pool = offered if self.rule is None else allowed_by(self.rule, proposals, offered)
         counted = {name: most for name, most in (self.budget or {}).items() if name in RESOURCES}
+        check_reach(graph, pool, counted)
         now = graph_cost(graph)
-        least = graph_cost(graph, [proposal.edit for proposal in pool])
-        for name, most in counted.items():
-            if least.of(name) > most:
-                raise RamifyError(
-                    f"the budget of {name} is {most:g}, and with every channel gone that may go "
-                    f"the network still has {least.of(name):,}: give a larger budget, or a smaller "
-                    "floor (keep)."
-                )
         if counted and counted == self.budget and all(now.of(n) <= m for n, m in counted.items()):
             raise RamifyError(
                 "the network is within the budget as it is, and nothing would be cut: give a "
