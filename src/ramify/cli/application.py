@@ -243,3 +243,29 @@ def report(
     from ramify.report import write_report
 
     typer.echo(write_report(run))
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run folders, finished or not, or a folder of such, as of a sweep."),
+    ],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
+    latency: Annotated[
+        bool,
+        typer.Option(
+            "--latency", help="Also measure milliseconds of the networks that the runs keep, here."
+        ),
+    ] = False,
+) -> None:
+    """Put several runs on one page: accuracy against cost, settings, tables to copy.
+
+    The page shows which networks no other one beats in accuracy and in parameters, MACs or, by
+    --latency, milliseconds; in which settings the runs differ; and every number to copy. An earlier
+    page of that name is written anew.
+    """
+    from ramify.report import write_comparison
+
+    page = write_comparison(runs, out, latency=latency)
+    typer.echo(f"to look at it, open {page} in a browser")

@@ -144,12 +144,12 @@ class Setup:
 
     def keep(self, job: Job, model: nn.Module) -> None:
         """Save the network of a job, where its arm is one of those that are kept."""
-        if stem := _stem(job.arm):
+        if stem := stem_of(job.arm):
             save(model, self.folder.of_seed(stem, job.seed))
 
     def kept(self, job: Job) -> nn.Module:
         """The network of a finished job whose arm is one of those that are kept, on the CPU."""
-        stem = _stem(job.arm)
+        stem = stem_of(job.arm)
         assert stem is not None
         return load_model(self.folder.of_seed(stem, job.seed), self.build)
 
@@ -284,12 +284,12 @@ def save_unfinished(folder: RunFolder) -> None:
         return
     checkpoint = read_checkpoint(folder.checkpoint)
     head, state = checkpoint.history[0], checkpoint.state
-    if stem := _stem(head["arm"]):
+    if stem := stem_of(head["arm"]):
         write_model(folder.of_seed(stem, head["seed"]), state["recipe"], state["model"])
 
 
-def _stem(arm: str) -> str | None:
-    """What the files of an arm's network are called; None where it is not kept."""
+def stem_of(arm: str) -> str | None:
+    """What the files of an arm's network are called; None where a job does not keep it so."""
     if arm.startswith(CUT):
         return f"size-{size_of(arm)}"
     return "model" if arm in KEPT else None

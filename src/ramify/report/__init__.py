@@ -11,11 +11,15 @@ How the files fit together:
 - `cut_events` finds the phases and the layers of a run that cuts, `cut_words` puts them in words;
 - `run_figures`, `job_figures`, `cut_figures` and `cell_figures` draw, with layouts from `lineage`
   (family trees) and `cell_layout` (cells), in the colours of `theme`;
-- `page` puts all of it into one file; `search_page` and `prune_page` fill it for these commands.
+- `page` puts all of it into one file; `search_page` and `prune_page` fill it for these commands;
+- `comparison` lays the networks of several runs side by side, `compare_figures` draws them, and
+  `compare_page` makes a page of both; `templates` fills the template of either page.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from ramify.report.comparison import names_of, runs_among
 from ramify.report.reader import RunRecord, read_events, read_run
 from ramify.report.tables import Row, print_table, results_table, write_summary
 from ramify.store.disk import sweep
@@ -28,6 +32,7 @@ __all__ = [
     "read_events",
     "read_run",
     "results_table",
+    "write_comparison",
     "write_report",
     "write_summary",
 ]
@@ -56,3 +61,29 @@ def write_report(run: Path) -> Path:
     write_bytes(path, render(record).encode())
     sweep(Path(run))
     return path
+
+
+def write_comparison(runs: Iterable[Path], page: Path, *, latency: bool = False) -> Path:
+    """Write a page that shows several runs side by side.
+
+    Args:
+        runs: run folders, finished or not, or folders that hold some.
+        page: where to, an HTML file.
+        latency: whether to measure the networks that the runs keep, here and now.
+
+    Returns:
+        The path of the page, written to a temporary name and put in place at once.
+
+    Raises:
+        RamifyError: a folder is no run, is damaged, or asks for code that is not the user's; or the
+            page cannot be written.
+    """
+    from ramify.commands.run_latency import latencies
+    from ramify.report.compare_page import render_comparison
+
+    found = runs_among(map(Path, runs))
+    named = dict(zip(names_of(found), found, strict=True))
+    records = {name: read_run(run) for name, run in named.items()}
+    measured = {name: latencies(run) for name, run in named.items()} if latency else {}
+    write_bytes(page, render_comparison(records, measured).encode())
+    return page

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
-
 from ramify.commands.display import stop_line
 from ramify.commands.run_folder import command_of
 from ramify.report.events import (
@@ -31,7 +29,8 @@ from ramify.report.reader import RunRecord
 from ramify.report.run_figures import arms_figure, gains_figure, progress_figure, sizes_figure
 from ramify.report.search_page import search_context
 from ramify.report.tables import results_table, texts_of
-from ramify.report.theme import DARK, LIGHT, picture
+from ramify.report.templates import filled
+from ramify.report.theme import picture
 
 
 def render(record: RunRecord) -> str:
@@ -46,29 +45,21 @@ def render(record: RunRecord) -> str:
     Raises:
         RamifyError: a search for cells has lost its space.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ramify.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     command, tested = command_of(record.config), record.events
     context = {"search": search_context, "prune": prune_context}.get(command, _run_context)
     if command == "search":
         tested = [event for event in record.events if event.get("arm") == "retrained"]
-    page = environment.get_template("page.html.j2").render(
+    return filled(
+        "page.html.j2",
         record=record,
         title=title(record),
         command=command,
         state=None if record.finished else state(record),
         config=flatten(record.config),
         versions=flatten(record.versions),
-        palettes=(LIGHT, DARK),
         **_comparison(tested, command),
         **context(record),
     )
-    return page + "\n"
 
 
 def _comparison(events: Sequence[Event], command: str) -> dict[str, Any]:

@@ -181,6 +181,12 @@ def _in_unit(stat: Stat, size: float, unit: str, decimals: int) -> str:
     return f"{mean:,.{decimals}f}{between}{unit}"
 
 
+def milliseconds(stat: Stat) -> str:
+    """Write a latency with three digits, such as '1.24 ± 0.03 ms'."""
+    digits = 0 if stat["mean"] <= 0 else math.floor(math.log10(stat["mean"]))
+    return _in_unit(stat, 1.0, " ms", max(0, 2 - digits))
+
+
 def duration(stat: Stat) -> str:
     """Write seconds in the unit of the mean, such as '1.5 ± 0.1 min'."""
     units = ((3600.0, " h"), (60.0, " min"))

@@ -100,9 +100,9 @@ themed = _settings()
 """Decorates a function so that it makes its figure under the page's settings."""
 
 
-def canvas(height: float, gap: float = 0.02) -> Figure:
+def canvas(height: float, gap: float = 0.02, width: float = WIDTH) -> Figure:
     """An empty figure of the page's width, its height in inches, gaps as shares of a panel."""
-    return Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(wspace=gap, hspace=gap))
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(wspace=gap, hspace=gap))
 
 
 def bare(axes: Axes) -> None:

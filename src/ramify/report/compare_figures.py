@@ -1,0 +1,97 @@
+"""Accuracy against cost, of the networks of several runs."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from ramify.report.comparison import COSTS, Network, front
+from ramify.report.run_figures import COUNTS
+from ramify.report.theme import LIGHT, arm_color, canvas, themed
+
+WIDTH = 5.2
+MANY = 24  # of more networks, only those on the front are numbered
+NARROW = 3.0  # costs within such a factor have a linear axis
+SPANS = 4.0  # networks that are further below the front are drawn at the edge
+
+
+@themed
+def front_figure(networks: Sequence[Network], cost: str) -> Figure:
+    """Test accuracy against one cost, the front as a line.
+
+    Args:
+        networks: Of one data set; those whose cost is not known are left out.
+        cost: A name of `COSTS`.
+
+    Returns:
+        A dot for each network, with its number, and one deviation over seeds to either side.
+    """
+    figure = canvas(3.5, width=WIDTH)
+    axes = figure.subplots()
+    known = [one for one in networks if one.cost(cost) is not None]
+    best = front(known, cost)
+    low = _lowest_shown([100 * one.accuracy for one in known], [100 * one.accuracy for one in best])
+    steps = [(_cost(one, cost), 100 * one.accuracy) for one in best]
+    axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color=LIGHT["accent"], alpha=0.55)
+    for one in known:
+        _dot(axes, one, cost, low, numbered=len(known) <= MANY or one in best)
+    axes.margins(x=0.09, y=0.09)
+    top = max(100 * (one.accuracy + (one.row["test_accuracy"]["sd"] or 0)) for one in known)
+    pad = 0.08 * (top - low) or 0.5
+    axes.set_ylim(low - pad, top + 1.6 * pad)
+    _cost_axis(axes, [_cost(one, cost) for one in known], cost)
+    axes.set_xlabel(f"{COSTS[cost]}, of one sample" if cost != "params" else COSTS[cost])
+    axes.set_ylabel("test accuracy (%)")
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    return figure
+
+
+def _cost(one: Network, cost: str) -> float:
+    found = one.cost(cost)
+    assert found is not None
+    return found
+
+
+def _lowest_shown(every: Sequence[float], best: Sequence[float]) -> float:
+    """The lowest accuracy with a place of its own: where the front lies counts, in per cent."""
+    span = max(max(best) - min(best), 0.5)
+    bar = max(best) - SPANS * span
+    return min(value for value in every if value >= bar)
+
+
+def _dot(axes: Axes, one: Network, cost: str, low: float, *, numbered: bool) -> None:
+    x, y, color = _cost(one, cost), 100 * one.accuracy, arm_color(one.arm)
+    below = y < low
+    look: dict[str, Any] = {"color": color, "marker": "v" if below else "o", "markersize": 6}
+    if not one.main:
+        look |= {"markerfacecolor": LIGHT["card"], "markeredgewidth": 1.4}
+    shown = low if below else y
+    spread = 100 * (one.row["test_accuracy"]["sd"] or 0.0)
+    if spread and not below:
+        axes.plot([x, x], [y - spread, y + spread], color=color, linewidth=1.1, alpha=0.45)
+    axes.plot([x], [shown], linestyle="", zorder=3, **look)
+    if numbered:
+        axes.annotate(
+            f"{one.number}",
+            (x, shown),
+            xytext=(6, 3),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=LIGHT["ink" if one.main else "soft"],
+        )
+
+
+def _cost_axis(axes: Axes, costs: Sequence[float], cost: str) -> None:
+    """A logarithmic axis where costs are far apart, with ticks that have room."""
+    ratio = max(costs) / min(costs) if min(costs) > 0 else math.inf
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    if NARROW < ratio < math.inf:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 100 else (1,)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(plain if cost == "latency" else COUNTS)

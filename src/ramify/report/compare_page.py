@@ -1,0 +1,83 @@
+"""The page that shows several runs side by side."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ramify.latency import Latency
+from ramify.report.compare_figures import front_figure
+from ramify.report.comparison import (
+    COSTS,
+    Network,
+    as_csv,
+    as_markdown,
+    best_words,
+    differences,
+    front,
+    networks_of,
+    texts,
+)
+from ramify.report.events import explained
+from ramify.report.headline import Tile, counted
+from ramify.report.reader import RunRecord
+from ramify.report.templates import filled
+from ramify.report.theme import picture
+
+
+def render_comparison(
+    records: Mapping[str, RunRecord], measured: Mapping[str, Mapping[str, Latency]]
+) -> str:
+    """The page as text.
+
+    Args:
+        records: what the run folders hold, by the name of the run.
+        measured: for some of these names, the latency of jobs by their names.
+
+    Returns:
+        HTML that refers to nothing outside itself.
+    """
+    networks = networks_of(records, measured)
+    sets = dict.fromkeys(network.data for network in networks)
+    heads, rows = differences(records)
+    clocks = {(one.device, one.threads) for own in measured.values() for one in own.values()}
+    return filled(
+        "compare.html.j2",
+        title=f"{counted(len(records), 'run')} compared",
+        unfinished=[name for name, record in records.items() if not record.finished],
+        sets=[_data_set(name, [n for n in networks if n.data == name]) for name in sets],
+        heads=heads,
+        rows=rows,
+        clocks=[f"{device}, {counted(threads, 'thread')}" for device, threads in sorted(clocks)],
+        markdown=as_markdown(networks),
+        csv=as_csv(networks),
+    )
+
+
+def _data_set(name: str, networks: Sequence[Network]) -> dict[str, Any]:
+    """What the page shows of the networks of one data set; accuracies of several do not compare."""
+    fronts = {cost: front(networks, cost) for cost in COSTS}
+    heads, rows = texts(networks)
+    beaten = [len(known) for known in fronts.values() if known]
+    shown = [Tile(*words) for words in best_words(networks)]
+    on_one = {one.number for known in fronts.values() for one in known}
+    note = "no other is both more accurate and cheaper"
+    shown.append(Tile(f"{len(on_one)} of {len(networks)}", "networks on a front", note))
+    return {
+        "name": name,
+        "tiles": shown if beaten else [],
+        "figures": [
+            picture(front_figure(networks, cost), f"Test accuracy against {COSTS[cost]}, {name}")
+            for cost, known in fronts.items()
+            if known
+        ],
+        "heads": heads,
+        "rows": [
+            {
+                "number": one.number,
+                "texts": row,
+                "words": explained(one.arm),
+                "main": one.main,
+                "on": ", ".join(COSTS[cost] for cost, known in fronts.items() if one in known),
+            }
+            for one, row in zip(networks, rows, strict=True)
+        ],
+    }

@@ -1,0 +1,249 @@
+"""The networks of several runs side by side: pure functions from records to rows."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ramify.commands.run_folder import CONFIG, RETRAINED
+from ramify.errors import RamifyError
+from ramify.latency import Latency
+from ramify.report.events import MAIN, of_kind
+from ramify.report.headline import flatten
+from ramify.report.reader import RunRecord
+from ramify.report.tables import (
+    Row,
+    Stat,
+    milliseconds,
+    percent,
+    results_table,
+    statistic,
+    texts_of,
+    whole,
+)
+
+COSTS = {"params": "parameters", "macs": "MACs", "latency": "milliseconds"}
+"""What a network costs, by the word for it."""
+HEADS = ("run", "network", "n", "test accuracy", "parameters", "MACs", "steps", "time")
+OF_THE_RUN = ("command", "seed", "device", "threads", "tensorboard")
+"""Settings that say nothing of what a run did differently."""
+UNSET = "–"
+
+
+@dataclass(frozen=True)
+class Network:
+    """What all seeds of an arm of a run came to.
+
+    Attributes:
+        number: Its number on the page, from 1.
+        run: What the run is called.
+        data: The data set of the run.
+        arm: Such as ``"grown"``.
+        row: Its numbers over seeds.
+        latency: In milliseconds, over the seeds whose network was measured; None without any.
+    """
+
+    number: int
+    run: str
+    data: str
+    arm: str
+    row: Row
+    latency: Stat | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """The mean test accuracy, a share."""
+        return self.row["test_accuracy"]["mean"]
+
+    @property
+    def main(self) -> bool:
+        """Whether it is what its run is about."""
+        return self.arm in (*MAIN, "retrained")
+
+    def cost(self, name: str) -> float | None:
+        """Its mean cost by a name of `COSTS`; None where that was not measured."""
+        if name == "latency":
+            return None if self.latency is None else self.latency["mean"]
+        return self.row["params" if name == "params" else "macs"]["mean"]
+
+
+def runs_among(paths: Iterable[Path]) -> list[Path]:
+    """The run folders that are meant: those given, and those within a folder of runs.
+
+    Args:
+        paths: Run folders, or folders that hold some, such as that of a sweep.
+
+    Returns:
+        Each run once, in the order given, those of one folder by name.
+
+    Raises:
+        RamifyError: A folder is missing, or is no run and holds none.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        runs = [path] if (path / CONFIG).is_file() else []
+        if not runs and path.is_dir():
+            runs = sorted(inside.parent for inside in path.glob(f"*/{CONFIG}"))
+        if not runs:
+            seen = f"has no {CONFIG}, nor a run within" if path.is_dir() else "does not exist"
+            raise RamifyError(
+                f"'{path}' is not a run folder: it {seen}; give folders that ramify grow, prune, "
+                "search or retrain wrote, or a folder that holds such."
+            )
+        found |= {run.resolve(): run for run in runs if run.resolve() not in found}
+    return list(found.values())
+
+
+def names_of(runs: Sequence[Path]) -> list[str]:
+    """A short name for each run, longer where two would be the same.
+
+    Args:
+        runs: The run folders.
+
+    Returns:
+        The last part of each path, or as many as tell them apart.
+
+    Example:
+        >>> names_of([Path("a/one"), Path("a/two")]), names_of([Path("a/x"), Path("b/x")])
+        (['one', 'two'], ['a/x', 'b/x'])
+    """
+    parts = [run.resolve().parts for run in runs]
+    longest = max(map(len, parts), default=1)
+    for length in range(1, longest + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        # "retrain" alone says nothing of the run whose shape was trained.
+        if len(set(names)) == len(names) and RETRAINED not in names:
+            return names
+    return [str(run) for run in runs]
+
+
+def networks_of(
+    records: Mapping[str, RunRecord], measured: Mapping[str, Mapping[str, Latency]]
+) -> list[Network]:
+    """The finished networks of runs, one for each arm.
+
+    Args:
+        records: What the run folders hold, by the name of the run.
+        measured: For some of these names, the latency of jobs by their names.
+
+    Returns:
+        The networks in the order of the runs, numbered.
+    """
+    found = list[Network]()
+    for name, record in records.items():
+        times = measured.get(name, {})
+        results = of_kind(record.events, "result")
+        for row in results_table(results):
+            jobs = [event["job"] for event in results if event["arm"] == row["arm"]]
+            own = [times[job].median for job in jobs if job in times]
+            latency = statistic(own) if own else None
+            data, number = str(record.config.get("data")), len(found) + 1
+            found.append(Network(number, name, data, row["arm"], row, latency))
+    return found
+
+
+def front(networks: Sequence[Network], cost: str) -> list[Network]:
+    """The networks that no other one beats, the cheapest first.
+
+    Args:
+        networks: Of one data set.
+        cost: A name of `COSTS`.
+
+    Returns:
+        Those for which no other network is at least as accurate and as cheap, and better in one of
+        both. Networks whose cost is not known are left out.
+    """
+    known = [(one.cost(cost), one) for one in networks]
+    ranked = sorted(
+        ((price, one) for price, one in known if price is not None),
+        key=lambda pair: (pair[0], -pair[1].accuracy),
+    )
+    best, found, last = -1.0, list[Network](), -1.0
+    for price, one in ranked:
+        if one.accuracy > best or (one.accuracy == best and price == last):
+            found.append(one)
+            best, last = one.accuracy, price
+    return found
+
+
+def texts(networks: Sequence[Network]) -> tuple[list[str], list[list[str]]]:
+    """The table of networks as texts.
+
+    Args:
+        networks: Its rows.
+
+    Returns:
+        The heads of its columns, and the rows; latency stands where a network has one.
+    """
+    timed = any(network.latency for network in networks)
+    rows = []
+    for one in networks:
+        accuracy, params, macs, steps, time = texts_of(one.row)
+        latency = milliseconds(one.latency) if one.latency else ""
+        middle = [accuracy, params, macs, *([latency] if timed else []), steps, time]
+        rows.append([one.run, one.arm, str(one.row["n"]), *middle])
+    return [*HEADS[:6], *(["latency"] if timed else []), *HEADS[6:]], rows
+
+
+def as_markdown(networks: Sequence[Network]) -> str:
+    """The table of networks in Markdown."""
+    heads, rows = texts(networks)
+    lines = [heads, ["---"] * 2 + ["---:"] * (len(heads) - 2), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
+
+
+def as_csv(networks: Sequence[Network]) -> str:
+    """The table of networks as CSV, with every digit: means, and deviations over seeds."""
+    quantities = ("test_accuracy", "test_loss", "params", "macs", "latency", "steps", "seconds")
+    memory = io.StringIO()
+    writer = csv.writer(memory, lineterminator="\n")
+    writer.writerow(
+        ["data", "run", "network", "n", *(f"{q}{end}" for q in quantities for end in ("", "_sd"))]
+    )
+    for one in networks:
+        stats: dict[str, Any] = {**one.row, "latency": one.latency or {"mean": None, "sd": None}}
+        numbers = [stats[quantity][part] for quantity in quantities for part in ("mean", "sd")]
+        writer.writerow([one.data, one.run, one.arm, one.row["n"], *numbers])
+    return memory.getvalue()
+
+
+def differences(records: Mapping[str, RunRecord]) -> tuple[list[str], list[list[str]]]:
+    """The settings in which runs differ.
+
+    Args:
+        records: What the run folders hold, by the name of the run.
+
+    Returns:
+        Heads of columns, ``run`` and a setting each, and a row a run; no rows where all are alike.
+    """
+    configs = {name: dict(flatten(record.config)) for name, record in records.items()}
+    every = dict.fromkeys(key for config in configs.values() for key in config)
+    keys = [
+        key
+        for key in every
+        if key not in OF_THE_RUN and len({config.get(key, "") for config in configs.values()}) > 1
+    ]
+    if len({config.get("command") for config in configs.values()}) > 1:
+        keys.insert(0, "command")
+    rows = [
+        [name, *(UNSET if config.get(key, "none") == "none" else config[key] for key in keys)]
+        for name, config in configs.items()
+    ]
+    return ["run", *keys], rows if keys else []
+
+
+def best_words(networks: Sequence[Network]) -> list[tuple[str, str, str]]:
+    """Headline numbers of the networks of one data set: value, name, note."""
+    best = max(networks, key=lambda one: one.accuracy)
+    near = [one for one in networks if one.accuracy >= best.accuracy - 0.01]
+    small = min(near, key=lambda one: one.row["params"]["mean"])
+    name = "parameters of the smallest network within one point of it"
+    note = f"{small.run}, {small.arm}, {percent(small.row['test_accuracy'])}"
+    if small is not best:
+        note += f", ×{small.row['params']['mean'] / best.row['params']['mean']:.2f} of the best one"
+    return [
+        (percent(best.row["test_accuracy"]), "best test accuracy", f"{best.run}, {best.arm}"),
+        (whole(small.row["params"]), name, note),
+    ]
