@@ -1,5 +1,8 @@
 """The error that a user is meant to read, and words that its messages share."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class RamifyError(ValueError):
     """One sentence that says what was seen, what was expected and what to do.
@@ -17,3 +20,26 @@ class RamifyError(ValueError):
 def module_in_words(name: str) -> str:
     """A module of the user's model as a message names it; the empty name is the model itself."""
     return f"module '{name}'" if name else "the model's own forward"
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The end of a mention of an unknown name: the known one that is most like it, if any is.
+
+    Args:
+        given: What the user wrote.
+        known: The names that there are.
+
+    Returns:
+        Words to put right behind the name; nothing where no name is like it.
+
+    Example:
+        >>> "no method 's2dd'" + did_you_mean("s2dd", ["s2d", "s3d", "random"])
+        "no method 's2dd' (did you mean 's2d'?)"
+    """
+    near = difflib.get_close_matches(given, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, to be quoted in a sentence of ours."""
+    return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")

@@ -152,6 +152,8 @@ def _is_users(file: str) -> bool:
     places += [paths[key] for key in ("stdlib", "purelib", "platlib")]
     command = Path(sys.argv[0]).resolve()
     path = Path(file).resolve()
+    if {"site-packages", "dist-packages"} & set(path.parts):  # those of another Python, too
+        return False
     return path.is_file() and path != command and not any(path.is_relative_to(p) for p in places)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ramify.errors import RamifyError
 from ramify.latency import Latency
-from ramify.report import write_comparison
+from ramify.report import write_comparison, write_report
 from ramify.report.compare_figures import front_figure
 from ramify.report.comparison import (
     COSTS,
@@ -145,9 +145,12 @@ def test_figures_of_few_many_and_far_networks() -> None:
 
 
 def test_the_page(runs: list[Path], tmp_path: Path) -> None:
-    page = read(write_comparison(runs, tmp_path / "page.html"))
+    write_report(runs[0])
+    (tmp_path / "pages").mkdir()
+    page = read(write_comparison(runs, tmp_path / "pages" / "page.html", notes=["a & b"]))
     for words in (
         "2 runs compared",
+        "a & b",
         "Accuracy against cost on digits",
         "The run two is unfinished",
         "smallest network within one point",
@@ -158,7 +161,7 @@ def test_the_page(runs: list[Path], tmp_path: Path) -> None:
     ):
         assert words in page.text
     assert len(page.images) == 2
-    assert page.references == []
+    assert set(page.references) == {"../one/report.html"}
     assert "milliseconds" not in page.text
     assert list(COSTS) == ["params", "macs", "latency"]
 

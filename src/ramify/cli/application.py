@@ -16,7 +16,7 @@ from ramify.commands.grow_settings import GrowSettings
 from ramify.commands.prune_settings import PruneSettings
 from ramify.commands.retrain_settings import RetrainCellsSettings, RetrainSettings
 from ramify.commands.search_settings import SearchSettings
-from ramify.commands.settings import RUN, SEARCH, Settings
+from ramify.commands.settings import RUN, SEARCH, SWEEP, Settings
 from ramify.errors import RamifyError
 from ramify.imports import place_in_users_code
 
@@ -269,3 +269,110 @@ def compare(
 
     page = write_comparison(runs, out, latency=latency)
     typer.echo(f"to look at it, open {page} in a browser")
+
+
+sweeping = typer.Typer(
+    no_args_is_help=True,
+    help="Make many runs of a command with settings that vary, and compare them on one page.",
+)
+app.add_typer(sweeping, name="sweep")
+
+VARIED: dict[str, Any] = {
+    "vary": Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What varies, such as method=s2d,random or lr=0.01..0.3:log (:log draws evenly by "
+            "the logarithm); give it once for each setting.",
+            rich_help_panel=SWEEP,
+        ),
+    ],
+    "trials": Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many runs to make, of all processes together. Default: one for every "
+            "combination, or 20 where a range is among what varies.",
+            rich_help_panel=SWEEP,
+        ),
+    ],
+    "against": Annotated[
+        str | None,
+        typer.Option(
+            help="Which cost is to be small beside a high test accuracy: params or macs. "
+            "Default: params.",
+            rich_help_panel=SWEEP,
+        ),
+    ],
+    "storage": Annotated[
+        str | None,
+        typer.Option(
+            help="Where Optuna keeps the trials: a file in the sweep's folder, or the URL of a "
+            "database, such as postgresql://..., where several machines work together. "
+            "Default: trials.log.",
+            rich_help_panel=SWEEP,
+        ),
+    ],
+    "study": Annotated[
+        str | None,
+        typer.Option(
+            help="What the storage calls the sweep. Default: ramify.", rich_help_panel=SWEEP
+        ),
+    ],
+    "out": Annotated[
+        Path | None,
+        typer.Option(
+            help="A new folder for the sweep, with a run folder for each trial. "
+            "Default: runs/sweep-DATA, numbered.",
+            rich_help_panel=RUN,
+        ),
+    ],
+    "resume": Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with a sweep, also beside a process that works on it. Its settings are "
+            "kept; only --trials may be another.",
+            rich_help_panel=RUN,
+        ),
+    ],
+}
+
+
+def _sweep(
+    kind: type[Settings],
+    given: dict[str, Any],
+    out: Path | None,
+    resume: Path | None,
+    config: Path | None,
+) -> None:
+    """Begin a sweep of this kind of runs, or go on with one."""
+    from ramify.cli import sweeps
+
+    if resume is not None:
+        sweeps.resume(resume, kind.command(), given, {"out": out, "config": config})
+    else:
+        sweeps.begin(kind, given, config, out)
+
+
+@sweeping.command("grow")
+@takes(GrowSettings, **VARIED)
+def sweep_grow(given: dict[str, Any], **files: Path | None) -> None:
+    """Make many runs of ramify grow with settings that vary.
+
+    Where every combination of the values fits into --trials, each is tried once; else Optuna draws,
+    towards high accuracy at low cost. Every trial is a run folder; compare.html shows them all.
+    Ctrl-C stops the sweep, --resume goes on, and a second process with the same --resume helps.
+    """
+    _sweep(GrowSettings, given, **files)
+
+
+@sweeping.command("prune")
+@takes(PruneSettings, **VARIED)
+def sweep_prune(given: dict[str, Any], **files: Path | None) -> None:
+    """Make many runs of ramify prune with settings that vary.
+
+    Such as --vary budget=macs=70%,macs=50%,macs=30%. Where every combination of the values fits
+    into --trials, each is tried once; else Optuna draws, towards high accuracy at low cost. Every
+    trial is a run folder; compare.html shows them all. Ctrl-C stops the sweep, --resume goes on,
+    and a second process with the same --resume helps.
+    """
+    _sweep(PruneSettings, given, **files)

@@ -64,7 +64,8 @@ def takes(
     } | others
     ranked = sorted(order, key=lambda name: PANELS.index(_panel(order[name])))
     shown = {**(first or {}), **{name: order[name] for name in ranked}}
-    shown |= {"config": Config, "out": shown.get("out", Out), "resume": Resume}
+    shown |= {"config": Config, "out": shown.get("out", Out)}
+    shown |= {"resume": shown.get("resume", Resume)}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(**options: Any) -> None:
@@ -91,8 +92,8 @@ def _option(name: str, kind: type[Settings], field: FieldInfo) -> Any:
     entry = option_of(field)
     if entry is None:
         return None
-    plain = _scalar(field)
-    taken: Any = {tuple: str, dict: list[str]}.get(_container(field), plain)
+    plain = scalar(field)
+    taken: Any = {tuple: str, dict: list[str]}.get(container(field), plain)
     flag = f"--{name.replace('_', '-')}"
     return Annotated[
         taken | None,
@@ -121,13 +122,13 @@ def _help(name: str, kind: type[Settings], text: str, entry: Mapping[str, Any]) 
     return "".join(f"{sentence}. " for sentence in sentences).rstrip()
 
 
-def _container(field: FieldInfo) -> Any:
+def container(field: FieldInfo) -> Any:
     """``tuple`` or ``dict`` of a field that holds several values; else None."""
     kinds = [field.annotation, *get_args(field.annotation)]
     return next((c for c in (tuple, dict) for k in kinds if getattr(k, "__origin__", k) is c), None)
 
 
-def _scalar(field: FieldInfo) -> Any:
+def scalar(field: FieldInfo) -> Any:
     """The type of a field, or of what it holds several of."""
     text = str(field.annotation)
     return next(k for k in (bool, int, float, str) if k.__name__ in text.replace("dict[str", ""))
@@ -144,10 +145,10 @@ def parsed(
     given = {name: value for name, value in options.items() if value is not None and value != []}
     for name in set(given) & set(fields):
         field = fields[name][1]
-        if _container(field) is dict:
+        if container(field) is dict:
             given[name] = _table(name, given[name], field)
-        elif _container(field) is tuple:
-            given[name] = _list(_scalar(field), name, given[name])
+        elif container(field) is tuple:
+            given[name] = _list(scalar(field), name, given[name])
     return given
 
 

@@ -29,8 +29,12 @@ def begin(
     kind: type[Settings], given: Mapping[str, Any], base: Path | None, out: Path | None
 ) -> None:
     """Begin a run and make it."""
-    settings = kind.resolve(given, kind.of_file(base, given))
-    dataset = RUN_KINDS[kind.kind].prepare(settings)
+    start(kind.resolve(given, kind.of_file(base, given)), out)
+
+
+def start(settings: Settings, out: Path | None) -> None:
+    """Make a run with these settings, in a folder of its own."""
+    dataset = RUN_KINDS[settings.kind].prepare(settings)
     if isinstance(settings, SearchSettings):
         settings = with_candidates(settings, dataset)
     sources = {SOURCES: sources_of(settings, dataset)}

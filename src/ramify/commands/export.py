@@ -23,7 +23,7 @@ from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder
 from ramify.commands.run_kinds import kind_of
 from ramify.data import Dataset
 from ramify.data import load as load_named
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, first_line
 from ramify.models import build as build_model
 from ramify.store.disk import sweep
 from ramify.store.files import write_bytes
@@ -172,7 +172,7 @@ def _exported(model: nn.Module, inputs: Tensor, dataset: Dataset) -> bytes:
     except Exception as error:  # the exporter's own, of many kinds
         raise RamifyError(
             f"torch cannot export this {type(model).__name__} as ONNX "
-            f"({_first_line(error)}); see docs/deploy.md for what can be."
+            f"({first_line(error)}); see docs/deploy.md for what can be."
         ) from error
     finally:
         quiet.setLevel(level)
@@ -192,7 +192,7 @@ def _compared(
     except Exception as refusal:  # its own, of many kinds
         raise RamifyError(
             f"onnxruntime {runtime.__version__} cannot run what torch exported "
-            f"({_first_line(refusal)}); a newer onnxruntime may."
+            f"({first_line(refusal)}); a newer onnxruntime may."
         ) from refusal
     with evaluating(model):
         wanted = model(inputs.to(device)).cpu().numpy()
@@ -205,7 +205,3 @@ def _compared(
             f"{error:.1e}; export it by torch.onnx.export with the settings that suit it."
         )
     return same, error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -18,6 +18,10 @@ LOCK = "lock"
 HAS_LOCKS = importlib.util.find_spec("fcntl") is not None  # Windows has none
 
 
+class InUse(RamifyError):
+    """Another process works in a run folder."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a run folder during the block.
@@ -29,7 +33,7 @@ def locked(folder: Path) -> Iterator[None]:
         Nothing. Where the file system has no locks a warning says so, and the block runs.
 
     Raises:
-        RamifyError: Another process holds the lock; it is named.
+        InUse: Another process holds the lock; it is named.
     """
     descriptor = _taken(folder / LOCK)
     try:
@@ -56,7 +60,7 @@ def _taken(path: Path) -> int | None:
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
             os.close(descriptor)
-            raise RamifyError(
+            raise InUse(
                 f"{path.parent} is in use by {holder or 'another process'}: wait until it has "
                 "ended, or begin a run in another folder by --out."
             ) from None

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from ramify.commands.defaults import DATA_SETS, defaults
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, did_you_mean
 from ramify.imports import refuse_foreign
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ramify.train.epoch import Training
 
 # The panels of the help, in their order.
-WHAT, GROW, SEARCH, CUT, TRAIN, RUN = PANELS = (
+SWEEP, WHAT, GROW, SEARCH, CUT, TRAIN, RUN = PANELS = (
+    "The sweep",
     "What",
     "How to grow",
     "How to search",
@@ -135,7 +136,7 @@ class Settings(BaseModel, ABC):
 
             values["threads"] = torch.get_num_threads()
         for name, entry in cls.options().items():
-            _check_choice(name, values.get(name), entry["choices"])
+            check_choice(name, values.get(name), entry["choices"])
         cls.refuse(given, values)
         for name, entry in cls.options().items():
             selector = cls.unmet(entry, values)
@@ -252,9 +253,10 @@ class Settings(BaseModel, ABC):
             )
         values = {key: value for key, value in found.items() if key != "command"}
         if unknown := set(values) - set(cls.model_fields):
+            name = min(unknown)
             raise RamifyError(
-                f"{path} has a setting {min(unknown)!r}, which ramify {cls.command()} does not "
-                f"have; ramify {cls.command()} --help lists them."
+                f"{path} has a setting {name!r}{did_you_mean(name, cls.model_fields)}, which "
+                f"ramify {cls.command()} does not have; ramify {cls.command()} --help lists them."
             )
         refuse_foreign(values, DOORS, given, path)
         return {key: v for key, v in from_lists(values).items() if v is not None}
@@ -395,10 +397,12 @@ def from_lists(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise where a setting is none of its choices; those of no setting with choices do not."""
     if not choices or value is None or value in choices or (OWN in choices and ":" in str(value)):
         return
-    raise RamifyError(f"there is no {name} {value!r}; choose one of {', '.join(choices)}.")
+    near = did_you_mean(str(value), choices)
+    raise RamifyError(f"there is no {name} {value!r}{near}; choose one of {', '.join(choices)}.")
 
 
 def _in_words(schema: Mapping[str, Any]) -> str:

@@ -16,14 +16,18 @@ How the files fit together:
   `compare_page` makes a page of both; `templates` fills the template of either page.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from ramify.report.comparison import names_of, runs_among
 from ramify.report.reader import RunRecord, read_events, read_run
 from ramify.report.tables import Row, print_table, results_table, write_summary
 from ramify.store.disk import sweep
 from ramify.store.files import write_bytes
+
+PAGE = "report.html"
 
 __all__ = [
     "Row",
@@ -56,20 +60,23 @@ def write_report(run: Path) -> Path:
     from ramify.report.page import render
     from ramify.report.search_page import write_drawings
 
-    record, path = read_run(Path(run)), Path(run) / "report.html"
+    record, path = read_run(Path(run)), Path(run) / PAGE
     write_drawings(Path(run), record)
     write_bytes(path, render(record).encode())
     sweep(Path(run))
     return path
 
 
-def write_comparison(runs: Iterable[Path], page: Path, *, latency: bool = False) -> Path:
+def write_comparison(
+    runs: Iterable[Path], page: Path, *, latency: bool = False, notes: Sequence[str] = ()
+) -> Path:
     """Write a page that shows several runs side by side.
 
     Args:
         runs: run folders, finished or not, or folders that hold some.
         page: where to, an HTML file.
         latency: whether to measure the networks that the runs keep, here and now.
+        notes: sentences to stand above everything else.
 
     Returns:
         The path of the page, written to a temporary name and put in place at once.
@@ -81,9 +88,11 @@ def write_comparison(runs: Iterable[Path], page: Path, *, latency: bool = False)
     from ramify.commands.run_latency import latencies
     from ramify.report.compare_page import render_comparison
 
-    found = runs_among(map(Path, runs))
+    page, found = Path(page), runs_among(map(Path, runs))
     named = dict(zip(names_of(found), found, strict=True))
     records = {name: read_run(run) for name, run in named.items()}
     measured = {name: latencies(run) for name, run in named.items()} if latency else {}
-    write_bytes(page, render_comparison(records, measured).encode())
+    links = {name: run / PAGE for name, run in named.items() if (run / PAGE).exists()}
+    seen = {name: quote(os.path.relpath(path, page.parent)) for name, path in links.items()}
+    write_bytes(page, render_comparison(records, measured, seen, notes).encode())
     return page

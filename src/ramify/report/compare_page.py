@@ -24,13 +24,18 @@ from ramify.report.theme import picture
 
 
 def render_comparison(
-    records: Mapping[str, RunRecord], measured: Mapping[str, Mapping[str, Latency]]
+    records: Mapping[str, RunRecord],
+    measured: Mapping[str, Mapping[str, Latency]],
+    links: Mapping[str, str],
+    notes: Sequence[str] = (),
 ) -> str:
     """The page as text.
 
     Args:
         records: what the run folders hold, by the name of the run.
         measured: for some of these names, the latency of jobs by their names.
+        links: for some of these names, where the page of the run is, as seen from this one.
+        notes: sentences to stand above everything else.
 
     Returns:
         HTML that refers to nothing outside itself.
@@ -42,8 +47,9 @@ def render_comparison(
     return filled(
         "compare.html.j2",
         title=f"{counted(len(records), 'run')} compared",
+        notes=notes,
         unfinished=[name for name, record in records.items() if not record.finished],
-        sets=[_data_set(name, [n for n in networks if n.data == name]) for name in sets],
+        sets=[_data_set(name, [n for n in networks if n.data == name], links) for name in sets],
         heads=heads,
         rows=rows,
         clocks=[f"{device}, {counted(threads, 'thread')}" for device, threads in sorted(clocks)],
@@ -52,7 +58,7 @@ def render_comparison(
     )
 
 
-def _data_set(name: str, networks: Sequence[Network]) -> dict[str, Any]:
+def _data_set(name: str, networks: Sequence[Network], links: Mapping[str, str]) -> dict[str, Any]:
     """What the page shows of the networks of one data set; accuracies of several do not compare."""
     fronts = {cost: front(networks, cost) for cost in COSTS}
     heads, rows = texts(networks)
@@ -73,6 +79,7 @@ def _data_set(name: str, networks: Sequence[Network]) -> dict[str, Any]:
         "rows": [
             {
                 "number": one.number,
+                "link": links.get(one.run),
                 "texts": row,
                 "words": explained(one.arm),
                 "main": one.main,

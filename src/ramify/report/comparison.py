@@ -218,7 +218,7 @@ def differences(records: Mapping[str, RunRecord]) -> tuple[list[str], list[list[
     Returns:
         Heads of columns, ``run`` and a setting each, and a row a run; no rows where all are alike.
     """
-    configs = {name: dict(flatten(record.config)) for name, record in records.items()}
+    configs = {name: dict(flatten(_rounded(record.config))) for name, record in records.items()}
     every = dict.fromkeys(key for config in configs.values() for key in config)
     keys = [
         key
@@ -232,6 +232,11 @@ def differences(records: Mapping[str, RunRecord]) -> tuple[list[str], list[list[
         for name, config in configs.items()
     ]
     return ["run", *keys], rows if keys else []
+
+
+def _rounded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with no more digits than tell them apart for a reader."""
+    return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in config.items()}
 
 
 def best_words(networks: Sequence[Network]) -> list[tuple[str, str, str]]:
