@@ -29,6 +29,7 @@ FLOORS = (
     {"cells"},
     {"models", "data"},
     {"train"},
+    {"lightning", "hf"},
     {"commands"},
     {"report"},
     {"cli"},

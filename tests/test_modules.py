@@ -21,6 +21,10 @@ EXTRAS = (
     "pydantic",
     "pandas",
     "grandalf",
+    "lightning",
+    "transformers",
+    "optuna",
+    "tensorboard",
 )
 
 
@@ -69,7 +73,17 @@ for name in ("digits", "."):
         load(name)
     except ValueError as error:
         print(error)
+import ramify
+for name in ("lightning", "hf"):
+    try:
+        getattr(ramify, name)
+    except ValueError as error:
+        print(error)
 """
-    digits, folder = run(WITHOUT + said).splitlines()
+    digits, folder, callbacks, callback = run(WITHOUT + said).splitlines()
+    assert callbacks.endswith('lightning, which is not installed: pip install "ramify[lightning]".')
+    assert callback.endswith(
+        'transformers, which is not installed: pip install "ramify[transformers]".'
+    )
     assert digits.endswith('sklearn, which is not installed: pip install "ramify[cli]".')
     assert folder.endswith('PIL, which is not installed: pip install "ramify[cli]".')

@@ -192,7 +192,12 @@ def test_settings_of_a_file_begin_a_run() -> None:
     Path("some.json").write_text('{"data": "digits", "lr": "fast"}')
     refused("grow", "--config", "some.json", said="lr is 'fast', which is not a number")
     Path("some.json").write_text('{"data": "digits", "lrr": 1}')
-    refused("grow", "--config", "some.json", said="some.json has a setting 'lrr' .did you mean 'lr'.., which ramify gr")
+    refused(
+        "grow",
+        "--config",
+        "some.json",
+        said="some.json has a setting 'lrr' .did you mean 'lr'.., which ramify gr",
+    )
     refused("prune", "--config", "one/config.json", said="does not hold settings of ramify prune")
     refused("grow", "--config", "gone.json", said="gone.json is missing; give a JSON file")
     refused("grow", "--resume", "one", "--config", "x", said="--config and --resume exclude each")

@@ -237,12 +237,13 @@ class PruneSettings(NetworkSettings):
         """Raise a RamifyError where a setting is out of range, or a file has changed."""
         from ramify.commands.prune_accept import checked_allowance
         from ramify.commands.weights import digest_of
+        from ramify.train.cut_rounds import share_of
         from ramify.train.rounds import checked_budget
 
         super().check()
         if "loss" in (self.budget or {}):
             raise RamifyError("there is no budget of the loss; give --accept loss=0.05 for that.")
-        checked_budget({name: _checked_share(name, m) for name, m in (self.budget or {}).items()})
+        checked_budget({name: share_of(name, m) for name, m in (self.budget or {}).items()})
         checked_allowance(self.accept or {})
         self._rule()
         self.search(self.seed) or self.method(self.seed)
@@ -302,21 +303,10 @@ class PruneSettings(NetworkSettings):
         Returns:
             Totals by resource; None where something else says what goes.
         """
-        from ramify.cost import RESOURCES, graph_cost
-        from ramify.latency import measure_edited
         from ramify.tracing import trace
+        from ramify.train.cut_rounds import in_numbers
 
-        if self.budget is None:
-            return None
-        graph = trace(model, inputs)
-        totals = dict[str, float]()
-        for name, most in self.budget.items():
-            if isinstance(most, str):
-                counted = name in RESOURCES
-                now = graph_cost(graph).of(name) if counted else measure_edited(graph).median
-                most = _checked_share(name, most) * now
-            totals[name] = most
-        return totals
+        return None if self.budget is None else in_numbers(trace(model, inputs), self.budget)
 
     def cutting(self, budget: dict[str, float] | None, accept: Accept | None) -> dict[str, Any]:
         """How the network is cut, as keyword arguments of :func:`ramify.shrink`.
@@ -387,19 +377,3 @@ def _refuse_tuning(given: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         )
     if "temperature" in given and not values["distill"]:
         raise RamifyError("temperature is a setting of distill; give both or neither.")
-
-
-def _checked_share(name: str, most: float | str) -> float:
-    """A budget as it is, or as a share of the full network's cost where it is a percentage."""
-    if not isinstance(most, str):
-        return most
-    try:
-        share = float(most.removesuffix("%")) / 100
-    except ValueError:
-        share = 0.0
-    if not (most.endswith("%") and 0 < share < 1):
-        raise RamifyError(
-            f"the budget of {name} is {most!r}; give a number above 0, or a percentage of the "
-            "full network between 0% and 100%, such as 50%."
-        )
-    return share

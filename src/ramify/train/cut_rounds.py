@@ -107,3 +107,42 @@ class Cutting:
                 "smaller budget."
             )
         choose_channels(graph, offered, pool, None, multiple_of=1, alike=self.alike)
+
+
+def in_numbers(graph: ChannelGraph, budget: Mapping[str, float | str]) -> dict[str, float]:
+    """A budget in absolute numbers.
+
+    Args:
+        graph: Of the network as it is, of which a budget may be a share, such as ``"50%"``.
+        budget: The most that the network may have, by resource.
+
+    Returns:
+        Totals by resource.
+
+    Raises:
+        RamifyError: A text is no percentage.
+    """
+    totals = dict[str, float]()
+    for name, most in budget.items():
+        if isinstance(most, str):
+            counted = name in RESOURCES
+            now = graph_cost(graph).of(name) if counted else measure_edited(graph).median
+            most = share_of(name, most) * now
+        totals[name] = most
+    return totals
+
+
+def share_of(name: str, most: float | str) -> float:
+    """A budget as it is, or as a share of the full network's cost where it is a percentage."""
+    if not isinstance(most, str):
+        return most
+    try:
+        share = float(most.removesuffix("%")) / 100
+    except ValueError:
+        share = 0.0
+    if not (most.endswith("%") and 0 < share < 1):
+        raise RamifyError(
+            f"the budget of {name} is {most!r}; give a number above 0, or a percentage of the "
+            "full network between 0% and 100%, such as 50%."
+        )
+    return share

@@ -1,7 +1,7 @@
 """Training that alternates with edits: train, propose, select, edit, train again."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +9,20 @@ from torch import nn
 
 from ramify import distributed
 from ramify.edit import Follower
-from ramify.edit.apply import apply
 from ramify.errors import RamifyError
-from ramify.methods import Method, Proposal, agree
-from ramify.methods.proposal import checked
+from ramify.methods import Method
 from ramify.probe.loss import Loss
 from ramify.select import Rule
-from ramify.select.fit import fit
 from ramify.select.width_bounds import Bound, WidthBounds
 from ramify.tracing import ChannelGraph, trace
-from ramify.train.edit_trials import HELD, EditTrials, Tried, foretold, try_edits
-from ramify.train.epoch import Training, mean_loss
+from ramify.train.edit_once import Editing, edit_once
+from ramify.train.edit_trials import HELD, EditTrials
+from ramify.train.epoch import Training
 from ramify.train.history import Event
 from ramify.train.kernel_lengths import restore_lengths
 from ramify.train.loop import LENGTHS, Evaluate, Grown, Loop, begin
 from ramify.train.passes import Data, Epoch, Passes
-from ramify.train.rounds import (
-    ALL_HARM,
-    Choice,
-    agreed,
-    checked_budget,
-    checked_rounds,
-    choose,
-    edit_event,
-    measured,
-    multiple_of,
-    of_round,
-)
+from ramify.train.rounds import checked_budget, checked_rounds, of_round
 
 
 def grow(  # noqa: PLR0913  (one call for the whole loop)
@@ -199,7 +186,7 @@ class _Search:
 
 def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> ChannelGraph:
     """The graph after one edit of the network, or as it was where nothing is to be done."""
-    journal, model, budget = loop.journal, graph.model, limits["budget"]
+    journal, subject = loop.journal, loop.subject
     # By default the batches of the next epoch judge, and each pass of the method is one further.
     passes = Passes(loop.data, journal.passes, loop.steps)
     judges: Iterable[Any] = Epoch(loop.data, journal.passes)
@@ -211,51 +198,29 @@ def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> 
         most = HELD if search.probe is None else None
         trials = EditTrials(graph, loop.loss, judges, most)
         batches = passes if search.probe is None else trials.held
-    found = search.method.propose(graph, loop.loss, batches)
-    proposals = agree(graph, checked(graph, search.method, found))
     rule = of_round(search.rule, loop.rounds - journal.round)
-    choice = agreed(choose(graph, proposals, rule, budget, search.bounds), proposals)
-    tried = _tried(trials, graph, choice, search.rule, budget)
-    if not tried.selected:
-        if trials is not None:
-            trials.undo()
-        loop.end(graph, choice.reason or ALL_HARM, limits)
+
+    def lengths(edited: ChannelGraph) -> None:
+        if search.rescale and (wanted := journal.history[0].get(LENGTHS)):
+            restore_lengths(edited, subject, wanted)
+
+    graph, event = edit_once(
+        graph,
+        Editing(loop.loss, search.method, rule, limits["budget"], search.bounds, lengths),
+        batches,
+        judges=judges,
+        trials=trials,
+        optimizer=subject.optimizer,
+        followers=subject.followers,
+        history=journal.history,
+    )
+    if "reason" in event:
+        loop.end(graph, event["reason"], limits)
         return graph
-    before = measured(graph, trials.before if trials else mean_loss(model, loop.loss, judges))
-    subject = loop.subject
-    graph = apply(graph, tried.edits, optimizer=subject.optimizer, followers=subject.followers)
-    if search.rescale and (wanted := journal.history[0].get(LENGTHS)):
-        restore_lengths(graph, subject, wanted)
-    distributed.check_ranks(model)
-    after = measured(graph, trials.settle() if trials else mean_loss(model, loop.loss, judges))
-    event: Event = {"round": journal.round + 1, "step": journal.step}
-    event |= {"passes": passes.epoch - journal.passes, "budget": budget}
-    kept = replace(choice, selected=tried.selected)
-    event |= edit_event(graph, proposals, kept, before, after)
-    event |= foretold(tried, journal.history)
-    journal.write("edit", event | {"measured_gain": before["loss"] - after["loss"]})
+    head: Event = {"round": journal.round + 1, "step": journal.step}
+    head |= {"passes": passes.epoch - journal.passes, "budget": limits["budget"]}
+    journal.write("edit", head | event)
     return graph
-
-
-def _tried(
-    trials: EditTrials | None,
-    graph: ChannelGraph,
-    choice: Choice,
-    rule: Rule,
-    budget: Mapping[str, float] | None,
-) -> Tried:
-    """What is left of a choice once it was tried; all of it where the budget asks for it."""
-    if trials is None or choice.over or not choice.selected:
-        return Tried(choice.selected, [proposal.edit for proposal in choice.selected])
-    multiple = multiple_of(rule)
-
-    def fitted(selected: Sequence[Proposal]) -> Sequence[Proposal]:
-        if not budget:
-            return selected
-        fitting = fit(selected, graph, budget, multiple_of=multiple)
-        return agreed(Choice(fitting), selected).selected
-
-    return try_edits(trials, choice.selected, fitted, by_group=multiple != 1)
 
 
 def _traced(model: nn.Module, inputs: Any, rounds: int) -> ChannelGraph:

@@ -1,0 +1,221 @@
+"""Callbacks for Lightning, with the extra ``lightning``: grow or cut while a Trainer trains.
+
+See docs/lightning.md. The network may be the whole ``LightningModule`` or a part of it; its
+optimizers, their groups of parameters and their schedulers go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from ramify.edit import Follower
+from ramify.errors import RamifyError
+from ramify.imports import require
+from ramify.methods import Method
+from ramify.probe.loss import Loss
+from ramify.select import Rule
+from ramify.select.width_bounds import Bound
+from ramify.store.model import recipe_of, reshape
+from ramify.tracing import ChannelGraph, trace
+from ramify.train.callback_edits import Cuts, Growing, example_of, some_of
+from ramify.train.history import Event
+from ramify.train.rounds import costs
+
+require("lightning", "lightning", "the callbacks for Lightning need")
+
+from lightning import Callback, LightningModule, Trainer  # noqa: E402
+
+__all__ = ["CutCallback", "GrowCallback", "KeepsShape"]
+
+RECIPE = "ramify_recipe"  # the key of a checkpoint under which the shape is
+
+
+class KeepsShape(LightningModule):
+    """A ``LightningModule`` whose checkpoints keep its shape, to be inherited from.
+
+    ``load_from_checkpoint`` and ``trainer.fit(..., ckpt_path=...)`` then bring a fresh module to
+    the shape of the checkpoint before weights and optimizer are loaded.
+
+    Example:
+        >>> class Net(KeepsShape):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.layer = nn.Linear(2, 3)
+        >>> checkpoint = {}
+        >>> Net().on_save_checkpoint(checkpoint)
+        >>> sorted(checkpoint["ramify_recipe"]["shapes"])
+        ['layer.bias', 'layer.weight']
+    """
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the shape beside the weights."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[RECIPE] = recipe_of(self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the shape of the weights that come next."""
+        super().on_load_checkpoint(checkpoint)
+        if RECIPE in checkpoint:
+            reshape(self, checkpoint[RECIPE])
+
+
+class _Between(Callback):
+    """What both callbacks share: after which epochs they edit what, and on which batches.
+
+    Attributes:
+        history: The events so far, one for each edit.
+    """
+
+    def __init__(
+        self,
+        epochs: Iterable[int],
+        network: str,
+        batches: Sequence[Any] | None,
+        inputs: Any,
+    ) -> None:
+        self.epochs = sorted(set(epochs))
+        self.network, self.batches, self.inputs = network, batches, inputs
+        self.history: list[Event] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse several processes, in which the wrapped network would have to be wrapped again."""
+        if trainer.world_size > 1:
+            raise RamifyError(
+                f"{type(self).__name__} edits in one process, and this Trainer has "
+                f"{trainer.world_size}: call ramify.grow on every rank instead, docs/deploy.md."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The events so far."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the events of a checkpoint."""
+        self.history = list(state_dict["history"])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Edit the network after the epochs that were given."""
+        now = trainer.current_epoch + 1
+        if now not in self.epochs:
+            return
+        batches = self.batches
+        if batches is None:
+            loader: Any = trainer.train_dataloader
+            batches = some_of(loader, trainer.strategy.batch_to_device)
+        inputs = example_of(batches[0]) if self.inputs is None else self.inputs
+        network: nn.Module = pl_module.get_submodule(self.network)
+        graph = trace(network, inputs)
+        event = self._edit(graph, batches, trainer)
+        self.history.append({"epoch": now, "step": trainer.global_step} | event)
+        for logger in trainer.loggers:
+            spent = costs(trace(network, inputs))
+            logger.log_metrics({**spent}, step=trainer.global_step)
+
+    def _edit(self, graph: ChannelGraph, batches: Sequence[Any], trainer: Trainer) -> Event:
+        raise NotImplementedError
+
+
+class GrowCallback(_Between):
+    """Grows (or prunes) a network between epochs: a method proposes, a rule selects.
+
+    Args:
+        loss: ``loss(network, batch)``, one loss a sample, shape (S,).
+        method: What proposes edits.
+        rule: What selects among them.
+        epochs: Edit after so many epochs, such as ``(2, 4)``.
+        budget: The most that the network may cost, as of :func:`ramify.grow`.
+        network: The name of the part of the module that is edited; the whole by default.
+        batches: What edits are judged on; by default the first 256 samples
+            of the training data.
+        inputs: One example of the network's inputs; by default the first part of a batch.
+        keep: The floor of every group, or of some.
+        ceiling: The most channels of every group, or of some.
+        trial: Whether selections are tried before they are kept, and shortened where they would
+            raise the loss.
+        followers: Weight averages and other models that are edited alike.
+
+    Attributes:
+        history: The events so far, one for each edit; where nothing was done, its ``"reason"``.
+
+    Raises:
+        RamifyError: While training, as :func:`ramify.grow` does; or there are several processes.
+
+    Example:
+        >>> import ramify
+        >>> from torch.nn.functional import mse_loss
+        >>> def loss(network, batch):
+        ...     return mse_loss(network(batch[0]), batch[1], reduction="none").mean(1)
+        >>> grow = GrowCallback(loss, ramify.SplittingDescent(), ramify.TopFraction(0.5),
+        ...     epochs=(2, 4), budget={"params": 2500}, network="backbone")
+    """
+
+    def __init__(  # noqa: PLR0913  (the settings of one callback)
+        self,
+        loss: Loss,
+        method: Method,
+        rule: Rule,
+        *,
+        epochs: Iterable[int],
+        budget: Mapping[str, float] | None = None,
+        network: str = "",
+        batches: Sequence[Any] | None = None,
+        inputs: Any = None,
+        keep: Bound | None = None,
+        ceiling: Bound | None = None,
+        trial: bool = True,
+        followers: Sequence[Follower] = (),
+    ) -> None:
+        super().__init__(epochs, network, batches, inputs)
+        self.growing = Growing(loss, method, rule, budget, keep, ceiling, trial, followers)
+
+    def _edit(self, graph: ChannelGraph, batches: Sequence[Any], trainer: Trainer) -> Event:
+        return self.growing.edit(graph, batches, trainer.optimizers, self.history)
+
+
+class CutCallback(_Between):
+    """Cuts a network between epochs by :func:`ramify.cut`: what stays takes over.
+
+    Args:
+        loss: ``loss(network, batch)``, one loss a sample, shape (S,).
+        budget: The most that the network may cost in the end, in numbers or as shares of the
+            network at the first cut, such as ``{"macs": "50%"}``.
+        epochs: Cut after so many epochs; several cuts approach the budget by equal factors.
+        network: The name of the part of the module that is cut; the whole by default.
+        batches: What channels are chosen and the others refitted on; by default the first
+            256 samples of the training data.
+        inputs: One example of the network's inputs; by default the first part of a batch.
+        **settings: ``method``, ``refit``, ``keep``, ``multiple_of``, ``alike``, ``groups`` and
+            ``raw``, as :func:`ramify.cut` takes them; ``followers``.
+
+    Attributes:
+        history: The events so far, one for each cut.
+
+    Raises:
+        RamifyError: While training, as :func:`ramify.cut` does; or there are several processes.
+
+    Example:
+        >>> from torch.nn.functional import cross_entropy
+        >>> def loss(network, batch):
+        ...     return cross_entropy(network(batch[0]), batch[1], reduction="none")
+        >>> halve = CutCallback(loss, {"macs": "50%"}, epochs=(5,), network="backbone")
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        budget: Mapping[str, float | str],
+        *,
+        epochs: Iterable[int],
+        network: str = "",
+        batches: Sequence[Any] | None = None,
+        inputs: Any = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(epochs, network, batches, inputs)
+        self.cuts = Cuts(loss, budget, len(self.epochs), settings)
+
+    def _edit(self, graph: ChannelGraph, batches: Sequence[Any], trainer: Trainer) -> Event:
+        return self.cuts.edit(graph, batches, trainer.optimizers, self.history)

@@ -1,0 +1,191 @@
+"""Edits by a callback of another library, between the epochs of its own training loop.
+
+`some_of` and `example_of` take from its data what a method and a trace need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ramify.edit import Follower
+from ramify.errors import RamifyError
+from ramify.methods import Method
+from ramify.probe.loss import Loss
+from ramify.refit import cut
+from ramify.select import Rule
+from ramify.select.width_bounds import Bound, WidthBounds
+from ramify.tracing import ChannelGraph
+from ramify.train.cut_rounds import Cutting, in_numbers
+from ramify.train.edit_once import Editing, edit_once
+from ramify.train.edit_trials import EditTrials
+from ramify.train.history import Event
+from ramify.train.rounds import checked_budget, costs
+
+LABELS = ("labels", "label", "label_ids")  # of a batch by names, which the network does not read
+SAMPLES = 256
+
+
+def some_of(
+    batches: Iterable[Any], move: Callable[[Any], Any], samples: int = SAMPLES
+) -> list[Any]:
+    """The first batches of a loader, of so many samples at least if there are as many.
+
+    Args:
+        batches: The loader.
+        move: Brings a batch to the device of the network.
+        samples: How many.
+
+    Returns:
+        The batches, on the device.
+
+    Raises:
+        RamifyError: There is no batch.
+
+    Example:
+        >>> import torch
+        >>> [len(batch) for batch in some_of(torch.zeros(9, 2).split(3), lambda batch: batch, 5)]
+        [3, 3]
+    """
+    found, seen = list[Any](), 0
+    for batch in batches:
+        found.append(move(batch))
+        seen += len(_tensors_of(batch)[0])
+        if seen >= samples:
+            return found
+    if not found:
+        raise RamifyError("there is no batch to judge edits on: give batches=, a list of some.")
+    return found
+
+
+def example_of(batch: Any) -> Any:
+    """One sample of what the network reads, to trace it.
+
+    Args:
+        batch: A tensor; a pair, whose first part counts; or tensors by name, whose labels do not.
+
+    Returns:
+        The same of the first sample.
+
+    Raises:
+        RamifyError: The batch holds no tensor.
+
+    Example:
+        >>> import torch
+        >>> example_of((torch.zeros(4, 3), torch.zeros(4))).shape
+        torch.Size([1, 3])
+    """
+    _tensors_of(batch)
+    if isinstance(batch, Mapping):
+        read = {name: part for name, part in batch.items() if name not in LABELS}
+        return {name: part[:1] if isinstance(part, Tensor) else part for name, part in read.items()}
+    return (batch if isinstance(batch, Tensor) else batch[0])[:1]
+
+
+def _tensors_of(batch: Any) -> list[Tensor]:
+    """The tensors of a batch, of which each has its samples along the first dimension."""
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    found = [batch] if isinstance(batch, Tensor) else [p for p in parts if isinstance(p, Tensor)]
+    if not found:
+        raise RamifyError(
+            f"a batch is a {type(batch).__name__} without a tensor: give batches= and inputs=, a "
+            "list of batches and one example of the network's inputs."
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Growing:
+    """How a callback grows a network between the epochs of another training loop.
+
+    Attributes:
+        loss: ``loss(model, batch)``, one loss a sample, shape (S,).
+        method: What proposes edits.
+        rule: What selects among them.
+        budget: The most that the network may cost.
+        keep: The floor of every group, or of some.
+        ceiling: The most channels of every group, or of some.
+        trial: Whether selections are tried before they are kept.
+        followers: Weight averages and other models that are edited alike.
+    """
+
+    loss: Loss
+    method: Method
+    rule: Rule
+    budget: Mapping[str, float] | None = None
+    keep: Bound | None = None
+    ceiling: Bound | None = None
+    trial: bool = True
+    followers: Sequence[Follower] = ()
+
+    def edit(
+        self,
+        graph: ChannelGraph,
+        batches: Sequence[Any],
+        optimizer: Optimizer | Sequence[Optimizer],
+        history: Sequence[Event],
+    ) -> Event:
+        """Edit a network once, in place.
+
+        Args:
+            graph: Of the network.
+            batches: What it is judged on.
+            optimizer: The optimizer (or several) whose state follows.
+            history: Earlier events.
+
+        Returns:
+            The event of the edit; where there was none, only the ``"reason"``.
+        """
+        bounds, budget = WidthBounds(self.keep, self.ceiling), checked_budget(self.budget)
+        bounds.floors_and_ceilings(graph)
+        _, event = edit_once(
+            graph,
+            Editing(self.loss, self.method, self.rule, budget, bounds),
+            batches,
+            judges=batches,
+            trials=EditTrials(graph, self.loss, batches) if self.trial else None,
+            optimizer=optimizer,
+            followers=self.followers,
+            history=history,
+        )
+        return event
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """How a callback cuts a network between the epochs of another training loop.
+
+    Attributes:
+        loss: ``loss(model, batch)``, one loss a sample, shape (S,).
+        budget: The most that the network may cost in the end, in numbers or as shares of the
+            network at the first cut, such as ``"50%"``.
+        rounds: How many cuts there are; they approach the budget by equal factors.
+        settings: Other keyword arguments of :func:`ramify.cut`.
+    """
+
+    loss: Loss
+    budget: Mapping[str, float | str]
+    rounds: int
+    settings: Mapping[str, Any]
+
+    def edit(
+        self,
+        graph: ChannelGraph,
+        batches: Sequence[Any],
+        optimizer: Optimizer | Sequence[Optimizer],
+        history: Sequence[Event],
+    ) -> Event:
+        """Cut a network once, in place; arguments and result as of :meth:`Growing.edit`."""
+        made = len(history)
+        final = history[0]["final_budget"] if history else in_numbers(graph, self.budget)
+        budget = Cutting(budget=final, rounds=max(self.rounds, made + 1)).within(graph, made)
+        before = costs(graph)
+        graph = cut(graph, self.loss, batches, budget=budget, optimizer=optimizer, **self.settings)
+        event: Event = {"budget": budget, "final_budget": final}
+        for name, now in costs(graph).items():
+            event |= {f"{name}_before": before[name], f"{name}_after": now}
+        return event

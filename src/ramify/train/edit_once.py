@@ -1,0 +1,119 @@
+"""One edit of a network, in any training loop: propose, select, try, apply, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch.optim import Optimizer
+
+from ramify import distributed
+from ramify.edit import Follower
+from ramify.edit.apply import apply
+from ramify.methods import Method, Proposal, agree
+from ramify.methods.proposal import checked
+from ramify.probe.loss import Loss
+from ramify.select import Rule
+from ramify.select.fit import fit
+from ramify.select.width_bounds import WidthBounds
+from ramify.tracing import ChannelGraph
+from ramify.train.edit_trials import EditTrials, Tried, foretold, try_edits
+from ramify.train.epoch import mean_loss
+from ramify.train.history import Event
+from ramify.train.rounds import (
+    ALL_HARM,
+    Choice,
+    agreed,
+    choose,
+    edit_event,
+    measured,
+    multiple_of,
+)
+
+
+@dataclass(frozen=True)
+class Editing:
+    """How a network is edited; the arguments of :func:`ramify.grow` of these names.
+
+    Attributes:
+        loss: ``loss(model, batch)``, one loss a sample, shape (S,).
+        method: What proposes edits.
+        rule: What selects among them.
+        budget: The most that the network may cost.
+        bounds: How narrow and how wide groups may become.
+        then: Called with the graph of the edited network, before the loss is measured again.
+    """
+
+    loss: Loss
+    method: Method
+    rule: Rule
+    budget: Mapping[str, float] | None
+    bounds: WidthBounds
+    then: Callable[[ChannelGraph], None] | None = None
+
+
+def edit_once(
+    graph: ChannelGraph,
+    editing: Editing,
+    batches: Iterable[Any],
+    *,
+    judges: Iterable[Any],
+    trials: EditTrials | None,
+    optimizer: Optimizer | Sequence[Optimizer] | None,
+    followers: Iterable[Follower],
+    history: Iterable[Mapping[str, Any]],
+) -> tuple[ChannelGraph, Event]:
+    """Edit a network in place, where that pays and does no harm.
+
+    Args:
+        graph: Of the network.
+        editing: How it is edited.
+        batches: What the method proposes on.
+        judges: What the loss before and after is measured on, where nothing is tried.
+        trials: What tries a selection before it is kept; None to keep it as it is.
+        optimizer: The optimizer (or several) whose state follows.
+        followers: Models or state dictionaries that follow.
+        history: Earlier events, by which predictions are corrected.
+
+    Returns:
+        The graph of the network as it is now, and the event of the edit; where there was none, only
+        the ``"reason"``.
+    """
+    model, loss = graph.model, editing.loss
+    proposals = agree(
+        graph, checked(graph, editing.method, editing.method.propose(graph, loss, batches))
+    )
+    found = choose(graph, proposals, editing.rule, editing.budget, editing.bounds)
+    choice = agreed(found, proposals)
+    tried = _tried(trials, graph, choice, editing)
+    if not tried.selected:
+        if trials is not None:
+            trials.undo()
+        return graph, {"reason": choice.reason or ALL_HARM}
+    before = measured(graph, trials.before if trials else mean_loss(model, loss, judges))
+    graph = apply(graph, tried.edits, optimizer=optimizer, followers=followers)
+    if editing.then is not None:
+        editing.then(graph)
+    distributed.check_ranks(model)
+    after = measured(graph, trials.settle() if trials else mean_loss(model, loss, judges))
+    kept = replace(choice, selected=tried.selected)
+    event = edit_event(graph, proposals, kept, before, after) | foretold(tried, history)
+    return graph, event | {"measured_gain": before["loss"] - after["loss"]}
+
+
+def _tried(
+    trials: EditTrials | None, graph: ChannelGraph, choice: Choice, editing: Editing
+) -> Tried:
+    """What is left of a choice once it was tried; all of it where the budget asks for it."""
+    if trials is None or choice.over or not choice.selected:
+        return Tried(choice.selected, [proposal.edit for proposal in choice.selected])
+    multiple, budget = multiple_of(editing.rule), editing.budget
+
+    def fitted(selected: Sequence[Proposal]) -> Sequence[Proposal]:
+        if not budget:
+            return selected
+        fitting = fit(selected, graph, budget, multiple_of=multiple)
+        return agreed(Choice(fitting), selected).selected
+
+    return try_edits(trials, choice.selected, fitted, by_group=multiple != 1)
