@@ -37,6 +37,7 @@ from ramify.tracing import ChannelGraph, ChannelGroup, rule, trace
 from ramify.tracing.attention.multihead import ResizedMultiheadAttention
 from ramify.train.epoch import Training
 from ramify.train.grow import grow
+from ramify.train.logs import TensorBoard
 from ramify.train.loop import Grown
 from ramify.train.search import search
 from ramify.train.shrink import shrink
@@ -102,6 +103,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "grow",
     "Grown",
     "Training",
+    "TensorBoard",
     # cells
     "cells",
     # data sets and networks by name

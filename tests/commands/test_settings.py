@@ -78,6 +78,7 @@ def test_what_is_given_goes_before_any_default() -> None:
         "compare": True,
         "device": "cuda:1",
         "threads": 3,
+        "tensorboard": False,
     }
     config = GrowSettings.resolve(given)
     absent = ("most", "threshold", "tradeoff", "phase", *grow_settings.LEARNED)

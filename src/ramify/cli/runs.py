@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,10 @@ from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.report import print_table, results_table, write_report, write_summary
 from ramify.store.disk import make_folder, refusals_named, sweep
+from ramify.train.logs import TensorBoard, numbers
+
+TENSORBOARD = "tensorboard"  # the folder in that of a run, with one in it for each network
+Told = Callable[[dict[str, Any]], None]
 
 
 def begin(
@@ -96,7 +100,8 @@ def _execute(settings: Settings, folder: RunFolder, dataset: Dataset) -> None:
     say(console, f"run folder: {folder.path}")
     try:
         with Display(console, settings, folder.events()) as display:
-            run_jobs(settings, folder, dataset, display.event, display.tick, run=run)
+            told = _told(settings, folder, display.event)
+            run_jobs(settings, folder, dataset, told, display.tick, run=run)
     except BaseException as stop:
         with suppress(RamifyError):
             save_unfinished(folder)
@@ -110,6 +115,20 @@ def _execute(settings: Settings, folder: RunFolder, dataset: Dataset) -> None:
     if rows := results_table(folder.events()):
         print_table(rows, console)
     say(console, f"to look at it, open {write_report(folder.path)} in a browser")
+
+
+def _told(settings: Settings, folder: RunFolder, show: Told) -> Told:
+    """What is called with each event: the display, and a TensorBoard log where asked for."""
+    boards: dict[str, TensorBoard] = {}
+
+    def told(event: dict[str, Any]) -> None:
+        show(event)
+        if settings.tensorboard and "step" in event:
+            job = event["job"]
+            board = boards.setdefault(job, TensorBoard(folder.path / TENSORBOARD / job))
+            board.log(numbers(event))
+
+    return told
 
 
 def say(console: Console, line: str) -> None:

@@ -105,6 +105,7 @@ class SearchSettings(Settings):
 
     def check(self) -> None:
         """Raise a RamifyError where settings do not agree."""
+        super().check()
         space = space_named(self.space)
         warmup = self.warmup_epochs
         if warmup is not None and not 0 <= warmup < self.epochs:

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from ramify.commands.defaults import DATA_SETS, defaults
 from ramify.errors import RamifyError, did_you_mean
-from ramify.imports import refuse_foreign
+from ramify.imports import refuse_foreign, require
 
 if TYPE_CHECKING:
     from ramify.probe.loss import Loss
@@ -114,6 +114,9 @@ class Settings(BaseModel, ABC):
     device: str = option(RUN, "A device of torch, such as cpu or cuda")
     # A setting of the run, because the last bit of a sum depends on it.
     threads: int = option(RUN, "CPU threads, of which a small network needs one", ge=1)
+    tensorboard: bool = option(
+        RUN, "Also write a TensorBoard log: tensorboard --logdir RUN/tensorboard shows it."
+    )
 
     @classmethod
     def command(cls) -> str:
@@ -264,7 +267,7 @@ class Settings(BaseModel, ABC):
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Settings of a folder of an earlier version, with what has been added since."""
-        return values
+        return {"tensorboard": False} | values
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
@@ -298,6 +301,8 @@ class Settings(BaseModel, ABC):
 
     def check(self) -> None:
         """Raise a RamifyError where settings do not agree, beyond the bounds of each."""
+        if self.tensorboard:
+            require("tensorboard", "tensorboard", "a TensorBoard log needs")
 
     @abstractmethod
     def arms(self) -> tuple[str, ...]:
@@ -344,7 +349,8 @@ class TrainingSettings(Settings):
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Folders from before these options had none of what they ask for."""
-        return {"warmup": 0.0, "label_smoothing": 0.0, "patience": None} | values
+        added = {"warmup": 0.0, "label_smoothing": 0.0, "patience": None}
+        return super().upgraded(added | values)
 
     @classmethod
     def refuse(cls, given: Mapping[str, Any], values: dict[str, Any]) -> None:
@@ -362,6 +368,7 @@ class TrainingSettings(Settings):
 
     def check(self) -> None:
         """Raise a RamifyError where a setting of the training is out of range."""
+        super().check()
         self.training()
 
     def training(self) -> Training:

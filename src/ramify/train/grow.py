@@ -20,6 +20,7 @@ from ramify.train.edit_trials import HELD, EditTrials
 from ramify.train.epoch import Training
 from ramify.train.history import Event
 from ramify.train.kernel_lengths import restore_lengths
+from ramify.train.logs import Log
 from ramify.train.loop import LENGTHS, Evaluate, Grown, Loop, begin
 from ramify.train.passes import Data, Epoch, Passes
 from ramify.train.rounds import checked_budget, checked_rounds, of_round
@@ -42,7 +43,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     after_step: Callable[[nn.Module], None] | None = None,
     probe: Iterable[Any] | None = None,
     evaluate: Evaluate | None = None,
-    log: Callable[[Event], None] | None = None,
+    log: Log | None = None,
     checkpoint: str | Path | None = None,
     tags: Mapping[str, Any] | None = None,
     trial: bool = True,
@@ -96,7 +97,8 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
             further epoch of ``data``, which is what a method that learns needs; selections are
             tried on about 1,024 samples of it. With ``trial`` these stay in memory.
         evaluate: Measures of the model to add to the event of each epoch.
-        log: Called with each event, a dictionary; ``"event"`` is ``"epoch"``, ``"edit"`` or
+        log: Called with each event, a dictionary, or an object with ``log(dict)``, which gets its
+            numbers; ``"event"`` is ``"epoch"``, ``"edit"`` or
             ``"stop"``, whose ``"reason"`` is ``"rounds"``, ``"budget"``, ``"no morphism pays"``,
             ``"no edit that does not raise the loss"`` or ``"floors and ceilings"``, where these
             leave nothing to propose.

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from ramify.store.checkpoint import Checkpoint, damage_named, read_checkpoint, w
 from ramify.store.disk import make_folder
 from ramify.store.state import Resumable, random_states, set_random_states
 from ramify.train.epoch import located
+from ramify.train.logs import Log, told_to
 
 Event = dict[str, Any]
 TRAINING, SEARCH = "training", "search"  # the kinds of runs
@@ -26,7 +27,7 @@ class Journal:
         kind: What kind of run it is, ``"training"`` or ``"search"``.
         subject: What the run moves.
         file: The checkpoint, written after each event; None for none.
-        log: Called with each event, on rank 0.
+        log: Called with each event on rank 0, or given its numbers.
         tags: Entries to put in front of each event.
         history: The events so far.
         begun_with: Entries to put behind the first event.
@@ -35,10 +36,13 @@ class Journal:
     kind: str
     subject: Resumable
     file: Path | None
-    log: Callable[[Event], None] | None
+    log: Log | None
     tags: Mapping[str, Any]
     history: list[Event] = field(default_factory=list)
     begun_with: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._tell = told_to(self.log)
 
     def resume(self, limits: Mapping[str, Any]) -> None:
         """Go back to the checkpoint where there is one.
@@ -119,8 +123,8 @@ class Journal:
             if distributed.is_rank_zero():
                 state = self.subject.state_dict()
                 write_checkpoint(self.file, Checkpoint(self.kind, state, random, self.history))
-        if self.log is not None and distributed.is_rank_zero():
-            self.log(self.history[-1])
+        if self._tell is not None and distributed.is_rank_zero():
+            self._tell(self.history[-1])
 
 
 def _still_hold(limits: Mapping[str, Any], event: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from ramify.train.epoch import Training, make_optimizer, train_epoch
 from ramify.train.followers import distinct
 from ramify.train.history import TRAINING, Event, Journal
 from ramify.train.kernel_lengths import kernel_lengths
+from ramify.train.logs import Log
 from ramify.train.passes import Data, Epoch, steps_of
 from ramify.train.rounds import costs
 
@@ -173,7 +174,7 @@ def begin(  # noqa: PLR0913  (what a loop is made of)
     followers: Iterable[Follower] = (),
     after_step: Callable[[nn.Module], None] | None = None,
     evaluate: Evaluate | None = None,
-    log: Callable[[Event], None] | None = None,
+    log: Log | None = None,
     checkpoint: str | Path | None = None,
     tags: Mapping[str, Any] | None = None,
 ) -> Loop:

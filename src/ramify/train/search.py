@@ -14,6 +14,7 @@ from ramify.relax import Gates, Pairs, Searcher
 from ramify.train.divergence import Watch, restored
 from ramify.train.epoch import located
 from ramify.train.history import SEARCH, Event, Journal
+from ramify.train.logs import Log
 
 
 def search(
@@ -21,7 +22,7 @@ def search(
     pairs: Pairs,
     *,
     epochs: int,
-    log: Callable[[Event], None] | None = None,
+    log: Log | None = None,
     checkpoint: str | Path | None = None,
     evaluate: Callable[[nn.Module], Mapping[str, Any]] | None = None,
     after_epoch: Callable[[Event], bool] | None = None,
@@ -37,7 +38,8 @@ def search(
         searcher: What takes the steps.
         pairs: The batches of both halves, epoch by epoch.
         epochs: How many, those before an interruption included.
-        log: Called with the event of each epoch: ``epoch`` from 0, ``step``, the mean ``loss_a``
+        log: An object with ``log(dict)``, which gets the numbers of each epoch, or a function that
+            is called with its event: ``epoch`` from 0, ``step``, the mean ``loss_a``
             and ``loss_p``, the last ``penalty``, ``seconds``, ``t`` since the beginning, and
             ``alpha``: least, mean and largest entry of all architecture parameters, and the share
             of zeros.

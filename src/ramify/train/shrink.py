@@ -33,6 +33,7 @@ from ramify.train.cut_rounds import Cutting
 from ramify.train.epoch import Training
 from ramify.train.fresh_networks import scratch
 from ramify.train.history import Event
+from ramify.train.logs import Log
 from ramify.train.loop import Evaluate, Grown, Loop, begin
 from ramify.train.norm_statistics import recompute_statistics
 from ramify.train.passes import Data, Epoch
@@ -75,7 +76,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
     followers: Iterable[Follower] = (),
     after_step: Callable[[nn.Module], None] | None = None,
     evaluate: Evaluate | None = None,
-    log: Callable[[Event], None] | None = None,
+    log: Log | None = None,
     checkpoint: str | Path | None = None,
     tags: Mapping[str, Any] | None = None,
 ) -> Grown:
@@ -124,7 +125,8 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
         followers: Weight averages and the like, which are cut alike; they are not refitted.
         after_step: Called with the model after each step.
         evaluate: Measures of the network to add to the events.
-        log: Called with each event, a dictionary; ``"event"`` is ``"epoch"``, ``"edit"`` or
+        log: Called with each event, a dictionary, or an object with ``log(dict)``, which gets its
+            numbers; ``"event"`` is ``"epoch"``, ``"edit"`` or
             ``"stop"``.
         checkpoint: A file written after each event. Where it exists, the run goes on from it, to
             the same result as without the interruption; give the full network again then. With a
