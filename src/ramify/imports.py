@@ -12,16 +12,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, did_you_mean
 
 
-def object_at(text: str, what: str, known: str = "package.module:object") -> Any:
+def object_at(
+    text: str, what: str, known: str = "package.module:object", names: Iterable[str] = ()
+) -> Any:
     """The object that a user names as ``package.module:object``.
 
     Args:
         text: the name; the module is looked for where Python looks, and in the current directory.
         what: what is asked for, such as ``model``, for errors.
         known: what could have been given, for errors.
+        names: the names among that, of which an error says the one that is most like the text.
 
     Returns:
         The object.
@@ -35,7 +38,7 @@ def object_at(text: str, what: str, known: str = "package.module:object") -> Any
     """
     module_name, colon, path = text.partition(":")
     if not (module_name and colon and path):
-        raise RamifyError(f"unknown {what} {text!r}: give {known}.")
+        raise RamifyError(f"unknown {what} {text!r}{did_you_mean(text, names)}: give {known}.")
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise RamifyError(
             f"{module_name!r}, before the colon of the {what} {text!r}, is no name of a module: "

@@ -199,7 +199,7 @@ def test_settings_of_a_file_begin_a_run() -> None:
         said="some.json has a setting 'lrr' .did you mean 'lr'.., which ramify gr",
     )
     refused("prune", "--config", "one/config.json", said="does not hold settings of ramify prune")
-    refused("grow", "--config", "gone.json", said="gone.json is missing; give a JSON file")
+    refused("grow", "--config", "gone.json", said="gone.json is missing; give a JSON or YAML file")
     refused("grow", "--resume", "one", "--config", "x", said="--config and --resume exclude each")
 
 
@@ -368,3 +368,26 @@ def test_an_error_in_a_users_file_is_one_sentence_with_its_place(
     assert done.exit_code == 2
     assert "Traceback" not in done.output
     assert re.search(r"OSError: no such disk \(in line 2 of \S+mine.py\): correct", done.output)
+
+
+def test_mistakes_in_names_are_answered_with_the_nearest_one() -> None:
+    Path("door_net.py").write_text("from torch import nn\nnet = nn.Linear(64, 3)\n")
+    for words, said in (
+        (["grow", "--data", "digit"], r"unknown data set 'digit' \(did you mean 'digits'\?\)"),
+        (["grow", "--data", "./digits"], "there is no folder './digits'"),
+        ([*"grow --data digits --model vgg18".split()], r"\(did you mean 'vgg19'\?\)"),
+        ([*"grow --data digits --method s2dd".split()], r"\(did you mean 's2d'\?\)"),
+        ([*"grow --data digits --optimizer adm".split()], r"\(did you mean 'adam'\?\)"),
+        ([*"grow --data digits --budget parms=9".split()], r"\(did you mean 'params'\?\)"),
+        ([*"search --data digits --space dart".split()], r"\(did you mean 'darts'\?\)"),
+        ([*"grow --data digits --model door_net:net".split()], "door_net:net is a network, where"),
+    ):
+        refused(*words, said=said)
+
+
+def test_a_budget_below_the_network_to_begin_with_is_refused() -> None:
+    small = [*SMALL, "--budget", "params=9"]
+    refused("grow", *small, said="the budget of params is 9, and the network that is grown begins")
+    call("grow", *SMALL, "--rounds", "0", "--out", "run")
+    size = events("run", "result")[0]["params"]
+    call("grow", *SMALL, *f"--rounds 1 --method l1 --budget params={size - 20}".split())

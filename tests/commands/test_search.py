@@ -195,7 +195,8 @@ def test_clouds_of_points_have_no_cells(monkeypatch: pytest.MonkeyPatch, dataset
 def fit(**given: Any) -> RetrainCellsSettings:
     values = {
         "data": "digits", "epochs": 4, "batch_size": 10, "seed": 0, "seeds": 1, "device": "cpu",
-        "threads": 1, "tensorboard": False, "optimizer": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": False,
+        "threads": 1, "tensorboard": False,
+            "optimizer": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": False,
         "weight_decay": 1e-4, "schedule": "cosine", "milestones": (0.5, 0.75), "span": "round",
         "warmup": 0.0, "label_smoothing": 0.0,
         "source": "runs/x", "space": "darts", "genotypes": (random_genotype(DARTS, 0).text,),

@@ -33,8 +33,8 @@ Resume = Annotated[
 Config = Annotated[
     Path | None,
     typer.Option(
-        help="Begin with the settings of a file, such as config.json of another run; options go "
-        "before them.",
+        help="Begin with the settings of a file in JSON or YAML, such as config.json of another "
+        "run, which makes that run again; options go before them.",
         rich_help_panel=RUN,
     ),
 ]

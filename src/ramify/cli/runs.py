@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ramify.commands.command_line import command_line, options_for
 from ramify.commands.display import Display
 from ramify.commands.jobs import run_jobs, save_unfinished
 from ramify.commands.random_search import with_candidates
@@ -33,17 +34,22 @@ def begin(
     kind: type[Settings], given: Mapping[str, Any], base: Path | None, out: Path | None
 ) -> None:
     """Begin a run and make it."""
-    start(kind.resolve(given, kind.of_file(base, given)), out)
+    start(kind, given, kind.of_file(base, given), out)
 
 
-def start(settings: Settings, out: Path | None) -> None:
-    """Make a run with these settings, in a folder of its own."""
+def start(
+    kind: type[Settings], given: Mapping[str, Any], base: Mapping[str, Any], out: Path | None
+) -> None:
+    """Make a run with these settings over those of a file, in a folder of its own."""
+    settings = kind.resolve(given, base)
     dataset = RUN_KINDS[settings.kind].prepare(settings)
+    options = options_for(settings, kind.resolve) if base else given
+    again = command_line(kind.command(), options)
     if isinstance(settings, SearchSettings):
         settings = with_candidates(settings, dataset)
     sources = {SOURCES: sources_of(settings, dataset)}
     path = claimed_folder(settings.data) if out is None else out
-    folder = RunFolder.create(path, settings.to_json(), sources)
+    folder = RunFolder.create(path, settings.to_json(), sources, again)
     execute(settings, folder, dataset)
 
 

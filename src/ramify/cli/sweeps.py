@@ -73,9 +73,9 @@ class Sweep:
         """What is varied."""
         return space_of(self.kind, self.vary)
 
-    def settings(self, drawn: Mapping[str, Any]) -> Settings:
-        """The settings of a trial."""
-        return self.kind.resolve({**self.given, **settings_of(self.kind, drawn)}, self.base)
+    def options(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a trial."""
+        return {**self.given, **settings_of(self.kind, drawn)}
 
     def agreed(self) -> dict[str, Any]:
         """What all processes of a sweep have to agree on, as JSON values."""
@@ -104,7 +104,8 @@ def begin(kind: type[Settings], given: dict[str, Any], base: Path | None, out: P
         against=_cost(own["against"] or "params"),
     )
     # A mistake in what all trials share shows before there is a folder.
-    settings = sweep.settings({name: _first(entry) for name, entry in space.items()})
+    options = sweep.options({name: _first(entry) for name, entry in space.items()})
+    settings = kind.resolve(options, sweep.base)
     RUN_KINDS[kind.kind].prepare(settings)
     folder = runs.claimed_folder(f"sweep-{settings.data}") if out is None else out
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -244,7 +245,7 @@ class _Work:
         runs.say(self.console, f"\ntrial {number + 1} of {sweep.trials}: {words}")
         try:
             if not (path / CONFIG).exists():
-                runs.start(sweep.settings(drawn), path)
+                runs.start(sweep.kind, sweep.options(drawn), sweep.base, path)
             elif not (path / "summary.json").exists():
                 again = {k: v for k, v in self.given.items() if k in sweep.given}
                 runs.resume(path, sweep.command, again, None, None)

@@ -6,8 +6,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ramify.commands.grow_settings import CUT, GROWN, SEED, GrowSettings, size_of
+from ramify.commands.grow_settings import CUT, GROWN, RESOURCES, SEED, GrowSettings, size_of
 from ramify.commands.jobs import RESTORE, Job, Setup, build_seed, prepare, probe, train_job
+from ramify.commands.settings import OWN
 from ramify.cost import graph_cost
 from ramify.data import Dataset
 from ramify.errors import RamifyError
@@ -17,6 +18,7 @@ from ramify.train.fresh_networks import scratch, wide
 from ramify.train.grow import grow
 from ramify.train.shrink import shrink
 
+SHRINKING = ("l1", "bn", "taylor", OWN)  # methods that bring a larger network within a budget
 CUT_SAMPLES = 1024  # training samples on which channels are chosen and the others refitted
 
 
@@ -25,7 +27,19 @@ def prepare_grow(settings: GrowSettings) -> Dataset:
     dataset = prepare(settings)
     graph = trace(build_seed(settings, dataset), dataset.x_train[:1])
     settings.bounds().floors_and_ceilings(graph)
-    has, least = graph_cost(graph).params, min(settings.sizes or (math.inf,))
+    cost = graph_cost(graph)
+    for name, most in (settings.budget or {}).items():
+        if (
+            name in RESOURCES
+            and cost.of(name) > most
+            and settings.choice("method", {"method": settings.method}) not in SHRINKING
+        ):
+            raise RamifyError(
+                f"the budget of {name} is {most:,.12g}, and the network that is grown begins with "
+                f"{cost.of(name):,}: begin with a smaller --width, raise the budget, or cut a "
+                "trained network by ramify prune."
+            )
+    has, least = cost.params, min(settings.sizes or (math.inf,))
     if least < has:
         raise RamifyError(
             f"the smallest of the sizes is {least:,} parameters, and the network that is grown "

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ramify.commands.command_line import command_line
 from ramify.commands.jobs import RESTORE, Job, Setup, build_seed, prepare, train_job
 from ramify.commands.retrain_cells import prepare_cells
 from ramify.commands.retrain_settings import SHAPED, RetrainCellsSettings, RetrainSettings
@@ -24,13 +25,15 @@ def begin(
 ) -> tuple[RetrainSettings | RetrainCellsSettings, RunFolder, Dataset]:
     """Find what is to be trained, try it, and make the run folder."""
     path = out or default_folder(source)
+    files = {} if file is None else {"config": file}
+    again = command_line("retrain", {**given, **files}, [str(source)])
     if (source / CONFIG).exists() and RunFolder.open(source).command() == "search":
         cells = RetrainCellsSettings.of_search(
             RunFolder.open(source), given, RetrainCellsSettings.of_file(file, given)
         )
         dataset = prepare_cells(cells)
         sources = {SOURCES: sources_of(cells, dataset)}
-        return cells, RunFolder.create(path, cells.to_json(), sources), dataset
+        return cells, RunFolder.create(path, cells.to_json(), sources, again), dataset
     settings, recipes = shapes_of(source, given, RetrainSettings.of_file(file, given))
     dataset = prepare(settings)
     for recipe in recipes:  # does each fit the network?
@@ -40,7 +43,7 @@ def begin(
         for number, seed in enumerate(settings.all_seeds)
     }
     beside[SOURCES] = sources_of(settings, dataset)
-    return settings, RunFolder.create(path, settings.to_json(), beside), dataset
+    return settings, RunFolder.create(path, settings.to_json(), beside, again), dataset
 
 
 def shapes_of(

@@ -1,6 +1,7 @@
 """A run folder: what was asked, with which software, what happened, and what came of it.
 
-``config.json`` holds every setting, ``versions.json`` the software, ``sources.json`` digests of the
+``config.json`` holds every setting, ``command.txt`` a command line that makes the run again,
+``versions.json`` the software, ``sources.json`` digests of the
 data and of the user's code, ``metrics.jsonl`` one event a line, ``checkpoint.safetensors`` where to
 go on from, ``model.safetensors`` and ``model.json`` the grown network of the first seed,
 ``model-SEED.*`` those of the others, ``retrain`` the run folder of what was trained from scratch in
@@ -27,9 +28,10 @@ from ramify.store.files import append_line, bytes_writer, json_bytes, read_json,
 
 CONFIG, VERSIONS, METRICS = "config.json", "versions.json", "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
+COMMAND = "command.txt"  # the command line that makes the run again
 RETRAINED = "retrain"  # the folder within that of a run
 # What stands in a folder before config.json does: without that nothing has begun.
-FIRST = re.compile(rf"{LOCK}|versions\.json|sources\.json|shape(-\d+)?\.json")
+FIRST = re.compile(rf"{LOCK}|command\.txt|versions\.json|sources\.json|shape(-\d+)?\.json")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,11 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path, config: Mapping[str, Any], beside: Mapping[str, Any] | None = None
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        beside: Mapping[str, Any] | None = None,
+        command_line: str = "",
     ) -> "RunFolder":
         """Make the folder of a new run.
 
@@ -53,6 +59,7 @@ class RunFolder:
             config: The settings.
             beside: Other JSON files that the run needs, by their names, written before
                 ``config.json``: a folder with that file is whole.
+            command_line: What to type to make the run again; nothing is written where it is empty.
 
         Returns:
             The folder.
@@ -66,7 +73,9 @@ class RunFolder:
             _check_free(path)
             sweep(path)
             files = {**(beside or {}), VERSIONS: versions(), CONFIG: dict(config)}
-            write_all({path / n: bytes_writer(json_bytes(value)) for n, value in files.items()})
+            lines = {COMMAND: f"{command_line}\n".encode()} if command_line else {}
+            contents = lines | {name: json_bytes(value) for name, value in files.items()}
+            write_all({path / name: bytes_writer(part) for name, part in contents.items()})
         return cls(path)
 
     @classmethod

@@ -147,7 +147,7 @@ def space_named(name: str) -> Space:
     if name in spaces:
         return spaces[name]
     known = f"one of {', '.join(spaces)}, or package.module:object for one of your own"
-    found = object_at(name, "space", known)
+    found = object_at(name, "space", known, spaces)
     if not isinstance(found, Space):
         raise RamifyError(
             f"{name} is a {type(found).__name__}, where a ramify.cells.Space is expected: name one."

@@ -8,6 +8,7 @@ and one value in that table.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -245,14 +246,13 @@ class Settings(BaseModel, ABC):
         """
         if path is None:
             return {}
-        from ramify.store.files import read_json
-
-        found = read_json(path, "give a JSON file of settings, such as config.json of a run.")
+        found = _of_file(path)
         if not isinstance(found, dict) or found.get("command", cls.command()) != cls.command():
             other = f" but of ramify {found['command']}" if isinstance(found, dict) else ""
             raise RamifyError(
                 f"{path} does not hold settings of ramify {cls.command()}{other}; give "
-                "config.json of such a run, or a JSON object with some of its settings."
+                "config.json of such a run, or a JSON object or a YAML table with some of its "
+                "settings."
             )
         values = {key: value for key, value in found.items() if key != "command"}
         if unknown := set(values) - set(cls.model_fields):
@@ -397,6 +397,37 @@ class NetworkSettings(TrainingSettings):
         "returns an nn.Module.",
     )
     width: int | None = option(WHAT, "Channels of a layer of the network to begin with.")
+
+
+def _of_file(path: Path) -> Any:
+    """What a file of settings holds, in JSON or YAML by its name."""
+    advice = "give a JSON or YAML file of settings, such as config.json of a run."
+    if path.suffix not in (".yaml", ".yml"):
+        from ramify.store.files import read_json
+
+        return read_json(path, advice)
+    require("yaml", "cli", "a YAML file of settings needs")
+    import yaml
+
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _yaml_loader())
+    except FileNotFoundError:
+        raise RamifyError(f"{path} is missing; {advice}") from None
+    except (yaml.YAMLError, OSError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise RamifyError(f"{path} is no readable YAML file ({said}); {advice}") from error
+
+
+def _yaml_loader() -> Any:
+    """YAML of plain values alone, in which 1e-3 is a number as it is in JSON."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader
 
 
 def from_lists(values: Mapping[str, Any]) -> dict[str, Any]:

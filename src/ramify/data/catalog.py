@@ -15,7 +15,7 @@ from ramify.data.digits import load_digits
 from ramify.data.folder import load_folder
 from ramify.data.idx import read_idx_split
 from ramify.data.npz import load_npz, read_npz
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, did_you_mean
 from ramify.imports import made, object_at
 
 VARIABLE = "RAMIFY_DATA"
@@ -161,10 +161,15 @@ def load(name: str, seed: int = 0) -> Dataset:
     root = os.environ.get(VARIABLE)
     if root and (path := Path(root).expanduser() / f"{name}.npz").is_file():
         return load_npz(path)
+    if "/" in name or name.startswith("."):
+        raise RamifyError(
+            f"there is no folder {name!r}: give the path of one with images in train/CLASS/* and "
+            "test/CLASS/*."
+        )
     raise RamifyError(
-        f"unknown data set {name!r}: give one of {', '.join(NAMES)}; the name of a .npz file in "
-        f"the folder that {VARIABLE} names; package.module:object; or the path of a folder with "
-        "images in train/CLASS/* and test/CLASS/*."
+        f"unknown data set {name!r}{did_you_mean(name, NAMES)}: give one of {', '.join(NAMES)}; "
+        f"the name of a .npz file in the folder that {VARIABLE} names; package.module:object; or "
+        "the path of a folder with images in train/CLASS/* and test/CLASS/*."
     )
 
 

@@ -81,7 +81,12 @@ def _find(name: str) -> Builder:
     if name in _BUILDERS:
         return _BUILDERS[name]
     known = f"one of {', '.join(NAMES)}, or package.module:function for one of your own"
-    builder = object_at(name, "model", known)
+    builder = object_at(name, "model", known, NAMES)
+    if isinstance(builder, nn.Module):
+        raise RamifyError(
+            f"{name} is a network, where a function that builds one is expected, since every seed "
+            "begins with fresh weights: give the class, or a function that returns the network."
+        )
     if not callable(builder):
         raise RamifyError(
             f"{name} is a {type(builder).__name__}, where a function that returns a network is "

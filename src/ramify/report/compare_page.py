@@ -53,6 +53,7 @@ def render_comparison(
         heads=heads,
         rows=rows,
         clocks=[f"{device}, {counted(threads, 'thread')}" for device, threads in sorted(clocks)],
+        commands="\n".join(one.command_line for one in records.values() if one.command_line),
         markdown=as_markdown(networks),
         csv=as_csv(networks),
     )

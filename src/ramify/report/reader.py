@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ramify.commands.run_folder import CONFIG, METRICS, RETRAINED, VERSIONS
+from ramify.commands.run_folder import COMMAND, CONFIG, METRICS, RETRAINED, VERSIONS
 from ramify.errors import RamifyError
 from ramify.report.events import Event
 
@@ -54,6 +54,7 @@ class RunRecord:
         events: the lines of ``metrics.jsonl``, in order, then those of what was retrained.
         finished: whether the run wrote its summary.
         space: what a search for cells wrote of its space; empty for other runs.
+        command_line: what to type to make the run again; empty where it is not known.
     """
 
     name: str
@@ -62,6 +63,7 @@ class RunRecord:
     events: list[Event]
     finished: bool
     space: dict[str, Any] = field(default_factory=dict)
+    command_line: str = ""
 
 
 def read_run(run: Path) -> RunRecord:
@@ -89,6 +91,7 @@ def read_run(run: Path) -> RunRecord:
         events=[*read_events(run), *read_events(run / RETRAINED)],
         space=_read_object(run / "space.json"),
         finished=bool(_read_object(run / "summary.json")),
+        command_line=_read_line(run / COMMAND),
     )
 
 
@@ -137,6 +140,11 @@ def _read_object(path: Path) -> dict[str, Any]:
             "expected; restore the file or run again."
         )
     return value
+
+
+def _read_line(path: Path) -> str:
+    """A file of one line, empty where there is no such file."""
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
 
 
 def _parse(path: Path, number: int, line: bytes) -> Event:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from ramify import distributed
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, did_you_mean
 from ramify.probe.loss import Loss, check_weights, checked_loss
 from ramify.tracing.recorder import evaluating
 from ramify.train.divergence import Watch
@@ -79,7 +79,10 @@ class Training:
             ("span", self.span, SPANS),
         ):
             if value not in known:
-                raise RamifyError(f"unknown {name} {value!r}; choose one of {', '.join(known)}.")
+                near = did_you_mean(str(value), known)
+                raise RamifyError(
+                    f"unknown {name} {value!r}{near}; choose one of {', '.join(known)}."
+                )
         if self.epochs < 0:
             raise RamifyError(f"epochs is {self.epochs}; it must not be negative.")
         if not 0 <= self.warmup < 1:

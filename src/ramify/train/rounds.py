@@ -8,7 +8,7 @@ from typing import Any
 from ramify import distributed
 from ramify.cost import RESOURCES, graph_cost
 from ramify.edit import Edit, Prune, Split
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, did_you_mean
 from ramify.latency import measure_edited
 from ramify.methods import Proposal
 from ramify.select import BUDGETS, BudgetKnapsack, Rule
@@ -160,7 +160,8 @@ def checked_budget(budget: Mapping[str, float] | None) -> dict[str, float] | Non
     plain = dict(budget or {})
     for name, most in plain.items():
         if name not in BUDGETS:
-            raise RamifyError(f"there is no budget of {name!r}; give {', '.join(BUDGETS)}.")
+            near = did_you_mean(str(name), BUDGETS)
+            raise RamifyError(f"there is no budget of {name!r}{near}; give {', '.join(BUDGETS)}.")
         if isinstance(most, bool) or not isinstance(most, int | float) or not 0 < most < math.inf:
             raise RamifyError(f"the budget of {name} is {most!r}; give a number above 0.")
     return plain or None

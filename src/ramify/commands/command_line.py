@@ -1,0 +1,83 @@
+"""The command line that makes a run again, to copy."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from ramify.commands.settings import Settings
+from ramify.errors import RamifyError
+
+SELECTORS = ("data", "method", "rule", "searcher", "space", "model", "weights", "budget")
+Kind = TypeVar("Kind", bound=Settings)
+
+
+def options_for(settings: Kind, resolve: Callable[[Mapping[str, Any]], Kind]) -> dict[str, Any]:
+    """The options that lead to settings, without those that have their default values.
+
+    Args:
+        settings: The settings of a run.
+        resolve: Fills in what options leave open.
+
+    Returns:
+        Options by name; given to ``resolve`` they make these settings.
+    """
+    names = list(settings.options())
+    names.sort(key=lambda name: SELECTORS.index(name) if name in SELECTORS else len(SELECTORS))
+    values = {name: getattr(settings, name) for name in names}
+    given = {name: values[name] for name in names[:1]}
+
+    def found(options: Mapping[str, Any]) -> Settings | None:
+        try:
+            return resolve(options)
+        except RamifyError:  # of settings that need others
+            return None
+
+    for name in names[1:]:
+        now = found(given)
+        if now == settings:
+            break
+        if values[name] is not None and (now is None or getattr(now, name) != values[name]):
+            given[name] = values[name]
+    for name in names[1:]:  # a later one may have brought an earlier one along
+        fewer = {key: value for key, value in given.items() if key != name}
+        if name in given and found(fewer) == settings:
+            given = fewer
+    return given
+
+
+def command_line(command: str, options: Mapping[str, Any], before: Iterable[str] = ()) -> str:
+    """A command line.
+
+    Args:
+        command: Such as ``"grow"``.
+        options: Values by name.
+        before: Arguments without a name.
+
+    Returns:
+        Text for a shell.
+
+    Example:
+        >>> command_line("grow", {"data": "my digits", "budget": {"params": 5e3}, "trial": False})
+        "ramify grow --data 'my digits' --budget params=5000 --no-trial"
+    """
+    words = ["ramify", command, *before]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        elif isinstance(value, Mapping):
+            for key, number in value.items():
+                words += [flag, f"{key}={_plain(number)}"]
+        elif isinstance(value, tuple | list):
+            words += [flag, ",".join(map(str, value))]
+        else:
+            words += [flag, str(value)]
+    return shlex.join(words)
+
+
+def _plain(number: Any) -> str:
+    """A number as it may be typed; 1.0 may be a share, which 1 is not."""
+    whole = isinstance(number, float) and number.is_integer() and number > 1
+    return f"{number:.0f}" if whole else str(number)
