@@ -1,5 +1,6 @@
 """Figures of a whole run show what its events say."""
 
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,17 +44,41 @@ def test_figures_of_a_run_leave_settings_alone(
     assert dict(matplotlib.rcParams) == before
 
 
-def test_progress_draws_every_job_and_every_split(events: Events, edits: Events) -> None:
+def test_progress_draws_the_mean_of_every_arm_and_every_split(
+    events: Events, edits: Events
+) -> None:
     figure = progress_figure(events)
     accuracy, params = figure.axes
     curves = [points(line) for line in accuracy.lines if len(points(line)) > 2]
-    assert len(curves) == 12
-    first = [event for event in events if event["job"] == "grown-0" and event["event"] == "epoch"]
-    assert curves[0] == [(epoch["step"], 100 * epoch["test_accuracy"]) for epoch in first]
-    stairs = dict(points(params.lines[0]))
+    assert len(curves) == 4
+    seeds = [
+        [e["test_accuracy"] for e in events if e["job"] == f"seed-{n}" and e["event"] == "epoch"]
+        for n in range(3)
+    ]
+    means = [100 * sum(values) / 3 for values in zip(*seeds, strict=True)]
+    assert [value for _, value in curves[0]] == pytest.approx(means)
+    band = accuracy.collections[0].get_paths()[0].vertices
+    spread = [100 * statistics.stdev(values) for values in zip(*seeds, strict=True)]
+    heights = np.ptp(np.array([np.asarray(band)[1:25, 1], np.asarray(band)[26:50, 1][::-1]]), 0)
+    assert heights == pytest.approx([2 * value for value in spread])
+    low, high = accuracy.get_ylim()
+    late = [value for curve in curves for step, value in curve if step >= curves[0][-1][0] // 2]
+    assert low < min(late)
+    assert 2 * (max(late) - min(late)) <= high - low <= 3 * max(1.0, max(late) - min(late))
+    stairs = dict(points(params.lines[3]))
     for edit in edits:
         assert stairs[edit["step"]] == edit["params_after"]
     assert {"split 1", "split 2", "split 3", "grown", "wide"} <= set(texts(figure))
+
+
+def test_progress_draws_networks_where_seeds_were_tested_at_other_steps(events: Events) -> None:
+    later = [
+        event | {"step": event["step"] + (event["job"] == "grown-1")}
+        for event in events
+        if "step" in event
+    ]
+    accuracy = progress_figure(later).axes[0]
+    assert len([line for line in accuracy.lines if len(points(line)) > 2]) == 3 + 3
 
 
 def test_progress_of_one_epoch_is_a_dot(events: Events) -> None:

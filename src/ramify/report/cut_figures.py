@@ -22,7 +22,7 @@ from ramify.report.cut_events import (
     sizes,
 )
 from ramify.report.events import Event
-from ramify.report.run_figures import COUNTS
+from ramify.report.run_figures import COUNTS, focus
 from ramify.report.theme import LIGHT, canvas, layer_rows, shorten, themed
 
 _WENT, _STAYED = LIGHT["prune"], LIGHT["accent"]
@@ -63,7 +63,7 @@ def phases_figure(events: Sequence[Event]) -> Figure:
             size.plot(*where, drawstyle="steps-post", alpha=0.8, **look)
         size.plot([], [], label=name, **look)
     _mark_phases(accuracy, size, [(s.name, s.start, s.end) for s in spans], marks)
-    accuracy.set_ylim(*_focus(curves, marks))
+    accuracy.set_ylim(*focus(curves, min(marks, default=0)))
     accuracy.set_ylabel("test accuracy (%)")
     size.set_ylabel("% of the full network")
     size.set_xlabel("training steps (batches)")
@@ -136,25 +136,6 @@ def _name_value(axes: Axes, point: tuple[int, float], shift: tuple[int, int]) ->
         ha="left" if shift[0] > 0 else "right",
         fontsize=8.5,
     )
-
-
-def _focus(
-    curves: Sequence[Sequence[tuple[int, float]]], marks: Sequence[int]
-) -> tuple[float, float]:
-    """From what to what the accuracy is drawn, in per cent.
-
-    Returns:
-        The lowest and the highest value. What a cut and the tuning change takes at least half of
-        the height; where the full network began may lie below.
-    """
-    every = [100 * value for points in curves for _, value in points]
-    late = [100 * v for points in curves for step, v in points if step >= min(marks, default=0)]
-    if not every:
-        return 0.0, 100.0
-    high = max(every)
-    low = min(late, default=min(every))
-    room = max(high - low, 1.0)
-    return max(min(every), low - room) - 0.12 * room, high + 0.12 * room
 
 
 # ------------------------------------------------------------------ the layers

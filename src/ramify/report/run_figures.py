@@ -39,17 +39,28 @@ def tick(value: float) -> str:
 
 @themed
 def progress_figure(events: Sequence[Event]) -> Figure:
-    """Test accuracy and parameters of each job over its steps; edits are upright lines."""
+    """Test accuracy and parameters of each arm over its steps; edits are upright lines.
+
+    Args:
+        events: of a run, with an epoch at least.
+
+    Returns:
+        A line is the mean over seeds with one deviation as a band, where all seeds were tested at
+        the same steps, and a network otherwise.
+    """
     figure = canvas(5.4)
     accuracy, params = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    for job in by_job(events).values():
-        if epochs := of_kind(job, "epoch"):
-            style = _line_style(epochs[0]["arm"])
-            percents = [100 * epoch["test_accuracy"] for epoch in epochs]
-            alone = {"marker": "o", "markersize": 4} if len(epochs) == 1 else {}
-            accuracy.plot([epoch["step"] for epoch in epochs], percents, **style, **alone)
-            params.plot(*_sizes(job), drawstyle="steps-post", **style)
+    curves: list[list[tuple[int, float]]] = []
+    for arm in arms_of(events):
+        style = _line_style(arm)
+        jobs = [own for own in by_job(events).values() if own[0]["arm"] == arm]
+        measured = [points for own in jobs if (points := _accuracies(own))]
+        for own in jobs:
+            if of_kind(own, "epoch"):
+                params.plot(*_sizes(own), drawstyle="steps-post", **style)
+        curves += _draw_accuracy(accuracy, measured, style)
     _mark_edits(accuracy, params, events)
+    accuracy.set_ylim(*focus(curves, max(step for curve in curves for step, _ in curve) // 2))
     accuracy.set_ylabel("test accuracy (%)")
     params.set_ylabel("parameters")
     params.set_xlabel("training steps (batches)")
@@ -61,6 +72,51 @@ def progress_figure(events: Sequence[Event]) -> Figure:
     lines = [Line2D([], [], label=arm, **_line_style(arm)) for arm in arms_of(events)]
     figure.legend(handles=lines, loc="outside upper right", ncols=len(lines), handlelength=3)
     return figure
+
+
+def _accuracies(job: Sequence[Event]) -> list[tuple[int, float]]:
+    """The steps at which a network was tested, and its accuracies there."""
+    return [(epoch["step"], epoch["test_accuracy"]) for epoch in of_kind(job, "epoch")]
+
+
+def _draw_accuracy(
+    axes: Axes, measured: Sequence[list[tuple[int, float]]], style: dict[str, Any]
+) -> list[list[tuple[int, float]]]:
+    """Draw the networks of an arm, as one where that can be; what was drawn is given back."""
+    steps = {tuple(step for step, _ in points) for points in measured}
+    drawn = list(measured)
+    if len(measured) > 1 and len(steps) == 1:
+        shares = np.array([[share for _, share in points] for points in measured])
+        [at], mean, spread = steps, shares.mean(0), shares.std(0, ddof=1)
+        drawn = [list(zip(at, mean.tolist(), strict=True))]
+        low, high = 100 * (mean - spread), 100 * (mean + spread)
+        axes.fill_between(at, low, high, color=style["color"], alpha=0.13, linewidth=0)
+    for points in drawn:
+        alone: dict[str, Any] = {"marker": "o", "markersize": 4} if len(points) == 1 else {}
+        percents = [100 * share for _, share in points]
+        axes.plot([step for step, _ in points], percents, **style, **alone)
+    return drawn
+
+
+def focus(curves: Sequence[Sequence[tuple[int, float]]], since: int) -> tuple[float, float]:
+    """From what to what accuracies are drawn, in per cent.
+
+    Args:
+        curves: Steps and accuracies of each line.
+        since: The step from which on they count.
+
+    Returns:
+        The lowest and the highest value. What lies after that step takes at least half of the
+        height; where the networks began may lie below.
+    """
+    every = [100 * value for points in curves for _, value in points]
+    late = [100 * value for points in curves for step, value in points if step >= since]
+    if not every:
+        return 0.0, 100.0
+    high = max(every)
+    low = min(late, default=min(every))
+    room = max(high - low, 1.0)
+    return max(min(every), low - room) - 0.12 * room, high + 0.12 * room
 
 
 def _line_style(arm: str) -> dict[str, Any]:
