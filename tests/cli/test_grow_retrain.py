@@ -74,6 +74,7 @@ def test_grow_leaves_a_whole_run_folder() -> None:
     assert result.exit_code == 0, result.output
     run = Path("runs/digits")
     assert sorted(os.listdir(run)) == [
+        "command.txt",
         "config.json",
         "metrics.jsonl",
         "model-1.json",
@@ -166,6 +167,7 @@ def test_every_option_reaches_the_settings() -> None:
     }
     read |= {"budget": {"params": 900, "macs": 1e6}, "data": "digits", "compare": False}
     read |= {
+        "tensorboard": False,
         "trial": False,
         "rescale": False,
         "keep": 2,

@@ -176,7 +176,7 @@ def test_every_option_reaches_the_settings() -> None:
     flat = [w for key, v in options.items() for w in (f"--{key.replace('_', '-')}", str(v))]
     call("search", "--data", "digits", *flat, "--out", "run")
     config = json.loads(Path("run/config.json").read_text())
-    open_ones = {"latency_table": None, "candidates": None}
+    open_ones = {"latency_table": None, "candidates": None, "tensorboard": False}
     assert config == options | open_ones | {
         "command": "search",
         "data": "digits",

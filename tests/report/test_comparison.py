@@ -161,7 +161,7 @@ def test_the_page(runs: list[Path], tmp_path: Path) -> None:
     ):
         assert words in page.text
     assert len(page.images) == 2
-    assert set(page.references) == {"../one/report.html"}
+    assert {*page.references} == {"../one/report.html", *(f"#{name}" for name in page.ids)}
     assert "milliseconds" not in page.text
     assert list(COSTS) == ["params", "macs", "latency"]
 

@@ -1,7 +1,7 @@
 """Accuracy against cost, of the networks of several runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,9 +13,9 @@ from ramify.report.run_figures import COUNTS
 from ramify.report.theme import LIGHT, arm_color, canvas, themed
 
 WIDTH = 5.2
-MANY = 24  # of more networks, only those on the front are numbered
+PLACES = ((6, 3), (-6, 3), (6, -9), (-6, -9), (6, 13), (-6, 13))  # of a number beside its dot
 NARROW = 3.0  # costs within such a factor have a linear axis
-SPANS = 4.0  # networks that are further below the front are drawn at the edge
+SPANS = 2.0  # networks that are further below the front are drawn at the edge
 
 
 @themed
@@ -36,13 +36,16 @@ def front_figure(networks: Sequence[Network], cost: str) -> Figure:
     low = _lowest_shown([100 * one.accuracy for one in known], [100 * one.accuracy for one in best])
     steps = [(_cost(one, cost), 100 * one.accuracy) for one in best]
     axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color=LIGHT["accent"], alpha=0.55)
-    for one in known:
-        _dot(axes, one, cost, low, numbered=len(known) <= MANY or one in best)
-    axes.margins(x=0.09, y=0.09)
     top = max(100 * (one.accuracy + (one.row["test_accuracy"]["sd"] or 0)) for one in known)
     pad = 0.08 * (top - low) or 0.5
-    axes.set_ylim(low - pad, top + 1.6 * pad)
+    edge = low - pad
+    spots = {one.number: (_cost(one, cost), _height(one, low, edge)) for one in known}
+    for one in known:
+        _dot(axes, one, spots[one.number])
+    axes.margins(x=0.09)
+    axes.set_ylim(edge - pad, top + 1.6 * pad)
     _cost_axis(axes, [_cost(one, cost) for one in known], cost)
+    _number(axes, [*best, *(one for one in known if one not in best)], len(best), spots)
     axes.set_xlabel(f"{COSTS[cost]}, of one sample" if cost != "params" else COSTS[cost])
     axes.set_ylabel("test accuracy (%)")
     axes.yaxis.set_major_locator(MaxNLocator(6))
@@ -55,6 +58,11 @@ def _cost(one: Network, cost: str) -> float:
     return found
 
 
+def _height(one: Network, low: float, edge: float) -> float:
+    """Where a network is drawn: at its accuracy in per cent, or at the edge."""
+    return 100 * one.accuracy if 100 * one.accuracy >= low else edge
+
+
 def _lowest_shown(every: Sequence[float], best: Sequence[float]) -> float:
     """The lowest accuracy with a place of its own: where the front lies counts, in per cent."""
     span = max(max(best) - min(best), 0.5)
@@ -62,26 +70,61 @@ def _lowest_shown(every: Sequence[float], best: Sequence[float]) -> float:
     return min(value for value in every if value >= bar)
 
 
-def _dot(axes: Axes, one: Network, cost: str, low: float, *, numbered: bool) -> None:
-    x, y, color = _cost(one, cost), 100 * one.accuracy, arm_color(one.arm)
-    below = y < low
+def _dot(axes: Axes, one: Network, spot: tuple[float, float]) -> None:
+    (x, y), color = spot, arm_color(one.arm)
+    below = y != 100 * one.accuracy
     look: dict[str, Any] = {"color": color, "marker": "v" if below else "o", "markersize": 6}
     if not one.main:
         look |= {"markerfacecolor": LIGHT["card"], "markeredgewidth": 1.4}
-    shown = low if below else y
     spread = 100 * (one.row["test_accuracy"]["sd"] or 0.0)
     if spread and not below:
         axes.plot([x, x], [y - spread, y + spread], color=color, linewidth=1.1, alpha=0.45)
-    axes.plot([x], [shown], linestyle="", zorder=3, **look)
-    if numbered:
+    axes.plot([x], [y], linestyle="", zorder=3, **look)
+
+
+def _number(
+    axes: Axes,
+    networks: Sequence[Network],
+    sure: int,
+    spots: Mapping[int, tuple[float, float]],
+) -> None:
+    """Write the number of each network beside its dot, where it covers no other number or dot.
+
+    The first networks, so many as are sure, get theirs wherever they stand.
+    """
+    dots = {number: tuple(axes.transData.transform(spot)) for number, spot in spots.items()}
+    point, taken = axes.figure.dpi / 72, list[tuple[float, float]]()
+    for place, one in enumerate(networks):
+        (x, y), others = dots[one.number], [dot for n, dot in dots.items() if n != one.number]
+        centres = {
+            shift: (x + point * (shift[0] + math.copysign(5, shift[0])), y + point * (shift[1] + 3))
+            for shift in PLACES
+        }
+        free = [
+            shift
+            for shift, at in centres.items()
+            if not _near(at, taken, 15, 11) and not _near(at, others, 12, 9)
+        ]
+        if not free and place >= sure:
+            continue
+        shift = free[0] if free else PLACES[0]
+        taken.append(centres[shift])
         axes.annotate(
             f"{one.number}",
-            (x, shown),
-            xytext=(6, 3),
+            spots[one.number],
+            xytext=shift,
             textcoords="offset points",
+            ha="left" if shift[0] > 0 else "right",
             fontsize=8.5,
             color=LIGHT["ink" if one.main else "soft"],
         )
+
+
+def _near(
+    at: tuple[float, float], others: Sequence[tuple[float, ...]], across: float, up: float
+) -> bool:
+    """Whether something stands within so many pixels."""
+    return any(abs(at[0] - x) < across and abs(at[1] - y) < up for x, y in others)
 
 
 def _cost_axis(axes: Axes, costs: Sequence[float], cost: str) -> None:

@@ -1,10 +1,13 @@
 """The pages' templates, filled."""
 
+import re
 from typing import Any
 
 import jinja2
 
 from ramify.report.theme import DARK, LIGHT
+
+CHAPTERS = 3  # of fewer no contents are listed
 
 
 def filled(template: str, **values: Any) -> str:
@@ -24,4 +27,20 @@ def filled(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(palettes=(LIGHT, DARK), **values) + "\n"
+    text = environment.get_template(template).render(palettes=(LIGHT, DARK), **values)
+    return _with_contents(text) + "\n"
+
+
+def _with_contents(text: str) -> str:
+    """A page whose chapters have anchors, listed where it has room for them."""
+    links: list[str] = []
+
+    def anchored(heading: re.Match[str]) -> str:
+        title = heading[1]
+        name = re.sub(r"[^a-z0-9]+", "-", re.sub(r"&[#\w]+;", "", title).lower()).strip("-")
+        links.append(f'<a href="#{name}">{title}</a>')
+        return f'<h2 id="{name}">{title}</h2>'
+
+    text = re.sub(r"<h2>(.*?)</h2>", anchored, text)
+    listed = "\n".join(links) if len(links) >= CHAPTERS else ""
+    return text.replace("<nav></nav>", f"<nav>\n{listed}\n</nav>" if listed else "")
