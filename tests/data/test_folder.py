@@ -150,3 +150,23 @@ def test_deep_image(pets):
     Image.fromarray(np.full((4, 5), 3000, dtype=np.uint16)).save(pets / "test/dog/a.png")
     with pytest.raises(RamifyError, match="more than 8 bits"):
         load(str(pets))
+
+
+def test_a_folder_of_classes_alone_is_split_the_same_way_every_time(tmp_path):
+    root = tmp_path / "shapes"
+    fill(root, **{f"{kind}__{n}": image() for kind in ("round", "square") for n in range(10)})
+    fill(root, long__0=image(), long__1=image())
+    data, again = load(str(root)), load(str(root))
+    assert data.classes == ("long", "round", "square")
+    assert torch.bincount(data.y_train).tolist() == [1, 8, 8]
+    assert torch.bincount(data.y_test).tolist() == [1, 2, 2]
+    assert torch.equal(data.x_test, again.x_test)
+    images = [*pixels(data, data.x_train), *pixels(data, data.x_test)]
+    files = [read(path) for path in sorted(root.glob("*/*"))]
+    keys = lambda several: sorted(one.flatten().tolist() for one in several)  # noqa: E731
+    assert keys(images) == keys(files)
+    (root / "round" / "new.png").write_bytes((root / "round" / "0.png").read_bytes())
+    assert len(load(str(root)).y_test) == 5
+    (root / "long" / "1.png").unlink()
+    with pytest.raises(RamifyError, match="has one image, and each class needs one to train on"):
+        load(str(root))

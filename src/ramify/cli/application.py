@@ -101,7 +101,7 @@ def _make(
         runs.begin(kind, given, config, out)
 
 
-@app.command()
+@app.command(short_help="Grow a network while it trains.")
 @takes(GrowSettings)
 def grow(given: dict[str, Any], **files: Path | None) -> None:
     """Train a network and change its shape where that pays: split channels, prune them, or both.
@@ -123,7 +123,7 @@ Order = Annotated[
 ]
 
 
-@app.command()
+@app.command(short_help="Make a trained network smaller.")
 @takes(PruneSettings, searcher_order=Order)
 def prune(given: dict[str, Any], **files: Path | None) -> None:
     """Make a trained network smaller: cut it, let what stays take over, and tune it.
@@ -138,7 +138,7 @@ def prune(given: dict[str, Any], **files: Path | None) -> None:
     _make(PruneSettings, given, **files)
 
 
-@app.command()
+@app.command(short_help="Search for the cells of a network.")
 @takes(SearchSettings)
 def search(given: dict[str, Any], **files: Path | None) -> None:
     """Search for the cells of a network: which operations their edges have.
@@ -164,7 +164,7 @@ RetrainOut = Annotated[
 ]
 
 
-@app.command()
+@app.command(short_help="Train a shape that was found from fresh weights.")
 @takes(RetrainSettings, RetrainCellsSettings, first={"source": Source}, out=RetrainOut)
 def retrain(given: dict[str, Any], source: Path | None, **files: Path | None) -> None:
     """Train the shape that a run arrived at from fresh weights: what it is worth by itself.
@@ -190,7 +190,7 @@ def _retrain(given: dict[str, Any], source: Path | None, **files: Path | None) -
         runs.execute(*begin(source, given, files["config"], files["out"]))
 
 
-@app.command()
+@app.command(short_help="Write what a run made as ONNX.")
 def export(
     source: Annotated[
         Path, typer.Argument(help="A finished run folder, or a network saved by ramify.save.")
@@ -225,7 +225,7 @@ def export(
         typer.echo(f"{written.path}: {checked}")
 
 
-@app.command()
+@app.command(short_help="Print the channel groups of a network.")
 def show(
     model: Annotated[
         str,
@@ -252,7 +252,7 @@ def show(
     typer.echo(groups_of(model, data=data, shape=shape, classes=classes, width=width))
 
 
-@app.command()
+@app.command(short_help="Write the page of a run again.")
 def report(
     run: Annotated[Path, typer.Argument(help="The run folder, finished or not.")],
 ) -> None:
@@ -262,7 +262,7 @@ def report(
     typer.echo(write_report(run))
 
 
-@app.command()
+@app.command(short_help="Put several runs on one page.")
 def compare(
     runs: Annotated[
         list[Path],
@@ -292,7 +292,7 @@ sweeping = typer.Typer(
     no_args_is_help=True,
     help="Make many runs of a command with settings that vary, and compare them on one page.",
 )
-app.add_typer(sweeping, name="sweep")
+app.add_typer(sweeping, name="sweep", short_help="Make many runs with settings that vary.")
 
 VARIED: dict[str, Any] = {
     "vary": Annotated[

@@ -103,8 +103,8 @@ class Settings(BaseModel, ABC):
         WHAT,
         f"{', '.join(DATA_SETS)}, or NAME of NAME.npz (digits is built in, the others are looked "
         "for under the folder that RAMIFY_DATA names); a folder with images in train/CLASS/* and "
-        "test/CLASS/*; or package.module:object, a data set of yours or a function that returns "
-        "one.",
+        "test/CLASS/*, or in CLASS/* alone, which is split; or package.module:object, a data set "
+        "of yours or a function that returns one.",
     )
     epochs: int = option(
         TRAIN, "Passes over the data before and after each change of the shape.", ge=1

@@ -131,8 +131,8 @@ def load(name: str, seed: int = 0) -> Dataset:
 
     Args:
         name: one of ``NAMES``; the path of a folder of images, ``train/CLASS/*`` and
-            ``test/CLASS/*``; any other NAME for ``NAME.npz`` in the folder RAMIFY_DATA, as
-            :func:`ramify.data.npz.load_npz` reads it; or ``package.module:object`` for an object
+            ``test/CLASS/*``, or ``CLASS/*``, which is split; any other NAME for ``NAME.npz`` in the
+            folder RAMIFY_DATA, as :func:`ramify.data.npz.load_npz` reads it; or ``package.module:object`` for an object
             that has what :class:`ramify.data.TrainTest` names, or a function that returns one.
         seed: which split of the digits; the other sets come with a split of their own.
 
@@ -164,7 +164,7 @@ def load(name: str, seed: int = 0) -> Dataset:
     if "/" in name or name.startswith("."):
         raise RamifyError(
             f"there is no folder {name!r}: give the path of one with images in train/CLASS/* and "
-            "test/CLASS/*."
+            "test/CLASS/*, or in CLASS/*."
         )
     raise RamifyError(
         f"unknown data set {name!r}{did_you_mean(name, NAMES)}: give one of {', '.join(NAMES)}; "

@@ -1,7 +1,8 @@
-"""A folder of images: train/CLASS/* and test/CLASS/*."""
+"""A folder of images: train/CLASS/* and test/CLASS/*, or CLASS/* alone, which is then split."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 GREY_MODES = {"1", "L", "LA"}
+TEST_SHARE = 0.2  # of the images of each class, where the folder has no split of its own
 DEEP_MODES = ("I", "F")  # 16 and 32 bits a pixel, which a conversion to 8 bits would cut off
 
 
@@ -27,17 +29,23 @@ def load_folder(root: Path) -> Dataset:
     applied. Files whose names do not end like those of images are passed over.
 
     Args:
-        root: folder with ``train/CLASS/*`` and ``test/CLASS/*``, the same classes in both.
+        root: folder with ``train/CLASS/*`` and ``test/CLASS/*``, the same classes in both; or with
+            ``CLASS/*``, of which a fifth of each class becomes the test split, drawn by the names
+            of the files, so that it is the same every time.
 
     Returns:
         The data set, named after the folder; classes in the order of their names.
 
     Raises:
         RamifyError: if a folder is missing or empty, the classes of the two splits differ, there
-            are fewer than two, an image cannot be read, or Pillow is not installed.
+            are fewer than two, a class to split has one image, an image cannot be read, or Pillow
+            is not installed.
     """
     require("PIL", "cli", "folders of images are read by Pillow, imported as")
-    files = {split: _class_files(root / split) for split in ("train", "test")}
+    if any((root / split).is_dir() for split in ("train", "test")):
+        files = {split: _class_files(root / split) for split in ("train", "test")}
+    else:
+        files = _divided(root, _class_files(root))
     if files["train"].keys() != files["test"].keys():
         raise RamifyError(
             f"{root / 'train'} and {root / 'test'} should have the same class folders, but only "
@@ -47,7 +55,7 @@ def load_folder(root: Path) -> Dataset:
     classes = tuple(files["train"])
     if len(classes) < 2:
         raise RamifyError(
-            f"{root / 'train'} has one class folder, {classes[0]}, where at least two are needed: "
+            f"{root} has one class folder, {classes[0]}, where at least two are needed: "
             "put the images of each class into a folder of its own."
         )
     paths = [path for split in files.values() for group in split.values() for path in group]
@@ -57,11 +65,28 @@ def load_folder(root: Path) -> Dataset:
     return from_raw(root.resolve().name, train, test, classes)
 
 
+def _divided(root: Path, classes: dict[str, list[Path]]) -> dict[str, dict[str, list[Path]]]:
+    """The images of each class in two splits; adding some moves few others."""
+    files: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
+    for name, group in classes.items():
+        if len(group) == 1:
+            raise RamifyError(
+                f"{root / name} has one image, and each class needs one to train on and one to "
+                "test: add some, or make the folders train and test."
+            )
+        drawn = sorted(group, key=lambda path: hashlib.sha256(path.name.encode()).digest())
+        tested = set(drawn[: max(1, round(TEST_SHARE * len(group)))])
+        files["train"][name] = [path for path in group if path not in tested]
+        files["test"][name] = [path for path in group if path in tested]
+    return files
+
+
 def _class_files(split: Path) -> dict[str, list[Path]]:
     """Image files of every class folder, classes and files in the order of their names."""
     if not split.is_dir():
         raise RamifyError(
-            f"{split} is not a folder: a folder of images needs train/CLASS/* and test/CLASS/*."
+            f"{split} is not a folder: a folder of images needs train/CLASS/* and test/CLASS/*, or "
+            "CLASS/* alone."
         )
     folders = sorted(path for path in split.iterdir() if _is_visible(path) and path.is_dir())
     if not folders:
