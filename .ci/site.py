@@ -1,10 +1,11 @@
 """What `make site` does beside mkdocs: pages from outside of docs/, and the reference.
 
-A hook of mkdocs (`mkdocs.yml`). Pages of the repository that docs/ links to become pages of the
-site; links to code become plain text. The reference has a page for each group of names in
+A hook of mkdocs (`mkdocs.yml`). Notebooks become pages, and so do pages of the repository that
+docs/ links to; links to code become plain text. The reference has a page for each group of names in
 `ramify.public.__all__`, which the docstrings fill.
 """
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -19,6 +20,7 @@ OUTSIDE, DOCS, REFERENCE = "repository/", "docs/", "reference/"
 FIRST = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 LINK = re.compile(r"(!?)\[([^\]\[]*(?:\[[^\]]*\][^\]\[]*)*)\]\(([^)\s]+)\)")
 CODE = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
+NOTEBOOK = ".ipynb"
 SHOWN = (".md", ".png", ".svg")
 
 
@@ -38,6 +40,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             found = LINK.finditer(CODE.sub("", (ROOT / path).read_text()))
             targets = [target(path, link[3])[0] for link in found]
             waiting += [one for one in targets if one.endswith(SHOWN)]
+    for notebook in sorted((ROOT / DOCS).glob(f"*{NOTEBOOK}")):
+        page = notebook.name.replace(NOTEBOOK, ".md")
+        files.append(File.generated(config, page, content=as_page(notebook)))
     for name, text in reference().items():
         files.append(File.generated(config, f"{REFERENCE}{name}", content=text))
     return files
@@ -54,6 +59,16 @@ def on_page_markdown(markdown: str, page: Page, **others: Any) -> str:
     return "".join(parts)
 
 
+def as_page(notebook: Path) -> str:
+    """A notebook as Markdown, with the file to take along."""
+    parts = []
+    for cell in json.loads(notebook.read_text())["cells"]:
+        source = "".join(cell["source"])
+        parts.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else source)
+    parts.insert(1, f"<a href={notebook.name!r} download>This page as a notebook.</a>")
+    return "\n\n".join(parts)
+
+
 def target(path: str, link: str) -> tuple[str, str]:
     """The file of the repository that a link of a page means, and the anchor in it."""
     name, sharp, anchor = link.partition("#")
@@ -67,7 +82,9 @@ def relinked(link: re.Match[str], path: str, uri: str) -> str:
     meant, anchor = target(path, link[3])
     if not meant:
         return link[0]
-    if not meant.endswith(SHOWN) or not (ROOT / meant).is_file():
+    if meant.endswith(NOTEBOOK):
+        meant = meant.replace(NOTEBOOK, ".md")
+    elif not meant.endswith(SHOWN) or not (ROOT / meant).is_file():
         return link[2]
     own = meant.removeprefix(DOCS) if meant.startswith(DOCS) else OUTSIDE + meant
     return f"{link[1]}[{link[2]}]({posixpath.relpath(own, posixpath.dirname(uri) or '.')}{anchor})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "docs").glob("*.ipynb"))
 EXTRAS = {  # page -> extra it needs
     "diffusers.md": "diffusers",
     "experts.md": "transformers",
@@ -29,6 +31,17 @@ def test_python_blocks_run(page: Path) -> None:
     names: dict[str, object] = {"__name__": "docs"}
     for block in blocks:
         exec(compile(block, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda page: page.name)
+def test_notebooks_run(notebook: Path) -> None:
+    cells = json.loads(notebook.read_text())["cells"]
+    names: dict[str, object] = {"__name__": "docs"}
+    for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+        assert cell["outputs"] == []  # what a reader sees comes from their own run
+        exec(compile("".join(cell["source"]), str(notebook), "exec"), names)
+    for target in re.findall(r"\]\(([^)#:]+)\)", notebook.read_text()):
+        assert (notebook.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

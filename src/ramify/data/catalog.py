@@ -132,8 +132,9 @@ def load(name: str, seed: int = 0) -> Dataset:
     Args:
         name: one of ``NAMES``; the path of a folder of images, ``train/CLASS/*`` and
             ``test/CLASS/*``, or ``CLASS/*``, which is split; any other NAME for ``NAME.npz`` in the
-            folder RAMIFY_DATA, as :func:`ramify.data.npz.load_npz` reads it; or ``package.module:object`` for an object
-            that has what :class:`ramify.data.TrainTest` names, or a function that returns one.
+            folder RAMIFY_DATA, as :func:`ramify.data.npz.load_npz` reads it; or
+            ``package.module:object`` for an object that has what :class:`ramify.data.TrainTest`
+            names, or a function that returns one.
         seed: which split of the digits; the other sets come with a split of their own.
 
     Returns:
