@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import os
@@ -181,7 +182,7 @@ def made_with(found: Any, text: str, what: str, verb: str, **offered: Any) -> An
         []
     """
     name = verb.partition("(")[0]
-    if callable(found) and (isinstance(found, type) or not hasattr(found, name)):
+    if makes_objects(found):
         found = made(found, text, what, **offered)
     if not callable(getattr(found, name, None)):
         raise RamifyError(
@@ -189,6 +190,23 @@ def made_with(found: Any, text: str, what: str, verb: str, **offered: Any) -> An
             f"{what}, or a class or function that makes one."
         )
     return found
+
+
+def makes_objects(found: Any) -> bool:
+    """Whether what the user named is to be called: a class or a function, and no other object.
+
+    Args:
+        found: what the user named.
+
+    Returns:
+        Whether it makes what is asked for; an object that can be called, such as a network, is
+        taken as it is.
+
+    Example:
+        >>> makes_objects(dict), makes_objects(len), makes_objects({})
+        (True, True, False)
+    """
+    return isinstance(found, type | functools.partial) or inspect.isroutine(found)
 
 
 def refuse_foreign(

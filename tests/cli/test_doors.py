@@ -381,6 +381,9 @@ def test_mistakes_in_names_are_answered_with_the_nearest_one() -> None:
         ([*"grow --data digits --budget parms=9".split()], r"\(did you mean 'params'\?\)"),
         ([*"search --data digits --space dart".split()], r"\(did you mean 'darts'\?\)"),
         ([*"grow --data digits --model door_net:net".split()], "door_net:net is a network, where"),
+        ([*"grow --data digits --method door_net:net".split()], "is a Linear without propose"),
+        ([*"grow --data digits --rule door_net:net".split()], "is a Linear without select"),
+        ([*"grow --data door_net:net".split()], "door_net:net"),
     ):
         refused(*words, said=said)
 

@@ -326,7 +326,9 @@ def test_a_file_with_a_wrong_type_or_of_another_command_is_told_so(tmp_path: Pat
     with pytest.raises(RamifyError, match="there is no method 3; choose one of"):
         GrowSettings.resolve({}, GrowSettings.of_file(path, {}))
     path.write_text('{"data": "digits", "lr": "x"}')
-    with pytest.raises(RamifyError, match="lr is 'x', which is not a number; correct it in the"):
+    with pytest.raises(
+        RamifyError, match="lr is 'x', which is not a number; correct it where it is"
+    ):
         GrowSettings.resolve({}, GrowSettings.of_file(path, {}))
     path.write_text('{"command": "prune"}')
     with pytest.raises(RamifyError, match="settings of ramify grow but of ramify prune; give"):

@@ -287,7 +287,7 @@ class Settings(BaseModel, ABC):
         if refused["type"].endswith("_type") or refused["type"] == "int_from_float":
             where = f"{file} gives {name} as" if file else f"{name} is"
             value = list(value) if isinstance(value := values[name], tuple) else value
-            advice = AGAIN if file else "correct it in the file of settings."
+            advice = AGAIN if file else "correct it where it is given."
             seen = repr(value) if len(repr(value)) < LONG else f"{repr(value)[:LONG]}…"
             return f"{where} {seen}, which is not {cls._type_in_words(name)}; {advice}"
         if refused["type"] == "finite_number":

@@ -16,7 +16,7 @@ from ramify.data.folder import load_folder
 from ramify.data.idx import read_idx_split
 from ramify.data.npz import load_npz, read_npz
 from ramify.errors import RamifyError, did_you_mean
-from ramify.imports import made, object_at
+from ramify.imports import made, makes_objects, object_at
 
 VARIABLE = "RAMIFY_DATA"
 CALTECH = "caltech20"
@@ -158,7 +158,7 @@ def load(name: str, seed: int = 0) -> Dataset:
         return load_folder(Path(name))
     if all(name.partition(":")):
         found = object_at(name, "data set")
-        return as_dataset(made(found, name, "data set") if callable(found) else found, name)
+        return as_dataset(made(found, name, "data set") if makes_objects(found) else found, name)
     root = os.environ.get(VARIABLE)
     if root and (path := Path(root).expanduser() / f"{name}.npz").is_file():
         return load_npz(path)
