@@ -151,6 +151,20 @@ def test_a_trial_of_a_process_that_is_gone_is_taken_over_or_given_up(
     assert [t.state.is_finished() for t in here.study.trials] == [False, True, False]
 
 
+def test_a_combination_that_was_given_up_is_tried_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = [{"lr": "0.1"}, {"lr": "0.2"}]
+    here = Trials.open(folder, "x.log", "s", 0, {}, every)
+    here.ask(2, lambda trial: None)  # killed before it has a folder
+    monkeypatch.setattr("ramify.commands.sweep_study.GRACE", timedelta(0))
+    assert here.left_behind(["lr"]) == []
+    for _ in range(2):
+        here.ask(2, lambda trial: trial.suggest_categorical("lr", ["0.1", "0.2"]))
+    assert [trial.params for trial in here.study.trials] == [{}, every[1], every[0]]
+    assert here.ask(2, lambda trial: None) is None
+
+
 def test_a_trial_in_use_is_left_to_its_process() -> None:
     sweep(*SMALL, *GRID, "--out", "s")
     study = Trials.open(Path("s"), "trials.log", "ramify", 0, _agreed("s"), [])

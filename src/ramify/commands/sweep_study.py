@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TRIALS = 20  # where --trials says nothing and a range has no end of combinations
 COSTS = {"params": "parameters", "macs": "MACs"}
 GRACE = timedelta(minutes=1)  # in which a trial that has begun has its folder
+ENQUEUED = "fixed_params"  # where Optuna keeps the parameters that a trial was given
 WHERE, ERROR, SWEEP = "where", "error-", "sweep"  # what the storage keeps beside parameters
 
 
@@ -165,6 +166,8 @@ class Trials:
                 found.append(trial)
             elif mine and _age(trial) > GRACE:
                 self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                if ENQUEUED in trial.system_attrs:  # none of the combinations is to be missed
+                    self.study.enqueue_trial(trial.system_attrs[ENQUEUED])
         return found
 
     def failures(self) -> dict[int, str]:
