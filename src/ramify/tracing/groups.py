@@ -18,6 +18,7 @@ from torch import nn
 
 from ramify.errors import RamifyError
 from ramify.tracing.attention.factors import scalable_products
+from ramify.tracing.blocks import Block, find_blocks
 from ramify.tracing.dims import Atom, Term, freeze
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Index, Indexing, Slot, positions
@@ -139,6 +140,11 @@ class ChannelGraph:
     def again(self) -> Callable[[TrialResults | None], ChannelGraph]:
         """The older name of `retrace`."""
         return self.retrace
+
+    @functools.cached_property
+    def blocks(self) -> list[Block]:
+        """The blocks of the model, which `ramify.Drop` takes out, in forward order."""
+        return find_blocks(self.model, self.tapes[0])
 
     @property
     def dims(self) -> Mapping[str, tuple[Term, ...]]:
