@@ -2,7 +2,7 @@
 
 from ramify import cells, cost, data, latency, models, relax
 from ramify.distributed import check_ranks, share_buffers, together
-from ramify.edit import Edit, Prune, Split
+from ramify.edit import Drop, Edit, Insert, Prune, Split
 from ramify.edit.apply import apply
 from ramify.edit.state_laws import state_rule
 from ramify.edit.vocabulary import keep_tokens
@@ -55,6 +55,8 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Edit",
     "Prune",
     "Split",
+    "Drop",
+    "Insert",
     "keep_tokens",
     "ResizedMultiheadAttention",
     "state_rule",

@@ -52,6 +52,7 @@ class Block:
         stream: where its module gets the stream.
         outputs: where each output that is passed on comes from, None for what it makes itself.
         bare: whether it returns the stream itself, and not a tuple that begins with it.
+        sole: whether it is given the stream alone.
         ends: the parameters that make its branches zero, for a residual block.
         operations: the first of its operations on the first tape, and the first after them.
 
@@ -82,6 +83,7 @@ class Block:
     stream: Place
     outputs: tuple[Place, ...]
     bare: bool
+    sole: bool
     ends: tuple[End, ...]
     operations: tuple[int, int]
 
@@ -367,6 +369,7 @@ class _Finder:
             stream=stream,
             outputs=(stream, *where[1:]),
             bare=bare,
+            sole=stream == 0 and len(found.call.args) == 1 and not found.call.named,
             ends=tuple(ends),
             operations=(found.start, found.end),
         )
