@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ramify.edit import Edit, Split, plan_edits
+from ramify.edit import BlockEdit, Drop, Edit, Insert, Split, plan_edits
+from ramify.edit.block_edits import plan_blocks
 from ramify.tracing import ChannelGraph, trace
+from ramify.tracing.blocks import Block
 from ramify.tracing.dims import Atom, Fixed, Sum, Term, resolve
 from ramify.tracing.indexing import Index, new_size
 from ramify.tracing.operation_cost import RESOURCES, Cost, count
@@ -46,7 +48,7 @@ def model_cost(model: nn.Module, inputs: Any) -> Cost:
     return graph_cost(trace(model, inputs))
 
 
-def graph_cost(graph: ChannelGraph, edits: Iterable[Edit] = ()) -> Cost:
+def graph_cost(graph: ChannelGraph, edits: Iterable[Edit | BlockEdit] = ()) -> Cost:
     """The cost of a traced model after edits that are not applied.
 
     Convolutions, products of matrices and scaled-dot-product attention (q kᵀ and its product with
@@ -63,27 +65,47 @@ def graph_cost(graph: ChannelGraph, edits: Iterable[Edit] = ()) -> Cost:
     Raises:
         RamifyError: an edit is not possible.
     """
-    changes = plan_edits(graph, edits).changes
-    params, kinds = _count_all(graph, lambda term: new_size(term, changes))
+    given = list(edits)
+    channels = [edit for edit in given if not isinstance(edit, (Drop, Insert))]
+    plans = plan_blocks(graph, [edit for edit in given if isinstance(edit, (Drop, Insert))])
+    more = [(block, -1) for plan in plans for block in plan.drops]
+    more += [(block, 1) for plan in plans for block in plan.inserts]
+    changes = plan_edits(graph, channels).changes
+    params, kinds = _count_all(graph, lambda term: new_size(term, changes), more)
     return Cost(params, sum(kinds.values()), kinds)
 
 
-def _count_all(graph: ChannelGraph, size: Callable[[Term], Any]) -> tuple[Any, dict[str, Any]]:
-    """(parameters, MACs by kind), in whatever numbers `size` gives for a resolved term."""
+def _count_all(
+    graph: ChannelGraph, size: Callable[[Term], Any], more: Sequence[tuple[Block, int]] = ()
+) -> tuple[Any, dict[str, Any]]:
+    """(parameters, MACs by kind), in whatever numbers `size` gives for a resolved term.
+
+    Args:
+        graph: the traced model.
+        size: of a term.
+        more: blocks that count otherwise than once, and by how much.
+
+    Returns:
+        Both.
+    """
+    times: Counter[str | int] = Counter()
+    for block, number in more:
+        for counted in (*block.own, *range(*block.operations)):
+            times[counted] += number
     buffers = {name for name, _ in graph.model.named_buffers()}
     # Under gates a tensor has another name than the graph knows it by.
     buffers |= {name.replace("parametrizations.", "").removesuffix(".original") for name in buffers}
     params = sum(
-        math.prod(size(term) for term in terms)
+        math.prod(size(term) for term in terms) * (1 + times[name])
         for name, terms in graph.dims.items()
         if name not in buffers
     )
     sizes = Sizes(graph, size)
     kinds: dict[str, Any] = {}
-    for op in graph.tapes[0].ops:
+    for position, op in enumerate(graph.tapes[0].ops):
         kind, macs = count(op, sizes.of)
         if kind:
-            kinds[kind] = kinds.get(kind, 0) + macs
+            kinds[kind] = kinds.get(kind, 0) + macs * (1 + times[position])
     return params, kinds
 
 

@@ -54,6 +54,7 @@ class Block:
         bare: whether it returns the stream itself, and not a tuple that begins with it.
         sole: whether it is given the stream alone.
         ends: the parameters that make its branches zero, for a residual block.
+        own: the parameters and buffers that nothing else has.
         operations: the first of its operations on the first tape, and the first after them.
 
     Example:
@@ -85,6 +86,7 @@ class Block:
     bare: bool
     sole: bool
     ends: tuple[End, ...]
+    own: tuple[str, ...]
     operations: tuple[int, int]
 
     def __repr__(self) -> str:
@@ -354,13 +356,13 @@ class _Finder:
         why_kept = self._why_kept(found)
         ends, why_alone = self._why_alone(found)
         where = [self._place(found.call, ref) for ref in self._top(found.call.output)]
-        bare = isinstance(found.call.output, Ref)
+        bare, own = isinstance(found.call.output, Ref), self._own(found)
         stream = self._place(found.call, found.source) if found.source is not None else None
         reasons = dict.fromkeys(reason for reason in (why_kept, why_alone) if reason)
         return Block(
             name=found.name,
             kind="residual" if found.adds and found.same else "plain",
-            cost=self._cost(found),
+            cost=self._cost(found, own),
             can_drop=not why_kept,
             can_insert=not why_alone,
             why="; ".join(reasons),
@@ -371,6 +373,7 @@ class _Finder:
             bare=bare,
             sole=stream == 0 and len(found.call.args) == 1 and not found.call.named,
             ends=tuple(ends),
+            own=own,
             operations=(found.start, found.end),
         )
 
@@ -448,15 +451,19 @@ class _Finder:
             return "it is neither residual nor a layer with ReLU, so that no copy leaves its input"
         return ""
 
-    def _cost(self, found: _Candidate) -> Cost:
-        """Parameters that nothing else has, and MACs by kind."""
+    def _own(self, found: _Candidate) -> tuple[str, ...]:
+        """The parameters and buffers that have no name outside."""
         inside = tuple(f"{member}." for member in found.members)
-        own = {
+        return tuple(
             first
             for first, names in self._owners.items()
             if all(name.startswith(inside) for name in names)
-        }
-        params = sum(p.numel() for name, p in self._model.named_parameters() if name in own)
+        )
+
+    def _cost(self, found: _Candidate, own: Sequence[str]) -> Cost:
+        """The parameters among these, and MACs by kind."""
+        parameters = dict(self._model.named_parameters())
+        params = sum(parameters[name].numel() for name in own if name in parameters)
         kinds: dict[str, int] = {}
         for kind, macs in self._macs[found.start : found.end]:
             if kind:
