@@ -28,13 +28,14 @@ from ramify.methods import (
     splitting_matrix,
 )
 from ramify.probe.loss import Loss
-from ramify.refit import Sensitivity, cut, sensitivity
+from ramify.refit import BlockSensitivity, Sensitivity, block_sensitivity, cut, sensitivity
 from ramify.relax import fold, gate
 from ramify.select import Knapsack, Rule, Selection, Threshold, TopFraction, TradeOff
 from ramify.select.fit import fit
 from ramify.store.model import load, recipe_of, reshape, save
 from ramify.tracing import ChannelGraph, ChannelGroup, rule, trace
 from ramify.tracing.attention.multihead import ResizedMultiheadAttention
+from ramify.tracing.blocks import Block
 from ramify.train.epoch import Training
 from ramify.train.grow import grow
 from ramify.train.loop import Grown
@@ -47,6 +48,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "trace",
     "ChannelGraph",
     "ChannelGroup",
+    "Block",
     "rule",
     "cost",
     "latency",
@@ -92,6 +94,8 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "cut",
     "sensitivity",
     "Sensitivity",
+    "block_sensitivity",
+    "BlockSensitivity",
     # widths learned by gradients
     "gate",
     "fold",

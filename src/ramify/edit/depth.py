@@ -11,7 +11,6 @@ Legend: `C` channels of a stream.
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ramify.edit.block_edits import ListPlan
+from ramify.edit.bypass import bypassed
 from ramify.edit.carry import Follower, named_alike
 from ramify.edit.configs import Reordered, configured, facts_of, follow
 from ramify.edit.depth_state import Copied, follow_dictionary, follow_optimizer
@@ -124,7 +124,7 @@ def _carry_out_list(
         RamifyError: the model computes something else.
     """
     model = graph.model
-    with _bypassed(model, plan.drops), _watched(model, plan.inserts) as statistics:
+    with bypassed(model, plan.drops), _watched(model, plan.inserts) as statistics:
         expected = run_of(graph)
     ways = [True] if plan.container is not None else []
     ways += [False] if not plan.inserts and all(map(_can_skip, plan.drops)) else []
@@ -257,46 +257,6 @@ def _neutralise(
                 "branch, is shared"
             )
         own.fill_(end.value)
-
-
-@contextlib.contextmanager
-def _bypassed(model: nn.Module, blocks: Iterable[Block]) -> Iterator[None]:
-    """Blocks run, and return their own stream in place of what they make of it."""
-    streams: dict[Block, Tensor] = {}
-    handles = []
-
-    def hold(block: Block) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            place = block.stream
-            streams[block] = (args[place] if isinstance(place, int) else named[str(place)]).clone()
-
-        return hook
-
-    def give(block: Block) -> Any:
-        return lambda _, args, output: _with_stream(output, streams.pop(block))
-
-    for block in blocks:
-        first, last = (model.get_submodule(block.members[n]) for n in (0, -1))
-        handles.append(first.register_forward_pre_hook(hold(block), with_kwargs=True))
-        handles.append(last.register_forward_hook(give(block)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _with_stream(output: Any, stream: Tensor) -> Any:
-    """What a module returned, with another tensor in the first place."""
-    if isinstance(output, Tensor):
-        return stream
-    if isinstance(output, Mapping):
-        changed: Any = copy.copy(output)
-        changed[next(key for key, value in output.items() if isinstance(value, Tensor))] = stream
-        return changed
-    if hasattr(output, "_replace"):
-        return output._replace(**{output._fields[0]: stream})
-    return type(output)((stream, *output[1:]))
 
 
 @contextlib.contextmanager

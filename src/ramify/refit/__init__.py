@@ -1,5 +1,6 @@
 """Refit: after channels go, what stays takes over."""
 
+from ramify.refit.by_block import BlockRow, BlockSensitivity, block_sensitivity
 from ramify.refit.by_group import Sensitivity, SensitivityRow, sensitivity
 from ramify.refit.cutting import CutReport, cut
 from ramify.refit.reference import Reference
@@ -7,12 +8,15 @@ from ramify.refit.sequential import Refitted, refit_readers
 from ramify.refit.takeover import Takeover
 
 __all__ = [
+    "BlockRow",
+    "BlockSensitivity",
     "CutReport",
     "Reference",
     "Refitted",
     "Sensitivity",
     "SensitivityRow",
     "Takeover",
+    "block_sensitivity",
     "cut",
     "refit_readers",
     "sensitivity",

@@ -13,7 +13,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from ramify.cost import Cost, CostModel
-from ramify.edit import Edit
+from ramify.edit import Drop, Edit
 from ramify.edit.apply import apply, several_followers
 from ramify.edit.carry import Follower
 from ramify.edit.optimizers import several
@@ -23,6 +23,7 @@ from ramify.methods import Proposal, agree
 from ramify.methods.proposal import Method, checked
 from ramify.probe.loss import Loss
 from ramify.refit.choosing import Floor, comparable, floors, of_groups
+from ramify.refit.depth_choice import drops_within
 from ramify.refit.expected import expected_rise
 from ramify.refit.outcome import Accept, constant_loss, mean_loss, samples
 from ramify.refit.selecting import Selecting, smallest
@@ -47,7 +48,8 @@ class CutReport:
         after: the cost of the cut model.
         widths: group name -> (width before, width after).
         proposals: every prune that the method proposed, in values that compare between layers.
-        edits: the prunes that were made.
+        edits: the prunes that were made, by the names that groups have without the dropped blocks.
+        drops: the blocks that were dropped.
         loss_before: the mean loss of the model as it was, on what the cut was measured on.
         loss_after: the mean loss of the cut model, on the same.
         predicted: the rise of the loss that is expected on samples like those that it was chosen
@@ -68,6 +70,7 @@ class CutReport:
     held: bool
     refitted: list[Refitted]
     warnings: tuple[str, ...]
+    drops: tuple[Drop, ...] = ()
 
 
 def cut(  # noqa: PLR0913
@@ -86,6 +89,7 @@ def cut(  # noqa: PLR0913
     groups: Sequence[str] | None = None,
     raw: bool = False,
     balance: bool | None = None,
+    depth: bool = False,
     held: Iterable[Any] | None = None,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     followers: Follower | Iterable[Follower] = (),
@@ -125,6 +129,10 @@ def cut(  # noqa: PLR0913
         balance: whether more equal shares of all layers are tried too, and the order in which
             `Takeover` takes the channels of each; the selection that loses least on `batches` is
             kept. By default for every method but `Takeover` itself, unless `raw`.
+        depth: whether whole blocks may go too (`graph.blocks`). Blocks are dropped one after the
+            other, that of the least rise of the true loss for what it saves first; each time the
+            widths of what is left are cut to the budget and the loss is measured, and the number
+            of drops that loses least is kept. It takes a budget of size.
         held: samples to measure on that choose nothing; by default it is measured on `batches`.
         optimizer: the optimizer (or several) whose state follows.
         followers: models or state dictionaries that follow the edit; they are not refitted.
@@ -162,34 +170,51 @@ def cut(  # noqa: PLR0913
     check_editable(graph)
     check_multiple(multiple_of)
     sizes = _checked(budget, accept, rule)
+    if depth and (not sizes or accept is not None or "loss" in (budget or {})):
+        raise RamifyError(
+            "depth is chosen within a budget of size: give params, macs, flops, energy or latency, "
+            "and no budget of the loss, nor accept="
+        )
     optimizers, following = several(optimizer), several_followers(followers)
     with _all_or_nothing(graph, optimizers, following):
         sample, measured_on = samples(batches, held)
         method = method or Takeover()
-        proposals = agree(graph, checked(graph, method, method.propose(graph, loss, sample)))
-        proposals = comparable(of_groups(graph, proposals, groups), raw)
-        least = floors(graph, keep)
         if balance is None:
             balance = not raw and not isinstance(method, Takeover)
-        selecting = Selecting(
-            graph=graph,
-            loss=loss,
-            sample=sample,
-            measured_on=measured_on,
-            proposals=proposals,
-            least=least,
-            rule=rule,
-            multiple_of=multiple_of,
-            alike=alike,
-            refit=refit,
-            accept=accept,
-            balance=balance,
-        )
+
+        def selecting_of(graph: ChannelGraph) -> Selecting:
+            proposals = agree(graph, checked(graph, method, method.propose(graph, loss, sample)))
+            return Selecting(
+                graph=graph,
+                loss=loss,
+                sample=sample,
+                measured_on=measured_on,
+                proposals=comparable(of_groups(graph, proposals, groups), raw),
+                least=floors(graph, keep),
+                rule=rule,
+                multiple_of=multiple_of,
+                alike=alike,
+                refit=refit,
+                accept=accept,
+                balance=balance,
+            )
+
+        drops: list[Drop] = []
+        full, full_cost = None, CostModel(graph).cost()
+        if depth and sizes:
+            full = mean_loss(graph.model, loss, measured_on)
+            drops = drops_within(
+                graph, loss, sample, sizes, lambda one: selecting_of(one).best(sizes).sample_loss
+            )
+            if drops:
+                graph = apply(graph, drops, optimizer=optimizers, followers=following)
+        selecting = selecting_of(graph)
         most = math.inf if budget is None else budget.get("loss", math.inf)
         if accept is None and most == math.inf:
             outcome = selecting.best(sizes)
             known = outcome.start if measured_on is sample else None
             start = mean_loss(graph.model, loss, measured_on) if known is None else known
+            start = start if full is None else full
         else:
             start = mean_loss(graph.model, loss, measured_on)
             outcome = smallest(selecting, sizes, start + most)
@@ -197,7 +222,7 @@ def cut(  # noqa: PLR0913
         expected = math.nan
         if log is not None:
             expected = expected_rise(graph, outcome, loss, sample)
-        before, widths = CostModel(graph).cost(), {g.name: g.width for g in graph.groups}
+        widths = {g.name: g.width for g in graph.groups}
         gone = Counter(graph[edit.group].name for edit in outcome.edits)
         shapes = {name: (width, width - gone[name]) for name, width in widths.items()}
         said = _guard(shapes, start, outcome.loss, constant)
@@ -210,10 +235,10 @@ def cut(  # noqa: PLR0913
     if log is not None:
         log(
             CutReport(
-                before=before,
+                before=full_cost,
                 after=CostModel(graph).cost(),
                 widths=shapes,
-                proposals=proposals,
+                proposals=list(selecting.proposals),
                 edits=outcome.edits,
                 loss_before=start,
                 loss_after=outcome.loss,
@@ -221,6 +246,7 @@ def cut(  # noqa: PLR0913
                 held=held is not None,
                 refitted=outcome.refitted,
                 warnings=said,
+                drops=tuple(drops),
             )
         )
     return graph

@@ -1,0 +1,125 @@
+"""Depth against width under one budget: blocks are dropped as long as the cut model gains by it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ramify.cost import RESOURCES, graph_cost
+from ramify.edit import Drop
+from ramify.edit.block_edits import plan_blocks
+from ramify.edit.depth import carry_out_blocks
+from ramify.errors import RamifyError
+from ramify.probe.loss import Loss
+from ramify.refit.by_block import loss_without
+from ramify.tracing import ChannelGraph
+from ramify.tracing.blocks import Block
+
+PATIENCE = 2
+"""So many further drops are tried after the best number of them."""
+
+
+def drops_within(
+    graph: ChannelGraph,
+    loss: Loss,
+    sample: Sequence[Any],
+    budget: Mapping[str, float],
+    cut_loss: Callable[[ChannelGraph], float],
+) -> list[Drop]:
+    """The blocks without which the model, cut to a budget by its widths, loses least.
+
+    Blocks go one after the other, each time the one whose drop raises the true loss least for what
+    it saves. After each, the widths of what is left are cut to the budget, and the loss measured.
+
+    Args:
+        graph: the traced model; it is as it was afterwards.
+        loss: `loss(model, batch)` -> (S,).
+        sample: what to choose on.
+        budget: the most that the model may have, by resource.
+        cut_loss: the loss of a traced model once its widths are cut to the budget.
+
+    Returns:
+        The drops, none where widths alone lose least.
+
+    Raises:
+        RamifyError: the budget is out of reach with and without any block.
+    """
+    found: list[tuple[float, list[Drop]]] = []
+    refused: RamifyError | None = None
+    without: list[Drop] = []
+    resource = next((name for name in budget if name in RESOURCES), "macs")
+    for drops in ([], *_growing(graph, loss, sample, resource)):
+        without = [Drop(block.name) for block in drops]
+        try:
+            with shortened(graph, without) as shorter:
+                found.append((cut_loss(shorter), without))
+                inside = _is_within(shorter, budget)
+        except RamifyError as error:
+            refused = refused or error
+            continue
+        best = min(range(len(found)), key=lambda number: found[number][0])
+        if inside or len(found) - 1 - best >= PATIENCE:
+            break
+    if not found:
+        assert refused is not None
+        raise refused
+    return min(found, key=lambda one: one[0])[1]
+
+
+def _is_within(graph: ChannelGraph, budget: Mapping[str, float]) -> bool:
+    """Whether a model needs no cut, as far as its cost is counted."""
+    counted = {name: most for name, most in budget.items() if name in RESOURCES}
+    now = graph_cost(graph)
+    return counted == dict(budget) and all(now.of(n) <= most for n, most in counted.items())
+
+
+def _growing(
+    graph: ChannelGraph, loss: Loss, sample: Sequence[Any], resource: str
+) -> Iterator[list[Block]]:
+    """One block more each time: that of the least rise of the loss for what it saves."""
+    gone: list[Block] = []
+    now = graph_cost(graph).of(resource)
+    left = loss_without(graph.model, [], loss, sample)
+    while True:
+        rises: list[tuple[float, float, Block]] = []
+        for block in graph.blocks:
+            if block in gone or not block.can_drop:
+                continue
+            with suppress(RamifyError):  # its list would be empty, or it holds one that went
+                saved = now - graph_cost(graph, [*map(Drop, gone), Drop(block)]).of(resource)
+                after = loss_without(graph.model, [*gone, block], loss, sample)
+                rises.append(((after - left) / max(saved, 1), after, block))
+        if not rises:
+            return
+        rate, left, block = min(rises, key=lambda one: one[0])
+        if not math.isfinite(rate):
+            return
+        gone.append(block)
+        now = graph_cost(graph, map(Drop, gone)).of(resource)
+        yield list(gone)
+
+
+@contextmanager
+def shortened(graph: ChannelGraph, drops: Sequence[Drop]) -> Iterator[ChannelGraph]:
+    """The model without some blocks, for the time of the block.
+
+    Args:
+        graph: the traced model.
+        drops: what goes.
+
+    Yields:
+        Its graph.
+    """
+    if not drops:
+        yield graph
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        steps, _ = carry_out_blocks(graph, plan_blocks(graph, drops), [], [])
+    try:
+        yield graph.retrace()
+    finally:
+        steps.back()
