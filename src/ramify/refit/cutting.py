@@ -46,9 +46,10 @@ class CutReport:
     Attributes:
         before: the cost of the model as it was.
         after: the cost of the cut model.
-        widths: group name -> (width before, width after).
+        widths: group name -> (width before, width after), by the names that groups have without
+            the blocks that were dropped.
         proposals: every prune that the method proposed, in values that compare between layers.
-        edits: the prunes that were made, by the names that groups have without the dropped blocks.
+        edits: the prunes that were made, by these names.
         drops: the blocks that were dropped.
         loss_before: the mean loss of the model as it was, on what the cut was measured on.
         loss_after: the mean loss of the cut model, on the same.

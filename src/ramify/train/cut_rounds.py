@@ -31,6 +31,7 @@ class Cutting:
         groups: Patterns of the groups that may be cut; None for all.
         raw: Whether scores of layers are compared as they are.
         rounds: So many cuts, each with its tuning; the budget is approached by equal factors.
+        depth: Whether whole blocks may go too.
 
     Raises:
         RamifyError: Rounds and what is cut by do not go together.
@@ -47,6 +48,7 @@ class Cutting:
     groups: Sequence[str] | None = None
     raw: bool = False
     rounds: int = 1
+    depth: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.rounds, int) or self.rounds < 1:
@@ -55,6 +57,11 @@ class Cutting:
             raise RamifyError(
                 "several rounds approach a budget, and a rule alone says what goes at once: give "
                 "a budget, or one round."
+            )
+        if self.depth and (self.rounds > 1 or self.accept is not None or not self.budget):
+            raise RamifyError(
+                "depth is chosen once, within a budget of size: give a budget and one round, and "
+                "no accept."
             )
 
     def within(self, graph: ChannelGraph, round_: int) -> dict[str, float] | None:
@@ -94,7 +101,7 @@ class Cutting:
         now = graph_cost(graph)
         least = graph_cost(graph, [proposal.edit for proposal in pool])
         for name, most in counted.items():
-            if least.of(name) > most:
+            if least.of(name) > most and not self.depth:
                 raise RamifyError(
                     f"the budget of {name} is {most:g}, and with every channel gone that may go "
                     f"the network still has {least.of(name):,}: give a larger budget, or a smaller "
