@@ -169,6 +169,8 @@ def _failure(graph: ChannelGraph, expected: Tape, made: Sequence[Copied]) -> str
     """In which way a model does not compute what it should; empty where it does."""
     try:
         found = run_of(graph)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:
         said = " ".join(str(error).split())[:200]
         return f"the edited model does not run ({type(error).__name__}: {said})"
