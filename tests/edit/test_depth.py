@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -315,6 +317,18 @@ def test_what_stands_for_a_block_returns_what_it_was_given() -> None:
     skip = model.layers[0]
     assert isinstance(skip, Skip)
     assert (skip.outputs, skip.bare) == ((0, "bias", None), False)
+    exported = torch.export.export(model, (x,))
+    assert torch.allclose(exported.module()(x), model(x), atol=EXACT)
+
+
+def test_a_network_of_another_depth_exports(tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    model, x = made("named", torch.float32)
+    ramify.apply(ramify.trace(model, x), [Drop("second")])
+    file = str(tmp_path / "net.onnx")
+    torch.onnx.export(model, (x,), file, dynamo=False, input_names=["x"])
+    [found] = runtime.InferenceSession(file).run(None, {"x": x.numpy()})
+    assert torch.allclose(torch.from_numpy(found), model(x), atol=1e-5)
 
 
 class Counted(nn.Module):
@@ -440,6 +454,34 @@ def test_a_plain_layer_that_cannot_be_the_identity() -> None:
     convs = [nn.Conv2d(3, 3, (2, 3), padding=(0, 1)), nn.ZeroPad2d((0, 0, 1, 0)), nn.ReLU()]
     graph = ramify.trace(nn.Sequential(nn.Sequential(*convs)), torch.randn(1, 3, 4, 4))
     assert [block.can_insert for block in graph.blocks] in ([], [False])
+
+
+class Locked(PreActivation):
+    """Holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.lock = threading.Lock()
+
+
+def test_what_cannot_be_copied() -> None:
+    model = nn.Sequential(Locked(), Locked())
+    graph = ramify.trace(model, torch.randn(1, 3, 4, 4))
+    with pytest.raises(RamifyError, match="no copy of this Locked can be made"):
+        ramify.apply(graph, [Insert("0")])
+    assert len(model) == 2
+
+
+def test_an_activation_that_layers_share_belongs_to_none() -> None:
+    relu = nn.ReLU()
+    layers = [nn.Conv2d(3, 3, 3, padding=1), relu, nn.Conv2d(3, 3, 3, padding=1), relu]
+    model, x = nn.Sequential(*layers).double(), torch.randn(1, 3, 4, 4).double()
+    graph = ramify.trace(model, x)
+    assert [block.members for block in graph.blocks] == [("0",), ("2",)]
+    expected = outputs(passing_over(model, ("2",)), x)
+    ramify.apply(graph, [Drop("2")])
+    assert distance(outputs(model, x), expected) < EXACT
+    assert len(model) == 3
 
 
 def test_every_network_of_blocks_is_tested() -> None:

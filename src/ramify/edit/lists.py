@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ramify.errors import RamifyError
 from ramify.tracing.modes import ABSENT, set_attribute
 
 BUILT = "_ramify_built"
@@ -189,6 +190,9 @@ class Copies:
     Attributes:
         modules: the copies.
         tensors: (parameter or buffer, its copy), in order.
+
+    Raises:
+        RamifyError: one cannot be copied.
     """
 
     def __init__(self, model: nn.Module, originals: Sequence[nn.Module]) -> None:
@@ -201,7 +205,14 @@ class Copies:
                 held += [v for k, v in vars(module).items() if k not in _KEPT_APART]
         memo: dict[int, Any] = {id(each): each for each in held if each is not None}
         shared = set(memo)
-        self.modules: list[nn.Module] = [copy.deepcopy(module, memo) for module in originals]
+        try:
+            self.modules: list[nn.Module] = [copy.deepcopy(module, memo) for module in originals]
+        except Exception as error:
+            kind = type(originals[0]).__name__
+            raise RamifyError(
+                f"no copy of this {kind} can be made ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}): insert a block that copy.deepcopy takes"
+            ) from error
         self.tensors: list[tuple[Tensor, Tensor]] = [
             (tensor, memo[id(tensor)])
             for tensor in _tensors(originals)

@@ -259,7 +259,8 @@ class _Finder:
             if each is None:
                 continue
             alone = bool(each._modules) or not isinstance(module, nn.Sequential)
-            if not alone and spans and not self._works(names[key]) and self._keeps(names[key]):
+            follows = len(self._calls[names[key]]) == 1 and self._keeps(names[key])
+            if not alone and spans and follows and not self._works(names[key]):
                 last = module._modules[spans[-1][-1]]
                 if last is not None and not last._modules:
                     spans[-1].append(key)
