@@ -28,7 +28,15 @@ from ramify.methods import (
     splitting_matrix,
 )
 from ramify.probe.loss import Loss
-from ramify.refit import BlockSensitivity, Sensitivity, block_sensitivity, cut, sensitivity
+from ramify.refit import (
+    BlockSensitivity,
+    InsertGain,
+    Sensitivity,
+    block_sensitivity,
+    cut,
+    insert_gains,
+    sensitivity,
+)
 from ramify.relax import fold, gate
 from ramify.select import Knapsack, Rule, Selection, Threshold, TopFraction, TradeOff
 from ramify.select.fit import fit
@@ -96,6 +104,8 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Sensitivity",
     "block_sensitivity",
     "BlockSensitivity",
+    "insert_gains",
+    "InsertGain",
     # widths learned by gradients
     "gate",
     "fold",

@@ -3,6 +3,7 @@
 from ramify.refit.by_block import BlockRow, BlockSensitivity, block_sensitivity
 from ramify.refit.by_group import Sensitivity, SensitivityRow, sensitivity
 from ramify.refit.cutting import CutReport, cut
+from ramify.refit.insert_gains import InsertGain, insert_gains
 from ramify.refit.reference import Reference
 from ramify.refit.sequential import Refitted, refit_readers
 from ramify.refit.takeover import Takeover
@@ -11,6 +12,7 @@ __all__ = [
     "BlockRow",
     "BlockSensitivity",
     "CutReport",
+    "InsertGain",
     "Reference",
     "Refitted",
     "Sensitivity",
@@ -18,6 +20,7 @@ __all__ = [
     "Takeover",
     "block_sensitivity",
     "cut",
+    "insert_gains",
     "refit_readers",
     "sensitivity",
 ]
