@@ -106,6 +106,7 @@ def test_a_useless_block_goes_before_channels() -> None:
     assert len(model.layer1) == 2
     assert report.before.macs == cost.macs
     assert ramify.cost.graph_cost(graph).macs <= budget["macs"]
+    assert report.predicted > 0
     assert report.loss_after == pytest.approx(mean_loss(model, loss, batches), rel=1e-5)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for p in model.parameters()}
@@ -141,6 +142,13 @@ def test_depth_takes_a_budget_of_size(budget: Any) -> None:
     with pytest.raises(RamifyError, match="depth is chosen within a budget of size"):
         ramify.cut(graph, loss, batches, budget=budget, accept=accept, depth=True)
     assert snapshot(model) == before
+
+
+def test_floors_by_name_do_not_go_with_depth() -> None:
+    model, batches = small()
+    graph = ramify.trace(model, batches[0][0][:2])
+    with pytest.raises(RamifyError, match="names of groups change as blocks go"):
+        ramify.cut(graph, loss, batches, budget={"macs": 1e5}, keep={"stem": 2}, depth=True)
 
 
 def test_a_budget_out_of_reach_changes_nothing() -> None:

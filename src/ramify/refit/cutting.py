@@ -171,11 +171,8 @@ def cut(  # noqa: PLR0913
     check_editable(graph)
     check_multiple(multiple_of)
     sizes = _checked(budget, accept, rule)
-    if depth and (not sizes or accept is not None or "loss" in (budget or {})):
-        raise RamifyError(
-            "depth is chosen within a budget of size: give params, macs, flops, energy or latency, "
-            "and no budget of the loss, nor accept="
-        )
+    if depth:
+        _check_depth(budget, accept, keep)
     optimizers, following = several(optimizer), several_followers(followers)
     with _all_or_nothing(graph, optimizers, following):
         sample, measured_on = samples(batches, held)
@@ -201,14 +198,14 @@ def cut(  # noqa: PLR0913
             )
 
         drops: list[Drop] = []
-        full, full_cost = None, CostModel(graph).cost()
+        full, lost, full_cost = None, 0.0, CostModel(graph).cost()
         if depth and sizes:
             full = mean_loss(graph.model, loss, measured_on)
             drops = drops_within(
                 graph, loss, sample, sizes, lambda one: selecting_of(one).best(sizes).sample_loss
             )
             if drops:
-                graph = apply(graph, drops, optimizer=optimizers, followers=following)
+                graph, lost = _dropped(graph, drops, loss, sample, optimizers, following)
         selecting = selecting_of(graph)
         most = math.inf if budget is None else budget.get("loss", math.inf)
         if accept is None and most == math.inf:
@@ -222,7 +219,7 @@ def cut(  # noqa: PLR0913
         constant = constant_loss(graph.model, loss, measured_on[0])
         expected = math.nan
         if log is not None:
-            expected = expected_rise(graph, outcome, loss, sample)
+            expected = lost + expected_rise(graph, outcome, loss, sample)
         widths = {g.name: g.width for g in graph.groups}
         gone = Counter(graph[edit.group].name for edit in outcome.edits)
         shapes = {name: (width, width - gone[name]) for name, width in widths.items()}
@@ -251,6 +248,20 @@ def cut(  # noqa: PLR0913
             )
         )
     return graph
+
+
+def _dropped(
+    graph: ChannelGraph,
+    drops: Sequence[Drop],
+    loss: Loss,
+    sample: Sequence[Any],
+    optimizers: list[Optimizer],
+    followers: list[Follower],
+) -> tuple[ChannelGraph, float]:
+    """The graph of the model without some blocks, and what its loss on the sample rises by."""
+    before = mean_loss(graph.model, loss, sample)
+    graph = apply(graph, drops, optimizer=optimizers, followers=followers)
+    return graph, mean_loss(graph.model, loss, sample) - before
 
 
 @contextmanager
@@ -297,6 +308,20 @@ def _checked(
             "which says which channels go"
         )
     return {name: total for name, total in (budget or {}).items() if name != "loss"}
+
+
+def _check_depth(budget: Mapping[str, float] | None, accept: Accept | None, keep: Floor) -> None:
+    """Raise where blocks cannot be chosen together with channels."""
+    if not set(budget or {}) - {"loss"} or accept is not None or "loss" in (budget or {}):
+        raise RamifyError(
+            "depth is chosen within a budget of size: give params, macs, flops, energy or latency, "
+            "and no budget of the loss, nor accept="
+        )
+    if isinstance(keep, Mapping):
+        raise RamifyError(
+            "names of groups change as blocks go, so that keep= cannot go by name with depth=True: "
+            "give one share or width for all"
+        )
 
 
 def _guard(
