@@ -64,13 +64,10 @@ def logits(model: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
 CASES: list[tuple[str, list[Any], int]] = [
     ("bert", [Drop("bert.encoder.layer.1")], 2),
     ("gpt2", [Drop("transformer.h.0")], 2),
-    ("gpt2", [Insert("transformer.h.1")], 4),
-    ("llama", [Drop("model.layers.0")], 2),
     ("llama", [Insert("model.layers.2"), Drop("model.layers.0")], 3),
     ("qwen2", [Drop("model.layers.0")], 2),
     ("qwen2", [Insert("model.layers.0")], 4),
     ("t5", [Drop("encoder.block.1"), Drop("decoder.block.2")], 2),
-    ("vit", [Drop("vit.layers.2")], 2),
     ("vit", [Insert("vit.layers.0")], 4),
 ]
 
@@ -97,6 +94,10 @@ def test_everything_says_the_new_depth(
     assert depth(again) == layers
     assert distance(logits(again, inputs), expected) < 1e-12
     assert numbers(model) == numbers(again)
+    if name == "qwen2":
+        full, sliding = "full_attention", "sliding_attention"
+        types = {2: [sliding, sliding], 4: [full, full, sliding, sliding]}
+        assert model.config.layer_types == again.config.layer_types == types[layers]
     if model.can_generate():
         settings = {"max_new_tokens": 5, "do_sample": False}
         ids = inputs["input_ids"]
@@ -106,18 +107,6 @@ def test_everything_says_the_new_depth(
 
 def with_first(output: Any, stream: Any) -> Any:
     return (stream, *output[1:]) if isinstance(output, tuple) else stream
-
-
-def test_types_of_layers_follow() -> None:
-    full, sliding = "full_attention", "sliding_attention"
-    model, inputs = small("qwen2")
-    assert model.config.layer_types == [full, sliding, sliding]
-    graph = ramify.apply(ramify.trace(model, inputs), [Drop("model.layers.0")])
-    assert model.config.layer_types == [sliding, sliding]
-    model, inputs = small("qwen2")
-    graph = ramify.apply(ramify.trace(model, inputs), [Insert("model.layers.0")])
-    assert model.config.layer_types == [full, full, sliding, sliding]
-    assert graph.model is model
 
 
 def test_channels_and_layers_in_one_call(tmp_path: Path) -> None:

@@ -44,8 +44,9 @@ def test_the_rise_is_that_of_the_model_without_the_block() -> None:
     assert [row.block for row in report.rows] == ["layer1.0", "layer1.1", "layer1.2", "layer2.1"]
     for row in report.rows:
         other = copy.deepcopy(model)
-        cost = ramify.cost.graph_cost(ramify.trace(other, batches[0][0][:2]))
-        edited = ramify.apply(ramify.trace(other, batches[0][0][:2]), [row.edit])
+        traced = ramify.trace(other, batches[0][0][:2])
+        cost = ramify.cost.graph_cost(traced)
+        edited = ramify.apply(traced, [row.edit])
         assert row.loss == pytest.approx(mean_loss(other, loss, batches), rel=1e-6)
         assert row.gain == pytest.approx(report.loss - row.loss)
         assert row.saved == cost - ramify.cost.graph_cost(edited)
@@ -112,19 +113,8 @@ def test_a_useless_block_goes_before_channels() -> None:
     assert held == {id(p) for p in model.parameters()}
 
 
-def test_depth_loses_no_more_than_widths_alone() -> None:
-    losses = []
-    for depth in (False, True):
-        model, batches = small()
-        graph = ramify.trace(model, batches[0][0][:2])
-        budget = {"macs": 0.6 * ramify.cost.graph_cost(graph).macs}
-        ramify.cut(graph, loss, batches, budget=budget, depth=depth)
-        losses.append(mean_loss(model, loss, batches))
-    assert losses[1] <= losses[0] * (1 + 1e-6)
-
-
 def test_a_budget_that_widths_cannot_reach() -> None:
-    model, batches = small((4, 4, 1))
+    model, batches = small((3, 1, 1))
     graph = ramify.trace(model, batches[0][0][:2])
     budget = {"macs": 0.62 * ramify.cost.graph_cost(graph).macs}
     with pytest.raises(RamifyError):

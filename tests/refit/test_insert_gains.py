@@ -20,7 +20,7 @@ def loss(model: nn.Module, x: Tensor) -> Tensor:
     return model(x).square().flatten(1).mean(1)
 
 
-@pytest.mark.parametrize("name", ["preactivation", "vit", "convnext"])
+@pytest.mark.parametrize("name", ["preactivation", "convnext"])
 def test_the_gain_is_the_decrease_by_a_small_step(name: str) -> None:
     model, x = made(name)
     batches = [x, 0.5 * x[:1]]
@@ -34,8 +34,9 @@ def test_the_gain_is_the_decrease_by_a_small_step(name: str) -> None:
         other = copy.deepcopy(model)
         start = mean_loss(other, loss, batches)
         known = {id(p) for p in other.parameters()}
-        cost = ramify.cost.graph_cost(ramify.trace(other, x))
-        edited = ramify.apply(ramify.trace(other, x), [row.edit])
+        traced = ramify.trace(other, x)
+        cost = ramify.cost.graph_cost(traced)
+        edited = ramify.apply(traced, [row.edit])
         assert ramify.cost.graph_cost(edited) - cost == row.cost
         new = [p for p in other.parameters() if id(p) not in known]
         mean = torch.cat([loss(other, batch) for batch in batches]).mean()
