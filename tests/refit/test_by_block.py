@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import ramify
 from ramify import Drop, RamifyError
+from ramify.refit.block_takeover import take_over
 from ramify.refit.outcome import mean_loss
 from tests.block_nets import Linked, PreActivation, ResNet, lively, made
 from tests.checks import distance, outputs, snapshot
@@ -68,6 +69,35 @@ def test_the_influence_is_the_angle_of_the_stream() -> None:
     for number, row in enumerate(report.rows):
         mean = (expected[number] + expected[number + 3]) / 2
         assert row.influence == pytest.approx(mean, abs=1e-9)
+
+
+def test_what_stays_takes_over_from_a_block() -> None:
+    model, batches = small()
+    graph = ramify.trace(model, batches[0][0][:2])
+    before = snapshot(model)
+    plain = ramify.block_sensitivity(graph, loss, batches)
+    refitted = ramify.block_sensitivity(graph, loss, batches, refit=True)
+    assert snapshot(model) == before
+    for one, other in zip(plain.rows, refitted.rows, strict=True):
+        assert other.rise < 0.7 * one.rise
+    # The branch that is zero while others are refitted is what a drop leaves.
+    other = copy.deepcopy(model)
+    traced = ramify.trace(other, batches[0][0][:2])
+    kept = {n: t.clone() for n, t in other.state_dict().items() if n.startswith("layer1.1.conv")}
+    take_over(traced, [Drop("layer1.1")], loss, batches)
+    assert all(torch.equal(other.state_dict()[name], value) for name, value in kept.items())
+    assert not other.layer1[1].bn2.weight.any()
+    zeroed = mean_loss(other, loss, batches)
+    ramify.apply(traced, [Drop("layer1.1")])
+    assert mean_loss(other, loss, batches) == pytest.approx(zeroed, rel=1e-6)
+    assert refitted.rows[1].loss == pytest.approx(zeroed, rel=1e-5)
+
+
+def test_where_no_branch_can_be_zero_nothing_takes_over() -> None:
+    model, x = made("nested vgg")
+    graph, before = ramify.trace(model, x), snapshot(model)
+    take_over(graph, [Drop("1")], lambda m, b: m(b).square().mean(1), [x])
+    assert snapshot(model) == before
 
 
 def test_blocks_to_try_are_chosen_by_name() -> None:

@@ -23,7 +23,8 @@ from ramify.edit.bypass import bypassed, stream_of
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
-from ramify.refit.outcome import mean_loss, samples
+from ramify.refit.block_takeover import take_over
+from ramify.refit.outcome import borrowed, mean_loss, samples
 from ramify.tracing import ChannelGraph
 from ramify.tracing.blocks import Block, find_block
 
@@ -117,6 +118,7 @@ def block_sensitivity(
     batches: Iterable[Any],
     *,
     blocks: Iterable[Block | str] | None = None,
+    refit: bool = False,
     held: Iterable[Any] | None = None,
 ) -> BlockSensitivity:
     r"""What the loss rises by without each block alone, by one pass for each.
@@ -132,8 +134,10 @@ def block_sensitivity(
     Args:
         graph: the traced model; it is as it was afterwards.
         loss: `loss(model, batch)` -> (S,), one number a sample.
-        batches: what the influence is measured on.
+        batches: what the influence is measured on, and what is refitted on.
         blocks: those to try, by name; by default all that can be dropped.
+        refit: let the blocks that stay make up for each, as `ramify.cut(depth=True)` does: this
+            takes two passes and all the least squares of the network for each.
         held: what the loss is measured on; by default `batches`.
 
     Returns:
@@ -166,7 +170,10 @@ def block_sensitivity(
         start = mean_loss(graph.model, loss, measured_on)
     rows, now = [], graph_cost(graph)
     for block in tried:
-        after = loss_without(graph.model, [block], loss, measured_on)
+        with borrowed(graph.model):
+            if refit:
+                take_over(graph, [Drop(block)], loss, sample)
+            after = loss_without(graph.model, [block], loss, measured_on)
         rows.append(
             BlockRow(
                 block=block.name,

@@ -22,6 +22,7 @@ from ramify.errors import RamifyError
 from ramify.methods import Proposal, agree
 from ramify.methods.proposal import Method, checked
 from ramify.probe.loss import Loss
+from ramify.refit.block_takeover import take_over
 from ramify.refit.choosing import Floor, comparable, floors, of_groups
 from ramify.refit.depth_choice import drops_within
 from ramify.refit.expected import expected_rise
@@ -131,9 +132,9 @@ def cut(  # noqa: PLR0913
             `Takeover` takes the channels of each; the selection that loses least on `batches` is
             kept. By default for every method but `Takeover` itself, unless `raw`.
         depth: whether whole blocks may go too (`graph.blocks`). Blocks are dropped one after the
-            other, that of the least rise of the true loss for what it saves first; each time the
-            widths of what is left are cut to the budget and the loss is measured, and the number
-            of drops that loses least is kept. It takes a budget of size.
+            other, that of the least rise of the true loss for what it saves first; each time what
+            stays takes over, its widths are cut to the budget and the loss is measured, and the
+            number of drops that loses least is kept. It takes a budget of size.
         held: samples to measure on that choose nothing; by default it is measured on `batches`.
         optimizer: the optimizer (or several) whose state follows.
         followers: models or state dictionaries that follow the edit; they are not refitted.
@@ -202,10 +203,19 @@ def cut(  # noqa: PLR0913
         if depth and sizes:
             full = mean_loss(graph.model, loss, measured_on)
             drops = drops_within(
-                graph, loss, sample, sizes, lambda one: selecting_of(one).best(sizes).sample_loss
+                graph,
+                loss,
+                sample,
+                sizes,
+                lambda one: selecting_of(one).best(sizes).sample_loss,
+                refit=refit,
             )
             if drops:
-                graph, lost = _dropped(graph, drops, loss, sample, optimizers, following)
+                before = mean_loss(graph.model, loss, sample)
+                if refit:
+                    take_over(graph, drops, loss, sample)
+                graph = apply(graph, drops, optimizer=optimizers, followers=following)
+                lost = mean_loss(graph.model, loss, sample) - before
         selecting = selecting_of(graph)
         most = math.inf if budget is None else budget.get("loss", math.inf)
         if accept is None and most == math.inf:
@@ -248,20 +258,6 @@ def cut(  # noqa: PLR0913
             )
         )
     return graph
-
-
-def _dropped(
-    graph: ChannelGraph,
-    drops: Sequence[Drop],
-    loss: Loss,
-    sample: Sequence[Any],
-    optimizers: list[Optimizer],
-    followers: list[Follower],
-) -> tuple[ChannelGraph, float]:
-    """The graph of the model without some blocks, and what its loss on the sample rises by."""
-    before = mean_loss(graph.model, loss, sample)
-    graph = apply(graph, drops, optimizer=optimizers, followers=followers)
-    return graph, mean_loss(graph.model, loss, sample) - before
 
 
 @contextmanager

@@ -14,7 +14,9 @@ from ramify.edit.block_edits import plan_blocks
 from ramify.edit.depth import carry_out_blocks
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
+from ramify.refit.block_takeover import take_over
 from ramify.refit.by_block import loss_without
+from ramify.refit.outcome import borrowed
 from ramify.tracing import ChannelGraph
 from ramify.tracing.blocks import Block
 
@@ -28,6 +30,8 @@ def drops_within(
     sample: Sequence[Any],
     budget: Mapping[str, float],
     cut_loss: Callable[[ChannelGraph], float],
+    *,
+    refit: bool = True,
 ) -> list[Drop]:
     """The blocks without which the model, cut to a budget by its widths, loses least.
 
@@ -40,6 +44,7 @@ def drops_within(
         sample: what to choose on.
         budget: the most that the model may have, by resource.
         cut_loss: the loss of a traced model once its widths are cut to the budget.
+        refit: whether what stays takes over.
 
     Returns:
         The drops, none where widths alone lose least.
@@ -54,7 +59,7 @@ def drops_within(
     for drops in ([], *_growing(graph, loss, sample, resource)):
         without = [Drop(block.name) for block in drops]
         try:
-            with shortened(graph, without) as shorter:
+            with _shortened(graph, without, loss, sample, refit) as shorter:
                 found.append((cut_loss(shorter), without))
                 inside = _is_within(shorter, budget)
         except RamifyError as error:
@@ -103,23 +108,20 @@ def _growing(
 
 
 @contextmanager
-def shortened(graph: ChannelGraph, drops: Sequence[Drop]) -> Iterator[ChannelGraph]:
-    """The model without some blocks, for the time of the block.
-
-    Args:
-        graph: the traced model.
-        drops: what goes.
-
-    Yields:
-        Its graph.
-    """
+def _shortened(
+    graph: ChannelGraph, drops: Sequence[Drop], loss: Loss, sample: Sequence[Any], refit: bool
+) -> Iterator[ChannelGraph]:
+    """The graph of the model without some blocks, for the time of the block."""
     if not drops:
         yield graph
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        steps, _ = carry_out_blocks(graph, plan_blocks(graph, drops), [], [])
-    try:
-        yield graph.retrace()
-    finally:
-        steps.back()
+    with borrowed(graph.model):
+        if refit:
+            take_over(graph, drops, loss, sample)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            steps, _ = carry_out_blocks(graph, plan_blocks(graph, drops), [], [])
+        try:
+            yield graph.retrace()
+        finally:
+            steps.back()
