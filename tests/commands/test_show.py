@@ -1,4 +1,4 @@
-"""What `ramify show` prints: groups, and blocks where there are any."""
+"""What `ramify show` prints: groups, and blocks behind them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,3 @@ def test_blocks_are_listed_behind_the_groups() -> None:
     [row] = [line for line in lines[place + 1 :] if line.startswith("2 ")]
     assert row.split() == ["2", "residual", "342", "21,120", "yes", "yes"]
     assert any("changes the shape" in line for line in lines[place:])
-
-
-def test_a_network_without_blocks_has_its_groups_alone() -> None:
-    assert "blocks" not in shown("digits_net")

@@ -131,10 +131,11 @@ def cut(  # noqa: PLR0913
         balance: whether more equal shares of all layers are tried too, and the order in which
             `Takeover` takes the channels of each; the selection that loses least on `batches` is
             kept. By default for every method but `Takeover` itself, unless `raw`.
-        depth: whether whole blocks may go too (`graph.blocks`). Blocks are dropped one after the
-            other, that of the least rise of the true loss for what it saves first; each time what
-            stays takes over, its widths are cut to the budget and the loss is measured, and the
-            number of drops that loses least is kept. It takes a budget of size.
+        depth: whether whole blocks may go too (`graph.blocks`). Each is tried alone, what stays
+            taking over; then they are dropped one after the other, that of the least rise of the
+            loss for what it saves first. Each time what stays takes over, its widths are cut to
+            the budget and the loss is measured, and the number of drops that loses least is kept.
+            It takes a budget of size.
         held: samples to measure on that choose nothing; by default it is measured on `batches`.
         optimizer: the optimizer (or several) whose state follows.
         followers: models or state dictionaries that follow the edit; they are not refitted.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,10 +16,9 @@ from ramify.edit.depth import carry_out_blocks
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
 from ramify.refit.block_takeover import take_over
-from ramify.refit.by_block import loss_without
+from ramify.refit.by_block import block_sensitivity
 from ramify.refit.outcome import borrowed
 from ramify.tracing import ChannelGraph
-from ramify.tracing.blocks import Block
 
 PATIENCE = 2
 """So many further drops are tried after the best number of them."""
@@ -35,8 +35,9 @@ def drops_within(
 ) -> list[Drop]:
     """The blocks without which the model, cut to a budget by its widths, loses least.
 
-    Blocks go one after the other, each time the one whose drop raises the true loss least for what
-    it saves. After each, the widths of what is left are cut to the budget, and the loss measured.
+    Blocks go one after the other, first the one whose drop alone raises the true loss least for
+    what it saves, once what stays has taken over. After each, what stays takes over from all of
+    them, its widths are cut to the budget, and the loss is measured.
 
     Args:
         graph: the traced model; it is as it was afterwards.
@@ -54,10 +55,8 @@ def drops_within(
     """
     found: list[tuple[float, list[Drop]]] = []
     refused: RamifyError | None = None
-    without: list[Drop] = []
     resource = next((name for name in budget if name in RESOURCES), "macs")
-    for drops in ([], *_growing(graph, loss, sample, resource)):
-        without = [Drop(block.name) for block in drops]
+    for without in itertools.chain([[]], _growing(graph, loss, sample, resource, refit)):
         try:
             with _shortened(graph, without, loss, sample, refit) as shorter:
                 found.append((cut_loss(shorter), without))
@@ -82,29 +81,18 @@ def _is_within(graph: ChannelGraph, budget: Mapping[str, float]) -> bool:
 
 
 def _growing(
-    graph: ChannelGraph, loss: Loss, sample: Sequence[Any], resource: str
-) -> Iterator[list[Block]]:
-    """One block more each time: that of the least rise of the loss for what it saves."""
-    gone: list[Block] = []
-    now = graph_cost(graph).of(resource)
-    left = loss_without(graph.model, [], loss, sample)
-    while True:
-        rises: list[tuple[float, float, Block]] = []
-        for block in graph.blocks:
-            if block in gone or not block.can_drop:
-                continue
-            with suppress(RamifyError):  # its list would be empty, or it holds one that went
-                saved = now - graph_cost(graph, [*map(Drop, gone), Drop(block)]).of(resource)
-                after = loss_without(graph.model, [*gone, block], loss, sample)
-                rises.append(((after - left) / max(saved, 1), after, block))
-        if not rises:
+    graph: ChannelGraph, loss: Loss, sample: Sequence[Any], resource: str, refit: bool
+) -> Iterator[list[Drop]]:
+    """One block more each time: that which alone raises the loss least for what it saves."""
+    rows = block_sensitivity(graph, loss, sample, refit=refit).rows
+    gone: list[Drop] = []
+    for row in sorted(rows, key=lambda row: row.rise / max(row.saved.of(resource), 1)):
+        if not math.isfinite(row.rise):
             return
-        rate, left, block = min(rises, key=lambda one: one[0])
-        if not math.isfinite(rate):
-            return
-        gone.append(block)
-        now = graph_cost(graph, map(Drop, gone)).of(resource)
-        yield list(gone)
+        with suppress(RamifyError):  # its list would be empty, or it holds one that went
+            plan_blocks(graph, [*gone, row.edit])
+            gone.append(row.edit)
+            yield list(gone)
 
 
 @contextmanager
