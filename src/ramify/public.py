@@ -36,6 +36,7 @@ from ramify.refit import (
     cut,
     insert_gains,
     sensitivity,
+    take_over,
 )
 from ramify.relax import fold, gate
 from ramify.select import Knapsack, Rule, Selection, Threshold, TopFraction, TradeOff
@@ -104,6 +105,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Sensitivity",
     "block_sensitivity",
     "BlockSensitivity",
+    "take_over",
     "insert_gains",
     "InsertGain",
     # widths learned by gradients

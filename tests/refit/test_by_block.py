@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import ramify
 from ramify import Drop, RamifyError
-from ramify.refit.block_takeover import take_over
 from ramify.refit.outcome import mean_loss
 from tests.block_nets import Linked, PreActivation, ResNet, lively, made
 from tests.checks import distance, outputs, snapshot
@@ -84,7 +83,7 @@ def test_what_stays_takes_over_from_a_block() -> None:
     other = copy.deepcopy(model)
     traced = ramify.trace(other, batches[0][0][:2])
     kept = {n: t.clone() for n, t in other.state_dict().items() if n.startswith("layer1.1.conv")}
-    take_over(traced, [Drop("layer1.1")], loss, batches)
+    ramify.take_over(traced, ["layer1.1"], loss, batches)
     assert all(torch.equal(other.state_dict()[name], value) for name, value in kept.items())
     assert not other.layer1[1].bn2.weight.any()
     zeroed = mean_loss(other, loss, batches)
@@ -93,11 +92,32 @@ def test_what_stays_takes_over_from_a_block() -> None:
     assert refitted.rows[1].loss == pytest.approx(zeroed, rel=1e-5)
 
 
-def test_where_no_branch_can_be_zero_nothing_takes_over() -> None:
+def test_what_cannot_be_taken_over_from() -> None:
     model, x = made("nested vgg")
     graph, before = ramify.trace(model, x), snapshot(model)
-    take_over(graph, [Drop("1")], lambda m, b: m(b).square().mean(1), [x])
+    with pytest.raises(RamifyError, match="nothing can take over from block '1'"):
+        ramify.take_over(graph, ["1"], lambda m, b: m(b).square().mean(1), [x])
+    with pytest.raises(RamifyError, match="cannot be dropped: it changes"):
+        ramify.take_over(graph, ["0"], lambda m, b: m(b).square().mean(1), [x])
+    plain, refitted = (
+        ramify.block_sensitivity(graph, lambda m, b: m(b).square().mean(1), [x], refit=refit)
+        for refit in (False, True)
+    )
+    assert [row.loss for row in plain.rows] == [row.loss for row in refitted.rows]
     assert snapshot(model) == before
+
+
+def test_blocks_that_are_attributes_are_taken_over_from() -> None:
+    model, _ = made("named")
+    x = torch.randn(32, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        target = model(x)
+    graph = ramify.trace(model, x[:2])
+    far = lambda m, b: (m(b) - target).square().flatten(1).mean(1)  # noqa: E731
+    plain = ramify.block_sensitivity(graph, far, [x], blocks=["second"]).rows[0].loss
+    ramify.take_over(graph, ["second"], far, [x])
+    ramify.apply(graph, [Drop("second")])
+    assert float(far(model, x).mean().detach()) < 0.9 * plain
 
 
 def test_blocks_to_try_are_chosen_by_name() -> None:

@@ -1,5 +1,6 @@
 """Refit: after channels go, what stays takes over."""
 
+from ramify.refit.block_takeover import take_over
 from ramify.refit.by_block import BlockRow, BlockSensitivity, block_sensitivity
 from ramify.refit.by_group import Sensitivity, SensitivityRow, sensitivity
 from ramify.refit.cutting import CutReport, cut
@@ -23,4 +24,5 @@ __all__ = [
     "insert_gains",
     "refit_readers",
     "sensitivity",
+    "take_over",
 ]

@@ -23,7 +23,7 @@ from ramify.edit.bypass import bypassed, stream_of
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
-from ramify.refit.block_takeover import take_over
+from ramify.refit.block_takeover import refit_without
 from ramify.refit.outcome import borrowed, mean_loss, samples
 from ramify.tracing import ChannelGraph
 from ramify.tracing.blocks import Block, find_block
@@ -172,7 +172,7 @@ def block_sensitivity(
     for block in tried:
         with borrowed(graph.model):
             if refit:
-                take_over(graph, [Drop(block)], loss, sample)
+                refit_without(graph, [block], loss, sample)
             after = loss_without(graph.model, [block], loss, measured_on)
         rows.append(
             BlockRow(

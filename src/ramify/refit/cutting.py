@@ -22,7 +22,7 @@ from ramify.errors import RamifyError
 from ramify.methods import Proposal, agree
 from ramify.methods.proposal import Method, checked
 from ramify.probe.loss import Loss
-from ramify.refit.block_takeover import take_over
+from ramify.refit.block_takeover import refit_without
 from ramify.refit.choosing import Floor, comparable, floors, of_groups
 from ramify.refit.depth_choice import drops_within
 from ramify.refit.expected import expected_rise
@@ -34,6 +34,7 @@ from ramify.select import Rule
 from ramify.select.fit import BUDGETS
 from ramify.select.rounding import Multiple, check_multiple
 from ramify.tracing import ChannelGraph
+from ramify.tracing.blocks import find_block
 from ramify.tracing.unharmed import unharmed
 
 NARROW = 0.1
@@ -214,7 +215,8 @@ def cut(  # noqa: PLR0913
             if drops:
                 before = mean_loss(graph.model, loss, sample)
                 if refit:
-                    take_over(graph, drops, loss, sample)
+                    blocks = [find_block(graph.blocks, drop.block) for drop in drops]
+                    refit_without(graph, blocks, loss, sample)
                 graph = apply(graph, drops, optimizer=optimizers, followers=following)
                 lost = mean_loss(graph.model, loss, sample) - before
         selecting = selecting_of(graph)

@@ -15,10 +15,11 @@ from ramify.edit.block_edits import plan_blocks
 from ramify.edit.depth import carry_out_blocks
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
-from ramify.refit.block_takeover import take_over
+from ramify.refit.block_takeover import refit_without
 from ramify.refit.by_block import block_sensitivity
 from ramify.refit.outcome import borrowed
 from ramify.tracing import ChannelGraph
+from ramify.tracing.blocks import find_block
 
 PATIENCE = 2
 """So many further drops are tried after the best number of them."""
@@ -105,7 +106,8 @@ def _shortened(
         return
     with borrowed(graph.model):
         if refit:
-            take_over(graph, drops, loss, sample)
+            blocks = [find_block(graph.blocks, drop.block) for drop in drops]
+            refit_without(graph, blocks, loss, sample)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             steps, _ = carry_out_blocks(graph, plan_blocks(graph, drops), [], [])

@@ -425,10 +425,13 @@ class _Finder:
         """What ends the branches of a block, and why no copy can be put in after it."""
         if not found.same or found.calls > 1:
             return [], self._why_kept(found)
+        ends, why = self._ends_of(found) if found.adds else ([], self._why_no_identity(found))
         if found.container is None:
-            return [], "it is no member of a ModuleList or Sequential, where a copy could stand"
-        if not found.adds:
-            return [], self._why_no_identity(found)
+            why = "it is no member of a ModuleList or Sequential, where a copy could stand"
+        return ends, why
+
+    def _ends_of(self, found: _Candidate) -> tuple[list[End], str]:
+        """What ends the branches of a residual block; or why a zero there is not enough."""
         if found.ends_in == "norm":
             return [], "a norm or an activation follows its sum, so that no copy leaves its input"
         ends: list[End] = []
