@@ -9,8 +9,8 @@ In the order in which data flows:
     optimizers  stages what it does to optimizer state, by state_laws (how each kind of entry
             follows) and state_trial (of which kind an unknown entry is)
     block_edits  checks `Drop` and `Insert`; depth carries them out: lists of modules in another
-            order (lists) or what hands on a stream in their place (skip), and what optimizers and
-            state dictionaries keep (depth_state)
+            order (lists) or what hands on a stream in their place (skip), compared with blocks
+            passed over (bypass), and what optimizers and state dictionaries keep (depth_state)
     apply   `ramify.apply`: carries it out, traces the model again, checks that nothing else
             changed, and otherwise takes all of it back
     vocabulary  `ramify.keep_tokens`: cuts the rows of embedding and head to some tokens
