@@ -3,8 +3,8 @@
 from ramify.refit.block_takeover import take_over
 from ramify.refit.by_block import BlockRow, BlockSensitivity, block_sensitivity
 from ramify.refit.by_group import Sensitivity, SensitivityRow, sensitivity
+from ramify.refit.by_insert import InsertGain, insert_gains
 from ramify.refit.cutting import CutReport, cut
-from ramify.refit.insert_gains import InsertGain, insert_gains
 from ramify.refit.reference import Reference
 from ramify.refit.sequential import Refitted, refit_readers
 from ramify.refit.takeover import Takeover
