@@ -35,6 +35,7 @@ DROPS = [
     ("linked", "down.1"),
     ("named", "first"),
 ]
+RESIDUAL = ("resnet", "preactivation", "convnext", "vit", "encoder", "linked", "named")
 INSERTS = [
     ("resnet", "layer1.1"),
     ("preactivation", "0"),
@@ -68,7 +69,7 @@ def test_a_drop_is_the_model_that_passes_the_block_over(name: str, block: str) -
     assert (before - ramify.cost.graph_cost(graph)).macs == found.cost.macs
 
 
-@pytest.mark.parametrize("name, block", [d for d in DROPS if d in INSERTS] + DROPS[:3] + DROPS[6:9])
+@pytest.mark.parametrize("name, block", [each for each in DROPS if each[0] in RESIDUAL])
 def test_a_drop_is_the_model_whose_branch_is_times_zero(name: str, block: str) -> None:
     model, x = made(name)
     graph = ramify.trace(model, x)
@@ -77,29 +78,23 @@ def test_a_drop_is_the_model_whose_branch_is_times_zero(name: str, block: str) -
     for end in found.ends:
         other.get_parameter(end.name).data.zero_()
     ramify.apply(graph, [Drop(found)])
-    if found.kind == "residual":
-        assert distance(outputs(model, x), outputs(other, x)) < EXACT
+    assert found.ends
+    assert distance(outputs(model, x), outputs(other, x)) < EXACT
 
 
 @pytest.mark.parametrize("name, block", INSERTS)
 def test_an_insert_changes_nothing(name: str, block: str) -> None:
     model, x = made(name)
-    expected, count = outputs(model, x), len(list(model.parameters()))
+    expected, known = outputs(model, x), {id(p) for p in model.parameters()}
     graph = ramify.trace(model, x)
     found = find_block(graph.blocks, block)
-    graph = ramify.apply(graph, [Insert(after=block)])
+    ramify.apply(graph, [Insert(after=block)])
     assert distance(outputs(model, x), expected) < EXACT
-    own = [n for n, _ in model.named_parameters() if n.startswith(f"{found.members[0]}.")]
-    assert len(list(model.parameters())) >= count + len(own)
-    assert len({id(p) for p in model.parameters()}) == len(list(model.parameters()))
+    new = [p for p in model.parameters() if id(p) not in known]
+    assert sum(p.numel() for p in new) == found.cost.params
     # The copy learns: its gradient is not zero everywhere.
-    before = {id(p) for p in ramify.trace(made(name)[0], x).model.parameters()}
-    outputs_sum = sum(float(t.abs().sum()) for t in outputs(model, x))
-    assert outputs_sum > 0
-    model.train()
     model(x).square().mean().backward()
-    grads = [p.grad for p in model.parameters() if id(p) not in before]
-    assert any(grad is not None and bool(grad.any()) for grad in grads)
+    assert any(p.grad is not None and bool(p.grad.any()) for p in new)
 
 
 def test_a_copy_learns_at_the_end_of_its_branch() -> None:
