@@ -136,8 +136,7 @@ def cut(  # noqa: PLR0913
             taking over; then they are dropped one after the other, that of the least rise of the
             loss for what it saves first. Each time what stays takes over, its widths are cut to
             the budget and the loss is measured, and the number of drops that loses least is kept.
-            Every other batch is refitted on in these trials, and the rest judges. It takes a
-            budget of size.
+            It takes a budget of size.
         held: samples to measure on that choose nothing; by default it is measured on `batches`.
         optimizer: the optimizer (or several) whose state follows.
         followers: models or state dictionaries that follow the edit; they are not refitted.
@@ -184,13 +183,13 @@ def cut(  # noqa: PLR0913
         if balance is None:
             balance = not raw and not isinstance(method, Takeover)
 
-        def selecting_of(graph: ChannelGraph, fit: list[Any], judge: list[Any]) -> Selecting:
-            proposals = agree(graph, checked(graph, method, method.propose(graph, loss, fit)))
+        def selecting_of(graph: ChannelGraph) -> Selecting:
+            proposals = agree(graph, checked(graph, method, method.propose(graph, loss, sample)))
             return Selecting(
                 graph=graph,
                 loss=loss,
-                sample=fit,
-                measured_on=judge,
+                sample=sample,
+                measured_on=measured_on,
                 proposals=comparable(of_groups(graph, proposals, groups), raw),
                 least=floors(graph, keep),
                 rule=rule,
@@ -210,7 +209,7 @@ def cut(  # noqa: PLR0913
                 loss,
                 sample,
                 sizes,
-                lambda one, *parts: selecting_of(one, *parts).best(sizes).loss,
+                lambda one: selecting_of(one).best(sizes).sample_loss,
                 refit=refit,
             )
             if drops:
@@ -220,7 +219,7 @@ def cut(  # noqa: PLR0913
                     refit_without(graph, blocks, loss, sample)
                 graph = apply(graph, drops, optimizer=optimizers, followers=following)
                 lost = mean_loss(graph.model, loss, sample) - before
-        selecting = selecting_of(graph, sample, measured_on)
+        selecting = selecting_of(graph)
         most = math.inf if budget is None else budget.get("loss", math.inf)
         if accept is None and most == math.inf:
             outcome = selecting.best(sizes)

@@ -16,13 +16,10 @@ from ramify.edit.depth import carry_out_blocks
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
 from ramify.refit.block_takeover import refit_without
-from ramify.refit.by_block import BlockRow, block_sensitivity
+from ramify.refit.by_block import block_sensitivity
 from ramify.refit.outcome import borrowed
 from ramify.tracing import ChannelGraph
 from ramify.tracing.blocks import find_block
-
-CutLoss = Callable[[ChannelGraph, list[Any], list[Any]], float]
-"""(traced model, batches to choose and refit on, batches to measure on) -> its loss once cut."""
 
 PATIENCE = 2
 """So many further drops are tried after the best number of them."""
@@ -33,7 +30,7 @@ def drops_within(
     loss: Loss,
     sample: Sequence[Any],
     budget: Mapping[str, float],
-    cut_loss: CutLoss,
+    cut_loss: Callable[[ChannelGraph], float],
     *,
     refit: bool = True,
 ) -> list[Drop]:
@@ -48,9 +45,7 @@ def drops_within(
         loss: `loss(model, batch)` -> (S,).
         sample: what to choose on.
         budget: the most that the model may have, by resource.
-        cut_loss: the loss of a traced model once its widths are cut to the budget, on batches that
-            nothing was refitted on where there is more than one: each refit knows its own, so that
-            more of them would seem to lose less.
+        cut_loss: the loss of a traced model once its widths are cut to the budget.
         refit: whether what stays takes over.
 
     Returns:
@@ -62,13 +57,10 @@ def drops_within(
     found: list[tuple[float, list[Drop]]] = []
     refused: RamifyError | None = None
     resource = next((name for name in budget if name in RESOURCES), "macs")
-    fit = list(sample[0::2])
-    judge = list(sample[1::2]) or fit
-    rows = block_sensitivity(graph, loss, fit, refit=refit, held=judge).rows
-    for without in itertools.chain([[]], _growing(graph, rows, resource)):
+    for without in itertools.chain([[]], _growing(graph, loss, sample, resource, refit)):
         try:
-            with _shortened(graph, without, loss, fit, refit) as shorter:
-                found.append((cut_loss(shorter, fit, judge), without))
+            with _shortened(graph, without, loss, sample, refit) as shorter:
+                found.append((cut_loss(shorter), without))
                 inside = _is_within(shorter, budget)
         except RamifyError as error:
             refused = refused or error
@@ -89,8 +81,11 @@ def _is_within(graph: ChannelGraph, budget: Mapping[str, float]) -> bool:
     return counted == dict(budget) and all(now.of(n) <= most for n, most in counted.items())
 
 
-def _growing(graph: ChannelGraph, rows: Sequence[BlockRow], resource: str) -> Iterator[list[Drop]]:
+def _growing(
+    graph: ChannelGraph, loss: Loss, sample: Sequence[Any], resource: str, refit: bool
+) -> Iterator[list[Drop]]:
     """One block more each time: that which alone raises the loss least for what it saves."""
+    rows = block_sensitivity(graph, loss, sample, refit=refit).rows
     gone: list[Drop] = []
     for row in sorted(rows, key=lambda row: row.rise / max(row.saved.of(resource), 1)):
         if not math.isfinite(row.rise):
