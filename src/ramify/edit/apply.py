@@ -20,6 +20,7 @@ from ramify.edit.block_edits import BlockEdit, Drop, Insert, plan_blocks
 from ramify.edit.carry import Follower, Swap, stage_follower, stage_model
 from ramify.edit.configs import configured, facts_of, follow, warn_of_cache
 from ramify.edit.depth import carry_out_blocks
+from ramify.edit.lists import Steps
 from ramify.edit.optimizers import several, stage_optimizer
 from ramify.edit.plan import Edit, Plan, Prune, Split, check_current, plan_edits
 from ramify.errors import RamifyError
@@ -106,9 +107,9 @@ def _apply(
         return _apply_channels(graph, of_channels, optimizers, followers, Swap())
     plan_blocks(graph, of_blocks)
     swap, edited = Swap(), graph
-    if of_channels:
-        edited = _apply_channels(graph, of_channels, optimizers, followers, swap)
     try:
+        if of_channels:
+            edited = _apply_channels(graph, of_channels, optimizers, followers, swap)
         return _apply_blocks(edited, of_blocks, optimizers, followers)
     except BaseException:
         swap.undo()
@@ -122,24 +123,25 @@ def _apply_blocks(
     optimizers: Sequence[Optimizer],
     followers: Sequence[Follower],
 ) -> ChannelGraph:
-    plans = plan_blocks(graph, edits)
-    steps, renamed = carry_out_blocks(graph, plans, optimizers, followers)
+    steps = Steps()
     try:
+        plans = plan_blocks(graph, edits)
+        renamed = carry_out_blocks(steps, graph, plans, optimizers, followers)
         _forget(graph.model)
         edited = _trace_again(graph, None, None)
+        # Channels are those of before; the names of blocks behind a change are others.
+        old_atom = _old_atoms(graph, edited, {}, strict=False, renamed=renamed)
+        names = {group.atom: group.name for group in graph.groups}
+        for group in edited.groups:
+            known = graph.origin.get(names.get(old_atom.get(group.atom, group.atom), ""))
+            whole = list(range(group.width))
+            edited.origin[group.name] = known if known and len(known) == len(whole) else whole
+        if configured(graph.model):
+            warn_of_cache(graph.model, edited.inputs)
     except BaseException:
         steps.back()
         raise
-    # Channels are those of before; the names of blocks behind a change are others.
-    old_atom = _old_atoms(graph, edited, {}, strict=False, renamed=renamed)
-    names = {group.atom: group.name for group in graph.groups}
-    for group in edited.groups:
-        known = graph.origin.get(names.get(old_atom.get(group.atom, group.atom), ""))
-        whole = list(range(group.width))
-        edited.origin[group.name] = known if known and len(known) == len(whole) else whole
     graph.superseded = True
-    if configured(graph.model):
-        warn_of_cache(graph.model, edited.inputs)
     return edited
 
 

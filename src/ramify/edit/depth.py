@@ -41,50 +41,46 @@ Statistics = Mapping[Block, tuple[Tensor, Tensor]]
 
 
 def carry_out_blocks(
+    steps: Steps,
     graph: ChannelGraph,
     plans: Sequence[ListPlan],
     optimizers: Sequence[Optimizer],
     followers: Sequence[Follower],
-) -> tuple[Steps, dict[str, str]]:
+) -> dict[str, str]:
     """Drop and insert blocks in the model, its optimizers and its followers.
 
     Args:
+        steps: what takes it back, also where it ends in an error.
         graph: the traced model.
         plans: from `plan_blocks`.
         optimizers: whose groups and states follow.
         followers: what else has the names of the model.
 
     Returns:
-        What takes it back, and the new name of each parameter and buffer that is left.
+        The new name of each parameter and buffer that is left.
 
     Raises:
-        RamifyError: the model would not compute what it should. Nothing has changed then.
+        RamifyError: the model would not compute what it should.
     """
-    steps, model = Steps(), graph.model
+    model = graph.model
     before = {id(tensor): (name, tensor) for name, tensor in tensors_of(model).items()}
     old_names = {name: id(tensor) for name, tensor in _every_name(model)}
     copied: list[Copied] = []
-    changes: list[_Change] = []
-    try:
-        for plan in plans:
-            changes.append(_carry_out_list(graph, plan, steps, copied))
-        left = {id(tensor): name for name, tensor in tensors_of(model).items()}
-        gone = before.keys() - left.keys()
-        for optimizer in optimizers:
-            check_holds(model, optimizer)
-            follow_optimizer(steps, optimizer, gone, copied, left)
-        new_names = dict(_every_name(model))
-        for follower in followers:
-            if isinstance(follower, nn.Module):
-                inner = named_alike([name for name, _ in before.values()], follower)
-                for change in changes:
-                    _change_list(steps, inner, change)
-            else:
-                follow_dictionary(steps, follower, old_names, new_names, copied)
-    except BaseException:
-        steps.back()
-        raise
-    return steps, {name: left[key] for key, (name, _) in before.items() if key in left}
+    changes = [_carry_out_list(graph, plan, steps, copied) for plan in plans]
+    left = {id(tensor): name for name, tensor in tensors_of(model).items()}
+    gone = before.keys() - left.keys()
+    for optimizer in optimizers:
+        check_holds(model, optimizer)
+        follow_optimizer(steps, optimizer, gone, copied, left)
+    new_names = dict(_every_name(model))
+    for follower in followers:
+        if isinstance(follower, nn.Module):
+            inner = named_alike([name for name, _ in before.values()], follower)
+            for change in changes:
+                _change_list(steps, inner, change)
+        else:
+            follow_dictionary(steps, follower, old_names, new_names, copied)
+    return {name: left[key] for key, (name, _) in before.items() if key in left}
 
 
 @dataclass(frozen=True)

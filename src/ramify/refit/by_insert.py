@@ -18,6 +18,7 @@ from ramify.cost import Cost, graph_cost
 from ramify.edit import Insert
 from ramify.edit.block_edits import plan_blocks
 from ramify.edit.depth import carry_out_blocks
+from ramify.edit.lists import Steps
 from ramify.edit.plan import check_current
 from ramify.methods.trial import differentiable
 from ramify.probe.loss import Loss, checked_loss
@@ -113,10 +114,11 @@ def _squared_gradient(
     """The squared length of the gradient of the mean loss to the parameters of a copy."""
     model = graph.model
     before = {id(parameter) for parameter in model.parameters()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        steps, _ = carry_out_blocks(graph, plan_blocks(graph, [Insert(block)]), [], [])
+    steps = Steps()
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            carry_out_blocks(steps, graph, plan_blocks(graph, [Insert(block)]), [], [])
         new = [parameter for parameter in model.parameters() if id(parameter) not in before]
         with untouched(model), evaluating(model):
             means = _mean_gradients(model, new, loss, sample)

@@ -13,6 +13,7 @@ from ramify.cost import RESOURCES, graph_cost
 from ramify.edit import Drop
 from ramify.edit.block_edits import plan_blocks
 from ramify.edit.depth import carry_out_blocks
+from ramify.edit.lists import Steps
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
 from ramify.refit.block_takeover import refit_without
@@ -108,10 +109,11 @@ def _shortened(
         if refit:
             blocks = [find_block(graph.blocks, drop.block) for drop in drops]
             refit_without(graph, blocks, loss, sample)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            steps, _ = carry_out_blocks(graph, plan_blocks(graph, drops), [], [])
+        steps = Steps()
         try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                carry_out_blocks(steps, graph, plan_blocks(graph, drops), [], [])
             yield graph.retrace()
         finally:
             steps.back()
