@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ramify
 from ramify.cost import RESOURCES, Cost, CostModel, graph_cost, model_cost
+from tests.block_nets import made
 from tests.nets import SMOOTH, prepared
 
 
@@ -174,3 +175,19 @@ def test_two_widths_at_a_time_cost_what_the_whole_shape_costs() -> None:
             widths[[first, second]] = draw.integers(1, 9, size=2)
             a, b = (widths[n] ** np.arange(len(table), dtype=float) for n in (first, second))
             assert a @ table @ b == model.cost(widths).of(resource)
+
+
+def test_blocks_that_go_and_come_are_priced() -> None:
+    model, x = made("resnet")
+    graph = ramify.trace(model, x)
+    edits = [
+        ramify.Drop("layer1.0"),
+        ramify.Insert("layer2.1"),
+        ramify.Insert("layer2.1"),
+        ramify.Prune("layer2.1.conv1", 2),
+        ramify.Split("layer2.0.conv2", 0),
+    ]
+    priced = ramify.cost.graph_cost(graph, edits)
+    edited = ramify.cost.graph_cost(ramify.apply(graph, edits))
+    assert (priced.params, priced.macs) == (edited.params, edited.macs)
+    assert priced.by_kind == edited.by_kind

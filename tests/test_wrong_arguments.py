@@ -128,7 +128,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         'use reduction="none"',
     ),
     "a number as a loss": (lambda: propose([X], by=lambda *_: 3.0), "return the tensor of losses"),
-    "a number as edits": (lambda: apply(3), "`edits` is a list of Prune and Split, and this is a"),
+    "a number as edits": (
+        lambda: apply(3),
+        "`edits` is a list of Prune, Split, Drop and Insert, and this is a",
+    ),
     "a number as a follower": (
         lambda: apply([Prune("0", 1)], followers=3),
         "`followers` are models or state dictionaries .* and this is a int",

@@ -17,6 +17,18 @@ import ramify
 Batch = tuple[Tensor, Tensor]
 
 
+class Inner(nn.Module):
+    """A residual block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The stream with what the block adds."""
+        return x + torch.tanh(self.conv(x))
+
+
 class Net(nn.Module):
     """Convolutions with norms and a residual stream, a cache and a counter, dropout, a head."""
 
@@ -24,6 +36,7 @@ class Net(nn.Module):
         super().__init__()
         self.stem, self.one = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 3, 3, padding=1)
         self.two, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.blocks = nn.ModuleList(Inner() for _ in range(2))
         self.drop, self.head = nn.Dropout(0.1), nn.Linear(4, 3)
         self.seen: list[int] = []
         self.calls: Tensor
@@ -35,6 +48,8 @@ class Net(nn.Module):
         self.calls.add_(1)
         x = torch.relu(self.stem(x))
         x = torch.relu(self.norm(x + self.two(torch.tanh(self.one(x)))))
+        for block in self.blocks:
+            x = block(x)
         scores: Tensor = self.head(self.drop(x.mean((2, 3))))
         return scores
 
@@ -96,6 +111,12 @@ def _apply(work: Work) -> None:
     ramify.apply(work.graph, edits, optimizer=work.optimizer, followers=followers)
 
 
+def _depth(work: Work) -> None:
+    given: dict[str, Any] = {"optimizer": work.optimizer, "followers": [work.follower]}
+    blocks = ramify.Drop("blocks.0"), ramify.Insert("blocks.1")
+    ramify.apply(work.graph, [*blocks, ramify.Prune("one", 0)], **given)
+
+
 def _cut(work: Work) -> None:
     budget = {"params": 0.8 * sum(p.numel() for p in work.model.parameters())}
     given: dict[str, Any] = {"optimizer": work.optimizer, "followers": [work.follower]}
@@ -114,9 +135,13 @@ def _save(work: Work) -> None:
     ramify.save(work.model, work.folder / "net")
 
 
+MAKES_MODULES = "apply, blocks"
+"""The work that leaves modules and parameters that were not there before."""
+
 WORKS: dict[str, Callable[[Work], None]] = {
     "trace": _trace,
     "apply": _apply,
+    MAKES_MODULES: _depth,
     "cut": _cut,
     "propose, splitting": _propose,
     "propose, Gauss-Newton": _learn,

@@ -12,75 +12,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ramify.edit import Edit, Split, plan_edits
+from ramify.edit import BlockEdit, Drop, Edit, Insert, Split, plan_edits
+from ramify.edit.block_edits import plan_blocks
 from ramify.tracing import ChannelGraph, trace
+from ramify.tracing.blocks import Block
 from ramify.tracing.dims import Atom, Fixed, Sum, Term, resolve
 from ramify.tracing.indexing import Index, new_size
-from ramify.tracing.recorder import Op, Ref
+from ramify.tracing.operation_cost import RESOURCES, Cost, count
+from ramify.tracing.recorder import Ref
 
-RESOURCES = ("params", "macs", "flops", "energy")
-"""What `Cost.of` counts: the names that budgets and trade-offs go by."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Parameters and multiply-accumulates (MACs) of a model on given inputs.
-
-    Attributes:
-        params: scalar parameters, each counted once.
-        macs: multiply-accumulates of one forward on the traced inputs.
-        by_kind: the MACs of `conv`, `linear`, `attention`, `matmul` and `norm`.
-
-    Example:
-        >>> import ramify, torch
-        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> graph = ramify.trace(net, torch.randn(1, 4))
-        >>> before, after = graph_cost(graph), graph_cost(graph, [ramify.Prune("0", 3)])
-        >>> before.params, before.flops, (before - after).macs
-        (58, 96, 6)
-    """
-
-    params: int
-    macs: int
-    by_kind: Mapping[str, int] = field(default_factory=dict, compare=False)
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations: two for each MAC."""
-        return 2 * self.macs
-
-    @property
-    def energy(self) -> int:
-        """The MACs of convolutions and linear layers, which stand for the energy of a forward.
-
-        Of one channel of a k×k convolution on maps of H×H pixels, that is k²·C_in·H², the 9·H² of
-        a depthwise convolution behind it, and the columns of every layer that reads it.
-
-        Source: D. Wang and others, "Energy-aware neural architecture optimization with fast
-        splitting steepest descent", 2019; S3D, section 3.3.
-        """
-        other = ("attention", "matmul", "norm")
-        return self.macs - sum(self.by_kind.get(kind, 0) for kind in other)
-
-    def of(self, resource: str) -> int:
-        """The amount of one of `RESOURCES`."""
-        amounts = (self.params, self.macs, self.flops, self.energy)
-        return amounts[RESOURCES.index(resource)]
-
-    def __sub__(self, other: Cost) -> Cost:
-        """The difference, kind by kind."""
-        kinds = {
-            kind: self.by_kind.get(kind, 0) - other.by_kind.get(kind, 0)
-            for kind in {*self.by_kind, *other.by_kind}
-        }
-        return Cost(self.params - other.params, self.macs - other.macs, kinds)
+__all__ = ["RESOURCES", "Cost", "CostModel", "Sizes", "count", "graph_cost", "growth", "model_cost"]
 
 
 def model_cost(model: nn.Module, inputs: Any) -> Cost:
@@ -101,7 +48,7 @@ def model_cost(model: nn.Module, inputs: Any) -> Cost:
     return graph_cost(trace(model, inputs))
 
 
-def graph_cost(graph: ChannelGraph, edits: Iterable[Edit] = ()) -> Cost:
+def graph_cost(graph: ChannelGraph, edits: Iterable[Edit | BlockEdit] = ()) -> Cost:
     """The cost of a traced model after edits that are not applied.
 
     Convolutions, products of matrices and scaled-dot-product attention (q kᵀ and its product with
@@ -118,27 +65,47 @@ def graph_cost(graph: ChannelGraph, edits: Iterable[Edit] = ()) -> Cost:
     Raises:
         RamifyError: an edit is not possible.
     """
-    changes = plan_edits(graph, edits).changes
-    params, kinds = _count_all(graph, lambda term: new_size(term, changes))
+    given = list(edits)
+    channels = [edit for edit in given if not isinstance(edit, (Drop, Insert))]
+    plans = plan_blocks(graph, [edit for edit in given if isinstance(edit, (Drop, Insert))])
+    more = [(block, -1) for plan in plans for block in plan.drops]
+    more += [(block, 1) for plan in plans for block in plan.inserts]
+    changes = plan_edits(graph, channels).changes
+    params, kinds = _count_all(graph, lambda term: new_size(term, changes), more)
     return Cost(params, sum(kinds.values()), kinds)
 
 
-def _count_all(graph: ChannelGraph, size: Callable[[Term], Any]) -> tuple[Any, dict[str, Any]]:
-    """(parameters, MACs by kind), in whatever numbers `size` gives for a resolved term."""
+def _count_all(
+    graph: ChannelGraph, size: Callable[[Term], Any], more: Sequence[tuple[Block, int]] = ()
+) -> tuple[Any, dict[str, Any]]:
+    """(parameters, MACs by kind), in whatever numbers `size` gives for a resolved term.
+
+    Args:
+        graph: the traced model.
+        size: of a term.
+        more: blocks that count otherwise than once, and by how much.
+
+    Returns:
+        Both.
+    """
+    times: Counter[str | int] = Counter()
+    for block, number in more:
+        for counted in (*block.own, *range(*block.operations)):
+            times[counted] += number
     buffers = {name for name, _ in graph.model.named_buffers()}
     # Under gates a tensor has another name than the graph knows it by.
     buffers |= {name.replace("parametrizations.", "").removesuffix(".original") for name in buffers}
     params = sum(
-        math.prod(size(term) for term in terms)
+        math.prod(size(term) for term in terms) * (1 + times[name])
         for name, terms in graph.dims.items()
         if name not in buffers
     )
     sizes = Sizes(graph, size)
     kinds: dict[str, Any] = {}
-    for op in graph.tapes[0].ops:
-        kind, macs = count(op, sizes)
+    for position, op in enumerate(graph.tapes[0].ops):
+        kind, macs = count(op, sizes.of)
         if kind:
-            kinds[kind] = kinds.get(kind, 0) + macs
+            kinds[kind] = kinds.get(kind, 0) + macs * (1 + times[position])
     return params, kinds
 
 
@@ -158,48 +125,6 @@ class Sizes:
         return self._known[ref.index]
 
 
-_MATRIX = {"aten::mm": 0, "aten::bmm": 0, "aten::mv": 0, "aten::dot": 0, "aten::vdot": 0}
-_BIASED = {"aten::addmm": 1, "aten::baddbmm": 1, "aten::addmv": 1, "aten::_addmm_activation": 1}
-# Passes over the entries: batch norm at test time scales and shifts; the others find the mean,
-# the variance, and scale and shift; root-mean-square norms have no mean.
-_NORMS = {
-    "aten::native_batch_norm": 1,
-    "aten::_native_batch_norm_legit_no_training": 1,
-    "aten::_native_batch_norm_legit": 3,
-    "aten::_batch_norm_no_update": 1,
-    "aten::cudnn_batch_norm": 1,
-    "aten::native_layer_norm": 3,
-    "aten::native_group_norm": 3,
-    "aten::_fused_rms_norm": 2,
-}
-
-
-def count(op: Op, sizes: Sizes) -> tuple[str, Any]:
-    """(kind, MACs) of one operation; no kind where nothing is counted."""
-    if "convolution" in op.name:
-        return "conv", _convolution(op, sizes)
-    if "scaled_dot_product" in op.name and not op.name.startswith("aten::_fused_sdp"):
-        q, k, v = (sizes.of(ref) for ref in op.args[:3])
-        return "attention", math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
-    if op.name in _MATRIX or op.name in _BIASED:
-        first = _MATRIX.get(op.name, 1)
-        left, right = op.args[first], op.args[first + 1]
-        columns = sizes.of(right)[-1] if len(sizes.of(right)) > 1 else 1
-        kind = "matmul" if op.name in ("aten::bmm", "aten::baddbmm") else "linear"
-        return kind, math.prod(sizes.of(left)) * columns
-    if op.name == "aten::linear":
-        return "linear", math.prod(sizes.of(op.args[0])) * sizes.of(op.args[1])[0]
-    if op.name in _NORMS:
-        return "norm", math.prod(sizes.of(op.args[0])) * _NORMS[op.name]
-    return "", 0
-
-
-def _convolution(op: Op, sizes: Sizes) -> Any:
-    weight = sizes.of(op.args[1])
-    moved: Sequence[Any] = sizes.of(op.args[0] if op.args[6] else op.results()[0])
-    return math.prod(moved) * math.prod(weight[1:])
-
-
 class _Polynomial:
     """A whole number that depends on widths: sorted numbers of groups -> coefficient."""
 
@@ -214,9 +139,9 @@ class _Polynomial:
     def __mul__(self, other: _Polynomial | int) -> _Polynomial:
         total: Counter[tuple[int, ...]] = Counter()
         factors = other.terms if isinstance(other, _Polynomial) else {(): other}
-        for mine, count in self.terms.items():
+        for mine, number in self.terms.items():
             for theirs, times in factors.items():
-                total[tuple(sorted(mine + theirs))] += count * times
+                total[tuple(sorted(mine + theirs))] += number * times
         return _Polynomial(total)
 
     __radd__, __rmul__ = __add__, __mul__

@@ -2,7 +2,7 @@
 
 from ramify import cells, cost, data, latency, models, relax
 from ramify.distributed import check_ranks, share_buffers, together
-from ramify.edit import Edit, Prune, Split
+from ramify.edit import Drop, Edit, Insert, Prune, Split
 from ramify.edit.apply import apply
 from ramify.edit.state_laws import state_rule
 from ramify.edit.vocabulary import keep_tokens
@@ -28,13 +28,23 @@ from ramify.methods import (
     splitting_matrix,
 )
 from ramify.probe.loss import Loss
-from ramify.refit import Sensitivity, cut, sensitivity
+from ramify.refit import (
+    BlockSensitivity,
+    InsertGain,
+    Sensitivity,
+    block_sensitivity,
+    cut,
+    insert_gains,
+    sensitivity,
+    take_over,
+)
 from ramify.relax import fold, gate
 from ramify.select import Knapsack, Rule, Selection, Threshold, TopFraction, TradeOff
 from ramify.select.fit import fit
 from ramify.store.model import load, recipe_of, reshape, save
 from ramify.tracing import ChannelGraph, ChannelGroup, rule, trace
 from ramify.tracing.attention.multihead import ResizedMultiheadAttention
+from ramify.tracing.blocks import Block
 from ramify.train.epoch import Training
 from ramify.train.grow import grow
 from ramify.train.logs import TensorBoard
@@ -48,6 +58,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "trace",
     "ChannelGraph",
     "ChannelGroup",
+    "Block",
     "rule",
     "cost",
     "latency",
@@ -56,6 +67,8 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Edit",
     "Prune",
     "Split",
+    "Drop",
+    "Insert",
     "keep_tokens",
     "ResizedMultiheadAttention",
     "state_rule",
@@ -91,6 +104,11 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "cut",
     "sensitivity",
     "Sensitivity",
+    "block_sensitivity",
+    "BlockSensitivity",
+    "take_over",
+    "insert_gains",
+    "InsertGain",
     # widths learned by gradients
     "gate",
     "fold",

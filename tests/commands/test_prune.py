@@ -399,3 +399,42 @@ def test_what_cannot_be_cut_is_said_before_any_work(
     try_widths(resolve(budget={"params": 60.0}), dataset)
     with pytest.raises(RamifyError, match=said):
         try_widths(resolve(**given), dataset)
+
+
+# ------------------------------------------------------------------ depth
+
+
+def test_blocks_may_go_too_and_a_run_goes_on_across_that(tmp_path: Path, dataset: Dataset) -> None:
+    name = "tests.block_nets:stream"
+    given = {"model": name, "width": None, "budget": {"macs": "70%"}, "depth": True, "epochs": 1}
+    config = resolve(**given)
+    folder = start(tmp_path / "whole", config)
+    run_jobs(config, folder, dataset, run=run_phase)
+    [edit] = kinds(folder, "edit")
+    assert edit["macs_after"] <= 0.7 * edit["macs_before"]
+    assert edit["widths_before"].keys() == edit["widths_after"].keys()
+    assert edit["drops"]
+    seed = partial(build, name, dataset_shape=(1, 8, 8), classes=3)
+    small = ramify.load(folder.path / "model", build=seed)
+    assert len(small) == 9 - len(edit["drops"])
+    again = start(tmp_path / "again", config)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(
+            config, again, dataset, ticked=Stop(len(kinds(folder, "epoch")) - 1), run=run_phase
+        )
+    run_jobs(config, again, dataset, run=run_phase)
+    assert_same(folder, again)
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"ratio": 0.5}, "depth goes with a budget of size, not with ratio"),
+        ({"rounds": 2}, "blocks are dropped in one cut"),
+        ({"searcher": "rarts"}, "blocks are dropped in one cut"),
+        ({"accept": {"accuracy": -1.0}}, "depth goes with a budget of size, not with accept"),
+    ],
+)
+def test_what_does_not_go_with_depth(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(RamifyError, match=said):
+        resolve(depth=True, pretrain_epochs=1, **given)

@@ -53,7 +53,7 @@ BAD: list[tuple[str, Callable[[], Any], str]] = [
         lambda: Split("0", 0, offsets={"0.bias": torch.tensor([0.0, float("nan")])}),
         "the offset of '0.bias' holds values that are not finite",
     ),
-    ("no edit", lambda: "prune", "an edit is a Prune or a Split, and got a str"),
+    ("no edit", lambda: "prune", "an edit is a Prune, Split, Drop or Insert, and got a str"),
 ]
 
 

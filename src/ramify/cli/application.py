@@ -246,7 +246,7 @@ def show(
         int | None, typer.Option(help="Channels of a layer.", show_default=False)
     ] = None,
 ) -> None:
-    """Print the channel groups of a network: what changes together when it grows."""
+    """Print the channel groups of a network, what changes together in it, and its blocks."""
     from ramify.commands.show import groups_of
 
     typer.echo(groups_of(model, data=data, shape=shape, classes=classes, width=width))

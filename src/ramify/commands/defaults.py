@@ -62,7 +62,7 @@ TABLE: tuple[Row, ...] = (
     ({"kind": "prune"}, {
         "width": None, "searcher": "takeover", "lam": 1.0, "beta": 0.01, "gamma": 1e-4,
         "budget": {"macs": "50%"}, "per_layer": False, "multiple_of": 1, "keep": 0.1,
-        "raw": False, "refit": True, "rounds": 1, "sensitivity": False,
+        "raw": False, "refit": True, "rounds": 1, "depth": False, "sensitivity": False,
         "from_scratch": False, "temperature": 2.0}),
     ({"kind": "prune", "data": ("digits", *MNIST)}, {"model": "digits_net", "width": 16}),
     ({"kind": "prune", "data": CIFAR}, {"model": "preresnet20", "epochs": 10}),

@@ -38,6 +38,8 @@ def edit_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
         f"{_points(event, 'test_accuracy')} before the tuning",
         f"{head}: {_loss(event)}",
     ]
+    if drops := event.get("drops"):
+        lines.append(f"{head}: dropped {len(drops)} blocks, {', '.join(drops)}")
     if allowed := event.get("accept"):
         lines.append(f"{head}: {_judged(event, allowed)}")
     for sentence in event.get("warnings", ()):

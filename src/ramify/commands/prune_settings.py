@@ -146,6 +146,11 @@ class PruneSettings(NetworkSettings):
     rounds: int = option(
         CUT, "So many cuts, each with its tuning, approach --budget by equal factors", ge=1
     )
+    depth: bool = option(
+        CUT,
+        "Whole blocks may go too, where the cut network loses less by that than by narrower layers "
+        "alone; `ramify show` lists them. With --budget, one round and no search.",
+    )
     probe_samples: int = option(
         CUT,
         "Training samples on which channels are scored and the others refitted; as many more "
@@ -230,6 +235,8 @@ class PruneSettings(NetworkSettings):
             )
         if values["rounds"] > 1:
             _refuse_rounds(values)
+        if values["depth"]:
+            _refuse_depth(values)
         _refuse_tuning(given, values)
         super().refuse(given, values)
 
@@ -330,6 +337,7 @@ class PruneSettings(NetworkSettings):
             # What is drawn at random is a baseline, for which nothing else chooses.
             "raw": self.raw or self.threshold is not None or self.searcher == "random",
             "rounds": self.rounds,
+            "depth": self.depth,
         }
 
     def _rule(self) -> Rule | None:
@@ -355,6 +363,21 @@ def _refuse_rounds(values: Mapping[str, Any]) -> None:
         raise RamifyError(
             "rounds need new scores for each cut, and a search scores once; give "
             "--search-epochs 0, or leave rounds out."
+        )
+
+
+def _refuse_depth(values: Mapping[str, Any]) -> None:
+    """Refuse depth where no budget of size chooses it once, on the network as it is."""
+    others = [name for name in (*SAYS_HOW_MUCH,) if name != "budget" and values.get(name)]
+    if others or not values.get("budget"):
+        raise RamifyError(
+            f"depth goes with a budget of size, not with {', '.join(others) or 'anything else'}; "
+            "give a budget, or leave depth out."
+        )
+    if values["rounds"] > 1 or values["search_epochs"]:
+        raise RamifyError(
+            "blocks are dropped in one cut of the network as it is; give --rounds 1 and "
+            "--search-epochs 0, or leave depth out."
         )
 
 

@@ -1,4 +1,4 @@
-"""What ``ramify show`` prints: the channel groups of a network."""
+"""What ``ramify show`` prints: the channel groups of a network, and its blocks."""
 
 from pathlib import Path
 
@@ -11,18 +11,19 @@ from ramify.data import load
 from ramify.errors import RamifyError
 from ramify.models import build
 from ramify.store.model import load as load_network
-from ramify.tracing import trace
+from ramify.tracing import ChannelGraph, trace
+from ramify.tracing.text_table import text_table
 
 
 def groups_of(
     model: str, *, data: str | None, shape: str | None, classes: int, width: int | None
 ) -> str:
-    """The channel groups of a network, or of the one that a run made, as a table."""
+    """The channel groups and blocks of a network, or of the one that a run made, as tables."""
     if (Path(model) / CONFIG).exists():
         given = {"data": data, "input": shape, "width": width}
         given = {name: value for name, value in given.items() if value is not None}
         stem, make, dataset = next(networks_of_run(Path(model), given))
-        return str(trace(load_network(stem, make), dataset.x_train[:1]))
+        return _shown(trace(load_network(stem, make), dataset.x_train[:1]))
     if (data is None) == (shape is None):
         raise RamifyError("give the network's inputs by --data NAME or by --input 1,3,32,32.")
     if data is not None:
@@ -33,7 +34,30 @@ def groups_of(
     widths = {} if width is None else {"width": width}
     net = build(model, dataset_shape=tuple(inputs.shape[1:]), classes=classes, **widths)
     try_model(net, inputs)
-    return str(trace(net, inputs))
+    return _shown(trace(net, inputs))
+
+
+def _shown(graph: ChannelGraph) -> str:
+    """The groups, and the blocks where there are any."""
+    rows = [
+        (
+            block.name,
+            block.kind,
+            f"{block.cost.params:,}",
+            f"{block.cost.macs:,}",
+            "yes" if block.can_drop else "no",
+            "yes" if block.can_insert else "no",
+            block.why,
+        )
+        for block in graph.blocks
+    ]
+    if not rows:
+        return str(graph)
+    table = text_table(_HEADINGS, rows, (None,) * 6 + (48,))
+    return "\n".join([str(graph), "", f"{len(rows)} blocks", *table])
+
+
+_HEADINGS = ("block", "kind", "params", "MACs", "drop", "insert", "why not")
 
 
 def _sizes(text: str) -> list[int]:

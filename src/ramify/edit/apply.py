@@ -7,7 +7,7 @@ it is multiplied by a scale. Pruning drops indices, splitting repeats them.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
+from ramify.edit.block_edits import BlockEdit, Drop, Insert, plan_blocks
 from ramify.edit.carry import Follower, Swap, stage_follower, stage_model
 from ramify.edit.configs import configured, facts_of, follow, warn_of_cache
+from ramify.edit.depth import carry_out_blocks
+from ramify.edit.lists import Steps
 from ramify.edit.optimizers import several, stage_optimizer
 from ramify.edit.plan import Edit, Plan, Prune, Split, check_current, plan_edits
 from ramify.errors import RamifyError
@@ -34,7 +37,7 @@ from ramify.tracing.verify.trial_results import TrialResults
 
 def apply(
     graph: ChannelGraph,
-    edits: Iterable[Edit],
+    edits: Iterable[Edit | BlockEdit],
     *,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     followers: Follower | Iterable[Follower] = (),
@@ -61,7 +64,8 @@ def apply(
 
     Args:
         graph: what `ramify.trace` gave for the model.
-        edits: `Prune` and `Split`, at most one for a channel.
+        edits: `Prune` and `Split`, at most one for a channel; `Drop` and `Insert` of blocks.
+            Channels are edited first, and all names are those of `graph`.
         optimizer: the optimizer (or several) whose state follows.
         followers: one or several models or state dictionaries with the same names and shapes:
             weight averages, teachers.
@@ -92,9 +96,61 @@ def apply(
 
 def _apply(
     graph: ChannelGraph,
+    edits: Sequence[Edit | BlockEdit],
+    optimizers: Sequence[Optimizer],
+    followers: Sequence[Follower],
+) -> ChannelGraph:
+    """Channels first, by the names that the graph has, then whole blocks."""
+    of_blocks = [edit for edit in edits if isinstance(edit, (Drop, Insert))]
+    of_channels = [edit for edit in edits if not isinstance(edit, (Drop, Insert))]
+    if not of_blocks:
+        return _apply_channels(graph, of_channels, optimizers, followers, Swap())
+    plan_blocks(graph, of_blocks)
+    swap, edited = Swap(), graph
+    try:
+        if of_channels:
+            edited = _apply_channels(graph, of_channels, optimizers, followers, swap)
+        return _apply_blocks(edited, of_blocks, optimizers, followers)
+    except BaseException:
+        swap.undo()
+        graph.superseded = False
+        raise
+
+
+def _apply_blocks(
+    graph: ChannelGraph,
+    edits: Sequence[BlockEdit],
+    optimizers: Sequence[Optimizer],
+    followers: Sequence[Follower],
+) -> ChannelGraph:
+    steps = Steps()
+    try:
+        plans = plan_blocks(graph, edits)
+        renamed = carry_out_blocks(steps, graph, plans, optimizers, followers)
+        _forget(graph.model)
+        edited = _trace_again(graph, None, None)
+        # Channels are those of before; the names of blocks behind a change are others.
+        old_atom = _old_atoms(graph, edited, {}, strict=False, renamed=renamed)
+        names = {group.atom: group.name for group in graph.groups}
+        for group in edited.groups:
+            known = graph.origin.get(names.get(old_atom.get(group.atom, group.atom), ""))
+            whole = list(range(group.width))
+            edited.origin[group.name] = known if known and len(known) == len(whole) else whole
+        if configured(graph.model):
+            warn_of_cache(graph.model, edited.inputs)
+    except BaseException:
+        steps.back()
+        raise
+    graph.superseded = True
+    return edited
+
+
+def _apply_channels(
+    graph: ChannelGraph,
     edits: Sequence[Edit],
     optimizers: Sequence[Optimizer],
     followers: Sequence[Follower],
+    swap: Swap,
 ) -> ChannelGraph:
     # Plan, and try what needs no change of the model.
     plan = plan_edits(graph, edits)
@@ -109,7 +165,7 @@ def _apply(
         if before is not None:
             _check_outputs(before, edited.tapes[0])
 
-    return carry_out(graph, plan, optimizers, followers, check=check)
+    return carry_out(graph, plan, optimizers, followers, check=check, swap=swap)
 
 
 def carry_out(
@@ -248,12 +304,13 @@ def several_followers(followers: Follower | Iterable[Follower]) -> list[Follower
     return found
 
 
-def _list_of_edits(edits: Any) -> list[Edit]:
-    if isinstance(edits, (Prune, Split)):
+def _list_of_edits(edits: Any) -> list[Edit | BlockEdit]:
+    if isinstance(edits, (Prune, Split, Drop, Insert)):
         return [edits]
     if not isinstance(edits, Iterable):
         raise RamifyError(
-            f"`edits` is a list of Prune and Split, and this is a {type(edits).__name__}"
+            "`edits` is a list of Prune, Split, Drop and Insert, and this is a "
+            f"{type(edits).__name__}"
         )
     return list(edits)
 
@@ -299,24 +356,52 @@ def _without_and_with(graph: ChannelGraph, changes: Changes) -> tuple[Tape, Tape
 
 def _follow(graph: ChannelGraph, edited: ChannelGraph, plan: Plan, *, strict: bool) -> None:
     """Check that the edited model has the planned axes, and say where each channel is from."""
-    names = {group.atom: group.name for group in graph.groups}
-    old_atom: dict[Atom, Atom] = {}
-    # Old axes and new lie in the same order in every dimension of every parameter.
-    for name, dims in graph.flow.param_dims.items():
-        for old, new in zip(dims, edited.flow.param_dims[name], strict=True):
-            planned, found = list(leaves(old)), list(leaves(new))
-            if [new_size(a, plan.changes) for a in planned] == [a.size for a in found]:
-                old_atom.update(zip(found, planned, strict=True))
-            elif strict:
-                lost = next((names[a] for a in planned if a in plan.changes), name)
-                raise RamifyError(
-                    f"the edit of '{lost}' did not come out as planned, and was taken back: the "
-                    "forward cuts its channels at sizes that do not follow"
-                )
+    old_atom = _old_atoms(graph, edited, plan.changes, strict=strict)
     for group in edited.groups:
         change = plan.changes.get(old_atom.get(group.atom, group.atom))
         source = change.source.tolist() if change is not None else list(range(group.width))
         edited.origin[group.name] = source
+
+
+def _old_atoms(
+    graph: ChannelGraph,
+    edited: ChannelGraph,
+    changes: Changes,
+    *,
+    strict: bool,
+    renamed: Mapping[str, str] | None = None,
+) -> dict[Atom, Atom]:
+    """For each axis of an edited model, the axis that it was.
+
+    Args:
+        graph: before the edit.
+        edited: after it.
+        changes: what was planned.
+        strict: whether every axis must have become as large as planned.
+        renamed: the new names of what is left, where blocks went or came.
+
+    Returns:
+        Axis -> old axis.
+
+    Raises:
+        RamifyError: one has another size.
+    """
+    names = {group.atom: group.name for group in graph.groups}
+    old_atom: dict[Atom, Atom] = {}
+    # Old axes and new lie in the same order in every dimension of every parameter.
+    for name, dims in graph.flow.param_dims.items():
+        found_dims = edited.flow.param_dims.get(name if renamed is None else renamed.get(name, ""))
+        for old, new in zip(dims, found_dims or dims, strict=True):
+            planned, found = list(leaves(old)), list(leaves(new))
+            if [new_size(a, changes) for a in planned] == [a.size for a in found]:
+                old_atom.update(zip(found, planned, strict=True))
+            elif strict:
+                lost = next((names[a] for a in planned if a in changes), name)
+                raise RamifyError(
+                    f"the edit of '{lost}' did not come out as planned, and was taken back: the "
+                    "forward cuts its channels at sizes that do not follow"
+                )
+    return old_atom
 
 
 def _check_outputs(before: Tape, after: Tape) -> None:

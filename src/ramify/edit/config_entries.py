@@ -82,39 +82,68 @@ def set_entry(draft: Any, place: Place, value: Any) -> None:
         setattr(holder, str(last), value)
 
 
-def put(module: Any, found: Mapping[Place, int]) -> Callable[[], None]:
+def lists_beside(draft: Any, place: Place, length: int) -> dict[Place, list[Any]]:
+    """The lists of one length that stand where an entry stands, and what they hold.
+
+    Args:
+        draft: from :func:`draft_of`.
+        place: of the entry.
+        length: how long they are.
+
+    Returns:
+        What says something of each layer, where the entry says how many layers there are.
+    """
+    inside = place[:-1]
+    holder = entry(draft, inside)
+    if isinstance(holder, list):
+        return {}
+    return {
+        (*inside, name): value
+        for name, value in _named(holder)
+        if isinstance(value, list) and len(value) == length and not name.startswith("_")
+    }
+
+
+def configs_of(model: nn.Module) -> dict[str, Any]:
+    """The configuration objects that the modules of a model hold, by module."""
+    found = ((path, vars(module).get("config")) for path, module in model.named_modules())
+    return {path: config for path, config in found if _is_object(config)}
+
+
+def put(
+    module: Any, found: Mapping[Place, Any], copies: Mapping[str, Mapping[Place, Any]]
+) -> Callable[[], None]:
     """Give the configuration of a module, and its copies in the modules inside, new values.
 
     Args:
         module: what is described.
         found: the places and their values.
+        copies: for each module inside, what its class then has otherwise in a copy of its own.
 
     Returns:
         What takes them back.
     """
     if _of_arguments(module, module.config):
         return _register(module, found)
-    own = module.config
-    old = {place: entry(own, place) for place in found}
-    copies = {id(c): c for m in module.modules() if _is_object(c := getattr(m, "config", None))}
-    copies.pop(id(own), None)
+    # The halves of an encoder-decoder have copies, with widths and depths of their own.
+    holders = {id(module.config): ("", module.config)}
+    for path, config in configs_of(module).items():
+        holders.setdefault(id(config), (path, config))
     done: list[tuple[Any, Place, Any]] = []
-    for config in (own, *copies.values()):  # the halves of an encoder-decoder have copies
-        if type(config) is not type(own):
-            continue
-        for place, value in found.items():
-            if entry(config, place) == old[place] or config is own:
-                done.append((config, place, entry(config, place)))
-                set_entry(config, place, value)
+    for path, config in holders.values():
+        new = found if config is module.config else copies.get(path, {})
+        for place, value in new.items():
+            done.append((config, place, entry(config, place)))
+            set_entry(config, place, value)
 
     def undo() -> None:
-        for config, place, value in done:
+        for config, place, value in reversed(done):
             set_entry(config, place, value)
 
     return undo
 
 
-def _register(module: Any, found: Mapping[Place, int]) -> Callable[[], None]:
+def _register(module: Any, found: Mapping[Place, Any]) -> Callable[[], None]:
     """Record new arguments of a module's class, each in the type that it had.
 
     Returns:

@@ -12,8 +12,9 @@ import functools
 import itertools
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -22,13 +23,16 @@ from torch import nn
 from ramify.edit.config_entries import (
     Place,
     build,
+    configs_of,
     draft_of,
     entries,
     entry,
     has_config,
+    lists_beside,
     put,
     set_entry,
 )
+from ramify.tracing.modes import ABSENT, set_attribute
 from ramify.tracing.recorder import arguments, copied, evaluating
 
 MOST_BUILDS = 60  # tries for one edit
@@ -40,6 +44,24 @@ class Facts(NamedTuple):
 
     shapes: dict[str, tuple[int, ...]]
     numbers: dict[tuple[str, str], Any]
+    configs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """A list of modules that lost or gained members.
+
+    Attributes:
+        count: how many it had.
+        source: for each that it has now, which of them it is or copies.
+    """
+
+    count: int
+    source: tuple[int, ...]
+
+
+Found = dict[Place, Any]
+"""Entries of a configuration, and their new values."""
 
 
 _WARNED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -65,11 +87,15 @@ def facts_of(model: nn.Module) -> Facts:
         for name, value in vars(module).items()
         if type(value) in (int, float, tuple) and not name.startswith("_")
     }
-    return Facts({name: tuple(tensor.shape) for name, tensor in tensors}, numbers)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors}
+    return Facts(shapes, numbers, configs_of(model))
 
 
 def follow(
-    module: nn.Module, before: Facts, still_runs: Callable[[], bool]
+    module: nn.Module,
+    before: Facts,
+    still_runs: Callable[[], bool],
+    lists: Sequence[Reordered] | None = None,
 ) -> Callable[[], None] | None:
     """Bring the configuration of an edited model to its shape, or warn that none can say it.
 
@@ -77,6 +103,7 @@ def follow(
         module: what the configuration describes.
         before: its shapes and numbers before the edit.
         still_runs: whether the model computes the same with the configuration as it then is.
+        lists: where blocks went or came, the lists that lost or gained members.
 
     Returns:
         What takes the change back, where there was one.
@@ -88,19 +115,28 @@ def follow(
     stored = module.state_dict(keep_vars=True).keys()
     made = {n for n, b in module.named_buffers() if n not in stored and before.shapes.get(n)}
     if not any(now.shapes[name] != before.shapes[name] for name in made):
-        for found, built in itertools.islice(_Search(module, now).results(), MOST_RESULTS):
-            undo = _take(module, found, _decided(before, now, built))
+        search = _Search(module, now, before, lists)
+        for found, built in itertools.islice(search.results(), MOST_RESULTS):
+            numbers = _decided(before, now, built) if lists is None else {}
+            undo = _take(module, found, numbers, search.copies(built))
             if still_runs():
                 _WARNED.discard(module)
                 vars(module).pop("save_pretrained", None)
                 _warn_of_refusal(module)
                 return undo
             undo()
-    if module not in _WARNED:
+    new, saves = module not in _WARNED, vars(module).get("save_pretrained", ABSENT)
+    if new:
         _WARNED.add(module)
         warnings.warn(_SENTENCE.format(type(module).__name__), stacklevel=3)
     vars(module)["save_pretrained"] = functools.partial(_save_with_a_warning, module)
-    return None
+
+    def forget() -> None:
+        set_attribute(module, "save_pretrained", saves)
+        if new:
+            _WARNED.discard(module)
+
+    return forget
 
 
 def _decided(before: Facts, now: Facts, built: Facts) -> dict[tuple[str, str], Any]:
@@ -167,53 +203,89 @@ def _save_with_a_warning(module: Any, *args: Any, **kwargs: Any) -> Any:
 class _Search:
     """Looks for the entries of a configuration that make a model of the wanted shapes."""
 
-    def __init__(self, module: nn.Module, wanted: Facts) -> None:
-        self._module, self._wanted = module, wanted
+    def __init__(
+        self,
+        module: nn.Module,
+        wanted: Facts,
+        before: Facts,
+        lists: Sequence[Reordered] | None,
+    ) -> None:
+        self._module, self._wanted, self._lists = module, wanted, lists or ()
+        self._known = before.shapes.keys() if lists is not None else frozenset()
+        self._first: Facts | None = None
         self._config = draft_of(module)
         self._builds = 0
 
-    def results(self) -> Iterator[tuple[dict[Place, int], Facts]]:
+    def results(self) -> Iterator[tuple[Found, Facts]]:
         """The entries to change with their new values, and what is built then; likely ones first.
 
         Yields:
             Only where all shapes agree.
         """
-        built = _built(self._module, self._config)
+        self._first = built = _built(self._module, self._config)
         if built is not None:
             yield from self._from(built, {})
 
-    def _from(
-        self, built: Facts, found: dict[Place, int]
-    ) -> Iterator[tuple[dict[Place, int], Facts]]:
-        wrong = _differences(built, self._wanted)
+    def copies(self, built: Facts) -> dict[str, Found]:
+        """What is other in the configuration that each module inside holds."""
+        old = self._first.configs if self._first is not None else {}
+        found: dict[str, Found] = {}
+        for path, config in built.configs.items():
+            if type(old.get(path)) is type(config):
+                was = dict(entries(old[path]))
+                found[path] = {p: v for p, v in entries(config) if p in was and was[p] != v}
+        return found
+
+    def _from(self, built: Facts, found: Found) -> Iterator[tuple[Found, Facts]]:
+        wrong = self._differences(built)
         if not wrong:
             yield found, built
             return
-        better: list[tuple[int, int, Place, int, Facts]] = []
-        for place, value in _options(self._config, built, self._wanted):
-            if place in found or self._builds >= MOST_BUILDS:
+        better: list[tuple[int, int, Found, Facts]] = []
+        for new in self._options(built):
+            if found.keys() & new.keys() or self._builds >= MOST_BUILDS:
                 continue
             self._builds += 1
-            with _changed(self._config, place, value):
+            with _changed(self._config, new):
                 tried = _built(self._module, self._config)
-            left = _differences(tried, self._wanted) if tried is not None else wrong
+            left = self._differences(tried) if tried is not None else wrong
             if tried is not None and left < wrong:
                 apart = sum(tried.numbers.get(k) != v for k, v in self._wanted.numbers.items())
-                better.append((len(left), apart, place, value, tried))
-        for *_, place, value, tried in sorted(better, key=lambda each: each[:2]):
-            with _changed(self._config, place, value):
-                yield from self._from(tried, {**found, place: value})
+                better.append((len(left), apart, new, tried))
+        for *_, new, tried in sorted(better, key=lambda each: each[:2]):
+            with _changed(self._config, new):
+                yield from self._from(tried, {**found, **new})
+
+    def _differences(self, built: Facts) -> set[tuple[str, int]]:
+        """What is not as it should be: sizes, and parts that the model has lost."""
+        lost = (self._known & built.shapes.keys()) - self._wanted.shapes.keys()
+        return _differences(built, self._wanted) | {(name, -2) for name in lost}
+
+    def _options(self, built: Facts) -> Iterator[Found]:
+        """Entries that may say how many members a list has, or one of the widths that differ."""
+        for each in self._lists:
+            for place, value in sorted(entries(self._config), key=lambda each: str(each[0])):
+                if value == each.count:
+                    beside = lists_beside(self._config, place, each.count)
+                    new = {where: [held[i] for i in each.source] for where, held in beside.items()}
+                    if new:
+                        yield {place: len(each.source), **new}
+                    yield {place: len(each.source)}
+        for place, size in _options(self._config, built, self._wanted):
+            yield {place: size}
 
 
 @contextmanager
-def _changed(config: Any, place: Place, value: int) -> Iterator[None]:
-    """An entry with another value, for the time of the block."""
-    old = entry(config, place)
-    set_entry(config, place, value)
+def _changed(config: Any, new: Found) -> Iterator[None]:
+    """Entries with other values, for the time of the block."""
+    old = {place: entry(config, place) for place in new}
     try:
+        for place, value in new.items():
+            set_entry(config, place, value)
         yield
     finally:
-        set_entry(config, place, old)
+        for place, value in old.items():
+            set_entry(config, place, value)
 
 
 def _built(module: nn.Module, config: Any) -> Facts | None:
@@ -257,14 +329,17 @@ def _options(config: Any, built: Facts, wanted: Facts) -> Iterator[tuple[Place, 
 
 
 def _take(
-    module: Any, found: dict[Place, int], numbers: dict[tuple[str, str], Any]
+    module: Any,
+    found: Found,
+    numbers: dict[tuple[str, str], Any],
+    copies: dict[str, Found],
 ) -> Callable[[], None]:
     """Give every configuration in a model, and numbers of its modules, the new values.
 
     Returns:
         What takes them back.
     """
-    undo_entries = put(module, found)
+    undo_entries = put(module, found, copies)
     attributes = [(module.get_submodule(path), name, v) for (path, name), v in numbers.items()]
     kept = [(holder, name, getattr(holder, name)) for holder, name, _ in attributes]
     for holder, name, value in attributes:

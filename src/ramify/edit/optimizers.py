@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
@@ -49,7 +49,7 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Any)
         RamifyError: the optimizer keeps something whose shape is not its parameter's, or of which
             it cannot be told how it follows.
     """
-    _check_holds(graph, optimizer)
+    check_holds(graph.model, optimizer)
     tensors = tensors_of(graph.model)
     states = States(optimizer)
     _check_elsewhere(states, tensors, graph, plan)
@@ -71,8 +71,16 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Any)
                         swap.offset(carried, dim, where, offset)
 
 
-def _check_holds(graph: ChannelGraph, optimizer: Any) -> None:
-    """The optimizer is one, trains this model, and is of a kind that can follow."""
+def check_holds(model: nn.Module, optimizer: Any) -> None:
+    """The optimizer is one, trains this model, and is of a kind that can follow.
+
+    Args:
+        model: the model.
+        optimizer: what was given as its optimizer.
+
+    Raises:
+        RamifyError: it is not.
+    """
     if not is_optimizer(optimizer):
         raise RamifyError(
             f"`optimizer` is the optimizer that trains the model, or several in a list, and this "
@@ -85,7 +93,7 @@ def _check_holds(graph: ChannelGraph, optimizer: Any) -> None:
             "another optimizer, or make a new one after the edit"
         )
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if not any(id(tensor) in held for tensor in tensors_of(graph.model).values()):
+    if not any(id(tensor) in held for tensor in tensors_of(model).values()):
         raise RamifyError(
             f"this {type(optimizer).__name__} holds no parameter of the model: give the optimizer "
             "that trains it"

@@ -120,7 +120,9 @@ def plan_edits(graph: ChannelGraph, edits: Iterable[Edit]) -> Plan:
     by_group: dict[Atom, tuple[ChannelGroup, Taken]] = {}
     for edit in edits:
         if not isinstance(edit, (Prune, Split)):
-            raise RamifyError(f"an edit is a Prune or a Split, and got a {type(edit).__name__}")
+            raise RamifyError(
+                f"an edit is a Prune, Split, Drop or Insert, and got a {type(edit).__name__}"
+            )
         group = graph[edit.group]
         _validate(graph, group, edit)
         _, taken = by_group.setdefault(group.atom, (group, {}))

@@ -230,7 +230,7 @@ def _kind(op: Op, shapes: Sizes) -> Hashable:
 
 def _work(op: Op, sizes: Sizes) -> tuple[Any, Any, Any]:
     """Multiplications, entries read, entries written."""
-    _, macs = count(op, sizes)
+    _, macs = count(op, sizes.of)
     read = sum(math.prod(sizes.of(ref)) for ref in op.inputs())
     written = sum(math.prod(sizes.of(ref)) for ref in op.results())
     return macs, read, written

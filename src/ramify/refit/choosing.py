@@ -134,6 +134,8 @@ def tells_apart(prunes: Sequence[Proposal], chance: float) -> bool:
     """
     if any(proposal.value for proposal in prunes) and not any(p.gain for p in prunes):
         return True
+    if not prunes:
+        return True
     mean = math.fsum(abs(proposal.value) for proposal in prunes) / len(prunes)
     return mean > (ROUNDING * chance if math.isfinite(chance) else 0)
 
@@ -259,6 +261,11 @@ def check_reach(
     model = CostModel(graph)
     now, change = model.cost(), model.added([proposal.edit for proposal in offered])
     for name, most in sizes.items():
+        if name in RESOURCES and not offered and now.of(name) > most:
+            raise RamifyError(
+                f"the budget of {name} is {most:.12g}, the network has {now.of(name):,}, and no "
+                "channel of it may go: print(graph) says why of each group"
+            )
         if name in RESOURCES and (least := now.of(name) + change.of(name)) > most:
             raise RamifyError(
                 f"the budget of {name} is {most:.12g}, and with every channel gone that may go the "

@@ -13,7 +13,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from ramify.cost import Cost, CostModel
-from ramify.edit import Edit
+from ramify.edit import Drop, Edit
 from ramify.edit.apply import apply, several_followers
 from ramify.edit.carry import Follower
 from ramify.edit.optimizers import several
@@ -22,7 +22,9 @@ from ramify.errors import RamifyError
 from ramify.methods import L1, Proposal, agree
 from ramify.methods.proposal import Method, checked
 from ramify.probe.loss import Loss
+from ramify.refit.block_takeover import refit_without
 from ramify.refit.choosing import Floor, comparable, floors, of_groups, tells_apart
+from ramify.refit.depth_choice import drops_within
 from ramify.refit.expected import expected_rise
 from ramify.refit.outcome import Accept, constant_loss, mean_loss, samples
 from ramify.refit.selecting import Selecting, smallest
@@ -32,6 +34,7 @@ from ramify.select import Rule
 from ramify.select.fit import BUDGETS
 from ramify.select.rounding import Multiple, check_multiple
 from ramify.tracing import ChannelGraph
+from ramify.tracing.blocks import find_block
 from ramify.tracing.unharmed import unharmed
 
 NARROW = 0.1
@@ -49,9 +52,11 @@ class CutReport:
     Attributes:
         before: the cost of the model as it was.
         after: the cost of the cut model.
-        widths: group name -> (width before, width after).
+        widths: group name -> (width before, width after), by the names that groups have without
+            the blocks that were dropped.
         proposals: every prune that the method proposed, in values that compare between layers.
-        edits: the prunes that were made.
+        edits: the prunes that were made, by these names.
+        drops: the blocks that were dropped.
         loss_before: the mean loss of the model as it was, on what the cut was measured on.
         loss_after: the mean loss of the cut model, on the same.
         predicted: the rise of the loss that is expected on samples like those that it was chosen
@@ -72,6 +77,7 @@ class CutReport:
     held: bool
     refitted: list[Refitted]
     warnings: tuple[str, ...]
+    drops: tuple[Drop, ...] = ()
 
 
 def cut(  # noqa: PLR0913
@@ -90,6 +96,7 @@ def cut(  # noqa: PLR0913
     groups: Sequence[str] | None = None,
     raw: bool = False,
     balance: bool | None = None,
+    depth: bool = False,
     held: Iterable[Any] | None = None,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     followers: Follower | Iterable[Follower] = (),
@@ -129,6 +136,11 @@ def cut(  # noqa: PLR0913
         balance: whether more equal shares of all layers are tried too, and the order in which
             `Takeover` takes the channels of each; the selection that loses least on `batches` is
             kept. By default for every method but `Takeover` itself, unless `raw`.
+        depth: whether whole blocks may go too (`graph.blocks`). Each is tried alone, what stays
+            taking over; then they are dropped one after the other, that of the least rise of the
+            loss for what it saves first. Each time what stays takes over, its widths are cut to
+            the budget and the loss is measured, and the number of drops that loses least is kept.
+            It takes a budget of size.
         held: samples to measure on that choose nothing; by default it is measured on `batches`.
         optimizer: the optimizer (or several) whose state follows.
         followers: models or state dictionaries that follow the edit; they are not refitted.
@@ -167,50 +179,61 @@ def cut(  # noqa: PLR0913
     check_editable(graph)
     check_multiple(multiple_of)
     sizes = _checked(budget, accept, rule)
+    if depth:
+        _check_depth(budget, accept, keep)
     optimizers, following = several(optimizer), several_followers(followers)
     with _all_or_nothing(graph, optimizers, following):
         sample, measured_on = samples(batches, held)
         constant = constant_loss(graph.model, loss, measured_on[0])
-        scorer = method or Takeover()
-        proposals = _prunes(graph, scorer, loss, sample, groups, raw)
         said = list[str]()
-        if not tells_apart(proposals, constant):
-            if method is not None:
-                raise RamifyError(f"{_SILENT}: take method=L1(), or another loss")
-            scorer = L1()
-            proposals = _prunes(graph, scorer, loss, sample, groups, raw)
-            said.append(f"{_SILENT}: channels were chosen by L1()")
-        least = floors(graph, keep)
-        if balance is None:
-            balance = not raw and not isinstance(scorer, Takeover)
-        selecting = Selecting(
-            graph=graph,
-            loss=loss,
-            sample=sample,
-            measured_on=measured_on,
-            proposals=proposals,
-            least=least,
-            rule=rule,
-            multiple_of=multiple_of,
-            alike=alike,
-            refit=refit,
-            accept=accept,
-            balance=balance,
-        )
+
+        def selecting_of(graph: ChannelGraph) -> Selecting:
+            proposals, scorer = _scored(graph, method, constant, loss, sample, groups, raw)
+            if method is None and isinstance(scorer, L1):
+                said[:] = [f"{_SILENT}: channels were chosen by L1()"]
+            unlike = not raw and not isinstance(scorer, Takeover)
+            return Selecting(
+                graph=graph,
+                loss=loss,
+                sample=sample,
+                measured_on=measured_on,
+                proposals=proposals,
+                least=floors(graph, keep),
+                rule=rule,
+                multiple_of=multiple_of,
+                alike=alike,
+                refit=refit,
+                accept=accept,
+                balance=unlike if balance is None else balance,
+            )
+
+        drops: list[Drop] = []
+        full, lost, full_cost = None, 0.0, CostModel(graph).cost()
+        if depth and sizes:
+            full = mean_loss(graph.model, loss, measured_on)
+            cut_loss = lambda one: selecting_of(one).best(sizes).sample_loss  # noqa: E731
+            drops = drops_within(graph, loss, sample, sizes, cut_loss, refit=refit)
+            if drops:
+                before = mean_loss(graph.model, loss, sample)
+                if refit:
+                    blocks = [find_block(graph.blocks, drop.block) for drop in drops]
+                    refit_without(graph, blocks, loss, sample)
+                graph = apply(graph, drops, optimizer=optimizers, followers=following)
+                lost = mean_loss(graph.model, loss, sample) - before
+        selecting = selecting_of(graph)
         most = math.inf if budget is None else budget.get("loss", math.inf)
         if accept is None and most == math.inf:
             outcome = selecting.best(sizes)
-            known = outcome.start if measured_on is sample else None
+            known = outcome.start if full is None and measured_on is sample else full
             start = mean_loss(graph.model, loss, measured_on) if known is None else known
         else:
             start = mean_loss(graph.model, loss, measured_on)
             outcome = smallest(selecting, sizes, start + most)
         expected = math.nan
         if log is not None:
-            expected = expected_rise(graph, outcome, loss, sample)
-        before, widths = CostModel(graph).cost(), {g.name: g.width for g in graph.groups}
+            expected = lost + expected_rise(graph, outcome, loss, sample)
         gone = Counter(graph[edit.group].name for edit in outcome.edits)
-        shapes = {name: (width, width - gone[name]) for name, width in widths.items()}
+        shapes = {g.name: (g.width, g.width - gone[g.name]) for g in graph.groups}
         said += _guard(shapes, start, outcome.loss, constant)
         for sentence in said:  # before the edit, since a warning may be made an error
             warnings.warn(sentence, stacklevel=2)
@@ -221,10 +244,10 @@ def cut(  # noqa: PLR0913
     if log is not None:
         log(
             CutReport(
-                before=before,
+                before=full_cost,
                 after=CostModel(graph).cost(),
                 widths=shapes,
-                proposals=proposals,
+                proposals=list(selecting.proposals),
                 edits=outcome.edits,
                 loss_before=start,
                 loss_after=outcome.loss,
@@ -232,9 +255,36 @@ def cut(  # noqa: PLR0913
                 held=held is not None,
                 refitted=outcome.refitted,
                 warnings=tuple(said),
+                drops=tuple(drops),
             )
         )
     return graph
+
+
+def _scored(
+    graph: ChannelGraph,
+    method: Method | None,
+    chance: float,
+    loss: Loss,
+    sample: Sequence[Any],
+    groups: Sequence[str] | None,
+    raw: bool,
+) -> tuple[list[Proposal], Method]:
+    """The prunes of a method, or those of the default that says something of this loss.
+
+    Returns:
+        They, and the method.
+
+    Raises:
+        RamifyError: the method that was asked for says nothing.
+    """
+    scorer = method or Takeover()
+    proposals = _prunes(graph, scorer, loss, sample, groups, raw)
+    if tells_apart(proposals, chance):
+        return proposals, scorer
+    if method is not None:
+        raise RamifyError(f"{_SILENT}: take method=L1(), or another loss")
+    return _prunes(graph, L1(), loss, sample, groups, raw), L1()
 
 
 def _prunes(
@@ -248,13 +298,13 @@ def _prunes(
     """The prunes that a method proposes, in values that compare.
 
     Returns:
-        They.
+        Them; none where no group can be pruned.
 
     Raises:
-        RamifyError: there is none.
+        RamifyError: there is none for groups that could be pruned.
     """
     if not any(group.can_prune for group in graph.groups):
-        raise RamifyError("no group of this model can be pruned: print(graph) says why of each")
+        return []
     proposals = agree(graph, checked(graph, method, method.propose(graph, loss, sample)))
     prunes = comparable(of_groups(graph, proposals, groups), raw)
     if not prunes and proposals:
@@ -323,6 +373,20 @@ def _number(given: Any) -> float:
         return math.nan if isinstance(given, (str, bytes, bool)) else float(given)
     except (TypeError, ValueError, RuntimeError):
         return math.nan
+
+
+def _check_depth(budget: Mapping[str, float] | None, accept: Accept | None, keep: Floor) -> None:
+    """Raise where blocks cannot be chosen together with channels."""
+    if not set(budget or {}) - {"loss"} or accept is not None or "loss" in (budget or {}):
+        raise RamifyError(
+            "depth is chosen within a budget of size: give params, macs, flops, energy or latency, "
+            "and no budget of the loss, nor accept="
+        )
+    if isinstance(keep, Mapping):
+        raise RamifyError(
+            "names of groups change as blocks go, so that keep= cannot go by name with depth=True: "
+            "give one share or width for all"
+        )
 
 
 def _guard(

@@ -11,7 +11,7 @@ Shape letters: `G` groups, `F` features, `O` outputs, `N` samples.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +121,7 @@ class Walk:
         strengths: the λ to choose from, for every reader or by its name, as `refit_readers` does.
         norms: give batch norms the statistics that they now have.
         corrected: let a block make up for what the stream that it adds to has lost.
+        left_out: the names of weights and statistics that stay as they are.
     """
 
     def __init__(
@@ -132,7 +133,9 @@ class Walk:
         strengths: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
         norms: bool = True,
         corrected: bool = True,
+        left_out: Collection[str] = (),
     ) -> None:
+        self._left_out = frozenset(left_out)
         self._tensors = tensors_of(model)
         self._reference = reference
         courses, count = shared_courses(runs.courses), len(runs.old)
@@ -149,8 +152,13 @@ class Walk:
     def refit(self) -> list[Refitted]:
         """Go from station to station: readers are refitted, norms get their statistics."""
         course = self._pairs[0].new_course
-        readers = [(r.position, self._reader, n) for n, r in enumerate(course.readers)]
-        norms = [(r.position, self._norm, n) for n, r in enumerate(course.norms)]
+        out = self._left_out
+        readers = [
+            (r.position, self._reader, n) for n, r in enumerate(course.readers) if r.name not in out
+        ]
+        norms = [
+            (r.position, self._norm, n) for n, r in enumerate(course.norms) if r.mean not in out
+        ]
         done = []
         stations = [*readers, *norms] if self._norms else readers
         for _, visit, number in sorted(stations, key=operator.itemgetter(0)):

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ramify.edit.configs import configured, facts_of, follow
+from ramify.edit.lists import Steps
 from ramify.errors import RamifyError
+from ramify.store.depth_recipe import check_depth, depth_of, reshape_depth
 from ramify.store.disk import make_folder, write_all
 from ramify.store.files import (
     bytes_writer,
@@ -160,6 +163,7 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     advice = f"ramify.save writes {weights.name} and {shapes.name} together: copy both again."
     recipe = read_json(shapes, advice)
     check_recipe(recipe)
+    check_depth(recipe)
     tensors, _ = read_tensors(weights, advice)
     _check_sums(tensors, recipe, weights, shapes)
     model = built_by(build)
@@ -204,15 +208,16 @@ def recipe_of(model: nn.Module) -> Recipe:
         "attributes": attributes,
         "buffers": {name: name in kept for name in buffers},
         "runtime": runtime_of(model)[0],
-    }
+    } | ({"depth": depth} if (depth := depth_of(model)) else {})
 
 
 def reshape(model: nn.Module, recipe: Recipe, *, limit: int | None = None) -> nn.Module:
     """Give a network the shape that a recipe describes, in place.
 
     Values of a tensor that grows are repeated along the grown axis; they are there to be loaded
-    over. A buffer that no ``state_dict`` holds cannot be loaded so: where one changes its shape, a
-    warning names it. Parameters stay the same objects, so an optimizer that holds them still does.
+    over. Blocks that were dropped or inserted are dropped and inserted here too. A buffer that no
+    ``state_dict`` holds cannot be loaded so: where one changes its shape, a warning names it.
+    Parameters stay the same objects, so an optimizer that holds them still does.
 
     Args:
         model: A network of the recipe's class, of any widths.
@@ -234,6 +239,7 @@ def reshape(model: nn.Module, recipe: Recipe, *, limit: int | None = None) -> nn
     check_module(model, "what is given another shape")
     before = {name: tensor.shape for name, tensor in model.named_buffers()}
     check_recipe(recipe)
+    check_depth(recipe)
     check_memory(named_tensors(model), recipe, limit)
     _to_shape(model, recipe)
     kept = model.state_dict(keep_vars=True)
@@ -262,6 +268,7 @@ def restore_model(
         RamifyError: The recipe is of another network, damaged, or not of these tensors.
     """
     check_recipe(recipe)
+    check_depth(recipe)
     runtime = recipe.get("runtime", {})
     names = named_in(runtime)
     values = decoded(model, runtime, tensors, source)
@@ -283,11 +290,18 @@ def _to_shape(model: nn.Module, recipe: Recipe, built: bool = True) -> nn.Module
     Returns:
         The model.
     """
-    tensors = named_tensors(model)
-    lazy = lazily_built(model, recipe)
+    steps = Steps()
+    described = [(module, facts_of(module)) for module in configured(model)]
+    try:
+        lists = reshape_depth(steps, model, recipe)
+        tensors = named_tensors(model)
+        lazy = lazily_built(model, recipe)
+        empty = {name: torch.empty(recipe["shapes"][name], device="meta") for name in lazy}
+        check_fits(model, {**tensors, **empty}, recipe)
+    except BaseException:
+        steps.back()
+        raise
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
-    empty = {name: torch.empty(recipe["shapes"][name], device="meta") for name in lazy}
-    check_fits(model, {**tensors, **empty}, recipe)
     for name, persistent in lazy.items():
         parent, _, leaf = name.rpartition(".")
         value = torch.zeros(recipe["shapes"][name], device=device)
@@ -308,6 +322,8 @@ def _to_shape(model: nn.Module, recipe: Recipe, built: bool = True) -> nn.Module
     for alias, first in recipe["tied"].items():
         parent, _, leaf = alias.rpartition(".")
         setattr(model.get_submodule(parent), leaf, named_tensors(model)[first])
+    for module, facts in described if len(steps) else ():
+        follow(module, facts, lambda: True, lists)
     return model
 
 

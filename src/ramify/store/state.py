@@ -86,23 +86,32 @@ class NetworkInTraining:
                 f"{SOURCE} holds {_counted(kinds)}, and was given {_counted(given)}; resume with "
                 "followers of the same kinds in the same order."
             )
+        before = self._names()
         restore_model(self.model, stored["recipe"], stored["model"], SOURCE)
+        renamed = before != self._names()  # blocks were dropped or inserted
+        if renamed:
+            regroup(self.optimizer, before, self.model, stored["optimizer"])
         check_optimizer(self.optimizer, self._names(), stored["optimizer"], SOURCE)
         load_optimizer(self.optimizer, stored["optimizer"])
         for number, (one, kept) in enumerate(zip(self.followers, stored["followers"], strict=True)):
             if isinstance(one, nn.Module):
                 restore_model(one, kept["recipe"], kept["tensors"], SOURCE)
             else:
-                _fill_dictionary(one, kept["tensors"], number)
+                _fill_dictionary(one, kept["tensors"], number, renamed)
 
     def _names(self) -> dict[int, str]:
         return {id(parameter): name for name, parameter in self.model.named_parameters()}
 
 
 def _fill_dictionary(
-    own: MutableMapping[str, Tensor], tensors: Mapping[str, Tensor], number: int
+    own: MutableMapping[str, Tensor], tensors: Mapping[str, Tensor], number: int, renamed: bool
 ) -> None:
     """Give a state dictionary that follows the network the stored tensors."""
+    if renamed:
+        device = next((tensor.device for tensor in own.values()), torch.device("cpu"))
+        own.clear()
+        own.update({name: tensor.to(device) for name, tensor in tensors.items()})
+        return
     if own.keys() != tensors.keys():
         raise RamifyError(
             f"follower {number} and the one in {SOURCE} do not have the same names "
@@ -144,6 +153,31 @@ def optimizer_state(optimizer: Optimizer, names: Mapping[int, str]) -> dict[str,
         held = [p for p in group["params"] if optimizer.state.get(p)]
         state |= {names[id(p)]: dict(optimizer.state[p]) for p in held}
     return {"class": type(optimizer).__name__, "groups": groups, "state": state}
+
+
+def regroup(
+    optimizer: Optimizer, before: Mapping[int, str], model: nn.Module, stored: Mapping[str, Any]
+) -> None:
+    """Give an optimizer the parameters of a network whose blocks are others now, as stored.
+
+    Args:
+        optimizer: over all of the parameters that the network had.
+        before: `id(parameter)` -> name, of these.
+        model: the network.
+        stored: from :func:`optimizer_state`.
+    """
+    groups, parameters = stored["groups"], dict(model.named_parameters())
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    known = all(name in parameters for group in groups for name in group["params"])
+    if len(groups) != len(optimizer.param_groups) or not known:
+        return  # of another optimizer, which is refused next
+    if not all(id(parameter) in before for parameter in held):
+        return
+    for group, kept in zip(optimizer.param_groups, groups, strict=True):
+        group["params"][:] = [parameters[name] for name in kept["params"]]
+    for parameter in held:
+        if all(parameter is not own for own in parameters.values()):
+            optimizer.state.pop(parameter, None)
 
 
 def check_optimizer(

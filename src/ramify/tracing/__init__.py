@@ -2,8 +2,8 @@
 
 In the order in which data flows:
 
-    recorder    runs the model and writes every operation on a tape; sizes notes which attributes
-                its Python took sizes from
+    recorder    runs the model and writes every operation and call of a module (module_calls) on a
+                tape; sizes notes which attributes its Python took sizes from
     dims        what a dimension is, and what makes two of them equal
     rules/      how dimensions flow through each operation: functions of a traced_op; registry
                 holds the table and `ramify.rule`
@@ -17,6 +17,8 @@ In the order in which data flows:
     verify/     runs the model at another size of its input (other_size); grows every group once
                 and compares the runs (trial_growth, comparison); puts
                 users' rules to the proof (rule_check)
+    blocks      modules that map a stream to the same stream; branch_ends, what makes their
+                branches zero; operation_cost, what they cost
     groups      the graph that a user sees
     tracer      `ramify.trace`, which calls all of these
 """

@@ -5,10 +5,8 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
-import itertools
 import operator
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +16,13 @@ from torch import nn
 
 from ramify.errors import RamifyError
 from ramify.tracing.attention.factors import scalable_products
+from ramify.tracing.blocks import Block, find_blocks
 from ramify.tracing.dims import Atom, Term, freeze
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Index, Indexing, Slot, positions
 from ramify.tracing.recorder import Tape, call, record
 from ramify.tracing.roles import indexing_of, roles_of, slots_of
+from ramify.tracing.text_table import text_table
 from ramify.tracing.verify.trial_results import TrialResults
 
 Renew = Callable[[Any], Any]
@@ -140,6 +140,11 @@ class ChannelGraph:
         """The older name of `retrace`."""
         return self.retrace
 
+    @functools.cached_property
+    def blocks(self) -> list[Block]:
+        """The blocks of the model, which `ramify.Drop` takes out, in forward order."""
+        return find_blocks(self.model, self.tapes[0])
+
     @property
     def dims(self) -> Mapping[str, tuple[Term, ...]]:
         """What each dimension of each parameter and buffer is, by name."""
@@ -245,7 +250,7 @@ class ChannelGraph:
             for group in self.groups
         ]
         if rows:
-            lines += _table(_HEADINGS, rows)
+            lines += text_table(_HEADINGS, rows, _WIDEST)
         else:
             lines.append(self._why_empty())
         if self.unreached:
@@ -264,26 +269,6 @@ class ChannelGraph:
 
 _HEADINGS = ("group", "width", "prune", "split", "makes", "carries", "reads", "why not")
 _WIDEST = (None, None, None, None, 28, 28, 28, 48)  # a name is never broken: it is to be copied
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table whose long cells go on in the next line."""
-    cells = [
-        [_folded(cell, most) if most else [cell] for cell, most in zip(row, _WIDEST, strict=True)]
-        for row in [headings, *rows]
-    ]
-    widths = [max(len(line) for row in cells for line in row[n]) for n in range(len(headings))]
-    lines = []
-    for row in cells:
-        for parts in itertools.zip_longest(*row, fillvalue=""):
-            padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
-            lines.append("  ".join(padded).rstrip())
-    lines.insert(1, "  ".join("─" * width for width in widths))
-    return lines
-
-
-def _folded(cell: str, most: int) -> list[str]:
-    return textwrap.wrap(cell, most, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def module_of(name: str) -> str:

@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
-from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ramify.tracing.attention.multihead import of_free_sizes
 from ramify.tracing.kept_state import KeptState, giving_back, held_by, tensor_given_back
 from ramify.tracing.modes import enter_mode, set_attribute
+from ramify.tracing.module_calls import ModuleCall, ModuleCalls
 from ramify.tracing.writes import Execute, Writes
 
 T = TypeVar("T")
@@ -167,6 +167,8 @@ class Tape:
     """Tensors that came from outside: inputs, and what the forward found elsewhere."""
     kept: dict[int, KeptCall] = field(default_factory=dict)
     """The calls of operations that the run was asked to keep, by operation."""
+    calls: list[ModuleCall] = field(default_factory=list)
+    """The calls of modules, in the order in which they ended."""
     drawn: dict[int, list[Tensor]] = field(default_factory=dict)
     """What random operations gave, by operation, where the run was asked to keep it."""
     outputs: list[Ref] = field(default_factory=list)
@@ -236,8 +238,12 @@ class Recorder(TorchDispatchMode):
         self._before = before
         self._seen: dict[int, tuple[weakref.ref[Tensor], Ref]] = {}
         self._by_memory: dict[tuple[Any, ...], Ref] = {}
-        self._modules = {id(module): name for name, module in model.named_modules()}
-        self._stack: list[str] = [""]
+        self.modules = ModuleCalls(
+            model,
+            self.tape.ops,
+            shown=lambda tree: mapped(tree, self._shown),
+            ended=self.tape.calls.append,
+        )
         self.writes = Writes(execute)
         for name, tensor in tensors_of(model).items():
             ref = self._number(tensor)
@@ -274,6 +280,10 @@ class Recorder(TorchDispatchMode):
         known = self._seen.get(id(tensor))
         return known[1] if known is not None and known[0]() is tensor else None
 
+    def _shown(self, leaf: Any) -> Ref | None:
+        """A tensor that a module was given or returned, by number."""
+        return self.find(leaf) if isinstance(leaf, Tensor) else None
+
     def __torch_dispatch__(
         self,
         func: Any,
@@ -287,7 +297,7 @@ class Recorder(TorchDispatchMode):
             with self:
                 return func.decompose(*args, **kwargs)
         as_ref = lambda leaf: self._ref(leaf) if isinstance(leaf, Tensor) else leaf  # noqa: E731
-        op = Op(func, mapped(args, as_ref), mapped(kwargs, as_ref), None, self._stack[-1])
+        op = Op(func, mapped(args, as_ref), mapped(kwargs, as_ref), None, self.modules.running)
         written = self.writes.before(func, args)
         if self._before is not None:
             self._before(len(self.tape.ops), written)
@@ -312,26 +322,6 @@ class Recorder(TorchDispatchMode):
         if self._watch is not None:
             self._watch(op, leaves(result, Tensor))
         return result
-
-    @contextlib.contextmanager
-    def watching_modules(self) -> Iterator[None]:
-        """Keep the name of the module that is running; the model's own hook tables stay empty."""
-        here = threading.get_ident()  # other threads may run other models meanwhile
-
-        def enter(module: nn.Module, _: Any) -> None:
-            if threading.get_ident() == here:
-                self._stack.append(self._modules.get(id(module), self._stack[-1]))
-
-        def leave(module: nn.Module, _: Any, __: Any) -> None:
-            if threading.get_ident() == here and len(self._stack) > 1:
-                self._stack.pop()
-
-        handles = [
-            hooks.register_module_forward_pre_hook(enter),
-            hooks.register_module_forward_hook(leave, always_call=True),
-        ]
-        with giving_back(lambda: [("a hook", handle.remove) for handle in handles]):
-            yield
 
 
 def _memory(t: Tensor) -> tuple[Any, ...]:
@@ -413,7 +403,7 @@ def record(  # noqa: PLR0913  (what may be asked of a run)
         eager(),
         recurrent_layers_written_out(model),
         of_free_sizes(model),
-        recorder.watching_modules(),
+        recorder.modules.watching(),
     ):
         try:
             with recorder.writes:  # a model may change its weights when its mode changes

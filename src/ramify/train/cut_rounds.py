@@ -39,6 +39,7 @@ class Cutting:
         groups: Patterns of the groups that may be cut; None for all.
         raw: Whether scores of layers are compared as they are.
         rounds: So many cuts, each with its tuning; the budget is approached by equal factors.
+        depth: Whether whole blocks may go too.
 
     Raises:
         RamifyError: Rounds and what is cut by do not go together.
@@ -55,6 +56,7 @@ class Cutting:
     groups: Sequence[str] | None = None
     raw: bool = False
     rounds: int = 1
+    depth: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.rounds, int) or self.rounds < 1:
@@ -63,6 +65,11 @@ class Cutting:
             raise RamifyError(
                 "several rounds approach a budget, and a rule alone says what goes at once: give "
                 "a budget, or one round."
+            )
+        if self.depth and (self.rounds > 1 or self.accept is not None or not self.budget):
+            raise RamifyError(
+                "depth is chosen once, within a budget of size: give a budget and one round, and "
+                "no accept."
             )
 
     def within(self, graph: ChannelGraph, round_: int) -> dict[str, float] | None:
@@ -99,7 +106,8 @@ class Cutting:
         offered = candidates(graph, proposals, floors(graph, self.keep))
         pool = offered if self.rule is None else allowed_by(self.rule, proposals, offered)
         counted = {name: most for name, most in (self.budget or {}).items() if name in RESOURCES}
-        check_reach(graph, pool, counted)
+        if not self.depth:
+            check_reach(graph, pool, counted)
         now = graph_cost(graph)
         if counted and counted == self.budget and all(now.of(n) <= m for n, m in counted.items()):
             raise RamifyError(

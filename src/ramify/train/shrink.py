@@ -65,6 +65,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
     groups: Sequence[str] | None = None,
     raw: bool = False,
     rounds: int = 1,
+    depth: bool = False,
     sensitivity: bool = False,
     calibration: Iterable[Any] | None = None,
     held: Iterable[Any] | None = None,
@@ -109,6 +110,8 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
         groups: Patterns of the names of the groups that may be cut; None for all.
         raw: Compare scores between layers as they are, where a method's have no unit.
         rounds: So many cuts, each with its tuning; the budget is approached by equal factors.
+        depth: Whether whole blocks may go too, as :func:`ramify.cut` drops them; with a budget of
+            size, one round and no search.
         sensitivity: Whether the loss against the share cut of each group alone is measured first,
             and kept as an event.
         calibration: The batches to choose and refit on; by default the first 256 samples of
@@ -158,8 +161,13 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
     Source: RARTS thesis, Algorithm 3, for the search; :func:`ramify.cut` for the rest.
     """
     cutting = Cutting(
-        budget, accept, rule, method, refit, keep, multiple_of, alike, groups, raw, rounds
+        budget, accept, rule, method, refit, keep, multiple_of, alike, groups, raw, rounds, depth
     )
+    if search is not None and depth:
+        raise RamifyError(
+            "a search scores the channels of the network with all of its blocks: give depth=False, "
+            "or no search."
+        )
     if search is not None and rounds > 1:
         raise RamifyError(
             "a search scores the channels once, and several rounds need scores of their own: give "
@@ -287,11 +295,14 @@ class _Job:
                 alike=cutting.alike,
                 groups=cutting.groups,
                 raw=cutting.raw,
+                depth=cutting.depth,
                 held=self.held,
                 optimizer=loop.subject.optimizer,
                 followers=loop.subject.followers,
                 log=reports.append,
             )
+        # By the names that groups have without the blocks that went.
+        before["widths"] = {name: old for name, (old, _) in reports[0].widths.items()}
         event = _described(graph, reports[0], before, _seen(loop, graph))
         if self.fresh is not None:  # what the cut itself came to is measured by now
             _refresh(graph.model, self.fresh)
@@ -354,6 +365,7 @@ def _described(
         "predicted_gain": -report.predicted if known else None,
         "held": report.held,
         "warnings": list(report.warnings),
+        "drops": [str(drop.block) for drop in report.drops],
         "refitted": [
             {
                 "name": one.name,

@@ -180,10 +180,11 @@ def near_equal(old: Tape, new: Tape) -> bool:
     """Whether the outputs of two runs are equal up to what rounding may change."""
     if len(old.results) != len(new.results):
         return False
-    return all(_near(a, b, old.rounding) for a, b in zip(old.results, new.results, strict=True))
+    return all(near(a, b, old.rounding) for a, b in zip(old.results, new.results, strict=True))
 
 
-def _near(a: Tensor, b: Tensor, rounding: float) -> bool:
+def near(a: Tensor, b: Tensor, rounding: float) -> bool:
+    """Whether two tensors are equal up to what rounding of that size may change."""
     if a.shape != b.shape:
         return False
     if not a.dtype.is_floating_point:

@@ -1,0 +1,153 @@
+"""Edits of depth: which blocks go and which are doubled, checked before anything changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ramify.errors import RamifyError
+from ramify.tracing import ChannelGraph
+from ramify.tracing.blocks import Block, find_block
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Take out a block: its stream passes on as it came.
+
+    Args:
+        block: one of `graph.blocks`, or its name.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> layers = [nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(3)]
+        >>> net = nn.Sequential(*layers).eval()
+        >>> graph = ramify.trace(net, torch.randn(1, 5, 8))
+        >>> graph = ramify.apply(graph, [ramify.Drop("1")])
+        >>> len(net), net[1] is layers[2]
+        (2, True)
+    """
+
+    block: Block | str
+
+
+@dataclass(frozen=True)
+class Insert:
+    """Put a copy of a block behind it, which changes nothing until it is trained.
+
+    The branches of a residual block end in zeros in the copy. The copy of a plain layer (a
+    convolution or linear layer, perhaps a batch norm, ReLU) computes the identity.
+
+    Args:
+        after: one of `graph.blocks`, or its name.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+        >>> net, x = nn.Sequential(layer).eval(), torch.randn(1, 5, 8)
+        >>> before = net(x)
+        >>> graph = ramify.apply(ramify.trace(net, x), [ramify.Insert(after="0")])
+        >>> len(net), torch.allclose(net(x), before, atol=1e-6)
+        (2, True)
+
+    Source: Net2DeeperNet of T. Chen, I. Goodfellow, J. Shlens, "Net2Net: accelerating learning via
+    knowledge transfer", ICLR 2016.
+    """
+
+    after: Block | str
+
+
+BlockEdit: TypeAlias = Drop | Insert
+
+
+@dataclass
+class ListPlan:
+    """What happens to the members of one list, or to one attribute.
+
+    Attributes:
+        container: the name of the list; None for an attribute.
+        drops: the blocks that go.
+        inserts: the blocks that are doubled, once for each copy.
+    """
+
+    container: str | None
+    drops: list[Block] = field(default_factory=list)
+    inserts: list[Block] = field(default_factory=list)
+
+    def source(self, keys: Sequence[str]) -> list[int]:
+        """For each new member of the list, which of its members, by name, it is or copies."""
+        before = len(self.container) + 1 if self.container else 0
+        places = {
+            block: [keys.index(member[before:]) for member in block.members]
+            for block in (*self.drops, *self.inserts)
+        }
+        gone = {place for block in self.drops for place in places[block]}
+        order = []
+        for place in range(len(keys)):
+            order += [place] if place not in gone else []
+            for block in self.inserts:
+                order += places[block] if places[block][-1] == place else []
+        return order
+
+
+def plan_blocks(graph: ChannelGraph, edits: Iterable[BlockEdit]) -> list[ListPlan]:
+    """Check edits of depth against the graph.
+
+    Args:
+        graph: the traced model.
+        edits: what to do.
+
+    Returns:
+        What happens to each list, inner lists first; nothing has changed.
+
+    Raises:
+        RamifyError: an edit is not possible, with the reason.
+    """
+    drops: list[Block] = []
+    inserts: list[Block] = []
+    for edit in edits:
+        drop = isinstance(edit, Drop)
+        block = find_block(graph.blocks, edit.block if isinstance(edit, Drop) else edit.after)
+        if drop and not block.can_drop:
+            raise RamifyError(f"block '{block.name}' cannot be dropped: {block.why}")
+        if not drop and not block.can_insert:
+            raise RamifyError(f"no copy of block '{block.name}' can be inserted: {block.why}")
+        if drop and block in drops:
+            raise RamifyError(f"block '{block.name}' is dropped twice in one call: name it once")
+        (drops if drop else inserts).append(block)
+    _check_apart(drops, inserts)
+    plans: dict[str, ListPlan] = {}
+    for block in (*drops, *inserts):
+        key = block.name if block.container is None else f"{block.container}."
+        plan = plans.setdefault(key, ListPlan(block.container))
+        (plan.drops if block in drops else plan.inserts).append(block)
+    for plan in plans.values():
+        _check_left(graph, plan)
+    return sorted(plans.values(), key=lambda plan: -(plan.container or "").count("."))
+
+
+def _check_apart(drops: Sequence[Block], inserts: Sequence[Block]) -> None:
+    """No edit is of a block that another one takes out."""
+    for gone in drops:
+        for other in (*drops, *inserts):
+            if other is gone and other in inserts:
+                raise RamifyError(
+                    f"block '{gone.name}' is dropped and doubled in one call: do one of both"
+                )
+            if any(other.name.startswith(f"{member}.") for member in gone.members):
+                raise RamifyError(
+                    f"block '{other.name}' lies in '{gone.name}', which is dropped in the same "
+                    "call: leave its edit out"
+                )
+
+
+def _check_left(graph: ChannelGraph, plan: ListPlan) -> None:
+    if plan.container is not None and plan.drops:
+        keys = list(graph.model.get_submodule(plan.container)._modules)
+        if not plan.source(keys):
+            raise RamifyError(
+                f"these drops would leave '{plan.container}' without a block: keep at least one of "
+                f"its {len(keys)}"
+            )

@@ -1,0 +1,67 @@
+"""Blocks passed over: what a model computes without them, while they still stand."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ramify.tracing.blocks import Block
+
+
+@contextlib.contextmanager
+def bypassed(model: nn.Module, blocks: Iterable[Block]) -> Iterator[None]:
+    """Blocks run, and return their own stream in place of what they make of it.
+
+    Args:
+        model: the traced model.
+        blocks: some of its blocks.
+
+    Yields:
+        Nothing.
+    """
+    streams: dict[Block, Tensor] = {}
+    handles = []
+
+    def hold(block: Block) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            streams[block] = stream_of(block, args, named).clone()
+
+        return hook
+
+    def give(block: Block) -> Any:
+        return lambda _, args, output: _with_stream(output, streams.pop(block))
+
+    for block in blocks:
+        first, last = (model.get_submodule(block.members[n]) for n in (0, -1))
+        handles.append(first.register_forward_pre_hook(hold(block), with_kwargs=True))
+        handles.append(last.register_forward_hook(give(block)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _with_stream(output: Any, stream: Tensor) -> Any:
+    """What a module returned, with another tensor in the first place."""
+    if isinstance(output, Tensor):
+        return stream
+    if isinstance(output, Mapping):
+        changed: Any = copy.copy(output)
+        changed[next(key for key, value in output.items() if isinstance(value, Tensor))] = stream
+        return changed
+    if hasattr(output, "_replace"):
+        return output._replace(**{output._fields[0]: stream})
+    return type(output)((stream, *output[1:]))
+
+
+def stream_of(block: Block, args: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
+    """The stream among what a block is given."""
+    stream: Tensor = (
+        args[block.stream] if isinstance(block.stream, int) else named[str(block.stream)]
+    )
+    return stream

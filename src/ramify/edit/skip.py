@@ -1,0 +1,72 @@
+"""What stands for a block that was dropped where no list can be shorter: it hands on its stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ramify.edit.lists import Steps, made_of, mark
+from ramify.tracing.blocks import Place
+
+
+class Skip(nn.Module):
+    """Returns what it was given, in the form in which the block before it returned its results.
+
+    Args:
+        outputs: for each result, by which position or name it was given; None for one that the
+            block made itself, and that nothing read.
+        bare: whether the only result is returned as it is, and not in a tuple.
+
+    Example:
+        >>> import torch
+        >>> Skip((0, "bias", None), bare=False)(torch.ones(1), bias=torch.zeros(1))
+        (tensor([1.]), tensor([0.]), None)
+        >>> Skip((0,))(torch.ones(1), "mask")
+        tensor([1.])
+    """
+
+    def __init__(self, outputs: tuple[Place, ...] = (0,), bare: bool = True) -> None:
+        super().__init__()
+        self.outputs, self.bare = outputs, bare
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        """The results."""
+        results = tuple(
+            args[place] if isinstance(place, int) else named.get(place) if place else None
+            for place in self.outputs
+        )
+        return results[0] if self.bare else results
+
+
+def is_skip(module: nn.Module) -> bool:
+    """Whether a module stands for a block that was dropped."""
+    return isinstance(module, Skip) or (
+        isinstance(module, nn.Identity) and made_of(module) is not None
+    )
+
+
+def put_skip(
+    steps: Steps,
+    model: nn.Module,
+    name: str,
+    outputs: tuple[Place, ...],
+    bare: bool,
+    identity: bool,
+) -> None:
+    """Put what hands on its stream in the place of a module.
+
+    Args:
+        steps: where the change is noted.
+        model: what the module is part of.
+        name: of the module.
+        outputs: as of :class:`Skip`.
+        bare: as of :class:`Skip`.
+        identity: whether an `nn.Identity` does it: the module is given the stream alone.
+    """
+    parent, _, key = name.rpartition(".")
+    owner = model.get_submodule(parent)
+    skip = nn.Identity() if identity else Skip(outputs, bare)
+    mark(skip, 0, ())
+    skip.train(model.get_submodule(name).training)
+    steps.table(owner._modules, list({**owner._modules, key: skip}.items()))

@@ -1,0 +1,272 @@
+"""What each block is worth: the rise of the loss without it, by a true trial, and its influence.
+
+Legend: `S` samples, `T` tokens, `C` channels of a stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+from ramify import distributed
+from ramify.cost import Cost, graph_cost
+from ramify.edit import Drop
+from ramify.edit.bypass import bypassed, stream_of
+from ramify.edit.plan import check_current
+from ramify.errors import RamifyError
+from ramify.probe.loss import Loss
+from ramify.refit.block_takeover import refit_without
+from ramify.refit.outcome import borrowed, mean_loss, samples
+from ramify.tracing import ChannelGraph
+from ramify.tracing.blocks import Block, find_block
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """One block that was tried.
+
+    Attributes:
+        block: its name.
+        kind: "residual" or "plain".
+        loss: the mean loss without it.
+        rise: of the mean loss, over that of the full model.
+        influence: how far it turns its stream: one less the cosine of the angle between the stream
+            before and after it.
+        saved: what the model costs less without it.
+
+    Example:
+        >>> row = BlockRow("layers.3", "residual", 0.75, 0.25, 0.1, Cost(100, 2000))
+        >>> row.edit, row.gain, row.cost.macs
+        (Drop(block='layers.3'), -0.25, -2000)
+    """
+
+    block: str
+    kind: str
+    loss: float
+    rise: float
+    influence: float
+    saved: Cost
+
+    @property
+    def edit(self) -> Drop:
+        """What takes the block out."""
+        return Drop(self.block)
+
+    @property
+    def gain(self) -> float:
+        """The decrease of the mean loss, in the unit of :class:`ramify.Proposal`."""
+        return -self.rise
+
+    @property
+    def cost(self) -> Cost:
+        """What the drop adds to the cost, in the unit of :class:`ramify.Proposal`."""
+        return Cost(0, 0) - self.saved
+
+
+@dataclass(frozen=True)
+class BlockSensitivity:
+    """What the loss rises by without each block.
+
+    Attributes:
+        loss: the mean loss of the full model.
+        rows: the blocks, in forward order.
+
+    Example:
+        >>> row = BlockRow("layers.3", "residual", 0.75, 0.25, 0.1, Cost(100, 2000))
+        >>> print(BlockSensitivity(0.5, [row]))
+        The mean loss is 0.5, and rises by this without one block alone:
+        block      rise  influence  saves params  saves MACs
+        layers.3  +0.25        0.1           100       2,000
+    """
+
+    loss: float
+    rows: Sequence[BlockRow]
+
+    def __str__(self) -> str:
+        """A table: a row a block."""
+        lines = [["block", "rise", "influence", "saves params", "saves MACs"]]
+        lines += [
+            [
+                row.block,
+                f"{row.rise:+.3g}",
+                f"{row.influence:.3g}",
+                f"{row.saved.params:,}",
+                f"{row.saved.macs:,}",
+            ]
+            for row in self.rows
+        ]
+        sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = [
+            "  ".join([line[0].ljust(sizes[0]), *map(str.rjust, line[1:], sizes[1:])])
+            for line in lines
+        ]
+        said = f"The mean loss is {self.loss:.4g}, and rises by this without one block alone:"
+        return "\n".join([said, *table])
+
+
+def block_sensitivity(
+    graph: ChannelGraph,
+    loss: Loss,
+    batches: Iterable[Any],
+    *,
+    blocks: Iterable[Block | str] | None = None,
+    refit: bool = False,
+    held: Iterable[Any] | None = None,
+) -> BlockSensitivity:
+    r"""What the loss rises by without each block alone, by one pass for each.
+
+    A block that is tried runs, and its own stream takes the place of what it makes of it, which is
+    what :class:`ramify.Drop` leaves. Its influence is
+
+    .. math:: 1 - \mathbb{E}\,\frac{x \cdot y}{\lVert x\rVert\,\lVert y\rVert}
+
+    over its stream x before and y after it: the mean over tokens of (S, T, C), or over samples of
+    any other stream.
+
+    Args:
+        graph: the traced model; it is as it was afterwards.
+        loss: `loss(model, batch)` -> (S,), one number a sample.
+        batches: what the influence is measured on, and what is refitted on.
+        blocks: those to try, by name; by default all that can be dropped.
+        refit: let the blocks that stay make up for each, as `ramify.cut(depth=True)` does: this
+            takes two passes and all the least squares of the network for each.
+        held: what the loss is measured on; by default `batches`.
+
+    Returns:
+        The report: `print` it, or give `row.edit` of some rows to `ramify.apply`.
+
+    Raises:
+        RamifyError: no batch, or a block that cannot be dropped.
+
+    Example:
+        >>> import ramify, torch
+        >>> from torch import nn
+        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+        <torch...>
+        >>> make = lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+        >>> net, x = nn.Sequential(make(), make(), make()), torch.randn(16, 5, 8)
+        >>> loss = lambda model, x: model(x).square().mean((1, 2))
+        >>> report = ramify.block_sensitivity(ramify.trace(net, x[:1]), loss, [x])
+        >>> [row.block for row in report.rows], all(row.influence > 0 for row in report.rows)
+        (['0', '1', '2'], True)
+
+    Source: the influence is that of X. Men and others, "ShortGPT: layers in large language models
+    are more redundant than you expect", 2024.
+    """
+    check_current(graph)
+    sample, measured_on = samples(batches, held)
+    tried = _tried(graph, blocks)
+    with _angles(graph.model, tried) as cosines:
+        start = mean_loss(graph.model, loss, sample)
+    if measured_on is not sample:
+        start = mean_loss(graph.model, loss, measured_on)
+    rows, now = [], graph_cost(graph)
+    for block in tried:
+        with borrowed(graph.model):
+            if refit:
+                refit_without(graph, [block], loss, sample)
+            after = loss_without(graph.model, [block], loss, measured_on)
+        rows.append(
+            BlockRow(
+                block=block.name,
+                kind=block.kind,
+                loss=after,
+                rise=after - start,
+                influence=1.0 - _mean(cosines[block]),
+                saved=now - graph_cost(graph, [Drop(block)]),
+            )
+        )
+    return BlockSensitivity(start, rows)
+
+
+def loss_without(
+    model: nn.Module, blocks: Sequence[Block], loss: Loss, batches: Sequence[Any]
+) -> float:
+    """The mean loss while blocks are passed over.
+
+    Args:
+        model: the traced model.
+        blocks: those that are passed over, together.
+        loss: `loss(model, batch)` -> (S,).
+        batches: what to measure on.
+
+    Returns:
+        The mean over the samples of every rank; infinity where it is not finite.
+    """
+    with bypassed(model, blocks):
+        try:
+            return mean_loss(model, loss, batches)
+        except RamifyError:  # a loss that is not finite
+            return math.inf
+
+
+def _tried(graph: ChannelGraph, blocks: Iterable[Block | str] | None) -> list[Block]:
+    """The blocks to try.
+
+    Returns:
+        Them in forward order.
+
+    Raises:
+        RamifyError: one of them cannot be dropped.
+    """
+    if blocks is None:
+        return [block for block in graph.blocks if block.can_drop]
+    asked = [find_block(graph.blocks, name) for name in blocks]
+    for block in asked:
+        if not block.can_drop:
+            raise RamifyError(f"block '{block.name}' cannot be dropped: {block.why}")
+    return [block for block in graph.blocks if block in asked]
+
+
+@contextlib.contextmanager
+def _angles(model: nn.Module, blocks: Sequence[Block]) -> Iterator[dict[Block, list[Tensor]]]:
+    """The cosines between the streams before and after each block, of all runs inside."""
+    found: dict[Block, list[Tensor]] = defaultdict(list)
+    streams: dict[Block, Tensor] = {}
+    handles = []
+
+    def before(block: Block) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            streams[block] = stream_of(block, args, named).clone()
+
+        return hook
+
+    def after(block: Block) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            made = output if isinstance(output, Tensor) else next(iter(_values(output)))
+            pair = [each.detach().double() for each in (streams.pop(block), made)]
+            one, other = (each if each.dim() == 3 else each.flatten(1) for each in pair)
+            found[block].append(cosine_similarity(one, other, dim=-1).flatten())
+
+        return hook
+
+    for block in blocks:
+        first, last = (model.get_submodule(block.members[n]) for n in (0, -1))
+        handles.append(first.register_forward_pre_hook(before(block), with_kwargs=True))
+        handles.append(last.register_forward_hook(after(block)))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _values(output: Any) -> Iterable[Any]:
+    return output.values() if isinstance(output, dict) else output
+
+
+def _mean(cosines: Sequence[Tensor]) -> float:
+    """The mean over the runs of every rank."""
+    each = torch.cat(list(cosines)).cpu()
+    [total] = distributed.all_sum(
+        [torch.stack([each.sum(), torch.tensor(float(len(each))).double()])]
+    )
+    return float(total[0] / total[1])

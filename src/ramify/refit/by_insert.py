@@ -1,0 +1,141 @@
+"""Where a new block would learn fastest: the gradient to what is zero in its copy.
+
+Legend: `S` samples.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ramify import distributed
+from ramify.cost import Cost, graph_cost
+from ramify.edit import Insert
+from ramify.edit.block_edits import plan_blocks
+from ramify.edit.depth import carry_out_blocks
+from ramify.edit.lists import Steps
+from ramify.edit.plan import check_current
+from ramify.methods.trial import differentiable
+from ramify.probe.loss import Loss, checked_loss
+from ramify.refit.outcome import samples
+from ramify.tracing import ChannelGraph
+from ramify.tracing.blocks import Block, find_block
+from ramify.tracing.recorder import evaluating, untouched
+
+
+@dataclass(frozen=True)
+class InsertGain:
+    """What an insert promises.
+
+    Attributes:
+        block: the name of the block behind which a copy would stand.
+        gain: the expected decrease of the mean loss by one gradient step of the copy.
+        cost: what the copy adds.
+
+    Example:
+        >>> row = InsertGain("layers.3", 0.02, Cost(100, 2000))
+        >>> row.edit
+        Insert(after='layers.3')
+    """
+
+    block: str
+    gain: float
+    cost: Cost
+
+    @property
+    def edit(self) -> Insert:
+        """What puts the copy in."""
+        return Insert(self.block)
+
+
+def insert_gains(
+    graph: ChannelGraph,
+    loss: Loss,
+    batches: Iterable[Any],
+    *,
+    blocks: Iterable[Block | str] | None = None,
+    lr: float = 0.01,
+) -> list[InsertGain]:
+    r"""What the loss would fall by if a copy of each block were put in behind it and made a step.
+
+    A copy that changes nothing (:class:`ramify.Insert`) still has a gradient at what is zero in
+    it. To first order, one gradient step of its parameters :math:`\theta` lowers the mean loss by
+
+    .. math:: \eta\,\lVert \partial L / \partial\theta \rVert^2 ,
+
+    the unit of the gains of :class:`ramify.GradMax`. Each copy is really put in, and taken out
+    again. In the copy of a plain layer, the zeros of the stream lie at the kink of its ReLU, where
+    torch's gradient is 0 and a step may gain more.
+
+    Args:
+        graph: the traced model; it is as it was afterwards.
+        loss: `loss(model, batch)` -> (S,), one number a sample.
+        batches: the sample.
+        blocks: those to try, by name; by default all behind which a copy can stand.
+        lr: η, the learning rate of the step.
+
+    Returns:
+        One row a block, the largest gain first.
+
+    Raises:
+        RamifyError: no batch, or a block of which no copy can be put in.
+
+    Example:
+        >>> import ramify, torch
+        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+        <torch...>
+        >>> make = lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+        >>> net, x = nn.Sequential(make(), make()), torch.randn(16, 5, 8)
+        >>> loss = lambda model, x: model(x).square().mean((1, 2))
+        >>> rows = ramify.insert_gains(ramify.trace(net, x[:1]), loss, [x])
+        >>> [row.gain > 0 for row in rows], len(net)
+        ([True, True], 2)
+    """
+    check_current(graph)
+    sample, _ = samples(batches, None)
+    tried = [block for block in graph.blocks if block.can_insert]
+    if blocks is not None:
+        tried = [find_block(graph.blocks, name) for name in blocks]
+    now, rows = graph_cost(graph), []
+    for block in tried:
+        gain = lr * _squared_gradient(graph, block, loss, sample)
+        rows.append(InsertGain(block.name, gain, graph_cost(graph, [Insert(block)]) - now))
+    return sorted(rows, key=lambda row: -row.gain)
+
+
+def _squared_gradient(
+    graph: ChannelGraph, block: Block, loss: Loss, sample: Sequence[Any]
+) -> float:
+    """The squared length of the gradient of the mean loss to the parameters of a copy."""
+    model = graph.model
+    before = {id(parameter) for parameter in model.parameters()}
+    steps = Steps()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            carry_out_blocks(steps, graph, plan_blocks(graph, [Insert(block)]), [], [])
+        new = [parameter for parameter in model.parameters() if id(parameter) not in before]
+        with untouched(model), evaluating(model):
+            means = _mean_gradients(model, new, loss, sample)
+    finally:
+        steps.back()
+    return float(sum(mean.double().square().sum() for mean in means))
+
+
+def _mean_gradients(
+    model: nn.Module, parameters: Sequence[Tensor], loss: Loss, sample: Sequence[Any]
+) -> list[Tensor]:
+    """The gradients of the mean loss of the samples of every rank."""
+    sums, count = [torch.zeros_like(parameter) for parameter in parameters], 0
+    with differentiable(parameters):
+        for batch in sample:
+            values = checked_loss(loss, model, batch)
+            slopes = torch.autograd.grad(values.sum(), parameters, allow_unused=True)
+            sums = [a if b is None else a + b for a, b in zip(sums, slopes, strict=True)]
+            count += len(values)
+    return distributed.all_mean([total / count for total in sums], count)

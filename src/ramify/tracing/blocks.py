@@ -1,0 +1,475 @@
+"""Blocks: modules that map a stream of activations to the same stream, found in a traced run.
+
+The tape says of every call of a module what it was given, what it returned and which operations
+lie between. A block is *residual* where its input reaches its output by additions alone, perhaps
+with a norm or an activation behind them; any other module that gives what it is given, by shape, is
+*plain*. Blocks are looked for where they can be taken out or put in: among the members of
+`ModuleList` and `Sequential`, and among attributes of one class.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from ramify.errors import RamifyError
+from ramify.tracing.branch_ends import ADDS, NORMS, RELUS, End, Ends, NoEnd
+from ramify.tracing.contraction import MOVES
+from ramify.tracing.module_calls import ModuleCall
+from ramify.tracing.operation_cost import Cost, count
+from ramify.tracing.recorder import Op, Ref, Tape, aliases_of, leaves
+
+_ACTIVATIONS = RELUS | {
+    f"aten::{name}" for name in "gelu silu tanh leaky_relu elu hardtanh".split()
+}
+_KEEPS = MOVES | {"aten::dropout", "aten::native_dropout"}
+_WORK = ("conv", "linear", "matmul", "attention")
+_PLAIN = RELUS | NORMS.keys() | MOVES | {"aten::convolution", "aten::addmm", "aten::mm"}
+"""What a plain block may do for a copy of it to become an identity."""
+
+Place: TypeAlias = int | str | None
+"""Where a module got a tensor: by position, by name, or not at all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A module, or some modules one after the other, that can be taken out or put in twice.
+
+    Attributes:
+        name: of its (first) module.
+        kind: "residual" or "plain".
+        cost: the parameters that it alone has, and the MACs of one forward on the traced inputs.
+        can_drop: whether it can be taken out.
+        can_insert: whether a copy that changes nothing can be put in after it.
+        why: one sentence where one of them is False.
+        members: its modules, in order.
+        container: the `ModuleList` or `Sequential` that they are members of; None for an attribute.
+        stream: where its module gets the stream.
+        outputs: where each output that is passed on comes from, None for what it makes itself.
+        bare: whether it returns the stream itself, and not a tuple that begins with it.
+        sole: whether it is given the stream alone.
+        ends: the parameters that make its branches zero, for a residual block.
+        own: the parameters and buffers that nothing else has.
+        operations: the first of its operations on the first tape, and the first after them.
+
+    Example:
+        >>> import ramify, torch
+        >>> class Residual(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.inner = nn.Linear(8, 8)
+        ...     def forward(self, x):
+        ...         return x + torch.relu(self.inner(x))
+        >>> net = nn.Sequential(nn.Linear(4, 8), Residual(), Residual(), nn.Linear(8, 2))
+        >>> graph = ramify.trace(net, torch.randn(3, 4))
+        >>> [(block.name, block.kind) for block in graph.blocks if block.can_drop]
+        [('1', 'residual'), ('2', 'residual')]
+        >>> graph.blocks[1].cost.params
+        72
+    """
+
+    name: str
+    kind: str
+    cost: Cost
+    can_drop: bool
+    can_insert: bool
+    why: str
+    members: tuple[str, ...]
+    container: str | None
+    stream: Place
+    outputs: tuple[Place, ...]
+    bare: bool
+    sole: bool
+    ends: tuple[End, ...]
+    own: tuple[str, ...]
+    operations: tuple[int, int]
+
+    def __repr__(self) -> str:
+        """The block in one line."""
+        able = [word for word, yes in (("drop", self.can_drop), ("insert", self.can_insert)) if yes]
+        return f"Block({self.name!r}, {self.kind}, can={'+'.join(able) or 'nothing'})"
+
+
+def find_block(blocks: Sequence[Block], name: Any) -> Block:
+    """The block of a name.
+
+    Args:
+        blocks: of a graph.
+        name: a block's name, that of one of its modules, or a block of the graph.
+
+    Returns:
+        The block.
+
+    Raises:
+        RamifyError: there is none.
+    """
+    if isinstance(name, Block):
+        name = name.name
+    if not isinstance(name, str):
+        raise RamifyError(
+            f"a block goes by its name or is one of graph.blocks, and this is a "
+            f"{type(name).__name__}"
+        )
+    for block in blocks:
+        if name in block.members:
+            return block
+    known = [block.name for block in blocks]
+    if not known:
+        raise RamifyError(
+            f"the model has no block '{name}', nor any other: no repeated module gives a stream of "
+            "the shape that it is given"
+        )
+    near = difflib.get_close_matches(name, known, n=3) or known[:3]
+    hint = ", ".join(f"'{other}'" for other in near)
+    raise RamifyError(f"the model has no block '{name}': did you mean {hint}?")
+
+
+def find_blocks(model: nn.Module, tape: Tape) -> list[Block]:
+    """Every block of a traced model, in the order in which they run.
+
+    Args:
+        model: the traced model.
+        tape: its run on the inputs of the trace.
+
+    Returns:
+        The blocks, and what stands beside them in a list but changes its stream.
+    """
+    finder = _Finder(model, tape)
+    found = _only_blocks(finder.candidates())
+    found.sort(key=lambda one: (one.start, -one.end))
+    return [finder.block(one) for one in found]
+
+
+@dataclass(eq=False)
+class _Candidate:
+    """Something that may be a block: its modules, and their first calls as one."""
+
+    members: tuple[str, ...]
+    container: str | None
+    kind: type
+    calls: int
+    call: ModuleCall
+    source: Ref | None
+    target: Ref | None
+    same: bool
+    adds: list[tuple[Ref, int]]
+    ends_in: str
+    siblings: int
+    works: bool
+
+    @property
+    def name(self) -> str:
+        return self.members[0]
+
+    @property
+    def start(self) -> int:
+        return self.call.start
+
+    @property
+    def end(self) -> int:
+        return self.call.end
+
+    def holds(self, other: _Candidate) -> bool:
+        """Whether another candidate lies inside this one."""
+        return other is not self and any(
+            other.name.startswith(f"{member}.") for member in self.members
+        )
+
+
+def _only_blocks(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """Those that are blocks, or that stand beside them."""
+    found = [one for one in candidates if one.works or one.adds]
+    # A list of blocks is no block, nor is what else holds some; a conv with its norm is one.
+    inside = {one: [other for other in found if one.holds(other)] for one in found}
+    found = [one for one in found if not _is_of_blocks(one, inside[one])]
+    # What reads the same as another member of its list is a branch beside it.
+    readers: dict[tuple[str | None, Ref | None], int] = defaultdict(int)
+    for one in found:
+        readers[one.container, one.source] += 1
+    found = [one for one in found if one.adds or readers[one.container, one.source] == 1]
+    found = _beside_blocks(found)
+    found = [one for one in found if one.adds or not any(o.holds(one) for o in found)]
+    return _beside_blocks(found)
+
+
+def _is_of_blocks(one: _Candidate, inside: Sequence[_Candidate]) -> bool:
+    """Whether something is a sequence of blocks, or holds residual ones without being one."""
+    is_list = issubclass(one.kind, (nn.Sequential, nn.ModuleList))
+    if any(other.adds for other in inside):
+        return is_list or not one.adds
+    return is_list and len(inside) > 1
+
+
+def _beside_blocks(found: Sequence[_Candidate]) -> list[_Candidate]:
+    """What keeps its stream, and what is of the class or in the list of something that does."""
+    kept = [one for one in found if one.same]
+    classes = {one.kind for one in kept if not one.kind.__module__.startswith("torch.")}
+    lists = {one.container for one in kept} - {None}
+    return [one for one in found if one.same or one.kind in classes or one.container in lists]
+
+
+class _Finder:
+    """Looks for blocks of one model on one tape."""
+
+    def __init__(self, model: nn.Module, tape: Tape) -> None:
+        self._model, self._tape = model, tape
+        self._ends = Ends(tape)
+        self._modules = dict(model.named_modules())
+        self._calls: dict[str, list[ModuleCall]] = defaultdict(list)
+        for call in tape.calls:
+            self._calls[call.module].append(call)
+        self._macs: list[tuple[str, int]] = [count(op, tape.shape) for op in tape.ops]
+        self._read_at: dict[int, int] = {}
+        for position, op in enumerate(tape.ops):
+            self._read_at.update((ref.index, position) for ref in op.inputs())
+        owners: dict[str, list[str]] = defaultdict(list)
+        for name, first in aliases_of(model).items():
+            owners[first].append(name)
+        self._owners = owners
+
+    def candidates(self) -> list[_Candidate]:
+        """Members of lists, and attributes of one class, that ran."""
+        found: list[_Candidate] = []
+        for path, module in self._modules.items():
+            inside = {key: each for key, each in module._modules.items() if each is not None}
+            names = {key: f"{path}.{key}".lstrip(".") for key in inside}
+            if isinstance(module, (nn.Sequential, nn.ModuleList)):
+                spans = self._spans(module, names)
+                for span in spans:
+                    found += self._candidate([names[key] for key in span], path, len(spans))
+                continue
+            by_class: dict[type, list[str]] = defaultdict(list)
+            for key, each in inside.items():
+                if each._modules:
+                    by_class[type(each)].append(names[key])
+            for several in by_class.values():
+                for name in several if len(several) > 1 else ():
+                    found += self._candidate([name], None, len(several))
+        return found
+
+    def _spans(self, module: nn.Module, names: dict[str, str]) -> list[list[str]]:
+        """The members of a list; in a Sequential, a layer goes with the norm and activation."""
+        spans: list[list[str]] = []
+        for key, each in module._modules.items():
+            if each is None:
+                continue
+            alone = bool(each._modules) or not isinstance(module, nn.Sequential)
+            follows = len(self._calls[names[key]]) == 1 and self._keeps(names[key])
+            if not alone and spans and follows and not self._works(names[key]):
+                last = module._modules[spans[-1][-1]]
+                if last is not None and not last._modules:
+                    spans[-1].append(key)
+                    continue
+            spans.append([key])
+        return spans
+
+    def _works(self, name: str) -> bool:
+        """Whether a module has a product with weights in its first call."""
+        return any(
+            kind in _WORK
+            for call in self._calls[name][:1]
+            for kind, _ in self._macs[call.start : call.end]
+        )
+
+    def _keeps(self, name: str) -> bool:
+        """Whether a module gives the shape that it is given."""
+        for call in self._calls[name][:1]:
+            given, made = leaves(call.args, Ref), leaves(call.output, Ref)
+            return bool(given and made) and self._tape.shape(given[0]) == self._tape.shape(made[0])
+        return False
+
+    def _candidate(
+        self, members: Sequence[str], container: str | None, siblings: int
+    ) -> Iterator[_Candidate]:
+        calls = [self._calls[name] for name in members]
+        if not all(calls):  # it did not run, or goes by another name
+            return
+        first, last = calls[0][0], calls[-1][0]
+        call = ModuleCall(first.module, first.start, last.end, first.args, first.named, last.output)
+        made = leaves(call.output, Ref)
+        given = leaves(call.named, Ref, leaves(call.args, Ref))
+        if not made or not given:
+            return
+        target, shape = made[0], self._tape.shape(made[0])
+        alike = [ref for ref in dict.fromkeys(given) if self._tape.shape(ref) == shape]
+        alike = [ref for ref in alike if self._place(call, ref) is not None]
+        source, adds, ends_in = alike[0] if alike else given[0], list[tuple[Ref, int]](), ""
+        for ref in alike:
+            tried, how = self._residual(call, ref, target)
+            if tried:
+                source, adds, ends_in = ref, tried, how
+                break
+        yield _Candidate(
+            members=tuple(members),
+            container=container,
+            kind=type(self._modules[members[0]]),
+            calls=max(map(len, calls)),
+            call=call,
+            source=source,
+            target=target,
+            same=bool(alike),
+            adds=adds,
+            ends_in=ends_in,
+            siblings=siblings,
+            works=any(kind in _WORK for kind, _ in self._macs[call.start : call.end]),
+        )
+
+    def _residual(
+        self, call: ModuleCall, source: Ref, target: Ref
+    ) -> tuple[list[tuple[Ref, int]], str]:
+        """What is added to a stream between the two ends of a call, and what then changes it.
+
+        Returns:
+            The branches, each with the operation that adds it, none where the stream does not reach
+            the end so; and "", "relu" or "norm".
+        """
+        carried: dict[int, str] = {source.index: ""}
+        adds: list[tuple[Ref, int]] = []
+        for position in range(call.start, call.end):
+            op = self._tape.ops[position]
+            on = [ref for ref in op.inputs() if ref.index in carried]
+            if len(on) != 1:
+                continue
+            how = carried[on[0].index]
+            others = [ref for ref in op.inputs() if ref.index not in carried]
+            if op.name in ADDS:
+                if len(others) != 1 or self._ends.is_weight(others[0]):
+                    continue
+                if self._tape.shape(op.results()[0]) != self._tape.shape(on[0]):
+                    continue
+                adds.append((others[0], position))
+            elif op.name in NORMS or op.name in _ACTIVATIONS:
+                if not adds or op.inputs()[0] != on[0]:
+                    continue
+                how = "relu" if op.name in RELUS and how != "norm" else "norm"
+            elif op.name not in _KEEPS or others:
+                continue
+            carried.update((ref.index, how) for ref in op.results()[:1])
+        return (adds, carried[target.index]) if target.index in carried else ([], "")
+
+    def block(self, found: _Candidate) -> Block:
+        """What is known of a candidate."""
+        why_kept = self._why_kept(found)
+        ends, why_alone = self._why_alone(found)
+        where = [self._place(found.call, ref) for ref in self._top(found.call.output)]
+        bare, own = isinstance(found.call.output, Ref), self._own(found)
+        stream = self._place(found.call, found.source) if found.source is not None else None
+        reasons = dict.fromkeys(reason for reason in (why_kept, why_alone) if reason)
+        return Block(
+            name=found.name,
+            kind="residual" if found.adds and found.same else "plain",
+            cost=self._cost(found, own),
+            can_drop=not why_kept,
+            can_insert=not why_alone,
+            why="; ".join(reasons),
+            members=found.members,
+            container=found.container,
+            stream=stream,
+            outputs=(stream, *where[1:]),
+            bare=bare,
+            sole=stream == 0 and len(found.call.args) == 1 and not found.call.named,
+            ends=tuple(ends),
+            own=own,
+            operations=(found.start, found.end),
+        )
+
+    def _top(self, output: Any) -> list[Ref | None]:
+        """The entries of what a module returned."""
+        if isinstance(output, (tuple, list)):
+            return [entry if isinstance(entry, Ref) else None for entry in output]
+        return [output] if isinstance(output, Ref) else leaves(output, Ref)
+
+    def _place(self, call: ModuleCall, ref: Ref | None) -> Place:
+        """Where a module was given a tensor."""
+        if ref is None:
+            return None
+        places: list[tuple[int | str, Any]] = [*enumerate(call.args), *call.named.items()]
+        return next((place for place, given in places if given == ref), None)
+
+    def _why_kept(self, found: _Candidate) -> str:
+        """Why a candidate cannot be taken out; empty where it can."""
+        shape = self._tape.shape
+        if not found.same:
+            assert found.source is not None
+            assert found.target is not None
+            old, new = shape(found.source), shape(found.target)
+            return f"it changes the shape of its stream from {old} to {new}"
+        if found.calls > 1:
+            return f"it is shared, and runs {found.calls} times in one forward"
+        if found.container is not None and found.siblings == 1:
+            return f"it is the only block of '{found.container}'"
+        reader = self._reader(found)
+        if reader is not None:
+            where = f"'{reader.module}'" if reader.module else "the model's own forward"
+            return f"besides its stream it makes what {where} reads"
+        return ""
+
+    def _reader(self, found: _Candidate) -> Op | None:
+        """The last operation after a block that reads what it made besides its stream."""
+        made = {ref.index for op in self._tape.ops[found.start : found.end] for ref in op.results()}
+        assert found.source is not None
+        assert found.target is not None
+        made -= {found.source.index, found.target.index}
+        made -= {ref.index for ref in leaves(found.call.args, Ref)}
+        made -= {ref.index for ref in leaves(found.call.named, Ref)}
+        made = {index for index in made if not self._ends.is_weight(Ref(index))}
+        late = [self._read_at[i] for i in made if self._read_at.get(i, -1) >= found.end]
+        return self._tape.ops[min(late)] if late else None
+
+    def _why_alone(self, found: _Candidate) -> tuple[list[End], str]:
+        """What ends the branches of a block, and why no copy can be put in after it."""
+        if not found.same or found.calls > 1:
+            return [], self._why_kept(found)
+        ends, why = self._ends_of(found) if found.adds else ([], self._why_no_identity(found))
+        if found.container is None:
+            why = "it is no member of a ModuleList or Sequential, where a copy could stand"
+        return ends, why
+
+    def _ends_of(self, found: _Candidate) -> tuple[list[End], str]:
+        """What ends the branches of a residual block; or why a zero there is not enough."""
+        if found.ends_in == "norm":
+            return [], "a norm or an activation follows its sum, so that no copy leaves its input"
+        ends: list[End] = []
+        try:
+            for branch, position in found.adds:
+                ends += self._ends.of(branch, found.start, position)
+        except NoEnd:
+            return [], "no weight was found that makes its branch zero"
+        ends = list(dict.fromkeys(ends))
+        inside = tuple(f"{member}." for member in found.members)
+        for end in ends:
+            if not end.name.startswith(inside) or "parametrizations." in end.name:
+                return [], f"'{end.name}', which ends its branch, is not its own weight"
+        return ends, ""
+
+    def _why_no_identity(self, found: _Candidate) -> str:
+        """Why a copy of a plain block cannot become an identity; empty where it may."""
+        ops = [op for op in self._tape.ops[found.start : found.end] if op.inputs()]
+        last = [op for op in ops if op.name not in MOVES][-1:]
+        if any(op.name not in _PLAIN for op in ops) or not last or last[0].name not in RELUS:
+            return "it is neither residual nor a layer with ReLU, so that no copy leaves its input"
+        return ""
+
+    def _own(self, found: _Candidate) -> tuple[str, ...]:
+        """The parameters and buffers that have no name outside."""
+        inside = tuple(f"{member}." for member in found.members)
+        return tuple(
+            first
+            for first, names in self._owners.items()
+            if all(name.startswith(inside) for name in names)
+        )
+
+    def _cost(self, found: _Candidate, own: Sequence[str]) -> Cost:
+        """The parameters among these, and MACs by kind."""
+        parameters = dict(self._model.named_parameters())
+        params = sum(parameters[name].numel() for name in own if name in parameters)
+        kinds: dict[str, int] = {}
+        for kind, macs in self._macs[found.start : found.end]:
+            if kind:
+                kinds[kind] = kinds.get(kind, 0) + macs
+        return Cost(params, sum(kinds.values()), kinds)

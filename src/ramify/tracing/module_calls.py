@@ -1,0 +1,85 @@
+"""Which module runs at each moment of a run, and what each call of one was given and returned."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, NamedTuple
+
+from torch import nn
+from torch.nn.modules import module as hooks
+
+from ramify.tracing.kept_state import giving_back
+
+
+class ModuleCall(NamedTuple):
+    """One call of a module; tensors are `Ref`s, and whatever else is none.
+
+    Attributes:
+        module: its name.
+        start: the first of its operations.
+        end: the first operation after it.
+        args: what it was given by position.
+        named: what it was given by name.
+        output: what it returned.
+    """
+
+    module: str
+    start: int
+    end: int
+    args: tuple[Any, ...]
+    named: dict[str, Any]
+    output: Any
+
+
+class ModuleCalls:
+    """The calls of a model's modules while it runs.
+
+    Args:
+        model: the model.
+        ops: the operations so far.
+        shown: gives a tree of tensors as a tree of `Ref`s.
+        ended: where calls go when they end.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ops: Sized,
+        shown: Callable[[Any], Any],
+        ended: Callable[[ModuleCall], None],
+    ) -> None:
+        self._ops, self._shown, self._ended = ops, shown, ended
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._stack: list[tuple[str, int]] = [("", 0)]
+
+    @property
+    def running(self) -> str:
+        """The name of the module that is running."""
+        return self._stack[-1][0]
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Keep the name of the module that is running; the model's own hook tables stay empty."""
+        here = threading.get_ident()  # other threads may run other models meanwhile
+
+        def enter(module: nn.Module, _: Any) -> None:
+            if threading.get_ident() == here:
+                name = self._names.get(id(module), self.running)
+                self._stack.append((name, len(self._ops)))
+
+        def leave(module: nn.Module, *call: Any) -> None:
+            if threading.get_ident() == here and len(self._stack) > 1:
+                name, start = self._stack.pop()
+                # After an error torch leaves out what was given by name, and there is no output.
+                if self._names.get(id(module)) == name and len(call) == 3:
+                    given, named, output = map(self._shown, call)
+                    self._ended(ModuleCall(name, start, len(self._ops), given, named, output))
+
+        handles = [
+            hooks.register_module_forward_pre_hook(enter),
+            hooks.register_module_forward_hook(leave, with_kwargs=True, always_call=True),
+        ]
+        with giving_back(lambda: [("a hook", handle.remove) for handle in handles]):
+            yield

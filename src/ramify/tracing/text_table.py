@@ -1,0 +1,45 @@
+"""Tables as text, whose long cells go on in the next line."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Sequence
+
+
+def text_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], widest: Sequence[int | None]
+) -> list[str]:
+    r"""The lines of a table.
+
+    Args:
+        headings: of the columns.
+        rows: their cells.
+        widest: how wide each column may be; None for one whose cells are never broken.
+
+    Returns:
+        The lines.
+
+    Example:
+        >>> print("\n".join(text_table(["a", "b"], [["1", "two words"]], [None, 5])))
+        a  b
+        ─  ─────
+        1  two
+           words
+    """
+    cells = [
+        [_folded(cell, most) if most else [cell] for cell, most in zip(row, widest, strict=True)]
+        for row in [headings, *rows]
+    ]
+    widths = [max(len(line) for row in cells for line in row[n]) for n in range(len(headings))]
+    lines = []
+    for row in cells:
+        for parts in itertools.zip_longest(*row, fillvalue=""):
+            padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
+            lines.append("  ".join(padded).rstrip())
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return lines
+
+
+def _folded(cell: str, most: int) -> list[str]:
+    return textwrap.wrap(cell, most, break_long_words=False, break_on_hyphens=False) or [""]
