@@ -130,7 +130,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a number as a loss": (lambda: propose([X], by=lambda *_: 3.0), "return the tensor of losses"),
     "a number as edits": (
         lambda: apply(3),
-        "`edits` is a list of Prune, Split, Drop and Insert, and this is a",
+        "an edit is a Prune, Split, Drop or Insert, and got a int",
     ),
     "a number as a follower": (
         lambda: apply([Prune("0", 1)], followers=3),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from ramify.edit.configs import configured, facts_of, follow, warn_of_cache
 from ramify.edit.depth import carry_out_blocks
 from ramify.edit.lists import Steps
 from ramify.edit.optimizers import several, stage_optimizer
-from ramify.edit.plan import Edit, Plan, Prune, Split, check_current, plan_edits
+from ramify.edit.plan import Edit, Plan, Split, check_current, plan_edits
 from ramify.errors import RamifyError
 from ramify.tracing import ChannelGraph
 from ramify.tracing.dims import Atom, leaves
@@ -35,9 +35,17 @@ from ramify.tracing.verify.comparison import near_equal
 from ramify.tracing.verify.trial_results import TrialResults
 
 
+class Proposed(Protocol):
+    """Whatever holds an edit: a `Proposal` of a method, a row of a report on blocks."""
+
+    @property
+    def edit(self) -> Edit | BlockEdit:
+        """The edit."""
+
+
 def apply(
     graph: ChannelGraph,
-    edits: Iterable[Edit | BlockEdit],
+    edits: Iterable[Edit | BlockEdit | Proposed],
     *,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     followers: Follower | Iterable[Follower] = (),
@@ -64,8 +72,9 @@ def apply(
 
     Args:
         graph: what `ramify.trace` gave for the model.
-        edits: `Prune` and `Split`, at most one for a channel; `Drop` and `Insert` of blocks.
-            Channels are edited first, and all names are those of `graph`.
+        edits: `Prune` and `Split`, at most one for a channel; `Drop` and `Insert` of blocks; or
+            proposals, whose edits are meant. Channels are edited first, and all names are those of
+            `graph`.
         optimizer: the optimizer (or several) whose state follows.
         followers: one or several models or state dictionaries with the same names and shapes:
             weight averages, teachers.
@@ -305,14 +314,9 @@ def several_followers(followers: Follower | Iterable[Follower]) -> list[Follower
 
 
 def _list_of_edits(edits: Any) -> list[Edit | BlockEdit]:
-    if isinstance(edits, (Prune, Split, Drop, Insert)):
-        return [edits]
-    if not isinstance(edits, Iterable):
-        raise RamifyError(
-            "`edits` is a list of Prune, Split, Drop and Insert, and this is a "
-            f"{type(edits).__name__}"
-        )
-    return list(edits)
+    """The edits themselves, of proposals or of one edit alone too."""
+    every: Iterable[Any] = edits if isinstance(edits, Iterable) else [edits]
+    return [getattr(edit, "edit", edit) for edit in every]
 
 
 def _try_splits_alone(graph: ChannelGraph, edits: Sequence[Edit]) -> None:

@@ -78,6 +78,14 @@ class Split:
     weights: tuple[float, ...] = (0.5, 0.5)
     offsets: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """The split in one line, the shapes of its offsets in place of their values."""
+        shapes = {
+            name: tuple(getattr(offset, "shape", ())) for name, offset in self.offsets.items()
+        }
+        moved = f", offsets of {shapes}" if shapes else ""
+        return f"Split({self.group!r}, {self.channel}, weights={self.weights}{moved})"
+
     def __post_init__(self) -> None:
         """Refuse offsets that name no parameters."""
         if not isinstance(self.offsets, Mapping):

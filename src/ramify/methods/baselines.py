@@ -46,13 +46,15 @@ class _Drawn(abc.ABC):
 
     seed: int
 
-    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+    def propose(
+        self, graph: ChannelGraph, loss: Loss | None = None, batches: Iterable[Any] = ()
+    ) -> list[Proposal]:
         """A split of every channel in random order; loss and batches are not looked at.
 
         Args:
             graph: the traced model.
-            loss: as other methods take it.
-            batches: as other methods take them.
+            loss: as other methods take it; not needed.
+            batches: as other methods take them; not needed.
 
         Returns:
             The proposals; `score` is a random number, `gain` is 0.

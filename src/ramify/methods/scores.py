@@ -51,13 +51,15 @@ class L1:
     Source: H. Li and others, "Pruning filters for efficient ConvNets", 2017, section 3.1.
     """
 
-    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+    def propose(
+        self, graph: ChannelGraph, loss: Loss | None = None, batches: Iterable[Any] = ()
+    ) -> list[Proposal]:
         """A prune of every channel that can go, smallest norm first; no batch is looked at.
 
         Args:
             graph: the traced model.
-            loss: as other methods take it.
-            batches: as other methods take them.
+            loss: as other methods take it; not needed.
+            batches: as other methods take them; not needed.
 
         Returns:
             The proposals; `score` is -s, `gain` is 0.
@@ -97,13 +99,15 @@ class BNScale:
     2017, section 3.
     """
 
-    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+    def propose(
+        self, graph: ChannelGraph, loss: Loss | None = None, batches: Iterable[Any] = ()
+    ) -> list[Proposal]:
         """A prune of every channel that a norm layer scales, smallest first; no batch is needed.
 
         Args:
             graph: the traced model.
-            loss: as other methods take it.
-            batches: as other methods take them.
+            loss: as other methods take it; not needed.
+            batches: as other methods take them; not needed.
 
         Returns:
             The proposals; `score` is minus the scale, `gain` is 0.
@@ -185,7 +189,7 @@ class Taylor:
         if not found:
             raise RamifyError(
                 "there is no batch, or the loss depends on no channel that could be pruned: give "
-                "at least one, and return what the model's outputs give, without .detach()"
+                "at least one batch, and return what the model's outputs give, without .detach()"
             )
         every = [torch.cat(changes) for changes in found.values()]  # (S, W) each
         means = [torch.stack([changes.abs().mean(0), -changes.mean(0)]) for changes in every]

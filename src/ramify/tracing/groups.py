@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
+import html
 import operator
 import re
 from collections import Counter
@@ -22,7 +23,7 @@ from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Index, Indexing, Slot, positions
 from ramify.tracing.recorder import Tape, call, record
 from ramify.tracing.roles import indexing_of, roles_of, slots_of
-from ramify.tracing.text_table import text_table
+from ramify.tracing.text_table import html_table, text_table
 from ramify.tracing.verify.trial_results import TrialResults
 
 Renew = Callable[[Any], Any]
@@ -233,10 +234,28 @@ class ChannelGraph:
         hint = ", ".join(f"'{other}'" for other in near)
         return f"the model has no group, module or parameter '{name}': the nearest are {hint}"
 
+    def __repr__(self) -> str:
+        """The graph in one line; `print(graph)` shows the groups."""
+        able = (sum(g.can_prune for g in self.groups), sum(g.can_split for g in self.groups))
+        return (
+            f"<ChannelGraph of {type(self.model).__name__}: {len(self.groups)} groups, "
+            f"{able[0]} can be pruned, {able[1]} can be split>"
+        )
+
     def __str__(self) -> str:
         """A table of the groups, and of everything that is frozen and why."""
-        lines = [f"{type(self.model).__name__}: {len(self.groups)} channel groups"]
-        rows = [
+        first, *others = self._remarks()
+        table = text_table(_HEADINGS, self._rows(), _WIDEST) if self.groups else []
+        return "\n".join([first, *table, *others])
+
+    def _repr_html_(self) -> str:
+        """The same table for notebooks."""
+        first, *others = map(html.escape, self._remarks())
+        table = html_table(_HEADINGS, self._rows()) if self.groups else ""
+        return f"<p>{first}</p>{table}" + "".join(f"<p>{remark}</p>" for remark in others)
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
             (
                 group.name,
                 str(group.width),
@@ -249,13 +268,14 @@ class ChannelGraph:
             )
             for group in self.groups
         ]
-        if rows:
-            lines += text_table(_HEADINGS, rows, _WIDEST)
-        else:
-            lines.append(self._why_empty())
+
+    def _remarks(self) -> list[str]:
+        """What stands above the table, and what stands below it."""
+        lines = [f"{type(self.model).__name__}: {len(self.groups)} channel groups"]
+        lines += [] if self.groups else [self._why_empty()]
         if self.unreached:
             lines.append(f"not reached by these inputs: {_short(self.unreached, 12)}")
-        return "\n".join(lines)
+        return lines
 
     def _why_empty(self) -> str:
         if not self.flow.param_dims:

@@ -1,7 +1,8 @@
-"""Tables as text, whose long cells go on in the next line."""
+"""Tables as text, whose long cells go on in the next line, and as HTML."""
 
 from __future__ import annotations
 
+import html
 import itertools
 import textwrap
 from collections.abc import Sequence
@@ -39,6 +40,28 @@ def text_table(
             lines.append("  ".join(padded).rstrip())
     lines.insert(1, "  ".join("─" * width for width in widths))
     return lines
+
+
+def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same as HTML.
+
+    Args:
+        headings: of the columns.
+        rows: their cells, as plain text.
+
+    Returns:
+        A `table` element.
+
+    Example:
+        >>> html_table(["a"], [["1 < 2"]])
+        '<table><tr><th>a</th></tr><tr><td>1 &lt; 2</td></tr></table>'
+    """
+
+    def row(cells: Sequence[str], kind: str) -> str:
+        inner = "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells)
+        return f"<tr>{inner}</tr>"
+
+    return f"<table>{row(headings, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
 
 
 def _folded(cell: str, most: int) -> list[str]:
