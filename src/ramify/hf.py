@@ -20,7 +20,13 @@ from ramify.select import Rule
 from ramify.select.width_bounds import Bound
 from ramify.store.model import save
 from ramify.tracing import trace
-from ramify.train.callback_edits import Growing, example_of, some_of
+from ramify.train.callback_edits import (
+    Growing,
+    check_reached,
+    edit_epochs,
+    example_of,
+    some_of,
+)
 from ramify.train.history import Event
 
 require("transformers", "transformers", "the callback for the Trainer needs")
@@ -91,7 +97,7 @@ class GrowCallback(TrainerCallback):
         trial: bool = True,
         followers: Sequence[Follower] = (),
     ) -> None:
-        self.epochs = sorted(set(epochs))
+        self.epochs = edit_epochs(epochs)
         self.batches, self.inputs = batches, inputs
         self.growing = Growing(loss, method, rule, budget, keep, ceiling, trial, followers)
         self.history: list[Event] = []
@@ -99,12 +105,18 @@ class GrowCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
-        """Refuse several processes, in which the wrapped model would have to be wrapped again."""
+        """Refuse what cannot be edited, before anything is trained.
+
+        Raises:
+            RamifyError: There are several processes, in which the wrapped model would have to be
+                wrapped again, or the training is too short.
+        """
         if args.world_size > 1:
             raise RamifyError(
                 f"GrowCallback edits in one process, and this Trainer has {args.world_size}: call "
                 "ramify.grow on every rank instead, docs/deploy.md."
             )
+        check_reached(self.epochs, round(state.num_train_epochs))
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any

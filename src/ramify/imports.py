@@ -86,7 +86,13 @@ def made(
     try:
         signature = inspect.signature(found)
     except ValueError:  # of a class in C, which does not say what it takes
-        return found()
+        try:
+            return found()
+        except TypeError as error:
+            raise RamifyError(
+                f"the {what} {text} cannot be called without arguments ({error}): give a function "
+                "that can."
+            ) from error
     taken = {key: value for key, value in offered.items() if key in signature.parameters}
     taken |= given or {}
     try:

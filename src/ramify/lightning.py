@@ -20,7 +20,14 @@ from ramify.select import Rule
 from ramify.select.width_bounds import Bound
 from ramify.store.model import recipe_of, reshape
 from ramify.tracing import ChannelGraph, trace
-from ramify.train.callback_edits import Cuts, Growing, example_of, some_of
+from ramify.train.callback_edits import (
+    Cuts,
+    Growing,
+    check_reached,
+    edit_epochs,
+    example_of,
+    some_of,
+)
 from ramify.train.history import Event
 from ramify.train.rounds import costs
 
@@ -76,16 +83,29 @@ class _Between(Callback):
         batches: Sequence[Any] | None,
         inputs: Any,
     ) -> None:
-        self.epochs = sorted(set(epochs))
+        self.epochs = edit_epochs(epochs)
         self.network, self.batches, self.inputs = network, batches, inputs
         self.history: list[Event] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse several processes, in which the wrapped network would have to be wrapped again."""
+        """Refuse what cannot be edited, before anything is trained.
+
+        Raises:
+            RamifyError: There are several processes, in which the wrapped network would have to be
+                wrapped again; the training is too short; or the module has no such part.
+        """
         if trainer.world_size > 1:
             raise RamifyError(
                 f"{type(self).__name__} edits in one process, and this Trainer has "
                 f"{trainer.world_size}: call ramify.grow on every rank instead, docs/deploy.md."
+            )
+        if stage == "fit" and trainer.max_epochs is not None:
+            check_reached(self.epochs, trainer.max_epochs)
+        if self.network not in dict(pl_module.named_modules()):
+            parts = ", ".join(name for name, _ in pl_module.named_children())
+            raise RamifyError(
+                f"the module has no part named {self.network!r} to edit: give one of {parts} as "
+                "network=."
             )
 
     def state_dict(self) -> dict[str, Any]:

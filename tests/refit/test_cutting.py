@@ -513,7 +513,7 @@ def test_rounding_alone_says_nothing_of_channels():
         (lambda m, b: b[0].mean(1), {"method": ramify.Taylor()}, "depends on no channel"),
         (loss, {"method": ramify.Net2Net()}, "Net2Net proposes no prune"),
         (loss, {"budget": {"params": 1}}, r"params is 1, .* the network still has \d+:"),
-        (loss, {"budget": {"params": "300"}}, "got '300'"),
+        (loss, {"budget": {"params": "300"}}, "params is '300'; give a number above 0, or a perc"),
         (loss, {"budget": {"params": None}}, "got None"),
         (loss, {"accept": lambda m: torch.ones(2)}, "True or False"),
     ],
@@ -534,3 +534,70 @@ def test_a_budget_may_be_a_tensor():
         graph_cost(cut(graph, loss, batches(data), budget={"params": torch.tensor(500)})).params
         <= 500
     )
+
+
+def test_a_budget_may_be_a_share_of_what_there_is():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    now = graph_cost(graph)
+    graph = cut(graph, loss, batches(data), budget={"macs": "60%", "params": "70%"})
+    after = graph_cost(graph)
+    assert 0.5 * now.macs < after.macs <= 0.6 * now.macs
+    assert after.params <= 0.7 * now.params
+
+
+def test_the_report_is_read_by_printing_it():
+    net, data, _ = task()
+    graph, reports = ramify.trace(net, data[0][:1]), []
+    cut(graph, loss, batches(data), budget={"params": 500}, log=reports.append)
+    said = str(reports[0])
+    assert said.startswith("916 -> ")
+    assert all(f"{name}  " in said for name, (old, new) in reports[0].widths.items() if old != new)
+    assert "was expected" in said
+    assert "Proposal" not in said
+    assert len(said.splitlines()) < 10
+
+
+@pytest.mark.parametrize("answer", [0.978, None, 1, torch.tensor(0.9)])
+def test_a_judge_that_gives_no_yes_or_no_is_refused(answer):
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    with pytest.raises(ramify.RamifyError, match="True or False, and this one gave"):
+        cut(graph, loss, batches(data), accept=lambda m: answer)
+    with pytest.raises(ramify.RamifyError, match=r"accept is a function .* and this is 0.9"):
+        cut(graph, loss, batches(data), accept=0.9)
+    assert graph["0"].width == 24
+
+
+def test_a_judge_may_answer_in_a_tensor():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+
+    def good(model):
+        return torch.tensor(accuracy(model, data)) >= 0.95
+
+    cut(graph, loss, batches(data), accept=good)
+    assert net[0].out_features < 24
+    assert accuracy(net, data) >= 0.95
+
+
+def test_a_network_that_knows_nothing_before_the_cut_is_told_from_a_bad_cut():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    other = [(10 * x + 3, y) for x, y in batches(data)]
+    with pytest.warns(UserWarning, match="before the cut, .* not trained, or the inputs"):
+        cut(graph, loss, other, budget={"params": 500})
+
+
+def test_one_pattern_of_groups_is_no_list_of_letters():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    graph = cut(graph, loss, batches(data), budget={"params": "70%"}, groups="2")
+    assert (graph["0"].width, graph["2"].width < 24) == (24, True)
+
+
+def test_a_share_without_its_sign_is_asked_for():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    with pytest.raises(ramify.RamifyError, match="a share of the network is given as '50%'"):
+        cut(graph, loss, batches(data), budget={"macs": 0.5})

@@ -10,7 +10,14 @@ from torch.nn.functional import cross_entropy
 
 import ramify
 from ramify.errors import RamifyError
-from ramify.train.callback_edits import Cuts, Growing, example_of, some_of
+from ramify.train.callback_edits import (
+    Cuts,
+    Growing,
+    check_reached,
+    edit_epochs,
+    example_of,
+    some_of,
+)
 
 
 def loss(model: nn.Module, batch: Any) -> Tensor:
@@ -117,3 +124,41 @@ def test_several_processes_are_refused() -> None:
 
     with pytest.raises(RamifyError, match=r"edits in one process, and this Trainer has 2"):
         hf.GrowCallback(loss, method, rule, epochs=(1,)).on_train_begin(several, several, several)
+
+
+@pytest.mark.parametrize("epochs", [2, (), (0,), (1.5,), ("a",), (True,)])
+def test_epochs_that_are_none_are_refused(epochs: Any) -> None:
+    with pytest.raises(RamifyError, match="epochs are the numbers of epochs"):
+        edit_epochs(epochs)
+
+
+def test_a_training_too_short_for_its_edits_is_refused() -> None:
+    check_reached([2, 4], 4)
+    check_reached([2, 4], -1)
+    with pytest.raises(RamifyError, match="edited after 4 epochs, and the training ends after 3"):
+        check_reached([2, 4], 3)
+
+
+@pytest.mark.parametrize("budget", [5, 0.5, {"macs": 0}, {"speed": 1}])
+def test_budgets_of_callbacks_are_checked_at_once(budget: Any) -> None:
+    with pytest.raises(RamifyError, match="budget"):
+        Growing(loss, ramify.L1(), ramify.TopFraction(0.5), budget)
+    with pytest.raises(RamifyError, match="budget"):
+        Cuts(loss, budget, 1, {})
+
+
+def test_measures_are_by_name() -> None:
+    net, _, batches = trained(4)
+    training = ramify.Training(epochs=1, lr=0.01)
+    with pytest.raises(RamifyError, match=r"measures by name, .* gave 0.5"):
+        ramify.grow(
+            net,
+            batches[0][0][:1],
+            loss,
+            batches,
+            method=ramify.L1(),
+            rule=ramify.TopFraction(0.5),
+            training=training,
+            rounds=0,
+            evaluate=lambda model: 0.5,  # type: ignore[arg-type,return-value]
+        )

@@ -68,8 +68,25 @@ def stop_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
     ]
 
 
+def sensitivity_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
+    """Which groups lose least and most when half of each alone goes."""
+    rises = {
+        name: min(rows, key=lambda row: abs(row[0] - 0.5))[1] - event["loss"]
+        for name, rows in event["groups"].items()
+        if rows
+    }
+    if not rises:
+        return []
+    low, high = min(rises, key=rises.__getitem__), max(rises, key=rises.__getitem__)
+    return [
+        f"sensitivity: half of '{low}' alone raises the loss by {rises[low]:#.3g}, half of "
+        f"'{high}' by {rises[high]:#.3g}; the page shows all {len(rises)} groups"
+    ]
+
+
 LINES: dict[str, Callable[[Mapping[str, Any], PruneSettings], list[str]]] = {
     "edit": edit_lines,
+    "sensitivity": sensitivity_lines,
     "stop": stop_lines,
     "result": result_lines,
 }

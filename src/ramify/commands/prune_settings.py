@@ -244,7 +244,7 @@ class PruneSettings(NetworkSettings):
         """Raise a RamifyError where a setting is out of range, or a file has changed."""
         from ramify.commands.prune_accept import checked_allowance
         from ramify.commands.weights import digest_of
-        from ramify.train.cut_rounds import share_of
+        from ramify.refit.budget_shares import share_of
         from ramify.train.rounds import checked_budget
 
         super().check()
@@ -310,8 +310,8 @@ class PruneSettings(NetworkSettings):
         Returns:
             Totals by resource; None where something else says what goes.
         """
+        from ramify.refit.budget_shares import in_numbers
         from ramify.tracing import trace
-        from ramify.train.cut_rounds import in_numbers
 
         return None if self.budget is None else in_numbers(trace(model, inputs), self.budget)
 

@@ -94,7 +94,7 @@ def of_groups(
     """The proposals for groups that one of the patterns matches; all of them without patterns."""
     if patterns is None:
         return list(proposals)
-    names = matching(graph, patterns)
+    names = matching(graph, [patterns] if isinstance(patterns, str) else patterns)
     return [proposal for proposal in proposals if graph[proposal.edit.group].name in names]
 
 
@@ -270,6 +270,7 @@ def check_reach(
             raise RamifyError(
                 f"the budget of {name} is {most:.12g}, and with every channel gone that may go the "
                 f"network still has {least:,}: give a larger budget, or a smaller floor (keep)"
+                + (f"; a share of the network is given as '{100 * most:g}%'" if most < 1 else "")
             )
 
 

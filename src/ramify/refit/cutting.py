@@ -23,6 +23,7 @@ from ramify.methods import L1, Proposal, agree
 from ramify.methods.proposal import Method, checked
 from ramify.probe.loss import Loss
 from ramify.refit.block_takeover import refit_without
+from ramify.refit.budget_shares import in_numbers
 from ramify.refit.choosing import Floor, comparable, floors, of_groups, tells_apart
 from ramify.refit.depth_choice import drops_within
 from ramify.refit.expected import expected_rise
@@ -35,6 +36,7 @@ from ramify.select.fit import BUDGETS
 from ramify.select.rounding import Multiple, check_multiple
 from ramify.tracing import ChannelGraph
 from ramify.tracing.blocks import find_block
+from ramify.tracing.text_table import text_table
 from ramify.tracing.unharmed import unharmed
 
 NARROW = 0.1
@@ -79,13 +81,33 @@ class CutReport:
     warnings: tuple[str, ...]
     drops: tuple[Drop, ...] = ()
 
+    def __str__(self) -> str:
+        """What was cut, what it cost, and what became of each group."""
+        changed = {name: widths for name, widths in self.widths.items() if widths[0] != widths[1]}
+        rows = [
+            (name, str(old), str(new), f"{new / old:.0%}") for name, (old, new) in changed.items()
+        ]
+        expected = (
+            "" if math.isnan(self.predicted) else f", where {self.predicted:+.4g} was expected"
+        )
+        return "\n".join(
+            [
+                f"{self.before.params:,} -> {self.after.params:,} parameters, "
+                f"{self.before.macs:,} -> {self.after.macs:,} MACs",
+                f"loss {self.loss_before:.4g} -> {self.loss_after:.4g}{expected}",
+                *(f"dropped block '{drop.block}'" for drop in self.drops),
+                *(text_table(("group", "was", "is", "kept"), rows, (None,) * 4) if rows else ()),
+                *(f"warning: {sentence}" for sentence in self.warnings),
+            ]
+        )
+
 
 def cut(  # noqa: PLR0913
     graph: ChannelGraph,
     loss: Loss,
     batches: Iterable[Any],
     *,
-    budget: Mapping[str, float] | None = None,
+    budget: Mapping[str, float | str] | None = None,
     accept: Accept | None = None,
     rule: Rule | None = None,
     method: Method | None = None,
@@ -120,7 +142,8 @@ def cut(  # noqa: PLR0913
         loss: `loss(model, batch)` -> (S,), one number a sample.
         batches: a few hundred samples to choose and refit on.
         budget: the most that the model may have, by `params`, `macs`, `flops`, `energy` or
-            `latency` (milliseconds on the inputs of the trace); and `loss`, the most that the mean
+            `latency` (milliseconds on the inputs of the trace), in numbers or as a share of what it
+            has now (`"50%"`); and `loss`, the most that the mean
             loss may rise by: then it is cut as far as that allows, by bisection over measured cuts.
         accept: `accept(model)`, whether a cut model is good enough, say in accuracy: then it is cut
             as far as that allows.
@@ -178,7 +201,7 @@ def cut(  # noqa: PLR0913
     """
     check_editable(graph)
     check_multiple(multiple_of)
-    sizes = _checked(budget, accept, rule)
+    sizes, most = _checked(graph, budget, accept, rule)
     if depth:
         _check_depth(budget, accept, keep)
     optimizers, following = several(optimizer), several_followers(followers)
@@ -221,7 +244,6 @@ def cut(  # noqa: PLR0913
                 graph = apply(graph, drops, optimizer=optimizers, followers=following)
                 lost = mean_loss(graph.model, loss, sample) - before
         selecting = selecting_of(graph)
-        most = math.inf if budget is None else budget.get("loss", math.inf)
         if accept is None and most == math.inf:
             outcome = selecting.best(sizes)
             known = outcome.start if full is None and measured_on is sample else full
@@ -234,7 +256,7 @@ def cut(  # noqa: PLR0913
             expected = lost + expected_rise(graph, outcome, loss, sample)
         gone = Counter(graph[edit.group].name for edit in outcome.edits)
         shapes = {g.name: (g.width, g.width - gone[g.name]) for g in graph.groups}
-        said += _guard(shapes, start, outcome.loss, constant)
+        said += _guard(shapes, start, outcome.loss, constant, refit)
         for sentence in said:  # before the edit, since a warning may be made an error
             warnings.warn(sentence, stacklevel=2)
         if outcome.edits:
@@ -335,12 +357,16 @@ def _all_or_nothing(
 
 
 def _checked(
-    budget: Mapping[str, float] | None, accept: Accept | None, rule: Rule | None
-) -> dict[str, float] | None:
-    """The budgets of size.
+    graph: ChannelGraph,
+    budget: Mapping[str, float | str] | None,
+    accept: Accept | None,
+    rule: Rule | None,
+) -> tuple[dict[str, float] | None, float]:
+    """The budgets of size and of the loss.
 
     Returns:
-        Resource -> total; None where only the rule says what goes.
+        Resource -> total, None where only the rule says what goes; and the most that the loss may
+        rise by.
 
     Raises:
         RamifyError: a budget of another name, or no total above 0, or none at all.
@@ -350,21 +376,29 @@ def _checked(
         raise RamifyError(
             f'a budget is a dictionary such as {{"macs": 1e8}}, and this is {budget!r}'
         )
-    for name, given in (budget or {}).items():
+    for name in budget or {}:
         if name not in names:
             raise RamifyError(f"a budget is of {', '.join(names)}, and got '{name}'")
+    given_totals = in_numbers(graph, budget or {})
+    for name, given in given_totals.items():
         total = _number(given)
         if not (math.isfinite(total) and (total > 0 or (name == "loss" and total == 0))):
             raise RamifyError(f"the budget of {name} is a finite total above 0, and got {given!r}")
+    if accept is not None and not callable(accept):
+        raise RamifyError(
+            f"accept is a function of the model that says True or False, and this is {accept!r}"
+        )
     if not budget and accept is None:
         if rule is not None:
-            return None
+            return None, math.inf
         raise RamifyError(
             'cut takes a budget, say {"macs": 1e8}, or {"loss": 0.05} for the most that the loss '
             "may rise by, or accept=, which says whether a cut model is good enough, or rule=, "
             "which says which channels go"
         )
-    return {name: float(total) for name, total in (budget or {}).items() if name != "loss"}
+    totals = {name: float(total) for name, total in given_totals.items()}
+    most = totals.pop("loss", math.inf)
+    return totals, most
 
 
 def _number(given: Any) -> float:
@@ -375,7 +409,7 @@ def _number(given: Any) -> float:
         return math.nan
 
 
-def _check_depth(budget: Mapping[str, float] | None, accept: Accept | None, keep: Floor) -> None:
+def _check_depth(budget: Mapping[str, Any] | None, accept: Accept | None, keep: Floor) -> None:
     """Raise where blocks cannot be chosen together with channels."""
     if not set(budget or {}) - {"loss"} or accept is not None or "loss" in (budget or {}):
         raise RamifyError(
@@ -390,7 +424,11 @@ def _check_depth(budget: Mapping[str, float] | None, accept: Accept | None, keep
 
 
 def _guard(
-    shapes: Mapping[str, tuple[int, int]], before: float, after: float, constant: float
+    shapes: Mapping[str, tuple[int, int]],
+    before: float,
+    after: float,
+    constant: float,
+    refit: bool,
 ) -> list[str]:
     """What a user should know of a cut, in whole sentences."""
     said = []
@@ -401,10 +439,17 @@ def _guard(
             f"{names} lost 90 % of the channels or more: raise keep= if tuning does not bring the "
             "network back"
         )
-    if after >= before + 0.9 * (constant - before) and after > before:
+    if before >= 0.98 * constant:
+        said.append(
+            f"the model had a loss of {before:.4g} before the cut, and one that does not look at "
+            f"its input has {constant:.4g}: it is not trained, or the inputs are not prepared or "
+            "the classes not numbered as they were in its training"
+        )
+    elif after >= before + 0.9 * (constant - before) and after > before:
+        more = "" if refit else "refit=True, "
         said.append(
             f"the cut model has a loss of {after:.4g}, and one that does not look at its input has "
-            f"{constant:.4g}: it is at chance; try a larger budget, refit=True, more samples to "
-            "refit on, or several cuts with tuning between them"
+            f"{constant:.4g}: it is at chance; try a larger budget, {more}more samples to refit "
+            "on, or several cuts with tuning between them"
         )
     return said

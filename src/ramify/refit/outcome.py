@@ -103,14 +103,17 @@ def outcome_of(
 
 def _judged(accept: Accept, model: nn.Module) -> bool:
     """What the user's own judgement says, as True or False."""
-    answer = accept(model)
+    answer: Any = accept(model)
     try:
-        return bool(answer)
-    except (RuntimeError, TypeError, ValueError) as error:  # a tensor or an array of several
+        plain = answer.item() if hasattr(answer, "item") else answer
+    except (RuntimeError, ValueError):  # a tensor or an array of several
+        plain = None
+    if not isinstance(plain, bool):
         raise RamifyError(
-            f"accept(model) says True or False, and this one gave a {type(answer).__name__} that "
-            f"is neither ({error})"
-        ) from error
+            f"accept(model) says True or False, and this one gave {answer!r}: compare it, as in "
+            "accuracy(model) >= 0.9"
+        )
+    return plain
 
 
 def _refitted(

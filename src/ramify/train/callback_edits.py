@@ -17,10 +17,11 @@ from ramify.errors import RamifyError
 from ramify.methods import Method
 from ramify.probe.loss import Loss
 from ramify.refit import cut
+from ramify.refit.budget_shares import in_numbers, share_of
 from ramify.select import Rule
 from ramify.select.width_bounds import Bound, WidthBounds
 from ramify.tracing import ChannelGraph
-from ramify.train.cut_rounds import Cutting, in_numbers
+from ramify.train.cut_rounds import Cutting
 from ramify.train.edit_once import Editing, edit_once
 from ramify.train.edit_trials import EditTrials
 from ramify.train.history import Event
@@ -28,6 +29,48 @@ from ramify.train.rounds import checked_budget, costs
 
 LABELS = ("labels", "label", "label_ids")  # of a batch by names, which the network does not read
 SAMPLES = 256
+
+
+def edit_epochs(epochs: Iterable[int]) -> list[int]:
+    """After which epochs a callback edits.
+
+    Args:
+        epochs: So many epochs, each a whole number from 1 on.
+
+    Returns:
+        Each once, in order.
+
+    Raises:
+        RamifyError: There is none, or one is no such number.
+
+    Example:
+        >>> edit_epochs((4, 2))
+        [2, 4]
+    """
+    found = list(epochs) if isinstance(epochs, Iterable) else []
+    if not found or not all(type(epoch) is int and epoch >= 1 for epoch in found):
+        raise RamifyError(
+            f"epochs are the numbers of epochs after which the network is edited, such as (2, 4), "
+            f"and this is {epochs!r}."
+        )
+    return sorted(set(found))
+
+
+def check_reached(epochs: Sequence[int], planned: int) -> None:
+    """A training is long enough for its edits.
+
+    Args:
+        epochs: After which the network is edited.
+        planned: How many epochs the training has; negative for no end.
+
+    Raises:
+        RamifyError: An edit would come after the end.
+    """
+    if 0 <= planned < epochs[-1]:
+        raise RamifyError(
+            f"the network is to be edited after {epochs[-1]} epochs, and the training ends after "
+            f"{planned}: plan more epochs, or give smaller numbers as epochs=."
+        )
 
 
 def some_of(
@@ -122,6 +165,9 @@ class Growing:
     trial: bool = True
     followers: Sequence[Follower] = ()
 
+    def __post_init__(self) -> None:
+        checked_budget(self.budget)
+
     def edit(
         self,
         graph: ChannelGraph,
@@ -171,6 +217,13 @@ class Cuts:
     budget: Mapping[str, float | str]
     rounds: int
     settings: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.budget, Mapping):
+            raise RamifyError(
+                f'a budget is a dictionary such as {{"macs": "50%"}}, not {self.budget!r}.'
+            )
+        checked_budget({name: share_of(name, most) for name, most in self.budget.items()})
 
     def edit(
         self,

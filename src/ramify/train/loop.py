@@ -51,6 +51,12 @@ class Grown:
     optimizer: Optimizer
     history: list[Event]
 
+    def __repr__(self) -> str:
+        """The network and its history in a line."""
+        said = " ".join(f"{event['event']}" for event in self.history[-1:])
+        ended = f", the last one '{said}'" if said else ""
+        return f"<Grown {self.graph!r}, {len(self.history)} events{ended}>"
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -109,9 +115,29 @@ class Loop:
                 )
             now |= {"epoch": journal.epoch, "step": journal.step + made}
             now |= {"lr": optimizer.param_groups[0]["lr"], "train_loss": mean}
-            measures = dict(self.evaluate(model) if self.evaluate else {})
+            measures = self.measures(model)
             now |= {} if ended is None else {"ended": ended}
             journal.write("epoch", now | measures | costs(graph))
+
+    def measures(self, model: nn.Module) -> dict[str, Any]:
+        """What the user measures of the network.
+
+        Args:
+            model: The network.
+
+        Returns:
+            Numbers by name; none where nothing is measured.
+
+        Raises:
+            RamifyError: It is no dictionary.
+        """
+        found = self.evaluate(model) if self.evaluate else {}
+        if not isinstance(found, Mapping):
+            raise RamifyError(
+                "evaluate(model) gives measures by name, such as {'accuracy': 0.9}, and this one "
+                f"gave {found!r}."
+            )
+        return dict(found)
 
     def through(self, *, last: bool = False) -> bool:
         """Whether the round has trained as long as it is to.

@@ -19,6 +19,7 @@ from ramify.probe.loss import Loss, checked_loss
 from ramify.refit import CutReport
 from ramify.refit import cut as refitted_cut
 from ramify.refit import sensitivity as sensitivity_of
+from ramify.refit.budget_shares import in_numbers
 from ramify.refit.choosing import Floor, floors, matching
 from ramify.refit.outcome import Accept
 from ramify.relax import Pairs
@@ -53,7 +54,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
     loss: Loss,
     data: Data | Pairs,
     *,
-    budget: Mapping[str, float] | None = None,
+    budget: Mapping[str, float | str] | None = None,
     accept: Accept | None = None,
     rule: Rule | None = None,
     search: WidthSearch | None = None,
@@ -160,8 +161,11 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
 
     Source: RARTS thesis, Algorithm 3, for the search; :func:`ramify.cut` for the rest.
     """
+    totals: Any = budget
+    if isinstance(budget, Mapping) and any(isinstance(most, str) for most in budget.values()):
+        totals = in_numbers(trace(model, inputs), budget)
     cutting = Cutting(
-        budget, accept, rule, method, refit, keep, multiple_of, alike, groups, raw, rounds, depth
+        totals, accept, rule, method, refit, keep, multiple_of, alike, groups, raw, rounds, depth
     )
     if search is not None and depth:
         raise RamifyError(
@@ -202,7 +206,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
         elif search is not None and checkpoint is not None:
             before = read_checkpoint(Path(checkpoint)).history
         # Cut and tune.
-        limits: Event = {"rounds": rounds - 1, "budget": dict(budget) if budget else None}
+        limits: Event = {"rounds": rounds - 1, "budget": dict(totals) if totals else None}
         loop = begin(
             model,
             taught,
@@ -311,7 +315,7 @@ class _Job:
 
 def _seen(loop: Loop, graph: ChannelGraph) -> dict[str, Any]:
     """Widths, cost and measures of the network as it is."""
-    measures = dict(loop.evaluate(graph.model) if loop.evaluate else {})
+    measures = loop.measures(graph.model)
     return {"widths": {g.name: g.width for g in graph.groups}} | costs(graph) | measures
 
 
@@ -336,7 +340,7 @@ def _next(
         # The statistics that the norms really have, and what the network then measures.
         if loop.training.epochs:
             recompute_statistics(graph.model, job.loss, Epoch(job.data, 0))
-        measures = dict(loop.evaluate(graph.model) if loop.evaluate else {})
+        measures = loop.measures(graph.model)
         loop.stop("rounds", limits | measures | costs(graph))
     return graph
 
