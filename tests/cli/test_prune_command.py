@@ -37,8 +37,11 @@ def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_prune_leaves_a_whole_run_folder() -> None:
-    result = call("prune", *SMALL, "--seeds", "2")
+    result = call("prune", *SMALL, "--seeds", "2", "--sensitivity")
     assert result.exit_code == 0, result.output
+    assert (
+        len(re.findall(r"sensitivity: half of '.*' alone raises the loss by", result.stdout)) == 2
+    )
     run = Path("runs/digits")
     kept = {path.name for path in run.iterdir()}
     assert kept >= {"model.safetensors", "model-1.json", "baseline-1.safetensors", "report.html"}
