@@ -90,7 +90,7 @@ def apply(
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> graph = ramify.trace(net, torch.randn(3, 4))
-        >>> graph = ramify.apply(graph, [Split("0", 2), Prune("0", 5)])
+        >>> graph = ramify.apply(graph, [ramify.Split("0", 2), ramify.Prune("0", 5)])
         >>> graph["0"].width, graph.origin["0"]
         (8, [0, 1, 2, 3, 4, 6, 7, 2])
 

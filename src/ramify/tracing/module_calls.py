@@ -39,18 +39,10 @@ class ModuleCalls:
     Args:
         model: the model.
         ops: the operations so far.
-        shown: gives a tree of tensors as a tree of `Ref`s.
-        ended: where calls go when they end.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        ops: Sized,
-        shown: Callable[[Any], Any],
-        ended: Callable[[ModuleCall], None],
-    ) -> None:
-        self._ops, self._shown, self._ended = ops, shown, ended
+    def __init__(self, model: nn.Module, ops: Sized) -> None:
+        self._ops = ops
         self._names = {id(module): name for name, module in model.named_modules()}
         self._stack: list[tuple[str, int]] = [("", 0)]
 
@@ -60,8 +52,18 @@ class ModuleCalls:
         return self._stack[-1][0]
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Keep the name of the module that is running; the model's own hook tables stay empty."""
+    def watching(
+        self, shown: Callable[[Any], Any], ended: Callable[[ModuleCall], None]
+    ) -> Iterator[None]:
+        """Keep the name of the module that is running; the model's own hook tables stay empty.
+
+        Args:
+            shown: gives a tree of tensors as a tree of `Ref`s.
+            ended: where calls go when they end.
+
+        Yields:
+            Nothing.
+        """
         here = threading.get_ident()  # other threads may run other models meanwhile
 
         def enter(module: nn.Module, _: Any) -> None:
@@ -74,8 +76,8 @@ class ModuleCalls:
                 name, start = self._stack.pop()
                 # After an error torch leaves out what was given by name, and there is no output.
                 if self._names.get(id(module)) == name and len(call) == 3:
-                    given, named, output = map(self._shown, call)
-                    self._ended(ModuleCall(name, start, len(self._ops), given, named, output))
+                    given, named, output = map(shown, call)
+                    ended(ModuleCall(name, start, len(self._ops), given, named, output))
 
         handles = [
             hooks.register_module_forward_pre_hook(enter),

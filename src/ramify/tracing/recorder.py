@@ -238,12 +238,7 @@ class Recorder(TorchDispatchMode):
         self._before = before
         self._seen: dict[int, tuple[weakref.ref[Tensor], Ref]] = {}
         self._by_memory: dict[tuple[Any, ...], Ref] = {}
-        self.modules = ModuleCalls(
-            model,
-            self.tape.ops,
-            shown=lambda tree: mapped(tree, self._shown),
-            ended=self.tape.calls.append,
-        )
+        self.modules = ModuleCalls(model, self.tape.ops)
         self.writes = Writes(execute)
         for name, tensor in tensors_of(model).items():
             ref = self._number(tensor)
@@ -280,9 +275,9 @@ class Recorder(TorchDispatchMode):
         known = self._seen.get(id(tensor))
         return known[1] if known is not None and known[0]() is tensor else None
 
-    def _shown(self, leaf: Any) -> Ref | None:
-        """A tensor that a module was given or returned, by number."""
-        return self.find(leaf) if isinstance(leaf, Tensor) else None
+    def shown(self, tree: Any) -> Any:
+        """What a module was given or returned: a `Ref` for each tensor, None for the rest."""
+        return mapped(tree, lambda leaf: self.find(leaf) if isinstance(leaf, Tensor) else None)
 
     def __torch_dispatch__(
         self,
@@ -403,7 +398,7 @@ def record(  # noqa: PLR0913  (what may be asked of a run)
         eager(),
         recurrent_layers_written_out(model),
         of_free_sizes(model),
-        recorder.modules.watching(),
+        recorder.modules.watching(recorder.shown, recorder.tape.calls.append),
     ):
         try:
             with recorder.writes:  # a model may change its weights when its mode changes

@@ -48,6 +48,9 @@ from ramify.tracing.verify.comparison import Mismatch, ReferenceRun, RunComparis
 from ramify.tracing.verify.scale_powers import measure_powers
 from ramify.tracing.verify.trial_results import TrialResults
 
+_SMALL = 5
+"""Axes of fewer channels would be multiplied several times by what a growth adds."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -188,8 +191,8 @@ class TrialGrowth:
     def _changes(self, atoms: Sequence[Atom], also: int = 0) -> dict[Atom, Change]:
         """Copies of channel 0 that share its weight; zeros where copies would count twice.
 
-        Neighbouring groups gain different numbers, each enough to be seen in any average. Few
-        channels at most double: several such axes may multiply to one dimension.
+        Neighbouring groups gain different numbers, each enough to be seen in any average. Small
+        axes that multiply to one dimension at most double, so that it does not explode.
 
         Args:
             atoms: the axes.
@@ -198,9 +201,10 @@ class TrialGrowth:
         Returns:
             The change of each axis.
         """
-        changes, in_blocks = {}, atoms_in_blocks(self.flow)
+        changes, in_blocks, several = {}, atoms_in_blocks(self.flow), self._multiplied()
         for position, atom in enumerate(atoms):
-            more = 1 + (3 * position) % min(5, max(2, atom.size)) + atom.size // 16 + also
+            most = 2 if atom in several else 5
+            more = 1 + (3 * position) % most + atom.size // 16 + also
             more *= BLOCK // 2 if atom in in_blocks else 1  # of numbers of two bytes or more
             source = np.concatenate([np.arange(atom.size), np.zeros(more, dtype=np.int64)])
             scale = np.where(source == 0, 1.0 / (more + 1), 1.0)
@@ -208,6 +212,16 @@ class TrialGrowth:
                 scale = np.concatenate([np.ones(atom.size), np.zeros(more)])
             changes[atom] = Change(source, scale)
         return changes
+
+    def _multiplied(self) -> set[Atom]:
+        """Small axes of which several multiply to one dimension of a parameter."""
+        terms = (term for terms in self.flow.param_dims.values() for term in map(resolve, terms))
+        small = (
+            [part for part in leaves(term) if part.size < _SMALL]
+            for term in terms
+            if isinstance(term, Prod)
+        )
+        return {atom for atoms in small if len(atoms) > 1 for atom in atoms}
 
     def _attempt(
         self, atoms: Sequence[Atom], *, values: bool, until: tuple[int, int] | None = None
