@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from ramify.edit import Follower
 from ramify.errors import RamifyError
@@ -130,12 +131,22 @@ class _Between(Callback):
         graph = trace(network, inputs)
         event = self._edit(graph, batches, trainer)
         self.history.append({"epoch": now, "step": trainer.global_step} | event)
+        spent: dict[str, float] = {**costs(trace(network, inputs))} if trainer.loggers else {}
         for logger in trainer.loggers:
-            spent = costs(trace(network, inputs))
-            logger.log_metrics({**spent}, step=trainer.global_step)
+            logger.log_metrics(spent, step=trainer.global_step)
 
     def _edit(self, graph: ChannelGraph, batches: Sequence[Any], trainer: Trainer) -> Event:
         raise NotImplementedError
+
+
+def _optimizers(graph: ChannelGraph, trainer: Trainer) -> list[Optimizer]:
+    """Those of the module's optimizers that train the edited part."""
+    edited = {id(parameter) for parameter in graph.model.parameters()}
+    return [
+        optimizer
+        for optimizer in trainer.optimizers
+        if any(id(each) in edited for group in optimizer.param_groups for each in group["params"])
+    ]
 
 
 class GrowCallback(_Between):
@@ -192,7 +203,7 @@ class GrowCallback(_Between):
         self.growing = Growing(loss, method, rule, budget, keep, ceiling, trial, followers)
 
     def _edit(self, graph: ChannelGraph, batches: Sequence[Any], trainer: Trainer) -> Event:
-        return self.growing.edit(graph, batches, trainer.optimizers, self.history)
+        return self.growing.edit(graph, batches, _optimizers(graph, trainer), self.history)
 
 
 class CutCallback(_Between):
@@ -238,4 +249,4 @@ class CutCallback(_Between):
         self.cuts = Cuts(loss, budget, len(self.epochs), settings)
 
     def _edit(self, graph: ChannelGraph, batches: Sequence[Any], trainer: Trainer) -> Event:
-        return self.cuts.edit(graph, batches, trainer.optimizers, self.history)
+        return self.cuts.edit(graph, batches, _optimizers(graph, trainer), self.history)

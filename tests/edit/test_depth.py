@@ -481,3 +481,73 @@ def test_an_activation_that_layers_share_belongs_to_none() -> None:
 
 def test_every_network_of_blocks_is_tested() -> None:
     assert {name for name, _ in DROPS} == set(NETS)
+
+
+class Inner(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return x + self.fc(x)
+
+
+class Outer(nn.Module):
+    """A layer with two residual parts, each an attribute of one class."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = Inner(), Inner()
+
+    def forward(self, x):
+        return x + 0.5 * self.two(self.one(x))
+
+
+class Stack(nn.Module):
+    """A residual block with a list of residual blocks in it, and a layer that ends its branch."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.end = nn.Sequential(Inner(), Inner(), Inner()), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return x + self.end(self.inner(x))
+
+
+def nested(parts):
+    torch.manual_seed(0)
+    members = [Outer() if parts else Stack() for _ in range(3)]
+    net = nn.Sequential(*members).double().eval()
+    return net, torch.randn(4, 6, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("parts", "inner"), [(True, "1.two"), (False, "1.inner.1")])
+def test_lists_within_lists_are_edited_by_the_names_of_the_graph(parts, inner):
+    net, x = nested(parts)
+    full = copy.deepcopy(net)
+    graph = ramify.trace(net, x)
+    ramify.apply(graph, [ramify.Drop("0"), ramify.Drop(inner)])
+    gone = full.get_submodule(inner)
+    gone.forward = lambda x: x
+    wanted = full[2](full[1](x))
+    assert torch.allclose(net(x), wanted, rtol=0, atol=1e-12)
+
+
+def test_edits_within_a_block_that_is_doubled_are_refused():
+    net, x = nested(parts=False)
+    graph = ramify.trace(net, x)
+    before = net(x)
+    for inner in (ramify.Drop("1.inner.1"), ramify.Insert("1.inner.1")):
+        with pytest.raises(ramify.RamifyError, match=r"'1.inner.1' lies in '1', of which a copy"):
+            ramify.apply(graph, [ramify.Insert("1"), inner])
+    assert torch.equal(net(x), before)
+
+
+def test_the_origin_is_that_of_the_last_call():
+    net, x = made("resnet")
+    graph = ramify.trace(net, x)
+    name = next(group.name for group in graph.groups if group.can_prune)
+    graph = ramify.apply(graph, [Prune(name, 0)])
+    assert graph.origin[name][0] == 1
+    graph = ramify.apply(graph, [Drop("layer1.1")])
+    assert all(kept == list(range(graph[name].width)) for name, kept in graph.origin.items())

@@ -189,12 +189,13 @@ def _work(sweep: Sweep, trials: Trials, given: Mapping[str, Any]) -> None:
         runs.say(console, f"the sweep has stopped; to go on: {again}")
         raise
     finally:
-        failed = [f"{trials.name(n)} failed: {why}" for n, why in sorted(trials.failures().items())]
+        reasons = sorted(trials.failures().items())
+        failed = [f"{trials.name(number)} failed: {why}" for number, why in reasons]
         if any(folder.glob(f"*/{CONFIG}")):
             write_comparison([folder], folder / PAGE, notes=failed)
     done, wrong = trials.finished(), len(failed)
     if failed and done == wrong:
-        raise RamifyError(f"no trial came to an end, and the first said: {trials.failures()[0]}")
+        raise RamifyError(f"no trial came to an end, and the first said: {reasons[0][1]}")
     said = f", of which {wrong} failed" if wrong else ""
     runs.say(console, f"{done} of {sweep.trials} trials are finished{said}")
     runs.say(console, f"to look at them, open {folder / PAGE} in a browser")

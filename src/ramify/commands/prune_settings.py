@@ -368,11 +368,12 @@ def _refuse_rounds(values: Mapping[str, Any]) -> None:
 
 def _refuse_depth(values: Mapping[str, Any]) -> None:
     """Refuse depth where no budget of size chooses it once, on the network as it is."""
-    others = [name for name in (*SAYS_HOW_MUCH,) if name != "budget" and values.get(name)]
+    others = [name for name in SAYS_HOW_MUCH if name != "budget" and values.get(name)]
     if others or not values.get("budget"):
+        instead = f" and no {', '.join(others)}" if others else ""
         raise RamifyError(
-            f"depth goes with a budget of size, not with {', '.join(others) or 'anything else'}; "
-            "give a budget, or leave depth out."
+            f"depth needs a budget of size{instead}; give one, such as --budget macs=50%, or leave "
+            "depth out."
         )
     if values["rounds"] > 1 or values["search_epochs"]:
         raise RamifyError(

@@ -119,7 +119,8 @@ def _apply(
     try:
         if of_channels:
             edited = _apply_channels(graph, of_channels, optimizers, followers, swap)
-        return _apply_blocks(edited, of_blocks, optimizers, followers)
+        origin = edited.origin if of_channels else {}
+        return _apply_blocks(edited, of_blocks, optimizers, followers, origin)
     except BaseException:
         swap.undo()
         graph.superseded = False
@@ -131,6 +132,7 @@ def _apply_blocks(
     edits: Sequence[BlockEdit],
     optimizers: Sequence[Optimizer],
     followers: Sequence[Follower],
+    origin: Mapping[str, list[int]],
 ) -> ChannelGraph:
     steps = Steps()
     try:
@@ -142,7 +144,7 @@ def _apply_blocks(
         old_atom = _old_atoms(graph, edited, {}, strict=False, renamed=renamed)
         names = {group.atom: group.name for group in graph.groups}
         for group in edited.groups:
-            known = graph.origin.get(names.get(old_atom.get(group.atom, group.atom), ""))
+            known = origin.get(names.get(old_atom.get(group.atom, group.atom), ""))
             whole = list(range(group.width))
             edited.origin[group.name] = known if known and len(known) == len(whole) else whole
         if configured(graph.model):

@@ -76,6 +76,13 @@ class ListPlan:
     drops: list[Block] = field(default_factory=list)
     inserts: list[Block] = field(default_factory=list)
 
+    @property
+    def depth(self) -> int:
+        """How many modules lie around the list, or around the attribute."""
+        [block, *_] = [*self.drops, *self.inserts]
+        path = block.name if self.container is None else self.container
+        return path.count(".") + bool(path)
+
     def source(self, keys: Sequence[str]) -> list[int]:
         """For each new member of the list, which of its members, by name, it is or copies."""
         before = len(self.container) + 1 if self.container else 0
@@ -125,22 +132,33 @@ def plan_blocks(graph: ChannelGraph, edits: Iterable[BlockEdit]) -> list[ListPla
         (plan.drops if block in drops else plan.inserts).append(block)
     for plan in plans.values():
         _check_left(graph, plan)
-    return sorted(plans.values(), key=lambda plan: -(plan.container or "").count("."))
+    return sorted(plans.values(), key=lambda plan: -plan.depth)
 
 
 def _check_apart(drops: Sequence[Block], inserts: Sequence[Block]) -> None:
-    """No edit is of a block that another one takes out."""
+    """No edit is of a block in one that another edit takes out or doubles."""
     for gone in drops:
         for other in (*drops, *inserts):
             if other is gone and other in inserts:
                 raise RamifyError(
                     f"block '{gone.name}' is dropped and doubled in one call: do one of both"
                 )
-            if any(other.name.startswith(f"{member}.") for member in gone.members):
+            if _lies_in(other, gone):
                 raise RamifyError(
                     f"block '{other.name}' lies in '{gone.name}', which is dropped in the same "
                     "call: leave its edit out"
                 )
+    for doubled in inserts:
+        for other in (*drops, *inserts):
+            if _lies_in(other, doubled):
+                raise RamifyError(
+                    f"block '{other.name}' lies in '{doubled.name}', of which a copy is put in in "
+                    "the same call: edit the one that lies inside first, in a call of its own"
+                )
+
+
+def _lies_in(inner: Block, outer: Block) -> bool:
+    return any(inner.name.startswith(f"{member}.") for member in outer.members)
 
 
 def _check_left(graph: ChannelGraph, plan: ListPlan) -> None:

@@ -123,7 +123,7 @@ def _carry_out_list(
     with bypassed(model, plan.drops), _watched(model, plan.inserts) as statistics:
         expected = run_of(graph)
     ways = [True] if plan.container is not None else []
-    ways += [False] if not plan.inserts and all(map(_can_skip, plan.drops)) else []
+    ways += [False] if not plan.inserts else []
     facts = [(module, facts_of(module)) for module in configured(model)]
     keys, source = _order(model, plan)
     start, failed = len(steps), ""
@@ -149,11 +149,6 @@ def _carry_out_list(
         f"the edit of {names} was taken back, as {failed}: the forward uses the place or "
         "number of its blocks in a way that no edit can follow"
     )
-
-
-def _can_skip(block: Block) -> bool:
-    """Whether a module that only hands on its stream can take the place of a block."""
-    return block.stream is not None and block.outputs[0] == block.stream
 
 
 def _computes(graph: ChannelGraph, expected: Tape, made: Sequence[Copied]) -> bool:

@@ -40,6 +40,9 @@ def follow_optimizer(
     for one in chain_of(optimizer):
         state = [(key, value) for key, value in one.state.items() if id(key) not in gone]
         for group in one.param_groups:
+            if id(group["params"]) in seen:  # a wrapper shows the groups of the one inside
+                continue
+            seen.add(id(group["params"]))
             params = [each for each in group["params"] if id(each) not in gone]
             for run in reversed(copied):
                 params, new = _with_copies(params, run)
@@ -50,9 +53,7 @@ def follow_optimizer(
                 known = dict(zip(map(id, group["params"]), group["param_names"], strict=False))
                 renamed = [names.get(id(each), known.get(id(each), "")) for each in params]
                 _set_list(steps, group, "param_names", renamed)
-            if id(group["params"]) not in seen:  # a wrapper shows the groups of the one inside
-                seen.add(id(group["params"]))
-                _set_list(steps, group, "params", params)
+            _set_list(steps, group, "params", params)
         if id(one.state) not in seen:
             seen.add(id(one.state))
             steps.table(one.state, state)

@@ -25,11 +25,10 @@ def in_numbers(graph: ChannelGraph, budget: Mapping[str, float | str]) -> dict[s
     """
     totals = dict[str, float]()
     for name, most in budget.items():
-        if isinstance(most, str) and name != "loss":
-            counted = name in RESOURCES
-            now = graph_cost(graph).of(name) if counted else measure_edited(graph).median
-            most = share_of(name, most) * now
         totals[name] = share_of(name, most)
+        if isinstance(most, str):
+            counted = name in RESOURCES
+            totals[name] *= graph_cost(graph).of(name) if counted else measure_edited(graph).median
     return totals
 
 

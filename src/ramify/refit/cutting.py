@@ -212,8 +212,8 @@ def cut(  # noqa: PLR0913
 
         def selecting_of(graph: ChannelGraph) -> Selecting:
             proposals, scorer = _scored(graph, method, constant, loss, sample, groups, raw)
-            if method is None and isinstance(scorer, L1):
-                said[:] = [f"{_SILENT}: channels were chosen by L1()"]
+            silent = method is None and isinstance(scorer, L1)
+            said[:] = [f"{_SILENT}: channels were chosen by L1()"] if silent else []
             unlike = not raw and not isinstance(scorer, Takeover)
             return Selecting(
                 graph=graph,

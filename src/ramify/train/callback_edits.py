@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ramify.edit import Follower
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, did_you_mean
 from ramify.methods import Method
 from ramify.probe.loss import Loss
 from ramify.refit import cut
@@ -29,6 +29,7 @@ from ramify.train.rounds import checked_budget, costs
 
 LABELS = ("labels", "label", "label_ids")  # of a batch by names, which the network does not read
 SAMPLES = 256
+SETTINGS = ("method", "refit", "keep", "multiple_of", "alike", "groups", "raw", "followers")
 
 
 def edit_epochs(epochs: Iterable[int]) -> list[int]:
@@ -224,6 +225,12 @@ class Cuts:
                 f'a budget is a dictionary such as {{"macs": "50%"}}, not {self.budget!r}.'
             )
         checked_budget({name: share_of(name, most) for name, most in self.budget.items()})
+        for name in self.settings:
+            if name not in SETTINGS:
+                near = did_you_mean(name, SETTINGS)
+                raise RamifyError(
+                    f"a cut has no setting {name!r}{near}; give {', '.join(SETTINGS)}."
+                )
 
     def edit(
         self,
