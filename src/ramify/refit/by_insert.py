@@ -20,12 +20,14 @@ from ramify.edit.block_edits import plan_blocks
 from ramify.edit.depth import carry_out_blocks
 from ramify.edit.lists import Steps
 from ramify.edit.plan import check_current
+from ramify.errors import RamifyError
 from ramify.methods.trial import differentiable
 from ramify.probe.loss import Loss, checked_loss
 from ramify.refit.outcome import samples
 from ramify.tracing import ChannelGraph
 from ramify.tracing.blocks import Block, find_block
-from ramify.tracing.recorder import evaluating, untouched
+from ramify.tracing.recorder import alone, evaluating, untouched
+from ramify.tracing.unharmed import unharmed
 
 
 @dataclass(frozen=True)
@@ -102,28 +104,46 @@ def insert_gains(
     if blocks is not None:
         tried = [find_block(graph.blocks, name) for name in blocks]
     now, rows = graph_cost(graph), []
-    for block in tried:
-        gain = lr * _squared_gradient(graph, block, loss, sample)
-        rows.append(InsertGain(block.name, gain, graph_cost(graph, [Insert(block)]) - now))
+    with alone(), unharmed(graph.model, written=True):
+        for block in tried:
+            steps = Steps()
+            try:
+                new = _put_in(steps, graph, block)
+            except RamifyError:  # the model computes something else with a copy there
+                if blocks is not None:
+                    raise
+                continue
+            try:
+                gain = lr * _squared_gradient(graph.model, new, loss, sample)
+            finally:
+                steps.back()
+            rows.append(InsertGain(block.name, gain, graph_cost(graph, [Insert(block)]) - now))
     return sorted(rows, key=lambda row: -row.gain)
 
 
-def _squared_gradient(
-    graph: ChannelGraph, block: Block, loss: Loss, sample: Sequence[Any]
-) -> float:
-    """The squared length of the gradient of the mean loss to the parameters of a copy."""
-    model = graph.model
-    before = {id(parameter) for parameter in model.parameters()}
-    steps = Steps()
+def _put_in(steps: Steps, graph: ChannelGraph, block: Block) -> list[Tensor]:
+    """A copy of a block is put in behind it.
+
+    Returns:
+        The parameters of the copy.
+    """
+    before = {id(parameter) for parameter in graph.model.parameters()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             carry_out_blocks(steps, graph, plan_blocks(graph, [Insert(block)]), [], [])
-        new = [parameter for parameter in model.parameters() if id(parameter) not in before]
-        with untouched(model), evaluating(model):
-            means = _mean_gradients(model, new, loss, sample)
-    finally:
+    except BaseException:
         steps.back()
+        raise
+    return [parameter for parameter in graph.model.parameters() if id(parameter) not in before]
+
+
+def _squared_gradient(
+    model: nn.Module, parameters: Sequence[Tensor], loss: Loss, sample: Sequence[Any]
+) -> float:
+    """The squared length of the gradient of the mean loss to the parameters of a copy."""
+    with untouched(model), evaluating(model):
+        means = _mean_gradients(model, parameters, loss, sample)
     return float(sum(mean.double().square().sum() for mean in means))
 
 

@@ -88,7 +88,9 @@ def _growing(
     """One block more each time: that which alone raises the loss least for what it saves."""
     rows = block_sensitivity(graph, loss, sample, refit=refit).rows
     gone: list[Drop] = []
-    for row in sorted(rows, key=lambda row: row.rise / max(row.saved.of(resource), 1)):
+    # A block whose drop lowers the loss goes first, whatever it saves.
+    price = lambda row: row.rise / max(row.saved.of(resource), 1)  # noqa: E731
+    for row in sorted(rows, key=lambda row: row.rise if row.rise <= 0 else price(row)):
         if not math.isfinite(row.rise):
             return
         with suppress(RamifyError):  # its list would be empty, or it holds one that went
