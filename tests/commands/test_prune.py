@@ -429,10 +429,10 @@ def test_blocks_may_go_too_and_a_run_goes_on_across_that(tmp_path: Path, dataset
 @pytest.mark.parametrize(
     "given, said",
     [
-        ({"ratio": 0.5}, "depth goes with a budget of size, not with ratio"),
+        ({"ratio": 0.5}, "depth needs a budget of size and no ratio"),
         ({"rounds": 2}, "blocks are dropped in one cut"),
         ({"searcher": "rarts"}, "blocks are dropped in one cut"),
-        ({"accept": {"accuracy": -1.0}}, "depth goes with a budget of size, not with accept"),
+        ({"accept": {"accuracy": -1.0}}, "depth needs a budget of size and no accept"),
     ],
 )
 def test_what_does_not_go_with_depth(given: dict[str, Any], said: str) -> None:
