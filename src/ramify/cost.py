@@ -83,7 +83,7 @@ def _count_all(
     Args:
         graph: the traced model.
         size: of a term.
-        more: blocks that count otherwise than once, and by how much.
+        more: blocks that do not count once, and how often each counts.
 
     Returns:
         Both.

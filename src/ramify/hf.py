@@ -12,7 +12,6 @@ from typing import Any
 from torch import nn
 
 from ramify.edit import Follower
-from ramify.errors import RamifyError
 from ramify.imports import require
 from ramify.methods import Method
 from ramify.probe.loss import Loss
@@ -22,6 +21,7 @@ from ramify.store.model import save
 from ramify.tracing import trace
 from ramify.train.callback_edits import (
     Growing,
+    check_one_process,
     check_reached,
     edit_epochs,
     example_of,
@@ -111,11 +111,7 @@ class GrowCallback(TrainerCallback):
             RamifyError: There are several processes, in which the wrapped model would have to be
                 wrapped again, or the training is too short.
         """
-        if args.world_size > 1:
-            raise RamifyError(
-                f"GrowCallback edits in one process, and this Trainer has {args.world_size}: call "
-                "ramify.grow on every rank instead, docs/deploy.md."
-            )
+        check_one_process(type(self).__name__, args.world_size)
         check_reached(self.epochs, round(state.num_train_epochs))
 
     def on_epoch_end(

@@ -24,6 +24,7 @@ from ramify.tracing import ChannelGraph, trace
 from ramify.train.callback_edits import (
     Cuts,
     Growing,
+    check_one_process,
     check_reached,
     edit_epochs,
     example_of,
@@ -95,11 +96,7 @@ class _Between(Callback):
             RamifyError: There are several processes, in which the wrapped network would have to be
                 wrapped again; the training is too short; or the module has no such part.
         """
-        if trainer.world_size > 1:
-            raise RamifyError(
-                f"{type(self).__name__} edits in one process, and this Trainer has "
-                f"{trainer.world_size}: call ramify.grow on every rank instead, docs/deploy.md."
-            )
+        check_one_process(type(self).__name__, trainer.world_size)
         if stage == "fit" and trainer.max_epochs is not None:
             check_reached(self.epochs, trainer.max_epochs)
         if self.network not in dict(pl_module.named_modules()):

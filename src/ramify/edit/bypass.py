@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,27 +23,54 @@ def bypassed(model: nn.Module, blocks: Iterable[Block]) -> Iterator[None]:
     Yields:
         Nothing.
     """
+    with at_ends(model, blocks, lambda block, stream, output: _with_stream(output, stream)):
+        yield
+
+
+@contextlib.contextmanager
+def at_ends(
+    model: nn.Module, blocks: Iterable[Block], then: Callable[[Block, Tensor, Any], Any]
+) -> Iterator[None]:
+    """Something is done at the end of every run of some blocks.
+
+    Args:
+        model: the traced model.
+        blocks: some of its blocks.
+        then: called with a block, the stream that it was given, and what it returned; it may return
+            something else, or None to leave that.
+
+    Yields:
+        Nothing.
+    """
     streams: dict[Block, Tensor] = {}
     handles = []
 
     def hold(block: Block) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            streams[block] = stream_of(block, args, named).clone()
+            streams[block] = _stream_of(block, args, named).clone()
 
         return hook
 
-    def give(block: Block) -> Any:
-        return lambda _, args, output: _with_stream(output, streams.pop(block))
+    def end(block: Block) -> Any:
+        return lambda _, args, output: then(block, streams.pop(block), output)
 
     for block in blocks:
         first, last = (model.get_submodule(block.members[n]) for n in (0, -1))
         handles.append(first.register_forward_pre_hook(hold(block), with_kwargs=True))
-        handles.append(last.register_forward_hook(give(block)))
+        handles.append(last.register_forward_hook(end(block)))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def stream_made(output: Any) -> Tensor:
+    """The stream among what a block returned: of a mapping the first tensor, else what is first."""
+    if isinstance(output, Mapping):
+        return next(value for value in output.values() if isinstance(value, Tensor))
+    made: Tensor = output if isinstance(output, Tensor) else output[0]
+    return made
 
 
 def _with_stream(output: Any, stream: Tensor) -> Any:
@@ -59,7 +86,7 @@ def _with_stream(output: Any, stream: Tensor) -> Any:
     return type(output)((stream, *output[1:]))
 
 
-def stream_of(block: Block, args: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
+def _stream_of(block: Block, args: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
     """The stream among what a block is given."""
     stream: Tensor = (
         args[block.stream] if isinstance(block.stream, int) else named[str(block.stream)]

@@ -19,7 +19,7 @@ from torch.nn.functional import cosine_similarity
 from ramify import distributed
 from ramify.cost import Cost, graph_cost
 from ramify.edit import Drop
-from ramify.edit.bypass import bypassed, stream_of
+from ramify.edit.bypass import at_ends, bypassed, stream_made
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
@@ -230,37 +230,14 @@ def _tried(graph: ChannelGraph, blocks: Iterable[Block | str] | None) -> list[Bl
 def _angles(model: nn.Module, blocks: Sequence[Block]) -> Iterator[dict[Block, list[Tensor]]]:
     """The cosines between the streams before and after each block, of all runs inside."""
     found: dict[Block, list[Tensor]] = defaultdict(list)
-    streams: dict[Block, Tensor] = {}
-    handles = []
 
-    def before(block: Block) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            streams[block] = stream_of(block, args, named).clone()
+    def note(block: Block, stream: Tensor, output: Any) -> None:
+        pair = [each.detach().double() for each in (stream, stream_made(output))]
+        one, other = (each if each.dim() == 3 else each.flatten(1) for each in pair)
+        found[block].append(cosine_similarity(one, other, dim=-1).flatten())
 
-        return hook
-
-    def after(block: Block) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            made = output if isinstance(output, Tensor) else next(iter(_values(output)))
-            pair = [each.detach().double() for each in (streams.pop(block), made)]
-            one, other = (each if each.dim() == 3 else each.flatten(1) for each in pair)
-            found[block].append(cosine_similarity(one, other, dim=-1).flatten())
-
-        return hook
-
-    for block in blocks:
-        first, last = (model.get_submodule(block.members[n]) for n in (0, -1))
-        handles.append(first.register_forward_pre_hook(before(block), with_kwargs=True))
-        handles.append(last.register_forward_hook(after(block)))
-    try:
+    with at_ends(model, blocks, note):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _values(output: Any) -> Iterable[Any]:
-    return output.values() if isinstance(output, dict) else output
 
 
 def _mean(cosines: Sequence[Tensor]) -> float:

@@ -10,10 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ramify import distributed
 from ramify.cost import Cost, graph_cost
 from ramify.edit import Insert
 from ramify.edit.block_edits import plan_blocks
@@ -21,8 +19,9 @@ from ramify.edit.depth import carry_out_blocks
 from ramify.edit.lists import Steps
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
+from ramify.methods.new_neurons import mean_gradients
 from ramify.methods.trial import differentiable
-from ramify.probe.loss import Loss, checked_loss
+from ramify.probe.loss import Loss
 from ramify.refit.outcome import samples
 from ramify.tracing import ChannelGraph
 from ramify.tracing.blocks import Block, find_block
@@ -142,20 +141,6 @@ def _squared_gradient(
     model: nn.Module, parameters: Sequence[Tensor], loss: Loss, sample: Sequence[Any]
 ) -> float:
     """The squared length of the gradient of the mean loss to the parameters of a copy."""
-    with untouched(model), evaluating(model):
-        means = _mean_gradients(model, parameters, loss, sample)
+    with untouched(model), evaluating(model), differentiable(parameters):
+        means = mean_gradients(model, parameters, loss, sample)
     return float(sum(mean.double().square().sum() for mean in means))
-
-
-def _mean_gradients(
-    model: nn.Module, parameters: Sequence[Tensor], loss: Loss, sample: Sequence[Any]
-) -> list[Tensor]:
-    """The gradients of the mean loss of the samples of every rank."""
-    sums, count = [torch.zeros_like(parameter) for parameter in parameters], 0
-    with differentiable(parameters):
-        for batch in sample:
-            values = checked_loss(loss, model, batch)
-            slopes = torch.autograd.grad(values.sum(), parameters, allow_unused=True)
-            sums = [a if b is None else a + b for a, b in zip(sums, slopes, strict=True)]
-            count += len(values)
-    return distributed.all_mean([total / count for total in sums], count)

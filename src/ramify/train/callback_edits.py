@@ -74,6 +74,23 @@ def check_reached(epochs: Sequence[int], planned: int) -> None:
         )
 
 
+def check_one_process(name: str, processes: int) -> None:
+    """Refuse several processes, in which a wrapped network would have to be wrapped again.
+
+    Args:
+        name: Of the callback.
+        processes: How many the trainer has.
+
+    Raises:
+        RamifyError: There are several.
+    """
+    if processes > 1:
+        raise RamifyError(
+            f"{name} edits in one process, and this Trainer has {processes}: call ramify.grow on "
+            "every rank instead, docs/deploy.md."
+        )
+
+
 def some_of(
     batches: Iterable[Any], move: Callable[[Any], Any], samples: int = SAMPLES
 ) -> list[Any]:
