@@ -13,9 +13,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import pickle  # of values that ranks of one program send each other
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,7 @@ from ramify.errors import RamifyError
 from ramify.peers import reasons_shared, wait_for
 from ramify.tracing.recorder import tensors_of
 
+T = TypeVar("T")
 Digest = tuple[tuple[int, ...], str, str]
 """(shape, dtype, a hash of the bytes) of a tensor."""
 
@@ -165,6 +166,21 @@ def broadcast(value: Any) -> Any:
     sent = held if rank() == 0 else held.new_empty(int(size))
     _send(sent, group)
     return value if rank() == 0 else _unpickled(sent)
+
+
+def from_rank_zero(make: Callable[[], T]) -> T:
+    """What one process makes for all: rank 0 calls the function, and every rank gets what it gave.
+
+    No rank goes on before rank 0 is through, so that what it wrote can be read.
+
+    Args:
+        make: called on rank 0 alone.
+
+    Returns:
+        What it gave; outside of :func:`together`, that of this process.
+    """
+    found: T = broadcast(make() if is_rank_zero() else None)
+    return found
 
 
 def all_gather(value: Any) -> list[Any]:

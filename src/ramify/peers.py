@@ -53,7 +53,9 @@ class Board:
             if not self.heard:
                 self.store.compare_set(FIRST, "", f"rank {self.rank} ended: {own}")
             self.store.set(str(self.rank), "1")
-            last = time.monotonic() + (HEARD if self.heard else TOLD)
+            # An interrupt ends all processes at once.
+            short = self.heard or isinstance(error, KeyboardInterrupt)
+            last = time.monotonic() + (HEARD if short else TOLD)
             others = [str(number) for number in range(self.size)]
             while not self.store.check(others) and time.monotonic() < last:
                 time.sleep(0.05)

@@ -349,14 +349,37 @@ def test_a_mistake_shows_before_anything_is_written(
             prepare(config(device="cuda"))
 
 
-def test_several_processes_are_refused_before_anything_is_written(
+def test_processes_without_a_part_of_each_batch_are_refused_before_anything_is_written(
     config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RamifyError, match="torchrun started 2: call ramify.grow on every rank"):
-        prepare(config())
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    prepare(config())
+    with pytest.raises(RamifyError, match="batch size is 3, which 2 processes share: give --batch"):
+        prepare(config(batch_size=3))
+    prepare(config(batch_size=4))
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("batch_size", [8, 11, 14, 44, 60])
+def test_processes_share_the_batches_of_one(
+    config: Make,
+    dataset: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    batch_size: int,
+    ranks: int,
+) -> None:
+    """Each has at least two samples of every batch, and together they have each sample once."""
+    data = Shuffled(dataset, config(batch_size=batch_size), 0, lambda share: None)
+    monkeypatch.setattr("ramify.distributed.world_size", lambda: ranks)
+    parts = []
+    for rank in range(ranks):
+        monkeypatch.setattr("ramify.distributed.rank", lambda rank=rank: rank)
+        parts.append([x for x, _ in data(0)])
+        assert len(parts[-1]) == len(data)
+        assert min(len(x) for x in parts[-1]) >= 2
+    seen = torch.cat([x for part in parts for x in part]).flatten(1)
+    assert sorted(map(tuple, seen.tolist())) == sorted(
+        map(tuple, dataset.x_train.flatten(1).tolist())
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 11, 15, 44, 45, 60])

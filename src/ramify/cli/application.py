@@ -56,7 +56,9 @@ class _OneSentence(typer.core.TyperGroup):
 
 def _say(sentence: str) -> None:
     typer.secho("error:", fg="red", bold=True, err=True, nl=False)
-    typer.echo(f" {sentence}", err=True)
+    from ramify.commands.launched import whose
+
+    typer.echo(f" {whose()}{sentence}", err=True)
 
 
 app = typer.Typer(
@@ -94,11 +96,13 @@ def _make(
 ) -> None:
     """Begin a run of this kind, or go on with one."""
     from ramify.cli import runs
+    from ramify.commands.launched import launched
 
-    if resume is not None:
-        runs.resume(resume, kind.command(), given, config, out)
-    else:
-        runs.begin(kind, given, config, out)
+    with launched():
+        if resume is not None:
+            runs.resume(resume, kind.command(), given, config, out)
+        else:
+            runs.begin(kind, given, config, out)
 
 
 @app.command(short_help="Grow a network while it trains.")
@@ -173,7 +177,10 @@ def retrain(given: dict[str, Any], source: Path | None, **files: Path | None) ->
     and settings are taken, or a network that ramify.save wrote, which needs --data and --model.
     Results go to SOURCE/retrain, or SOURCE-retrain for a saved network; --out names another folder.
     """
-    _retrain(given, source, **files)
+    from ramify.commands.launched import launched
+
+    with launched():
+        _retrain(given, source, **files)
 
 
 def _retrain(given: dict[str, Any], source: Path | None, **files: Path | None) -> None:
@@ -363,7 +370,9 @@ def _sweep(
 ) -> None:
     """Begin a sweep of this kind of runs, or go on with one."""
     from ramify.cli import sweeps
+    from ramify.commands.launched import refuse_launched
 
+    refuse_launched("sweep", "start it without torchrun, several times with --resume if you like.")
     if resume is not None:
         sweeps.resume(resume, kind.command(), given, {"out": out, "config": config})
     else:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from ramify import distributed
 from ramify.commands.command_line import command_line, options_for
 from ramify.commands.display import Display
 from ramify.commands.jobs import run_jobs, save_unfinished
+from ramify.commands.launched import launcher, whose
 from ramify.commands.random_search import with_candidates
 from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder
 from ramify.commands.run_kinds import RUN_KINDS, kind_of
@@ -48,7 +50,7 @@ def start(
     if isinstance(settings, SearchSettings):
         settings = with_candidates(settings, dataset)
     sources = {SOURCES: sources_of(settings, dataset)}
-    path = claimed_folder(settings.data) if out is None else out
+    path = out or distributed.from_rank_zero(lambda: claimed_folder(settings.data))
     folder = RunFolder.create(path, settings.to_json(), sources, again)
     execute(settings, folder, dataset)
 
@@ -72,7 +74,7 @@ def resume(
     settings = kind.settings.from_json(folder.config()).model_copy(update=device)
     dataset = kind.prepare(settings)
     for sentence in changes(folder, settings, dataset):
-        say(Console(stderr=True), f"warning: {sentence}")
+        say(_console(stderr=True), f"warning: {sentence}")
     execute(settings, folder, dataset)
 
 
@@ -96,31 +98,43 @@ def claimed_folder(data: str) -> Path:
 
 def execute(settings: Settings, folder: RunFolder, dataset: Dataset) -> None:
     """Run the jobs with a display; whatever stops them, the folder is left ready to use."""
-    with locked(folder.path):
-        sweep(folder.path)
+    with locked(folder.path) if distributed.is_rank_zero() else nullcontext():
+        distributed.from_rank_zero(lambda: sweep(folder.path))
         _execute(settings, folder, dataset)
 
 
 def _execute(settings: Settings, folder: RunFolder, dataset: Dataset) -> None:
-    console, run = Console(), kind_of(settings.to_json()).run
+    console, run = _console(), kind_of(settings.to_json()).run
     say(console, f"run folder: {folder.path}")
     try:
         with Display(console, settings, folder.events()) as display:
             told = _told(settings, folder, display.event)
             run_jobs(settings, folder, dataset, told, display.tick, run=run)
     except BaseException as stop:
-        with suppress(RamifyError):
-            save_unfinished(folder)
-            write_report(folder.path)
+        if distributed.is_rank_zero():
+            with suppress(RamifyError):
+                save_unfinished(folder)
+                write_report(folder.path)
         if isinstance(stop, KeyboardInterrupt):
-            say(console, f"stopped; to go on: ramify {folder.command()} --resume {folder.path}")
+            again = f"{launcher()} {folder.command()} --resume {folder.path}"
+            say(Console(), f"{whose()}stopped; to go on: {again}")  # the first one may be gone
         raise
+    distributed.from_rank_zero(lambda: _report(folder, console))
+
+
+def _report(folder: RunFolder, console: Console) -> None:
+    """Write what came of a run, and say it."""
     write_summary(folder.path)
     if folder.path.name == RETRAINED and (folder.path.parent / CONFIG).exists():
         write_report(folder.path.parent)  # it shows what came of the retraining
     if rows := results_table(folder.events()):
         print_table(rows, console)
     say(console, f"to look at it, open {write_report(folder.path)} in a browser")
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Where a run is shown; of several processes the first one shows it."""
+    return Console(stderr=stderr, quiet=not distributed.is_rank_zero())
 
 
 def _told(settings: Settings, folder: RunFolder, show: Told) -> Told:

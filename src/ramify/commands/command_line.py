@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+from ramify.commands.launched import launcher
 from ramify.commands.settings import Settings
 from ramify.errors import RamifyError
 
@@ -62,7 +63,7 @@ def command_line(command: str, options: Mapping[str, Any], before: Iterable[str]
         >>> command_line("grow", {"data": "my digits", "budget": {"params": 5e3}, "trial": False})
         "ramify grow --data 'my digits' --budget params=5000 --no-trial"
     """
-    words = ["ramify", command, *before]
+    words = [command, *before]
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
@@ -74,7 +75,7 @@ def command_line(command: str, options: Mapping[str, Any], before: Iterable[str]
             words += [flag, ",".join(map(str, value))]
         else:
             words += [flag, str(value)]
-    return shlex.join(words)
+    return f"{launcher()} {shlex.join(words)}"
 
 
 def _plain(number: Any) -> str:

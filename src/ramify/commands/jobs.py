@@ -1,14 +1,16 @@
 """The jobs of a run, one network each, in one folder: what is finished is never done twice."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ramify import distributed
 from ramify.commands.grow_settings import CUT, size_of
+from ramify.commands.launched import check_launched
 from ramify.commands.run_folder import RunFolder
 from ramify.commands.settings import NetworkSettings, Settings, TrainingSettings
 from ramify.data import Dataset, batches, load
@@ -55,6 +57,8 @@ class Job:
 class Shuffled:
     """The training batches of an epoch, a function of the seed and the epoch's number alone.
 
+    Of several processes each has its own part of every batch.
+
     Attributes:
         dataset: Where they come from.
         settings: Batch size and device.
@@ -68,15 +72,23 @@ class Shuffled:
     ticked: Callable[[float], None]
 
     def __len__(self) -> int:
-        """Steps of an epoch; a single image left over joins the batch before it."""
-        whole, left = divmod(len(self.dataset.x_train), self.settings.batch_size)
-        return max(1, whole + (left > 1))
+        """Steps of an epoch; too few images left over join the batch before them."""
+        size = self.settings.batch_size
+        whole, left = divmod(len(self.dataset.x_train), size)
+        return max(1, whole + (left >= min(self._least, size)))
+
+    @property
+    def _least(self) -> int:
+        """Images of a batch at least: two for each process."""
+        return 2 * distributed.world_size()
 
     def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch, on the device."""
-        for inputs, labels in batches(self.dataset, self.settings.batch_size, self.seed, epoch):
+        own, device = _own_part(), self.settings.device
+        size = self.settings.batch_size
+        for inputs, labels in batches(self.dataset, size, self.seed, epoch, least=self._least):
             self.ticked(1 / len(self))
-            yield inputs.to(self.settings.device), labels.to(self.settings.device)
+            yield inputs[own].to(device), labels[own].to(device)
 
 
 @dataclass(frozen=True)
@@ -103,9 +115,10 @@ class Setup:
         return build_seed(self.settings, self.dataset)
 
     def record(self, event: Event) -> None:
-        """Store an event, then tell the watcher."""
-        self.folder.append(event)
-        self.log(event)
+        """Store an event, then tell the watcher; rank 0 does it for all processes."""
+        if distributed.is_rank_zero():
+            self.folder.append(event)
+            self.log(event)
 
     def events(self, job: Job) -> list[Event]:
         """The events of a job so far."""
@@ -132,11 +145,12 @@ class Setup:
 
         _, train_accuracy = score(dataset.x_train[spread], dataset.y_train[spread])
         test_loss, test_accuracy = score(dataset.x_test, dataset.y_test)
-        return {
+        found = {
             "train_accuracy": train_accuracy,
             "test_loss": test_loss,
             "test_accuracy": test_accuracy,
         }
+        return distributed.broadcast(found)  # the last bit may differ, and what follows must not
 
     def batches(self, job: Job) -> "Shuffled":
         """The training batches of a job."""
@@ -145,7 +159,11 @@ class Setup:
     def keep(self, job: Job, model: nn.Module) -> None:
         """Save the network of a job, where its arm is one of those that are kept."""
         if stem := stem_of(job.arm):
-            save(model, self.folder.of_seed(stem, job.seed))
+            self.save(model, self.folder.of_seed(stem, job.seed))
+
+    def save(self, model: nn.Module, path: Path) -> None:
+        """Save a network, which every process may then load."""
+        distributed.from_rank_zero(lambda: save(model, path))
 
     def kept(self, job: Job) -> nn.Module:
         """The network of a finished job whose arm is one of those that are kept, on the CPU."""
@@ -169,8 +187,12 @@ class Setup:
         last = next(event for event in reversed(history) if "test_accuracy" in event)
         measures = {key: last[key] for key in ("test_accuracy", "test_loss", "params", "macs")}
         measures |= {"steps": last["step"], "seconds": history[-1]["t"], **(measured or {})}
-        self.record({"event": "result"} | job.tags() | {"t": history[-1]["t"]} | measures)
-        self.folder.checkpoint.unlink(missing_ok=True)
+        self.end(job, {"t": history[-1]["t"]} | measures)
+
+    def end(self, job: Job, result: Event) -> None:
+        """Write what came of a job, whose checkpoint is no longer needed."""
+        self.record({"event": "result"} | job.tags() | result)
+        distributed.from_rank_zero(lambda: self.folder.checkpoint.unlink(missing_ok=True))
 
 
 def plan(settings: Settings) -> list[Job]:
@@ -187,11 +209,7 @@ def prepare(settings: NetworkSettings) -> Dataset:
 
 def load_data(settings: Settings) -> Dataset:
     """Load the data of a run that this process can make."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RamifyError(
-            "the command trains in one process, and torchrun started "
-            f"{os.environ['WORLD_SIZE']}: call ramify.grow on every rank from a script of your own."
-        )
+    check_launched(settings.device, settings.batch_size)
     try:
         torch.empty(0, device=settings.device)
     except (RuntimeError, AssertionError):  # which of them depends on how torch was built
@@ -247,7 +265,7 @@ def run_jobs(
     Raises:
         RamifyError: From the folder, the model or the training; what is finished stays.
     """
-    finished = settle(folder)
+    finished = distributed.from_rank_zero(lambda: settle(folder))
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
@@ -317,13 +335,18 @@ def train_job(job: Job, setup: Setup, model: nn.Module, training: Training) -> N
 
 
 def probe(setup: Setup, samples: int | None, seed: int) -> list[tuple[Tensor, Tensor]] | None:
-    """The training samples that judge edits, drawn once for a job; None for all of them."""
+    """The samples that judge edits, drawn once for a job, and of them the part of this process."""
     if samples is None:
         return None
     dataset, device = setup.dataset, setup.settings.device
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset.x_train), generator=generator)[:samples]
+    parts = [index[_own_part()] for index in order.split(PROBE_BATCH)]
     return [
-        (dataset.x_train[index].to(device), dataset.y_train[index].to(device))
-        for index in order.split(PROBE_BATCH)
+        (dataset.x_train[index].to(device), dataset.y_train[index].to(device)) for index in parts
     ]
+
+
+def _own_part() -> slice:
+    """Which samples of a batch this process has."""
+    return slice(distributed.rank(), None, distributed.world_size())

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ramify import distributed
 from ramify.commands.jobs import (
     RESTORE,
     Job,
@@ -24,7 +25,7 @@ from ramify.data import Dataset
 from ramify.methods import Method
 from ramify.relax import Pairs, halves
 from ramify.store.files import read_json, write_json
-from ramify.store.model import load, save
+from ramify.store.model import load
 from ramify.train.cut_rounds import Cutting
 from ramify.train.loop import train
 from ramify.train.scored import Scores, search_widths
@@ -89,7 +90,7 @@ def _train_full(settings: PruneSettings, job: Job, setup: Setup) -> None:
         training=replace(settings.training(), epochs=settings.pretrain_epochs),
         **setup.training(job),
     ).history
-    save(model, _kept(setup, "baseline", job.seed))
+    setup.save(model, _kept(setup, "baseline", job.seed))
     setup.finish(job, history)
 
 
@@ -108,8 +109,9 @@ def _search(settings: PruneSettings, job: Job, setup: Setup) -> None:
         probe=probe(setup, settings.probe_samples, job.seed) or [],
         **setup.training(job),
     )
-    save(model, _kept(setup, "scored", job.seed))
-    write_json(_scores(setup, job.seed), Scores.of(scored.proposals).rows)
+    setup.save(model, _kept(setup, "scored", job.seed))
+    rows = Scores.of(scored.proposals).rows
+    distributed.from_rank_zero(lambda: write_json(_scores(setup, job.seed), rows))
     setup.finish(job, scored.history)
 
 
@@ -140,7 +142,7 @@ def _shrink(settings: PruneSettings, job: Job, setup: Setup, judges: Batches) ->
         fresh=setup.build if settings.from_scratch else None,
         **setup.training(job) | _told(setup, job, held, accept),
     )
-    save(model, setup.folder.of_seed("model", job.seed))
+    setup.save(model, setup.folder.of_seed("model", job.seed))
     setup.finish(job, done.history)
 
 

@@ -85,8 +85,7 @@ def _train_candidate(job: Job, setup: Setup, settings: SearchSettings) -> None:
     last = next(event for event in reversed(history) if event["event"] == "epoch")
     found = {"genotype": text, "t": history[-1]["t"], "seconds": history[-1]["t"]}
     found |= {key: last[key] for key in ("valid_accuracy", "params", "macs")}
-    setup.record({"event": "result"} | job.tags() | found | {"steps": last["step"]})
-    setup.folder.checkpoint.unlink(missing_ok=True)
+    setup.end(job, found | {"steps": last["step"]})
 
 
 def _valid(net: nn.Module, data: Dataset, device: str) -> dict[str, Any]:

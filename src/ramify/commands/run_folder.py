@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from ramify import distributed
 from ramify.commands.run_lock import LOCK, locked
 from ramify.errors import RamifyError
 from ramify.imports import refuse_foreign
@@ -67,15 +68,19 @@ class RunFolder:
         Raises:
             RamifyError: Something else is there, another process works there, or the disk refuses.
         """
-        _check_free(path)
-        make_folder(path)
-        with locked(path):
+        files = {**(beside or {}), VERSIONS: versions(), CONFIG: dict(config)}
+        lines = {COMMAND: f"{command_line}\n".encode()} if command_line else {}
+        contents = lines | {name: json_bytes(value) for name, value in files.items()}
+
+        def write() -> None:
             _check_free(path)
-            sweep(path)
-            files = {**(beside or {}), VERSIONS: versions(), CONFIG: dict(config)}
-            lines = {COMMAND: f"{command_line}\n".encode()} if command_line else {}
-            contents = lines | {name: json_bytes(value) for name, value in files.items()}
-            write_all({path / name: bytes_writer(part) for name, part in contents.items()})
+            make_folder(path)
+            with locked(path):
+                _check_free(path)
+                sweep(path)
+                write_all({path / name: bytes_writer(part) for name, part in contents.items()})
+
+        distributed.from_rank_zero(write)
         return cls(path)
 
     @classmethod

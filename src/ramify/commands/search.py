@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
+from ramify import distributed
 from ramify.cells import Genotype, NatsTables, Network, Supernet
 from ramify.cells.nats_tables import DATASETS
 from ramify.cells.operation_latency import LatencyTable, measure_latencies
@@ -81,7 +82,7 @@ def describe_space(settings: SearchSettings, folder: RunFolder) -> None:
         "edges": [list(edge) for edge in space.edges],
         "operations": list(space.operations),
     }
-    write_json(folder.path / SPACE, description)
+    distributed.from_rank_zero(lambda: write_json(folder.path / SPACE, description))
 
 
 def divided(settings: SearchSettings, dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
@@ -206,12 +207,15 @@ def penalty_of(settings: SearchSettings, net: Supernet, setup: Setup) -> Expecte
         return None
     inputs = setup.inputs()
     path = setup.folder.path / LATENCIES
-    if not path.exists():
+
+    def write() -> None:
         if settings.latency_table is not None:
             table = _read_table(Path(settings.latency_table))
         else:
             table = measure_latencies(net, inputs)
         write_json(path, table.to_json())
+
+    distributed.from_rank_zero(lambda: None if path.exists() else write())
     return ExpectedCost(_read_table(path).costs(net, inputs))
 
 
@@ -272,8 +276,9 @@ def finish_search(job: Job, setup: Setup, genotype: str, last: Event) -> None:
     assert isinstance(settings, SearchSettings)
     space = space_named(settings.space)
     found = space.parse(genotype)
-    write_bytes(setup.folder.of_seed("genotype", job.seed, ".json"), found.to_json().encode())
-    write_bytes(setup.folder.of_seed("genotype", job.seed, ".txt"), (found.text + "\n").encode())
+    for suffix, text in ((".json", found.to_json()), (".txt", found.text + "\n")):
+        path = setup.folder.of_seed("genotype", job.seed, suffix)
+        distributed.from_rank_zero(partial(write_bytes, path, text.encode()))
     net, inputs = (
         build_derived(settings, setup.dataset, genotype).to(settings.device),
         setup.inputs(),
@@ -290,8 +295,7 @@ def finish_search(job: Job, setup: Setup, genotype: str, last: Event) -> None:
     }
     known = benchmark(settings, found)
     measures |= {"benchmark": known} if known else {}
-    setup.record({"event": "result"} | job.tags() | {"t": last["t"]} | measures)
-    setup.folder.checkpoint.unlink(missing_ok=True)
+    setup.end(job, {"t": last["t"]} | measures)
 
 
 def benchmark(settings: SearchSettings, genotype: Genotype) -> dict[str, float]:

@@ -19,13 +19,14 @@ PAD = 4  # the usual augmentation of CIFAR: shift by up to 4 pixels, mirror half
 
 
 def batches(
-    dataset: Dataset, batch_size: int, seed: int, epoch: int
+    dataset: Dataset, batch_size: int, seed: int, epoch: int, *, least: int = 2
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Go once through the training images, shuffled and, where the set asks for it, augmented.
 
     The order and the augmentation come from a generator of their own, seeded by (seed, epoch): the
-    global random state is neither read nor changed. The last batch holds what is left; a single
-    image left over joins the batch before it, because batch norm cannot train on one value.
+    global random state is neither read nor changed. The last batch holds what is left; fewer than
+    ``least`` images left over join the batch before it, because batch norm cannot train on one
+    value.
 
     Args:
         dataset: the data set; ``dataset.augment`` turns on random crops after padding by 4, and
@@ -33,6 +34,7 @@ def batches(
         batch_size: images in a batch, S.
         seed: seed of the whole run, 0 or more.
         epoch: number of this pass over the data, 0 or more.
+        least: images that the last batch has at least, or as many as the others have.
 
     Returns:
         Iterator of images (S, C, H, W) and labels (S,).
@@ -50,15 +52,15 @@ def batches(
         raise RamifyError(f"the batch size is {batch_size}: give 1 or more.")
     if seed < 0 or epoch < 0:
         raise RamifyError(f"seed {seed} and epoch {epoch} should both be 0 or more.")
-    return _batches(dataset, batch_size, seeded(seed, epoch))
+    return _batches(dataset, batch_size, seeded(seed, epoch), min(least, batch_size))
 
 
 def _batches(
-    dataset: Dataset, batch_size: int, generator: torch.Generator
+    dataset: Dataset, batch_size: int, generator: torch.Generator, least: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     order = torch.randperm(len(dataset.y_train), generator=generator)
     parts = list(order.split(batch_size))
-    if len(parts) > 1 and len(parts[-1]) == 1 < batch_size:
+    if len(parts) > 1 and len(parts[-1]) < least:
         parts[-2:] = [torch.cat(parts[-2:])]
     for rows in parts:
         images = dataset.x_train[rows]
