@@ -295,6 +295,10 @@ def test_resume_names_the_damaged_file(
             "--budget names params twice; give each once",
         ),
         (
+            "grow --data digits --width 4 --ceiling 4",
+            "no layer can grow: each is as wide as its ceiling, or cannot be split",
+        ),
+        (
             "grow --data digits --ceiling layr1*=9",
             "no group of channels matches 'layr1.'.* 'layer1",
         ),

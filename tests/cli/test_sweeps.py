@@ -80,7 +80,13 @@ def test_every_combination_once_and_more_trials_after(monkeypatch: pytest.Monkey
         [row] = json.loads((run / "summary.json").read_text())["rows"]
         assert values == [row["test_accuracy"]["mean"], row["params"]["mean"]]
     assert "4 runs compared" in Path("s/compare.html").read_text()
-    assert "4 of 4 trials are finished" in sweep("--resume", "s").output
+    again = sweep("--resume", "s", "--trials", "2").output
+    assert "4 of 4 trials are finished" in again
+    shown = re.findall(r"trial-\d+  (\S+) %  +([\d,]+)", again)
+    best = [(float(one), int(two.replace(",", ""))) for one, two in shown]
+    values = [(round(100 * v[0], 2), v[1]) for _, v in made if v]
+    beaten = {v for v in values for w in values if w != v and w[0] >= v[0] and w[1] <= v[1]}
+    assert sorted(best) == sorted(v for v in values if v not in beaten)
     sweep("--resume", "s", "--trials", "5")
     assert len(trials("s")) == 5
     assert "5 runs compared" in Path("s/compare.html").read_text()

@@ -195,6 +195,15 @@ def test_a_file_without_a_state_dictionary_is_refused(content: Any, tmp_path: Pa
 def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
     with pytest.raises(RamifyError, match="is a folder; give what torch.save"):
         settings(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(RamifyError, match=r"is a folder: give a file in it, such as .*model.safe"):
+        settings(tmp_path)
+
+
+def test_an_empty_file_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "net.pt").touch()
+    with pytest.raises(RamifyError, match=r"net.pt is empty: copy it again"):
+        trained_network(str(tmp_path / "net.pt"), make)
 
 
 # ------------------------------------------------------------------ the run

@@ -72,6 +72,12 @@ def test_what_is_no_run_folder_is_not_resumed(tmp_path: Path, exists: bool) -> N
         RunFolder.open(path)
 
 
+def test_a_folder_of_runs_names_one_of_them(tmp_path: Path) -> None:
+    run = make(tmp_path).path
+    with pytest.raises(RamifyError, match=rf"holds the folders of 1 runs, .* such as {run}, or"):
+        RunFolder.open(run.parent)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]"])
 def test_damaged_settings_are_named(tmp_path: Path, text: str) -> None:
     folder = make(tmp_path)

@@ -30,6 +30,7 @@ from ramify.report.events import MAIN
 from ramify.report.tables import results_table
 from ramify.store.disk import make_folder
 from ramify.store.files import read_json, write_json
+from ramify.tracing.text_table import text_table
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -197,8 +198,27 @@ def _work(sweep: Sweep, trials: Trials, given: Mapping[str, Any]) -> None:
     if failed and done == wrong:
         raise RamifyError(f"no trial came to an end, and the first said: {reasons[0][1]}")
     said = f", of which {wrong} failed" if wrong else ""
-    runs.say(console, f"{done} of {sweep.trials} trials are finished{said}")
+    runs.say(console, f"\n{done} of {max(done, sweep.trials)} trials are finished{said}")
+    runs.say(console, f"best in test accuracy and {COSTS[sweep.against]}, the smallest first:")
+    heads = (*space, "trial", "accuracy", COSTS[sweep.against])
+    for line in text_table(heads, _best(sweep, trials), [None] * len(heads)):
+        runs.say(console, line)
     runs.say(console, f"to look at them, open {folder / PAGE} in a browser")
+
+
+def _best(sweep: Sweep, trials: Trials) -> list[tuple[str, ...]]:
+    """A row for each trial that no other one beats."""
+    rows = []
+    for trial in trials.best():
+        accuracy, cost = trial.values
+        drawn = (_short(trial.params[name]) for name in sweep.space)
+        measures = (trials.name(trial.number), f"{100 * accuracy:.2f} %", f"{cost:,.0f}")
+        rows.append((*drawn, *measures))
+    return rows
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _draw(trial: Trial, space: Space) -> None:

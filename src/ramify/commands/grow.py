@@ -26,7 +26,13 @@ def prepare_grow(settings: GrowSettings) -> Dataset:
     """Load the data, and try the network and the bounds of its widths, before any work."""
     dataset = prepare(settings)
     graph = trace(build_seed(settings, dataset), dataset.x_train[:1])
-    settings.bounds().floors_and_ceilings(graph)
+    _, ceilings = settings.bounds().floors_and_ceilings(graph)
+    free = [group for group in graph.groups if group.can_split]
+    if ceilings and all(g.width >= ceilings.get(g.name, math.inf) for g in free):
+        raise RamifyError(
+            "no layer can grow: each is as wide as its ceiling, or cannot be split. Raise the "
+            "ceiling, or begin with a smaller --width."
+        )
     cost = graph_cost(graph)
     for name, most in (settings.budget or {}).items():
         if (

@@ -88,6 +88,11 @@ class RunFolder:
         """The folder of a run that was begun before."""
         if not (path / CONFIG).exists():
             seen = f"has no {CONFIG}" if path.is_dir() else "does not exist"
+            if runs := sorted(inside.parent for inside in path.glob(f"*/{CONFIG}")):
+                raise RamifyError(
+                    f"{path} holds the folders of {len(runs)} runs, of a sweep for instance: give "
+                    f"one of them, such as {runs[0]}, or see all by ramify compare {path}."
+                )
             raise RamifyError(
                 f"{path} is not a run folder: it {seen}; give the folder of an earlier run, or "
                 "begin a new one without --resume."

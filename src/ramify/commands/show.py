@@ -6,10 +6,9 @@ import torch
 
 from ramify.commands.export import networks_of_run
 from ramify.commands.jobs import try_model
-from ramify.commands.run_folder import CONFIG
 from ramify.data import load
 from ramify.errors import RamifyError
-from ramify.models import build
+from ramify.models import NAMES, build
 from ramify.store.model import load as load_network
 from ramify.tracing import ChannelGraph, trace
 from ramify.tracing.text_table import text_table
@@ -19,7 +18,7 @@ def groups_of(
     model: str, *, data: str | None, shape: str | None, classes: int, width: int | None
 ) -> str:
     """The channel groups and blocks of a network, or of the one that a run made, as tables."""
-    if (Path(model) / CONFIG).exists():
+    if Path(model).is_dir() and model not in NAMES:
         given = {"data": data, "input": shape, "width": width}
         given = {name: value for name, value in given.items() if value is not None}
         stem, make, dataset = next(networks_of_run(Path(model), given))

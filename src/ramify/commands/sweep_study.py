@@ -179,6 +179,10 @@ class Trials:
         """How many trials are finished, those that came to nothing included."""
         return sum(trial.state.is_finished() for trial in self._begun())
 
+    def best(self) -> list[FrozenTrial]:
+        """The trials that no other one beats in accuracy and cost, the cheapest first."""
+        return sorted(self.study.best_trials, key=lambda trial: trial.values[1])
+
     def _begun(self) -> list[FrozenTrial]:
         """Trials that run, are finished, or failed for a reason; not those that were given up."""
         import optuna

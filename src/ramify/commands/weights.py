@@ -69,6 +69,10 @@ def file_of(path: str) -> Path:
         if file.is_file():
             return file
     seen = "is a folder" if Path(path).is_dir() else "does not exist"
+    if inside := sorted(Path(path).glob(f"*{SUFFIX}")):
+        raise RamifyError(
+            f"the file of weights {path} is a folder: give a file in it, such as {inside[0]}."
+        )
     raise RamifyError(f"the file of weights {path} {seen}; {ADVICE}")
 
 
@@ -79,6 +83,8 @@ def _is_recipe(path: Path) -> bool:
 
 def _state(file: Path) -> Mapping[str, Tensor]:
     """The state dictionary of a file that torch.save wrote."""
+    if not file.stat().st_size:
+        raise RamifyError(f"the file of weights {file} is empty: copy it again, or {ADVICE}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols
