@@ -32,7 +32,7 @@ class GateScale:
     group's mean :math:`|α|` before groups are compared.
 
     Args:
-        scores: group name -> α (W,), as `ramify.fold` returns them.
+        scores: group name -> α (W,), as `ramify.fold` returns them; blocks are left out.
         relative: score by :math:`|\alpha_c|` over the mean of the group.
 
     Example:
@@ -67,7 +67,10 @@ class GateScale:
         """
         check_current(graph)
         sizes: dict[str, Tensor] = {}
+        blocks = {block.name for block in graph.blocks}
         for name, alpha in self.scores.items():
+            if name in blocks and len(alpha) == 1:
+                continue
             width = graph[name].width
             if alpha.shape != (width,):
                 raise RamifyError(

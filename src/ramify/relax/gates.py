@@ -1,4 +1,4 @@
-"""Width gates: a scalar on each channel as its consumers read it, learned, then folded away.
+"""Gates: a scalar on each channel as its consumers read it, or on each block, to be learned.
 
 Shape letters: `W` channels of a group.
 """
@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn.utils import parametrize
 
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
+from ramify.relax.block_gates import block_factors, gated_blocks
 from ramify.relax.gated import (
     Factor,
     GatedWeight,
@@ -25,6 +27,7 @@ from ramify.relax.gated import (
     take_out,
 )
 from ramify.tracing import GATES, ChannelGraph, ChannelGroup
+from ramify.tracing.blocks import Block
 from ramify.tracing.groups import run_of
 from ramify.tracing.indexing import set_data
 from ramify.tracing.recorder import tensors_of
@@ -33,14 +36,29 @@ from ramify.tracing.verify.comparison import near_equal
 Names = str | tuple[str, ...]
 
 
-class Gates(nn.Module):
-    """The gates of a model: one parameter for each group, or for several that share it.
-
-    Iterating gives every parameter once; `gates[name]` and `items()` go by the names of groups. In
-    a state dictionary they have the name of their (first) group, with `/` for each `.`.
+@dataclass(frozen=True, eq=False)
+class Site:
+    """What one gate, or one a channel, goes on.
 
     Attributes:
-        groups: for each parameter in order, the groups that it gates.
+        names: the groups that share it, or the block.
+        width: how many gates there are.
+        factors: for each name, what the gates multiply, by the names of tensors.
+    """
+
+    names: tuple[str, ...]
+    width: int
+    factors: tuple[Mapping[str, Sequence[Factor]], ...]
+
+
+class Gates(nn.Module):
+    """The gates of a model: one parameter for each group, or several that share it, or block.
+
+    Iterating gives every parameter once; `gates[name]` and `items()` go by the names of groups and
+    blocks. In a state dictionary they have the name of their (first) group, with `/` for each `.`.
+
+    Attributes:
+        groups: for each parameter in order, the groups that it gates, or the block.
 
     Example:
         >>> import ramify
@@ -126,7 +144,12 @@ class Gates(nn.Module):
         return "\n".join(each)
 
 
-def gate(graph: ChannelGraph, groups: Iterable[Names] | None = None) -> Gates:
+def gate(
+    graph: ChannelGraph,
+    groups: Iterable[Names] | None = None,
+    *,
+    blocks: bool | Iterable[str | Block] = False,
+) -> Gates:
     r"""Put a learnable scalar on every channel, where its consumers read it.
 
     .. math:: \tilde x_c = \alpha_c\, x_c
@@ -138,6 +161,9 @@ def gate(graph: ChannelGraph, groups: Iterable[Names] | None = None) -> Gates:
     for what is no parameter, to rounding). Where two activations are multiplied and summed over the
     channels (q·kᵀ), both are read, and the rows that make one of them take :math:`\alpha_c^2`.
 
+    The gate of a residual block multiplies its branches, by a product with the weights in which
+    they end: where it is 0 the block hands on its stream, and dropping it changes nothing.
+
     The gates are registered as `ramify_gates`, so that they are saved, moved and copied with the
     model. Parameters stay the same objects. Weights in half precision get gates of float32.
 
@@ -145,13 +171,15 @@ def gate(graph: ChannelGraph, groups: Iterable[Names] | None = None) -> Gates:
         graph: what `ramify.trace` gave for the model.
         groups: which groups: any names that `graph[...]` takes; a tuple of names shares one gate
             a channel (A on queries, keys and values alike). By default, every group that can be
-            pruned exactly and whose every read takes a scale.
+            pruned exactly and whose every read takes a scale; none for an empty list.
+        blocks: which residual blocks, by names or as `graph.blocks` lists them; True for all that
+            can be dropped and whose branches end in weights of their own.
 
     Returns:
         The gates, all ones: the architecture parameters of a search.
 
     Raises:
-        RamifyError: a group that cannot be gated, with the reason; the model is as it was.
+        RamifyError: a group or block that cannot be gated, with the reason; the model is as it was.
 
     Example:
         >>> import ramify, torch
@@ -170,10 +198,11 @@ def gate(graph: ChannelGraph, groups: Iterable[Names] | None = None) -> Gates:
     check_current(graph)
     if hasattr(graph.model, GATES):
         raise RamifyError(f"the model has an attribute '{GATES}', the name of gates: rename it")
-    chosen = _chosen(graph, groups)
+    chosen = _sites(graph, groups, gated_blocks(graph, blocks))
     gates, _ = _gated(graph, chosen)
     if gates is None:
-        chosen = [tied for tied in chosen if _takes_effect(graph, tied, by_default=groups is None)]
+        free = groups is None and blocks in (True, False)
+        chosen = [site for site in chosen if _takes_effect(graph, site, by_default=free)]
         gates, seen = _gated(graph, _not_empty(chosen))
         if gates is None:
             raise RamifyError(f"these groups cannot be gated together: {seen}")
@@ -191,7 +220,7 @@ def fold(gated: Gates | nn.Module | ChannelGraph) -> dict[str, Tensor]:
         gated: the gates, the model that holds them, or its graph.
 
     Returns:
-        Group name -> its gates (W,), the scores of its channels.
+        Group name -> its gates (W,), the scores of its channels; block name -> its gate (1,).
 
     Raises:
         RamifyError: there are no gates, or a gate is not finite; the model is as it was.
@@ -251,12 +280,26 @@ def remaining(scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, fl
     return {name: graph[name].width / len(alpha) for name, alpha in scores.items()}
 
 
+def _sites(
+    graph: ChannelGraph, groups: Iterable[Names] | None, blocks: Sequence[Block]
+) -> list[Site]:
+    """Where gates go: on groups, and on blocks."""
+    sites = []
+    for tied in _chosen(graph, groups):
+        names = tuple(group.name for group in tied)
+        sites.append(Site(names, tied[0].width, tuple(factors_of(graph, g) for g in tied)))
+    for block in blocks:
+        if any(block.name in site.names for site in sites):
+            raise RamifyError(f"'{block.name}' is a group and a block: gate one of them")
+        sites.append(Site((block.name,), 1, (block_factors(graph, block),)))
+    return _not_empty(sites)
+
+
 def _chosen(graph: ChannelGraph, asked: Iterable[Names] | None) -> list[tuple[ChannelGroup, ...]]:
     """The groups to gate; those of one tuple share a gate."""
     chosen: list[tuple[ChannelGroup, ...]] = []
     if asked is None:
-        chosen += [(g,) for g in graph.groups if g.prune_exact and not _why_not(graph, g)]
-        return _not_empty(chosen)
+        return [(g,) for g in graph.groups if g.prune_exact and not _why_not(graph, g)]
     # What was asked for: each group once, each can be gated, those of a tuple equally wide.
     seen = set[str]()
     for names in [asked] if isinstance(asked, str) else asked:
@@ -272,10 +315,10 @@ def _chosen(graph: ChannelGraph, asked: Iterable[Names] | None) -> list[tuple[Ch
             widths = ", ".join(f"'{group.name}' {group.width}" for group in tied)
             raise RamifyError(f"groups that share their gates are equally wide, not {widths}")
         chosen += [tied] if tied else []
-    return _not_empty(chosen)
+    return chosen
 
 
-def _not_empty(chosen: list[tuple[ChannelGroup, ...]]) -> list[tuple[ChannelGroup, ...]]:
+def _not_empty(chosen: list[Site]) -> list[Site]:
     if not chosen:
         raise RamifyError(
             "there is no group to gate: print(graph) says what each group allows, and why"
@@ -302,32 +345,31 @@ def _why_not(graph: ChannelGraph, group: ChannelGroup) -> str:
     return ""
 
 
-def _ones(graph: ChannelGraph, tied: Sequence[ChannelGroup]) -> Tensor:
-    """The gates of groups at their start, in the type and place of what reads the channels."""
+def _ones(graph: ChannelGraph, site: Site) -> Tensor:
+    """Gates at their start, in the type and place of what they multiply."""
     tensors = tensors_of(graph.model)
-    read = [tensors[name] for group in tied for name in factors_of(graph, group)]
+    read = [tensors[name] for factors in site.factors for name in factors]
     dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in read])
     # Steps of a search are smaller than what half precision tells apart near 1.
     dtype = torch.promote_types(dtype, torch.float32)
-    return torch.ones(tied[0].width, dtype=dtype, device=read[0].device)
+    return torch.ones(site.width, dtype=dtype, device=read[0].device)
 
 
-def _gated(
-    graph: ChannelGraph, chosen: Sequence[tuple[ChannelGroup, ...]]
-) -> tuple[Gates | None, str]:
-    """Gate groups, and run the model to see that gates do what their product with weights does.
+def _gated(graph: ChannelGraph, chosen: Sequence[Site]) -> tuple[Gates | None, str]:
+    """Put gates in place, and run the model to see that they do what their products would.
 
     Returns:
         (the gates, or None if they do not, what was seen); the model is then as it was.
     """
     model = graph.model
     # What each weight is multiplied by: the factors of all gates on the channels that it reads.
-    names = [tuple(group.name for group in tied) for tied in chosen]
-    gates = Gates(model, names, [_ones(graph, tied) for tied in chosen])
+    names = [site.names for site in chosen]
+    gates = Gates(model, names, [_ones(graph, site) for site in chosen])
     factors: dict[str, list[tuple[str, Factor]]] = {}
-    for group in (group for tied in chosen for group in tied):
-        for name, own in factors_of(graph, group).items():
-            factors.setdefault(name, []).extend((gates.key(group.name), f) for f in own)
+    for site in chosen:
+        for own in site.factors:
+            for name, each in own.items():
+                factors.setdefault(name, []).extend((gates.key(site.names[0]), f) for f in each)
     under = [
         (alias, GatedWeight(gates, factors[name], *_place(model, alias)))
         for alias, name in graph.flow.aliases.items()
@@ -361,15 +403,15 @@ def _gated(
     return gates, ""
 
 
-def _takes_effect(graph: ChannelGraph, tied: tuple[ChannelGroup, ...], *, by_default: bool) -> bool:
-    """Whether the forward reads the weights of groups where their gates are."""
-    alone, seen = _gated(graph, [tied])
+def _takes_effect(graph: ChannelGraph, site: Site, *, by_default: bool) -> bool:
+    """Whether the forward reads the weights where their gates are."""
+    alone, seen = _gated(graph, [site])
     if alone is not None:
         _remove(alone)
     elif not by_default:
         raise RamifyError(
-            f"the forward reads the weights of '{tied[0].name}' past any gate ({seen}): leave the "
-            "group out, or read them as attributes of their modules"
+            f"the forward reads the weights of '{site.names[0]}' past any gate ({seen}): leave it "
+            "out, or read them as attributes of their modules"
         )
     return alone is not None
 
