@@ -142,6 +142,26 @@ def test_every_searcher_makes_as_many_steps_and_cuts(
     assert results["pruned"]["params"] < results["scored"]["params"] == edit["params_before"]
 
 
+@pytest.mark.parametrize(
+    "given, arm",
+    [({}, "baseline"), ({"raw": True}, "scored"), ({"threshold": 0.5, "ratio": None}, "scored")],
+)
+def test_what_is_cut_is_the_full_network_or_that_of_the_search(
+    tmp_path: Path, dataset: Dataset, given: dict[str, Any], arm: str
+) -> None:
+    lengths = {"pretrain_epochs": 1, "epochs": 0, "search_epochs": 1, "ratio": 0.4}
+    folder = run(tmp_path / "run", dataset, searcher="rarts", **lengths | given)
+    losses = {event["arm"]: event["test_loss"] for event in kinds(folder, "result")}
+    assert losses["baseline"] != losses["scored"]
+    make = partial(build, "digits_net", dataset_shape=(1, 8, 8), classes=3, width=4)
+    before = ramify.load(folder.path / f"{arm}-{folder.config()['seed']}", build=make)
+    images, labels = dataset.x_test, dataset.y_test
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(before.eval()(images), labels)
+    [edit] = kinds(folder, "edit")
+    assert edit["test_loss_before"] == pytest.approx(float(loss), rel=1e-5)
+
+
 def test_distillation_fresh_weights_and_the_rate_change_the_tuning(
     tmp_path: Path, dataset: Dataset
 ) -> None:

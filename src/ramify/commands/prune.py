@@ -116,13 +116,17 @@ def _search(settings: PruneSettings, job: Job, setup: Setup) -> None:
 
 
 def _shrink(settings: PruneSettings, job: Job, setup: Setup, judges: Batches) -> None:
-    """Cut the network that was trained, or scored in a search, and tune it."""
+    """Cut the full network, by the scores of a search where there was one, and tune it."""
     full = _full(settings, job, setup).to(settings.device)
     method: Method
     if settings.search(job.seed) is None:
         model, method = _full(settings, job, setup), settings.method(job.seed)
     else:
-        model = load(_kept(setup, "scored", job.seed), setup.build)
+        # By the raw gates, or where only the search trained it, the network is that of the search.
+        in_search = settings.raw or settings.threshold is not None
+        as_scored = in_search or "baseline" not in settings.arms()
+        kept = _kept(setup, "scored" if as_scored else "baseline", job.seed)
+        model = load(kept, setup.build)
         method = Scores(read_json(_scores(setup, job.seed), RESTORE))
     sample, held = _samples(settings, setup, job.seed, judges)
     accept = Acceptance.against(full, settings.accept, judges) if settings.accept else None
