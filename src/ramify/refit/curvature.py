@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ramify import distributed
 from ramify.errors import RamifyError
@@ -23,7 +23,7 @@ from ramify.refit import moments
 from ramify.refit.moments import Moments, folded, over_ranks
 from ramify.refit.readers import Course, Reader
 from ramify.refit.ridge import MIXES, STRENGTHS, choose, covariances, mixes
-from ramify.refit.surgery import Block
+from ramify.refit.surgery import Block, curvature_of
 from ramify.refit.symmetric import add_upper, mirror
 from ramify.refit.tapes import Courses
 from ramify.tracing import ChannelGraph, ChannelGroup
@@ -43,13 +43,17 @@ class ReaderSums:
         centred: whether it has a bias, or a norm behind it that takes one.
         groups: group name -> (G, C, K), the features of each channel.
         folds: sums of what it reads, the samples in parts.
-        gradients: (G, O, O), sum of the gradients' outer products.
+        weight: (G, F, O), where it makes more than it reads: gradients are then followed back to
+            the reads sample by sample, since G = (O, O) of a vocabulary fits into no memory.
+        gradients: (G, O, O), sum of the gradients' outer products; of W g, (G, F, F), with
+            ``weight``.
     """
 
     reader: Reader
     centred: bool
     groups: dict[str, Tensor]
     folds: list[Moments]
+    weight: Tensor | None
     gradients: Tensor
 
 
@@ -113,6 +117,7 @@ def _add(
         for fold, phi, own in folded(reader, number, FOLDS, x, slope):
             read.folds[fold].add(phi, own[:, :0])
             wide = own.to(torch.promote_types(own.dtype, torch.float32))
+            wide = wide if read.weight is None else read.weight.to(wide) @ wide
             add_upper(read.gradients, wide, wide)
 
     if made:
@@ -133,7 +138,7 @@ def _everywhere(found: Sequence[ReaderSums]) -> list[ReaderSums]:
         mirror(read.gradients)
     gradients = distributed.all_sum([read.gradients for read in found])
     return [
-        ReaderSums(read.reader, read.centred, read.groups, over_ranks(read.folds), own)
+        replace(read, folds=over_ranks(read.folds), gradients=own)
         for read, own in zip(found, gradients, strict=True)
     ]
 
@@ -151,11 +156,18 @@ def _found(graph: ChannelGraph, course: Course) -> list[ReaderSums]:
         if groups:
             size, features, made = reader.entries.shape
             device = tensors[reader.name].device
-            zeros = torch.zeros(size, made, made, dtype=torch.float64, device=device)
+            weight = weight_of(graph.model, reader) if made > features else None
+            side = min(made, features)
+            zeros = torch.zeros(size, side, side, dtype=torch.float64, device=device)
             centred = reader.bias is not None or reader.position in course.behind
             folds = [Moments.zeros(size, features, 0, device) for _ in range(FOLDS)]
-            out.append(ReaderSums(reader, centred, groups, folds, zeros))
+            out.append(ReaderSums(reader, centred, groups, folds, weight, zeros))
     return out
+
+
+def weight_of(model: nn.Module, reader: Reader) -> Tensor:
+    """The weight of a reader, (G, F, O)."""
+    return tensors_of(model)[reader.name].detach().reshape(-1)[reader.entries]
 
 
 def _features(graph: ChannelGraph, group: ChannelGroup, reader: Reader) -> Tensor | None:
@@ -221,5 +233,6 @@ def block_of(read: ReaderSums, weight: Tensor, group: str, samples: int, strengt
     """
     every = functools.reduce(operator.add, read.folds)
     a, _ = covariances(every, read.centred)
-    where = read.groups[group].to(a.device)
-    return Block.of(a, weight, read.gradients / samples, where, strength)
+    where, gradients = read.groups[group].to(a.device), read.gradients / samples
+    curvature = gradients.to if read.weight is not None else curvature_of(weight, gradients)
+    return Block.of(a, curvature, where, strength)

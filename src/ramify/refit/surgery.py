@@ -23,7 +23,7 @@ approximate curvature", 2015.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +85,24 @@ class Removed:
         return torch.stack([share @ column.transpose(2, 3), mixed + mixed.transpose(2, 3)])
 
 
+def curvature_of(weight: Tensor, gradients: Tensor) -> Callable[[torch.dtype], Tensor]:
+    """What gives Q = W G W^T in a type of number.
+
+    Args:
+        weight: (G, F, O), W.
+        gradients: (G, O, O), G.
+
+    Returns:
+        A function of the type.
+    """
+
+    def found(dtype: torch.dtype) -> Tensor:
+        own = weight.to(dtype)
+        return products(own @ gradients.to(dtype), own)
+
+    return found
+
+
 @dataclass
 class Block:
     """What one reader knows of the channels of a group.
@@ -108,14 +126,17 @@ class Block:
 
     @classmethod
     def of(
-        cls, moments: Tensor, weight: Tensor, gradients: Tensor, where: Tensor, strength: float
+        cls,
+        moments: Tensor,
+        curvature: Callable[[torch.dtype], Tensor],
+        where: Tensor,
+        strength: float,
     ) -> Block:
         """The block of a reader.
 
         Args:
             moments: (G, F, F), A.
-            weight: (G, F, O).
-            gradients: (G, O, O), G.
+            curvature: gives Q of all features, (G, F, F), in a type of number.
             where: (G, C, K), the features of each channel.
             strength: λ.
 
@@ -133,8 +154,8 @@ class Block:
         largest = moments.diagonal(dim1=1, dim2=2).amax(1)[:, None]
         enough = bool((pull >= SINGLE * largest).all()) and moments.device.type == "cpu"
         if enough and inverse.shape[1] >= LARGE:
-            inverse, weight, gradients = (t.float() for t in (inverse, weight, gradients))
-        return cls.begun(inverse, products(weight @ gradients, weight), where)
+            inverse = inverse.float()
+        return cls.begun(inverse, curvature(inverse.dtype), where)
 
     @classmethod
     def begun(cls, inverse: Tensor, curvature: Tensor, where: Tensor) -> Block:

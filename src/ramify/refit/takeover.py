@@ -18,11 +18,10 @@ from ramify.methods import Proposal
 from ramify.methods.scores import prunable
 from ramify.probe.loss import Loss, check_weights
 from ramify.probe.reads import first_order
-from ramify.refit.curvature import block_of, reads_of, strength_of
+from ramify.refit.curvature import block_of, reads_of, strength_of, weight_of
 from ramify.refit.surgery import eliminate
 from ramify.tracing import ChannelGraph
 from ramify.tracing.dims import Atom, atoms_of
-from ramify.tracing.recorder import tensors_of
 
 
 @dataclass(frozen=True)
@@ -73,20 +72,17 @@ class Takeover:
             return []
         sample = list(batches)
         reads, samples = reads_of(graph, loss, sample)
-        tensors = tensors_of(graph.model)
-        weights, strengths = {}, {}
-        for read in reads:
-            flat = tensors[read.reader.name].detach().double().reshape(-1)
-            weights[read.reader.name] = weight = flat[read.reader.entries]
-            strengths[read.reader.name] = self.strength or strength_of(read, weight)
+        own = lambda read: weight_of(graph.model, read.reader).double()  # noqa: E731
+        strengths = {
+            read.reader.name: self.strength or strength_of(read, own(read)) for read in reads
+        }
         prices, proposals, unread = CostModel(graph), list[Proposal](), list[str]()
         multiplied = _multiplied(graph)
         for group in prunable(graph):
             blocks = [
-                block_of(read, weights[name], group.name, samples, strengths[name])
+                block_of(read, own(read), group.name, samples, strengths[read.reader.name])
                 for read in reads
                 if group.name in read.groups
-                for name in [read.reader.name]
             ]
             if not blocks or group.atom in multiplied:
                 unread.append(group.name)
