@@ -100,5 +100,3 @@ R2 = Metric("r2", "R²")
 IOU = Metric("iou", "mean IoU", percent=True)
 PERPLEXITY = Metric("perplexity", "perplexity", higher=False)
 LOSS = Metric("loss", "loss", higher=False)
-METRICS = {metric.key: metric for metric in (ACCURACY, R2, IOU, PERPLEXITY)}
-"""The metrics that Ramify measures itself, by key."""
