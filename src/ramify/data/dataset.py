@@ -63,6 +63,10 @@ class Dataset:
         std: deviation of each channel, in the same unit; an image ``x`` in 0...1 is prepared for a
             trained model by ``(x - mean) / std``.
         task: what a network is trained for on it.
+        features: of a table, the names of the F numbers of a sample, such as ``"town=Ulm"``; number
+            ``x`` of a feature is prepared by ``(x - mean) / std`` too.
+        target: of a table, mean and deviation by which the targets of a regression were divided: an
+            output ``y`` of a trained network stands for ``mean + std * y``.
 
     Example:
         >>> x, y = torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -80,6 +84,8 @@ class Dataset:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     task: Task = CLASSIFICATION
+    features: tuple[str, ...] = ()
+    target: tuple[float, float] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -32,6 +32,16 @@ MOST_TEXTS = 100  # of one column, each of which becomes a feature
 
 
 @dataclass(frozen=True)
+class _Columns:
+    """What a column becomes: values (N, F), their names, and by what they are normalised."""
+
+    values: NDArray[np.float64]
+    names: list[str]
+    mean: list[float]
+    std: list[float]
+
+
+@dataclass(frozen=True)
 class _Table:
     """The cells of a file: the names of its columns, and its rows with the line of each."""
 
@@ -98,10 +108,16 @@ def load_table(path: Path, target: str | None = None, task: str | None = None) -
         if len(group) > 1:  # what a class has one row of is learned and not tested
             test[group[list(for_testing([keys[k] for k in group]))]] = True
     columns = [_features(table, k, ~test) for k in range(len(table.names)) if k != number]
-    x = torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32))
-    y = torch.from_numpy(targets)
+    features, mean, std = (
+        tuple(one for column in columns for one in getattr(column, part))
+        for part in ("names", "mean", "std")
+    )
+    values = np.concatenate([column.values for column in columns], axis=1)
+    x = torch.from_numpy(((values - mean) / std).astype(np.float32))
+    y, scale = torch.from_numpy(targets), None
     if not classes:
-        y = _scaled(y, ~test, f"the column {table.names[number]!r} of {path}")
+        scale = _scale(y, ~test, f"the column {table.names[number]!r} of {path}")
+        y = ((y.double() - scale[0]) / scale[1]).float()
     name = f"{path.name}:{target}" if target else path.name
     return Dataset(
         name=name,
@@ -110,7 +126,11 @@ def load_table(path: Path, target: str | None = None, task: str | None = None) -
         x_test=x[test],
         y_test=y[test],
         classes=tuple(classes or (table.names[number],)),
+        mean=mean,
+        std=std,
         task=kind,
+        features=features,
+        target=scale,
     )
 
 
@@ -218,31 +238,34 @@ def _are_classes(values: Sequence[float]) -> bool:
     return all(value.is_integer() for value in values) and len(set(values)) <= few
 
 
-def _features(table: _Table, number: int, train: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """What a column becomes: (N, 1) of numbers, or (N, T) of T texts."""
-    cells = table.column(number)
+def _features(table: _Table, number: int, train: NDArray[np.bool_]) -> _Columns:
+    """One feature of a column of numbers, or one of each text."""
+    cells, name = table.column(number), table.names[number]
     values = [math.nan if _missing(cell) else _number(cell) for cell in cells]
     if None not in values:
         column = np.array(values, dtype=np.float64)
         seen = column[train & ~np.isnan(column)]
         mean, deviation = (seen.mean(), seen.std()) if len(seen) else (0.0, 0.0)
-        filled = np.where(np.isnan(column), mean, column)
-        return ((filled - mean) / (deviation or 1.0))[:, None]
+        filled = np.where(np.isnan(column), mean, column)[:, None]
+        return _Columns(filled, [name], [float(mean)], [float(deviation) or 1.0])
     texts = sorted({cell for cell in cells if not _missing(cell)})
     if len(texts) > MOST_TEXTS:
         raise RamifyError(
-            f"the column {table.names[number]!r} of {table.path} has {len(texts)} different texts, "
-            f"and each would be a feature, where {MOST_TEXTS} are the most: leave the column out."
+            f"the column {name!r} of {table.path} has {len(texts)} different texts, and each would "
+            f"be a feature, where {MOST_TEXTS} are the most: leave the column out."
         )
-    return np.array([[float(cell == text) for text in texts] for cell in cells])
+    held = np.array([[float(cell == text) for text in texts] for cell in cells])
+    return _Columns(
+        held, [f"{name}={text}" for text in texts], [0.0] * len(texts), [1.0] * len(texts)
+    )
 
 
-def _scaled(targets: Tensor, train: NDArray[np.bool_], where: str) -> Tensor:
-    """Targets with mean 0 and deviation 1 over the training rows."""
+def _scale(targets: Tensor, train: NDArray[np.bool_], where: str) -> tuple[float, float]:
+    """Mean and deviation of the targets of the training rows."""
     own = targets[train].double()
     for split, part in (("training", own), ("test", targets[~train])):
         check_targets(where, split, part)
-    return ((targets.double() - own.mean()) / own.std(correction=0)).float()
+    return float(own.mean()), float(own.std(correction=0))
 
 
 def _missing(cell: str) -> bool:

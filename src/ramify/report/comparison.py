@@ -209,10 +209,14 @@ def metrics_of(networks: Iterable[Network]) -> list[Metric]:
 
 
 def as_markdown(networks: Sequence[Network]) -> str:
-    """The table of networks in Markdown."""
-    heads, rows = texts(networks)
-    lines = [heads, ["---"] * 2 + ["---:"] * (len(heads) - 2), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
+    """The table of networks in Markdown, one for each metric."""
+    tables = []
+    for metric in metrics_of(networks):
+        heads, rows = texts([one for one in networks if one.metric == metric])
+        lines = [heads, ["---"] * 2 + ["---:"] * (len(heads) - 2), *rows]
+        cells = [[cell.replace("|", "/") for cell in row] for row in lines]
+        tables.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
+    return "\n\n".join(tables)
 
 
 def as_csv(networks: Sequence[Network]) -> str:
