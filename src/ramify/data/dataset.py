@@ -203,7 +203,9 @@ def as_dataset(source: Any, name: str, task: str | None = None) -> Dataset:
     found = _tensors(source, name)
     kind = task_of(source, found["x_train"], found.get("y_train"), task)
     named = bool(task or getattr(source, "task", None))
-    if kind == TEXT and "y_train" not in found:
+    if "y_train" not in found:
+        if kind != TEXT:
+            raise _lacks(source, name, ["y_train", "y_test"])
         for split in SPLITS:
             found[f"x_{split}"], found[f"y_{split}"] = shifted(name, found[f"x_{split}"])
     x, y = dict[str, Tensor](), dict[str, Tensor]()
@@ -261,11 +263,15 @@ def _tensors(source: Any, name: str) -> dict[str, Tensor]:
         ) from error
     tokens = "x_train" in found and not found["x_train"].is_floating_point()
     if missing and not (tokens and missing == ["y_train", "y_test"]):
-        raise RamifyError(
-            f"the data set {name} is a {type(source).__name__} without {', '.join(missing)}: give "
-            f"an object with {', '.join(MEMBERS)}."
-        )
+        raise _lacks(source, name, missing)
     return found
+
+
+def _lacks(source: Any, name: str, missing: list[str]) -> RamifyError:
+    return RamifyError(
+        f"the data set {name} is a {type(source).__name__} without {', '.join(missing)}: give an "
+        f"object with {', '.join(MEMBERS)}."
+    )
 
 
 def _outputs(
