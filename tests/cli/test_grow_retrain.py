@@ -116,6 +116,7 @@ def test_a_second_run_takes_the_next_folder() -> None:
 def test_every_option_reaches_the_settings() -> None:
     options = {
         "model": "digits_net",
+        "task": "classification",
         "width": 2,
         "rounds": 1,
         "fraction": 0.25,

@@ -205,7 +205,7 @@ def as_dataset(source: Any, name: str, task: str | None = None) -> Dataset:
     named = bool(task or getattr(source, "task", None))
     if "y_train" not in found:
         if kind != TEXT:
-            raise _lacks(source, name, ["y_train", "y_test"])
+            raise RamifyError(_lacks(source, name, ["y_train", "y_test"]))
         for split in SPLITS:
             found[f"x_{split}"], found[f"y_{split}"] = shifted(name, found[f"x_{split}"])
     x, y = dict[str, Tensor](), dict[str, Tensor]()
@@ -263,12 +263,13 @@ def _tensors(source: Any, name: str) -> dict[str, Tensor]:
         ) from error
     tokens = "x_train" in found and not found["x_train"].is_floating_point()
     if missing and not (tokens and missing == ["y_train", "y_test"]):
-        raise _lacks(source, name, missing)
+        raise RamifyError(_lacks(source, name, missing))
     return found
 
 
-def _lacks(source: Any, name: str, missing: list[str]) -> RamifyError:
-    return RamifyError(
+def _lacks(source: Any, name: str, missing: list[str]) -> str:
+    """What an object lacks that is to be a data set, in a sentence."""
+    return (
         f"the data set {name} is a {type(source).__name__} without {', '.join(missing)}: give an "
         f"object with {', '.join(MEMBERS)}."
     )
