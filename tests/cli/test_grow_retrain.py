@@ -36,8 +36,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     images = images + 0.5 * torch.randn(60, 1, 8, 8, generator=generator)
     data = Dataset("d", images[:45], labels[:45], images[45:], labels[45:], ("a", "b", "c"))
 
-    def load(name: str) -> Dataset:
-        return data if name == "digits" else load_named(name)
+    def load(name: str, **named: str) -> Dataset:
+        return data if name == "digits" else load_named(name, **named)
 
     monkeypatch.setattr("ramify.commands.show.load", load)
     monkeypatch.setattr("ramify.commands.jobs.load", load)
