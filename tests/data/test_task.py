@@ -240,3 +240,10 @@ def test_a_metric_that_is_no_number_is_refused() -> None:
     batch = torch.arange(2), torch.ones(2)
     with pytest.raises(RamifyError, match="the metric nothing gives nan, where a finite number"):
         evaluate(Says(torch.ones(2, 1)), [batch], task)
+
+    def broken(model: nn.Module, batches: object) -> float:
+        return {}["gone"]
+
+    task = as_dataset(made(ROWS, ROWS[:, 0], metric=broken), "mine").task
+    with pytest.raises(RamifyError, match="the metric broken failed .KeyError: 'gone'.: it takes"):
+        evaluate(Says(torch.ones(2, 1)), [batch], task)

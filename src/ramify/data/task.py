@@ -94,7 +94,7 @@ class Task:
             The mean of the losses over samples, and the metric.
 
         Raises:
-            RamifyError: the user's own metric gives no finite number.
+            RamifyError: the user's own metric fails, or gives no finite number.
         """
         loss, samples, sums = 0.0, 0, torch.zeros(())
         counts = self.metric.measure is None and self.metric != LOSS
@@ -187,7 +187,13 @@ def with_own(task: Task, loss: Any, metric: Any, where: str) -> Task:
 def _number(metric: Metric, model: nn.Module, batches: Iterable[Batch]) -> float:
     """What the user's own metric measures."""
     assert metric.measure is not None
-    found = metric.measure(model, batches)
+    try:
+        found = metric.measure(model, batches)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise RamifyError(
+            f"the metric {metric.key} failed ({type(error).__name__}: {error}): it takes the model "
+            "and the batches, each of which is samples and labels."
+        ) from error
     try:
         value = float(found)
     except (TypeError, ValueError):
