@@ -6,7 +6,7 @@ from typing import Any
 
 from ramify.data import Metric
 from ramify.report.cut_events import Layer, arm_of, readers_of
-from ramify.report.events import Event, measured_gain, metric_of, of_kind, tested
+from ramify.report.events import Event, measured_gain, metric_of, of_kind, value_of
 from ramify.report.headline import Tile, counted
 from ramify.report.tables import short, statistic
 
@@ -37,10 +37,10 @@ def _tuned(seeds: Mapping[int, Sequence[Event]]) -> Tile | None:
     for events in seeds.values():
         own = {arm: [e for e in events if arm_of(e) == arm] for arm in ("baseline", "pruned")}
         done, cuts = of_kind(own["pruned"], "result"), of_kind(events, "edit")
-        before = [tested(e) for e in of_kind(own["baseline"], "result")]
+        before = [value_of(e) for e in of_kind(own["baseline"], "result")]
         before += [value for e in cuts if (value := _around(e, "before")) is not None]
         if done and of_kind(own["pruned"], "epoch"):
-            now.append(tested(done[-1]))
+            now.append(value_of(done[-1]))
             full += before[:1]
     metric = metric_of(event for events in seeds.values() for event in events)
     return _against(now, full, metric, "after tuning") if now else None

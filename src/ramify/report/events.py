@@ -50,7 +50,7 @@ def metric_of(events: Iterable[Event]) -> Metric:
     return Metric.of(next((event for event in events if "metric" in event), {}))
 
 
-def tested(event: Event) -> Any:
+def value_of(event: Event) -> Any:
     """How good a network was on the test samples; None where an event does not say so."""
     return event.get(f"test_{Metric.of(event).key}")
 

@@ -15,8 +15,8 @@ from ramify.report.events import (
     channels_changed,
     metric_of,
     of_kind,
-    tested,
     unsized,
+    value_of,
 )
 from ramify.report.reader import RunRecord
 from ramify.report.tables import (
@@ -65,7 +65,7 @@ def state(record: RunRecord) -> str:
     if not epochs:
         return "No epoch has ended yet."
     last, finished = epochs[-1], len(of_kind(record.events, "result"))
-    metric, value = Metric.of(last), tested(last)
+    metric, value = Metric.of(last), value_of(last)
     how = "" if value is None else f" with a test {metric.words} of {metric.text(value)}"
     return (
         f"So far {counted(finished, 'network')} finished; {last['job']} stood at "
@@ -95,7 +95,7 @@ def _tested(events: Sequence[Event], by_arm: Mapping[str, Row]) -> Tile | None:
     if not epochs:
         return None
     last = epochs[-1]
-    return Tile(metric.text(tested(last)), name, f"so far, {last['job']}")
+    return Tile(metric.text(value_of(last)), name, f"so far, {last['job']}")
 
 
 def _difference(by_arm: Mapping[str, Row], arm: str) -> Tile | None:

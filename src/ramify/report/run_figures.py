@@ -23,7 +23,7 @@ from ramify.report.events import (
     metric_of,
     noun,
     of_kind,
-    tested,
+    value_of,
 )
 from ramify.report.tables import measured, results_table, statistic, unit_of
 from ramify.report.theme import LIGHT, arm_color, canvas, round_color, themed
@@ -89,7 +89,7 @@ def progress_figure(events: Sequence[Event]) -> Figure:
 
 def _values(job: Sequence[Event]) -> list[tuple[int, float]]:
     """The steps at which a network was tested, and its metric there."""
-    return [(epoch["step"], tested(epoch)) for epoch in of_kind(job, "epoch")]
+    return [(epoch["step"], value_of(epoch)) for epoch in of_kind(job, "epoch")]
 
 
 def _draw_values(
@@ -184,7 +184,7 @@ def arms_figure(events: Sequence[Event]) -> Figure:
     figure = canvas(0.75 + 0.36 * len(arms))
     axes = figure.subplots()
     for row, arm in enumerate(arms):
-        values = [metric.scale * tested(one) for one in results if one["arm"] == arm]
+        values = [metric.scale * value_of(one) for one in results if one["arm"] == arm]
         stat, color = statistic(values), arm_color(arm)
         mean, spread = stat["mean"], stat["sd"] or 0.0
         axes.plot([mean - spread, mean + spread], [row, row], color=color, linewidth=5, alpha=0.25)
@@ -216,7 +216,7 @@ def sizes_figure(events: Sequence[Event]) -> Figure:
         if not rows:
             continue
         color = arm_color(arm)
-        dots = [e["params"] for e in own], [metric.scale * tested(e) for e in own]
+        dots = [e["params"] for e in own], [metric.scale * value_of(e) for e in own]
         axes.plot(*dots, "o", color=color, markersize=4, alpha=0.6)
         sizes = [row["params"]["mean"] for row in rows]
         means = np.array([metric.scale * measured(row)["mean"] for row in rows])

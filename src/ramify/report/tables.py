@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ramify.data import Metric
-from ramify.report.events import MAIN, Event, arms_of, tested
+from ramify.report.events import MAIN, Event, arms_of, value_of
 from ramify.report.reader import read_events
 from ramify.store.files import write_json
 from ramify.train.history import is_found
@@ -84,7 +84,7 @@ def results_table(events: Iterable[Event]) -> list[Row]:
         >>> results_table([result, {**result, "test_accuracy": 0.7}])[0]["test_accuracy"]["mean"]
         0.6
     """
-    results = [e for e in events if e["event"] == "result" and tested(e) is not None]
+    results = [e for e in events if e["event"] == "result" and value_of(e) is not None]
     rows = []
     for arm in arms_of(results):
         own = [result for result in results if result["arm"] == arm]
