@@ -242,7 +242,7 @@ def refuse_foreign(
     for name in names:
         text = values.get(name)
         module = text.partition(":")[0] if isinstance(text, str) and ":" in text else ""
-        if name in given or not module or (name == "data" and Path(str(text)).is_dir()):
+        if name in given or not module or (name == "data" and _is_plain_data(str(text))):
             continue
         if not _of_the_user(module, file):
             raise RamifyError(
@@ -250,6 +250,12 @@ def refuse_foreign(
                 "nor in PYTHONPATH, and importing it would run code that a file names: give "
                 f"--{name} {text} too if you trust it, or run the command where the module lies."
             )
+
+
+def _is_plain_data(text: str) -> bool:
+    """Whether a data set with a colon in its name is a folder, or a column of a table."""
+    file, colon, _ = text.partition(".csv:")
+    return Path(text).is_dir() or (bool(colon) and Path(f"{file}.csv").is_file())
 
 
 def _of_the_user(module: str, file: Path) -> bool:

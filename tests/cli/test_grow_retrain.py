@@ -36,8 +36,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     images = images + 0.5 * torch.randn(60, 1, 8, 8, generator=generator)
     data = Dataset("d", images[:45], labels[:45], images[45:], labels[45:], ("a", "b", "c"))
 
-    def load(name: str) -> Dataset:
-        return data if name == "digits" else load_named(name)
+    def load(name: str, **named: str) -> Dataset:
+        return data if name == "digits" else load_named(name, **named)
 
     monkeypatch.setattr("ramify.commands.show.load", load)
     monkeypatch.setattr("ramify.commands.jobs.load", load)
@@ -116,6 +116,7 @@ def test_a_second_run_takes_the_next_folder() -> None:
 def test_every_option_reaches_the_settings() -> None:
     options = {
         "model": "digits_net",
+        "task": "classification",
         "width": 2,
         "rounds": 1,
         "fraction": 0.25,

@@ -299,7 +299,7 @@ def test_the_judge_allows_what_it_says() -> None:
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[1.0], [0.0]]))  # nine of ten right
     judge = Acceptance.against(net, {"accuracy": -10.0}, [batch])
-    assert judge.accuracy == pytest.approx(0.9)
+    assert judge.value == pytest.approx(0.9)
     assert judge(net)
     with torch.no_grad():
         net.weight.neg_()  # one of ten right
@@ -307,7 +307,7 @@ def test_the_judge_allows_what_it_says() -> None:
     assert judge.measures(net)["held_accuracy"] == pytest.approx(0.1)
     rise = judge.measures(net)["held_loss"] - judge.loss
     for allowed, good in ((1.01 * rise, True), (0.99 * rise, False)):
-        assert Acceptance({"loss": allowed}, [batch], judge.accuracy, judge.loss)(net) is good
+        assert Acceptance({"loss": allowed}, [batch], judge.value, judge.loss)(net) is good
 
 
 def accepted(path: Path, file: Path, data: Dataset, **given: Any) -> dict[str, Any]:

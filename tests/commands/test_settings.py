@@ -76,6 +76,7 @@ def test_what_is_given_goes_before_any_default() -> None:
         "sizes": (5000, 2500),
         "tuning_epochs": 3,
         "compare": True,
+        "task": "classification",
         "device": "cuda:1",
         "threads": 3,
         "tensorboard": False,

@@ -50,9 +50,9 @@ def test_files_of_other_memory_order_become_contiguous():
 @pytest.mark.parametrize(
     "train, test, message",
     [
-        (raw(0), raw(3), "set has no training images"),
-        (raw(3), raw(0), "set has no test images"),
-        (raw(3, labels=[0, 1]), raw(3), "3 training images and 2 labels"),
+        (raw(0), raw(3), "set has no training samples"),
+        (raw(3), raw(0), "set has no test samples"),
+        (raw(3, labels=[0, 1]), raw(3), "3 training samples and 2 labels"),
         (raw(3, labels=[0, 1, 3]), raw(3), "training labels from 0 to 3, where 0 to 2"),
         (raw(3), raw(2, labels=[-1, 1]), "test labels from -1 to 1"),
         (raw(3), raw(3, (2, 4, 4)), "which should be the same"),

@@ -123,8 +123,8 @@ def test_further_members_are_kept():
         ({"y_test": torch.tensor([0, 1, 7])}, "a label 7 but only 3 training samples"),
         ({"y_train": torch.zeros(3).int(), "y_test": torch.zeros(3).int()}, "every label of mine"),
         ({"classes": ["one"]}, "training labels from 0 to 1, where 0 to 0 are expected"),
-        ({"x_test": torch.zeros(3, 5)}, r"shape \(2,\) and test images of shape \(5,\)"),
-        ({"y_test": torch.zeros(2).long()}, "3 test images and 2 labels"),
+        ({"x_test": torch.zeros(3, 5)}, r"shape \(2,\) and test samples of shape \(5,\)"),
+        ({"y_test": torch.zeros(2).long()}, "3 test samples and 2 labels"),
     ],
 )
 def test_what_is_no_data_set(changes, message):

@@ -64,8 +64,8 @@ def test_the_front_is_what_no_other_network_beats() -> None:
 
         def beats(one: Network, other: Network) -> bool:
             mine, theirs = (
-                (one.accuracy, -one.cost("params")),
-                (other.accuracy, -other.cost("params")),
+                (one.value, -one.cost("params")),
+                (other.value, -other.cost("params")),
             )
             return all(a >= b for a, b in zip(mine, theirs, strict=True)) and mine != theirs
 
@@ -108,7 +108,7 @@ def test_networks_of_two_runs(runs: list[Path]) -> None:
     assert found[0].latency is None
     assert grown.main
     rows = list(csv.DictReader(io.StringIO(as_csv(found))))
-    assert float(rows[1]["test_accuracy"]) == grown.accuracy
+    assert float(rows[1]["test_accuracy"]) == grown.value
     assert float(rows[1]["latency"]) == 3.0
     assert rows[0]["latency"] == ""
     lines = as_markdown(found).splitlines()
@@ -139,7 +139,7 @@ def test_figures_of_few_many_and_far_networks() -> None:
             figure.draw_without_rendering()
             [axes] = figure.axes
             low, high = axes.get_ylim()
-            shown = [one for one in several if low < 100 * one.accuracy < high]
+            shown = [one for one in several if low < 100 * one.value < high]
             assert set(map(id, front(several, cost))) <= set(map(id, shown))
     assert len(figure.axes[0].texts) < len(several)
 

@@ -4,7 +4,7 @@ import pytest
 
 from ramify.report import RunRecord, results_table
 from ramify.report.headline import counted, flatten, state, tiles, title
-from ramify.report.tables import percent
+from ramify.report.tables import metric_text
 
 Events = list[dict[str, Any]]
 
@@ -21,13 +21,13 @@ def test_tiles_of_a_finished_run(events: Events) -> None:
     rows = {row["arm"]: row for row in results_table(events)}
     shown = values(events)
     assert shown["test accuracy, grown"] == (
-        percent(rows["grown"]["test_accuracy"]),
+        metric_text(rows["grown"]),
         "mean ± sd over 3 seeds",
     )
     gain = rows["grown"]["test_accuracy"]["mean"] - rows["seed"]["test_accuracy"]["mean"]
     assert shown["against the seed network"] == (
         f"+{100 * gain:.2f} points",
-        f"which has {percent(rows['seed']['test_accuracy'])}",
+        f"which has {metric_text(rows['seed'])}",
     )
     mean = round(rows["grown"]["params"]["mean"])
     assert shown["parameters"][0] == f"410 → {mean:,}"

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ramify.data.metric import ACCURACY
 from ramify.report import print_table, results_table, write_summary
-from ramify.report.tables import duration, percent, short, statistic, texts_of, whole
+from ramify.report.tables import duration, short, statistic, texts_of, whole
 
 Events = list[dict[str, Any]]
 
@@ -86,7 +87,7 @@ def test_short(value: float, text: str) -> None:
 
 
 def test_texts_of_statistics() -> None:
-    assert percent(statistic([0.9, 0.92])) == "91.00 ± 1.41 %"
+    assert ACCURACY.text(*statistic([0.9, 0.92]).values()) == "91.00 ± 1.41 %"
     assert whole(statistic([100.0, 100.0])) == "100"
     assert whole(statistic([2.0e6, 2.2e6])) == "2.10 ± 0.14 M"
     assert duration(statistic([30.0, 40.0])) == "35.0 ± 7.1 s"

@@ -285,9 +285,9 @@ def compare(
 ) -> None:
     """Put several runs on one page: accuracy against cost, settings, tables to copy.
 
-    The page shows which networks no other one beats in accuracy and in parameters, MACs or, by
-    --latency, milliseconds; in which settings the runs differ; and every number to copy. An earlier
-    page of that name is written anew.
+    The page shows which networks no other one beats in accuracy (or the metric of another task) and
+    in parameters, MACs or, by --latency, milliseconds; in which settings the runs differ; and every
+    number to copy. An earlier page of that name is written anew.
     """
     from ramify.report import write_comparison
 

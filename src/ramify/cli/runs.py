@@ -47,6 +47,7 @@ def start(
     dataset = RUN_KINDS[settings.kind].prepare(settings)
     options = options_for(settings, kind.resolve) if base else given
     again = command_line(kind.command(), options)
+    settings = settings.suited(dataset, {**base, **given})
     if isinstance(settings, SearchSettings):
         settings = with_candidates(settings, dataset)
     sources = {SOURCES: sources_of(settings, dataset)}

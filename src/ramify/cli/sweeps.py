@@ -23,11 +23,12 @@ from ramify.commands.run_kinds import RUN_KINDS
 from ramify.commands.run_lock import InUse, locked
 from ramify.commands.settings import DOORS, Settings, from_lists
 from ramify.commands.sweep_study import COSTS, TRIALS, Trials
+from ramify.data import Metric
 from ramify.errors import RamifyError, did_you_mean
 from ramify.imports import refuse_foreign
 from ramify.report import write_comparison
 from ramify.report.events import MAIN
-from ramify.report.tables import results_table
+from ramify.report.tables import measured, results_table
 from ramify.store.disk import make_folder
 from ramify.store.files import read_json, write_json
 from ramify.tracing.text_table import text_table
@@ -52,7 +53,7 @@ class Sweep:
         trials: How many there are to be.
         storage: The file within the folder, or the URL, where Optuna keeps the trials.
         study: What the storage calls the sweep.
-        against: Which cost is to be small beside a high accuracy.
+        against: Which cost is to be small beside a good metric, such as a high accuracy.
     """
 
     command: str
@@ -278,4 +279,5 @@ class _Work:
             return
         [row] = [r for r in results_table(RunFolder(path).events()) if r["arm"] in MAIN]
         cost = row["params"] if sweep.against == "params" else row["macs"]
-        self.trials.finish(number, row["test_accuracy"]["mean"], cost["mean"])
+        worth = Metric.of(row).worth(measured(row)["mean"])
+        self.trials.finish(number, worth, cost["mean"])

@@ -15,7 +15,8 @@ CIFAR = ("cifar10", "cifar100")
 MNIST = ("mnist", "fashion-mnist")
 DATA_SETS = ("digits", *MNIST, *CIFAR, "caltech20")
 OTHER = "other"  # a folder of images, a .npz file, or an object of the user's own
-SMALL, LARGE = ("digits", *MNIST, OTHER), (*CIFAR, "caltech20")
+TABLE_DATA = "table"  # a .csv file, or a column of one
+SMALL, LARGE = ("digits", *MNIST, OTHER, TABLE_DATA), (*CIFAR, "caltech20")
 WIDTHS, FITS = ("grow", "prune"), ("grow", "prune", "retrain-cells")
 
 Row = tuple[dict[str, str | tuple[str, ...]], dict[str, Any]]
@@ -50,6 +51,9 @@ TABLE: tuple[Row, ...] = (
         "model": "mobilenet_v2", "probe_samples": 256, "epochs": 10, "batch_size": 32,
         "weight_decay": 1e-4, "lr": 0.05}),
     ({"kind": WIDTHS, "data": OTHER}, {"epochs": 10, "batch_size": 64, "weight_decay": 5e-4}),
+    ({"kind": WIDTHS, "data": TABLE_DATA}, {
+        "model": "mlp", "width": 8, "epochs": 20, "batch_size": 32, "optimizer": "adamw",
+        "lr": 0.01, "weight_decay": 0.01}),
 
     # --- by growth method
     ({"kind": "grow", "method": "s3d"}, {"signed": 1.3, "copies": (2,)}),
@@ -66,6 +70,7 @@ TABLE: tuple[Row, ...] = (
         "from_scratch": False, "temperature": 2.0}),
     ({"kind": "prune", "data": ("digits", *MNIST)}, {"model": "digits_net", "width": 16}),
     ({"kind": "prune", "data": CIFAR}, {"model": "preresnet20", "epochs": 10}),
+    ({"kind": "prune", "data": TABLE_DATA}, {"width": 32}),
 
     # --- ramify search: seconds, to see it work; on CIFAR as DARTS and the RARTS thesis (3.2.1),
     #     which leaves λ and β open
@@ -117,7 +122,9 @@ def defaults(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "data" not in given:
         raise RamifyError("no data set was given; try --data digits, or --resume RUN.")
-    data = given["data"] if given["data"] in DATA_SETS else OTHER
+    data = given["data"]
+    if data not in DATA_SETS:
+        data = TABLE_DATA if data.partition(":")[0].endswith(".csv") else OTHER
     values: dict[str, Any] = {}
     for conditions, own in TABLE:
         known = {**values, **given, "kind": kind, "data": data}

@@ -15,6 +15,7 @@ from ramify.commands import prune_lines
 from ramify.commands.grow_settings import GrowSettings
 from ramify.commands.prune_settings import PruneSettings
 from ramify.commands.settings import Settings
+from ramify.data import Metric
 
 REDRAW = 0.2
 QUIET = 15.0
@@ -161,14 +162,15 @@ def _epoch_line(event: dict[str, Any], rounds: int) -> str:
     head = f"{event['job']}: {place}epoch {event['epoch'] + 1}, "
     if "loss_p" in event:
         return f"{head}losses of the halves {event['loss_a']:#.4g} and {event['loss_p']:#.4g}"
-    return f"{head}{_accuracy(event)}, {event['params']:,} parameters"
+    return f"{head}{_tested(event)}, {event['params']:,} parameters"
 
 
-def _accuracy(event: Mapping[str, Any]) -> str:
-    """On what is tested; of a candidate of random search, on the second half."""
-    which = "test" if "test_accuracy" in event else "valid"
-    words = {"test": "test accuracy", "valid": "accuracy on the second half"}
-    return f"{words[which]} {100 * event[f'{which}_accuracy']:.2f} %"
+def _tested(event: Mapping[str, Any]) -> str:
+    """How good a network is; of a candidate of random search, on the second half."""
+    metric = Metric.of(event)
+    if f"test_{metric.key}" in event:
+        return f"test {metric.words} {metric.text(event[f'test_{metric.key}'])}"
+    return f"{metric.words} on the second half {metric.text(event[f'valid_{metric.key}'])}"
 
 
 def _edit_line(event: dict[str, Any]) -> str:
@@ -218,7 +220,7 @@ def stop_line(event: Mapping[str, Any]) -> str:
 
 
 def _result_line(event: dict[str, Any]) -> str:
-    found = event["genotype"] if event["arm"] == "searched" else _accuracy(event)
+    found = event["genotype"] if event["arm"] == "searched" else _tested(event)
     return (
         f"{event['job']}: finished, {found}, "
         f"{event['params']:,} parameters, {event['steps']:,} steps in {event['seconds']:.0f} s"

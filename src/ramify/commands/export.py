@@ -23,6 +23,7 @@ from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder
 from ramify.commands.run_kinds import kind_of
 from ramify.data import Dataset
 from ramify.data import load as load_named
+from ramify.data.task import CLASSIFICATION, outputs_of
 from ramify.errors import RamifyError, first_line
 from ramify.models import build as build_model
 from ramify.store.disk import sweep
@@ -32,6 +33,7 @@ from ramify.tracing.recorder import evaluating
 
 SAMPLES = 256  # that onnxruntime is tried on
 CLOSE = 1e-3  # of scores, over the largest
+NOTES, OF_TABLES = ("mean", "std", "classes"), ("features", "target")  # members of the data set
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,11 @@ def write_onnx(model: nn.Module, dataset: Dataset, path: Path) -> Exported:
     """Write a network as ONNX, for batches of any size, and try it on test samples.
 
     The file says with which mean and deviation its inputs are prepared and what the classes are
-    called, as JSON in its metadata: ``mean``, ``std``, ``classes``. The network is unchanged.
+    called, as JSON in its metadata: ``mean``, ``std``, ``classes``; of a table also ``features``,
+    and ``target``, mean and deviation of what it predicts. The network is unchanged.
 
     Args:
-        model: A classifier.
+        model: The network.
         dataset: What it was trained on.
         path: Where to; written whole or not at all.
 
@@ -143,7 +146,7 @@ def write_onnx(model: nn.Module, dataset: Dataset, path: Path) -> Exported:
     inputs = dataset.x_test[:2].to(device)
     with evaluating(model):
         content = _exported(model, inputs, dataset)
-    checked, error = _compared(model, dataset.x_test[:SAMPLES], content, device)
+    checked, error = _compared(model, dataset, content, device)
     write_bytes(path, content)
     sweep(path.parent)
     return Exported(path, checked, error)
@@ -166,7 +169,8 @@ def _exported(model: nn.Module, inputs: Tensor, dataset: Dataset) -> bytes:
                 verbose=False,
             )
         assert program is not None  # it is None only where a file is asked for
-        notes = {"mean": dataset.mean, "std": dataset.std, "classes": dataset.classes}
+        notes: dict[str, Any] = {name: getattr(dataset, name) for name in NOTES}
+        notes |= {name: value for name in OF_TABLES if (value := getattr(dataset, name))}
         program.model.metadata_props.update({key: json.dumps(v) for key, v in notes.items()})
         content: bytes = program.model_proto.SerializeToString()
     except Exception as error:  # the exporter's own, of many kinds
@@ -180,11 +184,12 @@ def _exported(model: nn.Module, inputs: Tensor, dataset: Dataset) -> bytes:
 
 
 def _compared(
-    model: nn.Module, inputs: Tensor, content: bytes, device: torch.device
+    model: nn.Module, dataset: Dataset, content: bytes, device: torch.device
 ) -> tuple[int | None, float]:
     """How many samples have the same prediction in onnxruntime: all, or an error."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None, 0.0
+    inputs = dataset.x_test[:SAMPLES]
     runtime = importlib.import_module("onnxruntime")
     try:
         session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -195,9 +200,11 @@ def _compared(
             f"({first_line(refusal)}); a newer onnxruntime may."
         ) from refusal
     with evaluating(model):
-        wanted = model(inputs.to(device)).cpu().numpy()
+        wanted = outputs_of(model(inputs.to(device))).cpu().numpy()
     error = float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-12))
-    same = int((found.argmax(1) == wanted.argmax(1)).sum())
+    same = len(inputs)  # of other tasks than classification there is no one prediction a sample
+    if dataset.task.name == CLASSIFICATION.name:
+        same = int((found.argmax(1) == wanted.argmax(1)).sum())
     if error > CLOSE or same < len(inputs):
         raise RamifyError(
             f"onnxruntime gives other scores than the network: {len(inputs) - same} of "

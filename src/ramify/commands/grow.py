@@ -69,7 +69,7 @@ def run_grow(job: Job, setup: Setup) -> None:
     done = grow(
         model,
         setup.inputs(),
-        settings.loss(),
+        setup.loss(),
         setup.batches(job),
         method=settings.growth(job.seed),
         rule=settings.selection(),
@@ -100,17 +100,24 @@ def _cut(job: Job, setup: Setup, settings: GrowSettings) -> None:
     done = shrink(
         model,
         setup.inputs(),
-        settings.loss(),
+        setup.loss(),
         setup.batches(job),
         budget={"params": size},
         multiple_of=settings.multiple_of,
         calibration=probe(setup, CUT_SAMPLES, job.seed),
         training=settings.tuning(),
-        teacher=setup.kept(Job(GROWN, job.seed)).to(settings.device),
+        teacher=_teacher(job, setup),
         **setup.training(job),
     )
     setup.keep(job, model)
     setup.finish(job, done.history)
+
+
+def _teacher(job: Job, setup: Setup) -> nn.Module | None:
+    """The grown network, whose outputs a cut one follows where a softmax is taken of them."""
+    if not setup.dataset.task.softmax_last:
+        return None
+    return setup.kept(Job(GROWN, job.seed)).to(setup.settings.device)
 
 
 def _compare(job: Job, setup: Setup, settings: GrowSettings) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ramify.commands.defaults import defaults
 from ramify.commands.settings import GROW, OWN, RUN, TRAIN, NetworkSettings, option
 from ramify.errors import RamifyError
 
 if TYPE_CHECKING:
+    from ramify.data import Dataset
     from ramify.methods import Method
     from ramify.select import Rule
     from ramify.select.width_bounds import WidthBounds
@@ -169,7 +170,8 @@ class GrowSettings(NetworkSettings):
     curvature: str | None = option(
         GROW,
         "What stands for the curvature of the loss in the paper's equation (1): {}. gauss-newton: "
-        "p²/4L̂, as the paper; fisher: p²/2, what it is for the log likelihood that is trained here",
+        "p²/4L̂, as the paper, which is taken for tasks other than classification; fisher: p²/2, "
+        "what it is for the log likelihood of a class",
         choices=CURVATURES,
         of={"method": ("gauss-newton",)},
     )
@@ -302,6 +304,14 @@ class GrowSettings(NetworkSettings):
             )
         checked_rounds(self.rounds), checked_budget(self.budget)
         self.bounds(), self.selection(), self.growth(self.seed)
+
+    def suited(self, dataset: Dataset, given: Mapping[str, Any]) -> Self:
+        """With the paper's curvature where the loss is not the log likelihood of a class."""
+        settings = super().suited(dataset, given)
+        likelihood = dataset.task.own is None and dataset.task.name == "classification"
+        if likelihood or self.curvature is None or "curvature" in given:
+            return settings
+        return settings.model_copy(update={"curvature": "gauss-newton"})
 
     def arms(self) -> tuple[str, ...]:
         """The networks that each seed trains."""

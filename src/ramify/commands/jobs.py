@@ -12,11 +12,13 @@ from ramify import distributed
 from ramify.commands.grow_settings import CUT, size_of
 from ramify.commands.launched import check_launched
 from ramify.commands.run_folder import RunFolder
-from ramify.commands.settings import NetworkSettings, Settings, TrainingSettings
+from ramify.commands.settings import NetworkSettings, Settings, TrainingSettings, described
 from ramify.data import Dataset, batches, load
+from ramify.data.metric import LOSS
+from ramify.data.task import CLASSIFICATION, outputs_of
 from ramify.errors import RamifyError
 from ramify.models import build as build_model
-from ramify.probe.loss import Loss
+from ramify.probe.loss import Loss, checked_loss
 from ramify.store.checkpoint import read_checkpoint
 from ramify.store.model import load as load_model
 from ramify.store.model import save, write_model
@@ -92,6 +94,27 @@ class Shuffled:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Samples and labels in order and in batches, which may be gone through again.
+
+    Attributes:
+        inputs: The samples.
+        labels: Their labels.
+        size: Samples of a batch.
+        device: Where each batch goes.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    size: int
+    device: str
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for one in zip(self.inputs.split(self.size), self.labels.split(self.size), strict=True):
+            yield one[0].to(self.device), one[1].to(self.device)
+
+
+@dataclass(frozen=True)
 class Setup:
     """What every job of a run shares.
 
@@ -131,26 +154,28 @@ class Setup:
     def loss(self) -> Loss:
         """What the training brings down."""
         assert isinstance(self.settings, TrainingSettings)
-        return self.settings.loss()
+        return self.settings.loss(self.dataset.task)
+
+    def tags(self, job: Job) -> dict[str, Any]:
+        """What stands in front of each event of a job: its own tags, and the metric's."""
+        return job.tags() | self.dataset.task.metric.tags()
 
     def measures(self, model: nn.Module) -> dict[str, float]:
-        """Accuracy and loss on the test samples, accuracy on as many training samples."""
-        dataset, device = self.dataset, self.settings.device
+        """Metric and loss on the test samples, the metric on as many training samples."""
+        dataset, key = self.dataset, self.dataset.task.metric.key
         count = min(len(dataset.x_test), len(dataset.x_train))
         spread = torch.linspace(0, len(dataset.x_train) - 1, count).long()
 
         def score(inputs: Tensor, labels: Tensor) -> tuple[float, float]:
-            pairs = zip(inputs.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
-            return evaluate(model, ((x.to(device), y.to(device)) for x, y in pairs))
+            parts = Parts(inputs, labels, EVALUATION_BATCH, self.settings.device)
+            return evaluate(model, parts, dataset.task)
 
-        _, train_accuracy = score(dataset.x_train[spread], dataset.y_train[spread])
-        test_loss, test_accuracy = score(dataset.x_test, dataset.y_test)
-        found = {
-            "train_accuracy": train_accuracy,
-            "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
-        }
-        return distributed.broadcast(found)  # the last bit may differ, and what follows must not
+        _, train_value = score(dataset.x_train[spread], dataset.y_train[spread])
+        test_loss, test_value = score(dataset.x_test, dataset.y_test)
+        # Where the loss itself is the metric, that of the training is in the events as it is.
+        seen = {} if key == LOSS.key else {f"train_{key}": train_value}
+        # The last bit may differ between processes, and what follows must not.
+        return distributed.broadcast(seen | {"test_loss": test_loss, f"test_{key}": test_value})
 
     def batches(self, job: Job) -> "Shuffled":
         """The training batches of a job."""
@@ -177,21 +202,22 @@ class Setup:
             "evaluate": self.measures,
             "log": self.record,
             "checkpoint": self.folder.checkpoint,
-            "tags": job.tags(),
+            "tags": self.tags(job),
         }
 
     def finish(
         self, job: Job, history: list[Event], measured: Mapping[str, float] | None = None
     ) -> None:
         """Write the result of a job that is at its end; its checkpoint is no longer needed."""
-        last = next(event for event in reversed(history) if "test_accuracy" in event)
-        measures = {key: last[key] for key in ("test_accuracy", "test_loss", "params", "macs")}
+        tested = f"test_{self.dataset.task.metric.key}"
+        last = next(event for event in reversed(history) if tested in event)
+        measures = {key: last[key] for key in (tested, "test_loss", "params", "macs")}
         measures |= {"steps": last["step"], "seconds": history[-1]["t"], **(measured or {})}
         self.end(job, {"t": history[-1]["t"]} | measures)
 
     def end(self, job: Job, result: Event) -> None:
         """Write what came of a job, whose checkpoint is no longer needed."""
-        self.record({"event": "result"} | job.tags() | result)
+        self.record({"event": "result"} | self.tags(job) | result)
         distributed.from_rank_zero(lambda: self.folder.checkpoint.unlink(missing_ok=True))
 
 
@@ -203,7 +229,7 @@ def plan(settings: Settings) -> list[Job]:
 def prepare(settings: NetworkSettings) -> Dataset:
     """Load the data and try the model, so that a mistake shows before a folder is made."""
     dataset = load_data(settings)
-    try_classifier(build_seed(settings, dataset), dataset)
+    try_network(build_seed(settings, dataset), dataset)
     return dataset
 
 
@@ -217,19 +243,39 @@ def load_data(settings: Settings) -> Dataset:
             f"there is no device {settings.device!r} on this machine; give cpu, or cuda where "
             "torch finds one."
         ) from None
-    return load(settings.data)
+    task = getattr(settings, "task", None)
+    return load(settings.data) if task is None else load(settings.data, task=task)
 
 
 def try_classifier(model: nn.Module, dataset: Dataset) -> None:
-    """Make sure that a network gives one score a class."""
-    scores = try_model(model, dataset.x_train[:1])
-    wanted = (1, len(dataset.classes))
-    if not isinstance(scores, Tensor) or tuple(scores.shape) != wanted:
-        seen = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores)
+    """Make sure that the data are for a classification, and a network gives one score a class."""
+    if dataset.task.name != CLASSIFICATION.name or dataset.task.own:
         raise RamifyError(
-            f"the model gives {seen} for one image of {dataset.name}, and one score a class, "
-            f"{wanted}, is needed."
+            f"cells are searched and trained for classification, and {described(dataset)}; use "
+            "ramify grow or ramify prune."
         )
+    try_network(model, dataset)
+
+
+def try_network(model: nn.Module, dataset: Dataset) -> None:
+    """Make sure that a network gives what the loss and the metric of the data take."""
+    task, inputs, labels = dataset.task, dataset.x_train[:1], dataset.y_train[:1]
+    found = outputs_of(try_model(model, inputs))
+    own = task.own is not None
+    if not own or (task.metric.measure is None and task.metric != LOSS):
+        wanted = task.shape(labels, len(dataset.classes))
+        if not isinstance(found, Tensor) or tuple(found.shape) != wanted:
+            seen = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found)
+            sample = "image" if task.name == CLASSIFICATION.name else "sample"
+            raise RamifyError(
+                f"the model gives {seen} for one {sample} of {dataset.name}, and {task.outputs}, "
+                f"{wanted}, is needed{', or a metric of your own' if own else ''}."
+            )
+    if own or task.metric.measure is not None:
+        batch = dataset.x_train[:2], dataset.y_train[:2]
+        with evaluating(model):
+            checked_loss(task.loss, model, batch)
+        evaluate(model, [batch], task)
 
 
 def try_model(model: nn.Module, inputs: Any) -> Any:
@@ -238,8 +284,9 @@ def try_model(model: nn.Module, inputs: Any) -> Any:
         with evaluating(model):
             return model(inputs)
     except Exception as error:
+        hint = "; the model mlp takes rows of numbers" if inputs.ndim == 2 else ""
         raise RamifyError(
-            f"the model does not run on inputs of shape {tuple(inputs.shape)}: {error}"
+            f"the model does not run on inputs of shape {tuple(inputs.shape)}: {error}{hint}"
         ) from error
 
 

@@ -11,14 +11,15 @@ from ramify import distributed
 from ramify.commands.jobs import (
     RESTORE,
     Job,
+    Parts,
     Setup,
     Shuffled,
     build_seed,
     prepare,
     probe,
-    try_classifier,
+    try_network,
 )
-from ramify.commands.prune_accept import Acceptance, Batches, held_out
+from ramify.commands.prune_accept import Acceptance, Batches, checked_allowance, held_out
 from ramify.commands.prune_settings import PruneSettings
 from ramify.commands.weights import trained_network
 from ramify.data import Dataset
@@ -45,10 +46,11 @@ def prepare_widths(settings: PruneSettings) -> Dataset:
 def try_widths(settings: PruneSettings, dataset: Dataset) -> None:
     """Try the search and the cut on the full network as it is; errors as :func:`prepare_widths`."""
     if settings.accept:
+        checked_allowance(settings.accept, dataset.task.metric)
         held_out(dataset, settings.seed)
     model, inputs = _untrained(settings, dataset), dataset.x_train[:1]
     if settings.weights:
-        try_classifier(model, dataset)
+        try_network(model, dataset)
     budget = settings.budget_of(model, inputs)
     accept = (lambda model: True) if settings.accept else None
     check_shrink(model, inputs, settings.search(0), Cutting(**settings.cutting(budget, accept)))
@@ -85,7 +87,7 @@ def _train_full(settings: PruneSettings, job: Job, setup: Setup) -> None:
     history = train(
         model,
         setup.inputs(),
-        settings.loss(),
+        setup.loss(),
         setup.batches(job),
         training=replace(settings.training(), epochs=settings.pretrain_epochs),
         **setup.training(job),
@@ -102,7 +104,7 @@ def _search(settings: PruneSettings, job: Job, setup: Setup) -> None:
     scored = search_widths(
         model.to(settings.device),
         setup.inputs(),
-        settings.loss(),
+        setup.loss(),
         _pairs(setup, job.seed),
         search=search,
         training=settings.training(),
@@ -129,12 +131,14 @@ def _shrink(settings: PruneSettings, job: Job, setup: Setup, judges: Batches) ->
         model = load(kept, setup.build)
         method = Scores(read_json(_scores(setup, job.seed), RESTORE))
     sample, held = _samples(settings, setup, job.seed, judges)
-    accept = Acceptance.against(full, settings.accept, judges) if settings.accept else None
+    accept = None
+    if settings.accept:
+        accept = Acceptance.against(full, settings.accept, judges, setup.dataset.task)
     budget = settings.budget_of(full, setup.inputs())
     done = shrink(
         model.to(settings.device),
         setup.inputs(),
-        settings.loss(),
+        setup.loss(),
         setup.batches(job),
         **settings.cutting(budget, accept) | {"method": method},
         sensitivity=settings.sensitivity,
@@ -152,7 +156,7 @@ def _shrink(settings: PruneSettings, job: Job, setup: Setup, judges: Batches) ->
 
 def _told(setup: Setup, job: Job, held: Batches, accept: Acceptance | None) -> dict[str, Any]:
     """What the events say of the samples that measure a cut, and of what was allowed on them."""
-    tags = job.tags() | {"held_samples": sum(len(labels) for _, labels in held)}
+    tags = setup.tags(job) | {"held_samples": sum(len(labels) for _, labels in held)}
     if accept is None:
         return {"tags": tags}
     judged = lambda model: setup.measures(model) | accept.measures(model)  # noqa: E731
@@ -174,8 +178,7 @@ def _samples(
 def _batches(setup: Setup, inputs: Tensor, labels: Tensor) -> Batches:
     """Samples in batches on the device; in two at least, so that each half can judge the other."""
     size = min(CUT_BATCH, max(1, (len(inputs) + 1) // 2))
-    pairs = zip(inputs.split(size), labels.split(size), strict=True)
-    return [(x.to(setup.settings.device), y.to(setup.settings.device)) for x, y in pairs]
+    return list(Parts(inputs, labels, size, setup.settings.device))
 
 
 def _full(settings: PruneSettings, job: Job, setup: Setup) -> nn.Module:

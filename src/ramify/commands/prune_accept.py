@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ramify.data import Dataset
+from ramify.data import Dataset, Metric, Task
+from ramify.data.metric import ACCURACY, LOSS
+from ramify.data.task import CLASSIFICATION
 from ramify.errors import RamifyError
 from ramify.train.epoch import evaluate
 
-MEASURES = ("accuracy", "loss")
 SHARE, LEAST, MOST = 0.1, 100, 2000
 """So large a part of the training data is held out: this share, at least and at most so many."""
 SLACK = 1e-6  # for the last bits of a sum
@@ -20,27 +21,40 @@ SLACK = 1e-6  # for the last bits of a sum
 Batches = list[tuple[Tensor, Tensor]]
 
 
-def checked_allowance(accept: Mapping[str, float]) -> None:
+def checked_allowance(accept: Mapping[str, float], metric: Metric = ACCURACY) -> None:
     """Make sure that an allowance is one.
 
     Args:
-        accept: ``accuracy``, the change in points, which is 0 or less, and ``loss``, the rise of
-            the mean loss, which is 0 or more.
+        accept: the key of the metric, such as ``accuracy``, and its change, in points where it is a
+            share: 0 or less where a higher number is better, else 0 or more; and ``loss``, the rise
+            of the mean loss.
+        metric: Of the task.
 
     Raises:
         RamifyError: It is of something else, or has the wrong sign.
     """
+    known = {one.key: one for one in (metric, LOSS)}
     for name, change in accept.items():
-        if name not in MEASURES:
+        if name not in known:
             raise RamifyError(
-                f"accept is of {' or '.join(MEASURES)}, and got {name!r}: give accuracy=-1.0 for "
-                "one point of accuracy less, or loss=0.05 for a loss that is 0.05 higher."
+                f"accept is of {' or '.join(known)}, and got {name!r}: give {_example(metric)}loss="
+                "0.05 for a loss that is 0.05 higher."
             )
-        if (change > 0) if name == "accuracy" else (change < 0):
+        if known[name].worth(change) > 0:
             raise RamifyError(
                 f"accept allows {name}={change:g}, and the full network is not to be surpassed: "
-                f"give {f'accuracy={-change:g}' if name == 'accuracy' else f'loss={-change:g}'}."
+                f"give {name}={-change:g}."
             )
+
+
+def _example(metric: Metric) -> str:
+    """An allowance of a metric, in words; nothing where the loss is the metric."""
+    if metric == LOSS:
+        return ""
+    if metric.percent:
+        return f"{metric.key}=-1.0 for one point of {metric.words} less, or "
+    way, change = ("less", "-0.01") if metric.higher else ("more", "0.01")
+    return f"{metric.key}={change} for 0.01 of {metric.words} {way}, or "
 
 
 def held_out(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
@@ -77,29 +91,38 @@ class Acceptance:
     Attributes:
         allowed: What :func:`checked_allowance` takes.
         held: The samples that were held out, in batches.
-        accuracy: Of the full network on them, in [0, 1].
+        value: The metric of the full network on them; accuracy in [0, 1].
         loss: Of the full network on them.
+        task: What the networks are for.
     """
 
     allowed: Mapping[str, float]
     held: Batches
-    accuracy: float
+    value: float
     loss: float
+    task: Task = CLASSIFICATION
 
     @classmethod
-    def against(cls, full: nn.Module, allowed: Mapping[str, float], held: Batches) -> Acceptance:
+    def against(
+        cls,
+        full: nn.Module,
+        allowed: Mapping[str, float],
+        held: Batches,
+        task: Task = CLASSIFICATION,
+    ) -> Acceptance:
         """The judge that compares with a network."""
-        loss, accuracy = evaluate(full, held)
-        return cls(allowed, held, accuracy, loss)
+        loss, value = evaluate(full, held, task)
+        return cls(allowed, held, value, loss, task)
 
     def __call__(self, model: nn.Module) -> bool:
         """Whether the network loses no more than is allowed."""
-        loss, accuracy = evaluate(model, self.held)
-        least = self.accuracy + self.allowed.get("accuracy", -100.0) / 100
-        most = self.loss + self.allowed.get("loss", float("inf"))
-        return accuracy >= least - SLACK and loss <= most + SLACK
+        loss, value = evaluate(model, self.held, self.task)
+        metric, inf = self.task.metric, float("inf")
+        fall = -metric.worth(self.allowed.get(metric.key, metric.worth(-inf))) / metric.scale
+        lost = metric.worth(self.value) - metric.worth(value)
+        return lost <= fall + SLACK and loss - self.loss <= self.allowed.get("loss", inf) + SLACK
 
     def measures(self, model: nn.Module) -> dict[str, float]:
         """What the network has on the samples that were held out, for the events."""
-        loss, accuracy = evaluate(model, self.held)
-        return {"held_loss": loss, "held_accuracy": accuracy}
+        loss, value = evaluate(model, self.held, self.task)
+        return {"held_loss": loss, f"held_{self.task.metric.key}": value}

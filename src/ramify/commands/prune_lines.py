@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ramify.commands.prune_settings import PruneSettings
+from ramify.data import Metric
+from ramify.data.metric import LOSS
 
 PHASES = {"baseline": "full network", "scored": "search", "pruned": "tuning"}
 CHOOSING = "cut: choosing channels, and refitting what reads them"
@@ -34,8 +36,8 @@ def edit_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
     lines = [
         f"{head}: pruned {gone} of {channels} channels, "
         f"{event['params_before']:,} -> {event['params_after']:,} parameters, "
-        f"{event['macs_before']:,} -> {event['macs_after']:,} MACs, test accuracy "
-        f"{_points(event, 'test_accuracy')} before the tuning",
+        f"{event['macs_before']:,} -> {event['macs_after']:,} MACs, test {Metric.of(event).words} "
+        f"{_change(event, 'test')} before the tuning",
         f"{head}: {_loss(event)}",
     ]
     if drops := event.get("drops"):
@@ -60,11 +62,12 @@ def result_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]
 
 def stop_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
     """What the small network has in the end on the samples that judged the cuts."""
-    if "held_accuracy" not in event:
+    metric = Metric.of(event)
+    if f"held_{metric.key}" not in event:
         return []
     return [
-        f"{_phase('small network', event, settings)}: accuracy on the samples that were held out "
-        f"{100 * event['held_accuracy']:.2f} %, loss {event['held_loss']:#.3g}"
+        f"{_phase('small network', event, settings)}: {metric.words} on the samples that were held "
+        f"out {metric.text(event[f'held_{metric.key}'])}, loss {event['held_loss']:#.3g}"
     ]
 
 
@@ -109,14 +112,18 @@ def _phase(name: str, event: Mapping[str, Any], settings: PruneSettings) -> str:
 
 
 def _worth(event: Mapping[str, Any]) -> str:
+    metric = Metric.of(event)
     return (
-        f"test accuracy {100 * event['test_accuracy']:.2f} %, {event['params']:,} parameters, "
-        f"{event['macs']:,} MACs"
+        f"test {metric.words} {metric.text(event[f'test_{metric.key}'])}, {event['params']:,} "
+        f"parameters, {event['macs']:,} MACs"
     )
 
 
-def _points(event: Mapping[str, Any], name: str) -> str:
-    return f"{100 * event[f'{name}_before']:.2f} -> {100 * event[f'{name}_after']:.2f} %"
+def _change(event: Mapping[str, Any], which: str) -> str:
+    """The metric before and after a cut, on the test samples or on those held out."""
+    metric = Metric.of(event)
+    name = f"{which}_{metric.key}"
+    return metric.change(event[f"{name}_before"], event[f"{name}_after"])
 
 
 def _loss(event: Mapping[str, Any]) -> str:
@@ -132,10 +139,10 @@ def _loss(event: Mapping[str, Any]) -> str:
 
 def _judged(event: Mapping[str, Any], allowed: Mapping[str, float]) -> str:
     """What was allowed of a cut, and what was measured."""
-    words = []
-    if "accuracy" in allowed:
+    words, metric = [], Metric.of(event)
+    if metric.key in allowed and metric != LOSS:
         words.append(
-            f"accuracy {_points(event, 'held_accuracy')}, where {allowed['accuracy']:g} is allowed"
+            f"{metric.words} {_change(event, 'held')}, where {allowed[metric.key]:g} is allowed"
         )
     if "loss" in allowed:
         words.append(

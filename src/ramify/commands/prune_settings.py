@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from ramify.commands.defaults import DATA_SETS
 from ramify.commands.grow_settings import BUDGETS
-from ramify.commands.settings import CUT, OWN, SEARCH, TRAIN, WHAT, NetworkSettings, option
+from ramify.commands.settings import (
+    CUT,
+    OWN,
+    SEARCH,
+    TRAIN,
+    WHAT,
+    NetworkSettings,
+    described,
+    option,
+)
 from ramify.errors import RamifyError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ramify.data import Dataset
     from ramify.methods import Method
     from ramify.refit.outcome import Accept
     from ramify.select import Rule
@@ -85,12 +96,13 @@ class PruneSettings(NetworkSettings):
     accept: dict[str, float] | None = option(
         CUT,
         "Cut as far as the network stays this good, such as accuracy=-1.0 (one point less than the "
-        "full network has) or loss=0.05 (so much more); alone, or beside --budget or --ratio. "
+        "full network has) or loss=0.05 (so much more); of other tasks iou=-1.0 (points), r2=-0.01 "
+        "or perplexity=0.5; alone, or beside --budget or --ratio. "
         "Measured after the refit and before the tuning, on a tenth of the training data (100 to "
         "2,000 samples) that nothing in this run is trained on; the training that made --weights "
         "may have seen them.",
         form="accuracy and the change in points, such as accuracy=-1.0, or loss and its rise, such "
-        "as loss=0.05",
+        "as loss=0.05, or the metric of another task and its change, such as r2=-0.01",
     )
     ratio: float | None = option(
         CUT,
@@ -164,7 +176,8 @@ class PruneSettings(NetworkSettings):
     from_scratch: bool = option(TRAIN, "Train the cut shape from fresh weights in the tuning.")
     distill: bool = option(
         TRAIN,
-        "Tune on the outputs of the full network too. Default: where there is a trained one.",
+        "Tune on the outputs of the full network too, of classifications and of text. Default: "
+        "where there is a trained one.",
     )
     temperature: float | None = option(
         TRAIN, "T, the temperature of the outputs", of={"distill": ("True",)}, gt=0
@@ -251,7 +264,8 @@ class PruneSettings(NetworkSettings):
         if "loss" in (self.budget or {}):
             raise RamifyError("there is no budget of the loss; give --accept loss=0.05 for that.")
         checked_budget({name: share_of(name, m) for name, m in (self.budget or {}).items()})
-        checked_allowance(self.accept or {})
+        if self.data in DATA_SETS and self.task is None:  # the others say their task when loaded
+            checked_allowance(self.accept or {})
         self._rule()
         self.search(self.seed) or self.method(self.seed)
         if self.weights is not None and digest_of(self.weights) != self.weights_digest:
@@ -259,6 +273,18 @@ class PruneSettings(NetworkSettings):
                 f"the weights in {self.weights} are not those that the run was begun with; "
                 "restore the file, or begin a new run."
             )
+
+    def suited(self, dataset: Dataset, given: Mapping[str, Any]) -> Self:
+        """Without a teacher where the outputs are not those that a softmax is taken of."""
+        settings = super().suited(dataset, given)
+        if dataset.task.softmax_last or not self.distill:
+            return settings
+        if given.get("distill") or "temperature" in given:
+            raise RamifyError(
+                "distill follows the outputs of a classification or of text by their softmax, and "
+                f"{described(dataset)}; leave it out."
+            )
+        return settings.model_copy(update={"distill": False, "temperature": None})
 
     def arms(self) -> tuple[str, ...]:
         """The networks that each seed trains, or measures."""

@@ -36,6 +36,7 @@ def begin(
         return cells, RunFolder.create(path, cells.to_json(), sources, again), dataset
     settings, recipes = shapes_of(source, given, RetrainSettings.of_file(file, given))
     dataset = prepare(settings)
+    settings = settings.suited(dataset, given)
     for recipe in recipes:  # does each fit the network?
         scratch(lambda: build_seed(settings, dataset), recipe)
     beside = {

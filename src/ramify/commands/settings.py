@@ -22,6 +22,7 @@ from ramify.errors import RamifyError, did_you_mean
 from ramify.imports import refuse_foreign, require
 
 if TYPE_CHECKING:
+    from ramify.data import Dataset, Task
     from ramify.probe.loss import Loss
     from ramify.train.epoch import Training
 
@@ -36,6 +37,7 @@ SWEEP, WHAT, GROW, SEARCH, CUT, TRAIN, RUN = PANELS = (
     "The run",
 )
 OWN = "package.module:object"  # stands for every name of that form
+TASKS = ("classification", "regression", "segmentation", "text")
 DOORS = ("data", "model", "method", "rule", "searcher", "space")  # settings that may be such a name
 AGAIN = "restore it, or begin a new run in another folder."
 KINDS_OF_JSON = {
@@ -103,8 +105,9 @@ class Settings(BaseModel, ABC):
         WHAT,
         f"{', '.join(DATA_SETS)}, or NAME of NAME.npz (digits is built in, the others are looked "
         "for under the folder that RAMIFY_DATA names); a folder with images in train/CLASS/* and "
-        "test/CLASS/*, or in CLASS/* alone, which is split; or package.module:object, a data set "
-        "of yours or a function that returns one.",
+        "test/CLASS/*, or in CLASS/* alone, which is split; FILE.csv, of which the last column is "
+        "predicted, or FILE.csv:COLUMN; or package.module:object, a data set of yours or a "
+        "function that returns one.",
     )
     epochs: int = option(
         TRAIN, "Passes over the data before and after each change of the shape.", ge=1
@@ -269,6 +272,18 @@ class Settings(BaseModel, ABC):
         """Settings of a folder of an earlier version, with what has been added since."""
         return {"tensorboard": False} | values
 
+    def suited(self, dataset: Dataset, given: Mapping[str, Any]) -> Self:
+        """The settings for what the data are for; a RamifyError where one of them is not.
+
+        Args:
+            dataset: The data, which say so once they are loaded.
+            given: Settings by name; those left open are absent, and may become others.
+
+        Returns:
+            The settings of the run.
+        """
+        return self
+
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
         return {"command": self.command(), **self.model_dump(mode="json")}
@@ -339,7 +354,7 @@ class TrainingSettings(Settings):
     label_smoothing: float = option(
         TRAIN,
         "Share of each label that the training loss spreads over all classes, such as 0.1; test "
-        "losses and accuracies are those of the labels as they are",
+        "losses and accuracies are those of the labels as they are; not of a regression",
         ge=0,
         lt=1,
     )
@@ -379,13 +394,20 @@ class TrainingSettings(Settings):
 
         return Training(**{field.name: getattr(self, field.name) for field in fields(Training)})
 
-    def loss(self) -> Loss:
+    def suited(self, dataset: Dataset, given: Mapping[str, Any]) -> Self:
+        """As they are; only labels of classes can be smoothed."""
+        if self.label_smoothing and not dataset.task.smooths:
+            raise RamifyError(
+                f"label_smoothing spreads the label of a class over the others, and "
+                f"{described(dataset)}; leave it out."
+            )
+        return super().suited(dataset, given)
+
+    def loss(self, task: Task) -> Loss:
         """What the training brings down: ``loss(model, batch)`` -> (S,)."""
         from functools import partial
 
-        from ramify.train.epoch import cross_entropy
-
-        return partial(cross_entropy, label_smoothing=self.label_smoothing)
+        return partial(task.loss, label_smoothing=self.label_smoothing)
 
 
 class NetworkSettings(TrainingSettings):
@@ -397,6 +419,24 @@ class NetworkSettings(TrainingSettings):
         "returns an nn.Module.",
     )
     width: int | None = option(WHAT, "Channels of a layer of the network to begin with.")
+    task: str | None = option(
+        WHAT,
+        "What the data are for: {}. It says what the loss is, and what is reported: accuracy, R², "
+        "mean IoU or perplexity. Default: what the data object or its labels say.",
+        choices=TASKS,
+    )
+
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Folders from before there were others are for a classification."""
+        return super().upgraded({"task": None} | values)
+
+
+def described(dataset: Dataset) -> str:
+    """What data are for, as a clause of a refusal."""
+    if dataset.task.own is not None:
+        return f"{dataset.name} brings a loss of its own"
+    return f"{dataset.name} is for a {dataset.task.name}"
 
 
 def _of_file(path: Path) -> Any:

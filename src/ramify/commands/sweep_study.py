@@ -133,10 +133,10 @@ class Trials:
         draw(trial)
         return trial
 
-    def finish(self, number: int, accuracy: float, cost: float) -> None:
-        """Note what a trial came to, unless another process has."""
+    def finish(self, number: int, worth: float, cost: float) -> None:
+        """Note what a trial came to, unless another process has; a higher worth is better."""
         if not self._trial(number).state.is_finished():
-            self.study.tell(number, (accuracy, cost))
+            self.study.tell(number, (worth, cost))
 
     def fail(self, number: int, sentence: str) -> None:
         """Note why a trial came to nothing."""

@@ -15,6 +15,8 @@ from ramify.data.digits import load_digits
 from ramify.data.folder import load_folder
 from ramify.data.idx import read_idx_split
 from ramify.data.npz import load_npz, read_npz
+from ramify.data.table import load_table, table_of
+from ramify.data.task import task_named
 from ramify.errors import RamifyError, did_you_mean
 from ramify.imports import made, makes_objects, object_at
 
@@ -119,7 +121,7 @@ _FILE_SETS = (
 NAMES = ("digits", *(file_set.name for file_set in _FILE_SETS), CALTECH)
 
 
-def load(name: str, seed: int = 0) -> Dataset:
+def load(name: str, seed: int = 0, *, task: str | None = None) -> Dataset:
     """Load a data set into memory.
 
     ``digits`` come with scikit-learn. The other built-in sets are looked for in the folder that the
@@ -131,22 +133,33 @@ def load(name: str, seed: int = 0) -> Dataset:
 
     Args:
         name: one of ``NAMES``; the path of a folder of images, ``train/CLASS/*`` and
-            ``test/CLASS/*``, or ``CLASS/*``, which is split; any other NAME for ``NAME.npz`` in the
+            ``test/CLASS/*``, or ``CLASS/*``, which is split; ``FILE.csv``, whose last column is
+            predicted, or ``FILE.csv:COLUMN``; any other NAME for ``NAME.npz`` in the
             folder RAMIFY_DATA, as :func:`ramify.data.npz.load_npz` reads it; or
             ``package.module:object`` for an object that has what :class:`ramify.data.TrainTest`
             names, or a function that returns one.
         seed: which split of the digits; the other sets come with a split of their own.
+        task: what the data are for: ``"classification"``, ``"regression"``, ``"segmentation"`` or
+            ``"text"``; None where the labels say so.
 
     Returns:
         The data set; ``augment`` is set for the CIFAR sets and caltech20.
 
     Raises:
-        RamifyError: if the name is unknown, or its files are missing or damaged.
+        RamifyError: if the name is unknown, its files are missing or damaged, or its labels are not
+            as the task takes them.
 
     Example:
         >>> load("digits").x_train.shape
         torch.Size([1437, 1, 8, 8])
     """
+    if task is not None:
+        task_named(task)
+    return as_dataset(_found(name, seed, task), name, task)
+
+
+def _found(name: str, seed: int, task: str | None) -> Dataset:
+    """The data set of a name, for its own task where it has one."""
     if name == "digits":
         return load_digits(seed)
     if name == CALTECH:
@@ -156,12 +169,15 @@ def load(name: str, seed: int = 0) -> Dataset:
             return _load_files(file_set, data_folder(name))
     if Path(name).is_dir():
         return load_folder(Path(name))
+    if table := table_of(name):
+        return load_table(*table, task)
     if all(name.partition(":")):
         found = object_at(name, "data set")
-        return as_dataset(made(found, name, "data set") if makes_objects(found) else found, name)
+        source = made(found, name, "data set") if makes_objects(found) else found
+        return as_dataset(source, name, task)
     root = os.environ.get(VARIABLE)
     if root and (path := Path(root).expanduser() / f"{name}.npz").is_file():
-        return load_npz(path)
+        return load_npz(path, task)
     if "/" in name or name.startswith("."):
         raise RamifyError(
             f"there is no folder {name!r}: give the path of one with images in train/CLASS/* and "
@@ -169,8 +185,8 @@ def load(name: str, seed: int = 0) -> Dataset:
         )
     raise RamifyError(
         f"unknown data set {name!r}{did_you_mean(name, NAMES)}: give one of {', '.join(NAMES)}; "
-        f"the name of a .npz file in the folder that {VARIABLE} names; package.module:object; or "
-        "the path of a folder with images in train/CLASS/* and test/CLASS/*."
+        f"the name of a .npz file in the folder that {VARIABLE} names; package.module:object; the "
+        "path of a folder with images in train/CLASS/* and test/CLASS/*; or FILE.csv."
     )
 
 

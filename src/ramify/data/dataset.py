@@ -5,8 +5,9 @@ Shapes: N samples, C channels, H rows, W columns, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -14,6 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ramify.data.labels import (
+    IMAGES,
+    check_targets,
+    checked_labels,
+    checked_samples,
+    counted_labels,
+    shifted,
+    task_of,
+)
+from ramify.data.task import CLASSIFICATION, OWN, REGRESSION, TEXT, Task, with_own
 from ramify.errors import RamifyError
 
 Pixels = NDArray[np.uint8]  # (N, C, H, W), 0 to 255
@@ -22,6 +33,7 @@ Samples = Pixels | Tensor
 T = TypeVar("T")
 
 MEMBERS = ("x_train", "y_train", "x_test", "y_test")
+SPLITS = {"train": "training", "test": "test"}  # with the word for each
 
 
 @dataclass(frozen=True)
@@ -34,20 +46,27 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A classification data set in memory, ready for training.
+    """A data set in memory, ready for training.
 
     Attributes:
         name: what the user asked for; for a folder of images, the folder's own name.
         x_train: training samples (N, ...), float32; images are (N, C, H, W), and those that Ramify
             reads have mean 0 and deviation 1 in each channel.
-        y_train: training labels (N,), int64, from 0 to K - 1.
+        y_train: training labels as the task takes them: for a classification (N,), int64, from 0
+            to K - 1.
         x_test: test samples, normalised by the constants of the training samples.
         y_test: test labels.
-        classes: the K names of the classes, in the order of the labels.
+        classes: the K names of what the network puts out: of the classes, in the order of the
+            labels; of the targets of a regression; of the tokens of a vocabulary.
         augment: whether :func:`ramify.data.batches` crops and flips the training images.
         mean: mean of each channel of the training images, in pixels scaled to 0...1.
         std: deviation of each channel, in the same unit; an image ``x`` in 0...1 is prepared for a
             trained model by ``(x - mean) / std``.
+        task: what a network is trained for on it.
+        features: of a table, the names of the F numbers of a sample, such as ``"town=Ulm"``; number
+            ``x`` of a feature is prepared by ``(x - mean) / std`` too.
+        target: of a table, mean and deviation by which the targets of a regression were divided: an
+            output ``y`` of a trained network stands for ``mean + std * y``.
 
     Example:
         >>> x, y = torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -64,6 +83,9 @@ class Dataset:
     augment: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    task: Task = CLASSIFICATION
+    features: tuple[str, ...] = ()
+    target: tuple[float, float] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,11 +97,16 @@ class TrainTest(Protocol):
     """What an object needs to be taken as a data set.
 
     It may also have any other attribute of :class:`Dataset`: ``classes`` (else the labels are the
-    names), ``augment`` (else False), ``mean`` and ``std`` (for the note in an exported model).
+    names), ``augment`` (else False), ``mean`` and ``std`` (for the note in an exported model); the
+    name of its ``task`` (else its labels say which it is); ``loss(model, batch)``, one loss a
+    sample, (S,), and ``metric(model, batches)``, one number, in the place of those of the task.
 
     Attributes:
-        x_train: training samples (N, ...), floating-point numbers in the form the model takes.
-        y_train: training labels (N,), whole numbers from 0.
+        x_train: training samples (N, ...), floating-point numbers in the form the model takes; for
+            text whole numbers (N, T).
+        y_train: training labels: for a classification (N,), whole numbers from 0; for a regression
+            floating-point numbers (N,) or (N, K); for a segmentation whole numbers (N, H, W); for
+            text whole numbers (N, T), or none where the label is the next token.
         x_test: test samples, of the same shape and in the same unit.
         y_test: test labels.
 
@@ -127,7 +154,9 @@ def from_raw(
         RamifyError: if a split is empty, images and labels differ in number, a label is not one of
             the classes, or the two splits hold images of different shapes.
     """
-    _check(name, (train.pixels, train.labels), (test.pixels, test.labels), len(classes))
+    _check(name, (train.pixels, train.labels), (test.pixels, test.labels))
+    for split, labels in zip(SPLITS.values(), (train.labels, test.labels), strict=True):
+        _check_range(name, split, labels, len(classes))
     mean, std = _moments(train.pixels, full_scale)
     return Dataset(
         name=name,
@@ -142,74 +171,133 @@ def from_raw(
     )
 
 
-def as_dataset(source: TrainTest, name: str) -> Dataset:
+def as_dataset(source: Any, name: str, task: str | None = None) -> Dataset:
     """Take an object of the user's as a data set; its samples stay as they are.
 
     Args:
         source: arrays or tensors, under the names of :class:`TrainTest`.
         name: what to call it.
+        task: the name of what it is for; None where the object or its labels say so.
 
     Returns:
-        The data set, samples float32 and labels int64; what already is one as it is.
+        The data set, samples float32 and labels int64, or as the task takes them; what already is
+        one for this task as it is.
 
     Raises:
-        RamifyError: if a member is missing, samples are no floating-point numbers or labels no
-            whole numbers, or as :func:`from_raw`.
+        RamifyError: if a member is missing, samples are no floating-point numbers, labels are not
+            as the task takes them, or as :func:`from_raw`.
 
     Example:
         >>> from types import SimpleNamespace
         >>> x, y = np.zeros((4, 2)), np.array([0, 1, 1, 0])
         >>> as_dataset(SimpleNamespace(x_train=x, y_train=y, x_test=x, y_test=y), "zeros").classes
         ('0', '1')
+        >>> object_ = SimpleNamespace(x_train=x, y_train=y / 2, x_test=x, y_test=y / 2)
+        >>> as_dataset(object_, "halves").task.name
+        'regression'
     """
     if isinstance(source, Dataset):
-        return source
-    if missing := [key for key in MEMBERS if not hasattr(source, key)]:
+        if task in (None, source.task.name):
+            return source
+        source = SimpleNamespace(**{key: getattr(source, key) for key in (*MEMBERS, "augment")})
+    found = _tensors(source, name)
+    kind = task_of(source, found["x_train"], found.get("y_train"), task)
+    named = bool(task or getattr(source, "task", None))
+    if "y_train" not in found:
+        if kind != TEXT:
+            raise RamifyError(_lacks(source, name, ["y_train", "y_test"]))
+        for split in SPLITS:
+            found[f"x_{split}"], found[f"y_{split}"] = shifted(name, found[f"x_{split}"])
+    x, y = dict[str, Tensor](), dict[str, Tensor]()
+    for split in SPLITS:
+        x[split] = checked_samples(name, kind, found[f"x_{split}"], named=named)
+        y[split] = checked_labels(name, kind, found[f"y_{split}"], x[split], named=named)
+    classes = _outputs(source, name, kind, x, y)
+    _check(name, (x["train"], y["train"]), (x["test"], y["test"]))
+    for split, word in SPLITS.items():
+        if kind == REGRESSION:
+            check_targets(name, word, y[split])
+        elif kind != OWN:
+            _check_range(name, word, counted_labels(kind, y[split]), len(classes))
+        if strange := int((~x[split].isfinite()).flatten(1).any(1).sum()):
+            raise RamifyError(
+                f"{name} has {strange} {word} samples with numbers that are not finite (nan or "
+                "infinite): mend them or leave them out."
+            )
+    augment = bool(getattr(source, "augment", False))
+    if augment and kind != CLASSIFICATION and (kind != REGRESSION or x["train"].ndim != IMAGES):
         raise RamifyError(
-            f"the data set {name} is a {type(source).__name__} without {', '.join(missing)}: give "
-            f"an object with {', '.join(MEMBERS)}."
+            f"{name} asks for augment, which crops and flips images (N, C, H, W) without their "
+            f"labels, and holds samples of shape {tuple(x['train'].shape)} for a {kind.name}: "
+            "leave it out, and augment in your own batches from Python."
         )
+    return Dataset(
+        name=name,
+        x_train=x["train"],
+        y_train=y["train"],
+        x_test=x["test"],
+        y_test=y["test"],
+        classes=classes,
+        augment=augment,
+        mean=_several(source, name, "mean", (), float),
+        std=_several(source, name, "std", (), float),
+        task=with_own(
+            kind,
+            getattr(source, "loss", None),
+            getattr(source, "metric", None),
+            f"the data set {name}",
+        ),
+    )
+
+
+def _tensors(source: Any, name: str) -> dict[str, Tensor]:
+    """The members of an object as tensors; labels may be absent where samples are tokens."""
+    missing = [key for key in MEMBERS if not hasattr(source, key)]
     try:
-        x_train, y_train, x_test, y_test = (torch.as_tensor(getattr(source, k)) for k in MEMBERS)
+        found = {
+            key: torch.as_tensor(getattr(source, key)) for key in MEMBERS if key not in missing
+        }
     except (TypeError, ValueError, RuntimeError) as error:
         raise RamifyError(
             f"the data set {name} does not hold arrays or tensors of numbers ({error})."
         ) from error
-    for samples in (x_train, x_test):
-        if not samples.is_floating_point() or samples.ndim < 2:
-            raise RamifyError(
-                f"the data set {name} has samples of {samples.dtype} and shape "
-                f"{tuple(samples.shape)}, where floating-point numbers of shape (N, ...) are "
-                "expected: bring them into the form that the model takes."
-            )
-    for labels in (y_train, y_test):
-        if labels.is_floating_point() or labels.ndim != 1:
-            raise RamifyError(
-                f"the data set {name} has labels of {labels.dtype} and shape "
-                f"{tuple(labels.shape)}, where whole numbers of shape (N,) are expected."
-            )
-    count = 1 + max((int(labels.max()) for labels in (y_train, y_test) if len(labels)), default=0)
-    if not hasattr(source, "classes"):
-        check_count(name, count, len(x_train))
-    classes = _several(source, name, "classes", map(str, range(count)), str)
-    _check(name, (x_train, y_train), (x_test, y_test), len(classes))
-    for split, samples in (("training", x_train), ("test", x_test)):
-        if strange := int((~samples.isfinite()).flatten(1).any(1).sum()):
-            raise RamifyError(
-                f"{name} has {strange} {split} samples with numbers that are not finite (nan or "
-                "infinite): mend them or leave them out."
-            )
-    return Dataset(
-        name=name,
-        x_train=x_train.float(),
-        y_train=y_train.long(),
-        x_test=x_test.float(),
-        y_test=y_test.long(),
-        classes=classes,
-        augment=bool(getattr(source, "augment", False)),
-        mean=_several(source, name, "mean", (), float),
-        std=_several(source, name, "std", (), float),
+    tokens = "x_train" in found and not found["x_train"].is_floating_point()
+    if missing and not (tokens and missing == ["y_train", "y_test"]):
+        raise RamifyError(_lacks(source, name, missing))
+    return found
+
+
+def _lacks(source: Any, name: str, missing: list[str]) -> str:
+    """What an object lacks that is to be a data set, in a sentence."""
+    return (
+        f"the data set {name} is a {type(source).__name__} without {', '.join(missing)}: give an "
+        f"object with {', '.join(MEMBERS)}."
     )
+
+
+def _outputs(
+    source: Any, name: str, task: Task, x: Mapping[str, Tensor], y: Mapping[str, Tensor]
+) -> tuple[str, ...]:
+    """The names of what a network puts out: those of the object, or numbers."""
+    names: Iterable[str] = ("output",)
+    if task == REGRESSION:
+        width = y["train"].shape[1] if y["train"].ndim == 2 else 1
+        names = ("target",) if width == 1 else (f"target {k}" for k in range(width))
+    elif task != OWN:
+        labels = [counted_labels(task, part).flatten() for part in y.values()]
+        labels += [part.flatten() for part in x.values()] if task == TEXT else []
+        count = 1 + max((int(part.max()) for part in labels if len(part)), default=0)
+        if not hasattr(source, "classes") and task != TEXT:
+            most = len(x["train"]) if task == CLASSIFICATION else count
+            check_count(name, count, most)
+        names = map(str, range(count))
+    found = _several(source, name, "classes", names, str)
+    if task == REGRESSION and y["train"].ndim == 2 and len(found) != y["train"].shape[1]:
+        raise RamifyError(
+            f"{name} has {len(found)} names of targets for {y['train'].shape[1]} targets: give as "
+            "many, or leave classes out."
+        )
+    return found
 
 
 def _several(
@@ -250,32 +338,25 @@ def check_count(name: str, classes: int, samples: int) -> None:
 
 
 def _check(
-    name: str,
-    train: tuple[Samples, Labels | Tensor],
-    test: tuple[Samples, Labels | Tensor],
-    classes: int,
+    name: str, train: tuple[Samples, Labels | Tensor], test: tuple[Samples, Labels | Tensor]
 ) -> None:
-    _check_split(name, "training", *train, classes)
-    _check_split(name, "test", *test, classes)
+    for split, (samples, labels) in zip(SPLITS.values(), (train, test), strict=True):
+        if len(samples) == 0:
+            raise RamifyError(f"{name} has no {split} samples: at least one is needed.")
+        if len(samples) != len(labels):
+            raise RamifyError(
+                f"{name} has {len(samples)} {split} samples and {len(labels)} labels, which should "
+                "be as many: they belong to different sets, or are damaged."
+            )
     if train[0].shape[1:] != test[0].shape[1:]:
         raise RamifyError(
-            f"{name} has training images of shape {tuple(train[0].shape[1:])} and test images of "
+            f"{name} has training samples of shape {tuple(train[0].shape[1:])} and test samples of "
             f"shape {tuple(test[0].shape[1:])}, which should be the same: bring them to one shape."
         )
 
 
-def _check_split(
-    name: str, split: str, samples: Samples, labels: Labels | Tensor, classes: int
-) -> None:
-    count = len(samples)
-    if count == 0:
-        raise RamifyError(f"{name} has no {split} images: at least one is needed.")
-    if count != len(labels):
-        raise RamifyError(
-            f"{name} has {count} {split} images and {len(labels)} labels, which should be as "
-            "many: they belong to different sets, or are damaged."
-        )
-    low, high = int(labels.min()), int(labels.max())
+def _check_range(name: str, split: str, labels: Labels | Tensor, classes: int) -> None:
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
     if low < 0 or high >= classes:
         raise RamifyError(
             f"{name} has {split} labels from {low} to {high}, where 0 to {classes - 1} are "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ramify.data.dataset import Dataset, RawSplit, from_raw
+from ramify.data.splitting import for_testing
 from ramify.errors import RamifyError
 from ramify.imports import require
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 GREY_MODES = {"1", "L", "LA"}
-TEST_SHARE = 0.2  # of the images of each class, where the folder has no split of its own
 DEEP_MODES = ("I", "F")  # 16 and 32 bits a pixel, which a conversion to 8 bits would cut off
 
 
@@ -74,10 +73,9 @@ def _divided(root: Path, classes: dict[str, list[Path]]) -> dict[str, dict[str, 
                 f"{root / name} has one image, and each class needs one to train on and one to "
                 "test: add some, or make the folders train and test."
             )
-        drawn = sorted(group, key=lambda path: hashlib.sha256(path.name.encode()).digest())
-        tested = set(drawn[: max(1, round(TEST_SHARE * len(group)))])
-        files["train"][name] = [path for path in group if path not in tested]
-        files["test"][name] = [path for path in group if path in tested]
+        drawn = for_testing([path.name for path in group])
+        files["train"][name] = [path for k, path in enumerate(group) if k not in drawn]
+        files["test"][name] = [path for k, path in enumerate(group) if k in drawn]
     return files
 
 

@@ -21,13 +21,15 @@ from ramify.errors import RamifyError
 USUAL = (1, 3)  # channels of images
 
 
-def load_npz(path: str | Path) -> Dataset:
+def load_npz(path: str | Path, task: str | None = None) -> Dataset:
     """Read a data set that has no name of its own in Ramify.
 
     Args:
         path: the file. Samples of type uint8 are images with 1 or 3 channels, (N, C, H, W),
             (N, H, W, C) or (N, H, W), and are normalised; floating-point samples (N, ...) are taken
-            as they are. Labels are whole numbers from 0.
+            as they are, whole numbers (N, T) with labels of the same shape as text. Labels are
+            whole numbers from 0, or as another task takes them, see :class:`ramify.data.TrainTest`.
+        task: the name of what the data are for; None where the labels say so.
 
     Returns:
         The data set, named after the file.
@@ -37,9 +39,10 @@ def load_npz(path: str | Path) -> Dataset:
     """
     path = Path(path)
     arrays = _arrays(path)
-    samples = arrays["x_train"]
-    if np.issubdtype(samples.dtype, np.floating):
-        return as_dataset(SimpleNamespace(**arrays), path.stem)
+    samples, labels = arrays["x_train"], arrays["y_train"]
+    tokens = samples.ndim == 2 and samples.shape == labels.shape
+    if np.issubdtype(samples.dtype, np.floating) or tokens:
+        return as_dataset(SimpleNamespace(**arrays), path.stem, task)
     axes = (1, 3) if samples.ndim == 4 else ()
     channels = next((samples.shape[axis] for axis in axes if samples.shape[axis] in USUAL), 1)
     train, test = read_npz(path, channels)

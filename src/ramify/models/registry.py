@@ -11,12 +11,13 @@ from torch import nn
 
 from ramify.errors import RamifyError
 from ramify.imports import made, object_at
-from ramify.models import digits_net, mobilenet, mobilenet_v2, preresnet, resnet, swin, vgg
+from ramify.models import digits_net, mlp, mobilenet, mobilenet_v2, preresnet, resnet, swin, vgg
 
 Builder = Callable[..., nn.Module]
 
 _BUILDERS: dict[str, Builder] = {
     "digits_net": digits_net.build,
+    "mlp": mlp.build,
     "vgg19": vgg.build,
     "mobilenet_v1": mobilenet.build,
     "mobilenet_v2": mobilenet_v2.build,
@@ -41,7 +42,8 @@ def build(name: str, *, dataset_shape: tuple[int, ...], classes: int, **settings
             its signature names.
         dataset_shape: shape of one sample, (C, H, W) for images; ``in_channels`` is its first
             number, ``in_features`` the product of all.
-        classes: number of classes.
+        classes: number of outputs, K: of classes, of the targets of a regression, of the tokens of
+            a vocabulary.
         **settings: further keyword arguments for the function, such as ``width`` or ``depth``.
 
     Returns:

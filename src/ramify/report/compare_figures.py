@@ -1,4 +1,4 @@
-"""Accuracy against cost, of the networks of several runs."""
+"""The metric against cost, of the networks of several runs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,21 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from ramify.report.comparison import COSTS, Network, front
 from ramify.report.run_figures import COUNTS
+from ramify.report.tables import measured
 from ramify.report.theme import LIGHT, arm_color, canvas, themed
 
 WIDTH = 5.2
 PLACES = ((6, 3), (-6, 3), (6, -9), (-6, -9), (6, 13), (-6, 13))  # of a number beside its dot
 NARROW = 3.0  # costs within such a factor have a linear axis
-SPANS = 2.0  # networks that are further below the front are drawn at the edge
+SPANS = 2.0  # networks that are further behind the front are drawn at the edge
 
 
 @themed
 def front_figure(networks: Sequence[Network], cost: str) -> Figure:
-    """Test accuracy against one cost, the front as a line.
+    """The metric against one cost, the front as a line.
 
     Args:
-        networks: Of one data set; those whose cost is not known are left out.
+        networks: Of one data set and one metric; those whose cost is not known are left out.
         cost: A name of `COSTS`.
 
     Returns:
@@ -33,21 +34,23 @@ def front_figure(networks: Sequence[Network], cost: str) -> Figure:
     axes = figure.subplots()
     known = [one for one in networks if one.cost(cost) is not None]
     best = front(known, cost)
-    low = _lowest_shown([100 * one.accuracy for one in known], [100 * one.accuracy for one in best])
-    steps = [(_cost(one, cost), 100 * one.accuracy) for one in best]
+    metric = known[0].metric
+    sign, scale = metric.worth(1.0), metric.scale
+    low = scale * _worst_shown([one.worth for one in known], [one.worth for one in best])
+    steps = [(_cost(one, cost), scale * one.value) for one in best]
     axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color=LIGHT["accent"], alpha=0.55)
-    top = max(100 * (one.accuracy + (one.row["test_accuracy"]["sd"] or 0)) for one in known)
-    pad = 0.08 * (top - low) or 0.5
+    top = max(scale * (one.worth + (measured(one.row)["sd"] or 0)) for one in known)
+    pad = 0.08 * (top - low) or 0.005 * scale
     edge = low - pad
-    spots = {one.number: (_cost(one, cost), _height(one, low, edge)) for one in known}
+    spots = {one.number: (_cost(one, cost), sign * _height(one, low, edge)) for one in known}
     for one in known:
         _dot(axes, one, spots[one.number])
     axes.margins(x=0.09)
-    axes.set_ylim(edge - pad, top + 1.6 * pad)
+    axes.set_ylim(*sorted((sign * (edge - pad), sign * (top + 1.6 * pad))))
     _cost_axis(axes, [_cost(one, cost) for one in known], cost)
     _number(axes, [*best, *(one for one in known if one not in best)], len(best), spots)
     axes.set_xlabel(f"{COSTS[cost]}, of one sample" if cost != "params" else COSTS[cost])
-    axes.set_ylabel("test accuracy (%)")
+    axes.set_ylabel(metric.axis)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     return figure
 
@@ -59,25 +62,28 @@ def _cost(one: Network, cost: str) -> float:
 
 
 def _height(one: Network, low: float, edge: float) -> float:
-    """Where a network is drawn: at its accuracy in per cent, or at the edge."""
-    return 100 * one.accuracy if 100 * one.accuracy >= low else edge
+    """The worth of a network where it is drawn: its own, or that of the edge."""
+    worth = one.metric.scale * one.worth
+    return worth if worth >= low else edge
 
 
-def _lowest_shown(every: Sequence[float], best: Sequence[float]) -> float:
-    """The lowest accuracy with a place of its own: where the front lies counts, in per cent."""
-    span = max(max(best) - min(best), 0.5)
+def _worst_shown(every: Sequence[float], best: Sequence[float]) -> float:
+    """The lowest worth with a place of its own: where the front lies counts."""
+    span = max(max(best) - min(best), 0.005)
     bar = max(best) - SPANS * span
     return min(value for value in every if value >= bar)
 
 
 def _dot(axes: Axes, one: Network, spot: tuple[float, float]) -> None:
     (x, y), color = spot, arm_color(one.arm)
-    below = y != 100 * one.accuracy
-    look: dict[str, Any] = {"color": color, "marker": "v" if below else "o", "markersize": 6}
+    metric = one.metric
+    beyond = y != metric.worth(metric.scale * one.worth)
+    edge = "v" if metric.higher else "^"
+    look: dict[str, Any] = {"color": color, "marker": edge if beyond else "o", "markersize": 6}
     if not one.main:
         look |= {"markerfacecolor": LIGHT["card"], "markeredgewidth": 1.4}
-    spread = 100 * (one.row["test_accuracy"]["sd"] or 0.0)
-    if spread and not below:
+    spread = metric.scale * (measured(one.row)["sd"] or 0.0)
+    if spread and not beyond:
         axes.plot([x, x], [y - spread, y + spread], color=color, linewidth=1.1, alpha=0.45)
     axes.plot([x], [y], linestyle="", zorder=3, **look)
 

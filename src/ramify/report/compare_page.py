@@ -41,7 +41,9 @@ def render_comparison(
         HTML that refers to nothing outside itself.
     """
     networks = networks_of(records, measured)
-    sets = dict.fromkeys(network.data for network in networks)
+    sets: dict[tuple[str, str], list[Network]] = {}
+    for network in networks:
+        sets.setdefault((network.data, network.metric.key), []).append(network)
     heads, rows = differences(records)
     clocks = {(one.device, one.threads) for own in measured.values() for one in own.values()}
     return filled(
@@ -49,7 +51,7 @@ def render_comparison(
         title=f"{counted(len(records), 'run')} compared",
         notes=notes,
         unfinished=[name for name, record in records.items() if not record.finished],
-        sets=[_data_set(name, [n for n in networks if n.data == name], links) for name in sets],
+        sets=[_data_set(data, own, links) for (data, _), own in sets.items()],
         heads=heads,
         rows=rows,
         clocks=[f"{device}, {counted(threads, 'thread')}" for device, threads in sorted(clocks)],
@@ -60,19 +62,23 @@ def render_comparison(
 
 
 def _data_set(name: str, networks: Sequence[Network], links: Mapping[str, str]) -> dict[str, Any]:
-    """What the page shows of the networks of one data set; accuracies of several do not compare."""
+    """What the page shows of the networks of one data set; those of several do not compare."""
+    metric = networks[0].metric
+    words = metric.words
     fronts = {cost: front(networks, cost) for cost in COSTS}
     heads, rows = texts(networks)
     beaten = [len(known) for known in fronts.values() if known]
     shown = [Tile(*words) for words in best_words(networks)]
     on_one = {one.number for known in fronts.values() for one in known}
-    note = "no other is both more accurate and cheaper"
+    note = "no other is both better and cheaper"
     shown.append(Tile(f"{len(on_one)} of {len(networks)}", "networks on a front", note))
     return {
         "name": name,
+        "metric": words,
+        "side": "lower" if metric.higher else "upper",
         "tiles": shown if beaten else [],
         "figures": [
-            picture(front_figure(networks, cost), f"Test accuracy against {COSTS[cost]}, {name}")
+            picture(front_figure(networks, cost), f"Test {words} against {COSTS[cost]}, {name}")
             for cost, known in fronts.items()
             if known
         ],

@@ -2,12 +2,15 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ramify.commands.run_folder import CONFIG, RETRAINED
+from ramify.data import Metric
+from ramify.data.metric import ACCURACY
 from ramify.errors import RamifyError
 from ramify.latency import Latency
 from ramify.report.events import MAIN, of_kind
@@ -16,8 +19,10 @@ from ramify.report.reader import RunRecord
 from ramify.report.tables import (
     Row,
     Stat,
+    headings,
+    measured,
+    metric_text,
     milliseconds,
-    percent,
     results_table,
     statistic,
     texts_of,
@@ -26,7 +31,7 @@ from ramify.report.tables import (
 
 COSTS = {"params": "parameters", "macs": "MACs", "latency": "milliseconds"}
 """What a network costs, by the word for it."""
-HEADS = ("run", "network", "n", "test accuracy", "parameters", "MACs", "steps", "time")
+HEADS = ("run", "network", "n")  # and those of the numbers
 OF_THE_RUN = ("command", "seed", "device", "threads", "tensorboard")
 """Settings that say nothing of what a run did differently."""
 UNSET = "–"
@@ -53,9 +58,19 @@ class Network:
     latency: Stat | None = None
 
     @property
-    def accuracy(self) -> float:
-        """The mean test accuracy, a share."""
-        return self.row["test_accuracy"]["mean"]
+    def metric(self) -> Metric:
+        """What it is tested by."""
+        return Metric.of(self.row)
+
+    @property
+    def value(self) -> float:
+        """The mean of the metric; of accuracy a share."""
+        return measured(self.row)["mean"]
+
+    @property
+    def worth(self) -> float:
+        """A number that is higher where the network is better."""
+        return self.metric.worth(self.value)
 
     @property
     def main(self) -> bool:
@@ -148,23 +163,23 @@ def front(networks: Sequence[Network], cost: str) -> list[Network]:
     """The networks that no other one beats, the cheapest first.
 
     Args:
-        networks: Of one data set.
+        networks: Of one data set and one metric.
         cost: A name of `COSTS`.
 
     Returns:
-        Those for which no other network is at least as accurate and as cheap, and better in one of
+        Those for which no other network is at least as good and as cheap, and better in one of
         both. Networks whose cost is not known are left out.
     """
     known = [(one.cost(cost), one) for one in networks]
     ranked = sorted(
         ((price, one) for price, one in known if price is not None),
-        key=lambda pair: (pair[0], -pair[1].accuracy),
+        key=lambda pair: (pair[0], -pair[1].worth),
     )
-    best, found, last = -1.0, list[Network](), -1.0
+    best, found, last = -math.inf, list[Network](), -1.0
     for price, one in ranked:
-        if one.accuracy > best or (one.accuracy == best and price == last):
+        if one.worth > best or (one.worth == best and price == last):
             found.append(one)
-            best, last = one.accuracy, price
+            best, last = one.worth, price
     return found
 
 
@@ -180,31 +195,43 @@ def texts(networks: Sequence[Network]) -> tuple[list[str], list[list[str]]]:
     timed = any(network.latency for network in networks)
     rows = []
     for one in networks:
-        accuracy, params, macs, steps, time = texts_of(one.row)
+        value, params, macs, steps, time = texts_of(one.row)
         latency = milliseconds(one.latency) if one.latency else ""
-        middle = [accuracy, params, macs, *([latency] if timed else []), steps, time]
+        middle = [value, params, macs, *([latency] if timed else []), steps, time]
         rows.append([one.run, one.arm, str(one.row["n"]), *middle])
-    return [*HEADS[:6], *(["latency"] if timed else []), *HEADS[6:]], rows
+    heads = headings(one.row for one in networks)
+    return [*HEADS, *heads[:3], *(["latency"] if timed else []), *heads[3:]], rows
+
+
+def metrics_of(networks: Iterable[Network]) -> list[Metric]:
+    """What networks are tested by, each metric once; accuracy where there is none."""
+    return list({one.metric.key: one.metric for one in networks}.values()) or [ACCURACY]
 
 
 def as_markdown(networks: Sequence[Network]) -> str:
-    """The table of networks in Markdown."""
-    heads, rows = texts(networks)
-    lines = [heads, ["---"] * 2 + ["---:"] * (len(heads) - 2), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
+    """The table of networks in Markdown, one for each metric."""
+    tables = []
+    for metric in metrics_of(networks):
+        heads, rows = texts([one for one in networks if one.metric == metric])
+        lines = [heads, ["---"] * 2 + ["---:"] * (len(heads) - 2), *rows]
+        cells = [[cell.replace("|", "/") for cell in row] for row in lines]
+        tables.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
+    return "\n\n".join(tables)
 
 
 def as_csv(networks: Sequence[Network]) -> str:
     """The table of networks as CSV, with every digit: means, and deviations over seeds."""
-    quantities = ("test_accuracy", "test_loss", "params", "macs", "latency", "steps", "seconds")
+    tests = dict.fromkeys(f"test_{metric.key}" for metric in metrics_of(networks))
+    quantities = (*(tests | {"test_loss": None}), "params", "macs", "latency", "steps", "seconds")
     memory = io.StringIO()
     writer = csv.writer(memory, lineterminator="\n")
     writer.writerow(
         ["data", "run", "network", "n", *(f"{q}{end}" for q in quantities for end in ("", "_sd"))]
     )
     for one in networks:
-        stats: dict[str, Any] = {**one.row, "latency": one.latency or {"mean": None, "sd": None}}
-        numbers = [stats[quantity][part] for quantity in quantities for part in ("mean", "sd")]
+        none: dict[str, Any] = {"mean": None, "sd": None}  # also of a metric of other networks
+        stats: dict[str, Any] = {**one.row, "latency": one.latency or none}
+        numbers = [stats.get(name, none)[part] for name in quantities for part in ("mean", "sd")]
         writer.writerow([one.data, one.run, one.arm, one.row["n"], *numbers])
     return memory.getvalue()
 
@@ -240,15 +267,17 @@ def _rounded(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def best_words(networks: Sequence[Network]) -> list[tuple[str, str, str]]:
-    """Headline numbers of the networks of one data set: value, name, note."""
-    best = max(networks, key=lambda one: one.accuracy)
-    near = [one for one in networks if one.accuracy >= best.accuracy - 0.01]
+    """Headline numbers of the networks of one data set and one metric: value, name, note."""
+    best = max(networks, key=lambda one: one.worth)
+    share = 0.01 if best.metric.percent else 0.01 * abs(best.value)
+    near = [one for one in networks if one.worth >= best.worth - share]
     small = min(near, key=lambda one: one.row["params"]["mean"])
-    name = "parameters of the smallest network within one point of it"
-    note = f"{small.run}, {small.arm}, {percent(small.row['test_accuracy'])}"
+    within = "one point" if best.metric.percent else "1 %"
+    name = f"parameters of the smallest network within {within} of it"
+    note = f"{small.run}, {small.arm}, {metric_text(small.row)}"
     if small is not best:
         note += f", ×{small.row['params']['mean'] / best.row['params']['mean']:.2f} of the best one"
     return [
-        (percent(best.row["test_accuracy"]), "best test accuracy", f"{best.run}, {best.arm}"),
+        (metric_text(best.row), f"best test {best.metric.words}", f"{best.run}, {best.arm}"),
         (whole(small.row["params"]), name, note),
     ]

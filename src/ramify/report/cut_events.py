@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ramify.data import Metric
 from ramify.report.events import Event, of_kind
 
 PHASES = ("baseline", "scored", "pruned")
@@ -131,20 +132,21 @@ def phases(seeds: Mapping[int, Sequence[Event]]) -> tuple[list[Phase], list[int]
 
 
 def curve(events: Sequence[Event], starts: Mapping[str, int]) -> list[tuple[int, float]]:
-    """The test accuracy of one seed along the run; a cut is two points at the same step.
+    """The metric of one seed along the run; a cut is two points at the same step.
 
     Args:
         events: of the seed.
         starts: from `offsets`.
 
     Returns:
-        Steps from the beginning of the run, and the accuracy there as a share.
+        Steps from the beginning of the run, and the value there.
     """
     points, trained = list[tuple[int, float]](), set[str]()
     for event in events:
         arm, kind = arm_of(event), event["event"]
-        names = ["test_accuracy"] if kind in ("epoch", "result") else []
-        names = ["test_accuracy_before", "test_accuracy_after"] if kind == "edit" else names
+        name = f"test_{Metric.of(event).key}"
+        names = [name] if kind in ("epoch", "result") else []
+        names = [f"{name}_before", f"{name}_after"] if kind == "edit" else names
         # The result of a phase repeats its last epoch; but norms have other statistics in the end.
         if kind == "result" and arm in trained and arm != PHASES[-1]:
             names = []

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from ramify.data import Metric
 from ramify.report.cut_events import (
     Layer,
     Reader,
@@ -21,7 +22,7 @@ from ramify.report.cut_events import (
     readers_of,
     sizes,
 )
-from ramify.report.events import Event
+from ramify.report.events import Event, metric_of
 from ramify.report.run_figures import COUNTS, focus
 from ramify.report.theme import LIGHT, canvas, layer_rows, shorten, themed
 
@@ -40,20 +41,21 @@ _MOST_CUTS = 3  # whose refits fit side by side
 
 @themed
 def phases_figure(events: Sequence[Event]) -> Figure:
-    """Test accuracy and size of the networks over the whole run, its phases end to end."""
+    """The metric and size of the networks over the whole run, its phases end to end."""
     seeds = by_seed(events)
     spans, marks = phases(seeds)
     starts = offsets(seeds)
     figure = canvas(5.2)
-    accuracy, size = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.5))
+    above, size = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.5))
+    metric = metric_of(events)
     curves = [curve(own, starts) for own in seeds.values()]
     for points in curves:
-        percents = [100 * value for _, value in points]
+        heights = [metric.scale * value for _, value in points]
         clear = 1.0 if len(curves) == 1 else 0.55
         steps = [step for step, _ in points]
-        accuracy.plot(steps, percents, color=_STAYED, linewidth=1.8, alpha=clear)
+        above.plot(steps, heights, color=_STAYED, linewidth=1.8, alpha=clear)
     if len(curves) == 1:
-        _name_values(accuracy, curves[0], marks)
+        _name_values(above, curves[0], marks, metric)
     looks = [("MACs", "macs", _STAYED, 3.6), ("parameters", "params", _WENT, 1.2)]
     for name, unit, color, width in looks:
         look: dict[str, Any] = {"color": color, "linewidth": width}
@@ -62,9 +64,9 @@ def phases_figure(events: Sequence[Event]) -> Figure:
             where = [step for step, _ in stairs], [100 * share for _, share in stairs]
             size.plot(*where, drawstyle="steps-post", alpha=0.8, **look)
         size.plot([], [], label=name, **look)
-    _mark_phases(accuracy, size, [(s.name, s.start, s.end) for s in spans], marks)
-    accuracy.set_ylim(*focus(curves, min(marks, default=0)))
-    accuracy.set_ylabel("test accuracy (%)")
+    _mark_phases(above, size, [(s.name, s.start, s.end) for s in spans], marks)
+    above.set_ylim(*focus(curves, min(marks, default=0), metric))
+    above.set_ylabel(metric.axis)
     size.set_ylabel("% of the full network")
     size.set_xlabel("training steps (batches)")
     size.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -77,18 +79,18 @@ def phases_figure(events: Sequence[Event]) -> Figure:
 
 
 def _mark_phases(
-    accuracy: Axes, size: Axes, spans: Sequence[tuple[str, int, int]], marks: Sequence[int]
+    above: Axes, size: Axes, spans: Sequence[tuple[str, int, int]], marks: Sequence[int]
 ) -> None:
     """Shade every second phase, name those that have the room, and draw a line at each cut."""
     whole = max((end for _, _, end in spans), default=1)
     for number, (name, start, end) in enumerate(spans):
-        for axes in (accuracy, size):
+        for axes in (above, size):
             if number % 2:
                 axes.axvspan(start, end, color=LIGHT["grid"], alpha=0.6, linewidth=0, zorder=0)
         if (end - start) / whole > 0.011 * len(name):
-            _above(accuracy, name, (start + end) / 2, LIGHT["soft"])
+            _above(above, name, (start + end) / 2, LIGHT["soft"])
     for number, mark in enumerate(marks, start=1):
-        for axes in (accuracy, size):
+        for axes in (above, size):
             axes.axvline(mark, color=LIGHT["split"], linewidth=0.9, alpha=0.7, zorder=1)
         size.annotate(
             "cut" if len(marks) == 1 else f"cut {number}",
@@ -107,11 +109,13 @@ def _above(axes: Axes, text: str, place: float, color: str) -> None:
     axes.annotate(text, (place, 1), xytext=(0, 4), ha="center", fontsize=8.5, color=color, **where)
 
 
-def _name_values(axes: Axes, points: Sequence[tuple[int, float]], marks: Sequence[int]) -> None:
-    """Write the accuracy right after each cut, in the end, and of a network that was given."""
+def _name_values(
+    axes: Axes, points: Sequence[tuple[int, float]], marks: Sequence[int], metric: Metric
+) -> None:
+    """Write the metric right after each cut, in the end, and of a network that was given."""
     last = points[-1][0]
     if 0 in marks:
-        _name_value(axes, points[0], (6, -3))
+        _name_value(axes, points[0], (6, -3), metric)
     after = [max(k for k, (step, _) in enumerate(points) if step == mark) for mark in marks]
     # Behind a cut at the end of the run stands only what was measured there.
     chosen = sorted({*(k for k in after if points[k][0] < last), len(points) - 1})
@@ -121,16 +125,19 @@ def _name_values(axes: Axes, points: Sequence[tuple[int, float]], marks: Sequenc
             shift = (6, 5 if behind < value else -10)  # where the line does not go
         else:
             shift = (-4, 7 if value >= points[number - 1][1] else -13)
-        _name_value(axes, points[number], shift)
+        _name_value(axes, points[number], shift, metric)
 
 
-def _name_value(axes: Axes, point: tuple[int, float], shift: tuple[int, int]) -> None:
-    """A dot with its accuracy beside it, at a distance in points."""
+def _name_value(
+    axes: Axes, point: tuple[int, float], shift: tuple[int, int], metric: Metric
+) -> None:
+    """A dot with its value beside it, at a distance in points."""
     step, value = point
-    axes.plot([step], [100 * value], "o", color=_STAYED, markersize=5)
+    height = metric.scale * value
+    axes.plot([step], [height], "o", color=_STAYED, markersize=5)
     axes.annotate(
-        f"{100 * value:.2f} %",
-        (step, 100 * value),
+        metric.text(value),
+        (step, height),
         xytext=shift,
         textcoords="offset points",
         ha="left" if shift[0] > 0 else "right",

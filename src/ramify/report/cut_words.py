@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ramify.data import Metric
 from ramify.report.cut_events import Layer, arm_of, readers_of
-from ramify.report.events import Event, measured_gain, of_kind
+from ramify.report.events import Event, measured_gain, metric_of, of_kind, value_of
 from ramify.report.headline import Tile, counted
-from ramify.report.tables import percent, short, statistic
+from ramify.report.tables import short, statistic
 
 _WHEN = ("before", "after")
 
@@ -31,37 +32,45 @@ def cut_tiles(seeds: Mapping[int, Sequence[Event]], fresh: bool) -> list[Tile]:
 
 
 def _tuned(seeds: Mapping[int, Sequence[Event]]) -> Tile | None:
-    """The accuracy in the end, against that of the full network."""
+    """The metric in the end, against that of the full network."""
     now, full = list[float](), list[float]()
     for events in seeds.values():
         own = {arm: [e for e in events if arm_of(e) == arm] for arm in ("baseline", "pruned")}
         done, cuts = of_kind(own["pruned"], "result"), of_kind(events, "edit")
-        before = [e["test_accuracy"] for e in of_kind(own["baseline"], "result")]
-        before += [e["test_accuracy_before"] for e in cuts if "test_accuracy_before" in e]
+        before = [value_of(e) for e in of_kind(own["baseline"], "result")]
+        before += [value for e in cuts if (value := _around(e, "before")) is not None]
         if done and of_kind(own["pruned"], "epoch"):
-            now.append(done[-1]["test_accuracy"])
+            now.append(value_of(done[-1]))
             full += before[:1]
-    return _accuracy(now, full, "test accuracy after tuning") if now else None
+    metric = metric_of(event for events in seeds.values() for event in events)
+    return _against(now, full, metric, "after tuning") if now else None
 
 
 def _right_after(cuts: Sequence[Sequence[Event]]) -> Tile | None:
-    """The accuracy right after the last cut, against that just before it."""
-    last = [own[-1] for own in cuts if "test_accuracy_after" in own[-1]]
+    """The metric right after the last cut, against that just before it."""
+    last = [own[-1] for own in cuts if _around(own[-1], "after") is not None]
     if not last:
         return None
     which = "the cut" if max(map(len, cuts)) == 1 else "the last cut"
-    now, before = ([cut[f"test_accuracy_{when}"] for cut in last] for when in ("after", "before"))
-    return _accuracy(now, before, f"test accuracy right after {which}")
+    now, before = ([_around(cut, when) for cut in last] for when in ("after", "before"))
+    return _against(now, before, metric_of(last), f"right after {which}")
 
 
-def _accuracy(now: Sequence[float], before: Sequence[float], name: str) -> Tile:
-    stat = statistic(now)
+def _around(cut: Event, when: str) -> Any:
+    """The metric before or after a cut; None where it was not measured."""
+    return cut.get(f"test_{Metric.of(cut).key}_{when}")
+
+
+def _against(now: Sequence[float], before: Sequence[float], metric: Metric, when: str) -> Tile:
+    stat, name = statistic(now), f"test {metric.words} {when}"
+    value = metric.text(stat["mean"], stat["sd"])
     if len(before) != len(now):
-        return Tile(percent(stat), name, "")
+        return Tile(value, name, "")
     old = statistic(before)
-    points = _signed(100 * (stat["mean"] - old["mean"]), ".2f")
+    change = metric.difference(stat["mean"], old["mean"])
+    was = metric.text(old["mean"], old["sd"])
     # The unit stays with its number where a line breaks.
-    return Tile(percent(stat), name, f"{points} points, from {percent(old)}".replace(" %", "\xa0%"))
+    return Tile(value, name, f"{change}, from {was}".replace(" %", "\xa0%"))
 
 
 def _left(cuts: Sequence[Sequence[Event]], unit: str, name: str) -> Tile | None:
@@ -166,7 +175,8 @@ def outcome_table(seeds: Mapping[int, Sequence[Event]]) -> tuple[list[str], list
         left out.
     """
     heads = ["network", "loss before", "loss after", "rise measured", "rise predicted", "ratio"]
-    heads += ["accuracy before", "accuracy after"]
+    metric = metric_of(event for events in seeds.values() for event in events)
+    heads += [f"{metric.words} before", f"{metric.words} after"]
     rows = []
     for events in seeds.values():
         cuts = of_kind(events, "edit")
@@ -177,7 +187,8 @@ def outcome_table(seeds: Mapping[int, Sequence[Event]]) -> tuple[list[str], list
             row.append(_signed(cut["loss_after"] - cut["loss_before"]) if _measured(cut) else "")
             row.append("" if expected is None else _signed(-expected))
             row.append("" if gain is None else f"× {gain / expected:.2g}")
-            row += [_share(cut.get(f"test_accuracy_{when}")) for when in _WHEN]
+            values = [_around(cut, when) for when in _WHEN]
+            row += ["" if value is None else metric.text(value) for value in values]
             rows.append(row)
     return _known(heads, rows)
 
@@ -247,7 +258,3 @@ def _signed(value: float, form: str = ".3g") -> str:
 
 def _brief(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}".replace("-", "−")
-
-
-def _share(value: Any) -> str:
-    return "" if value is None else f"{100 * value:.2f} %"

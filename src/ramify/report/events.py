@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ramify.commands.grow_settings import CUT, size_of
+from ramify.data import Metric
 
 Event = Mapping[str, Any]
 
@@ -42,6 +43,16 @@ def explained(arm: str) -> str:
         f"The seed network scaled by the same factor everywhere, to {size:,} parameters, trained "
         "for as many steps as the grown network."
     )
+
+
+def metric_of(events: Iterable[Event]) -> Metric:
+    """What networks of a run are tested by: accuracy, where no event says otherwise."""
+    return Metric.of(next((event for event in events if "metric" in event), {}))
+
+
+def value_of(event: Event) -> Any:
+    """How good a network was on the test samples; None where an event does not say so."""
+    return event.get(f"test_{Metric.of(event).key}")
 
 
 def unsized(events: Iterable[Event]) -> list[Event]:

@@ -7,9 +7,27 @@ from typing import Any
 
 from ramify.commands.grow_settings import CUT, WIDE
 from ramify.commands.run_folder import command_of
-from ramify.report.events import MAIN, Event, by_job, channels_changed, of_kind, unsized
+from ramify.data import Metric
+from ramify.report.events import (
+    MAIN,
+    Event,
+    by_job,
+    channels_changed,
+    metric_of,
+    of_kind,
+    unsized,
+    value_of,
+)
 from ramify.report.reader import RunRecord
-from ramify.report.tables import Row, duration, percent, results_table, short, statistic
+from ramify.report.tables import (
+    Row,
+    duration,
+    measured,
+    metric_text,
+    results_table,
+    short,
+    statistic,
+)
 
 DONE = {"grow": "grown", "prune": "pruned", "retrain": "retrained", "search": "searched"}
 """What was done to a network, by the command that did it."""
@@ -47,8 +65,8 @@ def state(record: RunRecord) -> str:
     if not epochs:
         return "No epoch has ended yet."
     last, finished = epochs[-1], len(of_kind(record.events, "result"))
-    tested = "test_accuracy" in last
-    how = f" with a test accuracy of {100 * last['test_accuracy']:.2f} %" if tested else ""
+    metric, value = Metric.of(last), value_of(last)
+    how = "" if value is None else f" with a test {metric.words} of {metric.text(value)}"
     return (
         f"So far {counted(finished, 'network')} finished; {last['job']} stood at "
         f"{last['step']:,} steps{how}."
@@ -58,43 +76,41 @@ def state(record: RunRecord) -> str:
 def tiles(events: Sequence[Event], rows: Sequence[Row]) -> list[Tile]:
     """The headline numbers that the events and the rows of their table allow."""
     by_arm = {row["arm"]: row for row in rows}
-    found = [_accuracy(events, by_arm)]
+    found = [_tested(events, by_arm)]
     found += [_difference(by_arm, "wide"), _sizes(by_arm) or _difference(by_arm, "seed")]
     found += [_parameters(events), _time(events)]
     return [tile for tile in found if tile is not None]
 
 
-def _accuracy(events: Sequence[Event], by_arm: Mapping[str, Row]) -> Tile | None:
+def _tested(events: Sequence[Event], by_arm: Mapping[str, Row]) -> Tile | None:
     seen = {event["arm"] for event in events if "arm" in event}
     arm = next((arm for arm in (*MAIN, "retrained") if arm in by_arm or arm in seen), MAIN[0])
-    name = f"test accuracy, {arm}"
+    metric = metric_of(events)
+    name = f"test {metric.words}, {arm}"
     if arm in by_arm:
         row = by_arm[arm]
         spread = "mean ± sd over " if row["n"] > 1 else ""
-        return Tile(percent(row["test_accuracy"]), name, spread + counted(row["n"], "seed"))
+        return Tile(metric_text(row), name, spread + counted(row["n"], "seed"))
     epochs = [epoch for epoch in of_kind(events, "epoch") if epoch["arm"] == arm]
     if not epochs:
         return None
     last = epochs[-1]
-    return Tile(f"{100 * last['test_accuracy']:.2f} %", name, f"so far, {last['job']}")
+    return Tile(metric.text(value_of(last)), name, f"so far, {last['job']}")
 
 
 def _difference(by_arm: Mapping[str, Row], arm: str) -> Tile | None:
     main = next((arm for arm in MAIN if arm in by_arm), None)
     if arm not in by_arm or main is None:
         return None
-    own, other = by_arm[main]["test_accuracy"], by_arm[arm]["test_accuracy"]
-    return Tile(_points(own["mean"], other["mean"]), COMPARED[arm], f"which has {percent(other)}")
-
-
-def _points(own: float, other: float) -> str:
-    return f"{100 * (own - other):+.2f} points".replace("-", "−")
+    own, other = by_arm[main], by_arm[arm]
+    change = Metric.of(own).difference(measured(own)["mean"], measured(other)["mean"])
+    return Tile(change, COMPARED[arm], f"which has {metric_text(other)}")
 
 
 def _sizes(by_arm: Mapping[str, Row]) -> Tile | None:
     """How much better the cut networks of one run are than a training run for each size."""
     pairs = [
-        (by_arm[arm]["test_accuracy"], by_arm[other]["test_accuracy"])
+        (measured(by_arm[arm]), measured(by_arm[other]))
         for arm in by_arm
         if arm.startswith(CUT) and (other := WIDE + arm.removeprefix(CUT)) in by_arm
     ]
@@ -103,9 +119,10 @@ def _sizes(by_arm: Mapping[str, Row]) -> Tile | None:
     own, others = (
         statistic([one["mean"] for one in part])["mean"] for part in zip(*pairs, strict=True)
     )
-    note = f"mean of {counted(len(pairs), 'size')}, {100 * others:.2f} % by a run for each"
+    metric = Metric.of(next(iter(by_arm.values())))
+    note = f"mean of {counted(len(pairs), 'size')}, {metric.text(others)} by a run for each"
     name = "cut networks of this run against a run for each size"
-    return Tile(_points(own, others), name, note)
+    return Tile(metric.difference(own, others), name, note)
 
 
 def _parameters(events: Sequence[Event]) -> Tile | None:
@@ -134,8 +151,7 @@ def search_tiles(results: Sequence[Event], tested: Sequence[Event]) -> list[Tile
     """The headline numbers of a search: means over what it found and what was retrained."""
     name = "test accuracy, retrained"
     found = [
-        Tile(percent(row["test_accuracy"]), name, counted(row["n"], "seed"))
-        for row in results_table(tested)
+        Tile(metric_text(row), name, counted(row["n"], "seed")) for row in results_table(tested)
     ]
     if results:
         over = counted(len(results), "search", "searches")

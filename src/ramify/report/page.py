@@ -12,6 +12,7 @@ from ramify.report.events import (
     channels_changed,
     explained,
     measured_gain,
+    metric_of,
     of_kind,
     ranking_field,
     unsized,
@@ -28,7 +29,7 @@ from ramify.report.prune_page import prune_context
 from ramify.report.reader import RunRecord
 from ramify.report.run_figures import arms_figure, gains_figure, progress_figure, sizes_figure
 from ramify.report.search_page import search_context
-from ramify.report.tables import results_table, texts_of
+from ramify.report.tables import headings, results_table, texts_of
 from ramify.report.templates import filled
 from ramify.report.theme import picture
 
@@ -64,16 +65,18 @@ def render(record: RunRecord) -> str:
 
 def _comparison(events: Sequence[Event], command: str) -> dict[str, Any]:
     """What is said of networks that were trained and tested."""
-    rows = results_table(events)
+    rows, metric = results_table(events), metric_of(events)
+    words = metric.words
     arms, progress, results = None, None, of_kind(events, "result")
     # The phases of a run that cuts have a figure of their own; only several seeds need comparing.
     if len(results) > 1 and (command != "prune" or any(row["n"] > 1 for row in rows)):
-        arms = picture(arms_figure(events), "Test accuracy of each finished network")
+        arms = picture(arms_figure(events), f"Test {words} of each finished network")
     if command != "prune" and of_kind(events, "epoch"):
-        label = "Test accuracy and parameters over training steps"
+        label = f"Test {words} and parameters over training steps"
         progress = picture(progress_figure(unsized(events)), label)
     texts = [(row["arm"], explained(row["arm"]), row["n"], texts_of(row)) for row in rows]
-    return {"rows": texts, "arms": arms, "progress": progress, "main": MAIN}
+    shown = {"heads": headings(rows), "words": words, "side": "below" if metric.higher else "above"}
+    return shown | {"rows": texts, "arms": arms, "progress": progress, "main": MAIN}
 
 
 def _run_context(record: RunRecord) -> dict[str, Any]:
@@ -87,7 +90,8 @@ def _run_context(record: RunRecord) -> dict[str, Any]:
         gains = picture(gains_figure(events), label)
     sizes = None
     if len(events) < len(record.events) and of_kind(record.events, "result"):
-        sizes = picture(sizes_figure(record.events), "Test accuracy against parameters")
+        label = f"Test {metric_of(events).words} against parameters"
+        sizes = picture(sizes_figure(record.events), label)
     return {
         "tiles": tiles(record.events, results_table(record.events)),
         "sizes": sizes,

@@ -26,7 +26,7 @@ from ramify.report.cut_words import (
     refit_sentence,
     warnings_of,
 )
-from ramify.report.events import Event, of_kind
+from ramify.report.events import Event, metric_of, of_kind
 from ramify.report.job_figures import channels_figure, proposals_figure, remaining_figure
 from ramify.report.reader import RunRecord
 from ramify.report.theme import picture
@@ -49,7 +49,7 @@ def prune_context(record: RunRecord) -> dict[str, Any]:
     fresh = bool(record.config.get("from_scratch"))
     course, remaining = None, None
     if phases(seeds)[0]:
-        label = "Test accuracy and size over the phases of the run"
+        label = f"Test {metric_of(record.events).words} and size over the phases of the run"
         course = picture(phases_figure(record.events), label)
     if len(by_network) > 1:
         label = "Share of the channels that each layer has left"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ramify.commands.run_folder import COMMAND, CONFIG, METRICS, RETRAINED, VERSIONS
+from ramify.data.metric import ACCURACY, FIELDS
 from ramify.errors import RamifyError
 from ramify.report.events import Event
 
@@ -22,10 +23,10 @@ _WIDTHS: Fields = {"widths_before": dict, "widths_after": dict, "origin": dict, 
 _SIZES: Fields = {"params_before": int, "params_after": int}
 _LOSSES: Fields = {"loss_before": _MAYBE, "loss_after": _MAYBE, "predicted_gain": _MAYBE}
 _FIELDS: dict[str, Fields] = {
-    "epoch": _EPOCH | {"test_accuracy": _NUMBER, "params": int},
+    "epoch": _EPOCH | {"params": int},
     "edit": {"step": int} | _SIZES | _LOSSES | _WIDTHS,
     "stop": {"arm": str, "step": int, "round": int, "reason": str},
-    "result": _RESULT | {"test_accuracy": _NUMBER, "test_loss": _NUMBER},
+    "result": _RESULT | {"test_loss": _NUMBER},
     "sensitivity": {"groups": dict, "loss": _NUMBER},
 }
 # Of a search for cells: logits have no accuracy, and candidates of random search are not tested.
@@ -172,8 +173,19 @@ def _wrong_event(event: Any) -> str | None:
     elif arm.startswith("candidate") and kind in _CANDIDATE:
         fields = _CANDIDATE
     wrong = _wrong_field(event, {"event": str, "job": str} | fields.get(kind, {}))
+    if wrong is None and fields is _FIELDS and kind in ("epoch", "result"):
+        wrong = _wrong_metric(event)
     deeper = {"edit": _wrong_edit, "sensitivity": _wrong_sensitivity}.get(kind)
     return deeper(event) if wrong is None and deeper is not None else wrong
+
+
+def _wrong_metric(event: Event) -> str | None:
+    """What makes it unclear how good a network was, if anything."""
+    told = event.get("metric", vars(ACCURACY))
+    wrong = _wrong_field(told, dict(FIELDS)) if isinstance(told, dict) else "not an object"
+    if wrong is not None:
+        return f"the metric is wrong, {wrong}"
+    return _wrong_field(event, {f"test_{told['key']}": _NUMBER})
 
 
 def _wrong_field(values: Mapping[str, Any], fields: Fields) -> str | None:

@@ -13,8 +13,19 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ramify.commands.grow_settings import CUT, WIDE
-from ramify.report.events import MAIN, Event, arms_of, by_job, measured_gain, noun, of_kind
-from ramify.report.tables import results_table, statistic, unit_of
+from ramify.data import Metric
+from ramify.report.events import (
+    MAIN,
+    Event,
+    arms_of,
+    by_job,
+    measured_gain,
+    metric_of,
+    noun,
+    of_kind,
+    value_of,
+)
+from ramify.report.tables import measured, results_table, statistic, unit_of
 from ramify.report.theme import LIGHT, arm_color, canvas, round_color, themed
 
 _DASHES: dict[str, Any] = {
@@ -34,12 +45,12 @@ def tick(value: float) -> str:
     return f"{value / size:,.4g}{unit}" if unit else f"{value:,.0f}"
 
 
-# ------------------------------------------------------------------ accuracy and parameters
+# ------------------------------------------------------------------ metric and parameters
 
 
 @themed
 def progress_figure(events: Sequence[Event]) -> Figure:
-    """Test accuracy and parameters of each arm over its steps; edits are upright lines.
+    """The metric and parameters of each arm over its steps; edits are upright lines.
 
     Args:
         events: of a run, with an epoch at least.
@@ -49,19 +60,21 @@ def progress_figure(events: Sequence[Event]) -> Figure:
         the same steps, and a network otherwise.
     """
     figure = canvas(5.4)
-    accuracy, params = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    above, params = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    metric = metric_of(events)
     curves: list[list[tuple[int, float]]] = []
     for arm in arms_of(events):
         style = _line_style(arm)
         jobs = [own for own in by_job(events).values() if own[0]["arm"] == arm]
-        measured = [points for own in jobs if (points := _accuracies(own))]
+        known = [points for own in jobs if (points := _values(own))]
         for own in jobs:
             if of_kind(own, "epoch"):
                 params.plot(*_sizes(own), drawstyle="steps-post", **style)
-        curves += _draw_accuracy(accuracy, measured, style)
-    _mark_edits(accuracy, params, events)
-    accuracy.set_ylim(*focus(curves, max(step for curve in curves for step, _ in curve) // 2))
-    accuracy.set_ylabel("test accuracy (%)")
+        curves += _draw_values(above, known, style, metric)
+    _mark_edits(above, params, events)
+    middle = max(step for curve in curves for step, _ in curve) // 2
+    above.set_ylim(*focus(curves, middle, metric))
+    above.set_ylabel(metric.axis)
     params.set_ylabel("parameters")
     params.set_xlabel("training steps (batches)")
     for axis in (params.xaxis, params.yaxis):
@@ -74,49 +87,54 @@ def progress_figure(events: Sequence[Event]) -> Figure:
     return figure
 
 
-def _accuracies(job: Sequence[Event]) -> list[tuple[int, float]]:
-    """The steps at which a network was tested, and its accuracies there."""
-    return [(epoch["step"], epoch["test_accuracy"]) for epoch in of_kind(job, "epoch")]
+def _values(job: Sequence[Event]) -> list[tuple[int, float]]:
+    """The steps at which a network was tested, and its metric there."""
+    return [(epoch["step"], value_of(epoch)) for epoch in of_kind(job, "epoch")]
 
 
-def _draw_accuracy(
-    axes: Axes, measured: Sequence[list[tuple[int, float]]], style: dict[str, Any]
+def _draw_values(
+    axes: Axes, known: Sequence[list[tuple[int, float]]], style: dict[str, Any], metric: Metric
 ) -> list[list[tuple[int, float]]]:
     """Draw the networks of an arm, as one where that can be; what was drawn is given back."""
-    steps = {tuple(step for step, _ in points) for points in measured}
-    drawn = list(measured)
-    if len(measured) > 1 and len(steps) == 1:
-        shares = np.array([[share for _, share in points] for points in measured])
-        [at], mean, spread = steps, shares.mean(0), shares.std(0, ddof=1)
+    steps = {tuple(step for step, _ in points) for points in known}
+    drawn = list(known)
+    if len(known) > 1 and len(steps) == 1:
+        values = np.array([[value for _, value in points] for points in known])
+        [at], mean, spread = steps, values.mean(0), values.std(0, ddof=1)
         drawn = [list(zip(at, mean.tolist(), strict=True))]
-        low, high = 100 * (mean - spread), 100 * (mean + spread)
+        low, high = metric.scale * (mean - spread), metric.scale * (mean + spread)
         axes.fill_between(at, low, high, color=style["color"], alpha=0.13, linewidth=0)
     for points in drawn:
         alone: dict[str, Any] = {"marker": "o", "markersize": 4} if len(points) == 1 else {}
-        percents = [100 * share for _, share in points]
-        axes.plot([step for step, _ in points], percents, **style, **alone)
+        heights = [metric.scale * value for _, value in points]
+        axes.plot([step for step, _ in points], heights, **style, **alone)
     return drawn
 
 
-def focus(curves: Sequence[Sequence[tuple[int, float]]], since: int) -> tuple[float, float]:
-    """From what to what accuracies are drawn, in per cent.
+def focus(
+    curves: Sequence[Sequence[tuple[int, float]]], since: int, metric: Metric
+) -> tuple[float, float]:
+    """From what to what a metric is drawn, in the unit of its axis.
 
     Args:
-        curves: Steps and accuracies of each line.
+        curves: Steps and values of each line.
         since: The step from which on they count.
+        metric: What the values are of.
 
     Returns:
         The lowest and the highest value. What lies after that step takes at least half of the
-        height; where the networks began may lie below.
+        height; where the networks began may lie outside, on the side of what is worse.
     """
-    every = [100 * value for points in curves for _, value in points]
-    late = [100 * value for points in curves for step, value in points if step >= since]
+    scale = metric.worth(metric.scale)
+    every = [scale * value for points in curves for _, value in points]
+    late = [scale * value for points in curves for step, value in points if step >= since]
     if not every:
-        return 0.0, 100.0
-    high = max(every)
-    low = min(late, default=min(every))
-    room = max(high - low, 1.0)
-    return max(min(every), low - room) - 0.12 * room, high + 0.12 * room
+        return 0.0, metric.scale
+    best = max(every)
+    worst = min(late, default=min(every))
+    room = max(best - worst, 0.01 * (metric.scale if metric.higher else abs(best)))
+    ends = max(min(every), worst - room) - 0.12 * room, best + 0.12 * room
+    return ends if metric.higher else (-ends[1], -ends[0])
 
 
 def _line_style(arm: str) -> dict[str, Any]:
@@ -135,15 +153,15 @@ def _sizes(job: Sequence[Event]) -> tuple[list[int], list[int]]:
     return [0, *(event["step"] for event in moments)], [first, *sizes]
 
 
-def _mark_edits(accuracy: Axes, params: Axes, events: Sequence[Event]) -> None:
+def _mark_edits(above: Axes, params: Axes, events: Sequence[Event]) -> None:
     """Draw a line at each step of an edit, numbered as the edits of the first job."""
     edits = of_kind(events, "edit")
     for step in {edit["step"] for edit in edits}:
-        for axes in (accuracy, params):
+        for axes in (above, params):
             axes.axvline(step, color=LIGHT["accent"], linewidth=0.8, alpha=0.45, zorder=1)
     first = next(iter(by_job(edits).values()), [])
     for number, edit in enumerate(first, start=1):
-        accuracy.annotate(
+        above.annotate(
             f"{noun(first)} {number}" if len(first) <= 6 else f"{number}",
             (edit["step"], 1),
             xycoords=("data", "axes fraction"),
@@ -160,56 +178,56 @@ def _mark_edits(accuracy: Axes, params: Axes, events: Sequence[Event]) -> None:
 
 @themed
 def arms_figure(events: Sequence[Event]) -> Figure:
-    """Test accuracy by arm: a dot for each job, the mean as a bar, one deviation as a band."""
-    results = of_kind(events, "result")
+    """The metric by arm: a dot for each job, the mean as a bar, one deviation as a band."""
+    results, metric = of_kind(events, "result"), metric_of(events)
     arms = arms_of(results)
     figure = canvas(0.75 + 0.36 * len(arms))
     axes = figure.subplots()
     for row, arm in enumerate(arms):
-        percents = [100 * result["test_accuracy"] for result in results if result["arm"] == arm]
-        stat, color = statistic(percents), arm_color(arm)
+        values = [metric.scale * value_of(one) for one in results if one["arm"] == arm]
+        stat, color = statistic(values), arm_color(arm)
         mean, spread = stat["mean"], stat["sd"] or 0.0
         axes.plot([mean - spread, mean + spread], [row, row], color=color, linewidth=5, alpha=0.25)
         axes.plot([mean], [row], "|", color=color, markersize=15, markeredgewidth=2.2)
-        axes.plot(percents, [row] * len(percents), "o", color=color, markersize=5, alpha=0.8)
+        axes.plot(values, [row] * len(values), "o", color=color, markersize=5, alpha=0.8)
     axes.set_yticks(range(len(arms)), arms, fontsize=9.5, color=LIGHT["ink"])
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.06)
-    axes.set_xlabel("test accuracy (%)")
+    axes.set_xlabel(metric.axis)
     return figure
 
 
-# ------------------------------------------------------------------ accuracy against size
+# ------------------------------------------------------------------ metric against size
 
 
 @themed
 def sizes_figure(events: Sequence[Event]) -> Figure:
-    """Test accuracy against parameters, of one run and of a run for each size, with deviations."""
+    """The metric against parameters, of one run and of a run for each size, with deviations."""
     figure = canvas(3.6)
     axes = figure.subplots()
     curves = (("one run: grown, then cut", "grown", CUT), ("a run for each size", "wide", WIDE))
-    results = of_kind(events, "result")
+    results, metric = of_kind(events, "result"), metric_of(events)
     for label, arm, prefix in curves:
         own = [e for e in results if e["arm"] == arm or e["arm"].startswith(prefix)]
         rows = sorted(results_table(own), key=lambda row: row["params"]["mean"])
         if not rows:
             continue
         color = arm_color(arm)
-        dots = [e["params"] for e in own], [100 * e["test_accuracy"] for e in own]
+        dots = [e["params"] for e in own], [metric.scale * value_of(e) for e in own]
         axes.plot(*dots, "o", color=color, markersize=4, alpha=0.6)
         sizes = [row["params"]["mean"] for row in rows]
-        means = np.array([100 * row["test_accuracy"]["mean"] for row in rows])
-        spread = np.array([100 * (row["test_accuracy"]["sd"] or 0.0) for row in rows])
+        means = np.array([metric.scale * measured(row)["mean"] for row in rows])
+        spread = np.array([metric.scale * (measured(row)["sd"] or 0.0) for row in rows])
         axes.plot(sizes, means, label=label, marker="|", markersize=12, **_line_style(arm))
         axes.fill_between(sizes, means - spread, means + spread, color=color, alpha=0.12, lw=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(COUNTS)
     axes.xaxis.set_minor_formatter(COUNTS)
     axes.set_xlabel("parameters")
-    axes.set_ylabel("test accuracy (%)")
+    axes.set_ylabel(metric.axis)
     figure.legend(loc="outside upper right", ncols=2, handlelength=3)
     return figure
 

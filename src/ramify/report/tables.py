@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ramify.report.events import MAIN, Event, arms_of
+from ramify.data import Metric
+from ramify.report.events import MAIN, Event, arms_of, value_of
 from ramify.report.reader import read_events
 from ramify.store.files import write_json
 from ramify.train.history import is_found
@@ -26,11 +27,16 @@ class Stat(TypedDict):
 
 
 class Row(TypedDict):
-    """One arm of the comparison: its number of seeds and each quantity over them."""
+    """One arm of the comparison: its number of seeds and each quantity over them.
+
+    A metric other than accuracy is described under ``metric``, and stands under its own name, such
+    as ``test_r2``.
+    """
 
     arm: str
     n: int
-    test_accuracy: Stat
+    metric: NotRequired[dict[str, Any]]
+    test_accuracy: NotRequired[Stat]
     test_loss: Stat
     params: Stat
     macs: Stat
@@ -38,7 +44,7 @@ class Row(TypedDict):
     seconds: Stat
 
 
-QUANTITIES = ("test_accuracy", "test_loss", "params", "macs", "steps", "seconds")
+QUANTITIES = ("test_loss", "params", "macs", "steps", "seconds")  # and the metric before them
 
 
 def statistic(values: Sequence[float]) -> Stat:
@@ -78,13 +84,20 @@ def results_table(events: Iterable[Event]) -> list[Row]:
         >>> results_table([result, {**result, "test_accuracy": 0.7}])[0]["test_accuracy"]["mean"]
         0.6
     """
-    results = [e for e in events if e["event"] == "result" and "test_accuracy" in e]
+    results = [e for e in events if e["event"] == "result" and value_of(e) is not None]
     rows = []
     for arm in arms_of(results):
         own = [result for result in results if result["arm"] == arm]
-        stats = {key: statistic([result[key] for result in own]) for key in QUANTITIES}
-        rows.append(cast(Row, {"arm": arm, "n": len(own), **stats}))
+        metric = Metric.of(own[0])
+        keys = dict.fromkeys((f"test_{metric.key}", *QUANTITIES))
+        stats = {key: statistic([result[key] for result in own]) for key in keys}
+        rows.append(cast(Row, {"arm": arm, "n": len(own), **metric.tags(), **stats}))
     return rows
+
+
+def measured(row: Row) -> Stat:
+    """The metric of a row over seeds."""
+    return cast(Stat, row.get(f"test_{Metric.of(row).key}"))
 
 
 def write_summary(run: Path) -> Path:
@@ -121,7 +134,7 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
         pad_edge=False,
     )
     table.add_column("network", style="bold", no_wrap=True)
-    for heading in ("test accuracy", "parameters", "MACs", "steps", "time"):
+    for heading in headings(rows):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(row["arm"], *texts_of(row), style="green" if row["arm"] in MAIN else None)
@@ -138,10 +151,16 @@ def _caption(rows: Sequence[Row]) -> str:
     return f"{spread} over n = {n} {seeds}"
 
 
+def headings(rows: Iterable[Row]) -> tuple[str, str, str, str, str]:
+    """What stands above the texts of rows."""
+    words = Metric.of(next(iter(rows), {})).words
+    return f"test {words}", "parameters", "MACs", "steps", "time"
+
+
 def texts_of(row: Row) -> tuple[str, str, str, str, str]:
-    """A row as text: test accuracy, parameters, MACs, steps, time."""
+    """A row as text: the metric, parameters, MACs, steps, time."""
     return (
-        percent(row["test_accuracy"]),
+        metric_text(row),
         whole(row["params"]),
         whole(row["macs"]),
         whole(row["steps"]),
@@ -149,10 +168,10 @@ def texts_of(row: Row) -> tuple[str, str, str, str, str]:
     )
 
 
-def percent(stat: Stat) -> str:
-    """Write a share as per cent, such as '93.16 ± 0.42 %'."""
-    spread = "" if stat["sd"] is None else f" ± {100 * stat['sd']:.2f}"
-    return f"{100 * stat['mean']:.2f}{spread} %"
+def metric_text(row: Row) -> str:
+    """Write the metric of a row, such as '93.16 ± 0.42 %' of accuracy."""
+    stat = measured(row)
+    return Metric.of(row).text(stat["mean"], stat["sd"])
 
 
 def whole(stat: Stat) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from ramify import distributed
+from ramify.data.task import CLASSIFICATION, Task
 from ramify.errors import RamifyError, did_you_mean
 from ramify.probe.loss import Loss, check_weights, checked_loss
 from ramify.tracing.recorder import evaluating
@@ -310,17 +310,22 @@ def cross_entropy(
     Source: C. Szegedy and others, "Rethinking the Inception architecture for computer vision",
     section 7.
     """
-    inputs, labels = batch
-    return F.cross_entropy(model(inputs), labels, reduction="none", label_smoothing=label_smoothing)
+    return CLASSIFICATION.loss(model, batch, label_smoothing)
 
 
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy (in [0, 1]) of a classifier, in evaluation mode."""
-    loss, hits, samples = 0.0, 0, 0
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], task: Task = CLASSIFICATION
+) -> tuple[float, float]:
+    """Mean loss and metric of a network, in evaluation mode.
+
+    Args:
+        model: The network.
+        batches: Samples and labels; given as a list where the metric is the user's own.
+        task: What the network is for; by default a classification.
+
+    Returns:
+        The mean loss over samples and the metric: cross-entropy and accuracy, in [0, 1], of a
+        classification.
+    """
     with evaluating(model):
-        for inputs, labels in batches:
-            logits = model(inputs)
-            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-            hits += int((logits.argmax(1) == labels).sum())
-            samples += len(labels)
-    return loss / samples, hits / samples
+        return task.measured(model, batches)

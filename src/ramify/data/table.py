@@ -1,0 +1,281 @@
+"""A table in a ``.csv`` file: a row a sample, a column a feature, one column the target.
+
+Shapes: N rows, F features, K classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ramify.data.dataset import Dataset
+from ramify.data.labels import check_targets
+from ramify.data.splitting import for_testing
+from ramify.data.task import CLASSIFICATION, REGRESSION, Task, task_named
+from ramify.errors import RamifyError, did_you_mean
+
+SUFFIX = ".csv"
+MISSING = frozenset(("", "na", "n/a", "nan", "none", "null", "?"))
+DELIMITERS = ",;\t"
+LEAST = 10  # rows, of which a fifth is for testing
+FEW = 20  # whole numbers that a target takes where they are classes, at most
+ROWS_EACH = 5  # of such a class on average, at least
+MOST_TEXTS = 100  # of one column, each of which becomes a feature
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What a column becomes: values (N, F), their names, and by what they are normalised."""
+
+    values: NDArray[np.float64]
+    names: list[str]
+    mean: list[float]
+    std: list[float]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The cells of a file: the names of its columns, and its rows with the line of each."""
+
+    path: Path
+    names: list[str]
+    rows: list[list[str]]
+    lines: list[int]
+
+    def column(self, number: int) -> list[str]:
+        return [row[number] for row in self.rows]
+
+
+def table_of(name: str) -> tuple[Path, str | None] | None:
+    """The file and the target that a data set is named by.
+
+    Args:
+        name: ``FILE.csv`` or ``FILE.csv:COLUMN``.
+
+    Returns:
+        The path and the name of the target, None for the last column; None where the name is of
+        another form, as ``package.csv:object`` is where there is no such file.
+
+    Example:
+        >>> table_of("houses.csv"), table_of("digits")
+        ((PosixPath('houses.csv'), None), None)
+    """
+    file, colon, target = name.partition(f"{SUFFIX}:")
+    if colon and (Path(file + SUFFIX).exists() or "/" in file):
+        return Path(file + SUFFIX), target
+    return (Path(name), None) if name.endswith(SUFFIX) else None
+
+
+def load_table(path: Path, target: str | None = None, task: str | None = None) -> Dataset:
+    """Read a table.
+
+    A column of numbers is a feature, brought to mean 0 and deviation 1 by the training rows;
+    numbers that are missing become the mean. Of a column with other texts each text is a feature
+    that is 1 in the rows that hold it and 0 in the others. A fifth of the rows, of each class where
+    there are classes, is for testing, drawn by what the rows hold.
+
+    Args:
+        path: the file, with a line of column names; cells are parted by commas, semicolons or tabs.
+        target: the column to predict; None for the last one.
+        task: ``"classification"`` or ``"regression"``; None where the target says so: numbers are
+            for a regression, unless they are few whole ones; all else are names of classes.
+
+    Returns:
+        The data set, samples (N, F). Targets of a regression have mean 0 and deviation 1 over the
+        training rows; ``classes`` then holds the target's name.
+
+    Raises:
+        RamifyError: the file is missing or damaged, has fewer than 10 rows or no feature, or the
+            target is not there or no target of that task.
+    """
+    table = _read(path)
+    number = _target(table, target)
+    if len(table.names) < 2:
+        raise RamifyError(f"{path} has one column, the target: give it a column of features.")
+    kind, targets, classes = _targets(table, number, task)
+    keys = ["\x1f".join(row) for row in table.rows]
+    every = np.arange(len(keys))
+    test = np.zeros(len(keys), dtype=bool)
+    for group in [every[targets == k] for k in range(len(classes))] or [every]:
+        if len(group) > 1:  # what a class has one row of is learned and not tested
+            test[group[list(for_testing([keys[k] for k in group]))]] = True
+    columns = [_features(table, k, ~test) for k in range(len(table.names)) if k != number]
+    features, mean, std = (
+        tuple(one for column in columns for one in getattr(column, part))
+        for part in ("names", "mean", "std")
+    )
+    values = np.concatenate([column.values for column in columns], axis=1)
+    x = torch.from_numpy(((values - mean) / std).astype(np.float32))
+    y, scale = torch.from_numpy(targets), None
+    if not classes:
+        scale = _scale(y, ~test, f"the column {table.names[number]!r} of {path}")
+        y = ((y.double() - scale[0]) / scale[1]).float()
+    name = f"{path.name}:{target}" if target else path.name
+    return Dataset(
+        name=name,
+        x_train=x[~test],
+        y_train=y[~test],
+        x_test=x[test],
+        y_test=y[test],
+        classes=tuple(classes or (table.names[number],)),
+        mean=mean,
+        std=std,
+        task=kind,
+        features=features,
+        target=scale,
+    )
+
+
+def _read(path: Path) -> _Table:
+    """The cells of the file, without blanks around them and without empty lines."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        head = text.partition("\n")[0]
+        reader = csv.reader(text.splitlines(), delimiter=max(DELIMITERS, key=head.count))
+        found = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except FileNotFoundError:
+        raise RamifyError(f"there is no file {path}: give the path of a table.") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RamifyError(
+            f"{path} cannot be read as a table ({error}): save it as CSV in UTF-8."
+        ) from error
+    filled = [(line, row) for line, row in found if any(row)]
+    if not filled:
+        raise RamifyError(f"{path} is empty: give a table with a line of column names and rows.")
+    (_, names), *rest = filled
+    if all(_number(name) is not None for name in names):
+        raise RamifyError(
+            f"{path} begins with numbers, {', '.join(names[:3])}, where the names of the columns "
+            "are expected: put a line of names above them."
+        )
+    for name in names:
+        if names.count(name) > 1 or not name:
+            said = f"two columns {name!r}" if name else "a column without a name"
+            raise RamifyError(f"{path} has {said}: give each column a name of its own.")
+    for line, row in rest:
+        if len(row) != len(names):
+            raise RamifyError(
+                f"line {line} of {path} has {len(row)} cells, and the first line {len(names)} "
+                "names: mend it."
+            )
+    if len(rest) < LEAST:
+        rows = {0: "no rows", 1: "one row"}.get(len(rest), f"{len(rest)} rows")
+        raise RamifyError(
+            f"{path} has {rows} below its line of names, and at least {LEAST} are needed, of which "
+            "a fifth is for testing: give more."
+        )
+    return _Table(path, names, [row for _, row in rest], [line for line, _ in rest])
+
+
+def _target(table: _Table, target: str | None) -> int:
+    """Which column is to be predicted."""
+    if target is None:
+        return len(table.names) - 1
+    if target not in table.names:
+        raise RamifyError(
+            f"{table.path} has no column {target!r}{did_you_mean(target, table.names)}; choose one "
+            f"of {', '.join(table.names)}."
+        )
+    return table.names.index(target)
+
+
+def _targets(
+    table: _Table, number: int, task: str | None
+) -> tuple[Task, NDArray[np.int64] | NDArray[np.float32], list[str]]:
+    """The task, the target of each row, and the names of the classes; none for a regression."""
+    cells, where = table.column(number), f"the column {table.names[number]!r} of {table.path}"
+    if task not in (None, CLASSIFICATION.name, REGRESSION.name):
+        task_named(str(task))
+        raise RamifyError(
+            f"a table is for a classification or a regression, and the task is {task}: choose one "
+            "of these."
+        )
+    for line, cell in zip(table.lines, cells, strict=True):
+        if _missing(cell):
+            raise RamifyError(
+                f"{where} has no target in line {line}: fill it in, or leave the line out."
+            )
+    if len(set(cells)) == 1:
+        raise RamifyError(
+            f"{where} is {cells[0]} in every row, so there is nothing to predict: name the target "
+            f"as {table.path}:COLUMN."
+        )
+    numbers = [_number(cell) for cell in cells]
+    known = [value for value in numbers if value is not None]
+    texts = len(cells) - len(known)
+    # A text among numbers is a slip of the pen, numbers among texts may be names too.
+    if texts and (task == REGRESSION.name or (task is None and texts < len(known))):
+        place = numbers.index(None)
+        raise RamifyError(
+            f"{where} holds {cells[place]!r} in line {table.lines[place]}, where a regression takes"
+            " numbers: mend it, or give --task classification if these are names of classes."
+        )
+    if task != CLASSIFICATION.name and not texts and (task or not _are_classes(known)):
+        return REGRESSION, np.array(known, dtype=np.float32), []
+    names = sorted(set(cells)) if texts else [f"{value:g}" for value in sorted(set(known))]
+    labels = cells if texts else [f"{value:g}" for value in known]
+    if 2 * len(names) > len(cells):
+        raise RamifyError(
+            f"{where} has {len(names)} different values in {len(cells)} rows, which are too many "
+            f"for classes: name the target as {table.path}:COLUMN, or give --task regression if "
+            "they are numbers."
+        )
+    places = {name: place for place, name in enumerate(names)}
+    return CLASSIFICATION, np.array([places[label] for label in labels]), names
+
+
+def _are_classes(values: Sequence[float]) -> bool:
+    """Whether numbers are few whole ones, each in several rows."""
+    few = max(2, min(FEW, len(values) // ROWS_EACH))
+    return all(value.is_integer() for value in values) and len(set(values)) <= few
+
+
+def _features(table: _Table, number: int, train: NDArray[np.bool_]) -> _Columns:
+    """One feature of a column of numbers, or one of each text."""
+    cells, name = table.column(number), table.names[number]
+    values = [math.nan if _missing(cell) else _number(cell) for cell in cells]
+    if None not in values:
+        column = np.array(values, dtype=np.float64)
+        seen = column[train & ~np.isnan(column)]
+        mean, deviation = (seen.mean(), seen.std()) if len(seen) else (0.0, 0.0)
+        filled = np.where(np.isnan(column), mean, column)[:, None]
+        return _Columns(filled, [name], [float(mean)], [float(deviation) or 1.0])
+    texts = sorted({cell for cell in cells if not _missing(cell)})
+    if len(texts) > MOST_TEXTS:
+        raise RamifyError(
+            f"the column {name!r} of {table.path} has {len(texts)} different texts, and each would "
+            f"be a feature, where {MOST_TEXTS} are the most: leave the column out."
+        )
+    held = np.array([[float(cell == text) for text in texts] for cell in cells])
+    return _Columns(
+        held, [f"{name}={text}" for text in texts], [0.0] * len(texts), [1.0] * len(texts)
+    )
+
+
+def _scale(targets: Tensor, train: NDArray[np.bool_], where: str) -> tuple[float, float]:
+    """Mean and deviation of the targets of the training rows."""
+    own = targets[train].double()
+    for split, part in (("training", own), ("test", targets[~train])):
+        check_targets(where, split, part)
+    return float(own.mean()), float(own.std(correction=0))
+
+
+def _missing(cell: str) -> bool:
+    return cell.lower() in MISSING
+
+
+def _number(cell: str) -> float | None:
+    """The finite number that a cell holds; None where it holds none."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
