@@ -145,8 +145,9 @@ def _apply_blocks(
         edited.came_from.update(came_from)
         names = {group.atom: group.name for group in graph.groups}
         for group in edited.groups:
-            known = origin.get(names.get(old_atom.get(group.atom, group.atom), ""))
-            whole = list(range(group.width))
+            name = names.get(old_atom.get(group.atom, group.atom), group.name)
+            edited.came_from[group.name] = name
+            known, whole = origin.get(name), list(range(group.width))
             edited.origin[group.name] = known if known and len(known) == len(whole) else whole
         if configured(graph.model):
             warn_of_cache(graph.model, edited.inputs)

@@ -94,8 +94,8 @@ class ChannelGraph:
         inputs: the inputs it was traced with.
         groups: the channel groups, in forward order.
         origin: after `ramify.apply`, for each group the old channel that each channel came from.
-        came_from: after an edit of blocks, the name that each parameter and buffer had, or that of
-            what it is a copy of.
+        came_from: after an edit of blocks, the name that each group, parameter and buffer had, or
+            that of what it is a copy of.
         unreached: parameters that no run reached.
         indexing: where the channels lie in every tensor, as numbers.
         flow: the dimensions of every tensor of the runs.
