@@ -2,10 +2,10 @@
 
 The gains of methods have one unit, but not one horizon: that of a split is had at once, that of a
 new neuron after one step of its outgoing weights, and one step of a new block reaches no more than
-what ends it. So both are measured in one way. The widths that the rule selected, and blocks that
-cost as much, are made on the network for a moment; it makes a few steps with either, on the same
-batches, and what its loss is then below that of the network which made them without a change is
-divided by what the change costs.
+what ends it. So both are measured in one way: the widths that the rule selected, or a copy of a
+block, are made on the network for a moment; it makes some steps with either, on the same batches,
+and what its loss is then below that of the network which made them without a change is divided by
+what the change costs.
 """
 
 from __future__ import annotations
@@ -29,46 +29,65 @@ from ramify.refit.outcome import borrowed
 from ramify.select import Rule
 from ramify.select.width_bounds import WidthBounds
 from ramify.tracing import ChannelGraph
+from ramify.tracing.blocks import find_block
 from ramify.tracing.recorder import untouched
 from ramify.train.edit_trials import TOLERANCE, EditTrials
 from ramify.train.epoch import Training, make_optimizer, train_epoch
 from ramify.train.rounds import multiple_of
 
-STEPS = 16
-"""So many steps show what a change is worth."""
+STEPS = 64
+"""So many steps show what a change is worth; after 16 the rest of the network still hides it."""
 RATE = 0.1
 """Of the learning rate: what all of the network learns meanwhile is the same with either change."""
 
 
 @dataclass(frozen=True)
-class Worth:
+class TriedBlock:
+    """A copy of a block that was tried.
+
+    Attributes:
+        behind: The block behind which it stood.
+        gain: By how much more the loss falls in some steps with it.
+        cost: The share of the budget that it takes (the largest where there are several);
+            parameters without a budget.
+        inserted: Whether it is put in.
+    """
+
+    behind: str
+    gain: float
+    cost: float
+    inserted: bool
+
+
+@dataclass(frozen=True)
+class Weighed:
     """What a round found of blocks and widths.
 
     Attributes:
-        behind: The blocks behind which a copy was tried, best first.
-        gain: By how much more the loss falls in a few steps with these copies.
-        cost: What they cost: the share of the budget that they take (the largest where there are
-            several); parameters without a budget.
-        widths_gain: The same of the widths that the rule selected; None where there were none.
-        widths_cost: What those cost.
-        inserted: Whether the blocks were put in, and not the widths.
+        blocks: The copies that were tried.
+        gain: By how much more the loss falls with the widths that the rule selected; None where
+            there were none.
+        cost: What those cost.
+        both: Whether there is room for these widths beside the blocks that are put in.
     """
 
-    behind: tuple[str, ...]
-    gain: float
-    cost: float
-    widths_gain: float | None
-    widths_cost: float | None
-    inserted: bool
+    blocks: Sequence[TriedBlock]
+    gain: float | None
+    cost: float | None
+    both: bool
 
     @property
-    def edits(self) -> list[Insert]:
-        """What puts the copies in."""
-        return [Insert(block) for block in self.behind]
+    def inserts(self) -> list[Insert]:
+        """What puts in those blocks that gain more."""
+        return [Insert(one.behind) for one in self.blocks if one.inserted]
 
     def plain(self) -> dict[str, Any]:
         """It as plain values, for the history."""
-        return asdict(self) | {"behind": list(self.behind)}
+        return {
+            "tried": [asdict(one) for one in self.blocks],
+            "widths_gain": self.gain,
+            "widths_cost": self.cost,
+        }
 
 
 def check_depth(
@@ -111,11 +130,11 @@ def weigh(
     widths: Sequence[Edit | BlockEdit],
     budget: Mapping[str, float] | None,
     training: Training,
-) -> Worth | None:
-    """Whether blocks gain more for what they cost than the widths that a rule selected.
+) -> Weighed | None:
+    """Which blocks gain more for what they cost than the widths that a rule selected.
 
-    The blocks behind which a copy is tried are those that learn fastest for their cost
-    (:func:`ramify.insert_gains`), as many as cost no more than the widths, and one at least.
+    Copies are tried one after the other, first behind the blocks that would learn fastest for their
+    cost (:func:`ramify.insert_gains`), until one gains less; a list of blocks takes one in a round.
 
     Args:
         trials: Of the network as it is.
@@ -136,40 +155,39 @@ def weigh(
             "depth=True weighs new blocks against wider layers, and this method proposes prunes "
             "alone: give a method that grows, or leave depth out."
         )
-    graph = trials.graph
-    price = _Price(graph, budget)
-    most = price.of(widths) if widths else None
-    if most is not None and most <= 0:
-        return None
-    inserts = _blocks_for(trials, price, most, training)
+    price = _Price(trials.graph, budget)
+    cost = price.of(widths) if widths else None
+    inserts = [] if cost is not None and cost <= 0 else _candidates(trials, price, training)
     if not inserts:
         return None
     start = _after_steps(trials, (), training)
-    gain = start - _after_steps(trials, inserts, training)
-    cost, other = price.of(inserts), None
-    better = gain > 0
-    if most is not None:
-        other = start - _after_steps(trials, widths, training)
-        better = better and gain / cost > other / most
-    blocks = tuple(str(insert.after) for insert in inserts)
-    found: Worth = distributed.broadcast(Worth(blocks, gain, cost, other, most, better))
+    gain, least = None, 0.0
+    if cost is not None:
+        gain = start - _after_steps(trials, widths, training)
+        least = max(0.0, gain / cost)
+    tried, taken, lists = list[TriedBlock](), list[Insert](), set[str | None]()
+    for insert in inserts:
+        container = find_block(trials.graph.blocks, insert.after).container
+        if container in lists or not price.allows([*taken, insert]):
+            continue
+        lists.add(container)
+        more, spent = start - _after_steps(trials, [insert], training), price.of([insert])
+        better = distributed.broadcast(more / spent > least)
+        tried.append(TriedBlock(str(insert.after), more, spent, better))
+        if not better:
+            break
+        taken.append(insert)
+    both = bool(taken) and price.allows([*widths, *taken])
+    found: Weighed = distributed.broadcast(Weighed(tried, gain, cost, both))
     return found
 
 
-def _blocks_for(
-    trials: EditTrials, price: _Price, most: float | None, training: Training
-) -> list[Insert]:
-    """Behind which blocks copies are tried."""
-    graph = trials.graph
-    rows = insert_gains(graph, trials.loss, trials.held, lr=training.lr)
+def _candidates(trials: EditTrials, price: _Price, training: Training) -> list[Insert]:
+    """The copies that the budget allows, those first that learn fastest for their cost."""
+    rows = insert_gains(trials.graph, trials.loss, trials.held, lr=training.lr)
     fast = sorted(rows, key=lambda row: -row.gain / price.of([row.edit]))
-    found: list[Insert] = []
-    for row in fast:
-        more = [*found, row.edit]
-        small = not found or (most is not None and price.of(more) <= most)
-        if row.gain > 0 and small and price.allows(more) and _changes_nothing(trials, more):
-            found = more
-    kept: list[Insert] = distributed.broadcast(found)
+    found = [row.edit for row in fast if row.gain > 0 and price.allows([row.edit])]
+    kept: list[Insert] = distributed.broadcast([x for x in found if _changes_nothing(trials, x)])
     return kept
 
 
@@ -213,9 +231,9 @@ def _done(graph: ChannelGraph, edits: Sequence[Edit | BlockEdit]) -> Iterator[No
         yield
 
 
-def _changes_nothing(trials: EditTrials, inserts: Sequence[Insert]) -> bool:
-    """Whether the loss stays with copies, norms having the statistics that they then see."""
-    with borrowed(trials.graph.model), _done(trials.graph, inserts):
+def _changes_nothing(trials: EditTrials, insert: Insert) -> bool:
+    """Whether the loss stays with a copy, norms having the statistics that they then see."""
+    with borrowed(trials.graph.model), _done(trials.graph, [insert]):
         return bool(trials.settle() <= trials.before + TOLERANCE * abs(trials.before))
 
 

@@ -90,11 +90,13 @@ def edit_once(
     found = choose(graph, proposals, editing.rule, editing.budget, editing.bounds)
     choice = agreed(found, proposals)
     tried = _tried(trials, graph, choice, editing)
-    worth = None
+    weighed = None
     if editing.deepen is not None and trials is not None and not choice.over:
-        worth = weigh(trials, proposals, tried.edits, editing.budget, editing.deepen)
-        if worth is not None and worth.inserted:
-            choice, tried = Choice(), Tried((), worth.edits)
+        weighed = weigh(trials, proposals, tried.edits, editing.budget, editing.deepen)
+        if weighed is not None and (blocks := weighed.inserts):
+            tried = replace(tried, edits=[*tried.edits, *blocks])
+            if not weighed.both:
+                choice, tried = Choice(), Tried((), blocks)
     if not tried.edits:
         if trials is not None:
             trials.undo()
@@ -108,10 +110,9 @@ def edit_once(
     after = measured(graph, trials.settle() if trials else mean_loss(model, loss, judges))
     kept = replace(choice, selected=tried.selected)
     event = edit_event(graph, proposals, kept, before, after, old) | foretold(tried, history)
-    event |= {} if worth is None else {"blocks": worth.plain()}
+    event |= {} if weighed is None else {"blocks": weighed.plain()}
     if graph.came_from:  # layers behind a new block have other names
-        names = {group.name: graph.came_from[group.name] for group in graph.groups}
-        event |= {"came_from": names, "predicted_gain": None, "expected_gain": None}
+        event["came_from"] = {group.name: graph.came_from[group.name] for group in graph.groups}
     return graph, event | {"measured_gain": before["loss"] - after["loss"]}
 
 

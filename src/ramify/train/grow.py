@@ -111,8 +111,9 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
             papers.
         rescale: Whether kernels that a batch norm follows get their first length back after each
             edit.
-        depth: Whether a round may put copies of blocks in (:class:`ramify.Insert`) in place of
-            what ``rule`` selected, where these gain more for what they cost.
+        depth: Whether a round may also put in copies of blocks (:class:`ramify.Insert`), where
+            these gain more for what they cost than the widths that ``rule`` selected: all are
+            tried for 64 steps at a tenth of the rate (:mod:`ramify.train.depth_rounds`).
 
     Returns:
         The grown model's graph, the optimizer and the history.

@@ -224,7 +224,7 @@ def edit_event(
         "origin": {
             name: source
             for name, source in graph.origin.items()
-            if name in before["widths"] and not graph.came_from
+            if graph.came_from.get(name, name) in before["widths"]
         },
     }
 
