@@ -200,13 +200,17 @@ def _wrong_edit(event: Event) -> str | None:
                 return f"a {what} is wrong, {wrong}"
     if not all(isinstance(width, int) for width in [*before.values(), *after.values()]):
         return "a width is not a whole number"
+    came_from = event.get("came_from", {})
+    if not isinstance(came_from, dict):
+        return "'came_from' does not name groups"
     for group, origin in event["origin"].items():
-        if group not in before or group not in after:
+        source = came_from.get(group, group)
+        if source not in before or group not in after:
             return f"'origin' names the group '{group}', which has no width"
         if not isinstance(origin, list) or len(origin) != after[group]:
             return f"the origin of '{group}' does not list its {after[group]} channels"
-        if not all(isinstance(old, int) and 0 <= old < before[group] for old in origin):
-            return f"the origin of '{group}' names a channel outside 0..{before[group] - 1}"
+        if not all(isinstance(old, int) and 0 <= old < before[source] for old in origin):
+            return f"the origin of '{group}' names a channel outside 0..{before[source] - 1}"
     return None
 
 

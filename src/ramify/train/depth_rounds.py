@@ -107,18 +107,19 @@ def check_depth(
     """
     if not trial:
         raise RamifyError(
-            "depth=True weighs blocks against widths by trials: leave trial=True, or depth out."
+            "depth weighs blocks against widths by trials: have selections tried, or leave depth "
+            "out."
         )
     asked: tuple[Any, ...] = (bounds.keep, bounds.ceiling, multiple_of(rule))
     if any(isinstance(bound, Mapping) for bound in asked):
         raise RamifyError(
-            "with depth=True keep, ceiling and multiple_of are one number for all layers, since "
-            "the names of layers behind a new block change: give numbers, or leave depth out."
+            "with depth keep, ceiling and multiple_of are one number for all layers, since layers "
+            "behind a new block get other names: give numbers, or leave depth out."
         )
     if rounds > 0 and not any(block.can_insert for block in graph.blocks):
         named = "; ".join(f"'{block.name}': {block.why}" for block in graph.blocks[:3])
         raise RamifyError(
-            "depth=True puts copies of blocks in, and no block of this "
+            "depth puts copies of blocks in, and no block of this "
             f"{type(graph.model).__name__} takes one ({named or 'it has no blocks'}): leave depth "
             "out; graph.blocks and `ramify show` list the blocks of a network."
         )
@@ -152,8 +153,8 @@ def weigh(
     """
     if proposals and all(isinstance(one.edit, Prune) for one in proposals):
         raise RamifyError(
-            "depth=True weighs new blocks against wider layers, and this method proposes prunes "
-            "alone: give a method that grows, or leave depth out."
+            "depth weighs new blocks against wider layers, and this method proposes prunes alone: "
+            "give a method that grows, or leave depth out."
         )
     price = _Price(trials.graph, budget)
     cost = price.of(widths) if widths else None
