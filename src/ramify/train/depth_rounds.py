@@ -24,7 +24,7 @@ from ramify.errors import RamifyError
 from ramify.latency import measure
 from ramify.methods import Proposal
 from ramify.methods.trial import edited
-from ramify.refit.by_insert import insert_gains
+from ramify.refit.by_insert import InsertGain, insert_gains
 from ramify.refit.outcome import borrowed
 from ramify.select import Rule
 from ramify.select.width_bounds import WidthBounds
@@ -186,14 +186,17 @@ def weigh(
 def _candidates(trials: EditTrials, price: _Price, training: Training) -> list[Insert]:
     """The copies that the budget allows, those first that learn fastest for their cost."""
     rows = insert_gains(trials.graph, trials.loss, trials.held, lr=training.lr)
-    fast = sorted(rows, key=lambda row: -row.gain / price.of([row.edit]))
-    found = [row.edit for row in fast if row.gain > 0 and price.allows([row.edit])]
-    kept: list[Insert] = distributed.broadcast([x for x in found if _changes_nothing(trials, x)])
-    return kept
+    paying: list[InsertGain] = distributed.broadcast([row for row in rows if row.gain > 0])
+    found = []
+    for row in paying:
+        cost = price.of([row.edit])
+        if cost > 0 and price.allows([row.edit]) and _changes_nothing(trials, row.edit):
+            found.append((row.gain / cost, row.edit))
+    return [edit for _, edit in sorted(found, key=lambda pair: -pair[0])]
 
 
 class _Price:
-    """What changes of a network cost: the largest share of a budget, or parameters."""
+    """What changes cost, the largest share of a budget or parameters; the same on every rank."""
 
     def __init__(self, graph: ChannelGraph, budget: Mapping[str, float] | None) -> None:
         self.graph = graph
@@ -203,23 +206,24 @@ class _Price:
     def of(self, edits: Sequence[Edit | BlockEdit]) -> float:
         """What edits, of channels or of blocks, cost."""
         after = self._spent(edits)
-        if not self.budget:
-            return after["params"] - self._now["params"]
-        return max((after[name] - self._now[name]) / most for name, most in self.budget.items())
+        whole = self.budget or {"params": 1.0}
+        shares = [(after[name] - self._now[name]) / most for name, most in whole.items()]
+        return float(distributed.broadcast(max(shares)))
 
     def allows(self, edits: Sequence[Edit | BlockEdit]) -> bool:
         """Whether the edited network is within the budget."""
         after = self._spent(edits)
-        return all(after[name] <= most for name, most in self.budget.items())
+        within = all(after[name] <= most for name, most in self.budget.items())
+        return bool(distributed.broadcast(within))
 
     def _spent(self, edits: Sequence[Edit | BlockEdit] = ()) -> dict[str, float]:
         cost = graph_cost(self.graph, edits)
         spent: dict[str, float] = {name: cost.of(name) for name in RESOURCES}
         if "latency" in self.budget:
             with _done(self.graph, edits):
-                mean = measure(self.graph.model, self.graph.inputs).median
+                now = measure(self.graph.model, self.graph.inputs).median
             # A change that is too small to be measured costs a thousandth of what there is.
-            spent["latency"] = max(mean, 1.001 * self._now["latency"]) if edits else mean
+            spent["latency"] = max(now, 1.001 * self._now["latency"]) if edits else now
         return spent
 
 
