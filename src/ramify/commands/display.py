@@ -204,6 +204,8 @@ def _judged(event: Mapping[str, Any]) -> str:
         said.append(f"step {factor:g} of the full one")
     if event.get("dropped"):
         said.append(f"{event['dropped']} left out")
+    if event.get("blocks") and not inserted(event):
+        said.append("no new block gained more for its cost")
     return f" ({', '.join(said)})" if said else ""
 
 
