@@ -40,7 +40,7 @@ _CANDIDATE: dict[str, Fields] = {
 _PROPOSAL: Fields = {"group": str, "channel": int, "copies": int, "selected": bool}
 _PROPOSAL |= {"index": _MAYBE, "score": _MAYBE, "gain": _MAYBE}
 _REFITTED: Fields = {"name": str, "strength": _MAYBE, "before": _NUMBER, "after": _NUMBER}
-_CUT: Fields = {"floors": dict, "warnings": list, "refitted": list}
+_CUT: Fields = {"floors": dict, "warnings": list, "refitted": list, "drops": list}
 
 
 @dataclass(frozen=True)
