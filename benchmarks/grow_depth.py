@@ -1,12 +1,13 @@
 """Growing with and without depth on CIFAR-10, from a ResNet with one block a stage.
 
-    RAMIFY_DATA=FOLDER python -m benchmarks.grow_depth [--seeds 0 ...] [--images 4000]
+    RAMIFY_DATA=FOLDER python -m benchmarks.grow_depth [--seeds 0 ...] [--starts 1] [--images 4000]
         [--total 14] [--every 2] [--budget 20000] [--width 4] [--method s2d] [--out FILE]
 
 `widths` and `depth` grow the network to `--budget` parameters with `--total` epochs in all, edited
 every `--every` of them; `depth` may put blocks in as well. Their shapes are then trained from fresh
-weights, and so is a uniformly wide network of as many parameters, each for as many epochs as make
-the training of the network of `depth` in multiply-accumulates; its trials of blocks stand apart.
+weights, `--starts` times, and so is a uniformly wide network of as many parameters, each for as
+many epochs as make the training of the network of `depth` in multiply-accumulates; its trials of
+blocks stand apart.
 Rows are kept in FILE, and growing in a checkpoint beside it, so that a run goes on where it was.
 """
 
@@ -139,23 +140,23 @@ def _shape(model: nn.Module) -> Row:
     return {"params": cost.params, "macs": cost.macs, "stages": stages}
 
 
-def run(images: Images, arm: str, seed: int, rows: Sequence[Row], options: Any) -> Row:
+def run(images: Images, arm: str, seed: int, start: int, rows: Sequence[Row], options: Any) -> Row:
     """One arm with one seed; those from fresh weights need the rows of `depth` and `widths`."""
     if arm in ("depth", "widths"):
         return grown(images, arm, seed, options)
-    made = {row["arm"]: row for row in rows if row["seed"] == seed}
-    torch.manual_seed(1000 + seed)
+    made = {row["arm"]: row for row in rows if (row["seed"], row["start"]) == (seed, 0)}
+    torch.manual_seed(1000 * (1 + start) + seed)
     build = lambda: build_staged(width=options.width)  # noqa: E731
     if arm == "wide":
         model: nn.Module = wide(build, images.x[:1], options.budget)
     else:
         model = scratch(build, made[arm.removesuffix("-scratch")]["recipe"])
-    return fresh(images, model, seed, made["depth"]["macs_trained"])
+    return fresh(images, model, 1000 * start + seed, made["depth"]["macs_trained"])
 
 
 def table(rows: Sequence[Row]) -> str:
     """Means and standard errors over seeds as Markdown."""
-    heads = ["network", "seeds", "test accuracy, %", "test loss", "parameters", "MACs"]
+    heads = ["network", "runs", "test accuracy, %", "test loss", "parameters", "MACs"]
     heads += [
         "training, TMACs",
         "trials of blocks",
@@ -174,7 +175,7 @@ def table(rows: Sequence[Row]) -> str:
         tries = statistics.mean(row.get("macs_tried", 0) * row["images"] for row in own)
         cells += [f"{mean['macs'] / 1e6:.2f} M", f"{trained / 1e12:.3f}", f"{tries / 1e12:.3f}"]
         cells.append(f"{mean['seconds']:.0f}")
-        cells.append("; ".join(str(row["stages"]) for row in own))
+        cells.append("; ".join(dict.fromkeys(str(row["stages"]) for row in own)))
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines)
 
@@ -188,6 +189,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--starts", type=int, default=1, help="from fresh weights")
     parser.add_argument("--images", type=int, default=4_000)
     parser.add_argument("--total", type=int, default=14, help="epochs in all")
     parser.add_argument("--every", type=int, default=2, help="epochs between edits")
@@ -202,10 +204,13 @@ def main() -> None:
     images, key = Images(options.images), {name: getattr(options, name) for name in KEY}
     rows = [row for row in read_rows(options.out) if all(row[k] == key[k] for k in KEY)]
     for seed in options.seeds:
-        for arm in ARMS:
-            if any((row["arm"], row["seed"]) == (arm, seed) for row in rows):
+        jobs = [(arm, 0) for arm in ARMS]
+        jobs += [(arm, start) for start in range(1, options.starts) for arm in ARMS[2:]]
+        for arm, start in jobs:
+            own = {"arm": arm, "seed": seed, "start": start, **key}
+            if any(all(row[name] == value for name, value in own.items()) for row in rows):
                 continue
-            rows.append({"arm": arm, "seed": seed, **key, **run(images, arm, seed, rows, options)})
+            rows.append(own | run(images, arm, seed, start, rows, options))
             add_rows(options.out, rows[-1:])
     print(table(rows))
 
