@@ -40,7 +40,11 @@ _CANDIDATE: dict[str, Fields] = {
 _PROPOSAL: Fields = {"group": str, "channel": int, "copies": int, "selected": bool}
 _PROPOSAL |= {"index": _MAYBE, "score": _MAYBE, "gain": _MAYBE}
 _REFITTED: Fields = {"name": str, "strength": _MAYBE, "before": _NUMBER, "after": _NUMBER}
-_CUT: Fields = {"floors": dict, "warnings": list, "refitted": list, "drops": list}
+_TRIED: Fields = {"behind": str, "inserted": bool}
+_LATER: Fields = {  # what not every edit has, nor those of folders of earlier versions
+    **{"floors": dict, "warnings": list, "refitted": list, "drops": list},
+    **{"blocks": dict, "came_from": dict},
+}
 
 
 @dataclass(frozen=True)
@@ -188,20 +192,25 @@ def _wrong_field(values: Mapping[str, Any], fields: Fields) -> str | None:
 def _wrong_edit(event: Event) -> str | None:
     """What makes an edit impossible to draw, if anything."""
     before, after = event["widths_before"], event["widths_after"]
-    # Only a cut has these, and not in folders of earlier versions.
-    wrong = _wrong_field(event, {name: kind for name, kind in _CUT.items() if name in event})
+    wrong = _wrong_field(event, {name: kind for name, kind in _LATER.items() if name in event})
     if wrong is not None:
         return wrong
-    parts = (("proposal", "proposals", _PROPOSAL), ("refit", "refitted", _REFITTED))
-    for what, key, fields in parts:
-        for part in event.get(key, []):
+    if not isinstance(tried := event.get("blocks", {}).get("tried", []), list):
+        return "the blocks that were tried are not a list"
+    parts = (
+        ("proposal", event["proposals"], _PROPOSAL),
+        ("refit", event.get("refitted", []), _REFITTED),
+        ("block", tried, _TRIED),
+    )
+    for what, every, fields in parts:
+        for part in every:
             wrong = _wrong_field(part, fields) if isinstance(part, dict) else "not an object"
             if wrong is not None:
                 return f"a {what} is wrong, {wrong}"
     if not all(isinstance(width, int) for width in [*before.values(), *after.values()]):
         return "a width is not a whole number"
     came_from = event.get("came_from", {})
-    if not isinstance(came_from, dict):
+    if not all(isinstance(name, str) for name in came_from.values()):
         return "'came_from' does not name groups"
     for group, origin in event["origin"].items():
         source = came_from.get(group, group)

@@ -217,7 +217,7 @@ def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> 
     def restore(edited: ChannelGraph) -> None:
         names = edited.came_from or {name: name for name in wanted}
         lengths.update({name: wanted[old] for name, old in names.items() if old in wanted})
-        if search.rescale:
+        if search.rescale and lengths:
             restore_lengths(edited, subject, lengths)
 
     editing = Editing(loop.loss, search.method, rule, limits["budget"], search.bounds, restore)
