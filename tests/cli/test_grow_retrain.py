@@ -297,7 +297,7 @@ def test_resume_names_the_damaged_file(
         ),
         (
             "grow --data digits --width 4 --ceiling 4",
-            "no layer can grow: each is as wide as its ceiling, or cannot be split",
+            "no layer can grow, since each is as wide as its ceiling or cannot be split",
         ),
         (
             "grow --data digits --ceiling layr1*=9",

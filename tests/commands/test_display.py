@@ -199,3 +199,17 @@ def test_steps_move_the_bar_within_an_epoch(config: Make, monkeypatch: pytest.Mo
         assert bar.completed == 1
         shown.tick(0.5)
         assert bar.completed == 1.5
+
+
+def test_a_line_says_which_blocks_were_put_in(config: Make) -> None:
+    console = plain()
+    tried = [{"behind": "layer1.0", "inserted": True}, {"behind": "layer2.1", "inserted": False}]
+    blocks = {**EDIT, "blocks": {"tried": tried}, "proposals": []}
+    with Display(console, config(), []) as shown:
+        for event in (blocks, {**EDIT, "blocks": {"tried": tried[1:]}}):
+            shown.event(event)
+    first, second, _ = text(console).split("\n")
+    assert first.startswith(
+        "grown-0: round 1, put in a copy behind layer1.0, changed none of 0 channels, 100 -> 1,500"
+    )
+    assert second.endswith("(predicted 2.033 less, no new block gained more for its cost)")

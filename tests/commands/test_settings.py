@@ -70,6 +70,7 @@ def test_what_is_given_goes_before_any_default() -> None:
         "surrogate": 2.0,
         "trial": False,
         "rescale": False,
+        "depth": True,
         "probe_samples": 11,
         "seed": 5,
         "seeds": 2,

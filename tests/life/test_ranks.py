@@ -76,13 +76,26 @@ def test_growing_on_two_ranks_is_growing_on_one(found: list[Found]) -> None:
         assert losses == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("run", ["plain", "latency", "straight", "resumed"])
+@pytest.mark.parametrize("run", ["plain", "latency", "depth", "straight", "resumed"])
 def test_every_rank_ends_with_the_same_network_and_history(found: list[Found], run: str) -> None:
     """Also with running statistics, and with a budget that each rank measures for itself."""
     one, other = (each["grow"][run] for each in found)
     assert same(one["state"], other["state"])
     assert same(one["history"], other["history"])
     assert sum(event["event"] == "edit" for event in one["history"]) == 2
+
+
+def test_blocks_are_weighed_on_two_ranks_as_on_one(found: list[Found]) -> None:
+    alone = workers.grown(workers.whole(), False, workers.deep(), depth=True)
+    [each, *_] = [one["grow"]["depth"] for one in found]
+    tried = [
+        [edit["blocks"]["tried"] for edit in run["history"] if edit["event"] == "edit"]
+        for run in (each, alone)
+    ]
+    for one, other in zip(*tried, strict=True):
+        assert [row["behind"] for row in one] == [row["behind"] for row in other] != []
+        for ours, theirs in zip(one, other, strict=True):
+            assert ours["gain"] == pytest.approx(theirs["gain"], rel=1e-6)
 
 
 def test_rank_0_alone_writes_and_reports(found: list[Found]) -> None:

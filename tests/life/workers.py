@@ -53,6 +53,22 @@ class Net(nn.Module):
         return self.c(torch.tanh(self.norm(self.b(torch.tanh(self.a(x))))))
 
 
+class Block(nn.Module):
+    """One that takes copies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 2), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.b(torch.tanh(self.a(x)))
+
+
+def deep() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(4, 3), Block(), nn.Tanh(), nn.Linear(3, 2)).double()
+
+
 def network(norm: bool = False) -> nn.Module:
     torch.manual_seed(3)
     return Net(norm).double()
@@ -90,9 +106,11 @@ def proposals(method: Any, batches: Iterable[Batch]) -> Found:
     }
 
 
-def grown(batches: Sequence[Batch], norm: bool, **given: Any) -> Found:
+def grown(
+    batches: Sequence[Batch], norm: bool, own: nn.Module | None = None, **given: Any
+) -> Found:
     """`ramify.grow` over two rounds."""
-    model, lines = network(norm), []
+    model, lines = own or network(norm), []
     result = ramify.grow(
         model,
         whole()[0][0][:2],
@@ -162,6 +180,7 @@ def grow(rank: int, folder: Path) -> Found:
     return {
         "plain": grown(part(rank), False),
         "latency": grown(part(rank), False, budget={"latency": 1e3}),
+        "depth": grown(part(rank), False, deep(), depth=True),
         "first": first,
         "resumed": grown(part(rank), True, checkpoint=file),
         "straight": grown(part(rank), True),

@@ -143,6 +143,10 @@ def test_a_layer_that_lost_nothing_is_counted() -> None:
     assert "4 channels of 20 went in 1 cut. 1 layer lost none." in layers_sentence(
         [cut], layers_of([cut])
     )
+    dropped = [{**cut, "drops": ["layer1.1"]}]
+    assert " in 1 cut. 1 block went whole: layer1.1. " in layers_sentence(
+        dropped, layers_of(dropped)
+    )
 
 
 def test_refits_in_a_sentence() -> None:

@@ -99,9 +99,24 @@ def spoil_warnings(edit: dict[str, Any]) -> None:
     edit["warnings"] = "lost nearly all"
 
 
+def spoil_block(edit: dict[str, Any]) -> None:
+    edit["blocks"] = {"tried": [{"behind": "layer1.0"}]}
+
+
+def spoil_blocks(edit: dict[str, Any]) -> None:
+    edit["blocks"] = {"tried": "layer1.0"}
+
+
+def spoil_came_from(edit: dict[str, Any]) -> None:
+    edit["came_from"] = {"conv1": 3}
+
+
 @pytest.mark.parametrize(
     "spoil, words",
     [
+        (spoil_block, "a block is wrong, the field 'inserted' is missing"),
+        (spoil_blocks, "the blocks that were tried are not a list"),
+        (spoil_came_from, "'came_from' does not name groups"),
         (spoil_refit, "a refit is wrong, the field 'after' is missing"),
         (spoil_warnings, "the field 'warnings' holds a str"),
         (change_origin, "names a channel outside 0..3"),

@@ -178,13 +178,21 @@ def _edit_line(event: dict[str, Any]) -> str:
     pruned = taken.count(0)
     done = [f"split {len(taken) - pruned}"] if len(taken) > pruned else []
     done += [f"pruned {pruned}"] if pruned else []
+    blocks = ", ".join(inserted(event))
+    more = f"put in a copy behind {blocks}, " if blocks else ""
     channels = len({(p["group"], p["channel"]) for p in event["proposals"]})
     place = f"round {event['round']}, " if event["arm"] == "grown" else ""
     return (
-        f"{event['job']}: {place}{' and '.join(done) or 'cut none'} of {channels} "
+        f"{event['job']}: {place}{more}{' and '.join(done) or 'changed none'} of {channels} "
         f"channels, {event['params_before']:,} -> {event['params_after']:,} parameters, "
         f"loss {event['loss_before']:#.4g} -> {event['loss_after']:#.4g}{_judged(event)}"
     )
+
+
+def inserted(event: Mapping[str, Any]) -> list[str]:
+    """Behind which blocks an edit put copies in."""
+    tried = (event.get("blocks") or {}).get("tried", ())
+    return [block["behind"] for block in tried if block["inserted"]]
 
 
 def _judged(event: Mapping[str, Any]) -> str:
@@ -198,6 +206,8 @@ def _judged(event: Mapping[str, Any]) -> str:
         said.append(f"step {factor:g} of the full one")
     if event.get("dropped"):
         said.append(f"{event['dropped']} left out")
+    if event.get("blocks") and not inserted(event):
+        said.append("no new block gained more for its cost")
     return f" ({', '.join(said)})" if said else ""
 
 

@@ -6,7 +6,15 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ramify.commands.grow_settings import CUT, GROWN, RESOURCES, SEED, GrowSettings, size_of
+from ramify.commands.grow_settings import (
+    CUT,
+    GROWN,
+    PRUNING,
+    RESOURCES,
+    SEED,
+    GrowSettings,
+    size_of,
+)
 from ramify.commands.jobs import RESTORE, Job, Setup, build_seed, prepare, probe, train_job
 from ramify.commands.settings import OWN
 from ramify.cost import graph_cost
@@ -14,11 +22,12 @@ from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.store.files import read_json
 from ramify.tracing import trace
+from ramify.train.depth_rounds import check_depth
 from ramify.train.fresh_networks import scratch, wide
 from ramify.train.grow import grow
 from ramify.train.shrink import shrink
 
-SHRINKING = ("l1", "bn", "taylor", OWN)  # methods that bring a larger network within a budget
+SHRINKING = (*PRUNING, OWN)  # methods that bring a larger network within a budget
 CUT_SAMPLES = 1024  # training samples on which channels are chosen and the others refitted
 
 
@@ -27,10 +36,14 @@ def prepare_grow(settings: GrowSettings) -> Dataset:
     dataset = prepare(settings)
     graph = trace(build_seed(settings, dataset), dataset.x_train[:1])
     _, ceilings = settings.bounds().floors_and_ceilings(graph)
-    free = [group for group in graph.groups if group.can_split]
-    if ceilings and all(g.width >= ceilings.get(g.name, math.inf) for g in free):
+    if settings.depth:
+        rule = settings.selection()
+        check_depth(graph, settings.bounds(), rule, settings.trial, settings.rounds)
+    elif ceilings and all(
+        g.width >= ceilings.get(g.name, math.inf) for g in graph.groups if g.can_split
+    ):
         raise RamifyError(
-            "no layer can grow: each is as wide as its ceiling, or cannot be split. Raise the "
+            "no layer can grow, since each is as wide as its ceiling or cannot be split: raise the "
             "ceiling, or begin with a smaller --width."
         )
     cost = graph_cost(graph)
@@ -80,6 +93,7 @@ def run_grow(job: Job, setup: Setup) -> None:
         ceiling=settings.ceiling,
         trial=settings.trial,
         rescale=settings.rescale,
+        depth=settings.depth,
         probe=probe(setup, settings.probe_samples, job.seed),
         **setup.training(job),
     )

@@ -41,6 +41,7 @@ LEARNED: dict[str, Any] = {  # what Gauss-Newton was before these were settings
     "morphism_lr": 0.01,
     "morphism_momentum": None,
 }
+PRUNING = ("l1", "bn", "taylor")  # methods that propose prunes alone
 SCORED = ("random", "net2net", "new-neuron", "boosting", "l1", "bn")  # they estimate no gain
 
 
@@ -153,6 +154,12 @@ class GrowSettings(NetworkSettings):
         GROW,
         "After each change, bring kernels that a batch norm follows back to the length that they "
         "had at first, so that the network trains like a fresh one of its shape.",
+    )
+    depth: bool = option(
+        GROW,
+        "A round may also put in copies of whole blocks, such as residual ones, which change "
+        "nothing until they are trained, where these gain more for what they cost than the wider "
+        "layers of the round; `ramify show` lists the blocks that take a copy.",
     )
     phase: int | None = option(
         GROW,
@@ -277,6 +284,11 @@ class GrowSettings(NetworkSettings):
                 f"per ranks gains by what they cost, and {values['method']} estimates no gain; "
                 "leave it out, or choose another method."
             )
+        if values["depth"] and values["method"] in PRUNING:
+            raise RamifyError(
+                f"depth puts blocks in as a network grows, and {values['method']} only prunes; "
+                "leave depth out, or choose another method."
+            )
         _refuse_sizes(given, values)
         super().refuse(given, values)
 
@@ -289,7 +301,7 @@ class GrowSettings(NetworkSettings):
         learned = values.get("method") == "gauss-newton"
         added |= LEARNED if learned else dict.fromkeys(LEARNED)
         added |= {"trial": False, "rescale": False} | dict.fromkeys(("keep", "ceiling", "per"))
-        added |= dict.fromkeys(("sizes", "tuning_epochs"))
+        added |= dict.fromkeys(("sizes", "tuning_epochs")) | {"depth": False}
         return super().upgraded(added | values)
 
     def check(self) -> None:

@@ -137,15 +137,17 @@ def _apply_blocks(
     steps = Steps()
     try:
         plans = plan_blocks(graph, edits)
-        renamed = carry_out_blocks(steps, graph, plans, optimizers, followers)
+        came_from = carry_out_blocks(steps, graph, plans, optimizers, followers)
         _forget(graph.model)
         edited = _trace_again(graph, None, None)
         # Channels are those of before; the names of blocks behind a change are others.
-        old_atom = _old_atoms(graph, edited, {}, strict=False, renamed=renamed)
+        old_atom = _old_atoms(graph, edited, {}, strict=False, came_from=came_from)
+        edited.came_from.update(came_from)
         names = {group.atom: group.name for group in graph.groups}
         for group in edited.groups:
-            known = origin.get(names.get(old_atom.get(group.atom, group.atom), ""))
-            whole = list(range(group.width))
+            name = names.get(old_atom.get(group.atom, group.atom), group.name)
+            edited.came_from[group.name] = name
+            known, whole = origin.get(name), list(range(group.width))
             edited.origin[group.name] = known if known and len(known) == len(whole) else whole
         if configured(graph.model):
             warn_of_cache(graph.model, edited.inputs)
@@ -375,7 +377,7 @@ def _old_atoms(
     changes: Changes,
     *,
     strict: bool,
-    renamed: Mapping[str, str] | None = None,
+    came_from: Mapping[str, str] | None = None,
 ) -> dict[Atom, Atom]:
     """For each axis of an edited model, the axis that it was.
 
@@ -384,7 +386,7 @@ def _old_atoms(
         edited: after it.
         changes: what was planned.
         strict: whether every axis must have become as large as planned.
-        renamed: the new names of what is left, where blocks went or came.
+        came_from: where blocks went or came, the old name of each tensor, or of what it copies.
 
     Returns:
         Axis -> old axis.
@@ -395,8 +397,10 @@ def _old_atoms(
     names = {group.atom: group.name for group in graph.groups}
     old_atom: dict[Atom, Atom] = {}
     # Old axes and new lie in the same order in every dimension of every parameter.
-    for name, dims in graph.flow.param_dims.items():
-        found_dims = edited.flow.param_dims.get(name if renamed is None else renamed.get(name, ""))
+    names_now = {name: name for name in graph.flow.param_dims} if came_from is None else came_from
+    for now, name in names_now.items():
+        dims = graph.flow.param_dims.get(name, ())
+        found_dims = edited.flow.param_dims.get(now)
         for old, new in zip(dims, found_dims or dims, strict=True):
             planned, found = list(leaves(old)), list(leaves(new))
             if [new_size(a, changes) for a in planned] == [a.size for a in found]:

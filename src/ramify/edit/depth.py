@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ramify.edit.block_edits import ListPlan
+from ramify.edit.block_edits import BlockEdit, ListPlan, plan_blocks
 from ramify.edit.bypass import bypassed
 from ramify.edit.carry import Follower, named_alike
 from ramify.edit.configs import Reordered, configured, facts_of, follow
@@ -57,7 +57,8 @@ def carry_out_blocks(
         followers: what else has the names of the model.
 
     Returns:
-        The new name of each parameter and buffer that is left.
+        For each parameter and buffer that the model now has, the name that it had, or that of what
+        it is a copy of.
 
     Raises:
         RamifyError: the model would not compute what it should.
@@ -80,7 +81,33 @@ def carry_out_blocks(
                 _change_list(steps, inner, change)
         else:
             follow_dictionary(steps, follower, old_names, new_names, copied)
-    return {name: left[key] for key, (name, _) in before.items() if key in left}
+    source = {id(new): id(old) for copies in copied for old, new in copies}
+    known = {name: before.get(source.get(key, key)) for key, name in left.items()}
+    return {name: found[0] for name, found in known.items() if found is not None}
+
+
+@contextlib.contextmanager
+def blocks_edited(graph: ChannelGraph, edits: Iterable[BlockEdit]) -> Iterator[None]:
+    """The model with blocks dropped and inserted, for the time of the block.
+
+    Args:
+        graph: the traced model.
+        edits: what to suppose done.
+
+    Yields:
+        Nothing; the model is as it was afterwards.
+
+    Raises:
+        RamifyError: an edit is not possible, or the model would not compute what it should.
+    """
+    steps = Steps()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            carry_out_blocks(steps, graph, plan_blocks(graph, edits), [], [])
+        yield
+    finally:
+        steps.back()
 
 
 @dataclass(frozen=True)

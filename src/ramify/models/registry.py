@@ -26,6 +26,7 @@ _BUILDERS: dict[str, Builder] = {
     "preresnet56": partial(preresnet.build, depth=56),
     "preresnet164": partial(preresnet.build, depth=164),
     "resnet20": resnet.build,
+    "resnet_staged": resnet.build_staged,
     "swin": swin.build,
 }
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ramify.errors import RamifyError
+from ramify.models.blocks import conv_norm_relu
 
 
 class BasicBlock(nn.Module):
@@ -90,3 +91,41 @@ class ResNet(nn.Module):
 def build(in_channels: int = 3, classes: int = 10, width: int = 16, depth: int = 20) -> ResNet:
     """Build a ResNet; 272 thousand parameters at depth 20 and width 16."""
     return ResNet(in_channels, classes, depth, width)
+
+
+class StagedResNet(nn.Module):
+    """A ResNet each of whose blocks keeps its stream, so that any of them can be doubled.
+
+    A 3×3 convolution, batch norm and ReLU begin each stage, those of the second and third with
+    stride 2; one basic block a stage, mean, one linear.
+
+    Args:
+        in_channels: channels of an image.
+        classes: number of classes, K.
+        width: channels of the first stage; the next two have twice and four times as many.
+
+    Example:
+        >>> import torch
+        >>> StagedResNet(in_channels=3, classes=10, width=4)(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self, in_channels: int, classes: int, width: int) -> None:
+        super().__init__()
+        stages, channels = [], in_channels
+        for stage in range(3):
+            own = width * 2**stage
+            begin = conv_norm_relu(channels, own, stride=2 if stage else 1)
+            stages.append(nn.Sequential(begin, BasicBlock(own, own, stride=1)))
+            channels = own
+        self.stage1, self.stage2, self.stage3 = stages
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (S, K) of images (S, C, H, W)."""
+        return self.head(self.stage3(self.stage2(self.stage1(images))).mean(dim=(2, 3)))
+
+
+def build_staged(in_channels: int = 3, classes: int = 10, width: int = 16) -> StagedResNet:
+    """Build a ResNet of one block a stage; 122 thousand parameters at width 16."""
+    return StagedResNet(in_channels, classes, width)

@@ -5,7 +5,7 @@ Legend: `S` samples.
 
 from __future__ import annotations
 
-import warnings
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from ramify.cost import Cost, graph_cost
 from ramify.edit import Insert
-from ramify.edit.block_edits import plan_blocks
-from ramify.edit.depth import carry_out_blocks
-from ramify.edit.lists import Steps
+from ramify.edit.depth import blocks_edited
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods.new_neurons import mean_gradients
@@ -103,38 +101,20 @@ def insert_gains(
     if blocks is not None:
         tried = [find_block(graph.blocks, name) for name in blocks]
     now, rows = graph_cost(graph), []
+    before = {id(parameter) for parameter in graph.model.parameters()}
     with alone(), unharmed(graph.model, written=True):
         for block in tried:
-            steps = Steps()
-            try:
-                new = _put_in(steps, graph, block)
-            except RamifyError:  # the model computes something else with a copy there
-                if blocks is not None:
-                    raise
-                continue
-            try:
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(blocks_edited(graph, [Insert(block)]))
+                except RamifyError:  # the model computes something else with a copy there
+                    if blocks is not None:
+                        raise
+                    continue
+                new = [one for one in graph.model.parameters() if id(one) not in before]
                 gain = lr * _squared_gradient(graph.model, new, loss, sample)
-            finally:
-                steps.back()
             rows.append(InsertGain(block.name, gain, graph_cost(graph, [Insert(block)]) - now))
     return sorted(rows, key=lambda row: -row.gain)
-
-
-def _put_in(steps: Steps, graph: ChannelGraph, block: Block) -> list[Tensor]:
-    """A copy of a block is put in behind it.
-
-    Returns:
-        The parameters of the copy.
-    """
-    before = {id(parameter) for parameter in graph.model.parameters()}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            carry_out_blocks(steps, graph, plan_blocks(graph, [Insert(block)]), [], [])
-    except BaseException:
-        steps.back()
-        raise
-    return [parameter for parameter in graph.model.parameters() if id(parameter) not in before]
 
 
 def _squared_gradient(

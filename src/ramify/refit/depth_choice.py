@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -12,8 +11,7 @@ from typing import Any
 from ramify.cost import RESOURCES, graph_cost
 from ramify.edit import Drop
 from ramify.edit.block_edits import plan_blocks
-from ramify.edit.depth import carry_out_blocks
-from ramify.edit.lists import Steps
+from ramify.edit.depth import blocks_edited
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
 from ramify.refit.block_takeover import refit_without
@@ -111,11 +109,5 @@ def _shortened(
         if refit:
             blocks = [find_block(graph.blocks, drop.block) for drop in drops]
             refit_without(graph, blocks, loss, sample)
-        steps = Steps()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                carry_out_blocks(steps, graph, plan_blocks(graph, drops), [], [])
+        with blocks_edited(graph, drops):
             yield graph.retrace()
-        finally:
-            steps.back()

@@ -220,10 +220,13 @@ def _known(heads: list[str], rows: list[list[str]]) -> tuple[list[str], list[lis
 
 
 def layers_sentence(cuts: Sequence[Event], layers: Sequence[Layer]) -> str:
-    """How many channels went, and which layers stand out."""
+    """How many channels and which blocks went, and which layers stand out."""
     gone = sum(layer.before - layer.after for layer in layers)
     text = f"{counted(gone, 'channel')} of {sum(layer.before for layer in layers):,} went"
     text += f" in {counted(len(cuts), 'cut')}."
+    dropped = [str(block) for cut in cuts for block in cut.get("drops", ())]
+    if dropped:
+        text += f" {counted(len(dropped), 'block')} went whole: {', '.join(dropped)}."
     whole = sum(layer.before == layer.after for layer in layers)
     text += f" {counted(whole, 'layer')} lost none." if whole else ""
     bound = [x.group for x in layers if x.floor is not None and x.after <= x.floor < x.before]

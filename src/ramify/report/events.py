@@ -92,6 +92,42 @@ def channels_changed(edits: Iterable[Event]) -> dict[str, int]:
     return {"split": len(copies) - copies.count(0), "pruned": copies.count(0)}
 
 
+def named_at_last(edits: Sequence[Event]) -> list[Event]:
+    """Edits by the names that layers have after the last of them.
+
+    Layers behind a block that was put in get other names, and those of a copy have the history of
+    what they were copied from.
+
+    Args:
+        edits: The edits of one job, in order.
+
+    Returns:
+        The same with other names.
+    """
+    if not any("came_from" in edit for edit in edits):
+        return list(edits)
+    names = {name: name for name in edits[-1]["widths_after"]}  # at last -> at this time
+    found = list[Event]()
+    for edit in reversed(edits):
+        after, origin = edit["widths_after"], edit["origin"]
+        renamed = {
+            "widths_after": {last: after[now] for last, now in names.items() if now in after}
+        }
+        renamed["origin"] = {last: origin[now] for last, now in names.items() if now in origin}
+        came_from = edit.get("came_from", {})
+        names = {last: came_from.get(now, now) for last, now in names.items()}
+        before = edit["widths_before"]
+        renamed["widths_before"] = {
+            last: before[now] for last, now in names.items() if now in before
+        }
+        first: dict[str, str] = {}
+        for last, now in names.items():
+            first.setdefault(now, last)
+        proposals = [p | {"group": first.get(p["group"], p["group"])} for p in edit["proposals"]]
+        found.append({**edit, **renamed, "proposals": proposals})
+    return found[::-1]
+
+
 def measured_gain(edit: Event) -> float | None:
     """By how much an edit lowered the loss; None where prediction or measurement is missing."""
     if None in (edit["predicted_gain"], edit["loss_before"], edit["loss_after"]):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ramify.commands.display import stop_line
+from ramify.commands.display import inserted, stop_line
 from ramify.commands.run_folder import command_of
 from ramify.report.events import (
     MAIN,
@@ -13,6 +13,7 @@ from ramify.report.events import (
     explained,
     measured_gain,
     metric_of,
+    named_at_last,
     of_kind,
     ranking_field,
     unsized,
@@ -102,6 +103,7 @@ def _run_context(record: RunRecord) -> dict[str, Any]:
 
 def _growth(job: str, edits: Sequence[Event], stop: str | None) -> dict[str, Any]:
     """How the network of one job grew: a sentence and its figures, without those that are empty."""
+    edits = named_at_last(edits)
     proposals = [proposal for edit in edits for proposal in edit["proposals"]]
     lineage = None
     if channels_changed(edits)["split"]:
@@ -112,6 +114,7 @@ def _growth(job: str, edits: Sequence[Event], stop: str | None) -> dict[str, Any
     return {
         "job": job,
         "sentence": _sentence(edits, stop),
+        "blocks": [(edit["round"], blocks) for edit in edits if (blocks := inserted(edit))],
         "widths": picture(widths_figure(edits), f"Widths after each edit, {job}"),
         "channels": picture(channels_figure(edits), f"Channels before each edit, {job}"),
         "field": ranking_field(proposals),

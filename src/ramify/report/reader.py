@@ -41,7 +41,11 @@ _CANDIDATE: dict[str, Fields] = {
 _PROPOSAL: Fields = {"group": str, "channel": int, "copies": int, "selected": bool}
 _PROPOSAL |= {"index": _MAYBE, "score": _MAYBE, "gain": _MAYBE}
 _REFITTED: Fields = {"name": str, "strength": _MAYBE, "before": _NUMBER, "after": _NUMBER}
-_CUT: Fields = {"floors": dict, "warnings": list, "refitted": list}
+_TRIED: Fields = {"behind": str, "inserted": bool}
+_LATER: Fields = {  # what not every edit has, nor those of folders of earlier versions
+    **{"floors": dict, "warnings": list, "refitted": list, "drops": list},
+    **{"blocks": dict, "came_from": dict},
+}
 
 
 @dataclass(frozen=True)
@@ -200,25 +204,34 @@ def _wrong_field(values: Mapping[str, Any], fields: Fields) -> str | None:
 def _wrong_edit(event: Event) -> str | None:
     """What makes an edit impossible to draw, if anything."""
     before, after = event["widths_before"], event["widths_after"]
-    # Only a cut has these, and not in folders of earlier versions.
-    wrong = _wrong_field(event, {name: kind for name, kind in _CUT.items() if name in event})
+    wrong = _wrong_field(event, {name: kind for name, kind in _LATER.items() if name in event})
     if wrong is not None:
         return wrong
-    parts = (("proposal", "proposals", _PROPOSAL), ("refit", "refitted", _REFITTED))
-    for what, key, fields in parts:
-        for part in event.get(key, []):
+    if not isinstance(tried := event.get("blocks", {}).get("tried", []), list):
+        return "the blocks that were tried are not a list"
+    parts = (
+        ("proposal", event["proposals"], _PROPOSAL),
+        ("refit", event.get("refitted", []), _REFITTED),
+        ("block", tried, _TRIED),
+    )
+    for what, every, fields in parts:
+        for part in every:
             wrong = _wrong_field(part, fields) if isinstance(part, dict) else "not an object"
             if wrong is not None:
                 return f"a {what} is wrong, {wrong}"
     if not all(isinstance(width, int) for width in [*before.values(), *after.values()]):
         return "a width is not a whole number"
+    came_from = event.get("came_from", {})
+    if not all(isinstance(name, str) for name in came_from.values()):
+        return "'came_from' does not name groups"
     for group, origin in event["origin"].items():
-        if group not in before or group not in after:
+        source = came_from.get(group, group)
+        if source not in before or group not in after:
             return f"'origin' names the group '{group}', which has no width"
         if not isinstance(origin, list) or len(origin) != after[group]:
             return f"the origin of '{group}' does not list its {after[group]} channels"
-        if not all(isinstance(old, int) and 0 <= old < before[group] for old in origin):
-            return f"the origin of '{group}' names a channel outside 0..{before[group] - 1}"
+        if not all(isinstance(old, int) and 0 <= old < before[source] for old in origin):
+            return f"the origin of '{group}' names a channel outside 0..{before[source] - 1}"
     return None
 
 

@@ -10,7 +10,7 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -94,6 +94,8 @@ class ChannelGraph:
         inputs: the inputs it was traced with.
         groups: the channel groups, in forward order.
         origin: after `ramify.apply`, for each group the old channel that each channel came from.
+        came_from: after an edit of blocks, the name that each group, parameter and buffer had, or
+            that of what it is a copy of.
         unreached: parameters that no run reached.
         indexing: where the channels lie in every tensor, as numbers.
         flow: the dimensions of every tensor of the runs.
@@ -121,6 +123,7 @@ class ChannelGraph:
     trial_results: TrialResults
     _trace_again: Callable[[TrialResults | None, Renew | None], ChannelGraph]
     superseded: bool = False
+    came_from: dict[str, str] = field(default_factory=dict)
 
     def retrace(
         self, known: TrialResults | None = None, renew: Renew | None = None

@@ -18,8 +18,9 @@ from ramify.select import Rule
 from ramify.select.fit import fit
 from ramify.select.width_bounds import WidthBounds
 from ramify.tracing import ChannelGraph
+from ramify.train.depth_rounds import weigh
 from ramify.train.edit_trials import EditTrials, Tried, foretold, try_edits
-from ramify.train.epoch import mean_loss
+from ramify.train.epoch import Training, mean_loss
 from ramify.train.history import Event
 from ramify.train.rounds import (
     ALL_HARM,
@@ -43,6 +44,7 @@ class Editing:
         budget: The most that the network may cost.
         bounds: How narrow and how wide groups may become.
         then: Called with the graph of the edited network, before the loss is measured again.
+        deepen: How the network trains, where blocks may be put in as well; None for widths alone.
     """
 
     loss: Loss
@@ -51,6 +53,7 @@ class Editing:
     budget: Mapping[str, float] | None
     bounds: WidthBounds
     then: Callable[[ChannelGraph], None] | None = None
+    deepen: Training | None = None
 
 
 def edit_once(
@@ -87,18 +90,29 @@ def edit_once(
     found = choose(graph, proposals, editing.rule, editing.budget, editing.bounds)
     choice = agreed(found, proposals)
     tried = _tried(trials, graph, choice, editing)
-    if not tried.selected:
+    weighed = None
+    if editing.deepen is not None and trials is not None and not choice.over:
+        weighed = weigh(trials, proposals, tried.edits, editing.budget, editing.deepen)
+        if weighed is not None and (blocks := weighed.inserts):
+            tried = replace(tried, edits=[*tried.edits, *blocks])
+            if not weighed.both:
+                choice, tried = Choice(), Tried((), blocks)
+    if not tried.edits:
         if trials is not None:
             trials.undo()
         return graph, {"reason": choice.reason or ALL_HARM}
     before = measured(graph, trials.before if trials else mean_loss(model, loss, judges))
+    old = graph
     graph = apply(graph, tried.edits, optimizer=optimizer, followers=followers)
     if editing.then is not None:
         editing.then(graph)
     distributed.check_ranks(model)
     after = measured(graph, trials.settle() if trials else mean_loss(model, loss, judges))
     kept = replace(choice, selected=tried.selected)
-    event = edit_event(graph, proposals, kept, before, after) | foretold(tried, history)
+    event = edit_event(graph, proposals, kept, before, after, old) | foretold(tried, history)
+    event |= {} if weighed is None else {"blocks": weighed.plain()}
+    if graph.came_from:  # layers behind a new block have other names
+        event["came_from"] = {group.name: graph.came_from[group.name] for group in graph.groups}
     return graph, event | {"measured_gain": before["loss"] - after["loss"]}
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ramify import distributed
-from ramify.edit import Edit, Prune, Split
+from ramify.edit import BlockEdit, Edit, Prune, Split
 from ramify.methods import Proposal
 from ramify.methods.trial import edited
 from ramify.probe.loss import Loss, checked_loss
@@ -40,7 +40,7 @@ class Tried:
 
     Attributes:
         selected: The proposals that were selected and stay.
-        edits: What to do for each of them, displacements shortened.
+        edits: What to do for each of them, displacements shortened; or for blocks in their place.
         factor: What the displacements of splits were multiplied by.
         dropped: How many that were selected do not stay.
         gain: By how much what is left lowered the mean loss of every other batch that judges, None
@@ -48,7 +48,7 @@ class Tried:
     """
 
     selected: Sequence[Proposal]
-    edits: Sequence[Edit]
+    edits: Sequence[Edit | BlockEdit]
     factor: float = 1.0
     dropped: int = 0
     gain: float | None = None

@@ -33,7 +33,7 @@ def scratch(build: Callable[[], nn.Module], recipe: Recipe) -> nn.Module:
         The network.
     """
     model = build()
-    drawn = [parameter.detach().clone() for parameter in model.parameters()]
+    drawn = _values(model)
     return _fresh(reshape(model, recipe), drawn)
 
 
@@ -52,7 +52,7 @@ def wide(build: Callable[[], nn.Module], inputs: Any, params: int) -> nn.Module:
         The network.
     """
     model = build()
-    drawn = [parameter.detach().clone() for parameter in model.parameters()]
+    drawn = _values(model)
     graph = trace(model, inputs)
     apply(graph, _resizing(graph, nearest_widths(graph, params)))
     return _fresh(model, drawn)
@@ -101,9 +101,17 @@ def _resizing(graph: ChannelGraph, widths: Widths) -> list[Edit]:
     return edits
 
 
-def _fresh(model: nn.Module, drawn: list[torch.Tensor]) -> nn.Module:
+def _values(model: nn.Module) -> dict[nn.Parameter, torch.Tensor]:
+    """The value of each parameter as it is."""
+    return {parameter: parameter.detach().clone() for parameter in model.parameters()}
+
+
+def _fresh(model: nn.Module, drawn: dict[nn.Parameter, torch.Tensor]) -> nn.Module:
     """``model`` with new weights; ``drawn`` are the values its builder gave each parameter."""
-    for parameter, first in zip(model.parameters(), drawn, strict=True):
+    for parameter in model.parameters():
+        if parameter not in drawn:  # of a copy of a block, which has the values of what it copies
+            continue
+        first = drawn[parameter]
         entries = torch.randint(first.numel(), parameter.shape, device=first.device)
         same = parameter.shape == first.shape
         parameter.data.copy_(first if same else first.flatten()[entries])

@@ -1,7 +1,7 @@
 """Training that alternates with edits: train, propose, select, edit, train again."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ramify.probe.loss import Loss
 from ramify.select import Rule
 from ramify.select.width_bounds import Bound, WidthBounds
 from ramify.tracing import ChannelGraph, trace
+from ramify.train.depth_rounds import check_depth
 from ramify.train.edit_once import Editing, edit_once
 from ramify.train.edit_trials import HELD, EditTrials
 from ramify.train.epoch import Training
@@ -48,6 +49,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     tags: Mapping[str, Any] | None = None,
     trial: bool = True,
     rescale: bool = True,
+    depth: bool = False,
 ) -> Grown:
     """Train a network and let it grow, in place.
 
@@ -109,6 +111,9 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
             papers.
         rescale: Whether kernels that a batch norm follows get their first length back after each
             edit.
+        depth: Whether a round may also put in copies of blocks (:class:`ramify.Insert`), where
+            these gain more for what they cost than the widths that ``rule`` selected: all are
+            tried for 64 steps at a tenth of the rate (:mod:`ramify.train.depth_rounds`).
 
     Returns:
         The grown model's graph, the optimizer and the history.
@@ -143,7 +148,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     with distributed.together():
         bounds = WidthBounds(keep, ceiling)
         limits: Event = {"rounds": checked_rounds(rounds), "budget": checked_budget(budget)}
-        limits |= bounds.plain()
+        limits |= bounds.plain() | ({"depth": True} if depth else {})
         loop = begin(
             model,
             loss,
@@ -159,6 +164,8 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
         )
         graph = _traced(model, inputs, rounds)
         bounds.floors_and_ceilings(graph)
+        if depth:
+            check_depth(graph, bounds, rule, trial, rounds)
         distributed.check_ranks(model)
         loop.remember_lengths(graph)
         while not loop.journal.stopped:
@@ -169,7 +176,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
             if (full := loop.journal.full(limits["budget"])) or loop.journal.round >= rounds:
                 loop.end(graph, "budget" if full else "rounds", limits)
             else:
-                search = _Search(method, rule, probe, trial, rescale, bounds)
+                search = _Search(method, rule, probe, trial, rescale, bounds, depth)
                 graph = _edited(loop, graph, search, limits)
         return Grown(graph, loop.subject.optimizer, loop.journal.history)
 
@@ -184,6 +191,7 @@ class _Search:
     trial: bool
     rescale: bool
     bounds: WidthBounds
+    depth: bool
 
 
 def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> ChannelGraph:
@@ -202,13 +210,20 @@ def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> 
         batches = passes if search.probe is None else trials.held
     rule = of_round(search.rule, loop.rounds - journal.round)
 
-    def lengths(edited: ChannelGraph) -> None:
-        if search.rescale and (wanted := journal.history[0].get(LENGTHS)):
-            restore_lengths(edited, subject, wanted)
+    known = (event[LENGTHS] for event in reversed(journal.history) if LENGTHS in event)
+    wanted: Mapping[str, float] = next(known, {})
+    lengths: dict[str, float] = {}
 
+    def restore(edited: ChannelGraph) -> None:
+        names = edited.came_from or {name: name for name in wanted}
+        lengths.update({name: wanted[old] for name, old in names.items() if old in wanted})
+        if search.rescale and lengths:
+            restore_lengths(edited, subject, lengths)
+
+    editing = Editing(loop.loss, search.method, rule, limits["budget"], search.bounds, restore)
     graph, event = edit_once(
         graph,
-        Editing(loop.loss, search.method, rule, limits["budget"], search.bounds, lengths),
+        replace(editing, deepen=loop.training) if search.depth else editing,
         batches,
         judges=judges,
         trials=trials,
@@ -221,6 +236,7 @@ def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> 
         return graph
     head: Event = {"round": journal.round + 1, "step": journal.step}
     head |= {"passes": passes.epoch - journal.passes, "budget": limits["budget"]}
+    head |= {LENGTHS: lengths} if graph.came_from else {}
     journal.write("edit", head | event)
     return graph
 

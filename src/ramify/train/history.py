@@ -16,7 +16,7 @@ from ramify.train.logs import Log, told_to
 
 Event = dict[str, Any]
 TRAINING, SEARCH = "training", "search"  # the kinds of runs
-BOUNDS = ("keep", "ceiling")  # of widths; a run without them does not name them
+BOUNDS = ("keep", "ceiling", "depth")  # a run without them does not name them
 
 
 @dataclass

@@ -185,6 +185,7 @@ def edit_event(
     choice: Choice,
     before: Mapping[str, Any],
     after: Mapping[str, Any],
+    old: ChannelGraph | None = None,
 ) -> dict[str, Any]:
     """What the history keeps of an edit, as plain values.
 
@@ -194,6 +195,7 @@ def edit_event(
         choice: What was done of it.
         before: From :func:`measured`.
         after: The same, of the edited model.
+        old: The graph before, where blocks were put in, by whose names the proposals go.
 
     Returns:
         The event, but for its place in the run.
@@ -208,7 +210,7 @@ def edit_event(
         "full": choice.full,
         "proposals": [
             {
-                "group": graph[proposal.edit.group].name,
+                "group": (old or graph)[proposal.edit.group].name,
                 "channel": proposal.edit.channel,
                 "copies": _copies(proposal.edit),
                 "index": proposal.splitting_index,
@@ -219,7 +221,11 @@ def edit_event(
             for proposal in proposals
         ],
         # At width 1 queries and keys need not change together: one group becomes two.
-        "origin": {name: old for name, old in graph.origin.items() if name in before["widths"]},
+        "origin": {
+            name: source
+            for name, source in graph.origin.items()
+            if graph.came_from.get(name, name) in before["widths"]
+        },
     }
 
 
