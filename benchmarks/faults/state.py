@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,7 +73,7 @@ def _process() -> dict[str, Any]:
         "fast path": torch.backends.mha.get_fastpath_enabled(),
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
-        "numpy": str(np.random.get_state()),  # noqa: NPY002
+        "numpy": pickle.dumps(np.random.get_state()),  # noqa: NPY002
         "hooks": [len(table) for table in HOOKS],
     }
 

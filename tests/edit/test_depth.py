@@ -551,3 +551,15 @@ def test_the_origin_is_that_of_the_last_call():
     assert graph.origin[name][0] == 1
     graph = ramify.apply(graph, [Drop("layer1.1")])
     assert all(kept == list(range(graph[name].width)) for name, kept in graph.origin.items())
+
+
+def test_a_block_that_is_none_once_its_channels_are_edited_is_refused_with_that_reason() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(2, 3, 1), nn.Conv1d(3, 3, 1), nn.Conv1d(3, 2, 1))
+    x = torch.randn(1, 2, 4)
+    graph, before = ramify.trace(net.eval(), x), net(x)
+    with pytest.raises(RamifyError, match="channels are edited first, and then .* '1'"):
+        ramify.apply(graph, [Drop("1"), Prune("0", 0)])
+    assert torch.equal(net(x), before)
+    ramify.apply(graph, [Drop("1")])
+    assert len(net) == 2

@@ -367,3 +367,18 @@ def test_a_layer_of_one_channel_keeps_its_momentum() -> None:
         assert optimizer.state[parameter]["momentum_buffer"].shape == parameter.shape
     net(x).square().mean().backward()
     optimizer.step()
+
+
+def test_rows_and_columns_of_a_matrix_are_refused_also_where_they_have_its_shape() -> None:
+    """Adafactor's mean over all rows changes where one goes, also of a matrix of one column."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 1)), torch.randn(4, 1)
+    optimizer = torch.optim.Adafactor(net.parameters())
+    net(x).square().mean().backward()
+    optimizer.step()
+    assert optimizer.state[net[0].weight]["row_var"].shape == net[0].weight.shape
+    assert optimizer.state[net[2].weight]["col_var"].shape == net[2].weight.shape
+    graph = ramify.trace(net, x)
+    for edit in (ramify.Split("0", 0), ramify.Prune("0", 0)):
+        with pytest.raises(ramify.RamifyError, match="Adafactor keeps '..._var' of shape"):
+            ramify.apply(graph, [edit], optimizer=optimizer)

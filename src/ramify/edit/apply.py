@@ -119,12 +119,21 @@ def _apply(
     try:
         if of_channels:
             edited = _apply_channels(graph, of_channels, optimizers, followers, swap)
+            _check_blocks_still(edited, of_blocks)
         origin = edited.origin if of_channels else {}
         return _apply_blocks(edited, of_blocks, optimizers, followers, origin)
     except BaseException:
         swap.undo()
         graph.superseded = False
         raise
+
+
+def _check_blocks_still(edited: ChannelGraph, edits: Sequence[BlockEdit]) -> None:
+    """What was a block before its channels were edited is one of the edited model, too."""
+    try:
+        plan_blocks(edited, edits)
+    except RamifyError as error:
+        raise RamifyError(f"channels are edited first, and then {error}") from error
 
 
 def _apply_blocks(

@@ -27,6 +27,7 @@ from ramify.tracing.recorder import tensors_of
 
 NEAR = 0.3  # farther than this share of its length from the weights, an entry is no copy of them
 
+_FACTORS = ("row_var", "col_var")  # of Adafactor
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 # What an entry that cannot be tried may be believed to be by its name, if its values agree.
@@ -227,7 +228,8 @@ def has_entries(value: Any, parameter: Tensor) -> bool:
 
 
 def _check_shape(kind: str, key: str, value: Any, name: str, parameter: Tensor) -> None:
-    if isinstance(value, Tensor) and value.shape == parameter.shape:
+    # Adafactor's rows and columns stand for a matrix, also where they have its shape.
+    if isinstance(value, Tensor) and value.shape == parameter.shape and key not in _FACTORS:
         return
     seen = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
     raise RamifyError(

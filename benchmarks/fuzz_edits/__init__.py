@@ -1,0 +1,1 @@
+"""Random networks under random edits, held against copies that are really built smaller."""
