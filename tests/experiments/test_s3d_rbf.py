@@ -65,7 +65,7 @@ def test_the_choice_is_that_of_the_ends():
     if held["m2"]["negative"]:
         assert held["m2"]["channel"] == held["high"].index(max(held["high"]))
     points = torch.tensor(held["x"]).double()
-    torch.testing.assert_close(points, line()[:, 0])
+    torch.testing.assert_close(points, line(task.reach)[:, 0])
     assert len(held["before"]) == len(held["s2d"]["curve"]) == len(points)
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from experiments.files import write
-from experiments.s2d.rbf.arms import Settings
+from experiments.s2d.rbf.arms import TARGETS, Settings
 from experiments.s2d.rbf.pool import Result, run
 
 
@@ -51,6 +51,12 @@ def options(study: Study) -> argparse.ArgumentParser:
         "--iterations", type=int, default=usual.iterations, help="Adam steps a phase"
     )
     parser.add_argument("--step", type=float, default=usual.step, help="ε, the size of a split")
+    parser.add_argument(
+        "--target", choices=TARGETS, default=usual.target, help="outgoing weights of what is fitted"
+    )
+    parser.add_argument(
+        "--reach", type=float, default=usual.reach, help="the points lie in [-reach, reach]"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="worker processes")
     return parser
 
@@ -61,9 +67,11 @@ def command(study: Study, arguments: Sequence[str] | None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.seeds < 2:
         parser.error("--seeds is at least 2, because the table holds standard deviations")
-    if chosen.iterations < 1 or chosen.jobs < 1 or chosen.step <= 0:
-        parser.error("--iterations and --jobs are at least 1, and --step is above 0")
-    settings = Settings(iterations=chosen.iterations, step=chosen.step)
+    if chosen.iterations < 1 or chosen.jobs < 1 or min(chosen.step, chosen.reach) <= 0:
+        parser.error("--iterations and --jobs are at least 1, and --step and --reach are above 0")
+    settings = Settings(
+        iterations=chosen.iterations, step=chosen.step, target=chosen.target, reach=chosen.reach
+    )
     console, started = Console(), time.monotonic()
     seeds = range(chosen.first, chosen.first + chosen.seeds)
     of_seed = partial(study.run_seed, settings=settings)
