@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import ramify
+from experiments.s2d.rbf import command
 from experiments.s2d.rbf import network as rbf
 from experiments.s2d.rbf.__main__ import main
 from experiments.s2d.rbf.arms import (
@@ -219,10 +220,13 @@ def test_a_positive_split_leaves_the_signs_as_they_are():
     assert both_signs(grow("new", task, settings, idle).net)
 
 
-def test_the_command_writes_table_numbers_and_figure(tmp_path: Path):
+def test_the_command_writes_table_numbers_and_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     out = tmp_path / "made" / "here"
-    main(["--seeds", "2", "--iterations", "25", "--out", str(out), "--jobs", "1"])
-    assert sorted(p.name for p in out.iterdir()) == ["figure.png", "results.json", "results.md"]
+    main(["--seeds", "2", "--iterations", "10", "--out", str(out), "--jobs", "1"])
+    names = ["figure.png", "results.json", "results.md", "seeds.jsonl"]
+    assert sorted(p.name for p in out.iterdir()) == names
     held = json.loads((out / "results.json").read_text())
     assert [seed["seed"] for seed in held["seeds"]] == [0, 1]
     assert held["summary"] == json.loads(json.dumps(summary(held["seeds"])))
@@ -231,6 +235,9 @@ def test_the_command_writes_table_numbers_and_figure(tmp_path: Path):
     text = (out / "results.md").read_text()
     assert all(f"| {label} |" in text for label in ARMS.values())
     assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(command, "run", None)  # nothing is trained again
+    main(["--seeds", "2", "--iterations", "10", "--out", str(out), "--jobs", "1"])
+    assert json.loads((out / "results.json").read_text())["seeds"] == held["seeds"]
 
 
 def test_one_seed_is_refused(capsys):

@@ -75,6 +75,7 @@ def test_the_command_writes_table_numbers_and_figure(tmp_path: Path):
         "figure.png",
         "results.json",
         "results.md",
+        "seeds.jsonl",
     ]
     held = json.loads((tmp_path / "results.json").read_text())
     assert held["summary"] == json.loads(json.dumps(summary(held["seeds"])))
