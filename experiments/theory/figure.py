@@ -54,7 +54,7 @@ def _particles(axes: Axes, found: Mapping[str, Any]) -> None:
         ylabel="relative difference",
         title="S2D, Theorem 2.5: decrease against −ε E‖G‖ and −ε² E min(λ, 0) / 2",
     )
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="center left", fontsize=7)
 
 
 def _lemma(axes: Axes, pairs: list[tuple[float, float]]) -> None:

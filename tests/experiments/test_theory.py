@@ -55,7 +55,7 @@ def test_the_gap_of_noisy_steps_ends_at_the_exact_floor_below_the_bound() -> Non
 def test_the_command_goes_on_from_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["--places", "5", "--draws", "3", "--splits", "2", "--chains", "4", "--steps", "40"]
+    arguments = ["--places", "5", "--draws", "3", "--splits", "2", "--chains", "4", "--steps", "8"]
     main(["--out", str(tmp_path), *arguments])
     first = (tmp_path / "results.jsonl").read_bytes()
     text = (tmp_path / "results.md").read_text()

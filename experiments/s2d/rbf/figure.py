@@ -122,7 +122,7 @@ def _curves(axes: Axes, results: Sequence[Result], settings: Settings) -> None:
         ylabel="MSE",
     )
     handles, labels = axes.get_legend_handles_labels()
-    axes.set_ylim(top=300)
+    axes.set_ylim(top=3e4)
     axes.legend(handles[::-1], labels[::-1], loc="upper right", fontsize=8, ncols=2)
 
 
@@ -141,4 +141,5 @@ def _finals(axes: Axes, results: Sequence[Result]) -> None:
         ylabel="MSE",
         xticks=range(len(ARMS)),
     )
-    axes.set_xticklabels([label.replace(" ", "\n") for label in ARMS.values()], fontsize=7)
+    names = [label.replace(", positive", "\n(positive)") for label in ARMS.values()]
+    axes.set_xticklabels([name.replace(" ", "\n") for name in names], fontsize=6)
