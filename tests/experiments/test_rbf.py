@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import ramify
+from experiments.s2d.rbf import command
 from experiments.s2d.rbf import network as rbf
 from experiments.s2d.rbf.__main__ import main
 from experiments.s2d.rbf.arms import (
@@ -15,6 +17,7 @@ from experiments.s2d.rbf.arms import (
     NEURONS,
     Settings,
     addition,
+    first_neuron,
     grow,
     propose,
     steepest,
@@ -26,8 +29,10 @@ from experiments.s2d.rbf.law import (
     after_split,
     angles,
     blind_share,
+    both_signs,
     decrease,
     eigenvalues,
+    other_sign_share,
     restored,
 )
 from experiments.s2d.rbf.table import summary
@@ -59,15 +64,31 @@ def test_seeds_and_purposes_have_streams_of_their_own():
     assert not torch.equal(make_task(4).y, make_task(5).y)
 
 
+def rows(net):
+    parameters = (net.hidden.weight, net.hidden.bias, net.out.weight)
+    return torch.stack([parameter.detach().flatten() for parameter in parameters])
+
+
 def test_the_closed_form_gradient_is_that_of_autograd():
     task, net = make_task(0), network(5, stream(0, "test"))
-    loss = gradient(net, task.x, task.y)
-    ours = [parameter.grad.clone() for parameter in net.parameters()]
+    points, ours = torch.cat([task.x, torch.ones_like(task.x)], 1).T.numpy(), np.empty((3, 5))
+    loss = gradient(rows(net).numpy(), points, task.y[:, 0].numpy(), ours)
     expected = squared_error(net, (task.x, task.y)).mean()
-    theirs = torch.autograd.grad(expected, list(net.parameters()))
-    torch.testing.assert_close(loss, expected.detach())
+    theirs = torch.autograd.grad(expected, [net.hidden.weight, net.hidden.bias, net.out.weight])
+    assert loss == pytest.approx(float(expected.detach()))
     for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(torch.from_numpy(a), b.flatten(), rtol=1e-10, atol=1e-12)
+
+
+def test_training_makes_the_steps_of_torchs_adam():
+    task, net, other = make_task(0), network(3, stream(0, "test")), network(3, stream(0, "test"))
+    fit(net, task, optimizer_of(net), 15, idle)
+    adam = torch.optim.Adam(other.parameters(), lr=0.005)
+    for _ in range(15):
+        adam.zero_grad()
+        squared_error(other, (task.x, task.y)).mean().backward()
+        adam.step()
+    torch.testing.assert_close(rows(net), rows(other), rtol=1e-9, atol=1e-12)
 
 
 def test_training_lowers_the_loss_and_reports_every_iteration():
@@ -144,7 +165,7 @@ def test_s2d_goes_on_with_the_smallest_index_where_all_are_positive():
     assert lost == pytest.approx(0.5 * 0.01**2 * way.indices[0], rel=0.02)
 
 
-@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm != "scratch"])
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if not arm.startswith("scratch")])
 def test_every_growing_arm_reaches_eight_neurons(arm):
     task = make_task(1)
     way = grow(arm, task, TINY, idle, keep=7)
@@ -168,10 +189,44 @@ def test_error_far_from_every_neuron_is_counted_as_unseen():
     assert blind_share(net, task) == 0.0
 
 
-def test_the_command_writes_table_numbers_and_figure(tmp_path: Path):
+def test_positive_draws_are_the_absolute_values_of_the_signed_ones():
+    signed, positive = make_task(1), make_task(1, positive=True)
+    torch.testing.assert_close(positive.truth.out.weight, signed.truth.out.weight.abs())
+    assert torch.equal(positive.truth.hidden.weight, signed.truth.hidden.weight)
+    assert positive.y.min() >= 0 > signed.y.min()
+    first = first_neuron(positive, Settings(target="positive"))
+    assert torch.equal(first.out.weight, first_neuron(signed, Settings()).out.weight.abs())
+    near = make_task(1, reach=1.0)
+    torch.testing.assert_close(near.x * 5, signed.x)
+
+
+def test_error_where_the_target_has_the_sign_of_no_weight_is_counted():
+    task, net = make_task(1), network(2, stream(1, "test"))
+    with torch.no_grad():
+        net.out.weight.copy_(torch.tensor([[0.5, -0.5]]))
+        assert both_signs(net)
+        assert other_sign_share(net, task) == 0
+        net.out.weight.abs_()
+        error = (net(task.x) - task.y).square()
+    assert not both_signs(net)
+    share = float(error[task.y < 0].sum() / error.sum())
+    assert other_sign_share(net, task) == pytest.approx(share)
+    assert 0 < share < 1
+
+
+def test_a_positive_split_leaves_the_signs_as_they_are():
+    task, settings = make_task(1), Settings(iterations=30, step=0.01)
+    assert not both_signs(grow("s2d", task, settings, idle).net)
+    assert both_signs(grow("new", task, settings, idle).net)
+
+
+def test_the_command_writes_table_numbers_and_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     out = tmp_path / "made" / "here"
-    main(["--seeds", "2", "--iterations", "25", "--out", str(out), "--jobs", "1"])
-    assert sorted(p.name for p in out.iterdir()) == ["figure.png", "results.json", "results.md"]
+    main(["--seeds", "2", "--iterations", "10", "--out", str(out), "--jobs", "1"])
+    names = ["figure.png", "results.json", "results.md", "seeds.jsonl"]
+    assert sorted(p.name for p in out.iterdir()) == names
     held = json.loads((out / "results.json").read_text())
     assert [seed["seed"] for seed in held["seeds"]] == [0, 1]
     assert held["summary"] == json.loads(json.dumps(summary(held["seeds"])))
@@ -180,6 +235,9 @@ def test_the_command_writes_table_numbers_and_figure(tmp_path: Path):
     text = (out / "results.md").read_text()
     assert all(f"| {label} |" in text for label in ARMS.values())
     assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(command, "run", None)  # nothing is trained again
+    main(["--seeds", "2", "--iterations", "10", "--out", str(out), "--jobs", "1"])
+    assert json.loads((out / "results.json").read_text())["seeds"] == held["seeds"]
 
 
 def test_one_seed_is_refused(capsys):

@@ -65,7 +65,7 @@ def test_the_choice_is_that_of_the_ends():
     if held["m2"]["negative"]:
         assert held["m2"]["channel"] == held["high"].index(max(held["high"]))
     points = torch.tensor(held["x"]).double()
-    torch.testing.assert_close(points, line()[:, 0])
+    torch.testing.assert_close(points, line(task.reach)[:, 0])
     assert len(held["before"]) == len(held["s2d"]["curve"]) == len(points)
 
 
@@ -75,6 +75,7 @@ def test_the_command_writes_table_numbers_and_figure(tmp_path: Path):
         "figure.png",
         "results.json",
         "results.md",
+        "seeds.jsonl",
     ]
     held = json.loads((tmp_path / "results.json").read_text())
     assert held["summary"] == json.loads(json.dumps(summary(held["seeds"])))

@@ -1,4 +1,4 @@
-"""The five ways to a network of eight neurons; those that grow do so through `ramify.apply`."""
+"""The ways to a network of eight neurons; those that grow do so through `ramify.apply`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from torch import Generator, Tensor
 
 import ramify
 from experiments.s2d.rbf.network import RBF
-from experiments.s2d.rbf.task import DTYPE, Task, mse, network, squared_error, stream
+from experiments.s2d.rbf.task import (
+    DTYPE,
+    REACH,
+    Task,
+    make_task,
+    mse,
+    network,
+    squared_error,
+    stream,
+)
 from experiments.s2d.rbf.training import Tick, fit, optimizer_of
 from ramify import ChannelGraph, Proposal, Split
 
@@ -22,7 +31,12 @@ ARMS = {
     "new": "new neuron",
     "boosting": "gradient boosting",
     "scratch": "from scratch",
+    "new-positive": "new neuron, positive",
+    "boosting-positive": "gradient boosting, positive",
+    "scratch-positive": "from scratch, positive",
 }
+POSITIVE = "-positive"  # ends the arms whose drawn outgoing weights are absolute values
+TARGETS = ("signed", "positive")
 
 
 @dataclass(frozen=True)
@@ -33,11 +47,27 @@ class Settings:
         iterations: Adam steps a phase; there is a phase for each width from 1 to 8.
         step: ε of the splits.
         start: standard deviation of the first neuron's weights.
+        target: `signed`, outgoing weights of both signs as printed; or `positive`, the absolute
+            values of those of the true function and of the first neuron.
+        reach: the points lie in [-reach, reach].
     """
 
     iterations: int = 10_000
     step: float = 0.01
     start: float = 0.1
+    target: str = "signed"
+    reach: float = REACH
+
+
+def task_of(seed: int, settings: Settings) -> Task:
+    """What is fitted with this seed."""
+    return make_task(seed, settings.target == "positive", settings.reach)
+
+
+def first_neuron(task: Task, settings: Settings) -> RBF:
+    """The network that growing starts from, the same for every arm."""
+    generator = stream(task.seed, "start")
+    return network(1, generator, settings.start, settings.target == "positive")
 
 
 @dataclass
@@ -111,7 +141,7 @@ def grow(arm: str, task: Task, settings: Settings, tick: Tick, keep: int = 0) ->
     """Grow from one neuron to eight, a phase of training at each width, a fresh Adam a phase.
 
     Args:
-        arm: `s2d`, `random`, `new` or `boosting`.
+        arm: a key of `ARMS` but for those from scratch.
         task: what is fitted.
         settings: of the command.
         tick: follows the iterations.
@@ -120,13 +150,13 @@ def grow(arm: str, task: Task, settings: Settings, tick: Tick, keep: int = 0) ->
     Returns:
         How it went.
     """
-    generator = stream(task.seed, arm)
-    net = network(1, stream(task.seed, "start"), settings.start)
+    generator = stream(task.seed, arm.removesuffix(POSITIVE))
+    net = first_neuron(task, settings)
     graph, path = ramify.trace(net, task.x), Path(net)
     for width in range(1, NEURONS + 1):
         if width > 1:
             graph = widen(arm, graph, task, settings, generator, path)
-        frozen = width - 1 if arm == "boosting" else 0
+        frozen = width - 1 if arm.startswith("boosting") else 0
         path.curve += fit(net, task, optimizer_of(net), settings.iterations, tick, frozen)
         path.phases.append(mse(net, task))
         if width == keep:
@@ -146,16 +176,16 @@ def widen(
     splits: dict[str, Next] = {"s2d": steepest, "random": anywhere}
     if arm in splits:
         return ramify.apply(graph, [splits[arm](graph, task, settings, generator, path)])
-    fresh = network(1, generator)
+    fresh = network(1, generator, positive=arm.endswith(POSITIVE))
     graph = ramify.apply(graph, [addition(graph, fresh)])
     with torch.no_grad():
         path.net.out.weight[:, -1] = fresh.out.weight[:, 0]
     return graph
 
 
-def scratch(task: Task, settings: Settings, tick: Tick) -> Path:
+def scratch(task: Task, settings: Settings, tick: Tick, positive: bool = False) -> Path:
     """Eight neurons drawn from N(0, 3) at once, trained for as many iterations in all."""
-    net = network(NEURONS, stream(task.seed, "scratch"))
+    net = network(NEURONS, stream(task.seed, "scratch"), positive=positive)
     path, optimizer = Path(net), optimizer_of(net)
     for _ in range(NEURONS):
         path.curve += fit(net, task, optimizer, settings.iterations, tick)

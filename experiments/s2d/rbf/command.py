@@ -1,4 +1,7 @@
-"""The command of a toy RBF experiment: options, all seeds, and what is written."""
+"""The command of a toy RBF experiment: options, all seeds, and what is written.
+
+Each seed is kept in seeds.jsonl as it ends; a command with the same settings goes on from there.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,11 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from experiments.files import write
-from experiments.s2d.rbf.arms import Settings
+from experiments.resume import finished
+from experiments.s2d.rbf.arms import TARGETS, Settings
 from experiments.s2d.rbf.pool import Result, run
+
+KEPT = "seeds.jsonl"
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,12 @@ def options(study: Study) -> argparse.ArgumentParser:
         "--iterations", type=int, default=usual.iterations, help="Adam steps a phase"
     )
     parser.add_argument("--step", type=float, default=usual.step, help="ε, the size of a split")
+    parser.add_argument(
+        "--target", choices=TARGETS, default=usual.target, help="outgoing weights of what is fitted"
+    )
+    parser.add_argument(
+        "--reach", type=float, default=usual.reach, help="the points lie in [-reach, reach]"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="worker processes")
     return parser
 
@@ -61,19 +73,30 @@ def command(study: Study, arguments: Sequence[str] | None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.seeds < 2:
         parser.error("--seeds is at least 2, because the table holds standard deviations")
-    if chosen.iterations < 1 or chosen.jobs < 1 or chosen.step <= 0:
-        parser.error("--iterations and --jobs are at least 1, and --step is above 0")
-    settings = Settings(iterations=chosen.iterations, step=chosen.step)
+    if chosen.iterations < 1 or chosen.jobs < 1 or min(chosen.step, chosen.reach) <= 0:
+        parser.error("--iterations and --jobs are at least 1, and --step and --reach are above 0")
+    settings = Settings(
+        iterations=chosen.iterations, step=chosen.step, target=chosen.target, reach=chosen.reach
+    )
     console, started = Console(), time.monotonic()
     seeds = range(chosen.first, chosen.first + chosen.seeds)
-    of_seed = partial(study.run_seed, settings=settings)
-    results = run(seeds, of_seed, study.iterations(settings), chosen.jobs, console)
+    held = {result["seed"]: result for result in finished(chosen.out / KEPT, settings)}
+    missing = [seed for seed in seeds if seed not in held]
+
+    def keep(result: Result) -> None:
+        held[result["seed"]] = {"settings": asdict(settings), **result}
+        lines = [json.dumps(held[seed]) + "\n" for seed in sorted(held)]
+        write(chosen.out / KEPT, "".join(lines))
+
+    if missing:
+        of_seed = partial(study.run_seed, settings=settings)
+        run(missing, of_seed, study.iterations(settings), chosen.jobs, console, keep)
+    results = [held[seed] for seed in seeds]
     seconds = time.monotonic() - started
     text = study.page(results, settings, seconds)
     numbers = study.summary(results)
-    held = {"settings": asdict(settings), "seconds": seconds, "summary": numbers, "seeds": results}
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    write(chosen.out / "results.json", json.dumps(held) + "\n")
+    kept = {"settings": asdict(settings), "seconds": seconds, "summary": numbers, "seeds": results}
+    write(chosen.out / "results.json", json.dumps(kept) + "\n")
     write(chosen.out / "figure.png", study.figure(results, settings))
     write(chosen.out / "results.md", text)
     console.print(Markdown(text))

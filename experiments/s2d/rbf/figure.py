@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from experiments.files import png
-from experiments.s2d.rbf.arms import ARMS, NEURONS, Settings
+from experiments.s2d.rbf.arms import ARMS, NEURONS, POSITIVE, Settings
 from experiments.s2d.rbf.law import FINE
 from experiments.s2d.rbf.pool import Result
 from experiments.s2d.rbf.training import EVERY
@@ -23,6 +23,7 @@ COLORS = {
     "boosting": "#8a4fae",
     "scratch": "#c4641b",
 }
+COLORS |= {arm: COLORS[arm.removesuffix(POSITIVE)] for arm in ARMS if arm.endswith(POSITIVE)}
 INK, SOFT = LIGHT["ink"], LIGHT["soft"]
 
 
@@ -111,7 +112,9 @@ def _curves(axes: Axes, results: Sequence[Result], settings: Settings) -> None:
         steps = np.arange(curves.shape[1])
         x = steps // per_phase * settings.iterations + steps % per_phase * EVERY
         width = 2.4 if arm == "s2d" else 1.3
-        axes.plot(x, np.median(curves, axis=0), color=COLORS[arm], lw=width, label=ARMS[arm])
+        dashes = ":" if arm.endswith(POSITIVE) else "-"
+        middle = np.median(curves, axis=0)
+        axes.plot(x, middle, dashes, color=COLORS[arm], lw=width, label=ARMS[arm])
     axes.set_yscale("log")
     axes.set(
         title=f"(d) Training loss, median of {len(results)} seeds",
@@ -119,7 +122,7 @@ def _curves(axes: Axes, results: Sequence[Result], settings: Settings) -> None:
         ylabel="MSE",
     )
     handles, labels = axes.get_legend_handles_labels()
-    axes.set_ylim(top=300)
+    axes.set_ylim(top=3e4)
     axes.legend(handles[::-1], labels[::-1], loc="upper right", fontsize=8, ncols=2)
 
 
@@ -127,7 +130,8 @@ def _finals(axes: Axes, results: Sequence[Result]) -> None:
     shift = np.linspace(-0.22, 0.22, len(results))
     for place, arm in enumerate(ARMS):
         values = np.array([result["arms"][arm]["mse"] for result in results])
-        axes.plot(place + shift, values, "o", ms=5.5, color=COLORS[arm], alpha=0.75, mew=0)
+        fill = "white" if arm.endswith(POSITIVE) else COLORS[arm]
+        axes.plot(place + shift, values, "o", ms=4.5, color=COLORS[arm], alpha=0.75, mfc=fill)
         middle = np.median(values)
         axes.plot([place - 0.34, place + 0.34], [middle] * 2, color=INK, lw=2)
     axes.set_yscale("log")
@@ -136,5 +140,6 @@ def _finals(axes: Axes, results: Sequence[Result]) -> None:
         title="(e) Final MSE of every seed; bar: median",
         ylabel="MSE",
         xticks=range(len(ARMS)),
-        xticklabels=[label.replace(" ", "\n", 1) for label in ARMS.values()],
     )
+    names = [label.replace(", positive", "\n(positive)") for label in ARMS.values()]
+    axes.set_xticklabels([name.replace(" ", "\n") for name in names], fontsize=6)

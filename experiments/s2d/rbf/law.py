@@ -141,3 +141,28 @@ def blind_share(net: RBF, task: Task) -> float:
         error = (net(task.x) - task.y).square()[:, 0]
         unseen = net.hidden(task.x).abs().amin(dim=1) > BLIND
         return float(error[unseen].sum() / error.sum())
+
+
+def both_signs(net: RBF) -> bool:
+    """Whether there are positive and negative outgoing weights."""
+    weights = net.out.weight.detach()
+    return bool((weights > 0).any() and (weights < 0).any())
+
+
+def other_sign_share(net: RBF, task: Task) -> float:
+    """The share of the squared error at points where the target has the sign of no outgoing weight.
+
+    Args:
+        net: the trained network.
+        task: what it was fitted to.
+
+    Returns:
+        From 0 to 1; 0 where there are outgoing weights of both signs.
+    """
+    with torch.no_grad():
+        error = (net(task.x) - task.y).square()
+        other = torch.zeros_like(error, dtype=torch.bool)
+        for sign in (-1.0, 1.0):
+            if not (sign * net.out.weight > 0).any():
+                other |= sign * task.y > 0
+        return float(error[other].sum() / error.sum())

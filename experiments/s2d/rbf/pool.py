@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, Protocol
 
@@ -40,8 +40,13 @@ def _work(seed: int, of_seed: OfSeed, ticks: queue.Queue[int]) -> Result:
 
 
 def run(
-    seeds: Sequence[int], of_seed: OfSeed, iterations: int, jobs: int, console: Console
-) -> list[Result]:
+    seeds: Sequence[int],
+    of_seed: OfSeed,
+    iterations: int,
+    jobs: int,
+    console: Console,
+    keep: Callable[[Result], None],
+) -> None:
     """All seeds, `jobs` at a time, in worker processes of one thread each.
 
     Args:
@@ -50,9 +55,7 @@ def run(
         iterations: of one seed, as it ticks them off.
         jobs: worker processes.
         console: shows the progress.
-
-    Returns:
-        The results in the order of the seeds.
+        keep: takes the result of each seed, once it is there.
     """
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, _bar(console) as progress:
@@ -61,11 +64,10 @@ def run(
         with ProcessPoolExecutor(jobs, mp_context=context) as pool:
             futures = [pool.submit(_work, seed, of_seed, ticks) for seed in seeds]
             try:
-                _watch(futures, ticks, progress, bar)
+                _watch(futures, ticks, progress, bar, keep)
             except BaseException:
                 pool.shutdown(cancel_futures=True, wait=False)
                 raise
-        return [future.result() for future in futures]
 
 
 def _bar(console: Console) -> Progress:
@@ -82,16 +84,21 @@ def _bar(console: Console) -> Progress:
 
 
 def _watch(
-    futures: Sequence[Future[Result]], ticks: queue.Queue[int], progress: Progress, bar: Any
+    futures: Sequence[Future[Result]],
+    ticks: queue.Queue[int],
+    progress: Progress,
+    bar: Any,
+    keep: Callable[[Result], None],
 ) -> None:
-    """Move the bar until all is done; a seed that fails ends the wait."""
-    while not all(future.done() for future in futures):
+    """Move the bar until all is done and kept; a seed that fails ends the wait."""
+    waiting = list(futures)
+    while waiting:
         while not ticks.empty():
             progress.advance(bar, ticks.get())
-        done = sum(future.done() for future in futures)
+        for future in [future for future in waiting if future.done()]:
+            keep(future.result())
+            waiting.remove(future)
+        done = len(futures) - len(waiting)
         progress.update(bar, description=f"{done} of {len(futures)} seeds done")
-        for future in futures:
-            if future.done():
-                future.result()
-        time.sleep(POLL)
+        time.sleep(POLL if waiting else 0)
     progress.update(bar, completed=progress.tasks[0].total, description="all seeds done")

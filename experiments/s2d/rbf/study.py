@@ -5,10 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from experiments.s2d.rbf.arms import ARMS, NEURONS, Path, Settings, grow, scratch
-from experiments.s2d.rbf.law import TOP, WIDTH, angles, blind_share, eigenvalues, restored
+from experiments.s2d.rbf.arms import (
+    ARMS,
+    NEURONS,
+    POSITIVE,
+    Path,
+    Settings,
+    grow,
+    scratch,
+    task_of,
+)
+from experiments.s2d.rbf.law import (
+    TOP,
+    WIDTH,
+    angles,
+    blind_share,
+    both_signs,
+    eigenvalues,
+    other_sign_share,
+    restored,
+)
 from experiments.s2d.rbf.pool import Result
-from experiments.s2d.rbf.task import DTYPE, REACH, Task, make_task
+from experiments.s2d.rbf.task import DTYPE, Task
 from experiments.s2d.rbf.training import Tick
 
 GRID = 401  # points at which the curves are drawn
@@ -28,16 +46,17 @@ def run_seed(seed: int, settings: Settings, tick: Tick) -> Result:
         tick: follows the iterations.
 
     Returns:
-        What JSON can hold: `arms` (final `mse`, `curve`, `phases`, for S2D the split `indices`),
-        `eigenvalues`, `angles`, the `fit` to draw, `variance` of the true function and the share
-        of S2D's error that no neuron sees (`blind`).
+        What JSON can hold: `arms` (final `mse`, `curve`, `phases`, whether outgoing weights are of
+        `both_signs`, for S2D the split `indices`), `eigenvalues`, `angles`, the `fit` to draw,
+        `variance` of the true function and the shares of S2D's error that no neuron sees (`blind`)
+        and that lies where the true function has the sign of no outgoing weight (`other_sign`).
     """
-    task = make_task(seed)
+    task = task_of(seed, settings)
     paths: dict[str, Path] = {}
     for arm in ARMS:
         paths[arm] = (
-            scratch(task, settings, tick)
-            if arm == "scratch"
+            scratch(task, settings, tick, arm.endswith(POSITIVE))
+            if arm.startswith("scratch")
             else grow(arm, task, settings, tick, keep=WIDTH if arm == "s2d" else 0)
         )
     steepest = paths["s2d"]
@@ -50,6 +69,7 @@ def run_seed(seed: int, settings: Settings, tick: Tick) -> Result:
         "angles": angles(seven, task, settings.step),
         "fit": _drawn(steepest, task),
         "blind": blind_share(steepest.net, task),
+        "other_sign": other_sign_share(steepest.net, task),
     }
 
 
@@ -59,16 +79,17 @@ def _of_path(path: Path) -> Result:
         "phases": path.phases,
         "curve": [float(f"{loss:.4g}") for loss in path.curve],
         "indices": path.indices,
+        "both_signs": both_signs(path.net),
     }
 
 
-def line() -> Tensor:
-    """The points at which curves are drawn, (`GRID`, 1)."""
-    return torch.linspace(-REACH, REACH, GRID, dtype=DTYPE).unsqueeze(1)
+def line(reach: float) -> Tensor:
+    """The points in [-reach, reach] at which curves are drawn, (`GRID`, 1)."""
+    return torch.linspace(-reach, reach, GRID, dtype=DTYPE).unsqueeze(1)
 
 
 def _drawn(path: Path, task: Task) -> Result:
-    x = line()
+    x = line(task.reach)
     with torch.no_grad():
         pairs = {"x": x, "truth": task.truth(x), "s2d": path.net(x)}
     return {name: values[:, 0].tolist() for name, values in pairs.items()}

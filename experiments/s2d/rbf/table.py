@@ -24,7 +24,8 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
 
     Returns:
         `arms`; `r` and `slope` of every seed; `angle_zero` (seeds whose decrease is largest at
-        angle 0); `stable` (S2D splits whose index was positive, of how many); `blind`.
+        angle 0); `stable` (S2D splits whose index was positive, of how many); `blind` and
+        `other_sign`; `both_signs` (seeds in which an arm ends with weights of both signs).
     """
     final = {arm: [r["arms"][arm]["mse"] for r in results] for arm in ARMS}
     laws = [r["eigenvalues"] for r in results]
@@ -39,6 +40,8 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
         },
         "stable": [sum(index > 0 for index in indices), len(indices)],
         "blind": [r["blind"] for r in results],
+        "other_sign": [r["other_sign"] for r in results],
+        "both_signs": {arm: sum(r["arms"][arm]["both_signs"] for r in results) for arm in ARMS},
     }
 
 
@@ -90,12 +93,12 @@ def page(results: Sequence[Result], settings: Settings, seconds: float) -> str:
         "# Toy RBF network: results",
         "",
         f"{len(results)} seeds (true functions), {settings.iterations} iterations a phase, "
-        f"{NEURONS} phases, ε = {settings.step:g}, first neuron from N(0, {settings.start:g}²); "
+        f"{NEURONS} phases, ε = {settings.step:g}, {setting(settings)}; "
         f"{seconds / 60:.1f} minutes. Written by the command, all numbers measured.",
         "",
         f"## Final MSE at m = {NEURONS}",
         "",
-        *_arm_table(numbers["arms"], len(results)),
+        *_arm_table(numbers, len(results)),
         "",
         *_findings(numbers, settings, len(results)),
         "",
@@ -107,14 +110,22 @@ def page(results: Sequence[Result], settings: Settings, seconds: float) -> str:
     return "\n".join(lines)
 
 
-def _arm_table(arms: dict[str, Any], seeds: int) -> list[str]:
+def setting(settings: Settings) -> str:
+    """What is fitted and where it starts, in words."""
+    return (
+        f"{settings.target} outgoing weights of the target, x in [-{settings.reach:g}, "
+        f"{settings.reach:g}], first neuron from N(0, {settings.start:g}²)"
+    )
+
+
+def _arm_table(numbers: dict[str, Any], seeds: int) -> list[str]:
     rows = [
         "| arm | mean ± sd | median | best in | S2D lower in | MSE over S2D's, geometric mean "
-        "| p (Wilcoxon, paired, log MSE) |",
-        "|---|---|---|---|---|---|---|",
+        "| p (Wilcoxon, paired, log MSE) | weights of both signs in |",
+        "|" + "---|" * 8,
     ]
     for arm, label in ARMS.items():
-        a = arms[arm]
+        a = numbers["arms"][arm]
         paired = (
             f"{a['s2d_lower']} of {seeds} | {a['ratio']:.2g} | {a['p']:.2g}"
             if "ratio" in a
@@ -122,7 +133,7 @@ def _arm_table(arms: dict[str, Any], seeds: int) -> list[str]:
         )
         rows.append(
             f"| {label} | {a['mean']:.3g} ± {a['sd']:.3g} | {a['median']:.2g} "
-            f"| {a['best']} of {seeds} | {paired} |"
+            f"| {a['best']} of {seeds} | {paired} | {numbers['both_signs'][arm]} of {seeds} |"
         )
     return rows
 
@@ -146,6 +157,8 @@ def _findings(numbers: dict[str, Any], settings: Settings, seeds: int) -> list[s
         f"- S2D split a neuron of positive index (splitting stable) {stable} of {splits} times.",
         f"- Share of S2D's final squared error at points that no neuron sees (all |z| > "
         f"{BLIND:g}): {_range(blind, '.0%')}.",
+        f"- Share of it at points where the target has the sign of no outgoing weight: "
+        f"{_range(numbers['other_sign'], '.0%')}.",
     ]
 
 
@@ -157,14 +170,15 @@ def _seed_table(results: Sequence[Result]) -> list[str]:
     rows = [
         "| seed | variance of y | "
         + " | ".join(ARMS.values())
-        + " | r, fine | r, coarse | r, trained | unseen |",
-        "|" + "---|" * (len(ARMS) + 6),
+        + " | r, fine | r, coarse | r, trained | unseen | other sign |",
+        "|" + "---|" * (len(ARMS) + 7),
     ]
     for r in results:
         values = " | ".join(f"{r['arms'][arm]['mse']:.2g}" for arm in ARMS)
         law = r["eigenvalues"]["r"]
         rows.append(
             f"| {r['seed']} | {r['variance']:.2g} | {values} | {law['fine']:.6f} "
-            f"| {law['coarse']:.3f} | {law['trained']:.3f} | {r['blind']:.0%} |"
+            f"| {law['coarse']:.3f} | {law['trained']:.3f} | {r['blind']:.0%} "
+            f"| {r['other_sign']:.0%} |"
         )
     return rows

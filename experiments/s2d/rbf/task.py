@@ -16,7 +16,7 @@ from experiments.s2d.rbf.network import RBF, VARIANCE, build
 
 TRUE_NEURONS = 15
 POINTS = 1000
-REACH = 5.0  # the points lie in [-REACH, REACH]
+REACH = 5.0  # the points lie in [-REACH, REACH], where nothing else is asked for
 SPREAD = math.sqrt(VARIANCE)
 DTYPE = torch.float64
 
@@ -30,12 +30,14 @@ class Task:
         truth: the true function.
         x: (S, 1).
         y: (S, 1), the true function at `x`, without noise.
+        reach: the points lie in [-reach, reach].
     """
 
     seed: int
     truth: RBF
     x: Tensor
     y: Tensor
+    reach: float = REACH
 
 
 def stream(seed: int, name: str) -> Generator:
@@ -44,22 +46,45 @@ def stream(seed: int, name: str) -> Generator:
     return Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
-def network(width: int, generator: Generator, spread: float = SPREAD) -> RBF:
-    """A network of `width` neurons, all weights drawn from N(0, spread²); N(0, 3) by default."""
+def network(
+    width: int, generator: Generator, spread: float = SPREAD, positive: bool = False
+) -> RBF:
+    """A network of drawn weights.
+
+    Args:
+        width: number of neurons.
+        generator: of the draws.
+        spread: standard deviation of all weights; N(0, 3) by default.
+        positive: take the absolute values of the outgoing weights.
+
+    Returns:
+        The network.
+    """
     net = build(width=width).to(DTYPE)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.normal_(std=spread, generator=generator)
+        if positive:
+            net.out.weight.abs_()
     return net
 
 
-def make_task(seed: int) -> Task:
-    """The true function and the points of a seed."""
+def make_task(seed: int, positive: bool = False, reach: float = REACH) -> Task:
+    """The true function and the points of a seed.
+
+    Args:
+        seed: of the draws.
+        positive: take the absolute values of the true function's outgoing weights.
+        reach: the points lie in [-reach, reach].
+
+    Returns:
+        The task.
+    """
     generator = stream(seed, "task")
-    truth = network(TRUE_NEURONS, generator)
-    x = (2 * torch.rand(POINTS, 1, generator=generator, dtype=DTYPE) - 1) * REACH
+    truth = network(TRUE_NEURONS, generator, positive=positive)
+    x = (2 * torch.rand(POINTS, 1, generator=generator, dtype=DTYPE) - 1) * reach
     with torch.no_grad():
-        return Task(seed, truth, x, truth(x))
+        return Task(seed, truth, x, truth(x), reach)
 
 
 def squared_error(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,7 +1,8 @@
-"""Training: Adam on the mean squared error, with the gradient in closed form.
+"""Training: Adam on the mean squared error, with the gradient in closed form, in NumPy.
 
-Autograd on tensors this small is almost all overhead; the closed form trains the same network in a
-quarter of the time, and the tests hold it to autograd.
+Autograd on tensors this small is almost all overhead, and so are single operations of torch: the
+closed form in NumPy trains the same network in a tenth of the time, and the tests hold the gradient
+to autograd and the steps to `torch.optim.Adam`.
 
 Shape letters: `S` points, `W` neurons.
 """
@@ -9,56 +10,88 @@ Shape letters: `S` points, `W` neurons.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from torch.optim import Adam
+import numpy as np
+from numpy.typing import NDArray
 
 from experiments.s2d.rbf.network import RBF
 from experiments.s2d.rbf.task import Task
 
 RATE = 0.005
+FIRST, SECOND, GUARD = 0.9, 0.999, 1e-8  # Adam's β₁, β₂ and ε, as torch has them
 EVERY = 100  # iterations between two points of a loss curve
 REPORT = 500  # iterations between two calls of `tick`
 FLOOR = -700.0  # exp is many times slower where it underflows; e^-700 is 1e-304
 
 Tick = Callable[[int], None]
+Numbers = NDArray[np.float64]
+
+
+@dataclass
+class Adam:
+    """Adam over the parameters of one network, as rows θ₁, θ₂ and w.
+
+    Attributes:
+        first: (3, W), running mean of gradients.
+        second: (3, W), running mean of their squares.
+        steps: made so far.
+    """
+
+    first: Numbers
+    second: Numbers
+    steps: int = 0
+
+    def step(self, values: Numbers, gradient: Numbers) -> None:
+        """Move the values (3, W) in place, by the papers' learning rate."""
+        self.steps += 1
+        self.first += (1 - FIRST) * (gradient - self.first)
+        self.second += (1 - SECOND) * (gradient * gradient - self.second)
+        root = np.sqrt(self.second / (1 - SECOND**self.steps)) + GUARD
+        values -= RATE / (1 - FIRST**self.steps) * self.first / root
 
 
 def optimizer_of(net: RBF) -> Adam:
     """A fresh Adam at the papers' learning rate."""
-    return Adam(net.parameters(), lr=RATE, fused=True)
+    zeros = np.zeros((3, net.hidden.out_features))
+    return Adam(zeros, zeros.copy())
 
 
-def gradient(net: RBF, x: Tensor, y: Tensor) -> Tensor:
-    r"""Set `.grad` of every parameter to that of the mean squared error.
+def gradient(values: Numbers, points: Numbers, y: Numbers, into: Numbers) -> float:
+    r"""The gradient of the mean squared error to every parameter.
 
-    With :math:`z_{sj} = \theta_{j1} x_s + \theta_{j2}`, :math:`a = e^{-z^2/2}` and
-    :math:`r = a w - y`:
+    With :math:`z_{js} = \theta_{j1} x_s + \theta_{j2}`, :math:`a = e^{-z^2/2}` and
+    :math:`r = w a - y`:
 
-    .. math:: \partial_{w_j} = \tfrac{2}{S} \sum_s r_s a_{sj}, \quad
-              \partial_{\theta_{j2}} = -\tfrac{2}{S} \sum_s r_s w_j a_{sj} z_{sj}, \quad
-              \partial_{\theta_{j1}} = -\tfrac{2}{S} \sum_s r_s w_j a_{sj} z_{sj} x_s
+    .. math:: \partial_{w_j} = \tfrac{2}{S} \sum_s r_s a_{js}, \quad
+              \partial_{\theta_{j2}} = -\tfrac{2}{S} \sum_s r_s w_j a_{js} z_{js}, \quad
+              \partial_{\theta_{j1}} = -\tfrac{2}{S} \sum_s r_s w_j a_{js} z_{js} x_s
 
     Args:
-        net: the network.
-        x: (S, 1).
-        y: (S, 1).
+        values: (3, W), rows θ₁, θ₂ and w.
+        points: (2, S), rows x and ones.
+        y: (S,).
+        into: (3, W), where the gradient goes.
 
     Returns:
-        The mean squared error, a scalar.
+        The mean squared error.
     """
-    weight, bias, out = net.hidden.weight, net.hidden.bias, net.out.weight
-    with torch.no_grad():
-        z = torch.addmm(bias.unsqueeze(1), weight, x.T)
-        a = z.square().mul_(-0.5).clamp_(min=FLOOR).exp_()
-        residual = (out[0] @ a).sub_(y[:, 0])
-        scaled = residual * (2.0 / len(x))
-        out.grad = (a @ scaled).unsqueeze(0)
-        slopes = a.mul_(z).mul_(scaled)
-        bias.grad = slopes.sum(1).mul_(out[0]).neg_()
-        weight.grad = (slopes @ x).mul_(out.T).neg_()
-        return residual.square().mean()
+    out = values[2]
+    z = values[:2].T @ points
+    a = np.square(z)
+    a *= -0.5
+    np.maximum(a, FLOOR, out=a)
+    np.exp(a, out=a)
+    residual = out @ a
+    residual -= y
+    loss = float(residual @ residual) / len(y)
+    residual *= 2.0 / len(y)
+    into[2] = a @ residual
+    a *= z
+    a *= residual
+    into[:2] = points @ a.T
+    into[:2] *= -out
+    return loss
 
 
 def fit(
@@ -77,17 +110,20 @@ def fit(
     Returns:
         The loss before every `EVERY`-th iteration.
     """
-    curve = []
+    x, y = task.x[:, 0].numpy(), task.y[:, 0].numpy()
+    points = np.stack([x, np.ones_like(x)])
+    parameters = (net.hidden.weight, net.hidden.bias, net.out.weight)
+    rows = [parameter.detach().view(-1).numpy() for parameter in parameters]
+    values, slopes, curve = np.stack(rows), np.empty((3, len(rows[0]))), []
     for iteration in range(iterations):
-        loss = gradient(net, task.x, task.y)
-        if frozen:
-            for parameter in net.hidden.parameters():
-                assert parameter.grad is not None
-                parameter.grad[:frozen] = 0.0  # and with no moments yet, Adam leaves them alone
-        optimizer.step()
+        loss = gradient(values, points, y, slopes)
+        slopes[:2, :frozen] = 0.0  # and with no moments yet, Adam leaves these alone
+        optimizer.step(values, slopes)
         if iteration % EVERY == 0:
-            curve.append(float(loss))
+            curve.append(loss)
         if (iteration + 1) % REPORT == 0:
             tick(REPORT)
+    for row, trained in zip(rows, values, strict=True):
+        row[:] = trained  # the memory of the network's own parameters
     tick(iterations % REPORT)
     return curve

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import ramify
-from experiments.s2d.rbf.arms import GROUP, Settings
+from experiments.s2d.rbf.arms import GROUP, Settings, first_neuron
 from experiments.s2d.rbf.network import RBF
-from experiments.s2d.rbf.task import Task, mse, network, squared_error, stream
+from experiments.s2d.rbf.task import Task, mse, squared_error
 from experiments.s2d.rbf.training import Tick, fit, optimizer_of
 from ramify import ChannelGraph, Proposal
 
@@ -92,7 +92,7 @@ def grow(arm: Arm, task: Task, settings: Settings, tick: Tick) -> Path:
     Returns:
         How it went.
     """
-    net = network(1, stream(task.seed, "start"), settings.start)
+    net = first_neuron(task, settings)
     graph, path = ramify.trace(net, task.x), Path(net)
     width = 0
     while width < NEURONS:

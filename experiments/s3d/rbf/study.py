@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 import ramify
-from experiments.s2d.rbf.arms import Settings
-from experiments.s2d.rbf.law import after_split, restored
+from experiments.s2d.rbf.arms import Settings, task_of
+from experiments.s2d.rbf.law import after_split, both_signs, restored
 from experiments.s2d.rbf.pool import Result
 from experiments.s2d.rbf.study import line
-from experiments.s2d.rbf.task import Task, make_task, mse
+from experiments.s2d.rbf.task import Task, mse
 from experiments.s2d.rbf.training import Tick, fit, optimizer_of
 from experiments.s3d.rbf.arms import ARMS, NEURONS, Path, ends, grow, propose
 
@@ -32,10 +32,11 @@ def run_seed(seed: int, settings: Settings, tick: Tick) -> Result:
 
     Returns:
         What JSON can hold: `arms` (final `mse`, `curve`, `phases`, `widths`, and of each split
-        whether it `differs` from that of S2D, has a `negative` weight, is `rising`), the `choice`
-        and the `variance` of the true function.
+        whether it `differs` from that of S2D, has a `negative` weight, is `rising`; at the end,
+        whether outgoing weights are of `both_signs`), the `choice` and the `variance` of the true
+        function.
     """
-    task = make_task(seed)
+    task = task_of(seed, settings)
     paths = {name: grow(arm, task, settings, tick) for name, arm in ARMS.items()}
     return {
         "seed": seed,
@@ -54,6 +55,7 @@ def _of_path(path: Path) -> Result:
         "differs": path.differs,
         "negative": path.negative,
         "rising": path.rising,
+        "both_signs": both_signs(path.net),
     }
 
 
@@ -79,9 +81,9 @@ def choice(stage: dict[str, Tensor], task: Task, settings: Settings, tick: Tick)
         "low": low.tolist(),
         "high": high.tolist(),
         "center": centers.tolist(),
-        "x": line()[:, 0].tolist(),
-        "truth": _values(task.truth),
-        "before": _values(net),
+        "x": line(task.reach)[:, 0].tolist(),
+        "truth": _values(task.truth, task),
+        "before": _values(net, task),
     }
     for name in ("s2d", "m2"):
         split = propose(graph, task, ARMS[name], settings.step)[0].edit
@@ -92,11 +94,11 @@ def choice(stage: dict[str, Tensor], task: Task, settings: Settings, tick: Tick)
             "channel": split.channel,
             "negative": min(split.weights) < 0,
             "mse": mse(other, task),
-            "curve": _values(other),
+            "curve": _values(other, task),
         }
     return found
 
 
-def _values(net: torch.nn.Module) -> list[float]:
+def _values(net: torch.nn.Module, task: Task) -> list[float]:
     with torch.no_grad():
-        return net(line())[:, 0].tolist()
+        return net(line(task.reach))[:, 0].tolist()

@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.s2d.rbf.arms import Settings
 from experiments.s2d.rbf.pool import Result
-from experiments.s2d.rbf.table import compared
+from experiments.s2d.rbf.table import compared, setting
 from experiments.s3d.rbf.arms import ARMS, NEURONS
 
 
@@ -19,7 +19,8 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
 
     Returns:
         By arm: what `compared` gives; `lower`, seeds in which it ends below S2D; and of how many
-        `splits` the neuron `differs` from S2D's, a weight is `negative`, the loss was `rising`.
+        `splits` the neuron `differs` from S2D's, a weight is `negative`, the loss was `rising`;
+        `both_signs`, seeds in which it ends with outgoing weights of both signs.
     """
     final = {arm: [r["arms"][arm]["mse"] for r in results] for arm in ARMS}
     found = {}
@@ -28,7 +29,9 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
         kinds = {key: sum(sum(h[key]) for h in held) for key in ("differs", "negative", "rising")}
         lower = sum(v < o for v, o in zip(final[arm], final["s2d"], strict=True))
         splits = sum(len(h["differs"]) for h in held)
-        found[arm] = {**compared(arm, final), **kinds, "lower": lower, "splits": splits}
+        both = sum(h["both_signs"] for h in held)
+        counts = {"lower": lower, "splits": splits, "both_signs": both}
+        found[arm] = {**compared(arm, final), **kinds, **counts}
     return found
 
 
@@ -47,8 +50,8 @@ def page(results: Sequence[Result], settings: Settings, seconds: float) -> str:
     rows = [
         "| arm | mean ± sd | median | below S2D in | MSE over S2D's, geometric mean "
         "| p (Wilcoxon, paired, log MSE) | splits with a negative weight | of another neuron than "
-        "S2D's | that raise the loss |",
-        "|" + "---|" * 9,
+        "S2D's | that raise the loss | weights of both signs in |",
+        "|" + "---|" * 10,
     ]
     for name, arm in ARMS.items():
         a = arms[name]
@@ -62,13 +65,13 @@ def page(results: Sequence[Result], settings: Settings, seconds: float) -> str:
         )
         rows.append(
             f"| {arm.label} | {a['mean']:.3g} ± {a['sd']:.3g} | {a['median']:.2g} | {paired} "
-            f"| {kinds} |"
+            f"| {kinds} | {a['both_signs']} of {seeds} |"
         )
     lines = [
         "# Signed splitting of the toy RBF network: results",
         "",
         f"{seeds} seeds (true functions), {settings.iterations} iterations for each neuron more, "
-        f"ε = {settings.step:g}, first neuron from N(0, {settings.start:g}²); "
+        f"ε = {settings.step:g}, {setting(settings)}; "
         f"{seconds / 60:.1f} minutes. Written by the command, all numbers measured.",
         "",
         f"## Final MSE at {NEURONS} neurons",

@@ -1,0 +1,1 @@
+"""Theorems of the papers, each held against numbers; see README.md."""

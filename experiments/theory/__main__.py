@@ -1,0 +1,80 @@
+"""The command; `python -m experiments.theory --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markdown import Markdown
+
+from experiments.files import png, write
+from experiments.resume import add_settings, finished
+from experiments.theory import neurons, noise, particles
+from experiments.theory.figure import figure
+from experiments.theory.table import page
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command decides.
+
+    Attributes:
+        places: where the mass of a particle can go, an odd number.
+        draws: networks on which the lemma is checked.
+        splits: at most, on the way to a small loss.
+        chains: independent runs of RARTS at each learning rate.
+        steps: of a run at the largest learning rate.
+    """
+
+    places: int = 81
+    draws: int = 400
+    splits: int = 150
+    chains: int = 400
+    steps: int = 1000
+
+
+def parts(settings: Settings) -> dict[str, Callable[[], Any]]:
+    """What is computed, by name."""
+    return {
+        "particles": lambda: particles.study(settings.places),
+        "neurons": lambda: neurons.study(settings.draws, settings.splits),
+        "noise": lambda: noise.study(settings.chains, settings.steps),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compute what is not there yet, and write results.md and figure.png."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.theory",
+        description="S2D Theorem 2.5, S3D Lemma 3.2 and Theorem 3.4, RARTS Corollary 2.8.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/theory"), help="a folder")
+    add_settings(parser, Settings())
+    chosen = vars(parser.parse_args(arguments))
+    out = chosen.pop("out")
+    settings = Settings(**chosen)
+    torch.set_num_threads(1)
+    console, file = Console(), out / "results.jsonl"
+    for name, study in parts(settings).items():
+        held = finished(file, settings)
+        if all(result["part"] != name for result in held):
+            console.print(f"{name} ...")
+            result = {"part": name, "settings": asdict(settings), "found": study()}
+            lines = [json.dumps(line) + "\n" for line in [*held, result]]
+            write(file, "".join(lines))
+    found = {result["part"]: result["found"] for result in finished(file, settings)}
+    text = page(found)
+    write(out / "results.md", text)
+    write(out / "figure.png", png(figure(found), dpi=110))
+    console.print(Markdown(text))
+    console.print(f"results.md, results.jsonl and figure.png are in {out}")
+
+
+if __name__ == "__main__":
+    main()
