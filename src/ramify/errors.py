@@ -17,6 +17,10 @@ class RamifyError(ValueError):
     """
 
 
+class Diverged(RamifyError):
+    """A loss, weight or buffer is no finite number any more, or beyond all bounds."""
+
+
 def module_in_words(name: str) -> str:
     """A module of the user's model as a message names it; the empty name is the model itself."""
     return f"module '{name}'" if name else "the model's own forward"

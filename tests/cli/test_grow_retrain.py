@@ -297,7 +297,7 @@ def test_resume_names_the_damaged_file(
             "--budget names params twice; give each once",
         ),
         (
-            "grow --data digits --width 4 --ceiling 4",
+            "grow --data digits --method s2d --width 4 --ceiling 4",
             "no layer can grow, since each is as wide as its ceiling or cannot be split",
         ),
         (

@@ -358,6 +358,25 @@ def test_processes_without_a_part_of_each_batch_are_refused_before_anything_is_w
     prepare(config(batch_size=4))
 
 
+@pytest.mark.parametrize("samples", [1, 256, 257, 258, 300])
+def test_processes_share_the_samples_that_judge_edits(
+    config: Make, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int
+) -> None:
+    """No process has an empty batch, and together they have each sample once."""
+    rows = torch.arange(300) % len(dataset.x_train)
+    many = replace(dataset, x_train=dataset.x_train[rows], y_train=dataset.y_train[rows])
+    setup = jobs.Setup(config(), RunFolder(tmp_path), many, lambda event: None, lambda share: None)
+    [*alone] = jobs.probe(setup, samples, 0) or []
+    monkeypatch.setattr("ramify.distributed.world_size", lambda: 2)
+    found = []
+    for rank in range(2):
+        monkeypatch.setattr("ramify.distributed.rank", lambda rank=rank: rank)
+        found.append(jobs.probe(setup, samples, 0) or [])
+    assert samples == 1 or all(len(x) for part in found for x, _ in part)
+    assert len({len(part) for part in found}) == 1
+    assert sum(len(x) for part in found for x, _ in part) == sum(len(x) for x, _ in alone)
+
+
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 @pytest.mark.parametrize("batch_size", [8, 11, 14, 44, 60])
 def test_processes_share_the_batches_of_one(

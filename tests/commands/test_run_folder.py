@@ -74,7 +74,9 @@ def test_what_is_no_run_folder_is_not_resumed(tmp_path: Path, exists: bool) -> N
 
 def test_a_folder_of_runs_names_one_of_them(tmp_path: Path) -> None:
     run = make(tmp_path).path
-    with pytest.raises(RamifyError, match=rf"holds the folders of 1 runs, .* such as {run}, or"):
+    with pytest.raises(
+        RamifyError, match=rf"is no run folder, and holds some, .* such as {run}, or"
+    ):
         RunFolder.open(run.parent)
 
 

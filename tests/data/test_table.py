@@ -156,3 +156,30 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 def test_a_column_in_a_file_of_settings_asks_for_no_code(tmp_path: Path) -> None:
     data = f"{write(tmp_path, rows())}:town"
     refuse_foreign({"data": data}, ["data"], {}, tmp_path / "config.json")
+
+
+def test_numbers_keep_all_their_digits(tmp_path: Path) -> None:
+    """Codes of seven digits are classes of their own, and large targets stay apart."""
+    codes = [1234567, 1234568, 1234571]
+    content = [[k, "a", 0, codes[k % 3]] for k in range(60)]
+    dataset = load(f"{write(tmp_path, content)}", task="classification")
+    assert dataset.classes == tuple(map(str, codes))
+    assert set(dataset.y_train.tolist()) == {0, 1, 2}
+    content = [[k % 7, "a", 0, 1.7e9 + k] for k in range(60)]
+    dataset = load(write(tmp_path, content))
+    assert len(set(torch.cat([dataset.y_train, dataset.y_test]).tolist())) == 60
+
+
+def test_a_slip_among_numbers_is_named_by_its_line(tmp_path: Path) -> None:
+    content = rows(60)
+    content[7][0] = "12;5"
+    with pytest.raises(RamifyError, match=r"column 'rooms' of .* holds '12;5' in line 9, where"):
+        load(write(tmp_path, content))
+
+
+def test_cells_may_hold_any_text(tmp_path: Path) -> None:
+    content = [[k, ["one\u2028line", "two\nlines"][k % 2], 0, 1.5 * k] for k in range(30)]
+    dataset = load(write(tmp_path, content))
+    assert set(dataset.features) >= {"town=one\u2028line", "town=two\nlines"}
+    dataset = load(write(tmp_path, content, head=("size, m, x", "town", "c", "t"), delimiter=";"))
+    assert dataset.features[0] == "size, m, x"

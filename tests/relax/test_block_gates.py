@@ -126,6 +126,22 @@ def test_what_takes_no_gate_says_why(name: str, block: str, said: str) -> None:
     assert not hasattr(model, "ramify_gates")
 
 
+def test_penalties_by_cost_and_what_remains_know_blocks() -> None:
+    model, x = made("preactivation")
+    graph = ramify.trace(model, x)
+    gates = ramify.gate(graph, blocks=True)
+    costs = ramify.relax.channel_costs(gates, graph, "params")
+    named = dict(zip((names[0] for names in gates.groups), costs, strict=True))
+    assert named["1"].tolist() == [graph.blocks[1].cost.params]
+    with pytest.raises(RamifyError, match="no resource 'size'"):
+        ramify.relax.channel_costs(gates, graph, "size")
+    scores = ramify.fold(model)
+    graph = ramify.apply(graph, [Drop("1")])
+    assert set(ramify.relax.remaining(scores, graph)) == {
+        name for name in scores if name not in ("0", "1", "2")
+    }
+
+
 def test_a_network_without_blocks_says_so() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     with pytest.raises(RamifyError, match="there is no block to gate"):

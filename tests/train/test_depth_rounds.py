@@ -167,7 +167,6 @@ def test_a_budget_holds(budget: dict[str, float]) -> None:
     assert done.history[-1]["reason"] == "no morphism pays"
     assert sum(p.numel() for p in model.parameters()) <= budget["params"]
     assert [len(model.first), len(model.second)] == [1, 1]
-    assert sum(p.numel() for p in net().parameters()) == start
     run(model := net(), budget={"params": start + 22})
     assert [len(model.first), len(model.second)] == [2, 1]
 
@@ -247,11 +246,21 @@ def test_what_does_not_go_with_depth_is_refused_before_training() -> None:
         run(net(), trial=False)
     with pytest.raises(RamifyError, match="one number for all layers"):
         run(net(), ceiling={"first.0.wide": 4})
-    with pytest.raises(RamifyError, match="proposes prunes alone"):
-        run(net(), method=ramify.L1())
     run(net(), ceiling=4, keep=1)
     graph = ramify.trace(plain, torch.zeros(1, 4))
     check_depth(graph, WidthBounds(), ramify.TopFraction(0.5), True, rounds=0)
+
+
+def test_a_method_that_proposes_prunes_alone_is_refused() -> None:
+    with pytest.raises(RamifyError, match="proposes prunes alone"):
+        run(net(), method=ramify.L1())
+
+
+def test_a_trial_that_diverges_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depth_rounds, "RATE", 1e9)
+    done = run(model := net())
+    assert done.history[-1]["event"] == "stop"
+    assert [len(model.first), len(model.second)] == [1, 1]
 
 
 def test_milliseconds_are_a_price_too() -> None:

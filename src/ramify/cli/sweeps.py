@@ -200,8 +200,9 @@ def _work(sweep: Sweep, trials: Trials, given: Mapping[str, Any]) -> None:
         raise RamifyError(f"no trial came to an end, and the first said: {reasons[0][1]}")
     said = f", of which {wrong} failed" if wrong else ""
     runs.say(console, f"\n{done} of {max(done, sweep.trials)} trials are finished{said}")
-    runs.say(console, f"best in test accuracy and {COSTS[sweep.against]}, the smallest first:")
-    heads = (*space, "trial", "accuracy", COSTS[sweep.against])
+    words, cost = trials.metric.words, COSTS[sweep.against]
+    runs.say(console, f"best in test {words} and {cost}, the smallest first:")
+    heads = (*space, "trial", words, cost)
     for line in text_table(heads, _best(sweep, trials), [None] * len(heads)):
         runs.say(console, line)
     runs.say(console, f"to look at them, open {folder / PAGE} in a browser")
@@ -211,9 +212,10 @@ def _best(sweep: Sweep, trials: Trials) -> list[tuple[str, ...]]:
     """A row for each trial that no other one beats."""
     rows = []
     for trial in trials.best():
-        accuracy, cost = trial.values
+        worth, cost = trial.values
         drawn = (_short(trial.params[name]) for name in sweep.space)
-        measures = (trials.name(trial.number), f"{100 * accuracy:.2f} %", f"{cost:,.0f}")
+        value = trials.metric.text(trials.metric.worth(worth))
+        measures = (trials.name(trial.number), value, f"{cost:,.0f}")
         rows.append((*drawn, *measures))
     return rows
 
@@ -279,5 +281,4 @@ class _Work:
             return
         [row] = [r for r in results_table(RunFolder(path).events()) if r["arm"] in MAIN]
         cost = row["params"] if sweep.against == "params" else row["macs"]
-        worth = Metric.of(row).worth(measured(row)["mean"])
-        self.trials.finish(number, worth, cost["mean"])
+        self.trials.finish(number, Metric.of(row), measured(row)["mean"], cost["mean"])

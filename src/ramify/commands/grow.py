@@ -39,7 +39,7 @@ def prepare_grow(settings: GrowSettings) -> Dataset:
     if settings.depth:
         rule = settings.selection()
         check_depth(graph, settings.bounds(), rule, settings.trial, settings.rounds)
-    elif ceilings and all(
+    elif _splits_alone(settings) and all(
         g.width >= ceilings.get(g.name, math.inf) for g in graph.groups if g.can_split
     ):
         raise RamifyError(
@@ -65,6 +65,12 @@ def prepare_grow(settings: GrowSettings) -> Dataset:
             f"begins with {has:,}: begin with a smaller --width, or ask for a larger size."
         )
     return dataset
+
+
+def _splits_alone(settings: GrowSettings) -> bool:
+    """Whether nothing but wider layers can come of a run."""
+    method = settings.choice("method", {"method": settings.method})
+    return settings.rounds > 0 and method not in (*SHRINKING, "gauss-newton")
 
 
 def run_grow(job: Job, setup: Setup) -> None:

@@ -14,6 +14,7 @@ from ramify.commands.launched import check_launched
 from ramify.commands.run_folder import RunFolder
 from ramify.commands.settings import NetworkSettings, Settings, TrainingSettings, described
 from ramify.data import Dataset, batches, load
+from ramify.data.batching import in_parts
 from ramify.data.metric import LOSS
 from ramify.data.task import CLASSIFICATION, outputs_of
 from ramify.errors import RamifyError
@@ -162,6 +163,10 @@ class Setup:
 
     def measures(self, model: nn.Module) -> dict[str, float]:
         """Metric and loss on the test samples, the metric on as many training samples."""
+        return distributed.from_rank_zero(lambda: self._measured(model))
+
+    def _measured(self, model: nn.Module) -> dict[str, float]:
+        """What this process measures."""
         dataset, key = self.dataset, self.dataset.task.metric.key
         count = min(len(dataset.x_test), len(dataset.x_train))
         spread = torch.linspace(0, len(dataset.x_train) - 1, count).long()
@@ -174,8 +179,7 @@ class Setup:
         test_loss, test_value = score(dataset.x_test, dataset.y_test)
         # Where the loss itself is the metric, that of the training is in the events as it is.
         seen = {} if key == LOSS.key else {f"train_{key}": train_value}
-        # The last bit may differ between processes, and what follows must not.
-        return distributed.broadcast(seen | {"test_loss": test_loss, f"test_{key}": test_value})
+        return seen | {"test_loss": test_loss, f"test_{key}": test_value}
 
     def batches(self, job: Job) -> "Shuffled":
         """The training batches of a job."""
@@ -235,7 +239,6 @@ def prepare(settings: NetworkSettings) -> Dataset:
 
 def load_data(settings: Settings) -> Dataset:
     """Load the data of a run that this process can make."""
-    check_launched(settings.device, settings.batch_size)
     try:
         torch.empty(0, device=settings.device)
     except (RuntimeError, AssertionError):  # which of them depends on how torch was built
@@ -243,13 +246,14 @@ def load_data(settings: Settings) -> Dataset:
             f"there is no device {settings.device!r} on this machine; give cpu, or cuda where "
             "torch finds one."
         ) from None
+    check_launched(settings.device, settings.batch_size)
     task = getattr(settings, "task", None)
     return load(settings.data) if task is None else load(settings.data, task=task)
 
 
 def try_classifier(model: nn.Module, dataset: Dataset) -> None:
     """Make sure that the data are for a classification, and a network gives one score a class."""
-    if dataset.task.name != CLASSIFICATION.name or dataset.task.own:
+    if dataset.task != CLASSIFICATION:
         raise RamifyError(
             f"cells are searched and trained for classification, and {described(dataset)}; use "
             "ramify grow or ramify prune."
@@ -388,7 +392,8 @@ def probe(setup: Setup, samples: int | None, seed: int) -> list[tuple[Tensor, Te
     dataset, device = setup.dataset, setup.settings.device
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset.x_train), generator=generator)[:samples]
-    parts = [index[_own_part()] for index in order.split(PROBE_BATCH)]
+    least = 2 * distributed.world_size()
+    parts = [index[_own_part()] for index in in_parts(order, PROBE_BATCH, least)]
     return [
         (dataset.x_train[index].to(device), dataset.y_train[index].to(device)) for index in parts
     ]

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -86,6 +86,11 @@ def check_launched(device: str, batch_size: int) -> None:
     """
     count = processes()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if count > 1 and torch.device(device).index is not None:
+        raise RamifyError(
+            f"torchrun started {count} processes, each of which has the GPU of its number, and "
+            f"--device is {device}: give --device cuda."
+        )
     if count > 1 and torch.device(device).type == "cuda" and here > torch.cuda.device_count():
         raise RamifyError(
             f"torchrun started {here} processes on this machine, which has "
@@ -114,5 +119,5 @@ def refuse_launched(command: str, why: str) -> None:
         )
 
 
-def _interrupt(number: int, frame: FrameType | None) -> Any:
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt

@@ -159,7 +159,10 @@ def _told(setup: Setup, job: Job, held: Batches, accept: Acceptance | None) -> d
     tags = setup.tags(job) | {"held_samples": sum(len(labels) for _, labels in held)}
     if accept is None:
         return {"tags": tags}
-    judged = lambda model: setup.measures(model) | accept.measures(model)  # noqa: E731
+
+    def judged(model: nn.Module) -> dict[str, float]:
+        return setup.measures(model) | distributed.from_rank_zero(lambda: accept.measures(model))
+
     return {"tags": tags | {"accept": dict(accept.allowed)}, "evaluate": judged}
 
 

@@ -90,7 +90,7 @@ class RunFolder:
             seen = f"has no {CONFIG}" if path.is_dir() else "does not exist"
             if runs := sorted(inside.parent for inside in path.glob(f"*/{CONFIG}")):
                 raise RamifyError(
-                    f"{path} holds the folders of {len(runs)} runs, of a sweep for instance: give "
+                    f"{path} is no run folder, and holds some, as that of a sweep does: give "
                     f"one of them, such as {runs[0]}, or see all by ramify compare {path}."
                 )
             raise RamifyError(

@@ -17,7 +17,15 @@ from ramify.cells import Genotype, NatsTables, Network, Supernet
 from ramify.cells.nats_tables import DATASETS
 from ramify.cells.operation_latency import LatencyTable, measure_latencies
 from ramify.cells.perturb import derive_by_perturbation
-from ramify.commands.jobs import EVALUATION_BATCH, Job, Setup, Shuffled, load_data, try_classifier
+from ramify.commands.jobs import (
+    EVALUATION_BATCH,
+    Job,
+    Parts,
+    Setup,
+    Shuffled,
+    load_data,
+    try_classifier,
+)
 from ramify.commands.run_folder import RunFolder
 from ramify.commands.search_settings import SearchSettings, space_named
 from ramify.cost import model_cost
@@ -138,12 +146,11 @@ def _judged_on(
     net: Supernet, data: Dataset, settings: SearchSettings
 ) -> Callable[[Mapping[str, Tensor]], float]:
     """The mean loss on samples of D_p with other mixing weights, in evaluation mode."""
-    inputs = data.x_train[:JUDGED].to(settings.device)
-    labels = data.y_train[:JUDGED].to(settings.device)
+    labels = data.y_train[:JUDGED]
+    parts = list(Parts(data.x_train[:JUDGED], labels, EVALUATION_BATCH, settings.device))
 
     def loss(mixing: Mapping[str, Tensor]) -> float:
         with evaluating(net):
-            parts = zip(inputs.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
             losses = [F.cross_entropy(net(x, mixing), y, reduction="sum") for x, y in parts]
             return float(sum(losses)) / len(labels)
 
@@ -283,7 +290,8 @@ def finish_search(job: Job, setup: Setup, genotype: str, last: Event) -> None:
         build_derived(settings, setup.dataset, genotype).to(settings.device),
         setup.inputs(),
     )
-    cost, time = model_cost(net, inputs), measure(net, inputs)
+    # Beside other processes none measures well.
+    cost, time = model_cost(net, inputs), distributed.from_rank_zero(lambda: measure(net, inputs))
     measures = {
         "genotype": found.text,
         "params": cost.params,

@@ -436,7 +436,9 @@ def described(dataset: Dataset) -> str:
     """What data are for, as a clause of a refusal."""
     if dataset.task.own is not None:
         return f"{dataset.name} brings a loss of its own"
-    return f"{dataset.name} is for a {dataset.task.name}"
+    if dataset.task.metric.measure is not None:
+        return f"{dataset.name} brings a metric of its own"
+    return f"the task of {dataset.name} is {dataset.task.name}"
 
 
 def _of_file(path: Path) -> Any:

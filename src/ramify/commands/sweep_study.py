@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ramify.data import Metric
 from ramify.errors import RamifyError, first_line
 from ramify.imports import require
 
@@ -133,10 +134,12 @@ class Trials:
         draw(trial)
         return trial
 
-    def finish(self, number: int, worth: float, cost: float) -> None:
-        """Note what a trial came to, unless another process has; a higher worth is better."""
+    def finish(self, number: int, metric: Metric, value: float, cost: float) -> None:
+        """Note what a trial came to, unless another process has."""
         if not self._trial(number).state.is_finished():
-            self.study.tell(number, (worth, cost))
+            for name, told in metric.tags().items():
+                self.study.set_user_attr(name, told)
+            self.study.tell(number, (metric.worth(value), cost))
 
     def fail(self, number: int, sentence: str) -> None:
         """Note why a trial came to nothing."""
@@ -179,8 +182,13 @@ class Trials:
         """How many trials are finished, those that came to nothing included."""
         return sum(trial.state.is_finished() for trial in self._begun())
 
+    @property
+    def metric(self) -> Metric:
+        """What the trials are judged by."""
+        return Metric.of(self.study.user_attrs)
+
     def best(self) -> list[FrozenTrial]:
-        """The trials that no other one beats in accuracy and cost, the cheapest first."""
+        """The trials that no other one beats in metric and cost, the cheapest first."""
         return sorted(self.study.best_trials, key=lambda trial: trial.values[1])
 
     def _begun(self) -> list[FrozenTrial]:

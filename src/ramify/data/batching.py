@@ -59,14 +59,32 @@ def _batches(
     dataset: Dataset, batch_size: int, generator: torch.Generator, least: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     order = torch.randperm(len(dataset.y_train), generator=generator)
-    parts = list(order.split(batch_size))
-    if len(parts) > 1 and len(parts[-1]) < least:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    for rows in parts:
+    for rows in in_parts(order, batch_size, least):
         images = dataset.x_train[rows]
         if dataset.augment:
             images = crop_and_flip(images, generator)
         yield images, dataset.y_train[rows]
+
+
+def in_parts(rows: Tensor, size: int, least: int) -> list[Tensor]:
+    """Numbers of samples in parts; a last one that is too small joins the one before it.
+
+    Args:
+        rows: the numbers, (N,).
+        size: samples of a part.
+        least: samples that the last part has at least, where there are several.
+
+    Returns:
+        The parts.
+
+    Example:
+        >>> [len(part) for part in in_parts(torch.arange(9), size=4, least=2)]
+        [4, 5]
+    """
+    parts = list(rows.split(size))
+    if len(parts) > 1 and len(parts[-1]) < least:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
 
 
 def seeded(*seeds: int) -> torch.Generator:

@@ -199,7 +199,13 @@ def as_dataset(source: Any, name: str, task: str | None = None) -> Dataset:
     if isinstance(source, Dataset):
         if task in (None, source.task.name):
             return source
-        source = SimpleNamespace(**{key: getattr(source, key) for key in (*MEMBERS, "augment")})
+        if source.task.own is not None or source.task.metric.measure is not None:
+            raise RamifyError(
+                f"{name} brings a loss or a metric of its own, which are for its own task: leave "
+                "the task out."
+            )
+        kept = (*MEMBERS, "augment", "mean", "std")
+        source = SimpleNamespace(**{key: getattr(source, key) for key in kept})
     found = _tensors(source, name)
     kind = task_of(source, found["x_train"], found.get("y_train"), task)
     named = bool(task or getattr(source, "task", None))

@@ -6,7 +6,9 @@ Shapes: N rows, F features, K classes.
 from __future__ import annotations
 
 import csv
+import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from ramify.data.task import CLASSIFICATION, REGRESSION, Task, task_named
 from ramify.errors import RamifyError, did_you_mean
 
 SUFFIX = ".csv"
+SLIPS = 0.1  # so large a share of the cells of a column may be slips among numbers
 MISSING = frozenset(("", "na", "n/a", "nan", "none", "null", "?"))
 DELIMITERS = ",;\t"
 LEAST = 10  # rows, of which a fifth is for testing
@@ -138,8 +141,9 @@ def _read(path: Path) -> _Table:
     """The cells of the file, without blanks around them and without empty lines."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        head = text.partition("\n")[0]
-        reader = csv.reader(text.splitlines(), delimiter=max(DELIMITERS, key=head.count))
+        head = re.sub('"[^"]*"', "", text.partition("\n")[0])
+        lines = io.StringIO(text, newline="")
+        reader = csv.reader(lines, delimiter=max(DELIMITERS, key=head.count))
         found = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except FileNotFoundError:
         raise RamifyError(f"there is no file {path}: give the path of a table.") from None
@@ -189,7 +193,7 @@ def _target(table: _Table, target: str | None) -> int:
 
 def _targets(
     table: _Table, number: int, task: str | None
-) -> tuple[Task, NDArray[np.int64] | NDArray[np.float32], list[str]]:
+) -> tuple[Task, NDArray[np.int64] | NDArray[np.float64], list[str]]:
     """The task, the target of each row, and the names of the classes; none for a regression."""
     cells, where = table.column(number), f"the column {table.names[number]!r} of {table.path}"
     if task not in (None, CLASSIFICATION.name, REGRESSION.name):
@@ -219,9 +223,9 @@ def _targets(
             " numbers: mend it, or give --task classification if these are names of classes."
         )
     if task != CLASSIFICATION.name and not texts and (task or not _are_classes(known)):
-        return REGRESSION, np.array(known, dtype=np.float32), []
-    names = sorted(set(cells)) if texts else [f"{value:g}" for value in sorted(set(known))]
-    labels = cells if texts else [f"{value:g}" for value in known]
+        return REGRESSION, np.array(known, dtype=np.float64), []
+    names = sorted(set(cells)) if texts else [_written(value) for value in sorted(set(known))]
+    labels = cells if texts else [_written(value) for value in known]
     if 2 * len(names) > len(cells):
         raise RamifyError(
             f"{where} has {len(names)} different values in {len(cells)} rows, which are too many "
@@ -248,6 +252,13 @@ def _features(table: _Table, number: int, train: NDArray[np.bool_]) -> _Columns:
         mean, deviation = (seen.mean(), seen.std()) if len(seen) else (0.0, 0.0)
         filled = np.where(np.isnan(column), mean, column)[:, None]
         return _Columns(filled, [name], [float(mean)], [float(deviation) or 1.0])
+    wrong = [place for place, value in enumerate(values) if value is None]
+    if len(wrong) <= SLIPS * len(cells):
+        raise RamifyError(
+            f"the column {name!r} of {table.path} holds {cells[wrong[0]]!r} in line "
+            f"{table.lines[wrong[0]]}, where nearly all others are numbers: mend it, or leave the "
+            "cell empty where its number is not known."
+        )
     texts = sorted({cell for cell in cells if not _missing(cell)})
     if len(texts) > MOST_TEXTS:
         raise RamifyError(
@@ -266,6 +277,11 @@ def _scale(targets: Tensor, train: NDArray[np.bool_], where: str) -> tuple[float
     for split, part in (("training", own), ("test", targets[~train])):
         check_targets(where, split, part)
     return float(own.mean()), float(own.std(correction=0))
+
+
+def _written(value: float) -> str:
+    """A number as the name of a class."""
+    return str(int(value)) if value.is_integer() else repr(value)
 
 
 def _missing(cell: str) -> bool:

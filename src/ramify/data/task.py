@@ -96,7 +96,7 @@ class Task:
         Raises:
             RamifyError: the user's own metric fails, or gives no finite number.
         """
-        loss, samples, sums = 0.0, 0, torch.zeros(())
+        loss, samples, sums = 0.0, 0, torch.zeros((), dtype=torch.int64)
         counts = self.metric.measure is None and self.metric != LOSS
         for inputs, labels in batches:
             outputs: Any = None if self.own and not counts else outputs_of(model(inputs))

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ramify.errors import RamifyError
+from ramify.errors import Diverged, RamifyError
 
 Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
 """`loss(model, batch)` -> shape (S,): one loss for each sample; Ramify takes the mean."""
@@ -66,11 +66,11 @@ def check_finite(values: Tensor) -> None:
         values: the losses, shape (S,).
 
     Raises:
-        RamifyError: names the first sample whose loss is not.
+        Diverged: names the first sample whose loss is not.
     """
     if not bool(torch.isfinite(values).all()):
         worst = int((~torch.isfinite(values)).nonzero()[0])
-        raise RamifyError(
+        raise Diverged(
             f"the loss of sample {worst} is {float(values[worst].detach())}: lower the learning "
             "rate or check the data before growing"
         )

@@ -218,12 +218,14 @@ def strength_of(read: ReaderSums, weight: Tensor) -> float:
     return choose(folds, weight[:, half], read.centred, STRENGTHS)
 
 
-def block_of(read: ReaderSums, weight: Tensor, group: str, samples: int, strength: float) -> Block:
+def block_of(
+    model: nn.Module, read: ReaderSums, group: str, samples: int, strength: float
+) -> Block:
     """What a reader knows of one group.
 
     Args:
+        model: the model.
         read: the reader with its sums.
-        weight: (G, F, O), its weight.
         group: whose channels may go.
         samples: S, of all ranks.
         strength: λ, in units of the mean diagonal.
@@ -234,5 +236,7 @@ def block_of(read: ReaderSums, weight: Tensor, group: str, samples: int, strengt
     every = functools.reduce(operator.add, read.folds)
     a, _ = covariances(every, read.centred)
     where, gradients = read.groups[group].to(a.device), read.gradients / samples
-    curvature = gradients.to if read.weight is not None else curvature_of(weight, gradients)
-    return Block.of(a, curvature, where, strength)
+    if read.weight is not None:
+        return Block.of(a, lambda dtype: gradients.to(dtype), where, strength)
+    weight = weight_of(model, read.reader).double()
+    return Block.of(a, curvature_of(weight, gradients), where, strength)

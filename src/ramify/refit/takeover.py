@@ -80,7 +80,7 @@ class Takeover:
         multiplied = _multiplied(graph)
         for group in prunable(graph):
             blocks = [
-                block_of(read, own(read), group.name, samples, strengths[read.reader.name])
+                block_of(graph.model, read, group.name, samples, strengths[read.reader.name])
                 for read in reads
                 if group.name in read.groups
             ]

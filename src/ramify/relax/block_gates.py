@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
+from torch import Tensor
 
 from ramify.errors import RamifyError
 from ramify.relax.gated import Factor
@@ -55,6 +56,20 @@ def block_factors(graph: ChannelGraph, block: Block) -> dict[str, list[Factor]]:
     tensors = tensors_of(graph.model)
     rows = {end.name: (*tensors[end.name].shape, 1)[0] for end in block.ends}
     return {name: [Factor(0, np.zeros(count, int), 1)] for name, count in rows.items()}
+
+
+def of_channels(scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, Tensor]:
+    """Gates of channels, without those of blocks.
+
+    Args:
+        scores: group or block name -> its gates, as `ramify.fold` returns them.
+        graph: of the model after it.
+
+    Returns:
+        Group name -> its gates (W,).
+    """
+    names = {block.name for block in graph.blocks}
+    return {name: own for name, own in scores.items() if not (name in names and len(own) == 1)}
 
 
 def _why_not(graph: ChannelGraph, block: Block) -> str:

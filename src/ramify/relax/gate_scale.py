@@ -17,6 +17,7 @@ from ramify.errors import RamifyError
 from ramify.methods import Proposal
 from ramify.methods.scores import prunable, prunes
 from ramify.probe.loss import Loss
+from ramify.relax.block_gates import of_channels
 from ramify.tracing import ChannelGraph
 
 
@@ -67,10 +68,7 @@ class GateScale:
         """
         check_current(graph)
         sizes: dict[str, Tensor] = {}
-        blocks = {block.name for block in graph.blocks}
-        for name, alpha in self.scores.items():
-            if name in blocks and len(alpha) == 1:
-                continue
+        for name, alpha in of_channels(self.scores, graph).items():
             width = graph[name].width
             if alpha.shape != (width,):
                 raise RamifyError(

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
-from ramify.relax.block_gates import block_factors, gated_blocks
+from ramify.relax.block_gates import block_factors, gated_blocks, of_channels
 from ramify.relax.gated import (
     Factor,
     GatedWeight,
@@ -264,7 +264,7 @@ def remaining(scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, fl
     """The fraction of every gated group's channels that a cut has left.
 
     Args:
-        scores: what `fold` returned.
+        scores: what `fold` returned; gates of blocks are left out.
         graph: of the model after the cut.
 
     Returns:
@@ -277,7 +277,8 @@ def remaining(scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, fl
         >>> remaining({"0": torch.ones(4)}, graph)  # 3 of 4 channels are left
         {'0': 0.75}
     """
-    return {name: graph[name].width / len(alpha) for name, alpha in scores.items()}
+    own = of_channels(scores, graph)
+    return {name: graph[name].width / len(alpha) for name, alpha in own.items()}
 
 
 def _sites(

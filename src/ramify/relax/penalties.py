@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ramify.cost import RESOURCES, CostModel
+from ramify.cost import RESOURCES, CostModel, graph_cost
+from ramify.edit import Drop
 from ramify.errors import RamifyError
 from ramify.latency import LatencyModel
 from ramify.latency.prediction import slopes
@@ -118,7 +119,7 @@ class ExpectedCost:
 
 
 def channel_costs(gates: Gates, graph: ChannelGraph, resource: str | LatencyModel) -> list[Tensor]:
-    """What one channel of each gated group costs, as weights of :class:`L1`.
+    """What one channel of each gated group costs, or a gated block, as weights of :class:`L1`.
 
     That is what the network with one channel less would save; with a latency, by its slope about
     the present shape. A penalty of such weights is in units of the resource: divided by their mean
@@ -131,10 +132,10 @@ def channel_costs(gates: Gates, graph: ChannelGraph, resource: str | LatencyMode
             from `ramify.latency.learn(graph)` before the model is gated: then in milliseconds.
 
     Returns:
-        One tensor for each architecture parameter: (W,).
+        One tensor for each architecture parameter: (W,), or (1,) of a block.
 
     Raises:
-        RamifyError: there is no such resource.
+        RamifyError: there is no such resource, or the model of the latency has no block.
 
     Example:
         >>> import ramify
@@ -158,6 +159,16 @@ def channel_costs(gates: Gates, graph: ChannelGraph, resource: str | LatencyMode
             "ramify.latency.learn returned."
         )
     by_name = dict(zip(model.names, saved, strict=True))
+    for names in gates.groups:
+        if names[0] in by_name:
+            continue
+        if isinstance(resource, LatencyModel):
+            raise RamifyError(
+                f"the model of the latency says nothing of whole blocks such as '{names[0]}': name "
+                "a resource."
+            )
+        dropped = graph_cost(graph, [Drop(names[0])])
+        by_name[names[0]] = model.cost().of(resource) - dropped.of(resource)
     return [
         torch.full_like(alpha, sum(by_name[name] for name in names), requires_grad=False)
         for names, alpha in zip(gates.groups, gates, strict=True)

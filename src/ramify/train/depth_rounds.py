@@ -11,6 +11,7 @@ what the change costs.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
@@ -20,7 +21,7 @@ from ramify import distributed
 from ramify.cost import RESOURCES, graph_cost
 from ramify.edit import BlockEdit, Drop, Edit, Insert, Prune
 from ramify.edit.depth import blocks_edited
-from ramify.errors import RamifyError
+from ramify.errors import Diverged, RamifyError
 from ramify.latency import measure
 from ramify.methods import Proposal
 from ramify.methods.trial import edited
@@ -38,7 +39,7 @@ from ramify.train.rounds import multiple_of
 STEPS = 64
 """So many steps show what a change is worth; after 16 the rest of the network still hides it."""
 RATE = 0.1
-"""Of the learning rate: what all of the network learns meanwhile is the same with either change."""
+"""Of the learning rate, so that what the whole network learns hides little of the change."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,7 @@ class _Price:
     def __init__(self, graph: ChannelGraph, budget: Mapping[str, float] | None) -> None:
         self.graph = graph
         self.budget = dict(budget or {})
+        self._known: list[tuple[list[Edit | BlockEdit], dict[str, float]]] = []
         self._now = self._spent()
 
     def of(self, edits: Sequence[Edit | BlockEdit]) -> float:
@@ -217,6 +219,14 @@ class _Price:
         return bool(distributed.broadcast(within))
 
     def _spent(self, edits: Sequence[Edit | BlockEdit] = ()) -> dict[str, float]:
+        """What the edited network costs, measured once."""
+        for known, spent in self._known:
+            if list(map(id, known)) == list(map(id, edits)):
+                return spent
+        self._known.append((list(edits), self._counted(edits)))
+        return self._known[-1][1]
+
+    def _counted(self, edits: Sequence[Edit | BlockEdit]) -> dict[str, float]:
         cost = graph_cost(self.graph, edits)
         spent: dict[str, float] = {name: cost.of(name) for name in RESOURCES}
         if "latency" in self.budget:
@@ -250,5 +260,10 @@ def _after_steps(
     with borrowed(model), untouched(model), _done(trials.graph, edits):
         batches = islice(cycle(trials.held), STEPS)
         optimizer = make_optimizer(model, training)
-        train_epoch(model, loss, batches, optimizer, lambda _: RATE, "a trial of depth")
-        return trials.settle()
+        try:
+            train_epoch(model, loss, batches, optimizer, lambda _: RATE, "a trial of depth")
+        except Diverged:
+            if distributed.world_size() > 1:  # the others are in the middle of a step
+                raise
+            return math.inf
+        return trials.settle(strict=False)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ramify.errors import RamifyError
+from ramify.errors import Diverged, RamifyError
 from ramify.store.state import Resumable, owned
 
 LOSS = 1e4  # times the first loss, or times 1 where that is smaller
@@ -42,13 +42,13 @@ class Watch:
         """Look at the mean loss of a batch.
 
         Raises:
-            RamifyError: it is beyond all bounds.
+            Diverged: it is beyond all bounds.
         """
         if self.first_loss is None:
             self.first_loss = value
         bound = LOSS * max(abs(self.first_loss), 1.0)
         if not abs(value) <= bound:
-            raise RamifyError(
+            raise Diverged(
                 f"the training diverged: the loss is {value:.3g}, and was {self.first_loss:.3g} at "
                 f"the beginning; {ADVICE}"
             )
@@ -57,7 +57,7 @@ class Watch:
         """Look at weights and buffers.
 
         Raises:
-            RamifyError: one is not finite, or all weights together are beyond all bounds.
+            Diverged: one is not finite, or all weights together are beyond all bounds.
         """
         length = _length(self.model)
         if not math.isfinite(length) or not _all_finite(self.model.buffers()):
@@ -67,12 +67,12 @@ class Watch:
             ):
                 for name, tensor in named:
                     if not _all_finite([tensor]):
-                        raise RamifyError(
+                        raise Diverged(
                             f"the training diverged: {what} '{name}' holds values that are not "
                             f"finite; {ADVICE}"
                         )
         if not length <= WEIGHTS * self._length:
-            raise RamifyError(
+            raise Diverged(
                 f"the training diverged: all weights together are {length / self._length:.2g} "
                 f"times as long as at the beginning; {ADVICE}"
             )
@@ -112,7 +112,7 @@ def restored(subject: Resumable) -> Iterator[None]:
         yield
     except RamifyError as error:
         subject.load_state_dict(kept)
-        raise RamifyError(
+        raise type(error)(
             f"{error}; the network is as it was before this epoch, and so is the checkpoint where "
             "there is one"
         ) from None

@@ -100,9 +100,16 @@ class EditTrials:
         with edited(self.graph, edits):
             return self._measured(self._finite)
 
-    def settle(self) -> float:
-        """Give the network the statistics that it has on these batches, and measure it as it is."""
-        return self._measured(self.loss)
+    def settle(self, *, strict: bool = True) -> float:
+        """Give the network the statistics that it has on these batches, and measure it as it is.
+
+        Args:
+            strict: Whether a loss that is no number is an error, or huge.
+
+        Returns:
+            The mean loss.
+        """
+        return self._measured(self.loss if strict else self._finite)
 
     @property
     def gain_on_some(self) -> float:

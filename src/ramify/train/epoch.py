@@ -254,7 +254,7 @@ def located(where: str) -> Iterator[None]:
     try:
         yield
     except RamifyError as error:
-        raise RamifyError(f"{where}: {error}") from None
+        raise type(error)(f"{where}: {error}") from None
 
 
 def mean_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> float:
