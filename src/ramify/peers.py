@@ -126,10 +126,9 @@ def wait_for(work: dist.Work | None) -> None:
         work.wait()
     except RuntimeError as error:
         reason = board.reason() if board is not None else None
-        first = str(error).splitlines()[0][:200]
-        unknown = f"another rank ended without a word, such as by a kill ({first})"
+        unknown = "another rank ended without a word, such as by a kill"
         raise RamifyError(_with_it(reason or unknown)) from error
 
 
 def _with_it(reason: str) -> str:
-    return f"{reason}; this rank ends with it, and all begin again together"
+    return f"{reason}; this rank ends with it: start all of them again"

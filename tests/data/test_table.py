@@ -183,3 +183,13 @@ def test_cells_may_hold_any_text(tmp_path: Path) -> None:
     assert set(dataset.features) >= {"town=one\u2028line", "town=two\nlines"}
     dataset = load(write(tmp_path, content, head=("size, m, x", "town", "c", "t"), delimiter=";"))
     assert dataset.features[0] == "size, m, x"
+
+
+def test_decimals_may_be_written_with_a_comma_between_semicolons(tmp_path: Path) -> None:
+    content = [[str(k / 4).replace(".", ","), "a", 0, f"{k},5"] for k in range(30)]
+    dataset = load(write(tmp_path, content, delimiter=";"))
+    assert dataset.task.name == "regression"
+    assert dataset.target is not None
+    y = torch.cat([dataset.y_train, dataset.y_test]) * dataset.target[1] + dataset.target[0]
+    assert sorted(round(value, 3) for value in y.tolist()) == [k + 0.5 for k in range(30)]
+    assert dataset.features[0] == "rooms"

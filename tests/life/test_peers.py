@@ -83,12 +83,12 @@ def begin(case: Callable[[int, Path], None], rank: int, folder: Path) -> None:
 
 CASES: dict[Callable[[int, Path], None], tuple[str, str]] = {
     failing_loss: (
-        "RamifyError: rank 1 ended: KeyError: 'label 7'; this rank ends with it, and all begin",
+        "RamifyError: rank 1 ended: KeyError: 'label 7'; this rank ends with it: start all",
         "KeyError: 'label 7'",
     ),
     full_disk: (
         "RamifyError: .*checkpoint cannot be written|RamifyError: .*checkpoint is ",
-        "RamifyError: rank 0 ended: .*checkpoint .*; this rank ends with it, and all begin again",
+        "RamifyError: rank 0 ended: .*checkpoint .*; this rank ends with it: start all again",
     ),
     killed: ("RamifyError: another rank ended without a word, such as by a kill", ""),
     stuck: ("RamifyError: rank 1 ended: label 7 is none; this rank", "RamifyError: label 7 is"),

@@ -374,7 +374,7 @@ def test_while_gated_edits_and_traces_ask_for_fold() -> None:
         lambda: ramify.latency.measure_edited(graph, [ramify.Prune("0", 0)]),
     ]
     for attempt in again:
-        with pytest.raises(ramify.RamifyError, match=r"holds width gates .*ramify\.fold"):
+        with pytest.raises(ramify.RamifyError, match=r"holds gates .*ramify\.fold"):
             attempt()
     assert ramify.cost.graph_cost(graph).params == params
     gates = model.get_submodule("ramify_gates")

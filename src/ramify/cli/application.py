@@ -21,6 +21,7 @@ from ramify.errors import RamifyError
 from ramify.imports import place_in_users_code
 
 INTERRUPTED, BAD_INPUT = 130, 2
+ALONE = "start it without torchrun."
 # Of ramify[cli], imported where they are needed.
 EXTRA = {"PIL", "grandalf", "jinja2", "matplotlib", "rich", "sklearn"}
 
@@ -220,6 +221,9 @@ def export(
     the saved one.
     """
     from ramify.commands.export import export_source
+    from ramify.commands.launched import refuse_launched
+
+    refuse_launched("export", ALONE)
 
     given = {"data": data, "model": model, "width": width}
     for written in export_source(source, {k: v for k, v in given.items() if v is not None}):
@@ -254,7 +258,10 @@ def show(
     ] = None,
 ) -> None:
     """Print the channel groups of a network, what changes together in it, and its blocks."""
+    from ramify.commands.launched import refuse_launched
     from ramify.commands.show import groups_of
+
+    refuse_launched("show", ALONE)
 
     typer.echo(groups_of(model, data=data, shape=shape, classes=classes, width=width))
 
@@ -264,7 +271,10 @@ def report(
     run: Annotated[Path, typer.Argument(help="The run folder, finished or not.")],
 ) -> None:
     """Write the page of a run again: RUN/report.html."""
+    from ramify.commands.launched import refuse_launched
     from ramify.report import write_report
+
+    refuse_launched("report", ALONE)
 
     typer.echo(write_report(run))
 
@@ -289,7 +299,10 @@ def compare(
     in parameters, MACs or, by --latency, milliseconds; in which settings the runs differ; and every
     number to copy. An earlier page of that name is written anew.
     """
+    from ramify.commands.launched import refuse_launched
     from ramify.report import write_comparison
+
+    refuse_launched("compare", ALONE)
 
     page = write_comparison(runs, out, latency=latency)
     typer.echo(f"to look at it, open {page} in a browser")
@@ -372,7 +385,7 @@ def _sweep(
     from ramify.cli import sweeps
     from ramify.commands.launched import refuse_launched
 
-    refuse_launched("sweep", "start it without torchrun, several times with --resume if you like.")
+    refuse_launched("sweep", ALONE)
     if resume is not None:
         sweeps.resume(resume, kind.command(), given, {"out": out, "config": config})
     else:

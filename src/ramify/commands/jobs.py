@@ -16,8 +16,9 @@ from ramify.commands.settings import NetworkSettings, Settings, TrainingSettings
 from ramify.data import Dataset, batches, load
 from ramify.data.batching import in_parts
 from ramify.data.metric import LOSS
-from ramify.data.task import CLASSIFICATION, outputs_of
+from ramify.data.task import CLASSIFICATION, SEGMENTATION, TEXT, outputs_of
 from ramify.errors import RamifyError
+from ramify.models import NAMES
 from ramify.models import build as build_model
 from ramify.probe.loss import Loss, checked_loss
 from ramify.store.checkpoint import read_checkpoint
@@ -233,6 +234,11 @@ def plan(settings: Settings) -> list[Job]:
 def prepare(settings: NetworkSettings) -> Dataset:
     """Load the data and try the model, so that a mistake shows before a folder is made."""
     dataset = load_data(settings)
+    if dataset.task.name in (SEGMENTATION.name, TEXT.name) and settings.model in NAMES:
+        raise RamifyError(
+            f"the built-in network {settings.model} is not for {dataset.task.name}, and none is: "
+            "give --model package.module:function, of a network of yours."
+        )
     try_network(build_seed(settings, dataset), dataset)
     return dataset
 

@@ -74,8 +74,9 @@ def held_out(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     number = min(max(LEAST, round(SHARE * count)), MOST)
     if 2 * number > count:
         raise RamifyError(
-            f"accept measures on {number} training samples that are held out of the training, and "
-            f"{dataset.name} has {count} of them: give a budget or a ratio instead."
+            f"accept measures on {number} training samples that are held out of the training, so "
+            f"that {2 * number} are needed in all, and {dataset.name} has {count}: give a budget "
+            "or a ratio instead."
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     held, rest = order[:number], order[number:].sort().values

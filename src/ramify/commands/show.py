@@ -7,7 +7,7 @@ import torch
 from ramify.commands.export import networks_of_run
 from ramify.commands.jobs import try_model
 from ramify.data import load
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, did_you_mean
 from ramify.models import NAMES, build
 from ramify.store.model import load as load_network
 from ramify.tracing import ChannelGraph, trace
@@ -23,6 +23,11 @@ def groups_of(
         given = {name: value for name, value in given.items() if value is not None}
         stem, make, dataset = next(networks_of_run(Path(model), given))
         return _shown(trace(load_network(stem, make), dataset.x_train[:1]))
+    if model not in NAMES and ":" not in model:
+        raise RamifyError(
+            f"there is no folder and no network {model!r}{did_you_mean(model, NAMES)}: give the "
+            f"folder of a run, one of {', '.join(NAMES)}, or package.module:function."
+        )
     if (data is None) == (shape is None):
         raise RamifyError("give the network's inputs by --data NAME or by --input 1,3,32,32.")
     if data is not None:

@@ -25,6 +25,7 @@ from ramify.data.task import CLASSIFICATION, REGRESSION, Task, task_named
 from ramify.errors import RamifyError, did_you_mean
 
 SUFFIX = ".csv"
+DECIMAL = re.compile(r"^([+-]?\d+),(\d+)$")
 SLIPS = 0.1  # so large a share of the cells of a column may be slips among numbers
 MISSING = frozenset(("", "na", "n/a", "nan", "none", "null", "?"))
 DELIMITERS = ",;\t"
@@ -145,6 +146,8 @@ def _read(path: Path) -> _Table:
         lines = io.StringIO(text, newline="")
         reader = csv.reader(lines, delimiter=max(DELIMITERS, key=head.count))
         found = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+        if reader.dialect.delimiter != ",":  # as where decimals are written with a comma
+            found = [(line, [DECIMAL.sub(r"\1.\2", cell) for cell in row]) for line, row in found]
     except FileNotFoundError:
         raise RamifyError(f"there is no file {path}: give the path of a table.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -102,7 +102,8 @@ def runs_among(paths: Iterable[Path]) -> list[Path]:
         if not runs and path.is_dir():
             runs = sorted(inside.parent for inside in path.glob(f"*/{CONFIG}"))
         if not runs:
-            seen = f"has no {CONFIG}, nor a run within" if path.is_dir() else "does not exist"
+            absent = "is a file" if path.exists() else "does not exist"
+            seen = f"has no {CONFIG}, nor a run within" if path.is_dir() else absent
             raise RamifyError(
                 f"'{path}' is not a run folder: it {seen}; give folders that ramify grow, prune, "
                 "search or retrain wrote, or a folder that holds such."

@@ -87,7 +87,8 @@ def read_run(run: Path) -> RunRecord:
     if not (run / CONFIG).is_file():
         seen = f"has no {CONFIG}" if run.is_dir() else "does not exist"
         raise RamifyError(
-            f"'{run}' is not a run folder: it {seen}; give the folder that `ramify grow` wrote."
+            f"'{run}' is not a run folder: it {seen}; give the folder that a command wrote, or see "
+            "those of a sweep by ramify compare."
         )
     return RunRecord(
         name=run.resolve().name,

@@ -125,8 +125,7 @@ def check_ungated(model: nn.Module) -> None:
     """
     if any(name.rpartition(".")[2] == GATES for name, _ in model.named_modules()):
         raise RamifyError(
-            f"the model holds width gates ('{GATES}'), which multiply its weights: ramify.fold "
-            "them first"
+            f"the model holds gates ('{GATES}'), which multiply its weights: ramify.fold them first"
         )
 
 
