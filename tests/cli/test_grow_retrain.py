@@ -328,7 +328,7 @@ def test_resume_names_the_damaged_file(
         ("grow --resume nowhere", "nowhere is not a run folder: it does not exist"),
         ("show digits_net", "by --data NAME or by --input 1,3,32,32"),
         ("show digits_net --input 1,x,8", "--input is '1,x,8'; give whole numbers"),
-        ("show nothing --data digits", "unknown model 'nothing'"),
+        ("show nothing --data digits", "there is no folder and no network 'nothing'"),
         ("report nowhere", "nowhere.* is not a run folder"),
     ],
 )

@@ -232,7 +232,7 @@ def test_a_loss_that_knows_its_labels_alone_is_what_is_reported(folder: Path) ->
         ("prune --data houses.csv --accept r2=0.1", "is not to be surpassed: give r2=-0.1"),
         ("prune --data own_tasks:own --model mlp --accept r2=-1", "accept is of worst or loss"),
         ("grow --data own_tasks:regression", "the model mlp takes rows of numbers"),
-        ("grow --data own_tasks:segmentation", "is not for segmentation, and none is: give --model"),
+        ("grow --data own_tasks:segmentation", "is not for segmentation, and none is: give"),
         ("search --data own_tasks:segmentation", "cells are searched and trained for classif"),
         ("grow --data own_tasks:text --task classification", "without y_train, y_test: give an"),
     ],

@@ -88,7 +88,7 @@ CASES: dict[Callable[[int, Path], None], tuple[str, str]] = {
     ),
     full_disk: (
         "RamifyError: .*checkpoint cannot be written|RamifyError: .*checkpoint is ",
-        "RamifyError: rank 0 ended: .*checkpoint .*; this rank ends with it: start all again",
+        "RamifyError: rank 0 ended: .*checkpoint .*; this rank ends with it: start all",
     ),
     killed: ("RamifyError: another rank ended without a word, such as by a kill", ""),
     stuck: ("RamifyError: rank 1 ended: label 7 is none; this rank", "RamifyError: label 7 is"),
