@@ -78,6 +78,9 @@ _LAWS: dict[str, Law] = {
     "step_size": lambda g, f: _pace(f),
     "acc_delta": lambda g, f: _pace(f) ** 2,
     "ax": values_of,
+    "row_var": values_of,  # of Adafactor, beside what is edited: an edit of these is refused
+    "col_var": values_of,
+    "variance": values_of,
 }
 _OWN: dict[tuple[type[Optimizer], str], Law] = {
     (torch.optim.RMSprop, "momentum_buffer"): lambda g, f: torch.sign(g) * _pace(f),

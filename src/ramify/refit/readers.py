@@ -135,7 +135,11 @@ class Course:
     behind: Mapping[int, Norm]
 
 
-def course_of(tape: Tape) -> Course:
+Numbers = dict[tuple[int, ...], Tensor]
+"""Shape -> the numbers of a parameter's entries, which all parameters of that shape share."""
+
+
+def course_of(tape: Tape, numbers: Numbers | None = None) -> Course:
     """Every reader and batch norm of a tape that has its parameters to itself.
 
     A parameter that several operations use (a layer that is called twice, a tied weight) cannot
@@ -143,11 +147,13 @@ def course_of(tape: Tape) -> Course:
 
     Args:
         tape: of one run.
+        numbers: those that other courses have, to be shared: each takes twice the memory of its
+            parameter.
 
     Returns:
         The readers and norms.
     """
-    moved = _Moved(tape)
+    moved = _Moved(tape, {} if numbers is None else numbers)
     readers = [own for p, op in enumerate(tape.ops) if (own := _reader(moved, p, op))]
     norms = [held for p, op in enumerate(tape.ops) if (held := _norm(tape, p, op))]
     uses = moved.uses()
@@ -178,8 +184,9 @@ def _takers(tape: Tape) -> Counter[Ref]:
 class _Moved:
     """Where the entries of moved parameters lie in the tensors that were made of them."""
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: Tape, numbers: Numbers) -> None:
         self.tape = tape
+        self._numbers = numbers
         self._makers: dict[Ref, int] = {}
         self._written: set[Ref] = set()
         for position, op in enumerate(tape.ops):
@@ -219,8 +226,10 @@ class _Moved:
     def _find(self, ref: Ref) -> tuple[str, Tensor] | None:
         name = self.tape.names.get(ref.index)
         if name is not None:
-            shape = self.tape.shape(ref)
-            return name, torch.arange(torch.Size(shape).numel()).view(shape)
+            shape = tuple(self.tape.shape(ref))
+            if shape not in self._numbers:
+                self._numbers[shape] = torch.arange(torch.Size(shape).numel()).view(shape)
+            return name, self._numbers[shape]
         position = self._makers.get(ref)
         if position is None or ref in self._written:
             return None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from ramify.refit.readers import Course, course_of
+from ramify.refit.readers import Course, Numbers, course_of
 from ramify.tracing.recorder import Tape, record
 
 _BY_DATA = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
@@ -63,13 +63,14 @@ class Courses:
 
     def __init__(self) -> None:
         self._known: list[tuple[Tape, Course]] = []
+        self._numbers: Numbers = {}
 
     def of(self, tape: Tape) -> Course:
         """Those of one run."""
         for other, course in self._known:
             if tape.ops is other.ops or alike(other, tape):
                 return course
-        course = course_of(tape)
+        course = course_of(tape, self._numbers)
         self._known.append((replace(tape, results=[], constants={}), course))
         return course
 

@@ -16,7 +16,7 @@ from ramify.report.theme import LIGHT, arm_color, canvas, themed
 WIDTH = 5.2
 PLACES = ((6, 3), (-6, 3), (6, -9), (-6, -9), (6, 13), (-6, 13))  # of a number beside its dot
 NARROW = 3.0  # costs within such a factor have a linear axis
-SPANS = 2.0  # networks that are further behind the front are drawn at the edge
+SPANS, NEAR = 2.0, 0.05  # fronts and shares: networks further behind are drawn at the edge
 
 
 @themed
@@ -46,7 +46,7 @@ def front_figure(networks: Sequence[Network], cost: str) -> Figure:
     for one in known:
         _dot(axes, one, spots[one.number])
     axes.margins(x=0.09)
-    axes.set_ylim(*sorted((sign * (edge - pad), sign * (top + 1.6 * pad))))
+    axes.set_ylim(*sorted((sign * (edge - 0.4 * pad), sign * (top + 1.6 * pad))))
     _cost_axis(axes, [_cost(one, cost) for one in known], cost)
     _number(axes, [*best, *(one for one in known if one not in best)], len(best), spots)
     axes.set_xlabel(f"{COSTS[cost]}, of one sample" if cost != "params" else COSTS[cost])
@@ -69,8 +69,8 @@ def _height(one: Network, low: float, edge: float) -> float:
 
 def _worst_shown(every: Sequence[float], best: Sequence[float]) -> float:
     """The lowest worth with a place of its own: where the front lies counts."""
-    span = max(max(best) - min(best), 0.005)
-    bar = max(best) - SPANS * span
+    near = NEAR * max(abs(max(best)), 1.0)
+    bar = max(best) - max(SPANS * (max(best) - min(best)), near)
     return min(value for value in every if value >= bar)
 
 
