@@ -21,22 +21,11 @@ from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.report import results_table
 from ramify.store.model import load
+from tests.stop import Stop
 
 Make = Callable[..., GrowSettings]
 run_jobs = partial(jobs.run_jobs, run=run_grow)
 TIMES = ("t", "seconds")
-
-
-class Stop:
-    """Raises KeyboardInterrupt when it has been called so often."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self, _: object) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
 
 
 def timeless(folder: RunFolder) -> list[dict[str, Any]]:

@@ -18,7 +18,8 @@ from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.models import build
 from ramify.train.width_search import SEARCHERS
-from tests.commands.test_jobs import Stop, timeless, weights
+from tests.commands.test_jobs import timeless, weights
+from tests.stop import Stop
 
 SMALL = {"data": "digits", "width": 4, "epochs": 2, "batch_size": 15, "probe_samples": 20}
 

@@ -24,7 +24,8 @@ from ramify.models import build
 from ramify.train.epoch import Training, cross_entropy, evaluate
 from ramify.train.loop import train
 from tests.commands.conftest import made_up
-from tests.commands.test_jobs import Stop, timeless
+from tests.commands.test_jobs import timeless
+from tests.stop import Stop
 
 make = partial(build, "digits_net", dataset_shape=(1, 8, 8), classes=3, width=4)
 

@@ -35,6 +35,7 @@ from ramify.commands.search import (
 from ramify.commands.search_settings import SearchSettings
 from ramify.data import Dataset
 from ramify.errors import RamifyError
+from tests.stop import Stop
 
 
 def cells_of(source: Path, given: dict[str, Any]) -> RetrainCellsSettings:
@@ -250,18 +251,6 @@ def test_edges_are_dropped_more_and_more_and_squares_cut_out(images: Dataset) ->
     assert not torch.equal(again[0], next(cut(3))[0])
 
 
-class Stop:
-    """Raises KeyboardInterrupt when it has been called so often."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self, _: object) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
 def test_training_with_all_of_it_is_resumed_to_the_same_bits(
     tmp_path: Path, images: Dataset
 ) -> None:
@@ -269,7 +258,7 @@ def test_training_with_all_of_it_is_resumed_to_the_same_bits(
     whole, stopped = (start(tmp_path / name, config) for name in ("whole", "stopped"))
     run_jobs(config, whole, images, run=run_cells)
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(config, stopped, images, Stop(2), run=run_cells)
+        run_jobs(config, stopped, images, Stop(1), run=run_cells)
     run_jobs(config, stopped, images, run=run_cells)
     one, two = (load_file(folder.path / "model.safetensors") for folder in (whole, stopped))
     assert one.keys() == two.keys()

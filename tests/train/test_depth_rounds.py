@@ -20,6 +20,7 @@ from ramify.train.fresh_networks import scratch
 from ramify.train.grow import grow
 from ramify.train.loop import LENGTHS, Grown
 from tests.block_nets import ResNet
+from tests.stop import Stop
 from tests.train.growing import Batch, assert_equal, assert_same
 
 STEPS = 6
@@ -188,17 +189,11 @@ def test_widths_go_beside_blocks_where_there_is_room() -> None:
 @pytest.mark.parametrize("after", [2, 3])
 def test_a_resume_across_an_insert_is_exact(tmp_path: Path, after: int) -> None:
     settings: dict[str, Any] = {"method": Copies(), "rounds": 2, "budget": {"params": 400}}
-    whole, file, count = run(net(), **settings), tmp_path / "checkpoint", 0
+    whole, file = run(net(), **settings), tmp_path / "checkpoint"
     assert any("came_from" in event for event in whole.history[:3])
 
-    def stop(event: dict[str, Any]) -> None:
-        nonlocal count
-        count += 1
-        if count == after:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run(net(), checkpoint=file, log=stop, **settings)
+        run(net(), checkpoint=file, log=Stop(after - 1), **settings)
     torch.manual_seed(5)
     assert_same(run(Net(), checkpoint=file, **settings), whole)
 

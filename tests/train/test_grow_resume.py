@@ -14,6 +14,7 @@ import ramify
 from ramify.errors import RamifyError
 from ramify.train.loop import Grown
 from ramify.train.passes import Data
+from tests.stop import Stop
 from tests.train.growing import (
     assert_equal,
     assert_same,
@@ -42,16 +43,9 @@ def uninterrupted(kind: str) -> Grown:
 @pytest.mark.parametrize("after", [1, 3, 4, 5])
 def test_a_checkpoint_goes_on_to_the_same_network(tmp_path: Path, kind: str, after: int) -> None:
     file = tmp_path / "checkpoint.safetensors"
-    count = 0
-
-    def stop(event: dict[str, Any]) -> None:
-        nonlocal count
-        count += 1
-        if count == after:
-            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(net(), batches(kind), probe=data(), checkpoint=file, log=stop)
+        run(net(), batches(kind), probe=data(), checkpoint=file, log=Stop(after - 1))
     torch.manual_seed(77)
     resumed = run(net_of_other_weights(), batches(kind), probe=data(), checkpoint=file)
     assert_same(resumed, uninterrupted(kind))
@@ -76,14 +70,8 @@ def test_a_resume_is_exact_where_it_trains_on_after_the_last_edit(
     expected, settings = spanned(), SPANNED
     file = tmp_path / "c"
 
-    def stop(event: dict[str, Any]) -> None:
-        nonlocal after
-        after -= 1
-        if after == 0:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run(net(), data(), checkpoint=file, log=stop, **settings)
+        run(net(), data(), checkpoint=file, log=Stop(after - 1), **settings)
     assert_same(run(net(), data(), checkpoint=file, **settings), expected)
     more = run(net(), data(), checkpoint=file, **settings | {"budget": {"params": 70}})
     assert [event["event"] for event in more.history].count("edit") > [
@@ -142,16 +130,10 @@ class TestFollowers:
             )
             return grown, [average.state_dict(), table]
 
-        def stop(event: dict[str, Any]) -> None:
-            nonlocal after
-            after -= 1
-            if after == 0:
-                raise KeyboardInterrupt
-
         expected, held = followed(net())
         file = tmp_path / "c"
         with pytest.raises(KeyboardInterrupt):
-            followed(net(), checkpoint=file, log=stop)
+            followed(net(), checkpoint=file, log=Stop(after - 1))
         resumed, again = followed(net_of_other_weights(), checkpoint=file)
         assert_same(resumed, expected)
         for one, two in zip(held, again, strict=True):

@@ -16,20 +16,9 @@ from ramify.relax import Pairs
 from ramify.train.epoch import Training, cross_entropy
 from ramify.train.norm_statistics import recompute_statistics
 from ramify.train.width_search import WidthSearch
+from tests.stop import Stop
 
 TUNING = Training(epochs=2, lr=0.01)
-
-
-class Stop:
-    """Interrupts at an event, by its number."""
-
-    def __init__(self, after):
-        self.left = after
-
-    def __call__(self, event):
-        if not self.left:
-            raise KeyboardInterrupt
-        self.left -= 1
 
 
 def problem(size=16, classes=2):

@@ -21,7 +21,6 @@ from ramify.errors import RamifyError
 from ramify.imports import place_in_users_code
 
 INTERRUPTED, BAD_INPUT = 130, 2
-ALONE = "start it without torchrun."
 # Of ramify[cli], imported where they are needed.
 EXTRA = {"PIL", "grandalf", "jinja2", "matplotlib", "rich", "sklearn"}
 
@@ -223,7 +222,7 @@ def export(
     from ramify.commands.export import export_source
     from ramify.commands.launched import refuse_launched
 
-    refuse_launched("export", ALONE)
+    refuse_launched("export")
 
     given = {"data": data, "model": model, "width": width}
     for written in export_source(source, {k: v for k, v in given.items() if v is not None}):
@@ -261,7 +260,7 @@ def show(
     from ramify.commands.launched import refuse_launched
     from ramify.commands.show import groups_of
 
-    refuse_launched("show", ALONE)
+    refuse_launched("show")
 
     typer.echo(groups_of(model, data=data, shape=shape, classes=classes, width=width))
 
@@ -274,7 +273,7 @@ def report(
     from ramify.commands.launched import refuse_launched
     from ramify.report import write_report
 
-    refuse_launched("report", ALONE)
+    refuse_launched("report")
 
     typer.echo(write_report(run))
 
@@ -302,7 +301,7 @@ def compare(
     from ramify.commands.launched import refuse_launched
     from ramify.report import write_comparison
 
-    refuse_launched("compare", ALONE)
+    refuse_launched("compare")
 
     page = write_comparison(runs, out, latency=latency)
     typer.echo(f"to look at it, open {page} in a browser")
@@ -385,7 +384,7 @@ def _sweep(
     from ramify.cli import sweeps
     from ramify.commands.launched import refuse_launched
 
-    refuse_launched("sweep", ALONE)
+    refuse_launched("sweep")
     if resume is not None:
         sweeps.resume(resume, kind.command(), given, {"out": out, "config": config})
     else:

@@ -103,19 +103,19 @@ def check_launched(device: str, batch_size: int) -> None:
         )
 
 
-def refuse_launched(command: str, why: str) -> None:
+def refuse_launched(command: str) -> None:
     """Refuse several processes where a command takes one.
 
     Args:
         command: Such as ``"sweep"``.
-        why: What to do; it ends the sentence.
 
     Raises:
         RamifyError: torchrun started several.
     """
     if processes() > 1:
         raise RamifyError(
-            f"ramify {command} works in one process, and torchrun started {processes()}: {why}"
+            f"ramify {command} works in one process, and torchrun started {processes()}: start it "
+            "without torchrun."
         )
 
 
