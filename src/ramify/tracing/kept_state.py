@@ -218,9 +218,12 @@ def _is_works(kind: type) -> bool:
 
 def _attributes_of(holder: Any) -> dict[str, Any] | None:
     """The attributes of an object, as the dictionary in which they really lie."""
-    with contextlib.suppress(Exception):
-        found = object.__getattribute__(holder, "__dict__")
-        return found if isinstance(found, dict) else None
+    # The descriptor that Python itself made is asked: a property of this name runs code of others.
+    for base in type(holder).__mro__:
+        slot = vars(base).get("__dict__")
+        if isinstance(slot, (types.GetSetDescriptorType, types.MemberDescriptorType)):
+            found = slot.__get__(holder)
+            return found if isinstance(found, dict) else None
     return None
 
 

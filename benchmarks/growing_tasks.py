@@ -1,0 +1,136 @@
+"""The tasks of `benchmarks.growing`: images, the first network, and the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ramify.data import batches, load
+from ramify.models import build
+from ramify.models.digits_net import DigitsNet
+from ramify.probe.loss import Loss
+from ramify.train.epoch import cross_entropy, evaluate
+
+Batch = tuple[Tensor, Tensor]
+Epochs = Callable[[int], Callable[[int], Iterable[Batch]]]
+IMAGES, PROBE, SIZE = 6000, 1024, 128
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is grown, on what, and to what.
+
+    Attributes:
+        seed_network: makes the network that growing begins with.
+        example: one input.
+        epochs: of a seed: the batches of an epoch by its number.
+        test: test batches.
+        loss: of the training.
+        total: epochs in all.
+        every: epochs between edits.
+        budget: parameters.
+        weight_decay: of every parameter.
+    """
+
+    seed_network: Callable[[], nn.Module]
+    example: Tensor
+    epochs: Epochs
+    test: Sequence[Batch]
+    loss: Loss
+    total: int
+    every: int
+    budget: int
+    weight_decay: float = 5e-4
+
+    def probe(self, seed: int) -> list[Batch]:
+        """A sample to judge edits by: a pass of its own, without the order of any other."""
+        found: list[Batch] = []
+        for batch in self.epochs(seed + 1_000_000)(0):
+            found.append(batch)
+            if sum(len(y) for _, y in found) >= PROBE:
+                break
+        return found
+
+    def score(self, model: nn.Module) -> dict[str, float]:
+        """Test accuracy in percent, and test loss."""
+        loss, accuracy = evaluate(model, self.test)
+        return {"accuracy": 100 * accuracy, "loss": loss}
+
+
+class Images:
+    """MNIST, half as wide and high: 6,000 images to train on, all 10,000 of the test set."""
+
+    def __init__(self) -> None:
+        whole = load("mnist")
+        order = torch.randperm(len(whole.y_train), generator=torch.Generator().manual_seed(0))
+        self.x = F.avg_pool2d(whole.x_train[order[:IMAGES]], 2)
+        self.y = whole.y_train[order[:IMAGES]]
+        self.test = _in_parts(F.avg_pool2d(whole.x_test, 2), whole.y_test)
+
+    def epochs(self, seed: int) -> Callable[[int], Sequence[Batch]]:
+        """The batches of an epoch, in an order of the seed's and the epoch's own."""
+
+        def of_epoch(epoch: int) -> list[Batch]:
+            generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+            order = torch.randperm(IMAGES, generator=generator)
+            return [(self.x[part], self.y[part]) for part in order.split(SIZE)]
+
+        return of_epoch
+
+
+def _in_parts(x: Tensor, y: Tensor) -> list[Batch]:
+    return list(zip(x.split(1000), y.split(1000), strict=True))
+
+
+def mnist14() -> Task:
+    """The digits network of four channels on MNIST at 14×14, to 4,000 parameters."""
+    images = Images()
+    network = partial(DigitsNet, in_channels=1, classes=10, width=4)
+    return Task(
+        network,
+        images.x[:1],
+        images.epochs,
+        images.test,
+        cross_entropy,
+        total=72,
+        every=3,
+        budget=4000,
+    )
+
+
+def cifar10(name: str, width: int, budget: int) -> Task:
+    """A network on all images of CIFAR-10, whose training computes in bfloat16."""
+    data = load("cifar10")
+
+    def epochs(seed: int) -> Callable[[int], Iterable[Batch]]:
+        return lambda epoch: batches(data, SIZE, seed, epoch)
+
+    shape = tuple(data.x_train.shape[1:])
+    network = partial(build, name, dataset_shape=shape, classes=10, width=width)
+    return Task(
+        network,
+        data.x_train[:1],
+        epochs,
+        _in_parts(data.x_test, data.y_test),
+        _in_bfloat16,
+        total=30,
+        every=1,
+        budget=budget,
+    )
+
+
+def _in_bfloat16(model: nn.Module, batch: Batch) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return cross_entropy(model, batch).float()
+
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "mnist14": mnist14,
+    "resnet20": partial(cifar10, "resnet20", 4, 100_000),
+    "vgg19": partial(cifar10, "vgg19", 16, 250_000),
+}
