@@ -21,22 +21,27 @@ def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(even, "BLOCK", request.param)
 
 
-def displaced(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, DisplacedTensor]:
+def displaced(
+    shape: tuple[int, ...], dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, DisplacedTensor]:
     torch.manual_seed(0)
-    base, odd = torch.randn(2, *shape).double()
+    base, odd = torch.randn(2, *shape).to(dtype)
     odd.requires_grad_()
     return base, odd, DisplacedTensor.linear(base, lambda: odd)
 
 
 @pytest.mark.parametrize("behind_relu", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_both_copies_and_their_slopes_are_torchs(shape: tuple[int, ...], behind_relu: bool) -> None:
-    base, odd, x = displaced(shape)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_both_copies_and_their_slopes_are_torchs(
+    shape: tuple[int, ...], behind_relu: bool, dtype: torch.dtype
+) -> None:
+    base, odd, x = displaced(shape, dtype)
     act = torch.relu if behind_relu else lambda tensor: tensor
     pooled = halved(relu(x, base.relu()) if behind_relu else x, max_pool2d(act(base), 2))
     assert pooled is not None
     theirs = [max_pool2d(act(base + sign * odd), 2) for sign in (1, -1)]
-    weights = torch.randn(2, *theirs[0].shape).double()
+    weights = torch.randn(2, *theirs[0].shape).to(dtype)
     for mine, true in zip((pooled.plus, pooled.minus), theirs, strict=True):
         assert torch.equal(mine, true)
     totals = [

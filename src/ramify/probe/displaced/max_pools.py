@@ -66,27 +66,32 @@ def halved(x: DisplacedTensor, base: Tensor) -> DisplacedTensor | None:
 class _Largest(torch.autograd.Function):
     """The largest of every two by two pixels of base + u and of base − u.
 
-    Made block by block: neither the sums nor where the largest were is kept.
+    Made block by block. What is kept is by how much the lower pixel of every pair is above the
+    upper one, and the right one of the larger ones above the left one: half and a quarter of an
+    image for each sign, from which the gradients go back without the sums.
     """
 
     @staticmethod
     def forward(ctx: Any, odd: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(odd, base)
+        keeps = ctx.needs_input_grad[0]
         parts = [
-            (_across(_down(held + moved)), _across(_down(held - moved)))
+            (_tiles(held + moved, keeps), _tiles(held - moved, keeps))
             for moved, held in blocks(odd, base)
         ]
-        plus, minus = zip(*parts, strict=True)
-        return torch.cat(plus), torch.cat(minus)
+        ctx.shape = odd.shape
+        ctx.kept = [(plus[1:], minus[1:]) for plus, minus in parts]
+        return torch.cat([plus[0] for plus, _ in parts]), torch.cat(
+            [minus[0] for _, minus in parts]
+        )
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
-        odd, base = ctx.saved_tensors
-        slope = torch.empty_like(odd)
-        for cut, moved, held, plus, minus in blocks(slope, odd, base, *gradients):
-            _spread(plus, held + moved, cut)
+        slope = gradients[0].new_empty(ctx.shape)
+        cuts = blocks(slope, *gradients)
+        for (cut, plus, minus), (above, below) in zip(cuts, ctx.kept, strict=True):
+            _spread(plus, above, cut)
             other = torch.empty_like(cut)
-            _spread(minus, held - moved, other)
+            _spread(minus, below, other)
             cut.sub_(other)
         return slope, None
 
@@ -103,25 +108,35 @@ def _columns(image: Tensor) -> tuple[Tensor, Tensor]:
     return left, right
 
 
-def _down(image: Tensor) -> Tensor:
-    return torch.maximum(*_rows(image))
+def _tiles(image: Tensor, keeps: bool) -> tuple[Tensor, ...]:
+    """The largest pixel of every tile, and where asked the differences that tell which it is."""
+    upper, lower = _rows(image)
+    rows = torch.maximum(upper, lower)
+    left, right = _columns(rows)
+    largest = torch.maximum(left, right)
+    return (largest, lower - upper, right - left) if keeps else (largest,)
 
 
-def _across(image: Tensor) -> Tensor:
-    return torch.maximum(*_columns(image))
+def _side_by_side(left: Tensor, right: Tensor) -> Tensor:
+    """Two tensors, entry beside entry: (..., 2 W)."""
+    if left.dtype in (torch.float32, torch.float64):  # as parts of complex numbers: one fast pass
+        return torch.view_as_real(torch.complex(left, right)).flatten(-2)
+    return torch.stack((left, right), -1).flatten(-2)
 
 
-def _spread(gradient: Tensor, image: Tensor, into: Tensor) -> None:
-    """Write the gradient of every tile to its largest pixel, and 0 to the others."""
-    rows = _down(image)
-    within = torch.empty_like(rows)
-    _share(gradient, _columns(rows), _columns(within))
-    _share(within, _rows(image), _rows(into))
+def _spread(gradient: Tensor, more: Sequence[Tensor], into: Tensor) -> None:
+    """Write the gradient of every tile to its largest pixel, and 0 to the others.
 
-
-def _share(gradient: Tensor, pair: tuple[Tensor, Tensor], into: tuple[Tensor, Tensor]) -> None:
-    """Write a gradient to the larger of a pair, to the first of equals, and 0 to the other."""
-    first, second = pair
-    there = torch.ops.aten.threshold_backward(gradient, second - first, 0.0)
-    into[1].copy_(there)
-    torch.sub(gradient, there, out=into[0])
+    Args:
+        gradient: (..., H / 2, W / 2).
+        more: the lower minus the upper pixel of every pair of rows, (..., H / 2, W), and the right
+            minus the left of the larger ones, (..., H / 2, W / 2).
+        into: (..., H, W).
+    """
+    down, across = more
+    right = torch.ops.aten.threshold_backward(gradient, across, 0.0)
+    within = _side_by_side(gradient - right, right)
+    lower = torch.ops.aten.threshold_backward(within, down, 0.0)
+    upper_rows, lower_rows = _rows(into)
+    lower_rows.copy_(lower)
+    torch.sub(within, lower, out=upper_rows)
