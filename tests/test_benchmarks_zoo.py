@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import ramify
-from benchmarks.zoo import examine, structures
+from benchmarks.zoo import comparing, examine, structures
 from benchmarks.zoo.entries import Entry, noise
 from benchmarks.zoo.table import page
 
@@ -24,6 +24,8 @@ def row_of(entry: Entry) -> dict[str, Any]:
 def test_a_structure_passes_every_check(name: str) -> None:
     row = row_of(SMALL[name])
     assert examine.verdict(row) == ("pass", "")
+    other = {row["checks"].pop(name) for name in ("pretrained", "generate")}
+    assert other == {"its library has none", "it writes no text"}
     assert set(row["checks"].values()) == {"yes"}
     assert {"masked float32", "split float64", "save", "export"} <= set(row["checks"])
 
@@ -85,9 +87,9 @@ def test_the_share_of_a_model_in_groups() -> None:
 
 def test_outputs_are_compared_where_they_are_finite() -> None:
     a, b = torch.tensor([1.0, float("-inf")]), torch.tensor([1.0, 0.0])
-    examine.same("they", [a], [a.clone()], 0.0)
-    with pytest.raises(examine.Wrong, match="not finite in other places"):
-        examine.same("they", [a], [b], 1.0)
+    comparing.same("they", [a], [a.clone()], 0.0)
+    with pytest.raises(comparing.Wrong, match="not finite in other places"):
+        comparing.same("they", [a], [b], 1.0)
 
 
 def test_the_page_says_what_is_missing() -> None:

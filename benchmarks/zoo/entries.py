@@ -19,7 +19,7 @@ class Entry:
 
     Attributes:
         name: what the table calls it.
-        family: where it comes from: `structures`, `ramify`, `transformers`, `torchvision`, `timm`.
+        family: where it comes from: `structures`, `ramify`, `torch`, or the library's name.
         build: makes it, with fresh weights.
         inputs: makes what it is called with: a tensor, a tuple or a dictionary.
         full: whether it has the size that it is used in.
@@ -49,9 +49,19 @@ def tokens(vocabulary: int, length: int, batch: int = 2) -> Callable[[], Tensor]
 
 def entries() -> list[Entry]:
     """Every entry that the installed packages allow, in the order of the table."""
-    from benchmarks.zoo import hub, own, structures, vision
+    from benchmarks.zoo import (
+        attention,
+        detection,
+        diffusion,
+        experts,
+        hub,
+        own,
+        structures,
+        vision,
+    )
 
-    found = [*structures.entries(), *own.entries(), *hub.entries(), *vision.entries()]
+    rooms = (structures, own, attention, experts, hub, vision, detection, diffusion)
+    found = [entry for room in rooms for entry in room.entries()]
     names = [entry.name for entry in found]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:

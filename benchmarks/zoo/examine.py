@@ -13,36 +13,30 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 import ramify
+from benchmarks.zoo import uses
+from benchmarks.zoo.comparing import MASKED, SAME, Wrong, outputs, run, runs, same, tensors
 from benchmarks.zoo.entries import Entry
 from ramify import ChannelGraph, ChannelGroup, Prune, RamifyError, Split
 from ramify.tracing.dims import leaves
 from ramify.tracing.indexing import owners
-from ramify.tracing.recorder import arguments, call
+from ramify.tracing.recorder import arguments
 
 Row = dict[str, Any]
 Report = Callable[[Row], None]
 """Takes the row so far, so that what was found is known even where the process is ended."""
 
-MASKED = {torch.float32: 1e-4, torch.float64: 1e-8}
-"""How far a pruned model may be from the masked original, relative to the largest output."""
-SAME = {torch.float32: 1e-5, torch.float64: 1e-10}
-"""How far splits may move the outputs."""
 ENOUGH = 0.5
 """The least share of the parameters in prunable groups with which a model passes."""
-
-
-class Wrong(Exception):
-    """Outputs differ where they were claimed to be equal."""
 
 
 def examine(entry: Entry, report: Report, onnx: bool = False) -> Row:
@@ -74,10 +68,15 @@ def examine(entry: Entry, report: Report, onnx: bool = False) -> Row:
     if any(group.can_prune or group.can_split for group in graph.groups):
         edited = _edit(row, graph, "float32", report)
         _check(row, "save", lambda: save_and_load(entry, edited))
+        _check(row, "pretrained", lambda: uses.pretrained(*prepare(entry, torch.float32)))
+        _check(row, "generate", lambda: uses.generates(edited))
         report(row)
         _check(row, "export", lambda: export(entry, edited))
         if onnx:
             _check(row, "onnx", lambda: export_onnx(edited))
+        _check(row, "train", lambda: uses.trains(edited, lambda: prepare(entry, torch.float32)))
+        half = prepare(entry, torch.bfloat16)
+        _check(row, "bfloat16", lambda: uses.in_bfloat16(*half, prune_rest))
         report(row)
         row["stage"] = "float64"
         model, inputs = prepare(entry, torch.float64)
@@ -152,9 +151,21 @@ def _edit(row: Row, graph: ChannelGraph, kind: str, report: Report) -> ChannelGr
     exactly = kind == "float64" and graph.tapes[0].rounding < torch.finfo(torch.float32).eps
     dtype = torch.float64 if exactly else torch.float32  # some models compute in float32 within
 
+    masked: list[nn.Module] = []
+
     def exact() -> str | None:
-        held[0], reason = prune_exact(held[0], dtype)
+        held[0], reason = prune_exact(held[0], dtype, masked)
         return reason
+
+    def other() -> str | None:
+        if not masked:
+            return "no group is exact"
+        inputs, what = uses.other_sizes(masked[0], graph.inputs)
+        if inputs is None:
+            return what
+        same(f"at another {what}, the pruned model and the masked original",
+             outputs(masked[0], inputs), outputs(held[0].model, inputs), MASKED[dtype])  # fmt: skip
+        return None
 
     def rest() -> str | None:
         held[0] = prune_rest(held[0])
@@ -166,6 +177,8 @@ def _edit(row: Row, graph: ChannelGraph, kind: str, report: Report) -> ChannelGr
 
     _check(row, f"masked {kind}", exact)
     report(row)
+    _check(row, f"size {kind}", other)
+    masked.clear()
     _check(row, f"prune {kind}", rest)
     report(row)
     _check(row, f"split {kind}", split)
@@ -173,13 +186,25 @@ def _edit(row: Row, graph: ChannelGraph, kind: str, report: Report) -> ChannelGr
     return held[0]
 
 
-def prune_exact(graph: ChannelGraph, dtype: torch.dtype) -> tuple[ChannelGraph, str | None]:
-    """Take half of the channels of every group where that is claimed to equal zeroing them."""
+def prune_exact(
+    graph: ChannelGraph, dtype: torch.dtype, kept: list[nn.Module]
+) -> tuple[ChannelGraph, str | None]:
+    """Take half of the channels of every group where that is claimed to equal zeroing them.
+
+    Args:
+        graph: of the model.
+        dtype: what it computes in.
+        kept: gets the masked original.
+
+    Returns:
+        The pruned model, and why there is nothing to take.
+    """
     groups = [group for group in graph.groups if group.prune_exact]
     if not groups:
         return graph, "no group is exact"
     gone = {group.name: draw(group.width, group.width // 2) for group in groups}
     masked = copy.deepcopy(graph.model)
+    kept.append(masked)
     for group in groups:
         mask(graph, masked, group, gone[group.name])
     expected = outputs(masked, graph.inputs)
@@ -293,57 +318,6 @@ def mask(graph: ChannelGraph, model: nn.Module, group: ChannelGroup, gone: list[
         if slot.role == "consumer" or factor or not group.can_split:
             where = torch.from_numpy(graph.positions(group, slot)[gone].reshape(-1))
             tensors[slot.name].data.index_fill_(slot.dim, where, 0)
-
-
-def same(what: str, one: list[Tensor], other: list[Tensor], slack: float) -> None:
-    """Check that outputs are equal to what rounding may change.
-
-    Args:
-        what: which outputs these are.
-        one: how they should be.
-        other: how they are.
-        slack: the most that they may differ, relative to the largest entry.
-
-    Raises:
-        Wrong: they are not.
-    """
-    if [t.shape for t in one] != [t.shape for t in other]:
-        raise Wrong(f"{what} give outputs of other shapes")
-    for a, b in zip(one, other, strict=True):
-        if not torch.equal(a.isfinite(), b.isfinite()):
-            raise Wrong(f"{what} are not finite in other places")
-        far, size = (a - b).nan_to_num(0, 0, 0).abs(), a.nan_to_num(0, 0, 0).abs()
-        if a.numel() and float(far.max()) > slack * float(size.max()):
-            raise Wrong(f"{what} differ by {float(far.max() / size.max()):.1e}")
-
-
-def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
-    """What the model gives, without a graph."""
-    with torch.no_grad():
-        return run(model, inputs)
-
-
-def run(model: nn.Module, inputs: Any) -> list[Tensor]:
-    """Every real tensor that the model gives, from the same random state each time."""
-    torch.manual_seed(1)
-    return tensors(call(model, inputs))
-
-
-def runs(model: nn.Module, inputs: Any) -> bool:
-    """Whether the model runs; some of their operations know no float64."""
-    try:
-        outputs(model, inputs)
-    except Exception:
-        return False
-    return True
-
-
-def tensors(found: Any) -> list[Tensor]:
-    """Every real tensor within a model's output."""
-    held: list[Any] = []
-    for leaf in tree_leaves(dict(found) if isinstance(found, Mapping) else found):
-        held += [leaf] if isinstance(leaf, Tensor) else tree_leaves(getattr(leaf, "__dict__", {}))
-    return [leaf for leaf in held if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def verdict(row: Row) -> tuple[str, str]:

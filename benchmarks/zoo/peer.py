@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.zoo.comparing import run, tensors
 from benchmarks.zoo.entries import Entry
-from benchmarks.zoo.examine import Report, Row, prepare, run, tensors
+from benchmarks.zoo.examine import Report, Row, prepare
 
 
 def prune(entry: Entry, report: Report) -> Row:

@@ -10,7 +10,7 @@ from benchmarks.zoo.examine import Row, verdict
 
 HEAD = (
     "model|status|parameters|groups|prunable|splittable|trace, s|peak, MB|50 % pruned|"
-    "as masked|10 % split|saved|exported|Torch-Pruning"
+    "as masked|other size|10 % split|trained|bf16|saved|pretrained|written|exported|Torch-Pruning"
 )
 TEXT = """# The zoo: models somebody else wrote
 
@@ -32,8 +32,15 @@ python -m benchmarks.zoo --write
   whose same channels are zeroed where they are read: equal to 1e-4 in float32 and 1e-8 in float64.
 * **10 % split**: a tenth of the channels of every group that can split; outputs stay, to 1e-5 in
   float32 and 1e-10 in float64, of the largest.
+* **other size**: the same at inputs of another batch and, where the model takes them, of half as
+  many pixels again each way, or of three more tokens. **trained**: a step of SGD in train mode
+  after all edits. **bf16**: traced, pruned by half and run in bfloat16.
 * **saved**: `ramify.save`, then `ramify.load` with the model's own class. **exported**:
   `torch.export` of the edited model, compared; where the original does not export either, *n/a*.
+  **pretrained**: half of one kind of group goes from every layer alike, and `save_pretrained` and
+  `from_pretrained` of the model's own library give the same outputs, for every kind that the
+  configuration can tell; *n/a* where it tells none. **written**: the tokens that `generate` writes
+  with a cache are those without.
 * **Torch-Pruning**: the same model, pruned by half by its `BasePruner` with random scores, the
   layers that make the outputs ignored, no other hints: *pass* is that forward and backward run and
   the outputs keep their shapes; values are not compared.
@@ -117,8 +124,10 @@ def cells(row: Row) -> list[str]:
         str(row.get("peak_mb", "")),
         both("prune"),
         both("masked"),
+        both("size"),
         both("split"),
-        mark(checks.get("save", "")),
+        *(mark(checks.get(name, "")) for name in ("train", "bfloat16", "save")),
+        *(mark(checks.get(name, "")) for name in ("pretrained", "generate")),
         mark(checks.get("export", "")),
         peer(row),
     ]

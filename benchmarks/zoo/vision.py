@@ -67,6 +67,31 @@ TIMM: list[tuple[str, dict[str, Any], int]] = [
     ("nfnet_l0", {}, 64),
     ("hrnet_w18_small", {}, 64),
 ]
+TIMM_SMALL = {
+    # Names of models that are told the size of their images, and of those that take any.
+    "img_size": """
+        beit_base_patch16_224 gcresnet33ts botnet26t_256 lambda_resnet26t repvgg_a0 mobileone_s0
+        cait_xxs24_224 convit_tiny deit_tiny_patch16_224 efficientformerv2_s0 efficientvit_m0
+        eva02_tiny_patch14_224 gcvit_xxtiny hiera_tiny_224 maxvit_rmlp_pico_rw_256 gmlp_s16_224
+        resmlp_12_224 mobilevit_xxs mobilevitv2_050 mvitv2_tiny nest_tiny pit_ti_224 repvit_m0_9
+        sequencer2d_s swiftformer_xs swin_tiny_patch4_window7_224 swinv2_tiny_window8_256
+        swinv2_cr_tiny_224 tnt_s_legacy_patch16_224 twins_pcpvt_small twins_svt_small visformer_tiny
+        vit_tiny_patch16_224 vitamin_small_224 volo_d1_224 xcit_nano_12_p16_224
+        vit_relpos_small_patch16_224 vit_srelpos_small_patch16_224
+    """.split(),
+    "": """
+        convmixer_768_32 convnext_atto convnextv2_atto crossvit_9_240 davit_tiny dla34 dpn48b
+        edgenext_xx_small efficientvit_b0 fasternet_t0 fastvit_t8 focalnet_tiny_srf ghostnetv2_100
+        hardcorenas_a hgnetv2_b0 inception_next_atto caformer_s18 poolformerv2_s12 mambaout_femto
+        mixnet_s mobilenetv3_small_050 mobilenetv4_conv_small nextvit_small rdnet_tiny regnetx_002
+        repghostnet_050 resnest14d resnetv2_50 rexnet_100 shvit_s1 skresnet18 selecsls42
+        legacy_seresnet18 starnet_s1 tiny_vit_5m_224 tresnet_m vovnet39a xception41 lcnet_050
+        tinynet_e mnasnet_small spnasnet_100 ecaresnet26t darknet17 cspdarknet53
+        tf_efficientnetv2_b0 cs3darknet_s eca_nfnet_l0 gernet_s hrnet_w18_small_v2 seresnet18
+        resnext26ts csatv2
+    """.split(),
+}
+SMALL = 64
 
 
 def _torchvision(name: str, settings: dict[str, Any]) -> nn.Module:
@@ -102,4 +127,12 @@ def entries() -> list[Entry]:
         for name, settings, size in TIMM:
             build = partial(_timm, name, settings)
             found.append(Entry(name, "timm", build, image(size, size, batch=1)))
+        for setting, names in TIMM_SMALL.items():
+            for name in names:
+                build = partial(_timm, name, {setting: SMALL} if setting else {})
+                found.append(Entry(name, "timm", build, image(SMALL, SMALL, batch=1)))
+        whole = partial(_timm, "efficientformer_l1", {})
+        found.append(Entry("efficientformer_l1", "timm", whole, image(224, 224, batch=1)))
+        attentive = partial(_timm, "halonet26t", {})
+        found.append(Entry("halonet26t", "timm", attentive, image(256, 256, batch=1)))
     return found

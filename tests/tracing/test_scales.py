@@ -86,3 +86,30 @@ def test_a_width_over_the_number_of_heads_rounded_down_keeps_the_heads() -> None
     )
     able = {group.name: ability(group) for group in ramify.trace(model, x).groups}
     assert (able["0.q:0"], able["0.q:1"], able["0.v"]) == ("2 inexact", "3 split", "3 split")
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        None,
+        lambda layer, scores, queries: scores / queries.shape[-1] ** 0.5,
+        lambda layer, scores, queries: scores * (1 / queries.shape[-1]),
+    ],
+)
+def test_the_scale_of_queries_that_start_as_zeros_is_kept_once_they_are_not(
+    scale: Scale | None,
+) -> None:
+    """All keys are equally near to a zero query, and no value of the trace shows the scale."""
+    model, x = made(Heads(scale=scale))
+    queries = model[0].q  # type: ignore[index]
+    nn.init.zeros_(queries.weight)
+    nn.init.zeros_(queries.bias)
+    graph = ramify.trace(model, x)
+    nn.init.normal_(queries.weight, std=3.0)
+    before = outputs(model, x)
+    graph = ramify.apply(graph, [Split("0.q:1", 0), Split("0.q:1", 2)])
+    assert distance(before, outputs(model, x)) < 1e-10
+    mask(graph, graph["0.q:1"], [1])
+    masked = outputs(model, x)
+    ramify.apply(graph, [Prune("0.q:1", 1)])
+    assert distance(masked, outputs(model, x)) < 1e-10

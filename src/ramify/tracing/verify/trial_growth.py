@@ -19,7 +19,7 @@ import numpy as np
 from torch import nn
 
 from ramify.errors import module_in_words
-from ramify.tracing.attention.scales import products_on
+from ramify.tracing.attention.scales import products_on, rescaled
 from ramify.tracing.decisions import Decisions
 from ramify.tracing.dims import (
     Atom,
@@ -100,6 +100,8 @@ class TrialGrowth:
     _blamed: dict[str, int] = field(default_factory=dict)
     """How often groups of one kind failed."""
     _scales_asked: bool = False
+    _rescales: bool = False
+    """Whether a run multiplied by another number than before, whether or not values show it."""
 
     def run(self) -> None:
         """Grow, run and compare; restrict what fails; repeat until nothing fails."""
@@ -110,9 +112,10 @@ class TrialGrowth:
             failure = self._attempt(atoms, values=len(exact) == len(atoms))
             if failure is None and len(exact) < len(atoms):
                 atoms, failure = exact, self._attempt(exact, values=True)
-            if failure is None:
+            if failure is not None:
+                self._blame(failure, atoms)
+            elif not (self._rescales and self._find_hidden_powers(exact)):
                 break
-            self._blame(failure, atoms)
         self._shrink([atom for atom in exact if atom.size > 1 and not atom.no_split])
         self._reorder([atom for atom in self._candidates() if atom.ranked and atom.size > 1])
         self.results.note(self.flow)
@@ -290,6 +293,8 @@ class TrialGrowth:
                     return self._failure(number, comparison, changes)
                 if compared and not self.edit_outputs and not near_equal(reference.tape, tape):
                     return Failure([], "its outputs depend on the number of channels", True)
+                if compared:
+                    self._rescales |= any(rescaled(reference, tape, changes))
                 # The grown run has dimensions of its own, which must be the old ones, grown.
                 propagate(grown, tape, uses=run.uses)
                 grown.protect_outputs(self.edit_outputs)
@@ -374,10 +379,23 @@ class TrialGrowth:
         if self._scales_asked:
             return False
         self._scales_asked = True
+        return self._find_powers(self._summed(atoms))
+
+    def _find_hidden_powers(self, atoms: Sequence[Atom]) -> bool:
+        """The same where no value shows it: zero queries are as near to all keys at any scale."""
+        if self._scales_asked:
+            return False
+        if self._find_all_powers(atoms):
+            return True
+        found = [self._find_powers(kind) for kind in self._by_kind(self._summed(atoms)).values()]
+        return any(found)
+
+    def _summed(self, atoms: Sequence[Atom]) -> list[Atom]:
+        """Those of some axes that products of activations sum over."""
         found = [products_on(self.flow, reference.tape) for reference in self.references]
         products = [each for some in found for several in some.values() for each in several]
         summed = {atom for each in products for atom in atoms_of(each.read.read)}
-        return self._find_powers([atom for atom in atoms if atom in summed])
+        return [atom for atom in atoms if atom in summed]
 
     def _compensate(self, culprits: Sequence[Atom], atoms: Sequence[Atom]) -> bool:
         """Where the number of channels only sets the scale of a product, rows keep it."""

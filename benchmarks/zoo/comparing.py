@@ -1,0 +1,72 @@
+"""Outputs of models, and whether they are equal to what rounding may change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ramify.tracing.recorder import call
+
+MASKED = {torch.float32: 1e-4, torch.float64: 1e-8}
+"""How far a pruned model may be from the masked original, relative to the largest output."""
+SAME = {torch.float32: 1e-5, torch.float64: 1e-10}
+"""How far splits may move the outputs."""
+
+
+class Wrong(Exception):
+    """Outputs differ where they were claimed to be equal."""
+
+
+def same(what: str, one: list[Tensor], other: list[Tensor], slack: float) -> None:
+    """Check that outputs are equal to what rounding may change.
+
+    Args:
+        what: which outputs these are.
+        one: how they should be.
+        other: how they are.
+        slack: the most that they may differ, relative to the largest entry.
+
+    Raises:
+        Wrong: they are not.
+    """
+    if [t.shape for t in one] != [t.shape for t in other]:
+        raise Wrong(f"{what} give outputs of other shapes")
+    for a, b in zip(one, other, strict=True):
+        if not torch.equal(a.isfinite(), b.isfinite()):
+            raise Wrong(f"{what} are not finite in other places")
+        far, size = (a - b).nan_to_num(0, 0, 0).abs(), a.nan_to_num(0, 0, 0).abs()
+        if a.numel() and float(far.max()) > slack * float(size.max()):
+            raise Wrong(f"{what} differ by {float(far.max() / size.max()):.1e}")
+
+
+def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """What the model gives, without a graph."""
+    with torch.no_grad():
+        return run(model, inputs)
+
+
+def run(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """Every real tensor that the model gives, from the same random state each time."""
+    torch.manual_seed(1)
+    return tensors(call(model, inputs))
+
+
+def runs(model: nn.Module, inputs: Any) -> bool:
+    """Whether the model runs; some of their operations know no float64."""
+    try:
+        outputs(model, inputs)
+    except Exception:
+        return False
+    return True
+
+
+def tensors(found: Any) -> list[Tensor]:
+    """Every real tensor within a model's output."""
+    held: list[Any] = []
+    for leaf in tree_leaves(dict(found) if isinstance(found, Mapping) else found):
+        held += [leaf] if isinstance(leaf, Tensor) else tree_leaves(getattr(leaf, "__dict__", {}))
+    return [leaf for leaf in held if isinstance(leaf, Tensor) and leaf.is_floating_point()]
