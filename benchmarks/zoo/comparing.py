@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ramify.tracing.recorder import call
 
@@ -41,6 +42,33 @@ def same(what: str, one: list[Tensor], other: list[Tensor], slack: float) -> Non
         far, size = (a - b).nan_to_num(0, 0, 0).abs(), a.nan_to_num(0, 0, 0).abs()
         if a.numel() and float(far.max()) > slack * float(size.max()):
             raise Wrong(f"{what} differ by {float(far.max() / size.max()):.1e}")
+
+
+def rounding_of(model: nn.Module, inputs: Any) -> float:
+    """How far rounding alone may move what a model in float32 gives, relative to the largest.
+
+    It is ten times the distance to the same model in float64, where that runs: a norm of numbers
+    that lie close together, say, makes much of little.
+
+    Args:
+        model: in float32.
+        inputs: what it is called with.
+
+    Returns:
+        The share; 0 where float64 does not run.
+    """
+    wide = lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x  # noqa: E731
+    try:
+        precise = outputs(copy.deepcopy(model).double(), tree_map(wide, inputs))
+    except Exception:  # some of their operations know no float64
+        return 0.0
+    pairs = zip(outputs(model, inputs), precise, strict=True)
+    shares = [
+        float((a.double() - b.double()).abs().max() / b.abs().max().clamp_min(1e-30))
+        for a, b in pairs
+        if a.numel() and bool(b.isfinite().all())
+    ]
+    return 10 * max(shares, default=0.0)
 
 
 def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:

@@ -213,3 +213,24 @@ def test_saving_leaves_the_model_as_it_is(tmp_path: Path) -> None:
     before = copy.deepcopy(vars(model)["by_level"]), list(model.seen), list(vars(model))
     ramify.save(model, tmp_path / "net")
     assert (model.by_level, model.seen, list(vars(model))) == before
+
+
+@pytest.mark.parametrize("note", ["_hooked", "hooked"])
+def test_a_forward_that_registers_hooks_once_does_so_again_in_a_loaded_model(
+    note: str, tmp_path: Path
+) -> None:
+    """As models of `transformers` do to keep what their layers give."""
+
+    class Watching(Head):
+        def between(self, x: Tensor) -> Tensor:
+            if not getattr(self, note, False):
+                self.a.register_forward_hook(lambda module, _, out: 2 * out)
+                setattr(self, note, True)
+            return x
+
+    torch.manual_seed(0)
+    model, x = Watching(), torch.randn(2, 3, 5, 5)
+    model(x)
+    again = ramify.load(ramify.save(model, tmp_path / "net"), build=Watching)
+    again(x)
+    assert torch.equal(again(x), model(x))

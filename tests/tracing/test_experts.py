@@ -252,7 +252,7 @@ def test_groups_of_experts_stay_whole() -> None:
     assert all("group by group" in reason for reason in reasons)
 
 
-def test_widths_that_grouped_products_refuse_are_computed_one_by_one() -> None:
+def test_widths_that_grouped_products_refuse_are_computed_one_by_one(tmp_path: Path) -> None:
     model: Any = built("Mixtral", "grouped_mm")
     whole = copy.deepcopy(model)
     graph = ramify.trace(model, tokens())
@@ -265,3 +265,7 @@ def test_widths_that_grouped_products_refuse_are_computed_one_by_one() -> None:
         other = tokens(seed, 11)
         assert distance(outputs(whole, other), outputs(model, other)) < far(model)
     assert whole.config._experts_implementation == "grouped_mm"
+    path = ramify.save(model, tmp_path / "net")
+    again = ramify.load(path, build=lambda: built("Mixtral", "grouped_mm"))
+    assert again.config._experts_implementation == "eager"
+    assert torch.equal(*(net(**tokens()).logits for net in (model, again.eval())))

@@ -43,6 +43,7 @@ from ramify.store.recipe_checks import (
 )
 from ramify.store.runtime import (
     decoded,
+    is_done_once,
     modules_with_tensors,
     named_in,
     restore,
@@ -51,6 +52,7 @@ from ramify.store.runtime import (
 )
 from ramify.tracing import check_ungated, check_whole
 from ramify.tracing.attention.multihead import convert
+from ramify.tracing.grouped import settle
 from ramify.tracing.indexing import set_data
 
 SUFFIX = ".safetensors"
@@ -314,14 +316,18 @@ def _to_shape(model: nn.Module, recipe: Recipe, built: bool = True) -> nn.Module
         if tuple(tensor.shape) != shape:
             set_data(tensor, same_memory_format(_tiled(tensor.data, shape), like=tensor))
             tensor.grad = None
-    caching = modules_with_tensors(recipe.get("runtime", {})) if built else set()
+    caching = modules_with_tensors(recipe.get("runtime", {}))
     for name, values in recipe["attributes"].items():
         module = model.get_submodule(name)
-        made = {k for k in values if vars(module).get(k) is None} if name in caching else set()
+        if name not in caching:
+            made = {k for k, v in values.items() if is_done_once(module, k, v)}
+        else:
+            made = {k for k in values if vars(module).get(k) is None} if built else set()
         _set_attributes(module, {k: v for k, v in values.items() if k not in made})
     for alias, first in recipe["tied"].items():
         parent, _, leaf = alias.rpartition(".")
         setattr(model.get_submodule(parent), leaf, named_tensors(model)[first])
+    settle(model)
     for module, facts in described if len(steps) else ():
         follow(module, facts, lambda: True, lists)
     return model

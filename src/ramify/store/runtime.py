@@ -140,5 +140,24 @@ def restore(model: nn.Module, values: Runtime) -> None:
     """Put attributes back, which were checked to be ones that may be set."""
     for path, held in values.items():
         module = model.get_submodule(path)
+        bare = not any(isinstance(leaf, Tensor) for leaf in tree_leaves(list(held.values())))
         for name, value in held.items():
-            setattr(module, name, value)
+            if not (bare and is_done_once(module, name, value)):
+                setattr(module, name, value)
+
+
+def is_done_once(module: nn.Module, name: str, value: object) -> bool:
+    """Whether an attribute says that a forward has done something that no file holds.
+
+    A forward may register hooks the first time, and note that it has. Without the hooks the note
+    is wrong, and a module that was just built is to do it again.
+
+    Args:
+        module: as its class builds it.
+        name: of the attribute.
+        value: what it was when the model was saved.
+
+    Returns:
+        The answer, which holds for modules that keep no tensors in attributes.
+    """
+    return value is True and not hasattr(module, name)

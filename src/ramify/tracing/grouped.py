@@ -56,3 +56,17 @@ def settings(module: nn.Module, sizes: list[int]) -> Iterator[tuple[Any, str, ob
     weight = next(module.parameters())
     if has_setting(module) and any(size * weight.element_size() % BLOCK for size in sizes):
         yield module.config, SETTING, "grouped_mm", ANY_WIDTH
+
+
+def settle(model: nn.Module) -> None:
+    """Have experts computed in the way that takes their widths, as an edit to these would.
+
+    Args:
+        model: of any shape; its configuration may change.
+    """
+    for module in model.modules():
+        stacked = [p for p in module.parameters(recurse=False) if p.dim() == 3]
+        if stacked and has_setting(module):
+            widths = [size for parameter in stacked for size in parameter.shape[1:]]
+            for config, attribute, _, new in settings(module, widths):
+                setattr(config, attribute, new)

@@ -283,9 +283,11 @@ class KeptState:
                     if kind.by_value and not _is_writable(holder):
                         continue
                     content = kind.read(holder)
-                except MemoryError:
-                    raise
-                except Exception:  # what cannot be read is left alone
+                except Exception as error:
+                    # An array or a script of somebody else's that cannot be read is left alone;
+                    # tables are read by Python's own methods, whose errors are not theirs.
+                    if isinstance(error, MemoryError) or not kind.by_value:
+                        raise
                     continue
                 self._kept.append((kind, holder, content))
                 for item in content if not kind.by_value else ():
