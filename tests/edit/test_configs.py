@@ -64,7 +64,18 @@ def rwkv() -> nn.Module:
     return t.RwkvForCausalLM(t.RwkvConfig(**sizes, **own, bos_token_id=1, eos_token_id=2))
 
 
+def gemma() -> nn.Module:
+    return t.GemmaForCausalLM(t.GemmaConfig(**SIZES, num_key_value_heads=2, head_dim=8))
+
+
+def bit() -> nn.Module:
+    sizes = {"hidden_sizes": [32, 64], "depths": [1, 1], "embedding_size": 32, "num_groups": 4}
+    return t.BitForImageClassification(t.BitConfig(**sizes, num_channels=3))
+
+
 def inputs(model: nn.Module) -> dict[str, Any]:
+    if model.config.model_type == "bit":
+        return {"pixel_values": torch.arange(2.0 * 3 * 32 * 32).sin().reshape(2, 3, 32, 32)}
     given: dict[str, Any] = dict(TOKENS)
     if model.config.is_encoder_decoder:
         given["decoder_input_ids"] = TOKENS["input_ids"][:, :4]
@@ -160,6 +171,8 @@ UNEVEN: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...], bool]] = {
     "heads that the width is divided by": (bert, ("query:0",), False),
     "frequencies of a rotary embedding": (llama, ("q_proj:2",), False),
     "dimensions under the old scale of a softmax": (bert, ("query:1",), False),
+    "a stream whose width scales the embedding": (gemma, ("embed_tokens:1",), False),
+    "groups of one norm of several": (bit, ("embedder.convolution:0",), False),
 }
 
 

@@ -8,6 +8,7 @@ away from them; if in the end all agree, the configuration takes the new values.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import warnings
@@ -18,7 +19,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
 
 from ramify.edit.config_entries import (
     Place,
@@ -36,6 +39,7 @@ from ramify.tracing.modes import ABSENT, set_attribute
 from ramify.tracing.recorder import arguments, copied, evaluating
 
 MOST_BUILDS = 60  # tries for one edit
+SMALL = 4096  # numbers of a tensor that a try makes with its values
 MOST_RESULTS = 3  # configurations of the right shapes that are tried by running the model
 
 
@@ -45,6 +49,8 @@ class Facts(NamedTuple):
     shapes: dict[str, tuple[int, ...]]
     numbers: dict[tuple[str, str], Any]
     configs: dict[str, Any]
+    unsaved: dict[str, Tensor]
+    """The small buffers that no file holds: a class makes them from its configuration."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,13 @@ def facts_of(model: nn.Module) -> Facts:
         if type(value) in (int, float, tuple) and not name.startswith("_")
     }
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors}
-    return Facts(shapes, numbers, configs_of(model))
+    stored = model.state_dict(keep_vars=True).keys()
+    unsaved = {
+        name: buffer.detach().clone()
+        for name, buffer in model.named_buffers()
+        if name not in stored and buffer.numel() <= SMALL and not buffer.is_meta
+    }
+    return Facts(shapes, numbers, configs_of(model), unsaved)
 
 
 def follow(
@@ -117,6 +129,8 @@ def follow(
     if not any(now.shapes[name] != before.shapes[name] for name in made):
         search = _Search(module, now, before, lists)
         for found, built in itertools.islice(search.results(), MOST_RESULTS):
+            if _contradicts(before, now, search.first, built):
+                continue
             numbers = _decided(before, now, built) if lists is None else {}
             undo = _take(module, found, numbers, search.copies(built))
             if still_runs():
@@ -137,6 +151,37 @@ def follow(
             _WARNED.discard(module)
 
     return forget
+
+
+def _contradicts(before: Facts, now: Facts, first: Facts | None, built: Facts) -> bool:
+    """Whether a model of the configuration would compute something else than the edited one.
+
+    Args:
+        before: of the model before the edit.
+        now: of the edited model.
+        first: of what its class made of the old configuration.
+        built: of what it makes of the new one.
+
+    Returns:
+        Whether a number that the edit changed is another there, such as the groups of a norm, or a
+        buffer that no file holds, such as the scale of embeddings.
+    """
+    changed = [place for place, value in now.numbers.items() if before.numbers.get(place) != value]
+    if any(built.numbers.get(place, now.numbers[place]) != now.numbers[place] for place in changed):
+        return True
+    # What a forward has changed since the model was made tells nothing.
+    made = first.unsaved if first is not None else {}
+    told = [name for name in now.unsaved if _same(before.unsaved.get(name), made.get(name))]
+    return any(not _same(now.unsaved[name], built.unsaved.get(name)) for name in told)
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two buffers are there and equal, as far as the type of number of the first tells."""
+    if one is None or other is None or one.shape != other.shape:
+        return False
+    slack = torch.finfo(one.dtype).eps if one.is_floating_point() else 0.0
+    a, b = (tensor.to("cpu", torch.float64) for tensor in (one, other))
+    return torch.allclose(a, b, rtol=2 * slack, atol=0.0, equal_nan=True)
 
 
 def _decided(before: Facts, now: Facts, built: Facts) -> dict[tuple[str, str], Any]:
@@ -212,7 +257,8 @@ class _Search:
     ) -> None:
         self._module, self._wanted, self._lists = module, wanted, lists or ()
         self._known = before.shapes.keys() if lists is not None else frozenset()
-        self._first: Facts | None = None
+        self.first: Facts | None = None
+        """What the class makes of the configuration before the edit."""
         self._config = draft_of(module)
         self._builds = 0
 
@@ -222,13 +268,13 @@ class _Search:
         Yields:
             Only where all shapes agree.
         """
-        self._first = built = _built(self._module, self._config)
+        self.first = built = _built(self._module, self._config)
         if built is not None:
             yield from self._from(built, {})
 
     def copies(self, built: Facts) -> dict[str, Found]:
         """What is other in the configuration that each module inside holds."""
-        old = self._first.configs if self._first is not None else {}
+        old = self.first.configs if self.first is not None else {}
         found: dict[str, Found] = {}
         for path, config in built.configs.items():
             if type(old.get(path)) is type(config):
@@ -288,14 +334,37 @@ def _changed(config: Any, new: Found) -> Iterator[None]:
             set_entry(config, place, value)
 
 
+class _LargeOnMeta(TorchFunctionMode):
+    """Tensors that are made from nothing take memory only where they are small."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Make a tensor on `meta`, and again with values where it has few."""
+        given = dict(kwargs or {})
+        if func not in _device_constructors() or given.get("device") is not None:
+            return func(*args, **given)
+        made = func(*args, **{**given, "device": "meta"})
+        return made if made.numel() > SMALL else func(*args, **given)
+
+
 def _built(module: nn.Module, config: Any) -> Facts | None:
     """What the class makes of a configuration; None where it makes nothing of it."""
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"), warnings.catch_warnings():
+    # With values of small tensors; without, where the class mixes them with large ones.
+    for device in (_LargeOnMeta, functools.partial(torch.device, "meta")):
+        with (
+            contextlib.suppress(Exception),  # whatever the class says of sizes that do not fit
+            torch.random.fork_rng(devices=[]),
+            device(),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             return facts_of(build(module, config))
-    except Exception:  # whatever the class says of sizes that do not go together
-        return None
+    return None
 
 
 def _differences(built: Facts, wanted: Facts) -> set[tuple[str, int]]:
