@@ -63,7 +63,7 @@ class ReferenceRun:
             for ref, tensor in zip(op.results(), results, strict=True):
                 value = latest[ref.index] = norm(tensor)
                 # What is small against its inputs is what rounding left of a difference.
-                rounding = torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
+                rounding = torch.finfo(tensor.dtype).eps if _rounds(tensor) else 0.0
                 noise.discard(ref.index)
                 if value <= 100 * rounding * largest or (only_noise and value <= 1e4 * largest):
                     noise.add(ref.index)
@@ -80,9 +80,14 @@ class ReferenceRun:
         self.used |= {ref.index for ref in tape.outputs}
 
 
+def _rounds(tensor: Tensor) -> bool:
+    """Whether a tensor holds real or complex numbers, and not whole ones."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def norm(tensor: Tensor) -> float:
-    """The Euclidean norm of real numbers; 0 for anything else."""
-    if not tensor.is_floating_point() or tensor.layout is not torch.strided:
+    """The Euclidean norm of real or complex numbers; 0 for anything else."""
+    if not _rounds(tensor) or tensor.layout is not torch.strided:
         return 0.0
     half = tensor.dtype in (torch.float16, torch.bfloat16)
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float32 if half else None))
@@ -151,7 +156,7 @@ class RunComparison:
     def _compare(self, tensor: Tensor, terms: Sequence[Term], number: int) -> None:
         """The norm of the old channels against that of the reference."""
         old = self._reference.norms[self.position][number]
-        if old is None or not tensor.is_floating_point():
+        if old is None or not _rounds(tensor):
             return
         rounding = self._reference.tape.rounding
         for dim, term in enumerate(terms):
@@ -187,7 +192,9 @@ def near(a: Tensor, b: Tensor, rounding: float) -> bool:
     """Whether two tensors are equal up to what rounding of that size may change."""
     if a.shape != b.shape:
         return False
-    if not a.dtype.is_floating_point:
+    if not _rounds(a):
         return True
-    size = float(a.abs().nan_to_num().max()) if a.numel() else 0.0
+    if a.is_complex():
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
+    size = float(a.abs().nan_to_num(posinf=0.0).max()) if a.numel() else 0.0
     return torch.allclose(a, b, rtol=0.0, atol=rounding**0.5 * (size + 1e-12), equal_nan=True)
