@@ -21,7 +21,7 @@ from ramify.edit.carry import Follower, Swap, stage_follower, stage_model
 from ramify.edit.configs import configured, facts_of, follow, warn_of_cache
 from ramify.edit.depth import carry_out_blocks
 from ramify.edit.lists import Steps
-from ramify.edit.optimizers import several, stage_optimizer
+from ramify.edit.optimizers import once, several, stage_optimizer
 from ramify.edit.plan import Edit, Plan, Split, check_current, plan_edits
 from ramify.errors import RamifyError
 from ramify.tracing import ChannelGraph
@@ -316,7 +316,7 @@ def several_followers(followers: Follower | Iterable[Follower]) -> list[Follower
     """
     if isinstance(followers, (nn.Module, MutableMapping)):
         return [followers]
-    found = list(followers) if isinstance(followers, Iterable) else [followers]
+    found = once(followers) if isinstance(followers, Iterable) else [followers]
     for each in found:
         if not isinstance(each, (nn.Module, MutableMapping)):
             raise RamifyError(

@@ -47,10 +47,16 @@ class Swap:
         self._do: list[Callable[[], None]] = []
         self._undo: list[Callable[[], None]] = []
         self._later: list[tuple[Tensor, int, Tensor, Tensor]] = []
+        self._given: dict[int, Tensor] = {}
+
+    def has(self, target: Tensor) -> bool:
+        """Whether a tensor is to get other data already, as one of several followers has it."""
+        return id(target) in self._given
 
     def tensor(self, target: Tensor, value: Tensor) -> None:
         """Give a tensor other data."""
         old = target.data
+        self._given[id(target)] = target
         self._do.append(lambda: set_data(target, value))
         self._undo.append(lambda: set_data(target, old))
 
@@ -107,6 +113,8 @@ def stage_model(swap: Swap, graph: ChannelGraph, plan: Plan) -> None:
 
 
 def _stage_tensor(swap: Swap, graph: ChannelGraph, plan: Plan, name: str, tensor: Tensor) -> None:
+    if swap.has(tensor):
+        return
     weights = graph.indexing.value_scales(name)
     swap.tensor(tensor, reindex(tensor, graph.dims[name], plan.changes, weights))
     for dim, where, value in displacements(plan, name, graph):
@@ -179,8 +187,10 @@ def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follow
             tensor = held.get(alias)
             if tensor is None and alias != name:
                 continue
-            if tensor is None or tuple(tensor.shape) != graph.flow.param_shapes[name]:
-                seen = "nothing" if tensor is None else f"shape {tuple(tensor.shape)}"
+            shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else None
+            if tensor is None or shape != graph.flow.param_shapes[name]:
+                kind = "nothing" if tensor is None else f"a {type(tensor).__name__}"
+                seen = kind if shape is None else f"shape {shape}"
                 raise RamifyError(
                     f"a follower has the names and shapes of the model, and for '{alias}' of shape "
                     f"{graph.flow.param_shapes[name]} this one has {seen}"

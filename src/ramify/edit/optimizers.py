@@ -27,6 +27,8 @@ from ramify.tracing.recorder import tensors_of
 
 NEAR = 0.3  # farther than this share of its length from the weights, an entry is no copy of them
 
+T = TypeVar("T")
+
 _FACTORS = ("row_var", "col_var")  # of Adafactor
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
@@ -301,4 +303,16 @@ def several(optimizer: Any) -> list[Any]:
             f"`optimizer` is the optimizer that trains the model, or several in a list, and this "
             f"is a {type(optimizer).__name__}"
         )
-    return list(optimizer)
+    return once(optimizer)
+
+
+def once(given: Iterable[T]) -> list[T]:
+    """Several objects, none of them twice.
+
+    Args:
+        given: them, of which some may be the same object.
+
+    Returns:
+        Each in the place where it came first.
+    """
+    return list({id(one): one for one in given}.values())
