@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
@@ -98,6 +99,11 @@ def apply(
     """
     with alone():
         check_current(graph)
+        if torch._C._current_graph_task_id() != -1:  # the number of the pass that is under way
+            raise RamifyError(
+                "an edit was asked for while a backward pass runs, as from a hook on gradients, "
+                "and the rest of the pass would meet weights of other shapes: edit after the pass"
+            )
         optimizers, following = several(optimizer), several_followers(followers)
         with unharmed(graph.model, *optimizers, *following):
             return _apply(graph, _list_of_edits(edits), optimizers, following)

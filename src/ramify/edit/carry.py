@@ -94,10 +94,13 @@ class Swap:
         torch.clear_autocast_cache()
 
     def displace(self) -> None:
-        """Move the copies apart."""
+        """Move the copies apart; what autograd kept of the old values is of no use any more."""
         for target, dim, where, value in self._later:
             rows = target.data.movedim(dim, 0)
             rows[where.to(rows.device)] += value.to(device=rows.device, dtype=rows.dtype)
+        for tensor in self._given.values():
+            # A backward pass of before would give each channel the gradients of another.
+            torch.autograd.graph.increment_version(tensor)
 
 
 def stage_model(swap: Swap, graph: ChannelGraph, plan: Plan) -> None:
