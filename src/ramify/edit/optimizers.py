@@ -7,8 +7,9 @@ gradients, their squares, a number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -68,10 +69,33 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Any)
                 rule = states.rule(number, parameter, key, name, by_entry_is_enough=pruned)
                 scales = _scales(graph.indexing, name, law_of(rule))
                 carried = reindex(value, graph.dims[name], plan.changes, scales)
+                if rule in NEVER_NEGATIVE:
+                    same = _scales(graph.indexing, name, law_of("constant"))
+                    before = partial(reindex, value, graph.dims[name], plan.changes, same)
+                    carried = _within_range(carried, before)
                 swap.item(state, key, carried)
                 if rule == "weights":
                     for dim, where, offset in displacements(plan, name, graph):
                         swap.offset(carried, dim, where, offset)
+
+
+def _within_range(carried: Tensor, before: Callable[[], Tensor]) -> Tensor:
+    """What steps are divided by, where a half's range is too small for what it is multiplied by.
+
+    Infinity would end all steps of a weight, and 0 would make them infinite.
+
+    Args:
+        carried: the entry after it was multiplied.
+        before: gives it as it would be otherwise.
+
+    Returns:
+        It, with the largest or the smallest number of its type in such places.
+    """
+    if carried.dtype.itemsize >= torch.float32.itemsize:
+        return carried
+    kind, old = torch.finfo(carried.dtype), before()
+    inside = carried.clamp(kind.smallest_normal * kind.eps, kind.max)
+    return torch.where(old.isfinite() & (old > 0), inside, carried)
 
 
 def check_holds(model: nn.Module, optimizer: Any) -> None:
