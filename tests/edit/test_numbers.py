@@ -14,6 +14,8 @@ from torch.nn import functional as F
 import ramify
 from ramify import Drop, Insert, Prune, RamifyError, Split
 from ramify.tracing.verify.comparison import near
+from tests.checks import ability
+from tests.structures import STRUCTURES
 
 X = torch.linspace(-1.0, 1.0, 20).reshape(5, 4)
 
@@ -57,6 +59,14 @@ def test_an_infinite_output_hides_no_change_of_the_others() -> None:
     one, other = torch.tensor([1.0, -torch.inf]), torch.tensor([2.0, -torch.inf])
     assert near(one, one.clone(), rounding=1e-7)
     assert not near(one, other, rounding=1e-7)
+
+
+@pytest.mark.parametrize("name", ["CountsChannels", "HiddenCount", "ResidualStream"])
+def test_what_depends_on_a_width_shows_in_coarse_numbers_too(name: str) -> None:
+    graph = STRUCTURES[name].graph()
+    model = copy.deepcopy(graph.model).bfloat16()
+    found = ramify.trace(model, graph.inputs.bfloat16())
+    assert [ability(group) for group in found.groups] == [ability(g) for g in graph.groups]
 
 
 class Scaled(nn.Module):

@@ -22,6 +22,13 @@ from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Changes, Index, kept_positions, new_size
 from ramify.tracing.recorder import Op, Tape
 
+_PRODUCTS = frozenset({"aten::mul", "aten::mul_", "aten::div", "aten::div_"})
+"""However small what these make, rounding is a share of it: nothing cancels in them."""
+
+
+_LEAST = 0.1
+"""What is more than this share of its inputs is no noise, however coarse the numbers are."""
+
 
 class Mismatch(Exception):
     """The grown run does something that was not predicted."""
@@ -59,13 +66,16 @@ class ReferenceRun:
             inputs = [ref.index for ref in op.inputs() if ref.index in latest]
             largest = max((latest[index] for index in inputs), default=0.0)
             only_noise = bool(inputs) and noise.issuperset(inputs)
+            product = op.name in _PRODUCTS
+            from_noise = product and not noise.isdisjoint(inputs)
             norms: list[float | None] = []
             for ref, tensor in zip(op.results(), results, strict=True):
                 value = latest[ref.index] = norm(tensor)
                 # What is small against its inputs is what rounding left of a difference.
                 rounding = torch.finfo(tensor.dtype).eps if _rounds(tensor) else 0.0
                 noise.discard(ref.index)
-                if value <= 100 * rounding * largest or (only_noise and value <= 1e4 * largest):
+                small = value <= (0.0 if product else min(100 * rounding, _LEAST) * largest)
+                if small or from_noise or (only_noise and value <= 1e4 * largest):
                     noise.add(ref.index)
                 norms.append(None if ref.index in noise else value)
             self.norms.append(norms)
@@ -164,7 +174,10 @@ class RunComparison:
             if kept is not None:
                 tensor = tensor.index_select(dim, torch.from_numpy(kept).to(tensor.device))
         largest = self._reference.input_norms[self.position]
-        slack = max(1e-3, 2 * rounding) * old + 10 * rounding * largest
+        if self._reference.tape.ops[self.position].name in _PRODUCTS:
+            slack = max(1e-3, 3 * rounding) * old
+        else:
+            slack = max(1e-3, 2 * rounding) * old + 10 * rounding * largest
         new = norm(tensor)
         if abs(new - old) > slack or math.isfinite(new) != math.isfinite(old):
             self.by_value = True
