@@ -147,6 +147,17 @@ def test_an_optimizer_that_is_given_twice_gets_the_copies_of_a_block_once() -> N
     torch.testing.assert_close(average(X), model(X))
 
 
+def test_a_follower_of_inference_mode_is_refused() -> None:
+    model = net()
+    with torch.inference_mode():
+        average = copy.deepcopy(model)
+    with pytest.raises(RamifyError, match="'0.weight' was made under torch.inference_mode"):
+        ramify.apply(ramify.trace(model, X), [Split("0", 1)], followers=average)
+    assert model[0].out_features == average[0].out_features == 6
+    with torch.inference_mode():
+        average(X)
+
+
 def test_a_follower_that_holds_no_tensors_is_named() -> None:
     model = net()
     arrays = {name: value.detach().numpy() for name, value in model.named_parameters()}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ramify.edit.plan import Plan
 from ramify.errors import RamifyError
-from ramify.tracing import ChannelGraph
+from ramify.tracing import ChannelGraph, check_writable
 from ramify.tracing.dims import Fixed
 from ramify.tracing.grouped import ANY_WIDTH, BLOCK, SETTING
 from ramify.tracing.indexing import (
@@ -179,9 +179,11 @@ def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follow
     """The tensors of a model or state dictionary with the same names; a shared tensor only once.
 
     Raises:
-        RamifyError: a name is missing, or has another shape.
+        RamifyError: a name is missing, or has another shape, or it is of inference mode.
     """
     module = named_alike(graph.dims, follower) if isinstance(follower, nn.Module) else None
+    if module is not None:
+        check_writable(module)
     held = tensors_of(module) if module is not None else cast(Mapping[str, Tensor], follower)
     own = tensors_of(graph.model)
     for name in graph.indexing.touched(plan.changes):
