@@ -69,6 +69,26 @@ def test_what_depends_on_a_width_shows_in_coarse_numbers_too(name: str) -> None:
     assert [ability(group) for group in found.groups] == [ability(g) for g in graph.groups]
 
 
+class Divided(nn.Module):
+    """A wide layer whose output is divided by its width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(4, 2048), nn.Linear(2048, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(torch.relu(self.a(x))) / self.a.out_features
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_sum_over_many_channels_is_no_noise(dtype: torch.dtype) -> None:
+    graph = ramify.trace(Divided().to(dtype), X.to(dtype))
+    assert not graph["a"].can_split
+    assert "depends on the number of channels" in graph["a"].reason
+
+
 class Scaled(nn.Module):
     """A weight times a number that is learned."""
 

@@ -26,8 +26,13 @@ _PRODUCTS = frozenset({"aten::mul", "aten::mul_", "aten::div", "aten::div_"})
 """However small what these make, rounding is a share of it: nothing cancels in them."""
 
 
-_LEAST = 0.1
-"""What is more than this share of its inputs is no noise, however coarse the numbers are."""
+_CONTRACTIONS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::convolution"})
+"""They add many terms of either sign, which is less than their inputs by chance."""
+
+
+def _least(name: str) -> float:
+    """What is more than this share of its inputs is no noise, however coarse the numbers are."""
+    return 0.0 if name in _PRODUCTS else 1e-3 if name in _CONTRACTIONS else 0.1
 
 
 class Mismatch(Exception):
@@ -74,7 +79,7 @@ class ReferenceRun:
                 # What is small against its inputs is what rounding left of a difference.
                 rounding = torch.finfo(tensor.dtype).eps if _rounds(tensor) else 0.0
                 noise.discard(ref.index)
-                small = value <= (0.0 if product else min(100 * rounding, _LEAST) * largest)
+                small = value <= min(100 * rounding, _least(op.name)) * largest
                 if small or from_noise or (only_noise and value <= 1e4 * largest):
                     noise.add(ref.index)
                 norms.append(None if ref.index in noise else value)
