@@ -127,6 +127,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: propose([X], by=lambda model, batch: model(batch).mean()),
         'use reduction="none"',
     ),
+    "a count of errors": (
+        lambda: propose([X], by=lambda model, batch: model(batch).argmax(1)),
+        "the loss gives real numbers, and this one gave torch.int64",
+    ),
+    "a complex loss": (
+        lambda: propose([X], by=lambda model, batch: model(batch)[:, 0] + 0j),
+        "the loss gives real numbers, and this one gave torch.complex64",
+    ),
     "a number as a loss": (lambda: propose([X], by=lambda *_: 3.0), "return the tensor of losses"),
     "a number as edits": (
         lambda: apply(3),

@@ -64,3 +64,47 @@ def test_a_cut_keeps_what_a_network_with_large_hidden_means_makes():
     assert model[0].out_features < 12
     after = float(loss(model, batches[0]).mean().detach())
     assert abs(after / before - 1) < 1e-3
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e20, 1e37])
+def test_squares_that_single_precision_has_no_room_for(size):
+    draw = torch.Generator().manual_seed(0)
+    rows, targets = (torch.randn(1, n, 100, generator=draw) for n in (5, 2))
+    wanted = summed(rows, targets, 4)
+    found = summed(size * rows, targets, 4)
+    exact = float(torch.tensor(size))
+    assert torch.allclose(found.xx, wanted.xx * exact**2, rtol=1e-5, atol=0)
+    assert torch.allclose(found.xy, wanted.xy * exact, rtol=1e-4, atol=1e-5 * size)
+
+
+@pytest.mark.parametrize("inputs", ["zeros", "ones", "one sample"])
+def test_what_is_missed_of_constant_targets_is_a_share_of_their_size(inputs):
+    draw = torch.Generator().manual_seed(1)
+    x = {"zeros": torch.zeros(32, 4), "ones": torch.ones(32, 4), "one sample": torch.ones(1, 4)}
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    labels, reports = torch.randint(0, 3, (len(x[inputs]),), generator=draw), []
+    batches = [(x[inputs].double(), labels)]
+
+    def loss(model, batch):
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    graph = ramify.trace(model.double(), batches[0][0])
+    with pytest.warns(UserWarning, match="does not look at its input"):
+        ramify.cut(graph, loss, batches, budget={"params": "60%"}, log=reports.append)
+    assert reports[0].refitted
+    for reader in reports[0].refitted:
+        assert 0 <= reader.after <= reader.before < 100
+
+
+def test_activations_that_cannot_be_squared_are_named():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    batches = [(1e300 * torch.randn(32, 4).double(), torch.randint(0, 3, (32,)))]
+
+    def loss(model, batch):
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    graph = ramify.trace(model, torch.randn(2, 4).double())
+    with pytest.raises(ramify.RamifyError, match="'0' is worth comes out as nan.*too large"):
+        ramify.cut(graph, loss, batches, budget={"params": "60%"})
+    assert model[0].out_features == 8

@@ -107,6 +107,16 @@ def test_tensors_that_share_memory_are_written_in_full(tmp_path: Path) -> None:
     assert torch.equal(stored["part"], whole[:3])
 
 
+def test_a_type_that_no_file_holds_is_named(tmp_path: Path) -> None:
+    model = nn.Linear(2, 3, dtype=torch.complex64)
+    save(model, tmp_path / "net")
+    again = load(tmp_path / "net", build=lambda: nn.Linear(2, 3, dtype=torch.complex64))
+    assert torch.equal(again.weight, model.weight)
+    with pytest.raises(RamifyError, match="'weight' is of torch.complex128, which a safetensors"):
+        save(model.to(torch.complex128), tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.json", "net.safetensors"]
+
+
 def test_reshape_keeps_what_is_not_shape() -> None:
     net = Net().to(torch.float64, memory_format=torch.channels_last)
     net.out.weight.requires_grad_(False)

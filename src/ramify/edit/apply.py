@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
@@ -21,7 +22,7 @@ from ramify.edit.carry import Follower, Swap, stage_follower, stage_model
 from ramify.edit.configs import configured, facts_of, follow, warn_of_cache
 from ramify.edit.depth import carry_out_blocks
 from ramify.edit.lists import Steps
-from ramify.edit.optimizers import several, stage_optimizer
+from ramify.edit.optimizers import once, several, stage_optimizer
 from ramify.edit.plan import Edit, Plan, Split, check_current, plan_edits
 from ramify.errors import RamifyError
 from ramify.tracing import ChannelGraph
@@ -98,6 +99,11 @@ def apply(
     """
     with alone():
         check_current(graph)
+        if torch._C._current_graph_task_id() != -1:  # the number of the pass that is under way
+            raise RamifyError(
+                "an edit was asked for while a backward pass runs, as from a hook on gradients, "
+                "and the rest of the pass would meet weights of other shapes: edit after the pass"
+            )
         optimizers, following = several(optimizer), several_followers(followers)
         with unharmed(graph.model, *optimizers, *following):
             return _apply(graph, _list_of_edits(edits), optimizers, following)
@@ -316,7 +322,7 @@ def several_followers(followers: Follower | Iterable[Follower]) -> list[Follower
     """
     if isinstance(followers, (nn.Module, MutableMapping)):
         return [followers]
-    found = list(followers) if isinstance(followers, Iterable) else [followers]
+    found = once(followers) if isinstance(followers, Iterable) else [followers]
     for each in found:
         if not isinstance(each, (nn.Module, MutableMapping)):
             raise RamifyError(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ramify.edit.plan import Plan
 from ramify.errors import RamifyError
-from ramify.tracing import ChannelGraph
+from ramify.tracing import ChannelGraph, check_writable
 from ramify.tracing.dims import Fixed
 from ramify.tracing.grouped import ANY_WIDTH, BLOCK, SETTING
 from ramify.tracing.indexing import (
@@ -47,10 +47,16 @@ class Swap:
         self._do: list[Callable[[], None]] = []
         self._undo: list[Callable[[], None]] = []
         self._later: list[tuple[Tensor, int, Tensor, Tensor]] = []
+        self._given: dict[int, Tensor] = {}
+
+    def has(self, target: Tensor) -> bool:
+        """Whether a tensor is to get other data already, as one of several followers has it."""
+        return id(target) in self._given
 
     def tensor(self, target: Tensor, value: Tensor) -> None:
         """Give a tensor other data."""
         old = target.data
+        self._given[id(target)] = target
         self._do.append(lambda: set_data(target, value))
         self._undo.append(lambda: set_data(target, old))
 
@@ -88,10 +94,13 @@ class Swap:
         torch.clear_autocast_cache()
 
     def displace(self) -> None:
-        """Move the copies apart."""
+        """Move the copies apart; what autograd kept of the old values is of no use any more."""
         for target, dim, where, value in self._later:
             rows = target.data.movedim(dim, 0)
             rows[where.to(rows.device)] += value.to(device=rows.device, dtype=rows.dtype)
+        for tensor in self._given.values():
+            # A backward pass of before would give each channel the gradients of another.
+            torch.autograd.graph.increment_version(tensor)
 
 
 def stage_model(swap: Swap, graph: ChannelGraph, plan: Plan) -> None:
@@ -107,6 +116,8 @@ def stage_model(swap: Swap, graph: ChannelGraph, plan: Plan) -> None:
 
 
 def _stage_tensor(swap: Swap, graph: ChannelGraph, plan: Plan, name: str, tensor: Tensor) -> None:
+    if swap.has(tensor):
+        return
     weights = graph.indexing.value_scales(name)
     swap.tensor(tensor, reindex(tensor, graph.dims[name], plan.changes, weights))
     for dim, where, value in displacements(plan, name, graph):
@@ -168,9 +179,11 @@ def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follow
     """The tensors of a model or state dictionary with the same names; a shared tensor only once.
 
     Raises:
-        RamifyError: a name is missing, or has another shape.
+        RamifyError: a name is missing, or has another shape, or it is of inference mode.
     """
     module = named_alike(graph.dims, follower) if isinstance(follower, nn.Module) else None
+    if module is not None:
+        check_writable(module)
     held = tensors_of(module) if module is not None else cast(Mapping[str, Tensor], follower)
     own = tensors_of(graph.model)
     for name in graph.indexing.touched(plan.changes):
@@ -179,8 +192,10 @@ def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follow
             tensor = held.get(alias)
             if tensor is None and alias != name:
                 continue
-            if tensor is None or tuple(tensor.shape) != graph.flow.param_shapes[name]:
-                seen = "nothing" if tensor is None else f"shape {tuple(tensor.shape)}"
+            shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else None
+            if tensor is None or shape != graph.flow.param_shapes[name]:
+                kind = "nothing" if tensor is None else f"a {type(tensor).__name__}"
+                seen = kind if shape is None else f"shape {shape}"
                 raise RamifyError(
                     f"a follower has the names and shapes of the model, and for '{alias}' of shape "
                     f"{graph.flow.param_shapes[name]} this one has {seen}"

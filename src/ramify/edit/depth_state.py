@@ -68,9 +68,11 @@ def _set_list(steps: Steps, group: Any, key: str, values: list[Any]) -> None:
 
 
 def _with_copies(params: list[Any], run: Copied) -> tuple[list[Any], list[Any]]:
-    """Parameters with the copies of those among them, and these copies."""
+    """Parameters with the copies of those among them, and these copies; what is there stays."""
     places = {id(each): place for place, each in enumerate(params)}
-    found = [(places[id(old)], new) for old, new in run if id(old) in places]
+    found = [
+        (places[id(old)], new) for old, new in run if id(old) in places and id(new) not in places
+    ]
     new = [each for _, each in found]
     end = max((place for place, _ in found), default=-1) + 1
     return [*params[:end], *new, *params[end:]], new

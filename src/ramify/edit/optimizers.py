@@ -7,8 +7,9 @@ gradients, their squares, a number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from ramify.tracing.indexing import Indexing, Scaling, reindex
 from ramify.tracing.recorder import tensors_of
 
 NEAR = 0.3  # farther than this share of its length from the weights, an entry is no copy of them
+
+T = TypeVar("T")
 
 _FACTORS = ("row_var", "col_var")  # of Adafactor
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
@@ -66,10 +69,33 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Any)
                 rule = states.rule(number, parameter, key, name, by_entry_is_enough=pruned)
                 scales = _scales(graph.indexing, name, law_of(rule))
                 carried = reindex(value, graph.dims[name], plan.changes, scales)
+                if rule in NEVER_NEGATIVE:
+                    same = _scales(graph.indexing, name, law_of("constant"))
+                    before = partial(reindex, value, graph.dims[name], plan.changes, same)
+                    carried = _within_range(carried, before)
                 swap.item(state, key, carried)
                 if rule == "weights":
                     for dim, where, offset in displacements(plan, name, graph):
                         swap.offset(carried, dim, where, offset)
+
+
+def _within_range(carried: Tensor, before: Callable[[], Tensor]) -> Tensor:
+    """What steps are divided by, where a half's range is too small for what it is multiplied by.
+
+    Infinity would end all steps of a weight, and 0 would make them infinite.
+
+    Args:
+        carried: the entry after it was multiplied.
+        before: gives it as it would be otherwise.
+
+    Returns:
+        It, with the largest or the smallest number of its type in such places.
+    """
+    if carried.dtype.itemsize >= torch.float32.itemsize:
+        return carried
+    kind, old = torch.finfo(carried.dtype), before()
+    inside = carried.clamp(kind.smallest_normal * kind.eps, kind.max)
+    return torch.where(old.isfinite() & (old > 0), inside, carried)
 
 
 def check_holds(model: nn.Module, optimizer: Any) -> None:
@@ -301,4 +327,16 @@ def several(optimizer: Any) -> list[Any]:
             f"`optimizer` is the optimizer that trains the model, or several in a list, and this "
             f"is a {type(optimizer).__name__}"
         )
-    return list(optimizer)
+    return once(optimizer)
+
+
+def once(given: Iterable[T]) -> list[T]:
+    """Several objects, none of them twice.
+
+    Args:
+        given: them, of which some may be the same object.
+
+    Returns:
+        Each in the place where it came first.
+    """
+    return list({id(one): one for one in given}.values())

@@ -87,7 +87,15 @@ class Split:
         return f"Split({self.group!r}, {self.channel}, weights={self.weights}{moved})"
 
     def __post_init__(self) -> None:
-        """Refuse offsets that name no parameters."""
+        """Refuse shares that are no numbers, and offsets that name no parameters."""
+        try:
+            shares = tuple(float(share) for share in self.weights)
+        except (TypeError, ValueError) as error:
+            raise RamifyError(
+                f"the weights of a split of '{self.group}' are the shares of its copies, one real "
+                f"number for each, and this is {self.weights!r}: give a tuple such as (0.5, 0.5)"
+            ) from error
+        object.__setattr__(self, "weights", shares)
         if not isinstance(self.offsets, Mapping):
             raise RamifyError(
                 f"the offsets of a split of '{self.group}' are a {type(self.offsets).__name__}, "
@@ -270,8 +278,17 @@ def _validate_offsets(graph: ChannelGraph, group: ChannelGroup, edit: Split) -> 
                 f"the offset of '{name}' has {seen}, and a tensor of shape {expected} is needed: "
                 "(copies, *shape of one channel's kernel)"
             )
-        if not bool(torch.isfinite(offset).all()):
-            raise RamifyError(f"the offset of '{name}' holds values that are not finite")
+        own = tensors_of(graph.model)[name].dtype
+        if offset.is_complex() and not own.is_complex:
+            raise RamifyError(
+                f"the offset of '{name}' is complex, and the weight that it displaces is real: "
+                "give its real part"
+            )
+        if not bool(torch.isfinite(offset.to(own)).all()):
+            raise RamifyError(
+                f"the offset of '{name}' holds values that are not finite, or not as the {own} of "
+                "the weight"
+            )
 
 
 def kernel_shape(graph: ChannelGraph, group: ChannelGroup, slot: Slot) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ramify.methods.gradmax import GradMax
-from ramify.methods.proposal import Proposal
+from ramify.methods.proposal import Proposal, best_first
 from ramify.methods.splitting import SplittingDescent
 from ramify.probe.loss import Loss
 from ramify.tracing import ChannelGraph
@@ -68,7 +68,7 @@ class Auto:
         """
         held = list(batches)
         found = [one for method in self._methods() for one in method.propose(graph, loss, held)]
-        return sorted(found, key=lambda proposal: -proposal.gain)
+        return best_first(found)
 
     def _methods(self) -> tuple[SplittingDescent, GradMax]:
         splits = SplittingDescent(step=self.step, unit="kernel", surrogate=self.surrogate)

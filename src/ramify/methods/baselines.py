@@ -31,7 +31,7 @@ from ramify.methods.draws import (
     step_lengths,
     stream,
 )
-from ramify.methods.proposal import Proposal
+from ramify.methods.proposal import Proposal, best_first
 from ramify.methods.trial import Trial, binary_split
 from ramify.probe.lanczos import lanczos_extremes
 from ramify.probe.loss import Loss
@@ -71,7 +71,7 @@ class _Drawn(abc.ABC):
                 own = {name: offset[channel] for name, offset in offsets.items()}
                 edit = Split(group.name, channel, self._weights, own)
                 out.append(Proposal(edit, 0.0, cost, score=score, graph=graph))
-        return sorted(out, key=lambda proposal: -proposal.value)
+        return best_first(out)
 
     @property
     @abc.abstractmethod
@@ -328,7 +328,7 @@ class LineSearch:
                 split, gain = self._search(trial, group, channel, directions)
                 index, cost = float(pairs[number].low[channel]), prices.added([split])
                 out.append(Proposal(split, gain, cost, splitting_index=index, graph=graph))
-        return sorted(out, key=lambda proposal: -proposal.gain)
+        return best_first(out)
 
     def _search(
         self, trial: Trial, group: ChannelGroup, channel: int, directions: Kernels
@@ -443,7 +443,7 @@ class Expansion:
                 move = {name: part[channel].clone() for name, part in first.items()}
                 split, gain = self._optimise(trial, group, channel, move)
                 out.append(Proposal(split, gain, prices.added([split]), graph=graph))
-        return sorted(out, key=lambda proposal: -proposal.gain)
+        return best_first(out)
 
     def _optimise(
         self, trial: Trial, group: ChannelGroup, channel: int, move: Kernels

@@ -33,7 +33,7 @@ from ramify.methods.new_neurons import (
     mean_gradients,
     squares_of,
 )
-from ramify.methods.proposal import Proposal
+from ramify.methods.proposal import Proposal, best_first
 from ramify.methods.trial import copies_of, differentiable, edited
 from ramify.probe.loss import Loss, check_weights, checked_loss, each_batch
 from ramify.probe.replay import decomposed
@@ -140,7 +140,7 @@ class Boosting:
                 Proposal(edit, 0.0, cost, score=score, graph=graph)
                 for edit, score in zip(edits, own, strict=True)
             ]
-        return sorted(out, key=lambda proposal: -proposal.value)
+        return best_first(out)
 
 
 def outgoing_gradients(

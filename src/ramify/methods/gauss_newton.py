@@ -18,13 +18,14 @@ from ramify.cost import CostModel
 from ramify.edit import Edit, Prune
 from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
-from ramify.methods.proposal import Proposal
+from ramify.methods.proposal import Proposal, best_first
 from ramify.methods.trial import binary_split
 from ramify.probe.allocator import keep_freed_memory
 from ramify.probe.displaced.read_changes import ReadChanges
 from ramify.probe.loss import (
     Loss,
     check_finite,
+    check_real,
     check_weights,
     each_batch,
     number_of_batches,
@@ -145,6 +146,7 @@ class GaussNewton:
         """
         check_editable(graph)
         check_weights(graph.model)
+        check_real(graph.model)
         if not targets(graph):
             return []
         learner = Morphisms(graph, self)
@@ -294,7 +296,7 @@ class Morphisms:
                     Proposal(edit, -change, cost, graph=self._graph)
                     for edit, change in zip(edits, changes, strict=True)
                 ]
-        return sorted(out, key=lambda proposal: -proposal.gain)
+        return best_first(out)
 
     def _edits(self, kind: str, number: int) -> Sequence[Edit]:
         target = self._targets[number]

@@ -21,8 +21,8 @@ from ramify.errors import RamifyError
 from ramify.methods.draws import Kernels, check_positive, producer_kernels
 from ramify.methods.new_neurons import NO_BATCH, outgoing_squares
 from ramify.methods.outgoing_matrix import Asked, OutgoingMatrix, Start
-from ramify.methods.proposal import Proposal
-from ramify.probe.loss import Loss, check_weights, each_batch
+from ramify.methods.proposal import Proposal, best_first
+from ramify.probe.loss import Loss, check_real, check_weights, each_batch
 from ramify.probe.targets import Target, targets
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.recorder import tensors_of
@@ -131,6 +131,7 @@ class GradMax:
         """
         check_editable(graph)
         check_weights(graph.model)
+        check_real(graph.model)
         starts, matrices = self._matrices(graph, loss, batches)
         neurons = [
             self._neurons(graph, start, matrix)
@@ -148,7 +149,7 @@ class GradMax:
             for split, sign, both in zip(own, signs, found.view(-1, 2).tolist(), strict=True):
                 gain = self.lr * both[sign]
                 out.append(Proposal(_signed(split, sign), gain, cost, graph=graph))
-        return sorted(out, key=lambda proposal: -proposal.gain)
+        return best_first(out)
 
     def _matrices(
         self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]
@@ -286,6 +287,14 @@ def _probe(start: Start, name: str, k: int) -> Tensor:
 def _leading(matrix: Tensor, most: int) -> Tensor:
     """(N, D): the left singular vectors of (D, R), largest singular values first, up to `most`."""
     tall = matrix.shape[0] > matrix.shape[1]
+    # Squares of what is large or small would leave the range of the numbers.
+    largest = matrix.abs().amax()
+    if not bool(torch.isfinite(largest)):
+        raise RamifyError(
+            "the gradient to new neurons is not finite: activations are too large for their type "
+            "of number; scale the data, or take a type with a wider range"
+        )
+    matrix = matrix / torch.where(largest > 0, largest, torch.ones_like(largest))
     values, vectors = torch.linalg.eigh(matrix.T @ matrix if tall else matrix @ matrix.T)
     values, vectors = values.flip(0)[:most], vectors.flip(1)[:, :most]
     kept = values > NEGLIGIBLE**2 * values[0].clamp_min(torch.finfo(values.dtype).tiny)

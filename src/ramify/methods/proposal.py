@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
@@ -101,6 +102,29 @@ class Method(Protocol):
             RamifyError: what cannot be judged, in one sentence that says what to do.
         """
         ...
+
+
+def best_first(proposals: Iterable[Proposal]) -> list[Proposal]:
+    """Proposals in the order of their values.
+
+    Args:
+        proposals: of a method.
+
+    Returns:
+        They, the largest value first.
+
+    Raises:
+        RamifyError: names the first whose gain or value is not finite.
+    """
+    found = list(proposals)
+    for one in found:
+        if not (math.isfinite(one.value) and math.isfinite(one.gain)):
+            raise RamifyError(
+                f"what an edit of channel {one.edit.channel} of '{one.edit.group}' is worth comes "
+                f"out as {one.value}: weights or activations are not finite, or too large or small "
+                "for their squares to be; scale the data, or take a type of number of wider range"
+            )
+    return sorted(found, key=lambda proposal: -proposal.value)
 
 
 def checked(graph: ChannelGraph, method: Method, proposals: Any) -> list[Proposal]:

@@ -18,8 +18,8 @@ from ramify.edit import Prune
 from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods.draws import producer_kernels
-from ramify.methods.proposal import Proposal
-from ramify.probe.loss import Loss, check_weights, each_batch
+from ramify.methods.proposal import Proposal, best_first
+from ramify.probe.loss import Loss, check_real, check_weights, each_batch
 from ramify.probe.reads import first_order
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.indexing import kernels
@@ -70,7 +70,7 @@ class L1:
         for group in prunable(graph):
             every = producer_kernels(graph, group)
             made = [every[n] for n in every if tensors[n].dim() > 1] or list(every.values())
-            total = torch.stack([k.double().abs().reshape(len(k), -1).sum(1) for k in made]).sum(0)
+            total = torch.stack([k.abs().double().reshape(len(k), -1).sum(1) for k in made]).sum(0)
             norms[group.name] = total / total.mean().clamp_min(torch.finfo(total.dtype).tiny)
         return prunes(graph, norms)
 
@@ -180,6 +180,7 @@ class Taylor:
         """
         check_editable(graph)
         check_weights(graph.model)
+        check_real(graph.model)
         if not prunable(graph):
             return []
         found: dict[str, list[Tensor]] = {}
@@ -222,7 +223,7 @@ def prunes(
         expected = gains[name].tolist() if gains else [0.0] * len(own)
         for channel, (value, gain) in enumerate(zip(own.tolist(), expected, strict=True)):
             out.append(Proposal(Prune(name, channel), gain, cost, score=-value, graph=graph))
-    return sorted(out, key=lambda proposal: -proposal.value)
+    return best_first(out)
 
 
 def norm_scales(graph: ChannelGraph) -> set[str]:

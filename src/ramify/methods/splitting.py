@@ -24,7 +24,7 @@ from ramify.methods.draws import (
     producer_kernels,
     step_lengths,
 )
-from ramify.methods.proposal import Proposal
+from ramify.methods.proposal import Proposal, best_first
 from ramify.probe.lanczos import Extremes, exact_extremes, lanczos_extremes
 from ramify.probe.loss import Loss
 from ramify.probe.splitting_matrix import SplittingOperator, mean_product, splitting_operators
@@ -211,7 +211,7 @@ class SplittingDescent:
         out: list[Proposal] = []
         for target, pairs in zip(found, self._extremes(graph, found, operators), strict=True):
             out += self._of_group(prices, target, pairs, operators[0])
-        return sorted(out, key=lambda proposal: -proposal.gain)
+        return best_first(out)
 
     def _extremes(
         self, graph: ChannelGraph, found: Sequence[Target], operators: Sequence[SplittingOperator]

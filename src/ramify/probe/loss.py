@@ -45,7 +45,7 @@ def shaped_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
         Shape (S,).
 
     Raises:
-        RamifyError: the loss fails, is not of shape (S,), or S is 0.
+        RamifyError: the loss fails, is not of shape (S,) or not of real numbers, or S is 0.
     """
     values = _called(loss, model, batch)
     if not isinstance(values, Tensor) or values.dim() != 1:
@@ -53,6 +53,11 @@ def shaped_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
         raise RamifyError(
             "the loss gives one number for each sample, a tensor of shape (S,), and this one gave "
             f"{seen}: {_advice(values)}"
+        )
+    if not values.is_floating_point():
+        raise RamifyError(
+            f"the loss gives real numbers, and this one gave {values.dtype}: give the loss that is "
+            "trained on, or .float() of what is counted, or .real of what is complex"
         )
     if not len(values):
         raise RamifyError("a batch holds no sample: leave empty batches out of the data")
@@ -128,6 +133,25 @@ def check_weights(model: nn.Module) -> None:
                 f"parameter '{name}' holds values that are not finite: go back to an earlier "
                 "checkpoint, or lower the learning rate"
             )
+
+
+def check_real(model: nn.Module) -> None:
+    """No parameter is complex.
+
+    Raises:
+        RamifyError: names the first that is.
+    """
+    name = first_complex(model)
+    if name is not None:
+        raise RamifyError(
+            f"parameter '{name}' is complex, and what its channels are worth to the loss is known "
+            "for real weights alone: take L1(), RandomSplit() or Net2Net()"
+        )
+
+
+def first_complex(model: nn.Module) -> str | None:
+    """The name of the first parameter that is complex; None: all are real."""
+    return next((name for name, p in model.named_parameters() if p.is_complex()), None)
 
 
 def each_batch(batches: Any) -> Iterator[Any]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ramify import distributed
 from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
-from ramify.probe.loss import Loss, check_weights, checked_loss, each_batch
+from ramify.probe.loss import Loss, check_real, check_weights, checked_loss, each_batch
 from ramify.probe.recorded_pass import read_gradients
 from ramify.probe.replay import decomposed, replay
 from ramify.probe.targets import Target, independent_sets, targets
@@ -241,6 +241,7 @@ def splitting_operators(
     """
     check_editable(graph)
     check_weights(graph.model)
+    check_real(graph.model)
     chosen = targets(graph)
     operators = [
         SplittingOperator(graph, chosen, loss, batch, beta) for batch in each_batch(batches)

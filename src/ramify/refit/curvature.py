@@ -20,7 +20,7 @@ from ramify.errors import RamifyError
 from ramify.probe.loss import Loss, checked_loss
 from ramify.probe.recorded_pass import RecordedPass
 from ramify.refit import moments
-from ramify.refit.moments import Moments, folded, over_ranks
+from ramify.refit.moments import Moments, folded, over_ranks, roomy
 from ramify.refit.readers import Course, Reader
 from ramify.refit.ridge import MIXES, STRENGTHS, choose, covariances, mixes
 from ramify.refit.surgery import Block, curvature_of
@@ -116,7 +116,7 @@ def _add(
         reader, x = by_name[read.reader.name], taken.value(sources[position], position)
         for fold, phi, own in folded(reader, number, FOLDS, x, slope):
             read.folds[fold].add(phi, own[:, :0])
-            wide = own.to(torch.promote_types(own.dtype, torch.float32))
+            [wide] = roomy(own)
             wide = wide if read.weight is None else read.weight.to(wide) @ wide
             add_upper(read.gradients, wide, wide)
 

@@ -21,7 +21,7 @@ from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods import L1, Proposal, agree
 from ramify.methods.proposal import Method, checked
-from ramify.probe.loss import Loss
+from ramify.probe.loss import Loss, first_complex
 from ramify.refit.block_takeover import refit_without
 from ramify.refit.budget_shares import in_numbers
 from ramify.refit.choosing import Floor, comparable, floors, of_groups, tells_apart
@@ -214,7 +214,7 @@ def cut(  # noqa: PLR0913
             proposals, scorer = _scored(graph, method, constant, loss, sample, groups, raw)
             silent = method is None and isinstance(scorer, L1)
             said[:] = [f"{_SILENT}: channels were chosen by L1()"] if silent else []
-            unlike = not raw and not isinstance(scorer, Takeover)
+            unlike = not raw and not isinstance(scorer, Takeover) and not first_complex(graph.model)
             return Selecting(
                 graph=graph,
                 loss=loss,

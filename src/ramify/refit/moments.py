@@ -6,6 +6,7 @@ reads, `O` outputs that one group makes, `R` rows (samples times positions).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,9 @@ from torch import Tensor
 from ramify import distributed
 from ramify.refit.readers import Kernel, Reader
 from ramify.refit.symmetric import add_upper, mirror
+
+ROOM = 1e15
+"""Numbers up to this size, and down to its inverse, have squares in single precision."""
 
 CHUNK = 2**23
 """So many numbers of unfolded patches are held at once."""
@@ -73,8 +77,7 @@ class Moments:
             phi: (G, F, R), what is read.
             y: (G, O, R), what should be made of it.
         """
-        wide = torch.promote_types(phi.dtype, torch.float32)
-        phi, y = phi.to(wide), y.to(wide)
+        phi, y = roomy(phi, y)
         if self.about is None:
             self.about = phi.mean(2, keepdim=True), y.mean(2, keepdim=True)
         phi, y = phi - self.about[0], y - self.about[1]
@@ -101,6 +104,15 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         """The sums over the rows of both."""
         return Moments(*(a + b for a, b in zip(self.parts(), other.parts(), strict=True)))
+
+
+def roomy(*tensors: Tensor) -> list[Tensor]:
+    """Tensors in a type of number that has room for their squares, single precision at least."""
+    wide = functools.reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
+    largest = [float(torch.linalg.vector_norm(t, torch.inf)) for t in tensors if t.numel()]
+    if any(size and not 1 / ROOM < size < ROOM for size in largest):
+        wide = torch.promote_types(wide, torch.float64)
+    return [tensor.to(wide) for tensor in tensors]
 
 
 def folded(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -80,13 +81,14 @@ def solve(
     wide = torch.promote_types(weight.dtype, torch.float32)
     strengths = strengths or (16 * torch.finfo(wide).eps, *STRENGTHS)
     old, shift = weight.double(), None if bias is None else bias.double()
-    scale = _spread(every)
-    before = _error(every, old, shift) / scale
+    error = max(_error(every, old, shift), 0.0)  # no less but for rounding
+    scale = _spread(every) or max(error, sys.float_info.min)
+    before = error / scale
     best, chosen = 0.0, float("nan")
     if before > EXACT:
         strength = choose(folds, old, shift is not None, strengths)
         new, moved = ridge(every, old, strength, shift is not None)
-        best, chosen = _error(every, new, moved) / scale, strength
+        best, chosen = max(_error(every, new, moved), 0.0) / scale, strength
         if best < before and bool(torch.isfinite(new).all()):
             return Solution(new, _or_zeros(moved, every), chosen, before, best)
     return Solution(old, _or_zeros(shift, every), chosen, before, before)
@@ -167,9 +169,10 @@ def _error(moments: Moments, weight: Tensor, bias: Tensor | None) -> float:
 
 
 def _spread(moments: Moments) -> float:
-    """The variance of the targets, summed over outputs."""
-    mean = moments.y / moments.rows
-    return max(float((moments.yy / moments.rows - mean.square()).sum()), 1e-300)
+    """The variance of the targets, summed over outputs; of constant ones, their mean square."""
+    mean, square = moments.y / moments.rows, float((moments.yy / moments.rows).sum())
+    spread = float((moments.yy / moments.rows - mean.square()).sum())
+    return spread if spread > EXACT * square else square
 
 
 def choose(

@@ -187,8 +187,8 @@ class Walk:
         """Refit one reader; None where its outputs cannot be told apart."""
         first = self._pairs[0]
         reader, old = first.new_course.readers[place], first.old_course.readers[place]
-        wide = reader.entries.shape[1] > moments.WIDEST
-        matched = None if wide else self._matched(reader, old)
+        left = reader.entries.shape[1] > moments.WIDEST or self._tensors[reader.name].is_complex()
+        matched = None if left else self._matched(reader, old)
         if matched is None or not all(_rows_alike(pair, place) for pair in self._pairs):
             return None
         outputs, times = matched

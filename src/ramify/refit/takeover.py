@@ -14,9 +14,9 @@ from ramify.cost import CostModel
 from ramify.edit import Prune
 from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
-from ramify.methods import Proposal
+from ramify.methods.proposal import Proposal, best_first
 from ramify.methods.scores import prunable
-from ramify.probe.loss import Loss, check_weights
+from ramify.probe.loss import Loss, check_real, check_weights
 from ramify.probe.reads import first_order
 from ramify.refit.curvature import block_of, reads_of, strength_of, weight_of
 from ramify.refit.surgery import eliminate
@@ -68,6 +68,7 @@ class Takeover:
         """
         check_editable(graph)
         check_weights(graph.model)
+        check_real(graph.model)
         if not prunable(graph):
             return []
         sample = list(batches)
@@ -89,11 +90,12 @@ class Takeover:
                 continue
             cost, highest = prices.added([Prune(group.name, 0)]), 0.0
             for channel, added in zip(*eliminate(blocks, 0), strict=True):
-                highest = max(highest, added)
+                # Not by max(), which would pass over what is no number.
+                highest = added if not added <= highest else highest
                 edit = Prune(group.name, channel)
                 proposals.append(Proposal(edit, -highest, cost, score=-highest, graph=graph))
         proposals += self._unread(graph, loss, sample, unread, prices)
-        return sorted(proposals, key=lambda proposal: -proposal.value)
+        return best_first(proposals)
 
     def _unread(
         self,

@@ -15,6 +15,7 @@ from torch import Tensor
 from ramify.errors import RamifyError
 from ramify.store.disk import append, write_all
 
+NOT_STORED = (torch.complex128, torch.complex32)
 TORN = "it is torn or was changed by hand"
 LARGEST_JSON = 2**28  # bytes; what Ramify writes is far smaller
 
@@ -60,10 +61,22 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
 
 def tensors_writer(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Callable[[str], Any]:
-    """What writes a safetensors file; tensors that share memory are each written in full."""
+    """What writes a safetensors file; tensors that share memory are each written in full.
+
+    Returns:
+        A function of the file's name.
+
+    Raises:
+        RamifyError: names a tensor of a type that such a file has no word for.
+    """
     seen: set[int] = set()
     owned = {}
     for name, tensor in tensors.items():
+        if tensor.dtype in NOT_STORED:
+            raise RamifyError(
+                f"'{name}' is of {tensor.dtype}, which a safetensors file cannot hold: take "
+                "complex64, or save the state_dict by torch.save, with ramify.recipe_of(model)"
+            )
         plain = tensor.detach().cpu().contiguous()
         memory = plain.untyped_storage().data_ptr()
         owned[name] = plain.clone() if memory in seen else plain

@@ -86,8 +86,10 @@ def _mixed(flow: DimFlow) -> set[Atom]:
         made, summed = atoms_of(read.made), atoms_of(read.read)
         for name in read.names:
             dims = [resolve(slot) for slot in flow.param_dims[name]]
+            if len(dims) != 3:
+                continue
             first = dims[0]
-            if len(dims) != 3 or not isinstance(first, Atom) or not first.ranked:
+            if not isinstance(first, Atom) or not first.ranked:
                 continue
             others = atoms_of(dims[1:])
             if (first in made and others & made) or first not in made | summed:

@@ -182,7 +182,7 @@ class Tape:
     @functools.cached_property
     def rounding(self) -> float:
         """The relative rounding of the coarsest numbers on the tape."""
-        floats = [dtype for dtype in set(self.dtypes) if dtype.is_floating_point]
+        floats = [d for d in set(self.dtypes) if d.is_floating_point or d.is_complex]
         return max((torch.finfo(dtype).eps for dtype in floats), default=0.0)
 
 

@@ -22,6 +22,18 @@ from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Changes, Index, kept_positions, new_size
 from ramify.tracing.recorder import Op, Tape
 
+_PRODUCTS = frozenset({"aten::mul", "aten::mul_", "aten::div", "aten::div_"})
+"""However small what these make, rounding is a share of it: nothing cancels in them."""
+
+
+_CONTRACTIONS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::convolution"})
+"""They add many terms of either sign, which is less than their inputs by chance."""
+
+
+def _least(name: str) -> float:
+    """What is more than this share of its inputs is no noise, however coarse the numbers are."""
+    return 0.0 if name in _PRODUCTS else 1e-3 if name in _CONTRACTIONS else 0.1
+
 
 class Mismatch(Exception):
     """The grown run does something that was not predicted."""
@@ -59,13 +71,16 @@ class ReferenceRun:
             inputs = [ref.index for ref in op.inputs() if ref.index in latest]
             largest = max((latest[index] for index in inputs), default=0.0)
             only_noise = bool(inputs) and noise.issuperset(inputs)
+            product = op.name in _PRODUCTS
+            from_noise = product and not noise.isdisjoint(inputs)
             norms: list[float | None] = []
             for ref, tensor in zip(op.results(), results, strict=True):
                 value = latest[ref.index] = norm(tensor)
                 # What is small against its inputs is what rounding left of a difference.
-                rounding = torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
+                rounding = torch.finfo(tensor.dtype).eps if _rounds(tensor) else 0.0
                 noise.discard(ref.index)
-                if value <= 100 * rounding * largest or (only_noise and value <= 1e4 * largest):
+                small = value <= min(100 * rounding, _least(op.name)) * largest
+                if small or from_noise or (only_noise and value <= 1e4 * largest):
                     noise.add(ref.index)
                 norms.append(None if ref.index in noise else value)
             self.norms.append(norms)
@@ -80,9 +95,14 @@ class ReferenceRun:
         self.used |= {ref.index for ref in tape.outputs}
 
 
+def _rounds(tensor: Tensor) -> bool:
+    """Whether a tensor holds real or complex numbers, and not whole ones."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def norm(tensor: Tensor) -> float:
-    """The Euclidean norm of real numbers; 0 for anything else."""
-    if not tensor.is_floating_point() or tensor.layout is not torch.strided:
+    """The Euclidean norm of real or complex numbers; 0 for anything else."""
+    if not _rounds(tensor) or tensor.layout is not torch.strided:
         return 0.0
     half = tensor.dtype in (torch.float16, torch.bfloat16)
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float32 if half else None))
@@ -151,7 +171,7 @@ class RunComparison:
     def _compare(self, tensor: Tensor, terms: Sequence[Term], number: int) -> None:
         """The norm of the old channels against that of the reference."""
         old = self._reference.norms[self.position][number]
-        if old is None or not tensor.is_floating_point():
+        if old is None or not _rounds(tensor):
             return
         rounding = self._reference.tape.rounding
         for dim, term in enumerate(terms):
@@ -159,7 +179,10 @@ class RunComparison:
             if kept is not None:
                 tensor = tensor.index_select(dim, torch.from_numpy(kept).to(tensor.device))
         largest = self._reference.input_norms[self.position]
-        slack = max(1e-3, 2 * rounding) * old + 10 * rounding * largest
+        if self._reference.tape.ops[self.position].name in _PRODUCTS:
+            slack = max(1e-3, 3 * rounding) * old
+        else:
+            slack = max(1e-3, 2 * rounding) * old + 10 * rounding * largest
         new = norm(tensor)
         if abs(new - old) > slack or math.isfinite(new) != math.isfinite(old):
             self.by_value = True
@@ -187,7 +210,9 @@ def near(a: Tensor, b: Tensor, rounding: float) -> bool:
     """Whether two tensors are equal up to what rounding of that size may change."""
     if a.shape != b.shape:
         return False
-    if not a.dtype.is_floating_point:
+    if not _rounds(a):
         return True
-    size = float(a.abs().nan_to_num().max()) if a.numel() else 0.0
+    if a.is_complex():
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
+    size = float(a.abs().nan_to_num(posinf=0.0).max()) if a.numel() else 0.0
     return torch.allclose(a, b, rtol=0.0, atol=rounding**0.5 * (size + 1e-12), equal_nan=True)
