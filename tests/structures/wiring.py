@@ -288,3 +288,16 @@ class InPlaceWrites(nn.Module):
         out[:, : a.size(1)] = a.relu_()
         out[:, a.size(1) :].copy_(b).mul_(0.5)
         return self.c(out.sigmoid_())
+
+
+@structure((3, 4), {"a:0": "3 split", "a:1": "2 frozen", "c": "2 frozen"})
+class Maxout(nn.Module):
+    """The larger of every two channels, half as many as there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(4, 6), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.c(x.view(*x.shape[:-1], x.shape[-1] // 2, 2).amax(-1))
