@@ -301,3 +301,29 @@ class Maxout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(x)
         return self.c(x.view(*x.shape[:-1], x.shape[-1] // 2, 2).amax(-1))
+
+
+@structure((3, 4), {"a": "6 prune", "c": "2 frozen", "centres": "5 split"})
+class Centres(nn.Module):
+    """Radial units: a table makes what a weight reads, by distances written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.centres = nn.Linear(4, 6), nn.Parameter(torch.randn(5, 6))
+        self.widths, self.c = nn.Parameter(torch.rand(5)), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = (torch.tanh(self.a(x))[:, None] - self.centres).square().sum(-1)
+        return self.c(torch.exp(-self.widths * far))
+
+
+@structure((3, 4), {"centres": "5 split", "c": "2 frozen"})
+class CentresOfInputs(nn.Module):
+    """The same, of the inputs themselves: no layer makes a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres, self.c = nn.Parameter(torch.randn(5, 4)), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.exp(-(x[:, None] - self.centres).abs().sum(-1)))
