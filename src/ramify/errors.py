@@ -1,7 +1,8 @@
 """The error that a user is meant to read, and words that its messages share."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class RamifyError(ValueError):
@@ -47,3 +48,23 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 def first_line(error: Exception) -> str:
     """What another library's error says, to be quoted in a sentence of ours."""
     return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+
+
+@contextlib.contextmanager
+def second_derivatives() -> Iterator[None]:
+    """What is differentiated twice inside the block may have no second derivative: a sentence.
+
+    Raises:
+        RamifyError: torch knows no second derivative of an operation on the way.
+        RuntimeError: what else torch may say, as it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = first_line(error)
+        if "derivative for" not in said and "@once_differentiable" not in said:
+            raise
+        raise RamifyError(
+            f"an operation of the model or of its loss has no second derivative ({said}): take a "
+            "method that needs none, such as ramify.GaussNewton, or write the operation out"
+        ) from error

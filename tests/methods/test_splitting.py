@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import ramify
+from ramify.methods import Boosting
 from tests.nets import SMOOTH, per_sample, prepared
 
 
@@ -103,6 +104,25 @@ def test_what_a_norm_cancels_changes_no_gain_of_a_relative_step() -> None:
 def test_an_unknown_unit_is_refused(kind: type) -> None:
     with pytest.raises(ramify.RamifyError, match="unit is one of absolute, kernel, and got 'mm'"):
         kind(unit="mm")
+
+
+@pytest.mark.parametrize("kind", [ramify.SplittingDescent, ramify.GradMax, Boosting])
+def test_an_operation_without_a_second_derivative_is_named(kind: type) -> None:
+    class Distances(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.c = nn.Linear(2, 4), nn.Linear(5, 2)
+            self.centres = nn.Parameter(torch.randn(5, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            units = torch.exp(-torch.cdist(torch.tanh(self.a(x)), self.centres))
+            return torch.cdist(self.c(units), x)
+
+    model, x = Distances(), torch.randn(3, 2)
+    loss = lambda model, x: model(x).square().sum(1)  # noqa: E731
+    graph = ramify.trace(model, x)
+    with pytest.raises(ramify.RamifyError, match="_cdist_backward.*such as ramify.GaussNewton"):
+        kind().propose(graph, loss, [x])
 
 
 @pytest.mark.parametrize("name", list(SMOOTH))

@@ -267,3 +267,15 @@ class NonLeaf(nn.Module):
         with torch.no_grad():
             self.b.weight.clamp_(-0.3, 0.3)
         return self.b(torch.relu(self.a(x)))
+
+
+@structure((3, 4), {"a": "6 split", "b": "4 split", "c": "2 frozen"})
+class ImaginaryUnit(nn.Module):
+    """Channels times a number that is not real, of which only the real part goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(torch.exp(1j * self.a(x)).real))

@@ -221,3 +221,43 @@ class Unfold(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.b(F.unfold(torch.relu(self.a(x)), 3).transpose(1, 2)).mean(1)
+
+
+class Modulated(nn.Module):
+    """A convolution whose kernel is scaled for each sample, all samples as groups of one."""
+
+    def __init__(self, channels: int, made: int) -> None:
+        super().__init__()
+        self.style, self.made = nn.Linear(3, channels), made
+        self.weight = nn.Parameter(0.3 * torch.randn(1, made, channels, 3, 3))
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        kernel = self.weight * self.style(style).view(b, 1, c, 1, 1)
+        kernel = kernel * (kernel.pow(2).sum([2, 3, 4]) + 1e-8).rsqrt().view(b, self.made, 1, 1, 1)
+        kernel = kernel.view(b * self.made, c, 3, 3)
+        x = F.conv2d(x.reshape(1, b * c, h, w), kernel, padding=1, groups=b)
+        return x.view(b, self.made, h, w)
+
+
+@structure(
+    (2, 3),
+    {
+        "a.style:0": "1 frozen",
+        "a.style:1": "4 prune",
+        "b.style": "6 prune",
+        "rgb": "2 frozen",
+        "b": "5 split",
+    },
+)
+class ModulatedConvolutions(nn.Module):
+    """A learned image for all samples, and channels that no sum over weights makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Parameter(torch.randn(1, 4, 3, 3))
+        self.a, self.b, self.rgb = Modulated(4, 6), Modulated(6, 5), nn.Conv2d(5, 2, 1)
+
+    def forward(self, style: Tensor) -> Tensor:
+        x = self.image.repeat(style.shape[0], 1, 1, 1)
+        return self.rgb(torch.tanh(self.b(torch.tanh(self.a(x, style)), style)))

@@ -288,3 +288,84 @@ class InPlaceWrites(nn.Module):
         out[:, : a.size(1)] = a.relu_()
         out[:, a.size(1) :].copy_(b).mul_(0.5)
         return self.c(out.sigmoid_())
+
+
+@structure((3, 4), {"a:0": "3 split", "a:1": "2 frozen", "c": "2 frozen"})
+class Maxout(nn.Module):
+    """The larger of every two channels, half as many as there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(4, 6), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.c(x.view(*x.shape[:-1], x.shape[-1] // 2, 2).amax(-1))
+
+
+@structure((3, 4), {"a": "6 prune", "c": "2 frozen", "centres": "5 split"})
+class Centres(nn.Module):
+    """Radial units: a table makes what a weight reads, by distances written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.centres = nn.Linear(4, 6), nn.Parameter(torch.randn(5, 6))
+        self.widths, self.c = nn.Parameter(torch.rand(5)), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = (torch.tanh(self.a(x))[:, None] - self.centres).square().sum(-1)
+        return self.c(torch.exp(-self.widths * far))
+
+
+@structure((3, 4), {"centres": "5 split", "c": "2 frozen"})
+class CentresOfInputs(nn.Module):
+    """The same, of the inputs themselves: no layer makes a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres, self.c = nn.Parameter(torch.randn(5, 4)), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.exp(-(x[:, None] - self.centres).abs().sum(-1)))
+
+
+@structure((2, 3, 4), {"a": "6 prune", "c": "2 frozen", "centres": "5 split"})
+class CentresByDistance(nn.Module):
+    """The same by torch's own distances, of sequences to one table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.centres = nn.Linear(4, 6), nn.Parameter(torch.randn(5, 6))
+        self.widths, self.c = nn.Parameter(torch.rand(5)), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = torch.cdist(torch.tanh(self.a(x)), self.centres)
+        return self.c(torch.exp(-self.widths * far))
+
+
+@structure((2, 3, 4), {"a": "6 prune", "b": "5 prune", "pair": "7 split", "c": "2 frozen"})
+class BilinearLayer(nn.Module):
+    """One weight reads the channels of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(4, 5)
+        self.pair, self.c = nn.Bilinear(6, 5, 7), nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.tanh(self.pair(torch.relu(self.a(x)), self.b(x))))
+
+
+@structure((3, 4), {"a": "6 split", "b": "5 inexact", "c": "4 frozen"})
+class LossesInside(nn.Module):
+    """Losses that the forward returns beside its output, of channels and of classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = torch.tanh(self.b(torch.relu(self.a(x))))
+        near, whole = F.mse_loss(x, x.detach().round()), F.smooth_l1_loss(x, x * 0, reduction="sum")
+        classes = self.c(x)
+        return classes, near + whole, F.cross_entropy(classes, classes.argmax(1))

@@ -86,6 +86,12 @@ def test_what_cannot_be_equal_is_frozen() -> None:
     assert "sizes 6 and 12 meet" in d.frozen
 
 
+def test_an_axis_beside_axes_of_one_channel_stays_free() -> None:
+    one, a = Atom(1), Atom(6)
+    unify(a, product([one, a]), "they meet")
+    assert (a.frozen, one.frozen) == ("", "an axis of one channel is dropped")
+
+
 def test_flags_survive_refining() -> None:
     a = Atom(6)
     freeze(a, "because")

@@ -78,7 +78,7 @@ LOST: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "looked up": (
         lambda: Through(lambda w: w.gather(0, torch.ones(1, 8, 4).long())[0], (3, 8, 4)),
-        "aten::gather in the model's own forward looks them up by number",
+        "the model's own forward holds a size that does not follow an edit",
     ),
     "sorted": (lambda: Through(lambda w: w.sort(0)[0]), "aten::sort in the model's own forward"),
     "summed up": (lambda: Through(lambda w: w.cumsum(0)), "aten::cumsum in the model's own"),

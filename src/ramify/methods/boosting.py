@@ -16,7 +16,7 @@ from ramify import distributed
 from ramify.cost import CostModel
 from ramify.edit import Split
 from ramify.edit.plan import check_editable
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, second_derivatives
 from ramify.methods.draws import (
     Kernels,
     check_positive,
@@ -200,6 +200,7 @@ def outgoing_gradients(
     return squares_of(columns, gradients), climbs
 
 
+@second_derivatives()
 def _second_gradients(
     model: nn.Module,
     readers: Mapping[str, Tensor],

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ramify import distributed
 from ramify.edit.plan import check_editable
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, second_derivatives
 from ramify.probe.loss import Loss, check_real, check_weights, checked_loss, each_batch
 from ramify.probe.recorded_pass import read_gradients
 from ramify.probe.replay import decomposed, replay
@@ -142,6 +142,7 @@ class _IndependentOperator:
         """The gradient of the mean loss to each channel's own parameters: one (W, D) a target."""
         return self._gather(self._slopes)
 
+    @second_derivatives()
     def product(self, vectors: Vectors) -> Vectors:
         """S·v: one (W, D) for each target, for one vector a channel."""
         if not self._slopes:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ramify import distributed
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, second_derivatives
 from ramify.probe.replay import decomposed
 from ramify.relax.partition import NamedTensors
 from ramify.relax.searcher import Gradients, Searcher, Step, Value, check_weight, combined
@@ -121,6 +121,7 @@ class DARTS(Searcher):
             implicit = self._central_difference(batch_a, vectors, drawn)
         return loss_p, combined((1.0, direct), (-1.0, implicit))
 
+    @second_derivatives()
     def _second_derivative(
         self, loss_a: Value, slope: tuple[Tensor | None, ...], vectors: Gradients
     ) -> Gradients:

@@ -179,9 +179,10 @@ def rank(term: Term, reason: str, least: int = 1) -> None:
 def _bind(atom: Atom, term: Term) -> None:
     """An atom becomes a term, which inherits its restrictions."""
     inside = list(leaves(term))
-    if any(leaf is atom for leaf in inside):
+    if any(leaf is atom for leaf in inside):  # beside it are axes of size 1, since sizes agree
         for leaf in inside:
-            freeze(leaf, "a dimension that would have to contain itself")
+            if leaf is not atom:
+                freeze(leaf, "an axis of one channel is dropped")
         return
     for leaf in inside:
         leaf.frozen = leaf.frozen or atom.frozen

@@ -31,6 +31,7 @@ def roles_of(flow: DimFlow) -> Roles:
         for atom in atoms_of(read.read) - scalable.keys():
             forbid_split(atom, "it is multiplied with another activation, where copies count twice")
     _note_carriers(flow, roles)
+    _note_unseen_makers(flow, roles)
     for name, atom, _, reason in opaque:
         places = roles.setdefault(atom, {})
         if not any(places.values()):
@@ -70,6 +71,18 @@ def _note_carriers(flow: DimFlow, roles: Roles) -> None:
                 roles.setdefault(atom, {}).setdefault((name, dim), set())
             for atom in repeated_atoms(resolve(term)):
                 freeze(atom, f"'{name}' holds it twice in one dimension (an outer product)")
+
+
+def _note_unseen_makers(flow: DimFlow, roles: Roles) -> None:
+    """Tables make the channels that a weight reads and no sum makes: centres, modulated kernels."""
+    read = {atom for seen in flow.contractions if seen.moved for atom in atoms_of(seen.read)}
+    for atom in read & roles.keys():
+        places = roles[atom]
+        if any("producer" in seen for seen in places.values()):
+            continue
+        for (name, _), seen in places.items():
+            if not seen and len(flow.param_dims[name]) > 1 and name not in flow.buffers:
+                seen.add("producer")
 
 
 def _opaque_axes(flow: DimFlow) -> list[tuple[str, Atom, int, str]]:

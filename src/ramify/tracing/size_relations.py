@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ramify.tracing.dims import Fixed, Prod, Sum, Term, concat, product, resolve, unify
+from ramify.tracing.dims import Atom, Fixed, Prod, Sum, Term, concat, product, resolve, unify
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.sizes import Size, Use
 
@@ -37,7 +37,19 @@ def relate(flow: DimFlow, uses: Sequence[Use]) -> None:
             given = _expressed(flow, use.size)
         if given is None or given.size != term.size or _same_size(given, term):
             continue
-        unify(given, term, _REASON)
+        unify(*_without_common(given, term), _REASON)
+
+
+def _without_common(one: Term, other: Term) -> tuple[Term, Term]:
+    """Two products of one size without the axes that stand in both: the rest has one size too."""
+    left, right = (
+        list(t.parts) if isinstance(t, Prod) else [t] for t in map(resolve, (one, other))
+    )
+    for part in list(left):
+        if isinstance(part, Atom) and part in right:
+            left.remove(part)
+            right.remove(part)
+    return product(left), product(right)
 
 
 def _from_a_dimension(size: object) -> bool:

@@ -80,11 +80,13 @@ def scaled_product(
 
 
 def _number_in(op: Op) -> float | None:
-    """What an operation multiplies a tensor by, where that is a number."""
+    """What an operation multiplies a tensor by, where that is a real number other than zero."""
     if op.name not in MULTIPLIES or len(op.inputs()) != 1 or not isinstance(op.args[0], Ref):
         return None
-    number = float(op.args[1])
-    return 1.0 / number if "div" in op.name else number
+    number = op.args[1]
+    if isinstance(number, complex) or not number:
+        return None
+    return 1.0 / number if "div" in op.name else float(number)
 
 
 def _scales_by_width(op: Op) -> bool:

@@ -159,6 +159,36 @@ def attention(op: TracedOp) -> None:
     op.give(out, *([op.fixed(n) for n in op.shape(r)] for r in others))
 
 
+@aten_rule("_trilinear")
+def bilinear(op: TracedOp) -> None:
+    """`sum_ij x_i W_oij y_j`, as `nn.Bilinear` calls it: a read is one weight by one factor."""
+    x, weight, y = op.args[:3]
+    assert [list(dims) for dims in op.args[3:7]] == [[1, 3], [0], [1, 2], [2, 3]]
+    (rows, first), (same_rows, second) = op.dims(x), op.dims(y)
+    made, left, right = op.dims(weight)
+    op.tie(rows, same_rows, "multiplies row by row")
+    for read, column in ((first, left), (second, right)):
+        op.tie(read, column, "sums over them")
+        op.forbid_split(read, "multiplies two activations by one weight")
+    op.contract((x, [], []), (weight, [], [made]))
+    for attribute, term in (("in1_features", left), ("in2_features", right)):
+        op.holds_size(attribute, term)
+    op.holds_size("out_features", made)
+    op.give([rows, made])
+
+
+@aten_rule("_cdist_forward", "_euclidean_dist")
+def distances(op: TracedOp) -> None:
+    """The distance of each row of one tensor to each row of another, over the last dimension."""
+    left, right = op.dims(op.args[0]), op.dims(op.args[1])
+    op.tie(left[-1], right[-1], "takes the distance over them")
+    op.forbid_split(left[-1], "takes the distance over them")
+    batch, fewer = sorted((left[:-2], right[:-2]), key=len, reverse=True)
+    for mine, other in zip(reversed(batch), reversed(fewer), strict=False):
+        op.tie(mine, other, "takes the distances of each pair of tables")
+    op.give([*batch, left[-2], right[-2]])
+
+
 @aten_rule("_weight_norm_interface", "_weight_norm")
 def weight_norm(op: TracedOp) -> None:
     """`g · v / ‖v‖` over all dimensions of v but one."""

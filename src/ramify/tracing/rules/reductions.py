@@ -109,6 +109,34 @@ def _largest(op: TracedOp, terms: Sequence[Term], dim: int) -> None:
     op.number(chosen, terms[dim])
 
 
+@aten_rule(
+    *(
+        "mse_loss smooth_l1_loss huber_loss soft_margin_loss binary_cross_entropy "
+        "binary_cross_entropy_with_logits"
+    ).split()
+)
+def loss(op: TracedOp) -> None:
+    """A loss of each entry, and what its reduction makes of them."""
+    terms = op.broadcast([ref for ref in op.inputs() if op.shape(ref)])
+    if op.named().get("reduction", 1) == 0:  # neither the mean nor the sum
+        op.give(terms)
+        return
+    for note in (op.forbid_split, op.mark_inexact):
+        note(terms, "adds up a loss of each of them")
+    op.give([])
+
+
+@aten_rule("nll_loss_forward", "nll_loss2d_forward")
+def class_loss(op: TracedOp) -> None:
+    """The entry of each sample's class: the classes stay."""
+    terms = list(op.dims(op.args[0]))
+    classes = terms.pop(min(len(terms) - 1, 1))
+    op.freeze(classes, "takes one of them for each sample")
+    if op.argument(2, "weight", None) is not None:
+        op.tie(classes, op.dims(op.argument(2, "weight", None))[0], "weighs the classes")
+    op.give(terms if op.shape(op.results()[0]) else [], [])
+
+
 @aten_rule("histc")
 def count(op: TracedOp) -> None:
     """How many of the entries have each number: one bin for each position that is counted."""
