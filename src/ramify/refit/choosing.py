@@ -242,7 +242,23 @@ def _solve(
     if all(change >= 0 for change in counted.values()):
         return []
     check_reach(graph, offered, sizes)
-    return Knapsack(**counted, multiple_of=multiple, steps=STEPS).select(offered)  # type: ignore[arg-type]
+    try:
+        return Knapsack(**counted, multiple_of=multiple, steps=STEPS).select(offered)  # type: ignore[arg-type]
+    except RamifyError:
+        if "latency" in sizes:
+            _check_milliseconds(graph, offered, sizes["latency"])
+        raise
+
+
+def _check_milliseconds(graph: ChannelGraph, offered: Sequence[Proposal], most: float) -> None:
+    """Say it in milliseconds where a model takes too many even without all that may go."""
+    least = measure_edited(graph, [proposal.edit for proposal in offered]).median
+    if least > most:
+        raise RamifyError(
+            f"the budget of latency is {most:.3g} milliseconds, and with every channel gone that "
+            f"may go the network still takes {least:.3g} here: give a larger budget, or a smaller "
+            "floor (keep)"
+        ) from None
 
 
 def check_reach(

@@ -307,7 +307,10 @@ class _Job:
             )
         # By the names that groups have without the blocks that went.
         before["widths"] = {name: old for name, (old, _) in reports[0].widths.items()}
-        event = _described(graph, reports[0], before, _seen(loop, graph))
+        after = _seen(loop, graph)
+        if (latency := reports[0].latency) is not None:
+            before["latency"], after["latency"] = latency
+        event = _described(graph, reports[0], before, after)
         if self.fresh is not None:  # what the cut itself came to is measured by now
             _refresh(graph.model, self.fresh)
         return graph, event | {"floors": least}
