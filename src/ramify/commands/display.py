@@ -43,6 +43,7 @@ class Display:
         for event in events:
             self.learned[event["job"]] += _learned(event)
         self.stopped = {e["seed"]: e["job"] for e in events if _is_grown(e)}
+        self.cuts = {event["job"]: event for event in events if event["event"] == "edit"}
         self.choosing = bool(events) and self._ends_round(events[-1])
         self.progress = Progress(
             BarColumn(),
@@ -106,7 +107,10 @@ class Display:
             line = prune_lines.epoch_line(event, settings)
             self._at(line, line)
         else:
-            for line in prune_lines.LINES[event["event"]](event, settings):
+            if event["event"] == "edit":
+                self.cuts[event["job"]] = event
+            harm = prune_lines.harm_lines(event, self.cuts.get(event["job"]), settings)
+            for line in prune_lines.LINES[event["event"]](event, settings) + harm:
                 self._print(line)
         if prune_lines.is_cut_next(event, settings):
             self.status.plain = prune_lines.CHOOSING
