@@ -82,7 +82,8 @@ def matching(graph: ChannelGraph, patterns: Sequence[str]) -> list[str]:
         meant = {group.name for group in graph.matching(pattern) if group.can_prune}
         if not meant:
             raise RamifyError(
-                f"no group that can be pruned matches '{pattern}': print(graph) lists their names"
+                f"no group that can be pruned matches '{pattern}': print(graph) and `ramify show` "
+                "list their names"
             )
         found |= meant
     return [group.name for group in graph.groups if group.name in found]
