@@ -108,6 +108,15 @@ def test_the_report_of_a_cut_to_milliseconds_has_them():
     assert " ms" not in str(reports[1])
 
 
+def test_nothing_is_said_of_chance_where_one_sample_measures_it():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    held = [tuple(part[:1] for part in data)]
+    reports = []
+    cut(graph, loss, batches(data), budget={"macs": "90%"}, held=held, log=reports.append)
+    assert not reports[0].warnings
+
+
 def test_milliseconds_out_of_reach_are_told_in_milliseconds():
     net, data, _ = task()
     graph = ramify.trace(net, data[0][:1])

@@ -175,8 +175,10 @@ def _loss(event: Mapping[str, Any]) -> str:
     """The rise of the loss, as predicted and as measured."""
     before, after, gain = event["loss_before"], event["loss_after"], event["predicted_gain"]
     predicted = "" if gain is None else f"predicted {-gain:+.3g}, "
-    count = f"{event['held_samples']:,} " if "held_samples" in event else ""
-    which = f"{count}samples that chose nothing" if event["held"] else "the samples that chose"
+    number = event.get("held_samples")
+    count = "" if number is None else f"{number:,} "
+    samples = "sample" if number == 1 else "samples"
+    which = f"{count}{samples} that chose nothing" if event["held"] else "the samples that chose"
     return (
         f"loss {predicted}measured {after - before:+.3g} ({before:#.3g} -> {after:#.3g}) on {which}"
     )
