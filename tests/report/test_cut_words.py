@@ -177,7 +177,7 @@ def test_a_tuning_that_did_harm_is_told() -> None:
     [told] = warnings_of({0: events}, 0.05)
     assert told == (
         f"The tuning made the network worse than the cut had left it, test accuracy "
-        f"{100 * after:.2f} -> {100 * (after - 0.2):.2f} %: give a smaller --tuning-lr than 0.05, "
+        f"{100 * after:.2f} → {100 * (after - 0.2):.2f} %: give a smaller --tuning-lr than 0.05, "
         "more --epochs, or --epochs 0 to keep it as it was cut."
     )
     assert warnings_of({0: events}) == []  # trained from fresh weights

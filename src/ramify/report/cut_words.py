@@ -133,7 +133,7 @@ def warnings_of(seeds: Mapping[int, Sequence[Event]], tuning_lr: float | None = 
             cuts = [cut for cut in of_kind(events, "edit") if cut["job"] == done["job"]]
             told = harm(cuts[-1], done, tuning_lr) if cuts and tuning_lr else None
             if told:
-                found.setdefault(_sentence(told), {})[str(done["job"])] = None
+                found.setdefault(_sentence(told.replace("->", "→")), {})[str(done["job"])] = None
     one = len(seeds) == 1
     return [text if one else f"{', '.join(jobs)}: {text}" for text, jobs in found.items()]
 
