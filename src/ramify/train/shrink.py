@@ -128,7 +128,8 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
         fresh: Makes the full network anew: the cut shape is then trained from fresh weights.
         followers: Weight averages and the like, which are cut alike; they are not refitted.
         after_step: Called with the model after each step.
-        evaluate: Measures of the network to add to the events.
+        evaluate: Measures of the network to add to the events; called in evaluation mode, without
+            gradients.
         log: Called with each event, a dictionary, or an object with ``log(dict)``, which gets its
             numbers; ``"event"`` is ``"epoch"``, ``"edit"`` or
             ``"stop"``.
