@@ -130,6 +130,14 @@ def test_every_cut_has_a_row() -> None:
     assert rows[0][0] == "pruned-0"
 
 
+def test_a_cut_that_did_the_opposite_has_a_ratio_with_a_minus() -> None:
+    events = cut_run()
+    cut = next(event for event in events if event["event"] == "edit")
+    cut |= {"loss_before": 0.1, "loss_after": 0.08, "predicted_gain": -0.05}
+    heads, [row] = outcome_table({0: events})
+    assert row[heads.index("ratio")] == "× −0.4"
+
+
 def test_layers_in_numbers() -> None:
     cuts = [cut_event(FULL, SMALL[0]), cut_event(*SMALL)]
     heads, rows = layer_table(layers_of(cuts))

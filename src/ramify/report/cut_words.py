@@ -205,7 +205,7 @@ def outcome_table(seeds: Mapping[int, Sequence[Event]]) -> tuple[list[str], list
             row = [name, *(_brief(cut[f"loss_{when}"]) for when in _WHEN)]
             row.append(_signed(cut["loss_after"] - cut["loss_before"]) if _measured(cut) else "")
             row.append("" if expected is None else _signed(-expected))
-            row.append("" if gain is None else f"× {gain / expected:.2g}")
+            row.append("" if gain is None else f"× {_brief(gain / expected, '.2g')}")
             values = [_around(cut, when) for when in _WHEN]
             row += ["" if value is None else metric.text(value) for value in values]
             rows.append(row)
@@ -278,5 +278,5 @@ def _signed(value: float, form: str = ".3g") -> str:
     return f"{value:+{form}}".replace("-", "−")
 
 
-def _brief(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}".replace("-", "−")
+def _brief(value: float | None, form: str = ".3g") -> str:
+    return "" if value is None else f"{value:{form}}".replace("-", "−")
