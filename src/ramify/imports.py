@@ -39,7 +39,11 @@ def object_at(
     """
     module_name, colon, path = text.partition(":")
     if not (module_name and colon and path):
-        raise RamifyError(f"unknown {what} {text!r}{did_you_mean(text, names)}: give {known}.")
+        near = did_you_mean(text, names)
+        module, dot, last = text.rpartition(".")
+        if not near and dot and all(part.isidentifier() for part in text.split(".")):
+            near = f" (did you mean '{module}:{last}'?)"
+        raise RamifyError(f"unknown {what} {text!r}{near}: give {known}.")
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise RamifyError(
             f"{module_name!r}, before the colon of the {what} {text!r}, is no name of a module: "

@@ -368,6 +368,10 @@ def test_an_error_in_a_users_file_is_one_sentence_with_its_place(
     assert done.exit_code == 2
     assert "Traceback" not in done.output
     assert re.search(r"OSError: no such disk \(in line 2 of \S+mine.py\): correct", done.output)
+    Path("needs_more_of_mine.py").write_text("import a_package_that_is_not_there\n")
+    done = CliRunner().invoke(app, "grow --data digits --method needs_more_of_mine:x".split())
+    assert done.exit_code == 2
+    assert re.search(r"No module named 'a_package\S+' \(in line 1 of \S+mine.py\)", done.output)
 
 
 def test_mistakes_in_names_are_answered_with_the_nearest_one() -> None:
@@ -379,6 +383,14 @@ def test_mistakes_in_names_are_answered_with_the_nearest_one() -> None:
         ([*"grow --data digits --method s2dd".split()], r"\(did you mean 's2d'\?\)"),
         ([*"grow --data digits --optimizer adm".split()], r"\(did you mean 'adam'\?\)"),
         ([*"grow --data digits --budget parms=9".split()], r"\(did you mean 'params'\?\)"),
+        ([*"grow --data digits --budget ms=9".split()], r"\(did you mean 'latency'\?\)"),
+        (
+            [*"grow --data digits --model door_net.net".split()],
+            r"\(did you mean 'door_net:net'\?\)",
+        ),
+        ([*"prune --data digits --accept acuracy=-1".split()], r"\(did you mean 'accuracy'\?\)"),
+        ([*"prune --data digits --accept accuracy=-1 --epochs 0".split()], "--pretrain-epochs or"),
+        ([*"prune --data digits --groups nothing*".split()], "and `ramify show` list their names"),
         ([*"search --data digits --space dart".split()], r"\(did you mean 'darts'\?\)"),
         ([*"grow --data digits --model door_net:net".split()], "door_net:net is a network, where"),
         ([*"grow --data digits --method door_net:net".split()], "is a Linear without propose"),

@@ -14,11 +14,12 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import ramify
-from ramify.cli import app
+from ramify.cli import app, runs
 from ramify.commands.display import Display
 from ramify.commands.grow_settings import LEARNED
 from ramify.data import Dataset
 from ramify.data import load as load_named
+from ramify.errors import RamifyError
 from ramify.methods.registry import METHODS
 from ramify.models import build
 
@@ -210,6 +211,30 @@ def test_every_method_changes_the_shape(method: str) -> None:
     assert json.loads(Path("run/summary.json").read_text())["stopped"] == {"grown-0": "rounds"}
 
 
+def test_an_end_by_torchrun_while_another_error_is_told_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A rank that was killed breaks a connection first, and then torchrun ends the others."""
+
+    def ended(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise RamifyError("another rank ended without a word")
+
+    monkeypatch.setattr(runs, "run_jobs", broken)
+    monkeypatch.setattr(runs, "write_report", ended)
+    result = call("grow", *SMALL, "--out", "run")
+    assert result.exit_code == 130
+    assert "stopped; to go on: ramify grow --resume run" in result.stdout
+
+
+def test_a_table_gives_its_folder_a_name_without_the_ending() -> None:
+    assert runs.claimed_folder("data/houses.csv") == Path("runs/houses")
+    assert runs.claimed_folder("houses.csv:price") == Path("runs/houses-price")
+    assert runs.claimed_folder("houses.csv") == Path("runs/houses-2")
+
+
 def test_ctrl_c_leaves_a_usable_folder_and_resume_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert call("grow", *SMALL, "--out", "whole").exit_code == 0
     with monkeypatch.context() as patch:
@@ -324,7 +349,8 @@ def test_resume_names_the_damaged_file(
         ("grow --data digits --device cuda:99", "there is no device 'cuda:99' on this machine"),
         ("grow --data digits --weight-decay -1", "weight_decay is -1.0; it must not be negative"),
         ("grow --data digits --momentum 2", "momentum is 2.0; it is 0 or more, and below 1"),
-        ("show digits_net --input 1,1,8", "does not run on inputs of shape"),
+        ("show digits_net --input 1,8,8", "the first number is that of the samples, as in 1,3,32"),
+        ("show digits_net --input 1,8,8,3", "and these look like .N, H, W, C."),
         ("grow --resume nowhere", "nowhere is not a run folder: it does not exist"),
         ("show digits_net", "by --data NAME or by --input 1,3,32,32"),
         ("show digits_net --input 1,x,8", "--input is '1,x,8'; give whole numbers"),

@@ -100,16 +100,18 @@ def test_a_sweep_that_was_interrupted_comes_to_the_same(monkeypatch: pytest.Monk
         def begin(*arguments: Any) -> None:
             calls.append(arguments)
             if len(calls) == 3:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt("stopped; to go on: ramify grow --resume cut/trial-003")
             whole(*arguments)
 
         whole = runs.execute
         patched.setattr(runs, "execute", begin)
         said = sweep(*SMALL, *DRAWN, "--out", "cut", code=130).output
+    assert said.count("to go on") == 1
     assert "to go on: ramify sweep grow --resume cut" in said
     assert Path("cut/compare.html").exists()
     assert len(trials("cut")) == 2
-    sweep("--resume", "cut")
+    refused("--resume", "cut", "--optimizer", "adam", said="with optimizer left open, not 'adam'")
+    sweep("--resume", "cut", "--device", "cpu")  # as a run takes it, too
     assert trials("cut") == trials("whole")
     assert len(list(Path("cut").glob("trial-*/summary.json"))) == 5
 

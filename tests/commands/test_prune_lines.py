@@ -144,3 +144,18 @@ def test_a_terminal_says_when_it_cuts() -> None:
     with Display(console, resolve(searcher="rarts"), []) as following:
         following.event(full)
         assert following.status.plain != CHOOSING  # a search comes first
+
+
+def test_a_tuning_that_did_harm_is_told_right_behind_it() -> None:
+    settings = resolve(epochs=1)
+    text = io.StringIO()
+    tags = {"job": "pruned-0", "arm": "pruned", "seed": 0, "round": 0}
+    cut = {**tags, "event": "edit", "passes": 0, "test_accuracy_after": 0.9}
+    done = {**tags, "event": "result", "test_accuracy": 0.5, "params": 9, "macs": 9}
+    with Display(Console(file=text, width=300), settings, [cut]) as following:  # a run that goes on
+        following.event({**done, "steps": 6, "seconds": 1.0})
+    assert text.getvalue().splitlines()[1] == (
+        "warning: small network: the tuning made the network worse than the cut had left it, test "
+        "accuracy 90.00 -> 50.00 %: give a smaller --tuning-lr than 0.025, more --epochs, or "
+        "--epochs 0 to keep it as it was cut."
+    )

@@ -230,6 +230,20 @@ def test_the_users_network_is_measured_cut_and_tuned(
     assert same(ramify.load(tmp_path / "run/baseline-0", make), trained)
 
 
+def test_the_users_network_is_tuned_at_a_rate_that_does_not_ruin_it(
+    trained: nn.Module, tmp_path: Path
+) -> None:
+    file = str(written("state", trained, tmp_path))
+
+    def rate(**given: Any) -> float:
+        return PruneSettings.resolve({"data": "digits", **given}).tuning_lr
+
+    assert rate() == rate(weights=file, from_scratch=True) == 0.05
+    assert rate(weights=file) == 0.01
+    assert rate(weights=file, lr=0.1) == 0.05
+    assert rate(weights=file, tuning_lr=0.03) == 0.03
+
+
 def test_the_users_network_trains_on_where_that_is_asked(
     trained: nn.Module, tmp_path: Path, many: Dataset
 ) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 import ramify
 from ramify.cost import graph_cost
+from ramify.errors import RamifyError
 from ramify.refit import CutReport, Takeover, cut
 from tests.refit.networks import Residual
 
@@ -92,6 +93,35 @@ def test_latency_is_a_budget(monkeypatch):
     assert asked[0]["latency"] == -2.0
     assert asked[0]["params"] == -10
     assert sum(group.width for group in graph.groups) == 24 + 24 + 4 - 3
+
+
+def test_the_report_of_a_cut_to_milliseconds_has_them():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    reports = []
+    cut(graph, loss, batches(data), budget={"latency": 1e4}, log=reports.append)
+    before, after = reports[0].latency
+    assert 0 < min(before, after) < max(before, after) < 1e4
+    assert f", {before:.3g} -> {after:.3g} ms" in str(reports[0])
+    graph = cut(graph, loss, batches(data), budget={"macs": "50%"}, log=reports.append)
+    assert reports[1].latency is None
+    assert " ms" not in str(reports[1])
+
+
+def test_nothing_is_said_of_chance_where_one_sample_measures_it():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    held = [tuple(part[:1] for part in data)]
+    reports = []
+    cut(graph, loss, batches(data), budget={"macs": "90%"}, held=held, log=reports.append)
+    assert not reports[0].warnings
+
+
+def test_milliseconds_out_of_reach_are_told_in_milliseconds():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    with pytest.raises(RamifyError, match=r"is 1e-05 milliseconds, and .* still takes 0\.\d+ here"):
+        cut(graph, loss, batches(data), budget={"latency": 1e-5})
 
 
 def test_refit_keeps_more_than_cutting_alone():

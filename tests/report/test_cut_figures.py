@@ -102,6 +102,17 @@ def test_what_the_cut_changes_has_half_of_the_height() -> None:
     low, high = phases_figure(events).axes[0].get_ylim()
     assert 80 < low < 90
     assert 95 < high < 100
+    assert "↓ from 10.00 %" in texts(phases_figure(events))
+    assert not [text for text in texts(phases_figure(cut_run())) if "↓" in text]
+
+
+def test_two_values_that_lie_close_have_one_name() -> None:
+    events = cut_run(given=True)
+    cut = next(event for event in events if event["event"] == "edit")
+    cut["test_accuracy_after"] = 0.949
+    shown = texts(phases_figure(events))
+    assert "95.00 → 94.90 %" in shown
+    assert not {"95.00 %", "94.90 %"} & set(shown)
 
 
 def test_layers_have_bars_floors_and_costs() -> None:

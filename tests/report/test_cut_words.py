@@ -29,6 +29,14 @@ def test_tiles_say_what_is_left_and_what_it_cost() -> None:
     }
 
 
+def test_a_cut_to_milliseconds_says_how_many_are_left() -> None:
+    events = cut_run()
+    cut = next(event for event in events if event["event"] == "edit")
+    assert "of the milliseconds" not in tiles(events)
+    cut |= {"latency_before": 0.68, "latency_after": 0.34}
+    assert tiles(events)["of the milliseconds"] == ("50 %", "0.68 → 0.34, measured")
+
+
 def test_tiles_of_several_networks_are_means() -> None:
     second = cut_run(1)
     second[-1]["test_accuracy"] = 0.91
@@ -122,6 +130,14 @@ def test_every_cut_has_a_row() -> None:
     assert rows[0][0] == "pruned-0"
 
 
+def test_a_cut_that_did_the_opposite_has_a_ratio_with_a_minus() -> None:
+    events = cut_run()
+    cut = next(event for event in events if event["event"] == "edit")
+    cut |= {"loss_before": 0.1, "loss_after": 0.08, "predicted_gain": -0.05}
+    heads, [row] = outcome_table({0: events})
+    assert row[heads.index("ratio")] == "× −0.4"
+
+
 def test_layers_in_numbers() -> None:
     cuts = [cut_event(FULL, SMALL[0]), cut_event(*SMALL)]
     heads, rows = layer_table(layers_of(cuts))
@@ -156,3 +172,22 @@ def test_refits_in_a_sentence() -> None:
         "in the geometric mean. 1 layer had lost nothing."
     )
     assert refit_sentence([{**cut_event(FULL, SMALL[0]), "refitted": []}]) == ""
+
+
+def test_a_tuning_that_did_harm_is_told() -> None:
+    events = cut_run()
+    assert warnings_of({0: events}, 0.05) == []
+    after = next(event for event in events if event["event"] == "edit")["test_accuracy_after"]
+    done = next(
+        event for event in events if event["event"] == "result" and event["arm"] == "pruned"
+    )
+    done["test_accuracy"] = after - 0.2
+    [told] = warnings_of({0: events}, 0.05)
+    assert told == (
+        f"The tuning made the network worse than the cut had left it, test accuracy "
+        f"{100 * after:.2f} → {100 * (after - 0.2):.2f} %: give a smaller --tuning-lr than 0.05, "
+        "more --epochs, or --epochs 0 to keep it as it was cut."
+    )
+    assert warnings_of({0: events}) == []  # trained from fresh weights
+    done["test_accuracy"] = after - 0.005
+    assert warnings_of({0: events}, 0.05) == []

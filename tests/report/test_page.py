@@ -51,6 +51,17 @@ def test_a_page_of_a_run_with_smaller_sizes(make_run: Make, sized: Events) -> No
     assert page.text.count("Family tree of the channels") == 3  # of the grown ones
 
 
+def test_a_page_speaks_of_no_network_that_is_not_there(make_run: Make, sized: Events) -> None:
+    words = " ".join(read(write_report(make_run(sized))).text.split())
+    for told in ("Beside it stand uniformly wide networks", "Mean ± sd", "as a band"):
+        assert told in words
+    one = [e for e in sized if e["job"].endswith("-0") and not e["job"].startswith("wide")]
+    words = " ".join(read(write_report(make_run(one))).text.split())
+    for told in ("Beside it stand", "± sd", "as a band", "one sd"):
+        assert told not in words
+    assert "a line joins them" in words
+
+
 def test_a_page_says_why_growth_stopped_and_shows_what_was_retrained(
     make_run: Make, events: Events
 ) -> None:

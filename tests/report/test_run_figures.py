@@ -85,6 +85,16 @@ def test_progress_of_one_epoch_is_a_dot(events: Events) -> None:
     assert progress_figure(events[:1]).axes[0].lines[0].get_marker() == "o"
 
 
+def test_what_lies_below_the_figure_of_training_is_told(events: Events) -> None:
+    shown = [dict(event) for event in events]
+    first = next(e for e in shown if e["event"] == "epoch" and e["job"] == "grown-0")
+    first["test_accuracy"] = 0.0123
+    for event in shown:  # networks, not means
+        if event["event"] == "epoch" and event["job"] == "grown-0":
+            event["step"] += 1
+    assert "↓ from 1.23 %" in texts(progress_figure(shown))
+
+
 def test_sizes_join_what_one_run_gave_and_what_a_run_for_each_gave(sized: Events) -> None:
     figure = sizes_figure(sized)
     one, each = (line for line in figure.axes[0].lines if line.get_marker() == "|")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import ramify
 from ramify.cost import Cost
@@ -89,6 +90,27 @@ def test_the_method_is_asked_with_the_probe_batches() -> None:
     run(net(), data(), rounds=1, method=Method())
     assert [len(batches) for batches in asked] == [1, 3]
     assert asked[0][0][0] is probe[0][0]
+
+
+def test_what_the_user_measures_changes_nothing_of_the_network() -> None:
+    """In training mode a measure would move the statistics of norms by the test samples."""
+    modes = []
+
+    def measures(model: nn.Module) -> dict[str, float]:
+        modes.append((model.training, torch.is_grad_enabled()))
+        model(torch.full((4, 2), 100.0))
+        return {}
+
+    def seen(**options: Any) -> nn.Module:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2))
+        run(model, data(), rounds=0, **options)
+        return model
+
+    alone, watched = seen(), seen(evaluate=measures)
+    assert set(modes) == {(False, False)}
+    assert torch.equal(alone[1].running_mean, watched[1].running_mean)
+    assert watched.training
 
 
 def test_measures_and_tags_stand_in_the_events() -> None:

@@ -61,7 +61,7 @@ def test_events_say_what_an_epoch_saw() -> None:
     entries = torch.cat([alpha.detach().flatten() for alpha in plain.arch])
     expected = [float(entries.min()), float(entries.mean()), float(entries.max()), 0.0]
     assert list(history[-1]["alpha"].values()) == pytest.approx(expected, rel=1e-6)
-    assert history[-1]["training"] is True
+    assert history[-1]["training"] is False  # what is measured changes no statistics of norms
     assert 0 < history[0]["seconds"] <= history[0]["t"] < history[1]["t"]
     json.dumps(history)
 

@@ -35,14 +35,14 @@ class _OneSentence(typer.core.TyperGroup):
         except RamifyError as error:
             _say(str(error))
             raise typer.Exit(BAD_INPUT) from None
-        except ModuleNotFoundError as missing:
-            if str(missing.name).partition(".")[0] not in EXTRA:
-                raise
-            _say(f'{missing.name} is not installed: pip install "ramify[cli]".')
-            raise typer.Exit(BAD_INPUT) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            if str(stop):  # how to go on
+                typer.echo(str(stop))
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and _top(error) in EXTRA:
+                _say(f'{error.name} is not installed: pip install "ramify[cli]".')
+                raise typer.Exit(BAD_INPUT) from None
             place = place_in_users_code(error)
             if place is None and isinstance(error, OSError) and error.filename:
                 _say(f"{error.filename}: {error.strerror}: give another, or mend that.")
@@ -52,6 +52,11 @@ class _OneSentence(typer.core.TyperGroup):
             told = error.msg if isinstance(error, SyntaxError) else str(error)
             _say(f"{type(error).__name__}: {told} ({place}): correct it there.")
             raise typer.Exit(BAD_INPUT) from None
+
+
+def _top(missing: ModuleNotFoundError) -> str:
+    """The package whose module is missing."""
+    return str(missing.name).partition(".")[0]
 
 
 def _say(sentence: str) -> None:
@@ -366,7 +371,7 @@ VARIED: dict[str, Any] = {
         Path | None,
         typer.Option(
             help="Go on with a sweep, also beside a process that works on it. Its settings are "
-            "kept; only --trials may be another.",
+            "kept; only --trials and --device may be others.",
             rich_help_panel=RUN,
         ),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -80,8 +81,8 @@ def resume(
 
 
 def claimed_folder(data: str) -> Path:
-    """Make ``runs/NAME``, or the first ``runs/NAME-2``, ... that is not there yet."""
-    name, number = Path(data).name.replace(":", "-"), 1
+    """Make ``runs/NAME`` or the first ``runs/NAME-2``, ... that is free; ``.csv`` is left out."""
+    name, number = re.sub(r"\.csv(?=:|$)", "", Path(data).name).replace(":", "-"), 1
     path = Path("runs") / name
     make_folder(path.parent)
     while True:
@@ -116,13 +117,17 @@ def _execute(settings: Settings, folder: RunFolder, dataset: Dataset) -> None:
             told = _told(settings, folder, display.event)
             run_jobs(settings, folder, dataset, told, display.tick, run=run)
     except BaseException as stop:
+        ended = isinstance(stop, KeyboardInterrupt)
         if distributed.is_rank_zero():
-            with suppress(RamifyError):
-                save_unfinished(folder)
-                write_report(folder.path)
-        if isinstance(stop, KeyboardInterrupt):
+            try:
+                with suppress(RamifyError):
+                    save_unfinished(folder)
+                    write_report(folder.path)
+            except KeyboardInterrupt:  # torchrun ends this process while it says what another did
+                ended = True
+        if ended:
             again = f"{launcher()} {folder.command()} --resume {folder.path}"
-            say(Console(), f"{whose()}stopped; to go on: {again}")  # the first one may be gone
+            raise KeyboardInterrupt(f"{whose()}stopped; to go on: {again}") from None
         raise
     distributed.from_rank_zero(lambda: _report(folder, console))
 

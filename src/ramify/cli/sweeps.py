@@ -121,7 +121,7 @@ def begin(kind: type[Settings], given: dict[str, Any], base: Path | None, out: P
 
 
 def resume(path: Path, command: str, given: dict[str, Any], others: Mapping[str, Any]) -> None:
-    """Go on with a sweep, or help another process with it; only ``--trials`` may be another."""
+    """Go on with a sweep, or help another process; ``--trials`` and ``--device`` may be others."""
     for name, value in others.items():
         if value is not None:
             raise RamifyError(f"--{name} and --resume exclude each other; give --resume alone.")
@@ -142,15 +142,18 @@ def resume(path: Path, command: str, given: dict[str, Any], others: Mapping[str,
     trials = given.pop("trials", None)
     known = {**sweep.given, **{name: getattr(sweep, name) for name in OPTIONS}}
     for name, value in given.items():
-        if known.get(name) != value:
+        if name != "device" and known.get(name) != value:
+            seen = "left open" if known.get(name) is None else f"= {known[name]!r}"
             raise RamifyError(
-                f"{path} was begun with {name} = {known.get(name)!r}, not {value!r}; go on without "
+                f"{path} was begun with {name} {seen}, not {value!r}; go on without "
                 "that option, or begin a new sweep in another folder."
             )
     refuse_foreign({**sweep.base, **sweep.given}, DOORS, given, path / SWEEP)
     if trials is not None:
         sweep = Sweep(**vars(sweep) | {"trials": trials})
         write_json(path / SWEEP, asdict(sweep))
+    if "device" in given:  # of this process alone
+        sweep = Sweep(**vars(sweep) | {"given": {**sweep.given, "device": given["device"]}})
     _work(sweep, _trials(sweep, path), given)
 
 
@@ -187,9 +190,9 @@ def _work(sweep: Sweep, trials: Trials, given: Mapping[str, Any]) -> None:
             work.make(trial.number, trial.params)
         work.take_over(list(space))  # of processes that ended meanwhile
     except KeyboardInterrupt:
+        # In the place of what the trial says of itself, which goes on with the sweep.
         again = f"ramify sweep {sweep.command} --resume {folder}"
-        runs.say(console, f"the sweep has stopped; to go on: {again}")
-        raise
+        raise KeyboardInterrupt(f"the sweep has stopped; to go on: {again}") from None
     finally:
         reasons = sorted(trials.failures().items())
         failed = [f"{trials.name(number)} failed: {why}" for number, why in reasons]

@@ -43,6 +43,7 @@ class Display:
         for event in events:
             self.learned[event["job"]] += _learned(event)
         self.stopped = {e["seed"]: e["job"] for e in events if _is_grown(e)}
+        self.cuts = {event["job"]: event for event in events if event["event"] == "edit"}
         self.choosing = bool(events) and self._ends_round(events[-1])
         self.progress = Progress(
             BarColumn(),
@@ -106,7 +107,10 @@ class Display:
             line = prune_lines.epoch_line(event, settings)
             self._at(line, line)
         else:
-            for line in prune_lines.LINES[event["event"]](event, settings):
+            if event["event"] == "edit":
+                self.cuts[event["job"]] = event
+            harm = prune_lines.harm_lines(event, self.cuts.get(event["job"]), settings)
+            for line in prune_lines.LINES[event["event"]](event, settings) + harm:
                 self._print(line)
         if prune_lines.is_cut_next(event, settings):
             self.status.plain = prune_lines.CHOOSING
@@ -201,7 +205,7 @@ def _judged(event: Mapping[str, Any]) -> str:
     if (gain := event["predicted_gain"]) is not None:
         said.append(f"predicted {_change(gain)}")
         if (expected := event.get("expected_gain", gain)) != gain:
-            said.append(f"expected {_change(expected)}")
+            said.append(f"corrected to {_change(expected)}")
     if (factor := event.get("step_factor", 1.0)) < 1:
         said.append(f"step {factor:g} of the full one")
     if event.get("dropped"):

@@ -294,10 +294,21 @@ def try_model(model: nn.Module, inputs: Any) -> Any:
         with evaluating(model):
             return model(inputs)
     except Exception as error:
-        hint = "; the model mlp takes rows of numbers" if inputs.ndim == 2 else ""
         raise RamifyError(
-            f"the model does not run on inputs of shape {tuple(inputs.shape)}: {error}{hint}"
+            f"the model does not run on inputs of shape {tuple(inputs.shape)}: "
+            f"{error}{_shape_hint(tuple(inputs.shape))}"
         ) from error
+
+
+def _shape_hint(shape: tuple[int, ...]) -> str:
+    """What inputs of this shape may want, where no model or another one runs on them."""
+    if len(shape) == 2:
+        return "; the model mlp takes rows of numbers"
+    if len(shape) == 3:
+        return "; the first number is that of the samples, as in 1,3,32,32 for an image"
+    if len(shape) == 4 and shape[-1] in (1, 3) and shape[1] not in (1, 3):
+        return "; images are wanted as (N, C, H, W), and these look like (N, H, W, C)"
+    return ""
 
 
 def run_jobs(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ramify.data import Dataset, Metric, Task
 from ramify.data.metric import ACCURACY, LOSS
 from ramify.data.task import CLASSIFICATION
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, did_you_mean
 from ramify.train.epoch import evaluate
 
 SHARE, LEAST, MOST = 0.1, 100, 2000
@@ -37,7 +37,8 @@ def checked_allowance(accept: Mapping[str, float], metric: Metric = ACCURACY) ->
     for name, change in accept.items():
         if name not in known:
             raise RamifyError(
-                f"accept is of {' or '.join(known)}, and got {name!r}: give {_example(metric)}loss="
+                f"accept is of {' or '.join(known)}, and got {name!r}{did_you_mean(name, known)}: "
+                f"give {_example(metric)}loss="
                 "0.05 for a loss that is 0.05 higher."
             )
         if known[name].worth(change) > 0:

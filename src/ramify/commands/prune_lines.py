@@ -9,6 +9,7 @@ from ramify.data.metric import LOSS
 
 PHASES = {"baseline": "full network", "scored": "search", "pruned": "tuning"}
 CHOOSING = "cut: choosing channels, and refitting what reads them"
+HARM = 0.01  # so much worse after the tuning is told: points of a share, or a part of other metrics
 # A report is written for Python; on the command line its settings are options.
 OPTIONS = {"keep=": "--keep", "refit=True": "--refit", "several cuts": "several --rounds"}
 
@@ -36,7 +37,8 @@ def edit_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
     lines = [
         f"{head}: pruned {gone} of {channels} channels, "
         f"{event['params_before']:,} -> {event['params_after']:,} parameters, "
-        f"{event['macs_before']:,} -> {event['macs_after']:,} MACs, test {Metric.of(event).words} "
+        f"{event['macs_before']:,} -> {event['macs_after']:,} MACs, {_milliseconds(event)}"
+        f"test {Metric.of(event).words} "
         f"{_change(event, 'test')} before the tuning",
         f"{head}: {_loss(event)}",
     ]
@@ -58,6 +60,42 @@ def result_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]
         f"{_phase(name, event, settings)}: finished, {_worth(event)}, {event['steps']:,} steps in "
         f"{event['seconds']:.0f} s"
     ]
+
+
+def harm(cut: Mapping[str, Any], result: Mapping[str, Any], tuning_lr: float) -> str | None:
+    """What to do where a tuning left a network clearly worse than its last cut had.
+
+    Args:
+        cut: The last edit of the network.
+        result: What it has in the end.
+        tuning_lr: The learning rate that it was tuned at.
+
+    Returns:
+        A sentence without its full stop; None where the tuning did no harm, or nothing is known.
+    """
+    metric = Metric.of(result)
+    name = f"test_{metric.key}"
+    before, after = cut.get(f"{name}_after"), result.get(name)
+    if before is None or after is None or not result["steps"]:
+        return None
+    slack = HARM if metric.percent else HARM * abs(before)
+    if metric.worth(before) - metric.worth(after) <= slack:
+        return None
+    return (
+        f"the tuning made the network worse than the cut had left it, test {metric.words} "
+        f"{metric.change(before, after)}: give a smaller --tuning-lr than {tuning_lr:g}, more "
+        "--epochs, or --epochs 0 to keep it as it was cut"
+    )
+
+
+def harm_lines(
+    event: Mapping[str, Any], cut: Mapping[str, Any] | None, settings: PruneSettings
+) -> list[str]:
+    """A warning where the network that has just been finished was better before its tuning."""
+    if event["event"] != "result" or event["arm"] != "pruned" or settings.from_scratch or not cut:
+        return []
+    told = harm(cut, event, settings.tuning_lr)
+    return [f"warning: {_phase('small network', event, settings)}: {told}."] if told else []
 
 
 def stop_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
@@ -119,6 +157,13 @@ def _worth(event: Mapping[str, Any]) -> str:
     )
 
 
+def _milliseconds(event: Mapping[str, Any]) -> str:
+    """What a cut to milliseconds measured before and after; nothing for another budget."""
+    if "latency_before" not in event:
+        return ""
+    return f"{event['latency_before']:.3g} -> {event['latency_after']:.3g} ms, "
+
+
 def _change(event: Mapping[str, Any], which: str) -> str:
     """The metric before and after a cut, on the test samples or on those held out."""
     metric = Metric.of(event)
@@ -130,8 +175,10 @@ def _loss(event: Mapping[str, Any]) -> str:
     """The rise of the loss, as predicted and as measured."""
     before, after, gain = event["loss_before"], event["loss_after"], event["predicted_gain"]
     predicted = "" if gain is None else f"predicted {-gain:+.3g}, "
-    count = f"{event['held_samples']:,} " if "held_samples" in event else ""
-    which = f"{count}samples that chose nothing" if event["held"] else "the samples that chose"
+    number = event.get("held_samples")
+    count = "" if number is None else f"{number:,} "
+    samples = "sample" if number == 1 else "samples"
+    which = f"{count}{samples} that chose nothing" if event["held"] else "the samples that chose"
     return (
         f"loss {predicted}measured {after - before:+.3g} ({before:#.3g} -> {after:#.3g}) on {which}"
     )

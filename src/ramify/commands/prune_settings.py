@@ -172,7 +172,12 @@ class PruneSettings(NetworkSettings):
     epochs: int = option(
         TRAIN, "Passes over the data that tune the network after a cut; 0 for none.", ge=0
     )
-    tuning_lr: float = option(TRAIN, "Learning rate of the tuning. Default: half of --lr.", gt=0)
+    tuning_lr: float = option(
+        TRAIN,
+        "Learning rate of the tuning. Default: half of --lr; with --weights and no --lr at most "
+        "0.01, but --from-scratch.",
+        gt=0,
+    )
     from_scratch: bool = option(TRAIN, "Train the cut shape from fresh weights in the tuning.")
     distill: bool = option(
         TRAIN,
@@ -212,6 +217,11 @@ class PruneSettings(NetworkSettings):
         values |= {"search_epochs": epochs if searched else 0}
         values["arch_lr"] = given.get("lr", values["lr"])
         values["tuning_lr"] = 0.5 * given.get("lr", values["lr"])
+        # The rate of their training is not known, and one that is too high ruins them.
+        if weights and "lr" not in given and not given.get("from_scratch"):
+            from ramify.train.shrink import tuning
+
+            values["tuning_lr"] = min(values["tuning_lr"], tuning().lr)
         trained = bool(weights) or given.get("pretrain_epochs", epochs) > 0
         values["distill"] = trained and epochs > 0
         if any(given.get(name) is not None for name in SAYS_HOW_MUCH):
@@ -422,8 +432,8 @@ def _refuse_tuning(given: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         )
     if values.get("accept") and not trained:
         raise RamifyError(
-            "accept compares with the trained full network, and pretrain_epochs is 0; give some, "
-            "or weights."
+            "accept compares with the trained full network, and pretrain_epochs is 0, as many as "
+            "epochs where it is left open: give --pretrain-epochs or --weights."
         )
     if "temperature" in given and not values["distill"]:
         raise RamifyError("temperature is a setting of distill; give both or neither.")

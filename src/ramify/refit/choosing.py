@@ -82,7 +82,8 @@ def matching(graph: ChannelGraph, patterns: Sequence[str]) -> list[str]:
         meant = {group.name for group in graph.matching(pattern) if group.can_prune}
         if not meant:
             raise RamifyError(
-                f"no group that can be pruned matches '{pattern}': print(graph) lists their names"
+                f"no group that can be pruned matches '{pattern}': print(graph) and `ramify show` "
+                "list their names"
             )
         found |= meant
     return [group.name for group in graph.groups if group.name in found]
@@ -242,7 +243,23 @@ def _solve(
     if all(change >= 0 for change in counted.values()):
         return []
     check_reach(graph, offered, sizes)
-    return Knapsack(**counted, multiple_of=multiple, steps=STEPS).select(offered)  # type: ignore[arg-type]
+    try:
+        return Knapsack(**counted, multiple_of=multiple, steps=STEPS).select(offered)  # type: ignore[arg-type]
+    except RamifyError:
+        if "latency" in sizes:
+            _check_milliseconds(graph, offered, sizes["latency"])
+        raise
+
+
+def _check_milliseconds(graph: ChannelGraph, offered: Sequence[Proposal], most: float) -> None:
+    """Say it in milliseconds where a model takes too many even without all that may go."""
+    least = measure_edited(graph, [proposal.edit for proposal in offered]).median
+    if least > most:
+        raise RamifyError(
+            f"the budget of latency is {most:.3g} milliseconds, and with every channel gone that "
+            f"may go the network still takes {least:.3g} here: give a larger budget, or a smaller "
+            "floor (keep)"
+        ) from None
 
 
 def check_reach(

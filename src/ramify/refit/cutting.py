@@ -19,6 +19,7 @@ from ramify.edit.carry import Follower
 from ramify.edit.optimizers import several
 from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
+from ramify.latency import measure_edited
 from ramify.methods import L1, Proposal, agree
 from ramify.methods.proposal import Method, checked
 from ramify.probe.loss import Loss, first_complex
@@ -59,6 +60,8 @@ class CutReport:
         proposals: every prune that the method proposed, in values that compare between layers.
         edits: the prunes that were made, by these names.
         drops: the blocks that were dropped.
+        latency: the milliseconds of the model before and after, as measured here, where the budget
+            is one of them.
         loss_before: the mean loss of the model as it was, on what the cut was measured on.
         loss_after: the mean loss of the cut model, on the same.
         predicted: the rise of the loss that is expected on samples like those that it was chosen
@@ -80,6 +83,7 @@ class CutReport:
     refitted: list[Refitted]
     warnings: tuple[str, ...]
     drops: tuple[Drop, ...] = ()
+    latency: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         """What was cut, what it cost, and what became of each group."""
@@ -90,10 +94,13 @@ class CutReport:
         expected = (
             "" if math.isnan(self.predicted) else f", where {self.predicted:+.4g} was expected"
         )
+        timed = ""
+        if self.latency is not None:
+            timed = f", {self.latency[0]:.3g} -> {self.latency[1]:.3g} ms"
         return "\n".join(
             [
                 f"{self.before.params:,} -> {self.after.params:,} parameters, "
-                f"{self.before.macs:,} -> {self.after.macs:,} MACs",
+                f"{self.before.macs:,} -> {self.after.macs:,} MACs{timed}",
                 f"loss {self.loss_before:.4g} -> {self.loss_after:.4g}{expected}",
                 *(f"dropped block '{drop.block}'" for drop in self.drops),
                 *(text_table(("group", "was", "is", "kept"), rows, (None,) * 4) if rows else ()),
@@ -231,6 +238,7 @@ def cut(  # noqa: PLR0913
             )
 
         drops: list[Drop] = []
+        milliseconds = None if log is None else _milliseconds(graph, sizes)
         full, lost, full_cost = None, 0.0, CostModel(graph).cost()
         if depth and sizes:
             full = mean_loss(graph.model, loss, measured_on)
@@ -278,6 +286,7 @@ def cut(  # noqa: PLR0913
                 refitted=outcome.refitted,
                 warnings=tuple(said),
                 drops=tuple(drops),
+                latency=(milliseconds, measure_edited(graph).median) if milliseconds else None,
             )
         )
     return graph
@@ -354,6 +363,11 @@ def _all_or_nothing(
     except BaseException:
         graph.superseded = superseded
         raise
+
+
+def _milliseconds(graph: ChannelGraph, sizes: Mapping[str, float] | None) -> float | None:
+    """What the model takes now, where the budget is of that."""
+    return measure_edited(graph).median if "latency" in (sizes or {}) else None
 
 
 def _checked(

@@ -27,6 +27,7 @@ from ramify.tracing.indexing import resized, set_data
 from ramify.tracing.kept_state import giving_back
 from ramify.tracing.recorder import evaluating, record, tensors_of
 
+FEW = 4  # answers whose mean says little of one that does not look at its input
 Accept = Callable[[nn.Module], bool]
 """Whether a cut model is good enough: say, its accuracy on validation data."""
 
@@ -234,7 +235,8 @@ def constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
         batch: one batch.
 
     Returns:
-        The loss at chance; infinity where the model has no linear reader.
+        The loss at chance; infinity where the model has no linear reader, or where so few answers
+        are in the batch that their mean is nearly each of them.
     """
     tape = record(model, lambda: checked_loss(loss, model, batch), batch, draws=True)
     readers = course_of(tape).readers
@@ -243,9 +245,10 @@ def constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
     last, player = readers[-1], Player(tape, tensors_of(model))
     player.advance(last.position + 1)
     made = player.value(last.result)
-    mean = made.mean(
-        [dim for dim in range(made.dim()) if dim != last.along(made.dim())], keepdim=True
-    )
+    along = last.along(made.dim())
+    if made.numel() < FEW * made.shape[along]:
+        return math.inf
+    mean = made.mean([dim for dim in range(made.dim()) if dim != along], keepdim=True)
     losses = []
     for factor in (0.0, 1.0):
         run = player.fork()

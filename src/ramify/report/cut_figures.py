@@ -23,7 +23,7 @@ from ramify.report.cut_events import (
     sizes,
 )
 from ramify.report.events import Event, metric_of
-from ramify.report.run_figures import COUNTS, focus
+from ramify.report.run_figures import COUNTS, focus, tell_hidden
 from ramify.report.theme import LIGHT, canvas, layer_rows, shorten, themed
 
 _WENT, _STAYED = LIGHT["prune"], LIGHT["accent"]
@@ -34,6 +34,7 @@ _NEXT: dict[str, Any] = {"marker": "o", "markersize": 3.6, "color": _STAYED}
 _SHORT = FuncFormatter(lambda value, _: f"{value:.3g}".replace("-", "−"))
 _PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.3g} %")
 _LEAST_MISSED = 1e-6  # below it a layer makes what it should, and a longer axis would say no more
+_CLOSE = 0.09  # of the height of a figure; nearer names lie on each other
 _MOST_CUTS = 3  # whose refits fit side by side
 
 # ------------------------------------------------------------------ the phases
@@ -54,6 +55,8 @@ def phases_figure(events: Sequence[Event]) -> Figure:
         clear = 1.0 if len(curves) == 1 else 0.55
         steps = [step for step, _ in points]
         above.plot(steps, heights, color=_STAYED, linewidth=1.8, alpha=clear)
+    above.set_ylim(*focus(curves, min(marks, default=0), metric))
+    tell_hidden(above, curves, metric)
     if len(curves) == 1:
         _name_values(above, curves[0], marks, metric)
     looks = [("MACs", "macs", _STAYED, 3.6), ("parameters", "params", _WENT, 1.2)]
@@ -65,7 +68,6 @@ def phases_figure(events: Sequence[Event]) -> Figure:
             size.plot(*where, drawstyle="steps-post", alpha=0.8, **look)
         size.plot([], [], label=name, **look)
     _mark_phases(above, size, [(s.name, s.start, s.end) for s in spans], marks)
-    above.set_ylim(*focus(curves, min(marks, default=0), metric))
     above.set_ylabel(metric.axis)
     size.set_ylabel("% of the full network")
     size.set_xlabel("training steps (batches)")
@@ -114,9 +116,11 @@ def _name_values(
 ) -> None:
     """Write the metric right after each cut, in the end, and of a network that was given."""
     last = points[-1][0]
-    if 0 in marks:
-        _name_value(axes, points[0], (6, -3), metric)
     after = [max(k for k, (step, _) in enumerate(points) if step == mark) for mark in marks]
+    together = 0 in marks and points[after[0]][0] < last
+    together &= _close(axes, points[0], points[after[0] if after else 0], metric.scale)
+    if 0 in marks:
+        _name_value(axes, points[0], (6, -3), "" if together else metric.text(points[0][1]), metric)
     # Behind a cut at the end of the run stands only what was measured there.
     chosen = sorted({*(k for k in after if points[k][0] < last), len(points) - 1})
     for number in chosen:
@@ -125,18 +129,26 @@ def _name_values(
             shift = (6, 5 if behind < value else -10)  # where the line does not go
         else:
             shift = (-4, 7 if value >= points[number - 1][1] else -13)
-        _name_value(axes, points[number], shift, metric)
+        both = together and number == after[0]
+        text = metric.change(points[0][1], value).replace("->", "→") if both else metric.text(value)
+        _name_value(axes, points[number], shift, text, metric)
+
+
+def _close(axes: Axes, one: tuple[int, float], two: tuple[int, float], scale: float) -> bool:
+    """Whether the names of two values at one step would lie on each other."""
+    low, high = axes.get_ylim()
+    return scale * abs(one[1] - two[1]) < _CLOSE * (high - low)
 
 
 def _name_value(
-    axes: Axes, point: tuple[int, float], shift: tuple[int, int], metric: Metric
+    axes: Axes, point: tuple[int, float], shift: tuple[int, int], text: str, metric: Metric
 ) -> None:
     """A dot with its value beside it, at a distance in points."""
     step, value = point
     height = metric.scale * value
-    axes.plot([step], [height], "o", color=_STAYED, markersize=5)
+    axes.plot([step], [height], "o", color=_STAYED, markersize=5, clip_on=False)
     axes.annotate(
-        metric.text(value),
+        text,
         (step, height),
         xytext=shift,
         textcoords="offset points",

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ramify.commands.prune_lines import harm
 from ramify.data import Metric
 from ramify.report.cut_events import Layer, arm_of, readers_of
 from ramify.report.events import Event, measured_gain, metric_of, of_kind, value_of
@@ -27,7 +28,7 @@ def cut_tiles(seeds: Mapping[int, Sequence[Event]], fresh: bool) -> list[Tile]:
     cuts = [own for events in seeds.values() if (own := of_kind(events, "edit"))]
     found = [_tuned(seeds), None if fresh else _right_after(cuts)]
     found += [_left(cuts, "params", "parameters"), _left(cuts, "macs", "MACs")]
-    found += [None if fresh else _loss(cuts)]
+    found += [_timed(cuts), None if fresh else _loss(cuts)]
     return [tile for tile in found if tile is not None]
 
 
@@ -84,6 +85,17 @@ def _left(cuts: Sequence[Sequence[Event]], unit: str, name: str) -> Tile | None:
     return Tile(share, f"of the {name}", f"{short(before)} → {short(after)}")
 
 
+def _timed(cuts: Sequence[Sequence[Event]]) -> Tile | None:
+    """What is left of the milliseconds, where they were the budget."""
+    own = [(cut[0], cut[-1]) for cut in cuts if "latency_before" in cut[0]]
+    if not own:
+        return None
+    before = statistic([first["latency_before"] for first, _ in own])["mean"]
+    after = statistic([last["latency_after"] for _, last in own])["mean"]
+    share, note = f"{100 * after / before:.3g} %", f"{before:.3g} → {after:.3g}, measured"
+    return Tile(share, "of the milliseconds", note)
+
+
 def _loss(cuts: Sequence[Sequence[Event]]) -> Tile | None:
     """The loss around the last cut."""
     last = [own[-1] for own in cuts if None not in (own[-1]["loss_before"], own[-1]["loss_after"])]
@@ -101,11 +113,13 @@ def _loss(cuts: Sequence[Sequence[Event]]) -> Tile | None:
 # ------------------------------------------------------------------ the cuts
 
 
-def warnings_of(seeds: Mapping[int, Sequence[Event]]) -> list[str]:
-    """What the cuts warned of, each sentence once, with the networks that it is about.
+def warnings_of(seeds: Mapping[int, Sequence[Event]], tuning_lr: float | None = None) -> list[str]:
+    """What the cuts and the tunings warn of, each sentence once, with the networks it is about.
 
     Args:
         seeds: the events of each seed.
+        tuning_lr: the learning rate of the tuning; None where it is not known, or where the
+            network was trained from fresh weights.
 
     Returns:
         Whole sentences.
@@ -115,6 +129,11 @@ def warnings_of(seeds: Mapping[int, Sequence[Event]]) -> list[str]:
         for cut in of_kind(events, "edit"):
             for warning in cut.get("warnings", []):
                 found.setdefault(_sentence(warning), {})[str(cut["job"])] = None
+        for done in of_kind(events, "result"):
+            cuts = [cut for cut in of_kind(events, "edit") if cut["job"] == done["job"]]
+            told = harm(cuts[-1], done, tuning_lr) if cuts and tuning_lr else None
+            if told:
+                found.setdefault(_sentence(told.replace("->", "→")), {})[str(done["job"])] = None
     one = len(seeds) == 1
     return [text if one else f"{', '.join(jobs)}: {text}" for text, jobs in found.items()]
 
@@ -186,7 +205,7 @@ def outcome_table(seeds: Mapping[int, Sequence[Event]]) -> tuple[list[str], list
             row = [name, *(_brief(cut[f"loss_{when}"]) for when in _WHEN)]
             row.append(_signed(cut["loss_after"] - cut["loss_before"]) if _measured(cut) else "")
             row.append("" if expected is None else _signed(-expected))
-            row.append("" if gain is None else f"× {gain / expected:.2g}")
+            row.append("" if gain is None else f"× {_brief(gain / expected, '.2g')}")
             values = [_around(cut, when) for when in _WHEN]
             row += ["" if value is None else metric.text(value) for value in values]
             rows.append(row)
@@ -259,5 +278,5 @@ def _signed(value: float, form: str = ".3g") -> str:
     return f"{value:+{form}}".replace("-", "−")
 
 
-def _brief(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}".replace("-", "−")
+def _brief(value: float | None, form: str = ".3g") -> str:
+    return "" if value is None else f"{value:{form}}".replace("-", "−")

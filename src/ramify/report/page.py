@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ramify.commands.display import inserted, stop_line
+from ramify.commands.grow_settings import WIDE
 from ramify.commands.run_folder import command_of
 from ramify.report.events import (
     MAIN,
@@ -76,7 +77,13 @@ def _comparison(events: Sequence[Event], command: str) -> dict[str, Any]:
         label = f"Test {words} and parameters over training steps"
         progress = picture(progress_figure(unsized(events)), label)
     texts = [(row["arm"], explained(row["arm"]), row["n"], texts_of(row)) for row in rows]
-    shown = {"heads": headings(rows), "words": words, "side": "below" if metric.higher else "above"}
+    shown: dict[str, Any] = {
+        "heads": headings(rows),
+        "words": words,
+        "side": "below" if metric.higher else "above",
+    }
+    shown |= {"several": any(row["n"] > 1 for row in rows)}
+    shown |= {"wide": any(row["arm"].startswith(WIDE) for row in rows)}
     return shown | {"rows": texts, "arms": arms, "progress": progress, "main": MAIN}
 
 

@@ -58,7 +58,7 @@ def prune_context(record: RunRecord) -> dict[str, Any]:
     every = [cut for cuts in by_network.values() for cut in cuts]
     return {
         "tiles": cut_tiles(seeds, fresh),
-        "warnings": warnings_of(seeds),
+        "warnings": warnings_of(seeds, None if fresh else record.config.get("tuning_lr")),
         "fresh": fresh,
         "course": course,
         "floors": any("floors" in cut for cut in every),

@@ -74,6 +74,7 @@ def progress_figure(events: Sequence[Event]) -> Figure:
     _mark_edits(above, params, events)
     middle = max(step for curve in curves for step, _ in curve) // 2
     above.set_ylim(*focus(curves, middle, metric))
+    tell_hidden(above, curves, metric)
     above.set_ylabel(metric.axis)
     params.set_ylabel("parameters")
     params.set_xlabel("training steps (batches)")
@@ -135,6 +136,31 @@ def focus(
     room = max(best - worst, 0.01 * (metric.scale if metric.higher else abs(best)))
     ends = max(min(every), worst - room) - 0.12 * room, best + 0.12 * room
     return ends if metric.higher else (-ends[1], -ends[0])
+
+
+def tell_hidden(axes: Axes, curves: Sequence[Sequence[tuple[int, float]]], metric: Metric) -> None:
+    """Say at the edge of a figure how far the lines go beyond it, where they do.
+
+    Args:
+        axes: where the lines are, with its limits.
+        curves: steps and values of each line.
+        metric: what the values are of.
+    """
+    low, high = axes.get_ylim()
+    beyond = [v for points in curves for _, v in points if not low <= metric.scale * v <= high]
+    if not beyond:
+        return
+    sign, edge, shift = ("↓ from", 0, 5) if metric.higher else ("↑ from", 1, -12)
+    axes.annotate(
+        f"{sign} {metric.text(min(beyond, key=metric.worth))}",
+        (1, edge),  # where a network that has learned is not
+        xycoords="axes fraction",
+        xytext=(-5, shift),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8.5,
+        color=LIGHT["soft"],
+    )
 
 
 def _line_style(arm: str) -> dict[str, Any]:
@@ -226,6 +252,7 @@ def sizes_figure(events: Sequence[Event]) -> Figure:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(COUNTS)
     axes.xaxis.set_minor_formatter(COUNTS)
+    axes.tick_params(axis="x", which="both", length=3, pad=3)  # labels of both in one line
     axes.set_xlabel("parameters")
     axes.set_ylabel(metric.axis)
     figure.legend(loc="outside upper right", ncols=2, handlelength=3)

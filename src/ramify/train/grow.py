@@ -98,7 +98,8 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
         probe: The batches on which edits are judged. By default each pass of the method is a
             further epoch of ``data``, which is what a method that learns needs; selections are
             tried on about 1,024 samples of it. With ``trial`` these stay in memory.
-        evaluate: Measures of the model to add to the event of each epoch.
+        evaluate: Measures of the model to add to the event of each epoch; called in evaluation
+            mode, without gradients.
         log: Called with each event, a dictionary, or an object with ``log(dict)``, which gets its
             numbers; ``"event"`` is ``"epoch"``, ``"edit"`` or
             ``"stop"``, whose ``"reason"`` is ``"rounds"``, ``"budget"``, ``"no morphism pays"``,

@@ -15,6 +15,7 @@ from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
 from ramify.store.state import NetworkInTraining
 from ramify.tracing import ChannelGraph, trace
+from ramify.tracing.recorder import evaluating
 from ramify.train.divergence import Watch, restored
 from ramify.train.epoch import Training, make_optimizer, train_epoch
 from ramify.train.followers import distinct
@@ -70,7 +71,8 @@ class Loop:
         rounds: How often the network is to be edited at most, for a schedule over the whole run.
         subject: The network, its optimizer and its followers.
         journal: The events so far.
-        evaluate: Measures of the model to add to the event of each epoch.
+        evaluate: Measures of the model to add to the event of each epoch; called in evaluation
+            mode, without gradients.
         after_step: Called with the model after each step.
     """
 
@@ -131,7 +133,10 @@ class Loop:
         Raises:
             RamifyError: It is no dictionary.
         """
-        found = self.evaluate(model) if self.evaluate else {}
+        if self.evaluate is None:
+            return {}
+        with evaluating(model):
+            found = self.evaluate(model)
         if not isinstance(found, Mapping):
             raise RamifyError(
                 "evaluate(model) gives measures by name, such as {'accuracy': 0.9}, and this one "
@@ -252,6 +257,6 @@ def train(
             loop.train_round(graph)
             measures: Event = {}
             if loop.evaluate and not training.epochs:  # no epoch has measured the network
-                measures = dict(loop.evaluate(model)) | costs(graph)
+                measures = loop.measures(model) | costs(graph)
             loop.stop("rounds", limits | measures)
         return Grown(graph, loop.subject.optimizer, loop.journal.history)

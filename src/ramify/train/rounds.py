@@ -18,6 +18,7 @@ from ramify.select.width_bounds import WidthBounds
 from ramify.tracing import ChannelGraph
 from ramify.train.edit_trials import gain_at
 
+MILLISECONDS = ("ms", "milliseconds", "seconds", "time")  # what others call a latency
 NOTHING_PAYS, SPENT = "no morphism pays", "budget"
 ALL_HARM = "no edit that does not raise the loss"
 BOUNDED = "floors and ceilings"
@@ -160,7 +161,8 @@ def checked_budget(budget: Mapping[str, float] | None) -> dict[str, float] | Non
     plain = dict(budget or {})
     for name, most in plain.items():
         if name not in BUDGETS:
-            near = did_you_mean(str(name), BUDGETS)
+            meant = "latency" if name in MILLISECONDS else str(name)
+            near = did_you_mean(meant, BUDGETS)
             raise RamifyError(f"there is no budget of {name!r}{near}; give {', '.join(BUDGETS)}.")
         if isinstance(most, bool) or not isinstance(most, int | float) or not 0 < most < math.inf:
             raise RamifyError(f"the budget of {name} is {most!r}; give a number above 0.")

@@ -11,6 +11,7 @@ from torch import nn
 
 from ramify import distributed
 from ramify.relax import Gates, Pairs, Searcher
+from ramify.tracing.recorder import evaluating
 from ramify.train.divergence import Watch, restored
 from ramify.train.epoch import located
 from ramify.train.history import SEARCH, Event, Journal
@@ -45,7 +46,8 @@ def search(
             of zeros.
         checkpoint: A file written after each epoch. Where it exists, the search goes on from it, to
             the same numbers as without the interruption.
-        evaluate: Measures of the model to add to each event, plain values.
+        evaluate: Measures of the model to add to each event, plain values; called in evaluation
+            mode, without gradients.
         after_epoch: Asked with the event of each epoch, and on going on with that of the last one,
             whether to end the search; on rank 0 alone.
         tags: Entries to put in front of each event.
@@ -83,7 +85,9 @@ def search(
         while len(journal.history) < epochs and not _ended(after_epoch, journal.history):
             with restored(searcher):
                 now = _epoch(searcher, pairs, len(journal.history), watch)
-            journal.write("epoch", now | dict(evaluate(searcher.model) if evaluate else {}))
+            with evaluating(searcher.model):
+                measures = dict(evaluate(searcher.model) if evaluate else {})
+            journal.write("epoch", now | measures)
         return journal.history
 
 

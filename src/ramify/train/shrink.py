@@ -128,7 +128,8 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
         fresh: Makes the full network anew: the cut shape is then trained from fresh weights.
         followers: Weight averages and the like, which are cut alike; they are not refitted.
         after_step: Called with the model after each step.
-        evaluate: Measures of the network to add to the events.
+        evaluate: Measures of the network to add to the events; called in evaluation mode, without
+            gradients.
         log: Called with each event, a dictionary, or an object with ``log(dict)``, which gets its
             numbers; ``"event"`` is ``"epoch"``, ``"edit"`` or
             ``"stop"``.
@@ -307,7 +308,10 @@ class _Job:
             )
         # By the names that groups have without the blocks that went.
         before["widths"] = {name: old for name, (old, _) in reports[0].widths.items()}
-        event = _described(graph, reports[0], before, _seen(loop, graph))
+        after = _seen(loop, graph)
+        if (latency := reports[0].latency) is not None:
+            before["latency"], after["latency"] = latency
+        event = _described(graph, reports[0], before, after)
         if self.fresh is not None:  # what the cut itself came to is measured by now
             _refresh(graph.model, self.fresh)
         return graph, event | {"floors": least}
