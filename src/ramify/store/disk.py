@@ -36,6 +36,7 @@ REASONS = {
     errno.ENOENT: ("its folder is not there", "restore the folder, or give another place"),
     errno.ENOTDIR: FILE,
     errno.EEXIST: FILE,
+    errno.ELOOP: ("a link stands where a file is wanted", "move it away"),
     errno.EISDIR: ("a folder stands where a file is wanted", "move it away"),
 }
 
