@@ -79,7 +79,7 @@ def _taken(path: Path) -> int | None:
 
 
 def _check_own(path: Path, descriptor: int) -> None:
-    """Raise where an open file is no plain one, or stands elsewhere too: it is not to be written."""
+    """Raise where an open file is no plain one, or stands elsewhere too: it is not written."""
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(descriptor)
