@@ -49,6 +49,7 @@ KINDS_OF_JSON = {
     "object": "a table of numbers",
     "null": "null",
 }
+MOST, LARGEST = 2**31 - 1, 1e38  # of a whole number, and of any: what torch takes
 LONG = 80  # characters of a value that a refusal shows
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
@@ -113,11 +114,11 @@ class Settings(BaseModel, ABC):
         TRAIN, "Passes over the data before and after each change of the shape.", ge=1
     )
     batch_size: int = option(TRAIN, "Samples of a step.", ge=1)
-    seed: int = option(RUN, "The first random seed.")
-    seeds: int = option(RUN, "How many seeds to run, one after the other.", ge=1)
+    seed: int = option(RUN, "The first random seed.", ge=0)
+    seeds: int = option(RUN, "How many seeds to run, one after the other.", ge=1, le=100_000)
     device: str = option(RUN, "A device of torch, such as cpu or cuda")
     # A setting of the run, because the last bit of a sum depends on it.
-    threads: int = option(RUN, "CPU threads, of which a small network needs one", ge=1)
+    threads: int = option(RUN, "CPU threads, of which a small network needs one", ge=1, le=1024)
     tensorboard: bool = option(
         RUN, "Also write a TensorBoard log: tensorboard --logdir RUN/tensorboard shows it."
     )
@@ -163,9 +164,15 @@ class Settings(BaseModel, ABC):
     def made(cls, values: Mapping[str, Any], file: str) -> Self:
         """The model, with pydantic's refusals in one sentence; ``file`` says where values stand."""
         try:
-            return cls(**values)
+            made = cls(**values)
         except ValidationError as error:
             raise RamifyError(cls._sentence(error, values, file)) from None
+        for name, value in made:
+            most = MOST if isinstance(value, int) else LARGEST
+            if isinstance(value, int | float) and not -most <= value <= most:
+                seen = str(value) if len(str(value)) < LONG else f"{str(value)[:LONG]}…"
+                raise RamifyError(f"{name} is {seen}; it must be between {-most} and {most}.")
+        return made
 
     @classmethod
     def tidied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,8 +257,9 @@ class Settings(BaseModel, ABC):
         if path is None:
             return {}
         found = _of_file(path)
-        if not isinstance(found, dict) or found.get("command", cls.command()) != cls.command():
-            other = f" but of ramify {found['command']}" if isinstance(found, dict) else ""
+        table = isinstance(found, dict) and all(isinstance(name, str) for name in found)
+        if not table or found.get("command", cls.command()) != cls.command():
+            other = f" but of ramify {found['command']}" if table else ""
             raise RamifyError(
                 f"{path} does not hold settings of ramify {cls.command()}{other}; give "
                 "config.json of such a run, or a JSON object or a YAML table with some of its "
@@ -263,6 +271,10 @@ class Settings(BaseModel, ABC):
             raise RamifyError(
                 f"{path} has a setting {name!r}{did_you_mean(name, cls.model_fields)}, which "
                 f"ramify {cls.command()} does not have; ramify {cls.command()} --help lists them."
+            )
+        if not isinstance(data := values.get("data"), str | None):
+            raise RamifyError(
+                f"{path} gives data as {data!r}, which is not a text; correct it there."
             )
         refuse_foreign(values, DOORS, given, path)
         return {key: v for key, v in from_lists(values).items() if v is not None}
@@ -455,8 +467,9 @@ def _of_file(path: Path) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), _yaml_loader())
     except FileNotFoundError:
         raise RamifyError(f"{path} is missing; {advice}") from None
-    except (yaml.YAMLError, OSError, ValueError) as error:
-        said = " ".join(str(error).split())
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
+        deep = isinstance(error, RecursionError)
+        said = "it is nested too deeply" if deep else " ".join(str(error).split())
         raise RamifyError(f"{path} is no readable YAML file ({said}); {advice}") from error
 
 
