@@ -8,7 +8,6 @@ and one value in that table.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from ramify.commands.defaults import DATA_SETS, defaults
+from ramify.commands.settings_file import read_settings
 from ramify.errors import RamifyError, did_you_mean
 from ramify.imports import refuse_foreign, require
 
@@ -256,7 +256,7 @@ class Settings(BaseModel, ABC):
         """
         if path is None:
             return {}
-        found = _of_file(path)
+        found = read_settings(path)
         table = isinstance(found, dict) and all(isinstance(name, str) for name in found)
         if not table or found.get("command", cls.command()) != cls.command():
             other = f" but of ramify {found['command']}" if table else ""
@@ -451,38 +451,6 @@ def described(dataset: Dataset) -> str:
     if dataset.task.metric.measure is not None:
         return f"{dataset.name} brings a metric of its own"
     return f"the task of {dataset.name} is {dataset.task.name}"
-
-
-def _of_file(path: Path) -> Any:
-    """What a file of settings holds, in JSON or YAML by its name."""
-    advice = "give a JSON or YAML file of settings, such as config.json of a run."
-    if path.suffix not in (".yaml", ".yml"):
-        from ramify.store.files import read_json
-
-        return read_json(path, advice)
-    require("yaml", "cli", "a YAML file of settings needs")
-    import yaml
-
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _yaml_loader())
-    except FileNotFoundError:
-        raise RamifyError(f"{path} is missing; {advice}") from None
-    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        said = "it is nested too deeply" if deep else " ".join(str(error).split())
-        raise RamifyError(f"{path} is no readable YAML file ({said}); {advice}") from error
-
-
-def _yaml_loader() -> Any:
-    """YAML of plain values alone, in which 1e-3 is a number as it is in JSON."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    return Loader
 
 
 def from_lists(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -146,11 +146,21 @@ def append(path: Path, content: bytes) -> None:
             raise
 
 
-def sweep(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a folder."""
+def sweep(folder: Path, *, alone: bool = False) -> None:
+    """Remove the temporary files that killed processes left in a folder.
+
+    Args:
+        folder: Where they are.
+        alone: Whether this process holds the lock of the folder: those of safetensors, which name
+            no process, go then too.
+    """
+    if alone:
+        for path in folder.glob(".tmp??????"):
+            if path.is_file() and not path.is_symlink():
+                path.unlink(missing_ok=True)
     for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
         process = path.name.removeprefix(PREFIX).partition("-")[0]
-        if process.isdigit() and not is_running(int(process)):
+        if process.isdecimal() and not path.is_dir() and not is_running(int(process)):
             path.unlink(missing_ok=True)
 
 
