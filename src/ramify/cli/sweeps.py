@@ -20,7 +20,7 @@ from ramify.cli.sweep_space import (
     settings_of,
     space_of,
 )
-from ramify.commands.run_folder import CONFIG, RunFolder
+from ramify.commands.run_folder import CONFIG, RunFolder, root_from
 from ramify.commands.run_kinds import RUN_KINDS
 from ramify.commands.run_lock import InUse, locked
 from ramify.commands.settings import DOORS, Settings, from_lists
@@ -115,9 +115,11 @@ def begin(kind: type[Settings], given: dict[str, Any], base: Path | None, out: P
     )
     # A mistake in what all trials share shows before there is a folder.
     options = sweep.options({name: _first(entry) for name, entry in space.items()})
+    here = Path.cwd()
     settings = kind.resolve(options, sweep.base)
     RUN_KINDS[kind.kind].prepare(settings)
-    folder = runs.claimed_folder(f"sweep-{settings.data}") if out is None else out
+    root = root_from(here)
+    folder = root / out if out else runs.claimed_folder(f"sweep-{settings.data}", root)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         seen = "a sweep" if (folder / SWEEP).exists() else "something"
         advice = f", or go on with it by --resume {folder}" if seen == "a sweep" else ""
