@@ -1,5 +1,6 @@
 """What a stranger brings in one file of their own, by ``package.module:object``."""
 
+import errno
 import json
 import os
 import re
@@ -406,3 +407,51 @@ def test_a_budget_below_the_network_to_begin_with_is_refused() -> None:
     call("grow", *SMALL, "--rounds", "0", "--out", "run")
     size = events("run", "result")[0]["params"]
     call("grow", *SMALL, *f"--rounds 1 --method l1 --budget params={size - 20}".split())
+
+
+def test_what_the_system_has_no_room_for_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error, said in (
+        (MemoryError(), r"not enough memory \(MemoryError\(\)\): make the network"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), "what is printed cannot be written"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), "the current directory is not there"),
+    ):
+
+        def refuse(*_: Any, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("ramify.cli.runs.begin", refuse)
+        refused("grow", "--data", "digits", said=said)
+
+
+def test_a_folder_whose_name_is_no_text() -> None:
+    name = os.fsdecode(b"run-\xff")
+    said = call("grow", *SMALL, "--rounds", "0", "--out", name).output
+    assert "run folder: run-\\udcff" in said
+    call("grow", "--resume", name)
+
+
+def test_a_module_that_goes_elsewhere_takes_no_folder_along(folder: Path) -> None:
+    (folder / "elsewhere").mkdir()
+    text = DATA + "\nimport os\nos.chdir('elsewhere')\n"
+    (folder / "going.py").write_text(text)
+    data = ["--data", "going:load", *SMALL[2:], "--rounds", "0"]
+    call("grow", *data, "--out", "run")
+    assert (folder / "run" / "summary.json").exists()
+    assert not any((folder / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"event": "result", "job": "grown-0"}',
+        '{"event": "epoch", "job": ["a"]}',
+        "[" * 100_000,
+        '{"event": {}, "job": "grown-0"}',
+    ],
+)
+def test_a_foreign_line_among_the_events_is_named(line: str) -> None:
+    call("grow", *SMALL, "--rounds", "0", "--out", "run")
+    file = Path("run/metrics.jsonl")
+    file.write_text(f"{line}\n{file.read_text()}")
+    refused("grow", "--resume", "run", said="is damaged at line 1: .*; restore it, or delete")

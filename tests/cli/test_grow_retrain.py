@@ -277,7 +277,7 @@ def test_resume_refuses_other_settings() -> None:
     ("name", "pattern"),
     [
         ("config.json", "config.json is not readable JSON .*restore it"),
-        ("metrics.jsonl", "metrics.jsonl is damaged at line 1; restore it"),
+        ("metrics.jsonl", "metrics.jsonl. is damaged at line 1: it is not JSON; restore it"),
         ("checkpoint.safetensors", "checkpoint.safetensors is not a readable safetensors file"),
     ],
 )

@@ -194,6 +194,49 @@ def _agreed(folder: str) -> dict[str, Any]:
     return {k: v for k, v in stored.items() if k not in ("trials", "storage", "study")}
 
 
+def test_a_storage_that_a_file_names_elsewhere_is_not_opened(folder: Path) -> None:
+    sweep(*SMALL, *GRID, "--trials", "1", "--out", "s")
+    file = Path("s/sweep.json")
+    kept = json.loads(file.read_text())
+    for elsewhere in ("../x.log", f"sqlite:///{folder}/x.db"):
+        file.write_text(json.dumps(kept | {"storage": elsewhere}))
+        refused("--resume", "s", said="which is no file of that folder: give --storage .* too")
+    file.write_text(json.dumps(kept))
+    Path("s/trials.log").rename("x.log")
+    Path("s/trials.log").symlink_to(folder / "x.log")
+    refused("--resume", "s", said="which is no file of that folder")
+    assert sorted(one.name for one in folder.glob("x.*")) == ["x.log"]
+    sweep("--resume", "s", "--storage", "trials.log")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trials": "x"},
+        {"trials": float("nan")},
+        {"vary": 5},
+        {"vary": [5]},
+        {"given": []},
+        {"command": "fly"},
+    ],
+)
+def test_a_file_of_a_sweep_with_wrong_types_is_named(change: dict[str, Any]) -> None:
+    sweep(*SMALL, *GRID, "--trials", "1", "--out", "s")
+    file = Path("s/sweep.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    refused("--resume", "s", said="s/sweep.json is damaged")
+
+
+def test_a_run_of_other_settings_is_not_taken_for_a_trial() -> None:
+    sweep(*SMALL, *GRID, "--trials", "2", "--out", "s")
+    Path("s/trials.log").unlink()
+    sweep("--resume", "s")  # the same combinations in the same order
+    Path("s/trials.log").unlink()
+    for name, other in (("trial-001", "kept"), ("trial-002", "trial-001"), ("kept", "trial-002")):
+        Path("s", name).rename(Path("s", other))
+    refused("--resume", "s", said="trial-001 holds a run with lr = 0.1, .* restore the storage")
+
+
 def test_mistakes_are_said_in_a_sentence(folder: Path) -> None:
     refused(*SMALL, "--out", "s", said="a sweep varies something")
     refused(*SMALL, *GRID, "--lr", "0.1", said="lr is both given and varied")

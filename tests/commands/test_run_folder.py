@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -176,6 +177,9 @@ class Chosen:
     data: str = "digits"
     model: str = "made_up_model:Net"
 
+    def to_json(self) -> dict[str, Any]:
+        return CONFIG | {"seeds": 1}
+
 
 def begun(path: Path, dataset: Dataset) -> RunFolder:
     (path / "made_up_model.py").write_text("Net = 1")
@@ -202,6 +206,18 @@ def test_changed_software_and_code_are_told(tmp_path: Path, dataset: Dataset) ->
         f"the run was begun with python 1, and this is {platform.python_version()}",
         "the code of the model made_up_model",
     ]
+
+
+@pytest.mark.usefixtures("imports")
+def test_changed_settings_are_refused(tmp_path: Path, dataset: Dataset) -> None:
+    folder = begun(tmp_path, dataset)
+    file = folder.path / "config.json"
+    file.write_text(json.dumps(CONFIG | {"seeds": 9}))
+    assert list(changes(folder, Chosen(), dataset)) == []
+    file.write_text(json.dumps(CONFIG | {"lr": 0.5}))
+    words = r"config.json has lr = 0.5, and the run was begun with 0.1: write that there again"
+    with pytest.raises(RamifyError, match=words):
+        list(changes(folder, Chosen(), dataset))
 
 
 @pytest.mark.usefixtures("imports")

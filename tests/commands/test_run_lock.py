@@ -98,3 +98,18 @@ def test_a_folder_that_is_gone_is_let_go_of(tmp_path: Path) -> None:
         (tmp_path / LOCK).unlink()
         tmp_path.rmdir()
     tmp_path.mkdir()
+
+
+def test_a_lock_that_leads_to_another_file_leaves_that_file_as_it_is(tmp_path: Path) -> None:
+    precious, folder = tmp_path / "precious", tmp_path / "run"
+    folder.mkdir()
+    for make in (os.symlink, os.link):
+        precious.write_text("what is in it\n")
+        make(precious, folder / LOCK)
+        with pytest.raises(RamifyError, match="lock .*move it away"), locked(folder):
+            pass
+        assert precious.read_text() == "what is in it\n"
+        (folder / LOCK).unlink()
+    os.mkfifo(folder / LOCK)
+    with pytest.raises(RamifyError, match="no file of this folder alone"), locked(folder):
+        pass

@@ -188,6 +188,15 @@ def test_a_function_of_the_user_is_not_forced_to_take_a_width() -> None:
         ({"probe_samples": 0}, "probe_samples is 0"),
         ({"seeds": 0}, "seeds is 0"),
         ({"threads": 0}, "threads is 0"),
+        ({"threads": 100_000}, "threads is 100000; it must be at least 1 and at most 1024"),
+        ({"seed": -1}, "seed is -1; it must be at least 0"),
+        (
+            {"seed": 10**30},
+            "seed is 1000000000000000000000000000000; it must be between -2147483647",
+        ),
+        ({"seeds": 10**9}, "seeds is 1000000000; it must be at least 1 and at most 100000"),
+        ({"epochs": 10**400}, "epochs is 10000.*…; it must be between"),
+        ({"lr": 1e308}, r"lr is 1e\+308; it must be between -1e\+38 and 1e\+38"),
         ({"rounds": -1}, "rounds is -1; give a whole number"),
         ({"epochs": 0}, "epochs is 0"),
         ({"patience": 0}, "patience is 0; it must be at least 1"),
@@ -335,3 +344,18 @@ def test_a_file_with_a_wrong_type_or_of_another_command_is_told_so(tmp_path: Pat
     path.write_text('{"command": "prune"}')
     with pytest.raises(RamifyError, match="settings of ramify grow but of ramify prune; give"):
         GrowSettings.of_file(path, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 5000, "it is nested too deeply"),
+        ("data: 2020-01-01", "gives data as datetime.date.2020, 1, 1., which is not a text"),
+        ("1: 2", "does not hold settings of ramify grow"),
+    ],
+)
+def test_a_yaml_file_of_something_else_is_told_so(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    with pytest.raises(RamifyError, match=words):
+        GrowSettings.of_file(file, {})

@@ -1,3 +1,6 @@
+import os
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -170,3 +173,24 @@ def test_a_folder_of_classes_alone_is_split_the_same_way_every_time(tmp_path):
     (root / "long" / "1.png").unlink()
     with pytest.raises(RamifyError, match="has one image, and each class needs one to train on"):
         load(str(root))
+
+
+def test_an_image_that_is_a_pipe_or_a_bomb(pets):
+    path = pets / "train" / "dog" / "b.png"
+    content = bytearray(path.read_bytes())
+    content[16:24] = (30_000).to_bytes(4, "big") * 2  # its width and height
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(RamifyError, match="b.png cannot be read as an image .*exceeds limit"):
+        load(str(pets))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(RamifyError, match="b.png cannot be read .*it is a pipe or a device"):
+        load(str(pets))
+
+
+def test_names_that_are_no_text(tmp_path):
+    root = tmp_path / "shapes"
+    fill(root, **{f"{kind}__{n}": image() for kind in ("round", "square") for n in range(10)})
+    os.rename(root / "round" / "1.png", os.fsencode(root / "round") + b"/\xff\xfe.png")
+    assert len(load(str(root)).x_test) == 4

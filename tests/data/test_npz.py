@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ramify.data.npz import read_npz
+from ramify.data.npz import load_npz, read_npz
 from ramify.errors import RamifyError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 3, 6, 5), dtype=np.uint8)
@@ -90,3 +90,21 @@ def test_single_array_in_place_of_several(tmp_path):
         np.save(file, IMAGES)
     with pytest.raises(RamifyError, match="not a whole .npz file"):
         read_npz(path, 3)
+
+
+@pytest.mark.parametrize(("place", "value"), [(8, 1), (10, 99)])
+def test_entries_that_python_cannot_unpack(tmp_path, place, value):
+    path = write(tmp_path / "set.npz")
+    content = bytearray(path.read_bytes())
+    entry = content.find(b"PK\x01\x02")  # of the list of contents, at the end of the file
+    content[entry + place] = value  # the flag of encryption, and the kind of packing
+    path.write_bytes(content)
+    with pytest.raises(RamifyError, match="not a whole .npz file"):
+        read_npz(path, 3)
+
+
+def test_tokens_without_end_are_refused_before_memory_is_taken(tmp_path):
+    tokens = np.full((4, 6), 2**40)
+    changes = {f"{name}_{split}": tokens for name in "xy" for split in ("train", "test")}
+    with pytest.raises(RamifyError, match="a label or token 1099511627776, where 16777215 is the"):
+        load_npz(write(tmp_path / "set.npz", **changes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -193,3 +194,26 @@ def test_decimals_may_be_written_with_a_comma_between_semicolons(tmp_path: Path)
     y = torch.cat([dataset.y_train, dataset.y_test]) * dataset.target[1] + dataset.target[0]
     assert sorted(round(value, 3) for value in y.tolist()) == [k + 0.5 for k in range(30)]
     assert dataset.features[0] == "rooms"
+
+
+@pytest.mark.parametrize("unit", [1e300, 1e-300])
+def test_numbers_whose_squares_are_too_large_or_small_are_as_others(
+    tmp_path: Path, unit: float
+) -> None:
+    content = [[k * unit, k * unit] for k in range(40)]
+    scaled = load(write(tmp_path, content, ("x", "y")), task="regression")
+    assert 0.9 < float(scaled.y_train.std()) < 1.1
+    assert 0.9 < float(scaled.x_train.std()) < 1.1
+
+
+def test_numbers_that_leave_all_others_alike_are_refused(tmp_path: Path) -> None:
+    content = [[1e308, k] for k in range(40)]
+    content[3][0] = -1e308
+    with pytest.raises(RamifyError, match="the column 'x' .* numbers that are too large"):
+        load(write(tmp_path, content, ("x", "y")), task="regression")
+
+
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(RamifyError, match=r"t.csv cannot be read .*it is a pipe or a device"):
+        load(str(tmp_path / "t.csv"))

@@ -36,12 +36,18 @@ def test_not_a_run_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "versions.json", "summary.json"])
-@pytest.mark.parametrize("text", ['{"data": ', "[1, 2]", ""])
+@pytest.mark.parametrize("text", ['{"data": ', "[1, 2]", "", "[" * 100_000])
 def test_damaged_file_is_named(make_run: Make, events: Events, name: str, text: str) -> None:
     run = make_run(events)
     (run / name).write_text(text)
     with pytest.raises(RamifyError, match=f"{name}' is damaged"):
         read_run(run)
+
+
+EPOCH = (
+    b'{"event": "epoch", "job": "grown-0", "arm": "grown", "seed": 0, "epoch": 0, "step": 1, '
+    b'"test_accuracy": %s, "params": %s}'
+)
 
 
 def damage(run: Path, number: int, line: bytes) -> Path:
@@ -59,6 +65,14 @@ def damage(run: Path, number: int, line: bytes) -> Path:
         (b"\xff\xfe", "it is not JSON"),
         (b"", "it is not JSON"),
         (b"[1]", "it holds a list, not an event"),
+        (b"[" * 100_000, "it is not JSON"),
+        (b'{"event": "\\ud800", "job": "grown-0"}', "it is not JSON"),
+        (EPOCH % (b"NaN", b"1"), "the field 'test_accuracy' is nan"),
+        (EPOCH % (b"1e999", b"1"), "the field 'test_accuracy' is inf"),
+        (
+            EPOCH % (b"0.5", b"1" + b"0" * 400),
+            "the field 'params' holds a number that is too large",
+        ),
         (b'{"job": "grown-0"}', "the field 'event' is missing"),
         (b'{"event": "epoch", "job": "grown-0", "arm": 3}', "the field 'arm' holds a int"),
         (b'{"event": "epoch", "job": "grown-0", "arm": "grown"}', "the field 'seed' is missing"),

@@ -135,3 +135,15 @@ def test_what_is_damaged_is_named(tmp_path: Path) -> None:
     run = write(tmp_path / "other", NATS, events, finished=False)
     with pytest.raises(RamifyError, match="damaged at line 2: the field 'mixing' is missing"):
         write_report(run)
+
+
+@pytest.mark.parametrize(
+    "change", [{"inputs": "x"}, {"kinds": ["normal", "reduce"]}, {"edges": [[0, 99]]}]
+)
+def test_a_space_that_is_not_that_of_the_run_is_named(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    run = write(tmp_path / "run", NATS, searched(NATS, ARCH, 0))
+    (run / "space.json").write_text(json.dumps(described(NATS) | change))
+    with pytest.raises(RamifyError, match="space.json that is damaged or not that of its metrics"):
+        write_report(run)

@@ -199,3 +199,16 @@ def test_a_flipped_bit_anywhere_in_a_checkpoint_is_noticed(tmp_path: Path) -> No
             assert (found.state["rate"], found.history) == (0.25, [{"epoch": 3}])
         path.write_bytes(whole)
     assert len(read) < 20
+
+
+def test_what_safetensors_leaves_goes_where_nobody_else_works(tmp_path: Path) -> None:
+    for name in (".tmpAb12Cd", ".tmp-mine", ".ramify-4000000-aa.tmp"):
+        (tmp_path / name).touch()
+    (tmp_path / ".tmpfolder").mkdir()
+    (tmp_path / ".ramify-4000001-aa.tmp").mkdir()
+    sweep(tmp_path)
+    assert (tmp_path / ".tmpAb12Cd").exists()
+    assert not (tmp_path / ".ramify-4000000-aa.tmp").exists()
+    sweep(tmp_path, alone=True)
+    left = [".ramify-4000001-aa.tmp", ".tmp-mine", ".tmpfolder"]
+    assert sorted(os.listdir(tmp_path)) == left

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import functools
 import json
+import os
 import resource
 import struct
 import tempfile
@@ -179,15 +181,36 @@ def test_a_damaged_file_is_refused_before_memory_is_taken(name: str, tmp_path: P
 
 def test_a_folder_where_a_file_is_wanted_is_named(tmp_path: Path) -> None:
     (tmp_path / "net.json").mkdir()
-    with pytest.raises(RamifyError, match="net.json is not readable JSON"):
+    with pytest.raises(RamifyError, match="net.json cannot be opened .Is a directory.: mend"):
         ramify.load(tmp_path / "net", build=build)
-    with pytest.raises(RamifyError, match="is not a readable safetensors file"):
+    with pytest.raises(RamifyError, match="cannot be opened .Is a directory.: mend"):
         read_checkpoint(tmp_path)
     (tmp_path / "big.json").touch()
     with (tmp_path / "big.json").open("wb") as file:
         file.truncate(2**40)  # takes no room on the disk
     with pytest.raises(RamifyError, match="it has 1099511627776 bytes"):
         read_json(tmp_path / "big.json", "restore it.")
+
+
+def test_what_the_system_does_not_open_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ramify.save(build(8), tmp_path / "net")
+    os.mkfifo(tmp_path / "pipe.json")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for read in (
+        lambda: read_json(tmp_path / "pipe.json", ""),
+        lambda: read_checkpoint(tmp_path / "pipe.safetensors"),
+    ):
+        with pytest.raises(RamifyError, match="cannot be opened .it is a pipe or a device.: mend"):
+            read()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(RamifyError, match=r"cannot be opened .Too many open files.: mend [^;]*$"):
+        read_checkpoint(tmp_path / "net.safetensors")
 
 
 # ------------------------------------------------------------------------------ what is drawn

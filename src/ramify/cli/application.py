@@ -5,6 +5,9 @@ The options of `grow`, `prune`, `search` and `retrain` are made from their setti
 
 from __future__ import annotations
 
+import errno
+import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +20,13 @@ from ramify.commands.prune_settings import PruneSettings
 from ramify.commands.retrain_settings import RetrainCellsSettings, RetrainSettings
 from ramify.commands.search_settings import SearchSettings
 from ramify.commands.settings import RUN, SEARCH, SWEEP, Settings
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, first_line
 from ramify.imports import place_in_users_code
 
 INTERRUPTED, BAD_INPUT = 130, 2
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+NO_MEMORY = ("can't allocate memory", "CUDA out of memory", "not enough memory")  # torch's words
+LONG = 200  # characters of another library's sentence
 # Of ramify[cli], imported where they are needed.
 EXTRA = {"PIL", "grandalf", "jinja2", "matplotlib", "rich", "sklearn"}
 
@@ -30,6 +36,9 @@ class _OneSentence(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; what a user can mend ends in exit code 2, Ctrl-C in 130."""
+        for stream in (sys.stdout, sys.stderr):  # a name may hold what a terminal cannot show
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except RamifyError as error:
@@ -42,6 +51,9 @@ class _OneSentence(typer.core.TyperGroup):
         except Exception as error:
             if isinstance(error, ModuleNotFoundError) and _top(error) in EXTRA:
                 _say(f'{error.name} is not installed: pip install "ramify[cli]".')
+                raise typer.Exit(BAD_INPUT) from None
+            if said := _refusal_of_the_system(error):
+                _say(said)
                 raise typer.Exit(BAD_INPUT) from None
             place = place_in_users_code(error)
             if place is None and isinstance(error, OSError) and error.filename:
@@ -57,6 +69,21 @@ class _OneSentence(typer.core.TyperGroup):
 def _top(missing: ModuleNotFoundError) -> str:
     """The package whose module is missing."""
     return str(missing.name).partition(".")[0]
+
+
+def _refusal_of_the_system(error: Exception) -> str:
+    """What the system has no room for, in a sentence; empty where it refused nothing of that."""
+    if isinstance(error, OSError) and error.errno in FULL and not error.filename:
+        return f"what is printed cannot be written ({error.strerror}): give it another place."
+    if isinstance(error, FileNotFoundError) and not error.filename:
+        return "the current directory is not there any more: go to one that is."
+    words = first_line(error)
+    if isinstance(error, MemoryError) or any(part in str(error) for part in NO_MEMORY):
+        return (
+            f"there is not enough memory ({words[:LONG]}): make the network, the batch or the "
+            "data smaller, or free some."
+        )
+    return ""
 
 
 def _say(sentence: str) -> None:

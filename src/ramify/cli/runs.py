@@ -17,7 +17,7 @@ from ramify.commands.display import Display
 from ramify.commands.jobs import run_jobs, save_unfinished
 from ramify.commands.launched import launcher, whose
 from ramify.commands.random_search import with_candidates
-from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder
+from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder, root_from
 from ramify.commands.run_kinds import RUN_KINDS, kind_of
 from ramify.commands.run_lock import locked
 from ramify.commands.run_sources import SOURCES, changes, sources_of
@@ -25,7 +25,13 @@ from ramify.commands.search_settings import SearchSettings
 from ramify.commands.settings import DOORS, Settings
 from ramify.data import Dataset
 from ramify.errors import RamifyError
-from ramify.report import print_table, results_table, write_report, write_summary
+from ramify.report import (
+    print_table,
+    read_events,
+    results_table,
+    write_report,
+    write_summary,
+)
 from ramify.store.disk import make_folder, refusals_named, sweep
 from ramify.train.logs import TensorBoard, numbers
 
@@ -44,6 +50,7 @@ def start(
     kind: type[Settings], given: Mapping[str, Any], base: Mapping[str, Any], out: Path | None
 ) -> None:
     """Make a run with these settings over those of a file, in a folder of its own."""
+    here = Path.cwd()
     settings = kind.resolve(given, base)
     dataset = RUN_KINDS[settings.kind].prepare(settings)
     options = options_for(settings, kind.resolve) if base else given
@@ -52,7 +59,12 @@ def start(
     if isinstance(settings, SearchSettings):
         settings = with_candidates(settings, dataset)
     sources = {SOURCES: sources_of(settings, dataset)}
-    path = out or distributed.from_rank_zero(lambda: claimed_folder(settings.data))
+    root = root_from(here)
+    path = (
+        root / out
+        if out
+        else distributed.from_rank_zero(lambda: claimed_folder(settings.data, root))
+    )
     folder = RunFolder.create(path, settings.to_json(), sources, again)
     execute(settings, folder, dataset)
 
@@ -65,25 +77,27 @@ def resume(
         if value is not None:
             raise RamifyError(f"{name} and --resume exclude each other; give --resume RUN alone.")
     folder = RunFolder.open(path)
-    own = folder.command()
+    kind, own = kind_of(folder.config()), folder.command()
     if own != command:
         raise RamifyError(f"{path} is a run of ramify {own}; use ramify {own} --resume {path}.")
-    kind = kind_of(folder.config())
     device = {key: value for key, value in given.items() if key == "device"}
     plain = json.loads(json.dumps(kind.settings.tidied(given)))
     folder.check({key: value for key, value in plain.items() if key != "device"})
     folder.refuse_foreign(DOORS, given)
+    read_events(path)  # a damaged line shows before anything is done
+    here = Path.cwd()
     settings = kind.settings.from_json(folder.config()).model_copy(update=device)
     dataset = kind.prepare(settings)
+    folder = RunFolder(root_from(here) / path)
     for sentence in changes(folder, settings, dataset):
         say(_console(stderr=True), f"warning: {sentence}")
     execute(settings, folder, dataset)
 
 
-def claimed_folder(data: str) -> Path:
+def claimed_folder(data: str, root: Path = Path()) -> Path:
     """Make ``runs/NAME`` or the first ``runs/NAME-2``, ... that is free; ``.csv`` is left out."""
     name, number = re.sub(r"\.csv(?=:|$)", "", Path(data).name).replace(":", "-"), 1
-    path = Path("runs") / name
+    path = root / "runs" / name
     make_folder(path.parent)
     while True:
         try:
@@ -93,7 +107,7 @@ def claimed_folder(data: str) -> Path:
             if not isinstance(refused.__cause__, FileExistsError):
                 raise
             number += 1
-            path = Path("runs") / f"{name}-{number}"
+            path = root / "runs" / f"{name}-{number}"
         else:
             return path
 
@@ -101,7 +115,7 @@ def claimed_folder(data: str) -> Path:
 def execute(settings: Settings, folder: RunFolder, dataset: Dataset) -> None:
     """Run the jobs with a display; whatever stops them, the folder is left ready to use."""
     with locked(folder.path) if distributed.is_rank_zero() else nullcontext():
-        distributed.from_rank_zero(lambda: sweep(folder.path))
+        distributed.from_rank_zero(lambda: sweep(folder.path, alone=True))
         _execute(settings, folder, dataset)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from ramify.cli.sweep_space import (
     settings_of,
     space_of,
 )
-from ramify.commands.run_folder import CONFIG, RunFolder
+from ramify.commands.run_folder import CONFIG, RunFolder, root_from
 from ramify.commands.run_kinds import RUN_KINDS
 from ramify.commands.run_lock import InUse, locked
 from ramify.commands.settings import DOORS, Settings, from_lists
@@ -79,6 +81,12 @@ class Sweep:
         """The options of a trial."""
         return {**self.given, **settings_of(self.kind, drawn)}
 
+    def is_elsewhere(self, folder: Path) -> bool:
+        """Whether the trials are kept somewhere else than in a file of the sweep's folder."""
+        file = folder / self.storage
+        inside = file.resolve().is_relative_to(folder.resolve())
+        return "://" in self.storage or not inside or (file.exists() and not file.is_file())
+
     def agreed(self) -> dict[str, Any]:
         """What all processes of a sweep have to agree on, as JSON values."""
         apart = ("trials", "storage", "study")
@@ -107,9 +115,11 @@ def begin(kind: type[Settings], given: dict[str, Any], base: Path | None, out: P
     )
     # A mistake in what all trials share shows before there is a folder.
     options = sweep.options({name: _first(entry) for name, entry in space.items()})
+    here = Path.cwd()
     settings = kind.resolve(options, sweep.base)
     RUN_KINDS[kind.kind].prepare(settings)
-    folder = runs.claimed_folder(f"sweep-{settings.data}") if out is None else out
+    root = root_from(here)
+    folder = root / out if out else runs.claimed_folder(f"sweep-{settings.data}", root)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         seen = "a sweep" if (folder / SWEEP).exists() else "something"
         advice = f", or go on with it by --resume {folder}" if seen == "a sweep" else ""
@@ -129,11 +139,7 @@ def resume(path: Path, command: str, given: dict[str, Any], others: Mapping[str,
         seen = f"has no {SWEEP}" if path.is_dir() else "does not exist"
         raise RamifyError(f"{path} is not the folder of a sweep: it {seen}; give that of one.")
     advice = "restore it, or begin a new sweep in another folder."
-    stored = read_json(path / SWEEP, advice)
-    try:
-        sweep = Sweep(**stored | {k: from_lists(stored[k]) for k in ("given", "base")})
-    except (TypeError, KeyError) as error:
-        raise RamifyError(f"{path / SWEEP} is damaged ({error}); {advice}") from None
+    sweep = _stored(read_json(path / SWEEP, advice), f"{path / SWEEP} is damaged", advice)
     if sweep.command != command:
         raise RamifyError(
             f"{path} is a sweep of ramify {sweep.command}; use ramify sweep {sweep.command} "
@@ -149,12 +155,31 @@ def resume(path: Path, command: str, given: dict[str, Any], others: Mapping[str,
                 "that option, or begin a new sweep in another folder."
             )
     refuse_foreign({**sweep.base, **sweep.given}, DOORS, given, path / SWEEP)
+    if "storage" not in given and sweep.is_elsewhere(path):
+        raise RamifyError(
+            f"{path / SWEEP} asks for the storage {sweep.storage!r}, which is no file of that "
+            f"folder: give --storage {shlex.quote(sweep.storage)} too if you trust it."
+        )
     if trials is not None:
         sweep = Sweep(**vars(sweep) | {"trials": trials})
         write_json(path / SWEEP, asdict(sweep))
     if "device" in given:  # of this process alone
         sweep = Sweep(**vars(sweep) | {"given": {**sweep.given, "device": given["device"]}})
     _work(sweep, _trials(sweep, path), given)
+
+
+def _stored(stored: Any, damaged: str, advice: str) -> Sweep:
+    """The sweep that a file holds."""
+    try:
+        for field in fields(Sweep):
+            if type(value := stored[field.name]).__name__ != str(field.type).partition("[")[0]:
+                raise TypeError(f"{field.name} is {value!r}")
+        sweep = Sweep(**stored | {k: from_lists(stored[k]) for k in ("given", "base")})
+    except (TypeError, KeyError) as error:
+        raise RamifyError(f"{damaged} ({error}); {advice}") from None
+    if sweep.command not in RUN_KINDS or not all(isinstance(text, str) for text in sweep.vary):
+        raise RamifyError(f"{damaged} (it has no such command, or varies no texts); {advice}")
+    return sweep
 
 
 def _cost(name: str) -> str:
@@ -192,6 +217,8 @@ def _work(sweep: Sweep, trials: Trials, given: Mapping[str, Any]) -> None:
     except KeyboardInterrupt:
         # In the place of what the trial says of itself, which goes on with the sweep.
         again = f"ramify sweep {sweep.command} --resume {folder}"
+        if sweep.is_elsewhere(folder):
+            again += f" --storage {shlex.quote(sweep.storage)}"
         raise KeyboardInterrupt(f"the sweep has stopped; to go on: {again}") from None
     finally:
         reasons = sorted(trials.failures().items())
@@ -264,12 +291,26 @@ class _Work:
                 continue
             self.make(left.number, left.params)
 
+    def check(self, path: Path, drawn: Mapping[str, Any]) -> None:
+        """Make sure that a run folder is of the trial whose name it has."""
+        options = self.sweep.kind.tidied(self.sweep.options(drawn))
+        kept = RunFolder(path).config()
+        for name, value in json.loads(json.dumps(options)).items():
+            if name != "device" and kept.get(name) != value:
+                raise RamifyError(
+                    f"{path} holds a run with {name} = {kept.get(name)!r}, and the storage "
+                    f"{self.sweep.storage} gives that trial {value!r}: restore the storage, or "
+                    "begin a new sweep in another folder."
+                )
+
     def make(self, number: int, drawn: Mapping[str, Any]) -> None:
         """Make one trial, from where it stands, and note what it came to."""
         path, sweep = self.trials.path(number), self.sweep
         # In the order of the command line: a storage may keep another.
         words = in_words({name: drawn[name] for name in sweep.space})
         runs.say(self.console, f"\ntrial {number + 1} of {sweep.trials}: {words}")
+        if (path / CONFIG).exists():
+            self.check(path, drawn)
         try:
             if not (path / CONFIG).exists():
                 runs.start(sweep.kind, sweep.options(drawn), sweep.base, path)

@@ -10,7 +10,7 @@ from ramify.commands.command_line import command_line
 from ramify.commands.jobs import RESTORE, Job, Setup, build_seed, prepare, train_job
 from ramify.commands.retrain_cells import prepare_cells
 from ramify.commands.retrain_settings import SHAPED, RetrainCellsSettings, RetrainSettings
-from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder, name_of_seed
+from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder, name_of_seed, root_from
 from ramify.commands.run_sources import SOURCES, sources_of
 from ramify.data import Dataset
 from ramify.errors import RamifyError
@@ -24,7 +24,7 @@ def begin(
     source: Path, given: Mapping[str, Any], file: Path | None, out: Path | None
 ) -> tuple[RetrainSettings | RetrainCellsSettings, RunFolder, Dataset]:
     """Find what is to be trained, try it, and make the run folder."""
-    path = out or default_folder(source)
+    path, here = out or default_folder(source), Path.cwd()
     files = {} if file is None else {"config": file}
     again = command_line("retrain", {**given, **files}, [str(source)])
     if (source / CONFIG).exists() and RunFolder.open(source).command() == "search":
@@ -33,6 +33,7 @@ def begin(
         )
         dataset = prepare_cells(cells)
         sources = {SOURCES: sources_of(cells, dataset)}
+        path = root_from(here) / path
         return cells, RunFolder.create(path, cells.to_json(), sources, again), dataset
     settings, recipes = shapes_of(source, given, RetrainSettings.of_file(file, given))
     dataset = prepare(settings)
@@ -44,6 +45,7 @@ def begin(
         for number, seed in enumerate(settings.all_seeds)
     }
     beside[SOURCES] = sources_of(settings, dataset)
+    path = root_from(here) / path
     return settings, RunFolder.create(path, settings.to_json(), beside, again), dataset
 
 

@@ -9,7 +9,6 @@ their shapes. A search for cells has ``genotype.json`` and ``.txt`` in the place
 ``space.json``, and ``latency.json`` where latency was asked for.
 """
 
-import json
 import platform
 import re
 from collections.abc import Iterable, Mapping
@@ -24,8 +23,22 @@ from ramify import distributed
 from ramify.commands.run_lock import LOCK, locked
 from ramify.errors import RamifyError
 from ramify.imports import refuse_foreign
-from ramify.store.disk import is_temporary, make_folder, refusals_named, sweep, write_all
-from ramify.store.files import append_line, bytes_writer, json_bytes, read_json, write_lines
+from ramify.store.disk import (
+    check_plain,
+    is_temporary,
+    make_folder,
+    refusals_named,
+    sweep,
+    write_all,
+)
+from ramify.store.files import (
+    append_line,
+    bytes_writer,
+    json_bytes,
+    parse_json,
+    read_json,
+    write_lines,
+)
 
 CONFIG, VERSIONS, METRICS = "config.json", "versions.json", "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
@@ -69,7 +82,8 @@ class RunFolder:
             RamifyError: Something else is there, another process works there, or the disk refuses.
         """
         files = {**(beside or {}), VERSIONS: versions(), CONFIG: dict(config)}
-        lines = {COMMAND: f"{command_line}\n".encode()} if command_line else {}
+        typed = f"{command_line}\n".encode(errors="surrogateescape")
+        lines = {COMMAND: typed} if command_line else {}
         contents = lines | {name: json_bytes(value) for name, value in files.items()}
 
         def write() -> None:
@@ -77,7 +91,7 @@ class RunFolder:
             make_folder(path)
             with locked(path):
                 _check_free(path)
-                sweep(path)
+                sweep(path, alone=True)
                 write_all({path / name: bytes_writer(part) for name, part in contents.items()})
 
         distributed.from_rank_zero(write)
@@ -143,12 +157,17 @@ class RunFolder:
     def events(self) -> list[dict[str, Any]]:
         """Every event so far; a last line that a kill cut short is left out."""
         path = self.path / METRICS
+        if path.exists():
+            check_plain(path)
         lines = path.read_bytes().splitlines() if path.exists() else []
         events = []
         for number, line in enumerate(lines, start=1):
             try:
-                event = json.loads(line)
-                events.append({"event": event["event"], "job": event["job"]} | event)
+                event = parse_json(line.decode())
+                kind, job = event["event"], event["job"]
+                if not (isinstance(kind, str) and isinstance(job, str)):
+                    raise TypeError
+                events.append({"event": kind, "job": job} | event)
             except (ValueError, KeyError, TypeError):
                 if number < len(lines):
                     raise RamifyError(
@@ -170,6 +189,18 @@ def command_of(config: Mapping[str, Any]) -> str:
 def name_of_seed(stem: str, seed: int, first: int, suffix: str = "") -> str:
     """What a file of a seed is called, in a run whose first seed is ``first``."""
     return (stem if seed == first else f"{stem}-{seed}") + suffix
+
+
+def root_from(here: Path) -> Path:
+    """What relative paths are to begin with, where a module of the user's may have gone elsewhere.
+
+    Args:
+        here: The directory in which the command was given.
+
+    Returns:
+        Nothing, as long as that is still the current directory; else that directory.
+    """
+    return Path() if Path.cwd() == here else here
 
 
 def _check_free(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,8 +54,9 @@ def _taken(path: Path) -> int | None:
     import fcntl
 
     while True:
-        with refusals_named(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with refusals_named(path):  # a link may lead to a file that is not of this folder
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        _check_own(path, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -74,6 +76,16 @@ def _taken(path: Path) -> int | None:
                 os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
             return descriptor
         os.close(descriptor)  # whoever held it has taken the file away meanwhile
+
+
+def _check_own(path: Path, descriptor: int) -> None:
+    """Raise where an open file is no plain one, or stands elsewhere too: it is not written."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(descriptor)
+        raise RamifyError(
+            f"{path} is no file of this folder alone, so it is not written: move it away."
+        )
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

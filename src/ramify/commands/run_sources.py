@@ -1,4 +1,4 @@
-"""What a run came from, so that a resume notices what has changed: data, code and software."""
+"""What a run came from, so that a resume notices what changed: settings, data, code, software."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ramify.commands.run_folder import VERSIONS, RunFolder, versions
+from ramify.commands.run_folder import CONFIG, VERSIONS, RunFolder, versions
 from ramify.commands.settings import DOORS, Settings
 from ramify.data import Dataset
 from ramify.data.dataset import MEMBERS
@@ -18,6 +18,7 @@ from ramify.errors import RamifyError
 from ramify.store.files import read_json
 
 SOURCES = "sources.json"
+ANY = ("device", "tensorboard", "seeds")  # settings on which no number of a seed depends
 ADVICE = "restore it from a copy, or delete it to go on without."
 
 
@@ -29,13 +30,13 @@ def sources_of(settings: Settings, dataset: Dataset) -> dict[str, Any]:
         dataset: What it trains on.
 
     Returns:
-        ``data``, a digest of the samples and labels, and ``code``, for each setting that names a
-        module a digest of its file: plain JSON.
+        ``settings``, ``data``, a digest of the samples and labels, and ``code``, for each setting
+        that names a module a digest of its file: plain JSON.
     """
     code = {
         name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in _files_of(settings)
     }
-    return {"data": data_digest(dataset), "code": code}
+    return {"settings": settings.to_json(), "data": data_digest(dataset), "code": code}
 
 
 def data_digest(dataset: Dataset) -> str:
@@ -60,10 +61,11 @@ def changes(folder: RunFolder, settings: Settings, dataset: Dataset) -> Iterator
         One sentence for each piece of software and each file of the user's that has changed.
 
     Raises:
-        RamifyError: The data are others.
+        RamifyError: The settings or the data are others.
     """
     path = folder.path / SOURCES
     kept = _table(path)
+    _check_settings(kept.get("settings"), folder)
     now = sources_of(settings, dataset)
     if "data" in kept and kept["data"] != now["data"]:
         raise RamifyError(
@@ -84,6 +86,19 @@ def changes(folder: RunFolder, settings: Settings, dataset: Dataset) -> Iterator
             yield (
                 f"the code of the {name} {getattr(settings, name)} has changed since the run began:"
                 " it goes on, but its result may be none that either code gives."
+            )
+
+
+def _check_settings(kept: Any, folder: RunFolder) -> None:
+    """Raise where the settings were edited: what is done and what comes were of different runs."""
+    if not isinstance(kept, Mapping):  # as in folders of earlier versions
+        return
+    now = folder.config()
+    for name in sorted(set(kept) & set(now) - set(ANY)):
+        if kept[name] != now[name]:
+            raise RamifyError(
+                f"{folder.path / CONFIG} has {name} = {now[name]!r}, and the run was begun with "
+                f"{kept[name]!r}: write that there again, or begin a new run in another folder."
             )
 
 

@@ -8,7 +8,6 @@ and one value in that table.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from ramify.commands.defaults import DATA_SETS, defaults
+from ramify.commands.settings_file import read_settings
 from ramify.errors import RamifyError, did_you_mean
 from ramify.imports import refuse_foreign, require
 
@@ -49,6 +49,7 @@ KINDS_OF_JSON = {
     "object": "a table of numbers",
     "null": "null",
 }
+MOST, LARGEST = 2**31 - 1, 1e38  # of a whole number, and of any: what torch takes
 LONG = 80  # characters of a value that a refusal shows
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
@@ -113,11 +114,11 @@ class Settings(BaseModel, ABC):
         TRAIN, "Passes over the data before and after each change of the shape.", ge=1
     )
     batch_size: int = option(TRAIN, "Samples of a step.", ge=1)
-    seed: int = option(RUN, "The first random seed.")
-    seeds: int = option(RUN, "How many seeds to run, one after the other.", ge=1)
+    seed: int = option(RUN, "The first random seed.", ge=0)
+    seeds: int = option(RUN, "How many seeds to run, one after the other.", ge=1, le=100_000)
     device: str = option(RUN, "A device of torch, such as cpu or cuda")
     # A setting of the run, because the last bit of a sum depends on it.
-    threads: int = option(RUN, "CPU threads, of which a small network needs one", ge=1)
+    threads: int = option(RUN, "CPU threads, of which a small network needs one", ge=1, le=1024)
     tensorboard: bool = option(
         RUN, "Also write a TensorBoard log: tensorboard --logdir RUN/tensorboard shows it."
     )
@@ -163,9 +164,15 @@ class Settings(BaseModel, ABC):
     def made(cls, values: Mapping[str, Any], file: str) -> Self:
         """The model, with pydantic's refusals in one sentence; ``file`` says where values stand."""
         try:
-            return cls(**values)
+            made = cls(**values)
         except ValidationError as error:
             raise RamifyError(cls._sentence(error, values, file)) from None
+        for name, value in made:
+            most = MOST if isinstance(value, int) else LARGEST
+            if isinstance(value, int | float) and not -most <= value <= most:
+                seen = str(value) if len(str(value)) < LONG else f"{str(value)[:LONG]}…"
+                raise RamifyError(f"{name} is {seen}; it must be between {-most} and {most}.")
+        return made
 
     @classmethod
     def tidied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,9 +256,10 @@ class Settings(BaseModel, ABC):
         """
         if path is None:
             return {}
-        found = _of_file(path)
-        if not isinstance(found, dict) or found.get("command", cls.command()) != cls.command():
-            other = f" but of ramify {found['command']}" if isinstance(found, dict) else ""
+        found = read_settings(path)
+        table = isinstance(found, dict) and all(isinstance(name, str) for name in found)
+        if not table or found.get("command", cls.command()) != cls.command():
+            other = f" but of ramify {found['command']}" if table else ""
             raise RamifyError(
                 f"{path} does not hold settings of ramify {cls.command()}{other}; give "
                 "config.json of such a run, or a JSON object or a YAML table with some of its "
@@ -263,6 +271,10 @@ class Settings(BaseModel, ABC):
             raise RamifyError(
                 f"{path} has a setting {name!r}{did_you_mean(name, cls.model_fields)}, which "
                 f"ramify {cls.command()} does not have; ramify {cls.command()} --help lists them."
+            )
+        if not isinstance(data := values.get("data"), str | None):
+            raise RamifyError(
+                f"{path} gives data as {data!r}, which is not a text; correct it there."
             )
         refuse_foreign(values, DOORS, given, path)
         return {key: v for key, v in from_lists(values).items() if v is not None}
@@ -439,37 +451,6 @@ def described(dataset: Dataset) -> str:
     if dataset.task.metric.measure is not None:
         return f"{dataset.name} brings a metric of its own"
     return f"the task of {dataset.name} is {dataset.task.name}"
-
-
-def _of_file(path: Path) -> Any:
-    """What a file of settings holds, in JSON or YAML by its name."""
-    advice = "give a JSON or YAML file of settings, such as config.json of a run."
-    if path.suffix not in (".yaml", ".yml"):
-        from ramify.store.files import read_json
-
-        return read_json(path, advice)
-    require("yaml", "cli", "a YAML file of settings needs")
-    import yaml
-
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _yaml_loader())
-    except FileNotFoundError:
-        raise RamifyError(f"{path} is missing; {advice}") from None
-    except (yaml.YAMLError, OSError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise RamifyError(f"{path} is no readable YAML file ({said}); {advice}") from error
-
-
-def _yaml_loader() -> Any:
-    """YAML of plain values alone, in which 1e-3 is a number as it is in JSON."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    return Loader
 
 
 def from_lists(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ Samples = Pixels | Tensor
 T = TypeVar("T")
 
 MEMBERS = ("x_train", "y_train", "x_test", "y_test")
+MOST = 2**24  # classes or tokens
 SPLITS = {"train": "training", "test": "test"}  # with the word for each
 
 
@@ -293,6 +294,11 @@ def _outputs(
         labels = [counted_labels(task, part).flatten() for part in y.values()]
         labels += [part.flatten() for part in x.values()] if task == TEXT else []
         count = 1 + max((int(part.max()) for part in labels if len(part)), default=0)
+        if count > MOST:
+            raise RamifyError(
+                f"{name} has a label or token {count - 1}, where {MOST - 1} is the most: number "
+                "them from 0 without gaps."
+            )
         if not hasattr(source, "classes") and task != TEXT:
             most = len(x["train"]) if task == CLASSIFICATION else count
             check_count(name, count, most)

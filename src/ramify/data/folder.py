@@ -11,6 +11,7 @@ from ramify.data.dataset import Dataset, RawSplit, from_raw
 from ramify.data.splitting import for_testing
 from ramify.errors import RamifyError
 from ramify.imports import require
+from ramify.store.disk import check_plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -116,9 +117,10 @@ def _mode(path: Path) -> str:
     from PIL.Image import open as read
 
     try:
+        check_plain(path)
         with read(path) as image:
             mode = image.mode
-    except OSError as error:
+    except Exception as error:  # damaged bytes make Pillow's readers raise nearly anything
         raise _unreadable(path, error) from error
     if mode.startswith(DEEP_MODES):
         raise RamifyError(
@@ -135,7 +137,7 @@ def _open(path: Path, mode: str) -> Image:
     try:
         with read(path) as image:
             return ImageOps.exif_transpose(image).convert(mode)
-    except (OSError, SyntaxError) as error:  # Pillow reports some broken PNG files as SyntaxError
+    except Exception as error:  # as above
         raise _unreadable(path, error) from error
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,7 +46,7 @@ def load_npz(path: str | Path, task: str | None = None) -> Dataset:
         return as_dataset(SimpleNamespace(**arrays), path.stem, task)
     axes = (1, 3) if samples.ndim == 4 else ()
     channels = next((samples.shape[axis] for axis in axes if samples.shape[axis] in USUAL), 1)
-    train, test = read_npz(path, channels)
+    train, test = _splits(path, arrays, channels)
     count = 1 + max(int(split.labels.max(initial=0)) for split in (train, test))
     check_count(path.stem, count, len(train.labels))
     return from_raw(path.stem, train, test, tuple(map(str, range(count))))
@@ -65,7 +66,12 @@ def read_npz(path: Path, channels: int) -> tuple[RawSplit, RawSplit]:
         RamifyError: if the file is damaged, lacks an array, or an array has the wrong type or
             shape.
     """
-    arrays = _arrays(path)
+    return _splits(path, _arrays(path), channels)
+
+
+def _splits(
+    path: Path, arrays: Mapping[str, NDArray[Any]], channels: int
+) -> tuple[RawSplit, RawSplit]:
     splits = [
         RawSplit(
             _pixels(path, f"x_{split}", arrays[f"x_{split}"], channels),
@@ -82,7 +88,8 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         # ZipFile refuses a lone .npy array, which numpy would load as one.
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in KEYS if key in file.files}
-    except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    # RuntimeError: of an entry that is encrypted, or packed in a way that Python does not know.
+    except (EOFError, OSError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise RamifyError(
             f"{path} is not a whole .npz file of plain arrays ({error}): write it again with "
             "numpy.savez."

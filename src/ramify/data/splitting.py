@@ -21,5 +21,10 @@ def for_testing(keys: Sequence[str]) -> set[int]:
         >>> for_testing(["a", "b", "c", "d", "e"])
         {3}
     """
-    drawn = sorted(range(len(keys)), key=lambda k: hashlib.sha256(keys[k].encode()).digest())
+    drawn = sorted(range(len(keys)), key=lambda k: hashlib.sha256(_bytes(keys[k])).digest())
     return set(drawn[: max(1, round(TEST_SHARE * len(drawn)))])
+
+
+def _bytes(key: str) -> bytes:
+    """What a key is in the system, where the name of a file need not be text."""
+    return key.encode(errors="surrogateescape")

@@ -23,6 +23,7 @@ from ramify.data.labels import check_targets
 from ramify.data.splitting import for_testing
 from ramify.data.task import CLASSIFICATION, REGRESSION, Task, task_named
 from ramify.errors import RamifyError, did_you_mean
+from ramify.store.disk import check_plain
 
 SUFFIX = ".csv"
 DECIMAL = re.compile(r"^([+-]?\d+),(\d+)$")
@@ -117,11 +118,17 @@ def load_table(path: Path, target: str | None = None, task: str | None = None) -
         for part in ("names", "mean", "std")
     )
     values = np.concatenate([column.values for column in columns], axis=1)
-    x = torch.from_numpy(((values - mean) / std).astype(np.float32))
+    with np.errstate(over="ignore"):
+        x = torch.from_numpy(((values - mean) / std).astype(np.float32))
     y, scale = torch.from_numpy(targets), None
     if not classes:
         scale = _scale(y, ~test, f"the column {table.names[number]!r} of {path}")
         y = ((y.double() - scale[0]) / scale[1]).float()
+    for row in (~(x.isfinite().all(1) & y.isfinite())).nonzero().flatten().tolist():
+        raise RamifyError(
+            f"line {table.lines[row]} of {path} has a number that is too large beside those of the "
+            "rows that are trained on: mend it, or leave the line out."
+        )
     name = f"{path.name}:{target}" if target else path.name
     return Dataset(
         name=name,
@@ -141,6 +148,7 @@ def load_table(path: Path, target: str | None = None, task: str | None = None) -
 def _read(path: Path) -> _Table:
     """The cells of the file, without blanks around them and without empty lines."""
     try:
+        check_plain(path)
         text = path.read_text(encoding="utf-8-sig")
         head = re.sub('"[^"]*"', "", text.partition("\n")[0])
         lines = io.StringIO(text, newline="")
@@ -252,7 +260,8 @@ def _features(table: _Table, number: int, train: NDArray[np.bool_]) -> _Columns:
     if None not in values:
         column = np.array(values, dtype=np.float64)
         seen = column[train & ~np.isnan(column)]
-        mean, deviation = (seen.mean(), seen.std()) if len(seen) else (0.0, 0.0)
+        where = f"the column {name!r} of {table.path}"
+        mean, deviation = _moments(seen, where) if len(seen) else (0.0, 0.0)
         filled = np.where(np.isnan(column), mean, column)[:, None]
         return _Columns(filled, [name], [float(mean)], [float(deviation) or 1.0])
     wrong = [place for place, value in enumerate(values) if value is None]
@@ -279,7 +288,27 @@ def _scale(targets: Tensor, train: NDArray[np.bool_], where: str) -> tuple[float
     own = targets[train].double()
     for split, part in (("training", own), ("test", targets[~train])):
         check_targets(where, split, part)
-    return float(own.mean()), float(own.std(correction=0))
+    mean, deviation = float(own.mean()), float(own.std(correction=0))
+    if not (math.isfinite(deviation) and deviation):
+        mean, deviation = _moments(own.numpy(), where)
+    if not deviation:
+        raise RamifyError(
+            f"{where} is the same in every row that is trained on, so there is nothing to learn: "
+            "give rows that differ in it."
+        )
+    return mean, deviation
+
+
+def _moments(values: NDArray[np.float64], where: str) -> tuple[float, float]:
+    """Mean and deviation, also of numbers whose squares a number cannot hold."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, deviation = float(values.mean()), float(values.std())
+        away = np.abs(values - mean)
+    if not math.isfinite(away.max()):
+        raise RamifyError(f"{where} has numbers that are too large: give it in a larger unit.")
+    if away.max() and not (math.isfinite(deviation) and deviation):
+        deviation = float(away.max() * np.sqrt(np.mean((away / away.max()) ** 2)))
+    return mean, deviation
 
 
 def _written(value: float) -> str:

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from ramify.errors import RamifyError
 from ramify.report.comparison import names_of, runs_among
 from ramify.report.reader import RunRecord, read_events, read_run
 from ramify.report.tables import Row, print_table, results_table, write_summary
@@ -62,9 +63,14 @@ def write_report(run: Path) -> Path:
 
     record, path = read_run(Path(run)), Path(run) / PAGE
     write_drawings(Path(run), record)
-    write_bytes(path, render(record).encode())
+    write_bytes(path, render(record).encode(errors="backslashreplace"))
     sweep(Path(run))
     return path
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(9).lower() == b"<!doctype"
 
 
 def write_comparison(
@@ -89,10 +95,13 @@ def write_comparison(
     from ramify.report.compare_page import render_comparison
 
     page, found = Path(page), runs_among(map(Path, runs))
+    if page.is_file() and page.stat().st_size and not _is_page(page):
+        raise RamifyError(f"{page} is there and no page of HTML: give another name for the page.")
     named = dict(zip(names_of(found), found, strict=True))
     records = {name: read_run(run) for name, run in named.items()}
     measured = {name: latencies(run) for name, run in named.items()} if latency else {}
     links = {name: run / PAGE for name, run in named.items() if (run / PAGE).exists()}
     seen = {name: quote(os.path.relpath(path, page.parent)) for name, path in links.items()}
-    write_bytes(page, render_comparison(records, measured, seen, notes).encode())
+    html = render_comparison(records, measured, seen, notes)
+    write_bytes(page, html.encode(errors="backslashreplace"))
     return page

@@ -1,6 +1,7 @@
 """Reads a run folder, and says clearly what is wrong with one that cannot be read."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +11,13 @@ from ramify.commands.run_folder import COMMAND, CONFIG, METRICS, RETRAINED, VERS
 from ramify.data.metric import ACCURACY, FIELDS
 from ramify.errors import RamifyError
 from ramify.report.events import Event
+from ramify.store.disk import check_plain
+from ramify.store.files import parse_json
 
 Fields = dict[str, type | tuple[type, ...]]
 """What an event must have: names of fields and the types that their values may be of."""
 
+LARGEST = 2**63  # what a whole number may be, far above all that is counted
 _NUMBER = (int, float)
 _MAYBE = (int, float, type(None))
 _JOB: Fields = {"arm": str, "seed": int}
@@ -117,6 +121,7 @@ def read_events(run: Path) -> list[Event]:
     path = Path(run) / METRICS
     if not path.exists():
         return []
+    check_plain(path)
     lines = path.read_bytes().splitlines(keepends=True)
     if lines and _cut_short(lines[-1]) and not (Path(run) / "summary.json").exists():
         lines.pop()
@@ -126,7 +131,7 @@ def read_events(run: Path) -> list[Event]:
 def _cut_short(line: bytes) -> bool:
     """Whether a line is what a kill leaves of the last one; a resumed run writes it again."""
     try:
-        json.loads(line)
+        parse_json(line.decode())
     except ValueError:
         return not line.endswith(b"\n")
     return False
@@ -135,7 +140,9 @@ def _cut_short(line: bytes) -> bool:
 def _read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file, empty where there is no such file."""
     try:
-        value = json.loads(path.read_bytes()) if path.exists() else {}
+        if path.exists():
+            check_plain(path)
+        value = parse_json(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise RamifyError(
             f"'{path}' is damaged: it is not JSON ({error}); restore the file or run again."
@@ -150,20 +157,22 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _read_line(path: Path) -> str:
     """A file of one line, empty where there is no such file."""
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
 
 
 def _parse(path: Path, number: int, line: bytes) -> Event:
     """The event on a line."""
     try:
-        event = json.loads(line)
+        event = parse_json(line.decode())
+        if b"\\ud" in line.lower():  # half of a pair, which no page can show
+            json.dumps(event, ensure_ascii=False).encode()
         wrong = _wrong_event(event)
     except ValueError:
         wrong = "it is not JSON"
     if wrong is not None:
         raise RamifyError(
-            f"'{path}' is damaged at line {number}: {wrong}; go on from the last checkpoint with "
-            "`ramify grow --resume`, or delete that line and all after it."
+            f"'{path}' is damaged at line {number}: {wrong}; restore it, or delete that line "
+            "and all after it and resume, which runs the jobs concerned again."
         )
     return event
 
@@ -190,7 +199,11 @@ def _wrong_metric(event: Event) -> str | None:
     wrong = _wrong_field(told, dict(FIELDS)) if isinstance(told, dict) else "not an object"
     if wrong is not None:
         return f"the metric is wrong, {wrong}"
-    return _wrong_field(event, {f"test_{told['key']}": _NUMBER})
+    name = f"test_{told['key']}"
+    wrong = _wrong_field(event, {name: _NUMBER})
+    if wrong is None and not math.isfinite(event[name]):
+        return f"the field '{name}' is {event[name]}"
+    return wrong
 
 
 def _wrong_field(values: Mapping[str, Any], fields: Fields) -> str | None:
@@ -199,6 +212,8 @@ def _wrong_field(values: Mapping[str, Any], fields: Fields) -> str | None:
             return f"the field '{name}' is missing"
         if not isinstance(values[name], kind):
             return f"the field '{name}' holds a {type(values[name]).__name__}"
+        if isinstance(values[name], int) and abs(values[name]) > LARGEST:
+            return f"the field '{name}' holds a number that is too large"
     return None
 
 

@@ -1,6 +1,7 @@
 """What a search for cells found, in words, tables and drawings, and how the search went."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ramify.cells import Genotype
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, first_line
 from ramify.report.cell_figures import CellEdge, cell_figure, losses_figure, mixing_figure
 from ramify.report.events import Event, by_job, of_kind
 from ramify.report.headline import search_tiles
@@ -33,7 +34,7 @@ def search_context(record: RunRecord) -> dict[str, Any]:
         Values by the names that the template gives them.
 
     Raises:
-        RamifyError: space.json is missing.
+        RamifyError: space.json is missing or damaged.
     """
     searched = [event for event in record.events if event.get("arm") == "searched"]
     if searched and not record.space:
@@ -46,9 +47,11 @@ def search_context(record: RunRecord) -> dict[str, Any]:
         label = "Losses of the supernet over the epochs"
         losses = picture(losses_figure(by_job(epochs)), label)
     heads, rows = _table(results)
+    with _agreeing(record.name):
+        found = [_found(record.space, job, own) for job, own in by_job(searched).items()]
     return {
         "tiles": search_tiles(results, [e for e in record.events if e.get("arm") == "retrained"]),
-        "found": [_found(record.space, job, own) for job, own in by_job(searched).items()],
+        "found": found,
         "heads_found": heads,
         "rows_found": rows,
         "losses": losses,
@@ -56,11 +59,27 @@ def search_context(record: RunRecord) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def _agreeing(name: str) -> Iterator[None]:
+    """Say in a sentence that the space of a run is not that of its events."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError) as error:
+        if isinstance(error, RamifyError):
+            raise
+        raise RamifyError(
+            f"'{name}' has a space.json that is damaged or not that of its metrics.jsonl "
+            f"({first_line(error)}): restore both from a copy, or search again."
+        ) from error
+
+
 def write_drawings(run: Path, record: RunRecord) -> None:
     """Draw the cells of every finished search into the run folder, as SVG and PNG."""
     for event in filter(is_found, record.events if record.space else ()):
         seed = event["seed"] - int(record.config["seed"])
-        for kind, figure in _cells(record.space, event["genotype"]):
+        with _agreeing(record.name):
+            drawings = list(_cells(record.space, event["genotype"]))
+        for kind, figure in drawings:
             name = "cell" if kind == "cell" else f"cell-{kind}"
             name += f"-{event['seed']}" if seed else ""
             drawn = svg(figure, f"{_said(kind)}, {event['job']}")

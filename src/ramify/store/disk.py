@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ REASONS = {
     errno.ENOENT: ("its folder is not there", "restore the folder, or give another place"),
     errno.ENOTDIR: FILE,
     errno.EEXIST: FILE,
+    errno.ELOOP: ("a link stands where a file is wanted", "move it away"),
     errno.EISDIR: ("a folder stands where a file is wanted", "move it away"),
 }
 
@@ -74,6 +76,27 @@ def _number(error: Exception) -> int:
         return error.errno or 0
     found = CODE.search(str(error))
     return int(found.group(1)) if found else 0
+
+
+def check_plain(path: Path) -> None:
+    """Make sure that what is read has an end.
+
+    Args:
+        path: What is to be read; a pipe that this process was given will do.
+
+    Raises:
+        OSError: It is not there, or a pipe or a device, which may never give anything, or never
+            end.
+
+    Example:
+        >>> check_plain(Path("/dev/zero"))
+        Traceback (most recent call last):
+        ...
+        OSError: [Errno 22] it is a pipe or a device: '/dev/zero'
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and Path("/dev/fd") not in path.parents:
+        raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
 
 
 def make_folder(path: Path) -> None:
@@ -123,11 +146,21 @@ def append(path: Path, content: bytes) -> None:
             raise
 
 
-def sweep(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a folder."""
+def sweep(folder: Path, *, alone: bool = False) -> None:
+    """Remove the temporary files that killed processes left in a folder.
+
+    Args:
+        folder: Where they are.
+        alone: Whether this process holds the lock of the folder: those of safetensors, which name
+            no process, go then too.
+    """
+    if alone:
+        for path in folder.glob(".tmp??????"):
+            if path.is_file() and not path.is_symlink():
+                path.unlink(missing_ok=True)
     for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
         process = path.name.removeprefix(PREFIX).partition("-")[0]
-        if process.isdigit() and not is_running(int(process)):
+        if process.isdecimal() and not path.is_dir() and not is_running(int(process)):
             path.unlink(missing_ok=True)
 
 

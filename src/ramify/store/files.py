@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ramify.errors import RamifyError
-from ramify.store.disk import append, write_all
+from ramify.store.disk import append, check_plain, write_all
 
 NOT_STORED = (torch.complex128, torch.complex32)
 TORN = "it is torn or was changed by hand"
@@ -121,11 +121,19 @@ def read_json(path: Path, advice: str) -> Any:
         return parse_json(_text(path))
     except FileNotFoundError:
         raise RamifyError(f"{path} is missing; {advice}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise RamifyError(_closed(path, error)) from None
+    except ValueError as error:
         raise RamifyError(f"{path} is not readable JSON ({error}): {TORN}; {advice}") from None
 
 
+def _closed(path: Path, error: OSError) -> str:
+    """What is said of a file that the system does not open, which may be whole."""
+    return f"{path} cannot be opened ({error.strerror or error}): mend that and try again."
+
+
 def _text(path: Path) -> str:
+    check_plain(path)
     if path.stat().st_size > LARGEST_JSON:
         raise ValueError(f"it has {path.stat().st_size} bytes")
     return path.read_text(encoding="utf-8")
@@ -152,6 +160,8 @@ def parse_json(text: str) -> Any:
 def read_tensors(path: Path, advice: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file and its metadata; errors as :func:`read_json`."""
     try:
+        check_plain(path)
+        path.open("rb").close()  # what the system says is no damage of the file
         with safe_open(path, framework="pt") as file:
             names = file.keys()
             # Cloned, because the last bit of a sum can depend on how its memory is aligned.
@@ -159,7 +169,9 @@ def read_tensors(path: Path, advice: str) -> tuple[dict[str, Tensor], dict[str, 
             return tensors, file.metadata() or {}
     except FileNotFoundError:
         raise RamifyError(f"{path} is missing; {advice}") from None
-    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+    except OSError as error:
+        raise RamifyError(_closed(path, error)) from None
+    except (SafetensorError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise RamifyError(
             f"{path} is not a readable safetensors file ({error}): {TORN}; {advice}"
         ) from None
