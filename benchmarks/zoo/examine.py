@@ -283,6 +283,12 @@ def export(entry: Entry, graph: ChannelGraph) -> str | None:
     try:
         program = torch.export.export(graph.model, args, kwargs, strict=False)
     except Exception:
+        ways = [
+            getattr(getattr(model, "config", None), "_experts_implementation", None)
+            for model in (graph.model, entry.build())
+        ]
+        if ways[0] != ways[1]:
+            return "experts of odd widths are computed in a loop over the data, as is said"
         try:
             torch.export.export(prepare(entry, torch.float32)[0], args, kwargs, strict=False)
         except Exception:

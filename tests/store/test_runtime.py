@@ -234,3 +234,28 @@ def test_a_forward_that_registers_hooks_once_does_so_again_in_a_loaded_model(
     again = ramify.load(ramify.save(model, tmp_path / "net"), build=Watching)
     again(x)
     assert torch.equal(again(x), model(x))
+
+
+class Tabled(Head):
+    """A table of the pixels' places, made anew where images have another size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.zeros(1, 1), persistent=False)
+
+    def between(self, x: Tensor) -> Tensor:
+        if self.places.shape != x.shape[-2:]:
+            height, width = x.shape[-2:]
+            self.places = torch.arange(float(height * width)).reshape(height, width)
+        return x * self.places
+
+
+def test_a_table_that_a_forward_makes_leaves_the_graph_as_good_as_it_was() -> None:
+    torch.manual_seed(0)
+    model, x = Tabled(), torch.randn(2, 3, 5, 5)
+    graph = ramify.trace(model, x)
+    model(x)
+    kept = copy.deepcopy(model)
+    kept.b.weight.data[:, 1] = 0
+    ramify.apply(graph, [Prune("a", 1)])
+    assert torch.allclose(model(x), kept(x))

@@ -420,7 +420,7 @@ def _old_atoms(
             planned, found = list(leaves(old)), list(leaves(new))
             if [new_size(a, changes) for a in planned] == [a.size for a in found]:
                 old_atom.update(zip(found, planned, strict=True))
-            elif strict:
+            elif strict and any(a in names for a in planned):  # else a forward has made it anew
                 lost = next((names[a] for a in planned if a in changes), name)
                 raise RamifyError(
                     f"the edit of '{lost}' did not come out as planned, and was taken back: the "

@@ -9,11 +9,11 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ramify.errors import RamifyError
 from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated, check_whole, check_writable
-from ramify.tracing.dims import Atom
+from ramify.tracing.dims import Atom, leaves
 from ramify.tracing.indexing import Change, Slot, blocks_of
 from ramify.tracing.recorder import tensors_of
 
@@ -319,6 +319,12 @@ def check_editable(graph: ChannelGraph) -> None:
     )
 
 
+def _is_edited(graph: ChannelGraph, name: str) -> bool:
+    """Whether a dimension of a tensor has channels that can be edited."""
+    atoms = {group.atom for group in graph.groups if group.can_prune or group.can_split}
+    return any(atom in atoms for term in graph.dims[name] for atom in leaves(term))
+
+
 def check_current(graph: ChannelGraph) -> None:
     """The graph describes the model as it is now, and what is made here may be trained.
 
@@ -342,6 +348,10 @@ def check_current(graph: ChannelGraph) -> None:
     for name, tensor in tensors_of(graph.model).items():
         seen = graph.flow.param_shapes.get(name)
         if seen != tuple(tensor.shape):
+            # A table that a forward makes anew for its inputs, and that no edit reaches, may.
+            made = seen is not None and not isinstance(tensor, nn.Parameter)
+            if made and not _is_edited(graph, name):
+                continue
             had = f"had {seen}" if seen is not None else "was not there"
             raise RamifyError(
                 f"'{name}' has shape {tuple(tensor.shape)} and {had} when the model was traced: "
