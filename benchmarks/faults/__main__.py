@@ -18,13 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--trials", type=int, default=1000, help="for each work")
     parser.add_argument("--seed", type=int, default=0, help="of the first trial")
     parser.add_argument("--only", choices=WORKS, action="append", help="this work alone")
+    parser.add_argument("--within", default="", help="the end of a file's path: its lines alone")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
     faults: list[Fault] = []
     for name in asked.only or WORKS:
-        lines = lines_of(name)
+        lines = lines_of(name, asked.within)
         for seed in range(asked.seed, asked.seed + asked.trials):
-            faults.append(run(name, lines, seed))
+            faults.append(run(name, lines, seed, asked.within))
             if faults[-1].wrong:
                 found = faults[-1]
                 print(f"{name}, seed {seed}: {found.error} at {found.place}: {found.wrong}")

@@ -42,13 +42,21 @@ class Fault:
     ended: str
 
 
-def lines_of(name: str) -> int:
-    """How many lines of Ramify a work runs through, once what it computes but once is known."""
+def lines_of(name: str, within: str = "") -> int:
+    """How many lines of Ramify a work runs through, once what it computes but once is known.
+
+    Args:
+        name: of the work.
+        within: the end of a file's path: its lines alone.
+
+    Returns:
+        The number.
+    """
     count = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(2):
-            lines = _Lines(0, RuntimeError)
+            lines = _Lines(0, RuntimeError, within)
             _under(lines, name, new())
             count = lines.count
     return count
@@ -61,19 +69,20 @@ def expected(name: str) -> Snapshot:
     return _state(work)
 
 
-def run(name: str, lines: int, seed: int) -> Fault:
+def run(name: str, lines: int, seed: int, within: str = "") -> Fault:
     """Raise an error at a random line.
 
     Args:
         name: of the work.
         lines: how many there are.
         seed: of line and error.
+        within: as for :func:`lines_of`.
 
     Returns:
         What came of it.
     """
     draw = random.Random(f"{name} {seed}")
-    found = _Lines(draw.randint(1, lines), draw.choice(ERRORS))
+    found = _Lines(draw.randint(1, lines), draw.choice(ERRORS), within)
     work = new()
     before, ended = _state(work), ""
     done = _copy_done(name, work)
@@ -97,11 +106,14 @@ def run(name: str, lines: int, seed: int) -> Fault:
 class _Lines:
     """Counts lines of Ramify, and raises at one of them."""
 
-    def __init__(self, at: int, error: type[BaseException]) -> None:
+    def __init__(self, at: int, error: type[BaseException], within: str) -> None:
         self.count, self.at, self.error, self.place = 0, at, error, ""
+        self.within = within
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
         if not frame.f_code.co_filename.startswith(SOURCE):
+            return None
+        if not frame.f_code.co_filename.endswith(self.within):
             return None
         if event == "line" and frame.f_lineno not in _of_with(frame.f_code.co_filename):
             self.count += 1
