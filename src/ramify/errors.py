@@ -2,7 +2,10 @@
 
 import contextlib
 import difflib
+import errno
+import stat
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class RamifyError(ValueError):
@@ -68,3 +71,24 @@ def second_derivatives() -> Iterator[None]:
             f"an operation of the model or of its loss has no second derivative ({said}): take a "
             "method that needs none, such as ramify.GaussNewton, or write the operation out"
         ) from error
+
+
+def check_plain(path: Path) -> None:
+    """Make sure that what is read has an end.
+
+    Args:
+        path: What is to be read; a pipe that this process was given will do.
+
+    Raises:
+        OSError: It is not there, or a pipe or a device, which may never give anything, or never
+            end.
+
+    Example:
+        >>> check_plain(Path("/dev/zero"))
+        Traceback (most recent call last):
+        ...
+        OSError: [Errno 22] it is a pipe or a device: '/dev/zero'
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and Path("/dev/fd") not in path.parents:
+        raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))

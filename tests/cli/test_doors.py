@@ -284,7 +284,7 @@ def test_a_file_of_settings_beside_the_modules_names_them() -> None:
 def test_a_command_of_another_version_is_named() -> None:
     call("grow", *SMALL, "--rounds", "0", "--out", "one")
     settings_of("one", command="graft")
-    refused("grow", "--resume", "one", said="is a run of ramify graft")
+    refused("grow", "--resume", "one", said="names a command 'graft'")
     refused("export", "one", said="names a command 'graft'")
 
 

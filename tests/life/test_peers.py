@@ -87,7 +87,7 @@ CASES: dict[Callable[[int, Path], None], tuple[str, str]] = {
         "KeyError: 'label 7'",
     ),
     full_disk: (
-        "RamifyError: .*checkpoint cannot be written|RamifyError: .*checkpoint is ",
+        "RamifyError: .*checkpoint cannot be opened|RamifyError: .*checkpoint is ",
         "RamifyError: rank 0 ended: .*checkpoint .*; this rank ends with it: start all",
     ),
     killed: ("RamifyError: another rank ended without a word, such as by a kill", ""),

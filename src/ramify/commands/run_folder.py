@@ -21,10 +21,9 @@ import torch
 
 from ramify import distributed
 from ramify.commands.run_lock import LOCK, locked
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, check_plain
 from ramify.imports import refuse_foreign
 from ramify.store.disk import (
-    check_plain,
     is_temporary,
     make_folder,
     refusals_named,

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, check_plain
 from ramify.imports import require
 
 
@@ -29,8 +29,6 @@ def read_settings(path: Path) -> Any:
         return read_json(path, advice)
     require("yaml", "cli", "a YAML file of settings needs")
     import yaml
-
-    from ramify.store.disk import check_plain
 
     try:
         check_plain(path)

@@ -9,9 +9,8 @@ import numpy as np
 
 from ramify.data.dataset import Dataset, RawSplit, from_raw
 from ramify.data.splitting import for_testing
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, check_plain
 from ramify.imports import require
-from ramify.store.disk import check_plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image

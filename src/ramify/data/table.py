@@ -22,8 +22,7 @@ from ramify.data.dataset import Dataset
 from ramify.data.labels import check_targets
 from ramify.data.splitting import for_testing
 from ramify.data.task import CLASSIFICATION, REGRESSION, Task, task_named
-from ramify.errors import RamifyError, did_you_mean
-from ramify.store.disk import check_plain
+from ramify.errors import RamifyError, check_plain, did_you_mean
 
 SUFFIX = ".csv"
 DECIMAL = re.compile(r"^([+-]?\d+),(\d+)$")

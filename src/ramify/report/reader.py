@@ -9,9 +9,8 @@ from typing import Any
 
 from ramify.commands.run_folder import COMMAND, CONFIG, METRICS, RETRAINED, VERSIONS
 from ramify.data.metric import ACCURACY, FIELDS
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, check_plain
 from ramify.report.events import Event
-from ramify.store.disk import check_plain
 from ramify.store.files import parse_json
 
 Fields = dict[str, type | tuple[type, ...]]

@@ -11,7 +11,6 @@ import errno
 import os
 import re
 import secrets
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,27 +75,6 @@ def _number(error: Exception) -> int:
         return error.errno or 0
     found = CODE.search(str(error))
     return int(found.group(1)) if found else 0
-
-
-def check_plain(path: Path) -> None:
-    """Make sure that what is read has an end.
-
-    Args:
-        path: What is to be read; a pipe that this process was given will do.
-
-    Raises:
-        OSError: It is not there, or a pipe or a device, which may never give anything, or never
-            end.
-
-    Example:
-        >>> check_plain(Path("/dev/zero"))
-        Traceback (most recent call last):
-        ...
-        OSError: [Errno 22] it is a pipe or a device: '/dev/zero'
-    """
-    mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and Path("/dev/fd") not in path.parents:
-        raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
 
 
 def make_folder(path: Path) -> None:

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ramify.errors import RamifyError
-from ramify.store.disk import append, check_plain, write_all
+from ramify.errors import RamifyError, check_plain
+from ramify.store.disk import append, write_all
 
 NOT_STORED = (torch.complex128, torch.complex32)
 TORN = "it is torn or was changed by hand"
