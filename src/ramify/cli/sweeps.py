@@ -20,7 +20,7 @@ from ramify.cli.sweep_space import (
     settings_of,
     space_of,
 )
-from ramify.commands.run_folder import CONFIG, RunFolder, root_from
+from ramify.commands.run_folder import CONFIG, RunFolder, root_from, seen_in_place_of
 from ramify.commands.run_kinds import RUN_KINDS
 from ramify.commands.run_lock import InUse, locked
 from ramify.commands.settings import DOORS, Settings, from_lists
@@ -136,7 +136,7 @@ def resume(path: Path, command: str, given: dict[str, Any], others: Mapping[str,
         if value is not None:
             raise RamifyError(f"--{name} and --resume exclude each other; give --resume alone.")
     if not (path / SWEEP).exists():
-        seen = f"has no {SWEEP}" if path.is_dir() else "does not exist"
+        seen = seen_in_place_of(path, SWEEP)
         raise RamifyError(f"{path} is not the folder of a sweep: it {seen}; give that of one.")
     advice = "restore it, or begin a new sweep in another folder."
     sweep = _stored(read_json(path / SWEEP, advice), f"{path / SWEEP} is damaged", advice)

@@ -47,6 +47,21 @@ RETRAINED = "retrain"  # the folder within that of a run
 FIRST = re.compile(rf"{LOCK}|command\.txt|versions\.json|sources\.json|shape(-\d+)?\.json")
 
 
+def seen_in_place_of(path: Path, wanted: str) -> str:
+    """What stands at a path where a folder with a file of some name was expected.
+
+    Args:
+        path: of the folder.
+        wanted: the name of the file.
+
+    Returns:
+        The predicate of a sentence, such as ``"does not exist"``.
+    """
+    if path.is_dir():
+        return f"has no {wanted}"
+    return "is a file" if path.exists() else "does not exist"
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of one run.
@@ -100,7 +115,7 @@ class RunFolder:
     def open(cls, path: Path) -> "RunFolder":
         """The folder of a run that was begun before."""
         if not (path / CONFIG).exists():
-            seen = f"has no {CONFIG}" if path.is_dir() else "does not exist"
+            seen = seen_in_place_of(path, CONFIG)
             if runs := sorted(inside.parent for inside in path.glob(f"*/{CONFIG}")):
                 raise RamifyError(
                     f"{path} is no run folder, and holds some, as that of a sweep does: give "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ramify.commands.run_folder import CONFIG, RETRAINED
+from ramify.commands.run_folder import CONFIG, RETRAINED, seen_in_place_of
 from ramify.data import Metric
 from ramify.data.metric import ACCURACY
 from ramify.errors import RamifyError
@@ -102,8 +102,7 @@ def runs_among(paths: Iterable[Path]) -> list[Path]:
         if not runs and path.is_dir():
             runs = sorted(inside.parent for inside in path.glob(f"*/{CONFIG}"))
         if not runs:
-            absent = "is a file" if path.exists() else "does not exist"
-            seen = f"has no {CONFIG}, nor a run within" if path.is_dir() else absent
+            seen = seen_in_place_of(path, f"{CONFIG}, nor a run within")
             raise RamifyError(
                 f"'{path}' is not a run folder: it {seen}; give folders that ramify grow, prune, "
                 "search or retrain wrote, or a folder that holds such."

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ramify.commands.run_folder import COMMAND, CONFIG, METRICS, RETRAINED, VERSIONS
+from ramify.commands.run_folder import (
+    COMMAND,
+    CONFIG,
+    METRICS,
+    RETRAINED,
+    VERSIONS,
+    seen_in_place_of,
+)
 from ramify.data.metric import ACCURACY, FIELDS
 from ramify.errors import RamifyError, check_plain
 from ramify.report.events import Event
@@ -88,7 +95,7 @@ def read_run(run: Path) -> RunRecord:
     """
     run = Path(run)
     if not (run / CONFIG).is_file():
-        seen = f"has no {CONFIG}" if run.is_dir() else "does not exist"
+        seen = seen_in_place_of(run, CONFIG)
         raise RamifyError(
             f"'{run}' is not a run folder: it {seen}; give the folder that a command wrote, or see "
             "those of a sweep by ramify compare."
