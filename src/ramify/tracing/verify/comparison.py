@@ -213,7 +213,7 @@ def near_equal(old: Tape, new: Tape, *, repeated: bool = False) -> bool:
     """
     if len(old.results) != len(new.results):
         return False
-    slack = 4 * old.rounding if repeated else old.rounding**0.5
+    slack = min(4 * old.rounding, 1e-6) if repeated else old.rounding**0.5
     return all(near(a, b, slack) for a, b in zip(old.results, new.results, strict=True))
 
 
