@@ -501,12 +501,12 @@ def untouched(model: nn.Module, *others: Any) -> Iterator[None]:
         devices = sorted({t.device.index for t in parameters if t.device.type == "cuda"})
         counted = tuple(t for t in (*parameters, *buffers) if not t.is_inference())
         with _unsafe_preserve_version_counter(counted), torch.random.fork_rng(devices):
-            # The fused encoder layer is one opaque operation; its plain form is the same function.
-            torch.backends.mha.set_fastpath_enabled(False)
             steps += [
                 partial(torch.backends.mha.set_fastpath_enabled, fast_path),
                 partial(random.setstate, python_state),
                 partial(np.random.set_state, numpy_state),
             ]
             with giving_back(lambda: [*kept.steps(), *(("a tensor", step) for step in steps)]):
+                # The fused encoder layer is one opaque operation; its plain form computes the same.
+                torch.backends.mha.set_fastpath_enabled(False)
                 yield
