@@ -83,6 +83,12 @@ def run(model: nn.Module, inputs: Any) -> list[Tensor]:
     return tensors(call(model, inputs))
 
 
+def any_loss(model: nn.Module, inputs: Any) -> Tensor:
+    """A loss of whatever the model gives: the mean squares of its finite outputs."""
+    made = [t.square().nan_to_num(0.0, 0.0, 0.0).mean() for t in run(model, inputs)]
+    return sum(made, torch.zeros(()))
+
+
 def runs(model: nn.Module, inputs: Any) -> bool:
     """Whether the model runs; some of their operations know no float64."""
     try:
