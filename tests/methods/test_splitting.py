@@ -237,3 +237,23 @@ def test_the_index_is_the_gain_of_the_theorems_so_that_a_threshold_takes_what_pa
         assert proposal.gain == pytest.approx(-0.005 * proposal.splitting_index)
     plain = ramify.SplittingDescent(step=0.1).propose(graph, loss, [x])
     assert ramify.Threshold().select(plain) == []
+
+
+class Left(nn.Module):
+    """What `torch.where` leaves out divides by zero: the output is finite, its gradient is not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x.isnan(), x / 0.0, x).tanh()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [ramify.SplittingDescent(), ramify.SplittingDescent(eigen="exact"), ramify.LineSearch()],
+)
+def test_a_gradient_that_is_not_finite_where_the_loss_is_gets_a_sentence(
+    method: ramify.Method,
+) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), Left(), nn.Linear(4, 1))
+    x = torch.randn(8, 3)
+    with pytest.raises(ramify.RamifyError, match="comes out as NaN or infinite, though the loss"):
+        method.propose(ramify.trace(net, x), lambda model, x: model(x)[:, 0], [x])

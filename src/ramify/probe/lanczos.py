@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ramify import distributed
+from ramify.errors import RamifyError
 
 FLOOR = 1e-3
 Vectors = list[Tensor]
@@ -36,8 +37,12 @@ def exact_extremes(matrices: Tensor) -> Extremes:
 
     Returns:
         Values (W,) and unit vectors (W, D).
+
+    Raises:
+        RamifyError: a number of a matrix is NaN or infinite.
     """
     symmetric = _wide((matrices + matrices.mT) / 2)
+    _check_finite([symmetric])
     values, vectors = torch.linalg.eigh(symmetric)
     return Extremes(values[:, 0], vectors[:, :, 0], values[:, -1], vectors[:, :, -1])
 
@@ -72,6 +77,9 @@ def lanczos_extremes(
     Returns:
         The extreme pairs of each group.
 
+    Raises:
+        RamifyError: a number of a product is NaN or infinite.
+
     Source: C. Lanczos (1950); residual bound and reorthogonalisation as in Parlett, The Symmetric
     Eigenvalue Problem, chapter 13.
     """
@@ -79,11 +87,23 @@ def lanczos_extremes(
     runs = [_Run(width, size, like, generator) for width, size in shapes]
     for _ in range(most):
         results = product([run.next for run in runs])
+        _check_finite(results)
         for run, result in zip(runs, results, strict=True):
             run.advance(result)
         if distributed.all_true(all(run.residual() <= tolerance for run in runs)):
             break
     return [run.extremes() for run in runs]
+
+
+def _check_finite(tensors: Sequence[Tensor]) -> None:
+    """No number of a matrix, or of a product with it, is NaN or infinite: no solver takes such."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise RamifyError(
+            "a second derivative of the loss comes out as NaN or infinite, though the loss does "
+            "not: look for a division by zero, a square root of 0 or an overflow in the forward "
+            "pass, also in what torch.where leaves out; torch.autograd.detect_anomaly() finds it in "
+            "a backward pass"
+        )
 
 
 def _wide(tensor: Tensor) -> Tensor:
