@@ -43,7 +43,6 @@ def at_ends(
         Nothing.
     """
     streams: dict[Block, Tensor] = {}
-    handles = []
 
     def hold(block: Block) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -54,15 +53,13 @@ def at_ends(
     def end(block: Block) -> Any:
         return lambda _, args, output: then(block, streams.pop(block), output)
 
-    for block in blocks:
-        first, last = (model.get_submodule(block.members[n]) for n in (0, -1))
-        handles.append(first.register_forward_pre_hook(hold(block), with_kwargs=True))
-        handles.append(last.register_forward_hook(end(block)))
-    try:
+    with contextlib.ExitStack() as handles:
+        for block in blocks:
+            first, last = (model.get_submodule(block.members[n]) for n in (0, -1))
+            pre_hook = first.register_forward_pre_hook(hold(block), with_kwargs=True)
+            handles.enter_context(pre_hook)
+            handles.enter_context(last.register_forward_hook(end(block)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def stream_made(output: Any) -> Tensor:

@@ -283,7 +283,6 @@ def _neutralise(
 def _watched(model: nn.Module, blocks: Iterable[Block]) -> Iterator[Statistics]:
     """The statistics of the stream behind plain blocks, which copies of their norms are given."""
     found: dict[Block, tuple[Tensor, Tensor]] = {}
-    handles = []
 
     def note(block: Block) -> Any:
         def hook(_: nn.Module, __: Any, output: Tensor) -> None:
@@ -293,12 +292,9 @@ def _watched(model: nn.Module, blocks: Iterable[Block]) -> Iterator[Statistics]:
 
         return hook
 
-    for block in blocks:
-        if not block.ends:
-            last = model.get_submodule(block.members[-1])
-            handles.append(last.register_forward_hook(note(block)))
-    try:
+    with contextlib.ExitStack() as handles:
+        for block in blocks:
+            if not block.ends:
+                last = model.get_submodule(block.members[-1])
+                handles.enter_context(last.register_forward_hook(note(block)))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -119,12 +119,9 @@ def _calls_of(model: nn.Module, inputs: Any, name: str) -> tuple[nn.Module, list
     def note(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         calls.append(copied((args, named)))
 
-    handle = modules[name].register_forward_pre_hook(note, with_kwargs=True)
-    try:
+    with modules[name].register_forward_pre_hook(note, with_kwargs=True):
         args, named = copied(arguments(inputs))
         model(*args, **named)
-    finally:
-        handle.remove()
     if not calls:
         raise RamifyError(f"module '{name}' does not run with these inputs: there is no time of it")
     return modules[name], calls

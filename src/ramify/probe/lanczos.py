@@ -101,8 +101,8 @@ def _check_finite(tensors: Sequence[Tensor]) -> None:
         raise RamifyError(
             "a second derivative of the loss comes out as NaN or infinite, though the loss does "
             "not: look for a division by zero, a square root of 0 or an overflow in the forward "
-            "pass, also in what torch.where leaves out; torch.autograd.detect_anomaly() finds it in "
-            "a backward pass"
+            "pass, also in what torch.where leaves out; torch.autograd.detect_anomaly() finds it "
+            "in a backward pass"
         )
 
 

@@ -87,11 +87,8 @@ def distilled(
         def keep(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             calls.append((args, kwargs, output))
 
-        handle = model.register_forward_hook(keep, with_kwargs=True)
-        try:
+        with model.register_forward_hook(keep, with_kwargs=True):
             losses = loss(model, batch)
-        finally:
-            handle.remove()
         if len(calls) != 1:
             raise RamifyError(
                 f"the loss called its model {len(calls)} times, and distillation follows one call; "
@@ -131,12 +128,12 @@ def takes_softmax(model: nn.Module, loss: Loss, batch: Any) -> bool:
         False
     """
     seen = _SoftmaxBehindModel()
-    handle = model.register_forward_hook(lambda _, __, output: seen.note(output))
-    try:
-        with evaluating(model), seen:
-            loss(model, batch)
-    finally:
-        handle.remove()
+    with (
+        model.register_forward_hook(lambda _, __, output: seen.note(output)),
+        evaluating(model),
+        seen,
+    ):
+        loss(model, batch)
     return seen.found
 
 

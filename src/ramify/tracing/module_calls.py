@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 from torch.nn.modules import module as hooks
+from torch.utils.hooks import RemovableHandle
 
 from ramify.tracing.kept_state import giving_back
 
@@ -79,9 +80,9 @@ class ModuleCalls:
                     given, named, output = map(shown, call)
                     ended(ModuleCall(name, start, len(self._ops), given, named, output))
 
-        handles = [
-            hooks.register_module_forward_pre_hook(enter),
-            hooks.register_module_forward_hook(leave, with_kwargs=True, always_call=True),
-        ]
+        handles: list[RemovableHandle] = []
         with giving_back(lambda: [("a hook", handle.remove) for handle in handles]):
+            handles.append(hooks.register_module_forward_pre_hook(enter))
+            last = hooks.register_module_forward_hook(leave, with_kwargs=True, always_call=True)
+            handles.append(last)
             yield
