@@ -144,6 +144,14 @@ def test_figures_of_few_many_and_far_networks() -> None:
     assert len(figure.axes[0].texts) < len(several)
 
 
+def test_figures_side_by_side_have_one_scale_of_the_metric() -> None:
+    several = [network(1, 0.8, 12, 11), network(2, 0.89, 11, 14), network(3, 0.5, 12, 12)]
+    low, high = front_figure(several, "params").axes[0].get_ylim()
+    assert front_figure(several, "macs").axes[0].get_ylim() == (low, high)
+    assert 50 < low < 80
+    assert high > 89
+
+
 def test_the_page(runs: list[Path], tmp_path: Path) -> None:
     write_report(runs[0])
     (tmp_path / "pages").mkdir()

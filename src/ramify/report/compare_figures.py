@@ -21,7 +21,7 @@ SPANS, NEAR = 2.0, 0.05  # fronts and shares: networks further behind are drawn 
 
 @themed
 def front_figure(networks: Sequence[Network], cost: str) -> Figure:
-    """The metric against one cost, the front as a line.
+    """The metric against one cost, the front as a line, on the same scale for each cost.
 
     Args:
         networks: Of one data set and one metric; those whose cost is not known are left out.
@@ -36,10 +36,10 @@ def front_figure(networks: Sequence[Network], cost: str) -> Figure:
     best = front(known, cost)
     metric = known[0].metric
     sign, scale = metric.worth(1.0), metric.scale
-    low = scale * _worst_shown([one.worth for one in known], [one.worth for one in best])
+    low = scale * min(_worst_shown(networks, each) for each in COSTS)  # as in the figures beside it
     steps = [(_cost(one, cost), scale * one.value) for one in best]
     axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color=LIGHT["accent"], alpha=0.55)
-    top = max(scale * (one.worth + (measured(one.row)["sd"] or 0)) for one in known)
+    top = max(scale * (one.worth + (measured(one.row)["sd"] or 0)) for one in networks)
     pad = 0.08 * (top - low) or 0.005 * scale
     edge = low - pad
     spots = {one.number: (_cost(one, cost), sign * _height(one, low, edge)) for one in known}
@@ -67,11 +67,14 @@ def _height(one: Network, low: float, edge: float) -> float:
     return worth if worth >= low else edge
 
 
-def _worst_shown(every: Sequence[float], best: Sequence[float]) -> float:
+def _worst_shown(networks: Sequence[Network], cost: str) -> float:
     """The lowest worth with a place of its own: where the front lies counts."""
+    best = [one.worth for one in front(networks, cost)]
+    if not best:  # no network of known cost
+        return math.inf
     near = NEAR * max(abs(max(best)), 1.0)
     bar = max(best) - max(SPANS * (max(best) - min(best)), near)
-    return min(value for value in every if value >= bar)
+    return min(one.worth for one in networks if one.worth >= bar)
 
 
 def _dot(axes: Axes, one: Network, spot: tuple[float, float]) -> None:
