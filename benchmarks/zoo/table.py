@@ -43,7 +43,9 @@ python -m benchmarks.zoo --write
   with a cache are those without.
 * **Torch-Pruning**: the same model, pruned by half by its `BasePruner` with random scores, the
   layers that make the outputs ignored, no other hints: *pass* is that forward and backward run and
-  the outputs keep their shapes; values are not compared.
+  the outputs keep their shapes. *values differ*: with only those groups pruned that hold
+  convolutions of one group, linear layers, batch norms and operations without weights, the outputs
+  are not those of the original whose same channels are zeroed where they are read, to 1e-4.
 * Every model has run in a process of its own, ended after {seconds:g} s, and once more for
   Torch-Pruning, which only prunes, ended after {peer_seconds:g} s; each with at most {memory:g} GB
   and one thread. Seconds are those of the processor. Where a cell is empty, it was not run.
@@ -95,9 +97,17 @@ def summary(rows: Sequence[Row]) -> str:
     said = f"Of {len(rows)} models and structures: {ours}."
     if peers:
         theirs = ", ".join(f"{n} {status}" for status, n in peers.most_common())
-        said += f" Torch-Pruning, on {sum(peers.values())} of them: {theirs}."
+        said += f" Torch-Pruning, on {sum(peers.values())} of them: {theirs}{compared(rows)}."
     over = ", ".join(slow) if slow else "none"
     return f"{said} Traces over 10 s or processes over 4 GB: {over}."
+
+
+def compared(rows: Sequence[Row]) -> str:
+    """In how many models the values of the peer could be compared, and what came."""
+    found = [row["peer"].get("values", "") for row in rows if row.get("peer")]
+    known = Counter(text.split(":")[0] for text in found if text)
+    differ, equal = known["differ"], known["as masked"]
+    return f"; where values can be compared, {equal} are right and {differ} differ" if known else ""
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -148,8 +158,9 @@ def peer(row: Row) -> str:
     known = row.get("peer")
     if not known:
         return ""
+    differ = ", **values differ**" if known.get("values", "").startswith("differ") else ""
     took = f", {known['seconds']:.2f} s" if "seconds" in known else ""
-    return known["status"] + took
+    return known["status"] + differ + took
 
 
 def missing(rows: Sequence[Row]) -> str:

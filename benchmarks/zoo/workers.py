@@ -77,7 +77,7 @@ def run(name: str, task: str, seconds: float, memory: int) -> Row:
             row = {**row, **receiver.recv()}
     except EOFError:
         process.join()
-    if not row.get("done"):
+    if not row.get("done") and "status" not in row:
         over = process.exitcode in (None, -signal.SIGXCPU, -signal.SIGKILL)
         stage = row.get("stage", "building it")
         why = f"over {seconds:g} s" if over else f"its process ended by itself ({process.exitcode})"
