@@ -1,13 +1,15 @@
 """A budget of milliseconds: is it met as measured, and what does it keep against a budget of MACs?
 
     python -m benchmarks.cut_latency WEIGHTS DATA [--share 0.6] [--batch 8] [--shares 0.8 0.7 ...]
+        [--depth] [--tune 0.01]
     python -m benchmarks.cut_latency WEIGHTS --network resnet20 [...]
 
 EfficientNet-Lite0 on the 20 classes of Caltech (see `benchmarks.cut`), or a network of
 `benchmarks.cut_networks`, is cut to a share of its measured latency, and other copies of it to
 shares of its MACs. The cut networks are then timed in turn, one call of each after the other, so
 that a change of the machine's speed meets all of them. The accuracy that MACs buy at the
-latency of the first network is found between two rows.
+latency of the first network is found between two rows. With `--depth` a network is cut to the same
+latency whose blocks may go too; with `--tune` all are then tuned, taught by the full network.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import argparse
 import itertools
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import ramify
-from benchmarks.cut.network import images, network, sample, tested
+from benchmarks.cut.network import epoch, images, network, sample, tested
+from benchmarks.cut.tuning import Batches, Recipe, Remembered, tuned
 from benchmarks.cut_networks.networks import NETWORKS
 from benchmarks.cut_networks.task import Batch, accuracy_and_loss, loss
 from ramify import latency
 from ramify.cost import graph_cost
+from ramify.train.norm_statistics import recompute_statistics
 
-TURNS = 40
+TURNS, DEPTH = 40, ", blocks too"
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,18 @@ class Case:
         x: inputs to time it on.
         calibration: what a cut chooses by.
         accuracy: of a network on the test samples, in percent.
+        passes: of an epoch: the batches that a network is tuned on.
+        settle: finds the statistics of a tuned network's norms anew.
+        recipe: of the tuning, but for its rate.
     """
 
     build: Callable[[], nn.Module]
     x: Tensor
     calibration: list[Batch]
     accuracy: Callable[[nn.Module], float]
+    passes: Batches
+    settle: Callable[[nn.Module], object]
+    recipe: Recipe
 
     @classmethod
     def pictures(cls, weights: Path, data: Path, seed: int, batch: int) -> Case:
@@ -57,7 +67,11 @@ class Case:
         train, test = images(data / "train"), images(data / "test")
         x = test[0][:batch].contiguous(memory_format=torch.channels_last)
         build = partial(network, weights)
-        return cls(build, x, sample(train, seed), lambda model: tested(model, test)[0])
+        accuracy = lambda model: tested(model, test)[0]  # noqa: E731
+        passes = lambda number: epoch(train, (seed, number))  # noqa: E731
+        whole = sample(train, seed, len(train[1]))
+        settle = lambda model: recompute_statistics(model, loss, whole)  # noqa: E731
+        return cls(build, x, sample(train, seed), accuracy, passes, settle, Recipe())
 
     @classmethod
     def named(cls, name: str, weights: Path, seed: int, batch: int) -> Case:
@@ -65,13 +79,22 @@ class Case:
         task = NETWORKS[name].task()
         build = partial(task.trained, load_file(weights))
         accuracy = lambda model: accuracy_and_loss(model, task.test)[0]  # noqa: E731
-        return cls(build, task.test[0][0][:batch], task.calibration(seed), accuracy)
+        settle = lambda model: recompute_statistics(model, loss, task.settling)  # noqa: E731
+        x, passes, recipe = task.test[0][0][:batch], partial(task.some, seed), Recipe(epochs=1)
+        return cls(build, x, task.calibration(seed), accuracy, passes, settle, recipe)
 
-    def cut_to(self, budget: Mapping[str, float]) -> nn.Module:
-        """The network, cut to a budget."""
+    def cut_to(self, budget: Mapping[str, float], depth: bool) -> nn.Module:
+        """The network, cut to a budget, with blocks or without."""
         model = self.build()
-        ramify.cut(ramify.trace(model, self.x), loss, self.calibration, budget=budget)
+        graph = ramify.trace(model, self.x)
+        ramify.cut(graph, loss, self.calibration, budget=budget, depth=depth)
         return model
+
+    def tuned(self, model: nn.Module, rate: float) -> float:
+        """The accuracy of a network once it is tuned, in place."""
+        tuned(model, loss, self.passes, replace(self.recipe, lr=rate), Remembered(self.build()))
+        self.settle(model)
+        return self.accuracy(model)
 
 
 def in_turns(models: Mapping[str, nn.Module], x: Tensor) -> dict[str, float]:
@@ -104,6 +127,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="images of the traced input")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.6, 0.5, 0.4])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--depth", action="store_true", help="a network whose blocks may go, too")
+    parser.add_argument("--tune", type=float, help="the rate at which the cut ones are tuned")
     options = parser.parse_args()
     if (options.data is None) == (options.network is None):
         parser.error("give the folder DATA of EfficientNet-Lite0, or --network with a name")
@@ -118,22 +143,27 @@ def main() -> None:
     budgets: dict[str, dict[str, Any]] = {
         f"latency {options.share:.0%}": {"latency": options.share * now}
     }
+    if options.depth:
+        budgets[f"latency {options.share:.0%}{DEPTH}"] = {"latency": options.share * now}
     budgets |= {f"MACs {share:.0%}": {"macs": share * macs} for share in options.shares}
     models = {"full": full}
     for name, budget in budgets.items():
-        models[name] = case.cut_to(budget)
+        models[name] = case.cut_to(budget, name.endswith(DEPTH))
         print(f"{name}: cut", flush=True)
     times = in_turns(models, x)
     print(f"measured before the cut: {now:.1f} ms, asked for {options.share * now:.1f} ms")
-    print(
-        "| budget | milliseconds | of the full network | MACs | accuracy |\n|---|---|---|---|---|"
-    )
+    print("| budget | milliseconds | of the full network | MACs | accuracy | tuned |")
+    print("|---|---|---|---|---|---|")
     right = {}
     for name, model in models.items():
         share = graph_cost(ramify.trace(model, x)).macs / macs
         right[name] = case.accuracy(model)
         part = times[name] / times["full"]
-        print(f"| {name} | {times[name]:.1f} | {part:.3f} | {share:.3f} | {right[name]:.1f} |")
+        after = ""
+        if options.tune is not None and name != "full":
+            after = f"{case.tuned(model, options.tune):.1f}"
+        line = f"{times[name]:.1f} | {part:.3f} | {share:.3f} | {right[name]:.1f} | {after}"
+        print(f"| {name} | {line} |", flush=True)
     rows = [(times[name], right[name]) for name in models if not name.startswith("latency")]
     own = next(name for name in models if name.startswith("latency"))
     equal = between(rows, times[own])

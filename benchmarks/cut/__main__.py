@@ -3,11 +3,12 @@
     python -m benchmarks.cut WEIGHTS DATA [--arms cut ...] [--shares 0.5 ...] [--seeds 0 ...]
         [--lr 0.01 ...] [--out FILE] [--figure FILE]
 
-WEIGHTS is a safetensors file of the tuned network, DATA a folder with train/CLASS and test/CLASS
-(`RAMIFY_DATA/caltech20`). The network comes from `pip install --no-deps efficientnet_lite_pytorch`,
-the peer from `pip install --no-deps torch-pruning==1.6.1`. A seed is one of the calibration sample
-(256 training images as they are) and of the order of tuning. Without `--lr` nothing is trained.
-Rows are kept in FILE, so that a run goes on where it was; the table is of all rows in it.
+WEIGHTS is a safetensors file of the tuned network, which `python -m benchmarks.cut.train` makes,
+DATA a folder with train/CLASS and test/CLASS (`RAMIFY_DATA/caltech20`). The network comes with `pip
+install --no-deps efficientnet_lite_pytorch`, the peer with `pip install --no-deps
+torch-pruning==1.6.1`. A seed is one of the calibration sample (256 training images as they are) and
+of the order of tuning. Without `--lr` nothing is trained. Rows are kept in FILE, so that a run goes
+on where it was; the table is of all rows in it.
 """
 
 from __future__ import annotations

@@ -99,6 +99,7 @@ OURS: Mapping[str, Cut] = {
     "statistics as they were": _statistics_as_they_were,
     "two rounds": partial(_in_rounds, rounds=2),
     "four rounds": partial(_in_rounds, rounds=4),
+    "depth and widths": partial(_cut, depth=True),
 }
 """Arms of `ramify.cut`; each changes one thing of the first."""
 

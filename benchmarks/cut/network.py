@@ -50,12 +50,17 @@ def network(weights: Path, classes: int = 20) -> nn.Module:
     Returns:
         The network.
     """
+    model, state = architecture(classes), load_file(weights)
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def architecture(classes: int) -> nn.Module:
+    """The network with fresh weights and this many outputs."""
     kind = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
     model: nn.Module = kind.from_name("efficientnet-lite0")
     model._fc = nn.Linear(model._fc.in_features, classes)  # type: ignore[union-attr,arg-type]
-    state = load_file(weights)
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
 
 
 def loss(model: nn.Module, batch: Images) -> Tensor:
