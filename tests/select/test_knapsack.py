@@ -401,3 +401,37 @@ def test_latency_is_predicted_and_the_chosen_shape_is_measured(
     assert together.spent["params"] <= 40
     real["a"] = real["b"] = 1e3  # nothing that is predicted to fit is really so fast
     assert ramify.Knapsack(latency=6.0).select(offered) == []
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 1.5, 2.0])
+def test_a_budget_of_milliseconds_is_filled_whatever_was_predicted(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share of the saving that a prune really brings is predicted, or twice as much."""
+    net = nn.Sequential(nn.Linear(3, 60), nn.Tanh(), nn.Linear(60, 2))
+    graph = ramify.trace(net, torch.randn(1, 3))
+    offered = [
+        ramify.Proposal(ramify.Prune("0", c), -1.0 - c, Cost(-1, -1), graph=graph)
+        for c in range(50)
+    ]
+    measured: list[int] = []
+
+    def milliseconds(_: object, edits: Sequence[ramify.Prune] = ()) -> ramify.latency.Latency:
+        measured.append(len(edits))
+        return ramify.latency.Latency(100.0 - len(edits), 0.1)
+
+    class Line:
+        def __init__(self, graph: ramify.ChannelGraph) -> None:
+            self.graph, self.on = graph, lambda _: self
+
+        def at(self, widths: Index) -> float:
+            return float(self.at_each(widths[None])[0])
+
+        def at_each(self, shapes: Index) -> Floats:
+            return 40 + share * shapes[:, 0]
+
+    monkeypatch.setattr("ramify.select.knapsack.rule.learn", Line)
+    monkeypatch.setattr("ramify.select.knapsack.rule.measure_edited", milliseconds)
+    found = ramify.Knapsack(latency=-20.0).solve(offered)
+    assert len(found.chosen) in {20, 21, 22}  # 22 are 2.5 % faster than the 80 that are allowed
+    assert len(measured) <= 1 + 6

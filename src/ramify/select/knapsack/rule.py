@@ -28,7 +28,8 @@ from ramify.select.rounding import Multiple, check_multiple, multiples
 from ramify.tracing import ChannelGraph
 from ramify.tracing.indexing import Index
 
-TRIES = 4  # shapes that are measured before a latency budget is given up
+TRIES = 6  # the most shapes that are measured for a budget of latency
+NEAR = 0.03  # a shape that is faster by less than this share of the budget needs no better one
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class Knapsack:
         flops: the most floating-point operations to add.
         energy: the most multiply-accumulates of convolutions and linear layers to add.
         latency: the most milliseconds to add, as measured; takes proposals with a graph. Shapes are
-            judged by a model of the latency, and the chosen one is measured.
+            judged by a model of the latency, and the chosen one is measured; others are tried
+            until one fills the budget.
         multiple_of: what the width of each group becomes a multiple of, where it changes; a number,
             or numbers by group. The best of those selections is looked for. It takes proposals
             with a graph.
@@ -252,7 +254,7 @@ class Knapsack:
             found = best_predicted(choices, budgets, predicted, most, solve, self.seconds)
             return selection(*found)
 
-        return self._measured(graph, best, self.latency)
+        return self._measured(graph, best, self.latency, fastest)
 
     def _totals(self, model: CostModel) -> Budgets:
         """The most that the edited model may have of what is counted."""
@@ -275,26 +277,74 @@ class Knapsack:
             raise _infeasible(short, {name: short[name] + over[name] for name in short})
 
     def _measured(
-        self, graph: ChannelGraph, best: Callable[[float], Selection], most: float
+        self, graph: ChannelGraph, best: Callable[[float], Selection], most: float, fastest: float
     ) -> Selection:
-        """What is within a budget of milliseconds when it is measured, for several predicted."""
+        """The best selection found within a budget of milliseconds when it is measured.
+
+        What is predicted is off by some share, so that the first shape is over the budget or far
+        below it. Others are asked for until one fills it.
+
+        Args:
+            graph: the traced model.
+            best: the best selection that is predicted to add at most so many milliseconds.
+            most: the budget.
+            fastest: the least that any selection is predicted to add.
+
+        Returns:
+            That of the largest value; an empty one where none that grows is within the budget.
+
+        Raises:
+            RamifyError: none that shrinks is.
+        """
         now, allowed = measure_edited(graph).median, most
-        for _ in range(TRIES):
+        found: Selection | None = None
+        tried: list[tuple[float, float]] = []
+        while len(tried) < TRIES:
             selection = best(allowed)
             edits = [proposal.edit for proposal in selection.chosen]
             added = measure_edited(graph, edits).median - now if edits else 0.0
+            tried.append((allowed, added))
             if added <= most:
-                return replace(selection, spent={**selection.spent, "latency": added})
-            if most > 0:  # too little was predicted here: ask for less
-                allowed *= 0.95 * most / added
-            else:
-                allowed -= 1.5 * (added - most)
+                if found is None or selection.value > found.value:
+                    found = replace(selection, spent={**selection.spent, "latency": added})
+                if most - added <= NEAR * (now + most) or (most > 0 and not edits):
+                    break
+            asked = max(_next_asked(tried, most, NEAR / 2 * (now + most)), fastest)
+            if asked in (ask for ask, _ in tried):
+                break
+            allowed = asked
+        if found is not None:
+            return found
         if most < 0:
             raise RamifyError(
                 f"no shape was found that is {-most:g} ms faster, as measured: give a "
                 "smaller saving, or more proposals to prune"
             )
         return self._nothing()
+
+
+def _next_asked(tried: Sequence[tuple[float, float]], most: float, spare: float) -> float:
+    """The milliseconds to ask for next, so that those that are measured fill a budget.
+
+    Args:
+        tried: (what was asked for, what was measured), all in milliseconds that are added.
+        most: the budget.
+        spare: how far below it to aim.
+
+    Returns:
+        What to ask for: between the nearest two that were measured below and above the budget,
+        where there are both.
+    """
+    below = max((pair for pair in tried if pair[1] <= most), default=None)
+    above = min((pair for pair in tried if pair[1] > most), default=None)
+    if below is None and above is not None:  # too little was predicted: ask for less
+        asked, added = above
+        return asked * 0.95 * most / added if most > 0 else asked - 1.5 * (added - most)
+    assert below is not None
+    if above is None:
+        return below[0] + most - spare - below[1]
+    share = (most - spare - below[1]) / (above[1] - below[1])
+    return below[0] + min(max(share, 0.1), 0.9) * (above[0] - below[0])
 
 
 def _prunes_of_whole_groups(candidates: Candidates) -> list[Index]:
