@@ -316,6 +316,31 @@ def test_what_stands_for_a_block_returns_what_it_was_given() -> None:
     assert torch.allclose(exported.module()(x), model(x), atol=EXACT)
 
 
+class Routed(nn.Module):
+    """Asks each of its layers where its input comes from, as the models of ultralytics do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        for layer in self.layers:
+            layer.source, layer.names, layer.twin = -1, ["a", "b"], {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = [x]
+        for layer in self.layers:
+            made.append(layer(made[layer.source]) * len(layer.names))
+        return made[-1]
+
+
+def test_what_stands_for_a_block_has_its_plain_attributes() -> None:
+    model, x = Routed().double().eval(), torch.randn(3, 4, dtype=torch.float64)
+    expected = model.layers[2](2 * (2 * model.layers[0](x))) * 2
+    ramify.apply(ramify.trace(model, x), [Drop("layers.1")])
+    assert torch.allclose(model(x), expected, atol=EXACT)
+    assert len(model.layers) == 3
+    assert not hasattr(model.layers[1], "twin")
+
+
 def test_a_network_of_another_depth_exports(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     model, x = made("named", torch.float32)

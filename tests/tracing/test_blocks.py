@@ -162,3 +162,39 @@ def test_a_shortcut_with_weights_makes_no_residual_block() -> None:
     model[1].shortcut = nn.Conv2d(4, 4, 1)
     kinds = [block.kind for block in ramify.trace(model, torch.randn(1, 3, 4, 4)).blocks]
     assert kinds == ["plain", "plain", "residual"]
+
+
+class Collected(nn.Module):
+    """Joins what every layer of a list makes, as the C2f of YOLO does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Half() for _ in range(2))
+        self.head = nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = [x]
+        made.extend(layer(made[-1]) for layer in self.layers)
+        return self.head(torch.cat(made, 1))
+
+
+class Half(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.linear(x).relu()
+
+
+def test_a_list_whose_outputs_are_all_read_takes_no_copy() -> None:
+    model, x = Collected().double().eval(), torch.randn(3, 4, dtype=torch.float64)
+    graph = ramify.trace(model, x)
+    assert [(b.name, b.can_drop, b.can_insert) for b in graph.blocks] == [
+        ("layers.0", True, False),
+        ("layers.1", True, False),
+    ]
+    assert "reads its output beside its input" in graph.blocks[0].why
+    first = model.layers[1](x)
+    ramify.apply(graph, [ramify.Drop("layers.0")])
+    assert torch.equal(model(x), model.head(torch.cat([x, x, first], 1)))

@@ -54,7 +54,7 @@ def put_skip(
     bare: bool,
     identity: bool,
 ) -> None:
-    """Put what hands on its stream in the place of a module.
+    """Put what hands on its stream in the place of a module, with the module's plain attributes.
 
     Args:
         steps: where the change is noted.
@@ -66,7 +66,17 @@ def put_skip(
     """
     parent, _, key = name.rpartition(".")
     owner = model.get_submodule(parent)
-    skip = nn.Identity() if identity else Skip(outputs, bare)
+    skip, block = nn.Identity() if identity else Skip(outputs, bare), model.get_submodule(name)
     mark(skip, 0, ())
-    skip.train(model.get_submodule(name).training)
+    skip.train(block.training)
+    for attribute, value in vars(block).items():  # a forward may ask each of its layers for them
+        if not attribute.startswith("_") and attribute not in vars(skip) and _is_plain(value):
+            setattr(skip, attribute, value)
     steps.table(owner._modules, list({**owner._modules, key: skip}.items()))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number, a text, nothing, or a list or tuple of such."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -428,7 +428,16 @@ class _Finder:
         ends, why = self._ends_of(found) if found.adds else ([], self._why_no_identity(found))
         if found.container is None:
             why = "it is no member of a ModuleList or Sequential, where a copy could stand"
+        elif not self._calls[found.container] and (reader := self._collector(found)) is not None:
+            where = f"'{reader.module}'" if reader.module else "the model's own forward"
+            why = f"{where} reads its output beside its input, and would read that of a copy too"
         return ends, why
+
+    def _collector(self, found: _Candidate) -> Op | None:
+        """The operation behind a block that takes its two ends: it would take those of a copy."""
+        ends = {found.source, found.target}
+        late = self._tape.ops[found.end :]
+        return next((op for op in late if ends <= set(op.inputs())), None)
 
     def _ends_of(self, found: _Candidate) -> tuple[list[End], str]:
         """What ends the branches of a residual block; or why a zero there is not enough."""
