@@ -28,6 +28,7 @@ from experiments.files import png, write
 from ramify.cost import CostModel
 from ramify.latency import (
     Clock,
+    HostClock,
     LatencyModel,
     Sample,
     ThreadClock,
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--figure", type=Path, default=FIGURE)
     asked = parser.parse_args()
-    clock = None if asked.wall else ThreadClock()
+    clock = HostClock(torch.device("cpu")) if asked.wall else ThreadClock()
     print("| network | ms | measured again | table | MACs | line of MACs | prices | seconds |")
     print("|---|---|---|---|---|---|---|---|")
     figure = Figure(figsize=(3.2 * len(asked.networks), 3.2), layout="constrained")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -41,8 +42,24 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
             now += times.pop(0)
         return now
 
-    monkeypatch.setattr(time, "perf_counter", look)
+    for name in ("perf_counter", "thread_time"):
+        monkeypatch.setattr(time, name, look)
     return times
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the processor time moves on by long ticks")
+def test_in_one_thread_on_the_cpu_the_time_of_others_does_not_count() -> None:
+    class Waits(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            time.sleep(0.05)
+            return super().forward(x)
+
+    assert latency.measure(Waits(2, 2), torch.randn(1, 2), repeats=3).median < 25
+    torch.set_num_threads(2)
+    try:
+        assert latency.measure(Waits(2, 2), torch.randn(1, 2), repeats=1).median >= 50
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_median_and_spread_without_the_warm_up(clock: list[float]) -> None:

@@ -7,13 +7,14 @@ threads of torch.
 a traced model operation by operation in several shapes, and `prediction` learns from such samples.
 """
 
-from ramify.latency.clock import Clock, ThreadClock
+from ramify.latency.clock import Clock, HostClock, ThreadClock
 from ramify.latency.prediction import LatencyModel, learn
 from ramify.latency.samples import Sample, draw_shapes, observe
 from ramify.latency.timing import Latency, measure, measure_edited, prices
 
 __all__ = [
     "Clock",
+    "HostClock",
     "Latency",
     "LatencyModel",
     "Sample",

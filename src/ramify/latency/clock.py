@@ -7,6 +7,7 @@ machine needs the processor time of one thread.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any, Protocol
 
@@ -47,7 +48,17 @@ class Clock(Protocol):
 
 
 class HostClock:
-    """The clock of the host; another device is waited for at each mark."""
+    """The clock of the host; another device is waited for at each mark.
+
+    Args:
+        device: what computes.
+
+    Example:
+        >>> from ramify import latency
+        >>> clock = latency.HostClock(torch.device("cpu"))  # counts what others do, too
+        >>> latency.measure(nn.Linear(4, 8), torch.randn(1, 4), repeats=3, clock=clock).repeats
+        3
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -70,7 +81,8 @@ class HostClock:
 class ThreadClock:
     """The processor time of this thread: what else a busy machine does does not count.
 
-    It is the latency of an idle machine where torch computes in one thread, on the CPU.
+    It is the latency of an idle machine where torch computes in one thread, on the CPU; there it is
+    the clock that is taken by default.
 
     Example:
         >>> from ramify import latency
@@ -119,5 +131,9 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def clock_of(device: torch.device) -> Clock:
-    """The clock of a device."""
-    return CudaClock(device) if device.type == "cuda" else HostClock(device)
+    """The clock of a device; on the CPU in one thread, that of the thread."""
+    if device.type == "cuda":
+        return CudaClock(device)
+    # Elsewhere than on POSIX the processor time moves on by whole ticks, longer than a forward.
+    alone = device.type == "cpu" and torch.get_num_threads() == 1 and os.name == "posix"
+    return ThreadClock() if alone else HostClock(device)

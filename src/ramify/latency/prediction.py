@@ -256,8 +256,7 @@ def learn(
         scales: the narrowest and the widest, over the present width of each group.
         rounds: how often to visit each shape.
         seed: of the draws.
-        clock: what tells the time; by default that of the device. On a busy machine
-            `latency.ThreadClock()` leaves out what others do, for torch in one thread.
+        clock: what tells the time; by default that of the device.
 
     Returns:
         The model of the latency; its `error` says how far it is off on shapes that it was not

@@ -61,7 +61,9 @@ def measure(
     """Time a model's forward in eval mode, without gradients, where its parameters lie.
 
     Each call gets copies of the inputs, made before its time begins. On a GPU the time is that
-    between two events of the current stream, the device being idle before.
+    between two events of the current stream, the device being idle before; on the CPU, where torch
+    computes in one thread, it is the processor time of that thread, so that what else the machine
+    does is not counted.
 
     Args:
         model: any module whose forward runs.
