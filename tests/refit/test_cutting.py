@@ -124,6 +124,24 @@ def test_milliseconds_out_of_reach_are_told_in_milliseconds():
         cut(graph, loss, batches(data), budget={"latency": 1e-5})
 
 
+def test_milliseconds_that_are_predicted_out_of_reach_are_told_so_too(monkeypatch):
+    """The prediction refuses what a measurement would allow: the sentence is of the budget."""
+
+    def refused(self, offered):
+        raise RamifyError("no selection is within the budgets, which change latency by -0.5")
+
+    monkeypatch.setattr("ramify.refit.choosing.Knapsack.select", refused)
+    times = iter([1.0, 1.0, 0.5])
+    monkeypatch.setattr(
+        "ramify.refit.choosing.measure_edited", lambda *_: SimpleNamespace(median=next(times))
+    )
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    said = r"is 0\.6 milliseconds, and no shape .* takes 1 on the inputs .* it takes 0\.5 here"
+    with pytest.raises(RamifyError, match=said):
+        cut(graph, loss, batches(data), budget={"latency": 0.6})
+
+
 def test_refit_keeps_more_than_cutting_alone():
     net, data, _ = task()
     other = copy.deepcopy(net)

@@ -246,20 +246,22 @@ def _solve(
     try:
         return Knapsack(**counted, multiple_of=multiple, steps=STEPS).select(offered)  # type: ignore[arg-type]
     except RamifyError:
-        if "latency" in sizes:
-            _check_milliseconds(graph, offered, sizes["latency"])
-        raise
+        if "latency" not in sizes:
+            raise
+        raise _too_slow(graph, offered, sizes["latency"]) from None
 
 
-def _check_milliseconds(graph: ChannelGraph, offered: Sequence[Proposal], most: float) -> None:
-    """Say it in milliseconds where a model takes too many even without all that may go."""
+def _too_slow(graph: ChannelGraph, offered: Sequence[Proposal], most: float) -> RamifyError:
+    """That no shape was found within so many milliseconds, and how fast the model gets here."""
+    now = measure_edited(graph).median
     least = measure_edited(graph, [proposal.edit for proposal in offered]).median
-    if least > most:
-        raise RamifyError(
-            f"the budget of latency is {most:.3g} milliseconds, and with every channel gone that "
-            f"may go the network still takes {least:.3g} here: give a larger budget, or a smaller "
-            "floor (keep)"
-        ) from None
+    still = "still takes" if least > most else "takes"
+    return RamifyError(
+        f"the budget of latency is {most:.3g} milliseconds, and no shape was found that takes no "
+        f"more: the network takes {now:.3g} on the inputs of the trace, and with every channel "
+        f"gone that may go it {still} {least:.3g} here; give a larger budget, or a smaller floor "
+        "(keep)"
+    )
 
 
 def check_reach(
