@@ -107,8 +107,8 @@ class Settings(BaseModel, ABC):
         f"{', '.join(DATA_SETS)}, or NAME of NAME.npz (digits is built in, the others are looked "
         "for under the folder that RAMIFY_DATA names); a folder with images in train/CLASS/* and "
         "test/CLASS/*, or in CLASS/* alone, which is split; FILE.csv, of which the last column is "
-        "predicted, or FILE.csv:COLUMN; or package.module:object, a data set of yours or a "
-        "function that returns one.",
+        "predicted, or FILE.csv:COLUMN; or package.module:object, an object of yours with arrays "
+        "x_train, y_train, x_test and y_test, or a function that returns one.",
     )
     epochs: int = option(
         TRAIN, "Passes over the data before and after each change of the shape.", ge=1

@@ -278,7 +278,7 @@ def _lacks(source: Any, name: str, missing: list[str]) -> str:
     """What an object lacks that is to be a data set, in a sentence."""
     return (
         f"the data set {name} is a {type(source).__name__} without {', '.join(missing)}: give an "
-        f"object with {', '.join(MEMBERS)}."
+        f"object with {', '.join(MEMBERS)}, each an array or a tensor."
     )
 
 
