@@ -1,5 +1,7 @@
 """Training that alternates with edits: train, propose, select, edit, train again."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,7 +103,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
         evaluate: Measures of the model to add to the event of each epoch; called in evaluation
             mode, without gradients.
         log: Called with each event, a dictionary, or an object with ``log(dict)``, which gets its
-            numbers; ``"event"`` is ``"epoch"``, ``"edit"`` or
+            numbers; ``"event"`` is ``"epoch"``, ``"edit"``, which holds every proposal, or
             ``"stop"``, whose ``"reason"`` is ``"rounds"``, ``"budget"``, ``"no morphism pays"``,
             ``"no edit that does not raise the loss"`` or ``"floors and ceilings"``, where these
             leave nothing to propose.

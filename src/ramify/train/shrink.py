@@ -1,5 +1,7 @@
 """Shrinking a trained network: search where asked, cut, let the rest take over, tune."""
 
+from __future__ import annotations
+
 import copy
 import math
 import warnings
@@ -131,7 +133,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
         evaluate: Measures of the network to add to the events; called in evaluation mode, without
             gradients.
         log: Called with each event, a dictionary, or an object with ``log(dict)``, which gets its
-            numbers; ``"event"`` is ``"epoch"``, ``"edit"`` or
+            numbers; ``"event"`` is ``"epoch"``, ``"edit"``, which holds every proposal, or
             ``"stop"``.
         checkpoint: A file written after each event. Where it exists, the run goes on from it, to
             the same result as without the interruption; give the full network again then. With a
