@@ -213,6 +213,14 @@ def test_damaged_files_are_named(
         load(tmp_path / "net", build=Net)
 
 
+def test_a_folder_in_place_of_a_network_in_it_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(RamifyError, match="is a folder: give a network in it, and this one has no"):
+        load(tmp_path, build=Net)
+    save(Net(), tmp_path / "model")
+    with pytest.raises(RamifyError, match=r"is a folder: .*, such as .*/model\."):
+        load(tmp_path, build=Net)
+
+
 def test_state_that_is_no_tensor_is_refused_by_name(tmp_path: Path) -> None:
     class Extra(nn.Linear):
         def get_extra_state(self) -> dict[str, int]:

@@ -143,7 +143,8 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     """Rebuild a saved network from the user's own class.
 
     Args:
-        path: What was given to :func:`save`.
+        path: What was given to :func:`save`; of a run ``RUN/model``, or another name of two such
+            files in its folder.
         build: Makes a network of the same class, of any widths; it is called once.
 
     Returns:
@@ -162,6 +163,10 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     if isinstance(build, nn.Module) or not callable(build):
         built_by(build)  # says so before anything is read
     weights, shapes = _paths(path)
+    if Path(path).is_dir() and not shapes.exists():
+        held = sorted(Path(path).glob("*" + SUFFIX))
+        such = f", such as {held[0].with_suffix('')}" if held else ", and this one has none"
+        raise RamifyError(f"{path} is a folder: give a network in it{such}.")
     advice = f"ramify.save writes {weights.name} and {shapes.name} together: copy both again."
     recipe = read_json(shapes, advice)
     check_recipe(recipe)
