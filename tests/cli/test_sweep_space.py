@@ -48,7 +48,7 @@ def test_every_combination_of_choices() -> None:
         ("lr=a..b", "a range is of a setting that is a number"),
         ("method=a..b", "a range is of a setting that is a number"),
         ("budget=1..2", "a range is of a setting that is a number"),
-        ("lr=0.1,x", "lr is 'x' in --vary; give a number"),
+        ("lr=0.1,x", r"lr is 'x' in --vary; give a number, several .* range such as 0\.1\.\.0\.3"),
         ("rounds=1,2.5", "give a whole number"),
         ("trial=yes,no", "give true or false"),
         ("budget=x=y", "--budget is 'x=y'; give one of params"),

@@ -172,5 +172,8 @@ def _typed(kind: type[Settings], name: str, text: str) -> Any:
     try:
         return plain(text)
     except ValueError:
-        number = "a whole number" if plain is int else "a number"
-        raise RamifyError(f"{name} is {text!r} in --vary; give {number}.") from None
+        number, example = ("a whole number", "1..4") if plain is int else ("a number", "0.1..0.3")
+        raise RamifyError(
+            f"{name} is {text!r} in --vary; give {number}, several with commas between, or a range "
+            f"such as {example}."
+        ) from None
