@@ -185,8 +185,9 @@ def cut(  # noqa: PLR0913
 
     Warns:
         UserWarning: the loss has no gradient, and channels were chosen by `L1`; a layer keeps no
-            more than a tenth of its channels and loses more than nine tenths; or the cut model
-            knows no more than one that does not look at its input.
+            more than a tenth of its channels and loses more than nine tenths; the cut model knows
+            no more than one that does not look at its input; or nothing is cut, since the model
+            takes no more than the milliseconds of its budget.
 
     Example:
         >>> import ramify, torch
@@ -264,7 +265,9 @@ def cut(  # noqa: PLR0913
             expected = lost + expected_rise(graph, outcome, loss, sample)
         gone = Counter(graph[edit.group].name for edit in outcome.edits)
         shapes = {g.name: (g.width, g.width - gone[g.name]) for g in graph.groups}
-        said += _guard(shapes, start, outcome.loss, constant, refit)
+        said += _guard(shapes, start, outcome.loss, constant, refit) + _nothing_cut(
+            sizes, bool(outcome.edits or drops)
+        )
         for sentence in said:  # before the edit, since a warning may be made an error
             warnings.warn(sentence, stacklevel=2)
         if outcome.edits:
@@ -467,3 +470,14 @@ def _guard(
             "on, or several cuts with tuning between them"
         )
     return said
+
+
+def _nothing_cut(sizes: Mapping[str, float] | None, cut: bool) -> list[str]:
+    """That a budget of milliseconds, which is not tried before any work, asked for nothing."""
+    most = (sizes or {}).get("latency")
+    if most is None or cut:
+        return []
+    return [
+        f"nothing was cut, since the network is within the budget as it is, of {most:.3g} "
+        "milliseconds on the inputs of the trace"
+    ]
