@@ -1,6 +1,8 @@
 """The loop as a library call: what it does each round, and what it needs of its data."""
 
+import copy
 import random
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -489,3 +491,16 @@ def test_what_a_method_may_not_return(given: Any, said: str) -> None:
 def test_what_a_rule_may_not_return(given: Any, seen: str) -> None:
     with pytest.raises(RamifyError, match=f"the rule Gives returned {seen} from select"):
         run(net(), data(), rule=Gives(given))
+
+
+def test_a_network_that_has_learned_nothing_is_warned_of_before_its_first_edit() -> None:
+    x = torch.randn(24, 2, generator=torch.Generator().manual_seed(3))
+    batches = [(x, x.sum(1, keepdim=True))]
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    dead = copy.deepcopy(model)
+    nn.init.constant_(dead[0].bias, -50.0)
+    with pytest.warns(UserWarning, match="one that does not look at its input has"):
+        run(dead, batches)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(model, batches, training=Training(epochs=20, lr=0.05))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,19 +15,23 @@ from ramify.edit import Follower
 from ramify.errors import RamifyError
 from ramify.methods import Method
 from ramify.probe.loss import Loss
+from ramify.refit.outcome import constant_loss
 from ramify.select import Rule
 from ramify.select.width_bounds import Bound, WidthBounds
 from ramify.tracing import ChannelGraph, trace
 from ramify.train.depth_rounds import check_depth
 from ramify.train.edit_once import Editing, edit_once
 from ramify.train.edit_trials import HELD, EditTrials
-from ramify.train.epoch import Training
+from ramify.train.epoch import Training, mean_loss
 from ramify.train.history import Event
 from ramify.train.kernel_lengths import restore_lengths
 from ramify.train.logs import Log
 from ramify.train.loop import LENGTHS, Evaluate, Grown, Loop, begin
 from ramify.train.passes import Data, Epoch, Passes
 from ramify.train.rounds import checked_budget, checked_rounds, of_round
+
+AT_CHANCE = 0.99
+"""A loss of this share of that of a network which does not look at its input is no better."""
 
 
 def grow(  # noqa: PLR0913  (one call for the whole loop)
@@ -211,6 +216,8 @@ def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> 
         most = HELD if search.probe is None else None
         trials = EditTrials(graph, loop.loss, judges, most)
         batches = passes if search.probe is None else trials.held
+        if journal.round == 0:
+            _warn_at_chance(graph, loop.loss, trials)
     rule = of_round(search.rule, loop.rounds - journal.round)
 
     known = (event[LENGTHS] for event in reversed(journal.history) if LENGTHS in event)
@@ -242,6 +249,19 @@ def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> 
     head |= {LENGTHS: lengths} if graph.came_from else {}
     journal.write("edit", head | event)
     return graph
+
+
+def _warn_at_chance(graph: ChannelGraph, loss: Loss, trials: EditTrials) -> None:
+    """Say where a network is to grow that is no better than one that does not look at its input."""
+    batch = trials.held[0]
+    now, chance = mean_loss(graph.model, loss, [batch]), constant_loss(graph.model, loss, batch)
+    if now >= AT_CHANCE * chance and distributed.is_rank_zero():
+        warnings.warn(
+            f"before its first edit the network has a loss of {now:.4g}, and one that does not "
+            f"look at its input has {chance:.4g}: it has learned nothing yet that growing "
+            "could build on; train longer before an edit, or begin with a wider network",
+            stacklevel=4,  # of whoever calls `grow`
+        )
 
 
 def _traced(model: nn.Module, inputs: Any, rounds: int) -> ChannelGraph:
