@@ -116,6 +116,37 @@ def test_a_sweep_that_was_interrupted_comes_to_the_same(monkeypatch: pytest.Monk
     assert len(list(Path("cut").glob("trial-*/summary.json"))) == 5
 
 
+def test_a_trial_that_was_stopped_before_its_page_has_one_after_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patched:
+
+        def stop(run: Path) -> Path:
+            raise KeyboardInterrupt("stopped")
+
+        patched.setattr(runs, "write_report", stop)
+        sweep(*SMALL, *GRID, "--out", "s", code=130)
+    assert Path("s/trial-001/summary.json").exists()
+
+    def write(run: Path) -> Path:
+        (run / "report.html").write_text("a page")
+        return run / "report.html"
+
+    monkeypatch.setattr(runs, "write_report", write)
+    sweep("--resume", "s")
+    assert len(list(Path("s").glob("trial-*/report.html"))) == 4
+    assert len(trials("s")) == 4
+
+
+def test_a_process_that_found_all_trials_made_speaks_of_no_page() -> None:
+    shared = [*SMALL, *GRID, "--trials", "1", "--storage", "../x.log"]
+    assert "open here/compare.html" in sweep(*shared, "--out", "here").output
+    said = sweep(*shared, "--out", "there").output
+    assert "1 of 1 trials are finished" in said
+    assert "to look at" not in said
+    assert not Path("there/compare.html").exists()
+
+
 def test_a_trial_that_fails_is_noted_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     said = sweep(*SMALL, "--vary", "keep=1,gone=2", "--out", "s").output
     assert "2 of 2 trials are finished, of which 1 failed" in said

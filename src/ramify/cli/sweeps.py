@@ -28,6 +28,7 @@ from ramify.commands.sweep_study import COSTS, TRIALS, Trials
 from ramify.data import Metric
 from ramify.errors import RamifyError, did_you_mean
 from ramify.imports import refuse_foreign
+from ramify.report import PAGE as RUN_PAGE
 from ramify.report import write_comparison
 from ramify.report.events import MAIN
 from ramify.report.tables import measured, results_table
@@ -223,7 +224,7 @@ def _work(sweep: Sweep, trials: Trials, given: Mapping[str, Any]) -> None:
     finally:
         reasons = sorted(trials.failures().items())
         failed = [f"{trials.name(number)} failed: {why}" for number, why in reasons]
-        if any(folder.glob(f"*/{CONFIG}")):
+        if seen := any(folder.glob(f"*/{CONFIG}")):
             write_comparison([folder], folder / PAGE, notes=failed)
     done, wrong = trials.finished(), len(failed)
     if failed and done == wrong:
@@ -235,7 +236,8 @@ def _work(sweep: Sweep, trials: Trials, given: Mapping[str, Any]) -> None:
     heads = (*space, "trial", words, cost)
     for line in text_table(heads, _best(sweep, trials), [None] * len(heads)):
         runs.say(console, line)
-    runs.say(console, f"to look at them, open {folder / PAGE} in a browser")
+    if seen:  # else all trials are in the folders of other processes
+        runs.say(console, f"to look at them, open {folder / PAGE} in a browser")
 
 
 def _best(sweep: Sweep, trials: Trials) -> list[tuple[str, ...]]:
@@ -314,7 +316,7 @@ class _Work:
         try:
             if not (path / CONFIG).exists():
                 runs.start(sweep.kind, sweep.options(drawn), sweep.base, path)
-            elif not (path / "summary.json").exists():
+            elif not all((path / file).exists() for file in ("summary.json", RUN_PAGE)):
                 again = {k: v for k, v in self.given.items() if k in sweep.given}
                 runs.resume(path, sweep.command, again, None, None)
         except InUse:  # another process took it over
