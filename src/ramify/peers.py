@@ -131,4 +131,4 @@ def wait_for(work: dist.Work | None) -> None:
 
 
 def _with_it(reason: str) -> str:
-    return f"{reason}; this rank ends with it: start all of them again"
+    return f"{reason.removesuffix('.')}; this rank ends with it: start all of them again"

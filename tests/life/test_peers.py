@@ -61,7 +61,7 @@ def stuck(rank: int, _: Path) -> None:
     try:
         with ramify.together():
             if rank == 1:
-                raise ramify.RamifyError("label 7 is none")
+                raise ramify.RamifyError("label 7 is none.")
             distributed.broadcast(rank)
     finally:
         time.sleep(rank)
