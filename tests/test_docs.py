@@ -71,3 +71,10 @@ def test_each_promise_names_a_test_or_a_command_that_is_there() -> None:
         for module in re.findall(r"`python -m ([\w.]+)`", row):
             path = ROOT / module.replace(".", "/")
             assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+
+
+def test_every_page_has_its_place_in_the_site_and_among_the_tasks() -> None:
+    site, tasks = (ROOT / "mkdocs.yml").read_text(), (ROOT / "docs" / "index.md").read_text()
+    for page in (*PAGES[1:], *NOTEBOOKS):
+        assert f": {page.stem}.md\n" in site, page.name
+        assert page.name == "index.md" or f"({page.name})" in tasks, page.name
