@@ -91,6 +91,7 @@ def test_latency_is_a_budget(monkeypatch):
     now = graph_cost(graph).params
     graph = cut(graph, loss, batches(data), budget={"latency": 3.0, "params": now - 10})
     assert asked[0]["latency"] == -2.0
+    assert asked[0]["milliseconds"] == 5.0  # both are of one measurement
     assert asked[0]["params"] == -10
     assert sum(group.width for group in graph.groups) == 24 + 24 + 4 - 3
 

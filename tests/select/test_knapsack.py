@@ -399,6 +399,9 @@ def test_latency_is_predicted_and_the_chosen_shape_is_measured(
     together = ramify.Knapsack(latency=6.0, params=40).solve(offered)
     assert together.spent["latency"] <= 6.0
     assert together.spent["params"] <= 40
+    # Counted from what was measured before, of which the measurement of now is 2 above.
+    counted = ramify.Knapsack(latency=6.0, milliseconds=18.0).solve(offered)
+    assert 0 < sum(real[p.edit.group] for p in counted.chosen) <= 4.0
     real["a"] = real["b"] = 1e3  # nothing that is predicted to fit is really so fast
     assert ramify.Knapsack(latency=6.0).select(offered) == []
 

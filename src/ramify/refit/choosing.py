@@ -238,13 +238,16 @@ def _solve(
         return list(offered)
     now = CostModel(graph).cost()
     counted = {name: most - now.of(name) for name, most in sizes.items() if name in RESOURCES}
+    milliseconds = None
     if "latency" in sizes:
-        counted["latency"] = sizes["latency"] - measure_edited(graph).median
+        milliseconds = measure_edited(graph).median
+        counted["latency"] = sizes["latency"] - milliseconds
     if all(change >= 0 for change in counted.values()):
         return []
     check_reach(graph, offered, sizes)
     try:
-        return Knapsack(**counted, multiple_of=multiple, steps=STEPS).select(offered)  # type: ignore[arg-type]
+        rule = Knapsack(**counted, multiple_of=multiple, steps=STEPS, milliseconds=milliseconds)  # type: ignore[arg-type]
+        return rule.select(offered)
     except RamifyError:
         if "latency" not in sizes:
             raise

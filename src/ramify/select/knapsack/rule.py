@@ -96,6 +96,9 @@ class Knapsack:
         steps: how many pairs of groups to compare (or nodes of the exact program to visit) in place
             of looking for so many seconds: a selection is then the same however busy the machine
             is. It takes proposals with a graph.
+        milliseconds: what the network takes now, where that was measured already: the budget of
+            latency is counted from it, so that both are of one measurement. By default it is
+            measured for each selection.
 
     Example:
         >>> import ramify, torch
@@ -123,6 +126,7 @@ class Knapsack:
     multiple_of: Multiple = 1
     predicted: LatencyModel | None = None
     steps: int | None = None
+    milliseconds: float | None = None
 
     def __post_init__(self) -> None:
         if not self.budgets and self.latency is None:
@@ -296,7 +300,9 @@ class Knapsack:
         Raises:
             RamifyError: none that shrinks is.
         """
-        now, allowed = measure_edited(graph).median, most
+        now, allowed = self.milliseconds, most
+        if now is None:
+            now = measure_edited(graph).median
         found: Selection | None = None
         tried: list[tuple[float, float]] = []
         while len(tried) < TRIES:

@@ -78,7 +78,13 @@ class BudgetKnapsack:
                 name: cost * (self.budget[name] / cost) ** (1 / left) - cost
                 for name, cost in now.items()
             }
-            rule = Knapsack(**room, multiple_of=self.multiple_of, predicted=predicted, steps=STEPS)
+            rule = Knapsack(
+                **room,
+                multiple_of=self.multiple_of,
+                predicted=predicted,
+                steps=STEPS,
+                milliseconds=now.get("latency"),
+            )
             found = rule.select(proposals)
             if found or left == 1:
                 return found
