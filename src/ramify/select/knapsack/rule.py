@@ -253,12 +253,12 @@ class Knapsack:
         fastest = predicted.at(choices.all_widths(choices.start)) - predicted.at(model.widths)
 
         def best(most: float) -> Selection:
-            if fastest > most:
-                raise _infeasible({"latency": most}, {"latency": fastest})
-            found = best_predicted(choices, budgets, predicted, most, solve, self.seconds)
-            return selection(*found)
+            return selection(
+                *best_predicted(choices, budgets, predicted, most, solve, self.seconds)
+            )
 
-        return self._measured(graph, best, self.latency, fastest)
+        narrowest = selection(choices.all_widths(choices.start), math.inf)
+        return self._measured(graph, best, (fastest, narrowest), self.latency)
 
     def _totals(self, model: CostModel) -> Budgets:
         """The most that the edited model may have of what is counted."""
@@ -281,18 +281,22 @@ class Knapsack:
             raise _infeasible(short, {name: short[name] + over[name] for name in short})
 
     def _measured(
-        self, graph: ChannelGraph, best: Callable[[float], Selection], most: float, fastest: float
+        self,
+        graph: ChannelGraph,
+        best: Callable[[float], Selection],
+        least: tuple[float, Selection],
+        most: float,
     ) -> Selection:
         """The best selection found within a budget of milliseconds when it is measured.
 
         What is predicted is off by some share, so that the first shape is over the budget or far
-        below it. Others are asked for until one fills it.
+        below it. Others are asked for until one fills it, and the narrowest where none is within.
 
         Args:
             graph: the traced model.
             best: the best selection that is predicted to add at most so many milliseconds.
+            least: the milliseconds that the narrowest widths are predicted to add, and they.
             most: the budget.
-            fastest: the least that any selection is predicted to add.
 
         Returns:
             That of the largest value; an empty one where none that grows is within the budget.
@@ -300,33 +304,41 @@ class Knapsack:
         Raises:
             RamifyError: none that shrinks is.
         """
-        now, allowed = self.milliseconds, most
+        now = self.milliseconds
         if now is None:
             now = measure_edited(graph).median
-        found: Selection | None = None
         tried: list[tuple[float, float]] = []
-        while len(tried) < TRIES:
-            selection = best(allowed)
+        within: list[Selection] = []
+
+        def added_by(selection: Selection) -> float:
             edits = [proposal.edit for proposal in selection.chosen]
             added = measure_edited(graph, edits).median - now if edits else 0.0
-            tried.append((allowed, added))
             if added <= most:
-                if found is None or selection.value > found.value:
-                    found = replace(selection, spent={**selection.spent, "latency": added})
-                if most - added <= NEAR * (now + most) or (most > 0 and not edits):
-                    break
-            asked = max(_next_asked(tried, most, NEAR / 2 * (now + most)), fastest)
-            if asked in (ask for ask, _ in tried):
+                within.append(replace(selection, spent={**selection.spent, "latency": added}))
+            return added
+
+        fastest, narrowest = least
+        asked, bound = max(most, fastest), math.inf
+        while len(tried) < TRIES and asked not in (ask for ask, _ in tried):
+            selection = best(asked)
+            bound, added = selection.bound, added_by(selection)
+            tried.append((asked, added))
+            full = most - NEAR * (now + most) <= added <= most
+            if full or (most > 0 and not selection.chosen):
                 break
-            allowed = asked
-        if found is not None:
-            return found
-        if most < 0:
-            raise RamifyError(
-                f"no shape was found that is {-most:g} ms faster, as measured: give a "
-                "smaller saving, or more proposals to prune"
-            )
-        return self._nothing()
+            asked = max(_next_asked(tried, most, NEAR / 2 * (now + most)), fastest)
+            asked = min(asked, 0.0) if most < 0 else asked
+        if within:
+            return max(within, key=lambda one: one.value)
+        if most >= 0:
+            return self._nothing()
+        saved = -added_by(replace(narrowest, bound=bound))
+        if within:
+            return within[0]
+        raise RamifyError(
+            f"no shape was found that is {-most:g} ms faster, as measured; all prunes together "
+            f"save {saved:g} ms: give a smaller saving, or more proposals to prune"
+        )
 
 
 def _next_asked(tried: Sequence[tuple[float, float]], most: float, spare: float) -> float:
