@@ -75,6 +75,11 @@ class Check:
             self.edits = edits
             try:
                 self.outputs()
+                if not self.asked.blocks:
+                    self.states()
+                    if followed:
+                        own, was = tensors_of(self.work.follower), tensors_of(self.old.follower)
+                        self.values("average", own, was)
             except Wrong as error:
                 problems.append(str(error))
                 continue
@@ -83,11 +88,6 @@ class Check:
             # Readings of other axes end at the shapes: what is right until the outputs says most.
             by_stage = sorted(problems, key=lambda text: ("shape" in text, "values" in text))
             raise Wrong((by_stage or ["no axis of the network is what a group names"])[0])
-        if not self.asked.blocks:
-            self.states()
-            if followed:
-                own, was = tensors_of(self.work.follower), tensors_of(self.old.follower)
-                self.values("average", own, was)
         if saved:
             self.files()
         self.training()
