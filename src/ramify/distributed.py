@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, module_in_words
 from ramify.peers import reasons_shared, wait_for
 from ramify.tracing.recorder import tensors_of
 
@@ -319,8 +319,8 @@ def check_ranks(model: nn.Module, group: dist.ProcessGroup | None = None) -> Non
         group: the ranks to compare; all of them by default.
 
     Raises:
-        RamifyError: on every rank alike; names the first parameter or buffer that differs, how,
-            and on which rank.
+        RamifyError: on every rank alike; names the first parameter, buffer or module that differs,
+            how, and on which rank.
 
     Example:
         >>> from torch import nn
@@ -330,6 +330,7 @@ def check_ranks(model: nn.Module, group: dist.ProcessGroup | None = None) -> Non
         if world_size() == 1:
             return
         found = all_gather({name: _digest(t) for name, t in tensors_of(model).items()})
+        kinds = all_gather({name: type(m).__name__ for name, m in model.named_modules()})
     for number, other in enumerate(found):
         names = [name for name in found[0] | other if found[0].get(name) != other.get(name)]
         if names:
@@ -342,6 +343,14 @@ def check_ranks(model: nn.Module, group: dist.ProcessGroup | None = None) -> Non
                 f"alike, load the same file, {_advice(names[0], model)}and propose "
                 "inside ramify.together()"
             )
+    for number, modules in enumerate(kinds):
+        for name in kinds[0] | modules:
+            here, there = (known.get(name, "missing") for known in (kinds[0], modules))
+            if here != there:
+                raise RamifyError(
+                    f"the ranks do not hold the same network: {module_in_words(name)} is {here} on "
+                    f"rank 0 and {there} on rank {number}; build it alike on every rank"
+                )
 
 
 def _digest(tensor: Tensor) -> Digest:

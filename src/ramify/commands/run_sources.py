@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ramify import distributed
 from ramify.commands.run_folder import CONFIG, VERSIONS, RunFolder, versions
 from ramify.commands.settings import DOORS, Settings
 from ramify.data import Dataset
@@ -32,11 +33,36 @@ def sources_of(settings: Settings, dataset: Dataset) -> dict[str, Any]:
     Returns:
         ``settings``, ``data``, a digest of the samples and labels, and ``code``, for each setting
         that names a module a digest of its file: plain JSON.
+
+    Raises:
+        RamifyError: Of several processes that work together, one has others.
     """
     code = {
         name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in _files_of(settings)
     }
-    return {"settings": settings.to_json(), "data": data_digest(dataset), "code": code}
+    found = {"settings": settings.to_json(), "data": data_digest(dataset), "code": code}
+    _check_ranks(distributed.all_gather(found))
+    return found
+
+
+def _check_ranks(found: Sequence[Mapping[str, Any]]) -> None:
+    """Raise where the sources of several processes are not those of the first."""
+    for rank, other in enumerate(found):
+        first, second = found[0]["settings"], other["settings"]
+        for name in sorted(set(first) & set(second)):
+            if first[name] != second[name]:
+                raise RamifyError(
+                    f"{name} is {first[name]!r} on rank 0 and {second[name]!r} on rank {rank}: "
+                    "start every process by the same command."
+                )
+        different = [f"data set {first['data']}"] if found[0]["data"] != other["data"] else []
+        codes = found[0]["code"], other["code"]
+        names = [name for name in first if codes[0].get(name) != codes[1].get(name)]
+        for what in different + [f"code of the {name} {first[name]}" for name in names]:
+            raise RamifyError(
+                f"the {what} is not the same on rank 0 and on rank {rank}: give every process the "
+                "same files, and what draws numbers a seed of its own."
+            )
 
 
 def data_digest(dataset: Dataset) -> str:
