@@ -48,7 +48,7 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What another library's error says, to be quoted in a sentence of ours."""
     return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
 

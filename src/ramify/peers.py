@@ -26,6 +26,7 @@ OFTEN = 0.5  # seconds between two looks at the store
 TOLD = 10.0  # seconds that a rank waits at most until the others have heard its reason
 HEARD = 3.0  # seconds that a rank which heard it stays for those that have not
 FIRST = "first"  # the key of the reason of the rank that was the first to end
+ELSEWHERE = "another rank says why all of them end"  # a note at an error
 _entered: Counter[str] = Counter()
 _board: ContextVar[Board | None] = ContextVar("board", default=None)
 
@@ -39,22 +40,30 @@ class Board:
         rank: Of this process.
         size: How many ranks there are.
         heard: Whether the reason came from another rank.
+        lost: Whether another rank is gone and gave no reason.
     """
 
     store: Store
     rank: int
     size: int
     heard: bool = field(default=False, init=False)
+    lost: bool = field(default=False, init=False)
 
     def tell(self, error: BaseException) -> None:
         """Say why this rank ends, unless another said so before, and wait until all know."""
         own = str(error) if isinstance(error, RamifyError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(RuntimeError):  # the store is gone with the rank that held it
             if not self.heard:
-                self.store.compare_set(FIRST, "", f"rank {self.rank} ended: {own}")
+                said = f"rank {self.rank} ended: {own}"
+                first = self.store.compare_set(FIRST, "", said).decode(errors="replace")
+                # What every rank sees, such as a file that is missing, one of them says.
+                knows = not (self.lost or isinstance(error, KeyboardInterrupt))
+                self.heard = first != said and (first.partition(": ")[2] == own or not knows)
+            if self.heard:
+                leave_saying(error)
             self.store.set(str(self.rank), "1")
-            # An interrupt ends all processes at once.
-            short = self.heard or isinstance(error, KeyboardInterrupt)
+            # An interrupt ends all processes at once, and one that is gone hears nothing.
+            short = self.heard or self.lost or isinstance(error, KeyboardInterrupt)
             last = time.monotonic() + (HEARD if short else TOLD)
             others = [str(number) for number in range(self.size)]
             while not self.store.check(others) and time.monotonic() < last:
@@ -126,8 +135,38 @@ def wait_for(work: dist.Work | None) -> None:
         work.wait()
     except RuntimeError as error:
         reason = board.reason() if board is not None else None
-        unknown = "another rank ended without a word, such as by a kill"
-        raise RamifyError(_with_it(reason or unknown)) from error
+        if reason is None and board is not None:
+            board.lost = True
+        raise RamifyError(_with_it(reason or _unknown(error))) from error
+
+
+def leave_saying(error: BaseException) -> None:
+    """Note at an error that another rank says it.
+
+    Args:
+        error: What this rank ends with.
+    """
+    error.add_note(ELSEWHERE)
+
+
+def said_elsewhere(error: BaseException) -> bool:
+    """Whether another rank says why this one ended.
+
+    Args:
+        error: What this one ended with, from a block in which reasons are shared.
+
+    Returns:
+        True for a reason that came from another rank, and for one that several ranks had on their
+        own, on all of them but the first.
+    """
+    return ELSEWHERE in getattr(error, "__notes__", ())
+
+
+def _unknown(error: RuntimeError) -> str:
+    """What is known of a rank that gave no reason."""
+    if "timed out" in str(error).lower():
+        return "another rank did not come within the time limit of torch.distributed"
+    return "another rank ended without a word, such as by a kill"
 
 
 def _with_it(reason: str) -> str:

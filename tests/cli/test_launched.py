@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,12 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from ramify.cli import app
+from ramify.commands import launched as launched_module
 from ramify.commands.command_line import command_line
 
 CODE = """
+import os
+import sys
 from types import SimpleNamespace
 import torch
 from torch import nn
@@ -24,6 +30,15 @@ def data():
     x = torch.randn(60, 4, generator=torch.Generator().manual_seed(1)).double().float()
     y = (x[:, 0] * x[:, 1] > 0).long()
     return SimpleNamespace(x_train=x[:45], y_train=y[:45], x_test=x[45:], y_test=y[45:])
+
+def drawn():
+    torch.manual_seed(int(os.environ["RANK"]))
+    return SimpleNamespace(**{**vars(data()), "x_train": torch.randn(45, 4)})
+
+def exits():
+    if os.environ["RANK"] == "1":
+        sys.exit(7)
+    return data()
 
 def net(in_features, classes):
     return nn.Sequential(nn.Linear(in_features, 5), nn.Tanh(), nn.Linear(5, classes))
@@ -67,19 +82,88 @@ def test_two_processes_make_the_run_of_one(folder: Path) -> None:
     assert again.startswith("torchrun --nproc-per-node 2 -m ramify grow --data small:data")
 
 
+MISTAKES = {
+    "grow --nosuch 3": "No such option: --nosuch",
+    "retrain nothere": "nothere is neither a run folder nor",
+    "sweep grow --vary method=s2d,random": "ramify sweep works in one process",
+    "grow --data small:drawn --model small:net": "the data set small:drawn is not the same on rank",
+    "grow --data small:exits --model small:net": "rank 1: SystemExit: 7",
+}
+
+
+def one_rank(text: str, rank: int, port: int, folder: Path) -> None:
+    """Give a command as torchrun does; what is said goes to a file."""
+    world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    meeting = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "TORCHELASTIC_USE_AGENT_STORE": True,
+    }
+    os.environ.update({name: str(value) for name, value in {**world, **meeting}.items()})
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    torch.set_num_threads(1)
+    result = CliRunner().invoke(app, text.split())
+    (folder / f"{port}-{rank}").write_text(json.dumps((result.exit_code, result.output)))
+    os._exit(0)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
+def test_a_mistake_is_said_once(folder: Path) -> None:
+    """One process says it, both end with the same exit code, and nothing is written."""
+    importlib.import_module("ramify.cli.runs")  # once for all that are forked here
+    context, stores, running = torch.multiprocessing.get_context("fork"), {}, []
+    for text in MISTAKES:
+        store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        stores[text] = store  # where they meet, as torchrun has it
+        for rank in range(2):
+            given = (text, rank, store.port, folder)
+            running.append(context.Process(target=one_rank, args=given, daemon=True))
+            running[-1].start()
+    for process in running:
+        process.join(60)
+        process.kill()
+    for text, wanted in MISTAKES.items():
+        files = [folder / f"{stores[text].port}-{rank}" for rank in range(2)]
+        both = [json.loads(file.read_text()) for file in files]
+        assert [code for code, _ in both] == [2, 2], (text, both)
+        silent, spoken = sorted((words for _, words in both), key=len)
+        assert silent == "", text
+        assert wanted in spoken, text
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_process_ends_where_torchrun_is_gone(tmp_path: Path) -> None:
+    """The one that started it is killed, and nobody sends a signal."""
+    seen, started = tmp_path / "seen", tmp_path / "started"
+    torchrun = os.fork()
+    if torchrun == 0:
+        if os.fork():
+            while not started.exists():
+                time.sleep(0.01)
+            os._exit(0)
+        try:
+            with launched_module._ended_by_torchrun():
+                started.touch()
+                time.sleep(100)
+        except KeyboardInterrupt as error:
+            (tmp_path / "half").write_text(str(error))
+            (tmp_path / "half").rename(seen)
+        os._exit(0)
+    os.waitpid(torchrun, 0)
+    for _ in range(1000):
+        if seen.exists():
+            break
+        time.sleep(0.01)
+    assert seen.read_text() == "torchrun is gone, and this process ends with it"
+
+
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> None:
     """As torchrun tells each of two processes."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
-
-
-@pytest.mark.usefixtures("two")
-def test_what_takes_one_process_says_so() -> None:
-    sweep = CliRunner().invoke(app, ["sweep", "grow", "--vary", "method=s2d,random"])
-    assert sweep.exit_code == 2
-    assert "rank 1: ramify sweep works in one process, and torchrun started 2" in sweep.output
 
 
 @pytest.mark.usefixtures("two")

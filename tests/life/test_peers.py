@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 import ramify
 from ramify import distributed
+from ramify.peers import said_elsewhere
 from tests.life import workers
 
 
@@ -67,6 +68,29 @@ def stuck(rank: int, _: Path) -> None:
         time.sleep(rank)
 
 
+def alike(rank: int, _: Path) -> None:
+    """Every rank sees the same mistake."""
+    with ramify.together():
+        raise ramify.RamifyError(f"net.pt is missing on all {distributed.world_size()}.")
+
+
+def late(rank: int, _: Path) -> None:
+    """One rank does not come in time."""
+    with ramify.together(dist.new_group(timeout=timedelta(seconds=1))):
+        if rank == 0:
+            distributed.all_gather(rank)
+        time.sleep(3 * rank)
+
+
+def built_otherwise(rank: int, _: Path) -> None:
+    """The tensors are the same, and the networks are not."""
+    model = workers.network()
+    if rank == 1:
+        model.norm = torch.nn.Dropout(0.5)
+    with ramify.together():
+        ramify.check_ranks(model)
+
+
 def begin(case: Callable[[int, Path], None], rank: int, folder: Path) -> None:
     """One rank; what it ends with goes to a file."""
     torch.set_num_threads(1)
@@ -76,21 +100,23 @@ def begin(case: Callable[[int, Path], None], rank: int, folder: Path) -> None:
     try:
         case(rank, folder)
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
+        said = f"{type(error).__name__}: {error}" + " (elsewhere)" * said_elsewhere(error)
     (folder / f"said-{rank}").write_text(said)
     os._exit(0)
 
 
 CASES: dict[Callable[[int, Path], None], tuple[str, str]] = {
     failing_loss: (
-        "RamifyError: rank 1 ended: KeyError: 'label 7'; this rank ends with it: start all",
-        "KeyError: 'label 7'",
+        "RamifyError: rank 1 ended: KeyError: 'label 7'; this rank ends with it: start all"
+        r".*\(elsewhere\)$",
+        "KeyError: 'label 7'$",
     ),
     full_disk: (
         "RamifyError: .*checkpoint cannot be opened|RamifyError: .*checkpoint is ",
         "RamifyError: rank 0 ended: .*checkpoint .*; this rank ends with it: start all",
     ),
     killed: ("RamifyError: another rank ended without a word, such as by a kill", ""),
+    late: ("RamifyError: another rank did not come within the time limit of torch", "no error"),
     stuck: ("RamifyError: rank 1 ended: label 7 is none; this rank", "RamifyError: label 7 is"),
 }
 
@@ -101,8 +127,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     if not dist.is_available():
         pytest.skip("this PyTorch has no torch.distributed")
     context, running = torch.multiprocessing.get_context("fork"), []
-    folders = {case.__name__: tmp_path_factory.mktemp(case.__name__) for case in CASES}
-    for case in CASES:
+    folders = {case.__name__: tmp_path_factory.mktemp(case.__name__) for case in (*CASES, *SAME)}
+    for case in (*CASES, *SAME):
         for rank in range(2):
             arguments = (case, rank, folders[case.__name__])
             running.append(context.Process(target=begin, args=arguments))
@@ -115,6 +141,22 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         files = [folder / f"said-{rank}" for rank in range(2)]
         texts[name] = [file.read_text() if file.exists() else "" for file in files]
     return texts
+
+
+SAME = {
+    alike: "RamifyError: net.pt is missing on all 2.",
+    built_otherwise: (
+        "RamifyError: the ranks do not hold the same network: module 'norm' is Identity on rank 0 "
+        "and Dropout on rank 1; build it alike on every rank"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SAME, ids=lambda case: case.__name__)
+def test_what_every_rank_sees_one_of_them_says(
+    found: dict[str, list[str]], case: Callable[[int, Path], None]
+) -> None:
+    assert sorted(found[case.__name__]) == [SAME[case], SAME[case] + " (elsewhere)"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,29 +42,42 @@ class _OneSentence(typer.core.TyperGroup):
                 stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
-        except RamifyError as error:
-            _say(str(error))
-            raise typer.Exit(BAD_INPUT) from None
-        except KeyboardInterrupt as stop:
-            if str(stop):  # how to go on
-                typer.echo(str(stop))
-            raise typer.Exit(INTERRUPTED) from None
-        except Exception as error:
-            if isinstance(error, ModuleNotFoundError) and _top(error) in EXTRA:
-                _say(f'{error.name} is not installed: pip install "ramify[cli]".')
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            from ramify.commands.launched import launched, whose
+            from ramify.peers import said_elsewhere
+
+            if hasattr(error, "format_message"):  # click's, before the processes have met
+                with suppress(type(error)), launched():
+                    raise error
+            elsewhere, said = said_elsewhere(error), _sentence(error)
+            if isinstance(error, KeyboardInterrupt):
+                if str(error) and not elsewhere:  # how to go on
+                    typer.echo(f"{whose()}{error}")
+                raise typer.Exit(INTERRUPTED) from None
+            if said:
+                if not elsewhere:
+                    typer.secho("error:", fg="red", bold=True, err=True, nl=False)
+                    typer.echo(f" {whose()}{said}", err=True)
                 raise typer.Exit(BAD_INPUT) from None
-            if said := _refusal_of_the_system(error):
-                _say(said)
-                raise typer.Exit(BAD_INPUT) from None
-            place = place_in_users_code(error)
-            if place is None and isinstance(error, OSError) and error.filename:
-                _say(f"{error.filename}: {error.strerror}: give another, or mend that.")
-                raise typer.Exit(BAD_INPUT) from None
-            if place is None:
-                raise  # an error of Ramify: its traceback says where
-            told = error.msg if isinstance(error, SyntaxError) else str(error)
-            _say(f"{type(error).__name__}: {told} ({place}): correct it there.")
-            raise typer.Exit(BAD_INPUT) from None
+            if elsewhere:
+                raise typer.Exit(getattr(error, "exit_code", 1)) from None
+            raise  # an error of Ramify: its traceback says where
+
+
+def _sentence(error: BaseException) -> str:
+    """What the user is told of an error; empty for one of Ramify, whose traceback is shown."""
+    if isinstance(error, RamifyError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and _top(error) in EXTRA:
+        return f'{error.name} is not installed: pip install "ramify[cli]".'
+    if said := _refusal_of_the_system(error):
+        return said
+    if place := place_in_users_code(error):
+        told = error.msg if isinstance(error, SyntaxError) else str(error)
+        return f"{type(error).__name__}: {told} ({place}): correct it there."
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}: give another, or mend that."
+    return ""
 
 
 def _top(missing: ModuleNotFoundError) -> str:
@@ -71,7 +85,7 @@ def _top(missing: ModuleNotFoundError) -> str:
     return str(missing.name).partition(".")[0]
 
 
-def _refusal_of_the_system(error: Exception) -> str:
+def _refusal_of_the_system(error: BaseException) -> str:
     """What the system has no room for, in a sentence; empty where it refused nothing of that."""
     if isinstance(error, OSError) and error.errno in FULL and not error.filename:
         return f"what is printed cannot be written ({error.strerror}): give it another place."
@@ -84,13 +98,6 @@ def _refusal_of_the_system(error: Exception) -> str:
             "data smaller, or free some."
         )
     return ""
-
-
-def _say(sentence: str) -> None:
-    typer.secho("error:", fg="red", bold=True, err=True, nl=False)
-    from ramify.commands.launched import whose
-
-    typer.echo(f" {whose()}{sentence}", err=True)
 
 
 app = typer.Typer(

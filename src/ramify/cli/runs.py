@@ -15,7 +15,7 @@ from ramify import distributed
 from ramify.commands.command_line import command_line, options_for
 from ramify.commands.display import Display
 from ramify.commands.jobs import run_jobs, save_unfinished
-from ramify.commands.launched import launcher, whose
+from ramify.commands.launched import launcher
 from ramify.commands.random_search import with_candidates
 from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder, root_from
 from ramify.commands.run_kinds import RUN_KINDS, kind_of
@@ -131,17 +131,17 @@ def _execute(settings: Settings, folder: RunFolder, dataset: Dataset) -> None:
             told = _told(settings, folder, display.event)
             run_jobs(settings, folder, dataset, told, display.tick, run=run)
     except BaseException as stop:
-        ended = isinstance(stop, KeyboardInterrupt)
+        ended = str(stop) or "stopped" if isinstance(stop, KeyboardInterrupt) else ""
         if distributed.is_rank_zero():
             try:
                 with suppress(RamifyError):
                     save_unfinished(folder)
                     write_report(folder.path)
-            except KeyboardInterrupt:  # torchrun ends this process while it says what another did
-                ended = True
+            except KeyboardInterrupt as signal:  # of torchrun, while it says what another did
+                ended = str(signal) or "stopped"
         if ended:
             again = f"{launcher()} {folder.command()} --resume {folder.path}"
-            raise KeyboardInterrupt(f"{whose()}stopped; to go on: {again}") from None
+            raise KeyboardInterrupt(f"{ended}; to go on: {again}") from None
         raise
     distributed.from_rank_zero(lambda: _report(folder, console))
 

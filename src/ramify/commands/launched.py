@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 
 from ramify import distributed
 from ramify.errors import RamifyError
+from ramify.peers import leave_saying
+
+OFTEN = 0.5  # seconds between two looks whether torchrun is still there
+STUCK = 30.0  # seconds after which a process ends that does not answer, as torchrun ends it
+SIGNALLED = (
+    "stopped by SIGTERM, which torchrun sends where another process was killed and where it is "
+    "stopped itself"
+)
+GONE = "torchrun is gone, and this process ends with it"
 
 
 def processes() -> int:
@@ -32,6 +42,11 @@ def launcher() -> str:
 def whose() -> str:
     """What a sentence of this process begins with: its rank, where there are several."""
     return "" if processes() == 1 else f"rank {os.environ.get('RANK', '?')}: "
+
+
+def _is_first_here() -> bool:
+    """Whether this is the first of the processes that torchrun started on this machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 @contextmanager
@@ -58,19 +73,53 @@ def launched() -> Iterator[None]:
     if gpus := torch.cuda.device_count():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
     dist.init_process_group()
-    # torchrun ends the other processes by this signal where one was killed.
-    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with distributed.together():
+        with _ended_by_torchrun(), distributed.together():
             try:
                 yield
             except BaseException:  # this process ends already, and says why
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, signal.SIG_IGN)
                 raise
     finally:
-        signal.signal(signal.SIGTERM, before)
         with suppress(RuntimeError):  # of processes that are gone
             dist.destroy_process_group()
+
+
+@contextmanager
+def _ended_by_torchrun() -> Iterator[None]:
+    """Let this process end as Ctrl-C ends it where torchrun asks for that or is gone.
+
+    Torchrun ends the other processes by a signal where one was killed. Where it was killed itself
+    nobody does, so a thread looks whether it is still there.
+    """
+    parent, over, answered = os.getppid(), threading.Event(), threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        answered.set()
+        raise KeyboardInterrupt(SIGNALLED if os.getppid() == parent else GONE)
+
+    def watch() -> None:
+        while not over.wait(OFTEN):
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGTERM)
+                if not answered.wait(STUCK) and not over.is_set():  # it waits outside of Python
+                    print(f"error: {whose()}{GONE}.", file=sys.stderr, flush=True)
+                    os._exit(1)
+                return
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    except BaseException as error:
+        if os.getppid() != parent and not _is_first_here():  # every process sees that
+            leave_saying(error)
+        raise
+    else:
+        signal.signal(signal.SIGTERM, before)
+    finally:
+        over.set()
 
 
 def check_launched(device: str, batch_size: int) -> None:
@@ -113,11 +162,8 @@ def refuse_launched(command: str) -> None:
         RamifyError: torchrun started several.
     """
     if processes() > 1:
-        raise RamifyError(
-            f"ramify {command} works in one process, and torchrun started {processes()}: start it "
-            "without torchrun."
-        )
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+        with launched():
+            raise RamifyError(
+                f"ramify {command} works in one process, and torchrun started {processes()}: start "
+                "it without torchrun."
+            )
