@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ramify.errors import RamifyError, module_in_words
 from ramify.peers import reasons_shared, wait_for
+from ramify.tracing import check_whole
 from ramify.tracing.recorder import tensors_of
 
 T = TypeVar("T")
@@ -320,12 +321,13 @@ def check_ranks(model: nn.Module, group: dist.ProcessGroup | None = None) -> Non
 
     Raises:
         RamifyError: on every rank alike; names the first parameter, buffer or module that differs,
-            how, and on which rank.
+            how, and on which rank. Or the model is spread over the ranks, as by `fully_shard`.
 
     Example:
         >>> from torch import nn
         >>> check_ranks(nn.Linear(4, 3))
     """
+    check_whole(model)
     with together(group):
         if world_size() == 1:
             return

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ramify.commands import jobs
@@ -336,6 +338,22 @@ def test_a_mistake_shows_before_anything_is_written(
     if not torch.cuda.is_available():
         with pytest.raises(RamifyError, match="no device .cuda. on this machine; give cpu"):
             prepare(config(device="cuda"))
+
+
+@pytest.mark.parametrize("last", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid(), nn.Identity()])
+@pytest.mark.filterwarnings("error")
+def test_a_softmax_before_the_cross_entropy_is_told_once(
+    last: nn.Module, config: Make, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second softmax flattens the loss; of logarithms of probabilities it changes nothing."""
+    monkeypatch.setattr("ramify.commands.jobs.load", lambda name: dataset)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), last)
+    monkeypatch.setattr("ramify.commands.jobs.build_seed", lambda settings, dataset: net)
+    told = isinstance(last, nn.Softmax)
+    words = "the model gives probabilities, as of a softmax, and the cross-entropy loss takes"
+    with pytest.warns(UserWarning, match=words) if told else nullcontext([]) as found:
+        prepare(config())
+    assert len(found) == told
 
 
 def test_processes_without_a_part_of_each_batch_are_refused_before_anything_is_written(

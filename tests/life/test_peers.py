@@ -181,6 +181,7 @@ def test_a_model_that_is_spread_over_ranks_is_named(tmp_path: Path) -> None:
             lambda: ramify.trace(model, x),
             lambda: ramify.apply(graph, [ramify.Split("a", 0)]),
             lambda: ramify.save(model, tmp_path / "net"),
+            lambda: ramify.check_ranks(model),
         ):
             with pytest.raises(ramify.RamifyError, match=words):
                 call()

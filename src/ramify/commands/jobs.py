@@ -1,5 +1,6 @@
 """The jobs of a run, one network each, in one folder: what is finished is never done twice."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from ramify.commands.settings import NetworkSettings, Settings, TrainingSettings
 from ramify.data import Dataset, batches, load
 from ramify.data.batching import in_parts
 from ramify.data.metric import LOSS
-from ramify.data.task import CLASSIFICATION, SEGMENTATION, TEXT, outputs_of
+from ramify.data.task import CLASSIFICATION, SEGMENTATION, TEXT, Task, outputs_of
 from ramify.errors import RamifyError
 from ramify.models import NAMES
 from ramify.models import build as build_model
@@ -239,7 +240,7 @@ def prepare(settings: NetworkSettings) -> Dataset:
             f"the built-in network {settings.model} is not for {dataset.task.name}, and none is: "
             "give --model package.module:function, of a network of yours."
         )
-    try_network(build_seed(settings, dataset), dataset)
+    _warn_of_softmax(try_network(build_seed(settings, dataset), dataset), dataset.task)
     return dataset
 
 
@@ -267,8 +268,23 @@ def try_classifier(model: nn.Module, dataset: Dataset) -> None:
     try_network(model, dataset)
 
 
-def try_network(model: nn.Module, dataset: Dataset) -> None:
-    """Make sure that a network gives what the loss and the metric of the data take."""
+def _warn_of_softmax(outputs: Any, task: Task) -> None:
+    """Say where the cross entropy of a task is given probabilities, of which it takes a softmax."""
+    if not task.smooths:
+        return
+    classes = -1 if task.softmax_last else 1
+    total = outputs.double().sum(classes)
+    if outputs.min() >= 0 and torch.allclose(total, torch.ones_like(total), atol=1e-3):
+        told = (
+            "the model gives probabilities, as of a softmax, and the cross-entropy loss takes the "
+            "softmax itself, so that it trains badly: let the model give the scores before it"
+        )
+        if distributed.is_rank_zero():
+            warnings.warn(told, stacklevel=2)
+
+
+def try_network(model: nn.Module, dataset: Dataset) -> Any:
+    """What a network gives for one sample; make sure that the loss and the metric take that."""
     task, inputs, labels = dataset.task, dataset.x_train[:1], dataset.y_train[:1]
     found = outputs_of(try_model(model, inputs))
     own = task.own is not None
@@ -286,6 +302,7 @@ def try_network(model: nn.Module, dataset: Dataset) -> None:
         with evaluating(model):
             checked_loss(task.loss, model, batch)
         evaluate(model, [batch], task)
+    return found
 
 
 def try_model(model: nn.Module, inputs: Any) -> Any:
