@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import ramify
-from ramify.commands.jobs import run_jobs, save_unfinished
-from ramify.commands.prune import run_phase, try_widths
+from ramify.commands.jobs import Job, Setup, run_jobs, save_unfinished
+from ramify.commands.prune import _told, run_phase, try_widths
 from ramify.commands.prune_settings import PruneSettings
 from ramify.commands.run_folder import RunFolder
 from ramify.data import Dataset
@@ -462,3 +462,13 @@ def test_blocks_may_go_too_and_a_run_goes_on_across_that(tmp_path: Path, dataset
 def test_what_does_not_go_with_depth(given: dict[str, Any], said: str) -> None:
     with pytest.raises(RamifyError, match=said):
         resolve(depth=True, pretrain_epochs=1, **given)
+
+
+def test_the_samples_held_out_are_those_of_all_processes(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of two has its own part of them, as `all_sum` adds it up."""
+    monkeypatch.setattr("ramify.distributed.all_sum", lambda each: [2 * one for one in each])
+    setup = Setup(resolve(), RunFolder(tmp_path), dataset, lambda event: None, lambda share: None)
+    held = [(dataset.x_train[:3], dataset.y_train[:3])]
+    assert _told(setup, Job("pruned", 0), held, None)["tags"]["held_samples"] == 6

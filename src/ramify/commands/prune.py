@@ -156,7 +156,10 @@ def _shrink(settings: PruneSettings, job: Job, setup: Setup, judges: Batches) ->
 
 def _told(setup: Setup, job: Job, held: Batches, accept: Acceptance | None) -> dict[str, Any]:
     """What the events say of the samples that measure a cut, and of what was allowed on them."""
-    tags = setup.tags(job) | {"held_samples": sum(len(labels) for _, labels in held)}
+    samples = sum(len(labels) for _, labels in held)
+    if accept is None:  # else every process has all of them
+        samples = int(distributed.all_sum([torch.tensor(float(samples))])[0])
+    tags = setup.tags(job) | {"held_samples": samples}
     if accept is None:
         return {"tags": tags}
 
