@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -164,6 +165,26 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
     """As torchrun tells each of two processes."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
+@pytest.mark.usefixtures("two")
+def test_processes_that_cannot_meet_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torchrun was killed while they began: nobody listens any more."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    meeting = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "TORCHELASTIC_USE_AGENT_STORE": True,
+    }
+    for name, value in meeting.items():
+        monkeypatch.setenv(name, str(value))
+    for rank, said in enumerate(["error: rank 0: torchrun is gone: nothing answers at 127.", ""]):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        monkeypatch.setenv("RANK", str(rank))
+        result = CliRunner().invoke(app, ["grow"])
+        assert (result.exit_code, result.output[: len(said) or None]) == (2, said)
 
 
 @pytest.mark.usefixtures("two")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -72,18 +73,43 @@ def launched() -> Iterator[None]:
         )
     if gpus := torch.cuda.device_count():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
-    dist.init_process_group()
+    _check_torchrun()
+    with _ended_by_torchrun():
+        dist.init_process_group()
+        try:
+            with distributed.together():
+                try:
+                    yield
+                except BaseException:  # this process ends already, and says why
+                    for number in (signal.SIGTERM, signal.SIGINT):
+                        signal.signal(number, signal.SIG_IGN)
+                    raise
+        finally:
+            with suppress(RuntimeError):  # of processes that are gone
+                dist.destroy_process_group()
+
+
+def _check_torchrun() -> None:
+    """Make sure that the processes can meet: torch would wait for many minutes.
+
+    Raises:
+        RamifyError: Torchrun was killed while this process began.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # it is not there before them
+        return
+    address = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
     try:
-        with _ended_by_torchrun(), distributed.together():
-            try:
-                yield
-            except BaseException:  # this process ends already, and says why
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    signal.signal(number, signal.SIG_IGN)
-                raise
-    finally:
-        with suppress(RuntimeError):  # of processes that are gone
-            dist.destroy_process_group()
+        socket.create_connection(address, timeout=STUCK).close()
+    except ConnectionRefusedError:
+        gone = RamifyError(
+            f"torchrun is gone: nothing answers at {address[0]}:{address[1]}, where its processes "
+            "meet; start the command again."
+        )
+        if not _is_first_here():  # every process sees that
+            leave_saying(gone)
+        raise gone from None
+    except OSError:  # torch may get through, or knows better what is wrong
+        return
 
 
 @contextmanager
