@@ -215,3 +215,24 @@ def test_axes_of_few_channels_do_not_multiply_to_a_huge_model():
     assert [group.width for group in graph.groups] == [4, 2, 2, 2, 2, 2, 2]
     assert 128 < max(seen) <= 128 * 2**6
     assert sum(size > 128 for size in seen) == 1
+
+
+class Chosen(nn.Module):
+    """Gives out the places of the highest scores, which are as good as equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.score, self.out = nn.Linear(8, 257), nn.Linear(257, 1), nn.Linear(257, 2)
+
+    def forward(self, x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.hidden(x).relu()
+        best = self.score(hidden)[..., 0].topk(50).indices
+        return self.out(hidden), places.gather(1, best)
+
+
+def test_a_choice_between_equals_accuses_nobody() -> None:
+    torch.manual_seed(1)
+    x = torch.randn(1, 1, 8) + 1e-7 * torch.randn(1, 4000, 8)
+    group = ramify.trace(Chosen(), (x, torch.randn(1, 4000)))["hidden"]
+    assert group.prune_exact, group.reason
+    assert group.can_split, group.reason

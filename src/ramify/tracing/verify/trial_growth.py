@@ -178,13 +178,15 @@ class TrialGrowth:
         """Whether removing channel 0 of each equals zeroing it; None where the forward fails."""
         zeroed = {a: Change(np.arange(a.size), np.minimum(np.arange(a.size), 1.0)) for a in atoms}
         removed = {a: Change(np.arange(1, a.size), np.ones(a.size - 1)) for a in atoms}
-        inputs, tapes = self.runs[0][0], []
+        inputs, tapes, decisions = self.runs[0][0], [], Decisions()
         for changes in (zeroed, removed):
             later = OnUse(self.model)
             with resized(self.model, self._indexing, changes, on_use=later):
                 try:
                     run = lambda: call(self.model, inputs)  # noqa: E731
-                    tapes.append(record(self.model, Decisions().of(run), inputs, execute=later))
+                    tapes.append(record(self.model, decisions.of(run), inputs, execute=later))
+                    # What is decided between nearly equal numbers, rounding alone would change.
+                    decisions = Decisions(decisions.noted)
                 except Exception:
                     return None
         return near_equal(*tapes)
