@@ -43,6 +43,7 @@ TIMM: dict[str, str] = {
     "maxvit_tiny": "maxvit_tiny_tf_224",
     "mixnet_s": "mixnet_s",
     "hiera_tiny": "hiera_tiny_224",
+    "nextvit_small": "nextvit_small",
 }
 
 
@@ -88,7 +89,8 @@ def detection() -> Made:
 
 def yolo(name: str) -> Made:
     """A detector of `ultralytics` and one image."""
-    model = importlib.import_module("ultralytics").YOLO(f"{name}.yaml").model
+    kind = "RTDETR" if name.startswith("rtdetr") else "YOLO"
+    model = getattr(importlib.import_module("ultralytics"), kind)(f"{name}.yaml").model
     return model.eval(), torch.randn(1, 3, 320, 320)
 
 
