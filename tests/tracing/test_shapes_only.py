@@ -143,5 +143,25 @@ def test_what_a_product_would_refuse_is_not_made_up(
     x = torch.randn(shape)
     with pytest.raises(RuntimeError):
         run(model, x)
-    with pytest.raises((ValueAsked, RuntimeError)):
+    with pytest.raises(RuntimeError):
         run(model, x, ShapesOnly(model))
+
+
+FAILING: list[tuple[Callable[[Tensor, Tensor], Tensor], bool]] = [
+    (lambda y, x: y.view(3, 7), True),
+    (lambda y, x: torch.cat([y, x.new_ones(3, 3)], 1), True),
+    (lambda y, x: y + x.new_ones(3), True),
+    (lambda y, x: F.embedding((y.abs() + 9).long(), x), False),
+    (lambda y, x: y * y.sum().item(), False),
+]
+
+
+@pytest.mark.parametrize("then, by_size", FAILING)
+def test_what_fails_for_its_sizes_is_told_from_what_fails_for_its_values(
+    then: Callable[[Tensor, Tensor], Tensor], by_size: bool
+) -> None:
+    model, x = Function(nn.Linear(4, 4), then), torch.randn(2, 4)
+    hollow = ShapesOnly(model)
+    with pytest.raises(Exception) as failed:  # noqa: PT011  (of whatever kind)
+        run(model, x, hollow)
+    assert hollow.explains(failed.value) == by_size

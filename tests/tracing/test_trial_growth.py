@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ramify
+from ramify.tracing.shapes_only import ShapesOnly
 from ramify.tracing.verify import trial_growth
 from tests.checks import ability
 
@@ -236,3 +238,37 @@ def test_a_choice_between_equals_accuses_nobody() -> None:
     group = ramify.trace(Chosen(), (x, torch.randn(1, 4000)))["hidden"]
     assert group.prune_exact, group.reason
     assert group.can_split, group.reason
+
+
+class Literal(nn.Module):
+    """Does more in train mode, and has layers that are read at a literal size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.wide, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x).view(-1, 4)
+        x = self.wide(x)
+        return self.head(x.tanh().relu() if self.training else x.tanh())
+
+
+def test_products_are_computed_only_where_values_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not in train mode."""
+    record, computed = trial_growth.record, []
+
+    def noting(*args: Any, **named: Any) -> Any:
+        if not isinstance(named["execute"], ShapesOnly):
+            computed.append(named.get("training", False))
+        return record(*args, **named)
+
+    monkeypatch.setattr(trial_growth, "record", noting)
+    graph = ramify.trace(Literal(), torch.randn(3, 4))
+    assert [ability(graph[f"layers.{n}"]) for n in range(3)] == ["4 frozen"] * 3
+    assert ability(graph["wide"]) == "6 split"
+    assert len(graph.tapes) == 2
+    assert not any(computed)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ramify.tracing.propagate import READS_VALUES
-from ramify.tracing.recorder import leaves, tensors_of
+from ramify.tracing.recorder import leaves, mapped, tensors_of
 from ramify.tracing.rules.registry import has_own_rule
 from ramify.tracing.writes import storage_of
 
@@ -40,6 +40,20 @@ class ShapesOnly:
         self._unknown = {storage_of(tensor) for tensor in unknown}
         """The memory that holds zeros in place of values, or what was made of them."""
         self._asked = False
+        self._refused: Exception | None = None
+        """What an operation raised that refuses tensors of these sizes, whatever they hold."""
+
+    def explains(self, error: Exception) -> bool:
+        """Whether an error would have come with all values computed, too.
+
+        Args:
+            error: what the run raised.
+
+        Returns:
+            True where an operation refuses the sizes that it was given; False where it may be the
+            values.
+        """
+        return error is self._refused and not self._asked
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run an operation, or make zeros of its result's shape.
@@ -62,13 +76,21 @@ class ShapesOnly:
             result = _zeros_like_product(func, args)
             unknown = unknown or result is not None
         if result is None:
-            result = func(*args, **kwargs)
+            result = self._run(func, args, kwargs)
         made = leaves(result, Tensor)
         if unknown:
             self._unknown.update(map(storage_of, made + (given if func._schema.is_mutable else [])))
         else:  # new tensors may lie where unknown ones lay before
             self._unknown.difference_update(map(storage_of, made))
         return result
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run an operation as it is; where it fails, note whether it is for the sizes."""
+        try:
+            return func(*args, **kwargs)
+        except Exception as error:
+            self._refused = error if _refuses_sizes(func, args, kwargs) else None
+            raise
 
     def _depends_on_values(self, func: Any, args: tuple[Any, ...]) -> bool:
         """Whether an operation gives values to Python, or a result whose shape depends on them."""
@@ -79,38 +101,59 @@ class ShapesOnly:
         return func._schema.name in READS_VALUES or not tags.isdisjoint(func.tags)
 
 
+def _refuses_sizes(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operation fails on tensors of these shapes that hold nothing at all."""
+
+    def blank(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return torch.empty(leaf.shape, dtype=leaf.dtype, device="meta")
+
+    try:
+        func(*mapped(args, blank), **mapped(dict(kwargs), blank))
+    except NotImplementedError:  # it needs values
+        return False
+    except Exception:
+        return True
+    return False
+
+
 def _zeros_like_product(func: Any, args: tuple[Any, ...]) -> Tensor | None:
     """Zeros in place of a matrix product or convolution.
 
     Returns:
-        The zeros; None for any other operation.
-
-    Raises:
-        ValueAsked: the operation would refuse its arguments, or may.
+        The zeros; None for any other operation, and where it would refuse its arguments, or may.
     """
     first = _MATRICES.get(func._schema.name)
     if first is not None:
         one, other = args[first : first + 2]
         if one.shape[-1] != other.shape[-2] or one.shape[:-2] != other.shape[:-2]:
-            raise ValueAsked
+            return None
         shape = (*one.shape[:-1], other.shape[-1])
-        if first and torch.broadcast_shapes(args[0].shape, shape) != shape:
-            raise ValueAsked
+        if first and not _broadcasts(args[0].shape, shape):
+            return None
         return one.new_zeros(shape)
     if func._schema.name != "aten::convolution":
         return None
     source, weight = args[:2]
-    return source.new_zeros(_convolved(args)).contiguous(memory_format=_format(source, weight))
+    made = _convolved(args)
+    if made is None:
+        return None
+    return source.new_zeros(made).contiguous(memory_format=_format(source, weight))
 
 
-def _convolved(args: tuple[Any, ...]) -> tuple[int, ...]:
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether a tensor of one shape can be added to one of another, which stays as it is."""
+    return len(shape) <= len(to) and all(
+        size in (1, whole) for size, whole in zip(shape[::-1], to[::-1], strict=False)
+    )
+
+
+def _convolved(args: tuple[Any, ...]) -> tuple[int, ...] | None:
     """The shape of what `aten::convolution` gives for its arguments.
 
     Returns:
-        The sizes.
-
-    Raises:
-        ValueAsked: it would refuse them, or may.
+        The sizes; None where it would refuse them, or may.
     """
     source, weight, bias, *settings, transposed, more, groups = args
     space = weight.dim() - 2
@@ -118,7 +161,7 @@ def _convolved(args: tuple[Any, ...]) -> tuple[int, ...]:
     read = weight.shape[0] if transposed else weight.shape[1] * groups
     made = weight.shape[1] * groups if transposed else weight.shape[0]
     if not fits or source.shape[1] != read or (bias is not None and len(bias) != made):
-        raise ValueAsked
+        return None
     each = [tuple(v) * (space if len(v) == 1 else 1) for v in (*settings, more)]
     sizes = []
     for size, kernel, s, p, d, m in zip(source.shape[2:], weight.shape[2:], *each, strict=True):
@@ -126,7 +169,7 @@ def _convolved(args: tuple[Any, ...]) -> tuple[int, ...]:
         plain = (size + 2 * p - reach - 1) // s + 1
         sizes.append((size - 1) * s - 2 * p + reach + m + 1 if transposed else plain)
     if min(sizes, default=1) < 1:
-        raise ValueAsked
+        return None
     return (source.shape[0], made, *sizes)
 
 

@@ -267,13 +267,14 @@ def _compare_other_size(model: nn.Module, flow: DimFlow, inputs: Any, edit_outpu
     traced = flow.tape
     for other in other_sizes(inputs):
         second = empty_flow(model)
-        run = other, False
+        run, shapes = (other, False), ShapesOnly(model)
         try:
             try:
-                tape, uses = _record(model, run, execute=ShapesOnly(model))
-            except (AssertionError, ValueError):  # of Python, which has seen no values
-                continue
-            except Exception:  # it may be the values that were not computed
+                tape, uses = _record(model, run, execute=shapes)
+            except Exception as error:
+                of_python = isinstance(error, (AssertionError, ValueError))  # which saw no values
+                if of_python or shapes.explains(error):
+                    continue
                 tape, uses = _record(model, run)
         except Exception:  # a model of this size alone, or another meaning of these axes
             continue

@@ -99,6 +99,8 @@ class TrialGrowth:
     """Run -> operations before a product whose scale rows keep: their own values change."""
     _blamed: dict[str, int] = field(default_factory=dict)
     """How often groups of one kind failed."""
+    _asking: set[int] = field(default_factory=set)
+    """Runs that need values of products even where shapes alone are compared."""
     _scales_asked: bool = False
     _rescales: bool = False
     """Whether a run multiplied by another number than before, whether or not values show it."""
@@ -243,19 +245,18 @@ class TrialGrowth:
         """
         if not atoms:
             return None
-        if not values:  # products need not be computed where shapes alone are compared
-            with contextlib.suppress(ValueAsked):
-                return self._grow(atoms, False, until, shapes=True)
-        return self._grow(atoms, values, until)
+        with contextlib.suppress(ValueAsked):
+            return self._grow(atoms, values, until, shapes=True)
+        return self._grow(atoms, values, until, shapes=False)
 
     def _grow(
         self,
         atoms: Sequence[Atom],
         values: bool,
         until: tuple[int, int] | None,
-        shapes: bool = False,
+        shapes: bool,
     ) -> Failure | None:
-        """One attempt; with `shapes`, products with weights are not computed.
+        """One attempt; with `shapes`, no products with weights where shapes alone are compared.
 
         Returns:
             The first failure.
@@ -268,13 +269,14 @@ class TrialGrowth:
         grown = DimFlow({n: tuple(new_size(t, changes) for t in ts) for n, ts in dims.items()})
         dead = frozenset(atom for atom in atoms if atom.no_split)
         with resized(self.model, self._indexing, changes, dead, later):
-            execute = ShapesOnly(self.model, later.waiting()) if shapes else later
             runs = enumerate(zip(self.runs, self.references, strict=True))
             for number, ((inputs, training), reference) in runs:
                 if until is not None and number < until[0]:
                     continue
                 stop = until[1] if until is not None else None
                 compared = values and not training
+                hollow = shapes and not compared and number not in self._asking
+                execute = ShapesOnly(self.model, later.waiting()) if hollow else later
                 except_at = self._other_values[number]
                 comparison = RunComparison(reference, changes, compared, stop, except_at)
                 run = SizedRun(self.model, functools.partial(call, self.model, inputs))
@@ -290,7 +292,12 @@ class TrialGrowth:
                 except Exception as error:
                     if comparison.satisfied:
                         return None
-                    if shapes and not isinstance(error, Mismatch):
+                    by_shape = isinstance(error, Mismatch)
+                    if isinstance(execute, ShapesOnly) and not (
+                        by_shape or execute.explains(error)
+                    ):
+                        if isinstance(error, ValueAsked):
+                            self._asking.add(number)
                         raise ValueAsked from error
                     return self._failure(number, comparison, changes)
                 if compared and not self.edit_outputs and not near_equal(reference.tape, tape):
