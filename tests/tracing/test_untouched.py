@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import random
 from typing import Any
 
@@ -153,3 +155,36 @@ def test_inference_mode_and_half_precision() -> None:
             ramify.apply(graph, [ramify.Split("0", 1)])  # weights that nothing could train
     model = small().bfloat16()
     assert ability(ramify.trace(model, torch.randn(5, 3).bfloat16())["0"]) == "4 split"
+
+
+class Counting(nn.Module):
+    """Notes how many objects are left out of the search for garbage while it runs."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.layer, self.fails = nn.Linear(3, 4), fails
+
+    def forward(self, x: Tensor) -> Tensor:
+        COUNTS.append(gc.get_freeze_count())
+        return self.layer(x) if not self.fails else self.layer(x).view(7, 7)
+
+
+COUNTS: list[int] = []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_older_objects_are_left_out_of_the_search_for_garbage(fails: bool) -> None:
+    COUNTS.clear()
+    with pytest.raises(ramify.RamifyError) if fails else contextlib.nullcontext():
+        ramify.trace(Counting(fails), torch.randn(2, 3))
+    assert COUNTS[0] > 0
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_was_left_out_before_stays_so() -> None:
+    gc.freeze()
+    try:
+        ramify.trace(nn.Linear(3, 4), torch.randn(2, 3))
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()

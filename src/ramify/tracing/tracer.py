@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -165,6 +166,29 @@ def _names(unused: Any) -> tuple[str, ...]:
 
 
 def _trace(
+    model: nn.Module, inputs: Any, settings: Settings, known: TrialResults | None
+) -> ChannelGraph:
+    with _older_objects_left_out():
+        return _traced(model, inputs, settings, known)
+
+
+@contextlib.contextmanager
+def _older_objects_left_out() -> Iterator[None]:
+    """Python looks for garbage only among what is made inside.
+
+    A trace makes so many objects that it would look through all there are again and again.
+    """
+    frozen = gc.get_freeze_count() == 0  # else they are left out already, and stay so
+    if frozen:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if frozen:
+            gc.unfreeze()
+
+
+def _traced(
     model: nn.Module, inputs: Any, settings: Settings, known: TrialResults | None
 ) -> ChannelGraph:
     also, edit_outputs, unused = settings
