@@ -57,6 +57,8 @@ NETS: list[tuple[nn.Module, Tensor]] = [
     (nn.Conv3d(4, 6, 3), torch.randn(2, 4, 5, 6, 7)),
     (nn.Conv2d(4, 6, 3), IMAGE.to(memory_format=torch.channels_last)),
     (nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last), IMAGE),
+    (nn.Sequential(nn.Conv2d(4, 6, 3), nn.GELU()), IMAGE.to(memory_format=torch.channels_last)),
+    (Function(nn.Conv2d(4, 6, 3), lambda y, x: F.silu(y.permute(0, 2, 3, 1)[..., ::2])), IMAGE),
     (Function(nn.Conv2d(4, 6, 3), lambda y, x: y.permute(0, 2, 3, 1).reshape(2, -1, 3)), IMAGE),
 ]
 
@@ -77,6 +79,11 @@ def test_operations_and_shapes_are_those_of_a_run(model: nn.Module, x: Tensor) -
 
 def test_products_are_not_computed() -> None:
     model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU())
+    assert not run(model, torch.ones(2, 3), ShapesOnly(model)).results[0].any()
+
+
+def test_activations_of_what_is_not_known_are_not_computed() -> None:
+    model = Function(nn.Linear(3, 4), lambda y, x: F.elu((y + 1).log() - 1, 2.0))
     assert not run(model, torch.ones(2, 3), ShapesOnly(model)).results[0].any()
 
 

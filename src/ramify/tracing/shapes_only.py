@@ -1,9 +1,10 @@
 """A run of a model for its shapes alone: products with weights are not computed.
 
-Nearly all of a pass goes into matrix products and convolutions. Where only the operations and the
-shapes of a run are asked for, zeros stand for what these would give. Everything else runs as
-usual, so that the Python of a forward meets tensors of the right kind, shape and strides. Should it
-ask for a value that depends on such zeros, the run ends with `ValueAsked`.
+Nearly all of a pass goes into matrix products and convolutions, and much of the rest into
+activations. Where only the operations and the shapes of a run are asked for, zeros stand for what
+these would give. Everything else runs as usual, so that the Python of a forward meets tensors of
+the right kind, shape and strides. Should it ask for a value that depends on such zeros, the run
+ends with `ValueAsked`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from ramify.tracing.writes import storage_of
 
 _MATRICES = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
 """Matrix products, and which of their arguments is the first factor."""
+_ACTIVATIONS = frozenset(f"aten::{n}" for n in "elu erf gelu hardswish mish silu tanh".split())
+"""What takes long for an entry, gives floats for floats, and zero for zero."""
 
 
 class ValueAsked(Exception):
@@ -74,6 +77,8 @@ class ShapesOnly:
                 self._asked = True
                 raise ValueAsked
             result = _zeros_like_product(func, args)
+            if unknown and func._schema.name in _ACTIVATIONS and args[0].is_floating_point():
+                result = torch.zeros_like(args[0])
             unknown = unknown or result is not None
         if result is None:
             result = self._run(func, args, kwargs)
