@@ -15,7 +15,9 @@ from torch import nn
 import ramify
 from ramify.cost import graph_cost
 from ramify.errors import RamifyError
-from ramify.refit import CutReport, Takeover, cut
+from ramify.methods import Taylor
+from ramify.refit import CutReport, Takeover, cut, takeover
+from ramify.refit.curvature import reads_of
 from tests.refit.networks import Residual
 
 
@@ -404,6 +406,26 @@ def test_a_duplicate_is_free_and_its_twin_is_dear():
     assert first.gain > -1e-4
     other = next(p for p in found if p.edit.channel == 8 - first.edit.channel)
     assert other.gain < -1e-3
+
+
+@pytest.mark.parametrize("method", [None, Taylor()])
+def test_groups_that_are_not_asked_for_are_not_scored(method, monkeypatch):
+    """What reads no channel of them takes neither time nor memory; the others' scores stay."""
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    every = Takeover().propose(graph, loss, batches(data))
+    some = Takeover().propose(graph, loss, batches(data), ["2"])
+    assert some == [p for p in every if p.edit.group == "2"]
+    met = []
+
+    def noting(*args):
+        reads, samples = reads_of(*args)
+        met.extend(read.reader.name for read in reads)
+        return reads, samples
+
+    monkeypatch.setattr(takeover, "reads_of", noting)
+    cut(graph, loss, batches(data), method=method, budget={"params": 700}, groups=["2"])
+    assert set(met) == {"4.weight"}
 
 
 def test_costs_are_those_of_brute_force():

@@ -102,7 +102,7 @@ def test_curvature_is_that_of_the_gradients_however_many_outputs(outputs):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, outputs)).double()
     batches = [torch.randn(5, 4).double() for _ in range(2)]
-    [read], samples = reads_of(ramify.trace(net, batches[0]), loss, batches)
+    [read], samples = reads_of(ramify.trace(net, batches[0]), loss, batches, ["0"])
     assert samples == 10
     assert (read.weight is None) == (outputs <= 6)
     assert read.gradients.shape[-1] == min(outputs, 6)

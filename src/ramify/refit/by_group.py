@@ -17,7 +17,7 @@ from ramify.methods.proposal import Method
 from ramify.probe.loss import Loss
 from ramify.refit.choosing import candidates, comparable
 from ramify.refit.outcome import mean_loss, outcome_of, samples
-from ramify.refit.takeover import Takeover
+from ramify.refit.takeover import Takeover, proposed
 from ramify.refit.trials import losses_of_cuts
 from ramify.tracing import ChannelGraph
 
@@ -202,7 +202,7 @@ def sensitivity(
     sample, measured_on = samples(batches, held)
     names, ordered_shares = _names(graph, groups), _checked(shares)
     scorer = method or (Takeover() if refit else Taylor())
-    proposals = comparable(agree(graph, scorer.propose(graph, loss, sample)), raw=True)
+    proposals = comparable(agree(graph, proposed(scorer, graph, loss, sample, names)), raw=True)
     ordered: dict[str, list[Proposal]] = {name: [] for name in names}
     for proposal in candidates(graph, proposals, {group.name: 1 for group in graph.groups}):
         ordered.get(graph[proposal.edit.group].name, []).append(proposal)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,14 +58,15 @@ class ReaderSums:
 
 
 def reads_of(
-    graph: ChannelGraph, loss: Loss, batches: Iterable[Any]
+    graph: ChannelGraph, loss: Loss, batches: Iterable[Any], names: Collection[str]
 ) -> tuple[list[ReaderSums], int]:
-    """Every linear reader of channels that can be pruned, with its moments.
+    """Every linear reader of some groups' channels, with its moments.
 
     Args:
         graph: the traced model.
         loss: `loss(model, batch)` -> (S,).
         batches: the sample.
+        names: of the groups.
 
     Returns:
         The readers in forward order, and the number of samples of all ranks.
@@ -75,8 +76,9 @@ def reads_of(
     """
     found: list[ReaderSums] = []
     courses, samples = Courses(), 0
+    groups = [group for group in graph.groups if group.name in names]
     for number, batch in enumerate(batches):
-        samples += _add(graph, found, courses, loss, (number, batch))
+        samples += _add(graph, groups, found, courses, loss, (number, batch))
     if not samples:
         raise RamifyError("there is no batch to score on: give at least one")
     return _everywhere(found), int(distributed.all_sum([torch.tensor(float(samples))])[0])
@@ -84,6 +86,7 @@ def reads_of(
 
 def _add(
     graph: ChannelGraph,
+    groups: Sequence[ChannelGroup],
     found: list[ReaderSums],
     courses: Courses,
     loss: Loss,
@@ -101,7 +104,7 @@ def _add(
         taken = RecordedPass(graph.model, run, batch, names)
     course = courses.of(taken.tape)
     if not found:
-        found += _found(graph, course)
+        found += _found(graph, groups, course)
     by_name = {reader.name: reader for reader in course.readers}
     # Where the data choose what is run (experts, say), a batch need not have every reader.
     met = [read for read in found if read.reader.name in by_name]
@@ -143,14 +146,14 @@ def _everywhere(found: Sequence[ReaderSums]) -> list[ReaderSums]:
     ]
 
 
-def _found(graph: ChannelGraph, course: Course) -> list[ReaderSums]:
+def _found(graph: ChannelGraph, scored: Sequence[ChannelGroup], course: Course) -> list[ReaderSums]:
     tensors, out = tensors_of(graph.model), []
     for reader in course.readers:
         if reader.entries.shape[1] > moments.WIDEST:
             continue
         groups = {}
-        for group in graph.groups:
-            where = _features(graph, group, reader) if group.can_prune else None
+        for group in scored:
+            where = _features(graph, group, reader)
             if where is not None:
                 groups[group.name] = where
         if groups:

@@ -25,13 +25,13 @@ from ramify.methods.proposal import Method, checked
 from ramify.probe.loss import Loss, first_complex
 from ramify.refit.block_takeover import refit_without
 from ramify.refit.budget_shares import in_numbers
-from ramify.refit.choosing import Floor, comparable, floors, of_groups, tells_apart
+from ramify.refit.choosing import Floor, comparable, floors, matching, of_groups, tells_apart
 from ramify.refit.depth_choice import drops_within
 from ramify.refit.expected import expected_rise
 from ramify.refit.outcome import Accept, constant_loss, mean_loss, samples
 from ramify.refit.selecting import Selecting, smallest
 from ramify.refit.sequential import Refitted
-from ramify.refit.takeover import Takeover
+from ramify.refit.takeover import Takeover, proposed
 from ramify.select import Rule
 from ramify.select.fit import BUDGETS
 from ramify.select.rounding import Multiple, check_multiple
@@ -339,7 +339,10 @@ def _prunes(
     """
     if not any(group.can_prune for group in graph.groups):
         return []
-    proposals = agree(graph, checked(graph, method, method.propose(graph, loss, sample)))
+    names = [group.name for group in graph.groups]
+    if groups is not None:
+        names = matching(graph, [groups] if isinstance(groups, str) else groups)
+    proposals = agree(graph, checked(graph, method, proposed(method, graph, loss, sample, names)))
     prunes = comparable(of_groups(graph, proposals, groups), raw)
     if not prunes and proposals:
         raise RamifyError(

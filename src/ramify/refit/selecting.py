@@ -112,7 +112,8 @@ class Selecting:
 
     @cached_property
     def _takeovers(self) -> list[Proposal]:
-        return agree(self.graph, Takeover().propose(self.graph, self.loss, self.sample))
+        names = {self.graph[proposal.edit.group].name for proposal in self.proposals}
+        return agree(self.graph, Takeover().propose(self.graph, self.loss, self.sample, names))
 
 
 def smallest(selecting: Selecting, sizes: Mapping[str, float] | None, most: float) -> Outcome:

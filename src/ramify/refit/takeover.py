@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from ramify.cost import CostModel
 from ramify.edit import Prune
 from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
-from ramify.methods.proposal import Proposal, best_first
+from ramify.methods.proposal import Method, Proposal, best_first
 from ramify.methods.scores import prunable
 from ramify.probe.loss import Loss, check_real, check_weights
 from ramify.probe.reads import first_order
@@ -51,13 +51,21 @@ class Takeover:
         if self.strength is not None and not self.strength > 0:
             raise RamifyError(f"strength is a λ above 0, or None, and got {self.strength}")
 
-    def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
+    def propose(
+        self,
+        graph: ChannelGraph,
+        loss: Loss,
+        batches: Iterable[Any],
+        groups: Collection[str] | None = None,
+    ) -> list[Proposal]:
         """A prune of every channel that can go, least dear first.
 
         Args:
             graph: the traced model.
             loss: `loss(model, batch)` -> (S,), one number a sample.
             batches: the sample to average over.
+            groups: the names of those to score, by default all. What reads no channel of them takes
+                neither time nor memory.
 
         Returns:
             The proposals; `gain` is minus what the removal costs when all that went before it in
@@ -69,17 +77,18 @@ class Takeover:
         check_editable(graph)
         check_weights(graph.model)
         check_real(graph.model)
-        if not prunable(graph):
+        scored = [g for g in prunable(graph) if groups is None or g.name in groups]
+        if not scored:
             return []
         sample = list(batches)
-        reads, samples = reads_of(graph, loss, sample)
+        reads, samples = reads_of(graph, loss, sample, [group.name for group in scored])
         own = lambda read: weight_of(graph.model, read.reader).double()  # noqa: E731
         strengths = {
             read.reader.name: self.strength or strength_of(read, own(read)) for read in reads
         }
         prices, proposals, unread = CostModel(graph), list[Proposal](), list[str]()
         multiplied = _multiplied(graph)
-        for group in prunable(graph):
+        for group in scored:
             blocks = [
                 block_of(graph.model, read, group.name, samples, strengths[read.reader.name])
                 for read in reads
@@ -123,6 +132,26 @@ class Takeover:
             for value, channel in ranked:
                 out.append(Proposal(Prune(name, channel), -value, cost, score=-value, graph=graph))
         return out
+
+
+def proposed(
+    method: Method, graph: ChannelGraph, loss: Loss, sample: Sequence[Any], groups: Collection[str]
+) -> list[Proposal]:
+    """What a method proposes where only some groups count; Takeover does not score the others.
+
+    Args:
+        method: the method.
+        graph: the traced model.
+        loss: `loss(model, batch)` -> (S,), one number a sample.
+        sample: the batches.
+        groups: the names of the groups.
+
+    Returns:
+        Its proposals, which another method makes for other groups, too.
+    """
+    if type(method) is Takeover:
+        return method.propose(graph, loss, sample, groups)
+    return list(method.propose(graph, loss, sample))
 
 
 def _multiplied(graph: ChannelGraph) -> set[Atom]:
