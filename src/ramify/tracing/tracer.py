@@ -178,13 +178,13 @@ def _older_objects_left_out() -> Iterator[None]:
 
     A trace makes so many objects that it would look through all there are again and again.
     """
-    frozen = gc.get_freeze_count() == 0  # else they are left out already, and stay so
-    if frozen:
-        gc.freeze()
+    before = gc.get_freeze_count()  # where some are left out already, they stay so
     try:
+        if not before:
+            gc.freeze()
         yield
     finally:
-        if frozen:
+        if not before:
             gc.unfreeze()
 
 
