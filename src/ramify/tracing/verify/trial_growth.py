@@ -292,10 +292,8 @@ class TrialGrowth:
                 except Exception as error:
                     if comparison.satisfied:
                         return None
-                    by_shape = isinstance(error, Mismatch)
-                    if isinstance(execute, ShapesOnly) and not (
-                        by_shape or execute.explains(error)
-                    ):
+                    unsure = isinstance(execute, ShapesOnly) and not execute.explains(error)
+                    if unsure and not isinstance(error, Mismatch):
                         if isinstance(error, ValueAsked):
                             self._asking.add(number)
                         raise ValueAsked from error
