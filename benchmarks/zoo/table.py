@@ -45,7 +45,8 @@ python -m benchmarks.zoo --write
   layers that make the outputs ignored, no other hints: *pass* is that forward and backward run and
   the outputs keep their shapes. *values differ*: with only those groups pruned that hold
   convolutions of one group, linear layers, batch norms and operations without weights, the outputs
-  are not those of the original whose same channels are zeroed where they are read, to 1e-4.
+  are not those of the original whose same channels are zeroed where they are read, to 1e-4 (a norm
+  that a model writes itself counts as such operations, and may change them rightly).
 * Every model has run in a process of its own, ended after {seconds:g} s, and once more for
   Torch-Pruning, which only prunes, ended after {peer_seconds:g} s; each with at most {memory:g} GB
   and one thread. Seconds are those of the processor. Where a cell is empty, it was not run.

@@ -6,6 +6,7 @@ The options of `grow`, `prune`, `search` and `retrain` are made from their setti
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
@@ -42,7 +43,11 @@ class _OneSentence(typer.core.TyperGroup):
                 stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
+        except typer.Exit:  # as of --help
+            raise
         except (Exception, KeyboardInterrupt, SystemExit) as error:
+            if hasattr(error, "format_message") and "WORLD_SIZE" not in os.environ:
+                raise  # click's, of one process: torch need not be loaded for it
             from ramify.commands.launched import launched, whose
             from ramify.peers import said_elsewhere
 
