@@ -109,9 +109,10 @@ def in_bfloat16(
     model: nn.Module, inputs: Any, prune: Callable[[ChannelGraph], ChannelGraph]
 ) -> str | None:
     """Traced, pruned and run in bfloat16; where the original does not run so either, say it."""
+    other = copy.deepcopy(model)  # some keep tensors of a pass, which no second backward takes
     try:
-        any_loss(model, inputs).backward()
-        fine = all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+        any_loss(other, inputs).backward()
+        fine = all(bool(p.grad.isfinite().all()) for p in other.parameters() if p.grad is not None)
     except Exception:
         fine = False
     if not fine:
