@@ -364,6 +364,22 @@ def test_what_cannot_be_met_is_said() -> None:
     assert (empty.chosen, empty.value, empty.bound, empty.gap) == ([], 0, 0, 0)
 
 
+def line(base: float, each: Mapping[str, float]) -> type:
+    """A latency that is a line in the widths, in place of one that is learned."""
+
+    class Line:
+        def __init__(self, graph: ramify.ChannelGraph) -> None:
+            self.graph, self.on = graph, lambda _: self
+
+        def at(self, widths: Index) -> float:
+            return float(self.at_each(widths[None])[0])
+
+        def at_each(self, shapes: Index) -> Floats:
+            return base + shapes @ np.array([each.get(g.name, 0.0) for g in self.graph.groups])
+
+    return Line
+
+
 def test_latency_is_predicted_and_the_chosen_shape_is_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -380,18 +396,7 @@ def test_latency_is_predicted_and_the_chosen_shape_is_measured(
     ) -> ramify.latency.Latency:
         return ramify.latency.Latency(20 + sum(real[edit.group] for edit in edits), 0.1)
 
-    class Line:
-        def __init__(self, graph: ramify.ChannelGraph) -> None:
-            self.graph, self.on = graph, lambda _: self
-
-        def at(self, widths: Index) -> float:
-            return float(self.at_each(widths[None])[0])
-
-        def at_each(self, shapes: Index) -> Floats:
-            each = {"a": 0.5, "b": 1.5}
-            return 7 + shapes @ np.array([each.get(g.name, 0.0) for g in graph.groups])
-
-    monkeypatch.setattr("ramify.select.knapsack.rule.learn", Line)
+    monkeypatch.setattr("ramify.select.knapsack.rule.learn", line(7, {"a": 0.5, "b": 1.5}))
     monkeypatch.setattr("ramify.select.knapsack.rule.measure_edited", measured)
     found = ramify.Knapsack(latency=6.0).solve(offered)
     assert 0 < found.spent["latency"] <= 6.0
@@ -423,17 +428,7 @@ def test_a_budget_of_milliseconds_is_filled_whatever_was_predicted(
         measured.append(len(edits))
         return ramify.latency.Latency(100.0 - len(edits), 0.1)
 
-    class Line:
-        def __init__(self, graph: ramify.ChannelGraph) -> None:
-            self.graph, self.on = graph, lambda _: self
-
-        def at(self, widths: Index) -> float:
-            return float(self.at_each(widths[None])[0])
-
-        def at_each(self, shapes: Index) -> Floats:
-            return 40 + share * shapes[:, 0]
-
-    monkeypatch.setattr("ramify.select.knapsack.rule.learn", Line)
+    monkeypatch.setattr("ramify.select.knapsack.rule.learn", line(40, {"0": share}))
     monkeypatch.setattr("ramify.select.knapsack.rule.measure_edited", milliseconds)
     found = ramify.Knapsack(latency=-20.0).solve(offered)
     assert len(found.chosen) in {20, 21, 22}  # 22 are 2.5 % faster than the 80 that are allowed
