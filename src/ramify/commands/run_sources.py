@@ -58,10 +58,11 @@ def _check_ranks(found: Sequence[Mapping[str, Any]]) -> None:
         different = [f"data set {first['data']}"] if found[0]["data"] != other["data"] else []
         codes = found[0]["code"], other["code"]
         names = [name for name in first if codes[0].get(name) != codes[1].get(name)]
-        for what in different + [f"code of the {name} {first[name]}" for name in names]:
+        different += [f"code of the {name} {first[name]}" for name in names]
+        if different:
             raise RamifyError(
-                f"the {what} is not the same on rank 0 and on rank {rank}: give every process the "
-                "same files, and what draws numbers a seed of its own."
+                f"the {different[0]} is not the same on rank 0 and on rank {rank}: give every "
+                "process the same files, and what draws numbers a seed of its own."
             )
 
 

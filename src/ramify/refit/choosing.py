@@ -249,14 +249,15 @@ def _solve(
         rule = Knapsack(**counted, multiple_of=multiple, steps=STEPS, milliseconds=milliseconds)  # type: ignore[arg-type]
         return rule.select(offered)
     except RamifyError:
-        if "latency" not in sizes:
+        if milliseconds is None:
             raise
-        raise _too_slow(graph, offered, sizes["latency"]) from None
+        raise _too_slow(graph, offered, sizes["latency"], milliseconds) from None
 
 
-def _too_slow(graph: ChannelGraph, offered: Sequence[Proposal], most: float) -> RamifyError:
+def _too_slow(
+    graph: ChannelGraph, offered: Sequence[Proposal], most: float, now: float
+) -> RamifyError:
     """That no shape was found within so many milliseconds, and how fast the model gets here."""
-    now = measure_edited(graph).median
     least = measure_edited(graph, [proposal.edit for proposal in offered]).median
     still = "still takes" if least > most else "takes"
     return RamifyError(

@@ -213,6 +213,11 @@ def _beside_blocks(found: Sequence[_Candidate]) -> list[_Candidate]:
     return [one for one in found if one.same or one.kind in classes or one.container in lists]
 
 
+def _forward_of(op: Op) -> str:
+    """Whose forward runs an operation, in words."""
+    return f"'{op.module}'" if op.module else "the model's own forward"
+
+
 class _Finder:
     """Looks for blocks of one model on one tape."""
 
@@ -405,8 +410,7 @@ class _Finder:
             return f"it is the only block of '{found.container}'"
         reader = self._reader(found)
         if reader is not None:
-            where = f"'{reader.module}'" if reader.module else "the model's own forward"
-            return f"besides its stream it makes what {where} reads"
+            return f"besides its stream it makes what {_forward_of(reader)} reads"
         return ""
 
     def _reader(self, found: _Candidate) -> Op | None:
@@ -429,8 +433,8 @@ class _Finder:
         if found.container is None:
             why = "it is no member of a ModuleList or Sequential, where a copy could stand"
         elif not self._calls[found.container] and (reader := self._collector(found)) is not None:
-            where = f"'{reader.module}'" if reader.module else "the model's own forward"
-            why = f"{where} reads its output beside its input, and would read that of a copy too"
+            whose = _forward_of(reader)
+            why = f"{whose} reads its output beside its input, and would read that of a copy too"
         return ends, why
 
     def _collector(self, found: _Candidate) -> Op | None:
