@@ -103,20 +103,34 @@ def mnist14() -> Task:
     )
 
 
-def cifar10(name: str, width: int, budget: int) -> Task:
-    """A network on all images of CIFAR-10, whose training computes in bfloat16."""
+def cifar10(name: str, width: int, budget: int, pooled: int = 1) -> Task:
+    """A network on all images of CIFAR-10, whose training computes in bfloat16.
+
+    Args:
+        name: of the network, as `ramify.models.build` knows it.
+        width: of the first network.
+        budget: parameters.
+        pooled: pixels in each direction that are averaged to one, after augmentation.
+
+    Returns:
+        The task.
+    """
     data = load("cifar10")
 
-    def epochs(seed: int) -> Callable[[int], Iterable[Batch]]:
-        return lambda epoch: batches(data, SIZE, seed, epoch)
+    def images(x: Tensor) -> Tensor:
+        # Channels last, in which convolutions take a third less time.
+        return F.avg_pool2d(x, pooled).contiguous(memory_format=torch.channels_last)
 
-    shape = tuple(data.x_train.shape[1:])
-    network = partial(build, name, dataset_shape=shape, classes=10, width=width)
+    def epochs(seed: int) -> Callable[[int], Iterable[Batch]]:
+        return lambda epoch: ((images(x), y) for x, y in batches(data, SIZE, seed, epoch))
+
+    example = images(data.x_train[:1])
+    network = partial(build, name, dataset_shape=tuple(example.shape[1:]), classes=10, width=width)
     return Task(
         network,
-        data.x_train[:1],
+        example,
         epochs,
-        _in_parts(data.x_test, data.y_test),
+        _in_parts(images(data.x_test), data.y_test),
         _in_bfloat16,
         total=30,
         every=1,
@@ -133,4 +147,6 @@ TASKS: dict[str, Callable[[], Task]] = {
     "mnist14": mnist14,
     "resnet20": partial(cifar10, "resnet20", 4, 100_000),
     "vgg19": partial(cifar10, "vgg19", 16, 250_000),
+    "resnet20-16": partial(cifar10, "resnet20", 4, 100_000, pooled=2),
+    "vgg19-16": partial(cifar10, "vgg19", 16, 250_000, pooled=2),
 }

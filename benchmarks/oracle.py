@@ -1,7 +1,8 @@
 """What widening each layer of a half-trained network is really worth, against what methods say.
 
     RAMIFY_DATA=FOLDER python -m benchmarks.oracle [--data cifar10 mnist] [--seeds 0 1 2 ...]
-        [--repeats 3] [--warm 400] [--steps 200] [--share 0.5] [--out FILE]
+        [--methods S2D Gauss-Newton GradMax random] [--repeats 3] [--warm 400] [--steps 200]
+        [--share 0.5] [--out FILE]
 
 A VGG of narrow layers is trained for `--warm` steps of 64 images. Then one layer at a time is
 widened by a `--share` of its channels, by the best edits that a method has for it, and the network
@@ -156,7 +157,9 @@ def said(network: Network) -> Row:
     return found
 
 
-def missing(network: Network, repeats: int, rows: Sequence[Row]) -> Iterator[Row]:
+def missing(
+    network: Network, methods: Sequence[str], repeats: int, rows: Sequence[Row]
+) -> Iterator[Row]:
     """The lines that a network still lacks, each as soon as it is known."""
     own = [row for row in rows if all(row[name] == value for name, value in network.key.items())]
     done = {(row["what"], row.get("group"), row.get("repeat")) for row in own}
@@ -166,7 +169,7 @@ def missing(network: Network, repeats: int, rows: Sequence[Row]) -> Iterator[Row
         if ("nothing", None, repeat) not in done:
             held = network.later([], repeat)
             yield network.key | {"what": "nothing", "repeat": repeat, "held": held}
-        for title in METHODS:
+        for title in methods:
             for group in network.groups:
                 if (title, group.name, repeat) in done:
                     continue
@@ -221,7 +224,7 @@ def correlations(own: Sequence[Row], title: str, repeats: int) -> list[float]:
 
 
 def table(rows: Sequence[Row], repeats: int) -> str:
-    """Mean rank correlations, with standard errors over networks, as Markdown."""
+    """Mean rank correlations as Markdown, over networks whose trainings are all known."""
     heads = [
         "data",
         "wider by",
@@ -234,10 +237,12 @@ def table(rows: Sequence[Row], repeats: int) -> str:
     lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
     keys = sorted({tuple(row[name] for name in KEY) for row in rows})
     nets = [[row for row in rows if tuple(row[name] for name in KEY) == key] for key in keys]
-    whole = [own for own in nets if len(own) > repeats * (1 + len(METHODS) * _layers(own))]
-    for data, share in dict.fromkeys((own[0]["data"], own[0]["share"]) for own in whole):
-        part = [own for own in whole if (own[0]["data"], own[0]["share"]) == (data, share)]
+    for data, share in dict.fromkeys((own[0]["data"], own[0]["share"]) for own in nets):
+        same = [own for own in nets if (own[0]["data"], own[0]["share"]) == (data, share)]
         for title in METHODS:
+            part = [own for own in same if _is_whole(own, title, repeats)]
+            if not part:
+                continue
             worth = [statistics.mean(decreases(own, title, range(repeats))) for own in part]
             columns = zip(*(correlations(own, title, repeats) for own in part), strict=True)
             cells = [
@@ -251,9 +256,11 @@ def table(rows: Sequence[Row], repeats: int) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _layers(own: Sequence[Row]) -> int:
-    """How many layers are widened."""
-    return len(next(row["groups"] for row in own if row["what"] == "said"))
+def _is_whole(own: Sequence[Row], title: str, repeats: int) -> bool:
+    """Whether every training of a method's edits, and without any, is known."""
+    said = [row for row in own if row["what"] == "said"]
+    done = [row for row in own if row["what"] in ("nothing", title) and row["repeat"] < repeats]
+    return bool(said) and len(done) == repeats * (1 + len(said[0]["groups"]))
 
 
 def main() -> None:
@@ -263,6 +270,7 @@ def main() -> None:
     )
     parser.add_argument("--data", nargs="+", choices=NETS, default=["cifar10"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--repeats", type=int, default=3, help="trainings of each edit")
     parser.add_argument("--warm", type=int, default=400, help="steps before the edit")
     parser.add_argument("--steps", type=int, default=200, help="steps behind it")
@@ -273,7 +281,9 @@ def main() -> None:
     rows = read_rows(options.out)
     for data in options.data:
         for seed in options.seeds:
-            for row in missing(Network(data, seed, options), options.repeats, [*rows]):
+            for row in missing(
+                Network(data, seed, options), options.methods, options.repeats, [*rows]
+            ):
                 add_rows(options.out, [row])
                 rows.append(row)
     print(table(rows, options.repeats))
