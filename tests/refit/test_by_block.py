@@ -163,6 +163,40 @@ def test_a_useless_block_goes_before_channels() -> None:
     assert held == {id(p) for p in model.parameters()}
 
 
+def test_depth_and_widths_are_a_drop_and_then_a_cut() -> None:
+    model, batches = small(useless="layer1.1")
+    batches = [(images, made_of + 0.1 * torch.randn_like(made_of)) for images, made_of in batches]
+    other = copy.deepcopy(model)
+    graph = ramify.trace(model, batches[0][0][:2])
+    budget = {"macs": 0.6 * ramify.cost.graph_cost(graph).macs}
+    found: list[Any] = []
+    ramify.cut(graph, loss, batches, budget=budget, depth=True, log=found.append)
+    drops = found[0].drops
+    assert drops
+    assert found[0].edits
+    by_hand = ramify.trace(other, batches[0][0][:2])
+    ramify.take_over(by_hand, [drop.block for drop in drops], loss, batches)
+    by_hand = ramify.apply(by_hand, drops)
+    ramify.cut(by_hand, loss, batches, budget=budget)
+    state = other.state_dict()
+    assert model.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_readers_before_a_block_that_goes_lose_nothing() -> None:
+    model, batches = small()
+    graph = ramify.trace(model, batches[0][0][:2])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    done = ramify.take_over(graph, ["layer2.1"], loss, batches)
+    for one in done:
+        behind = one.name.startswith(("layer3", "fc"))
+        assert (one.before > 0) == behind
+        assert (one.after > 0) == behind
+    changed = [n for n, t in model.state_dict().items() if not torch.equal(t, before[n])]
+    assert changed
+    assert all(name.startswith(("layer2.1", "layer3", "fc")) for name in changed)
+
+
 def test_a_budget_that_widths_cannot_reach() -> None:
     model, batches = small((3, 1, 1))
     graph = ramify.trace(model, batches[0][0][:2])

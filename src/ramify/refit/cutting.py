@@ -23,12 +23,18 @@ from ramify.latency import measure_edited
 from ramify.methods import L1, Proposal, agree
 from ramify.methods.proposal import Method, checked
 from ramify.probe.loss import Loss, first_complex
-from ramify.refit.block_takeover import refit_without
 from ramify.refit.budget_shares import in_numbers
 from ramify.refit.choosing import Floor, comparable, floors, matching, of_groups, tells_apart
-from ramify.refit.depth_choice import drops_within
+from ramify.refit.depth_choice import shortened_within
 from ramify.refit.expected import expected_rise
-from ramify.refit.outcome import Accept, constant_loss, mean_loss, samples
+from ramify.refit.outcome import (
+    Accept,
+    Outcome,
+    constant_loss,
+    mean_loss,
+    put_state,
+    samples,
+)
 from ramify.refit.selecting import Selecting, smallest
 from ramify.refit.sequential import Refitted
 from ramify.refit.takeover import Takeover, proposed
@@ -36,7 +42,6 @@ from ramify.select import Rule
 from ramify.select.fit import BUDGETS
 from ramify.select.rounding import Multiple, check_multiple
 from ramify.tracing import ChannelGraph
-from ramify.tracing.blocks import find_block
 from ramify.tracing.text_table import text_table
 from ramify.tracing.unharmed import unharmed
 
@@ -216,14 +221,12 @@ def cut(  # noqa: PLR0913
     with _all_or_nothing(graph, optimizers, following):
         sample, measured_on = samples(batches, held)
         constant = constant_loss(graph.model, loss, measured_on[0])
-        said = list[str]()
 
-        def selecting_of(graph: ChannelGraph) -> Selecting:
+        def selecting_of(graph: ChannelGraph) -> tuple[Selecting, list[str]]:
             proposals, scorer = _scored(graph, method, constant, loss, sample, groups, raw)
             silent = method is None and isinstance(scorer, L1)
-            said[:] = [f"{_SILENT}: channels were chosen by L1()"] if silent else []
             unlike = not raw and not isinstance(scorer, Takeover) and not first_complex(graph.model)
-            return Selecting(
+            selecting = Selecting(
                 graph=graph,
                 loss=loss,
                 sample=sample,
@@ -237,27 +240,31 @@ def cut(  # noqa: PLR0913
                 accept=accept,
                 balance=unlike if balance is None else balance,
             )
+            return selecting, [f"{_SILENT}: channels were chosen by L1()"] if silent else []
 
-        drops: list[Drop] = []
+        def cut_to_size(graph: ChannelGraph) -> tuple[float, tuple[Selecting, list[str], Outcome]]:
+            selecting, said = selecting_of(graph)
+            outcome = selecting.best(sizes)
+            return outcome.sample_loss, (selecting, said, outcome)
+
+        drops: Sequence[Drop] = ()
         milliseconds = None if log is None else _milliseconds(graph, sizes)
-        full, lost, full_cost = None, 0.0, CostModel(graph).cost()
+        lost, full_cost = 0.0, CostModel(graph).cost()
         if depth and sizes:
-            full = mean_loss(graph.model, loss, measured_on)
-            cut_loss = lambda one: selecting_of(one).best(sizes).sample_loss  # noqa: E731
-            drops = drops_within(graph, loss, sample, sizes, cut_loss, refit=refit)
+            start = mean_loss(graph.model, loss, measured_on)
+            best = shortened_within(graph, loss, sample, sizes, cut_to_size, refit=refit)
+            drops, (selecting, said, outcome) = best.drops, best.cut
             if drops:
                 before = mean_loss(graph.model, loss, sample)
-                if refit:
-                    blocks = [find_block(graph.blocks, drop.block) for drop in drops]
-                    refit_without(graph, blocks, loss, sample)
+                put_state(graph.model, best.state)
                 graph = apply(graph, drops, optimizer=optimizers, followers=following)
                 lost = mean_loss(graph.model, loss, sample) - before
-        selecting = selecting_of(graph)
-        if accept is None and most == math.inf:
-            outcome = selecting.best(sizes)
-            known = outcome.start if full is None and measured_on is sample else full
+        elif accept is None and most == math.inf:
+            _, (selecting, said, outcome) = cut_to_size(graph)
+            known = outcome.start if measured_on is sample else None
             start = mean_loss(graph.model, loss, measured_on) if known is None else known
         else:
+            selecting, said = selecting_of(graph)
             start = mean_loss(graph.model, loss, measured_on)
             outcome = smallest(selecting, sizes, start + most)
         expected = math.nan

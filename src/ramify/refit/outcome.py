@@ -58,9 +58,19 @@ class Outcome:
 
     def put(self, model: nn.Module) -> None:
         """Give the edited model the weights that were found."""
-        with torch.no_grad():
-            for name, tensor in tensors_of(model).items():
-                tensor.copy_(self.state[name])
+        put_state(model, self.state)
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
+
+
+def put_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give parameters and buffers the values that :func:`state_of` found."""
+    with torch.no_grad():
+        for name, tensor in tensors_of(model).items():
+            tensor.copy_(state[name])
 
 
 def outcome_of(
@@ -96,7 +106,7 @@ def outcome_of(
         start, chosen_on = found or (None, mean_loss(model, loss, sample))
         measured = chosen_on if held is sample else mean_loss(model, loss, held)
         # Before the user's own judgement, which may change what it judges.
-        state = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
+        state = state_of(model)
         with evaluating(model):
             accepted = accept is None or distributed.all_true(_judged(accept, model))
     return Outcome(tuple(edits), measured, chosen_on, accepted, refitted, state, start, runs)

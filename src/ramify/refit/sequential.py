@@ -10,6 +10,7 @@ Shape letters: `G` groups, `F` features, `O` outputs, `N` samples.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ramify import distributed
 from ramify.errors import RamifyError
 from ramify.refit import moments
 from ramify.refit.joins import Join, joins_of
@@ -30,7 +32,7 @@ from ramify.refit.reference import Reference
 from ramify.refit.ridge import Solution, solve
 from ramify.refit.routing import shared_courses
 from ramify.refit.tapes import independent_of_data
-from ramify.tracing.recorder import call, tensors_of
+from ramify.tracing.recorder import Ref, call, tensors_of
 
 FOLDS = 2
 """Into so many parts the samples go, to choose λ on what it was not found from."""
@@ -191,6 +193,8 @@ class Walk:
         matched = None if left else self._matched(reader, old)
         if matched is None or not all(_rows_alike(pair, place) for pair in self._pairs):
             return None
+        if distributed.all_true(all(self._lost_nothing(pair, place) for pair in self._pairs)):
+            return Refitted(reader.name, math.nan, 0.0, 0.0)
         outputs, times = matched
         groups, features, made = reader.entries.shape
         device = self._tensors[reader.name].device
@@ -212,6 +216,27 @@ class Walk:
             for fold, phi, target in folded(reader, number, parts, x, y):
                 folds[fold].add(phi, target)
         return self._solve(reader, over_ranks(folds), first.new_course.behind.get(reader.position))
+
+    def _lost_nothing(self, pair: _Pair, place: int) -> bool:
+        """Whether a reader gets what it always got, and adds it to a stream that lost nothing."""
+        reader, old = pair.new_course.readers[place], pair.old_course.readers[place]
+        mine, theirs = pair.new_joins.get(reader.position), pair.old_joins.get(old.position)
+        values = [(old.source, reader.source)]
+        if self._corrected and mine is not None and theirs is not None:
+            values.append((theirs.other, mine.other))
+        positions = old.position, reader.position
+        return self._untouched(reader.name, reader.bias) and _same(pair, positions, values)
+
+    def _sees_the_same(self, pair: _Pair, place: int) -> bool:
+        """Whether a norm gets what it always got, and is as it was."""
+        norm, old = pair.new_course.norms[place], pair.old_course.norms[place]
+        same = self._untouched(norm.mean, norm.variance, norm.scale, norm.shift)
+        return same and _same(pair, (old.position, norm.position), [(old.source, norm.source)])
+
+    def _untouched(self, *names: str | None) -> bool:
+        """Whether these tensors, as far as they are there, have the values that they had."""
+        values = self._reference.values
+        return all(torch.equal(values[n], self._tensors[n]) for n in names if n is not None)
 
     def _made_up(
         self, pair: _Pair, reader: Reader, old: Reader, y: Tensor, where: tuple[int, Tensor]
@@ -278,6 +303,8 @@ class Walk:
     def _norm(self, place: int) -> None:
         """Give a norm the statistics of what it now gets, and its channels the moments they had."""
         norm, before, now = self._pairs[0].new_course.norms[place], Spread(), Spread()
+        if distributed.all_true(all(self._sees_the_same(pair, place) for pair in self._pairs)):
+            return
         for pair in self._pairs:
             sides = ((pair.old, pair.old_course, before), (pair.new, pair.new_course, now))
             for player, course, spread in sides:
@@ -303,6 +330,13 @@ class Walk:
             seen_variance[left],
         )
         hold(self._tensors, norm, full, now)
+
+
+def _same(pair: _Pair, positions: tuple[int, int], values: Iterable[tuple[Ref, Ref]]) -> bool:
+    """Whether both networks have the same values before operations at these positions."""
+    pair.old.advance(positions[0])
+    pair.new.advance(positions[1])
+    return all(torch.equal(pair.old.value(old), pair.new.value(new)) for old, new in values)
 
 
 def _rows_alike(pair: _Pair, place: int) -> bool:
