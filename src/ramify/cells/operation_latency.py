@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -177,30 +178,26 @@ def measure_latencies(
 def _mixtures(supernet: Supernet, inputs: Tensor) -> list[tuple[str, list[int], Place]]:
     """Of every cell, for each state: the cell's kind, the rows of its edges, and their place."""
     found: list[tuple[str, list[int], Place]] = []
-    space, handles = supernet.space, []
-    for plan, cell in supernet.cells():
-        for source, mixture in enumerate(cell.get_submodule("mixtures").children()):
-            rows = [row for row, edge in enumerate(space.edges) if edge[0] == source]
-            stride = plan.stride if source < space.inputs else 1
+    space = supernet.space
+    with ExitStack() as hooks, evaluating(supernet):
+        for plan, cell in supernet.cells():
+            for source, mixture in enumerate(cell.get_submodule("mixtures").children()):
+                rows = [row for row, edge in enumerate(space.edges) if edge[0] == source]
+                stride = plan.stride if source < space.inputs else 1
 
-            def note(
-                mixture: nn.Module,
-                args: tuple[Any, ...],
-                plan: CellPlan = plan,
-                rows: list[int] = rows,
-                stride: int = stride,
-            ) -> None:
-                height, width = args[0].shape[2:]
-                # All channels: those that pass by while searching do not later on.
-                found.append((plan.kind, rows, Place(plan.channels, height, width, stride)))
+                def note(
+                    mixture: nn.Module,
+                    args: tuple[Any, ...],
+                    plan: CellPlan = plan,
+                    rows: list[int] = rows,
+                    stride: int = stride,
+                ) -> None:
+                    height, width = args[0].shape[2:]
+                    # All channels: those that pass by while searching do not later on.
+                    found.append((plan.kind, rows, Place(plan.channels, height, width, stride)))
 
-            handles.append(mixture.register_forward_pre_hook(note))
-    try:
-        with evaluating(supernet):
-            supernet(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+                hooks.callback(mixture.register_forward_pre_hook(note).remove)
+        supernet(inputs)
     return found
 
 

@@ -205,9 +205,9 @@ def _judged(event: Mapping[str, Any]) -> str:
     if (gain := event["predicted_gain"]) is not None:
         said.append(f"predicted {_change(gain)}")
         if (expected := event.get("expected_gain", gain)) != gain:
-            said.append(f"corrected to {_change(expected)}")
+            said.append(f"by trials and earlier edits {_change(expected)}")
     if (factor := event.get("step_factor", 1.0)) < 1:
-        said.append(f"step {factor:g} of the full one")
+        said.append(f"splits at {factor:g} of their full length")
     if event.get("dropped"):
         said.append(f"{event['dropped']} left out")
     if event.get("blocks") and not inserted(event):
