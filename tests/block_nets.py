@@ -257,3 +257,11 @@ def made(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tens
     torch.manual_seed(0)
     build, shape = NETS[name]
     return lively(build()).to(dtype), torch.randn(shape, dtype=dtype)
+
+
+def steps(model: nn.Module, x: Tensor, optimizer: Any, count: int) -> None:
+    """So many steps of training that bring what the network makes to zero."""
+    for _ in range(count):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
