@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ramify.store.files import write_lines
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -34,5 +37,21 @@ def finished(file: Path, settings: DataclassInstance) -> list[dict[str, Any]]:
     Returns:
         The results, in order.
     """
-    results = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return [result for result in results if result["settings"] == asdict(settings)]
+    return [result for result in _read(file) if result["settings"] == asdict(settings)]
+
+
+def keep(file: Path, settings: DataclassInstance, results: Sequence[dict[str, Any]]) -> None:
+    """Write the results of runs with these settings; those of other settings stay in the file.
+
+    Args:
+        file: the results, one a line; its folder is made where it is not there.
+        settings: what the runs had.
+        results: all of them, those that `finished` gave too; each holds its ``settings``.
+    """
+    others = [result for result in _read(file) if result["settings"] != asdict(settings)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_lines(file, [*others, *results])
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

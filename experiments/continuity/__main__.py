@@ -7,9 +7,8 @@ import itertools
 import multiprocessing
 import queue
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -20,8 +19,7 @@ from experiments.continuity.networks import NETWORKS, OPTIMIZERS
 from experiments.continuity.study import Settings, total_steps, work
 from experiments.continuity.table import page
 from experiments.files import png, write
-from experiments.resume import add_settings, finished
-from ramify.store.files import write_lines
+from experiments.resume import add_settings, finished, keep
 
 POLL = 0.5  # seconds
 
@@ -64,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 while waiting:
                     done, waiting = wait(waiting, timeout=POLL)
                     progress.advance(bar, _drained(ticks))
-                    _keep(done, results, file)
+                    for result in (future.result() for future in done):  # one failed ends it all
+                        results.append(result)
+                        results.sort(key=lambda r: (r["network"], r["optimizer"], r["seed"]))
+                        keep(file, settings, results)
             except BaseException:
                 pool.shutdown(cancel_futures=True, wait=False)
                 raise
@@ -79,14 +80,6 @@ def _drained(ticks: queue.Queue[int]) -> int:
     while not ticks.empty():
         count += ticks.get()
     return count
-
-
-def _keep(done: set[Future[dict[str, Any]]], results: list[dict[str, Any]], file: Path) -> None:
-    """Write what has just been finished; a run that failed ends the command."""
-    for future in done:
-        results.append(future.result())
-        results.sort(key=lambda r: (r["network"], r["optimizer"], r["seed"]))
-        write_lines(file, results)
 
 
 if __name__ == "__main__":

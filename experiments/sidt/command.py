@@ -17,10 +17,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from experiments.files import write
-from experiments.resume import add_settings, finished
+from experiments.resume import add_settings, finished, keep
 from experiments.sidt import study
 from experiments.sidt.figure import layers
-from ramify.store.files import write_lines
 
 
 def options(prog: str, text: str, usual: study.Settings) -> argparse.ArgumentParser:
@@ -76,11 +75,11 @@ def follow(
     results = finished(file, task.settings)
     known = {(result["seed"], result["arm"], result["ratio"]) for result in results}
     held = json.dumps(asdict(task.settings)).encode()
-    keep = out / "stages" / hashlib.sha256(held).hexdigest()[:8]
+    stages = out / "stages" / hashlib.sha256(held).hexdigest()[:8]
     todo = [(seed, *way) for seed in seeds for way in ways if (seed, *way) not in known]
     for number, (seed, arm, ratio) in enumerate(todo, 1):
-        results.append(study.run(task, seed, arm, ratio, keep))
-        write_lines(file, results)
+        results.append(study.run(task, seed, arm, ratio, stages))
+        keep(file, task.settings, results)
         left = (time.monotonic() - started) / number * (len(todo) - number) / 60
         name = next(iter(results[-1]["tuned"]))
         seen = ", ".join(f"{k} {results[-1][k][name]:.1f}" for k in study.MOMENTS)

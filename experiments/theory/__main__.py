@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from experiments.files import png, write
-from experiments.resume import add_settings, finished
+from experiments.resume import add_settings, finished, keep
 from experiments.theory import neurons, noise, particles
 from experiments.theory.figure import figure
 from experiments.theory.table import page
@@ -66,8 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if all(result["part"] != name for result in held):
             console.print(f"{name} ...")
             result = {"part": name, "settings": asdict(settings), "found": study()}
-            lines = [json.dumps(line) + "\n" for line in [*held, result]]
-            write(file, "".join(lines))
+            keep(file, settings, [*held, result])
     found = {result["part"]: result["found"] for result in finished(file, settings)}
     text = page(found)
     write(out / "results.md", text)

@@ -19,6 +19,7 @@ from experiments.continuity import study
 from experiments.continuity.figure import figure
 from experiments.continuity.networks import NETWORKS, make_optimizer
 from experiments.continuity.table import excess, page
+from experiments.resume import keep
 
 SETTINGS = study.Settings(before=2, after=3, dense=2, window=3, batch=8, probe=16)
 
@@ -126,7 +127,7 @@ def test_the_command_goes_on_from_what_is_finished(
         "none": curve(1.0, 0.8, 0.7),
         "edits": {"split": edit},
     }
-    command.write_lines(tmp_path / "results.jsonl", [result])
+    keep(tmp_path / "results.jsonl", SETTINGS, [result])
     monkeypatch.setattr(command, "work", None)  # nothing is left to do
     command.main([*given, *sizes])
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

@@ -18,8 +18,7 @@ from experiments.files import write
 from experiments.gauss_newton.cifar10.figure import figure
 from experiments.gauss_newton.cifar10.study import ARMS, Settings, run
 from experiments.gauss_newton.cifar10.table import page
-from experiments.resume import add_settings, finished
-from ramify.store.files import write_lines
+from experiments.resume import add_settings, finished, keep
 
 
 def options() -> argparse.ArgumentParser:
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         futures = [pool.submit(run, arm, seed, settings) for arm, seed in todo]
         for number, future in enumerate(as_completed(futures), 1):
             results.append(future.result())
-            write_lines(file, results)
+            keep(file, settings, results)
             spent = time.monotonic() - started
             left = spent / number * (len(todo) - number) / 60
             console.print(f"{line(results[-1])}; about {left:.0f} min left", highlight=False)

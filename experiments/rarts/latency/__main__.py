@@ -17,8 +17,7 @@ from experiments.files import png, write
 from experiments.rarts.latency.figure import figure
 from experiments.rarts.latency.study import Settings, run, table, timed
 from experiments.rarts.latency.table import page
-from experiments.resume import add_settings, finished
-from ramify.store.files import write_lines
+from experiments.resume import add_settings, finished, keep
 
 
 def options() -> argparse.ArgumentParser:
@@ -55,11 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 bar = progress.add_task(f"γ = {gamma:g}, seed {seed}", total=settings.epochs)
                 found = run(gamma, seed, settings, out, partial(progress.advance, bar))
                 rows.append(found | {"settings": asdict(settings)})
-                write_lines(out / "results.jsonl", rows)
+                keep(out / "results.jsonl", settings, rows)
     if not all("latency" in row for row in rows):
         times = timed([row["genotype"] for row in rows], settings)
         rows = [row | found for row, found in zip(rows, times, strict=True)]
-        write_lines(out / "results.jsonl", rows)
+        keep(out / "results.jsonl", settings, rows)
     write(out / "results.md", page(rows))
     write(out / "latency.png", png(figure(rows)))
     console.print(Markdown(page(rows)))

@@ -20,10 +20,9 @@ from experiments.files import png, write
 from experiments.rarts.nats.figure import movement, space
 from experiments.rarts.nats.study import METHODS, RANDOM, Settings, run, total_steps
 from experiments.rarts.nats.table import Row, page
-from experiments.resume import add_settings, finished
+from experiments.resume import add_settings, finished, keep
 from ramify.cells import NATS, Genotype, NatsTables
 from ramify.cells.derive import strongest
-from ramify.store.files import write_lines
 
 CELLS = 15_625  # of the space
 
@@ -74,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     "settings": asdict(settings),
                 }
             )
-            write_lines(file, rows)
+            keep(file, settings, rows)
     tables = NatsTables()
     looked_up = [
         judged(row, choice, cell, tables) for row in rows for choice, cell in cells(row).items()

@@ -24,8 +24,7 @@ from experiments.rarts.width.study import (
     total_steps,
 )
 from experiments.rarts.width.table import page
-from experiments.resume import add_settings, finished
-from ramify.store.files import write_lines
+from experiments.resume import add_settings, finished, keep
 
 
 def options() -> argparse.ArgumentParser:
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 progress.update(bar, description=f"seed {seed}, {name}")
                 found = [study.baseline()] if name == "baseline" else list(study.run(name))
                 rows += [row | {"seed": seed, "settings": asdict(settings)} for row in found]
-                write_lines(file, rows)
+                keep(file, settings, rows)
     text = page(rows)
     write(out / "results.md", text)
     console.print(Markdown(text))

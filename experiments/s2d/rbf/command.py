@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from experiments.files import write
-from experiments.resume import finished
+from experiments.resume import finished, keep
 from experiments.s2d.rbf.arms import TARGETS, Settings
 from experiments.s2d.rbf.pool import Result, run
 
@@ -83,14 +83,13 @@ def command(study: Study, arguments: Sequence[str] | None) -> None:
     held = {result["seed"]: result for result in finished(chosen.out / KEPT, settings)}
     missing = [seed for seed in seeds if seed not in held]
 
-    def keep(result: Result) -> None:
+    def ended(result: Result) -> None:
         held[result["seed"]] = {"settings": asdict(settings), **result}
-        lines = [json.dumps(held[seed]) + "\n" for seed in sorted(held)]
-        write(chosen.out / KEPT, "".join(lines))
+        keep(chosen.out / KEPT, settings, [held[seed] for seed in sorted(held)])
 
     if missing:
         of_seed = partial(study.run_seed, settings=settings)
-        run(missing, of_seed, study.iterations(settings), chosen.jobs, console, keep)
+        run(missing, of_seed, study.iterations(settings), chosen.jobs, console, ended)
     results = [held[seed] for seed in seeds]
     seconds = time.monotonic() - started
     text = study.page(results, settings, seconds)
