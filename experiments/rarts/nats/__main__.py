@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keys = list(itertools.product(range(chosen.pop("seeds")), names))
     torch.set_num_threads(chosen.pop("threads"))
     settings, console = Settings(**chosen), Console()
+    tables = NatsTables()  # said before the searches where they are not there
     out.mkdir(parents=True, exist_ok=True)
     file = out / "results.jsonl"
     rows = finished(file, settings)
@@ -74,7 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 }
             )
             keep(file, settings, rows)
-    tables = NatsTables()
     looked_up = [
         judged(row, choice, cell, tables) for row in rows for choice, cell in cells(row).items()
     ]

@@ -1,0 +1,69 @@
+"""The commands of the RARTS thesis in their small form, on the embedded digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ramify
+from experiments.rarts.nats import __main__ as nats
+from experiments.rarts.width import __main__ as width
+from tests.cells.spaces import write_nats_table
+
+NATS = "--data digits --channels 2 --samples 32 --batch 16 --epochs 1 --seeds 1".split()
+WIDTH = "--data digits --model digits_net --width 6 --samples 100 --batch 50 --pretrain 1".split()
+WIDTH += "--search 1 --tune 1 --ratios 0.5 --seeds 1".split()
+
+
+def tables(folder: Path) -> None:
+    """What NATS-Bench measured, made up, for both data sets."""
+    folder.mkdir()
+    write_nats_table(folder)
+    file = folder / "nb201_core.npz"
+    with np.load(file) as core:
+        known = dict(core)
+    np.savez(file, **known, cifar100_test=known["cifar10_test"])
+
+
+def test_cells_are_searched_and_looked_up_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables(tmp_path / "nb201")
+    monkeypatch.setenv("RAMIFY_DATA", str(tmp_path))
+    given = [*NATS, "--out", str(tmp_path / "out")]
+    nats.main([*given, "--methods", "darts1"])
+    known = nats.run
+    done: list[str] = []
+    monkeypatch.setattr(nats, "run", lambda name, *rest: done.append(name) or known(name, *rest))
+    nats.main([*given, "--methods", "darts1,milenas"])
+    assert done == ["milenas"]
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert "| DARTS-1 | mixing weights |" in text
+    assert "| MiLeNAS | mixing weights |" in text
+    assert "MiLeNAS" in capsys.readouterr().out
+    for name in ("space.png", "alpha.png"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_missing_tables_are_said_before_any_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAMIFY_DATA", str(tmp_path))
+    monkeypatch.setattr(nats, "run", lambda *rest: pytest.fail("it searched first"))
+    with pytest.raises(ramify.RamifyError, match=r"nb201_core.npz is missing"):
+        nats.main([*NATS, "--out", str(tmp_path / "out")])
+
+
+def test_widths_are_searched_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*WIDTH, "--methods", "darts1,l1", "--out", str(tmp_path)]
+    width.main(given)
+    text = (tmp_path / "results.md").read_text()
+    assert all(f"| 50% | {name} |" in text for name in ("DARTS-1", "L1"))
+    assert "DARTS-1" in capsys.readouterr().out
+    monkeypatch.setattr(width, "Study", None)  # nothing is left to do
+    width.main(given)
+    assert (tmp_path / "results.md").read_text() == text
