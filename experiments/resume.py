@@ -1,18 +1,25 @@
-"""Commands that go on from what is finished: settings as options, results by their settings."""
+"""Commands that go on from what is finished: options, results by settings, parts of a long run."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ramify.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ramify.store.files import write_lines
+from ramify.store.state import random_states, set_random_states
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+Stage = Callable[[str, Callable[[], Any]], Any]
+"""(name, make) -> what ``make()`` gives, or gave in an earlier call of the command."""
 
 
 def add_settings(parser: argparse.ArgumentParser, usual: DataclassInstance) -> None:
@@ -55,3 +62,36 @@ def keep(file: Path, settings: DataclassInstance, results: Sequence[dict[str, An
 
 def _read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def stages(folder: Path, settings: DataclassInstance) -> Stage:
+    """What keeps the parts of a long run, a file each, so that a stopped one goes on behind them.
+
+    Args:
+        folder: for the files; those of other settings stay apart.
+        settings: what the run has.
+
+    Returns:
+        The function. What is kept consists of tensors and plain values in dictionaries, lists and
+        tuples; the random states go on as they were after it was made.
+    """
+    held = json.dumps(asdict(settings)).encode()
+    mine = folder / hashlib.sha256(held).hexdigest()[:8]
+    mine.mkdir(parents=True, exist_ok=True)
+    return partial(_stage, mine)
+
+
+def once(name: str, make: Callable[[], Any]) -> Any:
+    """The `Stage` that keeps nothing."""
+    return make()
+
+
+def _stage(folder: Path, name: str, make: Callable[[], Any]) -> Any:
+    file = folder / f"{name}.safetensors"
+    if not file.exists():
+        found = make()
+        write_checkpoint(file, Checkpoint("stage", {"found": found}, [random_states()], []))
+        return found
+    kept = read_checkpoint(file, "stage")
+    set_random_states(kept.random[0])
+    return kept.state["found"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import ramify
+from experiments.gauss_newton.accuracy import __main__ as accuracy_command
 from experiments.gauss_newton.accuracy import study as accuracy
 from experiments.gauss_newton.accuracy.__main__ import page as accuracy_page
 from experiments.gauss_newton.accuracy.figure import figure as accuracy_figure
+from experiments.gauss_newton.cifar10 import __main__ as command
 from experiments.gauss_newton.cifar10 import study
 from experiments.gauss_newton.cifar10.figure import figure
 from experiments.gauss_newton.cifar10.table import page, rows
@@ -124,3 +128,67 @@ def test_groups_are_found_by_place() -> None:
     assert accuracy.group_at(graph, "first") == "0"
     assert accuracy.group_at(graph, "last") == "2"
     assert accuracy.group_at(graph, "2") == "2"
+
+
+class Killed(Exception):
+    """In place of a kill."""
+
+
+def killed(*rest: object, **more: object) -> None:
+    raise Killed
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_command_of_the_estimates_goes_on_where_it_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = "--model resnet20 --width 2 --groups first,last --samples 48 --tests 24 --epochs 1"
+    given += " --phase 1 --rivals 1 --steps 2 --out "
+    accuracy_command.main([*given.split(), str(tmp_path / "whole")])
+    assert "true over" in " ".join(capsys.readouterr().out.split())
+    stopped = [*given.split(), str(tmp_path / "stopped")]
+    with monkeypatch.context() as patched:
+        patched.setattr(accuracy, "LineSearch", killed)
+        with pytest.raises(Killed):
+            accuracy_command.main(stopped)
+    for name in ("train", "learn", "_points"):
+        monkeypatch.setattr(accuracy, name, killed)  # nothing of these is done again
+    accuracy_command.main(stopped)
+    whole, gone_on = ((tmp_path / n / "results.json").read_bytes() for n in ("whole", "stopped"))
+    assert gone_on == whole
+
+
+class Here:
+    """In place of the worker processes."""
+
+    def __init__(self, *rest: object, **more: object) -> None: ...
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def submit(self, work: Any, *given: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*given))
+        return done
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_command_of_the_arms_goes_on_from_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "ProcessPoolExecutor", Here)
+    given = "--model resnet20 --width 2 --params 8000 --samples 48 --tests 24 --rounds 1 --epochs 1"
+    asked = [*given.split(), "--seeds", "1", "--out", str(tmp_path)]
+    command.main([*asked, "--arms", "wide"])
+    done: list[str] = []
+    known = command.run
+    monkeypatch.setattr(command, "run", lambda arm, *rest: done.append(arm) or known(arm, *rest))
+    command.main([*asked, "--arms", "wide,l1"])
+    assert done == ["l1"]
+    text = (tmp_path / "results.md").read_text()
+    assert "| uniformly widened |" in text
+    assert "| L1 pruning |" in text
+    assert "L1 pruning" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "figure.png").read_bytes().startswith(PNG)

@@ -2,13 +2,17 @@
 
 import copy
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 import torch
 
 import ramify
+from experiments.s2d.prototype import __main__ as prototype_command
 from experiments.s2d.prototype import figure as prototype_figure
 from experiments.s2d.prototype import study as prototype
+from experiments.s3d.filters import __main__ as filter_command
 from experiments.s3d.filters import figure as filter_figure
 from experiments.s3d.filters import study as filters
 from ramify.data import Dataset
@@ -142,3 +146,62 @@ def test_the_split_leaves_the_accuracy_of_the_network_where_it_does_not_move():
     split = filters._split(net, first, torch.zeros_like(first), 0.3, data)
     torch.testing.assert_close(split(data.x_test), net(data.x_test))
     assert ramify.trace(split, data.x_test[:1])[filters.FIRST].width == 24
+
+
+class Killed(Exception):
+    """In place of a kill."""
+
+
+def killed(*rest: object, **more: object) -> None:
+    raise Killed
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()}
+
+
+def test_the_command_of_the_filters_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
+    torch.manual_seed(0)
+    data = dataset(3, 8, 8)
+    monkeypatch.setattr(filter_command, "load", lambda name: data)
+    given = ["--images", "40", "--out"]
+    filter_command.main([*given, str(tmp_path / "whole")])
+    assert "copies apart along v_min" in " ".join(capsys.readouterr().out.split())
+    stopped = str(tmp_path / "stopped")
+    with monkeypatch.context() as patched:
+        patched.setattr(filters, "_around", killed)  # behind all training
+        with pytest.raises(Killed):
+            filter_command.main([*given, stopped])
+    monkeypatch.setattr(filters, "_some", killed)  # nothing trains again
+    filter_command.main([*given, stopped])
+    whole = files(tmp_path / "whole")
+    assert set(whole) == {"filters.png", "gradients.png", "results.json", "results.md"}
+    assert files(tmp_path / "stopped") == whole
+
+
+def test_the_command_of_the_prototypes_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
+    torch.manual_seed(0)
+    data = dataset(1, 28, 28)
+    monkeypatch.setattr(prototype_command, "load", lambda name: data)
+    given = ["--prototypes", "5", "--epochs", "1", "--out"]
+    prototype_command.main([*given, str(tmp_path / "whole")])
+    assert "decrease after training" in " ".join(capsys.readouterr().out.split())
+    stopped, trained = str(tmp_path / "stopped"), prototype._trained_loss
+    times: list[object] = []
+
+    def third(*given: object) -> float:
+        times.append(given)
+        return killed() if len(times) == 3 else trained(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prototype, "_trained_loss", third)
+        with pytest.raises(Killed):
+            prototype_command.main([*given, stopped])
+    monkeypatch.setattr(prototype, "grow", killed)
+    monkeypatch.setattr(prototype, "_trained_loss", lambda *g: times.append(g) or trained(*g))
+    prototype_command.main([*given, stopped])
+    assert len(times) == 3 + 4  # alone and the first split were there, four splits were not
+    whole = files(tmp_path / "whole")
+    assert set(whole) == {"tree.png", "splits.png", "results.json", "results.md"}
+    assert files(tmp_path / "stopped") == whole
+    assert len(json.loads(whole["results.json"])["trials"]) == 5

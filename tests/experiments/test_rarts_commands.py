@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import ramify
 from experiments.rarts.nats import __main__ as nats
 from experiments.rarts.width import __main__ as width
+from experiments.rarts.width.study import Study
 from tests.cells.spaces import write_nats_table
 
 NATS = "--data digits --channels 2 --samples 32 --batch 16 --epochs 1 --seeds 1".split()
@@ -67,3 +69,27 @@ def test_widths_are_searched_and_the_same_command_goes_on(
     monkeypatch.setattr(width, "Study", None)  # nothing is left to do
     width.main(given)
     assert (tmp_path / "results.md").read_text() == text
+
+
+def test_a_killed_search_of_widths_does_not_train_the_network_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [*WIDTH, "--methods", "l1", "--out"]
+    width.main([*given, str(tmp_path / "whole")])
+    stopped = [*given, str(tmp_path / "stopped")]
+    trained: list[int] = []
+    train = Study.train
+
+    def watched(study: Any, model: Any, epochs: int, *rest: Any) -> None:
+        trained.append(epochs)
+        if len(trained) == 4:  # behind the network, the baseline and plain training
+            raise KeyboardInterrupt
+        train(study, model, epochs, *rest)
+
+    monkeypatch.setattr(Study, "train", watched)
+    with pytest.raises(KeyboardInterrupt):
+        width.main(stopped)
+    width.main(stopped)
+    assert len(trained) == 4 + 2  # the tuning alone, with and without distillation
+    whole, gone_on = ((tmp_path / n / "results.md").read_text() for n in ("whole", "stopped"))
+    assert gone_on == whole

@@ -16,13 +16,16 @@ from rich.markdown import Markdown
 from experiments.files import write
 from experiments.gauss_newton.accuracy.figure import figure
 from experiments.gauss_newton.accuracy.study import PLACES, Settings, run, summary, wins
+from experiments.resume import stages
 
 
 def options() -> argparse.ArgumentParser:
     """What the command takes."""
     usual = Settings()
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.gauss_newton.accuracy", description=__doc__
+        prog="python -m experiments.gauss_newton.accuracy",
+        description="Compare estimated with true changes of the loss. Parts that are finished "
+        "stay in the folder, and the same command goes on from them.",
     )
     parser.add_argument("--model", default=usual.model, help="a built-in network")
     parser.add_argument("--width", type=int, default=usual.width, help="channels a layer")
@@ -56,7 +59,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one network and write results.json, results.md and figure.png."""
+    """Run what is not in the folder yet, and write results.json, results.md and figure.png."""
     chosen = vars(options().parse_args(arguments))
     torch.set_num_threads(chosen.pop("threads"))
     out: Path = chosen.pop("out")
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def say(line: str) -> None:
         console.print(f"{time.monotonic() - started:6.0f} s  {line}", highlight=False)
 
-    result = run(settings, say)
+    result = run(settings, say, stages(out / "stages", settings))
     text = page(result, time.monotonic() - started)
     out.mkdir(parents=True, exist_ok=True)
     write(out / "results.json", json.dumps(result) + "\n")

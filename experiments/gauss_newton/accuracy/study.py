@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 
 import ramify
 from experiments.gauss_newton.epochs import Epochs, train_on
+from experiments.resume import Stage, once
+from ramify.cost import CostModel
 from ramify.data import Dataset, batches, load
-from ramify.edit import Edit
+from ramify.edit import Edit, Prune, Split
 from ramify.methods import GaussNewton, LineSearch, Trial
 from ramify.methods.trial import binary_split
 from ramify.models import build
@@ -73,12 +76,13 @@ class Settings:
     seed: int = 0
 
 
-def run(settings: Settings, say: Say) -> dict[str, Any]:
+def run(settings: Settings, say: Say, stage: Stage = once) -> dict[str, Any]:
     """One network of one seed.
 
     Args:
         settings: what to do.
         say: told how far it is.
+        stage: keeps what took long.
 
     Returns:
         Points (channel, kind, estimated and true ΔL) of each group, and how the rivals did.
@@ -91,7 +95,9 @@ def run(settings: Settings, say: Say) -> dict[str, Any]:
     shape = tuple(dataset.x_train.shape[1:])
     model = build(settings.model, dataset_shape=shape, classes=10, width=settings.width)
     epochs = Epochs(dataset, settings.batch, settings.seed)
-    trained = train(model, epochs, settings, say)
+    kept = stage("trained", partial(train, model, epochs, settings, say))
+    model.load_state_dict(kept["model"])
+    epochs.done[:] = range(settings.epochs)
     test = [
         (x, y)
         for x, y in zip(
@@ -103,29 +109,21 @@ def run(settings: Settings, say: Say) -> dict[str, Any]:
     loss, accuracy = evaluate(model, test)
     say(f"trained: test accuracy {100 * accuracy:.1f} %, test loss {loss:.3f}")
     graph = ramify.trace(model, dataset.x_train[:1])
-    started = time.monotonic()
-    method = GaussNewton(
-        epochs=settings.phase,
-        radius=settings.radius or None,
-        curvature=settings.curvature,
-        seed=settings.seed,
-    )
-    proposals = method.propose(graph, cross_entropy, epochs)
-    say(f"learned {len(proposals)} morphisms in {time.monotonic() - started:.0f} s")
+    proposals = restored(graph, stage("learned", partial(learn, graph, epochs, settings, say)))
     chosen = [group_at(graph, name) for name in settings.groups]
-    points = measure(graph, test, proposals, chosen, say)
+    points = measure(graph, test, proposals, chosen, say, stage)
     return {
         "settings": asdict(settings),
-        "train_loss": trained,
+        "train_loss": kept["loss"],
         "test_loss": loss,
         "test_accuracy": accuracy,
         "points": points,
-        "rivals": rivals(graph, settings, epochs, test, proposals, say),
+        "rivals": rivals(graph, settings, epochs, test, proposals, say, stage),
     }
 
 
-def train(model: nn.Module, epochs: Epochs, settings: Settings, say: Say) -> float:
-    """Plain training, by the paper's settings but for the schedule; the last epoch's mean loss."""
+def train(model: nn.Module, epochs: Epochs, settings: Settings, say: Say) -> dict[str, Any]:
+    """Plain training, by the paper's settings but for the schedule: state and last mean loss."""
     training = Training(
         epochs=settings.epochs,
         lr=settings.lr,
@@ -138,7 +136,35 @@ def train(model: nn.Module, epochs: Epochs, settings: Settings, say: Say) -> flo
     for epoch in range(settings.epochs):
         mean = train_on(model, epochs, optimizer, training, epoch)
         say(f"epoch {epoch + 1} of {settings.epochs}: training loss {mean:.3f}")
-    return mean
+    return {"model": dict(model.state_dict()), "loss": mean}
+
+
+def learn(
+    graph: ramify.ChannelGraph, epochs: Epochs, settings: Settings, say: Say
+) -> list[dict[str, Any]]:
+    """The morphisms of all channels, as plain values and tensors, best first."""
+    started = time.monotonic()
+    method = GaussNewton(
+        epochs=settings.phase,
+        radius=settings.radius or None,
+        curvature=settings.curvature,
+        seed=settings.seed,
+    )
+    proposals = method.propose(graph, cross_entropy, epochs)
+    say(f"learned {len(proposals)} morphisms in {time.monotonic() - started:.0f} s")
+    return [
+        {"split": isinstance(p.edit, Split), "gain": p.gain} | {"edit": vars(p.edit)}
+        for p in proposals
+    ]
+
+
+def restored(graph: ramify.ChannelGraph, kept: Sequence[dict[str, Any]]) -> list[ramify.Proposal]:
+    """The proposals of `learn`."""
+    prices, found = CostModel(graph), []
+    for one in kept:
+        edit = (Split if one["split"] else Prune)(**one["edit"])
+        found.append(ramify.Proposal(edit, one["gain"], prices.added([edit]), graph=graph))
+    return found
 
 
 PLACES = {"first": 0, "ninth": 8, "last": -1}
@@ -156,26 +182,29 @@ def measure(
     proposals: Sequence[ramify.Proposal],
     groups: Sequence[str],
     say: Say,
+    stage: Stage = once,
 ) -> list[dict[str, Any]]:
     """ΔL of each morphism of some groups: as estimated, and as the applied edit really gives."""
     trial = Trial(graph, cross_entropy, test)
     points = []
     for name in groups:
-        for proposal in proposals:
-            if proposal.edit.group != name:
-                continue
-            kind = "split" if isinstance(proposal.edit, ramify.Split) else "prune"
-            points.append(
-                {
-                    "group": name,
-                    "kind": kind,
-                    "channel": proposal.edit.channel,
-                    "estimated": -proposal.gain,
-                    "true": -trial.decrease([proposal.edit]),
-                }
-            )
+        mine = [proposal for proposal in proposals if proposal.edit.group == name]
+        points += stage(f"points-{name}", partial(_points, trial, mine))
         say(f"applied the morphisms of {name}")
     return points
+
+
+def _points(trial: Trial, proposals: Sequence[ramify.Proposal]) -> list[dict[str, Any]]:
+    return [
+        {
+            "group": proposal.edit.group,
+            "kind": "split" if isinstance(proposal.edit, Split) else "prune",
+            "channel": proposal.edit.channel,
+            "estimated": -proposal.gain,
+            "true": -trial.decrease([proposal.edit]),
+        }
+        for proposal in proposals
+    ]
 
 
 def rivals(
@@ -185,6 +214,7 @@ def rivals(
     test: Sequence[Batch],
     proposals: Sequence[ramify.Proposal],
     say: Say,
+    stage: Stage = once,
 ) -> list[dict[str, Any]]:
     """The true decrease by each way of finding a split of the same channel (Figure 4)."""
     if not settings.rivals:
@@ -196,14 +226,18 @@ def rivals(
     for way in WAYS:
         edits: Sequence[Edit]
         if way == "gauss-newton":
-            edits = [e for e in learned if isinstance(e, ramify.Split) and e.channel in found]
+            edits = [e for e in learned if isinstance(e, Split) and e.channel in found]
         elif way == "line search":
             drawn = [batches(epochs.dataset, 128, settings.seed, 10_000 + n) for n in range(4)]
             sample = [next(iter(some)) for some in drawn]
             method = LineSearch(groups=(name,), channels=tuple(channels))
             edits = [p.edit for p in method.propose(graph, cross_entropy, sample)]
         else:
-            edits = [expanded(graph, settings, epochs.dataset, name, c) for c in channels]
+            kept = [
+                stage(f"expanded-{c}", partial(expanded, graph, settings, epochs.dataset, name, c))
+                for c in channels
+            ]
+            edits = [binary_split(name, c, v) for c, v in zip(channels, kept, strict=True)]
         for edit in edits:
             assert isinstance(edit.channel, int)
             found[edit.channel][way] = trial.decrease([edit])
@@ -213,7 +247,7 @@ def rivals(
 
 def expanded(
     graph: ramify.ChannelGraph, settings: Settings, dataset: Dataset, name: str, channel: int
-) -> ramify.Split:
+) -> dict[str, Tensor]:
     """A split as the really expanded network learns it: Adam on the true loss of fresh batches.
 
     `ramify.methods.Expansion` takes all of its batches for every step; here the oracle sees as much
@@ -227,7 +261,7 @@ def expanded(
         channel: of the group.
 
     Returns:
-        The split.
+        The displacement, one kernel a producer.
     """
     torch.manual_seed(settings.seed)
     parts, parameters = {}, dict(graph.model.named_parameters())
@@ -245,7 +279,7 @@ def expanded(
             part.grad = slope[0] - slope[1]
         adam.step()
         schedule.step()
-    return binary_split(name, channel, parts)
+    return parts
 
 
 def summary(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

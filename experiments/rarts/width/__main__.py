@@ -24,7 +24,7 @@ from experiments.rarts.width.study import (
     total_steps,
 )
 from experiments.rarts.width.table import page
-from experiments.resume import add_settings, finished, keep
+from experiments.resume import add_settings, finished, keep, stages
 
 
 def options() -> argparse.ArgumentParser:
@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if not todo:
                 continue
             bar = progress.add_task(f"seed {seed}", total=total_steps(settings, methods))
-            study = Study(seed, settings, partial(progress.advance, bar))
+            kept = stages(out / "stages", settings)
+            study = Study(seed, settings, partial(progress.advance, bar), kept)
             study.ratio = learned(rows, seed)
             for name in todo:
                 progress.update(bar, description=f"seed {seed}, {name}")

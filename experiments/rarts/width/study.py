@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import ramify
 from experiments.rarts.images import accuracy, halved, moved, pairs, placed, some
+from experiments.resume import Stage, once
 from ramify import relax
 from ramify.cost import graph_cost
 from ramify.data import batches
@@ -90,10 +91,14 @@ class Study:
         seed: of the weights, the halves and the order of the images.
         settings: what to do.
         tick: called at every training step.
+        stage: keeps the networks that several methods start from.
     """
 
-    def __init__(self, seed: int, settings: Settings, tick: Callable[[], None]) -> None:
+    def __init__(
+        self, seed: int, settings: Settings, tick: Callable[[], None], stage: Stage = once
+    ) -> None:
         torch.manual_seed(seed)
+        self.stage = stage
         self.seed, self.settings, self.tick = seed, settings, tick
         self.data = some(settings.data, settings.samples, seed)
         self.halves = halved(self.data, seed)
@@ -105,7 +110,7 @@ class Study:
         )
         self.full = moved(net, settings.device)
         self.steps = -(-len(self.halves[0].y_train) // settings.batch) * settings.search
-        self.train(self.full, settings.pretrain, settings.lr, cross_entropy)
+        self.trained("full", self.full, settings.pretrain, settings.lr)
         self.plain: nn.Module | None = None
         self.gated: set[str] = set()
         self.ratio: float | None = None  # learned by RARTS, and given to random pruning
@@ -179,7 +184,7 @@ class Study:
         if self.plain is None:
             self.plain = copy.deepcopy(self.full)
             self.gated = set(ramify.fold(ramify.gate(self.trace(self.plain))))
-            self.train(self.plain, self.settings.search, self.settings.lr / 5, cross_entropy)
+            self.trained("plain", self.plain, self.settings.search, self.settings.lr / 5)
         return self.plain
 
     def searcher(self, method: str, model: nn.Module, gates: relax.Gates) -> relax.Searcher:
@@ -215,6 +220,15 @@ class Study:
         if method == "rarts":
             self.ratio = len(chosen) / len(proposals)
         return chosen
+
+    def trained(self, name: str, model: nn.Module, epochs: int, lr: float) -> None:
+        """Ordinary training, or what is kept of it."""
+
+        def make() -> dict[str, Tensor]:
+            self.train(model, epochs, lr, cross_entropy)
+            return dict(model.state_dict())
+
+        model.load_state_dict(self.stage(f"{name}-{self.seed}", make))
 
     def train(self, model: nn.Module, epochs: int, lr: float, loss: Loss) -> None:
         """Ordinary training on all images, with a learning rate that falls to 0."""

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markdown import Markdown
 
 from experiments.files import png, write
+from experiments.resume import stages
 from experiments.s2d.prototype.figure import splits, tree
-from experiments.s2d.prototype.study import TRIED, Settings, Task, grow, try_splits
+from experiments.s2d.prototype.study import TRIED, Settings, Task, grown_of, try_splits
 from ramify.data import load
 
 
 def options() -> argparse.ArgumentParser:
     """What the command takes."""
     usual = Settings()
-    parser = argparse.ArgumentParser(prog="python -m experiments.s2d.prototype")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.s2d.prototype",
+        description="Grow the prototypes of MNIST. Parts that are finished stay in the folder, and "
+        "the same command goes on from them.",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/s2d-prototype"), help="a folder")
     parser.add_argument("--prototypes", type=int, default=usual.prototypes, help="at the end")
     parser.add_argument("--epochs", type=int, default=usual.epochs, help="before each split")
@@ -31,21 +37,20 @@ def options() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Grow the network, try every split of five, and write results.json and both pictures."""
+    """Grow the network, try every split of five, and write what they came to."""
     parser = options()
     chosen = parser.parse_args(arguments)
     if chosen.prototypes < TRIED:
         parser.error(f"--prototypes is at least {TRIED}, where every split is tried")
     torch.set_num_threads(chosen.threads)
-    started, console = time.monotonic(), Console()
     settings = Settings(prototypes=chosen.prototypes, epochs=chosen.epochs, seed=chosen.seed)
     task = Task(load("mnist"), settings)
-    grown = grow(task)
-    trials = try_splits(task, grown.five)
+    stage = stages(chosen.out / "stages", settings)
+    grown = grown_of(task, stage)
+    trials = try_splits(task, grown.five, stage)
     ends = {event["round"] + 1: event for event in grown.events if event["event"] == "epoch"}
     held = {
         "settings": asdict(settings),
-        "seconds": time.monotonic() - started,
         "test_accuracy": {count: event["test_accuracy"] for count, event in ends.items()},
         "train_loss": {count: event["train_loss"] for count, event in ends.items()},
         "trials": [asdict(trial) for trial in trials],
@@ -54,8 +59,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write(chosen.out / "results.json", json.dumps(held, indent=1) + "\n")
     write(chosen.out / "tree.png", png(tree(grown), dpi=110))
     write(chosen.out / "splits.png", png(splits(grown, trials), dpi=110))
-    console.print(held["test_accuracy"], held["trials"])
-    console.print(f"results.json, tree.png and splits.png are in {chosen.out}")
+    text = page(held)
+    write(chosen.out / "results.md", text)
+    Console().print(Markdown(text))
+    Console().print(f"results.md, results.json, tree.png and splits.png are in {chosen.out}")
+
+
+def page(held: dict[str, Any]) -> str:
+    """The results as Markdown.
+
+    Args:
+        held: what results.json holds.
+
+    Returns:
+        A table of the sizes, and one of the splits of five prototypes.
+    """
+    lines = ["| prototypes | training loss | test accuracy |", "|---|---|---|"]
+    lines += [
+        f"| {count} | {loss:.3f} | {100 * held['test_accuracy'][count]:.1f} % |"
+        for count, loss in held["train_loss"].items()
+    ]
+    lines += ["", "| split of five | eigenvalue | decrease after training |", "|---|---|---|"]
+    lines += [
+        f"| {trial['channel']} | {trial['index']:.4f} | {trial['decrease']:.4f} |"
+        for trial in held["trials"]
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

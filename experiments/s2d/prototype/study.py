@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import ramify
+from experiments.resume import Stage, once
 from experiments.s2d.prototype.network import PrototypeNet
 from ramify.data import Dataset, batches
 
@@ -130,19 +132,51 @@ def grow(task: Task) -> Grown:
     return Grown(grown.history, images, votes, latest[TRIED])
 
 
-def try_splits(task: Task, five: PrototypeNet) -> list[Trial]:
-    """Split each of five prototypes alone and train on; against training on without a split."""
+def grown_of(task: Task, stage: Stage) -> Grown:
+    """What `grow` gives, or gave in an earlier call.
+
+    Args:
+        task: what is learned.
+        stage: keeps it.
+
+    Returns:
+        The events and the networks.
+    """
+
+    def make() -> dict[str, Any]:
+        grown = grow(task)
+        return vars(grown) | {"five": dict(grown.five.state_dict())}
+
+    kept = stage("grown", make)
+    images = task.dataset.x_train[0]
+    five = PrototypeNet(images.numel(), len(task.dataset.classes), width=TRIED)
+    five.load_state_dict(kept["five"])
+    return Grown(**kept | {"five": five})
+
+
+def try_splits(task: Task, five: PrototypeNet, stage: Stage = once) -> list[Trial]:
+    """Split each of five prototypes alone and train on; against training on without a split.
+
+    Args:
+        task: what is learned.
+        five: the network of five prototypes; it stays as it is.
+        stage: keeps what each split came to.
+
+    Returns:
+        A trial for each prototype, in order.
+    """
     graph = ramify.trace(five, task.dataset.x_train[:1])
     proposals = task.settings.method().propose(graph, task.loss, task.probe)
-    alone = _trained_loss(task, copy.deepcopy(five))
+    alone = stage("alone", lambda: _trained_loss(task, copy.deepcopy(five)))
     trials = []
     for proposal in sorted(proposals, key=lambda one: one.edit.channel):
         model = copy.deepcopy(five)
         ramify.apply(ramify.trace(model, task.dataset.x_train[:1]), [proposal.edit])
         assert proposal.splitting_index is not None
         assert isinstance(proposal.edit.channel, int)
-        decrease = alone - _trained_loss(task, model)
-        trials.append(Trial(proposal.edit.channel, proposal.splitting_index, decrease))
+        channel = proposal.edit.channel
+        loss = stage(f"split-{channel}", partial(_trained_loss, task, model))
+        trials.append(Trial(channel, proposal.splitting_index, alone - loss))
     return trials
 
 

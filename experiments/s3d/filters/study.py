@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 import ramify
+from experiments.resume import Stage, once
 from ramify.data import Dataset, batches
 from ramify.models.blocks import conv_norm_relu
 
@@ -96,19 +98,35 @@ class Pictures:
     accuracies: list[float]
 
 
-def study(dataset: Dataset, settings: Settings) -> Pictures:
-    """Train, look, split every filter of the first layer along each direction, and train on."""
+def study(dataset: Dataset, settings: Settings, stage: Stage = once) -> Pictures:
+    """Train, look, split every filter of the first layer along each direction, and train on.
+
+    Args:
+        dataset: what the network learns.
+        settings: how much, and how far filters are moved.
+        stage: keeps what took long.
+
+    Returns:
+        What is drawn.
+    """
     torch.manual_seed(settings.seed)
     net = Net(len(dataset.classes))
-    _train(net, dataset, settings, range(settings.before))
+    epochs = range(settings.before + settings.after)
+    before, after = epochs[: settings.before], epochs[settings.before :]
+    net.load_state_dict(stage("trained", lambda: _train(net, dataset, settings, before)))
+    net.eval()
     accuracies = [_accuracy(net, dataset)]
-    first, last = (_extremes(net, layer, dataset) for layer in (FIRST, LAST))
+    first, last = (
+        Extremes(*stage(layer, partial(_extremes, net, layer, dataset))) for layer in (FIRST, LAST)
+    )
     image = dataset.x_test[:1]
     copies, trained = [], []
-    for direction in first.directions:
+    for number, direction in enumerate(first.directions):
         split = _split(net, first.filters, direction, settings.step, dataset)
         copies.append(_pairs(split))
-        _train(split, dataset, settings, range(settings.before, settings.before + settings.after))
+        train_on = partial(_train, split, dataset, settings, after)
+        split.load_state_dict(stage(f"split-{number}", train_on))
+        split.eval()
         trained.append(_pairs(split))
         accuracies.append(_accuracy(split, dataset))
     gradients = [_around(net, last, channel, settings.step, image) for channel in last.shown()]
@@ -120,7 +138,10 @@ def _loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
-def _train(net: nn.Module, dataset: Dataset, settings: Settings, epochs: range) -> None:
+def _train(
+    net: nn.Module, dataset: Dataset, settings: Settings, epochs: range
+) -> dict[str, Tensor]:
+    """Train by Adam; the state that the network then has."""
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
     net.train()
     for epoch in epochs:
@@ -129,6 +150,7 @@ def _train(net: nn.Module, dataset: Dataset, settings: Settings, epochs: range) 
             _loss(net, batch).mean().backward()
             optimizer.step()
     net.eval()
+    return dict(net.state_dict())
 
 
 def _some(dataset: Dataset, settings: Settings, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -146,13 +168,14 @@ def _accuracy(net: nn.Module, dataset: Dataset) -> float:
     return float((found == dataset.y_test).float().mean())
 
 
-def _extremes(net: nn.Module, layer: str, dataset: Dataset) -> Extremes:
+def _extremes(net: nn.Module, layer: str, dataset: Dataset) -> tuple[Tensor, Tensor, Tensor]:
+    """What `Extremes` is made of."""
     graph = ramify.trace(net, dataset.x_train[:1])
     probe = [(dataset.x_train[:PROBED], dataset.y_train[:PROBED])]
     values, vectors = torch.linalg.eigh(ramify.splitting_matrix(graph, layer, _loss, probe))
     filters = net.get_parameter(f"{layer}.weight").detach().flatten(1).clone()
     directions = torch.stack([vectors[:, :, 0], vectors[:, :, -1]])
-    return Extremes(filters, torch.stack([values[:, 0], values[:, -1]]), directions)
+    return filters, torch.stack([values[:, 0], values[:, -1]]), directions
 
 
 def _split(
