@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +31,42 @@ def test_top_fraction_counts_all_channels_and_takes_only_gains() -> None:
     assert channels(ramify.TopFraction(0.21).select(offered)) == [2, 4, 1]
     assert channels(ramify.TopFraction(1.0).select(offered)) == [2, 4, 1]
     assert ramify.TopFraction(0.5).select([]) == []
+
+
+def graph_of(*widths: int) -> ramify.ChannelGraph:
+    sizes = [3, *widths, 2]
+    layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+    return ramify.trace(nn.Sequential(*layers), torch.randn(1, 3))
+
+
+@pytest.mark.parametrize(
+    "tilt, gone", [(0.0, [4, 8, 4, 2]), (1.0, [0, 6, 6, 4]), (-1.0, [8, 11, 3, 0])]
+)
+def test_the_share_of_each_layer_falls_or_rises_with_its_place(
+    tilt: float, gone: list[int]
+) -> None:
+    graph = graph_of(10, 20, 10, 5)
+    offered = ramify.L1().propose(graph)
+    chosen = ramify.TopFraction(0.4, per_group=True, tilt=tilt).select(offered)
+    names = [group.name for group in graph.groups if group.can_prune]
+    assert [sum(p.edit.group == name for p in chosen) for name in names] == gone
+    first = [p.edit.channel for p in offered if p.edit.group == names[1]]  # by L1 within a layer
+    assert [p.edit.channel for p in chosen if p.edit.group == names[1]] == first[: gone[1]]
+
+
+def test_a_tilted_share_leaves_a_channel_and_one_layer_as_it_is() -> None:
+    graph = graph_of(10, 4)
+    chosen = ramify.TopFraction(0.9, per_group=True, tilt=1.0).select(ramify.L1().propose(graph))
+    assert [p.edit.group for p in chosen] == ["1"] * 3
+    graph = graph_of(10)
+    chosen = ramify.TopFraction(0.4, per_group=True, tilt=1.0).select(ramify.L1().propose(graph))
+    assert len(chosen) == 4
+
+
+@pytest.mark.parametrize("given", [{"tilt": 1.5, "per_group": True}, {"tilt": 0.5}])
+def test_a_tilt_out_of_range_or_without_groups_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ramify.RamifyError, match="tilt lies from -1 to 1 and goes with per_group"):
+        ramify.TopFraction(0.5, **given)
 
 
 def test_threshold_takes_at_most_m_below_lambda() -> None:

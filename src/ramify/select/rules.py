@@ -42,6 +42,10 @@ class TopFraction:
         per_group: the fraction is taken in each group by itself.
         multiple_of: what the width of each group that changes becomes a multiple of, the nearest
             that its proposals reach; a number, or numbers by group.
+        tilt: with `per_group`, from -1 to 1: group number i of n, in the order of the graph, loses
+            or gains the fraction times 1 + tilt · (2i / (n - 1) - 1), at most all. So 1 takes
+            nothing of the first group and twice the fraction of the last ("deep" of AMC), -1 the
+            reverse ("shallow"), and 0 the same of all ("uniform").
         per: `params`, `macs`, `flops` or `energy`: what gains most for one of these comes first,
             and a prune, which frees some, before every split; None ranks by the gain alone.
 
@@ -55,16 +59,23 @@ class TopFraction:
         >>> [p.edit.channel for p in ramify.TopFraction(0.5).select(proposals)]
         [1, 2]
 
-    Source: S3D, section 4 (top α %).
+    Source: S3D, section 4 (top α %); for `tilt`, Y. He and others, "AMC: AutoML for model
+    compression and acceleration on mobile devices", 2018, section 4.1, which prints no formula.
     """
 
     fraction: float
     per_group: bool = False
     multiple_of: Multiple = 1
     per: str | None = None
+    tilt: float = 0.0
 
     def __post_init__(self) -> None:
         _check_fraction("fraction", self.fraction)
+        if not -1 <= self.tilt <= 1 or (self.tilt and not self.per_group):
+            raise RamifyError(
+                f"tilt lies from -1 to 1 and goes with per_group=True, and got {self.tilt} with "
+                f"per_group={self.per_group}"
+            )
         check_multiple(self.multiple_of)
         if self.per is not None and self.per not in RESOURCES:
             raise RamifyError(f"per is one of {', '.join(RESOURCES)}, and got {self.per!r}")
@@ -87,13 +98,28 @@ class TopFraction:
         candidates = gather(proposals)
         proposals = candidates.proposals
         worth = [self.worth(proposal) for proposal in proposals]
-        groups = list(candidates.by_group(range(len(proposals))).values())
-        parts = groups if self.per_group else [[number for group in groups for number in group]]
+        groups = candidates.by_group(range(len(proposals)))
+        parts = [([number for group in groups.values() for number in group], self.fraction)]
+        if self.per_group:
+            shares = self._shares(candidates, list(groups))
+            parts = [(group, shares[name]) for name, group in groups.items()]
         chosen: list[int] = []
-        for part in parts:
+        for part, share in parts:
             channels = {candidates.channels[number] for number in part}
-            chosen += _best(candidates, part, worth)[: count_of(self.fraction, len(channels))]
+            chosen += _best(candidates, part, worth)[: count_of(share, len(channels))]
         return _finished(candidates, chosen, range(len(proposals)), self.multiple_of)
+
+    def _shares(self, candidates: Candidates, names: list[str]) -> dict[str, float]:
+        """The fraction of each group."""
+        order = [] if candidates.graph is None else [g.name for g in candidates.graph.groups]
+        ordered = sorted(names, key=order.index) if order else names
+        if len(ordered) < 2:
+            return dict.fromkeys(ordered, self.fraction)
+        places = [2 * place / (len(ordered) - 1) - 1 for place in range(len(ordered))]
+        return {
+            name: min(1.0, self.fraction * (1 + self.tilt * place))
+            for name, place in zip(ordered, places, strict=True)
+        }
 
 
 @dataclass(frozen=True)
