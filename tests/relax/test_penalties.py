@@ -6,7 +6,7 @@ import torch
 import ramify
 from ramify.errors import RamifyError
 from ramify.models import build
-from ramify.relax import L1, ExpectedCost, GroupL1, channel_costs
+from ramify.relax import L1, ExpectedCost, GroupL1, channel_costs, norm_costs
 
 
 def arch():
@@ -108,3 +108,73 @@ def test_latency_of_a_channel():
     assert float(cost[0]) == pytest.approx(max(slope, 0.0))
     with pytest.raises(RamifyError, match="there is no resource 'time'"):
         channel_costs(gates, graph, "time")
+
+
+def stages() -> tuple[torch.nn.Module, torch.Tensor]:
+    """Two convolutions of 3x3 with norms, 3 to 4 to 5 channels, and a linear layer behind."""
+    nn = torch.nn
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2),
+    ).double()  # fmt: skip
+    return net, torch.randn(2, 3, 6, 6, dtype=torch.float64)
+
+
+def test_the_gradient_of_the_weighted_penalty_is_that_of_morphnets_regulariser():
+    net, inputs = stages()
+    first, second = net[1].weight, net[4].weight
+    with torch.no_grad():
+        first.copy_(torch.tensor([0.5, -0.25, 1.0, 2.0]))
+    weights = norm_costs(ramify.trace(net, inputs[:1]), "params")
+    penalty = L1([weights["1.weight"], weights["4.weight"]])([first, second])
+    # Equation (6), all channels alive: 9 · 3 in and 9 · 5 out for the first layer; what a channel
+    # has beside the convolutions is its norm's two parameters.
+    regulariser = 9 * (3 * first.abs().sum() + 4 * second.abs().sum() + 5 * first.abs().sum())
+    regulariser = regulariser + 2 * second.abs().sum()  # the linear layer
+    regulariser = regulariser + 2 * (first.abs().sum() + second.abs().sum())
+    torch.testing.assert_close(penalty, regulariser)
+    for scale in (first, second):
+        mine, theirs = (
+            torch.autograd.grad(p, scale, retain_graph=True)[0] for p in (penalty, regulariser)
+        )
+        torch.testing.assert_close(mine, theirs)
+    assert torch.autograd.grad(penalty, first)[0].tolist() == [74.0, -74.0, 74.0, 74.0]
+
+
+def test_a_pruned_layer_makes_its_neighbours_cheaper():
+    net, inputs = stages()
+    graph = ramify.trace(net, inputs[:1])
+    graph = ramify.apply(graph, [ramify.Prune("3", 0), ramify.Prune("3", 1)])
+    weights = norm_costs(graph, "params")
+    assert weights["1.weight"].tolist() == [27 + 2 + 9 * 3] * 4
+    assert weights["4.weight"].tolist() == [9 * 4 + 2 + 2] * 3
+
+
+@pytest.mark.parametrize("resource", ["params", "macs"])
+def test_scales_of_one_channel_share_what_it_costs(resource):
+    model = build("resnet20", dataset_shape=(3, 8, 8), classes=4, width=2)
+    graph = ramify.trace(model, torch.randn(1, 3, 8, 8))
+    weights = norm_costs(graph, resource)
+    before = ramify.cost.graph_cost(graph).of(resource)
+    for group in (group for group in graph.groups if group.can_prune):
+        names = [name for name in group.carriers if name in weights]
+        total = sum(float(weights[name][0]) for name in names)
+        saved = before - ramify.cost.graph_cost(graph, [ramify.Prune(group.name, 0)]).of(resource)
+        assert total == pytest.approx(saved)
+    with pytest.raises(RamifyError, match="there is no resource 'time'"):
+        norm_costs(graph, "time")
+
+
+def test_a_norm_over_two_groups_weighs_each_by_its_own():
+    class Beside(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(2, 3), torch.nn.Linear(5, 4)
+            self.norm, self.head = torch.nn.BatchNorm1d(7), torch.nn.Linear(7, 2)
+
+        def forward(self, x):
+            return self.head(self.norm(torch.cat([self.a(x[:, :2]), self.b(x)], 1)))
+
+    weights = norm_costs(ramify.trace(Beside(), torch.randn(3, 5)), "params")
+    assert weights["norm.weight"].tolist() == [2 + 1 + 2 + 2] * 3 + [5 + 1 + 2 + 2] * 4

@@ -68,6 +68,45 @@ def test_a_step_of_network_slimming() -> None:
         torch.testing.assert_close(one, two)
 
 
+@pytest.mark.parametrize("searcher", ["bn", "joint"])
+def test_a_step_of_a_penalty_that_is_weighted_by_cost(searcher: str) -> None:
+    """What a channel costs over the mean of all, by hand."""
+    _, pairs, inputs = problem()
+    pairs = Pairs(pairs.a[:1], pairs.p[:1])
+    net = nn.Sequential(
+        nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 2), nn.BatchNorm1d(2),
+        nn.Tanh(), nn.Linear(2, 2),
+    )  # fmt: skip
+    training = Training(lr=0.1, momentum=0.0, weight_decay=0.0, schedule="constant")
+    found = {}
+    for by in (None, "params"):
+        search = WidthSearch(searcher, epochs=1, gamma=0.3, penalty_by=by)
+        searched_net = copy.deepcopy(net)
+        scored = search_widths(
+            searched_net, inputs, cross_entropy, pairs, search=search, training=training,
+            probe=pairs.a,
+        )  # fmt: skip
+        if searcher == "bn":
+            found[by] = [searched_net[1].weight.detach(), searched_net[4].weight.detach()]
+        else:
+            values = {(p.edit.group, p.edit.channel): -p.value for p in scored.proposals}
+            found[by] = [
+                torch.tensor([values[name, c] for c in range(count)])
+                for name, count in (("0", 6), ("3", 2))
+            ]
+    costs = [4 + 2 + 2, 7 + 2 + 2]  # own weights and bias, norm, what reads the channel
+    mean = (6 * costs[0] + 2 * costs[1]) / 8
+    # A step of the rate 0.1 down γ times each weight, where the plain penalty has 1.
+    for plain, weighted, cost in zip(found[None], found["params"], costs, strict=True):
+        expected = plain - 0.1 * 0.3 * (cost / mean - 1)
+        torch.testing.assert_close(weighted, expected)
+
+
+def test_a_penalty_by_an_unknown_resource_is_refused() -> None:
+    with pytest.raises(RamifyError, match="penalty_by is 'time'; give one of params, macs"):
+        WidthSearch("bn", penalty_by="time")
+
+
 def test_learning_rates_fall_over_the_whole_search() -> None:
     net, pairs, inputs = problem()
     gates = ramify.gate(ramify.trace(net, inputs))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ramify.commands.defaults import DATA_SETS
-from ramify.commands.grow_settings import BUDGETS
+from ramify.commands.grow_settings import BUDGETS, RESOURCES
 from ramify.commands.settings import (
     CUT,
     OWN,
@@ -83,6 +83,13 @@ class PruneSettings(NetworkSettings):
         "a larger one learns how much to cut",
         of={"searcher": (*GATED, "bn")},
     )
+    penalty_by: str | None = option(
+        SEARCH,
+        "Weigh the penalty of each gate or norm scale by what its channel costs in: {}. With bn "
+        "that is the regulariser of MorphNet. Default: all weigh alike.",
+        choices=RESOURCES,
+        of={"searcher": (*GATED, "bn")},
+    )
     arch_lr: float | None = option(
         SEARCH, "Learning rate of the gates. Default: as --lr.", of={"searcher": GATED}
     )
@@ -111,6 +118,14 @@ class PruneSettings(NetworkSettings):
         le=1,
     )
     per_layer: bool = option(CUT, "Cut the share --ratio of every layer.")
+    tilt: float | None = option(
+        CUT,
+        "How unequal these shares are: 1 cuts nothing of the first layer and twice the share of "
+        "the last, -1 the other way round. Default: 0, the same share of all.",
+        of={"per_layer": ("True",)},
+        ge=-1,
+        le=1,
+    )
     threshold: float | None = option(
         CUT,
         "In place of --budget: cut the channels whose gate, or for bn whose norm scale, is at most "
@@ -200,6 +215,11 @@ class PruneSettings(NetworkSettings):
         named = {"searcher": f"darts{order or 1}"} if name == "darts" else {}
         apart = ("searcher_order", "weights_digest")
         return {key: value for key, value in given.items() if key not in apart} | named
+
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Earlier folders weigh all penalties alike, and take the same share of every layer."""
+        return super().upgraded(dict.fromkeys(("penalty_by", "tilt")) | values)
 
     @classmethod
     def fill(cls, values: dict[str, Any], given: Mapping[str, Any]) -> None:
@@ -332,7 +352,9 @@ class PruneSettings(NetworkSettings):
     def _scoring(self, seed: int, epochs: int) -> WidthSearch:
         from ramify.train.width_search import WidthSearch
 
-        given = {name: getattr(self, name) for name in ("lam", "beta", "gamma", "arch_lr")}
+        given = {
+            name: getattr(self, name) for name in ("lam", "beta", "gamma", "arch_lr", "penalty_by")
+        }
         own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         return WidthSearch(self.searcher, epochs, seed=seed, groups=self.groups, **own)
 
@@ -371,7 +393,10 @@ class PruneSettings(NetworkSettings):
             "alike": self.alike or (),
             "groups": self.groups,
             # What is drawn at random is a baseline, for which nothing else chooses.
-            "raw": self.raw or self.threshold is not None or self.searcher == "random",
+            "raw": self.raw
+            or self.threshold is not None
+            or self.searcher == "random"
+            or bool(self.tilt),
             "rounds": self.rounds,
             "depth": self.depth,
         }
@@ -383,7 +408,12 @@ class PruneSettings(NetworkSettings):
         if self.threshold is not None:
             return Threshold(value=-self.threshold, multiple_of=self.multiple_of)
         if self.ratio is not None:
-            return TopFraction(self.ratio, per_group=self.per_layer, multiple_of=self.multiple_of)
+            return TopFraction(
+                self.ratio,
+                per_group=self.per_layer,
+                multiple_of=self.multiple_of,
+                tilt=self.tilt or 0.0,
+            )
         return None
 
 

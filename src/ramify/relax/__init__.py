@@ -21,7 +21,7 @@ from ramify.relax.distillation import distilled
 from ramify.relax.gate_scale import GateScale
 from ramify.relax.gates import Gates, fold, gate, remaining
 from ramify.relax.pairs import Pairs, check_halves, halves
-from ramify.relax.penalties import L1, ExpectedCost, GroupL1, channel_costs
+from ramify.relax.penalties import L1, ExpectedCost, GroupL1, channel_costs, norm_costs
 from ramify.relax.proximal import by_group, prox_group_l1, prox_l0, prox_l1, prox_tl1
 from ramify.relax.rarts import RARTS
 from ramify.relax.searcher import Searcher, Step
@@ -48,6 +48,7 @@ __all__ = [
     "fold",
     "gate",
     "halves",
+    "norm_costs",
     "prox_group_l1",
     "prox_l0",
     "prox_l1",

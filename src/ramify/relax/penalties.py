@@ -23,9 +23,11 @@ from ramify.edit import Drop
 from ramify.errors import RamifyError
 from ramify.latency import LatencyModel
 from ramify.latency.prediction import slopes
+from ramify.methods.scores import norm_scales, prunable
 from ramify.relax.gates import Gates
 from ramify.relax.proximal import group_norms, prox_group_l1, prox_l1
 from ramify.tracing import ChannelGraph
+from ramify.tracing.recorder import tensors_of
 
 
 @dataclass(frozen=True)
@@ -146,19 +148,7 @@ def channel_costs(gates: Gates, graph: ChannelGraph, resource: str | LatencyMode
 
     Source: RARTS thesis, section 3.1.4, for channels in the place of operations.
     """
-    model = CostModel(graph)
-    if isinstance(resource, LatencyModel):
-        saved = slopes(resource.on(graph), model.widths).tolist()
-    elif resource in RESOURCES:
-        now = model.cost().of(resource)
-        fewer = [model.widths - step for step in np.eye(len(model.names), dtype=np.int64)]
-        saved = [now - model.cost(widths).of(resource) for widths in fewer]
-    else:
-        raise RamifyError(
-            f"there is no resource {resource!r}; give one of {', '.join(RESOURCES)}, or what "
-            "ramify.latency.learn returned."
-        )
-    by_name = dict(zip(model.names, saved, strict=True))
+    model, by_name = CostModel(graph), saved_by_one(graph, resource)
     for names in gates.groups:
         if names[0] in by_name:
             continue
@@ -173,6 +163,93 @@ def channel_costs(gates: Gates, graph: ChannelGraph, resource: str | LatencyMode
         torch.full_like(alpha, sum(by_name[name] for name in names), requires_grad=False)
         for names, alpha in zip(gates.groups, gates, strict=True)
     ]
+
+
+def norm_costs(graph: ChannelGraph, resource: str | LatencyModel) -> dict[str, Tensor]:
+    r"""What the channels cost that norm layers scale, as weights of :class:`L1` on the scales.
+
+    .. math:: P(\gamma) = \sum_c s_c \, \frac{1}{n_c} \sum_{l} |\gamma_{lc}|
+
+    with :math:`s_c` what the network with one channel c less would save, inputs of its readers
+    included, and the mean over the :math:`n_c` scales that the channel has (several on a residual
+    stream), as :class:`ramify.BNScale` ranks it. That is the regulariser of MorphNet with the
+    channels of the present shape as those that are alive: prune those whose scale the penalty has
+    brought to zero, trace again, and the weights follow. Divided by their mean they leave γ its
+    usual size.
+
+    Args:
+        graph: the traced model.
+        resource: as of :func:`channel_costs`.
+
+    Returns:
+        Name of each scale of a group that can be pruned -> what it weighs, of the scale's shape, in
+        units of the resource.
+
+    Raises:
+        RamifyError: there is no such resource.
+
+    Example:
+        >>> import ramify
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+        >>> weights = norm_costs(ramify.trace(net, torch.randn(3, 4)), "params")
+        >>> weights["1.weight"][:2]  # 4 + 1 of the first layer, 2 of the norm, 2 of the last layer
+        tensor([9., 9.])
+        >>> L1(list(weights.values()))([net[1].weight]).item()
+        72.0
+
+    Source: A. Gordon and others, "MorphNet: Fast & simple resource-constrained structure learning
+    of deep networks", 2018, equations (5) and (6).
+    """
+    tensors, known, saved = (
+        tensors_of(graph.model),
+        norm_scales(graph),
+        saved_by_one(graph, resource),
+    )
+    found: dict[str, Tensor] = {}
+    for group in prunable(graph):
+        slots = [slot for slot in group.slots if slot.role == "carrier" and slot.name in known]
+        for slot in slots:
+            where = torch.from_numpy(graph.positions(group, slot))
+            scale = tensors[slot.name].detach()
+            weights = found.setdefault(slot.name, torch.zeros_like(scale)).movedim(slot.dim, 0)
+            entries = where.shape[1] * scale.numel() // scale.shape[slot.dim]
+            weights[where.to(scale.device)] = saved[group.name] / (len(slots) * entries)
+    return found
+
+
+def saved_by_one(graph: ChannelGraph, resource: str | LatencyModel) -> dict[str, float]:
+    """What the network with one channel less of each group would save.
+
+    Args:
+        graph: the traced model.
+        resource: as of :func:`channel_costs`.
+
+    Returns:
+        Group name -> amount.
+
+    Raises:
+        RamifyError: there is no such resource.
+    """
+    model = CostModel(graph)
+    if isinstance(resource, LatencyModel):
+        saved = slopes(resource.on(graph), model.widths).tolist()
+    elif resource in RESOURCES:
+        now = model.cost().of(resource)
+        fewer = [model.widths - step for step in np.eye(len(model.names), dtype=np.int64)]
+        saved = [now - model.cost(widths).of(resource) for widths in fewer]
+    else:
+        raise RamifyError(
+            f"there is no resource {resource!r}; give one of {', '.join(RESOURCES)}, or what "
+            "ramify.latency.learn returned."
+        )
+    return dict(zip(model.names, saved, strict=True))
+
+
+def over_mean(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Weights of a penalty over the mean of all their entries."""
+    mean = torch.cat([weight.flatten() for weight in weights]).mean()
+    return [weight / mean for weight in weights]
 
 
 def _matched(given: Sequence[Tensor] | None, arch: Sequence[Tensor]) -> list[Tensor]:

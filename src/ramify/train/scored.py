@@ -16,7 +16,7 @@ from ramify.methods.proposal import checked
 from ramify.methods.scores import norm_scales, prunable
 from ramify.probe.loss import Loss
 from ramify.refit.choosing import of_groups
-from ramify.relax import Gates, GateScale, Pairs, fold, gate
+from ramify.relax import Gates, GateScale, Pairs, channel_costs, fold, gate, norm_costs
 from ramify.tracing import ChannelGraph, trace
 from ramify.tracing.recorder import tensors_of
 from ramify.train.epoch import Training
@@ -195,13 +195,19 @@ def _searched(
     **others: Any,
 ) -> list[Event]:
     """The search proper; every epoch is measured with what the network costs."""
-    priced = costs(graph)
+    priced, by = costs(graph), search.penalty_by
+    scales = _scales(graph) if gates is None else {}
+    weights: list[Tensor] | None = None
+    if by is not None:
+        known = norm_costs(graph, by) if gates is None else {}
+        weights = [known[n] for n in scales] if gates is None else channel_costs(gates, graph, by)
     searcher = search.make(
         graph.model,
-        _scales(graph) if gates is None else gates,
+        scales.values() if gates is None else gates,
         loss,
         training,
         search.epochs * len(pairs),
+        weights,
     )
     return run_search(
         searcher,
@@ -217,11 +223,12 @@ def _of_pairs(loss: Loss, model: nn.Module, pair: tuple[Any, Any]) -> Tensor:
     return torch.cat([loss(model, batch) for batch in pair])
 
 
-def _scales(graph: ChannelGraph) -> list[Tensor]:
-    """The scales of the norm layers that carry channels that can go."""
+def _scales(graph: ChannelGraph) -> dict[str, Tensor]:
+    """The scales of the norm layers that carry channels that can go, by name."""
     tensors, known = tensors_of(graph.model), norm_scales(graph)
     carried = {slot.name for group in prunable(graph) for slot in group.slots}
-    found = [tensors[name] for name in sorted(known & carried) if tensors[name].requires_grad]
+    names = [name for name in sorted(known & carried) if tensors[name].requires_grad]
+    found = {name: tensors[name] for name in names}
     if not found:
         raise RamifyError(
             "no channel that could be pruned passes a norm layer with a scale, which is what bn "

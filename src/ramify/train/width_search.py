@@ -1,7 +1,7 @@
 """The settings of a search for widths: how channels are scored while the network trains."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ramify.cost import RESOURCES
 from ramify.errors import RamifyError
 from ramify.imports import object_at
 from ramify.methods import L1 as WeightNorm
@@ -20,6 +21,7 @@ from ramify.methods.scores import prunable, prunes
 from ramify.probe.loss import Loss
 from ramify.refit import Takeover
 from ramify.relax import L1, Searcher
+from ramify.relax.penalties import over_mean
 from ramify.relax.registry import NAMES, learns_alpha, searcher_named
 from ramify.tracing import ChannelGraph
 from ramify.train.epoch import Training, optimizer_over
@@ -54,6 +56,9 @@ class WidthSearch:
         beta: β, of ``rarts``.
         gamma: γ, the weight of the L1 penalty on the gates, or on the norm scales.
         arch_lr: Learning rate of the gates; None takes that of the weights, as the thesis does.
+        penalty_by: ``"params"``, ``"macs"``, ``"flops"`` or ``"energy"``: the penalty of a gate or
+            norm scale is weighted by how much of this its channel costs over what channels cost in
+            the mean; with ``bn`` that is the regulariser of MorphNet. None weighs all alike.
         seed: Of the scores of ``random``.
         groups: Patterns of the names of groups, such as ``"*.mlp.fc1"``, of which one has to match;
             None scores the channels of every group that can be pruned exactly.
@@ -70,7 +75,8 @@ class WidthSearch:
         >>> search.chosen(ramify.trace(net, torch.ones(1, 2)))
         ['0']
 
-    Source: RARTS thesis, Algorithm 3 and section 4.2.2.
+    Source: RARTS thesis, Algorithm 3 and section 4.2.2; for `penalty_by` with ``bn``, A. Gordon and
+    others, "MorphNet", 2018, section 3.
     """
 
     searcher: str = "rarts"
@@ -81,6 +87,7 @@ class WidthSearch:
     arch_lr: float | None = None
     seed: int = 0
     groups: tuple[str, ...] | None = None
+    penalty_by: str | None = None
 
     def __post_init__(self) -> None:
         if self.searcher not in SEARCHERS and ":" not in self.searcher:
@@ -95,6 +102,11 @@ class WidthSearch:
                 raise RamifyError(f"{name} is {value}; it must not be negative.")
         if self.arch_lr is not None and not 0 < self.arch_lr < math.inf:
             raise RamifyError(f"arch_lr is {self.arch_lr}; it must be above 0.")
+        if self.penalty_by not in (None, *RESOURCES):
+            raise RamifyError(
+                f"penalty_by is {self.penalty_by!r}; give one of {', '.join(RESOURCES)}, or leave "
+                "it out."
+            )
 
     @property
     def gated(self) -> bool:
@@ -131,7 +143,13 @@ class WidthSearch:
         return found
 
     def make(
-        self, model: nn.Module, arch: Iterable[Tensor], loss: Loss, training: Training, steps: int
+        self,
+        model: nn.Module,
+        arch: Iterable[Tensor],
+        loss: Loss,
+        training: Training,
+        steps: int,
+        costs: Sequence[Tensor] | None = None,
     ) -> Searcher:
         """The searcher over a model's gates, or over its norm scales.
 
@@ -141,6 +159,7 @@ class WidthSearch:
             loss: ``loss(model, batch)``.
             training: How the weights train.
             steps: Of the whole search, over which the learning rates fall.
+            costs: What each gate or scale weighs in the penalty, over their mean; None: all alike.
 
         Returns:
             The searcher.
@@ -160,7 +179,7 @@ class WidthSearch:
             weight_optimizer=partial(optimizer_over, training=weights),
             arch_optimizer=partial(optimizer_over, training=rates),
             gamma=gamma,
-            penalty=L1() if gamma else None,
+            penalty=L1(None if costs is None else over_mean(costs)) if gamma else None,
             schedules={"weights": schedule, "arch": schedule},
         )
 
