@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ramify.data import Dataset, batches
+from ramify.probe.loss import Loss
 from ramify.train.epoch import Training, cross_entropy, train_epoch
 
 
@@ -38,7 +39,12 @@ class Epochs:
 
 
 def train_on(
-    model: nn.Module, epochs: Epochs, optimizer: Optimizer, training: Training, number: int
+    model: nn.Module,
+    epochs: Epochs,
+    optimizer: Optimizer,
+    training: Training,
+    number: int,
+    loss: Loss = cross_entropy,
 ) -> float:
     """One epoch of a schedule that goes over all of them.
 
@@ -48,6 +54,7 @@ def train_on(
         optimizer: from `make_optimizer`.
         training: its `epochs` are all there are.
         number: which of them this is.
+        loss: one a sample, (S,).
 
     Returns:
         The mean loss.
@@ -57,5 +64,5 @@ def train_on(
     def factor(step: int) -> float:
         return training.factor(number * steps + step, training.epochs * steps)
 
-    mean, _ = train_epoch(model, cross_entropy, epochs, optimizer, factor)
+    mean, _ = train_epoch(model, loss, epochs, optimizer, factor)
     return mean

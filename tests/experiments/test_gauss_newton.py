@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from experiments.gauss_newton.cifar10 import __main__ as command
 from experiments.gauss_newton.cifar10 import study
 from experiments.gauss_newton.cifar10.figure import figure
 from experiments.gauss_newton.cifar10.table import page, rows
+from ramify.cost import graph_cost
 from ramify.data import Dataset
+from ramify.train.epoch import cross_entropy
 
 PNG = b"\x89PNG"
 
@@ -34,18 +38,18 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("arm", ["gauss-newton", "s3d", "wide", "l1"])
+@pytest.mark.parametrize("arm", ["gauss-newton", "s3d", "wide", "l1", "deep", "morphnet"])
 def test_every_arm_keeps_its_steps_and_its_budget(arm: str) -> None:
     settings = study.Settings(
         model="resnet20", width=2, params=8_000, samples=48, tests=24, rounds=1, epochs=1, phase=1
     )
     found = study.run(arm, 0, settings)
     assert len(found["path"]) == 2
-    assert found["params"] <= 8_000 * (1.01 if arm == "wide" else 1)  # the nearest uniform width
+    assert found["params"] <= 8_000 * (1.01 if arm in ("wide", "morphnet") else 1)  # the nearest
     assert found["path"][-1]["params"] == found["params"]
     if arm == "s3d":
         assert found["params"] > found["path"][0]["params"]
-    if arm == "l1":
+    if arm in ("l1", "deep"):
         assert found["params"] < found["path"][0]["params"]
 
 
@@ -192,3 +196,74 @@ def test_the_command_of_the_arms_goes_on_from_what_is_finished(
     assert "| L1 pruning |" in text
     assert "L1 pruning" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "figure.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_an_unknown_arm_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--arms", "wide,morfnet", "--out", str(tmp_path)])
+    assert "--arms takes some of gauss-newton, " in capsys.readouterr().err
+
+
+def plain_net() -> tuple[torch.nn.Sequential, ramify.ChannelGraph]:
+    """Channels of 20, 10 and 30, each behind a norm."""
+    torch.manual_seed(0)
+    layers: list[torch.nn.Module] = []
+    for before, after in ((3, 20), (20, 10), (10, 30)):
+        layers += [torch.nn.Linear(before, after), torch.nn.BatchNorm1d(after), torch.nn.ReLU()]
+    net = torch.nn.Sequential(*layers, torch.nn.Linear(30, 2))
+    return net, ramify.trace(net, torch.randn(4, 3))
+
+
+@pytest.mark.parametrize(
+    "arm, shares", [("uniform", (1, 1, 1)), ("shallow", (2, 1, 0)), ("deep", (0, 1, 2))]
+)
+def test_shares_of_the_layers_are_the_smallest_that_the_budget_allows(
+    arm: str, shares: tuple[int, ...]
+) -> None:
+    _, graph = plain_net()
+    settings = study.Settings(params=400)
+    proposals = ramify.L1().propose(graph)
+    rule = study.within(graph, proposals, 0.9, settings, arm)
+    chosen = rule.select(proposals)
+    gone = [sum(p.edit.group == group.name for p in chosen) for group in graph.groups[:3]]
+    expected = [min(1.0, rule.fraction * share) for share in shares]
+    for count, share, width in zip(gone, expected, (20, 10, 30), strict=True):
+        assert count == min(math.ceil(share * width - 1e-9), width - 1)
+    left = graph_cost(graph, [p.edit for p in chosen]).params
+    assert left <= 400
+    less = replace(rule, fraction=rule.fraction - 0.04).select(proposals)
+    assert graph_cost(graph, [p.edit for p in less]).params > 400
+
+
+def test_the_penalty_of_morphnet_follows_what_channels_cost() -> None:
+    net, graph = plain_net()
+    batch = (torch.randn(8, 3), torch.arange(8) % 2)
+    plain = cross_entropy(net, batch)
+    loss = study.penalised(graph, 0.5)(net, batch)
+    costs = {1: 3 + 1 + 2 + 10, 4: 20 + 1 + 2 + 30, 7: 10 + 1 + 2 + 2}
+    mean = (20 * costs[1] + 10 * costs[4] + 30 * costs[7]) / 60
+    sums = sum(cost / mean * net[n].weight.abs().sum() for n, cost in costs.items())
+    torch.testing.assert_close(loss, plain + 0.5 * sums)
+    [first] = torch.autograd.grad(loss.mean() - plain.mean(), net[4].weight)
+    torch.testing.assert_close(first, torch.full((10,), 0.5 * costs[4] / mean))
+
+
+def test_morphnet_cuts_what_has_gone_and_widens_the_rest_by_one_factor() -> None:
+    net, graph = plain_net()
+    with torch.no_grad():
+        net[1].weight[:10] = 0.001
+        net[4].weight[:5] = -0.001
+    settings = study.Settings(params=graph_cost(graph).params)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    graph = study._morphed(0, graph, optimizer, settings)
+    widths = [group.width for group in graph.groups if group.can_split]
+    # 10, 5 and 30 of 20, 10 and 30 are left.
+    factor = widths[2] / 30
+    assert factor > 1.3
+    assert widths[0] == pytest.approx(10 * factor, abs=1)
+    assert widths[1] == pytest.approx(5 * factor, abs=1)
+    left = graph_cost(graph).params
+    assert settings.params - 70 < left <= settings.params  # a channel of the second layer is 63
+    assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) == left
+    assert float(net[1].weight.detach().abs().min()) > 0.5

@@ -16,7 +16,7 @@ from rich.markdown import Markdown
 
 from experiments.files import write
 from experiments.gauss_newton.cifar10.figure import figure
-from experiments.gauss_newton.cifar10.study import ARMS, Settings, run
+from experiments.gauss_newton.cifar10.study import ARMS, LATER, Settings, run
 from experiments.gauss_newton.cifar10.table import page
 from experiments.resume import add_settings, finished, keep
 
@@ -29,7 +29,8 @@ def options() -> argparse.ArgumentParser:
         "What is finished stays in the folder, and the same command goes on from it.",
     )
     add_settings(parser, Settings())
-    parser.add_argument("--arms", default=",".join(ARMS), help="some of them")
+    usual = [arm for arm in ARMS if arm not in LATER]
+    parser.add_argument("--arms", default=",".join(usual), help=f"some of {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--out", type=Path, default=Path("runs/gauss-newton-cifar10"))
@@ -38,9 +39,12 @@ def options() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run every arm and seed that is not in results.jsonl yet, then write table and figure."""
-    chosen = vars(options().parse_args(arguments))
-    out, jobs = chosen.pop("out"), chosen.pop("jobs")
-    pairs = list(itertools.product(range(chosen.pop("seeds")), chosen.pop("arms").split(",")))
+    parser = options()
+    chosen = vars(parser.parse_args(arguments))
+    out, jobs, arms = chosen.pop("out"), chosen.pop("jobs"), chosen.pop("arms").split(",")
+    if unknown := [arm for arm in arms if arm not in ARMS]:
+        parser.error(f"--arms takes some of {', '.join(ARMS)}, and got {', '.join(unknown)}")
+    pairs = list(itertools.product(range(chosen.pop("seeds")), arms))
     settings, console, started = Settings(**chosen), Console(), time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     file = out / "results.jsonl"

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 import ramify
 from experiments.gauss_newton.epochs import Epochs, train_on
-from ramify.cost import graph_cost
+from ramify.cost import CostModel, graph_cost
 from ramify.data import Dataset, load
 from ramify.models import build
+from ramify.probe.loss import Loss
+from ramify.relax import L1, norm_costs
+from ramify.relax.penalties import over_mean
+from ramify.tracing.recorder import tensors_of
 from ramify.train.epoch import Training, cross_entropy, evaluate, make_optimizer
-from ramify.train.fresh_networks import wide
+from ramify.train.fresh_networks import nearest_widths, wide
 
 ARMS = {
     "gauss-newton": "Gauss-Newton, splits",
@@ -27,8 +33,16 @@ ARMS = {
     "wide": "uniformly widened",
     "bn": "BN pruning",
     "l1": "L1 pruning",
+    "uniform": "L1 pruning, the same share of every layer",
+    "shallow": "L1 pruning, more of shallow layers",
+    "deep": "L1 pruning, more of deep layers",
+    "morphnet": "MorphNet",
 }
-PRUNING = ("bn", "l1")
+TILTS = {"uniform": 0.0, "shallow": -1.0, "deep": 1.0}
+PRUNING = ("bn", "l1", *TILTS)
+LATER = (*TILTS, "morphnet")  # not part of the tables of this folder
+STEPS = 20  # of a bisection
+STEP = 0.01  # ε of the copies that widen a layer: without one they would stay alike
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,8 @@ class Settings:
         probe: training images that judge splits.
         batch: images a step.
         lr: learning rate at the start; cosine to 0.
+        gamma: of MorphNet, the weight of the penalty on the norm scales.
+        zero: of MorphNet, the largest norm scale that is cut.
     """
 
     model: str = "vgg19"
@@ -66,6 +82,8 @@ class Settings:
     probe: int = 512
     batch: int = 64
     lr: float = 0.1
+    gamma: float = 0.03
+    zero: float = 0.02
 
 
 def run(arm: str, seed: int, settings: Settings) -> dict[str, Any]:
@@ -99,7 +117,10 @@ def run(arm: str, seed: int, settings: Settings) -> dict[str, Any]:
         if command is not None and not command.is_alive():
             raise SystemExit("the command has ended")  # or a killed command leaves busy workers
         started = time.monotonic()
-        train_on(model, data, optimizer, training, epoch)
+        # MorphNet's final shape trains without the penalty.
+        searching = arm == "morphnet" and epoch < total - settings.epochs
+        loss = penalised(graph, settings.gamma) if searching else cross_entropy
+        train_on(model, data, optimizer, training, epoch, loss)
         seconds["training"] += time.monotonic() - started
         if (epoch + 1) % settings.epochs == 0:
             points.append(_point(model, graph, dataset, settings))
@@ -131,7 +152,7 @@ def _seed(arm: str, settings: Settings, dataset: Dataset) -> nn.Module:
         shape = tuple(inputs.shape[1:])
         return build(settings.model, dataset_shape=shape, classes=classes, width=settings.width)
 
-    if arm == "wide":
+    if arm in ("wide", "morphnet"):
         return wide(make, inputs, settings.params)
     return wide(make, inputs, 2 * settings.params) if arm in PRUNING else make()
 
@@ -140,13 +161,15 @@ def _edit(
     arm: str,
     seed: int,
     graph: ramify.ChannelGraph,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     data: Epochs,
     settings: Settings,
     *,
     last: bool,
 ) -> ramify.ChannelGraph:
     """Propose, select, stay within the budget, apply."""
+    if arm == "morphnet":
+        return _morphed(seed * 1000 + len(data.done), graph, optimizer, settings)
     method: ramify.methods.Method
     rule: ramify.select.Rule = ramify.TopFraction(settings.fraction)
     probe: Any = [(data.dataset.x_train[: settings.probe], data.dataset.y_train[: settings.probe])]
@@ -159,8 +182,10 @@ def _edit(
     elif arm in PRUNING:
         method = ramify.BNScale() if arm == "bn" else ramify.L1()
         # Half the parameters go: each edit takes its share, the last what is still needed.
-        share = 1 - (0.5**0.5) ** (1 / settings.rounds)
-        rule = ramify.TopFraction(0.9 if last else share)
+        share = 0.9 if last else 1 - (0.5**0.5) ** (1 / settings.rounds)
+        rule = ramify.TopFraction(share)
+        if arm in TILTS:
+            rule = within(graph, method.propose(graph, cross_entropy, ()), share, settings, arm)
     else:
         method = ramify.SplittingDescent(signed=1.0 if arm == "s2d" else 1.3)
     proposals = method.propose(graph, cross_entropy, probe)
@@ -168,6 +193,79 @@ def _edit(
     if not chosen:
         return graph
     return ramify.apply(graph, [proposal.edit for proposal in chosen], optimizer=optimizer)
+
+
+def within(
+    graph: ramify.ChannelGraph,
+    proposals: Sequence[ramify.Proposal],
+    most: float,
+    settings: Settings,
+    arm: str,
+) -> ramify.TopFraction:
+    """Shares of all layers that depend on their depth alone, as small as the budget allows.
+
+    Args:
+        graph: of the network.
+        proposals: a prune of every channel.
+        most: the largest mean share.
+        settings: the budget.
+        arm: one of `TILTS`.
+
+    Returns:
+        The rule.
+    """
+    prices, rule = CostModel(graph), ramify.TopFraction(most, per_group=True, tilt=TILTS[arm])
+    low, high = 0.0, most
+    for _ in range(STEPS):
+        middle = replace(rule, fraction=(low + high) / 2)
+        added = prices.added([p.edit for p in middle.select(proposals)])
+        if prices.cost().params + added.params > settings.params:
+            low = middle.fraction
+        else:
+            high, rule = middle.fraction, middle
+    return rule
+
+
+def penalised(graph: ramify.ChannelGraph, gamma: float) -> Loss:
+    """The cross-entropy, with MorphNet's penalty on the norm scales by the parameters they cost.
+
+    Args:
+        graph: of the network as it is; its shape says what a channel costs.
+        gamma: the weight of the penalty, in which a channel of mean cost weighs 1.
+
+    Returns:
+        The loss, (S,).
+    """
+    costs, tensors = norm_costs(graph, "params"), tensors_of(graph.model)
+    penalty = L1(over_mean(list(costs.values())))
+    scales = [tensors[name] for name in costs]
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return cross_entropy(model, batch) + gamma * penalty(scales)
+
+    return loss
+
+
+def _morphed(
+    seed: int, graph: ramify.ChannelGraph, optimizer: Optimizer, settings: Settings
+) -> ramify.ChannelGraph:
+    """Cut the channels whose scale has gone, then widen all layers by one factor to the budget."""
+    proposals = ramify.BNScale().propose(graph)
+    gone = ramify.Threshold(value=-settings.zero).select(proposals)
+    graph = ramify.apply(graph, [proposal.edit for proposal in gone], optimizer=optimizer)
+    names = [group.name for group in graph.groups if group.can_split]
+    goal = dict(zip(names, nearest_widths(graph, settings.params), strict=True))
+    while True:  # one factor above 2 takes several splits of a channel
+        short = {name: width - graph[name].width for name, width in goal.items()}
+        chosen = []
+        for proposal in ramify.RandomSplit(step=STEP, seed=seed).propose(graph):
+            name = graph[proposal.edit.group].name
+            short[name] -= 1
+            chosen += [proposal] if short[name] >= 0 else []
+        chosen = ramify.fit(chosen, graph, {"params": settings.params})
+        if not chosen:
+            return graph
+        graph = ramify.apply(graph, [proposal.edit for proposal in chosen], optimizer=optimizer)
 
 
 def _point(
