@@ -375,3 +375,42 @@ def test_a_missing_data_set_and_an_unknown_model_are_said(
         study.swin_config(detection.SHAPES, "x")
     with pytest.raises(ramify.RamifyError, match="unknown split 'train': give test or val"):
         detection.Settings(split="train")
+
+
+def test_the_command_of_the_detector_goes_on_from_its_stages_and_prints_its_tables(
+    cells: detection.BloodCells,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(detection, "RATIOS", (0.2, 0.4))
+    usual = asdict(detection.Settings())
+    given = {k: v for k, v in asdict(cells.settings).items() if v != usual[k]}
+    asked = [*(f"--{name}={value}" for name, value in given.items()), f"--out={tmp_path / 'out'}"]
+    asked += ["--seeds=1", "--arms", "rarts"]
+    known, runs = study.run, list[object]()
+
+    def second_is_killed(*rest: object) -> object:
+        runs.append(rest)
+        if len(runs) == 2:
+            raise KeyboardInterrupt
+        return known(*rest)
+
+    monkeypatch.setattr(study, "run", second_is_killed)
+    with pytest.raises(KeyboardInterrupt):
+        detection.main(asked)
+    detection.main(asked)
+    assert len(runs) == 2 + 2  # the full network was there
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert "| 40% | RARTS |" in text
+    assert "Box AP at an overlap of 0.5:" in capsys.readouterr().out
+
+
+def test_the_command_of_the_sizes_prints_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(structure, "SwinConfig", config)
+    structure.main(["--out", str(tmp_path)])
+    lines = (tmp_path / "results.md").read_text().splitlines()
+    assert [line.split(" | ")[3] for line in lines[2:]] == ["0 / 0"] * 5
+    assert "formula" in capsys.readouterr().out
