@@ -51,6 +51,7 @@ from ramify.train.logs import TensorBoard
 from ramify.train.loop import Grown
 from ramify.train.search import search
 from ramify.train.shrink import shrink
+from ramify.train.widening import widen
 from ramify.train.width_search import WidthSearch
 
 __all__ = [  # noqa: RUF022  (grouped by what a user does)
@@ -114,6 +115,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "fold",
     "shrink",
     "WidthSearch",
+    "widen",
     # a relaxed search
     "relax",
     "search",

@@ -22,7 +22,7 @@ from ramify.relax import L1, norm_costs
 from ramify.relax.penalties import over_mean
 from ramify.tracing.recorder import tensors_of
 from ramify.train.epoch import Training, cross_entropy, evaluate, make_optimizer
-from ramify.train.fresh_networks import nearest_widths, wide
+from ramify.train.fresh_networks import wide
 
 ARMS = {
     "gauss-newton": "Gauss-Newton, splits",
@@ -42,7 +42,6 @@ TILTS = {"uniform": 0.0, "shallow": -1.0, "deep": 1.0}
 PRUNING = ("bn", "l1", *TILTS)
 LATER = (*TILTS, "morphnet")  # not part of the tables of this folder
 STEPS = 20  # of a bisection
-STEP = 0.01  # ε of the copies that widen a layer: without one they would stay alike
 
 
 @dataclass(frozen=True)
@@ -253,19 +252,9 @@ def _morphed(
     proposals = ramify.BNScale().propose(graph)
     gone = ramify.Threshold(value=-settings.zero).select(proposals)
     graph = ramify.apply(graph, [proposal.edit for proposal in gone], optimizer=optimizer)
-    names = [group.name for group in graph.groups if group.can_split]
-    goal = dict(zip(names, nearest_widths(graph, settings.params), strict=True))
-    while True:  # one factor above 2 takes several splits of a channel
-        short = {name: width - graph[name].width for name, width in goal.items()}
-        chosen = []
-        for proposal in ramify.RandomSplit(step=STEP, seed=seed).propose(graph):
-            name = graph[proposal.edit.group].name
-            short[name] -= 1
-            chosen += [proposal] if short[name] >= 0 else []
-        chosen = ramify.fit(chosen, graph, {"params": settings.params})
-        if not chosen:
-            return graph
-        graph = ramify.apply(graph, [proposal.edit for proposal in chosen], optimizer=optimizer)
+    if graph_cost(graph).params > settings.params:  # by a channel: the nearest uniform width
+        return graph
+    return ramify.widen(graph, {"params": settings.params}, seed=seed, optimizer=optimizer)
 
 
 def _point(
