@@ -201,16 +201,6 @@ def test_a_share_of_every_layer(tmp_path: Path, dataset: Dataset) -> None:
     assert edit["widths_after"] == {"layer1.0": 2, "layer2.0": 2, "layer3.0": 2, "head": 3}
 
 
-def test_shares_that_rise_from_layer_to_layer(tmp_path: Path, dataset: Dataset) -> None:
-    given = {"searcher": "l1", "per_layer": True, "ratio": 0.5}
-    deep, shallow = (
-        after(tmp_path / str(tilt), dataset, **given, tilt=tilt)["widths_after"]
-        for tilt in (1.0, -1.0)
-    )
-    assert deep == {"layer1.0": 4, "layer2.0": 2, "layer3.0": 1, "head": 3}
-    assert shallow == {"layer1.0": 1, "layer2.0": 2, "layer3.0": 4, "head": 3}
-
-
 def test_a_penalty_by_cost_reaches_the_search(tmp_path: Path, dataset: Dataset) -> None:
     given = {"searcher": "bn", "search_epochs": 1, "gamma": 0.5, "ratio": 0.5, "raw": True}
     plain, weighted = (
@@ -338,8 +328,6 @@ def test_a_strong_penalty_learns_the_ratio(tmp_path: Path, dataset: Dataset, sea
         ({"searcher": "darts", "searcher_order": 3}, "it is 1 or 2"),
         ({"ratio": 0.1, "threshold": 0.1}, "ratio and threshold each say how much"),
         ({"searcher": "bn", "threshold": 0.1, "per_layer": True}, "per_layer goes with ratio, not"),
-        ({"tilt": 0.5, "ratio": 0.5}, "tilt is "),
-        ({"tilt": 1.5, "ratio": 0.5, "per_layer": True}, "tilt is 1.5; it must be"),
         ({"searcher": "bn", "penalty_by": "time"}, "there is no penalty_by 'time'"),
         ({"penalty_by": "macs"}, "penalty_by is no setting of the searcher takeover"),
         ({"per_layer": True}, "per_layer goes with ratio, not with budget"),
@@ -497,8 +485,8 @@ def test_the_samples_held_out_are_those_of_all_processes(
     assert _told(setup, Job("pruned", 0), held, None)["tags"]["held_samples"] == 6
 
 
-def test_a_folder_from_before_weighted_penalties_and_tilts_is_read() -> None:
+def test_a_folder_from_before_weighted_penalties_is_read() -> None:
     config = resolve(searcher="bn", ratio=0.5, per_layer=True)
     stored = config.to_json()
-    assert (stored.pop("penalty_by"), stored.pop("tilt")) == (None, None)
+    assert stored.pop("penalty_by") is None
     assert PruneSettings.from_json(stored) == config

@@ -118,14 +118,6 @@ class PruneSettings(NetworkSettings):
         le=1,
     )
     per_layer: bool = option(CUT, "Cut the share --ratio of every layer.")
-    tilt: float | None = option(
-        CUT,
-        "How unequal these shares are: 1 cuts nothing of the first layer and twice the share of "
-        "the last, -1 the other way round. Default: 0, the same share of all.",
-        of={"per_layer": ("True",)},
-        ge=-1,
-        le=1,
-    )
     threshold: float | None = option(
         CUT,
         "In place of --budget: cut the channels whose gate, or for bn whose norm scale, is at most "
@@ -218,8 +210,8 @@ class PruneSettings(NetworkSettings):
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Earlier folders weigh all penalties alike, and take the same share of every layer."""
-        return super().upgraded(dict.fromkeys(("penalty_by", "tilt")) | values)
+        """Earlier folders weigh all penalties alike."""
+        return super().upgraded({"penalty_by": None} | values)
 
     @classmethod
     def fill(cls, values: dict[str, Any], given: Mapping[str, Any]) -> None:
@@ -393,10 +385,7 @@ class PruneSettings(NetworkSettings):
             "alike": self.alike or (),
             "groups": self.groups,
             # What is drawn at random is a baseline, for which nothing else chooses.
-            "raw": self.raw
-            or self.threshold is not None
-            or self.searcher == "random"
-            or bool(self.tilt),
+            "raw": self.raw or self.threshold is not None or self.searcher == "random",
             "rounds": self.rounds,
             "depth": self.depth,
         }
@@ -408,12 +397,7 @@ class PruneSettings(NetworkSettings):
         if self.threshold is not None:
             return Threshold(value=-self.threshold, multiple_of=self.multiple_of)
         if self.ratio is not None:
-            return TopFraction(
-                self.ratio,
-                per_group=self.per_layer,
-                multiple_of=self.multiple_of,
-                tilt=self.tilt or 0.0,
-            )
+            return TopFraction(self.ratio, per_group=self.per_layer, multiple_of=self.multiple_of)
         return None
 
 

@@ -60,7 +60,7 @@ class TopFraction:
         [1, 2]
 
     Source: S3D, section 4 (top α %); for `tilt`, Y. He and others, "AMC: AutoML for model
-    compression and acceleration on mobile devices", 2018, section 4.1, which prints no formula.
+    compression and acceleration on mobile devices", 2018, which prints no formula.
     """
 
     fraction: float

@@ -68,7 +68,7 @@ def widen(
         565
 
     Source: A. Gordon and others, "MorphNet: Fast & simple resource-constrained structure learning
-    of deep networks", 2018, section 3.1 and Algorithm 1, steps 3 and 4.
+    of deep networks", 2018, Algorithm 1, step 3.
     """
     goal, drawn = _goal(graph, budget), RandomSplit(step=step, seed=seed)
     while True:

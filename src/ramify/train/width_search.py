@@ -76,7 +76,7 @@ class WidthSearch:
         ['0']
 
     Source: RARTS thesis, Algorithm 3 and section 4.2.2; for `penalty_by` with ``bn``, A. Gordon and
-    others, "MorphNet", 2018, section 3.
+    others, "MorphNet", 2018.
     """
 
     searcher: str = "rarts"
