@@ -40,6 +40,9 @@ GATES = "ramify_gates"
 MOST_TURNS = 8
 """How many other choices are tried to reach what no run reached."""
 
+_OBJECTS = 100_000
+"""How many more objects there are when Python looks for garbage during a trace."""
+
 Run = tuple[Any, bool]
 """(inputs, whether in train mode)"""
 
@@ -174,16 +177,20 @@ def _trace(
 
 @contextlib.contextmanager
 def _older_objects_left_out() -> Iterator[None]:
-    """Python looks for garbage only among what is made inside.
+    """Python looks for garbage only among what is made inside, and less often.
 
     A trace makes so many objects that it would look through all there are again and again.
     """
     before = gc.get_freeze_count()  # where some are left out already, they stay so
+    first, *others = gc.get_threshold()
     try:
         if not before:
             gc.freeze()
+        if first:  # at 0 nothing is looked for
+            gc.set_threshold(max(first, _OBJECTS), *others)
         yield
     finally:
+        gc.set_threshold(first, *others)
         if not before:
             gc.unfreeze()
 
