@@ -270,9 +270,6 @@ class KeptState:
         while front and len(self._kept) < MOST_HOLDERS:
             holder = front.popleft()
             kind_of = type(holder)
-            if kind_of in _PLAIN_TABLES and not holder:
-                self._empty.append(holder)
-                continue
             if kind_of not in known:
                 works = _is_works(kind_of)
                 kept = [kind for kind in _kinds_of(kind_of) if not works or kind.container]
@@ -291,9 +288,14 @@ class KeptState:
                     continue
                 self._kept.append((kind, holder, content))
                 for item in content if not kind.by_value else ():
-                    if type(item) not in _PLAIN_EXACTLY and id(item) not in seen:
-                        seen.add(id(item))
+                    item_kind = type(item)
+                    if item_kind in _PLAIN_EXACTLY or id(item) in seen:
+                        continue
+                    seen.add(id(item))
+                    if item_kind not in _PLAIN_TABLES or item:
                         front.append(item)
+                    else:
+                        self._empty.append(item)
             attributes = _attributes_of(holder) if has_attributes else None
             if attributes is not None and id(attributes) not in seen:
                 seen.add(id(attributes))

@@ -12,6 +12,7 @@ from torch.nn.modules import module as hooks
 from torch.utils.hooks import RemovableHandle
 
 from ramify.tracing.kept_state import giving_back
+from ramify.tracing.walk import modules_of
 
 
 class ModuleCall(NamedTuple):
@@ -44,7 +45,7 @@ class ModuleCalls:
 
     def __init__(self, model: nn.Module, ops: Sized) -> None:
         self._ops = ops
-        self._names = {id(module): name for name, module in model.named_modules()}
+        self._names = {id(module): name for name, module in modules_of(model).items()}
         self._stack: list[tuple[str, int]] = [("", 0)]
 
     @property

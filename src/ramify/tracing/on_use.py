@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ramify.tracing.recorder import leaves, mapped
+from ramify.tracing.walk import modules_of
 from ramify.tracing.writes import storage_of, written_by
 
 _LARGE = 2**18
@@ -46,7 +47,9 @@ class OnUse:
 
     def __init__(self, model: nn.Module) -> None:
         # A script may read weights in operations that a recorder does not see.
-        self._seen = not any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
+        self._seen = not any(
+            isinstance(m, torch.jit.ScriptModule) for m in modules_of(model).values()
+        )
         self._later: dict[int, _Later] = {}
         self._made: dict[int, Tensor] = {}
         self._written: set[int] = set()

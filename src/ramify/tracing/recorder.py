@@ -33,6 +33,7 @@ from ramify.tracing.attention.multihead import of_free_sizes
 from ramify.tracing.kept_state import KeptState, giving_back, held_by, tensor_given_back
 from ramify.tracing.modes import enter_mode, set_attribute
 from ramify.tracing.module_calls import ModuleCall, ModuleCalls
+from ramify.tracing.walk import modules_of, named_tensors
 from ramify.tracing.writes import Execute, Writes
 
 T = TypeVar("T")
@@ -188,9 +189,7 @@ class Tape:
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer once, under its first name."""
-    named: dict[str, Tensor] = dict(model.named_parameters())
-    named.update(model.named_buffers())
-    return named
+    return named_tensors(model)
 
 
 def aliases_of(model: nn.Module) -> dict[str, str]:
@@ -433,7 +432,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def modes_kept(model: nn.Module) -> Iterator[None]:
     """Every module gets its own mode back, train or eval, whatever happens inside."""
     # A script that was frozen has no mode.
-    modes = [(each, each.training) for each in model.modules() if hasattr(each, "training")]
+    modes = [
+        (each, each.training) for each in modules_of(model).values() if hasattr(each, "training")
+    ]
     steps = [("a mode", partial(set_attribute, module, "training", on)) for module, on in modes]
     with giving_back(lambda: steps):
         yield
@@ -442,7 +443,7 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def recurrent_layers_written_out(model: nn.Module) -> Iterator[None]:
     """A fused recurrent layer hides what it reads; without it torch takes plain operations."""
-    if not any(isinstance(each, nn.RNNBase) for each in model.modules()):
+    if not any(isinstance(each, nn.RNNBase) for each in modules_of(model).values()):
         yield
         return
     with warnings.catch_warnings():
@@ -492,7 +493,7 @@ def untouched(model: nn.Module, *others: Any) -> Iterator[None]:
         *others: what else the run is given, kept in the same way.
     """
     with alone():
-        kept = KeptState([*model.modules(), *others])
+        kept = KeptState([*modules_of(model).values(), *others])
         parameters, buffers = list(model.parameters()), list(model.buffers())
         steps: list[Callable[[], Any]] = [tensor_given_back(each) for each in parameters]
         steps += [tensor_given_back(buffer, buffer.detach().clone()) for buffer in buffers]

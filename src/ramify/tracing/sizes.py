@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from ramify.tracing.dims import Fixed, Prod, Sum, Term, concat, product, resolve
 from ramify.tracing.kept_state import giving_back
 from ramify.tracing.recorder import Recorder, Ref, Tape
+from ramify.tracing.walk import modules_of
 
 
 class Size(int):
@@ -88,10 +89,12 @@ class Use:
 def tagged(model: nn.Module) -> Iterator[None]:
     """Every integer attribute above 1 says where it comes from, for the time of the block."""
     changed: list[tuple[dict[str, Any], str, Any, Any]] = []
-    for path, module in model.named_modules():
+    for path, module in modules_of(model).items():
         own = vars(module)
         for name, value in own.items():
-            marked = None if name.startswith("_") else _marked(path, name, value)
+            if type(value) not in _MARKED or name.startswith("_"):
+                continue
+            marked = _marked(path, name, value)
             if marked is not None:
                 changed.append((own, name, value, marked))
 
@@ -104,6 +107,9 @@ def tagged(model: nn.Module) -> Iterator[None]:
         for own, name, _, marked in changed:
             own[name] = marked
         yield
+
+
+_MARKED = frozenset({int, tuple, list})
 
 
 def _marked(path: str, name: str, value: Any) -> Any:

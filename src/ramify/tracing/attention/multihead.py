@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from ramify.errors import RamifyError
 from ramify.tracing.kept_state import giving_back
 from ramify.tracing.modes import ABSENT, set_attribute
+from ramify.tracing.walk import modules_of
 
 
 class ResizedMultiheadAttention(nn.MultiheadAttention):
@@ -235,7 +236,7 @@ def of_free_sizes(model: nn.Module) -> Iterator[None]:
     """Torch's own attention layers follow their parameters' sizes, for the time of the block."""
     changed = [
         (module, name, old, new)
-        for module in model.modules()
+        for module in modules_of(model).values()
         if is_stock(module)
         for name, old, new in conversion(module)
     ]

@@ -1,0 +1,49 @@
+"""The modules and tensors of a model by name, in one walk: every run of a trace asks for them."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+_NAMED = nn.Module.named_modules
+
+
+def modules_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module once, under its first name, as `named_modules` gives them.
+
+    Args:
+        model: the model.
+
+    Returns:
+        Name -> module; the model itself goes by "".
+    """
+    found: dict[str, nn.Module] = {}
+    seen: set[nn.Module] = set()
+    waiting: list[tuple[str, nn.Module]] = [("", model)]
+    while waiting:
+        name, module = waiting.pop()
+        if module in seen:
+            continue
+        if type(module).named_modules is not _NAMED:  # a class with a walk of its own
+            return dict(model.named_modules())
+        seen.add(module)
+        found[name] = module
+        prefix = f"{name}." if name else ""
+        inside = [(prefix + k, each) for k, each in module._modules.items() if each is not None]
+        waiting += reversed(inside)
+    return found
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer once, under its first name."""
+    kind, plain = type(model), nn.Module
+    if (kind.named_parameters, kind.named_buffers) != (plain.named_parameters, plain.named_buffers):
+        return dict(model.named_parameters()) | dict(model.named_buffers())
+    parameters: dict[Tensor, str] = {}
+    buffers: dict[Tensor, str] = {}
+    for name, module in modules_of(model).items():
+        prefix = f"{name}." if name else ""
+        for names, held in ((parameters, module._parameters), (buffers, module._buffers)):
+            for key, tensor in held.items():
+                if tensor is not None:
+                    names.setdefault(tensor, prefix + key)
+    return {name: tensor for names in (parameters, buffers) for tensor, name in names.items()}
