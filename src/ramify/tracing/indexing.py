@@ -269,6 +269,12 @@ def sources(term: Term, changes: Changes) -> Index:
     if isinstance(term, Sum):
         starts = np.cumsum([0, *(part.size for part in term.parts[:-1])])
         return np.concatenate([part + start for part, start in zip(parts, starts, strict=True)])
+    tables = (changes[p].table for p in term.parts if isinstance(p, Atom) and p in changes)
+    if all(table is None for table in tables):
+        out = parts[0]
+        for part, before in zip(parts[1:], term.parts[1:], strict=True):
+            out = (out[:, None] * before.size + part[None, :]).reshape(-1)
+        return out
     # A product: one grid axis for each part. A part with a table copies from its own block's row.
     grids = list(np.meshgrid(*parts, indexing="ij"))
     for place, part in enumerate(term.parts):
@@ -436,6 +442,8 @@ def attribute_values(
 
 def _stays(terms: Sequence[Term], changes: Changes, scaled: Sequence[Scaling]) -> bool:
     """Whether changes leave every entry of a tensor where and what it is."""
+    if any(new_size(term, changes) != term.size for term in terms):
+        return False
     return all(
         np.array_equal(sources(term, changes), np.arange(term.size))
         and bool((scale(term, changes) == 1.0).all())

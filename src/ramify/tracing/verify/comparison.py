@@ -176,7 +176,11 @@ class RunComparison:
         rounding = self._reference.tape.rounding
         for dim, term in enumerate(terms):
             kept = self._grown(term)[1]
-            if kept is not None:
+            if kept is None:
+                continue
+            if kept[-1] == len(kept) - 1:  # at the front, in order
+                tensor = tensor.narrow(dim, 0, len(kept))
+            else:
                 tensor = tensor.index_select(dim, torch.from_numpy(kept).to(tensor.device))
         largest = self._reference.input_norms[self.position]
         if self._reference.tape.ops[self.position].name in _PRODUCTS:
