@@ -5,14 +5,19 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ramify
+from ramify.tracing.dims import Atom, Sum, freeze, leaves, split, unify
+from ramify.tracing.flow import DimFlow
+from ramify.tracing.indexing import Change
 from ramify.tracing.shapes_only import ShapesOnly
 from ramify.tracing.verify import trial_growth
+from ramify.tracing.verify.grown_dims import differ_for_good
 from tests.checks import ability
 
 
@@ -272,3 +277,50 @@ def test_products_are_computed_only_where_values_are_compared(
     assert ability(graph["wide"]) == "6 split"
     assert len(graph.tapes) == 2
     assert not any(computed)
+
+
+class Scaled(nn.Module):
+    """Attention whose scale follows the width of the queries, which Python reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+        self.out = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.q(x), self.k(x)
+        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+        return self.out(scores.softmax(-1) @ self.v(x))
+
+
+def test_values_are_compared_once_the_scales_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    record, computed = trial_growth.record, []
+
+    def noting(*args: Any, **named: Any) -> Any:
+        computed.append(not isinstance(named["execute"], ShapesOnly))
+        return record(*args, **named)
+
+    monkeypatch.setattr(trial_growth, "record", noting)
+    graph = ramify.trace(Scaled(), torch.randn(1, 3, 8))
+    assert graph["q"].can_split
+    # The sizes; all values; a channel zeroed, and removed.
+    assert computed == [False, True, True, True]
+
+
+def test_what_is_lost_in_one_run_is_lost() -> None:
+    """Further runs may tell that two axes are one, and not that a frozen axis is free."""
+    axes = [Atom(4), Atom(4)]
+    old = DimFlow({"one": (4,), "two": (4,), "both": (8,)})
+    for name, axis in zip(("one", "two"), axes, strict=True):
+        unify(old.param_dims[name][0], axis, "")
+    unify(axes[0], axes[1], "")
+    unify(old.param_dims["both"][0], Sum((axes[0], axes[1])), "")
+    change = Change(np.arange(5) % 4, np.ones(5))
+    changes = {atom: change for term in old.param_dims["both"] for atom in leaves(term)}
+    new = DimFlow({"one": (5,), "two": (5,), "both": (10,)})
+    assert not differ_for_good(old, new, changes)  # not cut yet, and not one axis yet
+    freeze(new.param_dims["two"][0], "a cut")
+    assert differ_for_good(old, new, changes)
+    cut = DimFlow({"one": (5,), "two": (5,), "both": (10,)})
+    assert split(cut.param_dims["one"][0], 2) is not None
+    assert differ_for_good(old, cut, changes)

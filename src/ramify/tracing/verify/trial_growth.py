@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +23,7 @@ from ramify.tracing.attention.scales import products_on, rescaled
 from ramify.tracing.decisions import Decisions
 from ramify.tracing.dims import (
     Atom,
-    Fixed,
     Prod,
-    Sum,
-    Term,
     atoms_of,
     forbid_split,
     freeze,
@@ -45,9 +42,12 @@ from ramify.tracing.rules.registry import rule_for
 from ramify.tracing.shapes_only import ShapesOnly, ValueAsked
 from ramify.tracing.sizes import SizedRun
 from ramify.tracing.verify.comparison import Mismatch, ReferenceRun, RunComparison, near_equal
+from ramify.tracing.verify.grown_dims import differ_for_good, same_grown
+from ramify.tracing.verify.halving import failing_parts
 from ramify.tracing.verify.scale_powers import measure_powers
 from ramify.tracing.verify.trial_results import TrialResults
 
+_CUT = "the forward cuts them at a size that does not follow an edit"
 _SMALL = 5
 """Axes of fewer channels would be multiplied several times by what a growth adds."""
 
@@ -101,6 +101,10 @@ class TrialGrowth:
     """How often groups of one kind failed."""
     _asking: set[int] = field(default_factory=set)
     """Runs that need values of products even where shapes alone are compared."""
+    _scales_first: bool = False
+    """Whether it was asked, before any values, how scales depend on the axes."""
+    _scales_differ: bool = False
+    """Whether a grown run multiplied by another number, values compared or not."""
     _scales_asked: bool = False
     _rescales: bool = False
     """Whether a run multiplied by another number than before, whether or not values show it."""
@@ -111,8 +115,16 @@ class TrialGrowth:
             # First the sizes of all groups, then the values of those that keep theirs.
             atoms = self._candidates()
             exact = [atom for atom in atoms if not atom.inexact]
-            failure = self._attempt(atoms, values=len(exact) == len(atoms))
-            if failure is None and len(exact) < len(atoms):
+            summed = [] if self._scales_first else self._summed(exact)
+            at_once = len(exact) == len(atoms) and not summed
+            failure = self._attempt(atoms, values=at_once)
+            # Scales show without values: known first, they spare a run that compares these.
+            if failure is None and summed:
+                self._scales_first = True
+                if self._scales_differ and self._find_powers(summed):
+                    self._scales_asked = True
+                    exact = [atom for atom in self._candidates() if not atom.inexact]
+            if failure is None and not at_once:
                 atoms, failure = exact, self._attempt(exact, values=True)
             if failure is not None:
                 self._blame(failure, atoms)
@@ -145,7 +157,7 @@ class TrialGrowth:
 
     def _shrink(self, atoms: Sequence[Atom]) -> None:
         """Take a channel from each group: it must equal zeroing that channel where it is read."""
-        culprits = _failing_parts([[atom] for atom in atoms], lambda some: not self._shrinks(some))
+        culprits = failing_parts([[atom] for atom in atoms], lambda some: not self._shrinks(some))
         for atom in culprits:
             if self._shrinks([atom]) is None:
                 freeze(atom, "the forward fails with a channel less")
@@ -156,7 +168,7 @@ class TrialGrowth:
 
     def _reorder(self, atoms: Sequence[Atom]) -> None:
         """Experts that change places together with their router rows must not change the output."""
-        for atom in _failing_parts([[atom] for atom in atoms], lambda some: not self._orders(some)):
+        for atom in failing_parts([[atom] for atom in atoms], lambda some: not self._orders(some)):
             freeze(atom, "the forward tells them apart by more than their numbers")
 
     def _orders(self, atoms: Sequence[Atom]) -> bool:
@@ -231,7 +243,12 @@ class TrialGrowth:
         return {atom for atoms in small if len(atoms) > 1 for atom in atoms}
 
     def _attempt(
-        self, atoms: Sequence[Atom], *, values: bool, until: tuple[int, int] | None = None
+        self,
+        atoms: Sequence[Atom],
+        *,
+        values: bool,
+        until: tuple[int, int] | None = None,
+        any_failure: bool = False,
     ) -> Failure | None:
         """Grow these groups and run: None where the model behaves as predicted.
 
@@ -239,6 +256,7 @@ class TrialGrowth:
             atoms: what to grow.
             values: whether old channels must keep their values, too.
             until: (run, operation) to stop after.
+            any_failure: whether it is enough to know that there is one.
 
         Returns:
             The first failure.
@@ -246,8 +264,8 @@ class TrialGrowth:
         if not atoms:
             return None
         with contextlib.suppress(ValueAsked):
-            return self._grow(atoms, values, until, shapes=True)
-        return self._grow(atoms, values, until, shapes=False)
+            return self._grow(atoms, values, until, True, any_failure)
+        return self._grow(atoms, values, until, False, any_failure)
 
     def _grow(
         self,
@@ -255,6 +273,7 @@ class TrialGrowth:
         values: bool,
         until: tuple[int, int] | None,
         shapes: bool,
+        any_failure: bool,
     ) -> Failure | None:
         """One attempt; with `shapes`, no products with weights where shapes alone are compared.
 
@@ -300,11 +319,15 @@ class TrialGrowth:
                     return self._failure(number, comparison, changes)
                 if compared and not self.edit_outputs and not near_equal(reference.tape, tape):
                     return Failure([], "its outputs depend on the number of channels", True)
-                if compared:
-                    self._rescales |= any(rescaled(reference, tape, changes))
+                if not training:
+                    differ = any(rescaled(reference, tape, changes))
+                    self._scales_differ |= differ
+                    self._rescales |= compared and differ
                 # The grown run has dimensions of its own, which must be the old ones, grown.
                 propagate(grown, tape, uses=run.uses)
                 grown.protect_outputs(self.edit_outputs)
+                if any_failure and differ_for_good(self.flow, grown, changes):
+                    return Failure([], _CUT)
         return self._compare(grown, changes)
 
     def _failure(
@@ -339,11 +362,11 @@ class TrialGrowth:
         wrong: dict[Atom, None] = {}
         for name, terms in self.flow.param_dims.items():
             for old, new in zip(terms, grown.param_dims[name], strict=True):
-                if not _same(resolve(old), resolve(new), changes, match):
+                if not same_grown(resolve(old), resolve(new), changes, match):
                     wrong.update(dict.fromkeys(atom for atom in leaves(old) if atom in changes))
         if not wrong:
             return None
-        return Failure(list(wrong), "the forward cuts them at a size that does not follow an edit")
+        return Failure(list(wrong), _CUT)
 
     # Who is to blame ---------------------------------------------------------------------
 
@@ -354,12 +377,13 @@ class TrialGrowth:
         until = (failure.run, failure.position) if failure.position is not None else None
 
         def fails(chosen: Sequence[Atom], limit: tuple[int, int] | None = until) -> bool:
-            return self._attempt(chosen, values=failure.by_value, until=limit) is not None
+            found = self._attempt(chosen, values=failure.by_value, until=limit, any_failure=True)
+            return found is not None
 
         # Try those near the failure first; where they do not fail alone, try all the others.
-        culprits = _failing_parts(list(self._by_kind(failure.near).values()), fails)
+        culprits = failing_parts(list(self._by_kind(failure.near).values()), fails)
         if not culprits and len(failure.near) < len(atoms):
-            culprits = _failing_parts(list(self._by_kind(atoms).values()), fails)
+            culprits = failing_parts(list(self._by_kind(atoms).values()), fails)
         culprits = culprits or failure.near or list(atoms)
         # A scale that rows can keep, or slices that can be tied, need no restriction.
         if not failure.untrusted and (
@@ -410,7 +434,7 @@ class TrialGrowth:
         alike = [a for kind, some in self._by_kind(atoms).items() if kind in kinds for a in some]
         if self._find_powers(alike):
             return True
-        found = [self._find_powers([atom]) for atom in culprits]
+        found = [self._find_powers([atom]) for atom in culprits if alike != [atom]]
         return any(found)
 
     def _find_powers(self, atoms: Sequence[Atom]) -> bool:
@@ -423,6 +447,8 @@ class TrialGrowth:
         Returns:
             Whether the indexing now makes up for more than before.
         """
+        if not atoms:
+            return False
         runs = list(zip(self.runs, self.references, strict=True))
         measured = (
             measure_powers(self.model, self.flow, self._indexing, runs, self._changes(atoms, more))
@@ -466,33 +492,3 @@ class TrialGrowth:
                 self.flow.tie_slices([position])
                 tied = True
         return tied
-
-
-def _failing_parts(
-    parts: Sequence[list[Atom]], fails: Callable[[Sequence[Atom]], bool]
-) -> list[Atom]:
-    """The parts that fail on their own, found by halving; a half whose parts only fail together."""
-    together = [atom for part in parts for atom in part]
-    if not together or not fails(together):
-        return []
-    if len(parts) == 1:
-        return together
-    half = len(parts) // 2
-    return _failing_parts(parts[:half], fails) + _failing_parts(parts[half:], fails) or together
-
-
-def _same(old: Term, new: Term, changes: Mapping[Atom, Change], match: dict[Atom, Atom]) -> bool:
-    """Whether a dimension came out as predicted: same form, sizes as changed, atoms one to one."""
-    if isinstance(old, Atom):
-        if old not in changes:  # frozen: whatever it is now, its size is as before
-            return new.size == old.size
-        if not isinstance(new, Atom) or new.frozen or new.size != len(changes[old].source):
-            return False
-        return match.setdefault(old, new) is new
-    if isinstance(old, Fixed):
-        return new.size == old.size
-    alike = isinstance(new, Prod if isinstance(old, Prod) else Sum)
-    if not alike or len(old.parts) != len(new.parts):  # type: ignore[union-attr]
-        return new.size == old.size and not any(atom in changes for atom in leaves(old))
-    pairs = zip(old.parts, new.parts, strict=True)  # type: ignore[union-attr]
-    return all(_same(a, b, changes, match) for a, b in pairs)
