@@ -272,8 +272,8 @@ def sources(term: Term, changes: Changes) -> Index:
     tables = (changes[p].table for p in term.parts if isinstance(p, Atom) and p in changes)
     if all(table is None for table in tables):
         out = parts[0]
-        for part, before in zip(parts[1:], term.parts[1:], strict=True):
-            out = (out[:, None] * before.size + part[None, :]).reshape(-1)
+        for numbers, before in zip(parts[1:], term.parts[1:], strict=True):
+            out = (out[:, None] * before.size + numbers[None, :]).reshape(-1)
         return out
     # A product: one grid axis for each part. A part with a table copies from its own block's row.
     grids = list(np.meshgrid(*parts, indexing="ij"))
