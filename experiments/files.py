@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markdown import Markdown
 
 from ramify.store.files import write_bytes
 
@@ -14,6 +16,12 @@ def write(path: Path, content: str | bytes) -> None:
     """Write a file, whole or not at all, into a folder that is made where it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, content.encode() if isinstance(content, str) else content)
+
+
+def show(folder: Path, page: str) -> None:
+    """Write a page of Markdown as results.md, and print it."""
+    write(folder / "results.md", page.rstrip("\n") + "\n")
+    Console().print(Markdown(page))
 
 
 def png(drawn: Figure, dpi: int = 160) -> bytes:

@@ -11,14 +11,13 @@ from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import Progress
 
 from experiments.continuity.figure import figure
 from experiments.continuity.networks import NETWORKS, OPTIMIZERS
 from experiments.continuity.study import Settings, total_steps, work
 from experiments.continuity.table import page
-from experiments.files import png, write
+from experiments.files import png, show, write
 from experiments.resume import add_settings, finished, keep
 
 POLL = 0.5  # seconds
@@ -70,9 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 pool.shutdown(cancel_futures=True, wait=False)
                 raise
     text = page(results)
-    write(out / "results.md", text)
     write(out / "figure.png", png(figure(results), dpi=110))
-    console.print(Markdown(text))
+    show(out, text)
 
 
 def _drained(ticks: queue.Queue[int]) -> int:

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markdown import Markdown
 
-from experiments.files import write
+from experiments.files import show, write
 from experiments.resume import add_settings, finished, keep
 from experiments.sidt import study
 from experiments.sidt.figure import layers
@@ -89,8 +88,7 @@ def follow(
             soft_wrap=True,
         )
     text = page(results)
-    write(out / "results.md", text)
     if "rarts" in arms:
         mine = [result for result in results if result["arm"] == "rarts"]
         write(out / "layers.png", layers(mine, ratios[:2]))
-    console.print(Markdown(text))
+    show(out, text)

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.markdown import Markdown
 from transformers import SwinConfig, SwinForImageClassification
 
 import ramify
-from experiments.files import write
+from experiments.files import show
 from experiments.sidt.swin import SHARES, Config, goals, prunes, table_cost
 from ramify.cost import Cost, graph_cost
 
@@ -96,8 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/sidt-structure"))
     out, config = parser.parse_args(arguments).out, SwinConfig()
     text = size_table(config, sizes(config, CLASSES["4.4"]))
-    write(out / "results.md", f"{text}\n")
-    Console().print(Markdown(text))
+    show(out, text)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markdown import Markdown
 
-from experiments.files import png, write
+from experiments.files import png, show, write
 from experiments.resume import add_settings, finished, keep
 from experiments.theory import neurons, noise, particles
 from experiments.theory.figure import figure
@@ -68,9 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             keep(file, settings, [*held, result])
     found = {result["part"]: result["found"] for result in finished(file, settings)}
     text = page(found)
-    write(out / "results.md", text)
     write(out / "figure.png", png(figure(found), dpi=110))
-    console.print(Markdown(text))
+    show(out, text)
     console.print(f"results.md, results.jsonl and figure.png are in {out}")
 
 

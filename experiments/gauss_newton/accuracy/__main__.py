@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markdown import Markdown
 
-from experiments.files import write
+from experiments.files import show, write
 from experiments.gauss_newton.accuracy.figure import figure
 from experiments.gauss_newton.accuracy.study import PLACES, Settings, run, summary, wins
 from experiments.resume import stages
@@ -74,8 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write(out / "results.json", json.dumps(result) + "\n")
     write(out / "figure.png", figure(result))
-    write(out / "results.md", text)
-    console.print(Markdown(text))
+    show(out, text)
 
 
 def page(result: dict[str, Any], seconds: float) -> str:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 
-from experiments.files import write
+from experiments.files import show, write
 from experiments.gauss_newton.cifar10.figure import figure
 from experiments.gauss_newton.cifar10.study import ARMS, LATER, Settings, run
 from experiments.gauss_newton.cifar10.table import page
@@ -61,9 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             left = spent / number * (len(todo) - number) / 60
             console.print(f"{line(results[-1])}; about {left:.0f} min left", highlight=False)
     text = page(results)
-    write(out / "results.md", text)
     write(out / "figure.png", figure(results))
-    console.print(Markdown(text))
+    show(out, text)
 
 
 def line(result: dict[str, Any]) -> str:

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.markdown import Markdown
 
-from experiments.files import png, write
+from experiments.files import png, show, write
 from experiments.rarts.example_2_4.figure import figure
 from experiments.rarts.example_2_4.study import (
     OTHERS,
@@ -33,9 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     at_rest, falling = list(limits()), list(descents())
     text = page(at_rest, falling)
-    write(out / "results.md", text)
     write(out / "figure.png", png(figure(at_rest, falling), dpi=110))
-    Console().print(Markdown(text))
+    show(out, text)
 
 
 def page(at_rest: Sequence[Limit], falling: Sequence[Descent]) -> str:

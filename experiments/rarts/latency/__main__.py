@@ -10,10 +10,9 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.files import png, write
+from experiments.files import png, show, write
 from experiments.rarts.latency.figure import figure
 from experiments.rarts.latency.study import Settings, run, table, timed
 from experiments.rarts.latency.table import page
@@ -59,9 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         times = timed([row["genotype"] for row in rows], settings)
         rows = [row | found for row, found in zip(rows, times, strict=True)]
         keep(out / "results.jsonl", settings, rows)
-    write(out / "results.md", page(rows))
     write(out / "latency.png", png(figure(rows)))
-    console.print(Markdown(page(rows)))
+    show(out, page(rows))
 
 
 if __name__ == "__main__":

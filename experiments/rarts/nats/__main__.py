@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.files import png, write
+from experiments.files import png, show, write
 from experiments.rarts.nats.figure import movement, space
 from experiments.rarts.nats.study import METHODS, RANDOM, Settings, run, total_steps
 from experiments.rarts.nats.table import Row, page
@@ -85,12 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{page(looked_up)}\n\nMedian error of all {CELLS:,} cells: {np.median(errors):.2f} %; of "
         f"the {able.sum():,} without `none`: {np.median(errors[able]):.2f} %.\n"
     )
-    write(out / "results.md", text)
     shown = [row for row in looked_up if row["choice"] == "never none"]
     write(out / "space.png", png(space(shown, errors[able])))
     relaxed = [row for row in rows if row["seed"] == 0 and row["history"]]
     write(out / "alpha.png", png(movement(relaxed)))
-    console.print(Markdown(text))
+    show(out, text)
 
 
 def cells(row: Row) -> dict[str, str]:

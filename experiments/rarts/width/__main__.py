@@ -10,10 +10,9 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.files import write
+from experiments.files import show
 from experiments.rarts.width.study import (
     LEARNED,
     METHODS,
@@ -71,8 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 rows += [row | {"seed": seed, "settings": asdict(settings)} for row in found]
                 keep(file, settings, rows)
     text = page(rows)
-    write(out / "results.md", text)
-    console.print(Markdown(text))
+    show(out, text)
 
 
 def learned(rows: Sequence[Row], seed: int) -> float | None:

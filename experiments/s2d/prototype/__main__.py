@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markdown import Markdown
 
-from experiments.files import png, write
+from experiments.files import png, show, write
 from experiments.resume import stages
 from experiments.s2d.prototype.figure import splits, tree
 from experiments.s2d.prototype.study import TRIED, Settings, Task, grown_of, try_splits
@@ -60,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write(chosen.out / "tree.png", png(tree(grown), dpi=110))
     write(chosen.out / "splits.png", png(splits(grown, trials), dpi=110))
     text = page(held)
-    write(chosen.out / "results.md", text)
-    Console().print(Markdown(text))
+    show(chosen.out, text)
     Console().print(f"results.md, results.json, tree.png and splits.png are in {chosen.out}")
 
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 
-from experiments.files import write
+from experiments.files import show, write
 from experiments.resume import finished, keep
 from experiments.s2d.rbf.arms import TARGETS, Settings
 from experiments.s2d.rbf.pool import Result, run
@@ -97,6 +96,5 @@ def command(study: Study, arguments: Sequence[str] | None) -> None:
     kept = {"settings": asdict(settings), "seconds": seconds, "summary": numbers, "seeds": results}
     write(chosen.out / "results.json", json.dumps(kept) + "\n")
     write(chosen.out / "figure.png", study.figure(results, settings))
-    write(chosen.out / "results.md", text)
-    console.print(Markdown(text))
+    show(chosen.out, text)
     console.print(f"results.md, results.json and figure.png are in {chosen.out}")

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markdown import Markdown
 
-from experiments.files import png, write
+from experiments.files import png, show, write
 from experiments.resume import stages
 from experiments.s3d.filters.figure import changes, filters, gradient_changes, gradients
 from experiments.s3d.filters.study import Settings, study
@@ -55,8 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write(chosen.out / "filters.png", png(filters(pictures), dpi=110))
     write(chosen.out / "gradients.png", png(gradients(pictures), dpi=110))
     text = page(held)
-    write(chosen.out / "results.md", text)
-    Console().print(Markdown(text))
+    show(chosen.out, text)
     Console().print(f"results.md, results.json and both pictures are in {chosen.out}")
 
 
