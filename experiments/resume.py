@@ -75,10 +75,15 @@ def stages(folder: Path, settings: DataclassInstance) -> Stage:
         The function. What is kept consists of tensors and plain values in dictionaries, lists and
         tuples; the random states go on as they were after it was made.
     """
-    held = json.dumps(asdict(settings)).encode()
-    mine = folder / hashlib.sha256(held).hexdigest()[:8]
+    mine = folder_of(folder, settings)
     mine.mkdir(parents=True, exist_ok=True)
     return partial(_stage, mine)
+
+
+def folder_of(folder: Path, settings: DataclassInstance) -> Path:
+    """The folder inside of another that is for these settings alone."""
+    held = json.dumps(asdict(settings)).encode()
+    return folder / hashlib.sha256(held).hexdigest()[:8]
 
 
 def once(name: str, make: Callable[[], Any]) -> Any:

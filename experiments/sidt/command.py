@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import torch
 from rich.console import Console
 
 from experiments.files import show, write
-from experiments.resume import add_settings, finished, keep
+from experiments.resume import add_settings, finished, folder_of, keep
 from experiments.sidt import study
 from experiments.sidt.figure import layers
 
@@ -73,8 +70,7 @@ def follow(
     out.mkdir(parents=True, exist_ok=True)
     results = finished(file, task.settings)
     known = {(result["seed"], result["arm"], result["ratio"]) for result in results}
-    held = json.dumps(asdict(task.settings)).encode()
-    stages = out / "stages" / hashlib.sha256(held).hexdigest()[:8]
+    stages = folder_of(out / "stages", task.settings)
     todo = [(seed, *way) for seed in seeds for way in ways if (seed, *way) not in known]
     for number, (seed, arm, ratio) in enumerate(todo, 1):
         results.append(study.run(task, seed, arm, ratio, stages))

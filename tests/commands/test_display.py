@@ -83,8 +83,8 @@ def test_an_edit_line_says_what_became_of_the_selection(config: Make) -> None:
         following.event(EDIT | tried)
         following.event(EDIT | tried | {"predicted_gain": None, "expected_gain": None})
     assert [line.partition("5.092")[2] for line in text(console).splitlines()] == [
-        " (predicted 2.033 less, by trials and earlier edits 0.5000 less, splits at 0.25 of their "
-        "full length, 3 left out)",
+        " (predicted 2.033 less, after trials and earlier edits 0.5000 less, splits at 0.25 of "
+        "their full length, 3 left out)",
         " (splits at 0.25 of their full length, 3 left out)",
     ]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import ramify
-from ramify.tracing.walk import modules_of, named_tensors
+from ramify.tracing.walk import modules_of, tensors_of
 
 
 class Net(nn.Module):
@@ -44,7 +44,7 @@ def test_the_walk_gives_what_torch_gives(net: nn.Module) -> None:
     assert modules_of(net) == dict(net.named_modules())
     assert list(modules_of(net)) == list(dict(net.named_modules()))
     named = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    found = named_tensors(net)
+    found = tensors_of(net)
     assert list(found) == list(named)
     assert all(found[name] is tensor for name, tensor in named.items())
 

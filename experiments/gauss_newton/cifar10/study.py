@@ -81,7 +81,7 @@ class Settings:
     probe: int = 512
     batch: int = 64
     lr: float = 0.1
-    gamma: float = 0.03
+    gamma: float = 0.003
     zero: float = 0.02
 
 

@@ -205,7 +205,7 @@ def _judged(event: Mapping[str, Any]) -> str:
     if (gain := event["predicted_gain"]) is not None:
         said.append(f"predicted {_change(gain)}")
         if (expected := event.get("expected_gain", gain)) != gain:
-            said.append(f"by trials and earlier edits {_change(expected)}")
+            said.append(f"after trials and earlier edits {_change(expected)}")
     if (factor := event.get("step_factor", 1.0)) < 1:
         said.append(f"splits at {factor:g} of their full length")
     if event.get("dropped"):

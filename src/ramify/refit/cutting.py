@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.optim import Optimizer
 
@@ -242,20 +242,20 @@ def cut(  # noqa: PLR0913
             )
             return selecting, [f"{_SILENT}: channels were chosen by L1()"] if silent else []
 
-        def cut_to_size(graph: ChannelGraph) -> tuple[float, tuple[Selecting, list[str], Outcome]]:
+        def cut_to_size(graph: ChannelGraph) -> tuple[float, _Cut]:
             selecting, said = selecting_of(graph)
             outcome = selecting.best(sizes)
-            return outcome.sample_loss, (selecting, said, outcome)
+            return outcome.sample_loss, _Cut(selecting, said, outcome)
 
         drops: Sequence[Drop] = ()
         milliseconds = None if log is None else _milliseconds(graph, sizes)
         lost, full_cost = 0.0, CostModel(graph).cost()
-        if depth and sizes:
+        if depth:
             start = mean_loss(graph.model, loss, measured_on)
-            best = shortened_within(graph, loss, sample, sizes, cut_to_size, refit=refit)
+            best = shortened_within(graph, loss, sample, sizes or {}, cut_to_size, refit=refit)
             drops, (selecting, said, outcome) = best.drops, best.cut
             if drops:
-                before = mean_loss(graph.model, loss, sample)
+                before = start if measured_on is sample else mean_loss(graph.model, loss, sample)
                 put_state(graph.model, best.state)
                 graph = apply(graph, drops, optimizer=optimizers, followers=following)
                 lost = mean_loss(graph.model, loss, sample) - before
@@ -300,6 +300,14 @@ def cut(  # noqa: PLR0913
             )
         )
     return graph
+
+
+class _Cut(NamedTuple):
+    """A selection, what is to be said of it, and what it comes to."""
+
+    selecting: Selecting
+    said: list[str]
+    outcome: Outcome
 
 
 def _scored(

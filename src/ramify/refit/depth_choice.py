@@ -35,8 +35,8 @@ class Shortened(Generic[T]):
     Attributes:
         loss: once its widths are cut.
         drops: the blocks that went.
-        state: parameters and buffers of the model that has them still, once what stays has taken
-            over; none where no block went.
+        state: parameters and buffers of the model with these blocks still in it, once what stays
+            has taken over; none where no block went.
         cut: what is known of the cut of its widths.
     """
 
@@ -55,7 +55,7 @@ def shortened_within(
     *,
     refit: bool = True,
 ) -> Shortened[T]:
-    """The model without those blocks without which, cut to a budget by its widths, it loses least.
+    """Drop the blocks whose removal costs least loss, once widths are cut to a budget, too.
 
     Blocks go one after the other, first the one whose drop alone raises the true loss least for
     what it saves, once what stays has taken over. After each, what stays takes over from all of

@@ -148,7 +148,7 @@ def channel_costs(gates: Gates, graph: ChannelGraph, resource: str | LatencyMode
 
     Source: RARTS thesis, section 3.1.4, for channels in the place of operations.
     """
-    model, by_name = CostModel(graph), saved_by_one(graph, resource)
+    by_name = saved_by_one(graph, resource)
     for names in gates.groups:
         if names[0] in by_name:
             continue
@@ -158,7 +158,7 @@ def channel_costs(gates: Gates, graph: ChannelGraph, resource: str | LatencyMode
                 "a resource."
             )
         dropped = graph_cost(graph, [Drop(names[0])])
-        by_name[names[0]] = model.cost().of(resource) - dropped.of(resource)
+        by_name[names[0]] = graph_cost(graph).of(resource) - dropped.of(resource)
     return [
         torch.full_like(alpha, sum(by_name[name] for name in names), requires_grad=False)
         for names, alpha in zip(gates.groups, gates, strict=True)
@@ -199,7 +199,7 @@ def norm_costs(graph: ChannelGraph, resource: str | LatencyModel) -> dict[str, T
         72.0
 
     Source: A. Gordon and others, "MorphNet: Fast & simple resource-constrained structure learning
-    of deep networks", 2018, equations (5) and (6).
+    of deep networks", 2018.
     """
     tensors, known, saved = (
         tensors_of(graph.model),
@@ -247,9 +247,9 @@ def saved_by_one(graph: ChannelGraph, resource: str | LatencyModel) -> dict[str,
 
 
 def over_mean(weights: Sequence[Tensor]) -> list[Tensor]:
-    """Weights of a penalty over the mean of all their entries."""
-    mean = torch.cat([weight.flatten() for weight in weights]).mean()
-    return [weight / mean for weight in weights]
+    """Weights of a penalty over the mean of those entries that weigh anything."""
+    every = torch.cat([weight.flatten() for weight in weights])
+    return [weight / every[every > 0].mean() for weight in weights]
 
 
 def _matched(given: Sequence[Tensor] | None, arch: Sequence[Tensor]) -> list[Tensor]:

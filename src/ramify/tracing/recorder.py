@@ -33,7 +33,8 @@ from ramify.tracing.attention.multihead import of_free_sizes
 from ramify.tracing.kept_state import KeptState, giving_back, held_by, tensor_given_back
 from ramify.tracing.modes import enter_mode, set_attribute
 from ramify.tracing.module_calls import ModuleCall, ModuleCalls
-from ramify.tracing.walk import modules_of, named_tensors
+from ramify.tracing.walk import modules_of
+from ramify.tracing.walk import tensors_of as tensors_of
 from ramify.tracing.writes import Execute, Writes
 
 T = TypeVar("T")
@@ -185,11 +186,6 @@ class Tape:
         """The relative rounding of the coarsest numbers on the tape."""
         floats = [d for d in set(self.dtypes) if d.is_floating_point or d.is_complex]
         return max((torch.finfo(dtype).eps for dtype in floats), default=0.0)
-
-
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer once, under its first name."""
-    return named_tensors(model)
 
 
 def aliases_of(model: nn.Module) -> dict[str, str]:

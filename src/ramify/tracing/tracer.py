@@ -171,12 +171,12 @@ def _names(unused: Any) -> tuple[str, ...]:
 def _trace(
     model: nn.Module, inputs: Any, settings: Settings, known: TrialResults | None
 ) -> ChannelGraph:
-    with _older_objects_left_out():
+    with _garbage_looked_for_less():
         return _traced(model, inputs, settings, known)
 
 
 @contextlib.contextmanager
-def _older_objects_left_out() -> Iterator[None]:
+def _garbage_looked_for_less() -> Iterator[None]:
     """Python looks for garbage only among what is made inside, and less often.
 
     A trace makes so many objects that it would look through all there are again and again.

@@ -33,7 +33,7 @@ def modules_of(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer once, under its first name."""
     kind, plain = type(model), nn.Module
     if (kind.named_parameters, kind.named_buffers) != (plain.named_parameters, plain.named_buffers):

@@ -92,8 +92,8 @@ def _goal(graph: ChannelGraph, budget: Mapping[str, float]) -> dict[str, int]:
         )
     model, cost = CostModel(graph), CostModel(graph).cost()
     for name, most in budget.items():
-        if not math.isfinite(most):
-            raise RamifyError(f"the budget of {name} is a finite total, and got {most}")
+        if not isinstance(most, int | float) or not math.isfinite(most):
+            raise RamifyError(f"the budget of {name} is a finite total, and got {most!r}")
         if not cost.of(name) <= most:
             raise RamifyError(
                 f"the model has {cost.of(name):g} {name}, over the budget of {most:g}: prune it "

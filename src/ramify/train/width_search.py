@@ -107,6 +107,11 @@ class WidthSearch:
                 f"penalty_by is {self.penalty_by!r}; give one of {', '.join(RESOURCES)}, or leave "
                 "it out."
             )
+        if self.penalty_by is not None and (self.plain or not self.gamma):
+            raise RamifyError(
+                "penalty_by weighs a penalty on gates or norm scales, and there is none: give a "
+                "searcher that learns gates, or bn, and a gamma above 0."
+            )
 
     @property
     def gated(self) -> bool:
