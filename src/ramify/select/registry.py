@@ -37,7 +37,7 @@ def rule_named(
 
     Example:
         >>> rule_named("top-fraction", settings={"fraction": 0.5})
-        TopFraction(fraction=0.5, per_group=False, multiple_of=1, per=None)
+        TopFraction(fraction=0.5, per_group=False, multiple_of=1, per=None, tilt=0.0)
     """
     if name in RULES:
         kind: Any = RULES[name]
