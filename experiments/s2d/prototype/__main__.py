@@ -58,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write(chosen.out / "results.json", json.dumps(held, indent=1) + "\n")
     write(chosen.out / "tree.png", png(tree(grown), dpi=110))
     write(chosen.out / "splits.png", png(splits(grown, trials), dpi=110))
-    text = page(held)
-    show(chosen.out, text)
+    show(chosen.out, page(held))
     Console().print(f"results.md, results.json, tree.png and splits.png are in {chosen.out}")
 
 

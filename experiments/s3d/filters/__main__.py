@@ -53,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write(chosen.out / "results.json", json.dumps(held, indent=1) + "\n")
     write(chosen.out / "filters.png", png(filters(pictures), dpi=110))
     write(chosen.out / "gradients.png", png(gradients(pictures), dpi=110))
-    text = page(held)
-    show(chosen.out, text)
+    show(chosen.out, page(held))
     Console().print(f"results.md, results.json and both pictures are in {chosen.out}")
 
 

@@ -27,14 +27,7 @@ from ramify.refit.budget_shares import in_numbers
 from ramify.refit.choosing import Floor, comparable, floors, matching, of_groups, tells_apart
 from ramify.refit.depth_choice import shortened_within
 from ramify.refit.expected import expected_rise
-from ramify.refit.outcome import (
-    Accept,
-    Outcome,
-    constant_loss,
-    mean_loss,
-    put_state,
-    samples,
-)
+from ramify.refit.outcome import Accept, Outcome, constant_loss, mean_loss, put_state, samples
 from ramify.refit.selecting import Selecting, smallest
 from ramify.refit.sequential import Refitted
 from ramify.refit.takeover import Takeover, proposed
