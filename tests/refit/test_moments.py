@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import ramify
+from ramify.refit import ridge
 from ramify.refit.moments import Moments, over_ranks
 from ramify.refit.ridge import covariances
 
@@ -111,3 +112,23 @@ def test_activations_that_cannot_be_squared_are_named():
     with pytest.raises(ramify.RamifyError, match="'0' is worth comes out as nan.*too large"):
         ramify.cut(graph, loss, batches, budget={"params": "60%"})
     assert model[0].out_features == 8
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_outputs_are_solved_for_in_parts(monkeypatch, bias):
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(2, 6, 50, generator=draw, dtype=torch.float64)
+    weight = torch.randn(2, 6, 7, generator=draw, dtype=torch.float64)
+    targets = weight.transpose(1, 2) @ rows + torch.randn(2, 7, 50, generator=draw).double() + 1
+    folds = [
+        summed(rows[:, :, part], targets[:, :, part], 1) for part in (slice(30), slice(30, 50))
+    ]
+    shift = torch.zeros(2, 7).double() if bias else None
+    at_once = ridge.solve(folds, weight, shift)
+    monkeypatch.setattr(ridge, "OUTPUTS", 3)
+    in_parts = ridge.solve(folds, weight, shift)
+    assert at_once.after < at_once.before
+    assert torch.allclose(at_once.weight, in_parts.weight, rtol=0, atol=1e-13)
+    assert torch.allclose(at_once.bias, in_parts.bias, rtol=0, atol=1e-13)
+    for one in ("strength", "before", "after"):
+        assert getattr(at_once, one) == pytest.approx(getattr(in_parts, one), rel=1e-12)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,7 +26,15 @@ from ramify.refit.budget_shares import in_numbers
 from ramify.refit.choosing import Floor, comparable, floors, matching, of_groups, tells_apart
 from ramify.refit.depth_choice import shortened_within
 from ramify.refit.expected import expected_rise
-from ramify.refit.outcome import Accept, Outcome, constant_loss, mean_loss, put_state, samples
+from ramify.refit.outcome import (
+    Accept,
+    Outcome,
+    all_or_nothing,
+    constant_loss,
+    mean_loss,
+    put_state,
+    samples,
+)
 from ramify.refit.selecting import Selecting, smallest
 from ramify.refit.sequential import Refitted
 from ramify.refit.takeover import Takeover, proposed
@@ -36,7 +43,6 @@ from ramify.select.fit import BUDGETS
 from ramify.select.rounding import Multiple, check_multiple
 from ramify.tracing import ChannelGraph
 from ramify.tracing.text_table import text_table
-from ramify.tracing.unharmed import unharmed
 
 NARROW = 0.1
 """A layer that keeps no more than this share is named."""
@@ -211,7 +217,7 @@ def cut(  # noqa: PLR0913
     if depth:
         _check_depth(budget, accept, keep)
     optimizers, following = several(optimizer), several_followers(followers)
-    with _all_or_nothing(graph, optimizers, following):
+    with all_or_nothing(graph, optimizers, following) as before_writing:
         sample, measured_on = samples(batches, held)
         constant = constant_loss(graph.model, loss, measured_on[0])
 
@@ -219,7 +225,8 @@ def cut(  # noqa: PLR0913
             proposals, scorer = _scored(graph, method, constant, loss, sample, groups, raw)
             silent = method is None and isinstance(scorer, L1)
             unlike = not raw and not isinstance(scorer, Takeover) and not first_complex(graph.model)
-            selecting = Selecting(
+            said = [f"{_SILENT}: channels were chosen by L1()"] if silent else []
+            return Selecting(
                 graph=graph,
                 loss=loss,
                 sample=sample,
@@ -232,8 +239,7 @@ def cut(  # noqa: PLR0913
                 refit=refit,
                 accept=accept,
                 balance=unlike if balance is None else balance,
-            )
-            return selecting, [f"{_SILENT}: channels were chosen by L1()"] if silent else []
+            ), said
 
         def cut_to_size(graph: ChannelGraph) -> tuple[float, _Cut]:
             selecting, said = selecting_of(graph)
@@ -248,6 +254,7 @@ def cut(  # noqa: PLR0913
             best = shortened_within(graph, loss, sample, sizes or {}, cut_to_size, refit=refit)
             drops, (selecting, said, outcome) = best.drops, best.cut
             if drops:
+                before_writing()
                 before = start if measured_on is sample else mean_loss(graph.model, loss, sample)
                 put_state(graph.model, best.state)
                 graph = apply(graph, drops, optimizer=optimizers, followers=following)
@@ -260,17 +267,15 @@ def cut(  # noqa: PLR0913
             selecting, said = selecting_of(graph)
             start = mean_loss(graph.model, loss, measured_on)
             outcome = smallest(selecting, sizes, start + most)
-        expected = math.nan
-        if log is not None:
-            expected = lost + expected_rise(graph, outcome, loss, sample)
+        expected = math.nan if log is None else lost + expected_rise(graph, outcome, loss, sample)
         gone = Counter(graph[edit.group].name for edit in outcome.edits)
         shapes = {g.name: (g.width, g.width - gone[g.name]) for g in graph.groups}
         said += _guard(shapes, start, outcome.loss, constant, refit) + _nothing_cut(
             sizes, bool(outcome.edits or drops)
         )
-        for sentence in said:  # before the edit, since a warning may be made an error
-            warnings.warn(sentence, stacklevel=2)
+        _warn(said)  # before the edit, since a warning may be made an error
         if outcome.edits:
+            before_writing()
             graph = apply(graph, outcome.edits, optimizer=optimizers, followers=following)
             outcome.put(graph.model)
     # The cut is whole by now, whatever the log does.
@@ -365,18 +370,9 @@ def _prunes(
     return prunes
 
 
-@contextmanager
-def _all_or_nothing(
-    graph: ChannelGraph, optimizers: list[Optimizer], followers: list[Follower]
-) -> Iterator[None]:
-    """Where the block ends in an error, model, optimizers, followers and graph are as they were."""
-    superseded = graph.superseded
-    try:
-        with unharmed(graph.model, *optimizers, *followers, written=True):
-            yield
-    except BaseException:
-        graph.superseded = superseded
-        raise
+def _warn(said: Sequence[str]) -> None:
+    for sentence in said:
+        warnings.warn(sentence, stacklevel=3)
 
 
 def _milliseconds(graph: ChannelGraph, sizes: Mapping[str, float] | None) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -100,6 +100,10 @@ class Moments:
             self.yy += (n * (y + whole_y))[:, :, 0]
             self.x, self.y, self.about = whole_x[:, :, 0], whole_y[:, :, 0], None
         mirror(self.xx)
+
+    def of_outputs(self, which: slice) -> Moments:
+        """The same sums, of some outputs alone; `xx` is not copied."""
+        return replace(self, y=self.y[:, which], xy=self.xy[:, :, which], yy=self.yy[:, which])
 
     def __add__(self, other: Moments) -> Moments:
         """The sums over the rows of both."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ramify import distributed
 from ramify.edit import Edit
+from ramify.edit.carry import Follower
 from ramify.edit.plan import plan_edits
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss, check_finite, checked_loss, shaped_loss
@@ -26,6 +28,8 @@ from ramify.tracing import ChannelGraph
 from ramify.tracing.indexing import resized, set_data
 from ramify.tracing.kept_state import giving_back
 from ramify.tracing.recorder import evaluating, record, tensors_of
+from ramify.tracing.unharmed import unharmed
+from ramify.tracing.writes import storage_of
 
 FEW = 4  # answers whose mean says little of one that does not look at its input
 Accept = Callable[[nn.Module], bool]
@@ -150,6 +154,29 @@ def _means(losses: tuple[Tensor, Tensor] | None) -> tuple[float, float] | None:
 
 
 @contextmanager
+def all_or_nothing(
+    graph: ChannelGraph, optimizers: list[Optimizer], followers: list[Follower]
+) -> Iterator[Callable[[], None]]:
+    """Where the block ends in an error, model, optimizers, followers and graph are as they were.
+
+    Args:
+        graph: the traced model.
+        optimizers: that go with it.
+        followers: that go with it.
+
+    Yields:
+        What is called before anything is written to: it copies all values, the first time.
+    """
+    superseded, keeping = graph.superseded, partial(unharmed, graph.model, *optimizers, *followers)
+    try:
+        with keeping(), ExitStack() as written:
+            yield cache(lambda: written.enter_context(keeping(written=True)))
+    except BaseException:
+        graph.superseded = superseded
+        raise
+
+
+@contextmanager
 def cut_for_now(graph: ChannelGraph, edits: Sequence[Edit]) -> Iterator[Reference]:
     """The model with edits made, for the time of the block; what becomes of it then is forgotten.
 
@@ -160,17 +187,32 @@ def cut_for_now(graph: ChannelGraph, edits: Sequence[Edit]) -> Iterator[Referenc
     Yields:
         The model as it was.
     """
-    reference = Reference(graph)
+    reference = Reference(graph, copied=False)
     reference.follow(graph, edits)
     changes = plan_edits(graph, edits).changes
-    with borrowed(graph.model), resized(graph.model, graph.indexing, changes):
+    memory = {name: storage_of(tensor) for name, tensor in tensors_of(graph.model).items()}
+    with resized(graph.model, graph.indexing, changes), borrowed(graph.model, memory):
         yield reference
 
 
 @contextmanager
-def borrowed(model: nn.Module) -> Iterator[None]:
-    """Copies in place of all parameters and buffers, for the time of the block."""
-    held = [(tensor, tensor.data) for tensor in tensors_of(model).values()]
+def borrowed(model: nn.Module, memory: Mapping[str, int] | None = None) -> Iterator[None]:
+    """Copies in place of all parameters and buffers, for the time of the block.
+
+    Args:
+        model: the model.
+        memory: where the values of each tensor lay that must be kept: what lies elsewhere by now
+            is a copy already; None: all are to be copied.
+
+    Yields:
+        Nothing.
+    """
+    named = tensors_of(model).items()
+    held = [
+        (tensor, tensor.data)
+        for name, tensor in named
+        if memory is None or storage_of(tensor) == memory[name]
+    ]
     with giving_back(lambda: [("a tensor", partial(set_data, *each)) for each in held]):
         for tensor, data in held:
             set_data(tensor, data.clone())

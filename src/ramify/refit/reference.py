@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ramify.edit import Edit
 from ramify.edit.plan import plan_edits
@@ -20,16 +20,23 @@ from ramify.tracing.recorder import tensors_of
 
 
 class Reference:
-    """A copy of a model's tensors, and where each entry of the edited model comes from.
+    """A model's tensors as they are now, and where each entry of the edited model comes from.
 
     Args:
         graph: of the model as it is now.
+        copied: whether parameters are copied, as buffers are; where others are put in their place
+            before any is written to, they need not be.
     """
 
-    def __init__(self, graph: ChannelGraph) -> None:
+    def __init__(self, graph: ChannelGraph, *, copied: bool = True) -> None:
         self.model = graph.model
         tensors = tensors_of(graph.model)
-        self.values = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self.values = {
+            name: tensor.detach()
+            if isinstance(tensor, nn.Parameter) and not copied
+            else tensor.detach().clone()
+            for name, tensor in tensors.items()
+        }
         self._sources = {name: [np.arange(n) for n in t.shape] for name, t in tensors.items()}
         self._factors = {name: [np.ones(n) for n in t.shape] for name, t in tensors.items()}
         owned = [

@@ -35,6 +35,9 @@ EXACT = 1e-12
 ROUGHLY = 1e5
 """To say which λ is best, matrices of a smaller condition number are solved in single precision."""
 
+OUTPUTS = 4096
+"""So many outputs are solved for at once, to save memory."""
+
 MIXES = 64
 """So many mixes of more outputs than these say which λ is best."""
 
@@ -77,21 +80,38 @@ def solve(
     Returns:
         The solution; the weight as it was where nothing is better.
     """
-    every = functools.reduce(operator.add, folds)
     wide = torch.promote_types(weight.dtype, torch.float32)
     strengths = strengths or (16 * torch.finfo(wide).eps, *STRENGTHS)
-    old, shift = weight.double(), None if bias is None else bias.double()
-    error = max(_error(every, old, shift), 0.0)  # no less but for rounding
-    scale = _spread(every) or max(error, sys.float_info.min)
+    inputs = functools.reduce(operator.add, (fold.of_outputs(slice(0)) for fold in folds))
+    places = [slice(n, n + OUTPUTS) for n in range(0, weight.shape[2], OUTPUTS)]
+
+    def some(place: slice) -> tuple[Moments, Tensor, Tensor | None]:
+        parts = (fold.of_outputs(place) for fold in folds)
+        targets = zip(*((part.y, part.xy, part.yy) for part in parts), strict=True)
+        y, xy, yy = (functools.reduce(operator.add, each) for each in targets)
+        shift = None if bias is None else bias[:, place].double()
+        return replace(inputs, y=y, xy=xy, yy=yy), weight[:, :, place].double(), shift
+
+    error = max(sum(_error(*some(place)) for place in places), 0.0)  # no less but for rounding
+    scale = _spread(folds) or max(error, sys.float_info.min)
     before = error / scale
-    best, chosen = 0.0, float("nan")
+    chosen = float("nan")
     if before > EXACT:
-        strength = choose(folds, old, shift is not None, strengths)
-        new, moved = ridge(every, old, strength, shift is not None)
-        best, chosen = max(_error(every, new, moved), 0.0) / scale, strength
+        chosen = choose(folds, weight.double(), bias is not None, strengths)
+        new, moved = torch.empty_like(weight, dtype=wide), torch.zeros_like(folds[0].y)
+        left = 0.0
+        for place in places:
+            own, old, _ = some(place)
+            made, shift = ridge(own, old, chosen, bias is not None)
+            left += _error(own, made, shift)
+            new[:, :, place] = made
+            if shift is not None:
+                moved[:, place] = shift
+        best = max(left, 0.0) / scale
         if best < before and bool(torch.isfinite(new).all()):
-            return Solution(new, _or_zeros(moved, every), chosen, before, best)
-    return Solution(old, _or_zeros(shift, every), chosen, before, before)
+            return Solution(new, moved, chosen, before, best)
+    kept = torch.zeros_like(folds[0].y) if bias is None else bias
+    return Solution(weight, kept, chosen, before, before)
 
 
 def ridge(
@@ -168,10 +188,12 @@ def _error(moments: Moments, weight: Tensor, bias: Tensor | None) -> float:
     return float(total / moments.rows)
 
 
-def _spread(moments: Moments) -> float:
+def _spread(folds: Sequence[Moments]) -> float:
     """The variance of the targets, summed over outputs; of constant ones, their mean square."""
-    mean, square = moments.y / moments.rows, float((moments.yy / moments.rows).sum())
-    spread = float((moments.yy / moments.rows - mean.square()).sum())
+    rows = functools.reduce(operator.add, (fold.rows for fold in folds))
+    y = functools.reduce(operator.add, (fold.y for fold in folds)) / rows
+    yy = functools.reduce(operator.add, (fold.yy for fold in folds)) / rows
+    square, spread = float(yy.sum()), float((yy - y.square()).sum())
     return spread if spread > EXACT * square else square
 
 
@@ -239,7 +261,3 @@ def _mixed(fold: Moments, mixes: Tensor) -> Moments:
     """The same for mixes of the outputs, without the squares of targets, which no λ changes."""
     y, xy = fold.y @ mixes, fold.xy @ mixes
     return replace(fold, y=y, xy=xy, yy=torch.zeros_like(y))
-
-
-def _or_zeros(bias: Tensor | None, moments: Moments) -> Tensor:
-    return torch.zeros_like(moments.y) if bias is None else bias

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from ramify.cost import CostModel
 from ramify.errors import RamifyError
@@ -23,6 +23,13 @@ from ramify.tracing import ChannelGraph
 
 TRIALS = 7
 """So many cuts are tried and measured for a budget of the loss."""
+
+
+class _Tried(NamedTuple):
+    """A selection, and what it comes to."""
+
+    outcome: Outcome
+    chosen: Sequence[Proposal]
 
 
 @dataclass(frozen=True)
@@ -70,19 +77,21 @@ class Selecting:
             RamifyError: the budget is out of reach.
         """
         chosen = self._chosen(within, self.least)
-        found = [(self._tried(chosen), chosen)]
+        best = _Tried(self._tried(chosen), chosen)
+
+        def better(selection: Sequence[Proposal]) -> _Tried:
+            tried = _Tried(self._tried(selection), selection)
+            return min(best, tried, key=lambda one: one.outcome.sample_loss)
+
         if self.balance and chosen:
             # More equal shares of the layers, then the best shares with Takeover's order in each.
             resource = resource_of(within)
             for floor in raised_floors(self.graph, self.proposals, chosen, self.least, resource):
                 with suppress(RamifyError):  # under these floors the budget is out of reach
-                    more_equal = self._chosen(within, floor)
-                    found.append((self._tried(more_equal), more_equal))
+                    best = better(self._chosen(within, floor))
             if self.refit:
-                _, best = min(found, key=lambda one: one[0].sample_loss)
-                ordered = in_order_of(self.graph, best, self._takeovers)
-                found.append((self._tried(ordered), ordered))
-        return min(found, key=lambda one: one[0].sample_loss)[0]
+                best = better(in_order_of(self.graph, best.chosen, self._takeovers))
+        return best.outcome
 
     def _chosen(
         self, within: Mapping[str, float] | None, floor: Mapping[str, int]

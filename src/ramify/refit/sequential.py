@@ -203,8 +203,11 @@ class Walk:
         folds = [Moments.zeros(groups, features, made, device) for _ in range(parts)]
         for number, pair in enumerate(self._pairs):
             reader, old = pair.new_course.readers[place], pair.old_course.readers[place]
-            y = pair.old.result(old.position, old.result)
+            # What the last reader makes is often large (logits): it is made again when it is read.
+            pair.old.advance(old.position)
             pair.new.advance(reader.position)
+            last = place == len(pair.old_course.readers) - 1
+            y = (pair.old.fork() if last else pair.old).result(old.position, old.result)
             dim = reader.along(y.dim())
             if len(outputs) != y.shape[dim] or bool((outputs.diff() != 1).any()):
                 y = y.index_select(dim, outputs)
