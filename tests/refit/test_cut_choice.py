@@ -13,7 +13,7 @@ from torch import nn
 import ramify
 from ramify.cost import graph_cost
 from ramify.methods import Taylor
-from ramify.refit import Takeover, cut, takeover
+from ramify.refit import Takeover, curvature, cut, takeover
 from ramify.refit.curvature import reads_of
 from tests.refit.trained import accuracy, batches, loss, mean, task
 
@@ -88,6 +88,19 @@ def test_groups_that_are_not_asked_for_are_not_scored(method, monkeypatch):
     monkeypatch.setattr(takeover, "reads_of", noting)
     cut(graph, loss, batches(data), method=method, budget={"params": 700}, groups=["2"])
     assert set(met) == {"4.weight"}
+
+
+def test_groups_in_parts_have_the_same_scores(monkeypatch):
+    """Moments that do not fit into memory at once are made in several passes."""
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    groups = [group for group in graph.groups if group.can_prune]
+    assert list(curvature.in_parts(graph, groups)) == [groups]
+    at_once = Takeover().propose(graph, loss, batches(data))
+    monkeypatch.setattr(curvature, "AT_ONCE", 0)
+    assert list(curvature.in_parts(graph, groups)) == [[group] for group in groups]
+    assert len(groups) > 1
+    assert Takeover().propose(graph, loss, batches(data)) == at_once
 
 
 def test_costs_are_those_of_brute_force():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +33,9 @@ from ramify.tracing.recorder import Tape, tensors_of
 FOLDS = 2
 """Into so many parts the samples go, to choose how far the moments are to be trusted."""
 
+AT_ONCE = 2**31
+"""So many bytes of moments are held at once, or as many as the model's own where those are more."""
+
 
 @dataclass
 class ReaderSums:
@@ -55,6 +58,46 @@ class ReaderSums:
     folds: list[Moments]
     weight: Tensor | None
     gradients: Tensor
+
+
+def in_parts(graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> Iterator[list[ChannelGroup]]:
+    """Groups in order, as many at a time as have moments that fit into memory beside the model.
+
+    Args:
+        graph: the traced model.
+        groups: some of its groups.
+
+    Yields:
+        Groups whose readers' moments take `AT_ONCE` or the memory of the model, whichever is more;
+        one that takes more is alone.
+    """
+    tensors = tensors_of(graph.model)
+    room = max(AT_ONCE, sum(t.numel() * t.element_size() for t in tensors.values()))
+    part: list[ChannelGroup] = []
+    left = room
+    for group in groups:
+        needed = sum(_bytes(tensors[name], dim) for name, dim in _readers_of(group))
+        if part and needed > left:
+            yield part
+            part, left = [], room
+        part.append(group)
+        left -= needed
+    if part:
+        yield part
+
+
+def _readers_of(group: ChannelGroup) -> set[tuple[str, int]]:
+    """The parameters that read a group's channels, and along which dimension."""
+    return {(slot.name, slot.dim) for slot in group.slots if slot.role == "consumer"}
+
+
+def _bytes(weight: Tensor, dim: int) -> int:
+    """What the sums of one reader take, roughly: of what it reads, and of its gradients."""
+    made = weight.shape[0] if dim else weight.shape[-1]
+    features = weight.numel() // max(made, 1)
+    if features > moments.WIDEST:
+        return 0
+    return 8 * (FOLDS * features**2 + min(made, features) ** 2)
 
 
 def reads_of(

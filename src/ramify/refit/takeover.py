@@ -18,9 +18,9 @@ from ramify.methods.proposal import Method, Proposal, best_first
 from ramify.methods.scores import prunable
 from ramify.probe.loss import Loss, check_real, check_weights
 from ramify.probe.reads import first_order
-from ramify.refit.curvature import block_of, reads_of, strength_of, weight_of
+from ramify.refit.curvature import block_of, in_parts, reads_of, strength_of, weight_of
 from ramify.refit.surgery import eliminate
-from ramify.tracing import ChannelGraph
+from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.dims import Atom, atoms_of
 
 
@@ -81,14 +81,31 @@ class Takeover:
         if not scored:
             return []
         sample = list(batches)
-        reads, samples = reads_of(graph, loss, sample, [group.name for group in scored])
+        prices, proposals, unread = CostModel(graph), list[Proposal](), list[str]()
+        for part in in_parts(graph, scored):
+            found, rest = self._read(graph, loss, sample, part, prices)
+            proposals += found
+            unread += rest
+        proposals += self._unread(graph, loss, sample, unread, prices)
+        return best_first(proposals)
+
+    def _read(
+        self,
+        graph: ChannelGraph,
+        loss: Loss,
+        sample: list[Any],
+        groups: Sequence[ChannelGroup],
+        prices: CostModel,
+    ) -> tuple[list[Proposal], list[str]]:
+        """Channels that others take over from, and the names of the groups where none does."""
+        reads, samples = reads_of(graph, loss, sample, [group.name for group in groups])
         own = lambda read: weight_of(graph.model, read.reader).double()  # noqa: E731
         strengths = {
             read.reader.name: self.strength or strength_of(read, own(read)) for read in reads
         }
-        prices, proposals, unread = CostModel(graph), list[Proposal](), list[str]()
+        proposals, unread = list[Proposal](), list[str]()
         multiplied = _multiplied(graph)
-        for group in scored:
+        for group in groups:
             blocks = [
                 block_of(graph.model, read, group.name, samples, strengths[read.reader.name])
                 for read in reads
@@ -103,8 +120,7 @@ class Takeover:
                 highest = added if not added <= highest else highest
                 edit = Prune(group.name, channel)
                 proposals.append(Proposal(edit, -highest, cost, score=-highest, graph=graph))
-        proposals += self._unread(graph, loss, sample, unread, prices)
-        return best_first(proposals)
+        return proposals, unread
 
     def _unread(
         self,
