@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,13 @@ from torch import nn
 import ramify
 from experiments.rarts.images import halved, some
 from experiments.rarts.nats import study as nats
+from experiments.rarts.nats.lookups import over_steps
 from experiments.rarts.nats.table import page as nats_page
+from experiments.rarts.nats.table import steps_table
 from experiments.rarts.width.study import RELATIVE, Settings, Study, total_steps
 from experiments.rarts.width.table import page
-from ramify.cells import NATS
+from ramify.cells import NATS, NatsTables
+from tests.cells.spaces import write_nats_table
 
 TOY = Settings(
     data="digits", model="digits_net", width=6, samples=200, batch=50,
@@ -114,6 +118,40 @@ def test_the_table_of_cells_tells_ways_to_choose_apart() -> None:
     text = nats_page([row, row | {"choice": "perturbed", "cifar10": 6.0}])
     assert "| RARTS | mixing weights | 8.0 | 8.00 |" in text
     assert "| RARTS | perturbation | 6.0 | 6.00 |" in text
+
+
+def test_cells_over_the_steps_are_those_of_the_mixing_weights_then(tmp_path: Path) -> None:
+    tables = NatsTables(write_nats_table(tmp_path))
+    tables._core["cifar100_test"] = tables._core["cifar10_test"]
+    operations = list(NATS.operations)
+    weights = {"none": 0.4, "nor_conv_3x3": 0.3, "skip_connect": 0.1}
+    early = [[weights.get(name, 0.1) for name in operations]] * 6
+    late = [[0.9 * (name == "skip_connect") for name in operations]] * 3 + early[3:]
+    row = {"method": "darts1", "seed": 1, "seconds": 0.0, "history": [early, late]}
+    rows = over_steps(row, tables, steps=50)
+    assert [(r["steps"], r["choice"], r["skips"]) for r in rows] == [
+        (50, "cell", 0), (50, "never none", 0), (100, "cell", 50), (100, "never none", 50),
+    ]  # fmt: skip
+    for found, name in zip(rows, ["none", "nor_conv_3x3"] * 2, strict=True):
+        first = name if found["steps"] == 50 else "skip_connect"
+        text = f"|{first}~0|+|{first}~0|{first}~1|+|{name}~0|{name}~1|{name}~2|"
+        assert found["cifar10"] == 100 - tables.accuracy(text)
+
+
+def test_the_table_over_the_steps_shows_the_first_epoch_and_the_quarters() -> None:
+    rows = [
+        {
+            "method": "darts2",
+            "choice": "cell",
+            "steps": 200 * epoch,
+            "cifar10": epoch,
+            "skips": 50.0,
+        }
+        for epoch in range(1, 21)
+    ]
+    head, _, line = steps_table(rows).splitlines()
+    assert head.endswith("| 200 steps | 1,000 steps | 2,000 steps | 3,000 steps | 4,000 steps |")
+    assert line.startswith("| DARTS-2 | mixing weights | 1.0 (50.0) | 5.0 (50.0) |")
 
 
 def test_networks_of_a_study_are_plain_again(study: Study) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import ramify
 from experiments.rarts.nats import __main__ as nats
 from experiments.rarts.width import __main__ as width
 from experiments.rarts.width.study import Study
+from ramify.relax import RARTS
 from tests.cells.spaces import write_nats_table
 
 NATS = "--data digits --channels 2 --samples 32 --batch 16 --epochs 1 --seeds 1".split()
@@ -45,8 +47,49 @@ def test_cells_are_searched_and_looked_up_and_the_same_command_goes_on(
     assert "| DARTS-1 | mixing weights |" in text
     assert "| MiLeNAS | mixing weights |" in text
     assert "MiLeNAS" in capsys.readouterr().out
-    for name in ("space.png", "alpha.png"):
+    assert "| method | operations by | 1 steps |" in text
+    for name in ("space.png", "steps.png", "alpha.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_killed_search_of_cells_goes_on_from_its_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables(tmp_path / "nb201")
+    monkeypatch.setenv("RAMIFY_DATA", str(tmp_path))
+    given = [*NATS, "--methods", "rarts", "--epochs", "3", "--out"]
+    nats.main([*given, str(tmp_path / "whole")])
+    stopped = tmp_path / "stopped"
+    made: list[int] = []
+    step = RARTS.step
+
+    def watched(searcher: RARTS, *pair: Any) -> Any:
+        made.append(searcher.steps)
+        if len(made) == 3:  # one step an epoch
+            raise KeyboardInterrupt
+        return step(searcher, *pair)
+
+    monkeypatch.setattr(RARTS, "step", watched)
+    with pytest.raises(KeyboardInterrupt):
+        nats.main([*given, str(stopped)])
+    nats.main([*given, str(stopped)])
+    assert made == [0, 1, 2, 2]
+    assert not list((stopped / "searches").rglob("*.safetensors"))
+    whole, gone_on = (
+        json.loads((tmp_path / name / "results.jsonl").read_text()) for name in ("whole", "stopped")
+    )
+    assert gone_on["seconds"] > 0
+    assert gone_on == whole | {"seconds": gone_on["seconds"]}
+
+
+def test_random_search_alone_has_no_path_over_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables(tmp_path / "nb201")
+    monkeypatch.setenv("RAMIFY_DATA", str(tmp_path))
+    nats.main([*NATS, "--methods", "random", "--candidates=2", "--out", str(tmp_path / "out")])
+    assert "steps" not in (tmp_path / "out" / "results.md").read_text()
+    assert not (tmp_path / "out" / "steps.png").exists()
 
 
 def test_missing_tables_are_said_before_any_search(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -16,12 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.files import png, show, write
-from experiments.rarts.nats.figure import movement, space
-from experiments.rarts.nats.study import METHODS, RANDOM, Settings, run, total_steps
-from experiments.rarts.nats.table import Row, page
-from experiments.resume import add_settings, finished, keep
-from ramify.cells import NATS, Genotype, NatsTables
-from ramify.cells.derive import strongest
+from experiments.rarts.nats.figure import movement, on_the_way, space
+from experiments.rarts.nats.lookups import final, over_steps
+from experiments.rarts.nats.study import METHODS, Settings, run, steps, total_steps
+from experiments.rarts.nats.table import page, steps_table
+from experiments.resume import add_settings, finished, folder_of, keep
+from ramify.cells import NatsTables
 
 CELLS = 15_625  # of the space
 
@@ -52,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     file = out / "results.jsonl"
     rows = finished(file, settings)
+    begun = folder_of(out / "searches", settings)
+    begun.mkdir(parents=True, exist_ok=True)
     known = {(row["seed"], row["method"]) for row in rows}
     todo = [key for key in keys if key not in known]
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
@@ -59,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bar = progress.add_task("", total=sum(total_steps(name, settings) for _, name in todo))
         for seed, name in todo:
             progress.update(bar, description=f"seed {seed}, {name}")
-            started = time.process_time()
-            found = run(name, seed, settings, partial(progress.advance, bar))
+            checkpoint = begun / f"{name}-{seed}.safetensors"
+            found = run(name, seed, settings, partial(progress.advance, bar), checkpoint)
             rows.append(
                 {
                     "seed": seed,
@@ -68,15 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     "cell": found.genotype.text,
                     "perturbed": found.perturbed.text,
                     "validation": found.validation,
-                    "seconds": time.process_time() - started,
+                    "seconds": found.seconds,
                     "history": found.history,
                     "settings": asdict(settings),
                 }
             )
             keep(file, settings, rows)
-    looked_up = [
-        judged(row, choice, cell, tables) for row in rows for choice, cell in cells(row).items()
-    ]
+            checkpoint.unlink(missing_ok=True)
+    looked_up = [found for row in rows for found in final(row, tables)]
     every = [tables.genotype(number) for number in range(CELLS)]
     errors = np.array([100 - tables.accuracy(cell) for cell in every])
     able = np.array(["none" not in cell.operations for cell in every])
@@ -86,35 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     shown = [row for row in looked_up if row["choice"] == "never none"]
     write(out / "space.png", png(space(shown, errors[able])))
-    relaxed = [row for row in rows if row["seed"] == 0 and row["history"]]
-    write(out / "alpha.png", png(movement(relaxed)))
+    if later := [found for row in rows for found in over_steps(row, tables, steps(settings))]:
+        text += f"\n{steps_table(later)}\n"
+        write(out / "steps.png", png(on_the_way(later)))
+        relaxed = [row for row in rows if row["seed"] == 0 and row["history"]]
+        write(out / "alpha.png", png(movement(relaxed)))
     show(out, text)
-
-
-def cells(row: Row) -> dict[str, str]:
-    """What comes of one search by each way to choose operations, as text."""
-    if row["method"] == RANDOM[1]:
-        return {"never none": row["cell"]}
-    found = {"cell": row["cell"]}
-    if row["history"]:
-        able = NATS(never=("none",))
-        states = strongest(able, torch.tensor(row["history"][-1]))
-        found["never none"] = Genotype("NATS", 1, (("cell", states),)).text
-        found["perturbed"] = row["perturbed"]
-    return found
-
-
-def judged(row: Row, choice: str, cell: str, tables: NatsTables) -> Row:
-    """What the published tables say of a cell: errors, percentile and skips in %."""
-    return {
-        "method": RANDOM[0] if row["method"] in RANDOM else row["method"],
-        "choice": choice,
-        "cifar10": 100 - tables.accuracy(cell),
-        "cifar100": 100 - tables.accuracy(cell, "cifar100"),
-        "percentile": tables.percentile(cell),
-        "skips": 100 * NATS.parse(cell).share("skip_connect"),
-        "seconds": row["seconds"],
-    }
 
 
 if __name__ == "__main__":

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.rarts.nats.table import NAMES
+from experiments.rarts.nats.table import CHOICES, NAMES
 from ramify.cells import NATS
 
 Row = dict[str, Any]
 COLORS = ("#9aa0a6", "#3b6fd4", "#8fbf9f", "#0f8f6b", "#c9a227")  # in the order of the operations
+LINES = dict(zip(NAMES, ("#0f8f6b", "#c9571a", "#3b6fd4", "#8a4fae", "#c9a227"), strict=False))
 
 
 def space(rows: Sequence[Row], errors: np.ndarray[Any, Any]) -> Figure:
@@ -86,3 +88,48 @@ def movement(rows: Sequence[Row]) -> Figure:
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     return figure
+
+
+def on_the_way(rows: Sequence[Row]) -> Figure:
+    """Error and skips of the cell that the search would end with, over its steps.
+
+    Args:
+        rows: of `over_steps`.
+
+    Returns:
+        A row for each way to choose operations; of each method a thin line a seed, and their mean.
+    """
+    choices = list(dict.fromkeys(row["choice"] for row in rows))
+    methods = [name for name in NAMES if any(row["method"] == name for row in rows)]
+    figure = Figure(figsize=(9.0, 2.5 * len(choices) + 0.4), layout="constrained")
+    grid = figure.subplots(len(choices), 2, sharex=True, sharey="col", squeeze=False)
+    keys = {"cifar10": "error on CIFAR-10, %", "skips": "skip connections, %"}
+    for choice, line in zip(choices, grid, strict=True):
+        for (key, words), axes in zip(keys.items(), line, strict=True):
+            for method in methods:
+                mine = [r for r in rows if r["choice"] == choice and r["method"] == method]
+                _paths(axes, mine, key)
+            axes.set_ylabel(words, fontsize=8)
+            axes.set_title(CHOICES[choice].replace("`", ""), fontsize=9, loc="left")
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(labelsize=8)
+        line[0].set_yscale("log")
+        line[0].set_yticks(
+            (6, 8, 10, 15, 20, 30, 50, 90), ("6", "8", "10", "15", "20", "30", "50", "90")
+        )
+        line[0].minorticks_off()
+    for axes in grid[-1]:
+        axes.set_xlabel("steps", fontsize=8)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    return figure
+
+
+def _paths(axes: Axes, rows: Sequence[Row], key: str) -> None:
+    """One measure of one method over the steps: each seed, and the mean."""
+    color, method = LINES[rows[0]["method"]], NAMES[rows[0]["method"]]
+    seeds = sorted({row["seed"] for row in rows})
+    steps = sorted({row["steps"] for row in rows})
+    values = np.array([[r[key] for r in rows if r["seed"] == seed] for seed in seeds])
+    axes.plot(steps, values.T, color=color, lw=0.7, alpha=0.4)
+    axes.plot(steps, values.mean(0), color=color, lw=2, label=method)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
-from experiments.rarts.images import Batch, accuracy, halved, moved, pairs, placed, some
+import ramify
+from experiments.rarts.images import Batch, accuracy, halved, moved, placed, some
 from ramify import relax
 from ramify.cells import NATS, Genotype
 from ramify.cells.perturb import derive_by_perturbation
@@ -74,49 +77,77 @@ class Found:
         perturbed: the cell of the operations whose removal costs the supernet most.
         validation: accuracy on the second half, of the supernet or of the best candidate.
         history: mixing weights (6, 5) after every epoch; empty for random search.
+        seconds: of processor time, those before an interruption too.
     """
 
     genotype: Genotype
     perturbed: Genotype
     validation: float
     history: list[list[list[float]]]
+    seconds: float = field(compare=False)
 
 
-def run(method: str, seed: int, settings: Settings, tick: Callable[[], None]) -> Found:
+def run(
+    method: str,
+    seed: int,
+    settings: Settings,
+    tick: Callable[[], None],
+    checkpoint: Path | None = None,
+) -> Found:
     """One search.
 
     Args:
         method: one of `METHODS`.
         seed: of the weights, the halves, the order of the images and the random cells.
         settings: what to do.
-        tick: called at every training step.
+        tick: called for every training step; of a search by gradients after each epoch.
+        checkpoint: a file that a search by gradients goes on from, its last epoch; none by default.
 
     Returns:
         The cell, and how it came about.
     """
     torch.manual_seed(seed)
     both = halved(some(settings.data, settings.samples, seed), seed)
-    search = partial(_random if method in RANDOM else _relaxed, method, both)
-    return search(seed, settings, tick)
+    if method in RANDOM:
+        return _random(method, both, seed, settings, tick)
+    return _relaxed(method, both, seed, settings, tick, checkpoint)
 
 
 def _relaxed(
-    method: str, both: Sequence[Dataset], seed: int, settings: Settings, tick: Callable[[], None]
+    method: str,
+    both: Sequence[Dataset],
+    seed: int,
+    settings: Settings,
+    tick: Callable[[], None],
+    checkpoint: Path | None,
 ) -> Found:
     net = NATS.supernet(**_sizes(both[0], settings))
     net = moved(net, settings.device)
-    searcher = _searcher(method, net, settings)
-    history = []
-    for epoch in range(settings.epochs):
-        warming = settings.warmup and epoch < settings.epochs // WARM
-        for group in searcher.optimizers["arch"].param_groups:
-            group["lr"] = 0.0 if warming else settings.arch_lr
-        net.train()
-        for pair in pairs(both, settings.batch, seed, epoch, settings.device):
-            searcher.step(*pair)
+    last = time.process_time()
+
+    def lap() -> float:
+        nonlocal last
+        before, last = last, time.process_time()
+        return last - before
+
+    def passes(half: Dataset, epoch: int) -> Iterator[Batch]:
+        for batch in batches(half, settings.batch, seed, epoch):
+            yield placed(batch, settings.device)
+
+    def after_epoch(model: nn.Module) -> dict[str, Any]:
+        for _ in range(steps(settings)):
             tick()
-        [alpha] = net.arch_parameters()
-        history.append(alpha.detach().softmax(-1).tolist())
+        [alpha] = model.arch_parameters()  # type: ignore[operator]
+        return {"mixing": alpha.softmax(-1).tolist(), "processor": lap()}
+
+    events = ramify.search(
+        _searcher(method, net, settings),
+        relax.Pairs(*(partial(passes, half) for half in both)),
+        epochs=settings.epochs,
+        checkpoint=checkpoint,
+        evaluate=after_epoch,
+    )
+    history = [event["mixing"] for event in events]
     validation = accuracy(net, both[1].x_train, both[1].y_train, settings.device)
     images, labels = placed((both[1].x_train[:PROBE], both[1].y_train[:PROBE]), settings.device)
 
@@ -124,18 +155,23 @@ def _relaxed(
         with evaluating(net):
             return float(functional.cross_entropy(net(images, mixing), labels))
 
-    return Found(NATS.derive(net), derive_by_perturbation(net, loss), validation, history)
+    perturbed = derive_by_perturbation(net, loss)
+    seconds = sum(event["processor"] for event in events) + lap()
+    return Found(NATS.derive(net), perturbed, validation, history, seconds)
 
 
 def _searcher(method: str, net: nn.Module, settings: Settings) -> relax.Searcher:
     """The searcher of a name, with the settings that all share."""
-    decay = partial(CosineAnnealingLR, T_max=settings.epochs * steps(settings))
+    total = settings.epochs * steps(settings)
+    still = settings.epochs // WARM * steps(settings) if settings.warmup else 0
+    decay = partial(CosineAnnealingLR, T_max=total)
+    warm = partial(LambdaLR, lr_lambda=lambda step: float(step >= still))
     common: dict[str, Any] = {
         "arch": net.arch_parameters(),  # type: ignore[operator]
         "loss": cross_entropy,
         "weight_optimizer": partial(SGD, lr=settings.lr, momentum=0.9, weight_decay=3e-4),
         "arch_optimizer": partial(Adam, lr=settings.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
-        "schedules": {"weights": decay},
+        "schedules": {"weights": decay, "arch": warm},
         "clip": 5.0,
     }
     return searcher_named(method, settings.lam, settings.beta)(net, **common)
@@ -145,7 +181,7 @@ def _random(
     method: str, both: Sequence[Dataset], seed: int, settings: Settings, tick: Callable[[], None]
 ) -> Found:
     """The best of some random cells by accuracy on the second half, in as many passes as RARTS."""
-    generator = torch.Generator().manual_seed(seed)
+    started, generator = time.process_time(), torch.Generator().manual_seed(seed)
     each = PASSES["rarts"] * settings.epochs * steps(settings) // settings.candidates
     best: tuple[float, Genotype] | None = None
     for _ in range(settings.candidates):
@@ -166,7 +202,7 @@ def _random(
         if best is None or score > best[0]:
             best = score, genotype
     assert best is not None
-    return Found(best[1], best[1], best[0], [])
+    return Found(best[1], best[1], best[0], [], time.process_time() - started)
 
 
 def _sizes(data: Dataset, settings: Settings) -> dict[str, Any]:

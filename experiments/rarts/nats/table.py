@@ -53,3 +53,31 @@ def page(rows: Sequence[Row]) -> str:
                     f"| {skips} | {seconds} | {len(mine)} |"
                 )
     return "\n".join(lines)
+
+
+def steps_table(rows: Sequence[Row]) -> str:
+    """What would come of the searches had they ended earlier, as Markdown.
+
+    Args:
+        rows: of `over_steps`, of any seeds.
+
+    Returns:
+        A line for each method and way to choose operations: errors on CIFAR-10 and in brackets the
+        share of skip connections, in %, mean ± standard deviation, after the first epoch and each
+        quarter.
+    """
+    every = sorted({row["steps"] for row in rows})
+    shown = sorted({every[0], *(every[-(-len(every) * k // 4) - 1] for k in range(1, 5))})
+    heads = " | ".join(f"{steps:,} steps" for steps in shown)
+    lines = [f"| method | operations by | {heads} |", "|---|---|" + "---|" * len(shown)]
+    for choice in dict.fromkeys(row["choice"] for row in rows):
+        for method, name in NAMES.items():
+            mine = [r for r in rows if r["method"] == method and r["choice"] == choice]
+            if mine:
+                each = [[row for row in mine if row["steps"] == steps] for steps in shown]
+                cells = [
+                    f"{spread(r['cifar10'] for r in own)} ({spread(r['skips'] for r in own)})"
+                    for own in each
+                ]
+                lines.append(f"| {name} | {CHOICES[choice]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
