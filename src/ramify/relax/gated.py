@@ -5,7 +5,8 @@ Shape letters: `W` channels of a group, `N` positions of one dimension of a weig
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,7 +17,8 @@ from torch.nn.functional import pad
 from torch.nn.utils import parametrize
 
 from ramify.tracing import ChannelGraph, ChannelGroup
-from ramify.tracing.indexing import Index, owners
+from ramify.tracing.indexing import Index, owners, set_data
+from ramify.tracing.recorder import tensors_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +28,9 @@ class Factor:
     Attributes:
         dim: the dimension.
         channel: (N,), the channel of the group at each position, or -1.
-        power: 1 where the weight reads the channels. 2 for the rows that stand for both factors of
-            a product of activations: q·kᵀ reads a channel of q and of k.
+        power: 1 where the weight reads the channels, or makes them under gates of producers. 2 for
+            the rows that stand for both factors of a product of activations: q·kᵀ reads a channel
+            of q and of k.
     """
 
     dim: int
@@ -113,6 +116,27 @@ class GatedWeight(nn.Module):
             shape = [-1 if dim == other else 1 for other in range(weight.dim())]
             weight = weight * factor.to(weight).view(shape)
         return weight
+
+
+@contextmanager
+def multiplied(model: nn.Module, under: Mapping[str, GatedWeight]) -> Iterator[None]:
+    """The model with gates multiplied into its weights, for the time of the block.
+
+    Args:
+        model: the model.
+        under: tensor name -> its gates.
+    """
+    kept = []
+    tensors = tensors_of(model)
+    try:
+        for name, gated in under.items():
+            if name in tensors:  # a shared weight has other names too
+                kept.append((tensors[name], tensors[name].data))
+                set_data(tensors[name], gated.to(tensors[name].device)(tensors[name].data).detach())
+        yield
+    finally:
+        for tensor, data in kept:
+            set_data(tensor, data)
 
 
 def put_under(module: nn.Module, name: str, gated: GatedWeight) -> None:

@@ -1,15 +1,15 @@
-"""Gates: a scalar on each channel as its consumers read it, or on each block, to be learned.
+"""Gates: a scalar on each channel as it is read or made, or on each block, to be learned.
 
 Shape letters: `W` channels of a group.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +23,19 @@ from ramify.relax.gated import (
     GatedWeight,
     factors_of,
     gated_weights,
+    multiplied,
     put_under,
     take_out,
 )
+from ramify.relax.producer_gates import made_factors, why_not_made
 from ramify.tracing import GATES, ChannelGraph, ChannelGroup
 from ramify.tracing.blocks import Block
 from ramify.tracing.groups import run_of
-from ramify.tracing.indexing import set_data
 from ramify.tracing.recorder import tensors_of
 from ramify.tracing.verify.comparison import near_equal
 
 Names = str | tuple[str, ...]
+PLACES = ("consumers", "producers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +151,9 @@ def gate(
     groups: Iterable[Names] | None = None,
     *,
     blocks: bool | Iterable[str | Block] = False,
+    at: Literal["consumers", "producers"] = "consumers",
 ) -> Gates:
-    r"""Put a learnable scalar on every channel, where its consumers read it.
+    r"""Put a learnable scalar on every channel, by default where its consumers read it.
 
     .. math:: \tilde x_c = \alpha_c\, x_c
 
@@ -160,6 +163,10 @@ def gate(
     computes bit for bit what it did (under `torch.no_grad`, where torch may sum in another order
     for what is no parameter, to rounding). Where two activations are multiplied and summed over the
     channels (q·kᵀ), both are read, and the rows that make one of them take :math:`\alpha_c^2`.
+
+    With `at="producers"` the gate stands where the channel is made, in front of the activation: the
+    rows and biases of every layer that makes channel c take :math:`\alpha_c`, and folding goes into
+    these. Behind a ReLU that is the same while the gate is positive; behind others it is not.
 
     The gate of a residual block multiplies its branches, by a product with the weights in which
     they end: where it is 0 the block hands on its stream, and dropping it changes nothing.
@@ -174,6 +181,9 @@ def gate(
             pruned exactly and whose every read takes a scale; none for an empty list.
         blocks: which residual blocks, by names or as `graph.blocks` lists them; True for all that
             can be dropped and whose branches end in weights of their own.
+        at: where the gates of channels stand: at what reads them, or at what makes them. The second
+            is for groups between whose layers nothing has numbers of its own for each channel, as
+            norms have, and what lies there keeps zeros.
 
     Returns:
         The gates, all ones: the architecture parameters of a search.
@@ -198,7 +208,9 @@ def gate(
     check_current(graph)
     if hasattr(graph.model, GATES):
         raise RamifyError(f"the model has an attribute '{GATES}', the name of gates: rename it")
-    chosen = _sites(graph, groups, gated_blocks(graph, blocks))
+    if at not in PLACES:
+        raise RamifyError(f"at is {at!r}: give one of {', '.join(PLACES)}")
+    chosen = _sites(graph, groups, gated_blocks(graph, blocks), at)
     gates, _ = _gated(graph, chosen)
     if gates is None:
         free = groups is None and blocks in (True, False)
@@ -282,13 +294,13 @@ def remaining(scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, fl
 
 
 def _sites(
-    graph: ChannelGraph, groups: Iterable[Names] | None, blocks: Sequence[Block]
+    graph: ChannelGraph, groups: Iterable[Names] | None, blocks: Sequence[Block], at: str
 ) -> list[Site]:
     """Where gates go: on groups, and on blocks."""
     sites = []
-    for tied in _chosen(graph, groups):
+    for tied in _chosen(graph, groups, at):
         names = tuple(group.name for group in tied)
-        sites.append(Site(names, tied[0].width, tuple(factors_of(graph, g) for g in tied)))
+        sites.append(Site(names, tied[0].width, tuple(_factors(graph, g, at) for g in tied)))
     for block in blocks:
         if any(block.name in site.names for site in sites):
             raise RamifyError(f"'{block.name}' is a group and a block: gate one of them")
@@ -296,17 +308,24 @@ def _sites(
     return _not_empty(sites)
 
 
-def _chosen(graph: ChannelGraph, asked: Iterable[Names] | None) -> list[tuple[ChannelGroup, ...]]:
+def _factors(graph: ChannelGraph, group: ChannelGroup, at: str) -> dict[str, list[Factor]]:
+    """What the gates of a group multiply."""
+    return (factors_of if at == "consumers" else made_factors)(graph, group)
+
+
+def _chosen(
+    graph: ChannelGraph, asked: Iterable[Names] | None, at: str
+) -> list[tuple[ChannelGroup, ...]]:
     """The groups to gate; those of one tuple share a gate."""
     chosen: list[tuple[ChannelGroup, ...]] = []
     if asked is None:
-        return [(g,) for g in graph.groups if g.prune_exact and not _why_not(graph, g)]
+        return [(g,) for g in graph.groups if g.prune_exact and not _why_not(graph, g, at)]
     # What was asked for: each group once, each can be gated, those of a tuple equally wide.
     seen = set[str]()
     for names in [asked] if isinstance(asked, str) else asked:
         tied = tuple(graph[name] for name in (names if isinstance(names, tuple) else (names,)))
         for group in tied:
-            why = _why_not(graph, group)
+            why = _why_not(graph, group, at)
             if why:
                 raise RamifyError(f"'{group.name}' cannot be gated: {why}")
             if group.name in seen:
@@ -327,23 +346,25 @@ def _not_empty(chosen: list[Site]) -> list[Site]:
     return chosen
 
 
-def _why_not(graph: ChannelGraph, group: ChannelGroup) -> str:
+def _why_not(graph: ChannelGraph, group: ChannelGroup, at: str) -> str:
     """Why a group cannot be gated; nothing if it can."""
     if not (group.can_split and group.can_prune):
         return group.reason
-    # Every module that reads the channels must let a parametrization scale its weight.
-    factors, tensors = factors_of(graph, group), tensors_of(graph.model)
+    # Every module that reads (makes) the channels must let a parametrization scale its weight.
+    factors, tensors = _factors(graph, group, at), tensors_of(graph.model)
+    does = "reads" if at == "consumers" else "makes"
     for alias, name in graph.flow.aliases.items():
         if name not in factors:
             continue
         owner = graph.model.get_submodule(alias.rpartition(".")[0])
         if isinstance(owner, parametrize.ParametrizationList):
-            return f"'{alias}' reads it under a parametrization; remove that first"
+            return f"'{alias}' {does} it under a parametrization; remove that first"
         if isinstance(owner, nn.RNNBase):
-            return f"'{alias}' reads it, and {type(owner).__name__} keeps its weights out of reach"
+            kind = type(owner).__name__
+            return f"'{alias}' {does} it, and {kind} keeps its weights out of reach"
         if not tensors[name].is_floating_point():
-            return f"'{alias}' reads it in {tensors[name].dtype}"
-    return ""
+            return f"'{alias}' {does} it in {tensors[name].dtype}"
+    return "" if at == "consumers" else why_not_made(graph, group)
 
 
 def _ones(graph: ChannelGraph, site: Site) -> Tensor:
@@ -381,7 +402,7 @@ def _gated(graph: ChannelGraph, chosen: Sequence[Site]) -> tuple[Gates | None, s
     with torch.no_grad():
         for alpha in gates:  # any values that tell channels apart
             alpha.copy_(torch.linspace(0.5, 1.5, alpha.numel() + 1)[1:])
-    with _multiplied(model, dict(under)):
+    with multiplied(model, dict(under)):
         expected = run_of(graph)
     try:
         for alias, gated in under:
@@ -423,22 +444,6 @@ def _place(model: nn.Module, name: str) -> tuple[tuple[str, ...], bool]:
     module = model.get_submodule(path)
     order = (*module._parameters, *module._buffers)
     return order, own not in module._non_persistent_buffers_set
-
-
-@contextlib.contextmanager
-def _multiplied(model: nn.Module, under: Mapping[str, GatedWeight]) -> Iterator[None]:
-    """The model with gates multiplied into its weights, for the time of the block."""
-    kept = []
-    tensors = tensors_of(model)
-    try:
-        for name, gated in under.items():
-            if name in tensors:  # a shared weight has other names too
-                kept.append((tensors[name], tensors[name].data))
-                set_data(tensors[name], gated.to(tensors[name].device)(tensors[name].data).detach())
-        yield
-    finally:
-        for tensor, data in kept:
-            set_data(tensor, data)
 
 
 def _remove(gates: Gates) -> None:
