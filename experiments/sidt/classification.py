@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments.sidt import command, study
-from experiments.sidt.page import opening, table
+from experiments.sidt.page import opening, tables
 from ramify.data import Dataset, batches, load
 from ramify.models.swin import Swin
 from ramify.train.epoch import cross_entropy, evaluate
@@ -136,7 +136,7 @@ def some(dataset: Dataset, settings: Settings) -> Dataset:
 
 def page(results: Sequence[dict[str, Any]]) -> str:
     """The results in the form of Table 4.4, and beside it."""
-    return f"{opening(results)}\n\n{table(results, 'accuracy', PRINTED, HEADS)}\n"
+    return f"{opening(results)}\n\n{tables(results, 'accuracy', PRINTED, HEADS)}\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

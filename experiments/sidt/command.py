@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from experiments.files import show, write
 from experiments.resume import add_settings, finished, folder_of, keep
-from experiments.sidt import study
+from experiments.sidt import study, ways
 from experiments.sidt.figure import layers
 
 
@@ -35,8 +34,15 @@ def options(prog: str, text: str, usual: study.Settings) -> argparse.ArgumentPar
         "from it.",
     )
     add_settings(parser, usual)
-    every = list(study.ARMS)
-    parser.add_argument("--arms", nargs="+", choices=every, default=every, help="some of them")
+    add = parser.add_argument
+    add("--arms", nargs="+", choices=list(ways.ARMS), default=list(ways.USUAL))
+    add("--gates", nargs="+", choices=list(ways.GATES), default=["both"], help="what is ranked")
+    add(
+        "--places", nargs="+", choices=list(ways.PLACES), default=["after"],
+        help="of the score of an MLP unit: after the activation, or before it as in the thesis",
+    )  # fmt: skip
+    add("--of", choices=ways.MEASURES, default=ways.MEASURES[0], help="what a share is cut of")
+    add("--ratios", nargs="+", type=float, help="the shares")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
@@ -57,34 +63,55 @@ def follow(
         parser: of the command.
         arguments: of the command line.
         make: settings by name, device -> what is learned.
-        ratios: shares of the dimensions to cut; the first two are drawn.
+        ratios: shares to cut where none are asked for; the first two are drawn.
         page: results -> Markdown.
     """
     chosen = vars(parser.parse_args(arguments))
     out, device = chosen.pop("out"), torch.device(chosen.pop("device"))
-    seeds, arms = range(chosen.pop("seeds")), chosen.pop("arms")
+    seeds, ratios = range(chosen.pop("seeds")), chosen.pop("ratios") or ratios
     torch.set_num_threads(chosen.pop("threads"))
-    task = make(chosen, device)
-    ways = [(study.FULL, 0.0), *itertools.product(arms, ratios)]
+    arms, of, gates, places = (chosen.pop(name) for name in ("arms", "of", "gates", "places"))
     file, console, started = out / "results.jsonl", Console(), time.monotonic()
+    task = make(chosen, device)
+    every = possible(task, ways.every(arms, ratios, of, gates, places), console)
     out.mkdir(parents=True, exist_ok=True)
     results = finished(file, task.settings)
-    known = {(result["seed"], result["arm"], result["ratio"]) for result in results}
+    known = {(result["seed"], ways.way_of(result)) for result in results}
     stages = folder_of(out / "stages", task.settings)
-    todo = [(seed, *way) for seed in seeds for way in ways if (seed, *way) not in known]
-    for number, (seed, arm, ratio) in enumerate(todo, 1):
-        results.append(study.run(task, seed, arm, ratio, stages))
+    todo = [(seed, way) for seed in seeds for way in every if (seed, way) not in known]
+    for number, (seed, way) in enumerate(todo, 1):
+        results.append(study.run(task, seed, way, stages))
         keep(file, task.settings, results)
         left = (time.monotonic() - started) / number * (len(todo) - number) / 60
         name = next(iter(results[-1]["tuned"]))
         seen = ", ".join(f"{k} {results[-1][k][name]:.1f}" for k in study.MOMENTS)
         console.print(
-            f"seed {seed}, {arm}, {ratio:.0%}: {name} {seen}; about {left:.0f} min left",
+            f"seed {seed}, {way.title}, {way.ratio:.0%}: {name} {seen}; about {left:.0f} min left",
             highlight=False,
             soft_wrap=True,
         )
     text = page(results)
-    if "rarts" in arms:
-        mine = [result for result in results if result["arm"] == "rarts"]
-        write(out / "layers.png", layers(mine, ratios[:2]))
+    drawn = [result for result in results if ways.way_of(result).title == ways.ARMS["rarts"]]
+    drawn = [result for result in drawn if ways.way_of(result).of == of]
+    if shown := sorted({result["ratio"] for result in drawn})[:2]:
+        write(out / "layers.png", layers(drawn, shown, of))
     show(out, text)
+
+
+def possible(task: study.Task, asked: Sequence[ways.Way], console: Console) -> list[ways.Way]:
+    """The ways whose dimensions hold as many parameters as are to go; it says which do not."""
+    known: dict[str, float] = {}
+    found = []
+    for way in asked:
+        if way.ratio and way.of == "parameters":
+            if way.gates not in known:
+                known[way.gates] = study.most(task, way.gates)
+            if way.ratio > known[way.gates]:
+                console.print(
+                    f"{way.title}: left out at {way.ratio:.0%}, since these dimensions hold "
+                    f"{known[way.gates]:.0%} of the parameters.",
+                    soft_wrap=True,
+                )
+                continue
+        found.append(way)
+    return found

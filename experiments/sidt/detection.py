@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from experiments.sidt import blood, command, study
 from experiments.sidt.detector import SwinDetector, decode, detection_loss
-from experiments.sidt.page import opening, table
+from experiments.sidt.page import opening, tables
 from ramify.tracing.recorder import evaluating
 
 RATIOS = (0.2, 0.4)
@@ -105,8 +105,8 @@ class BloodCells(study.Task):
 
 def page(results: Sequence[dict[str, Any]]) -> str:
     """The results in the form of Table 4.6: AP over overlaps, then at an overlap of 0.5."""
-    tables = (f"{name}\n\n{table(results, key, PRINTED, HEADS)}" for key, name in NAMES.items())
-    return "\n\n".join([opening(results), *tables]) + "\n"
+    each = (f"{name}\n\n{tables(results, key, PRINTED, HEADS)}" for key, name in NAMES.items())
+    return "\n\n".join([opening(results), *each]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

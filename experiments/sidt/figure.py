@@ -12,21 +12,22 @@ from experiments.files import png
 from ramify.report.theme import LIGHT, canvas, themed
 
 
-def layers(results: Sequence[dict[str, Any]], ratios: Sequence[float]) -> bytes:
+def layers(results: Sequence[dict[str, Any]], ratios: Sequence[float], of: str) -> bytes:
     """Bars of the remaining share of every layer, a panel a ratio.
 
     Args:
         results: of one arm.
         ratios: shares that were cut.
+        of: of what: "dimensions" or "parameters".
 
     Returns:
         A PNG.
     """
-    return png(_draw(results, ratios))
+    return png(_draw(results, ratios, of))
 
 
 @themed
-def _draw(results: Sequence[dict[str, Any]], ratios: Sequence[float]) -> Figure:
+def _draw(results: Sequence[dict[str, Any]], ratios: Sequence[float], of: str) -> Figure:
     drawn = canvas(2.6 * len(ratios), gap=0.06)
     panels = drawn.subplots(len(ratios), 1, sharex=True, squeeze=False)[:, 0]
     for axes, ratio in zip(panels, ratios, strict=True):
@@ -38,10 +39,12 @@ def _draw(results: Sequence[dict[str, Any]], ratios: Sequence[float]) -> Figure:
         for row in shares:
             axes.plot(range(len(names)), row, "o", ms=3, color=LIGHT["ink"])
         axes.grid(axis="x", visible=False)
-        axes.axhline(1 - ratio, color=LIGHT["soft"], lw=1, ls="--")
-        axes.set(title=f"{ratio:.0%} of all dimensions cut", ylabel="share that remains")
+        if of == "dimensions":
+            axes.axhline(1 - ratio, color=LIGHT["soft"], lw=1, ls="--")
+        axes.set(title=f"{ratio:.0%} of all {of} cut", ylabel="share that remains")
         axes.set(ylim=(0, 1.04), xticks=range(len(names)), xticklabels=names)
-    panels[-1].set_xlabel("stage.block and what it has; each seed a dot, the mean of all dashed")
+    mean = ", the mean of all dashed" if of == "dimensions" else ""
+    panels[-1].set_xlabel(f"stage.block and what it has; each seed a dot{mean}")
     return drawn
 
 

@@ -7,42 +7,61 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.numbers import spread
-from experiments.sidt.study import ARMS, FULL, MOMENTS
+from experiments.sidt.study import MOMENTS
+from experiments.sidt.ways import MEASURES, way_of
 
-TITLES = {FULL: "not cut", **ARMS}
 
-
-def table(
+def tables(
     results: Sequence[dict[str, Any]],
     measure: str,
     printed: Mapping[float, Sequence[str]],
     heads: Sequence[str],
 ) -> str:
-    """Means and deviations over seeds, an arm and a ratio a row, beside what the thesis prints.
+    """Means and deviations over seeds, a way and a ratio a row, beside what the thesis prints.
 
     Args:
         results: of a study.
         measure: what is shown, such as "accuracy".
-        printed: ratio -> cells of the thesis' table.
+        printed: share of the dimensions -> cells of the thesis' table.
         heads: their heads.
 
     Returns:
-        The table.
+        A table of what cuts a share of the dimensions, and one of what cuts one of the parameters,
+        which the thesis has not; those that there are.
     """
-    lines = [
-        "| cut | scores | before the search | after it | after the cut | after tuning | each seed "
-        f"| parameters, k | MACs, M | {' | '.join(heads)} |",
-        "|" + "---|" * (9 + len(heads)),
-    ]
-    ways = {(r["ratio"], r["arm"]): None for r in results}
-    for ratio, arm in sorted(ways, key=lambda way: (way[0], list(TITLES).index(way[1]))):
-        mine = [r for r in results if (r["ratio"], r["arm"]) == (ratio, arm)]
+    found = []
+    for of in MEASURES:
+        mine = [result for result in results if way_of(result).of == of]
+        if any(result["ratio"] for result in mine):
+            whole = [result for result in results if not result["ratio"]]
+            mine = [*whole, *(result for result in mine if result["ratio"])]
+            beside = (printed, heads) if of == MEASURES[0] else ({}, ())
+            found.append(_table(mine, measure, f"cut of all {of}", *beside))
+    return "\n\n".join(found)
+
+
+def _table(
+    results: Sequence[dict[str, Any]],
+    measure: str,
+    first: str,
+    printed: Mapping[float, Sequence[str]],
+    heads: Sequence[str],
+) -> str:
+    columns = [
+        first, "scores", "before the search", "after it", "after the cut", "after tuning",
+        "each seed", "parameters, k", "MACs, M", *heads,
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    ways = {way_of(result) for result in results}
+    for way in sorted(ways, key=lambda way: (way.ratio, way.order)):
+        mine = [result for result in results if way_of(result) == way]
         moments = [spread([r[moment][measure] for r in mine]) for moment in MOMENTS]
         each = ", ".join(f"{r['tuned'][measure]:.1f}" for r in mine)
         params = statistics.mean(r["params"] for r in mine) / 1e3
         macs = statistics.mean(r["macs"] for r in mine) / 1e6
-        cells = [f"{ratio:.0%}", TITLES[arm], *moments, each, f"{params:.0f}", f"{macs:.2f}"]
-        lines.append(f"| {' | '.join([*cells, *printed[ratio]])} |")
+        cells = [f"{way.ratio:.0%}", way.title, *moments, each, f"{params:.0f}", f"{macs:.2f}"]
+        beside = printed.get(way.ratio, ["–"] * len(heads))
+        lines.append(f"| {' | '.join([*cells, *beside])} |")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ Shapes: W dimensions of a group.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,20 +27,15 @@ from transformers import SwinConfig
 
 import ramify
 from experiments.sidt.swin import dimensions, weight_norms, widths
+from experiments.sidt.ways import FULL, SEARCHED, Way, as_row
 from ramify import relax
-from ramify.cost import graph_cost
+from ramify.cost import CostModel, graph_cost
 from ramify.store.files import read_tensors, write_tensors
 from ramify.train.epoch import Training, make_optimizer, train_epoch
 
 MOMENTS = ("before", "searched", "cut", "tuned")
-FULL = "full"  # the arm that is not cut: it trains as many steps as the others
-ARMS = {
-    "rarts": "RARTS",
-    "joint": "joint training",
-    "l1": "L1 norms of weights",
-    "random": "at random",
-}
-SEARCHED = ("rarts", "joint")
+AT: Mapping[str, Literal["consumers", "producers"]] = {"after": "consumers", "before": "producers"}
+CALIBRATION = 512  # training samples by which `ramify.cut` chooses and refits
 SPLITS = ("test", "val")
 Passes = Callable[[int], Iterator[Any]]  # number of the pass -> its batches
 Scores = Mapping[str, Tensor]  # group -> (W,)
@@ -144,36 +140,31 @@ def swin_config(shapes: Mapping[str, Mapping[str, Any]], model: str, **more: Any
     return SwinConfig(**shapes[model], **more)
 
 
-def run(task: Task, seed: int, arm: str, ratio: float, keep: Path) -> dict[str, Any]:
+def run(task: Task, seed: int, way: Way, keep: Path) -> dict[str, Any]:
     """One network, cut and tuned.
 
     Args:
         task: what is learned.
         seed: of the first weights, the order of the samples, their halves and random scores.
-        arm: one of `ARMS`, or `FULL` for the network that is not cut.
-        ratio: of all dimensions that are ranked together, the share to cut.
-        keep: folder for the stages that arms share, all of one task and settings.
+        way: how to cut it.
+        keep: folder for the stages that ways share, all of one task and settings.
 
     Returns:
         How good it is before the search, after it, after the cut and after tuning; parameters,
         MACs of one sample, and how many of each layer's dimensions are left, of how many.
     """
     started = time.monotonic()
-    before, searched = stages(task, seed, arm, keep)
+    before, searched = stages(task, seed, way, keep)
     model = searched.model
     graph = ramify.trace(model, task.example)
     full = widths(model)
-    if ratio:
-        scores = ranked(graph, arm, searched.scores, seed)
-        proposals = relax.GateScale(scores).propose(graph, task.loss, [])
-        chosen = ramify.TopFraction(ratio).select(proposals)
-        graph = ramify.apply(graph, [proposal.edit for proposal in chosen])
+    if way.ratio:
+        graph = cut_down(task, graph, way, searched.scores, seed)
     cost, cut = graph_cost(graph), task.judge(model)
     train(task, model, task.settings.tune, seed + 2, task.settings.batch)
     return {
         "seed": seed,
-        "arm": arm,
-        "ratio": ratio,
+        **as_row(way),
         "before": before,
         "searched": searched.judged,
         "cut": cut,
@@ -186,40 +177,101 @@ def run(task: Task, seed: int, arm: str, ratio: float, keep: Path) -> dict[str, 
     }
 
 
-def ranked(graph: ramify.ChannelGraph, arm: str, learned: Scores, seed: int) -> Scores:
+def cut_down(
+    task: Task, graph: ramify.ChannelGraph, way: Way, learned: Scores, seed: int
+) -> ramify.ChannelGraph:
+    """Cut a network as a way says; each layer keeps one dimension at least.
+
+    Args:
+        task: what is learned.
+        graph: of the network.
+        way: how.
+        learned: what the search left, where it was one.
+        seed: of draws, and of the samples that `ramify.cut` looks at.
+
+    Returns:
+        The graph of what is left.
+    """
+    params = round((1 - way.ratio) * graph_cost(graph).params)
+    if way.arm == "cut":
+        size = task.settings.batch
+        batches = task.passes(torch.arange(task.count), size, seed + 2)(0)
+        held: dict[str, Any] = {"rule": ramify.TopFraction(way.ratio)}
+        if way.of == "parameters":
+            held = {"budget": {"params": params}}
+        return ramify.cut(
+            graph,
+            task.loss,
+            list(itertools.islice(batches, math.ceil(CALIBRATION / size))),
+            groups=[group.name for group in dimensions(graph, way.gates)],
+            keep=1,
+            **held,
+        )
+    scores = ranked(graph, way, learned, seed)
+    proposals = relax.GateScale(scores).propose(graph, task.loss, [])
+    if way.of == "parameters":
+        every = ramify.TopFraction(1.0).select(proposals)
+        chosen = ramify.fit(every, graph, {"params": params})
+    else:
+        chosen = ramify.TopFraction(way.ratio).select(proposals)
+    return ramify.apply(graph, [proposal.edit for proposal in chosen])
+
+
+def most(task: Task, gates: str) -> float:
+    """The largest share of all parameters that goes when each of these layers keeps a dimension.
+
+    Args:
+        task: what is learned.
+        gates: which dimensions, as a `Way` says.
+
+    Returns:
+        The share.
+    """
+    graph = ramify.trace(task.model().to(task.device), task.example)
+    edits = [
+        ramify.Prune(group.name, channel)
+        for group in dimensions(graph, gates)
+        for channel in range(1, group.width)
+    ]
+    costs = CostModel(graph)
+    return -costs.added(edits).params / costs.cost().params
+
+
+def ranked(graph: ramify.ChannelGraph, way: Way, learned: Scores, seed: int) -> Scores:
     """What an arm ranks the dimensions by: learned scores, L1 norms, or draws.
 
     Args:
         graph: of the network.
-        arm: of `ARMS`.
+        way: of the arm.
         learned: what the search left, where it was one.
         seed: of the draws.
 
     Returns:
         Group -> (W,); the smallest absolute values go first.
     """
-    if arm in SEARCHED:
+    if way.arm in SEARCHED:
         return learned
-    groups = {group.name: group.width for group in dimensions(graph)}
-    if arm == "random":
+    groups = {group.name: group.width for group in dimensions(graph, way.gates)}
+    if way.arm == "random":
         generator = torch.Generator().manual_seed(seed)
         return {name: torch.rand(width, generator=generator) for name, width in groups.items()}
-    return weight_norms(graph)
+    norms = weight_norms(graph)
+    return {name: norms[name] for name in groups}
 
 
-def stages(task: Task, seed: int, arm: str, keep: Path) -> tuple[dict[str, float], Stage]:
-    """The network that an arm cuts, as kept or made now.
+def stages(task: Task, seed: int, way: Way, keep: Path) -> tuple[dict[str, float], Stage]:
+    """The network that is cut, as kept or made now.
 
     Args:
         task: what is learned.
         seed: of the run.
-        arm: of `ARMS`, or `FULL`.
+        way: how it is cut.
         keep: folder of the stages.
 
     Returns:
         How good the full network is before any search, and what it became.
     """
-    settings, kind = task.settings, arm if arm in SEARCHED else FULL
+    settings, kind = task.settings, way.stage
 
     def trained() -> tuple[nn.Module, Scores]:
         torch.manual_seed(seed)
@@ -232,7 +284,7 @@ def stages(task: Task, seed: int, arm: str, keep: Path) -> tuple[dict[str, float
     def more() -> tuple[nn.Module, Scores]:
         if kind != FULL:
             half_way = keep / f"searching-{kind}-{seed}.safetensors"
-            return before.model, search(task, before.model, kind, seed, half_way)
+            return before.model, search(task, before.model, way, seed, half_way)
         # As many steps on as many samples as a search takes, without one.
         train(task, before.model, settings.search, seed + 1, 2 * settings.batch)
         return before.model, {}
@@ -277,13 +329,13 @@ def _factor(plan: Training, begun: int, total: int, step: int) -> float:
     return plan.factor(begun + step, total)
 
 
-def search(task: Task, model: nn.Module, kind: str, seed: int, checkpoint: Path) -> Scores:
+def search(task: Task, model: nn.Module, way: Way, seed: int, checkpoint: Path) -> Scores:
     """Learn scores of the dimensions beside the weights, then fold them in.
 
     Args:
         task: what is learned.
         model: a trained network; it goes on from there.
-        kind: one of `SEARCHED`.
+        way: whose arm is one of `SEARCHED`.
         seed: of the halves and the order of their samples.
         checkpoint: a file to go on from; it is gone at the end.
 
@@ -292,7 +344,8 @@ def search(task: Task, model: nn.Module, kind: str, seed: int, checkpoint: Path)
     """
     settings = task.settings
     graph = ramify.trace(model, task.example)
-    gates = ramify.gate(graph, [group.name for group in dimensions(graph)])
+    names = [group.name for group in dimensions(graph, way.gates)]
+    gates = ramify.gate(graph, names, at=AT[way.place])
     halves = relax.halves(task.count, seed)
     pairs = relax.Pairs(*(task.passes(half, settings.batch, seed + 1) for half in halves))
     total = settings.search * len(pairs)
@@ -306,11 +359,11 @@ def search(task: Task, model: nn.Module, kind: str, seed: int, checkpoint: Path)
         "gamma": settings.gamma,
         "schedules": {"weights": cosine},
     }
-    ways: dict[str, Callable[..., relax.Searcher]] = {
+    kinds: dict[str, Callable[..., relax.Searcher]] = {
         "rarts": partial(relax.RARTS, lam=settings.lam, beta=settings.beta),
         "joint": relax.Joint,
     }
-    searcher = ways[kind](model, **held)
+    searcher = kinds[way.arm](model, **held)
     ramify.search(searcher, pairs, epochs=settings.search, checkpoint=checkpoint)
     checkpoint.unlink(missing_ok=True)
     return ramify.fold(gates)

@@ -147,17 +147,19 @@ def swin_blocks(model: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, part) for name, part in model.named_modules() if isinstance(part, SwinLayer))
 
 
-def dimensions(graph: ramify.ChannelGraph) -> list[ramify.ChannelGroup]:
+def dimensions(graph: ramify.ChannelGraph, gates: str = "both") -> list[ramify.ChannelGroup]:
     """The groups that SiDT scores: of each block the q/k/v dimensions of heads, and the MLP units.
 
     Args:
         graph: of a model with Swin blocks.
+        gates: "qkv" or "mlp" for one kind alone.
 
     Returns:
-        Two groups a block.
+        Two groups a block, or one.
     """
-    names = ("attention.q_proj", "mlp.fc1")
-    return [graph[f"{block}.{name}"] for block, _ in swin_blocks(graph.model) for name in names]
+    names = {"qkv": "attention.q_proj", "mlp": "mlp.fc1"}
+    asked = names.values() if gates == "both" else [names[gates]]
+    return [graph[f"{block}.{name}"] for block, _ in swin_blocks(graph.model) for name in asked]
 
 
 def widths(model: nn.Module) -> dict[str, int]:

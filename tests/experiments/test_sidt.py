@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,9 @@ pytest.importorskip("transformers", reason="needs the extra: pip install 'ramify
 from transformers import SwinConfig, SwinForImageClassification
 
 pytest.importorskip("pycocotools", reason="needs the extra: pip install 'ramify[experiments]'")
-from experiments.sidt import blood, classification, detection, structure, study, swin
+from experiments.sidt import blood, classification, detection, structure, study, swin, ways
 from experiments.sidt.detector import Detections
+from experiments.sidt.ways import Way
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
 DEFAULTS = classification.Settings()
@@ -299,7 +300,7 @@ def test_the_command_cuts_the_same_share_by_every_arm_and_goes_on(
     asked = [f"--{name}={value}" for name, value in given.items()]
     classification.main([*asked, "--seeds=1", f"--out={tmp_path}"])
     results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert [result["arm"] for result in results] == [study.FULL, *study.ARMS]
+    assert [result["arm"] for result in results] == [ways.FULL, *ways.USUAL]
     total = 2 * 8 + 64 + 128
     for result in results:
         assert sum(full for _, full in result["left"].values()) == total
@@ -320,11 +321,75 @@ def test_the_command_cuts_the_same_share_by_every_arm_and_goes_on(
     assert (tmp_path / "results.md").read_text() == text
 
 
+def test_the_command_cuts_to_equal_parameters_whatever_is_ranked(
+    few: classification.Cifar, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {k: v for k, v in asdict(few.settings).items() if v != getattr(DEFAULTS, k)}
+    asked = [*(f"--{name}={value}" for name, value in given.items()), f"--out={tmp_path}"]
+    asked += ["--seeds=1", "--of=parameters", "--ratios", "0.1", "0.4"]
+    asked += ["--arms", "rarts", "cut", "--gates", *ways.GATES, "--places", *ways.PLACES]
+    classification.main(asked)
+    said = capsys.readouterr().out
+    assert "RARTS, q/k/v alone: left out at 40%, since these dimensions hold" in said
+    results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    found = {ways.way_of(result): result for result in results}
+    whole = found[Way(ways.FULL)]["params"]
+    for way, result in found.items():
+        goal = (1 - way.ratio) * whole
+        assert goal - 4 * 32 * 4 - 17 < result["params"] <= round(goal)  # one dimension at most
+        for name, (kept, full) in result["left"].items():
+            kind = "mlp" if ".mlp." in name else "qkv"
+            assert kept == full or (way.ratio and way.gates in ("both", kind))
+    kinds = {(way.arm, way.gates, way.place) for way in found if way.ratio == 0.1}
+    searched = {("rarts", gates, "after") for gates in ways.GATES}
+    searched |= {("rarts", gates, "before") for gates in ("both", "mlp")}
+    assert kinds == searched | {("cut", gates, "after") for gates in ways.GATES}
+    stages = {path.stem for path in (tmp_path / "stages").rglob("*.safetensors")}
+    assert stages == {
+        "trained-0", "full-0", "rarts-0", "rarts-both-before-0", "rarts-mlp-after-0",
+        "rarts-mlp-before-0", "rarts-qkv-after-0",
+    }  # fmt: skip
+    text = (tmp_path / "results.md").read_text()
+    assert "| 10% | RARTS, MLPs alone, before the activation |" in text
+    assert "| 40% | `ramify.cut`, MLPs alone |" in text
+    assert "Table 4.4" not in text
+
+
+def test_the_score_of_a_unit_stands_before_or_after_its_activation(
+    few: classification.Cifar, tmp_path: Path
+) -> None:
+    few.settings = replace(few.settings, search=3)  # Adam's first step sees signs alone
+    found = {}
+    for place in ways.PLACES:
+        way = Way("rarts", gates="mlp", place=place)
+        found[place] = study.stages(few, 0, way, tmp_path)[1]
+    after, before = (stage.scores for stage in found.values())
+    assert after.keys() == before.keys()
+    for name, scores in after.items():
+        assert name.endswith("mlp.fc1")
+        assert not torch.allclose(scores, before[name])
+
+
+def test_ramify_cut_also_takes_a_share_of_the_dimensions(
+    few: classification.Cifar, tmp_path: Path
+) -> None:
+    result = study.run(few, 0, Way("cut", 0.4), tmp_path)
+    kept, full = (sum(sizes) for sizes in zip(*result["left"].values(), strict=True))
+    assert full - kept == math.ceil(0.4 * full)
+
+
+def test_a_result_of_before_there_were_choices_is_of_the_usual_way() -> None:
+    assert ways.way_of({"arm": "l1", "ratio": 0.2, "seed": 3}) == Way("l1", 0.2)
+    assert ways.way_of(ways.as_row(Way("rarts", 0.2, "parameters", "mlp", "before"))) == Way(
+        "rarts", 0.2, "parameters", "mlp", "before"
+    )
+
+
 def test_stages_are_kept_and_go_on_to_the_same(few: classification.Cifar, tmp_path: Path) -> None:
-    first = study.run(few, 0, "rarts", 0.4, tmp_path / "one")
-    again = study.run(few, 0, "rarts", 0.4, tmp_path / "one")  # from its stages
+    first = study.run(few, 0, Way("rarts", 0.4), tmp_path / "one")
+    again = study.run(few, 0, Way("rarts", 0.4), tmp_path / "one")  # from its stages
     assert {**again, "seconds": 0} == {**first, "seconds": 0}
-    _, stage = study.stages(few, 0, "rarts", tmp_path / "one")
+    _, stage = study.stages(few, 0, Way("rarts"), tmp_path / "one")
     scores = list(stage.scores.values())
     assert all((score != 1).any() for score in scores)
     lowest = torch.cat(scores).abs().sort().values[math.ceil(0.4 * 208)]
@@ -349,9 +414,9 @@ def cells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> detection.BloodCel
 def test_a_detector_is_searched_and_cut_in_its_backbone_alone(
     cells: detection.BloodCells, tmp_path: Path
 ) -> None:
-    result = study.run(cells, 0, "rarts", 0.4, tmp_path)
+    result = study.run(cells, 0, Way("rarts", 0.4), tmp_path)
     assert all(name.startswith("backbone.") for name in result["left"])
-    before, stage = study.stages(cells, 0, "rarts", tmp_path)
+    before, stage = study.stages(cells, 0, Way("rarts"), tmp_path)
     assert before == result["before"]
     whole = sum(p.numel() for p in stage.model.parameters())
     assert result["params"] < whole
