@@ -2,7 +2,7 @@
 
     python -m benchmarks.growing [--task mnist14|resnet20|vgg19|resnet20-16|vgg19-16]
         [--arms uniform random ...] [--seeds 0 1 2 3 4] [--every 3] [--total 72] [--budget 4000]
-        [--fraction 0.5] [--out FILE]
+        [--fraction 0.5] [--per-layer] [--out FILE]
 
 `mnist14`: the images of MNIST in the folder that RAMIFY_DATA names, averaged over 2×2 pixels, 6,000
 to train on, all 10,000 of the test set, and the digits network from four channels a layer to 4,000
@@ -70,7 +70,7 @@ def grown(
         task.loss,
         task.epochs(seed),
         method=method,
-        rule=ramify.TopFraction(options.fraction),
+        rule=ramify.TopFraction(options.fraction, per_group=options.per_layer),
         training=Training(options.every, weight_decay=task.weight_decay, span="run"),
         rounds=options.total // options.every - 1,
         budget={"params": options.budget},
@@ -171,7 +171,7 @@ def run(task: Task, arm: str, seed: int, options: argparse.Namespace, place: Pat
     return row | {"params": params}
 
 
-KEY = ("task", "arm", "seed", "every", "total", "budget", "fraction", "plain")
+KEY = ("task", "arm", "seed", "every", "total", "budget", "fraction", "plain", "per_layer")
 """What tells a row from another."""
 
 
@@ -185,6 +185,7 @@ def table(rows: Sequence[Row]) -> str:
         own = [r for r in rows if tuple(r[key] for key in KEY if key != "seed") == kind]
         edits = [edit for row in own for edit in row["edits"]]
         name = own[0]["arm"] + (", not rescaled" if own[0]["plain"] else "")
+        name += ", every layer alike" if own[0]["per_layer"] else ""
         cells = [own[0]["task"], name, f"{own[0]['every']} epochs", str(len(own))]
         for part in _PARTS:
             cells.append(mean_and_error([row[part]["accuracy"] for row in own if part in row]))
@@ -223,6 +224,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int, help="parameters")
     parser.add_argument("--fraction", type=float, default=0.5, help="of channels, in each edit")
     parser.add_argument("--plain", action="store_true", help="keep the lengths of kernels")
+    parser.add_argument("--per-layer", action="store_true", help="the fraction of every layer")
     parser.add_argument("--out", type=Path, default=Path("runs/growing.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -236,6 +238,7 @@ def main() -> None:
             key = {name: getattr(options, name, None) for name in KEY} | {"arm": arm, "seed": seed}
             if arm in ("uniform", "cut"):
                 key |= {"every": options.total, "plain": False, "fraction": 1.0}
+                key |= {"per_layer": False}
             if any(all(row[name] == key[name] for name in KEY) for row in rows):
                 continue
             place = options.out.with_suffix("") / "-".join(str(value) for value in key.values())

@@ -404,6 +404,31 @@ def test_retrain_trains_the_shape_from_scratch_and_resumes(monkeypatch: pytest.M
     refused(call("retrain", "run", "--seeds", "3", "--out", "b"), "run holds 2 networks, and each")
 
 
+def test_retrain_takes_the_shape_of_any_round() -> None:
+    assert call("grow", *SMALL, "--rounds", "2", "--seeds", "2", "--out", "run").exit_code == 0
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    edits = [e for e in lines if e["event"] == "edit"]
+    assert len(edits) == 4
+    for number in range(3):
+        result = call("retrain", "run", "--epochs", "1", "--round", str(number))
+        assert result.exit_code == 0, result.output
+        for seed, name in enumerate(("model", "model-1")):
+            own = [e for e in edits if e["seed"] == seed]
+            params = own[number - 1]["params_after"] if number else own[0]["params_before"]
+            fresh = ramify.load(f"run/retrain-{number}/{name}", build=seed_network)
+            assert sum(p.numel() for p in fresh.parameters()) == params
+    shapes = [
+        json.loads(Path(place, "model.json").read_text())["shapes"]
+        for place in ("run", "run/retrain-2")
+    ]
+    assert shapes[0] == shapes[1]
+    refused(call("retrain", "run", "--round", "3"), "run has 2 changes of the shape with seed 0")
+    refused(
+        call("retrain", "run/model", "--data", "digits", "--model", "digits_net", "--round", "1"),
+        "run/model is a saved network, which has one shape: leave round out.",
+    )
+
+
 def test_retrain_makes_as_many_epochs_as_the_run() -> None:
     assert call("grow", *SMALL, "--out", "run").exit_code == 0
     assert call("retrain", "run").exit_code == 0

@@ -9,22 +9,29 @@ import torch
 from ramify.commands.command_line import command_line
 from ramify.commands.jobs import RESTORE, Job, Setup, build_seed, prepare, train_job
 from ramify.commands.retrain_cells import prepare_cells
-from ramify.commands.retrain_settings import SHAPED, RetrainCellsSettings, RetrainSettings
+from ramify.commands.retrain_settings import (
+    SHAPED,
+    SHAPES,
+    RetrainCellsSettings,
+    RetrainSettings,
+)
 from ramify.commands.run_folder import CONFIG, RETRAINED, RunFolder, name_of_seed, root_from
 from ramify.commands.run_sources import SOURCES, sources_of
+from ramify.commands.settings import NetworkSettings
 from ramify.data import Dataset
 from ramify.errors import RamifyError
 from ramify.store.files import read_json
-from ramify.store.model import SUFFIX
+from ramify.store.model import SUFFIX, recipe_of
 from ramify.store.recipe_checks import Recipe
-from ramify.train.fresh_networks import scratch
+from ramify.tracing import trace
+from ramify.train.fresh_networks import resize, scratch
 
 
 def begin(
     source: Path, given: Mapping[str, Any], file: Path | None, out: Path | None
 ) -> tuple[RetrainSettings | RetrainCellsSettings, RunFolder, Dataset]:
     """Find what is to be trained, try it, and make the run folder."""
-    path, here = out or default_folder(source), Path.cwd()
+    path, here = out or default_folder(source, given.get("round")), Path.cwd()
     files = {} if file is None else {"config": file}
     again = command_line("retrain", {**given, **files}, [str(source)])
     if (source / CONFIG).exists() and RunFolder.open(source).command() == "search":
@@ -38,6 +45,8 @@ def begin(
     settings, recipes = shapes_of(source, given, RetrainSettings.of_file(file, given))
     dataset = prepare(settings)
     settings = settings.suited(dataset, given)
+    if settings.round is not None:
+        recipes = shapes_after(RunFolder.open(source), settings, settings.round, dataset)
     for recipe in recipes:  # does each fit the network?
         scratch(lambda: build_seed(settings, dataset), recipe)
     beside = {
@@ -68,6 +77,49 @@ def shapes_of(
     return settings, [read_json(path, advice) for path in paths]
 
 
+def shapes_after(
+    folder: RunFolder, settings: NetworkSettings, number: int, dataset: Dataset
+) -> list[Recipe]:
+    """The shape of the network of each seed of a run after so many changes of its widths.
+
+    Args:
+        folder: Of a finished run of ``ramify grow`` or ``prune``.
+        settings: Its network's.
+        number: How many changes; 0 for the network that the run began with.
+        dataset: Its data.
+
+    Returns:
+        The shapes, in order of the seeds.
+
+    Raises:
+        RamifyError: There were fewer changes, or blocks came or went in one of them.
+    """
+    recipes = []
+    for seed in SHAPED[folder.command()].read(folder.config()).all_seeds:
+        edits = [
+            event
+            for event in folder.events()
+            if event["event"] == "edit" and event["arm"] in SHAPES and event["seed"] == seed
+        ]
+        if number > len(edits):
+            raise RamifyError(
+                f"{folder.path} has {len(edits)} changes of the shape with seed {seed}: give a "
+                f"round from 0 to {len(edits)}, or leave it out for the last shape."
+            )
+        for place, event in enumerate(edits[:number], start=1):
+            if event.get("drops") or event.get("came_from"):
+                raise RamifyError(
+                    f"blocks came or went in round {place} of {folder.path}, and of such rounds "
+                    "the last shape alone is kept: leave round out for that."
+                )
+        model = build_seed(settings, dataset)
+        if number:
+            graph = trace(model, dataset.x_train[:1])
+            resize(graph, edits[number - 1]["widths_after"])
+        recipes.append(recipe_of(model))
+    return recipes
+
+
 def run_retrain(job: Job, setup: Setup) -> None:
     """Train a shape from fresh weights to the end."""
     settings = setup.settings
@@ -77,10 +129,10 @@ def run_retrain(job: Job, setup: Setup) -> None:
     train_job(job, setup, scratch(setup.build, recipe), settings.training())
 
 
-def default_folder(source: Path) -> Path:
-    """``RUN/retrain``, or ``NAME-retrain`` beside a saved network."""
+def default_folder(source: Path, number: int | None = None) -> Path:
+    """``RUN/retrain``, or ``RUN/retrain-2`` of a round, or ``NAME-retrain`` of a saved network."""
     if source.is_dir():
-        return source / RETRAINED
+        return source / (RETRAINED if number is None else f"{RETRAINED}-{number}")
     return source.with_name(source.name.removesuffix(SUFFIX) + "-retrain")
 
 

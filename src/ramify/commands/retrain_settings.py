@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 AS_THE_RUN = (
     "Passes over the data. Default: as many as the run made; of cells, depends on the data set."
 )
-NOT_OF_A_FILE = ("source", "space", "genotypes")  # they belong to one run
+NOT_OF_A_FILE = ("source", "space", "genotypes", "round")  # they belong to one run
 SHAPED: dict[str, type[GrowSettings | PruneSettings]] = {  # what ends in a shape
     "grow": GrowSettings,
     "prune": PruneSettings,
@@ -39,6 +39,12 @@ class RetrainSettings(NetworkSettings):
     kind: ClassVar[str] = "retrain"
 
     epochs: int = option(TRAIN, AS_THE_RUN, ge=1)
+    round: int | None = option(
+        WHAT,
+        "Of a run: the shape after so many changes, 0 for that which it began with. Default: the "
+        "shape that it ended with.",
+        ge=0,
+    )
     source: str
 
     @classmethod
@@ -71,6 +77,8 @@ class RetrainSettings(NetworkSettings):
         cls, source: Path, given: Mapping[str, Any], base: Mapping[str, Any]
     ) -> RetrainSettings:
         """The settings for a network that ``ramify.save`` wrote, as if it had been grown."""
+        if given.get("round") is not None:
+            raise RamifyError(f"{source} is a saved network, which has one shape: leave round out.")
         own = defaults(GrowSettings.kind, {"data": {**base, **given}["data"]}) | {"width": None}
         own["epochs"] *= own["rounds"] + 1
         return cls._from(source, own, given, _without(base, NOT_OF_A_FILE))
@@ -90,7 +98,13 @@ class RetrainSettings(NetworkSettings):
             )
         known = cls.over(base, given)
         whole = {"span": "round", "patience": None}  # one round, which nothing follows
+        own = {"round": None, **own}
         return cls.checked({**own, **whole, **known, "source": str(source)}, given)
+
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Earlier folders hold the last shape of a run."""
+        return super().upgraded({"round": None} | values)
 
     def arms(self) -> tuple[str, ...]:
         """The networks that each seed trains."""
@@ -160,6 +174,10 @@ class RetrainCellsSettings(TrainingSettings):
                 raise RamifyError(
                     f"{name} is the search's own, {source}; leave --{name} out, or search there."
                 )
+        if given.get("round") is not None:
+            raise RamifyError(
+                f"{source} is a run of ramify search, without rounds: leave round out."
+            )
         found = {e["seed"]: e["genotype"] for e in folder.events() if is_found(e)}
         _check_finished(folder, set(searched.all_seeds) <= set(found))
         _check_seeds(source, searched.seeds, "architectures", given)

@@ -1,6 +1,6 @@
 """The networks a grown one is compared with: the same shape from scratch, and a scaled seed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -54,8 +54,22 @@ def wide(build: Callable[[], nn.Module], inputs: Any, params: int) -> nn.Module:
     model = build()
     drawn = _values(model)
     graph = trace(model, inputs)
-    apply(graph, _resizing(graph, nearest_widths(graph, params)))
+    names = [group.name for group in graph.groups if group.can_split]
+    resize(graph, dict(zip(names, nearest_widths(graph, params), strict=True)))
     return _fresh(model, drawn)
+
+
+def resize(graph: ChannelGraph, widths: Mapping[str, int]) -> ChannelGraph:
+    """Bring groups to widths, by splits without displacement and prunes of the last channels.
+
+    Args:
+        graph: The graph of the network, which is edited.
+        widths: Width by group.
+
+    Returns:
+        The graph of the edited network.
+    """
+    return apply(graph, _resizing(graph, widths))
 
 
 def nearest_widths(graph: ChannelGraph, params: int) -> Widths:
@@ -69,6 +83,7 @@ def nearest_widths(graph: ChannelGraph, params: int) -> Widths:
         The new width of each group that can split, in the graph's order.
     """
     groups = [group for group in graph.groups if group.can_split]
+    names = [group.name for group in groups]
     least = [1 if group.can_prune else group.width for group in groups]
 
     def widths(factor: float) -> Widths:
@@ -76,7 +91,7 @@ def nearest_widths(graph: ChannelGraph, params: int) -> Widths:
         return [max(bound, width) for bound, width in zip(least, scaled, strict=True)]
 
     def cost(new: Widths) -> int:
-        return graph_cost(graph, _resizing(graph, new)).params
+        return graph_cost(graph, _resizing(graph, dict(zip(names, new, strict=True)))).params
 
     low, high = (1.0, 2.0) if cost(widths(1.0)) <= params else (0.0, 1.0)
     while groups and cost(widths(high)) < params:
@@ -89,10 +104,10 @@ def nearest_widths(graph: ChannelGraph, params: int) -> Widths:
     return min(between, key=lambda new: abs(cost(new) - params))
 
 
-def _resizing(graph: ChannelGraph, widths: Widths) -> list[Edit]:
-    """Splits without displacement, or prunes, that bring the groups that can split to widths."""
+def _resizing(graph: ChannelGraph, widths: Mapping[str, int]) -> list[Edit]:
+    """Splits without displacement, or prunes, that bring groups to widths."""
     edits: list[Edit] = []
-    for group, new in zip([g for g in graph.groups if g.can_split], widths, strict=True):
+    for group, new in ((graph[name], new) for name, new in widths.items()):
         edits += [Prune(group.name, channel) for channel in range(new, group.width)]
         for channel in range(group.width):
             copies = new // group.width + (channel < new % group.width)
