@@ -143,6 +143,7 @@ def test_every_option_reaches_the_settings() -> None:
         "warmup": 0.1,
         "label_smoothing": 0.05,
         "patience": 2,
+        "total_epochs": 3,
         "step_unit": "absolute",
         "seed": 4,
         "seeds": 1,
@@ -155,7 +156,7 @@ def test_every_option_reaches_the_settings() -> None:
         for word in (f"--{key.replace('_', '-')}", str(value))
     ]
     flat += ["--budget", "macs=1e6", "--nesterov", "--no-trial", "--no-rescale", "--keep", "2"]
-    flat += ["--ceiling", "layer1*=7", "--ceiling", "layer2.0=8", "--per", "macs"]
+    flat += ["--ceiling", "layer1*=7", "--ceiling", "layer2.0=8", "--per", "macs", "--per-layer"]
     result = call("grow", "--data", "digits", *flat, "--out", "mine")
     assert result.exit_code == 0, result.output
     config = json.loads(Path("mine/config.json").read_text())
@@ -176,6 +177,7 @@ def test_every_option_reaches_the_settings() -> None:
         "keep": 2,
         "ceiling": {"layer1*": 7, "layer2.0": 8},
         "per": "macs",
+        "per_layer": True,
     }
     absent = ("most", "threshold", "tradeoff", "phase", *LEARNED)
     assert config == options | read | dict.fromkeys(absent)

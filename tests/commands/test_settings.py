@@ -56,11 +56,13 @@ def test_what_is_given_goes_before_any_default() -> None:
         "warmup": 0.25,
         "label_smoothing": 0.125,
         "patience": 3,
+        "total_epochs": 9,
         "method": "s3d",
         "budget": {"params": 1e4},
         "keep": 2,
         "ceiling": {"layer1*": 32},
         "per": "macs",
+        "per_layer": True,
         "signed": 2.0,
         "copies": (2, 4),
         "multiple_of": 2,
@@ -94,7 +96,7 @@ def test_what_is_given_goes_before_any_default() -> None:
     assert training.patience == 3
     method = SplittingDescent(signed=2.0, copies=(2, 4), step=0.5, surrogate=2.0)
     assert config.growth(seed=5) == method
-    assert config.selection() == TopFraction(0.125, multiple_of=2, per="macs")
+    assert config.selection() == TopFraction(0.125, multiple_of=2, per="macs", per_group=True)
     assert config.bounds() == WidthBounds(2, {"layer1*": 32})
     grown, compared = ("grown", "cut-5000", "cut-2500"), ("wide-5000", "wide-2500")
     assert config.arms() == (*grown, "scratch", "wide", *compared)
@@ -274,15 +276,36 @@ def test_a_whole_number_will_do_for_a_number() -> None:
     assert GrowSettings.from_json(values | {"lr": 1}).lr == 1
 
 
+def test_without_a_budget_a_network_changes_early_and_trains_on() -> None:
+    early = GrowSettings.resolve({"data": "digits"})
+    assert (early.rounds, early.epochs, early.total_epochs, early.phase) == (4, 5, 100, 3)
+    assert (early.schedule, early.span, early.rule) == ("cosine", "run", "trade-off")
+    assert early.passes() == 100 + 4 * 3
+    shorter = GrowSettings.resolve({"data": "digits", "total_epochs": 40})
+    assert (shorter.rounds, shorter.epochs, shorter.total_epochs) == (4, 2, 40)
+    for by_hand in ({"epochs": 20}, {"rounds": 4}, {"span": "run"}):
+        planned = GrowSettings.resolve({"data": "digits"} | by_hand)
+        assert (planned.rounds, planned.epochs, planned.total_epochs) == (4, 20, None)
+        assert planned.schedule == "steps"
+    assert GrowSettings.resolve({"data": "digits", "method": "s2d"}).total_epochs is None
+    with pytest.raises(RamifyError, match="total_epochs is 5, and 2 epochs before each of 4 edits"):
+        GrowSettings.resolve({"data": "digits", "epochs": 2, "total_epochs": 5})
+
+
 def test_with_a_budget_the_epochs_are_made_in_many_rounds_of_one_schedule() -> None:
     given = {"data": "digits", "budget": {"params": 900}}
-    usual = GrowSettings.resolve({"data": "digits"})
+    usual = GrowSettings.resolve({"data": "digits", "method": "s2d"})
     for method in ("s2d", "gauss-newton"):
         early = GrowSettings.resolve(given | {"method": method})
         assert (early.rounds, early.span) == (19, "run")
         assert early.epochs * 20 == usual.epochs * (usual.rounds + 1)
     assert GrowSettings.resolve(given).fraction == 0.5
     assert GrowSettings.resolve(given | {"fraction": 0.2}).fraction == 0.2
+    every = [{}, {"method": "s2d"}, {"per": "macs"}, {"method": "taylor"}, {"per_layer": False}]
+    per_layer = [GrowSettings.resolve(given | own).per_layer for own in every]
+    assert per_layer == [True, True, False, False, False]
+    assert GrowSettings.resolve(given).selection() == TopFraction(0.5, per_group=True)
+    assert GrowSettings.resolve(given | {"rule": "threshold", "most": 3}).per_layer is None
     assert GrowSettings.resolve(given | {"rounds": 3}).rounds == 3
     kept = GrowSettings.resolve(given | {"epochs": 7})
     assert (kept.epochs, kept.rounds) == (7, 19)

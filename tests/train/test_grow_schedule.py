@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ramify.errors import RamifyError
 from ramify.train.epoch import Training
 from ramify.train.loop import Grown, train
 from tests.train.growing import assert_same, data, loss, net, run
@@ -70,6 +71,26 @@ def test_a_budget_that_is_reached_early_leaves_the_schedule_as_it_is(patience: i
     assert rates(grown) == pytest.approx(expected)
 
 
+def test_a_network_trains_on_to_the_epochs_of_the_whole_run_after_its_last_edit() -> None:
+    training = Training(epochs=2, lr=0.003, span="run", total_epochs=11)
+    grown = run(net(), data(), rounds=2, training=training)
+    assert [len(losses) for losses in losses_by_round(grown)] == [2, 2, 7]
+    assert grown.history[-1]["reason"] == "rounds"
+    steps = np.arange(2, 33, 3)
+    assert rates(grown) == pytest.approx(0.5 * 0.003 * (1 + np.cos(np.pi * steps / 33)))
+
+
+@pytest.mark.parametrize("total", [0, 5])
+def test_a_total_that_is_no_total_is_refused(total: int) -> None:
+    with pytest.raises(RamifyError, match=f"total_epochs is {total}"):
+        run(net(), data(), rounds=2, training=Training(2, span="run", total_epochs=total))
+
+
+def test_a_total_goes_with_a_schedule_over_the_run() -> None:
+    with pytest.raises(RamifyError, match="total_epochs is 9 with span='round'"):
+        Training(2, total_epochs=9)
+
+
 def test_a_run_that_ends_at_a_plateau_trains_its_last_round_to_the_end() -> None:
     """Nothing pays, and the rate is still high: the round goes on to the end of its schedule."""
 
@@ -88,7 +109,9 @@ def test_a_run_that_ends_at_a_plateau_trains_its_last_round_to_the_end() -> None
 
 @pytest.mark.parametrize("span", ["round", "run"])
 def test_a_resume_is_exact_at_every_event(tmp_path: Path, span: str) -> None:
-    settings: dict[str, Any] = {"rounds": ROUNDS, "training": patient(span=span, lr=1e-4)}
+    total = 30 if span == "run" else None
+    training = patient(span=span, lr=1e-4, total_epochs=total)
+    settings: dict[str, Any] = {"rounds": ROUNDS, "training": training}
     settings["budget"] = {"params": 60}
     expected = run(net(), data(), **settings)
     assert assert_ended_at_plateaus(expected, settings["training"]) > 0

@@ -34,9 +34,9 @@ TABLE: tuple[Row, ...] = (
 
     # --- ramify grow
     ({"kind": "grow"}, {
-        "method": "gauss-newton", "rounds": 4, "multiple_of": 1, "fraction": 0.35, "tradeoff": 3e-7,
-        "surrogate": 3.0, "step": 0.1, "step_unit": "kernel", "trial": True,
-        "rescale": True, "depth": False, "compare": False}),
+        "method": "gauss-newton", "rounds": 4, "multiple_of": 1, "fraction": 0.35,
+        "per_layer": False, "tradeoff": 3e-7, "surrogate": 3.0, "step": 0.1, "step_unit": "kernel",
+        "trial": True, "rescale": True, "depth": False, "compare": False}),
 
     # --- by data set: a small network on small images, what the papers take on others. The small
     #     one has one thread: on tensors of its size a second one only waits for the first.

@@ -145,7 +145,7 @@ def _compare(job: Job, setup: Setup, settings: GrowSettings) -> None:
     events = setup.events(Job(GROWN, job.seed))
     epochs = sum(event["event"] == "epoch" for event in events)
     model = _compared(job, setup, events[-1]["params"])
-    train_job(job, setup, model, replace(settings.training(), epochs=epochs))
+    train_job(job, setup, model, replace(settings.training(), epochs=epochs, total_epochs=None))
 
 
 def _compared(job: Job, setup: Setup, params: int) -> nn.Module:

@@ -96,6 +96,12 @@ class GrowSettings(NetworkSettings):
         gt=0,
         le=1,
     )
+    per_layer: bool | None = option(
+        GROW,
+        "Change the share --fraction of every layer, and not of all channels. Default: with a "
+        "budget, where no --per is given.",
+        of={"rule": ("top-fraction",)},
+    )
     per: str | None = option(
         GROW,
         "Rank the changes by their gain for one of these: {}. Default: by the gain alone.",
@@ -216,6 +222,13 @@ class GrowSettings(NetworkSettings):
         "with --span run also those that the others left. Default: never before.",
         ge=1,
     )
+    total_epochs: int | None = option(
+        TRAIN,
+        "Passes over the data in all, with --span run: after its last change the network trains on "
+        "to them. Default: --epochs for each of --rounds and before the first. Without a budget "
+        "gauss-newton has as many of them in all, and its rounds are a twentieth of it each.",
+        ge=1,
+    )
     sizes: tuple[int, ...] | None = option(
         GROW,
         "Also cut the grown network to these numbers of parameters, one after the other, such as "
@@ -255,9 +268,11 @@ class GrowSettings(NetworkSettings):
         values["phase"] = given.get("epochs", values["epochs"])
         if "budget" in given:
             values |= _early({**values, **given}, given)
+        elif not {"epochs", "rounds", "span"} & set(given):
+            values |= _early_rounds({**values, **given})
         if "sizes" in given:
             known = {**values, **given}
-            values["tuning_epochs"] = max(1, known["epochs"] * (known["rounds"] + 1) // 5)
+            values["tuning_epochs"] = max(1, _all_epochs(known) // 5)
         if ":" in {**values, **given}["model"]:
             values["width"] = None  # a function of the user's need not take one
 
@@ -302,11 +317,13 @@ class GrowSettings(NetworkSettings):
         added |= LEARNED if learned else dict.fromkeys(LEARNED)
         added |= {"trial": False, "rescale": False} | dict.fromkeys(("keep", "ceiling", "per"))
         added |= dict.fromkeys(("sizes", "tuning_epochs")) | {"depth": False}
+        rule = values.get("rule", added["rule"])
+        added["per_layer"] = False if rule == "top-fraction" else None
         return super().upgraded(added | values)
 
     def check(self) -> None:
         """Raise a RamifyError where a setting is out of range."""
-        from ramify.train.rounds import checked_budget, checked_rounds
+        from ramify.train.rounds import check_total, checked_budget, checked_rounds
 
         super().check()
         if self.threshold is not None and self.threshold > 0:
@@ -315,6 +332,7 @@ class GrowSettings(NetworkSettings):
                 "0 or less."
             )
         checked_rounds(self.rounds), checked_budget(self.budget)
+        check_total(self.training(), self.rounds)
         self.bounds(), self.selection(), self.growth(self.seed)
 
     def suited(self, dataset: Dataset, given: Mapping[str, Any]) -> Self:
@@ -335,7 +353,7 @@ class GrowSettings(NetworkSettings):
 
     def passes(self) -> int:
         """Epochs that the arms of a seed make together, at most."""
-        return self.passes_beside(self.epochs * (self.rounds + 1)) + (self.phase or 0) * self.rounds
+        return self.passes_beside(_all_epochs(vars(self))) + (self.phase or 0) * self.rounds
 
     def passes_beside(self, grown: int) -> int:
         """Epochs that the arms of a seed make together where the grown network made so many."""
@@ -352,6 +370,7 @@ class GrowSettings(NetworkSettings):
             span="round",
             warmup=0.1,
             patience=None,
+            total_epochs=None,
         )
 
     def growth(self, seed: int) -> Method:
@@ -385,7 +404,11 @@ class GrowSettings(NetworkSettings):
         from ramify.select.registry import rule_named
 
         settings: dict[str, dict[str, Any]] = {
-            "top-fraction": {"fraction": self.fraction, "per": self.per},
+            "top-fraction": {
+                "fraction": self.fraction,
+                "per": self.per,
+                "per_group": bool(self.per_layer),
+            },
             "threshold": {"most": self.most, "index": self.threshold or 0.0},
             "trade-off": {"params": self.tradeoff, "per_group": self.fraction},
             "knapsack": {"budget": self.budget},
@@ -423,18 +446,35 @@ def _early(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     """How a network comes to a budget: soon, by many changes, in a schedule over the whole run."""
     if values["rule"] == "knapsack":  # its rounds share the budget
         return {}
-    out = {"span": values["span"] if "span" in given else "run", "rounds": MANY_ROUNDS - 1}
+    span = values["span"] if "span" in given else "run"
+    out: dict[str, Any] = {"span": span, "rounds": MANY_ROUNDS - 1}
     if out["span"] == "round":
         return out | {"rounds": MANY_ROUNDS}
     if not {"epochs", "rounds"} & set(given):  # as many epochs in all
-        total = values["epochs"] * (values["rounds"] + 1)
+        total = _all_epochs(values)
         out["epochs"] = max(1, total // MANY_ROUNDS)
         out["rounds"] = total // out["epochs"] - 1
     if values["rule"] == "top-fraction":
         out["fraction"] = EARLY_FRACTION
+        out["per_layer"] = values["method"] not in PRUNING and "per" not in given
     if values["method"] == "gauss-newton":
         out |= {"schedule": "cosine", "phase": (out.get("epochs", values["epochs"]) + 1) // 2}
     return out
+
+
+def _early_rounds(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without a budget: rounds as short as with one, and the other epochs after them."""
+    if values["method"] != "gauss-newton":
+        return {}
+    total = _all_epochs(values)
+    epochs = max(1, total // MANY_ROUNDS)
+    out = {"epochs": epochs, "total_epochs": total, "phase": (epochs + 1) // 2}
+    return out | {"span": "run", "schedule": "cosine"}
+
+
+def _all_epochs(values: Mapping[str, Any]) -> int:
+    """How many epochs a run makes in all."""
+    return int(values.get("total_epochs") or values["epochs"] * (values["rounds"] + 1))
 
 
 def implied_rule(values: Mapping[str, Any], given: Mapping[str, Any]) -> str:

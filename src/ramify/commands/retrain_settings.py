@@ -97,7 +97,8 @@ class RetrainSettings(NetworkSettings):
                 "leave it out."
             )
         known = cls.over(base, given)
-        whole = {"span": "round", "patience": None}  # one round, which nothing follows
+        # One round, which nothing follows.
+        whole = {"span": "round", "patience": None, "total_epochs": None}
         own = {"round": None, **own}
         return cls.checked({**own, **whole, **known, "source": str(source)}, given)
 

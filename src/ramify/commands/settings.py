@@ -372,11 +372,12 @@ class TrainingSettings(Settings):
     )
     span: str
     patience: int | None = None
+    total_epochs: int | None = None
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Folders from before these options had none of what they ask for."""
-        added = {"warmup": 0.0, "label_smoothing": 0.0, "patience": None}
+        added = {"warmup": 0.0, "label_smoothing": 0.0, "patience": None, "total_epochs": None}
         return super().upgraded(added | values)
 
     @classmethod

@@ -50,6 +50,9 @@ class Training:
             loss fell by no more than 1 % over that many epochs (S2D, Algorithm 1, step 1); None
             for rounds of equal length. The last round takes all its epochs, and where the schedule
             goes over the run also those that earlier rounds did not take.
+        total_epochs: Epochs of the whole run, where the schedule goes over the run: after its last
+            edit the network trains on to them. None: ``epochs`` for each round and before the
+            first.
 
     Raises:
         RamifyError: A setting is unknown or out of range.
@@ -71,6 +74,7 @@ class Training:
     span: str = "round"
     warmup: float = 0.0
     patience: int | None = None
+    total_epochs: int | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -89,6 +93,11 @@ class Training:
             raise RamifyError(f"warmup is {self.warmup}; it is a share of 0 or more, and below 1.")
         if self.patience is not None and self.patience < 1:
             raise RamifyError(f"patience is {self.patience}; it is a number of epochs, 1 or more.")
+        if self.total_epochs is not None and (self.span != "run" or self.total_epochs < 1):
+            raise RamifyError(
+                f"total_epochs is {self.total_epochs} with span={self.span!r}; it is a number of "
+                'epochs, 1 or more, and goes with span="run".'
+            )
         if not 0 < self.lr < math.inf:
             raise RamifyError(f"the learning rate is {self.lr}; it must be above 0.")
         if not 0 <= self.momentum < 1:

@@ -28,7 +28,7 @@ from ramify.train.kernel_lengths import restore_lengths
 from ramify.train.logs import Log
 from ramify.train.loop import LENGTHS, Evaluate, Grown, Loop, begin
 from ramify.train.passes import Data, Epoch, Passes
-from ramify.train.rounds import checked_budget, checked_rounds, of_round
+from ramify.train.rounds import check_total, checked_budget, checked_rounds, of_round
 
 AT_CHANCE = 0.99
 """A loss of this share of that of a network which does not look at its input is no better."""
@@ -66,7 +66,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     ``rounds`` edits, where the budget is used up, where no proposed morphism pays, or where none
     leaves the loss as it is; the last event of the history says which. Where the schedule of
     ``training`` spans the run, the network as it then is trains on for all epochs that were
-    planned, ``training.epochs`` for each round and before the first.
+    planned, ``training.total_epochs``, or ``training.epochs`` for each round and before the first.
 
     A selection is tried on the network itself before it is kept: splits are shortened, and prunes
     left out, until the mean loss on the batches that judge edits rises by no more than 0.1 %, batch
@@ -157,6 +157,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
         bounds = WidthBounds(keep, ceiling)
         limits: Event = {"rounds": checked_rounds(rounds), "budget": checked_budget(budget)}
         limits |= bounds.plain() | ({"depth": True} if depth else {})
+        check_total(training, rounds)
         loop = begin(
             model,
             loss,

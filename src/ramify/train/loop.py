@@ -181,6 +181,8 @@ class Loop:
 
     def _planned(self) -> int:
         """Epochs of the whole schedule."""
+        if self.training.total_epochs is not None:
+            return self.training.total_epochs
         return self.training.epochs * (1 if self.training.span == "round" else self.rounds + 1)
 
     def _done(self) -> int:

@@ -17,6 +17,7 @@ from ramify.select.rounding import Multiple
 from ramify.select.width_bounds import WidthBounds
 from ramify.tracing import ChannelGraph
 from ramify.train.edit_trials import gain_at
+from ramify.train.epoch import Training
 
 MILLISECONDS = ("ms", "milliseconds", "seconds", "time")  # what others call a latency
 NOTHING_PAYS, SPENT = "no morphism pays", "budget"
@@ -142,6 +143,24 @@ def checked_rounds(rounds: int) -> int:
     if not isinstance(rounds, int) or rounds < 0:
         raise RamifyError(f"rounds is {rounds!r}; give a whole number of 0 or more.")
     return rounds
+
+
+def check_total(training: Training, rounds: int) -> None:
+    """The epochs of the whole run, where they are given, are enough for its rounds.
+
+    Args:
+        training: How the network trains.
+        rounds: How often it is edited at most.
+
+    Raises:
+        RamifyError: They are not.
+    """
+    total, needed = training.total_epochs, training.epochs * (rounds + 1)
+    if total is not None and total < needed:
+        raise RamifyError(
+            f"total_epochs is {total}, and {training.epochs} epochs before each of {rounds} edits "
+            f"and after the last make {needed}: give fewer epochs or rounds, or a larger total."
+        )
 
 
 def checked_budget(budget: Mapping[str, float] | None) -> dict[str, float] | None:
