@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from ramify.tracing.recorder import Tape, call, record
 from ramify.tracing.shapes_only import ShapesOnly, ValueAsked
+from ramify.tracing.sizes import SizedRun
 
 
 class Function(nn.Module):
@@ -105,6 +107,30 @@ def test_values_that_were_not_computed_are_not_given_out(
     run(model, x)
     with pytest.raises(ValueAsked):
         run(model, x, ShapesOnly(model))
+
+
+PAST: list[Callable[[Tensor, Tensor], object]] = [
+    lambda y, x: y.tolist(),
+    lambda y, x: y[0].numpy(),
+    lambda y, x: np.asarray(x.new_zeros(2, 4).copy_(y)),
+    lambda y, x: torch.from_dlpack(y.__dlpack__()),
+]
+
+
+@pytest.mark.parametrize("read", PAST)
+def test_values_are_not_given_out_past_all_operations(
+    read: Callable[[Tensor, Tensor], object],
+) -> None:
+    def then(y: Tensor, x: Tensor) -> Tensor:
+        read(x, x)
+        read(y, x)
+        return y
+
+    model, x = Function(nn.Linear(4, 4), then), torch.randn(2, 4)
+    sized = SizedRun(model, lambda: call(model, x))
+    record(model, sized, x)
+    with pytest.raises(ValueAsked):
+        record(model, sized, x, execute=ShapesOnly(model))
 
 
 KNOWN: list[Callable[[Tensor, Tensor], Tensor]] = [

@@ -95,6 +95,10 @@ class OnUse:
             self._write(key)
         return func(*mapped(args, self._value), **mapped(dict(kwargs), self._value))
 
+    def give_out(self, tensor: Tensor) -> None:
+        """Python is about to read a tensor's values past all operations."""
+        self._write(storage_of(tensor))
+
     def _value(self, leaf: Any) -> Any:
         """The weight that a tensor stands for; anything else as it is."""
         later = self._later.get(storage_of(leaf)) if isinstance(leaf, Tensor) else None

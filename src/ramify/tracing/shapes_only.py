@@ -58,6 +58,19 @@ class ShapesOnly:
         """
         return error is self._refused and not self._asked
 
+    def give_out(self, tensor: Tensor) -> None:
+        """Python is about to read a tensor's values past all operations.
+
+        Args:
+            tensor: the tensor.
+
+        Raises:
+            ValueAsked: they were not computed.
+        """
+        if storage_of(tensor) in self._unknown:
+            self._asked = True
+            raise ValueAsked
+
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run an operation, or make zeros of its result's shape.
 

@@ -172,6 +172,7 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self._found = found
         self._recorder = recorder
+        self._give_out = getattr(recorder.writes.execute, "give_out", None)
 
     def __torch_function__(
         self,
@@ -182,8 +183,10 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         """Run the function; note its sizes."""
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
+        if name in _GIVES_OUT and self._give_out is not None:
+            self._give_out(args[0])
+        result = func(*args, **kwargs)
         if func is multi_head_attention_forward:
             self._found.extend(self._asserted(args, kwargs))
         if func == _SHAPE or name in ("size", "numel"):
@@ -239,6 +242,9 @@ Where = tuple[weakref.ref[Tape], Ref]
 def _of_dimension(size: int, where: Where, dim: int) -> int:
     return Size(size, "dim", where, dim) if size > 1 else size
 
+
+_GIVES_OUT = frozenset({"tolist", "numpy", "__array__", "__dlpack__"})
+"""What gives Python values past all operations."""
 
 _SHAPE: Any = Tensor.shape.__get__  # type: ignore[attr-defined]
 """What `tensor.shape` calls."""
