@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import ramify
+from ramify.tracing import tracer
 from tests.checks import ability, random_states
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -186,6 +187,44 @@ def test_a_forward_that_trains_itself_leaves_gradients_and_flags() -> None:
     ramify.trace(model, x)
     assert model.a.weight.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class TwoHeads(nn.Module):
+    """In train mode a second head; `asks` says how the forward comes to it."""
+
+    def __init__(self, asks: str) -> None:
+        super().__init__()
+        self.asks, self.stem = asks, nn.Linear(4, 8)
+        self.head, self.other = nn.Linear(8, 2), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        x = torch.relu(self.stem(x))
+        if not self.training:
+            return self.head(x)
+        largest = {"list": lambda: max(x.flatten().tolist()), "item": lambda: x.max().item()}
+        if largest.get(self.asks, lambda: 1.0)() == 0:
+            return self.head(x)
+        return self.head(x), self.other(x)
+
+
+@pytest.mark.parametrize("asks", ["nothing", "list", "item"])
+def test_a_run_in_train_mode_computes_products_only_for_a_forward_that_reads_values(
+    asks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    made: list[bool] = []
+    record = tracer.record
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        tape = record(*args, **kwargs)
+        made.extend([kwargs["execute"] is None] * kwargs["training"])
+        return tape
+
+    monkeypatch.setattr(tracer, "record", counted)
+    graph = ramify.trace(TwoHeads(asks).eval(), torch.randn(3, 4))
+    assert graph["stem"].consumers == ("head.weight", "other.weight")
+    assert graph["stem"].can_prune
+    assert made == [asks != "nothing"]
 
 
 def test_two_threads_trace_and_edit_one_after_the_other() -> None:

@@ -215,9 +215,10 @@ def _traced(
         results.same_in_training = _operations(model, training[0]) == evaluated
         if results.same_in_training:
             break
-        if execute is None:
+        if execute is None or _of_torch_alone(training[0]):
             runs.append((inputs, True))
             references.append(_follow(flow, ReferenceRun(), *training, edit_outputs))
+            break
     if not unused:
         others = _turned_runs(model, flow, inputs, references[0].tape, edit_outputs)
         references += others
@@ -348,9 +349,14 @@ def _record(
 
 
 def _train(model: nn.Module, inputs: Any, execute: Execute | None) -> tuple[Tape, list[Use]] | None:
-    with contextlib.suppress(Exception):  # a forward that cannot train on these inputs
+    with contextlib.suppress(Exception):  # it cannot train on these inputs, or needs values for it
         return _record(model, (inputs, True), execute=execute)
     return None
+
+
+def _of_torch_alone(tape: Tape) -> bool:
+    """Whether of each operation it is known if the shapes of its results depend on values."""
+    return all(op.name.startswith("aten::") for op in tape.ops)
 
 
 def _follow(
