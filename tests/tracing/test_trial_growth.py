@@ -111,6 +111,40 @@ def test_a_size_that_python_reads_elsewhere() -> None:
     assert ability(graph["b"]) == "5 split"
 
 
+def test_sizes_are_not_looked_at_again_where_blame_leaves_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three widths change values, found one after the other: all sizes are right at once."""
+
+    class Widths(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(4, 6), nn.Linear(4, 7)
+            self.after_a, self.after_b = nn.Linear(5, 4), nn.Linear(6, 4)
+            self.head, self.other = nn.Linear(7, 2), nn.Linear(7, 2)
+
+        def forward(self, x: Tensor) -> Any:
+            a = self.a(x)
+            b = self.b(self.after_a(a) / a.size(1))
+            c = self.c(self.after_b(b) / b.size(1))
+            c = c / c.size(1)
+            return (self.head(c), self.other(c)) if self.training else self.head(c)
+
+    runs: list[tuple[bool, bool]] = []
+    record = trial_growth.record
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        if "watch" in kwargs:
+            runs.append((kwargs["training"], isinstance(kwargs["execute"], ShapesOnly)))
+        return record(*args, **kwargs)
+
+    monkeypatch.setattr(trial_growth, "record", counted)
+    graph = ramify.trace(Widths().eval(), torch.randn(3, 4))
+    assert [ability(graph[n]) for n in "abc"] == ["5 inexact", "6 inexact", "7 inexact"]
+    assert runs.count((False, True)) == 1
+    assert runs.count((True, True)) == 2
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("gain", [0.0, 1e-7, 1.0])
 def test_a_wide_layer_s_width_is_seen_behind_any_gain(gain: float, dtype: torch.dtype) -> None:

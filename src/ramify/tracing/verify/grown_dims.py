@@ -8,6 +8,9 @@ from ramify.tracing.dims import Atom, Fixed, Prod, Sum, Term, leaves, resolve
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Change
 
+_SMALL = 5
+"""Axes of fewer channels would be multiplied several times by what a growth adds."""
+
 
 def same_grown(
     old: Term, new: Term, changes: Mapping[Atom, Change], match: dict[Atom, Atom]
@@ -59,3 +62,14 @@ def _lost(old: Term, new: Term, changes: Mapping[Atom, Change]) -> bool:
     pairs = list(zip(old.parts, new.parts, strict=False))
     alike = len(old.parts) == len(new.parts)
     return alike and any(_lost(a, b, changes) for a, b in pairs)
+
+
+def small_factors(flow: DimFlow) -> set[Atom]:
+    """Small axes of which several multiply to one dimension of a parameter."""
+    terms = (term for terms in flow.param_dims.values() for term in map(resolve, terms))
+    small = (
+        [part for part in leaves(term) if part.size < _SMALL]
+        for term in terms
+        if isinstance(term, Prod)
+    )
+    return {atom for atoms in small if len(atoms) > 1 for atom in atoms}

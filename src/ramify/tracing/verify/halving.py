@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 
-from ramify.tracing.dims import Atom
+from ramify.tracing.dims import Atom, leaves
+from ramify.tracing.flow import DimFlow
 
 
 def failing_parts(
@@ -18,3 +20,19 @@ def failing_parts(
         return together
     half = len(parts) // 2
     return failing_parts(parts[:half], fails) + failing_parts(parts[half:], fails) or together
+
+
+def by_kind(flow: DimFlow, atoms: Iterable[Atom]) -> dict[str, list[Atom]]:
+    """The groups by where they lie, numbers left out: those of repeated blocks together."""
+    wanted = dict.fromkeys(atoms)
+    lie: dict[Atom, dict[str, None]] = {atom: {} for atom in wanted}
+    for name, terms in flow.param_dims.items():
+        for dim, term in enumerate(terms):
+            for position, atom in enumerate(leaves(term)):
+                if atom in lie:
+                    place = f"{re.sub(r'[0-9]+', '#', name)} {dim} {position}"
+                    lie[atom][place] = None
+    kinds: dict[str, list[Atom]] = {}
+    for atom in wanted:
+        kinds.setdefault("; ".join(sorted(lie[atom])), []).append(atom)
+    return kinds

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +22,6 @@ from ramify.tracing.attention.scales import products_on, rescaled
 from ramify.tracing.decisions import Decisions
 from ramify.tracing.dims import (
     Atom,
-    Prod,
     atoms_of,
     forbid_split,
     freeze,
@@ -42,14 +40,13 @@ from ramify.tracing.rules.registry import rule_for
 from ramify.tracing.shapes_only import ShapesOnly, ValueAsked
 from ramify.tracing.sizes import SizedRun
 from ramify.tracing.verify.comparison import Mismatch, ReferenceRun, RunComparison, near_equal
-from ramify.tracing.verify.grown_dims import differ_for_good, same_grown
-from ramify.tracing.verify.halving import failing_parts
+from ramify.tracing.verify.grown_dims import differ_for_good, same_grown, small_factors
+from ramify.tracing.verify.halving import by_kind, failing_parts
+from ramify.tracing.verify.passed_sizes import PassedSizes, Ran
 from ramify.tracing.verify.scale_powers import measure_powers
 from ramify.tracing.verify.trial_results import TrialResults
 
 _CUT = "the forward cuts them at a size that does not follow an edit"
-_SMALL = 5
-"""Axes of fewer channels would be multiplied several times by what a growth adds."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +98,7 @@ class TrialGrowth:
     """How often groups of one kind failed."""
     _asking: set[int] = field(default_factory=set)
     """Runs that need values of products even where shapes alone are compared."""
+    _passed: PassedSizes = field(default_factory=PassedSizes)
     _scales_first: bool = False
     """Whether it was asked, before any values, how scales depend on the axes."""
     _scales_differ: bool = False
@@ -220,7 +218,7 @@ class TrialGrowth:
         Returns:
             The change of each axis.
         """
-        changes, in_blocks, several = {}, atoms_in_blocks(self.flow), self._multiplied()
+        changes, in_blocks, several = {}, atoms_in_blocks(self.flow), small_factors(self.flow)
         for position, atom in enumerate(atoms):
             most = 2 if atom in several else 5
             more = 1 + (3 * position) % most + atom.size // 16 + also
@@ -231,16 +229,6 @@ class TrialGrowth:
                 scale = np.concatenate([np.ones(atom.size), np.zeros(more)])
             changes[atom] = Change(source, scale)
         return changes
-
-    def _multiplied(self) -> set[Atom]:
-        """Small axes of which several multiply to one dimension of a parameter."""
-        terms = (term for terms in self.flow.param_dims.values() for term in map(resolve, terms))
-        small = (
-            [part for part in leaves(term) if part.size < _SMALL]
-            for term in terms
-            if isinstance(term, Prod)
-        )
-        return {atom for atoms in small if len(atoms) > 1 for atom in atoms}
 
     def _attempt(
         self,
@@ -261,7 +249,7 @@ class TrialGrowth:
         Returns:
             The first failure.
         """
-        if not atoms:
+        if not atoms or (not values and self._passed.known(self._changes(atoms))):
             return None
         with contextlib.suppress(ValueAsked):
             return self._grow(atoms, values, until, True, any_failure)
@@ -287,35 +275,26 @@ class TrialGrowth:
         dims = self._indexing.dims
         grown = DimFlow({n: tuple(new_size(t, changes) for t in ts) for n, ts in dims.items()})
         dead = frozenset(atom for atom in atoms if atom.no_split)
+        known = self._passed.ran(changes) if until is None else {}
+        ran: dict[int, Ran] = {}
         with resized(self.model, self._indexing, changes, dead, later):
-            runs = enumerate(zip(self.runs, self.references, strict=True))
-            for number, ((inputs, training), reference) in runs:
+            for number, ((_, training), reference) in enumerate(
+                zip(self.runs, self.references, strict=True)
+            ):
                 if until is not None and number < until[0]:
                     continue
-                stop = until[1] if until is not None else None
                 compared = values and not training
+                stop = until[1] if until is not None else None
+                comparison = RunComparison(
+                    reference, changes, compared, stop, self._other_values[number]
+                )
                 hollow = shapes and not compared and number not in self._asking
-                execute = ShapesOnly(self.model, later.waiting()) if hollow else later
-                except_at = self._other_values[number]
-                comparison = RunComparison(reference, changes, compared, stop, except_at)
-                run = SizedRun(self.model, functools.partial(call, self.model, inputs))
                 try:
-                    tape = record(
-                        self.model,
-                        Decisions(reference.decisions).of(run),
-                        inputs,
-                        training=training,
-                        watch=comparison,
-                        execute=execute,
-                    )
-                except Exception as error:
+                    again = known.get(number) if hollow else None
+                    tape, uses = again or self._record(number, comparison, later, hollow)
+                except Mismatch:
                     if comparison.satisfied:
                         return None
-                    unsure = isinstance(execute, ShapesOnly) and not execute.explains(error)
-                    if unsure and not isinstance(error, Mismatch):
-                        if isinstance(error, ValueAsked):
-                            self._asking.add(number)
-                        raise ValueAsked from error
                     return self._failure(number, comparison, changes)
                 if compared and not self.edit_outputs and not near_equal(reference.tape, tape):
                     return Failure([], "its outputs depend on the number of channels", True)
@@ -323,12 +302,46 @@ class TrialGrowth:
                     differ = any(rescaled(reference, tape, changes))
                     self._scales_differ |= differ
                     self._rescales |= compared and differ
+                elif hollow:
+                    ran[number] = tape, uses
                 # The grown run has dimensions of its own, which must be the old ones, grown.
-                propagate(grown, tape, uses=run.uses)
+                propagate(grown, tape, uses=uses)
                 grown.protect_outputs(self.edit_outputs)
                 if any_failure and differ_for_good(self.flow, grown, changes):
                     return Failure([], _CUT)
-        return self._compare(grown, changes)
+        failure = self._compare(grown, changes)
+        if failure is None and until is None and shapes and not values and not self._asking:
+            self._passed.note(changes, ran)
+        return failure
+
+    def _record(self, number: int, comparison: RunComparison, later: OnUse, hollow: bool) -> Ran:
+        """Run the grown model once more, compared with what it did before.
+
+        Returns:
+            What it executed.
+
+        Raises:
+            Mismatch: it does not do what was predicted, or was stopped, satisfied.
+            ValueAsked: the run may have failed since products were not computed.
+        """
+        inputs, training = self.runs[number]
+        execute = ShapesOnly(self.model, later.waiting()) if hollow else later
+        run = SizedRun(self.model, functools.partial(call, self.model, inputs))
+        decided = Decisions(self.references[number].decisions).of(run)
+        try:
+            tape = record(
+                self.model, decided, inputs, training=training, watch=comparison, execute=execute
+            )
+        except Mismatch:
+            raise
+        except Exception as error:
+            if not comparison.satisfied and isinstance(execute, ShapesOnly):
+                if isinstance(error, ValueAsked):
+                    self._asking.add(number)
+                if not execute.explains(error):
+                    raise ValueAsked from error
+            raise Mismatch from error
+        return tape, run.uses
 
     def _failure(
         self, number: int, comparison: RunComparison, changes: Mapping[Atom, Change]
@@ -381,9 +394,9 @@ class TrialGrowth:
             return found is not None
 
         # Try those near the failure first; where they do not fail alone, try all the others.
-        culprits = failing_parts(list(self._by_kind(failure.near).values()), fails)
+        culprits = failing_parts(list(by_kind(self.flow, failure.near).values()), fails)
         if not culprits and len(failure.near) < len(atoms):
-            culprits = failing_parts(list(self._by_kind(atoms).values()), fails)
+            culprits = failing_parts(list(by_kind(self.flow, atoms).values()), fails)
         culprits = culprits or failure.near or list(atoms)
         # A scale that rows can keep, or slices that can be tied, need no restriction.
         if not failure.untrusted and (
@@ -391,16 +404,18 @@ class TrialGrowth:
         ):
             return
         # Blocks are repeated: where two of a kind failed, the others are tried as well.
-        guilty = self._by_kind(culprits)
+        guilty = by_kind(self.flow, culprits)
         for kind in guilty:
             self._blamed[kind] = self._blamed.get(kind, 0) + 1
         often = [kind for kind in guilty if self._blamed[kind] > 1]
-        for kind, others in self._by_kind(a for a in atoms if a not in culprits).items():
+        free = [atom for atom in atoms if atom not in culprits]
+        for kind, others in by_kind(self.flow, free).items():
             if kind in often and fails(others, None):
                 culprits = [*culprits, *others]
         for atom in culprits:
             if failure.untrusted or not failure.by_value:
                 freeze(atom, failure.reason)
+                self._passed.forget()
             else:
                 forbid_split(atom, failure.reason)
                 mark_inexact(atom, failure.reason)
@@ -418,7 +433,8 @@ class TrialGrowth:
             return False
         if self._find_all_powers(atoms):
             return True
-        found = [self._find_powers(kind) for kind in self._by_kind(self._summed(atoms)).values()]
+        summed = by_kind(self.flow, self._summed(atoms))
+        found = [self._find_powers(kind) for kind in summed.values()]
         return any(found)
 
     def _summed(self, atoms: Sequence[Atom]) -> list[Atom]:
@@ -430,8 +446,8 @@ class TrialGrowth:
 
     def _compensate(self, culprits: Sequence[Atom], atoms: Sequence[Atom]) -> bool:
         """Where the number of channels only sets the scale of a product, rows keep it."""
-        kinds = self._by_kind(culprits)
-        alike = [a for kind, some in self._by_kind(atoms).items() if kind in kinds for a in some]
+        kinds, every = by_kind(self.flow, culprits), by_kind(self.flow, atoms)
+        alike = [atom for kind, some in every.items() if kind in kinds for atom in some]
         if self._find_powers(alike):
             return True
         found = [self._find_powers([atom]) for atom in culprits if alike != [atom]]
@@ -468,21 +484,6 @@ class TrialGrowth:
             known.setdefault(product, {})[key] = power
         return bool(new)
 
-    def _by_kind(self, atoms: Iterable[Atom]) -> dict[str, list[Atom]]:
-        """The groups by where they lie, numbers left out: those of repeated blocks together."""
-        wanted = dict.fromkeys(atoms)
-        lie: dict[Atom, dict[str, None]] = {atom: {} for atom in wanted}
-        for name, terms in self.flow.param_dims.items():
-            for dim, term in enumerate(terms):
-                for position, atom in enumerate(leaves(term)):
-                    if atom in lie:
-                        place = f"{re.sub(r'[0-9]+', '#', name)} {dim} {position}"
-                        lie[atom][place] = None
-        kinds: dict[str, list[Atom]] = {}
-        for atom in wanted:
-            kinds.setdefault("; ".join(sorted(lie[atom])), []).append(atom)
-        return kinds
-
     def _tie(self, culprits: Sequence[Atom]) -> bool:
         """Tie the slices that a culprit lies in; False if there are none."""
         blamed, tied = set(culprits), False
@@ -490,5 +491,6 @@ class TrialGrowth:
             if position not in self.results.tied and blamed & set(leaves(term)):
                 self.results.tied.add(position)
                 self.flow.tie_slices([position])
+                self._passed.forget()
                 tied = True
         return tied
