@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +90,70 @@ def test_activations_of_what_is_not_known_are_not_computed() -> None:
     assert not run(model, torch.ones(2, 3), ShapesOnly(model)).results[0].any()
 
 
+BIG = torch.randn(2, 8, 80, 60)
+COPIES: list[Callable[[Tensor], Any]] = [
+    torch.relu,
+    torch.sigmoid,
+    F.gelu,
+    lambda y: (torch.exp(y, out=torch.zeros_like(y)), torch.erf(y[0], out=y[0])),
+    lambda y: F.hardtanh(y, -2.0, 3.0),
+    lambda y: y.permute(0, 2, 3, 1).contiguous(),
+    lambda y: y.permute(0, 2, 3, 1).clone(),
+    lambda y: y.clone().add_(1.0),
+    lambda y: y.to(memory_format=torch.channels_last).clone(),
+    lambda y: (y + y, 2 * y, y - 1, y / y[:, :1], y[0] * y, y * torch.tensor(2.0)),
+    lambda y: (y + y.double(), y + y.permute(0, 1, 3, 2).reshape(y.shape).mT.mT),
+    lambda y: y.permute(0, 1, 3, 2) + y.permute(0, 1, 3, 2),
+    lambda y: (y.softmax(-1), y.softmax(1), y.softmax(1, dtype=torch.float64)),
+    lambda y: F.scaled_dot_product_attention(y, y, y),
+    lambda y: F.layer_norm(y, (80, 60), y[0, 0] * 0 + 1),
+    lambda y: F.layer_norm(y.permute(0, 2, 3, 1), (8,)),
+    lambda y: torch.native_layer_norm(y, [8, 80, 60], None, None, 1e-5),
+    lambda y: F.batch_norm(y, torch.zeros(8), torch.ones(8)),
+    lambda y: torch.native_batch_norm(y, None, None, torch.zeros(8), torch.ones(8), False, 0.1, 1),
+    lambda y: torch.native_batch_norm(y, torch.ones(8), None, None, None, True, 0.1, 1.0),
+    lambda y: (F.pad(y, (1, 2)), F.pad(y, (1, 2, 3, 4)), F.pad(y, (0, 0, 0, 0, 5, 1), value=2.0)),
+    lambda y: (F.pad(y, (-1, 2)), F.pad(y[:, :1], (1, 1))),
+    lambda y: (torch.cat([y, y], 1), torch.cat([y, y[..., :3]], -1), torch.cat([y.double(), y])),
+    lambda y: torch.cat([y, torch.empty(0)]),
+    lambda y: F.grid_sample(y, y[:, :2, :5, :7].permute(0, 2, 3, 1), align_corners=False),
+]
+
+
+@pytest.mark.parametrize("then", COPIES)
+def test_large_results_of_unknown_values_have_the_shapes_and_strides_of_a_run(
+    then: Callable[[Tensor], Any],
+) -> None:
+    model = Function(nn.Conv2d(8, 8, 1), lambda y, x: then(y))
+    real, hollow = run(model, BIG), run(model, BIG, ShapesOnly(model))
+    assert [op.name for op in hollow.ops] == [op.name for op in real.ops]
+    assert (hollow.shapes, hollow.dtypes) == (real.shapes, real.dtypes)
+    for one, other in zip(real.results, hollow.results, strict=True):
+        assert one.stride() == other.stride()
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        lambda y: F.layer_norm(y, (60,), y.new_ones(60), y.new_ones(61)),
+        lambda y: F.batch_norm(y, torch.zeros(8), torch.ones(7)),
+        lambda y: y.softmax(4),
+        lambda y: y + y[..., 1:],
+        lambda y: torch.cat([y, y[:, 1:]], 2),
+        lambda y: F.grid_sample(y, y[:1, :2, :5, :7].permute(0, 2, 3, 1), align_corners=False),
+    ],
+)
+def test_what_an_operation_would_refuse_is_not_made_up(then: Callable[[Tensor], Tensor]) -> None:
+    model = Function(nn.Conv2d(8, 8, 1), lambda y, x: then(y))
+    with pytest.raises((RuntimeError, IndexError)):
+        run(model, BIG, ShapesOnly(model))
+
+
+def test_large_results_of_unknown_values_are_not_computed() -> None:
+    model = Function(nn.Conv2d(8, 8, 1), lambda y, x: torch.cat([y.softmax(1), y + 1], 1).exp())
+    assert not run(model, BIG, ShapesOnly(model)).results[0].any()
+
+
 READERS: list[Callable[[Tensor, Tensor], Tensor]] = [
     lambda y, x: y * y.sum().item(),
     lambda y, x: y if y.sum() > 0 else -y,
@@ -113,7 +178,7 @@ PAST: list[Callable[[Tensor, Tensor], object]] = [
     lambda y, x: y.tolist(),
     lambda y, x: y[0].numpy(),
     lambda y, x: np.asarray(x.new_zeros(2, 4).copy_(y)),
-    lambda y, x: torch.from_dlpack(y.__dlpack__()),
+    lambda y, x: y.__dlpack__(),
 ]
 
 

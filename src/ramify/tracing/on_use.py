@@ -8,7 +8,6 @@ memory that nobody has written to, which a system gives out for nothing.
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,17 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from ramify.tracing.recorder import leaves, mapped
+from ramify.tracing.unknown_values import LARGE, untouched_zeros
 from ramify.tracing.walk import modules_of
 from ramify.tracing.writes import storage_of, written_by
 
-_LARGE = 2**18
-"""Tensors of fewer bytes are made at once."""
 _KEPT = 2**25
 """How many bytes of what was made are kept for later operations: for layers that run in turn."""
 
 _SAME = frozenset({"aten::detach", "aten::alias"})
 """Operations whose result is the very weight: for what stands in for it, it stands in as well."""
-_PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 @dataclass
@@ -73,17 +70,16 @@ class OnUse:
         plain = self._seen and type(old) is Tensor and old.layout is torch.strided
         if not plain or old.device.type != "cpu" or not old.is_contiguous():
             return make()
-        size = math.prod(shape) * old.element_size()
-        if size < _LARGE or old.is_inference():
+        if math.prod(shape) * old.element_size() < LARGE or old.is_inference():
             return make()
-        # The C library might give it memory that was written to and freed: the system does not.
-        blank = torch.frombuffer(mmap.mmap(-1, size, **_PRIVATE), dtype=torch.uint8)
-        stands_in = blank.view(old.dtype).view(shape)
+        stands_in = untouched_zeros(shape, old)
         self._later[storage_of(stands_in)] = _Later(stands_in, make)
         return stands_in
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run an operation on the weights themselves."""
+        if not self._later:
+            return func(*args, **kwargs)
         given = leaves(kwargs, Tensor, leaves(args, Tensor))
         mutable = func._schema.is_mutable
         written = {storage_of(tensor) for tensor in written_by(func, args)} if mutable else set()

@@ -9,6 +9,7 @@ ends with `ValueAsked`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,11 @@ from torch import Tensor, nn
 from ramify.tracing.propagate import READS_VALUES
 from ramify.tracing.recorder import leaves, mapped, tensors_of
 from ramify.tracing.rules.registry import has_own_rule
+from ramify.tracing.unknown_values import result_of_unknown, untouched_zeros
 from ramify.tracing.writes import storage_of
 
 _MATRICES = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
 """Matrix products, and which of their arguments is the first factor."""
-_ACTIVATIONS = frozenset(f"aten::{n}" for n in "elu erf gelu hardswish mish silu tanh".split())
-"""What takes long for an entry, gives floats for floats, and zero for zero."""
 
 
 class ValueAsked(Exception):
@@ -90,8 +90,8 @@ class ShapesOnly:
                 self._asked = True
                 raise ValueAsked
             result = _zeros_like_product(func, args)
-            if unknown and func._schema.name in _ACTIVATIONS and args[0].is_floating_point():
-                result = torch.zeros_like(args[0])
+            if unknown and result is None and not func._schema.is_mutable:
+                result = result_of_unknown(func._schema.name, args, kwargs)
             unknown = unknown or result is not None
         if result is None:
             result = self._run(func, args, kwargs)
@@ -115,8 +115,14 @@ class ShapesOnly:
         if func._schema.name == "aten::index":  # by a mask, not by numbers
             masks = (t for t in leaves(args[1], Tensor) if t.dtype in (torch.bool, torch.uint8))
             return any(storage_of(mask) in self._unknown for mask in masks)
-        tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-        return func._schema.name in READS_VALUES or not tags.isdisjoint(func.tags)
+        return _gives_values(func)
+
+
+@functools.cache
+def _gives_values(func: Any) -> bool:
+    """Whether what an operation gives depends on values by more than its own values."""
+    tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+    return func._schema.name in READS_VALUES or not tags.isdisjoint(func.tags)
 
 
 def _refuses_sizes(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -150,14 +156,17 @@ def _zeros_like_product(func: Any, args: tuple[Any, ...]) -> Tensor | None:
         shape = (*one.shape[:-1], other.shape[-1])
         if first and not _broadcasts(args[0].shape, shape):
             return None
-        return one.new_zeros(shape)
+        return untouched_zeros(shape, one)
     if func._schema.name != "aten::convolution":
         return None
     source, weight = args[:2]
     made = _convolved(args)
     if made is None:
         return None
-    return source.new_zeros(made).contiguous(memory_format=_format(source, weight))
+    form = _format(source, weight)
+    if form == torch.contiguous_format:
+        return untouched_zeros(made, source)
+    return source.new_zeros(made).contiguous(memory_format=form)
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
