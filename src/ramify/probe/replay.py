@@ -13,7 +13,8 @@ from torch.nn.functional import avg_pool1d, avg_pool2d, avg_pool3d
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ramify.probe.curvature import kinks_of, smoothed, softened
-from ramify.tracing.recorder import Op, Ref, Tape, recurrent_layers_written_out
+from ramify.tracing.modes import recurrent_layers_written_out
+from ramify.tracing.recorder import Op, Ref, Tape
 
 ReadAt = Callable[[int, Tensor], Tensor]
 Before = Callable[[int, Any], None]

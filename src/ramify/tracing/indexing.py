@@ -25,8 +25,12 @@ from ramify.tracing.kept_state import giving_back
 from ramify.tracing.modes import set_attribute
 from ramify.tracing.on_use import OnUse
 from ramify.tracing.recorder import tensors_of
+from ramify.tracing.walk import modules_of
 
 Index = NDArray[np.int64]
+
+_FEW = 2**12
+"""Tensors of fewer entries are copied entry by entry, in fewer steps."""
 
 
 @dataclass(frozen=True)
@@ -377,7 +381,8 @@ def _select(tensor: Tensor, indices: Mapping[int, Index]) -> Tensor:
     sizes = {dim: tensor.shape[dim] for dim in indices}
     if not indices:
         return tensor.clone()
-    if not all(np.array_equal(i[: sizes[d]], np.arange(sizes[d])) for d, i in indices.items()):
+    orders = (np.array_equal(i[: sizes[d]], np.arange(sizes[d])) for d, i in indices.items())
+    if tensor.numel() < _FEW or not all(orders):
         for dim, index in indices.items():
             tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
         return tensor
@@ -422,9 +427,10 @@ def attribute_values(
 ) -> list[tuple[Any, str, object, object]]:
     """(module or configuration, attribute, old, new) for all attributes that the changes reach."""
     out: list[tuple[Any, str, object, object]] = []
+    modules = modules_of(model)
     for path, name, terms in attributes:
         if any(touches(term, changes) for term in terms):
-            module = model.get_submodule(path)
+            module = modules[path] if path in modules else model.get_submodule(path)
             if name == "__class__":  # torch's own attention gives way to one of free sizes
                 if is_stock(module):
                     out += [(module, *each) for each in conversion(module)]

@@ -409,11 +409,13 @@ def tensor_given_back(tensor: Tensor, value: Tensor | None = None) -> Callable[[
     data, grad, requires_grad = tensor.data, tensor.grad, tensor.requires_grad
 
     def give_back() -> None:
-        with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
-            if tensor.shape != data.shape or tensor.data_ptr() != data.data_ptr():
-                tensor.data = data
-            if value is not None and not torch.equal(tensor, value):
-                tensor.copy_(value)
+        moved = tensor.shape != data.shape or tensor.data_ptr() != data.data_ptr()
+        if moved or (value is not None and not torch.equal(tensor, value)):
+            with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
+                if moved:
+                    tensor.data = data
+                if value is not None and not torch.equal(tensor, value):
+                    tensor.copy_(value)
         if tensor.grad is not grad:
             tensor.grad = grad
         if tensor.requires_grad is not requires_grad:

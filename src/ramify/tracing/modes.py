@@ -1,12 +1,17 @@
-"""Train and eval mode, whatever a model makes of `train`, and attributes that refuse to be set."""
+"""Modes of a model and of torch for one run, and attributes that refuse to be set."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
+
+from ramify.tracing.walk import modules_of
 
 ABSENT = object()
 """The value of an attribute that is not there."""
@@ -49,3 +54,15 @@ def set_attribute(owner: Any, name: str, value: Any) -> None:
         own[name] = value
     else:
         setattr(owner, name, value)
+
+
+@contextlib.contextmanager
+def recurrent_layers_written_out(model: nn.Module) -> Iterator[None]:
+    """A fused recurrent layer hides what it reads; without it torch takes plain operations."""
+    if not any(isinstance(each, nn.RNNBase) for each in modules_of(model).values()):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a setting of other hardware, on the way in and out
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield

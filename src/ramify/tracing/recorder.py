@@ -15,7 +15,6 @@ import random
 import sys
 import threading
 import types
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,9 +30,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ramify.tracing.attention.multihead import of_free_sizes
 from ramify.tracing.kept_state import KeptState, giving_back, held_by, tensor_given_back
-from ramify.tracing.modes import enter_mode, set_attribute
+from ramify.tracing.modes import enter_mode, recurrent_layers_written_out, set_attribute
 from ramify.tracing.module_calls import ModuleCall, ModuleCalls
-from ramify.tracing.walk import modules_of
+from ramify.tracing.walk import modules_of, parameters_and_buffers, walked_once
 from ramify.tracing.walk import tensors_of as tensors_of
 from ramify.tracing.writes import Execute, Writes
 
@@ -142,7 +141,10 @@ def leaves(tree: Any, kind: type[T], found: list[T] | None = None) -> list[T]:
         found.append(tree)
     elif isinstance(tree, (tuple, list)):
         for item in tree:
-            leaves(item, kind, found)
+            if isinstance(item, kind):
+                found.append(item)
+            elif type(item) not in _LEAVES:
+                leaves(item, kind, found)
     elif isinstance(tree, dict):
         leaves(list(tree.values()), kind, found)
     return found
@@ -385,16 +387,17 @@ def record(  # noqa: PLR0913  (what may be asked of a run)
     Returns:
         The tape. Only the values of the outputs are kept, and of draws where asked.
     """
-    recorder = Recorder(model, inputs, watch, draws=draws, before=before, execute=execute)
-    torch.clear_autocast_cache()  # weights cast before, or of another shape, or without gradient
-    with (
-        untouched(model, inputs),
-        torch.set_grad_enabled(grad),
-        eager(),
-        recurrent_layers_written_out(model),
-        of_free_sizes(model),
-        recorder.modules.watching(recorder.shown, recorder.tape.calls.append),
-    ):
+    with contextlib.ExitStack() as around:
+        with walked_once(model):
+            recorder = Recorder(model, inputs, watch, draws=draws, before=before, execute=execute)
+            # They may hold weights cast before, or of another shape, or without gradient.
+            torch.clear_autocast_cache()
+            around.enter_context(untouched(model, inputs))
+            around.enter_context(torch.set_grad_enabled(grad))
+            around.enter_context(eager())
+            around.enter_context(recurrent_layers_written_out(model))
+            around.enter_context(of_free_sizes(model))
+        around.enter_context(recorder.modules.watching(recorder.shown, recorder.tape.calls.append))
         try:
             with recorder.writes:  # a model may change its weights when its mode changes
                 enter_mode(model, training)
@@ -434,18 +437,6 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
     steps = [("a mode", partial(set_attribute, module, "training", on)) for module, on in modes]
     with giving_back(lambda: steps):
         yield
-
-
-@contextlib.contextmanager
-def recurrent_layers_written_out(model: nn.Module) -> Iterator[None]:
-    """A fused recurrent layer hides what it reads; without it torch takes plain operations."""
-    if not any(isinstance(each, nn.RNNBase) for each in modules_of(model).values()):
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a setting of other hardware, on the way in and out
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield
 
 
 def _tensors(result: Any, within: tuple[Any, ...] = ()) -> list[Tensor]:
@@ -490,7 +481,7 @@ def untouched(model: nn.Module, *others: Any) -> Iterator[None]:
     """
     with alone():
         kept = KeptState([*modules_of(model).values(), *others])
-        parameters, buffers = list(model.parameters()), list(model.buffers())
+        parameters, buffers = (list(each.values()) for each in parameters_and_buffers(model))
         steps: list[Callable[[], Any]] = [tensor_given_back(each) for each in parameters]
         steps += [tensor_given_back(buffer, buffer.detach().clone()) for buffer in buffers]
         python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002

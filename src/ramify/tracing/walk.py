@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 _NAMED = nn.Module.named_modules
+
+_walked: list[tuple[nn.Module, dict[str, nn.Module]]] = []
+"""Models that stay as they are for now, and their modules."""
+
+
+@contextlib.contextmanager
+def walked_once(model: nn.Module) -> Iterator[None]:
+    """Inside the block no code of the model runs, so that one walk is enough."""
+    known = model, modules_of(model)
+    _walked.append(known)
+    try:
+        yield
+    finally:
+        _walked.remove(known)
 
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -16,6 +33,9 @@ def modules_of(model: nn.Module) -> dict[str, nn.Module]:
     Returns:
         Name -> module; the model itself goes by "".
     """
+    for known, modules in _walked:
+        if known is model:
+            return modules
     found: dict[str, nn.Module] = {}
     seen: set[nn.Module] = set()
     waiting: list[tuple[str, nn.Module]] = [("", model)]
@@ -35,9 +55,15 @@ def modules_of(model: nn.Module) -> dict[str, nn.Module]:
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer once, under its first name."""
+    parameters, buffers = parameters_and_buffers(model)
+    return parameters | buffers
+
+
+def parameters_and_buffers(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Every parameter once, under its first name, and every buffer."""
     kind, plain = type(model), nn.Module
     if (kind.named_parameters, kind.named_buffers) != (plain.named_parameters, plain.named_buffers):
-        return dict(model.named_parameters()) | dict(model.named_buffers())
+        return dict(model.named_parameters()), dict(model.named_buffers())
     parameters: dict[Tensor, str] = {}
     buffers: dict[Tensor, str] = {}
     for name, module in modules_of(model).items():
@@ -46,4 +72,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
             for key, tensor in held.items():
                 if tensor is not None:
                     names.setdefault(tensor, prefix + key)
-    return {name: tensor for names in (parameters, buffers) for tensor, name in names.items()}
+    named, others = (
+        {name: each for each, name in names.items()} for names in (parameters, buffers)
+    )
+    return named, others
