@@ -159,11 +159,10 @@ def _zeros_like_product(func: Any, args: tuple[Any, ...]) -> Tensor | None:
         return untouched_zeros(shape, one)
     if func._schema.name != "aten::convolution":
         return None
-    source, weight = args[:2]
-    made = _convolved(args)
+    source, made = args[0], _convolved(args)
     if made is None:
         return None
-    form = _format(source, weight)
+    form = _format(args)
     if form == torch.contiguous_format:
         return untouched_zeros(made, source)
     return source.new_zeros(made).contiguous(memory_format=form)
@@ -200,11 +199,13 @@ def _convolved(args: tuple[Any, ...]) -> tuple[int, ...] | None:
     return (source.shape[0], made, *sizes)
 
 
-def _format(source: Tensor, weight: Tensor) -> torch.memory_format:
-    """The memory format of a convolution's result."""
+def _format(args: tuple[Any, ...]) -> torch.memory_format:
+    """The memory format of a convolution's result, which depends on the kernel that torch picks."""
+    source, weight, bias, stride, padding, dilation, transposed, more, groups = args
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     last = formats.get(source.dim(), torch.contiguous_format)
-    for tensor in (source, weight):
-        if tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous():
-            return last
-    return torch.contiguous_format
+    if not any(t.is_contiguous(memory_format=last) and not t.is_contiguous() for t in args[:2]):
+        return torch.contiguous_format
+    settings = (stride, padding, dilation, transposed, more, groups, None)
+    kernel = torch._C._select_conv_backend(source, weight, bias, *settings)
+    return torch._C._conv_determine_backend_memory_format(source, weight, kernel)
