@@ -188,7 +188,7 @@ def test_settings_of_a_file_begin_a_run() -> None:
     call("grow", "--config", "one/config.json", *more, "--out", "three")
     three = json.loads(Path("three/config.json").read_text())
     changed = {"method": "random", "rule": "threshold", "most": 3, "fraction": None}
-    changed |= {"signed": None, "copies": None, "surrogate": None}
+    changed |= {"signed": None, "copies": None, "surrogate": None, "per_layer": None}
     assert three == one | changed
     Path("some.json").write_text('{"data": "digits", "lr": "fast"}')
     refused("grow", "--config", "some.json", said="lr is 'fast', which is not a number")

@@ -157,7 +157,6 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
         bounds = WidthBounds(keep, ceiling)
         limits: Event = {"rounds": checked_rounds(rounds), "budget": checked_budget(budget)}
         limits |= bounds.plain() | ({"depth": True} if depth else {})
-        check_total(training, rounds)
         loop = begin(
             model,
             loss,
@@ -171,6 +170,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
             checkpoint=checkpoint,
             tags=tags,
         )
+        check_total(training, rounds)
         graph = _traced(model, inputs, rounds)
         bounds.floors_and_ceilings(graph)
         if depth:
