@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_structure
 
 from ramify.errors import RamifyError
@@ -207,7 +208,7 @@ _PLAIN_TABLES = frozenset({dict, collections.OrderedDict, list, set})
 
 def _is_works(kind: type) -> bool:
     """Whether a class is part of torch or Python itself: a lock, a queue, a compiled graph."""
-    if issubclass(kind, nn.Module):
+    if issubclass(kind, (nn.Module, Optimizer)):  # they hold what belongs to the model
         return False
     if kind in _PLAIN_TABLES:
         return True
