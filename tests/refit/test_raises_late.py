@@ -11,8 +11,8 @@ from ramify.refit import cut, outcome
 from tests.nets import per_sample
 
 
-@pytest.mark.parametrize("where", ["warning", "log"])
-def test_after_a_warning_or_a_log_that_raises_model_and_optimizer_still_fit(where):
+def trained():
+    """A network that has made a step, its data and its optimizer."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 5))
     x = torch.randn(64, 16)
@@ -20,11 +20,17 @@ def test_after_a_warning_or_a_log_that_raises_model_and_optimizer_still_fit(wher
     optimizer = torch.optim.Adam(net.parameters())
     per_sample(net, data).mean().backward()
     optimizer.step()
+    return net, data, optimizer
+
+
+@pytest.mark.parametrize("where", ["warning", "log"])
+def test_after_a_warning_or_a_log_that_raises_model_and_optimizer_still_fit(where):
+    net, data, optimizer = trained()
 
     def log(report):
         raise RuntimeError("the disk is full")
 
-    graph, budget = ramify.trace(net, x[:2]), {"params": 140}
+    graph, budget = ramify.trace(net, data[0][:2]), {"params": 140}
     with warnings.catch_warnings():
         warnings.simplefilter("error" if where == "warning" else "ignore")
         report = log if where == "log" else None
@@ -38,15 +44,9 @@ def test_after_a_warning_or_a_log_that_raises_model_and_optimizer_still_fit(wher
 
 def test_an_error_while_weights_are_put_leaves_all_as_it_was(monkeypatch):
     """The edit is made by then, and optimizer, average and graph have followed it."""
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 5))
-    x = torch.randn(64, 16)
-    data = x, net(x).argmax(1)
-    optimizer = torch.optim.Adam(net.parameters())
-    per_sample(net, data).mean().backward()
-    optimizer.step()
+    net, data, optimizer = trained()
     average = torch.optim.swa_utils.AveragedModel(net)
-    graph = ramify.trace(net, x[:2])
+    graph = ramify.trace(net, data[0][:2])
 
     def values():
         state = [optimizer.state[parameter] for parameter in net.parameters()]

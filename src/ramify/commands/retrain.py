@@ -94,11 +94,11 @@ def shapes_after(
     Raises:
         RamifyError: There were fewer changes, or blocks came or went in one of them.
     """
-    recipes = []
+    recipes, events = [], folder.events()
     for seed in SHAPED[folder.command()].read(folder.config()).all_seeds:
         edits = [
             event
-            for event in folder.events()
+            for event in events
             if event["event"] == "edit" and event["arm"] in SHAPES and event["seed"] == seed
         ]
         if number > len(edits):
