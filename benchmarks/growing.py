@@ -7,8 +7,8 @@
 `mnist14`: the images of MNIST in the folder that RAMIFY_DATA names, averaged over 2×2 pixels, 6,000
 to train on, all 10,000 of the test set, and the digits network from four channels a layer to 4,000
 parameters in 72 epochs. `resnet20` and `vgg19`: all images of CIFAR-10, from 4 channels to 100,000
-parameters and from 16 to 250,000, in 30 epochs, which compute in bfloat16. `resnet20-16` and
-`vgg19-16`: the same, of images averaged over 2×2 pixels after augmentation, in a third of the time.
+parameters and from 16 to 250,000, in 30 epochs. `resnet20-16` and `vgg19-16`: the same, of images
+averaged over 2×2 pixels after augmentation, in a third of the time.
 
 A grown network is edited every `--every` epochs until it has `--budget` parameters, and trains on
 to `--total` epochs; its shape is then trained from fresh weights for as many, and so is a uniformly

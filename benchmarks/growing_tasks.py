@@ -104,7 +104,7 @@ def mnist14() -> Task:
 
 
 def cifar10(name: str, width: int, budget: int, pooled: int = 1) -> Task:
-    """A network on all images of CIFAR-10, whose training computes in bfloat16.
+    """A network on all images of CIFAR-10.
 
     Args:
         name: of the network, as `ramify.models.build` knows it.
@@ -131,16 +131,11 @@ def cifar10(name: str, width: int, budget: int, pooled: int = 1) -> Task:
         example,
         epochs,
         _in_parts(images(data.x_test), data.y_test),
-        _in_bfloat16,
+        cross_entropy,
         total=30,
         every=1,
         budget=budget,
     )
-
-
-def _in_bfloat16(model: nn.Module, batch: Batch) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        return cross_entropy(model, batch).float()
 
 
 TASKS: dict[str, Callable[[], Task]] = {
