@@ -10,7 +10,7 @@ import torch
 
 import ramify
 from ramify.models import build
-from tests.cli.test_grow_retrain import (
+from tests.cli.calls import (
     call,
     folder,  # noqa: F401  (every command runs in an empty folder, on noisy copies of three images)
     interrupt,

@@ -1,77 +1,37 @@
-"""The command line of grow and retrain: what works, what is refused and how, what Ctrl-C leaves."""
+"""The command line of grow: what works, what is refused and how, what Ctrl-C leaves."""
 
 import json
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from typer.main import get_command
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 import ramify
 from ramify.cli import app, runs
-from ramify.commands.display import Display
 from ramify.commands.grow_settings import LEARNED
-from ramify.data import Dataset
-from ramify.data import load as load_named
 from ramify.errors import RamifyError
 from ramify.methods.registry import METHODS
 from ramify.models import build
+from tests.cli.calls import (
+    GROW,
+    call,
+    folder,  # noqa: F401  (every command runs in an empty folder, on noisy copies of three images)
+    interrupt,
+    refused,
+    seed_network,
+    timeless,
+)
 
 SCORED = ("random", "net2net", "new-neuron", "boosting", "l1", "bn")
-SMALL = "--data digits --width 2 --rounds 1 --epochs 1 --probe-samples 20 --batch-size 15".split()
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every command runs in an empty folder, on noisy copies of three images."""
-    monkeypatch.chdir(tmp_path)
-    generator = torch.Generator().manual_seed(7)
-    labels = torch.arange(60) % 3
-    images = torch.randn(3, 1, 8, 8, generator=generator)[labels]
-    images = images + 0.5 * torch.randn(60, 1, 8, 8, generator=generator)
-    data = Dataset("d", images[:45], labels[:45], images[45:], labels[45:], ("a", "b", "c"))
-
-    def load(name: str, **named: str) -> Dataset:
-        return data if name == "digits" else load_named(name, **named)
-
-    monkeypatch.setattr("ramify.commands.show.load", load)
-    monkeypatch.setattr("ramify.commands.jobs.load", load)
-    return tmp_path
-
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
-
-
-def refused(result: Result, pattern: str) -> None:
-    """One clean sentence on standard error, exit code 2."""
-    assert result.exit_code == 2, result.output
-    assert re.fullmatch(rf"error: .*{pattern}.*\n", result.stderr), result.stderr
-    assert "Traceback" not in result.output
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """Ctrl-C behind the event of that number."""
-    original: Callable[[Display, dict[str, Any]], None] = Display.event
-    left = [after]
-
-    def event(self: Display, seen: dict[str, Any]) -> None:
-        original(self, seen)
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Display, "event", event)
 
 
 def test_grow_leaves_a_whole_run_folder() -> None:
-    result = call("grow", *SMALL, "--compare", "--seeds", "2")
+    result = call("grow", *GROW, "--compare", "--seeds", "2")
     assert result.exit_code == 0, result.output
     run = Path("runs/digits")
     assert sorted(os.listdir(run)) == [
@@ -104,13 +64,9 @@ def test_grow_leaves_a_whole_run_folder() -> None:
     )
 
 
-def seed_network() -> nn.Module:
-    return build("digits_net", dataset_shape=(1, 8, 8), classes=3, width=2)
-
-
 def test_a_second_run_takes_the_next_folder() -> None:
     for _ in range(2):
-        assert call("grow", *SMALL, "--rounds", "0").exit_code == 0
+        assert call("grow", *GROW, "--rounds", "0").exit_code == 0
     assert sorted(os.listdir("runs")) == ["digits", "digits-2"]
 
 
@@ -182,7 +138,7 @@ def test_every_option_reaches_the_settings() -> None:
     absent = ("most", "threshold", "tradeoff", "phase", *LEARNED)
     assert config == options | read | dict.fromkeys(absent)
     flat = ["--most", "1", "--threshold", "-0.0001", "--compare", "--out", "other"]
-    assert call("grow", *SMALL, *flat).exit_code == 0
+    assert call("grow", *GROW, *flat).exit_code == 0
     config = json.loads(Path("other/config.json").read_text())
     assert (config["most"], config["threshold"], config["compare"]) == (1, -0.0001, True)
     assert config["fraction"] is None
@@ -226,7 +182,7 @@ def test_an_end_by_torchrun_while_another_error_is_told_says_how_to_go_on(
 
     monkeypatch.setattr(runs, "run_jobs", broken)
     monkeypatch.setattr(runs, "write_report", ended)
-    result = call("grow", *SMALL, "--out", "run")
+    result = call("grow", *GROW, "--out", "run")
     assert result.exit_code == 130
     assert "stopped; to go on: ramify grow --resume run" in result.stdout
 
@@ -238,10 +194,10 @@ def test_a_table_gives_its_folder_a_name_without_the_ending() -> None:
 
 
 def test_ctrl_c_leaves_a_usable_folder_and_resume_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call("grow", *SMALL, "--out", "whole").exit_code == 0
+    assert call("grow", *GROW, "--out", "whole").exit_code == 0
     with monkeypatch.context() as patch:
         interrupt(patch, 2)
-        result = call("grow", *SMALL, "--out", "run")
+        result = call("grow", *GROW, "--out", "run")
     assert result.exit_code == 130
     assert "stopped; to go on: ramify grow --resume run" in result.stdout
     assert "Traceback" not in result.output
@@ -257,17 +213,8 @@ def test_ctrl_c_leaves_a_usable_folder_and_resume_ends_it(monkeypatch: pytest.Mo
     assert Path("run/config.json").read_text() == Path("whole/config.json").read_text()
 
 
-def timeless(run: str) -> list[Any]:
-    def cut(value: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in value.items() if k not in ("t", "seconds")}
-
-    lines = Path(run, "metrics.jsonl").read_text().splitlines()
-    rows = json.loads(Path(run, "summary.json").read_text())["rows"]
-    return [cut(json.loads(line)) for line in lines] + [cut(row) for row in rows]
-
-
 def test_resume_refuses_other_settings() -> None:
-    assert call("grow", *SMALL, "--out", "run").exit_code == 0
+    assert call("grow", *GROW, "--out", "run").exit_code == 0
     refused(call("grow", "--resume", "run", "--lr", "0.7"), r"begun with lr = 0.1, not 0.7; resume")
     refused(
         call("grow", "--resume", "run", "--out", "new"), "--out and --resume exclude each other"
@@ -288,7 +235,7 @@ def test_resume_names_the_damaged_file(
 ) -> None:
     with monkeypatch.context() as patch:
         interrupt(patch, 2)
-        call("grow", *SMALL, "--out", "run")
+        call("grow", *GROW, "--out", "run")
     file = Path("run", name)
     file.write_bytes(b"{oops\n" + file.read_bytes()[6:])
     refused(call("grow", "--resume", "run"), pattern)
@@ -366,105 +313,14 @@ def test_mistakes_are_one_sentence_and_leave_nothing(arguments: str, pattern: st
 
 
 def test_a_setting_of_the_wrong_type_is_one_sentence() -> None:
-    assert call("grow", *SMALL, "--out", "run").exit_code == 0
+    assert call("grow", *GROW, "--out", "run").exit_code == 0
     file = Path("run/config.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | {"lr": "fast"}))
     refused(call("grow", "--resume", "run"), "config.json gives lr as 'fast', which is not a numb")
 
 
-def accuracies(run: str) -> list[tuple[str, float]]:
-    rows = json.loads(Path(run, "summary.json").read_text())["rows"]
-    return [(row["arm"], row["test_accuracy"]["mean"]) for row in rows]
-
-
-def test_retrain_trains_the_shape_from_scratch_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call("grow", *SMALL, "--seeds", "2", "--out", "run").exit_code == 0
-    result = call("retrain", "run", "--epochs", "3", "--lr", "0.05", "--out", "whole")
-    assert result.exit_code == 0, result.output
-    with monkeypatch.context() as patch:
-        interrupt(patch, 5)
-        result = call("retrain", "run", "--epochs", "3", "--lr", "0.05")
-    assert result.exit_code == 130
-    assert "to go on: ramify retrain --resume run/retrain" in result.stdout
-    assert not Path("run/retrain/summary.json").exists()
-    refused(call("retrain", "run"), "by --out, or go on with that run by --resume run/retrain")
-    refused(call("grow", "--resume", "run/retrain"), "use ramify retrain --resume run/retrain")
-    assert call("retrain", "--resume", "run/retrain").exit_code == 0
-    assert timeless("run/retrain") == timeless("whole")
-    for name in ("model", "model-1"):
-        for suffix in (".safetensors", ".json"):
-            own, other = Path("whole", name + suffix), Path("run/retrain", name + suffix)
-            assert own.read_bytes() == other.read_bytes()
-        grown, fresh = (
-            ramify.load(f"{run}/{name}", build=seed_network) for run in ("run", "whole")
-        )
-        pairs = list(zip(grown.parameters(), fresh.parameters(), strict=True))
-        assert [one.shape for one, _ in pairs] == [two.shape for _, two in pairs]
-        assert not torch.equal(*pairs[0])
-    config = json.loads(Path("whole/config.json").read_text())
-    assert (config["epochs"], config["lr"], config["batch_size"]) == (3, 0.05, 15)
-    refused(call("retrain", "run", "--seeds", "3", "--out", "b"), "run holds 2 networks, and each")
-
-
-def test_retrain_takes_the_shape_of_any_round() -> None:
-    assert call("grow", *SMALL, "--rounds", "2", "--seeds", "2", "--out", "run").exit_code == 0
-    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
-    edits = [e for e in lines if e["event"] == "edit"]
-    assert len(edits) == 4
-    for number in range(3):
-        result = call("retrain", "run", "--epochs", "1", "--round", str(number))
-        assert result.exit_code == 0, result.output
-        for seed, name in enumerate(("model", "model-1")):
-            own = [e for e in edits if e["seed"] == seed]
-            params = own[number - 1]["params_after"] if number else own[0]["params_before"]
-            fresh = ramify.load(f"run/retrain-{number}/{name}", build=seed_network)
-            assert sum(p.numel() for p in fresh.parameters()) == params
-    shapes = [
-        json.loads(Path(place, "model.json").read_text())["shapes"]
-        for place in ("run", "run/retrain-2")
-    ]
-    assert shapes[0] == shapes[1]
-    refused(call("retrain", "run", "--round", "3"), "run has 2 changes of the shape with seed 0")
-    refused(
-        call("retrain", "run/model", "--data", "digits", "--model", "digits_net", "--round", "1"),
-        "run/model is a saved network, which has one shape: leave round out.",
-    )
-
-
-def test_retrain_makes_as_many_epochs_as_the_run() -> None:
-    assert call("grow", *SMALL, "--out", "run").exit_code == 0
-    assert call("retrain", "run").exit_code == 0
-    assert json.loads(Path("run/retrain/config.json").read_text())["epochs"] == 2
-    assert [arm for arm, _ in accuracies("run/retrain")] == ["retrained"]
-    assert "retrained" in Path("run/report.html").read_text()
-
-
-def test_retrain_takes_a_saved_network() -> None:
-    ramify.save(build("digits_net", dataset_shape=(1, 8, 8), classes=3, width=5), "net")
-    refused(
-        call("retrain", "net"),
-        "net is a saved network, not a run; to retrain it, say with --data and --mode",
-    )
-    options = "--data digits --model digits_net --epochs 1 --batch-size 15 --seeds 2".split()
-    for source in ("net", "net.safetensors"):
-        result = call("retrain", source, *options)
-        assert result.exit_code == 0, result.output
-        assert "mean ± sample standard deviation over n = 2 seeds" in result.stdout
-        shapes = json.loads(Path("net-retrain/model.json").read_text())["shapes"]
-        assert shapes == json.loads(Path("net.json").read_text())["shapes"]
-        Path("net-retrain").rename(source + "-done")
-    refused(call("retrain", "net", *options[:3], "vgg19"), "class")
-
-
-def test_retrain_of_an_unfinished_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        interrupt(patch, 2)
-        call("grow", *SMALL, "--out", "run")
-    refused(call("retrain", "run"), "run is not finished; go on with it by ramify grow --resume")
-
-
 def test_a_run_that_diverges_says_so_and_stays_usable() -> None:
-    result = call("grow", *SMALL, "--lr", "1e30", "--out", "run")
+    result = call("grow", *GROW, "--lr", "1e30", "--out", "run")
     refused(result, r"round 0, epoch 0")
     assert Path("run/report.html").exists()
     refused(call("grow", "--resume", "run"), r"round 0, epoch 0")
@@ -478,7 +334,7 @@ def test_a_model_of_the_user_grows(monkeypatch: pytest.MonkeyPatch) -> None:
         "    layers = nn.Linear(64, 3), nn.ReLU(), nn.Linear(3, classes)\n"
         "    return nn.Sequential(nn.Flatten(), *layers)\n"
     )
-    result = call("grow", "--model", "mine_for_test:build", *SMALL[:2], *SMALL[4:], "--out", "run")
+    result = call("grow", "--model", "mine_for_test:build", *GROW[:2], *GROW[4:], "--out", "run")
     assert result.exit_code == 0, result.output
     events = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     edits = [event for event in events if event["event"] == "edit"]
@@ -499,7 +355,7 @@ def test_show_prints_the_channel_groups(where: list[str]) -> None:
 
 
 def test_report_writes_the_page_again() -> None:
-    assert call("grow", *SMALL, "--out", "run").exit_code == 0
+    assert call("grow", *GROW, "--out", "run").exit_code == 0
     Path("run/report.html").unlink()
     result = call("report", "run")
     assert result.exit_code == 0
