@@ -38,7 +38,8 @@ from ramify.cost import CostModel
 from ramify.data import load
 from ramify.methods.registry import method_named
 from ramify.models.blocks import conv_norm_relu
-from ramify.train.epoch import Training, cross_entropy, make_optimizer, mean_loss, train_epoch
+from ramify.probe.loss import mean_loss
+from ramify.train.epoch import Training, cross_entropy, make_optimizer, train_epoch
 from ramify.train.norm_statistics import recompute_statistics
 
 Batch = tuple[Tensor, Tensor]

@@ -19,8 +19,9 @@ import ramify
 from experiments.continuity.networks import NETWORKS, Network, make_optimizer
 from ramify.data import Dataset, batches, load
 from ramify.edit import plan_edits
+from ramify.probe.loss import mean_loss
 from ramify.tracing.indexing import Scaling, reindex
-from ramify.train.epoch import cross_entropy, mean_loss
+from ramify.train.epoch import cross_entropy
 
 Batch = tuple[Tensor, Tensor]
 Curve = list[tuple[int, float, float]]  # step; loss in evaluation mode, and by batch statistics

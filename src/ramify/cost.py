@@ -24,10 +24,19 @@ from ramify.tracing import ChannelGraph, trace
 from ramify.tracing.blocks import Block
 from ramify.tracing.dims import Atom, Fixed, Sum, Term, resolve
 from ramify.tracing.indexing import Index, new_size
-from ramify.tracing.operation_cost import RESOURCES, Cost, count
+from ramify.tracing.operation_cost import RESOURCES, Cost, counted_macs
 from ramify.tracing.recorder import Ref
 
-__all__ = ["RESOURCES", "Cost", "CostModel", "Sizes", "count", "graph_cost", "growth", "model_cost"]
+__all__ = [
+    "RESOURCES",
+    "Cost",
+    "CostModel",
+    "Sizes",
+    "counted_macs",
+    "graph_cost",
+    "growth",
+    "model_cost",
+]
 
 
 def model_cost(model: nn.Module, inputs: Any) -> Cost:
@@ -103,7 +112,7 @@ def _count_all(
     sizes = Sizes(graph, size)
     kinds: dict[str, Any] = {}
     for position, op in enumerate(graph.tapes[0].ops):
-        kind, macs = count(op, sizes.of)
+        kind, macs = counted_macs(op, sizes.of)
         if kind:
             kinds[kind] = kinds.get(kind, 0) + macs * (1 + times[position])
     return params, kinds

@@ -1,6 +1,13 @@
 import pytest
 
-from ramify.cli.sweep_space import Choices, Range, combinations, in_words, settings_of, space_of
+from ramify.cli.sweep_space import (
+    Choices,
+    Range,
+    combinations,
+    drawn_in_words,
+    settings_of,
+    space_of,
+)
 from ramify.commands.grow_settings import GrowSettings
 from ramify.commands.prune_settings import PruneSettings
 from ramify.errors import RamifyError
@@ -22,7 +29,7 @@ def test_what_was_drawn_becomes_settings_of_their_types() -> None:
         **{"budget": {"macs": "30%"}, "lr": 0.125, "rounds": 2, "batch_size": 16, "refit": False}
     }
     assert settings_of(GrowSettings, {"keep": "layer1*=3"}) == {"keep": {"layer1*": 3}}
-    assert in_words({"lr": 1 / 3, "method": "s2d"}) == "lr=0.3333 method=s2d"
+    assert drawn_in_words({"lr": 1 / 3, "method": "s2d"}) == "lr=0.3333 method=s2d"
 
 
 def test_every_combination_of_choices() -> None:

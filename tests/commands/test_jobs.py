@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from ramify.commands import jobs
 from ramify.commands.grow import run_grow
 from ramify.commands.grow_settings import GrowSettings
-from ramify.commands.jobs import Shuffled, plan, prepare, save_unfinished, settle
+from ramify.commands.jobs import Shuffled, plan, prepare, save_unfinished, settle_metrics
 from ramify.commands.run_folder import RunFolder
 from ramify.data import Dataset
 from ramify.errors import RamifyError
@@ -291,7 +291,7 @@ def test_metrics_behind_the_checkpoint_are_cut_back(
     folder.append(known[-1] | {"round": 77})
     with (folder.path / "metrics.jsonl").open("a") as file:
         file.write('{"event": "epoch", "jo')
-    assert settle(folder) == set()
+    assert settle_metrics(folder) == set()
     assert folder.events() == known
     folder.append({"event": "epoch", "job": "grown-0"})
     assert len(folder.events()) == len(known) + 1

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import ramify
 from ramify import Drop, RamifyError
-from ramify.refit.outcome import mean_loss
+from ramify.probe.loss import mean_loss
 from tests.block_nets import Linked, PreActivation, ResNet, lively, made
 from tests.checks import distance, outputs, snapshot
 

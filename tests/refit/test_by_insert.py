@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import ramify
 from ramify import RamifyError
-from ramify.refit.outcome import mean_loss
+from ramify.probe.loss import mean_loss
 from tests.block_nets import made
 from tests.checks import snapshot
 

@@ -95,10 +95,10 @@ def test_groups_in_parts_have_the_same_scores(monkeypatch):
     net, data, _ = task()
     graph = ramify.trace(net, data[0][:1])
     groups = [group for group in graph.groups if group.can_prune]
-    assert list(curvature.in_parts(graph, groups)) == [groups]
+    assert list(curvature.groups_in_parts(graph, groups)) == [groups]
     at_once = Takeover().propose(graph, loss, batches(data))
     monkeypatch.setattr(curvature, "AT_ONCE", 0)
-    assert list(curvature.in_parts(graph, groups)) == [[group] for group in groups]
+    assert list(curvature.groups_in_parts(graph, groups)) == [[group] for group in groups]
     assert len(groups) > 1
     assert Takeover().propose(graph, loss, batches(data)) == at_once
 

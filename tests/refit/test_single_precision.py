@@ -3,7 +3,7 @@
 import torch
 
 from ramify.refit import ridge, surgery
-from ramify.refit.surgery import Block, curvature_of, eliminate
+from ramify.refit.surgery import ReaderState, curvature_of, eliminate
 from ramify.refit.symmetric import LARGE, bearable
 
 
@@ -18,7 +18,9 @@ def large_block(strength, largest=1.0):
     slopes = torch.randn(24, 24, generator=draw, dtype=torch.float64)
     where = torch.arange(LARGE).view(1, -1, 16)
     moments = (reads.t() @ reads / 400)[None]
-    return Block.of(moments, curvature_of(weight, (slopes @ slopes.t())[None]), where, strength)
+    return ReaderState.of(
+        moments, curvature_of(weight, (slopes @ slopes.t())[None]), where, strength
+    )
 
 
 def test_channels_go_in_the_same_order_in_single_precision(monkeypatch):

@@ -8,7 +8,7 @@ from torch import nn
 
 import ramify
 from ramify.refit.curvature import reads_of
-from ramify.refit.surgery import Block, curvature_of, eliminate
+from ramify.refit.surgery import ReaderState, curvature_of, eliminate
 
 STRENGTH = 0.01
 
@@ -28,7 +28,7 @@ def reader(channels, features, groups=1, outputs=4):
 
 def block(moments, weight, gradients, where):
     """The block of a reader."""
-    return Block.of(moments, curvature_of(weight, gradients), where, STRENGTH)
+    return ReaderState.of(moments, curvature_of(weight, gradients), where, STRENGTH)
 
 
 def brute(readers, left):
@@ -89,7 +89,7 @@ def test_moments_that_rounding_left_indefinite_still_say_what_is_free():
     assert torch.linalg.cholesky_ex(moments)[1].any()
     weight, gradients = torch.randn(1, 12, 3), torch.eye(3)[None]
     where = torch.arange(12).view(1, 12, 1)
-    flat = Block.of(moments, curvature_of(weight, gradients), where, 1e-9)
+    flat = ReaderState.of(moments, curvature_of(weight, gradients), where, 1e-9)
     whole = float((weight[0].t() @ moments[0] @ weight[0]).trace() / 2)
     order, costs = eliminate([flat], 4)
     assert len(set(order)) == 8

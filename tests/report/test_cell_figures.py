@@ -8,8 +8,8 @@ import numpy as np
 from ramify.report.cell_figures import (
     CellEdge,
     cell_figure,
-    in_words,
     mixing_figure,
+    operation_in_words,
     operation_kind,
 )
 from ramify.report.theme import DARK, LIGHT, svg
@@ -27,7 +27,7 @@ def cell() -> tuple[list[str], list[CellEdge]]:
 def test_operations_have_a_kind_and_words() -> None:
     kinds = [operation_kind(name) for name in ("nor_conv_3x3", "dil_conv_5x5", "skip_connect")]
     assert kinds == ["conv", "dil", "skip"]
-    words = [in_words(name) for name in ("max_pool_3x3", "skip_connect", "nor_conv_1x1")]
+    words = [operation_in_words(name) for name in ("max_pool_3x3", "skip_connect", "nor_conv_1x1")]
     assert words == ["max pool 3×3", "skip", "conv 1×1"]
 
 

@@ -14,7 +14,7 @@ from ramify.report import write_comparison, write_report
 from ramify.report.compare_figures import front_figure
 from ramify.report.comparison import (
     COSTS,
-    Network,
+    ArmResult,
     as_csv,
     as_markdown,
     best_words,
@@ -32,7 +32,7 @@ Events = list[dict[str, Any]]
 Write = Callable[..., Path]
 
 
-def network(number: int, accuracy: float, params: float, macs: float = 1.0) -> Network:
+def network(number: int, accuracy: float, params: float, macs: float = 1.0) -> ArmResult:
     stat = statistic([1.0])
     row: Row = {
         "arm": "grown",
@@ -44,7 +44,7 @@ def network(number: int, accuracy: float, params: float, macs: float = 1.0) -> N
         "steps": stat,
         "seconds": stat,
     }
-    return Network(number, f"run-{number}", "digits", "grown", row)
+    return ArmResult(number, f"run-{number}", "digits", "grown", row)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_the_front_is_what_no_other_network_beats() -> None:
     for _ in range(50):
         several = [network(i, draw.randrange(6) / 10, draw.randrange(1, 6)) for i in range(8)]
 
-        def beats(one: Network, other: Network) -> bool:
+        def beats(one: ArmResult, other: ArmResult) -> bool:
             mine, theirs = (
                 (one.value, -one.cost("params")),
                 (other.value, -other.cost("params")),

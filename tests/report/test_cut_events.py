@@ -8,14 +8,14 @@ import pytest
 from ramify.report.cut_events import (
     Layer,
     Phase,
-    Reader,
+    RefittedLayer,
     by_seed,
     curve,
     in_loss,
     layers_of,
     offsets,
     phases,
-    readers_of,
+    refitted_layers,
     sensitivities,
     sizes,
 )
@@ -110,10 +110,13 @@ def test_layers_of_a_method_that_only_scores() -> None:
 
 def test_layers_that_lost_nothing_were_not_refitted() -> None:
     cut = cut_event(FULL, SMALL[0])
-    assert readers_of(cut) == [Reader("conv2", 0.01, 0.4, 0.02), Reader("head", 0.1, 0.1, 0.05)]
+    assert refitted_layers(cut) == [
+        RefittedLayer("conv2", 0.01, 0.4, 0.02),
+        RefittedLayer("head", 0.1, 0.1, 0.05),
+    ]
     cut["refitted"][1]["strength"] = math.nan  # as runs of some days wrote it
-    assert [reader.name for reader in readers_of(cut)] == ["head"]
-    assert readers_of({}) == []
+    assert [reader.name for reader in refitted_layers(cut)] == ["head"]
+    assert refitted_layers({}) == []
 
 
 def test_sensitivities_are_one_for_each_network() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from ramify.data.metric import ACCURACY, PERPLEXITY
 from ramify.report.compare_figures import front_figure
-from ramify.report.comparison import Network, as_markdown, best_words, front
+from ramify.report.comparison import ArmResult, as_markdown, best_words, front
 from ramify.report.reader import read_events
 from ramify.report.run_figures import focus
 from ramify.report.tables import Row, measured, results_table, texts_of
@@ -21,9 +21,9 @@ def result(value: float, params: int) -> dict[str, Any]:
     }
 
 
-def network(number: int, value: float, params: int) -> Network:
+def network(number: int, value: float, params: int) -> ArmResult:
     [row] = results_table([result(value, params)])
-    return Network(number, f"run-{number}", "novels", "grown", row)
+    return ArmResult(number, f"run-{number}", "novels", "grown", row)
 
 
 def test_a_row_has_the_metric_of_its_events() -> None:
@@ -50,7 +50,7 @@ def test_what_is_lower_is_better() -> None:
 
 def test_tables_of_two_metrics_stand_apart() -> None:
     [row] = results_table([{**result(1.0, 5), "metric": None, "test_accuracy": 0.5}])
-    both = [network(1, 9.0, 10), Network(2, "digits", "digits", "grown", row)]
+    both = [network(1, 9.0, 10), ArmResult(2, "digits", "digits", "grown", row)]
     first, second = as_markdown(both).split("\n\n")
     assert "test perplexity" in first
     assert "| test accuracy |" in second

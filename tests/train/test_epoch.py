@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ramify.errors import RamifyError
+from ramify.probe.loss import mean_loss
 from ramify.train.epoch import (
     Training,
     cross_entropy,
     evaluate,
     evaluating,
     make_optimizer,
-    mean_loss,
     train_epoch,
 )
 
@@ -221,7 +221,11 @@ def test_measures_weigh_every_sample_alike() -> None:
     def entropy(net: nn.Module, batch: Batch) -> Tensor:
         return nn.functional.cross_entropy(net(batch[0]), batch[1], reduction="none")
 
-    assert mean_loss(model, entropy, parts) == pytest.approx(loss)
+    model.train()
+    assert mean_loss(model, entropy, iter(parts)) == pytest.approx(loss)
+    assert model.training
+    with pytest.raises(RamifyError, match="there is no batch to measure the loss on"):
+        mean_loss(model, entropy, iter(()))
 
 
 def test_smoothing_spreads_a_share_of_each_label_over_all_classes() -> None:

@@ -11,7 +11,7 @@ import ramify
 from ramify.errors import RamifyError
 from ramify.relax import Pairs
 from ramify.train.epoch import Training, cross_entropy, optimizer_over
-from ramify.train.rounds import Choice, edit_event, measured
+from ramify.train.rounds import Choice, edit_event, measured_edit
 from ramify.train.scored import Scores, search_widths
 from ramify.train.width_search import PLAIN, WidthSearch
 
@@ -153,7 +153,7 @@ def test_the_origin_of_a_group_that_an_edit_divides_is_left_out() -> None:
     """In Swin, a head of one channel leaves queries and keys as two groups."""
     net, _, inputs = problem()
     graph = ramify.apply(ramify.trace(net, inputs), [ramify.Prune("0", 1)])
-    after = measured(graph, 0.5)
+    after = measured_edit(graph, 0.5)
     before = {**after, "widths": {"0": 6}}
     assert graph.origin == {"0": [0, 2, 3, 4, 5], "3": [0, 1]}
     event = edit_event(graph, [], Choice(), before, after)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 import typer
 from pydantic.fields import FieldInfo
 
-from ramify.commands.defaults import in_words
+from ramify.commands.defaults import default_in_words
 from ramify.commands.settings import PANELS, RUN, Settings, option_of
 from ramify.errors import RamifyError
 
@@ -109,7 +109,7 @@ def _option(name: str, kind: type[Settings], field: FieldInfo) -> Any:
 def _help(name: str, kind: type[Settings], text: str, entry: Mapping[str, Any]) -> str:
     """What an option is, its value where it is left open, and when it counts."""
     sentences, options = [text.removesuffix(".")], kind.options()
-    if words := in_words(kind.kind, name):
+    if words := default_in_words(kind.kind, name):
         sentences.append(f"Default: {words}")
     for other, takers in entry["of"].items():
         rest = [choice for choice in options[other]["choices"] if choice not in takers]

@@ -106,7 +106,7 @@ def settings_of(kind: type[Settings], drawn: Mapping[str, Any]) -> dict[str, Any
     return parsed(options, {name: (kind, field) for name, field in kind.model_fields.items()})
 
 
-def in_words(drawn: Mapping[str, Any]) -> str:
+def drawn_in_words(drawn: Mapping[str, Any]) -> str:
     """What was drawn, such as ``lr=0.0312 method=s2d``."""
     return " ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"

@@ -16,7 +16,7 @@ from ramify.cli.sweep_space import (
     Choices,
     Space,
     combinations,
-    in_words,
+    drawn_in_words,
     settings_of,
     space_of,
 )
@@ -309,7 +309,7 @@ class _Work:
         """Make one trial, from where it stands, and note what it came to."""
         path, sweep = self.trials.path(number), self.sweep
         # In the order of the command line: a storage may keep another.
-        words = in_words({name: drawn[name] for name in sweep.space})
+        words = drawn_in_words({name: drawn[name] for name in sweep.space})
         runs.say(self.console, f"\ntrial {number + 1} of {sweep.trials}: {words}")
         if (path / CONFIG).exists():
             self.check(path, drawn)

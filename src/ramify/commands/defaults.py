@@ -133,7 +133,7 @@ def defaults(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def in_words(kind: str, name: str) -> str:
+def default_in_words(kind: str, name: str) -> str:
     """What a setting is where it is left open, in words for the help.
 
     Args:

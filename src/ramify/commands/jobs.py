@@ -97,7 +97,7 @@ class Shuffled:
 
 
 @dataclass(frozen=True)
-class Parts:
+class OrderedBatches:
     """Samples and labels in order and in batches, which may be gone through again.
 
     Attributes:
@@ -174,7 +174,7 @@ class Setup:
         spread = torch.linspace(0, len(dataset.x_train) - 1, count).long()
 
         def score(inputs: Tensor, labels: Tensor) -> tuple[float, float]:
-            parts = Parts(inputs, labels, EVALUATION_BATCH, self.settings.device)
+            parts = OrderedBatches(inputs, labels, EVALUATION_BATCH, self.settings.device)
             return evaluate(model, parts, dataset.task)
 
         _, train_value = score(dataset.x_train[spread], dataset.y_train[spread])
@@ -350,7 +350,7 @@ def run_jobs(
     Raises:
         RamifyError: From the folder, the model or the training; what is finished stays.
     """
-    finished = distributed.from_rank_zero(lambda: settle(folder))
+    finished = distributed.from_rank_zero(lambda: settle_metrics(folder))
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
@@ -361,7 +361,7 @@ def run_jobs(
         torch.set_num_threads(before)
 
 
-def settle(folder: RunFolder) -> set[str]:
+def settle_metrics(folder: RunFolder) -> set[str]:
     """Bring the metrics back to what the checkpoint knows, and name the finished jobs."""
     events = folder.events()
     finished = {event["job"] for event in events if event["event"] == "result"}

@@ -11,7 +11,7 @@ from ramify import distributed
 from ramify.commands.jobs import (
     RESTORE,
     Job,
-    Parts,
+    OrderedBatches,
     Setup,
     Shuffled,
     build_seed,
@@ -184,7 +184,7 @@ def _samples(
 def _batches(setup: Setup, inputs: Tensor, labels: Tensor) -> Batches:
     """Samples in batches on the device; in two at least, so that each half can judge the other."""
     size = min(CUT_BATCH, max(1, (len(inputs) + 1) // 2))
-    return list(Parts(inputs, labels, size, setup.settings.device))
+    return list(OrderedBatches(inputs, labels, size, setup.settings.device))
 
 
 def _full(settings: PruneSettings, job: Job, setup: Setup) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ramify.cells.derive import random_genotype
-from ramify.commands.jobs import EVALUATION_BATCH, Job, Parts, Setup, Shuffled
+from ramify.commands.jobs import EVALUATION_BATCH, Job, OrderedBatches, Setup, Shuffled
 from ramify.commands.search import (
     MOMENTUM,
     build_derived,
@@ -90,7 +90,7 @@ def _train_candidate(job: Job, setup: Setup, settings: SearchSettings) -> None:
 
 def _valid(net: nn.Module, data: Dataset, device: str) -> dict[str, Any]:
     """Loss and accuracy on D_p."""
-    parts = Parts(data.x_train, data.y_train, EVALUATION_BATCH, device)
+    parts = OrderedBatches(data.x_train, data.y_train, EVALUATION_BATCH, device)
     loss, accuracy = evaluate(net, parts)
     return {"valid_loss": loss, "valid_accuracy": accuracy}
 

@@ -20,7 +20,7 @@ from ramify.cells.perturb import derive_by_perturbation
 from ramify.commands.jobs import (
     EVALUATION_BATCH,
     Job,
-    Parts,
+    OrderedBatches,
     Setup,
     Shuffled,
     load_data,
@@ -147,7 +147,7 @@ def _judged_on(
 ) -> Callable[[Mapping[str, Tensor]], float]:
     """The mean loss on samples of D_p with other mixing weights, in evaluation mode."""
     labels = data.y_train[:JUDGED]
-    parts = list(Parts(data.x_train[:JUDGED], labels, EVALUATION_BATCH, settings.device))
+    parts = list(OrderedBatches(data.x_train[:JUDGED], labels, EVALUATION_BATCH, settings.device))
 
     def loss(mixing: Mapping[str, Tensor]) -> float:
         with evaluating(net):

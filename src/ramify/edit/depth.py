@@ -26,7 +26,7 @@ from ramify.edit.bypass import bypassed
 from ramify.edit.carry import Follower, named_alike
 from ramify.edit.configs import Reordered, configured, facts_of, follow
 from ramify.edit.depth_state import Copied, follow_dictionary, follow_optimizer
-from ramify.edit.lists import Copies, Steps, make_identity, reorder
+from ramify.edit.lists import Copies, Steps, make_identity, reorder_members
 from ramify.edit.optimizers import check_holds
 from ramify.edit.skip import put_skip
 from ramify.errors import RamifyError
@@ -237,7 +237,7 @@ def _change_list(
         if made is not None:
             made.append(copies.tensors)
 
-    reorder(steps, model, plan.container, change.source, finish)
+    reorder_members(steps, model, plan.container, change.source, finish)
     return [Reordered(len(change.keys), change.source)]
 
 

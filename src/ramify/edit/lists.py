@@ -88,7 +88,7 @@ def mark(module: nn.Module, count: int, origin: tuple[int, ...]) -> None:
     vars(module)[BUILT] = (count, origin)
 
 
-def reorder(
+def reorder_members(
     steps: Steps,
     model: nn.Module,
     path: str,

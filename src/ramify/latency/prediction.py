@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from torch.utils._pytree import tree_leaves
 
-from ramify.cost import Sizes, count, growth
+from ramify.cost import Sizes, counted_macs, growth
 from ramify.edit import Edit
 from ramify.errors import RamifyError
 from ramify.latency.clock import Clock
@@ -230,7 +230,7 @@ def _kind(op: Op, shapes: Sizes) -> Hashable:
 
 def _work(op: Op, sizes: Sizes) -> tuple[Any, Any, Any]:
     """Multiplications, entries read, entries written."""
-    _, macs = count(op, sizes.of)
+    _, macs = counted_macs(op, sizes.of)
     read = sum(math.prod(sizes.of(ref)) for ref in op.inputs())
     written = sum(math.prod(sizes.of(ref)) for ref in op.results())
     return macs, read, written

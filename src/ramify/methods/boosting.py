@@ -30,7 +30,7 @@ from ramify.methods.new_neurons import (
     additions,
     columns_of,
     masks_of,
-    mean_gradients,
+    reader_gradients,
     squares_of,
 )
 from ramify.methods.proposal import Proposal, best_first
@@ -180,7 +180,7 @@ def outgoing_gradients(
         with differentiable([*readers.values(), *producers.values()]):
             # First G, over all batches, then the gradient of its squared norm to r.
             masks = masks_of(columns, readers)
-            found = mean_gradients(graph.model, list(readers.values()), loss, batches)
+            found = reader_gradients(graph.model, list(readers.values()), loss, batches)
             gradients = {n: g * masks[n] for n, g in zip(readers, found, strict=True)}
             slopes = _second_gradients(
                 graph.model, readers, gradients, list(producers.values()), loss, batches

@@ -119,7 +119,7 @@ def masks_of(
     return masks
 
 
-def mean_gradients(
+def reader_gradients(
     model: nn.Module, readers: Sequence[Tensor], loss: Loss, batches: Iterable[Any]
 ) -> list[Tensor]:
     """The gradient of the mean loss over all batches of all ranks.
@@ -196,7 +196,7 @@ def outgoing_squares(
         columns, tensors = columns_of(graph, groups, plan), tensors_of(graph.model)
         readers = {column.name: tensors[column.name] for own in columns for column in own}
         with differentiable(readers.values()):
-            found = mean_gradients(graph.model, list(readers.values()), loss, batches)
+            found = reader_gradients(graph.model, list(readers.values()), loss, batches)
         masks = masks_of(columns, readers)
         gradients = {
             name: gradient * masks[name] for name, gradient in zip(readers, found, strict=True)

@@ -8,7 +8,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ramify import distributed
 from ramify.errors import Diverged, RamifyError
+from ramify.tracing.recorder import evaluating
 
 Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
 """`loss(model, batch)` -> shape (S,): one loss for each sample; Ramify takes the mean."""
@@ -62,6 +64,62 @@ def shaped_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     if not len(values):
         raise RamifyError("a batch holds no sample: leave empty batches out of the data")
     return values
+
+
+def mean_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> float:
+    """The mean loss over every sample of every rank, in eval mode.
+
+    Args:
+        model: the network.
+        loss: `loss(model, batch)` -> (S,).
+        batches: what to measure on.
+
+    Returns:
+        The mean.
+
+    Raises:
+        RamifyError: there is no batch, or the loss is not one finite number a sample.
+    """
+    total, count = summed_loss(model, loss, batches)
+    return total / count
+
+
+def summed_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> tuple[float, float]:
+    """The sum of the losses of every rank's samples, in eval mode, and how many samples there are.
+
+    Args:
+        model: the network.
+        loss: `loss(model, batch)` -> (S,).
+        batches: what to measure on.
+
+    Returns:
+        The sum and the number.
+
+    Raises:
+        RamifyError: there is no batch, or the loss is not one finite number a sample.
+    """
+    with evaluating(model):
+        losses = [checked_loss(loss, model, batch) for batch in batches]
+    if not losses:
+        raise RamifyError(
+            "there is no batch to measure the loss on; give a list or a DataLoader, not an "
+            "iterator that ends after one pass."
+        )
+    return sum_over_ranks(torch.cat(losses))
+
+
+def sum_over_ranks(losses: Tensor) -> tuple[float, float]:
+    """The sum over every rank's samples, and their number.
+
+    Args:
+        losses: of this rank's samples, shape (S,).
+
+    Returns:
+        The sum and the number.
+    """
+    count = torch.tensor(float(len(losses)), dtype=torch.float64, device=losses.device)
+    [total] = distributed.all_sum([torch.stack([losses.double().sum(), count])])
+    return float(total[0]), float(total[1])
 
 
 def check_finite(values: Tensor) -> None:

@@ -334,7 +334,7 @@ def _subtract(out: dict[str, Tensor], channels: ReadChannels, product: Tensor) -
 # How reads are found ----------------------------------------------------------------------
 
 
-def follow(
+def follow_dimensions(
     graph: ChannelGraph, tape: Tape, groups: Sequence[ChannelGroup], samples: Atom | None = None
 ) -> tuple[DimFlow, dict[Atom, int]]:
     """What each dimension of each tensor of a tape is, in the axes of the graph's groups.
@@ -382,7 +382,7 @@ def _found(
 ) -> list[tuple[Read, Ref]]:
     """Every read of these groups, without its value, and the tensor that is read."""
     chosen = graph.groups if groups is None else groups
-    flow, axes = follow(graph, tape, chosen)
+    flow, axes = follow_dimensions(graph, tape, chosen)
     out = []
     for contraction, atoms in sums_over(flow, axes):
         source = contraction.source

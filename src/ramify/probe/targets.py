@@ -17,7 +17,7 @@ from ramify.tracing.indexing import Index
 
 
 @dataclass(frozen=True)
-class Kernel:
+class ProducerWeight:
     """One producer of a group.
 
     Attributes:
@@ -43,7 +43,7 @@ class Target:
     """
 
     group: ChannelGroup
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[ProducerWeight, ...]
     multiplied: bool = False
 
 
@@ -72,7 +72,7 @@ def targets(graph: ChannelGraph) -> list[Target]:
         if carried.intersection(group.producers):
             continue
         slots = [slot for slot in group.slots if slot.role == "producer"]
-        kernels = tuple(Kernel(s.name, s.dim, graph.positions(group, s)) for s in slots)
+        kernels = tuple(ProducerWeight(s.name, s.dim, graph.positions(group, s)) for s in slots)
         found.append(Target(group, kernels, group.atom in multiplied))
     return found
 

@@ -22,9 +22,9 @@ from ramify.edit import Drop
 from ramify.edit.bypass import at_ends, bypassed, stream_made
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
-from ramify.probe.loss import Loss
+from ramify.probe.loss import Loss, mean_loss
 from ramify.refit.block_takeover import refit_without
-from ramify.refit.outcome import borrowed, mean_loss, samples
+from ramify.refit.outcome import borrowed, samples
 from ramify.tracing import ChannelGraph
 from ramify.tracing.blocks import Block, find_block
 

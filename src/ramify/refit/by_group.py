@@ -14,9 +14,9 @@ from ramify.errors import RamifyError
 from ramify.imports import require
 from ramify.methods import Proposal, Taylor, agree
 from ramify.methods.proposal import Method
-from ramify.probe.loss import Loss
+from ramify.probe.loss import Loss, mean_loss
 from ramify.refit.choosing import candidates, comparable
-from ramify.refit.outcome import mean_loss, outcome_of, samples
+from ramify.refit.outcome import outcome_of, samples
 from ramify.refit.takeover import Takeover, proposed
 from ramify.refit.trials import losses_of_cuts
 from ramify.tracing import ChannelGraph

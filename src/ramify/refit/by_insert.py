@@ -17,7 +17,7 @@ from ramify.edit import Insert
 from ramify.edit.depth import blocks_edited
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
-from ramify.methods.new_neurons import mean_gradients
+from ramify.methods.new_neurons import reader_gradients
 from ramify.methods.trial import differentiable
 from ramify.probe.loss import Loss
 from ramify.refit.outcome import samples
@@ -122,5 +122,5 @@ def _squared_gradient(
 ) -> float:
     """The squared length of the gradient of the mean loss to the parameters of a copy."""
     with untouched(model), evaluating(model), differentiable(parameters):
-        means = mean_gradients(model, parameters, loss, sample)
+        means = reader_gradients(model, parameters, loss, sample)
     return float(sum(mean.double().square().sum() for mean in means))

@@ -22,8 +22,8 @@ from ramify.probe.recorded_pass import RecordedPass
 from ramify.refit import moments
 from ramify.refit.moments import Moments, folded, over_ranks, roomy
 from ramify.refit.readers import Course, Reader
-from ramify.refit.ridge import MIXES, STRENGTHS, choose, covariances, mixes
-from ramify.refit.surgery import Block, curvature_of
+from ramify.refit.ridge import MIXES, STRENGTHS, best_strength, covariances, mixes
+from ramify.refit.surgery import ReaderState, curvature_of
 from ramify.refit.symmetric import add_upper, mirror
 from ramify.refit.tapes import Courses
 from ramify.tracing import ChannelGraph, ChannelGroup
@@ -60,7 +60,9 @@ class ReaderSums:
     gradients: Tensor
 
 
-def in_parts(graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> Iterator[list[ChannelGroup]]:
+def groups_in_parts(
+    graph: ChannelGraph, groups: Sequence[ChannelGroup]
+) -> Iterator[list[ChannelGroup]]:
     """Groups in order, as many at a time as have moments that fit into memory beside the model.
 
     Args:
@@ -261,12 +263,12 @@ def strength_of(read: ReaderSums, weight: Tensor) -> float:
             (weight * made).sum(1),
         )
         folds.append(Moments(*parts))
-    return choose(folds, weight[:, half], read.centred, STRENGTHS)
+    return best_strength(folds, weight[:, half], read.centred, STRENGTHS)
 
 
 def block_of(
     model: nn.Module, read: ReaderSums, group: str, samples: int, strength: float
-) -> Block:
+) -> ReaderState:
     """What a reader knows of one group.
 
     Args:
@@ -283,6 +285,6 @@ def block_of(
     a, _ = covariances(every, read.centred)
     where, gradients = read.groups[group].to(a.device), read.gradients / samples
     if read.weight is not None:
-        return Block.of(a, lambda dtype: gradients.to(dtype), where, strength)
+        return ReaderState.of(a, lambda dtype: gradients.to(dtype), where, strength)
     weight = weight_of(model, read.reader).double()
-    return Block.of(a, curvature_of(weight, gradients), where, strength)
+    return ReaderState.of(a, curvature_of(weight, gradients), where, strength)

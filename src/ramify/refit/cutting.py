@@ -21,7 +21,7 @@ from ramify.errors import RamifyError
 from ramify.latency import measure_edited
 from ramify.methods import L1, Proposal, agree
 from ramify.methods.proposal import Method, checked
-from ramify.probe.loss import Loss, first_complex
+from ramify.probe.loss import Loss, first_complex, mean_loss
 from ramify.refit.budget_shares import in_numbers
 from ramify.refit.choosing import Floor, comparable, floors, matching, of_groups, tells_apart
 from ramify.refit.depth_choice import shortened_within
@@ -31,7 +31,6 @@ from ramify.refit.outcome import (
     Outcome,
     all_or_nothing,
     constant_loss,
-    mean_loss,
     put_state,
     samples,
 )

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ramify import distributed
-from ramify.probe.loss import Loss
-from ramify.refit.outcome import Outcome, cut_for_now, mean_loss, summed_loss
+from ramify.probe.loss import Loss, mean_loss, summed_loss
+from ramify.refit.outcome import Outcome, cut_for_now
 from ramify.refit.sequential import Walk
 from ramify.tracing import ChannelGraph
 

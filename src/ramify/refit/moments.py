@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ramify import distributed
-from ramify.refit.readers import Kernel, Reader
+from ramify.refit.readers import Geometry, Reader
 from ramify.refit.symmetric import add_upper, mirror
 
 ROOM = 1e15
@@ -190,7 +190,7 @@ def _front(y: Tensor) -> Tensor:
     return y.transpose(0, 1)
 
 
-def patches(x: Tensor, kernel: Kernel) -> Tensor:
+def patches(x: Tensor, kernel: Geometry) -> Tensor:
     """What a convolution reads at every place of its output.
 
     Args:
@@ -215,7 +215,7 @@ def patches(x: Tensor, kernel: Kernel) -> Tensor:
     return x.permute(1, *taps, 0, *places)
 
 
-def _spread(x: Tensor, kernel: Kernel) -> Tensor:
+def _spread(x: Tensor, kernel: Geometry) -> Tensor:
     """What a transposed convolution slides over: zeros between its inputs and around them."""
     sizes = zip(x.shape[2:], kernel.stride, strict=True)
     wide = x.new_zeros((*x.shape[:2], *((n - 1) * s + 1 for n, s in sizes)))

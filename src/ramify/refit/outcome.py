@@ -18,7 +18,14 @@ from ramify.edit import Edit
 from ramify.edit.carry import Follower
 from ramify.edit.plan import plan_edits
 from ramify.errors import RamifyError
-from ramify.probe.loss import Loss, check_finite, checked_loss, shaped_loss
+from ramify.probe.loss import (
+    Loss,
+    check_finite,
+    checked_loss,
+    mean_loss,
+    shaped_loss,
+    sum_over_ranks,
+)
 from ramify.refit.paired_runs import Runs
 from ramify.refit.player import Player
 from ramify.refit.readers import course_of
@@ -149,7 +156,7 @@ def _means(losses: tuple[Tensor, Tensor] | None) -> tuple[float, float] | None:
         return None
     for each in losses:
         check_finite(each)
-    start, after = (total / count for total, count in map(_summed, losses))
+    start, after = (total / count for total, count in map(sum_over_ranks, losses))
     return start, after
 
 
@@ -237,43 +244,6 @@ def samples(batches: Iterable[Any], held: Iterable[Any] | None) -> tuple[list[An
     if not sample or not measured_on:
         raise RamifyError("there is no batch to choose or measure on: give a few hundred samples")
     return sample, measured_on
-
-
-def mean_loss(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> float:
-    """The mean loss over batches, in eval mode.
-
-    Args:
-        model: the network.
-        loss: `loss(model, batch)` -> (S,).
-        batches: what to measure on.
-
-    Returns:
-        The mean over the samples of every rank.
-    """
-    total, count = summed_loss(model, loss, batches)
-    return total / count
-
-
-def summed_loss(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> tuple[float, float]:
-    """The sum of the losses of every rank's samples, in eval mode, and how many samples there are.
-
-    Args:
-        model: the network.
-        loss: `loss(model, batch)` -> (S,).
-        batches: what to measure on.
-
-    Returns:
-        The sum and the number.
-    """
-    with evaluating(model):
-        return _summed(torch.cat([checked_loss(loss, model, batch) for batch in batches]))
-
-
-def _summed(losses: Tensor) -> tuple[float, float]:
-    """The sum over every rank's samples, and their number."""
-    count = torch.tensor(float(len(losses)), dtype=torch.float64, device=losses.device)
-    [total] = distributed.all_sum([torch.stack([losses.double().sum(), count])])
-    return float(total[0]), float(total[1])
 
 
 def constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ramify.errors import RamifyError
-from ramify.tracing.recorder import Op, Ref, Tape, leaves, mapped
+from ramify.tracing.recorder import Op, Ref, Tape, leaves_of_kind, mapped
 
 
 class Player:
@@ -56,7 +56,7 @@ class Player:
         op = self._weights.get(ref.index)
         if op is None:
             return self._env[ref.index]
-        results = leaves(self._run(op), Tensor)
+        results = leaves_of_kind(self._run(op), Tensor)
         return results[op.results().index(ref)]
 
     def fork(self) -> Player:
@@ -115,7 +115,7 @@ class Player:
     def _made(self, op: Op) -> list[Tensor]:
         """What an operation returns; refused where the data now choose to run something else."""
         try:
-            made = leaves(self._run(op), Tensor)
+            made = leaves_of_kind(self._run(op), Tensor)
             if len(made) == len(op.results()):
                 return made
             reason = f"{op.name} makes {len(made)} tensors in place of {len(op.results())}"

@@ -42,7 +42,7 @@ _BATCH_NORMS = frozenset(
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Geometry:
     """How a convolution slides: nothing of it for a matrix product.
 
     Attributes:
@@ -87,7 +87,7 @@ class Reader:
     entries: Tensor
     bias: str | None = None
     bias_entries: Tensor | None = None
-    kernel: Kernel | None = None
+    kernel: Geometry | None = None
     turned: bool = False
 
     def along(self, rank: int) -> int:
@@ -300,14 +300,14 @@ def _convolution(moved: _Moved, position: int, op: Op) -> Reader | None:
     else:  # (G O, C, *k)
         matrix = entries.reshape(groups, entries.shape[0] // groups, -1).transpose(1, 2)
     full = [tuple(v) * len(size) if len(v) == 1 else tuple(v) for v in (stride, padding, dilation)]
-    kernel = Kernel(
+    kernel = Geometry(
         size, full[0], full[1], full[2], bool(transposed), tuple(output_padding), int(groups)
     )
     return _whole(moved, position, op, (x, name, matrix, bias), kernel, False)
 
 
 def _whole(
-    moved: _Moved, position: int, op: Op, given: Any, kernel: Kernel | None, turned: bool
+    moved: _Moved, position: int, op: Op, given: Any, kernel: Geometry | None, turned: bool
 ) -> Reader | None:
     """The reader, if no entry of its weight stands in two places."""
     x, name, matrix, bias = given

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ramify.refit.moments import Moments
-from ramify.refit.symmetric import LARGE, bearable, factor
+from ramify.refit.symmetric import LARGE, bearable, cholesky_factors
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The λ that are tried, in units of the mean diagonal of A."""
@@ -97,7 +97,7 @@ def solve(
     before = error / scale
     chosen = float("nan")
     if before > EXACT:
-        chosen = choose(folds, weight.double(), bias is not None, strengths)
+        chosen = best_strength(folds, weight.double(), bias is not None, strengths)
         new, moved = torch.empty_like(weight, dtype=wide), torch.zeros_like(folds[0].y)
         left = 0.0
         for place in places:
@@ -152,7 +152,7 @@ class _Ridge:
         pulled = self._a.to(dtype, copy=True)
         pulled.diagonal(dim1=1, dim2=2).add_(pull)
         # About W_K, so that what is exact already stays so to the last digit.
-        new = torch.cholesky_solve(self._missing.to(pulled), factor(pulled))
+        new = torch.cholesky_solve(self._missing.to(pulled), cholesky_factors(pulled))
         new = self._weight + new.to(self._weight)
         if not self._centred:
             return new, None
@@ -197,7 +197,7 @@ def _spread(folds: Sequence[Moments]) -> float:
     return spread if spread > EXACT * square else square
 
 
-def choose(
+def best_strength(
     folds: Sequence[Moments], weight: Tensor, centred: bool, strengths: Sequence[float]
 ) -> float:
     """The λ whose solutions have the least error on the fold that each was not found from.

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ramify.refit.symmetric import LARGE, factor, products
+from ramify.refit.symmetric import LARGE, cholesky_factors, products
 
 POOL = 8
 """Candidates at a time: the cheapest eighth of the channels left, or at least this many."""
@@ -104,7 +104,7 @@ def curvature_of(weight: Tensor, gradients: Tensor) -> Callable[[torch.dtype], T
 
 
 @dataclass
-class Block:
+class ReaderState:
     """What one reader knows of the channels of a group.
 
     Removals are written down, and carried out on the whole matrices when they have come to a
@@ -131,7 +131,7 @@ class Block:
         curvature: Callable[[torch.dtype], Tensor],
         where: Tensor,
         strength: float,
-    ) -> Block:
+    ) -> ReaderState:
         """The block of a reader.
 
         Args:
@@ -147,7 +147,7 @@ class Block:
         pull = strength * torch.where(mean > 0, mean, torch.ones_like(mean))
         pulled = moments.clone()
         pulled.diagonal(dim1=1, dim2=2).add_(pull)
-        inverse = torch.cholesky_inverse(factor(pulled))
+        inverse = torch.cholesky_inverse(cholesky_factors(pulled))
         # A square in H is at least the inverse of the largest diagonal entry of A, and no number in
         # H is above the inverse of the pull, so that this is what roundings are multiplied by. On a
         # GPU a user's setting may round single precision further.
@@ -158,7 +158,7 @@ class Block:
         return cls.begun(inverse, curvature(inverse.dtype), where)
 
     @classmethod
-    def begun(cls, inverse: Tensor, curvature: Tensor, where: Tensor) -> Block:
+    def begun(cls, inverse: Tensor, curvature: Tensor, where: Tensor) -> ReaderState:
         """The block of (G, F, F) H and Q, nothing removed."""
         squares = torch.stack([_diagonal(part, where) for part in (inverse, curvature)])
         return cls(inverse, curvature, where, Removed.none(inverse), squares)
@@ -170,14 +170,14 @@ class Block:
             return 0.5 * (q / h).sum((0, 2, 3))
         return 0.5 * torch.linalg.solve(h, q).diagonal(dim1=2, dim2=3).sum((0, 2))
 
-    def inside(self, channels: Tensor) -> Block:
+    def inside(self, channels: Tensor) -> ReaderState:
         """The block of some channels alone."""
         rows = self.where[:, channels].flatten(1)  # (G, N K)
         size = self.where.shape[2]
         place = torch.arange(rows.shape[1], device=rows.device).view(1, len(channels), size)
         h, q = self._now(rows)
         where = place.expand(len(rows), -1, -1)
-        return Block.begun(_columns(h, rows), _columns(q, rows), where)
+        return ReaderState.begun(_columns(h, rows), _columns(q, rows), where)
 
     def remove(self, channels: Tensor) -> None:
         """Let the other channels take over from these, and number the channels anew."""
@@ -229,7 +229,7 @@ def _diagonal(matrices: Tensor, where: Tensor) -> Tensor:
     return matrices[groups, where[..., :, None], where[..., None, :]]
 
 
-def eliminate(blocks: Sequence[Block], left: int) -> tuple[list[int], list[float]]:
+def eliminate(blocks: Sequence[ReaderState], left: int) -> tuple[list[int], list[float]]:
     """Remove channels one after the other, each the cheapest at its turn.
 
     Args:
@@ -260,12 +260,12 @@ def eliminate(blocks: Sequence[Block], left: int) -> tuple[list[int], list[float
     return order, costs
 
 
-def _single(blocks: Sequence[Block]) -> bool:
+def _single(blocks: Sequence[ReaderState]) -> bool:
     """Whether every channel is one feature everywhere, and they stand in order."""
     return all(block.where.shape[2] == 1 for block in blocks)
 
 
-def _one_by_one(blocks: Sequence[Block], number: int) -> tuple[list[int], list[float]]:
+def _one_by_one(blocks: Sequence[ReaderState], number: int) -> tuple[list[int], list[float]]:
     """The first so many to go among a few channels of one feature each."""
     h = np.concatenate([block.inverse.cpu().numpy() for block in blocks])
     q = np.concatenate([block.curvature.cpu().numpy() for block in blocks])
@@ -287,7 +287,7 @@ def _one_by_one(blocks: Sequence[Block], number: int) -> tuple[list[int], list[f
     return order, costs
 
 
-def _in_blocks(blocks: Sequence[Block], number: int) -> tuple[list[int], list[float]]:
+def _in_blocks(blocks: Sequence[ReaderState], number: int) -> tuple[list[int], list[float]]:
     """The same for channels of several features."""
     names = list(range(blocks[0].where.shape[1]))
     order, costs = [], []

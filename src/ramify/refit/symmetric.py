@@ -71,7 +71,7 @@ def bearable(matrices: Tensor, pull: Tensor, most: float) -> torch.dtype:
     return torch.float32 if bool((condition < most).all()) else matrices.dtype
 
 
-def factor(matrices: Tensor) -> Tensor:
+def cholesky_factors(matrices: Tensor) -> Tensor:
     """The Cholesky factors of matrices that are positive definite, or are but for rounding.
 
     Where few features vary, rounding leaves eigenvalues below 0, and those that should be λ are

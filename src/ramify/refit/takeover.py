@@ -18,7 +18,7 @@ from ramify.methods.proposal import Method, Proposal, best_first
 from ramify.methods.scores import prunable
 from ramify.probe.loss import Loss, check_real, check_weights
 from ramify.probe.reads import first_order
-from ramify.refit.curvature import block_of, in_parts, reads_of, strength_of, weight_of
+from ramify.refit.curvature import block_of, groups_in_parts, reads_of, strength_of, weight_of
 from ramify.refit.surgery import eliminate
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.dims import Atom, atoms_of
@@ -82,7 +82,7 @@ class Takeover:
             return []
         sample = list(batches)
         prices, proposals, unread = CostModel(graph), list[Proposal](), list[str]()
-        for part in in_parts(graph, scored):
+        for part in groups_in_parts(graph, scored):
             found, rest = self._read(graph, loss, sample, part, prices)
             proposals += found
             unread += rest

@@ -35,7 +35,7 @@ def tapes_of(
     made: list[Tape] = []
     for number, batch in enumerate(batches):
         shared = None
-        if number >= 2 and alike(made[0], made[1]):
+        if number >= 2 and same_operations(made[0], made[1]):
             shared = for_other(made[0], batches[0], batch)
         if shared is None:
             run = lambda batch=batch: forward(model, batch)  # noqa: E731
@@ -44,7 +44,7 @@ def tapes_of(
     return made
 
 
-def alike(one: Tape, other: Tape) -> bool:
+def same_operations(one: Tape, other: Tape) -> bool:
     """Whether two runs executed the same operations on the same sizes, whatever the data."""
     if one.shapes != other.shapes or not independent_of_data(one):
         return False
@@ -68,7 +68,7 @@ class Courses:
     def of(self, tape: Tape) -> Course:
         """Those of one run."""
         for other, course in self._known:
-            if tape.ops is other.ops or alike(other, tape):
+            if tape.ops is other.ops or same_operations(other, tape):
                 return course
         course = course_of(tape, self._numbers)
         self._known.append((replace(tape, results=[], constants={}), course))

@@ -19,7 +19,7 @@ from ramify.edit import Edit
 from ramify.edit.plan import plan_edits
 from ramify.probe.loss import Loss, shaped_loss
 from ramify.refit.player import Player
-from ramify.refit.tapes import alike, for_other, same_until, tapes_of
+from ramify.refit.tapes import for_other, same_operations, same_until, tapes_of
 from ramify.tracing import ChannelGraph
 from ramify.tracing.indexing import resized
 from ramify.tracing.recorder import Tape, tensors_of
@@ -43,7 +43,7 @@ def losses_of_cuts(
     tapes = tapes_of(model, batches, loss)
     # The first batch is run in whole in each trial, and says what is run there; those that run the
     # same in the full model go on from where the cut begins.
-    full = [Player(tape, tensors) if alike(tapes[0], tape) else None for tape in tapes]
+    full = [Player(tape, tensors) if same_operations(tapes[0], tape) else None for tape in tapes]
     full[0] = None
     changes = [plan_edits(graph, edits).changes for edits in cuts]
     begins = [_begins(tapes[0], set(graph.indexing.touched(change))) for change in changes]
@@ -54,7 +54,7 @@ def losses_of_cuts(
                 player.advance(begins[number])
         with resized(model, graph.indexing, changes[number]):
             [tape] = tapes_of(model, batches[:1], loss)
-            same = alike(tape, tape) and same_until(tapes[0], tape) >= begins[number]
+            same = same_operations(tape, tape) and same_until(tapes[0], tape) >= begins[number]
             losses = [tape.results[0]]
             for player, batch in zip(full[1:], batches[1:], strict=True):
                 shared = for_other(tape, batches[0], batch) if same else None

@@ -38,7 +38,7 @@ class Factor:
     power: int
 
 
-def factors_of(graph: ChannelGraph, group: ChannelGroup) -> dict[str, list[Factor]]:
+def gate_factors(graph: ChannelGraph, group: ChannelGroup) -> dict[str, list[Factor]]:
     """What a gate on a group multiplies: all that the scale of a split multiplies.
 
     Args:

@@ -21,7 +21,7 @@ from ramify.relax.block_gates import block_factors, gated_blocks, of_channels
 from ramify.relax.gated import (
     Factor,
     GatedWeight,
-    factors_of,
+    gate_factors,
     gated_weights,
     multiplied,
     put_under,
@@ -310,7 +310,7 @@ def _sites(
 
 def _factors(graph: ChannelGraph, group: ChannelGroup, at: str) -> dict[str, list[Factor]]:
     """What the gates of a group multiply."""
-    return (factors_of if at == "consumers" else made_factors)(graph, group)
+    return (gate_factors if at == "consumers" else made_factors)(graph, group)
 
 
 def _chosen(

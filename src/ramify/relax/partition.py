@@ -101,7 +101,7 @@ def made_optimizer(
     return made
 
 
-def alike(optimizer: Optimizer, copies: Mapping[int, Tensor]) -> Optimizer:
+def fresh_optimizer(optimizer: Optimizer, copies: Mapping[int, Tensor]) -> Optimizer:
     """A fresh optimizer of the same class and settings over copies, group by group.
 
     Args:
@@ -115,7 +115,7 @@ def alike(optimizer: Optimizer, copies: Mapping[int, Tensor]) -> Optimizer:
         RamifyError: its class cannot be made from parameter groups alone.
     """
     groups = [
-        group | settings_of(group) | {"params": [copies[id(p)] for p in group["params"]]}
+        group | group_settings(group) | {"params": [copies[id(p)] for p in group["params"]]}
         for group in optimizer.param_groups
     ]
     try:
@@ -127,7 +127,7 @@ def alike(optimizer: Optimizer, copies: Mapping[int, Tensor]) -> Optimizer:
         ) from None
 
 
-def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
+def group_settings(group: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a parameter group; tensors are copied, since schedulers write to rates."""
     return {
         key: value.clone() if isinstance(value, Tensor) else value

@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ramify.relax.gated import Factor, GatedWeight, factors_of, multiplied
+from ramify.relax.gated import Factor, GatedWeight, gate_factors, multiplied
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.dims import atoms_of
 from ramify.tracing.groups import run_of
 from ramify.tracing.indexing import owners
-from ramify.tracing.operation_cost import count
+from ramify.tracing.operation_cost import counted_macs
 from ramify.tracing.recorder import tensors_of
 from ramify.tracing.verify.comparison import near_equal
 
@@ -68,7 +68,7 @@ def _normalised(graph: ChannelGraph, group: ChannelGroup) -> bool:
     """Whether an operation normalises the channels before they are read."""
     for tape, dims in zip(graph.tapes, graph.flow.history, strict=True):
         for op in tape.ops:
-            if count(op, tape.shape)[0] == "norm" and group.atom in atoms_of(
+            if counted_macs(op, tape.shape)[0] == "norm" and group.atom in atoms_of(
                 dims[op.inputs()[0].index]
             ):
                 return True
@@ -79,7 +79,7 @@ def _zero_takes_out(graph: ChannelGraph, group: ChannelGroup) -> bool:
     """Whether zeros where every second channel is made are zeros where it is read."""
     held, tensors = nn.Module(), tensors_of(graph.model)
     runs = []
-    for factors in (factors_of(graph, group), made_factors(graph, group)):
+    for factors in (gate_factors(graph, group), made_factors(graph, group)):
         place = tensors[next(iter(factors))]
         held.mask = torch.arange(group.width, device=place.device, dtype=place.dtype) % 2
         under = {

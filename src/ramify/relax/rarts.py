@@ -10,7 +10,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ramify import distributed
-from ramify.relax.partition import MakeOptimizer, NamedTensors, alike, made_optimizer, settings_of
+from ramify.relax.partition import (
+    MakeOptimizer,
+    NamedTensors,
+    fresh_optimizer,
+    group_settings,
+    made_optimizer,
+)
 from ramify.relax.searcher import (
     Gradients,
     Schedule,
@@ -83,7 +89,7 @@ class RARTS(Searcher):
         if self.auxiliary_optimizer is not None:
             return made_optimizer("auxiliary weights", self.auxiliary_optimizer, self._w)
         copies = {id(u): self._w[name] for name, u in self._weights.items()}
-        return alike(self.optimizers["weights"], copies)
+        return fresh_optimizer(self.optimizers["weights"], copies)
 
     def _iterate(self, batch_a: Any, batch_p: Any) -> Step:
         r"""w, then u with the new w, then α with both new (2.12).
@@ -158,7 +164,7 @@ class RARTS(Searcher):
         ):
             both = (self.optimizers[role].param_groups for role in ("auxiliary", "weights"))
             for own, group in zip(*both, strict=True):
-                own.update(settings_of(group))
+                own.update(group_settings(group))
 
     def _all_schedules(self) -> dict[str, Schedule]:
         chosen = super()._all_schedules()

@@ -66,7 +66,7 @@ def operation_kind(operation: str) -> str:
     return next((kind for kind in KINDS if kind in words), "other")
 
 
-def in_words(operation: str) -> str:
+def operation_in_words(operation: str) -> str:
     """Name an operation for people: 'max pool 3×3' for max_pool_3x3."""
     text = operation.removeprefix("nor_").replace("skip_connect", "skip").replace("_", " ")
     return re.sub(r"(\d)x(\d)", r"\1×\2", text)
@@ -79,7 +79,7 @@ def in_words(operation: str) -> str:
 def cell_figure(nodes: Sequence[str], edges: Sequence[CellEdge]) -> Figure:
     """Draw a cell from its inputs at the left to its output; nodes come after what they read."""
     number = {name: place for place, name in enumerate(nodes)}
-    labels = [in_words(edge.operation) if edge.operation else None for edge in edges]
+    labels = [operation_in_words(edge.operation) if edge.operation else None for edge in edges]
     sizes = [(_width(label, SMALL), SMALL + 2 * PADDING[1]) if label else None for label in labels]
     boxes = [(max(NODE, _width(name, FONT)), NODE) for name in nodes]
     ends = [(number[edge.source], number[edge.target]) for edge in edges]
@@ -181,7 +181,7 @@ def mixing_figure(
             axes.tick_params(labelbottom=True)
     grid[-1][0].set_xlabel("epoch", fontsize=8.5)
     looks = _looks(operations)
-    lines = [Line2D([], [], label=in_words(name), **looks[name]) for name in operations]
+    lines = [Line2D([], [], label=operation_in_words(name), **looks[name]) for name in operations]
     figure.legend(handles=lines, loc="upper right", ncols=2, handlelength=2.6)
     return figure
 

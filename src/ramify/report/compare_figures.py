@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from ramify.report.comparison import COSTS, Network, front
+from ramify.report.comparison import COSTS, ArmResult, front
 from ramify.report.run_figures import COUNTS
 from ramify.report.tables import measured
 from ramify.report.theme import LIGHT, arm_color, canvas, themed
@@ -20,7 +20,7 @@ SPANS, NEAR = 2.0, 0.05  # fronts and shares: networks further behind are drawn 
 
 
 @themed
-def front_figure(networks: Sequence[Network], cost: str) -> Figure:
+def front_figure(networks: Sequence[ArmResult], cost: str) -> Figure:
     """The metric against one cost, the front as a line, on the same scale for each cost.
 
     Args:
@@ -55,19 +55,19 @@ def front_figure(networks: Sequence[Network], cost: str) -> Figure:
     return figure
 
 
-def _cost(one: Network, cost: str) -> float:
+def _cost(one: ArmResult, cost: str) -> float:
     found = one.cost(cost)
     assert found is not None
     return found
 
 
-def _height(one: Network, low: float, edge: float) -> float:
+def _height(one: ArmResult, low: float, edge: float) -> float:
     """The worth of a network where it is drawn: its own, or that of the edge."""
     worth = one.metric.scale * one.worth
     return worth if worth >= low else edge
 
 
-def _worst_shown(networks: Sequence[Network], cost: str) -> float:
+def _worst_shown(networks: Sequence[ArmResult], cost: str) -> float:
     """The lowest worth with a place of its own: where the front lies counts."""
     best = [one.worth for one in front(networks, cost)]
     if not best:  # no network of known cost
@@ -77,7 +77,7 @@ def _worst_shown(networks: Sequence[Network], cost: str) -> float:
     return min(one.worth for one in networks if one.worth >= bar)
 
 
-def _dot(axes: Axes, one: Network, spot: tuple[float, float]) -> None:
+def _dot(axes: Axes, one: ArmResult, spot: tuple[float, float]) -> None:
     (x, y), color = spot, arm_color(one.arm)
     metric = one.metric
     beyond = y != metric.worth(metric.scale * one.worth)
@@ -93,7 +93,7 @@ def _dot(axes: Axes, one: Network, spot: tuple[float, float]) -> None:
 
 def _number(
     axes: Axes,
-    networks: Sequence[Network],
+    networks: Sequence[ArmResult],
     sure: int,
     spots: Mapping[int, tuple[float, float]],
 ) -> None:

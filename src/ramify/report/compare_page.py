@@ -7,7 +7,7 @@ from ramify.latency import Latency
 from ramify.report.compare_figures import front_figure
 from ramify.report.comparison import (
     COSTS,
-    Network,
+    ArmResult,
     as_csv,
     as_markdown,
     best_words,
@@ -41,7 +41,7 @@ def render_comparison(
         HTML that refers to nothing outside itself.
     """
     networks = networks_of(records, measured)
-    sets: dict[tuple[str, str], list[Network]] = {}
+    sets: dict[tuple[str, str], list[ArmResult]] = {}
     for network in networks:
         sets.setdefault((network.data, network.metric.key), []).append(network)
     heads, rows = differences(records)
@@ -61,7 +61,7 @@ def render_comparison(
     )
 
 
-def _data_set(name: str, networks: Sequence[Network], links: Mapping[str, str]) -> dict[str, Any]:
+def _data_set(name: str, networks: Sequence[ArmResult], links: Mapping[str, str]) -> dict[str, Any]:
     """What the page shows of the networks of one data set; those of several do not compare."""
     metric = networks[0].metric
     words = metric.words

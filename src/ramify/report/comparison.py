@@ -38,7 +38,7 @@ UNSET = "–"
 
 
 @dataclass(frozen=True)
-class Network:
+class ArmResult:
     """What all seeds of an arm of a run came to.
 
     Attributes:
@@ -136,7 +136,7 @@ def names_of(runs: Sequence[Path]) -> list[str]:
 
 def networks_of(
     records: Mapping[str, RunRecord], measured: Mapping[str, Mapping[str, Latency]]
-) -> list[Network]:
+) -> list[ArmResult]:
     """The finished networks of runs, one for each arm.
 
     Args:
@@ -146,7 +146,7 @@ def networks_of(
     Returns:
         The networks in the order of the runs, numbered.
     """
-    found = list[Network]()
+    found = list[ArmResult]()
     for name, record in records.items():
         times = measured.get(name, {})
         results = of_kind(record.events, "result")
@@ -155,11 +155,11 @@ def networks_of(
             own = [times[job].median for job in jobs if job in times]
             latency = statistic(own) if own else None
             data, number = str(record.config.get("data")), len(found) + 1
-            found.append(Network(number, name, data, row["arm"], row, latency))
+            found.append(ArmResult(number, name, data, row["arm"], row, latency))
     return found
 
 
-def front(networks: Sequence[Network], cost: str) -> list[Network]:
+def front(networks: Sequence[ArmResult], cost: str) -> list[ArmResult]:
     """The networks that no other one beats, the cheapest first.
 
     Args:
@@ -175,7 +175,7 @@ def front(networks: Sequence[Network], cost: str) -> list[Network]:
         ((price, one) for price, one in known if price is not None),
         key=lambda pair: (pair[0], -pair[1].worth),
     )
-    best, found, last = -math.inf, list[Network](), -1.0
+    best, found, last = -math.inf, list[ArmResult](), -1.0
     for price, one in ranked:
         if one.worth > best or (one.worth == best and price == last):
             found.append(one)
@@ -183,7 +183,7 @@ def front(networks: Sequence[Network], cost: str) -> list[Network]:
     return found
 
 
-def texts(networks: Sequence[Network]) -> tuple[list[str], list[list[str]]]:
+def texts(networks: Sequence[ArmResult]) -> tuple[list[str], list[list[str]]]:
     """The table of networks as texts.
 
     Args:
@@ -203,12 +203,12 @@ def texts(networks: Sequence[Network]) -> tuple[list[str], list[list[str]]]:
     return [*HEADS, *heads[:3], *(["latency"] if timed else []), *heads[3:]], rows
 
 
-def metrics_of(networks: Iterable[Network]) -> list[Metric]:
+def metrics_of(networks: Iterable[ArmResult]) -> list[Metric]:
     """What networks are tested by, each metric once; accuracy where there is none."""
     return list({one.metric.key: one.metric for one in networks}.values()) or [ACCURACY]
 
 
-def as_markdown(networks: Sequence[Network]) -> str:
+def as_markdown(networks: Sequence[ArmResult]) -> str:
     """The table of networks in Markdown, one for each metric."""
     tables = []
     for metric in metrics_of(networks):
@@ -219,7 +219,7 @@ def as_markdown(networks: Sequence[Network]) -> str:
     return "\n\n".join(tables)
 
 
-def as_csv(networks: Sequence[Network]) -> str:
+def as_csv(networks: Sequence[ArmResult]) -> str:
     """The table of networks as CSV, with every digit: means, and deviations over seeds."""
     tests = dict.fromkeys(f"test_{metric.key}" for metric in metrics_of(networks))
     quantities = (*(tests | {"test_loss": None}), "params", "macs", "latency", "steps", "seconds")
@@ -266,7 +266,7 @@ def _rounded(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in config.items()}
 
 
-def best_words(networks: Sequence[Network]) -> list[tuple[str, str, str]]:
+def best_words(networks: Sequence[ArmResult]) -> list[tuple[str, str, str]]:
     """Headline numbers of the networks of one data set and one metric: value, name, note."""
     best = max(networks, key=lambda one: one.worth)
     share = 0.01 if best.metric.percent else 0.01 * abs(best.value)

@@ -57,7 +57,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Reader:
+class RefittedLayer:
     """A layer that was refitted.
 
     Attributes:
@@ -215,14 +215,14 @@ def layers_of(cuts: Sequence[Event]) -> list[Layer]:
     ]
 
 
-def readers_of(cut: Event) -> list[Reader]:
+def refitted_layers(cut: Event) -> list[RefittedLayer]:
     """The layers that a cut touched and a refit could change, in forward order."""
     found = []
     for one in cut.get("refitted", []):
         strength, before = one["strength"], one["before"]
         if strength is not None and math.isfinite(strength) and before > NOTHING_LOST:
             name = str(one["name"]).removesuffix(".weight")
-            found.append(Reader(name, strength, before, one["after"]))
+            found.append(RefittedLayer(name, strength, before, one["after"]))
     return found
 
 

@@ -12,14 +12,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from ramify.data import Metric
 from ramify.report.cut_events import (
     Layer,
-    Reader,
+    RefittedLayer,
     by_seed,
     curve,
     in_loss,
     layers_of,
     offsets,
     phases,
-    readers_of,
+    refitted_layers,
     sizes,
 )
 from ramify.report.events import Event, metric_of
@@ -258,7 +258,9 @@ def refit_figure(cuts: Sequence[Event]) -> Figure:
         A panel for each cut, with λ at the right of every row.
     """
     place = np.linspace(0, len(cuts) - 1, min(len(cuts), _MOST_CUTS)).round().astype(int)
-    shown = {number: {r.name: r for r in readers_of(cuts[number])} for number in place.tolist()}
+    shown = {
+        number: {r.name: r for r in refitted_layers(cuts[number])} for number in place.tolist()
+    }
     names = list(dict.fromkeys(name for readers in shown.values() for name in readers))
     figure = canvas(0.95 + 0.23 * len(names))
     panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
@@ -280,7 +282,7 @@ def refit_figure(cuts: Sequence[Event]) -> Figure:
     return figure
 
 
-def _dumbbells(axes: Axes, readers: Sequence[Reader | None]) -> None:
+def _dumbbells(axes: Axes, readers: Sequence[RefittedLayer | None]) -> None:
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     for row, reader in enumerate(readers):

@@ -6,7 +6,7 @@ from typing import Any
 
 from ramify.commands.prune_lines import harm
 from ramify.data import Metric
-from ramify.report.cut_events import Layer, arm_of, readers_of
+from ramify.report.cut_events import Layer, arm_of, refitted_layers
 from ramify.report.events import Event, measured_gain, metric_of, of_kind, value_of
 from ramify.report.headline import Tile, counted
 from ramify.report.tables import short, statistic
@@ -259,7 +259,7 @@ def layers_sentence(cuts: Sequence[Event], layers: Sequence[Layer]) -> str:
 
 def refit_sentence(cuts: Sequence[Event]) -> str:
     """How much of what the layers missed the refit brought back; nothing where none was made."""
-    readers = [reader for cut in cuts for reader in readers_of(cut)]
+    readers = [reader for cut in cuts for reader in refitted_layers(cut)]
     if not readers:
         return ""
     before, after = (

@@ -8,7 +8,7 @@ from ramify.report.cut_events import (
     in_loss,
     layers_of,
     phases,
-    readers_of,
+    refitted_layers,
     sensitivities,
 )
 from ramify.report.cut_figures import (
@@ -81,7 +81,7 @@ def _network(cuts: Sequence[Event]) -> dict[str, Any]:
     """What the cuts of one network did: sentences, figures and a table."""
     job, layers = cuts[0]["job"], layers_of(cuts)
     refit, channels, proposals = None, None, None
-    if any(readers_of(cut) for cut in cuts):
+    if any(refitted_layers(cut) for cut in cuts):
         refit = picture(refit_figure(cuts), f"What each layer missed around the refit, {job}")
     kept = picture(layers_figure(cuts), f"What each layer kept and why, {job}") if layers else None
     if any(cut["proposals"] for cut in cuts):

@@ -10,7 +10,7 @@ from ramify.errors import RamifyError
 from ramify.latency import measure_edited
 from ramify.methods import Proposal
 from ramify.select.candidates import Candidates, gather
-from ramify.select.fit_steps import Step, added, on_multiples, prune_steps, split_steps
+from ramify.select.fit_steps import FitStep, added, on_multiples, prune_steps, split_steps
 from ramify.select.rounding import Multiple, check_multiple, multiples
 from ramify.tracing import ChannelGraph
 
@@ -114,14 +114,14 @@ def _within(graph: ChannelGraph, budget: Mapping[str, float]) -> Check:
     return check
 
 
-def _proposals_of(candidates: Candidates, steps: Sequence[Step]) -> list[Proposal]:
+def _proposals_of(candidates: Candidates, steps: Sequence[FitStep]) -> list[Proposal]:
     """The proposals of the last step of each key, largest value first."""
     last = {step.key: step.numbers for step in steps}
     found = [candidates.proposals[number] for numbers in last.values() for number in numbers]
     return sorted(found, key=lambda proposal: -proposal.value)
 
 
-def _fewest_prunes(candidates: Candidates, steps: Sequence[Step], within: Check) -> int:
+def _fewest_prunes(candidates: Candidates, steps: Sequence[FitStep], within: Check) -> int:
     """The fewest of the first steps of prunes that are enough, by bisection; else all of them."""
     low, high = 1, len(steps)
     while low < high:
@@ -133,16 +133,16 @@ def _fewest_prunes(candidates: Candidates, steps: Sequence[Step], within: Check)
 
 def _affordable(
     candidates: Candidates,
-    steps: Sequence[Step],
+    steps: Sequence[FitStep],
     gone: Sequence[int],
     model: CostModel,
     budget: Mapping[str, float],
-) -> list[Step]:
+) -> list[FitStep]:
     """Of the steps of splits, in order, those that what is counted allows beside the prunes."""
     counted = {name: budget[name] for name in budget if name in RESOURCES}
     place = {name: number for number, name in enumerate(model.names)}
     # Widths are kept up to date step by step; a step that is over a budget is undone.
-    widths, kept, last = model.widths.copy(), list[Step](), dict[Hashable, list[int]]()
+    widths, kept, last = model.widths.copy(), list[FitStep](), dict[Hashable, list[int]]()
     for name, more in added(candidates, gone).items():
         widths[place[name]] += more
     for step in steps:
@@ -161,8 +161,8 @@ def _affordable(
 
 
 def _fast_enough(
-    candidates: Candidates, steps: list[Step], down: Sequence[Step], within: Check
-) -> list[Step]:
+    candidates: Candidates, steps: list[FitStep], down: Sequence[FitStep], within: Check
+) -> list[FitStep]:
     """The first steps of splits that latency allows: measured, in as few shapes as bisection."""
     low, high = 0, len(steps)
     while low < high:

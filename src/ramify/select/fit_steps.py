@@ -13,7 +13,7 @@ from ramify.select.rounding import options_by_channel, width_change
 
 
 @dataclass(frozen=True)
-class Step:
+class FitStep:
     """Proposals to take at once, in place of those of an earlier step of the same key.
 
     Attributes:
@@ -45,7 +45,7 @@ def on_multiples(candidates: Candidates, numbers: Iterable[int], asked: Mapping[
 
 def prune_steps(
     candidates: Candidates, prunes: Sequence[int], asked: Mapping[str, int]
-) -> list[Step]:
+) -> list[FitStep]:
     """Steps of prunes, those that lose least a channel first; what reaches no multiple is left.
 
     Args:
@@ -58,13 +58,13 @@ def prune_steps(
     """
     chains = []
     for name, numbers in candidates.by_group(prunes).items():
-        multiple, at, chain = asked.get(name, 1), 0, list[Step]()
+        multiple, at, chain = asked.get(name, 1), 0, list[FitStep]()
         # The first step goes down to the next multiple, the others by a whole multiple each.
         size = candidates.widths[name] % multiple or multiple
         while at + size <= len(numbers):
             step = numbers[at : at + size]
             rank = sum(candidates.proposals[number].value for number in step) / size
-            chain.append(Step(numbers[at], rank, step))
+            chain.append(FitStep(numbers[at], rank, step))
             at, size = at + size, multiple
         chains.append(chain)
     return _best_first(chains, prunes)
@@ -72,7 +72,7 @@ def prune_steps(
 
 def split_steps(
     candidates: Candidates, splits: Sequence[int], gone: Iterable[int], asked: Mapping[str, int]
-) -> list[Step]:
+) -> list[FitStep]:
     """Steps of splits, those that gain most a channel first, but single edits by their value.
 
     Args:
@@ -90,22 +90,22 @@ def split_steps(
     chains = []
     for name, numbers in candidates.by_group(splits).items():
         if asked.get(name, 1) == 1:
-            chains.append([Step(number, worth[number], [number]) for number in numbers])
+            chains.append([FitStep(number, worth[number], [number]) for number in numbers])
             continue
         # A step is the best selection for a multiple, and ranks by what it adds to the one before.
         width = candidates.widths[name] + pruned[name]
         found = values_of_changes(options_by_channel(candidates, numbers, worth), width)
-        chain, at, before = list[Step](), 0, 0.0
+        chain, at, before = list[FitStep](), 0, 0.0
         for change, value in zip(found.changes.tolist(), found.values.tolist(), strict=True):
             if change > 0 and (width + change) % asked[name] == 0:
                 rank = (value - before) / (change - at)
-                chain.append(Step(name, rank, found.chosen(change)))
+                chain.append(FitStep(name, rank, found.chosen(change)))
                 at, before = change, value
         chains.append(chain)
     return _best_first(chains, splits)
 
 
-def _best_first(chains: Sequence[list[Step]], order: Sequence[int]) -> list[Step]:
+def _best_first(chains: Sequence[list[FitStep]], order: Sequence[int]) -> list[FitStep]:
     """Merge chains of steps: again and again, the best of all the chains' next steps.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ramify.edit.configs import Reordered
-from ramify.edit.lists import Steps, built_of, made_of, reorder
+from ramify.edit.lists import Steps, built_of, made_of, reorder_members
 from ramify.edit.skip import Skip, is_skip, put_skip
 from ramify.errors import RamifyError
 from ramify.store.recipe_checks import ARGUMENTS, Recipe
@@ -36,7 +36,7 @@ def depth_of(model: nn.Module) -> dict[str, Any]:
     return {key: value for key, value in (("lists", lists), ("skips", skips)) if value}
 
 
-def check_depth(recipe: Recipe) -> None:
+def check_depth_recipe(recipe: Recipe) -> None:
     """Raise where what a recipe says of depth is damaged, or needs modules that it does not have.
 
     Args:
@@ -118,7 +118,7 @@ def reshape_depth(steps: Steps, model: nn.Module, recipe: Recipe) -> list[Reorde
                 f"and that of this model {has}; {ARGUMENTS}"
             )
         source = tuple(own.index(place) for place in origin)
-        reorder(steps, model, name, source)
+        reorder_members(steps, model, name, source)
         changed.append(Reordered(len(own), source))
     for name, value in depth.get("skips", {}).items():
         if not is_skip(_module(model, name)):

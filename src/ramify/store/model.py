@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from ramify.edit.configs import configured, facts_of, follow
 from ramify.edit.lists import Steps
 from ramify.errors import RamifyError
-from ramify.store.depth_recipe import check_depth, depth_of, reshape_depth
+from ramify.store.depth_recipe import check_depth_recipe, depth_of, reshape_depth
 from ramify.store.disk import make_folder, write_all
 from ramify.store.files import (
     bytes_writer,
@@ -170,7 +170,7 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     advice = f"ramify.save writes {weights.name} and {shapes.name} together: copy both again."
     recipe = read_json(shapes, advice)
     check_recipe(recipe)
-    check_depth(recipe)
+    check_depth_recipe(recipe)
     tensors, _ = read_tensors(weights, advice)
     _check_sums(tensors, recipe, weights, shapes)
     model = built_by(build)
@@ -246,7 +246,7 @@ def reshape(model: nn.Module, recipe: Recipe, *, limit: int | None = None) -> nn
     check_module(model, "what is given another shape")
     before = {name: tensor.shape for name, tensor in model.named_buffers()}
     check_recipe(recipe)
-    check_depth(recipe)
+    check_depth_recipe(recipe)
     check_memory(named_tensors(model), recipe, limit)
     _to_shape(model, recipe)
     kept = model.state_dict(keep_vars=True)
@@ -275,7 +275,7 @@ def restore_model(
         RamifyError: The recipe is of another network, damaged, or not of these tensors.
     """
     check_recipe(recipe)
-    check_depth(recipe)
+    check_depth_recipe(recipe)
     runtime = recipe.get("runtime", {})
     names = named_in(runtime)
     values = decoded(model, runtime, tensors, source)

@@ -90,7 +90,7 @@ class NetworkInTraining:
         restore_model(self.model, stored["recipe"], stored["model"], SOURCE)
         renamed = before != self._names()  # blocks were dropped or inserted
         if renamed:
-            regroup(self.optimizer, before, self.model, stored["optimizer"])
+            regroup_parameters(self.optimizer, before, self.model, stored["optimizer"])
         check_optimizer(self.optimizer, self._names(), stored["optimizer"], SOURCE)
         load_optimizer(self.optimizer, stored["optimizer"])
         for number, (one, kept) in enumerate(zip(self.followers, stored["followers"], strict=True)):
@@ -155,7 +155,7 @@ def optimizer_state(optimizer: Optimizer, names: Mapping[int, str]) -> dict[str,
     return {"class": type(optimizer).__name__, "groups": groups, "state": state}
 
 
-def regroup(
+def regroup_parameters(
     optimizer: Optimizer, before: Mapping[int, str], model: nn.Module, stored: Mapping[str, Any]
 ) -> None:
     """Give an optimizer the parameters of a network whose blocks are others now, as stored.

@@ -21,8 +21,8 @@ from ramify.errors import RamifyError
 from ramify.tracing.branch_ends import ADDS, NORMS, RELUS, End, Ends, NoEnd
 from ramify.tracing.contraction import MOVES
 from ramify.tracing.module_calls import ModuleCall
-from ramify.tracing.operation_cost import Cost, count
-from ramify.tracing.recorder import Op, Ref, Tape, aliases_of, leaves
+from ramify.tracing.operation_cost import Cost, counted_macs
+from ramify.tracing.recorder import Op, Ref, Tape, aliases_of, leaves_of_kind
 
 _ACTIVATIONS = RELUS | {
     f"aten::{name}" for name in "gelu silu tanh leaky_relu elu hardtanh".split()
@@ -228,7 +228,7 @@ class _Finder:
         self._calls: dict[str, list[ModuleCall]] = defaultdict(list)
         for call in tape.calls:
             self._calls[call.module].append(call)
-        self._macs: list[tuple[str, int]] = [count(op, tape.shape) for op in tape.ops]
+        self._macs: list[tuple[str, int]] = [counted_macs(op, tape.shape) for op in tape.ops]
         self._read_at: dict[int, int] = {}
         for position, op in enumerate(tape.ops):
             self._read_at.update((ref.index, position) for ref in op.inputs())
@@ -284,7 +284,7 @@ class _Finder:
     def _keeps(self, name: str) -> bool:
         """Whether a module gives the shape that it is given."""
         for call in self._calls[name][:1]:
-            given, made = leaves(call.args, Ref), leaves(call.output, Ref)
+            given, made = leaves_of_kind(call.args, Ref), leaves_of_kind(call.output, Ref)
             return bool(given and made) and self._tape.shape(given[0]) == self._tape.shape(made[0])
         return False
 
@@ -296,8 +296,8 @@ class _Finder:
             return
         first, last = calls[0][0], calls[-1][0]
         call = ModuleCall(first.module, first.start, last.end, first.args, first.named, last.output)
-        made = leaves(call.output, Ref)
-        given = leaves(call.named, Ref, leaves(call.args, Ref))
+        made = leaves_of_kind(call.output, Ref)
+        given = leaves_of_kind(call.named, Ref, leaves_of_kind(call.args, Ref))
         if not made or not given:
             return
         target, shape = made[0], self._tape.shape(made[0])
@@ -387,7 +387,7 @@ class _Finder:
         """The entries of what a module returned."""
         if isinstance(output, (tuple, list)):
             return [entry if isinstance(entry, Ref) else None for entry in output]
-        return [output] if isinstance(output, Ref) else leaves(output, Ref)
+        return [output] if isinstance(output, Ref) else leaves_of_kind(output, Ref)
 
     def _place(self, call: ModuleCall, ref: Ref | None) -> Place:
         """Where a module was given a tensor."""
@@ -419,8 +419,8 @@ class _Finder:
         assert found.source is not None
         assert found.target is not None
         made -= {found.source.index, found.target.index}
-        made -= {ref.index for ref in leaves(found.call.args, Ref)}
-        made -= {ref.index for ref in leaves(found.call.named, Ref)}
+        made -= {ref.index for ref in leaves_of_kind(found.call.args, Ref)}
+        made -= {ref.index for ref in leaves_of_kind(found.call.named, Ref)}
         made = {index for index in made if not self._ends.is_weight(Ref(index))}
         late = [self._read_at[i] for i in made if self._read_at.get(i, -1) >= found.end]
         return self._tape.ops[min(late)] if late else None

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ramify.tracing.recorder import leaves, mapped
+from ramify.tracing.recorder import leaves_of_kind, mapped
 from ramify.tracing.unknown_values import LARGE, untouched_zeros
 from ramify.tracing.walk import modules_of
 from ramify.tracing.writes import storage_of, written_by
@@ -80,7 +80,7 @@ class OnUse:
         """Run an operation on the weights themselves."""
         if not self._later:
             return func(*args, **kwargs)
-        given = leaves(kwargs, Tensor, leaves(args, Tensor))
+        given = leaves_of_kind(kwargs, Tensor, leaves_of_kind(args, Tensor))
         mutable = func._schema.is_mutable
         written = {storage_of(tensor) for tensor in written_by(func, args)} if mutable else set()
         self._written |= {key for key, made in self._made.items() if storage_of(made) in written}

@@ -92,7 +92,7 @@ Shape = Callable[[Ref], Sequence[Any]]
 """The shape of a tensor of the tape, in whatever numbers."""
 
 
-def count(op: Op, shape: Shape) -> tuple[str, Any]:
+def counted_macs(op: Op, shape: Shape) -> tuple[str, Any]:
     """(kind, MACs) of one operation; no kind where nothing is counted."""
     if "convolution" in op.name:
         return "conv", _convolution(op, shape)

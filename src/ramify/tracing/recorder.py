@@ -72,7 +72,7 @@ class Op:
 
     @functools.cached_property
     def _inputs(self) -> list[Ref]:
-        return leaves(self.kwargs, Ref, leaves(self.args, Ref))
+        return leaves_of_kind(self.kwargs, Ref, leaves_of_kind(self.args, Ref))
 
     def named(self) -> dict[str, Any]:
         """What the operation was given, by name; what was left to its default is absent."""
@@ -85,7 +85,7 @@ class Op:
 
     @functools.cached_property
     def _results(self) -> list[Ref]:
-        return leaves(self.outputs, Ref)
+        return leaves_of_kind(self.outputs, Ref)
 
 
 @functools.cache
@@ -134,7 +134,7 @@ def mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
     return tuple(items) if type(tree) is tuple else items
 
 
-def leaves(tree: Any, kind: type[T], found: list[T] | None = None) -> list[T]:
+def leaves_of_kind(tree: Any, kind: type[T], found: list[T] | None = None) -> list[T]:
     """The leaves of one kind of what an operation takes or gives, added to what was found."""
     found = [] if found is None else found
     if isinstance(tree, kind):
@@ -144,9 +144,9 @@ def leaves(tree: Any, kind: type[T], found: list[T] | None = None) -> list[T]:
             if isinstance(item, kind):
                 found.append(item)
             elif type(item) not in _LEAVES:
-                leaves(item, kind, found)
+                leaves_of_kind(item, kind, found)
     elif isinstance(tree, dict):
-        leaves(list(tree.values()), kind, found)
+        leaves_of_kind(list(tree.values()), kind, found)
     return found
 
 
@@ -309,10 +309,12 @@ class Recorder(TorchDispatchMode):
 
         op.outputs = mapped(result, number)
         if self._draws and _is_random(op):
-            self.tape.drawn[len(self.tape.ops)] = [t.clone() for t in leaves(result, Tensor)]
+            self.tape.drawn[len(self.tape.ops)] = [
+                t.clone() for t in leaves_of_kind(result, Tensor)
+            ]
         self.tape.ops.append(op)
         if self._watch is not None:
-            self._watch(op, leaves(result, Tensor))
+            self._watch(op, leaves_of_kind(result, Tensor))
         return result
 
 

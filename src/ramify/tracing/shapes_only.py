@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ramify.tracing.propagate import READS_VALUES
-from ramify.tracing.recorder import leaves, mapped, tensors_of
+from ramify.tracing.recorder import leaves_of_kind, mapped, tensors_of
 from ramify.tracing.rules.registry import has_own_rule
 from ramify.tracing.unknown_values import result_of_unknown, untouched_zeros
 from ramify.tracing.writes import storage_of
@@ -80,7 +80,7 @@ class ShapesOnly:
         Raises:
             ValueAsked: it reads a value, or has a shape, that depends on such zeros.
         """
-        given = leaves(kwargs, Tensor, leaves(args, Tensor))
+        given = leaves_of_kind(kwargs, Tensor, leaves_of_kind(args, Tensor))
         unknown = any(storage_of(tensor) in self._unknown for tensor in given)
         result = None
         if self._asked:  # and the forward went on, by another way
@@ -95,7 +95,7 @@ class ShapesOnly:
             unknown = unknown or result is not None
         if result is None:
             result = self._run(func, args, kwargs)
-        made = leaves(result, Tensor)
+        made = leaves_of_kind(result, Tensor)
         if unknown:
             self._unknown.update(map(storage_of, made + (given if func._schema.is_mutable else [])))
         else:  # new tensors may lie where unknown ones lay before
@@ -113,7 +113,9 @@ class ShapesOnly:
     def _depends_on_values(self, func: Any, args: tuple[Any, ...]) -> bool:
         """Whether an operation gives values to Python, or a result whose shape depends on them."""
         if func._schema.name == "aten::index":  # by a mask, not by numbers
-            masks = (t for t in leaves(args[1], Tensor) if t.dtype in (torch.bool, torch.uint8))
+            masks = (
+                t for t in leaves_of_kind(args[1], Tensor) if t.dtype in (torch.bool, torch.uint8)
+            )
             return any(storage_of(mask) in self._unknown for mask in masks)
         return _gives_values(func)
 

@@ -13,14 +13,14 @@ from ramify.edit import Follower
 from ramify.edit.apply import apply
 from ramify.methods import Method, Proposal, agree
 from ramify.methods.proposal import checked
-from ramify.probe.loss import Loss
+from ramify.probe.loss import Loss, mean_loss
 from ramify.select import Rule
 from ramify.select.fit import fit
 from ramify.select.width_bounds import WidthBounds
 from ramify.tracing import ChannelGraph
 from ramify.train.depth_rounds import weigh
 from ramify.train.edit_trials import EditTrials, Tried, foretold, try_edits
-from ramify.train.epoch import Training, mean_loss
+from ramify.train.epoch import Training
 from ramify.train.history import Event
 from ramify.train.rounds import (
     ALL_HARM,
@@ -28,7 +28,7 @@ from ramify.train.rounds import (
     agreed,
     choose,
     edit_event,
-    measured,
+    measured_edit,
     multiple_of,
 )
 
@@ -101,13 +101,13 @@ def edit_once(
         if trials is not None:
             trials.undo()
         return graph, {"reason": choice.reason or ALL_HARM}
-    before = measured(graph, trials.before if trials else mean_loss(model, loss, judges))
+    before = measured_edit(graph, trials.before if trials else mean_loss(model, loss, judges))
     old = graph
     graph = apply(graph, tried.edits, optimizer=optimizer, followers=followers)
     if editing.then is not None:
         editing.then(graph)
     distributed.check_ranks(model)
-    after = measured(graph, trials.settle() if trials else mean_loss(model, loss, judges))
+    after = measured_edit(graph, trials.settle() if trials else mean_loss(model, loss, judges))
     kept = replace(choice, selected=tried.selected)
     event = edit_event(graph, proposals, kept, before, after, old) | foretold(tried, history)
     event |= {} if weighed is None else {"blocks": weighed.plain()}

@@ -14,11 +14,10 @@ from ramify import distributed
 from ramify.edit import BlockEdit, Edit, Prune, Split
 from ramify.methods import Proposal
 from ramify.methods.trial import edited
-from ramify.probe.loss import Loss, checked_loss
+from ramify.probe.loss import Loss, checked_loss, mean_loss
 from ramify.tracing import ChannelGraph
 from ramify.tracing.recorder import evaluating
 from ramify.train.calibration import calibration
-from ramify.train.epoch import mean_loss
 from ramify.train.norm_statistics import recompute_statistics
 
 TOLERANCE = 5e-4

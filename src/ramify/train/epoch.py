@@ -266,33 +266,6 @@ def located(where: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error}") from None
 
 
-def mean_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> float:
-    """The mean loss over every sample of ``batches``, in evaluation mode.
-
-    Args:
-        model: The network.
-        loss: ``loss(model, batch)``, one loss a sample, shape (S,).
-        batches: What to measure on.
-
-    Returns:
-        The mean.
-
-    Raises:
-        RamifyError: There is no batch, or the loss is not one finite number a sample.
-    """
-    total, samples = 0.0, 0
-    with evaluating(model):
-        for batch in batches:
-            losses = checked_loss(loss, model, batch)
-            total, samples = total + float(losses.sum()), samples + len(losses)
-    if not samples:
-        raise RamifyError(
-            "there is no batch to measure the loss on; give a list or a DataLoader, not an "
-            "iterator that ends after one pass."
-        )
-    return _over_ranks(total / samples, samples)
-
-
 def cross_entropy(
     model: nn.Module, batch: tuple[Tensor, Tensor], label_smoothing: float = 0.0
 ) -> Tensor:

@@ -14,7 +14,7 @@ from ramify import distributed
 from ramify.edit import Follower
 from ramify.errors import RamifyError
 from ramify.methods import Method
-from ramify.probe.loss import Loss
+from ramify.probe.loss import Loss, mean_loss
 from ramify.refit.outcome import constant_loss
 from ramify.select import Rule
 from ramify.select.width_bounds import Bound, WidthBounds
@@ -22,7 +22,7 @@ from ramify.tracing import ChannelGraph, trace
 from ramify.train.depth_rounds import check_depth
 from ramify.train.edit_once import Editing, edit_once
 from ramify.train.edit_trials import HELD, EditTrials
-from ramify.train.epoch import Training, mean_loss
+from ramify.train.epoch import Training
 from ramify.train.history import Event
 from ramify.train.kernel_lengths import restore_lengths
 from ramify.train.logs import Log

@@ -188,7 +188,7 @@ def checked_budget(budget: Mapping[str, float] | None) -> dict[str, float] | Non
     return plain or None
 
 
-def measured(graph: ChannelGraph, mean: float) -> dict[str, Any]:
+def measured_edit(graph: ChannelGraph, mean: float) -> dict[str, Any]:
     """What an edit changes: widths, cost, and the mean loss on the batches that judge it."""
     widths = {group.name: group.width for group in graph.groups}
     return {"widths": widths, "loss": mean} | costs(graph)

@@ -17,7 +17,7 @@ from ramify.probe.displaced.product import ProductChange, alpha_of, product_chan
 from ramify.probe.displaced.tensor import DisplacedTensor, relu
 from ramify.probe.recorded_pass import RecordedPass
 from ramify.probe.replay import replay
-from ramify.tracing.recorder import Op, Ref, leaves, mapped
+from ramify.tracing.recorder import Op, Ref, leaves_of_kind, mapped
 
 ReadChange = EvenPart | ProductChange
 """What a read changes by."""
@@ -124,7 +124,7 @@ def _run_again(recorded: RecordedPass, position: int) -> Tensor:
     """What an operation gave, from what it was given."""
     op = recorded.tape.ops[position]
     value = lambda leaf: recorded.value(leaf, position) if isinstance(leaf, Ref) else leaf  # noqa: E731
-    return leaves(op.func(*mapped(op.args, value), **mapped(op.kwargs, value)), Tensor)[0]
+    return leaves_of_kind(op.func(*mapped(op.args, value), **mapped(op.kwargs, value)), Tensor)[0]
 
 
 def _followed(
@@ -220,7 +220,9 @@ def _results(op: Op, args: Any, kwargs: Any, base: list[Tensor]) -> list[Displac
     def even(n: int) -> EvenPart | None:
         return EvenTensor.of(forms("even")[n])
 
-    if rule is not None and all(displaced.is_linear for displaced in leaves(args, DisplacedTensor)):
+    if rule is not None and all(
+        displaced.is_linear for displaced in leaves_of_kind(args, DisplacedTensor)
+    ):
         linear = [DisplacedTensor.linear(b, functools.partial(odd, n)) for n, b in enumerate(base)]
         linear[0].scaled = scaled_convolution(op, args, base[0])
         return linear
@@ -251,4 +253,4 @@ def _run_for_copy(op: Op, args: Any, kwargs: Any, which: str) -> list[Tensor]:
     own, named = mapped(args, pick), mapped(kwargs, pick)
     if op.is_mutable:  # write into a copy
         own = (own[0].clone(), *own[1:])
-    return leaves(op.func(*own, **named), Tensor)
+    return leaves_of_kind(op.func(*own, **named), Tensor)

@@ -25,7 +25,7 @@ from ramify.probe.displaced.along_tape import ReadChange, read_changes
 from ramify.probe.displaced.components import TargetSet, components_of, read_values
 from ramify.probe.displaced.even import EvenPart, EvenTensor
 from ramify.probe.displaced.product import ProductChange, alpha_of, factors_of
-from ramify.probe.reads import follow, sums_over
+from ramify.probe.reads import follow_dimensions, sums_over
 from ramify.probe.recorded_pass import RecordedPass
 from ramify.probe.replay import decomposed
 from ramify.probe.targets import Target, independent_sets
@@ -158,7 +158,7 @@ class ReadChanges:
 
     def _label(self, tape: Tape, samples: int) -> LabelledReads:
         axis = Atom(samples)
-        flow, groups = follow(self._graph, tape, [t.group for t in self._targets], axis)
+        flow, groups = follow_dimensions(self._graph, tape, [t.group for t in self._targets], axis)
         sets = [
             self._set(flow, {atom: n for atom, n in groups.items() if n in numbers})
             for numbers in self.sets

@@ -90,7 +90,7 @@ def embedding_bag(op: TracedOp) -> None:
 
 
 @aten_rule("nonzero")
-def positions(op: TracedOp) -> None:
+def nonzero_positions(op: TracedOp) -> None:
     """Where a tensor is not zero: the numbers of its positions, one column for each dimension."""
     terms, (result,) = op.dims(op.args[0]), op.results()
     op.give([op.fixed(n) for n in op.shape(result)])

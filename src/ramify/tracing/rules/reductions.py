@@ -138,7 +138,7 @@ def class_loss(op: TracedOp) -> None:
 
 
 @aten_rule("histc")
-def count(op: TracedOp) -> None:
+def histogram(op: TracedOp) -> None:
     """How many of the entries have each number: one bin for each position that is counted."""
     (result,) = op.results()
     bins, least, most = (op.argument(n, name, 0) for n, name in enumerate(_BINS, 1))
