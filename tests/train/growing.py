@@ -40,6 +40,11 @@ def run(model: nn.Module, batches: Data, rounds: int = 2, **settings: Any) -> Gr
     return grow(model, torch.zeros(1, 2), loss, batches, rounds=rounds, **(given | settings))
 
 
+def reasons(grown: Grown) -> list[str]:
+    """Why the run stopped changing the network."""
+    return [event["reason"] for event in grown.history if event["event"] == "stop"]
+
+
 def assert_same(left: Grown, right: Grown) -> None:
     assert without_time(left.history) == without_time(right.history)
     assert_equal(left.graph.model.state_dict(), right.graph.model.state_dict())

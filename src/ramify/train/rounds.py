@@ -53,8 +53,8 @@ def choose(
 ) -> Choice:
     """Select among proposals what pays and what the bounds and the budget allow.
 
-    A method that only splits has used the budget up once a selection had to be cut; one that only
-    prunes, once the model is within it. One that does both may go on: what it prunes makes room.
+    The budget is used up once some of the growth that was selected had to be left out; by a method
+    that only prunes, once the model is within it. A model over its budget may take several edits.
 
     Args:
         graph: The traced model.
@@ -93,8 +93,13 @@ def choose(
     fitting = fit(selected, graph, budget, multiple_of=multiple_of(rule))
     if not fitting:
         return Choice(reason=SPENT)
-    cut = len(selected) - len(fitting)
-    return Choice(fitting, cut=cut, full=cut > 0 and len(kinds) == 1, over=over)
+    full = _growth(fitting) < _growth(selected) and not over
+    return Choice(fitting, cut=len(selected) - len(fitting), full=full, over=over)
+
+
+def _growth(proposals: Sequence[Proposal]) -> int:
+    """How many of them add channels."""
+    return sum(not isinstance(proposal.edit, Prune) for proposal in proposals)
 
 
 def multiple_of(rule: Rule) -> Multiple:
