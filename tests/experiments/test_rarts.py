@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from experiments.rarts.nats import study as nats
 from experiments.rarts.nats.lookups import over_steps
 from experiments.rarts.nats.table import page as nats_page
 from experiments.rarts.nats.table import steps_table
-from experiments.rarts.width.study import RELATIVE, Settings, Study, total_steps
+from experiments.rarts.width.output_gates import OutputGates
+from experiments.rarts.width.study import OUTPUTS, RELATIVE, Settings, Study, total_steps
 from experiments.rarts.width.table import page
 from ramify.cells import NATS, NatsTables
 from tests.cells.spaces import write_nats_table
@@ -43,7 +45,9 @@ def test_halves_share_no_image_and_miss_none() -> None:
     assert abs(len(one.y_train) - len(other.y_train)) <= 1
 
 
-@pytest.mark.parametrize("method", ["rarts", "rarts" + RELATIVE, "darts1", "l1", "random"])
+@pytest.mark.parametrize(
+    "method", ["rarts", "rarts" + RELATIVE, "rarts" + OUTPUTS, "darts1", "l1", "random"]
+)
 def test_every_method_cuts_as_many_channels_and_starts_from_the_same_network(
     study: Study, method: str
 ) -> None:
@@ -60,6 +64,44 @@ def test_every_method_cuts_as_many_channels_and_starts_from_the_same_network(
     assert all(plain["widths"].values())
     after = study.full.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_at_equal_macs_every_method_and_a_cut_come_to_as_many_at_most() -> None:
+    steps: list[None] = []
+    settings = Settings(
+        **(vars(TOY) | {"ratios": "", "macs": "0.5", "temperature": 0, "pooled": 2})
+    )
+    study = Study(0, settings, partial(steps.append, None))
+    assert isinstance(study.full[0], nn.AvgPool2d)
+    most = study.baseline()["macs"] // 2
+    for method in ("rarts", "l1", "cut"):
+        [row] = study.run(method)
+        assert not row["distilled"]
+        assert 0.7 * most < row["macs"] <= most
+        assert 0 < row["pruned"] < 1
+        assert "| to 50% of the MACs: " in page([row | {"seed": 0}])
+    assert len(steps) == total_steps(settings, ["rarts", "l1", "cut"])
+
+
+def test_gates_on_outputs_scale_layers_and_fold_exactly(study: Study) -> None:
+    model = copy.deepcopy(study.full).double().eval()
+    x = torch.randn(4, *study.data.shape, dtype=torch.float64)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    graph = ramify.trace(model, x[:1])
+    gates = OutputGates(graph, study.gated)
+    for alpha in gates:
+        alpha.data.uniform_(-1, 1)
+    own = {name: alpha.detach().clone() for name, alpha in gates.gates.items()}
+    expected = model(x)
+    scores = gates.fold()
+    assert torch.allclose(model(x), expected, rtol=1e-12)
+    for name, alpha in own.items():
+        scaled = before[f"{name}.weight"] * alpha.reshape(-1, 1, 1, 1)
+        assert torch.equal(model.get_parameter(f"{name}.weight"), scaled)
+    assert set(scores) == study.gated
+    for target in gates.targets:
+        [kernel] = target.kernels
+        assert torch.equal(scores[target.group.name], own[kernel.name[: -len(".weight")]].abs())
 
 
 def test_a_strong_penalty_decides_how_much_goes_and_random_pruning_takes_as_much() -> None:

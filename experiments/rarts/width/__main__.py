@@ -16,7 +16,8 @@ from experiments.files import show
 from experiments.rarts.width.study import (
     LEARNED,
     METHODS,
-    RELATIVE,
+    SCORED,
+    SEARCHED,
     Row,
     Settings,
     Study,
@@ -34,7 +35,7 @@ def options() -> argparse.ArgumentParser:
         "folder, and the same command goes on from it.",
     )
     add_settings(parser, Settings())
-    usual = [name for name in METHODS if not name.endswith(RELATIVE)]
+    usual = [*SEARCHED, *SCORED]
     parser.add_argument("--methods", default=",".join(usual), help=f"some of {', '.join(METHODS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import ramify
 from experiments.rarts.images import accuracy, halved, moved, pairs, placed, some
+from experiments.rarts.width.output_gates import OutputGates
 from experiments.resume import Stage, once
 from ramify import relax
 from ramify.cost import graph_cost
@@ -29,8 +31,18 @@ Row = dict[str, Any]
 
 SEARCHED = ("rarts", "darts1", "darts2", "milenas", "joint")
 RELATIVE = "-relative"  # gates over the mean of their layer, before layers are compared
+OUTPUTS = "-outputs"  # gates on what layers give, in front of norms
 SCORED = ("l1", "random")
-METHODS = (*SEARCHED, *(name + RELATIVE for name in SEARCHED), *SCORED)
+CUT = "cut"  # `ramify.cut`, which has no ratio: to equal multiply-accumulates alone
+CHANNELS, MACS = "channels", "macs"
+METHODS = (
+    *SEARCHED,
+    *(name + RELATIVE for name in SEARCHED),
+    *(name + OUTPUTS for name in SEARCHED),
+    *SCORED,
+    CUT,
+)
+CALIBRATION = 1024  # images that `ramify.cut` sees
 LEARNED = 0.0  # in place of a ratio: all channels whose gate the penalty brought to zero go
 ZERO = 1e-3
 FEW = 2000  # test images on which networks that are not finished are measured
@@ -56,7 +68,9 @@ class Settings:
         beta: β.
         gamma: γ, of the L1 penalty on the gates.
         ratios: shares of the channels to prune, ranked over all layers; 0 lets the penalty decide.
-        temperature: T of the distillation.
+        macs: shares of the multiply-accumulates to keep, by the same ranking; none where empty.
+        pooled: pixels in each direction that are averaged to one, after augmentation.
+        temperature: T of the distillation; 0 for none.
         device: where it runs.
     """
 
@@ -75,13 +89,26 @@ class Settings:
     beta: float = 0.1
     gamma: float = 1e-4
     ratios: str = "0.4,0.6"
+    macs: str = ""
+    pooled: int = 1
     temperature: float = 4.0
     device: str = "cpu"
 
     @property
-    def shares(self) -> list[float]:
-        """The ratios as numbers."""
-        return [float(part) for part in self.ratios.split(",")]
+    def goals(self) -> list[tuple[str, float]]:
+        """To what each method prunes: shares of the channels to prune, and of the MACs to keep."""
+        given = ((CHANNELS, self.ratios), (MACS, self.macs))
+        return [(of, float(part)) for of, text in given for part in text.split(",") if part]
+
+    def tunings(self, method: str) -> list[tuple[str, float, bool]]:
+        """The goals of a method, without distillation and with it."""
+        ways = (False, True) if self.temperature else (False,)
+        return [
+            (of, share, distilled)
+            for of, share in self.goals
+            if of == MACS or method != CUT
+            for distilled in (ways if share != LEARNED else (False,))
+        ]
 
 
 class Study:
@@ -108,39 +135,43 @@ class Study:
             classes=len(self.data.classes),
             width=settings.width,
         )
+        if settings.pooled > 1:
+            net = nn.Sequential(nn.AvgPool2d(settings.pooled), net)
         self.full = moved(net, settings.device)
         self.steps = -(-len(self.halves[0].y_train) // settings.batch) * settings.search
         self.trained("full", self.full, settings.pretrain, settings.lr)
         self.plain: nn.Module | None = None
-        self.gated: set[str] = set()
+        self.gated = set(ramify.fold(ramify.gate(self.trace(copy.deepcopy(self.full)))))
         self.ratio: float | None = None  # learned by RARTS, and given to random pruning
 
     def run(self, method: str) -> Iterator[Row]:
-        """What comes of one method: a row for each ratio, without distillation and with it."""
+        """What comes of one method: a row for each goal, without distillation and with it."""
         model, proposals = self.searched(method)
         searched = self.roughly(model)
-        for share in self.settings.shares:
-            chosen = self.chosen(method, proposals, share)
-            for distilled in (False,) if share == LEARNED else (False, True):
-                pruned = copy.deepcopy(model)
-                graph = ramify.apply(self.trace(pruned), [p.edit for p in chosen])
-                cost, cut = graph_cost(graph), self.roughly(pruned)
-                loss: Loss = cross_entropy
-                if distilled:
-                    loss = relax.distilled(loss, self.full, self.settings.temperature)
-                self.train(pruned, self.settings.tune, self.settings.lr / 5, loss)
-                yield {
-                    "method": method,
-                    "ratio": share,
-                    "pruned": len(chosen) / len(proposals),
-                    "distilled": distilled,
-                    "searched": searched,
-                    "cut": cut,
-                    "tuned": self.accuracy(pruned),
-                    "params": cost.params,
-                    "macs": cost.macs,
-                    "widths": {group.name: group.width for group in graph.groups},
-                }
+        for of, share, distilled in self.settings.tunings(method):
+            pruned = copy.deepcopy(model)
+            graph = self.pruned(pruned, method, proposals, of, share)
+            cost, cut = graph_cost(graph), self.roughly(pruned)
+            loss: Loss = cross_entropy
+            if distilled:
+                loss = relax.distilled(loss, self.full, self.settings.temperature)
+            self.train(pruned, self.settings.tune, self.settings.lr / 5, loss)
+            widths = {group.name: group.width for group in graph.groups}
+            before = {group.name: group.width for group in self.trace(model).groups}
+            gone = sum(before[name] - widths[name] for name in self.gated)
+            yield {
+                "method": method,
+                "of": of,
+                "ratio": share,
+                "pruned": gone / sum(before[name] for name in self.gated),
+                "distilled": distilled,
+                "searched": searched,
+                "cut": cut,
+                "tuned": self.accuracy(pruned),
+                "params": cost.params,
+                "macs": cost.macs,
+                "widths": widths,
+            }
 
     def baseline(self) -> Row:
         """The full network, and it trained on for as long as the searches and the tuning."""
@@ -152,14 +183,26 @@ class Study:
 
     def searched(self, method: str) -> tuple[nn.Module, list[ramify.Proposal]]:
         """A copy of the network after the search, and prunes of its channels, best first."""
+        if method == CUT:
+            return copy.deepcopy(self.plainly()), []
         if method in SCORED:
             model = copy.deepcopy(self.plainly())
             scorer: ramify.L1 | Chance = ramify.L1() if method == "l1" else Chance(self.seed)
             found = scorer.propose(self.trace(model), cross_entropy, [])
             return model, [p for p in found if p.edit.group in self.gated]
-        model = copy.deepcopy(self.full)
-        gates = ramify.gate(self.trace(model))
         name = method.removesuffix(RELATIVE)
+        model = copy.deepcopy(self.full)
+        kept = self.stage(f"search-{name}-{self.seed}", lambda: self.search(name))
+        model.load_state_dict(kept["state"])
+        scale = relax.GateScale(kept["scores"], relative=name != method)
+        return model, scale.propose(self.trace(model))
+
+    def search(self, method: str) -> dict[str, dict[str, Tensor]]:
+        """The state of the network after a search, and the gates of each group."""
+        model = copy.deepcopy(self.full)
+        graph = self.trace(model)
+        name = method.removesuffix(OUTPUTS)
+        gates = ramify.gate(graph) if name == method else OutputGates(graph, self.gated)
         searcher = self.searcher(name, model, gates)
         model.train()
         good: dict[str, Any] = {}
@@ -176,18 +219,19 @@ class Study:
                 model.load_state_dict(good)
                 break
             good = copy.deepcopy(model.state_dict())
-        scores = ramify.fold(gates)
-        return model, relax.GateScale(scores, relative=name != method).propose(self.trace(model))
+        scores = gates.fold() if isinstance(gates, OutputGates) else ramify.fold(gates)
+        return {"state": dict(model.state_dict()), "scores": dict(scores)}
 
     def plainly(self) -> nn.Module:
         """The network after ordinary training, for as many passes over the images."""
         if self.plain is None:
             self.plain = copy.deepcopy(self.full)
-            self.gated = set(ramify.fold(ramify.gate(self.trace(self.plain))))
             self.trained("plain", self.plain, self.settings.search, self.settings.lr / 5)
         return self.plain
 
-    def searcher(self, method: str, model: nn.Module, gates: relax.Gates) -> relax.Searcher:
+    def searcher(
+        self, method: str, model: nn.Module, gates: relax.Gates | OutputGates
+    ) -> relax.Searcher:
         """The searcher of a name, with the settings that all share."""
         held = self.settings
         decay = partial(CosineAnnealingLR, T_max=self.steps)
@@ -203,6 +247,29 @@ class Study:
             "penalty": relax.L1(by_proximal=True),
         }
         return searcher_named(method, held.lam, held.beta)(model, **common)
+
+    def pruned(
+        self,
+        model: nn.Module,
+        method: str,
+        proposals: Sequence[ramify.Proposal],
+        of: str,
+        share: float,
+    ) -> ramify.ChannelGraph:
+        """Prune a network to a goal."""
+        graph = self.trace(model)
+        budget = {MACS: share * graph_cost(graph).macs}
+        if method == CUT:
+            drawn = batches(self.data, self.settings.batch, self.seed, 0)
+            parts = -(-CALIBRATION // self.settings.batch)
+            sample = [placed(batch, self.settings.device) for batch in islice(drawn, parts)]
+            return ramify.cut(graph, cross_entropy, sample, budget=budget)
+        chosen: Sequence[ramify.Proposal]
+        if of == MACS:
+            chosen = ramify.fit(ramify.TopFraction(1.0).select(proposals), graph, budget)
+        else:
+            chosen = self.chosen(method, proposals, share)
+        return ramify.apply(graph, [proposal.edit for proposal in chosen])
 
     def chosen(
         self, method: str, proposals: Sequence[ramify.Proposal], share: float
@@ -259,10 +326,11 @@ def total_steps(settings: Settings, methods: Sequence[str]) -> int:
     """Steps of one seed, for a bar of progress."""
     whole = -(-settings.samples // settings.batch)
     half = -(-(settings.samples // 2) // settings.batch)
-    tuned = 2 * len(settings.shares) * settings.tune * whole
-    searched = sum(settings.search * (whole if m in SCORED else half) for m in methods)
-    kept = settings.pretrain + settings.search + settings.tune
-    return kept * whole + searched + tuned * len(methods)
+    tunings = sum(len(settings.tunings(method)) for method in methods)
+    searches = {m.removesuffix(RELATIVE) for m in methods} - {*SCORED, CUT}
+    plain = settings.search if {*SCORED, CUT}.intersection(methods) else 0
+    kept = settings.pretrain + settings.search + settings.tune + plain
+    return (kept + tunings * settings.tune) * whole + len(searches) * settings.search * half
 
 
 def _factor(training: Training, before: int, total: int, step: int) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from experiments.numbers import spread
-from experiments.rarts.width.study import LEARNED, METHODS, RELATIVE
+from experiments.rarts.width.study import LEARNED, MACS, METHODS, OUTPUTS, RELATIVE
 
 NAMES = {
     "rarts": "RARTS",
@@ -16,6 +16,7 @@ NAMES = {
     "joint": "Joint (NetSlim)",
     "l1": "L1",
     "random": "random",
+    "cut": "`ramify.cut`",
 }
 Row = dict[str, Any]
 
@@ -39,20 +40,22 @@ def page(rows: Sequence[Row]) -> str:
         f"| – | the full network | {errors(full, 'searched')} | – | {errors(full, 'tuned')} | – "
         f"| {spread((row['params'] for row in full), 0)} | {millions(full)} |",
     ]
-    for ratio in sorted({row["ratio"] for row in rows if row["method"] != "baseline"}):
+    for goal in sorted({(r["of"], r["ratio"]) for r in rows if r["method"] != "baseline"}):
         for method in METHODS:
-            mine = [r for r in rows if r["method"] == method and r["ratio"] == ratio]
-            if mine:
-                lines.append(_line(mine, ratio))
+            own = (row for row in rows if row["method"] == method)
+            mine = [row for row in own if (row["of"], row["ratio"]) == goal]
+            lines += [_line(mine, *goal)] if mine else []
     return "\n".join(lines)
 
 
-def _line(rows: Sequence[Row], ratio: float) -> str:
+def _line(rows: Sequence[Row], of: str, ratio: float) -> str:
     plain = [row for row in rows if not row["distilled"]]
     distilled = [row for row in rows if row["distilled"]]
     share = f"{ratio:.0%}"
-    if ratio == LEARNED:
+    if ratio == LEARNED or of == MACS:
         share = f"{spread(100 * row['pruned'] for row in plain)} %"
+    if of == MACS:
+        share = f"to {ratio:.0%} of the MACs: {share}"
     cells = [share, _name(plain[0]["method"])]
     cells += [errors(plain, key) for key in ("searched", "cut", "tuned")]
     cells += [
@@ -64,8 +67,9 @@ def _line(rows: Sequence[Row], ratio: float) -> str:
 
 
 def _name(method: str) -> str:
-    kind = method.removesuffix(RELATIVE)
-    return NAMES[kind] if kind == method else f"{NAMES[kind]}, gates over their layer's mean"
+    kind = method.removesuffix(RELATIVE).removesuffix(OUTPUTS)
+    notes = {RELATIVE: ", gates over their layer's mean", OUTPUTS: ", gates before the norm"}
+    return NAMES[kind] + notes.get(method.removeprefix(kind), "")
 
 
 def errors(rows: Iterable[Row], key: str) -> str:
