@@ -14,6 +14,9 @@ A grown network is edited every `--every` epochs until it has `--budget` paramet
 to `--total` epochs; its shape is then trained from fresh weights for as many, and so is a uniformly
 wide network of as many parameters. `cut` trains a uniformly wide network of twice the parameters
 for a third of the epochs, cuts it, and tunes it for a fifth, which is about as much arithmetic.
+`s3d:C` is S3D with another bound c on its outgoing weights (1.3 without), and `s3d:knapsack` splits
+into two to four copies, which a knapsack chooses in three rounds within the budget.
+
 Rows are kept in FILE and what is half done beside it, so that a run goes on where it was; the table
 is of all rows in it.
 """
@@ -51,6 +54,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gauss-newton": {"epochs": 2, "curvature": "fisher"},
 }
 """What methods are told beside their defaults."""
+KNAPSACK = 3  # rounds, as many as the others need
 LEARNING = ("gauss-newton",)  # methods that learn on all of the data
 
 
@@ -60,19 +64,21 @@ def grown(
     """A grown network, and what came of each edit."""
     torch.manual_seed(seed)
     model = task.seed_network()
-    settings = dict(SETTINGS.get(arm, {}))
-    if "epochs" in settings:
-        settings["epochs"] = min(settings["epochs"], options.every)
-    method: Method = method_named(arm, seed=seed, settings=settings)
+    method, rule, rounds = _way(arm, seed, options)
     done = grow(
         model,
         task.example,
         task.loss,
         task.epochs(seed),
         method=method,
-        rule=ramify.TopFraction(options.fraction, per_group=options.per_layer),
-        training=Training(options.every, weight_decay=task.weight_decay, span="run"),
-        rounds=options.total // options.every - 1,
+        rule=rule,
+        training=Training(
+            options.every,
+            weight_decay=task.weight_decay,
+            span="run",
+            total_epochs=options.total,
+        ),
+        rounds=rounds,
         budget={"params": options.budget},
         probe=None if arm in LEARNING else task.probe(seed),
         rescale=not options.plain,
@@ -83,6 +89,25 @@ def grown(
     keys = ("expected_gain", "measured_gain", "loss_before", "loss_after", "step_factor")
     row = {"edits": [{key: edit[key] for key in keys} for edit in edits]}
     return model, row | _shape(done)
+
+
+def _way(
+    arm: str, seed: int, options: argparse.Namespace
+) -> tuple[Method, ramify.select.Rule, int]:
+    """The method of an arm, what selects among its proposals, and how often it may do so."""
+    name, _, kind = arm.partition(":")
+    settings = dict(SETTINGS.get(name, {}))
+    if "epochs" in settings:
+        settings["epochs"] = min(settings["epochs"], options.every)
+    rule: ramify.select.Rule
+    rule = ramify.TopFraction(options.fraction, per_group=options.per_layer)
+    rounds = options.total // options.every - 1
+    if kind == "knapsack":
+        settings |= {"copies": (2, 3, 4), "best_of_each": True}
+        rule, rounds = ramify.select.BudgetKnapsack({"params": options.budget}), KNAPSACK
+    elif kind:
+        settings["signed"] = float(kind)
+    return method_named(name, seed=seed, settings=settings), rule, rounds
 
 
 def wide_one(task: Task, seed: int, params: int, epochs: int, place: Path) -> tuple[nn.Module, Row]:
