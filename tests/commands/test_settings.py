@@ -288,7 +288,7 @@ def test_without_a_budget_a_network_changes_early_and_trains_on() -> None:
         assert (planned.rounds, planned.epochs, planned.total_epochs) == (4, 20, None)
         assert planned.schedule == "steps"
     assert GrowSettings.resolve({"data": "digits", "method": "s2d"}).total_epochs is None
-    with pytest.raises(RamifyError, match="total_epochs is 5, and 2 epochs before each of 4 edits"):
+    with pytest.raises(RamifyError, match="total_epochs is 5, and epochs=2 before each of 4 edits"):
         GrowSettings.resolve({"data": "digits", "epochs": 2, "total_epochs": 5})
 
 

@@ -163,7 +163,7 @@ def check_total(training: Training, rounds: int) -> None:
     total, needed = training.total_epochs, training.epochs * (rounds + 1)
     if total is not None and total < needed:
         raise RamifyError(
-            f"total_epochs is {total}, and {training.epochs} epochs before each of {rounds} edits "
+            f"total_epochs is {total}, and epochs={training.epochs} before each of {rounds} edits "
             f"and after the last make {needed}: give fewer epochs or rounds, or a larger total."
         )
 
