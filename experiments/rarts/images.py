@@ -27,6 +27,11 @@ def some(name: str, samples: int, seed: int) -> Dataset:
     return _part(whole, order[:samples])
 
 
+def first(data: Dataset, samples: int) -> Dataset:
+    """The first training images, and all test images."""
+    return _part(data, torch.arange(min(samples, len(data.y_train))))
+
+
 def halved(data: Dataset, seed: int) -> list[Dataset]:
     """The two halves of the training images of a search, D_a and D_p."""
     return [_part(data, index) for index in halves(len(data.y_train), seed)]

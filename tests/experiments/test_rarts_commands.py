@@ -10,15 +10,22 @@ import numpy as np
 import pytest
 
 import ramify
+from experiments.rarts.darts import __main__ as darts
+from experiments.rarts.darts import study
 from experiments.rarts.nats import __main__ as nats
 from experiments.rarts.width import __main__ as width
 from experiments.rarts.width.study import Study
+from ramify import relax
 from ramify.relax import RARTS
 from tests.cells.spaces import write_nats_table
 
 NATS = "--data digits --channels 2 --samples 32 --batch 16 --epochs 1 --seeds 1".split()
 WIDTH = "--data digits --model digits_net --width 6 --samples 100 --batch 50 --pretrain 1".split()
 WIDTH += "--search 1 --tune 1 --ratios 0.5 --seeds 1".split()
+
+
+DARTS = "--data digits --pooled 1 --channels 2 --cells 3 --samples 32 --batch 16 --epochs 1".split()
+DARTS += "--large_channels 2 --large_cells 3 --large_samples 32 --large_epochs 1 --seeds 1".split()
 
 
 def tables(folder: Path) -> None:
@@ -136,3 +143,35 @@ def test_a_killed_search_of_widths_does_not_train_the_network_again(
     assert len(trained) == 4 + 2  # the tuning alone, with and without distillation
     whole, gone_on = ((tmp_path / n / "results.md").read_text() for n in ("whole", "stopped"))
     assert gone_on == whole
+
+
+def test_cells_of_darts_are_trained_out_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(study, "REPEATS", 1)
+    methods = ["--methods", "darts1,darts1-latency,random"]
+    whole, stopped = ([*DARTS, "--out", str(tmp_path / name)] for name in ("whole", "stopped"))
+    darts.main([*whole, *methods])
+    text = (tmp_path / "whole" / "results.md").read_text()
+    for name in ("DARTS-1", "DARTS-1, expected latency", "a random cell"):
+        assert f"| {name} | 1 |" in text
+    assert "DARTS-1" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.safetensors"))
+    trained = study.train
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "train", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            darts.main([*stopped, "--methods", "darts1"])
+    assert study.train is trained
+    with monkeypatch.context() as patch:
+        patch.setattr(relax.DARTS, "step", lambda *rest: pytest.fail("it searched again"))
+        darts.main([*stopped, "--methods", "darts1"])
+    first, again = (
+        json.loads((tmp_path / name / "results.jsonl").read_text().splitlines()[0])
+        for name in ("whole", "stopped")
+    )
+    assert again == first
+
+
+def interrupted(*rest: Any, **others: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,1 @@
+"""Cells of the DARTS space, searched, derived and trained out, at CPU size."""

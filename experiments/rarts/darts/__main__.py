@@ -1,0 +1,63 @@
+"""The command; `python -m experiments.rarts.darts --help`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments.files import show
+from experiments.rarts.darts.study import METHODS, Settings, run, timed, total_epochs
+from experiments.rarts.darts.table import page
+from experiments.resume import add_settings, finished, folder_of, keep
+
+
+def options() -> argparse.ArgumentParser:
+    """What the command takes; every setting of the study is an option of its name."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.rarts.darts",
+        description="Search cells of the DARTS space, or draw them, and train their networks. What "
+        "is finished stays in the folder, and the same command goes on from it.",
+    )
+    add_settings(parser, Settings())
+    parser.add_argument("--methods", default=",".join(METHODS), help=f"of {', '.join(METHODS)}")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--out", type=Path, default=Path("runs/rarts-darts"))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is not in results.jsonl yet, then write the table."""
+    chosen = vars(options().parse_args(arguments))
+    out, methods = chosen.pop("out"), chosen.pop("methods").split(",")
+    begin, count = chosen.pop("first"), chosen.pop("seeds")
+    settings, console = Settings(**chosen), Console()
+    torch.set_num_threads(1)  # a latency is that of one thread
+    file, stages = out / "results.jsonl", folder_of(out / "stages", settings)
+    stages.mkdir(parents=True, exist_ok=True)
+    rows = finished(file, settings)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        for seed in range(begin, begin + count):
+            for method in methods:
+                if any((row["method"], row["seed"]) == (method, seed) for row in rows):
+                    continue
+                total = total_epochs(method, settings)
+                bar = progress.add_task(f"{method}, seed {seed}", total=total)
+                found = run(method, seed, settings, stages, partial(progress.advance, bar))
+                rows.append(found | {"settings": asdict(settings)})
+                keep(file, settings, rows)
+    times = timed([row["genotype"] for row in rows], settings)
+    rows = [row | {"latency": found} for row, found in zip(rows, times, strict=True)]
+    show(out, page(rows))
+
+
+if __name__ == "__main__":
+    main()
