@@ -214,13 +214,8 @@ def table(rows: Sequence[Row]) -> str:
         cells = [own[0]["task"], name, f"{own[0]['every']} epochs", str(len(own))]
         for part in _PARTS:
             cells.append(mean_and_error([row[part]["accuracy"] for row in own if part in row]))
-        macs = statistics.mean(row["training_macs"] for row in own)
-        uniform = [
-            row["training_macs"]
-            for row in rows
-            if (row["arm"], row["task"]) == ("uniform", own[0]["task"])
-        ]
-        cells.append(f"{macs / statistics.mean(uniform):.2f}" if uniform else f"{macs:.0f}")
+        macs, uniform = _spent(own), _uniform(rows, own[0]["task"])
+        cells.append(f"{macs / uniform:.2f}" if uniform else f"{macs:.0f}")
         cells.append(f"{statistics.mean(row['params'] for row in own):.0f}")
         known = [edit for edit in edits if edit["expected_gain"] is not None]
         came = sum(edit["measured_gain"] for edit in known)
@@ -233,6 +228,18 @@ def table(rows: Sequence[Row]) -> str:
 
 
 _PARTS = ("grown", "scratch")
+
+
+def _spent(rows: Sequence[Row]) -> float:
+    """Multiply-accumulates of the forward passes of one sample in all epochs, in the mean."""
+    return statistics.mean(row["training_macs"] * row["total"] for row in rows)
+
+
+def _uniform(rows: Sequence[Row], task: str) -> float | None:
+    """What the uniformly wide network spends, in the fewest epochs that it was trained for."""
+    own = [row for row in rows if (row["arm"], row["task"]) == ("uniform", task)]
+    least = min((row["total"] for row in own), default=0)
+    return _spent([row for row in own if row["total"] == least]) if own else None
 
 
 def main() -> None:
