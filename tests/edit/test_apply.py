@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -398,3 +399,28 @@ def test_one_follower_need_not_stand_in_a_list() -> None:
     average = copy.deepcopy(net)
     ramify.apply(ramify.trace(net, torch.randn(1, 4)), Prune("0", 0), followers=average)
     assert average[0].out_features == 5
+
+
+class Counts(nn.Module):
+    """A number that one channel less leaves as it is, and five less do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 10), nn.Linear(10, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(x))
+        return self.b(x / (x.shape[1] // 4))
+
+
+def test_channels_whose_number_the_forward_reads_are_not_zeros_without_a_word() -> None:
+    torch.manual_seed(0)
+    model, x = Counts(), torch.randn(3, 4)
+    graph = ramify.trace(model, x)
+    assert graph["a"].prune_exact  # as far as one channel shows
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graph = ramify.apply(graph, [Prune("a", 3), Prune("a", 5)])  # eight remain: still // 4 = 2
+    with pytest.warns(UserWarning, match="fewer channels of 'a' .* depends on the number") as said:
+        ramify.apply(graph, [Prune("a", 0), Split("a", 1), Prune("a", 2)])
+    assert said[0].filename == __file__

@@ -315,3 +315,26 @@ def test_older_names_still_work() -> None:
     graph = traced("ResidualStream")
     assert graph["fc"].why == graph["fc"].reason != ""
     assert [group.name for group in graph.again(None).groups] == [g.name for g in graph.groups]
+
+
+def test_forward_mode_derivatives_inside_a_forward() -> None:
+    """They hold zeros without memory, of which torch takes no norm."""
+
+    class Derived(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.tanh(self.a(x))
+            along = torch.func.jvp(lambda y: torch.tanh(self.b(y)), (x,), (torch.ones_like(x),))[1]
+            return self.c(along)
+
+    torch.manual_seed(0)
+    model, x = Derived().double(), torch.randn(3, 4).double()
+    before = model(x)
+    graph = ramify.trace(model, x)
+    assert graph["b"].can_split
+    assert graph["a"].can_prune
+    ramify.apply(graph, [ramify.Split("b", 2)])
+    torch.testing.assert_close(model(x), before)

@@ -215,3 +215,46 @@ def test_inputs_of_other_sizes() -> None:
     assert first["mask"].shape == (2, 8)
     assert list(other_sizes((3, "a"))) == []
     assert math.prod(next(other_sizes(torch.zeros(2, 5, 3))).shape) == 4 * 30
+
+
+def averaged(net: Image, x: Tensor) -> Tensor:
+    """Large images are normalised over their channels."""
+    x = net.bottom(x)
+    return x if x.shape[2] < 6 else x - x.mean(1, keepdim=True)
+
+
+def averaged_by_number(net: Image, x: Tensor) -> Tensor:
+    """The same operations, over space or over channels."""
+    x = net.bottom(x)
+    return x - x.mean(2 if x.shape[2] < 6 else 1, keepdim=True)
+
+
+def one_layer_more(net: Image, x: Tensor) -> Tensor:
+    """Large images go through another layer."""
+    return net.bottom(x).tanh() if x.shape[2] >= 6 else x
+
+
+def pooled_by_width(net: Image, x: Tensor) -> Tensor:
+    """Of large images, as many pixels become one as the width says."""
+    x = net.bottom(x)
+    return x if x.shape[2] < 6 else F.avg_pool2d(x, x.shape[1] // 4)
+
+
+@pytest.mark.parametrize("between", [averaged, averaged_by_number, pooled_by_width])
+def test_what_happens_at_another_size_alone_forbids_copies(between: Callable[..., Tensor]) -> None:
+    model, x = made(Image, between, (1, 3, 4, 4))
+    group = ramify.trace(model, x)["bottom"]
+    assert not group.can_split
+    assert not group.prune_exact
+
+
+def test_a_layer_that_runs_at_another_size_alone_is_followed() -> None:
+    model, x = made(Image, one_layer_more, (1, 3, 4, 4))
+    sizes = x, torch.randn(2, 3, 8, 8).double()
+    before = [outputs(model, each)[0] for each in sizes]
+    graph = ramify.trace(model, x)
+    assert "bottom.weight" in graph["stem"].consumers
+    graph = ramify.apply(graph, [ramify.Split("stem", 1)])
+    ramify.apply(graph, [ramify.Split("stem", 2)])
+    for each, old in zip(sizes, before, strict=True):
+        torch.testing.assert_close(outputs(model, each)[0], old)

@@ -16,7 +16,7 @@ from ramify.tracing.dims import Atom, Sum, freeze, leaves, split, unify
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Change
 from ramify.tracing.shapes_only import ShapesOnly
-from ramify.tracing.verify import trial_growth
+from ramify.tracing.verify import removal, trial_growth
 from ramify.tracing.verify.grown_dims import differ_for_good
 from tests.checks import ability
 
@@ -334,7 +334,8 @@ def test_values_are_compared_once_the_scales_are_known(monkeypatch: pytest.Monke
         computed.append(not isinstance(named["execute"], ShapesOnly))
         return record(*args, **named)
 
-    monkeypatch.setattr(trial_growth, "record", noting)
+    for module in (trial_growth, removal):
+        monkeypatch.setattr(module, "record", noting)
     graph = ramify.trace(Scaled(), torch.randn(1, 3, 8))
     assert graph["q"].can_split
     # The sizes; all values; a channel zeroed, and removed.

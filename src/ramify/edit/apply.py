@@ -33,6 +33,7 @@ from ramify.tracing.modes import enter_mode
 from ramify.tracing.recorder import Tape, alone, modes_kept
 from ramify.tracing.unharmed import unharmed
 from ramify.tracing.verify.comparison import near_equal
+from ramify.tracing.verify.removal import removal_is_zeroing
 from ramify.tracing.verify.trial_results import TrialResults
 
 
@@ -188,6 +189,7 @@ def _apply_channels(
     if not whole:
         _try_splits_alone(graph, edits)
         _try_reordered_blocks(graph, plan)
+        _warn_of_counted(graph, plan)
 
     def check(edited: ChannelGraph) -> None:
         if before is not None:
@@ -277,9 +279,31 @@ def _warn_of_unseen(graph: ChannelGraph, plan: Plan) -> None:
                     f"'{unseen}' was not reached when the model was traced, and has a dimension of "
                     f"{size} as '{names[sizes[size]]}' has, which does not follow this edit: if a "
                     "branch of the forward uses it with these channels, trace with `also`",
-                    stacklevel=3,
+                    stacklevel=5,
                 )
                 return
+
+
+def _warn_of_counted(graph: ChannelGraph, plan: Plan) -> None:
+    """Warn where channels that go are more than zeros to their readers, though one alone is not.
+
+    A trace takes one channel from each group; `width // 4`, say, may notice several alone.
+    """
+    exact = {group.atom: group.name for group in graph.groups if group.prune_exact}
+    kept = {
+        atom: np.unique(change.source)
+        for atom, change in plan.changes.items()
+        if atom in exact and not atom.no_split and change.table is None
+    }
+    kept = {atom: stay for atom, stay in kept.items() if 0 < len(stay) < atom.size}
+    if kept and removal_is_zeroing(graph.model, graph.indexing, graph.inputs, kept) is False:
+        names = ", ".join(f"'{exact[atom]}'" for atom in kept)
+        warnings.warn(
+            f"with fewer channels of {names} the model does not compute what it does where they "
+            "are zeros: the forward depends on the number of channels in a way that the trace did "
+            "not see (a number such as `width // 4`, or a branch on it)",
+            stacklevel=5,
+        )
 
 
 def _trace_again(

@@ -120,6 +120,8 @@ def _is_random(op: Op) -> bool:
     return not drops or float(op.named().get("dropout_p", 0.0)) > 0
 
 
+_PLAIN = {torch.ops.aten._efficientzerotensor.default: torch.ops.aten.zeros.default}
+"""Zeros without memory, of which forward-mode derivatives are made and some operations crash."""
 _LEAVES = frozenset({Tensor, nn.Parameter, Ref, int, float, bool, type(None)})
 """What is a leaf at first sight."""
 
@@ -288,6 +290,7 @@ class Recorder(TorchDispatchMode):
         if _is_composite(func):  # under inference mode, torch does not take it apart before
             with self:
                 return func.decompose(*args, **kwargs)
+        func = _PLAIN.get(func, func)
         as_ref = lambda leaf: self._ref(leaf) if isinstance(leaf, Tensor) else leaf  # noqa: E731
         op = Op(func, mapped(args, as_ref), mapped(kwargs, as_ref), None, self.modules.running)
         written = self.writes.before(func, args)

@@ -208,10 +208,11 @@ def _traced(
     flow = empty_flow(model)
     results = known or TrialResults()
     # Run the model and follow the dimensions; in train mode too, where it does something else.
-    runs: list[Run] = [(x, False) for x in (inputs, *also)]
-    references = [follow_run(model, flow, runs[0], edit_outputs)]
+    references = [follow_run(model, flow, (inputs, False), edit_outputs)]
     if known is None:
-        _compare_other_size(model, flow, inputs, edit_outputs)
+        also = (*_other_branches(model, flow, inputs, edit_outputs), *also)
+        settings = also, edit_outputs, unused
+    runs: list[Run] = [(x, False) for x in (inputs, *also)]
     references += [follow_run(model, flow, run, edit_outputs) for run in runs[1:]]
     evaluated = _operations(model, references[0].tape)
     for execute in () if results.same_in_training else (ShapesOnly(model), None):
@@ -303,8 +304,15 @@ def _turned_runs(
     return found
 
 
-def _compare_other_size(model: nn.Module, flow: DimFlow, inputs: Any, edit_outputs: bool) -> None:
-    """Restrict what a run, the latest, shows to what holds at another size that the model takes."""
+def _other_branches(
+    model: nn.Module, flow: DimFlow, inputs: Any, edit_outputs: bool
+) -> tuple[Any, ...]:
+    """Restrict what a run, the latest, shows to what holds at another size that the model takes.
+
+    Returns:
+        The inputs of that size where the model does something else with them, and must be followed
+        there, too.
+    """
     traced = flow.tape
     for other in other_sizes(inputs):
         second = empty_flow(model)
@@ -317,12 +325,21 @@ def _compare_other_size(model: nn.Module, flow: DimFlow, inputs: Any, edit_outpu
                 if of_python or shapes.explains(error):
                     continue
                 tape, uses = _record(model, run)
+            differs = _kinds(tape) != _kinds(traced)
+            if differs:
+                _record(model, run)  # with values, as it will be followed
         except Exception:  # a model of this size alone, or another meaning of these axes
             continue
         propagate(second, tape, uses=uses)
         second.protect_outputs(edit_outputs)
         restrict_to_common(flow, second, traced)
-        return
+        return (other,) if differs else ()
+    return ()
+
+
+def _kinds(tape: Tape) -> set[tuple[str, str]]:
+    """Which operations a run made in which modules, however often and of whatever size."""
+    return {(op.name, op.module) for op in tape.ops}
 
 
 def empty_flow(model: nn.Module) -> DimFlow:

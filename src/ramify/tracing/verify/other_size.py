@@ -16,7 +16,19 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ramify.errors import module_in_words
-from ramify.tracing.dims import Atom, Fixed, Prod, Sum, Term, freeze, leaves, resolve, unify
+from ramify.tracing.dims import (
+    Atom,
+    Fixed,
+    Prod,
+    Sum,
+    Term,
+    forbid_split,
+    freeze,
+    leaves,
+    mark_inexact,
+    resolve,
+    unify,
+)  # fmt: skip
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.recorder import Tape
 
@@ -98,6 +110,8 @@ def _resizer(samples: int, axes: Axes, divisor: int, times: int) -> Callable[[An
 def restrict_to_common(flow: DimFlow, other: DimFlow, tape: Tape) -> None:
     """Freeze the axes that lie otherwise at another size; tie those that are one axis there.
 
+    What forbids copies there, or makes removing a channel inexact, holds here, too.
+
     Args:
         flow: the dimensions at the traced size.
         other: those of the same model at another size.
@@ -112,8 +126,13 @@ def restrict_to_common(flow: DimFlow, other: DimFlow, tape: Tape) -> None:
             for atom in _differing(resolve(mine), resolve(theirs), match):
                 freeze(atom, _reason(flow, tape, atom))
     for theirs, mine in match.items():
-        if theirs.frozen:
-            freeze(mine, f"{theirs.frozen} (at another size of the input)")
+        for reason, restrict in (
+            (theirs.frozen, freeze),
+            (theirs.no_split, forbid_split),
+            (theirs.inexact, mark_inexact),
+        ):
+            if reason:
+                restrict(mine, f"{reason} (at another size of the input)")
 
 
 def _differing(mine: Term, theirs: Term, match: dict[Atom, Atom]) -> list[Atom]:

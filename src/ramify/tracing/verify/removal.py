@@ -1,0 +1,49 @@
+"""Whether removing channels equals zeroing them where they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ramify.tracing.decisions import Decisions
+from ramify.tracing.dims import Atom
+from ramify.tracing.indexing import Change, Index, Indexing, resized
+from ramify.tracing.on_use import OnUse
+from ramify.tracing.recorder import call, record
+from ramify.tracing.verify.comparison import near_equal
+
+
+def removal_is_zeroing(
+    model: nn.Module, indexing: Indexing, inputs: Any, kept: Mapping[Atom, Index]
+) -> bool | None:
+    """Whether a model without some channels computes what it does where they are read as zeros.
+
+    Args:
+        model: the model, which comes back as it is.
+        indexing: of the model as it is.
+        inputs: what to run it on.
+        kept: the channels that stay, in order, of each axis that loses some.
+
+    Returns:
+        The answer; None where the forward fails.
+    """
+    zeroed = {
+        atom: Change(np.arange(atom.size), np.isin(np.arange(atom.size), stay).astype(float))
+        for atom, stay in kept.items()
+    }
+    removed = {atom: Change(stay, np.ones(len(stay))) for atom, stay in kept.items()}
+    tapes, decisions = [], Decisions()
+    for changes in (zeroed, removed):
+        later = OnUse(model)
+        with resized(model, indexing, changes, on_use=later):
+            try:
+                run = decisions.of(lambda: call(model, inputs))
+                tapes.append(record(model, run, inputs, execute=later))
+            except Exception:
+                return None
+        # What is decided between nearly equal numbers, rounding alone would change.
+        decisions = Decisions(decisions.noted)
+    return near_equal(*tapes)
