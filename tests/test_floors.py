@@ -15,7 +15,7 @@ ROOF = "__init__"  # the public names: imports from everywhere, imported by nobo
 # From the ground up. Rooms of one floor do not know each other.
 FLOORS = (
     {"errors"},
-    {"imports", "peers"},
+    {"imports", "peers", "arguments"},
     {"tracing"},
     {"edit", "distributed"},
     {"store"},
@@ -38,7 +38,7 @@ FLOORS = (
     {ROOF},
 )
 HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
-GROUND = {"errors", "imports"}
+GROUND = {"errors", "imports", "arguments"}
 GROUND_ONLY = {"models", "data"}  # plain PyTorch: of the whole house they know the ground alone
 
 

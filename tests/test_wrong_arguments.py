@@ -55,6 +55,11 @@ def grow(**given: Any) -> Any:
     return ramify.grow(model, X, loss, usual.pop("data"), **usual)
 
 
+def cut(**given: Any) -> Any:
+    usual: dict[str, Any] = {"budget": {"params": 40}}
+    return ramify.cut(ramify.trace(net(), X), loss, [X], **(usual | given))
+
+
 def saved() -> str:
     path = tempfile.mkdtemp() + "/net"
     ramify.save(net(), path)
@@ -77,6 +82,85 @@ def test_dictionaries_as_batches() -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "one further input": (
+        lambda: ramify.trace(net(), X, also=X),
+        "`also` is a list of further inputs, and this is a Tensor",
+    ),
+    "a further input of another shape": (
+        lambda: ramify.trace(net(), X, also=[X[:, :3]]),
+        "does not run on these inputs",
+    ),
+    "a number as a module": (
+        lambda: ramify.trace(net(), X, unused=3),  # type: ignore[arg-type]
+        "`unused` is a list of names of modules, and this is 3",
+    ),
+    "a text as a fraction": (
+        lambda: ramify.TopFraction("half"),  # type: ignore[arg-type]
+        "fraction of TopFraction is a number, and got 'half'",
+    ),
+    "a share of a knapsack": (
+        lambda: ramify.Knapsack(params="50%"),  # type: ignore[arg-type]
+        "params of Knapsack is a number or None, and got '50%'",
+    ),
+    "a rate as a text": (
+        lambda: ramify.Training(lr="0.1"),  # type: ignore[arg-type]
+        "lr of Training is a number, and got '0.1'",
+    ),
+    "half an epoch": (
+        lambda: ramify.Training(epochs=2.5),  # type: ignore[arg-type]
+        "epochs of Training is a whole number, and got 2.5",
+    ),
+    "a number of copies": (
+        lambda: ramify.SplittingDescent(copies=3),  # type: ignore[arg-type]
+        "copies of SplittingDescent is a tuple of whole numbers, and got 3",
+    ),
+    "a name of a scoring method": (
+        lambda: cut(method="l1"),
+        "`method` is an object that can propose, such as .* and this is 'l1'",
+    ),
+    "a number as the rule of a cut": (lambda: cut(rule=0.5), "`rule` is an object that can select"),
+    "a list as a log": (
+        lambda: cut(log=[]),
+        r"`log` is a function of the report, and this is \[\]",
+    ),
+    "a number as groups": (
+        lambda: cut(groups=3),
+        "`groups` is a list of patterns of names of groups, and this is 3",
+    ),
+    "a number of samples": (
+        lambda: ramify.sensitivity(ramify.trace(net(), X), loss, 3),  # type: ignore[arg-type]
+        "the batches are a int: give a list of them",
+    ),
+    "a model for a graph": (
+        lambda: ramify.cost.graph_cost(net()),  # type: ignore[arg-type]
+        "graph of graph_cost is a ChannelGraph, and got a Sequential",
+    ),
+    "a total without a name": (
+        lambda: ramify.fit([], ramify.trace(net(), X), 40),  # type: ignore[arg-type]
+        "`budget` is a Mapping, and this is 40",
+    ),
+    "edits in place of proposals": (
+        lambda: ramify.TopFraction(0.5).select([Prune("0", 1)]),  # type: ignore[list-item]
+        "`proposals` holds a Prune, where a Proposal is expected",
+    ),
+    "no tokens": (
+        lambda: ramify.keep_tokens(ramify.trace(net(), X), None),  # type: ignore[arg-type]
+        "`tokens` is a list of numbers of tokens, and this is None|no embedding|vocabulary",
+    ),
+    "a function as a searcher's model": (
+        lambda: ramify.relax.DARTS(
+            loss,  # type: ignore[arg-type]
+            arch=[],
+            loss=loss,
+            weight_optimizer=torch.optim.SGD,  # type: ignore[arg-type]
+            arch_optimizer=torch.optim.SGD,  # type: ignore[arg-type]
+        ),
+        "model of DARTS is a Module, and got a function",
+    ),
+    "settings as training": (
+        lambda: ramify.shrink(net(), X, loss, [X], budget={"params": 40}, training={"epochs": 1}),  # type: ignore[arg-type]
+        r"`training` is a Training, and this is \{'epochs': 1\}",
+    ),
     "another dtype": (
         lambda: ramify.trace(net(), X.double()),
         "does not run on these inputs .* the weights are of torch.float32, and the inputs of "

@@ -18,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from ramify.arguments import arguments_checked
 from ramify.edit import BlockEdit, Drop, Edit, Insert, Split, plan_edits
 from ramify.edit.block_edits import plan_blocks
 from ramify.tracing import ChannelGraph, trace
 from ramify.tracing.blocks import Block
 from ramify.tracing.dims import Atom, Fixed, Sum, Term, resolve
+from ramify.tracing.groups import check_graph
 from ramify.tracing.indexing import Index, new_size
 from ramify.tracing.operation_cost import RESOURCES, Cost, counted_macs
 from ramify.tracing.recorder import Ref
@@ -57,6 +59,7 @@ def model_cost(model: nn.Module, inputs: Any) -> Cost:
     return graph_cost(trace(model, inputs))
 
 
+@arguments_checked
 def graph_cost(graph: ChannelGraph, edits: Iterable[Edit | BlockEdit] = ()) -> Cost:
     """The cost of a traced model after edits that are not applied.
 
@@ -178,6 +181,7 @@ class CostModel:
     """
 
     def __init__(self, graph: ChannelGraph) -> None:
+        check_graph(graph)
         self.graph = graph
         self._number = {group.atom: number for number, group in enumerate(graph.groups)}
         self.names = [group.name for group in graph.groups]

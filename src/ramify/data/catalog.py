@@ -9,6 +9,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+from ramify.arguments import check_kind
 from ramify.data.cifar import read_binary_batches, read_python_batches
 from ramify.data.dataset import Dataset, RawSplit, as_dataset, from_raw
 from ramify.data.digits import load_digits
@@ -153,6 +154,8 @@ def load(name: str, seed: int = 0, *, task: str | None = None) -> Dataset:
         >>> load("digits").x_train.shape
         torch.Size([1437, 1, 8, 8])
     """
+    check_kind(name, "name", str, Path, optional=False)
+    check_kind(task, "task", str)
     if task is not None:
         task_named(task)
     return as_dataset(_found(name, seed, task), name, task)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ramify.errors import RamifyError
 from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated, check_whole, check_writable
 from ramify.tracing.dims import Atom, leaves
+from ramify.tracing.groups import check_graph
 from ramify.tracing.indexing import Change, Slot, blocks_of
 from ramify.tracing.recorder import tensors_of
 
@@ -332,11 +333,7 @@ def check_current(graph: ChannelGraph) -> None:
         RamifyError: it is no graph, the model was edited, gated or has another shape since it was
             traced, or this is inference mode.
     """
-    if not isinstance(graph, ChannelGraph):
-        raise RamifyError(
-            f"the first argument is the graph that ramify.trace gives for a model, and this is a "
-            f"{type(graph).__name__}"
-        )
+    check_graph(graph)
     if torch.is_inference_mode_enabled():
         raise RamifyError(
             "under torch.inference_mode nothing has gradients, and new weights could never be "

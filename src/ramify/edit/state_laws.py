@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.optim import Optimizer
 
+from ramify.arguments import check_kind
 from ramify.errors import RamifyError
 
 Law: TypeAlias = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
@@ -110,7 +111,8 @@ def state_rule(optimizer: type, key: str, like: str | Law) -> None:
             f"a state rule is for a class of optimizers, and this is a {type(optimizer).__name__}: "
             "give its class"
         )
-    if not callable(like) and like not in LAWS:
+    check_kind(key, "key", str, optional=False)
+    if not callable(like) and not (isinstance(like, str) and like in LAWS):
         raise RamifyError(
             f"what '{key}' is like is one of {', '.join(map(repr, LAWS))} or a function of g and "
             f"f, and this is {like!r}"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ramify.arguments import each_of
 from ramify.edit.apply import carry_out, several_followers
 from ramify.edit.carry import Follower, Swap
 from ramify.edit.optimizers import several
@@ -178,7 +179,7 @@ def _checked(tokens: Iterable[int], size: int) -> Index:
     Raises:
         RamifyError: one of them is none, or there are none.
     """
-    given = list(tokens)
+    given = each_of(tokens, "tokens", "numbers of tokens")
     for token in given:
         whole = isinstance(token, (int, np.integer)) and not isinstance(token, bool)
         if not whole or not 0 <= token < size:

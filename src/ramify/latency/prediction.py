@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from torch.utils._pytree import tree_leaves
 
+from ramify.arguments import arguments_checked
 from ramify.cost import Sizes, counted_macs, growth
 from ramify.edit import Edit
 from ramify.errors import RamifyError
@@ -236,6 +237,7 @@ def _work(op: Op, sizes: Sizes) -> tuple[Any, Any, Any]:
     return macs, read, written
 
 
+@arguments_checked
 def learn(
     graph: ChannelGraph,
     *,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ramify.arguments import arguments_checked
 from ramify.edit import Edit, plan_edits
 from ramify.errors import RamifyError
 from ramify.latency.clock import Clock, clock_of, device_of
@@ -49,6 +50,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and named arguments."""
 
 
+@arguments_checked
 def measure(
     model: nn.Module,
     inputs: Any,

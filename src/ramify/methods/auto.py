@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ramify.arguments import check_settings
 from ramify.methods.gradmax import GradMax
 from ramify.methods.proposal import Proposal, best_first
 from ramify.methods.splitting import SplittingDescent
@@ -50,6 +51,7 @@ class Auto:
     surrogate: float | None = 3.0
 
     def __post_init__(self) -> None:
+        check_settings(self)
         self._methods()
 
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:

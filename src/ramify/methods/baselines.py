@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Generator
 
+from ramify.arguments import check_settings
 from ramify.cost import CostModel
 from ramify.edit import Split
 from ramify.edit.plan import check_editable
@@ -118,6 +119,7 @@ class RandomSplit(_Drawn):
     unit: Unit = "absolute"
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_positive("step", self.step)
         check_unit(self.unit)
         if self.copies < 2:
@@ -171,6 +173,7 @@ class Net2Net(_Drawn):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.noise < 0:
             raise RamifyError(f"noise is a share of 0 or more, and got {self.noise}")
 
@@ -218,6 +221,7 @@ class NewNeuron(_Drawn):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_positive("scale", self.scale)
 
     @property
@@ -276,6 +280,7 @@ class LineSearch:
     unit: Unit = "absolute"
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_unit(self.unit)
         if not 0 < self.shortest < self.longest:
             raise RamifyError(
@@ -416,6 +421,7 @@ class Expansion:
     channels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_positive("steps", self.steps)
         check_positive("lr", self.lr)
         check_positive("start", self.start)

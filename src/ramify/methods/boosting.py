@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ramify import distributed
+from ramify.arguments import check_settings
 from ramify.cost import CostModel
 from ramify.edit import Split
 from ramify.edit.plan import check_editable
@@ -89,6 +90,7 @@ class Boosting:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_positive("steps", self.steps)
         check_positive("lr", self.lr)
         check_positive("scale", self.scale)

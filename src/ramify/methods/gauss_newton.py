@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ramify import distributed
+from ramify.arguments import check_settings
 from ramify.cost import CostModel
 from ramify.edit import Edit, Prune
 from ramify.edit.plan import check_editable
@@ -114,6 +115,7 @@ class GaussNewton:
     curvature: str = "gauss-newton"
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if not self.morphisms or not set(self.morphisms) <= set(MORPHISMS):
             raise RamifyError(f"morphisms are some of {MORPHISMS}, and got {self.morphisms}")
         if self.curvature not in CURVATURES:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ramify import distributed
+from ramify.arguments import check_settings
 from ramify.cost import CostModel
 from ramify.edit import Split
 from ramify.edit.plan import check_editable
@@ -103,6 +104,7 @@ class GradMax:
     groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_positive("scale", self.scale)
         check_positive("lr", self.lr)
         if self.surrogate is not None:

@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any, Protocol
 
 from ramify import distributed
+from ramify.arguments import arguments_checked
 from ramify.cost import Cost
 from ramify.edit import Edit, Split
 from ramify.errors import RamifyError
@@ -176,6 +177,7 @@ _KINDS = {
 }
 
 
+@arguments_checked
 def agree(graph: ChannelGraph, proposals: Sequence[Proposal]) -> list[Proposal]:
     """Rank 0's proposals, on every rank.
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ramify.arguments import arguments_checked, check_settings
 from ramify.cost import Cost, CostModel
 from ramify.edit import Split
 from ramify.errors import RamifyError
@@ -174,6 +175,7 @@ class SplittingDescent:
     unit: Unit = "absolute"
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if not 1 <= self.signed < math.inf:
             raise RamifyError(f"signed is c of S3D and at least 1, and got {self.signed}")
         given = self.copies if isinstance(self.copies, tuple) else ()
@@ -290,6 +292,7 @@ def _matrices(
     return out
 
 
+@arguments_checked
 def splitting_matrix(
     graph: ChannelGraph,
     group: str,

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ramify.arguments import check_kind
 from ramify.errors import RamifyError
 from ramify.imports import made, object_at
 from ramify.models import digits_net, mlp, mobilenet, mobilenet_v2, preresnet, resnet, swin, vgg
@@ -59,6 +60,8 @@ def build(name: str, *, dataset_shape: tuple[int, ...], classes: int, **settings
         >>> sum(parameter.numel() for parameter in net.parameters())
         35674
     """
+    check_kind(name, "name", str, optional=False)
+    check_kind(dataset_shape, "dataset_shape", tuple, list, optional=False)
     builder = _find(name)
     width = settings.get("width")
     if isinstance(width, int) and width < 1:

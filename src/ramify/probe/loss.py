@@ -224,7 +224,7 @@ def each_batch(batches: Any) -> Iterator[Any]:
     Raises:
         RamifyError: it gives none.
     """
-    if not isinstance(batches, Iterable):
+    if not isinstance(batches, Iterable) or (isinstance(batches, Tensor) and not batches.dim()):
         raise RamifyError(
             f"the batches are a {type(batches).__name__}: give a list of them, such as [batch], or "
             "a DataLoader"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ramify.arguments import each_of
 from ramify.edit import Drop
 from ramify.edit.block_edits import plan_blocks
 from ramify.edit.plan import check_current
@@ -64,7 +65,7 @@ def take_over(
     """
     check_current(graph)
     sample, _ = samples(batches, None)
-    found = [find_block(graph.blocks, block) for block in blocks]
+    found = [find_block(graph.blocks, block) for block in each_of(blocks, "blocks", "blocks")]
     plan_blocks(graph, map(Drop, found))
     for block in found:
         if not block.ends:

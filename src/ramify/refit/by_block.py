@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from ramify import distributed
+from ramify.arguments import each_of
 from ramify.cost import Cost, graph_cost
 from ramify.edit import Drop
 from ramify.edit.bypass import at_ends, bypassed, stream_made
@@ -219,7 +220,7 @@ def _tried(graph: ChannelGraph, blocks: Iterable[Block | str] | None) -> list[Bl
     """
     if blocks is None:
         return [block for block in graph.blocks if block.can_drop]
-    asked = [find_block(graph.blocks, name) for name in blocks]
+    asked = [find_block(graph.blocks, name) for name in each_of(blocks, "blocks", "blocks")]
     for block in asked:
         if not block.can_drop:
             raise RamifyError(f"block '{block.name}' cannot be dropped: {block.why}")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ramify.arguments import check_method_and_rule, texts_of
 from ramify.cost import Cost, CostModel
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
@@ -199,6 +200,7 @@ def sensitivity(
         [('0', 12, True), ('0', 4, True)]
     """
     check_current(graph)
+    check_method_and_rule(method, None)
     sample, measured_on = samples(batches, held)
     names, ordered_shares = _names(graph, groups), _checked(shares)
     scorer = method or (Takeover() if refit else Taylor())
@@ -247,7 +249,7 @@ def _names(graph: ChannelGraph, groups: Iterable[str] | None) -> list[str]:
     """
     if groups is None:
         return [group.name for group in graph.groups if group.can_prune]
-    asked = {graph[name].name for name in ([groups] if isinstance(groups, str) else groups)}
+    asked = {graph[name].name for name in texts_of(groups, "groups", "names of groups")}
     for name in asked:
         if not graph[name].can_prune:
             raise RamifyError(

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ramify.arguments import each_of
 from ramify.cost import Cost, graph_cost
 from ramify.edit import Insert
 from ramify.edit.depth import blocks_edited
@@ -99,7 +100,7 @@ def insert_gains(
     sample, _ = samples(batches, None)
     tried = [block for block in graph.blocks if block.can_insert]
     if blocks is not None:
-        tried = [find_block(graph.blocks, name) for name in blocks]
+        tried = [find_block(graph.blocks, name) for name in each_of(blocks, "blocks", "blocks")]
     now, rows = graph_cost(graph), []
     before = {id(parameter) for parameter in graph.model.parameters()}
     with alone(), unharmed(graph.model, written=True):

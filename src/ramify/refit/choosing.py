@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
+from ramify.arguments import texts_of
 from ramify.cost import RESOURCES, CostModel
 from ramify.edit import Prune
 from ramify.errors import RamifyError
@@ -78,7 +79,7 @@ def matching(graph: ChannelGraph, patterns: Sequence[str]) -> list[str]:
         RamifyError: a pattern matches none.
     """
     found = set[str]()
-    for pattern in patterns:
+    for pattern in texts_of(patterns, "groups", "patterns of names of groups"):
         meant = {group.name for group in graph.matching(pattern) if group.can_prune}
         if not meant:
             raise RamifyError(
@@ -300,7 +301,7 @@ def check_reach(
 def _sets(graph: ChannelGraph, alike: Sequence[str]) -> list[list[str]]:
     """The names of the groups that each pattern ties together, by their present width."""
     found = []
-    for pattern in [alike] if isinstance(alike, str) else alike:
+    for pattern in texts_of(alike, "alike", "patterns of names of groups"):
         names = matching(graph, [pattern])
         widths = sorted({graph[name].width for name in names})
         found += [[name for name in names if graph[name].width == width] for width in widths]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch.optim import Optimizer
 
+from ramify.arguments import check_called, check_method_and_rule
 from ramify.cost import Cost, CostModel
 from ramify.edit import Drop, Edit
 from ramify.edit.apply import apply, several_followers
@@ -212,7 +213,7 @@ def cut(  # noqa: PLR0913
     """
     check_editable(graph)
     check_multiple(multiple_of)
-    sizes, most = _checked(graph, budget, accept, rule)
+    sizes, most = _checked(graph, budget, accept, (rule, method, log))
     if depth:
         _check_depth(budget, accept, keep)
     optimizers, following = several(optimizer), several_followers(followers)
@@ -383,17 +384,21 @@ def _checked(
     graph: ChannelGraph,
     budget: Mapping[str, float | str] | None,
     accept: Accept | None,
-    rule: Rule | None,
+    called: tuple[Rule | None, Method | None, Callable[[CutReport], None] | None],
 ) -> tuple[dict[str, float] | None, float]:
-    """The budgets of size and of the loss.
+    """The budgets of size and of the loss, once what is called later can be called.
 
     Returns:
         Resource -> total, None where only the rule says what goes; and the most that the loss may
         rise by.
 
     Raises:
-        RamifyError: a budget of another name, or no total above 0, or none at all.
+        RamifyError: a budget of another name, or no total above 0, or none at all; or something
+            else is no method, rule or function.
     """
+    rule, method, log = called
+    check_method_and_rule(method, rule)
+    check_called(log, "log", "the report")
     names = (*BUDGETS, "loss")
     if not isinstance(budget, Mapping | None):
         raise RamifyError(

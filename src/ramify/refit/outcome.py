@@ -22,6 +22,7 @@ from ramify.probe.loss import (
     Loss,
     check_finite,
     checked_loss,
+    each_batch,
     mean_loss,
     shaped_loss,
     sum_over_ranks,
@@ -239,8 +240,8 @@ def samples(batches: Iterable[Any], held: Iterable[Any] | None) -> tuple[list[An
     Raises:
         RamifyError: one of them is empty.
     """
-    sample = list(batches)
-    measured_on = sample if held is None else list(held)
+    sample = list(each_batch(batches))
+    measured_on = sample if held is None else list(each_batch(held))
     if not sample or not measured_on:
         raise RamifyError("there is no batch to choose or measure on: give a few hundred samples")
     return sample, measured_on

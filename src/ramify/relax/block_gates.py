@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from torch import Tensor
 
+from ramify.arguments import each_of
 from ramify.errors import RamifyError
 from ramify.relax.gated import Factor
 from ramify.tracing import ChannelGraph
@@ -35,7 +36,7 @@ def gated_blocks(graph: ChannelGraph, asked: bool | Iterable[str | Block]) -> li
                 "branch of a residual one that can be dropped"
             )
         return every
-    named = [asked] if isinstance(asked, str | Block) else asked
+    named = [asked] if isinstance(asked, Block) else each_of(asked, "blocks", "blocks")
     found = list(dict.fromkeys(find_block(graph.blocks, name) for name in named))
     for block in found:
         if why := _why_not(graph, block):

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ramify.arguments import arguments_checked, is_number
 from ramify.errors import RamifyError
-from ramify.probe.loss import Loss
+from ramify.probe.loss import Loss, checked_loss
 from ramify.tracing.recorder import evaluating
 
 
@@ -42,6 +43,7 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Te
     return each.reshape(len(each), -1).mean(1)
 
 
+@arguments_checked
 def distilled(
     loss: Loss, teacher: nn.Module, temperature: float = 4.0, weight: float = 1.0
 ) -> Loss:
@@ -78,8 +80,8 @@ def distilled(
 
     Source: RARTS thesis, section 4.2.1.
     """
-    if not temperature > 0:
-        raise RamifyError(f"the temperature is {temperature}; give a number above 0.")
+    if not (is_number(temperature) and temperature > 0):
+        raise RamifyError(f"the temperature is {temperature!r}; give a number above 0.")
 
     def taught(model: nn.Module, batch: Any) -> Tensor:
         calls: list[tuple[Any, Any, Any]] = []
@@ -133,7 +135,7 @@ def takes_softmax(model: nn.Module, loss: Loss, batch: Any) -> bool:
         evaluating(model),
         seen,
     ):
-        loss(model, batch)
+        checked_loss(loss, model, batch)
     return seen.found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ramify.arguments import check_settings
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.methods import Proposal
@@ -49,6 +50,9 @@ class GateScale:
 
     scores: Mapping[str, Tensor]
     relative: bool = False
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def propose(
         self, graph: ChannelGraph, loss: Loss | None = None, batches: Iterable[Any] = ()

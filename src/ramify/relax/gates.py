@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ramify.arguments import each_of
 from ramify.edit.plan import check_current
 from ramify.errors import RamifyError
 from ramify.relax.block_gates import block_factors, gated_blocks, of_channels
@@ -208,7 +209,7 @@ def gate(
     check_current(graph)
     if hasattr(graph.model, GATES):
         raise RamifyError(f"the model has an attribute '{GATES}', the name of gates: rename it")
-    if at not in PLACES:
+    if not isinstance(at, str) or at not in PLACES:
         raise RamifyError(f"at is {at!r}: give one of {', '.join(PLACES)}")
     chosen = _sites(graph, groups, gated_blocks(graph, blocks), at)
     gates, _ = _gated(graph, chosen)
@@ -322,7 +323,7 @@ def _chosen(
         return [(g,) for g in graph.groups if g.prune_exact and not _why_not(graph, g, at)]
     # What was asked for: each group once, each can be gated, those of a tuple equally wide.
     seen = set[str]()
-    for names in [asked] if isinstance(asked, str) else asked:
+    for names in each_of(asked, "groups", "names of groups"):
         tied = tuple(graph[name] for name in (names if isinstance(names, tuple) else (names,)))
         for group in tied:
             why = _why_not(graph, group, at)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ramify.arguments import arguments_checked
 from ramify.cost import RESOURCES, CostModel, graph_cost
 from ramify.edit import Drop
 from ramify.errors import RamifyError
@@ -120,6 +121,7 @@ class ExpectedCost:
         ).sum()
 
 
+@arguments_checked
 def channel_costs(gates: Gates, graph: ChannelGraph, resource: str | LatencyModel) -> list[Tensor]:
     """What one channel of each gated group costs, or a gated block, as weights of :class:`L1`.
 
@@ -165,6 +167,7 @@ def channel_costs(gates: Gates, graph: ChannelGraph, resource: str | LatencyMode
     ]
 
 
+@arguments_checked
 def norm_costs(graph: ChannelGraph, resource: str | LatencyModel) -> dict[str, Tensor]:
     r"""What the channels cost that norm layers scale, as weights of :class:`L1` on the scales.
 

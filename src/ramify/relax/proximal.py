@@ -14,12 +14,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ramify.arguments import arguments_checked
 from ramify.errors import RamifyError
 
 Strength = float | Tensor
 Prox = Callable[[Tensor, Strength], Tensor]
 
 
+@arguments_checked
 def prox_l0(weights: Tensor, strength: Strength) -> Tensor:
     r"""Hard thresholding, the proximal map of the number of entries that are not zero.
 
@@ -44,6 +46,7 @@ def prox_l0(weights: Tensor, strength: Strength) -> Tensor:
     return torch.where(weights.abs() > threshold, weights, 0)
 
 
+@arguments_checked
 def prox_l1(weights: Tensor, strength: Strength) -> Tensor:
     r"""Soft thresholding, the proximal map of the sum of absolute values.
 
@@ -65,6 +68,7 @@ def prox_l1(weights: Tensor, strength: Strength) -> Tensor:
     return weights.sign() * (weights.abs() - strength).clamp_min(0)
 
 
+@arguments_checked
 def prox_tl1(weights: Tensor, strength: Strength, a: float = 1.0) -> Tensor:
     r"""The proximal map of the transformed l1 penalty, which lies between l0 and l1.
 
@@ -121,6 +125,7 @@ def group_norms(weights: Tensor, dim: int | None) -> Tensor:
     return torch.linalg.vector_norm(weights, dim=others, keepdim=True) if others else weights.abs()
 
 
+@arguments_checked
 def by_group(prox: Prox, dim: int | None = 0) -> Prox:
     r"""The proximal map of a penalty on the Euclidean norm of each group of weights.
 
@@ -149,6 +154,7 @@ def by_group(prox: Prox, dim: int | None = 0) -> Prox:
     return grouped
 
 
+@arguments_checked
 def prox_group_l1(weights: Tensor, strength: Strength, dim: int | None = 0) -> Tensor:
     r"""The proximal map of the sum over groups of their Euclidean norms.
 

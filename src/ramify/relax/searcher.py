@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ramify import distributed
+from ramify.arguments import check_settings
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
 from ramify.relax.partition import MakeOptimizer, NamedTensors, made_optimizer, partition
@@ -135,6 +136,7 @@ class Searcher(ABC):
     clip: float | None = None
 
     def __post_init__(self) -> None:
+        check_settings(self)
         # What is moved: α as the user lists it, and every other parameter that takes gradients.
         given = [self.arch] if isinstance(self.arch, nn.Parameter) else self.arch
         self.arch = list({id(alpha): alpha for alpha in given}.values())

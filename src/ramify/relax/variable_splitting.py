@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ramify.arguments import arguments_checked
 from ramify.errors import RamifyError
 from ramify.relax.proximal import Prox
 
@@ -56,6 +57,7 @@ class RelaxedSplitting:
         (tensor([[1.0000, 1.1000]]), tensor([[1., 0.]]))
     """
 
+    @arguments_checked
     def __init__(
         self, params: Iterable[torch.nn.Parameter], prox: Prox, lam: float, beta: float
     ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from ramify.arguments import each_of, shown
 from ramify.edit import Prune
 from ramify.edit.plan import Channel
 from ramify.errors import RamifyError
@@ -101,7 +102,10 @@ def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> 
     Raises:
         RamifyError: proposals for different traces, or a value that is no number.
     """
-    given = list(proposals)
+    given = each_of(proposals, "proposals", "proposals")
+    for one in given:
+        if not isinstance(one, Proposal):
+            raise RamifyError(f"`proposals` holds {shown(one)}, where a Proposal is expected")
     graphs = {id(p.graph): p.graph for p in given if p.graph is not None}
     if len(graphs) > 1:
         raise RamifyError(

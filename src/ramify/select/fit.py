@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
+from ramify.arguments import check_kind, is_number
 from ramify.cost import RESOURCES, CostModel
 from ramify.errors import RamifyError
 from ramify.latency import measure_edited
@@ -62,11 +63,12 @@ def fit(
         >>> [p.edit.channel for p in ramify.fit(proposals, graph, {"params": 75})]
         [1, 2]
     """
+    check_kind(budget, "budget", Mapping, optional=False)
     for name, total in budget.items():
         if name not in BUDGETS:
             raise RamifyError(f"a budget is of {', '.join(BUDGETS)}, and got '{name}'")
-        if not (math.isfinite(total) and total > 0):
-            raise RamifyError(f"the budget of {name} is a finite total above 0, and got {total}")
+        if not (is_number(total) and math.isfinite(total) and total > 0):
+            raise RamifyError(f"the budget of {name} is a finite total above 0, and got {total!r}")
     check_multiple(multiple_of)
     candidates, within = gather(proposals, graph), _within(graph, budget)
     asked = multiples(candidates.graph, multiple_of)

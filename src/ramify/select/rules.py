@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ramify.arguments import check_settings
 from ramify.cost import RESOURCES
 from ramify.errors import RamifyError
 from ramify.methods import Proposal
@@ -70,13 +71,14 @@ class TopFraction:
     tilt: float = 0.0
 
     def __post_init__(self) -> None:
+        check_multiple(self.multiple_of)
+        check_settings(self)
         _check_fraction("fraction", self.fraction)
         if not -1 <= self.tilt <= 1 or (self.tilt and not self.per_group):
             raise RamifyError(
                 f"tilt lies from -1 to 1 and goes with per_group=True, and got {self.tilt} with "
                 f"per_group={self.per_group}"
             )
-        check_multiple(self.multiple_of)
         if self.per is not None and self.per not in RESOURCES:
             raise RamifyError(f"per is one of {', '.join(RESOURCES)}, and got {self.per!r}")
 
@@ -153,6 +155,7 @@ class Threshold:
 
     def __post_init__(self) -> None:
         check_multiple(self.multiple_of)
+        check_settings(self)
         if self.most is not None and self.most < 1:
             raise RamifyError(f"most is m_* of S2D and at least 1, and got {self.most}")
 
@@ -210,8 +213,9 @@ class TradeOff:
     multiple_of: Multiple = 1
 
     def __post_init__(self) -> None:
-        _check_fraction("per_group", self.per_group)
         check_multiple(self.multiple_of)
+        check_settings(self)
+        _check_fraction("per_group", self.per_group)
         for resource in RESOURCES:
             price = getattr(self, resource)
             if not (math.isfinite(price) and price >= 0):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ramify.arguments import check_kind
 from ramify.edit.configs import configured, facts_of, follow
 from ramify.edit.lists import Steps
 from ramify.errors import RamifyError
@@ -244,6 +245,7 @@ def reshape(model: nn.Module, recipe: Recipe, *, limit: int | None = None) -> nn
         5
     """
     check_module(model, "what is given another shape")
+    check_kind(limit, "limit", int)
     before = {name: tensor.shape for name, tensor in model.named_buffers()}
     check_recipe(recipe)
     check_depth_recipe(recipe)

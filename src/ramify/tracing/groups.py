@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from ramify.arguments import arguments_checked
 from ramify.errors import RamifyError
 from ramify.tracing.attention.factors import scalable_products
 from ramify.tracing.blocks import Block, find_blocks
@@ -170,6 +171,7 @@ class ChannelGraph:
                 return found[0]
         raise RamifyError(self._unknown(name))
 
+    @arguments_checked
     def matching(self, pattern: str) -> list[ChannelGroup]:
         """The groups of a pattern of names, in forward order.
 
@@ -307,6 +309,19 @@ def owner_of(name: str) -> str:
 def _short(names: Sequence[str], most: int = 3) -> str:
     more = f" +{len(names) - most}" if len(names) > most else ""
     return " ".join(names[:most]) + more
+
+
+def check_graph(graph: Any) -> None:
+    """What is given as a graph is one.
+
+    Raises:
+        RamifyError: it is something else.
+    """
+    if not isinstance(graph, ChannelGraph):
+        raise RamifyError(
+            "the first argument is the graph that ramify.trace gives for a model, and this is a "
+            f"{type(graph).__name__}"
+        )
 
 
 def run_of(graph: ChannelGraph) -> Tape:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ramify.arguments import each_of, texts_of
 from ramify.errors import RamifyError, module_in_words
 from ramify.tracing.branches import freeze_unseen_branches, unseen
 from ramify.tracing.decisions import Decisions, choices_of
@@ -114,17 +115,18 @@ def trace(
                 "its shape by ramify.reshape(model, ramify.recipe_of(copy))"
             )
     check_writable(model)
-    asked = (tuple(also), edit_outputs, _names(unused))
+    asked = _further(also), edit_outputs, tuple(texts_of(unused, "unused", "names of modules"))
     with alone(), unharmed(model):
         try:
             return _trace(model, inputs, asked, None)
         except Exception as error:
             if isinstance(error, RamifyError) or not isinstance(error, OF_INPUTS):
                 raise
-            usable = runnable(model, inputs)  # says in a sentence where the model itself fails
-            if usable is inputs:
+            # It says in a sentence where the model itself fails.
+            usable = [runnable(model, each) for each in (inputs, *asked[0])]
+            if all(one is other for one, other in zip(usable, (inputs, *asked[0]), strict=True)):
                 raise
-        return _trace(model, usable, asked, None)
+        return _trace(model, usable[0], (tuple(usable[1:]), *asked[1:]), None)
 
 
 def check_ungated(model: nn.Module) -> None:
@@ -170,8 +172,13 @@ def check_writable(model: nn.Module) -> None:
             )
 
 
-def _names(unused: Any) -> tuple[str, ...]:
-    return (unused,) if isinstance(unused, str) else tuple(unused)
+def _further(also: Any) -> tuple[Any, ...]:
+    """The further inputs, each as the first."""
+    if isinstance(also, (Tensor, Mapping)):
+        raise RamifyError(
+            f"`also` is a list of further inputs, and this is a {type(also).__name__}: give [it]"
+        )
+    return tuple(each_of(also, "also", "further inputs"))
 
 
 def _trace(

@@ -14,7 +14,7 @@ from ramify import distributed
 from ramify.edit import BlockEdit, Edit, Prune, Split
 from ramify.methods import Proposal
 from ramify.methods.trial import edited
-from ramify.probe.loss import Loss, checked_loss, mean_loss
+from ramify.probe.loss import Loss, checked_loss, each_batch, mean_loss
 from ramify.tracing import ChannelGraph
 from ramify.tracing.recorder import evaluating
 from ramify.train.calibration import calibration
@@ -78,7 +78,7 @@ class EditTrials:
         self._several: list[Any] = []  # a batch norm has no statistics of one sample
         samples, counts = 0, list[int]()
         with evaluating(graph.model):
-            for batch in batches:
+            for batch in each_batch(batches):
                 count = len(checked_loss(loss, graph.model, batch))
                 samples += count
                 self.held.append(batch)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from ramify import distributed
+from ramify.arguments import check_settings
 from ramify.data.task import CLASSIFICATION, Task
 from ramify.errors import RamifyError, did_you_mean
 from ramify.probe.loss import Loss, check_weights, checked_loss
@@ -77,6 +78,7 @@ class Training:
     total_epochs: int | None = None
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for name, value, known in (
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ramify.edit import Follower
+from ramify.edit.apply import several_followers
 from ramify.errors import RamifyError
 from ramify.store.model import named_tensors
 
@@ -24,7 +25,7 @@ def distinct(model: nn.Module, followers: Iterable[Follower]) -> list[Follower]:
         RamifyError: One is the model itself, two share a tensor, or one is neither a model nor a
             state dictionary of tensors.
     """
-    found = list(followers)
+    found = several_followers(followers)
     own, seen = _memory(_tensors(model)), dict[int, int]()
     for number, follower in enumerate(found):
         tensors = _tensors(follower)

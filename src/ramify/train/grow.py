@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ramify import distributed
+from ramify.arguments import check_method_and_rule
 from ramify.edit import Follower
 from ramify.errors import RamifyError
 from ramify.methods import Method
@@ -147,12 +148,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
 
     Source: Splitting Steepest Descent, Algorithm 1; Gauss-Newton morphisms, Algorithm 1.
     """
-    for name, value, can in (("method", method, "propose"), ("rule", rule, "select")):
-        if isinstance(value, type) or not callable(getattr(value, can, None)):
-            raise RamifyError(
-                f"`{name}` is an object that can {can}, such as ramify.SplittingDescent() for a "
-                f"method or ramify.TopFraction(0.35) for a rule, and this is {value!r}"
-            )
+    check_method_and_rule(method, rule, optional=False)
     with distributed.together():
         bounds = WidthBounds(keep, ceiling)
         limits: Event = {"rounds": checked_rounds(rounds), "budget": checked_budget(budget)}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from ramify.arguments import arguments_checked
 from ramify.errors import RamifyError
 from ramify.imports import require
 
@@ -90,6 +91,7 @@ class TensorBoard:
         >>> ramify.grow(..., log=board)  # doctest: +SKIP
     """
 
+    @arguments_checked
     def __init__(self, folder: str | Path) -> None:
         require("tensorboard", "tensorboard", "a TensorBoard log needs")
         self.folder = Path(folder)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ramify import distributed
+from ramify.arguments import check_called, check_kind
 from ramify.edit import Follower
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
@@ -218,6 +219,10 @@ def begin(  # noqa: PLR0913  (what a loop is made of)
                 f"`{name}` is a {kind.__name__}, and this is "
                 f"{'a class' if isinstance(value, type) else 'a ' + type(value).__name__}"
             )
+    check_called(after_step, "after_step", "the model")
+    check_called(evaluate, "evaluate", "the model")
+    check_kind(checkpoint, "checkpoint", str, Path)
+    check_kind(tags, "tags", Mapping)
     subject = NetworkInTraining(model, make_optimizer(model, training), distinct(model, followers))
     file = None if checkpoint is None else Path(checkpoint)
     journal = Journal(TRAINING, subject, file, log, tags or {})

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ramify import distributed
+from ramify.arguments import arguments_checked
 from ramify.relax import Gates, Pairs, Searcher
 from ramify.tracing.recorder import evaluating
 from ramify.train.divergence import Watch, restored
@@ -18,6 +19,7 @@ from ramify.train.history import SEARCH, Event, Journal
 from ramify.train.logs import Log
 
 
+@arguments_checked
 def search(
     searcher: Searcher,
     pairs: Pairs,

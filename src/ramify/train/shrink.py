@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from ramify import distributed
+from ramify.arguments import check_called, check_kind, check_method_and_rule
 from ramify.edit import Follower
 from ramify.errors import RamifyError
 from ramify.methods.proposal import Method
-from ramify.probe.loss import Loss, checked_loss
+from ramify.probe.loss import Loss, checked_loss, each_batch
 from ramify.refit import CutReport
 from ramify.refit import cut as refitted_cut
 from ramify.refit import sensitivity as sensitivity_of
@@ -164,6 +165,14 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
 
     Source: RARTS thesis, Algorithm 3, for the search; :func:`ramify.cut` for the rest.
     """
+    check_method_and_rule(method, rule)
+    check_kind(budget, "budget", Mapping)
+    check_kind(search, "search", WidthSearch)
+    check_kind(training, "training", Training)
+    check_kind(search_training, "search_training", Training)
+    check_kind(checkpoint, "checkpoint", str, Path)
+    check_kind(temperature, "temperature", int, float, optional=False)
+    check_called(fresh, "fresh", "nothing, which makes the network anew")
     totals: Any = budget
     if isinstance(budget, Mapping) and any(isinstance(most, str) for most in budget.values()):
         totals = in_numbers(trace(model, inputs), budget)
@@ -415,8 +424,8 @@ def _samples(
                 samples += len(checked_loss(loss, model, batch))
         return found
 
-    sample = first() if calibration is None else list(calibration)
-    return sample, (first() if held is None else list(held)) or None
+    sample = first() if calibration is None else list(each_batch(calibration))
+    return sample, (first() if held is None else list(each_batch(held))) or None
 
 
 def _after(checkpoint: str | Path | None, search: WidthSearch | None) -> Path | None:
@@ -437,6 +446,7 @@ def _tuning_loss(
     """The loss of the tuning, tried on one batch before any work; everything stays as it is."""
     if teacher is None:
         return loss
+    check_kind(teacher, "teacher", nn.Module, str)
     if teacher is model:
         raise RamifyError(
             "the teacher is the network that is to be cut: give a copy of it, as copy.deepcopy "

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from ramify.arguments import check_kind
 from ramify.cost import RESOURCES, CostModel
 from ramify.edit import Edit
 from ramify.edit.apply import apply
@@ -85,6 +86,7 @@ def widen(
 
 def _goal(graph: ChannelGraph, budget: Mapping[str, float]) -> dict[str, int]:
     """The new width of each group that can be split."""
+    check_kind(budget, "budget", Mapping, optional=False)
     if not budget or not set(budget) <= set(RESOURCES):
         raise RamifyError(
             f"a budget to widen to is of {', '.join(RESOURCES)}, and got "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ramify.arguments import check_settings
 from ramify.cost import RESOURCES
 from ramify.errors import RamifyError
 from ramify.imports import object_at
@@ -90,6 +91,7 @@ class WidthSearch:
     penalty_by: str | None = None
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.searcher not in SEARCHERS and ":" not in self.searcher:
             raise RamifyError(
                 f"there is no searcher {self.searcher!r}; choose one of {', '.join(SEARCHERS)}."

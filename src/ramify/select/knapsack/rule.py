@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ramify.arguments import check_settings
 from ramify.cost import RESOURCES, CostModel
 from ramify.errors import RamifyError
 from ramify.latency import LatencyModel, learn, measure_edited
@@ -129,11 +130,12 @@ class Knapsack:
     milliseconds: float | None = None
 
     def __post_init__(self) -> None:
+        check_multiple(self.multiple_of)
+        check_settings(self)
         if not self.budgets and self.latency is None:
             raise RamifyError(
                 "a knapsack takes one budget or more: give params, macs, flops, energy or latency"
             )
-        check_multiple(self.multiple_of)
         if not self.seconds > 0:
             raise RamifyError(f"a knapsack takes seconds above 0, and got {self.seconds}")
         if self.steps is not None and self.steps < 1:
