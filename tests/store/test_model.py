@@ -262,3 +262,40 @@ def test_the_weights_are_as_readable_as_any_new_file(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     written = save(Net(), tmp_path / "net")
     assert written.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+class Holds(nn.Module):
+    """A layer beside a tensor of another kind."""
+
+    def __init__(self, held: Tensor, persistent: bool = True) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        if persistent:
+            self.register_buffer("held", held)
+        else:
+            self.held = held
+
+
+@pytest.mark.parametrize(
+    ("held", "kind"),
+    [
+        (torch.eye(3).to_sparse(), "torch.sparse_coo"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "torch.qint8"),
+    ],
+    ids=["sparse", "quantised"],
+)
+def test_a_tensor_that_no_file_can_hold_is_named(tmp_path: Path, held: Tensor, kind: str) -> None:
+    with pytest.raises(RamifyError, match=f"'held' is of {kind}, which a safetensors file cannot"):
+        save(Holds(held), tmp_path / "net")
+    assert os.listdir(tmp_path) == []
+    save(Holds(held, persistent=False), tmp_path / "net")  # what a class builds, it builds again
+    assert load(tmp_path / "net", build=lambda: Holds(held, persistent=False))
+
+
+@pytest.mark.parametrize(
+    "held", [torch.tensor([1 + 2j, 3j]).conj(), torch._neg_view(torch.tensor([1.0, 2.0]))]
+)
+def test_views_that_turn_a_sign_are_saved_as_their_values(tmp_path: Path, held: Tensor) -> None:
+    save(Holds(held), tmp_path / "net")
+    again = load(tmp_path / "net", build=lambda: Holds(torch.zeros_like(held)))
+    assert torch.equal(again.held, held)  # type: ignore[arg-type]

@@ -188,3 +188,48 @@ def test_what_was_left_out_before_stays_so() -> None:
         assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()
+
+
+class Neighbours(nn.Module):
+    """Features summed over neighbours, which a sparse buffer holds."""
+
+    def __init__(self, edges: Tensor) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.register_buffer("edges", edges)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.edges @ self.first(x)))
+
+
+@pytest.mark.parametrize("kind", ["to_sparse", "to_sparse_csr"])
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_a_sparse_buffer_comes_back(kind: str) -> None:
+    torch.manual_seed(0)
+    edges = (torch.rand(5, 5) > 0.5).double()
+    model, x = Neighbours(getattr(edges, kind)()).double(), torch.randn(5, 4).double()
+    before = model(x)
+    graph = ramify.trace(model, x)
+    assert torch.equal(model.edges.to_dense(), edges)  # type: ignore[operator]
+    ramify.apply(graph, [ramify.Split("first", 1)])
+    torch.testing.assert_close(model(x), before)
+
+
+def test_weights_of_eight_bits_are_edited_and_not_scored() -> None:
+    class Narrow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+            narrow = torch.randn(6, 6).to(torch.float8_e4m3fn)
+            self.middle = nn.Parameter(narrow, requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x) @ self.middle.float())
+
+    torch.manual_seed(0)
+    model, x = Narrow(), torch.randn(3, 4)
+    before = model(x)
+    graph = ramify.apply(ramify.trace(model, x), [ramify.Split("first", 1)])  # halves are exact
+    torch.testing.assert_close(model(x), before)
+    with pytest.raises(ramify.RamifyError, match="'middle' is of torch.float8_e4m3fn"):
+        ramify.Taylor().propose(graph, lambda model, x: model(x).square().sum(1), [x])

@@ -180,12 +180,17 @@ def _called(loss: Loss, model: nn.Module, batch: Any) -> Any:
 
 
 def check_weights(model: nn.Module) -> None:
-    """Every parameter is finite.
+    """Every parameter is finite, and of a type that can be trained.
 
     Raises:
         RamifyError: names the first parameter that is not.
     """
     for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype.itemsize == 1:
+            raise RamifyError(
+                f"parameter '{name}' is of {parameter.dtype}, which torch neither trains nor "
+                "compares: edit the model as it is, or score and train it in bfloat16 or more"
+            )
         if not bool(torch.isfinite(parameter).all()):
             raise RamifyError(
                 f"parameter '{name}' holds values that are not finite: go back to an earlier "

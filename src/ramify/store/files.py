@@ -72,12 +72,14 @@ def tensors_writer(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> C
     seen: set[int] = set()
     owned = {}
     for name, tensor in tensors.items():
-        if tensor.dtype in NOT_STORED:
+        sparse = tensor.layout is not torch.strided or tensor.is_nested
+        if tensor.dtype in NOT_STORED or tensor.is_quantized or sparse:
+            kind = tensor.layout if sparse else tensor.dtype
             raise RamifyError(
-                f"'{name}' is of {tensor.dtype}, which a safetensors file cannot hold: take "
-                "complex64, or save the state_dict by torch.save, with ramify.recipe_of(model)"
+                f"'{name}' is of {kind}, which a safetensors file cannot hold: take "
+                "another type, or save the state_dict by torch.save, with ramify.recipe_of(model)"
             )
-        plain = tensor.detach().cpu().contiguous()
+        plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
         memory = plain.untyped_storage().data_ptr()
         owned[name] = plain.clone() if memory in seen else plain
         seen.add(memory)
@@ -99,7 +101,7 @@ def checksum(content: Tensor | bytes) -> str:
     """
     if isinstance(content, bytes):
         return f"{zlib.crc32(content):08x}"
-    flat = content.detach().cpu().contiguous().reshape(-1)
+    flat = content.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     held = flat.view(torch.uint8).numpy().data if flat.numel() else b""
     return f"{zlib.crc32(held):08x}"
 

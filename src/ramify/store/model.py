@@ -130,11 +130,12 @@ def write_model(path: str | Path, recipe: Recipe, tensors: Mapping[str, Tensor])
         RamifyError: The disk refuses them.
     """
     weights, shapes = _paths(path)
+    writer = tensors_writer(tensors, {"format": "pt"})  # which refuses what no file can hold
     recipe = recipe | {"checksums": {name: checksum(tensor) for name, tensor in tensors.items()}}
     write_all(
         {
             shapes: bytes_writer(json_bytes(recipe)),
-            weights: tensors_writer(tensors, {"format": "pt"}),
+            weights: writer,
         }
     )
     return weights

@@ -68,9 +68,14 @@ def _is_kept(name: str, value: Any, own: set[int]) -> bool:
         return False
     return all(
         (type(leaf) in (Tensor, bool, int, float))
-        and not (isinstance(leaf, Tensor) and (id(leaf) in own or leaf.is_meta or leaf.is_sparse))
+        and not (isinstance(leaf, Tensor) and (id(leaf) in own or not _can_be_written(leaf)))
         for leaf in leaves
     )
+
+
+def _can_be_written(tensor: Tensor) -> bool:
+    """Whether a tensor has values that lie side by side, as a file has them."""
+    return tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_quantized)
 
 
 def warn_of_lost(model: nn.Module) -> None:

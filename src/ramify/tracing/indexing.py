@@ -404,10 +404,16 @@ def _multiply(tensor: Tensor, dim: int, scale: NDArray[np.float64]) -> None:
     where = np.flatnonzero(scale != 1.0)
     if where.size:
         index = torch.from_numpy(where).to(tensor.device)
-        values = torch.from_numpy(scale[where]).to(device=tensor.device, dtype=tensor.dtype)
+        # Torch neither multiplies numbers of eight bits nor copies them by index.
+        small = tensor.dtype.itemsize == 1
+        wide = torch.float32 if small else tensor.dtype
+        values = torch.from_numpy(scale[where]).to(device=tensor.device, dtype=wide)
         shape = [1] * tensor.dim()
         shape[dim] = -1
-        tensor.index_copy_(dim, index, tensor.index_select(dim, index) * values.view(shape))
+        made = (tensor.index_select(dim, index).to(wide) * values.view(shape)).to(tensor.dtype)
+        if small:
+            tensor, made = tensor.view(torch.uint8), made.view(torch.uint8)
+        tensor.index_copy_(dim, index, made)
 
 
 def set_data(tensor: Tensor, value: Tensor) -> None:

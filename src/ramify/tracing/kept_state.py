@@ -408,8 +408,14 @@ def tensor_given_back(tensor: Tensor, value: Tensor | None = None) -> Callable[[
         What does it, when called.
     """
     data, grad, requires_grad = tensor.data, tensor.grad, tensor.requires_grad
+    plain = tensor.layout is torch.strided and not tensor.is_nested
 
     def give_back() -> None:
+        if not plain:  # sparse, say: of no memory that could be compared
+            if value is not None:
+                with torch.no_grad():
+                    tensor.copy_(value)
+            return
         moved = tensor.shape != data.shape or tensor.data_ptr() != data.data_ptr()
         if moved or (value is not None and not torch.equal(tensor, value)):
             with torch.inference_mode() if tensor.is_inference() else torch.no_grad():

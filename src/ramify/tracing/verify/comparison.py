@@ -104,6 +104,8 @@ def norm(tensor: Tensor) -> float:
     """The Euclidean norm of real or complex numbers; 0 for anything else."""
     if not _rounds(tensor) or tensor.layout is not torch.strided:
         return 0.0
+    if tensor.dtype.itemsize == 1:
+        tensor = tensor.float()
     half = tensor.dtype in (torch.float16, torch.bfloat16)
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float32 if half else None))
 
@@ -227,6 +229,8 @@ def near(a: Tensor, b: Tensor, slack: float) -> bool:
         return False
     if not _rounds(a):
         return True
+    if a.dtype.itemsize == 1:  # of which torch compares nothing
+        a, b = a.float(), b.float()
     if a.is_complex():
         a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
     size = float(a.abs().nan_to_num(posinf=0.0).max()) if a.numel() else 0.0
