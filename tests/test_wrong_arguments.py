@@ -72,6 +72,17 @@ def test_a_list_as_the_one_argument_of_a_forward() -> None:
     assert ramify.apply(graph, [Prune("a", 0)])["a"].width == 7
 
 
+def test_data_of_which_the_length_says_nothing() -> None:
+    class Stream:
+        def __len__(self) -> int:
+            return 0
+
+        def __iter__(self) -> Any:
+            return iter([X, X])
+
+    assert grow(data=Stream()).history[-1]["reason"] == "rounds"
+
+
 def test_batches_from_a_generator() -> None:
     assert propose(x for x in [X, X])
 
@@ -82,6 +93,10 @@ def test_dictionaries_as_batches() -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "a loss without the last sample, under a teacher": (
+        lambda: ramify.relax.distilled(lambda model, x: model(x)[:-1, 0], net())(net(), X),
+        "the loss gives numbers of shape \\(1,\\) and the logits are those of 2 samples",
+    ),
     "one further input": (
         lambda: ramify.trace(net(), X, also=X),
         "`also` is a list of further inputs, and this is a Tensor",

@@ -105,7 +105,13 @@ def distilled(
                 f"the model gives logits of shape {tuple(own.shape)} and the teacher "
                 f"{tuple(target.shape)}; take a teacher of the same classes."
             )
-        return losses + weight * divergence(own, target, temperature)
+        apart = divergence(own, target, temperature)
+        if losses.dim() and losses.shape != apart.shape:
+            raise RamifyError(
+                f"the loss gives numbers of shape {tuple(losses.shape)} and the logits are those "
+                f"of {len(apart)} samples; return one loss a sample, or the mean."
+            )
+        return losses + weight * apart
 
     return taught
 

@@ -101,7 +101,7 @@ class Training:
                 'epochs, 1 or more, and goes with span="run".'
             )
         if not 0 < self.lr < math.inf:
-            raise RamifyError(f"the learning rate is {self.lr}; it must be above 0.")
+            raise RamifyError(f"the learning rate is {self.lr}; it must be above 0 and finite.")
         if not 0 <= self.momentum < 1:
             raise RamifyError(f"momentum is {self.momentum}; it is 0 or more, and below 1.")
         if not 0 <= self.weight_decay < math.inf:

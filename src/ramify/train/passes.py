@@ -70,4 +70,4 @@ class Passes:
 def steps_of(data: Data) -> int:
     """How many batches an epoch has, counted where the data does not say."""
     known = number_of_batches(data)
-    return sum(1 for _ in Epoch(data, 0)) if known is None else known
+    return known or sum(1 for _ in Epoch(data, 0))  # a length of 0 may be no more than a default

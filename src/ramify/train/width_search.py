@@ -101,9 +101,9 @@ class WidthSearch:
         for name in ("lam", "beta", "gamma"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
-                raise RamifyError(f"{name} is {value}; it must not be negative.")
+                raise RamifyError(f"{name} is {value}; it must not be negative, and be finite.")
         if self.arch_lr is not None and not 0 < self.arch_lr < math.inf:
-            raise RamifyError(f"arch_lr is {self.arch_lr}; it must be above 0.")
+            raise RamifyError(f"arch_lr is {self.arch_lr}; it must be above 0 and finite.")
         if self.penalty_by not in (None, *RESOURCES):
             raise RamifyError(
                 f"penalty_by is {self.penalty_by!r}; give one of {', '.join(RESOURCES)}, or leave "
