@@ -304,6 +304,17 @@ def test_an_emptied_layer_and_chance_are_said():
     assert "at chance" in said
 
 
+def test_a_narrow_layer_of_which_one_channel_stays_is_said():
+    """Seven of eight are less than nine tenths, and a floor of a tenth is one channel."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(64, 4)
+    y = (x[:, 0] > 0).long()
+    with pytest.warns(
+        UserWarning, match=r"'0' \(8 to 1\) lost 90 % .*, or all but one: raise keep="
+    ):
+        cut(ramify.trace(net, x[:1]), loss, [(x, y)], budget={"params": 10})
+
+
 @pytest.mark.parametrize(
     "options, match",
     [

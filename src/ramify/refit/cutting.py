@@ -189,7 +189,7 @@ def cut(  # noqa: PLR0913
 
     Warns:
         UserWarning: the loss has no gradient, and channels were chosen by `L1`; a layer keeps no
-            more than a tenth of its channels and loses more than nine tenths; the cut model knows
+            more than a tenth of its channels, or one alone of three or more; the cut model knows
             no more than one that does not look at its input; or nothing is cut, since the model
             takes no more than the milliseconds of its budget.
 
@@ -460,12 +460,12 @@ def _guard(
 ) -> list[str]:
     """What a user should know of a cut, in whole sentences."""
     said = []
-    narrow = [n for n, (old, new) in shapes.items() if new < old and new <= NARROW * old]
+    narrow = [n for n, (old, new) in shapes.items() if new < old and _nearly_gone(old, new)]
     if narrow:
         names = ", ".join(f"'{name}' ({shapes[name][0]} to {shapes[name][1]})" for name in narrow)
         said.append(
-            f"{names} lost 90 % of the channels or more: raise keep= if tuning does not bring the "
-            "network back"
+            f"{names} lost 90 % of the channels or more, or all but one: raise keep= if tuning "
+            "does not bring the network back"
         )
     if before >= 0.98 * constant:
         said.append(
@@ -481,6 +481,11 @@ def _guard(
             "on, or several cuts with tuning between them"
         )
     return said
+
+
+def _nearly_gone(old: int, new: int) -> bool:
+    """Whether so few channels are left of a layer that it may carry nothing any more."""
+    return new <= NARROW * old or (new == 1 and old > 2)
 
 
 def _nothing_cut(sizes: Mapping[str, float] | None, cut: bool) -> list[str]:
