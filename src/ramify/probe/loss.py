@@ -99,7 +99,7 @@ def summed_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> tuple[f
         RamifyError: there is no batch, or the loss is not one finite number a sample.
     """
     with evaluating(model):
-        losses = [checked_loss(loss, model, batch) for batch in batches]
+        losses = [checked_loss(loss, model, batch) for batch in each_batch(batches)]
     if not losses:
         raise RamifyError(
             "there is no batch to measure the loss on; give a list or a DataLoader, not an "
