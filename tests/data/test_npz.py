@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from ramify.data import load
 from ramify.data.npz import load_npz, read_npz
 from ramify.errors import RamifyError
 
@@ -108,3 +109,9 @@ def test_tokens_without_end_are_refused_before_memory_is_taken(tmp_path):
     changes = {f"{name}_{split}": tokens for name in "xy" for split in ("train", "test")}
     with pytest.raises(RamifyError, match="a label or token 1099511627776, where 16777215 is the"):
         load_npz(write(tmp_path / "set.npz", **changes))
+
+
+def test_the_path_of_a_file_where_its_name_is_expected(tmp_path):
+    path = write(tmp_path / "set.npz")
+    with pytest.raises(RamifyError, match="is a file, .* give 'set', and its folder as the envi"):
+        load(str(path))

@@ -181,6 +181,11 @@ def _found(name: str, seed: int, task: str | None) -> Dataset:
     root = os.environ.get(VARIABLE)
     if root and (path := Path(root).expanduser() / f"{name}.npz").is_file():
         return load_npz(path, task)
+    if name.endswith(".npz") and Path(name).is_file():
+        raise RamifyError(
+            f"{name!r} is a file, and sets of this kind are given by name: give "
+            f"{Path(name).stem!r}, and its folder as the environment variable {VARIABLE}."
+        )
     if "/" in name or name.startswith("."):
         raise RamifyError(
             f"there is no folder {name!r}: give the path of one with images in train/CLASS/* and "
