@@ -332,7 +332,7 @@ def _other_branches(
                 if of_python or shapes.explains(error):
                     continue
                 tape, uses = _record(model, run)
-            differs = _kinds(tape) != _kinds(traced)
+            differs = not _kinds(tape) <= _kinds(traced)
             if differs:
                 _record(model, run)  # with values, as it will be followed
         except Exception:  # a model of this size alone, or another meaning of these axes
@@ -345,8 +345,8 @@ def _other_branches(
 
 
 def _kinds(tape: Tape) -> set[tuple[str, str]]:
-    """Which operations a run made in which modules, however often and of whatever size."""
-    return {(op.name, op.module) for op in tape.ops}
+    """Which operations a run computed in which modules, however often and of whatever size."""
+    return {(op.name, op.module) for op in tape.ops if op.name not in _OF_LAYOUT}
 
 
 def empty_flow(model: nn.Module) -> DimFlow:
