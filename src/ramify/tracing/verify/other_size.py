@@ -28,7 +28,7 @@ from ramify.tracing.dims import (
     mark_inexact,
     resolve,
     unify,
-)  # fmt: skip
+)
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.recorder import Tape
 
