@@ -144,7 +144,7 @@ def default_in_words(kind: str, name: str) -> str:
         A value, or on what it depends; nothing where the help says it otherwise.
 
     Example:
-        >>> in_words("search", "beta"), in_words("search", "channels")
+        >>> default_in_words("search", "beta"), default_in_words("search", "channels")
         ('0.1', 'depends on the data set')
     """
     rows = [(conditions, own[name]) for conditions, own in TABLE if name in own]

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ramify.arguments import each_of
 from ramify.edit import Follower
-from ramify.edit.apply import several_followers
 from ramify.errors import RamifyError
 from ramify.store.model import named_tensors
 
@@ -25,7 +25,7 @@ def distinct(model: nn.Module, followers: Iterable[Follower]) -> list[Follower]:
         RamifyError: One is the model itself, two share a tensor, or one is neither a model nor a
             state dictionary of tensors.
     """
-    found = several_followers(followers)
+    found: list[Follower] = each_of(followers, "followers", "models and state dictionaries")
     own, seen = _memory(_tensors(model)), dict[int, int]()
     for number, follower in enumerate(found):
         tensors = _tensors(follower)
