@@ -11,6 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
 from ramify.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ramify.store.files import write_lines
 from ramify.store.state import random_states, set_random_states
@@ -32,6 +35,19 @@ def add_settings(parser: argparse.ArgumentParser, usual: DataclassInstance) -> N
     for field in fields(usual):
         value = getattr(usual, field.name)
         parser.add_argument(f"--{field.name}", type=type(value), default=value)
+
+
+def progress(console: Console) -> Progress:
+    """A bar and the time left for each run of a study.
+
+    Args:
+        console: where they are drawn.
+
+    Returns:
+        The bars, as a context.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
 
 
 def finished(file: Path, settings: DataclassInstance) -> list[dict[str, Any]]:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.files import show
 from experiments.rarts.darts.study import METHODS, Settings, run, timed, total_epochs
 from experiments.rarts.darts.table import page
-from experiments.resume import add_settings, finished, folder_of, keep
+from experiments.resume import add_settings, finished, folder_of, keep, progress
 
 
 def options() -> argparse.ArgumentParser:
@@ -43,15 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file, stages = out / "results.jsonl", folder_of(out / "stages", settings)
     stages.mkdir(parents=True, exist_ok=True)
     rows = finished(file, settings)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with progress(console) as bars:
         for seed in range(begin, begin + count):
             for method in methods:
                 if any((row["method"], row["seed"]) == (method, seed) for row in rows):
                     continue
                 total = total_epochs(method, settings)
-                bar = progress.add_task(f"{method}, seed {seed}", total=total)
-                found = run(method, seed, settings, stages, partial(progress.advance, bar))
+                bar = bars.add_task(f"{method}, seed {seed}", total=total)
+                found = run(method, seed, settings, stages, partial(bars.advance, bar))
                 rows.append(found | {"settings": asdict(settings)})
                 keep(file, settings, rows)
     times = timed([row["genotype"] for row in rows], settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import ramify
-from experiments.rarts.images import Batch, accuracy, first, halved, some
+from experiments.rarts.images import accuracy, first, halved, some
 from ramify import relax
 from ramify.cells import DARTS, Supernet
 from ramify.cells.derive import random_genotype
@@ -114,7 +114,7 @@ def run(method: str, seed: int, settings: Settings, out: Path, tick: Tick) -> Ro
             **_classes(data),
         ),
     )
-    of_epoch = partial(_batches, first(data, settings.large_samples), settings.large_batch, seed)
+    of_epoch = partial(batches, first(data, settings.large_samples), settings.large_batch, seed)
     training = Training(settings.large_epochs, lr=settings.large_lr, weight_decay=3e-4, span="run")
     train(
         net,
@@ -148,7 +148,10 @@ def _searched(
     net = nn.Sequential(nn.AvgPool2d(settings.pooled), cells)
     steps = settings.epochs * -(-(settings.samples // 2) // settings.batch)
     faster = method.endswith(FASTER)
-    costs = latencies(settings, data, out).costs(cells, _pooled(settings, data))
+    penalty = None
+    if faster:
+        costs = latencies(settings, data, out).costs(cells, _pooled(settings, data))
+        penalty = relax.ExpectedCost(costs)
     make = searcher_named(method.removesuffix(FASTER), settings.lam, settings.beta)
     searcher = make(
         net,
@@ -157,13 +160,13 @@ def _searched(
         weight_optimizer=partial(SGD, lr=settings.lr, momentum=0.9, weight_decay=3e-4),
         arch_optimizer=partial(Adam, lr=settings.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3),
         gamma=settings.gamma if faster else 0.0,
-        penalty=relax.ExpectedCost(costs) if faster else None,
+        penalty=penalty,
         schedules={"weights": partial(CosineAnnealingLR, T_max=steps)},
         clip=5.0,
     )
     ramify.search(
         searcher,
-        relax.Pairs(*(partial(_batches, half, settings.batch, seed) for half in both)),
+        relax.Pairs(*(partial(batches, half, settings.batch, seed) for half in both)),
         epochs=settings.epochs,
         checkpoint=out / f"{method}-{seed}-search.safetensors",
         log=lambda event: tick(float(event["event"] == "epoch")),
@@ -198,10 +201,6 @@ def timed(texts: Sequence[str], settings: Settings) -> list[float]:
 def total_epochs(method: str, settings: Settings) -> int:
     """Epochs of one run, for a bar of progress."""
     return settings.large_epochs + (0 if method == RANDOM else settings.epochs)
-
-
-def _batches(data: Dataset, size: int, seed: int, epoch: int) -> Iterable[Batch]:
-    return batches(data, size, seed, epoch)
 
 
 def _pooled(settings: Settings, data: Dataset) -> Tensor:

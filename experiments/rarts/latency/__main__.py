@@ -10,13 +10,12 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.files import png, show, write
 from experiments.rarts.latency.figure import figure
 from experiments.rarts.latency.study import Settings, run, table, timed
 from experiments.rarts.latency.table import page
-from experiments.resume import add_settings, finished, keep
+from experiments.resume import add_settings, finished, keep, progress
 
 
 def options() -> argparse.ArgumentParser:
@@ -44,14 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     table(settings, out / "latency.json")
     rows = finished(out / "results.jsonl", settings)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with progress(console) as bars:
         for seed in range(count):
             for gamma in gammas:
                 if any(row["gamma"] == gamma and row["seed"] == seed for row in rows):
                     continue
-                bar = progress.add_task(f"γ = {gamma:g}, seed {seed}", total=settings.epochs)
-                found = run(gamma, seed, settings, out, partial(progress.advance, bar))
+                bar = bars.add_task(f"γ = {gamma:g}, seed {seed}", total=settings.epochs)
+                found = run(gamma, seed, settings, out, partial(bars.advance, bar))
                 rows.append(found | {"settings": asdict(settings)})
                 keep(out / "results.jsonl", settings, rows)
     if not all("latency" in row for row in rows):

@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.files import png, show, write
 from experiments.rarts.nats.figure import movement, on_the_way, space
 from experiments.rarts.nats.lookups import final, over_steps
 from experiments.rarts.nats.study import METHODS, Settings, run, steps, total_steps
 from experiments.rarts.nats.table import page, steps_table
-from experiments.resume import add_settings, finished, folder_of, keep
+from experiments.resume import add_settings, finished, folder_of, keep, progress
 from ramify.cells import NatsTables
 
 CELLS = 15_625  # of the space
@@ -55,13 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     begun.mkdir(parents=True, exist_ok=True)
     known = {(row["seed"], row["method"]) for row in rows}
     todo = [key for key in keys if key not in known]
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=sum(total_steps(name, settings) for _, name in todo))
+    with progress(console) as bars:
+        bar = bars.add_task("", total=sum(total_steps(name, settings) for _, name in todo))
         for seed, name in todo:
-            progress.update(bar, description=f"seed {seed}, {name}")
+            bars.update(bar, description=f"seed {seed}, {name}")
             checkpoint = begun / f"{name}-{seed}.safetensors"
-            found = run(name, seed, settings, partial(progress.advance, bar), checkpoint)
+            found = run(name, seed, settings, partial(bars.advance, bar), checkpoint)
             rows.append(
                 {
                     "seed": seed,

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.files import show
 from experiments.rarts.width.study import (
@@ -24,7 +23,7 @@ from experiments.rarts.width.study import (
     total_steps,
 )
 from experiments.rarts.width.table import page
-from experiments.resume import add_settings, finished, keep, stages
+from experiments.resume import add_settings, finished, keep, progress, stages
 
 
 def options() -> argparse.ArgumentParser:
@@ -54,19 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     file = out / "results.jsonl"
     rows = finished(file, settings)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with progress(console) as bars:
         for seed in range(first, first + count):
             known = {row["method"] for row in rows if row["seed"] == seed}
             todo = [name for name in ("baseline", *methods) if name not in known]
             if not todo:
                 continue
-            bar = progress.add_task(f"seed {seed}", total=total_steps(settings, methods))
+            bar = bars.add_task(f"seed {seed}", total=total_steps(settings, methods))
             kept = stages(out / "stages", settings)
-            study = Study(seed, settings, partial(progress.advance, bar), kept)
+            study = Study(seed, settings, partial(bars.advance, bar), kept)
             study.ratio = learned(rows, seed)
             for name in todo:
-                progress.update(bar, description=f"seed {seed}, {name}")
+                bars.update(bar, description=f"seed {seed}, {name}")
                 found = [study.baseline()] if name == "baseline" else list(study.run(name))
                 rows += [row | {"seed": seed, "settings": asdict(settings)} for row in found]
                 keep(file, settings, rows)

@@ -148,6 +148,7 @@ class Study:
         """What comes of one method: a row for each goal, without distillation and with it."""
         model, proposals = self.searched(method)
         searched = self.roughly(model)
+        before = {group.name: group.width for group in self.trace(model).groups}
         for of, share, distilled in self.settings.tunings(method):
             pruned = copy.deepcopy(model)
             graph = self.pruned(pruned, method, proposals, of, share)
@@ -157,7 +158,6 @@ class Study:
                 loss = relax.distilled(loss, self.full, self.settings.temperature)
             self.train(pruned, self.settings.tune, self.settings.lr / 5, loss)
             widths = {group.name: group.width for group in graph.groups}
-            before = {group.name: group.width for group in self.trace(model).groups}
             gone = sum(before[name] - widths[name] for name in self.gated)
             yield {
                 "method": method,
