@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import socket
@@ -19,6 +18,7 @@ from typer.testing import CliRunner
 from ramify.cli import app
 from ramify.commands import launched as launched_module
 from ramify.commands.command_line import command_line
+from tests.processes import clean_processes
 
 CODE = """
 import os
@@ -112,8 +112,7 @@ def one_rank(text: str, rank: int, port: int, folder: Path) -> None:
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
 def test_a_mistake_is_said_once(folder: Path) -> None:
     """One process says it, both end with the same exit code, and nothing is written."""
-    importlib.import_module("ramify.cli.runs")  # once for all that are forked here
-    context, stores, running = torch.multiprocessing.get_context("fork"), {}, []
+    context, stores, running = clean_processes(), {}, []
     for text in MISTAKES:
         store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         stores[text] = store  # where they meet, as torchrun has it
@@ -122,7 +121,7 @@ def test_a_mistake_is_said_once(folder: Path) -> None:
             running.append(context.Process(target=one_rank, args=given, daemon=True))
             running[-1].start()
     for process in running:
-        process.join(60)
+        process.join(200)
         process.kill()
     for text, wanted in MISTAKES.items():
         files = [folder / f"{stores[text].port}-{rank}" for rank in range(2)]

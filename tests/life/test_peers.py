@@ -18,6 +18,7 @@ import ramify
 from ramify import distributed
 from ramify.peers import said_elsewhere
 from tests.life import workers
+from tests.processes import clean_processes
 
 
 def failing_loss(rank: int, _: Path) -> None:
@@ -126,7 +127,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What each rank of each case said; all cases run at the same time."""
     if not dist.is_available():
         pytest.skip("this PyTorch has no torch.distributed")
-    context, running = torch.multiprocessing.get_context("fork"), []
+    context, running = clean_processes(), []
     folders = {case.__name__: tmp_path_factory.mktemp(case.__name__) for case in (*CASES, *SAME)}
     for case in (*CASES, *SAME):
         for rank in range(2):
