@@ -183,7 +183,7 @@ class Morphisms:
     """
 
     def __init__(self, graph: ChannelGraph, settings: GaussNewton) -> None:
-        keep_freed_memory()
+        keep_freed_memory(self)
         self._graph = graph
         self._targets = targets(graph)
         self._read_changes = ReadChanges(graph, self._targets)

@@ -1,20 +1,64 @@
 """What a step frees is kept for the next one, where the C library would hand it back."""
 
-import torch
+from __future__ import annotations
 
-LARGEST_LEARNED = 2**25 - 2**13
-"""Bytes: just below the 32 MiB beyond which glibc learns nothing from a block."""
+import ctypes
+import functools
+import os
+import sys
+import weakref
+from collections.abc import Callable
+
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
+"""The parameters of mallopt(3), of <malloc.h>."""
+KEPT = 2**31 - 1
+"""Bytes that the C library keeps at the end of its heap meanwhile: all that an int can say."""
+USUAL = {TRIM_THRESHOLD: 2**26, MMAP_THRESHOLD: 2**25, MMAP_MAX: 65536}
+"""What glibc comes to by itself once it has freed a block of 32 MiB, the largest it learns from."""
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep up to 64 MiB that were freed, for what is allocated next.
+def keep_freed_memory(owner: object) -> None:
+    """Let glibc keep what is freed for what is allocated next, as long as an object lives.
 
-    A step makes and frees dozens of tensors of some MiB. Until it has seen larger ones, glibc gives
-    each of them back to the system, which hands it out again page by page, and clears every page:
-    up to a third of a step's time. Its limits follow the largest block that was freed so far. The
-    one that is freed here takes no memory, since nothing is written into it; with other allocators
-    nothing happens at all.
+    A step makes and frees hundreds of tensors. glibc gives large ones back to the system at once,
+    and the end of its heap whenever enough of it is free; the system hands both out again page by
+    page, and clears every page: up to a third of a step's time. When the last owner is gone, what
+    is free is given back and the limits are those that glibc comes to by itself. Where the user has
+    set limits of malloc in the environment, and with other C libraries, nothing happens.
 
-    Source: mallopt(3), M_MMAP_THRESHOLD, on the dynamic threshold.
+    Args:
+        owner: such as what learns, step by step.
+
+    Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_MAX.
     """
-    torch.empty(LARGEST_LEARNED, dtype=torch.uint8)
+    if set_limit := _mallopt():
+        _owners.add(id(owner))
+        set_limit(TRIM_THRESHOLD, KEPT)
+        set_limit(MMAP_MAX, 0)
+        weakref.finalize(owner, _gone, id(owner), set_limit).atexit = False
+
+
+_owners: set[int] = set()
+
+
+def _gone(owner: int, set_limit: Callable[[int, int], int]) -> None:
+    _owners.discard(owner)
+    if not _owners:
+        for name, value in USUAL.items():
+            set_limit(name, value)
+        _give_back()
+
+
+def _give_back() -> None:
+    """Hand what is free back to the system."""
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+@functools.cache
+def _mallopt() -> Callable[[int, int], int] | None:
+    """The function of glibc; None where there is another C library, or the user set its limits."""
+    named = any(name.startswith(("MALLOC_MMAP_", "MALLOC_TRIM_")) for name in os.environ)
+    if named or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return library.mallopt if hasattr(library, "gnu_get_libc_version") else None

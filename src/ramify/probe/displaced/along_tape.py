@@ -11,7 +11,13 @@ from torch import Tensor
 
 from ramify.probe.displaced.components import Component, TargetSet
 from ramify.probe.displaced.even import EvenOfCopies, EvenPart, EvenTensor
-from ramify.probe.displaced.linear import linear_rule, plain_name, scaled_convolution
+from ramify.probe.displaced.linear import (
+    linear_rule,
+    plain_name,
+    rescaled_convolution,
+    rescaled_norm,
+    scaled_convolution,
+)
 from ramify.probe.displaced.max_pools import MAX_POOL, halved, is_halving
 from ramify.probe.displaced.product import ProductChange, alpha_of, product_change
 from ramify.probe.displaced.tensor import DisplacedTensor, relu
@@ -230,8 +236,10 @@ def _results(op: Op, args: Any, kwargs: Any, base: list[Tensor]) -> list[Displac
     # Any other operation runs for each copy; by a rule, its even part is still the shorter way.
     run = functools.cache(functools.partial(_run_for_copy, op, args, kwargs))
 
+    normed = rescaled_norm(op, args)
+
     def copy(which: str, n: int) -> Tensor:
-        return run(which)[n]
+        return run(which)[n] if normed is None or n else normed(which)
 
     out = [
         DisplacedTensor.of_copies(
@@ -242,6 +250,7 @@ def _results(op: Op, args: Any, kwargs: Any, base: list[Tensor]) -> list[Displac
         )
         for n, b in enumerate(base)
     ]
+    out[0].rescaled = rescaled_convolution(op, args)
     if op.name == MAX_POOL and is_halving(args):
         out[0] = halved(args[0], base[0]) or out[0]
     return out

@@ -5,6 +5,7 @@ A form is the odd or the even part; what is added without being displaced drops 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,32 @@ def scaled_convolution(
         return _convolved(op, args, scaled_odd, base)
 
     return convolve
+
+
+def rescaled_convolution(
+    op: Op, args: Sequence[Any]
+) -> Callable[[str, Tensor, Tensor], Tensor] | None:
+    """A convolution of a copy, times and plus one number a channel: kernel and bias take both."""
+    if op.name != "aten::convolution" or is_displaced(args[1:]) or args[6]:
+        return None
+    x, weight, bias, *rest = args
+
+    def convolve(which: str, scale: Tensor, shift: Tensor) -> Tensor:
+        kernel = weight * scale.view(-1, *([1] * (weight.dim() - 1)))
+        added = shift if bias is None else shift + scale * bias
+        return op.func(x.form(which), kernel.to(weight.dtype), added.to(weight.dtype), *rest)
+
+    return convolve
+
+
+def rescaled_norm(op: Op, args: Sequence[Any]) -> Callable[[str], Tensor] | None:
+    """A copy behind a norm by running statistics, which what lies before it takes in passing."""
+    name, x = plain_name(op), args[0]
+    if _RULES.get(name) is not _NORM or not _NORM.fits(args) or x.rescaled is None:
+        return None
+    scale, bias, mean = _scale_of_norm(args), args[2], args[3]
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return functools.partial(x.rescaled, scale=scale, shift=shift)
 
 
 def _call(op: Op, *args: Any) -> Any:
@@ -150,10 +177,7 @@ def _affine(op: Op, args: Sequence[Any], form: Form, base: Tensor) -> Any:
 
 def _normalised(op: Op, args: Sequence[Any], form: Form, _: Tensor) -> Any:
     """A norm by running statistics: each channel times one number."""
-    x, weight, variance = args[0], args[1], args[4]
-    eps = args[7] if len(args) > 7 else args[6]
-    scale = torch.rsqrt(variance + eps)
-    scale = scale if weight is None else scale * weight
+    x, scale = args[0], _scale_of_norm(args)
     rest = [None] * (len(op.func._schema.returns) - 1)
     # A linear tensor is asked for its odd part alone: the kernel takes the scale, being smaller.
     if x.is_linear and x.scaled is not None:
@@ -162,6 +186,13 @@ def _normalised(op: Op, args: Sequence[Any], form: Form, _: Tensor) -> Any:
     if moved is None:
         return None
     return moved * scale.view(1, -1, *([1] * (moved.dim() - 2))).to(moved.dtype), *rest
+
+
+def _scale_of_norm(args: Sequence[Any]) -> Tensor:
+    """What a norm by running statistics multiplies each channel by."""
+    weight, variance = args[1], args[4]
+    scale = torch.rsqrt(variance + (args[7] if len(args) > 7 else args[6]))
+    return scale if weight is None else scale * weight
 
 
 def _only(*places: int) -> Fits:
@@ -199,6 +230,8 @@ _FIRST = (
     "reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d"
 ).split()
 
+_NORM = LinearRule(_normalised, _statistics_held)
+
 _RULES = {f"aten::{name}": LinearRule(_first, _only(0)) for name in _FIRST} | {
     "aten::constant_pad_nd": LinearRule(_padded, _only(0)),
     "aten::add": LinearRule(_added, lambda args: True),
@@ -213,7 +246,7 @@ _RULES = {f"aten::{name}": LinearRule(_first, _only(0)) for name in _FIRST} | {
     "aten::addmm": LinearRule(_affine, _not_both(1, 2)),
     "aten::baddbmm": LinearRule(_affine, _not_both(1, 2)),
     "aten::convolution": LinearRule(_convolved, _input_or_kernel),
-    "aten::native_batch_norm": LinearRule(_normalised, _statistics_held),
-    "aten::cudnn_batch_norm": LinearRule(_normalised, _statistics_held),
-    "aten::_native_batch_norm_legit_no_training": LinearRule(_normalised, _statistics_held),
+    "aten::native_batch_norm": _NORM,
+    "aten::cudnn_batch_norm": _NORM,
+    "aten::_native_batch_norm_legit_no_training": _NORM,
 }

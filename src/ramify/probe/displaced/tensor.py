@@ -28,6 +28,8 @@ class DisplacedTensor:
         self._even: tuple[EvenPart | None] | None = None
         self.scaled: Callable[[Tensor], Tensor] | None = None
         """A channelwise multiple of the odd part, by a shorter way than through that part."""
+        self.rescaled: Callable[[str, Tensor, Tensor], Tensor] | None = None
+        """(copy, scale, shift) -> it times and plus a number a channel, by a shorter way."""
         self.rectified: DisplacedTensor | None = None
         """The linear tensor that this is the ReLU of."""
 
@@ -111,7 +113,13 @@ def relu(x: DisplacedTensor, base: Tensor) -> DisplacedTensor:
     Returns:
         Its value in the displaced networks.
     """
-    even = (lambda: EvenOfReLU((x.odd, x.base))) if x.is_linear else None
-    out = DisplacedTensor.of_copies(base, lambda: x.plus.relu(), lambda: x.minus.relu(), even)
-    out.rectified = x if x.is_linear else None
+    if not x.is_linear:
+        return DisplacedTensor.of_copies(base, lambda: x.plus.relu(), lambda: x.minus.relu())
+    out = DisplacedTensor.of_copies(
+        base,
+        lambda: (x.base + x.odd).relu_(),
+        lambda: (x.base - x.odd).relu_(),
+        lambda: EvenOfReLU((x.odd, x.base)),
+    )
+    out.rectified = x
     return out
