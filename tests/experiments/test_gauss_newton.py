@@ -63,20 +63,30 @@ def test_accuracy_measures_the_applied_morphisms() -> None:
         tests=24,
         epochs=1,
         phase=1,
-        curvature="fisher",
+        learners=("gauss-newton:0", "fisher:1"),
         rivals=2,
         steps=3,
     )
-    result = accuracy.run(settings, lambda line: None)
-    kinds = {(point["group"], point["kind"]) for point in result["points"]}
-    assert len(kinds) == 4
-    assert [set(row) for row in result["rivals"]] == [{"channel", *accuracy.WAYS}] * 2
+    result = accuracy.run(0, settings, lambda line: None)
+    kinds = {(point["learner"], point["group"], point["kind"]) for point in result["points"]}
+    assert len(kinds) == 8
+    prunes = {
+        learner: [p for p in result["points"] if (p["learner"], p["kind"]) == (learner, "prune")]
+        for learner in settings.learners
+    }
+    one, other = ({(p["group"], p["channel"]): p["test"] for p in of} for of in prunes.values())
+    assert one == pytest.approx(other)  # a prune has nothing to learn
+    ways = [*settings.learners, *accuracy.RIVALS]
+    assert sorted((s["way"], s["channel"]) for s in result["splits"]) == sorted(
+        (way, channel) for way in ways for channel in range(2)
+    )
     assert accuracy_figure(result).startswith(PNG)
-    assert "| split |" in accuracy_page(result, 1.0)
+    assert "| fisher:1 | split |" in accuracy_page([result, result])
 
 
 def point(kind: str, estimated: float, true: float) -> dict[str, Any]:
-    return {"group": "a", "kind": kind, "channel": 0, "estimated": estimated, "true": true}
+    place = {"learner": "fisher:1", "group": "a", "kind": kind, "channel": 0}
+    return place | {"estimated": estimated, "test": true, "training": -true}
 
 
 def test_summary_counts_signs_among_the_best_estimates() -> None:
@@ -87,17 +97,26 @@ def test_summary_counts_signs_among_the_best_estimates() -> None:
     assert row["sign"] == pytest.approx(2 / 3)
     (row,) = accuracy.summary([p for p in points if p["estimated"] != -9.0])
     assert row["r"] == pytest.approx(1)
+    assert row["r training"] == pytest.approx(-1)
     assert row["slope"] == pytest.approx(2)
 
 
 def test_wins() -> None:
-    rows_ = [
-        {"channel": 0, "gauss-newton": 2.0, "line search": 1.0, "expansion": 3.0},
-        {"channel": 1, "gauss-newton": 2.0, "line search": 1.0, "expansion": 1.5},
+    found = {"fisher:1": (2.0, 2.0), "line search": (1.0, 1.0), "expansion": (3.0, 1.5)}
+    splits = [
+        {"way": way, "channel": channel, "test": true, "training": 2 * true}
+        for way, both in found.items()
+        for channel, true in reversed(list(enumerate(both)))
     ]
-    first, second, third = accuracy.wins(rows_)
-    assert (first["best"], first["above"], first["mean"]) == ("1 of 2", "2 of 2", 2.0)
-    assert (second["best"], third["above"]) == ("0 of 2", "2 of 2")
+    first, second, third = accuracy.wins(splits)
+    assert first == {
+        "way": "fisher:1",
+        "test": 2.0,
+        "training": 4.0,
+        "line search": 1.0,
+        "expansion": 0.5,
+    }
+    assert (second["expansion"], third["line search"]) == (0.0, 1.0)
 
 
 def test_table_and_figure_of_the_arms() -> None:
@@ -155,10 +174,10 @@ def test_the_command_of_the_estimates_goes_on_where_it_was_killed(
         patched.setattr(accuracy, "LineSearch", killed)
         with pytest.raises(Killed):
             accuracy_command.main(stopped)
-    for name in ("train", "learn", "_points"):
+    for name in ("train", "learn", "measured"):
         monkeypatch.setattr(accuracy, name, killed)  # nothing of these is done again
     accuracy_command.main(stopped)
-    whole, gone_on = ((tmp_path / n / "results.json").read_bytes() for n in ("whole", "stopped"))
+    whole, gone_on = ((tmp_path / n / "results.jsonl").read_bytes() for n in ("whole", "stopped"))
     assert gone_on == whole
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,16 @@ from rich.console import Console
 
 from experiments.files import show, write
 from experiments.gauss_newton.accuracy.figure import figure
-from experiments.gauss_newton.accuracy.study import PLACES, Settings, run, summary, wins
-from experiments.resume import stages
+from experiments.gauss_newton.accuracy.study import (
+    PLACES,
+    RIVALS,
+    Settings,
+    run,
+    summary,
+    wins,
+)
+from experiments.numbers import spread
+from experiments.resume import finished, keep, stages
 
 
 def options() -> argparse.ArgumentParser:
@@ -37,9 +44,10 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--tests", type=int, default=usual.tests, help="test images")
     parser.add_argument("--epochs", type=int, default=usual.epochs, help="epochs of training")
     parser.add_argument("--phase", type=int, default=usual.phase, help="epochs of morphisms")
-    parser.add_argument("--radius", type=float, default=usual.radius, help="of v; 0 for none")
     parser.add_argument(
-        "--curvature", default=usual.curvature, help="of the estimate: gauss-newton or fisher"
+        "--learners",
+        default=",".join(usual.learners),
+        help="CURVATURE:RADIUS each, of gauss-newton or fisher; a radius of 0 for none",
     )
     parser.add_argument("--lr", type=float, default=usual.lr, help="of the weights")
     parser.add_argument(
@@ -51,66 +59,81 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--steps", type=int, default=usual.steps, help="of Adam on each expanded network"
     )
-    parser.add_argument("--seed", type=int, default=usual.seed)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--out", type=Path, default=Path("runs/gauss-newton-accuracy"))
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is not in the folder yet, and write results.json, results.md and figure.png."""
+    """Run what is not in results.jsonl yet, then write the table and the figure."""
     chosen = vars(options().parse_args(arguments))
     torch.set_num_threads(chosen.pop("threads"))
-    out: Path = chosen.pop("out")
-    chosen["groups"] = tuple(chosen["groups"].split(","))
+    out, seeds = chosen.pop("out"), chosen.pop("seeds")
+    for name in ("groups", "learners"):
+        chosen[name] = chosen[name].split(",")  # a list, as results.jsonl gives it back
     settings, console, started = Settings(**chosen), Console(), time.monotonic()
+    rows = finished(out / "results.jsonl", settings)
+    for seed in set(range(seeds)) - {row["seed"] for row in rows}:
 
-    def say(line: str) -> None:
-        console.print(f"{time.monotonic() - started:6.0f} s  {line}", highlight=False)
+        def say(line: str, seed: int = seed) -> None:
+            told = f"{time.monotonic() - started:6.0f} s  seed {seed}: {line}"
+            console.print(told, highlight=False)
 
-    result = run(settings, say, stages(out / "stages", settings))
-    text = page(result, time.monotonic() - started)
-    out.mkdir(parents=True, exist_ok=True)
-    write(out / "results.json", json.dumps(result) + "\n")
-    write(out / "figure.png", figure(result))
-    show(out, text)
+        stage = stages(out / "stages" / str(seed), settings)
+        rows.append(run(seed, settings, say, stage))
+        keep(out / "results.jsonl", settings, rows)
+    write(out / "figure.png", figure(rows[0]))
+    show(out, page(rows))
 
 
-def page(result: dict[str, Any], seconds: float) -> str:
+def page(results: Sequence[dict[str, Any]]) -> str:
     """The results as Markdown.
 
     Args:
-        result: of the study.
-        seconds: that it took.
+        results: of the study, one a seed.
 
     Returns:
-        A table of each group and kind, and the wins among the ways of finding a split.
+        A table of each learner, kind and group, and one of the ways of finding a split; means over
+        the seeds with their standard deviations.
     """
-    held = result["settings"]
+    held = results[0]["settings"]
+    accuracy = spread(100 * result["test_accuracy"] for result in results)
+    loss = spread((result["test_loss"] for result in results), 3)
     lines = [
         f"{held['model']} of width {held['width']}, {held['samples']:,} training images, "
         f"{held['epochs']} epochs at learning rate {held['lr']:g} ({held['schedule']}), then "
-        f"{held['phase']} epochs of morphisms, curvature {held['curvature']}, radius "
-        f"{held['radius']:g}, seed {held['seed']}; test accuracy "
-        f"{100 * result['test_accuracy']:.1f} %, test loss {result['test_loss']:.3f}. True ΔL on "
-        f"{held['tests']:,} test images. "
-        f"{seconds / 60:.1f} minutes.",
+        f"{held['phase']} epochs of morphisms, {len(results)} seeds; test accuracy {accuracy} %, "
+        f"test loss {loss}. True ΔL on {held['tests']:,} test images, and on as many training "
+        "images.",
         "",
-        "| group | kind | channels | r | sign right in the top 30 % | true over estimated |",
-        "|---|---|---|---|---|---|",
+        "| curvature : radius | kind | group | channels | r | r, training images "
+        "| sign right in the top 30 % | true over estimated |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {row['group']} | {row['kind']} | {row['channels']} | {row['r']:.3f} "
-        f"| {100 * row['sign']:.0f} % | {row['slope']:.2f} |"
-        for row in summary(result["points"])
-    ]
-    if result["rivals"]:
-        lines += ["", "| way | mean decrease | best of the three on | above line search on |"]
-        lines += ["|---|---|---|---|"]
+    for rows in zip(*(summary(result["points"]) for result in results), strict=True):
+        first = rows[0]
+        lines.append(
+            f"| {first['learner']} | {first['kind']} | {first['group']} | {first['channels']} "
+            f"| {spread((row['r'] for row in rows), 3)} "
+            f"| {spread((row['r training'] for row in rows), 3)} "
+            f"| {spread((100 * row['sign'] for row in rows), 0)} % "
+            f"| {spread((row['slope'] for row in rows), 2)} |"
+        )
+    if results[0]["splits"]:
         lines += [
-            f"| {row['way']} | {row['mean']:.5f} | {row['best']} | {row['above']} |"
-            for row in wins(result["rivals"])
+            "",
+            "| way | mean decrease of the loss, test | training images | above line search on "
+            "| above expansion on |",
+            "|---|---|---|---|---|",
         ]
+    for rows in zip(*(wins(result["splits"]) for result in results), strict=True):
+        shares = (spread((100 * row[rival] for row in rows), 0) for rival in RIVALS)
+        lines.append(
+            f"| {rows[0]['way']} | {spread((row['test'] for row in rows), 5)} "
+            f"| {spread((row['training'] for row in rows), 5)} "
+            f"| {' | '.join(f'{share} %' for share in shares)} |"
+        )
     return "\n".join(lines) + "\n"
 
 

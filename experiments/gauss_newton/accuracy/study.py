@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ import ramify
 from experiments.gauss_newton.epochs import Epochs, train_on
 from experiments.resume import Stage, once
 from ramify.cost import CostModel
-from ramify.data import Dataset, batches, load
+from ramify.data import batches, load
 from ramify.edit import Edit, Prune, Split
 from ramify.methods import GaussNewton, LineSearch, Trial
 from ramify.methods.trial import binary_split
@@ -31,7 +31,9 @@ from ramify.train.epoch import (
     make_optimizer,
 )
 
-WAYS = ("gauss-newton", "line search", "expansion")
+RIVALS = ("line search", "expansion")
+SETS = ("test", "training")
+"""Of the images on which a true change of the loss is measured."""
 Batch = tuple[Tensor, Tensor]
 Say = Callable[[str], None]
 
@@ -45,81 +47,97 @@ class Settings:
         width: of its layers.
         groups: the groups whose morphisms are really applied: names, or places such as `first`.
         samples: training images.
-        tests: test images on which true changes are measured.
+        tests: test images on which true changes are measured, and as many training images.
         epochs: of training, with the weights moving.
         phase: epochs of learning morphisms, with the weights held.
         batch: samples a step.
-        radius: of the displacements; 0 for none, as in the paper.
-        curvature: gauss-newton, the paper's, or fisher.
+        learners: how morphisms are learned, CURVATURE:RADIUS each: gauss-newton, the paper's, or
+            fisher; the radius of the displacements, 0 for none, as in the paper.
         rivals: channels of the first group whose split is also sought by line search and by
             expanding the network (Figure 4).
         steps: of Adam on the expanded network.
         lr: learning rate of the weights.
         schedule: of that learning rate; constant, as in the paper, or cosine.
-        seed: of everything.
     """
 
     model: str = "vgg19"
     width: int = 16
-    groups: tuple[str, ...] = ("first", "ninth", "last")
+    groups: Sequence[str] = ("first", "ninth", "last")
     samples: int = 10_000
     tests: int = 2_000
     epochs: int = 20
     phase: int = 20
     batch: int = 64
-    radius: float = 1.0
-    curvature: str = "gauss-newton"
+    learners: Sequence[str] = ("gauss-newton:1",)
     rivals: int = 0
     steps: int = 300
     lr: float = 0.1
     schedule: str = "constant"
-    seed: int = 0
 
 
-def run(settings: Settings, say: Say, stage: Stage = once) -> dict[str, Any]:
+def run(seed: int, settings: Settings, say: Say, stage: Stage = once) -> dict[str, Any]:
     """One network of one seed.
 
     Args:
+        seed: of everything.
         settings: what to do.
         say: told how far it is.
         stage: keeps what took long.
 
     Returns:
-        Points (channel, kind, estimated and true ΔL) of each group, and how the rivals did.
+        Points (learner, group, channel, kind, estimated and true ΔL) of the learners and groups,
+        and the splits of Figure 4 (way, channel, true decrease).
     """
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(seed)
     whole = load("cifar10")
     dataset = replace(
         whole, x_train=whole.x_train[: settings.samples], y_train=whole.y_train[: settings.samples]
     )
     shape = tuple(dataset.x_train.shape[1:])
     model = build(settings.model, dataset_shape=shape, classes=10, width=settings.width)
-    epochs = Epochs(dataset, settings.batch, settings.seed)
+    epochs = Epochs(dataset, settings.batch, seed)
     kept = stage("trained", partial(train, model, epochs, settings, say))
     model.load_state_dict(kept["model"])
-    epochs.done[:] = range(settings.epochs)
-    test = [
-        (x, y)
-        for x, y in zip(
-            whole.x_test[: settings.tests].split(500),
-            whole.y_test[: settings.tests].split(500),
-            strict=True,
-        )
-    ]
+    test = _held(whole.x_test, whole.y_test, settings.tests)
     loss, accuracy = evaluate(model, test)
     say(f"trained: test accuracy {100 * accuracy:.1f} %, test loss {loss:.3f}")
     graph = ramify.trace(model, dataset.x_train[:1])
-    proposals = restored(graph, stage("learned", partial(learn, graph, epochs, settings, say)))
-    chosen = [group_at(graph, name) for name in settings.groups]
-    points = measure(graph, test, proposals, chosen, say, stage)
+    sets = (test, _held(dataset.x_train, dataset.y_train, settings.tests))
+    trials = {
+        name: Trial(graph, cross_entropy, held) for name, held in zip(SETS, sets, strict=True)
+    }
+    learned = {}
+    for learner in settings.learners:
+        epochs.done[:] = range(settings.epochs)  # every learner sees the same batches
+        made = partial(learn, graph, epochs, learner, settings.phase, say)
+        learned[learner] = restored(graph, stage(f"learned-{_file(learner)}", made))
+    groups = [group_at(graph, name) for name in settings.groups]
+    points = []
+    for learner, group in itertools.product(settings.learners, groups):
+        mine = [proposal for proposal in learned[learner] if proposal.edit.group == group]
+        made = partial(measured, trials, mine)
+        found = stage(f"points-{_file(learner)}-{group}", made)
+        points += [{"learner": learner, **point} for point in found]
+        say(f"applied the morphisms of {group}, {learner}")
+    splits = figure_4(graph, epochs, settings, learned, trials, say, stage)
     return {
+        "seed": seed,
         "settings": asdict(settings),
         "train_loss": kept["loss"],
         "test_loss": loss,
         "test_accuracy": accuracy,
         "points": points,
-        "rivals": rivals(graph, settings, epochs, test, proposals, say, stage),
+        "splits": splits,
     }
+
+
+def _held(x: Tensor, y: Tensor, count: int) -> list[Batch]:
+    """Batches of the first images."""
+    return list(zip(x[:count].split(500), y[:count].split(500), strict=True))
+
+
+def _file(learner: str) -> str:
+    return learner.replace(":", "-")
 
 
 def train(model: nn.Module, epochs: Epochs, settings: Settings, say: Say) -> dict[str, Any]:
@@ -140,18 +158,16 @@ def train(model: nn.Module, epochs: Epochs, settings: Settings, say: Say) -> dic
 
 
 def learn(
-    graph: ramify.ChannelGraph, epochs: Epochs, settings: Settings, say: Say
+    graph: ramify.ChannelGraph, epochs: Epochs, learner: str, phase: int, say: Say
 ) -> list[dict[str, Any]]:
     """The morphisms of all channels, as plain values and tensors, best first."""
     started = time.monotonic()
+    curvature, radius = learner.split(":")
     method = GaussNewton(
-        epochs=settings.phase,
-        radius=settings.radius or None,
-        curvature=settings.curvature,
-        seed=settings.seed,
+        epochs=phase, radius=float(radius) or None, curvature=curvature, seed=epochs.seed
     )
     proposals = method.propose(graph, cross_entropy, epochs)
-    say(f"learned {len(proposals)} morphisms in {time.monotonic() - started:.0f} s")
+    say(f"learned {len(proposals)} morphisms in {time.monotonic() - started:.0f} s, {learner}")
     return [
         {"split": isinstance(p.edit, Split), "gain": p.gain} | {"edit": vars(p.edit)}
         for p in proposals
@@ -176,43 +192,28 @@ def group_at(graph: ramify.ChannelGraph, name: str) -> str:
     return splittable[PLACES[name]] if name in PLACES else graph[name].name
 
 
-def measure(
-    graph: ramify.ChannelGraph,
-    test: Sequence[Batch],
-    proposals: Sequence[ramify.Proposal],
-    groups: Sequence[str],
-    say: Say,
-    stage: Stage = once,
+def measured(
+    trials: Mapping[str, Trial], proposals: Sequence[ramify.Proposal]
 ) -> list[dict[str, Any]]:
-    """ΔL of each morphism of some groups: as estimated, and as the applied edit really gives."""
-    trial = Trial(graph, cross_entropy, test)
-    points = []
-    for name in groups:
-        mine = [proposal for proposal in proposals if proposal.edit.group == name]
-        points += stage(f"points-{name}", partial(_points, trial, mine))
-        say(f"applied the morphisms of {name}")
-    return points
-
-
-def _points(trial: Trial, proposals: Sequence[ramify.Proposal]) -> list[dict[str, Any]]:
+    """ΔL of each morphism: as estimated, and as the applied edit really gives."""
     return [
         {
             "group": proposal.edit.group,
             "kind": "split" if isinstance(proposal.edit, Split) else "prune",
             "channel": proposal.edit.channel,
             "estimated": -proposal.gain,
-            "true": -trial.decrease([proposal.edit]),
         }
+        | {name: -trial.decrease([proposal.edit]) for name, trial in trials.items()}
         for proposal in proposals
     ]
 
 
-def rivals(
+def figure_4(
     graph: ramify.ChannelGraph,
-    settings: Settings,
     epochs: Epochs,
-    test: Sequence[Batch],
-    proposals: Sequence[ramify.Proposal],
+    settings: Settings,
+    learned: Mapping[str, Sequence[ramify.Proposal]],
+    trials: Mapping[str, Trial],
     say: Say,
     stage: Stage = once,
 ) -> list[dict[str, Any]]:
@@ -220,33 +221,30 @@ def rivals(
     if not settings.rivals:
         return []
     name, channels = group_at(graph, "first"), range(settings.rivals)
-    trial = Trial(graph, cross_entropy, test)
-    learned = [p.edit for p in proposals if p.edit.group == name]
-    found: dict[int, dict[str, Any]] = {channel: {"channel": channel} for channel in channels}
-    for way in WAYS:
-        edits: Sequence[Edit]
-        if way == "gauss-newton":
-            edits = [e for e in learned if isinstance(e, Split) and e.channel in found]
-        elif way == "line search":
-            drawn = [batches(epochs.dataset, 128, settings.seed, 10_000 + n) for n in range(4)]
-            sample = [next(iter(some)) for some in drawn]
-            method = LineSearch(groups=(name,), channels=tuple(channels))
-            edits = [p.edit for p in method.propose(graph, cross_entropy, sample)]
-        else:
-            kept = [
-                stage(f"expanded-{c}", partial(expanded, graph, settings, epochs.dataset, name, c))
-                for c in channels
-            ]
-            edits = [binary_split(name, c, v) for c, v in zip(channels, kept, strict=True)]
-        for edit in edits:
-            assert isinstance(edit.channel, int)
-            found[edit.channel][way] = trial.decrease([edit])
-        say(f"Figure 4: {way} done")
-    return [found[channel] for channel in channels]
+    ways: dict[str, list[Edit]] = {}
+    for learner, proposals in learned.items():
+        splits = [p.edit for p in proposals if p.edit.group == name and isinstance(p.edit, Split)]
+        ways[learner] = [edit for edit in splits if edit.channel in channels]
+    drawn = [batches(epochs.dataset, 128, epochs.seed, 10_000 + n) for n in range(4)]
+    method = LineSearch(groups=(name,), channels=tuple(channels))
+    found = method.propose(graph, cross_entropy, [next(iter(some)) for some in drawn])
+    ways["line search"] = [proposal.edit for proposal in found]
+    ways["expansion"] = []
+    for channel in channels:
+        made = partial(expanded, graph, settings.steps, epochs, name, channel)
+        parts = stage(f"expanded-{channel}", made)
+        ways["expansion"].append(binary_split(name, channel, parts))
+        say(f"Figure 4: {channel + 1} of {len(channels)} channels expanded")
+    return [
+        {"way": way, "channel": edit.channel}
+        | {name: trial.decrease([edit]) for name, trial in trials.items()}
+        for way, edits in ways.items()
+        for edit in edits
+    ]
 
 
 def expanded(
-    graph: ramify.ChannelGraph, settings: Settings, dataset: Dataset, name: str, channel: int
+    graph: ramify.ChannelGraph, steps: int, epochs: Epochs, name: str, channel: int
 ) -> dict[str, Tensor]:
     """A split as the really expanded network learns it: Adam on the true loss of fresh batches.
 
@@ -255,25 +253,25 @@ def expanded(
 
     Args:
         graph: the traced model.
-        settings: steps and seed.
-        dataset: the training images.
+        steps: of Adam.
+        epochs: the training images and the seed.
         name: of the group.
         channel: of the group.
 
     Returns:
         The displacement, one kernel a producer.
     """
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(epochs.seed)
     parts, parameters = {}, dict(graph.model.named_parameters())
     for slot in (slot for slot in graph[name].slots if slot.role == "producer"):
         kernel = kernels(parameters[slot.name], slot.dim, graph.positions(graph[name], slot))
         kernel = kernel[channel].detach()
         parts[slot.name] = 0.1 * kernel.square().mean().sqrt() * torch.randn_like(kernel)
     adam = torch.optim.Adam(parts.values(), lr=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, settings.steps)
-    fresh = Epochs(dataset, 128, settings.seed)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    fresh = Epochs(epochs.dataset, 128, epochs.seed)
     stream = itertools.chain.from_iterable(fresh for _ in itertools.count())
-    for batch in itertools.islice(stream, settings.steps):
+    for batch in itertools.islice(stream, steps):
         _, slopes = Trial(graph, cross_entropy, [batch]).slopes(binary_split(name, channel, parts))
         for part, slope in zip(parts.values(), slopes.values(), strict=True):
             part.grad = slope[0] - slope[1]
@@ -283,20 +281,30 @@ def expanded(
 
 
 def summary(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Pearson's r, and the share of the top 30 % whose sign is right, by group and kind."""
+    """How well the estimates of one network do, by learner, kind and group.
+
+    Args:
+        points: of `run`.
+
+    Returns:
+        For each: Pearson's r, on training images too, the share of the top 30 % whose sign is
+        right, and the slope of true over estimated.
+    """
     rows = []
-    for group, kind in dict.fromkeys((p["group"], p["kind"]) for p in points):
-        mine = [p for p in points if (p["group"], p["kind"]) == (group, kind)]
-        estimated = np.array([p["estimated"] for p in mine])
-        true = np.array([p["true"] for p in mine])
+    for learner, kind, group in dict.fromkeys(map(_place, points)):
+        mine = [point for point in points if _place(point) == (learner, kind, group)]
+        estimated, true, training = (
+            np.array([point[name] for point in mine]) for name in ("estimated", *SETS)
+        )
         top = np.argsort(estimated)[: math.ceil(0.3 * len(mine))]
-        vary = min(estimated.std(), true.std()) > 0
         rows.append(
             {
-                "group": group,
+                "learner": learner,
                 "kind": kind,
+                "group": group,
                 "channels": len(mine),
-                "r": float(np.corrcoef(estimated, true)[0, 1]) if vary else math.nan,
+                "r": _correlation(estimated, true),
+                "r training": _correlation(estimated, training),
                 "sign": float((np.sign(estimated[top]) == np.sign(true[top])).mean()),
                 "slope": float((estimated * true).sum() / (estimated**2).sum()),
             }
@@ -304,14 +312,44 @@ def summary(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def wins(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each way of finding a split: mean decrease, and on how many channels it is ahead."""
+def _place(point: dict[str, Any]) -> tuple[str, str, str]:
+    return point["learner"], point["kind"], point["group"]
+
+
+def _correlation(estimated: np.ndarray, true: np.ndarray) -> float:
+    """Pearson's r; NaN where one of them does not vary."""
+    if min(estimated.std(), true.std()) == 0:
+        return math.nan
+    return float(np.corrcoef(estimated, true)[0, 1])
+
+
+def wins(splits: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How each way of finding a split does on the channels of one network.
+
+    Args:
+        splits: of `run`.
+
+    Returns:
+        For each way: the mean decrease on test and on training images, the share of the channels
+        on which it is above line search, and on which it is above the expanded network (test).
+    """
+    ways = {
+        way: sorted((s for s in splits if s["way"] == way), key=lambda split: split["channel"])
+        for way in dict.fromkeys(split["way"] for split in splits)
+    }
     return [
-        {
-            "way": way,
-            "mean": float(np.mean([row[way] for row in rows])),
-            "best": f"{sum(row[way] == max(row[w] for w in WAYS) for row in rows)} of {len(rows)}",
-            "above": f"{sum(row[way] > row['line search'] for row in rows)} of {len(rows)}",
+        {"way": way}
+        | {name: float(np.mean([split[name] for split in mine])) for name in SETS}
+        | {
+            rival: float(
+                np.mean(
+                    [
+                        one["test"] > other["test"]
+                        for one, other in zip(mine, ways[rival], strict=True)
+                    ]
+                )
+            )
+            for rival in RIVALS
         }
-        for way in WAYS
+        for way, mine in ways.items()
     ]
