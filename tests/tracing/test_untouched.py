@@ -215,6 +215,16 @@ def test_a_sparse_buffer_comes_back(kind: str) -> None:
     torch.testing.assert_close(model(x), before)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_buffers_without_memory_or_without_a_shape() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(3, 4)
+    model.register_buffer("zeros", torch._efficientzerotensor((3,)))
+    assert ramify.trace(model, x)["0"].can_split
+    model.register_buffer("parts", torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]))
+    with pytest.raises(ramify.RamifyError, match="'parts' is a nested tensor, which has no shape"):
+        ramify.trace(model, x)
+
+
 def test_weights_of_eight_bits_are_edited_and_not_scored() -> None:
     class Narrow(nn.Module):
         def __init__(self) -> None:

@@ -112,11 +112,11 @@ def run(seed: int, settings: Settings, say: Say, stage: Stage = once) -> dict[st
         made = partial(learn, graph, epochs, learner, settings.phase, say)
         learned[learner] = restored(graph, stage(f"learned-{_file(learner)}", made))
     groups = [group_at(graph, name) for name in settings.groups]
-    points = []
+    points: list[dict[str, Any]] = []
     for learner, group in itertools.product(settings.learners, groups):
         mine = [proposal for proposal in learned[learner] if proposal.edit.group == group]
-        made = partial(measured, trials, mine)
-        found = stage(f"points-{_file(learner)}-{group}", made)
+        pruned = {p["channel"]: p for p in points if (p["group"], p["kind"]) == (group, "prune")}
+        found = stage(f"points-{_file(learner)}-{group}", partial(measured, trials, mine, pruned))
         points += [{"learner": learner, **point} for point in found]
         say(f"applied the morphisms of {group}, {learner}")
     splits = figure_4(graph, epochs, settings, learned, trials, say, stage)
@@ -193,19 +193,33 @@ def group_at(graph: ramify.ChannelGraph, name: str) -> str:
 
 
 def measured(
-    trials: Mapping[str, Trial], proposals: Sequence[ramify.Proposal]
+    trials: Mapping[str, Trial],
+    proposals: Sequence[ramify.Proposal],
+    pruned: Mapping[int, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """ΔL of each morphism: as estimated, and as the applied edit really gives."""
-    return [
-        {
-            "group": proposal.edit.group,
-            "kind": "split" if isinstance(proposal.edit, Split) else "prune",
-            "channel": proposal.edit.channel,
-            "estimated": -proposal.gain,
+    """ΔL of each morphism of a group: as estimated, and as the applied edit really gives.
+
+    Args:
+        trials: one for each set of images.
+        proposals: for the group.
+        pruned: channel -> what its prune really gave, which has nothing to learn, where known.
+
+    Returns:
+        The points.
+    """
+    points = []
+    for proposal in proposals:
+        edit, split = proposal.edit, isinstance(proposal.edit, Split)
+        assert isinstance(edit.channel, int)
+        known = {} if split else pruned.get(edit.channel, {})
+        true = {
+            name: known[name] if known else -trial.decrease([edit])
+            for name, trial in trials.items()
         }
-        | {name: -trial.decrease([proposal.edit]) for name, trial in trials.items()}
-        for proposal in proposals
-    ]
+        kind = "split" if split else "prune"
+        place = {"group": edit.group, "kind": kind, "channel": edit.channel}
+        points.append(place | {"estimated": -proposal.gain} | true)
+    return points
 
 
 def figure_4(

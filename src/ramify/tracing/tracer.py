@@ -350,9 +350,26 @@ def _kinds(tape: Tape) -> set[tuple[str, str]]:
 
 
 def empty_flow(model: nn.Module) -> DimFlow:
-    """What is known of a model before any run: the shapes of its parameters and buffers."""
+    """What is known of a model before any run: the shapes of its parameters and buffers.
+
+    Args:
+        model: the model.
+
+    Returns:
+        What follows the dimensions of its runs.
+
+    Raises:
+        RamifyError: a tensor has no shape.
+    """
+    tensors = tensors_of(model)
+    for name, tensor in tensors.items():
+        if tensor.is_nested:
+            raise RamifyError(
+                f"'{name}' is a nested tensor, which has no shape that channels could be read "
+                "from: keep its parts as tensors of their own"
+            )
     return DimFlow(
-        param_shapes={name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()},
+        param_shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
         aliases=aliases_of(model),
         buffers=frozenset(name for name, _ in model.named_buffers()),
     )

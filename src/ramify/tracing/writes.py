@@ -89,4 +89,5 @@ def written_by(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
 
 def storage_of(tensor: Tensor) -> int:
     """What tells apart memory: tensors of one storage see each other's writes."""
-    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
+    has_memory = tensor.layout is torch.strided and not tensor._is_zerotensor()
+    return tensor.untyped_storage().data_ptr() if has_memory else id(tensor)
