@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -74,6 +74,31 @@ def keep(file: Path, settings: DataclassInstance, results: Sequence[dict[str, An
     others = [result for result in _read(file) if result["settings"] != asdict(settings)]
     file.parent.mkdir(parents=True, exist_ok=True)
     write_lines(file, [*others, *results])
+
+
+def completed(
+    file: Path,
+    settings: DataclassInstance,
+    keys: Iterable[dict[str, Any]],
+    run: Callable[..., dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Run what a file of results does not hold yet, and keep each as soon as it is there.
+
+    Args:
+        file: the results, one a line.
+        settings: of all runs.
+        keys: what tells the runs of these settings apart, such as ``{"seed": 0}``, in order.
+        run: called with a key's entries by name; gives the rest of its result.
+
+    Returns:
+        All results with these settings; each holds its key and its ``settings``.
+    """
+    results = finished(file, settings)
+    for key in keys:
+        if not any(key.items() <= result.items() for result in results):
+            results.append(key | run(**key) | {"settings": asdict(settings)})
+            keep(file, settings, results)
+    return results
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

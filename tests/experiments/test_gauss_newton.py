@@ -67,7 +67,7 @@ def test_accuracy_measures_the_applied_morphisms() -> None:
         rivals=2,
         steps=3,
     )
-    result = accuracy.run(0, settings, lambda line: None)
+    result = accuracy.run(0, settings, lambda line: None) | {"settings": vars(settings)}
     kinds = {(point["learner"], point["group"], point["kind"]) for point in result["points"]}
     assert len(kinds) == 8
     prunes = {

@@ -22,7 +22,7 @@ from experiments.gauss_newton.accuracy.study import (
     wins,
 )
 from experiments.numbers import spread
-from experiments.resume import finished, keep, stages
+from experiments.resume import completed, stages
 
 
 def options() -> argparse.ArgumentParser:
@@ -73,16 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("groups", "learners"):
         chosen[name] = chosen[name].split(",")  # a list, as results.jsonl gives it back
     settings, console, started = Settings(**chosen), Console(), time.monotonic()
-    rows = finished(out / "results.jsonl", settings)
-    for seed in set(range(seeds)) - {row["seed"] for row in rows}:
 
-        def say(line: str, seed: int = seed) -> None:
+    def one(seed: int) -> dict[str, Any]:
+        def say(line: str) -> None:
             told = f"{time.monotonic() - started:6.0f} s  seed {seed}: {line}"
             console.print(told, highlight=False)
 
-        stage = stages(out / "stages" / str(seed), settings)
-        rows.append(run(seed, settings, say, stage))
-        keep(out / "results.jsonl", settings, rows)
+        return run(seed, settings, say, stages(out / "stages" / str(seed), settings))
+
+    rows = completed(out / "results.jsonl", settings, ({"seed": n} for n in range(seeds)), one)
     write(out / "figure.png", figure(rows[0]))
     show(out, page(rows))
 

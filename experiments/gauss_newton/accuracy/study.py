@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -121,8 +121,6 @@ def run(seed: int, settings: Settings, say: Say, stage: Stage = once) -> dict[st
         say(f"applied the morphisms of {group}, {learner}")
     splits = figure_4(graph, epochs, settings, learned, trials, say, stage)
     return {
-        "seed": seed,
-        "settings": asdict(settings),
         "train_loss": kept["loss"],
         "test_loss": loss,
         "test_accuracy": accuracy,

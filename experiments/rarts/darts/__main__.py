@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,7 +14,7 @@ from rich.console import Console
 from experiments.files import show
 from experiments.rarts.darts.study import METHODS, Settings, run, timed, total_epochs
 from experiments.rarts.darts.table import page
-from experiments.resume import add_settings, finished, folder_of, keep, progress
+from experiments.resume import add_settings, completed, folder_of, progress
 
 
 def options() -> argparse.ArgumentParser:
@@ -39,19 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     begin, count = chosen.pop("first"), chosen.pop("seeds")
     settings, console = Settings(**chosen), Console()
     torch.set_num_threads(1)  # a latency is that of one thread
-    file, stages = out / "results.jsonl", folder_of(out / "stages", settings)
+    stages = folder_of(out / "stages", settings)
     stages.mkdir(parents=True, exist_ok=True)
-    rows = finished(file, settings)
+    seeds = range(begin, begin + count)
+    keys = [{"seed": seed, "method": method} for seed in seeds for method in methods]
     with progress(console) as bars:
-        for seed in range(begin, begin + count):
-            for method in methods:
-                if any((row["method"], row["seed"]) == (method, seed) for row in rows):
-                    continue
-                total = total_epochs(method, settings)
-                bar = bars.add_task(f"{method}, seed {seed}", total=total)
-                found = run(method, seed, settings, stages, partial(bars.advance, bar))
-                rows.append(found | {"settings": asdict(settings)})
-                keep(file, settings, rows)
+
+        def one(seed: int, method: str) -> dict[str, Any]:
+            bar = bars.add_task(f"{method}, seed {seed}", total=total_epochs(method, settings))
+            return run(method, seed, settings, stages, partial(bars.advance, bar))
+
+        rows = completed(out / "results.jsonl", settings, keys, one)
     times = timed([row["genotype"] for row in rows], settings)
     rows = [row | {"latency": found} for row, found in zip(rows, times, strict=True)]
     show(out, page(rows))

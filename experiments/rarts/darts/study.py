@@ -129,8 +129,6 @@ def run(method: str, seed: int, settings: Settings, out: Path, tick: Tick) -> Ro
     for file in out.glob(f"{method}-{seed}-*.safetensors"):
         file.unlink()
     return {
-        "method": method,
-        "seed": seed,
         "genotype": genotype.text,
         "kinds": dict(Counter(operation_kind(name) for name in genotype.operations)),
         "accuracy": accuracy(net, data.x_test, data.y_test, "cpu"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,7 +15,7 @@ from experiments.files import png, show, write
 from experiments.rarts.latency.figure import figure
 from experiments.rarts.latency.study import Settings, run, table, timed
 from experiments.rarts.latency.table import page
-from experiments.resume import add_settings, finished, keep, progress
+from experiments.resume import add_settings, completed, keep, progress
 
 
 def options() -> argparse.ArgumentParser:
@@ -42,16 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)  # a latency is that of one thread
     out.mkdir(parents=True, exist_ok=True)
     table(settings, out / "latency.json")
-    rows = finished(out / "results.jsonl", settings)
+    keys = [{"seed": seed, "gamma": gamma} for seed in range(count) for gamma in gammas]
     with progress(console) as bars:
-        for seed in range(count):
-            for gamma in gammas:
-                if any(row["gamma"] == gamma and row["seed"] == seed for row in rows):
-                    continue
-                bar = bars.add_task(f"γ = {gamma:g}, seed {seed}", total=settings.epochs)
-                found = run(gamma, seed, settings, out, partial(bars.advance, bar))
-                rows.append(found | {"settings": asdict(settings)})
-                keep(out / "results.jsonl", settings, rows)
+
+        def one(seed: int, gamma: float) -> dict[str, Any]:
+            bar = bars.add_task(f"γ = {gamma:g}, seed {seed}", total=settings.epochs)
+            return run(gamma, seed, settings, out, partial(bars.advance, bar))
+
+        rows = completed(out / "results.jsonl", settings, keys, one)
     if not all("latency" in row for row in rows):
         times = timed([row["genotype"] for row in rows], settings)
         rows = [row | found for row, found in zip(rows, times, strict=True)]

@@ -105,7 +105,7 @@ def run(
     folder.check(config.to_json())
     run_jobs(config, folder, load("cifar10"), ticked=tick, run=run_search)
     text = next(e["genotype"] for e in folder.events() if e["event"] == "result")
-    return {"gamma": gamma, "seed": seed, "genotype": text} | made_of(text, settings, out)
+    return {"genotype": text} | made_of(text, settings, out)
 
 
 def made_of(text: str, settings: Settings, out: Path) -> Row:

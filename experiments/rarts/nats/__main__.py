@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import itertools
+import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from experiments.rarts.nats.figure import movement, on_the_way, space
 from experiments.rarts.nats.lookups import final, over_steps
 from experiments.rarts.nats.study import METHODS, Settings, run, steps, total_steps
 from experiments.rarts.nats.table import page, steps_table
-from experiments.resume import add_settings, finished, folder_of, keep, progress
+from experiments.resume import add_settings, completed, folder_of, progress
 from ramify.cells import NatsTables
 
 CELLS = 15_625  # of the space
@@ -43,37 +43,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run every method and seed that is not in results.jsonl yet."""
     chosen = vars(options().parse_args(arguments))
     out, names = chosen.pop("out"), chosen.pop("methods").split(",")
-    keys = list(itertools.product(range(chosen.pop("seeds")), names))
+    seeds = range(chosen.pop("seeds"))
+    keys = [{"seed": seed, "method": name} for seed in seeds for name in names]
     torch.set_num_threads(chosen.pop("threads"))
     settings, console = Settings(**chosen), Console()
     tables = NatsTables()  # said before the searches where they are not there
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "results.jsonl"
-    rows = finished(file, settings)
     begun = folder_of(out / "searches", settings)
     begun.mkdir(parents=True, exist_ok=True)
-    known = {(row["seed"], row["method"]) for row in rows}
-    todo = [key for key in keys if key not in known]
     with progress(console) as bars:
-        bar = bars.add_task("", total=sum(total_steps(name, settings) for _, name in todo))
-        for seed, name in todo:
-            bars.update(bar, description=f"seed {seed}, {name}")
-            checkpoint = begun / f"{name}-{seed}.safetensors"
-            found = run(name, seed, settings, partial(bars.advance, bar), checkpoint)
-            rows.append(
-                {
-                    "seed": seed,
-                    "method": name,
-                    "cell": found.genotype.text,
-                    "perturbed": found.perturbed.text,
-                    "validation": found.validation,
-                    "seconds": found.seconds,
-                    "history": found.history,
-                    "settings": asdict(settings),
-                }
-            )
-            keep(file, settings, rows)
-            checkpoint.unlink(missing_ok=True)
+
+        def one(seed: int, method: str) -> dict[str, Any]:
+            bar = bars.add_task(f"seed {seed}, {method}", total=total_steps(method, settings))
+            checkpoint = begun / f"{method}-{seed}.safetensors"
+            found = run(method, seed, settings, partial(bars.advance, bar), checkpoint)
+            return {
+                "cell": found.genotype.text,
+                "perturbed": found.perturbed.text,
+                "validation": found.validation,
+                "seconds": found.seconds,
+                "history": found.history,
+            }
+
+        rows = completed(out / "results.jsonl", settings, keys, one)
+    shutil.rmtree(begun)
     looked_up = [found for row in rows for found in final(row, tables)]
     every = [tables.genotype(number) for number in range(CELLS)]
     errors = np.array([100 - tables.accuracy(cell) for cell in every])
