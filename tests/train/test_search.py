@@ -19,6 +19,7 @@ from ramify import RamifyError
 from ramify.relax import L1, RARTS, Pairs, Searcher
 from ramify.store.checkpoint import Checkpoint, write_checkpoint
 from ramify.train.history import Event
+from tests.processes import clean_processes
 from tests.relax.searching import KINDS, batches, cosine, loss, network, searcher
 
 
@@ -88,21 +89,26 @@ def test_an_interrupted_search_goes_on_to_the_same_numbers(kind: str, tmp_path: 
     assert ramify.search(again, pairs(), epochs=4, checkpoint=path) == found
 
 
+def killed(path: Path) -> None:
+    """A search whose process is killed in the middle of its second epoch."""
+    step = RARTS.step
+
+    def dying(self: RARTS, a: Any, p: Any) -> Any:
+        if self.steps == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, a, p)
+
+    RARTS.step = dying  # type: ignore[method-assign]
+    torch.set_num_threads(1)
+    ramify.search(made(), pairs(), epochs=3, checkpoint=path)
+
+
 def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "c"
-    child = os.fork()
-    if not child:
-        search, step = made(), RARTS.step
-
-        def dying(self: RARTS, a: Any, p: Any) -> Any:
-            if self.steps == 6:  # in the middle of the second epoch
-                os.kill(os.getpid(), signal.SIGKILL)
-            return step(self, a, p)
-
-        RARTS.step = dying  # type: ignore[method-assign]
-        ramify.search(search, pairs(), epochs=3, checkpoint=path)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    process = clean_processes().Process(target=killed, args=(path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     again = made()
     found = ramify.search(again, pairs(), epochs=3, checkpoint=path)
     whole = made()
