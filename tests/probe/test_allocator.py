@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import resource
 import sys
 
 import pytest
 import torch
 
 from ramify.probe import allocator
-from ramify.probe.allocator import MMAP_MAX, TRIM_THRESHOLD, USUAL, keep_freed_memory
-
-
-class Owner:
-    """Somebody who asks."""
+from ramify.probe.allocator import KEPT, USUAL, FreedMemoryKept
 
 
 def glibc() -> bool:
@@ -23,24 +18,27 @@ def glibc() -> bool:
 
 @pytest.mark.skipif(not glibc(), reason="another C library")
 def test_a_large_block_is_cleared_by_the_system_once() -> None:
-    owner = Owner()
-    keep_freed_memory(owner)
-    torch.ones(10_000_000)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(10_000_000)
+    resource = pytest.importorskip("resource")
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(10_000_000)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
     pages = 40_000_000 // resource.getpagesize()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < pages / 10
+    kept = FreedMemoryKept()
+    # A block that was freed must be somewhat larger than what is asked for: that takes some calls.
+    assert min(faults() for _ in range(50)) < pages / 10
+    del kept
 
 
-def test_the_limits_come_back_with_the_last_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limits_come_back_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
     monkeypatch.setattr(allocator, "_mallopt", lambda: lambda *limit: told.append(limit))
-    monkeypatch.setattr(allocator, "_owners", set())
+    monkeypatch.setattr(allocator, "_living", set())
     monkeypatch.setattr(allocator, "_give_back", lambda: None)
-    first, second = Owner(), Owner()
-    keep_freed_memory(first)
-    keep_freed_memory(second)
-    assert {name for name, _ in told} == {TRIM_THRESHOLD, MMAP_MAX}
+    first, second = FreedMemoryKept(), FreedMemoryKept()
+    assert dict(told) == KEPT
     told.clear()
     del first
     assert not told

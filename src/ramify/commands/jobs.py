@@ -21,6 +21,7 @@ from ramify.data.task import CLASSIFICATION, SEGMENTATION, TEXT, Task, outputs_o
 from ramify.errors import RamifyError
 from ramify.models import NAMES
 from ramify.models import build as build_model
+from ramify.probe.allocator import FreedMemoryKept
 from ramify.probe.loss import Loss, checked_loss
 from ramify.store.checkpoint import read_checkpoint
 from ramify.store.model import load as load_model
@@ -351,7 +352,7 @@ def run_jobs(
         RamifyError: From the folder, the model or the training; what is finished stays.
     """
     finished = distributed.from_rank_zero(lambda: settle_metrics(folder))
-    before = torch.get_num_threads()
+    before, memory = torch.get_num_threads(), FreedMemoryKept()
     torch.set_num_threads(settings.threads)
     try:
         for job in plan(settings):
@@ -359,6 +360,7 @@ def run_jobs(
                 run(job, Setup(settings, folder, dataset, log, ticked))
     finally:
         torch.set_num_threads(before)
+        del memory
 
 
 def settle_metrics(folder: RunFolder) -> set[str]:

@@ -21,7 +21,7 @@ from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods.proposal import Proposal, best_first
 from ramify.methods.trial import binary_split
-from ramify.probe.allocator import keep_freed_memory
+from ramify.probe.allocator import FreedMemoryKept
 from ramify.probe.displaced.read_changes import ReadChanges
 from ramify.probe.loss import (
     Loss,
@@ -183,7 +183,7 @@ class Morphisms:
     """
 
     def __init__(self, graph: ChannelGraph, settings: GaussNewton) -> None:
-        keep_freed_memory(self)
+        self._memory = FreedMemoryKept()
         self._graph = graph
         self._targets = targets(graph)
         self._read_changes = ReadChanges(graph, self._targets)

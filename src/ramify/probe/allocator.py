@@ -1,4 +1,4 @@
-"""What a step frees is kept for the next one, where the C library would hand it back."""
+"""What is freed on a CPU is kept for what comes next, where the C library would hand it back."""
 
 from __future__ import annotations
 
@@ -11,42 +11,44 @@ from collections.abc import Callable
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 """The parameters of mallopt(3), of <malloc.h>."""
-KEPT = 2**31 - 1
-"""Bytes that the C library keeps at the end of its heap meanwhile: all that an int can say."""
+KEPT = {TRIM_THRESHOLD: 2**31 - 1, MMAP_MAX: 0}
+"""Bytes that may be free at the end of the heap, all that an int can say; blocks outside of it."""
 USUAL = {TRIM_THRESHOLD: 2**26, MMAP_THRESHOLD: 2**25, MMAP_MAX: 65536}
 """What glibc comes to by itself once it has freed a block of 32 MiB, the largest it learns from."""
 
 
-def keep_freed_memory(owner: object) -> None:
-    """Let glibc keep what is freed for what is allocated next, as long as an object lives.
+class FreedMemoryKept:
+    """glibc keeps what is freed for what is allocated next, as long as this lives.
 
     A step makes and frees hundreds of tensors. glibc gives large ones back to the system at once,
     and the end of its heap whenever enough of it is free; the system hands both out again page by
-    page, and clears every page: up to a third of a step's time. When the last owner is gone, what
+    page, and clears every page: up to half of a step's time. When the last of these is gone, what
     is free is given back and the limits are those that glibc comes to by itself. Where the user has
     set limits of malloc in the environment, and with other C libraries, nothing happens.
 
-    Args:
-        owner: such as what learns, step by step.
-
     Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_MAX.
     """
-    if set_limit := _mallopt():
-        _owners.add(id(owner))
-        set_limit(TRIM_THRESHOLD, KEPT)
-        set_limit(MMAP_MAX, 0)
-        weakref.finalize(owner, _gone, id(owner), set_limit).atexit = False
+
+    def __init__(self) -> None:
+        if set_limit := _mallopt():
+            _living.add(id(self))
+            _set(set_limit, KEPT)
+            weakref.finalize(self, _gone, id(self), set_limit).atexit = False
 
 
-_owners: set[int] = set()
+_living: set[int] = set()
 
 
-def _gone(owner: int, set_limit: Callable[[int, int], int]) -> None:
-    _owners.discard(owner)
-    if not _owners:
-        for name, value in USUAL.items():
-            set_limit(name, value)
+def _gone(which: int, set_limit: Callable[[int, int], int]) -> None:
+    _living.discard(which)
+    if not _living:
+        _set(set_limit, USUAL)
         _give_back()
+
+
+def _set(set_limit: Callable[[int, int], int], limits: dict[int, int]) -> None:
+    for name, value in limits.items():
+        set_limit(name, value)
 
 
 def _give_back() -> None:
