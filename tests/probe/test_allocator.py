@@ -1,4 +1,4 @@
-"""What is freed is kept while somebody asks for it, and given back afterwards."""
+"""Freed memory stays in the process as long as the object lives."""
 
 from __future__ import annotations
 

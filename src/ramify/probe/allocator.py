@@ -1,4 +1,4 @@
-"""What is freed on a CPU is kept for what comes next, where the C library would hand it back."""
+"""Keep freed CPU memory in the process, where the C library would return it to the system."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import weakref
 from collections.abc import Callable
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
-"""The parameters of mallopt(3), of <malloc.h>."""
+"""Parameters of mallopt(3), as <malloc.h> numbers them."""
 KEPT = {TRIM_THRESHOLD: 2**31 - 1, MMAP_MAX: 0}
-"""Bytes that may be free at the end of the heap, all that an int can say; blocks outside of it."""
+"""The end of the heap is never trimmed (the largest int), and no block is mapped outside it."""
 USUAL = {TRIM_THRESHOLD: 2**26, MMAP_THRESHOLD: 2**25, MMAP_MAX: 65536}
-"""What glibc comes to by itself once it has freed a block of 32 MiB, the largest it learns from."""
+"""The limits that glibc sets itself once a block of 32 MiB was freed, the largest it adapts to."""
 
 
 class FreedMemoryKept:
-    """glibc keeps what is freed for what is allocated next, as long as this lives.
+    """As long as this object lives, glibc reuses freed memory and returns none to the system.
 
-    A step makes and frees hundreds of tensors. glibc gives large ones back to the system at once,
-    and the end of its heap whenever enough of it is free; the system hands both out again page by
-    page, and clears every page: up to half of a step's time. When the last of these is gone, what
-    is free is given back and the limits are those that glibc comes to by itself. Where the user has
-    set limits of malloc in the environment, and with other C libraries, nothing happens.
+    A training step allocates and frees hundreds of tensors. glibc returns large ones to the system
+    at once, and trims its heap whenever enough is free at the end; the next allocation then gets
+    new pages, each of which the kernel must clear: up to half of a step's time. When the last such
+    object is gone, free memory is returned and glibc has the limits that it sets itself. Nothing
+    changes where the environment sets limits of malloc, or with another C library.
 
     Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_MAX.
     """
@@ -52,13 +52,13 @@ def _set(set_limit: Callable[[int, int], int], limits: dict[int, int]) -> None:
 
 
 def _give_back() -> None:
-    """Hand what is free back to the system."""
+    """Return free memory to the system."""
     ctypes.CDLL(None).malloc_trim(0)
 
 
 @functools.cache
 def _mallopt() -> Callable[[int, int], int] | None:
-    """The function of glibc; None where there is another C library, or the user set its limits."""
+    """The function of glibc; None with another C library, or where its limits are set already."""
     named = any(name.startswith(("MALLOC_MMAP_", "MALLOC_TRIM_")) for name in os.environ)
     if named or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or sys.platform != "linux":
         return None

@@ -235,7 +235,6 @@ def _results(op: Op, args: Any, kwargs: Any, base: list[Tensor]) -> list[Displac
 
     # Any other operation runs for each copy; by a rule, its even part is still the shorter way.
     run = functools.cache(functools.partial(_run_for_copy, op, args, kwargs))
-
     normed = rescaled_norm(op, args)
 
     def copy(which: str, n: int) -> Tensor:

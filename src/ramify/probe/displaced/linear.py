@@ -71,7 +71,7 @@ def scaled_convolution(
 def rescaled_convolution(
     op: Op, args: Sequence[Any]
 ) -> Callable[[str, Tensor, Tensor], Tensor] | None:
-    """A convolution of a copy, times and plus one number a channel: kernel and bias take both."""
+    """A convolution of a copy, then a scale and a shift a channel: folded into kernel and bias."""
     if op.name != "aten::convolution" or is_displaced(args[1:]) or args[6]:
         return None
     x, weight, bias, *rest = args
@@ -85,7 +85,7 @@ def rescaled_convolution(
 
 
 def rescaled_norm(op: Op, args: Sequence[Any]) -> Callable[[str], Tensor] | None:
-    """A copy behind a norm by running statistics, which what lies before it takes in passing."""
+    """A copy behind a norm by running statistics, folded into the convolution in front of it."""
     name, x = plain_name(op), args[0]
     if _RULES.get(name) is not _NORM or not _NORM.fits(args) or x.rescaled is None:
         return None

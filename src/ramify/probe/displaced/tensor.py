@@ -29,7 +29,7 @@ class DisplacedTensor:
         self.scaled: Callable[[Tensor], Tensor] | None = None
         """A channelwise multiple of the odd part, by a shorter way than through that part."""
         self.rescaled: Callable[[str, Tensor, Tensor], Tensor] | None = None
-        """(copy, scale, shift) -> it times and plus a number a channel, by a shorter way."""
+        """(copy, scale, shift) -> the copy, scaled and shifted by channel, without a pass."""
         self.rectified: DisplacedTensor | None = None
         """The linear tensor that this is the ReLU of."""
 
