@@ -16,7 +16,7 @@ from ramify.report.theme import LIGHT, themed
 
 INK, SOFT = LIGHT["ink"], LIGHT["soft"]
 SPLIT, PRUNE = "#c0392b", "#3f68c8"  # Gauss-Newton, Figure 2: red splits, blue prunes
-BARS = ("#8a4fae", LIGHT["accent"], "#2f8f6b")  # a learner each
+BARS = ("#8a4fae", "#3f68c8", LIGHT["accent"])  # a learner each
 RIVAL_BARS = {"line search": "#b09a12", "expansion": "#8a8f98"}
 
 
