@@ -125,7 +125,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -152,11 +152,11 @@ def _make(
 @app.command(short_help="Grow a network while it trains.")
 @takes(GrowSettings)
 def grow(given: dict[str, Any], **files: Path | None) -> None:
-    """Train a network and change its shape where that pays: split channels, prune them, or both.
+    """Train a network and change its shape as it trains: split channels, prune them, or both.
 
-    `ramify grow --data digits` works as it stands: the run folder then holds the grown network,
-    every number, and report.html to look at. Ctrl-C stops it, --resume goes on. What is left open
-    gets a value that suits data set and method; config.json keeps them all.
+    Try `ramify grow --data digits`. The run folder holds the grown network, all measurements, and
+    the page report.html. Ctrl-C stops the run, --resume continues it. Options that you leave out
+    get values that suit the data set and the method; config.json records all of them.
     """
     _make(GrowSettings, given, **files)
 
@@ -164,7 +164,7 @@ def grow(given: dict[str, Any], **files: Path | None) -> None:
 Order = Annotated[
     int | None,
     typer.Option(
-        help="The order of --searcher darts: 1 or 2. Default: 1.",
+        help="The order of DARTS, with --searcher darts: 1 or 2. Default: 1.",
         rich_help_panel=SEARCH,
         show_default=False,
     ),
@@ -174,14 +174,15 @@ Order = Annotated[
 @app.command(short_help="Make a trained network smaller.")
 @takes(PruneSettings, searcher_order=Order)
 def prune(given: dict[str, Any], **files: Path | None) -> None:
-    """Make a trained network smaller: cut it, let what stays take over, and tune it.
+    """Make a trained network smaller: cut it, refit the remaining channels, and tune it.
 
-    The full network is yours, by --weights, or is trained first. Channels go where the loss rises
-    least once the others have taken over, until --budget holds (half of the MACs where nothing is
-    said) or as far as --accept allows; then the rest is tuned. The searchers of the papers, by
-    --searcher, score the channels in a search before the cut. `ramify prune --data digits` works as
-    it stands: the run folder then holds the small network, every number, and report.html to look
-    at. Ctrl-C stops it in any phase, --resume goes on.
+    The full network is your own, given by --weights, or is trained first. Channels whose removal
+    raises the loss least after the others are refitted are cut, until the network is within
+    --budget (half of the MACs by default) or as far as --accept allows; then it is tuned. With
+    --searcher, a search method of one of the papers scores the channels before the cut.
+
+    Try `ramify prune --data digits`. The run folder holds the small network, all measurements, and
+    the page report.html. Ctrl-C stops the run in any phase, --resume continues it.
     """
     _make(PruneSettings, given, **files)
 
@@ -189,13 +190,13 @@ def prune(given: dict[str, Any], **files: Path | None) -> None:
 @app.command(short_help="Search for the cells of a network.")
 @takes(SearchSettings)
 def search(given: dict[str, Any], **files: Path | None) -> None:
-    """Search for the cells of a network: which operations their edges have.
+    """Search for the cells of a network, that is, for the operations on their edges.
 
-    `ramify search --data digits` works as it stands: the run folder then holds the architecture
-    (genotype.json, genotype.txt), its cells drawn, every number, and report.html to look at.
-    `ramify retrain RUN` trains what was found, `ramify export RUN` writes it as ONNX. Ctrl-C stops
-    it, --resume goes on. What is left open gets a value that suits data set and space; config.json
-    keeps them all.
+    Try `ramify search --data digits`. The run folder holds the architecture (genotype.json,
+    genotype.txt), drawings of its cells, all measurements, and the page report.html. Then
+    `ramify retrain RUN` trains the architecture, and `ramify export RUN` writes the result as ONNX.
+    Ctrl-C stops the search, --resume continues it. Options that you leave out get values that suit
+    the data set and the space; config.json records all of them.
     """
     _make(SearchSettings, given, **files)
 
@@ -206,20 +207,21 @@ Source = Annotated[
 RetrainOut = Annotated[
     Path | None,
     typer.Option(
-        help="A new folder for the run. Default: SOURCE/retrain, or SOURCE-retrain of a network.",
+        help="A new folder for the run. Default: SOURCE/retrain, or SOURCE-retrain for a saved "
+        "network.",
         rich_help_panel=RUN,
     ),
 ]
 
 
-@app.command(short_help="Train a shape that was found from fresh weights.")
+@app.command(short_help="Train the final shape of a run from fresh weights.")
 @takes(RetrainSettings, RetrainCellsSettings, first={"source": Source}, out=RetrainOut)
 def retrain(given: dict[str, Any], source: Path | None, **files: Path | None) -> None:
-    """Train the shape that a run arrived at from fresh weights: what it is worth by itself.
+    """Train the final shape of a run from fresh weights, to measure the shape by itself.
 
-    SOURCE is the folder of a finished run (of a search, the cells that it found), whose data, model
-    and settings are taken, or a network that ramify.save wrote, which needs --data and --model.
-    Results go to SOURCE/retrain, or SOURCE-retrain for a saved network; --out names another folder.
+    SOURCE is the folder of a finished run, whose data, model and settings are used (for a search,
+    the cells that it found), or a network that ramify.save wrote, which needs --data and --model.
+    Results go to SOURCE/retrain, or SOURCE-retrain for a saved network; --out sets another folder.
     """
     from ramify.commands.launched import launched
 
@@ -241,26 +243,29 @@ def _retrain(given: dict[str, Any], source: Path | None, **files: Path | None) -
         runs.execute(*begin(source, given, files["config"], files["out"]))
 
 
-@app.command(short_help="Write what a run made as ONNX.")
+@app.command(short_help="Export the networks of a run to ONNX.")
 def export(
     source: Annotated[
         Path, typer.Argument(help="A finished run folder, or a network saved by ramify.save.")
     ],
     data: Annotated[
-        str | None, typer.Option(help="Of a saved network: its data set, named as for grow.")
+        str | None, typer.Option(help="For a saved network: its data set, named as for grow.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Of a saved network: what builds it, named as for grow.")
+        str | None,
+        typer.Option(help="For a saved network: its model, named as for grow."),
     ] = None,
     width: Annotated[
         int | None,
-        typer.Option(help="Of a saved network: channels of a layer.", show_default=False),
+        typer.Option(
+            help="For a saved network: its number of channels, as for grow.", show_default=False
+        ),
     ] = None,
 ) -> None:
-    """Write what a run made as ONNX, and try it in onnxruntime where that is installed.
+    """Export the networks of a run to ONNX, and check them in onnxruntime if it is installed.
 
-    SOURCE is the folder of a finished run (of a search, one that was retrained), or a network that
-    ramify.save wrote, which needs --data and --model. The network of every seed is written, beside
+    SOURCE is the folder of a finished run (a search must have been retrained), or a network that
+    ramify.save wrote, which needs --data and --model. The network of every seed is written next to
     the saved one.
     """
     from ramify.commands.export import export_source
@@ -297,10 +302,10 @@ def show(
     ] = None,
     classes: Annotated[int, typer.Option(help="With --input: the number of classes.")] = 10,
     width: Annotated[
-        int | None, typer.Option(help="Channels of a layer.", show_default=False)
+        int | None, typer.Option(help="Number of channels, as for grow.", show_default=False)
     ] = None,
 ) -> None:
-    """Print the channel groups of a network, what changes together in it, and its blocks."""
+    """Print the channel groups of a network (what is edited together) and its blocks."""
     from ramify.commands.launched import refuse_launched
     from ramify.commands.show import groups_of
 
@@ -309,11 +314,11 @@ def show(
     typer.echo(groups_of(model, data=data, shape=shape, classes=classes, width=width))
 
 
-@app.command(short_help="Write the page of a run again.")
+@app.command(short_help="Write the report page of a run again.")
 def report(
     run: Annotated[Path, typer.Argument(help="The run folder, finished or not.")],
 ) -> None:
-    """Write the page of a run again: RUN/report.html."""
+    """Write the report page of a run again: RUN/report.html."""
     from ramify.commands.launched import refuse_launched
     from ramify.report import write_report
 
@@ -322,25 +327,29 @@ def report(
     typer.echo(write_report(run))
 
 
-@app.command(short_help="Put several runs on one page.")
+@app.command(short_help="Compare several runs on one page.")
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Run folders, finished or not, or a folder of such, as of a sweep."),
+        typer.Argument(
+            help="Run folders, finished or not, or a folder that contains run folders, "
+            "such as that of a sweep."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
     latency: Annotated[
         bool,
         typer.Option(
-            "--latency", help="Also measure milliseconds of the networks that the runs keep, here."
+            "--latency",
+            help="Also measure the latency of the saved networks on this machine, in milliseconds.",
         ),
     ] = False,
 ) -> None:
-    """Put several runs on one page: accuracy against cost, settings, tables to copy.
+    """Compare several runs on one page: accuracy against cost, settings, tables to copy.
 
-    The page shows which networks no other one beats in accuracy (or the metric of another task) and
-    in parameters, MACs or, by --latency, milliseconds; in which settings the runs differ; and every
-    number to copy. An earlier page of that name is written anew.
+    The page shows the Pareto front of accuracy (or the metric of another task) against parameters,
+    MACs and, with --latency, milliseconds; the settings in which the runs differ; and tables of all
+    numbers to copy. An existing page of that name is overwritten.
     """
     from ramify.commands.launched import refuse_launched
     from ramify.report import write_comparison
@@ -353,16 +362,16 @@ def compare(
 
 sweeping = typer.Typer(
     no_args_is_help=True,
-    help="Make many runs of a command with settings that vary, and compare them on one page.",
+    help="Run a command many times with varied settings, and compare the runs on one page.",
 )
-app.add_typer(sweeping, name="sweep", short_help="Make many runs with settings that vary.")
+app.add_typer(sweeping, name="sweep", short_help="Run a command many times with varied settings.")
 
 VARIED: dict[str, Any] = {
     "vary": Annotated[
         list[str] | None,
         typer.Option(
-            help="What varies, such as method=s2d,random or lr=0.01..0.3:log (:log draws evenly by "
-            "the logarithm); give it once for each setting.",
+            help="A setting to vary and its values, such as method=s2d,random or lr=0.01..0.3:log "
+            "(:log draws log-uniformly); give it once for each setting.",
             rich_help_panel=SWEEP,
         ),
     ],
@@ -370,15 +379,15 @@ VARIED: dict[str, Any] = {
         int | None,
         typer.Option(
             min=1,
-            help="How many runs to make, of all processes together. Default: one for every "
-            "combination, or 20 where a range is among what varies.",
+            help="Number of runs, over all processes together. Default: one for every combination "
+            "of the values, or 20 if a range is varied.",
             rich_help_panel=SWEEP,
         ),
     ],
     "against": Annotated[
         str | None,
         typer.Option(
-            help="Which cost is to be small beside a high test accuracy: params or macs. "
+            help="The cost to minimise while the test accuracy is maximised: params or macs. "
             "Default: params.",
             rich_help_panel=SWEEP,
         ),
@@ -386,16 +395,16 @@ VARIED: dict[str, Any] = {
     "storage": Annotated[
         str | None,
         typer.Option(
-            help="Where Optuna keeps the trials: a file in the sweep's folder, or the URL of a "
-            "database, such as postgresql://..., where several machines work together. "
-            "Default: trials.log.",
+            help="Where Optuna stores the trials: a file in the sweep's folder or, if several "
+            "machines work together, the URL of a database, such as postgresql://... Default: "
+            "trials.log.",
             rich_help_panel=SWEEP,
         ),
     ],
     "study": Annotated[
         str | None,
         typer.Option(
-            help="What the storage calls the sweep. Default: ramify.", rich_help_panel=SWEEP
+            help="The name of the sweep in the storage. Default: ramify.", rich_help_panel=SWEEP
         ),
     ],
     "out": Annotated[
@@ -409,8 +418,8 @@ VARIED: dict[str, Any] = {
     "resume": Annotated[
         Path | None,
         typer.Option(
-            help="Go on with a sweep, also beside a process that works on it. Its settings are "
-            "kept; only --trials and --device may be others.",
+            help="Resume a sweep, also while another process works on it. Its settings are kept; "
+            "only --trials and --device may differ.",
             rich_help_panel=RUN,
         ),
     ],
@@ -438,11 +447,12 @@ def _sweep(
 @sweeping.command("grow")
 @takes(GrowSettings, **VARIED)
 def sweep_grow(given: dict[str, Any], **files: Path | None) -> None:
-    """Make many runs of ramify grow with settings that vary.
+    """Run ramify grow many times with varied settings.
 
-    Where every combination of the values fits into --trials, each is tried once; else Optuna draws,
-    towards high accuracy at low cost. Every trial is a run folder; compare.html shows them all.
-    Ctrl-C stops the sweep, --resume goes on, and a second process with the same --resume helps.
+    If --trials allows every combination of the values, each is tried once. Otherwise Optuna draws
+    trials, for high accuracy at low cost. Every trial is a run folder; compare.html shows all of
+    them. Ctrl-C stops the sweep, --resume continues it, and a second process with the same
+    --resume works in parallel.
     """
     _sweep(GrowSettings, given, **files)
 
@@ -450,11 +460,13 @@ def sweep_grow(given: dict[str, Any], **files: Path | None) -> None:
 @sweeping.command("prune")
 @takes(PruneSettings, **VARIED)
 def sweep_prune(given: dict[str, Any], **files: Path | None) -> None:
-    """Make many runs of ramify prune with settings that vary.
+    """Run ramify prune many times with varied settings.
 
-    Such as --vary budget=macs=70%,macs=50%,macs=30%. Where every combination of the values fits
-    into --trials, each is tried once; else Optuna draws, towards high accuracy at low cost. Every
-    trial is a run folder; compare.html shows them all. Ctrl-C stops the sweep, --resume goes on,
-    and a second process with the same --resume helps.
+    For example, --vary budget=macs=70%,macs=50%,macs=30%.
+
+    If --trials allows every combination of the values, each is tried once. Otherwise Optuna draws
+    trials, for high accuracy at low cost. Every trial is a run folder; compare.html shows all of
+    them. Ctrl-C stops the sweep, --resume continues it, and a second process with the same
+    --resume works in parallel.
     """
     _sweep(PruneSettings, given, **files)

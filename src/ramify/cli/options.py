@@ -25,16 +25,16 @@ Out = Annotated[
 Resume = Annotated[
     Path | None,
     typer.Option(
-        help="Go on with an interrupted run, to the same result. Its settings are kept; only "
-        "--device may be another.",
+        help="Resume an interrupted run, to the same result. Its settings are kept; only --device "
+        "may differ.",
         rich_help_panel=RUN,
     ),
 ]
 Config = Annotated[
     Path | None,
     typer.Option(
-        help="Begin with the settings of a file in JSON or YAML, such as config.json of another "
-        "run, which makes that run again; options go before them.",
+        help="Take settings from a JSON or YAML file, such as config.json of another run, which "
+        "repeats that run; options given on the command line override the file.",
         rich_help_panel=RUN,
     ),
 ]

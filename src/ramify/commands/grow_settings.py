@@ -53,138 +53,144 @@ class GrowSettings(NetworkSettings):
 
     method: str = option(
         GROW,
-        "What proposes the changes: {}. Where an option of other methods is given, such as --step, "
-        "the first of these that takes it.",
+        "The method that proposes changes of the shape: {}. If an option of other methods is "
+        "given, such as --step, the default is the first method that has it.",
         choices=METHODS,
     )
     rule: str = option(
         GROW,
-        "What selects among the proposed changes: {}. Default: top-fraction; for gauss-newton "
-        "without a budget trade-off; with --most or --threshold threshold.",
+        "The rule that selects among the proposed changes: {}. Default: top-fraction; trade-off "
+        "for gauss-newton without a budget; threshold with --most or --threshold.",
         choices=RULES,
     )
     rounds: int = option(
         GROW,
-        "How often to change the shape at most. With --budget the epochs of all rounds are made in "
-        "about 20 shorter ones, so that the network has its shape soon and trains on.",
+        "The largest number of changes of the shape. With --budget the same epochs are divided "
+        "into about 20 shorter rounds, so that the network reaches its shape early and then trains "
+        "on.",
     )
     budget: dict[str, float] | None = option(
         GROW,
-        "The most that the network may cost for one sample, such as params=1.2e6; may be given "
-        f"several times. One of {BUDGETS}.",
+        "The largest cost of the network for one sample, such as params=1.2e6, in one of "
+        f"{BUDGETS}; may be given several times.",
         form=f"one of {BUDGETS} and a number, such as params=1.2e6",
     )
     keep: int | dict[str, int] | None = option(
         GROW,
-        "The fewest channels of every layer, below which none is pruned, or those of some layers, "
-        f"such as {BOUND}; may be given several times. Default: 1.",
+        "The smallest number of channels of every layer, or of some layers, such as "
+        f"{BOUND}; may be given several times. Default: 1.",
         form=BOUNDS_FORM,
     )
     ceiling: int | dict[str, int] | None = option(
         GROW,
-        "The most channels of every layer, or of some, by names as `ramify show` lists them, such "
-        f"as {BOUND}; may be given several times. Default: no bound.",
+        "The largest number of channels of every layer, or of some layers, named as `ramify show` "
+        f"lists them, such as {BOUND}; may be given several times. Default: no bound.",
         form=BOUNDS_FORM,
     )
     multiple_of: int = option(
-        GROW, "Make the width of a layer that changes a multiple of this, such as 8"
+        GROW, "Make the width of every changed layer a multiple of this number, such as 8"
     )
     fraction: float | None = option(
         GROW,
-        "Share of the channels to change in a round; with the rule trade-off, of each layer.",
+        "Fraction of all channels to change in a round; with the rule trade-off, of the channels "
+        "of each layer.",
         of={"rule": ("top-fraction", "trade-off")},
         gt=0,
         le=1,
     )
     per_layer: bool | None = option(
         GROW,
-        "Change the share --fraction of every layer, and not of all channels. Default: with a "
-        "budget, where no --per is given.",
+        "Apply --fraction to every layer separately, and not to all channels together. Default: on "
+        "with a budget for methods that grow, without --per.",
         of={"rule": ("top-fraction",)},
     )
     per: str | None = option(
         GROW,
-        "Rank the changes by their gain for one of these: {}. Default: by the gain alone.",
+        "Rank the changes by their gain per unit of one of these: {}. Default: by the gain alone.",
         choices=RESOURCES,
         of={"rule": ("top-fraction",)},
     )
     most: int | None = option(
-        GROW, "In place of --fraction: the most channels of a round.", of={"rule": ("threshold",)}
+        GROW,
+        "Instead of --fraction: the largest number of channels to change in a round.",
+        of={"rule": ("threshold",)},
     )
     threshold: float | None = option(
         GROW,
-        "In place of --fraction: split only channels whose splitting index is at most this number, "
-        "which is 0 or less.",
+        "Instead of --fraction: split only channels whose splitting index is at most this number, "
+        "which must be 0 or less.",
         of={"method": SPLITTING, "rule": ("threshold",)},
     )
     tradeoff: float | None = option(
         GROW,
-        "λ_p, the decrease of the loss that one more parameter has to bring",
+        "λ_p, the smallest decrease of the loss per added parameter",
         of={"rule": ("trade-off",)},
     )
     step: float | None = option(
         GROW,
-        "How far the copies of a channel start from it.",
+        "Initial distance of the copies from the channel that is split.",
         of={"method": (*SPLITTING, "auto", "random")},
     )
     step_unit: str | None = option(
         GROW,
-        "What that is measured in: {}. kernel: lengths of the channel's own kernels; absolute: as "
-        "the papers.",
+        "Unit of --step and of similar displacements: {}. kernel: relative to the norm of the "
+        "channel's own kernels; absolute: as in the papers.",
         choices=UNITS,
         of={"method": DISPLACING},
     )
     signed: float | None = option(
         GROW,
-        "c, the largest sum of the absolute outgoing weights of the copies.",
+        "c, the largest sum of the absolute values of the copies' outgoing weights.",
         of={"method": ("s3d",)},
     )
     copies: tuple[int, ...] | None = option(
         GROW,
-        "Into how many copies a channel may be split, such as 2,3,4, which it is with the rule "
-        "knapsack, where they compete at their cost",
+        "The numbers of copies into which a channel may be split, such as 2,3,4, which is the "
+        "default with the rule knapsack, where they are compared at their cost",
         of={"method": ("s3d",)},
     )
     surrogate: float | None = option(
         GROW,
-        "Sharpness of the softplus whose curvature (for gradmax, slope) stands in for that of "
-        "piecewise-linear activations such as ReLU; 0 for the true one",
+        "Sharpness of the softplus whose curvature (for gradmax, slope) replaces that of "
+        "piecewise-linear activations such as ReLU; 0 to use the true one",
         of={"method": (*SPLITTING, "auto", "gradmax", "line-search")},
     )
     trial: bool = option(
         GROW,
-        "Try the changes of a round together before they are made: shorten splits and leave out "
-        "prunes until the loss does not rise.",
+        "Try the selected changes of a round together before making them, and shorten splits and "
+        "leave out prunes until the loss does not rise.",
     )
     rescale: bool = option(
         GROW,
-        "After each change, bring kernels that a batch norm follows back to the length that they "
-        "had at first, so that the network trains like a fresh one of its shape.",
+        "After each change, rescale kernels that are followed by a batch norm to their initial "
+        "norm, so that the network trains like a fresh one of its shape.",
     )
     depth: bool = option(
         GROW,
-        "A round may also put in copies of whole blocks, such as residual ones, which change "
-        "nothing until they are trained, where these gain more for what they cost than the wider "
-        "layers of the round; `ramify show` lists the blocks that take a copy.",
+        "Also insert copies of whole blocks, such as residual blocks, if they gain more for their "
+        "cost than the wider layers of the round. A new copy does not change the output until it "
+        "is trained. `ramify show` lists the blocks that can be copied.",
     )
     phase: int | None = option(
         GROW,
-        "Passes over the data in which the changes of a round are learned. Default: as --epochs.",
+        "Passes over the data in which the changes of a round are learned. Default: --epochs, or "
+        "half of it in the short rounds of a run with --budget or without --epochs, --rounds and "
+        "--span.",
         of={"method": ("gauss-newton",)},
         ge=1,
     )
     radius: float | None = option(
         GROW,
-        "The longest displacement that is learned, in lengths of the channel's own kernels; 0 for "
-        "no bound, as in the paper",
+        "Largest norm of a learned displacement, relative to the norm of the channel's own "
+        "kernels; 0 for no bound, as in the paper",
         of={"method": ("gauss-newton",)},
         ge=0,
     )
     curvature: str | None = option(
         GROW,
-        "What stands for the curvature of the loss in the paper's equation (1): {}. gauss-newton: "
-        "p²/4L̂, as the paper, which is taken for tasks other than classification; fisher: p²/2, "
-        "what it is for the log likelihood of a class",
+        "Curvature of the loss in the paper's equation (1): {}. gauss-newton: p²/4L̂, as in the "
+        "paper, the default for tasks other than classification; fisher: p²/2, that of the log "
+        "likelihood of a class",
         choices=CURVATURES,
         of={"method": ("gauss-newton",)},
     )
@@ -196,55 +202,56 @@ class GrowSettings(NetworkSettings):
     )
     morphism_momentum: float | None = option(
         GROW,
-        "Weight of the newest batch in the running mean of what a change gains. Default: a mean "
-        "over the last tenth of the phase, the paper's 2 epochs of 20.",
+        "Weight of the newest batch in the running mean of the gain of a change. Default: a mean "
+        "over the last tenth of the phase, as in the paper (2 epochs of 20).",
         of={"method": ("gauss-newton",)},
         gt=0,
         le=1,
     )
     probe_samples: int | None = option(
         GROW,
-        "Training samples on which the changes are judged.",
+        "Number of training samples on which the changes are scored.",
         of={"method": JUDGING},
         ge=1,
     )
     span: str = option(
         TRAIN,
-        "What the schedule goes over. round: it begins again after each change of the shape, where "
-        "the learning rate jumps back to its full value. run: it goes over --epochs for each of "
-        "--rounds and before the first, and the rate does not jump; a network that changes no more "
-        "before trains on to its end",
+        "What the learning-rate schedule covers. round: it restarts after each change of the "
+        "shape, at the full learning rate. run: it covers all rounds, that is --epochs for each of "
+        "--rounds and before the first, without restarts; a network that stops changing earlier "
+        "still trains to the end of the schedule",
     )
     patience: int | None = option(
         TRAIN,
-        "Change the shape before a round has made its --epochs, where the mean training loss fell "
-        "by no more than 1 % over that many epochs. The last round makes all of its epochs; "
-        "with --span run also those that the others left. Default: never before.",
+        "End a round before its --epochs if the mean training loss fell by at most 1 % over this "
+        "many epochs. The last round makes all of its epochs and, with --span run, also those that "
+        "earlier rounds left out. Default: no round ends early.",
         ge=1,
     )
     total_epochs: int | None = option(
         TRAIN,
-        "Passes over the data in all, with --span run: after its last change the network trains on "
-        "to them. Default: --epochs for each of --rounds and before the first. Without a budget "
-        "gauss-newton has as many of them in all, and its rounds are a twentieth of it each.",
+        "With --span run: passes over the data in all, to which the network trains on after its "
+        "last change. Default: --epochs for each of --rounds and before the first; gauss-newton "
+        "without a budget divides the same total into rounds of a twentieth each.",
         ge=1,
     )
     sizes: tuple[int, ...] | None = option(
         GROW,
         "Also cut the grown network to these numbers of parameters, one after the other, such as "
-        "1800,900, and tune it after each cut, distilled from the grown one: one run gives a "
-        "network of every size. Needs --budget params. Default: none.",
+        "1800,900, and tune it after each cut by distillation from the grown one, so that one run "
+        "gives a network of every size. Needs --budget params. Default: none.",
     )
     tuning_epochs: int | None = option(
         TRAIN,
-        "Passes over the data after each cut to one of --sizes. Default: a fifth of those of the "
-        "growth.",
+        "Passes over the data after each cut to one of --sizes. Default: a fifth of the passes of "
+        "the growth.",
         ge=1,
     )
     compare: bool = option(
         RUN,
-        "Also train the grown shape from fresh weights, and a uniformly scaled seed network, for "
-        "as many steps; beside them one of each of --sizes, or the seed network as it is.",
+        "Also train for the same number of steps: the grown shape from fresh weights, the seed "
+        "network scaled uniformly to the same size, and the seed network scaled to each of --sizes "
+        "or, without --sizes, the seed network itself.",
     )
 
     @classmethod

@@ -46,27 +46,28 @@ class PruneSettings(NetworkSettings):
 
     weights: str | None = option(
         WHAT,
-        "A file with the weights of your trained network, which is then measured and not trained: "
-        "safetensors, what torch.save(model.state_dict(), FILE) wrote, or what ramify.save wrote.",
+        "A file with the weights of your trained network, which is then evaluated and not trained: "
+        "a safetensors file, or a file written by torch.save(model.state_dict(), FILE) or by "
+        "ramify.save.",
     )
     pretrain_epochs: int = option(
         TRAIN,
-        "Passes over the data that train the full network first. Default: as --epochs, and 0 with "
+        "Passes over the data to train the full network first. Default: --epochs; 0 with "
         "--weights.",
         ge=0,
     )
     searcher: str = option(
         SEARCH,
-        "What scores the channels: {}. takeover scores them by what the loss rises by once the "
-        "other channels have taken over. Your own is a class of ramify.relax.Searcher, which "
-        "learns gates in a search, or a method, which scores.",
+        "How channels are scored: {}. takeover scores a channel by the rise of the loss after the "
+        "other channels are refitted. Your own object is a subclass of ramify.relax.Searcher, "
+        "which learns gates in a search, or a method, which scores channels.",
         choices=SEARCHERS,
     )
     search_epochs: int = option(
         SEARCH,
-        "Passes over the data in a search between the training and the cut; each step takes one "
-        "batch of each half. Default: as --epochs; 0 for takeover, and with --weights for l1, "
-        "taylor and random too.",
+        "Passes over the data in the search between the training and the cut; each step takes one "
+        "batch of each half. Default: --epochs; 0 for takeover and, with --weights, for l1, taylor "
+        "and random.",
         ge=0,
     )
     lam: float | None = option(
@@ -79,120 +80,125 @@ class PruneSettings(NetworkSettings):
     )
     gamma: float | None = option(
         SEARCH,
-        "γ, the weight of the L1 penalty on the gates, or for bn on the scales of the norm layers; "
-        "a larger one learns how much to cut",
+        "γ, the weight of the L1 penalty on the gates or, for bn, on the scales of the norm "
+        "layers; a larger γ brings more of them to zero",
         of={"searcher": (*GATED, "bn")},
     )
     penalty_by: str | None = option(
         SEARCH,
-        "Weigh the penalty of each gate or norm scale by what its channel costs in: {}. With bn "
-        "that is the regulariser of MorphNet. Default: all weigh alike.",
+        "Weight the penalty of each gate or norm scale by the cost of its channel in: {}. With bn "
+        "this is the regulariser of MorphNet. Default: equal weights.",
         choices=RESOURCES,
         of={"searcher": (*GATED, "bn")},
     )
     arch_lr: float | None = option(
-        SEARCH, "Learning rate of the gates. Default: as --lr.", of={"searcher": GATED}
+        SEARCH, "Learning rate of the gates. Default: --lr.", of={"searcher": GATED}
     )
     budget: dict[str, float | str] | None = option(
         CUT,
-        "Cut until the network costs no more than this for one sample, such as params=1.2e6, or "
-        f"macs=50% of the full network; may be given several times. One of {BUDGETS}",
+        "The largest cost of the cut network for one sample, such as params=1.2e6, or macs=50% of "
+        f"the full network, in one of {BUDGETS}; may be given several times",
         form=f"one of {BUDGETS} and a number, such as params=1.2e6, or a percentage of the full "
         "network, such as macs=50%",
     )
     accept: dict[str, float] | None = option(
         CUT,
-        "Cut as far as the network stays this good, such as accuracy=-1.0 (one point less than the "
-        "full network has) or loss=0.05 (so much more); of other tasks iou=-1.0 (points), r2=-0.01 "
-        "or perplexity=0.5; alone, or beside --budget or --ratio. "
+        "Cut as far as possible while the metric worsens by at most this much, such as "
+        "accuracy=-1.0 (one point less than the full network) or loss=0.05 (a rise by 0.05); for "
+        "other tasks iou=-1.0 (points), r2=-0.01 or perplexity=0.5. May be combined with --budget "
+        "or --ratio. "
         "Measured after the refit and before the tuning, on a tenth of the training data (100 to "
-        "2,000 samples) that nothing in this run is trained on; the training that made --weights "
-        "may have seen them.",
+        "2,000 samples) that this run does not train on; the training of --weights may have used "
+        "these samples.",
         form="accuracy and the change in points, such as accuracy=-1.0, or loss and its rise, such "
         "as loss=0.05, or the metric of another task and its change, such as r2=-0.01",
     )
     ratio: float | None = option(
         CUT,
-        "In place of --budget: the share of the channels to cut, over all layers.",
+        "Instead of --budget: the fraction of the channels to cut, over all layers.",
         gt=0,
         le=1,
     )
-    per_layer: bool = option(CUT, "Cut the share --ratio of every layer.")
+    per_layer: bool = option(CUT, "Apply --ratio to every layer separately.")
     threshold: float | None = option(
         CUT,
-        "In place of --budget: cut the channels whose gate, or for bn whose norm scale, is at most "
-        "this number.",
+        "Instead of --budget: cut the channels whose gate or, for bn, norm scale is at most this "
+        "number.",
         ge=0,
     )
     keep: float | int | dict[str, float | int] = option(
         CUT,
-        "What stays of every layer at least: a share of its channels, such as 0.1, or a number of "
-        "them, such as 8; or that of single groups, as `ramify show` lists them, such as "
-        "layer1.0=0.5, which may be given several times",
+        "The least that is kept of every layer: a fraction of its channels, such as 0.1, or a "
+        "number of channels, such as 8; or that of single groups, named as `ramify show` lists "
+        "them, such as layer1.0=0.5, which may be given several times",
         form="a share of at most 1.0, a whole number of channels, or one of these by group, such "
         "as layer1.0=0.5",
     )
     groups: tuple[str, ...] | None = option(
         CUT,
-        "Score and cut only the groups of these names, as `ramify show` lists them, such as "
-        "'*.mlp.fc1,*.q_proj:1'. Default: all.",
+        "Score and cut only the groups with these names, as `ramify show` lists them, such as "
+        "'*.mlp.fc1,*.q_proj:1'. Default: all groups.",
     )
     alike: tuple[str, ...] | None = option(
         CUT,
-        "Patterns of names of groups, such as '*.mlp.fc1'; groups that one matches stay equally "
-        "wide. Default: none.",
+        "Patterns of group names, such as '*.mlp.fc1'; all groups that match one pattern stay "
+        "equally wide. Default: none.",
     )
     multiple_of: int = option(
-        CUT, "Make the width of a layer that changes a multiple of this, such as 8"
+        CUT, "Make the width of every changed layer a multiple of this number, such as 8"
     )
     raw: bool = option(
         CUT,
-        "Compare scores of different layers as they are, as the RARTS thesis does. Otherwise gates "
-        "and norm scales are divided by the mean of their layer, more equal shares of all layers "
-        "are tried too, and what loses least is kept. With random this is always so. Not with "
-        "--searcher takeover.",
+        "Compare the raw scores of different layers, as the RARTS thesis does. Otherwise gates and "
+        "norm scales are divided by the mean of their layer, cuts with more equal fractions in all "
+        "layers are tried too, and the cut with the lowest loss is kept. Always on with --searcher "
+        "random. Not with --searcher takeover.",
     )
     refit: bool = option(
         CUT,
-        "Let the channels that stay take over, by least squares on --probe-samples samples. "
-        "Default: they do.",
+        "Refit the remaining channels by least squares on --probe-samples samples. Default: on.",
     )
     sensitivity: bool = option(
         CUT,
-        "Measure before the cut what the loss rises by when a share of one layer alone goes, and "
-        "draw it on the page.",
+        "Before the cut, measure the rise of the loss when a fraction of only one layer is pruned, "
+        "and show it on the page.",
     )
     rounds: int = option(
-        CUT, "So many cuts, each with its tuning, approach --budget by equal factors", ge=1
+        CUT,
+        "Number of cuts, each followed by tuning, that reduce the cost to --budget by equal "
+        "factors",
+        ge=1,
     )
     depth: bool = option(
         CUT,
-        "Whole blocks may go too, where the cut network loses less by that than by narrower layers "
-        "alone; `ramify show` lists them. With --budget, one round and no search.",
+        "Also drop whole blocks, if the cut network then has a lower loss than with narrower "
+        "layers alone; `ramify show` lists the blocks. Needs --budget, one round and no search.",
     )
     probe_samples: int = option(
         CUT,
-        "Training samples on which channels are scored and the others refitted; as many more "
-        "measure the cut.",
+        "Number of training samples on which channels are scored and refitted; the cut is "
+        "evaluated on as many other samples.",
         ge=1,
     )
     epochs: int = option(
-        TRAIN, "Passes over the data that tune the network after a cut; 0 for none.", ge=0
+        TRAIN, "Passes over the data to tune the network after a cut; 0 for none.", ge=0
     )
     tuning_lr: float = option(
         TRAIN,
-        "Learning rate of the tuning. Default: half of --lr; with --weights and no --lr at most "
-        "0.01, but --from-scratch.",
+        "Learning rate of the tuning. Default: half of --lr; with --weights and without --lr and "
+        "--from-scratch at most 0.01.",
         gt=0,
     )
-    from_scratch: bool = option(TRAIN, "Train the cut shape from fresh weights in the tuning.")
+    from_scratch: bool = option(
+        TRAIN, "Reinitialise the cut network and train it from scratch instead of tuning it."
+    )
     distill: bool = option(
         TRAIN,
-        "Tune on the outputs of the full network too, of classifications and of text. Default: "
-        "where there is a trained one.",
+        "Tune on the outputs of the full network as well as on the labels, for classification and "
+        "text. Default: on if there is a trained full network.",
     )
     temperature: float | None = option(
-        TRAIN, "T, the temperature of the outputs", of={"distill": ("True",)}, gt=0
+        TRAIN, "T, the temperature of the distillation", of={"distill": ("True",)}, gt=0
     )
     weights_digest: str | None = None
 

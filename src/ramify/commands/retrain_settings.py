@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ramify.commands.run_folder import RunFolder
 
 AS_THE_RUN = (
-    "Passes over the data. Default: as many as the run made; of cells, depends on the data set."
+    "Passes over the data. Default: as many as the run made; for cells, depends on the data set."
 )
 NOT_OF_A_FILE = ("source", "space", "genotypes", "round")  # they belong to one run
 SHAPED: dict[str, type[GrowSettings | PruneSettings]] = {  # what ends in a shape
@@ -41,8 +41,8 @@ class RetrainSettings(NetworkSettings):
     epochs: int = option(TRAIN, AS_THE_RUN, ge=1)
     round: int | None = option(
         WHAT,
-        "Of a run: the shape after so many changes, 0 for that which it began with. Default: the "
-        "shape that it ended with.",
+        "For a run: the shape after this many changes, 0 for the initial shape. Default: the final "
+        "shape.",
         ge=0,
     )
     source: str
@@ -128,19 +128,19 @@ class RetrainCellsSettings(TrainingSettings):
     kind: ClassVar[str] = "retrain-cells"
 
     epochs: int = option(TRAIN, AS_THE_RUN, ge=1)
-    channels: int = option(WHAT, "Of cells: channels of the first cells.", ge=1)
-    cells: int = option(WHAT, "Of cells: how many, as for ramify search.", ge=1)
+    channels: int = option(WHAT, "For cells: channels of the first cells.", ge=1)
+    cells: int = option(WHAT, "For cells: the number of cells, as for ramify search.", ge=1)
     auxiliary: float = option(
-        TRAIN, "Of cells: weight of the loss of the auxiliary head; 0 for none.", ge=0
+        TRAIN, "For cells: weight of the loss of the auxiliary head; 0 for none.", ge=0
     )
     drop_path: float = option(
         TRAIN,
-        "Of cells: how often an edge is dropped in the last epoch; it grows from 0.",
+        "For cells: probability that an edge is dropped in the last epoch; it grows from 0.",
         ge=0,
         lt=1,
     )
     cutout: int = option(
-        TRAIN, "Of cells: side of the square that is cut out of each image; 0 for none.", ge=0
+        TRAIN, "For cells: side of the square that is cut out of each image; 0 for none.", ge=0
     )
     source: str
     space: str

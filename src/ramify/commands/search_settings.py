@@ -23,20 +23,22 @@ class SearchSettings(Settings):
 
     space: str = option(
         WHAT,
-        "The search space: darts, nats, or package.module:object, a ramify.cells.Space of yours",
+        "The search space: darts, nats, or package.module:object, your own ramify.cells.Space",
     )
     channels: int = option(WHAT, "Channels of the first cells.", ge=1)
     cells: int = option(
-        WHAT, "The number of cells: of darts in all, of nats in each of its three stages.", ge=1
+        WHAT, "The number of cells: for darts in all, for nats in each of its three stages.", ge=1
     )
     searcher: str = option(
         SEARCH,
-        "What searches: {}. random trains random architectures for the cost of a first-order "
-        "search and takes the best; your own is a class of ramify.relax.Searcher.",
+        "The search algorithm: {}. random trains random architectures at the total cost of a "
+        "first-order search and keeps the best; your own is a subclass of ramify.relax.Searcher.",
         choices=SEARCHERS,
     )
     epochs: int = option(
-        SEARCH, "Passes over the two halves of the data; of random, for each architecture.", ge=1
+        SEARCH,
+        "Passes over the two halves of the data; for random, passes for each architecture.",
+        ge=1,
     )
     samples: int | None = option(
         SEARCH, "Training images to search on, both halves together. Default: all.", ge=4
@@ -59,19 +61,19 @@ class SearchSettings(Settings):
     )
     latency_weight: float | None = option(
         SEARCH,
-        "γ, how much loss one millisecond of expected latency counts for",
+        "γ, the weight of one millisecond of expected latency in the loss",
         of=BY_GRADIENTS,
         ge=0,
     )
     latency_table: str | None = option(
         SEARCH,
-        "A file of latencies, such as latency.json of another run, in place of measuring them on "
-        "this machine.",
+        "A file of latencies, such as latency.json of another run, to use instead of measuring "
+        "them on this machine.",
         of=BY_GRADIENTS,
     )
     warmup_epochs: int | None = option(
         SEARCH,
-        "Epochs at the start in which only the weights move, not the logits",
+        "Number of epochs at the start in which only the weights are trained, not the logits",
         of=BY_GRADIENTS,
     )
     skip_stop: int | None = option(
@@ -82,7 +84,7 @@ class SearchSettings(Settings):
     )
     partial_channels: int | None = option(
         SEARCH,
-        "k: only 1/k of the channels pass through the operations, the others go around them, which "
+        "k: only 1/k of the channels pass through the operations and the others skip them, which "
         "takes less time and memory (PC-DARTS)",
         of=BY_GRADIENTS,
         ge=1,
@@ -90,17 +92,17 @@ class SearchSettings(Settings):
     select: str | None = option(
         SEARCH,
         "How the operations are chosen at the end: mixing (by the mixing weights) or perturbation "
-        "(by what removing each would cost).",
+        "(by the cost of removing each).",
         choices=SELECTIONS,
         of=BY_GRADIENTS,
     )
     candidates: int | None = option(
         SEARCH,
-        "How many architectures random search trains, whatever they cost.",
+        "The number of architectures that random search trains, regardless of their cost.",
         of={"searcher": ("random",)},
         ge=1,
     )
-    lr: float = option(TRAIN, "Learning rate of the weights at the start", gt=0)
+    lr: float = option(TRAIN, "Initial learning rate of the weights", gt=0)
     weight_decay: float = option(TRAIN, "Weight decay of the weights.", ge=0)
 
     def check(self) -> None:

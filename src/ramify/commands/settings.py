@@ -104,21 +104,23 @@ class Settings(BaseModel, ABC):
 
     data: str = option(
         WHAT,
-        f"{', '.join(DATA_SETS)}, or NAME of NAME.npz (digits is built in, the others are looked "
-        "for under the folder that RAMIFY_DATA names); a folder with images in train/CLASS/* and "
-        "test/CLASS/*, or in CLASS/* alone, which is split; FILE.csv, of which the last column is "
-        "predicted, or FILE.csv:COLUMN; or package.module:object, an object of yours with arrays "
-        "x_train, y_train, x_test and y_test, or a function that returns one.",
+        f"The data set: {', '.join(DATA_SETS)}, or NAME for NAME.npz (digits is built in, the "
+        "others are read from the folder that RAMIFY_DATA names); a folder with images in "
+        "train/CLASS/* and test/CLASS/*, or only in CLASS/*, which is split; FILE.csv, to predict "
+        "the last column, or FILE.csv:COLUMN; or package.module:object, your own object with "
+        "arrays x_train, y_train, x_test and y_test, or a function that returns one.",
     )
     epochs: int = option(
         TRAIN, "Passes over the data before and after each change of the shape.", ge=1
     )
-    batch_size: int = option(TRAIN, "Samples of a step.", ge=1)
+    batch_size: int = option(TRAIN, "Samples per training step.", ge=1)
     seed: int = option(RUN, "The first random seed.", ge=0)
     seeds: int = option(RUN, "How many seeds to run, one after the other.", ge=1, le=100_000)
     device: str = option(RUN, "A device of torch, such as cpu or cuda")
     # A setting of the run, because the last bit of a sum depends on it.
-    threads: int = option(RUN, "CPU threads, of which a small network needs one", ge=1, le=1024)
+    threads: int = option(
+        RUN, "Number of CPU threads; a small network needs only one", ge=1, le=1024
+    )
     tensorboard: bool = option(
         RUN, "Also write a TensorBoard log: tensorboard --logdir RUN/tensorboard shows it."
     )
@@ -351,22 +353,28 @@ class TrainingSettings(Settings):
     optimizer: str = option(TRAIN, "The optimizer: sgd, adam or adamw")
     lr: float = option(TRAIN, "Learning rate at the start of the schedule")
     momentum: float = option(TRAIN, "Momentum of sgd")
-    nesterov: bool = option(TRAIN, "Whether momentum has Nesterov's form.")
+    nesterov: bool = option(TRAIN, "Use Nesterov momentum.")
     weight_decay: float = option(TRAIN, "Weight decay of every parameter")
     schedule: str = option(
         TRAIN,
-        "Of the learning rate: cosine (falls to 0), steps (a tenth at each milestone) or constant",
+        "Learning-rate schedule: cosine (falls to 0), steps (divided by ten at each milestone) or "
+        "constant",
     )
     milestones: tuple[float, ...] = option(
-        TRAIN, "Where the schedule steps divides the rate by ten, as shares of the schedule"
+        TRAIN,
+        "With --schedule steps: the points at which the learning rate is divided by ten, as "
+        "fractions of the schedule",
     )
     warmup: float = option(
-        TRAIN, "Share of the schedule over which the rate rises to its full value", ge=0, lt=1
+        TRAIN,
+        "Fraction of the schedule over which the learning rate rises to its full value",
+        ge=0,
+        lt=1,
     )
     label_smoothing: float = option(
         TRAIN,
-        "Share of each label that the training loss spreads over all classes, such as 0.1; test "
-        "losses and accuracies are those of the labels as they are; not of a regression",
+        "Fraction of each label that the training loss spreads over all classes, such as 0.1; test "
+        "losses and accuracies use the original labels; not for a regression",
         ge=0,
         lt=1,
     )
@@ -428,14 +436,17 @@ class NetworkSettings(TrainingSettings):
 
     model: str = option(
         WHAT,
-        "The name of a built-in network, or package.module:object, a function of yours that "
-        "returns an nn.Module.",
+        "The name of a built-in network, or package.module:object, your own function that returns "
+        "an nn.Module.",
     )
-    width: int | None = option(WHAT, "Channels of a layer of the network to begin with.")
+    width: int | None = option(
+        WHAT,
+        "Number of channels of the initial network; which layer this sets depends on the network.",
+    )
     task: str | None = option(
         WHAT,
-        "What the data are for: {}. It says what the loss is, and what is reported: accuracy, R², "
-        "mean IoU or perplexity. Default: what the data object or its labels say.",
+        "The task: {}. It determines the loss and the reported metric: accuracy, R², mean IoU or "
+        "perplexity. Default: determined by the data object or its labels.",
         choices=TASKS,
     )
 
