@@ -1,4 +1,4 @@
-"""The small forms of the experiments that are a `ramify grow`, as their pages have them."""
+"""The smoke tests of the experiments that are run by `ramify grow`, as printed on their pages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def small_form(folder: str) -> list[str]:
     """The first command of a page, and the options that make it small."""
     text = (PAGES / folder / "README.md").read_text()
     [command, *_] = re.findall(r"^(?:RAMIFY_DATA=DIR )?ramify (grow(?:.*\\\n)*.*)", text, re.M)
-    [options] = re.findall(r"small form[^`]*`(--[^`]*)`", text)
+    [options] = re.findall(r"Smoke test[^`]*`(--[^`]*)`", text)
     return [*shlex.split(command.replace("\\\n", " ")), *shlex.split(options)]
 
 
