@@ -1,4 +1,4 @@
-"""Images for a search: some of a data set, its two halves, and batches of both."""
+"""Images for a search: a subset of a data set, its two halves, and batches of both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BATCH = 500  # for evaluation
 
 
 def some(name: str, samples: int, seed: int) -> Dataset:
-    """So many training images of a data set, drawn by a seed; all of its test images."""
+    """A number of training images of a data set, drawn with a seed, and all of its test images."""
     whole = _whole(name)
     order = torch.randperm(len(whole.y_train), generator=torch.Generator().manual_seed(seed))
     return _part(whole, order[:samples])
@@ -40,7 +40,7 @@ def halved(data: Dataset, seed: int) -> list[Dataset]:
 def pairs(
     both: Sequence[Dataset], size: int, seed: int, epoch: int, device: str
 ) -> Iterator[tuple[Batch, Batch]]:
-    """A pass over both halves, a batch of each at a time."""
+    """One pass over both halves, with one batch of each at a time."""
     ways = (batches(half, size, seed, epoch) for half in both)
     for one, other in zip(*ways, strict=False):
         yield placed(one, device), placed(other, device)
@@ -59,14 +59,14 @@ def moved(model: Model, device: str) -> Model:
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, device: str) -> float:
-    """The share of images that a network classifies right."""
+    """The share of images that a network classifies correctly."""
     parts = zip(images.split(BATCH), labels.split(BATCH), strict=True)
     return evaluate(model, (placed(part, device) for part in parts))[1]
 
 
 @functools.cache
 def _whole(name: str) -> Dataset:
-    """A data set, read once."""
+    """A data set, read only once."""
     return load(name)
 
 

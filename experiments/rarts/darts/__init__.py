@@ -1,1 +1,1 @@
-"""Cells of the DARTS space, searched, derived and trained out, at CPU size."""
+"""Cells of the DARTS space, searched, derived and trained from scratch, at CPU size."""

@@ -1,4 +1,4 @@
-"""The command; `python -m experiments.rarts.darts --help`."""
+"""The command line; see `python -m experiments.rarts.darts --help`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ from experiments.resume import add_settings, completed, folder_of, progress
 
 
 def options() -> argparse.ArgumentParser:
-    """What the command takes; every setting of the study is an option of its name."""
+    """The command-line options; every setting of the study is an option of the same name."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.rarts.darts",
-        description="Search cells of the DARTS space, or draw them, and train their networks. What "
-        "is finished stays in the folder, and the same command goes on from it.",
+        description="Search cells of the DARTS space or draw them at random, and train their "
+        "networks. "
+        "Finished parts are kept in the folder; repeat the command to resume.",
     )
     add_settings(parser, Settings())
-    parser.add_argument("--methods", default=",".join(METHODS), help=f"of {', '.join(METHODS)}")
+    parser.add_argument(
+        "--methods",
+        default=",".join(METHODS),
+        help=f"comma-separated subset of {', '.join(METHODS)}",
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--out", type=Path, default=Path("runs/rarts-darts"))
@@ -33,7 +38,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is not in results.jsonl yet, then write the table."""
+    """Run everything that results.jsonl does not contain yet, then write the table."""
     chosen = vars(options().parse_args(arguments))
     out, methods = chosen.pop("out"), chosen.pop("methods").split(",")
     begin, count = chosen.pop("first"), chosen.pop("seeds")

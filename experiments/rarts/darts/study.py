@@ -1,4 +1,4 @@
-"""One cell of the DARTS space: searched or drawn, derived, and trained from fresh weights."""
+"""One cell of the DARTS space: searched or drawn at random, derived, and trained from scratch."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ REPEATS = 60  # calls by which an operation is timed
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command decides.
+    """The settings of the command.
 
     Attributes:
         data: data set.
-        pooled: pixels in each direction that are averaged to one, after augmentation.
+        pooled: pixels in each direction that are averaged into one, after augmentation.
         channels: of the supernet.
         cells: of the supernet.
         samples: training images of a search, half of them for each of the two losses.
-        batch: images a step of a search.
+        batch: images per step of a search.
         epochs: passes over the halves.
-        lr: of the weights in a search; falls to 0 by a cosine.
+        lr: of the weights in a search; falls to 0 with a cosine schedule.
         arch_lr: of α, by Adam.
         lam: λ.
         beta: β.
-        gamma: γ of the methods with an expected latency, for a millisecond.
-        large_channels: of the network that is trained out.
+        gamma: γ of the methods with an expected latency, per millisecond.
+        large_channels: of the derived network that is trained from scratch.
         large_cells: likewise.
-        large_samples: training images of it.
-        large_batch: images a step of it.
+        large_samples: its training images.
+        large_batch: its images per step.
         large_epochs: its epochs.
-        large_lr: its learning rate; falls to 0 by a cosine.
+        large_lr: its learning rate; falls to 0 with a cosine schedule.
     """
 
     data: str = "cifar10"
@@ -86,17 +86,17 @@ class Settings:
 
 
 def run(method: str, seed: int, settings: Settings, out: Path, tick: Tick) -> Row:
-    """Search, derive, and train what was derived.
+    """Search, derive a cell, and train its network.
 
     Args:
         method: one of `METHODS`.
-        seed: of weights, images, halves and order, and of a cell that is drawn.
+        seed: of weights, images, halves and order, and of a random cell.
         settings: what to do.
-        out: holds the table of latencies, and what is half done.
-        tick: called with the share of the work that an epoch is.
+        out: folder of the latency table and of unfinished parts.
+        tick: called with the fraction of the work that an epoch is.
 
     Returns:
-        The cell, what it consists of, and the test accuracy of its network.
+        The cell, its operations, and the test accuracy of its network.
     """
     torch.manual_seed(seed)
     data = some(settings.data, max(settings.samples, settings.large_samples), seed)
@@ -140,7 +140,7 @@ def run(method: str, seed: int, settings: Settings, out: Path, tick: Tick) -> Ro
 def _searched(
     method: str, seed: int, data: Dataset, settings: Settings, out: Path, tick: Tick
 ) -> Supernet:
-    """The supernet after a search, which goes on from its last epoch."""
+    """The supernet after a search, which resumes from its last epoch."""
     both = halved(first(data, settings.samples), seed)
     cells = DARTS.supernet(channels=settings.channels, cells=settings.cells, **_classes(data))
     net = nn.Sequential(nn.AvgPool2d(settings.pooled), cells)
@@ -185,7 +185,7 @@ def latencies(settings: Settings, data: Dataset, out: Path) -> LatencyTable:
 
 
 def timed(texts: Sequence[str], settings: Settings) -> list[float]:
-    """Milliseconds that the networks of some cells take for an image, in turns on one thread."""
+    """Milliseconds per image of the networks of some cells, timed in turn on one thread."""
     data = some(settings.data, 1, 0)
     sizes = {"channels": settings.large_channels, "cells": settings.large_cells} | _classes(data)
     nets = [DARTS.network(text, **sizes) for text in texts]
@@ -197,7 +197,7 @@ def timed(texts: Sequence[str], settings: Settings) -> list[float]:
 
 
 def total_epochs(method: str, settings: Settings) -> int:
-    """Epochs of one run, for a bar of progress."""
+    """Epochs of one run, for a progress bar."""
     return settings.large_epochs + (0 if method == RANDOM else settings.epochs)
 
 

@@ -1,4 +1,4 @@
-"""What each way to find a cell comes to, as Table 3.1 of the thesis has it."""
+"""The results of each way to find a cell, in the form of Table 3.1 of the thesis."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ NAMES = {"rarts": "RARTS", "darts1": "DARTS-1", "random": "a random cell"}
 
 
 def page(rows: Sequence[Row]) -> str:
-    """A line for each method, as Markdown.
+    """One line for each method, as Markdown.
 
     Args:
-        rows: of any seeds.
+        rows: of any number of seeds.
 
     Returns:
-        Test errors in %, mean ± standard deviation, what networks cost, how long an image takes,
-        and how many of the 16 edges have a skip connection or a pooling.
+        Test errors in %, mean ± standard deviation, the cost of the networks, the time per image,
+        and how many of the 16 edges have a skip connection or a pooling operation.
     """
     lines = [
         "| cell by | seeds | test error, % | parameters | MACs, M | ms an image | skip connections "

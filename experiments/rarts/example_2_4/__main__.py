@@ -1,4 +1,4 @@
-"""The command; `python -m experiments.rarts.example_2_4 --help`."""
+"""The command line; see `python -m experiments.rarts.example_2_4 --help`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m experiments.rarts.example_2_4",
         description="The solvable model of the RARTS thesis: limits, descent, and Figure 2.1.",
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/rarts-example-2-4"), help="a folder")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/rarts-example-2-4"), help="output folder"
+    )
     out = parser.parse_args(arguments).out
     torch.set_num_threads(1)
     at_rest, falling = list(limits()), list(descents())

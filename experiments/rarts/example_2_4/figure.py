@@ -1,4 +1,4 @@
-"""The figure: paths in the plane of α and the weight, as in Figure 2.1, and how the gap falls."""
+"""The figure: paths in the plane of α and the weight, as in Figure 2.1, and the gap."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def figure(limits: Sequence[Limit], descents: Sequence[Descent]) -> Figure:
     """Six panels: λ, β and u₀ varied as in Figure 2.1, the other searchers, the error, the gap.
 
     Args:
-        limits: where RARTS came to rest.
-        descents: how its Lagrangian fell.
+        limits: the limits of RARTS.
+        descents: the decrease of its Lagrangian.
 
     Returns:
         The figure.
@@ -57,7 +57,7 @@ def figure(limits: Sequence[Limit], descents: Sequence[Descent]) -> Figure:
 
 
 def _plane(axes: Axes, title: str, paths: dict[str, Path]) -> None:
-    """Paths from their start to where they rest; the baseline is dashed."""
+    """Paths from their start to their limit; the baseline is dashed."""
     for color, (label, path) in zip(COLORS, paths.items(), strict=False):
         alpha, w = np.array(path).T
         plain = label == BASELINE

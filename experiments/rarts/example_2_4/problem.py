@@ -22,8 +22,8 @@ class Solvable(nn.Module):
     """`L_a = w² − 2αw + α²` and `L_p = αw − 2α + 1`, in float64.
 
     Args:
-        w: where the weight starts.
-        alpha: where the architecture parameter starts.
+        w: initial weight.
+        alpha: initial architecture parameter.
     """
 
     def __init__(self, w: float = 0.0, alpha: float = 2.0) -> None:
@@ -39,13 +39,13 @@ class Solvable(nn.Module):
 
 
 def loss(model: nn.Module, half: str) -> Tensor:
-    """What a searcher minimises; a batch is the name of a half."""
+    """The loss that a searcher minimises; a batch is the name of a half."""
     value: Tensor = model(half)
     return value
 
 
 def closed_form(lam: float, beta: float) -> tuple[float, float, float]:
-    """Where RARTS comes to rest: (w, u, α), in Example 2.4."""
+    """The limit of RARTS: (w, u, α), from Example 2.4."""
     below = 4 * beta * lam - beta - 2 * lam
     w = (4 * beta * lam - 2 * beta) / below
     u = (4 * beta * lam - 2 * beta - 4 * lam) / below
@@ -53,7 +53,7 @@ def closed_form(lam: float, beta: float) -> tuple[float, float, float]:
 
 
 def bounds(lam: float, beta: float) -> dict[str, float]:
-    """The largest learning rates of (2.15), whose first bound, printed for `y`, is that of u."""
+    """The largest learning rates of (2.15); its first bound is printed for `y` but applies to u."""
     return {
         "auxiliary": 0.5 / (beta / 2 + lam * SMOOTHNESS),
         "weights": 0.5 / (beta / 2 + SMOOTHNESS),
@@ -62,7 +62,7 @@ def bounds(lam: float, beta: float) -> dict[str, float]:
 
 
 def curvatures(lam: float, beta: float) -> dict[str, float]:
-    """One over the second derivative of the Lagrangian along w, u and α: far above (2.15)."""
+    """The inverse second derivatives of the Lagrangian along w, u and α: far above (2.15)."""
     return {"auxiliary": 1 / (2 * lam + beta), "weights": 1 / beta, "arch": 1 / (2 * lam)}
 
 
@@ -131,7 +131,7 @@ def least_lagrangian(lam: float, beta: float) -> float:
 
 
 def contraction(lam: float, beta: float, rates: dict[str, float]) -> float:
-    """The factor by which a step of (2.12) shrinks the distance to its limit, in the end.
+    """The asymptotic factor by which a step of (2.12) shrinks the distance to its limit.
 
     The spectral radius of the Jacobian of (w, u, α) → (w, u, α) after a step; the gap of the
     Lagrangian, a quadratic form in the distance, shrinks by its square.

@@ -1,4 +1,4 @@
-"""What is run on the solvable model: paths, limits, and how the Lagrangian falls."""
+"""The runs on the solvable model: paths, limits, and the decrease of the Lagrangian."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], float]] = {
 
 @dataclass(frozen=True)
 class Limit:
-    """Where RARTS came to rest for one λ and β.
+    """The limit of RARTS for one λ and β.
 
     Attributes:
         lam: λ.
         beta: β.
         found: (w, u, α) after the last step.
         expected: the closed form.
-        steps: how many.
+        steps: number of steps.
     """
 
     lam: float
@@ -96,19 +96,19 @@ class Descent:
 
     @property
     def rise(self) -> float:
-        """The most that L went up in a step; 0 where it never did."""
+        """The largest increase of L in a step; 0 if it never increased."""
         return max(0.0, *(b - a for a, b in itertools.pairwise(self.gaps)))
 
     @property
     def measured(self) -> float:
-        """The mean ratio of successive gaps in the end: from 1e-6 of the first to 1e-10 of it."""
+        """The mean ratio of successive gaps at the end, between 1e-6 and 1e-10 of the first gap."""
         least, most = END
         held = [gap for gap in self.gaps if least < gap / self.gaps[0] < most]
         return math.exp(math.log(held[-1] / held[0]) / (len(held) - 1))
 
 
 def limits() -> Iterator[Limit]:
-    """RARTS for a grid of λ and β, by steps as long as the curvature along each variable allows."""
+    """RARTS for a grid of λ and β, with the largest steps that the curvature allows."""
     for lam, beta in itertools.product((1.0, 2.0, 10.0, 50.0, 200.0), (2.0, 10.0, 50.0, 200.0)):
         rates = curvatures(lam, beta)
         steps = math.ceil(math.log(1e-11) / math.log(contraction(lam, beta, rates)))
@@ -120,7 +120,7 @@ def limits() -> Iterator[Limit]:
 
 
 def descents() -> Iterator[Descent]:
-    """The Lagrangian on its way, for a few λ and β."""
+    """The Lagrangian over the steps, for a few λ and β."""
     for lam, beta in ((1.0, 2.0), (1.0, 10.0), (10.0, 2.0), (10.0, 10.0)):
         rates = {role: 0.999 * rate for role, rate in bounds(lam, beta).items()}
         searcher = rarts(lam, beta, rates, (*START[:1], *START))
@@ -141,7 +141,7 @@ def _corollary(lam: float, beta: float, rates: dict[str, float]) -> float:
 
 
 def path(searcher: Searcher, steps: int) -> Path:
-    """(α, u) before every step and after the last; of RARTS the primary weight."""
+    """(α, weight) before every step and after the last; for RARTS the weight is u."""
     out = []
     for _ in range(steps):
         w, alpha = point(searcher)
@@ -152,7 +152,7 @@ def path(searcher: Searcher, steps: int) -> Path:
 
 
 def rarts_path(lam: float, beta: float, u: float) -> Path:
-    """The path of RARTS from w = −2, α = 2 and a u of its own, at learning rates below (2.15)."""
+    """The path of RARTS from w = −2, α = 2 and a given u, at learning rates below (2.15)."""
     rates = {role: 0.999 * rate for role, rate in bounds(lam, beta).items()}
     searcher: RARTS = rarts(lam, beta, rates, (START[0], u, START[1]))
     steps = math.ceil(math.log(1e-3) / math.log(contraction(lam, beta, rates)))

@@ -1,1 +1,1 @@
-"""Cells of the DARTS space under an expected-latency penalty of growing weight."""
+"""Cells of the DARTS space with an increasing latency penalty."""

@@ -1,4 +1,4 @@
-"""The command; `python -m experiments.rarts.latency --help`."""
+"""The command line; see `python -m experiments.rarts.latency --help`."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from experiments.resume import add_settings, completed, keep, progress
 
 
 def options() -> argparse.ArgumentParser:
-    """What the command takes; every setting of the study is an option of its name."""
+    """The command-line options; every setting of the study is an option of the same name."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.rarts.latency",
-        description="Search cells of the DARTS space on CIFAR-10 under an expected latency of "
-        "growing weight, and measure what is found. What is finished stays in the folder, and the "
-        "same command goes on from it.",
+        description="Search cells of the DARTS space on CIFAR-10 with an increasing latency "
+        "penalty, and measure the latency of the results. "
+        "Finished parts are kept in the folder; repeat the command to resume.",
     )
     add_settings(parser, Settings())
-    parser.add_argument("--gammas", default="0,0.02,0.1", help="weights for a millisecond")
+    parser.add_argument("--gammas", default="0,0.02,0.1", help="penalty weights per millisecond")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/rarts-latency"))
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is not in results.jsonl yet, then write table and figure."""
+    """Run everything that results.jsonl does not contain yet, then write table and figure."""
     chosen = vars(options().parse_args(arguments))
     out, count = chosen.pop("out"), chosen.pop("seeds")
     gammas = [float(text) for text in chosen.pop("gammas").split(",")]

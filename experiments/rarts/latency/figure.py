@@ -1,4 +1,4 @@
-"""Latency of what was found, and what it is made of, over the weight of the expected latency."""
+"""Latency and operations of the cells found, over the weight of the latency penalty."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def figure(rows: Sequence[Row]) -> Figure:
         rows: results of the study.
 
     Returns:
-        Two panels: a dot a search with the mean as a line, and stacked bars of means.
+        Two panels: one dot per search with the mean as a line, and stacked bars of means.
     """
     gammas = sorted({row["gamma"] for row in rows})
     own = [[row for row in rows if row["gamma"] == gamma] for gamma in gammas]

@@ -1,4 +1,4 @@
-"""One search with a weight of the expected latency, and how fast what it found really is."""
+"""One search with a weight of the latency penalty, and the measured latency of its result."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ REPEATS = 60  # calls that are timed
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command decides.
+    """The settings of the command.
 
     Attributes:
         searcher: of `ramify search`.
         channels: of the supernet.
         cells: of the supernet.
         samples: training images, half of them for each of the two losses.
-        batch: images a step.
+        batch: images per step.
         epochs: passes over the halves.
         arch_lr: of α, by Adam.
         beta: β of RARTS.
-        large_channels: of the derived network as it would be used.
+        large_channels: of the derived network at the size for use.
         large_cells: likewise.
     """
 
@@ -58,7 +58,7 @@ class Settings:
 
 
 def table(settings: Settings, path: Path) -> LatencyTable:
-    """The latencies of this machine by the processor time of one thread, measured once."""
+    """The latencies of this machine as the processor time of one thread, measured once."""
     if not path.exists():
         net = DARTS.supernet(channels=settings.channels, cells=settings.cells)
         found = measure_latencies(net, _image(), repeats=REPEATS, clock=ThreadClock())
@@ -69,17 +69,17 @@ def table(settings: Settings, path: Path) -> LatencyTable:
 def run(
     gamma: float, seed: int, settings: Settings, out: Path, tick: Callable[[float], None]
 ) -> Row:
-    """Search, and derive.
+    """Search and derive a cell.
 
     Args:
-        gamma: the weight of the expected latency, for a millisecond.
+        gamma: the weight of the expected latency, per millisecond.
         seed: of weights, halves and order.
         settings: what to do.
-        out: holds the table, and gets a run folder.
-        tick: called with the share of an epoch that a step is.
+        out: folder that holds the table and receives a run folder.
+        tick: called with the fraction of an epoch that a step is.
 
     Returns:
-        What was found.
+        The result of the search.
     """
     given: dict[str, Any] = {
         "data": "cifar10",
@@ -109,7 +109,7 @@ def run(
 
 
 def made_of(text: str, settings: Settings, out: Path) -> Row:
-    """What an architecture consists of, and what the table says of it."""
+    """The operations of an architecture, and its latency from the table."""
     genotype = DARTS.parse(text)
     kinds = Counter(operation_kind(operation) for operation in genotype.operations)
     summed = _summed(table(settings, out / "latency.json"), genotype, settings)
@@ -117,17 +117,17 @@ def made_of(text: str, settings: Settings, out: Path) -> Row:
 
 
 def timed(texts: Sequence[str], settings: Settings) -> list[Row]:
-    """How fast architectures are, as searched and larger.
+    """The latency of architectures at the size of the search and larger.
 
-    All are run in turns, so that what else the machine does falls on all of them; the median of the
-    turns counts.
+    They are run in turn, so that other load on the machine affects all of them; the result is the
+    median over the rounds.
 
     Args:
         texts: the architectures.
         settings: their sizes.
 
     Returns:
-        Milliseconds of each, for one image.
+        Milliseconds per image of each.
     """
     sizes = {
         "latency": (settings.channels, settings.cells),
@@ -144,7 +144,7 @@ def timed(texts: Sequence[str], settings: Settings) -> list[Row]:
 
 
 def _summed(latencies: LatencyTable, genotype: Genotype, settings: Settings) -> float:
-    """What the table says of an architecture: the sum over its operations (3.1.4)."""
+    """The latency of an architecture from the table: the sum over its operations (3.1.4)."""
     net = DARTS.supernet(channels=settings.channels, cells=settings.cells)
     names, total = list(DARTS.operations), 0.0
     for kind, costs in zip(DARTS.kinds, latencies.costs(net, _image()), strict=True):

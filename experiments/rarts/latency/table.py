@@ -1,4 +1,4 @@
-"""The table of what was found at each weight of the expected latency."""
+"""The table of the results at each weight of the expected latency."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 
 def page(rows: Sequence[Row]) -> str:
-    """Mean ± sample deviation over the seeds, a line for each weight."""
+    """Mean ± sample standard deviation over the seeds, one line for each weight."""
     shown = [kind for kind in KINDS if any(kind in row["kinds"] for row in rows)]
     words = {kind: KINDS[kind] for kind in shown}
     heads = ["γ (1/ms)", "n", "latency, ms", "by the table, ms", "larger, ms", *words.values()]

@@ -1,4 +1,4 @@
-"""The command; `python -m experiments.rarts.nats --help`."""
+"""The command line; see `python -m experiments.rarts.nats --help`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,18 @@ CELLS = 15_625  # of the space
 
 
 def options() -> argparse.ArgumentParser:
-    """What the command takes; every setting of the study is an option of its name."""
+    """The command-line options; every setting of the study is an option of the same name."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.rarts.nats",
-        description="Search cells of the NATS-Bench space on CIFAR-10. What is finished stays in "
-        "the folder, and the same command goes on from it.",
+        description="Search cells of the NATS-Bench space on CIFAR-10. "
+        "Finished parts are kept in the folder; repeat the command to resume.",
     )
     add_settings(parser, Settings())
-    parser.add_argument("--methods", default=",".join(METHODS), help="some of them")
+    parser.add_argument(
+        "--methods",
+        default=",".join(METHODS),
+        help=f"comma-separated subset of {', '.join(METHODS)}",
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/rarts-nats"))

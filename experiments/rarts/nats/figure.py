@@ -1,4 +1,4 @@
-"""Pictures of the searches: where the cells lie in the space, and how α moved."""
+"""Figures of the searches: the position of the cells in the space, and the path of α."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LINES = dict(zip(NAMES, ("#0f8f6b", "#c9571a", "#3b6fd4", "#8a4fae", "#c9a227"),
 
 
 def space(rows: Sequence[Row], errors: np.ndarray[Any, Any]) -> Figure:
-    """The errors of the cells found over those of all cells.
+    """The errors of the cells found, compared with those of all cells.
 
     Args:
-        rows: of one way to choose operations.
+        rows: for one way to choose operations.
         errors: of every cell that could be chosen, on CIFAR-10, in %.
 
     Returns:
@@ -56,7 +56,7 @@ def space(rows: Sequence[Row], errors: np.ndarray[Any, Any]) -> Figure:
 
 
 def movement(rows: Sequence[Row]) -> Figure:
-    """The mixing weights of every edge over the epochs, a row for each method; one seed.
+    """The mixing weights of every edge over the epochs, one row for each method; one seed.
 
     Args:
         rows: of relaxed searches.
@@ -91,13 +91,13 @@ def movement(rows: Sequence[Row]) -> Figure:
 
 
 def on_the_way(rows: Sequence[Row]) -> Figure:
-    """Error and skips of the cell that the search would end with, over its steps.
+    """Error and skip connections of the cell that the search would derive, over its steps.
 
     Args:
         rows: of `over_steps`.
 
     Returns:
-        A row for each way to choose operations; of each method a thin line a seed, and their mean.
+        One row for each way to choose operations; for each method every seed and the mean.
     """
     choices = list(dict.fromkeys(row["choice"] for row in rows))
     methods = [name for name in NAMES if any(row["method"] == name for row in rows)]
@@ -126,7 +126,7 @@ def on_the_way(rows: Sequence[Row]) -> Figure:
 
 
 def _paths(axes: Axes, rows: Sequence[Row], key: str) -> None:
-    """One measure of one method over the steps: each seed, and the mean."""
+    """One measure of one method over the steps: every seed, and the mean."""
     color, method = LINES[rows[0]["method"]], NAMES[rows[0]["method"]]
     seeds = sorted({row["seed"] for row in rows})
     steps = sorted({row["steps"] for row in rows})

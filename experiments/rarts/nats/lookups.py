@@ -1,4 +1,4 @@
-"""What the published tables say of the cells of a search: at its end, and after every epoch.
+"""Look-ups in the published tables of the cells of a search: at its end, and after every epoch.
 
 Shape letters: `E` edges of the cell, `O` operations.
 """
@@ -18,14 +18,14 @@ Row = dict[str, Any]
 
 
 def final(row: Row, tables: NatsTables) -> list[Row]:
-    """What comes of one search by each way to choose operations, looked up.
+    """The cell of one search for each way to choose operations, looked up in the tables.
 
     Args:
         row: of one search.
         tables: the published ones.
 
     Returns:
-        A row for each way.
+        One row for each way.
     """
     if not row["history"]:
         found = {"never none" if row["method"] == RANDOM[1] else "cell": row["cell"]}
@@ -35,15 +35,16 @@ def final(row: Row, tables: NatsTables) -> list[Row]:
 
 
 def over_steps(row: Row, tables: NatsTables, steps: int) -> list[Row]:
-    """What would come of a search that ended after any of its epochs, by mixing weights.
+    """The cells that a search would derive from its mixing weights after each of its epochs.
 
     Args:
         row: of one search.
         tables: the published ones.
-        steps: of an epoch.
+        steps: per epoch.
 
     Returns:
-        A row for each epoch and way to choose operations, with its "steps"; none for random search.
+        One row for each epoch and way to choose operations, with its "steps";
+        random search has none.
     """
     return [
         _judged(row, choice, cell, tables) | {"seed": row["seed"], "steps": steps * epoch}
@@ -53,7 +54,7 @@ def over_steps(row: Row, tables: NatsTables, steps: int) -> list[Row]:
 
 
 def derived(mixing: Sequence[Sequence[float]]) -> dict[str, str]:
-    """The cell of mixing weights (E, O) by the published rule, and where `none` is never taken."""
+    """The cell from mixing weights (E, O) by the published rule, and by the rule without `none`."""
     spaces = {"cell": NATS, "never none": NATS(never=("none",))}
     return {
         choice: Genotype("NATS", 1, (("cell", strongest(space, torch.tensor(mixing))),)).text
@@ -62,7 +63,7 @@ def derived(mixing: Sequence[Sequence[float]]) -> dict[str, str]:
 
 
 def _judged(row: Row, choice: str, cell: str, tables: NatsTables) -> Row:
-    """What the published tables say of a cell: errors, percentile and skips in %."""
+    """A cell in the published tables: errors, percentile and skip connections in %."""
     return {
         "method": RANDOM[0] if row["method"] in RANDOM else row["method"],
         "choice": choice,

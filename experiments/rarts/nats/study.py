@@ -1,4 +1,4 @@
-"""One search of a cell in the NATS-Bench space at small size, and what the published tables say."""
+"""One search of a cell in the NATS-Bench space at small size."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ PROBE = 500  # images of the second half by which operations are chosen by pertu
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command decides.
+    """The settings of the command.
 
     Attributes:
-        data: data set; the published tables know CIFAR-10 and CIFAR-100.
+        data: data set; the published tables have CIFAR-10 and CIFAR-100.
         channels: of the first stage; 16 in the benchmark.
         cells: of each stage; 5 in the benchmark.
         samples: training images, half of them for each of the two losses.
-        batch: images a step.
+        batch: images per step.
         epochs: passes over the halves.
-        lr: of the weights; falls to 0 by a cosine.
+        lr: of the weights; falls to 0 with a cosine schedule.
         arch_lr: of α, by Adam.
         lam: λ.
         beta: β.
-        candidates: cells that random search trains, each for its share of the passes that RARTS
-            makes.
-        warmup: 1 lets α stand still in the first half of the search.
-        device: where it runs.
+        candidates: cells that random search trains, each for an equal share of the passes of
+            RARTS.
+        warmup: 1 keeps α fixed in the first half of the search.
+        device: the device of all computations.
     """
 
     data: str = "cifar10"
@@ -70,14 +70,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search ends with.
+    """The result of a search.
 
     Attributes:
         genotype: the cell.
         perturbed: the cell of the operations whose removal costs the supernet most.
         validation: accuracy on the second half, of the supernet or of the best candidate.
         history: mixing weights (6, 5) after every epoch; empty for random search.
-        seconds: of processor time, those before an interruption too.
+        seconds: of processor time, including those before an interruption.
     """
 
     genotype: Genotype
@@ -100,11 +100,12 @@ def run(
         method: one of `METHODS`.
         seed: of the weights, the halves, the order of the images and the random cells.
         settings: what to do.
-        tick: called for every training step; of a search by gradients after each epoch.
-        checkpoint: a file that a search by gradients goes on from, its last epoch; none by default.
+        tick: called for every training step; in a gradient-based search after each epoch.
+        checkpoint: a file from which a gradient-based search resumes at its last epoch; none by
+            default.
 
     Returns:
-        The cell, and how it came about.
+        The cell, and the course of the search.
     """
     torch.manual_seed(seed)
     both = halved(some(settings.data, settings.samples, seed), seed)
@@ -161,7 +162,7 @@ def _relaxed(
 
 
 def _searcher(method: str, net: nn.Module, settings: Settings) -> relax.Searcher:
-    """The searcher of a name, with the settings that all share."""
+    """The searcher of that name, with the common settings."""
     total = settings.epochs * steps(settings)
     still = settings.epochs // WARM * steps(settings) if settings.warmup else 0
     decay = partial(CosineAnnealingLR, T_max=total)
@@ -211,7 +212,7 @@ def _sizes(data: Dataset, settings: Settings) -> dict[str, Any]:
 
 
 def drawn(generator: torch.Generator, none: bool = True) -> Genotype:
-    """A cell of the space, with `none` or never with it, each as likely as any other."""
+    """A uniformly random cell of the space, with or without `none`."""
     names = [name for name in NATS.operations if none or name != "none"]
     numbers = torch.randint(len(names), (len(NATS.edges),), generator=generator).tolist()
     edges = [
@@ -226,7 +227,7 @@ def steps(settings: Settings) -> int:
 
 
 def total_steps(method: str, settings: Settings) -> int:
-    """Steps of one search, for a bar of progress."""
+    """Steps of one search, for a progress bar."""
     made = settings.epochs * steps(settings)
     if method not in RANDOM:
         return made
@@ -234,7 +235,7 @@ def total_steps(method: str, settings: Settings) -> int:
 
 
 def _first(both: Sequence[Dataset], seed: int, settings: Settings, count: int) -> Iterator[Batch]:
-    """So many batches of the first half."""
+    """A number of batches of the first half."""
     made = 0
     while True:
         for batch in batches(both[0], settings.batch, seed, made // steps(settings)):

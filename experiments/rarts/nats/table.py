@@ -1,4 +1,4 @@
-"""The cells found, as Table 3.3 of the thesis has them: by the published accuracies."""
+"""The cells found, in the form of Table 3.3 of the thesis, with the published accuracies."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ KEYS = ("cifar10", "cifar100", "percentile", "skips", "seconds")
 
 
 def page(rows: Sequence[Row]) -> str:
-    """A line for each method and way to choose operations, as Markdown.
+    """One line for each method and way to choose operations, as Markdown.
 
     Args:
-        rows: of any seeds.
+        rows: of any number of seeds.
 
     Returns:
         Errors and percentiles in %, mean ± standard deviation.
@@ -56,15 +56,15 @@ def page(rows: Sequence[Row]) -> str:
 
 
 def steps_table(rows: Sequence[Row]) -> str:
-    """What would come of the searches had they ended earlier, as Markdown.
+    """The results of the searches if they had ended earlier, as Markdown.
 
     Args:
-        rows: of `over_steps`, of any seeds.
+        rows: from `over_steps`, of any number of seeds.
 
     Returns:
-        A line for each method and way to choose operations: errors on CIFAR-10 and in brackets the
-        share of skip connections, in %, mean ± standard deviation, after the first epoch and each
-        quarter.
+        One line for each method and way to choose operations: errors on CIFAR-10 and, in brackets,
+        the share of skip connections, in %, mean ± standard deviation, after the first epoch and
+        each quarter.
     """
     every = sorted({row["steps"] for row in rows})
     shown = sorted({every[0], *(every[-(-len(every) * k // 4) - 1] for k in range(1, 5))})

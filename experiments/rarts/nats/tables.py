@@ -1,7 +1,7 @@
-"""Everything that NATS-Bench measured of a cell: single seeds, 12 epochs, latencies of 27 devices.
+"""All NATS-Bench measurements of a cell: single seeds, 12 epochs, latencies on 27 devices.
 
-`ramify.cells.NatsTables` has the means after 200 epochs; here are the parquet files beside it, for
-which `pip install "ramify[experiments]"` brings pyarrow.
+`ramify.cells.NatsTables` has the means after 200 epochs; this module reads the parquet files,
+which need pyarrow (`pip install "ramify[experiments]"`).
 
 Source: X. Dong and others, "NATS-Bench: Benchmarking NAS algorithms for architecture topology and
 size", 2021; latencies by H. Lee and others, "HELP: Hardware-adaptive efficient latency prediction
@@ -50,7 +50,7 @@ class FullTables(NatsTables):
             The accuracy.
 
         Raises:
-            RamifyError: The tables have no such number; the sentence says which they have.
+            RamifyError: The tables have no such number; the message says which they have.
         """
         name = f"{dataset}_{split}" + (f"_seed{seed}" if seed is not None else "")
         row = self.index(genotype)
@@ -64,7 +64,7 @@ class FullTables(NatsTables):
 
     @cached_property
     def devices(self) -> tuple[str, ...]:
-        """What latencies were measured on; a number at the end is the batch size."""
+        """The devices with measured latencies; a number at the end is the batch size."""
         start = "lat_ms_"
         return tuple(name.removeprefix(start) for name in self._latency if name.startswith(start))
 
@@ -88,7 +88,7 @@ class FullTables(NatsTables):
         return float(self._latency[f"lat_ms_{device}"][self.index(genotype)])
 
     def column(self, name: str) -> Column:
-        """(A,) numbers of all architectures, of the small table or else of the large one."""
+        """Values of all architectures, (A,), from the small table or else from the large one."""
         if name in self._core:
             return super().column(name)
         if name not in self._full:

@@ -1,4 +1,4 @@
-"""The command; `python -m experiments.rarts.width --help`."""
+"""The command line; see `python -m experiments.rarts.width --help`."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ from experiments.resume import add_settings, finished, keep, progress, stages
 
 
 def options() -> argparse.ArgumentParser:
-    """What the command takes; every setting of the study is an option of its name."""
+    """The command-line options; every setting of the study is an option of the same name."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.rarts.width",
-        description="Search widths in several ways, prune, and tune. What is finished stays in the "
-        "folder, and the same command goes on from it.",
+        description="Search widths with several methods, prune, and fine-tune. "
+        "Finished parts are kept in the folder; repeat the command to resume.",
     )
     add_settings(parser, Settings())
     usual = [*SEARCHED, *SCORED]
-    parser.add_argument("--methods", default=",".join(usual), help=f"some of {', '.join(METHODS)}")
+    parser.add_argument(
+        "--methods", default=",".join(usual), help=f"comma-separated subset of {', '.join(METHODS)}"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--threads", type=int, default=1)
@@ -44,7 +46,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is not in results.jsonl yet, then write the table."""
+    """Run everything that results.jsonl does not contain yet, then write the table."""
     chosen = vars(options().parse_args(arguments))
     out, methods = chosen.pop("out"), chosen.pop("methods").split(",")
     first, count = chosen.pop("first"), chosen.pop("seeds")
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def learned(rows: Sequence[Row], seed: int) -> float | None:
-    """The share of channels that RARTS pruned in an earlier call, where its penalty decided."""
+    """The share of channels that RARTS pruned in an earlier call, if its penalty decided it."""
     own = (r for r in rows if r["seed"] == seed and r["method"] == "rarts")
     return next((row["pruned"] for row in own if row["ratio"] == LEARNED), None)
 

@@ -1,4 +1,4 @@
-"""Gates on what layers give, in front of any norm: equation (4.1) of the thesis as it is printed.
+"""Gates on the outputs of layers, before any norm: equation (4.1) of the thesis as printed.
 
 Shape letters: `O` outputs of a layer, `W` channels of a group, `K` places of a channel in a layer.
 """
@@ -32,10 +32,10 @@ class Scaled(nn.Module):
 
 
 class OutputGates:
-    """A gate on each output of every layer that makes channels of some groups.
+    """A gate on each output of every layer that produces channels of some groups.
 
-    A norm behind a layer cancels the size of its gates, which `ramify.gate` avoids: it gates what
-    reads the channels (docs/gates.md).
+    A norm behind a layer cancels the size of its gates. `ramify.gate` avoids this by gating the
+    readers of the channels (docs/gates.md).
 
     Args:
         graph: the traced model, whose layers get parametrizations; their outputs lie along the
@@ -69,10 +69,10 @@ class OutputGates:
                 raise ramify.RamifyError(f"the gates of '{name}' are not all finite, or all zero")
 
     def fold(self) -> dict[str, Tensor]:
-        """Multiply the gates into the layers, which are as before then.
+        """Multiply the gates into the layers and remove the parametrizations.
 
         Returns:
-            For each group its channels' gates (W,): the mean |α| over all layers that make them.
+            For each group its channels' gates (W,): the mean |α| over all layers that produce them.
         """
         scores: dict[str, Tensor] = {}
         for target in self.targets:

@@ -1,4 +1,4 @@
-"""One seed: a network trained, its widths searched in every way, cut and tuned."""
+"""One seed: a network is trained, searched with every method, pruned and fine-tuned."""
 
 from __future__ import annotations
 
@@ -50,28 +50,28 @@ FEW = 2000  # test images on which networks that are not finished are measured
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command decides.
+    """The settings of the command.
 
     Attributes:
         data: data set.
         model: network.
         width: channels of its first layer.
         samples: training images, half of them for each of the two losses of a search.
-        batch: images a step.
+        batch: images per step.
         pretrain: epochs before the search; its result is also the teacher.
-        search: passes over the halves; every searcher makes as many steps.
-        tune: epochs after the cut.
-        lr: learning rate of the first training; the others begin at a fifth of it.
-        weight_decay: of all trainings.
+        search: passes over the halves; every searcher takes the same number of steps.
+        tune: epochs of fine-tuning after the cut.
+        lr: learning rate of the first training; the others start at a fifth of it.
+        weight_decay: of all training stages.
         arch_lr: learning rate of the gates.
         lam: λ.
         beta: β.
         gamma: γ, of the L1 penalty on the gates.
         ratios: shares of the channels to prune, ranked over all layers; 0 lets the penalty decide.
-        macs: shares of the multiply-accumulates to keep, by the same ranking; none where empty.
-        pooled: pixels in each direction that are averaged to one, after augmentation.
+        macs: shares of the MACs to keep, by the same ranking; may be empty.
+        pooled: pixels in each direction that are averaged into one, after augmentation.
         temperature: T of the distillation; 0 for none.
-        device: where it runs.
+        device: the device of all computations.
     """
 
     data: str = "cifar10"
@@ -96,12 +96,12 @@ class Settings:
 
     @property
     def goals(self) -> list[tuple[str, float]]:
-        """To what each method prunes: shares of the channels to prune, and of the MACs to keep."""
+        """The goals of each method: shares of the channels to prune, and of the MACs to keep."""
         given = ((CHANNELS, self.ratios), (MACS, self.macs))
         return [(of, float(part)) for of, text in given for part in text.split(",") if part]
 
     def tunings(self, method: str) -> list[tuple[str, float, bool]]:
-        """The goals of a method, without distillation and with it."""
+        """The goals of a method, without and with distillation."""
         ways = (False, True) if self.temperature else (False,)
         return [
             (of, share, distilled)
@@ -112,13 +112,13 @@ class Settings:
 
 
 class Study:
-    """A network of one seed, trained; from it every method starts.
+    """The trained network of one seed, from which every method starts.
 
     Args:
         seed: of the weights, the halves and the order of the images.
         settings: what to do.
         tick: called at every training step.
-        stage: keeps the networks that several methods start from.
+        stage: saves the networks that several methods start from.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Study:
         self.ratio: float | None = None  # learned by RARTS, and given to random pruning
 
     def run(self, method: str) -> Iterator[Row]:
-        """What comes of one method: a row for each goal, without distillation and with it."""
+        """The results of one method: one row for each goal, without and with distillation."""
         model, proposals = self.searched(method)
         searched = self.roughly(model)
         before = {group.name: group.width for group in self.trace(model).groups}
@@ -174,7 +174,7 @@ class Study:
             }
 
     def baseline(self) -> Row:
-        """The full network, and it trained on for as long as the searches and the tuning."""
+        """The full network, also after training it as long as a search and the fine-tuning."""
         on, steps = copy.deepcopy(self.full), self.settings.search + self.settings.tune
         self.train(on, steps, self.settings.lr / 5, cross_entropy)
         cost = graph_cost(self.trace(on))
@@ -223,7 +223,7 @@ class Study:
         return {"state": dict(model.state_dict()), "scores": dict(scores)}
 
     def plainly(self) -> nn.Module:
-        """The network after ordinary training, for as many passes over the images."""
+        """The network after ordinary training for as many passes over the images."""
         if self.plain is None:
             self.plain = copy.deepcopy(self.full)
             self.trained("plain", self.plain, self.settings.search, self.settings.lr / 5)
@@ -232,7 +232,7 @@ class Study:
     def searcher(
         self, method: str, model: nn.Module, gates: relax.Gates | OutputGates
     ) -> relax.Searcher:
-        """The searcher of a name, with the settings that all share."""
+        """The searcher of that name, with the common settings."""
         held = self.settings
         decay = partial(CosineAnnealingLR, T_max=self.steps)
         common: dict[str, Any] = {
@@ -274,7 +274,7 @@ class Study:
     def chosen(
         self, method: str, proposals: Sequence[ramify.Proposal], share: float
     ) -> list[ramify.Proposal]:
-        """The channels that go."""
+        """The channels to prune."""
         if share != LEARNED:
             return ramify.TopFraction(share).select(proposals)
         if method in SCORED:
@@ -289,7 +289,7 @@ class Study:
         return chosen
 
     def trained(self, name: str, model: nn.Module, epochs: int, lr: float) -> None:
-        """Ordinary training, or what is kept of it."""
+        """Ordinary training, or its saved result."""
 
         def make() -> dict[str, Tensor]:
             self.train(model, epochs, lr, cross_entropy)
@@ -309,11 +309,11 @@ class Study:
             train_epoch(model, loss, passes, optimizer, factor, after_step=lambda _: self.tick())
 
     def accuracy(self, model: nn.Module) -> float:
-        """On the test images."""
+        """The accuracy on the test images."""
         return accuracy(model, self.data.x_test, self.data.y_test, self.settings.device)
 
     def roughly(self, model: nn.Module) -> float:
-        """On the first of them."""
+        """The accuracy on the first test images."""
         images, labels = self.data.x_test[:FEW], self.data.y_test[:FEW]
         return accuracy(model, images, labels, self.settings.device)
 
@@ -323,7 +323,7 @@ class Study:
 
 
 def total_steps(settings: Settings, methods: Sequence[str]) -> int:
-    """Steps of one seed, for a bar of progress."""
+    """Steps of one seed, for a progress bar."""
     whole = -(-settings.samples // settings.batch)
     half = -(-(settings.samples // 2) // settings.batch)
     tunings = sum(len(settings.tunings(method)) for method in methods)

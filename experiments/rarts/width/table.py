@@ -1,4 +1,4 @@
-"""The rows of a study as Tables 4.1 and 4.2 of the thesis have them."""
+"""The rows of a study in the form of Tables 4.1 and 4.2 of the thesis."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def page(rows: Sequence[Row]) -> str:
     """All rows of one setting as Markdown.
 
     Args:
-        rows: of any seeds; those of the baselines too.
+        rows: of any number of seeds, including those of the baselines.
 
     Returns:
-        A line for the network as it is, and one for each ratio and method.
+        One line for the full network, and one for each ratio and method.
     """
     full = [row for row in rows if row["method"] == "baseline"]
     lines = [
@@ -78,5 +78,5 @@ def errors(rows: Iterable[Row], key: str) -> str:
 
 
 def millions(rows: Iterable[Row]) -> str:
-    """Multiply-accumulates of an image."""
+    """MACs per image, in millions."""
     return spread(row["macs"] / 1e6 for row in rows)
