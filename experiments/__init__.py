@@ -1,1 +1,1 @@
-"""What the papers measured, measured again: one folder for each paper, one command each."""
+"""The papers' measurements, repeated: one folder per paper, one command per experiment."""

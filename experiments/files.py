@@ -1,4 +1,4 @@
-"""What the commands write: files whole or not at all, pictures the same for the same figure."""
+"""Output of the commands: atomic file writes, and deterministic PNG files."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ramify.store.files import write_bytes
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file, whole or not at all, into a folder that is made where it is not there."""
+    """Write a file atomically; its folder is created if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, content.encode() if isinstance(content, str) else content)
 
 
 def show(folder: Path, page: str) -> None:
-    """Write a page of Markdown as results.md, and print it."""
+    """Write a Markdown page as results.md, and print it."""
     write(folder / "results.md", page.rstrip("\n") + "\n")
     Console().print(Markdown(page))
 
 
 def png(drawn: Figure, dpi: int = 160) -> bytes:
-    """A figure as the bytes of a PNG, the same for the same figure."""
+    """The bytes of a figure's PNG file; the same figure always gives the same bytes."""
     memory = io.BytesIO()
     drawn.savefig(memory, dpi=dpi, facecolor="white", metadata={"Software": None})
     return memory.getvalue()

@@ -1,4 +1,4 @@
-"""How results over seeds are written down."""
+"""Formatting of results over seeds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from statistics import mean, stdev
 
 
 def spread(values: Iterable[float], digits: int = 1) -> str:
-    """Mean ± sample standard deviation, or the number alone where there is one."""
+    """Mean ± sample standard deviation, or just the number if there is only one."""
     found = list(values)
     if not found:
         return "–"

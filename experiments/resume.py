@@ -1,4 +1,4 @@
-"""Commands that go on from what is finished: options, results by settings, parts of a long run."""
+"""Resuming commands: options, results by settings, and parts of a long run."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Stage = Callable[[str, Callable[[], Any]], Any]
 
 
 def add_settings(parser: argparse.ArgumentParser, usual: DataclassInstance) -> None:
-    """Make every setting of a study an option of its name.
+    """Add every setting of a study as an option of the same name.
 
     Args:
         parser: of the command.
-        usual: the settings where nothing is asked for.
+        usual: the default settings.
     """
     for field in fields(usual):
         value = getattr(usual, field.name)
@@ -38,10 +38,10 @@ def add_settings(parser: argparse.ArgumentParser, usual: DataclassInstance) -> N
 
 
 def progress(console: Console) -> Progress:
-    """A bar and the time left for each run of a study.
+    """A progress bar and the remaining time for each run of a study.
 
     Args:
-        console: where they are drawn.
+        console: where the bars are drawn.
 
     Returns:
         The bars, as a context.
@@ -51,11 +51,11 @@ def progress(console: Console) -> Progress:
 
 
 def finished(file: Path, settings: DataclassInstance) -> list[dict[str, Any]]:
-    """What a file of results, one a line, holds of runs with these settings.
+    """The results of runs with these settings from a file with one result per line.
 
     Args:
-        file: the results; none where it is not there.
-        settings: what the runs must have had.
+        file: the results; a missing file has none.
+        settings: the settings that the runs must have.
 
     Returns:
         The results, in order.
@@ -64,12 +64,12 @@ def finished(file: Path, settings: DataclassInstance) -> list[dict[str, Any]]:
 
 
 def keep(file: Path, settings: DataclassInstance, results: Sequence[dict[str, Any]]) -> None:
-    """Write the results of runs with these settings; those of other settings stay in the file.
+    """Write the results of runs with these settings; results of other settings stay in the file.
 
     Args:
-        file: the results, one a line; its folder is made where it is not there.
-        settings: what the runs had.
-        results: all of them, those that `finished` gave too; each holds its ``settings``.
+        file: the results, one per line; its folder is created if needed.
+        settings: of the runs.
+        results: all results, including those from `finished`; each holds its ``settings``.
     """
     others = [result for result in _read(file) if result["settings"] != asdict(settings)]
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -82,13 +82,13 @@ def completed(
     keys: Iterable[dict[str, Any]],
     run: Callable[..., dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Run what a file of results does not hold yet, and keep each as soon as it is there.
+    """Run everything that a results file does not contain yet, and save each result at once.
 
     Args:
-        file: the results, one a line.
+        file: the results, one per line.
         settings: of all runs.
-        keys: what tells the runs of these settings apart, such as ``{"seed": 0}``, in order.
-        run: called with a key's entries by name; gives the rest of its result.
+        keys: what distinguishes the runs with these settings, such as ``{"seed": 0}``, in order.
+        run: called with the entries of a key as keyword arguments; returns the rest of the result.
 
     Returns:
         All results with these settings; each holds its key and its ``settings``.
@@ -106,15 +106,15 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 
 def stages(folder: Path, settings: DataclassInstance) -> Stage:
-    """What keeps the parts of a long run, a file each, so that a stopped one goes on behind them.
+    """A function that saves the parts of a long run, one file each, so that it can be resumed.
 
     Args:
-        folder: for the files; those of other settings stay apart.
-        settings: what the run has.
+        folder: for the files; files of other settings are kept separate.
+        settings: of the run.
 
     Returns:
-        The function. What is kept consists of tensors and plain values in dictionaries, lists and
-        tuples; the random states go on as they were after it was made.
+        The function. It saves tensors and plain values in dictionaries, lists and tuples, and
+        restores the random states as they were after a part was made.
     """
     mine = folder_of(folder, settings)
     mine.mkdir(parents=True, exist_ok=True)
@@ -122,13 +122,13 @@ def stages(folder: Path, settings: DataclassInstance) -> Stage:
 
 
 def folder_of(folder: Path, settings: DataclassInstance) -> Path:
-    """The folder inside of another that is for these settings alone."""
+    """The subfolder for these settings only."""
     held = json.dumps(asdict(settings)).encode()
     return folder / hashlib.sha256(held).hexdigest()[:8]
 
 
 def once(name: str, make: Callable[[], Any]) -> Any:
-    """The `Stage` that keeps nothing."""
+    """The `Stage` that saves nothing."""
     return make()
 
 

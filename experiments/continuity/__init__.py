@@ -1,1 +1,1 @@
-"""What an edit does to training when the optimizer is carried along, and when it is not."""
+"""The effect of an edit on training, with and without carrying the optimizer state along."""

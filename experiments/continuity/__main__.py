@@ -1,4 +1,4 @@
-"""The command; `python -m experiments.continuity --help`."""
+"""The command line; see `python -m experiments.continuity --help`."""
 
 from __future__ import annotations
 
@@ -24,23 +24,31 @@ POLL = 0.5  # seconds
 
 
 def options() -> argparse.ArgumentParser:
-    """What the command takes; every setting of the study is an option of its name."""
+    """The command-line options; every setting of the study is an option of the same name."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.continuity",
-        description="Edit networks in training, with their optimizer and without. What is "
-        "finished stays in the folder, and the same command goes on from it.",
+        description="Edit networks during training, with and without their optimizer state. "
+        "Finished parts are kept in the folder; repeat the command to resume.",
     )
     add_settings(parser, Settings())
-    parser.add_argument("--networks", default=",".join(NETWORKS), help="some of them")
-    parser.add_argument("--optimizers", default=",".join(OPTIMIZERS), help="some of them")
+    parser.add_argument(
+        "--networks",
+        default=",".join(NETWORKS),
+        help=f"comma-separated subset of {', '.join(NETWORKS)}",
+    )
+    parser.add_argument(
+        "--optimizers",
+        default=",".join(OPTIMIZERS),
+        help=f"comma-separated subset of {', '.join(OPTIMIZERS)}",
+    )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--jobs", type=int, default=2, help="worker processes, one thread each")
     parser.add_argument("--out", type=Path, default=Path("runs/continuity"))
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is not in results.jsonl yet, then write table and figure."""
+    """Run everything that results.jsonl does not contain yet, then write table and figure."""
     chosen = vars(options().parse_args(arguments))
     out, jobs, seeds = (chosen.pop(name) for name in ("out", "jobs", "seeds"))
     kinds = [chosen.pop(name).split(",") for name in ("optimizers", "networks")]

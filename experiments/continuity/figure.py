@@ -1,4 +1,4 @@
-"""The figure: the loss around an edit, by what becomes of the optimizer's state."""
+"""The figure: the loss around an edit, by what happens to the optimizer state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLORS = {
 
 @themed
 def figure(results: Sequence[dict[str, Any]]) -> Figure:
-    """A panel for each network, optimizer and edit: mean over seeds, and all of them thin.
+    """One panel for each network, optimizer and edit: every seed as a thin line, and their mean.
 
     Args:
         results: of every seed.

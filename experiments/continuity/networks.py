@@ -13,7 +13,7 @@ from ramify.models import resnet
 
 
 class Logits(nn.Module):
-    """A classifier of `transformers` as a module of images to logits."""
+    """A `transformers` classifier as a module that maps images to logits."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -47,9 +47,9 @@ class Network:
     Attributes:
         title: for tables and pictures.
         data: name of the data set.
-        build: gives the network with fresh weights.
+        build: returns the network with newly initialized weights.
         rates: optimizer -> learning rate.
-        pool: side of the squares of pixels that are averaged, to make images smaller.
+        pool: side of the pixel squares that are averaged to make images smaller.
     """
 
     title: str
@@ -73,7 +73,7 @@ OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD, momentum 0.9"}
 
 
 def make_optimizer(name: str, model: nn.Module, rate: float) -> Optimizer:
-    """A fresh optimizer over every parameter."""
+    """A new optimizer over all parameters."""
     if name == "sgd":
         return SGD(model.parameters(), lr=rate, momentum=0.9)
     return AdamW(model.parameters(), lr=rate)

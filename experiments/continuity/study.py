@@ -1,4 +1,4 @@
-"""One network of one seed: trained, edited in several ways, and trained on from each."""
+"""One network with one seed: trained, edited in several ways, and trained on after each edit."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ EDITS = ("split", "prune")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command decides.
+    """The settings of the command.
 
     Attributes:
         before: steps before the edit.
         after: steps after it.
         dense: steps after the edit at which the loss is measured every time; then every fifth up
             to `window`, and every 25th from there on.
-        window: steps after the edit in which a jump is looked for.
-        batch: images a step.
-        probe: training images that judge edits, and on which the loss is measured.
+        window: steps after the edit that are searched for a jump.
+        batch: images per step.
+        probe: training images that evaluate edits, and on which the loss is measured.
         split: share of all channels to split.
         prune: share of all channels to prune.
-        step: ε, how far copies move.
+        step: ε, the displacement of the copies.
     """
 
     before: int = 200
@@ -64,7 +64,7 @@ class Settings:
 
 
 def arms(optimizer: str, kind: str) -> list[str]:
-    """The arms of an edit; what is carried and the true moments differ for splits under Adam."""
+    """The arms of an edit; carried moments and true moments differ only for splits under Adam."""
     both = optimizer == "adamw" and kind == "split"
     return [arm for arm in ARMS if arm != "statistics" or both]
 
@@ -76,7 +76,7 @@ def total_steps(optimizer: str, settings: Settings) -> int:
 
 
 class Run:
-    """A network in training, and what it is watched on.
+    """A network in training, and the images on which its loss is measured.
 
     Args:
         network: one of `NETWORKS`.
@@ -99,11 +99,11 @@ class Run:
         self.probe = list(zip(x.split(settings.batch), y.split(settings.batch), strict=True))
 
     def train(self, start: int, steps: int, watched: Iterable[int]) -> Curve:
-        """Train on from step `start`; losses before each watched step, `steps` being the end."""
+        """Continue training from step `start` to `steps`; losses before each watched step."""
         return self._train(self.model, self.optimizer, start, steps, set(watched))
 
     def edited(self, arm: str, edits: Sequence[ramify.Split | ramify.Prune]) -> tuple[Curve, int]:
-        """Train on from an edited copy; the curve, and the copy's parameters."""
+        """Continue training from an edited copy; the loss curve and the parameter count."""
         model, optimizer = copy.deepcopy((self.model, self.optimizer))
         if edits:
             before = self.trace(model)
@@ -126,7 +126,7 @@ class Run:
         return ramify.trace(model, self.probe[0][0][:1])
 
     def choose(self, kind: str) -> list[ramify.Proposal]:
-        """The splits that gain most, or the channels that are needed least."""
+        """The splits with the largest gain, or the prunes of the least important channels."""
         method: ramify.SplittingDescent | ramify.Taylor
         if kind == "split":
             method, share = ramify.SplittingDescent(step=self.settings.step), self.settings.split
@@ -157,7 +157,7 @@ class Run:
 def run(
     network: str, optimizer: str, seed: int, settings: Settings, tick: Callable[[], None]
 ) -> dict[str, Any]:
-    """Train, edit, and train on: once for each edit and arm, and once with no edit.
+    """Train, edit and continue training: once for each edit and arm, and once without an edit.
 
     Args:
         network: one of `NETWORKS`.
@@ -168,7 +168,7 @@ def run(
 
     Returns:
         Curves of the loss on the probe images, step 0 being right after the edit, and of each edit
-        its size and the change of that loss that its gains predict.
+        its size and the change of that loss predicted by its gains.
     """
     study = Run(network, optimizer, seed, settings, tick)
     study.train(0, settings.before, ())
@@ -196,7 +196,7 @@ def run(
 
 
 def work(key: tuple[str, str, int], settings: Settings, ticks: queue.Queue[int]) -> dict[str, Any]:
-    """The same in a worker process of one thread.
+    """Call :func:`run` in a worker process with one thread.
 
     Args:
         key: optimizer, network and seed.
@@ -207,7 +207,7 @@ def work(key: tuple[str, str, int], settings: Settings, ticks: queue.Queue[int])
         As :func:`run`.
 
     Raises:
-        SystemExit: the command that this is a worker of has ended.
+        SystemExit: if the parent command has ended.
     """
     torch.set_num_threads(1)
     command = multiprocessing.parent_process()
@@ -243,7 +243,7 @@ def _has_batch_norm(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def _batch_loss(model: nn.Module, probe: Sequence[Batch]) -> float:
-    """The loss as training sees it, norms using each batch's own statistics; nothing is kept."""
+    """The loss as in training, with norms using batch statistics; no state is changed."""
     held = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()
     losses = [cross_entropy(model, batch) for batch in probe]
@@ -272,14 +272,14 @@ def _as_ever(
     edits: Sequence[ramify.Split | ramify.Prune],
     optimizer: Optimizer,
 ) -> dict[Tensor, Tensor]:
-    """The second moments of each parameter after the edits, had the copies always been there.
+    """The second moments of each parameter after the edits as if the copies had always existed.
 
-    They follow gradients alone, so steps do not see that weights are smaller than they were.
+    They depend only on gradients, so the step size does not reflect that weights became smaller.
 
     Args:
-        graph: as before the edits.
-        edits: what will be done.
-        optimizer: as before them.
+        graph: before the edits.
+        edits: the edits to apply.
+        optimizer: before the edits.
 
     Returns:
         Parameter -> second moments.

@@ -1,4 +1,4 @@
-"""The numbers over all seeds, and the page that states them."""
+"""The statistics over all seeds, and the results page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from experiments.continuity.study import ARMS
 
 
 def cases(results: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """(network, optimizer, edit) of what was run, in the order of tables and pictures."""
+    """(network, optimizer, edit) of all runs, in the order of tables and figures."""
     seen = {(r["network"], r["optimizer"], kind) for r in results for kind in r["edits"]}
     order = [(n, o, k) for n in NETWORKS for o in OPTIMIZERS for k in ("split", "prune")]
     return [case for case in order if case in seen]
@@ -30,11 +30,11 @@ def losses(curve: Sequence[Sequence[float]], column: int) -> dict[int, float]:
 
 
 def excess(result: dict[str, Any], kind: str, arm: str, column: int = 2) -> NDArray[np.float64]:
-    r"""How much higher an arm's loss is than the edit and ordinary training make it.
+    r"""The excess of an arm's loss over the effects of the edit and of ordinary training.
 
     .. math:: [L_{arm}(k) - L_{none}(k)] - [L_{arm}(0) - L_{none}(0)], \quad k = 1, \dots, 50
 
-    Both train on the same batches, so what training itself does from step to step falls out.
+    Both train on the same batches, so the effect of ordinary training cancels.
 
     Args:
         result: of one seed.
@@ -43,7 +43,7 @@ def excess(result: dict[str, Any], kind: str, arm: str, column: int = 2) -> NDAr
         column: 2 for losses by batch statistics, 1 in evaluation mode.
 
     Returns:
-        Shape (window,), from step 1 on; between steps that were measured, the line through both.
+        Shape (window,), from step 1 on, linearly interpolated between measured steps.
     """
     mine = losses(result["edits"][kind]["arms"][arm], column)
     none = losses(result["none"], column)
@@ -60,7 +60,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         results: of every seed.
 
     Returns:
-        What each edit did by itself, and what came after it in each arm.
+        Tables of the immediate effect of each edit, and of the later effect in each arm.
     """
     lines = [
         "| network | optimizer | edit | channels | parameters | loss before | predicted change "

@@ -1,4 +1,4 @@
-"""The training batches of successive epochs, and training on one of them."""
+"""The training batches of successive epochs, and training for one epoch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ramify.train.epoch import Training, cross_entropy, train_epoch
 
 @dataclass(frozen=True)
 class Epochs:
-    """Batches of a data set; every walk through them is a further epoch.
+    """Batches of a data set; each iteration over them is a new epoch.
 
     Attributes:
-        dataset: where they come from.
-        batch: images a step.
-        seed: of their order and augmentation.
-        done: the epochs begun so far.
+        dataset: the source of the batches.
+        batch: images per step.
+        seed: of the order and the augmentation.
+        done: the number of epochs started so far.
     """
 
     dataset: Dataset
@@ -46,15 +46,15 @@ def train_on(
     number: int,
     loss: Loss = cross_entropy,
 ) -> float:
-    """One epoch of a schedule that goes over all of them.
+    """Train for one epoch of a schedule that spans all epochs.
 
     Args:
         model: the network.
-        epochs: what to train on.
+        epochs: the training batches.
         optimizer: from `make_optimizer`.
-        training: its `epochs` are all there are.
-        number: which of them this is.
-        loss: one a sample, (S,).
+        training: the settings; its `epochs` is the total number of epochs.
+        number: the index of this epoch.
+        loss: one value per sample, (S,).
 
     Returns:
         The mean loss.

@@ -1,1 +1,1 @@
-"""Estimated against true changes of the loss by single morphisms (Figures 3 and 4)."""
+"""Estimated and true changes of the loss by single morphisms (Figures 3 and 4)."""

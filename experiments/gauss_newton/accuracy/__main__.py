@@ -1,4 +1,4 @@
-"""The command; `python -m experiments.gauss_newton.accuracy --help`."""
+"""The command line; see `python -m experiments.gauss_newton.accuracy --help`."""
 
 from __future__ import annotations
 
@@ -26,47 +26,52 @@ from experiments.resume import completed, stages
 
 
 def options() -> argparse.ArgumentParser:
-    """What the command takes."""
+    """The command-line options."""
     usual = Settings()
     parser = argparse.ArgumentParser(
         prog="python -m experiments.gauss_newton.accuracy",
-        description="Compare estimated with true changes of the loss. Parts that are finished "
-        "stay in the folder, and the same command goes on from them.",
+        description="Compare estimated and true changes of the loss. "
+        "Finished parts are kept in the folder; repeat the command to resume.",
     )
     parser.add_argument("--model", default=usual.model, help="a built-in network")
-    parser.add_argument("--width", type=int, default=usual.width, help="channels a layer")
+    parser.add_argument("--width", type=int, default=usual.width, help="channels per layer")
     parser.add_argument(
         "--groups",
         default=",".join(usual.groups),
-        help=f"groups whose morphisms are really applied: names, or {', '.join(PLACES)}",
+        help=f"groups whose morphisms are applied: names, or {', '.join(PLACES)}",
     )
     parser.add_argument("--samples", type=int, default=usual.samples, help="training images")
     parser.add_argument("--tests", type=int, default=usual.tests, help="test images")
     parser.add_argument("--epochs", type=int, default=usual.epochs, help="epochs of training")
-    parser.add_argument("--phase", type=int, default=usual.phase, help="epochs of morphisms")
+    parser.add_argument(
+        "--phase", type=int, default=usual.phase, help="epochs of learning morphisms"
+    )
     parser.add_argument(
         "--learners",
         default=",".join(usual.learners),
-        help="CURVATURE:RADIUS each, of gauss-newton or fisher; a radius of 0 for none",
+        help="CURVATURE:RADIUS each, gauss-newton or fisher; a radius of 0 for no bound",
     )
-    parser.add_argument("--lr", type=float, default=usual.lr, help="of the weights")
+    parser.add_argument("--lr", type=float, default=usual.lr, help="learning rate of the weights")
     parser.add_argument(
-        "--schedule", default=usual.schedule, help="of the learning rate: constant, steps, cosine"
-    )
-    parser.add_argument(
-        "--rivals", type=int, default=usual.rivals, help="channels to compare ways on (Figure 4)"
+        "--schedule", default=usual.schedule, help="learning-rate schedule: constant, steps, cosine"
     )
     parser.add_argument(
-        "--steps", type=int, default=usual.steps, help="of Adam on each expanded network"
+        "--rivals",
+        type=int,
+        default=usual.rivals,
+        help="channels on which ways to split are compared (Figure 4)",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=usual.steps, help="Adam steps on each expanded network"
     )
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--out", type=Path, default=Path("runs/gauss-newton-accuracy"))
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is not in results.jsonl yet, then write the table and the figure."""
+    """Run what results.jsonl does not contain yet, then write the table and the figure."""
     chosen = vars(options().parse_args(arguments))
     torch.set_num_threads(chosen.pop("threads"))
     out, seeds = chosen.pop("out"), chosen.pop("seeds")
@@ -90,10 +95,10 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     """The results as Markdown.
 
     Args:
-        results: of the study, one a seed.
+        results: of the study, one for each seed.
 
     Returns:
-        A table of each learner, kind and group, and one of the ways of finding a split; means over
+        A table over learners, kinds and groups, and one over the ways to find a split; means over
         the seeds with their standard deviations.
     """
     held = results[0]["settings"]

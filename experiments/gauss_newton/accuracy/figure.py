@@ -1,4 +1,4 @@
-"""The figure: estimated against true changes (Figure 3), and ways of finding a split (Figure 4)."""
+"""The figure: estimated and true changes (Figure 3), and ways to find a split (Figure 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train a network, learn every morphism, then really apply each of those of a few groups."""
+"""Train a network, learn every morphism, then apply each morphism of a few groups."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command decides.
+    """The settings of the command.
 
     Attributes:
         model: a built-in network.
         width: of its layers.
-        groups: the groups whose morphisms are really applied: names, or places such as `first`.
+        groups: the groups whose morphisms are applied: names, or places such as `first`.
         samples: training images.
         tests: test images on which true changes are measured, and as many training images.
-        epochs: of training, with the weights moving.
-        phase: epochs of learning morphisms, with the weights held.
-        batch: samples a step.
-        learners: how morphisms are learned, CURVATURE:RADIUS each: gauss-newton, the paper's, or
-            fisher; the radius of the displacements, 0 for none, as in the paper.
-        rivals: channels of the first group whose split is also sought by line search and by
+        epochs: of training the weights.
+        phase: epochs of learning morphisms, with frozen weights.
+        batch: samples per step.
+        learners: how morphisms are learned, CURVATURE:RADIUS each: gauss-newton (the paper's) or
+            fisher; the bound on the displacements, 0 for no bound, as in the paper.
+        rivals: channels of the first group whose split is also found by line search and by
             expanding the network (Figure 4).
         steps: of Adam on the expanded network.
         lr: learning rate of the weights.
@@ -76,13 +76,13 @@ class Settings:
 
 
 def run(seed: int, settings: Settings, say: Say, stage: Stage = once) -> dict[str, Any]:
-    """One network of one seed.
+    """One network with one seed.
 
     Args:
-        seed: of everything.
+        seed: of all randomness.
         settings: what to do.
-        say: told how far it is.
-        stage: keeps what took long.
+        say: called with progress messages.
+        stage: keeps the results of slow steps.
 
     Returns:
         Points (learner, group, channel, kind, estimated and true ΔL) of the learners and groups,
@@ -139,7 +139,7 @@ def _file(learner: str) -> str:
 
 
 def train(model: nn.Module, epochs: Epochs, settings: Settings, say: Say) -> dict[str, Any]:
-    """Plain training, by the paper's settings but for the schedule: state and last mean loss."""
+    """Train with the paper's settings except the schedule; the state and the last mean loss."""
     training = Training(
         epochs=settings.epochs,
         lr=settings.lr,
@@ -173,7 +173,7 @@ def learn(
 
 
 def restored(graph: ramify.ChannelGraph, kept: Sequence[dict[str, Any]]) -> list[ramify.Proposal]:
-    """The proposals of `learn`."""
+    """The proposals from the output of `learn`."""
     prices, found = CostModel(graph), []
     for one in kept:
         edit = (Split if one["split"] else Prune)(**one["edit"])
@@ -185,7 +185,7 @@ PLACES = {"first": 0, "ninth": 8, "last": -1}
 
 
 def group_at(graph: ramify.ChannelGraph, name: str) -> str:
-    """A group by its place among those that split, or by its name."""
+    """A group by its place among the groups that can be split, or by its name."""
     splittable = [group.name for group in graph.groups if group.can_split]
     return splittable[PLACES[name]] if name in PLACES else graph[name].name
 
@@ -195,12 +195,12 @@ def measured(
     proposals: Sequence[ramify.Proposal],
     pruned: Mapping[int, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """ΔL of each morphism of a group: as estimated, and as the applied edit really gives.
+    """ΔL of each morphism of a group: estimated, and measured after applying the edit.
 
     Args:
         trials: one for each set of images.
         proposals: for the group.
-        pruned: channel -> what its prune really gave, which has nothing to learn, where known.
+        pruned: channel -> the measured ΔL of its prune, where known; prunes are not learned.
 
     Returns:
         The points.
@@ -229,7 +229,7 @@ def figure_4(
     say: Say,
     stage: Stage = once,
 ) -> list[dict[str, Any]]:
-    """The true decrease by each way of finding a split of the same channel (Figure 4)."""
+    """The true decrease for each way to find a split of the same channel (Figure 4)."""
     if not settings.rivals:
         return []
     name, channels = group_at(graph, "first"), range(settings.rivals)
@@ -258,10 +258,10 @@ def figure_4(
 def expanded(
     graph: ramify.ChannelGraph, steps: int, epochs: Epochs, name: str, channel: int
 ) -> dict[str, Tensor]:
-    """A split as the really expanded network learns it: Adam on the true loss of fresh batches.
+    """A split learned by the expanded network itself: Adam on the true loss of new batches.
 
-    `ramify.methods.Expansion` takes all of its batches for every step; here the oracle sees as much
-    data as Gauss-Newton does, and its learning rate falls to 0 by a cosine.
+    `ramify.methods.Expansion` uses all of its batches in every step; here the oracle sees as much
+    data as Gauss-Newton, and its learning rate falls to 0 with a cosine schedule.
 
     Args:
         graph: the traced model.
@@ -271,7 +271,7 @@ def expanded(
         channel: of the group.
 
     Returns:
-        The displacement, one kernel a producer.
+        The displacement, one kernel per producer.
     """
     torch.manual_seed(epochs.seed)
     parts, parameters = {}, dict(graph.model.named_parameters())
@@ -293,7 +293,7 @@ def expanded(
 
 
 def summary(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """How well the estimates of one network do, by learner, kind and group.
+    """The accuracy of the estimates of one network, by learner, kind and group.
 
     Args:
         points: of `run`.
@@ -329,14 +329,14 @@ def _place(point: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _correlation(estimated: np.ndarray, true: np.ndarray) -> float:
-    """Pearson's r; NaN where one of them does not vary."""
+    """Pearson's r; NaN if one of the variables is constant."""
     if min(estimated.std(), true.std()) == 0:
         return math.nan
     return float(np.corrcoef(estimated, true)[0, 1])
 
 
 def wins(splits: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """How each way of finding a split does on the channels of one network.
+    """How well each way to find a split works on the channels of one network.
 
     Args:
         splits: of `run`.

@@ -1,1 +1,1 @@
-"""Growing against pruning and widening, at equal parameters and equal training (Tables 1 and 2)."""
+"""Growing, pruning and widening at equal parameters and equal training (Tables 1 and 2)."""

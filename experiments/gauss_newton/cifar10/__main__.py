@@ -1,4 +1,4 @@
-"""The command; `python -m experiments.gauss_newton.cifar10 --help`."""
+"""The command line; see `python -m experiments.gauss_newton.cifar10 --help`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ from experiments.resume import add_settings, finished, keep
 
 
 def options() -> argparse.ArgumentParser:
-    """What the command takes; every setting of the study is an option of its name."""
+    """The command-line options; every setting of the study is an option of the same name."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.gauss_newton.cifar10",
-        description="Grow, widen and prune one network to the same parameters in the same steps. "
-        "What is finished stays in the folder, and the same command goes on from it.",
+        description="Grow, widen and prune one network to equal parameters in equal steps. "
+        "Finished parts are kept in the folder; repeat the command to resume.",
     )
     add_settings(parser, Settings())
     usual = [arm for arm in ARMS if arm not in LATER]
-    parser.add_argument("--arms", default=",".join(usual), help=f"some of {', '.join(ARMS)}")
+    parser.add_argument(
+        "--arms", default=",".join(usual), help=f"comma-separated subset of {', '.join(ARMS)}"
+    )
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--jobs", type=int, default=2, help="worker processes, one thread each")
     parser.add_argument("--out", type=Path, default=Path("runs/gauss-newton-cifar10"))
     return parser
 
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def line(result: dict[str, Any]) -> str:
-    """What one arm came to."""
+    """One line with the result of an arm."""
     accuracy, params = 100 * result["accuracy"], result["params"]
     return f"{result['arm']}, seed {result['seed']}: {accuracy:.1f} %, {params:,} parameters"
 

@@ -1,4 +1,4 @@
-"""The Pareto figure: accuracy against parameters, on the way and at the end."""
+"""The Pareto figure: accuracy against parameters, during training and at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One network of one seed, trained for a fixed number of steps and edited on the way."""
+"""One network with one seed, trained for a fixed number of steps and edited during training."""
 
 from __future__ import annotations
 
@@ -46,25 +46,25 @@ STEPS = 20  # of a bisection
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command decides; every arm trains for the same steps.
+    """The settings of the command; every arm trains for the same number of steps.
 
     Attributes:
         model: a built-in network.
         width: channels of each layer of the seed.
-        params: the budget that every arm ends at.
+        params: the final parameter budget of every arm.
         data: the data set.
         samples: training images.
         tests: test images.
-        rounds: edits, at equal distances; training goes on before, between and after them.
+        rounds: number of edits, evenly spaced; training takes place before, between and after them.
         epochs: of training between edits.
-        phase: epochs in which Gauss-Newton learns morphisms, at each edit.
+        phase: epochs of learning morphisms with Gauss-Newton at each edit.
         tradeoff: λ_p of Gauss-Newton.
         fraction: share of the channels that splitting methods split at an edit.
-        probe: training images that judge splits.
-        batch: images a step.
-        lr: learning rate at the start; cosine to 0.
-        gamma: of MorphNet, the weight of the penalty on the norm scales.
-        zero: of MorphNet, the largest norm scale that is cut.
+        probe: training images that evaluate splits.
+        batch: images per step.
+        lr: initial learning rate; falls to 0 with a cosine schedule.
+        gamma: MorphNet's weight of the penalty on the norm scales.
+        zero: MorphNet's largest norm scale that is cut.
     """
 
     model: str = "vgg19"
@@ -94,11 +94,11 @@ def run(arm: str, seed: int, settings: Settings) -> dict[str, Any]:
         settings: what to do.
 
     Returns:
-        Test accuracy, loss and parameters at the end and before each edit, and the seconds of
-        training and of choosing edits.
+        Test accuracy, loss and parameters at the end and before each edit, and the seconds spent
+        on training and on choosing edits.
 
     Raises:
-        SystemExit: the command that this is a worker of has ended.
+        SystemExit: if the parent command has ended.
     """
     torch.manual_seed(seed)
     torch.set_num_threads(1)
@@ -144,7 +144,7 @@ def _subset(dataset: Dataset, settings: Settings) -> Dataset:
 
 
 def _seed(arm: str, settings: Settings, dataset: Dataset) -> nn.Module:
-    """The network an arm begins with: the seed, or one made uniformly wider."""
+    """The initial network of an arm: the seed network, or a uniformly wider one."""
     inputs, classes = dataset.x_train[:1], len(dataset.classes)
 
     def make() -> nn.Module:
@@ -201,7 +201,7 @@ def within(
     settings: Settings,
     arm: str,
 ) -> ramify.TopFraction:
-    """Shares of all layers that depend on their depth alone, as small as the budget allows.
+    """The rule with the smallest shares, depending only on layer depth, that meets the budget.
 
     Args:
         graph: of the network.
@@ -229,8 +229,8 @@ def penalised(graph: ramify.ChannelGraph, gamma: float) -> Loss:
     """The cross-entropy, with MorphNet's penalty on the norm scales by the parameters they cost.
 
     Args:
-        graph: of the network as it is; its shape says what a channel costs.
-        gamma: the weight of the penalty, in which a channel of mean cost weighs 1.
+        graph: of the current network, whose widths determine the cost of a channel.
+        gamma: the weight of the penalty; a channel of mean cost has weight 1.
 
     Returns:
         The loss, (S,).
@@ -248,7 +248,7 @@ def penalised(graph: ramify.ChannelGraph, gamma: float) -> Loss:
 def _morphed(
     seed: int, graph: ramify.ChannelGraph, optimizer: Optimizer, settings: Settings
 ) -> ramify.ChannelGraph:
-    """Cut the channels whose scale has gone, then widen all layers by one factor to the budget."""
+    """Cut the channels with a vanished scale, then widen all layers by one factor to the budget."""
     proposals = ramify.BNScale().propose(graph)
     gone = ramify.Threshold(value=-settings.zero).select(proposals)
     graph = ramify.apply(graph, [proposal.edit for proposal in gone], optimizer=optimizer)

@@ -1,4 +1,4 @@
-"""The table of a study: every arm over its seeds."""
+"""The table of a study: every arm, averaged over its seeds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         results: of the study.
 
     Returns:
-        What was done, and a table of the arms.
+        A description of the setting, and a table of the arms.
     """
     held = results[0]["settings"]
     steps = (held["rounds"] + 1) * held["epochs"]
