@@ -1,1 +1,1 @@
-"""SiDT: the dimensions of a Swin transformer, pruned (thesis of F. Xue, section 4.3)."""
+"""SiDT: pruning the dimensions of a Swin transformer (thesis of F. Xue, section 4.3)."""

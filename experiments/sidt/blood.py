@@ -33,10 +33,10 @@ class Split:
     """Images and their boxes.
 
     Attributes:
-        images: (S, 3, H, W), each channel of mean 0 and deviation 1 over the training images.
+        images: (S, 3, H, W), each channel with mean 0 and deviation 1 over the training images.
         boxes: of each image (N, 4): left, top, right, bottom, in pixels of `images`.
         labels: of each image (N,), 0 to 2.
-        listed: the list of COCO's form, in pixels of the files.
+        listed: the annotations in COCO format, in pixels of the files.
     """
 
     images: Tensor
@@ -46,24 +46,24 @@ class Split:
 
 
 class Batch(NamedTuple):
-    """Images (S, 3, H, W) and what a detector should say of them."""
+    """Images (S, 3, H, W) and the detector's target for them."""
 
     images: Tensor
     target: Target
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """The same batch on a device."""
         return Batch(self.images.to(device), Target(*(part.to(device) for part in self.target)))
 
 
 def folder() -> Path:
-    """Where the blood cells are.
+    """The folder of the blood-cell data set.
 
     Returns:
         The folder that has train.json and train/.
 
     Raises:
-        RamifyError: it is not there.
+        RamifyError: if it does not exist.
     """
     root = Path(os.environ.get(VARIABLE, ".")) / "bccd"
     if not (root / "train.json").exists():
@@ -74,15 +74,15 @@ def folder() -> Path:
 
 
 def read(root: Path, names: Sequence[str], size: tuple[int, int]) -> list[Split]:
-    """Read splits; the first one's mean and deviation serve all.
+    """Read splits, all normalized by the mean and deviation of the first.
 
     Args:
         root: folder of the data set.
-        names: of splits, such as train and test.
-        size: rows and columns to which images are resized, their boxes with them.
+        names: of the splits, such as train and test.
+        size: rows and columns to which images and boxes are resized.
 
     Returns:
-        A split a name.
+        One split per name.
     """
     splits = [_read(root, name, size) for name in names]
     deviation, mean = torch.std_mean(splits[0].images, dim=(0, 2, 3), keepdim=True)
@@ -107,21 +107,21 @@ def _read(root: Path, name: str, size: tuple[int, int]) -> Split:
 
 
 def _scale(entry: dict[str, Any], size: tuple[int, int]) -> Tensor:
-    """Pixels of the file a pixel of the image, (4,)."""
+    """Pixels of the file per pixel of the image, (4,)."""
     return torch.tensor([entry["width"] / size[1], entry["height"] / size[0]]).repeat(2)
 
 
 def batches(
     split: Split, rows: Tensor, size: int, stride: int, seed: tuple[int, int]
 ) -> Iterator[Batch]:
-    """Go once through images, shuffled, each mirrored left-right and top-bottom or not, at random.
+    """One pass over shuffled images, each mirrored left-right and top-bottom at random.
 
     Args:
         split: the images.
-        rows: those of them to go through.
-        size: images of a batch; what is left over at the end of the pass is left out.
+        rows: the indices of the images to use.
+        size: batch size; an incomplete last batch is dropped.
         stride: pixels of a cell of the detector.
-        seed: of the run, and number of the pass.
+        seed: of the run, and index of the pass.
 
     Yields:
         Batches.
@@ -145,7 +145,7 @@ def batches(
 
 
 def mirrored(boxes: Tensor, length: int, axis: int) -> Tensor:
-    """Boxes (N, 4) where their image is turned about: 0 left to right, 1 top to bottom."""
+    """Boxes (N, 4) of a mirrored image: 0 left to right, 1 top to bottom."""
     turned = boxes.clone()
     turned[:, axis], turned[:, axis + 2] = length - boxes[:, axis + 2], length - boxes[:, axis]
     return turned
@@ -156,7 +156,7 @@ def precision(split: Split, seen: Sequence[Detections]) -> dict[str, float]:
 
     Args:
         split: the images.
-        seen: what was detected in each of them.
+        seen: the detections in each image.
 
     Returns:
         "ap", mean over overlaps of 0.5 to 0.95; "ap50"; and "ap" of each class.

@@ -1,8 +1,8 @@
-r"""A Swin on CIFAR-100 by learned scores: accuracy, sizes and layers (Table 4.4, Figure 4.2).
+r"""A Swin on CIFAR-100 pruned by learned scores: accuracy, sizes, layers (Table 4.4, Figure 4.2).
 
     RAMIFY_DATA=DIR python -m experiments.sidt.classification
 
-`DIR` holds cifar100 as `ramify.data` reads it. The thesis' own sizes, for a GPU:
+`DIR` holds cifar100 in the form that `ramify.data` reads. The thesis' own sizes, for a GPU:
 
     RAMIFY_DATA=DIR python -m experiments.sidt.classification --model swin-t --classes 100 \
         --images 50000 --epochs 160 --search 160 --tune 160 --batch 256 --rate 2.5e-4 \
@@ -52,11 +52,11 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """What the command decides.
+    """The settings of the command.
 
     Attributes:
-        classes: of CIFAR-100, the first in the alphabet.
-        images: for training, the first of these classes.
+        classes: number of CIFAR-100 classes, the first in alphabetical order.
+        images: number of training images, the first of these classes.
     """
 
     epochs: int = 15
@@ -70,8 +70,8 @@ class Cifar(study.Task):
     """Some classes of CIFAR-100.
 
     Args:
-        settings: the network, the classes, and how many images.
-        device: where all happens.
+        settings: the network, the classes, and the number of images.
+        device: the device of all computations.
     """
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
@@ -83,7 +83,7 @@ class Cifar(study.Task):
         self.example = self._inputs(self.data.x_train[:1])
 
     def model(self) -> nn.Module:
-        """The Swin with fresh weights."""
+        """The Swin with newly initialized weights."""
         return Swin(self.config)
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
@@ -91,7 +91,7 @@ class Cifar(study.Task):
         return cross_entropy(model, batch)
 
     def passes(self, rows: Tensor, size: int, seed: int) -> study.Passes:
-        """Shifted and mirrored images of these rows."""
+        """Shifted and mirrored images with these indices."""
         mine = replace(self.data, x_train=self.data.x_train[rows], y_train=self.data.y_train[rows])
 
         def one(number: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -107,7 +107,7 @@ class Cifar(study.Task):
         return {"accuracy": 100 * evaluate(model, pairs)[1]}
 
     def _inputs(self, images: Tensor) -> Tensor:
-        """On the device, and as large as the network reads them."""
+        """The images on the device, in the input size of the network."""
         side = self.config.image_size
         images = images.to(self.device)
         if images.shape[2] == side:
@@ -116,14 +116,14 @@ class Cifar(study.Task):
 
 
 def some(dataset: Dataset, settings: Settings) -> Dataset:
-    """The first classes of a data set, with as many training images as the settings ask for.
+    """The first classes of a data set, with the number of training images in the settings.
 
     Args:
-        dataset: all of it.
-        settings: the numbers, and the split that judges; "val" are the training images that follow.
+        dataset: the full data set.
+        settings: the numbers, and the evaluation split; "val" uses the training images that follow.
 
     Returns:
-        The part.
+        The subset.
     """
     train, test = dataset.y_train < settings.classes, dataset.y_test < settings.classes
     x, y = dataset.x_train[train], dataset.y_train[train]
@@ -135,12 +135,12 @@ def some(dataset: Dataset, settings: Settings) -> Dataset:
 
 
 def page(results: Sequence[dict[str, Any]]) -> str:
-    """The results in the form of Table 4.4, and beside it."""
+    """The results in the form of Table 4.4, next to its values."""
     return f"{opening(results)}\n\n{tables(results, 'accuracy', PRINTED, HEADS)}\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, search, cut and tune; write results.jsonl, results.md and layers.png."""
+    """Train, search, cut and fine-tune; write results.jsonl, results.md and layers.png."""
     parser = command.options(
         "python -m experiments.sidt.classification",
         "Cut the dimensions of a Swin on CIFAR-100 by scores, learned and not.",

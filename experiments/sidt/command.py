@@ -1,4 +1,4 @@
-"""What both commands share: options, going on from what is finished, and the files written."""
+"""Common parts of both commands: options, resuming, and the files written."""
 
 from __future__ import annotations
 
@@ -18,34 +18,44 @@ from experiments.sidt.figure import layers
 
 
 def options(prog: str, text: str, usual: study.Settings) -> argparse.ArgumentParser:
-    """What a command takes; every setting of the study is an option of its name.
+    """The command-line options; every setting of the study is an option of the same name.
 
     Args:
-        prog: the command.
-        text: what it does.
-        usual: the settings where nothing is asked for.
+        prog: the name of the command.
+        text: its description.
+        usual: the default settings.
 
     Returns:
         The parser.
     """
     parser = argparse.ArgumentParser(
         prog=prog,
-        description=f"{text} What is finished stays in the folder, and the same command goes on "
-        "from it.",
+        description=f"{text} Finished parts are kept in the folder; repeat the command to resume.",
     )
     add_settings(parser, usual)
     add = parser.add_argument
     add("--arms", nargs="+", choices=list(ways.ARMS), default=list(ways.USUAL))
-    add("--gates", nargs="+", choices=list(ways.GATES), default=["both"], help="what is ranked")
+    add(
+        "--gates",
+        nargs="+",
+        choices=list(ways.GATES),
+        default=["both"],
+        help="dimensions that are scored and cut",
+    )
     add(
         "--places", nargs="+", choices=list(ways.PLACES), default=["after"],
-        help="of the score of an MLP unit: after the activation, or before it as in the thesis",
+        help="place of an MLP unit's score: after the activation, or before it as in the thesis",
     )  # fmt: skip
-    add("--of", choices=ways.MEASURES, default=ways.MEASURES[0], help="what a share is cut of")
-    add("--ratios", nargs="+", type=float, help="the shares")
+    add(
+        "--of",
+        choices=ways.MEASURES,
+        default=ways.MEASURES[0],
+        help="whether a share is of the dimensions or of all parameters",
+    )
+    add("--ratios", nargs="+", type=float, help="shares to cut")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--out", type=Path, default=Path("runs") / prog.rpartition(" ")[2])
     return parser
 
@@ -57,13 +67,13 @@ def follow(
     ratios: Sequence[float],
     page: Callable[[Sequence[dict[str, Any]]], str],
 ) -> None:
-    """Run what is not in results.jsonl yet, then write results.md and layers.png.
+    """Run everything that results.jsonl does not contain yet, then write results.md and layers.png.
 
     Args:
         parser: of the command.
         arguments: of the command line.
-        make: settings by name, device -> what is learned.
-        ratios: shares to cut where none are asked for; the first two are drawn.
+        make: (settings by name, device) -> task.
+        ratios: default shares to cut; the first two are drawn.
         page: results -> Markdown.
     """
     chosen = vars(parser.parse_args(arguments))
@@ -99,7 +109,7 @@ def follow(
 
 
 def possible(task: study.Task, asked: Sequence[ways.Way], console: Console) -> list[ways.Way]:
-    """The ways whose dimensions hold as many parameters as are to go; it says which do not."""
+    """The ways whose dimensions hold enough parameters to cut; prints a message for the others."""
     known: dict[str, float] = {}
     found = []
     for way in asked:

@@ -1,9 +1,9 @@
-r"""A detector of blood cells whose Swin is cut by learned scores: box AP by COCO (Table 4.6).
+r"""A blood-cell detector whose Swin is pruned by learned scores: COCO box AP (Table 4.6).
 
     RAMIFY_DATA=DIR python -m experiments.sidt.detection
 
-`DIR/bccd` holds boxes in the form of COCO, train.json and so on, and the images in train/ and so
-on. With the Swin-T of the thesis, for a GPU:
+`DIR/bccd` holds boxes in COCO format (train.json and so on) and the images in train/ and so on.
+With the Swin-T of the thesis, for a GPU:
 
     RAMIFY_DATA=DIR python -m experiments.sidt.detection --model swin-t --height 240 \
         --epochs 150 --search 100 --tune 50 --batch 16 --rate 1e-4 --device cuda
@@ -45,10 +45,10 @@ NECKS = {"small": 48, "swin-t": 128}
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """What the command decides.
+    """The settings of the command.
 
     Attributes:
-        height: rows of the images, whose columns are a third more; those of the files are 240.
+        height: rows of the images, with a third more columns; the files have 240 rows.
     """
 
     epochs: int = 12
@@ -63,7 +63,7 @@ class BloodCells(study.Task):
 
     Args:
         settings: the network, and the size of the images.
-        device: where all happens.
+        device: the device of all computations.
     """
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
@@ -76,7 +76,7 @@ class BloodCells(study.Task):
         self.example = self.train.images[:1].to(device)
 
     def model(self) -> nn.Module:
-        """The detector with fresh weights."""
+        """The detector with newly initialized weights."""
         return SwinDetector(self.config, blood.CLASSES, NECKS[self.settings.model])
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
@@ -84,7 +84,7 @@ class BloodCells(study.Task):
         return detection_loss(model(batch.images), batch.target)
 
     def passes(self, rows: Tensor, size: int, seed: int) -> study.Passes:
-        """Mirrored images of these rows."""
+        """Mirrored images with these indices."""
 
         def one(number: int) -> Iterator[blood.Batch]:
             for batch in blood.batches(
@@ -104,13 +104,13 @@ class BloodCells(study.Task):
 
 
 def page(results: Sequence[dict[str, Any]]) -> str:
-    """The results in the form of Table 4.6: AP over overlaps, then at an overlap of 0.5."""
+    """The results in the form of Table 4.6: mean AP over overlaps, then AP at an overlap of 0.5."""
     each = (f"{name}\n\n{tables(results, key, PRINTED, HEADS)}" for key, name in NAMES.items())
     return "\n\n".join([opening(results), *each]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, search, cut and tune; write results.jsonl, results.md and layers.png."""
+    """Train, search, cut and fine-tune; write results.jsonl, results.md and layers.png."""
     parser = command.options(
         "python -m experiments.sidt.detection",
         "Cut the backbone of a detector of blood cells by scores, learned and not.",

@@ -1,4 +1,4 @@
-"""A detector without anchors on a Swin backbone: where centres are, and how far the sides of a box.
+"""An anchor-free detector on a Swin backbone: box centres, and distances to the sides of a box.
 
 Shapes: S images, K classes, C channels of the neck, H rows and W columns of cells, N boxes.
 """
@@ -24,12 +24,12 @@ BOXES = 5.0  # weight of the boxes beside the centres, as in TTFNet
 
 
 class Target(NamedTuple):
-    """What a detector should say of images.
+    """The target of a detector for a batch of images.
 
     Attributes:
         heat: 1 at the cells of centres, falling off around them, (S, K, H, W).
         sides: distances to left, top, right and bottom of the box, in pixels, (S, 4, H, W).
-        weights: what each cell's box counts for; those of one box together 1, (S, H, W).
+        weights: of each cell's box; the weights of one box sum to 1, (S, H, W).
     """
 
     heat: Tensor
@@ -38,11 +38,11 @@ class Target(NamedTuple):
 
 
 class SwinDetector(nn.Module):
-    """All stages of a Swin, added from coarse to fine, two convolutions, two heads.
+    """The stages of a Swin, added from coarse to fine, two convolutions, two heads.
 
     Args:
-        config: a ``transformers.SwinConfig``; all its stages are read, finest first.
-        classes: of objects, K.
+        config: a ``transformers.SwinConfig``; all its stages are used, finest first.
+        classes: number of object classes, K.
         width: channels of the neck, C, a multiple of 8.
 
     Raises:
@@ -67,7 +67,7 @@ class SwinDetector(nn.Module):
         nn.init.constant_(self.centers.bias, math.log(PRIOR / (1 - PRIOR)))  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What is seen at every cell, one a patch.
+        """The predictions at every cell, one cell per patch.
 
         Args:
             images: (S, 3, stride * H, stride * W).
@@ -96,18 +96,18 @@ def target(
     cells: tuple[int, int],
     stride: int,
 ) -> Target:
-    r"""What a detector should say where these boxes are.
+    r"""The target of a detector for these boxes.
 
     .. math:: G(x, y) = \exp(-(x - c_x)^2 / 2σ_x^2 - (y - c_y)^2 / 2σ_y^2), σ = 0.54 / 6 \cdot side
 
-    with the cell of the centre for (c_x, c_y); where boxes meet, the smallest is meant.
+    with the cell of the centre as (c_x, c_y); where boxes overlap, the smallest is used.
 
     Args:
         boxes: of each image (N, 4): left, top, right, bottom, in pixels.
         labels: of each image (N,), 0 to K - 1.
         classes: K.
         cells: H and W.
-        stride: pixels of a cell.
+        stride: pixels per cell.
 
     Returns:
         The target, on the device of the boxes.
@@ -120,7 +120,7 @@ def target(
 def _target(
     boxes: Tensor, labels: Tensor, classes: int, cells: tuple[int, int], stride: int
 ) -> Target:
-    """Of one image."""
+    """The target of one image."""
     middle, across, down = _grid(cells, stride, boxes.device)
     heat = boxes.new_zeros(classes, *cells)
     if not len(boxes):
@@ -147,7 +147,7 @@ def _target(
 def _grid(
     cells: tuple[int, int], stride: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Middles of the cells in pixels (2, H, W): across, down; and their columns and rows."""
+    """Cell centres in pixels (2, H, W): x, y; and their columns and rows."""
     down, across = torch.meshgrid(
         torch.arange(cells[0], device=device, dtype=torch.float32),
         torch.arange(cells[1], device=device, dtype=torch.float32),
@@ -157,7 +157,7 @@ def _grid(
 
 
 def detection_loss(found: tuple[Tensor, Tensor], wanted: Target) -> Tensor:
-    r"""One loss an image, over its number of boxes: focal loss of centres and GIoU of boxes.
+    r"""One loss per image, divided by its number of boxes: focal loss of centres and GIoU of boxes.
 
     .. math:: -\sum_{h=1} (1 - p)^2 \log p - \sum_{h<1} (1 - h)^4 p^2 \log(1 - p)
               + 5 \sum_i w_i (1 - GIoU_i)
@@ -205,7 +205,7 @@ def giou(first: Tensor, second: Tensor) -> Tensor:
 
 
 class Detections(NamedTuple):
-    """What a detector sees in one image, the surest first.
+    """The detections in one image, highest score first.
 
     Attributes:
         boxes: (N, 4), left, top, right, bottom, in pixels of the image.
@@ -219,12 +219,12 @@ class Detections(NamedTuple):
 
 
 def decode(found: tuple[Tensor, Tensor], stride: int, most: int = 100) -> list[Detections]:
-    """Boxes at the peaks of the heat: cells that no neighbour of the same class exceeds.
+    """Boxes at the peaks of the heat map: cells that no neighbour of the same class exceeds.
 
     Args:
         found: logits (S, K, H, W) and sides (S, 4, H, W).
-        stride: pixels of a cell.
-        most: boxes of an image.
+        stride: pixels per cell.
+        most: maximum number of boxes per image.
 
     Returns:
         The detections of each image.

@@ -1,4 +1,4 @@
-"""Figure 4.2: what share of its dimensions each layer keeps."""
+"""Figure 4.2: the share of dimensions that each layer keeps."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ramify.report.theme import LIGHT, canvas, themed
 
 
 def layers(results: Sequence[dict[str, Any]], ratios: Sequence[float], of: str) -> bytes:
-    """Bars of the remaining share of every layer, a panel a ratio.
+    """Bars of the remaining share of every layer, one panel per ratio.
 
     Args:
         results: of one arm.
         ratios: shares that were cut.
-        of: of what: "dimensions" or "parameters".
+        of: whether shares are of "dimensions" or "parameters".
 
     Returns:
         A PNG.

@@ -17,17 +17,17 @@ def tables(
     printed: Mapping[float, Sequence[str]],
     heads: Sequence[str],
 ) -> str:
-    """Means and deviations over seeds, a way and a ratio a row, beside what the thesis prints.
+    """Means and deviations over seeds, one row per way and ratio, next to the thesis' values.
 
     Args:
         results: of a study.
-        measure: what is shown, such as "accuracy".
+        measure: the measure to show, such as "accuracy".
         printed: share of the dimensions -> cells of the thesis' table.
-        heads: their heads.
+        heads: the column titles of these cells.
 
     Returns:
-        A table of what cuts a share of the dimensions, and one of what cuts one of the parameters,
-        which the thesis has not; those that there are.
+        A table of the ways that cut a share of the dimensions, and one of those that cut a share of
+        the parameters, which the thesis does not have; a table without rows is left out.
     """
     found = []
     for of in MEASURES:
@@ -66,7 +66,7 @@ def _table(
 
 
 def opening(results: Sequence[dict[str, Any]]) -> str:
-    """What was done, in a sentence."""
+    """The setting, in one sentence."""
     held = results[0]["settings"]
     seeds = sorted({result["seed"] for result in results})
     minutes = sum(result["seconds"] for result in results) / 60

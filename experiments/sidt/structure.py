@@ -28,14 +28,14 @@ Row = tuple[float, Cost, Cost]  # share pruned, cost of the pruned network, cost
 
 
 def sizes(config: Config, labels: int) -> list[Row]:
-    """Really prune a classifier, by one share after the other, and count.
+    """Prune a classifier by each share, and count.
 
     Args:
-        config: of a Swin; its size of images is used.
-        labels: classes.
+        config: of a Swin; its image size is used.
+        labels: number of classes.
 
     Returns:
-        A row for no prune and for each of `SHARES`.
+        One row for the unpruned network and one for each of `SHARES`.
     """
     config.num_labels = labels
     model = SwinForImageClassification(config).eval()
@@ -55,7 +55,7 @@ def plain(cost: Cost) -> int:
 
 
 def remaining(config: Config, table: str, share: float) -> tuple[float, float]:
-    """The ρ that would give what a table prints, by its parameters and by its FLOPS.
+    """The values of ρ that would give a table's parameters and FLOPS.
 
     Args:
         config: of Swin-T.
@@ -63,7 +63,7 @@ def remaining(config: Config, table: str, share: float) -> tuple[float, float]:
         share: row of the table.
 
     Returns:
-        Two numbers, the same if every layer kept the same share.
+        Two values, which are equal if every layer kept the same share.
     """
     printed = PRINTED[table][share]
     full, none = (table_cost(config, CLASSES[table], gone) for gone in (0.0, 1.0))
@@ -72,7 +72,7 @@ def remaining(config: Config, table: str, share: float) -> tuple[float, float]:
 
 
 def size_table(config: Config, rows: Sequence[Row]) -> str:
-    """Sizes beside the thesis', as Markdown."""
+    """Sizes next to those of the thesis, as Markdown."""
     lines = [
         "| pruned | parameters, M | MACs, G | off the formula | Table 4.4 | its ρ | Table 4.5 "
         "| its ρ |",

@@ -1,7 +1,7 @@
-"""Train a network with a Swin in it, search, cut, tune: Figure 4.1 of the thesis, for any task.
+"""Train a network with a Swin, search, cut, fine-tune: Figure 4.1 of the thesis, for any task.
 
-Every stage that many arms share stays in the folder of results, so that a command which was
-stopped goes on from it.
+Stages that several arms share are saved in the results folder, so that a stopped command can
+resume from them.
 
 Shapes: W dimensions of a group.
 """
@@ -43,15 +43,15 @@ Scores = Mapping[str, Tensor]  # group -> (W,)
 
 @dataclass(frozen=True)
 class Settings:
-    """What a command decides; the schedule of every stage is a cosine that falls to 0.
+    """The settings of a command; every stage has a cosine schedule that falls to 0.
 
     Attributes:
         model: "small", or "swin-t" for the sizes of the thesis.
-        split: which images judge: "test", or "val" for choosing settings.
+        split: the evaluation images: "test", or "val" for choosing settings.
         epochs: of the full network.
-        search: epochs of the search, each as long as half the training images are.
-        tune: epochs after the cut.
-        batch: images of a step; the search takes two such batches a step.
+        search: epochs of the search, each over half of the training images.
+        tune: epochs of fine-tuning after the cut.
+        batch: images per step; the search uses two such batches per step.
         rate: learning rate of weights.
         decay: weight decay.
         alpha: learning rate of the scores, by Adam.
@@ -60,7 +60,7 @@ class Settings:
         beta: β of RARTS.
 
     Raises:
-        RamifyError: the split is another.
+        RamifyError: if the split is neither of these.
     """
 
     model: str = "small"
@@ -85,9 +85,9 @@ class Task(ABC):
     """A network, its data and its measure.
 
     Attributes:
-        count: training samples.
+        count: number of training samples.
         example: an input to trace with, on the device.
-        device: where all happens.
+        device: the device of all computations.
         settings: what to do.
     """
 
@@ -98,23 +98,23 @@ class Task(ABC):
 
     @abstractmethod
     def model(self) -> nn.Module:
-        """A network with fresh weights."""
+        """A network with newly initialized weights."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """One loss a sample, (S,)."""
+        """One loss per sample, (S,)."""
 
     @abstractmethod
     def passes(self, rows: Tensor, size: int, seed: int) -> Passes:
-        """Batches of `size` of these training samples, on the device, for any pass over them."""
+        """Batches of `size` of these training samples on the device, for any pass over them."""
 
     @abstractmethod
     def judge(self, model: nn.Module) -> dict[str, float]:
-        """How good a network is, in evaluation mode."""
+        """The evaluation of a network, in evaluation mode."""
 
 
 class Stage(NamedTuple):
-    """A network after a stage, its scores where it was searched, and how good it is."""
+    """A network after a stage, its scores if it was searched, and its evaluation."""
 
     model: nn.Module
     scores: Scores
@@ -125,15 +125,15 @@ def swin_config(shapes: Mapping[str, Mapping[str, Any]], model: str, **more: Any
     """The configuration of a Swin.
 
     Args:
-        shapes: what each model has that Swin-T has not.
+        shapes: the settings of each model that differ from Swin-T.
         model: one of them.
-        **more: what all have.
+        **more: settings of all models.
 
     Returns:
         A `transformers.SwinConfig`.
 
     Raises:
-        RamifyError: there is no such model.
+        RamifyError: if there is no such model.
     """
     if model not in shapes:
         raise ramify.RamifyError(f"unknown model {model!r}: give one of {', '.join(shapes)}.")
@@ -141,17 +141,17 @@ def swin_config(shapes: Mapping[str, Mapping[str, Any]], model: str, **more: Any
 
 
 def run(task: Task, seed: int, way: Way, keep: Path) -> dict[str, Any]:
-    """One network, cut and tuned.
+    """One network, cut and fine-tuned.
 
     Args:
-        task: what is learned.
-        seed: of the first weights, the order of the samples, their halves and random scores.
+        task: the learning task.
+        seed: of the initial weights, the order of the samples, their halves and random scores.
         way: how to cut it.
-        keep: folder for the stages that ways share, all of one task and settings.
+        keep: folder for the stages that ways share, all of one task with the same settings.
 
     Returns:
-        How good it is before the search, after it, after the cut and after tuning; parameters,
-        MACs of one sample, and how many of each layer's dimensions are left, of how many.
+        Its evaluation before the search, after it, after the cut and after fine-tuning; parameters,
+        MACs of one sample, and for each layer the number of remaining and of all dimensions.
     """
     started = time.monotonic()
     before, searched = stages(task, seed, way, keep)
@@ -180,17 +180,17 @@ def run(task: Task, seed: int, way: Way, keep: Path) -> dict[str, Any]:
 def cut_down(
     task: Task, graph: ramify.ChannelGraph, way: Way, learned: Scores, seed: int
 ) -> ramify.ChannelGraph:
-    """Cut a network as a way says; each layer keeps one dimension at least.
+    """Cut a network in the given way; each layer keeps at least one dimension.
 
     Args:
-        task: what is learned.
+        task: the learning task.
         graph: of the network.
-        way: how.
-        learned: what the search left, where it was one.
-        seed: of draws, and of the samples that `ramify.cut` looks at.
+        way: how to cut it.
+        learned: the result of the search, if there was one.
+        seed: of random scores, and of the samples that `ramify.cut` uses.
 
     Returns:
-        The graph of what is left.
+        The graph of the remaining network.
     """
     params = round((1 - way.ratio) * graph_cost(graph).params)
     if way.arm == "cut":
@@ -218,11 +218,11 @@ def cut_down(
 
 
 def most(task: Task, gates: str) -> float:
-    """The largest share of all parameters that goes when each of these layers keeps a dimension.
+    """The largest share of all parameters that can be cut if each layer keeps one dimension.
 
     Args:
-        task: what is learned.
-        gates: which dimensions, as a `Way` says.
+        task: the learning task.
+        gates: the kind of dimensions, as in `Way`.
 
     Returns:
         The share.
@@ -238,16 +238,16 @@ def most(task: Task, gates: str) -> float:
 
 
 def ranked(graph: ramify.ChannelGraph, way: Way, learned: Scores, seed: int) -> Scores:
-    """What an arm ranks the dimensions by: learned scores, L1 norms, or draws.
+    """The values by which an arm ranks the dimensions: learned scores, L1 norms, or random draws.
 
     Args:
         graph: of the network.
         way: of the arm.
-        learned: what the search left, where it was one.
-        seed: of the draws.
+        learned: the result of the search, if there was one.
+        seed: of the random draws.
 
     Returns:
-        Group -> (W,); the smallest absolute values go first.
+        Group -> (W,); the smallest absolute values are cut first.
     """
     if way.arm in SEARCHED:
         return learned
@@ -260,16 +260,16 @@ def ranked(graph: ramify.ChannelGraph, way: Way, learned: Scores, seed: int) -> 
 
 
 def stages(task: Task, seed: int, way: Way, keep: Path) -> tuple[dict[str, float], Stage]:
-    """The network that is cut, as kept or made now.
+    """The network to be cut, loaded or trained now.
 
     Args:
-        task: what is learned.
+        task: the learning task.
         seed: of the run.
-        way: how it is cut.
+        way: how to cut it.
         keep: folder of the stages.
 
     Returns:
-        How good the full network is before any search, and what it became.
+        The evaluation of the full network before any search, and the network to be cut.
     """
     settings, kind = task.settings, way.stage
 
@@ -312,7 +312,7 @@ def _part(tensors: Scores, start: str) -> dict[str, Tensor]:
 
 
 def train(task: Task, model: nn.Module, epochs: int, seed: int, batch: int) -> None:
-    """Train on all samples by AdamW, at a rate that falls to 0."""
+    """Train on all samples with AdamW and a learning rate that falls to 0."""
     if not epochs:
         return
     plan = Training(epochs, "adamw", task.settings.rate, weight_decay=task.settings.decay)
@@ -330,14 +330,14 @@ def _factor(plan: Training, begun: int, total: int, step: int) -> float:
 
 
 def search(task: Task, model: nn.Module, way: Way, seed: int, checkpoint: Path) -> Scores:
-    """Learn scores of the dimensions beside the weights, then fold them in.
+    """Learn scores of the dimensions together with the weights, then fold them in.
 
     Args:
-        task: what is learned.
-        model: a trained network; it goes on from there.
+        task: the learning task.
+        model: a trained network, which is trained further.
         way: whose arm is one of `SEARCHED`.
         seed: of the halves and the order of their samples.
-        checkpoint: a file to go on from; it is gone at the end.
+        checkpoint: a file to resume from; it is deleted at the end.
 
     Returns:
         Group -> scores (W,).

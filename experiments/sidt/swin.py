@@ -1,4 +1,4 @@
-"""What SiDT prunes in a Swin transformer of `transformers`, and what its Table 4.3 says of it.
+"""The parts of a `transformers` Swin that SiDT prunes, and the formulas of its Table 4.3.
 
 Letters, as in the table: `n` tokens, `d` width of the stream, `h` heads, `M` side of a window,
 `d_m` hidden units of the MLP, `ρ` the share of dimensions that remain, `W` dimensions of a group.
@@ -31,8 +31,8 @@ class Block:
         width: d, of the stream.
         heads: h.
         window: M, the side of a window.
-        table: rows of the table of relative positions, (2M - 1)² of the configured M.
-        head_dim: what each head has of q, of k and of v: d/h, and ρd/h after pruning.
+        table: rows of the table of relative positions, (2M - 1)² for the configured M.
+        head_dim: dimensions of q, k and v in each head: d/h, and ρd/h after pruning.
         hidden: d_m, and ρd_m after pruning.
     """
 
@@ -46,7 +46,7 @@ class Block:
 
     @property
     def attention(self) -> Cost:
-        """W-MSA: 4ρd² weights, 4ρnd² + 2ρnM²d MACs; and biases and the table, which O() omits."""
+        """W-MSA: 4ρd² weights, 4ρnd² + 2ρnM²d MACs; plus biases and the table, which O() omits."""
         inner, biases = self.heads * self.head_dim, 3 * self.heads * self.head_dim + self.width
         linear = 4 * self.tokens * self.width * inner
         products = 2 * self.tokens * self.window**2 * inner
@@ -55,13 +55,13 @@ class Block:
 
     @property
     def mlp(self) -> Cost:
-        """MLP: 2ρd·d_m weights and 2ρnd·d_m MACs; and biases."""
+        """MLP: 2ρd·d_m weights and 2ρnd·d_m MACs; plus biases."""
         weights = 2 * self.width * self.hidden
         return _cost(weights + self.hidden + self.width, linear=self.tokens * weights)
 
     @property
     def norms(self) -> Cost:
-        """Two layer norms, which are not pruned: three passes over the entries each."""
+        """Two layer norms, which are not pruned, with three passes over the entries each."""
         return _cost(4 * self.width, norm=6 * self.tokens * self.width)
 
     def pruned(self, share: float) -> Block:
@@ -71,7 +71,7 @@ class Block:
 
 
 def left(width: int, share: float) -> int:
-    """How many of `width` dimensions remain when a share is pruned."""
+    """The number of `width` dimensions that remain when a share is pruned."""
     return width - round(share * width)
 
 
@@ -102,7 +102,7 @@ def blocks(config: Config) -> list[Block]:
 
 
 def rest(config: Config, labels: int) -> Cost:
-    """All that SiDT does not prune, but the blocks' norms: patches, mergers, last norm, classifier.
+    """All unpruned parts except the blocks' norms: patches, mergers, last norm, classifier.
 
     Args:
         config: of the model.
@@ -127,14 +127,14 @@ def rest(config: Config, labels: int) -> Cost:
 
 
 def table_cost(config: Config, labels: int, share: float = 0.0) -> Cost:
-    """What the formulas say of a classifier without a share of its dimensions, for one image."""
+    """The cost by the formulas of a classifier without a share of its dimensions, for one image."""
     parts = [block.pruned(share) for block in blocks(config)]
     each = [cost for part in parts for cost in (part.attention, part.mlp, part.norms)]
     return added(rest(config, labels), *each)
 
 
 def added(*costs: Cost) -> Cost:
-    """Costs together, kind by kind."""
+    """The sum of costs, by kind."""
     kinds: dict[str, int] = defaultdict(int)
     for cost in costs:
         for kind, macs in cost.by_kind.items():
@@ -143,19 +143,19 @@ def added(*costs: Cost) -> Cost:
 
 
 def swin_blocks(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """(name, module) of every Swin block, wherever in the model."""
+    """(name, module) of every Swin block anywhere in the model."""
     return ((name, part) for name, part in model.named_modules() if isinstance(part, SwinLayer))
 
 
 def dimensions(graph: ramify.ChannelGraph, gates: str = "both") -> list[ramify.ChannelGroup]:
-    """The groups that SiDT scores: of each block the q/k/v dimensions of heads, and the MLP units.
+    """The groups that SiDT scores: the q/k/v head dimensions and the MLP units of each block.
 
     Args:
         graph: of a model with Swin blocks.
-        gates: "qkv" or "mlp" for one kind alone.
+        gates: "qkv" or "mlp" for only one kind.
 
     Returns:
-        Two groups a block, or one.
+        Two groups per block, or one.
     """
     names = {"qkv": "attention.q_proj", "mlp": "mlp.fc1"}
     asked = names.values() if gates == "both" else [names[gates]]
@@ -163,7 +163,7 @@ def dimensions(graph: ramify.ChannelGraph, gates: str = "both") -> list[ramify.C
 
 
 def widths(model: nn.Module) -> dict[str, int]:
-    """What every Swin block has now of what SiDT scores: dimensions of a head, units of the MLP."""
+    """The present widths of every Swin block: dimensions of a head, units of the MLP."""
     found = {}
     for name, block in swin_blocks(model):
         rows = block.attention.q_proj.out_features
@@ -173,12 +173,12 @@ def widths(model: nn.Module) -> dict[str, int]:
 
 
 def goals(graph: ramify.ChannelGraph, share: float) -> dict[str, int]:
-    """Group -> how many of its dimensions remain when a share of every block's is pruned."""
+    """Group -> the number of its dimensions that remain when a share of every block is pruned."""
     return {group.name: left(group.width, share) for group in dimensions(graph)}
 
 
 def prunes(graph: ramify.ChannelGraph, widths: Mapping[str, int]) -> list[ramify.Prune]:
-    """Prunes that bring groups to widths, the dimensions of the smallest weights first.
+    """Prunes that reduce groups to given widths, the dimensions with the smallest weights first.
 
     Args:
         graph: of a model with Swin blocks.
@@ -196,7 +196,7 @@ def prunes(graph: ramify.ChannelGraph, widths: Mapping[str, int]) -> list[ramify
 
 
 def weight_norms(graph: ramify.ChannelGraph) -> dict[str, Tensor]:
-    """The L1 norm of each dimension's weights over the mean of its group, by group: (W,)."""
+    """The L1 norm of each dimension's weights divided by the mean of its group, by group: (W,)."""
     norms = {group.name: torch.zeros(group.width) for group in dimensions(graph)}
     for proposal in ramify.L1().propose(graph, _unasked, []):
         edit = proposal.edit
@@ -206,7 +206,7 @@ def weight_norms(graph: ramify.ChannelGraph) -> dict[str, Tensor]:
 
 
 def _unasked(model: nn.Module, batch: Any) -> Tensor:
-    """A loss for methods that look at weights alone."""
+    """A loss for methods that use only weights."""
     return torch.zeros(0)
 
 

@@ -1,4 +1,4 @@
-"""How a network is cut: by what scores, on which dimensions, how much."""
+"""How a network is cut: by which scores, on which dimensions, how much."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Way:
     Attributes:
         arm: one of `ARMS`, or `FULL`.
         ratio: the share to cut.
-        of: of what: "dimensions", of those that are ranked, or "parameters", of the whole network.
-        gates: which dimensions are ranked and cut: of "mlp", "qkv", or "both".
-        place: where the score of an MLP unit stands: "after" the activation, or "before" it.
+        of: whether the share is of the ranked "dimensions" or of all "parameters" of the network.
+        gates: which dimensions are ranked and cut: "mlp", "qkv", or "both".
+        place: the place of the score of an MLP unit: "after" the activation, or "before" it.
     """
 
     arm: str
@@ -42,13 +42,13 @@ class Way:
 
     @property
     def title(self) -> str:
-        """In words, but for how much."""
+        """The way in words, without its ratio."""
         arm = "not cut" if self.arm == FULL else ARMS[self.arm]
         return f"{arm}{GATES[self.gates]}{PLACES[self.place]}"
 
     @property
     def stage(self) -> str:
-        """A name for the network that is cut, which ways of one search share."""
+        """The name of the network to be cut, which all ways of one search share."""
         if self.arm not in SEARCHED:
             return FULL
         other = (self.gates, self.place) != (Way.gates, Way.place)
@@ -56,18 +56,18 @@ class Way:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """For rows of a table."""
+        """The sort key for table rows."""
         arms = [FULL, *ARMS].index(self.arm)
         return arms, list(GATES).index(self.gates), list(PLACES).index(self.place)
 
 
 def way_of(result: Mapping[str, Any]) -> Way:
-    """That of a result; those from before there were choices had the usual ones."""
+    """The way of a result; older results without these entries have the defaults."""
     return Way(**{f.name: result[f.name] for f in fields(Way) if f.name in result})
 
 
 def as_row(way: Way) -> dict[str, Any]:
-    """What a result says of its way."""
+    """The entries of a result that describe its way."""
     return asdict(way)
 
 
@@ -78,10 +78,10 @@ def every(
     gates: Sequence[str] = ("both",),
     places: Sequence[str] = ("after",),
 ) -> list[Way]:
-    """The network that is not cut, and all that was asked for, each once.
+    """The uncut network and all requested ways, each once.
 
-    The place says something of searches with gates on MLP units alone: before the activation or
-    after it, that of q, k and v is the same function.
+    The place matters only for searches with gates on MLP units: for q, k and v both places
+    give the same function.
 
     Args:
         arms: some of `ARMS`.

@@ -1,1 +1,1 @@
-"""Theorems of the papers, each held against numbers; see README.md."""
+"""Numerical checks of the papers' theorems; see README.md."""

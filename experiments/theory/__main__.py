@@ -1,4 +1,4 @@
-"""The command; `python -m experiments.theory --help`."""
+"""The command line; see `python -m experiments.theory --help`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from experiments.theory.table import page
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command decides.
+    """The settings of the command.
 
     Attributes:
-        places: where the mass of a particle can go, an odd number.
-        draws: networks on which the lemma is checked.
-        splits: at most, on the way to a small loss.
-        chains: independent runs of RARTS at each learning rate.
-        steps: of a run at the largest learning rate.
+        places: number of positions for the mass of a particle, odd.
+        draws: number of networks on which the lemma is checked.
+        splits: maximum number of splits on the way to a small loss.
+        chains: number of independent runs of RARTS at each learning rate.
+        steps: number of steps of a run at the largest learning rate.
     """
 
     places: int = 81
@@ -38,7 +38,7 @@ class Settings:
 
 
 def parts(settings: Settings) -> dict[str, Callable[[], Any]]:
-    """What is computed, by name."""
+    """The parts to compute, by name."""
     return {
         "particles": lambda: particles.study(settings.places),
         "neurons": lambda: neurons.study(settings.draws, settings.splits),
@@ -47,12 +47,12 @@ def parts(settings: Settings) -> dict[str, Callable[[], Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compute what is not there yet, and write results.md and figure.png."""
+    """Compute the missing parts, and write results.md and figure.png."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.theory",
         description="S2D Theorem 2.5, S3D Lemma 3.2 and Theorem 3.4, RARTS Corollary 2.8.",
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/theory"), help="a folder")
+    parser.add_argument("--out", type=Path, default=Path("runs/theory"), help="output folder")
     add_settings(parser, Settings())
     chosen = vars(parser.parse_args(arguments))
     out = chosen.pop("out")

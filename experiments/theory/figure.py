@@ -1,4 +1,4 @@
-"""The figure of the theorems: a panel each."""
+"""The figure of the theorems, with one panel each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def figure(found: Mapping[str, Any]) -> Figure:
     """Four panels.
 
     Args:
-        found: what each part of the command found.
+        found: the results of each part of the command.
 
     Returns:
         The figure.

@@ -1,9 +1,9 @@
-r"""S3D, Lemma 3.2 and Theorem 3.4: what splitting matrices say of the loss, and how many neurons.
+r"""S3D, Lemma 3.2 and Theorem 3.4: the loss bound by splitting matrices, number of neurons.
 
 The network is :math:`f(x) = \sum_i w_i σ(⟨θ_i, x⟩)` with :math:`σ(z) = z^2 / 2 + 0.3 \sin z`, whose
-second derivative is at least h = 0.7, and the loss half of the squared error, as in Assumption 3.1.
-The theorem lets any neuron with w² ≥ 1 be split. The one of the largest gain is the one of the
-largest weight, which a negative triplet doubles; so one of the smallest weight is split here.
+second derivative is at least h = 0.7, and the loss is half the squared error, as in Assumption 3.1.
+The theorem allows splitting any neuron with w² ≥ 1. The neuron with the largest gain has the
+largest weight, which a negative triplet doubles; so here one with the smallest weight is split.
 
 Shape letters: `S` points, `D` inputs, `W` neurons.
 """
@@ -68,7 +68,7 @@ def loss_of(net: Network, data: Data) -> float:
 
 
 def data_of(seed: int) -> Data:
-    """Normal inputs (S, D) and normal outputs (S, 1)."""
+    """Normally distributed inputs (S, D) and outputs (S, 1)."""
     generator = stream(seed, "points")
     shapes = (POINTS, INPUTS), (POINTS, 1)
     x, y = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
@@ -88,14 +88,14 @@ def radii(net: Network, data: Data) -> Tensor:
 
 
 def bound(net: Network, data: Data) -> float:
-    """What Lemma 3.2 says that the mean squared error is at most, by its best neuron."""
+    """The bound of Lemma 3.2 on the mean squared error, from its best neuron."""
     alpha = POINTS / (INPUTS * CURVED**2 * least_eigenvalue(data[0]))
     smallest = (radii(net, data) / net.out.weight.detach()[0]).square().min()
     return alpha * float(smallest)
 
 
 def lemma(seed: int, draws: int) -> list[tuple[float, float]]:
-    """The mean squared error of drawn networks, and the lemma's bound on it."""
+    """The mean squared error of random networks, and the lemma's bound on it."""
     generator, data, found = stream(seed, "networks"), data_of(seed), []
     for draw in range(draws):
         width = 1 + draw % 8
@@ -107,7 +107,7 @@ def lemma(seed: int, draws: int) -> list[tuple[float, float]]:
 
 
 def settle(net: Network, data: Data) -> None:
-    """Parametric updates: L-BFGS with a line search on θ alone, which does not raise the loss."""
+    """Parametric updates: L-BFGS with a line search on θ only, which does not raise the loss."""
     optimizer = torch.optim.LBFGS(
         [net.hidden.weight], max_iter=INNER, line_search_fn="strong_wolfe"
     )
@@ -122,23 +122,23 @@ def settle(net: Network, data: Data) -> None:
 
 
 def _chosen(proposals: Sequence[Proposal], net: Network) -> Split:
-    """Of the neurons with w² ≥ 1 one of the smallest |w|, and of those the one that gains most."""
+    """The neuron with the smallest |w| among those with w² ≥ 1; the largest gain breaks ties."""
     weights = net.out.weight.detach()[0].abs()
     edits = [proposal.edit for proposal in proposals if isinstance(proposal.edit, Split)]
     return min((e for e in edits if weights[e.channel] >= 1), key=lambda e: weights[e.channel])
 
 
 def descent(seed: int, splits: int, training: bool) -> dict[str, Any]:
-    """Triplet splits of one neuron after the other, from one neuron on.
+    """Triplet splits of one neuron at a time, starting from one neuron.
 
     Args:
-        seed: of data and first neuron.
-        splits: at most.
+        seed: of the data and the first neuron.
+        splits: their maximum number.
         training: update θ between the splits.
 
     Returns:
-        `neurons` and `loss` before the first split and after each; `share`, of each split its
-        decrease over the theorem's ε²κρ/4; `allowed`, the theorem's neurons for each of `GOALS`.
+        `neurons` and `loss` before the first split and after each; `share`, the decrease by each
+        split over the theorem's ε²κρ/4; `allowed`, the theorem's neurons for each of `GOALS`.
     """
     generator, data = stream(seed, "first"), data_of(seed)
     theta = torch.randn(1, INPUTS, generator=generator, dtype=torch.float64) / 2
@@ -169,7 +169,7 @@ def descent(seed: int, splits: int, training: bool) -> dict[str, Any]:
 
 
 def study(draws: int, splits: int) -> dict[str, Any]:
-    """The lemma on drawn networks, and the theorem with and without training."""
+    """The lemma on random networks, and the theorem with and without training."""
     return {
         "lemma": lemma(0, draws),
         "trained": descent(0, splits, training=True),

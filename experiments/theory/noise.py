@@ -1,7 +1,7 @@
-r"""RARTS thesis, Corollary 2.8: RARTS by stochastic gradients, on the solvable model.
+r"""RARTS thesis, Corollary 2.8: RARTS with stochastic gradients on the solvable model.
 
 Each sample adds terms linear in w, u and α of mean zero to the Lagrangian of Example 2.4, so that
-L, μ, M and C of the corollary are numbers. Each chain sees samples of its own.
+L, μ, M and C of the corollary are known. Each chain sees its own samples.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class Chains(nn.Module):
 
 
 def loss(model: nn.Module, batch: tuple[str, Tensor]) -> Tensor:
-    """What the searcher minimises."""
+    """The loss that the searcher minimises."""
     value: Tensor = model(*batch)
     return value
 
 
 def hessian() -> Tensor:
-    """Of the Lagrangian, in the order of the steps: w, u, α."""
+    """The Hessian of the Lagrangian, in the order of the steps: w, u, α."""
     rows = [[2 * LAM + BETA, -BETA, -2 * LAM], [-BETA, BETA, 1.0], [-2 * LAM, 1.0, 2 * LAM]]
     return torch.tensor(rows, dtype=torch.float64)
 
@@ -58,7 +58,7 @@ def noise_matrix() -> Tensor:
 
 
 def after_earlier(rate: float) -> Tensor:
-    """What makes the gradients of the three steps of those at their common start."""
+    """The map from the gradients at the common start to the gradients of the three steps."""
     below = torch.tril(hessian(), -1)
     return torch.linalg.inv(torch.eye(3, dtype=torch.float64) + rate * below)
 
@@ -76,7 +76,7 @@ def constants(rate: float) -> dict[str, float]:
 
 
 def largest_rate() -> float:
-    """The largest that the corollary allows: min(1/3L, 1/4CL), C itself by the rate."""
+    """The largest learning rate of the corollary: min(1/3L, 1/4CL), where C depends on the rate."""
     rate = 1 / (3 * constants(0.0)["L"])
     for _ in range(50):
         held = constants(rate)
@@ -85,7 +85,7 @@ def largest_rate() -> float:
 
 
 def floor(rate: float) -> float:
-    """The expected gap in the end, exactly: by the stationary covariance of the iteration."""
+    """The exact expected final gap, from the stationary covariance of the iteration."""
     moved = rate * after_earlier(rate)
     step = torch.eye(3, dtype=torch.float64) - moved @ hessian()
     driven = (moved @ noise_matrix() @ moved.T).flatten()
@@ -123,8 +123,8 @@ def study(chains: int, steps: int) -> list[dict[str, Any]]:
     """Runs at several learning rates.
 
     Args:
-        chains: independent runs of each.
-        steps: of each at the largest rate; at a smaller one as many more.
+        chains: number of independent runs of each.
+        steps: of each run at the largest rate; smaller rates take proportionally more.
 
     Returns:
         By rate: `curve` of the gap, its mean over the last half (`end`), the exact `floor`, the

@@ -2,8 +2,8 @@ r"""S2D, Theorem 2.5: splitting is steepest descent over distributions of neuron
 
 Neurons are particles θ on a line, the network is their mean, :math:`f_ρ(x) = E_ρ e^{-(θ x)^2 / 2}`,
 and a distribution within ε of ρ in the ∞-Wasserstein metric puts each particle's mass anywhere in
-[θ - ε, θ + ε]. With a squared error the best of them is the solution of a convex problem, found
-here by nonnegative least squares on a grid, which knows nothing of splits.
+[θ - ε, θ + ε]. With a squared error the best of them solves a convex problem, here by
+nonnegative least squares on a grid, without using splits.
 
 Shape letters: `S` points, `N` particles, `K` places of the grid.
 """
@@ -55,12 +55,12 @@ def values(particles: Numbers) -> Numbers:
 
 
 def residual(particles: Numbers) -> Numbers:
-    """What the mean of the particles is off by, (S,)."""
+    """The error of the mean of the particles, (S,)."""
     return values(particles).mean(1) - values(TRUE).mean(1)
 
 
 def loss_and_gradient(particles: Numbers) -> tuple[float, Numbers]:
-    """The mean squared error, and its gradient to each particle, (N,)."""
+    """The mean squared error, and its gradient with respect to each particle, (N,)."""
     off = residual(particles)
     slopes = -values(particles) * np.multiply.outer(POINTS**2, particles) / len(particles)
     return float(off @ off) / len(POINTS), 2 * off @ slopes / len(POINTS)
@@ -80,7 +80,7 @@ def steepest(particles: Numbers, radius: float, places: int) -> float:
     Args:
         particles: (N,), of equal mass.
         radius: ε.
-        places: K, of the grid for each particle; odd, so that staying is one of them.
+        places: K, of the grid for each particle; odd, so that the particle's own place is included.
 
     Returns:
         The decrease.
@@ -103,14 +103,14 @@ def squared_error(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def split(particles: Numbers, radius: float) -> tuple[float, float]:
-    """What Ramify's splits of all particles of negative index do.
+    """The effect of Ramify's splits of all particles with a negative index.
 
     Args:
         particles: (N,), at a local optimum.
         radius: ε.
 
     Returns:
-        The decrease of the loss as measured, and the theorem's, -ε²/2 Σ min(λ, 0).
+        The measured decrease of the loss, and the theorem's, -ε²/2 Σ min(λ, 0).
     """
     net = Mean(particles)
     x = torch.from_numpy(POINTS)[:, None]

@@ -12,7 +12,7 @@ def page(found: Mapping[str, Any]) -> str:
     """results.md.
 
     Args:
-        found: what each part of the command found.
+        found: the results of each part of the command.
 
     Returns:
         Markdown.

@@ -1,1 +1,1 @@
-"""DGCNN on parametric shapes: results and the commands that gave them."""
+"""DGCNN on parametric shapes: results and their commands."""

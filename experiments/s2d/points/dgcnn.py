@@ -18,16 +18,16 @@ TOGETHER = 8  # points of each cloud whose distances are computed at once
 
 
 def nearest(points: Tensor, metric: Tensor, neighbours: int) -> Tensor:
-    r"""The nearest points of every point, itself among them.
+    r"""The nearest points of every point, including itself.
 
     .. math:: d_{ij} = \sum_c m_c (x_{ic} - x_{jc})^2
 
-    A few points at a time, because the S × P × P × C differences of all would be too large to hold.
+    Computed for a few points at a time: all S × P × P × C differences would not fit in memory.
 
     Args:
         points: (S, P, C).
-        metric: what each channel counts for, (C,); ones are the plain distance.
-        neighbours: how many, N.
+        metric: the weight of each channel, (C,); ones give the plain distance.
+        neighbours: their number, N.
 
     Returns:
         Indices (S, P, N), nearest first.
@@ -45,12 +45,12 @@ class EdgeConv(nn.Module):
     .. math:: y_i = \max_{j \in N(i)} \mathrm{lrelu}(\mathrm{bn}(W [x_j - x_i, x_i]))
 
     The metric of the neighbourhood is a buffer of ones that reads the channels as W does: when a
-    channel splits, its copies divide what it counts for among them, and the graph stays as it was.
+    channel splits, its copies share its weight, and the graph does not change.
 
     Args:
-        in_channels: channels that come in.
-        out_channels: channels that go out.
-        neighbours: neighbours of a point, N, itself among them.
+        in_channels: input channels.
+        out_channels: output channels.
+        neighbours: neighbours of a point, N, including itself.
     """
 
     metric: Tensor
@@ -63,7 +63,7 @@ class EdgeConv(nn.Module):
         self.register_buffer("metric", torch.ones(in_channels))
 
     def reset_parameters(self) -> None:
-        """Let every channel count alike."""
+        """Give every channel the same weight."""
         nn.init.ones_(self.metric)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -79,14 +79,14 @@ class EdgeConv(nn.Module):
 
 
 class DGCNN(nn.Module):
-    """Four EdgeConv layers, all joined into one embedding, its maximum and mean, three linears.
+    """Four EdgeConv layers, joined into one embedding, its maximum and mean, three linear layers.
 
     Args:
         in_channels: coordinates of a point.
         classes: number of classes, K.
         width: channels of each EdgeConv layer; None is the usual 64, 64, 128, 256. The embedding
-            and the hidden layers shrink alike: 16, 8 and 4 times the width of the first.
-        neighbours: neighbours of a point, itself among them.
+            and the hidden layers scale with it: 16, 8 and 4 times the width of the first layer.
+        neighbours: neighbours of a point, including itself.
 
     Source: Y. Wang and others, "Dynamic graph CNN for learning on point clouds", 2019, the network
     for classification.

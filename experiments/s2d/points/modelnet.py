@@ -1,6 +1,6 @@
 """ModelNet40 in the HDF5 files of PointNet: 2,048 points on the surface of each of 40 objects.
 
-By the command: ``--data experiments.s2d.points.modelnet:load``.
+On the command line: ``--data experiments.s2d.points.modelnet:load``.
 
 Shapes: N clouds, P points in a cloud.
 """
@@ -33,12 +33,12 @@ CLASSES = tuple(
 def load() -> Dataset:
     """Read the official training and test split.
 
-    The folder that RAMIFY_DATA names holds ``modelnet40_ply_hdf5_2048/`` (or ``modelnet40/``) as it
-    was unpacked: ``train_files.txt`` and ``test_files.txt``, which list the HDF5 files, and these
-    beside them, each with ``data`` (N, 2048, 3) and ``label`` (N, 1).
+    The RAMIFY_DATA folder holds the unpacked ``modelnet40_ply_hdf5_2048/`` (or ``modelnet40/``):
+    ``train_files.txt`` and ``test_files.txt``, which list the HDF5 files, and these files, each
+    with ``data`` (N, 2048, 3) and ``label`` (N, 1).
 
     Returns:
-        Clouds (N, 3, 1024): the first 1,024 points of each, coordinates as they are.
+        Clouds (N, 3, 1024): the first 1,024 points of each, with unchanged coordinates.
 
     Raises:
         RamifyError: if h5py is not installed, or a file is missing or damaged.

@@ -1,6 +1,6 @@
-"""Point clouds of ten parametric shapes, drawn from a seed: no files needed.
+"""Point clouds of ten parametric shapes, generated from a seed without any files.
 
-By the command: ``--data experiments.s2d.points.shapes:load``.
+On the command line: ``--data experiments.s2d.points.shapes:load``.
 
 Shapes: N clouds, P points in a cloud, K classes.
 """
@@ -128,12 +128,12 @@ SHAPES: dict[str, Callable[[int, Generator], Points]] = {
 
 
 def cloud(shape: str, draw: Generator, points: int = POINTS) -> NDArray[np.float32]:
-    """Draw one cloud: points on the surface, centred, scaled, turned at random, and then noise.
+    """Draw one cloud: points on the surface, centred, scaled, randomly rotated, with noise.
 
     Args:
-        shape: a name in ``SHAPES``; what is left open of it, such as a height, is drawn.
-        draw: where everything is drawn from.
-        points: how many points, P.
+        shape: a name in ``SHAPES``; free parameters, such as a height, are drawn at random.
+        draw: the random generator.
+        points: number of points, P.
 
     Returns:
         Coordinates (3, P). Before the noise the centre is 0 and the largest radius 1.
@@ -146,20 +146,20 @@ def cloud(shape: str, draw: Generator, points: int = POINTS) -> NDArray[np.float
 
 
 def _rotation(draw: Generator) -> NDArray[np.float64]:
-    """A rotation (3, 3), uniform over all: a random basis with the signs made unique."""
+    """A uniformly random rotation (3, 3): a random basis with the signs made unique."""
     basis, upper = np.linalg.qr(draw.normal(size=(3, 3)))
     basis = basis * np.sign(np.diag(upper))
     return basis * np.linalg.det(basis)  # the determinant is 1 or -1: no mirror images
 
 
 def load(seed: int = 0) -> Dataset:
-    """Draw the training and the test clouds, as many of every shape.
+    """Draw the training and the test clouds, equally many of every shape.
 
     Args:
-        seed: which clouds; 0 is the set that all results of the project use.
+        seed: of the clouds; all results of the project use 0.
 
     Returns:
-        1,600 training and 600 test clouds (N, 3, 128), coordinates as they are.
+        1,600 training and 600 test clouds (N, 3, 128), with unchanged coordinates.
     """
     train, test = np.random.default_rng(seed).spawn(2)
     (x_train, y_train), (x_test, y_test) = _split(train, TRAIN), _split(test, TEST)

@@ -1,1 +1,1 @@
-"""The prototype network of S2D, Figure 2: what it learns, and its family tree."""
+"""The prototype network of S2D, Figure 2: its prototypes and their family tree."""

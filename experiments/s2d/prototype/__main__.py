@@ -1,4 +1,4 @@
-"""The command; `python -m experiments.s2d.prototype --help`."""
+"""The command line; see `python -m experiments.s2d.prototype --help`."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ from ramify.data import load
 
 
 def options() -> argparse.ArgumentParser:
-    """What the command takes."""
+    """The command-line options."""
     usual = Settings()
     parser = argparse.ArgumentParser(
         prog="python -m experiments.s2d.prototype",
-        description="Grow the prototypes of MNIST. Parts that are finished stay in the folder, and "
-        "the same command goes on from them.",
+        description="Grow prototypes of MNIST. "
+        "Finished parts are kept in the folder; repeat the command to resume.",
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/s2d-prototype"), help="a folder")
-    parser.add_argument("--prototypes", type=int, default=usual.prototypes, help="at the end")
-    parser.add_argument("--epochs", type=int, default=usual.epochs, help="before each split")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/s2d-prototype"), help="output folder"
+    )
+    parser.add_argument(
+        "--prototypes", type=int, default=usual.prototypes, help="final number of prototypes"
+    )
+    parser.add_argument("--epochs", type=int, default=usual.epochs, help="epochs before each split")
     parser.add_argument("--seed", type=int, default=usual.seed, help="the random seed")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Grow the network, try every split of five, and write what they came to."""
+    """Grow the network, try each split of five prototypes, and write the results."""
     parser = options()
     chosen = parser.parse_args(arguments)
     if chosen.prototypes < TRIED:
@@ -66,7 +70,7 @@ def page(held: dict[str, Any]) -> str:
     """The results as Markdown.
 
     Args:
-        held: what results.json holds.
+        held: the contents of results.json.
 
     Returns:
         A table of the sizes, and one of the splits of five prototypes.

@@ -1,4 +1,4 @@
-"""The pictures of Figure 2: the family tree, and eigenvalues against what the splits brought."""
+"""The pictures of Figure 2: the family tree, and eigenvalues against the decreases by splits."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Node = tuple[int, int]  # (round, prototype)
 
 
 def tree(grown: Grown) -> Figure:
-    """Every prototype when it was split, and at the end; rounds from top to bottom.
+    """Every prototype at the time of its split and at the end; rounds from top to bottom.
 
     Args:
         grown: the run.
 
     Returns:
-        One panel; beside each image the class that the prototype votes for most.
+        One panel; next to each image the class with the most votes of the prototype.
     """
     (line,) = lineages([event for event in grown.events if event["event"] == "edit"])
     count = len(grown.images)
@@ -50,7 +50,7 @@ def tree(grown: Grown) -> Figure:
 
 
 def _shown(line: Lineage, node: Node) -> Node:
-    """The node itself where it splits or ends, else the same prototype later on."""
+    """The node itself if it splits or is final, otherwise the same prototype in a later round."""
     level, channel = node
     while level < len(line.parents):
         children = line.children(level)[channel]
@@ -61,7 +61,7 @@ def _shown(line: Lineage, node: Node) -> Node:
 
 
 def _nodes(line: Lineage) -> Iterator[Node]:
-    """What is drawn: every prototype that splits, and those of the last round."""
+    """The drawn nodes: every prototype that splits, and those of the last round."""
     for level, row in enumerate(line.heights):
         yield from ((level, c) for c in range(len(row)) if _shown(line, (level, c)) == (level, c))
 
@@ -89,11 +89,11 @@ def _thumbnail(axes: Axes, image: Tensor, spot: tuple[float, float]) -> None:
 
 
 def splits(grown: Grown, trials: list[Trial]) -> Figure:
-    """The eigenvalue of each of five prototypes, and by how much splitting it lowers the loss.
+    """The eigenvalue of each of five prototypes, and the decrease of the loss by splitting it.
 
     Args:
         grown: the run.
-        trials: one split each.
+        trials: with one split each.
 
     Returns:
         One panel; each point is the image of its prototype.

@@ -1,4 +1,4 @@
-"""The prototype network: an image is classified by the images that it resembles.
+"""The prototype network: an image is classified by its similarity to learned images.
 
 Shapes: S images, D numbers in an image, M prototypes, K classes.
 """
@@ -19,9 +19,9 @@ class PrototypeNet(nn.Module):
     .. math:: h_j(x) = \exp\left(-\frac{\|x - p_j\|^2}{D \tau}\right), \qquad
               f(x) = \frac{\sum_j h_j(x) w_j}{\sum_j h_j(x) \pi_j}
 
-    The share :math:`\pi_j` is what prototype j counts for: 1 at the start, so that f is the plain
+    The share :math:`\pi_j` is the weight of prototype j: initially 1, so that f is the plain
     softmin average of the votes w_j. It is a buffer that reads the prototypes as the votes do: when
-    a prototype splits, its copies divide its share among them, and f stays as it was.
+    a prototype splits, its copies divide its share among them, and f does not change.
 
     Args:
         in_features: numbers in an image, D.
@@ -30,7 +30,7 @@ class PrototypeNet(nn.Module):
 
     Source: O. Li and others, "Deep learning for case-based reasoning through prototypes", AAAI
     2018, here without its autoencoder: distances are taken between the images themselves, and the
-    softmin stands in for the linear layer on raw distances, which a split could not change.
+    softmin replaces the linear layer on raw distances, which a split could not change.
     """
 
     share: Tensor
@@ -43,7 +43,7 @@ class PrototypeNet(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw nearly blank prototypes, and let every one count alike."""
+        """Draw nearly blank prototypes, and give each the same weight."""
         nn.init.normal_(self.prototypes, std=SPREAD)
         nn.init.ones_(self.share)
 
@@ -52,15 +52,15 @@ class PrototypeNet(nn.Module):
         return self.explain(images)[0]
 
     def explain(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Classify images, and say how near their prototypes are.
+        r"""Classify images, and return the distance to the nearest prototype.
 
         Args:
             images: (S, ...) of D numbers each.
 
         Returns:
             Logits (S, K), and the soft distance :math:`-\tau \log \sum_j \pi_j h_j(x)` (S,) to the
-            nearest prototype, squared, the mean over the pixels. As a term of the loss it keeps the
-            prototypes near real images; it is the counterpart of the paper's R2.
+            nearest prototype, squared, the mean over the pixels. As a loss term it keeps the
+            prototypes close to real images; it corresponds to the paper's R2.
         """
         pixels = images.flatten(1)
         cross = functional.linear(pixels, self.prototypes)
@@ -71,5 +71,5 @@ class PrototypeNet(nn.Module):
 
 
 def build(in_features: int = 784, classes: int = 10, width: int = 2) -> PrototypeNet:
-    """Build the prototype network; a single prototype has nothing to compare an image with."""
+    """Build the prototype network; with a single prototype its output would be constant."""
     return PrototypeNet(in_features, classes, width)

@@ -1,4 +1,4 @@
-"""Grow the prototypes one by one, and try every split of five of them.
+"""Grow the prototypes one by one, and try every split of the network with five prototypes.
 
 Shapes: S images, D pixels of an image, M prototypes.
 """
@@ -27,10 +27,10 @@ TRIED = 5  # prototypes when every split is tried: the fifth step of Figure 2 (b
 
 @dataclass(frozen=True)
 class Settings:
-    """What is set: prototypes at the end, passes over the data before each split, and the loss.
+    """Settings: the final number of prototypes, the epochs before each split, and the loss.
 
-    `near` weighs the soft distance to the nearest prototype, in units of the mean squared
-    difference of a pixel, against the cross-entropy; `step` is ε.
+    `near` is the weight of the soft distance to the nearest prototype (mean squared difference per
+    pixel) relative to the cross-entropy; `step` is ε.
     """
 
     prototypes: int = 16
@@ -42,7 +42,7 @@ class Settings:
     seed: int = 0
 
     def training(self) -> ramify.Training:
-        """Adam, its rate falling to 0 in every round."""
+        """Adam with a learning rate that falls to 0 in every round."""
         return ramify.Training(epochs=self.epochs, optimizer="adam", lr=self.lr)
 
     def method(self) -> ramify.SplittingDescent:
@@ -54,7 +54,7 @@ class Settings:
 class Grown:
     """The events of a growing run, and (M, D) prototypes and votes (M,) at the end of each round.
 
-    `five` is the network as it was with five prototypes.
+    `five` is the network with five prototypes.
     """
 
     events: list[Event]
@@ -65,7 +65,7 @@ class Grown:
 
 @dataclass(frozen=True)
 class Trial:
-    """One split of one of five prototypes: its index, and by how much it lowered the loss."""
+    """One split of one of five prototypes: its splitting index, and the decrease of the loss."""
 
     channel: int
     index: float
@@ -99,14 +99,14 @@ class Task:
         return PrototypeNet(self.dataset.x_train[0].numel(), len(self.dataset.classes), width=1)
 
     def accuracy(self, model: PrototypeNet) -> float:
-        """Share of the test images that are classified rightly."""
+        """Share of the test images that are classified correctly."""
         with torch.no_grad():
             found = model(self.dataset.x_test).argmax(1)
         return float((found == self.dataset.y_test).float().mean())
 
 
 def grow(task: Task) -> Grown:
-    """Train, split the one prototype where that pays most, and train again, up to the last."""
+    """Alternate training with splitting the one best prototype, up to the final number."""
     settings, latest = task.settings, {}
 
     def watch(model: nn.Module) -> dict[str, float]:
@@ -133,11 +133,11 @@ def grow(task: Task) -> Grown:
 
 
 def grown_of(task: Task, stage: Stage) -> Grown:
-    """What `grow` gives, or gave in an earlier call.
+    """The result of `grow`, from this or an earlier call.
 
     Args:
-        task: what is learned.
-        stage: keeps it.
+        task: the learning task.
+        stage: saves the result.
 
     Returns:
         The events and the networks.
@@ -155,12 +155,12 @@ def grown_of(task: Task, stage: Stage) -> Grown:
 
 
 def try_splits(task: Task, five: PrototypeNet, stage: Stage = once) -> list[Trial]:
-    """Split each of five prototypes alone and train on; against training on without a split.
+    """Split each of five prototypes alone and train on, compared with training without a split.
 
     Args:
-        task: what is learned.
-        five: the network of five prototypes; it stays as it is.
-        stage: keeps what each split came to.
+        task: the learning task.
+        five: the network with five prototypes; it is not changed.
+        stage: saves the result of each split.
 
     Returns:
         A trial for each prototype, in order.
@@ -181,7 +181,7 @@ def try_splits(task: Task, five: PrototypeNet, stage: Stage = once) -> list[Tria
 
 
 def _trained_loss(task: Task, model: PrototypeNet) -> float:
-    """The mean loss on 10,000 training images after a round of training, Adam started anew."""
+    """The mean loss on 10,000 training images after a round of training with a new Adam."""
     ramify.grow(
         model,
         task.dataset.x_train[:1],

@@ -1,4 +1,4 @@
-"""The ways to a network of eight neurons; those that grow do so through `ramify.apply`."""
+"""The ways to reach eight neurons; those that grow use `ramify.apply`."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ TARGETS = ("signed", "positive")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command decides.
+    """The settings of the command.
 
     Attributes:
-        iterations: Adam steps a phase; there is a phase for each width from 1 to 8.
+        iterations: Adam steps per phase; there is a phase for each width from 1 to 8.
         step: ε of the splits.
         start: standard deviation of the first neuron's weights.
         target: `signed`, outgoing weights of both signs as printed; or `positive`, the absolute
@@ -60,7 +60,7 @@ class Settings:
 
 
 def task_of(seed: int, settings: Settings) -> Task:
-    """What is fitted with this seed."""
+    """The fitting task of this seed."""
     return make_task(seed, settings.target == "positive", settings.reach)
 
 
@@ -72,7 +72,7 @@ def first_neuron(task: Task, settings: Settings) -> RBF:
 
 @dataclass
 class Path:
-    """How one arm went.
+    """The course of one arm.
 
     Attributes:
         curve: loss before every `EVERY`-th iteration.
@@ -100,7 +100,7 @@ def propose(graph: ChannelGraph, task: Task, step: float) -> list[Proposal]:
 def steepest(
     graph: ChannelGraph, task: Task, settings: Settings, _: Generator, path: Path
 ) -> Split:
-    """S2D: the neuron with the smallest index; even a positive one, so that all arms reach 8."""
+    """S2D: the neuron with the smallest index, even if positive, so that all arms reach 8."""
     proposals = propose(graph, task, settings.step)
     best = (ramify.Threshold(most=1).select(proposals) or proposals)[0]
     assert best.splitting_index is not None
@@ -128,7 +128,7 @@ def anywhere(
 
 
 def addition(graph: ChannelGraph, fresh: RBF) -> Split:
-    """Neuron 0 and a copy without outgoing weight, moved to where the fresh neuron is."""
+    """Neuron 0 and a copy without outgoing weight, moved to the position of the new neuron."""
     offsets = {}
     for name in (f"{GROUP}.weight", f"{GROUP}.bias"):
         old = graph.model.get_parameter(name).detach()[0]
@@ -138,17 +138,17 @@ def addition(graph: ChannelGraph, fresh: RBF) -> Split:
 
 
 def grow(arm: str, task: Task, settings: Settings, tick: Tick, keep: int = 0) -> Path:
-    """Grow from one neuron to eight, a phase of training at each width, a fresh Adam a phase.
+    """Grow from one neuron to eight, with a phase of training and a new Adam at each width.
 
     Args:
-        arm: a key of `ARMS` but for those from scratch.
-        task: what is fitted.
+        arm: a key of `ARMS`, except those from scratch.
+        task: the fitting task.
         settings: of the command.
-        tick: follows the iterations.
+        tick: called with the iterations done since the last call.
         keep: the width whose trained network is kept in `stages`.
 
     Returns:
-        How it went.
+        The course of the arm.
     """
     generator = stream(task.seed, arm.removesuffix(POSITIVE))
     net = first_neuron(task, settings)
@@ -172,7 +172,7 @@ def widen(
     generator: Generator,
     path: Path,
 ) -> ChannelGraph:
-    """One neuron more, in the way of the arm."""
+    """Add one neuron by the method of the arm."""
     splits: dict[str, Next] = {"s2d": steepest, "random": anywhere}
     if arm in splits:
         return ramify.apply(graph, [splits[arm](graph, task, settings, generator, path)])
@@ -184,7 +184,7 @@ def widen(
 
 
 def scratch(task: Task, settings: Settings, tick: Tick, positive: bool = False) -> Path:
-    """Eight neurons drawn from N(0, 3) at once, trained for as many iterations in all."""
+    """Eight neurons drawn from N(0, 3) at once, trained for the same total number of iterations."""
     net = network(NEURONS, stream(task.seed, "scratch"), positive=positive)
     path, optimizer = Path(net), optimizer_of(net)
     for _ in range(NEURONS):

@@ -1,6 +1,6 @@
-"""The command of a toy RBF experiment: options, all seeds, and what is written.
+"""The command of a toy RBF experiment: options, all seeds, and the files written.
 
-Each seed is kept in seeds.jsonl as it ends; a command with the same settings goes on from there.
+Each finished seed is saved in seeds.jsonl; a command with the same settings resumes from there.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Study:
 
     Attributes:
         name: of the folder under `experiments`, as s2d.rbf.
-        run_seed: (seed, settings, tick) -> its result.
+        run_seed: (seed, settings, tick) -> result of the seed.
         iterations: settings -> Adam steps of one seed.
-        summary: results -> the numbers over all seeds.
+        summary: results -> the statistics over all seeds.
         page: (results, settings, seconds) -> results.md.
         figure: (results, settings) -> figure.png.
     """
@@ -46,18 +46,23 @@ class Study:
 
 
 def options(study: Study) -> argparse.ArgumentParser:
-    """What the command takes."""
+    """The command-line options."""
     usual, out = Settings(), Path("runs", study.name.replace(".", "-"))
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{study.name}")
-    parser.add_argument("--seeds", type=int, default=10, help="true functions, at least 2")
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--out", type=Path, default=out, help="folder to write")
     parser.add_argument(
-        "--iterations", type=int, default=usual.iterations, help="Adam steps a phase"
+        "--seeds", type=int, default=10, help="number of seeds (true functions), at least 2"
+    )
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--out", type=Path, default=out, help="output folder")
+    parser.add_argument(
+        "--iterations", type=int, default=usual.iterations, help="Adam steps per phase"
     )
     parser.add_argument("--step", type=float, default=usual.step, help="ε, the size of a split")
     parser.add_argument(
-        "--target", choices=TARGETS, default=usual.target, help="outgoing weights of what is fitted"
+        "--target",
+        choices=TARGETS,
+        default=usual.target,
+        help="signs of the outgoing weights of the target",
     )
     parser.add_argument(
         "--reach", type=float, default=usual.reach, help="the points lie in [-reach, reach]"

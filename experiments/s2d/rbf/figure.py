@@ -1,4 +1,4 @@
-"""The figure: S2D, Figure 1, with a panel more for all seeds."""
+"""The figure: S2D, Figure 1, with an additional panel for all seeds."""
 
 from __future__ import annotations
 

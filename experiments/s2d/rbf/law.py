@@ -1,4 +1,4 @@
-"""What the theory says of one split, held against real splits of the network at m = 7."""
+"""The theory of one split, compared with actual splits of the network at m = 7."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ BLIND = 4.0  # exp(-z²/2) is below 4e-4 where |z| is larger
 
 
 def restored(stage: dict[str, Tensor]) -> RBF:
-    """The network whose parameters these are."""
+    """The network with these parameters."""
     net = network(len(stage[f"{GROUP}.bias"]), stream(0, "restored"))
     net.load_state_dict(stage)
     return net
 
 
 def after_split(net: RBF, task: Task, split: Split) -> RBF:
-    """A really split copy of the network."""
+    """A copy of the network after the split."""
     other = copy.deepcopy(net)
     ramify.apply(ramify.trace(other, task.x), [split])
     return other
 
 
 def decrease(before: RBF, after: RBF, task: Task) -> float:
-    """Decrease of the MSE as a mean of products: a difference of two MSEs would lose digits."""
+    """Decrease of the MSE as a mean of products; a difference of two MSEs would lose digits."""
     with torch.no_grad():
         old, new = before(task.x), after(task.x)
         return float(((old - new) * (old + new - 2 * task.y)).mean())
@@ -51,18 +51,18 @@ def correlation(a: list[float], b: list[float]) -> float:
 
 
 def eigenvalues(net: RBF, task: Task, step: float, iterations: int, tick: Tick) -> dict[str, Any]:
-    """Smallest eigenvalues against the loss decrease of splitting there, at once and trained.
+    """Smallest eigenvalues and the loss decrease by splitting, at once and after training.
 
     Args:
         net: the trained network at m = 7.
-        task: what it is fitted to.
-        step: ε of the growing.
+        task: the fitting task.
+        step: ε used in growing.
         iterations: of training after each split.
-        tick: follows the iterations.
+        tick: called with the iterations done since the last call.
 
     Returns:
         `index`: λ_min of the `TOP` neurons. `decrease`: right after the split, with ε = `FINE`
-        (`fine`) and with that of the growing (`coarse`), and after a phase of training (`trained`).
+        (`fine`) and with ε = `step` (`coarse`), and after a phase of training (`trained`).
         `r`: Pearson's, of each with -λ_min. `slope`: fitted decrease per -λ_min over the theorem's
         ε²/2, fine and coarse.
     """
@@ -102,12 +102,12 @@ def angles(net: RBF, task: Task, step: float) -> dict[str, Any]:
 
     Args:
         net: the trained network at m = 7.
-        task: what it is fitted to.
-        step: ε of the growing.
+        task: the fitting task.
+        step: ε used in growing.
 
     Returns:
         `degrees`; the `decrease` measured right after the split, `fine` and `coarse`; and for
-        `fine` the one the theorem `expected`, -ε²/2 vᵀSv.
+        `fine` the one `expected` by the theorem, -ε²/2 vᵀSv.
     """
     graph = ramify.trace(net, task.x)
     best = _split(propose(graph, task, 1.0)[0])
@@ -126,13 +126,13 @@ def angles(net: RBF, task: Task, step: float) -> dict[str, Any]:
 
 
 def blind_share(net: RBF, task: Task) -> float:
-    """The share of the squared error at points that no neuron sees: all |z| above `BLIND`.
+    """The share of the squared error at points that no neuron covers: all |z| above `BLIND`.
 
-    There every gradient and every splitting matrix is blind, however large the error.
+    There gradients and splitting matrices vanish, however large the error.
 
     Args:
         net: the trained network.
-        task: what it was fitted to.
+        task: the fitting task.
 
     Returns:
         From 0 to 1.
@@ -144,20 +144,20 @@ def blind_share(net: RBF, task: Task) -> float:
 
 
 def both_signs(net: RBF) -> bool:
-    """Whether there are positive and negative outgoing weights."""
+    """Whether there are both positive and negative outgoing weights."""
     weights = net.out.weight.detach()
     return bool((weights > 0).any() and (weights < 0).any())
 
 
 def other_sign_share(net: RBF, task: Task) -> float:
-    """The share of the squared error at points where the target has the sign of no outgoing weight.
+    """The share of the squared error at points where no outgoing weight has the target's sign.
 
     Args:
         net: the trained network.
-        task: what it was fitted to.
+        task: the fitting task.
 
     Returns:
-        From 0 to 1; 0 where there are outgoing weights of both signs.
+        From 0 to 1; 0 if there are outgoing weights of both signs.
     """
     with torch.no_grad():
         error = (net(task.x) - task.y).square()

@@ -16,11 +16,11 @@ class RBF(nn.Module):
     .. math:: f(x) = \sum_{i=1}^m w_i \sigma(\theta_{i1} x + \theta_{i2}),
               \qquad \sigma(z) = \exp(-z^2 / 2)
 
-    All weights start as independent draws from the normal distribution of mean 0 and variance 3.
+    All weights are initialized independently from N(0, 3), with mean 0 and variance 3.
 
     Args:
-        in_features: numbers in one input; 1 in the papers.
-        outputs: numbers in one output; 1 in the papers.
+        in_features: size of one input; 1 in the papers.
+        outputs: size of one output; 1 in the papers.
         width: number of neurons, m.
 
     Source: L. Wu and others, "Steepest descent neural architecture optimization: escaping local
@@ -41,5 +41,5 @@ class RBF(nn.Module):
 
 
 def build(in_features: int = 1, classes: int = 1, width: int = 1) -> RBF:
-    """Build the network, by default with the single neuron that the papers start from."""
+    """Build the network, by default with a single neuron as in the papers."""
     return RBF(in_features, classes, width)

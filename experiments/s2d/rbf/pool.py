@@ -1,4 +1,4 @@
-"""One seed after another, in worker processes, with the time left on show."""
+"""Run seeds in worker processes, with a display of the remaining time."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ POLL = 0.2  # seconds
 
 
 class OfSeed(Protocol):
-    """What is done for one seed; what it gives can go into JSON."""
+    """The work for one seed; its result can be written as JSON."""
 
     def __call__(self, seed: int, *, tick: Tick) -> Result:
-        """The result of one seed; `tick` follows the iterations."""
+        """The result of one seed; `tick` called with the iterations done since the last call."""
         ...
 
 
@@ -47,15 +47,15 @@ def run(
     console: Console,
     keep: Callable[[Result], None],
 ) -> None:
-    """All seeds, `jobs` at a time, in worker processes of one thread each.
+    """Run all seeds, `jobs` at a time, in worker processes with one thread each.
 
     Args:
-        seeds: one result each.
-        of_seed: what to do for one; a function of a module, or a `partial` of one.
-        iterations: of one seed, as it ticks them off.
+        seeds: the seeds, with one result each.
+        of_seed: the work for one seed; a module-level function, or a `partial` of one.
+        iterations: of one seed, as counted by `tick`.
         jobs: worker processes.
         console: shows the progress.
-        keep: takes the result of each seed, once it is there.
+        keep: called with the result of each finished seed.
     """
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, _bar(console) as progress:
@@ -90,7 +90,7 @@ def _watch(
     bar: Any,
     keep: Callable[[Result], None],
 ) -> None:
-    """Move the bar until all is done and kept; a seed that fails ends the wait."""
+    """Update the bar until all seeds are done and saved; a failed seed ends the wait."""
     waiting = list(futures)
     while waiting:
         while not ticks.empty():

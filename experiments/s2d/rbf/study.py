@@ -43,13 +43,13 @@ def run_seed(seed: int, settings: Settings, tick: Tick) -> Result:
     Args:
         seed: of the true function, the points and every arm's draws.
         settings: of the command.
-        tick: follows the iterations.
+        tick: called with the iterations done since the last call.
 
     Returns:
-        What JSON can hold: `arms` (final `mse`, `curve`, `phases`, whether outgoing weights are of
-        `both_signs`, for S2D the split `indices`), `eigenvalues`, `angles`, the `fit` to draw,
-        `variance` of the true function and the shares of S2D's error that no neuron sees (`blind`)
-        and that lies where the true function has the sign of no outgoing weight (`other_sign`).
+        JSON-compatible values: `arms` (final `mse`, `curve`, `phases`, whether outgoing weights are
+        of `both_signs`, for S2D the split `indices`), `eigenvalues`, `angles`, the `fit` to draw,
+        `variance` of the true function and the shares of S2D's error at points that no neuron
+        covers (`blind`) and where no outgoing weight has the true function's sign (`other_sign`).
     """
     task = task_of(seed, settings)
     paths: dict[str, Path] = {}

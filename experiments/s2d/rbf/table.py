@@ -1,4 +1,4 @@
-"""The numbers over all seeds, and the page that states them."""
+"""The statistics over all seeds, and the results page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINEAR = 0.99  # an r from here on counts as linear
 
 
 def summary(results: Sequence[Result]) -> dict[str, Any]:
-    """Mean, sd and median of each arm, paired comparisons with S2D, and the laws.
+    """Mean, sd and median of each arm, paired comparisons with S2D, and the checks of the theory.
 
     Args:
         results: of every seed, at least two.
@@ -51,14 +51,14 @@ def _largest_at_zero(angles: Result, key: str) -> bool:
 
 
 def compared(arm: str, final: dict[str, list[float]]) -> dict[str, Any]:
-    """An arm's final MSEs, by themselves and paired with those of S2D.
+    """Statistics of an arm's final MSEs, alone and paired with those of S2D.
 
     Args:
-        arm: the key of `final` that is meant.
-        final: of each arm, the MSE of every seed; `s2d` is one of them.
+        arm: a key of `final`.
+        final: the MSE of every seed, for each arm including `s2d`.
 
     Returns:
-        `mean`, `sd`, `median`, `best` (seeds where no arm is lower); but for S2D `s2d_lower`
+        `mean`, `sd`, `median`, `best` (seeds where no arm is lower); except for S2D `s2d_lower`
         (seeds), `ratio` (geometric mean of the MSE over S2D's) and `p` (Wilcoxon, log MSE).
     """
     values, ours = final[arm], final["s2d"]
@@ -83,7 +83,7 @@ def page(results: Sequence[Result], settings: Settings, seconds: float) -> str:
     Args:
         results: of every seed.
         settings: of the command.
-        seconds: it took.
+        seconds: the run time.
 
     Returns:
         Markdown.
@@ -111,7 +111,7 @@ def page(results: Sequence[Result], settings: Settings, seconds: float) -> str:
 
 
 def setting(settings: Settings) -> str:
-    """What is fitted and where it starts, in words."""
+    """The target and the initialization, in words."""
     return (
         f"{settings.target} outgoing weights of the target, x in [-{settings.reach:g}, "
         f"{settings.reach:g}], first neuron from N(0, {settings.start:g}²)"

@@ -23,10 +23,10 @@ DTYPE = torch.float64
 
 @dataclass(frozen=True)
 class Task:
-    """A true function and its points, of one seed.
+    """The true function and the points of one seed.
 
     Attributes:
-        seed: what everything is drawn from.
+        seed: of all random draws.
         truth: the true function.
         x: (S, 1).
         y: (S, 1), the true function at `x`, without noise.
@@ -41,7 +41,7 @@ class Task:
 
 
 def stream(seed: int, name: str) -> Generator:
-    """A generator of its own for each seed and purpose, so that no arm moves another's draws."""
+    """A separate generator for each seed and purpose, so that the draws of arms are independent."""
     digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=7).digest()
     return Generator().manual_seed(int.from_bytes(digest, "big"))
 
@@ -49,11 +49,11 @@ def stream(seed: int, name: str) -> Generator:
 def network(
     width: int, generator: Generator, spread: float = SPREAD, positive: bool = False
 ) -> RBF:
-    """A network of drawn weights.
+    """A network with random weights.
 
     Args:
         width: number of neurons.
-        generator: of the draws.
+        generator: of the random draws.
         spread: standard deviation of all weights; N(0, 3) by default.
         positive: take the absolute values of the outgoing weights.
 
@@ -88,7 +88,7 @@ def make_task(seed: int, positive: bool = False, reach: float = REACH) -> Task:
 
 
 def squared_error(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """The loss as Ramify takes it: shape (S,), one number for each point."""
+    """The loss in the form that Ramify expects: shape (S,), one value per point."""
     x, y = batch
     return (model(x) - y).square().squeeze(1)
 

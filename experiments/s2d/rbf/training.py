@@ -1,8 +1,8 @@
 """Training: Adam on the mean squared error, with the gradient in closed form, in NumPy.
 
-Autograd on tensors this small is almost all overhead, and so are single operations of torch: the
-closed form in NumPy trains the same network in a tenth of the time, and the tests hold the gradient
-to autograd and the steps to `torch.optim.Adam`.
+For tensors this small, autograd and single torch operations are almost all overhead: the closed
+form in NumPy trains the same network in a tenth of the time. The tests compare the gradient with
+autograd and the steps with `torch.optim.Adam`.
 
 Shape letters: `S` points, `W` neurons.
 """
@@ -35,7 +35,7 @@ class Adam:
     Attributes:
         first: (3, W), running mean of gradients.
         second: (3, W), running mean of their squares.
-        steps: made so far.
+        steps: number of steps so far.
     """
 
     first: Numbers
@@ -43,7 +43,7 @@ class Adam:
     steps: int = 0
 
     def step(self, values: Numbers, gradient: Numbers) -> None:
-        """Move the values (3, W) in place, by the papers' learning rate."""
+        """Update the values (3, W) in place, with the papers' learning rate."""
         self.steps += 1
         self.first += (1 - FIRST) * (gradient - self.first)
         self.second += (1 - SECOND) * (gradient * gradient - self.second)
@@ -52,13 +52,13 @@ class Adam:
 
 
 def optimizer_of(net: RBF) -> Adam:
-    """A fresh Adam at the papers' learning rate."""
+    """A new Adam at the papers' learning rate."""
     zeros = np.zeros((3, net.hidden.out_features))
     return Adam(zeros, zeros.copy())
 
 
 def gradient(values: Numbers, points: Numbers, y: Numbers, into: Numbers) -> float:
-    r"""The gradient of the mean squared error to every parameter.
+    r"""The gradient of the mean squared error with respect to every parameter.
 
     With :math:`z_{js} = \theta_{j1} x_s + \theta_{j2}`, :math:`a = e^{-z^2/2}` and
     :math:`r = w a - y`:
@@ -71,7 +71,7 @@ def gradient(values: Numbers, points: Numbers, y: Numbers, into: Numbers) -> flo
         values: (3, W), rows θ₁, θ₂ and w.
         points: (2, S), rows x and ones.
         y: (S,).
-        into: (3, W), where the gradient goes.
+        into: (3, W), receives the gradient.
 
     Returns:
         The mean squared error.
@@ -97,15 +97,15 @@ def gradient(values: Numbers, points: Numbers, y: Numbers, into: Numbers) -> flo
 def fit(
     net: RBF, task: Task, optimizer: Adam, iterations: int, tick: Tick, frozen: int = 0
 ) -> list[float]:
-    """Train for some iterations.
+    """Train for a number of iterations.
 
     Args:
         net: the network, changed in place.
-        task: what it is fitted to.
+        task: the fitting task.
         optimizer: of the network.
         iterations: Adam steps.
-        tick: called now and then with the iterations done since the last call.
-        frozen: the incoming weights of this many first neurons stay as they are.
+        tick: called from time to time with the iterations done since the last call.
+        frozen: number of first neurons whose incoming weights are not trained.
 
     Returns:
         The loss before every `EVERY`-th iteration.

@@ -1,1 +1,1 @@
-"""Keyword spotting: DS-CNN on spoken digits, results and the commands that gave them."""
+"""Keyword spotting: DS-CNN on spoken digits, results and their commands."""

@@ -11,7 +11,7 @@ KERNEL = (10, 4)  # of the first convolution: frames, coefficients
 
 
 class DSCNN(nn.Module):
-    """A 10×4 convolution of stride 2, four depthwise-separable blocks, the mean, one linear.
+    """A 10×4 convolution of stride 2, four depthwise-separable blocks, the mean, one linear layer.
 
     A block is a depthwise 3×3 convolution and a pointwise one; every convolution has batch norm
     and ReLU.
@@ -49,5 +49,5 @@ class DSCNN(nn.Module):
 
 
 def build(in_channels: int = 1, classes: int = 12, width: int = 64) -> DSCNN:
-    """Build DS-CNN; 23,180 parameters with 64 channels a layer and 12 keywords."""
+    """Build DS-CNN; 23,180 parameters with 64 channels per layer and 12 keywords."""
     return DSCNN(in_channels, classes, width)

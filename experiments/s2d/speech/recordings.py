@@ -1,6 +1,6 @@
 """Spoken digits: recordings as MFCC features.
 
-By the command: ``--data experiments.s2d.speech.recordings:load``.
+On the command line: ``--data experiments.s2d.speech.recordings:load``.
 
 Shapes: N recordings, T frames, F coefficients.
 """
@@ -30,15 +30,15 @@ def load() -> Dataset:
     """Read the Free Spoken Digit Dataset: 3,000 recordings of ten digits by six speakers.
 
     A recording, ``DIGIT_SPEAKER_TAKE.wav``, becomes 10 coefficients (MFCC) of 49 windows of 40 ms,
-    the features that DS-CNN was made for. Each coefficient is normalised by its mean and deviation
-    over all frames of the training recordings.
+    the features that DS-CNN was designed for. Each coefficient is normalised by its mean and
+    standard deviation over all frames of the training recordings.
 
-    The folder that RAMIFY_DATA names holds ``spoken-digits/``, ``fsdd/`` or
-    ``free-spoken-digit-dataset/``: the files lie there in ``train/`` and ``test/``, or all in
-    ``recordings/`` as in the official repository, and then takes 0 to 4 are the test split.
+    The RAMIFY_DATA folder holds ``spoken-digits/``, ``fsdd/`` or ``free-spoken-digit-dataset/``,
+    with the files in ``train/`` and ``test/``, or all in ``recordings/`` as in the official
+    repository; then takes 0 to 4 are the test split.
 
     Returns:
-        Features (N, 1, 49, 10); ``mean`` and ``std`` have one entry a coefficient.
+        Features (N, 1, 49, 10); ``mean`` and ``std`` have one entry per coefficient.
 
     Raises:
         RamifyError: if librosa is not installed, or a file is missing or damaged.
@@ -68,10 +68,10 @@ def mfcc(wave: NDArray[np.float32]) -> NDArray[np.float32]:
     """The features of one recording.
 
     Args:
-        wave: samples at 8,000 a second, any number of them.
+        wave: any number of samples, at 8,000 per second.
 
     Returns:
-        Coefficients (49, 10), windows in order.
+        Coefficients (49, 10), in the order of the windows.
     """
     import librosa
 

@@ -1,1 +1,1 @@
-"""What splitting does to the filters of a trained network, S3D Figure 4."""
+"""The effect of splitting on the filters of a trained network, S3D Figure 4."""

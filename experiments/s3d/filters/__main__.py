@@ -1,4 +1,4 @@
-"""The command; `python -m experiments.s3d.filters --help`."""
+"""The command line; see `python -m experiments.s3d.filters --help`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ramify.data import load
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what is not in the folder yet; write filters.png, gradients.png, results.json and .md."""
+    """Run the missing parts; write filters.png, gradients.png, results.json and results.md."""
     usual = Settings()
     parser = argparse.ArgumentParser(
         prog="python -m experiments.s3d.filters",
-        description="Split the filters of a small network along the extreme eigenvectors. Parts "
-        "that are finished stay in the folder, and the same command goes on from them.",
+        description="Split the filters of a small network along the extreme eigenvectors. "
+        "Finished parts are kept in the folder; repeat the command to resume.",
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/s3d-filters"), help="a folder")
+    parser.add_argument("--out", type=Path, default=Path("runs/s3d-filters"), help="output folder")
     parser.add_argument("--images", type=int, default=usual.images, help="training images")
     parser.add_argument("--seed", type=int, default=usual.seed, help="the random seed")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -61,10 +61,10 @@ def page(held: dict[str, Any]) -> str:
     """The results as Markdown.
 
     Args:
-        held: what results.json holds.
+        held: the contents of results.json.
 
     Returns:
-        Accuracies, and tables of the filters of the first layer and of those shown of the last.
+        Accuracies, and tables of all filters of the first layer and the shown filters of the last.
     """
     before, *after = (f"{100 * accuracy:.1f}" for accuracy in held["accuracies"])
     apart, correlations = held["copies_apart"], held["correlation_with_radius"]

@@ -17,13 +17,13 @@ COLORS = ("#0f7a5f", "#c4641b")  # of v_min and v_max
 
 
 def filters(pictures: Pictures) -> Figure:
-    """Filters of the first layer: before the split, both directions, the copies, trained on.
+    """Filters of the first layer: before the split, both directions, the copies, after training.
 
     Args:
-        pictures: what the study gave.
+        pictures: the result of the study.
 
     Returns:
-        A row a filter, those of the largest spectral radius above.
+        One row per filter, those with the largest spectral radius on top.
     """
     shown = pictures.first.shown()
     heads = ("direction", "copy 1", "copy 2", "trained 1", "trained 2")
@@ -48,13 +48,13 @@ def filters(pictures: Pictures) -> Figure:
 
 
 def gradients(pictures: Pictures) -> Figure:
-    """Guided gradients of filters of the last layer: amid as they are, around them moved.
+    """Guided gradients of filters of the last layer: unchanged in the middle, moved around it.
 
     Args:
-        pictures: what the study gave.
+        pictures: the result of the study.
 
     Returns:
-        The image, then a panel a filter, those of the largest spectral radius first.
+        The image, then one panel per filter, those with the largest spectral radius first.
     """
     shown = pictures.last.shown()
     with mpl.rc_context(SETTINGS):
@@ -82,10 +82,10 @@ def title(extremes: Extremes, channel: int) -> str:
 
 
 def changes(pictures: Pictures) -> dict[str, list[float]]:
-    """How far the two copies of each filter end apart, over the filter's norm, beside ρ.
+    """The final distance of the two copies of each filter over the filter's norm, together with ρ.
 
     Args:
-        pictures: what the study gave.
+        pictures: the result of the study.
 
     Returns:
         ``radius``, and ``min`` and ``max`` for the two directions; W numbers each.
@@ -97,7 +97,7 @@ def changes(pictures: Pictures) -> dict[str, list[float]]:
 
 
 def gradient_changes(pictures: Pictures) -> list[float]:
-    """By how much moving each shown filter changes its guided gradients, relative, on average."""
+    """The mean relative change of the guided gradients when each shown filter is moved."""
     found = []
     for images in pictures.gradients:
         moved = (images[1:] - images[0]).flatten(1).norm(dim=1).mean()

@@ -1,4 +1,4 @@
-"""Split filters of a trained network along the extreme eigenvectors, and train on.
+"""Split filters of a trained network along the extreme eigenvectors, and continue training.
 
 Shapes: S images, W filters of a layer, D numbers in a filter (its kernel, flattened).
 """
@@ -28,7 +28,7 @@ PAIRS = 2  # filters shown of the largest spectral radius, and as many of the sm
 
 
 class Net(nn.Module):
-    """A 7×7 convolution of stride 2, two of 3×3, the mean, one linear."""
+    """A 7×7 convolution of stride 2, two 3×3 convolutions, the mean, one linear layer."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Net(nn.Module):
 
 @dataclass(frozen=True)
 class Settings:
-    """Training images, passes over them before and after the split, and ε over a filter's norm."""
+    """Training images, epochs before and after the split, and ε over a filter's norm."""
 
     images: int = 10_000
     before: int = 4
@@ -74,19 +74,19 @@ class Extremes:
         return self.values.abs().amax(0)
 
     def shown(self) -> list[int]:
-        """The filters of the largest radius, then those of the smallest."""
+        """The filters with the largest radius, then those with the smallest."""
         order = self.radius.argsort(descending=True).tolist()
         return order[:PAIRS] + order[-PAIRS:]
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is drawn.
+    """The data of the figures.
 
-    `copies` and `trained` (2, 2, W, D) are the first layer's filters just after they were split
-    and after training on: along which direction, which copy. `gradients` holds for each filter
-    shown of the last layer guided gradients (5, 3, H, W): as it is, ±v_min, ±v_max. The tests are
-    accuracies before the split, and after training on.
+    `copies` and `trained` (2, 2, W, D) are the first layer's filters right after the split and
+    after further training, by direction and copy. `gradients` holds for each shown filter of the
+    last layer guided gradients (5, 3, H, W): unchanged, ±v_min, ±v_max. The tests are accuracies
+    before the split and after further training.
     """
 
     first: Extremes
@@ -99,15 +99,15 @@ class Pictures:
 
 
 def study(dataset: Dataset, settings: Settings, stage: Stage = once) -> Pictures:
-    """Train, look, split every filter of the first layer along each direction, and train on.
+    """Train, compute eigenvectors, split the first layer's filters along each, and train on.
 
     Args:
-        dataset: what the network learns.
-        settings: how much, and how far filters are moved.
-        stage: keeps what took long.
+        dataset: the training and test data.
+        settings: amount of training, and displacement of the filters.
+        stage: keeps the results of slow steps.
 
     Returns:
-        What is drawn.
+        The data of the figures.
     """
     torch.manual_seed(settings.seed)
     net = Net(len(dataset.classes))
@@ -141,7 +141,7 @@ def _loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 def _train(
     net: nn.Module, dataset: Dataset, settings: Settings, epochs: range
 ) -> dict[str, Tensor]:
-    """Train by Adam; the state that the network then has."""
+    """Train with Adam; returns the state of the network."""
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
     net.train()
     for epoch in epochs:
@@ -154,7 +154,7 @@ def _train(
 
 
 def _some(dataset: Dataset, settings: Settings, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of an epoch, up to the number of images that is set."""
+    """The batches of an epoch, up to the number of images in the settings."""
     size = 128
     for number, batch in enumerate(batches(dataset, size, settings.seed, epoch)):
         if number * size >= settings.images:
@@ -169,7 +169,7 @@ def _accuracy(net: nn.Module, dataset: Dataset) -> float:
 
 
 def _extremes(net: nn.Module, layer: str, dataset: Dataset) -> tuple[Tensor, Tensor, Tensor]:
-    """What `Extremes` is made of."""
+    """The fields of `Extremes`."""
     graph = ramify.trace(net, dataset.x_train[:1])
     probe = [(dataset.x_train[:PROBED], dataset.y_train[:PROBED])]
     values, vectors = torch.linalg.eigh(ramify.splitting_matrix(graph, layer, _loss, probe))
@@ -194,13 +194,13 @@ def _split(
 
 
 def _pairs(net: nn.Module) -> Tensor:
-    """The copies of every filter, (2, W, D): apply puts the second ones after all of the first."""
+    """The copies of every filter, (2, W, D): `apply` puts the second copies after all first ones."""
     filters = net.get_parameter(f"{FIRST}.weight").detach().flatten(1).clone()
     return filters.view(2, -1, filters.shape[1])
 
 
 def _around(net: nn.Module, last: Extremes, channel: int, step: float, image: Tensor) -> Tensor:
-    """Guided gradients of one filter as it is, and moved along both directions both ways."""
+    """Guided gradients of one filter, unchanged and moved both ways along both directions."""
     name = f"{LAST}.weight"
     filters = net.get_parameter(name).detach()
     size = step * last.filters[channel].norm()
@@ -214,7 +214,7 @@ def _around(net: nn.Module, last: Extremes, channel: int, step: float, image: Te
 
 
 def _guided(net: nn.Module, weights: dict[str, Tensor], channel: int, image: Tensor) -> Tensor:
-    """The gradient (3, H, W) of a channel's sum, its negative parts stopped at every ReLU."""
+    """The gradient (3, H, W) of a channel's sum, with negative parts removed at every ReLU."""
     activations: list[Tensor] = []
     relus = [module for module in net.modules() if isinstance(module, nn.ReLU)]
     hooks = [relu.register_full_backward_hook(_positive) for relu in relus]

@@ -1,4 +1,4 @@
-"""The command; `python -m experiments.s3d.rbf --help`."""
+"""The command line; see `python -m experiments.s3d.rbf --help`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ways from one neuron to seven: S2D, and S3D by number of copies and by c."""
+"""The ways from one neuron to seven: S2D, and S3D with several numbers of copies and c."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEURONS = 7  # which two, three and four copies a split all reach
 
 @dataclass(frozen=True)
 class Arm:
-    """One way: `copies` a split, m, and `signed`, c."""
+    """One way: `copies` per split, m, and `signed`, c."""
 
     label: str
     copies: int
@@ -40,7 +40,7 @@ BY_C = ("s2d", "c1.5", "m2", "c10")
 
 @dataclass
 class Path:
-    """How one arm went.
+    """The course of one arm.
 
     Attributes:
         curve: loss before every `EVERY`-th iteration.
@@ -48,7 +48,7 @@ class Path:
         widths: neurons of each phase.
         differs: of each split, whether S2D would have split another neuron.
         negative: of each split, whether a copy has a negative weight.
-        rising: of each split, whether the loss was bound to rise, as no split could lower it.
+        rising: of each split, whether the loss had to rise because no split could lower it.
         stages: a copy of the network at the end of each width.
     """
 
@@ -77,20 +77,20 @@ def ends(graph: ChannelGraph, task: Task) -> tuple[Tensor, Tensor]:
 
 
 def grow(arm: Arm, task: Task, settings: Settings, tick: Tick) -> Path:
-    """Grow from one neuron to seven, with `iterations` of training for each neuron more.
+    """Grow from one neuron to seven, with `iterations` of training for each added neuron.
 
-    So networks of one size have had the same number of iterations, whatever m. Each time the one
-    neuron of the largest gain is split; for S2D even where that gain is negative, so that all arms
-    reach the same size. A phase begins with a fresh Adam.
+    So networks of equal size have had the same number of iterations, whatever m. Each time the one
+    neuron with the largest gain is split; for S2D even if that gain is negative, so that all arms
+    reach the same size. A phase begins with a new Adam.
 
     Args:
         arm: how to split.
-        task: what is fitted.
+        task: the fitting task.
         settings: of the command.
-        tick: follows the iterations.
+        tick: called with the iterations done since the last call.
 
     Returns:
-        How it went.
+        The course of the arm.
     """
     net = first_neuron(task, settings)
     graph, path = ramify.trace(net, task.x), Path(net)

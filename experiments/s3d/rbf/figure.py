@@ -1,4 +1,4 @@
-"""The figure: S3D, Figure 2 (a), (b), (c) and (d), and every seed's end."""
+"""The figure: S3D, Figure 2 (a), (b), (c) and (d), and the final error of every seed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _draw(results: Sequence[Result], settings: Settings) -> Figure:
 
 
 def _telling(results: Sequence[Result]) -> Result:
-    """The seed of median ratio of S3D's error to S2D's among those where the choices differ."""
+    """The seed with the median ratio of S3D's error to S2D's, of those where the choices differ."""
     apart = [r for r in results if r["choice"]["s2d"]["channel"] != r["choice"]["m2"]["channel"]]
     ranked = sorted(
         apart or results, key=lambda r: float(r["arms"]["m2"]["mse"] / r["arms"]["s2d"]["mse"])
@@ -133,7 +133,7 @@ def _fits(axes: Axes, result: Result) -> None:
 
 
 def _eigenvalues(axes: Axes, result: Result) -> None:
-    """Bars of λ_min and λ_max at the neurons' places, and what each method splits."""
+    """Bars of λ_min and λ_max at the neurons' positions, and the neuron that each method splits."""
     held = result["choice"]
     places = np.arange(len(held["center"]))
     axes.bar(places - 0.18, held["high"], 0.34, color=COLORS["m2"], label="λ_max")

@@ -1,4 +1,4 @@
-"""All arms of one seed, and a look at one choice."""
+"""All arms of one seed, and one choice in detail."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def run_seed(seed: int, settings: Settings, tick: Tick) -> Result:
     Args:
         seed: of the true function and the points.
         settings: of the command.
-        tick: follows the iterations.
+        tick: called with the iterations done since the last call.
 
     Returns:
-        What JSON can hold: `arms` (final `mse`, `curve`, `phases`, `widths`, and of each split
+        JSON-compatible values: `arms` (final `mse`, `curve`, `phases`, `widths`, and of each split
         whether it `differs` from that of S2D, has a `negative` weight, is `rising`; at the end,
         whether outgoing weights are of `both_signs`), the `choice` and the `variance` of the true
         function.
@@ -60,13 +60,13 @@ def _of_path(path: Path) -> Result:
 
 
 def choice(stage: dict[str, Tensor], task: Task, settings: Settings, tick: Tick) -> Result:
-    """What S2D and signed binary splitting make of the same network, by one phase of training.
+    """The results of S2D and signed binary splitting on one network after a phase of training.
 
     Args:
         stage: the network's parameters.
-        task: what it is fitted to.
+        task: the fitting task.
         settings: of the command.
-        tick: follows the iterations.
+        tick: called with the iterations done since the last call.
 
     Returns:
         `low` and `high`, the eigenvalues of each neuron, and its `center` -θ₂ / θ₁; the curves

@@ -1,4 +1,4 @@
-"""The numbers over all seeds, and the page that states them."""
+"""The statistics over all seeds, and the results page."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from experiments.s3d.rbf.arms import ARMS, NEURONS
 
 
 def summary(results: Sequence[Result]) -> dict[str, Any]:
-    """Each arm's final MSE, compared with S2D, and what its splits were.
+    """Each arm's final MSE, compared with S2D, and properties of its splits.
 
     Args:
         results: of every seed, at least two.
 
     Returns:
-        By arm: what `compared` gives; `lower`, seeds in which it ends below S2D; and of how many
+        By arm: the output of `compared`; `lower`, seeds in which it ends below S2D; and in how many
         `splits` the neuron `differs` from S2D's, a weight is `negative`, the loss was `rising`;
         `both_signs`, seeds in which it ends with outgoing weights of both signs.
     """
@@ -41,7 +41,7 @@ def page(results: Sequence[Result], settings: Settings, seconds: float) -> str:
     Args:
         results: of every seed.
         settings: of the command.
-        seconds: it took.
+        seconds: the run time.
 
     Returns:
         Markdown.
