@@ -194,7 +194,7 @@ def _split(
 
 
 def _pairs(net: nn.Module) -> Tensor:
-    """The copies of every filter, (2, W, D): `apply` puts the second copies after all first ones."""
+    """The copies of every filter, (2, W, D): `apply` puts the second copies after the first."""
     filters = net.get_parameter(f"{FIRST}.weight").detach().flatten(1).clone()
     return filters.view(2, -1, filters.shape[1])
 
