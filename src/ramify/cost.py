@@ -1,8 +1,8 @@
 """What a model costs, and what it would cost after edits: parameters and multiply-accumulates.
 
-One MAC is one multiplication with its addition, or two FLOPs. Sizes come from the
-labelled tape, so an edit is priced without being applied. They are polynomials in the widths of the
-groups, and so is the cost: `CostModel` compiles it once, for whoever prices many shapes.
+One MAC is one multiplication with its addition, or two FLOPs. Sizes come from the labelled tape, so
+an edit is priced without being applied. Sizes, and so costs, are polynomials in the widths of the
+groups. `CostModel` compiles these polynomials once, for callers that price many shapes.
 
 Shape letters: `W` groups, `K` monomials, `P` the largest number of widths in one monomial.
 """
@@ -46,7 +46,7 @@ def model_cost(model: nn.Module, inputs: Any) -> Cost:
 
     Args:
         model: any module whose forward runs.
-        inputs: as `ramify.trace` takes them; MACs are for all samples in them.
+        inputs: as `ramify.trace` takes them; MACs are counted over all samples in the inputs.
 
     Returns:
         The cost.
@@ -61,21 +61,21 @@ def model_cost(model: nn.Module, inputs: Any) -> Cost:
 
 @arguments_checked
 def graph_cost(graph: ChannelGraph, edits: Iterable[Edit | BlockEdit] = ()) -> Cost:
-    """The cost of a traced model after edits that are not applied.
+    """The cost that a traced model would have after some edits, without applying them.
 
-    Convolutions, products of matrices and scaled-dot-product attention (q kᵀ and its product with
-    v) count their MACs. A norm counts one MAC an entry for each pass over it: scale and shift,
-    and, where statistics are computed, mean and variance.
+    Convolutions, matrix products and scaled-dot-product attention (q kᵀ and its product with v)
+    count their MACs. A norm counts one MAC per entry for each pass over it: scale and shift, and,
+    where statistics are computed, mean and variance.
 
     Args:
         graph: the traced model.
-        edits: what to suppose done.
+        edits: the edits to price.
 
     Returns:
-        The cost on the inputs of the trace.
+        The cost on the inputs that were traced.
 
     Raises:
-        RamifyError: an edit is not possible.
+        RamifyError: an edit is impossible.
     """
     given = list(edits)
     channels = [edit for edit in given if not isinstance(edit, (Drop, Insert))]
@@ -90,22 +90,22 @@ def graph_cost(graph: ChannelGraph, edits: Iterable[Edit | BlockEdit] = ()) -> C
 def _count_all(
     graph: ChannelGraph, size: Callable[[Term], Any], more: Sequence[tuple[Block, int]] = ()
 ) -> tuple[Any, dict[str, Any]]:
-    """(parameters, MACs by kind), in whatever numbers `size` gives for a resolved term.
+    """(parameters, MACs by kind), in the number type that `size` returns for a resolved term.
 
     Args:
         graph: the traced model.
-        size: of a term.
-        more: blocks that do not count once, and how often each counts.
+        size: gives the size of a term.
+        more: blocks whose count changes, each with the number of copies to add.
 
     Returns:
-        Both.
+        The parameters and the MACs by kind.
     """
     times: Counter[str | int] = Counter()
     for block, number in more:
         for counted in (*block.own, *range(*block.operations)):
             times[counted] += number
     buffers = {name for name, _ in graph.model.named_buffers()}
-    # Under gates a tensor has another name than the graph knows it by.
+    # In a gated model a tensor has a different name than in the graph.
     buffers |= {name.replace("parametrizations.", "").removesuffix(".original") for name in buffers}
     params = sum(
         math.prod(size(term) for term in terms) * (1 + times[name])
@@ -122,7 +122,7 @@ def _count_all(
 
 
 class Sizes:
-    """Shapes of the tape's tensors, in whatever numbers `size` gives for a resolved term."""
+    """Shapes of the tape's tensors, in the number type that `size` returns for a resolved term."""
 
     def __init__(self, graph: ChannelGraph, size: Callable[[Term], Any]) -> None:
         self._terms = graph.flow.history[0]
@@ -138,7 +138,7 @@ class Sizes:
 
 
 class _Polynomial:
-    """A whole number that depends on widths: sorted numbers of groups -> coefficient."""
+    """An integer that depends on widths: sorted group numbers -> coefficient."""
 
     def __init__(self, terms: Mapping[tuple[int, ...], int]) -> None:
         self.terms = terms
@@ -162,7 +162,7 @@ class _Polynomial:
 class CostModel:
     """The cost of a traced model as polynomials in the widths of its groups.
 
-    It gives what `graph_cost` gives, without walking the tape again.
+    It gives the same results as `graph_cost`, without walking the tape again.
 
     Args:
         graph: the traced model.
@@ -170,7 +170,7 @@ class CostModel:
     Attributes:
         graph: the traced model.
         names: the groups' names, in the order of the graph.
-        widths: (W,), their present widths.
+        widths: (W,), their current widths.
 
     Example:
         >>> import ramify, torch
@@ -186,7 +186,7 @@ class CostModel:
         self._number = {group.atom: number for number, group in enumerate(graph.groups)}
         self.names = [group.name for group in graph.groups]
         self.widths: Index = np.array([group.width for group in graph.groups], dtype=np.int64)
-        # With polynomials in place of sizes, the count of parameters and MACs is one too.
+        # With polynomials as sizes, the counts of parameters and MACs are polynomials too.
         params, kinds = _count_all(graph, self._size)
         self._kinds = list(kinds)
         rows: list[Mapping[tuple[int, ...], int]] = [
@@ -194,7 +194,7 @@ class CostModel:
         ]
         monomials = sorted({monomial for row in rows for monomial in row})
         longest = max(map(len, monomials), default=0)
-        # A group beyond the last has width 1 and fills short monomials up: (K, P)
+        # An extra group of width 1 pads short monomials: (K, P)
         filled = [m + (len(self.names),) * (longest - len(m)) for m in monomials]
         self._factors = np.array(filled, dtype=np.int64).reshape(len(monomials), longest)
         # (1 + kinds, K)
@@ -202,14 +202,14 @@ class CostModel:
         self._by_resource = {resource: self._row(resource) for resource in RESOURCES}
 
     def cost(self, widths: Index | None = None) -> Cost:
-        """The cost at widths (W,); at the present ones by default."""
+        """The cost at widths (W,); by default at the current widths."""
         widths = self.widths if widths is None else widths
         values = np.append(widths, 1)[self._factors].prod(axis=1)
         params, *macs = (self._rows @ values).tolist()
         return Cost(params, sum(macs), dict(zip(self._kinds, macs, strict=True)))
 
     def added(self, edits: Iterable[Edit]) -> Cost:
-        """What edits that are possible add to the cost when they are made together."""
+        """The cost that these edits add together; the edits must be possible."""
         widths = self.widths.copy()
         for name, change in growth(edits).items():
             widths[self._number[self.graph[name].atom]] += change
@@ -218,10 +218,10 @@ class CostModel:
     def tangent(
         self, resource: str, widths: NDArray[np.float64]
     ) -> tuple[float, NDArray[np.float64]]:
-        """The amount of a resource at widths (W,), and its derivative by their logarithms (W,).
+        """The amount of a resource at widths (W,), and its derivatives by the log-widths (W,).
 
-        Being a sum of monomials with positive coefficients, the amount is convex in the logarithms:
-        this tangent lies nowhere above it.
+        The amount is a sum of monomials with positive coefficients, so it is convex in the
+        log-widths, and this tangent is a lower bound.
 
         Args:
             resource: one of `RESOURCES`.
@@ -237,16 +237,16 @@ class CostModel:
         return float(each.sum()), slopes[:-1]
 
     def between(self, resource: str, widths: Index, first: int, second: int) -> NDArray[np.float64]:
-        """The amount of a resource as a polynomial in the widths of two groups, the others held.
+        """The amount of a resource as a polynomial in the widths of two groups, the others fixed.
 
         Args:
             resource: one of `RESOURCES`.
             widths: (W,), the width of each group.
-            first: number of a group.
-            second: number of another.
+            first: the number of a group.
+            second: the number of another group.
 
         Returns:
-            (P + 1, P + 1), the coefficient of each power of the first width and of the second.
+            (P + 1, P + 1), the coefficient for each power of the first and of the second width.
         """
         held = np.append(widths, 1).astype(np.float64)
         held[[first, second]] = 1.0
@@ -276,7 +276,7 @@ class CostModel:
 
 
 def growth(edits: Iterable[Edit]) -> dict[str, int]:
-    """How many channels edits add to each group that they name."""
+    """The number of channels that the edits add to each group they name."""
     total: Counter[str] = Counter()
     for edit in edits:
         total[edit.group] += len(edit.weights) - 1 if isinstance(edit, Split) else -1

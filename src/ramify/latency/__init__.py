@@ -1,10 +1,10 @@
-"""Latency: measured on this machine, of any module and any shape, and predicted from a few shapes.
+"""Latency of any module at any shape: measured on this machine, or predicted from a few shapes.
 
-Everything here holds for the device that the model lies on, for its inputs and for the number of
-threads of torch.
+All results are for the device that the model is on, for its inputs and for torch's number of
+threads.
 
-`clock` tells the time on a device, `timing` measures a model or one of its modules, `samples` times
-a traced model operation by operation in several shapes, and `prediction` learns from such samples.
+`clock` reads the time on a device, `timing` measures a model or one of its modules, `samples` times
+a traced model operation by operation in several shapes, and `prediction` learns from these samples.
 """
 
 from ramify.latency.clock import Clock, HostClock, ThreadClock

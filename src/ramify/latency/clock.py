@@ -1,8 +1,8 @@
-"""Clocks: what tells the time between two points of a run, on the device that does the work.
+"""Clocks: they read the time at points of a run, on the device that computes.
 
-`torch.utils.benchmark` times whole statements by the clock of the host. Here inputs are copied anew
-before each call, which must not count; single operations are timed inside a forward; and a busy
-machine needs the processor time of one thread.
+`torch.utils.benchmark` times whole statements with the host clock. That is not enough here: inputs
+are copied before each call, which must not count; single operations are timed inside a forward; and
+on a busy machine the processor time of one thread is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ramify.tracing.recorder import tensors_of
 
 
 class Clock(Protocol):
-    """Marks points in time, and says how far apart two of them are.
+    """Marks points in time and returns the time between two of them.
 
     Example:
         >>> from ramify import latency
@@ -39,7 +39,7 @@ class Clock(Protocol):
         ...
 
     def mark(self) -> Any:
-        """A point in time: once all that was asked of the device before is done."""
+        """A point in time: when all work submitted to the device so far is done."""
         ...
 
     def between(self, start: Any, end: Any) -> float:
@@ -48,10 +48,10 @@ class Clock(Protocol):
 
 
 class HostClock:
-    """The clock of the host; another device is waited for at each mark.
+    """The clock of the host; on other devices it synchronises at each mark.
 
     Args:
-        device: what computes.
+        device: the device that computes.
 
     Example:
         >>> from ramify import latency
@@ -69,7 +69,7 @@ class HostClock:
             torch.get_device_module(self._device).synchronize()
 
     def mark(self) -> float:
-        """Seconds, from some point on."""
+        """Seconds since an arbitrary point."""
         self.ready()
         return time.perf_counter()
 
@@ -79,10 +79,10 @@ class HostClock:
 
 
 class ThreadClock:
-    """The processor time of this thread: what else a busy machine does does not count.
+    """The processor time of this thread, which does not count other work on a busy machine.
 
-    It is the latency of an idle machine where torch computes in one thread, on the CPU; there it is
-    the clock that is taken by default.
+    Where torch computes in one thread on the CPU, it equals the latency on an idle machine, and it
+    is the default there.
 
     Example:
         >>> from ramify import latency
@@ -92,10 +92,10 @@ class ThreadClock:
     """
 
     def ready(self) -> None:
-        """There is nothing to wait for."""
+        """Return at once: there is nothing to wait for."""
 
     def mark(self) -> float:
-        """Seconds, from some point on."""
+        """Seconds since an arbitrary point."""
         return time.thread_time()
 
     def between(self, start: float, end: float) -> float:
@@ -104,7 +104,7 @@ class ThreadClock:
 
 
 class CudaClock:
-    """Events on the current stream of a GPU: what is timed is not waited for at each mark."""
+    """Events on the current stream of a GPU, so that a mark does not synchronise."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -126,14 +126,14 @@ class CudaClock:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters lie; where it has none, the CPU."""
+    """The device of a model's parameters; the CPU if it has none."""
     return next((t.device for t in tensors_of(model).values()), torch.device("cpu"))
 
 
 def clock_of(device: torch.device) -> Clock:
-    """The clock of a device; on the CPU in one thread, that of the thread."""
+    """The default clock of a device; on the CPU with one thread, the thread's clock."""
     if device.type == "cuda":
         return CudaClock(device)
-    # Elsewhere than on POSIX the processor time moves on by whole ticks, longer than a forward.
+    # Outside POSIX, processor time advances in ticks that are longer than a forward.
     alone = device.type == "cpu" and torch.get_num_threads() == 1 and os.name == "posix"
     return ThreadClock() if alone else HostClock(device)

@@ -1,10 +1,10 @@
-"""Predicted latency: a table of what each operation takes at which widths, learned in few shapes.
+"""Predicted latency: a table of operation times by width, learned from a few shapes.
 
 Every operation of the trace is timed in some shapes of random widths. Operations that differ only
-in widths share one table: a sum, with weights of at least 0, of what such an operation does, its
-multiplications and the entries that it reads and writes, each also with all widths rounded up to
-the vectors of the hardware. The forward takes the sum over its operations, scaled as the whole
-forwards that were timed beside them.
+in widths share one table: a sum, with non-negative weights, of the operation's multiplications and
+of the entries that it reads and writes, each also with all widths rounded up to the hardware's
+vector sizes. The latency of the forward is the sum over its operations, scaled to match the whole
+forwards that were timed as well.
 
 Shape letters: `W` groups of the graph, `O` operations, `F` features, `S` shapes.
 """
@@ -36,17 +36,17 @@ FOLDS = 5
 
 
 class LatencyModel:
-    """The latency of a traced model at any widths of its groups, as learned from samples.
+    """Predicts the latency of a traced model at any widths of its groups, learned from samples.
 
     Args:
         graph: the traced model.
-        samples: what was timed, in several shapes.
+        samples: timings in several shapes.
 
     Attributes:
         graph: the traced model.
         names: the groups' names, in the order of the graph.
         widths: (W,), the widths at which it was traced.
-        error: the mean relative error on samples that were left out, a fifth at a time.
+        error: the mean relative error on held-out samples, by 5-fold cross-validation.
 
     Raises:
         RamifyError: fewer than two samples.
@@ -78,11 +78,11 @@ class LatencyModel:
         self._fit(features, samples)
 
     def at(self, widths: Mapping[str, int] | Index) -> float:
-        """The milliseconds of a forward.
+        """The latency of a forward, in milliseconds.
 
         Args:
-            widths: the width of some groups, by any name that `graph[...]` takes, the others being
-                as traced; or of all of them, (W,).
+            widths: the width of some groups, by any name that `graph[...]` takes, the others as
+                traced; or the widths of all groups, (W,).
 
         Returns:
             The predicted latency.
@@ -95,27 +95,27 @@ class LatencyModel:
         return float(self.at_each(widths[None])[0])
 
     def at_each(self, shapes: Index) -> Floats:
-        """The milliseconds of a forward in each of several shapes (S, W): (S,)."""
+        """The latency of a forward in each of several shapes (S, W), in milliseconds: (S,)."""
         return self._totals(self._operations.features(shapes))
 
     def edited(self, edits: Iterable[Edit]) -> float:
-        """The milliseconds of a forward after edits that are not applied."""
+        """The latency of a forward after edits that are not applied, in milliseconds."""
         shape = self.widths.copy()
         for name, more in growth(edits).items():
             shape[self.names.index(self.graph[name].name)] += more
         return self.at(shape)
 
     def on(self, graph: ChannelGraph) -> LatencyModel:
-        """The same tables for another trace of the network: after edits, say.
+        """The same tables for another trace of the network, for example after edits.
 
         Args:
             graph: a trace on inputs of the same size.
 
         Returns:
-            The model of the latency of that graph.
+            The latency model of that graph.
 
         Raises:
-            RamifyError: it has an operation that was not timed.
+            RamifyError: the graph has an operation that was not timed.
         """
         if graph is self.graph:
             return self
@@ -144,7 +144,7 @@ class LatencyModel:
             rows = features[:, numbers].reshape(-1, features.shape[-1])
             self._tables[kind] = _table(rows, times[:, numbers].reshape(-1))
         sums, ones = self._operations.sums(features, self._tables), np.ones(len(samples))
-        # Timing an operation takes time too: the constant may be below 0.
+        # Timing each operation has an overhead, so the constant may be below 0.
         slope, more, less = _table(np.stack([sums, ones, -ones], axis=1), totals).tolist()
         self._line = (slope, more - less)
 
@@ -154,7 +154,7 @@ class LatencyModel:
 
 
 def slopes(predicted: LatencyModel, widths: Index) -> Floats:
-    """What one more channel of each group adds to the predicted latency about widths (W,): (W,)."""
+    """What one more channel of each group adds to the predicted latency near widths (W,): (W,)."""
     reach = np.maximum(widths // 4, REACH)
     low = np.maximum(widths - reach, 1)
     more = predicted.at_each(widths + np.diag(reach))
@@ -163,7 +163,7 @@ def slopes(predicted: LatencyModel, widths: Index) -> Floats:
 
 
 def _table(rows: Floats, times: Floats) -> Floats:
-    """Weights (F,) of at least 0 for the features (S, F): least squares of relative errors."""
+    """Non-negative weights (F,) for the features (S, F): least squares on relative errors."""
     from scipy.optimize import nnls  # slow to import, and `import ramify` does not need it
 
     times = np.maximum(times, 1e-6)  # a nanosecond: what a clock may take for nothing
@@ -173,7 +173,7 @@ def _table(rows: Floats, times: Floats) -> Floats:
 
 
 class _Operations:
-    """The operations of a trace: what each does at which widths."""
+    """The operations of a trace, and the work of each as a function of the widths."""
 
     def __init__(self, graph: ChannelGraph) -> None:
         self._ops = graph.tapes[0].ops
@@ -185,7 +185,7 @@ class _Operations:
             self.kinds.setdefault(_kind(op, shapes), []).append(number)
 
     def features(self, shapes: Index) -> Floats:
-        """(S, O, F) for shapes (S, W): one, and by vector what is computed, read and written."""
+        """(S, O, F) for shapes (S, W): a constant, and MACs, reads and writes by vector size."""
         out = np.ones((len(shapes), len(self._ops), 1 + 3 * len(VECTORS)))
         for place, vector in enumerate(VECTORS):
             widths = (-(-shapes // vector) * vector).astype(np.float64)
@@ -201,7 +201,7 @@ class _Operations:
         return np.asarray(np.sum(each, axis=0))
 
     def _sizes(self, widths: Floats) -> Callable[[Term], Any]:
-        """The size of a resolved term at widths (S, W): (S,), or a number that none changes."""
+        """The size of a resolved term at widths (S, W): (S,), or a constant."""
 
         def size(term: Term) -> Any:
             if isinstance(term, Fixed):
@@ -215,7 +215,7 @@ class _Operations:
         return size
 
     def _pattern(self, term: Term) -> Hashable:
-        """A size, but for the widths of groups: what operations of one table have in common."""
+        """A size without its group widths: what operations of one table have in common."""
         if isinstance(term, Atom):
             return "width" if term in self._number else term.size
         if isinstance(term, Fixed):
@@ -224,7 +224,7 @@ class _Operations:
 
 
 def _kind(op: Op, shapes: Sizes) -> Hashable:
-    """What an operation is, but for the widths of groups: the sizes tell strides and kernels."""
+    """An operation without its group widths: the sizes tell strides and kernels."""
     flags = [leaf for leaf in tree_leaves((op.args, op.kwargs)) if isinstance(leaf, bool)]
     return op.name, tuple(flags), tuple(shapes.of(ref) for ref in (*op.inputs(), *op.results()))
 
@@ -247,22 +247,21 @@ def learn(
     seed: int = 0,
     clock: Clock | None = None,
 ) -> LatencyModel:
-    """Learn what a traced model takes at any widths, on the device that it lies on.
+    """Learn to predict a traced model's latency at any widths, on the device that it is on.
 
-    Shapes are drawn at random and timed (`observe`); it takes about 4 × `shapes` × `rounds`
+    Shapes are drawn at random and timed with `observe`, which takes about 4 × `shapes` × `rounds`
     forwards.
 
     Args:
         graph: the traced model.
-        shapes: how many to time, the present one among them.
-        scales: the narrowest and the widest, over the present width of each group.
-        rounds: how often to visit each shape.
-        seed: of the draws.
-        clock: what tells the time; by default that of the device.
+        shapes: the number of shapes to time, the current one included.
+        scales: the smallest and the largest width, relative to the current width of each group.
+        rounds: how often to time each shape.
+        seed: the seed of the random shapes.
+        clock: the clock to time with; by default that of the device.
 
     Returns:
-        The model of the latency; its `error` says how far it is off on shapes that it was not
-        learned from.
+        The latency model; its `error` is the error on shapes that it was not learned from.
 
     Raises:
         RamifyError: no group can change its width.

@@ -1,4 +1,4 @@
-"""Observed latency: a traced model really run in some shapes, operation by operation.
+"""Observed latency: a traced model run in some shapes, timed operation by operation.
 
 Shape letters: `W` groups of the graph, `O` operations.
 """
@@ -20,12 +20,12 @@ from ramify.tracing.indexing import Change, Index, resized
 from ramify.tracing.recorder import arguments, call, copied, eager, evaluating, untouched
 
 Floats = NDArray[np.float64]
-CALLS = 2  # whole forwards that are timed at each visit of a shape, beside one by operations
+CALLS = 2  # whole forwards timed at each visit of a shape, besides the one timed by operation
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What was timed of a traced model in one shape.
+    """The timings of a traced model in one shape.
 
     Attributes:
         widths: (W,), the width of each group.
@@ -47,16 +47,16 @@ class Sample:
 def draw_shapes(
     graph: ChannelGraph, count: int, scales: tuple[float, float] = (0.25, 1.5), seed: int = 0
 ) -> list[Index]:
-    """Random widths of the groups that can change: wide and narrow, ragged and in multiples of 8.
+    """Random widths of the groups that can change, some arbitrary and some multiples of 8.
 
     Args:
         graph: the traced model.
-        count: how many shapes; the first is the present one.
-        scales: the narrowest and the widest, over the present width of each group.
-        seed: of the draws.
+        count: the number of shapes; the first is the current one.
+        scales: the smallest and the largest width, relative to the current width of each group.
+        seed: the seed of the random widths.
 
     Returns:
-        For each shape the width of each group (W,).
+        For each shape, the width of each group (W,).
 
     Example:
         >>> import ramify, torch
@@ -70,7 +70,7 @@ def draw_shapes(
     shapes = [now]
     low, high = np.log(scales[0]), np.log(scales[1])
     for number in range(1, count):
-        # Half of the spread is common to all groups, so that the whole varies as its parts do.
+        # Half of the spread is common to all groups, so that the total size varies too.
         middle = draw.uniform(low, high)
         each = 0.5 * middle + 0.5 * draw.uniform(low, high, size=len(now))
         widths = np.maximum(np.rint(now * np.exp(each)), 1).astype(np.int64)
@@ -90,7 +90,7 @@ class _Stopwatch(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Torch would import its compiler (seconds) to keep it out of here; `eager` does that."""
+        """Tell torch not to import its compiler (seconds) to skip this mode; `eager` does that."""
         return False
 
     def __init__(self, clock: Clock) -> None:
@@ -106,7 +106,7 @@ class _Stopwatch(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run the operation between two marks."""
+        """Time the operation with a mark before and after it."""
         start = self._clock.mark()
         result = func(*args, **(kwargs or {}))
         self._marks.append((start, self._clock.mark()))
@@ -123,20 +123,20 @@ def observe(
 ) -> list[Sample]:
     """Time a traced model in several shapes, operation by operation and as a whole.
 
-    All shapes are visited once a round, in an order drawn anew, so that what else the machine does
-    falls on all of them; a sample holds the medians. The model is as it was afterwards.
+    Each round times every shape once, in a new random order, so that other load on the machine
+    affects all shapes alike. A sample contains the medians. The model is left unchanged.
 
     Args:
         graph: the traced model.
         shapes: for each sample, the width of each group (W,).
-        rounds: how often to visit each shape.
-        clock: what tells the time; by default that of the device.
+        rounds: how often to time each shape.
+        clock: the clock to time with; by default that of the device.
 
     Returns:
-        The samples, as the shapes.
+        The samples, in the order of the shapes.
 
     Raises:
-        RamifyError: nothing is to be timed, the model is gated, or the forward takes another course
+        RamifyError: `rounds` is below 1, the model is gated, or the forward runs other operations
             at other widths.
 
     Example:
@@ -165,7 +165,7 @@ def observe(
 
 
 def _visit(graph: ChannelGraph, widths: Index, clock: Clock) -> tuple[Floats, list[float]]:
-    """One run by operations (O,), and some whole ones, after one to warm up."""
+    """One run timed by operation (O,), and several whole runs, after one warm-up run."""
     model = graph.model
     changes = {
         group.atom: Change(np.arange(width) % group.width, np.ones(width))

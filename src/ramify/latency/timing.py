@@ -1,6 +1,6 @@
-"""Measured latency: of a model, of a traced model in another shape, and of one more channel.
+"""Measured latency: of a model, of a traced model in another shape, and per added channel.
 
-A measurement carries noise: the median of repeated calls stands for it, its spread says how much.
+Measurements are noisy, so a latency is the median of repeated calls, with their spread.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Latency:
 
     Attributes:
         median: the median of the repeated calls.
-        spread: the distance of their quartiles.
+        spread: the interquartile range of the calls.
         repeats: how many calls were timed.
-        device: where the parameters lie.
-        threads: of torch, which a latency on the CPU depends on.
+        device: the device of the parameters.
+        threads: torch's number of threads, which affects latency on the CPU.
 
     Example:
         >>> found = measure(nn.Linear(4, 8), torch.randn(1, 4), repeats=5)
@@ -60,27 +60,28 @@ def measure(
     warmup: int = 3,
     clock: Clock | None = None,
 ) -> Latency:
-    """Time a model's forward in eval mode, without gradients, where its parameters lie.
+    """Time a model's forward in eval mode, without gradients, on the device of its parameters.
 
-    Each call gets copies of the inputs, made before its time begins. On a GPU the time is that
-    between two events of the current stream, the device being idle before; on the CPU, where torch
-    computes in one thread, it is the processor time of that thread, so that what else the machine
-    does is not counted.
+    Each call gets its own copies of the inputs, made before timing starts. On a GPU the time is
+    measured between two events of the current stream, with the device idle before the first. On the
+    CPU with one torch thread it is the processor time of that thread, so other load on the machine
+    is not counted.
 
     Args:
         model: any module whose forward runs.
         inputs: as `ramify.trace` takes them.
         module: the name of a module of the model to time alone, on the inputs that it gets when the
-            model runs; where it runs several times, all its calls together.
-        repeats: calls to time.
-        warmup: calls before them.
-        clock: what tells the time; by default that of the device.
+            model runs; if it runs several times, all its calls are timed together.
+        repeats: the number of timed calls.
+        warmup: the number of calls before them.
+        clock: the clock to time with; by default that of the device.
 
     Returns:
         The latency.
 
     Raises:
-        RamifyError: no call would be timed, or there is no such module, or it does not run.
+        RamifyError: `repeats` or `warmup` is too small, or the module does not exist or does not
+            run.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
@@ -114,7 +115,7 @@ def measure(
 
 
 def _calls_of(model: nn.Module, inputs: Any, name: str) -> tuple[nn.Module, list[Call]]:
-    """A module of a model, and what it is called with when the model runs once."""
+    """A module of a model, and the arguments it is called with when the model runs once."""
     modules = dict(model.named_modules())
     if name not in modules:
         raise RamifyError(f"the model has no module '{name}': see model.named_modules()")
@@ -139,17 +140,17 @@ def measure_edited(
     warmup: int = 3,
     clock: Clock | None = None,
 ) -> Latency:
-    """Time a traced model as it would be after edits; it is as it was afterwards.
+    """Time a traced model as it would be after edits; the model is left unchanged.
 
     Args:
         graph: the traced model.
-        edits: what to suppose done.
-        repeats: calls to time.
-        warmup: calls before them.
-        clock: what tells the time; by default that of the device.
+        edits: the edits to time.
+        repeats: the number of timed calls.
+        warmup: the number of calls before them.
+        clock: the clock to time with; by default that of the device.
 
     Returns:
-        The latency on the inputs of the trace.
+        The latency on the inputs that were traced.
 
     Example:
         >>> import ramify
@@ -171,22 +172,22 @@ def prices(
 ) -> dict[str, float]:
     """What one more channel of each group adds to the latency, in milliseconds.
 
-    The model is really resized to a few widths of one group at a time and timed; the price is the
-    slope of the line through these points (least squares), and 0 where noise turns it negative.
+    The model is resized to a few widths of one group at a time and timed. The price is the slope of
+    the least-squares line through these points, or 0 where noise makes the slope negative.
 
     Args:
         graph: the traced model.
-        groups: names of groups; all that can change by default.
-        scales: widths to measure at, over the present one; those that the group cannot have are
-            left out.
-        repeats: calls to time at each width.
-        clock: what tells the time; by default that of the device.
+        groups: names of groups; by default all that can change.
+        scales: the widths to measure at, relative to the current width; widths that the group
+            cannot have are left out.
+        repeats: the number of timed calls at each width.
+        clock: the clock to time with; by default that of the device.
 
     Returns:
-        The price by name of the group.
+        The price by group name.
 
     Raises:
-        RamifyError: fewer than two widths are left for a group.
+        RamifyError: fewer than two widths are possible for a group.
 
     Example:
         >>> import ramify

@@ -1,14 +1,14 @@
-"""Methods: each proposes edits with the decrease of the loss that it expects, or with a score.
+"""Methods: each proposes edits with an expected decrease of the loss, or with a score.
 
 How the files fit together:
 
-- `proposal` has what every method returns, `Proposal`, and the contract, `Method`;
-- `splitting` (S2D, S3D), `gauss_newton` and `gradmax` are the methods of the papers on growing,
-  and `auto` is the first and the last of them side by side;
-- `baselines` and `boosting` are what these are compared with, `scores` what prunes are ranked by;
-- `trial` measures what an edit really does to the loss;
-- `draws` is what the random methods share, `aliases` lets old names of settings work, and
-  `registry` finds a method by its name.
+- `proposal` has `Proposal`, which every method returns, and the contract, `Method`;
+- `splitting` (S2D, S3D), `gauss_newton` and `gradmax` are the methods of the papers on growing, and
+  `auto` combines the first and the last of them;
+- `baselines` and `boosting` are the baselines, and `scores` ranks prunes;
+- `trial` measures the true effect of an edit on the loss;
+- `draws` is shared by the random methods, `aliases` keeps old names of settings working, and
+  `registry` finds a method by name.
 """
 
 from ramify.methods.auto import Auto

@@ -1,4 +1,4 @@
-"""Old names of settings that still work: constructor keywords that have a better name now."""
+"""Old names of settings that still work: constructor keywords that have been renamed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ T = TypeVar("T")
 
 
 def accepts_old_keywords(**names: str) -> Callable[[type[T]], type[T]]:
-    """Let a class be made with the old names of its keywords as well.
+    """Let a class accept the old names of its keywords as well.
 
     Args:
-        **names: old name -> the name that it has now.
+        **names: old name -> current name.
 
     Returns:
-        What decorates the class.
+        The class decorator.
     """
 
     def decorate(cls: type[T]) -> type[T]:

@@ -1,4 +1,4 @@
-"""Splits and new neurons side by side, at one price."""
+"""Splits and new neurons proposed together, with comparable gains."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from ramify.tracing import ChannelGraph
 class Auto:
     """The splits of :class:`ramify.SplittingDescent` and the neurons of :class:`ramify.GradMax`.
 
-    Both gains are decreases of the mean loss, that of a split at once, by its second order, and
-    that of a new neuron by one gradient step at the rate of training, by its first. Away from a
-    local minimum the first order is the larger, and new neurons are proposed first; where the
-    gradient to them vanishes, splitting a channel is what still lowers the loss. A rule takes one
-    change of a channel, whichever gains more, for a parameter where it ranks by cost.
+    Both gains are decreases of the mean loss: a split's gain is immediate and second-order, a new
+    neuron's is the first-order gain of one gradient step at the training learning rate. Away from a
+    local minimum the first-order gain is larger, and new neurons rank first; where their gradient
+    vanishes, splitting still lowers the loss. A rule takes one edit per channel, the one with the
+    larger gain, or the larger gain per parameter where it ranks by cost.
 
     Args:
-        step: how far the copies of a split start from it, in lengths of the channel's own kernels.
-        lr: the rate that the network is trained with.
-        surrogate: β of the softplus that stands in at the kinks of piecewise-linear activations;
-            None for the derivatives as they are.
+        step: how far the copies of a split start from it, relative to the norm of the channel's own
+            kernels.
+        lr: the learning rate that the network is trained with.
+        surrogate: β of the softplus that replaces the kinks of piecewise-linear activations; None
+            for the true derivatives.
 
     Example:
         >>> import ramify, torch
@@ -55,12 +56,12 @@ class Auto:
         self._methods()
 
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
-        """The best split of every channel, and the new neurons of every group, best first.
+        """The best split of every channel and the new neurons of every group, best first.
 
         Args:
             graph: the traced model.
-            loss: `loss(model, batch)` -> (S,), one number a sample.
-            batches: the sample, which is gone through several times.
+            loss: `loss(model, batch)` -> (S,), one number per sample.
+            batches: the sample; it is iterated several times.
 
         Returns:
             The proposals.

@@ -1,4 +1,4 @@
-"""What growth methods are measured against: chance, new neurons, and true losses.
+"""Baselines for growth methods: random edits, new neurons, and measured losses.
 
 Shape letters: `W` channels of a group, `M` copies of a split.
 """
@@ -43,19 +43,19 @@ from ramify.tracing.recorder import tensors_of
 
 
 class _Drawn(abc.ABC):
-    """A split of every channel, drawn at random and ranked by chance."""
+    """A split of every channel, drawn and ranked at random."""
 
     seed: int
 
     def propose(
         self, graph: ChannelGraph, loss: Loss | None = None, batches: Iterable[Any] = ()
     ) -> list[Proposal]:
-        """A split of every channel in random order; loss and batches are not looked at.
+        """A split of every channel in random order; loss and batches are not used.
 
         Args:
             graph: the traced model.
-            loss: as other methods take it; not needed.
-            batches: as other methods take them; not needed.
+            loss: as for other methods; not used.
+            batches: as for other methods; not used.
 
         Returns:
             The proposals; `score` is a random number, `gain` is 0.
@@ -86,17 +86,17 @@ class _Drawn(abc.ABC):
 
 @dataclass(frozen=True)
 class RandomSplit(_Drawn):
-    """Every channel split along a random direction, ranked by chance.
+    """Every channel split along a random direction, in random order.
 
     The copies share the outgoing weight evenly. Their displacements are drawn over all producers
-    together and sum to zero, so that the first-order change vanishes, as it does for S2D; the
-    longest is `step` long. Two copies are the binary split of S2D along a random unit direction.
+    together and sum to zero, so that the first-order change vanishes, as for S2D; the longest has
+    norm `step`. Two copies give the binary split of S2D along a random unit direction.
 
     Args:
         step: ε, how far copies move.
-        copies: into how many copies a channel is split, at least 2.
-        unit: of the step, ``absolute`` or ``kernel``: as of :class:`SplittingDescent`.
-        seed: of the draws, which also differ from one shape of the network to the next.
+        copies: the number of copies of each channel, at least 2.
+        unit: of the step, ``absolute`` or ``kernel``, as for :class:`SplittingDescent`.
+        seed: the random seed; draws also differ from one shape of the network to the next.
 
     Example:
         >>> import ramify, torch
@@ -145,13 +145,13 @@ class RandomSplit(_Drawn):
 
 @dataclass(frozen=True)
 class Net2Net(_Drawn):
-    """Net2WiderNet: a random channel is copied, and its outgoing weights are halved.
+    """Net2WiderNet: each channel, in random order, is copied and its outgoing weights are halved.
 
-    The copy's incoming weights get a little noise, so that training can tell the two apart.
+    The copy's incoming weights get a little noise, so that training can separate the two.
 
     Args:
-        noise: standard deviation, as a share of the root mean square of each producer's weights.
-        seed: of the draws, which also differ from one shape of the network to the next.
+        noise: standard deviation, relative to the root mean square of each producer's weights.
+        seed: the random seed; draws also differ from one shape of the network to the next.
 
     Example:
         >>> import ramify, torch
@@ -165,8 +165,8 @@ class Net2Net(_Drawn):
         ((0.5, 0.5), False)
 
     Source: Chen, Goodfellow and Shlens, "Net2Net: accelerating learning via knowledge transfer",
-    2016, section 2.2. There a channel may be drawn more than once in one step; here each is copied
-    at most once.
+    2016, section 2.2. The paper may draw a channel more than once in a step; here each is copied at
+    most once.
     """
 
     noise: float = 0.05
@@ -190,18 +190,18 @@ class Net2Net(_Drawn):
 
 @dataclass(frozen=True)
 class NewNeuron(_Drawn):
-    """A new neuron: random incoming weights, zero outgoing weights, so the output stays.
+    """A new neuron: random incoming weights and zero outgoing weights, so the output is unchanged.
 
-    The edit is a split of weights (1, 0) whose second copy is moved to the random weights. What
-    the path carries per channel comes from the channel named: norm weights, running statistics and
-    depthwise kernels are copies of that channel's. Running statistics therefore do not fit the new
-    neuron at first; nothing reads it yet, and training forwards replace them within a few dozen
-    steps, before its outgoing weights have grown far from zero.
+    The edit is a split of weights (1, 0) whose second copy is moved to the random weights. The
+    other per-channel values on the path (norm weights, running statistics, depthwise kernels) are
+    copied from the channel that is split. Running statistics therefore do not fit the new neuron at
+    first; but nothing reads it yet, and training forwards replace them within a few dozen steps,
+    before its outgoing weights have grown far from zero.
 
     Args:
-        scale: of the incoming weights: standard deviation, as a share of the root mean square of
-            each producer's present weights (a layer that is all zeros makes neurons of zeros).
-        seed: of the draws, which also differ from one shape of the network to the next.
+        scale: standard deviation of the incoming weights, relative to the root mean square of each
+            producer's current weights (a layer that is all zeros gives neurons of zeros).
+        seed: the random seed; draws also differ from one shape of the network to the next.
 
     Example:
         >>> import ramify, torch
@@ -235,21 +235,22 @@ class NewNeuron(_Drawn):
 
 @dataclass(frozen=True)
 class LineSearch:
-    r"""Steepest descent with line search: along v_min, as far as the true loss falls.
+    r"""Steepest descent with line search: along v_min to the largest true decrease of the loss.
 
-    Every channel is really split into two copies displaced by :math:`\pm t v_{min}`; t comes from a
-    geometric grid, refined around its best point, by the true mean loss over the batches.
+    Every channel is actually split into two copies displaced by :math:`\pm t v_{min}`; t is
+    searched on a geometric grid, refined around its best point, by the true mean loss over the
+    batches.
 
     Args:
         shortest: the smallest t of the grid.
-        longest: the largest t of the grid; the refinement may step beyond both ends.
-        points: how many t the grid has, at least 2.
-        rounds: of refinement; each halves the spacing (in log t) around the best t, and measures
-            twice.
-        surrogate: β of the softplus whose curvature stands in at the kinks of piecewise-linear
+        longest: the largest t of the grid; the refinement may go beyond both ends.
+        points: the number of grid points, at least 2.
+        rounds: rounds of refinement; each halves the spacing (in log t) around the best t and
+            measures twice.
+        surrogate: β of the softplus whose curvature replaces the kinks of piecewise-linear
             activations; None for the true curvature.
         tolerance: Lanczos residual over spectral radius.
-        unit: of `shortest` and `longest`, ``absolute`` or ``kernel``: as of
+        unit: of `shortest` and `longest`, ``absolute`` or ``kernel``, as for
             :class:`SplittingDescent`.
         groups: the groups to search, by any name that `graph[...]` takes; None for all.
         channels: the channels of each group to search; None for all.
@@ -266,7 +267,7 @@ class LineSearch:
         >>> abs(trial.decrease([best.edit]) - best.gain) < 1e-6  # it was measured
         True
 
-    Source: the baseline of Gauss-Newton morphisms, section 4.2; v_min is S2D's.
+    Source: the baseline of Gauss-Newton morphisms, section 4.2; v_min is that of S2D.
     """
 
     shortest: float = 1e-3
@@ -293,12 +294,12 @@ class LineSearch:
             raise RamifyError(f"points is at least 2, the ends of the grid, and got {self.points}")
 
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
-        """The best split along v_min of every channel asked for, best first.
+        """The best split along v_min of every requested channel, best first.
 
         Args:
             graph: the traced model.
-            loss: `loss(model, batch)` -> (S,), one number a sample.
-            batches: the sample, which is gone through `points + 2 * rounds` times a channel.
+            loss: `loss(model, batch)` -> (S,), one number per sample.
+            batches: the sample; it is iterated `points + 2 * rounds` times per channel.
 
         Returns:
             The proposals; `gain` is the true decrease of the mean loss over the batches,
@@ -323,7 +324,7 @@ class LineSearch:
         for group, channels in requested(graph, self.groups, self.channels, names):
             number = names.index(group.name)
             parts = operators[0].as_kernels(found[number], pairs[number].low_vector)
-            # Vectors of the length that t = 1 stands for.
+            # Vectors with the length of t = 1.
             one = step_lengths(1.0, self.unit, producer_kernels(graph, group))
             directions = {
                 kernel.name: part * one.to(part).view(-1, *[1] * (part.dim() - 1))
@@ -358,14 +359,14 @@ def best_length(
     """The length with the largest decrease: a geometric grid, refined around its best point.
 
     Args:
-        decrease: what is made as large as possible.
+        decrease: the function to maximise.
         shortest: the first length of the grid.
-        longest: the last.
-        points: how many the grid has.
-        rounds: of refinement.
+        longest: the last length of the grid.
+        points: the number of grid points.
+        rounds: rounds of refinement.
 
     Returns:
-        The length, and its decrease.
+        The length and its decrease.
 
     Example:
         >>> t, _ = best_length(lambda t: t - t * t, 0.01, 10.0, 7, 6)
@@ -383,18 +384,19 @@ def best_length(
 
 @dataclass(frozen=True)
 class Expansion:
-    """The expansion oracle: every channel really split, really optimised, really measured.
+    """The expansion oracle: every channel is split, optimised and measured on the true loss.
 
-    One channel at a time is split into two copies displaced by ±θ, everything else held; θ starts
-    from small noise and follows Adam on the true mean loss over all batches. The best θ on the way
-    is proposed. That is `steps` forward and backward passes over the batches for each channel.
+    One channel at a time is split into two copies displaced by ±θ, with all other weights fixed. θ
+    starts from small noise and is optimised by Adam on the true mean loss over all batches; the
+    best θ found is proposed. This takes `steps` forward and backward passes over the batches per
+    channel.
 
     Args:
-        steps: of Adam.
-        lr: its learning rate.
-        start: standard deviation of the first θ, as a share of the root mean square of each
-            producer's weights; θ = 0 is a saddle, where nothing moves.
-        seed: of the first θ.
+        steps: the number of Adam steps.
+        lr: the learning rate of Adam.
+        start: standard deviation of the initial θ, relative to the root mean square of each
+            producer's weights; θ = 0 is a saddle point with zero gradient.
+        seed: the seed of the initial θ.
         groups: the groups to expand, by any name that `graph[...]` takes; None for all.
         channels: the channels of each group to expand; None for all.
 
@@ -427,12 +429,12 @@ class Expansion:
         check_positive("start", self.start)
 
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
-        """The optimised split of every channel asked for, best first.
+        """The optimised split of every requested channel, best first.
 
         Args:
             graph: the traced model.
-            loss: `loss(model, batch)` -> (S,), one number a sample.
-            batches: the sample, which is gone through `steps + 1` times a channel.
+            loss: `loss(model, batch)` -> (S,), one number per sample.
+            batches: the sample; it is iterated `steps + 1` times per channel.
 
         Returns:
             The proposals; `gain` is the true decrease of the mean loss over the batches.
@@ -459,7 +461,7 @@ class Expansion:
         best, gain = split, -math.inf
         for _ in range(self.steps):
             decrease, slopes = trial.slopes(split)
-            if decrease == -math.inf:  # beyond what numbers hold: no gradient leads back
+            if decrease == -math.inf:  # not finite: no gradient leads back
                 return best, gain
             if decrease > gain:
                 best, gain = split, decrease
@@ -477,19 +479,19 @@ def requested(
     channels: Sequence[int] | None,
     able: Sequence[str],
 ) -> list[tuple[ChannelGroup, Sequence[int]]]:
-    """The groups and channels that a method is asked for.
+    """The groups and channels that a method should search.
 
     Args:
         graph: the traced model.
-        groups: any names that `graph[...]` takes; None for all that can.
-        channels: of each group; None for all.
-        able: the names of the groups that can.
+        groups: any names that `graph[...]` takes; None for all possible groups.
+        channels: the channels of each group; None for all.
+        able: the names of the groups that the method can search.
 
     Returns:
         Each group with its channels.
 
     Raises:
-        RamifyError: a group that cannot, or a channel that is not there.
+        RamifyError: a group that cannot be searched, or a channel that does not exist.
     """
     found = [graph[name] for name in (able if groups is None else groups)]
     for group in found:

@@ -44,29 +44,31 @@ from ramify.tracing.recorder import tensors_of
 
 @dataclass(frozen=True)
 class Boosting:
-    r"""Functional gradient boosting: new neurons that the loss asks for most, the old ones held.
+    r"""Functional gradient boosting: new neurons with the largest gradient, old weights fixed.
 
     A new neuron with incoming weights r and outgoing weights w = 0 changes nothing, but the loss
-    has a gradient to w: over samples s and the consumers k that read it,
+    has a gradient with respect to w: over samples s and the consumers k that read it,
 
     .. math:: G_k(r) = \mathbb{E}_s[\delta_k(s) \, a_k(r; s)], \quad
               \max_{\lVert r \rVert \le R} \; \sum_k \lVert G_k(r) \rVert^2
 
-    with :math:`\delta_k` the functional gradient, what the loss asks of consumer k. r starts as a
-    random neuron (see `NewNeuron`), whose length is R, and climbs by normalised gradient steps,
-    for all channels of all groups together: neurons without outgoing weights do not see each other.
+    with :math:`\delta_k` the functional gradient, that is, the gradient of the loss at consumer k.
+    r starts as a random neuron (see `NewNeuron`), whose norm is R, and follows normalised gradient
+    ascent steps, for all channels of all groups together: neurons without outgoing weights do not
+    affect each other.
 
-    The edit is a split of weights (1, 0) whose second copy is moved to r; the path's carriers are
-    copies of the channel's, as with `NewNeuron`. The outgoing weights start at zero, so that the
-    output stays; the first training step moves them along -G. To boost as Schwenk and Bengio do,
-    hold the old neurons while training.
+    The edit is a split of weights (1, 0) whose second copy is moved to r; the other per-channel
+    values on the path are copied from the channel, as with `NewNeuron`. The outgoing weights start
+    at zero, so that the output is unchanged; the first training step moves them along -G. To boost
+    as Schwenk and Bengio do, freeze the old neurons while training.
 
     Args:
-        steps: gradient steps on r.
-        lr: length of a step, as a share of R.
-        scale: of the first r: standard deviation, as a share of the root mean square of each
-            producer's present weights.
-        seed: of the first r, which also differs from one shape of the network to the next.
+        steps: the number of gradient steps on r.
+        lr: the length of a step, relative to R.
+        scale: standard deviation of the initial r, relative to the root mean square of each
+            producer's current weights.
+        seed: the seed of the initial r, which also differs from one shape of the network to the
+            next.
 
     Example:
         >>> import ramify, torch
@@ -100,14 +102,14 @@ class Boosting:
 
         Args:
             graph: the traced model.
-            loss: `loss(model, batch)` -> (S,), one number a sample, twice differentiable by
+            loss: `loss(model, batch)` -> (S,), one number per sample, twice differentiable by
                 autograd.
-            batches: the sample, which is gone through twice a step.
+            batches: the sample; it is iterated twice per step.
 
         Returns:
-            The proposals. `score` is the norm of G: how fast the mean loss falls as the outgoing
-            weights leave zero, for each unit of their length. How far they will go it does not say,
-            so that `gain` is 0.
+            The proposals. `score` is the norm of G: how fast the mean loss falls per unit length of
+            the outgoing weights as they leave zero. It does not tell how far they will go, so
+            `gain` is 0.
 
         Raises:
             RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
@@ -152,20 +154,20 @@ def outgoing_gradients(
     loss: Loss,
     batches: Iterable[Any],
 ) -> tuple[list[Tensor], list[Kernels]]:
-    """The gradient of the loss to the outgoing weights of every new neuron.
+    """The gradient of the loss with respect to the outgoing weights of every new neuron.
 
     With G over all batches known, the gradient of its squared norm is that of 2 ⟨G, G_b(r)⟩,
     batch by batch.
 
     Args:
         graph: the traced model.
-        groups: what the neurons are added to.
-        edits: as `additions` gives them.
+        groups: the groups that get the neurons.
+        edits: as `additions` returns them.
         loss: `loss(model, batch)` -> (S,).
         batches: the sample.
 
     Returns:
-        By group: the squared norms of G (W,), and their gradients to r.
+        By group: the squared norms of G (W,), and their gradients with respect to r.
 
     Raises:
         RamifyError: there is no batch.
@@ -180,14 +182,14 @@ def outgoing_gradients(
         made = [slot.name for g in groups for slot in g.slots if slot.role == "producer"]
         producers = {name: tensors[name] for name in made}
         with differentiable([*readers.values(), *producers.values()]):
-            # First G, over all batches, then the gradient of its squared norm to r.
+            # First G over all batches, then the gradient of its squared norm with respect to r.
             masks = masks_of(columns, readers)
             found = reader_gradients(graph.model, list(readers.values()), loss, batches)
             gradients = {n: g * masks[n] for n, g in zip(readers, found, strict=True)}
             slopes = _second_gradients(
                 graph.model, readers, gradients, list(producers.values()), loss, batches
             )
-    # Both come as tensors of the edited network's shape: take the new neurons' part of each.
+    # Both have the shape of the edited network's tensors: take the new neurons' part of each.
     slope_of = dict(zip(producers, slopes, strict=True))
     climbs = []
     for group in groups:
@@ -211,7 +213,7 @@ def _second_gradients(
     loss: Loss,
     batches: Iterable[Any],
 ) -> list[Tensor]:
-    """The gradient of 2 ⟨gradients, ∂L/∂readers⟩ to the producers, L the mean over all batches."""
+    """The gradient of 2 ⟨gradients, ∂L/∂readers⟩ by the producers, L the mean over all batches."""
     sums, samples = [torch.zeros_like(producer) for producer in producers], 0
     for batch in each_batch(batches):
         values = checked_loss(loss, model, batch)
@@ -233,7 +235,7 @@ def _second_gradients(
 
 
 def _climb(fresh: Kernels, slope: Kernels, radius: Tensor, share: float) -> Kernels:
-    """One step up the slope, a share of the radius long, and back into the ball of that radius."""
+    """One ascent step of length lr times the radius, projected onto the ball of that radius."""
     step = share * radius / lengths(slope).clamp_min(_TINY)
     moved = {name: r + slope[name] * _per_channel(step, r) for name, r in fresh.items()}
     back = (radius / lengths(moved).clamp_min(_TINY)).clamp_max(1.0)
@@ -241,7 +243,7 @@ def _climb(fresh: Kernels, slope: Kernels, radius: Tensor, share: float) -> Kern
 
 
 def _where(chosen: Tensor, one: Kernels, other: Kernels) -> Kernels:
-    """The kernels of one where it is chosen (W,), else of the other."""
+    """The kernels of the first argument where chosen (W,), else those of the second."""
     return {n: torch.where(_per_channel(chosen, r), r, other[n]) for n, r in one.items()}
 
 
@@ -249,4 +251,4 @@ def _per_channel(values: Tensor, kernel: Tensor) -> Tensor:
     return values.view(-1, *[1] * (kernel.dim() - 1))
 
 
-_TINY = 1e-30  # where no loss asks for anything, nothing moves
+_TINY = 1e-30  # where the gradient is zero, nothing moves

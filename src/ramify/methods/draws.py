@@ -1,4 +1,4 @@
-"""Draws and lengths: what methods that displace kernels share.
+"""Random draws and lengths, shared by the methods that displace kernels.
 
 Shape letters: `W` channels of a group, `M` copies of a split.
 """
@@ -19,15 +19,15 @@ from ramify.tracing.indexing import kernels
 from ramify.tracing.recorder import tensors_of
 
 Kernels = dict[str, Tensor]
-"""Producer -> (W, *kernel), one kernel a channel."""
+"""Producer -> (W, *kernel), one kernel per channel."""
 
 Unit = Literal["absolute", "kernel"]
-"""What lengths of displacements are given in; ``kernel``: lengths of the channel's own kernels."""
+"""The units of displacement lengths; ``kernel``: relative to the channel's own kernels."""
 UNITS = ("absolute", "kernel")
 
 
 def producer_kernels(graph: ChannelGraph, group: ChannelGroup) -> Kernels:
-    """What makes each channel of a group.
+    """The kernels that produce each channel of a group.
 
     Args:
         graph: the traced model.
@@ -46,7 +46,7 @@ def producer_kernels(graph: ChannelGraph, group: ChannelGroup) -> Kernels:
 
 
 def fresh_kernels(held: Mapping[str, Tensor], scale: float, generator: Generator) -> Kernels:
-    """Random kernels at the size of the present ones: producer -> (W, *kernel)."""
+    """Random kernels of the current kernels' size: producer -> (W, *kernel)."""
     return {
         name: scale * root_mean_square(kernel) * normal(kernel, 1, generator)[:, 0]
         for name, kernel in held.items()
@@ -54,19 +54,19 @@ def fresh_kernels(held: Mapping[str, Tensor], scale: float, generator: Generator
 
 
 def stream(seed: int, graph: ChannelGraph) -> Generator:
-    """Draws that are new at each shape of the network, and the same when a run is repeated."""
+    """A generator that differs for each shape of the network and repeats when a run is repeated."""
     widths = [group.width for group in graph.groups]
     return torch.Generator().manual_seed(zlib.crc32(repr((seed, widths)).encode()))
 
 
 def normal(kernel: Tensor, copies: int, generator: Generator) -> Tensor:
-    """Standard normal (W, M, *kernel), drawn alike on every device."""
+    """Standard normal (W, M, *kernel), the same on every device."""
     shape = (len(kernel), copies, *kernel.shape[1:])
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(kernel)
 
 
 def lengths(held: Mapping[str, Tensor]) -> Tensor:
-    """The length of every channel's kernels together: (W,)."""
+    """The norm of each channel's kernels together: (W,)."""
     flat = torch.cat([part.reshape(len(part), -1) for part in held.values()], dim=1)
     return flat.double().norm(dim=1).to(flat.dtype)
 
@@ -76,8 +76,8 @@ def step_lengths(step: float, unit: str, held: Mapping[str, Tensor]) -> Tensor:
 
     .. math:: \varepsilon_c = \varepsilon \sqrt{\tfrac1L \sum_{j=1}^L \lVert \theta_{jc} \rVert^2}
 
-    in the unit ``kernel``, with L the number of layers that make the channel, whose displacements
-    add up, and just ε in the unit ``absolute``.
+    in the unit ``kernel``, with L the number of layers that produce the channel, whose
+    displacements add up, and ε itself in the unit ``absolute``.
 
     Args:
         step: ε.
@@ -100,25 +100,25 @@ def root_mean_square(kernel: Tensor) -> float:
 
 
 def second_copy(moved: Tensor) -> Tensor:
-    """(W, 1, *kernel) of the second copy -> (W, 2, *kernel), the first copy staying."""
+    """(W, 1, *kernel) of the second copy -> (W, 2, *kernel), with the first copy at zero."""
     return torch.cat([torch.zeros_like(moved), moved], dim=1)
 
 
 def check_unit(unit: str) -> None:
-    """A unit of lengths is known.
+    """Check that a unit of lengths is known.
 
     Raises:
-        RamifyError: it is not.
+        RamifyError: the unit is unknown.
     """
     if unit not in UNITS:
         raise RamifyError(f"unit is one of {', '.join(UNITS)}, and got {unit!r}")
 
 
 def check_positive(name: str, value: float) -> None:
-    """A setting is above zero.
+    """Check that a setting is above zero.
 
     Raises:
-        RamifyError: it is not.
+        RamifyError: the setting is not above zero.
     """
     if not 0 < value < math.inf:
         raise RamifyError(f"{name} is positive, and got {value}")

@@ -38,57 +38,57 @@ from ramify.tracing.indexing import kernels
 from ramify.tracing.recorder import tensors_of
 
 ATTENTION_RADIUS = 0.3
-"""Of the radius of other groups: behind a softmax, estimates hold for shorter displacements."""
+"""Relative to the radius of other groups: behind a softmax, estimates hold at shorter lengths."""
 MORPHISMS = ("split", "prune")
 CURVATURES = ("gauss-newton", "fisher")
 HORIZON = 0.1
-"""The share of a phase that the running mean looks back on: 2 of the paper's 20 epochs."""
+"""The share of a phase that the running mean covers: 2 of the paper's 20 epochs."""
 
 
 @dataclass(frozen=True)
 class GaussNewton:
-    r"""Gauss-Newton morphisms: what splitting or pruning each channel does to the loss, learned.
+    r"""Gauss-Newton morphisms: learn the effect on the loss of splitting or pruning each channel.
 
-    A split turns channel θ into θ + v and θ − v, each read with half the weight; v of every channel
-    is learned at once, with the network's weights frozen, by Adam on
+    A split turns channel θ into θ + v and θ − v, each read with half the weight; v is learned for
+    all channels at once, with the network's weights frozen, by Adam on
 
     .. math:: \Delta L(v) = \frac1S \sum_s p_s(v) + \frac{p_s(v)^2}{4 \hat L}, \qquad
               p_s(v) = \sum_k \langle \Delta a_k(v), g_k \rangle,
 
     where k runs over the consumers of the channel, :math:`g_k` is the gradient of one sample's loss
-    at k's own read, and :math:`\hat L` the mean loss of the batch. A prune is
-    :math:`\Delta a_k = -a_k`, which is what :class:`ramify.Prune` does, and has nothing to learn.
-    Both are proposed for groups that can be split: others are read without a weight somewhere.
-    Where several layers make one channel (a residual stream) or a depthwise convolution lies on the
-    way, the split moves all its producers together and is followed to every consumer. Norms hold
-    their running statistics. Activations of any kind are taken as they are: v is finite.
+    at k's own read, and :math:`\hat L` is the mean loss of the batch. A prune is :math:`\Delta a_k
+    = -a_k`, which is what :class:`ramify.Prune` does, and has nothing to learn. Both are proposed
+    for groups that can be split; other groups are read without a weight somewhere. Where several
+    layers produce one channel (a residual stream) or a depthwise convolution is on the path, the
+    split moves all producers of the channel together and is followed to every consumer. Norms use
+    their running statistics. Any activation is evaluated exactly, since v is finite.
 
-    The curvature of the formula knows the direction of each sample's gradient alone, and v learns
-    to go where it sees none: far from θ the estimate is wrong even in sign. So v stays within
-    `radius` of the channel, in lengths of its own kernels (experiments/gauss_newton/accuracy).
+    The curvature in the formula only sees the direction of each sample's gradient, and v learns to
+    move where it sees none: far from θ even the sign of the estimate is wrong. So v stays within
+    `radius` of the channel, relative to the norm of its own kernels
+    (experiments/gauss_newton/accuracy).
 
     Where the loss is a negative log likelihood, as cross-entropy is, ``curvature="fisher"`` puts
     :math:`p_s^2/2` in place of :math:`p_s^2/(4 \hat L)`: the mean of :math:`g g^\top` over labels
-    drawn as the model predicts them is the exact Gauss-Newton matrix, and the data's own labels
-    are such draws as far as the model is calibrated. It costs nothing more, and estimates of
-    splits hold much further from θ, in residual streams above all. Once :math:`\hat L < 1/2` the
-    gradients of fitted samples vanish with their labels, and the larger factor of the paper is
-    taken.
+    drawn from the model's predictions is the exact Gauss-Newton matrix, and the data's own labels
+    are such draws as far as the model is calibrated. This costs nothing more, and estimates of
+    splits hold much further from θ, above all in residual streams. Once :math:`\hat L < 1/2` the
+    gradients of fitted samples vanish, and the larger factor of the paper is used.
 
     Args:
-        morphisms: some of ``split`` and ``prune``.
+        morphisms: ``split``, ``prune`` or both.
         lr: learning rate of Adam for v.
-        epochs: n_phase, passes over the batches that v is learned in.
+        epochs: n_phase, the number of passes over the batches that v is learned in.
         momentum: weight of the newest batch in the running mean of ΔL; None for a mean over the
-            last tenth of the phase, as the paper's two epochs of twenty.
-        radius: the longest v, in lengths of the channel's own kernels, and 0.3 of that for heads
-            and for channels inside a head, which a softmax lies behind; where several layers make
-            the channel, in root mean squares of their lengths, since what they do adds up. None
-            for no bound, as in the paper.
-        start: standard deviation of v at the start, relative to that of the channels' kernels.
-        seed: of v at the start.
+            last tenth of the phase, like the paper's two epochs of twenty.
+        radius: the largest norm of v, relative to the norm of the channel's own kernels, and 0.3 of
+            that for heads and for channels inside a head, which are followed by a softmax; where
+            several layers produce the channel, relative to the root mean square of their norms,
+            since their effects add up. None for no bound, as in the paper.
+        start: standard deviation of the initial v, relative to that of the channels' kernels.
+        seed: the seed of the initial v.
         curvature: ``gauss-newton``, the paper's, for losses of any unit, or ``fisher``, for a
-            negative log likelihood in nats; ours.
+            negative log likelihood in nats; the latter is not in the paper.
 
     Example:
         >>> import ramify, torch
@@ -135,8 +135,8 @@ class GaussNewton:
 
         Args:
             graph: the traced model.
-            loss: `loss(model, batch)` -> (S,), one number a sample.
-            batches: what to learn on, walked through `epochs` times.
+            loss: `loss(model, batch)` -> (S,), one number per sample.
+            batches: the batches to learn on, iterated `epochs` times.
 
         Returns:
             One proposal for each channel and kind; `gain` is the running mean of −ΔL, below 0
@@ -170,16 +170,16 @@ class GaussNewton:
         return learner.proposals()
 
     def _weight(self, step: int, total: int | None) -> float:
-        """What a batch weighs in the running mean: at first all weigh alike."""
+        """The weight of a batch in the running mean: the first batches all have equal weight."""
         horizon = 1 / self.momentum if self.momentum else HORIZON * (total or math.inf)
         return 1 / max(1.0, min(step + 1, horizon))
 
 
 class Morphisms:
-    """The morphisms of every channel while they are learned; a step takes one batch.
+    """The morphisms of every channel while they are learned; each step uses one batch.
 
     Groups that share rows of a parameter, as heads and the channels inside a head do, are followed
-    one after the other, each with displacements of its own.
+    one after the other, each with its own displacements.
     """
 
     def __init__(self, graph: ChannelGraph, settings: GaussNewton) -> None:
@@ -195,7 +195,7 @@ class Morphisms:
             _drawn([self._targets[n] for n in numbers], tensors, settings, generator)
             for numbers in self._read_changes.sets
         ]
-        # Which set each target is in, where its channels lie, and how far they may move.
+        # The set of each target, the positions of its channels, and the largest norms of v.
         sets = enumerate(self._read_changes.sets)
         self._set = {n: place for place, numbers in sets for n in numbers}
         self._rows = [_rows(target, tensors) for target in self._targets]
@@ -214,17 +214,17 @@ class Morphisms:
         return [move for moves in self._moves for move in moves.values()]
 
     def step(self, loss: Loss, batch: Any, weight: float) -> None:
-        """Evaluate every morphism on a batch, then move v one step.
+        """Evaluate every morphism on a batch, then update v.
 
         Args:
             loss: `loss(model, batch)` -> (S,).
             batch: a batch.
-            weight: of this batch in the running means of ΔL.
+            weight: the weight of this batch in the running means of ΔL.
         """
         model = self._graph.model
         run = lambda: shaped_loss(loss, model, batch)  # noqa: E731
         read_changes = self._read_changes
-        # One forward and one backward pass to the activations: all that follows reads from these.
+        # One forward and one backward pass to the activations; everything below reads from these.
         recorded = read_changes.record(run, batch)
         check_finite(recorded.losses)
         samples = len(recorded.losses)
@@ -232,7 +232,8 @@ class Morphisms:
         recorded.keep(labelled.values)
         gradients = recorded.gradients(labelled.reads, labelled.made)
         level = self._level(recorded.losses)
-        # A prune has nothing to learn; a split is evaluated at its displacement, which then moves.
+        # A prune has nothing to learn; a split is evaluated at its displacement, which is then
+        # updated.
         if "prune" in self._means:
             removed = read_changes.removed(recorded, labelled, gradients)
             changes = {number: _change(p.detach(), level) for number, p in removed.items()}
@@ -245,11 +246,11 @@ class Morphisms:
     def _descend(
         self, followed: Iterable[Mapping[int, Tensor]], level: float, samples: int
     ) -> dict[int, Tensor]:
-        """One step of v; the changes of the loss before it, by target."""
+        """One update of v; returns the changes of the loss before it, by target."""
         changes: dict[int, Tensor] = {}
         self._optimizer.zero_grad()
         with torch.enable_grad():
-            for found in followed:  # each is gone through, and its memory free, before the next
+            for found in followed:  # each is processed, and its memory freed, before the next
                 moving = [p for p in found.values() if p.requires_grad]
                 if moving:
                     torch.autograd.backward(moving, [_slope(p.detach(), level) for p in moving])
@@ -262,7 +263,7 @@ class Morphisms:
 
     @torch.no_grad()
     def _hold(self) -> None:
-        """Bring what went beyond the radius back to it."""
+        """Project displacements that exceed the radius back onto it."""
         for number, (rows, limit) in enumerate(zip(self._rows, self._limits, strict=True)):
             moves = self._moves[self._set[number]]
             shorter = (limit / _lengths(rows, moves)).clamp_max(1)
@@ -283,7 +284,7 @@ class Morphisms:
             known[number] = known[number].lerp(new, weight) if number in known else new
 
     def proposals(self) -> list[Proposal]:
-        """What was learned, largest gain first."""
+        """The proposals with their learned gains, largest gain first."""
         out: list[Proposal] = []
         prices = CostModel(self._graph)
         for kind, means in self._means.items():
@@ -316,12 +317,12 @@ def _change(p: Tensor, level: float) -> Tensor:
 
 
 def _slope(p: Tensor, level: float) -> Tensor:
-    """The slope of ΔL of each channel in p_s: shape (S, W)."""
+    """The derivative of each channel's ΔL by p_s: shape (S, W)."""
     return (1 + p / (2 * level)) / len(p)
 
 
 def _level(losses: Tensor) -> float:
-    """The mean loss, which scales the curvature; where it is 0 no sample has a slope either."""
+    """The mean loss, which scales the curvature; where it is 0 every gradient is 0 too."""
     [mean] = distributed.all_mean([losses.mean()], len(losses))
     level = float(mean)
     if level < 0:
@@ -333,12 +334,12 @@ def _level(losses: Tensor) -> float:
 
 
 def _likelihood_level(losses: Tensor) -> float:
-    """The level at which equation (1) has the Fisher information's ½ p², or the loss below it."""
+    """The loss at which equation (1) has the Fisher information's ½ p², or the loss if lower."""
     return min(_level(losses), 0.5)
 
 
 Rows = list[tuple[str, int, Tensor]]
-"""For each producer of a target: its name, the dimension of the channels, where each lies."""
+"""For each producer of a target: its name, its channel dimension, and each channel's positions."""
 
 
 def _rows(target: Target, tensors: Mapping[str, Tensor]) -> Rows:
@@ -350,7 +351,7 @@ def _rows(target: Target, tensors: Mapping[str, Tensor]) -> Rows:
 
 
 def _lengths(rows: Rows, tensors: Mapping[str, Tensor]) -> Tensor:
-    """The length of each channel over all producers, (W,), in float32 at least."""
+    """The norm of each channel over all producers, (W,), in float32 or wider."""
     parts = []
     for name, dim, where in rows:
         kernel = tensors[name].detach().movedim(dim, 0)[where].flatten(1)
@@ -360,7 +361,7 @@ def _lengths(rows: Rows, tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _check_range(found: Sequence[Target], tensors: Mapping[str, Tensor]) -> None:
-    """Displacements start small and are squared, which float16 turns into zeros and infinities."""
+    """Displacements start small and are squared, which under- or overflows in float16."""
     for target in found:
         for kernel in target.kernels:
             if tensors[kernel.name].dtype is torch.float16:
@@ -376,7 +377,7 @@ def _limits(
     tensors: Mapping[str, Tensor],
     settings: GaussNewton,
 ) -> list[Tensor]:
-    """How long v of each channel may be, none without a bound; zeros may make a first step."""
+    """The largest norm of each channel's v, at least one step; an empty list without a bound."""
     if settings.radius is None:
         return []
     steep = {kernel.name for target in found if target.multiplied for kernel in target.kernels}
@@ -389,7 +390,7 @@ def _limits(
 
 
 def _layers(rows: Rows) -> int:
-    """How many layers make a group; a bias belongs to its weight's."""
+    """The number of layers that produce a group; a bias counts with its weight."""
     return len({name.rpartition(".")[0] for name, _, _ in rows})
 
 
@@ -399,7 +400,7 @@ def _drawn(
     settings: GaussNewton,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Small random displacements: at v = 0 every slope is 0."""
+    """Small random displacements: at v = 0 every gradient is 0."""
     moves: dict[str, Tensor] = {}
     for target in found:
         for kernel in target.kernels:

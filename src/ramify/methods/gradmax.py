@@ -29,57 +29,57 @@ from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.recorder import tensors_of
 
 AT_ONCE = 32
-"""New neurons that are followed together, where the group is not wider itself."""
+"""The number of new neurons followed together, where the group is no wider than this."""
 LARGEST = 2**26
-"""Entries of the largest matrix that is held for a group: half a GiB."""
+"""Entries of the largest matrix kept for a group: half a GiB."""
 NEGLIGIBLE = 1e-5
-"""Singular values and effects below this share of the largest are rounding."""
+"""Singular values and effects below this share of the largest count as rounding error."""
 
 
 @dataclass(frozen=True)
 class GradMax:
-    r"""New neurons that the loss asks for most: those whose outgoing weights have most gradient.
+    r"""GradMax: new neurons whose outgoing weights have the largest gradient.
 
     A new neuron with incoming weights θ and outgoing weights w = 0 changes nothing, but the loss
-    has a gradient to w. With the neuron's path taken to first order around kernels of zero, that
-    gradient is :math:`M \theta`, and under a bound on the length of θ its norm is largest along the
-    right singular vectors of
+    has a gradient with respect to w. With the neuron's path linearised around kernels of zero, that
+    gradient is :math:`M \theta`, and under a bound on the norm of θ it is largest along the right
+    singular vectors of
 
     .. math:: M = \mathbb{E}\Bigl[\sum_p g_k(p) \otimes J_k(p)\Bigr],
 
     with :math:`g_k` the gradient at the output of each consumer k of the channel, p its positions
-    and the taps of its kernel, and :math:`J_k` the derivative of what it reads to θ. Where several
-    layers make the channel or read it (a residual stream), θ and w hold the kernels of all of
-    them, and it is one singular problem. M is summed over the batches; the network itself is not
-    changed.
+    and the taps of its kernel, and :math:`J_k` the derivative of what it reads by θ. Where several
+    layers produce or read the channel (a residual stream), θ and w hold the kernels of all of them,
+    in one singular value problem. M is summed over the batches; the network itself is not changed.
 
-    The edit is a split of weights (1, 0) whose second copy gets θ as its kernels; biases, and what
-    the path carries per channel (norm weights and running statistics, depthwise kernels), are
-    copies of the channel's. Norms hold their statistics, also those that fit the channel better
-    than the neuron; so the first neurons are copies of the channels whose kernels are nearest to
-    the mean length. M is that of the first of these. At a kink the path has the slope of a
-    softplus, which for ReLU at 0 is 1/2, and a max pool the mean slope of its window. Of θ and -θ,
-    which to first order are alike, the better is taken.
+    The edit is a split of weights (1, 0) whose second copy gets θ as its kernels; biases and the
+    other per-channel values on the path (norm weights and running statistics, depthwise kernels)
+    are copied from the channel. Norms keep their statistics, even where these fit the channel
+    better than the neuron; so the first neurons copy the channels whose kernel norms are nearest to
+    the mean norm. M is computed for the first of these. At a kink the path has the slope of a
+    softplus, which for ReLU at 0 is 1/2, and a max pool has the mean slope of its window. Of θ and
+    -θ, which are equivalent to first order, the better one is used.
 
-    A layer whose kernel has no first-order effect at zero keeps the channel's own: one factor of a
-    gated perceptron, queries and keys of a head, a layer that reads what it makes. What is left is
-    then found as before, but M depends on the channel, so that such a group gets one neuron a call.
-    Groups whose channels no weight reads, and those whose M has more than 2²⁶ entries, are left
-    out.
+    A layer whose kernel has no first-order effect at zero keeps the channel's own kernel: one
+    factor of a gated perceptron, queries and keys of a head, a layer that reads its own output. The
+    other kernels are then found as before, but M depends on the channel, so such a group gets one
+    neuron per call. Groups whose channels are read by no weight, and those whose M has more than
+    2²⁶ entries, are left out.
 
     `gain` is the first-order decrease of the mean loss by **one gradient step** of the outgoing
     weights at the learning rate `lr`, :math:`\eta \lVert \partial L / \partial w \rVert^2`, at the
-    neuron as it is, with no path taken to first order. The edit itself changes no loss: what is
-    gained comes with training. So that it compares with gains of splits, give the rate that the
-    network is trained with.
+    actual neuron, without the linearised path. The edit itself does not change the loss: the gain
+    comes with training. To make it comparable with the gains of splits, set `lr` to the training
+    learning rate.
 
     Args:
-        neurons: the most new neurons of each group, at most its width; None for its width.
-        scale: length of θ, as a share of the root mean square of that of the group's kernels.
-        lr: η, of the step that `gain` is the gain of.
-        surrogate: β of the softplus whose slope stands in at the kinks of piecewise-linear
-            activations; None for the slope as it is, which for ReLU at 0 is 0.
-        groups: what to add to, by any name that `graph[...]` takes; None for all that can.
+        neurons: the most new neurons per group, at most its width; None for its width.
+        scale: the norm of θ, relative to the root mean square norm of the group's kernels.
+        lr: η, the learning rate of the gradient step in `gain`.
+        surrogate: β of the softplus whose slope replaces that at the kinks of piecewise-linear
+            activations; None for the true slope, which for ReLU at 0 is 0.
+        groups: the groups to add to, by any name that `graph[...]` takes; None for all possible
+            groups.
 
     Example:
         >>> import ramify, torch
@@ -93,8 +93,8 @@ class GradMax:
         ((1.0, 0.0), True)
 
     Source: U. Evci, B. van Merriënboer, T. Unterthiner, F. Pedregosa, M. Vladymyrov, "GradMax:
-    growing neural networks using gradient information", 2022, equations (8) to (11); there for one
-    layer behind another with f(0) = 0 and f'(0) = 1 between them.
+    growing neural networks using gradient information", 2022, equations (8) to (11); the paper
+    treats two consecutive layers with f(0) = 0 and f'(0) = 1 between them.
     """
 
     neurons: int | None = None
@@ -120,16 +120,16 @@ class GradMax:
 
         Args:
             graph: the traced model.
-            loss: `loss(model, batch)` -> (S,), one number a sample.
-            batches: the sample, which is gone through twice.
+            loss: `loss(model, batch)` -> (S,), one number per sample.
+            batches: the sample; it is iterated twice.
 
         Returns:
-            The proposals, each for another channel of its group; fewer than asked for where the
-            loss asks for fewer directions.
+            The proposals, each for a different channel of its group; fewer than `neurons` where the
+            gradient has fewer directions.
 
         Raises:
             RamifyError: no batch, the loss is not per sample, loss or weights are not finite, or a
-                group that was asked for cannot have such neurons.
+                requested group cannot have such neurons.
         """
         check_editable(graph)
         check_weights(graph.model)
@@ -156,7 +156,7 @@ class GradMax:
     def _matrices(
         self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]
     ) -> tuple[list[Start], list[Tensor]]:
-        """Where each group's neurons start, and its M (D, R) over all batches of all ranks."""
+        """The start of each group's neurons, and its M (D, R) over all batches of all ranks."""
         starts: list[Start] | None = None
         sums: list[Tensor] = []
         for batch in each_batch(batches):
@@ -170,7 +170,7 @@ class GradMax:
         return starts, distributed.all_sum(sums)
 
     def _starts(self, asked: Asked) -> list[Start]:
-        """Where the path of each group's neurons is taken to first order."""
+        """Where the path of each group's neurons is linearised."""
         graph = asked.graph
         able = {t.group.name: t for t in targets(graph) if t.group.consumers}
         wanted = able if self.groups is None else [graph[name].name for name in self.groups]
@@ -186,7 +186,7 @@ class GradMax:
         return found
 
     def _neurons(self, graph: ChannelGraph, start: Start, matrix: Tensor) -> list[Split]:
-        """Each neuron as a split of a channel of its own, into it, θ and -θ."""
+        """Each neuron as a split of its own channel into that channel, θ and -θ."""
         held = _weights(graph, start.group)
         length = self.scale * float(_mean_length(_lengths(start.vectors(held))))
         most = start.group.width if self.neurons is None else self.neurons
@@ -210,7 +210,7 @@ def _weights(graph: ChannelGraph, group: ChannelGroup) -> Kernels:
 
 
 def _entries(graph: ChannelGraph, target: Target) -> int:
-    """How many entries M has."""
+    """The number of entries of M."""
     tensors, group = tensors_of(graph.model), target.group
     incoming = sum(kernel[0].numel() for kernel in _weights(graph, group).values())
     outgoing = sum(
@@ -224,7 +224,7 @@ def _entries(graph: ChannelGraph, target: Target) -> int:
 
 
 def _first(graph: ChannelGraph, target: Target) -> Start:
-    """All kernels at zero; the rest is that of the channel whose kernels are nearest the mean."""
+    """All kernels at zero; the rest is from the channel whose kernel norm is nearest the mean."""
     held = _weights(graph, target.group)
     source = _nearest(held)[0]
     rows = {kernel.name: kernel.positions.shape[1] for kernel in target.kernels}
@@ -241,7 +241,7 @@ def _mean_length(lengths: Tensor) -> Tensor:
 
 
 def _nearest(held: Kernels) -> list[int]:
-    """Channels by how near their length is to the root mean square of all, nearest first."""
+    """Channels by the distance of their norm from the root mean square of all, nearest first."""
     lengths = _lengths(torch.cat([kernel.flatten(1) for kernel in held.values()], dim=1))
     apart = (lengths - _mean_length(lengths)).abs()
     return [int(channel) for channel in torch.argsort(apart, stable=True)]
@@ -259,7 +259,7 @@ def _matrix(asked: Asked, start: Start, beta: float | None) -> Tensor:
 
 
 def _freed(asked: Asked, start: Start, beta: float | None) -> Start | None:
-    """The start with those rows free that have a first-order effect there; None for none."""
+    """The start with the rows free that have a first-order effect there; None if there are none."""
     while any(bool(free.any()) for free in start.free.values()):
         rows = [(name, int(k)) for name, free in start.free.items() for k in free.nonzero()]
         matrix = OutgoingMatrix(asked, start, 1, beta)
@@ -269,7 +269,8 @@ def _freed(asked: Asked, start: Start, beta: float | None) -> Start | None:
         dead = [row for row, size in zip(rows, sizes.tolist(), strict=True) if size <= least]
         if not dead:
             return start
-        # Of factors that are all zero one stays the source's; behind it the next may have one.
+        # Where all factors are zero, one keeps the source's kernel; the next may then have an
+        # effect.
         for name, k in dead if len(dead) < len(rows) else dead[:1]:
             free = start.free[name].clone()
             free[k] = False
@@ -278,7 +279,7 @@ def _freed(asked: Asked, start: Start, beta: float | None) -> Start | None:
 
 
 def _probe(start: Start, name: str, k: int) -> Tensor:
-    """(1, *kernel) of a producer: along one row alone, drawn at random so that nothing cancels."""
+    """(1, *kernel) of a producer: along one row only, drawn at random so that nothing cancels."""
     out = torch.zeros_like(start.kernels[name])[None]
     row = out.view(len(start.free[name]), -1)[k]
     generator = torch.Generator().manual_seed(0)
@@ -289,7 +290,7 @@ def _probe(start: Start, name: str, k: int) -> Tensor:
 def _leading(matrix: Tensor, most: int) -> Tensor:
     """(N, D): the left singular vectors of (D, R), largest singular values first, up to `most`."""
     tall = matrix.shape[0] > matrix.shape[1]
-    # Squares of what is large or small would leave the range of the numbers.
+    # Squares of large or small entries would overflow or underflow.
     largest = matrix.abs().amax()
     if not bool(torch.isfinite(largest)):
         raise RamifyError(
@@ -307,13 +308,13 @@ def _leading(matrix: Tensor, most: int) -> Tensor:
 
 
 def _signed(split: Split, sign: int) -> Split:
-    """The channel and one of the two neurons."""
+    """The split into the channel and one of its two neurons: θ for sign 0, -θ for sign 1."""
     offsets = {name: part[[0, 1 + sign]] for name, part in split.offsets.items()}
     return Split(split.group, split.channel, (1.0, 0.0), offsets)
 
 
 def _refusal(graph: ChannelGraph, target: Target | None, group: ChannelGroup) -> str:
-    """Why a group cannot have such neurons, and what to do."""
+    """Why a group cannot have such neurons, and what to do about it."""
     if target is None and not group.can_split:
         reason = group.reason
     elif target is None and not group.consumers:

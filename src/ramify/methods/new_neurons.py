@@ -1,8 +1,8 @@
-"""New neurons that nothing reads yet: the edits that add them, and what the loss asks of them.
+"""New neurons that nothing reads yet: the edits that add them, and their gradients.
 
-A new neuron is a later copy of a split of weights (1, 0), displaced to kernels of its own. Its
-outgoing weights are zero, so that the output stays; the gradient to them says how fast the loss
-falls once they leave zero.
+A new neuron is a later copy of a split of weights (1, 0), displaced to its own kernels. Its
+outgoing weights are zero, so that the output is unchanged; the gradient with respect to them is the
+rate at which the loss falls once they leave zero.
 
 Shape letters: `W` channels of a group, `N` new neurons of a group, `K` positions of one channel.
 """
@@ -34,12 +34,12 @@ def additions(
     """For each group, the split of every channel into itself and its new neuron.
 
     Args:
-        groups: what to add to.
-        held: the present kernels of each group.
+        groups: the groups that get the neurons.
+        held: the current kernels of each group.
         fresh: the new neurons' kernels.
 
     Returns:
-        One list a group.
+        One list per group.
     """
     out = []
     for group, old, new in zip(groups, held, fresh, strict=True):
@@ -55,13 +55,13 @@ def additions(
 
 @dataclass(frozen=True)
 class Column:
-    """Where one consumer reads the new neurons of a group.
+    """The positions at which one consumer reads the new neurons of a group.
 
     Attributes:
         name: the consumer.
-        dim: its dimension that is summed over.
+        dim: the consumer's dimension that is summed over.
         where: (N, K), the positions of the new neurons.
-        alone: (N, K), 1 where no neuron of another group is new.
+        alone: (N, K), 1 where no other group has a new neuron.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Column:
     alone: Tensor
 
     def part(self, tensor: Tensor) -> Tensor:
-        """(N, *rest): what a tensor of the consumer's shape holds for each new neuron."""
+        """(N, *rest): the entries of a tensor of the consumer's shape for each new neuron."""
         rows = tensor.movedim(self.dim, 0)[self.where.to(tensor.device)]
         return rows.reshape(len(self.where), -1)
 
@@ -78,15 +78,15 @@ class Column:
 def columns_of(
     graph: ChannelGraph, groups: Sequence[ChannelGroup], plan: Plan
 ) -> list[list[Column]]:
-    """Where the consumers of each group read its new neurons.
+    """The positions at which the consumers of each group read its new neurons.
 
     Args:
         graph: before the edits.
-        groups: what the neurons are added to.
-        plan: of the edits; new are all copies but the first of each split.
+        groups: the groups that get the neurons.
+        plan: the plan of the edits; all copies but the first of each split are new.
 
     Returns:
-        One list a group, an entry for each consumer.
+        One list per group, with an entry for each consumer.
     """
     out = []
     for group in groups:
@@ -109,7 +109,7 @@ def columns_of(
 def masks_of(
     columns: Sequence[Sequence[Column]], readers: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """For each consumer, 1 at the columns that new neurons of one group alone are read by."""
+    """For each consumer, 1 at the columns that belong to new neurons of one group only."""
     masks = {name: torch.zeros_like(reader) for name, reader in readers.items()}
     for column in (column for own in columns for column in own):
         rows = masks[column.name].movedim(column.dim, 0)
@@ -131,7 +131,7 @@ def reader_gradients(
         batches: the sample.
 
     Returns:
-        One gradient a parameter.
+        One gradient per parameter.
 
     Raises:
         RamifyError: there is no batch.
@@ -151,14 +151,14 @@ def reader_gradients(
 def squares_of(
     columns: Sequence[Sequence[Column]], gradients: Mapping[str, Tensor]
 ) -> list[Tensor]:
-    """The squared norm of the gradient to the outgoing weights of every new neuron.
+    """The squared norm of the gradient with respect to the outgoing weights of each new neuron.
 
     Args:
-        columns: where they lie, for each group.
-        gradients: consumer -> gradient, zero at what is no such weight.
+        columns: the positions of these weights, for each group.
+        gradients: consumer -> gradient, zero at other weights.
 
     Returns:
-        (N,) for each group that has a consumer; a zero for one without.
+        (N,) for each group with a consumer; one zero for a group without.
     """
     zero = torch.zeros((), dtype=next(iter(gradients.values())).dtype)
     return [
@@ -173,17 +173,18 @@ def outgoing_squares(
     loss: Loss,
     batches: Iterable[Any],
 ) -> list[Tensor]:
-    """How much the mean loss falls for each unit of a gradient step of the outgoing weights.
+    """The decrease of the mean loss per unit of a gradient step of the outgoing weights.
 
-    That is the squared norm of its gradient to the outgoing weights of each new neuron, of which
-    all groups may have some: neurons without outgoing weights do not see each other.
+    That is the squared norm of the gradient with respect to the outgoing weights of each new
+    neuron. All groups may have new neurons at once: without outgoing weights they do not affect
+    each other.
 
     Args:
         graph: the traced model.
-        groups: what the neurons are added to; each has a consumer.
-        edits: for each group, splits whose copies but the first are new neurons.
+        groups: the groups that get the neurons; each has a consumer.
+        edits: for each group, splits whose copies except the first are new neurons.
         loss: `loss(model, batch)` -> (S,).
-        batches: the sample, which is gone through once.
+        batches: the sample; it is iterated once.
 
     Returns:
         (N,) for each group, in the order of the copies.

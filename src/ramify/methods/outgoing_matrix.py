@@ -1,23 +1,23 @@
-r"""What the loss asks of a new neuron's outgoing weights, to first order in its incoming ones.
+r"""The gradient of a new neuron's outgoing weights, to first order in its incoming weights.
 
-Let a neuron with incoming weights θ and outgoing weights w = 0 be added, and let its path
-:math:`a_k(\theta)` to consumer k be taken to first order around a start. The gradient of the mean
-loss to w is then linear in θ, and its matrix is the mixed second derivative
+Add a neuron with incoming weights θ and outgoing weights w = 0, and linearise its path
+:math:`a_k(\theta)` to consumer k around a start. The gradient of the mean loss with respect to w is
+then linear in θ, and its matrix is the mixed second derivative
 
 .. math:: M = \frac{\partial^2 L}{\partial w \, \partial \theta} =
           \mathbb{E}\Bigl[\sum_p g_k(p) \otimes J_k(p)\Bigr]
 
 with :math:`g_k` the gradient at the consumer's own output, p its positions and taps, and
-:math:`J_k` the derivative of what it reads to θ: for a layer behind another, what the first reads,
-times the slope of what lies between. The loss does not depend on θ as long as w is 0, and so one
-derivative to the incoming weights of many new neurons at once, along a direction of each one's own,
-has a derivative to the outgoing weights of each: a column of M for every neuron.
+:math:`J_k` the derivative of what it reads by θ: for two consecutive layers, the input of the first
+times the slope of what is between them. While w is 0 the loss does not depend on θ. So one
+derivative by the incoming weights of many new neurons at once, each along its own direction, can be
+differentiated by the outgoing weights of each, which gives one column of M for every neuron.
 
 Shape letters: `N` new neurons, `D` incoming weights of one, `R` outgoing weights of one, `K` rows
-of a weight that make one channel.
+of a weight that produce one channel.
 
 Source: U. Evci and others, "GradMax: growing neural networks using gradient information", 2022,
-section 3, for two layers one behind the other.
+section 3, for two consecutive layers.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from ramify.tracing.recorder import Ref, Tape, record, tensors_of
 
 @dataclass(frozen=True)
 class Start:
-    """Where the path of a new neuron is taken to first order.
+    """The point at which the path of a new neuron is linearised.
 
     Attributes:
-        group: what it is added to.
-        source: the channel that it is a copy of, in all but the kernels that are free.
-        kernels: producer -> the source's kernel, of the producers with kernels: biases are kept.
-        free: producer -> (K,), which rows start at zero; the others stay the source's.
+        group: the group that the neuron is added to.
+        source: the channel that it copies, except for the free kernels.
+        kernels: producer -> the source's kernel, for producers with kernels; biases are kept.
+        free: producer -> (K,), the rows that start at zero; the others are the source's.
     """
 
     group: ChannelGroup
@@ -71,7 +71,7 @@ class Start:
 
     @property
     def device(self) -> torch.device:
-        """Where the kernels are."""
+        """The device of the kernels."""
         return next(iter(self.kernels.values())).device
 
     def vectors(self, kernels: Kernels) -> Tensor:
@@ -91,7 +91,7 @@ class Start:
         }
 
     def split(self, vectors: Tensor) -> Split:
-        """The source, and a new neuron for each vector (N, D) of free weights."""
+        """Split the source into itself and a new neuron per vector (N, D) of free weights."""
         held = self.vectors({name: kernel[None] for name, kernel in self.kernels.items()})
         offsets = {
             name: torch.cat([torch.zeros_like(moved[:1]), moved])
@@ -101,7 +101,7 @@ class Start:
 
 
 class Asked:
-    """What the loss asks of every layer on one batch: its gradient at the layer's own output.
+    """The gradient of the loss at every layer's own output, on one batch.
 
     Args:
         graph: the traced model.
@@ -124,13 +124,14 @@ class Asked:
     ) -> dict[int, Tensor]:
         """The gradients at outputs of a tape of the network with new neurons that nothing reads.
 
-        They are the same as without; only where a layer reads channels that it makes, its output
-        has those of the new neurons too, and all are found anew.
+        They equal the gradients without the new neurons. Only where a layer reads channels that it
+        produces, its output includes the new neurons' channels too, and all gradients are
+        recomputed.
 
         Args:
-            tape: of the network with new neurons.
+            tape: the tape of the network with new neurons.
             tensors: its parameters and buffers.
-            outputs: operation -> what it makes.
+            outputs: operation -> its output.
 
         Returns:
             Operation -> gradient of the mean loss.
@@ -147,13 +148,13 @@ class Asked:
 class OutgoingMatrix:
     """M of one group on one batch, as products with directions of one producer at a time.
 
-    The graph of the first derivative to the incoming weights is built once and kept.
+    The graph of the first derivative by the incoming weights is built once and kept.
 
     Args:
-        asked: of the batch.
-        start: of the new neurons.
-        count: N, how many are followed together.
-        beta: softplus sharpness, for the slope at kinks; None for the slope as it is.
+        asked: the gradients of the batch.
+        start: the start of the new neurons.
+        count: N, the number of neurons followed together.
+        beta: softplus sharpness, for the slope at kinks; None for the true slope.
     """
 
     def __init__(self, asked: Asked, start: Start, count: int, beta: float | None) -> None:
@@ -180,12 +181,12 @@ class OutgoingMatrix:
         asked: Asked,
         beta: float | None,
     ) -> dict[str, Tensor]:
-        """∂Q/∂θ, of the sum Q over consumers of ⟨what it makes, gradient held⟩."""
+        """∂Q/∂θ, of the sum Q over consumers of ⟨output, gradient held constant⟩."""
         gradients = asked.gradients(tape, tensors, outputs)
         terms: list[tuple[Tensor, Tensor]] = []
 
         def cut(position: int, tensor: Tensor) -> Tensor:
-            # What a consumer makes enters the sum; what follows gets its value alone.
+            # A consumer's output enters the sum; later operations get only its value.
             if position in gradients and tensor.requires_grad:
                 terms.append((tensor, gradients[position] * self._samples))
             return tensor.detach().clone()
@@ -204,14 +205,14 @@ class OutgoingMatrix:
         return {name: g for name, g in found if g is not None and g.requires_grad}
 
     def times(self, name: str, directions: Tensor) -> Tensor:
-        """M times directions of one producer, of the sum of the losses.
+        """M times directions of one producer, for the sum of the losses.
 
         Args:
             name: the producer.
             directions: (any number, *kernel).
 
         Returns:
-            For each the gradient to the R outgoing weights, in float64.
+            For each, the gradient with respect to the R outgoing weights, in float64.
         """
         parts = [self._some(name, part) for part in directions.split(self._count)]
         return torch.cat(parts)
@@ -253,7 +254,7 @@ def _detached(graph: ChannelGraph) -> dict[str, Tensor]:
 def _outputs(
     graph: ChannelGraph, tape: Tape, tensors: Mapping[str, Tensor]
 ) -> dict[int, tuple[Ref, frozenset[str]]]:
-    """What each operation that multiplies an activation by a weight makes, and by which."""
+    """The output of each operation that multiplies an activation by a weight, and that weight."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     flow = DimFlow(shapes, graph.flow.aliases)
     propagate(flow, tape)

@@ -1,4 +1,4 @@
-"""What every method returns."""
+"""`Proposal`, the result of every method, and `Method`, the contract."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from ramify.tracing import ChannelGraph
 @accepts_old_keywords(index="splitting_index")
 @dataclass(frozen=True)
 class Proposal:
-    """An edit, what it should gain, and what it costs.
+    """An edit, its expected gain, and its cost.
 
     Attributes:
-        edit: what to do.
-        gain: expected decrease of the mean loss; 0 where the method has no estimate of it.
-        cost: what the edit alone adds to parameters and MACs, with the columns of what reads the
-            channel; negative where a channel goes.
-        splitting_index: where the method has one, λ_min of S2D or G of S3D, to which the change of
-            the loss is proportional.
-        score: what rules rank by in place of the gain, where the method estimates no gain (random
-            splits, L1 pruning): larger is better, and any value may be taken.
-        graph: the traced model, so that a rule can price edits that meet in one layer together.
+        edit: the edit.
+        gain: expected decrease of the mean loss; 0 where the method does not estimate it.
+        cost: the parameters and MACs that this edit alone adds, including the columns of the layers
+            that read the channel; negative where a channel is removed.
+        splitting_index: λ_min of S2D or G of S3D, where the method has one; the change of the loss
+            is proportional to it.
+        score: what rules rank by instead of the gain, where the method does not estimate one
+            (random splits, L1 pruning): larger is better, and any value may be taken.
+        graph: the traced model, so that a rule can price edits of the same layer together.
 
     Example:
         >>> import ramify
@@ -56,23 +56,23 @@ class Proposal:
 
     @property
     def value(self) -> float:
-        """What rules rank by: the score, or else the gain."""
+        """What rules rank by: the score if there is one, else the gain."""
         return self.gain if self.score is None else self.score
 
     @property
     def pays(self) -> bool:
-        """Whether the edit is worth taking at no cost: a score says nothing against it."""
+        """Whether the edit is worth making if it costs nothing: always true with a score."""
         return self.score is not None or self.gain > 0
 
 
 class Method(Protocol):
-    """The contract of every method: a frozen set of settings with one verb.
+    """The contract of every method: a frozen set of settings with one method, `propose`.
 
-    Any object with this verb is a method; it derives from nothing and is registered nowhere. It
-    leaves the model (parameters, buffers, gradients, modes, hooks), the optimizer and the global
-    random states as they were; the same samples in other batches, and channels in another order,
-    give the same proposals, except where it draws at random or takes a step a batch.
-    :func:`ramify.testing.check_method` puts all of this to the proof.
+    Any object with `propose` is a method; it needs no base class and no registration. It leaves the
+    model (parameters, buffers, gradients, modes, hooks), the optimizer and the global random states
+    unchanged. The same samples in other batches, or channels in another order, give the same
+    proposals, except where the method draws at random or takes a step per batch.
+    :func:`ramify.testing.check_method` tests all of this.
 
     Example:
         >>> import ramify
@@ -91,31 +91,31 @@ class Method(Protocol):
 
         Args:
             graph: the traced model; `graph.model` is the model.
-            loss: `loss(model, batch)` -> (S,), one number a sample; what counts is the mean.
-            batches: the sample to judge by; it may have to be gone through several times.
+            loss: `loss(model, batch)` -> (S,), one number per sample; methods use the mean.
+            batches: the sample to estimate on; it may be iterated several times.
 
         Returns:
-            The proposals, best first by `value`: an edit of the graph as it is, its cost alone, and
-            either a `gain`, the expected decrease of the mean loss by this edit alone, or, with a
-            gain of 0, a `score` that rules rank by in its place.
+            The proposals, best first by `value`: each has an edit of the current graph, the cost of
+            this edit alone, and either a `gain`, the expected decrease of the mean loss by this
+            edit alone, or a gain of 0 and a `score` that rules rank by instead.
 
         Raises:
-            RamifyError: what cannot be judged, in one sentence that says what to do.
+            RamifyError: what cannot be estimated, in one sentence that says what to do.
         """
         ...
 
 
 def best_first(proposals: Iterable[Proposal]) -> list[Proposal]:
-    """Proposals in the order of their values.
+    """Sort proposals by value.
 
     Args:
-        proposals: of a method.
+        proposals: the proposals of a method.
 
     Returns:
-        They, the largest value first.
+        The proposals, largest value first.
 
     Raises:
-        RamifyError: names the first whose gain or value is not finite.
+        RamifyError: a gain or value is not finite; the message names the first such proposal.
     """
     found = list(proposals)
     for one in found:
@@ -129,19 +129,19 @@ def best_first(proposals: Iterable[Proposal]) -> list[Proposal]:
 
 
 def checked(graph: ChannelGraph, method: Method, proposals: Any) -> list[Proposal]:
-    """What a method returned, once it is a list of proposals for this graph.
+    """Check that a method returned a list of proposals for this graph.
 
     Args:
-        graph: what the method was given.
-        method: the method, for errors.
-        proposals: what it returned.
+        graph: the graph that the method was given.
+        method: the method, for error messages.
+        proposals: what the method returned.
 
     Returns:
         The proposals.
 
     Raises:
-        RamifyError: it is no list of proposals, or a proposal is of another graph or has a value or
-            cost of the wrong type.
+        RamifyError: it is not a list of proposals, or a proposal is for another graph or has a
+            value or cost of the wrong type.
     """
     who = f"the method {type(method).__name__}"
     if not isinstance(proposals, Iterable):
@@ -179,18 +179,18 @@ _KINDS = {
 
 @arguments_checked
 def agree(graph: ChannelGraph, proposals: Sequence[Proposal]) -> list[Proposal]:
-    """Rank 0's proposals, on every rank.
+    """Give every rank the proposals of rank 0.
 
-    What a rule selects may depend on the clock (:class:`ramify.Knapsack`, a budget of latency), and
-    what a method proposes on the hardware: after this it is the same everywhere. Every rank must
-    call it; where `torch.distributed` has not been set up it gives back what it gets.
+    A rule's selection may depend on measured time (:class:`ramify.Knapsack`, a latency budget), and
+    a method's proposals on the hardware; after this call all ranks have the same proposals. Every
+    rank must call it. Without `torch.distributed` it returns its argument.
 
     Args:
         graph: this rank's own graph.
-        proposals: of a method, or selected by a rule.
+        proposals: those of a method, or those selected by a rule.
 
     Returns:
-        What rank 0 gave.
+        The proposals of rank 0.
 
     Example:
         >>> import ramify, torch

@@ -1,4 +1,4 @@
-"""The growth methods by the names of the command line, and those of the user."""
+"""The growth methods by their command-line names, and methods defined by the user."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ METHODS: dict[str, type[Method]] = {
 
 
 def method_named(name: str, *, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Method:
-    """The method of this name.
+    """The method with this name.
 
     Args:
-        name: one of `METHODS`, or ``package.module:object`` for one of the user's own: a method, or
-            a class or function that makes one, called with ``seed=`` where it takes that.
-        seed: of what the method draws.
+        name: one of `METHODS`, or ``package.module:object`` for a user's own: a method, or a class
+            or function that returns one, called with ``seed=`` if it takes that.
+        seed: the seed of the method's random draws.
         settings: fields of the method's dataclass; only for the names of `METHODS`.
 
     Returns:
         The method.
 
     Raises:
-        RamifyError: there is no such method, or a setting is out of range.
+        RamifyError: the method does not exist, or a setting is out of range.
 
     Example:
         >>> method_named("random", seed=3, settings={"step": 0.1})
@@ -63,18 +63,18 @@ def method_named(name: str, *, seed: int = 0, settings: Mapping[str, Any] | None
 
 
 def as_method(found: Any, name: str, seed: int) -> Method:
-    """What the user named, as a method.
+    """The object that the user named, as a method.
 
     Args:
-        found: a method, or a class or function that makes one.
-        name: how the user named it, for errors.
-        seed: given to a class or function that takes it.
+        found: a method, or a class or function that returns one.
+        name: the name that the user gave, for error messages.
+        seed: passed to a class or function that takes it.
 
     Returns:
         The method.
 
     Raises:
-        RamifyError: it has no ``propose``, or one of other arguments.
+        RamifyError: it has no ``propose``, or one with other arguments.
     """
     verb = "propose(graph, loss, batches)"
     method: Method = made_with(found, name, "method", verb, seed=seed)

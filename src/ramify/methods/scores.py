@@ -1,4 +1,4 @@
-"""Scores for shrinking: which channels matter least, by weights, norm scales or first order.
+"""Scores for pruning: the least important channels by weights, norm scales or first order.
 
 Shape letters: `S` samples, `W` channels of a group.
 """
@@ -33,9 +33,9 @@ class L1:
     .. math:: s_c = \sum_j \lVert \theta_{jc} \rVert_1 \Big/
               \tfrac1W \sum_{c'} \sum_j \lVert \theta_{jc'} \rVert_1
 
-    over the group's producers j, biases left out. Within a group that is the order of the paper,
-    which prunes layer by layer; over the mean of the group, channels of layers with few and with
-    many incoming weights can be ranked together.
+    over the group's producers j, without biases. Within a group this is the order of the paper,
+    which prunes layer by layer; dividing by the mean of the group makes channels of layers with few
+    and with many incoming weights comparable.
 
     Example:
         >>> import ramify, torch
@@ -54,12 +54,12 @@ class L1:
     def propose(
         self, graph: ChannelGraph, loss: Loss | None = None, batches: Iterable[Any] = ()
     ) -> list[Proposal]:
-        """A prune of every channel that can go, smallest norm first; no batch is looked at.
+        """A prune of every removable channel, smallest norm first; no batch is used.
 
         Args:
             graph: the traced model.
-            loss: as other methods take it; not needed.
-            batches: as other methods take them; not needed.
+            loss: as for other methods; not used.
+            batches: as for other methods; not used.
 
         Returns:
             The proposals; `score` is -s, `gain` is 0.
@@ -79,10 +79,10 @@ class L1:
 class BNScale:
     r"""Prune the channels with the smallest norm scales: network slimming.
 
-    The score of a channel is :math:`|\gamma_c|`, their mean where several norm layers carry it
-    (a residual stream, a depthwise chain). Channels of all groups are ranked together, as in the
-    paper; groups without a norm layer are left out. Train with an L1 penalty on γ for this to say
-    much.
+    The score of a channel is :math:`|\gamma_c|`, or their mean where several norm layers scale the
+    channel (a residual stream, a depthwise chain). Channels of all groups are ranked together, as
+    in the paper; groups without a norm layer are left out. The score is informative only after
+    training with an L1 penalty on γ.
 
     Example:
         >>> import ramify, torch
@@ -102,18 +102,18 @@ class BNScale:
     def propose(
         self, graph: ChannelGraph, loss: Loss | None = None, batches: Iterable[Any] = ()
     ) -> list[Proposal]:
-        """A prune of every channel that a norm layer scales, smallest first; no batch is needed.
+        """A prune of every channel that a norm layer scales, smallest first; no batch is used.
 
         Args:
             graph: the traced model.
-            loss: as other methods take it; not needed.
-            batches: as other methods take them; not needed.
+            loss: as for other methods; not used.
+            batches: as for other methods; not used.
 
         Returns:
             The proposals; `score` is minus the scale, `gain` is 0.
 
         Raises:
-            RamifyError: no channel that could be pruned has a norm layer with a scale.
+            RamifyError: no removable channel has a norm layer with a scale.
         """
         check_editable(graph)
         tensors, known = tensors_of(graph.model), norm_scales(graph)
@@ -142,10 +142,10 @@ class Taylor:
     .. math:: p_s = -\sum_k \langle a_k, g_k \rangle, \quad
               \Theta_c = \mathbb{E}_s \, |p_s|
 
-    with :math:`a_k` what consumer k reads of the channel and :math:`g_k` the gradient of sample
-    s's loss to that consumer's own read, so that residual paths count once: `p_s` is the
-    first-order change of the loss when the channel is zero wherever it is read. The paper averages
-    over positions and then has to normalise each layer; the sum is in units of the loss, and
+    with :math:`a_k` what consumer k reads of the channel and :math:`g_k` the gradient of sample s's
+    loss at that consumer's own read, so that residual paths count once: `p_s` is the first-order
+    change of the loss when the channel is set to zero wherever it is read. The paper averages over
+    positions and then has to normalise each layer; the sum used here is in units of the loss, and
     channels of all layers are ranked together.
 
     Example:
@@ -160,20 +160,20 @@ class Taylor:
         True
 
     Source: P. Molchanov and others, "Pruning convolutional neural networks for resource efficient
-    inference", 2017, equation (8) and section 2.2: the absolute value, for each example.
+    inference", 2017, equation (8) and section 2.2: the absolute value is taken per example.
     """
 
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
-        """A prune of every channel that can go and is read with a weight, least needed first.
+        """A prune of every removable channel that a weight reads, least important first.
 
         Args:
             graph: the traced model.
-            loss: `loss(model, batch)` -> (S,), one number a sample.
+            loss: `loss(model, batch)` -> (S,), one number per sample.
             batches: the sample to average over.
 
         Returns:
             The proposals; `score` is -Θ, and `gain` is the first-order decrease of the mean loss,
-            -mean p, which is small at a minimum whatever the channel is worth: rank by the score.
+            -mean p, which is small at a minimum for any channel: rank by the score.
 
         Raises:
             RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
@@ -207,12 +207,12 @@ def prunable(graph: ChannelGraph) -> list[ChannelGroup]:
 def prunes(
     graph: ChannelGraph, values: Mapping[str, Tensor], gains: Mapping[str, Tensor] | None = None
 ) -> list[Proposal]:
-    """A prune of every channel, those of the smallest values first.
+    """A prune of every channel, smallest value first.
 
     Args:
         graph: the traced model.
-        values: group -> (W,), what each channel is worth.
-        gains: group -> (W,), the decrease of the mean loss, where that is known.
+        values: group -> (W,), the importance of each channel.
+        gains: group -> (W,), the decrease of the mean loss, where it is known.
 
     Returns:
         The proposals; `score` is minus the value.
@@ -227,7 +227,7 @@ def prunes(
 
 
 def norm_scales(graph: ChannelGraph) -> set[str]:
-    """The weights of norm layers: of torch's modules, and of norm operations that ran."""
+    """The weights of norm layers: of torch's modules, and of norm operations on the tape."""
     kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
     found = {
         f"{name}.weight" if name else "weight"

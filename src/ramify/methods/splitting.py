@@ -57,19 +57,19 @@ def schemes(low: float, high: float, signed: float, copies: Sequence[int]) -> li
                          \tfrac{c}{p} \lambda_{min} - \tfrac{n}{p} \lambda_{max}, 0), \quad
               G_4 = p \min(\lambda_{min}, 0) - n \max(\lambda_{max}, 0)
 
-    The third term of :math:`G_3` is not in Theorem 2.2 of S3D, whose proof takes the copies to move
-    along one eigenvector; see :func:`_triplets`. A scheme leaves copies of weight zero out: at
-    c = 1 the schemes of any number of copies are the half-and-half split of S2D, and a matrix that
-    is definite needs no fourth copy.
+    The third term of :math:`G_3` is not in Theorem 2.2 of S3D, whose proof assumes that the copies
+    move along one eigenvector; see :func:`_triplets`. A scheme has no copies of weight zero: at c =
+    1 the schemes of any number of copies are the half-and-half split of S2D, and a definite matrix
+    needs no fourth copy.
 
     Args:
         low: λ_min of the splitting matrix.
         high: λ_max.
-        signed: c, the largest sum of absolute weights; 1 admits positive weights only.
-        copies: numbers of copies to consider, of 2, 3 and 4.
+        signed: c, the largest sum of absolute weights; 1 allows positive weights only.
+        copies: the numbers of copies to consider, of 2, 3 and 4.
 
     Returns:
-        The schemes, at least one; one whose gain is not negative does not lower the loss.
+        The schemes, at least one; a scheme with a non-negative gain does not lower the loss.
 
     Source: S3D, Theorems 2.1, 2.2 and 2.3; for c = 1, S2D, Theorem 2.3.
     """
@@ -91,10 +91,10 @@ def schemes(low: float, high: float, signed: float, copies: Sequence[int]) -> li
 
 
 def _triplets(low: float, high: float, up: float, down: float) -> list[Scheme]:
-    r"""The two schemes of S3D, Theorem 2.2, and where both ends count the one that uses both.
+    r"""The two schemes of S3D, Theorem 2.2, and where both eigenvalues matter the one using both.
 
-    Let the two positive copies part along v_min and move together along v_max just as far as lets
-    the negative copy move by all of v_max:
+    Let the two positive copies separate along v_min and move together along v_max just far enough
+    that the negative copy can move by all of v_max:
     :math:`\delta_{1,2} = \pm\sqrt{1 - s^2} v_{min} + s v_{max}`, :math:`\delta_3 = v_{max}`,
     :math:`s = n / p`. The mean displacement is zero, the norms are one, and with
     :math:`p (1 - s^2) = c / p`
@@ -133,22 +133,22 @@ def _triplets(low: float, high: float, up: float, down: float) -> list[Scheme]:
 @accepts_old_keywords(every="best_of_each")
 @dataclass(frozen=True)
 class SplittingDescent:
-    """Splitting steepest descent: S2D with `signed=1`, S3D above.
+    """Splitting steepest descent: S2D with `signed=1`, S3D with larger values.
 
     Args:
         signed: c of S3D, at least 1: the largest sum of absolute outgoing weights.
-        copies: numbers of copies to consider, of 2, 3 and 4.
+        copies: the numbers of copies to consider, of 2, 3 and 4.
         step: ε, how far copies move along the eigenvector.
-        unit: of the step: ``absolute``, as in the papers, or ``kernel``: as a share of the length
-            of the channel's own kernels (where several layers make it, of the root mean square of
-            their lengths), which means the same in every layer and whatever a norm behind it
-            cancels.
+        unit: of the step: ``absolute``, as in the papers, or ``kernel``: relative to the norm of
+            the channel's own kernels (where several layers produce the channel, to the root mean
+            square of their norms), which means the same in every layer even where a following norm
+            cancels the scale.
         eigen: `lanczos` (products only) or `exact` (whole matrices, the oracle).
-        surrogate: β of the softplus whose curvature stands in at the kinks of piecewise-linear
+        surrogate: β of the softplus whose curvature replaces the kinks of piecewise-linear
             activations; None for the true curvature, which is zero almost everywhere.
-        tolerance: Lanczos residual over spectral radius; the eigenvalue's error is well below.
-        best_of_each: propose the best scheme of each number of copies, so that a rule can choose
-            the number for each channel (S3D, appendix C.1); else the best scheme alone.
+        tolerance: Lanczos residual over spectral radius; the eigenvalue's error is much smaller.
+        best_of_each: propose the best scheme for each number of copies, so that a rule can choose
+            the number per channel (S3D, appendix C.1); else only the best scheme.
 
     Example:
         >>> import ramify, torch
@@ -194,15 +194,15 @@ class SplittingDescent:
         return self.best_of_each
 
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
-        """The best splits of every channel, largest gain first; rules leave gains of 0 and below.
+        """The best splits of every channel, largest gain first; rules skip gains of 0 and below.
 
         Args:
             graph: the traced model.
-            loss: `loss(model, batch)` -> (S,), one number a sample.
+            loss: `loss(model, batch)` -> (S,), one number per sample.
             batches: the sample that the splitting matrices are averaged over.
 
         Returns:
-            The proposals; `gain` is -ε²/2 · G, with ε the length that this channel moves, and
+            The proposals; `gain` is -ε²/2 · G, with ε the distance that this channel moves, and
             `splitting_index` is G, which for S2D is λ_min.
 
         Raises:
@@ -262,7 +262,7 @@ class SplittingDescent:
         return out
 
     def _chosen(self, low: float, high: float) -> list[Scheme]:
-        """The best scheme, or the best of each number of copies."""
+        """The best scheme, or the best for each number of copies."""
         found = schemes(low, high, self.signed, self.copies)
         if not self.best_of_each:
             return found[:1]
@@ -275,7 +275,7 @@ class SplittingDescent:
 def _matrices(
     graph: ChannelGraph, found: Sequence[Target], operators: Sequence[SplittingOperator]
 ) -> list[Tensor]:
-    """The splitting matrices (W, D, D) of each target, one column of all of them a product."""
+    """The splitting matrices (W, D, D) of each target; each product gives one column of all."""
     shapes = vector_shapes(found, tensors_of(graph.model))
     like = next(iter(graph.model.parameters())).detach()
     out = [torch.zeros(width, size, size).to(like) for width, size in shapes]
@@ -305,18 +305,18 @@ def splitting_matrix(
 
     .. math:: S = \mathbb{E}_x[\nabla_{\sigma} \Phi \; \nabla^2_{\theta\theta} \sigma(\theta, h)]
 
-    with σ the whole channelwise path from the producers to each consumer's read.
+    with σ the complete channelwise path from the producers to each consumer's read.
 
     Args:
         graph: the traced model.
         group: any name that `graph[...]` takes.
-        loss: `loss(model, batch)` -> (S,), one number a sample.
+        loss: `loss(model, batch)` -> (S,), one number per sample.
         batches: the sample to average over.
-        surrogate: β of the softplus curvature at the kinks of piecewise-linear activations;
-            None for the true curvature.
+        surrogate: β of the softplus curvature at the kinks of piecewise-linear activations; None
+            for the true curvature.
 
     Returns:
-        Shape (W, D, D); D holds, for each producer in order, one channel's kernel flattened, then
+        Shape (W, D, D); D covers, for each producer in order, one channel's kernel flattened, then
         its bias if it has one.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Trials: what edits really do to the loss, measured on the edited network and taken back.
+"""Trials: the true effect of edits on the loss, measured on the edited network and undone.
 
 Shape letters: `S` samples, `M` copies of a split, `K` positions of one channel in a tensor.
 """
@@ -28,7 +28,7 @@ from ramify.tracing.recorder import eager, tensors_of, untouched
 
 
 def binary_split(group: str, channel: int, move: Mapping[str, Tensor]) -> Split:
-    """The binary morphism: two copies of half the outgoing weight, displaced by ± `move`.
+    """The binary morphism: two copies with half the outgoing weight, displaced by ± `move`.
 
     Args:
         group: any name that `graph[...]` takes.
@@ -44,14 +44,15 @@ def binary_split(group: str, channel: int, move: Mapping[str, Tensor]) -> Split:
 
 @contextlib.contextmanager
 def edited(graph: ChannelGraph, edits: Iterable[Edit]) -> Iterator[Plan]:
-    """The model in eval mode as `ramify.apply` would leave it, for the time of the block.
+    """Put the model in eval mode, edited as by `ramify.apply`, for the duration of the block.
 
     Args:
         graph: the traced model.
-        edits: what to suppose done.
+        edits: the edits to try.
 
     Yields:
-        What the edits do to every axis. The model comes back as it was, whatever happens inside.
+        The changes of every axis by the edits. The model is restored afterwards, even after an
+        error.
     """
     plan, model = plan_edits(graph, edits), graph.model
     changed = resized(model, graph.indexing, plan.changes)
@@ -62,7 +63,7 @@ def edited(graph: ChannelGraph, edits: Iterable[Edit]) -> Iterator[Plan]:
                 rows = tensors[name].data.movedim(dim, 0)
                 rows[where.to(rows.device)] += value.to(rows)
         model.eval()
-        torch.clear_autocast_cache()  # weights of other values, cast before
+        torch.clear_autocast_cache()  # cached casts of the old weights
         try:
             yield plan
         finally:
@@ -71,7 +72,7 @@ def edited(graph: ChannelGraph, edits: Iterable[Edit]) -> Iterator[Plan]:
 
 @contextlib.contextmanager
 def differentiable(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Tensors take gradients inside, also those that the user has frozen."""
+    """Make tensors require gradients inside the block, including those that the user froze."""
     kept = [(tensor, tensor.requires_grad) for tensor in tensors]
     steps = [("a flag", partial(tensor.requires_grad_, flag)) for tensor, flag in kept]
     with giving_back(lambda: steps):
@@ -82,15 +83,15 @@ def differentiable(tensors: Iterable[Tensor]) -> Iterator[None]:
 
 
 class Trial:
-    r"""The true change of the mean loss by edits that are tried and taken back.
+    r"""The true change of the mean loss by edits that are tried and undone.
 
-    The network is really edited, in place, as `ramify.apply` does it, and run in eval mode; no new
-    trace is made. A proposal is judged by `trial.decrease([proposal.edit])` beside its `gain`.
+    The network is edited in place, as by `ramify.apply`, and run in eval mode, without a new trace.
+    To check a proposal, compare `trial.decrease([proposal.edit])` with its `gain`.
 
     Args:
-        graph: the traced model; its weights stay as they are while the trial is in use.
-        loss: `loss(model, batch)` -> (S,), one number a sample.
-        batches: the sample; it is gone through once for each measurement.
+        graph: the traced model; its weights must not change while the trial is in use.
+        loss: `loss(model, batch)` -> (S,), one number per sample.
+        batches: the sample; each measurement iterates it once.
 
     Raises:
         RamifyError: no batch, or loss or weights are not finite.
@@ -124,13 +125,13 @@ class Trial:
         """The loss of every sample after the edits.
 
         Args:
-            edits: what to try together.
+            edits: the edits to try together.
 
         Returns:
-            Shape (S,), of all batches, in float64.
+            Shape (S,), over all batches, in float64.
 
         Raises:
-            RamifyError: there is no batch, or an edit is not possible.
+            RamifyError: there is no batch, or an edit is impossible.
         """
         with edited(self.graph, edits), torch.no_grad():
             found = [_double(self._loss(self.graph.model, batch)) for batch in self._batches]
@@ -139,13 +140,13 @@ class Trial:
         return torch.cat(found)
 
     def decrease(self, edits: Iterable[Edit]) -> float:
-        """By how much the edits together really lower the mean loss; negative where it rises.
+        """The true decrease of the mean loss by the edits together; negative where it rises.
 
         Args:
-            edits: what to try together.
+            edits: the edits to try together.
 
         Returns:
-            The mean loss before less the mean loss after; minus infinity where that is not finite.
+            The mean loss before minus the mean loss after; minus infinity where that is not finite.
         """
         return self._less(self.losses(edits))
 
@@ -155,17 +156,17 @@ class Trial:
         return decrease if math.isfinite(decrease) else -math.inf
 
     def slopes(self, edit: Split) -> tuple[float, dict[str, Tensor]]:
-        """The decrease of a split, and how the mean loss answers to every copy's displacement.
+        """The decrease of a split, and the gradient with respect to every copy's displacement.
 
         Args:
             edit: the split, with its offsets.
 
         Returns:
-            The decrease, and for each producer the gradient of the mean loss after the split to
-            the copies' offsets: (M, *shape of one channel's kernel).
+            The decrease, and for each producer the gradient of the mean loss after the split with
+            respect to the copies' offsets: (M, *shape of one channel's kernel).
 
         Raises:
-            RamifyError: there is no batch, or the edit is not possible.
+            RamifyError: there is no batch, or the edit is impossible.
         """
         with edited(self.graph, [edit]) as plan:
             group, _, new = plan.splits[0]
@@ -198,21 +199,21 @@ def copies_of(
     new: Sequence[int],
     gradient: Tensor,
 ) -> Tensor:
-    """The gradient to the displacements of some channels, from that to the edited tensor.
+    """Map the gradient of an edited tensor to the displacements of some channels.
 
-    It is the adjoint of how a displacement enters: along its other dimensions a displaced kernel
+    This is the adjoint of applying a displacement: along its other dimensions a displaced kernel
     follows the edits of its inputs.
 
     Args:
-        graph: before the edits.
-        group: of the displaced channels.
+        graph: the graph before the edits.
+        group: the group of the displaced channels.
         slot: the tensor that is displaced.
-        changes: what the edits do to every axis.
+        changes: the changes of every axis by the edits.
         new: M channels after the edits.
-        gradient: of the shape that the tensor has after the edits.
+        gradient: in the shape of the tensor after the edits.
 
     Returns:
-        (M, *kernel), or (M, K, *kernel) for K > 1, the kernel as it was before the edits.
+        (M, *kernel), or (M, K, *kernel) for K > 1, with the kernel's shape before the edits.
     """
     terms = graph.dims[slot.name]
     own, count = terms[slot.dim], len(new)
@@ -221,7 +222,7 @@ def copies_of(
     # Where other channels of the same dimension are copied, so is the displacement.
     came_from = (sources(own, changes)[where][:, :, None] == before[:, None, :]).argmax(2)
     index = torch.from_numpy(came_from + before.shape[1] * np.arange(count)[:, None]).reshape(-1)
-    # The gradient at each copy's places, times its share, summed over what came from one place.
+    # The gradient at each copy's positions, times its share, summed over copies of one position.
     rows = gradient.movedim(slot.dim, 0)[torch.from_numpy(where.reshape(-1)).to(gradient.device)]
     share = graph.indexing.offset_scales(slot, changes)[where.reshape(-1)]
     rows = rows * torch.from_numpy(share).to(rows).view(-1, *[1] * (rows.dim() - 1))
