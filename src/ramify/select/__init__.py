@@ -1,15 +1,16 @@
-"""Selection: which of the proposals to carry out.
+"""Selection: which of the proposals to apply.
 
 How the files fit together:
 
-- `candidates` gathers the proposals of methods, by channel and by group, and holds to what every
-  rule keeps: one edit a channel, and one channel left in each group;
-- `rules` are the rules that rank: `TopFraction`, `Threshold` and `TradeOff`;
-- `knapsack` is the rule that finds the most value within several budgets: `Knapsack`;
-- `knapsack/shares` fills a budget for the whole network round by round: `BudgetKnapsack`;
-- `width_bounds` leaves out what would make a group too narrow or too wide, before a rule selects;
-- `rounding` makes the widths that a selection leads to multiples of a number;
-- `fit` cuts any selection to totals that the edited model may have, in the steps of `fit_steps`.
+- `candidates` gathers the proposals of methods by channel and by group, and enforces what every
+  rule guarantees: at most one edit per channel, and at least one channel left in each group;
+- `rules` has the ranking rules: `TopFraction`, `Threshold` and `TradeOff`;
+- `knapsack` has `Knapsack`, which maximises the total value within several budgets;
+- `knapsack/shares` has `BudgetKnapsack`, which fills a budget for the whole network over rounds;
+- `width_bounds` drops proposals that would make a group too narrow or too wide, before a rule
+  selects;
+- `rounding` rounds the selected widths to multiples of a number;
+- `fit` reduces any selection to a budget for the edited model, in the steps of `fit_steps`.
 """
 
 from ramify.select.fit import BUDGETS

@@ -1,4 +1,4 @@
-"""Proposals by channel and group, and what every rule holds to: one edit a channel, one stays."""
+"""Proposals by channel and group, with at most one edit per channel and one channel left."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ramify.tracing import ChannelGraph
 
 @dataclass(frozen=True)
 class Candidates:
-    """Proposals for one model, with what rules must know of their channels.
+    """Proposals for one model, with what rules need to know of their channels.
 
     Attributes:
-        proposals: as they were given; of groups that need several channels, not those too many.
-        graph: the traced model, where a proposal carries it.
-        groups: the group of each proposal, by the one name that the graph gives it.
+        proposals: as given, without excess prunes in groups that need several channels.
+        graph: the traced model, if a proposal has it.
+        groups: the group of each proposal, by its name in the graph.
         widths: the width of each group; without a graph, the number of channels proposed.
     """
 
@@ -32,9 +32,9 @@ class Candidates:
     groups: list[str]
     widths: dict[str, int]
 
-    @cached_property  # rules ask once for every proposal
+    @cached_property  # rules read it once for every proposal
     def channels(self) -> list[tuple[str, Channel]]:
-        """The channel of each proposal, which several may share."""
+        """The channel of each proposal; several proposals may have the same channel."""
         edits = (proposal.edit for proposal in self.proposals)
         return [(name, edit.channel) for name, edit in zip(self.groups, edits, strict=True)]
 
@@ -43,22 +43,22 @@ class Candidates:
         return isinstance(self.proposals[number].edit, Prune)
 
     def by_group(self, numbers: Iterable[int]) -> dict[str, list[int]]:
-        """These proposals, by the name of their group, in order."""
+        """These proposals by the name of their group, in order."""
         own: dict[str, list[int]] = {}
         for number in numbers:
             own.setdefault(self.groups[number], []).append(number)
         return own
 
     def ranked(self, worth: Sequence[float], paying: Iterable[int]) -> list[int]:
-        """Of the proposals that pay, the one of each channel that is worth most; best first."""
+        """The most valuable of the paying proposals for each channel, best first."""
         channels, best = self.channels, dict[tuple[str, Channel], int]()
         for number in sorted(paying, key=lambda number: -worth[number]):
             best.setdefault(channels[number], number)
         return list(best.values())
 
     def without_last_prunes(self, ranked: Sequence[int]) -> list[int]:
-        """The same without the last prune of every group that would lose all its channels."""
-        # From the worst on: the first prune met of such a group is the one to leave out.
+        """The same, without the last prune of each group that would lose all its channels."""
+        # From the worst on: the first prune found in such a group is the one to leave out.
         gone = Counter(self.groups[number] for number in ranked if self.prunes(number))
         out = []
         for number in reversed(ranked):
@@ -73,7 +73,7 @@ class Candidates:
 def _leaving_enough(
     given: Sequence[Proposal], graph: ChannelGraph, names: Mapping[str, str]
 ) -> list[Proposal]:
-    """Of a group that needs several channels, only as many prunes as it can lose, the best."""
+    """Keep only the best prunes of groups with a minimum width, as many as the groups can lose."""
     out = list(given)
     for group in graph.groups:
         if group.least == 1:
@@ -94,13 +94,13 @@ def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> 
 
     Args:
         proposals: what methods returned for one model.
-        graph: the traced model, where proposals do not carry it.
+        graph: the traced model, where proposals do not have it.
 
     Returns:
         The candidates.
 
     Raises:
-        RamifyError: proposals for different traces, or a value that is no number.
+        RamifyError: proposals for different traces, or a value that is not a finite number.
     """
     given = each_of(proposals, "proposals", "proposals")
     for one in given:

@@ -1,4 +1,4 @@
-"""Cutting a selection to totals that the edited model may have."""
+"""Reduce a selection to a budget for the edited model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ramify.select.rounding import Multiple, check_multiple, multiples
 from ramify.tracing import ChannelGraph
 
 BUDGETS = (*RESOURCES, "latency")
-"""What `fit` can hold a model to."""
+"""The resources that `fit` takes budgets of."""
 
 
 def fit(
@@ -26,29 +26,29 @@ def fit(
     *,
     multiple_of: Multiple = 1,
 ) -> list[Proposal]:
-    """Cut a selection so that the edited model stays within, or comes to be within, a budget.
+    """Reduce a selection so that the edited model is within a budget.
 
-    Where the model is within the budget, splits are kept as long as they fit, largest value first,
-    and prunes with an expected gain; prunes that only have a score are ranked by what is least
-    needed, and nothing more needs to go. Where the model is over, splits are left, and prunes are
-    taken, those that lose least first, just until it is within, or all if they are too few.
+    If the model is within the budget, `fit` keeps the splits that fit, largest value first, and
+    prunes with an expected gain; it makes no prunes that only have a score, as none are needed. If
+    the model exceeds the budget, `fit` makes no splits, and takes prunes in order of least loss
+    until the model is within the budget, or all prunes if there are too few.
 
-    With `multiple_of` a group takes as many steps as fit, each from one multiple to the next, in
-    order of the value a channel; what reaches no further multiple is left.
+    With `multiple_of`, a group takes as many steps as fit, each from one multiple to the next, in
+    order of value per channel; proposals that do not reach another multiple are dropped.
 
     Args:
-        proposals: what a rule selected.
+        proposals: the proposals that a rule selected.
         graph: the traced model.
         budget: the most that the edited model may have, by `params`, `macs`, `flops`, `energy`, or
             `latency` in milliseconds, which is measured on the inputs of the trace.
-        multiple_of: what the width of each group becomes a multiple of, where it changes; a number,
-            or numbers by group.
+        multiple_of: the number that the width of each changed group becomes a multiple of; one
+            number, or numbers by group.
 
     Returns:
-        The proposals to carry out, largest value first.
+        The proposals to apply, largest value first.
 
     Raises:
-        RamifyError: a budget of another name, or no total above 0; no multiple.
+        RamifyError: an unknown budget name, a total that is not above 0, or an invalid multiple.
 
     Example:
         >>> import ramify, torch
@@ -75,11 +75,11 @@ def fit(
     worth = [proposal.value for proposal in candidates.proposals]
     sound = candidates.without_last_prunes(candidates.ranked(worth, range(len(worth))))
     prunes = [number for number in sound if candidates.prunes(number)]
-    # Over the budget: prunes alone, as few as are enough.
+    # Over the budget: only prunes, as few as needed.
     if not within([]):
         steps = prune_steps(candidates, prunes, asked)
         return _proposals_of(candidates, steps[: _fewest_prunes(candidates, steps, within)])
-    # Within it: the whole selection, where its widths are multiples already and it fits.
+    # Within it: the whole selection, if its widths are multiples already and it fits.
     gains = {number for number in prunes if candidates.proposals[number].score is None}
     splits = [number for number in sound if not candidates.prunes(number)]
     whole = [number for number in sound if number in gains or not candidates.prunes(number)]
@@ -87,7 +87,7 @@ def fit(
         found = [candidates.proposals[number] for number in whole]
         if within(found):
             return found
-    # Else the prunes that gain, and the splits that fit beside them.
+    # Else the prunes with a gain, and the splits that fit together with them.
     down = prune_steps(candidates, [number for number in prunes if number in gains], asked)
     gone = [number for step in down for number in step.numbers]
     up = split_steps(candidates, splits, gone, asked)
@@ -101,7 +101,7 @@ Check = Callable[[Sequence[Proposal]], bool]
 
 
 def _within(graph: ChannelGraph, budget: Mapping[str, float]) -> Check:
-    """Whether the model edited so is within the budget."""
+    """Return a check of whether the model with some edits is within the budget."""
     model = CostModel(graph)
     now = model.cost()
 
@@ -124,7 +124,7 @@ def _proposals_of(candidates: Candidates, steps: Sequence[FitStep]) -> list[Prop
 
 
 def _fewest_prunes(candidates: Candidates, steps: Sequence[FitStep], within: Check) -> int:
-    """The fewest of the first steps of prunes that are enough, by bisection; else all of them."""
+    """The smallest sufficient number of first prune steps, by bisection; else all of them."""
     low, high = 1, len(steps)
     while low < high:
         middle = (low + high) // 2
@@ -140,7 +140,7 @@ def _affordable(
     model: CostModel,
     budget: Mapping[str, float],
 ) -> list[FitStep]:
-    """Of the steps of splits, in order, those that what is counted allows beside the prunes."""
+    """The split steps, in order, that fit the counted budgets together with the prunes."""
     counted = {name: budget[name] for name in budget if name in RESOURCES}
     place = {name: number for number, name in enumerate(model.names)}
     # Widths are kept up to date step by step; a step that is over a budget is undone.
@@ -165,7 +165,7 @@ def _affordable(
 def _fast_enough(
     candidates: Candidates, steps: list[FitStep], down: Sequence[FitStep], within: Check
 ) -> list[FitStep]:
-    """The first steps of splits that latency allows: measured, in as few shapes as bisection."""
+    """The first split steps within the latency budget, measured by bisection."""
     low, high = 0, len(steps)
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""The steps in which `fit` takes a selection: an edit, or a group from multiple to multiple."""
+"""The steps of `fit`: single edits, or all edits of a group from one multiple to the next."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from ramify.select.rounding import options_by_channel, width_change
 
 @dataclass(frozen=True)
 class FitStep:
-    """Proposals to take at once, in place of those of an earlier step of the same key.
+    """Proposals to take at once, instead of those of an earlier step with the same key.
 
     Attributes:
-        key: steps of one key replace each other: a group's name, or the number of a proposal.
-        rank: the value for each channel that it adds or removes; the largest goes first.
-        numbers: of the proposals.
+        key: a later step replaces an earlier one with the same key: a group's name, or the number
+            of a proposal.
+        rank: the value per channel added or removed; the largest goes first.
+        numbers: the numbers of the proposals.
     """
 
     key: Hashable
@@ -28,7 +29,7 @@ class FitStep:
 
 
 def added(candidates: Candidates, numbers: Iterable[int]) -> Counter[str]:
-    """How many channels each group gets."""
+    """The number of channels that each group gains."""
     total: Counter[str] = Counter()
     for number in numbers:
         total[candidates.groups[number]] += width_change(candidates, number)
@@ -36,7 +37,7 @@ def added(candidates: Candidates, numbers: Iterable[int]) -> Counter[str]:
 
 
 def on_multiples(candidates: Candidates, numbers: Iterable[int], asked: Mapping[str, int]) -> bool:
-    """Whether every group that changes comes to its multiple."""
+    """Whether every group that changes reaches a multiple of its number."""
     return not any(
         more and (candidates.widths[name] + more) % asked.get(name, 1)
         for name, more in added(candidates, numbers).items()
@@ -46,7 +47,7 @@ def on_multiples(candidates: Candidates, numbers: Iterable[int], asked: Mapping[
 def prune_steps(
     candidates: Candidates, prunes: Sequence[int], asked: Mapping[str, int]
 ) -> list[FitStep]:
-    """Steps of prunes, those that lose least a channel first; what reaches no multiple is left.
+    """Prune steps, least loss per channel first; prunes that reach no multiple are left out.
 
     Args:
         candidates: all proposals.
@@ -54,12 +55,12 @@ def prune_steps(
         asked: the multiple of each group.
 
     Returns:
-        The steps, each with a key of its own.
+        The steps, each with its own key.
     """
     chains = []
     for name, numbers in candidates.by_group(prunes).items():
         multiple, at, chain = asked.get(name, 1), 0, list[FitStep]()
-        # The first step goes down to the next multiple, the others by a whole multiple each.
+        # The first step goes down to the next multiple, each further step by one multiple.
         size = candidates.widths[name] % multiple or multiple
         while at + size <= len(numbers):
             step = numbers[at : at + size]
@@ -73,16 +74,16 @@ def prune_steps(
 def split_steps(
     candidates: Candidates, splits: Sequence[int], gone: Iterable[int], asked: Mapping[str, int]
 ) -> list[FitStep]:
-    """Steps of splits, those that gain most a channel first, but single edits by their value.
+    """Split steps, largest gain per channel first; single edits rank by their value.
 
     Args:
         candidates: all proposals.
         splits: numbers of the splits to choose from, best first.
-        gone: numbers of the prunes that are taken in any case.
+        gone: numbers of the prunes that are made in any case.
         asked: the multiple of each group.
 
     Returns:
-        The steps; those of one group have one key, each holding the group's best splits for the
+        The steps; those of one group share one key, and each has the group's best splits for the
         next multiple.
     """
     worth = [proposal.value for proposal in candidates.proposals]
@@ -92,7 +93,8 @@ def split_steps(
         if asked.get(name, 1) == 1:
             chains.append([FitStep(number, worth[number], [number]) for number in numbers])
             continue
-        # A step is the best selection for a multiple, and ranks by what it adds to the one before.
+        # A step has the best selection for a multiple, and ranks by its value over the previous
+        # step.
         width = candidates.widths[name] + pruned[name]
         found = values_of_changes(options_by_channel(candidates, numbers, worth), width)
         chain, at, before = list[FitStep](), 0, 0.0
@@ -106,11 +108,11 @@ def split_steps(
 
 
 def _best_first(chains: Sequence[list[FitStep]], order: Sequence[int]) -> list[FitStep]:
-    """Merge chains of steps: again and again, the best of all the chains' next steps.
+    """Merge chains of steps by repeatedly taking the best next step of any chain.
 
     Args:
-        chains: steps that can only be taken in their order.
-        order: numbers of the proposals; ties go by it.
+        chains: steps that must be taken in the order of their chain.
+        order: numbers of the proposals, to break ties.
 
     Returns:
         The steps.

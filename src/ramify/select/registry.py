@@ -1,4 +1,4 @@
-"""The rules by the names of the command line, and those of the user."""
+"""The rules by their command-line names, and rules defined by the user."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ RULES: dict[str, type[Rule]] = {
 def rule_named(
     name: str, *, multiple_of: int = 1, settings: Mapping[str, Any] | None = None
 ) -> Rule:
-    """The selection rule of this name.
+    """The selection rule with this name.
 
     Args:
-        name: one of `RULES`, or ``package.module:object`` for one of the user's own: a rule, or a
-            class or function that makes one, called with ``multiple_of=`` where it takes that.
-        multiple_of: what the width of a group that changes becomes a multiple of.
+        name: one of `RULES`, or ``package.module:object`` for a user's own: a rule, or a class or
+            function that returns one, called with ``multiple_of=`` if it takes that.
+        multiple_of: the number that the width of a changed group becomes a multiple of.
         settings: fields of the rule's dataclass; only for the names of `RULES`.
 
     Returns:
         The rule.
 
     Raises:
-        RamifyError: there is no such rule, or a setting is out of range.
+        RamifyError: the rule does not exist, or a setting is out of range.
 
     Example:
         >>> rule_named("top-fraction", settings={"fraction": 0.5})

@@ -1,6 +1,6 @@
-"""Widths in multiples, as hardware asks for: a selection whose groups come to multiples of 8, say.
+"""Round a selection so that group widths are multiples of a number, such as 8 for hardware.
 
-After the edits the width of a group is a multiple of its number, or the width that it had.
+After the edits the width of a group is a multiple of its number, or unchanged.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Multiple: TypeAlias = int | Mapping[str, int]
 
 
 def check_multiple(multiple_of: Multiple) -> None:
-    """Raise where a multiple is not a whole number of 1 or more.
+    """Raise an error if a multiple is not a whole number of 1 or more.
 
     Args:
-        multiple_of: as a rule was given it.
+        multiple_of: the setting of a rule.
 
     Raises:
         RamifyError: a number that is not whole, or below 1.
@@ -38,17 +38,17 @@ def check_multiple(multiple_of: Multiple) -> None:
 
 
 def multiples(graph: ChannelGraph | None, multiple_of: Multiple) -> dict[str, int]:
-    """The multiple of every group of a graph, by its name; 1 where none was asked for.
+    """The multiple of every group of a graph, by its name; 1 if not specified.
 
     Args:
         graph: the traced model.
-        multiple_of: one number, or some by group.
+        multiple_of: one number, or numbers for some groups.
 
     Returns:
-        The multiples; empty where none is above 1.
+        The multiples; empty if none is above 1.
 
     Raises:
-        RamifyError: there is no graph to know widths by, no such group, or two numbers for one.
+        RamifyError: there is no graph to give widths, no such group, or two numbers for one group.
     """
     every, asked = 1, dict[str, int]()
     if isinstance(multiple_of, int):
@@ -87,18 +87,19 @@ def rounded(
     worth: Sequence[float],
     multiple_of: Multiple,
 ) -> list[int]:
-    """A selection whose groups come to multiples, each to the nearest that its proposals reach.
+    """Round a selection so that each group has the nearest multiple that its proposals reach.
 
-    Towards more channels the next splits are taken, or prunes left; towards fewer the reverse: what
-    is worth most at that width. Both neighbours being as near, the one worth more is taken. A group
-    that reaches neither is left as it is, with a warning.
+    To get more channels, the next splits are added or prunes are removed; to get fewer, the
+    reverse: the most valuable selection at that width is taken. If both neighbouring multiples are
+    equally near, the more valuable one is taken. A group that reaches neither is left unchanged,
+    with a warning.
 
     Args:
         candidates: all proposals.
-        chosen: numbers of those that a rule selected, one a channel.
-        eligible: numbers of those that the rule would take if it took more.
-        worth: of each proposal.
-        multiple_of: one number, or some by group.
+        chosen: numbers of the proposals that a rule selected, one per channel.
+        eligible: numbers of the proposals that the rule would add next.
+        worth: the value of each proposal.
+        multiple_of: one number, or numbers for some groups.
 
     Returns:
         The numbers of the selection.
@@ -121,13 +122,14 @@ def _nearest_multiple(
     worth: Sequence[float],
     multiple: int,
 ) -> list[int]:
-    """The numbers of one group's selection, brought to the nearest multiple that is reached."""
+    """The numbers of one group's selection, rounded to the nearest reachable multiple."""
     width = candidates.widths[name]
     wanted = width + sum(width_change(candidates, number) for number in chosen)
     if wanted % multiple == 0:
         return chosen
     below = wanted - wanted % multiple
-    # Down to the multiple below and up to that above: what was chosen, or else what leads there.
+    # Down to the multiple below and up to that above: the chosen ones, and others in that
+    # direction.
     found = []
     for target, sign in ((below, -1), (below + multiple, 1)):
         onward = {number for number in eligible if sign * width_change(candidates, number) > 0}
@@ -150,17 +152,17 @@ def _nearest_multiple(
 def best_with_change(
     candidates: Candidates, numbers: Iterable[int], change: int, worth: Sequence[float], width: int
 ) -> list[int] | None:
-    """The proposals of one group that together change its width by `change` and are worth most.
+    """The most valuable proposals of one group that together change its width by `change`.
 
     Args:
         candidates: all proposals.
-        numbers: those to choose from.
-        change: of the width.
-        worth: of each proposal.
-        width: of the group.
+        numbers: the numbers to choose from.
+        change: the change of the width.
+        worth: the value of each proposal.
+        width: the width of the group.
 
     Returns:
-        Their numbers; None where no selection changes the width by this.
+        Their numbers; None if no selection changes the width by this amount.
     """
     found = values_of_changes(options_by_channel(candidates, numbers, worth), width)
     return found.chosen(change) if change in found.changes else None
@@ -178,6 +180,6 @@ def options_by_channel(
 
 
 def width_change(candidates: Candidates, number: int) -> int:
-    """How many channels a proposal adds."""
+    """The number of channels that a proposal adds."""
     (change,) = growth([candidates.proposals[number].edit]).values()
     return change

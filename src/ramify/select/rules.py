@@ -1,4 +1,4 @@
-"""Rules that rank: the top fraction, a threshold, and the trade-off of loss against cost."""
+"""Ranking rules: the top fraction, a threshold, and the trade-off of loss against cost."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ramify.select.rounding import Multiple, check_multiple, rounded
 
 
 class Rule(Protocol):
-    """A selection rule: a frozen set of settings with one verb.
+    """A selection rule: a frozen set of settings with one method, `select`.
 
-    No rule selects two edits of one channel, nor all channels of a group for pruning. The rules of
-    this library take `multiple_of`: after the edits the width of a group is a multiple of it, or
-    as it was.
+    No rule selects two edits of one channel, or prunes all channels of a group. The rules of this
+    library take `multiple_of`: after the edits the width of a group is a multiple of it, or
+    unchanged.
 
     Example:
         >>> class Best:
@@ -30,25 +30,25 @@ class Rule(Protocol):
     """
 
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
-        """The proposals to carry out."""
+        """The proposals to apply."""
         ...
 
 
 @dataclass(frozen=True)
 class TopFraction:
-    """A fraction of the proposed channels: those of the largest gain, as far as it is positive.
+    """A fraction of the proposed channels: those with the largest gains, if positive.
 
     Args:
-        fraction: of the channels that are proposed, above 0 and up to 1, rounded up.
-        per_group: the fraction is taken in each group by itself.
-        multiple_of: what the width of each group that changes becomes a multiple of, the nearest
-            that its proposals reach; a number, or numbers by group.
+        fraction: of the proposed channels, above 0 and up to 1, rounded up.
+        per_group: whether the fraction is taken in each group separately.
+        multiple_of: the number that the width of each changed group becomes a multiple of, the
+            nearest that its proposals reach; one number, or numbers by group.
         tilt: with `per_group`, from -1 to 1: group number i of n, in the order of the graph, loses
             or gains the fraction times 1 + tilt · (2i / (n - 1) - 1), at most all. So 1 takes
             nothing of the first group and twice the fraction of the last ("deep" of AMC), -1 the
             reverse ("shallow"), and 0 the same of all ("uniform").
-        per: `params`, `macs`, `flops` or `energy`: what gains most for one of these comes first,
-            and a prune, which frees some, before every split; None ranks by the gain alone.
+        per: `params`, `macs`, `flops` or `energy`: ranks by gain per unit of this resource, with
+            prunes, which free some of it, before all splits; None ranks by the gain alone.
 
     Example:
         >>> import ramify
@@ -83,7 +83,7 @@ class TopFraction:
             raise RamifyError(f"per is one of {', '.join(RESOURCES)}, and got {self.per!r}")
 
     def worth(self, proposal: Proposal) -> float:
-        """What proposals are ranked by: the value, or the gain for one of `per`."""
+        """The value to rank by: the proposal's value, or its gain per unit of `per`."""
         if self.per is None:
             return proposal.value
         if proposal.score is not None:
@@ -96,7 +96,7 @@ class TopFraction:
         return proposal.gain / cost if cost > 0 else math.copysign(math.inf, proposal.gain)
 
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
-        """The best `fraction` of the channels, without those that gain nothing."""
+        """The best `fraction` of the channels, without proposals that gain nothing."""
         candidates = gather(proposals)
         proposals = candidates.proposals
         worth = [self.worth(proposal) for proposal in proposals]
@@ -131,9 +131,9 @@ class Threshold:
     Args:
         most: m_*, the largest number of channels to split at once; None for no bound.
         index: λ_*, the largest splitting index to split at.
-        value: the least gain, or score, to take: `value=-1e-3` prunes the channels whose gates or
+        value: the smallest gain or score to take: `value=-1e-3` prunes the channels whose gates or
             norm scales are at most 1e-3, so that the search decides how many.
-        multiple_of: as for `TopFraction`; rounding may add a few to `most`.
+        multiple_of: as for `TopFraction`; rounding may exceed `most` by a few.
 
     Example:
         >>> import ramify
@@ -176,21 +176,21 @@ class Threshold:
 
 @dataclass(frozen=True)
 class TradeOff:
-    r"""Of the edits whose gain outweighs their cost, the best fraction of each group.
+    r"""The best fraction of each group's edits whose gain is larger than their cost.
 
     .. math:: -\Delta L > \lambda_p \Delta R_p + \lambda_m \Delta R_m + \dots
 
-    A prune has a negative cost, so that one which raises the loss a little may pay. The resources
-    are given as prices; :class:`Knapsack` takes the same names as budgets.
+    A prune has a negative cost, so a prune that raises the loss a little may still pay. The
+    resources are given as prices; :class:`Knapsack` takes the same names as budgets.
 
     Args:
         params: λ_p, the price of one parameter in units of the mean loss.
         macs: the price of one multiply-accumulate.
         flops: the price of one floating-point operation.
         energy: the price of one multiply-accumulate of a convolution or linear layer.
-        per_group: the fraction of the channels of a group that pay, above 0 and up to 1, rounded
-            up.
-        multiple_of: as for `TopFraction`, with what pays.
+        per_group: the fraction of a group's channels that pay to select, above 0 and up to 1,
+            rounded up.
+        multiple_of: as for `TopFraction`, among the edits that pay.
 
     Example:
         >>> import ramify
@@ -222,7 +222,7 @@ class TradeOff:
                 raise RamifyError(f"{resource} is a price of at least 0, and got {price}")
 
     def worth(self, proposal: Proposal) -> float:
-        """What is left of the value after its cost: above 0 where the edit pays."""
+        """The value minus the price of its cost: above 0 if the edit pays."""
         prices = ((getattr(self, resource), resource) for resource in RESOURCES)
         return proposal.value - sum(price * proposal.cost.of(name) for price, name in prices)
 
@@ -243,7 +243,7 @@ class TradeOff:
 
 
 def count_of(fraction: float, count: int) -> int:
-    """This fraction of `count`, rounded up; 0.07 of 100 is 7, though in floats it is more."""
+    """This fraction of `count`, rounded up; 0.07 of 100 is 7, although it is more in floats."""
     return math.ceil(fraction * count - 1e-9)
 
 
@@ -253,7 +253,7 @@ def _check_fraction(name: str, fraction: float) -> None:
 
 
 def _best(candidates: Candidates, numbers: Sequence[int], worth: Sequence[float]) -> list[int]:
-    """Those of some proposals that pay, one a channel, best first."""
+    """The proposals that pay, one per channel, best first."""
     paying = [number for number in numbers if candidates.proposals[number].pays]
     return candidates.without_last_prunes(candidates.ranked(worth, paying))
 
@@ -261,7 +261,7 @@ def _best(candidates: Candidates, numbers: Sequence[int], worth: Sequence[float]
 def _finished(
     candidates: Candidates, chosen: Sequence[int], others: Iterable[int], multiple_of: Multiple
 ) -> list[Proposal]:
-    """The selection, rounded with those of the others that pay, in order of value."""
+    """The selection, rounded with the other proposals that pay, in order of value."""
     worth = [proposal.value for proposal in candidates.proposals]
     paying = [number for number in others if candidates.proposals[number].pays]
     found = rounded(candidates, chosen, paying, worth, multiple_of)

@@ -1,4 +1,4 @@
-"""Floors and ceilings: how narrow and how wide a group may become, whatever rule selects."""
+"""Floors and ceilings: how narrow and how wide a group may become under any rule."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class WidthBounds:
     """How narrow and how wide groups may become.
 
     Attributes:
-        keep: the floor, as :func:`ramify.grow` takes it.
-        ceiling: the most channels, likewise.
+        keep: the floor, as for :func:`ramify.grow`.
+        ceiling: the ceiling, as for :func:`ramify.grow`.
 
     Raises:
         RamifyError: a bound is not a whole number of 1 or more.
@@ -46,7 +46,7 @@ class WidthBounds:
                     )
 
     def plain(self) -> dict[str, int | dict[str, int]]:
-        """The bounds that there are, as plain values by their names."""
+        """The bounds that are set, as plain values by their names."""
         given = {"keep": self.keep, "ceiling": self.ceiling}
         return {
             name: dict(bound) if isinstance(bound, Mapping) else bound
@@ -61,10 +61,10 @@ class WidthBounds:
             graph: the traced network.
 
         Returns:
-            The floor of each group that has one, and the ceiling of each that has one.
+            The floor of each group that has one, and the ceiling of each group that has one.
 
         Raises:
-            RamifyError: a name or pattern is of no group, or a floor is above its ceiling.
+            RamifyError: a name or pattern matches no group, or a floor is above its ceiling.
         """
         floors = _by_group(graph, self.keep, "keep", max)
         ceilings = _by_group(graph, self.ceiling, "ceiling", min)
@@ -77,21 +77,21 @@ class WidthBounds:
         return floors, ceilings
 
     def allowed(self, graph: ChannelGraph, proposals: Sequence[Proposal]) -> list[Proposal]:
-        """The proposals among which any selection keeps to the bounds.
+        """The proposals of which any selection keeps to the bounds.
 
-        Of a group that could become too wide the splits that are worth most together are left, and
-        of one that could become too narrow the prunes that cost least. Room that prunes make is not
-        used in the same round.
+        For a group that could become too wide, the most valuable splits together are kept, and for
+        a group that could become too narrow, the prunes that lose least. Room that prunes make is
+        not used in the same round.
 
         Args:
             graph: the traced network.
-            proposals: of a method.
+            proposals: the proposals of a method.
 
         Returns:
             Those proposals, in their order.
 
         Raises:
-            RamifyError: as of :meth:`floors_and_ceilings`.
+            RamifyError: as for :meth:`floors_and_ceilings`.
         """
         floors, ceilings = self.floors_and_ceilings(graph)
         if not (floors or ceilings):
@@ -115,7 +115,7 @@ class WidthBounds:
 def _by_group(
     graph: ChannelGraph, given: Bound | None, what: str, tighter: Callable[[int, int], int]
 ) -> dict[str, int]:
-    """A bound by the name of each group that it is of; the tightest where several are."""
+    """A bound by the name of each group that it applies to; the tightest if there are several."""
     names = [group.name for group in graph.groups if _can_change(group)]
     if not isinstance(given, Mapping):
         return {} if given is None else dict.fromkeys(names, given)
@@ -145,13 +145,13 @@ def _can_change(group: ChannelGroup) -> bool:
 def _narrow_enough(
     candidates: Candidates, splits: Sequence[int], width: int, ceiling: int
 ) -> list[int]:
-    """The splits of a group of which all together make it no wider than its ceiling."""
+    """The splits of a group that together make it no wider than its ceiling."""
     if width + sum(_widest(candidates, splits).values()) <= ceiling:
         return list(splits)
     paying = [number for number in splits if candidates.proposals[number].pays]
     worth = [proposal.value for proposal in candidates.proposals]
-    # The most that the room is worth says how many copies each channel may have at most; schemes
-    # of fewer copies stay, so that a rule can choose among them.
+    # The most valuable selection within the room limits the copies of each channel; splits into
+    # fewer copies are kept, so that a rule can choose among them.
     found = values_of_changes(options_by_channel(candidates, paying, worth), width)
     within = [change for change in found.changes.tolist() if change <= ceiling - width]
     most = _widest(candidates, found.chosen(max(within)))
@@ -160,7 +160,7 @@ def _narrow_enough(
 
 
 def _widest(candidates: Candidates, numbers: Sequence[int]) -> dict[tuple[str, Channel], int]:
-    """The most channels that proposals add for each channel."""
+    """The largest number of channels that proposals add for each channel."""
     most: dict[tuple[str, Channel], int] = {}
     for number in numbers:
         channel = candidates.channels[number]

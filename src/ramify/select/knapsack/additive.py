@@ -1,4 +1,4 @@
-"""The knapsack over proposals whose costs add up: hand-made ones, without a traced model.
+"""The knapsack over proposals with additive costs: made by hand, without a traced model.
 
 Shape letters: `N` proposals, `R` budgets.
 """
@@ -9,26 +9,27 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import scipy  # whose parts are imported when they are used
+import scipy  # its submodules are imported on use
 
 from ramify.select.knapsack.value_curve import Floats
 from ramify.tracing.indexing import Index
 
-UNSURE = 400  # proposals that are decided in whole numbers at first, where that need not be exact
-CLOSE = 1e-4  # the relative gap at which they are decided
-TIGHTER = 2.0  # times what the solver's tolerances let a budget be exceeded by
+UNSURE = 400  # proposals in the first integer program, where the result need not be exact
+CLOSE = 1e-4  # the relative gap of that program
+TIGHTER = 2.0  # budgets are lowered by this times the solver's violation
 
 
 @dataclass(frozen=True)
 class AdditiveKnapsack:
-    """One knapsack: take or leave each proposal, at most one of each channel.
+    """One knapsack: take or leave each proposal, with at most one per channel.
 
     Attributes:
         values: (N,).
         costs: (R, N).
         budgets: (R,).
-        channels: (N,), the number of the channel that each proposal is for.
-        prunes: for each group whose channels are all proposed for pruning, those prunes: one stays.
+        channels: (N,), the channel number of each proposal.
+        prunes: for each group whose channels all have a prune, those prunes: at least one is not
+            made.
     """
 
     values: Floats
@@ -40,17 +41,17 @@ class AdditiveKnapsack:
     def solve(self, exact: bool, until: float) -> tuple[Index | None, float]:
         """The proposals to take.
 
-        The linear relaxation bounds the value, and is whole for all but a few proposals. A
-        mixed-integer program decides those that it is least sure of: all of them where the result
-        is to be exact, else a few, and more only where those few leave nothing that fits.
+        The linear relaxation bounds the value, and is integral for all but a few proposals. A
+        mixed-integer program decides the least certain ones: all of them for an exact result, else
+        a few, and more only where those few allow no feasible selection.
 
         Args:
-            exact: whether to look for the best, and prove it.
+            exact: whether to find the optimum and prove it.
             until: when to stop, by `time.monotonic`.
 
         Returns:
-            Their numbers, None where none were found; and a bound on their value, -inf where
-            nothing fits.
+            Their numbers, None if none were found; and a bound on their value, -inf if nothing
+            fits.
         """
         rows, limits = self._rows()
         relaxed = scipy.optimize.linprog(
@@ -59,7 +60,7 @@ class AdditiveKnapsack:
         if relaxed.x is None:
             return None, -np.inf
         bound = -relaxed.fun * self._scale
-        # What a proposal is worth at the prices of the budgets says how sure its share is.
+        # The reduced value of a proposal at the budgets' prices shows how certain its share is.
         worth = self.values / self._scale + relaxed.ineqlin.marginals @ rows
         nearly = np.round(relaxed.x)
         order = np.argsort(
@@ -78,7 +79,7 @@ class AdditiveKnapsack:
             if every:
                 break
             size *= 4
-        # Out of time: what the relaxation takes whole, or nothing at all.
+        # Out of time: the proposals that the relaxation takes fully, or none at all.
         for whole in (relaxed.x > 1 - 1e-6, np.zeros(len(order), dtype=bool)):
             if bound > -np.inf and (self.costs @ whole <= self.budgets).all():
                 return np.flatnonzero(whole), bound
@@ -86,12 +87,12 @@ class AdditiveKnapsack:
 
     @property
     def _scale(self) -> float:
-        """What values are divided by for the solver, whose tolerances are absolute."""
+        """The divisor of values for the solver, whose tolerances are absolute."""
         return max(float(np.abs(self.values).max()), 1e-300) / 1e3
 
     @property
     def _sizes(self) -> Floats:
-        """(R,), what costs are divided by for the solver."""
+        """(R,), the divisors of costs for the solver."""
         return np.maximum(np.abs(self.costs).max(axis=1), 1e-300)
 
     def _rows(self) -> tuple[scipy.sparse.csr_array, Floats]:
@@ -101,7 +102,7 @@ class AdditiveKnapsack:
         one_each = scipy.sparse.csr_array((np.ones(count), (channel, np.arange(count))))
         parts = [scipy.sparse.csr_array(self.costs / self._sizes[:, None]), one_each]
         limits = [self.budgets / self._sizes, np.ones(one_each.shape[0])]
-        for prunes in self.prunes:  # one channel of the group stays
+        for prunes in self.prunes:  # one channel of the group remains
             where = (np.zeros(len(prunes), dtype=int), prunes)
             parts.append(scipy.sparse.csr_array((np.ones(len(prunes)), where), shape=(1, count)))
             limits.append(np.array([len(prunes) - 1.0]))
@@ -110,7 +111,7 @@ class AdditiveKnapsack:
     def _decided(
         self, open_: Index, settled: Floats, gap: float, until: float
     ) -> tuple[Index | None, float]:
-        """Decide the open proposals, the others being settled (N,); -inf where nothing fits."""
+        """Decide the open proposals, with the others settled (N,); -inf if nothing fits."""
         rows, limits = self._rows()
         limits = limits - rows @ settled
         bound = np.inf
@@ -125,7 +126,7 @@ class AdditiveKnapsack:
             if found.mip_dual_bound is not None and attempt == 0:
                 bound = -found.mip_dual_bound * self._scale + float(self.values @ settled)
             if found.x is None:
-                # It is proven only where no budget was drawn in yet.
+                # The bound is proven only if no budget has been lowered yet.
                 return None, (-np.inf if found.status == 2 and attempt == 0 else bound)
             whole = settled.astype(bool)
             whole[open_] = np.round(found.x).astype(bool)

@@ -1,8 +1,8 @@
-"""The knapsack within milliseconds: chosen by the predicted latency, then measured.
+"""The knapsack with a latency budget: shapes are chosen by predicted latency, then measured.
 
-About one shape (the widths of all groups) the latency is taken for a line in the widths; the best
-shape by that line is where the next line is taken. The latency climbs by steps, so widths are then
-widened up to where the next step begins.
+Around one shape (the widths of all groups) the latency is approximated as linear in the widths; the
+best shape under this approximation is where the next one is made. Latency rises in steps, so widths
+are then increased up to where the next step begins.
 
 Shape letters: `W` groups of the graph, `G` groups with proposals, `S` shapes.
 """
@@ -22,11 +22,11 @@ from ramify.select.knapsack.problem import Budgets, WidthChoices
 from ramify.select.knapsack.value_curve import Floats
 from ramify.tracing.indexing import Index
 
-LINES = 6  # shapes about which the predicted latency is taken for a line
-AHEAD = 16  # widths of a group that are looked at
+LINES = 6  # shapes around which the predicted latency is linearised
+AHEAD = 16  # larger widths of a group to try
 
 Solve = Callable[[tuple[Floats, float]], tuple[Index, float]]
-"""The best choice (G,) within a line (see `Budgets`), and a bound on the value of any."""
+"""The best choice (G,) within a line (see `Budgets`), and a bound on any choice's value."""
 
 
 def best_predicted(
@@ -37,18 +37,18 @@ def best_predicted(
     solve: Solve,
     seconds: float,
 ) -> tuple[Index, float]:
-    """The best widths found that are predicted to add at most `most` milliseconds.
+    """The best widths found that add at most `most` milliseconds, as predicted.
 
     Args:
         choices: the widths to choose from.
-        budgets: the counted ones.
-        predicted: the model of the latency.
+        budgets: the budgets of counted resources.
+        predicted: the latency model.
         most: milliseconds to add; the narrowest widths add no more.
-        solve: solves the knapsack with a line for the latency.
+        solve: solves the knapsack with a linear latency.
         seconds: how long to widen.
 
     Returns:
-        The widths (W,), and the bound of the last line.
+        The widths (W,), and the bound of the last linear approximation.
     """
     present = budgets.model.widths
     now, least = predicted.at(present), choices.all_widths(choices.start)
@@ -57,7 +57,7 @@ def best_predicted(
     for _ in range(LINES):
         each = slopes(predicted, about)
         limit = most + now - predicted.at(about) + float(each @ (about - present))
-        limit = max(limit, float(each @ (least - present)))  # the least does fit
+        limit = max(limit, float(each @ (least - present)))  # the narrowest shape does fit
         choice, bound = solve((each, limit))
         widths = choices.all_widths(choice)
         if predicted.at(widths) - now <= most and choices.value(choice) > value:
@@ -79,10 +79,10 @@ def widened(
     fits: Callable[[Index], NDArray[np.bool_]],
     until: float,
 ) -> Index:
-    """Widen a shape that fits, a group at a time, as long as that is worth more and fits.
+    """Widen a shape that fits, one group at a time, as long as the result fits.
 
     Args:
-        choices: the widths to choose from; a wider one of a group is worth more.
+        choices: the widths to choose from; a larger width of a group has a larger value.
         widths: (W,), widths of the table.
         fits: for shapes (S, W), whether each is within the limits (S,).
         until: when to stop, by `time.monotonic`.

@@ -1,4 +1,4 @@
-"""How long a better selection is looked for."""
+"""The limit on the search for a better selection."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 @dataclass
 class Limit:
-    """A moment at which to stop, and how many steps are left until then.
+    """A time at which to stop, and the number of steps left until then.
 
     Attributes:
-        until: the moment, by `time.monotonic`.
-        steps: pairs of groups that may yet be compared; of an exact program, nodes of its tree.
+        until: the time, by `time.monotonic`.
+        steps: pairs of groups that may still be compared; for an exact program, nodes of its tree.
     """
 
     until: float = math.inf
@@ -24,11 +24,11 @@ class Limit:
         return self.steps <= 0 or time.monotonic() >= self.until
 
     def share(self, part: float) -> float:
-        """The moment at which this part of the time that is left has passed."""
+        """The time at which this part of the remaining time has passed."""
         now = time.monotonic()
         return now + (self.until - now) * part
 
     def options(self) -> dict[str, float]:
-        """The same for an exact program."""
+        """The limit as options of an exact program."""
         given = {} if math.isinf(self.until) else {"time_limit": self.until - time.monotonic()}
         return given if math.isinf(self.steps) else {**given, "node_limit": int(self.steps)}

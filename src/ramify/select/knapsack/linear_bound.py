@@ -1,16 +1,16 @@
-r"""A bound on the value of any widths within the budgets, and widths to start from.
+r"""An upper bound on the value of any widths within the budgets, and widths to start from.
 
 Both come from a linear program over the shares of columns: each group takes a mixture of its
 widths. The true cost is a polynomial in the widths with positive coefficients, and two kinds of
 tangents bound it from below at all widths of the table, linearly in the shares:
 
-- those in the logarithms of the widths, in which it is convex, taken where the mixture's mean
-  widths are over a budget, until they are not;
-- those in the widths at the narrowest and at the widest of all groups, since
-  :math:`\prod y_i \ge 1 + \sum (y_i - 1)` for :math:`y_i \ge 1`, and for :math:`0 \le y_i \le 1`.
+- tangents in the log-widths, in which the cost is convex, added at the mixture's mean widths as
+  long as these are over a budget;
+- tangents in the widths at the narrowest and at the widest of all groups, since :math:`\prod y_i
+  \ge 1 + \sum (y_i - 1)` for :math:`y_i \ge 1`, and for :math:`0 \le y_i \le 1`.
 
 By duality any prices of these cuts bound the value; so the bound holds whenever the search stops,
-and also for the columns that the program leaves out.
+and also for the columns that are not in the program.
 
 Shape letters: `W` groups of the graph, `G` groups with proposals, `N` columns.
 """
@@ -22,19 +22,19 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-import scipy  # whose parts are imported when they are used
+import scipy  # its submodules are imported on use
 
 from ramify.select.knapsack.problem import Budgets, WidthChoices
 from ramify.select.knapsack.value_curve import Floats
 from ramify.tracing.indexing import Index
 
 Cut = tuple[Floats, float]
-"""A row (N,) of the program, and the most that its product with the shares may be."""
-SCALE = 1e3  # what the largest value becomes: the solver's tolerances are absolute
-CLOSE = 1e-5  # how far from its budgets and its bound, relatively, the mixture may stay
-EPSILON = 1e-5  # what rounding may change of a logarithm, and relatively of a worth
-COARSE = 17  # columns of a group that the program starts with
-ROUNDS = 30  # of adding tangents and columns
+"""A row (N,) of the program, and the limit on its product with the shares."""
+SCALE = 1e3  # the largest value after scaling: the solver's tolerances are absolute
+CLOSE = 1e-5  # relative tolerance of the mixture on its budgets and its bound
+EPSILON = 1e-5  # rounding error of a logarithm, and relative rounding error of a worth
+COARSE = 17  # columns per group that the program starts with
+ROUNDS = 30  # rounds of adding tangents and columns
 
 
 class LinearBound:
@@ -42,10 +42,7 @@ class LinearBound:
 
     Args:
         choices: the widths to choose from.
-        budgets: what they must hold to.
-
-    Attributes:
-        unit: what values are multiplied by for the solver.
+        budgets: the limits that the widths must meet.
     """
 
     def __init__(self, choices: WidthChoices, budgets: Budgets) -> None:
@@ -64,11 +61,11 @@ class LinearBound:
             until: when to stop, by `time.monotonic`.
 
         Returns:
-            No choice within the budgets is worth more than this; and the columns (G,) of the
+            An upper bound on the value of choices within the budgets; and the columns (G,) of the
             mixture's mean widths, rounded down, which may be over a budget.
         """
         choices = self._choices
-        bound, choice = choices.value(choices.stop - 1), choices.start  # worth most; narrowest
+        bound, choice = choices.value(choices.stop - 1), choices.start  # largest value; narrowest
         active = np.zeros(len(choices.values), dtype=bool)
         for start, stop in zip(choices.start, choices.stop, strict=True):
             active[np.linspace(start, stop - 1, COARSE).astype(np.int64)] = True
@@ -89,13 +86,13 @@ class LinearBound:
             )
             if found.x is None or found.status:
                 break
-            # The dual bound: at these prices each group by itself takes the column worth most.
+            # The dual bound: at these prices each group alone takes its most valuable column.
             price = np.maximum(-found.ineqlin.marginals, 0.0)
             worth = self.unit * choices.values - price @ rows
             best = np.maximum.reduceat(worth, choices.start)
             limit = float(best.sum() + price @ limits)
             bound = min(bound, limit / self.unit)
-            # Tangents without a price are dropped: few of them matter at any time.
+            # Tangents with price 0 are dropped: few of them matter at any time.
             prices = price[len(self._fixed) :]
             self._tangents = [cut for cut, p in zip(self._tangents, prices, strict=True) if p > 0]
             # Where the mixture's mean widths are over a budget, a tangent there cuts them off.
@@ -112,7 +109,7 @@ class LinearBound:
         return bound, choice
 
     def _line_cut(self) -> Iterator[Cut]:
-        """The line of the budgets, where there is one; it is exact."""
+        """The linear latency of the budgets, if there is one; it is exact."""
         if self._budgets.line is not None:
             each, most = self._budgets.line
             now = self._budgets.model.widths
@@ -123,7 +120,7 @@ class LinearBound:
     def add_ends(self) -> None:
         """Cut by the tangents in the widths at the narrowest and at the widest of all groups.
 
-        They bring the bound down, and the mixture farther from whole widths.
+        They lower the bound, but move the mixture farther from integral widths.
         """
         choices, group = self._choices, self._group
         for choice in (choices.start, choices.stop - 1):
@@ -134,14 +131,14 @@ class LinearBound:
                 self._fixed.append((row / total, 1.0 - amount / total))
 
     def _rounded_down(self, logs: Floats) -> Index:
-        """The columns (G,) of the widest widths up to these logarithms (G,)."""
+        """The columns (G,) of the largest widths up to these logarithms (G,)."""
         choices = self._choices
         below = self._logs <= (logs + EPSILON)[choices.place]
         count = np.add.reduceat(below.astype(np.int64), choices.start)
         return choices.start + np.maximum(count - 1, 0)
 
     def one_each(self, columns: Index) -> scipy.sparse.csr_array:
-        """One width for every group: a row a group."""
+        """One width for every group: one row per group."""
         choices = self._choices
         entries = (np.ones(len(columns)), (choices.place[columns], np.arange(len(columns))))
         return scipy.sparse.csr_array(entries, shape=(len(choices.groups), len(columns)))
@@ -153,7 +150,7 @@ class LinearBound:
         return rows, np.array([limit for _, limit in cuts])
 
     def add_tangents(self, widths: Floats) -> float:
-        """Cut by the tangent of each budget at widths (W,); by how much these are over at most."""
+        """Cut by each budget's tangent at widths (W,); returns the largest excess of these."""
         model, most = self._budgets.model, 0.0
         groups = self._choices.groups
         for resource, total in self._budgets.totals.items():

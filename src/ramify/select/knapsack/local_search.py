@@ -1,7 +1,7 @@
-"""Better widths nearby: two groups at a time, at their best.
+"""Local search over widths: optimise two groups at a time.
 
-With the others held, each width of one group leaves the other a largest width that fits, as costs
-rise with widths; so the best pair is found by looking at every width of one of them.
+With the others fixed, each width of one group leaves the other a largest width that fits, as costs
+rise with widths; so the best pair is found by trying every width of one of them.
 
 Shape letters: `W` groups of the graph, `G` groups with proposals, `D` widths that a group can get,
 `P` powers of one.
@@ -20,11 +20,11 @@ from ramify.select.knapsack.problem import Budgets, WidthChoices
 from ramify.select.knapsack.value_curve import Floats
 from ramify.tracing.indexing import Index
 
-CLOSE = 1e-6  # of the value: a round that brings less is the last
+CLOSE = 1e-6  # relative to the value: a round that improves less is the last
 
 
 def drawn_in(choices: WidthChoices, budgets: Budgets, choice: Index) -> Index:
-    """A choice (G,) that fits: towards the narrowest, all groups by the same part of the way."""
+    """A choice (G,) that fits: all groups are moved towards the narrowest by the same fraction."""
     steps = 1 << 12
 
     def at(part: int) -> Index:
@@ -37,13 +37,13 @@ def drawn_in(choices: WidthChoices, budgets: Budgets, choice: Index) -> Index:
 
 
 def improved(choices: WidthChoices, budgets: Budgets, choice: Index, limit: Limit) -> Index:
-    """Move a choice that fits to better ones, two groups at a time, as long as that pays.
+    """Improve a choice that fits, two groups at a time, until nothing improves.
 
     Args:
         choices: the widths to choose from.
-        budgets: what the choice is within, and stays within.
+        budgets: the limits, which the choice meets before and after.
         choice: (G,), the column of each group.
-        limit: when to stop; its steps are used up, one for each pair.
+        limit: when to stop; each pair uses one of its steps.
 
     Returns:
         (G,), the best choice found.
@@ -64,7 +64,7 @@ def improved(choices: WidthChoices, budgets: Budgets, choice: Index, limit: Limi
 
 
 def _best_pair(choices: WidthChoices, budgets: Budgets, choice: Index, i: int, j: int) -> Index:
-    """The choice (G,) with the best widths of two groups, the others held."""
+    """The choice (G,) with the best widths of two groups, the others fixed."""
     mine, other = (slice(choices.start[n], choices.stop[n]) for n in (i, j))
     groups = choices.groups[[i, j]].tolist()
     limits = budgets.between(choices.all_widths(choice), *groups)
@@ -77,12 +77,12 @@ def _best_pair(choices: WidthChoices, budgets: Budgets, choice: Index, i: int, j
         return choice
     moved = choice.copy()
     moved[i], moved[j] = choices.start[i] + best, choices.start[j] + partner[best]
-    # Counted in whole numbers, which do not round as the polynomials of pairs do.
+    # Counted in integers, which do not round as the polynomials of pairs do.
     return moved if budgets.fit(choices.all_widths(moved)) else choice
 
 
 def _widest(choices: WidthChoices, budgets: Budgets) -> Index:
-    """The widest width that fits, of the only group."""
+    """The choice with the largest width that fits, where there is only one group."""
     columns = range(len(choices.values))
 
     def over(column: int) -> bool:

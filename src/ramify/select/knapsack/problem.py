@@ -1,7 +1,7 @@
-"""The knapsack over the widths of a traced model: which widths there are, and what must hold.
+"""The knapsack over the widths of a traced model: the possible widths, and the budgets.
 
 Shape letters: `W` groups of the graph, `G` groups with proposals, `N` columns: one for each width
-that a group can get, those of a group side by side, its widths rising.
+that a group can get, grouped by group, with rising widths.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ramify.tracing.indexing import Index
 
 @dataclass(frozen=True)
 class Budgets:
-    """What widths must hold to.
+    """The limits on widths.
 
     Attributes:
         model: the cost of the traced model.
         totals: the most that the edited model may have of each resource.
-        line: what one more channel of each group adds (W,), none below 0, and the most that these
-            may add up to: a budget of latency, taken for linear.
+        line: what one more channel of each group adds (W,), never below 0, and the limit on their
+            sum: a budget of latency, approximated as linear.
     """
 
     model: CostModel
@@ -34,7 +34,7 @@ class Budgets:
     line: tuple[Floats, float] | None = None
 
     def fit(self, widths: Index) -> bool:
-        """Whether widths (W,) are within all of them."""
+        """Whether widths (W,) are within all budgets."""
         cost = self.model.cost(widths)
         return all(cost.of(name) <= total for name, total in self.totals.items()) and (
             self.line is None or self._along_line(widths) <= self.line[1]
@@ -45,7 +45,7 @@ class Budgets:
         return float(self.line[0] @ (widths - self.model.widths))
 
     def between(self, widths: Index, first: int, second: int) -> list[tuple[Floats, float]]:
-        """Each budget on two groups: a polynomial in their widths (P, P), and its limit."""
+        """Each budget for two groups: a polynomial in their widths (P, P), and its limit."""
         found = [
             (self.model.between(name, widths, first, second), total)
             for name, total in self.totals.items()
@@ -59,22 +59,22 @@ class Budgets:
 
 
 class WidthChoices:
-    """Every width that the groups can get, in one table: a column for each, and its best value.
+    """Every width that the groups can get, in one table: one column each, with its best value.
 
     A choice of widths is the column of each group, (G,).
 
     Args:
         candidates: the proposals, with their graph.
         model: the cost of the traced model.
-        multiples: what the width of each group becomes a multiple of, by its name.
+        multiples: the number that each group's width becomes a multiple of, by its name.
 
     Attributes:
         groups: (G,), the number of each group in the cost model.
-        start: (G,), the first column of each group, its narrowest width.
-        stop: (G,), the one after its last.
-        place: (N,), which of the G groups a column is of.
-        widths: (N,), the width that a column stands for.
-        values: (N,), what it is worth, rising within a group.
+        start: (G,), the first column of each group, for its smallest width.
+        stop: (G,), the column after its last.
+        place: (N,), which of the G groups a column belongs to.
+        widths: (N,), the width of each column.
+        values: (N,), the value of each column, rising within a group.
     """
 
     def __init__(
@@ -106,11 +106,11 @@ class WidthChoices:
         return widths
 
     def value(self, choice: Index) -> float:
-        """What a choice (G,) is worth."""
+        """The value of a choice (G,)."""
         return float(self.values[choice].sum())
 
     def proposals(self, widths: Index) -> Sequence[int]:
-        """The numbers of the proposals behind widths (W,) that are in the table."""
+        """The numbers of the proposals that give widths (W,) of the table."""
         changes = (widths - self._now)[self.groups].tolist()
         return [
             number

@@ -1,6 +1,7 @@
-"""The knapsack: the most value that several budgets allow, each channel split in the best number.
+"""The knapsack: the largest total value within budgets, with the best number of copies each.
 
-A binary variable a proposal, at most one of them a channel; costs are those of all edits together.
+There is one binary variable per proposal, with at most one set per channel; costs are those of all
+edits together.
 """
 
 from __future__ import annotations
@@ -29,25 +30,25 @@ from ramify.select.rounding import Multiple, check_multiple, multiples
 from ramify.tracing import ChannelGraph
 from ramify.tracing.indexing import Index
 
-TRIES = 6  # the most shapes that are measured for a budget of latency
-NEAR = 0.03  # a shape that is faster by less than this share of the budget needs no better one
+TRIES = 6  # the most shapes measured for a latency budget
+NEAR = 0.03  # a shape below the latency budget by less than this share of the total is accepted
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a knapsack chose.
+    """The selection of a knapsack.
 
     Attributes:
         chosen: the proposals, largest value first.
-        value: what they are worth together.
-        bound: no selection within the budgets is worth more; with a budget of latency, none within
-            the last linear approximation of the latency.
-        spent: what the edits add to each resource when they are made together; to the latency, in
-            milliseconds, where that has a budget.
+        value: their total value.
+        bound: an upper bound on the value of any selection within the budgets; with a latency
+            budget, of any selection within the last linear approximation of the latency.
+        spent: what the edits together add to each resource, including the latency in milliseconds
+            where that has a budget.
 
     Example:
         >>> selection = Selection([], value=9.0, bound=10.0)
-        >>> selection.gap  # the best may be worth a tenth more
+        >>> selection.gap  # the best value may be a tenth higher
         0.1
     """
 
@@ -58,7 +59,7 @@ class Selection:
 
     @property
     def gap(self) -> float:
-        """How far the value is below the bound, over the larger of both."""
+        """The distance of the value from the bound, relative to the larger of both."""
         size = max(abs(self.bound), abs(self.value))
         return (self.bound - self.value) / size if size else 0.0
 
@@ -66,40 +67,40 @@ class Selection:
 @accepts_old_keywords(exact="exact_up_to")
 @dataclass(frozen=True)
 class Knapsack:
-    r"""The edits of the largest total value within budgets on what they add together.
+    r"""The edits of the largest total value whose total added cost is within budgets.
 
     .. math:: \max_\beta \sum_i v_i \beta_i \quad \text{with} \quad
               R(\beta) - R(0) \le B_R \text{ for each budget}, \quad \beta_i \in \{0, 1\},
 
-    and at most one edit a channel, so that several proposals for one channel make the number of
-    its copies a choice. Proposals that carry a graph are priced as they meet: a convolution
-    between two groups that both grow costs more than the sum of both prices. A negative budget
-    asks to shrink: the prunes that lose least are taken.
+    and at most one edit per channel, so that several proposals for one channel let the knapsack
+    choose its number of copies. Proposals with a graph are priced together: a convolution between
+    two groups that both grow costs more than the sum of both prices. With a negative budget the
+    network must shrink, and the prunes that lose least are taken.
 
     Args:
         params: the most parameters to add; None for no such budget.
         macs: the most multiply-accumulates to add.
         flops: the most floating-point operations to add.
         energy: the most multiply-accumulates of convolutions and linear layers to add.
-        latency: the most milliseconds to add, as measured; takes proposals with a graph. Shapes are
-            judged by a model of the latency, and the chosen one is measured; others are tried
-            until one fills the budget.
-        multiple_of: what the width of each group becomes a multiple of, where it changes; a number,
-            or numbers by group. The best of those selections is looked for. It takes proposals
+        latency: the most milliseconds to add, as measured; needs proposals with a graph. Shapes are
+            chosen by a latency model, and the chosen shape is measured; others are tried until one
+            fills the budget.
+        multiple_of: the number that the width of each changed group becomes a multiple of; one
+            number, or numbers by group. The best such selection is searched for. Needs proposals
             with a graph.
-        predicted: the model of the latency, of this network in any shape, from
-            `ramify.latency.learn`; by default it is learned for each selection.
+        predicted: the latency model of this network, from `ramify.latency.learn`; by default it is
+            learned for each selection.
         exact_up_to: the number of proposals up to which a mixed-integer program finds the best
             selection and proves it. For more, the solution of a linear program is rounded and
-            improved by local search, and `Selection.gap` says how far it may be from the best.
-        seconds: how long to look for better selections and for a proof; what was found until then
-            is within the budgets, and its gap holds. For a budget of latency, in each of its tries.
-        steps: how many pairs of groups to compare (or nodes of the exact program to visit) in place
-            of looking for so many seconds: a selection is then the same however busy the machine
-            is. It takes proposals with a graph.
-        milliseconds: what the network takes now, where that was measured already: the budget of
-            latency is counted from it, so that both are of one measurement. By default it is
-            measured for each selection.
+            improved by local search, and `Selection.gap` bounds its distance from the best.
+        seconds: the time limit for better selections and for a proof; what is found by then is
+            within the budgets, and its gap holds. With a latency budget it applies to each try.
+        steps: the number of pairs of groups to compare (or nodes of the exact program to visit),
+            used instead of the time limit, so that a selection does not depend on how busy the
+            machine is. Needs proposals with a graph.
+        milliseconds: the current latency of the network, if measured already: the latency budget is
+            counted from it, so that both use the same measurement. By default it is measured for
+            each selection.
 
     Example:
         >>> import ramify, torch
@@ -151,7 +152,7 @@ class Knapsack:
 
     @property
     def budgets(self) -> dict[str, float]:
-        """The budgets that are counted, by name."""
+        """The budgets of counted resources, by name."""
         given = ((name, getattr(self, name)) for name in RESOURCES)
         return {name: budget for name, budget in given if budget is not None}
 
@@ -160,7 +161,7 @@ class Knapsack:
         return self.solve(proposals).chosen
 
     def solve(self, proposals: Sequence[Proposal]) -> Selection:
-        """The chosen proposals, what they are worth and cost, and how good that is.
+        """The chosen proposals, their value and cost, and the bound on the value.
 
         Args:
             proposals: what methods returned for one model.
@@ -199,7 +200,7 @@ class Knapsack:
     def _exactly(self, candidates: Candidates) -> bool:
         return len(candidates.proposals) <= self.exact_up_to
 
-    # Costs that add up ------------------------------------------------------------------------
+    # Additive costs ---------------------------------------------------------------------------
 
     def _solve_additive(self, candidates: Candidates) -> Selection:
         found = candidates.proposals
@@ -263,7 +264,7 @@ class Knapsack:
         return self._measured(graph, best, (fastest, narrowest), self.latency)
 
     def _totals(self, model: CostModel) -> Budgets:
-        """The most that the edited model may have of what is counted."""
+        """The most that the edited model may have of each counted resource."""
         now = model.cost()
         totals = {name: now.of(name) + budget for name, budget in self.budgets.items()}
         for name, total in totals.items():
@@ -275,7 +276,7 @@ class Knapsack:
         return Budgets(model, totals)
 
     def _check_narrowest(self, choices: WidthChoices, budgets: Budgets) -> None:
-        """Refuse budgets that the narrowest widths exceed: as costs rise with widths, all do."""
+        """Refuse budgets that the narrowest widths exceed; costs rise with widths, so all do."""
         cost = budgets.model.cost(choices.all_widths(choices.start))
         over = {name: cost.of(name) - total for name, total in budgets.totals.items()}
         short = {name: self.budgets[name] for name, excess in over.items() if excess > 0}
@@ -289,22 +290,22 @@ class Knapsack:
         least: tuple[float, Selection],
         most: float,
     ) -> Selection:
-        """The best selection found within a budget of milliseconds when it is measured.
+        """The best selection found whose measured latency is within a budget of milliseconds.
 
-        What is predicted is off by some share, so that the first shape is over the budget or far
-        below it. Others are asked for until one fills it, and the narrowest where none is within.
+        Predictions have some relative error, so the first shape may be over the budget or far below
+        it. Others are tried until one fills it, and the narrowest if none is within it.
 
         Args:
             graph: the traced model.
-            best: the best selection that is predicted to add at most so many milliseconds.
-            least: the milliseconds that the narrowest widths are predicted to add, and they.
+            best: gives the best selection that adds at most some milliseconds, as predicted.
+            least: the predicted added milliseconds of the narrowest widths, and their selection.
             most: the budget.
 
         Returns:
-            That of the largest value; an empty one where none that grows is within the budget.
+            The selection of the largest value; for a budget to grow, an empty one if none fits.
 
         Raises:
-            RamifyError: none that shrinks is.
+            RamifyError: the budget asks to shrink and no selection is within it.
         """
         now = self.milliseconds
         if now is None:
@@ -344,20 +345,20 @@ class Knapsack:
 
 
 def _next_asked(tried: Sequence[tuple[float, float]], most: float, spare: float) -> float:
-    """The milliseconds to ask for next, so that those that are measured fill a budget.
+    """The next prediction to ask for, so that the measured latency fills a budget.
 
     Args:
-        tried: (what was asked for, what was measured), all in milliseconds that are added.
+        tried: (prediction asked for, measured), all in added milliseconds.
         most: the budget.
-        spare: how far below it to aim.
+        spare: how far below the budget to aim.
 
     Returns:
-        What to ask for: between the nearest two that were measured below and above the budget,
-        where there are both.
+        The milliseconds to ask for: where there are measurements below and above the budget,
+        between the nearest two.
     """
     below = max((pair for pair in tried if pair[1] <= most), default=None)
     above = min((pair for pair in tried if pair[1] > most), default=None)
-    if below is None and above is not None:  # too little was predicted: ask for less
+    if below is None and above is not None:  # the prediction was too low: ask for less
         asked, added = above
         return asked * 0.95 * most / added if most > 0 else asked - 1.5 * (added - most)
     assert below is not None
@@ -368,7 +369,7 @@ def _next_asked(tried: Sequence[tuple[float, float]], most: float, spare: float)
 
 
 def _prunes_of_whole_groups(candidates: Candidates) -> list[Index]:
-    """For each group whose channels are all proposed for pruning, the numbers of these prunes."""
+    """For each group whose channels all have a prune, the numbers of these prunes."""
     numbers = range(len(candidates.proposals))
     prunes = [number for number in numbers if candidates.prunes(number)]
     return [
@@ -381,7 +382,7 @@ def _prunes_of_whole_groups(candidates: Candidates) -> list[Index]:
 def _selection(picked: Sequence[Proposal], bound: float, spent: Mapping[str, float]) -> Selection:
     chosen = sorted(picked, key=lambda proposal: -proposal.value)
     value = math.fsum(proposal.value for proposal in chosen)
-    close = max(abs(bound), abs(value)) * 1e-6  # what the solver's tolerances cannot tell apart
+    close = max(abs(bound), abs(value)) * 1e-6  # within the solver's tolerances
     return Selection(chosen, value, value if bound <= value + close else bound, spent)
 
 

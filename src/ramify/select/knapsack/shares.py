@@ -15,27 +15,27 @@ from ramify.select.rounding import Multiple
 from ramify.tracing import ChannelGraph
 
 STEPS = 5_000
-"""So many steps of :class:`Knapsack` look for a better selection, whatever the clock says."""
+"""The number of :class:`Knapsack` steps, so that the result does not depend on time."""
 
 
 @dataclass(frozen=True)
 class BudgetKnapsack:
-    r"""In each round the edits of the largest value within that round's share of a budget.
+    r"""In each round, the edits of the largest total value within that round's share of a budget.
 
-    The budget is for the whole network and is approached by equal factors: what costs r now may
-    cost
+    The budget is for the whole network and is approached by equal factors: a current cost of r may
+    become
 
     .. math:: r \, (B_r / r)^{1/n}
 
-    after this round of the n that are left, for each resource r with a budget :math:`B_r`. Where
-    this is less than any edit costs, the share is that of two rounds, of four, and so on.
-    :func:`ramify.grow` says how many rounds are left.
+    after this round of the n remaining rounds, for each resource r with a budget :math:`B_r`. Where
+    this is less than any edit costs, the share of two rounds is used, then of four, and so on.
+    :func:`ramify.grow` passes the number of remaining rounds.
 
     Args:
         budget: the most that the network may cost, by ``params``, ``macs``, ``flops``, ``energy``,
             or ``latency`` in milliseconds.
-        multiple_of: as of :class:`Knapsack`.
-        rounds_left: n, this round among them; 1 fills the budget at once.
+        multiple_of: as for :class:`Knapsack`.
+        rounds_left: n, including this round; 1 fills the budget at once.
 
     Raises:
         RamifyError: there is no budget, or no round is left.
@@ -52,7 +52,7 @@ class BudgetKnapsack:
         [6, 2]
 
     Source: S3D, Appendix C.1 and section 4, whose energy-aware variant has a budget of ``energy``
-    for each round.
+        per round.
     """
 
     budget: Mapping[str, float]
@@ -66,14 +66,14 @@ class BudgetKnapsack:
             raise RamifyError(f"rounds_left is at least 1, and got {self.rounds_left}")
 
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
-        """The edits of the largest total value within the share of this round."""
+        """The edits of the largest total value within this round's share."""
         graph = proposals[0].graph if proposals else None
         if graph is None:
             return []
         now, left = _costs(graph, self.budget), self.rounds_left
         predicted = learn(graph) if "latency" in self.budget else None
         while True:
-            # What one share has no room for may fit into several.
+            # An edit too expensive for one share may fit into several.
             room: dict[str, Any] = {
                 name: cost * (self.budget[name] / cost) ** (1 / left) - cost
                 for name, cost in now.items()
@@ -92,7 +92,7 @@ class BudgetKnapsack:
 
 
 def _costs(graph: ChannelGraph, names: Mapping[str, float]) -> dict[str, float]:
-    """What the network costs as it is, by the names of the budgets."""
+    """The current costs of the network, by the names of the budgets."""
     cost = graph_cost(graph)
     counted: dict[str, float] = {name: cost.of(name) for name in names if name in RESOURCES}
     if "latency" in names:

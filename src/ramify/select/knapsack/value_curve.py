@@ -1,4 +1,4 @@
-"""The best value of a group at every width that it can get: all that a knapsack must know of it.
+"""The best value of a group at each possible width: all that a knapsack needs to know of it.
 
 Shape letters: `D` changes of a group's width, in order.
 """
@@ -16,7 +16,7 @@ from ramify.tracing.indexing import Index
 Floats = NDArray[np.float64]
 Option = tuple[int, float, int]
 """(change of width, value, number of the proposal)"""
-STAYS = -1  # in place of a proposal's number: the channel stays as it is
+STAYS = -1  # in place of a proposal's number: the channel is not changed
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ValueCurve:
     changes: Index
     values: Floats
     # How each value is reached, see `values_of_changes`: the smallest change; the steps of the
-    # plain channels, best first, and how many of these make the smallest change; and for each other
+    # plain channels, best first, and how many of these give the smallest change; and for each other
     # channel its options, and which of them was taken at each change (0: none).
     _smallest: int
     _plain_steps: list[tuple[int, int]]
@@ -39,7 +39,7 @@ class ValueCurve:
     _others: list[tuple[Sequence[Option], NDArray[np.int8]]]
 
     def chosen(self, change: int) -> list[int]:
-        """The proposals that together change the width by `change` for the best value."""
+        """The proposals that together change the width by `change` with the best value."""
         picked, at = [], change - self._smallest
         for options, taken in reversed(self._others):  # back through the dynamic program
             option = int(taken[at])
@@ -48,7 +48,7 @@ class ValueCurve:
                 at -= options[option - 1][0] + 1
             else:
                 at -= 1
-        # Of a plain channel the last step that was taken says what becomes of it.
+        # The last step taken for a plain channel determines its edit.
         plain = dict(self._plain_steps[: self._plain_first + at])
         return picked + [number for number in plain.values() if number != STAYS]
 
@@ -59,14 +59,15 @@ def rising_values(
     """The value of each width of a group, without widths that a smaller one matches in value.
 
     Args:
-        channels: for each channel, its options; doing nothing is another.
+        channels: for each channel, its options; no edit is always possible too.
         width: the group's width, of which one channel is kept.
-        multiple: what a changed width is a multiple of; the present one is allowed in any case.
+        multiple: the number that a changed width is a multiple of; the current one is always
+            allowed.
 
     Returns:
         The values, rising.
     """
-    # An option that another channel's beats may still be what makes a multiple.
+    # An option that another channel's beats may still be needed to reach a multiple.
     kept = channels if multiple > 1 else [_undominated(options) for options in channels]
     every = values_of_changes(kept, width)
     allowed = ((width + every.changes) % multiple == 0) | (every.changes == 0)
@@ -77,13 +78,13 @@ def rising_values(
 
 
 def values_of_changes(channels: Sequence[Sequence[Option]], width: int) -> ValueCurve:
-    """The largest value of each change that a group's options can make; it may fall with width.
+    """The largest value of each change that a group's options can give; it may fall with width.
 
     Channels whose options are one step each, with falling gains, are taken in order of gain; the
     others are added one at a time by dynamic programming.
 
     Args:
-        channels: for each channel, its options; doing nothing is another.
+        channels: for each channel, its options; no edit is always possible too.
         width: the group's width, of which one channel is kept.
 
     Returns:
@@ -104,7 +105,7 @@ def values_of_changes(channels: Sequence[Sequence[Option]], width: int) -> Value
 
 
 def _best_of_each_change(options: Sequence[Option]) -> list[Option]:
-    """Of the options for each change the one worth most, smallest change first."""
+    """The most valuable option for each change, smallest change first."""
     best: dict[int, Option] = {}
     for option in sorted(options, key=lambda option: (option[0], -option[1])):
         best.setdefault(option[0], option)
@@ -112,7 +113,7 @@ def _best_of_each_change(options: Sequence[Option]) -> list[Option]:
 
 
 def _undominated(options: Sequence[Option]) -> list[Option]:
-    """Smallest change first, each worth more than every smaller one, 0 (no change) included."""
+    """Smallest change first, each of more value than every smaller one and than 0 (no change)."""
     out: list[Option] = []
     best = -np.inf
     for change, value, number in sorted(options, key=lambda option: (option[0], -option[1])):
@@ -125,7 +126,7 @@ def _undominated(options: Sequence[Option]) -> list[Option]:
 
 
 def _is_plain(options: Sequence[Option]) -> bool:
-    """Whether a channel goes from pruned to kept to split by single steps of falling gain."""
+    """Whether a channel goes from pruned to kept to split in single steps of falling gain."""
     by_change = {change: value for change, value, _ in options}
     if set(by_change) - {-1, 1}:
         return False
@@ -136,11 +137,11 @@ def _is_plain(options: Sequence[Option]) -> bool:
 def _plain_values(
     plain: Sequence[Sequence[Option]],
 ) -> tuple[Floats, int, list[tuple[int, int]], int]:
-    """The values of plain channels: all that can be are pruned, then the best steps are undone.
+    """The values of plain channels: make all possible prunes, then undo the best steps.
 
     Returns:
-        The values, the smallest change, the steps (channel, what becomes of it) in the order in
-        which they are taken, and how many of them make the smallest change.
+        The values, the smallest change, the steps (channel, its resulting edit) in the order in
+        which they are taken, and how many of them give the smallest change.
     """
     prunes: list[tuple[int, int]] = []
     gains: list[tuple[float, tuple[int, int]]] = []
@@ -153,13 +154,13 @@ def _plain_values(
                 total += value
             else:
                 gains.append((value, (channel, number)))
-    gains.sort(key=lambda gain: -gain[0])  # stable: of one channel the smaller change goes first
+    gains.sort(key=lambda gain: -gain[0])  # stable: a channel's smaller change comes first
     values = total + np.cumsum([0.0, *(gain for gain, _ in gains)])
     return values, -len(prunes), [*prunes, *(step for _, step in gains)], len(prunes)
 
 
 def _with_channel(values: Floats, options: Sequence[Option]) -> tuple[Floats, NDArray[np.int8]]:
-    """The values with one more channel, and which of its options each takes (0: none).
+    """The values with one more channel, and which of its options each uses (0: none).
 
     The smallest change becomes one less, as the channel may be pruned.
 

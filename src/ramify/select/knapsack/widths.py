@@ -1,4 +1,4 @@
-"""Solving the knapsack over widths: a linear program and local search, or an exact program.
+"""Solve the knapsack over widths: linear program and local search, or an exact program.
 
 Shape letters: `G` groups with proposals, `N` columns: one for each width that a group can get.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy  # whose parts are imported when they are used
+import scipy  # its submodules are imported on use
 
 from ramify.select.knapsack.limit import Limit
 from ramify.select.knapsack.linear_bound import LinearBound
@@ -16,20 +16,20 @@ from ramify.select.knapsack.local_search import drawn_in, improved
 from ramify.select.knapsack.problem import Budgets, WidthChoices
 from ramify.tracing.indexing import Index
 
-RESTARTS = 6  # of the local search
-NARROWED = 0.3  # of the groups, at a restart
-CLOSE = 1e-4  # the relative gap at which it is not started again
+RESTARTS = 6  # restarts of the local search
+NARROWED = 0.3  # share of the groups made narrowest at a restart
+CLOSE = 1e-4  # the relative gap at which there is no further restart
 
 
 def best_widths(
     choices: WidthChoices, budgets: Budgets, exact: bool, limit: Limit
 ) -> tuple[Index, float]:
-    """The best choice of widths that was found, and a bound on the value of any that fits.
+    """The best choice of widths found, and an upper bound on the value of any that fits.
 
     Args:
         choices: the widths to choose from; the narrowest of all groups fit together.
-        budgets: what they must hold to.
-        exact: whether to prove the best by a mixed-integer program, as far as time allows.
+        budgets: the limits that they must meet.
+        exact: whether to prove the optimum by a mixed-integer program, if time allows.
         limit: when to stop; its steps are used up.
 
     Returns:
@@ -47,7 +47,7 @@ def best_widths(
         if proven is not None:
             return proven, bound
     found = improved(choices, budgets, drawn_in(choices, budgets, near), limit)
-    # Local search ends where no pair of groups is better: start again with some groups narrowest.
+    # Local search ends where no pair of groups improves: restart with some groups narrowest.
     draw = np.random.default_rng(0)
     for _ in range(RESTARTS):
         value = choices.value(found)
@@ -64,11 +64,11 @@ def _proven(
 ) -> tuple[Index | None, float]:
     """The best choice by a mixed-integer program.
 
-    The cuts of the linear program let choices pass that are over a budget. Where one of these is
-    the best, it is cut off, and the program solved again.
+    The cuts of the linear program allow some choices that are over a budget. If the optimum is one
+    of these, it is cut off, and the program is solved again.
 
     Returns:
-        (G,), None where there was no time to prove it; and a bound on the value.
+        (G,), None if there was no time to prove it; and an upper bound on the value.
     """
     bound = np.inf
     wider: list[tuple[np.ndarray, float]] = []
@@ -96,6 +96,6 @@ def _proven(
         if budgets.fit(choices.all_widths(choice)):
             return choice, bound
         program.add_tangents(choices.all_widths(choice).astype(np.float64))
-        # What is nowhere narrower is over the budget too.
+        # Choices that are nowhere narrower are over the budget too.
         wider.append(((columns >= choice[choices.place]).astype(np.float64), len(choice) - 1.0))
     return None, bound
