@@ -1,4 +1,4 @@
-"""Refit: after channels go, what stays takes over."""
+"""Refit: adjust the remaining weights to replace channels that are removed."""
 
 from ramify.refit.block_takeover import take_over
 from ramify.refit.by_block import BlockRow, BlockSensitivity, block_sensitivity

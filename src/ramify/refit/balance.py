@@ -1,9 +1,10 @@
-"""How unequally layers are cut: a method's own shares, equal shares, and what lies between.
+"""How unequally layers are cut: a method's own shares, equal shares, and steps in between.
 
-Across layers the scores of a method may mean nothing, and then whole layers go. So selections are
-tried whose floors rise from what was asked for to the width that an equal share of every layer
-leaves. Within a layer a method may keep channels that could have stood in for each other; so the
-order of another one is tried at the same widths. What loses least is kept.
+The scores of a method may not be comparable across layers, and then whole layers are removed. So
+selections are also tried with floors that rise from the requested ones to the widths of an equal
+share of every layer. Within a layer a method may keep channels that can replace each other, so the
+order of another method is also tried at the same widths. The selection with the lowest loss is
+kept.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ramify.methods import Proposal
 from ramify.tracing import ChannelGraph
 
 PARTS = (0.5, 1.0)
-"""How far the floors rise towards equal shares."""
+"""How far the floors are raised towards equal shares."""
 PRECISION = 1e-4
 
 
@@ -26,18 +27,18 @@ def raised_floors(
     least: Mapping[str, int],
     resource: str | None,
 ) -> list[dict[str, int]]:
-    """Floors from those that were asked for to those of an equal share of every group.
+    """Floors between the requested ones and those of an equal share of every group.
 
     Args:
         graph: the traced model.
-        proposals: every prune that is proposed.
-        chosen: what is cut under the floors that were asked for.
-        least: these floors.
-        resource: what the equal cut has no more of than the chosen one; None: it has as many
+        proposals: all proposed prunes.
+        chosen: the selection under the requested floors.
+        least: the requested floors.
+        resource: the equal cut uses no more of this than the selection; None: it removes as many
             channels.
 
     Returns:
-        Group name -> width, for every part of the way.
+        Group name -> width, for every step.
     """
     ranked, model = _by_group(graph, proposals), CostModel(graph)
     own = model.added([proposal.edit for proposal in chosen])
@@ -73,12 +74,12 @@ def raised_floors(
 def in_order_of(
     graph: ChannelGraph, chosen: Sequence[Proposal], proposals: Sequence[Proposal]
 ) -> list[Proposal]:
-    """As many prunes of every group as were chosen, in another method's order.
+    """The same number of prunes in every group, in another method's order.
 
     Args:
         graph: the traced model.
-        chosen: prunes.
-        proposals: of the other method; a group for which it has too few keeps what was chosen.
+        chosen: the selected prunes.
+        proposals: those of the other method; a group with too few of them keeps its selection.
 
     Returns:
         The prunes.
@@ -91,7 +92,7 @@ def in_order_of(
 
 
 def _by_group(graph: ChannelGraph, proposals: Sequence[Proposal]) -> dict[str, list[Proposal]]:
-    """The prunes of each group, the least dear first."""
+    """The prunes of each group, least loss first."""
     found: dict[str, list[Proposal]] = {}
     for proposal in sorted(proposals, key=lambda proposal: -proposal.value):
         found.setdefault(graph[proposal.edit.group].name, []).append(proposal)
@@ -99,7 +100,7 @@ def _by_group(graph: ChannelGraph, proposals: Sequence[Proposal]) -> dict[str, l
 
 
 def resource_of(sizes: Mapping[str, float] | None) -> str | None:
-    """What two cuts under the same budget are alike in; None where only channels count."""
+    """The resource that two cuts to the same budget share; None if only channels count."""
     if sizes is None:
         return None
     return next((name for name in sizes if name in RESOURCES), "macs")

@@ -1,4 +1,4 @@
-"""What stays takes over from blocks that go: their stream is made up for, by least squares."""
+"""Refit the remaining blocks by least squares to replace blocks that are dropped."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ from ramify.tracing.unharmed import unharmed
 def take_over(
     graph: ChannelGraph, blocks: Iterable[Block | str], loss: Loss, batches: Iterable[Any]
 ) -> list[Refitted]:
-    """Let the blocks that stay make up for some that are about to be dropped, in place.
+    """Refit the remaining blocks in place to make up for blocks that are about to be dropped.
 
-    The branches of what goes are set to zero, which leaves what :class:`ramify.Drop` leaves. Then
-    every linear reader behind them is refitted, in forward order, to make what it made before, with
-    what its stream has lost, and batch norms get the statistics that they now see, as
-    :func:`ramify.cut` does. Drop the blocks next.
+    The branches of the given blocks are set to zero, which has the same effect as
+    :class:`ramify.Drop`. Then every linear reader after them is refitted, in forward order, to
+    restore its original output plus what its stream has lost, and batch norms get the statistics of
+    their new inputs, as in :func:`ramify.cut`. Drop the blocks next.
 
     Args:
         graph: the traced model; its weights change.
-        blocks: what will go, by name.
-        loss: `loss(model, batch)` -> (S,); only runs of it are needed, labels are not looked at.
+        blocks: the names of the blocks that will be dropped.
+        loss: `loss(model, batch)` -> (S,); it is only used to run the model, and labels are not
+            used.
         batches: a few hundred samples to refit on.
 
     Returns:
-        What became of each reader, in forward order.
+        The result for each reader, in forward order.
 
     Raises:
-        RamifyError: no batch, or a block that cannot be dropped, or whose branches cannot be zero;
-            the model is as it was then.
+        RamifyError: no batch, or a block that cannot be dropped or whose branches cannot be zero;
+            the model is then unchanged.
 
     Example:
         >>> import ramify
@@ -80,16 +81,16 @@ def take_over(
 def refit_without(
     graph: ChannelGraph, blocks: Sequence[Block], loss: Loss, sample: Sequence[Any]
 ) -> list[Refitted]:
-    """What :func:`take_over` does; nothing where one of the blocks has no end that can be zero.
+    """What :func:`take_over` does; nothing if a block has no end that can be zero.
 
     Args:
         graph: the traced model; its weights change.
-        blocks: what will go.
+        blocks: the blocks that will be dropped.
         loss: `loss(model, batch)` -> (S,).
-        sample: what to refit on.
+        sample: the batches to refit on.
 
     Returns:
-        What became of each reader.
+        The result for each reader.
     """
     if not all(block.ends for block in blocks):
         return []

@@ -1,4 +1,4 @@
-"""Budgets as shares of what a network costs now: `{"macs": "50%"}`."""
+"""Budgets relative to the current cost of a network: `{"macs": "50%"}`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def in_numbers(graph: ChannelGraph, budget: Mapping[str, float | str]) -> dict[s
     """A budget in absolute numbers.
 
     Args:
-        graph: of the network as it is, of which a budget may be a share, such as `"50%"`.
+        graph: the graph of the network, of which a budget may be a share, such as `"50%"`.
         budget: the most that the network may have, by resource.
 
     Returns:
         Totals by resource.
 
     Raises:
-        RamifyError: a text is no percentage, or one of the loss.
+        RamifyError: a text is not a percentage, or is a percentage of the loss.
     """
     totals = dict[str, float]()
     for name, most in budget.items():
@@ -33,7 +33,7 @@ def in_numbers(graph: ChannelGraph, budget: Mapping[str, float | str]) -> dict[s
 
 
 def share_of(name: str, most: float | str) -> float:
-    """A budget as it is, or as a share of the full network's cost where it is a percentage."""
+    """A budget unchanged, or, if it is a percentage, as a share of the full network's cost."""
     if not isinstance(most, str):
         return most
     try:

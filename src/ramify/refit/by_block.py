@@ -1,4 +1,4 @@
-"""What each block is worth: the rise of the loss without it, by a true trial, and its influence.
+"""Block sensitivity: the measured rise of the loss without each block, and its influence.
 
 Legend: `S` samples, `T` tokens, `C` channels of a stream.
 """
@@ -32,16 +32,16 @@ from ramify.tracing.blocks import Block, find_block
 
 @dataclass(frozen=True)
 class BlockRow:
-    """One block that was tried.
+    """The result of one tried block.
 
     Attributes:
-        block: its name.
+        block: the name of the block.
         kind: "residual" or "plain".
         loss: the mean loss without it.
-        rise: of the mean loss, over that of the full model.
-        influence: how far it turns its stream: one less the cosine of the angle between the stream
+        rise: the rise of the mean loss over that of the full model.
+        influence: how far it turns its stream: one minus the cosine of the angle between the stream
             before and after it.
-        saved: what the model costs less without it.
+        saved: the cost that is saved without it.
 
     Example:
         >>> row = BlockRow("layers.3", "residual", 0.75, 0.25, 0.1, Cost(100, 2000))
@@ -58,7 +58,7 @@ class BlockRow:
 
     @property
     def edit(self) -> Drop:
-        """What takes the block out."""
+        """The edit that drops the block."""
         return Drop(self.block)
 
     @property
@@ -74,7 +74,7 @@ class BlockRow:
 
 @dataclass(frozen=True)
 class BlockSensitivity:
-    """What the loss rises by without each block.
+    """The rise of the loss without each block.
 
     Attributes:
         loss: the mean loss of the full model.
@@ -92,7 +92,7 @@ class BlockSensitivity:
     rows: Sequence[BlockRow]
 
     def __str__(self) -> str:
-        """A table: a row a block."""
+        """A table with one row per block."""
         lines = [["block", "rise", "influence", "saves params", "saves MACs"]]
         lines += [
             [
@@ -122,27 +122,27 @@ def block_sensitivity(
     refit: bool = False,
     held: Iterable[Any] | None = None,
 ) -> BlockSensitivity:
-    r"""What the loss rises by without each block alone, by one pass for each.
+    r"""The rise of the loss without each block alone, measured by one pass per block.
 
-    A block that is tried runs, and its own stream takes the place of what it makes of it, which is
-    what :class:`ramify.Drop` leaves. Its influence is
+    A tried block runs, but its output is replaced by its own input stream, which has the same
+    effect as :class:`ramify.Drop`. Its influence is
 
     .. math:: 1 - \mathbb{E}\,\frac{x \cdot y}{\lVert x\rVert\,\lVert y\rVert}
 
-    over its stream x before and y after it: the mean over tokens of (S, T, C), or over samples of
+    over its stream x before and y after it: the mean over tokens of (S, T, C), or over samples for
     any other stream.
 
     Args:
-        graph: the traced model; it is as it was afterwards.
-        loss: `loss(model, batch)` -> (S,), one number a sample.
-        batches: what the influence is measured on, and what is refitted on.
-        blocks: those to try, by name; by default all that can be dropped.
-        refit: let the blocks that stay make up for each, as `ramify.cut(depth=True)` does: this
-            takes two passes and all the least squares of the network for each.
-        held: what the loss is measured on; by default `batches`.
+        graph: the traced model; it is left unchanged.
+        loss: `loss(model, batch)` -> (S,), one number per sample.
+        batches: the samples to measure the influence on, and to refit on.
+        blocks: the names of the blocks to try; by default all that can be dropped.
+        refit: whether to refit the remaining blocks for each trial, as `ramify.cut(depth=True)`
+            does: this takes two passes and all least-squares solutions of the network per block.
+        held: the samples to measure the loss on; by default `batches`.
 
     Returns:
-        The report: `print` it, or give `row.edit` of some rows to `ramify.apply`.
+        The report: `print` it, or pass `row.edit` of some rows to `ramify.apply`.
 
     Raises:
         RamifyError: no batch, or a block that cannot be dropped.
@@ -191,16 +191,16 @@ def block_sensitivity(
 def loss_without(
     model: nn.Module, blocks: Sequence[Block], loss: Loss, batches: Sequence[Any]
 ) -> float:
-    """The mean loss while blocks are passed over.
+    """The mean loss with some blocks bypassed.
 
     Args:
         model: the traced model.
-        blocks: those that are passed over, together.
+        blocks: the blocks that are bypassed, together.
         loss: `loss(model, batch)` -> (S,).
-        batches: what to measure on.
+        batches: the samples to measure on.
 
     Returns:
-        The mean over the samples of every rank; infinity where it is not finite.
+        The mean over the samples of all ranks; infinity if it is not finite.
     """
     with bypassed(model, blocks):
         try:
@@ -213,7 +213,7 @@ def _tried(graph: ChannelGraph, blocks: Iterable[Block | str] | None) -> list[Bl
     """The blocks to try.
 
     Returns:
-        Them in forward order.
+        The blocks in forward order.
 
     Raises:
         RamifyError: one of them cannot be dropped.
@@ -229,7 +229,7 @@ def _tried(graph: ChannelGraph, blocks: Iterable[Block | str] | None) -> list[Bl
 
 @contextlib.contextmanager
 def _angles(model: nn.Module, blocks: Sequence[Block]) -> Iterator[dict[Block, list[Tensor]]]:
-    """The cosines between the streams before and after each block, of all runs inside."""
+    """Record the cosines between the streams before and after each block, for all runs inside."""
     found: dict[Block, list[Tensor]] = defaultdict(list)
 
     def note(block: Block, stream: Tensor, output: Any) -> None:
@@ -242,7 +242,7 @@ def _angles(model: nn.Module, blocks: Sequence[Block]) -> Iterator[dict[Block, l
 
 
 def _mean(cosines: Sequence[Tensor]) -> float:
-    """The mean over the runs of every rank."""
+    """The mean over the runs of all ranks."""
     each = torch.cat(list(cosines)).cpu()
     [total] = distributed.all_sum(
         [torch.stack([each.sum(), torch.tensor(float(len(each))).double()])]

@@ -1,4 +1,4 @@
-"""Sensitivity: what the loss rises by when one group alone is cut, by a true trial of each cut."""
+"""Sensitivity: the measured rise of the loss when one group alone is cut."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ SHARES = (0.125, 0.25, 0.5, 0.75, 0.9)
 
 @dataclass(frozen=True)
 class SensitivityRow:
-    """One cut that was tried.
+    """The result of one tried cut.
 
     Attributes:
-        group: the name of the group, which alone was cut.
-        share: of its channels that went.
-        width: what it had left.
+        group: the name of the group, the only one cut.
+        share: the share of its channels that was removed.
+        width: its remaining width.
         loss: the mean loss.
-        rise: of the mean loss, over that of the full model.
-        saved: what the cut saves.
+        rise: the rise of the mean loss over that of the full model.
+        saved: the cost that the cut saves.
 
     Example:
         >>> row = SensitivityRow("conv1", 0.5, 8, loss=0.75, rise=0.25, saved=Cost(100, 2000))
-        >>> row.loss - row.rise  # of the full model
+        >>> row.loss - row.rise  # the loss of the full model
         0.5
     """
 
@@ -54,13 +54,14 @@ class SensitivityRow:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """The loss against the share cut, group by group.
+    """The loss as a function of the share cut, for each group.
 
     Attributes:
         loss: the mean loss of the full model.
-        cost: of the full model.
-        widths: group -> its width in the full model, of those that were tried, in forward order.
-        rows: the trials, group by group, the smallest share first.
+        cost: the cost of the full model.
+        widths: group -> its width in the full model, for the groups that were tried, in forward
+            order.
+        rows: the trials of each group in turn, smallest share first.
 
     Example:
         >>> row = SensitivityRow("conv1", 0.5, 8, loss=0.75, rise=0.25, saved=Cost(100, 2000))
@@ -79,14 +80,14 @@ class Sensitivity:
     rows: Sequence[SensitivityRow]
 
     def plan(self, most_rise: float) -> dict[str, int]:
-        """How narrow each group may become by itself: floors that `cut(keep=...)` takes.
+        """The narrowest width for each group alone: floors that `cut(keep=...)` takes.
 
         Args:
-            most_rise: the most that the mean loss may rise by when one group alone is cut.
+            most_rise: the largest rise of the mean loss allowed when one group alone is cut.
 
         Returns:
-            Group -> the narrowest width tried that rises by no more, nor does any wider one; its
-            full width where there is none.
+            Group -> the narrowest tried width at which, and at every larger one, the loss rises by
+            no more; its full width if there is none.
         """
         found = {}
         for name, width in self.widths.items():
@@ -96,7 +97,7 @@ class Sensitivity:
         return found
 
     def __str__(self) -> str:
-        """A table: a row a group, a column a share, the rise of the mean loss in each cell."""
+        """A table with one row per group, one column per share, and the rise of the mean loss."""
         shares, rises = self._cells()
         lines = [["group", "width", *(f"{100 * share:.3g} %" for share in shares)]]
         for name, width in self.widths.items():
@@ -120,7 +121,7 @@ class Sensitivity:
         return sorted({share for _, share in rises}), rises
 
     def figure(self) -> Any:
-        """The table as colours: a row a group, a column a share, dark where the loss rises most.
+        """The table as a heat map: a row per group, a column per share, darker for a larger rise.
 
         Returns:
             A `matplotlib.figure.Figure`.
@@ -159,32 +160,32 @@ def sensitivity(
     refit: bool = False,
     held: Iterable[Any] | None = None,
 ) -> Sensitivity:
-    """What the loss rises by when a share of one group alone is cut, measured for every group.
+    """Measure, for every group, the rise of the loss when a share of that group alone is cut.
 
-    Each cut is tried on the model itself, measured and taken back; nothing is copied, and model
-    and optimizers are as they were afterwards. Without a refit the part of the network in front
-    of a cut is run once for all trials, but for the first batch: several batches are faster than
-    one.
+    Each cut is made on the model itself, measured and undone; nothing is copied, and model and
+    optimizers are left unchanged. Without a refit, the part of the network before a cut is run once
+    for all trials, except on the first batch: several batches are faster than one.
 
     Args:
         graph: the traced model.
-        loss: `loss(model, batch)` -> (S,), one number a sample.
-        batches: what the channels are chosen on, and refitted.
-        method: what says which channels of a group go first; by default what suits a cut without
-            refit, `Taylor()`, or with one, `Takeover()`.
-        shares: the shares that go, above 0 and below 1; one channel of each group stays.
+        loss: `loss(model, batch)` -> (S,), one number per sample.
+        batches: the samples to choose the channels on, and to refit on.
+        method: the method that ranks the channels of a group; by default `Taylor()` without refit
+            and `Takeover()` with refit.
+        shares: the shares to remove, above 0 and below 1; at least one channel of each group is
+            kept.
         groups: the groups to try, by any name that `graph[...]` takes; by default all that can be
             pruned.
-        refit: let what stays take over in each trial, as `cut` does. This takes two passes and
-            all the least squares of the network for each.
-        held: what to measure on; by default `batches`.
+        refit: whether to refit the remaining weights in each trial, as `cut` does. This takes two
+            passes and all least-squares solutions of the network per trial.
+        held: the samples to measure on; by default `batches`.
 
     Returns:
-        The report: `print` it, draw its `figure()`, or give its `plan(most_rise)` to
+        The report: `print` it, draw its `figure()`, or pass its `plan(most_rise)` to
         `cut(keep=...)`.
 
     Raises:
-        RamifyError: no batch, no share, or a group that cannot be pruned; the model is as it was.
+        RamifyError: no batch, no share, or a group that cannot be pruned; the model is unchanged.
 
     Example:
         >>> import ramify, torch
@@ -262,7 +263,7 @@ def _checked(shares: Iterable[float]) -> list[float]:
     """The shares in order.
 
     Returns:
-        Each once, the smallest first.
+        Each share once, smallest first.
 
     Raises:
         RamifyError: there is none, or one is not between 0 and 1.

@@ -1,4 +1,4 @@
-"""Where a new block would learn fastest: the gradient to what is zero in its copy.
+"""Where a new block would learn fastest, by the gradient of its copy's zero parameters.
 
 Legend: `S` samples.
 """
@@ -30,12 +30,12 @@ from ramify.tracing.unharmed import unharmed
 
 @dataclass(frozen=True)
 class InsertGain:
-    """What an insert promises.
+    """The expected result of an insert.
 
     Attributes:
-        block: the name of the block behind which a copy would stand.
+        block: the name of the block after which the copy would be inserted.
         gain: the expected decrease of the mean loss by one gradient step of the copy.
-        cost: what the copy adds.
+        cost: the cost that the copy adds.
 
     Example:
         >>> row = InsertGain("layers.3", 0.02, Cost(100, 2000))
@@ -49,7 +49,7 @@ class InsertGain:
 
     @property
     def edit(self) -> Insert:
-        """What puts the copy in."""
+        """The edit that inserts the copy."""
         return Insert(self.block)
 
 
@@ -61,29 +61,30 @@ def insert_gains(
     blocks: Iterable[Block | str] | None = None,
     lr: float = 0.01,
 ) -> list[InsertGain]:
-    r"""What the loss would fall by if a copy of each block were put in behind it and made a step.
+    r"""The expected decrease of the loss if a copy is inserted after each block and takes one step.
 
-    A copy that changes nothing (:class:`ramify.Insert`) still has a gradient at what is zero in
-    it. To first order, one gradient step of its parameters :math:`\theta` lowers the mean loss by
+    A copy that changes nothing (:class:`ramify.Insert`) still has a gradient at its zero
+    parameters. To first order, one gradient step of its parameters :math:`\theta` lowers the mean
+    loss by
 
     .. math:: \eta\,\lVert \partial L / \partial\theta \rVert^2 ,
 
-    the unit of the gains of :class:`ramify.GradMax`. Each copy is really put in, and taken out
-    again. In the copy of a plain layer, the zeros of the stream lie at the kink of its ReLU, where
-    torch's gradient is 0 and a step may gain more.
+    in the same unit as the gains of :class:`ramify.GradMax`. Each copy is actually inserted and
+    then removed. In the copy of a plain layer, the zeros of the stream are at the kink of its ReLU,
+    where torch's gradient is 0 and a step may gain more.
 
     Args:
-        graph: the traced model; it is as it was afterwards.
-        loss: `loss(model, batch)` -> (S,), one number a sample.
+        graph: the traced model; it is left unchanged.
+        loss: `loss(model, batch)` -> (S,), one number per sample.
         batches: the sample.
-        blocks: those to try, by name; by default all behind which a copy can stand.
+        blocks: the names of the blocks to try; by default all after which a copy can be inserted.
         lr: η, the learning rate of the step.
 
     Returns:
-        One row a block, the largest gain first.
+        One row per block, largest gain first.
 
     Raises:
-        RamifyError: no batch, or a block of which no copy can be put in.
+        RamifyError: no batch, or a block of which no copy can be inserted.
 
     Example:
         >>> import ramify, torch
@@ -108,7 +109,7 @@ def insert_gains(
             with contextlib.ExitStack() as stack:
                 try:
                     stack.enter_context(blocks_edited(graph, [Insert(block)]))
-                except RamifyError:  # the model computes something else with a copy there
+                except RamifyError:  # the model's output changes with a copy there
                     if blocks is not None:
                         raise
                     continue
@@ -121,7 +122,7 @@ def insert_gains(
 def _squared_gradient(
     model: nn.Module, parameters: Sequence[Tensor], loss: Loss, sample: Sequence[Any]
 ) -> float:
-    """The squared length of the gradient of the mean loss to the parameters of a copy."""
+    """The squared norm of the gradient of the mean loss with respect to a copy's parameters."""
     with untouched(model), evaluating(model), differentiable(parameters):
         means = reader_gradients(model, parameters, loss, sample)
     return float(sum(mean.double().square().sum() for mean in means))

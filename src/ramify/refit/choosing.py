@@ -1,4 +1,4 @@
-"""Which channels go: the least loss within a budget, with a floor for each group."""
+"""Choose the channels to remove: the least loss within a budget, with a floor for each group."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ramify.select.rounding import Multiple, multiples
 from ramify.tracing import ChannelGraph
 
 STEPS = 5_000
-"""So many pairs of groups are compared to find a better choice: about two seconds."""
+"""The number of group pairs compared to improve the choice: about two seconds."""
 
 ROUNDING = 1e-12
-"""The loss at chance times this: what single precision makes of squares that should be 0."""
+"""Times the loss at chance: the single-precision error of squares that should be 0."""
 
 Floor: TypeAlias = float | int | Mapping[str, float | int]
-"""What stays of every group: a share below 1 or a width; or that by group."""
+"""The floor of every group: a share below 1, a width, or these by group."""
 
 
 def floors(graph: ChannelGraph, keep: Floor) -> dict[str, int]:
@@ -37,13 +37,13 @@ def floors(graph: ChannelGraph, keep: Floor) -> dict[str, int]:
     Args:
         graph: the traced model.
         keep: a share of the width, rounded up, a width, or one of these by group, by any name that
-            `graph[...]` takes, or a pattern of names; other groups then keep a tenth.
+            `graph[...]` takes, or by a pattern of names; the floor of other groups is a tenth.
 
     Returns:
         Group name -> width.
 
     Raises:
-        RamifyError: a share or width that is none.
+        RamifyError: an invalid share or width.
     """
     if isinstance(keep, Mapping):
         asked = {
@@ -66,7 +66,7 @@ def _floor(width: int, keep: float | int) -> int:
 
 
 def matching(graph: ChannelGraph, patterns: Sequence[str]) -> list[str]:
-    """The names of the groups that can be pruned and that one of the patterns matches.
+    """The names of the groups that can be pruned and that match one of the patterns.
 
     Args:
         graph: the traced model.
@@ -76,7 +76,7 @@ def matching(graph: ChannelGraph, patterns: Sequence[str]) -> list[str]:
         The names, in forward order.
 
     Raises:
-        RamifyError: a pattern matches none.
+        RamifyError: a pattern matches no group.
     """
     found = set[str]()
     for pattern in texts_of(patterns, "groups", "patterns of names of groups"):
@@ -93,7 +93,7 @@ def matching(graph: ChannelGraph, patterns: Sequence[str]) -> list[str]:
 def of_groups(
     graph: ChannelGraph, proposals: Sequence[Proposal], patterns: Sequence[str] | None
 ) -> list[Proposal]:
-    """The proposals for groups that one of the patterns matches; all of them without patterns."""
+    """The proposals for groups that match one of the patterns; all of them without patterns."""
     if patterns is None:
         return list(proposals)
     names = matching(graph, [patterns] if isinstance(patterns, str) else patterns)
@@ -101,14 +101,14 @@ def of_groups(
 
 
 def comparable(proposals: Sequence[Proposal], raw: bool = False) -> list[Proposal]:
-    """Prunes whose values compare between groups.
+    """Prunes with values that are comparable between groups.
 
-    A method that estimates what the loss loses (Takeover, Taylor) says so in units of the loss.
-    The score of another (a norm of weights, a scale) has a unit of its own in each layer, and is
-    divided by its mean in the group.
+    A method that estimates the rise of the loss (Takeover, Taylor) gives it in units of the loss.
+    Other scores (a norm of weights, a scale) have a different unit in each layer, and are divided
+    by their mean in the group.
 
     Args:
-        proposals: of a method.
+        proposals: the proposals of a method.
         raw: leave scores as they are, as the thesis ranks them.
 
     Returns:
@@ -125,14 +125,14 @@ def comparable(proposals: Sequence[Proposal], raw: bool = False) -> list[Proposa
 
 
 def tells_apart(prunes: Sequence[Proposal], chance: float) -> bool:
-    """Whether scores say more of the channels than rounding does.
+    """Whether scores are larger than rounding error.
 
     Args:
-        prunes: of a method; those that estimate no change of the loss always say something.
-        chance: the loss of a model that does not look at its input; infinity where nobody knows.
+        prunes: the prunes of a method; those with a score in other units are always accepted.
+        chance: the loss of a model that ignores its input; infinity if unknown.
 
     Returns:
-        False where a channel costs nothing on average.
+        False if a channel costs nothing on average.
     """
     if any(proposal.value for proposal in prunes) and not any(p.gain for p in prunes):
         return True
@@ -145,15 +145,15 @@ def tells_apart(prunes: Sequence[Proposal], chance: float) -> bool:
 def candidates(
     graph: ChannelGraph, proposals: Sequence[Proposal], least: Mapping[str, int]
 ) -> list[Proposal]:
-    """The prunes that leave every group its floor: of each group the first to go.
+    """The prunes that keep every group at or above its floor: the best ones of each group.
 
     Args:
         graph: the traced model.
-        proposals: prunes that compare.
-        least: the least width of each group.
+        proposals: prunes with comparable values.
+        least: the floor of each group.
 
     Returns:
-        The prunes, least dear first.
+        The prunes, least loss first.
     """
     gone: Counter[str] = Counter()
     out = []
@@ -168,18 +168,18 @@ def candidates(
 def allowed_by(
     rule: Rule, proposals: Sequence[Proposal], offered: Sequence[Proposal]
 ) -> list[Proposal]:
-    """Of the candidates, those that a rule selects.
+    """The candidates that a rule selects.
 
-    The rule sees every prune, so that a fraction is one of all channels; those that a floor keeps
-    come last in its order, and others take their place.
+    The rule sees all prunes, so that a fraction is a fraction of all channels; prunes that a floor
+    forbids come last in its order, and others take their place.
 
     Args:
-        rule: what selects.
-        proposals: every prune, in values that compare.
+        rule: the selection rule.
+        proposals: all prunes, with comparable values.
         offered: the candidates among them.
 
     Returns:
-        The candidates that are selected, least dear first.
+        The selected candidates, least loss first.
     """
     free = {proposal.edit for proposal in offered}
     last = -sys.float_info.max
@@ -202,17 +202,17 @@ def choose_channels(
     Args:
         graph: the traced model.
         offered: the candidates.
-        pool: those of them that a rule allows; tied groups may need others.
-        sizes: the most that the model may have, by resource; latency in milliseconds. None: all of
-            the pool goes.
-        multiple_of: what widths that change become multiples of.
-        alike: patterns of group names; the groups that one pattern matches keep one width.
+        pool: the candidates that a rule allows; tied groups may need others.
+        sizes: the most that the model may have, by resource; latency in milliseconds. None: the
+            whole pool is pruned.
+        multiple_of: the number that changed widths become multiples of.
+        alike: patterns of group names; the groups that match one pattern keep one width.
 
     Returns:
-        The chosen prunes; none where the model is within its budgets.
+        The chosen prunes; none if the model is within its budgets.
 
     Raises:
-        RamifyError: the candidates are not enough.
+        RamifyError: the candidates are not sufficient.
     """
     sets = _sets(graph, alike)
     if not sets:
@@ -258,7 +258,7 @@ def _solve(
 def _too_slow(
     graph: ChannelGraph, offered: Sequence[Proposal], most: float, now: float
 ) -> RamifyError:
-    """That no shape was found within so many milliseconds, and how fast the model gets here."""
+    """The message that no shape is within a latency budget, with the lowest latency found."""
     least = measure_edited(graph, [proposal.edit for proposal in offered]).median
     still = "still takes" if least > most else "takes"
     return RamifyError(
@@ -272,15 +272,15 @@ def _too_slow(
 def check_reach(
     graph: ChannelGraph, offered: Sequence[Proposal], sizes: Mapping[str, float]
 ) -> None:
-    """A model can come within its budgets.
+    """Check that a model can be brought within its budgets.
 
     Args:
         graph: the traced model.
-        offered: all prunes that may be made.
+        offered: all allowed prunes.
         sizes: the most that the model may have, by resource.
 
     Raises:
-        RamifyError: it has more when all of them are made.
+        RamifyError: the model exceeds a budget even with all of them.
     """
     model = CostModel(graph)
     now, change = model.cost(), model.added([proposal.edit for proposal in offered])
@@ -299,7 +299,7 @@ def check_reach(
 
 
 def _sets(graph: ChannelGraph, alike: Sequence[str]) -> list[list[str]]:
-    """The names of the groups that each pattern ties together, by their present width."""
+    """The names of the groups that each pattern ties together, grouped by current width."""
     found = []
     for pattern in texts_of(alike, "alike", "patterns of names of groups"):
         names = matching(graph, [pattern])
@@ -314,7 +314,7 @@ def _mean_widths(
     chosen: Sequence[Proposal],
     multiple_of: Multiple,
 ) -> dict[str, int]:
-    """The width of each tied group: the mean of what it would have been, as a multiple."""
+    """The width of each tied group: the mean of their selected widths, as a multiple."""
     gone = Counter(graph[proposal.edit.group].name for proposal in chosen)
     asked = multiples(graph, multiple_of)
     widths = {}
@@ -333,7 +333,7 @@ def _narrower(
     offered: Sequence[Proposal],
     multiple_of: Multiple,
 ) -> bool:
-    """Take one step from every tied set that can give one; False where none can."""
+    """Narrow every tied set by one step where possible; False if none can be narrowed."""
     most = Counter(graph[proposal.edit.group].name for proposal in offered)
     asked, moved = multiples(graph, multiple_of), False
     for names in sets:
@@ -354,7 +354,7 @@ def _widened(
     tied: Callable[[Mapping[str, int]], list[Proposal]],
     multiple_of: Multiple,
 ) -> list[Proposal]:
-    """Give tied groups back what the budgets still have room for, where most was lost first."""
+    """Widen tied groups again as far as the budgets allow, those with the largest loss first."""
     asked, now = multiples(graph, multiple_of), dict(widths)
     lost = lambda prunes: -math.fsum(proposal.value for proposal in prunes)  # noqa: E731
     by_group: dict[str, float] = {}
@@ -368,7 +368,7 @@ def _widened(
             wider = now | dict.fromkeys(names, now[names[0]] + times * step)
             if wider[names[0]] > graph[names[0]].width:
                 continue
-            with suppress(RamifyError):  # that much is not within the budgets
+            with suppress(RamifyError):  # this width is not within the budgets
                 if lost(found := tied(wider)) < lost(chosen):
                     chosen, now = found, wider
     return chosen

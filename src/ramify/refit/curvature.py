@@ -1,4 +1,4 @@
-"""The readers of every group, with the moments of what they read and of the loss' gradients.
+"""The readers of each group, with the moments of their inputs and of the loss gradients.
 
 Shape letters: `S` samples, `G` groups of a convolution, `F` features, `O` outputs, `C` channels,
 `K` features of one channel.
@@ -31,23 +31,23 @@ from ramify.tracing.indexing import owners
 from ramify.tracing.recorder import Tape, tensors_of
 
 FOLDS = 2
-"""Into so many parts the samples go, to choose how far the moments are to be trusted."""
+"""The number of parts of the sample, used to choose how far to trust the moments."""
 
 AT_ONCE = 2**31
-"""So many bytes of moments are held at once, or as many as the model's own where those are more."""
+"""Bytes of moments kept at once; or the size of the model, if that is larger."""
 
 
 @dataclass
 class ReaderSums:
-    """One reader of prunable channels, and the sums over the sample.
+    """One reader of prunable channels, with its sums over the sample.
 
     Attributes:
-        reader: on the tape of the first batch.
-        centred: whether it has a bias, or a norm behind it that takes one.
+        reader: the reader on the tape of the first batch.
+        centred: whether it has a bias, or is followed by a norm that can absorb one.
         groups: group name -> (G, C, K), the features of each channel.
-        folds: sums of what it reads, the samples in parts.
-        weight: (G, F, O), where it makes more than it reads: gradients are then followed back to
-            the reads sample by sample, since G = (O, O) of a vocabulary fits into no memory.
+        folds: sums of its inputs, with the samples in parts.
+        weight: (G, F, O), if it has more outputs than inputs: gradients are then propagated to the
+            inputs sample by sample, since a vocabulary's (O, O) matrix does not fit into memory.
         gradients: (G, O, O), sum of the gradients' outer products; of W g, (G, F, F), with
             ``weight``.
     """
@@ -63,15 +63,15 @@ class ReaderSums:
 def groups_in_parts(
     graph: ChannelGraph, groups: Sequence[ChannelGroup]
 ) -> Iterator[list[ChannelGroup]]:
-    """Groups in order, as many at a time as have moments that fit into memory beside the model.
+    """Groups in order, in parts whose moments fit into memory together with the model.
 
     Args:
         graph: the traced model.
         groups: some of its groups.
 
     Yields:
-        Groups whose readers' moments take `AT_ONCE` or the memory of the model, whichever is more;
-        one that takes more is alone.
+        Groups whose readers' moments take at most `AT_ONCE` or the memory of the model, whichever
+        is more; a group that takes more is alone.
     """
     tensors = tensors_of(graph.model)
     room = max(AT_ONCE, sum(t.numel() * t.element_size() for t in tensors.values()))
@@ -89,12 +89,12 @@ def groups_in_parts(
 
 
 def _readers_of(group: ChannelGroup) -> set[tuple[str, int]]:
-    """The parameters that read a group's channels, and along which dimension."""
+    """The parameters that read a group's channels, and in which dimension."""
     return {(slot.name, slot.dim) for slot in group.slots if slot.role == "consumer"}
 
 
 def _bytes(weight: Tensor, dim: int) -> int:
-    """What the sums of one reader take, roughly: of what it reads, and of its gradients."""
+    """The approximate memory of one reader's sums: of its inputs and of its gradients."""
     made = weight.shape[0] if dim else weight.shape[-1]
     features = weight.numel() // max(made, 1)
     if features > moments.WIDEST:
@@ -111,10 +111,10 @@ def reads_of(
         graph: the traced model.
         loss: `loss(model, batch)` -> (S,).
         batches: the sample.
-        names: of the groups.
+        names: the names of the groups.
 
     Returns:
-        The readers in forward order, and the number of samples of all ranks.
+        The readers in forward order, and the number of samples over all ranks.
 
     Raises:
         RamifyError: there is no batch, or the loss is not per sample.
@@ -137,10 +137,10 @@ def _add(
     loss: Loss,
     numbered: tuple[int, Any],
 ) -> int:
-    """Add one batch to the sums of every reader, which the first batch finds.
+    """Add one batch to the sums of every reader; the readers are found on the first batch.
 
     Returns:
-        The number of its samples.
+        The number of samples in the batch.
     """
     number, batch = numbered
     run = lambda: checked_loss(loss, graph.model, batch)  # noqa: E731
@@ -151,12 +151,12 @@ def _add(
     if not found:
         found += _found(graph, groups, course)
     by_name = {reader.name: reader for reader in course.readers}
-    # Where the data choose what is run (experts, say), a batch need not have every reader.
+    # Where the data decide which operations run (experts, say), a batch may lack some readers.
     met = [read for read in found if read.reader.name in by_name]
     readers = {by_name[read.reader.name].position: read for read in met}
     made = {p: by_name[read.reader.name].result for p, read in readers.items()}
     sources = {p: by_name[read.reader.name].source for p, read in readers.items()}
-    # What no reader reads goes at once, the rest as the backward pass comes to it.
+    # Values that no reader needs are freed at once, the others during the backward pass.
     taken.keep({ref.index for ref in sources.values()})
 
     def take(position: int, slope: Tensor) -> None:
@@ -175,13 +175,13 @@ def _add(
 
 
 def _maker(tape: Tape, reader: Reader) -> int:
-    """The operation that last wrote what a reader reads: gradients are followed so far."""
+    """The operation that last wrote a reader's input: gradients are propagated up to it."""
     before = range(reader.position - 1, -1, -1)
     return next((p for p in before if reader.source in tape.ops[p].results()), reader.position)
 
 
 def _everywhere(found: Sequence[ReaderSums]) -> list[ReaderSums]:
-    """The sums over the samples of every rank."""
+    """Sum over the samples of all ranks."""
     for read in found:
         mirror(read.gradients)
     gradients = distributed.all_sum([read.gradients for read in found])
@@ -219,7 +219,7 @@ def weight_of(model: nn.Module, reader: Reader) -> Tensor:
 
 
 def _features(graph: ChannelGraph, group: ChannelGroup, reader: Reader) -> Tensor | None:
-    """(G, C, K), where a reader finds each channel of a group; None if it does not read it."""
+    """(G, C, K), the reader's features for each channel of a group; None if it does not read it."""
     slots = [s for s in group.slots if s.name == reader.name and s.role == "consumer"]
     if not slots:
         return None
@@ -239,7 +239,7 @@ def _features(graph: ChannelGraph, group: ChannelGroup, reader: Reader) -> Tenso
 
 
 def strength_of(read: ReaderSums, weight: Tensor) -> float:
-    """The λ that suits a reader which has lost every other channel, by what it predicts elsewhere.
+    """The best λ for a reader that has lost every other channel, by cross-validation.
 
     Args:
         read: the reader with its sums.
@@ -269,17 +269,17 @@ def strength_of(read: ReaderSums, weight: Tensor) -> float:
 def block_of(
     model: nn.Module, read: ReaderSums, group: str, samples: int, strength: float
 ) -> ReaderState:
-    """What a reader knows of one group.
+    """The state of one reader for one group.
 
     Args:
         model: the model.
         read: the reader with its sums.
-        group: whose channels may go.
-        samples: S, of all ranks.
+        group: the group whose channels may be removed.
+        samples: S, over all ranks.
         strength: λ, in units of the mean diagonal.
 
     Returns:
-        The block.
+        The reader's state.
     """
     every = functools.reduce(operator.add, read.folds)
     a, _ = covariances(every, read.centred)

@@ -1,4 +1,4 @@
-"""Cut: the smaller network that keeps what it knows, in one call and without training."""
+"""Cut a trained network to a smaller one in one call, without training."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from ramify.tracing import ChannelGraph
 from ramify.tracing.text_table import text_table
 
 NARROW = 0.1
-"""A layer that keeps no more than this share is named."""
+"""A warning names the layers that keep no more than this share."""
 _SILENT = (
     "the loss does not change to first order with any channel, as when a network is compared with "
     "its own outputs, and says nothing of what each is worth"
@@ -54,25 +54,25 @@ _SILENT = (
 
 @dataclass(frozen=True)
 class CutReport:
-    """What a cut did.
+    """The result of a cut.
 
     Attributes:
-        before: the cost of the model as it was.
+        before: the cost of the original model.
         after: the cost of the cut model.
-        widths: group name -> (width before, width after), by the names that groups have without
-            the blocks that were dropped.
-        proposals: every prune that the method proposed, in values that compare between layers.
+        widths: group name -> (width before, width after), by the group names without the dropped
+            blocks.
+        proposals: all prunes that the method proposed, with values comparable between layers.
         edits: the prunes that were made, by these names.
         drops: the blocks that were dropped.
-        latency: the milliseconds of the model before and after, as measured here, where the budget
-            is one of them.
-        loss_before: the mean loss of the model as it was, on what the cut was measured on.
-        loss_after: the mean loss of the cut model, on the same.
-        predicted: the rise of the loss that is expected on samples like those that it was chosen
-            and refitted on (`expected.py`); nan where there is one batch.
-        held: whether the measured samples chose nothing.
-        refitted: what became of each reader, in forward order.
-        warnings: what a user should know.
+        latency: the milliseconds of the model before and after, as measured, if there is a latency
+            budget.
+        loss_before: the mean loss of the original model on the measuring samples.
+        loss_after: the mean loss of the cut model on the same samples.
+        predicted: the expected rise of the loss on unseen samples like those used to choose and
+            refit (`expected.py`); nan if there is only one batch.
+        held: whether the measuring samples were not used for choosing.
+        refitted: the result for each reader, in forward order.
+        warnings: the warnings for the user.
     """
 
     before: Cost
@@ -90,7 +90,7 @@ class CutReport:
     latency: tuple[float, float] | None = None
 
     def __str__(self) -> str:
-        """What was cut, what it cost, and what became of each group."""
+        """The cut channels, the cost, and the result for each group."""
         changed = {name: widths for name, widths in self.widths.items() if widths[0] != widths[1]}
         rows = [
             (name, str(old), str(new), f"{new / old:.0%}") for name, (old, new) in changed.items()
@@ -135,63 +135,66 @@ def cut(  # noqa: PLR0913
     followers: Follower | Iterable[Follower] = (),
     log: Callable[[CutReport], None] | None = None,
 ) -> ChannelGraph:
-    r"""Choose channels, prune them, and let what stays take over; nothing is trained.
+    r"""Choose channels, prune them, and refit the remaining weights; nothing is trained.
 
-    The channels that go are those of the least total cost :math:`\sum_c \Delta L_c` that brings
-    the model within its budget, where :math:`\Delta L_c` is what the loss rises by when c goes *and
-    its readers have been refitted* (:class:`Takeover`). Then every linear reader gets the ridge
+    The removed channels are those with the least total cost :math:`\sum_c \Delta L_c` that bring
+    the model within its budget, where :math:`\Delta L_c` is the rise of the loss when c is removed
+    *and its readers are refitted* (:class:`Takeover`). Then every linear reader gets the ridge
     solution
 
     .. math:: W' = \arg\min_W \mathbb{E}\lVert W\phi + b - y\rVert^2 + \lambda\lVert W - W_K\rVert^2
 
-    in forward order, with y what it made in the full network and φ what it reads in the cut one, λ
-    chosen for each on samples that the solution was not found from. Batch norms get the statistics
-    that they now see, and give each channel the mean and deviation that it had in the full network.
+    in forward order, with y its output in the full network, φ its input in the cut one, and λ
+    chosen for each reader by cross-validation. Batch norms get the statistics of their new inputs,
+    and are adjusted so that each channel has the mean and deviation that it had in the full
+    network.
 
     Args:
         graph: the traced model; it is cut in place.
-        loss: `loss(model, batch)` -> (S,), one number a sample.
+        loss: `loss(model, batch)` -> (S,), one number per sample.
         batches: a few hundred samples to choose and refit on.
         budget: the most that the model may have, by `params`, `macs`, `flops`, `energy` or
-            `latency` (milliseconds on the inputs of the trace), in numbers or as a share of what it
-            has now (`"50%"`); and `loss`, the most that the mean
-            loss may rise by: then it is cut as far as that allows, by bisection over measured cuts.
-        accept: `accept(model)`, whether a cut model is good enough, say in accuracy: then it is cut
-            as far as that allows.
-        rule: which channels may go, such as `TopFraction(0.4)` of all of them; without a budget,
-            all that it selects go.
-        method: what scores the channels; by default `Takeover()`.
-        refit: whether what stays takes over.
+            `latency` (milliseconds on the inputs of the trace), in numbers or as a share of the
+            current cost (`"50%"`); and `loss`, the most that the mean loss may rise by: the model
+            is then cut as far as that allows, by bisection over measured cuts.
+        accept: `accept(model)`, whether a cut model is good enough, for example in accuracy: the
+            model is then cut as far as that allows.
+        rule: which channels may be removed, such as `TopFraction(0.4)` of all of them; without a
+            budget, all that it selects are removed.
+        method: the method that scores the channels; by default `Takeover()`.
+        refit: whether to refit the remaining weights.
         keep: the floor of every group: a share of its width, a width, or one of these by group.
-        multiple_of: what the width of each group that changes becomes a multiple of.
-        alike: patterns of group names (`"*.mlp.*"`); groups that one matches stay equally wide.
+        multiple_of: the number that the width of each changed group becomes a multiple of.
+        alike: patterns of group names (`"*.mlp.*"`); groups that match one pattern keep equal
+            widths.
         groups: patterns of the names of the groups that may be cut; None for all.
-        raw: compare scores between layers as they are, where a method's have no unit.
-        balance: whether more equal shares of all layers are tried too, and the order in which
-            `Takeover` takes the channels of each; the selection that loses least on `batches` is
-            kept. By default for every method but `Takeover` itself, unless `raw`.
-        depth: whether whole blocks may go too (`graph.blocks`). Each is tried alone, what stays
-            taking over; then they are dropped one after the other, that of the least rise of the
-            loss for what it saves first. Each time what stays takes over, its widths are cut to
-            the budget and the loss is measured, and the number of drops that loses least is kept.
-            It takes a budget of size.
-        held: samples to measure on that choose nothing; by default it is measured on `batches`.
-        optimizer: the optimizer (or several) whose state follows.
-        followers: models or state dictionaries that follow the edit; they are not refitted.
-        log: gets a :class:`CutReport`; its expected rise of the loss takes a refit on each half
+        raw: whether to compare scores between layers unscaled, for methods whose scores have no
+            unit.
+        balance: whether to try more equal shares of all layers as well, and `Takeover`'s order of
+            the channels in each; the selection with the lowest loss on `batches` is kept. By
+            default for every method except `Takeover` itself, unless `raw`.
+        depth: whether whole blocks may be dropped too (`graph.blocks`). Each is tried alone, with a
+            refit; then they are dropped one after the other, in order of the rise of the loss per
+            cost saved. After each drop the model is refitted, its widths are cut to the budget and
+            the loss is measured, and the number of drops with the lowest loss is kept. Needs a
+            budget of size.
+        held: separate samples to measure the loss on; by default it is measured on `batches`.
+        optimizer: the optimizer (or several) whose state is edited too.
+        followers: models or state dictionaries that get the same edit; they are not refitted.
+        log: receives a :class:`CutReport`; its expected rise of the loss needs a refit on each half
             of the sample.
 
     Returns:
-        The graph of the cut model; its `origin` says which channels are left.
+        The graph of the cut model; its `origin` tells which channels are left.
 
     Raises:
-        RamifyError: no budget, or none that pruning can reach; the model is as it was then.
+        RamifyError: no budget, or one that pruning cannot reach; the model is then unchanged.
 
     Warns:
         UserWarning: the loss has no gradient, and channels were chosen by `L1`; a layer keeps no
-            more than a tenth of its channels, or one alone of three or more; the cut model knows
-            no more than one that does not look at its input; or nothing is cut, since the model
-            takes no more than the milliseconds of its budget.
+            more than a tenth of its channels, or one of three or more; the cut model is no better
+            than one that ignores its input; or nothing is cut, since the model is within its
+            latency budget.
 
     Example:
         >>> import ramify, torch
@@ -273,12 +276,12 @@ def cut(  # noqa: PLR0913
         said += _guard(shapes, start, outcome.loss, constant, refit) + _nothing_cut(
             sizes, bool(outcome.edits or drops)
         )
-        _warn(said)  # before the edit, since a warning may be made an error
+        _warn(said)  # before the edit, since a warning may be turned into an error
         if outcome.edits:
             before_writing()
             graph = apply(graph, outcome.edits, optimizer=optimizers, followers=following)
             outcome.put(graph.model)
-    # The cut is whole by now, whatever the log does.
+    # The cut is complete at this point, whatever the log does.
     if log is not None:
         log(
             CutReport(
@@ -301,7 +304,7 @@ def cut(  # noqa: PLR0913
 
 
 class _Cut(NamedTuple):
-    """A selection, what is to be said of it, and what it comes to."""
+    """A selection, its warnings, and its outcome."""
 
     selecting: Selecting
     said: list[str]
@@ -317,13 +320,13 @@ def _scored(
     groups: Sequence[str] | None,
     raw: bool,
 ) -> tuple[list[Proposal], Method]:
-    """The prunes of a method, or those of the default that says something of this loss.
+    """The prunes of a method, or of the default method that is informative for this loss.
 
     Returns:
-        They, and the method.
+        The prunes and the method.
 
     Raises:
-        RamifyError: the method that was asked for says nothing.
+        RamifyError: the requested method is not informative.
     """
     scorer = method or Takeover()
     proposals = _prunes(graph, scorer, loss, sample, groups, raw)
@@ -342,13 +345,13 @@ def _prunes(
     groups: Sequence[str] | None,
     raw: bool,
 ) -> list[Proposal]:
-    """The prunes that a method proposes, in values that compare.
+    """The prunes that a method proposes, with values comparable between layers.
 
     Returns:
-        Them; none where no group can be pruned.
+        The prunes; none if no group can be pruned.
 
     Raises:
-        RamifyError: there is none for groups that could be pruned.
+        RamifyError: the method proposes none although groups could be pruned.
     """
     if not any(group.can_prune for group in graph.groups):
         return []
@@ -376,7 +379,7 @@ def _warn(said: Sequence[str]) -> None:
 
 
 def _milliseconds(graph: ChannelGraph, sizes: Mapping[str, float] | None) -> float | None:
-    """What the model takes now, where the budget is of that."""
+    """The current latency of the model, if there is a latency budget."""
     return measure_edited(graph).median if "latency" in (sizes or {}) else None
 
 
@@ -386,15 +389,15 @@ def _checked(
     accept: Accept | None,
     called: tuple[Rule | None, Method | None, Callable[[CutReport], None] | None],
 ) -> tuple[dict[str, float] | None, float]:
-    """The budgets of size and of the loss, once what is called later can be called.
+    """The budgets of size and of the loss, after checking everything that is called later.
 
     Returns:
-        Resource -> total, None where only the rule says what goes; and the most that the loss may
-        rise by.
+        Resource -> total, None if only the rule decides what is removed; and the most that the loss
+        may rise by.
 
     Raises:
-        RamifyError: a budget of another name, or no total above 0, or none at all; or something
-            else is no method, rule or function.
+        RamifyError: an unknown budget name, a total that is not above 0, or no budget at all; or an
+            argument is not a method, rule or function.
     """
     rule, method, log = called
     check_method_and_rule(method, rule)
@@ -430,7 +433,7 @@ def _checked(
 
 
 def _number(given: Any) -> float:
-    """A number, or a tensor or an array of one; nan for what is none."""
+    """A number, or a tensor or an array with one number; nan for anything else."""
     try:
         return math.nan if isinstance(given, (str, bytes, bool)) else float(given)
     except (TypeError, ValueError, RuntimeError):
@@ -438,7 +441,7 @@ def _number(given: Any) -> float:
 
 
 def _check_depth(budget: Mapping[str, Any] | None, accept: Accept | None, keep: Floor) -> None:
-    """Raise where blocks cannot be chosen together with channels."""
+    """Raise an error if blocks cannot be chosen together with channels."""
     if not set(budget or {}) - {"loss"} or accept is not None or "loss" in (budget or {}):
         raise RamifyError(
             "depth is chosen within a budget of size: give params, macs, flops, energy or latency, "
@@ -458,7 +461,7 @@ def _guard(
     constant: float,
     refit: bool,
 ) -> list[str]:
-    """What a user should know of a cut, in whole sentences."""
+    """The warnings of a cut, in whole sentences."""
     said = []
     narrow = [n for n, (old, new) in shapes.items() if new < old and _nearly_gone(old, new)]
     if narrow:
@@ -484,12 +487,12 @@ def _guard(
 
 
 def _nearly_gone(old: int, new: int) -> bool:
-    """Whether so few channels are left of a layer that it may carry nothing any more."""
+    """Whether so few channels of a layer are left that it may carry no information."""
     return new <= NARROW * old or (new == 1 and old > 2)
 
 
 def _nothing_cut(sizes: Mapping[str, float] | None, cut: bool) -> list[str]:
-    """That a budget of milliseconds, which is not tried before any work, asked for nothing."""
+    """The message that nothing was cut, since the model is within its latency budget."""
     most = (sizes or {}).get("latency")
     if most is None or cut:
         return []

@@ -1,4 +1,4 @@
-"""Depth against width under one budget: blocks are dropped as long as the cut model gains by it."""
+"""Depth against width under one budget: drop blocks as long as that improves the cut model."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from ramify.tracing.blocks import find_block
 
 T = TypeVar("T")
 PATIENCE = 2
-"""So many further drops are tried after the best number of them."""
+"""The number of further drops tried after the best number of drops."""
 
 
 @dataclass(frozen=True)
 class Shortened(Generic[T]):
-    """What a model comes to without some blocks, its widths cut to a budget.
+    """The result of dropping some blocks and cutting the widths to a budget.
 
     Attributes:
-        loss: once its widths are cut.
-        drops: the blocks that went.
-        state: parameters and buffers of the model with these blocks still in it, once what stays
-            has taken over; none where no block went.
-        cut: what is known of the cut of its widths.
+        loss: the loss after the widths are cut.
+        drops: the dropped blocks.
+        state: parameters and buffers of the refitted model with these blocks still in it; none if
+            no block is dropped.
+        cut: information on the cut of the widths.
     """
 
     loss: float
@@ -55,26 +55,26 @@ def shortened_within(
     *,
     refit: bool = True,
 ) -> Shortened[T]:
-    """Drop the blocks whose removal costs least loss, once widths are cut to a budget, too.
+    """Drop the blocks whose removal costs least loss once the widths are cut to a budget too.
 
-    Blocks go one after the other, first the one whose drop alone raises the true loss least for
-    what it saves, once what stays has taken over. After each, what stays takes over from all of
-    them, its widths are cut to the budget, and the loss is measured.
+    Blocks are dropped one after the other, in order of the measured rise of the loss per cost saved
+    when each is dropped alone, with a refit. After each drop the remaining weights are refitted,
+    the widths are cut to the budget, and the loss is measured.
 
     Args:
-        graph: the traced model; it is as it was afterwards.
+        graph: the traced model; it is left unchanged.
         loss: `loss(model, batch)` -> (S,).
-        sample: what to choose on.
+        sample: the batches to choose on.
         budget: the most that the model may have, by resource.
-        cut: the loss of a traced model once its widths are cut to the budget, and what is to be
-            known of that cut; names of groups are those of the model without the blocks.
-        refit: whether what stays takes over.
+        cut: gives the loss of a traced model after its widths are cut to the budget, and
+            information on that cut; group names are those of the model without the blocks.
+        refit: whether to refit the remaining weights.
 
     Returns:
-        The best; without any drop where widths alone lose least.
+        The best result; without any drop if cutting widths alone loses least.
 
     Raises:
-        RamifyError: the budget is out of reach with and without any block.
+        RamifyError: the budget is out of reach with and without drops.
     """
     best: Shortened[T] | None = None
     refused: RamifyError | None = None
@@ -101,7 +101,7 @@ def shortened_within(
 
 
 def _is_within(graph: ChannelGraph, budget: Mapping[str, float]) -> bool:
-    """Whether a model needs no cut, as far as its cost is counted."""
+    """Whether a model needs no cut, judged by counted costs only."""
     counted = {name: most for name, most in budget.items() if name in RESOURCES}
     now = graph_cost(graph)
     return counted == dict(budget) and all(now.of(n) <= most for n, most in counted.items())
@@ -110,15 +110,15 @@ def _is_within(graph: ChannelGraph, budget: Mapping[str, float]) -> bool:
 def _growing(
     graph: ChannelGraph, loss: Loss, sample: Sequence[Any], resource: str, refit: bool
 ) -> Iterator[list[Drop]]:
-    """One block more each time: that which alone raises the loss least for what it saves."""
+    """Lists of one more block each, in order of the rise of the loss per cost saved."""
     rows = block_sensitivity(graph, loss, sample, refit=refit).rows
     gone: list[Drop] = []
-    # A block whose drop lowers the loss goes first, whatever it saves.
+    # A block whose drop lowers the loss comes first, whatever it saves.
     price = lambda row: row.rise / max(row.saved.of(resource), 1)  # noqa: E731
     for row in sorted(rows, key=lambda row: row.rise if row.rise <= 0 else price(row)):
         if not math.isfinite(row.rise):
             return
-        with suppress(RamifyError):  # its list would be empty, or it holds one that went
+        with suppress(RamifyError):  # its list would be empty, or it contains a dropped block
             plan_blocks(graph, [*gone, row.edit])
             gone.append(row.edit)
             yield list(gone)
@@ -128,7 +128,7 @@ def _growing(
 def _without(
     graph: ChannelGraph, drops: Sequence[Drop], loss: Loss, sample: Sequence[Any], refit: bool
 ) -> Iterator[tuple[ChannelGraph, Mapping[str, Tensor]]]:
-    """The graph of the model without some blocks, for the time of the block, and its state."""
+    """The graph of the model without some blocks inside the `with` block, and its state."""
     if not drops:
         yield graph, {}
         return

@@ -1,4 +1,4 @@
-"""What the loss of a cut should be on samples that it has not seen: the sample in two halves."""
+"""The expected loss of a cut on unseen samples, by refitting on two halves of the sample."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from ramify.tracing import ChannelGraph
 def expected_rise(
     graph: ChannelGraph, outcome: Outcome, loss: Loss, sample: Sequence[Any]
 ) -> float:
-    r"""What a cut raises the mean loss by on samples like these that it has not seen.
+    r"""The expected rise of the mean loss by a cut on unseen samples of the same distribution.
 
-    A refit suits the samples that it was found from, and its loss is too small on them by as much
-    as it is too large on others, both in proportion to 1/S. With :math:`\Delta` the rise on the
-    sample, and :math:`\Delta_{1/2}` that on each half of it after a refit on the other (each λ that
-    of the refit on all), others should see
+    A refit fits its own samples best: the loss is too small on them by as much as it is too large
+    on others, both in proportion to 1/S. With :math:`\Delta` the rise on the sample, and
+    :math:`\Delta_{1/2}` the rise on each half of it after a refit on the other half (with the λ of
+    the refit on all samples), the expected rise on other samples is
 
     .. math:: \Delta + \tfrac23 (\Delta_{1/2} - \Delta).
 
-    What the choice of channels owes to the sample is not seen, nor that a network which was trained
-    on these samples may lose more on others.
+    This does not include the effect of choosing the channels on the sample, nor that a network that
+    was trained on these samples may lose more on others.
 
     Args:
         graph: the traced model.
         outcome: the cut.
         loss: `loss(model, batch)` -> (S,).
-        sample: what it was chosen and refitted on.
+        sample: the samples used to choose and refit.
 
     Returns:
-        The rise; nan where there are no two batches.
+        The rise; nan if there are fewer than two batches.
 
     Source: the weights are nearly those of the .632 estimator, B. Efron, "Estimating the error rate
     of a prediction rule: improvement on cross-validation", 1983.

@@ -1,7 +1,7 @@
-"""Where what a reader makes is added to another stream: a residual connection.
+"""Readers whose output is added to another stream: residual connections.
 
-A block that adds to a stream can make up for what the stream has lost before it: it should make
-what brings the *sum* back to what it was, not its own summand alone.
+A block that adds to a stream can make up for what the stream has lost before it: its target is the
+output that restores the original *sum*, not only its own summand.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _ADDS = frozenset({"aten::add", "aten::add_"})
 
 @dataclass(frozen=True)
 class Join:
-    """The sum that a reader's result goes into.
+    """The sum that a reader's output goes into.
 
     Attributes:
         other: the other summand, known before the reader runs.
-        norm: the batch norm on the way, if there is one.
+        norm: the batch norm between the two, if there is one.
     """
 
     other: Ref
@@ -30,12 +30,12 @@ class Join:
 
 
 def joins_of(tape: Tape, readers: Sequence[Reader], norms: Sequence[Norm]) -> dict[int, Join]:
-    """The readers whose result is added to what was there before them, and to nothing else.
+    """The readers whose output is only used in a sum with an earlier tensor.
 
     Args:
-        tape: of one run.
-        readers: of that tape.
-        norms: of that tape.
+        tape: the tape of one run.
+        readers: the readers of that tape.
+        norms: the norms of that tape.
 
     Returns:
         Reader's position -> the sum.

@@ -1,7 +1,7 @@
-"""What a reader's best weight depends on: first and second moments of its reads and its targets.
+"""First and second moments of a reader's inputs and targets, which give its best weight.
 
 Shape letters: `N` samples, `G` groups of a convolution (1 elsewhere), `F` features that one group
-reads, `O` outputs that one group makes, `R` rows (samples times positions).
+reads, `O` outputs of one group, `R` rows (samples times positions).
 """
 
 from __future__ import annotations
@@ -18,31 +18,32 @@ from ramify.refit.readers import Geometry, Reader
 from ramify.refit.symmetric import add_upper, mirror
 
 ROOM = 1e15
-"""Numbers up to this size, and down to its inverse, have squares in single precision."""
+"""Numbers up to this size, and down to its inverse, can be squared in single precision."""
 
 CHUNK = 2**23
-"""So many numbers of unfolded patches are held at once."""
+"""The number of unfolded patch entries kept at once."""
 
 WIDEST = 8192
-"""A reader of more features is left as it is: its moments would take more than half a gigabyte."""
+"""A reader with more features is not refitted: its moments would exceed half a gigabyte."""
 
 
 @dataclass
 class Moments:
     r"""Sums over rows, in double precision.
 
-    While rows are added, `xx`, `xy` and the rest are about the mean of the first rows: in single
-    precision, products of numbers that hardly vary beside their mean would lose what varies.
+    While rows are added, `xx`, `xy` and the rest are about the mean of the first rows: for numbers
+    whose variation is small relative to their mean, single-precision products would lose the
+    variation.
 
     Attributes:
-        rows: how many.
+        rows: the number of rows.
         x: (G, F), :math:`\sum \phi`.
         y: (G, O), :math:`\sum y`.
-        xx: (G, F, F), :math:`\sum \phi \phi^T`; while rows are added its upper half alone.
+        xx: (G, F, F), :math:`\sum \phi \phi^T`; while rows are added, only its upper half.
         xy: (G, F, O), :math:`\sum \phi y^T`.
         yy: (G, O), :math:`\sum y^2`.
-        about: what has been subtracted from the reads (G, F, 1) and from the targets (G, O, 1)
-            of the rows so far; None: nothing.
+        about: what has been subtracted from the inputs (G, F, 1) and from the targets (G, O, 1) of
+            the rows so far; None: nothing.
     """
 
     rows: Tensor
@@ -55,7 +56,7 @@ class Moments:
 
     @classmethod
     def zeros(cls, groups: int, features: int, outputs: int, device: torch.device) -> Moments:
-        """No rows yet."""
+        """Moments of no rows."""
         shapes = (
             (),
             (groups, features),
@@ -71,11 +72,11 @@ class Moments:
         return [self.rows, self.x, self.y, self.xx, self.xy, self.yy]
 
     def add(self, phi: Tensor, y: Tensor) -> None:
-        """Add rows; `over_ranks` makes the sums whole, once all are added.
+        """Add rows; once all are added, `over_ranks` completes the sums.
 
         Args:
-            phi: (G, F, R), what is read.
-            y: (G, O, R), what should be made of it.
+            phi: (G, F, R), the inputs.
+            y: (G, O, R), the targets.
         """
         phi, y = roomy(phi, y)
         if self.about is None:
@@ -89,7 +90,7 @@ class Moments:
         self.yy += y.square().sum(2)
 
     def finish(self) -> None:
-        """Make them sums about zero, once all rows are added."""
+        """Convert to sums about zero, once all rows are added."""
         if self.about is not None:
             m, n = (mean.double() for mean in self.about)
             x, y = self.x[:, :, None], self.y[:, :, None]
@@ -102,7 +103,7 @@ class Moments:
         mirror(self.xx)
 
     def of_outputs(self, which: slice) -> Moments:
-        """The same sums, of some outputs alone; `xx` is not copied."""
+        """The same sums for some outputs only; `xx` is not copied."""
         return replace(self, y=self.y[:, which], xy=self.xy[:, :, which], yy=self.yy[:, which])
 
     def __add__(self, other: Moments) -> Moments:
@@ -111,7 +112,7 @@ class Moments:
 
 
 def roomy(*tensors: Tensor) -> list[Tensor]:
-    """Tensors in a type of number that has room for their squares, single precision at least."""
+    """Convert tensors to a type in which they can be squared, single precision or wider."""
     wide = functools.reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
     largest = [_largest(t) for t in tensors if t.numel()]
     if any(size and not 1 / ROOM < size < ROOM for size in largest):
@@ -120,7 +121,7 @@ def roomy(*tensors: Tensor) -> list[Tensor]:
 
 
 def _largest(tensor: Tensor) -> float:
-    """The largest magnitude; where memory can be read in order, in a tenth of the time."""
+    """The largest magnitude; ten times faster where memory is contiguous."""
     strides = tensor.stride()
     found = tensor.permute(sorted(range(tensor.dim()), key=lambda dim: -strides[dim]))
     if not found.is_contiguous() or found.is_complex():
@@ -132,14 +133,14 @@ def _largest(tensor: Tensor) -> float:
 def folded(
     reader: Reader, number: int, folds: int, x: Tensor, y: Tensor
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The rows of one batch, its samples dealt to folds in blocks.
+    """The rows of one batch, its samples assigned to folds in blocks.
 
     Args:
         reader: the operation.
-        number: of the batch: which fold gets the first block.
-        folds: how many there are.
-        x: what it reads.
-        y: something with the shape of what it makes.
+        number: the number of the batch, which decides which fold gets the first block.
+        folds: the number of folds.
+        x: the input of the operation.
+        y: a tensor of the shape of its output.
 
     Yields:
         The number of the fold, (G, F, R) and (G, O, R).
@@ -153,7 +154,7 @@ def folded(
 
 
 def over_ranks(folds: list[Moments]) -> list[Moments]:
-    """The sums over the rows of every rank, when all have been added."""
+    """Sum over the rows of all ranks, when all have been added."""
     for fold in folds:
         fold.finish()
     width = len(folds[0].parts())
@@ -162,12 +163,12 @@ def over_ranks(folds: list[Moments]) -> list[Moments]:
 
 
 def rows_of(reader: Reader, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """What a reader reads and makes as rows, in chunks.
+    """The inputs and outputs of a reader as rows, in chunks.
 
     Args:
         reader: the operation.
-        x: what it reads.
-        y: what it makes, or should make: with the outputs of the reader.
+        x: its input.
+        y: its output or target, with the outputs of the reader.
 
     Yields:
         (G, F, R) and (G, O, R).
@@ -186,19 +187,19 @@ def rows_of(reader: Reader, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tens
 
 
 def _front(y: Tensor) -> Tensor:
-    """(N, C, *space) with the channels in front."""
+    """(N, C, *space) with the channels first."""
     return y.transpose(0, 1)
 
 
 def patches(x: Tensor, kernel: Geometry) -> Tensor:
-    """What a convolution reads at every place of its output.
+    """The input patches of a convolution at every position of its output.
 
     Args:
         x: (N, C, *space).
-        kernel: how the convolution slides.
+        kernel: the kernel, stride, padding and so on of the convolution.
 
     Returns:
-        (C, *kernel, N, *places): for each tap of each channel, what it reads.
+        (C, *kernel, N, *places): the input for each tap of each channel.
     """
     space = len(kernel.size)
     steps, stride = kernel.dilation, kernel.stride
@@ -216,7 +217,7 @@ def patches(x: Tensor, kernel: Geometry) -> Tensor:
 
 
 def _spread(x: Tensor, kernel: Geometry) -> Tensor:
-    """What a transposed convolution slides over: zeros between its inputs and around them."""
+    """The padded input of a transposed convolution: zeros between its entries and around them."""
     sizes = zip(x.shape[2:], kernel.stride, strict=True)
     wide = x.new_zeros((*x.shape[:2], *((n - 1) * s + 1 for n, s in sizes)))
     wide[(slice(None), slice(None), *(slice(None, None, s) for s in kernel.stride))] = x
@@ -229,6 +230,6 @@ def _spread(x: Tensor, kernel: Geometry) -> Tensor:
 
 
 def _padded(x: Tensor, ends: list[tuple[int, int]]) -> Tensor:
-    """Zeros before and behind each dimension of space; negative numbers take away."""
+    """Zeros before and after each spatial dimension; negative numbers crop."""
     flat = [n for pair in reversed(ends) for n in pair]
     return torch.nn.functional.pad(x, flat)

@@ -1,15 +1,15 @@
-r"""Batch norms of a cut network: the statistics that they really have, their outputs as before.
+r"""Batch norms of a cut network: correct statistics, with the output moments of before.
 
-What a refitted layer puts out is closer to its own mean than what the old one did, as least squares
-are, and so are the layers behind it and the logits. With the moments m and v that the input of a
-norm has on the sample in the full network, and m' and v' in the cut one,
+The output of a refitted layer is closer to its own mean than the original output, as in any
+least-squares fit, and so are the outputs of later layers and the logits. With the moments m and v
+of a norm's input on the sample in the full network, and m' and v' in the cut one,
 
 .. math:: \gamma' = \gamma \sqrt{\tfrac{v + \epsilon}{\hat v + \epsilon}}, \qquad
           \beta' = \beta + \gamma \, \frac{m - \hat m}{\sqrt{\hat v + \epsilon}}
 
-and the statistics :math:`m', v'` in place of :math:`\hat m, \hat v`, every channel has the mean and
+and the statistics :math:`m', v'` instead of :math:`\hat m, \hat v`, every channel has the mean and
 the deviation that it had in the full network, in training as in evaluation. Where nothing was lost,
-the function is what it was.
+the function is unchanged.
 
 Source: K. Jordan and others, "REPAIR: renormalizing permuted activations for interpolation repair",
 2023.
@@ -29,13 +29,13 @@ from ramify.refit.readers import Norm
 
 @dataclass(frozen=True)
 class FullNorm:
-    """A norm in the full network, each of the channels that are left.
+    """A norm in the full network, with only the remaining channels.
 
     Attributes:
-        mean: (C,), the statistics that it holds.
-        variance: (C,).
-        scale: (C,); ones where it has none.
-        shift: (C,); zeros where it has none.
+        mean: (C,), its running mean.
+        variance: (C,), its running variance.
+        scale: (C,); ones if it has none.
+        shift: (C,); zeros if it has none.
         seen_mean: (C,), the moments of its input on the sample.
         seen_variance: (C,).
     """
@@ -58,14 +58,14 @@ class Spread:
         """Add a batch (N, C, *space)."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         count = torch.tensor(x.numel() // x.shape[1], dtype=torch.float64)
-        # One pass through memory; var_mean takes ten times as long.
+        # One pass through memory; var_mean is ten times slower.
         mean, variance = torch.batch_norm_update_stats(wide, None, None, 0.0)
         mean, variance = mean.double(), variance.double()
         own = [count, count * mean, count * (variance + mean.square())]
         self._sums = [a + b for a, b in zip(self._sums, own, strict=True)] if self._sums else own
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """(C,) mean and variance over every rank's batches, the variance as norms count it."""
+        """(C,) mean and variance over all ranks' batches, the variance as norms compute it."""
         count, total, squares = distributed.all_sum(self._sums)
         mean = total / count
         variance = (squares / count - mean.square()).clamp_min(0)
@@ -73,17 +73,17 @@ class Spread:
 
 
 def hold(tensors: Mapping[str, Tensor], norm: Norm, full: FullNorm, now: Spread) -> None:
-    """Give a norm the statistics of its input, and its channels the moments that they had.
+    """Give a norm the statistics of its input, and restore the moments of its channels.
 
     Args:
         tensors: parameters and buffers by name, of the cut network.
-        norm: the tensors that it holds.
-        full: the norm in the full network, with the channels that are left.
-        now: of its input in the cut network.
+        norm: the names of its tensors.
+        full: the norm in the full network, with the remaining channels.
+        now: the moments of its input in the cut network.
     """
     mean, variance = (part.to(full.mean) for part in now.moments())
     if norm.scale is None or norm.shift is None:
-        # Its statistics alone can be changed: they move from those of the full network.
+        # Only its statistics can be changed: they are moved from those of the full network.
         wider = (variance + norm.eps) / (full.seen_variance + norm.eps)
         mean = mean - (full.seen_mean - full.mean) * wider.sqrt()
         variance = ((full.variance + norm.eps) * wider - norm.eps).clamp_min(0)
@@ -98,7 +98,7 @@ def hold(tensors: Mapping[str, Tensor], norm: Norm, full: FullNorm, now: Spread)
 
 
 def slope_of(tensors: Mapping[str, Tensor], norm: Norm) -> Tensor:
-    """(C,) what a norm multiplies each channel by."""
+    """(C,) the factor by which a norm multiplies each channel."""
     variance = tensors[norm.variance].detach().double()
     slope = torch.rsqrt(variance + norm.eps)
     return slope if norm.scale is None else slope * tensors[norm.scale].detach().double()

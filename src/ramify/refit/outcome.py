@@ -1,4 +1,4 @@
-"""What a cut would come to: tried on the model itself, measured, and taken back."""
+"""The outcome of a cut: made on the model itself, measured, and undone."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ from ramify.tracing.recorder import evaluating, record, tensors_of
 from ramify.tracing.unharmed import unharmed
 from ramify.tracing.writes import storage_of
 
-FEW = 4  # answers whose mean says little of one that does not look at its input
+FEW = 4  # with so few answers their mean says little about chance
 Accept = Callable[[nn.Module], bool]
-"""Whether a cut model is good enough: say, its accuracy on validation data."""
+"""Whether a cut model is good enough, for example by its accuracy on validation data."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A cut that was tried.
+    """The outcome of a tried cut.
 
     Attributes:
-        edits: what was cut.
-        loss: the mean loss after it, on what it is measured on.
+        edits: the edits that were made.
+        loss: the mean loss after them, on the measuring samples.
         sample_loss: the same on the sample that chose the channels.
-        accepted: what the user's own judgement said.
-        refitted: what became of each reader.
-        state: parameters and buffers after it.
-        start: the mean loss of the full model on the sample, where the refit came upon it.
-        runs: of the full model and the cut one on the sample, where it was refitted.
+        accepted: the result of the user's own check.
+        refitted: the result for each reader.
+        state: parameters and buffers after the cut.
+        start: the mean loss of the full model on the sample, if the refit computed it.
+        runs: the runs of the full model and of the cut one on the sample, if it was refitted.
     """
 
     edits: tuple[Edit, ...]
@@ -69,7 +69,7 @@ class Outcome:
     runs: Runs | None = None
 
     def put(self, model: nn.Module) -> None:
-        """Give the edited model the weights that were found."""
+        """Give the edited model the weights of this outcome."""
         put_state(model, self.state)
 
 
@@ -79,7 +79,7 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def put_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give parameters and buffers the values that :func:`state_of` found."""
+    """Set parameters and buffers to the values from :func:`state_of`."""
     with torch.no_grad():
         for name, tensor in tensors_of(model).items():
             tensor.copy_(state[name])
@@ -95,19 +95,19 @@ def outcome_of(
     refit: bool = True,
     accept: Accept | None = None,
 ) -> Outcome:
-    """Cut, refit and measure; the model is as it was afterwards.
+    """Cut, refit and measure; the model is left unchanged.
 
     Args:
         graph: the traced model.
-        edits: what to cut.
+        edits: the edits of the cut.
         loss: `loss(model, batch)` -> (S,).
-        sample: what to refit on.
-        held: what to measure the loss on.
-        refit: whether what stays takes over.
-        accept: the user's own judgement.
+        sample: the batches to refit on.
+        held: the batches to measure the loss on.
+        refit: whether to refit the remaining weights.
+        accept: the user's own check.
 
     Returns:
-        What the cut comes to.
+        The outcome of the cut.
     """
     model = graph.model
     with cut_for_now(graph, edits) as reference:
@@ -117,7 +117,7 @@ def outcome_of(
             refitted, found = _refitted(model, reference, runs)
         start, chosen_on = found or (None, mean_loss(model, loss, sample))
         measured = chosen_on if held is sample else mean_loss(model, loss, held)
-        # Before the user's own judgement, which may change what it judges.
+        # Before the user's own check, which may change the model.
         state = state_of(model)
         with evaluating(model):
             accepted = accept is None or distributed.all_true(_judged(accept, model))
@@ -125,11 +125,11 @@ def outcome_of(
 
 
 def _judged(accept: Accept, model: nn.Module) -> bool:
-    """What the user's own judgement says, as True or False."""
+    """The result of the user's own check, as True or False."""
     answer: Any = accept(model)
     try:
         plain = answer.item() if hasattr(answer, "item") else answer
-    except (RuntimeError, ValueError):  # a tensor or an array of several
+    except (RuntimeError, ValueError):  # a tensor or an array with several entries
         plain = None
     if not isinstance(plain, bool):
         raise RamifyError(
@@ -142,17 +142,17 @@ def _judged(accept: Accept, model: nn.Module) -> bool:
 def _refitted(
     model: nn.Module, reference: Reference, runs: Runs
 ) -> tuple[list[Refitted], tuple[float, float] | None]:
-    """Refit the readers; what the walk holds of all batches is free afterwards.
+    """Refit the readers; the walk's memory for all batches is freed afterwards.
 
     Returns:
-        What became of each reader, and the mean losses of both networks where the walk knows them.
+        The result for each reader, and the mean losses of both networks if the walk knows them.
     """
     walk = Walk(model, reference, runs)
     return walk.refit(), _means(walk.losses())
 
 
 def _means(losses: tuple[Tensor, Tensor] | None) -> tuple[float, float] | None:
-    """The mean loss of every rank's samples in both networks; None where a rank does not know."""
+    """The mean loss over all ranks in both networks; None if a rank does not know it."""
     if not distributed.all_true(losses is not None) or losses is None:
         return None
     for each in losses:
@@ -165,15 +165,15 @@ def _means(losses: tuple[Tensor, Tensor] | None) -> tuple[float, float] | None:
 def all_or_nothing(
     graph: ChannelGraph, optimizers: list[Optimizer], followers: list[Follower]
 ) -> Iterator[Callable[[], None]]:
-    """Where the block ends in an error, model, optimizers, followers and graph are as they were.
+    """If the block raises, restore model, optimizers, followers and graph.
 
     Args:
         graph: the traced model.
-        optimizers: that go with it.
-        followers: that go with it.
+        optimizers: the optimizers that are edited too.
+        followers: the followers that are edited too.
 
     Yields:
-        What is called before anything is written to: it copies all values, the first time.
+        A function to call before anything is written to: its first call copies all values.
     """
     superseded, keeping = graph.superseded, partial(unharmed, graph.model, *optimizers, *followers)
     try:
@@ -186,14 +186,14 @@ def all_or_nothing(
 
 @contextmanager
 def cut_for_now(graph: ChannelGraph, edits: Sequence[Edit]) -> Iterator[Reference]:
-    """The model with edits made, for the time of the block; what becomes of it then is forgotten.
+    """The model with edits made, inside the block; changes made to it there are discarded.
 
     Args:
         graph: the traced model.
-        edits: what to cut.
+        edits: the edits of the cut.
 
     Yields:
-        The model as it was.
+        The original model.
     """
     reference = Reference(graph, copied=False)
     reference.follow(graph, edits)
@@ -205,12 +205,12 @@ def cut_for_now(graph: ChannelGraph, edits: Sequence[Edit]) -> Iterator[Referenc
 
 @contextmanager
 def borrowed(model: nn.Module, memory: Mapping[str, int] | None = None) -> Iterator[None]:
-    """Copies in place of all parameters and buffers, for the time of the block.
+    """Replace all parameters and buffers by copies inside the block.
 
     Args:
         model: the model.
-        memory: where the values of each tensor lay that must be kept: what lies elsewhere by now
-            is a copy already; None: all are to be copied.
+        memory: the addresses of the values to keep, by tensor: a tensor at another address is a
+            copy already; None: all are copied.
 
     Yields:
         Nothing.
@@ -228,14 +228,14 @@ def borrowed(model: nn.Module, memory: Mapping[str, int] | None = None) -> Itera
 
 
 def samples(batches: Iterable[Any], held: Iterable[Any] | None) -> tuple[list[Any], list[Any]]:
-    """The batches to choose on, and those to measure on, which are the same where none are held.
+    """The batches to choose on and those to measure on, which are the same if none are held out.
 
     Args:
-        batches: what the channels are chosen on.
-        held: what to measure on; None for the same.
+        batches: the batches to choose the channels on.
+        held: the batches to measure on; None for the same.
 
     Returns:
-        Both, as one list where they are the same.
+        Both, as one list if they are the same.
 
     Raises:
         RamifyError: one of them is empty.
@@ -248,9 +248,9 @@ def samples(batches: Iterable[Any], held: Iterable[Any] | None) -> tuple[list[An
 
 
 def constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
-    """The mean loss of a model that does not look at its input: its last reader gives one answer.
+    """The mean loss of a model that ignores its input: its last reader gives one answer.
 
-    The answer is its mean or nothing, whichever loses less.
+    The answer is its mean or zero, whichever loses less.
 
     Args:
         model: the network.
@@ -258,8 +258,8 @@ def constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
         batch: one batch.
 
     Returns:
-        The loss at chance; infinity where the model has no linear reader, or where so few answers
-        are in the batch that their mean is nearly each of them.
+        The loss at chance; infinity if the model has no linear reader, or if the batch has so few
+        answers that their mean is close to each of them.
     """
     tape = record(model, lambda: checked_loss(loss, model, batch), batch, draws=True)
     readers = course_of(tape).readers

@@ -1,4 +1,4 @@
-"""What the network as it was and the network as it is run on each batch, side by side."""
+"""The recorded runs of the original and of the edited network on each batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ramify.refit.tapes import tapes_of
 from ramify.tracing.recorder import Tape
 
 Forward = Callable[[nn.Module, Any], Any]
-"""Runs the model on one batch: `loss(model, batch)` will do."""
+"""Runs the model on one batch; `loss(model, batch)` can be used."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Runs:
     """The runs of both networks; weights may change between the recording and a replay.
 
     Attributes:
-        old: what the network as it was runs on each batch.
-        new: what the network as it is runs.
-        courses: the readers and norms of each, first of the old ones.
+        old: the original network's run on each batch.
+        new: the edited network's run on each batch.
+        courses: the readers and norms of each run, the old runs first.
     """
 
     old: Sequence[Tape]
@@ -40,8 +40,8 @@ class Runs:
 
         Args:
             model: the edited network.
-            reference: the network as it was.
-            batches: what to run them on.
+            reference: the original network.
+            batches: the batches to run them on.
             forward: runs a model on a batch.
 
         Returns:

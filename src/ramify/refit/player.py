@@ -1,4 +1,4 @@
-"""A recorded run, played again operation by operation with whatever the weights are by then."""
+"""Replay a recorded run operation by operation with the current weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ramify.tracing.recorder import Op, Ref, Tape, leaves_of_kind, mapped
 
 
 class Player:
-    """One tape on its way: values are let go of after their last use.
+    """The replay of one tape; values are freed after their last use.
 
-    Tensors that are made of parameters alone are computed whenever they are used, so that a
-    parameter may change between two operations.
+    Tensors computed from parameters only are recomputed at each use, so that a parameter may change
+    between two operations.
 
     Args:
-        tape: what to play, recorded with its draws.
+        tape: the tape to replay, recorded with its random draws.
         tensors: parameters and buffers by name.
     """
 
@@ -32,7 +32,7 @@ class Player:
         writes = any(op.func._schema.is_mutable for op in tape.ops)
         self._env = {i: t.clone() if writes else t for i, t in tape.constants.items()}
         self._weights: dict[int, Op] = {}
-        """Tensors made of parameters alone, and what makes them."""
+        """Tensors computed from parameters only, and the operations that compute them."""
         written = _written(tape)
         for op in tape.ops:
             made_of = op.inputs()
@@ -49,7 +49,7 @@ class Player:
         return ref.index in self.tape.names or ref.index in self._weights
 
     def value(self, ref: Ref) -> Tensor:
-        """A tensor as the next operation would find it."""
+        """The value of a tensor for the next operation."""
         name = self.tape.names.get(ref.index)
         if name is not None:
             return self._tensors[name].detach()
@@ -60,13 +60,13 @@ class Player:
         return results[op.results().index(ref)]
 
     def fork(self) -> Player:
-        """The same run, to go on from here another way; nothing that was made may be written to."""
+        """A copy that can continue differently; existing values must not be changed in place."""
         other = copy.copy(self)
         other._env = dict(self._env)
         return other
 
     def onto(self, tape: Tape) -> Player:
-        """The run of a tape that is the same up to here, to go on from here; this one may too."""
+        """A replay of another tape, identical so far, from here; this replay can continue too."""
         other = Player(tape, self._tensors)
         other._at = self._at
         writes = any(op.func._schema.is_mutable for op in tape.ops[self._at :])
@@ -74,11 +74,11 @@ class Player:
         return other
 
     def replace(self, ref: Ref, tensor: Tensor) -> None:
-        """Give a tensor another value, for what follows."""
+        """Replace the value of a tensor for later operations."""
         self._env[ref.index] = tensor
 
     def advance(self, position: int) -> None:
-        """Play until just before the operation of this number."""
+        """Replay until just before the operation of this number."""
         with torch.no_grad():
             while self._at < position:
                 self._step()
@@ -102,7 +102,7 @@ class Player:
                 self._env.pop(ref.index, None)
 
     def result(self, position: int, ref: Ref) -> Tensor:
-        """Play up to and with the operation of this number, and give what it made."""
+        """Replay up to and including the operation of this number, and return its output."""
         self.advance(position)
         last, self._last[ref.index] = self._last[ref.index], len(self.tape.ops)
         self.advance(position + 1)
@@ -113,7 +113,7 @@ class Player:
         return made
 
     def _made(self, op: Op) -> list[Tensor]:
-        """What an operation returns; refused where the data now choose to run something else."""
+        """The output of an operation; an error if the data now choose to run another one."""
         try:
             made = leaves_of_kind(self._run(op), Tensor)
             if len(made) == len(op.results()):
@@ -131,7 +131,7 @@ class Player:
 
     @cached_property
     def _chooses(self) -> bool:
-        """Whether the sizes of some results depend on the data."""
+        """Whether the sizes of some outputs depend on the data."""
         return any(torch.Tag.dynamic_output_shape in op.func.tags for op in self.tape.ops)
 
     def _run(self, op: Op) -> Any:
@@ -140,7 +140,7 @@ class Player:
 
 
 def _written(tape: Tape) -> set[Ref]:
-    """Tensors that some operation writes into, and those whose memory they may share."""
+    """Tensors that some operation modifies in place, and those that may share their memory."""
     found: set[Ref] = set()
     for op in reversed(tape.ops):
         if op.func._schema.is_mutable or not found.isdisjoint(op.results()):

@@ -1,11 +1,11 @@
-"""The linear readers of a run: which operation reads what, with which entries of which parameter.
+"""The linear readers of a run: their inputs, and the parameter entries that they use.
 
-An operation counts where one operand is a parameter whose entries were only moved (transposed,
-viewed, sliced, chunked) on the way, so that a new weight can be written back. No module class is
-asked for: a bare parameter that a forward multiplies with is a reader like any other.
+An operation is a reader if one operand is a parameter whose entries were only moved (transposed,
+viewed, sliced, chunked) on the way, so that a new weight can be written back. The module class does
+not matter: a bare parameter that a forward multiplies with is a reader too.
 
 Shape letters: `G` groups of a convolution (1 elsewhere), `F` features that one group reads (its
-channels times the positions of the kernel), `O` outputs that one group makes.
+channels times the positions of the kernel), `O` outputs of one group.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ramify.tracing.contraction import MOVES
 from ramify.tracing.recorder import Op, Ref, Tape, mapped
 
 _PRODUCTS = {"aten::mm": 0, "aten::addmm": 1, "aten::mv": 0, "aten::matmul": 0}
-"""Matrix products, and where their first factor stands among the arguments."""
+"""Matrix products, and the position of their first factor among the arguments."""
 _LINEAR = frozenset({"aten::linear", "aten::mkldnn_linear", "aten::_mkl_linear"})
 _CONVOLUTIONS = frozenset(
     f"aten::{name}"
@@ -43,16 +43,16 @@ _BATCH_NORMS = frozenset(
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a convolution slides: nothing of it for a matrix product.
+    """The geometry of a convolution; empty for a matrix product.
 
     Attributes:
-        size: of the kernel, one number a dimension of space.
-        stride: of the kernel.
+        size: the size of the kernel, one number per spatial dimension.
+        stride: the stride of the kernel.
         padding: zeros at both ends.
-        dilation: of the kernel.
-        transposed: whether it spreads its input instead.
-        output_padding: of a transposed convolution.
-        groups: how many groups of channels do not see each other.
+        dilation: the dilation of the kernel.
+        transposed: whether it is a transposed convolution.
+        output_padding: the output padding of a transposed convolution.
+        groups: the number of groups.
     """
 
     size: tuple[int, ...]
@@ -66,18 +66,18 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """One operation that sums over the channels of an activation with a parameter.
+    """One operation that multiplies an activation by a parameter and sums over its channels.
 
     Attributes:
         position: the operation on the tape.
-        source: what it reads.
-        result: what it makes.
+        source: its input.
+        result: its output.
         name: the parameter.
-        entries: (G, F, O), the number of the parameter's entry at each place of the weight.
-        bias: the parameter that is added to the result by the same operation.
-        bias_entries: (G, O), the number of the bias' entry of each output.
-        kernel: how a convolution slides.
-        turned: whether the source has its channels in front of its samples (weight @ x).
+        entries: (G, F, O), the number of the parameter's entry at each position of the weight.
+        bias: the parameter that the same operation adds to the result.
+        bias_entries: (G, O), the number of the bias' entry for each output.
+        kernel: the geometry of a convolution.
+        turned: whether the channels of the source come before its samples (weight @ x).
     """
 
     position: int
@@ -91,7 +91,7 @@ class Reader:
     turned: bool = False
 
     def along(self, rank: int) -> int:
-        """Along which dimension of what it makes, of so many, its outputs lie."""
+        """The dimension of the outputs in a result with this number of dimensions."""
         if self.kernel is not None:
             return 1
         return 0 if self.turned else rank - 1
@@ -99,16 +99,16 @@ class Reader:
 
 @dataclass(frozen=True)
 class Norm:
-    """One batch norm by running statistics: the tensors that it holds, by name.
+    """One batch norm with running statistics: the names of its tensors.
 
     Attributes:
         position: the operation on the tape.
-        source: what it normalises.
+        source: its input.
         mean: the running mean.
         variance: the running variance.
         scale: the factor after it, if any.
         shift: the shift after it, if any.
-        eps: what is added to the variance.
+        eps: the constant added to the variance.
     """
 
     position: int
@@ -122,12 +122,12 @@ class Norm:
 
 @dataclass(frozen=True)
 class Course:
-    """The readers and batch norms of one tape, each held parameter belonging to one of them.
+    """The readers and batch norms of one tape, each parameter belonging to only one of them.
 
     Attributes:
         readers: in the order of the run.
         norms: in the order of the run.
-        behind: reader's position -> the norm that alone takes its result.
+        behind: reader's position -> the norm that is the only user of its result.
     """
 
     readers: tuple[Reader, ...]
@@ -136,18 +136,18 @@ class Course:
 
 
 Numbers = dict[tuple[int, ...], Tensor]
-"""Shape -> the numbers of a parameter's entries, which all parameters of that shape share."""
+"""Shape -> the numbers of a parameter's entries, shared by all parameters of that shape."""
 
 
 def course_of(tape: Tape, numbers: Numbers | None = None) -> Course:
-    """Every reader and batch norm of a tape that has its parameters to itself.
+    """Every reader and batch norm of a tape whose parameters nothing else uses.
 
-    A parameter that several operations use (a layer that is called twice, a tied weight) cannot
-    follow one of them, and is left out.
+    A parameter that several operations use (a layer that is called twice, a tied weight) cannot be
+    refitted for one of them, and is left out.
 
     Args:
-        tape: of one run.
-        numbers: those that other courses have, to be shared: each takes twice the memory of its
+        tape: the tape of one run.
+        numbers: the numbers of other courses, to be shared: each takes twice the memory of its
             parameter.
 
     Returns:
@@ -175,14 +175,14 @@ def _held(norm: Norm) -> list[str]:
 
 
 def _takers(tape: Tape) -> Counter[Ref]:
-    """How many operations take each tensor; an output of the run counts as taken."""
+    """How many operations use each tensor; an output of the run counts as a use."""
     counted: Counter[Ref] = Counter(ref for op in tape.ops for ref in set(op.inputs()))
     counted.update(set(tape.outputs))
     return counted
 
 
 class _Moved:
-    """Where the entries of moved parameters lie in the tensors that were made of them."""
+    """The positions of moved parameters' entries in the tensors made from them."""
 
     def __init__(self, tape: Tape, numbers: Numbers) -> None:
         self.tape = tape
@@ -199,7 +199,7 @@ class _Moved:
         self._known: dict[Ref, tuple[str, Tensor] | None] = {}
 
     def uses(self) -> Counter[str]:
-        """How many operations that do more than move take each parameter, directly or moved."""
+        """How many operations other than moves use each parameter, directly or moved."""
         counted: Counter[str] = Counter()
         for op in self.tape.ops:
             if op.name in MOVES:
@@ -208,7 +208,7 @@ class _Moved:
         return counted
 
     def _names(self, ref: Ref) -> set[str]:
-        """The parameters that a tensor is made of by moves alone."""
+        """The parameters that a tensor is made from by moves only."""
         name = self.tape.names.get(ref.index)
         if name is not None:
             return {name}
@@ -218,7 +218,7 @@ class _Moved:
         return {name for made in self.tape.ops[position].inputs() for name in self._names(made)}
 
     def find(self, ref: Ref) -> tuple[str, Tensor] | None:
-        """(parameter, number of its entry at each place) of a tensor that is a moved parameter."""
+        """(parameter, number of its entry at each position) for a moved parameter."""
         if ref not in self._known:
             self._known[ref] = self._find(ref)
         return self._known[ref]
@@ -293,7 +293,7 @@ def _convolution(moved: _Moved, position: int, op: Op) -> Reader | None:
         return None
     name, entries = found
     size = tuple(entries.shape[2:])
-    if transposed:  # (C, O, *k): the patches are those of the spread input, the kernel turned round
+    if transposed:  # (C, O, *k): the patches are those of the spread input, the kernel flipped
         inside = entries.reshape(groups, -1, entries.shape[1], *size)
         inside = inside.flip(tuple(range(3, 3 + len(size))))
         matrix = inside.movedim(2, -1).reshape(groups, -1, entries.shape[1])
@@ -309,14 +309,14 @@ def _convolution(moved: _Moved, position: int, op: Op) -> Reader | None:
 def _whole(
     moved: _Moved, position: int, op: Op, given: Any, kernel: Geometry | None, turned: bool
 ) -> Reader | None:
-    """The reader, if no entry of its weight stands in two places."""
+    """The reader, if no entry of its weight occurs twice."""
     x, name, matrix, bias = given
     if matrix.numel() == 0 or int(torch.bincount(matrix.reshape(-1)).max()) > 1:
         return None
     groups, _, made = matrix.shape
     found = moved.find(bias) if isinstance(bias, Ref) else None
     if isinstance(bias, Ref) and (found is None or found[1].numel() != groups * made):
-        return None  # what is added is no bias of its own for each output
+        return None  # what is added is not one bias entry per output
     return Reader(
         position=position,
         source=x,

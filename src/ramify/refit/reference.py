@@ -1,4 +1,4 @@
-"""The network as it was before it was cut: its values, and which of them each entry now is."""
+"""The original network before a cut: its values, and how each current entry relates to them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ramify.tracing.recorder import tensors_of
 
 
 class Reference:
-    """A model's tensors as they are now, and where each entry of the edited model comes from.
+    """The original tensors of a model, and the source of each entry of the edited model.
 
     Args:
-        graph: of the model as it is now.
-        copied: whether parameters are copied, as buffers are; where others are put in their place
-            before any is written to, they need not be.
+        graph: the graph of the model before the edits.
+        copied: whether to copy parameters, as buffers are; not needed if they are replaced by
+            others before any is written to.
     """
 
     def __init__(self, graph: ChannelGraph, *, copied: bool = True) -> None:
@@ -46,11 +46,11 @@ class Reference:
         self._attributes = [(holder, name, getattr(holder, name)) for holder, name in owned]
 
     def follow(self, graph: ChannelGraph, edits: Iterable[Edit]) -> None:
-        """Note edits that are about to be made.
+        """Record edits that are about to be made.
 
         Args:
-            graph: of the model as it is before them.
-            edits: what will be done.
+            graph: the graph of the model before them.
+            edits: the edits.
         """
         changes = plan_edits(graph, edits).changes
         for name in graph.indexing.touched(changes):
@@ -63,7 +63,7 @@ class Reference:
                 )
 
     def entries(self, name: str) -> tuple[Tensor, Tensor]:
-        """For each entry of a tensor as it is now: its number before, and what multiplied it."""
+        """For each entry of a current tensor: its original number, and the factor applied to it."""
         number, factor = torch.zeros((), dtype=torch.int64), torch.ones((), dtype=torch.float64)
         sizes = self.values[name].shape
         pairs = zip(self._sources[name], self._factors[name], sizes, strict=True)
@@ -74,7 +74,7 @@ class Reference:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """The model as it was, for the time of the block."""
+        """The original model, inside the block."""
         now = [
             (tensor, tensor.data, self.values[n]) for n, tensor in tensors_of(self.model).items()
         ]

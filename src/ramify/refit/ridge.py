@@ -1,10 +1,10 @@
-r"""The ridge solution: the weight that makes most of what is still read, near the one it had.
+r"""The ridge solution: the weight that best restores the target, close to the original weight.
 
 .. math:: W' = \arg\min_W \; \tfrac1R \sum_r \lVert W \phi_r + b - y_r \rVert^2
                + \lambda \, \bar a \, \lVert W - W_K \rVert^2
              = (A + \lambda \bar a I)^{-1} (B + \lambda \bar a W_K)
 
-with :math:`A` and :math:`B` the covariances of the reads with themselves and with the targets, and
+with :math:`A` and :math:`B` the covariances of the inputs with themselves and with the targets, and
 :math:`\bar a` the mean of A's diagonal, so that λ has no unit. Without a bias, A and B are second
 moments about zero.
 
@@ -28,18 +28,18 @@ from ramify.refit.symmetric import LARGE, bearable, cholesky_factors
 STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The λ that are tried, in units of the mean diagonal of A."""
 ROUNDING = 1e-5
-"""A smaller λ does not shrink a solution, and only keeps it clear of rounding."""
+"""A smaller λ does not shrink a solution, and only avoids rounding errors."""
 EXACT = 1e-12
-"""A reader that misses less of the variance of its targets than this has lost nothing."""
+"""A reader whose relative error on its targets is below this has lost nothing."""
 
 ROUGHLY = 1e5
-"""To say which λ is best, matrices of a smaller condition number are solved in single precision."""
+"""To compare λ, matrices of a smaller condition number are solved in single precision."""
 
 OUTPUTS = 4096
-"""So many outputs are solved for at once, to save memory."""
+"""The number of outputs solved for at once, to save memory."""
 
 MIXES = 64
-"""So many mixes of more outputs than these say which λ is best."""
+"""With more outputs than this, λ is chosen by this number of random mixes of them."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,8 @@ class Solution:
         weight: (G, F, O).
         bias: (G, O); zeros where the reader has none.
         strength: λ.
-        before: mean square error of the weight as it was, over the mean square of the targets
-            about their mean.
-        after: the same of the new weight, never more.
+        before: mean square error of the original weight, over the variance of the targets.
+        after: the same for the new weight, never larger.
     """
 
     weight: Tensor
@@ -68,17 +67,17 @@ def solve(
     bias: Tensor | None,
     strengths: Sequence[float] | None = None,
 ) -> Solution:
-    """The ridge solution with the λ that does best on rows that it was not found from.
+    """The ridge solution with the best λ by cross-validation.
 
     Args:
-        folds: the rows in parts; each is left out once while λ is chosen.
-        weight: (G, F, O), as the reader has it.
-        bias: (G, O), as the reader has it; None: it has none and can have none.
-        strengths: the λ to choose from; by default `STRENGTHS`, and one that only keeps the
-            solution clear of rounding: where channels are combinations of others, nothing is lost.
+        folds: the rows in parts; each is held out once while λ is chosen.
+        weight: (G, F, O), the reader's current weight.
+        bias: (G, O), the reader's current bias; None if it cannot have one.
+        strengths: the λ to choose from; by default `STRENGTHS`, and one that only avoids rounding
+            errors: if channels are combinations of others, nothing is lost.
 
     Returns:
-        The solution; the weight as it was where nothing is better.
+        The solution; the current weight if nothing is better.
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
     strengths = strengths or (16 * torch.finfo(wide).eps, *STRENGTHS)
@@ -92,7 +91,7 @@ def solve(
         shift = None if bias is None else bias[:, place].double()
         return replace(inputs, y=y, xy=xy, yy=yy), weight[:, :, place].double(), shift
 
-    error = max(sum(_error(*some(place)) for place in places), 0.0)  # no less but for rounding
+    error = max(sum(_error(*some(place)) for place in places), 0.0)  # negative only by rounding
     scale = _spread(folds) or max(error, sys.float_info.min)
     before = error / scale
     chosen = float("nan")
@@ -121,18 +120,18 @@ def ridge(
 
     Args:
         moments: of the rows.
-        weight: (G, F, O), what it stays near.
+        weight: (G, F, O), the weight to stay close to.
         strength: λ.
         centred: whether there is a bias.
 
     Returns:
-        The weight (G, F, O) and the bias (G, O); no bias where it is not centred.
+        The weight (G, F, O) and the bias (G, O); no bias if not centred.
     """
     return _Ridge(moments, weight, centred).at(strength)
 
 
 class _Ridge:
-    """What the ridge solutions of some rows share, whatever λ."""
+    """What the ridge solutions for the same rows share for all λ."""
 
     def __init__(
         self, moments: Moments, weight: Tensor, centred: bool, roughly: bool = False
@@ -151,7 +150,7 @@ class _Ridge:
         dtype = bearable(self._a, pull, ROUGHLY) if self._roughly else self._a.dtype
         pulled = self._a.to(dtype, copy=True)
         pulled.diagonal(dim1=1, dim2=2).add_(pull)
-        # About W_K, so that what is exact already stays so to the last digit.
+        # Relative to W_K, so that an exact weight stays exact to the last digit.
         new = torch.cholesky_solve(self._missing.to(pulled), cholesky_factors(pulled))
         new = self._weight + new.to(self._weight)
         if not self._centred:
@@ -164,7 +163,7 @@ def covariances(moments: Moments, centred: bool) -> tuple[Tensor, Tensor]:
 
     Args:
         moments: of the rows.
-        centred: whether about their means.
+        centred: whether to centre by the means.
 
     Returns:
         (G, F, F) and (G, F, O).
@@ -189,7 +188,7 @@ def _error(moments: Moments, weight: Tensor, bias: Tensor | None) -> float:
 
 
 def _spread(folds: Sequence[Moments]) -> float:
-    """The variance of the targets, summed over outputs; of constant ones, their mean square."""
+    """The variance of the targets, summed over outputs; for constant targets, their mean square."""
     rows = functools.reduce(operator.add, (fold.rows for fold in folds))
     y = functools.reduce(operator.add, (fold.y for fold in folds)) / rows
     yy = functools.reduce(operator.add, (fold.yy for fold in folds)) / rows
@@ -200,20 +199,21 @@ def _spread(folds: Sequence[Moments]) -> float:
 def best_strength(
     folds: Sequence[Moments], weight: Tensor, centred: bool, strengths: Sequence[float]
 ) -> float:
-    """The λ whose solutions have the least error on the fold that each was not found from.
+    """The λ with the least error on held-out folds.
 
-    The error is taken to fall and then to rise with λ, but for the least. Of many outputs it is
-    that of random mixes, whose mean is the same: all λ are compared on the same ones. To save
-    time only the first part judges a large reader; on small ones the parts are seen to differ.
+    The error is assumed to fall and then rise with λ, except for the smallest λ. With many outputs
+    the error of random mixes is used, which has the same mean; all λ are compared on the same
+    mixes. To save time, only the first fold is held out for a large reader; on small readers the
+    folds differ visibly.
 
     Args:
         folds: the rows in parts.
-        weight: (G, F, O), what the solutions stay near.
+        weight: (G, F, O), the weight to stay close to.
         centred: whether there is a bias.
-        strengths: to choose from.
+        strengths: the λ to choose from.
 
     Returns:
-        The λ; where there is one fold alone, the middle one.
+        The λ; with only one fold, the middle one.
     """
     full = [fold for fold in folds if float(fold.rows) > 0]
     if len(strengths) == 1 or len(full) < 2:
@@ -238,10 +238,10 @@ def best_strength(
 
     rising = sorted(strengths)
     rows = min(float(own.rows) for own in rest)
-    if rising[0] < ROUNDING and rows < weight.shape[1]:  # too few to see that nothing is lost
+    if rising[0] < ROUNDING and rows < weight.shape[1]:  # too few to tell that nothing is lost
         rising = rising[1:]
-    # Where nothing is lost a λ that shrinks nothing is best; else the error falls and then rises
-    # with λ: from the middle, go down where it falls.
+    # If nothing is lost, a λ that does not shrink is best; else the error falls and then rises with
+    # λ: start in the middle and follow the falling error.
     starts = [len(rising) // 2, 0] if rising[0] < ROUNDING else [len(rising) // 2]
     best = min(starts, key=error)
     for step in (-1, 1):
@@ -251,13 +251,13 @@ def best_strength(
 
 
 def mixes(weight: Tensor) -> Tensor:
-    """(O, M), the mixes of the outputs of (G, F, O) that say which λ is best."""
+    """(O, M), the mixes of the outputs of (G, F, O) by which λ is chosen."""
     draw = torch.Generator().manual_seed(0)
     drawn = torch.randn(weight.shape[2], MIXES, generator=draw, dtype=torch.float64)
     return drawn.to(weight) / MIXES**0.5
 
 
 def _mixed(fold: Moments, mixes: Tensor) -> Moments:
-    """The same for mixes of the outputs, without the squares of targets, which no λ changes."""
+    """The moments for mixes of the outputs, without the squares of targets, constant in λ."""
     y, xy = fold.y @ mixes, fold.xy @ mixes
     return replace(fold, y=y, xy=xy, yy=torch.zeros_like(y))

@@ -1,7 +1,7 @@
-"""What a run does with rows that its data chose, as where each expert gets its own tokens.
+"""Rows of a run that its data select, as where each expert gets its own tokens.
 
-Two networks may choose other rows, and so may two batches: what reads such rows cannot be compared
-row by row, and is left as it is by a refit.
+Two networks, or two batches, may select different rows: the readers of such rows cannot be compared
+row by row, and are not refitted.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _LOOKS_UP = "aten::index"
 
 
 def rows_by_data(tape: Tape) -> set[Ref]:
-    """The tensors of a run whose rows were chosen by what it computed.
+    """The tensors of a run whose rows were selected by computed values.
 
-    A result has rows of its own again where something of its shape that was not chosen goes into
-    it, as a stream to which the experts' outputs are added.
+    A result has all rows again when it combines with an unselected tensor of its shape, such as a
+    stream to which the experts' outputs are added.
 
     Args:
-        tape: of the run.
+        tape: the tape of the run.
 
     Returns:
         The tensors.
@@ -50,26 +50,26 @@ def rows_by_data(tape: Tape) -> set[Ref]:
 
 
 def courses_of(tapes: Sequence[Tape]) -> list[Course]:
-    """The readers and norms of each run, none on rows by data.
+    """The readers and norms of each run, without those on selected rows.
 
     Args:
-        tapes: of the runs.
+        tapes: the tapes of the runs.
 
     Returns:
-        One course a run.
+        One course per run.
     """
     known = Courses()
     return [_on_rows_of_its_own(tape, known.of(tape)) for tape in tapes]
 
 
 def shared_courses(courses: Sequence[Course]) -> list[Course]:
-    """The readers and norms that all of some runs have, in one order.
+    """The readers and norms that all given runs have, in one order.
 
     Args:
-        courses: of the runs.
+        courses: the courses of the runs.
 
     Returns:
-        One course a run; the readers of all have the same names, and so have the norms.
+        One course per run; the readers of all have the same names, and so do the norms.
 
     Raises:
         RamifyError: the runs have them in different orders.

@@ -1,4 +1,4 @@
-"""What is cut within a budget: chosen, tried on the model, and the best of several selections."""
+"""Select the cut within a budget: the best of several selections tried on the model."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ramify.select.rounding import Multiple
 from ramify.tracing import ChannelGraph
 
 TRIALS = 7
-"""So many cuts are tried and measured for a budget of the loss."""
+"""The number of cuts that are measured for a budget of the loss."""
 
 
 class _Tried(NamedTuple):
-    """A selection, and what it comes to."""
+    """A selection and its outcome."""
 
     outcome: Outcome
     chosen: Sequence[Proposal]
@@ -34,21 +34,21 @@ class _Tried(NamedTuple):
 
 @dataclass(frozen=True)
 class Selecting:
-    """Selections of prunes, tried on a model that is as it was afterwards.
+    """Selections of prunes, tried on a model that is left unchanged.
 
     Attributes:
         graph: the traced model.
         loss: `loss(model, batch)` -> (S,).
-        sample: what the channels are chosen on, and refitted.
-        measured_on: what the loss is reported on.
-        proposals: every prune that a method proposed, in values that compare.
+        sample: the batches to choose the channels on, and to refit on.
+        measured_on: the batches to report the loss on.
+        proposals: all prunes that a method proposes, with comparable values.
         least: the floor of each group.
-        rule: which of them may go.
-        multiple_of: what widths become multiples of.
-        alike: patterns of groups that stay equally wide.
-        refit: whether what stays takes over.
-        accept: the user's own judgement.
-        balance: whether other shares and another order are tried too.
+        rule: the rule that decides which prunes are allowed.
+        multiple_of: the number that widths become multiples of.
+        alike: patterns of groups that keep equal widths.
+        refit: whether to refit the remaining weights.
+        accept: the user's own check.
+        balance: whether to try other shares and another order too.
     """
 
     graph: ChannelGraph
@@ -71,7 +71,7 @@ class Selecting:
             within: the most that the model may have, by resource; None: all that the rule selects.
 
         Returns:
-            What it comes to.
+            The selection and its outcome.
 
         Raises:
             RamifyError: the budget is out of reach.
@@ -84,10 +84,11 @@ class Selecting:
             return min(best, tried, key=lambda one: one.outcome.sample_loss)
 
         if self.balance and chosen:
-            # More equal shares of the layers, then the best shares with Takeover's order in each.
+            # More equal shares of the layers, then the best shares with Takeover's order in each
+            # layer.
             resource = resource_of(within)
             for floor in raised_floors(self.graph, self.proposals, chosen, self.least, resource):
-                with suppress(RamifyError):  # under these floors the budget is out of reach
+                with suppress(RamifyError):  # the budget is out of reach with these floors
                     best = better(self._chosen(within, floor))
             if self.refit:
                 best = better(in_order_of(self.graph, best.chosen, self._takeovers))
@@ -126,12 +127,12 @@ class Selecting:
 
 
 def smallest(selecting: Selecting, sizes: Mapping[str, float] | None, most: float) -> Outcome:
-    """The smallest model that loses no more than allowed: bisection over the MACs, by true trials.
+    """The smallest model with an allowed loss, by bisection over the MACs of measured cuts.
 
     Args:
-        selecting: what tries.
+        selecting: makes and tries the selections.
         sizes: the other budgets.
-        most: the most that the mean loss may be.
+        most: the largest mean loss allowed.
 
     Returns:
         The outcome.
@@ -152,7 +153,7 @@ def smallest(selecting: Selecting, sizes: Mapping[str, float] | None, most: floa
         middle = (small + large) / 2
         try:
             found = selecting.best({**sizes, "macs": math.exp(middle) * now})
-        except RamifyError:  # no selection is so small
+        except RamifyError:  # no selection is that small
             small = middle
             continue
         if found.loss <= most and found.accepted:

@@ -1,9 +1,9 @@
-r"""Refit: what stays takes over, reader by reader in forward order.
+r"""Refit: adjust the remaining weights reader by reader, in forward order.
 
-The network as it was and the network as it is run side by side on the same inputs. Before each
-reader both stop: the old one says what the reader should make (:math:`y = W\phi + b`), the new one
-what it really gets to read (:math:`\phi'_K`, behind all readers that were refitted before), and the
-ridge solution of `ridge.py` becomes its weight.
+The original and the edited network run side by side on the same inputs. Before each reader both
+stop: the original network gives the reader's target (:math:`y = W\phi + b`), the edited one its
+actual input (:math:`\phi'_K`, after all readers that were refitted before), and the ridge solution
+of `ridge.py` becomes its weight.
 
 Shape letters: `G` groups, `F` features, `O` outputs, `N` samples.
 """
@@ -35,17 +35,17 @@ from ramify.refit.tapes import independent_of_data
 from ramify.tracing.recorder import Ref, call, tensors_of
 
 FOLDS = 2
-"""Into so many parts the samples go, to choose λ on what it was not found from."""
+"""The number of parts of the sample, for choosing λ by cross-validation."""
 
 
 @dataclass(frozen=True)
 class Refitted:
-    """What became of one reader.
+    """The result for one reader.
 
     Attributes:
-        name: its weight.
-        strength: λ, in units of the mean diagonal; nan where nothing was to be done.
-        before: mean square error of what it makes, over the variance of what it should make.
+        name: the name of its weight.
+        strength: λ, in units of the mean diagonal; nan if nothing had to be done.
+        before: mean square error of its output, over the variance of its target.
         after: the same with the new weight.
     """
 
@@ -65,24 +65,25 @@ def refit_readers(
     norms: bool = True,
     corrected: bool = True,
 ) -> list[Refitted]:
-    """Give every linear reader the weight that makes most of what it still reads.
+    """Give every linear reader the weight that best restores its output from its remaining input.
 
     Args:
         model: the edited network; its weights and norms change in place.
-        reference: the network as it was, told of every edit since.
-        batches: a few hundred inputs; labels are not looked at.
+        reference: the original network, which has recorded every edit since.
+        batches: a few hundred inputs; labels are not used.
         forward: runs a model on a batch.
-        strengths: the λ to choose from, for every reader or by its name; None, or a reader that is
-            not named: those of `ridge.solve`.
-        norms: give batch norms the statistics that they now have, and their channels the moments
-            that these had in the full network.
-        corrected: let a block make up for what the stream that it adds to has lost.
+        strengths: the λ to choose from, for all readers or by name; None, or a missing name: those
+            of `ridge.solve`.
+        norms: whether to give batch norms the statistics of their new inputs, and to restore the
+            moments of their channels in the full network.
+        corrected: whether a block makes up for what the stream that it adds to has lost.
 
     Returns:
-        What became of each reader, in forward order.
+        The result for each reader, in forward order.
 
     Raises:
-        RamifyError: there is no batch, or the edited network runs another course than the old one.
+        RamifyError: there is no batch, or the edited network runs other operations than the
+            original.
     """
     sample = list(batches)
     if not sample:
@@ -95,7 +96,7 @@ def refit_readers(
 
 @dataclass(frozen=True)
 class _Pair:
-    """One batch on its way through both networks."""
+    """The replay of one batch in both networks."""
 
     old: Player
     new: Player
@@ -114,16 +115,16 @@ def _pair(old: Player, new: Player, courses: Sequence[Course]) -> _Pair:
 
 
 class Walk:
-    """The walk through both networks, once.
+    """One pass through both networks.
 
     Args:
         model: the edited network; its weights and norms change in place.
-        reference: the network as it was, told of every edit since.
-        runs: what both run on each batch.
-        strengths: the λ to choose from, for every reader or by its name, as `refit_readers` does.
-        norms: give batch norms the statistics that they now have.
-        corrected: let a block make up for what the stream that it adds to has lost.
-        left_out: the names of weights and statistics that stay as they are.
+        reference: the original network, which has recorded every edit since.
+        runs: the runs of both on each batch.
+        strengths: the λ to choose from, for all readers or by name, as for `refit_readers`.
+        norms: whether to give batch norms the statistics of their new inputs.
+        corrected: whether a block makes up for what the stream that it adds to has lost.
+        left_out: the names of weights and statistics that are not changed.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Walk:
         self._corrected = corrected
 
     def refit(self) -> list[Refitted]:
-        """Go from station to station: readers are refitted, norms get their statistics."""
+        """Visit readers and norms in order: refit the readers, update the norms' statistics."""
         course = self._pairs[0].new_course
         out = self._left_out
         readers = [
@@ -169,11 +170,11 @@ class Walk:
         return done
 
     def losses(self) -> tuple[Tensor, Tensor] | None:
-        """Go on to the end, where the runs are those of a loss.
+        """Continue to the end, where the runs are those of a loss.
 
         Returns:
-            The losses (S,) of all samples in the old network and in the refitted one; None where
-            a run depends on the data, and may be another one with the new weights.
+            The losses (S,) of all samples in the original network and in the refitted one; None if
+            a run depends on the data, and may differ with the new weights.
         """
         players = [*(pair.old for pair in self._pairs), *(pair.new for pair in self._pairs)]
         if not all(independent_of_data(player.tape) for player in players):
@@ -186,7 +187,7 @@ class Walk:
         return torch.cat(made[:count]), torch.cat(made[count:])
 
     def _reader(self, place: int) -> Refitted | None:
-        """Refit one reader; None where its outputs cannot be told apart."""
+        """Refit one reader; None if its outputs cannot be told apart."""
         first = self._pairs[0]
         reader, old = first.new_course.readers[place], first.old_course.readers[place]
         left = reader.entries.shape[1] > moments.WIDEST or self._tensors[reader.name].is_complex()
@@ -203,7 +204,7 @@ class Walk:
         folds = [Moments.zeros(groups, features, made, device) for _ in range(parts)]
         for number, pair in enumerate(self._pairs):
             reader, old = pair.new_course.readers[place], pair.old_course.readers[place]
-            # What the last reader makes is often large (logits): it is made again when it is read.
+            # The last reader's output is often large (logits): it is recomputed when it is used.
             pair.old.advance(old.position)
             pair.new.advance(reader.position)
             last = place == len(pair.old_course.readers) - 1
@@ -221,7 +222,7 @@ class Walk:
         return self._solve(reader, over_ranks(folds), first.new_course.behind.get(reader.position))
 
     def _lost_nothing(self, pair: _Pair, place: int) -> bool:
-        """Whether a reader gets what it always got, and adds it to a stream that lost nothing."""
+        """Whether a reader's input, and the stream that its output is added to, are unchanged."""
         reader, old = pair.new_course.readers[place], pair.old_course.readers[place]
         mine, theirs = pair.new_joins.get(reader.position), pair.old_joins.get(old.position)
         values = [(old.source, reader.source)]
@@ -231,20 +232,20 @@ class Walk:
         return self._untouched(reader.name, reader.bias) and _same(pair, positions, values)
 
     def _sees_the_same(self, pair: _Pair, place: int) -> bool:
-        """Whether a norm gets what it always got, and is as it was."""
+        """Whether a norm and its input are unchanged."""
         norm, old = pair.new_course.norms[place], pair.old_course.norms[place]
         same = self._untouched(norm.mean, norm.variance, norm.scale, norm.shift)
         return same and _same(pair, (old.position, norm.position), [(old.source, norm.source)])
 
     def _untouched(self, *names: str | None) -> bool:
-        """Whether these tensors, as far as they are there, have the values that they had."""
+        """Whether these tensors, if present, have their original values."""
         values = self._reference.values
         return all(torch.equal(values[n], self._tensors[n]) for n in names if n is not None)
 
     def _made_up(
         self, pair: _Pair, reader: Reader, old: Reader, y: Tensor, where: tuple[int, Tensor]
     ) -> Tensor:
-        """What the reader should make so that the sum that it goes into is what it was."""
+        """The reader's target, which restores the original value of the sum that it goes into."""
         mine = pair.new_joins.get(reader.position)
         theirs = pair.old_joins.get(old.position)
         if mine is None or theirs is None or (mine.norm is None) != (theirs.norm is None):
@@ -283,12 +284,12 @@ class Walk:
         _put(self._tensors[reader.name], reader.entries, found.weight)
         if reader.bias is not None and reader.bias_entries is not None:
             _put(self._tensors[reader.bias], reader.bias_entries, found.bias)
-        elif behind is not None:  # the norm takes the bias: it subtracts that much less
+        elif behind is not None:  # the norm absorbs the bias by subtracting less
             mean = self._tensors[behind.mean]
             mean.detach().sub_(found.bias.reshape(-1).to(mean))
 
     def _matched(self, reader: Reader, old: Reader) -> tuple[Tensor, Tensor] | None:
-        """Which of the old outputs each output is, and what it is multiplied by."""
+        """The original output and the factor of each output."""
         number, factor = self._reference.entries(reader.name)
         before = number.reshape(-1)[reader.entries]  # (G, F, O), in the old parameter
         times = factor.reshape(-1)[reader.entries]
@@ -304,7 +305,7 @@ class Walk:
         return columns[:, 0].reshape(-1).to(device), times[:, 0].reshape(-1).to(device)
 
     def _norm(self, place: int) -> None:
-        """Give a norm the statistics of what it now gets, and its channels the moments they had."""
+        """Give a norm the statistics of its new input, and restore the moments of its channels."""
         norm, before, now = self._pairs[0].new_course.norms[place], Spread(), Spread()
         if distributed.all_true(all(self._sees_the_same(pair, place) for pair in self._pairs)):
             return
@@ -315,7 +316,7 @@ class Walk:
                 player.advance(own.position)
                 spread.add(player.value(own.source))
         number, _ = self._reference.entries(norm.mean)
-        left = number.reshape(-1)  # the channels of the full network that are left
+        left = number.reshape(-1)  # the remaining channels of the full network
 
         def held(name: str | None, otherwise: float) -> Tensor:
             values = self._reference.values
@@ -343,7 +344,7 @@ def _same(pair: _Pair, positions: tuple[int, int], values: Iterable[tuple[Ref, R
 
 
 def _rows_alike(pair: _Pair, place: int) -> bool:
-    """Whether what a reader makes has lost outputs alone, and no channels along another axis."""
+    """Whether a reader's result has only lost outputs, and no channels along another axis."""
     readers = pair.old_course.readers[place], pair.new_course.readers[place]
     tapes = pair.old.tape, pair.new.tape
     shapes = [list(t.shape(reader.result)) for t, reader in zip(tapes, readers, strict=True)]

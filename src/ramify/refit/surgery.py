@@ -1,18 +1,19 @@
-r"""What it costs to remove channels once their readers have been refitted, and in which order.
+r"""The loss from removing channels after a refit of their readers, and the order of removal.
 
-Let a reader have weight :math:`W`, reads with second moments :math:`A`, and a loss whose gradients
-at its outputs have second moments :math:`G`. The loss of another weight is, to second order and
-with A and G taken as independent (the Kronecker form of K-FAC),
+Let a reader have weight :math:`W`, inputs with second moments :math:`A`, and a loss whose gradients
+at its outputs have second moments :math:`G`. The rise of the loss for another weight is, to second
+order and with A and G taken as independent (the Kronecker form of K-FAC),
 
 .. math:: \tfrac12 \operatorname{tr}\bigl(G \, \Delta W A \, \Delta W^T\bigr),
 
-and the least that it can be when the columns of a channel c are zero, the others having taken over,
+and its minimum when the columns of a channel c are zero and the others are refitted is
 
 .. math:: \tfrac12 \operatorname{tr}\bigl(Q_{cc} \, (H_{cc})^{-1}\bigr), \qquad
           H = (A + \lambda \bar a I)^{-1}, \quad Q = W^T G W,
 
-after which both are updated as in optimal brain surgery. Channels go one after the other, each the
-cheapest at its turn, so that the second of two that stand in for each other is known to be dear.
+after which both are updated as in optimal brain surgery. Channels are removed one after the other,
+the cheapest first, so that after one of two interchangeable channels is removed, the other is
+expensive.
 
 Shape letters: `G` groups of a convolution, `F` features, `C` channels, `K` features of one channel.
 
@@ -33,11 +34,11 @@ from torch import Tensor
 from ramify.refit.symmetric import LARGE, cholesky_factors, products
 
 POOL = 8
-"""Candidates at a time: the cheapest eighth of the channels left, or at least this many."""
+"""Candidates at a time: the cheapest eighth of the remaining channels, or at least this many."""
 SINGLE = 1e-3
-"""Single precision is enough for large matrices whose pull is this share of their diagonal."""
+"""Large matrices use single precision if their ridge term is this share of their diagonal."""
 LATER = 0.25
-"""Removals are carried out when they come to this share of the features."""
+"""Removals are carried out when they reach this share of the features."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Removed:
 
     @classmethod
     def none(cls, like: Tensor) -> Removed:
-        """Nothing, of matrices like these."""
+        """An empty removal, for matrices like these."""
         nothing = like[:, :0]
         return cls(nothing, nothing, nothing)
 
@@ -68,7 +69,7 @@ class Removed:
         return self.share, self.column, self.cross
 
     def of(self, features: Tensor) -> Removed:
-        """What concerns some of the features (G, B)."""
+        """The part for some of the features (G, B)."""
         return Removed(*(_columns(part, features) for part in self.parts()))
 
     def and_then(self, other: Removed) -> Removed:
@@ -77,7 +78,7 @@ class Removed:
         return Removed(*(torch.cat(pair, 1) for pair in pairs))
 
     def squares(self, where: Tensor) -> Tensor:
-        """(2, G, C, K, K), what is subtracted of the squares of channels (G, C, K)."""
+        """(2, G, C, K, K), what is subtracted from the squares of channels (G, C, K)."""
         some = self.of(where.flatten(1)).parts()
         shape = (*self.share.shape[:2], *where.shape[1:])
         share, column, cross = (part.view(shape).permute(0, 2, 3, 1) for part in some)
@@ -86,7 +87,7 @@ class Removed:
 
 
 def curvature_of(weight: Tensor, gradients: Tensor) -> Callable[[torch.dtype], Tensor]:
-    """What gives Q = W G W^T in a type of number.
+    """Return a function that computes Q = W G W^T in a given type.
 
     Args:
         weight: (G, F, O), W.
@@ -105,15 +106,15 @@ def curvature_of(weight: Tensor, gradients: Tensor) -> Callable[[torch.dtype], T
 
 @dataclass
 class ReaderState:
-    """What one reader knows of the channels of a group.
+    """The state of one reader for the channels of a group.
 
-    Removals are written down, and carried out on the whole matrices when they have come to a
-    quarter of the features. Until then they are subtracted from the few rows that a step needs.
+    Removals are recorded, and carried out on the whole matrices when they reach a quarter of the
+    features. Until then they are subtracted from the few rows that a step needs.
 
     Attributes:
-        inverse: (G, F, F), H before the removals that were written down.
+        inverse: (G, F, F), H before the recorded removals.
         curvature: (G, F, F), Q before them.
-        where: (G, C, K), the features of each channel that is left.
+        where: (G, C, K), the features of each remaining channel.
         removed: what these removals, of R features, subtract.
         squares: (2, G, C, K, K), the square of each channel with itself in H and in Q.
     """
@@ -132,16 +133,16 @@ class ReaderState:
         where: Tensor,
         strength: float,
     ) -> ReaderState:
-        """The block of a reader.
+        """The state of a reader.
 
         Args:
             moments: (G, F, F), A.
-            curvature: gives Q of all features, (G, F, F), in a type of number.
+            curvature: gives Q of all features, (G, F, F), in a given type.
             where: (G, C, K), the features of each channel.
             strength: λ.
 
         Returns:
-            The block.
+            The state.
         """
         mean = moments.diagonal(dim1=1, dim2=2).mean(1)[:, None]
         pull = strength * torch.where(mean > 0, mean, torch.ones_like(mean))
@@ -149,8 +150,8 @@ class ReaderState:
         pulled.diagonal(dim1=1, dim2=2).add_(pull)
         inverse = torch.cholesky_inverse(cholesky_factors(pulled))
         # A square in H is at least the inverse of the largest diagonal entry of A, and no number in
-        # H is above the inverse of the pull, so that this is what roundings are multiplied by. On a
-        # GPU a user's setting may round single precision further.
+        # H is above the inverse of the ridge term, so their ratio bounds the growth of rounding
+        # errors. On a GPU, user settings may lower single precision further.
         largest = moments.diagonal(dim1=1, dim2=2).amax(1)[:, None]
         enough = bool((pull >= SINGLE * largest).all()) and moments.device.type == "cpu"
         if enough and inverse.shape[1] >= LARGE:
@@ -159,19 +160,19 @@ class ReaderState:
 
     @classmethod
     def begun(cls, inverse: Tensor, curvature: Tensor, where: Tensor) -> ReaderState:
-        """The block of (G, F, F) H and Q, nothing removed."""
+        """The state for (G, F, F) H and Q, with nothing removed."""
         squares = torch.stack([_diagonal(part, where) for part in (inverse, curvature)])
         return cls(inverse, curvature, where, Removed.none(inverse), squares)
 
     def costs(self) -> Tensor:
-        """(C,), what each channel costs alone."""
+        """(C,), the cost of removing each channel alone."""
         h, q = self.squares
         if h.shape[-1] == 1:
             return 0.5 * (q / h).sum((0, 2, 3))
         return 0.5 * torch.linalg.solve(h, q).diagonal(dim1=2, dim2=3).sum((0, 2))
 
     def inside(self, channels: Tensor) -> ReaderState:
-        """The block of some channels alone."""
+        """The state of some channels only."""
         rows = self.where[:, channels].flatten(1)  # (G, N K)
         size = self.where.shape[2]
         place = torch.arange(rows.shape[1], device=rows.device).view(1, len(channels), size)
@@ -180,7 +181,7 @@ class ReaderState:
         return ReaderState.begun(_columns(h, rows), _columns(q, rows), where)
 
     def remove(self, channels: Tensor) -> None:
-        """Let the other channels take over from these, and number the channels anew."""
+        """Remove these channels, refit the others, and renumber the channels."""
         rows = self.where[:, channels].flatten(1)  # (G, B)
         left = torch.ones(self.where.shape[1], dtype=torch.bool, device=rows.device)
         left[channels] = False
@@ -195,14 +196,14 @@ class ReaderState:
             self._carry_out()
 
     def _now(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(G, B, F), some rows of H and of Q as they are by now."""
+        """(G, B, F), some rows of the current H and Q."""
         some = self.removed.of(rows)
         h = _rows(self.inverse, rows) - some.share.transpose(1, 2) @ self.removed.column
         q = _rows(self.curvature, rows) - some.share.transpose(1, 2) @ self.removed.cross
         return h, q - some.cross.transpose(1, 2) @ self.removed.share
 
     def _carry_out(self) -> None:
-        """Subtract what was removed, and number what is left anew."""
+        """Subtract the recorded removals, and renumber what is left."""
         others = self.where.flatten(1)
         share, column, cross = (part.transpose(1, 2) for part in self.removed.of(others).parts())
         self.inverse = _columns(_rows(self.inverse, others), others) - products(share, column)
@@ -230,14 +231,14 @@ def _diagonal(matrices: Tensor, where: Tensor) -> Tensor:
 
 
 def eliminate(blocks: Sequence[ReaderState], left: int) -> tuple[list[int], list[float]]:
-    """Remove channels one after the other, each the cheapest at its turn.
+    """Remove channels one after the other, the cheapest first.
 
     Args:
-        blocks: the readers of one group; they are used up.
-        left: how many channels stay.
+        blocks: the readers of one group; they are changed.
+        left: the number of channels to keep.
 
     Returns:
-        The channels in the order in which they go, and what each adds to the loss.
+        The channels in the order of removal, and what each adds to the loss.
     """
     names = torch.arange(blocks[0].where.shape[1])
     order: list[int] = []
@@ -266,7 +267,7 @@ def _single(blocks: Sequence[ReaderState]) -> bool:
 
 
 def _one_by_one(blocks: Sequence[ReaderState], number: int) -> tuple[list[int], list[float]]:
-    """The first so many to go among a few channels of one feature each."""
+    """The first `number` channels to remove, among a few channels of one feature each."""
     h = np.concatenate([block.inverse.cpu().numpy() for block in blocks])
     q = np.concatenate([block.curvature.cpu().numpy() for block in blocks])
     gone = np.zeros(h.shape[1])

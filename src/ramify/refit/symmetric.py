@@ -1,6 +1,6 @@
-"""Symmetric matrices: products of which one half is computed, and Cholesky factors.
+"""Symmetric matrices: products computed by halves, and Cholesky factors.
 
-Shape letters: `G` matrices, `F` their size, `R` what a product sums over.
+Shape letters: `G` matrices, `F` their size, `R` the dimension that a product sums over.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 BLOCK = 128
-"""So many rows of a product are made at a time."""
+"""The number of rows of a product computed at a time."""
 LARGE = 1024
-"""Smaller matrices stay in the precision that they have."""
+"""Smaller matrices keep their precision."""
 RAISE = 256.0
-"""What is added to a diagonal grows by this factor until it is enough."""
+"""The factor by which the addition to a diagonal grows until it is large enough."""
 
 
 def products(a: Tensor, b: Tensor) -> Tensor:
@@ -35,10 +35,10 @@ def products(a: Tensor, b: Tensor) -> Tensor:
 def add_upper(out: Tensor, a: Tensor, b: Tensor) -> None:
     """Add to the upper half of (G, F, F) that of the products of (G, F, R) and (G, F, R).
 
-    What many products are added to has to be mirrored only once.
+    When many products are added, the result needs to be mirrored only once.
 
     Args:
-        out: (G, F, F), of the same or a wider type; below its diagonal blocks it stays as it is.
+        out: (G, F, F), of the same or a wider type; unchanged below its diagonal blocks.
         a: (G, F, R).
         b: (G, F, R), such that `a @ b^T` is symmetric.
     """
@@ -48,22 +48,22 @@ def add_upper(out: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def mirror(matrices: Tensor) -> None:
-    """Write the upper half of (G, F, F) below the diagonal blocks too, in place."""
+    """Mirror the upper half of (G, F, F) below the diagonal blocks, in place."""
     for start in range(0, matrices.shape[1], BLOCK):
         stop = start + BLOCK
         matrices[:, stop:, start:stop] = matrices[:, start:stop, stop:].transpose(1, 2)
 
 
 def bearable(matrices: Tensor, pull: Tensor, most: float) -> torch.dtype:
-    """Single precision for large matrices that are then far from singular, else what they have.
+    """Single precision for large matrices that it suffices for, else the matrices' own type.
 
     Args:
         matrices: (G, F, F), positive semidefinite.
         pull: (G, 1), what will be added to their diagonals.
-        most: the condition number that single precision is enough for.
+        most: the largest condition number for single precision.
 
     Returns:
-        The type. The condition number is at most the Frobenius norm over the pull, and 1.
+        The type. The condition number is at most 1 plus the Frobenius norm over the addition.
     """
     if matrices.shape[1] < LARGE:
         return matrices.dtype
@@ -72,22 +72,22 @@ def bearable(matrices: Tensor, pull: Tensor, most: float) -> torch.dtype:
 
 
 def cholesky_factors(matrices: Tensor) -> Tensor:
-    """The Cholesky factors of matrices that are positive definite, or are but for rounding.
+    """The Cholesky factors of matrices that are positive definite up to rounding.
 
-    Where few features vary, rounding leaves eigenvalues below 0, and those that should be λ are
-    noise. What is added to the diagonal then is the least of several sizes that makes it positive.
+    Where few features vary, rounding gives eigenvalues below 0, and those that should be λ are
+    noise. The smallest of several additions to the diagonal that makes the matrix positive is used.
 
     Args:
         matrices: (G, F, F).
 
     Returns:
-        (G, F, F), lower triangles; not finite where the matrix is not.
+        (G, F, F), lower triangles; not finite if the matrix is not.
     """
     lower, failed = torch.linalg.cholesky_ex(matrices)
     size = matrices.shape[1]
     largest = matrices.diagonal(dim1=1, dim2=2).amax(1)
     added, noise = torch.zeros_like(largest), size * torch.finfo(matrices.dtype).eps
-    while bool(failed.any()) and noise < size:  # the trace is more than any eigenvalue can lack
+    while bool(failed.any()) and noise < size:  # adding the trace is always enough
         added = torch.where(failed > 0, noise * largest, added)
         raised = matrices.clone()
         raised.diagonal(dim1=1, dim2=2).add_(added[:, None])

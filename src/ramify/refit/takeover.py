@@ -1,4 +1,4 @@
-"""The score of a cut: what a channel's removal costs once its readers have been refitted."""
+"""The score of a cut: the cost of removing a channel after a refit of its readers."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from ramify.tracing.dims import Atom, atoms_of
 
 @dataclass(frozen=True)
 class Takeover:
-    r"""Prune the channels that the others can best take over from.
+    r"""Prune the channels that the others can best replace.
 
-    The channels of a group go one after the other, each the cheapest at its turn, and cost
+    The channels of a group are removed one after the other, the cheapest first, and cost
 
     .. math:: \tfrac12 \sum_k \operatorname{tr}\bigl(Q^k_{cc} (H^k_{cc})^{-1}\bigr)
 
-    with the sum over the group's readers (`surgery.py` says what H and Q are, and how they change
-    as channels go). It is in units of the loss, so that channels of all layers compare. A channel
-    that a product of activations sums over (the dimensions of queries and keys), or that no weight
-    of its own reads, has nobody to take over from it, and costs
+    with the sum over the group's readers (`surgery.py` defines H and Q, and how they change as
+    channels are removed). The cost is in units of the loss, so that channels of all layers are
+    comparable. A channel that a product of activations sums over (the dimensions of queries and
+    keys), or that no weight of its own reads, cannot be replaced by others, and costs
     :math:`\tfrac12 \mathbb{E}_s\, p_s^2`, with p of Taylor pruning.
 
     Args:
-        strength: λ of the ridge, in units of the mean diagonal of a reader's moments; None: for
-            each reader the one that predicts best what it was not found from.
+        strength: λ of the ridge, in units of the mean diagonal of a reader's moments; None: the
+            best λ of each reader by cross-validation.
 
-    Source: optimal brain surgery with K-FAC's curvature; `surgery.py` names both.
+    Source: optimal brain surgery with K-FAC's curvature; `surgery.py` cites both.
     """
 
     strength: float | None = None
@@ -58,18 +58,18 @@ class Takeover:
         batches: Iterable[Any],
         groups: Collection[str] | None = None,
     ) -> list[Proposal]:
-        """A prune of every channel that can go, least dear first.
+        """A prune of every removable channel, least cost first.
 
         Args:
             graph: the traced model.
-            loss: `loss(model, batch)` -> (S,), one number a sample.
+            loss: `loss(model, batch)` -> (S,), one number per sample.
             batches: the sample to average over.
-            groups: the names of those to score, by default all. What reads no channel of them takes
-                neither time nor memory.
+            groups: the names of the groups to score; by default all. Layers that do not read their
+                channels take no time or memory.
 
         Returns:
-            The proposals; `gain` is minus what the removal costs when all that went before it in
-            its group are gone, and never less than theirs.
+            The proposals; `gain` is minus the cost of the removal when all channels before it in
+            its group are already removed, and never less than their cost.
 
         Raises:
             RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
@@ -97,7 +97,7 @@ class Takeover:
         groups: Sequence[ChannelGroup],
         prices: CostModel,
     ) -> tuple[list[Proposal], list[str]]:
-        """Channels that others take over from, and the names of the groups where none does."""
+        """Channels that others can replace, and the names of the groups that have none."""
         reads, samples = reads_of(graph, loss, sample, [group.name for group in groups])
         own = lambda read: weight_of(graph.model, read.reader).double()  # noqa: E731
         strengths = {
@@ -116,7 +116,7 @@ class Takeover:
                 continue
             cost, highest = prices.added([Prune(group.name, 0)]), 0.0
             for channel, added in zip(*eliminate(blocks, 0), strict=True):
-                # Not by max(), which would pass over what is no number.
+                # Not by max(), which would ignore nan.
                 highest = added if not added <= highest else highest
                 edit = Prune(group.name, channel)
                 proposals.append(Proposal(edit, -highest, cost, score=-highest, graph=graph))
@@ -130,7 +130,7 @@ class Takeover:
         names: list[str],
         prices: CostModel,
     ) -> list[Proposal]:
-        """Channels that no weight reads alone: nobody takes over."""
+        """Channels that no weight reads alone: no others can replace them."""
         if not names:
             return []
         found: dict[str, list[Tensor]] = {}
@@ -153,7 +153,7 @@ class Takeover:
 def proposed(
     method: Method, graph: ChannelGraph, loss: Loss, sample: Sequence[Any], groups: Collection[str]
 ) -> list[Proposal]:
-    """What a method proposes where only some groups count; Takeover does not score the others.
+    """The proposals of a method for some groups; Takeover does not score the other groups.
 
     Args:
         method: the method.
@@ -163,7 +163,7 @@ def proposed(
         groups: the names of the groups.
 
     Returns:
-        Its proposals, which another method makes for other groups, too.
+        The proposals; methods other than Takeover may include other groups.
     """
     if type(method) is Takeover:
         return method.propose(graph, loss, sample, groups)
@@ -171,6 +171,6 @@ def proposed(
 
 
 def _multiplied(graph: ChannelGraph) -> set[Atom]:
-    """The axes that a product of two activations sums over, as q·kᵀ does."""
+    """The axes that a product of two activations sums over, as in q·kᵀ."""
     products = (read for read in graph.flow.contractions if not read.names)
     return {atom for read in products for atom in atoms_of(read.read)}

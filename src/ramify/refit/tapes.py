@@ -1,4 +1,4 @@
-"""One tape for each batch, recorded where it must be and shared where it can be."""
+"""One tape per batch, recorded where necessary and shared where possible."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _BY_DATA = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 def tapes_of(
     model: nn.Module, batches: Sequence[Any], forward: Callable[[nn.Module, Any], Any]
 ) -> list[Tape]:
-    """What a model runs on each batch.
+    """The tapes of a model on each batch.
 
-    Where the first two batches ran exactly alike, from their own tensors alone, others of their
-    shape are not run again: they get the tape of the first, with their tensors in place of its.
+    If the first two batches ran exactly alike, using only their own tensors, other batches of their
+    shape are not run: they get the tape of the first with its tensors replaced by theirs.
 
     Args:
         model: the network.
-        batches: what to run it on.
+        batches: the batches to run it on.
         forward: runs the model on a batch.
 
     Returns:
-        One tape a batch, with its draws.
+        One tape per batch, with its random draws.
     """
     made: list[Tape] = []
     for number, batch in enumerate(batches):
@@ -52,21 +52,21 @@ def same_operations(one: Tape, other: Tape) -> bool:
 
 
 def independent_of_data(tape: Tape) -> bool:
-    """Whether the run is the same with other values: nothing is drawn, chosen or held besides."""
+    """Whether values do not matter: no random draws, captured tensors or data-dependent ops."""
     if tape.drawn or tape.constants.keys() - tape.inputs:
         return False
     return not any(tag in op.func.tags for op in tape.ops for tag in _BY_DATA)
 
 
 class Courses:
-    """The readers and norms of many runs, found once for those that are alike."""
+    """The readers and norms of many runs, computed once for identical runs."""
 
     def __init__(self) -> None:
         self._known: list[tuple[Tape, Course]] = []
         self._numbers: Numbers = {}
 
     def of(self, tape: Tape) -> Course:
-        """Those of one run."""
+        """The readers and norms of one run."""
         for other, course in self._known:
             if tape.ops is other.ops or same_operations(other, tape):
                 return course
@@ -76,7 +76,7 @@ class Courses:
 
 
 def same_until(one: Tape, other: Tape) -> int:
-    """How many operations two runs have in common from the start, on the same tensors."""
+    """The number of operations that two runs share from the start, on the same tensors."""
     pairs = enumerate(zip(one.ops, other.ops, strict=False))
     differs = (
         number
@@ -88,7 +88,7 @@ def same_until(one: Tape, other: Tape) -> int:
 
 
 def for_other(tape: Tape, first: Any, batch: Any) -> Tape | None:
-    """The tape with the tensors of another batch; None where that has other shapes."""
+    """The tape with the tensors of another batch; None if their shapes differ."""
     mine, shape = tree_flatten(first)
     theirs, other = tree_flatten(batch)
     if shape != other:

@@ -1,7 +1,7 @@
-"""Many cuts of one model, each tried on the model itself, measured and taken back.
+"""Many cuts of one model, each made on the model itself, measured and undone.
 
-What lies in front of a cut is as it was. The full network is therefore run along with the trials,
-in forward order, and each trial goes on from where its cut begins to be seen.
+The part before a cut is unchanged. The full network is therefore run along with the trials, in
+forward order, and each trial continues from the first operation that its cut affects.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from ramify.tracing.recorder import Tape, tensors_of
 def losses_of_cuts(
     graph: ChannelGraph, cuts: Sequence[Sequence[Edit]], loss: Loss, batches: Sequence[Any]
 ) -> list[float]:
-    """The mean loss of each cut, nothing refitted; the model is as it was afterwards.
+    """The mean loss of each cut, without a refit; the model is left unchanged.
 
     Args:
         graph: the traced model.
-        cuts: the edits of each; what has no edit is the model as it is.
+        cuts: the edits of each cut; with no edits, the cut is the model itself.
         loss: `loss(model, batch)` -> (S,).
-        batches: what to measure on.
+        batches: the batches to measure on.
 
     Returns:
-        One mean loss a cut, over the samples of every rank; infinity where it is not finite.
+        One mean loss per cut, over the samples of all ranks; infinity if it is not finite.
     """
     model, tensors, loss = graph.model, tensors_of(graph.model), partial(shaped_loss, loss)
     tapes = tapes_of(model, batches, loss)
-    # The first batch is run in whole in each trial, and says what is run there; those that run the
-    # same in the full model go on from where the cut begins.
+    # The first batch is run completely in each trial, which gives the operations; batches that run
+    # the same ones in the full model continue from where the cut begins.
     full = [Player(tape, tensors) if same_operations(tapes[0], tape) else None for tape in tapes]
     full[0] = None
     changes = [plan_edits(graph, edits).changes for edits in cuts]
@@ -64,7 +64,7 @@ def losses_of_cuts(
 
 
 def _begins(tape: Tape, names: set[str]) -> int:
-    """The first operation that takes one of these tensors; the end where none does."""
+    """The first operation that uses one of these tensors; the number of operations if none does."""
     places = (
         position
         for position, op in enumerate(tape.ops)
@@ -76,7 +76,7 @@ def _begins(tape: Tape, names: set[str]) -> int:
 def _losses(
     graph: ChannelGraph, full: Player | None, tape: Tape | None, loss: Loss, batch: Any
 ) -> Tensor:
-    """The losses (S,) of a batch in the model as it is now, from where the full one is."""
+    """The losses (S,) of a batch in the current model, continued from the full model's replay."""
     if full is None or tape is None:
         return tapes_of(graph.model, [batch], loss)[0].results[0]
     run = full.onto(tape)
@@ -85,7 +85,7 @@ def _losses(
 
 
 def _mean(losses: Sequence[Tensor]) -> float:
-    """The mean over the samples of every rank; infinity where it is not finite."""
+    """The mean over the samples of all ranks; infinity if it is not finite."""
     each = torch.cat([part.detach().double().cpu() for part in losses])
     [total] = distributed.all_sum(
         [torch.stack([each.sum(), torch.tensor(float(len(each))).double()])]
