@@ -1,18 +1,18 @@
-"""Relaxed search: gates and other architecture parameters, learned by gradients beside the weights.
+"""Relaxed search: gates and other architecture parameters, learned together with the weights.
 
-Every searcher minimises parts of one Lagrangian (RARTS thesis, (2.11)):
+Every searcher minimises terms of one Lagrangian (RARTS thesis, (2.11)):
 `L(u, w, α) = L_p(u, α) + λ L_a(w, α) + β/2 ‖u − w‖² + γ P(α)`.
 
 How the files fit together:
 
-- `searcher` has what all searchers share; `rarts` and `darts` (DARTS, MiLeNAS, joint training) are
-  the searchers, and `registry` finds one by its name;
-- `partition` tells weights from architecture parameters, `substitute` runs a model with other
-  tensors in place of its own, and `pairs` gives batches of both halves of the data;
-- `penalties` are P(α), and `proximal` has proximal maps in closed form;
-- `gates` puts gates on channels and folds them in again, `gated` is a weight under gates, and
-  `gate_scale` ranks channels by them;
-- `variable_splitting` makes weights sparse by a second copy, and `distillation` learns from a
+- `searcher` has the base class of all searchers; `rarts` and `darts` (DARTS, MiLeNAS, joint
+  training) are the searchers, and `registry` finds one by its name;
+- `partition` separates weights from architecture parameters, `substitute` runs a model with other
+  tensors instead of its own, and `pairs` gives batches of both halves of the data;
+- `penalties` has penalties P(α), and `proximal` has proximal maps in closed form;
+- `gates` puts gates on channels and folds them into the weights, `gated` is a weight with gates,
+  and `gate_scale` ranks channels by them;
+- `variable_splitting` makes weights sparse by a second copy, and `distillation` trains with a
   teacher.
 """
 

@@ -1,4 +1,4 @@
-"""Which blocks take a gate, and what it multiplies: the parameters in which their branches end."""
+"""Which blocks can have a gate, and what it multiplies: the last parameters of their branches."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def gated_blocks(graph: ChannelGraph, asked: bool | Iterable[str | Block]) -> li
 
     Args:
         graph: the traced model.
-        asked: names or blocks; True for all that take a gate, False for none.
+        asked: names or blocks; True for all that can have a gate, False for none.
 
     Returns:
-        The blocks, each once, in the order asked.
+        The blocks, each once, in the order given.
 
     Raises:
-        RamifyError: there is none, or one that was asked for takes no gate, with the reason.
+        RamifyError: a block does not exist or cannot have a gate, with the reason.
     """
     if isinstance(asked, bool):
         every = [block for block in graph.blocks if asked and not _why_not(graph, block)]
@@ -45,7 +45,7 @@ def gated_blocks(graph: ChannelGraph, asked: bool | Iterable[str | Block]) -> li
 
 
 def block_factors(graph: ChannelGraph, block: Block) -> dict[str, list[Factor]]:
-    """What the gate of a block multiplies: all of each parameter in which a branch of it ends.
+    """What the gate of a block multiplies: each whole parameter that ends one of its branches.
 
     Args:
         graph: the traced model.
@@ -60,11 +60,11 @@ def block_factors(graph: ChannelGraph, block: Block) -> dict[str, list[Factor]]:
 
 
 def of_channels(scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, Tensor]:
-    """Gates of channels, without those of blocks.
+    """The gates of channels, without those of blocks.
 
     Args:
         scores: group or block name -> its gates, as `ramify.fold` returns them.
-        graph: of the model after it.
+        graph: the graph of the model after `fold`.
 
     Returns:
         Group name -> its gates (W,).
@@ -74,7 +74,7 @@ def of_channels(scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, 
 
 
 def _why_not(graph: ChannelGraph, block: Block) -> str:
-    """Why a block takes no gate; nothing if it does."""
+    """Why a block cannot have a gate; empty if it can."""
     if not block.can_drop:
         return block.why
     if not block.ends:

@@ -1,6 +1,6 @@
-"""The searchers DARTS of first and second order, MiLeNAS and joint training.
+"""The searchers: DARTS of first and second order, MiLeNAS and joint training.
 
-They have one copy of the weights. `ramify.cells.DARTS` is a space of cells, and no searcher.
+They have one copy of the weights. `ramify.cells.DARTS` is a cell search space, not a searcher.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from ramify.relax.partition import NamedTensors
 from ramify.relax.searcher import Gradients, Searcher, Step, Value, check_weight, combined
 from ramify.store.state import set_torch_states, torch_states
 
-RADIUS = 0.01  # how far the central difference goes to each side, as in DARTS
+RADIUS = 0.01  # half-width of the central difference, as in DARTS
 
 
 @dataclass(eq=False, repr=False)
 class DARTS(Searcher):
     r"""Differentiable architecture search: w on one half of the data, α on the other.
 
-    Of first order (2.21), α moves by the gradient of the second half's loss at the new w: two
-    forward and two backward passes a step. Of second order, by that of the loss one step of
-    gradient descent ahead,
+    In first order (2.21), α is updated by the gradient of the second half's loss at the new w: two
+    forward and two backward passes per step. In second order, by the gradient of the loss after one
+    step of gradient descent,
 
     .. math::
         ∇_α L_p(w − ξ ∇_w L_a(w, α), α)
         = ∇_α L_p(w', α) − ξ ∇²_{α,w} L_a(w, α) ∇_{w'} L_p(w', α)
 
-    whose last term is a second derivative (`exact`) or a central difference of `∇_α L_a` at
-    `w ± ε ξ ∇_{w'} L_p`: five forward and five backward passes a step, or three and four with
-    the second backward pass through one of them. Buffers move in the passes of (2.21) alone.
+    where the last term is an exact second derivative (`exact`) or a central difference of `∇_α L_a`
+    at `w ± ε ξ ∇_{w'} L_p`: five forward and five backward passes per step, or three and four with
+    the second backward pass through one of them. Buffers are updated only in the passes of (2.21).
 
     Attributes:
         order: 1 or 2.
-        xi: ξ, the length of the step ahead; by default the learning rate of each weight as it is
-            now. Second order alone.
-        exact: Whether to take the second derivative itself. Second order alone.
+        xi: ξ, the step size of the look-ahead; by default the current learning rate of each weight.
+            Second order only.
+        exact: Whether to use the exact second derivative. Second order only.
 
     Example:
         >>> import ramify
@@ -87,7 +87,7 @@ class DARTS(Searcher):
             α^{t+1} &= α^t − η_α ∇_α L_p(w^{t+1}, α^t)
 
         Returns:
-            What was seen.
+            The losses and the penalty.
         """
         loss_a = self._value(batch_a)
         [of_a] = self._gradients(loss_a, self._weights)
@@ -100,8 +100,8 @@ class DARTS(Searcher):
         return self._seen(loss_a, loss_p, self._update_arch(of_p))
 
     def _ahead(self, batch_a: Any, batch_p: Any) -> tuple[Value, Gradients]:
-        """L_p one step ahead, and its gradient to α through that step."""
-        # One step of gradient descent on L_a, which does not move the weights themselves.
+        """L_p after one step, and its gradient with respect to α through that step."""
+        # One step of gradient descent on L_a, which does not change the weights themselves.
         drawn, names = torch_states(), list(self._weights)
         with decomposed(self.model) if self.exact else contextlib.nullcontext():
             loss_a = self._virtual(batch_a, self._weights)
@@ -111,7 +111,7 @@ class DARTS(Searcher):
         move = distributed.mean_gradients(slope, list(self._weights.values()), loss_a.samples)
         xi = self._rates()
         ahead = self._displaced(-1.0, [_scaled(g, xi[n]) for n, g in zip(names, move, strict=True)])
-        # L_p there, its gradient to α, and what of it comes through the step.
+        # L_p there, its direct gradient by α, and the part that comes through the step.
         loss_p = self._virtual(batch_p, ahead)
         back, direct = self._gradients(loss_p, ahead, self._alphas)
         vectors = [_scaled(v, xi[name]) for name, v in zip(names, back, strict=True)]
@@ -125,7 +125,7 @@ class DARTS(Searcher):
     def _second_derivative(
         self, loss_a: Value, slope: tuple[Tensor | None, ...], vectors: Gradients
     ) -> Gradients:
-        """`∇_α ⟨∇_w L_a(w, α), v⟩`, by a backward pass through the one that gave the slope."""
+        """`∇_α ⟨∇_w L_a(w, α), v⟩`, by a backward pass through the one that gave `slope`."""
         alphas = list(self._alphas.values())
         both = [
             (g, v)
@@ -139,7 +139,7 @@ class DARTS(Searcher):
         return distributed.mean_gradients(list(found), alphas, loss_a.samples)
 
     def _central_difference(self, batch: Any, vectors: Gradients, drawn: list[Tensor]) -> Gradients:
-        """The same by `[∇_α L_a(w + εv, α) − ∇_α L_a(w − εv, α)] / 2ε`, of the same dropout."""
+        """The same by `[∇_α L_a(w + εv, α) − ∇_α L_a(w − εv, α)] / 2ε`, with the same dropout."""
         norm = torch.stack([v.detach().square().sum() for v in vectors if v is not None]).sum()
         if not norm:
             return [None] * len(self._alphas)
@@ -162,11 +162,11 @@ class DARTS(Searcher):
         return out
 
     def _virtual(self, batch: Any, weights: NamedTensors) -> Value:
-        """The loss at other weights, in a pass that moves copies of the buffers."""
+        """The loss at other weights, in a pass that updates copies of the buffers."""
         return self._value(batch, weights | self._elsewhere.buffers_copied())
 
     def _rates(self) -> dict[str, float]:
-        """ξ of each weight."""
+        """The ξ of each weight."""
         groups = self.optimizers["weights"].param_groups
         rates = {id(p): float(group["lr"]) for group in groups for p in group["params"]}
         return {
@@ -178,7 +178,7 @@ class DARTS(Searcher):
 class MiLeNAS(Searcher):
     r"""Mixed-level search: w on one half of the data, α on both, with one copy of the weights.
 
-    Three forward and three backward passes a step.
+    Three forward and three backward passes per step.
 
     Attributes:
         lam: λ, the weight of the second half's loss.
@@ -216,7 +216,7 @@ class MiLeNAS(Searcher):
             α^{t+1} &= α^t − η_α (∇_α L_a(w^{t+1}, α^t) + λ ∇_α L_p(w^{t+1}, α^t))
 
         Returns:
-            What was seen.
+            The losses and the penalty.
         """
         loss_a = self._value(batch_a)
         [of_a] = self._gradients(loss_a, self._weights)
@@ -230,9 +230,9 @@ class MiLeNAS(Searcher):
 
 @dataclass(eq=False, repr=False)
 class Joint(Searcher):
-    r"""Single level: w and α together by the gradient of `L_a + L_p`, as network slimming trains.
+    r"""Single-level search: w and α together by the gradient of `L_a + L_p`, as network slimming.
 
-    Two forward and two backward passes a step.
+    Two forward and two backward passes per step.
 
     Example:
         >>> import ramify
@@ -254,14 +254,14 @@ class Joint(Searcher):
     """
 
     def _iterate(self, batch_a: Any, batch_p: Any) -> Step:
-        r"""Both at the same point.
+        r"""Both gradients at the same point.
 
         .. math::
             w^{t+1} &= w^t − η_w ∇_w (L_a + L_p)(w^t, α^t) \\
             α^{t+1} &= α^t − η_α ∇_α (L_a + L_p)(w^t, α^t) − η_α γ ∇_α P(α^t)
 
         Returns:
-            What was seen.
+            The losses and the penalty.
         """
         loss_a = self._value(batch_a)
         w_a, alpha_a = self._gradients(loss_a, self._weights, self._alphas)

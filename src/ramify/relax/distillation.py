@@ -1,4 +1,4 @@
-"""Learning from the full model while a pruned one is tuned.
+"""Distillation from the full model while a pruned one is fine-tuned.
 
 Shape letters: `S` samples, `K` classes; `...` positions of a sequence or an image, if any.
 """
@@ -19,13 +19,13 @@ from ramify.tracing.recorder import evaluating
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
-    r"""How far the student's softened probabilities are from the teacher's.
+    r"""The distance of the student's softened probabilities from the teacher's.
 
     .. math:: L_{KD,s} = \sum_i \sigma_i(\hat U_s / T) \log
               \frac{\sigma_i(\hat U_s / T)}{\sigma_i(U_s / T)}
 
-    As in the thesis, and in TAS which it follows, without the factor T² of Hinton and others: the
-    gradient falls as 1/T², so a weight of T² gives their loss.
+    As in the thesis and in TAS, which it follows, this is without the factor T² of Hinton and
+    others: the gradient falls as 1/T², so a weight of T² gives their loss.
 
     Args:
         student: logits U (S, ..., K).
@@ -33,7 +33,7 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Te
         temperature: T.
 
     Returns:
-        One number a sample, (S,), the mean over positions where a sample has several.
+        One number per sample, (S,), the mean over positions if a sample has several.
 
     Source: RARTS thesis, section 4.2.1.
     """
@@ -49,22 +49,22 @@ def distilled(
 ) -> Loss:
     r"""A loss plus the distance from a teacher's outputs, `L + weight · L_KD`.
 
-    What the loss gives its model is also given to the teacher, in evaluation mode and without
-    gradients, so any loss will do that calls its model once a batch. Outputs are logits
-    (S, ..., K), or objects that hold them as `.logits`.
+    The teacher gets the same inputs as the model, in evaluation mode and without gradients, so any
+    loss that calls its model once per batch works. Outputs are logits (S, ..., K), or objects that
+    have them as `.logits`.
 
     Args:
-        loss: `loss(model, batch)`, one loss a sample, (S,).
-        teacher: the full model; it is left as it is.
+        loss: `loss(model, batch)`, one loss per sample, (S,).
+        teacher: the full model; it is left unchanged.
         temperature: T, 4 in the thesis.
-        weight: of L_KD, 1 in the thesis.
+        weight: the weight of L_KD, 1 in the thesis.
 
     Returns:
-        A loss of the same kind.
+        A loss with the same arguments.
 
     Raises:
-        RamifyError: T is not above 0; when it is called, the model is not called once, or logits of
-            model and teacher differ in shape.
+        RamifyError: T is not above 0; or, in a call, the model is not called exactly once, or the
+            logits of model and teacher differ in shape.
 
     Example:
         >>> import torch
@@ -117,7 +117,7 @@ def distilled(
 
 
 def takes_softmax(model: nn.Module, loss: Loss, batch: Any) -> bool:
-    """Whether a loss takes the softmax of its model's output, so that a teacher's can be followed.
+    """Whether a loss takes the softmax of its model's output, so that distillation makes sense.
 
     Args:
         model: the network.
@@ -125,7 +125,7 @@ def takes_softmax(model: nn.Module, loss: Loss, batch: Any) -> bool:
         batch: one batch.
 
     Returns:
-        Whether a softmax over as many entries as the last dimension of the output is taken after
+        Whether a softmax over as many entries as the last dimension of the output is computed after
         the model has run.
 
     Example:
@@ -146,7 +146,7 @@ def takes_softmax(model: nn.Module, loss: Loss, batch: Any) -> bool:
 
 
 class _SoftmaxBehindModel(TorchDispatchMode):
-    """Watches for a softmax of what the model has put out."""
+    """Detects a softmax of the model's output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class _SoftmaxBehindModel(TorchDispatchMode):
         self.found = False
 
     def note(self, output: Any) -> None:
-        """The model has run."""
+        """Record that the model has run."""
         logits = getattr(output, "logits", output)
         if isinstance(logits, Tensor) and logits.ndim > 1:
             self.classes = logits.shape[-1]

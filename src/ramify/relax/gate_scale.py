@@ -1,4 +1,4 @@
-"""Scores for shrinking from a width search: the smallest gates go first.
+"""Pruning scores from a width search: the smallest gates are pruned first.
 
 Shape letters: `W` channels of a group.
 """
@@ -24,17 +24,17 @@ from ramify.tracing import ChannelGraph
 
 @dataclass(frozen=True, eq=False)
 class GateScale:
-    r"""Prune the channels with the smallest gates: the end of a width search.
+    r"""Prune the channels with the smallest gates, at the end of a width search.
 
     The score of a channel is :math:`|\alpha_c|`; channels of all gated groups are ranked together,
     and groups without gates are left out.
 
-    Where a norm layer follows the readers, it cancels a factor common to all gates of a group, so
-    that the common factor says nothing of what its channels are worth; `relative` divides by the
-    group's mean :math:`|α|` before groups are compared.
+    A norm layer after the readers cancels a factor common to all gates of a group, so the common
+    factor does not tell how important the channels are; `relative` divides by the group's mean
+    :math:`|α|` to make groups comparable.
 
     Args:
-        scores: group name -> α (W,), as `ramify.fold` returns them; blocks are left out.
+        scores: group name -> α (W,), as `ramify.fold` returns them; gates of blocks are ignored.
         relative: score by :math:`|\alpha_c|` over the mean of the group.
 
     Example:
@@ -57,15 +57,15 @@ class GateScale:
     def propose(
         self, graph: ChannelGraph, loss: Loss | None = None, batches: Iterable[Any] = ()
     ) -> list[Proposal]:
-        """A prune of every gated channel, smallest gate first; no batch is looked at.
+        """A prune of every gated channel, smallest gate first; no batch is used.
 
         Args:
-            graph: the traced model, its gates folded.
-            loss: as other methods take it.
-            batches: as other methods take them.
+            graph: the traced model, after its gates are folded.
+            loss: as for other methods; not used.
+            batches: as for other methods; not used.
 
         Returns:
-            The proposals; `score` is -|α|, or that over the group's mean; `gain` is 0.
+            The proposals; `score` is -|α|, optionally divided by the group's mean; `gain` is 0.
 
         Raises:
             RamifyError: the gates are for other widths than the graph has.

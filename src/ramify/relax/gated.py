@@ -1,4 +1,4 @@
-"""A weight under gates: what multiplies it, and how it comes under them and out again.
+"""A weight with gates: what multiplies it, and how gates are attached and removed.
 
 Shape letters: `W` channels of a group, `N` positions of one dimension of a weight.
 """
@@ -23,14 +23,14 @@ from ramify.tracing.recorder import tensors_of
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """What one gate multiplies along one dimension of a weight.
+    """The part of a weight that one gate multiplies, along one dimension.
 
     Attributes:
         dim: the dimension.
         channel: (N,), the channel of the group at each position, or -1.
-        power: 1 where the weight reads the channels, or makes them under gates of producers. 2 for
-            the rows that stand for both factors of a product of activations: q·kᵀ reads a channel
-            of q and of k.
+        power: 1 if the weight reads the channels, or makes them with gates at producers. 2 for rows
+            that take the gate of both factors of a product of activations: q·kᵀ reads a channel of
+            q and of k.
     """
 
     dim: int
@@ -39,7 +39,7 @@ class Factor:
 
 
 def gate_factors(graph: ChannelGraph, group: ChannelGroup) -> dict[str, list[Factor]]:
-    """What a gate on a group multiplies: all that the scale of a split multiplies.
+    """What a gate on a group multiplies: everything that the scale of a split multiplies.
 
     Args:
         graph: the traced model.
@@ -66,12 +66,12 @@ def gate_factors(graph: ChannelGraph, group: ChannelGroup) -> dict[str, list[Fac
 
 
 class GatedWeight(nn.Module):
-    """The parametrization of one weight: its product with the gates of all that it reads.
+    """The parametrization of one weight: the weight times the gates of all channels it reads.
 
     Args:
-        gates: the module that holds the gates, registered elsewhere.
+        gates: the module of the gates, registered elsewhere.
         factors: (name of the parameter in `gates`, what it multiplies).
-        order: the parameters of the weight's module, in order, to come back to.
+        order: the order of the parameters in the weight's module, to be restored.
         persistent: whether the weight is kept in state dictionaries.
     """
 
@@ -83,10 +83,10 @@ class GatedWeight(nn.Module):
         persistent: bool,
     ) -> None:
         super().__init__()
-        self._held = (gates,)  # a tuple, so that the parameters have one name in the model
+        self._held = (gates,)  # a tuple, so that the parameters have only one name in the model
         self._factors: list[tuple[str, int, int, str]] = []
         for number, (key, factor) in enumerate(factors):
-            # Where positions are not the channels in their order, a buffer says whose they are.
+            # If positions are not the channels in order, a buffer has the channel of each position.
             width = getattr(gates, key).numel()
             buffer = ""
             if not np.array_equal(factor.channel, np.arange(width)):
@@ -99,12 +99,12 @@ class GatedWeight(nn.Module):
 
     @property
     def gates(self) -> nn.Module:
-        """The module that holds the gates."""
+        """The module of the gates."""
         return self._held[0]
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight as the model uses it."""
-        # One factor a dimension; positions without a gate are multiplied by the 1 at the end.
+        # One factor per dimension; positions without a gate are multiplied by the 1 at the end.
         along: dict[int, Tensor] = {}
         for key, dim, power, buffer in self._factors:
             factor: Tensor = getattr(self.gates, key)
@@ -120,7 +120,7 @@ class GatedWeight(nn.Module):
 
 @contextmanager
 def multiplied(model: nn.Module, under: Mapping[str, GatedWeight]) -> Iterator[None]:
-    """The model with gates multiplied into its weights, for the time of the block.
+    """Multiply gates into the model's weights inside the block.
 
     Args:
         model: the model.
@@ -140,7 +140,7 @@ def multiplied(model: nn.Module, under: Mapping[str, GatedWeight]) -> Iterator[N
 
 
 def put_under(module: nn.Module, name: str, gated: GatedWeight) -> None:
-    """Let a module's parameter or buffer be seen through gates; the object stays the same."""
+    """Attach gates to a module's parameter or buffer; the tensor object stays the same."""
     if parametrize.is_parametrized(module):
         module.__class__ = _own_class(module)
     gated.to(getattr(module, name).device)
@@ -149,10 +149,10 @@ def put_under(module: nn.Module, name: str, gated: GatedWeight) -> None:
 
 
 def take_out(module: nn.Module, name: str) -> None:
-    """Give a module its tensor back under its own name and in its place, without the gates.
+    """Restore a module's tensor under its own name and in its position, without the gates.
 
-    Copies of a parametrized module share its class, from which torch's own way of removing takes
-    the weight: theirs would be gone too.
+    Copies of a parametrized module share its class, from which torch's own removal deletes the
+    weight: the copies would lose theirs too.
     """
     held = lists_of(module)[name]
     gated, original = held[0], held.original
@@ -185,7 +185,7 @@ def lists_of(module: nn.Module) -> dict[str, parametrize.ParametrizationList]:
 
 
 def _own_class(module: nn.Module, without: str = "") -> type[nn.Module]:
-    """A parametrized module's class, for this module alone."""
+    """A class for this parametrized module alone."""
     cls = type(module)
     left_out = {"__dict__", "__weakref__", without}
     return type(
@@ -196,7 +196,7 @@ def _own_class(module: nn.Module, without: str = "") -> type[nn.Module]:
 def gated_weights(
     model: nn.Module, gates: nn.Module
 ) -> Iterator[tuple[nn.Module, str, parametrize.ParametrizationList]]:
-    """Every (module, name, parametrizations) under these gates; a shared weight has several."""
+    """Every (module, name, parametrizations) with these gates; a shared weight has several."""
     for module in list(model.modules()):
         for name, held in lists_of(module).items():
             if any(isinstance(p, GatedWeight) and p.gates is gates for p in held):

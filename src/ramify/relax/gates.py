@@ -1,4 +1,4 @@
-"""Gates: a scalar on each channel as it is read or made, or on each block, to be learned.
+"""Gates: a learnable scalar per channel, where it is read or made, or per block.
 
 Shape letters: `W` channels of a group.
 """
@@ -41,12 +41,12 @@ PLACES = ("consumers", "producers")
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """What one gate, or one a channel, goes on.
+    """Where one gate parameter is applied.
 
     Attributes:
         names: the groups that share it, or the block.
-        width: how many gates there are.
-        factors: for each name, what the gates multiply, by the names of tensors.
+        width: the number of gates.
+        factors: for each name, what the gates multiply, by tensor name.
     """
 
     names: tuple[str, ...]
@@ -55,9 +55,9 @@ class Site:
 
 
 class Gates(nn.Module):
-    """The gates of a model: one parameter for each group, or several that share it, or block.
+    """The gates of a model: one parameter per group, per set of groups that share it, or per block.
 
-    Iterating gives every parameter once; `gates[name]` and `items()` go by the names of groups and
+    Iterating gives every parameter once; `gates[name]` and `items()` use the names of groups and
     blocks. In a state dictionary they have the name of their (first) group, with `/` for each `.`.
 
     Attributes:
@@ -78,7 +78,7 @@ class Gates(nn.Module):
         self, model: nn.Module, groups: Sequence[tuple[str, ...]], alphas: Sequence[Tensor]
     ) -> None:
         super().__init__()
-        self._model = (model,)  # a tuple, so that the model is no part of its own part
+        self._model = (model,)  # a tuple, so that the model is not a submodule of its own submodule
         self._keys: dict[str, str] = {}
         self.groups = tuple(groups)
         for names, alpha in zip(groups, alphas, strict=True):
@@ -93,7 +93,7 @@ class Gates(nn.Module):
         return self._model[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The identity, for a model that runs whatever it holds, as `nn.Sequential` does."""
+        """The identity, for a model that calls all of its submodules, as `nn.Sequential` does."""
         return x
 
     def __getitem__(self, name: str) -> nn.Parameter:
@@ -105,7 +105,7 @@ class Gates(nn.Module):
         return self._parameters[self._keys[name]]  # type: ignore[return-value]
 
     def key(self, name: str) -> str:
-        """What the parameter of a group is called in this module."""
+        """The name of a group's parameter in this module."""
         return self._keys[name]
 
     def __iter__(self) -> Iterator[nn.Parameter]:
@@ -117,17 +117,18 @@ class Gates(nn.Module):
         return len(self.groups)
 
     def items(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """(group, its gates) for every group, in forward order; shared gates once for each."""
+        """(group, its gates) for every group, in forward order; shared gates once per group."""
         return ((name, self[name]) for names in self.groups for name in names)
 
     def check(self, threshold: float = 1e-8) -> None:
-        """Stop a search that has collapsed.
+        """Raise an error if a search has collapsed.
 
         Args:
-            threshold: what counts as zero.
+            threshold: gates up to this count as zero.
 
         Raises:
-            RamifyError: names the first group whose gates are not all finite, or all zero.
+            RamifyError: the gates of a group are not all finite, or are all zero; it names the
+                group.
         """
         for name, alpha in self.items():
             if not bool(torch.isfinite(alpha).all()):
@@ -158,39 +159,41 @@ def gate(
 
     .. math:: \tilde x_c = \alpha_c\, x_c
 
-    for each consumer's own read of channel c, by a product with the consumer's columns (a
-    parametrization), so that no norm layer cancels it, folding it in is exact, and the cost is
-    that of a product with the weight. At :math:`\alpha = 1`, where the gates start, the model
-    computes bit for bit what it did (under `torch.no_grad`, where torch may sum in another order
-    for what is no parameter, to rounding). Where two activations are multiplied and summed over the
-    channels (q·kᵀ), both are read, and the rows that make one of them take :math:`\alpha_c^2`.
+    for each consumer's own read of channel c. The gate multiplies the consumer's columns (a
+    parametrization), so that no norm layer cancels it, folding it in is exact, and the cost is that
+    of a product with the weight. At :math:`\alpha = 1`, where the gates start, the model's output
+    is bit-identical to before (under `torch.no_grad`, where torch may sum in another order for
+    tensors that are not parameters, equal up to rounding). Where two activations are multiplied and
+    summed over the channels (q·kᵀ), both are read, and the rows that make one of them are
+    multiplied by :math:`\alpha_c^2`.
 
-    With `at="producers"` the gate stands where the channel is made, in front of the activation: the
-    rows and biases of every layer that makes channel c take :math:`\alpha_c`, and folding goes into
-    these. Behind a ReLU that is the same while the gate is positive; behind others it is not.
+    With `at="producers"` the gate is where the channel is made, before the activation: it
+    multiplies the rows and biases of every layer that makes channel c, and is folded into these.
+    Before a ReLU this is equivalent while the gate is positive; before other activations it is not.
 
-    The gate of a residual block multiplies its branches, by a product with the weights in which
-    they end: where it is 0 the block hands on its stream, and dropping it changes nothing.
+    The gate of a residual block multiplies the last weights of its branches: where it is 0 the
+    block passes on its stream, and dropping it changes nothing.
 
     The gates are registered as `ramify_gates`, so that they are saved, moved and copied with the
-    model. Parameters stay the same objects. Weights in half precision get gates of float32.
+    model. Parameters stay the same objects. Weights in half precision get float32 gates.
 
     Args:
-        graph: what `ramify.trace` gave for the model.
-        groups: which groups: any names that `graph[...]` takes; a tuple of names shares one gate
-            a channel (A on queries, keys and values alike). By default, every group that can be
-            pruned exactly and whose every read takes a scale; none for an empty list.
-        blocks: which residual blocks, by names or as `graph.blocks` lists them; True for all that
-            can be dropped and whose branches end in weights of their own.
-        at: where the gates of channels stand: at what reads them, or at what makes them. The second
-            is for groups between whose layers nothing has numbers of its own for each channel, as
-            norms have, and what lies there keeps zeros.
+        graph: the graph of the model, from `ramify.trace`.
+        groups: the groups to gate, by any names that `graph[...]` takes; the groups of a tuple
+            share one gate per channel (A on queries, keys and values alike). By default, every
+            group that can be pruned exactly and whose every read can be scaled; none for an empty
+            list.
+        blocks: the residual blocks to gate, by names or as in `graph.blocks`; True for all that can
+            be dropped and whose branches end in their own weights.
+        at: where the gates of channels are applied: at ``consumers`` or at ``producers``. The
+            second is for groups without per-channel values (such as norms) between their layers,
+            where the operations in between map zeros to zeros.
 
     Returns:
         The gates, all ones: the architecture parameters of a search.
 
     Raises:
-        RamifyError: a group or block that cannot be gated, with the reason; the model is as it was.
+        RamifyError: a group or block that cannot be gated, with the reason; the model is unchanged.
 
     Example:
         >>> import ramify, torch
@@ -223,20 +226,20 @@ def gate(
 
 
 def fold(gated: Gates | nn.Module | ChannelGraph) -> dict[str, Tensor]:
-    """Multiply gates into the weights that they gate, and remove them.
+    """Multiply the gates into the weights that they gate, and remove them.
 
-    The model computes what it did, to the bits as `gate` says. Names, order and `Parameter`
-    objects are those from before the gates, so that an optimizer over them and the graph that was
-    gated stay valid.
+    The output of the model is unchanged, bit-identical under the same conditions as for `gate`.
+    Names, order and `Parameter` objects are those from before the gates, so that an optimizer over
+    them and the graph that was gated stay valid.
 
     Args:
-        gated: the gates, the model that holds them, or its graph.
+        gated: the gates, their model, or its graph.
 
     Returns:
         Group name -> its gates (W,), the scores of its channels; block name -> its gate (1,).
 
     Raises:
-        RamifyError: there are no gates, or a gate is not finite; the model is as it was.
+        RamifyError: there are no gates, or a gate is not finite; the model is unchanged.
 
     Example:
         >>> import ramify
@@ -263,7 +266,7 @@ def fold(gated: Gates | nn.Module | ChannelGraph) -> dict[str, Tensor]:
                 f"'{name}' of a {type(module).__bases__[0].__name__} was parametrized again after "
                 "it was gated: remove what came later first"
             )
-    # A shared weight lies under several parametrizations, all alike.
+    # A shared weight has several identical parametrizations.
     once = {id(held.original): held for _, _, held in every}
     with torch.no_grad(), torch.autocast(next(iter(gates)).device.type, enabled=False):
         for held in once.values():
@@ -274,14 +277,14 @@ def fold(gated: Gates | nn.Module | ChannelGraph) -> dict[str, Tensor]:
 
 
 def remaining(scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, float]:
-    """The fraction of every gated group's channels that a cut has left.
+    """The remaining fraction of every gated group's channels after a cut.
 
     Args:
-        scores: what `fold` returned; gates of blocks are left out.
-        graph: of the model after the cut.
+        scores: the result of `fold`; gates of blocks are ignored.
+        graph: the graph of the model after the cut.
 
     Returns:
-        Group name -> width now over width then.
+        Group name -> current width over width when gated.
 
     Example:
         >>> import ramify
@@ -297,7 +300,7 @@ def remaining(scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, fl
 def _sites(
     graph: ChannelGraph, groups: Iterable[Names] | None, blocks: Sequence[Block], at: str
 ) -> list[Site]:
-    """Where gates go: on groups, and on blocks."""
+    """Where gates are applied: on groups, and on blocks."""
     sites = []
     for tied in _chosen(graph, groups, at):
         names = tuple(group.name for group in tied)
@@ -321,7 +324,7 @@ def _chosen(
     chosen: list[tuple[ChannelGroup, ...]] = []
     if asked is None:
         return [(g,) for g in graph.groups if g.prune_exact and not _why_not(graph, g, at)]
-    # What was asked for: each group once, each can be gated, those of a tuple equally wide.
+    # Check the request: each group once, each can be gated, groups of a tuple equally wide.
     seen = set[str]()
     for names in each_of(asked, "groups", "names of groups"):
         tied = tuple(graph[name] for name in (names if isinstance(names, tuple) else (names,)))
@@ -348,10 +351,10 @@ def _not_empty(chosen: list[Site]) -> list[Site]:
 
 
 def _why_not(graph: ChannelGraph, group: ChannelGroup, at: str) -> str:
-    """Why a group cannot be gated; nothing if it can."""
+    """Why a group cannot be gated; empty if it can."""
     if not (group.can_split and group.can_prune):
         return group.reason
-    # Every module that reads (makes) the channels must let a parametrization scale its weight.
+    # Every module that reads (makes) the channels must allow a parametrization of its weight.
     factors, tensors = _factors(graph, group, at), tensors_of(graph.model)
     does = "reads" if at == "consumers" else "makes"
     for alias, name in graph.flow.aliases.items():
@@ -369,23 +372,23 @@ def _why_not(graph: ChannelGraph, group: ChannelGroup, at: str) -> str:
 
 
 def _ones(graph: ChannelGraph, site: Site) -> Tensor:
-    """Gates at their start, in the type and place of what they multiply."""
+    """Gates of ones, with the type and device of what they multiply."""
     tensors = tensors_of(graph.model)
     read = [tensors[name] for factors in site.factors for name in factors]
     dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in read])
-    # Steps of a search are smaller than what half precision tells apart near 1.
+    # Steps of a search are smaller than the resolution of half precision near 1.
     dtype = torch.promote_types(dtype, torch.float32)
     return torch.ones(site.width, dtype=dtype, device=read[0].device)
 
 
 def _gated(graph: ChannelGraph, chosen: Sequence[Site]) -> tuple[Gates | None, str]:
-    """Put gates in place, and run the model to see that they do what their products would.
+    """Attach gates, and run the model to check that they scale its weights as intended.
 
     Returns:
-        (the gates, or None if they do not, what was seen); the model is then as it was.
+        (the gates, or None if the check fails, what was seen); the model is then unchanged.
     """
     model = graph.model
-    # What each weight is multiplied by: the factors of all gates on the channels that it reads.
+    # The factors of each weight: those of all gates on the channels that it reads.
     names = [site.names for site in chosen]
     gates = Gates(model, names, [_ones(graph, site) for site in chosen])
     factors: dict[str, list[tuple[str, Factor]]] = {}
@@ -398,10 +401,10 @@ def _gated(graph: ChannelGraph, chosen: Sequence[Site]) -> tuple[Gates | None, s
         for alias, name in graph.flow.aliases.items()
         if name in factors
     ]
-    # A trial: with gates other than 1, the gated model must do what the model does whose weights
-    # are multiplied by them.
+    # A check: with gates other than 1, the gated model must agree with the model whose weights are
+    # multiplied by them.
     with torch.no_grad():
-        for alpha in gates:  # any values that tell channels apart
+        for alpha in gates:  # arbitrary values, different for each channel
             alpha.copy_(torch.linspace(0.5, 1.5, alpha.numel() + 1)[1:])
     with multiplied(model, dict(under)):
         expected = run_of(graph)
@@ -440,7 +443,7 @@ def _takes_effect(graph: ChannelGraph, site: Site, *, by_default: bool) -> bool:
 
 
 def _place(model: nn.Module, name: str) -> tuple[tuple[str, ...], bool]:
-    """(the names beside a tensor in its module, in order, whether it is kept in state dicts)."""
+    """(names of its module's tensors, in order, whether state dicts include this tensor)."""
     path, _, own = name.rpartition(".")
     module = model.get_submodule(path)
     order = (*module._parameters, *module._buffers)
@@ -448,7 +451,7 @@ def _place(model: nn.Module, name: str) -> tuple[tuple[str, ...], bool]:
 
 
 def _remove(gates: Gates) -> None:
-    """Take the gates out of their model; the weights are as they are without them."""
+    """Remove the gates from their model; the weights are those without them."""
     for module, name, _ in list(gated_weights(gates.model, gates)):
         take_out(module, name)
     gates.model._modules.pop(GATES, None)

@@ -1,4 +1,4 @@
-"""The two halves of the data that a search goes by: disjoint, checked, and in pairs of batches."""
+"""The two halves of the data in a search: disjoint, checked, and in pairs of batches."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SIDES = ("first", "second")
 
 
 def halves(count: int, seed: int, share: float = 0.5) -> tuple[Tensor, Tensor]:
-    """Divide the numbers of samples at random into two sets that do not overlap.
+    """Split sample indices at random into two disjoint sets.
 
     Args:
-        count: samples.
-        seed: of the division; with the same seed it is the same everywhere, on every rank.
-        share: of the first set.
+        count: the number of samples.
+        seed: the seed of the split; the same seed gives the same split on every rank.
+        share: the share of the first set.
 
     Returns:
-        The numbers in D_a and those in D_p, each in rising order, int64: (S_a,) and (S_p,).
+        The indices in D_a and those in D_p, in ascending order, int64: (S_a,) and (S_p,).
 
     Raises:
         RamifyError: one of the sets would be empty.
@@ -48,14 +48,14 @@ def halves(count: int, seed: int, share: float = 0.5) -> tuple[Tensor, Tensor]:
 
 
 def check_halves(a: Iterable[int], p: Iterable[int]) -> None:
-    """Make sure that two sets of numbers of samples are fit to search by.
+    """Check that two sets of sample indices are valid halves for a search.
 
     Args:
-        a: the numbers in D_a.
-        p: those in D_p.
+        a: the indices in D_a.
+        p: the indices in D_p.
 
     Raises:
-        RamifyError: a set is empty or holds a number twice, or both hold one.
+        RamifyError: a set is empty or has an index twice, or both have the same index.
 
     Example:
         >>> check_halves([0, 2], [1, 3])
@@ -80,13 +80,13 @@ def check_halves(a: Iterable[int], p: Iterable[int]) -> None:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Batches of both halves side by side: called with an epoch's number it gives that epoch.
+    """Pairs of batches of both halves; called with an epoch's number it gives that epoch.
 
-    An epoch goes once through the half of more batches; the other begins again where it ends.
+    An epoch iterates once over the half with more batches; the other half restarts when it ends.
 
     Attributes:
         a: The batches of D_a: a list, a `DataLoader`, or a function of the epoch's number.
-        p: Those of D_p.
+        p: The batches of D_p, likewise.
 
     Raises:
         RamifyError: a half gives no batch, or ends after one pass.
@@ -101,13 +101,13 @@ class Pairs:
     p: Data
 
     def __call__(self, epoch: int) -> Iterator[tuple[Any, Any]]:
-        """The pairs of one epoch: as many as :func:`len` says.
+        """The pairs of one epoch, :func:`len` of them.
 
         Args:
             epoch: its number, from 0.
 
         Returns:
-            Iterator of a batch of D_a and one of D_p.
+            Iterator over pairs of a batch of D_a and one of D_p.
         """
         count = len(self)
         sides = (
@@ -116,7 +116,7 @@ class Pairs:
         return itertools.islice(zip(*sides, strict=True), count)
 
     def __len__(self) -> int:
-        """Pairs of an epoch."""
+        """The number of pairs per epoch."""
         return self._length
 
     @cached_property

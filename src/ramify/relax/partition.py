@@ -1,4 +1,4 @@
-"""What a search moves: architecture parameters, weights, and an optimizer over each."""
+"""What a search updates: architecture parameters, weights, and an optimizer for each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NamedTensors = dict[str, Tensor]
 
 
 def partition(model: nn.Module, arch: Iterable[nn.Parameter]) -> tuple[NamedTensors, NamedTensors]:
-    """Divide the parameters that take gradients into architecture parameters and weights.
+    """Split the parameters that require gradients into architecture parameters and weights.
 
     Args:
         model: the network.
@@ -24,10 +24,11 @@ def partition(model: nn.Module, arch: Iterable[nn.Parameter]) -> tuple[NamedTens
 
     Returns:
         The architecture parameters in the order given, and all others that require gradients, by
-        name; a tied one stands under its first name.
+        name; a tied parameter has its first name.
 
     Raises:
-        RamifyError: one of `arch` is not the model's or takes no gradients, or one side is empty.
+        RamifyError: one of `arch` is not the model's or requires no gradients, or one part is
+            empty.
     """
     if isinstance(model, DistributedDataParallel):
         raise RamifyError(
@@ -67,15 +68,15 @@ def made_optimizer(
     """The optimizer of one role.
 
     Args:
-        role: what it moves, for the error.
-        given: an optimizer, or what makes one of a list of parameters.
-        parameters: what it is to move, by name.
+        role: what it updates, for the error message.
+        given: an optimizer, or a function that makes one from a list of parameters.
+        parameters: the parameters that it must update, by name.
 
     Returns:
         The optimizer.
 
     Raises:
-        RamifyError: it does not hold exactly those parameters.
+        RamifyError: it does not have exactly those parameters.
     """
     made: Any = given if isinstance(given, Optimizer) else given(list(parameters.values()))
     if not isinstance(made, Optimizer):
@@ -102,11 +103,11 @@ def made_optimizer(
 
 
 def fresh_optimizer(optimizer: Optimizer, copies: Mapping[int, Tensor]) -> Optimizer:
-    """A fresh optimizer of the same class and settings over copies, group by group.
+    """A new optimizer of the same class and settings over copies, group by group.
 
     Args:
-        optimizer: over the parameters.
-        copies: `id(parameter)` -> what takes its place.
+        optimizer: the optimizer of the parameters.
+        copies: `id(parameter)` -> its replacement.
 
     Returns:
         The optimizer over the copies.

@@ -1,8 +1,8 @@
 r"""Penalties P(α) on architecture parameters, for γ P(α) of the Lagrangian (2.11).
 
-A penalty is called with the list of the architecture parameters and gives one number. One that has
-a proximal step and is told to use it leaves exact zeros: the searcher then takes no gradient of it,
-and maps α to prox(α) after each step instead.
+A penalty is called with the list of the architecture parameters and returns one number. A penalty
+with a proximal step can be set to use it, which gives exact zeros: the searcher then takes no
+gradient of it, and maps α to prox(α) after each step instead.
 
 Shape letters: `E` edges of a cell, `O` operations of an edge, `W` channels of a group.
 
@@ -33,14 +33,14 @@ from ramify.tracing.recorder import tensors_of
 
 @dataclass(frozen=True)
 class L1:
-    r"""The (weighted) sum of absolute values; `ramify.L1` is a method that prunes by weights.
+    r"""The (weighted) sum of absolute values; not to be confused with the method `ramify.L1`.
 
     .. math:: P(\alpha) = \sum_i c_i |\alpha_i|
 
     Args:
-        weights: c, one tensor an architecture parameter, of its shape or one that broadcasts to
-            it: `channel_costs` gives what a channel costs. None counts every entry alike.
-        by_proximal: take soft-thresholding steps in place of gradients, for exact zeros.
+        weights: c, one tensor per architecture parameter, of its shape or one that broadcasts to
+            it: `channel_costs` gives the cost of a channel. None weighs all entries equally.
+        by_proximal: use soft-thresholding steps instead of gradients, for exact zeros.
 
     Example:
         >>> L1()([torch.tensor([1.0, -2.0])])
@@ -72,8 +72,8 @@ class GroupL1:
 
     Args:
         dim: each slice along this dimension is a group: with 0 the O logits of each of the E edges
-            of a cell, or the weights of each channel; None takes each parameter as one group.
-        by_proximal: take proximal steps in place of gradients, for whole groups of zeros.
+            of a cell, or the weights of each channel; None makes each parameter one group.
+        by_proximal: use proximal steps instead of gradients, so that whole groups become zero.
 
     Example:
         >>> GroupL1()([torch.tensor([[3.0, 4.0], [0.0, 1.0]])])
@@ -96,13 +96,13 @@ class GroupL1:
 
 @dataclass(frozen=True)
 class ExpectedCost:
-    r"""What the operations cost in the mean, where each is taken with its softmax probability.
+    r"""The expected cost of the operations, each weighted by its softmax probability.
 
     .. math:: P(\alpha) = \sum_e \langle \mathrm{softmax}(\alpha_e), c_e \rangle
 
     Args:
-        costs: c, one tensor an architecture parameter: (E, O), or (O,) where all edges cost alike;
-            parameters, MACs, or milliseconds as measured.
+        costs: c, one tensor per architecture parameter: (E, O), or (O,) if all edges have the same
+            costs; parameters, MACs, or measured milliseconds.
 
     Example:
         >>> ExpectedCost([torch.tensor([1.0, 3.0])])([torch.zeros(2, 2)])
@@ -123,23 +123,23 @@ class ExpectedCost:
 
 @arguments_checked
 def channel_costs(gates: Gates, graph: ChannelGraph, resource: str | LatencyModel) -> list[Tensor]:
-    """What one channel of each gated group costs, or a gated block, as weights of :class:`L1`.
+    """The cost of one channel of each gated group, or of a gated block, as weights of :class:`L1`.
 
-    That is what the network with one channel less would save; with a latency, by its slope about
-    the present shape. A penalty of such weights is in units of the resource: divided by their mean
-    they leave γ its usual size.
+    That is the saving of the network with one channel less; for a latency, its slope at the current
+    shape. A penalty with these weights is in units of the resource: dividing them by their mean
+    keeps γ at its usual scale.
 
     Args:
-        gates: the gates of a model; groups that share theirs go together.
+        gates: the gates of a model; groups that share a gate are counted together.
         graph: the graph that was gated.
-        resource: `"params"`, `"macs"`, `"flops"`, `"energy"`, or a model of the latency, measured,
-            from `ramify.latency.learn(graph)` before the model is gated: then in milliseconds.
+        resource: `"params"`, `"macs"`, `"flops"`, `"energy"`, or a latency model from
+            `ramify.latency.learn(graph)`, learned before the model is gated: then in milliseconds.
 
     Returns:
-        One tensor for each architecture parameter: (W,), or (1,) of a block.
+        One tensor per architecture parameter: (W,), or (1,) for a block.
 
     Raises:
-        RamifyError: there is no such resource, or the model of the latency has no block.
+        RamifyError: the resource is unknown, or it is a latency model and there are block gates.
 
     Example:
         >>> import ramify
@@ -148,7 +148,7 @@ def channel_costs(gates: Gates, graph: ChannelGraph, resource: str | LatencyMode
         >>> channel_costs(ramify.gate(graph), graph, "params")[0][0]
         tensor(7.)
 
-    Source: RARTS thesis, section 3.1.4, for channels in the place of operations.
+    Source: RARTS thesis, section 3.1.4, for channels instead of operations.
     """
     by_name = saved_by_one(graph, resource)
     for names in gates.groups:
@@ -169,27 +169,27 @@ def channel_costs(gates: Gates, graph: ChannelGraph, resource: str | LatencyMode
 
 @arguments_checked
 def norm_costs(graph: ChannelGraph, resource: str | LatencyModel) -> dict[str, Tensor]:
-    r"""What the channels cost that norm layers scale, as weights of :class:`L1` on the scales.
+    r"""The cost of the channels that norm layers scale, as weights of :class:`L1` on the scales.
 
     .. math:: P(\gamma) = \sum_c s_c \, \frac{1}{n_c} \sum_{l} |\gamma_{lc}|
 
-    with :math:`s_c` what the network with one channel c less would save, inputs of its readers
-    included, and the mean over the :math:`n_c` scales that the channel has (several on a residual
-    stream), as :class:`ramify.BNScale` ranks it. That is the regulariser of MorphNet with the
-    channels of the present shape as those that are alive: prune those whose scale the penalty has
-    brought to zero, trace again, and the weights follow. Divided by their mean they leave γ its
-    usual size.
+    with :math:`s_c` the saving of the network with one channel c less, including the inputs of its
+    readers, and the mean over the :math:`n_c` scales of the channel (several on a residual stream),
+    as :class:`ramify.BNScale` ranks it. This is the regulariser of MorphNet with all channels of
+    the current shape alive: prune those whose scale the penalty has reduced to zero, and trace
+    again for the weights of the new shape. Dividing the weights by their mean keeps γ at its
+    usual scale.
 
     Args:
         graph: the traced model.
-        resource: as of :func:`channel_costs`.
+        resource: as for :func:`channel_costs`.
 
     Returns:
-        Name of each scale of a group that can be pruned -> what it weighs, of the scale's shape, in
+        Name of each scale of a group that can be pruned -> its weights, of the scale's shape, in
         units of the resource.
 
     Raises:
-        RamifyError: there is no such resource.
+        RamifyError: the resource is unknown.
 
     Example:
         >>> import ramify
@@ -222,17 +222,17 @@ def norm_costs(graph: ChannelGraph, resource: str | LatencyModel) -> dict[str, T
 
 
 def saved_by_one(graph: ChannelGraph, resource: str | LatencyModel) -> dict[str, float]:
-    """What the network with one channel less of each group would save.
+    """The saving of the network with one channel less, for each group.
 
     Args:
         graph: the traced model.
-        resource: as of :func:`channel_costs`.
+        resource: as for :func:`channel_costs`.
 
     Returns:
         Group name -> amount.
 
     Raises:
-        RamifyError: there is no such resource.
+        RamifyError: the resource is unknown.
     """
     model = CostModel(graph)
     if isinstance(resource, LatencyModel):
@@ -250,13 +250,13 @@ def saved_by_one(graph: ChannelGraph, resource: str | LatencyModel) -> dict[str,
 
 
 def over_mean(weights: Sequence[Tensor]) -> list[Tensor]:
-    """Weights of a penalty over the mean of those entries that weigh anything."""
+    """Weights of a penalty divided by the mean of their non-zero entries."""
     every = torch.cat([weight.flatten() for weight in weights])
     return [weight / every[every > 0].mean() for weight in weights]
 
 
 def _matched(given: Sequence[Tensor] | None, arch: Sequence[Tensor]) -> list[Tensor]:
-    """One tensor for each parameter, on its device and of its type."""
+    """One tensor per parameter, with its device and type."""
     if given is None:
         return [torch.ones((), device=alpha.device, dtype=alpha.dtype) for alpha in arch]
     if len(given) != len(arch):

@@ -1,4 +1,4 @@
-"""Gates where channels are made, in front of the activation: what they multiply, and where not.
+"""Gates where channels are made, before the activation: what they multiply, and when they apply.
 
 Shape letters: `W` channels of a group.
 """
@@ -21,7 +21,7 @@ INSTEAD = "gate it at its consumers"
 
 
 def made_factors(graph: ChannelGraph, group: ChannelGroup) -> dict[str, list[Factor]]:
-    """What a gate of producers multiplies: rows and biases of all that makes the channels.
+    """What a gate at producers multiplies: rows and biases of all layers that make the channels.
 
     Args:
         graph: the traced model.
@@ -39,11 +39,11 @@ def made_factors(graph: ChannelGraph, group: ChannelGroup) -> dict[str, list[Fac
 
 
 def why_not_made(graph: ChannelGraph, group: ChannelGroup) -> str:
-    """Why the gates of a group cannot stand at its producers; nothing if they can.
+    """Why the gates of a group cannot be at its producers; empty if they can.
 
     Args:
         graph: the traced model.
-        group: one that can be gated at its consumers.
+        group: a group that can be gated at its consumers.
 
     Returns:
         The reason.
@@ -76,7 +76,7 @@ def _normalised(graph: ChannelGraph, group: ChannelGroup) -> bool:
 
 
 def _zero_takes_out(graph: ChannelGraph, group: ChannelGroup) -> bool:
-    """Whether zeros where every second channel is made are zeros where it is read."""
+    """Whether zeroing every second channel where it is made equals zeroing it where it is read."""
     held, tensors = nn.Module(), tensors_of(graph.model)
     runs = []
     for factors in (gate_factors(graph, group), made_factors(graph, group)):

@@ -1,7 +1,7 @@
 r"""Proximal maps in closed form: `prox(w, s)` is the minimiser over u of `s P(u) + ½ ‖u − w‖²`.
 
 In relaxed variable splitting, (2.6), the strength s is λ/β; in a proximal step it is the step size
-times the weight of the penalty. Everything is componentwise but for `prox_group_l1`; a strength may
+times the weight of the penalty. All maps except `prox_group_l1` are componentwise; a strength may
 be a tensor that broadcasts against the weights.
 
 Source: RARTS thesis, section 2.1.2.
@@ -23,11 +23,11 @@ Prox = Callable[[Tensor, Strength], Tensor]
 
 @arguments_checked
 def prox_l0(weights: Tensor, strength: Strength) -> Tensor:
-    r"""Hard thresholding, the proximal map of the number of entries that are not zero.
+    r"""Hard thresholding, the proximal map of the number of non-zero entries.
 
     .. math:: H_s(w) = w \text{ where } |w| > \sqrt{2 s}, \quad 0 \text{ elsewhere}
 
-    At :math:`|w| = \sqrt{2 s}`, where 0 and w are equally good, it is 0.
+    At :math:`|w| = \sqrt{2 s}`, where 0 and w are equally good, the result is 0.
 
     Args:
         weights: of any shape.
@@ -78,8 +78,8 @@ def prox_tl1(weights: Tensor, strength: Strength, a: float = 1.0) -> Tensor:
 
     and the map is sign(w) g(w) above a threshold, 0 up to it. While :math:`s \le a^2 / 2(a+1)` the
     threshold is :math:`s (a+1)/a`, and the map is continuous; for stronger penalties it is
-    :math:`\sqrt{2 s (a+1)} - a/2`, where the map jumps: there 0 and g are equally good, and it is
-    0. With a → 0 the penalty becomes l0, with a → ∞ l1.
+    :math:`\sqrt{2 s (a+1)} - a/2`, where the map jumps: there 0 and g are equally good, and the
+    result is 0. With a → 0 the penalty becomes l0, with a → ∞ l1.
 
     Args:
         weights: of any shape.
@@ -107,21 +107,21 @@ def prox_tl1(weights: Tensor, strength: Strength, a: float = 1.0) -> Tensor:
     )
     size = weights.abs()
     reach = a + size
-    # The formula above with its cosines written as sines: no digit is lost where a is large.
+    # The formula above with its cosines written as sines, to lose no precision for large a.
     sine = (27 / 4 * a * scaled / reach**3).clamp(0, 1).sqrt()
     shrunk = size - 4 / 3 * reach * (sine.asin() / 3).sin() ** 2
     return torch.where(size > threshold, weights.sign() * shrunk.clamp_min(0), 0)
 
 
 def _like(strength: Strength, weights: Tensor) -> Tensor:
-    """A strength in the type of the weights, all of its digits, and on their device."""
+    """A strength in the type of the weights, without rounding, and on their device."""
     return torch.as_tensor(strength, dtype=weights.dtype, device=weights.device)
 
 
 def group_norms(weights: Tensor, dim: int | None) -> Tensor:
-    """The Euclidean norm of each slice along a dimension, or of all; the others keep the size 1."""
+    """The Euclidean norm of each slice along a dimension, or of all, with dimensions kept."""
     others = [axis for axis in range(weights.ndim) if dim is None or axis != dim % weights.ndim]
-    # Of no dimensions torch would take the norm over all of them.
+    # With no dimensions torch would compute the norm over all of them.
     return torch.linalg.vector_norm(weights, dim=others, keepdim=True) if others else weights.abs()
 
 
@@ -134,11 +134,12 @@ def by_group(prox: Prox, dim: int | None = 0) -> Prox:
 
     Args:
         prox: the map of P for one number.
-        dim: each slice along this dimension is a group: 0 takes the channels that a layer makes,
-            1 those that a convolution or linear layer reads; None takes the whole tensor as one.
+        dim: each slice along this dimension is a group: 0 for the output channels of a layer, 1 for
+            the input channels of a convolution or linear layer; None makes the whole tensor one
+            group.
 
     Returns:
-        The map, which gives whole groups of zeros.
+        The map, which sets whole groups to zero.
 
     Example:
         >>> by_group(prox_l0)(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), 0.5)

@@ -1,4 +1,4 @@
-"""RARTS: two copies of the weights, one for each half of the data, drawn to each other."""
+"""RARTS: two copies of the weights, one per half of the data, pulled towards each other."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class RARTS(Searcher):
 
     .. math:: L(u, w, α) = L_p(u, α) + λ L_a(w, α) + \tfrac{β}{2} ‖u − w‖² + γ P(α)
 
-    The model holds the primary weights u; the auxiliary weights w start as their copy, with
-    buffers, an optimizer and a schedule of their own, so that running statistics are each copy's.
-    A step is four forward and four backward passes.
+    The model has the primary weights u; the auxiliary weights w start as their copy, with their own
+    buffers, optimizer and schedule, so that each copy has its own running statistics. A step takes
+    four forward and four backward passes.
 
     Attributes:
         lam: λ, the weight of the auxiliary loss.
-        beta: β, how strongly the two copies are drawn to each other.
-        auxiliary_optimizer: What moves w, a function of its list of tensors. By default one like
-            the optimizer of the weights, group by group, on the same schedule, and without
-            `schedules` with the settings that this has at each step.
+        beta: β, how strongly the two copies are pulled towards each other.
+        auxiliary_optimizer: What updates w, a function of its list of tensors. By default an
+            optimizer like that of the weights, group by group, on the same schedule, or, without
+            `schedules`, with that optimizer's settings at each step.
 
     Example:
         >>> import torch, ramify
@@ -101,7 +101,7 @@ class RARTS(Searcher):
                        − η_α γ ∇_α P(α^t)
 
         Returns:
-            What was seen.
+            The losses and the penalty.
         """
         u, w = self._weights, self._w
         self._follow_settings()
@@ -118,19 +118,19 @@ class RARTS(Searcher):
 
     @property
     def auxiliary(self) -> dict[str, Tensor]:
-        """The auxiliary weights w, by the names of the weights; they are not the model's."""
+        """The auxiliary weights w, by the names of the weights; they are not part of the model."""
         return {name: w.detach() for name, w in self._w.items()}
 
     @torch.no_grad()
     def lagrangian(self, batch_a: Any, batch_p: Any) -> float:
-        """L(u, w, α), (2.11), as things stand; no buffer moves.
+        """The current L(u, w, α), (2.11); no buffer is updated.
 
         Args:
-            batch_a: where L_a is taken.
-            batch_p: where L_p is taken.
+            batch_a: the batch for L_a.
+            batch_p: the batch for L_p.
 
         Returns:
-            The value, of this rank's batches.
+            The value, on this rank's batches.
         """
         buffers = self._elsewhere.buffers_copied()
         value = self._value(batch_p, self._weights | buffers).mean
@@ -143,21 +143,21 @@ class RARTS(Searcher):
         return value.item()
 
     def share_buffers(self) -> None:
-        """Give every rank the buffers of rank 0, those of both copies."""
+        """Give every rank the buffers of rank 0, for both copies."""
         super().share_buffers()
         distributed.broadcast_tensors(self._w_buffers.values())
 
     def _at_w(self, batch: Any) -> Value:
-        """L_a(w, α), in a pass that moves w's own buffers."""
+        """L_a(w, α), in a pass that updates w's own buffers."""
         held = self._w | self._w_buffers
         value = self._value(batch, held)
         self._w_buffers = {name: held[name] for name in self._w_buffers}
         return value
 
     def _follow_settings(self) -> None:
-        """Let an optimizer made like that of the weights be set as this is, whoever changes it.
+        """Copy the settings of the weights' optimizer to an auxiliary optimizer made like it.
 
-        With schedules of the searcher's own each has one, and they go alike.
+        With the searcher's own schedules each optimizer has its schedule, and they agree.
         """
         if self.auxiliary_optimizer is None and not {"weights", "auxiliary"} & set(
             self._schedulers
@@ -180,5 +180,5 @@ class RARTS(Searcher):
 
 
 def difference(one: NamedTensors, other: NamedTensors) -> Gradients:
-    """`one − other`, which the quadratic term's gradient is in proportion to."""
+    """`one − other`, to which the quadratic term's gradient is proportional."""
     return [one[name].detach() - other[name].detach() for name in one]

@@ -1,4 +1,4 @@
-"""The searchers by their names, as the command line calls them."""
+"""The searchers by their command-line names."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ NAMES = ("rarts", "darts1", "darts2", "milenas", "joint")
 
 
 def searcher_named(name: str, lam: float = 1.0, beta: float = 0.0) -> Callable[..., Searcher]:
-    """What makes the searcher of a name.
+    """A function that makes the searcher of this name.
 
     Args:
-        name: one of `NAMES`, or ``package.module:object`` for a class of :class:`Searcher` of the
-            user's own, or a ``functools.partial`` of one.
-        lam: λ, of those that have it.
+        name: one of `NAMES`, or ``package.module:object`` for a user's own class of
+            :class:`Searcher`, or a ``functools.partial`` of one.
+        lam: λ, for searchers that have it.
         beta: β, likewise.
 
     Returns:
         A function of the model and of the settings that all searchers share.
 
     Raises:
-        RamifyError: there is no such searcher.
+        RamifyError: the searcher does not exist.
     """
     if name not in NAMES:
         known = f"one of {', '.join(NAMES)}, or package.module:object for one of your own"

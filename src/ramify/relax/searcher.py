@@ -1,7 +1,7 @@
-"""What every searcher shares: who moves what, gradients and their means over ranks, and the state.
+"""The base class of searchers: parameter roles, gradients and their means over ranks, and state.
 
 Roles: ``arch`` is α; ``weights`` are the model's own, u in RARTS and w elsewhere; ``auxiliary`` are
-the other weights w of RARTS.
+    the auxiliary weights w of RARTS.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ SOURCE = "the search state"
 
 @runtime_checkable
 class Proximal(Protocol):
-    """A penalty with a proximal map, which is taken in place of its gradient where it says so."""
+    """A penalty with a proximal map, which can be used instead of its gradient."""
 
     by_proximal: bool
 
     def proximal(self, arch: list[nn.Parameter], step: float) -> None:
-        """Move α to `prox_{step P}(α)`, in place."""
+        """Map α to `prox_{step P}(α)`, in place."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of a search saw.
+    """The losses and the penalty of one step of a search.
 
     Attributes:
-        loss_a: The mean loss on the first batch, before the step; of all ranks' samples.
-        loss_p: That on the second batch, when it was first needed.
-        penalty: P(α) before the step, not weighted by γ; 0 without a penalty or where γ is 0.
+        loss_a: The mean loss on the first batch before the step, over the samples of all ranks.
+        loss_p: The mean loss on the second batch, when the step first needed it.
+        penalty: P(α) before the step, not weighted by γ; 0 without a penalty or if γ is 0.
 
     Example:
         >>> Step(loss_a=0.5, loss_p=0.75, penalty=0.0).loss_p  # what `searcher.step(...)` returns
@@ -70,7 +70,7 @@ class Step:
 
 
 class Value(NamedTuple):
-    """A mean loss, to be differentiated, and the number of samples that it is the mean of."""
+    """A mean loss, to be differentiated, and its number of samples."""
 
     mean: Tensor
     samples: int
@@ -80,34 +80,36 @@ class Value(NamedTuple):
 class Searcher(ABC):
     """One way to learn weights and architecture parameters together; :meth:`step` is one step.
 
-    The model holds the weights and α, in place, and is an ordinary module all along. A searcher
-    neither changes its mode nor moves what is frozen (`requires_grad` False). Where
-    `torch.distributed` is set up, call :meth:`step` inside :func:`ramify.together` on every rank,
-    each with batches of its own: gradients are means over the samples of all, so that α and the
-    weights stay the same everywhere.
+    The model has the weights and α, which are updated in place, and remains an ordinary module. A
+    searcher neither changes its mode nor updates frozen parameters (`requires_grad` False). With
+    `torch.distributed`, call :meth:`step` inside :func:`ramify.together` on every rank, each with
+    its own batches: gradients are means over the samples of all ranks, so that α and the weights
+    stay the same everywhere.
 
     Attributes:
         model: The network.
         arch: The architecture parameters α: leaf parameters of the model. One, or an iterable such
-            as `ramify.gate(...)` gives; a list once the searcher is made. All other parameters that
-            require gradients are weights.
-        loss: `loss(model, batch)`, one loss a sample, shape (S,), or one number (which counts as
-            one sample on its rank). The mean is taken.
+            as the result of `ramify.gate(...)`; a list once the searcher is made. All other
+            parameters that require gradients are weights.
+        loss: `loss(model, batch)`, one loss per sample, shape (S,), or one number (which counts as
+            one sample on its rank). The mean is used.
         weight_optimizer: `parameters -> Optimizer`, such as `functools.partial(SGD, lr=0.1)`, or an
-            optimizer over exactly the weights. Weight decay is the optimizer's.
+            optimizer over exactly the weights. Weight decay is set in the optimizer.
         arch_optimizer: Likewise for α.
         gamma: The penalty's weight γ.
-        penalty: P, a function of the list of architecture parameters. A :class:`Proximal` one whose
-            `by_proximal` is True gives no gradient: α moves to `prox_{ηγP}(α)` after its step.
+        penalty: P, a function of the list of architecture parameters. A :class:`Proximal` penalty
+            whose `by_proximal` is True gives no gradient: α is mapped to `prox_{ηγP}(α)` after its
+            step.
         schedules: For some of the roles `"weights"`, `"arch"` and `"auxiliary"`, a function that
-            makes a learning-rate scheduler of its optimizer; it is stepped once a step.
+            makes a learning-rate scheduler from its optimizer; the scheduler is stepped once per
+            step.
         clip: The largest norm of a gradient of the weights, and of the auxiliary weights.
         optimizers: By role.
-        steps: Steps made.
+        steps: The number of steps made.
 
     Raises:
-        RamifyError: `arch` is empty or not the model's, there are no weights, or an optimizer is
-            over other parameters.
+        RamifyError: `arch` is empty or not the model's, there are no weights, or an optimizer has
+            other parameters.
 
     Example:
         >>> import functools, ramify, torch
@@ -137,15 +139,15 @@ class Searcher(ABC):
 
     def __post_init__(self) -> None:
         check_settings(self)
-        # What is moved: α as the user lists it, and every other parameter that takes gradients.
+        # What is updated: α in the user's order, and every other parameter that requires gradients.
         given = [self.arch] if isinstance(self.arch, nn.Parameter) else self.arch
         self.arch = list({id(alpha): alpha for alpha in given}.values())
         self._alphas, self._weights = partition(self.model, self.arch)
         self._check_settings()
-        # Passes with other weights in the place of the model's own.
+        # Passes with other weights instead of the model's own.
         self._elsewhere = Substitute(self.model, self.loss, self._weights)
         self.steps = 0
-        # An optimizer for each role, then what the algorithm adds, then schedules of all roles.
+        # An optimizer per role, then the algorithm's own parts, then the schedules of all roles.
         self.optimizers = {
             "weights": made_optimizer("weights", self.weight_optimizer, self._weights),
             "arch": made_optimizer("architecture parameters", self.arch_optimizer, self._alphas),
@@ -165,20 +167,20 @@ class Searcher(ABC):
         """The equations of one step."""
 
     def step(self, batch_a: Any, batch_p: Any) -> Step:
-        """One step of the search, on a batch of each half of the data.
+        """One step of the search, on one batch from each half of the data.
 
         Args:
-            batch_a: of the half that the weights of the bilevel problem are trained on, D_a (called
-                the training half in DARTS).
-            batch_p: of the other half, D_p (the validation half in DARTS).
+            batch_a: a batch of D_a, the half on which the weights of the bilevel problem are
+                trained (called the training half in DARTS).
+            batch_p: a batch of D_p, the other half (the validation half in DARTS).
 
         Returns:
             The losses and the penalty.
 
         Raises:
             RamifyError: the loss is not finite, not of shape (S,) or (), or does not depend on the
-                weights or on α; or α is no longer finite; or the model's parameters are others
-                than when the searcher was made.
+                weights or on α; or α is no longer finite; or the model's parameters have changed
+                since the searcher was made.
         """
         self._check_model()
         found = self._iterate(batch_a, batch_p)
@@ -192,12 +194,13 @@ class Searcher(ABC):
         distributed.share_buffers(self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the search needs to go on to the same numbers.
+        """Everything that the search needs to continue with identical results.
 
         Returns:
             Nested dictionaries of tensors, numbers and strings, which `torch.save` and
-            `torch.load(weights_only=True)` take. Tensors go by the names of the model's parameters
-            and are the searcher's own, as in a model's state dictionary: the next step moves them.
+            `torch.load(weights_only=True)` accept. Tensors have the names of the model's parameters
+            and are the searcher's own, as in a model's state dictionary: the next step changes
+            them.
         """
         return {
             "searcher": type(self).__name__,
@@ -216,16 +219,16 @@ class Searcher(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a state, in place; the next steps are those that followed it, bit for bit.
+        """Restore a state in place; the next steps are bit-identical to those that followed it.
 
-        Learning rates and their schedules come with the state; λ, β, γ and ξ are this searcher's,
-        so that a search can go on with a weaker penalty.
+        Learning rates and their schedules are part of the state; λ, β, γ and ξ are this searcher's,
+        so that a search can continue with a weaker penalty.
 
         Args:
-            state: from :meth:`state_dict` of a searcher that was made alike.
+            state: from :meth:`state_dict` of a searcher made in the same way.
 
         Raises:
-            RamifyError: it is of another searcher, model, optimizer or schedule. Nothing has
+            RamifyError: it belongs to another searcher, model, optimizer or schedule. Nothing has
                 changed then.
         """
         self._check_state(state)
@@ -240,13 +243,13 @@ class Searcher(ABC):
         self.steps = state["steps"]
         set_random_states(state["rng"])
 
-    # What an algorithm may add.
+    # Hooks for algorithms.
 
     def _prepare(self) -> None:  # noqa: B027  (not every searcher has something)
-        """Check settings of its own, and make what else it moves and the optimizer of that."""
+        """Check the algorithm's own settings, and make its other tensors and their optimizer."""
 
     def _schedule_types(self) -> dict[str, str]:
-        """The kinds of the schedules, by role."""
+        """The classes of the schedules, by role."""
         return {role: type(s).__name__ for role, s in self._schedulers.items()}
 
     def _all_schedules(self) -> dict[str, Schedule]:
@@ -258,14 +261,14 @@ class Searcher(ABC):
         return {"model": own | dict(self.model.named_buffers())}
 
     def _moved(self, role: str) -> NamedTensors:
-        """What an optimizer moves, by name."""
+        """The tensors that an optimizer updates, by name."""
         return self._alphas if role == "arch" else self._weights
 
-    # What the equations are written with.
+    # Building blocks of the equations.
 
     def _value(self, batch: Any, tensors: NamedTensors | None = None) -> Value:
-        """The mean loss on a batch, with other tensors in the place of the model's where given."""
-        # Under an autocast around the step, torch keeps weights cast as they were some passes ago.
+        """The mean loss on a batch, with the given tensors instead of the model's."""
+        # Under an outer autocast, torch reuses casts of weights from earlier passes.
         torch.clear_autocast_cache()
         if tensors is None:
             value = _mean(self.loss(self.model, batch))
@@ -279,7 +282,7 @@ class Searcher(ABC):
         return value
 
     def _gradients(self, value: Value, *wanted: NamedTensors) -> list[Gradients]:
-        """The gradients of a mean loss over the samples of all ranks: a list for each of wanted."""
+        """The gradients of a mean loss over all ranks' samples: one list per item of `wanted`."""
         parameters = [p for named in wanted for p in named.values()]
         found: Iterable[Tensor | None] = [None] * len(parameters)
         if value.mean.requires_grad:
@@ -296,7 +299,7 @@ class Searcher(ABC):
         return parts
 
     def _update(self, role: str, gradients: Gradients) -> None:
-        """A step of the role's optimizer."""
+        """Step the optimizer of a role."""
         parameters = list(self._moved(role).values())
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -307,7 +310,7 @@ class Searcher(ABC):
             parameter.grad = None
 
     def _update_arch(self, gradients: Gradients) -> float:
-        """A step of α by the gradients of the losses and by the penalty; P(α) before it."""
+        """Step α by the loss gradients and the penalty; returns P(α) before the step."""
         alphas = list(self._alphas.values())
         value = self._penalty_value()
         penalty: Any = self.penalty
@@ -329,7 +332,7 @@ class Searcher(ABC):
         return 0.0 if value is None else value.item()
 
     def _penalty_value(self) -> Tensor | None:
-        """P(α), where it counts."""
+        """P(α), or None without a penalty."""
         if self.penalty is None or self.gamma == 0:
             return None
         value = self.penalty(list(self._alphas.values()))
@@ -341,13 +344,13 @@ class Searcher(ABC):
         return value
 
     def _seen(self, a: Value, p: Value, penalty: float) -> Step:
-        """What to report: the losses over the samples of all ranks."""
+        """The reported step: the losses over the samples of all ranks."""
         loss_a, loss_p = (
             distributed.all_mean([v.mean.detach()], v.samples)[0].item() for v in (a, p)
         )
         return Step(loss_a, loss_p, penalty)
 
-    # What is checked.
+    # Checks.
 
     def _check_settings(self) -> None:
         check_weight("gamma", self.gamma)
@@ -360,7 +363,7 @@ class Searcher(ABC):
             raise RamifyError(f"clip is {self.clip}; the largest norm of a gradient is above 0")
 
     def _check_model(self) -> None:
-        """Raise where the optimizers no longer move what the model learns."""
+        """Raise an error if the optimizers no longer have the parameters that the model learns."""
         now = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         known = self._weights | self._alphas
         changed = [name for name in now | known if now.get(name) is not known.get(name)]
@@ -379,7 +382,7 @@ class Searcher(ABC):
                 f"the state is that of {state.get('searcher', 'no searcher')}, and this is "
                 f"{type(self).__name__}; resume with the same searcher"
             )
-        # The same tensors, by part and name, of the same shapes and types.
+        # The same tensors, by part and name, with the same shapes and types.
         for part, tensors in self._tensors().items():
             stored = state["tensors"][part]
             own = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
@@ -406,7 +409,7 @@ class Searcher(ABC):
 
 
 def combined(*terms: tuple[float, Gradients]) -> Gradients:
-    """The sum of gradients, each with its factor; None where no term has one."""
+    """The weighted sum of gradients; None where no term has one."""
     out: Gradients = [None] * len(terms[0][1])
     for factor, gradients in terms:
         for number, gradient in enumerate(gradients):
@@ -419,13 +422,13 @@ def combined(*terms: tuple[float, Gradients]) -> Gradients:
 
 
 def check_weight(name: str, value: float) -> None:
-    """Raise where a weight of the Lagrangian is negative or not finite."""
+    """Raise an error if a weight of the Lagrangian is negative or not finite."""
     if not 0 <= value < math.inf:
         raise RamifyError(f"{name} is {value}; it is a finite number, 0 or more")
 
 
 def _mean(losses: Any) -> Value:
-    """The mean of what the user's loss gave, in at least single precision."""
+    """The mean of the user's loss, in at least single precision."""
     good = isinstance(losses, Tensor) and losses.dim() <= 1 and losses.is_floating_point()
     if not good or not losses.numel():
         seen = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses)
@@ -438,7 +441,7 @@ def _mean(losses: Any) -> Value:
 
 
 def _only_rate(optimizer: Optimizer) -> float:
-    """The learning rate of all parameter groups."""
+    """The learning rate, which all parameter groups must share."""
     rates = {float(group["lr"]) for group in optimizer.param_groups}
     if len(rates) > 1:
         raise RamifyError(

@@ -1,4 +1,4 @@
-"""The same model with other tensors in the place of its own, for one pass at a time."""
+"""The same model with other tensors instead of its own, for one pass at a time."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ INSIDE = "model."
 class Substitute(nn.Module):
     """Runs `loss(model, batch)` with some of the model's parameters and buffers replaced.
 
-    The model is not copied and has its own tensors again after each pass, whatever happens.
+    The model is not copied and gets its own tensors back after each pass, even after an error.
 
     Args:
         model: the network.
         loss: `loss(model, batch)`.
-        names: of the parameters that will be replaced; all buffers are, too.
+        names: the names of the parameters that will be replaced; all buffers are replaced too.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, names: Iterable[str]) -> None:
         super().__init__()
         self.model = model
-        self._loss = (loss,)  # not registered where it is a module: its tensors are not the model's
+        self._loss = (loss,)  # not registered if a module: its tensors are not the model's
         held: dict[int, list[str]] = {}
         everything = (model.named_parameters, model.named_buffers)
         for name, tensor in chain(*(of(remove_duplicate=False) for of in everything)):
@@ -37,19 +37,19 @@ class Substitute(nn.Module):
         self._aliases = {n: first[n] for n in chain(names, dict(model.named_buffers()))}
 
     def buffers_copied(self) -> dict[str, Tensor]:
-        """The model's buffers as they are now, by name: what a pass may move."""
+        """The model's current buffers by name: what a pass may update."""
         return {name: buffer.detach().clone() for name, buffer in self.model.named_buffers()}
 
     def run(self, batch: Any, tensors: dict[str, Tensor]) -> Tensor:
         """The loss with these tensors in place.
 
         Args:
-            batch: what the user's data gives.
-            tensors: by name; a tied one stands under its first name. Where the model puts a new
-                buffer in the place of the old one, as some do, so does the pass here.
+            batch: a batch of the user's data.
+            tensors: by name; a tied tensor has its first name. If the model replaces a buffer by a
+                new one, as some do, so does the pass here.
 
         Returns:
-            What the loss gives.
+            The result of the loss.
         """
         held = {
             INSIDE + alias: tensor

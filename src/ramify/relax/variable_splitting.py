@@ -1,4 +1,4 @@
-r"""Relaxed variable splitting: sparse weights by a second copy that takes the penalty.
+r"""Relaxed variable splitting: sparse weights by a second copy that has the penalty.
 
 .. math:: \min_{w, u} \; L(w) + \lambda P(u) + \tfrac\beta2 \lVert u - w \rVert^2
 
@@ -22,25 +22,24 @@ from ramify.relax.proximal import Prox
 
 
 class RelaxedSplitting:
-    r"""The sparse copy u of chosen weights w, beside any optimizer.
+    r"""A sparse copy u of chosen weights w, for use with any optimizer.
 
     .. math:: w^{t+1} &= w^t - \eta \nabla L(w^t) - \eta \beta (w^t - u^t) \\
               u^{t+1} &= \mathrm{prox}_{\lambda/\beta}(w^t)
 
-    `pull` between `loss.backward()` and `optimizer.step()` is all of it: it adds β (w − u) to the
-    gradients, then brings u up to date. In the end `put` writes u, with its exact zeros, into the
-    weights.
+    Call `pull` between `loss.backward()` and `optimizer.step()`: it adds β (w − u) to the
+    gradients, then updates u. At the end `put` writes u, with its exact zeros, into the weights.
 
     Args:
         params: the weights to make sparse, of one model.
-        prox: the proximal map of P: `prox_l0`, `prox_l1`, `prox_tl1`, or of whole channels
+        prox: the proximal map of P: `prox_l0`, `prox_l1`, `prox_tl1`, or for whole channels
             `prox_group_l1` or `by_group(prox_l0)`.
         lam: λ, 0 or more.
         beta: β, above 0.
 
     Attributes:
         params: w, the parameters themselves.
-        copies: u, a tensor for each; at first prox(w).
+        copies: u, one tensor per weight; initially prox(w).
 
     Raises:
         RamifyError: λ or β is out of range, or there is no parameter.
@@ -74,9 +73,9 @@ class RelaxedSplitting:
         """Add β (w − u) to the gradients, then set u to prox(w); call it before each step.
 
         Raises:
-            RamifyError: a parameter has changed its shape.
+            RamifyError: the shape of a parameter has changed.
         """
-        # The quadratic term's gradient, by the copies as they are; then the copies follow.
+        # The quadratic term's gradient with the current copies; then the copies are updated.
         for param, copy in zip(self.params, self.copies, strict=True):
             if param.shape != copy.shape:
                 raise RamifyError(
@@ -104,17 +103,17 @@ class RelaxedSplitting:
         return zeros / sum(copy.numel() for copy in self.copies)
 
     def state_dict(self) -> dict[str, Any]:
-        """The copies u, by number; λ and β are the caller's settings."""
+        """The copies u, by number; λ and β are not included."""
         return {str(number): copy.clone() for number, copy in enumerate(self.copies)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to the copies of a `state_dict`.
+        """Restore the copies of a `state_dict`.
 
         Args:
-            state: from `state_dict`, of as many weights of the same shapes.
+            state: from `state_dict`, for weights of the same number and shapes.
 
         Raises:
-            RamifyError: it is of other weights.
+            RamifyError: it belongs to other weights.
         """
         shapes = {name: tuple(copy.shape) for name, copy in state.items()}
         own = {str(number): tuple(copy.shape) for number, copy in enumerate(self.copies)}
