@@ -1,4 +1,4 @@
-"""Keep freed CPU memory in the process, where the C library would return it to the system."""
+"""Keep freed CPU memory in the process instead of returning it to the system."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 KEPT = {TRIM_THRESHOLD: 2**31 - 1, MMAP_MAX: 0}
 """The end of the heap is never trimmed (the largest int), and no block is mapped outside it."""
 USUAL = {TRIM_THRESHOLD: 2**26, MMAP_THRESHOLD: 2**25, MMAP_MAX: 65536}
-"""The limits that glibc sets itself once a block of 32 MiB was freed, the largest it adapts to."""
+"""The limits that glibc sets after a block of 32 MiB is freed, its largest adaptive limits."""
 
 
 class FreedMemoryKept:
-    """As long as this object lives, glibc reuses freed memory and returns none to the system.
+    """While this object exists, glibc reuses freed memory and returns none to the system.
 
-    A training step allocates and frees hundreds of tensors. glibc returns large ones to the system
-    at once, and trims its heap whenever enough is free at the end; the next allocation then gets
+    A training step allocates and frees hundreds of tensors. glibc returns large blocks to the
+    system at once, and trims its heap when enough is free at the end; the next allocation then gets
     new pages, each of which the kernel must clear: up to half of a step's time. When the last such
-    object is gone, free memory is returned and glibc has the limits that it sets itself. Nothing
-    changes where the environment sets limits of malloc, or with another C library.
+    object is deleted, free memory is returned and glibc gets its own limits back. This has no
+    effect if the environment sets limits of malloc, or with another C library.
 
     Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_MAX.
     """
@@ -58,7 +58,7 @@ def _give_back() -> None:
 
 @functools.cache
 def _mallopt() -> Callable[[int, int], int] | None:
-    """The function of glibc; None with another C library, or where its limits are set already."""
+    """The glibc function; None with another C library, or if its limits are already set."""
     named = any(name.startswith(("MALLOC_MMAP_", "MALLOC_TRIM_")) for name in os.environ)
     if named or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or sys.platform != "linux":
         return None

@@ -1,4 +1,4 @@
-"""Curvature for activations that have none: piecewise-linear ones, at their kinks."""
+"""Curvature at the kinks of piecewise-linear activations, which have none of their own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _leaky(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kinks:
 
 def _threshold(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kinks | None:
     place, below = float(args[1]), float(args[2])
-    return (0.0, [(place, 1.0)]) if place == below else None  # else it jumps
+    return (0.0, [(place, 1.0)]) if place == below else None  # else the value jumps
 
 
 def _between(args: Sequence[Any], kwargs: Mapping[str, Any], low: Any, high: Any) -> Kinks:
@@ -59,15 +59,15 @@ _KINKS: dict[str, Callable[[Sequence[Any], Mapping[str, Any]], Kinks | None]] = 
 
 
 def smoothed(value: Tensor, x: Tensor, kinks: Kinks, beta: float) -> Tensor:
-    r"""`value` with the activation's true slope, and a softplus' curvature at its kinks.
+    r"""`value` with the activation's true slope, and the curvature of a softplus at its kinks.
 
     For ReLU the second derivative is :math:`\beta s (1 - s)`, :math:`s = \mathrm{sigmoid}(\beta
-    x)`; S2D's code takes β = 3. Value and first derivative stay exact.
+    x)`; S2D's code uses β = 3. Value and first derivative stay exact.
 
     Args:
         value: the activation's value.
         x: its argument, of the same shape.
-        kinks: where the slope jumps, and by how much.
+        kinks: the positions at which the slope jumps, and by how much.
         beta: sharpness of the softplus.
 
     Returns:
@@ -84,15 +84,15 @@ def smoothed(value: Tensor, x: Tensor, kinks: Kinks, beta: float) -> Tensor:
 
 
 def softened(value: Tensor, x: Tensor, kinks: Kinks, beta: float) -> Tensor:
-    r"""`value` with a softplus' slope at its kinks, for what starts on a kink.
+    r"""`value` with the slope of a softplus at its kinks, for inputs that start on a kink.
 
-    At the kink of a ReLU the slope is 1/2, which is its odd part at any distance:
-    :math:`\max(x, 0) = x/2 + |x|/2`.
+    At the kink of a ReLU the slope is 1/2, that of its odd part at any distance: :math:`\max(x, 0)
+    = x/2 + |x|/2`.
 
     Args:
         value: the activation's value.
         x: its argument, of the same shape.
-        kinks: where the slope jumps, and by how much.
+        kinks: the positions at which the slope jumps, and by how much.
         beta: sharpness of the softplus.
 
     Returns:
@@ -106,7 +106,7 @@ def softened(value: Tensor, x: Tensor, kinks: Kinks, beta: float) -> Tensor:
 
 
 class _Slope(torch.autograd.Function):
-    """A slope given as numbers, whose own derivative is `curve`."""
+    """A slope given as numbers, with derivative `curve`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: Tensor, curve: Tensor) -> Tensor:
@@ -119,10 +119,10 @@ class _Slope(torch.autograd.Function):
 
 
 class _Value(torch.autograd.Function):
-    """A value given as numbers, whose derivative is `slope`, which may have one of its own.
+    """A value given as numbers, with derivative `slope`, which may have its own derivative.
 
-    Two multiplications and two saved tensors; the same as a polynomial of autograd's own
-    operations takes six of each.
+    This takes two multiplications and two saved tensors; a polynomial of autograd's own operations
+    would take six of each.
     """
 
     @staticmethod

@@ -16,7 +16,7 @@ from ramify.errors import RamifyError
 
 FLOOR = 1e-3
 Vectors = list[Tensor]
-"""One (W, D) matrix for each group: a vector for each channel."""
+"""One (W, D) matrix per group: one vector per channel."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def exact_extremes(matrices: Tensor) -> Extremes:
         Values (W,) and unit vectors (W, D).
 
     Raises:
-        RamifyError: a number of a matrix is NaN or infinite.
+        RamifyError: a matrix has an entry that is NaN or infinite.
     """
     symmetric = _wide((matrices + matrices.mT) / 2)
     _check_finite([symmetric])
@@ -56,29 +56,29 @@ def lanczos_extremes(
     most: int = 64,
     seed: int = 0,
 ) -> list[Extremes]:
-    r"""Extreme eigenpairs of every channel of every group, from matrix-vector products alone.
+    r"""Extreme eigenpairs of every channel of every group, from matrix-vector products only.
 
-    Every channel runs its own Lanczos recurrence with full reorthogonalisation, all advanced by
-    the same product; memory is K times that of the vectors. A Ritz pair's residual is
-    :math:`r = |\beta_K s_K|`; the run stops when both ends of every channel have residuals below
-    `tolerance` times the channel's spectral radius, or when the Krylov space is exhausted. The
-    value is closer than that, by about :math:`r^2` over the gap to the next one, unless the random
-    start all but missed the true end. A channel whose radius is below `FLOOR` of the group's
-    largest is measured by that: what it could gain is lost among the others.
+    Every channel runs its own Lanczos recurrence with full reorthogonalisation, all advanced by the
+    same product; memory is K times that of the vectors. A Ritz pair's residual is :math:`r =
+    |\beta_K s_K|`; the run stops when both ends of every channel have residuals below `tolerance`
+    times the channel's spectral radius, or when the Krylov space is exhausted. The error of the
+    value is smaller, about :math:`r^2` over the gap to the next one, unless the random start is
+    nearly orthogonal to the true extreme vector. A channel whose radius is below `FLOOR` of the
+    group's largest is measured by that instead: its possible gain is negligible among the others.
 
     Args:
-        product: S·v for one vector a channel: list of (W, D) -> list of (W, D).
+        product: S·v for one vector per channel: list of (W, D) -> list of (W, D).
         shapes: (W, D) of each group.
-        like: dtype and device of the vectors.
+        like: a tensor with the dtype and device of the vectors.
         tolerance: largest residual over spectral radius.
         most: largest number of products.
-        seed: of the start vectors.
+        seed: the seed of the start vectors.
 
     Returns:
         The extreme pairs of each group.
 
     Raises:
-        RamifyError: a number of a product is NaN or infinite.
+        RamifyError: a product has an entry that is NaN or infinite.
 
     Source: C. Lanczos (1950); residual bound and reorthogonalisation as in Parlett, The Symmetric
     Eigenvalue Problem, chapter 13.
@@ -96,7 +96,7 @@ def lanczos_extremes(
 
 
 def _check_finite(tensors: Sequence[Tensor]) -> None:
-    """No number of a matrix, or of a product with it, is NaN or infinite: no solver takes such."""
+    """Check that a matrix or product has no NaN or infinite entry, which solvers do not accept."""
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise RamifyError(
             "a second derivative of the loss comes out as NaN or infinite, though the loss does "
@@ -107,7 +107,7 @@ def _check_finite(tensors: Sequence[Tensor]) -> None:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """Half precision as float32: decompositions know no less."""
+    """Half precision as float32, since decompositions do not support it."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -140,7 +140,7 @@ class _Run:
         return vector
 
     def advance(self, result: Tensor) -> None:
-        """One step of every channel, from S times its last vector."""
+        """One step of every channel, given S times its last vector."""
         if self.done():
             return
         vector, result = self.next, _wide(result)
@@ -152,7 +152,7 @@ class _Run:
         if self.done():
             self.next = torch.zeros_like(vector)
             return
-        # A channel whose Krylov space closed goes on in a fresh direction, decoupled.
+        # A channel whose Krylov space is closed continues in a new direction, decoupled.
         closed = beta <= self._tiny * self._scale()
         self._beta[-1] = torch.where(closed, torch.zeros_like(beta), beta)
         step = rest / beta.clamp_min(1e-30)[:, None]

@@ -1,4 +1,4 @@
-"""The user's loss: one number for each sample, checked; and checks of what it is taken on."""
+"""The user's per-sample loss, and checks of it, of the weights and of the batches."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ramify.errors import Diverged, RamifyError
 from ramify.tracing.recorder import evaluating
 
 Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
-"""`loss(model, batch)` -> shape (S,): one loss for each sample; Ramify takes the mean."""
+"""`loss(model, batch)` -> shape (S,): one loss per sample; Ramify takes the mean."""
 
 
 def checked_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
-    """The user's loss on a batch, one finite number a sample.
+    """The user's loss on a batch, checked to be one finite number per sample.
 
     Args:
         loss: `loss(model, batch)`.
         model: the network.
-        batch: what the user's data gives.
+        batch: one of the user's batches.
 
     Returns:
         Shape (S,).
@@ -36,12 +36,12 @@ def checked_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
 
 
 def shaped_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
-    """The user's loss on a batch, one number a sample, which is not looked at yet.
+    """The user's loss on a batch, one number per sample, without checking that it is finite.
 
     Args:
         loss: `loss(model, batch)`.
         model: the network.
-        batch: what the user's data gives.
+        batch: one of the user's batches.
 
     Returns:
         Shape (S,).
@@ -67,36 +67,36 @@ def shaped_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
 
 
 def mean_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> float:
-    """The mean loss over every sample of every rank, in eval mode.
+    """The mean loss over all samples of all ranks, in eval mode.
 
     Args:
         model: the network.
         loss: `loss(model, batch)` -> (S,).
-        batches: what to measure on.
+        batches: the batches to measure on.
 
     Returns:
         The mean.
 
     Raises:
-        RamifyError: there is no batch, or the loss is not one finite number a sample.
+        RamifyError: there is no batch, or the loss is not one finite number per sample.
     """
     total, count = summed_loss(model, loss, batches)
     return total / count
 
 
 def summed_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> tuple[float, float]:
-    """The sum of the losses of every rank's samples, in eval mode, and how many samples there are.
+    """The sum of the losses of all ranks' samples, in eval mode, and the number of samples.
 
     Args:
         model: the network.
         loss: `loss(model, batch)` -> (S,).
-        batches: what to measure on.
+        batches: the batches to measure on.
 
     Returns:
         The sum and the number.
 
     Raises:
-        RamifyError: there is no batch, or the loss is not one finite number a sample.
+        RamifyError: there is no batch, or the loss is not one finite number per sample.
     """
     with evaluating(model):
         losses = [checked_loss(loss, model, batch) for batch in each_batch(batches)]
@@ -109,10 +109,10 @@ def summed_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> tuple[f
 
 
 def sum_over_ranks(losses: Tensor) -> tuple[float, float]:
-    """The sum over every rank's samples, and their number.
+    """The sum over all ranks' samples, and their number.
 
     Args:
-        losses: of this rank's samples, shape (S,).
+        losses: those of this rank's samples, shape (S,).
 
     Returns:
         The sum and the number.
@@ -123,13 +123,13 @@ def sum_over_ranks(losses: Tensor) -> tuple[float, float]:
 
 
 def check_finite(values: Tensor) -> None:
-    """Every loss is a finite number.
+    """Check that every loss is finite.
 
     Args:
         values: the losses, shape (S,).
 
     Raises:
-        Diverged: names the first sample whose loss is not.
+        Diverged: a loss is not finite; it names the first such sample.
     """
     if not bool(torch.isfinite(values).all()):
         worst = int((~torch.isfinite(values)).nonzero()[0])
@@ -140,7 +140,7 @@ def check_finite(values: Tensor) -> None:
 
 
 def check_follows(values: Tensor) -> None:
-    """Autograd can follow the losses back to the weights.
+    """Check that autograd can follow the losses back to the weights.
 
     Args:
         values: the losses, shape (S,).
@@ -156,7 +156,7 @@ def check_follows(values: Tensor) -> None:
 
 
 def _advice(values: Any) -> str:
-    """What makes one number a sample of what a loss gave."""
+    """How to get one number per sample from the result of a loss."""
     if not isinstance(values, Tensor):
         return "return the tensor of losses"
     if values.dim() == 0:
@@ -166,7 +166,7 @@ def _advice(values: Any) -> str:
 
 
 def _called(loss: Loss, model: nn.Module, batch: Any) -> Any:
-    """What the loss gives; where it fails, the error says on what."""
+    """The result of the loss; if it fails, the error says on what batch."""
     try:
         return loss(model, batch)
     except (RamifyError, torch.OutOfMemoryError):
@@ -180,10 +180,10 @@ def _called(loss: Loss, model: nn.Module, batch: Any) -> Any:
 
 
 def check_weights(model: nn.Module) -> None:
-    """Every parameter is finite, and of a type that can be trained.
+    """Check that every parameter is finite, and of a type that can be trained.
 
     Raises:
-        RamifyError: names the first parameter that is not.
+        RamifyError: one is not; the message names the first such parameter.
     """
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and parameter.dtype.itemsize == 1:
@@ -199,10 +199,10 @@ def check_weights(model: nn.Module) -> None:
 
 
 def check_real(model: nn.Module) -> None:
-    """No parameter is complex.
+    """Check that no parameter is complex.
 
     Raises:
-        RamifyError: names the first that is.
+        RamifyError: one is; the message names the first such parameter.
     """
     name = first_complex(model)
     if name is not None:
@@ -213,21 +213,21 @@ def check_real(model: nn.Module) -> None:
 
 
 def first_complex(model: nn.Module) -> str | None:
-    """The name of the first parameter that is complex; None: all are real."""
+    """The name of the first complex parameter; None if there is none."""
     return next((name for name, p in model.named_parameters() if p.is_complex()), None)
 
 
 def each_batch(batches: Any) -> Iterator[Any]:
-    """The batches of what a user gave as such.
+    """Check what a user gave as batches.
 
     Args:
         batches: a list, a DataLoader or another iterable.
 
     Returns:
-        What gives them one by one.
+        An iterable over the batches.
 
     Raises:
-        RamifyError: it gives none.
+        RamifyError: there is no batch.
     """
     if not isinstance(batches, Iterable) or (isinstance(batches, Tensor) and not batches.dim()):
         raise RamifyError(
@@ -238,8 +238,8 @@ def each_batch(batches: Any) -> Iterator[Any]:
 
 
 def number_of_batches(batches: Any) -> int | None:
-    """How many batches there are, where the data says so."""
+    """The number of batches, if the data know it."""
     try:
         return len(batches) if isinstance(batches, Sized) else None
-    except TypeError:  # a DataLoader over a stream has a length only in name
+    except TypeError:  # a DataLoader over a stream defines `__len__` but has no length
         return None

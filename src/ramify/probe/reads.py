@@ -1,14 +1,15 @@
-r"""Reads: what every reader of a network's channels really reads, and the gradient of its own read.
+r"""Reads: the input of every reader of a network's channels, and the gradient of its own read.
 
 A *reader* is an operation that sums over channels: a convolution, a linear layer, a product of
-activations such as q·kᵀ. Reader k reads of a channel what reaches it behind norms, activations,
-pools and reshapes, :math:`a_k`. With :math:`g_k` the gradient of one sample's loss to that reader's
-**own** read (not to a tensor that several readers share, which would count a residual path twice),
-what an edit does to the loss is :math:`\sum_k \langle \Delta a_k, g_k \rangle` to first order.
+activations such as q·kᵀ. What reader k reads of a channel, :math:`a_k`, is the channel after the
+norms, activations, pools and reshapes in between. With :math:`g_k` the gradient of one sample's
+loss with respect to that reader's **own** read (not to a tensor that several readers share, which
+would count a residual path twice), the effect of an edit on the loss is :math:`\sum_k \langle
+\Delta a_k, g_k \rangle` to first order.
 
 * :func:`reads` gives the values and the gradients of one batch at once.
-* :func:`visit_reads` shows the values of any number of batches one read at a time: no labels are
-  needed, and no more memory than the forward pass takes.
+* :func:`visit_reads` shows the values of any number of batches one read at a time: it needs no
+labels, and no more memory than the forward pass.
 * :func:`first_order` sums value times gradient by sample and channel.
 
 Shape letters: `S` samples, `W` channels of a group, `N` positions along the dimension that is
@@ -43,13 +44,13 @@ __all__ = ["Read", "ReadChannels", "first_order", "reads", "visit_reads"]
 
 @dataclass(frozen=True, eq=False)
 class ReadChannels:
-    """Where one group's channels lie in what is read.
+    """The positions of one group's channels in a read.
 
     Attributes:
         group: the group.
         dim: the dimension of the value that the reader sums over.
-        owner: (N,), the channel at each position along `dim`, or -1 where there is none of the
-            group: another group's after a `cat`, or a size that no edit changes.
+        owner: (N,), the channel at each position along `dim`, or -1 if the position belongs to
+            another group (after a `cat`), or to a size that no edit changes.
 
     Example:
         >>> import ramify
@@ -61,7 +62,7 @@ class ReadChannels:
         >>> read.channels[0].positions
         tensor([[0, 1, 2, 3],
                 [4, 5, 6, 7]])
-        >>> read.channels[0].sum_positions(read.value).shape  # a number a sample and channel
+        >>> read.channels[0].sum_positions(read.value).shape  # one number per sample and channel
         torch.Size([4, 2])
     """
 
@@ -71,12 +72,12 @@ class ReadChannels:
 
     @property
     def positions(self) -> Tensor:
-        """(W, K): where each channel lies along `dim`; K is 1 except behind a flattening."""
+        """(W, K): the positions of each channel along `dim`; K is 1 except after a flattening."""
         held = torch.argsort(self.owner, stable=True)[int((self.owner < 0).sum()) :]
         return held.reshape(self.group.width, -1)
 
     def sum_positions(self, tensor: Tensor) -> Tensor:
-        """Sum a tensor's positions of each channel.
+        """Sum a tensor over the positions of each channel.
 
         Args:
             tensor: shape (S, N).
@@ -91,22 +92,24 @@ class ReadChannels:
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """One reader, and what it reads on one batch.
+    """One reader, and its input on one batch.
 
     Attributes:
-        number: of the operation on the tape; the same for every batch that runs the same ones.
+        number: the number of the operation on the tape; the same for every batch that runs the same
+            operations.
         operation: its name, such as ``aten::convolution``, ``aten::addmm`` or ``aten::bmm``.
-        module: the module that runs it, by name; empty for the model's own forward.
-        weight: the consumer parameter that it multiplies by, as it is, transposed or sliced; None
-            where the weight is computed from parameters, or is an activation.
-        bias: the parameter that it adds; None for none.
-        parameters: all that the weight is computed from; none for a product of two activations.
-        arguments: what else the operation was given, by name: for a convolution ``stride``,
+        module: the name of the module that runs it; empty for the model's own forward.
+        weight: the consumer parameter that it multiplies by, unchanged, transposed or sliced; None
+            if the weight is computed from parameters, or is an activation.
+        bias: the parameter that it adds; None if there is none.
+        parameters: all parameters that the weight is computed from; none for a product of two
+            activations.
+        arguments: the other arguments of the operation, by name: for a convolution ``stride``,
             ``padding``, ``dilation``, ``transposed``, ``output_padding`` and ``groups``.
-        channels: the groups that lie in what is read, in the order in which they lie there.
+        channels: the groups in the read tensor, in the order of their positions.
         value: the tensor that is read.
-        gradient: of each sample's loss, in the rows of that sample (that is, of the sum of the
-            losses), of the value's shape; None where only values were asked for.
+        gradient: the gradient of each sample's loss, in the rows of that sample (that is, of the
+            sum of the losses), of the value's shape; None if only values were requested.
 
     Example:
         >>> import ramify
@@ -140,22 +143,23 @@ def reads(
     batch: Any,
     groups: Sequence[ChannelGroup] | None = None,
 ) -> list[Read]:
-    r"""What every reader of every channel reads on a batch, and the gradient of its own read.
+    r"""The input of every reader of every channel on a batch, and the gradient of its own read.
 
-    Attention runs as plain operations, so that q·kᵀ is a read: of its two factors the first. All
-    values and gradients are held at once; for values alone :func:`visit_reads` holds one.
+    Attention runs as plain operations, so that q·kᵀ is a read, of its first factor. All values and
+    gradients are kept at once; for values only, :func:`visit_reads` keeps one at a time.
 
     Args:
-        graph: the traced model, which is run in eval mode and comes back as it was.
-        loss: `loss(model, batch)` -> (S,), one number a sample.
+        graph: the traced model, which is run in eval mode and left unchanged.
+        loss: `loss(model, batch)` -> (S,), one number per sample.
         batch: one batch.
-        groups: whose channels; None for all of the graph.
+        groups: the groups whose channels are read; None for all of the graph.
 
     Returns:
         The reads, in forward order.
 
     Raises:
-        RamifyError: the loss is not per sample or not finite, or it joins or cuts channels.
+        RamifyError: the loss is not per sample or not finite, or it concatenates or slices
+            channels.
 
     Example:
         >>> import ramify
@@ -191,21 +195,21 @@ def visit_reads(
     forward: Forward | None = None,
     groups: Sequence[ChannelGroup] | None = None,
 ) -> None:
-    """Show every read by a weight, batch by batch, to a function.
+    """Pass every read by a weight to a function, batch by batch.
 
-    Each batch is run twice without gradients: once to find its reads, once to show them. A read's
-    value is the network's own tensor, which later operations may write into: keep a clone, or what
-    you compute from it.
+    Each batch is run twice without gradients: once to find its reads, once to visit them. A read's
+    value is the network's own tensor, which later operations may modify in place: keep a clone, or
+    what you compute from it.
 
     Args:
-        graph: the traced model, which is run in eval mode and comes back as it was.
+        graph: the traced model, which is run in eval mode and left unchanged.
         batches: model inputs, each as `ramify.trace` takes them; no labels are needed.
         visit: called with each read just before its reader runs, in forward order.
-        forward: `forward(model, batch)` runs the model, where batches are not its bare inputs.
-        groups: whose channels; None for all of the graph.
+        forward: `forward(model, batch)` runs the model, if batches are not its bare inputs.
+        groups: the groups whose channels are read; None for all of the graph.
 
     Raises:
-        RamifyError: a forward joins or cuts channels, or takes another path when it is run again.
+        RamifyError: a forward concatenates or slices channels, or runs differently the second time.
 
     Example:
         >>> import ramify
@@ -226,14 +230,14 @@ def visit_reads(
         run = functools.partial(call if forward is None else forward, model, batch)
         tape = record(model, run, batch)
         key = [(op.func, op.args, op.kwargs, op.outputs) for op in tape.ops], tape.shapes
-        if known is None or known[0] != key:  # labelled once for tapes that run the same operations
+        if known is None or known[0] != key:  # labelled once for tapes with the same operations
             known = key, [each for each in _found(graph, tape, groups) if each[0].parameters]
         shown = _Shown(tape, known[1], visit)
         record(model, run, batch, watch=shown.after, before=shown.before)
 
 
 class _Shown:
-    """Shows reads while a recorded run is run again; tensors are held until they are read last."""
+    """Visits reads while a recorded run is repeated; tensors are kept until their last read."""
 
     def __init__(self, tape: Tape, found: Sequence[tuple[Read, Ref]], visit: Visit) -> None:
         self._tape, self._visit = tape, visit
@@ -243,7 +247,7 @@ class _Shown:
         self._position = 0
 
     def before(self, position: int, written: Sequence[Tensor]) -> None:
-        """Show what the next operation reads."""
+        """Visit the reads of the next operation."""
         if position in self._reads:
             read, source = self._reads[position]
             self._visit(replace(read, value=self._held[source.index]))
@@ -251,7 +255,7 @@ class _Shown:
                 del self._held[source.index]
 
     def after(self, op: Op, results: Sequence[Tensor]) -> None:
-        """Hold what an operation gave, if it is read later."""
+        """Keep the output of an operation, if it is read later."""
         known = self._tape.ops
         if self._position >= len(known) or known[self._position].func is not op.func:
             raise RamifyError(
@@ -270,7 +274,7 @@ def first_order(
     batch: Any,
     groups: Sequence[ChannelGroup] | None = None,
 ) -> dict[str, Tensor]:
-    r"""The first-order change of every sample's loss when a channel is zero wherever it is read.
+    r"""The first-order change of every sample's loss if a channel is zero wherever it is read.
 
     .. math:: p_s = -\sum_k \langle a_k, g_k \rangle
 
@@ -278,13 +282,14 @@ def first_order(
         graph: the traced model.
         loss: `loss(model, batch)` -> (S,).
         batch: one batch.
-        groups: whose channels; None for all that can be pruned.
+        groups: the groups whose channels are used; None for all that can be pruned.
 
     Returns:
         For each group that is read, by name: p of shape (S, W).
 
     Raises:
-        RamifyError: the loss is not per sample or not finite, or it joins or cuts channels.
+        RamifyError: the loss is not per sample or not finite, or it concatenates or slices
+            channels.
 
     Example:
         >>> import ramify
@@ -305,7 +310,7 @@ def first_order(
         slopes = _gradients(copies, losses, weights)
         return {n: (copies[n] * slope).detach() for n, slope in slopes.items()}
 
-    # Where the samples lie is judged by what the first and the last loss reach.
+    # The samples' positions are found from what the first and the last loss depend on.
     ends = products(one[0]), products(one[-1])
     views = [_samples_apart(number, channels.dim, ends, samples) for number, channels in each]
     out: dict[str, Tensor] = {}
@@ -316,7 +321,7 @@ def first_order(
                 rows = _rows(every[number], channels.dim, view)
                 _subtract(out, channels, channels.sum_positions(rows))
         return out
-    for sample in range(samples):  # in the general case, one backward pass each
+    for sample in range(samples):  # in the general case, one backward pass per sample
         alone = products(one[sample])
         for number, channels in each:
             if number in alone:
@@ -337,23 +342,23 @@ def _subtract(out: dict[str, Tensor], channels: ReadChannels, product: Tensor) -
 def follow_dimensions(
     graph: ChannelGraph, tape: Tape, groups: Sequence[ChannelGroup], samples: Atom | None = None
 ) -> tuple[DimFlow, dict[Atom, int]]:
-    """What each dimension of each tensor of a tape is, in the axes of the graph's groups.
+    """Label each dimension of each tensor of a tape with the axes of the graph's groups.
 
     Args:
         graph: the traced model.
-        tape: of a run of it.
+        tape: the tape of a run of the model.
         groups: some of its groups.
-        samples: the axis of the samples, where they are to be told apart.
+        samples: the axis of the samples, if they must be told apart.
 
     Returns:
-        What the tape says of its dimensions, and for the axis of each group its place in `groups`.
+        The labels of the tape, and for the axis of each group its position in `groups`.
 
     Raises:
-        RamifyError: what was run joins or cuts the channels of a group.
+        RamifyError: the run concatenates or slices the channels of a group.
     """
     traced = graph.flow
     flow = DimFlow(traced.param_shapes, traced.aliases)
-    # The run may join and cut axes of its own: followed on a copy, the graph's stay.
+    # The run may change its own axes: it is followed on a copy, and the graph's stay unchanged.
     old = [group.atom for group in groups]
     flow.param_dims, atoms = copy.deepcopy((traced.param_dims, old))
     propagate(flow, tape, samples)
@@ -370,7 +375,7 @@ def follow_dimensions(
 
 
 def sums_over(flow: DimFlow, axes: Container[Atom]) -> Iterator[tuple[Contraction, list[Atom]]]:
-    """Every operation that sums an activation over some of these axes, and which."""
+    """Every operation that sums an activation over some of these axes, with those axes."""
     for contraction in flow.contractions:
         own = [atom for atom in atoms_of(contraction.read) if atom in axes]
         if own and not flow.is_weight(contraction.source):
@@ -421,7 +426,7 @@ def _unvalued(tape: Tape, contraction: Contraction, channels: Sequence[ReadChann
 def _with_autograd(
     graph: ChannelGraph, loss: Loss, batch: Any, groups: Sequence[ChannelGroup] | None
 ) -> tuple[list[tuple[Read, Ref]], dict[int, Tensor], Tensor]:
-    """The reads, a tensor of its own for each of them by operation, and the losses (S,)."""
+    """The reads, a separate tensor for each of them by operation, and the losses (S,)."""
     check_current(graph)
     run = lambda: checked_loss(loss, graph.model, batch)  # noqa: E731
     with decomposed(graph.model):
@@ -451,12 +456,12 @@ def _gradients(copies: Mapping[int, Tensor], losses: Tensor, weights: Tensor) ->
     return {n: slope for n, slope in zip(copies, slopes, strict=True) if slope is not None}
 
 
-# Where samples lie ------------------------------------------------------------------------
+# Positions of samples ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _View:
-    """Samples lie along `axis`: as whole blocks (outer), or side by side in every block."""
+    """Samples along `axis`: as whole blocks (outer), or interleaved in every block."""
 
     axis: int
     samples: int
@@ -473,7 +478,7 @@ class _View:
 def _samples_apart(
     number: int, dim: int, ends: Sequence[Mapping[int, Tensor]], samples: int
 ) -> _View | None:
-    """Where the samples lie in what is read, judged by what the first and the last loss reach."""
+    """The positions of the samples in a read, found from the first and the last loss."""
     first, last = (end.get(number) for end in ends)
     if first is None or last is None or not bool(first.any()) or not bool(last.any()):
         return None

@@ -1,7 +1,7 @@
-"""One forward and one backward pass of the user's loss, with all that a probe reads of it.
+"""One forward and one backward pass of the user's loss, recording all that a probe needs.
 
-A plain training step makes three convolutions for each of the network's: forward, gradient to the
-input, gradient to the weight. A recorded pass makes the first two.
+A plain training step takes three convolutions for each one of the network: forward, gradient of the
+input, gradient of the weight. A recorded pass takes the first two.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from ramify.tracing.recorder import Op, Ref, Tape, record, tensors_of
 from ramify.tracing.writes import storage_of
 
 Take = Callable[[int, Tensor], None]
-"""Gets the number of an operation and the gradient at its read."""
+"""Receives the number of an operation and the gradient at its read."""
 
 
 class RecordedPass:
-    """What one run of the loss held: every tensor's value, and the gradient at chosen reads.
+    """The values of all tensors in one run of the loss, and the gradients at chosen reads.
 
     Args:
-        model: the network; its mode is evaluation for the run, so that norms hold their statistics.
+        model: the network; it is in eval mode for the run, so that norms keep their statistics.
         run: gives the losses, shape (S,).
-        batch: what the run's inputs are taken from.
-        names: parameters whose effect is probed: autograd follows from them on.
+        batch: the batch that the run uses.
+        names: parameters whose effect is probed: autograd records from them on.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RecordedPass:
         asked = [tensors[name] for name in names if not tensors[name].requires_grad]
         steps = [("a flag", partial(parameter.requires_grad_, False)) for parameter in asked]
         with giving_back(lambda: steps):
-            for parameter in asked:  # a frozen network is probed like any other
+            for parameter in asked:  # frozen networks are probed too
                 parameter.requires_grad_()
             self.tape = record(
                 model, run, batch, watch=self._after, before=self._before, draws=True, grad=True
@@ -61,7 +61,7 @@ class RecordedPass:
             self._values[index] = self.constants[name]
         self._values.update(self.tape.constants)
 
-    # What the recorder calls, before and after each operation.
+    # Callbacks of the recorder, before and after each operation.
 
     def _before(self, position: int, written: Sequence[Tensor]) -> None:
         self._settle()
@@ -79,19 +79,19 @@ class RecordedPass:
         self._fresh = results[0] if results else None
 
     def _settle(self) -> None:
-        """Autograd gives a result its node once the operation has returned."""
+        """Autograd sets a result's node after the operation has returned, so it is read later."""
         if self._fresh is not None:
             self._nodes[-1] = self._fresh.grad_fn
             self._fresh = None
 
     def keep(self, indices: Collection[int]) -> None:
-        """Let go of all other values, so that the backward pass frees their memory as it goes."""
+        """Free all other values, so that the backward pass frees their memory as it proceeds."""
         for held in (self._values, self._overwritten):
             for index in held.keys() - indices:
                 del held[index]
 
     def value(self, ref: Ref, position: int) -> Tensor:
-        """A tensor's value as the operation of this number found it; its shape, if not kept."""
+        """A tensor's value as this operation found it, or only its shape if it was not kept."""
         old = self._overwritten.get(ref.index)
         if old is not None:
             place = bisect.bisect_left(old, position, key=lambda entry: entry[0])
@@ -104,25 +104,25 @@ class RecordedPass:
         return known.detach()
 
     def shared(self, ref: Ref) -> list[int]:
-        """The other tensors of the tape that lie in the same memory and would see a write."""
+        """The other tensors of the tape in the same memory, which a write would change too."""
         together = self._memory.get(storage_of(self._values[ref.index]), [])
         return [index for index in together if index != ref.index]
 
     def gradients(
         self, reads: Mapping[int, Ref], made: Sequence[int], take: Take | None = None
     ) -> dict[int, Tensor]:
-        """The gradient of each sample's loss at each consumer's own read; the graph is spent.
+        """The gradient of each sample's loss at each consumer's own read; the graph is consumed.
 
         Args:
-            reads: operation -> the tensor that it reads, or one that it makes, which is then read
-                by all that follows.
+            reads: operation -> the tensor that it reads, or one that it outputs, which is then read
+                by all later operations.
             made: the operations from which on something is probed.
-            take: gets each operation with its gradient as soon as that is known, so that they need
-                not be held together.
+            take: receives each operation with its gradient as soon as it is computed, so that they
+                need not all be kept.
 
         Returns:
-            Operation -> gradient, shaped as what is read; absent where the loss does not
-            depend on it, what is read is zero, or it was taken.
+            Operation -> gradient, shaped as the read; absent if the loss does not depend on it, the
+            read is zero, or `take` received it.
         """
         edges = [GradientEdge(node, 0) for p in made if (node := self._nodes[p]) is not None]
         if not reads:
@@ -151,7 +151,7 @@ class RecordedPass:
 
             handles.append(node.register_hook(keep))
         try:
-            total = torch.ones_like(self._losses)  # their sum: a new one would ask for grad mode
+            total = torch.ones_like(self._losses)  # their sum: a new one would need grad mode
             torch.autograd.grad(self._losses, edges, total, allow_unused=True)
         finally:
             for handle in handles:
@@ -159,26 +159,26 @@ class RecordedPass:
         return found
 
     def _own_node(self, position: int, read: Ref) -> Node | None:
-        """The operation's own node: one edge for each tensor argument, one of them to the read."""
+        """The operation's own node: one edge per tensor argument, one of them to the read."""
         node, op = self._nodes[position], self.tape.ops[position]
         if node is None or len(node.next_functions) != len(_tensor_arguments(op)):
             return None
         place = _argument(op, read)
         if place is None:
             return node
-        # A read that depends on no parameter has no edge; where it is zero (the first state of a
-        # recurrence) nobody asks for its gradient.
+        # A read that depends on no parameter has no edge; if it is zero (the first state of a
+        # recurrence) its gradient is not needed.
         linked = node.next_functions[place][0] is not None
         return node if linked or not bool(self.value(read, position).any()) else None
 
     def _replayed(self, reads: Mapping[int, Ref]) -> dict[int, Tensor]:
-        """The same where operations have no node of their own (custom autograd functions)."""
+        """The same for operations without their own node (custom autograd functions)."""
         gradients = read_gradients(self.tape, self.constants, reads)
         return {p: gradient * len(self.losses) for p, gradient in gradients.items()}
 
 
 def _tensor_arguments(op: Op) -> list[Any]:
-    """The arguments that autograd makes edges for, an absent optional tensor being one too."""
+    """The arguments that autograd makes edges for, including absent optional tensors."""
     found: list[Any] = []
     for place, name, single in _tensor_places(op.func):
         value = op.kwargs.get(name, op.args[place] if place < len(op.args) else None)
@@ -188,7 +188,7 @@ def _tensor_arguments(op: Op) -> list[Any]:
 
 @functools.cache
 def _tensor_places(func: Any) -> list[tuple[int, str, bool]]:
-    """Where an operation takes tensors: place, name, and whether it is one tensor."""
+    """The tensor parameters of an operation: position, name, and whether it is one tensor."""
     kinds = [(a.name, str(a.type)) for a in func._schema.arguments]
     return [
         (place, name, kind in ("Tensor", "Optional[Tensor]"))
@@ -198,7 +198,7 @@ def _tensor_places(func: Any) -> list[tuple[int, str, bool]]:
 
 
 def _argument(op: Op, ref: Ref) -> int | None:
-    """Where a tensor stands among an operation's tensor arguments; None: it is the result."""
+    """The position of a tensor among an operation's tensor arguments; None: it is the result."""
     arguments = _tensor_arguments(op)
     return arguments.index(ref) if ref in arguments else None
 
@@ -211,7 +211,7 @@ def read_gradients(
     Args:
         tape: of the losses, shape (S,).
         tensors: parameters and buffers by name.
-        reads: operation -> the tensor that it reads, or makes.
+        reads: operation -> the tensor that it reads, or outputs.
 
     Returns:
         Operation -> gradient.
@@ -224,7 +224,7 @@ def read_gradients(
         own = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()
         leaves[position] = own
         made = reads[position] not in tape.ops[position].inputs()
-        return own.clone() if made else own  # what follows may write into what was made
+        return own.clone() if made else own  # later operations may modify the output in place
 
     with torch.enable_grad():
         env = replay(tape, tensors, reads, watch)

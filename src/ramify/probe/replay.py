@@ -1,4 +1,4 @@
-"""The replay: a tape run again with autograd, with a hand on every read."""
+"""The replay: run a tape again with autograd, and optionally replace any read."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def replay(
     """Run a tape again with autograd.
 
     Args:
-        tape: what to run.
+        tape: the tape to run.
         tensors: parameters and buffers by name.
-        reads: operation -> the tensor whose read there is replaced by what `at_read` gives; where
-            the operation makes that tensor itself, for all who read it.
+        reads: operation -> the tensor whose read there is replaced by the result of `at_read`; if
+            the operation outputs that tensor, for all its readers.
         at_read: (operation, tensor) -> the tensor that is read instead.
         beta: softplus sharpness for the curvature of piecewise-linear activations; None: none.
-        slopes: take the softplus' slope as well, and spread that of a max pool evenly over its
-            window: for channels of zeros, which lie on every kink.
+        slopes: whether to use the softplus' slope as well, and to spread that of a max pool evenly
+            over its window: for channels of zeros, which are on every kink.
         until: stop after this operation.
         before: called with the number and the arguments of each operation before it runs.
 
@@ -80,7 +80,7 @@ def replay(
 
 
 def _redraw(args: Any, drawn: list[Tensor], *, in_place: bool) -> list[Tensor]:
-    """What a random operation gave when the tape was made."""
+    """The output of a random operation when the tape was made."""
     return [args[0].copy_(drawn[0])] if in_place else drawn
 
 
@@ -96,7 +96,7 @@ def _attention(given: dict[str, Any]) -> Any:
         given.get("is_causal", False),
         scale=given.get("scale"),
     )[0]
-    strides = given["query"].stride()  # the fused forms answer in this order: it may be viewed
+    strides = given["query"].stride()  # the output strides of the fused forms: it may be viewed
     order = sorted(range(out.dim()), key=lambda dim: -strides[dim])
     return out.permute(order).contiguous().permute([order.index(dim) for dim in range(out.dim())])
 
@@ -110,15 +110,15 @@ def _weight_norm(given: dict[str, Any]) -> Any:
 
 
 def _fixed_norm(given: dict[str, Any]) -> Any:
-    """Batch norm by running statistics as a line: torch's own derivatives take many passes."""
-    if given["training"]:  # by the batch's own statistics it is no line
+    """Batch norm with running statistics as scale and shift, for cheaper derivatives."""
+    if given["training"]:  # with the batch's own statistics it is not linear
         return None
     x, mean, variance = given["input"], given["running_mean"], given["running_var"]
     scale = torch.rsqrt(variance + given.get("eps", given.get("epsilon")))
     scale = scale if given["weight"] is None else scale * given["weight"]
     shift = -mean * scale if given["bias"] is None else given["bias"] - mean * scale
     shape = (-1, *[1] * (x.dim() - 2))
-    return [(x * scale.view(shape) + shift.view(shape)).to(x.dtype)]  # autocast leaves these wide
+    return [(x * scale.view(shape) + shift.view(shape)).to(x.dtype)]  # autocast keeps these wide
 
 
 _DECOMPOSITIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -141,7 +141,7 @@ _MAX_POOLS: dict[str, Callable[..., Tensor]] = {
 
 
 def _spread_pool(op: Op, args: Any, kwargs: Any) -> Any:
-    """A max pool whose slope is that of the mean over its window."""
+    """A max pool with the gradient of the mean over its window."""
     given = op.named() | dict(zip((a.name for a in op.func._schema.arguments), args, strict=False))
     result = op.func(*args, **kwargs)
     if any(step != 1 for step in given.get("dilation", [1])):
@@ -181,7 +181,7 @@ def _execute(
 
 
 def _written(op: Op) -> Ref | None:
-    """The tensor that an operation writes in place."""
+    """The tensor that an operation modifies in place."""
     for argument, declared in zip(op.args, op.func._schema.arguments, strict=False):
         if declared.alias_info is not None and declared.alias_info.is_write:
             return argument if isinstance(argument, Ref) else None
@@ -194,10 +194,10 @@ def _tensors(result: Any) -> list[Tensor]:
 
 @contextlib.contextmanager
 def decomposed(model: nn.Module) -> Iterator[None]:
-    """Fused attention and recurrent layers run decomposed, as plain operations, inside the block.
+    """Run fused attention and recurrent layers as plain operations inside the block.
 
-    Plain operations have second derivatives, and the product of queries and keys is then a tensor
-    of its own, which can be read.
+    Plain operations have second derivatives, and the product of queries and keys is then a separate
+    tensor, which can be read.
     """
     with sdpa_kernel(SDPBackend.MATH), recurrent_layers_written_out(model):
         yield

@@ -1,12 +1,12 @@
 """Products with the splitting matrices of all channels at once.
 
-With every producer's input and every consumer's own gradient held, what a group contributes to the
-loss is `Q(θ) = Σ_k ⟨a_k(θ), g_k⟩` over its reads k. Its Hessian is block diagonal over channels
+With every producer's input and every consumer's own gradient fixed, the contribution of a group to
+the loss is `Q(θ) = Σ_k ⟨a_k(θ), g_k⟩` over its reads k. Its Hessian is block diagonal over channels
 (S2D, Theorem 2.4) and its blocks are the splitting matrices, so one product with the whole Hessian
 serves every channel at once.
 
-The tape of the user's own loss is replayed twice with autograd: once whole, for the gradients at
-each consumer's own read; once cut at every read, for Q.
+The tape of the user's own loss is replayed twice with autograd: once completely, for the gradients
+at each consumer's own read; once cut at every read, for Q.
 
 Shape letters: `W` channels of a group, `D` parameters of one channel.
 """
@@ -35,7 +35,7 @@ from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import Ref, Tape, record, tensors_of
 
 Vectors = list[Tensor]
-"""One (W, D) tensor for each target: a vector for each channel."""
+"""One (W, D) tensor per target: one vector per channel."""
 
 
 class SplittingOperator:
@@ -44,8 +44,8 @@ class SplittingOperator:
     The graph of Q is built once and kept; a product costs one double-backward pass through the
     producers and the channelwise paths. Where activations are multiplied and summed over a group's
     channels, Z = Σ_c q_c k_cᵀ, that sum is its read: ⟨Z(θ), ∂L/∂Z⟩ is bilinear in each channel's
-    own rows and mixes no two channels. The path of a whole head runs through the same product and
-    its softmax; so targets of the two kinds are cut apart.
+    own rows and has no terms between channels. The path of a whole head runs through the same
+    product and its softmax, so targets of the two kinds are cut separately.
 
     Args:
         graph: the traced model.
@@ -78,15 +78,15 @@ class SplittingOperator:
             self._blocks.append((numbers, _IndependentOperator(graph, some, tape, reads, beta)))
 
     def gradient(self) -> Vectors:
-        """The gradient of the mean loss to each channel's own parameters: one (W, D) a target."""
+        """The mean loss gradient of each channel's own parameters: one (W, D) per target."""
         return self._each(lambda block, _: block.gradient())
 
     def product(self, vectors: Vectors) -> Vectors:
-        """S·v: one (W, D) for each target, for one vector a channel."""
+        """S·v: one (W, D) per target, for one vector per channel."""
         return self._each(lambda block, numbers: block.product([vectors[n] for n in numbers]))
 
     def as_kernels(self, target: Target, vectors: Tensor) -> list[Tensor]:
-        """A target's (W, D) vectors as kernels: one (W, *kernel) for each producer."""
+        """A target's (W, D) vectors as kernels: one (W, *kernel) per producer."""
         number = self._targets.index(target)
         block = next(block for numbers, block in self._blocks if number in numbers)
         return block.as_kernels(target, vectors)
@@ -99,7 +99,7 @@ class SplittingOperator:
 
 
 class _IndependentOperator:
-    """The Hessian of Q for targets that can be probed at once, the tape cut at their reads."""
+    """The Hessian of Q for targets that can be probed at once, with the tape cut at their reads."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class _IndependentOperator:
         terms: list[tuple[Tensor, Tensor]] = []
 
         def cut(position: int, tensor: Tensor) -> Tensor:
-            # The read enters Q; what follows gets its value alone, cut off from autograd.
+            # The read enters Q; later operations get only its value, detached from autograd.
             if position in gradients and tensor.requires_grad:
                 terms.append((tensor, gradients[position]))
             held = tensor.detach()
@@ -129,7 +129,7 @@ class _IndependentOperator:
             self._slopes = self._derive(terms)
 
     def _derive(self, terms: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """The gradient of Q, the sum over reads of ⟨read, gradient held⟩."""
+        """The gradient of Q, the sum over reads of ⟨read, gradient held constant⟩."""
         if not terms:
             return {}
         reads, held = zip(*terms, strict=True)
@@ -139,12 +139,12 @@ class _IndependentOperator:
         return {n: g for n, g in by_name if g is not None and g.requires_grad}
 
     def gradient(self) -> Vectors:
-        """The gradient of the mean loss to each channel's own parameters: one (W, D) a target."""
+        """The mean loss gradient of each channel's own parameters: one (W, D) per target."""
         return self._gather(self._slopes)
 
     @second_derivatives()
     def product(self, vectors: Vectors) -> Vectors:
-        """S·v: one (W, D) for each target, for one vector a channel."""
+        """S·v: one (W, D) per target, for one vector per channel."""
         if not self._slopes:
             return [torch.zeros_like(vector) for vector in vectors]
         spread = self._scatter(vectors)
@@ -160,7 +160,7 @@ class _IndependentOperator:
         return self._gather({n: p for n, p in by_name if p is not None})
 
     def _gather(self, tensors: Mapping[str, Tensor]) -> Vectors:
-        """From parameters to one vector a channel: its kernel of every producer, side by side."""
+        """From parameters to one vector per channel: its kernels of all producers, concatenated."""
         out = []
         for target in self._targets:
             parts = [
@@ -174,7 +174,7 @@ class _IndependentOperator:
         return out
 
     def _scatter(self, vectors: Vectors) -> dict[str, Tensor]:
-        """From one vector a channel to parameters; what belongs to no target is zero."""
+        """From one vector per channel to parameters; entries outside the targets are zero."""
         spread = {name: torch.zeros_like(theta) for name, theta in self._thetas.items()}
         for target, vector in zip(self._targets, vectors, strict=True):
             for kernel, values in zip(target.kernels, self.as_kernels(target, vector), strict=True):
@@ -184,7 +184,7 @@ class _IndependentOperator:
         return spread
 
     def as_kernels(self, target: Target, vectors: Tensor) -> list[Tensor]:
-        """A target's (W, D) vectors as kernels: one (W, *kernel) for each producer."""
+        """A target's (W, D) vectors as kernels: one (W, *kernel) per producer."""
         out, start = [], 0
         for kernel in target.kernels:
             like = kernels(self._thetas[kernel.name].detach(), kernel.dim, kernel.positions)
@@ -195,12 +195,12 @@ class _IndependentOperator:
 
 
 def _reads(graph: ChannelGraph, tape: Tape, multiplied: Sequence[Target]) -> dict[int, Ref]:
-    """Every operation that sums over an activation's channels with a weight: its activation.
+    """Every operation that sums over an activation's channels with a weight, with its activation.
 
-    And of the targets that are multiplied, every operation that makes their product: the product.
+    For targets that are multiplied, it is every operation that computes their product, with it.
 
     Returns:
-        Operation -> the tensor that it reads, or makes.
+        Operation -> the tensor that it reads, or outputs.
     """
     flow = DimFlow(graph.flow.param_shapes, graph.flow.aliases)
     propagate(flow, tape)
@@ -226,7 +226,7 @@ def _reads(graph: ChannelGraph, tape: Tape, multiplied: Sequence[Target]) -> dic
 def splitting_operators(
     graph: ChannelGraph, loss: Loss, batches: Iterable[Any], beta: float | None
 ) -> tuple[list[Target], list[SplittingOperator]]:
-    """One operator for each batch of a sample.
+    """One operator per batch of a sample.
 
     Args:
         graph: the traced model.
@@ -253,7 +253,7 @@ def splitting_operators(
 
 
 def mean_product(operators: Sequence[SplittingOperator], vectors: Vectors) -> Vectors:
-    """S·v over all batches, of all ranks that work together, each sample with the same weight."""
+    """S·v over all batches of all ranks, with equal weight for each sample."""
     total = sum(operator.samples for operator in operators)
     out: Vectors = []
     for operator in operators:

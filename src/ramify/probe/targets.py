@@ -1,4 +1,4 @@
-"""Which groups can be probed, where their kernels lie, and which can be probed at once.
+"""Which groups can be probed, the positions of their kernels, and which can be probed together.
 
 Shape letters: `W` channels of a group, `D` parameters of one channel.
 """
@@ -22,8 +22,8 @@ class ProducerWeight:
 
     Attributes:
         name: the parameter.
-        dim: its dimension that holds the channels.
-        positions: (W, K), where each channel lies along that dimension.
+        dim: its dimension of the channels.
+        positions: (W, K), the positions of each channel along that dimension.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Target:
 
     Attributes:
         group: the group.
-        kernels: of its producers, in order.
+        kernels: the kernels of its producers, in order.
         multiplied: whether a product of activations sums over the channels, as q·kᵀ does over a
             head's.
     """
@@ -50,8 +50,8 @@ class Target:
 def targets(graph: ChannelGraph) -> list[Target]:
     """Every group whose channelwise path the probe can follow from producers to consumers.
 
-    A grouped convolution on the path (whole groups as channels) sums over other channels and is
-    not followed; nor is a group made by a layer that carries another group.
+    A grouped convolution on the path (with whole groups as channels) sums over other channels and
+    is not followed; nor is a group made by a layer that carries another group.
 
     Args:
         graph: the traced model.
@@ -81,18 +81,18 @@ def independent_sets(graph: ChannelGraph, found: Sequence[Target]) -> list[list[
     """Sets of targets, by number, each of which can be probed at once.
 
     Two groups over the same rows or columns (the heads, and the channels inside a head), or made by
-    a weight along two of its dimensions, are in different sets; so are groups whose channels a
-    product of activations sums over, and groups whose path crosses it.
+    two dimensions of one weight, are in different sets; so are groups whose channels a product of
+    activations sums over, and groups whose path crosses it.
 
     Args:
         graph: the traced model.
         found: its targets.
 
     Returns:
-        As few sets as going through the targets in order gives.
+        Sets from a greedy pass over the targets in order.
     """
-    # For each set: whether a product sums over its channels, the rows and columns that are taken,
-    # the dimension along which each weight is displaced, and the members.
+    # For each set: whether a product sums over its channels, the rows and columns in use, the
+    # dimension along which each weight is displaced, and the members.
     sets: list[tuple[bool, set[tuple[str, int, int]], dict[str, int], list[int]]] = []
     for number, target in enumerate(found):
         own = {
@@ -114,7 +114,7 @@ def independent_sets(graph: ChannelGraph, found: Sequence[Target]) -> list[list[
 
 
 def vector_shapes(found: Sequence[Target], tensors: Mapping[str, Tensor]) -> list[tuple[int, int]]:
-    """The shape of one vector a channel, for each target.
+    """The shape of the vectors of each target.
 
     Args:
         found: the targets.

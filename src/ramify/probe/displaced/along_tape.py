@@ -1,4 +1,4 @@
-"""Displacements carried along a tape: what they make of every tensor on the way to the readers."""
+"""Propagate displacements along a tape to every tensor on the way to the readers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ramify.probe.replay import replay
 from ramify.tracing.recorder import Op, Ref, leaves_of_kind, mapped
 
 ReadChange = EvenPart | ProductChange
-"""What a read changes by."""
+"""The change of a read."""
 
 
 def read_changes(
@@ -35,11 +35,11 @@ def read_changes(
     last: Mapping[int, int],
     displacements: Mapping[str, Tensor],
 ) -> Iterator[dict[int, ReadChange]]:
-    """What each read changes by; the reader itself goes on with what is held.
+    """The change of each read; a reader's own output is not displaced by it.
 
     Args:
         recorded: one batch.
-        together: what is followed.
+        together: the groups that are followed.
         last: tensor -> the last operation that reads it.
         displacements: producer parameter -> the displacement of the first copy.
 
@@ -59,18 +59,18 @@ def read_changes(
 def _seen_elsewhere(
     recorded: RecordedPass, last: Mapping[int, int], position: int, ref: Ref
 ) -> bool:
-    """Whether a write goes into memory that a later operation reads under another name."""
+    """Whether an in-place write changes memory that a later operation reads by another tensor."""
     return any(last.get(other, -1) > position for other in recorded.shared(ref))
 
 
 def replayed(
     recorded: RecordedPass, together: TargetSet, displacements: Mapping[str, Tensor]
 ) -> dict[int, ReadChange]:
-    """The same by running the whole tape for each copy: true whatever writes into what.
+    """The same by running the whole tape for each copy: correct for any in-place writes.
 
     Args:
         recorded: one batch.
-        together: what is followed.
+        together: the groups that are followed.
         displacements: producer parameter -> the displacement of the first copy.
 
     Returns:
@@ -99,12 +99,12 @@ def replayed(
 def _read_by_copy(
     recorded: RecordedPass, together: TargetSet, displacements: Mapping[str, Tensor], sign: int
 ) -> dict[int, list[Tensor]]:
-    """What each reader reads in the network of one copy: a tensor, or the factors of a product."""
+    """The input of each reader in one copy's network: a tensor, or the factors of a product."""
     found: dict[int, list[Tensor]] = {}
     tape, reads = recorded.tape, together.reads
 
     def before(position: int, args: Any) -> None:
-        # A product is known by its factors.
+        # A product is represented by its factors.
         if position in together.products:
             op = tape.ops[position]
             given = [args[op.args.index(ref)] for ref in together.products[position]]
@@ -112,7 +112,7 @@ def _read_by_copy(
                 found[position] = [tensor.clone() for tensor in given]
 
     def at_read(position: int, tensor: Tensor) -> Tensor:
-        # Keep what this copy reads; what follows goes on with what the network reads as it is.
+        # Keep what this copy reads; later operations use the unedited network's value.
         if position in together.products:  # the value of a product is not kept
             return _run_again(recorded, position)
         if tensor.requires_grad:
@@ -127,7 +127,7 @@ def _read_by_copy(
 
 
 def _run_again(recorded: RecordedPass, position: int) -> Tensor:
-    """What an operation gave, from what it was given."""
+    """The output of an operation, given its input."""
     op = recorded.tape.ops[position]
     value = lambda leaf: recorded.value(leaf, position) if isinstance(leaf, Ref) else leaf  # noqa: E731
     return leaves_of_kind(op.func(*mapped(op.args, value), **mapped(op.kwargs, value)), Tensor)[0]
@@ -139,7 +139,7 @@ def _followed(
     component: Component,
     displacements: Mapping[str, Tensor],
 ) -> dict[int, ReadChange]:
-    """What the reads of one component change by, operation by operation."""
+    """The changes of the reads of one component, operation by operation."""
     own = {name: displacements[name] for name in component.names}
     carried, found = _Carried(recorded, own), {}
     for position in sorted({*component.steps, *component.reads}):
@@ -156,7 +156,7 @@ def _followed(
 
 
 class _Carried:
-    """The displaced tensors of one component, as far as the tape has been gone through."""
+    """The displaced tensors of one component, at the current position on the tape."""
 
     def __init__(self, recorded: RecordedPass, displacements: Mapping[str, Tensor]) -> None:
         self._recorded = recorded
@@ -169,12 +169,12 @@ class _Carried:
         }
 
     def of_read(self, read: Ref) -> EvenPart | None:
-        """The even part of what a weight reads; None is zero."""
+        """The even part of a weight's input; None is zero."""
         displaced = self._displaced.get(read.index)
         return None if displaced is None else displaced.even_part
 
     def of_product(self, position: int, op: Op, factors: tuple[Ref, Ref]) -> ProductChange | None:
-        """The change of a product that is read itself; None is zero."""
+        """The change of a product that is itself read; None is zero."""
         if not any(ref.index in self._displaced for ref in factors):
             return None
         left, right = (
@@ -183,8 +183,8 @@ class _Carried:
         return product_change(alpha_of(op), left, right)
 
     def step(self, position: int, op: Op, held: Sequence[Ref | None]) -> None:
-        """Carry displacements over one operation, to which what it reads itself is held."""
-        # Results of an operation without displaced arguments, or of chance, are not displaced.
+        """Propagate displacements over one operation, except those of its own read."""
+        # Results of random operations, or without displaced arguments, are not displaced.
         still = not any(ref not in held and ref.index in self._displaced for ref in op.inputs())
         if still or position in self._recorded.tape.drawn:
             for ref in op.results():
@@ -213,7 +213,7 @@ def _results(op: Op, args: Any, kwargs: Any, base: list[Tensor]) -> list[Displac
         return [relu(args[0], base[0])]
     rule = linear_rule(op, args, kwargs)
 
-    # By a rule, one form of all results follows from the same form of the arguments.
+    # With a rule, each form of the results follows from the same form of the arguments.
     @functools.cache
     def forms(which: str) -> list[Tensor | None]:
         assert rule is not None
@@ -233,7 +233,7 @@ def _results(op: Op, args: Any, kwargs: Any, base: list[Tensor]) -> list[Displac
         linear[0].scaled = scaled_convolution(op, args, base[0])
         return linear
 
-    # Any other operation runs for each copy; by a rule, its even part is still the shorter way.
+    # Other operations run for each copy; a rule may still give the even part more cheaply.
     run = functools.cache(functools.partial(_run_for_copy, op, args, kwargs))
     normed = rescaled_norm(op, args)
 
@@ -256,7 +256,7 @@ def _results(op: Op, args: Any, kwargs: Any, base: list[Tensor]) -> list[Displac
 
 
 def _run_for_copy(op: Op, args: Any, kwargs: Any, which: str) -> list[Tensor]:
-    """Any operation, run with the tensors of one copy, `plus` or `minus`."""
+    """Run any operation with the tensors of one copy, `plus` or `minus`."""
     pick = lambda leaf: getattr(leaf, which) if isinstance(leaf, DisplacedTensor) else leaf  # noqa: E731
     own, named = mapped(args, pick), mapped(kwargs, pick)
     if op.is_mutable:  # write into a copy

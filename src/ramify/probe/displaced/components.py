@@ -1,7 +1,7 @@
-"""Which operations carry displacements of the same kernels: each component is followed by itself.
+"""Which operations carry displacements of the same kernels: the components to follow one by one.
 
-Two kernels are in one component if some operation, or some reader, meets the displacements of both.
-The memory of a component is free before the next one is followed.
+Two kernels are in one component if some operation, or some reader, gets the displacements of both.
+The memory of a component is freed before the next one is followed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from ramify.tracing.recorder import Op, Ref, Tape, mapped
 
 @dataclass
 class Component:
-    """Kernels, and all that carries their displacements to reads; nothing else touches any of it.
+    """Kernels, and the operations that carry their displacements to reads, separate from others.
 
     Attributes:
         names: the displaced parameters.
-        steps: operations that carry or end a displacement, in order.
+        steps: operations that propagate or end a displacement, in order.
         reads: operations that read a displaced tensor.
-        writes: (operation, tensor) where a displaced tensor is written into in place.
-        values: the tensors whose values are asked for; of others the shape is enough.
+        writes: (operation, tensor) where a displaced tensor is modified in place.
+        values: the tensors whose values are needed; for others the shape suffices.
     """
 
     names: set[str] = field(default_factory=set)
@@ -39,14 +39,14 @@ class Component:
 
 @dataclass(frozen=True)
 class TargetSet:
-    """Groups that are followed together, and what a labelled tape says of their reads.
+    """Groups that are followed together, and their reads on a labelled tape.
 
     Attributes:
         reads: operation -> the tensor it reads, for every sum over probed channels with a weight;
-            for a product of two activations that sums over them, the tensor it makes.
+            for a product of two activations that sums over them, its output.
         products: the operations that are such products -> their factors.
-        terms: operation -> the terms of what it reads; of a product, of its first factor.
-        components: what is followed by itself.
+        terms: operation -> the terms of what it reads; for a product, of its first factor.
+        components: the components, followed one by one.
         groups: axis of a probed group -> its number.
     """
 
@@ -66,29 +66,30 @@ def components_of(
     """The connected components of a tape.
 
     Args:
-        tape: what was run.
-        reads: operation -> the tensor that is read there, or made there by a product, and held.
+        tape: the tape of a run.
+        reads: operation -> the tensor that is read there, or the output of a product.
         names: the displaced parameters.
-        groups: operation of a read -> what is summed there; reads of one group are joined.
+        groups: operation of a read -> the groups summed there; reads of one group are joined.
 
     Returns:
-        The components, in the order of their kernels; one that reaches no read has no reads.
+        The components, in the order of their kernels; one without a read has no reads.
     """
-    # `own`: displaced tensor -> a parameter that stands for its component.
+    # `own`: displaced tensor -> a parameter that represents its component.
     own = {index: name for index, name in tape.names.items() if name in names}
     displaced = list(own.values())
     joined, linear = _UnionFind(), dict.fromkeys(own, True)
     steps: list[tuple[int, str, set[int]]] = []
     read_by: list[tuple[int, str]] = []
     for position, op in enumerate(tape.ops):
-        # A reader joins what it reads with all that is read of the same groups, and holds it.
+        # A reader joins its input with all other reads of the same groups; its output is not
+        # displaced.
         read = reads.get(position)
         made = read is not None and read not in op.inputs()
         seen = [r.index for r in op.inputs() if (made or r == read) and r.index in own]
         if seen:
             read_by.append((position, own[seen[0]]))
             joined.join(*(own[index] for index in seen), *groups[position])
-        # Any other displaced argument makes the results displaced.
+        # Any other displaced argument displaces the results.
         moving = [r.index for r in op.inputs() if not made and r != read and r.index in own]
         results = [ref.index for ref in op.results()]
         if moving and position not in tape.drawn:
@@ -100,9 +101,9 @@ def components_of(
             )
             own.update(dict.fromkeys(results, own[moving[0]]))
             linear.update(dict.fromkeys(results, line))
-        else:  # what is written over without a displacement has none any more
+        else:  # a tensor overwritten without a displacement has none
             steps += [(position, own.pop(index), set()) for index in results if index in own]
-    # Sort what was found by component.
+    # Sort the steps and reads by component.
     found: dict[Hashable, Component] = {}
     for name in displaced:
         found.setdefault(joined.root(name), Component()).names.add(name)
@@ -121,14 +122,14 @@ def components_of(
 
 
 def read_values(op: Op, read: Ref) -> set[int]:
-    """The tensors that a read is known by: of a product, what it is made of."""
+    """The tensors whose values a read needs: for a product, its factors."""
     inputs = op.inputs()
     return {read.index} if read in inputs else {ref.index for ref in inputs}
 
 
 def _keeps_linear(op: Op, linear: Mapping[int, bool]) -> bool:
-    """Whether an operation makes of linear tensors linear ones."""
-    # Rules look at which arguments are displaced, not at values: empty tensors stand in for those.
+    """Whether an operation on linear tensors gives linear results."""
+    # Rules check which arguments are displaced, not values: empty tensors replace those.
     empty, make = torch.empty(0), functools.partial(torch.empty, 0)
     displaced = {
         index: DisplacedTensor.linear(empty, make)
@@ -146,18 +147,18 @@ def _written(op: Op) -> list[Ref]:
 
 
 class _UnionFind:
-    """Which things are in one component."""
+    """A union-find structure: which items are in one component."""
 
     def __init__(self) -> None:
         self._above: dict[Hashable, Hashable] = {}
 
     def root(self, thing: Hashable) -> Hashable:
-        """What stands for the thing's component."""
+        """The representative of the item's component."""
         while (above := self._above.get(thing, thing)) != thing:
             thing = above
         return thing
 
     def join(self, *things: Hashable) -> None:
-        """From now on these are in one component."""
+        """Merge the components of these items."""
         first, *others = map(self.root, things)
         self._above.update((other, first) for other in others if other != first)

@@ -1,7 +1,7 @@
-"""Even parts, as the tensors they are made of: what only sums one need not write it out.
+"""Even parts as the tensors they depend on: to sum one, it need not be materialised.
 
-Every value is made block by block, small enough for the processor's own memory: one pass over the
-parts, however many operations lie in between.
+Values are computed in blocks small enough for the processor cache: one pass over the parts, however
+many operations there are in between.
 
 Shape letters: `S` samples, `W` channels of a group.
 """
@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 BLOCK = 2**17
-"""Numbers in a block: several blocks of float32 fit into the cache of one core."""
+"""Numbers in a block: several float32 blocks fit into the cache of one core."""
 
 
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors of one length, cut alike along their first dimension; whole where that is no help.
+    """Split tensors of one length along their first dimension; whole if that does not help.
 
     Args:
-        *tensors: the first of them says how long a block is.
+        *tensors: the first of them sets the block length.
 
     Yields:
-        One block of each.
+        One block of each tensor.
     """
     first = tensors[0]
     # Other devices, scalars and small tensors gain nothing from blocks.
@@ -43,11 +43,12 @@ class EvenPart(abc.ABC):
     """Half the sum of two copies of a tensor, minus the tensor.
 
     Attributes:
-        made_of: the tensors it is a function of, each of its shape.
-        moving: how many of them, from the first on, depend on the displacement; the gradients to
-            these are equal.
-        share: a factor of the even part, which sums take more cheaply than every entry.
-        bends: whether its slope in what moves is another number than `share` anywhere.
+        made_of: the tensors it is a function of, all of its shape.
+        moving: how many of them, from the first on, depend on the displacement; the gradients with
+            respect to these are equal.
+        share: a constant factor of the even part, which is cheaper to apply to sums than to
+            entries.
+        bends: whether its derivative in the moving tensors differs from `share` anywhere.
     """
 
     made_of: tuple[Tensor, ...]
@@ -59,22 +60,22 @@ class EvenPart(abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def value(*parts: Tensor) -> Tensor:
-        """The even part over `share`, a tensor of its own or one of the parts."""
+        """The even part over `share`, as a new tensor or one of the parts."""
 
     @staticmethod
     @abc.abstractmethod
     def slope(gradient: Tensor, parts: Sequence[Tensor], into: Tensor) -> None:
-        """Write the gradient to what moves; `gradient` is that to the even part, times `share`."""
+        """Write the gradient of the moving tensors, from the even part's gradient times `share`."""
 
     @classmethod
     def product(cls, right: Tensor, parts: Sequence[Tensor], slope: Tensor | None) -> Tensor:
-        """The even part times another tensor, over `share`.
+        """The even part times another tensor, divided by `share`.
 
         Args:
             right: the other tensor.
-            parts: what the even part is made of.
-            slope: gets the product's own slope in what moves, over `share`; None where nobody asks,
-                or it is `right`.
+            parts: the tensors that the even part depends on.
+            slope: receives the product's derivative in the moving tensors, over `share`; None if it
+                is not needed, or is `right`.
 
         Returns:
             The product.
@@ -85,23 +86,23 @@ class EvenPart(abc.ABC):
         return value.mul_(right)
 
     def against(self, gradient: Tensor) -> tuple[EvenPart, Tensor]:
-        """What is to be summed by sample and channel, and the factor that it is dotted by."""
+        """What to sum by sample and channel, and the factor to multiply it by."""
         return self, gradient
 
     def tensor(self) -> Tensor:
-        """The even part written out, differentiable in what moves."""
+        """The materialised even part, differentiable in the moving tensors."""
         return _Materialise.apply(type(self), *self.made_of)
 
     def dot(self, right: Tensor, rows: int | None, dim: int) -> Tensor:
-        """⟨even part, right⟩ by sample and channel, differentiable in what moves.
+        """⟨even part, right⟩ by sample and channel, differentiable in the moving tensors.
 
         Args:
-            right: of the same shape; it gets no gradient.
+            right: a tensor of the same shape; it gets no gradient.
             rows: the dimension of the samples; None: there is one sample.
             dim: the dimension of the channels.
 
         Returns:
-            Shape (S, W), in float32 at least.
+            Shape (S, W), in float32 or wider.
         """
         keep = (dim,) if rows is None else (rows, dim)
         out = _Dot.apply(type(self), keep, right, *self.made_of)
@@ -111,11 +112,11 @@ class EvenPart(abc.ABC):
 
 
 class EvenTensor(EvenPart):
-    """An even part that is already written out."""
+    """An even part that is already materialised."""
 
     @classmethod
     def of(cls, tensor: Tensor | None) -> EvenTensor | None:
-        """Of a tensor; None is zero."""
+        """The even part given as a tensor; None is zero."""
         return None if tensor is None else cls((tensor,))
 
     def tensor(self) -> Tensor:
@@ -147,12 +148,12 @@ class EvenOfCopies(EvenPart):
 
     @staticmethod
     def slope(gradient: Tensor, parts: Sequence[Tensor], into: Tensor) -> None:
-        """½ of the gradient to the even part, which has that factor."""
+        """The given gradient, which includes the factor ½."""
         into.copy_(gradient)
 
 
 class EvenOfReLU(EvenPart):
-    """Of relu(b ± u): ½ [relu(b + u) + relu(b − u)] − relu(b) = ½ max(|u| − |b|, 0)."""
+    """That of relu(b ± u): ½ [relu(b + u) + relu(b − u)] − relu(b) = ½ max(|u| − |b|, 0)."""
 
     share = 0.5
     bends = True
@@ -165,16 +166,16 @@ class EvenOfReLU(EvenPart):
 
     @staticmethod
     def slope(gradient: Tensor, parts: Sequence[Tensor], into: Tensor) -> None:
-        """½ sign(u) of the gradient to the even part where |u| > |b|."""
+        """The given gradient, which includes the factor ½, times sign(u) where |u| > |b|."""
         odd, base = parts
         beyond = odd.abs().sub_(base.abs())
         there = torch.ops.aten.threshold_backward(gradient, beyond, 0.0)
-        # A leaky ReLU of slope −1 has the sign as its derivative: one pass in place of two.
+        # A leaky ReLU of slope −1 has the sign as its derivative: one pass instead of two.
         torch.ops.aten.leaky_relu_backward.grad_input(there, odd, -1.0, False, grad_input=into)
 
     @classmethod
     def product(cls, right: Tensor, parts: Sequence[Tensor], slope: Tensor | None) -> Tensor:
-        """The product, and its slope, which is made of the same."""
+        """The product and its slope, both computed from the same tensor."""
         odd, base = parts
         beyond = odd.abs().sub_(base.abs())
         there = torch.ops.aten.threshold_backward(right.to(beyond.dtype), beyond, 0.0)
@@ -184,7 +185,7 @@ class EvenOfReLU(EvenPart):
 
 
 class _Materialise(torch.autograd.Function):
-    """An even part written out, block by block."""
+    """Materialise an even part, block by block."""
 
     @staticmethod
     def forward(ctx: Any, kind: type[EvenPart], *parts: Tensor) -> Tensor:
@@ -205,19 +206,19 @@ class _Materialise(torch.autograd.Function):
 
 
 class _Dot(torch.autograd.Function):
-    """The sums of a product over all dimensions but some, block by block."""
+    """The sums of a product over all but some dimensions, block by block."""
 
     @staticmethod
     def forward(
         ctx: Any, kind: type[EvenPart], keep: Sequence[int], right: Tensor, *parts: Tensor
     ) -> Tensor:
         ctx.kind, ctx.keep = kind, sorted(keep)
-        # The slope of the product is made on the way: the parts can be let go of at once.
+        # The slope of the product is computed on the way, so that the parts can be freed at once.
         bends = kind.bends and any(ctx.needs_input_grad)
         slope = torch.empty_like(parts[0]) if bends else right
         ctx.save_for_backward(slope)
         over = [d for d in range(right.dim()) if d not in keep]
-        # One partial sum for each block: joined where blocks hold whole samples, else added.
+        # One partial sum per block: concatenated if blocks are whole samples, else added.
         sums = []
         for cut, factor, *each in blocks(slope, right, *parts):
             product = kind.product(factor, each, cut if bends else None)
@@ -228,12 +229,12 @@ class _Dot(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
-        # The incoming gradient has one entry for each sample and channel: spread it over the rest.
+        # The incoming gradient has one entry per sample and channel: broadcast it to the rest.
         shape = [slope.shape[d] if d in ctx.keep else 1 for d in range(slope.dim())]
         scaled = slope * (gradients[0] * ctx.kind.share).reshape(shape).to(slope.dtype)
         return None, None, None, *_gradients(ctx.kind, scaled, len(ctx.needs_input_grad) - 3)
 
 
 def _gradients(kind: type[EvenPart], slope: Tensor, parts: int) -> list[Tensor | None]:
-    """The gradient to each tensor that the even part is made of."""
+    """The gradient with respect to each tensor that the even part depends on."""
     return [slope if n < kind.moving else None for n in range(parts)]

@@ -1,6 +1,6 @@
-"""What linear operations do to one form of a displaced tensor, without looking at the other.
+"""Rules for linear operations on one form of a displaced tensor, independent of the other form.
 
-A form is the odd or the even part; what is added without being displaced drops out of both.
+A form is the odd or the even part; an added tensor that is not displaced drops out of both.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ Carry = Callable[[Op, Sequence[Any], Form, Tensor], Any]
 
 @dataclass(frozen=True)
 class LinearRule:
-    """How a form passes an operation, where only the arguments that `fits` allows are displaced."""
+    """How a form passes through an operation if only arguments that `fits` allows are displaced."""
 
     carry: Carry
     fits: Fits
 
 
 def linear_rule(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Carry | None:
-    """How a form passes an operation; None where it is not linear in what is displaced."""
+    """The rule of an operation; None if it is not linear in its displaced arguments."""
     rule = _RULES.get(plain_name(op))
-    # Rules look at positional arguments alone.
+    # Rules check positional arguments only.
     named = any(isinstance(value, Tensor) or is_displaced(value) for value in kwargs.values())
     return rule.carry if rule is not None and not named and rule.fits(args) else None
 
 
 def plain_name(op: Op) -> str:
-    """The operation's name, or that of its form that does not write."""
+    """The operation's name, or that of its out-of-place form."""
     return op.name.removesuffix("_") if op.is_mutable else op.name
 
 
 def is_displaced(argument: Any) -> bool:
-    """Whether an argument of an operation is displaced, or holds what is."""
+    """Whether an argument of an operation is displaced, or contains a displaced tensor."""
     if isinstance(argument, (tuple, list)):
         return any(map(is_displaced, argument))
     return isinstance(argument, DisplacedTensor)
@@ -54,7 +54,7 @@ def is_displaced(argument: Any) -> bool:
 def scaled_convolution(
     op: Op, args: Sequence[Any], base: Tensor
 ) -> Callable[[Tensor], Tensor] | None:
-    """A displaced convolution times one number a channel: the kernel takes it, being smaller."""
+    """A displaced convolution times one number per channel, applied to the smaller kernel."""
     if op.name != "aten::convolution" or isinstance(args[0], DisplacedTensor) or args[6]:
         return None
 
@@ -71,7 +71,7 @@ def scaled_convolution(
 def rescaled_convolution(
     op: Op, args: Sequence[Any]
 ) -> Callable[[str, Tensor, Tensor], Tensor] | None:
-    """A convolution of a copy, then a scale and a shift a channel: folded into kernel and bias."""
+    """A convolution of a copy, then a per-channel scale and shift, folded into kernel and bias."""
     if op.name != "aten::convolution" or is_displaced(args[1:]) or args[6]:
         return None
     x, weight, bias, *rest = args
@@ -85,7 +85,7 @@ def rescaled_convolution(
 
 
 def rescaled_norm(op: Op, args: Sequence[Any]) -> Callable[[str], Tensor] | None:
-    """A copy behind a norm by running statistics, folded into the convolution in front of it."""
+    """A copy after a norm with running statistics, folded into the convolution before it."""
     name, x = plain_name(op), args[0]
     if _RULES.get(name) is not _NORM or not _NORM.fits(args) or x.rescaled is None:
         return None
@@ -95,7 +95,7 @@ def rescaled_norm(op: Op, args: Sequence[Any]) -> Callable[[str], Tensor] | None
 
 
 def _call(op: Op, *args: Any) -> Any:
-    """The operation itself, in its form that does not write."""
+    """The operation itself, in its out-of-place form."""
     func = op.func
     if op.name.endswith("_"):
         packet = getattr(torch.ops.aten, op.name.removeprefix("aten::").removesuffix("_"))
@@ -104,7 +104,7 @@ def _call(op: Op, *args: Any) -> Any:
 
 
 def _first(op: Op, args: Sequence[Any], form: Form, _: Tensor) -> Any:
-    """Moves, sums and means of the first argument: each form passes by itself."""
+    """Moves, sums and means of the first argument: each form passes through separately."""
     moved = form(args[0])
     return None if moved is None else _call(op, moved, *args[1:])
 
@@ -116,7 +116,7 @@ def _padded(op: Op, args: Sequence[Any], form: Form, _: Tensor) -> Any:
 
 
 def _added(op: Op, args: Sequence[Any], form: Form, base: Tensor) -> Any:
-    """Sums and differences: what is not displaced drops out."""
+    """Sums and differences: terms that are not displaced drop out."""
     factors = (1, op.kwargs.get("alpha", 1) * (-1 if "sub" in op.name else 1))
     total: Tensor | None = None
     for argument, factor in zip(args[:2], factors, strict=True):
@@ -128,7 +128,7 @@ def _added(op: Op, args: Sequence[Any], form: Form, base: Tensor) -> Any:
 
 
 def _joined(op: Op, args: Sequence[Any], form: Form, _: Tensor) -> Any:
-    """Joined tensors: those that are not displaced give zeros."""
+    """Concatenation: tensors that are not displaced give zeros."""
     moved = [form(piece) if isinstance(piece, DisplacedTensor) else None for piece in args[0]]
     if all(piece is None for piece in moved):
         return None
@@ -138,14 +138,14 @@ def _joined(op: Op, args: Sequence[Any], form: Form, _: Tensor) -> Any:
 
 
 def _multiplied(op: Op, args: Sequence[Any], form: Form, _: Tensor) -> Any:
-    """A product of which one factor is displaced."""
+    """A product with one displaced factor."""
     place = next(n for n, argument in enumerate(args) if isinstance(argument, DisplacedTensor))
     moved = form(args[place])
     return None if moved is None else _call(op, *args[:place], moved, *args[place + 1 :])
 
 
 def _convolved(op: Op, args: Sequence[Any], form: Form, base: Tensor) -> Any:
-    """A convolution: of a displaced input, or by a displaced kernel and bias."""
+    """A convolution of a displaced input, or with a displaced kernel and bias."""
     x, weight, bias, *rest = args
     if isinstance(x, DisplacedTensor):
         moved = form(x)
@@ -160,7 +160,7 @@ def _convolved(op: Op, args: Sequence[Any], form: Form, base: Tensor) -> Any:
 
 
 def _affine(op: Op, args: Sequence[Any], form: Form, base: Tensor) -> Any:
-    """A matrix product with a bias, of which one factor may be displaced."""
+    """A matrix product with a bias, in which one factor may be displaced."""
     bias, left, right = args[:3]
     shift = form(bias) if isinstance(bias, DisplacedTensor) else None
     out: Tensor | None = None
@@ -176,10 +176,10 @@ def _affine(op: Op, args: Sequence[Any], form: Form, base: Tensor) -> Any:
 
 
 def _normalised(op: Op, args: Sequence[Any], form: Form, _: Tensor) -> Any:
-    """A norm by running statistics: each channel times one number."""
+    """A norm with running statistics: each channel times one number."""
     x, scale = args[0], _scale_of_norm(args)
     rest = [None] * (len(op.func._schema.returns) - 1)
-    # A linear tensor is asked for its odd part alone: the kernel takes the scale, being smaller.
+    # Only the odd part of a linear tensor is needed: the scale is applied to the smaller kernel.
     if x.is_linear and x.scaled is not None:
         return x.scaled(scale), *rest
     moved = form(x)
@@ -189,14 +189,14 @@ def _normalised(op: Op, args: Sequence[Any], form: Form, _: Tensor) -> Any:
 
 
 def _scale_of_norm(args: Sequence[Any]) -> Tensor:
-    """What a norm by running statistics multiplies each channel by."""
+    """The factor of each channel in a norm with running statistics."""
     weight, variance = args[1], args[4]
     scale = torch.rsqrt(variance + (args[7] if len(args) > 7 else args[6]))
     return scale if weight is None else scale * weight
 
 
 def _only(*places: int) -> Fits:
-    """Nothing is displaced but one of these arguments."""
+    """Only one of these arguments is displaced."""
 
     def fits(args: Sequence[Any]) -> bool:
         moving = [n for n, argument in enumerate(args) if is_displaced(argument)]
@@ -206,17 +206,17 @@ def _only(*places: int) -> Fits:
 
 
 def _not_both(one: int, other: int) -> Fits:
-    """Not both factors of a product are displaced."""
+    """At most one factor of a product is displaced."""
     return lambda args: not (is_displaced(args[one]) and is_displaced(args[other]))
 
 
 def _input_or_kernel(args: Sequence[Any]) -> bool:
-    """A convolution whose input is displaced alone, or its kernel and bias."""
+    """Either only the input of a convolution is displaced, or its kernel and bias."""
     return not is_displaced(args[0]) or not is_displaced(args[1:])
 
 
 def _statistics_held(args: Sequence[Any]) -> bool:
-    """Batch norm by its running statistics, of a displaced input."""
+    """Batch norm with running statistics, of a displaced input."""
     counted = len(args) > 7 and args[5] is True
     return _only(0)(args) and not counted and isinstance(args[4], Tensor)
 

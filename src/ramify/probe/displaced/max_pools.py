@@ -1,4 +1,4 @@
-"""Max-pools of two by two pixels behind linear operations: torch's own take many times as long.
+"""Max-pools of 2×2 pixels after linear operations, several times faster than torch's own.
 
 Shape letters: `H`, `W` height and width of an image.
 """
@@ -18,13 +18,13 @@ MAX_POOL = "aten::max_pool2d_with_indices"
 
 
 def is_halving(args: Sequence[Any]) -> bool:
-    """Whether a pool takes the largest of every two by two pixels of an image of even size.
+    """Whether a pool takes the largest of every 2×2 pixels of an image of even size.
 
     Args:
-        args: of the operation `MAX_POOL`, its input displaced.
+        args: the arguments of the operation `MAX_POOL`, with a displaced input.
 
     Returns:
-        Whether it does, on a CPU; other devices have fast pools.
+        Whether it does, on a CPU; on other devices torch's pools are fast.
     """
     x = args[0].base
     kernel, stride, padding, dilation = (
@@ -38,16 +38,16 @@ def is_halving(args: Sequence[Any]) -> bool:
 def halved(x: DisplacedTensor, base: Tensor) -> DisplacedTensor | None:
     """The pool of a displaced tensor.
 
-    The largest of some ReLUs is the ReLU of the largest, so that a pool behind a ReLU is taken
-    first, and the ReLU of what is left, a quarter of it.
+    The maximum of several ReLUs is the ReLU of the maximum, so after a ReLU the pool is computed
+    first, and then the ReLU of the result, a quarter of the size.
 
     Args:
         x: its argument.
-        base: its value in the network as it is.
+        base: its value in the unedited network.
 
     Returns:
-        Its value in the displaced networks; None where neither the argument is linear in the
-        displacement nor what a ReLU made it of.
+        Its value in the displaced networks; None if the argument is neither linear in the
+        displacement nor the ReLU of a linear tensor.
     """
     linear = x if x.is_linear else x.rectified
     if linear is None:
@@ -64,11 +64,11 @@ def halved(x: DisplacedTensor, base: Tensor) -> DisplacedTensor | None:
 
 
 class _Largest(torch.autograd.Function):
-    """The largest of every two by two pixels of base + u and of base − u.
+    """The largest of every 2×2 pixels of base + u and of base − u.
 
-    Made block by block. What is kept is by how much the lower pixel of every pair is above the
-    upper one, and the right one of the larger ones above the left one: half and a quarter of an
-    image for each sign, from which the gradients go back without the sums.
+    Computed block by block. The saved tensors are the differences of the lower and the upper pixel
+    of every pair, and of the right and the left of the larger ones: half and a quarter of an image
+    for each sign, from which the gradients are computed without the sums.
     """
 
     @staticmethod
@@ -109,7 +109,7 @@ def _columns(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _tiles(image: Tensor, keeps: bool) -> tuple[Tensor, ...]:
-    """The largest pixel of every tile, and where asked the differences that tell which it is."""
+    """The largest pixel of every tile, and optionally the differences that tell which it is."""
     upper, lower = _rows(image)
     rows = torch.maximum(upper, lower)
     left, right = _columns(rows)
@@ -118,7 +118,7 @@ def _tiles(image: Tensor, keeps: bool) -> tuple[Tensor, ...]:
 
 
 def _side_by_side(left: Tensor, right: Tensor) -> Tensor:
-    """Two tensors, entry beside entry: (..., 2 W)."""
+    """Two tensors interleaved entry by entry: (..., 2 W)."""
     if left.dtype in (torch.float32, torch.float64):  # as parts of complex numbers: one fast pass
         return torch.view_as_real(torch.complex(left, right)).flatten(-2)
     return torch.stack((left, right), -1).flatten(-2)

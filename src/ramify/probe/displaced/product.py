@@ -1,8 +1,8 @@
-"""Products of two activations that are summed over a channel, as q·kᵀ is over those of a head.
+"""Products of two activations that are summed over a channel, as q·kᵀ over those of a head.
 
-What a channel c adds to Z = Σ_c a_c b_c is a product of its own two factors: a binary split makes
-it ½ [a⁺ b⁺ + a⁻ b⁻], and with G the gradient of the loss at Z, ⟨a_c b_c, G⟩ is the sum of the
-entries of a_c ∘ (G bᵀ)_c. So no channel's own Z is ever written out.
+The contribution of a channel c to Z = Σ_c a_c b_c is a product of its own two factors: a binary
+split turns it into ½ [a⁺ b⁺ + a⁻ b⁻], and with G the gradient of the loss at Z, ⟨a_c b_c, G⟩ is the
+sum of the entries of a_c ∘ (G bᵀ)_c. So no channel's own Z is ever materialised.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ramify.tracing.recorder import Op, Ref
 
 
 def factors_of(op: Op) -> tuple[Ref, Ref] | None:
-    """The factors of a product; None where the operation is none whose change is known."""
+    """The factors of a product; None if the change of the operation is not known."""
     place = FIRST_FACTOR.get(op.name)
     if place is None or not isinstance(op.args[place], Ref):
         return None
@@ -27,13 +27,13 @@ def factors_of(op: Op) -> tuple[Ref, Ref] | None:
 
 
 def alpha_of(op: Op) -> float:
-    """What an operation multiplies the product of its factors by."""
+    """The constant factor of an operation's product."""
     return float(op.kwargs.get("alpha", 1))
 
 
 @dataclass(frozen=True)
 class ProductChange:
-    """A change of Z: a sum of products of two factors, each with a weight."""
+    """A change of Z: a weighted sum of products of two factors."""
 
     products: tuple[tuple[float, Tensor, Tensor], ...]
 
@@ -65,9 +65,9 @@ def product_change(
     """½ [a⁺ b⁺ + a⁻ b⁻] − a b.
 
     Args:
-        alpha: what the product is multiplied by.
+        alpha: the constant factor of the product.
         left: the first factor; a plain tensor is not displaced.
-        right: the second one.
+        right: the second factor.
 
     Returns:
         The change; None is zero.

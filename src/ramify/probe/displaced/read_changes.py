@@ -1,12 +1,12 @@
-"""How splitting or removing every channel at once changes what each consumer reads.
+"""How splitting or removing every channel at once changes the input of each consumer.
 
 Channel c of a group is replaced by two copies whose producers' kernels are θ_c + v_c and θ_c − v_c,
-each read with half the weight. With every producer's input held, consumer k then reads
+each read with half the weight. With every producer's input fixed, the read of consumer k changes by
 
     Δa_k = ½ [σ_k(y_k + Σ_j v_j * x_j) + σ_k(y_k − Σ_j v_j * x_j)] − σ_k(y_k)
 
-in place of a_k. On a path conv-norm-ReLU this costs one convolution forward and one to the kernel
-backward, beside the two of the recorded pass.
+On a path conv-norm-ReLU this costs one forward convolution and one convolution for the kernel's
+gradient, in addition to the two of the recorded pass.
 
 Shape letters: `S` samples, `W` channels of a group.
 """
@@ -37,13 +37,14 @@ from ramify.tracing.recorder import Op, Ref, Tape
 
 @dataclass(frozen=True)
 class LabelledReads:
-    """What a labelled tape says of the reads of the probed groups.
+    """The reads of the probed groups on a labelled tape.
 
     Attributes:
-        sets: the groups that are followed together, and their reads.
-        reads: operation -> the tensor it reads or, a product of activations, makes; of all sets.
-        made: operations where a probed kernel meets an activation.
-        values: the tensors whose values are asked for.
+        sets: the sets of groups that are followed together, and their reads.
+        reads: operation -> the tensor it reads or, for a product of activations, its output; of all
+            sets.
+        made: operations in which a probed kernel is applied to an activation.
+        values: the tensors whose values are needed.
         last: tensor -> the last operation that reads it.
         samples: the axis of the samples.
     """
@@ -57,7 +58,7 @@ class LabelledReads:
 
 
 class ReadChanges:
-    """Finds what reads some groups of a model, and follows what edits change there.
+    """Finds the readers of some groups of a model, and the changes of their reads by edits.
 
     Args:
         graph: the traced model.
@@ -74,15 +75,15 @@ class ReadChanges:
         self._known: tuple[Any, list[Op], LabelledReads] | None = None
 
     def record(self, run: Callable[[], Tensor], batch: Any) -> RecordedPass:
-        """One run of the loss, with all that is read of it.
+        """One run of the loss, with all values and gradients that are needed.
 
         Args:
             run: gives the losses, shape (S,).
-            batch: what the run's inputs are taken from.
+            batch: the batch that the run uses.
 
         Returns:
-            The recorded pass. Where a product of queries and keys is read itself, attention runs
-            as plain operations, one of which makes it.
+            The recorded pass. If a product of queries and keys is itself read, attention runs as
+            plain operations, one of which gives the product.
         """
         names = dict.fromkeys(kernel.name for target in self._targets for kernel in target.kernels)
         multiplied = any(target.multiplied for target in self._targets)
@@ -90,24 +91,24 @@ class ReadChanges:
             return RecordedPass(self._graph.model, run, batch, list(names))
 
     def label(self, tape: Tape, samples: int) -> LabelledReads:
-        """The reads on a tape; labelled once for tapes that run the same operations.
+        """The reads on a tape; labelled once for tapes with the same operations.
 
         Args:
-            tape: of a recorded pass.
+            tape: the tape of a recorded pass.
             samples: S.
 
         Returns:
             The reads.
 
         Raises:
-            RamifyError: the samples or the groups cannot be told apart, or a product of
-                activations is fused with what follows.
+            RamifyError: the samples or the groups cannot be identified, or a product of activations
+                is fused with later operations.
         """
         ops = [(op.func, op.args, op.kwargs, op.outputs) for op in tape.ops]
         key = (samples, ops, tape.shapes, tape.names)
         if self._known is None or self._known[0] != key:
             self._known = (key, tape.ops, self._label(tape, samples))
-        # Equal operations know already what their arguments and results are.
+        # Equal operations already have their arguments and results labelled.
         tape.ops = self._known[1]
         return self._known[2]
 
@@ -120,17 +121,17 @@ class ReadChanges:
     ) -> Iterator[dict[int, Tensor]]:
         """p_s of a binary split of every channel, differentiable in the displacements.
 
-        What belongs together comes together: to go back through it before the next is asked for
-        frees its memory.
+        The results of each component come together: backpropagate through them before requesting
+        the next, to free their memory.
 
         Args:
             recorded: one batch.
             labelled: its reads.
-            gradients: of each sample's loss at each read.
+            gradients: the gradients of each sample's loss at each read.
             displacements: for each set: producer parameter -> displacement v, of its shape.
 
         Yields:
-            Number of a target -> Σ_k ⟨Δa_k, g_k⟩ by sample and channel, (S, W); absent is zero.
+            Number of a target -> Σ_k ⟨Δa_k, g_k⟩ by sample and channel, (S, W); absent if zero.
         """
         for together, own in zip(labelled.sets, displacements, strict=True):
             for changes in read_changes(recorded, together, labelled.last, own):
@@ -144,7 +145,7 @@ class ReadChanges:
         Args:
             recorded: one batch.
             labelled: its reads.
-            gradients: of each sample's loss at each read.
+            gradients: the gradients of each sample's loss at each read.
 
         Returns:
             Number of a target -> p_s, as from :meth:`split`.
@@ -169,7 +170,7 @@ class ReadChanges:
                 "the forward cuts the batch in pieces, and the samples cannot be told apart: give "
                 "the model whole batches"
             )
-        # What all sets together ask of the recorded pass.
+        # What all sets together need from the recorded pass.
         reads: dict[int, Ref] = {}
         values: set[int] = set()
         for together in sets:
@@ -180,9 +181,9 @@ class ReadChanges:
         return LabelledReads(sets, reads, self._made(flow), values, last, samples_axis)
 
     def _made(self, flow: DimFlow) -> list[int]:
-        """The operations where a probed kernel meets an activation."""
+        """The operations in which a probed kernel is applied to an activation."""
         names = _names(self._targets)
-        # Kernels may be moved, scaled or joined before they meet an activation.
+        # Kernels may be moved, scaled or concatenated before that.
         moving = {i for i, name in flow.tape.names.items() if name in names}
         made = []
         for position, op in enumerate(flow.tape.ops):
@@ -199,14 +200,14 @@ class ReadChanges:
         for read, axes in sums_over(flow, groups):
             op, seen = tape.ops[read.op], read.source
             reads[read.op] = seen
-            if not read.names:  # a product of activations is read where it is made
+            if not read.names:  # a product of activations is read at its output
                 factors = factors_of(op)
                 if factors is None:
                     raise RamifyError(self._fused(op, groups[axes[0]]))
                 reads[read.op], seen = op.results()[0], factors[0]
                 products[read.op] = factors
             terms[read.op] = [resolve(term) for term in flow.dims(seen)]
-        # The groups that lie in what is read, which the reader joins into one component.
+        # The groups in the read tensor, which the reader joins into one component.
         inside = {
             position: [groups[atom] for atom in atoms_of(found) if atom in groups]
             for position, found in terms.items()
@@ -247,7 +248,7 @@ class ReadChanges:
         change: EvenPart,
         gradient: Tensor,
     ) -> Iterator[tuple[int, Tensor]]:
-        """⟨change, gradient⟩ by sample and channel, for each target that lies in a read."""
+        """⟨change, gradient⟩ by sample and channel, for each target in a read."""
         groups, whole = together.groups, (gradient, *change.made_of)
         for (right, *made_of), terms in _pieces(whole, together.terms[position]):
             channels = [(d, groups[t]) for d, t in enumerate(terms) if t in groups]
@@ -275,7 +276,7 @@ class ReadChanges:
 
 
 def _read_now(recorded: RecordedPass, together: TargetSet, position: int) -> ReadChange:
-    """What is read in the network as it is."""
+    """The read in the unedited network."""
     factors = together.products.get(position)
     if factors is None:
         return EvenTensor((recorded.value(together.reads[position], position),))
@@ -290,7 +291,7 @@ def _names(targets: Sequence[Target]) -> frozenset[str]:
 def _pieces(
     tensors: tuple[Tensor, ...], terms: Sequence[Term]
 ) -> Iterator[tuple[tuple[Tensor, ...], Sequence[Term]]]:
-    """Tensors laid out alike, cut and unfolded until every dimension is one axis."""
+    """Tensors of one layout, cut and unflattened until every dimension is one axis."""
     for dim, term in enumerate(terms):
         before, after = terms[:dim], terms[dim + 1 :]
         if isinstance(term, Prod):

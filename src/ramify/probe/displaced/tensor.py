@@ -1,4 +1,4 @@
-"""A tensor in the two displaced networks: only those of its forms are made that are asked for."""
+"""A tensor in the two displaced networks, whose forms are computed only when needed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MakeEven = Callable[[], EvenPart | None]
 
 
 class DisplacedTensor:
-    """What a tensor is in the network of each copy.
+    """A tensor in the network of each copy.
 
-    Behind nothing but linear operations it is *linear* in the displacement: the copies are
-    base ± u, and u is its odd part. Behind any other operation it is known by the tensors of both
-    copies. Each form is made when it is first asked for, and once.
+    After linear operations only, it is *linear* in the displacement: the copies are base ± u, and u
+    is its odd part. After any other operation it is given by the tensors of both copies. Each form
+    is computed on first use, and only once.
     """
 
     def __init__(self, base: Tensor, make: dict[str, Make], even: MakeEven | None) -> None:
@@ -27,11 +27,11 @@ class DisplacedTensor:
         self._make_even = even
         self._even: tuple[EvenPart | None] | None = None
         self.scaled: Callable[[Tensor], Tensor] | None = None
-        """A channelwise multiple of the odd part, by a shorter way than through that part."""
+        """A channelwise multiple of the odd part, computed more cheaply than from that part."""
         self.rescaled: Callable[[str, Tensor, Tensor], Tensor] | None = None
-        """(copy, scale, shift) -> the copy, scaled and shifted by channel, without a pass."""
+        """(copy, scale, shift) -> the copy scaled and shifted by channel, without an extra pass."""
         self.rectified: DisplacedTensor | None = None
-        """The linear tensor that this is the ReLU of."""
+        """The linear tensor of which this is the ReLU."""
 
     @classmethod
     def linear(cls, base: Tensor, odd: Make) -> DisplacedTensor:
@@ -42,7 +42,7 @@ class DisplacedTensor:
     def of_copies(
         cls, base: Tensor, plus: Make, minus: Make, even: MakeEven | None = None
     ) -> DisplacedTensor:
-        """Any two tensors; `even` where there is a shorter way to it than through both."""
+        """Any two tensors; `even` if there is a cheaper way to compute it than from both."""
         return cls(base, {"plus": plus, "minus": minus}, even)
 
     @property
@@ -70,12 +70,12 @@ class DisplacedTensor:
 
     @property
     def odd(self) -> Tensor:
-        """Half the difference of the copies, of a linear one."""
+        """Half the difference of the copies, for a linear tensor."""
         return self._whole("odd")
 
     @property
     def even_part(self) -> EvenPart | None:
-        """The even part, not written out; None is zero."""
+        """The even part, not materialised; None is zero."""
         if self._even is None:
             if self._make_even is None:
                 self._even = (EvenOfCopies((self.plus, self.minus, self.base)),)
@@ -104,11 +104,11 @@ class DisplacedTensor:
 
 
 def relu(x: DisplacedTensor, base: Tensor) -> DisplacedTensor:
-    """ReLU; right behind linear operations, its even part has a closed form.
+    """ReLU; directly after linear operations, its even part has a closed form.
 
     Args:
         x: its argument.
-        base: its value in the network as it is.
+        base: its value in the unedited network.
 
     Returns:
         Its value in the displaced networks.
