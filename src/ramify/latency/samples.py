@@ -90,7 +90,7 @@ class _Stopwatch(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Tell torch not to import its compiler (seconds) to skip this mode; `eager` does that."""
+        """Spare torch importing its compiler (seconds) to disable it here; `eager` disables it."""
         return False
 
     def __init__(self, clock: Clock) -> None:

@@ -334,7 +334,7 @@ def _level(losses: Tensor) -> float:
 
 
 def _likelihood_level(losses: Tensor) -> float:
-    """The loss at which equation (1) has the Fisher information's ½ p², or the loss if lower."""
+    """The mean loss, at most ½, where equation (1) gives the Fisher information's ½ p²."""
     return min(_level(losses), 0.5)
 
 

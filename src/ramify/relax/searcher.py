@@ -1,7 +1,7 @@
 """The base class of searchers: parameter roles, gradients and their means over ranks, and state.
 
 Roles: ``arch`` is α; ``weights`` are the model's own, u in RARTS and w elsewhere; ``auxiliary`` are
-    the auxiliary weights w of RARTS.
+the auxiliary weights w of RARTS.
 """
 
 from __future__ import annotations
