@@ -52,7 +52,7 @@ class BudgetKnapsack:
         [6, 2]
 
     Source: S3D, Appendix C.1 and section 4, whose energy-aware variant has a budget of ``energy``
-        per round.
+    per round.
     """
 
     budget: Mapping[str, float]
