@@ -38,7 +38,7 @@ from ramify.tracing.indexing import kernels
 from ramify.tracing.recorder import tensors_of
 
 ATTENTION_RADIUS = 0.3
-"""Relative to the radius of other groups: behind a softmax, estimates hold at shorter lengths."""
+"""Relative to the radius of other groups: before a softmax, estimates hold at shorter lengths."""
 MORPHISMS = ("split", "prune")
 CURVATURES = ("gauss-newton", "fisher")
 HORIZON = 0.1
@@ -56,12 +56,13 @@ class GaussNewton:
               p_s(v) = \sum_k \langle \Delta a_k(v), g_k \rangle,
 
     where k runs over the consumers of the channel, :math:`g_k` is the gradient of one sample's loss
-    at k's own read, and :math:`\hat L` is the mean loss of the batch. A prune is :math:`\Delta a_k
-    = -a_k`, which is what :class:`ramify.Prune` does, and has nothing to learn. Both are proposed
-    for groups that can be split; other groups are read without a weight somewhere. Where several
-    layers produce one channel (a residual stream) or a depthwise convolution is on the path, the
-    split moves all producers of the channel together and is followed to every consumer. Norms use
-    their running statistics. Any activation is evaluated exactly, since v is finite.
+    at k's own read, and :math:`\hat L` is the mean loss of the batch. A prune is
+    :math:`\Delta a_k = -a_k`, which is what :class:`ramify.Prune` does, and has nothing to learn.
+    Both are proposed for groups that can be split; other groups are read without a weight
+    somewhere. Where several layers produce one channel (a residual stream) or a depthwise
+    convolution is on the path, the split moves all producers of the channel together and is
+    followed to every consumer. Norms use their running statistics. Any activation is evaluated
+    exactly, since v is finite.
 
     The curvature in the formula only sees the direction of each sample's gradient, and v learns to
     move where it sees none: far from θ even the sign of the estimate is wrong. So v stays within

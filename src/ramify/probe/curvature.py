@@ -61,8 +61,9 @@ _KINKS: dict[str, Callable[[Sequence[Any], Mapping[str, Any]], Kinks | None]] = 
 def smoothed(value: Tensor, x: Tensor, kinks: Kinks, beta: float) -> Tensor:
     r"""`value` with the activation's true slope, and the curvature of a softplus at its kinks.
 
-    For ReLU the second derivative is :math:`\beta s (1 - s)`, :math:`s = \mathrm{sigmoid}(\beta
-    x)`; S2D's code uses β = 3. Value and first derivative stay exact.
+    For ReLU the second derivative is :math:`\beta s (1 - s)`,
+    :math:`s = \mathrm{sigmoid}(\beta x)`; S2D's code uses β = 3. Value and first derivative stay
+    exact.
 
     Args:
         value: the activation's value.
@@ -86,8 +87,8 @@ def smoothed(value: Tensor, x: Tensor, kinks: Kinks, beta: float) -> Tensor:
 def softened(value: Tensor, x: Tensor, kinks: Kinks, beta: float) -> Tensor:
     r"""`value` with the slope of a softplus at its kinks, for inputs that start on a kink.
 
-    At the kink of a ReLU the slope is 1/2, that of its odd part at any distance: :math:`\max(x, 0)
-    = x/2 + |x|/2`.
+    At the kink of a ReLU the slope is 1/2, that of its odd part at any distance:
+    :math:`\max(x, 0) = x/2 + |x|/2`.
 
     Args:
         value: the activation's value.

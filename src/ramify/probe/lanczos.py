@@ -59,12 +59,13 @@ def lanczos_extremes(
     r"""Extreme eigenpairs of every channel of every group, from matrix-vector products only.
 
     Every channel runs its own Lanczos recurrence with full reorthogonalisation, all advanced by the
-    same product; memory is K times that of the vectors. A Ritz pair's residual is :math:`r =
-    |\beta_K s_K|`; the run stops when both ends of every channel have residuals below `tolerance`
-    times the channel's spectral radius, or when the Krylov space is exhausted. The error of the
-    value is smaller, about :math:`r^2` over the gap to the next one, unless the random start is
-    nearly orthogonal to the true extreme vector. A channel whose radius is below `FLOOR` of the
-    group's largest is measured by that instead: its possible gain is negligible among the others.
+    same product; memory is K times that of the vectors. A Ritz pair's residual is
+    :math:`r = |\beta_K s_K|`; the run stops when both ends of every channel have residuals below
+    `tolerance` times the channel's spectral radius, or when the Krylov space is exhausted. The
+    error of the value is smaller, about :math:`r^2` over the gap to the next one, unless the random
+    start is nearly orthogonal to the true extreme vector. A channel whose radius is below `FLOOR`
+    of the group's largest is measured by that instead: its possible gain is negligible among the
+    others.
 
     Args:
         product: S·v for one vector per channel: list of (W, D) -> list of (W, D).

@@ -4,8 +4,8 @@ A *reader* is an operation that sums over channels: a convolution, a linear laye
 activations such as q·kᵀ. What reader k reads of a channel, :math:`a_k`, is the channel after the
 norms, activations, pools and reshapes in between. With :math:`g_k` the gradient of one sample's
 loss with respect to that reader's **own** read (not to a tensor that several readers share, which
-would count a residual path twice), the effect of an edit on the loss is :math:`\sum_k \langle
-\Delta a_k, g_k \rangle` to first order.
+would count a residual path twice), the effect of an edit on the loss is
+:math:`\sum_k \langle \Delta a_k, g_k \rangle` to first order.
 
 * :func:`reads` gives the values and the gradients of one batch at once.
 * :func:`visit_reads` shows the values of any number of batches one read at a time: it needs no

@@ -6,8 +6,8 @@ tangents bound it from below at all widths of the table, linearly in the shares:
 
 - tangents in the log-widths, in which the cost is convex, added at the mixture's mean widths as
   long as these are over a budget;
-- tangents in the widths at the narrowest and at the widest of all groups, since :math:`\prod y_i
-  \ge 1 + \sum (y_i - 1)` for :math:`y_i \ge 1`, and for :math:`0 \le y_i \le 1`.
+- tangents in the widths at the narrowest and at the widest of all groups, since
+  :math:`\prod y_i \ge 1 + \sum (y_i - 1)` for :math:`y_i \ge 1`, and for :math:`0 \le y_i \le 1`.
 
 By duality any prices of these cuts bound the value; so the bound holds whenever the search stops,
 and also for the columns that are not in the program.
