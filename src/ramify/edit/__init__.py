@@ -1,19 +1,20 @@
-"""Edits: every change of width is one re-indexing, applied as a whole or not at all.
+"""Edits: every change of width is one re-indexing, applied completely or not at all.
 
-In the order in which data flows:
+The modules, in the order in which data flows:
 
-    plan    checks `Prune` and `Split` against the graph, and works out a change for each axis:
-            which old channel each new one copies, and what its readers are multiplied by
-    carry   stages what the change does to tensors, gradients, attributes and followers (the
-            arithmetic is in tracing.indexing)
-    optimizers  stages what it does to optimizer state, by state_laws (how each kind of entry
-            follows) and state_trial (of which kind an unknown entry is)
-    block_edits  checks `Drop` and `Insert`; depth carries them out: lists of modules in another
-            order (lists) or what hands on a stream in their place (skip), compared with blocks
-            passed over (bypass), and what optimizers and state dictionaries keep (depth_state)
-    apply   `ramify.apply`: carries it out, traces the model again, checks that nothing else
-            changed, and otherwise takes all of it back
-    vocabulary  `ramify.keep_tokens`: cuts the rows of embedding and head to some tokens
+    plan    checks `Prune` and `Split` against the graph and computes a change for each axis:
+            which old channel each new one copies, and the factors for the weights that read it
+    carry   stages the change of tensors, gradients, attributes and followers (the arithmetic
+            is in tracing.indexing)
+    optimizers  stages the change of optimizer state; state_laws defines how each kind of entry
+            changes, and state_trial identifies the kind of an unknown entry
+    block_edits  checks `Drop` and `Insert`; depth applies them: it reorders module lists (lists)
+            or replaces a block by a pass-through module (skip), compares the result with a run
+            that bypasses the blocks (bypass), and updates optimizers and state dictionaries
+            (depth_state)
+    apply   `ramify.apply`: applies the plan, traces the model again, checks that nothing else
+            changed, and otherwise rolls everything back
+    vocabulary  `ramify.keep_tokens`: cuts the rows of the embedding and head to some tokens
 """
 
 from ramify.edit.block_edits import BlockEdit, Drop, Insert

@@ -1,7 +1,7 @@
-"""`ramify.apply`: edits carried out as one re-indexing, as a whole or not at all.
+"""`ramify.apply`: applies edits as one re-indexing, completely or not at all.
 
-New channel j copies old channel `source[j]`; what makes it is displaced by an offset; what reads
-it is multiplied by a scale. Pruning drops indices, splitting repeats them.
+New channel j copies old channel `source[j]`. Its incoming weights are displaced by an offset, and
+its outgoing weights are multiplied by a scale. Pruning drops indices; splitting repeats them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ramify.tracing.verify.trial_results import TrialResults
 
 
 class Proposed(Protocol):
-    """Whatever holds an edit: a `Proposal` of a method, a row of a report on blocks."""
+    """An object that holds an edit: a `Proposal` of a method, or a row of a report on blocks."""
 
     @property
     def edit(self) -> Edit | BlockEdit:
@@ -52,40 +52,40 @@ def apply(
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     followers: Follower | Iterable[Follower] = (),
 ) -> ChannelGraph:
-    r"""Carry out edits on the model, its optimizer and its followers, all or nothing.
+    r"""Apply edits to the model, its optimizer and its followers, all or nothing.
 
-    Channel indices are those of `graph`; several edits compose, also within a group and across
-    neighbouring layers. A split with zero offsets leaves the outputs as they were, and this is
-    checked on the inputs of the trace. Parameter objects stay the same; gradients and optimizer
-    state are carried along.
+    Channel indices refer to `graph`. Several edits compose, even within one group or across
+    neighbouring layers. A split with zero offsets leaves the outputs unchanged, which is checked on
+    the inputs of the trace. Parameter objects stay the same; gradients and optimizer state follow
+    the edit.
 
-    After an edit, the next step moves the network as it would have moved the old one, each copy
-    taking its share. Where an edit multiplies values by :math:`f` (outgoing weights of copy i by
-    `weights[i]`) and gradients by :math:`g` (incoming ones, as ∂L/∂θ_i = w_i ∂L/∂θ),
+    After an edit, the next optimizer step changes the network as it would have changed the old one;
+    each copy takes its share. An edit multiplies values by :math:`f` (outgoing weights of copy i by
+    `weights[i]`) and gradients by :math:`g` (incoming ones, as ∂L/∂θ_i = w_i ∂L/∂θ), so
 
     .. math:: m \to g\,m, \qquad v \to (g / f)^2\,v, \qquad
         m / \sqrt v \to \operatorname{sign}(g)\,|f|\; m / \sqrt v
 
     for first and second moments m and v. Later gradients then take over at the optimizer's own
-    rate. |f| below 0.1 counts as 0.1; f = 0 (a copy that nothing reads yet), and g = 0 in v, as 1.
-    Copies of negative share go downhill too, so shares of both signs make :math:`\sum_i |w_i|`
-    times the step. An optimizer whose step is its gradient (SGD) has m alone: that of a copy that
-    had always been there.
+    rate. |f| below 0.1 counts as 0.1; f = 0 (a copy that nothing reads yet), and g = 0 in v, count
+    as 1. Copies of negative share also descend, so shares of both signs give :math:`\sum_i |w_i|`
+    times the step. An optimizer whose step is its gradient (SGD) has only m, which becomes that of
+    a copy that had always existed.
 
     Args:
-        graph: what `ramify.trace` gave for the model.
-        edits: `Prune` and `Split`, at most one for a channel; `Drop` and `Insert` of blocks; or
-            proposals, whose edits are meant. Channels are edited first, and all names are those of
-            `graph`.
-        optimizer: the optimizer (or several) whose state follows.
-        followers: one or several models or state dictionaries with the same names and shapes:
-            weight averages, teachers.
+        graph: the graph of the model, from `ramify.trace`.
+        edits: `Prune` and `Split`, at most one per channel; `Drop` and `Insert` of blocks; or
+            proposals, whose edits are applied. Channels are edited before blocks, and all names
+            are those of `graph`.
+        optimizer: the optimizer (or several) whose state is updated too.
+        followers: one or several models or state dictionaries with the same names and shapes, such
+            as weight averages or teachers; they are edited too.
 
     Returns:
-        The graph of the edited model; its `origin` says where each channel came from.
+        The graph of the edited model; its `origin` maps each channel to the old channel.
 
     Raises:
-        RamifyError: an edit that cannot be done, with the reason. Nothing has changed then.
+        RamifyError: an edit is impossible; the message gives the reason, and nothing has changed.
 
     Example:
         >>> import ramify, torch
@@ -100,7 +100,7 @@ def apply(
     """
     with alone():
         check_current(graph)
-        if torch._C._current_graph_task_id() != -1:  # the number of the pass that is under way
+        if torch._C._current_graph_task_id() != -1:  # a backward pass is running
             raise RamifyError(
                 "an edit was asked for while a backward pass runs, as from a hook on gradients, "
                 "and the rest of the pass would meet weights of other shapes: edit after the pass"
@@ -116,7 +116,7 @@ def _apply(
     optimizers: Sequence[Optimizer],
     followers: Sequence[Follower],
 ) -> ChannelGraph:
-    """Channels first, by the names that the graph has, then whole blocks."""
+    """Edit channels first, by their names in the graph, then whole blocks."""
     of_blocks = [edit for edit in edits if isinstance(edit, (Drop, Insert))]
     of_channels = [edit for edit in edits if not isinstance(edit, (Drop, Insert))]
     if not of_blocks:
@@ -136,7 +136,7 @@ def _apply(
 
 
 def _check_blocks_still(edited: ChannelGraph, edits: Sequence[BlockEdit]) -> None:
-    """What was a block before its channels were edited is one of the edited model, too."""
+    """Check that each block to edit is still a block after the edits of channels."""
     try:
         plan_blocks(edited, edits)
     except RamifyError as error:
@@ -156,7 +156,7 @@ def _apply_blocks(
         came_from = carry_out_blocks(steps, graph, plans, optimizers, followers)
         _forget(graph.model)
         edited = _trace_again(graph, None, None)
-        # Channels are those of before; the names of blocks behind a change are others.
+        # Channels stay the same; the names of the blocks after a changed one differ.
         old_atom = _old_atoms(graph, edited, {}, strict=False, came_from=came_from)
         edited.came_from.update(came_from)
         names = {group.atom: group.name for group in graph.groups}
@@ -181,7 +181,7 @@ def _apply_channels(
     followers: Sequence[Follower],
     swap: Swap,
 ) -> ChannelGraph:
-    # Plan, and try what needs no change of the model.
+    # Plan, and run the checks that do not change the model.
     plan = plan_edits(graph, edits)
     _warn_of_unseen(graph, plan)
     whole = all(isinstance(edit, Split) for edit in edits)
@@ -208,25 +208,25 @@ def carry_out(
     swap: Swap | None = None,
     renew: Callable[[Any], Any] | None = None,
 ) -> ChannelGraph:
-    """Carry out a plan on the model, its optimizer and its followers, all or nothing.
+    """Apply a plan to the model, its optimizer and its followers, all or nothing.
 
     Args:
         graph: the traced model.
-        plan: what happens to each axis.
-        optimizers: whose state follows.
-        followers: what else has the names and shapes of the model.
-        check: called with the graph of the edited model; raises where that is not as it should be.
-        swap: what is to be done besides, already staged.
-        renew: gives the inputs on which the edited model runs, from those of the trace.
+        plan: the change of each axis.
+        optimizers: the optimizers whose state is updated too.
+        followers: models or state dictionaries with the names and shapes of the model.
+        check: called with the graph of the edited model; raises if the edited model is wrong.
+        swap: further changes that are already staged.
+        renew: maps the inputs of the trace to the inputs for the edited model.
 
     Returns:
         The graph of the edited model.
 
     Raises:
-        RamifyError: it cannot be done. Nothing has changed then.
+        RamifyError: the plan cannot be applied. Nothing has changed then.
     """
     described = [(module, facts_of(module)) for module in configured(graph.model)]
-    # Stage everything, do it, and look at the edited model; whatever fails takes all of it back.
+    # Stage everything, commit it, and check the edited model; any failure rolls everything back.
     swap = swap or Swap()
     try:
         stage_model(swap, graph, plan)
@@ -236,7 +236,7 @@ def carry_out(
             stage_optimizer(swap, graph, plan, each)
         swap.commit()
         _forget(graph.model)
-        # Axes of one channel are not told apart: what was known by key must be found anew.
+        # Axes of one channel cannot be told apart: results stored by axis must be found again.
         narrow = any(len(change.source) == 1 for change in plan.changes.values())
         edited = _trace_again(graph, None if narrow else graph.trial_results, renew)
         _follow(graph, edited, plan, strict=not narrow)
@@ -262,14 +262,14 @@ def _computes(graph: ChannelGraph) -> bool:
 
 
 def _forget(model: nn.Module) -> None:
-    """Let a model drop what it computed from its weights, as it does when training begins."""
+    """Make a model drop values cached from its weights, as it does when training begins."""
     if any(type(module).train is not nn.Module.train for module in model.modules()):
         with modes_kept(model):
             enter_mode(model, True)
 
 
 def _warn_of_unseen(graph: ChannelGraph, plan: Plan) -> None:
-    """Warn of a parameter that no run reached, and that has a dimension of an edited size."""
+    """Warn of a parameter that no run reached and that has a dimension of an edited size."""
     sizes = {atom.size: atom for atom in plan.changes}
     names = {group.atom: group.name for group in graph.groups}
     for unseen in graph.unreached:
@@ -285,9 +285,10 @@ def _warn_of_unseen(graph: ChannelGraph, plan: Plan) -> None:
 
 
 def _warn_of_counted(graph: ChannelGraph, plan: Plan) -> None:
-    """Warn where channels that go are more than zeros to their readers, though one alone is not.
+    """Warn if removing these channels together is not equal to zeroing them.
 
-    A trace takes one channel from each group; `width // 4`, say, may notice several alone.
+    The trace removed only one channel of each group. A forward that computes `width // 4`, say, may
+    change only when several are removed.
     """
     exact = {group.atom: group.name for group in graph.groups if group.prune_exact}
     kept = {
@@ -323,7 +324,7 @@ def _trace_again(
 
 
 def _kept_tensors(model: nn.Module) -> str:
-    """An attribute that holds tensors which are neither parameters nor buffers: a cache."""
+    """The name of an attribute that caches tensors which are neither parameters nor buffers."""
     for path, module in model.named_modules():
         for name, value in vars(module).items():
             cached = not name.startswith("_") and tree_leaves(value)
@@ -333,10 +334,10 @@ def _kept_tensors(model: nn.Module) -> str:
 
 
 def several_followers(followers: Follower | Iterable[Follower]) -> list[Follower]:
-    """One follower or several as a list.
+    """Return one or several followers as a list.
 
     Args:
-        followers: as of :func:`apply`.
+        followers: as in :func:`apply`.
 
     Returns:
         The list.
@@ -357,20 +358,20 @@ def several_followers(followers: Follower | Iterable[Follower]) -> list[Follower
 
 
 def _list_of_edits(edits: Any) -> list[Edit | BlockEdit]:
-    """The edits themselves, of proposals or of one edit alone too."""
+    """The edits as a list; accepts a single edit, and takes the edit out of each proposal."""
     every: Iterable[Any] = edits if isinstance(edits, Iterable) else [edits]
     return [getattr(edit, "edit", edit) for edit in every]
 
 
 def _try_splits_alone(graph: ChannelGraph, edits: Sequence[Edit]) -> None:
-    """Splits in one call with prunes are tried without these: alone they must change nothing."""
+    """Check that the splits of a call, without offsets and prunes, leave the outputs unchanged."""
     splits = [replace(edit, offsets={}) for edit in edits if isinstance(edit, Split)]
     if splits:
         _check_outputs(*_without_and_with(graph, plan_edits(graph, splits).changes))
 
 
 def _try_reordered_blocks(graph: ChannelGraph, plan: Plan) -> None:
-    """Where every head loses channels of its own, each head's order must not matter.
+    """If each head loses different channels, check that the channel order in a head is arbitrary.
 
     Raises:
         RamifyError: putting the channels of each head in another order changes the outputs.
@@ -388,21 +389,21 @@ def _try_reordered_blocks(graph: ChannelGraph, plan: Plan) -> None:
 
 
 def _order(change: Change, atom: Atom) -> Index:
-    """What is kept of each block, then what is not."""
+    """For each head, the kept channels, then the removed ones."""
     assert change.table is not None
     rest = [np.setdiff1d(np.arange(atom.size), row) for row in change.table]
     return np.concatenate([change.table, np.array(rest)], axis=1)
 
 
 def _without_and_with(graph: ChannelGraph, changes: Changes) -> tuple[Tape, Tape]:
-    """A run of the model as it is, and one as it would be after changes."""
+    """A run of the model as it is, and a run with the changes applied."""
     before = run_of(graph)
     with resized(graph.model, graph.indexing, changes):
         return before, run_of(graph)
 
 
 def _follow(graph: ChannelGraph, edited: ChannelGraph, plan: Plan, *, strict: bool) -> None:
-    """Check that the edited model has the planned axes, and say where each channel is from."""
+    """Check that the edited model has the planned axes, and record where each channel came from."""
     old_atom = _old_atoms(graph, edited, plan.changes, strict=strict)
     for group in edited.groups:
         change = plan.changes.get(old_atom.get(group.atom, group.atom))
@@ -418,24 +419,24 @@ def _old_atoms(
     strict: bool,
     came_from: Mapping[str, str] | None = None,
 ) -> dict[Atom, Atom]:
-    """For each axis of an edited model, the axis that it was.
+    """Map each axis of an edited model to its axis before the edit.
 
     Args:
-        graph: before the edit.
-        edited: after it.
-        changes: what was planned.
-        strict: whether every axis must have become as large as planned.
-        came_from: where blocks went or came, the old name of each tensor, or of what it copies.
+        graph: the graph before the edit.
+        edited: the graph after it.
+        changes: the planned changes.
+        strict: whether every axis must have the planned size.
+        came_from: if blocks were edited, the old name of each tensor, or of the one it copies.
 
     Returns:
-        Axis -> old axis.
+        New axis -> old axis.
 
     Raises:
-        RamifyError: one has another size.
+        RamifyError: an axis does not have the planned size.
     """
     names = {group.atom: group.name for group in graph.groups}
     old_atom: dict[Atom, Atom] = {}
-    # Old axes and new lie in the same order in every dimension of every parameter.
+    # Old and new axes are in the same order in every dimension of every parameter.
     names_now = {name: name for name in graph.flow.param_dims} if came_from is None else came_from
     for now, name in names_now.items():
         dims = graph.flow.param_dims.get(name, ())
@@ -444,7 +445,7 @@ def _old_atoms(
             planned, found = list(leaves(old)), list(leaves(new))
             if [new_size(a, changes) for a in planned] == [a.size for a in found]:
                 old_atom.update(zip(found, planned, strict=True))
-            elif strict and any(a in names for a in planned):  # else a forward has made it anew
+            elif strict and any(a in names for a in planned):  # else a forward recreated it
                 lost = next((names[a] for a in planned if a in changes), name)
                 raise RamifyError(
                     f"the edit of '{lost}' did not come out as planned, and was taken back: the "

@@ -1,4 +1,4 @@
-"""Edits of depth: which blocks go and which are doubled, checked before anything changes."""
+"""Edits of depth: checks which blocks are dropped or duplicated before anything changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ramify.tracing.blocks import Block, find_block
 
 @dataclass(frozen=True)
 class Drop:
-    """Take out a block: its stream passes on as it came.
+    """Remove a block, so that its input stream passes through unchanged.
 
     Args:
         block: one of `graph.blocks`, or its name.
@@ -34,10 +34,10 @@ class Drop:
 
 @dataclass(frozen=True)
 class Insert:
-    """Put a copy of a block behind it, which changes nothing until it is trained.
+    """Insert a copy of a block after it; the copy has no effect on the outputs until it is trained.
 
-    The branches of a residual block end in zeros in the copy. The copy of a plain layer (a
-    convolution or linear layer, perhaps a batch norm, ReLU) computes the identity.
+    In the copy of a residual block, the weights that end the branches are zero. The copy of a plain
+    layer (a convolution or linear layer, optionally a batch norm, and ReLU) computes the identity.
 
     Args:
         after: one of `graph.blocks`, or its name.
@@ -64,12 +64,12 @@ BlockEdit: TypeAlias = Drop | Insert
 
 @dataclass
 class ListPlan:
-    """What happens to the members of one list, or to one attribute.
+    """The edits of the members of one module list, or of one attribute.
 
     Attributes:
         container: the name of the list; None for an attribute.
-        drops: the blocks that go.
-        inserts: the blocks that are doubled, once for each copy.
+        drops: the blocks to drop.
+        inserts: the blocks to duplicate, once for each copy.
     """
 
     container: str | None
@@ -78,13 +78,13 @@ class ListPlan:
 
     @property
     def depth(self) -> int:
-        """How many modules lie around the list, or around the attribute."""
+        """The number of modules that enclose the list or attribute."""
         [block, *_] = [*self.drops, *self.inserts]
         path = block.name if self.container is None else self.container
         return path.count(".") + bool(path)
 
     def source(self, keys: Sequence[str]) -> list[int]:
-        """For each new member of the list, which of its members, by name, it is or copies."""
+        """For each new member of the list, the index of the old member that it is or copies."""
         before = len(self.container) + 1 if self.container else 0
         places = {
             block: [keys.index(member[before:]) for member in block.members]
@@ -104,13 +104,13 @@ def plan_blocks(graph: ChannelGraph, edits: Iterable[BlockEdit]) -> list[ListPla
 
     Args:
         graph: the traced model.
-        edits: what to do.
+        edits: the edits of blocks.
 
     Returns:
-        What happens to each list, inner lists first; nothing has changed.
+        The plan of each list, inner lists first; nothing has changed yet.
 
     Raises:
-        RamifyError: an edit is not possible, with the reason.
+        RamifyError: an edit is impossible; the message gives the reason.
     """
     drops: list[Block] = []
     inserts: list[Block] = []
@@ -136,7 +136,7 @@ def plan_blocks(graph: ChannelGraph, edits: Iterable[BlockEdit]) -> list[ListPla
 
 
 def _check_apart(drops: Sequence[Block], inserts: Sequence[Block]) -> None:
-    """No edit is of a block in one that another edit takes out or doubles."""
+    """Check that no edited block lies inside a block that another edit drops or duplicates."""
     for gone in drops:
         for other in (*drops, *inserts):
             if other is gone and other in inserts:

@@ -1,4 +1,4 @@
-"""Blocks passed over: what a model computes without them, while they still stand."""
+"""Bypasses blocks: computes the outputs of a model without them, without removing them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ramify.tracing.blocks import Block
 
 @contextlib.contextmanager
 def bypassed(model: nn.Module, blocks: Iterable[Block]) -> Iterator[None]:
-    """Blocks run, and return their own stream in place of what they make of it.
+    """Let blocks run, but return their input stream instead of their output.
 
     Args:
         model: the traced model.
@@ -31,13 +31,13 @@ def bypassed(model: nn.Module, blocks: Iterable[Block]) -> Iterator[None]:
 def at_ends(
     model: nn.Module, blocks: Iterable[Block], then: Callable[[Block, Tensor, Any], Any]
 ) -> Iterator[None]:
-    """Something is done at the end of every run of some blocks.
+    """Call a function at the end of every run of some blocks.
 
     Args:
         model: the traced model.
         blocks: some of its blocks.
-        then: called with a block, the stream that it was given, and what it returned; it may return
-            something else, or None to leave that.
+        then: called with the block, its input stream and its output; it may return a replacement
+            of the output, or None to keep it.
 
     Yields:
         Nothing.
@@ -63,7 +63,7 @@ def at_ends(
 
 
 def stream_made(output: Any) -> Tensor:
-    """The stream among what a block returned: of a mapping the first tensor, else what is first."""
+    """The stream in the output of a block: a mapping's first tensor, else the first element."""
     if isinstance(output, Mapping):
         return next(value for value in output.values() if isinstance(value, Tensor))
     made: Tensor = output if isinstance(output, Tensor) else output[0]
@@ -71,7 +71,7 @@ def stream_made(output: Any) -> Tensor:
 
 
 def _with_stream(output: Any, stream: Tensor) -> Any:
-    """What a module returned, with another tensor in the first place."""
+    """The output of a module, with its stream replaced by another tensor."""
     if isinstance(output, Tensor):
         return stream
     if isinstance(output, Mapping):
@@ -84,7 +84,7 @@ def _with_stream(output: Any, stream: Tensor) -> Any:
 
 
 def _stream_of(block: Block, args: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
-    """The stream among what a block is given."""
+    """The stream among the arguments of a block."""
     stream: Tensor = (
         args[block.stream] if isinstance(block.stream, int) else named[str(block.stream)]
     )

@@ -1,6 +1,6 @@
-"""What follows an edit: tensors, attributes, gradients, followers.
+"""Carries an edit to tensors, attributes, gradients and followers.
 
-Everything is staged first, and then done, or taken back, as a whole.
+All changes are staged first, then committed or undone together.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Follower: TypeAlias = nn.Module | MutableMapping[str, Tensor]
 
 
 class Swap:
-    """Staged assignments: nothing changes before `commit`, and `undo` takes all of it back."""
+    """Staged assignments: nothing changes before `commit`, and `undo` reverts all of them."""
 
     def __init__(self) -> None:
         self._do: list[Callable[[], None]] = []
@@ -50,61 +50,61 @@ class Swap:
         self._given: dict[int, Tensor] = {}
 
     def has(self, target: Tensor) -> bool:
-        """Whether a tensor is to get other data already, as one of several followers has it."""
+        """Whether new data for a tensor is staged already, as several followers may share it."""
         return id(target) in self._given
 
     def tensor(self, target: Tensor, value: Tensor) -> None:
-        """Give a tensor other data."""
+        """Stage new data for a tensor."""
         old = target.data
         self._given[id(target)] = target
         self._do.append(lambda: set_data(target, value))
         self._undo.append(lambda: set_data(target, old))
 
     def item(self, table: MutableMapping[Any, Any], key: Any, value: Any) -> None:
-        """Put another value in a table."""
+        """Stage a new value in a table."""
         old = table[key]
         self._do.append(lambda: table.__setitem__(key, value))
         self._undo.append(lambda: table.__setitem__(key, old))
 
     def attribute(self, owner: Any, name: str, value: Any) -> None:
-        """Set an attribute."""
+        """Stage a new value of an attribute."""
         old = getattr(owner, name, ABSENT)
         self._do.append(lambda: set_attribute(owner, name, value))
         self._undo.append(lambda: set_attribute(owner, name, old))
 
     def offset(self, target: Tensor, dim: int, where: Tensor, value: Tensor) -> None:
-        """Displace positions along one dimension, after the check of undisplaced copies."""
+        """Stage a displacement along one dimension; it follows the check of undisplaced copies."""
         self._later.append((target, dim, where, value))
 
     def taken_back_by(self, undo: Callable[[], None] | None) -> None:
-        """Something that was done elsewhere, and is to be taken back with all else."""
+        """Register a change made elsewhere, to be undone together with the others."""
         if undo is not None:
             self._undo.append(undo)
 
     def commit(self) -> None:
-        """Do all of it but the displacements."""
+        """Make all staged changes except the displacements."""
         for do in self._do:
             do()
         torch.clear_autocast_cache()
 
     def undo(self) -> None:
-        """Take all of it back."""
-        for undo in self._undo:  # data before gradients, which must have its shape
+        """Undo all changes."""
+        for undo in self._undo:  # data before gradients, whose shape must match it
             undo()
         torch.clear_autocast_cache()
 
     def displace(self) -> None:
-        """Move the copies apart; what autograd kept of the old values is of no use any more."""
+        """Displace the copies; values that autograd saved before are no longer valid."""
         for target, dim, where, value in self._later:
             rows = target.data.movedim(dim, 0)
             rows[where.to(rows.device)] += value.to(device=rows.device, dtype=rows.dtype)
         for tensor in self._given.values():
-            # A backward pass of before would give each channel the gradients of another.
+            # A backward pass of an earlier forward would give channels the gradients of others.
             torch.autograd.graph.increment_version(tensor)
 
 
 def stage_model(swap: Swap, graph: ChannelGraph, plan: Plan) -> None:
-    """The model's tensors, their gradients, and the attributes that hold sizes."""
+    """Stage the model's tensors, their gradients, and the attributes that hold sizes."""
     tensors = tensors_of(graph.model)
     for name in graph.indexing.touched(plan.changes):
         tensor, terms = tensors[name], graph.dims[name]
@@ -135,7 +135,7 @@ def _stage_attributes(swap: Swap, graph: ChannelGraph, plan: Plan, model: nn.Mod
 def displacements(
     plan: Plan, name: str, graph: ChannelGraph
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(dimension, positions, displacement at each) along one tensor, as it is after all edits.
+    """The displacements (dimension, positions, values) of one tensor in its shape after all edits.
 
     Along its other dimensions a displaced kernel follows the edits of its inputs.
 
@@ -147,14 +147,14 @@ def displacements(
         if name not in edit.offsets:
             continue
         slot = next(s for s in group.slots if s.name == name and s.role == "producer")
-        # Where the copies lie in the new tensor, and which place of the old kernel each is from.
+        # The positions of the copies in the new tensor, and the old position that each copies.
         own = terms[slot.dim]
         where = positions(own, group.atom, plan.changes)[new]
         before = positions(own, group.atom)[edit.channel]
         came_from = sources(own, plan.changes)[where]
         count = len(before)
         rows = np.searchsorted(before, came_from) + count * np.arange(len(new))[:, None]
-        # The offsets in that order, one row for each place.
+        # The offsets in that order, one row for each position.
         offsets = edit.offsets[name].detach()
         offsets = offsets.reshape(len(new) * count, *offsets.shape[2 if count > 1 else 1 :])
         offsets = offsets[torch.from_numpy(rows.reshape(-1)).to(offsets.device)]
@@ -176,10 +176,10 @@ def _given(values: NDArray[np.float64]) -> Scaling:
 
 
 def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follower) -> None:
-    """The tensors of a model or state dictionary with the same names; a shared tensor only once.
+    """Stage the tensors of a model or state dictionary with the same names, shared ones once.
 
     Raises:
-        RamifyError: a name is missing, or has another shape, or it is of inference mode.
+        RamifyError: a name is missing, a shape differs, or a tensor was created in inference mode.
     """
     module = named_alike(graph.dims, follower) if isinstance(follower, nn.Module) else None
     if module is not None:
@@ -215,7 +215,7 @@ def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follow
 
 
 def named_alike(names: Iterable[str], follower: nn.Module) -> nn.Module:
-    """The follower, or the module that it keeps inside, as weight averages do."""
+    """The follower, or the module that it wraps, as weight averages do."""
     inner = getattr(follower, "module", None)
     if isinstance(inner, nn.Module) and not set(names) <= tensors_of(follower).keys():
         return inner

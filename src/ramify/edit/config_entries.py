@@ -1,8 +1,8 @@
-"""The entries of a configuration: how they are listed, changed and given to a class.
+"""Lists and changes the entries of a configuration, and builds a model from it.
 
-A configuration of `transformers` is an object whose entries are attributes, and which is all that
-its class is built from. One of `diffusers` is a dictionary of the arguments of the class, read-only
-but for `register_to_config`.
+A configuration of `transformers` is an object whose entries are attributes; the model class is
+built from it alone. One of `diffusers` is a dictionary of the arguments of the class; it can be
+changed only through `register_to_config`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from torch import nn
 
 Place = tuple[str | int, ...]
-"""Where an entry stands: names of nested configurations, its own, and its place in a list."""
+"""The path of an entry: names of nested configurations, its own name, its index in a list."""
 
-_DEFAULTED = "_use_default_values"  # names that from_config of diffusers replaces by its defaults
+_DEFAULTED = "_use_default_values"  # names that from_config of diffusers replaces by defaults
 
 
 def has_config(module: nn.Module) -> bool:
@@ -26,7 +26,7 @@ def has_config(module: nn.Module) -> bool:
 
 
 def draft_of(module: Any) -> Any:
-    """A copy of a module's configuration that may be changed entry by entry."""
+    """A copy of a module's configuration whose entries can be changed."""
     if not _of_arguments(module, module.config):
         return copy.deepcopy(module.config)
     return {
@@ -37,7 +37,7 @@ def draft_of(module: Any) -> Any:
 
 
 def build(module: nn.Module, draft: Any) -> nn.Module:
-    """What the class of a module makes of a draft, which stays as it is."""
+    """Build a module of the same class from a draft, which is not changed."""
     kind: Any = type(module)
     own = copy.deepcopy(draft)
     made: nn.Module = kind(**own) if isinstance(draft, dict) else kind(own)
@@ -45,14 +45,14 @@ def build(module: nn.Module, draft: Any) -> nn.Module:
 
 
 def entries(draft: Any, inside: Place = ()) -> Iterator[tuple[Place, int | None]]:
-    """Every whole number of a draft, and what is left open.
+    """Every integer entry of a draft, and entries that are None and could be widths.
 
     Args:
         draft: from :func:`draft_of`, or an object inside one.
-        inside: where that object stands.
+        inside: the path of that object.
 
     Yields:
-        The place and the value.
+        The path and the value.
     """
     for name, value in list(_named(draft)):
         place = (*inside, name)
@@ -67,14 +67,14 @@ def entries(draft: Any, inside: Place = ()) -> Iterator[tuple[Place, int | None]
 
 
 def entry(draft: Any, place: Place) -> Any:
-    """The value at a place."""
+    """The value at a path."""
     for name in place:
         draft = draft[name] if _indexed(draft, name) else getattr(draft, str(name))
     return draft
 
 
 def set_entry(draft: Any, place: Place, value: Any) -> None:
-    """Change the value at a place."""
+    """Change the value at a path."""
     holder, last = entry(draft, place[:-1]), place[-1]
     if _indexed(holder, last):
         holder[last] = value
@@ -83,15 +83,15 @@ def set_entry(draft: Any, place: Place, value: Any) -> None:
 
 
 def lists_beside(draft: Any, place: Place, length: int) -> dict[Place, list[Any]]:
-    """The lists of one length that stand where an entry stands, and what they hold.
+    """The lists of a given length in the same configuration as an entry, and their values.
 
     Args:
         draft: from :func:`draft_of`.
-        place: of the entry.
-        length: how long they are.
+        place: the path of the entry.
+        length: the length of the lists.
 
     Returns:
-        What says something of each layer, where the entry says how many layers there are.
+        The per-layer settings, if the entry is the number of layers.
     """
     inside = place[:-1]
     holder = entry(draft, inside)
@@ -113,19 +113,19 @@ def configs_of(model: nn.Module) -> dict[str, Any]:
 def put(
     module: Any, found: Mapping[Place, Any], copies: Mapping[str, Mapping[Place, Any]]
 ) -> Callable[[], None]:
-    """Give the configuration of a module, and its copies in the modules inside, new values.
+    """Set entries of a module's configuration, and of the copies that its submodules hold.
 
     Args:
-        module: what is described.
-        found: the places and their values.
-        copies: for each module inside, what its class then has otherwise in a copy of its own.
+        module: the module that the configuration describes.
+        found: the paths and their new values.
+        copies: for each submodule with its own copy, the entries in which that copy differs.
 
     Returns:
-        What takes them back.
+        A function that restores the old values.
     """
     if _of_arguments(module, module.config):
         return _register(module, found)
-    # The halves of an encoder-decoder have copies, with widths and depths of their own.
+    # The encoder and the decoder have copies with their own widths and depths.
     holders = {id(module.config): ("", module.config)}
     for path, config in configs_of(module).items():
         holders.setdefault(id(config), (path, config))
@@ -144,10 +144,10 @@ def put(
 
 
 def _register(module: Any, found: Mapping[Place, Any]) -> Callable[[], None]:
-    """Record new arguments of a module's class, each in the type that it had.
+    """Register new constructor arguments of a module, each with its previous type.
 
     Returns:
-        What records the old ones again.
+        A function that registers the old ones again.
     """
     draft, config = draft_of(module), module.config
     for place, value in found.items():
@@ -180,6 +180,6 @@ def _named(draft: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _may_be_open(name: str) -> bool:
-    """Whether an entry without value could be a width, such as the inner size of GPT-2."""
+    """Whether an entry that is None could be a width, such as the inner size of GPT-2."""
     words = ("inner", "ffn", "intermediate", "dim", "hidden", "size", "heads")
     return any(word in name for word in words) and not name.endswith("_id")

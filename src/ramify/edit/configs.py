@@ -1,9 +1,9 @@
-"""A configuration of `transformers` or `diffusers` follows an edit, where one can say the shape.
+"""Updates a configuration of `transformers` or `diffusers` if one can describe the edited model.
 
-Which entries are widths is not known by name: it is tried. The class of the model is built anew
-from a changed copy of its configuration, on the device `meta`, which takes no memory. An entry is
-changed where that brings shapes and numbers of the new model to those of the edited one and none
-away from them; if in the end all agree, the configuration takes the new values.
+The entries that are widths are found by trial, not by name. A model of the same class is built from
+a changed copy of the configuration, on the device `meta`, which takes no memory. A changed entry is
+kept if some shapes and numbers of the new model then match those of the edited one and none stop
+matching. If all match in the end, the configuration takes the new values.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from ramify.edit.config_entries import (
 from ramify.tracing.modes import ABSENT, set_attribute
 from ramify.tracing.recorder import arguments, copied, evaluating
 
-MOST_BUILDS = 60  # tries for one edit
-SMALL = 4096  # numbers of a tensor that a try makes with its values
+MOST_BUILDS = 60  # trials for one edit
+SMALL = 4096  # the largest number of elements of a tensor that a trial builds with values
 MOST_RESULTS = 3  # configurations of the right shapes that are tried by running the model
 
 
 class Facts(NamedTuple):
-    """What a model is made of, as far as a configuration decides it."""
+    """The properties of a model that its configuration determines."""
 
     shapes: dict[str, tuple[int, ...]]
     numbers: dict[tuple[str, str], Any]
     configs: dict[str, Any]
     unsaved: dict[str, Tensor]
-    """The small buffers that no file holds: a class makes them from its configuration."""
+    """The small non-persistent buffers, which the class computes from its configuration."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Reordered:
     """A list of modules that lost or gained members.
 
     Attributes:
-        count: how many it had.
-        source: for each that it has now, which of them it is or copies.
+        count: the old number of members.
+        source: for each new member, the old one that it is or copies.
     """
 
     count: int
@@ -109,21 +109,21 @@ def follow(
     still_runs: Callable[[], bool],
     lists: Sequence[Reordered] | None = None,
 ) -> Callable[[], None] | None:
-    """Bring the configuration of an edited model to its shape, or warn that none can say it.
+    """Update the configuration of an edited model, or warn that none describes its shape.
 
     Args:
-        module: what the configuration describes.
+        module: the module that the configuration describes.
         before: its shapes and numbers before the edit.
-        still_runs: whether the model computes the same with the configuration as it then is.
-        lists: where blocks went or came, the lists that lost or gained members.
+        still_runs: tells whether the model computes the same with the new configuration.
+        lists: if blocks were edited, the lists that lost or gained members.
 
     Returns:
-        What takes the change back, where there was one.
+        A function that undoes the change, if there was one.
     """
     now = facts_of(module)
     if now.shapes == before.shapes:
         return None
-    # Buffers that no file holds are made from the configuration, and not of the channels kept.
+    # Non-persistent buffers come from the configuration, not from the kept channels.
     stored = module.state_dict(keep_vars=True).keys()
     made = {n for n, b in module.named_buffers() if n not in stored and before.shapes.get(n)}
     if not any(now.shapes[name] != before.shapes[name] for name in made):
@@ -154,29 +154,29 @@ def follow(
 
 
 def _contradicts(before: Facts, now: Facts, first: Facts | None, built: Facts) -> bool:
-    """Whether a model of the configuration would compute something else than the edited one.
+    """Whether a model built from the configuration would compute something else.
 
     Args:
-        before: of the model before the edit.
-        now: of the edited model.
-        first: of what its class made of the old configuration.
-        built: of what it makes of the new one.
+        before: the facts of the model before the edit.
+        now: those of the edited model.
+        first: those of a model built from the old configuration.
+        built: those of a model built from the new one.
 
     Returns:
-        Whether a number that the edit changed is another there, such as the groups of a norm, or a
-        buffer that no file holds, such as the scale of embeddings.
+        Whether a number that the edit changed differs there, such as the groups of a norm, or a
+        non-persistent buffer, such as the scale of embeddings.
     """
     changed = [place for place, value in now.numbers.items() if before.numbers.get(place) != value]
     if any(built.numbers.get(place, now.numbers[place]) != now.numbers[place] for place in changed):
         return True
-    # What a forward has changed since the model was made tells nothing.
+    # A value that a forward changed after construction is no evidence.
     made = first.unsaved if first is not None else {}
     told = [name for name in now.unsaved if _same(before.unsaved.get(name), made.get(name))]
     return any(not _same(now.unsaved[name], built.unsaved.get(name)) for name in told)
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    """Whether two buffers are there and equal, as far as the type of number of the first tells."""
+    """Whether two buffers exist and are equal, within the precision of the first one's dtype."""
     if one is None or other is None or one.shape != other.shape:
         return False
     slack = torch.finfo(one.dtype).eps if one.is_floating_point() else 0.0
@@ -185,7 +185,7 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def _decided(before: Facts, now: Facts, built: Facts) -> dict[tuple[str, str], Any]:
-    """Numbers of modules that the edit left as they were, and that another width would change."""
+    """Numbers of modules that the edit did not change but that the new width would change."""
     return {
         place: value
         for place, value in built.numbers.items()
@@ -194,7 +194,7 @@ def _decided(before: Facts, now: Facts, built: Facts) -> dict[tuple[str, str], A
 
 
 def _warn_of_refusal(module: Any) -> None:
-    """Warn where a configuration that says the new shape does not allow it."""
+    """Warn if the configuration class does not allow the new shape."""
     try:
         getattr(module.config, "validate", lambda: None)()
     except Exception as error:
@@ -208,13 +208,13 @@ def _warn_of_refusal(module: Any) -> None:
 
 
 def warn_of_cache(model: nn.Module, inputs: Any) -> None:
-    """Warn where an edited language model does not run with a cache, whatever its configuration.
+    """Warn if an edited language model does not run with a cache.
 
-    Some make their cache of sizes that need not be those of the layers that fill it.
+    Some models build their cache with sizes that differ from those of the layers that fill it.
 
     Args:
-        model: the edited one.
-        inputs: what it was traced on.
+        model: the edited model.
+        inputs: the inputs of the trace.
     """
     can_generate = getattr(model, "can_generate", None)
     if not callable(can_generate) or not can_generate():
@@ -240,13 +240,13 @@ _SENTENCE = (
 
 
 def _save_with_a_warning(module: Any, *args: Any, **kwargs: Any) -> Any:
-    """`save_pretrained` of a model whose configuration does not say its shape."""
+    """`save_pretrained` of a model whose configuration does not describe its shape."""
     warnings.warn(_SENTENCE.format(type(module).__name__), stacklevel=2)
     return type(module).save_pretrained(module, *args, **kwargs)
 
 
 class _Search:
-    """Looks for the entries of a configuration that make a model of the wanted shapes."""
+    """Searches for configuration entries that build a model of the wanted shapes."""
 
     def __init__(
         self,
@@ -258,22 +258,22 @@ class _Search:
         self._module, self._wanted, self._lists = module, wanted, lists or ()
         self._known = before.shapes.keys() if lists is not None else frozenset()
         self.first: Facts | None = None
-        """What the class makes of the configuration before the edit."""
+        """The facts of a model built from the configuration before the edit."""
         self._config = draft_of(module)
         self._builds = 0
 
     def results(self) -> Iterator[tuple[Found, Facts]]:
-        """The entries to change with their new values, and what is built then; likely ones first.
+        """The entries to change with their new values, and the model built from them; likely first.
 
         Yields:
-            Only where all shapes agree.
+            Only results in which all shapes match.
         """
         self.first = built = _built(self._module, self._config)
         if built is not None:
             yield from self._from(built, {})
 
     def copies(self, built: Facts) -> dict[str, Found]:
-        """What is other in the configuration that each module inside holds."""
+        """The entries in which the configuration of each submodule differs."""
         old = self.first.configs if self.first is not None else {}
         found: dict[str, Found] = {}
         for path, config in built.configs.items():
@@ -303,12 +303,12 @@ class _Search:
                 yield from self._from(tried, {**found, **new})
 
     def _differences(self, built: Facts) -> set[tuple[str, int]]:
-        """What is not as it should be: sizes, and parts that the model has lost."""
+        """The sizes that do not match, and the parts that the edited model lost."""
         lost = (self._known & built.shapes.keys()) - self._wanted.shapes.keys()
         return _differences(built, self._wanted) | {(name, -2) for name in lost}
 
     def _options(self, built: Facts) -> Iterator[Found]:
-        """Entries that may say how many members a list has, or one of the widths that differ."""
+        """Entries that may be the length of a list or one of the widths that differ."""
         for each in self._lists:
             for place, value in sorted(entries(self._config), key=lambda each: str(each[0])):
                 if value == each.count:
@@ -323,7 +323,7 @@ class _Search:
 
 @contextmanager
 def _changed(config: Any, new: Found) -> Iterator[None]:
-    """Entries with other values, for the time of the block."""
+    """Set entries to other values inside the `with` block."""
     old = {place: entry(config, place) for place in new}
     try:
         for place, value in new.items():
@@ -335,7 +335,7 @@ def _changed(config: Any, new: Found) -> Iterator[None]:
 
 
 class _LargeOnMeta(TorchFunctionMode):
-    """Tensors that are made from nothing take memory only where they are small."""
+    """Creates large new tensors on `meta`, so that only small ones take memory."""
 
     def __torch_function__(
         self,
@@ -344,7 +344,7 @@ class _LargeOnMeta(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Make a tensor on `meta`, and again with values where it has few."""
+        """Create a tensor on `meta`, and again with values if it is small."""
         given = dict(kwargs or {})
         if func not in _device_constructors() or given.get("device") is not None:
             return func(*args, **given)
@@ -353,11 +353,11 @@ class _LargeOnMeta(TorchFunctionMode):
 
 
 def _built(module: nn.Module, config: Any) -> Facts | None:
-    """What the class makes of a configuration; None where it makes nothing of it."""
-    # With values of small tensors; without, where the class mixes them with large ones.
+    """The facts of a model built from a configuration; None if it cannot be built."""
+    # With values of small tensors; without them if the class mixes small and large tensors.
     for device in (_LargeOnMeta, functools.partial(torch.device, "meta")):
         with (
-            contextlib.suppress(Exception),  # whatever the class says of sizes that do not fit
+            contextlib.suppress(Exception),  # any error of the class about sizes that do not fit
             torch.random.fork_rng(devices=[]),
             device(),
             warnings.catch_warnings(),
@@ -368,7 +368,7 @@ def _built(module: nn.Module, config: Any) -> Facts | None:
 
 
 def _differences(built: Facts, wanted: Facts) -> set[tuple[str, int]]:
-    """The (tensor, dimension) whose size is not as it should be."""
+    """The (tensor, dimension) pairs whose size does not match."""
     found = set()
     for name, shape in wanted.shapes.items():
         own = built.shapes.get(name, ())
@@ -380,7 +380,7 @@ def _differences(built: Facts, wanted: Facts) -> set[tuple[str, int]]:
 
 
 def _options(config: Any, built: Facts, wanted: Facts) -> Iterator[tuple[Place, int]]:
-    """Entries that may be the widths that differ, and what they would be then."""
+    """Entries that may be the widths that differ, with their new values."""
     pairs = {
         pair
         for name, shape in wanted.shapes.items()
@@ -403,10 +403,10 @@ def _take(
     numbers: dict[tuple[str, str], Any],
     copies: dict[str, Found],
 ) -> Callable[[], None]:
-    """Give every configuration in a model, and numbers of its modules, the new values.
+    """Set the new values in every configuration in a model and in its modules.
 
     Returns:
-        What takes them back.
+        A function that restores the old values.
     """
     undo_entries = put(module, found, copies)
     attributes = [(module.get_submodule(path), name, v) for (path, name), v in numbers.items()]

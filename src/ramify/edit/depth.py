@@ -1,9 +1,9 @@
-"""Drops and inserts carried out: lists in another order, proven by a run, and all that follows.
+"""Drops and inserts blocks: reorders module lists, checks the result by a run, updates the rest.
 
-A dropped block is first handed its own stream back while it still stands: what the model computes
-so is what it must compute without it. If a shorter list does not do that (its members are read by
-number elsewhere, or it goes along another list), a module that hands on its stream takes the
-block's place, and is put to the same proof.
+A run that bypasses a block, while it is still in place, gives the outputs that the model must have
+without it. If a shorter list does not give these outputs (its members are indexed by number
+elsewhere, or it is iterated together with another list), a module that passes its stream through
+replaces the block, and the same check is made.
 
 Legend: `C` channels of a stream.
 """
@@ -37,7 +37,7 @@ from ramify.tracing.recorder import Tape, tensors_of
 from ramify.tracing.verify.comparison import near
 
 Statistics = Mapping[Block, tuple[Tensor, Tensor]]
-"""The mean and variance (C,) of each channel of the stream behind a block."""
+"""The mean and variance (C,) of each channel of the stream after a block."""
 
 
 def carry_out_blocks(
@@ -50,18 +50,18 @@ def carry_out_blocks(
     """Drop and insert blocks in the model, its optimizers and its followers.
 
     Args:
-        steps: what takes it back, also where it ends in an error.
+        steps: records the changes, so that the caller can undo them, also after an error.
         graph: the traced model.
         plans: from `plan_blocks`.
-        optimizers: whose groups and states follow.
-        followers: what else has the names of the model.
+        optimizers: the optimizers whose parameter groups and states are updated too.
+        followers: models or state dictionaries with the names of the model.
 
     Returns:
-        For each parameter and buffer that the model now has, the name that it had, or that of what
-        it is a copy of.
+        For each parameter and buffer of the edited model, its old name, or the name of the tensor
+        that it copies.
 
     Raises:
-        RamifyError: the model would not compute what it should.
+        RamifyError: the outputs of the edited model would be wrong.
     """
     model = graph.model
     before = {id(tensor): (name, tensor) for name, tensor in tensors_of(model).items()}
@@ -88,17 +88,17 @@ def carry_out_blocks(
 
 @contextlib.contextmanager
 def blocks_edited(graph: ChannelGraph, edits: Iterable[BlockEdit]) -> Iterator[None]:
-    """The model with blocks dropped and inserted, for the time of the block.
+    """Drop and insert blocks inside the `with` block only.
 
     Args:
         graph: the traced model.
-        edits: what to suppose done.
+        edits: the edits of blocks.
 
     Yields:
-        Nothing; the model is as it was afterwards.
+        Nothing; the model is restored afterwards.
 
     Raises:
-        RamifyError: an edit is not possible, or the model would not compute what it should.
+        RamifyError: an edit is impossible, or the outputs of the edited model would be wrong.
     """
     steps = Steps()
     try:
@@ -112,14 +112,14 @@ def blocks_edited(graph: ChannelGraph, edits: Iterable[BlockEdit]) -> Iterator[N
 
 @dataclass(frozen=True)
 class _Change:
-    """How one list is changed.
+    """The change of one list.
 
     Attributes:
-        plan: what is asked for.
-        shorter: whether the list gets a new order, and not some of its members another module.
-        keys: the names of its members before.
-        source: for each new member, which old one it is or copies.
-        statistics: what the norms of copies are given.
+        plan: the requested edits.
+        shorter: whether the list is reordered; otherwise some members are replaced in place.
+        keys: the names of its old members.
+        source: for each new member, the old one that it is or copies.
+        statistics: the stream statistics for the norms of copies.
     """
 
     plan: ListPlan
@@ -138,13 +138,13 @@ def _every_name(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _carry_out_list(
     graph: ChannelGraph, plan: ListPlan, steps: Steps, copied: list[Copied]
 ) -> _Change:
-    """Change one list, and prove by a run that the model computes what it should.
+    """Change one list, and check by a run that the outputs of the model are as expected.
 
     Returns:
-        How it was changed.
+        The change.
 
     Raises:
-        RamifyError: the model computes something else.
+        RamifyError: the outputs are not as expected.
     """
     model = graph.model
     with bypassed(model, plan.drops), _watched(model, plan.inserts) as statistics:
@@ -179,12 +179,12 @@ def _carry_out_list(
 
 
 def _computes(graph: ChannelGraph, expected: Tape, made: Sequence[Copied]) -> bool:
-    """Whether a model computes what it should."""
+    """Whether the outputs of a model are as expected."""
     return not _failure(graph, expected, made)
 
 
 def _failure(graph: ChannelGraph, expected: Tape, made: Sequence[Copied]) -> str:
-    """In which way a model does not compute what it should; empty where it does."""
+    """How the outputs of a model differ from the expected ones; empty if they do not."""
     try:
         found = run_of(graph)
     except (MemoryError, torch.OutOfMemoryError):
@@ -192,7 +192,7 @@ def _failure(graph: ChannelGraph, expected: Tape, made: Sequence[Copied]) -> str
     except Exception as error:
         said = " ".join(str(error).split())[:200]
         return f"the edited model does not run ({type(error).__name__}: {said})"
-    # Caches and lists of hidden states have an entry more or less for each block.
+    # Caches and lists of hidden states gain or lose one entry per block.
     short, long = sorted((found.results, expected.results), key=len)
     rest = iter(long)
     slack = expected.rounding**0.5
@@ -209,13 +209,13 @@ def _failure(graph: ChannelGraph, expected: Tape, made: Sequence[Copied]) -> str
 def _change_list(
     steps: Steps, model: nn.Module, change: _Change, made: list[Copied] | None = None
 ) -> list[Reordered]:
-    """Reorder a list of a model, or of one that follows it, or replace members of it.
+    """Reorder a list of a model or a follower, or replace members of it.
 
     Returns:
-        Its old length and the new order, where it was reordered.
+        Its old length and the new order, if it was reordered.
 
     Raises:
-        RamifyError: a copy cannot compute the identity, or the module is not there.
+        RamifyError: a copy cannot compute the identity, or the module does not exist.
     """
     plan = change.plan
     if plan.container is None or not change.shorter:
@@ -242,7 +242,7 @@ def _change_list(
 
 
 def _order(model: nn.Module, plan: ListPlan) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The names of the members of a list, and their new order; nothing for an attribute."""
+    """The names of the members of a list, and their new order; empty for an attribute."""
     if plan.container is None:
         return (), ()
     keys = tuple(model.get_submodule(plan.container)._modules)
@@ -263,7 +263,7 @@ def _module(model: nn.Module, name: str) -> nn.Module:
 def _neutralise(
     block: Block, copies: Copies, tensors: Mapping[str, Tensor], statistics: Statistics
 ) -> None:
-    """Make a copy of a block change nothing."""
+    """Make a copy of a block compute the identity."""
     if not block.ends:
         why = make_identity(copies.modules, *statistics[block])
         if why:
@@ -281,7 +281,7 @@ def _neutralise(
 
 @contextlib.contextmanager
 def _watched(model: nn.Module, blocks: Iterable[Block]) -> Iterator[Statistics]:
-    """The statistics of the stream behind plain blocks, which copies of their norms are given."""
+    """Collect the stream statistics after plain blocks, for the norms of their copies."""
     found: dict[Block, tuple[Tensor, Tensor]] = {}
 
     def note(block: Block) -> Any:

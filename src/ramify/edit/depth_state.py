@@ -1,4 +1,4 @@
-"""What an optimizer and a state dictionary keep, when blocks of the model go or come."""
+"""Updates optimizers and state dictionaries when blocks of the model are dropped or inserted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ramify.edit.state_trial import chain_of
 NOT_SETTINGS = ("params", "param_names")
 
 Copied = Sequence[tuple[Tensor, Tensor]]
-"""(parameter or buffer, its copy) of one copy of a block."""
+"""The pairs (parameter or buffer, its copy) of one copy of a block."""
 
 
 def follow_optimizer(
@@ -24,15 +24,15 @@ def follow_optimizer(
     copied: Sequence[Copied],
     names: Mapping[int, str],
 ) -> None:
-    """Take parameters out of an optimizer, and put copies in the groups of what they were made of.
+    """Remove dropped parameters from an optimizer, and add copies to the groups of their originals.
 
-    A copy stands behind those parameters of its block that its group has, and begins with the state
-    of a parameter that has made no step.
+    In its group, a copy follows the parameters of its block. Its state is that of a parameter
+    before the first step.
 
     Args:
-        steps: where the changes are noted.
-        optimizer: any; those inside it follow too.
-        gone: `id` of each parameter that the model has no more.
+        steps: records the changes.
+        optimizer: any optimizer; optimizers inside it are updated too.
+        gone: `id` of each parameter that was removed from the model.
         copied: for each copy of a block, its parameters.
         names: `id` of each parameter of the model -> its name.
     """
@@ -40,7 +40,7 @@ def follow_optimizer(
     for one in chain_of(optimizer):
         state = [(key, value) for key, value in one.state.items() if id(key) not in gone]
         for group in one.param_groups:
-            if id(group["params"]) in seen:  # a wrapper shows the groups of the one inside
+            if id(group["params"]) in seen:  # a wrapper exposes the groups of its inner optimizer
                 continue
             seen.add(id(group["params"]))
             params = [each for each in group["params"] if id(each) not in gone]
@@ -60,7 +60,7 @@ def follow_optimizer(
 
 
 def _set_list(steps: Steps, group: Any, key: str, values: list[Any]) -> None:
-    """Other contents of a list, which stays the same object."""
+    """Replace the contents of a list, which stays the same object."""
     held: list[Any] = group[key]
     old = list(held)
     steps.made(lambda: held.__setitem__(slice(None), old))
@@ -68,7 +68,7 @@ def _set_list(steps: Steps, group: Any, key: str, values: list[Any]) -> None:
 
 
 def _with_copies(params: list[Any], run: Copied) -> tuple[list[Any], list[Any]]:
-    """Parameters with the copies of those among them, and these copies; what is there stays."""
+    """The parameters with copies of some of them added, and those copies; the order is kept."""
     places = {id(each): place for place, each in enumerate(params)}
     found = [
         (places[id(old)], new) for old, new in run if id(old) in places and id(new) not in places
@@ -79,12 +79,12 @@ def _with_copies(params: list[Any], run: Copied) -> tuple[list[Any], list[Any]]:
 
 
 def _fresh_state(optimizer: Any, group: Mapping[str, Any], parameter: Any) -> dict[str, Any]:
-    """What an optimizer of this class keeps of a parameter before its first step."""
+    """The state that an optimizer of this class has for a parameter before its first step."""
     settings = {key: value for key, value in group.items() if key not in NOT_SETTINGS}
     try:
         other = type(optimizer)([{**settings, "params": [parameter]}])
         return dict(other.state.get(parameter, {}))
-    except Exception:  # a wrapper, or a class that asks for more: the first step makes its state
+    except Exception:  # a wrapper, or a class with more arguments: the first step creates it
         return {}
 
 
@@ -95,15 +95,15 @@ def follow_dictionary(
     after: Mapping[str, Tensor],
     copied: Sequence[Copied],
 ) -> None:
-    """Give a state dictionary the names of the model, without what is gone and with copies.
+    """Update the names of a state dictionary, removing dropped entries and adding copies.
 
     Args:
-        steps: where the change is noted.
-        table: with the names that the model had.
-        before: each of these names -> `id` of the parameter or buffer.
-        after: each name that the model has now -> what it is.
-        copied: for each copy of a block its tensors: what is as it was is copied in the dictionary,
-            and what makes the block change nothing is the model's.
+        steps: records the change.
+        table: the state dictionary, with the old names of the model.
+        before: each old name -> `id` of the parameter or buffer.
+        after: each new name -> the parameter or buffer.
+        copied: for each copy of a block its tensors. Unchanged tensors are copied from the
+            dictionary; those that make the copy an identity are taken from the model.
     """
     own = {before[name]: name for name in table if name in before}
     copies = {id(new): old for run in copied for old, new in run}

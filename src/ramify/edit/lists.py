@@ -1,8 +1,8 @@
-"""Lists of modules in another order: members left out or copied, with all that counts them.
+"""Reorders lists of modules, dropping or copying members, and updates indices and counts.
 
 As for channels, a new order is a list `source`: new member *j* is, or copies, old member
-`source[j]`. What a list was built from is kept beside it as (how many members its class built,
-which of them each member is), so that a recipe can say how the class' own list becomes this one.
+`source[j]`. The list stores its origin as (the number of members that its class built, the index
+among those of each member), so that a recipe can rebuild it from the list that the class builds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ramify.errors import RamifyError
 from ramify.tracing.modes import ABSENT, set_attribute
 
 BUILT = "_ramify_built"
-"""The attribute of a list that says from which members of the class' own list it is made."""
+"""The attribute of a list that stores which members of the list built by its class it has."""
 
 _INDEX = re.compile(r"(^|_)(idx|index|id|number|num|no)$")
 _LAYER_INDEX = re.compile(r"^(layer|block)_?(idx|index|id|number|num)$")
@@ -30,7 +30,7 @@ Undo = Callable[[], None]
 
 
 class Steps:
-    """Changes that were made, and how to take all of them back, the latest first."""
+    """Changes that were made, with functions that undo them, the latest first."""
 
     def __init__(self) -> None:
         self._undo: list[Undo] = []
@@ -39,7 +39,7 @@ class Steps:
         return len(self._undo)
 
     def made(self, undo: Undo | None) -> None:
-        """A change was made elsewhere."""
+        """Record how to undo a change that was made elsewhere."""
         if undo is not None:
             self._undo.append(undo)
 
@@ -50,19 +50,19 @@ class Steps:
         set_attribute(owner, name, value)
 
     def table(self, table: Any, items: Iterable[tuple[Any, Any]]) -> None:
-        """Give a dictionary other contents, in place."""
+        """Replace the contents of a dictionary in place."""
         old = list(table.items())
         new = list(items)
         self._undo.append(lambda: _fill(table, old))
         _fill(table, new)
 
     def back_to(self, count: int) -> None:
-        """Take back all changes after the first so many."""
+        """Undo all changes after the first `count`."""
         while len(self._undo) > count:
             self._undo.pop()()
 
     def back(self) -> None:
-        """Take all of it back."""
+        """Undo all changes."""
         self.back_to(0)
 
 
@@ -72,19 +72,19 @@ def _fill(table: Any, items: Sequence[tuple[Any, Any]]) -> None:
 
 
 def built_of(container: nn.Module) -> tuple[int, tuple[int, ...]]:
-    """(how many members the class built, which of them each member is) of a list."""
+    """The origin of a list: (number of members that the class built, index of each member)."""
     size = len(container._modules)
     known = made_of(container)
     return known if known and len(known[1]) == size else (size, tuple(range(size)))
 
 
 def made_of(module: nn.Module) -> tuple[int, tuple[int, ...]] | None:
-    """What a list was made of by edits of depth; None where no edit changed it."""
+    """The origin of a list that edits of depth changed; None if no edit changed it."""
     return vars(module).get(BUILT)
 
 
 def mark(module: nn.Module, count: int, origin: tuple[int, ...]) -> None:
-    """Keep beside a new module what it is made of."""
+    """Store the origin of a new module on it."""
     vars(module)[BUILT] = (count, origin)
 
 
@@ -98,10 +98,10 @@ def reorder_members(
     """Bring the members of a list into a new order, and what numbers and counts them.
 
     Args:
-        steps: where the changes are noted.
-        model: what the list is part of.
+        steps: records the changes.
+        model: the model that contains the list.
         path: the name of the list.
-        source: for each new member, which old one it is; a copy of it from the second time on.
+        source: for each new member, the index of its old one; repeated indices give copies.
         copied: called with the first of the members that were copied, and the copies.
     """
     container = model.get_submodule(path)
@@ -128,7 +128,7 @@ def reorder_members(
             run = []
     steps.table(container._modules, zip(keys, made, strict=True))
     steps.attribute(container, BUILT, (count, tuple(origin[i] for i in source)))
-    # Layers that know their number, and an owner that knows how many there are.
+    # Layers that store their index, and an owner that stores their number.
     for place, module in enumerate(made):
         for (inside, name), first in indices.items():
             holder = _inside(module, inside)
@@ -141,7 +141,7 @@ def reorder_members(
 
 
 def _keys(old: Sequence[str], new: Sequence[int], origin: Sequence[int]) -> list[str]:
-    """The names of members: numbers in order, or each its own, with a number for its copies."""
+    """The names of members: consecutive numbers, or the old names with a number for each copy."""
     if all(key.isdigit() for key in old):
         return [str(place) for place in range(len(new))]
     names: dict[int, str] = {}
@@ -156,7 +156,7 @@ def _keys(old: Sequence[str], new: Sequence[int], origin: Sequence[int]) -> list
 
 
 def _indices(members: Sequence[nn.Module | None]) -> dict[tuple[str, str], int]:
-    """(module inside each member, attribute) that holds the member's number, and the first one."""
+    """The (submodule, attribute) pairs that hold a member's index, with the first index."""
     found: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for place, member in enumerate(members):
         for inside, module in member.named_modules() if member is not None else ():
@@ -181,7 +181,7 @@ def _inside(module: nn.Module | None, path: str) -> nn.Module | None:
 
 
 class Copies:
-    """Copies of modules of a model; what the rest of the model holds too stays shared.
+    """Copies of modules of a model; objects that the rest of the model also holds stay shared.
 
     Args:
         model: the model.
@@ -192,7 +192,7 @@ class Copies:
         tensors: (parameter or buffer, its copy), in order.
 
     Raises:
-        RamifyError: one cannot be copied.
+        RamifyError: a module cannot be copied.
     """
 
     def __init__(self, model: nn.Module, originals: Sequence[nn.Module]) -> None:
@@ -235,17 +235,17 @@ def _tensors(modules: Sequence[nn.Module]) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def make_identity(modules: Sequence[nn.Module], mean: Tensor, variance: Tensor) -> str:
-    """Make layers compute the identity: of numbers that are not negative, with ReLU behind each.
+    """Make layers compute the identity on nonnegative inputs, with a ReLU after each layer.
 
-    A batch norm gets the statistics of the stream, and a weight and bias that give these back.
+    A batch norm gets the statistics of the stream, and a weight and bias that cancel them.
 
     Args:
-        modules: convolutions, linear layers, batch norms and what has no parameters.
-        mean: (C,), of each channel of the stream.
-        variance: (C,).
+        modules: convolutions, linear layers, batch norms and modules without parameters.
+        mean: (C,), the mean of each channel of the stream.
+        variance: (C,), the variance of each channel.
 
     Returns:
-        Why that cannot be; empty where it was done.
+        The reason why it is impossible; empty if it was done.
     """
     for module in (each for one in modules for each in one.modules()):
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):

@@ -1,8 +1,8 @@
-"""Whatever an optimizer keeps for each parameter follows an edit, or the edit is refused.
+"""Carries an edit to the optimizer state of each parameter, or refuses the edit.
 
-Entries that torch's own optimizers keep are known by name, and those of `ramify.state_rule` by
-what the user said. Any other is recognised by what it is: a copy of the weight, a mean of
-gradients, their squares, a number.
+The entries of torch's own optimizers are known by name, and those registered with
+`ramify.state_rule` by their rule. Any other entry is identified from its values: a copy of the
+weight, a mean of gradients, a mean of their squares, or a number.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ramify.tracing import ChannelGraph
 from ramify.tracing.indexing import Indexing, Scaling, reindex
 from ramify.tracing.recorder import tensors_of
 
-NEAR = 0.3  # farther than this share of its length from the weights, an entry is no copy of them
+NEAR = 0.3  # an entry farther than this share of the weights' norm from them is no copy of them
 
 T = TypeVar("T")
 
 _FACTORS = ("row_var", "col_var")  # of Adafactor
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
-# What an entry that cannot be tried may be believed to be by its name, if its values agree.
+# For entries that cannot be tried: the kind that a usual name implies, if the values agree.
 _USUAL_NAMES = {
     "exp_avg": "gradients",
     "momentum_buffer": "gradients",
@@ -44,14 +44,14 @@ _USUAL_NAMES = {
 
 
 def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Any) -> None:
-    """Whatever the optimizer keeps for each parameter, so that its next step is that of before.
+    """Stage the optimizer state of each parameter, so that the next step is equivalent.
 
-    An optimizer that divides gradients by their own size makes steps of one length whatever the
-    weights are. Its roots follow so that a step is multiplied by what its weight is multiplied by.
+    An optimizer that divides gradients by their size makes steps whose length does not depend on
+    the weights. Its denominators are scaled so that a step is multiplied by the same factor as its
+    weight.
 
     Raises:
-        RamifyError: the optimizer keeps something whose shape is not its parameter's, or of which
-            it cannot be told how it follows.
+        RamifyError: a state entry has another shape than its parameter, or its kind is unknown.
     """
     check_holds(graph.model, optimizer)
     tensors = tensors_of(graph.model)
@@ -80,16 +80,16 @@ def stage_optimizer(swap: Swap, graph: ChannelGraph, plan: Plan, optimizer: Any)
 
 
 def _within_range(carried: Tensor, before: Callable[[], Tensor]) -> Tensor:
-    """What steps are divided by, where a half's range is too small for what it is multiplied by.
+    """Clamp a denominator in half precision whose scaled values overflow or underflow.
 
-    Infinity would end all steps of a weight, and 0 would make them infinite.
+    Infinity would stop all steps of a weight, and 0 would make them infinite.
 
     Args:
-        carried: the entry after it was multiplied.
-        before: gives it as it would be otherwise.
+        carried: the scaled entry.
+        before: returns the entry re-indexed but not scaled.
 
     Returns:
-        It, with the largest or the smallest number of its type in such places.
+        The entry, with the largest or smallest number of its dtype in such places.
     """
     if carried.dtype.itemsize >= torch.float32.itemsize:
         return carried
@@ -99,14 +99,14 @@ def _within_range(carried: Tensor, before: Callable[[], Tensor]) -> Tensor:
 
 
 def check_holds(model: nn.Module, optimizer: Any) -> None:
-    """The optimizer is one, trains this model, and is of a kind that can follow.
+    """Check that an optimizer trains this model and is of a supported kind.
 
     Args:
         model: the model.
-        optimizer: what was given as its optimizer.
+        optimizer: the object that was given as its optimizer.
 
     Raises:
-        RamifyError: it is not.
+        RamifyError: it is no optimizer, does not train the model, or is not supported.
     """
     if not is_optimizer(optimizer):
         raise RamifyError(
@@ -128,11 +128,11 @@ def check_holds(model: nn.Module, optimizer: Any) -> None:
 
 
 class States:
-    """The states of an optimizer and of those inside it, and what each entry is."""
+    """The states of an optimizer and of its inner optimizers, and the kind of each entry."""
 
     def __init__(self, optimizer: Any) -> None:
         self.chain = chain_of(optimizer)
-        # A wrapper that only passes on shows the state of the one inside, whose entries they are.
+        # A pure wrapper exposes the state of its inner optimizer, which owns the entries.
         inside_first = list(reversed(self.chain))
         seen: set[int] = set()
         self.owners: list[Any] = []
@@ -147,21 +147,21 @@ class States:
     def rule(
         self, number: int, parameter: Tensor, key: str, name: str, by_entry_is_enough: bool
     ) -> str | Law:
-        """What an entry is.
+        """The kind of a state entry.
 
         Args:
-            number: which of the owners keeps it.
-            parameter: for what.
-            key: under which name.
+            number: the index of the owner that keeps the entry.
+            parameter: the parameter that it belongs to.
+            key: the name of the entry.
             name: the parameter's name.
-            by_entry_is_enough: whether no entry is to be multiplied, only left out, so that it
-                need only be known that each belongs to one entry of the parameter.
+            by_entry_is_enough: whether the edit only removes elements and scales none, so that
+                the entry only has to correspond to the parameter element by element.
 
         Returns:
             A word of `ramify.state_rule`, or the law itself.
 
         Raises:
-            RamifyError: that cannot be told.
+            RamifyError: the kind is unknown.
         """
         one = self.owners[number]
         value: Tensor = one.state[parameter][key]
@@ -185,10 +185,10 @@ class States:
         return found
 
     def _found(self, number: int, parameter: Tensor, key: str) -> tuple[str, bool]:
-        """The word for an entry, by its values, by trying the optimizer, or by its usual name.
+        """Find the kind of an entry from its values, a trial of the optimizer, or its usual name.
 
         Returns:
-            The word, and whether the trial saw it.
+            The word for the kind, and whether the trial found it.
         """
         one = self.owners[number]
         pairs = [(s[key], p) for p, s in one.state.items() if _is_beside(p, s, key)]
@@ -197,7 +197,7 @@ class States:
         ):
             return "weights", False
         if not any(bool(v.any()) for v, _ in pairs):
-            return "gradients", False  # zeros stay zeros by any law
+            return "gradients", False  # zeros stay zeros under any law
         if self._tried is None:
             self._tried = try_states(self._optimizer)
         groups = enumerate(one.param_groups)
@@ -214,12 +214,12 @@ class States:
 
 
 def _is_square(value: Tensor) -> bool:
-    """Whether a matrix that mixes the entries of a parameter could have this shape."""
+    """Whether a matrix that mixes the elements of a parameter could have this shape."""
     return len(set(value.shape)) < value.dim()
 
 
 def _is_scaled(graph: ChannelGraph, plan: Plan, name: str) -> bool:
-    """Whether an edit multiplies gradients or values of a tensor, and not only leaves some out."""
+    """Whether an edit scales gradients or values of a tensor, and not only removes some."""
     indexing = graph.indexing
     return any(
         bool((scale(term, plan.changes) != 1.0).any())
@@ -242,9 +242,9 @@ def _contradicts(found: str, value: Tensor) -> bool:
 
 
 def has_entries(value: Any, parameter: Tensor) -> bool:
-    """Whether a state entry is more than a number, such as `step`, which stays."""
+    """Whether a state entry is a tensor to edit, and not a number such as `step`."""
     leaves = [leaf for leaf in tree_leaves(value) if not isinstance(leaf, _PLAIN)]
-    # A number may be a tensor of one entry; so may what belongs to a parameter of one channel.
+    # A tensor of one element may be a number, or the entry of a parameter of one channel.
     return any(
         not isinstance(leaf, Tensor)
         or leaf.numel() != 1
@@ -254,7 +254,7 @@ def has_entries(value: Any, parameter: Tensor) -> bool:
 
 
 def _check_shape(kind: str, key: str, value: Any, name: str, parameter: Tensor) -> None:
-    # Adafactor's rows and columns stand for a matrix, also where they have its shape.
+    # Adafactor's rows and columns factor a matrix, even if they have its shape.
     if isinstance(value, Tensor) and value.shape == parameter.shape and key not in _FACTORS:
         return
     seen = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -269,7 +269,7 @@ def _check_shape(kind: str, key: str, value: Any, name: str, parameter: Tensor) 
 def _check_elsewhere(
     states: States, tensors: Mapping[str, Tensor], graph: ChannelGraph, plan: Plan
 ) -> None:
-    """Nothing of an edited parameter's shape is kept where no edit can find it."""
+    """Check that no tensor of an edited parameter's shape is kept outside the state."""
     parameters = {id(tensor) for tensor in tensors.values()}
     touched = {tuple(tensors[name].shape) for name in graph.indexing.touched(plan.changes)}
     count = sum(tensor.numel() for tensor in tensors.values() if tensor.requires_grad)
@@ -287,7 +287,7 @@ def _check_elsewhere(
 
 
 def _kept_elsewhere(optimizer: Any) -> Iterator[tuple[str, Any]]:
-    """(where, what) an optimizer keeps that belongs to no single parameter."""
+    """The (location, value) pairs that an optimizer keeps outside the state of parameters."""
     for name, value in vars(optimizer).items():
         if name not in ("state", "param_groups", "defaults"):
             yield f"its attribute '{name}'", value
@@ -298,7 +298,7 @@ def _kept_elsewhere(optimizer: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _scales(indexing: Indexing, name: str, law: Law) -> list[Scaling]:
-    """For each dimension of a tensor, how a state entry of its shape follows changes."""
+    """For each dimension of a tensor, the scaling of a state entry of its shape."""
 
     def rule(gradients: Scaling, values: Scaling) -> Scaling:
         return lambda term, changes: np.asarray(
@@ -310,13 +310,13 @@ def _scales(indexing: Indexing, name: str, law: Law) -> list[Scaling]:
 
 
 def several(optimizer: Any) -> list[Any]:
-    """One optimizer or several as a list.
+    """Return one or several optimizers as a list.
 
     Returns:
         The list.
 
     Raises:
-        RamifyError: it is neither.
+        RamifyError: the argument is neither.
     """
     if optimizer is None:
         return []
@@ -331,12 +331,12 @@ def several(optimizer: Any) -> list[Any]:
 
 
 def once(given: Iterable[T]) -> list[T]:
-    """Several objects, none of them twice.
+    """Remove repeated objects.
 
     Args:
-        given: them, of which some may be the same object.
+        given: objects, of which some may be the same.
 
     Returns:
-        Each in the place where it came first.
+        Each object once, in the order of first occurrence.
     """
     return list({id(one): one for one in given}.values())

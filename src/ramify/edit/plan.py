@@ -1,4 +1,4 @@
-"""The plan: what edits mean for every axis, worked out before anything changes."""
+"""The plan: the change of every axis, computed before anything is edited."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ramify.tracing.indexing import Change, Slot, blocks_of
 from ramify.tracing.recorder import tensors_of
 
 Channel: TypeAlias = int | tuple[int, ...]
-"""A channel of a group, or one in each head."""
+"""The index of a channel of a group, or one index for each head."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Prune:
 
     Args:
         group: any name that `graph[...]` takes.
-        channel: its index in the group, before any edit of the same call. Where the group's
-            channels lie in every head of an attention layer: perhaps one index for each head, so
-            that each loses a channel of its own.
+        channel: its index in the group, before any edit of the same call. If every head of an
+            attention layer has the group's channels, this may be a tuple with one index per head,
+            so that each head loses a different channel.
 
     Example:
         >>> import ramify, torch
@@ -48,16 +48,16 @@ class Prune:
 
 @dataclass(frozen=True)
 class Split:
-    """Replace one channel by copies, whose outgoing weights are `weights` of the old.
+    """Replace one channel by copies, whose outgoing weights are shares of the old ones.
 
-    The first copy stays in the channel's place; the others are appended at the end.
+    The first copy stays at the channel's index; the others are appended at the end.
 
     Args:
         group: any name that `graph[...]` takes.
         channel: its index in the group, before any edit of the same call.
-        weights: what the outgoing weights of each copy are multiplied by; they sum to 1.
-        offsets: displacement of each copy's incoming weights: producer name -> tensor of shape
-            (copies, *shape of one channel's kernel); zeros where absent.
+        weights: the factor of each copy's outgoing weights; they sum to 1.
+        offsets: the displacements of the copies' incoming weights: producer name -> tensor of shape
+            (copies, *shape of one channel's kernel). A producer without an entry is not displaced.
 
     Example:
         >>> import ramify, torch
@@ -80,7 +80,7 @@ class Split:
     offsets: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """The split in one line, the shapes of its offsets in place of their values."""
+        """The split in one line, with the shapes of its offsets instead of their values."""
         shapes = {
             name: tuple(getattr(offset, "shape", ())) for name, offset in self.offsets.items()
         }
@@ -88,7 +88,7 @@ class Split:
         return f"Split({self.group!r}, {self.channel}, weights={self.weights}{moved})"
 
     def __post_init__(self) -> None:
-        """Refuse shares that are no numbers, and offsets that name no parameters."""
+        """Refuse weights that are not numbers, and offsets that are not a mapping."""
         try:
             shares = tuple(float(share) for share in self.weights)
         except (TypeError, ValueError) as error:
@@ -106,14 +106,14 @@ class Split:
 
 
 Edit: TypeAlias = Prune | Split
-"""What `ramify.apply` takes, and what a method's proposal holds."""
+"""An edit of channels: what `ramify.apply` takes and a method's proposal holds."""
 Taken: TypeAlias = dict[Channel, Edit]
-"""Channels and what happens to them."""
+"""The edit of each edited channel."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What edits do: a change for each axis, and where the displaced copies end up."""
+    """The change of each axis, and the new channels of the copies of each split."""
 
     changes: dict[Atom, Change]
     splits: list[tuple[ChannelGroup, Split, list[int]]]
@@ -121,19 +121,19 @@ class Plan:
 
 
 def plan_edits(graph: ChannelGraph, edits: Iterable[Edit]) -> Plan:
-    """Check the edits against the graph and work out every axis' change.
+    """Check the edits against the graph and compute the change of every axis.
 
     Args:
         graph: the traced model.
-        edits: what to do.
+        edits: the edits of channels.
 
     Returns:
-        The plan; nothing has changed.
+        The plan; nothing has changed yet.
 
     Raises:
-        RamifyError: an edit is not possible, with the reason.
+        RamifyError: an edit is impossible; the message gives the reason.
     """
-    # What happens to which channel of each axis, each edit checked on its own.
+    # Check each edit, and collect the edited channels of each axis.
     by_group: dict[Atom, tuple[ChannelGroup, Taken]] = {}
     for edit in edits:
         if not isinstance(edit, (Prune, Split)):
@@ -149,7 +149,7 @@ def plan_edits(graph: ChannelGraph, edits: Iterable[Edit]) -> Plan:
                 "Split with more copies, or apply one edit after the other"
             )
         taken[edit.channel] = edit
-    # Then one change for each axis.
+    # Then compute one change for each axis.
     plan = Plan({}, [])
     for group, taken in by_group.values():
         blocks = [channel for channel in taken if isinstance(channel, tuple)]
@@ -161,10 +161,10 @@ def plan_edits(graph: ChannelGraph, edits: Iterable[Edit]) -> Plan:
 
 
 def _change_blocks(graph: ChannelGraph, group: ChannelGroup, taken: Taken) -> Change:
-    """Every head loses as many channels as the others, but each its own."""
+    """The change of an axis of which every head loses equally many, but different, channels."""
     blocks = blocks_around(graph, group)
     assert blocks is not None
-    # Which channels each head loses; all heads lose equally many, as the group is one axis.
+    # The channels that each head loses; all lose equally many, as the group is one axis.
     gone: list[set[int]] = [set() for _ in range(blocks.size)]
     for channel, edit in taken.items():
         if isinstance(edit, Split):
@@ -186,7 +186,7 @@ def _change_blocks(graph: ChannelGraph, group: ChannelGroup, taken: Taken) -> Ch
 
 
 def blocks_around(graph: ChannelGraph, group: ChannelGroup) -> Atom | None:
-    """The axis (the heads) each of whose entries holds all of a group's channels, in every slot."""
+    """The axis (the heads) each entry of which has all of a group's channels, in every slot."""
     terms = [graph.dims[slot.name][slot.dim] for slot in group.slots]
     around = set.intersection(*(blocks_of(term, group.atom) for term in terms))
     return min(around, key=lambda atom: atom.size) if around else None
@@ -207,8 +207,8 @@ def _check_left(group: ChannelGroup, source: Sequence[int]) -> None:
 
 
 def _change(group: ChannelGroup, taken: Taken, plan: Plan) -> Change:
-    """The change of one axis; the new places of the copies are noted in the plan."""
-    # Those that stay keep their order; copies are appended, the first stays in place.
+    """The change of one axis; the new channels of the copies are added to the plan."""
+    # Kept channels keep their order; the first copy stays in place, the others are appended.
     gone = {channel for channel, edit in taken.items() if isinstance(edit, Prune)}
     source = [channel for channel in range(group.width) if channel not in gone]
     _check_left(group, source)
@@ -226,7 +226,7 @@ def _change(group: ChannelGroup, taken: Taken, plan: Plan) -> Change:
 
 
 def _validate(graph: ChannelGraph, group: ChannelGroup, edit: Edit) -> None:
-    """The channel exists, and the group allows the edit."""
+    """Check that the channel exists and that the group allows the edit."""
     channels = edit.channel if isinstance(edit.channel, tuple) else (edit.channel,)
     for channel in channels:
         whole = isinstance(channel, (int, np.integer)) and not isinstance(channel, bool)
@@ -264,7 +264,7 @@ def _validate(graph: ChannelGraph, group: ChannelGroup, edit: Edit) -> None:
 
 
 def _validate_offsets(graph: ChannelGraph, group: ChannelGroup, edit: Split) -> None:
-    """Every offset belongs to a producer, and has the shape of its copies' kernels."""
+    """Check that every offset belongs to a producer and has the shape of the copies' kernels."""
     for name, offset in edit.offsets.items():
         slot = next((s for s in group.slots if s.name == name and s.role == "producer"), None)
         if slot is None:
@@ -301,7 +301,7 @@ def kernel_shape(graph: ChannelGraph, group: ChannelGroup, slot: Slot) -> tuple[
 
 
 def check_editable(graph: ChannelGraph) -> None:
-    """The graph describes the model as it is now, and has a group that can be edited.
+    """Check that the graph describes the current model and has a group that can be edited.
 
     Raises:
         RamifyError: it does not, or every group is frozen.
@@ -321,17 +321,17 @@ def check_editable(graph: ChannelGraph) -> None:
 
 
 def _is_edited(graph: ChannelGraph, name: str) -> bool:
-    """Whether a dimension of a tensor has channels that can be edited."""
+    """Whether some dimension of a tensor holds channels that can be edited."""
     atoms = {group.atom for group in graph.groups if group.can_prune or group.can_split}
     return any(atom in atoms for term in graph.dims[name] for atom in leaves(term))
 
 
 def check_current(graph: ChannelGraph) -> None:
-    """The graph describes the model as it is now, and what is made here may be trained.
+    """Check that the graph describes the current model, and that inference mode is off.
 
     Raises:
-        RamifyError: it is no graph, the model was edited, gated or has another shape since it was
-            traced, or this is inference mode.
+        RamifyError: this is no graph; the model was edited, gated or reshaped since it was traced;
+            or inference mode is on.
     """
     check_graph(graph)
     if torch.is_inference_mode_enabled():
@@ -345,7 +345,7 @@ def check_current(graph: ChannelGraph) -> None:
     for name, tensor in tensors_of(graph.model).items():
         seen = graph.flow.param_shapes.get(name)
         if seen != tuple(tensor.shape):
-            # A table that a forward makes anew for its inputs, and that no edit reaches, may.
+            # A table that a forward recomputes for its inputs may change if no edit reaches it.
             made = seen is not None and not isinstance(tensor, nn.Parameter)
             if made and not _is_edited(graph, name):
                 continue

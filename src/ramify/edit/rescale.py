@@ -1,4 +1,4 @@
-"""Tensors multiplied by factors, with what an optimizer and followers keep of them."""
+"""Multiplies tensors by factors, and updates the optimizer state and followers to match."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def rescale(
 ) -> None:
     """Multiply parameters and buffers by factors, in place.
 
-    It is for factors that leave the network the same function, such as those of a kernel that a
-    batch norm follows and of the norm's statistics: a gradient is then divided by what its
-    parameter is multiplied by, and what the optimizer keeps follows.
+    The factors must leave the function of the network unchanged, as when a kernel before a batch
+    norm and the norm's statistics are rescaled together. Each gradient is then divided by the
+    factor of its parameter, and the optimizer state is updated to match.
 
     Args:
         model: the network.
-        factors: positive, by the name of what they multiply, of its shape.
-        optimizer: of the network.
+        factors: tensor name -> positive factors, of the tensor's shape.
+        optimizer: the optimizer of the network.
         followers: weight averages and other models or state dictionaries with the model's names.
     """
     tensors, states = tensors_of(model), States(optimizer)

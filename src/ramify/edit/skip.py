@@ -1,4 +1,4 @@
-"""What stands for a block that was dropped where no list can be shorter: it hands on its stream."""
+"""A pass-through module, which replaces a dropped block if its list cannot be shortened."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ramify.tracing.blocks import Place
 
 
 class Skip(nn.Module):
-    """Returns what it was given, in the form in which the block before it returned its results.
+    """Returns its inputs in the form in which the block that it replaces returned its results.
 
     Args:
-        outputs: for each result, by which position or name it was given; None for one that the
-            block made itself, and that nothing read.
-        bare: whether the only result is returned as it is, and not in a tuple.
+        outputs: for each result, the position or name of the argument to return; None for a result
+            that the block computed and that nothing read.
+        bare: whether a single result is returned directly rather than in a tuple.
 
     Example:
         >>> import torch
@@ -40,7 +40,7 @@ class Skip(nn.Module):
 
 
 def is_skip(module: nn.Module) -> bool:
-    """Whether a module stands for a block that was dropped."""
+    """Whether a module replaces a block that was dropped."""
     return isinstance(module, Skip) or (
         isinstance(module, nn.Identity) and made_of(module) is not None
     )
@@ -54,29 +54,29 @@ def put_skip(
     bare: bool,
     identity: bool,
 ) -> None:
-    """Put what hands on its stream in the place of a module, with the module's plain attributes.
+    """Replace a module by a pass-through that has the same plain attributes.
 
     Args:
-        steps: where the change is noted.
-        model: what the module is part of.
-        name: of the module.
-        outputs: as of :class:`Skip`.
-        bare: as of :class:`Skip`.
-        identity: whether an `nn.Identity` does it: the module is given the stream alone.
+        steps: records the change.
+        model: the model that contains the module.
+        name: the name of the module.
+        outputs: as in :class:`Skip`.
+        bare: as in :class:`Skip`.
+        identity: whether an `nn.Identity` suffices, as the stream is the only argument.
     """
     parent, _, key = name.rpartition(".")
     owner = model.get_submodule(parent)
     skip, block = nn.Identity() if identity else Skip(outputs, bare), model.get_submodule(name)
     mark(skip, 0, ())
     skip.train(block.training)
-    for attribute, value in vars(block).items():  # a forward may ask each of its layers for them
+    for attribute, value in vars(block).items():  # a forward may read them from each of its layers
         if not attribute.startswith("_") and attribute not in vars(skip) and _is_plain(value):
             setattr(skip, attribute, value)
     steps.table(owner._modules, list({**owner._modules, key: skip}.items()))
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is a number, a text, nothing, or a list or tuple of such."""
+    """Whether a value is a number, a string, None, or a list or tuple of these."""
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, (bool, int, float, str))

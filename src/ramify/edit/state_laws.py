@@ -1,7 +1,7 @@
-"""How each entry of an optimizer's state follows an edit, and how a user says it of one's own.
+"""The laws by which optimizer state follows an edit, and `ramify.state_rule` to register one.
 
-An edit multiplies the gradients of a weight by g and its values by f. A law says from both what
-an entry of the state is multiplied by.
+An edit multiplies the gradients of a weight by g and its values by f. A law computes from both
+the factor for a state entry.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from ramify.arguments import check_kind
 from ramify.errors import RamifyError
 
 Law: TypeAlias = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
-"""(factors of the gradients, factors of the values) -> those of a state entry."""
+"""(factors of the gradients, factors of the values) -> factors of a state entry."""
 
-SMALLEST = 0.1  # no share counts as smaller, or its copy would hardly ever move
+SMALLEST = 0.1  # smaller shares count as this, or the copy would hardly ever move
 
 
 def _pace(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What steps are multiplied by: as values are, but 0 (nothing reads it yet) counts as 1."""
+    """The factor of steps: that of the values, but 0 (nothing reads the copy yet) counts as 1."""
     return np.where(values == 0.0, 1.0, np.maximum(np.abs(values), SMALLEST))
 
 
 def _size(gradients: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What the size of gradients is multiplied by; 0 counts as 1, or later steps would explode."""
+    """The factor of the size of gradients; 0 counts as 1, or later steps would explode."""
     return np.where(gradients == 0.0, 1.0, np.abs(gradients))
 
 
 def _square(gradients: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For the squares that divide gradients: the quotient is multiplied by sign(g) |f|."""
+    """The factor of squares that divide gradients: the quotient is multiplied by sign(g) |f|."""
     return (_size(gradients) / _pace(values)) ** 2
 
 
@@ -47,11 +47,11 @@ LAWS: dict[str, Law] = {
     "step sizes": lambda g, f: _pace(f),
     "constant": lambda g, f: np.ones_like(f),
 }
-"""What a state entry can be, by the words of `ramify.state_rule`."""
+"""The kinds of state entries, by the words of `ramify.state_rule`."""
 
 NEVER_NEGATIVE = frozenset({"squares", "sizes", "step sizes"})
 
-# The entries of torch's own optimizers. What is not named is a mean of gradients.
+# The entries of torch's own optimizers. Entries not named here are means of gradients.
 _TORCH: dict[str, str | Law] = {
     "exp_avg": "gradients",
     "momentum_buffer": "gradients",
@@ -75,30 +75,30 @@ _REGISTERED: dict[tuple[type, str], str | Law] = {}
 
 
 def state_rule(optimizer: type, key: str, like: str | Law) -> None:
-    r"""Say what an entry of your optimizer's state is, where Ramify cannot tell.
+    r"""Register the kind of an optimizer state entry that Ramify cannot identify.
 
-    An edit multiplies a weight's gradients by :math:`g` and its values by :math:`f`. What is like
+    An edit multiplies a weight's gradients by :math:`g` and its values by :math:`f`. An entry like
 
     - ``"weights"`` (a copy or an average of the weight) is multiplied by :math:`f`, and displaced
       as the weight is;
     - ``"gradients"`` (a mean of gradients) by :math:`g`;
-    - ``"squares"`` (a mean of their squares, or a variance, that divides them) by
+    - ``"squares"`` (a mean of squared gradients, or a variance, that divides gradients) by
       :math:`(g / f)^2`;
-    - ``"sizes"`` (of gradients, that divide them) by :math:`|g / f|`;
+    - ``"sizes"`` (sizes of gradients, that divide gradients) by :math:`|g / f|`;
     - ``"steps"`` (a mean of steps whose length does not depend on the size of gradients) by
       :math:`\operatorname{sign}(g)\,|f|`;
     - ``"step sizes"`` by :math:`|f|`;
-    - ``"constant"`` (a mask, a fixed factor) is copied as it is.
+    - ``"constant"`` (a mask, a fixed factor) is copied unchanged.
 
     Args:
-        optimizer: the class of the optimizer; its subclasses follow.
+        optimizer: the class of the optimizer; the rule also applies to its subclasses.
         key: the name of the entry in ``optimizer.state[parameter]``, a tensor of the parameter's
             shape.
-        like: one of these words, or a function of g and f, arrays of one shape, that gives the
-            factors.
+        like: one of these words, or a function that returns the factors for g and f, two arrays of
+            the same shape.
 
     Raises:
-        RamifyError: the word is unknown, or this is no class.
+        RamifyError: the word is unknown, or `optimizer` is not a class.
 
     Example:
         >>> import ramify, torch
@@ -121,7 +121,7 @@ def state_rule(optimizer: type, key: str, like: str | Law) -> None:
 
 
 def known_law(kind: type, key: str) -> str | Law | None:
-    """The law that a user gave for an entry, or that of torch's own optimizers; None: unknown."""
+    """The registered law of an entry, or that of torch's own optimizers; None if unknown."""
     for base in kind.__mro__:
         if (base, key) in _REGISTERED:
             return _REGISTERED[base, key]
@@ -131,10 +131,10 @@ def known_law(kind: type, key: str) -> str | Law | None:
     for base in of_torch:
         if (base, key) in _OWN:
             return _OWN[base, key]
-    # What torch's class itself keeps without a name above is a mean; what a subclass adds may not.
+    # An unnamed entry of torch's own class is a mean; one that a subclass adds may not be.
     return _TORCH.get(key, "gradients" if of_torch[0] is kind else None)
 
 
 def law_of(rule: str | Law) -> Law:
-    """The function behind a word."""
+    """The function for a word."""
     return LAWS[rule] if isinstance(rule, str) else rule

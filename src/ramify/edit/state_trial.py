@@ -1,10 +1,10 @@
-"""What the state of an unknown optimizer is made of, found by trying it on small weights.
+"""Identifies the state entries of an unknown optimizer by a trial on small weights.
 
-A copy of the optimizer takes a few steps on toy weights with drawn gradients: once as they are,
-once with every entry of the gradients multiplied by a number of its own, once with the weights
-displaced. An entry that is displaced as the weights are is a copy or a mean of them; one that does
-not move, and is multiplied as the gradients are, is a mean of gradients; and so on for squares,
-sizes and signs. Whatever fits none of these is unknown.
+A copy of the optimizer takes a few steps on toy weights with random gradients: once unchanged, once
+with each element of the gradients scaled by a different factor, once with the weights displaced. An
+entry that is displaced as the weights are is a copy or a mean of them. One that is not displaced
+and scales with the gradients is a mean of gradients; and so on for squares, sizes and signs. An
+entry that fits none of these is unknown.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from torch import Tensor
 
 from ramify.edit.state_laws import NEVER_NEGATIVE
 
-SHAPE = (4, 3, 2, 2, 2, 2)  # of a toy weight: no two sizes in front alike, as a matrix would show
-STEPS = 7  # more than the 5 or 6 after which some wrappers look back
+SHAPE = (4, 3, 2, 2, 2, 2)  # of a toy weight; the leading sizes differ, to recognise matrices
+STEPS = 7  # more than 5 or 6, after which some wrappers synchronise
 FACTORS = (1.0, -2.0, 0.5, -1.0, 3.0)
 
 Found = Mapping[tuple[int, int, int, str], str]
-"""(which optimizer of the chain, parameter group, number of axes, name) -> what the entry is."""
+"""(optimizer's index in the chain, parameter group, number of axes, name) -> kind of entry."""
 
 
 def chain_of(optimizer: Any) -> list[Any]:
-    """An optimizer and all that it holds inside, the outermost first."""
+    """An optimizer and all optimizers inside it, the outermost first."""
     found: list[Any] = []
     open_: list[Any] = [optimizer]
     while open_:
@@ -42,21 +42,21 @@ def chain_of(optimizer: Any) -> list[Any]:
 
 
 def is_optimizer(value: Any) -> bool:
-    """Whether something has what an optimizer has, of whatever class it is."""
+    """Whether an object has the interface of an optimizer, whatever its class."""
     return not isinstance(value, type) and all(
         hasattr(value, name) for name in ("param_groups", "state", "step", "zero_grad")
     )
 
 
 def try_states(optimizer: Any) -> Found:
-    """What each entry of an optimizer's state is, by trying a copy of it on small weights.
+    """Find the kind of each state entry by trying a copy of the optimizer on small weights.
 
     Args:
-        optimizer: any; it is left as it is.
+        optimizer: any optimizer; it is not changed.
 
     Returns:
-        What was found: `"shape"` for an entry whose shape is not its parameter's, `"unknown"` for
-        one that fits no word of `ramify.state_rule`; empty where no copy can be made or run.
+        The kind of each entry: `"shape"` if its shape differs from its parameter's, `"unknown"` if
+        it fits no word of `ramify.state_rule`. Empty if no copy can be made or run.
     """
     if any(_holds_closures(one) for one in chain_of(optimizer)):
         return {}
@@ -74,7 +74,7 @@ def try_states(optimizer: Any) -> Found:
 
 
 def _holds_closures(optimizer: Any) -> bool:
-    """Whether a copy could still reach the optimizer's own weights, through a function it holds."""
+    """Whether a copy could still access the original weights through a function it holds."""
     return any(
         isinstance(value, FunctionType) and value.__closure__
         for name, value in vars(optimizer).items()
@@ -83,11 +83,11 @@ def _holds_closures(optimizer: Any) -> bool:
 
 
 def _left_out(name: str) -> bool:
-    return name == "step" or name.endswith("_hooks")  # a schedule puts a `step` of its own there
+    return name == "step" or name.endswith("_hooks")  # a scheduler replaces `step` there
 
 
 def _run(optimizer: Any, scale: bool, shift: float) -> dict[tuple[int, int, int, str], Any]:
-    """All entries of a copy's state after some steps."""
+    """All state entries of a copy after some steps."""
     try:
         return _stepped(optimizer, scale, shift, closure=False)
     except Exception:  # some take no step without a closure
@@ -124,7 +124,7 @@ def _stepped(
 
 
 def _toy_copy(optimizer: Any) -> tuple[list[Any], dict[tuple[int, int], Tensor]]:
-    """The optimizer (and those inside it) with the same settings over toy weights, without state.
+    """Copy an optimizer (and those inside it), with its settings, toy weights and no state.
 
     Returns:
         The copies, the outermost first, and one toy weight for each parameter group and number of
@@ -177,14 +177,14 @@ def _displacement(toy: Tensor) -> Tensor:
 
 
 def _factors(toy: Tensor) -> Tensor:
-    """A factor for each entry, of either sign."""
+    """A factor for each element, of either sign."""
     count = math.prod(toy.shape)
     values = torch.tensor(FACTORS, dtype=toy.dtype, device=toy.device)
     return values.repeat(-(-count // len(FACTORS)))[:count].reshape(toy.shape)
 
 
 def _kind(plain: Any, scaled: Any, moved: Any) -> str:
-    """What an entry is, from its values in the three runs."""
+    """The kind of an entry, from its values in the three runs."""
     first, toy = plain
     if not isinstance(first, Tensor) or first.numel() == 1:
         return "scalar"
@@ -211,7 +211,7 @@ def _kind(plain: Any, scaled: Any, moved: Any) -> str:
 
 
 def _expected(c: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """What a gradient's factors make of each kind of entry."""
+    """The expected factors of each kind of entry, for given factors of the gradient."""
     yield "gradients", c
     yield "squares", c.square()
     yield "sizes", c.abs()
@@ -223,6 +223,6 @@ def _near(one: Tensor, other: Tensor) -> bool:
 
 
 def _proportional(one: Tensor, other: Tensor) -> bool:
-    """Whether one is a positive multiple of the other, of which neither is zero."""
+    """Whether one is a positive multiple of the other and neither is zero."""
     scale = float((one * other).sum() / other.square().sum().clamp_min(1e-300))
     return scale > 0 and _near(one, scale * other)

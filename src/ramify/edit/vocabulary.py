@@ -1,7 +1,7 @@
-"""`ramify.keep_tokens`: a vocabulary cut to the tokens that are kept, embedding and head alike.
+"""`ramify.keep_tokens`: cuts a vocabulary to the kept tokens, in the embedding and the head.
 
-The rows of an embedding are no channels: they are looked up by the numbers that the model is given.
-So the caller says which tokens stay, and gives the model their new numbers from then on.
+The rows of an embedding are not channels: the token ids in the inputs look them up. So the caller
+chooses the tokens to keep, and gives the model their new ids from then on.
 
 Legend: `V` tokens, `K` of them kept.
 """
@@ -34,7 +34,7 @@ from ramify.tracing.unharmed import unharmed
 from ramify.tracing.verify.comparison import near_equal
 
 _NUMBERS = re.compile(r"^(padding|pad)_idx$|_token_(id|idx|index)$")
-"""Names of attributes that hold the number of one token, such as `pad_token_id`, `padding_idx`."""
+"""Names of attributes that hold a token id, such as `pad_token_id` and `padding_idx`."""
 
 
 def keep_tokens(
@@ -44,25 +44,26 @@ def keep_tokens(
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     followers: Follower | Iterable[Follower] = (),
 ) -> ChannelGraph:
-    r"""Cut the vocabulary of a model to some tokens: their embeddings, and their rows in the head.
+    r"""Cut the vocabulary of a model to some tokens, in the embedding and the head.
 
-    With the kept tokens :math:`t_0 < t_1 < \dots < t_{K-1}`, the model calls :math:`t_j` token
-    :math:`j` from then on, and its logits are those that it gave for the kept tokens. That is
-    checked on the inputs of the trace, in which tokens that go count as :math:`t_0`. The numbers of
-    special tokens (`pad_token_id`, `padding_idx`) follow, and a configuration's `vocab_size`.
+    With kept tokens :math:`t_0 < t_1 < \dots < t_{K-1}`, token :math:`t_j` gets the id :math:`j`,
+    and the logits of the kept tokens stay the same. This is checked on the inputs of the trace,
+    with removed tokens replaced by :math:`t_0`. The ids of special tokens (`pad_token_id`,
+    `padding_idx`) and a configuration's `vocab_size` are updated.
 
     Args:
-        graph: what `ramify.trace` gave for the model, on inputs that hold token numbers.
-        tokens: the numbers of the tokens to keep, special ones included; in any order.
-        optimizer: the optimizer (or several) whose state follows.
-        followers: models or state dictionaries with the same names and shapes.
+        graph: the graph of the model, from `ramify.trace` on inputs that hold token ids.
+        tokens: the ids of the tokens to keep, special ones included, in any order.
+        optimizer: the optimizer (or several) whose state is updated too.
+        followers: models or state dictionaries with the same names and shapes, which are edited
+            too.
 
     Returns:
-        The graph of the edited model, on the same inputs with the tokens' new numbers.
+        The graph of the edited model, on the same inputs with the new token ids.
 
     Raises:
-        RamifyError: no embedding looks the inputs up, a number is none of its tokens, a special
-            token would go, or the outputs are not those of before. Nothing has changed then.
+        RamifyError: the inputs index no embedding, an id is not in the vocabulary, a special
+            token would be removed, or the outputs would change. Nothing has changed then.
 
     Example:
         >>> import ramify, torch
@@ -96,7 +97,7 @@ def _keep(
     size, number = rows[0].size, np.zeros(rows[0].size, dtype=np.int64)
     change = Change(kept, np.ones(len(kept)))
     changes = dict.fromkeys([*rows, *_heads(graph, size)], change)
-    # A run without the tokens that go, and what its outputs are for those that stay.
+    # A run without the removed tokens, and its outputs for the kept ones.
     stays = np.where(np.isin(np.arange(size), kept), np.arange(size), kept[0])
     known = _renumbered(graph.inputs, places, stays)
     before = record(graph.model, lambda: call(graph.model, known), known)
@@ -107,7 +108,7 @@ def _keep(
                 index = torch.from_numpy(sources(whole, changes)).to(result.device)
                 result = result.index_select(dim, index)
         expected.append(result)
-    # Special tokens are called otherwise, and so are those that the model is given from now on.
+    # New ids for the special tokens and for the tokens in the inputs.
     number[kept] = np.arange(len(kept))
     swap = Swap()
     for owner, name, value in _special(graph.model, kept, number):
@@ -132,13 +133,13 @@ def _keep(
 
 
 def _looked_up(graph: ChannelGraph) -> tuple[set[int], list[Atom]]:
-    """Which tensors of the inputs hold token numbers, and the rows that these look up.
+    """Find the input tensors that hold token ids, and the embedding rows that they look up.
 
     Returns:
-        (their places among the tensors of the inputs, the axes of the rows).
+        (their indices among the tensors of the inputs, the axes of the rows).
 
     Raises:
-        RamifyError: none does.
+        RamifyError: there is no such tensor.
     """
     tape, found = graph.tapes[0], list[tuple[Term, int]]()
     made_of = {index: place for place, index in enumerate(sorted(tape.inputs))}
@@ -163,7 +164,7 @@ def _looked_up(graph: ChannelGraph) -> tuple[set[int], list[Atom]]:
 def _heads(graph: ChannelGraph, size: int) -> list[Atom]:
     """The axes of the outputs that have an entry for each token."""
     own = getattr(graph.model, "get_output_embeddings", None)
-    if callable(own) and own() is None:  # a model of transformers that says nothing of tokens
+    if callable(own) and own() is None:  # a transformers model without an output per token
         return []
     terms = (term for ref in graph.tapes[0].outputs for term in graph.flow.history[0][ref.index])
     wholes = dict.fromkeys(map(resolve, terms))
@@ -177,7 +178,7 @@ def _checked(tokens: Iterable[int], size: int) -> Index:
         (K,), each once.
 
     Raises:
-        RamifyError: one of them is none, or there are none.
+        RamifyError: an id is not in the vocabulary, or no token is given.
     """
     given = each_of(tokens, "tokens", "numbers of tokens")
     for token in given:
@@ -192,7 +193,7 @@ def _checked(tokens: Iterable[int], size: int) -> Index:
 
 
 def _renumbered(inputs: Any, places: set[int], number: Index) -> Any:
-    """Inputs whose token numbers are others; numbers of no token, such as -100, stay."""
+    """The inputs with new token ids; numbers that are no ids, such as -100, stay."""
     table = torch.from_numpy(number)
     seen: dict[int, int] = {}
     for leaf in tree_leaves(arguments(inputs)):
@@ -212,13 +213,13 @@ def _renumbered(inputs: Any, places: set[int], number: Index) -> Any:
 def _special(
     model: nn.Module, kept: Index, number: Index
 ) -> Iterator[tuple[Any, str, int | list[int]]]:
-    """The attributes that hold the numbers of special tokens, and the number of tokens.
+    """The attributes that hold the ids of special tokens, and the vocabulary size.
 
     Yields:
         (module or configuration, attribute, new value).
 
     Raises:
-        RamifyError: such a token would go.
+        RamifyError: a special token would be removed.
     """
     size = len(number)
     owners: dict[int, Any] = {id(module): module for module in model.modules()}
