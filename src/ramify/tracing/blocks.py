@@ -1,10 +1,10 @@
 """Blocks: modules that map a stream of activations to the same stream, found in a traced run.
 
-The tape says of every call of a module what it was given, what it returned and which operations
-lie between. A block is *residual* where its input reaches its output by additions alone, perhaps
-with a norm or an activation behind them; any other module that gives what it is given, by shape, is
-*plain*. Blocks are looked for where they can be taken out or put in: among the members of
-`ModuleList` and `Sequential`, and among attributes of one class.
+The tape records the arguments, results and operations of every module call. A block is *residual*
+if its input reaches its output through additions alone, optionally followed by a norm or an
+activation. Any other module whose output has the shape of its input is *plain*. Candidates are the
+modules that can be removed or inserted: members of `ModuleList` and `Sequential`, and attributes of
+the same class.
 """
 
 from __future__ import annotations
@@ -30,31 +30,32 @@ _ACTIVATIONS = RELUS | {
 _KEEPS = MOVES | {"aten::dropout", "aten::native_dropout"}
 _WORK = ("conv", "linear", "matmul", "attention")
 _PLAIN = RELUS | NORMS.keys() | MOVES | {"aten::convolution", "aten::addmm", "aten::mm"}
-"""What a plain block may do for a copy of it to become an identity."""
+"""The operations of a plain block of which a copy can become an identity."""
 
 Place: TypeAlias = int | str | None
-"""Where a module got a tensor: by position, by name, or not at all."""
+"""How a module was given a tensor: by position, by name, or not at all."""
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A module, or some modules one after the other, that can be taken out or put in twice.
+    """A module, or consecutive modules, that can be dropped or duplicated.
 
     Attributes:
-        name: of its (first) module.
+        name: the name of its (first) module.
         kind: "residual" or "plain".
-        cost: the parameters that it alone has, and the MACs of one forward on the traced inputs.
-        can_drop: whether it can be taken out.
-        can_insert: whether a copy that changes nothing can be put in after it.
-        why: one sentence where one of them is False.
+        cost: the parameters that only this block has, and the MACs of one forward on the traced
+            inputs.
+        can_drop: whether it can be dropped.
+        can_insert: whether a copy that leaves the outputs unchanged can be inserted after it.
+        why: one sentence that says why one of these is False; empty if both are True.
         members: its modules, in order.
-        container: the `ModuleList` or `Sequential` that they are members of; None for an attribute.
-        stream: where its module gets the stream.
-        outputs: where each output that is passed on comes from, None for what it makes itself.
-        bare: whether it returns the stream itself, and not a tuple that begins with it.
-        sole: whether it is given the stream alone.
-        ends: the parameters that make its branches zero, for a residual block.
-        own: the parameters and buffers that nothing else has.
+        container: the `ModuleList` or `Sequential` that contains them; None for an attribute.
+        stream: the argument by which its module gets the stream.
+        outputs: for each output, the argument that it passes on; None if the block computes it.
+        bare: whether it returns the stream directly, rather than a tuple that begins with it.
+        sole: whether the stream is its only argument.
+        ends: for a residual block, the parameters that make its branches zero.
+        own: the parameters and buffers that only this block has.
         operations: the first of its operations on the first tape, and the first after them.
 
     Example:
@@ -96,17 +97,17 @@ class Block:
 
 
 def find_block(blocks: Sequence[Block], name: Any) -> Block:
-    """The block of a name.
+    """Find a block by name.
 
     Args:
-        blocks: of a graph.
-        name: a block's name, that of one of its modules, or a block of the graph.
+        blocks: the blocks of a graph.
+        name: the name of a block or of one of its modules, or a block of the graph.
 
     Returns:
         The block.
 
     Raises:
-        RamifyError: there is none.
+        RamifyError: there is no such block.
     """
     if isinstance(name, Block):
         name = name.name
@@ -137,7 +138,7 @@ def find_blocks(model: nn.Module, tape: Tape) -> list[Block]:
         tape: its run on the inputs of the trace.
 
     Returns:
-        The blocks, and what stands beside them in a list but changes its stream.
+        The blocks, and the modules in the same lists that change the shape of their stream.
     """
     finder = _Finder(model, tape)
     found = _only_blocks(finder.candidates())
@@ -147,7 +148,7 @@ def find_blocks(model: nn.Module, tape: Tape) -> list[Block]:
 
 @dataclass(eq=False)
 class _Candidate:
-    """Something that may be a block: its modules, and their first calls as one."""
+    """A candidate for a block: its modules, and their first calls combined."""
 
     members: tuple[str, ...]
     container: str | None
@@ -175,19 +176,19 @@ class _Candidate:
         return self.call.end
 
     def holds(self, other: _Candidate) -> bool:
-        """Whether another candidate lies inside this one."""
+        """Whether another candidate is inside this one."""
         return other is not self and any(
             other.name.startswith(f"{member}.") for member in self.members
         )
 
 
 def _only_blocks(candidates: Sequence[_Candidate]) -> list[_Candidate]:
-    """Those that are blocks, or that stand beside them."""
+    """The candidates that are blocks, or that are in a list with blocks."""
     found = [one for one in candidates if one.works or one.adds]
-    # A list of blocks is no block, nor is what else holds some; a conv with its norm is one.
+    # A container of blocks is no block unless it is residual; a conv with its norm is one.
     inside = {one: [other for other in found if one.holds(other)] for one in found}
     found = [one for one in found if not _is_of_blocks(one, inside[one])]
-    # What reads the same as another member of its list is a branch beside it.
+    # A member that reads the same input as another of its list is a parallel branch.
     readers: dict[tuple[str | None, Ref | None], int] = defaultdict(int)
     for one in found:
         readers[one.container, one.source] += 1
@@ -198,7 +199,7 @@ def _only_blocks(candidates: Sequence[_Candidate]) -> list[_Candidate]:
 
 
 def _is_of_blocks(one: _Candidate, inside: Sequence[_Candidate]) -> bool:
-    """Whether something is a sequence of blocks, or holds residual ones without being one."""
+    """Whether a candidate is a sequence of blocks, or contains residual blocks but is not one."""
     is_list = issubclass(one.kind, (nn.Sequential, nn.ModuleList))
     if any(other.adds for other in inside):
         return is_list or not one.adds
@@ -206,7 +207,7 @@ def _is_of_blocks(one: _Candidate, inside: Sequence[_Candidate]) -> bool:
 
 
 def _beside_blocks(found: Sequence[_Candidate]) -> list[_Candidate]:
-    """What keeps its stream, and what is of the class or in the list of something that does."""
+    """Candidates that keep the shape of their stream, and those of the same class or list."""
     kept = [one for one in found if one.same]
     classes = {one.kind for one in kept if not one.kind.__module__.startswith("torch.")}
     lists = {one.container for one in kept} - {None}
@@ -214,12 +215,12 @@ def _beside_blocks(found: Sequence[_Candidate]) -> list[_Candidate]:
 
 
 def _forward_of(op: Op) -> str:
-    """Whose forward runs an operation, in words."""
+    """The module whose forward runs an operation, in words."""
     return f"'{op.module}'" if op.module else "the model's own forward"
 
 
 class _Finder:
-    """Looks for blocks of one model on one tape."""
+    """Finds the blocks of one model on one tape."""
 
     def __init__(self, model: nn.Module, tape: Tape) -> None:
         self._model, self._tape = model, tape
@@ -238,7 +239,7 @@ class _Finder:
         self._owners = owners
 
     def candidates(self) -> list[_Candidate]:
-        """Members of lists, and attributes of one class, that ran."""
+        """The members of lists, and attributes of one class, that ran."""
         found: list[_Candidate] = []
         for path, module in self._modules.items():
             inside = {key: each for key, each in module._modules.items() if each is not None}
@@ -258,7 +259,7 @@ class _Finder:
         return found
 
     def _spans(self, module: nn.Module, names: dict[str, str]) -> list[list[str]]:
-        """The members of a list; in a Sequential, a layer goes with the norm and activation."""
+        """The members of a list; in a Sequential, a layer with its norm and activation is one."""
         spans: list[list[str]] = []
         for key, each in module._modules.items():
             if each is None:
@@ -274,7 +275,7 @@ class _Finder:
         return spans
 
     def _works(self, name: str) -> bool:
-        """Whether a module has a product with weights in its first call."""
+        """Whether the first call of a module multiplies by weights."""
         return any(
             kind in _WORK
             for call in self._calls[name][:1]
@@ -282,7 +283,7 @@ class _Finder:
         )
 
     def _keeps(self, name: str) -> bool:
-        """Whether a module gives the shape that it is given."""
+        """Whether the output of a module has the shape of its input."""
         for call in self._calls[name][:1]:
             given, made = leaves_of_kind(call.args, Ref), leaves_of_kind(call.output, Ref)
             return bool(given and made) and self._tape.shape(given[0]) == self._tape.shape(made[0])
@@ -292,7 +293,7 @@ class _Finder:
         self, members: Sequence[str], container: str | None, siblings: int
     ) -> Iterator[_Candidate]:
         calls = [self._calls[name] for name in members]
-        if not all(calls):  # it did not run, or goes by another name
+        if not all(calls):  # it did not run, or has another name
             return
         first, last = calls[0][0], calls[-1][0]
         call = ModuleCall(first.module, first.start, last.end, first.args, first.named, last.output)
@@ -327,11 +328,11 @@ class _Finder:
     def _residual(
         self, call: ModuleCall, source: Ref, target: Ref
     ) -> tuple[list[tuple[Ref, int]], str]:
-        """What is added to a stream between the two ends of a call, and what then changes it.
+        """The branches that a call adds to its stream, and the kind of operation after the sum.
 
         Returns:
-            The branches, each with the operation that adds it, none where the stream does not reach
-            the end so; and "", "relu" or "norm".
+            The branches, each with the operation that adds it; empty if the stream does not reach
+            the output by additions. And "", "relu" or "norm".
         """
         carried: dict[int, str] = {source.index: ""}
         adds: list[tuple[Ref, int]] = []
@@ -358,7 +359,7 @@ class _Finder:
         return (adds, carried[target.index]) if target.index in carried else ([], "")
 
     def block(self, found: _Candidate) -> Block:
-        """What is known of a candidate."""
+        """The block of a candidate."""
         why_kept = self._why_kept(found)
         ends, why_alone = self._why_alone(found)
         where = [self._place(found.call, ref) for ref in self._top(found.call.output)]
@@ -384,20 +385,20 @@ class _Finder:
         )
 
     def _top(self, output: Any) -> list[Ref | None]:
-        """The entries of what a module returned."""
+        """The elements of the output of a module."""
         if isinstance(output, (tuple, list)):
             return [entry if isinstance(entry, Ref) else None for entry in output]
         return [output] if isinstance(output, Ref) else leaves_of_kind(output, Ref)
 
     def _place(self, call: ModuleCall, ref: Ref | None) -> Place:
-        """Where a module was given a tensor."""
+        """The argument by which a module was given a tensor."""
         if ref is None:
             return None
         places: list[tuple[int | str, Any]] = [*enumerate(call.args), *call.named.items()]
         return next((place for place, given in places if given == ref), None)
 
     def _why_kept(self, found: _Candidate) -> str:
-        """Why a candidate cannot be taken out; empty where it can."""
+        """Why a candidate cannot be dropped; empty if it can."""
         shape = self._tape.shape
         if not found.same:
             assert found.source is not None
@@ -414,7 +415,7 @@ class _Finder:
         return ""
 
     def _reader(self, found: _Candidate) -> Op | None:
-        """The last operation after a block that reads what it made besides its stream."""
+        """The last operation after a block that reads a tensor of it other than its stream."""
         made = {ref.index for op in self._tape.ops[found.start : found.end] for ref in op.results()}
         assert found.source is not None
         assert found.target is not None
@@ -426,7 +427,7 @@ class _Finder:
         return self._tape.ops[min(late)] if late else None
 
     def _why_alone(self, found: _Candidate) -> tuple[list[End], str]:
-        """What ends the branches of a block, and why no copy can be put in after it."""
+        """The parameters that end the branches of a block, and why no copy can be inserted."""
         if not found.same or found.calls > 1:
             return [], self._why_kept(found)
         ends, why = self._ends_of(found) if found.adds else ([], self._why_no_identity(found))
@@ -438,13 +439,13 @@ class _Finder:
         return ends, why
 
     def _collector(self, found: _Candidate) -> Op | None:
-        """The operation behind a block that takes its two ends: it would take those of a copy."""
+        """A later operation that reads both input and output of a block, as it would of a copy."""
         ends = {found.source, found.target}
         late = self._tape.ops[found.end :]
         return next((op for op in late if ends <= set(op.inputs())), None)
 
     def _ends_of(self, found: _Candidate) -> tuple[list[End], str]:
-        """What ends the branches of a residual block; or why a zero there is not enough."""
+        """The parameters that end the branches of a residual block, or why zeroing them fails."""
         if found.ends_in == "norm":
             return [], "a norm or an activation follows its sum, so that no copy leaves its input"
         ends: list[End] = []
@@ -461,7 +462,7 @@ class _Finder:
         return ends, ""
 
     def _why_no_identity(self, found: _Candidate) -> str:
-        """Why a copy of a plain block cannot become an identity; empty where it may."""
+        """Why a copy of a plain block cannot become an identity; empty if it may."""
         ops = [op for op in self._tape.ops[found.start : found.end] if op.inputs()]
         last = [op for op in ops if op.name not in MOVES][-1:]
         if any(op.name not in _PLAIN for op in ops) or not last or last[0].name not in RELUS:
@@ -469,7 +470,7 @@ class _Finder:
         return ""
 
     def _own(self, found: _Candidate) -> tuple[str, ...]:
-        """The parameters and buffers that have no name outside."""
+        """The parameters and buffers that no module outside the block has."""
         inside = tuple(f"{member}." for member in found.members)
         return tuple(
             first
@@ -478,7 +479,7 @@ class _Finder:
         )
 
     def _cost(self, found: _Candidate, own: Sequence[str]) -> Cost:
-        """The parameters among these, and MACs by kind."""
+        """The number of these parameters, and MACs by kind."""
         parameters = dict(self._model.named_parameters())
         params = sum(parameters[name].numel() for name in own if name in parameters)
         kinds: dict[str, int] = {}

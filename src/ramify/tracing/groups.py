@@ -1,4 +1,4 @@
-"""Channel groups: what must change together, by name, with the reason where it cannot."""
+"""Channel groups: named dimensions that change together, with the reason if they cannot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ramify.tracing.text_table import html_table, text_table
 from ramify.tracing.verify.trial_results import TrialResults
 
 Renew = Callable[[Any], Any]
-"""Gives inputs of a model from other inputs."""
+"""Maps inputs of a model to other inputs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,18 +36,18 @@ class ChannelGroup:
     """One channel axis: the dimensions of parameters and buffers that change together.
 
     Attributes:
-        name: the module that first makes the channels; with `:k` where it makes several groups.
+        name: the first module that produces the channels; with `:k` if it produces several groups.
         width: the number of channels.
-        producers: parameters that make the channels (weights and their biases).
-        carriers: parameters and buffers that hold one entry a channel on the way.
+        producers: parameters that produce the channels (weights and their biases).
+        carriers: parameters and buffers that hold one entry per channel, such as those of a norm.
         consumers: parameters whose columns read the channels.
         can_prune: whether channels can be removed.
         can_split: whether a channel can be copied without changing the output.
-        prune_exact: whether a channel can be removed, and that equals zeroing it where it is read.
-        reason: one sentence where one of them is False.
+        prune_exact: whether removing a channel is possible and equals zeroing it where it is read.
+        reason: one sentence that says why one of these is False; empty if all are True.
         slots: every dimension that holds the channels, with its role.
         atom: the axis itself.
-        least: how many channels must stay: of experts, as many as each token is given.
+        least: how many channels must stay: for experts, as many as each token is routed to.
 
     Example:
         >>> import ramify, torch
@@ -95,14 +95,14 @@ class ChannelGraph:
         inputs: the inputs it was traced with.
         groups: the channel groups, in forward order.
         origin: after `ramify.apply`, for each group the old channel that each channel came from.
-        came_from: after an edit of blocks, the name that each group, parameter and buffer had, or
-            that of what it is a copy of.
+        came_from: after an edit of blocks, the old name of each group, parameter and buffer, or the
+            name of the original if it is a copy.
         unreached: parameters that no run reached.
-        indexing: where the channels lie in every tensor, as numbers.
+        indexing: the positions of the channels in every tensor.
         flow: the dimensions of every tensor of the runs.
-        tapes: the runs: in eval mode, of `also`, and in train mode where that differs.
-        trial_results: what growing every group once has shown.
-        superseded: whether an edit has given the model another graph.
+        tapes: the runs: in eval mode, on `also`, and in train mode if that differs.
+        trial_results: the results of the trial growth of every group.
+        superseded: whether an edit has replaced this graph by a new one.
 
     Example:
         >>> import ramify, torch
@@ -133,10 +133,10 @@ class ChannelGraph:
 
         Args:
             known: results of an earlier trial growth, which is then not repeated.
-            renew: gives other inputs to use, from those of the trace and of `also`.
+            renew: maps the inputs of the trace and of `also` to the inputs to use.
 
         Returns:
-            The graph of the model as it is now.
+            The graph of the current model.
         """
         return self._trace_again(known, renew)
 
@@ -147,16 +147,16 @@ class ChannelGraph:
 
     @functools.cached_property
     def blocks(self) -> list[Block]:
-        """The blocks of the model, which `ramify.Drop` takes out, in forward order."""
+        """The blocks of the model, which `ramify.Drop` removes, in forward order."""
         return find_blocks(self.model, self.tapes[0])
 
     @property
     def dims(self) -> Mapping[str, tuple[Term, ...]]:
-        """What each dimension of each parameter and buffer is, by name."""
+        """The dimensions of each parameter and buffer, by name."""
         return self.indexing.dims
 
     def __getitem__(self, name: str) -> ChannelGroup:
-        """The group of this name, or the one this module's or parameter's channels belong to."""
+        """The group of this name, or the group of this module's or parameter's channels."""
         if not isinstance(name, str):
             raise RamifyError(
                 f"a group goes by its name, or that of a module or parameter, and not by {name!r}: "
@@ -173,25 +173,26 @@ class ChannelGraph:
 
     @arguments_checked
     def matching(self, pattern: str) -> list[ChannelGroup]:
-        """The groups of a pattern of names, in forward order.
+        """The groups whose names match a pattern, in forward order.
 
-        A group that several modules make goes by the first of them. So that repeated blocks match
-        alike, it also has the name of each other module that makes several axes, with its number
-        there: the heads of every layer match `"*.q_proj:0"`, the dimensions of heads, which rotary
-        positions bind, `"*.layers.1.*.q_proj:1"`.
+        A group that several modules produce is named after the first of them. So that repeated
+        blocks match alike, it can also be matched by the name of any other module that produces
+        several axes, with the number of the axis there. For example, the heads of every layer match
+        `"*.q_proj:0"`, and the head dimensions, which rotary positions tie across layers, match
+        `"*.layers.1.*.q_proj:1"`.
 
         Args:
-            pattern: as `fnmatch` reads it, such as `"*.mlp.*"`.
+            pattern: an `fnmatch` pattern, such as `"*.mlp.*"`.
 
         Returns:
-            The groups; none where none matches.
+            The groups; an empty list if none matches.
         """
         meant = {self._by_name[name].name for name in fnmatch.filter(self._by_name, pattern)}
         return [group for group in self.groups if group.name in meant]
 
     @functools.cached_property
     def _by_name(self) -> dict[str, ChannelGroup]:
-        """Each group by its name, and by `module:number` of a module that makes several axes."""
+        """Each group by its name, and by `module:number` if a module produces several axes."""
         made: dict[str, list[tuple[str, int, int, ChannelGroup]]] = {}
         for group in self.groups:
             seen = set[str]()
@@ -203,20 +204,20 @@ class ChannelGraph:
                     made.setdefault(module, []).append((slot.name, slot.dim, -int(step), group))
         numbered: dict[str, ChannelGroup] = {}
         for module, axes in made.items():
-            axes.sort(key=operator.itemgetter(0, 1, 2))  # of one dimension the outermost first
+            axes.sort(key=operator.itemgetter(0, 1, 2))  # within a dimension the outermost first
             for number, (*_, group) in enumerate(axes if len(axes) > 1 else []):
                 numbered[f"{module}:{number}"] = group
         return numbered | {group.name: group for group in self.groups}
 
     def _fitness(self, name: str, group: ChannelGroup, slot: Slot) -> tuple[bool, bool, int]:
-        """Which of several groups a name means: one that can change, its own, the closest axis."""
+        """The sort key of the groups for a name: can change, is the module's own, closest axis."""
         where = self.positions(group, slot)
         step = -int(where[-1, 0]) // max(group.width - 1, 1)
         own = group.name.rpartition(":")[0] == name
         return group.can_prune or group.can_split, own, step
 
     def positions(self, group: ChannelGroup, slot: Slot) -> Index:
-        """Where each channel lies along one slot: (width, positions of one channel)."""
+        """The positions of each channel along one slot: (width, positions of one channel)."""
         return positions(self.dims[slot.name][slot.dim], group.atom)
 
     def _owns(self, name: str, slot: Slot, role: str) -> bool:
@@ -248,7 +249,7 @@ class ChannelGraph:
         )
 
     def __str__(self) -> str:
-        """A table of the groups, and of everything that is frozen and why."""
+        """A table of the groups, with the reason if a group is frozen."""
         first, *others = self._remarks()
         table = text_table(_HEADINGS, self._rows(), _WIDEST) if self.groups else []
         return "\n".join([first, *table, *others])
@@ -275,7 +276,7 @@ class ChannelGraph:
         ]
 
     def _remarks(self) -> list[str]:
-        """What stands above the table, and what stands below it."""
+        """The lines above and below the table."""
         lines = [f"{type(self.model).__name__}: {len(self.groups)} channel groups"]
         lines += [] if self.groups else [self._why_empty()]
         if self.unreached:
@@ -293,16 +294,16 @@ class ChannelGraph:
 
 
 _HEADINGS = ("group", "width", "prune", "split", "makes", "carries", "reads", "why not")
-_WIDEST = (None, None, None, None, 28, 28, 28, 48)  # a name is never broken: it is to be copied
+_WIDEST = (None, None, None, None, 28, 28, 28, 48)  # names are not broken, to be copied
 
 
 def module_of(name: str) -> str:
-    """The module that a parameter's name belongs to, parametrizations left out."""
+    """The module that a parameter belongs to, ignoring parametrizations."""
     return re.sub(r"\.?parametrizations\.[^.]+$", "", name.rpartition(".")[0])
 
 
 def owner_of(name: str) -> str:
-    """What a parameter's axes are called after: its module, or itself where the model holds it."""
+    """The name for a parameter's axes: its module, or its own name if the model holds it."""
     return module_of(name) or name
 
 
@@ -312,7 +313,7 @@ def _short(names: Sequence[str], most: int = 3) -> str:
 
 
 def check_graph(graph: Any) -> None:
-    """What is given as a graph is one.
+    """Check that an argument is a graph.
 
     Raises:
         RamifyError: it is something else.
@@ -325,16 +326,16 @@ def check_graph(graph: Any) -> None:
 
 
 def run_of(graph: ChannelGraph) -> Tape:
-    """One more run of a traced model as it is now, on the inputs of the trace."""
+    """Run the current model once more on the inputs of the trace."""
     return record(graph.model, lambda: call(graph.model, graph.inputs), graph.inputs)
 
 
 def build_groups(flow: DimFlow, shared: Mapping[str, str]) -> list[ChannelGroup]:
-    """Every axis that some parameter makes, in forward order.
+    """Every axis that some parameter produces, in forward order.
 
     Args:
         flow: the traced dimensions.
-        shared: parameters whose memory another parameter holds too, which no edit can follow.
+        shared: parameters that share memory with another parameter, which cannot be edited.
 
     Returns:
         The groups.
@@ -399,7 +400,7 @@ def build_graph(
     shared: Mapping[str, str],
     trace_again: Callable[[TrialResults | None, Renew | None], ChannelGraph],
 ) -> ChannelGraph:
-    """The graph of a model whose trial growth is done."""
+    """The graph of a model after its trial growth."""
     groups = build_groups(flow, shared)
     parameters = {name for name, _ in model.named_parameters()}
     return ChannelGraph(

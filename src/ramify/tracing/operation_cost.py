@@ -1,4 +1,4 @@
-"""What one operation costs in multiply-accumulates, and the cost of many together.
+"""The cost of operations in multiply-accumulates (MACs), and the total of many.
 
 One MAC is one multiplication with its addition, or two FLOPs.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from ramify.tracing.recorder import Op, Ref
 
 RESOURCES = ("params", "macs", "flops", "energy")
-"""What `Cost.of` counts: the names that budgets and trade-offs go by."""
+"""The resources of `Cost.of`, which are the names that budgets and trade-offs use."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Cost:
 
     @property
     def energy(self) -> int:
-        """The MACs of convolutions and linear layers, which stand for the energy of a forward.
+        """The MACs of convolutions and linear layers, a proxy for the energy of a forward.
 
-        Of one channel of a k×k convolution on maps of H×H pixels, that is k²·C_in·H², the 9·H² of
-        a depthwise convolution behind it, and the columns of every layer that reads it.
+        For one channel of a k×k convolution on maps of H×H pixels, this is k²·C_in·H², plus the
+        9·H² of a depthwise convolution after it, plus the columns of every layer that reads it.
 
         Source: D. Wang and others, "Energy-aware neural architecture optimization with fast
         splitting steepest descent", 2019; S3D, section 3.3.
@@ -74,8 +74,8 @@ class Cost:
 
 _MATRIX = {"aten::mm": 0, "aten::bmm": 0, "aten::mv": 0, "aten::dot": 0, "aten::vdot": 0}
 _BIASED = {"aten::addmm": 1, "aten::baddbmm": 1, "aten::addmv": 1, "aten::_addmm_activation": 1}
-# Passes over the entries: batch norm at test time scales and shifts; the others find the mean,
-# the variance, and scale and shift; root-mean-square norms have no mean.
+# Passes over the elements: batch norm at test time scales and shifts; the others compute the mean
+# and variance, then scale and shift; root-mean-square norms have no mean.
 _NORMS = {
     "aten::native_batch_norm": 1,
     "aten::_native_batch_norm_legit_no_training": 1,
@@ -89,11 +89,11 @@ _NORMS = {
 
 
 Shape = Callable[[Ref], Sequence[Any]]
-"""The shape of a tensor of the tape, in whatever numbers."""
+"""The shape of a tensor of the tape, as numbers of any type."""
 
 
 def counted_macs(op: Op, shape: Shape) -> tuple[str, Any]:
-    """(kind, MACs) of one operation; no kind where nothing is counted."""
+    """(kind, MACs) of one operation; the kind is empty if nothing is counted."""
     if "convolution" in op.name:
         return "conv", _convolution(op, shape)
     if "scaled_dot_product" in op.name and not op.name.startswith("aten::_fused_sdp"):

@@ -1,4 +1,4 @@
-"""Tracing: any model that runs becomes channel groups."""
+"""`ramify.trace`: finds the channel groups of any model that runs."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ SPREAD = (
     "ranks, or a copy that holds whole tensors"
 )
 GATES = "ramify_gates"
-"""The name that the width gates of `ramify.gate` take in a model."""
+"""The name of the width gates of `ramify.gate` in a model."""
 
 MOST_TURNS = 8
-"""How many other choices are tried to reach what no run reached."""
+"""How many alternative routings are tried to reach further parameters."""
 
 _OBJECTS = 100_000
-"""How many more objects there are when Python looks for garbage during a trace."""
+"""The number of new objects after which Python collects garbage during a trace."""
 
 Run = tuple[Any, bool]
 """(inputs, whether in train mode)"""
 
 Operations = list[tuple[str, str, list[tuple[int, ...]]]]
-"""(operation, module, shapes of its results) of each"""
+"""(operation, module, shapes of its results) of each operation"""
 
 _OF_LAYOUT = frozenset({"aten::clone", "aten::view", "aten::_unsafe_view"})
-"""What a reshape becomes, by the strides of what it is given."""
+"""The operations that a reshape becomes, depending on the strides of its input."""
 
 Settings = tuple[tuple[Any, ...], bool, tuple[str, ...]]
-"""(further inputs, whether edits may reach the outputs, what no forward calls)"""
+"""(further inputs, whether edits may reach the outputs, names that no forward calls)"""
 
 
 def trace(
@@ -65,26 +65,26 @@ def trace(
     edit_outputs: bool = False,
     unused: Sequence[str] = (),
 ) -> ChannelGraph:
-    r"""Find the channel groups of a model by running it and watching.
+    r"""Find the channel groups of a model by running it and recording its operations.
 
-    The model runs in eval mode without gradients; if that leaves parameters unreached, once more
-    in train mode. Then every group is grown once and the model run with it; what fails is not
-    offered for edits. Parameters, buffers, modes, hooks and random states stay as they were.
+    The model runs in eval mode without gradients, and also in train mode if it then runs other
+    operations. Then every group is grown once as a trial, and groups for which the run fails are
+    not offered for edits. Parameters, buffers, modes, hooks and random states stay unchanged.
 
     Args:
         model: any module whose forward runs.
         inputs: a tensor, tuple or dict: `model(x)`, `model(*t)` or `model(**d)`.
-        also: further inputs, to reach branches that the first does not take.
-        edit_outputs: let edits reach the model's outputs (say, to change the number of classes).
+        also: further inputs, to reach branches that the first one does not take.
+        edit_outputs: allow edits of the model's outputs (say, to change the number of classes).
         unused: modules or parameters that no forward calls (say, those of another method), which
-            edits then leave alone. Where a forward branches on data, what was not reached might
-            be behind a branch, and keeps the channels around it from edits unless it is named.
+            edits leave alone. If a forward branches on data, parameters that were not reached may be
+            behind a branch; the channels around them are then frozen unless they are named here.
 
     Returns:
-        The graph; `print(graph)` lists every group, and why one is frozen.
+        The graph; `print(graph)` lists every group, with the reason if it is frozen.
 
     Raises:
-        RamifyError: the model cannot be traced as it is.
+        RamifyError: the model cannot be traced.
 
     Example:
         >>> import torch
@@ -130,10 +130,10 @@ def trace(
 
 
 def check_ungated(model: nn.Module) -> None:
-    """What is traced or edited holds its weights under their own names.
+    """Check that a model to trace or edit has no gates.
 
     Raises:
-        RamifyError: gates multiply them.
+        RamifyError: gates multiply its weights.
     """
     if any(name.rpartition(".")[2] == GATES for name, _ in model.named_modules()):
         raise RamifyError(
@@ -142,10 +142,10 @@ def check_ungated(model: nn.Module) -> None:
 
 
 def check_whole(model: nn.Module) -> None:
-    """What is traced, edited or saved holds whole tensors.
+    """Check that a model to trace, edit or save holds whole tensors.
 
     Raises:
-        RamifyError: they are spread over ranks, as by FSDP.
+        RamifyError: its tensors are sharded over ranks, as by FSDP.
     """
     for name, module in model.named_modules():
         if type(module).__name__ == "FullyShardedDataParallel":
@@ -157,10 +157,10 @@ def check_whole(model: nn.Module) -> None:
 
 
 def check_writable(model: nn.Module) -> None:
-    """What is traced or edited can be written.
+    """Check that the tensors of a model to trace or edit can be written.
 
     Raises:
-        RamifyError: its tensors are those of inference mode, and this is outside of it.
+        RamifyError: they were created in inference mode, and inference mode is off.
     """
     if torch.is_inference_mode_enabled():
         return
@@ -173,7 +173,7 @@ def check_writable(model: nn.Module) -> None:
 
 
 def _further(also: Any) -> tuple[Any, ...]:
-    """The further inputs, each as the first."""
+    """The further inputs, each in the form of the first."""
     if isinstance(also, (Tensor, Mapping)):
         raise RamifyError(
             f"`also` is a list of further inputs, and this is a {type(also).__name__}: give [it]"
@@ -190,16 +190,16 @@ def _trace(
 
 @contextlib.contextmanager
 def _garbage_looked_for_less() -> Iterator[None]:
-    """Python looks for garbage only among what is made inside, and less often.
+    """Collect garbage less often inside the block, and only among the new objects.
 
-    A trace makes so many objects that it would look through all there are again and again.
+    A trace creates so many objects that Python would scan all existing ones again and again.
     """
-    before = gc.get_freeze_count()  # where some are left out already, they stay so
+    before = gc.get_freeze_count()  # objects that are frozen already stay frozen
     first, *others = gc.get_threshold()
     try:
         if not before:
             gc.freeze()
-        if first:  # at 0 nothing is looked for
+        if first:  # at 0 collection is off
             gc.set_threshold(max(first, _OBJECTS), *others)
         yield
     finally:
@@ -214,7 +214,7 @@ def _traced(
     also, edit_outputs, unused = settings
     flow = empty_flow(model)
     results = known or TrialResults()
-    # Run the model and follow the dimensions; in train mode too, where it does something else.
+    # Run the model and follow the dimensions; also in train mode if that differs.
     references = [follow_run(model, flow, (inputs, False), edit_outputs)]
     if known is None:
         also = (*_other_branches(model, flow, inputs, edit_outputs), *also)
@@ -240,7 +240,7 @@ def _traced(
         others = _turned_runs(model, flow, inputs, references[0].tape, edit_outputs)
         references += others
         runs += [runs[0]] * len(others)
-    # Freeze what a user's rule gets wrong, and what may lie behind a branch not taken.
+    # Freeze channels that a user's rule gets wrong or that may be behind an untaken branch.
     for reference in references:
         check_rules(reference)
     modes = (training for _, training in runs)
@@ -283,17 +283,17 @@ def _renewed(inputs: Any, settings: Settings, renew: Renew | None) -> tuple[Any,
 def _turned_runs(
     model: nn.Module, flow: DimFlow, inputs: Any, first: Tape, edit_outputs: bool
 ) -> list[ReferenceRun]:
-    """Runs that choose otherwise (other experts), as long as that reaches more parameters.
+    """Run with other choices (other experts), as long as that reaches more parameters.
 
     Args:
         model: the model.
-        flow: its dimensions, which learns of them.
-        inputs: what it is called with.
-        first: the run as it is.
+        flow: its dimensions, which these runs extend.
+        inputs: the inputs of the model.
+        first: the run with the model's own choices.
         edit_outputs: whether edits may reach the model's outputs.
 
     Returns:
-        The runs, with what each decided, which a trial growth repeats.
+        The runs with their decisions, which a trial growth repeats.
     """
     found: list[ReferenceRun] = []
     for turn in range(1, min(choices_of(first), MOST_TURNS)):
@@ -303,7 +303,7 @@ def _turned_runs(
         reference = ReferenceRun()
         try:
             tape, uses = _record(model, (inputs, False), reference, turn)
-        except Exception:  # these positions are no choice that another could take the place of
+        except Exception:  # these choices cannot be replaced by others
             break
         used = {tape.names.get(ref.index) for op in tape.ops for ref in op.inputs()}
         if used & missed:
@@ -314,11 +314,11 @@ def _turned_runs(
 def _other_branches(
     model: nn.Module, flow: DimFlow, inputs: Any, edit_outputs: bool
 ) -> tuple[Any, ...]:
-    """Restrict what a run, the latest, shows to what holds at another size that the model takes.
+    """Keep from the latest run only what also holds at another input size that the model takes.
 
     Returns:
-        The inputs of that size where the model does something else with them, and must be followed
-        there, too.
+        The inputs of that size, if the model runs other operations on them and must be traced on
+        them too.
     """
     traced = flow.tape
     for other in other_sizes(inputs):
@@ -334,8 +334,8 @@ def _other_branches(
                 tape, uses = _record(model, run)
             differs = not _kinds(tape) <= _kinds(traced)
             if differs:
-                _record(model, run)  # with values, as it will be followed
-        except Exception:  # a model of this size alone, or another meaning of these axes
+                _record(model, run)  # with values, as in the trace
+        except Exception:  # the model takes only this size, or these axes mean something else
             continue
         propagate(second, tape, uses=uses)
         second.protect_outputs(edit_outputs)
@@ -345,18 +345,18 @@ def _other_branches(
 
 
 def _kinds(tape: Tape) -> set[tuple[str, str]]:
-    """Which operations a run computed in which modules, however often and of whatever size."""
+    """The (operation, module) pairs of a run, regardless of counts and sizes."""
     return {(op.name, op.module) for op in tape.ops if op.name not in _OF_LAYOUT}
 
 
 def empty_flow(model: nn.Module) -> DimFlow:
-    """What is known of a model before any run: the shapes of its parameters and buffers.
+    """The dimensions of a model before any run: the shapes of its parameters and buffers.
 
     Args:
         model: the model.
 
     Returns:
-        What follows the dimensions of its runs.
+        The flow, to which runs add.
 
     Raises:
         RamifyError: a tensor has no shape.
@@ -376,7 +376,7 @@ def empty_flow(model: nn.Module) -> DimFlow:
 
 
 def follow_run(model: nn.Module, flow: DimFlow, run: Run, edit_outputs: bool) -> ReferenceRun:
-    """Run a model and follow its dimensions, adding to what is known."""
+    """Run a model and follow its dimensions, adding them to the flow."""
     reference = ReferenceRun()
     return _follow(flow, reference, *_record(model, run, reference), edit_outputs)
 
@@ -399,13 +399,13 @@ def _record(
 
 
 def _train(model: nn.Module, inputs: Any, execute: Execute | None) -> tuple[Tape, list[Use]] | None:
-    with contextlib.suppress(Exception):  # it cannot train on these inputs, or needs values for it
+    with contextlib.suppress(Exception):  # it cannot train on these inputs, or needs their values
         return _record(model, (inputs, True), execute=execute)
     return None
 
 
 def _of_torch_alone(tape: Tape) -> bool:
-    """Whether of each operation it is known if the shapes of its results depend on values."""
+    """Whether all operations are torch's own, whose result shapes are known not to need values."""
     return all(op.name.startswith("aten::") for op in tape.ops)
 
 
@@ -419,7 +419,7 @@ def _follow(
 
 
 def _operations(model: nn.Module, tape: Tape) -> Operations:
-    """What a run did apart from the layers that are meant to differ in training."""
+    """The operations of a run, except those of layers that differ by design in train mode."""
     modal = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
     left_out = {name for name, module in model.named_modules() if isinstance(module, modal)}
     return [
@@ -430,13 +430,13 @@ def _operations(model: nn.Module, tape: Tape) -> Operations:
 
 
 def _same_but_for_layout(one: Operations, other: Operations) -> bool:
-    """Whether two runs differ in copies and views at most, which depend on strides."""
+    """Whether two runs differ at most in copies and views, which depend on strides."""
     left, right = ([op for op in each if op[0] not in _OF_LAYOUT] for each in (one, other))
     return left == right
 
 
 def _shared_memory(model: nn.Module) -> dict[str, str]:
-    """Different parameters over the same memory: name -> the other's name."""
+    """Different parameters that share memory: name -> name of the other one."""
     spans = []
     for name, tensor in tensors_of(model).items():
         if tensor.numel() and tensor.layout is torch.strided:

@@ -1,7 +1,7 @@
-"""`nn.MultiheadAttention` with heads of any number and width: what an edit turns it into.
+"""`nn.MultiheadAttention` with heads of any number and width, to which edits convert it.
 
-Torch's own forward asserts that all heads together are as wide as the stream, so that no head, no
-dimension of a head and no channel of the stream could go alone. The layer here computes the same
+Torch's own forward asserts that all heads together are as wide as the stream, so a head, a head
+dimension or a channel of the stream could not be removed alone. The layer here computes the same
 from the same parameters, and takes every size from them.
 
 Shape letters: `N` samples, `L` queries, `S` keys, `E` channels of the stream, `H` heads, `D`
@@ -26,24 +26,25 @@ from ramify.tracing.walk import modules_of
 
 
 class ResizedMultiheadAttention(nn.MultiheadAttention):
-    r"""`nn.MultiheadAttention` whose heads, head dimensions and stream have sizes of their own.
+    r"""`nn.MultiheadAttention` with independent numbers of heads, head dimensions and channels.
 
-    :math:`\operatorname{softmax}(s\, q_h k_h^T + \text{masks})\, v_h` in each head :math:`h`, all
-    heads side by side through the output projection, with :math:`s` the `scale` of the layer before
-    any edit. Parameters have the names of `nn.MultiheadAttention`: `in_proj_weight` of shape
+    Each head :math:`h` computes :math:`\operatorname{softmax}(s\, q_h k_h^T + \text{masks})\, v_h`,
+    and the output projection reads the concatenated heads. :math:`s` is the `scale` of the layer
+    before any edit. Parameters have the names of `nn.MultiheadAttention`: `in_proj_weight` of shape
     (2·H·D + H·V, E), or `q_proj_weight`, `k_proj_weight` and `v_proj_weight`; and `out_proj.weight`
-    of shape (E, H·V). Calls and results are those of `nn.MultiheadAttention`, but for nested
-    tensors. It never takes the fused path of inference, which knows heads of equal width alone.
+    of shape (E, H·V). Arguments and results are those of `nn.MultiheadAttention`, but nested
+    tensors are not supported. The layer never takes the fused inference path, which requires heads
+    of equal width.
 
-    `ramify.apply` gives an `nn.MultiheadAttention` this class when an edit reaches its sizes; the
-    object stays the same, and pickles, copies, exports and loads like any module.
+    `ramify.apply` changes an `nn.MultiheadAttention` to this class when an edit changes its sizes.
+    The object stays the same, and can be pickled, copied, exported and loaded like any module.
 
     Attributes:
-        scale: what the products of queries and keys are multiplied by.
+        scale: the factor of the products of queries and keys.
 
     Args:
-        *args: those of `nn.MultiheadAttention`.
-        **kwargs: those of `nn.MultiheadAttention`.
+        *args: the arguments of `nn.MultiheadAttention`.
+        **kwargs: the keyword arguments of `nn.MultiheadAttention`.
 
     Example:
         >>> import ramify, torch
@@ -68,7 +69,7 @@ class ResizedMultiheadAttention(nn.MultiheadAttention):
 
     @property
     def _qkv_same_embed_dim(self) -> bool:
-        """Where this is false, `nn.TransformerEncoderLayer` leaves out its fused kernel."""
+        """Always False, so that `nn.TransformerEncoderLayer` does not use its fused kernel."""
         return False
 
     @_qkv_same_embed_dim.setter
@@ -89,21 +90,21 @@ class ResizedMultiheadAttention(nn.MultiheadAttention):
         """Attend, as `nn.MultiheadAttention` does.
 
         Args:
-            query: (L, N, E), (N, L, E) where `batch_first`, or (L, E) of one sample.
+            query: (L, N, E), (N, L, E) if `batch_first`, or (L, E) for one sample.
             key: (S, N, `kdim`), (N, S, `kdim`) or (S, `kdim`).
             value: (S, N, `vdim`), (N, S, `vdim`) or (S, `vdim`).
-            key_padding_mask: (N, S) or (S,); true where a key is left out, or numbers to add.
-            need_weights: whether to return the weights.
-            attn_mask: (L, S) or (N·H, L, S); true where a query sees no key, or numbers to add.
+            key_padding_mask: (N, S) or (S,); true for keys to ignore, or numbers to add.
+            need_weights: whether to return the attention weights.
+            attn_mask: (L, S) or (N·H, L, S); true where a query ignores a key, or numbers to add.
             average_attn_weights: whether to return the mean of the heads' weights.
-            is_causal: that `attn_mask` is causal, and need not be looked at.
+            is_causal: a hint that `attn_mask` is causal, so that it need not be read.
 
         Returns:
-            (what was attended, in the layout of `query`; the weights of shape (N, L, S), or
-            (N, H, L, S) where not averaged; without N for one sample; None where not asked for).
+            (the output, in the layout of `query`; the attention weights of shape (N, L, S), or
+            (N, H, L, S) if not averaged, without N for one sample, or None if not requested).
 
         Raises:
-            RamifyError: a nested tensor, or a causal hint without its mask.
+            RamifyError: an input is a nested tensor, or `is_causal` is set without `attn_mask`.
         """
         if query.is_nested or key.is_nested or value.is_nested:
             raise RamifyError(
@@ -136,7 +137,7 @@ class ResizedMultiheadAttention(nn.MultiheadAttention):
         return out, weights
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values of all heads: three of (..., H·D) or (..., H·V)."""
+        """Queries, keys and values of all heads: shapes (..., H·D), (..., H·D), (..., H·V)."""
         rows = self.num_heads * self.head_dim
         bias = self.in_proj_bias
         biases: tuple[Tensor | None, ...] = (None, None, None)
@@ -162,14 +163,14 @@ class ResizedMultiheadAttention(nn.MultiheadAttention):
         return x.transpose(1, 2) if self.batch_first else x.permute(1, 2, 0, 3)
 
     def _side_by_side(self, x: Tensor, batched: bool) -> Tensor:
-        """All heads of (N, H, L, V) in one dimension, in the layout of the queries."""
+        """Concatenate the heads of (N, H, L, V), in the layout of the queries."""
         if not batched:
             return x.squeeze(0).transpose(0, 1).flatten(-2)
         order = (0, 2, 1, 3) if self.batch_first else (2, 0, 1, 3)
         return x.permute(order).flatten(-2)
 
     def _with_extra_keys(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, int]:
-        """The keys and values with what the layer appends to them, and how many that is."""
+        """The keys and values with those that the layer appends, and the number appended."""
         added = 0
         if self.bias_k is not None and self.bias_v is not None:
             one, other = (
@@ -191,7 +192,7 @@ class ResizedMultiheadAttention(nn.MultiheadAttention):
         samples: int,
         added: int,
     ) -> Tensor | None:
-        """What is added to the scores of (N, H, L, S); nothing to those of appended keys."""
+        """The mask added to the scores (N, H, L, S); zero for appended keys."""
         merged: Tensor | None = None
         if attn_mask is not None:
             merged = _as_numbers(attn_mask, dtype)
@@ -211,12 +212,12 @@ def _as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def is_stock(module: nn.Module) -> bool:
-    """Whether a module is torch's own attention layer, and none of its subclasses."""
+    """Whether a module is torch's own attention layer, not a subclass."""
     return type(module) is nn.MultiheadAttention
 
 
 def conversion(module: nn.Module) -> list[tuple[str, object, object]]:
-    """What makes torch's own attention layer one of free sizes: (attribute, old, new)."""
+    """The changes that convert torch's own layer to the resizable one: (attribute, old, new)."""
     scale = vars(module).get("scale", ABSENT)
     return [
         ("__class__", type(module), ResizedMultiheadAttention),
@@ -225,7 +226,7 @@ def conversion(module: nn.Module) -> list[tuple[str, object, object]]:
 
 
 def nesting(model: nn.Module, path: str) -> list[nn.TransformerEncoder]:
-    """The encoders around a module that would give it nested tensors."""
+    """The encoders around a module that would pass it nested tensors."""
     parts = path.split(".")
     above = [model.get_submodule(".".join(parts[:n])) for n in range(len(parts))]
     return [m for m in above if isinstance(m, nn.TransformerEncoder) and m.use_nested_tensor]
@@ -233,7 +234,7 @@ def nesting(model: nn.Module, path: str) -> list[nn.TransformerEncoder]:
 
 @contextmanager
 def of_free_sizes(model: nn.Module) -> Iterator[None]:
-    """Torch's own attention layers follow their parameters' sizes, for the time of the block."""
+    """Make torch's own attention layers resizable inside the `with` block."""
     changed = [
         (module, name, old, new)
         for module in modules_of(model).values()
@@ -248,7 +249,7 @@ def of_free_sizes(model: nn.Module) -> Iterator[None]:
 
 
 def convert(module: nn.Module, resized: bool) -> None:
-    """Give an attention layer the class of free sizes, or torch's own again."""
+    """Change an attention layer to the resizable class, or back to torch's own."""
     if resized and is_stock(module):
         for name, _, new in conversion(module):
             set_attribute(module, name, new)

@@ -1,4 +1,4 @@
-"""The table of dimension rules, and how a rule is put in it."""
+"""The table of dimension rules, and `ramify.rule`, which adds to it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class DimRule:
     """How dimensions flow through one operation.
 
     Attributes:
-        function: what says it.
-        acts_as: the operation that it acts like, where it is another.
-        own: whether a user wrote it, so that every trace puts it to the proof.
+        function: the function that defines the rule.
+        acts_as: the operation that it acts like, if it is another one.
+        own: whether a user wrote it, so that every trace tests it.
     """
 
     function: RuleFunction
@@ -36,7 +36,7 @@ RULES: dict[str, DimRule] = {}
 """Operation name without overload, such as `aten::add` -> its rule."""
 
 POINTWISE = "aten::add"
-"""The operation whose rule holds for everything that acts entry by entry."""
+"""The operation whose rule holds for every elementwise operation."""
 
 
 def aten_rule(*names: str) -> Callable[[F], F]:
@@ -61,7 +61,7 @@ def _register(name: str, rule: DimRule) -> None:
 
 
 def rule_for(func: Any) -> DimRule | None:
-    """The rule of an operation; torch itself says of many that they act entry by entry."""
+    """The rule of an operation; torch tags many operations as pointwise."""
     known = RULES.get(func._schema.name)
     if known is None and torch.Tag.pointwise in func.tags:
         return RULES[POINTWISE]
@@ -83,18 +83,18 @@ def rule(op: Any, like: Any) -> None: ...
 
 
 def rule(op: Any, like: Any = None) -> Callable[[F], F] | None:
-    r"""Say how dimensions flow through an operation of your own, of any namespace.
+    r"""Define how dimensions flow through a custom operation, in any namespace.
 
-    Either another operation behaves alike, or a function tells it. Every `ramify.trace` puts the
-    rule to the proof on the tensors that the operation really got: where it does not hold, the
-    channels are frozen, with a reason that names the operation.
+    The rule is that of another operation, or a function. Every `ramify.trace` tests it on the
+    tensors that the operation received. If the rule is wrong, the channels are frozen, with a
+    reason that names the operation.
 
     Args:
-        op: the operation: `torch.ops.mylib.fancy`, what `torch.library.custom_op` returned, or
-            its name, `"mylib::fancy"`. The rule is for all of its overloads.
-        like: `"pointwise"` for an operation that acts entry by entry (operands broadcast), or
-            an operation whose rule is known and whose arguments stand in the same places
-            (`"aten::softmax"`, `torch.ops.aten.linear`). Without it, `rule` decorates a function.
+        op: the operation: `torch.ops.mylib.fancy`, the result of `torch.library.custom_op`, or
+            the name, `"mylib::fancy"`. The rule holds for all of its overloads.
+        like: `"pointwise"` for an elementwise operation (operands broadcast), or an operation that
+            has a rule and takes its arguments in the same positions (`"aten::softmax"`,
+            `torch.ops.aten.linear`). Without it, `rule` decorates a function.
 
     Returns:
         A decorator for the function, which takes one `ramify.tracing.TracedOp` and gives the
@@ -149,17 +149,17 @@ def _alike(name: str, like: Any) -> DimRule:
 
 
 def operation_name(op: Any) -> str:
-    """The name of an operation, such as `mylib::fancy`, which stands for all of its overloads.
+    """The name of an operation without its overload, such as `mylib::fancy`.
 
     Args:
         op: the operation, or its name in any of torch's spellings: `mylib::fancy`, `mylib.fancy`,
             `torch.ops.mylib.fancy`, `mylib::fancy.default`.
 
     Returns:
-        The name by which torch knows it.
+        Its name in torch.
 
     Raises:
-        RamifyError: it is no operation, or torch knows none of this name.
+        RamifyError: it is no operation, or torch has none of this name.
     """
     given = getattr(op, "_qualname", None) or getattr(op, "_qualified_op_name", None) or op
     given = op._schema.name if isinstance(op, torch._ops.OpOverload) else given
@@ -191,7 +191,7 @@ def operation_name(op: Any) -> str:
 
 
 def _did_you_mean(name: str) -> str:
-    """The operation whose name is nearest to a wrong one, in words; empty where none is near."""
+    """A suggestion of the operation with the most similar name; empty if none is similar."""
     known = {each.partition(".")[0] for each in torch._C._dispatch_get_all_op_names()}
     known = {each for each in known if "::" in each and "::_" not in each}
     if "::" not in name:  # the namespace is missing
