@@ -1,6 +1,6 @@
-"""Networks and runs on disk, as safetensors and JSON: no code is ever pickled.
+"""Networks and runs on disk, as safetensors and JSON, without pickle.
 
-``model`` saves a network with its shape; ``checkpoint`` is the one file that every run goes on
-from, whose contents ``state`` takes from networks, optimizers and random generators and gives back.
-Both write by ``files``: whole files or none.
+``model`` saves a network with its shape. ``checkpoint`` is the file from which a run resumes; its
+contents are collected from networks, optimizers and random generators, and restored, by ``state``.
+Both write through ``files``, atomically.
 """

@@ -1,8 +1,8 @@
-"""One atomic file from which a run goes on to the same numbers, bit for bit on the CPU.
+"""The atomic checkpoint file from which a run resumes, with identical results on the CPU.
 
-Training and searches write the same format, a safetensors file. Its tensors are those of the
-run's state, by their place in it, such as ``state/model/conv.weight``. Its metadata holds, as JSON,
-what kind of run it is, its events, and what of its state is no tensor.
+Training and searches write the same format, a safetensors file. Its tensors are those of the run's
+state, named by their path in it, such as ``state/model/conv.weight``. Its metadata holds, as JSON,
+the kind of run, its events, and the part of its state that is not tensors.
 """
 
 import json
@@ -25,10 +25,10 @@ ADVICE = "restore it from a copy, or delete it to begin again."
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on.
+    """The data that a run needs to resume.
 
     Attributes:
-        kind: What kind of run it is, ``"training"`` or ``"search"``.
+        kind: The kind of run, ``"training"`` or ``"search"``.
         state: Nested dictionaries, lists and tuples of tensors and plain values.
         random: The random states of every process, as
             :func:`ramify.store.state.random_states` gives them.
@@ -53,11 +53,11 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint to one file, atomically.
 
     Args:
-        path: Where to.
-        checkpoint: What to keep.
+        path: The file.
+        checkpoint: The checkpoint.
 
     Raises:
-        RamifyError: The state holds something that is neither a tensor nor plain.
+        RamifyError: The state holds a value that is neither a tensor nor plain.
     """
     tensors: dict[str, Tensor] = {}
     parts = {
@@ -80,15 +80,15 @@ def read_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
     """Read a checkpoint file.
 
     Args:
-        path: What :func:`write_checkpoint` was given.
-        kind: The kind of run that is to go on; None for any.
+        path: The path given to :func:`write_checkpoint`.
+        kind: The kind of run to resume; None for any.
 
     Returns:
         Its contents; tensors are on the CPU.
 
     Raises:
-        RamifyError: The file is missing, torn, no checkpoint, of an older version of Ramify, or of
-            another kind of run.
+        RamifyError: The file is missing, truncated or no checkpoint, or comes from an older version
+            of Ramify or another kind of run.
     """
     tensors, metadata = read_tensors(path, ADVICE)
     found = metadata.get("format", "")
@@ -110,7 +110,7 @@ def read_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
 
 
 def _check_sums(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
-    """Raise where a part is not as it was written; files of earlier versions do not say."""
+    """Raise if a part was changed after writing; files of older versions have no checksums."""
     if "checksums" not in metadata:
         return
     kept = parse_json(metadata["checksums"])
@@ -132,7 +132,7 @@ _DAMAGE = (LookupError, ValueError, TypeError, RuntimeError, ArithmeticError, At
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turn a missing or broken part of the file into one readable error."""
+    """Turn a missing or damaged part of the file into a readable error."""
     try:
         yield
     except RamifyError:

@@ -1,4 +1,4 @@
-"""The part of a shape recipe that says which blocks of the class' own lists a network has."""
+"""The part of a shape recipe that lists the blocks of a network after drops and inserts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ramify.store.recipe_checks import ARGUMENTS, Recipe
 
 
 def depth_of(model: nn.Module) -> dict[str, Any]:
-    """Which blocks were dropped and inserted in a network.
+    """The blocks that were dropped and inserted in a network.
 
     Args:
         model: the network.
 
     Returns:
-        `lists`: for each list whose members are others than those that its class built, how many it
-        built, and which of them each member is. `skips`: what stands for a block in its place, by
-        where each of its results comes from.
+        `lists`: for each list that differs from the one its class builds, the number of members
+        that the class builds, and the index among those of each member. `skips`: the pass-through
+        modules that replace blocks, with the argument that each result comes from.
     """
     lists, skips = {}, {}
     for name, module in model.named_modules():
@@ -37,13 +37,13 @@ def depth_of(model: nn.Module) -> dict[str, Any]:
 
 
 def check_depth_recipe(recipe: Recipe) -> None:
-    """Raise where what a recipe says of depth is damaged, or needs modules that it does not have.
+    """Raise if the depth part of a recipe is damaged, or needs modules that the recipe lacks.
 
     Args:
-        recipe: one that is checked otherwise.
+        recipe: a recipe whose other parts are checked.
 
     Raises:
-        RamifyError: it is.
+        RamifyError: the depth part is invalid.
     """
     held, modules = recipe.get("depth", {}), recipe.get("modules", {})
     if not _is_depth(held, modules):
@@ -53,7 +53,7 @@ def check_depth_recipe(recipe: Recipe) -> None:
 
 
 def _is_depth(held: Any, modules: Mapping[str, Any]) -> bool:
-    """Whether no list is longer than the recipe has modules for, and all values are plain."""
+    """Whether the recipe has modules for every list, and all values are plain."""
     if not isinstance(held, dict) or held.keys() - {"lists", "skips"}:
         return False
     lists, skips = held.get("lists", {}), held.get("skips", {})
@@ -91,20 +91,20 @@ def reshape_depth(steps: Steps, model: nn.Module, recipe: Recipe) -> list[Reorde
     """Give the lists of a network the members that a recipe names.
 
     Args:
-        steps: where the changes are noted.
+        steps: records the changes.
         model: a network of the recipe's class.
-        recipe: a checked one.
+        recipe: a checked recipe.
 
     Returns:
         The lists that were changed.
 
     Raises:
-        RamifyError: a list of the network is not the one that the recipe was made from.
+        RamifyError: a list of the network is not the one from which the recipe was made.
     """
     depth = recipe.get("depth", {})
     kinds = recipe.get("modules", {})
     changed = []
-    # Outer lists first: the names of those inside are as they will be then.
+    # Outer lists first: the names of inner lists are those after the change.
     for name, (count, origin) in sorted(depth.get("lists", {}).items(), key=_outer_first):
         container = _module(model, name)
         own_count, own = built_of(container)

@@ -1,8 +1,7 @@
-"""Writing to the disk: files whole or not at all, and what the disk refuses in one sentence.
+"""Atomic file writes, with one readable error if the disk refuses.
 
-Every file that Ramify writes goes through here. A file is written under a temporary name of its
-own, flushed to the disk and moved into place, so that whatever happens leaves the old file or the
-new one.
+Every file that Ramify writes goes through here. It is written under a temporary name, flushed to
+the disk and moved into place, so that after any failure either the old or the new file exists.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from safetensors import SafetensorError
 
 from ramify.errors import RamifyError
 
-PREFIX, SUFFIX = ".ramify-", ".tmp"  # of temporary names, with the number of the process between
-CODE = re.compile(r"(?:os error|code:) (\d+)")  # how safetensors names the error of the system
+PREFIX, SUFFIX = ".ramify-", ".tmp"  # of temporary names, with the process id in between
+CODE = re.compile(r"(?:os error|code:) (\d+)")  # how safetensors reports a system error
 FULL = ("the disk is full", "make room and go on; what was there before is whole")
 FORBIDDEN = ("it may not be written there", "give another place, or allow it")
 FILE = ("a file stands where a folder is wanted", "move it away, or give another place")
@@ -43,16 +42,16 @@ REASONS = {
 
 @contextmanager
 def refusals_named(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses inside the block into one sentence.
+    """Turn a system error while writing inside the block into one readable error.
 
     Args:
-        path: What is written there.
+        path: The file that is written.
 
     Yields:
         Nothing.
 
     Raises:
-        RamifyError: Says why the file could not be written, and what to do.
+        RamifyError: The file could not be written; the message says why and what to do.
 
     Example:
         >>> with refusals_named(Path("run/config.json")):
@@ -70,7 +69,7 @@ def refusals_named(path: Path) -> Iterator[None]:
 
 
 def _number(error: Exception) -> int:
-    """The number of an error of the system; 0 where there is none."""
+    """The errno of a system error; 0 if there is none."""
     if isinstance(error, OSError):
         return error.errno or 0
     found = CODE.search(str(error))
@@ -78,19 +77,19 @@ def _number(error: Exception) -> int:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder with those above it, unless it is there; errors as :func:`write_all`."""
+    """Create a folder and its parents if missing; errors as in :func:`write_all`."""
     with refusals_named(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def write_all(writers: Mapping[Path, Callable[[str], Any]]) -> None:
-    """Write files: each is whole on the disk before the first of them is moved into place.
+    """Write files; all are completely on the disk before the first one is moved into place.
 
     Args:
-        writers: For each file, in a folder that is there, what writes it under a temporary name.
+        writers: For each file, in an existing folder, a function that writes it to a given name.
 
     Raises:
-        RamifyError: The disk refuses one of them; all are then as they were.
+        RamifyError: One of them cannot be written; no file has changed then.
     """
     written: dict[Path, Path] = {}
     try:
@@ -99,7 +98,7 @@ def write_all(writers: Mapping[Path, Callable[[str], Any]]) -> None:
                 temporary = _temporary(path.parent)
                 temporary.touch(exist_ok=False)
                 written[temporary] = path
-                mode = temporary.stat().st_mode  # safetensors leaves files for their owner alone
+                mode = temporary.stat().st_mode  # safetensors allows only the owner to read
                 write(str(temporary))
                 with temporary.open("rb+") as file:
                     os.fsync(file.fileno())
@@ -113,7 +112,7 @@ def write_all(writers: Mapping[Path, Callable[[str], Any]]) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add to the end of a file: all of it, or nothing where the disk refuses some; errors too."""
+    """Append to a file completely or, if the disk refuses, not at all; raises the same errors."""
     with refusals_named(path), path.open("ab", buffering=0) as file:
         before, done = file.tell(), 0
         try:
@@ -128,9 +127,9 @@ def sweep(folder: Path, *, alone: bool = False) -> None:
     """Remove the temporary files that killed processes left in a folder.
 
     Args:
-        folder: Where they are.
-        alone: Whether this process holds the lock of the folder: those of safetensors, which name
-            no process, go then too.
+        folder: The folder.
+        alone: Whether this process holds the lock of the folder; the files of safetensors, whose
+            names have no process id, are then removed too.
     """
     if alone:
         for path in folder.glob(".tmp??????"):
@@ -143,17 +142,17 @@ def sweep(folder: Path, *, alone: bool = False) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is one that a kill left half written."""
+    """Whether a name is that of a temporary file, which a killed process may leave behind."""
     return name.startswith(PREFIX) and name.endswith(SUFFIX)
 
 
 def is_running(process: int) -> bool:
-    """Whether there is a process of this number on this machine."""
+    """Whether a process with this id exists on this machine."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it is another user's
+    except OSError:  # another user's process
         return True
     return True
 

@@ -1,4 +1,4 @@
-"""Nested containers of tensors and plain values as JSON beside named tensors, and back."""
+"""Encodes nested containers of tensors and plain values as JSON and named tensors, and back."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,23 +9,23 @@ from torch import Tensor
 
 from ramify.errors import RamifyError
 
-# What JSON has no word for is a dictionary with one of these as its only key.
+# Types that JSON lacks are encoded as a dictionary with one of these as its only key.
 TENSOR, TUPLE, SIZE, ITEMS, COUNTER = "<tensor>", "<tuple>", "<size>", "<items>", "<counter>"
 
 
 def encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON; containers keep their type.
+    """Encode a value as JSON; containers keep their type.
 
     Args:
         value: nested containers of tensors and plain values.
-        key: what it is called.
-        tensors: where its tensors are put, under `key` and their place in it.
+        key: the name of the value.
+        tensors: receives its tensors, named by `key` and their path in the value.
 
     Returns:
-        The JSON.
+        The JSON value.
 
     Raises:
-        RamifyError: it holds something that is neither a tensor nor plain.
+        RamifyError: the value holds something that is neither a tensor nor plain.
     """
     if isinstance(value, Tensor):
         tensors[key] = value
@@ -38,7 +38,7 @@ def encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
         return items if kind is list else {TUPLE if kind is tuple else SIZE: items}
     if kind is dict and all(type(name) is str and not name.startswith("<") for name in value):
         return {name: encode(item, f"{key}/{name}", tensors) for name, item in value.items()}
-    if kind in (dict, Counter):  # as the milestones of a schedule
+    if kind in (dict, Counter):  # such as the milestones of a scheduler
         items = [encode(item, f"{key}/{i}", tensors) for i, item in enumerate(value.items())]
         return {COUNTER if kind is Counter else ITEMS: items}
     raise RamifyError(

@@ -1,4 +1,4 @@
-"""JSON and tensors in files, written whole or not at all, and read with errors in a sentence."""
+"""JSON and tensor files, written atomically and read with readable errors."""
 
 import json
 import zlib
@@ -17,7 +17,7 @@ from ramify.store.disk import append, write_all
 
 NOT_STORED = (torch.complex128, torch.complex32)
 TORN = "it is torn or was changed by hand"
-LARGEST_JSON = 2**28  # bytes; what Ramify writes is far smaller
+LARGEST_JSON = 2**28  # bytes; files of Ramify are far smaller
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -26,12 +26,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_with(path: Path, write: Callable[[str], Any]) -> None:
-    """Call ``write`` with a temporary name, and put what it wrote in place at once."""
+    """Call ``write`` with a temporary name, and move the file into place atomically."""
     write_all({path: write})
 
 
 def bytes_writer(content: bytes) -> Callable[[str], Any]:
-    """What writes this content under a name, for :func:`ramify.store.disk.write_all`."""
+    """A function that writes this content to a file, for :func:`ramify.store.disk.write_all`."""
     return lambda name: Path(name).write_bytes(content)
 
 
@@ -46,12 +46,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Add a JSON value as a line, whole or not at all unless the process is killed meanwhile."""
+    """Append a JSON value as a line, completely or not at all unless the process is killed."""
     append(path, (json.dumps(value) + "\n").encode())
 
 
 def write_lines(path: Path, values: list[Any]) -> None:
-    """Write one JSON value a line, atomically."""
+    """Write one JSON value per line, atomically."""
     write_bytes(path, "".join(json.dumps(value) + "\n" for value in values).encode())
 
 
@@ -61,13 +61,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
 
 def tensors_writer(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Callable[[str], Any]:
-    """What writes a safetensors file; tensors that share memory are each written in full.
+    """A function that writes a safetensors file; tensors that share memory are written in full.
 
     Returns:
         A function of the file's name.
 
     Raises:
-        RamifyError: names a tensor of a type that such a file has no word for.
+        RamifyError: a tensor has a dtype that safetensors does not support; the message names it.
     """
     seen: set[int] = set()
     owned = {}
@@ -90,7 +90,7 @@ def checksum(content: Tensor | bytes) -> str:
     """The CRC-32 of the bytes of a tensor, eight hexadecimal digits.
 
     Args:
-        content: A tensor, of which the values in the order of its indices count, or bytes.
+        content: A tensor, whose values are read in the order of its indices, or bytes.
 
     Returns:
         The digits.
@@ -111,7 +111,7 @@ def read_json(path: Path, advice: str) -> Any:
 
     Args:
         path: The file.
-        advice: What to do where the file is missing or damaged; it ends the error's sentence.
+        advice: What to do if the file is missing or damaged, the end of the error message.
 
     Returns:
         The value.
@@ -130,7 +130,7 @@ def read_json(path: Path, advice: str) -> Any:
 
 
 def _closed(path: Path, error: OSError) -> str:
-    """What is said of a file that the system does not open, which may be whole."""
+    """The message for a file that the system cannot open, though it may be intact."""
     return f"{path} cannot be opened ({error.strerror or error}): mend that and try again."
 
 
@@ -142,16 +142,16 @@ def _text(path: Path) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """A JSON value.
+    """Parse JSON.
 
     Args:
-        text: JSON.
+        text: the JSON text.
 
     Returns:
         The value.
 
     Raises:
-        ValueError: it is none, or nested deeper than Python follows.
+        ValueError: it is not JSON, or is nested too deeply for Python.
     """
     try:
         return json.loads(text)
@@ -160,10 +160,10 @@ def parse_json(text: str) -> Any:
 
 
 def read_tensors(path: Path, advice: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file and its metadata; errors as :func:`read_json`."""
+    """Read a safetensors file and its metadata; errors as in :func:`read_json`."""
     try:
         check_plain(path)
-        path.open("rb").close()  # what the system says is no damage of the file
+        path.open("rb").close()  # raises the system's error, which means no damage
         with safe_open(path, framework="pt") as file:
             names = file.keys()
             # Cloned, because the last bit of a sum can depend on how its memory is aligned.
@@ -180,7 +180,7 @@ def read_tensors(path: Path, advice: str) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def same_memory_format(tensor: Tensor, like: Tensor) -> Tensor:
-    """``tensor`` laid out in memory as ``like`` is: channels last stays channels last."""
+    """``tensor`` in the memory format of ``like``: channels last stays channels last."""
     for ndim, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
         last = like.ndim == ndim and like.is_contiguous(memory_format=layout)
         if last and not like.is_contiguous():

@@ -1,8 +1,8 @@
-"""Networks whose shape has changed, on disk: weights as safetensors, beside a JSON shape recipe.
+"""Saves networks whose shape has changed: weights as safetensors, with a JSON shape recipe.
 
-The recipe names the shape of every parameter and buffer, the class of every module, and the plain
-numbers, flags and tuples that the modules carry (``in_channels``, ``normalized_shape``, ...), so
-that the user's own class rebuilds the network: nothing of its code is stored.
+The recipe holds the shape of every parameter and buffer, the class of every module, and the plain
+numbers, flags and tuples in module attributes (``in_channels``, ``normalized_shape``, ...). The
+network is rebuilt from the user's own class; none of its code is stored.
 """
 
 import os
@@ -68,22 +68,21 @@ def save(model: nn.Module, path: str | Path) -> Path:
     """Save a network: ``path.safetensors`` holds its tensors, ``path.json`` its shape recipe.
 
     Every parameter and buffer is stored under its own name, tied ones under each of their names,
-    so that a module of the right shape also loads the file with ``load_state_dict``. Tensors and
-    numbers that forwards left in attributes, such as a grid of positions and the size that it is
-    for, are stored as well and come back; of an object that holds tensors, a warning says that it
-    does not.
+    so that a module of the right shape can also load the file with ``load_state_dict``. Tensors and
+    numbers that forwards stored in attributes, such as a grid of positions and its size, are saved
+    and restored too. Other objects that hold tensors are not saved, and a warning names them.
 
     Args:
-        model: The network; its class is named in the recipe, never stored.
-        path: Where to; a final ``.safetensors`` may be given or left away.
+        model: The network. The recipe names its class, but does not store it.
+        path: The path, with or without the suffix ``.safetensors``.
 
     Returns:
         The path of the safetensors file.
 
     Raises:
         RamifyError: The model is wrapped (DDP, ``torch.compile``), holds gates that are not folded,
-            or keeps state that is not a tensor (``get_extra_state``); or the disk refuses the
-            files. Older files of these names are then as they were.
+            or has state that is not a tensor (``get_extra_state``); or the files cannot be
+            written. Older files with these names are then unchanged.
 
     Example:
         >>> import tempfile
@@ -114,12 +113,12 @@ def save(model: nn.Module, path: str | Path) -> Path:
 
 
 def write_model(path: str | Path, recipe: Recipe, tensors: Mapping[str, Tensor]) -> Path:
-    """Write the two files of :func:`save` into a folder that is there.
+    """Write the two files of :func:`save` into an existing folder.
 
-    Both are whole on the disk before the first of them takes the place of an older one.
+    Both are completely on the disk before the first of them replaces an older one.
 
     Args:
-        path: As of :func:`save`.
+        path: As in :func:`save`.
         recipe: From :func:`recipe_of`; the checksum of each tensor is added.
         tensors: From :func:`stored_tensors`.
 
@@ -127,10 +126,10 @@ def write_model(path: str | Path, recipe: Recipe, tensors: Mapping[str, Tensor])
         The path of the safetensors file.
 
     Raises:
-        RamifyError: The disk refuses them.
+        RamifyError: The files cannot be written.
     """
     weights, shapes = _paths(path)
-    writer = tensors_writer(tensors, {"format": "pt"})  # which refuses what no file can hold
+    writer = tensors_writer(tensors, {"format": "pt"})  # raises for unsupported tensors
     recipe = recipe | {"checksums": {name: checksum(tensor) for name, tensor in tensors.items()}}
     write_all(
         {
@@ -145,16 +144,16 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     """Rebuild a saved network from the user's own class.
 
     Args:
-        path: What was given to :func:`save`; of a run ``RUN/model``, or another name of two such
-            files in its folder.
-        build: Makes a network of the same class, of any widths; it is called once.
+        path: The path given to :func:`save`; for a run ``RUN/model``, or the name of another saved
+            network in its folder.
+        build: A function that returns a network of the same class, of any widths; called once.
 
     Returns:
-        The network with the saved shapes, values and types.
+        The network with the saved shapes, values and dtypes.
 
     Raises:
-        RamifyError: A file is missing, torn or changed, or of another version, or ``build`` makes
-            another class or wiring.
+        RamifyError: A file is missing, truncated, changed or from another version, or ``build``
+            returns a network of another class or architecture.
 
     Example:
         >>> import tempfile
@@ -163,7 +162,7 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
         5
     """
     if isinstance(build, nn.Module) or not callable(build):
-        built_by(build)  # says so before anything is read
+        built_by(build)  # raises before anything is read
     weights, shapes = _paths(path)
     if Path(path).is_dir() and not shapes.exists():
         held = sorted(Path(path).glob("*" + SUFFIX))
@@ -187,7 +186,7 @@ def recipe_of(model: nn.Module) -> Recipe:
         model: The network.
 
     Returns:
-        A dictionary of plain values, fit for JSON.
+        A dictionary of plain values, which JSON can hold.
 
     Raises:
         RamifyError: A parameter has no shape yet (a lazy module).
@@ -223,23 +222,23 @@ def recipe_of(model: nn.Module) -> Recipe:
 def reshape(model: nn.Module, recipe: Recipe, *, limit: int | None = None) -> nn.Module:
     """Give a network the shape that a recipe describes, in place.
 
-    Values of a tensor that grows are repeated along the grown axis; they are there to be loaded
-    over. Blocks that were dropped or inserted are dropped and inserted here too. A buffer that no
-    ``state_dict`` holds cannot be loaded so: where one changes its shape, a warning names it.
-    Parameters stay the same objects, so an optimizer that holds them still does.
+    A tensor that grows repeats its values along the grown axis; load a ``state_dict`` to replace
+    them. Blocks that were dropped or inserted are dropped and inserted here too. A non-persistent
+    buffer is in no ``state_dict``; if its shape changes, a warning names it. Parameters stay the
+    same objects, so an optimizer that holds them remains valid.
 
     Args:
         model: A network of the recipe's class, of any widths.
         recipe: From :func:`recipe_of`, or a saved ``.json``.
-        limit: The most bytes that the network may take then. By default 64 times what it takes now,
-            at least 1 GiB, and no more memory than is free.
+        limit: The most bytes that the reshaped network may take. By default 64 times its current
+            size, at least 1 GiB, and no more than the free memory.
 
     Returns:
         The same network.
 
     Raises:
-        RamifyError: The recipe is of another class, wiring or version, damaged, or asks for more
-            memory; the network is then unchanged.
+        RamifyError: The recipe is for another class, architecture or version, is damaged, or needs
+            too much memory; the network is then unchanged.
 
     Example:
         >>> reshape(nn.Linear(3, 1), recipe_of(nn.Linear(3, 5))).out_features
@@ -269,13 +268,13 @@ def restore_model(
     """Give a network the shape, the values and the attributes of a saved one, in place.
 
     Args:
-        model: Of the recipe's class, of any widths.
+        model: A network of the recipe's class, of any widths.
         recipe: From :func:`recipe_of`.
         tensors: From :func:`stored_tensors`.
-        source: What holds them, for the error.
+        source: The origin of the tensors, for the error.
 
     Raises:
-        RamifyError: The recipe is of another network, damaged, or not of these tensors.
+        RamifyError: The recipe is for another network, is damaged, or does not fit these tensors.
     """
     check_recipe(recipe)
     check_depth_recipe(recipe)
@@ -283,7 +282,7 @@ def restore_model(
     names = named_in(runtime)
     values = decoded(model, runtime, tensors, source)
     own = {name: tensor for name, tensor in tensors.items() if name not in names}
-    _check_stored(own, recipe["shapes"], source)  # before any memory is taken for a shape
+    _check_stored(own, recipe["shapes"], source)  # before memory is allocated
     fill(_to_shape(model, recipe, built=False), own, source)
     restore(model, values)
 
@@ -292,10 +291,10 @@ def _to_shape(model: nn.Module, recipe: Recipe, built: bool = True) -> nn.Module
     """Give a network the shapes, attributes and ties of a checked recipe.
 
     Args:
-        model: of its class, of any widths.
-        recipe: a checked one.
-        built: whether a module that keeps tensors in attributes, which a recipe does not hold, is
-            to stay without the sizes that it takes when it makes them.
+        model: a network of its class, of any widths.
+        recipe: a checked recipe.
+        built: whether a module that caches tensors in attributes, which a recipe does not hold,
+            stays without the sizes that it sets when it creates them.
 
     Returns:
         The model.
@@ -318,7 +317,7 @@ def _to_shape(model: nn.Module, recipe: Recipe, built: bool = True) -> nn.Module
         model.get_submodule(parent).register_buffer(leaf, value, persistent=persistent)
     for name, kind in recipe.get("modules", {}).items():
         convert(model.get_submodule(name), resized=kind == "ResizedMultiheadAttention")
-    # Shapes, then plain attributes such as `in_channels`, then tensors that have two names.
+    # Shapes, then plain attributes such as `in_channels`, then tied tensors.
     for name, tensor in tensors.items():
         shape = tuple(recipe["shapes"][name])
         if tuple(tensor.shape) != shape:
@@ -342,18 +341,18 @@ def _to_shape(model: nn.Module, recipe: Recipe, built: bool = True) -> nn.Module
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> nn.Module:
-    """Give every parameter and buffer the value and type stored under its name, in place.
+    """Set every parameter and buffer to the value and dtype stored under its name, in place.
 
     Args:
-        model: A network already of the right shape.
+        model: A network that already has the right shape.
         tensors: Name -> value.
-        source: What the values come from, for the error.
+        source: The origin of the values, for the error.
 
     Returns:
         The same network.
 
     Raises:
-        RamifyError: A name is missing, a shape or kind of number differs, or the network has no
+        RamifyError: A name is missing, a shape or kind of dtype differs, or the network has no
             memory (device 'meta'); the network is then unchanged.
     """
     own = named_tensors(model)
@@ -387,7 +386,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All tensors of a network that are saved: parameters, buffers, and those in attributes."""
+    """All tensors of a network that are saved: parameters, buffers and tensors in attributes."""
     return {**runtime_of(model)[1], **named_tensors(model)}
 
 
@@ -405,9 +404,9 @@ def _differentiable(tensor: Tensor) -> bool:
 
 
 def _check_sums(tensors: Mapping[str, Tensor], recipe: Recipe, weights: Path, shapes: Path) -> None:
-    """Raise where a tensor is not the one that was written; older recipes do not say."""
+    """Raise if a tensor differs from its checksum; older recipes have no checksums."""
     if any(list(tensors[n].shape) != s for n, s in recipe["shapes"].items() if n in tensors):
-        return  # of another save altogether, which is refused by its shapes
+        return  # a different save, which the check of shapes refuses
     for name, wanted in recipe.get("checksums", {}).items():
         if name in tensors and checksum(tensors[name]) != wanted:
             raise RamifyError(
@@ -420,7 +419,7 @@ def _check_sums(tensors: Mapping[str, Tensor], recipe: Recipe, weights: Path, sh
 def _check_stored(
     tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], source: str
 ) -> None:
-    """Raise where a file of tensors does not hold exactly these shapes."""
+    """Raise unless a file of tensors holds exactly these shapes."""
     for name in sorted(shapes.keys() | tensors.keys()):
         found = tuple(tensors[name].shape) if name in tensors else "nothing"
         wanted = tuple(shapes[name]) if name in shapes else "nothing"
@@ -432,7 +431,7 @@ def _check_stored(
 
 
 def _plain_attributes(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
-    """For each module its public finite numbers, flags, and tuples or lists of integers."""
+    """For each module, its public finite numbers, flags, and tuples or lists of integers."""
     for name, module in model.named_modules():
         plain: dict[str, Any] = {}
         for key, value in vars(module).items():
@@ -452,7 +451,7 @@ def _set_attributes(module: nn.Module, values: Mapping[str, Any]) -> None:
 
 
 def _like(old: Any, value: list[int]) -> tuple[int, ...]:
-    """The values as a tuple of the old one's class: plain, a ``torch.Size``, or with names."""
+    """The values as a tuple of the old one's class: plain, a ``torch.Size`` or a named tuple."""
     if isinstance(old, torch.Size):
         return torch.Size(value)
     make: Callable[[list[int]], tuple[int, ...]] = getattr(type(old), "_make", tuple)
@@ -460,7 +459,7 @@ def _like(old: Any, value: list[int]) -> tuple[int, ...]:
 
 
 def _tiled(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """``tensor`` cut or repeated along each axis to ``shape``, cut first, which takes no memory."""
+    """``tensor`` cut or repeated along each axis to ``shape``; cut first, to save memory."""
     if tensor.numel() == 0:
         return tensor.new_zeros(shape)
     sizes = list(enumerate(zip(tensor.shape, shape, strict=True)))

@@ -1,4 +1,4 @@
-"""What a shape recipe must hold, and when it is one of a given model: refused in one sentence."""
+"""Checks that a shape recipe is valid and fits a given model, with readable errors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ramify.store.runtime import OF_TORCH
 Recipe = dict[str, Any]
 
 FORMAT = "ramify-recipe-1"
-LARGEST = 2**63 - 1  # what torch counts entries in
-MOST_AXES = 64  # of a tensor that torch computes with
-USUAL = 2**30  # bytes that a recipe may always ask for
-TIMES = 64  # how many times a network's own size it may ask for beyond them
+LARGEST = 2**63 - 1  # the largest number of elements in torch
+MOST_AXES = 64  # dimensions of a tensor that torch can compute with
+USUAL = 2**30  # bytes that a recipe may always need
+TIMES = 64  # beyond that, it may need this many times the network's size
 
 _ATTENTION = {"MultiheadAttention", "ResizedMultiheadAttention"}
-"""Torch's attention layer, and what an edit of its sizes turns it into: each loads as the other."""
+"""Torch's attention layer and its resizable class; each can be loaded as the other."""
 ARGUMENTS = (
     "build the model with the arguments it was saved with, but for its widths; where its first "
     "forward makes parts of it, run it once in `build`."
@@ -30,7 +30,7 @@ ARGUMENTS = (
 
 
 def check_module(model: Any, what: str) -> None:
-    """Raise where something is no model."""
+    """Raise if an argument is not a model."""
     if not isinstance(model, nn.Module):
         raise RamifyError(
             f"{what} is a torch.nn.Module, and this is {_called(model)}: give the model itself"
@@ -38,16 +38,16 @@ def check_module(model: Any, what: str) -> None:
 
 
 def built_by(build: Any) -> nn.Module:
-    """The model that a function makes.
+    """Call the user's function that builds a model.
 
     Args:
-        build: what the user gave as that function.
+        build: the function.
 
     Returns:
         The model.
 
     Raises:
-        RamifyError: it is no function without arguments, or makes no model.
+        RamifyError: it is not a function without arguments, or does not return a model.
     """
     if isinstance(build, nn.Module) or not callable(build):
         raise RamifyError(
@@ -61,7 +61,7 @@ def built_by(build: Any) -> nn.Module:
             f"`build` is called without arguments, and this one needs some ({error}): give "
             "`lambda: Net(...)` with the arguments that the network was made with"
         ) from None
-    except ValueError:  # a class of C code has no signature
+    except ValueError:  # a class in C has no signature
         pass
     model = build()
     check_module(model, "what `build` makes")
@@ -73,7 +73,7 @@ def _called(value: Any) -> str:
 
 
 def check_recipe(recipe: Any) -> None:
-    """Raise where this is no shape recipe that this version reads, or a damaged one."""
+    """Raise if this is not a shape recipe, is damaged, or has an unsupported version."""
     said = recipe.get("format") if isinstance(recipe, dict) else None
     if isinstance(said, str) and said.startswith("ramify-recipe-") and said != FORMAT:
         raise RamifyError(
@@ -114,27 +114,27 @@ def _is_shape(value: Any) -> bool:
 
 
 def _alike(alias: str, first: str, shapes: Mapping[str, Any]) -> bool:
-    """Whether two names can be one tensor."""
+    """Whether two names can be the same tensor."""
     return alias != first and shapes.get(alias) == shapes[first]
 
 
 def is_plain(value: Any) -> bool:
-    """Whether an attribute stands in a recipe."""
+    """Whether the value of an attribute can be in a recipe."""
     if isinstance(value, tuple | list):
         return all(type(item) is int for item in value)
     return type(value) in (bool, int) or (type(value) is float and math.isfinite(value))
 
 
 def check_fits(model: nn.Module, tensors: Mapping[str, Tensor], recipe: Recipe) -> None:
-    """Raise where the recipe cannot be of this model; nothing has been changed yet.
+    """Raise if the recipe cannot be for this model; nothing has been changed yet.
 
     Args:
-        model: the one that is to take its shape.
-        tensors: its parameters and buffers.
-        recipe: a checked one.
+        model: the model that will get its shape.
+        tensors: the model's parameters and buffers.
+        recipe: a checked recipe.
 
     Raises:
-        RamifyError: the recipe is of another class, or of another wiring of it.
+        RamifyError: the recipe is for another class or architecture.
     """
     saved, built = recipe["class"], type(model)
     if not _same_kind(saved.rpartition(".")[2], built.__name__):
@@ -169,7 +169,7 @@ def _same_kind(one: str, other: str) -> bool:
 
 
 def _check_parts(model: nn.Module, tensors: Mapping[str, Tensor], recipe: Recipe) -> None:
-    """The same tensors, modules and attributes stand in both."""
+    """Check that the model and the recipe have the same tensors, modules and attributes."""
     modules = dict(model.named_modules())
     kinds = {name: type(module).__name__ for name, module in modules.items()}
     stored = recipe.get("modules", kinds)
@@ -192,7 +192,7 @@ def _check_parts(model: nn.Module, tensors: Mapping[str, Tensor], recipe: Recipe
 
 
 def _settable(module: nn.Module, key: str) -> bool:
-    """Whether an attribute, or the class's default for it, is of numbers, or set by no one yet."""
+    """Whether an attribute, or the class's default for it, is numeric or not set yet."""
     if key in OF_TORCH or key.startswith("__"):
         return False
     if key in module._parameters or key in module._buffers or key in module._modules:
@@ -202,14 +202,14 @@ def _settable(module: nn.Module, key: str) -> bool:
 
 
 def lazily_built(model: nn.Module, recipe: Recipe) -> dict[str, bool]:
-    """The buffers of a recipe that a model of it may not have yet: its first forward makes them.
+    """The buffers of a recipe that a model may lack because its first forward creates them.
 
     Args:
-        model: the one that is to take the recipe's shape.
-        recipe: a checked one.
+        model: the model that will get the recipe's shape.
+        recipe: a checked recipe.
 
     Returns:
-        For each name, whether `state_dict` holds it.
+        For each name, whether the buffer is persistent.
     """
     modules = dict(model.named_modules())
     found = {}
@@ -225,16 +225,16 @@ def lazily_built(model: nn.Module, recipe: Recipe) -> dict[str, bool]:
 
 
 def check_memory(tensors: Mapping[str, Tensor], recipe: Recipe, limit: int | None) -> None:
-    """Raise where a recipe asks for more memory than it may, before any is taken.
+    """Raise if a recipe needs more memory than allowed, before any is allocated.
 
     Args:
-        tensors: the model's own.
-        recipe: a checked one.
-        limit: the most bytes; None for 64 times the model's own size, at least 1 GiB, and no more
-            than there is free.
+        tensors: the model's tensors.
+        recipe: a checked recipe.
+        limit: the most bytes; None for 64 times the model's size, at least 1 GiB, and no more than
+            the free memory.
 
     Raises:
-        RamifyError: it asks for more.
+        RamifyError: it needs more.
     """
     shapes = recipe["shapes"]
     real = {name: tensor for name, tensor in tensors.items() if not tensor.is_meta}
@@ -254,7 +254,7 @@ def check_memory(tensors: Mapping[str, Tensor], recipe: Recipe, limit: int | Non
 
 
 def _free_memory() -> int:
-    """Bytes of memory that programs can take; all that there is, where it is not known."""
+    """The bytes of free memory; the total memory if that is unknown."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             lines = dict(line.split(":", 1) for line in file)
@@ -268,7 +268,7 @@ def _free_memory() -> int:
 
 
 def ties_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Second and later names of one tensor -> its first name."""
+    """The second and later names of each tied tensor -> its first name."""
     first: dict[int, str] = {}
     return {
         name: first[id(tensor)]

@@ -1,8 +1,8 @@
-"""What forwards leave in the attributes of a model's modules: caches, counters, the last shape.
+"""Saves what forwards store in the attributes of modules: caches, counters, the last shape.
 
-Plain numbers and tuples of whole numbers stand among the attributes of a recipe. What stands here
-is all else that is made of tensors and numbers, with its exact type. It comes back with them, since
-a cache and the size that it was made for are worth nothing one without the other.
+Public numbers and tuples of integers are among the attributes of a recipe. This module saves all
+other attributes that consist of tensors and numbers, with their exact types. They are restored
+together, since a cache is useless without the size that it was computed for, and vice versa.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from ramify.errors import RamifyError
 from ramify.store.encoding import TENSOR, decode, encode
 
 Runtime = dict[str, dict[str, Any]]
-"""module -> attribute -> its value as JSON, with the names of tensors."""
+"""module -> attribute -> its value as JSON, with tensors by name."""
 
 OF_TORCH = frozenset(vars(nn.Module())) | {"training"}
-MOST = 10_000  # numbers of one attribute that stand in a recipe; more are a table, not a state
+MOST = 10_000  # values of one attribute in a recipe; more are a table, not a state
 
 
 def runtime_of(model: nn.Module) -> tuple[Runtime, dict[str, Tensor]]:
-    """What stands in the attributes of a model beside parameters, buffers and plain sizes.
+    """The attributes of a model other than parameters, buffers and plain sizes.
 
     Args:
-        model: any.
+        model: any model.
 
     Returns:
         The attributes, and the tensors that they name.
@@ -56,7 +56,7 @@ def runtime_of(model: nn.Module) -> tuple[Runtime, dict[str, Tensor]]:
 
 
 def _is_kept(name: str, value: Any, own: set[int]) -> bool:
-    """Whether an attribute is made of tensors of its own, or of numbers that stand nowhere else."""
+    """Whether an attribute consists of its own tensors, or of numbers that no recipe holds."""
     if isinstance(value, bool | int | float):
         return name.startswith("_")
     if not isinstance(value, (Tensor, list, tuple, dict)):
@@ -74,12 +74,12 @@ def _is_kept(name: str, value: Any, own: set[int]) -> bool:
 
 
 def _can_be_written(tensor: Tensor) -> bool:
-    """Whether a tensor has values that lie side by side, as a file has them."""
+    """Whether a tensor has dense values, which a file can hold."""
     return tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_quantized)
 
 
 def warn_of_lost(model: nn.Module) -> None:
-    """Warn of objects that hold tensors, such as a cache: they do not come back."""
+    """Warn of objects that hold tensors, such as a cache, since they are not saved."""
     for path, module in model.named_modules():
         for name, value in vars(module).items():
             plain = isinstance(value, (nn.Module, Tensor, type)) or callable(value)
@@ -95,7 +95,7 @@ def warn_of_lost(model: nn.Module) -> None:
 
 
 def named_in(runtime: Any) -> set[str]:
-    """The names of the tensors that saved attributes are made of."""
+    """The names of the tensors in saved attributes."""
     if isinstance(runtime, list):
         return set().union(*map(named_in, runtime))
     if not isinstance(runtime, dict):
@@ -116,16 +116,16 @@ def decoded(
     """The values of saved attributes, on the device of the model.
 
     Args:
-        model: of the class that was saved.
-        runtime: what :func:`runtime_of` gave.
-        tensors: those that it names, and perhaps more.
-        source: what holds them, for the error.
+        model: a model of the saved class.
+        runtime: from :func:`runtime_of`.
+        tensors: the tensors that it names, and possibly others.
+        source: the origin of the tensors, for the error.
 
     Returns:
         module -> attribute -> value.
 
     Raises:
-        RamifyError: what is stored is not of that form.
+        RamifyError: the stored attributes do not have this form.
     """
     first = next((t for t in (*model.parameters(), *model.buffers())), torch.empty(0))
     try:
@@ -142,7 +142,7 @@ def decoded(
 
 
 def restore(model: nn.Module, values: Runtime) -> None:
-    """Put attributes back, which were checked to be ones that may be set."""
+    """Restore attributes, which were checked before."""
     for path, held in values.items():
         module = model.get_submodule(path)
         bare = not any(isinstance(leaf, Tensor) for leaf in tree_leaves(list(held.values())))
@@ -152,17 +152,17 @@ def restore(model: nn.Module, values: Runtime) -> None:
 
 
 def is_done_once(module: nn.Module, name: str, value: object) -> bool:
-    """Whether an attribute says that a forward has done something that no file holds.
+    """Whether an attribute is a flag for a one-time action whose effect no file holds.
 
-    A forward may register hooks the first time, and note that it has. Without the hooks the note
-    is wrong, and a module that was just built is to do it again.
+    A forward may register hooks in its first call, and set a flag. Without the hooks the flag is
+    wrong, and a newly built module must register them again.
 
     Args:
-        module: as its class builds it.
-        name: of the attribute.
-        value: what it was when the model was saved.
+        module: the module as its class builds it.
+        name: the name of the attribute.
+        value: its value when the model was saved.
 
     Returns:
-        The answer, which holds for modules that keep no tensors in attributes.
+        The answer, which is valid for modules without tensors in attributes.
     """
     return value is True and not hasattr(module, name)

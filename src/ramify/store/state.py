@@ -1,7 +1,7 @@
-"""The state of a run as plain values, such as a checkpoint holds it, and back.
+"""Converts the state of a run to plain values for a checkpoint, and restores it.
 
-A network in training, its optimizer by the names of its parameters, and the random states of
-torch, numpy and Python: nested dictionaries and lists of tensors, numbers and strings.
+The state covers a network in training, its optimizer by parameter name, and the random states of
+torch, numpy and Python, as nested dictionaries and lists of tensors, numbers and strings.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ SOURCE = "the checkpoint"
 
 
 class Resumable(Protocol):
-    """What a run moves, such as a searcher: its state can be stored and brought back."""
+    """An object whose state can be stored and restored, such as a searcher."""
 
     def state_dict(self) -> dict[str, Any]:
         """Its state, nested dictionaries of tensors and plain values."""
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Bring it back to a state, in place."""
+        """Restore a state, in place."""
 
 
 @dataclass(frozen=True)
 class NetworkInTraining:
-    """A network in training, with all that is stored beside it.
+    """A network in training, with everything that is stored with it.
 
     Attributes:
-        model: The network, of whatever shape it has now.
-        optimizer: Over the network's parameters.
+        model: The network, in its current shape.
+        optimizer: The optimizer of the network's parameters.
         followers: Weight averages and other models or state dictionaries of the same shape.
 
     Example:
@@ -56,7 +56,7 @@ class NetworkInTraining:
     followers: Sequence[Follower] = ()
 
     def state_dict(self) -> dict[str, Any]:
-        """Shape recipe, tensors, optimizer and followers; tensors are those of the network."""
+        """Shape recipe, tensors, optimizer and followers; tensors are not copied."""
         return {
             "recipe": recipe_of(self.model),
             "model": stored_tensors(self.model),
@@ -70,11 +70,11 @@ class NetworkInTraining:
         }
 
     def load_state_dict(self, stored: Mapping[str, Any]) -> None:
-        """Bring network, optimizer and followers back to where they were, in place.
+        """Restore network, optimizer and followers, in place.
 
         Args:
-            stored: From :meth:`state_dict`, of a network of the same class, of any widths, of an
-                optimizer of the same class, and of followers of the same kinds in the same order.
+            stored: From :meth:`state_dict`, with a network of the same class, of any widths, an
+                optimizer of the same class, and followers of the same kinds in the same order.
 
         Raises:
             RamifyError: One of them is of another kind than the stored one.
@@ -106,7 +106,7 @@ class NetworkInTraining:
 def _fill_dictionary(
     own: MutableMapping[str, Tensor], tensors: Mapping[str, Tensor], number: int, renamed: bool
 ) -> None:
-    """Give a state dictionary that follows the network the stored tensors."""
+    """Set the tensors of a follower that is a state dictionary to the stored ones."""
     if renamed:
         device = next((tensor.device for tensor in own.values()), torch.device("cpu"))
         own.clear()
@@ -122,15 +122,15 @@ def _fill_dictionary(
 
 
 def _counted(modules: Sequence[bool]) -> str:
-    """How many followers of each kind there are."""
+    """The number of followers of each kind, in words."""
     return f"{sum(modules)} follower modules and {len(modules) - sum(modules)} state dictionaries"
 
 
 def optimizer_state(optimizer: Optimizer, names: Mapping[int, str]) -> dict[str, Any]:
-    """What an optimizer knows, by the names of its parameters.
+    """The state of an optimizer, by the names of its parameters.
 
     Args:
-        optimizer: any.
+        optimizer: any optimizer.
         names: `id(parameter)` -> name.
 
     Returns:
@@ -158,11 +158,11 @@ def optimizer_state(optimizer: Optimizer, names: Mapping[int, str]) -> dict[str,
 def regroup_parameters(
     optimizer: Optimizer, before: Mapping[int, str], model: nn.Module, stored: Mapping[str, Any]
 ) -> None:
-    """Give an optimizer the parameters of a network whose blocks are others now, as stored.
+    """Update the parameter groups of an optimizer after the blocks of its network changed.
 
     Args:
-        optimizer: over all of the parameters that the network had.
-        before: `id(parameter)` -> name, of these.
+        optimizer: the optimizer of all old parameters of the network.
+        before: `id(parameter)` -> name of the old parameters.
         model: the network.
         stored: from :func:`optimizer_state`.
     """
@@ -170,7 +170,7 @@ def regroup_parameters(
     held = [p for group in optimizer.param_groups for p in group["params"]]
     known = all(name in parameters for group in groups for name in group["params"])
     if len(groups) != len(optimizer.param_groups) or not known:
-        return  # of another optimizer, which is refused next
+        return  # for another optimizer, which is refused next
     if not all(id(parameter) in before for parameter in held):
         return
     for group, kept in zip(optimizer.param_groups, groups, strict=True):
@@ -183,13 +183,13 @@ def regroup_parameters(
 def check_optimizer(
     optimizer: Optimizer, names: Mapping[int, str], stored: Mapping[str, Any], source: str
 ) -> None:
-    """Make sure that a stored state is of this optimizer: same class, same parameters in order.
+    """Check that a stored state is for this optimizer: same class, same parameters in order.
 
     Args:
-        optimizer: the one that is to go on.
+        optimizer: the optimizer to restore.
         names: `id(parameter)` -> name.
         stored: from :func:`optimizer_state`.
-        source: what holds it, for the error.
+        source: the origin of the state, for the error.
 
     Raises:
         RamifyError: it is not.
@@ -205,10 +205,10 @@ def check_optimizer(
 
 
 def load_optimizer(optimizer: Optimizer, stored: Mapping[str, Any]) -> None:
-    """Bring an optimizer back to a state that :func:`check_optimizer` found to be its own.
+    """Restore an optimizer from a state that :func:`check_optimizer` accepted.
 
     Args:
-        optimizer: of the same class over the same parameters.
+        optimizer: an optimizer of the same class with the same parameters.
         stored: from :func:`optimizer_state`.
     """
     members = [name for group in stored["groups"] for name in group["params"]]
@@ -233,7 +233,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(stored: Mapping[str, Any]) -> None:
-    """Bring the random states back to what :func:`random_states` gave."""
+    """Restore the random states from :func:`random_states`."""
     version, words, gauss = stored["python"]
     random.setstate((version, tuple(words.tolist()), gauss))
     kind, key, *rest = stored["numpy"]
@@ -242,13 +242,13 @@ def set_random_states(stored: Mapping[str, Any]) -> None:
 
 
 def torch_states() -> list[Tensor]:
-    """The random states of torch: the processor's, then that of each GPU in use."""
+    """The random states of torch: that of the CPU, then that of each GPU in use."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return [torch.get_rng_state(), *cuda]
 
 
 def set_torch_states(stored: list[Tensor]) -> None:
-    """Bring torch back to :func:`torch_states`; GPUs only where there are as many as there were."""
+    """Restore the states of :func:`torch_states`; of GPUs only if their number is the same."""
     own, *cuda = (state.cpu() for state in stored)
     torch.set_rng_state(own)
     if cuda and len(cuda) == torch.cuda.device_count():
@@ -256,7 +256,7 @@ def set_torch_states(stored: list[Tensor]) -> None:
 
 
 def owned(value: Any) -> Any:
-    """Tensors copied, so that two optimizers brought to one state do not share it."""
+    """A copy of the tensors, so that two restored optimizers do not share them."""
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, dict):
