@@ -1,9 +1,9 @@
-"""Several processes that train one network: means over the samples of all, and the same network.
+"""Data parallelism: means over the samples of all ranks, and the same network on each of them.
 
-Every process (rank) holds the whole network and its own share of the data. Inside :func:`together`
-each mean over samples that a method or the loop takes is one over the samples of every rank, so
-that all of them propose, select and apply the same edits. Outside of it, and in a single process,
-nothing here does anything.
+Every process (rank) holds the whole network and its own share of the data. Inside :func:`together`,
+each mean over samples that a method or the training loop takes is over the samples of all ranks, so
+all ranks propose, select and apply the same edits. Outside of it, and in a single process, nothing
+here has an effect.
 
 Shape letters: `R` ranks.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import pickle  # of values that ranks of one program send each other
+import pickle  # of values that the ranks of one program exchange
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -35,17 +35,17 @@ _group: ContextVar[dist.ProcessGroup | None] = ContextVar("process_group", defau
 
 @contextlib.contextmanager
 def together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
-    """Let methods take their means over the samples of every rank.
+    """Make methods take their means over the samples of all ranks.
 
-    Every rank must enter it and make the same calls inside, each with its own batches:
-    `method.propose` then gives the same proposals everywhere, those of one process that has all the
-    batches. Where `torch.distributed` has not been set up it changes nothing.
+    Every rank must enter this context and make the same calls inside, each with its own batches.
+    `method.propose` then returns the same proposals on every rank: those of a single process with
+    all the batches. It has no effect if `torch.distributed` is not initialised.
 
-    Where one rank ends in an error, the others, which wait for it, end with its reason in theirs.
-    The ranks can exchange nothing after that.
+    If one rank ends in an error, the waiting ranks end too, with its reason in their errors. The
+    ranks cannot communicate after that.
 
     Args:
-        group: the ranks that work together; all of them by default.
+        group: the ranks that work together; all ranks by default.
 
     Yields:
         Nothing.
@@ -73,19 +73,19 @@ def together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
 
 
 def world_size() -> int:
-    """How many ranks work together: 1 outside of :func:`together`."""
+    """The number of ranks that work together: 1 outside of :func:`together`."""
     group = _group.get()
     return 1 if group is None else dist.get_world_size(group)
 
 
 def rank() -> int:
-    """Which of them this process is: 0 outside of :func:`together`."""
+    """The rank of this process: 0 outside of :func:`together`."""
     group = _group.get()
     return 0 if group is None else dist.get_rank(group)
 
 
 def is_rank_zero() -> bool:
-    """Whether this process is the one that writes files and reports: rank 0, or alone."""
+    """Whether this process is the one that writes files and reports: rank 0, or the only one."""
     return rank() == 0
 
 
@@ -93,7 +93,7 @@ def all_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The sum over ranks of each tensor.
 
     Args:
-        tensors: as many, of the same shapes and dtypes, on every rank.
+        tensors: the same number of tensors, with the same shapes and dtypes, on every rank.
 
     Returns:
         The sums, on the devices of the tensors; outside of :func:`together` the tensors themselves.
@@ -103,7 +103,7 @@ def all_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
         return list(tensors)
     wide = [torch.promote_types(t.dtype, torch.float32) for t in tensors]
     out = list(tensors)
-    for dtype in dict.fromkeys(wide):  # one message for each type of number
+    for dtype in dict.fromkeys(wide):  # one message for each dtype
         chosen = [n for n, own in enumerate(wide) if own == dtype]
         device = _device(tensors[chosen[0]].device, group)
         flat = torch.cat([tensors[n].detach().to(device, dtype).reshape(-1) for n in chosen])
@@ -115,11 +115,11 @@ def all_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def all_mean(values: Sequence[Tensor], samples: int) -> list[Tensor]:
-    r"""The mean over the samples of every rank, :math:`\sum_r S_r m_r / \sum_r S_r`.
+    r"""The mean over the samples of all ranks, :math:`\sum_r S_r m_r / \sum_r S_r`.
 
     Args:
         values: means over this rank's samples, of the same shapes on every rank.
-        samples: how many samples this rank has.
+        samples: the number of this rank's samples.
 
     Returns:
         The means; outside of :func:`together` the values themselves.
@@ -134,15 +134,15 @@ def all_mean(values: Sequence[Tensor], samples: int) -> list[Tensor]:
 
 
 def all_true(flag: bool) -> bool:
-    """Whether it is true on every rank: loops that exchange something must end together.
+    """Whether a flag is true on every rank, so that loops that communicate end together.
 
-    What two ranks compute from the same numbers may differ in the last bit.
+    Two ranks may compute values from the same numbers that differ in the last bit.
 
     Args:
-        flag: this rank's.
+        flag: this rank's flag.
 
     Returns:
-        True where no rank said False; outside of :func:`together` the flag itself.
+        True if all flags are True; outside of :func:`together` the flag itself.
     """
     [false] = all_sum([torch.tensor(float(not flag))])
     return not bool(false)
@@ -152,10 +152,10 @@ def broadcast(value: Any) -> Any:
     """Rank 0's value, on every rank; outside of :func:`together` the value itself.
 
     Args:
-        value: anything that processes of one program can send each other.
+        value: any object that can be pickled.
 
     Returns:
-        What rank 0 gave.
+        The value of rank 0.
     """
     group = _group.get()
     if group is None:
@@ -170,22 +170,22 @@ def broadcast(value: Any) -> Any:
 
 
 def from_rank_zero(make: Callable[[], T]) -> T:
-    """What one process makes for all: rank 0 calls the function, and every rank gets what it gave.
+    """Call a function on rank 0, and return its result on every rank.
 
-    No rank goes on before rank 0 is through, so that what it wrote can be read.
+    All ranks wait until rank 0 is done, so that they can read files that it wrote.
 
     Args:
-        make: called on rank 0 alone.
+        make: the function, called only on rank 0.
 
     Returns:
-        What it gave; outside of :func:`together`, that of this process.
+        Its result; outside of :func:`together`, the result in this process.
     """
     found: T = broadcast(make() if is_rank_zero() else None)
     return found
 
 
 def all_gather(value: Any) -> list[Any]:
-    """The values of all ranks in their order: R of them, one outside of :func:`together`."""
+    """The values of all R ranks in rank order; outside of :func:`together` only this one."""
     group = _group.get()
     if group is None:
         return [value]
@@ -198,13 +198,13 @@ def all_gather(value: Any) -> list[Any]:
 
 
 def _send(tensor: Tensor, group: dist.ProcessGroup) -> None:
-    """Give a tensor the values of rank 0."""
+    """Broadcast a tensor from rank 0, in place."""
     first = dist.get_global_rank(group, 0)
     wait_for(dist.broadcast(tensor, src=first, group=group, async_op=True))
 
 
 def _gather(tensor: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
-    """The tensors of all ranks, of one shape."""
+    """The tensors of all ranks, which have the same shape."""
     found = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
     wait_for(dist.all_gather(found, tensor, group=group, async_op=True))
     return found
@@ -215,20 +215,20 @@ def _pickled(value: Any, device: torch.device) -> Tensor:
 
 
 def _unpickled(sent: Tensor) -> Any:
-    """What another rank of this program sent; nothing from outside comes here."""
+    """Unpickle a value from another rank of this program; no outside data comes here."""
     return pickle.loads(sent.cpu().numpy().tobytes())
 
 
 def check_same(what: str, value: Any, advice: str) -> None:
-    """Raise on every rank where they do not have the same value.
+    """Raise an error on every rank if the ranks have different values.
 
     Args:
         what: the value's name, for the error.
-        value: this rank's.
-        advice: what to do; it ends the sentence.
+        value: this rank's value.
+        advice: what to do, the end of the message.
 
     Raises:
-        RamifyError: names the first rank that differs from rank 0.
+        RamifyError: the values differ; the message names the first rank that differs from rank 0.
     """
     found = all_gather(value)
     for number, other in enumerate(found):
@@ -239,11 +239,11 @@ def check_same(what: str, value: Any, advice: str) -> None:
 
 
 def average_gradients(tensors: Iterable[Tensor], samples: int) -> None:
-    """Make every gradient that of the mean loss over the samples of all ranks.
+    """Replace every gradient by that of the mean loss over the samples of all ranks.
 
     Args:
-        tensors: after `backward` of the mean over this rank's samples.
-        samples: how many those are.
+        tensors: the parameters, after `backward` of the mean loss over this rank's samples.
+        samples: the number of this rank's samples.
     """
     if _group.get() is None:
         return
@@ -259,13 +259,14 @@ def mean_gradients(
     """The gradients of the mean loss over the samples of all ranks.
 
     Args:
-        gradients: of the mean over this rank's samples, in the order of the parameters; None where
-            this rank's loss does not depend on the parameter.
-        parameters: what they are the gradients of.
-        samples: how many this rank has.
+        gradients: the gradients of the mean over this rank's samples, in the order of the
+            parameters; None if this rank's loss does not depend on the parameter.
+        parameters: the parameters.
+        samples: the number of this rank's samples.
 
     Returns:
-        As many, None where no rank has one; outside of :func:`together` the gradients themselves.
+        One gradient per parameter, None if no rank has one; outside of :func:`together` the
+        gradients themselves.
     """
     if _group.get() is None:
         return list(gradients)
@@ -277,10 +278,10 @@ def mean_gradients(
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Give every buffer the value of rank 0, as DistributedDataParallel does before each step.
+    """Set every buffer to the value of rank 0, as DistributedDataParallel does before each step.
 
-    After the last step running statistics are each rank's own: call this on every rank before
-    proposing. Where `torch.distributed` has not been set up it changes nothing.
+    After the last step the running statistics differ between ranks: call this on every rank before
+    proposing. It has no effect if `torch.distributed` is not initialised.
 
     Args:
         model: this rank's network, not wrapped.
@@ -293,10 +294,10 @@ def share_buffers(model: nn.Module) -> None:
 
 
 def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
-    """Give every tensor the value of rank 0, in place; see :func:`share_buffers`.
+    """Set every tensor to the value of rank 0, in place; see :func:`share_buffers`.
 
     Args:
-        tensors: as many, of the same shapes and dtypes, on every rank.
+        tensors: the same number of tensors, with the same shapes and dtypes, on every rank.
     """
     with together(_group.get()):
         group = _group.get()
@@ -310,18 +311,18 @@ def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
 
 
 def check_ranks(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
-    """Make sure that every rank holds the same network, bit for bit.
+    """Check that every rank holds the same network, bit for bit.
 
-    Every rank must call it. Where `torch.distributed` has not been set up there is nothing to
-    compare.
+    Every rank must call it. It has no effect if `torch.distributed` is not initialised.
 
     Args:
         model: this rank's network, not wrapped.
-        group: the ranks to compare; all of them by default.
+        group: the ranks to compare; all ranks by default.
 
     Raises:
-        RamifyError: on every rank alike; names the first parameter, buffer or module that differs,
-            how, and on which rank. Or the model is spread over the ranks, as by `fully_shard`.
+        RamifyError: the networks differ; the same message on every rank names the first parameter,
+            buffer or module that differs, how it differs, and on which rank. Or the model is
+            sharded over the ranks, as by `fully_shard`.
 
     Example:
         >>> from torch import nn
@@ -371,7 +372,7 @@ def _words(digest: Digest | None) -> str:
 
 
 def _device(own: torch.device, group: dist.ProcessGroup) -> torch.device:
-    """Where a message of this group lies: where the tensor is, if the backend reaches it."""
+    """The device for messages of this group: the tensor's own, if the backend supports it."""
     reached = [part.split(":")[0] for part in str(dist.get_backend_config(group)).split(",")]
     if own.type in reached:
         return own

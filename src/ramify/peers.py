@@ -1,8 +1,8 @@
-"""The reason why one rank ends reaches those that wait for it.
+"""Passes the reason why one rank ends to the ranks that wait for it.
 
-A collective operation that one rank never comes to leaves the others waiting, until the backend
-notices that a connection was closed, or its timeout passes. So a rank that ends in an error first
-writes the reason into the store by which the ranks met, and a rank that waits looks there.
+If one rank never reaches a collective operation, the others wait until the backend notices a closed
+connection or its timeout passes. So a rank that ends in an error first writes the reason into the
+store through which the ranks were initialised, and waiting ranks read it there.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from ramify.errors import RamifyError
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-OFTEN = 0.5  # seconds between two looks at the store
-TOLD = 10.0  # seconds that a rank waits at most until the others have heard its reason
-HEARD = 3.0  # seconds that a rank which heard it stays for those that have not
-FIRST = "first"  # the key of the reason of the rank that was the first to end
-ELSEWHERE = "another rank says why all of them end"  # a note at an error
+OFTEN = 0.5  # seconds between two reads of the store
+TOLD = 10.0  # the most seconds that a rank waits until the others have read its reason
+HEARD = 3.0  # seconds that a rank which read it waits for the others
+FIRST = "first"  # the key for the reason of the first rank that ended
+ELSEWHERE = "another rank says why all of them end"  # a note on an error
 _entered: Counter[str] = Counter()
 _board: ContextVar[Board | None] = ContextVar("board", default=None)
 
 
 @dataclass
 class Board:
-    """Where the ranks of a group say why they end.
+    """The store in which the ranks of a group write why they end.
 
     Attributes:
-        store: That of these ranks, for this block alone.
-        rank: Of this process.
-        size: How many ranks there are.
+        store: The store of these ranks, for this block only.
+        rank: The rank of this process.
+        size: The number of ranks.
         heard: Whether the reason came from another rank.
-        lost: Whether another rank is gone and gave no reason.
+        lost: Whether another rank ended without a reason.
     """
 
     store: Store
@@ -50,19 +50,19 @@ class Board:
     lost: bool = field(default=False, init=False)
 
     def tell(self, error: BaseException) -> None:
-        """Say why this rank ends, unless another said so before, and wait until all know."""
+        """Write why this rank ends, unless another did so first, and wait until all read it."""
         own = str(error) if isinstance(error, RamifyError) else f"{type(error).__name__}: {error}"
-        with contextlib.suppress(RuntimeError):  # the store is gone with the rank that held it
+        with contextlib.suppress(RuntimeError):  # the rank that hosted the store has ended
             if not self.heard:
                 said = f"rank {self.rank} ended: {own}"
                 first = self.store.compare_set(FIRST, "", said).decode(errors="replace")
-                # What every rank sees, such as a file that is missing, one of them says.
+                # An error of every rank, such as a missing file, is reported by one of them.
                 knows = not (self.lost or isinstance(error, KeyboardInterrupt))
                 self.heard = first != said and (first.partition(": ")[2] == own or not knows)
             if self.heard:
                 leave_saying(error)
             self.store.set(str(self.rank), "1")
-            # An interrupt ends all processes at once, and one that is gone hears nothing.
+            # An interrupt ends all processes at once, and a rank that has ended reads nothing.
             short = self.heard or self.lost or isinstance(error, KeyboardInterrupt)
             last = time.monotonic() + (HEARD if short else TOLD)
             others = [str(number) for number in range(self.size)]
@@ -70,12 +70,12 @@ class Board:
                 time.sleep(0.05)
 
     def leave(self) -> None:
-        """Say that this rank waits for nobody any more."""
+        """Record that this rank no longer waits for others."""
         with contextlib.suppress(RuntimeError):
             self.store.set(str(self.rank), "1")
 
     def reason(self) -> str | None:
-        """Why another rank ended; None where none has said anything."""
+        """Why another rank ended; None if no rank gave a reason."""
         with contextlib.suppress(RuntimeError):
             if self.store.check([FIRST]):
                 self.heard = True
@@ -85,15 +85,15 @@ class Board:
 
 @contextlib.contextmanager
 def reasons_shared(group: dist.ProcessGroup) -> Iterator[None]:
-    """Let the ranks of a group hear why another one ends in an error.
+    """Let the ranks of a group read why another one ends in an error.
 
     Args:
-        group: Every rank of it enters as many such blocks.
+        group: The group; every rank of it must enter the same number of such blocks.
 
     Yields:
         Nothing.
     """
-    # Only here, since a PyTorch without torch.distributed does not have them.
+    # Imported here, since a PyTorch without torch.distributed does not have them.
     from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
     _entered[group.group_name] += 1
@@ -113,10 +113,10 @@ def reasons_shared(group: dist.ProcessGroup) -> Iterator[None]:
 
 
 def wait_for(work: dist.Work | None) -> None:
-    """Wait for an operation of all ranks, or for the reason why one of them does not come to it.
+    """Wait for a collective operation, or for the reason why a rank does not reach it.
 
     Args:
-        work: From a function of ``torch.distributed`` with ``async_op=True``.
+        work: The result of a function of ``torch.distributed`` with ``async_op=True``.
 
     Raises:
         RamifyError: Another rank ended.
@@ -141,29 +141,29 @@ def wait_for(work: dist.Work | None) -> None:
 
 
 def leave_saying(error: BaseException) -> None:
-    """Note at an error that another rank says it.
+    """Note on an error that another rank reports it.
 
     Args:
-        error: What this rank ends with.
+        error: The error with which this rank ends.
     """
     error.add_note(ELSEWHERE)
 
 
 def said_elsewhere(error: BaseException) -> bool:
-    """Whether another rank says why this one ended.
+    """Whether another rank reports the error of this one.
 
     Args:
-        error: What this one ended with, from a block in which reasons are shared.
+        error: The error of this rank, from a block in which reasons are shared.
 
     Returns:
-        True for a reason that came from another rank, and for one that several ranks had on their
-        own, on all of them but the first.
+        True for a reason that came from another rank. If several ranks have the same error, True on
+        all of them except the first.
     """
     return ELSEWHERE in getattr(error, "__notes__", ())
 
 
 def _unknown(error: RuntimeError) -> str:
-    """What is known of a rank that gave no reason."""
+    """The message for a rank that ended without a reason."""
     if "timed out" in str(error).lower():
         return "another rank did not come within the time limit of torch.distributed"
     return "another rank ended without a word, such as by a kill"
