@@ -1,4 +1,4 @@
-"""Checks of what users give: a value of another type is refused in one sentence, by its name."""
+"""Checks of arguments: a value of the wrong type is refused with a message that names it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ramify.errors import RamifyError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_LONG = 60  # characters of a value that a refusal shows
+_LONG = 60  # characters of a value that a message shows
 _WORDS: dict[Any, tuple[type, str, str]] = {
     int: (Integral, "a whole number", "whole numbers"),
     float: (Real, "a number", "numbers"),
@@ -27,14 +27,14 @@ _WORDS: dict[Any, tuple[type, str, str]] = {
 
 
 def check_settings(settings: Any) -> None:
-    """Every setting has a value of the type that its dataclass declares.
+    """Check that every setting has the type that its dataclass declares.
 
     Args:
-        settings: an object of a dataclass. What may be an object of the user's own in place of one
-            of ours (a latency model) is left to whoever uses it.
+        settings: an object of a dataclass. Fields that accept user-defined objects (a latency
+            model) are checked where they are used.
 
     Raises:
-        RamifyError: a value is of another type.
+        RamifyError: a value has the wrong type.
 
     Example:
         >>> import ramify
@@ -55,12 +55,12 @@ def check_settings(settings: Any) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a real number, of Python or NumPy."""
+    """Whether a value is a real number of Python or NumPy."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def shown(value: Any) -> str:
-    """A value as a refusal shows it: of what is no plain value, or long, the type alone."""
+    """A value as a message shows it: only its type if it is long or not a plain value."""
     plain = isinstance(value, (Real, str, bytes, tuple, list, dict, types.NoneType))
     said = repr(value) if plain else ""
     if said and len(said) <= _LONG and "\n" not in said:
@@ -69,13 +69,13 @@ def shown(value: Any) -> str:
 
 
 def arguments_checked(function: F) -> F:
-    """Let a function refuse arguments of another type than it declares.
+    """Make a function refuse arguments that do not have the declared types.
 
     Args:
-        function: any.
+        function: any function.
 
     Returns:
-        The same, which raises a `RamifyError` for such an argument.
+        The same function, which raises a `RamifyError` for such an argument.
 
     Example:
         >>> @arguments_checked
@@ -102,7 +102,7 @@ def arguments_checked(function: F) -> F:
 
 @functools.cache
 def _declared(function: Any) -> dict[str, Any]:
-    """The declared types of arguments that stand for one thing each, as far as they can be told."""
+    """The declared types of all arguments but `*args` and `**kwargs`, as far as they are known."""
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     try:
         hints = get_type_hints(function)
@@ -116,21 +116,21 @@ def _declared(function: Any) -> dict[str, Any]:
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    """The declared type of each field, as far as it can be told."""
+    """The declared type of each field, as far as it is known."""
     try:
         hints = get_type_hints(kind)
-    except NameError:  # of a module that is imported for type checkers alone
+    except NameError:  # a module that is imported only for type checkers
         return {}
     return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether a value is of a declared type; True where that is none of the plain ones."""
+    """Whether a value has a declared type; True if that is not one of the plain types."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return any(_is(value, one) for one in inner)
     if origin is Literal:
-        return isinstance(value, str)  # which text it is, is asked by the class
+        return isinstance(value, str)  # the class checks which string it is
     if origin is tuple:
         return isinstance(value, (tuple, list)) and all(_is(item, inner[0]) for item in value)
     if kind in (int, float):
@@ -148,7 +148,7 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def _words(kind: Any) -> str:
-    """What a declared type is called in a sentence."""
+    """The name of a declared type in a message."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return " or ".join(_words(one) for one in inner)
@@ -167,18 +167,18 @@ def _words(kind: Any) -> str:
 
 
 def each_of(given: Any, name: str, of: str) -> list[Any]:
-    """What a user gave as several, as a list; one text alone counts as a list of it.
+    """Return an argument with several values as a list; a single string gives a list of one.
 
     Args:
         given: a list, tuple or another iterable.
-        name: of the argument.
+        name: the name of the argument.
         of: what it is a list of.
 
     Returns:
         The list.
 
     Raises:
-        RamifyError: it is no list of anything.
+        RamifyError: the argument is not iterable.
 
     Example:
         >>> each_of("blocks.*", "alike", "patterns"), each_of(("a", "b"), "alike", "patterns")
@@ -192,18 +192,18 @@ def each_of(given: Any, name: str, of: str) -> list[Any]:
 
 
 def texts_of(given: Any, name: str, of: str) -> list[str]:
-    """The same of texts.
+    """Return an argument of one or several strings as a list.
 
     Args:
-        given: a text, or several.
-        name: of the argument.
-        of: what they are.
+        given: a string, or several.
+        name: the name of the argument.
+        of: what the strings are.
 
     Returns:
         The list.
 
     Raises:
-        RamifyError: one of them is no text.
+        RamifyError: one of them is not a string.
     """
     found = each_of(given, name, of)
     for one in found:
@@ -213,11 +213,11 @@ def texts_of(given: Any, name: str, of: str) -> list[str]:
 
 
 def check_kind(given: Any, name: str, *kinds: type, optional: bool = True) -> None:
-    """An argument is an object of one of these classes.
+    """Check that an argument is an instance of one of some classes.
 
     Args:
         given: the argument.
-        name: of it.
+        name: its name.
         *kinds: the classes.
         optional: whether it may be None.
 
@@ -233,11 +233,11 @@ def check_kind(given: Any, name: str, *kinds: type, optional: bool = True) -> No
 
 
 def check_called(given: Any, name: str, of: str) -> None:
-    """An argument that is called later is a function, or None.
+    """Check that an argument is callable or None.
 
     Args:
         given: the argument.
-        name: of it.
+        name: its name.
         of: what it is called with.
 
     Raises:
@@ -251,7 +251,7 @@ def check_called(given: Any, name: str, of: str) -> None:
 
 
 def check_method_and_rule(method: Any, rule: Any, *, optional: bool = True) -> None:
-    """A method can propose and a rule can select, where they are given.
+    """Check that a method can propose and a rule can select, if they are given.
 
     Args:
         method: a method, or None.

@@ -1,4 +1,4 @@
-"""The error that a user is meant to read, and words that its messages share."""
+"""The error class for users, and helpers for its messages."""
 
 import contextlib
 import difflib
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class RamifyError(ValueError):
-    """One sentence that says what was seen, what was expected and what to do.
+    """An error whose message says what was found, what was expected and what to do.
 
     Example:
         >>> import ramify
@@ -22,23 +22,23 @@ class RamifyError(ValueError):
 
 
 class Diverged(RamifyError):
-    """A loss, weight or buffer is no finite number any more, or beyond all bounds."""
+    """A loss, weight or buffer is no longer finite, or exceeds all bounds."""
 
 
 def module_in_words(name: str) -> str:
-    """A module of the user's model as a message names it; the empty name is the model itself."""
+    """The description of a module in a message; the empty name is the model itself."""
     return f"module '{name}'" if name else "the model's own forward"
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """The end of a mention of an unknown name: the known one that is most like it, if any is.
+    """A suggestion to append to an unknown name: the most similar known name, if there is one.
 
     Args:
-        given: What the user wrote.
-        known: The names that there are.
+        given: The name that the user wrote.
+        known: The valid names.
 
     Returns:
-        Words to put right behind the name; nothing where no name is like it.
+        The text to append directly to the name; empty if no name is similar.
 
     Example:
         >>> "no method 's2dd'" + did_you_mean("s2dd", ["s2d", "s3d", "random"])
@@ -49,17 +49,17 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, to be quoted in a sentence of ours."""
+    """The first line of another library's error, to be quoted in a message."""
     return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
 
 
 @contextlib.contextmanager
 def second_derivatives() -> Iterator[None]:
-    """What is differentiated twice inside the block may have no second derivative: a sentence.
+    """Turn torch's error about a missing second derivative inside the block into a readable one.
 
     Raises:
-        RamifyError: torch knows no second derivative of an operation on the way.
-        RuntimeError: what else torch may say, as it is.
+        RamifyError: an operation has no second derivative in torch.
+        RuntimeError: any other error of torch, unchanged.
     """
     try:
         yield
@@ -74,14 +74,14 @@ def second_derivatives() -> Iterator[None]:
 
 
 def check_plain(path: Path) -> None:
-    """Make sure that what is read has an end.
+    """Check that a path is a regular file or folder, so that reading it ends.
 
     Args:
-        path: What is to be read; a pipe that this process was given will do.
+        path: The path to read; a pipe that this process was given is allowed.
 
     Raises:
-        OSError: It is not there, or a pipe or a device, which may never give anything, or never
-            end.
+        OSError: The path does not exist, or is a pipe or a device, of which reading may block or
+            never end.
 
     Example:
         >>> check_plain(Path("/dev/zero"))

@@ -1,4 +1,4 @@
-"""What a user names as ``package.module:object``, and packages that only an extra brings."""
+"""Imports objects named as ``package.module:object``, and checks optional dependencies."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ramify.errors import RamifyError, did_you_mean
 def object_at(
     text: str, what: str, known: str = "package.module:object", names: Iterable[str] = ()
 ) -> Any:
-    """The object that a user names as ``package.module:object``.
+    """Import the object that a user names as ``package.module:object``.
 
     Args:
-        text: the name; the module is looked for where Python looks, and in the current directory.
-        what: what is asked for, such as ``model``, for errors.
-        known: what could have been given, for errors.
-        names: the names among that, of which an error says the one that is most like the text.
+        text: the name; the module is searched on Python's path and in the current directory.
+        what: what the object is, such as ``model``, for errors.
+        known: the valid values, for errors.
+        names: the valid names, of which an error suggests the most similar one.
 
     Returns:
         The object.
 
     Raises:
-        RamifyError: the text is not of this form, or there is no such module or object.
+        RamifyError: the text does not have this form, or there is no such module or object.
 
     Example:
         >>> object_at("math:sqrt", "function")(9)
@@ -68,20 +68,20 @@ def object_at(
 def made(
     found: Any, text: str, what: str, given: Mapping[str, Any] | None = None, **offered: Any
 ) -> Any:
-    """Call a class or function that the user named, with those offered arguments that it takes.
+    """Call a class or function that the user named, with the offered arguments that it takes.
 
     Args:
         found: the class or the function.
-        text: how the user named it, for errors.
-        what: what is asked for, for errors.
-        given: keyword arguments that it has to take.
-        **offered: keyword arguments; those that its signature does not name are left out.
+        text: the user's name for it, for errors.
+        what: what the result is, for errors.
+        given: keyword arguments that it must accept.
+        **offered: keyword arguments; those that its signature does not name are omitted.
 
     Returns:
         The result.
 
     Raises:
-        RamifyError: it needs an argument that is not offered, or does not take one that is given.
+        RamifyError: it needs an argument that is not offered, or does not accept one of `given`.
 
     Example:
         >>> made(dict, "builtins:dict", "table")
@@ -89,7 +89,7 @@ def made(
     """
     try:
         signature = inspect.signature(found)
-    except ValueError:  # of a class in C, which does not say what it takes
+    except ValueError:  # a class in C without a signature
         try:
             return found()
         except TypeError as error:
@@ -111,24 +111,24 @@ def made(
 
 
 def takes_arguments(call: Any, count: int, named: str, text: str, what: str) -> None:
-    """Make sure that a function of an object of the user's can be called as it will be.
+    """Check that a method of a user's object takes the arguments that it will be called with.
 
     Args:
-        call: the function, bound to its object.
-        count: how many arguments it will be given, by their places.
-        named: how it should be written, for errors.
-        text: how the user named the object, for errors.
-        what: what is asked for, for errors.
+        call: the bound method.
+        count: the number of positional arguments that it will get.
+        named: the expected signature, for errors.
+        text: the user's name for the object, for errors.
+        what: what the object is, for errors.
 
     Raises:
-        RamifyError: it takes fewer, or needs more.
+        RamifyError: it takes fewer arguments, or needs more.
 
     Example:
         >>> takes_arguments(dict().get, 2, "get(key, default)", "mine:table", "table")
     """
     try:
         signature = inspect.signature(call)
-    except (TypeError, ValueError):  # of a function in C, which does not say what it takes
+    except (TypeError, ValueError):  # a function in C without a signature
         return
     try:
         signature.bind(*[None] * count)
@@ -140,13 +140,13 @@ def takes_arguments(call: Any, count: int, named: str, text: str, what: str) -> 
 
 
 def place_in_users_code(error: BaseException) -> str | None:
-    """Where an error arose in a file that is not of Ramify, Python or an installed package.
+    """The location of an error in the user's code, outside Ramify, Python and installed packages.
 
     Args:
-        error: what was raised.
+        error: the error that was raised.
 
     Returns:
-        The innermost such place, as the end of a sentence; None where there is none.
+        The innermost such location, as the end of a sentence; None if there is none.
 
     Example:
         >>> place_in_users_code(ValueError("raised nowhere"))
@@ -166,26 +166,26 @@ def _is_users(file: str) -> bool:
     places += [paths[key] for key in ("stdlib", "purelib", "platlib")]
     command = Path(sys.argv[0]).resolve()
     path = Path(file).resolve()
-    if {"site-packages", "dist-packages"} & set(path.parts):  # those of another Python, too
+    if {"site-packages", "dist-packages"} & set(path.parts):  # also those of another Python
         return False
     return path.is_file() and path != command and not any(path.is_relative_to(p) for p in places)
 
 
 def made_with(found: Any, text: str, what: str, verb: str, **offered: Any) -> Any:
-    """What the user named, as an object with a verb.
+    """Return the object that the user named, and check that it has a method.
 
     Args:
-        found: such an object, or a class or function that makes one.
-        text: how the user named it, for errors.
-        what: what is asked for, for errors.
-        verb: the method that it has to have, with its arguments.
-        **offered: as of :func:`made`, for a class or a function.
+        found: the object, or a class or function that creates it.
+        text: the user's name for it, for errors.
+        what: what the object is, for errors.
+        verb: the method that it must have, with its arguments.
+        **offered: as in :func:`made`, for a class or a function.
 
     Returns:
         The object.
 
     Raises:
-        RamifyError: it lacks the verb.
+        RamifyError: it does not have the method.
 
     Example:
         >>> made_with(list, "builtins:list", "stack", "append(item)")
@@ -203,14 +203,14 @@ def made_with(found: Any, text: str, what: str, verb: str, **offered: Any) -> An
 
 
 def makes_objects(found: Any) -> bool:
-    """Whether what the user named is to be called: a class or a function, and no other object.
+    """Whether the object that the user named must be called: a class or function, no other object.
 
     Args:
-        found: what the user named.
+        found: the object that the user named.
 
     Returns:
-        Whether it makes what is asked for; an object that can be called, such as a network, is
-        taken as it is.
+        True for a class or function that creates the object; a callable object, such as a network,
+        is used directly.
 
     Example:
         >>> makes_objects(dict), makes_objects(len), makes_objects({})
@@ -222,20 +222,20 @@ def makes_objects(found: Any) -> bool:
 def refuse_foreign(
     values: Mapping[str, Any], names: Iterable[str], given: Mapping[str, Any], file: Path
 ) -> None:
-    """Refuse to import what a file names, unless the code is the user's or the user named it too.
+    """Refuse to import modules that a file names, unless they are the user's or also named by them.
 
-    Importing a module runs it, and a file may come from anywhere. The user's are the modules below
-    the current directory and the folders of ``PYTHONPATH``, without installed packages and without
-    the folder in the current directory that holds the file.
+    Importing a module runs its code, and a file may come from anywhere. The user's modules are
+    those below the current directory and the folders of ``PYTHONPATH``, except installed packages
+    and the folder in the current directory that holds the file.
 
     Args:
-        values: settings of the file.
+        values: the settings of the file.
         names: the settings that may be ``package.module:object``.
-        given: settings of the command line, which names again what is to be imported.
+        given: the settings of the command line, which may repeat the names to import.
         file: the file, for errors.
 
     Raises:
-        RamifyError: a name of the file is of a module from elsewhere.
+        RamifyError: the file names a module from elsewhere.
 
     Example:
         >>> refuse_foreign({"model": "os:abort"}, ["model"], {}, Path("run/config.json"))
@@ -257,18 +257,18 @@ def refuse_foreign(
 
 
 def _is_plain_data(text: str) -> bool:
-    """Whether a data set with a colon in its name is a folder, or a column of a table."""
+    """Whether a dataset with a colon in its name is a folder, or a column of a table."""
     file, colon, _ = text.partition(".csv:")
     return Path(text).is_dir() or (bool(colon) and Path(f"{file}.csv").is_file())
 
 
 def _of_the_user(module: str, file: Path) -> bool:
-    """Whether a module that a file names is the user's; nothing is imported to find out."""
+    """Whether a module that a file names is the user's, found without importing anything."""
     if module.partition(".")[0] in sys.stdlib_module_names:
         return False
     apart = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib")}
     here, folder = Path.cwd().resolve(), file.resolve().parent
-    if folder.is_relative_to(here) and folder != here:  # nor is what may have come with the file
+    if folder.is_relative_to(here) and folder != here:  # nor code that came with the file
         apart.add(here / folder.relative_to(here).parts[0])
     elif folder != here or file.name == "config.json":
         apart.add(folder)
@@ -284,11 +284,11 @@ def _of_the_user(module: str, file: Path) -> bool:
 def _module(name: str, asking: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)  # a console command does not look in the current directory
+        sys.path.insert(0, here)  # a console command does not search the current directory
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # A module that the user's own module fails to import is theirs to see, as it is.
+        # If the user's module fails to import another module, its error is raised unchanged.
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
         raise RamifyError(
@@ -298,15 +298,15 @@ def _module(name: str, asking: str) -> Any:
 
 
 def require(package: str, extra: str, purpose: str) -> None:
-    """Make sure that a package which only an extra brings is installed.
+    """Check that an optional package is installed.
 
     Args:
-        package: The name it is imported by.
-        extra: The extra of Ramify that brings it.
-        purpose: What needs it, the beginning of the error's sentence.
+        package: Its import name.
+        extra: The extra of Ramify that installs it.
+        purpose: What needs it, the beginning of the error message.
 
     Raises:
-        RamifyError: It is not installed; the sentence says what to install.
+        RamifyError: It is not installed; the message says what to install.
     """
     try:
         importlib.import_module(package)

@@ -1,4 +1,4 @@
-"""Checks for what you write yourself: a method, a rule for an operation."""
+"""Checks for user-defined methods and dimension rules."""
 
 from __future__ import annotations
 
@@ -31,39 +31,41 @@ __all__ = ["check_method", "check_rule"]
 Batch = tuple[Tensor, Tensor]
 
 ROUNDING = 1e-9
-"""How far outputs in float64 may lie apart where a function is preserved, of their largest."""
+"""The tolerance of preserved float64 outputs, relative to the largest output."""
 
 
 def check_method(
     method: Method, *, random: bool = False, stepwise: bool = False, tolerance: float = 1e-3
 ) -> None:
-    r"""Check that a method keeps the contract of :class:`ramify.Method`, on four small networks.
+    r"""Check that a method satisfies the contract of :class:`ramify.Method` on four small networks.
 
     A convolution with a norm, a residual stream, a depthwise block and an attention block are
-    traced, and on each of them:
+    traced. The check tests on each of them:
 
     * the proposals are edits that the graph allows, best first, with finite gains and scores, and
       the cost of the edit alone;
-    * a second call gives the same, also where the model is in train mode; so do the same samples
-      in other batches, and channels in another order give the same in that order;
-    * the model, its hooks and modes, the optimizer and all random states stay as they were;
-    * in float32 the proposals are as many, and as finite, as in float64;
-    * at zero offsets the splits change nothing, and a prune is a zero where the channel is read;
-    * rules select from the proposals, and what they select can be applied with an optimizer;
-    * gains have the sign of the true decrease of the loss, over all proposals together, unless no
-      edit changes the loss (neurons that nothing reads yet gain by training).
+    * a second call gives the same proposals, even if the model is in train mode; the same samples
+      in other batches do too, and permuting the channels permutes the proposals;
+    * the model, its hooks and modes, the optimizer and all random states stay unchanged;
+    * float32 gives as many proposals as float64, and they are finite;
+    * splits with zero offsets change nothing, and a prune equals zeroing the channel where it is
+      read;
+    * rules select from the proposals, and the selected edits can be applied with an optimizer;
+    * the inner product of the gains with the true decreases of the loss is positive, unless no edit
+      changes the loss (neurons that nothing reads yet gain by training).
 
-    A method may refuse a network by a `RamifyError`, but not all of them.
+    A method may refuse a network with a `RamifyError`, but not all of them.
 
     Args:
-        method: what to check.
-        random: the method draws at random: other orders of channels may give other proposals.
-        stepwise: the method takes a step a batch: other batches may give other proposals.
-        tolerance: how far gains and scores may lie apart that should be the same, relative to the
+        method: the method to check.
+        random: whether the method is random: other channel orders may give other proposals.
+        stepwise: whether the method takes one step per batch: other batches may give other
+            proposals.
+        tolerance: the tolerance for gains and scores that should be the same, relative to the
             largest of them.
 
     Raises:
-        RamifyError: one sentence that says which property failed on which network.
+        RamifyError: a property failed; the message names the property and the network.
 
     Example:
         >>> import ramify
@@ -119,14 +121,14 @@ class _Check:
 
     @property
     def title(self) -> str:
-        """How errors begin."""
+        """The beginning of error messages."""
         return f"{type(self.method).__name__} on {self.network}:"
 
     def _fail(self, what: str) -> None:
         raise RamifyError(f"{self.title} {what}")
 
     def propose(self, made: tuple[nn.Module, Batch], *, whole: bool = False) -> _Case:
-        """Call the method, and see that everything else stays as it was."""
+        """Call the method, and check that everything else stays unchanged."""
         model, (x, y) = made
         graph = trace(model, x[:2])
         optimizer = _optimizer(model, (x, y))
@@ -146,7 +148,7 @@ class _Check:
         return _Case(model, (x, y), graph, proposals)
 
     def edits(self, case: _Case) -> None:
-        """Every proposal is an edit that the graph allows, with numbers, best first."""
+        """Every proposal is an edit that the graph allows, with finite numbers, best first."""
         if not isinstance(case.proposals, list):
             self._fail(f"propose returns a list, and returned {type(case.proposals).__name__}")
         prices = CostModel(case.graph)
@@ -169,7 +171,7 @@ class _Check:
     def _edit(self, case: _Case, edit: Any) -> None:
         if not isinstance(edit, (Prune, Split)):
             self._fail(f"an edit is a Prune or a Split, and one is a {type(edit).__name__}")
-        group = case.graph[edit.group]  # a name that the graph does not know raises by itself
+        group = case.graph[edit.group]  # raises for a name that the graph does not have
         channels = edit.channel if isinstance(edit.channel, tuple) else (edit.channel,)
         if not all(0 <= channel < group.width for channel in channels):
             self._fail(f"'{group.name}' has {group.width} channels, and one edit is of {channels}")
@@ -196,14 +198,14 @@ class _Check:
                 )
 
     def repeats(self, base: _Case) -> None:
-        """A second call, on the model in train mode, gives the same."""
+        """A second call, on the model in train mode, gives the same proposals."""
         model, batch = self.make(torch.float64)
         model.train()
         again = self.propose((model, batch))
         self._same(base, again, "a second call, with the model in train mode, gives the same")
 
     def batches(self, base: _Case) -> None:
-        """The same samples in one batch give the same."""
+        """The same samples in one batch give the same proposals."""
         whole = self.propose(self.make(torch.float64), whole=True)
         self._same(
             base,
@@ -212,7 +214,7 @@ class _Check:
         )
 
     def channel_order(self, base: _Case) -> None:
-        """Channels in another order give the same in that order."""
+        """Permuting the channels permutes the proposals."""
         model, batch = self.make(torch.float64)
         for group in base.graph.groups:
             if group.can_split or group.can_prune:
@@ -234,7 +236,7 @@ class _Check:
         self._same(base, other, "channels in another order give the same in that order")
 
     def single_precision(self, base: _Case) -> None:
-        """In float32 there are as many proposals, all of them sound."""
+        """In float32 there are as many proposals, all of them valid."""
         single = self.propose(self.make(torch.float32))
         if len(single.proposals) != len(base.proposals):
             self._fail(
@@ -244,7 +246,7 @@ class _Check:
         self.edits(single)
 
     def preserves(self, base: _Case) -> None:
-        """Splits without offsets leave the outputs as they are."""
+        """Splits without offsets leave the outputs unchanged."""
         splits = [
             Split(edit.group, edit.channel, edit.weights)
             for edit in _best(base, Split)
@@ -256,8 +258,8 @@ class _Check:
             self._fail("splits preserve the function at zero offsets, and these do not")
 
     def prunes(self, base: _Case) -> None:
-        """A prune is a zero wherever the channel is read."""
-        # What a product of activations reads as well has no columns to put zeros into.
+        """A prune equals zeroing the channel wherever it is read."""
+        # A channel that a product of activations reads has no weight columns to set to zero.
         weighted = {t.group.name for t in targets(base.graph) if not t.multiplied}
         edits = [
             edit
@@ -286,14 +288,14 @@ class _Check:
         optimizer.step()
 
     def signs(self, base: _Case) -> None:
-        """Gains are decreases of the loss: over all proposals they point where the truth does."""
+        """Gains are decreases of the loss: their inner product with the true ones is positive."""
         known = [proposal for proposal in base.proposals if proposal.gain]
         if not known:
             return
         trial = Trial(base.graph, _loss, [base.batch])
         true = [trial.decrease([proposal.edit]) for proposal in known]
         if max(map(abs, true)) <= ROUNDING * float(trial.losses().abs().max()):
-            return  # neurons that nothing reads yet: what they gain comes with training
+            return  # neurons that nothing reads yet gain only by training
         if sum(p.gain * decrease for p, decrease in zip(known, true, strict=True)) <= 0:
             self._fail(
                 "a gain is the decrease of the mean loss, above 0 where it falls, and these are not"
@@ -341,7 +343,7 @@ def _named(proposal: Proposal) -> str:
 
 
 def _reverse(model: nn.Module, graph: ChannelGraph, group: ChannelGroup) -> None:
-    """Put the channels of a group into the reverse order, wherever they lie."""
+    """Reverse the order of a group's channels in every tensor."""
     for slot in group.slots:
         where = torch.from_numpy(graph.positions(group, slot))
         rows = tensors_of(model)[slot.name].data.movedim(slot.dim, 0)
@@ -352,7 +354,7 @@ def _reverse(model: nn.Module, graph: ChannelGraph, group: ChannelGroup) -> None
 
 
 def _optimizer(model: nn.Module, batch: Batch) -> torch.optim.Optimizer:
-    """An optimizer with moments; the step that made them is taken back."""
+    """An optimizer with moments; the step that created them is undone."""
     kept = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.Adam(model.parameters())
     with modes_kept(model):
@@ -366,7 +368,7 @@ def _optimizer(model: nn.Module, batch: Batch) -> torch.optim.Optimizer:
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
-    """All that an untouched model and optimizer keep, in a form that `==` compares."""
+    """Everything that must stay unchanged in a model and optimizer, comparable with `==`."""
     tensors = [
         (name, id(t), _bytes(t), None if t.grad is None else _bytes(t.grad), t.requires_grad)
         for name, t in tensors_of(model).items()
@@ -498,4 +500,4 @@ NETWORKS: dict[str, Callable[[torch.dtype], tuple[nn.Module, Batch]]] = {
     "a depthwise block": functools.partial(_built, _Depthwise, (2, 4, 4)),
     "an attention block": functools.partial(_built, _Attention, (4, 3)),
 }
-"""The networks that methods are checked on, by what errors call them."""
+"""The networks on which methods are checked, by their names in errors."""

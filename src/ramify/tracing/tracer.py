@@ -77,8 +77,8 @@ def trace(
         also: further inputs, to reach branches that the first one does not take.
         edit_outputs: allow edits of the model's outputs (say, to change the number of classes).
         unused: modules or parameters that no forward calls (say, those of another method), which
-            edits leave alone. If a forward branches on data, parameters that were not reached may be
-            behind a branch; the channels around them are then frozen unless they are named here.
+            edits leave alone. If a forward branches on data, unreached parameters may be behind a
+            branch; the channels around them are then frozen unless they are named here.
 
     Returns:
         The graph; `print(graph)` lists every group, with the reason if it is frozen.
