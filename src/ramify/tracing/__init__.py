@@ -1,24 +1,24 @@
-"""Tracing: any model that runs becomes channel groups.
+"""Tracing: finds the channel groups of any model that runs.
 
-In the order in which data flows:
+The modules, in the order in which data flows:
 
-    recorder    runs the model and writes every operation and call of a module (module_calls) on a
-                tape; sizes notes which attributes its Python took sizes from
-    dims        what a dimension is, and what makes two of them equal
+    recorder    runs the model and records every operation and module call (module_calls) on a
+                tape; sizes records the attributes from which its Python took sizes
+    dims        the algebra of dimensions, and the unification that makes two of them equal
     rules/      how dimensions flow through each operation: functions of a traced_op; registry
                 holds the table and `ramify.rule`
-    propagate   follows the dimensions through a tape, by the rules, into a flow; contraction is
-                what it notes of every sum over channels
-    branches    what may lie behind a branch on data that no run took
+    propagate   follows the dimensions through a tape, by the rules, into a flow; contraction
+                records every sum over channels
+    branches    freezes what may be behind a data-dependent branch that no run took
     attention/  products of two activations: producing (the rows that make a factor), factors
                 (those that can take a scale), scales (where the forward scales by the width)
-    roles       who makes, carries and reads each axis; attributes, which integers hold its size
-    indexing    where each channel lies in every tensor, and how an edit moves it
-    verify/     runs the model at another size of its input (other_size); grows every group once
-                and compares the runs (trial_growth, comparison); puts
-                users' rules to the proof (rule_check)
-    blocks      modules that map a stream to the same stream; branch_ends, what makes their
-                branches zero; operation_cost, what they cost
+    roles       the producers, carriers and readers of each axis; attributes that hold its size
+    indexing    the positions of each channel in every tensor, and how an edit changes them
+    verify/     runs the model at another input size (other_size); grows every group once
+                and compares the runs (trial_growth, comparison); tests
+                users' rules (rule_check)
+    blocks      modules that map a stream to the same stream; branch_ends, the parameters that
+                make their branches zero; operation_cost, their cost
     groups      the graph that a user sees
     tracer      `ramify.trace`, which calls all of these
 """

@@ -1,4 +1,4 @@
-"""Which integers of the modules hold sizes of dimensions, and so must follow an edit."""
+"""Finds the module attributes that hold sizes of dimensions, which an edit must update."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def attributes_of(model: nn.Module, flow: DimFlow) -> Attributes:
     modules = dict(model.named_modules())
 
     def bind(path: str, name: str, terms: Sequence[Term]) -> None:
-        held = vars(modules[path]).get(name)  # no property: what that computes follows by itself
+        held = vars(modules[path]).get(name)  # not a property, whose value follows by itself
         sizes = tuple(term.size for term in terms)
         if type(held) is list:
             held = tuple(held)
@@ -51,7 +51,7 @@ def attributes_of(model: nn.Module, flow: DimFlow) -> Attributes:
 def _standard(
     modules: Mapping[str, nn.Module], flow: DimFlow
 ) -> Iterator[tuple[str, str, Sequence[Term]]]:
-    """What the attributes of torch's own layers stand for."""
+    """The dimensions that the attributes of torch's own layers hold."""
     for path, module in modules.items():
         for kinds, holder, names in _STANDARD:
             slot = _held(path, holder, flow) if isinstance(module, kinds) else None
@@ -71,11 +71,11 @@ _STORED_AS = (
     "parametrizations.{}.original",
     "parametrizations.{}.original1",
 )
-"""How a weight is called, also where a parametrization makes it of another tensor of its shape."""
+"""The names of a weight, including those under a parametrization that keeps its shape."""
 
 
 def _held(path: str, name: str, flow: DimFlow) -> Sequence[Term] | None:
-    """The dimensions of a tensor of a module, or of the one that it is made of."""
+    """The dimensions of a tensor of a module, or of the one that it is computed from."""
     for pattern in _STORED_AS:
         tensor = f"{path}.{pattern.format(name)}".lstrip(".")
         if tensor in flow.aliases:
@@ -84,12 +84,12 @@ def _held(path: str, name: str, flow: DimFlow) -> Sequence[Term] | None:
 
 
 def _of_groups(module: nn.Module, slot: Sequence[Term]) -> Iterator[tuple[str, Term]]:
-    """What the numbers of channels and groups of a convolution or group norm stand for.
+    """The dimensions counted by the channel and group attributes of a convolution or group norm.
 
-    They follow from the weight alone, so that they hold also where a function uses it.
+    They follow from the weight alone, so they also hold if a function uses the weight.
 
     Yields:
-        (attribute, what it counts).
+        (attribute, the dimension that it counts).
     """
     terms = [resolve(term) for term in slot]
     if isinstance(module, nn.GroupNorm):
@@ -111,7 +111,7 @@ _OUT_IN = "out_channels", "in_channels"
 
 
 def _leading(term: Term, size: int) -> Term | None:
-    """The factor of a term that counts blocks of channels: its first parts, of this size."""
+    """The leading factor of a term with this size, which counts blocks of channels."""
     if term.size == size:
         return term
     parts = term.parts if isinstance(term, Prod) else ()
@@ -120,13 +120,13 @@ def _leading(term: Term, size: int) -> Term | None:
 
 
 def _terms_in(path: str, name: str, values: Sequence[int], flow: DimFlow) -> list[Term]:
-    """The dimensions that the numbers of a tuple became; those that became none stay."""
+    """The dimensions whose sizes came from the numbers of a tuple; other numbers stay."""
     holder = path, name
     return [flow.attribute_dims.get((holder, n), Fixed(size)) for n, size in enumerate(values)]
 
 
 def _terms_of(path: str, module: nn.Module, flow: DimFlow) -> list[Term]:
-    """The dimensions of what a module and its children hold."""
+    """The dimensions of the tensors of a module and its children."""
     found: list[Term] = []
     held = [(path, module), *((f"{path}.{n}".lstrip("."), m) for n, m in module.named_children())]
     for prefix, each in held:
@@ -150,12 +150,12 @@ _COUNTS = re.compile("window|patch|kernel|image|img|max|vocab|num_|batch|pool|ce
 
 
 def _meant(name: str, value: int, terms: Sequence[Term]) -> Term | None:
-    """What an attribute that no forward asked for stands for: one dimension of its size, by name.
+    """Guess by name and size the dimension of an attribute that no forward read.
 
-    Such an attribute decides nothing; it is kept true for who reads it.
+    Such an attribute has no effect; it is only kept up to date for readers.
 
     Returns:
-        The dimension; None where the name and the sizes do not tell.
+        The dimension; None if the name and the sizes do not determine it.
     """
     wholes = [term for term in terms if term.size == value]
     if re.search("all_head|attn_dim|inner_dim", name):

@@ -1,4 +1,4 @@
-"""Where the branches of a residual block end: what has to be zero for them to add nothing."""
+"""Finds the parameters that must be zero for the branches of a residual block to add nothing."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ NORMS: Mapping[str, tuple[int, int]] = {
     "aten::native_group_norm": (1, 2),
     "aten::_fused_rms_norm": (2, 3),
 }
-"""Norms, and where their weight and bias stand among the arguments."""
+"""Norms, and the positions of their weight and bias among the arguments."""
 
 RELUS = frozenset({"aten::relu", "aten::relu_", "aten::clamp_min", "aten::clamp_min_"})
-"""What leaves the numbers that it gave as they are when it takes them again."""
+"""Idempotent activations: applied to their own outputs, they change nothing."""
 
 _KEEPS_ZERO = (
     MOVES
@@ -33,7 +33,7 @@ _KEEPS_ZERO = (
     | {f"aten::{name}" for name in "gelu silu silu_ tanh tanh_ leaky_relu dropout roll neg".split()}
     | {f"aten::{name}" for name in "native_dropout constant_pad_nd mean sum avg_pool2d".split()}
 )
-"""Operations of one activation that give zeros for zeros."""
+"""Operations of one activation that map zeros to zeros."""
 
 _PRODUCTS = {"aten::bmm": 1, "aten::baddbmm": 2, "aten::mm": 1, "aten::mul": 0, "aten::mul_": 0}
 """Products of two activations, and which factor to make zero."""
@@ -44,8 +44,8 @@ class End:
     """A parameter that makes a branch zero when all of it has one value.
 
     Attributes:
-        name: of the parameter.
-        value: zero, or what makes the factor that is computed of it zero.
+        name: the name of the parameter.
+        value: zero, or the value that makes a factor computed from the parameter zero.
     """
 
     name: str
@@ -57,7 +57,7 @@ class NoEnd(Exception):
 
 
 class Ends:
-    """Follows branches of one tape back to the parameters that make them.
+    """Follows branches of one tape back to the parameters that produce them.
 
     Args:
         tape: the run.
@@ -75,27 +75,27 @@ class Ends:
                 self._of_weights.setdefault(ref.index, alone)
 
     def is_weight(self, ref: Ref) -> bool:
-        """Whether a tensor is made of parameters and buffers alone."""
+        """Whether a tensor is computed from parameters and buffers only."""
         return self._of_weights.get(ref.index, False)
 
     def of(self, branch: Ref, start: int, end: int) -> list[End]:
-        """What has to be zero for a branch to be zero.
+        """Find the parameters that make a branch zero.
 
         Args:
-            branch: what is added to the stream.
+            branch: the tensor that is added to the stream.
             start: the first operation of the block.
-            end: the operation that adds.
+            end: the operation that adds it.
 
         Returns:
             The parameters, with the value that each must have.
 
         Raises:
-            NoEnd: no parameter makes it zero, as far as can be told.
+            NoEnd: no such parameter was found.
         """
         return list(dict.fromkeys(self._walk(branch, start, end)))
 
     def _made_before(self, ref: Ref, end: int) -> int:
-        """The last operation before another that made a tensor, or wrote into it; -1 for none."""
+        """The last operation before `end` that computed a tensor or wrote to it; -1 if none."""
         return max((at for at in self._made_at[ref.index] if at < end), default=-1)
 
     def _walk(self, ref: Ref, start: int, end: int) -> Iterator[End]:
@@ -114,7 +114,7 @@ class Ends:
             yield from self._parameters(weights)
             onward = others
         elif op.name in MULTIPLIES and weights:
-            try:  # a branch times a parameter, or times a number more than a parameter
+            try:  # a branch times a parameter, or times a parameter plus a number
                 yield from self._parameters(weights)
             except NoEnd:
                 onward = others
@@ -130,7 +130,7 @@ class Ends:
             yield from self._walk(other, start, at)
 
     def _parameters(self, refs: Sequence[Ref | None]) -> list[End]:
-        """The parameters behind weights, each moved or with a number added, and nothing else."""
+        """The parameters behind weights that are only moved or have a number added."""
         given = [ref for ref in refs if isinstance(ref, Ref)]
         if not given and refs:
             raise NoEnd

@@ -1,8 +1,8 @@
-"""Where a forward branches on data: what parameters that no run reached may hold is unknown.
+"""Data-dependent branches: parameters that no run reached may be used in an untaken branch.
 
-Such a branch may read or make any channel of the module that takes it, so that the channels of
-that module are frozen, unless the runs took both sides of every branch, or the user says that no
-forward calls what was not reached.
+Such a branch may read or produce any channel of its module. So the channels of that module are
+frozen, unless the runs took both sides of every branch, or the user declares that no forward uses
+the unreached parameters.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ramify.tracing.recorder import Tape
 
 
 def unseen(model: nn.Module, flow: DimFlow, unused: Sequence[str] = ()) -> list[str]:
-    """The parameters that no run reached, and that a branch not taken might use.
+    """The parameters that no run reached and that an untaken branch might use.
 
     Args:
         model: the model.
-        flow: what its runs reached.
+        flow: the dimensions from its runs.
         unused: names of modules and parameters that no forward calls.
 
     Returns:
@@ -57,14 +57,14 @@ def unseen(model: nn.Module, flow: DimFlow, unused: Sequence[str] = ()) -> list[
 def freeze_unseen_branches(
     flow: DimFlow, hidden: Sequence[str], runs: Sequence[tuple[bool, Tape]]
 ) -> None:
-    """Freeze the channels of modules that branch on data and hold what no run reached.
+    """Freeze the channels of modules that branch on data and hold unreached parameters.
 
     Args:
         flow: the dimensions of the model.
         hidden: the parameters that no run reached.
-        runs: (whether in train mode, what it did) of each run.
+        runs: (whether in train mode, tape) of each run.
     """
-    # Train mode may branch on what eval mode does not: each has its own ways.
+    # Train mode may have branches that eval mode lacks, so each mode is checked alone.
     ways = [[tape for mode, tape in runs if mode is training] for training in (False, True)]
     if not hidden or all(map(both_sides_seen, ways)):
         return
@@ -84,16 +84,16 @@ def freeze_unseen_branches(
 
 
 def both_sides_seen(tapes: Sequence[Tape]) -> bool:
-    """Whether the runs took every way through the forward that its branches on data leave open.
+    """Whether the runs took every path through the data-dependent branches of the forward.
 
     Python reads one truth value after the other. After every sequence of values that some run
-    read, both values of the next must have been read; numbers have too many values to see all.
+    read, both values of the next one must have been read. Numbers have too many values to try all.
 
     Args:
-        tapes: the runs, all in one mode.
+        tapes: the runs, all in the same mode.
 
     Returns:
-        Whether they did.
+        The answer.
     """
     ways = [tuple(op.outputs for op in tape.ops if op.name in READS_VALUES) for tape in tapes]
     if not all(type(value) is bool for way in ways for value in way):

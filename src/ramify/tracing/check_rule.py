@@ -1,4 +1,4 @@
-"""Whether the dimension rule of one operation is right, shown on a small network around it."""
+"""Tests the dimension rule of one operation in a small network around it."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from ramify.tracing.verify.trial_growth import TrialGrowth
 def check_rule(op: Any, *inputs: Any, **settings: Any) -> dict[tuple[int, int], str]:
     """Check the dimension rule of an operation on these arguments.
 
-    Weights make every dimension of the arguments and read every dimension of the results. The
-    rule must know the call, channels that change places in the arguments must do so in the
-    results, and the network must behave as predicted with every dimension grown.
+    In the test network, weights produce every dimension of the arguments and read every dimension
+    of the results. The rule must support the call, permuting channels of the arguments must permute
+    those of the results, and the network must behave as predicted when every dimension grows.
 
     Args:
-        op: the operation, or its name, as `ramify.rule` takes it.
-        *inputs: arguments to call it with; a `torch.nn.Parameter` counts as a weight, any other
-            tensor of floating-point numbers as an activation.
-        **settings: further arguments by name.
+        op: the operation, or its name, as in `ramify.rule`.
+        *inputs: arguments for the call; a `torch.nn.Parameter` counts as a weight, any other
+            floating-point tensor as an activation.
+        **settings: keyword arguments for the call.
 
     Returns:
-        (which tensor among the arguments, dimension) -> what the rule says against changing it;
-        empty where channels can be copied and removed.
+        (index of a tensor argument, dimension) -> why it cannot change; empty if its channels can
+        be copied and removed.
 
     Raises:
-        RamifyError: the operation has no rule, or the first thing that is wrong with it.
+        RamifyError: the operation has no rule, or the rule is wrong; the message gives the first
+            error.
 
     Example:
         >>> import torch
@@ -56,10 +57,10 @@ def check_rule(op: Any, *inputs: Any, **settings: Any) -> dict[tuple[int, int], 
         ) from error
     flow = empty_flow(net)
     reference = follow_run(net, flow, (net.given, False), False)
-    # The rule knows this call.
+    # The rule supports this call.
     for reason in flow.unruled.values():
         raise RamifyError(f"the rule of '{name}' cannot be used: {reason}")
-    # What it says itself is right; what comes to it from here on is not.
+    # The restrictions of the rule itself are right; any that the checks below add are errors.
     said = net.against(flow)
     check_rules(reference)
     _compare(name, said, net.against(flow))
@@ -81,21 +82,21 @@ def _compare(
 
 
 class _Call(nn.Module):
-    """The module that runs the operation, so that reasons name it."""
+    """The module that runs the operation, so that reasons can name it."""
 
     def __init__(self, op: Any, settings: dict[str, Any]) -> None:
         super().__init__()
         self._op, self._settings = op, settings
 
     def forward(self, *inputs: Any) -> list[Tensor]:
-        """Its floating-point results, and what it wrote into."""
+        """Its floating-point results, and the arguments that it wrote to."""
         result = self._op(*inputs, **self._settings)
         found = tree_leaves((result, inputs) if result is None else result)
         return [leaf for leaf in found if _is_activation(leaf)]
 
 
 class _Surrounded(nn.Module):
-    """An operation whose arguments weights make, and whose results weights read."""
+    """An operation whose arguments weights produce and whose results weights read."""
 
     def __init__(self, op: Any, inputs: tuple[Any, ...], settings: dict[str, Any]) -> None:
         super().__init__()
@@ -107,7 +108,7 @@ class _Surrounded(nn.Module):
             if isinstance(tensor, nn.Parameter):
                 self.own[str(number)] = tensor
         generator = torch.Generator().manual_seed(0)
-        # Nearly the identity, and of positive numbers, so that an operation gets what it can take.
+        # Nearly the identity, and positive, so that the operation gets valid arguments.
         for key, size, like in _axes(self.given):
             noise = torch.rand(size, size, generator=generator) / (10 * size)
             self.producers[key] = nn.Parameter((torch.eye(size) + noise).to(like))
@@ -117,14 +118,14 @@ class _Surrounded(nn.Module):
             self.readers[key] = nn.Parameter(torch.rand(2, size, generator=generator).to(like))
 
     def forward(self, *given: Tensor) -> list[Tensor]:
-        """The operation on made arguments, read."""
+        """The operation on the produced arguments, read by weights."""
         made = iter([_mixed(tensor, n, self.producers) for n, tensor in enumerate(given)])
         taken = lambda leaf: next(made) if _is_activation(leaf) else leaf  # noqa: E731
         results = self.op(*tree_map(taken, self._inputs))
         return [_mixed(tensor, n, self.readers) for n, tensor in enumerate(results)]
 
     def against(self, flow: DimFlow) -> dict[tuple[int, int], tuple[str, str]]:
-        """(tensor, dimension) -> (why it cannot change or be copied, why a prune is inexact)."""
+        """(tensor, dimension) -> (why it cannot be changed or copied, why a prune is inexact)."""
         found = {}
         for key in self.producers:
             number, dim = key.count("t") - 1, key.count("d") - 1
@@ -142,7 +143,7 @@ def _is_activation(leaf: Any) -> bool:
 
 
 def _axes(tensors: Any) -> Iterator[tuple[str, int, Tensor]]:
-    """(number of the tensor and dimension, size, tensor) of every dimension above 1."""
+    """(number of the tensor and dimension, size, tensor) of every dimension larger than 1."""
     for number, tensor in enumerate(tensors):
         for dim, size in enumerate(tensor.shape):
             if size > 1:
@@ -150,7 +151,7 @@ def _axes(tensors: Any) -> Iterator[tuple[str, int, Tensor]]:
 
 
 def _key(number: int, dim: int) -> str:
-    """A name without digits: a trial growth takes names that differ in digits for one kind."""
+    """A name without digits: a trial growth treats names that differ only in digits as one kind."""
     return "t" * (number + 1) + "d" * (dim + 1)
 
 

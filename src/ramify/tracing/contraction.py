@@ -1,7 +1,7 @@
-"""Sums over channels: what the pass over a tape notes of each, and the operations by what they do.
+"""Sums over channels, as recorded in the pass over a tape, and tables of operations by effect.
 
-A contraction is where channels are read: a weight is multiplied with an activation and summed over
-the channels, or, in attention, one activation with another.
+A contraction reads channels: a weight is multiplied with an activation and summed over the
+channels. In attention, both factors are activations.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ MOVES = frozenset(
         "split split_with_sizes unbind expand unsqueeze squeeze cat stack lift_fresh contiguous"
     ).split()
 )
-"""Operations that only move a tensor's entries: a scaled column stays a scaled column."""
+"""Operations that only move a tensor's elements: a scaled column stays a scaled column."""
 
 LOOKS_UP = frozenset({"aten::index", "aten::index_select", "aten::_unsafe_index"})
-"""Operations that take entries of their first argument by number: of a weight, still a weight."""
+"""Operations that index their first argument; applied to a weight, the result is a weight."""
 
 NUMBER_SCALES = frozenset({"aten::mul", "aten::div", "aten::neg"})
-"""Operations that multiply every entry alike when the other operand is a number."""
+"""Operations that scale all elements equally if the other operand is a number."""
 
 MULTIPLIES = frozenset(f"aten::{name}" for name in ("mul", "div", "mul_", "div_"))
 
@@ -41,24 +41,24 @@ FIRST_FACTOR: Mapping[str, int] = {
     "aten::baddbmm": 1,
     "aten::addmv": 1,
 }
-"""Products of matrices and vectors, and where the first factor stands among the arguments."""
+"""Products of matrices and vectors, and the position of the first factor in the arguments."""
 
 AxisKey = tuple[str, int, int]
-"""Where an axis first lies: tensor name, dimension, and which leaf of that dimension's term."""
+"""The first location of an axis: tensor name, dimension, index of the leaf in its term."""
 
 ProductKey = tuple[AxisKey, int]
-"""Which product of activations: an axis that it sums over, and which of those that sum over it.
+"""A product of activations: an axis that it sums over, and its index among those products.
 
-A network of other widths may take another kernel of attention, which has one product more or less.
+A network of other widths may use another attention kernel, with one product more or less.
 """
 
 Rows = dict[tuple[str, int], NDArray[np.bool_]]
-"""(tensor name, dimension) -> which of its positions."""
+"""(tensor name, dimension) -> mask of its positions."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """The parameters that a tensor was made of alone; `moved`: by moving entries only."""
+    """The only parameters that a tensor is computed from; `moved`: only by moving elements."""
 
     names: frozenset[str]
     moved: bool
@@ -66,18 +66,18 @@ class Provenance:
 
 @dataclass
 class Contraction:
-    """One read: `weight` sums over channels of `source` and makes the channels `made`.
+    """One read: `weight` sums over channels of `source` and produces the channels `made`.
 
     Attributes:
         tape: the run.
         op: the operation's number on the tape.
         source: the activation.
-        weight: the other factor; without `names` it is an activation as well.
-        names: the parameters that `weight` is made of.
-        moved: whether `weight` is made by moving entries of one parameter.
+        weight: the other factor; without `names` it is also an activation.
+        names: the parameters that `weight` is computed from.
+        moved: whether `weight` is one parameter with its elements moved.
         read: the dimensions of `weight` that are summed over.
-        made: the dimensions of `weight` that stay.
-        bias_names: the parameters that the bias is made of.
+        made: the dimensions of `weight` that remain.
+        bias_names: the parameters that the bias is computed from.
     """
 
     tape: Tape = field(repr=False)
@@ -93,14 +93,14 @@ class Contraction:
 
 @dataclass(frozen=True)
 class ScalableProduct:
-    """A product of two activations, one of whose factors is made by rows that can scale it.
+    """A product of two activations, of which one factor can be scaled through rows of weights.
 
     Attributes:
-        key: which product it is.
+        key: identifies the product.
         read: the product.
-        rows: the rows of weights that make the factor.
+        rows: the rows of weights that produce the factor.
         between: the operations from those rows to the product.
-        other_between: the operations from what makes the other factor to the product.
+        other_between: the operations from the rows of the other factor to the product.
     """
 
     key: ProductKey

@@ -1,9 +1,9 @@
-"""What a run decides from its numbers, kept so that another run goes the same way, or another.
+"""Records data-dependent decisions of a run, so that another run can repeat or change them.
 
-A router picks experts by the values that it computes, and with them how many rows each expert
-gets. A grown model computes other values where a norm divides by the number of channels, and shows
-the same operations on tensors of the predicted shapes only if it decides alike. And experts that
-no token chose are reached by a run whose choices are moved on by some places.
+A router chooses experts from computed values, which determines the number of rows of each expert.
+In a grown model the values may differ, as a norm divides by the number of channels; it runs the
+same operations on tensors of the predicted shapes only if the decisions are repeated. And a run
+with shifted choices reaches experts that no token chose.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from ramify.tracing.recorder import Recorder, Tape
 
 Noted = Mapping[int, tuple[str, Any]]
-"""Operation -> its name, and what it decided: a tensor of integers or booleans, or a number."""
+"""Operation -> its name and decision: a tensor of integers or booleans, or a number."""
 
 _CHOICES = frozenset(f"aten::{name}" for name in ("topk", "argmax", "argmin", "max", "min"))
-"""Operations that pick positions along one dimension by the values there."""
+"""Operations that choose positions along one dimension by their values."""
 
 _RANKS = _CHOICES | {"aten::sort", "aten::kthvalue", "aten::median", "aten::mode"}
-"""Operations that give values and the positions that these come from."""
+"""Operations that return values and their positions."""
 
 
 _UNWRITTEN = frozenset(
@@ -32,15 +32,15 @@ _UNWRITTEN = frozenset(
 
 
 class Decisions:
-    """Sees every operation of a run: notes what it decided, and changes it where asked.
+    """Records the decision of every operation of a run, and optionally replaces it.
 
-    A decision is what an operation makes of floating-point numbers that is none itself:
-    comparisons, the positions of the largest, a value that Python reads. Memory that nothing has
-    written holds zeros, so that two runs hold the same.
+    A decision is a result computed from floating-point numbers that is not itself floating-point:
+    comparisons, the positions of the largest, a value that Python reads. Uninitialised memory is
+    set to zeros, so that two runs agree.
 
     Args:
-        follow: the decisions of another run, taken wherever they have the same shape.
-        turn: by how many places choices along a dimension are moved on.
+        follow: the decisions of another run, used wherever they have the same shape.
+        turn: the number of positions by which choices along a dimension are shifted.
     """
 
     def __init__(self, follow: Noted | None = None, turn: int = 0) -> None:
@@ -48,7 +48,7 @@ class Decisions:
         self._follow, self._turn, self._aligned = follow or {}, turn, True
 
     def of(self, run: Callable[[], Any]) -> Callable[[], Any]:
-        """The same run, whose decisions are these: to be called under a recorder."""
+        """The same run with these decisions, to be called under a recorder."""
 
         def steered() -> Any:
             recorder = _get_current_dispatch_mode()
@@ -61,17 +61,17 @@ class Decisions:
     def __call__(
         self, position: int, func: Any, args: tuple[Any, ...], named: Mapping[str, Any], result: Any
     ) -> Any:
-        """What an operation gives: its own result, or one with another decision.
+        """The result to use for an operation: its own, or one with another decision.
 
         Args:
             position: its number on the tape.
             func: the operation.
-            args: its arguments.
-            named: its arguments by name.
-            result: what it computed.
+            args: its positional arguments.
+            named: its keyword arguments.
+            result: its own result.
 
         Returns:
-            What it is to give.
+            The result to use.
         """
         read, name = args[0] if args else None, func._schema.name
         if name in _UNWRITTEN and isinstance(result, Tensor):
@@ -97,7 +97,7 @@ class Decisions:
 
 
 def choices_of(tape: Tape) -> int:
-    """The most positions that a run chose among along a dimension; 0 where it chose nothing."""
+    """The largest number of positions that a run chose among; 0 if it chose nothing."""
     sizes = [0]
     for op in tape.ops:
         if op.name in _CHOICES and len(op.inputs()) == 1:
@@ -107,7 +107,7 @@ def choices_of(tape: Tape) -> int:
 
 
 def _decided(name: str, result: Any) -> Any:
-    """The part of a result that is a decision; None where there is none."""
+    """The part of a result that is a decision; None if there is none."""
     if isinstance(result, Tensor):
         return None if result.is_floating_point() or result.is_complex() else result
     if isinstance(result, (tuple, list)):
@@ -120,7 +120,7 @@ def _shape(decided: Any) -> Any:
 
 
 def _dimension(func: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> int | None:
-    """Along which dimension an operation chooses; None where it does over all entries."""
+    """The dimension along which an operation chooses; None if it chooses among all elements."""
     for place, declared in enumerate(func._schema.arguments):
         if declared.name == "dim":
             given = args[place] if place < len(args) else named.get("dim", declared.default_value)
@@ -129,7 +129,7 @@ def _dimension(func: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> in
 
 
 def _with(decided: Any, read: Tensor, dim: int | None, result: Any) -> Any:
-    """A result with another decision; values that were picked are those at the new positions."""
+    """A result with another decision; its values are those at the new positions."""
     if not isinstance(result, (tuple, list)):
         return decided.clone() if isinstance(decided, Tensor) else decided
     if dim is None or not read.dim():

@@ -1,9 +1,9 @@
-"""What a dimension is: an algebra of channel axes, and the union-find that makes them equal.
+"""Dimensions as an algebra of channel axes, with a union-find that makes them equal.
 
-A dimension is a *term*: an `Atom` (one channel axis that may change), a `Fixed` size (batch,
-space, classes, whatever must stay), a `Prod` of terms (row-major, as `reshape` merges them) or a
-`Sum` of terms (side by side, as `cat` puts them). `unify` makes two dimensions equal, refining
-atoms into products and sums where it must; what cannot be made equal exactly is frozen.
+A dimension is a *term*: an `Atom` (one channel axis that may change), a `Fixed` size (batch, space,
+classes and others that must not change), a `Prod` of terms (row-major, as merged by `reshape`) or a
+`Sum` of terms (concatenated, as by `cat`). `unify` makes two dimensions equal and refines atoms
+into products and sums where necessary. Dimensions that cannot be made exactly equal are frozen.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ class Atom:
 
     Attributes:
         size: the number of channels.
-        bound: what it was refined into, or merged with; None while it is a leaf.
-        stamp: when `bound` was last resolved, in counts of `bindings`.
-        frozen: why no edit may touch it; empty where one may.
+        bound: the term that it was refined into or merged with; None while it is a leaf.
+        stamp: the count of `bindings` when `bound` was last resolved.
+        frozen: why no edit may change it; empty if edits may.
         no_split: why a copy of a channel would change the output.
-        inexact: why removing a channel is not setting it to zero.
+        inexact: why removing a channel does not equal setting it to zero.
         ranked: why its channels compete with each other, as experts do for a token.
-        least: how many channels there must be at least.
+        least: the smallest allowed number of channels.
     """
 
     __slots__ = (
         "bound", "frozen", "inexact", "least", "no_split", "ranked", "size", "stamp",
     )  # fmt: skip
     bindings = 0
-    """How many atoms were bound so far: what was resolved since the latest is up to date."""
+    """The number of atoms bound so far; a term resolved since the latest binding is up to date."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -55,7 +55,7 @@ class Fixed:
 
 @dataclass(frozen=True, eq=False)
 class Prod:
-    """A row-major product of terms: what a reshape merges."""
+    """A row-major product of terms, as merged by a reshape."""
 
     parts: tuple[Term, ...]
 
@@ -67,7 +67,7 @@ class Prod:
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """Terms side by side: what `cat` joins."""
+    """A concatenation of terms, as joined by `cat`."""
 
     parts: tuple[Term, ...]
 
@@ -82,9 +82,9 @@ UNIT = Fixed(1, "a dimension of size 1")
 
 
 def resolve(term: Term) -> Term:
-    """The term with every merged or refined atom replaced by what it became, in normal form."""
+    """The term with every merged or refined atom replaced by its term, in normal form."""
     if isinstance(term, Atom):
-        # Merged atoms point to each other; the last of them is a leaf, or was refined.
+        # Merged atoms form a chain; the last of them is a leaf or was refined.
         root = term
         while isinstance(root.bound, Atom):
             root = root.bound
@@ -118,7 +118,7 @@ def product(parts: Sequence[Term]) -> Term:
 
 
 def concat(parts: Sequence[Term]) -> Term:
-    """The terms side by side in normal form: flat, neighbouring fixed pieces merged."""
+    """The concatenation in normal form: flat, neighbouring fixed pieces merged."""
     flat: list[Term] = []
     for part in parts:
         for piece in part.parts if isinstance(part, Sum) else (part,):
@@ -152,34 +152,34 @@ def atoms_of(terms: Iterable[Term]) -> set[Atom]:
 
 
 def freeze(term: Term, reason: str) -> None:
-    """No edit may touch these channels; the first reason is kept."""
+    """Forbid all edits of these channels; the first reason is kept."""
     for atom in leaves(term):
         atom.frozen = atom.frozen or reason
 
 
 def forbid_split(term: Term, reason: str) -> None:
-    """The channels may go, but a copy would change the output."""
+    """Forbid copies of these channels, which may still be removed."""
     for atom in leaves(term):
         atom.no_split = atom.no_split or reason
 
 
 def mark_inexact(term: Term, reason: str) -> None:
-    """The channels may go, but removing is not the same as zeroing."""
+    """Note that these channels may be removed, but that this does not equal zeroing them."""
     for atom in leaves(term):
         atom.inexact = atom.inexact or reason
 
 
 def rank(term: Term, reason: str, least: int = 1) -> None:
-    """The channels compete, and at least some must stay: only experts may go all the same."""
+    """Note that these channels compete and `least` must stay; only experts may be removed."""
     for atom in leaves(term):
         atom.ranked = atom.ranked or reason
         atom.least = max(atom.least, min(least, atom.size))
 
 
 def _bind(atom: Atom, term: Term) -> None:
-    """An atom becomes a term, which inherits its restrictions."""
+    """Bind an atom to a term, which inherits its restrictions."""
     inside = list(leaves(term))
-    if any(leaf is atom for leaf in inside):  # beside it are axes of size 1, since sizes agree
+    if any(leaf is atom for leaf in inside):  # the other axes have size 1, since sizes agree
         for leaf in inside:
             if leaf is not atom:
                 freeze(leaf, "an axis of one channel is dropped")
@@ -195,7 +195,7 @@ def _bind(atom: Atom, term: Term) -> None:
 
 
 def unify(one: Term, other: Term, reason: str) -> None:
-    """Make two dimensions the same; what cannot be the same exactly is frozen with `why`."""
+    """Make two dimensions the same; parts that cannot be exactly the same are frozen."""
     one, other = resolve(one), resolve(other)
     if one is other:
         return
@@ -218,13 +218,13 @@ def unify(one: Term, other: Term, reason: str) -> None:
 
 
 def _unify_products(left: list[Term], right: list[Term], reason: str) -> None:
-    """Factor by factor from the left, the larger of two cut to the size of the other."""
+    """Unify factor by factor from the left, factoring the larger one by the smaller size."""
     while left and right:
         a, b = resolve(left[0]), resolve(right[0])
         if a.size == b.size:
             unify(a, b, reason)
             left, right = left[1:], right[1:]
-        elif 1 in (a.size, b.size):  # an axis of one channel that the other side does not have
+        elif 1 in (a.size, b.size):  # an axis of one channel that the other side lacks
             short = left if a.size == 1 else right
             freeze(short.pop(0), f"{reason}: an axis of one channel is dropped")
         else:
@@ -241,7 +241,7 @@ def _unify_products(left: list[Term], right: list[Term], reason: str) -> None:
 
 
 def _unify_sums(one: Term, other: Term, reason: str) -> None:
-    """Piece by piece from the left, the longer of two cut where the other ends."""
+    """Unify piece by piece from the left, cutting the longer one where the other ends."""
     left, right = [one], [other]
     while left and right:
         a, b = resolve(left.pop(0)), resolve(right.pop(0))
@@ -280,7 +280,7 @@ def factor(term: Term, outer: int, inner: int) -> tuple[Term, Term] | None:
         return pair
     if isinstance(term, Sum):
         return _factor_sum(term, inner)
-    # A product: factors from the left until they make `outer`, the last of them cut if it must be.
+    # A product: take factors from the left up to `outer`, factoring the last one if necessary.
     done: list[Term] = []
     rest = list(term.parts)
     while rest:
@@ -303,7 +303,7 @@ def factor(term: Term, outer: int, inner: int) -> tuple[Term, Term] | None:
 
 
 def _factor_sum(term: Sum, inner: int) -> tuple[Term, Term] | None:
-    """Pieces that each hold whole rows of `inner`: their inner axes are one and the same."""
+    """Factor pieces that each hold whole rows of `inner`: their inner axes are the same."""
     if any(piece.size % inner for piece in term.parts):
         return None
     pairs = [factor(piece, piece.size // inner, inner) for piece in term.parts]
@@ -316,7 +316,7 @@ def _factor_sum(term: Sum, inner: int) -> tuple[Term, Term] | None:
 
 
 def split(term: Term, at: int) -> tuple[Term, Term] | None:
-    """The first `at` positions and the rest, refining the term; None where a block is cut."""
+    """The first `at` positions and the rest, refining the term; None if this cuts a block."""
     term = resolve(term)
     assert 0 < at < term.size
     if isinstance(term, Fixed):
@@ -325,7 +325,7 @@ def split(term: Term, at: int) -> tuple[Term, Term] | None:
         pair = Atom(at), Atom(term.size - at)
         _bind(term, Sum(pair))
         return pair
-    if isinstance(term, Sum):  # the piece in which the boundary falls is cut
+    if isinstance(term, Sum):  # cut the piece that contains the boundary
         before: list[Term] = []
         for position, piece in enumerate(term.parts):
             start = sum(part.size for part in before)

@@ -1,4 +1,4 @@
-"""What a trace knows: the dimensions of every tensor, and who reads which channels.
+"""The data of a trace: the dimensions of every tensor, and which weights read which channels.
 
 `propagate` fills a `DimFlow` from one or several tapes; `roles`, `attributes`, `attention` and
 `verify` read it.
@@ -25,27 +25,28 @@ class DimFlow:
         param_shapes: the shape of every parameter and buffer, by name.
         aliases: every name of every parameter and buffer -> its first name.
         buffers: the names that are buffers.
-        param_dims: the dimensions of every parameter and buffer, as they were before any run.
+        param_dims: the dimensions of every parameter and buffer, as before any run.
         contractions: every sum over channels, in order.
-        reached: the parameters and buffers that some operation read, each with the first, in words.
-        unruled: the latest tape's operations that had no usable rule, and why, by position.
-        opaque: parameters that such an operation took: (how many contractions came before, reason).
+        reached: the parameters and buffers that some operation read, with the first one in words.
+        unruled: the latest tape's operations without a usable rule, with the reason, by position.
+        opaque: parameters that such an operation read: (number of earlier contractions, reason).
         sliced: the dimensions that were cut into ranges, as they were before the cut.
-        sized_attributes: (module, attribute, dimensions) of what ran: the attribute holds their
-            sizes.
-        attribute_dims: the dimension that the forward makes of an attribute, or of a number in one.
-        numbers: the latest tape's tensors whose values are numbers of positions, and of which
-            dimension.
-        number_read: what Python read of such a tensor last: (operation, dimension, value).
-        looked_up: dimensions of weights whose entries are taken by such numbers: experts.
+        sized_attributes: (module, attribute, dimensions) of attributes that hold sizes, for modules
+            that ran.
+        attribute_dims: the dimension whose size the forward took from an attribute or its element.
+        numbers: the latest tape's tensors whose values are indices, with the dimension that they
+            index.
+        number_read: the last value that Python read from one: (operation, dimension, value).
+        looked_up: dimensions of weights that such indices select from: experts.
         in_blocks: (module, dimensions) whose sizes are whole blocks of memory.
         reads_data: modules whose Python read a tensor's value: their branches may differ.
         history: the dimensions of every tensor of every tape so far, by tensor number.
-        scalable: what `attention.factors.scalable_products` found; None: not asked since the
-            dimensions last changed.
+        scalable: the result of `attention.factors.scalable_products`; None if it was not computed
+            since the dimensions last changed.
         tape: the tape of the latest run.
         tensor_dims: the dimensions of the latest tape's tensors, by number.
-        provenance: the parameters behind each of the latest tape's tensors; None for activations.
+        provenance: the parameters that each of the latest tape's tensors is computed from; None for
+            activations.
     """
 
     param_shapes: Mapping[str, tuple[int, ...]]
@@ -80,11 +81,11 @@ class DimFlow:
         return self.tensor_dims[ref.index]
 
     def is_weight(self, ref: Ref) -> bool:
-        """Whether a tensor of the latest tape is made of parameters and buffers alone."""
+        """Whether a tensor of the latest tape is computed from parameters and buffers only."""
         return self.provenance.get(ref.index) is not None
 
     def axis_keys(self) -> dict[Atom, AxisKey]:
-        """Every leaf of every parameter and buffer, in order, and where it first lies."""
+        """Every leaf of every parameter and buffer, in order, with its first location."""
         found: dict[Atom, AxisKey] = {}
         for name, terms in self.param_dims.items():
             for dim, term in enumerate(terms):
@@ -93,7 +94,7 @@ class DimFlow:
         return found
 
     def row_tracer(self, tape: Tape) -> RowTracer:
-        """What follows the activations of a tape back to rows of weights; made once."""
+        """The tracer from the activations of a tape back to rows of weights, created once."""
         for known in self._row_tracers:
             if known.tape is tape:
                 return known
@@ -103,7 +104,7 @@ class DimFlow:
         return made
 
     def protect_outputs(self, edit: bool) -> None:
-        """The model's outputs keep their shape; with `edit`, they may only lose channels."""
+        """Freeze the shapes of the model's outputs; with `edit`, they may only lose channels."""
         for ref in self.tape.outputs:
             for term in self.tensor_dims.get(ref.index, []):
                 (forbid_split if edit else freeze)(term, "it is an output of the model")
@@ -111,10 +112,10 @@ class DimFlow:
                 freeze(self.numbers[ref.index], "their numbers are an output of the model")
 
     def tie_slices(self, positions: Sequence[int]) -> None:
-        """Slices of one axis become multiples of their common size: their channels go together.
+        """Make slices of one axis multiples of their common size, so that their channels are tied.
 
         Args:
-            positions: which of `sliced`.
+            positions: the indices in `sliced`.
         """
         for position in positions:
             term = resolve(self.sliced[position]) if position < len(self.sliced) else None

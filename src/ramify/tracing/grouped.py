@@ -1,9 +1,9 @@
-"""Grouped products, which take widths in whole blocks of memory only.
+"""Grouped products, which only accept widths that are whole blocks of memory.
 
 `grouped_mm` multiplies rows sorted by expert with the weights of all experts, and refuses weights
-and rows whose strides are no multiples of 16 bytes. Models of `transformers` have a setting for how
-experts are computed. Where an edit leaves another width, that setting turns to computing one expert
-after the other, which takes any; where there is no such setting, the widths stay.
+and rows whose strides are not multiples of 16 bytes. Models of `transformers` have a setting for
+how experts are computed. If an edit leaves another width, that setting is changed to compute one expert
+after the other, which accepts any width. Without such a setting, the widths are frozen.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from ramify.tracing.dims import Atom, atoms_of, freeze
 from ramify.tracing.flow import DimFlow
 
 SETTING = "_experts_implementation_internal"
-"""Where a configuration of `transformers` holds how experts are computed."""
+"""The entry of a `transformers` configuration for how experts are computed."""
 
 BLOCK = 16
-"""The bytes that every stride is a multiple of."""
+"""Every stride must be a multiple of this number of bytes."""
 
 ANY_WIDTH = "eager"
-"""The way to compute experts that takes any width."""
+"""The setting that accepts any width."""
 
 
 def has_setting(module: nn.Module) -> bool:
-    """Whether a module computes its experts by a grouped product because a setting says so."""
+    """Whether a module uses a grouped product for its experts because of a setting."""
     return vars(getattr(module, "config", object)).get(SETTING) == "grouped_mm"
 
 
 def freeze_blocks(model: nn.Module, flow: DimFlow) -> None:
-    """Freeze the widths of grouped products that no setting could take the place of."""
+    """Freeze the widths of grouped products that no setting can replace."""
     for path, terms in flow.in_blocks:
         if not has_setting(model.get_submodule(path)):
             reason = f"a grouped product in {module_in_words(path)} takes widths in multiples of"
@@ -47,22 +47,22 @@ def atoms_in_blocks(flow: DimFlow) -> set[Atom]:
 
 
 def holder_of(module: nn.Module, attribute: str) -> Any:
-    """What has an attribute that follows edits: its module, or the configuration for `SETTING`."""
+    """The owner of an attribute that edits update: its module, or the configuration."""
     return module.config if attribute == SETTING else module
 
 
 def settings(module: nn.Module, sizes: list[int]) -> Iterator[tuple[Any, str, object, object]]:
-    """(configuration, attribute, old, new) where these widths are not whole blocks of memory."""
+    """(configuration, attribute, old, new) if these widths are not whole blocks of memory."""
     weight = next(module.parameters())
     if has_setting(module) and any(size * weight.element_size() % BLOCK for size in sizes):
         yield module.config, SETTING, "grouped_mm", ANY_WIDTH
 
 
 def settle(model: nn.Module) -> None:
-    """Have experts computed in the way that takes their widths, as an edit to these would.
+    """Choose the computation of experts that accepts their widths, as an edit would.
 
     Args:
-        model: of any shape; its configuration may change.
+        model: a model of any shape; its configuration may change.
     """
     for module in model.modules():
         stacked = [p for p in module.parameters(recurse=False) if p.dim() == 3]

@@ -1,4 +1,4 @@
-"""Where each channel lies in a tensor, as numbers, and how an edit moves it.
+"""The positions of each channel in a tensor, and how an edit changes them.
 
 Shape letters: `W` channels of one atom, `N` positions of one dimension.
 """
@@ -30,15 +30,15 @@ from ramify.tracing.walk import modules_of
 Index = NDArray[np.int64]
 
 _FEW = 2**12
-"""Tensors of fewer entries are copied entry by entry, in fewer steps."""
+"""Tensors with fewer elements are copied element by element, in fewer steps."""
 
 
 @dataclass(frozen=True)
 class Change:
     """New channel j of an atom copies old channel `source[j]`; readers scale it by `scale[j]`.
 
-    Where the channels lie inside another axis (those of each head), `source` may tell them apart:
-    new channel j of the old block b copies that block's old channel `table[b, j]`.
+    If the channels are inside another axis (the channels of each head), each block may have a
+    different source: new channel j of old block b copies that block's old channel `table[b, j]`.
     """
 
     source: Index
@@ -49,7 +49,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Slot:
-    """One dimension of one tensor that holds a group's channels, and what it does with them."""
+    """One dimension of one tensor that holds a group's channels, and its role."""
 
     name: str
     dim: int
@@ -62,26 +62,26 @@ Attributes = Sequence[tuple[str, str, tuple[Term, ...]]]
 """(module name, attribute, terms whose sizes it holds, or that its `__class__` depends on)"""
 Readers = Mapping[tuple[str, int], frozenset[Atom]]
 Powers = tuple[tuple[Atom, float], ...]
-"""For axes whose number of channels a product's scale depends on: (axis, power of new over old)."""
+"""The axes on whose width a product's scale depends: (axis, power of new width over old)."""
 
 
 @dataclass(frozen=True, eq=False)
 class ScaledRows:
-    """Rows of a producer that take the scale of a copy, where no weight reads the channel.
+    """Rows of a producer that take the scale of a copy if no weight reads the channel.
 
-    One factor of a product of activations (the queries of q·kᵀ) is made by these rows. Where the
-    product is multiplied by a number that depends on the number of channels, they make up for it.
+    These rows produce one factor of a product of activations (the queries of q·kᵀ). If the product
+    is multiplied by a number that depends on the number of channels, they compensate for it.
 
     Attributes:
         atom: the axis.
-        parts: (which positions of the dimension, powers of the widths that they make up for).
+        parts: (positions of the dimension, powers of the widths for which they compensate).
     """
 
     atom: Atom
     parts: tuple[tuple[NDArray[np.bool_], Powers], ...]
 
     def value_scales(self, term: Term, changes: Changes) -> NDArray[np.float64]:
-        """What the values at each new position are multiplied by."""
+        """The factor of the values at each new position."""
         out = np.ones(new_size(term, changes))
         scale, old = self._scale(term, changes), sources(term, changes)
         for rows, powers in self.parts:
@@ -90,7 +90,7 @@ class ScaledRows:
         return out
 
     def gradient_scales(self, term: Term, changes: Changes) -> NDArray[np.float64]:
-        """What the gradients at each new position are multiplied by: elsewhere, by the scale."""
+        """The factor of the gradients at each new position: the scale, except in these rows."""
         out, old = self._scale(term, changes), sources(term, changes)
         for rows, powers in self.parts:
             out[rows[old]] = 1.0 / _gain(powers, changes)
@@ -110,17 +110,17 @@ def _gain(powers: Powers, changes: Changes) -> float:
 
 
 Scaling = Callable[[Term, Changes], NDArray[np.float64]]
-"""(resolved dimension, changes) -> what the entries at each new position are multiplied by."""
+"""(resolved dimension, changes) -> the factor of the elements at each new position."""
 
 
 @dataclass(frozen=True, eq=False)
 class Indexing:
-    """Where the axes lie in every tensor and attribute, and what takes the scale of a copy.
+    """The positions of the axes in every tensor and attribute, and what takes a copy's scale.
 
     Attributes:
         dims: tensor name -> its resolved dimensions.
         readers: the axes whose channels a dimension of a tensor reads.
-        scaled_rows: the rows that take the scale where no weight reads.
+        scaled_rows: the rows that take the scale if no weight reads the channel.
         attributes: the attributes that hold sizes.
     """
 
@@ -130,9 +130,9 @@ class Indexing:
     attributes: Attributes
 
     def touched(self, changes: Changes) -> Iterator[str]:
-        """The names of the tensors that the changes reach."""
+        """The names of the tensors that the changes affect."""
         for name, terms in self.dims.items():
-            # Rows follow an axis that they do not hold where they make up for its width.
+            # Rows also follow an axis that they do not hold if they compensate for its width.
             widths = (
                 atom in changes
                 for dim in range(len(terms))
@@ -144,9 +144,9 @@ class Indexing:
                 yield name
 
     def offset_scales(self, slot: Slot, changes: Changes) -> NDArray[np.float64]:
-        """For each new position of a slot, what a displacement there is multiplied by.
+        """For each new position of a slot, the factor of a displacement there.
 
-        Where a copy's own rows take its scale, its displacement is scaled with them.
+        If a copy's own rows take its scale, its displacement is scaled with them.
 
         Returns:
             One factor for each position.
@@ -158,7 +158,7 @@ class Indexing:
         return out
 
     def value_scales(self, name: str, dead: frozenset[Atom] = frozenset()) -> list[Scaling]:
-        """For each dimension of a tensor, how its values follow changes.
+        """For each dimension of a tensor, the scaling of its values under changes.
 
         Args:
             name: the tensor.
@@ -176,7 +176,7 @@ class Indexing:
         ]
 
     def gradient_scales(self, name: str) -> list[Scaling]:
-        """For each dimension of a tensor, how its gradients follow changes.
+        """For each dimension of a tensor, the scaling of its gradients under changes.
 
         Returns:
             One rule for each dimension.
@@ -184,7 +184,7 @@ class Indexing:
         out = []
         for dim, term in enumerate(self.dims[name]):
             here = self.scaled_rows.get((name, dim), ())
-            # Values that take the scale pass gradients on unscaled; all others are scaled by it.
+            # Gradients of values that take the scale stay unscaled; all others are scaled by it.
             scaled = self.readers.get((name, dim), frozenset()) | {rows.atom for rows in here}
             unscaled = frozenset(leaves(term)) - scaled
             out.append(_product(unscaled, [rows.gradient_scales for rows in here]))
@@ -218,7 +218,7 @@ def owners(term: Term, atom: Atom, changes: Changes | None = None) -> Index:
 
 
 def positions(term: Term, atom: Atom, changes: Changes | None = None) -> Index:
-    """Where each channel of `atom` lies in a resolved term: (W, positions of one channel)."""
+    """The positions of each channel of `atom` in a resolved term: (W, positions of one channel)."""
     owner = owners(term, atom, changes)
     held = np.argsort(owner, kind="stable")[np.count_nonzero(owner < 0) :]
     return held.reshape(new_size(atom, changes or {}), -1)
@@ -228,8 +228,8 @@ def kernels(tensor: Tensor, dim: int, where: Index) -> Tensor:
     """One channel's part of a tensor, for each channel.
 
     Args:
-        tensor: what holds the channels.
-        dim: along which dimension.
+        tensor: the tensor that holds the channels.
+        dim: the dimension of the channels.
         where: (W, k), the k positions of each channel.
 
     Returns:
@@ -240,7 +240,7 @@ def kernels(tensor: Tensor, dim: int, where: Index) -> Tensor:
 
 
 def repeated_atoms(term: Term) -> set[Atom]:
-    """The atoms that one position of a resolved term names twice: an outer product with itself."""
+    """The atoms that occur twice in a product of a resolved term: an outer product with itself."""
     if isinstance(term, (Atom, Fixed)):
         return set()
     found: set[Atom] = set().union(*(repeated_atoms(part) for part in term.parts))
@@ -279,7 +279,7 @@ def sources(term: Term, changes: Changes) -> Index:
         for numbers, before in zip(parts[1:], term.parts[1:], strict=True):
             out = (out[:, None] * before.size + numbers[None, :]).reshape(-1)
         return out
-    # A product: one grid axis for each part. A part with a table copies from its own block's row.
+    # A product: one grid axis for each part. A part with a table uses the row of its own block.
     grids = list(np.meshgrid(*parts, indexing="ij"))
     for place, part in enumerate(term.parts):
         change = changes.get(part) if isinstance(part, Atom) else None
@@ -296,7 +296,7 @@ def sources(term: Term, changes: Changes) -> Index:
 
 
 def blocks_of(term: Term, atom: Atom) -> set[Atom]:
-    """The axes that a resolved term holds around an axis everywhere it holds it."""
+    """The axes that enclose an axis wherever it occurs in a resolved term."""
     if isinstance(term, Prod):
         place = next((n for n, part in enumerate(term.parts) if part is atom), 0)
         return {part for part in term.parts[:place] if isinstance(part, Atom)}
@@ -307,7 +307,7 @@ def blocks_of(term: Term, atom: Atom) -> set[Atom]:
 
 
 def kept_positions(term: Term, changes: Changes) -> Index:
-    """For each old position of a resolved term, where it lies after changes that only append."""
+    """For each old position of a resolved term, its position after changes that only append."""
     if isinstance(term, (Atom, Fixed)):
         return np.arange(term.size)
     parts = [kept_positions(part, changes) for part in term.parts]
@@ -322,7 +322,7 @@ def kept_positions(term: Term, changes: Changes) -> Index:
 
 
 def scales_along(term: Term, changes: Changes, readers: frozenset[Atom]) -> NDArray[np.float64]:
-    """For each new position, what the scales of the `readers` among its channels multiply to."""
+    """For each new position, the product of the scales of its channels of `readers`."""
     if isinstance(term, Atom) and term in changes:
         change = changes[term]
         return change.scale if term in readers else np.ones(len(change.source))
@@ -338,7 +338,7 @@ def scales_along(term: Term, changes: Changes, readers: frozenset[Atom]) -> NDAr
 
 
 def touches(term: Term, changes: Changes) -> bool:
-    """Whether the changes reach this term."""
+    """Whether the changes affect this term."""
     if isinstance(term, Atom):
         return term in changes
     return not isinstance(term, Fixed) and any(touches(part, changes) for part in term.parts)
@@ -350,13 +350,13 @@ def reindex(
     changes: Changes,
     scaled: Sequence[Scaling],
 ) -> Tensor:
-    """The tensor after the changes: entries copied, and scaled along the dimensions that ask.
+    """The tensor after the changes: elements copied, then scaled along each dimension.
 
     Args:
-        tensor: any tensor laid out as `terms`.
+        tensor: any tensor with the dimensions `terms`.
         terms: one resolved term for each dimension.
-        changes: what happens to each atom.
-        scaled: for each dimension, what its entries are multiplied by.
+        changes: the change of each atom.
+        scaled: for each dimension, the factors of its elements.
 
     Returns:
         A new tensor of the same dtype, device and memory format, without gradient.
@@ -364,7 +364,7 @@ def reindex(
     if tensor.layout is not torch.strided:  # the gradient of a sparse embedding
         dense = reindex(tensor.to_dense(), terms, changes, scaled)
         return dense.to_sparse(tensor.sparse_dim())
-    # Copy the entries, then scale them, then give them the memory format of before.
+    # Copy the elements, then scale them, then restore the memory format.
     touched = {dim: term for dim, term in enumerate(terms) if touches(term, changes)}
     out = _select(tensor.detach(), {d: sources(term, changes) for d, term in touched.items()})
     for dim, term in enumerate(terms):
@@ -377,7 +377,7 @@ def reindex(
 
 
 def _select(tensor: Tensor, indices: Mapping[int, Index]) -> Tensor:
-    """Positions by number along several dimensions; what is only appended to is copied once."""
+    """Index a tensor along several dimensions; if positions are only appended, copy it once."""
     sizes = {dim: tensor.shape[dim] for dim in indices}
     if not indices:
         return tensor.clone()
@@ -400,11 +400,11 @@ def _select(tensor: Tensor, indices: Mapping[int, Index]) -> Tensor:
 
 
 def _multiply(tensor: Tensor, dim: int, scale: NDArray[np.float64]) -> None:
-    """Scale the positions of one dimension in place: few, so the others are not passed over."""
+    """Scale positions of one dimension in place, reading only those that change."""
     where = np.flatnonzero(scale != 1.0)
     if where.size:
         index = torch.from_numpy(where).to(tensor.device)
-        # Torch neither multiplies numbers of eight bits nor copies them by index.
+        # Torch neither multiplies nor indexes numbers of eight bits.
         small = tensor.dtype.itemsize == 1
         wide = torch.float32 if small else tensor.dtype
         values = torch.from_numpy(scale[where]).to(device=tensor.device, dtype=wide)
@@ -417,10 +417,10 @@ def _multiply(tensor: Tensor, dim: int, scale: NDArray[np.float64]) -> None:
 
 
 def set_data(tensor: Tensor, value: Tensor) -> None:
-    """Give a parameter or buffer new data of any shape; the object stays the same.
+    """Set new data of any shape on a parameter or buffer; the object stays the same.
 
-    A gradient accumulator that an old graph keeps alive remembers the old shape. Only a change of
-    dtype makes torch drop it, so the data passes through an empty tensor of another dtype.
+    A gradient accumulator that an old graph keeps alive stores the old shape. Torch only drops it
+    on a change of dtype, so the parameter temporarily gets an empty tensor of another dtype.
     """
     if tensor.requires_grad and tensor.shape != value.shape:
         other = torch.float16 if tensor.dtype != torch.float16 else torch.float32
@@ -431,19 +431,19 @@ def set_data(tensor: Tensor, value: Tensor) -> None:
 def attribute_values(
     model: nn.Module, attributes: Attributes, changes: Changes
 ) -> list[tuple[Any, str, object, object]]:
-    """(module or configuration, attribute, old, new) for all attributes that the changes reach."""
+    """(module or configuration, attribute, old, new) for all attributes that the changes affect."""
     out: list[tuple[Any, str, object, object]] = []
     modules = modules_of(model)
     for path, name, terms in attributes:
         if any(touches(term, changes) for term in terms):
             module = modules[path] if path in modules else model.get_submodule(path)
-            if name == "__class__":  # torch's own attention gives way to one of free sizes
+            if name == "__class__":  # torch's own attention becomes the resizable one
                 if is_stock(module):
                     out += [(module, *each) for each in conversion(module)]
                     out += [(m, "use_nested_tensor", True, False) for m in nesting(model, path)]
                 continue
             sizes = [new_size(term, changes) for term in terms]
-            if name == SETTING:  # grouped products give way to those of any width
+            if name == SETTING:  # grouped products are replaced if the width needs it
                 out += settings(module, sizes)
                 continue
             old = getattr(module, name)
@@ -453,7 +453,7 @@ def attribute_values(
 
 
 def _stays(terms: Sequence[Term], changes: Changes, scaled: Sequence[Scaling]) -> bool:
-    """Whether changes leave every entry of a tensor where and what it is."""
+    """Whether changes leave a tensor unchanged."""
     if any(new_size(term, changes) != term.size for term in terms):
         return False
     return all(
@@ -471,18 +471,18 @@ def resized(
     dead: frozenset[Atom] = frozenset(),
     on_use: OnUse | None = None,
 ) -> Iterator[None]:
-    """The model as it would be after the changes, for the time of the block.
+    """Apply changes to the model inside the `with` block.
 
     Args:
         model: the model.
-        indexing: of the model as it is.
-        changes: what happens to each axis.
+        indexing: the indexing of the unchanged model.
+        changes: the change of each axis.
         dead: axes whose scale multiplies every tensor that holds them.
-        on_use: what makes the large parameters when an operation takes them; all are made at once
-            where it is absent.
+        on_use: creates large parameters when an operation uses them; without it, all are created
+            at once.
 
     Yields:
-        Nothing; the model is as it was afterwards.
+        Nothing; the model is restored afterwards.
     """
     undo: list[tuple[Tensor, Tensor]] = []
     values = attribute_values(model, indexing.attributes, changes)

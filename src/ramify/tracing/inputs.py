@@ -1,4 +1,4 @@
-"""Inputs on which a model does not run: what is wrong with them, in a sentence."""
+"""Readable errors for inputs on which a model does not run."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ramify.errors import RamifyError
 from ramify.tracing.recorder import call, evaluating, untouched
 
 OF_INPUTS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
-"""What a forward raises on inputs that are not for it; a lack of memory is another matter."""
+"""The errors that a forward raises on unsuitable inputs; a lack of memory is not among them."""
 
 
 def runnable(model: nn.Module, inputs: Any) -> Any:
-    """Inputs as they must be given for the model to run on them.
+    """The inputs in a form on which the model runs.
 
     Args:
-        model: what does not run under a trace.
-        inputs: what it was to run on.
+        model: a model that did not run in a trace.
+        inputs: the inputs of the trace.
 
     Returns:
-        The same inputs where the model runs on them; a list as the one argument that it is.
+        The same inputs if the model runs on them; a list is passed as a single argument.
 
     Raises:
         RamifyError: the model does not run on them either way.
@@ -51,7 +51,7 @@ def _failure(model: nn.Module, inputs: Any) -> Exception | None:
 
 
 def _reason(model: nn.Module, inputs: Any) -> str:
-    """A difference between inputs and weights that is a likely reason."""
+    """A difference between inputs and weights that is a likely cause."""
     weights = [p for p in model.parameters() if p.is_floating_point()]
     given = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     if not given:

@@ -1,7 +1,8 @@
-"""The pass over a tape: which dimension of which tensor is which, operation by operation.
+"""The pass over a tape, which identifies the dimensions of all tensors operation by operation.
 
-Each operation has one rule (`rules/`) that says how dimensions flow through it and which become
-equal. An operation without a rule freezes what goes in, by name: a wrong group is never made.
+Each operation has one rule (`rules/`), which defines how dimensions flow through it and which ones
+become equal. An operation without a rule freezes its inputs, with its name in the reason, so that
+no wrong group is formed.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from ramify.tracing.traced_op import TracedOp
 READS_VALUES = (
     "aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal", "aten::nonzero",
 )  # fmt: skip
-"""Operations that give Python a value, or a size that depends on values: it may branch on them."""
+"""Operations that return a value to Python, or a size that depends on values, as in branches."""
 
 
 def propagate(
     flow: DimFlow, tape: Tape, samples: Atom | None = None, uses: Sequence[Use] = ()
 ) -> None:
-    """Follow the dimensions through one tape, adding to what is known of the parameters.
+    """Follow the dimensions through one tape, adding them to the flow.
 
     Args:
-        flow: what is known so far.
-        tape: what a run executed.
+        flow: the dimensions so far.
+        tape: the recorded run.
         samples: the first dimension of every input that has one entry for each sample.
         uses: the sizes that the forward took from attributes.
     """
@@ -40,7 +41,7 @@ def propagate(
     flow.unruled, flow.scalable = {}, None
     flow.numbers, flow.number_read = {}, None
     flow.history.append(flow.tensor_dims)
-    # Parameters have dimensions of their own; inputs and constants have the sizes they have.
+    # Parameters have atoms as dimensions; inputs and constants have fixed sizes.
     for index, shape in enumerate(tape.shapes):
         name = tape.names.get(index)
         if name is not None:
@@ -65,7 +66,7 @@ def propagate(
 
 
 def _note_use(flow: DimFlow, use: Use) -> None:
-    """An attribute that gives several dimensions their size makes them one."""
+    """Tie the dimensions that take their size from the same attribute."""
     for holder, term in holders(use.size, flow.dims(use.ref)[use.dim]):
         (path, name), place = holder
         known = flow.attribute_dims.setdefault(holder, term)
@@ -75,7 +76,7 @@ def _note_use(flow: DimFlow, use: Use) -> None:
 
 
 def _apply_rule(flow: DimFlow, op: Op, position: int) -> None:
-    """Let the operation's rule tell the dimensions of its results; without one, freeze."""
+    """Apply the operation's rule to get the dimensions of its results; without one, freeze."""
     if op.name in READS_VALUES:
         flow.reads_data.add(op.module)
     rule = rule_for(op.func)
@@ -87,14 +88,14 @@ def _apply_rule(flow: DimFlow, op: Op, position: int) -> None:
         what += f" ({misfit})" if rule.own else ""
     elif op.results() or op.is_mutable:
         what = "has no dimension rule"
-    else:  # nothing comes out: nothing flows
+    else:  # no results, so nothing flows
         return
     traced = TracedOp(flow, op, position)
     traced.freeze_tensors(op.inputs(), what)
     flow.unruled[position] = traced.reason(what)
     for ref in op.results():
         traced.replace(ref, [traced.fixed(n) for n in traced.shape(ref)])
-    # Weights that go in are lost from sight here; the graph still lists them, with this reason.
+    # Input weights cannot be followed further; the graph still lists them, with this reason.
     for ref in op.inputs():
         known = flow.provenance.get(ref.index)
         for name in known.names if known is not None else ():
@@ -102,8 +103,8 @@ def _apply_rule(flow: DimFlow, op: Op, position: int) -> None:
 
 
 def _misfit(flow: DimFlow, rule: DimRule, op: Op, position: int) -> str | None:
-    """Call a rule: None where it gave every result dimensions of its own sizes."""
-    # A user's rule may be wrong in any way; ours only meet arguments that they do not know.
+    """Call a rule; None if it gave every result dimensions of the right sizes, else the reason."""
+    # A user's rule may fail in any way; built-in rules only fail on unsupported arguments.
     caught = Exception if rule.own else (AssertionError, LookupError, TypeError, ValueError)
     try:
         rule.function(TracedOp(flow, op, position, rule.acts_as))
@@ -119,9 +120,9 @@ def _misfit(flow: DimFlow, rule: DimRule, op: Op, position: int) -> str | None:
 
 
 def _note_provenance(flow: DimFlow, op: Op) -> None:
-    """Which parameters the results are made of, and whether by moving their entries alone."""
+    """Record the parameters behind the results, and whether only their entries were moved."""
     inputs, results = op.inputs(), op.results()
-    if op.name in LOOKS_UP and op.args[0].index in flow.provenance:  # rows of a weight, by number
+    if op.name in LOOKS_UP and op.args[0].index in flow.provenance:  # rows of a weight, by index
         inputs = [op.args[0]]
     made_of = [flow.provenance.get(ref.index) for ref in inputs]
     weights = [known for known in made_of if known is not None]

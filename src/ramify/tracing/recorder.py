@@ -1,8 +1,8 @@
-"""The tape: one run of a model, written down as the ATen operations that it really executed.
+"""The tape: one run of a model, recorded as the ATen operations that it executed.
 
 A `TorchDispatchMode` sees every operation with the real tensors, whatever Python the forward
 contains: data-dependent branches, in-place writes, bare parameters, tied weights. Tensors are
-numbered by identity; parameters and buffers are known by name.
+numbered by identity; parameters and buffers have names.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Op:
         return leaves_of_kind(self.kwargs, Ref, leaves_of_kind(self.args, Ref))
 
     def named(self) -> dict[str, Any]:
-        """What the operation was given, by name; what was left to its default is absent."""
+        """The arguments by name, without those left at their defaults."""
         names = (declared.name for declared in self.func._schema.arguments)
         return dict(zip(names, self.args, strict=False)) | self.kwargs
 
@@ -95,25 +95,25 @@ def _name_of(func: Any) -> str:
 
 @functools.cache
 def _is_composite(func: Any) -> bool:
-    """Whether an operation is made of others."""
+    """Whether an operation is composed of others."""
     key = torch._C.DispatchKey.CompositeImplicitAutograd
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
 
 
 @functools.cache
 def _moves_dimensions(func: Any) -> bool:
-    """Whether an operation gives the same object other dimensions."""
+    """Whether an operation changes the dimensions of a tensor in place."""
     return torch.Tag.inplace_view in func.tags
 
 
 @functools.cache
 def _may_draw(func: Any) -> bool:
-    """Whether an operation may draw numbers."""
+    """Whether an operation may draw random numbers."""
     return torch.Tag.nondeterministic_seeded in func.tags
 
 
 def _is_random(op: Op) -> bool:
-    """Whether an operation draws numbers; fused attention only does where it drops something."""
+    """Whether an operation draws random numbers; fused attention does only with dropout."""
     if not _may_draw(op.func):
         return False
     drops = any(declared.name == "dropout_p" for declared in op.func._schema.arguments)
@@ -121,13 +121,13 @@ def _is_random(op: Op) -> bool:
 
 
 _PLAIN = {torch.ops.aten._efficientzerotensor.default: torch.ops.aten.zeros.default}
-"""Zeros without memory, of which forward-mode derivatives are made and some operations crash."""
+"""Zeros without memory, used in forward-mode derivatives; some operations crash on them."""
 _LEAVES = frozenset({Tensor, nn.Parameter, Ref, int, float, bool, type(None)})
-"""What is a leaf at first sight."""
+"""Types that are leaves without a further check."""
 
 
 def mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
-    """What an operation takes or gives, leaf by leaf: torch's general walk is slower than most."""
+    """Map the leaves of an operation's arguments or results, faster than torch's general walk."""
     if isinstance(tree, dict):
         return {key: mapped(item, leaf) for key, item in tree.items()}
     if type(tree) not in (tuple, list):
@@ -137,7 +137,7 @@ def mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
 
 
 def leaves_of_kind(tree: Any, kind: type[T], found: list[T] | None = None) -> list[T]:
-    """The leaves of one kind of what an operation takes or gives, added to what was found."""
+    """The leaves of one kind in an operation's arguments or results, appended to `found`."""
     found = [] if found is None else found
     if isinstance(tree, kind):
         found.append(tree)
@@ -161,7 +161,7 @@ class KeptCall(NamedTuple):
 
 @dataclass
 class Tape:
-    """What one run executed: operations in order, and what each tensor is."""
+    """A recorded run: operations in order, and what each tensor is."""
 
     ops: list[Op] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
@@ -170,13 +170,13 @@ class Tape:
     """Parameters and buffers: tensor number -> canonical name."""
     inputs: set[int] = field(default_factory=set)
     constants: dict[int, Tensor] = field(default_factory=dict)
-    """Tensors that came from outside: inputs, and what the forward found elsewhere."""
+    """Tensors from outside: inputs, and others that the forward used."""
     kept: dict[int, KeptCall] = field(default_factory=dict)
-    """The calls of operations that the run was asked to keep, by operation."""
+    """The calls of operations that the run kept on request, by operation."""
     calls: list[ModuleCall] = field(default_factory=list)
     """The calls of modules, in the order in which they ended."""
     drawn: dict[int, list[Tensor]] = field(default_factory=dict)
-    """What random operations gave, by operation, where the run was asked to keep it."""
+    """The results of random operations, by operation, if the run kept them on request."""
     outputs: list[Ref] = field(default_factory=list)
     results: list[Tensor] = field(default_factory=list)
     """The values of the run's outputs."""
@@ -187,7 +187,7 @@ class Tape:
 
     @functools.cached_property
     def rounding(self) -> float:
-        """The relative rounding of the coarsest numbers on the tape."""
+        """The relative rounding of the least precise dtype on the tape."""
         floats = [d for d in set(self.dtypes) if d.is_floating_point or d.is_complex]
         return max((torch.finfo(dtype).eps for dtype in floats), default=0.0)
 
@@ -201,19 +201,19 @@ def aliases_of(model: nn.Module) -> dict[str, str]:
 
 
 Watch = Callable[[Op, Sequence[Tensor]], None]
-"""Called after each operation, with what it returned."""
+"""Called after each operation, with its results."""
 Before = Callable[[int, Sequence[Tensor]], None]
-"""Called before each operation, with its number and the tensors that it is about to write into."""
+"""Called before each operation, with its number and the tensors that it will write to."""
 Steer = Callable[[int, Any, tuple[Any, ...], Mapping[str, Any], Any], Any]
-"""Called with (number, operation, arguments, by name, result): gives what it is to return."""
+"""Called with (number, operation, args, kwargs, result); returns the result to use."""
 
 
 class Recorder(TorchDispatchMode):
-    """Writes the operations executed under it onto a tape."""
+    """Records the operations executed under it on a tape."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Torch would import its compiler (seconds) to keep it out of here; `eager` does that."""
+        """Avoid the import of torch's compiler, which takes seconds; `eager` disables it."""
         return False
 
     def __init__(
@@ -229,9 +229,9 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.tape = Tape()
         self.keeps: Callable[[Any], bool] | None = None
-        """Of which operations to keep the calls, with their values."""
+        """Tells for which operations to keep the calls, with their values."""
         self.steer: Steer | None = None
-        """What may give another result than an operation computed."""
+        """May replace the result that an operation computed."""
         self._draws = draws
         self._watch = watch
         self._before = before
@@ -260,7 +260,7 @@ class Recorder(TorchDispatchMode):
         known = self._seen.get(id(tensor))
         if known is not None and known[0]() is tensor:
             return known[1]
-        # `parameter.data` makes a tensor that no operation made: the memory says whose it is.
+        # `parameter.data` creates a tensor without an operation; its memory tells whose it is.
         alias = self._by_memory.get(_memory(tensor)) if tensor.numel() else None
         if alias is not None:
             return alias
@@ -270,12 +270,12 @@ class Recorder(TorchDispatchMode):
         return ref
 
     def find(self, tensor: Tensor) -> Ref | None:
-        """The number of a tensor that the tape has seen."""
+        """The reference to a tensor that is on the tape."""
         known = self._seen.get(id(tensor))
         return known[1] if known is not None and known[0]() is tensor else None
 
     def shown(self, tree: Any) -> Any:
-        """What a module was given or returned: a `Ref` for each tensor, None for the rest."""
+        """A module's arguments or results with a `Ref` for each tensor, None for the rest."""
         return mapped(tree, lambda leaf: self.find(leaf) if isinstance(leaf, Tensor) else None)
 
     def __torch_dispatch__(
@@ -285,9 +285,9 @@ class Recorder(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run the operation and write it down."""
+        """Run the operation and record it."""
         kwargs = dict(kwargs or {})
-        if _is_composite(func):  # under inference mode, torch does not take it apart before
+        if _is_composite(func):  # in inference mode, torch does not decompose it before
             with self:
                 return func.decompose(*args, **kwargs)
         func = _PLAIN.get(func, func)
@@ -330,14 +330,14 @@ def _memory(t: Tensor) -> tuple[Any, ...]:
 def call(model: nn.Module, inputs: Any) -> Any:
     """`model(x)`, `model(*tuple)` or `model(**dict)`, as `ramify.trace` takes its inputs.
 
-    The model gets copies: a forward may write into what it is given.
+    The model gets copies, since a forward may write to its inputs.
 
     Args:
-        model: what to call.
+        model: the model to call.
         inputs: a tensor, tuple, list or mapping.
 
     Returns:
-        Whatever the model returns.
+        The outputs of the model.
     """
     args, named = copied(arguments(inputs))
     return model(*args, **named)
@@ -351,15 +351,15 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def copied(inputs: Any) -> Any:
-    """Inputs that a forward may write into: every tensor among them copied, and what holds some."""
+    """Copies of inputs, to which a forward may write: tensors, and objects that hold tensors."""
     return tree_map(_copied, inputs)
 
 
 def _copied(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.clone()
-    if not callable(leaf) and held_by(leaf):  # such as a cache of keys and values
-        with contextlib.suppress(Exception):  # `record` gives back what cannot be copied
+    if not callable(leaf) and held_by(leaf):  # such as a key-value cache
+        with contextlib.suppress(Exception):  # `record` restores what cannot be copied
             return copy.deepcopy(leaf)
     return leaf
 
@@ -376,26 +376,26 @@ def record(  # noqa: PLR0913  (what may be asked of a run)
     grad: bool = False,
     execute: Execute | None = None,
 ) -> Tape:
-    """Run `run` once and return its tape; the model stays as it was.
+    """Run `run` once and return its tape; the model is left unchanged.
 
     Args:
-        model: the model whose parameters and buffers get their names on the tape.
-        run: what to run; it calls the model.
+        model: the model, whose parameters and buffers are named on the tape.
+        run: the function to run, which calls the model.
         inputs: tensors that count as the run's inputs.
-        training: the mode to run the model in.
-        watch: called after each operation with its entry on the tape and what it returned.
-        draws: keep what random operations give, so that a replay repeats it.
+        training: whether to run the model in train mode.
+        watch: called after each operation with its entry on the tape and its results.
+        draws: whether to keep the results of random operations, so that a replay repeats them.
         before: called before each operation.
-        grad: let autograd follow the run.
-        execute: how operations are run; by default as they are.
+        grad: whether autograd records the run.
+        execute: runs each operation; by default directly.
 
     Returns:
-        The tape. Only the values of the outputs are kept, and of draws where asked.
+        The tape. Only the values of the outputs, and of random results on request, are kept.
     """
     with contextlib.ExitStack() as around:
         with walked_once(model):
             recorder = Recorder(model, inputs, watch, draws=draws, before=before, execute=execute)
-            # They may hold weights cast before, or of another shape, or without gradient.
+            # They may hold weights that were cast earlier, have another shape or no gradient.
             torch.clear_autocast_cache()
             around.enter_context(untouched(model, inputs))
             around.enter_context(torch.set_grad_enabled(grad))
@@ -404,7 +404,7 @@ def record(  # noqa: PLR0913  (what may be asked of a run)
             around.enter_context(of_free_sizes(model))
         around.enter_context(recorder.modules.watching(recorder.shown, recorder.tape.calls.append))
         try:
-            with recorder.writes:  # a model may change its weights when its mode changes
+            with recorder.writes:  # a model may change its weights on a change of mode
                 enter_mode(model, training)
             with recorder:
                 result = run()
@@ -418,7 +418,7 @@ def record(  # noqa: PLR0913  (what may be asked of a run)
 
 
 def eager() -> contextlib.AbstractContextManager[Any]:
-    """Compiled models run as written; where nothing was compiled there is nothing to do."""
+    """Run compiled models without compilation; does nothing if none was compiled."""
     if "torch._dynamo" not in sys.modules:
         return contextlib.nullcontext()
     return torch.compiler.set_stance("force_eager")
@@ -426,7 +426,7 @@ def eager() -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode and without gradients; every module gets its own mode back."""
+    """Run the block in eval mode without gradients, then restore the mode of every module."""
     with modes_kept(model), torch.no_grad():
         enter_mode(model, False)
         yield
@@ -434,8 +434,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Every module gets its own mode back, train or eval, whatever happens inside."""
-    # A script that was frozen has no mode.
+    """Restore the mode of every module, train or eval, after the block, even on an error."""
+    # A frozen script has no mode.
     modes = [
         (each, each.training) for each in modules_of(model).values() if hasattr(each, "training")
     ]
@@ -445,7 +445,7 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _tensors(result: Any, within: tuple[Any, ...] = ()) -> list[Tensor]:
-    """Every tensor of an output, also inside dataclasses and objects that pytree does not know."""
+    """Every tensor of an output, even in dataclasses and objects that pytree does not support."""
     found: list[Tensor] = []
     for leaf in tree_leaves(result):
         if isinstance(leaf, Tensor):
@@ -464,9 +464,9 @@ _ALONE = threading.RLock()
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """One thread at a time: others that trace or edit wait here until this one is done.
+    """Allow one thread at a time to trace or edit; others wait.
 
-    A trace sets switches that all threads share, and grows the model for a moment.
+    A trace sets state that all threads share, and temporarily grows the model.
     """
     with _ALONE:
         yield
@@ -474,15 +474,15 @@ def alone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def untouched(model: nn.Module, *others: Any) -> Iterator[None]:
-    """Whatever runs inside, the model and the random states come back as they were.
+    """Restore the model and the random states after the block, whatever runs inside.
 
-    Buffers, modes, attributes, the contents of containers and objects, and which tensors the
-    parameters are; a `Recorder` keeps the values that a run writes into parameters. Autograd
-    counts writes, so that a graph made before would refuse its backward pass: not these.
+    This covers buffers, modes, attributes, the contents of containers and objects, and the identity
+    of the parameters. A `Recorder` restores the values of parameters that a run writes to. These
+    writes do not raise autograd's version counters, so earlier graphs stay usable for backward.
 
     Args:
         model: the model.
-        *others: what else the run is given, kept in the same way.
+        *others: other inputs of the run, which are restored too.
     """
     with alone():
         kept = KeptState([*modules_of(model).values(), *others])
@@ -500,6 +500,6 @@ def untouched(model: nn.Module, *others: Any) -> Iterator[None]:
                 partial(np.random.set_state, numpy_state),
             ]
             with giving_back(lambda: [*kept.steps(), *(("a tensor", step) for step in steps)]):
-                # The fused encoder layer is one opaque operation; its plain form computes the same.
+                # The fused encoder layer is one opaque operation; the plain form computes the same.
                 torch.backends.mha.set_fastpath_enabled(False)
                 yield

@@ -1,4 +1,4 @@
-"""What a dimension rule is given: one operation of a run, and the dimensions of its tensors."""
+"""The argument of a dimension rule: one operation of a run, and the dimensions of its tensors."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Side = tuple[Ref, Sequence[Term], Sequence[Term]]
 class TracedOp:
     """One operation of the traced run, as its dimension rule sees it.
 
-    A rule reads the dimensions of what goes in (`dims`), says what happens to them (`tie`,
-    `freeze`, `forbid_split`, `mark_inexact`, `contract`), and gives the dimensions of what comes
-    out (`give`). Tensors stand in `args` and `kwargs` as references, which `dims`, `shape` and
-    `dtype` take.
+    A rule reads the dimensions of the inputs (`dims`), declares constraints on them (`tie`,
+    `freeze`, `forbid_split`, `mark_inexact`, `contract`), and sets the dimensions of the results
+    (`give`). Tensors are represented in `args` and `kwargs` by references, which `dims`, `shape`
+    and `dtype` take.
 
     Attributes:
         name: the operation's name, such as `aten::add`, or that of the operation it acts like.
@@ -40,7 +40,7 @@ class TracedOp:
         self.position = position
         self._flow, self._op = flow, op
 
-    # What it is given and gives -----------------------------------------------------------
+    # Inputs and results -------------------------------------------------------------------
 
     def inputs(self) -> list[Ref]:
         """The tensors that the operation reads, in order of its arguments."""
@@ -51,7 +51,7 @@ class TracedOp:
         return self._op.results()
 
     def named(self) -> dict[str, Any]:
-        """The arguments by name; what was left to its default is absent."""
+        """The arguments by name, without those left at their defaults."""
         return self._op.named()
 
     def argument(self, index: int, name: str, default: Any) -> Any:
@@ -71,24 +71,24 @@ class TracedOp:
         return self._flow.tape.dtypes[tensor.index]
 
     def is_weight(self, tensor: Ref) -> bool:
-        """Whether a tensor is made of parameters and buffers alone."""
+        """Whether a tensor is computed from parameters and buffers only."""
         return self._flow.is_weight(tensor)
 
     @property
     def tape(self) -> Tape:
-        """The run so far, for a rule that depends on what came before."""
+        """The run so far, for a rule that depends on earlier operations."""
         return self._flow.tape
 
-    # What a rule says ---------------------------------------------------------------------
+    # Declarations -------------------------------------------------------------------------
 
     def give(self, *terms: Sequence[Term]) -> None:
-        """Give the dimensions of each result, in order.
+        """Set the dimensions of each result, in order.
 
-        A result that was there before (of an operation in place) keeps its dimensions, tied to
-        these.
+        A result that existed before (of an in-place operation) keeps its dimensions, which are tied
+        to these.
 
         Raises:
-            ValueError: There are more of them than results.
+            ValueError: More dimensions than results are given.
         """
         if len(terms) > len(self.results()):
             raise ValueError(
@@ -104,7 +104,7 @@ class TracedOp:
                     self.tie(mine, other, "writes in place")
 
     def replace(self, tensor: Ref, terms: Sequence[Term]) -> None:
-        """Give the dimensions of one result, whatever was known of it."""
+        """Set the dimensions of one result, replacing any earlier ones."""
         self._flow.tensor_dims[tensor.index] = list(terms)
 
     def fixed(self, size: int, what: str = "decides this size") -> Fixed:
@@ -116,43 +116,43 @@ class TracedOp:
         dims.unify(one, other, self.reason(what))
 
     def freeze(self, terms: Term | Iterable[Term], what: str) -> None:
-        """No edit may touch these dimensions."""
+        """Forbid all edits of these dimensions."""
         for term in _each(terms):
             dims.freeze(term, self.reason(what))
 
     def forbid_split(self, terms: Term | Iterable[Term], what: str) -> None:
-        """Channels of these dimensions may be removed, but a copy would change the output."""
+        """Allow removal of channels in these dimensions, but no copies, which change the output."""
         for term in _each(terms):
             dims.forbid_split(term, self.reason(what))
 
     def mark_inexact(self, terms: Term | Iterable[Term], what: str) -> None:
-        """Removing a channel of these dimensions is not the same as setting it to zero."""
+        """Declare that removing a channel of these dimensions does not equal setting it to zero."""
         for term in _each(terms):
             dims.mark_inexact(term, self.reason(what))
 
     def rank(self, term: Term, what: str, least: int = 1) -> None:
-        """The channels of this dimension compete; at least some of them are needed."""
+        """Declare that the channels of this dimension compete and at least `least` must stay."""
         dims.rank(term, self.reason(what), least)
 
     def number(self, tensor: Ref, term: Term) -> None:
-        """The values of a result are numbers of positions along a dimension."""
+        """Declare that the values of a result are indices along a dimension."""
         if not isinstance(resolve(term), Fixed):
             self._flow.numbers[tensor.index] = term
 
     def numbers(self, tensor: Ref) -> Term | None:
-        """The dimension of whose positions the values of a tensor are numbers; None for others."""
+        """The dimension that the values of a tensor index; None if they are not indices."""
         return self._flow.numbers.get(tensor.index)
 
     def looks_up(self, tensor: Ref, term: Term, numbers: Ref | Term | None) -> bool:
-        """Entries of a tensor are taken along a dimension by number.
+        """Declare that entries of a tensor are selected along a dimension by index.
 
         Args:
-            tensor: what the entries are of.
+            tensor: the tensor.
             term: the dimension.
-            numbers: the tensor that holds the numbers, or what they are numbers of.
+            numbers: the tensor that holds the indices, or the dimension that they index.
 
         Returns:
-            Whether they are the numbers of this dimension, which then needs no freezing.
+            Whether they are indices of this dimension, which then need not be frozen.
         """
         if isinstance(numbers, Ref):
             numbers = self.numbers(numbers)
@@ -164,7 +164,7 @@ class TracedOp:
         return True
 
     def tie_heads(self, one: Term, other: Term) -> None:
-        """Make the first positions of two dimensions the same, as many as the shorter has."""
+        """Tie the first positions of two dimensions, as many as the shorter one has."""
         size = min(one.size, other.size)
         heads = []
         for term in (one, other):
@@ -177,18 +177,18 @@ class TracedOp:
         self.tie(heads[0], heads[1], "looks them up by number")
 
     def number_read(self, value: Any) -> Term | None:
-        """What a number counts that Python has just read from a tensor; None where it has not."""
+        """The dimension indexed by a number that Python just read from a tensor; else None."""
         known = self._flow.number_read
         if known is None or known[0] != self.position - 1 or known[2] != value:
             return None
         return known[1]
 
     def in_blocks(self, *terms: Term) -> None:
-        """The sizes of these dimensions are whole blocks of memory (see `grouped`)."""
+        """Declare that the sizes of these dimensions are whole memory blocks (see `grouped`)."""
         self._flow.in_blocks.append((self.module, terms))
 
     def freeze_tensors(self, tensors: Iterable[Ref], what: str) -> None:
-        """No edit may touch any dimension of these tensors."""
+        """Forbid all edits of the dimensions of these tensors."""
         for tensor in tensors:
             self.freeze(self.dims(tensor), what)
 
@@ -198,20 +198,20 @@ class TracedOp:
         return f"{self._op.name} in {where} {what}"
 
     def holds_size(self, attribute: str, *terms: Term) -> None:
-        """The running module's attribute holds the size of a dimension, or a tuple of sizes."""
+        """Declare that an attribute of the running module holds the sizes of dimensions."""
         self._flow.sized_attributes.append((self.module, attribute, terms))
 
     def note_slice(self, term: Term) -> None:
-        """A dimension is about to be cut into ranges."""
+        """Record that a dimension is about to be cut into ranges."""
         self._flow.sliced.append(term)
 
     def contract(self, one: Side, other: Side, bias: Ref | None = None) -> None:
-        """Note a sum over channels.
+        """Record a sum over channels.
 
         Args:
             one: a factor: (tensor, its dimensions summed over, its dimensions that stay).
             other: the other factor, with as many dimensions summed over.
-            bias: what is added.
+            bias: the bias that is added.
         """
         for mine, theirs in zip(one[1], other[1], strict=True):
             self.tie(mine, theirs, "sums over them")
@@ -237,11 +237,11 @@ class TracedOp:
         )
 
     def broadcast(self, tensors: Sequence[Ref]) -> list[Term]:
-        """The dimensions of what broadcasting these tensors gives; equal sizes are tied."""
+        """The dimensions of the broadcast result of these tensors; equal sizes are tied."""
         rank = max((len(self.shape(ref)) for ref in tensors), default=0)
         out: list[Term] = [UNIT] * rank
         for position in range(rank):
-            # What each tensor has at this place, counted from the last dimension.
+            # The term of each tensor at this position, counted from the last dimension.
             column = []
             for ref in tensors:
                 dim = position - rank + len(self.shape(ref))
@@ -250,7 +250,7 @@ class TracedOp:
             size = max((term.size for term in column), default=1)
             if any(term.size == 0 for term in column):
                 size = 0
-            # Dimensions of full size are one; the plain ones of size 1 stretch to it.
+            # Dimensions of full size are tied; plain ones of size 1 are expanded.
             full = [term for term in column if term.size == size]
             named = [term for term in full if not (size == 1 and isinstance(resolve(term), Fixed))]
             for other in named[1:]:
