@@ -2,8 +2,8 @@
 
 `grouped_mm` multiplies rows sorted by expert with the weights of all experts, and refuses weights
 and rows whose strides are not multiples of 16 bytes. Models of `transformers` have a setting for
-how experts are computed. If an edit leaves another width, that setting is changed to compute one expert
-after the other, which accepts any width. Without such a setting, the widths are frozen.
+how experts are computed. If an edit leaves another width, that setting is changed to compute one
+expert after the other, which accepts any width. Without such a setting, the widths are frozen.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a model holds beside its tensors, kept and given back: attributes, containers, generators.
+"""Saves and restores what a model holds besides tensors: attributes, containers, generators.
 
-A forward may count its calls, fill a cache or draw from a generator of its own. What it changes is
-put back by the methods of the built-in types themselves (`dict.clear`, a slot's descriptor), so
-that no code of the model's own classes runs: a configuration that refuses to be written, or an
-object that cannot be compared or copied, is given back like any other.
+A forward may count its calls, fill a cache or draw from its own random generator. The changes are
+reverted with the methods of the built-in types (`dict.clear`, a slot's descriptor), so that no code
+of the model's own classes runs. A read-only configuration, or an object that cannot be compared or
+copied, is restored like any other.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from ramify.errors import RamifyError
 from ramify.tracing.modes import ABSENT
 
 MOST_HOLDERS = 100_000
-"""How many containers and objects are kept, those nearest to the modules first."""
+"""The largest number of saved containers and objects, those nearest to the modules first."""
 
 _LARGEST_ARRAY = 2**26
-"""Arrays of more bytes are taken for data, which no forward writes into."""
+"""Arrays of more bytes are assumed to be data, to which no forward writes."""
 
 _STANDARD_DATA = frozenset({"_weakrefset", "argparse", "collections", "types", "weakref"})
-"""The modules of the standard library whose objects hold data; those of all others hold works."""
+"""The modules of the standard library whose objects hold data, not internal state."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class _Kind:
     """One kind of holder.
 
     Attributes:
-        read: everything it holds, in order.
-        write: make it hold exactly that again.
-        by_value: whether `read` gives copies, which are new objects each time.
-        container: whether it is content, and not attributes.
+        read: returns everything that it holds, in order.
+        write: makes it hold exactly that again.
+        by_value: whether `read` returns copies, which are new objects each time.
+        container: whether it holds contents, and not attributes.
     """
 
     read: Callable[[Any], list[Any]]
@@ -75,12 +75,12 @@ def _write_filled(base: Any, fill: Callable[[Any, list[Any]], None]) -> Any:
 
 
 def _state_kind(read: Callable[[Any], Any], write: Callable[[Any, Any], Any]) -> _Kind:
-    """A holder of one state."""
+    """The kind of a holder of a single state."""
     return _Kind(lambda holder: [read(holder)], lambda holder, kept: write(holder, kept[0]), True)
 
 
 def _script_names(module: Any) -> list[str]:
-    """The attributes of a scripted module, its mode included, which lie in the script."""
+    """The attributes of a scripted module, including its mode, which the script holds."""
     return list(module._concrete_type.get_attributes())
 
 
@@ -95,7 +95,7 @@ def _write_script(module: Any, content: list[Any]) -> None:
 
 
 def _is_same(now: Any, value: Any) -> bool:
-    """Whether two values of a script's types are the same; its containers are copied when read."""
+    """Whether two values of a script are the same; reading its containers copies them."""
     pairs = zip(tree_leaves(now), tree_leaves(value), strict=False)
     alike = all(a is b or (type(a) in (int, float, str) and a == b) for a, b in pairs)
     return alike and tree_structure(now) == tree_structure(value)
@@ -125,7 +125,7 @@ _CONTAINERS: tuple[tuple[type, _Kind], ...] = (
         ),
     ),
     (bytearray, _state_kind(bytes, lambda h, kept: bytearray.__setitem__(h, slice(None), kept))),
-    # What a forward draws from, and arrays that it may write into.
+    # Generators that a forward draws from, and arrays that it may write to.
     (random.Random, _state_kind(random.Random.getstate, random.Random.setstate)),
     (torch.Generator, _state_kind(torch.Generator.get_state, torch.Generator.set_state)),
     (
@@ -143,7 +143,7 @@ _CONTAINERS: tuple[tuple[type, _Kind], ...] = (
         _state_kind(np.ndarray.copy, lambda h, kept: np.ndarray.__setitem__(h, ..., kept)),
     ),
     (torch.jit.ScriptModule, _Kind(_read_script, _write_script, by_value=True)),
-    # These cannot change themselves, but hold what can.
+    # These are immutable, but hold objects that are not.
     (tuple, _Kind(lambda h: [*tuple.__iter__(h)], lambda h, kept: None)),
     (frozenset, _Kind(lambda h: [*frozenset.__iter__(h)], lambda h, kept: None)),
     (types.MappingProxyType, _Kind(gc.get_referents, lambda h, kept: None)),
@@ -153,14 +153,14 @@ _PLAIN = (
     *(int, float, complex, str, bytes, type(None), type, Tensor, torch.Size, torch.dtype),
     *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType),
 )
-"""What holds nothing that a forward could change, or, as tensors, is kept elsewhere."""
+"""Types that hold nothing that a forward could change, or, like tensors, are saved elsewhere."""
 
 _PLAIN_EXACTLY = frozenset({*_PLAIN, bool, nn.Parameter})
 
 
 @functools.lru_cache(maxsize=1024)
 def _slots_kind(kind: type) -> _Kind | None:
-    """The attributes of a class that have a slot in place of an entry in `__dict__`."""
+    """The kind for attributes of a class in slots rather than in `__dict__`."""
     slots: list[Any] = [
         slot
         for base in kind.__mro__
@@ -175,7 +175,7 @@ def _slots_kind(kind: type) -> _Kind | None:
         for slot in slots:
             try:
                 found.append(slot.__get__(holder))
-            except AttributeError:  # not given a value yet
+            except AttributeError:  # not set yet
                 found.append(ABSENT)
         return found
 
@@ -192,7 +192,7 @@ def _slots_kind(kind: type) -> _Kind | None:
 
 
 def _kinds_of(kind: type) -> list[_Kind]:
-    """How to keep the objects of a class; its `__dict__`, where it has one, is a holder itself."""
+    """The kinds that save the objects of a class; a `__dict__` is a separate holder."""
     plain = issubclass(kind, _PLAIN)
     if plain:
         return []
@@ -203,12 +203,12 @@ def _kinds_of(kind: type) -> list[_Kind]:
 
 
 _PLAIN_TABLES = frozenset({dict, collections.OrderedDict, list, set})
-"""What most holders are, whose own methods run no code of others."""
+"""The types of most holders, whose own methods run no other code."""
 
 
 def _is_works(kind: type) -> bool:
-    """Whether a class is part of torch or Python itself: a lock, a queue, a compiled graph."""
-    if issubclass(kind, (nn.Module, Optimizer)):  # they hold what belongs to the model
+    """Whether a class is internal to torch or Python: a lock, a queue, a compiled graph."""
+    if issubclass(kind, (nn.Module, Optimizer)):  # they hold parts of the model
         return False
     if kind in _PLAIN_TABLES:
         return True
@@ -218,8 +218,8 @@ def _is_works(kind: type) -> bool:
 
 
 def _attributes_of(holder: Any) -> dict[str, Any] | None:
-    """The attributes of an object, as the dictionary in which they really lie."""
-    # The descriptor that Python itself made is asked: a property of this name runs code of others.
+    """The dictionary that actually stores the attributes of an object."""
+    # Use the descriptor that Python created: a property of this name would run other code.
     for base in type(holder).__mro__:
         slot = vars(base).get("__dict__")
         if isinstance(slot, (types.GetSetDescriptorType, types.MemberDescriptorType)):
@@ -229,13 +229,13 @@ def _attributes_of(holder: Any) -> dict[str, Any] | None:
 
 
 def held_by(holder: Any) -> list[Any]:
-    """What an object holds itself, contents and attributes, without running code of its class.
+    """The contents and attributes of an object, read without running code of its class.
 
     Args:
         holder: any object.
 
     Returns:
-        The objects; none for numbers, functions, tensors and the like.
+        The objects; empty for numbers, functions, tensors and similar objects.
     """
     if isinstance(holder, _PLAIN):
         return []
@@ -245,7 +245,7 @@ def held_by(holder: Any) -> list[Any]:
 
 
 class KeptState:
-    """What some objects hold, and what that holds in turn, as it is when this is made.
+    """The contents and attributes of some objects, recursively, at the time of creation.
 
     Args:
         roots: the objects, such as the modules of a model.
@@ -262,12 +262,12 @@ class KeptState:
 
     def __init__(self, roots: Iterable[Any]) -> None:
         self._kept: list[tuple[_Kind, Any, list[Any]]] = []
-        # Most of what a module holds are empty tables of hooks, of which only that is to be known.
+        # A module mostly holds empty tables of hooks, for which it is enough to know that.
         self._empty: list[Any] = []
         known: dict[type, tuple[list[_Kind], bool]] = {}
         front = collections.deque(roots)
         seen = set(map(id, front))
-        # Breadth first: what lies nearest to the modules is what a forward most likely changes.
+        # Breadth first: a forward most likely changes what is nearest to the modules.
         while front and len(self._kept) < MOST_HOLDERS:
             holder = front.popleft()
             kind_of = type(holder)
@@ -303,7 +303,7 @@ class KeptState:
                 front.append(attributes)
 
     def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        """What gives it back: (what it is, in words; what to call) of each that has changed."""
+        """The steps that restore changed holders: (description, function to call)."""
         for kind, holder, content in self._kept:
             if not _holds_the_same(kind, holder, content):
                 write = functools.partial(kind.write, holder, content)
@@ -313,21 +313,21 @@ class KeptState:
                 yield f"what a '{type(holder).__name__}' holds", holder.clear
 
     def tensors(self) -> Iterator[Tensor]:
-        """Every tensor that something of it holds."""
+        """Every tensor in the saved contents."""
         for kind, _, content in self._kept:
             yield from (item for item in content if not kind.by_value and isinstance(item, Tensor))
 
     def give_back(self) -> None:
-        """Every holder holds again what it held.
+        """Restore the contents of every holder.
 
         Raises:
-            RamifyError: some could not be given back; all others are.
+            RamifyError: some could not be restored; all others are.
         """
         give_back_all(self.steps())
 
 
 def _holds_the_same(kind: _Kind, holder: Any, content: list[Any]) -> bool:
-    """Whether a holder still holds the very objects that it held."""
+    """Whether a holder still holds the same objects."""
     if kind.by_value:
         return False
     try:
@@ -338,22 +338,22 @@ def _holds_the_same(kind: _Kind, holder: Any, content: list[Any]) -> bool:
 
 
 def _is_writable(holder: Any) -> bool:
-    """Whether a holder whose content is copied can be written, and is not too large to copy."""
+    """Whether a holder whose content is copied is writable and not too large to copy."""
     if not issubclass(type(holder), np.ndarray):
         return True
     return bool(holder.flags.writeable) and holder.nbytes <= _LARGEST_ARRAY
 
 
 Steps = Iterable[tuple[str, Callable[[], Any]]]
-"""(what is given back, in words; what to call) of each step."""
+"""(description, function to call) of each step."""
 
 
 @contextlib.contextmanager
 def giving_back(steps: Callable[[], Steps]) -> Iterator[None]:
-    """Take steps when the block ends, and again where an error came in the middle of that.
+    """Run steps when the block ends, and run them again if an error interrupts them.
 
     Args:
-        steps: gives the steps, each of which can be taken twice.
+        steps: returns the steps, each of which can be run twice.
 
     Yields:
         Nothing.
@@ -369,13 +369,13 @@ def giving_back(steps: Callable[[], Steps]) -> Iterator[None]:
 
 
 def give_back_all(steps: Steps) -> None:
-    """Take every step, also where one before it failed.
+    """Run every step, even if an earlier one failed.
 
     Args:
-        steps: (what is given back, in words; what to call).
+        steps: (description, function to call).
 
     Raises:
-        RamifyError: one sentence about those that failed.
+        RamifyError: some steps failed; the message names them.
     """
     failed: list[tuple[str, Exception]] = []
     stopped: BaseException | None = None
@@ -384,7 +384,7 @@ def give_back_all(steps: Steps) -> None:
             step()
         except Exception as error:
             failed.append((what, error))
-        except BaseException as error:  # an interrupt waits until everything is given back
+        except BaseException as error:  # an interrupt waits until everything is restored
             stopped = error
     if stopped is not None:
         raise stopped
@@ -398,20 +398,20 @@ def give_back_all(steps: Steps) -> None:
 
 
 def tensor_given_back(tensor: Tensor, value: Tensor | None = None) -> Callable[[], None]:
-    """What gives a tensor its memory, gradient and flag back, and values where they are given.
+    """Create a function that restores a tensor's memory, gradient and flag, and optionally values.
 
     Args:
         tensor: a parameter or buffer.
         value: a copy of its values.
 
     Returns:
-        What does it, when called.
+        The function.
     """
     data, grad, requires_grad = tensor.data, tensor.grad, tensor.requires_grad
     plain = tensor.layout is torch.strided and not tensor.is_nested
 
     def give_back() -> None:
-        if not plain:  # sparse, say: of no memory that could be compared
+        if not plain:  # sparse, for example: has no memory to compare
             if value is not None:
                 with torch.no_grad():
                     tensor.copy_(value)

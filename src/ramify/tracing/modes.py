@@ -1,4 +1,4 @@
-"""Modes of a model and of torch for one run, and attributes that refuse to be set."""
+"""Sets modes of a model and of torch for one run, and attributes that resist being set."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import nn
 from ramify.tracing.walk import modules_of
 
 ABSENT = object()
-"""The value of an attribute that is not there."""
+"""The value of an attribute that does not exist."""
 _MODE_NAMES = frozenset({"mode", "training", "train", "is_training", "flag"})
 
 
 def enter_mode(model: nn.Module, training: bool) -> None:
-    """Bring a model into train or eval mode, by its own `train` where that means the mode.
+    """Set a model to train or eval mode, with its own `train` if that sets the mode.
 
-    An exported model refuses, and the `train` of some wrappers fits the model: there, the flag of
-    every module is set.
+    An exported model refuses, and the `train` of some wrappers fits the model. Then the flag of
+    every module is set directly.
 
     Args:
         model: the model.
@@ -35,17 +35,17 @@ def enter_mode(model: nn.Module, training: bool) -> None:
             model.train(training)
             return
     for module in model.modules():
-        if hasattr(module, "training"):  # a script that was frozen has no mode
+        if hasattr(module, "training"):  # a frozen script has no mode
             set_attribute(module, "training", training)
 
 
 def set_attribute(owner: Any, name: str, value: Any) -> None:
-    """Set an attribute where it lies, past a `__setattr__` of the owner's class.
+    """Set an attribute directly, bypassing a `__setattr__` of the owner's class.
 
     Args:
         owner: a module or tensor that has the attribute.
-        name: its name; where it is no entry of the owner's `__dict__`, it is set in the usual way.
-        value: the value, or `ABSENT` to take the attribute away.
+        name: its name; if it is not in the owner's `__dict__`, it is set in the usual way.
+        value: the value, or `ABSENT` to delete the attribute.
     """
     own = vars(owner)
     if value is ABSENT:
@@ -58,11 +58,11 @@ def set_attribute(owner: Any, name: str, value: Any) -> None:
 
 @contextlib.contextmanager
 def recurrent_layers_written_out(model: nn.Module) -> Iterator[None]:
-    """A fused recurrent layer hides what it reads; without it torch takes plain operations."""
+    """Disable fused recurrent layers, which hide what they read, so torch uses plain operations."""
     if not any(isinstance(each, nn.RNNBase) for each in modules_of(model).values()):
         yield
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a setting of other hardware, on the way in and out
+        warnings.simplefilter("ignore")  # about a setting of other hardware, on entry and exit
         with torch.backends.mkldnn.flags(enabled=False):
             yield

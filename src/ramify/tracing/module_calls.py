@@ -1,4 +1,4 @@
-"""Which module runs at each moment of a run, and what each call of one was given and returned."""
+"""Tracks the running module during a run, and records the arguments and results of each call."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ramify.tracing.walk import modules_of
 
 
 class ModuleCall(NamedTuple):
-    """One call of a module; tensors are `Ref`s, and whatever else is none.
+    """One call of a module; tensors are represented by `Ref`s, everything else by None.
 
     Attributes:
         module: its name.
         start: the first of its operations.
         end: the first operation after it.
-        args: what it was given by position.
-        named: what it was given by name.
-        output: what it returned.
+        args: its positional arguments.
+        named: its keyword arguments.
+        output: its result.
     """
 
     module: str
@@ -57,16 +57,16 @@ class ModuleCalls:
     def watching(
         self, shown: Callable[[Any], Any], ended: Callable[[ModuleCall], None]
     ) -> Iterator[None]:
-        """Keep the name of the module that is running; the model's own hook tables stay empty.
+        """Track the name of the running module, without using the model's own hook tables.
 
         Args:
-            shown: gives a tree of tensors as a tree of `Ref`s.
-            ended: where calls go when they end.
+            shown: maps a tree of tensors to a tree of `Ref`s.
+            ended: called with each call when it ends.
 
         Yields:
             Nothing.
         """
-        here = threading.get_ident()  # other threads may run other models meanwhile
+        here = threading.get_ident()  # other threads may run other models
 
         def enter(module: nn.Module, _: Any) -> None:
             if threading.get_ident() == here:
@@ -76,7 +76,7 @@ class ModuleCalls:
         def leave(module: nn.Module, *call: Any) -> None:
             if threading.get_ident() == here and len(self._stack) > 1:
                 name, start = self._stack.pop()
-                # After an error torch leaves out what was given by name, and there is no output.
+                # After an error torch omits the keyword arguments, and there is no output.
                 if self._names.get(id(module)) == name and len(call) == 3:
                     given, named, output = map(shown, call)
                     ended(ModuleCall(name, start, len(self._ops), given, named, output))

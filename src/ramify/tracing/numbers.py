@@ -1,8 +1,8 @@
-"""Numbers of experts: which tensors hold them, and what may be done with what they number.
+"""Expert indices: follows the tensors that hold them, and freezes axes used in other ways.
 
-A router gives each token the numbers of its experts, and weights, one for each expert, are looked
-up by them. Where both are followed, router rows and experts are one axis: an expert may go with
-its row. Where anything else is done with the numbers, the axis is frozen.
+A router assigns expert indices to each token, and the weights of the experts are looked up by
+index. If both are followed, router rows and experts are one axis, and an expert can be removed
+with its row. If the indices are used in any other way, the axis is frozen.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from ramify.tracing.flow import DimFlow
 from ramify.tracing.recorder import Op, Ref
 
 _PASS = MOVES | LOOKS_UP | {"aten::aminmax", "aten::sort", "aten::contiguous"}
-"""Operations whose first result holds numbers where their first argument does."""
+"""Operations whose first result holds indices if their first argument does."""
 
 _USE = LOOKS_UP | frozenset(
     f"aten::{name}" for name in "gather scatter scatter_ scatter_add scatter_add_ histc".split()
 )
-"""Operations whose rules say what becomes of the numbers that they are given."""
+"""Operations whose rules handle the indices in their arguments."""
 
 _COMPARE = frozenset(f"aten::{name}" for name in ("eq", "ne", "lt", "le", "gt", "ge"))
 
 
 def pass_numbers(flow: DimFlow, op: Op, position: int) -> None:
-    """Follow numbers through one operation; what is not known to keep them freezes the axis."""
+    """Follow indices through one operation; one that is not known to keep them freezes the axis."""
     inputs = op.inputs()
     counted = [flow.numbers[ref.index] for ref in inputs if ref.index in flow.numbers]
     if not counted:
@@ -66,20 +66,20 @@ def _is_mask(flow: DimFlow, ref: Ref) -> bool:
 
 
 def _beyond(term: Term, number: object) -> bool:
-    """Whether a number is none of an expert, but stands for the lack of one."""
+    """Whether a number is not an expert index, but marks that there is none."""
     whole = resolve(term)
     experts = whole.parts[0] if isinstance(whole, Sum) else whole
     return type(number) is int and number >= experts.size
 
 
 def _mixed(flow: DimFlow) -> set[Atom]:
-    """The experts of dense mixtures, which all see every row: of stacked weights, the first axis.
+    """The experts of dense mixtures, which all read every row: the first axis of stacked weights.
 
-    A stack of matrices makes channels along two of its dimensions, experts and their units, or has
-    one that its product neither makes nor sums over. The kernel of a convolution has neither.
+    A stack of matrices produces channels along two of its dimensions, experts and their units, or
+    has one that its product neither produces nor sums over. A convolution kernel has neither.
 
     Returns:
-        Those among them whose channels compete.
+        Those axes whose channels compete.
     """
     found: set[Atom] = set()
     for read in flow.contractions:
@@ -98,7 +98,7 @@ def _mixed(flow: DimFlow) -> set[Atom]:
 
 
 def settle_ranked(flow: DimFlow) -> None:
-    """Of the axes whose channels compete, those of experts may lose some; all others are frozen."""
+    """Allow removal in axes of experts, and freeze all other axes whose channels compete."""
     whole = {each for term in flow.looked_up if isinstance(each := resolve(term), Atom)}
     parts = {leaf for term in flow.looked_up for leaf in leaves(term)} - whole
     whole |= _mixed(flow)

@@ -1,8 +1,8 @@
-"""Weights of another size whose values are made when an operation takes them.
+"""Resized weights whose values are computed when an operation uses them.
 
-A trial runs a model with all of its weights resized. Each of them is needed for one operation or
-two, so that only a part has to be in memory at a time: until an operation takes it, a weight is
-memory that nobody has written to, which a system gives out for nothing.
+A trial runs a model with all of its weights resized. Each of them is used by one or two operations,
+so only a part has to be in memory at a time. Until an operation uses it, a weight is unwritten
+memory, which the operating system does not allocate.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from ramify.tracing.walk import modules_of
 from ramify.tracing.writes import storage_of, written_by
 
 _KEPT = 2**25
-"""How many bytes of what was made are kept for later operations: for layers that run in turn."""
+"""The bytes of computed weights that are kept for later operations, for repeated layers."""
 
 _SAME = frozenset({"aten::detach", "aten::alias"})
-"""Operations whose result is the very weight: for what stands in for it, it stands in as well."""
+"""Operations whose result is the weight itself; their results on a placeholder are one too."""
 
 
 @dataclass
 class _Later:
-    """A weight to be made: what stands for it meanwhile, and what makes it."""
+    """A deferred weight: its placeholder, and the function that computes it."""
 
     stands_in: Tensor
     make: Callable[[], Tensor]
 
 
 class OnUse:
-    """How a `Recorder` runs operations on weights that are not made yet.
+    """Runs operations of a `Recorder` on weights that are not computed yet.
 
     Args:
-        model: whose weights they are.
+        model: the model that has the weights.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -50,22 +50,22 @@ class OnUse:
         self._later: dict[int, _Later] = {}
         self._made: dict[int, Tensor] = {}
         self._written: set[int] = set()
-        """Which of those were written to, by way of a view, and so cannot be made again."""
+        """Those that were written to through a view, and so cannot be recomputed."""
 
     def waiting(self) -> list[Tensor]:
-        """What stands for the weights that are not made yet."""
+        """The placeholders of the weights that are not computed yet."""
         return [later.stands_in for later in self._later.values()]
 
     def put_off(self, old: Tensor, shape: list[int], make: Callable[[], Tensor]) -> Tensor:
-        """What stands for a new value of a weight until an operation takes it.
+        """Create a placeholder for a new value of a weight until an operation uses it.
 
         Args:
-            old: the present value.
-            shape: that of the new one, of the same dtype and device, and contiguous as it is.
-            make: gives the new value.
+            old: the current value.
+            shape: the shape of the new value, which has the same dtype, device and contiguity.
+            make: computes the new value.
 
         Returns:
-            A tensor of that shape, without values; of small or unusual weights, the value itself.
+            A tensor of that shape, without values; for small or unusual weights, the value itself.
         """
         plain = self._seen and type(old) is Tensor and old.layout is torch.strided
         if not plain or old.device.type != "cpu" or not old.is_contiguous():
@@ -77,7 +77,7 @@ class OnUse:
         return stands_in
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Run an operation on the weights themselves."""
+        """Run an operation on the computed weights."""
         if not self._later:
             return func(*args, **kwargs)
         given = leaves_of_kind(kwargs, Tensor, leaves_of_kind(args, Tensor))
@@ -92,11 +92,11 @@ class OnUse:
         return func(*mapped(args, self._value), **mapped(dict(kwargs), self._value))
 
     def give_out(self, tensor: Tensor) -> None:
-        """Python is about to read a tensor's values past all operations."""
+        """Prepare a tensor whose values Python will read without an operation."""
         self._write(storage_of(tensor))
 
     def _value(self, leaf: Any) -> Any:
-        """The weight that a tensor stands for; anything else as it is."""
+        """The weight of a placeholder; anything else unchanged."""
         later = self._later.get(storage_of(leaf)) if isinstance(leaf, Tensor) else None
         if later is None:
             return leaf
@@ -107,7 +107,7 @@ class OnUse:
         key = storage_of(leaf)
         made = self._made.pop(key, None)
         self._made[key] = made if made is not None else later.make()
-        # The latest are kept, for a layer that is called again and again.
+        # The latest are kept, for a layer that is called repeatedly.
         size = sum(kept.numel() * kept.element_size() for kept in self._made.values())
         for old in [old for old in self._made if old != key and old not in self._written]:
             if size > _KEPT:
@@ -116,7 +116,7 @@ class OnUse:
         return self._made[key]
 
     def _write(self, key: int) -> None:
-        """Write a weight into the memory that stands for it, which is then the weight itself."""
+        """Write a weight into the memory of its placeholder, which then is the weight."""
         later = self._later.pop(key, None)
         if later is not None:
             made = self._made.pop(key, None)

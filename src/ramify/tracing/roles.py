@@ -1,4 +1,4 @@
-"""Who makes, carries and reads each channel axis: the roles of parameters."""
+"""The roles of parameters: which produce, carry and read each channel axis."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Indexing, Powers, Readers, Slot, repeated_atoms
 
 Roles = dict[Atom, dict[tuple[str, int], set[str]]]
-"""For each atom: (tensor name, dimension) -> roles seen there."""
+"""For each atom: (tensor name, dimension) -> its roles there."""
 
 
 def roles_of(flow: DimFlow) -> Roles:
-    """The roles of every tensor that a run reached; what forbids a split is noted on the atoms."""
+    """The roles of every tensor that a run reached; atoms get the reasons against a split."""
     roles: Roles = {}
     opaque = _opaque_axes(flow)
     scalable = scalable_products(flow)
     for number, read in enumerate(flow.contractions):
-        # What an operation without a rule took has its place in forward order here.
+        # The inputs of an operation without a rule are placed in forward order here.
         roles.update({atom: {} for _, atom, at, _ in opaque if at == number and atom not in roles})
         if read.names:
             _note_reads(flow, read, roles)
@@ -46,7 +46,7 @@ def roles_of(flow: DimFlow) -> Roles:
 
 
 def _note_lost_weights(flow: DimFlow, roles: Roles) -> None:
-    """Weights that went into the run, and hold no channels of any group, stand in it, frozen."""
+    """List weights that the run used but that hold no channels of any group, as frozen."""
     for name, where in flow.reached.items():
         terms = flow.param_dims[name]
         inside = [atom for term in terms for atom in leaves(term)]
@@ -62,7 +62,7 @@ def _note_lost_weights(flow: DimFlow, roles: Roles) -> None:
 
 
 def _note_carriers(flow: DimFlow, roles: Roles) -> None:
-    """Every place where an axis lies, also without a role of its own."""
+    """Add every location of an axis, even without a role."""
     for name, terms in flow.param_dims.items():
         if name not in flow.reached:
             continue
@@ -74,7 +74,7 @@ def _note_carriers(flow: DimFlow, roles: Roles) -> None:
 
 
 def _note_unseen_makers(flow: DimFlow, roles: Roles) -> None:
-    """Tables make the channels that a weight reads and no sum makes: centres, modulated kernels."""
+    """Make tables the producers of channels without a contraction: centres, modulated kernels"""
     read = {atom for seen in flow.contractions if seen.moved for atom in atoms_of(seen.read)}
     for atom in read & roles.keys():
         places = roles[atom]
@@ -86,10 +86,10 @@ def _note_unseen_makers(flow: DimFlow, roles: Roles) -> None:
 
 
 def _opaque_axes(flow: DimFlow) -> list[tuple[str, Atom, int, str]]:
-    """The channels of weights that an operation without a rule took.
+    """The channels of weights that an operation without a rule read.
 
     Returns:
-        (tensor, axis, how many contractions came before, reason) of each.
+        (tensor, axis, number of earlier contractions, reason) of each.
     """
     return [
         (name, atom, before, reason)
@@ -125,8 +125,8 @@ def _note_reads(flow: DimFlow, read: Contraction, roles: Roles) -> None:
 def _roles_in(
     slot: Atom, atom: Atom, read: Contraction, summed: set[Atom], made: set[Atom]
 ) -> set[str]:
-    """What one dimension of a weight does with an atom in one contraction."""
-    if atom in summed and atom in made:  # a layer that feeds itself: the dimension tells
+    """The roles of one dimension of a weight for an atom in one contraction."""
+    if atom in summed and atom in made:  # a layer that feeds itself: the dimension decides
         if any(slot is term for term in read.read):
             return {"consumer"}
         if any(slot is term for term in read.made):
@@ -138,12 +138,12 @@ def _roles_in(
 
 
 def slots_of(places: dict[tuple[str, int], set[str]]) -> list[Slot]:
-    """One slot a place: producer before consumer before carrier where several roles were seen.
+    """One slot per location, with the first of its roles: producer, consumer, carrier.
 
-    A bias that is added by an operation of its own still belongs to its weight.
+    A bias that is added by a separate operation still belongs to its weight.
 
     Args:
-        places: (tensor name, dimension) -> roles seen there.
+        places: (tensor name, dimension) -> its roles there.
 
     Returns:
         The slots in forward order, each bias after its weight.
@@ -164,7 +164,7 @@ def slots_of(places: dict[tuple[str, int], set[str]]) -> list[Slot]:
 
 
 def readers_of(roles: Roles) -> Readers:
-    """For each (tensor, dimension): the atoms it reads, whose scales multiply its entries."""
+    """For each (tensor, dimension): the atoms it reads, whose scales multiply its elements."""
     readers: dict[tuple[str, int], frozenset[Atom]] = {}
     for atom, places in roles.items():
         for place, seen in places.items():
@@ -176,13 +176,13 @@ def readers_of(roles: Roles) -> Readers:
 def indexing_of(
     model: nn.Module, flow: DimFlow, roles: Roles, powers: Mapping[ProductKey, Powers]
 ) -> Indexing:
-    """Where the axes lie, and what takes the scale of a copy.
+    """The locations of the axes, and what takes the scale of a copy.
 
     Args:
         model: the traced model.
         flow: its dimensions.
-        roles: of `flow`.
-        powers: product of activations -> what its scale depends on.
+        roles: the roles of `flow`.
+        powers: product of activations -> the widths that its scale depends on.
 
     Returns:
         The indexing.

@@ -1,10 +1,9 @@
-"""A run of a model for its shapes alone: products with weights are not computed.
+"""Runs a model only for its shapes, without computing products with weights.
 
-Nearly all of a pass goes into matrix products and convolutions, and much of the rest into
-activations. Where only the operations and the shapes of a run are asked for, zeros stand for what
-these would give. Everything else runs as usual, so that the Python of a forward meets tensors of
-the right kind, shape and strides. Should it ask for a value that depends on such zeros, the run
-ends with `ValueAsked`.
+Nearly all of the time of a pass goes into matrix products and convolutions, and much of the rest
+into activations. If only the operations and shapes of a run are needed, their results are replaced
+by zeros. Everything else runs as usual, so the Python of a forward gets tensors of the right dtype,
+shape and strides. If it reads a value that depends on such zeros, the run ends with `ValueAsked`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ramify.tracing.unknown_values import result_of_unknown, untouched_zeros
 from ramify.tracing.writes import storage_of
 
 _MATRICES = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
-"""Matrix products, and which of their arguments is the first factor."""
+"""Matrix products, and the index of their first factor."""
 
 
 class ValueAsked(Exception):
@@ -31,51 +30,51 @@ class ValueAsked(Exception):
 
 
 class ShapesOnly:
-    """How a `Recorder` runs operations where only shapes count.
+    """Runs operations of a `Recorder` if only shapes matter.
 
     Args:
-        model: whose weights are meant.
-        unknown: tensors that have no values of their own.
+        model: the model that has the weights.
+        unknown: tensors without values.
     """
 
     def __init__(self, model: nn.Module, unknown: Sequence[Tensor] = ()) -> None:
         self._weights = {storage_of(tensor) for tensor in tensors_of(model).values()}
         self._unknown = {storage_of(tensor) for tensor in unknown}
-        """The memory that holds zeros in place of values, or what was made of them."""
+        """The memory that holds zeros instead of values, or results computed from them."""
         self._asked = False
         self._refused: Exception | None = None
-        """What an operation raised that refuses tensors of these sizes, whatever they hold."""
+        """The error of an operation that refuses tensors of these sizes, whatever their values."""
 
     def explains(self, error: Exception) -> bool:
-        """Whether an error would have come with all values computed, too.
+        """Whether an error would also have occurred with all values computed.
 
         Args:
-            error: what the run raised.
+            error: the error that the run raised.
 
         Returns:
-            True where an operation refuses the sizes that it was given; False where it may be the
-            values.
+            True if an operation refuses the sizes of its inputs; False if the values may be the
+            cause.
         """
         return error is self._refused and not self._asked
 
     def give_out(self, tensor: Tensor) -> None:
-        """Python is about to read a tensor's values past all operations.
+        """Check a tensor whose values Python will read without an operation.
 
         Args:
             tensor: the tensor.
 
         Raises:
-            ValueAsked: they were not computed.
+            ValueAsked: its values were not computed.
         """
         if storage_of(tensor) in self._unknown:
             self._asked = True
             raise ValueAsked
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Run an operation, or make zeros of its result's shape.
+        """Run an operation, or create zeros of its result's shape.
 
         Returns:
-            What the operation returns, or zeros in its place.
+            The result of the operation, or zeros instead.
 
         Raises:
             ValueAsked: it reads a value, or has a shape, that depends on such zeros.
@@ -83,7 +82,7 @@ class ShapesOnly:
         given = leaves_of_kind(kwargs, Tensor, leaves_of_kind(args, Tensor))
         unknown = any(storage_of(tensor) in self._unknown for tensor in given)
         result = None
-        if self._asked:  # and the forward went on, by another way
+        if self._asked:  # and the forward continued on another path
             raise ValueAsked
         if unknown or any(storage_of(tensor) in self._weights for tensor in given):
             if unknown and (has_own_rule(func) or self._depends_on_values(func, args)):
@@ -98,12 +97,12 @@ class ShapesOnly:
         made = leaves_of_kind(result, Tensor)
         if unknown:
             self._unknown.update(map(storage_of, made + (given if func._schema.is_mutable else [])))
-        else:  # new tensors may lie where unknown ones lay before
+        else:  # new tensors may reuse the memory of unknown ones
             self._unknown.difference_update(map(storage_of, made))
         return result
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Run an operation as it is; where it fails, note whether it is for the sizes."""
+        """Run an operation directly; if it fails, record whether the sizes are the cause."""
         try:
             return func(*args, **kwargs)
         except Exception as error:
@@ -111,8 +110,8 @@ class ShapesOnly:
             raise
 
     def _depends_on_values(self, func: Any, args: tuple[Any, ...]) -> bool:
-        """Whether an operation gives values to Python, or a result whose shape depends on them."""
-        if func._schema.name == "aten::index":  # by a mask, not by numbers
+        """Whether an operation returns values to Python, or a shape that depends on values."""
+        if func._schema.name == "aten::index":  # by a mask, not by indices
             masks = (
                 t for t in leaves_of_kind(args[1], Tensor) if t.dtype in (torch.bool, torch.uint8)
             )
@@ -122,13 +121,13 @@ class ShapesOnly:
 
 @functools.cache
 def _gives_values(func: Any) -> bool:
-    """Whether what an operation gives depends on values by more than its own values."""
+    """Whether more than the values of an operation's result depends on input values."""
     tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
     return func._schema.name in READS_VALUES or not tags.isdisjoint(func.tags)
 
 
 def _refuses_sizes(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether an operation fails on tensors of these shapes that hold nothing at all."""
+    """Whether an operation fails on tensors of these shapes without any values."""
 
     def blank(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -145,10 +144,10 @@ def _refuses_sizes(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 
 
 def _zeros_like_product(func: Any, args: tuple[Any, ...]) -> Tensor | None:
-    """Zeros in place of a matrix product or convolution.
+    """Zeros instead of a matrix product or convolution.
 
     Returns:
-        The zeros; None for any other operation, and where it would refuse its arguments, or may.
+        The zeros; None for any other operation, and if it would or may refuse its arguments.
     """
     first = _MATRICES.get(func._schema.name)
     if first is not None:
@@ -171,17 +170,17 @@ def _zeros_like_product(func: Any, args: tuple[Any, ...]) -> Tensor | None:
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    """Whether a tensor of one shape can be added to one of another, which stays as it is."""
+    """Whether a tensor of one shape can be added to one of another without changing that shape."""
     return len(shape) <= len(to) and all(
         size in (1, whole) for size, whole in zip(shape[::-1], to[::-1], strict=False)
     )
 
 
 def _convolved(args: tuple[Any, ...]) -> tuple[int, ...] | None:
-    """The shape of what `aten::convolution` gives for its arguments.
+    """The shape of the result of `aten::convolution`.
 
     Returns:
-        The sizes; None where it would refuse them, or may.
+        The sizes; None if it would or may refuse its arguments.
     """
     source, weight, bias, *settings, transposed, more, groups = args
     space = weight.dim() - 2
@@ -202,7 +201,7 @@ def _convolved(args: tuple[Any, ...]) -> tuple[int, ...] | None:
 
 
 def _format(args: tuple[Any, ...]) -> torch.memory_format:
-    """The memory format of a convolution's result, which depends on the kernel that torch picks."""
+    """The memory format of a convolution's result, which depends on the kernel torch chooses."""
     source, weight, bias, stride, padding, dilation, transposed, more, groups = args
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     last = formats.get(source.dim(), torch.contiguous_format)

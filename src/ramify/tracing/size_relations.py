@@ -1,8 +1,8 @@
-"""What it says of dimensions that a forward computes one size from others.
+"""Ties dimensions of which a forward computes one size from others.
 
-Where `qkv.reshape(n, l, 3, heads, c // heads)` takes `c` from `x.shape[-1]`, the channels of `x`
-and those of all heads together are equally many after every edit, or the forward fails. So they go
-together: removing a dimension of every head removes as many channels of the stream.
+If `qkv.reshape(n, l, 3, heads, c // heads)` takes `c` from `x.shape[-1]`, the number of channels of
+`x` must equal that of all heads together after every edit, or the forward fails. So they are tied:
+removing a dimension of every head removes as many channels of the stream.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _REASON = "the forward computes the size of one from the other's"
 
 
 def relate(flow: DimFlow, uses: Sequence[Use]) -> None:
-    """Tie the dimensions whose sizes the forward made of sizes of other dimensions.
+    """Tie the dimensions whose sizes the forward computed from those of other dimensions.
 
     Args:
         flow: the dimensions of the latest tape.
-        uses: the sizes that the forward gave to functions.
+        uses: the sizes that the forward passed to functions.
     """
     for use in uses:
         if not _from_a_dimension(use.size):
@@ -41,7 +41,7 @@ def relate(flow: DimFlow, uses: Sequence[Use]) -> None:
 
 
 def _without_common(one: Term, other: Term) -> tuple[Term, Term]:
-    """Two products of one size without the axes that stand in both: the rest has one size too."""
+    """Remove the common axes of two products of equal size; the rests have equal size too."""
     left, right = (
         list(t.parts) if isinstance(t, Prod) else [t] for t in map(resolve, (one, other))
     )
@@ -53,7 +53,7 @@ def _without_common(one: Term, other: Term) -> tuple[Term, Term]:
 
 
 def _from_a_dimension(size: object) -> bool:
-    """Whether a dimension of a tensor went into a size."""
+    """Whether a size was computed from a dimension of a tensor."""
     if type(size) is not Size:
         return False
     how, one, other = size.made
@@ -63,13 +63,13 @@ def _from_a_dimension(size: object) -> bool:
 
 
 def _expressed(flow: DimFlow, size: Size | int) -> Term | None:
-    """A dimension of this size, made of those that the size was computed from; None if unknown."""
+    """The term of a size, from the dimensions that it was computed from; None if unknown."""
     if type(size) is not Size:
         return Fixed(int(size), "a number in the forward")
     how, one, other = size.made
     if how == "dim":
         tape, ref = one
-        if tape() is not flow.tape:  # a number that somebody kept from an earlier run
+        if tape() is not flow.tape:  # a number kept from an earlier run
             return None
         return resolve(flow.dims(ref)[other])
     if how == "of":
@@ -83,12 +83,12 @@ def _expressed(flow: DimFlow, size: Size | int) -> Term | None:
 
 
 def _same_size(one: Term, other: Term) -> bool:
-    """Whether two dimensions have one size whatever an edit does: the same polynomial in axes."""
+    """Whether two dimensions have equal sizes after any edit: the same polynomial in the axes."""
     return _polynomial(resolve(one)) == _polynomial(resolve(other))
 
 
 def _polynomial(term: Term) -> Counter[tuple[int, ...]]:
-    """The size of a resolved term: products of axes, each by its sorted numbers, and how often."""
+    """The size of a resolved term as a polynomial: counts of products of axes, by their ids."""
     if isinstance(term, Fixed):
         return Counter({(): term.size})
     if isinstance(term, Sum):

@@ -1,9 +1,9 @@
-"""Sizes that a forward takes from attributes and shapes, followed to the dimensions they become.
+"""Follows sizes that a forward takes from attributes and shapes to the dimensions they become.
 
-For the time of one run, the integers that modules hold (`num_heads`, `head_dim`, `split_size`) and
-the sizes that tensors tell (`x.shape`) are numbers that know where they come from, also after
-products, sums and quotients. Where one of them is given to a function, it says which dimension of
-the result has the size of that attribute (`holders`) or of that dimension (`size_relations`).
+During one run, the integers in modules (`num_heads`, `head_dim`, `split_size`) and in the shapes of
+tensors (`x.shape`) are numbers that remember their origin, also through products, sums and
+quotients. If one of them is passed to a function, the dimension of the result has the size of that
+attribute (`holders`) or of that dimension (`size_relations`).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from ramify.tracing.walk import modules_of
 
 
 class Size(int):
-    """A number, and how it was made.
+    """A number and its origin.
 
-    ("of", (module, attribute), place in a tuple), ("dim", (tape, tensor), dimension), or
-    (operation, one, other). The tape is a weak reference: whoever keeps a number keeps no run.
+    ("of", (module, attribute), index in a tuple), ("dim", (tape, tensor), dimension), or
+    (operation, one, other). The tape is a weak reference, so that a number keeps no run alive.
     """
 
     made: tuple[Any, ...]
@@ -87,7 +87,7 @@ class Use:
 
 @contextlib.contextmanager
 def tagged(model: nn.Module) -> Iterator[None]:
-    """Every integer attribute above 1 says where it comes from, for the time of the block."""
+    """Make every integer attribute above 1 remember its origin inside the `with` block."""
     changed: list[tuple[dict[str, Any], str, Any, Any]] = []
     for path, module in modules_of(model).items():
         own = vars(module)
@@ -113,7 +113,7 @@ _MARKED = frozenset({int, tuple, list})
 
 
 def _marked(path: str, name: str, value: Any) -> Any:
-    """The same integer, or integers, knowing where they come from; None for all else."""
+    """The same integer or integers, with their origin; None for anything else."""
     if type(value) is int and value > 1:
         return Size(value, "of", (path, name), None)
     several = type(value) in (tuple, list) and value and all(type(n) is int for n in value)
@@ -123,12 +123,12 @@ def _marked(path: str, name: str, value: Any) -> Any:
 
 
 class SizedRun:
-    """Notes every use of a size while a recorder writes a run down.
+    """Records every use of a size while a recorder records a run.
 
     Args:
-        model: what runs.
-        run: what calls it.
-        keep: of which operations the recorder is to keep the calls, with their values.
+        model: the model.
+        run: the function that calls it.
+        keep: tells for which operations the recorder keeps the calls, with their values.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class SizedRun:
         self._model, self._run, self._keep = model, run, keep
 
     def __call__(self) -> Any:
-        """Run, under a recorder."""
+        """Run under a recorder."""
         recorder = _get_current_dispatch_mode()
         assert isinstance(recorder, Recorder)
         recorder.keeps = self._keep
@@ -151,7 +151,7 @@ class SizedRun:
 
 @contextlib.contextmanager
 def _nothing_kept() -> Iterator[None]:
-    """`einops` keeps what it computed from a shape for the next tensor of that shape: not here."""
+    """Disable the cache of `einops`, which reuses values computed from an equal shape."""
     module: Any = sys.modules.get("einops.einops")
     kept = getattr(module, "_reconstruct_from_shape", None)
     plain = getattr(module, "_reconstruct_from_shape_uncached", None)
@@ -166,7 +166,7 @@ def _nothing_kept() -> Iterator[None]:
 
 
 class _Watch(TorchFunctionMode):
-    """Notes every size that a function is given, and the dimension that it becomes."""
+    """Records every size that is passed to a function, and the dimension that it becomes."""
 
     def __init__(self, recorder: Recorder, found: list[Use]) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class _Watch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run the function; note its sizes."""
+        """Run the function and record its sizes."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name in _GIVES_OUT and self._give_out is not None:
@@ -202,7 +202,7 @@ class _Watch(TorchFunctionMode):
         return result
 
     def _asserted(self, args: Any, kwargs: Any) -> Iterator[Use]:
-        """What torch's attention function asserts of the sizes of what it is given."""
+        """The sizes that torch's attention function asserts of its arguments."""
         given = inspect.signature(multi_head_attention_forward).bind(*args, **kwargs).arguments
         query = self._recorder.find(given["query"])
         if query is None:
@@ -222,21 +222,21 @@ class _Watch(TorchFunctionMode):
             yield Use(stream, out, 1)
 
     def _measured(self, tensor: Any, sizes: Any, place: Any, named: dict[str, Any]) -> Any:
-        """The sizes of a tensor that a function gave, each knowing which dimension it is of."""
+        """The sizes of a tensor that a function returned, each with its dimension as origin."""
         ref = self._recorder.find(tensor) if isinstance(tensor, Tensor) else None
         if ref is None:
             return sizes
         where = weakref.ref(self._recorder.tape), ref
         if isinstance(sizes, torch.Size):
             return torch.Size(_of_dimension(size, where, dim) for dim, size in enumerate(sizes))
-        dim = place[0] if place else named.get("dim", 0)  # the number of entries of a vector
+        dim = place[0] if place else named.get("dim", 0)  # the length of a vector
         if type(sizes) is int and type(dim) is int and (place or named or tensor.dim() == 1):
             return _of_dimension(sizes, where, dim % max(tensor.dim(), 1))
         return sizes
 
 
 Where = tuple[weakref.ref[Tape], Ref]
-"""A tensor, and the tape that it is on."""
+"""The tape of a tensor, and its reference."""
 
 
 def _of_dimension(size: int, where: Where, dim: int) -> int:
@@ -244,16 +244,16 @@ def _of_dimension(size: int, where: Where, dim: int) -> int:
 
 
 _GIVES_OUT = frozenset({"tolist", "numpy", "__array__", "__dlpack__"})
-"""What gives Python values past all operations."""
+"""Methods that return values to Python without an operation."""
 
 _SHAPE: Any = Tensor.shape.__get__  # type: ignore[attr-defined]
-"""What `tensor.shape` calls."""
+"""The function that `tensor.shape` calls."""
 
 _SHAPED = frozenset(
     "view reshape expand broadcast_to new_zeros new_ones new_empty new_full zeros ones empty full "
     "rand randn resize_".split()
 )
-"""Functions that are given the whole shape of their result."""
+"""Functions that take the whole shape of their result."""
 
 _CUTTING = {
     "split": ("sizes", "dim"),
@@ -265,16 +265,16 @@ _CUTTING = {
     "histc": ("bins",),
     "bincount": ("weights", "minlength"),
 }
-"""Functions that are given some sizes of their results, and the names of their arguments."""
+"""Functions that take some sizes of their results, and the names of their arguments."""
 
 _PIECES = ("sizes", "split_size_or_sections", "split_size", "split_sizes", "length")
-"""How torch's functions that cut call the sizes of their pieces."""
+"""The argument names for the sizes of pieces in torch's splitting functions."""
 
 
 def _sizes(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], results: Sequence[Tensor]
 ) -> Iterator[tuple[int, int, Any]]:
-    """(which result, which of its dimensions, the size given for it), of functions that say."""
+    """(index of the result, dimension, size passed for it) for the functions in these tables."""
     given = dict(zip(_CUTTING.get(name, ()), args[1:], strict=False)) | kwargs
     if name in _SHAPED:
         start = 1 if args and isinstance(args[0], Tensor) else 0
@@ -302,7 +302,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _stops(index: Any, rank: int) -> Iterator[tuple[int, Any]]:
-    """(dimension of the result, where its slice from the front ends) of plain indexing."""
+    """(dimension of the result, end of its slice from the front) for plain indexing."""
     entries = list(index) if isinstance(index, tuple) else [index]
     if not all(isinstance(entry, (slice, int, type(None), type(...))) for entry in entries):
         return
@@ -316,14 +316,14 @@ def _stops(index: Any, rank: int) -> Iterator[tuple[int, Any]]:
 
 
 Holder = tuple[tuple[str, str], int | None]
-"""(module, attribute), and the place in it of a number that stands in a tuple."""
+"""(module, attribute), and the index of the number if the attribute is a tuple."""
 
 
 def holders(size: Size | int, term: Term) -> list[tuple[Holder, Term]]:
-    """The attributes that a term's size was made of, each with its own part of the term.
+    """The attributes that a term's size was computed from, each with its part of the term.
 
     Args:
-        size: what became the term's size.
+        size: the number that became the term's size.
         term: the dimension.
 
     Returns:
@@ -337,7 +337,7 @@ def holders(size: Size | int, term: Term) -> list[tuple[Holder, Term]]:
         return [((one, other), term)]
     if how == "dim":
         return []
-    if how == "div":  # by a plain number: by another attribute it is that attribute's to say
+    if how == "div":  # by a plain number; division by an attribute is left to that attribute
         return holders(one, product([Fixed(int(other)), term])) if type(other) is int else []
     if 1 in (one, other) and how == "mul":
         return holders(other if one == 1 else one, term)

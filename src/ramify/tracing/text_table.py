@@ -1,4 +1,4 @@
-"""Tables as text, whose long cells go on in the next line, and as HTML."""
+"""Tables as text, with long cells wrapped, and as HTML."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def text_table(
     r"""The lines of a table.
 
     Args:
-        headings: of the columns.
-        rows: their cells.
-        widest: how wide each column may be; None for one whose cells are never broken.
+        headings: the column headings.
+        rows: the cells.
+        widest: the largest width of each column; None if its cells are never broken.
 
     Returns:
         The lines.
@@ -43,11 +43,11 @@ def text_table(
 
 
 def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same as HTML.
+    """The same table as HTML.
 
     Args:
-        headings: of the columns.
-        rows: their cells, as plain text.
+        headings: the column headings.
+        rows: the cells, as plain text.
 
     Returns:
         A `table` element.

@@ -1,8 +1,8 @@
-"""What an error leaves of a model: all that it had, wherever the error came.
+"""Restores a model completely after an error, wherever the error occurred.
 
-What works on a model for a moment gives back what it changed when it ends. But an interrupt, or the
-want of memory, can come in the middle of that, too. So what a user calls is done under `unharmed`,
-which knows everything as it was at the beginning and looks again.
+Code that temporarily changes a model reverts its changes at the end. But an interrupt or a lack of
+memory can also occur during that. So public functions run under `unharmed`, which saves everything
+at the beginning and restores it again after an error.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ramify.tracing.kept_state import KeptState, give_back_all, tensor_given_bac
 
 @contextlib.contextmanager
 def unharmed(model: nn.Module, *others: Any, written: bool = False) -> Iterator[None]:
-    """Where the block ends in an error, a model and what goes with it are as they were.
+    """Restore a model and related objects if the block ends in an error.
 
     Args:
         model: the model.
-        *others: optimizers, followers: what else the block changes.
-        written: whether the block writes into parameters, and not into buffers alone: then the
-            values of all are copied.
+        *others: other objects that the block changes, such as optimizers and followers.
+        written: whether the block writes to parameters, and not only to buffers; the values of all
+            are then copied.
 
     Yields:
         Nothing.

@@ -1,8 +1,8 @@
-"""What operations give for large tensors of unknown values: zeros, in memory that nobody touches.
+"""Replaces results for large tensors of unknown values by zeros in unwritten memory.
 
-Where only the shapes of a run count, computing an activation, a norm or a copy of what is not known
-only costs time. Each operation here gives a tensor like the one that it reads, or of a shape that
-its arguments tell; whatever it might refuse, or lay out otherwise, is left to the operation itself.
+If only the shapes of a run matter, computing an activation, norm or copy of unknown values only
+costs time. Each operation here returns a tensor like its input, or of a shape given by its
+arguments. Cases that it might refuse, or give other strides, are left to the operation itself.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 LARGE = 2**18
-"""Tensors of fewer bytes are made, or computed, at once."""
+"""Tensors of fewer bytes are created or computed directly."""
 _PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 def untouched_zeros(shape: Sequence[int], like: Tensor) -> Tensor:
     """Contiguous zeros of the dtype and device of a tensor.
 
-    Large ones on the CPU are memory that a system gives out for nothing until somebody writes to
-    it; the C library might give memory that was written to and freed.
+    Large ones on the CPU are memory that the operating system does not allocate until it is
+    written; the C library might return memory that was written and freed.
 
     Args:
         shape: the sizes.
@@ -41,15 +41,15 @@ def untouched_zeros(shape: Sequence[int], like: Tensor) -> Tensor:
 
 
 def result_of_unknown(name: str, args: tuple[Any, ...], kwargs: Any) -> Any:
-    """What an operation gives that reads values which nobody knows, without computing it.
+    """The result of an operation on unknown values, without computing it.
 
     Args:
         name: the operation.
-        args: its arguments.
-        kwargs: those by name.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
 
     Returns:
-        Zeros of the right shape and strides; None for all that is to be computed.
+        Zeros of the right shape and strides; None if the operation must be computed.
     """
     if name in _LIKE_FIRST and _is_plain(args[0]):
         return _like(args[0])
@@ -60,7 +60,7 @@ def result_of_unknown(name: str, args: tuple[Any, ...], kwargs: Any) -> Any:
 
 
 def _is_plain(*tensors: Any) -> bool:
-    """Whether these are rows of floats of one dtype, the first of them large."""
+    """Whether these are contiguous floats of one dtype, with a large first tensor."""
     first = tensors[0]
     large = first.is_floating_point() and first.numel() * first.element_size() >= LARGE
     return large and all(t.dtype == first.dtype and t.is_contiguous() for t in tensors)
@@ -78,7 +78,7 @@ def _clone(source: Tensor, *, memory_format: Any = None) -> Tensor | None:
 
 
 def _joined(one: Any, other: Any) -> Tensor | None:
-    """A sum, difference, product or quotient, entry by entry."""
+    """The result of an elementwise sum, difference, product or quotient."""
     if not isinstance(other, Tensor):
         return _like(one) if isinstance(other, (int, float)) and _is_plain(one) else None
     whole, part = (one, other) if one.numel() >= other.numel() else (other, one)
@@ -148,11 +148,11 @@ def _grid_sample(source: Tensor, grid: Tensor, *_: Any) -> Tensor | None:
 
 
 _SLOW = frozenset(f"aten::{n}" for n in "elu erf gelu hardswish mish silu tanh".split())
-"""What takes long for an entry, and gives floats for floats, laid out alike."""
+"""Slow elementwise operations that keep dtype and strides of floats."""
 _LIKE_FIRST = _SLOW | frozenset(
     f"aten::{n}" for n in "exp hardsigmoid hardtanh leaky_relu relu sigmoid".split()
 )
-"""What gives a tensor like the one that it reads."""
+"""Operations that return a tensor like their input."""
 _NAMED = frozenset({"memory_format"})
 _RULES: dict[str, Callable[..., Any]] = {
     "aten::clone": _clone,

@@ -1,4 +1,4 @@
-"""The modules and tensors of a model by name, in one walk: every run of a trace asks for them."""
+"""The modules and tensors of a model by name, in one walk, as every run of a trace needs them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 _NAMED = nn.Module.named_modules
 
 _walked: list[tuple[nn.Module, dict[str, nn.Module]]] = []
-"""Models that stay as they are for now, and their modules."""
+"""Models that currently do not change, and their modules."""
 
 
 @contextlib.contextmanager
 def walked_once(model: nn.Module) -> Iterator[None]:
-    """Inside the block no code of the model runs, so that one walk is enough."""
+    """Walk the model only once for the block, in which no code of the model runs."""
     known = model, modules_of(model)
     _walked.append(known)
     try:
@@ -25,13 +25,13 @@ def walked_once(model: nn.Module) -> Iterator[None]:
 
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module once, under its first name, as `named_modules` gives them.
+    """Every module once, under its first name, as in `named_modules`.
 
     Args:
         model: the model.
 
     Returns:
-        Name -> module; the model itself goes by "".
+        Name -> module; the model itself has the name "".
     """
     for known, modules in _walked:
         if known is model:
@@ -43,7 +43,7 @@ def modules_of(model: nn.Module) -> dict[str, nn.Module]:
         name, module = waiting.pop()
         if module in seen:
             continue
-        if type(module).named_modules is not _NAMED:  # a class with a walk of its own
+        if type(module).named_modules is not _NAMED:  # a class with its own walk
             return dict(model.named_modules())
         seen.add(module)
         found[name] = module

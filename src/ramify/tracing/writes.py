@@ -1,4 +1,4 @@
-"""Tensors from outside that a run writes into: their values are kept first, and given back."""
+"""Saves the values of outside tensors before a run writes to them, and restores them."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from torch.utils._pytree import tree_leaves
 from ramify.tracing.kept_state import give_back_all
 
 Execute = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]
-"""(operation, its arguments, by name) -> what it returns: how operations are run."""
+"""(operation, args, kwargs) -> result: runs an operation."""
 
 
 class Writes(TorchDispatchMode):
-    """Keeps the values of watched tensors before an operation writes into their memory.
+    """Saves the values of watched tensors before an operation writes to their memory.
 
-    Active as a mode it sees the operations itself; else `before` is told of each.
+    As an active mode it sees the operations itself; otherwise `before` is called for each.
     """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Torch would import its compiler (seconds) to keep it out of here."""
+        """Avoid the import of torch's compiler, which takes seconds."""
         return False
 
     def __init__(self, execute: Execute | None = None) -> None:
         super().__init__()
         self.execute = execute or _as_usual
-        """How operations are run."""
+        """Runs an operation."""
         self._unwritten: dict[int, list[Tensor]] = {}
         self._written: list[tuple[Tensor, Tensor]] = []
 
     def watch(self, tensor: Tensor) -> None:
-        """Give this tensor's values back should an operation write into it."""
+        """Restore this tensor's values later if an operation writes to it."""
         self._unwritten.setdefault(storage_of(tensor), []).append(tensor.data)
 
     def before(self, func: Any, args: tuple[Any, ...]) -> list[Tensor]:
-        """An operation is about to run: keep what it will overwrite.
+        """Save what an operation will overwrite, before it runs.
 
         Args:
             func: the operation.
             args: its positional arguments.
 
         Returns:
-            The tensors that it writes into.
+            The tensors that it writes to.
         """
         written = written_by(func, args) if func._schema.is_mutable else []
         for tensor in written:
@@ -56,7 +56,7 @@ class Writes(TorchDispatchMode):
         return written
 
     def take_back(self) -> None:
-        """Every watched tensor has its values again."""
+        """Restore the values of every watched tensor."""
 
         def step(data: Tensor, value: Tensor) -> None:
             with torch.inference_mode() if data.is_inference() else torch.no_grad():
@@ -71,7 +71,7 @@ class Writes(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Keep what the operation will overwrite, and run it."""
+        """Save what the operation will overwrite, and run it."""
         self.before(func, args)
         return self.execute(func, args, kwargs or {})
 
@@ -81,13 +81,13 @@ def _as_usual(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> An
 
 
 def written_by(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
-    """The tensors that an operation writes into."""
+    """The tensors that an operation writes to."""
     declared = zip(args, func._schema.arguments, strict=False)
     writes = [arg for arg, d in declared if d.alias_info is not None and d.alias_info.is_write]
     return [leaf for leaf in tree_leaves(writes) if isinstance(leaf, Tensor)]
 
 
 def storage_of(tensor: Tensor) -> int:
-    """What tells apart memory: tensors of one storage see each other's writes."""
+    """The identity of a tensor's memory; tensors of one storage see each other's writes."""
     has_memory = tensor.layout is torch.strided and not tensor._is_zerotensor()
     return tensor.untyped_storage().data_ptr() if has_memory else id(tensor)
