@@ -74,7 +74,7 @@ def _note_carriers(flow: DimFlow, roles: Roles) -> None:
 
 
 def _note_unseen_makers(flow: DimFlow, roles: Roles) -> None:
-    """Make tables the producers of channels without a contraction: centres, modulated kernels"""
+    """Make tables the producers of channels without a contraction: centres, modulated kernels."""
     read = {atom for seen in flow.contractions if seen.moved for atom in atoms_of(seen.read)}
     for atom in read & roles.keys():
         places = roles[atom]

@@ -1,1 +1,1 @@
-"""Products of two activations, as in attention: which rows make a factor, and what scales it."""
+"""Products of two activations, as in attention: the rows that make a factor, and its scale."""

@@ -1,8 +1,8 @@
-"""Products of two activations: which factor's rows take the scale of a copied channel.
+"""Products of two activations: finds the factor whose rows take the scale of a copied channel.
 
-q·kᵀ sums over the head dimension without a weight. A channel of q and k can be copied all the same
-if the rows that make one of the two factors take the copies' weights; and where the forward scales
-the product by the number of channels (1/√d), these rows keep the scale what it was.
+q·kᵀ sums over the head dimension without a weight. A channel of q and k can still be copied if the
+rows that produce one of the two factors take the copies' weights. If the forward scales the product
+by the number of channels (1/√d), these rows also keep the scale constant.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ def products_of(flow: DimFlow) -> list[tuple[ProductKey, Contraction]]:
 
 
 def scalable_products(flow: DimFlow) -> dict[Atom, list[ScalableProduct]]:
-    """For every axis that products of activations sum over: its products, where rows can scale.
+    """For every axis that products of activations sum over, its products, if rows can scale them.
 
     Args:
         flow: the traced dimensions.
 
     Returns:
-        Only axes for which rows can scale every product; worked out once for what is known now.
+        Only axes for which rows can scale every product. The result is cached until the dimensions
+        change.
     """
     if flow.scalable is not None:
         return flow.scalable
@@ -45,7 +46,7 @@ def scalable_products(flow: DimFlow) -> dict[Atom, list[ScalableProduct]]:
             by_atom.setdefault(atom, []).append((key, read))
     flow.scalable = {}
     for atom, reads in by_atom.items():
-        # The rows behind the first factor of every product, or else those behind the second.
+        # The rows of the first factor of every product, or else those of the second.
         for first in (True, False):
             chosen = _choose(flow, atom, reads, first)
             if chosen is not None:
@@ -61,7 +62,7 @@ def scaled_rows_of(
 
     Args:
         flow: the traced dimensions.
-        powers: product -> what its scale depends on.
+        powers: product -> the widths that its scale depends on.
 
     Returns:
         (tensor name, dimension) -> its rows.
@@ -71,7 +72,7 @@ def scaled_rows_of(
     for atom, products in scalable_products(flow).items():
         for each in products:
             for place in each.rows:
-                # A product that sums over several axes is made up for once.
+                # A product that sums over several axes is compensated once.
                 own = powers.get(each.key, ()) if (place, each.key) not in given else ()
                 given.add((place, each.key))
                 found.setdefault(place, {}).setdefault(atom, []).append((each.rows, own))
@@ -87,13 +88,13 @@ def scaled_rows_of(
 def _choose(
     flow: DimFlow, atom: Atom, reads: Sequence[tuple[ProductKey, Contraction]], first: bool
 ) -> list[ScalableProduct] | None:
-    """The first or the second factor of every product; None where its rows cannot take a scale."""
+    """The first or second factor of every product; None if its rows cannot take a scale."""
     out: list[ScalableProduct] = []
     operands: dict[int, set[tuple[int, int]]] = {}
     for key, read in reads:
         one, other = (read.source, read.weight) if first else (read.weight, read.source)
         tracer = flow.row_tracer(read.tape)
-        # The rows make this factor, belong to the axis, and leave the other factor as it is.
+        # The rows produce this factor, belong to the axis, and do not affect the other factor.
         rows = tracer.rows(one, read.op)
         if rows is None or not _belong_to(flow, atom, rows):
             return None
@@ -102,7 +103,7 @@ def _choose(
         ways = (tracer.between(factor, read.op) for factor in (one, other))
         out.append(ScalableProduct(key, read, rows, *ways))
         operands.setdefault(id(read.tape), set()).add((read.op, one.index))
-    # And they reach nothing else than these products.
+    # And they affect nothing but these products.
     for each in out:
         tracer = flow.row_tracer(each.read.tape)
         if not tracer.reach_only(each.rows, operands[id(each.read.tape)]):

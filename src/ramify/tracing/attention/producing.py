@@ -1,9 +1,9 @@
-"""Which rows of which weights make an activation, and scale it when they are scaled.
+"""Finds the rows of weights that produce an activation, so that scaling them scales it.
 
-Where two activations are multiplied and summed over a channel (q·kᵀ), no weight reads the channel
-that could take the scale of a copy. But the product is linear in either factor, and where nothing
-but linear operations lie between a factor and the rows of the weights that make it, these rows can
-take it. So each entry of an activation is followed back to the rows that it is a sum of.
+If two activations are multiplied and summed over a channel (q·kᵀ), no weight reads the channel and
+could take the scale of a copy. But the product is linear in each factor. If only linear operations
+are between a factor and the rows of the weights that produce it, these rows can take the scale. So
+each element of an activation is followed back to the rows that it is a sum of.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _ADDS = frozenset(f"aten::{name}" for name in ("add", "sub", "add_", "sub_"))
 _JOINS = frozenset({"aten::cat", "aten::stack"})
 
 RowNumbers = list[Tensor]
-"""What each entry of a tensor is a sum of: for each summand, the number of a row, or -1."""
+"""For each summand, the number of the row behind each element of a tensor, or -1."""
 
 
 @dataclass
 class RowTracer:
     """Follows the activations of one tape back to rows of weights.
 
-    Every row of every weight that is met gets a number; `_numbers` gives each entry of a tensor
-    the numbers of the rows that it is a sum of.
+    Every row of every weight that occurs gets a number; `_numbers` returns for each element of a
+    tensor the numbers of the rows that it is a sum of.
 
     Args:
         tape: the run.
-        param_shapes: shapes of parameters and buffers.
+        param_shapes: the shapes of parameters and buffers.
         param_dims: their dimensions.
         contractions: the tape's sums over channels, by operation.
     """
@@ -70,14 +70,14 @@ class RowTracer:
                 self._writers.setdefault(ref.index, []).append(position)
 
     def rows(self, ref: Ref, position: int) -> Rows | None:
-        """The rows that, all scaled alike, scale what an operation reads.
+        """The rows that scale the input of an operation if all are scaled equally.
 
         Args:
             ref: the tensor.
             position: the operation.
 
         Returns:
-            None where there are none.
+            The rows; None if there are none.
         """
         key = self._version(ref, position)
         if key not in self._rows:
@@ -85,7 +85,7 @@ class RowTracer:
         return self._rows[key]
 
     def _gathered(self, numbers: RowNumbers | None) -> Rows | None:
-        """The numbers that occur in a tensor, as masks of the rows of each weight."""
+        """The row numbers that occur in a tensor, as masks of the rows of each weight."""
         if not numbers:
             return None
         found = torch.unique(torch.cat([n.reshape(-1) for n in numbers])).numpy()
@@ -99,16 +99,16 @@ class RowTracer:
         return out
 
     def between(self, ref: Ref, position: int) -> frozenset[int]:
-        """The operations between an activation and the rows that make it."""
+        """The operations between an activation and the rows that produce it."""
         self._numbers(ref, position)
         return self._operations.get(self._version(ref, position), frozenset())
 
     def reach_only(self, rows: Rows, operands: set[tuple[int, int]]) -> bool:
-        """Whether these rows reach nothing but the given operands.
+        """Whether these rows only affect the given operands.
 
         Args:
-            rows: what is to be scaled.
-            operands: (operation, tensor) where scaling is wanted.
+            rows: the rows to scale.
+            operands: the (operation, tensor) pairs that should be scaled.
 
         Returns:
             Whether scaling the rows scales these operands and changes nothing else.
@@ -124,7 +124,7 @@ class RowTracer:
         weights = {index for index, name in self.tape.names.items() if name in names}
         # Forward over the tape: which tensors would change if the rows were scaled?
         changed: set[int] = set()
-        waiting: list[int] = []  # the operations that read what changes, the first of them in front
+        waiting: list[int] = []  # a heap of the operations that read changed tensors
         queued: set[int] = set()
 
         def change(indices: Iterable[int], since: int) -> None:
@@ -143,13 +143,13 @@ class RowTracer:
             inputs -= {index for at, index in operands if at == position}
             if not inputs:
                 continue
-            # A weight whose entries are moved is still that weight.
+            # A weight whose elements are moved is still that weight.
             if inputs <= weights and self._moves(op):
                 moved = {ref.index for ref in op.results()}
                 weights |= moved
                 change(moved, position)
                 continue
-            # Another layer reads what the rows make: it would change.
+            # Another layer reads what the rows produce, and would change.
             read = self.contractions.get(position)
             if read is not None and read.source.index in inputs - weights:
                 return False
@@ -164,15 +164,15 @@ class RowTracer:
         return changed.isdisjoint(ref.index for ref in self.tape.outputs)
 
     def independent(self, ref: Ref, position: int, rows: Rows) -> bool:
-        """Whether what an operation reads stays as it is when rows are scaled.
+        """Whether the input of an operation stays unchanged when rows are scaled.
 
         Args:
-            ref: what it reads.
+            ref: the input.
             position: the operation.
-            rows: what is scaled.
+            rows: the rows that are scaled.
 
         Returns:
-            False also where that cannot be told.
+            The answer; also False if it is unknown.
         """
         numbers = self._numbers(ref, position)
         if numbers is not None:
@@ -182,16 +182,16 @@ class RowTracer:
     # One tensor ---------------------------------------------------------------------------
 
     def _version(self, ref: Ref, before: int) -> tuple[int, int]:
-        """A tensor, and the operation that wrote it last before another one."""
+        """A tensor, with the last operation before another one that wrote to it."""
         wrote = [p for p in self._writers.get(ref.index, ()) if p < before]
         return ref.index, wrote[-1] if wrote else -1
 
     def _numbers(self, ref: Ref, before: int) -> RowNumbers | None:
-        """The rows behind each entry of a tensor; None where it is no sum of rows."""
+        """The rows behind each element of a tensor; None if it is not a sum of rows."""
         key = self._version(ref, before)
         if key not in self._known:
             self._known[key] = None
-            # A vector that nothing wrote, such as a bias, is its own rows.
+            # The rows of a vector that no operation computed, such as a bias, are its elements.
             name = self.tape.names.get(ref.index)
             if key[1] < 0 and name is not None and len(self.param_shapes[name]) == 1:
                 self._known[key] = [self._number_rows(name, 0)]
@@ -204,7 +204,7 @@ class RowTracer:
         return self._known[key]
 
     def _made(self, ref: Ref, position: int) -> RowNumbers | None:
-        """The same for what one operation returns, by the kind of operation."""
+        """The rows behind the result of one operation, by the kind of operation."""
         op = self.tape.ops[position]
         read = self.contractions.get(position)
         if read is not None:
@@ -219,7 +219,7 @@ class RowTracer:
         return self._joined(op, position) if name in _JOINS else None
 
     def _moved(self, op: Op, ref: Ref, position: int) -> RowNumbers | None:
-        """Moving entries moves their numbers: the operation itself is applied to them."""
+        """The rows after moving elements: the same operation is applied to the row numbers."""
         numbers = self._numbers(op.args[0], position)
         if numbers is None or op.name in _KEEPS_PLACES:
             return numbers
@@ -227,12 +227,12 @@ class RowTracer:
         return [self._move(op, each, place) for each in numbers]
 
     def _move(self, op: Op, numbers: Tensor, place: int) -> Tensor:
-        if op.name in ("aten::view", "aten::_unsafe_view"):  # numbers have strides of their own
+        if op.name in ("aten::view", "aten::_unsafe_view"):  # the row numbers have other strides
             return numbers.reshape(self.tape.shape(op.results()[place]))
         return tree_leaves(op.func(numbers, *op.args[1:], **op.kwargs))[place]
 
     def _multiplied(self, op: Op, ref: Ref, position: int) -> RowNumbers | None:
-        """A product is linear in one factor, if the other is not made of the same weights."""
+        """The rows of a product, linear in one factor if the other has other weights only."""
         one, other = op.args[:2]
         both = [self._numbers(x, position) if isinstance(x, Ref) else None for x in (one, other)]
         for numbers, factor in ((both[0], other), (both[1], one)):
@@ -245,7 +245,7 @@ class RowTracer:
         return None
 
     def _added(self, op: Op, ref: Ref, position: int) -> RowNumbers | None:
-        """A sum is made of the rows of both summands."""
+        """The rows of a sum: those of both summands."""
         out: RowNumbers = []
         for term in op.args[:2]:
             if not isinstance(term, Ref):
@@ -257,7 +257,7 @@ class RowTracer:
         return out
 
     def _joined(self, op: Op, position: int) -> RowNumbers | None:
-        """Joined tensors join their numbers; the piece with fewer summands is filled up with -1."""
+        """The rows of joined tensors; those of pieces with fewer summands are padded with -1."""
         held = [ref for ref in op.args[0] if 0 not in self.tape.shape(ref)]  # an empty cache
         pieces = [self._numbers(ref, position) for ref in held]
         if not held or any(piece is None for piece in pieces):
@@ -271,12 +271,12 @@ class RowTracer:
         return [op.func(each, *op.args[1:], **op.kwargs) for each in filled]
 
     def _contracted(self, op: Op, read: Contraction) -> RowNumbers | None:
-        """What a layer makes is linear in its weight and bias together."""
+        """The rows of a layer's result, which is linear in its weight and bias together."""
         shape = self.tape.shape(op.results()[0])
         weight = self._rows_of(read.weight, read)
         if weight is None:
             return None
-        # The rows of the weight, as one line that broadcasts against the result.
+        # The rows of the weight, in a shape that broadcasts against the result.
         if op.name in FIRST_FACTOR and len(shape) > 1:
             if op.args[FIRST_FACTOR[op.name] + 1] == read.weight:
                 line = weight.select(-2, 0).unsqueeze(-2)
@@ -300,7 +300,7 @@ class RowTracer:
         return [line.expand(shape), *(each.expand(shape) for each in added)]
 
     def _rows_of(self, ref: Ref, read: Contraction) -> Tensor | None:
-        """The row of each entry of a weight that is a parameter, or one with its entries moved."""
+        """The row of each element of a weight that is a parameter, possibly with moved elements."""
         name = self.tape.names.get(ref.index)
         if name is not None:
             made = atoms_of(read.made)
@@ -308,7 +308,7 @@ class RowTracer:
             if not dims:
                 return None
             shape = self.tape.shape(ref)
-            rows = self._number_rows(name, dims[-1])  # before it may stand the heads
+            rows = self._number_rows(name, dims[-1])  # the heads may precede it
             return rows.view([-1 if d == dims[-1] else 1 for d in range(len(shape))]).expand(shape)
         wrote = self._writers.get(ref.index, [])
         if len(wrote) != 1:
@@ -324,17 +324,17 @@ class RowTracer:
         return self._move(op, rows_before, op.results().index(ref))
 
     def _number_rows(self, name: str, dim: int) -> Tensor:
-        """The numbers of the rows of a tensor along one dimension; new ones if it has none."""
+        """The numbers of the rows of a tensor along one dimension, assigned on the first call."""
         if (name, dim) not in self._places:
             self._places.append((name, dim))
             self._starts.append(self._starts[-1] + self.param_shapes[name][dim])
         start = self._starts[self._places.index((name, dim))]
         return torch.arange(start, start + self.param_shapes[name][dim])
 
-    # What else depends on it --------------------------------------------------------------
+    # Dependencies -------------------------------------------------------------------------
 
     def _depends(self, ref: Ref, numbers: Sequence[Tensor]) -> bool:
-        """Whether another factor is made of the same weights."""
+        """Whether another factor depends on the same weights."""
         names = set()
         for place, start in zip(self._places, self._starts, strict=False):
             end = start + self.param_shapes[place[0]][place[1]]
@@ -346,7 +346,7 @@ class RowTracer:
         return sum(1 << n for n, name in enumerate(self.param_shapes) if name in names)
 
     def _ancestors(self, ref: Ref) -> int:
-        """The parameters that a tensor is made of, as bits of one number."""
+        """The parameters that a tensor depends on, as bits of an integer."""
         if not self._ancestry:
             self._ancestry = [0] * len(self.tape.shapes)
             for index, name in self.tape.names.items():
@@ -360,11 +360,11 @@ class RowTracer:
         return self._ancestry[ref.index]
 
     def _moves(self, op: Op) -> bool:
-        """Whether an operation only moves entries."""
+        """Whether an operation only moves elements."""
         return (op.name in MOVES or op.name in _KEEPS_PLACES) and op.name not in _JOINS
 
     def _made_of(self, numbers: Sequence[Tensor] | None, rows: Rows) -> bool:
-        """Whether any entry is made of one of the rows."""
+        """Whether any element depends on one of the rows."""
         if numbers is None:
             return False
         wanted = torch.zeros(self._starts[-1] + 1, dtype=torch.bool)

@@ -1,7 +1,7 @@
-"""The scale of a product of activations: where a grown run multiplies by another number.
+"""The scale of a product of activations: finds where a grown run multiplies by another number.
 
-A forward may scale q·kᵀ by the number of channels (1/√d). Two runs at different widths show by what
-power; the rows that make one of the factors then keep the scale what it was.
+A forward may scale q·kᵀ by the number of channels (1/√d). Two runs at different widths give the
+power. The rows that produce one of the factors then keep the scale constant.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def products_on(flow: DimFlow, tape: Tape) -> dict[int, list[ScalableProduct]]:
 
 
 def rescaled(reference: ReferenceRun, grown: Tape, changes: Changes) -> Iterator[tuple[int, float]]:
-    """(operation, old scale over new) of every operation that scales otherwise when grown."""
+    """(operation, old scale over new) of every operation whose scale differs in the grown run."""
     pairs = _aligned(reference.tape, grown)
     for position, op in enumerate(reference.tape.ops):
-        # Fused attention takes the width from its queries; elsewhere the number is an argument.
+        # Fused attention takes the width from its queries; other operations have it as an argument.
         if _scales_by_width(op):
             width = resolve(reference.dims[op.args[0].index][-1])
             size = new_size(width, changes)
@@ -48,7 +48,7 @@ def rescaled(reference: ReferenceRun, grown: Tape, changes: Changes) -> Iterator
 def scaled_product(
     tape: Tape, position: int, of: Mapping[int, list[ScalableProduct]]
 ) -> tuple[set[int], ScalableProduct | None]:
-    """The product that an operation scales, on the way to it or behind it.
+    """The product that an operation scales, before or after the product itself.
 
     Args:
         tape: the run.
@@ -56,15 +56,15 @@ def scaled_product(
         of: operation -> the scalable products there.
 
     Returns:
-        (the operations whose values are off where that number is another and the product's rows
-        make up for it, the product), with None for none.
+        (the operations whose values differ if the number changes and the product's rows compensate
+        for it, the product); the product is None if there is none.
     """
     for each in (each for found in of.values() for each in found):
         if position in each.between or position == each.read.op:
             return set(), each
         if position in each.other_between:
             return {later for later in each.other_between if later >= position}, each
-    # Behind a product: back through what only moves or multiplies, to the product.
+    # After a product: go back through operations that only move or scale elements.
     writers: dict[int, int] = {}
     for number, op in enumerate(tape.ops[:position]):
         writers.update((ref.index, number) for ref in op.results())
@@ -80,7 +80,7 @@ def scaled_product(
 
 
 def _number_in(op: Op) -> float | None:
-    """What an operation multiplies a tensor by, where that is a real number other than zero."""
+    """The number that an operation multiplies a tensor by, if it is real and nonzero."""
     if op.name not in MULTIPLIES or len(op.inputs()) != 1 or not isinstance(op.args[0], Ref):
         return None
     number = op.args[1]
@@ -90,18 +90,18 @@ def _number_in(op: Op) -> float | None:
 
 
 def _scales_by_width(op: Op) -> bool:
-    """Whether an operation scales queries times keys by the root of the width of its queries."""
+    """Whether an operation scales queries times keys by the root of the queries' width."""
     return "scaled_dot_product" in op.name and op.kwargs.get("scale") is None
 
 
 def _aligned(old: Tape, new: Tape) -> dict[int, int]:
     """Operation of one run -> the same operation of another.
 
-    Other sizes may take another kernel of attention, so that one operation becomes several; such
-    stretches are left out.
+    Other sizes may use another attention kernel, so that one operation becomes several; such
+    operations are left out.
 
     Returns:
-        The pairs, up to where the runs are no longer alike.
+        The pairs, up to the point where the runs can no longer be matched.
     """
     ones, others = ([(op.name, op.module) for op in tape.ops] for tape in (old, new))
     pairs, shift, at = {}, 0, 0
@@ -117,14 +117,14 @@ def _aligned(old: Tape, new: Tape) -> dict[int, int]:
 
 
 def _next_match(ones: Sequence[Any], others: Sequence[Any]) -> tuple[int, int] | None:
-    """How much to leave out of each of two sequences until they go on alike.
+    """How many elements to skip in each of two sequences until they match again.
 
-    A kernel is at most some tens of operations, and the next four operations tell the place.
+    A kernel has at most some tens of operations, and a match of the next four is enough.
 
     Returns:
-        (how much of one, of the other); None if they never go on alike.
+        (number for one, for the other); None if they do not match again.
     """
-    for left_out in range(1, 64):  # as little as possible, however it is divided
+    for left_out in range(1, 64):  # the smallest total, for any split between the two
         for one in range(left_out + 1):
             other = left_out - one
             rest = min(4, len(ones) - one, len(others) - other)

@@ -1,4 +1,4 @@
-"""One rule per ATen operation: how dimensions flow through it, and which become equal.
+"""One rule per ATen operation: how dimensions flow through it, and which ones become equal.
 
 `registry` holds the table and `ramify.rule`; each other file registers the rules of one kind of
 operation. A rule is a function of one `TracedOp`.

@@ -19,13 +19,13 @@ from ramify.tracing.traced_op import TracedOp
 
 @aten_rule("mm", "bmm", "mv", "dot", "vdot", "matmul")
 def matmul(op: TracedOp) -> None:
-    """`(..., n, k) @ (..., k, m)`, batch dimensions equal; vectors as torch takes them."""
+    """`(..., n, k) @ (..., k, m)` with equal batch dimensions; vectors as in torch."""
     a, b = op.args[0], op.args[1]
     op.give(multiply(op, a, b))
 
 
 def multiply(op: TracedOp, a: Ref, b: Ref, bias: Ref | None = None) -> list[Term]:
-    """Label a matrix product and note who reads what; returns the result's terms."""
+    """Record the reads of a matrix product and return the dimensions of its result."""
     left, right = op.dims(a), op.dims(b)
     batch = list(left[:-2])
     for mine, other in zip(batch, right[:-2], strict=True):
@@ -57,7 +57,7 @@ def _add_bias(op: TracedOp, terms: Sequence[Term], bias: Ref) -> None:
 
 @aten_rule("_grouped_mm")
 def experts(op: TracedOp) -> None:
-    """`(rows, k) @ (experts, k, m)`, each row by the expert that it is sorted to."""
+    """`(rows, k) @ (experts, k, m)`: each row is multiplied by the weight of its expert."""
     a, b = op.args[:2]
     (rows, left), (number, right, made) = op.dims(a), op.dims(b)
     ends = op.argument(2, "offs", None)
@@ -71,7 +71,7 @@ def experts(op: TracedOp) -> None:
 
 @aten_rule("linear", "mkldnn_linear", "_mkl_linear")
 def linear(op: TracedOp) -> None:
-    """`x @ weight.T + bias`, when the operation comes whole."""
+    """`x @ weight.T + bias`, if torch does not decompose it."""
     x, weight = op.args[:2]
     bias = op.argument(2, "bias", None)
     made, read = op.dims(weight)
@@ -135,7 +135,7 @@ def _factor(op: TracedOp, term: Term, groups: int, what: str) -> tuple[Term, Ter
     "scaled_dot_product_attention",
 )
 def attention(op: TracedOp) -> None:
-    """softmax(q kᵀ · scale) v: q and k share the head dimension, v's passes."""
+    """softmax(q kᵀ · scale) v: q and k share the head dimension, that of v passes through."""
     q, k, v = op.args[:3]
     what = "multiplies queries by keys"
     left, middle, right = op.dims(q), op.dims(k), op.dims(v)
@@ -153,7 +153,7 @@ def attention(op: TracedOp) -> None:
     mask = given.get("attn_mask", given.get("attn_bias"))
     added = op.dims(mask)[:-1] if mask is not None else []
     for term, own in zip(reversed(left[:-1]), reversed(added), strict=False):
-        if own.size == term.size:  # a bias table holds an entry for each head
+        if own.size == term.size:  # a bias table has an entry for each head
             op.tie(term, own, "adds them to the scores")
     others = op.results()[1:]
     op.give(out, *([op.fixed(n) for n in op.shape(r)] for r in others))
@@ -161,7 +161,7 @@ def attention(op: TracedOp) -> None:
 
 @aten_rule("_trilinear")
 def bilinear(op: TracedOp) -> None:
-    """`sum_ij x_i W_oij y_j`, as `nn.Bilinear` calls it: a read is one weight by one factor."""
+    """`sum_ij x_i W_oij y_j`, as in `nn.Bilinear`: each factor is read by the weight."""
     x, weight, y = op.args[:3]
     assert [list(dims) for dims in op.args[3:7]] == [[1, 3], [0], [1, 2], [2, 3]]
     (rows, first), (same_rows, second) = op.dims(x), op.dims(y)

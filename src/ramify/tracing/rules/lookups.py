@@ -1,4 +1,4 @@
-"""Operations that read or write entries by number or by mask: tables, gathers, scatters."""
+"""Operations that read or write elements by index or mask: tables, gathers, scatters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MASKS = (torch.bool, torch.uint8)
 
 @aten_rule("index_select", "gather", "take_along_dim")
 def pick(op: TracedOp) -> None:
-    """Positions of one dimension are looked up by number."""
+    """Positions of one dimension are selected by index."""
     source, dim, index = op.args[0], op.args[1], op.args[2]
     terms, (result,) = list(op.dims(source)), op.results()
     dim = axis(dim, len(terms))
@@ -35,7 +35,7 @@ def pick(op: TracedOp) -> None:
 
 @aten_rule("embedding")
 def embedding(op: TracedOp) -> None:
-    """Rows of a table by number: the table's columns are channels made."""
+    """Rows of a table are selected by index; the table's columns produce channels."""
     weight, index = op.args[0], op.args[1]
     rows, columns = op.dims(weight)
     op.freeze(rows, "looks them up by number")
@@ -45,7 +45,7 @@ def embedding(op: TracedOp) -> None:
 
 @aten_rule("index_add", "index_add_", "index_copy", "index_copy_")
 def put_rows(op: TracedOp) -> None:
-    """Whole rows are written by number along one dimension; along the others they stay equal."""
+    """Whole rows are written by index along one dimension; the other dimensions are tied."""
     target, dim, _, source = op.args[:4]
     terms = op.dims(target)
     dim = axis(dim, len(terms))
@@ -60,7 +60,7 @@ def put_rows(op: TracedOp) -> None:
 
 @aten_rule(*"scatter scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_".split())
 def scatter(op: TracedOp) -> None:
-    """Entries are written by number along one dimension; full ones among the others pass."""
+    """Elements are written by index along one dimension; other dimensions of full size pass."""
     refs = op.inputs()
     terms = op.dims(refs[0])
     dim = axis(op.args[1], len(terms))
@@ -79,7 +79,7 @@ def scatter(op: TracedOp) -> None:
 
 @aten_rule("_embedding_bag", "_embedding_bag_forward_only")
 def embedding_bag(op: TracedOp) -> None:
-    """Sums, means or maxima of rows of a table: the table's columns are channels made."""
+    """Sums, means or maxima of rows of a table; the table's columns produce channels."""
     weight, index = op.args[0], op.args[1]
     rows, columns = op.dims(weight)
     op.freeze(rows, "looks them up by number")
@@ -91,7 +91,7 @@ def embedding_bag(op: TracedOp) -> None:
 
 @aten_rule("nonzero")
 def nonzero_positions(op: TracedOp) -> None:
-    """Where a tensor is not zero: the numbers of its positions, one column for each dimension."""
+    """The indices of nonzero elements, one column for each dimension."""
     terms, (result,) = op.dims(op.args[0]), op.results()
     op.give([op.fixed(n) for n in op.shape(result)])
     if len(terms) == 1:
@@ -102,12 +102,12 @@ def nonzero_positions(op: TracedOp) -> None:
 
 @aten_rule("index", "_unsafe_index")
 def index(op: TracedOp) -> None:
-    """Advanced indexing: the indexed dimensions stay, the others pass."""
+    """Advanced indexing: the indexed dimensions are frozen, the others pass."""
     source, indices = op.args[0], list(op.args[1])
     terms, (result,) = op.dims(source), op.results()
     masked = [d for d, i in enumerate(indices) if i and op.dtype(i) in _MASKS]
     if masked:
-        # A single mask leaves the dimensions around it; of several, none can be told.
+        # A single mask keeps the dimensions around it; with several, none are known.
         rank = len(op.shape(indices[masked[0]]))
         alone = sum(i is not None for i in indices) == 1
         first, last = (masked[0], masked[0] + rank) if alone else (0, len(terms))
@@ -136,10 +136,10 @@ def index(op: TracedOp) -> None:
 
 @aten_rule("index_put", "index_put_")
 def put_by_number(op: TracedOp) -> None:
-    """Written by number or mask: dimensions behind those that are looked up pass."""
+    """Elements are written by index or mask; dimensions after the indexed ones pass."""
     target, indices, values = op.args[:3]
     terms, own = op.dims(target), op.dims(values)
-    # The dimensions of the target that numbers and masks stand for.
+    # The dimensions of the target that indices and masks address.
     covered: list[int] = []
     at = 0
     for each in indices:

@@ -1,4 +1,4 @@
-"""Operations that move entries: views, cuts, joins."""
+"""Operations that move elements: views, cuts, joins."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def axis(dim: int, rank: int) -> int:
 
 @aten_rule("view", "_unsafe_view", "reshape", "_reshape_alias")
 def view(op: TracedOp) -> None:
-    """Row-major regrouping: blocks of dimensions with equal products, refined where cut."""
+    """Row-major regrouping: blocks of dimensions with equal products, refined if cut."""
     source, (result,) = op.args[0], op.results()
     terms, shape = op.dims(source), op.shape(result)
     if 0 in shape:
@@ -43,7 +43,7 @@ def regroup(op: TracedOp, terms: Sequence[Term], shape: Sequence[int]) -> list[T
     # until its products agree, and divided anew.
     out: list[Term] = []
     i = j = 0
-    weight = op.is_weight(op.args[0])  # axes of size 1 in a parameter are there to broadcast
+    weight = op.is_weight(op.args[0])  # axes of size 1 in a parameter serve broadcasting
     while j < len(shape):
         if i < len(terms) and terms[i].size == shape[j]:
             out.append(terms[i])
@@ -67,7 +67,7 @@ def regroup(op: TracedOp, terms: Sequence[Term], shape: Sequence[int]) -> list[T
                 sizes.append(shape[j])
                 j += 1
         out.extend(_divide(op, product([resolve(t) for t in block]), sizes))
-    rest = [resolve(term) for term in terms[i:]]  # axes of one channel: the new shape has no place
+    rest = [resolve(term) for term in terms[i:]]  # axes of one channel that the new shape drops
     if out and rest and not weight:
         out[-1] = product([resolve(out[-1]), *rest])
     else:
@@ -77,7 +77,7 @@ def regroup(op: TracedOp, terms: Sequence[Term], shape: Sequence[int]) -> list[T
 
 
 def _divide(op: TracedOp, whole: Term, sizes: Sequence[int]) -> list[Term]:
-    """A block of dimensions as a product of these sizes; frozen where it is none."""
+    """A block of dimensions as a product of these sizes; frozen if that is impossible."""
     out: list[Term] = []
     for position, size in enumerate(sizes[:-1]):
         pair = factor(whole, size, math.prod(sizes[position + 1 :]))
@@ -97,7 +97,7 @@ def transpose2(op: TracedOp) -> None:
 
 @aten_rule("transpose", "transpose_", "swapaxes")
 def transpose(op: TracedOp) -> None:
-    """Two dimensions change places."""
+    """Two dimensions are swapped."""
     terms = list(op.dims(op.args[0]))
     if terms:
         a, b = axis(op.args[1], len(terms)), axis(op.args[2], len(terms))
@@ -122,7 +122,7 @@ def unsqueeze(op: TracedOp) -> None:
 
 @aten_rule("squeeze", "squeeze_")
 def squeeze(op: TracedOp) -> None:
-    """Dimensions of size 1 go; an axis of one channel that goes can never grow."""
+    """Dimensions of size 1 are removed; an axis of one channel among them can never grow."""
     terms = op.dims(op.args[0])
     dims = op.argument(1, "dim", range(len(terms)))
     chosen = {axis(d, len(terms)) for d in ([dims] if isinstance(dims, int) else dims)}
@@ -134,7 +134,7 @@ def squeeze(op: TracedOp) -> None:
 
 @aten_rule("expand")
 def expand(op: TracedOp) -> None:
-    """Size 1 becomes n: a size that may follow an edit (the trial growth finds out)."""
+    """Size 1 becomes n, which may follow an edit (the trial growth tests this)."""
     terms, (result,) = op.dims(op.args[0]), op.results()
     shape = op.shape(result)
     new = len(shape) - len(terms)
@@ -151,7 +151,7 @@ def expand(op: TracedOp) -> None:
 
 @aten_rule("repeat")
 def repeat(op: TracedOp) -> None:
-    """Copies of the whole, one after another: a product with the count outside."""
+    """Consecutive copies of the whole: a product with the count as outer factor."""
     terms, counts = op.dims(op.args[0]), op.args[1]
     new = len(counts) - len(terms)
     out: list[Term] = []
@@ -188,7 +188,7 @@ def pairs(op: TracedOp) -> None:
 
 @aten_rule("unfold")
 def windows(op: TracedOp) -> None:
-    """Windows of one dimension, and a new last dimension of what is in each."""
+    """Windows of one dimension, with a new last dimension for the elements of each."""
     terms = list(op.dims(op.args[0]))
     dim = axis(op.args[1], len(terms))
     op.freeze(terms[dim], "slides a window over them")
@@ -199,7 +199,7 @@ def windows(op: TracedOp) -> None:
 
 @aten_rule("slice")
 def slice_(op: TracedOp) -> None:
-    """A range of one dimension: the dimension becomes a sum of what is cut."""
+    """A range of one dimension, which becomes a sum of the pieces."""
     terms = list(op.dims(op.args[0]))
     dim = axis(op.argument(1, "dim", 0), len(terms))
     step = op.argument(4, "step", 1)
@@ -216,13 +216,13 @@ def cut_range(op: TracedOp, term: Term, start: int, stop: int, step: int) -> Ter
     count = len(range(start, stop, step))
     dealt = step > 1 and start < step and stop == term.size and term.size % step == 0
     pair = factor(term, term.size // step, step) if dealt else None
-    if pair is not None:  # every second one: channel i of one and i of the other lie side by side
+    if pair is not None:  # every second one: channels i of both are adjacent
         op.freeze(pair[1], f"deals them out {step} at a time")
         return resolve(pair[0])
     if isinstance(resolve(term), Fixed) or count == 0 or step != 1:
         op.freeze(term, "takes some of them")
         return op.fixed(count)
-    # The end first: then the start counts from the same place as before.
+    # The end first, so that the start still counts from the same origin.
     op.note_slice(term)
     for at in (stop, start):
         if 0 < at < term.size:
@@ -267,7 +267,7 @@ def divide(op: TracedOp, term: Term, sizes: Sequence[int]) -> list[Term]:
     """The term cut into consecutive pieces of these sizes."""
     if len(sizes) == 1 or isinstance(resolve(term), Fixed):
         return [term if len(sizes) == 1 else op.fixed(n) for n in sizes]
-    if op.name.endswith("split_with_sizes"):  # each piece may follow a width of its own
+    if op.name.endswith("split_with_sizes"):  # each piece may follow a different width
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         return [cut_range(op, term, end - n, end, 1) for end, n in zip(ends, sizes, strict=True)]
     pair = factor(term, len(sizes), sizes[0]) if len(set(sizes)) == 1 else None
@@ -290,7 +290,7 @@ def glu(op: TracedOp) -> None:
 
 @aten_rule("cat")
 def cat(op: TracedOp) -> None:
-    """Side by side: a sum along one dimension, equal along the others."""
+    """Concatenation: a sum along one dimension, the others are tied."""
     refs = [ref for ref in op.args[0] if op.shape(ref) != (0,)]
     rank = len(op.shape(refs[0]))
     dim = axis(op.argument(1, "dim", 0), rank)
@@ -307,7 +307,7 @@ def cat(op: TracedOp) -> None:
 
 @aten_rule("stack")
 def stack(op: TracedOp) -> None:
-    """A new dimension that counts the tensors; all others are equal."""
+    """A new dimension that counts the tensors; all others are tied."""
     refs = op.args[0]
     out = list(op.dims(refs[0]))
     for ref in refs[1:]:
@@ -319,7 +319,7 @@ def stack(op: TracedOp) -> None:
 
 @aten_rule("roll", "flip", "rot90")
 def reorder(op: TracedOp) -> None:
-    """Positions change places along some dimensions: those stay."""
+    """Positions are reordered along some dimensions, which are frozen."""
     terms = op.dims(op.args[0])
     dims = op.argument(2, "dims", []) if op.name == "aten::roll" else op.argument(1, "dims", [])
     for dim in dims or range(len(terms)):

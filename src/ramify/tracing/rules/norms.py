@@ -36,12 +36,12 @@ def _per_channel(op: TracedOp, term: Term, refs: Sequence[Ref | None]) -> None:
     "batch_norm",
 )
 def batch_norm(op: TracedOp) -> None:
-    """Each channel on its own: weight, bias and running statistics are carried."""
+    """Each channel is normalised alone; weight, bias and running statistics are carriers."""
     tensors = [arg for arg in op.args if isinstance(arg, Ref)]
     terms = op.dims(tensors[0])
     channels = terms[1]
     _per_channel(op, channels, tensors[1:])
-    if op.is_weight(tensors[0]):  # a kernel standardised over all that it reads
+    if op.is_weight(tensors[0]):  # a kernel standardised over its inputs
         op.forbid_split(terms[2:], "normalises the weight over them")
         op.mark_inexact(terms[2:], "normalises the weight over them")
     whole = resolve(channels)
@@ -60,7 +60,7 @@ def _statistics(op: TracedOp, channels: Term, ref: Ref) -> list[Term]:
 
 @aten_rule("native_layer_norm", "_fused_rms_norm", "layer_norm", "rms_norm")
 def layer_norm(op: TracedOp) -> None:
-    """The last dimensions are normalised together: they may go, but not be copied exactly."""
+    """The last dimensions are normalised together: channels may be pruned, but not copied."""
     x, normalized = op.args[0], op.args[1]
     terms = op.dims(x)
     last = terms[len(terms) - len(normalized) :]
@@ -81,7 +81,7 @@ def layer_norm(op: TracedOp) -> None:
 
 @aten_rule("native_group_norm", "group_norm")
 def group_norm(op: TracedOp) -> None:
-    """Channels of one group are normalised together; whole groups stay independent."""
+    """Channels of one group are normalised together; whole groups are independent."""
     x = op.args[0]
     weight, bias = op.argument(1, "weight", None), op.argument(2, "bias", None)
     groups = int(op.args[6])

@@ -1,4 +1,4 @@
-"""Operations that act entry by entry, and tensors made from nothing."""
+"""Elementwise operations, and operations that create tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ramify.tracing.traced_op import TracedOp
     ).split()
 )
 def pointwise(op: TracedOp) -> None:
-    """Same entry in, same entry out; operands broadcast (also every op tagged pointwise)."""
+    """An elementwise operation with broadcasting (used for every op tagged pointwise)."""
     terms = op.broadcast([r for r in op.inputs() if op.shape(r)])
     op.give(
         *(
@@ -31,7 +31,7 @@ def pointwise(op: TracedOp) -> None:
 
 @aten_rule("tril", "triu", "tril_", "triu_")
 def triangle(op: TracedOp) -> None:
-    """Entries on one side of the diagonal: rows and columns keep their places."""
+    """The elements on one side of the diagonal: rows and columns are frozen in place."""
     assert isinstance(op.args[0], Ref)
     terms = op.dims(op.args[0])
     for term in terms[-2:]:
@@ -41,7 +41,7 @@ def triangle(op: TracedOp) -> None:
 
 @aten_rule(*"zeros_like ones_like empty_like full_like rand_like randn_like randint_like".split())
 def like(op: TracedOp) -> None:
-    """A new tensor of another's shape."""
+    """A new tensor with the shape of another."""
     assert isinstance(op.args[0], Ref)
     op.give(op.dims(op.args[0]))
 
@@ -53,7 +53,7 @@ def like(op: TracedOp) -> None:
     ).split()
 )
 def create(op: TracedOp) -> None:
-    """A new uniform tensor: its sizes may follow an edit (the trial growth finds out)."""
+    """A new uniform tensor, whose sizes may follow an edit (the trial growth tests this)."""
     (result,) = op.results()
     op.give([Atom(n) if n > 1 else Fixed(n) for n in op.shape(result)])
 
@@ -65,7 +65,7 @@ def create(op: TracedOp) -> None:
     ).split()
 )
 def constant(op: TracedOp) -> None:
-    """A tensor whose entries differ: its size stays."""
+    """A new tensor whose elements differ: its size is frozen."""
     (result,) = op.results()
     size: list[Term] = [op.fixed(n, "numbers them") for n in op.shape(result)]
     op.give(size)
@@ -73,4 +73,4 @@ def constant(op: TracedOp) -> None:
 
 @aten_rule("_local_scalar_dense", "is_nonzero", "equal", "_assert_async", "_assert_scalar")
 def value(op: TracedOp) -> None:
-    """Python reads a value: nothing flows."""
+    """A value that Python reads: no dimensions flow."""

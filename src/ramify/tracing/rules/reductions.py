@@ -20,9 +20,9 @@ SUMS = frozenset({"aten::sum", "aten::nansum"})
     ).split()
 )
 def reduce(op: TracedOp) -> None:
-    """Some dimensions go: their channels are read without a weight that could scale a copy."""
+    """Some dimensions are reduced: no weight reads their channels and could scale a copy."""
     refs = op.inputs()
-    if len(refs) == 2 and op.name in ("aten::max", "aten::min"):  # entry by entry
+    if len(refs) == 2 and op.name in ("aten::max", "aten::min"):  # elementwise
         from ramify.tracing.rules.pointwise import pointwise
 
         pointwise(op)
@@ -65,13 +65,13 @@ def _reduced(op: TracedOp, rank: int) -> set[int]:
     ).split()
 )
 def mix(op: TracedOp) -> None:
-    """Entries along one dimension depend on each other: that dimension stays."""
+    """Elements along one dimension depend on each other, so that dimension is frozen."""
     source = op.args[0]
     assert isinstance(source, Ref)
     terms = op.dims(source)
     position = 2 if op.name in ("aten::topk", "aten::kthvalue") else 1
     dim = axis(op.argument(position, "dim", -1), len(terms)) if terms else 0
-    if terms and op.name in _RANKS:  # of experts, some may go
+    if terms and op.name in _RANKS:  # some experts may be removed
         op.rank(terms[dim], "mixes them")
     elif terms:
         op.freeze(terms[dim], "mixes them")
@@ -93,11 +93,11 @@ _RANKS = frozenset(
     f"aten::{name}"
     for name in "_softmax _log_softmax softmax log_softmax _safe_softmax topk cumsum".split()
 )
-"""Operations that mix the entries of a dimension in a way that knows no order of the experts."""
+"""Operations that mix the elements of a dimension without regard to their order."""
 
 
 def _largest(op: TracedOp, terms: Sequence[Term], dim: int) -> None:
-    """The largest entries, and their numbers: as many must stay."""
+    """The largest elements and their indices: at least as many channels must stay."""
     chosen = op.results()[1]
     if not terms:
         op.give([], [])
@@ -116,9 +116,9 @@ def _largest(op: TracedOp, terms: Sequence[Term], dim: int) -> None:
     ).split()
 )
 def loss(op: TracedOp) -> None:
-    """A loss of each entry, and what its reduction makes of them."""
+    """An elementwise loss, and its reduction."""
     terms = op.broadcast([ref for ref in op.inputs() if op.shape(ref)])
-    if op.named().get("reduction", 1) == 0:  # neither the mean nor the sum
+    if op.named().get("reduction", 1) == 0:  # no reduction
         op.give(terms)
         return
     for note in (op.forbid_split, op.mark_inexact):
@@ -128,7 +128,7 @@ def loss(op: TracedOp) -> None:
 
 @aten_rule("nll_loss_forward", "nll_loss2d_forward")
 def class_loss(op: TracedOp) -> None:
-    """The entry of each sample's class: the classes stay."""
+    """A loss that reads the element of each sample's class: the classes are frozen."""
     terms = list(op.dims(op.args[0]))
     classes = terms.pop(min(len(terms) - 1, 1))
     op.freeze(classes, "takes one of them for each sample")
@@ -139,7 +139,7 @@ def class_loss(op: TracedOp) -> None:
 
 @aten_rule("histc")
 def histogram(op: TracedOp) -> None:
-    """How many of the entries have each number: one bin for each position that is counted."""
+    """The number of elements with each index: one bin for each position."""
     (result,) = op.results()
     bins, least, most = (op.argument(n, name, 0) for n, name in enumerate(_BINS, 1))
     term = op.numbers(op.args[0])
@@ -156,7 +156,7 @@ _BINS = ("bins", "min", "max")
 
 @aten_rule("_fft_r2c", "_fft_c2c", "_fft_c2r")
 def fourier(op: TracedOp) -> None:
-    """Fourier transforms mix what lies along some dimensions: those stay."""
+    """Fourier transforms mix elements along some dimensions, which are frozen."""
     source, dims = op.args[:2]
     assert isinstance(source, Ref)
     terms = list(op.dims(source))

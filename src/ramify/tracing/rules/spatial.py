@@ -1,4 +1,4 @@
-"""Pooling, padding, resizing, and other operations on space."""
+"""Pooling, padding, resizing and other spatial operations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ramify.tracing.traced_op import TracedOp
 
 
 def _window(name: str) -> int:
-    """How many trailing dimensions an operation slides over, from its name."""
+    """The number of trailing dimensions that an operation slides over, from its name."""
     digits = re.search(r"([123])d", name)
     return int(digits.group(1)) if digits else 2
 
@@ -37,7 +37,7 @@ def _window(name: str) -> int:
     ).split()
 )
 def spatial(op: TracedOp) -> None:
-    """The last one, two or three dimensions change, each channel on its own."""
+    """The last one, two or three dimensions change, independently for each channel."""
     terms = op.dims(op.args[0])
     kind = "1d" if op.name.endswith("linear1d") else op.name
     kept = terms[: len(terms) - _window(kind)]
@@ -51,7 +51,7 @@ def spatial(op: TracedOp) -> None:
 
 @aten_rule("grid_sampler_2d", "grid_sampler_3d", "grid_sampler")
 def sample(op: TracedOp) -> None:
-    """Each channel is sampled at the same places."""
+    """Each channel is sampled at the same positions."""
     x, grid = op.args[:2]
     for term in [*op.dims(x)[2:], *op.dims(grid)]:
         op.freeze(term, "samples space")
@@ -61,7 +61,7 @@ def sample(op: TracedOp) -> None:
 
 @aten_rule("constant_pad_nd", "pad")
 def pad(op: TracedOp) -> None:
-    """Constant entries before and after: fixed pieces beside the channels."""
+    """Constants before and after the channels, as fixed pieces."""
     terms, amounts = list(op.dims(op.args[0])), list(op.args[1])
     for pair in range(len(amounts) // 2):
         before, after = amounts[2 * pair], amounts[2 * pair + 1]

@@ -1,1 +1,1 @@
-"""Proof that the groups are right: they are grown for a trial, and the two runs are compared."""
+"""Verification of the groups: they are grown as a trial, and the two runs are compared."""

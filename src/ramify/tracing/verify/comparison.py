@@ -1,9 +1,9 @@
-"""A grown model's run compared with the original's, operation by operation.
+"""Compares a grown model's run with the original's, operation by operation.
 
-Where every axis only gains channels that change nothing (exact copies that share their weight,
-or channels of zeros), each tensor must have the predicted shape, and its old channels their old
-values. The first operation where that fails says which channels the forward misunderstands, even
-where a gain of zero keeps the outputs as they were.
+If every axis only gains channels that change nothing (exact copies that share their weight, or
+channels of zeros), each tensor must have the predicted shape, and its old channels must keep their
+values. The first operation that violates this tells which channels the trace got wrong, even if
+a gain of zero leaves the outputs unchanged.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ramify.tracing.indexing import Changes, Index, kept_positions, new_size
 from ramify.tracing.recorder import Op, Tape
 
 _PRODUCTS = frozenset({"aten::mul", "aten::mul_", "aten::div", "aten::div_"})
-"""However small what these make, rounding is a share of it: nothing cancels in them."""
+"""Operations without cancellation: the rounding error is relative to the result."""
 
 
 _CONTRACTIONS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::convolution"})
-"""They add many terms of either sign, which is less than their inputs by chance."""
+"""Sums of many terms of either sign, which may be smaller than their inputs by chance."""
 
 
 def _least(name: str) -> float:
-    """What is more than this share of its inputs is no noise, however coarse the numbers are."""
+    """The share of its inputs above which a result is not noise, in any precision."""
     return 0.0 if name in _PRODUCTS else 1e-3 if name in _CONTRACTIONS else 0.1
 
 
@@ -41,17 +41,17 @@ class Mismatch(Exception):
 
 @dataclass
 class ReferenceRun:
-    """One run of the model as it is: its tape, what is what on it, and how large.
+    """One run of the original model: its tape, with the dimensions and norms of its tensors.
 
     Attributes:
         tape: the operations.
         dims: the dimensions of every tensor, by number.
-        provenance: which tensors are made of parameters alone.
+        provenance: the tensors that are computed only from parameters.
         used: the tensors that another operation reads, or that are outputs.
-        norms: for each operation, the norm of each tensor that it returned; None for what is
-            rounding alone, which no comparison can tell anything about.
+        norms: for each operation, the norm of each tensor that it returned; None if it is only
+            rounding error, which cannot be compared.
         input_norms: for each operation, the largest norm among its inputs.
-        decisions: what the run decided from its numbers.
+        decisions: the data-dependent decisions of the run.
     """
 
     tape: Tape = field(default_factory=Tape)
@@ -63,7 +63,7 @@ class ReferenceRun:
     decisions: Noted = field(default_factory=dict)
 
     def watcher(self) -> Callable[[Op, Sequence[Tensor]], None]:
-        """What `record` calls after each operation to write the norms down."""
+        """The function that `record` calls after each operation to store the norms."""
         latest: dict[int, float] = {}
         noise: set[int] = set()
 
@@ -76,7 +76,7 @@ class ReferenceRun:
             norms: list[float | None] = []
             for ref, tensor in zip(op.results(), results, strict=True):
                 value = latest[ref.index] = norm(tensor)
-                # What is small against its inputs is what rounding left of a difference.
+                # A result much smaller than its inputs is the rounding error of a difference.
                 rounding = torch.finfo(tensor.dtype).eps if _rounds(tensor) else 0.0
                 noise.discard(ref.index)
                 small = value <= min(100 * rounding, _least(op.name)) * largest
@@ -89,14 +89,14 @@ class ReferenceRun:
         return watch
 
     def keep(self, tape: Tape, flow: DimFlow) -> None:
-        """Keep what is known of this tape's tensors, the latest that the flow has seen."""
+        """Store the dimensions of this tape's tensors; it must be the latest tape of the flow."""
         self.tape, self.dims, self.provenance = tape, flow.tensor_dims, flow.provenance
         self.used = {ref.index for op in tape.ops for ref in op.inputs()}
         self.used |= {ref.index for ref in tape.outputs}
 
 
 def _rounds(tensor: Tensor) -> bool:
-    """Whether a tensor holds real or complex numbers, and not whole ones."""
+    """Whether a tensor holds real or complex numbers rather than integers."""
     return tensor.is_floating_point() or tensor.is_complex()
 
 
@@ -111,13 +111,13 @@ def norm(tensor: Tensor) -> float:
 
 
 class RunComparison:
-    """Compares a run with the reference while it goes on, after changes that only append channels.
+    """Compares a run with the reference during the run, after changes that only append channels.
 
     Args:
         reference: the run before the changes.
-        changes: what was appended.
-        values: whether old channels must have kept their values.
-        until: stop, satisfied, once this many operations went as predicted.
+        changes: the appended channels.
+        values: whether old channels must keep their values.
+        until: stop successfully once this many operations match the prediction.
         except_at: operations whose values the changes do not keep.
     """
 
@@ -130,19 +130,19 @@ class RunComparison:
         except_at: Container[int] = (),
     ) -> None:
         self.position = 0
-        """How many operations went as predicted."""
+        """The number of operations that matched the prediction."""
         self.aligned = True
         """Whether the run still executes the same operations as before."""
         self.satisfied = False
-        """Whether it was stopped at `until`."""
+        """Whether it was stopped successfully at `until`."""
         self.by_value = False
-        """Whether the mismatch is in values, and not in a shape."""
+        """Whether the mismatch is in values rather than in a shape."""
         self._reference, self._changes, self._values = reference, changes, values
         self._until, self._except_at = until, except_at
         self._grown_dims: dict[int, tuple[int, Index | None]] = {}
 
     def __call__(self, op: Op, results: Sequence[Tensor]) -> None:
-        """Compare one operation's results with what was predicted.
+        """Compare one operation's results with the prediction.
 
         Raises:
             Mismatch: they differ, or `until` is reached.
@@ -161,7 +161,7 @@ class RunComparison:
             terms = self._reference.dims[ref.index]
             if tuple(tensor.shape) != tuple(self._grown(term)[0] for term in terms):
                 raise Mismatch
-            # Weights are scaled by the changes; activations keep the values of old channels.
+            # The changes scale weights; activations keep the values of old channels.
             kept = self._values and self.position not in self._except_at
             if kept and self._reference.provenance.get(ref.index) is None:
                 self._compare(tensor, terms, number)
@@ -171,7 +171,7 @@ class RunComparison:
             raise Mismatch
 
     def _compare(self, tensor: Tensor, terms: Sequence[Term], number: int) -> None:
-        """The norm of the old channels against that of the reference."""
+        """Compare the norm of the old channels with that of the reference."""
         old = self._reference.norms[self.position][number]
         if old is None or not _rounds(tensor):
             return
@@ -195,7 +195,7 @@ class RunComparison:
             raise Mismatch
 
     def _grown(self, term: Term) -> tuple[int, Index | None]:
-        """The size of a dimension now, and where its old positions lie if it grew."""
+        """The new size of a dimension, and the positions of its old elements if it grew."""
         known = self._grown_dims.get(id(term))
         if known is None:
             whole = resolve(term)
@@ -206,13 +206,13 @@ class RunComparison:
 
 
 def near_equal(old: Tape, new: Tape, *, repeated: bool = False) -> bool:
-    """Whether the outputs of two runs are equal up to what rounding may change.
+    """Whether the outputs of two runs are equal up to rounding.
 
     Args:
         old: a run.
-        new: another.
-        repeated: whether both ran the same operations on the same numbers, so that hardly anything
-            may differ, such as the order in which a device adds.
+        new: another run.
+        repeated: whether both ran the same operations on the same numbers, so that only the order
+            of a device's additions may differ.
 
     Returns:
         The answer.
@@ -224,12 +224,12 @@ def near_equal(old: Tape, new: Tape, *, repeated: bool = False) -> bool:
 
 
 def near(a: Tensor, b: Tensor, slack: float) -> bool:
-    """Whether two tensors are equal up to a share of the largest entry."""
+    """Whether two tensors are equal up to a share of the largest element."""
     if a.shape != b.shape:
         return False
     if not _rounds(a):
         return True
-    if a.dtype.itemsize == 1:  # of which torch compares nothing
+    if a.dtype.itemsize == 1:  # which torch cannot compare
         a, b = a.float(), b.float()
     if a.is_complex():
         a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())

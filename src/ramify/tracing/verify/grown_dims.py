@@ -1,4 +1,4 @@
-"""The dimensions of a grown model against those of the original."""
+"""Compares the dimensions of a grown model with those of the original."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import Change
 
 _SMALL = 5
-"""Axes of fewer channels would be multiplied several times by what a growth adds."""
+"""A trial growth would multiply the size of axes with fewer channels several times."""
 
 
 def same_grown(
     old: Term, new: Term, changes: Mapping[Atom, Change], match: dict[Atom, Atom]
 ) -> bool:
-    """Whether a dimension came out as predicted: same form, sizes as changed, atoms one to one."""
+    """Whether a dimension is as predicted: same form, changed sizes, atoms one to one."""
     if isinstance(old, Atom):
-        if old not in changes:  # frozen: whatever it is now, its size is as before
+        if old not in changes:  # frozen: only its size must be as before
             return new.size == old.size
         if not isinstance(new, Atom) or new.frozen or new.size != len(changes[old].source):
             return False
@@ -32,17 +32,17 @@ def same_grown(
 
 
 def differ_for_good(old: DimFlow, new: DimFlow, changes: Mapping[Atom, Change]) -> bool:
-    """Whether some dimension came out otherwise, whatever a further run may add.
+    """Whether some dimension differs from the prediction, whatever further runs may add.
 
-    Further runs join and cut dimensions: what is frozen stays so, and what is cut is not joined.
+    Further runs join and cut dimensions; frozen ones stay frozen, and cut ones are not rejoined.
 
     Args:
         old: the dimensions of the model after all of its runs.
         new: those of the grown model after some of them.
-        changes: how it was grown.
+        changes: the growth.
 
     Returns:
-        The answer; False also where it is not known yet.
+        The answer; also False if it is not known yet.
     """
     return any(
         _lost(resolve(before), resolve(after), changes)
@@ -52,7 +52,7 @@ def differ_for_good(old: DimFlow, new: DimFlow, changes: Mapping[Atom, Change]) 
 
 
 def _lost(old: Term, new: Term, changes: Mapping[Atom, Change]) -> bool:
-    """Whether an axis of a dimension is frozen, cut or of another size than predicted."""
+    """Whether an axis of a dimension is frozen, cut or does not have the predicted size."""
     if isinstance(old, Atom):
         wanted = old in changes and len(changes[old].source)
         kept = isinstance(new, Atom) and not new.frozen and new.size == wanted
@@ -65,7 +65,7 @@ def _lost(old: Term, new: Term, changes: Mapping[Atom, Change]) -> bool:
 
 
 def small_factors(flow: DimFlow) -> set[Atom]:
-    """Small axes of which several multiply to one dimension of a parameter."""
+    """Small axes of which several are factors of one dimension of a parameter."""
     terms = (term for terms in flow.param_dims.values() for term in map(resolve, terms))
     small = (
         [part for part in leaves(term) if part.size < _SMALL]

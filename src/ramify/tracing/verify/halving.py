@@ -1,4 +1,4 @@
-"""Which parts of a whole fail, found by halving."""
+"""Finds the failing parts of a whole by bisection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ramify.tracing.flow import DimFlow
 def failing_parts(
     parts: Sequence[list[Atom]], fails: Callable[[Sequence[Atom]], bool]
 ) -> list[Atom]:
-    """The parts that fail on their own, found by halving; a half whose parts only fail together."""
+    """The parts that fail alone, found by bisection, or a half whose parts only fail together."""
     together = [atom for part in parts for atom in part]
     if not together or not fails(together):
         return []
@@ -23,7 +23,7 @@ def failing_parts(
 
 
 def by_kind(flow: DimFlow, atoms: Iterable[Atom]) -> dict[str, list[Atom]]:
-    """The groups by where they lie, numbers left out: those of repeated blocks together."""
+    """The groups by location without numbers, so that those of repeated blocks are together."""
     wanted = dict.fromkeys(atoms)
     lie: dict[Atom, dict[str, None]] = {atom: {} for atom in wanted}
     for name, terms in flow.param_dims.items():

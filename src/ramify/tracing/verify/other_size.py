@@ -1,9 +1,9 @@
-"""The dimensions at a second size of the input: what differs there is no axis of the model.
+"""Compares the dimensions with those at a second input size, and freezes axes that differ.
 
-A reshape may cut channels into blocks whose size follows from the size of an image, the length of
-a sequence or the number of samples: (H*W, C) to (C, H, W) without a transpose. At the traced size
-such blocks are as good as any, and at another they are wrong. So the model runs once more on an
-input of another size, if it takes one, and what comes out otherwise there is frozen.
+A reshape may cut channels into blocks whose size depends on the size of an image, the length of a
+sequence or the number of samples: (H*W, C) to (C, H, W) without a transpose. At the traced size
+such blocks look valid; at another size they are wrong. So the model runs once more on an input of
+another size, if it accepts one, and axes that differ there are frozen.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from ramify.tracing.flow import DimFlow
 from ramify.tracing.recorder import Tape
 
 _LARGE = 64
-"""An image or sequence of at least this size along an axis is halved, and a smaller one doubled."""
+"""Images and sequences of at least this size along an axis are halved, smaller ones doubled."""
 
 _RESHAPES = frozenset({"aten::view", "aten::_unsafe_view", "aten::reshape"})
 
 Axes = Callable[[Tensor], Sequence[int]]
-"""Which dimensions of a tensor among the inputs are space or length."""
+"""Returns the dimensions of an input tensor that are space or length."""
 
 
 def _channels_first(tensor: Tensor) -> Sequence[int]:
@@ -59,10 +59,10 @@ def _waves(tensor: Tensor) -> Sequence[int]:
 
 
 def other_sizes(inputs: Any) -> Iterator[Any]:
-    """Inputs of other sizes that a model may take, the likeliest first.
+    """Inputs of other sizes that a model may accept, the most likely first.
 
-    Every tensor is repeated along its samples and along space or length, or cut in half there
-    where it is large, so that what it holds stays such as the model expects.
+    Every tensor is repeated along its samples and along space or length, or cut in half there if it
+    is large, so that its values remain as the model expects.
 
     Args:
         inputs: the inputs of a trace.
@@ -108,9 +108,9 @@ def _resizer(samples: int, axes: Axes, divisor: int, times: int) -> Callable[[An
 
 
 def restrict_to_common(flow: DimFlow, other: DimFlow, tape: Tape) -> None:
-    """Freeze the axes that lie otherwise at another size; tie those that are one axis there.
+    """Freeze the axes that differ at another size, and tie those that are one axis there.
 
-    What forbids copies there, or makes removing a channel inexact, holds here, too.
+    Reasons there against copies or exact removal also apply here.
 
     Args:
         flow: the dimensions at the traced size.
@@ -120,7 +120,7 @@ def restrict_to_common(flow: DimFlow, other: DimFlow, tape: Tape) -> None:
     match: dict[Atom, Atom] = {}
     """Axes at the other size -> those at the traced size."""
     for name, terms in flow.param_dims.items():
-        if name not in other.reached:  # another branch, which says nothing about this one
+        if name not in other.reached:  # another branch, which gives no information on this one
             continue
         for mine, theirs in zip(terms, other.param_dims[name], strict=True):
             for atom in _differing(resolve(mine), resolve(theirs), match):
@@ -136,7 +136,7 @@ def restrict_to_common(flow: DimFlow, other: DimFlow, tape: Tape) -> None:
 
 
 def _differing(mine: Term, theirs: Term, match: dict[Atom, Atom]) -> list[Atom]:
-    """The axes of one dimension that are not the same axes at the other size."""
+    """The axes of one dimension that differ at the other size."""
     if isinstance(mine, Fixed):
         return []
     if isinstance(mine, Atom):
@@ -156,7 +156,7 @@ def _differing(mine: Term, theirs: Term, match: dict[Atom, Atom]) -> list[Atom]:
 
 
 def _reason(flow: DimFlow, tape: Tape, atom: Atom) -> str:
-    """Names the first reshape where the axis and sizes of the input make one dimension."""
+    """The reason, naming the first reshape that merges the axis with sizes of the input."""
 
     def mixes(term: Term) -> bool:
         whole = resolve(term)

@@ -1,9 +1,8 @@
-"""Growths whose sizes came out as predicted, which another growth of the same sizes need not show.
+"""Remembers growths whose sizes matched the prediction, so that they need not be repeated.
 
-A trial growth looks at sizes first, and then, in runs of their own, at values. Blame for a value
-restricts what an axis may do and leaves all sizes as they were, so that the next growth would
-repeat what is known; and the runs in train mode, of which no values are compared, are the same
-whether or not those in eval mode compare theirs.
+A trial growth checks sizes first, and values in separate runs. A failure of values restricts an
+axis without changing any size, so the next growth would repeat known results. And the runs in train
+mode, of which no values are compared, do not depend on whether those in eval mode compare values.
 """
 
 from __future__ import annotations
@@ -16,35 +15,35 @@ from ramify.tracing.recorder import Tape
 from ramify.tracing.sizes import Use
 
 Ran = tuple[Tape, Sequence[Use]]
-"""What a run executed, and the sizes that it took from attributes."""
+"""The tape of a run, and the sizes that it took from attributes."""
 
 
 class PassedSizes:
-    """The latest growth whose sizes came out as predicted, and what its runs did."""
+    """The latest growth whose sizes matched the prediction, with its runs."""
 
     def __init__(self) -> None:
         self._sizes: dict[Atom, int] | None = None
         self._ran: Mapping[int, Ran] = {}
 
     def note(self, changes: Changes, ran: Mapping[int, Ran]) -> None:
-        """A growth went as predicted, in runs that asked for no values.
+        """Record a growth that matched the prediction, in runs that compared no values.
 
         Args:
-            changes: how each axis grew.
-            ran: run -> what it executed, of those that another growth need not repeat.
+            changes: the growth of each axis.
+            ran: run -> its tape and sizes, for runs that another growth need not repeat.
         """
         self._sizes, self._ran = _sizes(changes), ran
 
     def forget(self) -> None:
-        """The axes themselves have changed."""
+        """Forget all results, since the axes themselves have changed."""
         self._sizes, self._ran = None, {}
 
     def known(self, changes: Changes) -> bool:
-        """Whether a growth by these sizes went as predicted."""
+        """Whether a growth by these sizes matched the prediction."""
         return self._sizes == _sizes(changes)
 
     def ran(self, changes: Changes) -> Mapping[int, Ran]:
-        """What runs of such a growth executed, by run; nothing where none was seen."""
+        """The tapes and sizes of such a growth, by run; empty if there was none."""
         return self._ran if self.known(changes) else {}
 
 

@@ -1,4 +1,4 @@
-"""Whether removing channels equals zeroing them where they are read."""
+"""Tests whether removing channels equals zeroing them where they are read."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ramify.tracing.verify.comparison import near_equal
 def removal_is_zeroing(
     model: nn.Module, indexing: Indexing, inputs: Any, kept: Mapping[Atom, Index]
 ) -> bool | None:
-    """Whether a model without some channels computes what it does where they are read as zeros.
+    """Whether a model without some channels has the outputs that it has with them read as zeros.
 
     Args:
-        model: the model, which comes back as it is.
-        indexing: of the model as it is.
-        inputs: what to run it on.
-        kept: the channels that stay, in order, of each axis that loses some.
+        model: the model, which is restored afterwards.
+        indexing: the indexing of the model.
+        inputs: the inputs to run it on.
+        kept: the kept channels, in order, of each axis that loses some.
 
     Returns:
-        The answer; None where the forward fails.
+        The answer; None if the forward fails.
     """
     zeroed = {
         atom: Change(np.arange(atom.size), np.isin(np.arange(atom.size), stay).astype(float))
@@ -44,6 +44,6 @@ def removal_is_zeroing(
                 tapes.append(record(model, run, inputs, execute=later))
             except Exception:
                 return None
-        # What is decided between nearly equal numbers, rounding alone would change.
+        # Rounding could change decisions between nearly equal numbers, so they are repeated.
         decisions = Decisions(decisions.noted)
     return near_equal(*tapes)

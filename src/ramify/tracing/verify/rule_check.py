@@ -1,8 +1,8 @@
-"""A user's dimension rule, put to the proof on the tensors that the operation really got.
+"""Tests a user's dimension rule on the tensors that the operation received.
 
-A dimension has no order that an operation knows of: if channels that belong together change places
-in everything that goes in, they change places in everything that comes out, and nothing else
-happens. Where that fails, the rule tied the wrong dimensions, and the channels are frozen.
+The order of channels must not matter to an operation: permuting tied channels in all inputs must
+permute them in all outputs, and change nothing else. If that fails, the rule tied the wrong
+dimensions, and the channels are frozen.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ramify.tracing.verify.comparison import ReferenceRun
 
 
 def check_rules(reference: ReferenceRun) -> None:
-    """Freeze the channels of a run that go through operations whose rules do not hold."""
+    """Freeze the channels in a run that flow through operations with wrong rules."""
     for position, call in reference.tape.kept.items():
         op = reference.tape.ops[position]
         for atom in _carried(reference, op):
@@ -41,12 +41,12 @@ def _carried(reference: ReferenceRun, op: Op) -> Iterator[Atom]:
 
 
 def _follows(dims: Mapping[int, Sequence[Term]], op: Op, call: KeptCall, atom: Atom) -> bool:
-    """Whether the results follow when channels of one axis change places in the arguments.
+    """Whether permuting the channels of one axis in the arguments permutes those in the results.
 
     Returns:
-        Whether they do.
+        The answer.
     """
-    # A cycle of all channels and a swap of the first two: every other order is made of these.
+    # A cycle of all channels and a swap of the first two generate every permutation.
     order = np.arange(atom.size)
     swap = np.array([1, 0, *order[2:]])
     return all(
@@ -72,7 +72,7 @@ def _follows_order(
     given = turn(copied(call.given), (op.args, op.kwargs))
     try:
         result = op.func(*given[0], **given[1])
-    except Exception:  # it takes its channels in one order only
+    except Exception:  # it only accepts its channels in one order
         return False
     seen, expected = (
         _tensors((result, *given)),

@@ -1,4 +1,4 @@
-"""How the scale of products of activations follows the number of channels: by what power."""
+"""Measures the power of the width with which the scale of products of activations varies."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def measure_powers(
     runs: Sequence[tuple[tuple[Any, bool], ReferenceRun]],
     changes: Changes,
 ) -> tuple[ScalePowers, dict[int, set[int]]] | None:
-    """How the scale of products follows one growth of some axes.
+    """Measure how the scale of products changes with one growth of some axes.
 
     Args:
         model: the traced model.
         flow: its dimensions.
-        indexing: of the model as it is.
-        runs: ((inputs, whether in train mode), what that run did).
-        changes: how some axes grow.
+        indexing: the indexing of the model.
+        runs: ((inputs, whether in train mode), the reference run).
+        changes: the growth of some axes.
 
     Returns:
-        (powers, run -> operations whose own values change on the way to the scale); None where
-        rows of a product cannot take the scale.
+        (powers, run -> operations whose values change between the rows and the scale); None if
+        the rows of a product cannot take the scale.
     """
     atoms = list(changes)
     dead = frozenset(atom for atom in atoms if atom.no_split)
@@ -57,7 +57,7 @@ def measure_powers(
                 run = functools.partial(call, model, inputs)
                 decided = Decisions(reference.decisions)
                 grown = functools.partial(record, model, inputs=inputs, training=training)
-                try:  # the numbers that the forward scales by need no product
+                try:  # the scales of the forward do not depend on products
                     shapes = ShapesOnly(model, later.waiting())
                     tape = grown(decided.of(run), execute=shapes)
                 except Exception:
@@ -68,7 +68,7 @@ def measure_powers(
             off, scaled = scaled_product(reference.tape, position, products)
             if scaled is None or ratio <= 0:
                 return None
-            # The width that drives the scale: one that the product sums over, or the only one.
+            # The width that determines the scale: one that the product sums over, or the only one.
             summed = atoms_of(scaled.read.read)
             driver = next((a for a in atoms if a in summed or len(atoms) == 1), None)
             if driver is None:

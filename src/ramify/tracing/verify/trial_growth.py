@@ -1,9 +1,10 @@
-"""The trial growth: every group is really grown once, and the model run with it, before an offer.
+"""The trial growth: every group is grown once and the model run with it before edits are offered.
 
-A forward may hold sizes as numbers (`view(n, 512)`, `x[:, :8]`, `/ x.size(1)`), which no
-dispatched operation gives away. So all editable groups grow together, each by its own number of
-channels that change nothing, and a `RunComparison` compares the run with the original. What fails
-is told apart by growing fewer groups, and is then tied (equal slices), frozen, or kept from splits.
+A forward may contain sizes as numbers (`view(n, 512)`, `x[:, :8]`, `/ x.size(1)`), which dispatched
+operations do not reveal. So all editable groups grow together, each by a different number of
+channels that change nothing, and a `RunComparison` compares the run with the original. Failing
+groups are located by growing fewer groups, and are then tied (equal slices), frozen, or excluded
+from splits.
 """
 
 from __future__ import annotations
@@ -52,15 +53,15 @@ _CUT = "the forward cuts them at a size that does not follow an edit"
 
 @dataclass(frozen=True)
 class Failure:
-    """Where a grown run went wrong.
+    """The point where a grown run failed.
 
     Attributes:
-        near: the axes near the place.
-        reason: what to say of them.
-        by_value: whether values went wrong, and not a size.
-        untrusted: whether a user's rule was wrong about it, so that nothing of it can be trusted.
-        run: which run.
-        position: the operation, where it is known.
+        near: the axes near that point.
+        reason: the reason to give for them.
+        by_value: whether values are wrong rather than a size.
+        untrusted: whether a user's rule was wrong there, so that its axes cannot be trusted.
+        run: the index of the run.
+        position: the operation, if known.
     """
 
     near: list[Atom]
@@ -79,10 +80,10 @@ class TrialGrowth:
         model: the model.
         flow: its dimensions.
         runs: (inputs, whether in train mode) of each run.
-        references: what those runs did.
+        references: the reference runs.
         edit_outputs: whether edits may reach the model's outputs.
-        shared: parameters over the memory of others, which no edit can follow.
-        results: what is found.
+        shared: parameters that share memory with others, which cannot be edited.
+        results: the results.
     """
 
     model: nn.Module
@@ -94,19 +95,19 @@ class TrialGrowth:
     results: TrialResults = field(default_factory=TrialResults)
     _indexing: Indexing = field(default_factory=lambda: Indexing({}, {}, {}, []))
     _other_values: dict[int, set[int]] = field(default_factory=dict)
-    """Run -> operations before a product whose scale rows keep: their own values change."""
+    """Run -> operations whose values change before a product, since rows keep its scale."""
     _blamed: dict[str, int] = field(default_factory=dict)
-    """How often groups of one kind failed."""
+    """The number of failures of groups of each kind."""
     _asking: set[int] = field(default_factory=set)
-    """Runs that need values of products even where shapes alone are compared."""
+    """Runs that need values of products even if only shapes are compared."""
     _passed: PassedSizes = field(default_factory=PassedSizes)
     _scales_first: bool = False
-    """Whether it was asked, before any values, how scales depend on the axes."""
+    """Whether the dependence of scales on the axes was measured before comparing values."""
     _scales_differ: bool = False
-    """Whether a grown run multiplied by another number, values compared or not."""
+    """Whether a grown run multiplied by another number, even if no values were compared."""
     _scales_asked: bool = False
     _rescales: bool = False
-    """Whether a run multiplied by another number than before, whether or not values show it."""
+    """Whether a run multiplied by another number than before, even if no value shows it."""
 
     def run(self) -> None:
         """Grow, run and compare; restrict what fails; repeat until nothing fails."""
@@ -117,7 +118,7 @@ class TrialGrowth:
             summed = [] if self._scales_first else self._summed(exact)
             at_once = len(exact) == len(atoms) and not summed
             failure = self._attempt(atoms, values=at_once)
-            # Scales show without values: known first, they spare a run that compares these.
+            # Scales can be measured without values; doing so first saves a run that compares values.
             if failure is None and summed:
                 self._scales_first = True
                 if self._scales_differ and self._find_powers(summed):
@@ -134,11 +135,11 @@ class TrialGrowth:
         self.results.note(self.flow)
 
     def _candidates(self) -> list[Atom]:
-        """Axes that a parameter makes, and that nothing known so far keeps from an edit."""
+        """Axes that a parameter produces and that no known reason excludes from edits."""
         roles = roles_of(self.flow)
         powers = self.results.powers_of(self.flow)
         self._indexing = indexing_of(self.model, self.flow, roles, powers)
-        # Between rows that take a scale and their product, values differ by that scale.
+        # Between the rows that take a scale and their product, values differ by that scale.
         for run, reference in enumerate(self.references):
             between = [
                 each.between
@@ -155,7 +156,7 @@ class TrialGrowth:
         ]
 
     def _shrink(self, atoms: Sequence[Atom]) -> None:
-        """Take a channel from each group: it must equal zeroing that channel where it is read."""
+        """Remove a channel from each group, which must equal zeroing it where it is read."""
         culprits = failing_parts([[atom] for atom in atoms], lambda some: not self._shrinks(some))
         for atom in culprits:
             if self._shrinks([atom]) is None:
@@ -166,12 +167,12 @@ class TrialGrowth:
                 mark_inexact(atom, reason)
 
     def _reorder(self, atoms: Sequence[Atom]) -> None:
-        """Experts that change places together with their router rows must not change the output."""
+        """Check that permuting experts together with their router rows keeps the output."""
         for atom in failing_parts([[atom] for atom in atoms], lambda some: not self._orders(some)):
             freeze(atom, "the forward tells them apart by more than their numbers")
 
     def _orders(self, atoms: Sequence[Atom]) -> bool:
-        """Whether the experts of some axes can change places, and one of them go."""
+        """Whether the experts of some axes can be permuted, and one of them removed."""
         order = {a: Change(np.roll(np.arange(a.size), 1), np.ones(a.size)) for a in atoms}
         fewer = {a: Change(np.arange(1, a.size), np.ones(a.size - 1)) for a in atoms}
         for changes, same in ((order, True), (fewer, False)):
@@ -188,7 +189,7 @@ class TrialGrowth:
         return True
 
     def _shrinks(self, atoms: Sequence[Atom]) -> bool | None:
-        """Whether removing channel 0 of each equals zeroing it; None where the forward fails."""
+        """Whether removing channel 0 of each axis equals zeroing it; None if the forward fails."""
         kept = {atom: np.arange(1, atom.size) for atom in atoms}
         tried: list[Any] = []
         for inputs, training in self.runs:
@@ -203,14 +204,14 @@ class TrialGrowth:
     # One run -----------------------------------------------------------------------------
 
     def _changes(self, atoms: Sequence[Atom], also: int = 0) -> dict[Atom, Change]:
-        """Copies of channel 0 that share its weight; zeros where copies would count twice.
+        """Copies of channel 0 that share its weight, or zeros if copies would count twice.
 
-        Neighbouring groups gain different numbers, each enough to be seen in any average. Small
-        axes that multiply to one dimension at most double, so that it does not explode.
+        Neighbouring groups gain different numbers, each large enough to show in any average. Small
+        axes that are factors of one dimension at most double, so that it does not grow too much.
 
         Args:
             atoms: the axes.
-            also: how many channels more than that each gains.
+            also: the number of additional channels for each.
 
         Returns:
             The change of each axis.
@@ -219,7 +220,7 @@ class TrialGrowth:
         for position, atom in enumerate(atoms):
             most = 2 if atom in several else 5
             more = 1 + (3 * position) % most + atom.size // 16 + also
-            more *= BLOCK // 2 if atom in in_blocks else 1  # of numbers of two bytes or more
+            more *= BLOCK // 2 if atom in in_blocks else 1  # for dtypes of two bytes or more
             source = np.concatenate([np.arange(atom.size), np.zeros(more, dtype=np.int64)])
             scale = np.where(source == 0, 1.0 / (more + 1), 1.0)
             if atom.no_split:
@@ -235,13 +236,13 @@ class TrialGrowth:
         until: tuple[int, int] | None = None,
         any_failure: bool = False,
     ) -> Failure | None:
-        """Grow these groups and run: None where the model behaves as predicted.
+        """Grow these groups and run; None if the model behaves as predicted.
 
         Args:
-            atoms: what to grow.
-            values: whether old channels must keep their values, too.
+            atoms: the axes to grow.
+            values: whether old channels must also keep their values.
             until: (run, operation) to stop after.
-            any_failure: whether it is enough to know that there is one.
+            any_failure: whether it is enough to know that there is a failure.
 
         Returns:
             The first failure.
@@ -260,13 +261,13 @@ class TrialGrowth:
         shapes: bool,
         any_failure: bool,
     ) -> Failure | None:
-        """One attempt; with `shapes`, no products with weights where shapes alone are compared.
+        """One attempt; with `shapes`, skip products with weights if only shapes are compared.
 
         Returns:
             The first failure.
 
         Raises:
-            ValueAsked: the run may have failed since they were not.
+            ValueAsked: the run may have failed because products were skipped.
         """
         changes, later = self._changes(atoms), OnUse(self.model)
         dims = self._indexing.dims
@@ -301,7 +302,7 @@ class TrialGrowth:
                     self._rescales |= compared and differ
                 elif hollow:
                     ran[number] = tape, uses
-                # The grown run has dimensions of its own, which must be the old ones, grown.
+                # The grown run has new dimensions, which must be the old ones after the growth.
                 propagate(grown, tape, uses=uses)
                 grown.protect_outputs(self.edit_outputs)
                 if any_failure and differ_for_good(self.flow, grown, changes):
@@ -312,14 +313,14 @@ class TrialGrowth:
         return failure
 
     def _record(self, number: int, comparison: RunComparison, later: OnUse, hollow: bool) -> Ran:
-        """Run the grown model once more, compared with what it did before.
+        """Run the grown model once and compare it with the reference run.
 
         Returns:
-            What it executed.
+            The tape and sizes.
 
         Raises:
-            Mismatch: it does not do what was predicted, or was stopped, satisfied.
-            ValueAsked: the run may have failed since products were not computed.
+            Mismatch: it deviates from the prediction, or was stopped successfully.
+            ValueAsked: the run may have failed because products were skipped.
         """
         inputs, training = self.runs[number]
         execute = ShapesOnly(self.model, later.waiting()) if hollow else later
@@ -343,7 +344,7 @@ class TrialGrowth:
     def _failure(
         self, number: int, comparison: RunComparison, changes: Mapping[Atom, Change]
     ) -> Failure:
-        """What an operation that failed, or the Python just before it, was working on."""
+        """The failure of an operation, or of the Python just before it, with its axes."""
         reference, position = self.references[number], comparison.position
         ops = reference.tape.ops
         if not comparison.aligned or not ops:
@@ -366,7 +367,7 @@ class TrialGrowth:
         return Failure(near, reason, comparison.by_value, untrusted, number, position)
 
     def _compare(self, grown: DimFlow, changes: Mapping[Atom, Change]) -> Failure | None:
-        """Whether the dimensions of the grown model are those of the original, grown."""
+        """Check that the dimensions of the grown model are the grown ones of the original."""
         grown.tie_slices(sorted(self.results.tied))
         match: dict[Atom, Atom] = {}
         wrong: dict[Atom, None] = {}
@@ -378,10 +379,10 @@ class TrialGrowth:
             return None
         return Failure(list(wrong), _CUT)
 
-    # Who is to blame ---------------------------------------------------------------------
+    # Locating failures -------------------------------------------------------------------
 
     def _blame(self, failure: Failure, atoms: Sequence[Atom]) -> None:
-        """Restrict the groups that fail on their own, and those built alike that fail too."""
+        """Restrict the groups that fail alone, and similar ones that also fail."""
         if failure.by_value and not failure.untrusted and self._find_all_powers(atoms):
             return
         until = (failure.run, failure.position) if failure.position is not None else None
@@ -390,17 +391,17 @@ class TrialGrowth:
             found = self._attempt(chosen, values=failure.by_value, until=limit, any_failure=True)
             return found is not None
 
-        # Try those near the failure first; where they do not fail alone, try all the others.
+        # Try those near the failure first; if they do not fail alone, try all of them.
         culprits = failing_parts(list(by_kind(self.flow, failure.near).values()), fails)
         if not culprits and len(failure.near) < len(atoms):
             culprits = failing_parts(list(by_kind(self.flow, atoms).values()), fails)
         culprits = culprits or failure.near or list(atoms)
-        # A scale that rows can keep, or slices that can be tied, need no restriction.
+        # If rows can keep a scale, or slices can be tied, no restriction is needed.
         if not failure.untrusted and (
             self._compensate(culprits, atoms) if failure.by_value else self._tie(culprits)
         ):
             return
-        # Blocks are repeated: where two of a kind failed, the others are tried as well.
+        # Blocks repeat: if two of a kind failed, the others are tried as well.
         guilty = by_kind(self.flow, culprits)
         for kind in guilty:
             self._blamed[kind] = self._blamed.get(kind, 0) + 1
@@ -418,14 +419,14 @@ class TrialGrowth:
                 mark_inexact(atom, failure.reason)
 
     def _find_all_powers(self, atoms: Sequence[Atom]) -> bool:
-        """Find at once, the first time, how scales depend on the axes that products sum over."""
+        """Measure once how scales depend on all axes that products sum over."""
         if self._scales_asked:
             return False
         self._scales_asked = True
         return self._find_powers(self._summed(atoms))
 
     def _find_hidden_powers(self, atoms: Sequence[Atom]) -> bool:
-        """The same where no value shows it: zero queries are as near to all keys at any scale."""
+        """The same if no value shows it: zero queries give equal scores at any scale."""
         if self._scales_asked:
             return False
         if self._find_all_powers(atoms):
@@ -435,14 +436,14 @@ class TrialGrowth:
         return any(found)
 
     def _summed(self, atoms: Sequence[Atom]) -> list[Atom]:
-        """Those of some axes that products of activations sum over."""
+        """The axes among these that products of activations sum over."""
         found = [products_on(self.flow, reference.tape) for reference in self.references]
         products = [each for some in found for several in some.values() for each in several]
         summed = {atom for each in products for atom in atoms_of(each.read.read)}
         return [atom for atom in atoms if atom in summed]
 
     def _compensate(self, culprits: Sequence[Atom], atoms: Sequence[Atom]) -> bool:
-        """Where the number of channels only sets the scale of a product, rows keep it."""
+        """Let rows keep the scale of a product if the number of channels only affects that."""
         kinds, every = by_kind(self.flow, culprits), by_kind(self.flow, atoms)
         alike = [atom for kind, some in every.items() if kind in kinds for atom in some]
         if self._find_powers(alike):
@@ -451,14 +452,14 @@ class TrialGrowth:
         return any(found)
 
     def _find_powers(self, atoms: Sequence[Atom]) -> bool:
-        """Find how the scale of products depends on some axes.
+        """Measure how the scale of products depends on some axes.
 
         Growths by different numbers must give the same power. A scale such as 1/(d + 1) is no power
-        of d, nor is one by a head's width that the forward computes as a fixed number over the
-        number of heads, rounded down.
+        of d, nor is one that uses a head's width computed as a fixed number divided by the number
+        of heads, rounded down.
 
         Returns:
-            Whether the indexing now makes up for more than before.
+            Whether the indexing now compensates for more than before.
         """
         if not atoms:
             return False
@@ -482,7 +483,7 @@ class TrialGrowth:
         return bool(new)
 
     def _tie(self, culprits: Sequence[Atom]) -> bool:
-        """Tie the slices that a culprit lies in; False if there are none."""
+        """Tie the slices that contain a failing axis; False if there are none."""
         blamed, tied = set(culprits), False
         for position, term in enumerate(self.flow.sliced):
             if position not in self.results.tied and blamed & set(leaves(term)):

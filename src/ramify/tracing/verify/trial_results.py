@@ -1,4 +1,4 @@
-"""What trial growths found, kept by axis, so that the graph after an edit keeps to it."""
+"""The results of trial growths by axis, which the graph after an edit reuses."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ramify.tracing.indexing import Powers
 
 @dataclass
 class TrialResults:
-    """What is known of every axis of a model, by its key.
+    """The results for every axis of a model, by its key.
 
     Attributes:
-        frozen: axes that nothing may change, and why.
-        unsplit: axes whose channels must not be copied, and why.
-        inexact: axes where removing a channel is not setting it to zero, and why.
-        tied: which of the dimensions that the forward slices became equal slices.
-        powers: product of activations -> the axes that its scale depends on, and by what power.
-        same_in_training: whether the forward in train mode does what it does in eval mode.
+        frozen: axes that no edit may change, with the reason.
+        unsplit: axes whose channels must not be copied, with the reason.
+        inexact: axes where removing a channel does not equal setting it to zero, with the reason.
+        tied: the sliced dimensions that became equal slices.
+        powers: product of activations -> the axes that its scale depends on, with the powers.
+        same_in_training: whether the forward runs the same operations in train and eval mode.
     """
 
     frozen: dict[AxisKey, str] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class TrialResults:
     same_in_training: bool = False
 
     def note(self, flow: DimFlow) -> None:
-        """Note what is known of every axis now."""
+        """Record the current results of every axis."""
         for atom, key in flow.axis_keys().items():
             for known, reason in (
                 (self.frozen, atom.frozen),
@@ -42,7 +42,7 @@ class TrialResults:
                     known[key] = reason
 
     def restrict(self, flow: DimFlow) -> None:
-        """Apply what was found to the dimensions of another trace of the same forward."""
+        """Apply the results to the dimensions of another trace of the same forward."""
         flow.tie_slices(sorted(self.tied))
         for atom, key in flow.axis_keys().items():
             for known, forbid in (
@@ -54,7 +54,7 @@ class TrialResults:
                     forbid(atom, known[key])
 
     def powers_of(self, flow: DimFlow) -> dict[ProductKey, Powers]:
-        """What the scale of each product of activations depends on."""
+        """The widths that the scale of each product of activations depends on, with the powers."""
         atoms = {key: atom for atom, key in flow.axis_keys().items()}
         return {
             product: tuple((atoms[key], power) for key, power in known.items() if key in atoms)
