@@ -153,8 +153,8 @@ class RowTracer:
             read = self.contractions.get(position)
             if read is not None and read.source.index in inputs - weights:
                 return False
-            # Of what comes out, only the entries that are made of these rows change; where that
-            # cannot be told, all might.
+            # Only result elements that depend on these rows change; if that is unknown, all
+            # may change.
             made = [self._numbers(ref, position + 1) for ref in op.results()]
             met = [self._made_of(numbers, rows) for numbers in made]
             if not any(met) and None in made and not self._moves(op):

@@ -102,7 +102,7 @@ def nonzero_positions(op: TracedOp) -> None:
 
 @aten_rule("index", "_unsafe_index")
 def index(op: TracedOp) -> None:
-    """Advanced indexing: the indexed dimensions are frozen, the others pass."""
+    """Advanced indexing: indexed dimensions are frozen unless they are experts; others pass."""
     source, indices = op.args[0], list(op.args[1])
     terms, (result,) = op.dims(source), op.results()
     masked = [d for d, i in enumerate(indices) if i and op.dtype(i) in _MASKS]
@@ -117,8 +117,8 @@ def index(op: TracedOp) -> None:
         chosen = [op.fixed(n) for n in (sizes[first : first + 1] if alone else sizes)]
         op.give([*terms[:first], *chosen, *terms[last:]])
         return
-    # By number: what is looked up is one block of dimensions, in place of those that were indexed
-    # if these lie together, and otherwise in front.
+    # By index: the selected positions form one block of dimensions. It replaces the indexed ones
+    # if they are adjacent, and is in front otherwise.
     indices += [None] * (len(terms) - len(indices))
     used = [d for d, i in enumerate(indices) if i is not None]
     for dim in used:

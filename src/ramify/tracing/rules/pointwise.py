@@ -31,7 +31,7 @@ def pointwise(op: TracedOp) -> None:
 
 @aten_rule("tril", "triu", "tril_", "triu_")
 def triangle(op: TracedOp) -> None:
-    """The elements on one side of the diagonal: rows and columns are frozen in place."""
+    """The elements on one side of the diagonal: rows and columns are frozen."""
     assert isinstance(op.args[0], Ref)
     terms = op.dims(op.args[0])
     for term in terms[-2:]:

@@ -118,7 +118,7 @@ class TrialGrowth:
             summed = [] if self._scales_first else self._summed(exact)
             at_once = len(exact) == len(atoms) and not summed
             failure = self._attempt(atoms, values=at_once)
-            # Scales can be measured without values; doing so first saves a run that compares values.
+            # Scales can be measured without values; doing so first saves a run that compares them.
             if failure is None and summed:
                 self._scales_first = True
                 if self._scales_differ and self._find_powers(summed):
