@@ -350,7 +350,7 @@ def _reverse(model: nn.Module, graph: ChannelGraph, group: ChannelGroup) -> None
         rows[where] = rows[where.flip(0)].clone()
 
 
-# What is watched --------------------------------------------------------------------------
+# Recorded state ---------------------------------------------------------------------------
 
 
 def _optimizer(model: nn.Module, batch: Batch) -> torch.optim.Optimizer:
@@ -411,7 +411,7 @@ def _loss(model: nn.Module, batch: Batch) -> Tensor:
     return cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
-# What it is checked on --------------------------------------------------------------------
+# Networks to check ------------------------------------------------------------------------
 
 
 class _Convolutions(nn.Module):

@@ -158,7 +158,7 @@ def displacements(
         offsets = edit.offsets[name].detach()
         offsets = offsets.reshape(len(new) * count, *offsets.shape[2 if count > 1 else 1 :])
         offsets = offsets[torch.from_numpy(rows.reshape(-1)).to(offsets.device)]
-        # They follow the edits along the other dimensions as the kernel itself does.
+        # Along the other dimensions they follow the edits as the kernel itself does.
         scaled = graph.indexing.value_scales(name)
         others = [dim for dim in range(len(terms)) if dim != slot.dim]
         shares = graph.indexing.offset_scales(slot, plan.changes)[where.reshape(-1)]

@@ -294,7 +294,7 @@ class ChannelGraph:
 
 
 _HEADINGS = ("group", "width", "prune", "split", "makes", "carries", "reads", "why not")
-_WIDEST = (None, None, None, None, 28, 28, 28, 48)  # names are not broken, to be copied
+_WIDEST = (None, None, None, None, 28, 28, 28, 48)  # None: never broken, to copy names
 
 
 def module_of(name: str) -> str:

@@ -282,8 +282,8 @@ class KeptState:
                         continue
                     content = kind.read(holder)
                 except Exception as error:
-                    # An array or a script of somebody else's that cannot be read is left alone;
-                    # tables are read by Python's own methods, whose errors are not theirs.
+                    # An unreadable array or script from another library is skipped. Tables are
+                    # read with Python's own methods, whose errors are real errors.
                     if isinstance(error, MemoryError) or not kind.by_value:
                         raise
                     continue

@@ -122,7 +122,7 @@ def trace(
         except Exception as error:
             if isinstance(error, RamifyError) or not isinstance(error, OF_INPUTS):
                 raise
-            # It says in a sentence where the model itself fails.
+            # Raises a readable error if the model itself fails.
             usable = [runnable(model, each) for each in (inputs, *asked[0])]
             if all(one is other for one, other in zip(usable, (inputs, *asked[0]), strict=True)):
                 raise

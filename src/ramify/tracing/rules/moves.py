@@ -39,8 +39,8 @@ def view(op: TracedOp) -> None:
 
 def regroup(op: TracedOp, terms: Sequence[Term], shape: Sequence[int]) -> list[Term]:
     """The terms of a reshape of `terms` to `shape`."""
-    # Two pointers, one in each shape: equal sizes pass, else a block is gathered on both sides
-    # until its products agree, and divided anew.
+    # Two pointers, one in each shape: equal sizes pass; otherwise a block is collected on both
+    # sides until the products are equal, and then divided again.
     out: list[Term] = []
     i = j = 0
     weight = op.is_weight(op.args[0])  # axes of size 1 in a parameter serve broadcasting

@@ -112,7 +112,7 @@ class TrialGrowth:
     def run(self) -> None:
         """Grow, run and compare; restrict what fails; repeat until nothing fails."""
         while True:
-            # First the sizes of all groups, then the values of those that keep theirs.
+            # First the sizes of all groups, then the values of those that keep them.
             atoms = self._candidates()
             exact = [atom for atom in atoms if not atom.inexact]
             summed = [] if self._scales_first else self._summed(exact)
