@@ -283,7 +283,7 @@ class KeptState:
                     content = kind.read(holder)
                 except Exception as error:
                     # An unreadable array or script from another library is skipped. Tables are
-                    # read with Python's own methods, whose errors are real errors.
+                    # read with Python's own methods, whose errors are raised.
                     if isinstance(error, MemoryError) or not kind.by_value:
                         raise
                     continue
