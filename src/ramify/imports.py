@@ -257,7 +257,7 @@ def refuse_foreign(
 
 
 def _is_plain_data(text: str) -> bool:
-    """Whether a dataset with a colon in its name is a folder, or a column of a table."""
+    """Whether a data set with a colon in its name is a folder, or a column of a table."""
     file, colon, _ = text.partition(".csv:")
     return Path(text).is_dir() or (bool(colon) and Path(f"{file}.csv").is_file())
 
