@@ -1,6 +1,6 @@
 """A callback for the Trainer of transformers, with the extra ``transformers``.
 
-See docs/trainer.md. The model stays that of transformers, the optimizer that of the Trainer.
+See docs/trainer.md. The model remains the transformers model, and the optimizer the Trainer's.
 """
 
 from __future__ import annotations
@@ -40,37 +40,37 @@ from transformers import (  # noqa: E402
 
 __all__ = ["GrowCallback"]
 
-SAVED = "grown"  # what is beside the files of each checkpoint of the Trainer
+SAVED = "grown"  # the name that each checkpoint of the Trainer gets for `ramify.save`
 
 
 class GrowCallback(TrainerCallback):
     """Grows (or prunes) a model between epochs: a method proposes, a rule selects.
 
-    Each checkpoint of the Trainer also gets what :func:`ramify.save` writes, under the name
-    ``grown``: build the model from that by :func:`ramify.load` to resume.
+    Each checkpoint of the Trainer also holds the output of :func:`ramify.save`, under the name
+    ``grown``. To resume, build the model from it with :func:`ramify.load`.
 
     Args:
-        loss: ``loss(model, batch)``, one loss a sample, shape (S,); the ``loss`` of the model's
-            own output is a mean, which does not do.
-        method: What proposes edits.
-        rule: What selects among them.
-        epochs: Edit after so many epochs, such as ``(2, 4)``.
-        budget: The most that the model may cost, as of :func:`ramify.grow`.
-        batches: What edits are judged on; by default the first 256 samples
+        loss: ``loss(model, batch)``, one loss a sample, shape (S,); the ``loss`` in the model's
+            own output cannot be used, because it is a mean.
+        method: Proposes edits.
+        rule: Selects among the proposals.
+        epochs: The epochs after which to edit, such as ``(2, 4)``.
+        budget: The most that the model may cost, as in :func:`ramify.grow`.
+        batches: The batches on which edits are judged; by default the first 256 samples
             of the training data.
         inputs: One example of the model's inputs; by default the first sample of a batch, without
             its labels.
-        keep: The floor of every group, or of some.
+        keep: The fewest channels of every group, or of some.
         ceiling: The most channels of every group, or of some.
-        trial: Whether selections are tried before they are kept, and shortened where they would
+        trial: Whether to try selections before they are kept, and to shorten them if they would
             raise the loss.
-        followers: Weight averages and other models that are edited alike.
+        followers: Weight averages and other models that receive the same edits.
 
     Attributes:
-        history: The events so far, one for each edit; where nothing was done, its ``"reason"``.
+        history: The events so far, one for each edit, or the ``"reason"`` why there was none.
 
     Raises:
-        RamifyError: While training, as :func:`ramify.grow` does; or there are several processes.
+        RamifyError: During training, as in :func:`ramify.grow`; or there are several processes.
 
     Example:
         >>> import ramify
@@ -105,10 +105,10 @@ class GrowCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
-        """Refuse what cannot be edited, before anything is trained.
+        """Check before training that the model can be edited.
 
         Raises:
-            RamifyError: There are several processes, in which the wrapped model would have to be
+            RamifyError: There are several processes, where the wrapped model would have to be
                 wrapped again, or the training is too short.
         """
         check_one_process(type(self).__name__, args.world_size)
@@ -117,7 +117,7 @@ class GrowCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
-        """Edit the model after the epochs that were given."""
+        """Edit the model if this is one of the given epochs."""
         now = round(state.epoch or 0)
         if now not in self.epochs:
             return
@@ -132,6 +132,6 @@ class GrowCallback(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
-        """Keep the shape with each checkpoint."""
+        """Store the shape with each checkpoint."""
         folder = Path(str(args.output_dir), f"checkpoint-{state.global_step}")
         save(others["model"], folder / SAVED)

@@ -1,7 +1,7 @@
 """Callbacks for Lightning, with the extra ``lightning``: grow or cut while a Trainer trains.
 
-See docs/lightning.md. The network may be the whole ``LightningModule`` or a part of it; its
-optimizers, their groups of parameters and their schedulers go on.
+See docs/lightning.md. The network may be the whole ``LightningModule`` or a part of it. Its
+optimizers, their parameter groups and their schedulers are kept.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from lightning import Callback, LightningModule, Trainer  # noqa: E402
 
 __all__ = ["CutCallback", "GrowCallback", "KeepsShape"]
 
-RECIPE = "ramify_recipe"  # the key of a checkpoint under which the shape is
+RECIPE = "ramify_recipe"  # the key under which a checkpoint stores the shape
 
 
 class KeepsShape(LightningModule):
-    """A ``LightningModule`` whose checkpoints keep its shape, to be inherited from.
+    """A base class: a ``LightningModule`` whose checkpoints store its shape.
 
     ``load_from_checkpoint`` and ``trainer.fit(..., ckpt_path=...)`` then bring a fresh module to
-    the shape of the checkpoint before weights and optimizer are loaded.
+    the shape in the checkpoint before they load weights and optimizer.
 
     Example:
         >>> class Net(KeepsShape):
@@ -60,19 +60,19 @@ class KeepsShape(LightningModule):
     """
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the shape beside the weights."""
+        """Store the shape along with the weights."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[RECIPE] = recipe_of(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the shape of the weights that come next."""
+        """Give the module the shape of the weights that are about to be loaded."""
         super().on_load_checkpoint(checkpoint)
         if RECIPE in checkpoint:
             reshape(self, checkpoint[RECIPE])
 
 
 class _Between(Callback):
-    """What both callbacks share: after which epochs they edit what, and on which batches.
+    """The base of both callbacks: which part to edit, after which epochs, on which batches.
 
     Attributes:
         history: The events so far, one for each edit.
@@ -90,10 +90,10 @@ class _Between(Callback):
         self.history: list[Event] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what cannot be edited, before anything is trained.
+        """Check before training that the network can be edited.
 
         Raises:
-            RamifyError: There are several processes, in which the wrapped network would have to be
+            RamifyError: There are several processes, where the wrapped network would have to be
                 wrapped again; the training is too short; or the module has no such part.
         """
         check_one_process(type(self).__name__, trainer.world_size)
@@ -111,11 +111,11 @@ class _Between(Callback):
         return {"history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the events of a checkpoint."""
+        """Restore the events from a checkpoint."""
         self.history = list(state_dict["history"])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Edit the network after the epochs that were given."""
+        """Edit the network if this is one of the given epochs."""
         now = trainer.current_epoch + 1
         if now not in self.epochs:
             return
@@ -137,7 +137,7 @@ class _Between(Callback):
 
 
 def _optimizers(graph: ChannelGraph, trainer: Trainer) -> list[Optimizer]:
-    """Those of the module's optimizers that train the edited part."""
+    """The module's optimizers that train the edited part."""
     edited = {id(parameter) for parameter in graph.model.parameters()}
     return [
         optimizer
@@ -151,25 +151,25 @@ class GrowCallback(_Between):
 
     Args:
         loss: ``loss(network, batch)``, one loss a sample, shape (S,).
-        method: What proposes edits.
-        rule: What selects among them.
-        epochs: Edit after so many epochs, such as ``(2, 4)``.
-        budget: The most that the network may cost, as of :func:`ramify.grow`.
-        network: The name of the part of the module that is edited; the whole by default.
-        batches: What edits are judged on; by default the first 256 samples
+        method: Proposes edits.
+        rule: Selects among the proposals.
+        epochs: The epochs after which to edit, such as ``(2, 4)``.
+        budget: The most that the network may cost, as in :func:`ramify.grow`.
+        network: The name of the part of the module to edit; by default the whole module.
+        batches: The batches on which edits are judged; by default the first 256 samples
             of the training data.
-        inputs: One example of the network's inputs; by default the first part of a batch.
-        keep: The floor of every group, or of some.
+        inputs: One example of the network's inputs; by default the first element of a batch.
+        keep: The fewest channels of every group, or of some.
         ceiling: The most channels of every group, or of some.
-        trial: Whether selections are tried before they are kept, and shortened where they would
+        trial: Whether to try selections before they are kept, and to shorten them if they would
             raise the loss.
-        followers: Weight averages and other models that are edited alike.
+        followers: Weight averages and other models that receive the same edits.
 
     Attributes:
-        history: The events so far, one for each edit; where nothing was done, its ``"reason"``.
+        history: The events so far, one for each edit, or the ``"reason"`` why there was none.
 
     Raises:
-        RamifyError: While training, as :func:`ramify.grow` does; or there are several processes.
+        RamifyError: During training, as in :func:`ramify.grow`; or there are several processes.
 
     Example:
         >>> import ramify
@@ -204,25 +204,25 @@ class GrowCallback(_Between):
 
 
 class CutCallback(_Between):
-    """Cuts a network between epochs by :func:`ramify.cut`: what stays takes over.
+    """Cuts a network between epochs with :func:`ramify.cut`, which refits the remaining weights.
 
     Args:
         loss: ``loss(network, batch)``, one loss a sample, shape (S,).
         budget: The most that the network may cost in the end, in numbers or as shares of the
             network at the first cut, such as ``{"macs": "50%"}``.
-        epochs: Cut after so many epochs; several cuts approach the budget by equal factors.
-        network: The name of the part of the module that is cut; the whole by default.
-        batches: What channels are chosen and the others refitted on; by default the first
-            256 samples of the training data.
-        inputs: One example of the network's inputs; by default the first part of a batch.
+        epochs: The epochs after which to cut; several cuts approach the budget by equal factors.
+        network: The name of the part of the module to cut; by default the whole module.
+        batches: The batches on which channels are chosen and the others refitted; by default the
+            first 256 samples of the training data.
+        inputs: One example of the network's inputs; by default the first element of a batch.
         **settings: ``method``, ``refit``, ``keep``, ``multiple_of``, ``alike``, ``groups`` and
-            ``raw``, as :func:`ramify.cut` takes them; ``followers``.
+            ``raw``, as in :func:`ramify.cut`; and ``followers``.
 
     Attributes:
         history: The events so far, one for each cut.
 
     Raises:
-        RamifyError: While training, as :func:`ramify.cut` does; or there are several processes.
+        RamifyError: During training, as in :func:`ramify.cut`; or there are several processes.
 
     Example:
         >>> from torch.nn.functional import cross_entropy

@@ -1,4 +1,4 @@
-"""The public names, which `ramify` imports when the first of them is asked for."""
+"""The public names, which `ramify` imports when the first of them is used."""
 
 from ramify import cells, cost, data, latency, models, relax
 from ramify.distributed import check_ranks, share_buffers, together
@@ -55,7 +55,7 @@ from ramify.train.widening import widen
 from ramify.train.width_search import WidthSearch
 
 __all__ = [  # noqa: RUF022  (grouped by what a user does)
-    # what a network is made of
+    # the structure of a network
     "trace",
     "ChannelGraph",
     "ChannelGroup",
@@ -73,7 +73,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "keep_tokens",
     "ResizedMultiheadAttention",
     "state_rule",
-    # a method proposes
+    # methods, which propose edits
     "Method",
     "Loss",
     "SplittingDescent",
@@ -82,7 +82,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Auto",
     "Proposal",
     "splitting_matrix",
-    # what they are measured against
+    # what methods are compared with
     "RandomSplit",
     "Net2Net",
     "NewNeuron",
@@ -93,7 +93,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "BNScale",
     "Taylor",
     "Trial",
-    # a rule selects
+    # rules, which select among proposals
     "Rule",
     "Threshold",
     "TopFraction",
@@ -101,7 +101,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Knapsack",
     "Selection",
     "fit",
-    # a trained network to a budget
+    # cutting a trained network to a budget
     "cut",
     "sensitivity",
     "Sensitivity",
@@ -116,10 +116,10 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "shrink",
     "WidthSearch",
     "widen",
-    # a relaxed search
+    # relaxed search
     "relax",
     "search",
-    # the whole loop
+    # training loops
     "grow",
     "Grown",
     "Training",
@@ -139,6 +139,6 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "recipe_of",
     "reshape",
     "save",
-    # what goes wrong
+    # errors
     "RamifyError",
 ]

@@ -1,10 +1,10 @@
 """Data sets, each a :class:`Dataset` in memory for a task, and batches of them.
 
-`catalog` finds a data set by its name and reads it by `digits`, `idx` (MNIST), `cifar` (whose
-pickles `safe_pickle` reads), `npz`, `folder` or `table` (CSV), of which `splitting` draws the test
-samples; `dataset` makes a `Dataset` of what was read, or of an object of the user's, whose labels
-`labels` checks; `task` says what the loss and the metric are, and `metric` how the latter is
-written; `batching` shuffles, augments and cuts it into batches.
+`catalog` finds a data set by its name and reads it with `digits`, `idx` (MNIST), `cifar` (whose
+pickles `safe_pickle` reads), `npz`, `folder` or `table` (CSV); `splitting` draws the test samples
+of the last two. `dataset` builds a `Dataset` from the result or from the user's own object, whose
+labels `labels` checks. `task` defines the loss and the metric, and `metric` how the metric is
+printed. `batching` shuffles and augments the samples and splits them into batches.
 """
 
 from ramify.data.batching import batches, cutout

@@ -1,4 +1,4 @@
-"""Batches of a data set that depend on (seed, epoch) alone, which is what makes a resume exact.
+"""Batches of a data set that depend only on (seed, epoch), so that resuming is exact.
 
 Shapes: S images in a batch, C channels, H rows, W columns.
 """
@@ -21,11 +21,11 @@ PAD = 4  # the usual augmentation of CIFAR: shift by up to 4 pixels, mirror half
 def batches(
     dataset: Dataset, batch_size: int, seed: int, epoch: int, *, least: int = 2
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Go once through the training images, shuffled and, where the set asks for it, augmented.
+    """Iterate once over the training images, shuffled and, if ``dataset.augment``, augmented.
 
-    The order and the augmentation come from a generator of their own, seeded by (seed, epoch): the
-    global random state is neither read nor changed. The last batch holds what is left; fewer than
-    ``least`` images left over join the batch before it, because batch norm cannot train on one
+    Order and augmentation come from a separate generator, seeded by (seed, epoch): the global
+    random state is neither read nor changed. The last batch holds the remaining images; if these
+    are fewer than ``least``, they join the batch before, because batch norm cannot train on one
     value.
 
     Args:
@@ -34,7 +34,7 @@ def batches(
         batch_size: images in a batch, S.
         seed: seed of the whole run, 0 or more.
         epoch: number of this pass over the data, 0 or more.
-        least: images that the last batch has at least, or as many as the others have.
+        least: fewest images in the last batch; at most ``batch_size`` counts.
 
     Returns:
         Iterator of images (S, C, H, W) and labels (S,).
@@ -67,12 +67,12 @@ def _batches(
 
 
 def in_parts(rows: Tensor, size: int, least: int) -> list[Tensor]:
-    """Numbers of samples in parts; a last one that is too small joins the one before it.
+    """Split sample indices into parts; a last part that is too small joins the one before it.
 
     Args:
-        rows: the numbers, (N,).
-        size: samples of a part.
-        least: samples that the last part has at least, where there are several.
+        rows: the indices, (N,).
+        size: samples in a part.
+        least: fewest samples in the last part, if there are several parts.
 
     Returns:
         The parts.
@@ -88,20 +88,20 @@ def in_parts(rows: Tensor, size: int, least: int) -> list[Tensor]:
 
 
 def seeded(*seeds: int) -> torch.Generator:
-    """A generator of its own for these numbers; others, or another order, give another."""
-    # SeedSequence mixes them, so that (0, 1) and (1, 0) have nothing in common.
+    """A new generator seeded by these numbers; their order matters."""
+    # SeedSequence mixes them, so that (0, 1) and (1, 0) give unrelated streams.
     state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
 def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift every image by up to 4 pixels each way and mirror every second one, at random.
+    """Shift every image randomly by up to 4 pixels each way and mirror it with probability 1/2.
 
-    What a shift uncovers is 0, the mean colour of normalised images.
+    Pixels that a shift uncovers are 0, the mean colour of normalised images.
 
     Args:
         images: (S, C, H, W).
-        generator: where the S shifts and mirrors are drawn from.
+        generator: the generator from which the S shifts and flips are drawn.
 
     Returns:
         New images (S, C, H, W).
@@ -122,14 +122,14 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def cutout(images: Tensor, side: int, seeds: tuple[int, ...]) -> Tensor:
-    """Cut a square out of every image, around a pixel drawn at random: what lies in it is 0.
+    """Set a square around a random pixel of every image to 0.
 
-    A square at the border is cut off there, so it may be smaller.
+    A square at the border is clipped there, so it may be smaller.
 
     Args:
         images: (S, C, H, W).
-        side: of the square, in pixels.
-        seeds: what the draw depends on, such as seed, epoch and number of the batch.
+        side: side of the square, in pixels.
+        seeds: numbers that determine the draw, such as seed, epoch and number of the batch.
 
     Returns:
         New images (S, C, H, W).
@@ -144,7 +144,7 @@ def cutout(images: Tensor, side: int, seeds: tuple[int, ...]) -> Tensor:
     """
     count, _, height, width = images.shape
     generator = seeded(*seeds)
-    # Which rows and which columns the square covers; a pixel goes where both do.
+    # The rows and the columns that the square covers; a pixel in both is set to 0.
     inside = []
     for size in (height, width):
         first = torch.randint(size, (count, 1), generator=generator) - side // 2

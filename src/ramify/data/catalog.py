@@ -1,4 +1,4 @@
-"""Data sets by name: the built-in ones, files, folders, and objects of the user."""
+"""Data sets by name: the built-in ones, files, folders, and the user's own objects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CALTECH = "caltech20"
 
 @dataclass(frozen=True)
 class _Layout:
-    """One official form of a data set: file names of the two splits, and their reader."""
+    """One official file layout of a data set: file names of the two splits, and their reader."""
 
     train: tuple[str, ...]
     test: tuple[str, ...]
@@ -40,7 +40,7 @@ class _Layout:
 
 @dataclass(frozen=True)
 class _FileSet:
-    """A data set kept in files: ``folders`` are the names it goes by, the first is its own."""
+    """A data set stored in files: ``folders`` are the names of its folder, its own name first."""
 
     folders: tuple[str, ...]
     layouts: tuple[_Layout, ...]
@@ -125,11 +125,11 @@ NAMES = ("digits", *(file_set.name for file_set in _FILE_SETS), CALTECH)
 def load(name: str, seed: int = 0, *, task: str | None = None) -> Dataset:
     """Load a data set into memory.
 
-    ``digits`` come with scikit-learn. The other built-in sets are looked for in the folder that the
+    ``digits`` is part of scikit-learn. The other built-in sets are looked up in the folder that the
     environment variable RAMIFY_DATA names: as ``NAME.npz`` (x_train, y_train, x_test, y_test;
     uint8), or in their official files (idx, also compressed; CIFAR's Python or binary batches) in
-    ``NAME/``, ``NAME/raw/`` or the folder itself, in this order (MNIST and Fashion-MNIST have files
-    of the same names: to keep both, give each its folder). ``caltech20`` is a folder of that name
+    ``NAME/``, ``NAME/raw/`` or the folder itself, in this order. (MNIST and Fashion-MNIST use the
+    same file names; to keep both, give each its own folder.) ``caltech20`` is a folder of that name
     with ``train/CLASS/*`` and ``test/CLASS/*`` images.
 
     Args:
@@ -137,18 +137,18 @@ def load(name: str, seed: int = 0, *, task: str | None = None) -> Dataset:
             ``test/CLASS/*``, or ``CLASS/*``, which is split; ``FILE.csv``, whose last column is
             predicted, or ``FILE.csv:COLUMN``; any other NAME for ``NAME.npz`` in the
             folder RAMIFY_DATA, as :func:`ramify.data.npz.load_npz` reads it; or
-            ``package.module:object`` for an object that has what :class:`ramify.data.TrainTest`
-            names, or a function that returns one.
-        seed: which split of the digits; the other sets come with a split of their own.
-        task: what the data are for: ``"classification"``, ``"regression"``, ``"segmentation"`` or
-            ``"text"``; None where the labels say so.
+            ``package.module:object`` for an object with the attributes of
+            :class:`ramify.data.TrainTest`, or a function that returns one.
+        seed: which split of the digits; the other sets have a fixed split.
+        task: ``"classification"``, ``"regression"``, ``"segmentation"`` or ``"text"``; None to
+            infer the task from the labels.
 
     Returns:
         The data set; ``augment`` is set for the CIFAR sets and caltech20.
 
     Raises:
-        RamifyError: if the name is unknown, its files are missing or damaged, or its labels are not
-            as the task takes them.
+        RamifyError: if the name is unknown, its files are missing or damaged, or its labels do not
+            fit the task.
 
     Example:
         >>> load("digits").x_train.shape
@@ -162,7 +162,7 @@ def load(name: str, seed: int = 0, *, task: str | None = None) -> Dataset:
 
 
 def _found(name: str, seed: int, task: str | None) -> Dataset:
-    """The data set of a name, for its own task where it has one."""
+    """The data set of a name, for the given task or else its own."""
     if name == "digits":
         return load_digits(seed)
     if name == CALTECH:
@@ -199,7 +199,7 @@ def _found(name: str, seed: int, task: str | None) -> Dataset:
 
 
 def data_folder(name: str) -> Path:
-    """The folder that RAMIFY_DATA names, in which the set ``name`` is looked for."""
+    """The folder that RAMIFY_DATA names, in which the set ``name`` is looked up."""
     value = os.environ.get(VARIABLE)
     if not value:
         raise RamifyError(
@@ -220,7 +220,7 @@ def _load_files(file_set: _FileSet, root: Path) -> Dataset:
 
 
 def _read_splits(file_set: _FileSet, root: Path) -> tuple[RawSplit, RawSplit]:
-    """The first complete form of a set that is found; half of one may lie beside it."""
+    """Read the first complete layout found; incomplete ones are skipped."""
     for folder in file_set.folders:
         if (path := root / f"{folder}.npz").is_file():
             return read_npz(path, file_set.channels)
@@ -249,7 +249,7 @@ def _places(file_set: _FileSet, root: Path) -> list[Path]:
 
 
 def _find(layout: _Layout, place: Path) -> dict[str, Path]:
-    """Paths of those files of the layout that are there, plain or compressed."""
+    """Paths of the files of the layout that exist, plain or compressed."""
     choices = {name: (place / name, place / f"{name}.gz") for name in layout.names}
     return {
         name: next(path for path in paths if path.is_file())

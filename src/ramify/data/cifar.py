@@ -60,7 +60,7 @@ def read_binary_batches(paths: Sequence[Path], label_bytes: int) -> RawSplit:
 
     Args:
         paths: the batch files.
-        label_bytes: 1 for CIFAR-10; 2 for CIFAR-100, whose second label, the fine one, is taken.
+        label_bytes: 1 for CIFAR-10; 2 for CIFAR-100, of which the second (fine) label is used.
 
     Returns:
         Pixels (N, 3, 32, 32) and labels (N,).

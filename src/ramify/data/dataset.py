@@ -1,4 +1,4 @@
-"""A data set: samples and labels, normalised, in memory; and how other forms become one.
+"""A data set: normalised samples and labels in memory, and conversions from other forms.
 
 Shapes: N samples, C channels, H rows, W columns, K classes.
 """
@@ -50,24 +50,24 @@ class Dataset:
     """A data set in memory, ready for training.
 
     Attributes:
-        name: what the user asked for; for a folder of images, the folder's own name.
+        name: the name that the user gave; for a folder of images, the folder's own name.
         x_train: training samples (N, ...), float32; images are (N, C, H, W), and those that Ramify
             reads have mean 0 and deviation 1 in each channel.
-        y_train: training labels as the task takes them: for a classification (N,), int64, from 0
-            to K - 1.
-        x_test: test samples, normalised by the constants of the training samples.
+        y_train: training labels in the form that the task needs: for classification (N,), int64,
+            from 0 to K - 1.
+        x_test: test samples, normalised with the constants of the training samples.
         y_test: test labels.
-        classes: the K names of what the network puts out: of the classes, in the order of the
-            labels; of the targets of a regression; of the tokens of a vocabulary.
+        classes: the K names of the network's outputs: the classes in the order of their labels, the
+            targets of a regression, or the tokens of a vocabulary.
         augment: whether :func:`ramify.data.batches` crops and flips the training images.
         mean: mean of each channel of the training images, in pixels scaled to 0...1.
-        std: deviation of each channel, in the same unit; an image ``x`` in 0...1 is prepared for a
-            trained model by ``(x - mean) / std``.
-        task: what a network is trained for on it.
-        features: of a table, the names of the F numbers of a sample, such as ``"town=Ulm"``; number
-            ``x`` of a feature is prepared by ``(x - mean) / std`` too.
-        target: of a table, mean and deviation by which the targets of a regression were divided: an
-            output ``y`` of a trained network stands for ``mean + std * y``.
+        std: standard deviation of each channel, in the same unit; to prepare an image ``x`` in
+            0...1 for a trained model, compute ``(x - mean) / std``.
+        task: what a network is trained for on this data set.
+        features: for a table, the names of the F numbers of a sample, such as ``"town=Ulm"``; a
+            value ``x`` of a feature is also prepared by ``(x - mean) / std``.
+        target: for a table, the mean and standard deviation that normalised the targets of a
+            regression: an output ``y`` of a trained network means ``mean + std * y``.
 
     Example:
         >>> x, y = torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -90,24 +90,25 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one sample, such as (C, H, W) of an image."""
+        """Shape of one sample, such as (C, H, W) for an image."""
         return tuple(self.x_train.shape[1:])
 
 
 class TrainTest(Protocol):
-    """What an object needs to be taken as a data set.
+    """The attributes that an object needs to be used as a data set.
 
-    It may also have any other attribute of :class:`Dataset`: ``classes`` (else the labels are the
-    names), ``augment`` (else False), ``mean`` and ``std`` (for the note in an exported model); the
-    name of its ``task`` (else its labels say which it is); ``loss(model, batch)``, one loss a
-    sample, (S,), and ``metric(model, batches)``, one number, in the place of those of the task.
+    It may also have any other attribute of :class:`Dataset`: ``classes`` (by default the labels are
+    the names), ``augment`` (False by default), ``mean`` and ``std`` (recorded in an exported
+    model), and the name of its ``task`` (by default inferred from the labels). ``loss(model,
+    batch)``, one loss a sample, (S,), and ``metric(model, batches)``, one number, replace those of
+    the task.
 
     Attributes:
-        x_train: training samples (N, ...), floating-point numbers in the form the model takes; for
-            text whole numbers (N, T).
-        y_train: training labels: for a classification (N,), whole numbers from 0; for a regression
-            floating-point numbers (N,) or (N, K); for a segmentation whole numbers (N, H, W); for
-            text whole numbers (N, T), or none where the label is the next token.
+        x_train: training samples (N, ...), floating-point numbers that the model reads as they are;
+            for text integers (N, T).
+        y_train: training labels: for classification integers from 0, (N,); for regression
+            floating-point numbers (N,) or (N, K); for segmentation integers (N, H, W); for text
+            integers (N, T), or no labels if each label is the next token.
         x_test: test samples, of the same shape and in the same unit.
         y_test: test labels.
 
@@ -146,7 +147,7 @@ def from_raw(
         test: test images and labels.
         classes: names of the K classes.
         augment: see :class:`Dataset`.
-        full_scale: the pixel value that stands for 1.
+        full_scale: the pixel value that is scaled to 1.
 
     Returns:
         The data set.
@@ -173,20 +174,20 @@ def from_raw(
 
 
 def as_dataset(source: Any, name: str, task: str | None = None) -> Dataset:
-    """Take an object of the user's as a data set; its samples stay as they are.
+    """Convert a user's object to a data set; its samples are not normalised.
 
     Args:
         source: arrays or tensors, under the names of :class:`TrainTest`.
         name: what to call it.
-        task: the name of what it is for; None where the object or its labels say so.
+        task: the name of its task; None to take it from the object or infer it from the labels.
 
     Returns:
-        The data set, samples float32 and labels int64, or as the task takes them; what already is
-        one for this task as it is.
+        The data set, with float32 samples and int64 labels, or in the types that the task needs. A
+        `Dataset` for this task is returned unchanged.
 
     Raises:
-        RamifyError: if a member is missing, samples are no floating-point numbers, labels are not
-            as the task takes them, or as :func:`from_raw`.
+        RamifyError: if an attribute is missing, samples are not floating-point numbers, labels do
+            not fit the task, or for the reasons of :func:`from_raw`.
 
     Example:
         >>> from types import SimpleNamespace
@@ -258,7 +259,7 @@ def as_dataset(source: Any, name: str, task: str | None = None) -> Dataset:
 
 
 def _tensors(source: Any, name: str) -> dict[str, Tensor]:
-    """The members of an object as tensors; labels may be absent where samples are tokens."""
+    """The attributes of an object as tensors; labels may be absent if samples are tokens."""
     missing = [key for key in MEMBERS if not hasattr(source, key)]
     try:
         found = {
@@ -275,7 +276,7 @@ def _tensors(source: Any, name: str) -> dict[str, Tensor]:
 
 
 def _lacks(source: Any, name: str, missing: list[str]) -> str:
-    """What an object lacks that is to be a data set, in a sentence."""
+    """The sentence that says which attributes of a data set an object lacks."""
     return (
         f"the data set {name} is a {type(source).__name__} without {', '.join(missing)}: give an "
         f"object with {', '.join(MEMBERS)}, each an array or a tensor."
@@ -285,7 +286,7 @@ def _lacks(source: Any, name: str, missing: list[str]) -> str:
 def _outputs(
     source: Any, name: str, task: Task, x: Mapping[str, Tensor], y: Mapping[str, Tensor]
 ) -> tuple[str, ...]:
-    """The names of what a network puts out: those of the object, or numbers."""
+    """The names of the network's outputs: those of the object, or numbers."""
     names: Iterable[str] = ("output",)
     if task == REGRESSION:
         width = y["train"].shape[1] if y["train"].ndim == 2 else 1
@@ -315,7 +316,7 @@ def _outputs(
 def _several(
     source: Any, name: str, member: str, default: Iterable[T], kind: Callable[[Any], T]
 ) -> tuple[T, ...]:
-    """A member that is a sequence, or its default where it is absent."""
+    """An attribute that is a sequence, or its default if it is absent."""
     found = getattr(source, member, default)
     try:
         if isinstance(found, str):
@@ -330,12 +331,12 @@ def _several(
 
 
 def check_count(name: str, classes: int, samples: int) -> None:
-    """Make sure that labels without names are as those of classes are.
+    """Check that the number of classes is plausible for labels without names.
 
     Args:
         name: name of the data set, for errors.
-        classes: the largest label and one.
-        samples: how many training samples there are.
+        classes: the largest label plus one.
+        samples: number of training samples.
 
     Raises:
         RamifyError: there would be more classes than samples, or only one.
@@ -377,9 +378,9 @@ def _check_range(name: str, split: str, labels: Labels | Tensor, classes: int) -
 
 
 def _moments(pixels: Pixels, full_scale: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and deviation of each channel, exact: from counts of whole values, not running sums."""
+    """Mean and deviation of each channel, exact because computed from counts of pixel values."""
     counts = np.zeros((pixels.shape[1], 256))
-    for start in range(0, len(pixels), 1000):  # bincount makes a copy of eight times the size
+    for start in range(0, len(pixels), 1000):  # bincount makes a copy eight times as large
         for channel, row in enumerate(counts):
             row += np.bincount(pixels[start : start + 1000, channel].ravel(), minlength=256)
     values = np.arange(256) / full_scale
@@ -393,7 +394,7 @@ def _normalise(
     pixels: Pixels, mean: NDArray[np.float64], std: NDArray[np.float64], full_scale: int
 ) -> Tensor:
     images = np.ascontiguousarray(pixels, dtype=np.float32)
-    for channel in range(images.shape[1]):  # in place: the large sets take 700 MiB once
+    for channel in range(images.shape[1]):  # in place, because a large set takes 700 MiB
         images[:, channel] -= full_scale * mean[channel]
         images[:, channel] /= full_scale * std[channel]
     return torch.from_numpy(images)

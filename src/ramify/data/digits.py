@@ -1,4 +1,4 @@
-"""Real handwritten digits that come with scikit-learn: no network, no files."""
+"""The handwritten digits of scikit-learn, which need no download and no files."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ TEST_IMAGES = 360  # a fifth of 1,797
 
 
 def load_digits(seed: int) -> Dataset:
-    """Read the 1,797 digits of 8×8 pixels and split them, every class in the same proportion.
+    """Read the 1,797 digits of 8×8 pixels and split them in a stratified way.
 
-    The set has no official split of its own: it is itself the test half of the UCI set.
+    The set has no official split: it is itself the test half of the UCI set.
 
     Args:
-        seed: which split; 0 is the one that all results of the project use.
+        seed: which split; all results of the project use 0.
 
     Returns:
         1,437 training and 360 test images (N, 1, 8, 8).
@@ -27,7 +27,7 @@ def load_digits(seed: int) -> Dataset:
     Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.
     """
     require("sklearn", "cli", "the digits come with scikit-learn, imported as")
-    # It takes a second to import, which only this set should cost.
+    # The import takes a second, so only this data set should pay for it.
     from sklearn.datasets import load_digits as read
     from sklearn.model_selection import train_test_split
 

@@ -1,4 +1,4 @@
-"""A folder of images: train/CLASS/* and test/CLASS/*, or CLASS/* alone, which is then split."""
+"""A folder of images: train/CLASS/* and test/CLASS/*, or only CLASS/*, which is then split."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ DEEP_MODES = ("I", "F")  # 16 and 32 bits a pixel, which a conversion to 8 bits 
 
 
 def load_folder(root: Path) -> Dataset:
-    """Read the images of a folder, one sub-folder a class.
+    """Read the images of a folder with one sub-folder per class.
 
-    All images are brought to the size of the first one (first class, first file, by name), by
-    bilinear resizing that may change the proportions. They are read as grey where every single one
-    is grey, and as RGB otherwise; transparency is dropped, a rotation noted by the camera is
-    applied. Files whose names do not end like those of images are passed over.
+    All images are resized bilinearly to the size of the first one (first class, first file, by
+    name), which may change their proportions. They are read as greyscale if every image is grey,
+    and as RGB otherwise. Transparency is dropped, and a rotation recorded by the camera is applied.
+    Files without the extension of an image are ignored.
 
     Args:
         root: folder with ``train/CLASS/*`` and ``test/CLASS/*``, the same classes in both; or with
-            ``CLASS/*``, of which a fifth of each class becomes the test split, drawn by the names
-            of the files, so that it is the same every time.
+            ``CLASS/*``, where a fifth of each class becomes the test split, chosen by the names of
+            the files, so that the split is always the same.
 
     Returns:
         The data set, named after the folder; classes in the order of their names.
@@ -65,7 +65,7 @@ def load_folder(root: Path) -> Dataset:
 
 
 def _divided(root: Path, classes: dict[str, list[Path]]) -> dict[str, dict[str, list[Path]]]:
-    """The images of each class in two splits; adding some moves few others."""
+    """The images of each class in two splits; adding images moves few others."""
     files: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
     for name, group in classes.items():
         if len(group) == 1:

@@ -1,4 +1,4 @@
-"""The idx format of MNIST and Fashion-MNIST, plain or compressed by gzip."""
+"""The idx format of MNIST and Fashion-MNIST, plain or compressed with gzip."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_idx(path: Path, rank: int) -> NDArray[np.uint8]:
         Array of ``rank`` dimensions.
 
     Raises:
-        RamifyError: if the first bytes or the length are not those of such a file.
+        RamifyError: if the first bytes or the length do not match the format.
 
     Source: Y. LeCun, C. Cortes, C. Burges, "The MNIST database", section on file formats.
     """

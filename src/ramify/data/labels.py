@@ -1,4 +1,4 @@
-"""Labels of a user's data object: which task they are for, and whether they are as it takes them.
+"""Labels of a user's data object: which task they are for, and whether they fit it.
 
 Shapes: N samples, K classes or targets, T places of a sequence, H rows, W columns.
 """
@@ -26,17 +26,17 @@ IMAGES, PIXELS = 4, 3  # dimensions of samples that are images, and of labels of
 
 
 def task_of(source: Any, samples: Tensor, labels: Tensor | None, named: str | None) -> Task:
-    """What a data object is for.
+    """The task of a data object.
 
     Args:
-        source: the object; its attribute ``task`` says so, where it has one.
+        source: the object, which may name its task in the attribute ``task``.
         samples: its training samples (N, ...).
-        labels: its training labels; None where it has none.
-        named: what the user names, which counts before all else.
+        labels: its training labels; None if it has none.
+        named: the task that the user named, which has priority.
 
     Returns:
-        The task that is named, or else the one whose labels these look like; `OWN` where they look
-        like none and the object brings a loss that understands them.
+        The named task, or the task that the labels fit; `OWN` if they fit no task and the object
+        has a loss of its own.
 
     Raises:
         RamifyError: the name is unknown.
@@ -60,17 +60,17 @@ def task_of(source: Any, samples: Tensor, labels: Tensor | None, named: str | No
 
 
 def shifted(name: str, samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Sequences as samples and labels: at each place the token that comes next.
+    """Turn sequences into samples and labels: each label is the next token.
 
     Args:
-        name: of the data set, for errors.
+        name: name of the data set, for errors.
         samples: (N, T).
 
     Returns:
         Both (N, T - 1).
 
     Raises:
-        RamifyError: these are no sequences of tokens.
+        RamifyError: the samples are not sequences of tokens.
     """
     _check_tokens(name, samples)
     if samples.shape[1] < 2:
@@ -82,19 +82,19 @@ def shifted(name: str, samples: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def checked_samples(name: str, task: Task, samples: Tensor, *, named: bool) -> Tensor:
-    """Samples in the form that a network takes.
+    """Samples in the type that a network reads.
 
     Args:
-        name: of the data set, for errors.
-        task: what they are for.
+        name: name of the data set, for errors.
+        task: the task of the data set.
         samples: (N, ...).
-        named: whether the task was named, and not guessed.
+        named: whether the task was named rather than inferred.
 
     Returns:
-        float32, or int64 where they are tokens.
+        float32, or int64 if they are tokens.
 
     Raises:
-        RamifyError: they are numbers of another kind.
+        RamifyError: the samples have another type.
     """
     if task == TEXT:
         _check_tokens(name, samples)
@@ -112,21 +112,21 @@ def checked_samples(name: str, task: Task, samples: Tensor, *, named: bool) -> T
 def checked_labels(
     name: str, task: Task, labels: Tensor, samples: Tensor, *, named: bool
 ) -> Tensor:
-    """Labels in the form that the loss of the task takes.
+    """Labels in the type that the loss of the task needs.
 
     Args:
-        name: of the data set, for errors.
-        task: what they are for.
-        labels: of the samples.
+        name: name of the data set, for errors.
+        task: the task of the data set.
+        labels: the labels of the samples.
         samples: (N, ...).
-        named: whether the task was named; then whole numbers are targets of a regression too.
+        named: whether the task was named; then integers are also accepted as regression targets.
 
     Returns:
-        float32 for a regression, int64 for the other tasks; as they are where only the user's own
-        loss knows them.
+        float32 for a regression, int64 for the other tasks; unchanged if only the user's own loss
+        understands them.
 
     Raises:
-        RamifyError: they are not as the task takes them.
+        RamifyError: the labels do not fit the task.
     """
     floating, shape = labels.is_floating_point(), tuple(labels.shape)
     fits = {
@@ -147,15 +147,15 @@ def checked_labels(
 
 
 def check_targets(name: str, split: str, targets: Tensor) -> None:
-    """Make sure that there is something to learn in the targets of a regression.
+    """Check that the targets of a regression are finite and vary.
 
     Args:
-        name: of the data set, for errors.
-        split: which targets they are, in a word.
+        name: name of the data set, for errors.
+        split: the word for their split, for errors.
         targets: (N,) or (N, K).
 
     Raises:
-        RamifyError: a target is not finite, or the same for all samples.
+        RamifyError: a target is not finite, or is the same for all samples.
     """
     if strange := int((~targets.isfinite()).reshape(len(targets), -1).any(1).sum()):
         raise RamifyError(
@@ -170,7 +170,7 @@ def check_targets(name: str, split: str, targets: Tensor) -> None:
 
 
 def counted_labels(task: Task, labels: Tensor) -> Tensor:
-    """The labels that stand for a class, without those that do not count."""
+    """The labels that name a class, without the ignored ones."""
     return labels if task == CLASSIFICATION else labels[labels != IGNORED]
 
 

@@ -1,4 +1,4 @@
-"""What says how good a network is: a number of test samples, its name, and how it is written."""
+"""A metric on test samples: its name and how its values are printed."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-DIGITS = 4  # of a number that is no percentage
+DIGITS = 4  # of a number that is not a percentage
 FIELDS: dict[str, type] = {"key": str, "words": str, "higher": bool, "percent": bool}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How good a network is on test samples, in one number.
+    """One number that says how good a network is on test samples.
 
     Attributes:
         key: its name in events, as in ``test_accuracy``.
-        words: what people call it.
-        higher: whether a higher number is a better one.
-        percent: whether it is a share, written in per cent.
-        measure: ``measure(model, batches)`` -> the number, of a metric of the user's own; the model
-            is in evaluation mode, a batch is samples and labels. None where the task measures it.
+        words: its name in text.
+        higher: whether higher is better.
+        percent: whether it is a share, printed in per cent.
+        measure: ``measure(model, batches)`` -> the number, for a user's own metric; the model is in
+            evaluation mode, and a batch is samples and labels. None if the task measures it.
 
     Example:
         >>> error = Metric("mae", "mean absolute error", higher=False)
@@ -39,36 +39,36 @@ class Metric:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Metric:
-        """The metric of an event or of a row of a table; without a word of it, accuracy."""
+        """The metric that an event or a table row names, accuracy by default."""
         found = entry.get("metric")
         return cls(**{name: found[name] for name in FIELDS}) if found else ACCURACY
 
     def tags(self) -> dict[str, Any]:
-        """What events say of the metric: nothing of accuracy, which all can read."""
+        """The entries of events that name the metric; none for accuracy, the default."""
         told = {name: getattr(self, name) for name in FIELDS}
         return {} if self == ACCURACY else {"metric": told}
 
     @property
     def scale(self) -> float:
-        """By what a value is multiplied where it is drawn."""
+        """The factor by which values are multiplied in figures."""
         return 100.0 if self.percent else 1.0
 
     @property
     def unit(self) -> str:
-        """What stands behind a value, with its space."""
+        """The unit printed after a value, with its space."""
         return " %" if self.percent else ""
 
     @property
     def axis(self) -> str:
-        """What an axis of test values is called."""
+        """The label of an axis of test values."""
         return f"test {self.words}{' (%)' if self.percent else ''}"
 
     def worth(self, value: float) -> float:
-        """A number that is higher where the network is better."""
+        """The value with its sign such that higher is better."""
         return value if self.higher else -value
 
     def text(self, value: float, deviation: float | None = None) -> str:
-        """A value, and its deviation over seeds where there are several."""
+        """A value, with its deviation over seeds if given."""
         spread = "" if deviation is None else f" ± {self._plain(deviation, value)}"
         return f"{self._plain(value, value)}{spread}{self.unit}"
 
@@ -77,7 +77,7 @@ class Metric:
         return f"{self._plain(before, before)} -> {self.text(after)}"
 
     def difference(self, value: float, other: float) -> str:
-        """By how much a value lies above another, with its sign."""
+        """A value minus another, with its sign."""
         change = self.scale * (value - other)
         if self.percent:
             return f"{change:+.2f} points".replace("-", "−")
@@ -90,7 +90,7 @@ class Metric:
 
 
 def _decimals(value: float) -> int:
-    """Decimals that leave a number four digits, but no more than four."""
+    """Decimals that give a number four digits, at most four."""
     whole = math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
     return min(max(DIGITS - 1 - whole, 0), DIGITS)
 

@@ -19,18 +19,18 @@ from ramify.data.dataset import MEMBERS as KEYS
 from ramify.data.dataset import Dataset, Labels, Pixels, RawSplit, as_dataset, check_count, from_raw
 from ramify.errors import RamifyError
 
-USUAL = (1, 3)  # channels of images
+USUAL = (1, 3)  # the usual numbers of channels of an image
 
 
 def load_npz(path: str | Path, task: str | None = None) -> Dataset:
-    """Read a data set that has no name of its own in Ramify.
+    """Read a data set that is not built into Ramify.
 
     Args:
         path: the file. Samples of type uint8 are images with 1 or 3 channels, (N, C, H, W),
-            (N, H, W, C) or (N, H, W), and are normalised; floating-point samples (N, ...) are taken
-            as they are, whole numbers (N, T) with labels of the same shape as text. Labels are
-            whole numbers from 0, or as another task takes them, see :class:`ramify.data.TrainTest`.
-        task: the name of what the data are for; None where the labels say so.
+            (N, H, W, C) or (N, H, W), and are normalised; floating-point samples (N, ...) are not
+            changed; integers (N, T) with labels of the same shape are text. Labels are integers
+            from 0, or in the form that another task needs, see :class:`ramify.data.TrainTest`.
+        task: the name of the task; None to infer it from the labels.
 
     Returns:
         The data set, named after the file.
@@ -56,7 +56,7 @@ def read_npz(path: Path, channels: int) -> tuple[RawSplit, RawSplit]:
     """Read the training and the test split of a set of images.
 
     Args:
-        path: the file; images are uint8, NCHW or NHWC, or NHW where there is one channel.
+        path: the file; images are uint8, NCHW or NHWC, or NHW if there is one channel.
         channels: number of channels expected, which tells NCHW from NHWC.
 
     Returns:
@@ -83,12 +83,12 @@ def _splits(
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The four arrays of the file, as they are."""
+    """The four arrays of the file, unchanged."""
     try:
         # ZipFile refuses a lone .npy array, which numpy would load as one.
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in KEYS if key in file.files}
-    # RuntimeError: of an entry that is encrypted, or packed in a way that Python does not know.
+    # RuntimeError: an entry is encrypted, or compressed in a way that Python does not know.
     except (EOFError, OSError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise RamifyError(
             f"{path} is not a whole .npz file of plain arrays ({error}): write it again with "
@@ -120,7 +120,7 @@ def _pixels(path: Path, key: str, images: NDArray[Any], channels: int) -> Pixels
 
 
 def _labels(path: Path, key: str, labels: NDArray[Any]) -> Labels:
-    if labels.ndim == 2 and labels.shape[1] == 1:  # as some libraries hand out CIFAR
+    if labels.ndim == 2 and labels.shape[1] == 1:  # the form in which some libraries store CIFAR
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise RamifyError(

@@ -1,8 +1,8 @@
 """Read the pickles of CIFAR without running anything that they name.
 
-A pickle is a small program that may call whatever it likes. Here the few names that an array of
-bytes needs are met by a :class:`_Note`, which writes down the call in place of making it; every
-other name is refused. What the notes mean is worked out afterwards, by us.
+A pickle is a small program that may call any function. Here the few names that an array of bytes
+needs are replaced by a :class:`_Note`, which records the call instead of making it; every other
+name is refused. The recorded calls are interpreted afterwards by this module.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ALLOWED = {
 
 
 class _Note:
-    """A name of the pickle, or the result of calling it: written down, not run."""
+    """A name in the pickle, or the result of calling it: recorded, not run."""
 
     __slots__ = ("arguments", "name", "state")
 
@@ -55,20 +55,20 @@ def read_pickled_dict(path: Path) -> dict[str, Any]:
     """Read a pickled dictionary of plain values and arrays of bytes.
 
     Args:
-        path: the file, as Python 2 wrote it (the official CIFAR batches) or written again by
-            Python 3 in a protocol up to 4.
+        path: the file, written by Python 2 (the official CIFAR batches) or by Python 3 with a
+            protocol up to 4.
 
     Returns:
-        The dictionary, keys as text; arrays as ``numpy.uint8``.
+        The dictionary, with keys as text and arrays as ``numpy.uint8``.
 
     Raises:
-        RamifyError: if the file is damaged, asks for anything but such values, or is no dictionary.
+        RamifyError: if the file is damaged, holds other values, or is not a dictionary.
     """
     try:
         with path.open("rb") as file:
             content = _NoteTaker(file, encoding="bytes").load()
         return {_text(key): _value(value) for key, value in content.items()}
-    except Exception as error:  # damaged bytes make the pickle machine raise nearly anything
+    except Exception as error:  # damaged bytes can make the unpickler raise nearly anything
         raise RamifyError(
             f"{path} is not a pickle of plain values and arrays of bytes ({error}), and nothing "
             "else is ever run: fetch the official file again."

@@ -1,4 +1,4 @@
-"""Which samples are for testing, where a data set has no split of its own."""
+"""The choice of test samples for a data set that has no split."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ TEST_SHARE = 0.2
 
 
 def for_testing(keys: Sequence[str]) -> set[int]:
-    """A fifth of the samples, drawn by what identifies them: the same ones every time.
+    """Choose a fifth of the samples by their keys, always the same ones.
 
     Args:
-        keys: of each sample, such as the name of its file; adding some moves few others.
+        keys: one for each sample, such as the name of its file; adding keys moves few others.
 
     Returns:
-        The numbers of those that are for testing, one at least.
+        The indices of the test samples, at least one.
 
     Example:
         >>> for_testing(["a", "b", "c", "d", "e"])
@@ -26,5 +26,5 @@ def for_testing(keys: Sequence[str]) -> set[int]:
 
 
 def _bytes(key: str) -> bytes:
-    """What a key is in the system, where the name of a file need not be text."""
+    """The bytes of a key in the file system, where the name of a file need not be valid text."""
     return key.encode(errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""A table in a ``.csv`` file: a row a sample, a column a feature, one column the target.
+"""A table in a ``.csv`` file: each row is a sample, each column a feature or the target.
 
 Shapes: N rows, F features, K classes.
 """
@@ -26,18 +26,18 @@ from ramify.errors import RamifyError, check_plain, did_you_mean
 
 SUFFIX = ".csv"
 DECIMAL = re.compile(r"^([+-]?\d+),(\d+)$")
-SLIPS = 0.1  # so large a share of the cells of a column may be slips among numbers
+SLIPS = 0.1  # the largest share of a column's cells that may be typing errors among numbers
 MISSING = frozenset(("", "na", "n/a", "nan", "none", "null", "?"))
 DELIMITERS = ",;\t"
-LEAST = 10  # rows, of which a fifth is for testing
-FEW = 20  # whole numbers that a target takes where they are classes, at most
-ROWS_EACH = 5  # of such a class on average, at least
-MOST_TEXTS = 100  # of one column, each of which becomes a feature
+LEAST = 10  # fewest rows, of which a fifth is for testing
+FEW = 20  # most distinct integers in a target that count as classes
+ROWS_EACH = 5  # fewest rows per such class, on average
+MOST_TEXTS = 100  # most distinct texts in one column, each of which becomes a feature
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """What a column becomes: values (N, F), their names, and by what they are normalised."""
+    """The features of a column: values (N, F), their names, and their mean and deviation."""
 
     values: NDArray[np.float64]
     names: list[str]
@@ -59,14 +59,14 @@ class _Table:
 
 
 def table_of(name: str) -> tuple[Path, str | None] | None:
-    """The file and the target that a data set is named by.
+    """The file and the target in the name of a data set.
 
     Args:
         name: ``FILE.csv`` or ``FILE.csv:COLUMN``.
 
     Returns:
-        The path and the name of the target, None for the last column; None where the name is of
-        another form, as ``package.csv:object`` is where there is no such file.
+        The path and the name of the target, None for the last column; None if the name has another
+        form, such as ``package.csv:object`` when there is no such file.
 
     Example:
         >>> table_of("houses.csv"), table_of("digits")
@@ -81,16 +81,16 @@ def table_of(name: str) -> tuple[Path, str | None] | None:
 def load_table(path: Path, target: str | None = None, task: str | None = None) -> Dataset:
     """Read a table.
 
-    A column of numbers is a feature, brought to mean 0 and deviation 1 by the training rows;
-    numbers that are missing become the mean. Of a column with other texts each text is a feature
-    that is 1 in the rows that hold it and 0 in the others. A fifth of the rows, of each class where
-    there are classes, is for testing, drawn by what the rows hold.
+    A column of numbers is one feature, normalised to mean 0 and deviation 1 over the training rows;
+    missing numbers become the mean. A column of text becomes one feature for each distinct text: 1
+    in the rows that hold it and 0 in the others. A fifth of the rows (of each class in a
+    classification) is for testing, chosen by the contents of the rows.
 
     Args:
-        path: the file, with a line of column names; cells are parted by commas, semicolons or tabs.
+        path: the file, with a header line; cells are separated by commas, semicolons or tabs.
         target: the column to predict; None for the last one.
-        task: ``"classification"`` or ``"regression"``; None where the target says so: numbers are
-            for a regression, unless they are few whole ones; all else are names of classes.
+        task: ``"classification"`` or ``"regression"``; None to infer it from the target: numbers
+            mean regression, unless they are few distinct integers; anything else names classes.
 
     Returns:
         The data set, samples (N, F). Targets of a regression have mean 0 and deviation 1 over the
@@ -98,7 +98,7 @@ def load_table(path: Path, target: str | None = None, task: str | None = None) -
 
     Raises:
         RamifyError: the file is missing or damaged, has fewer than 10 rows or no feature, or the
-            target is not there or no target of that task.
+            target is missing or does not fit the task.
     """
     table = _read(path)
     number = _target(table, target)
@@ -109,7 +109,7 @@ def load_table(path: Path, target: str | None = None, task: str | None = None) -
     every = np.arange(len(keys))
     test = np.zeros(len(keys), dtype=bool)
     for group in [every[targets == k] for k in range(len(classes))] or [every]:
-        if len(group) > 1:  # what a class has one row of is learned and not tested
+        if len(group) > 1:  # a class with a single row is in the training split only
             test[group[list(for_testing([keys[k] for k in group]))]] = True
     columns = [_features(table, k, ~test) for k in range(len(table.names)) if k != number]
     features, mean, std = (
@@ -145,7 +145,7 @@ def load_table(path: Path, target: str | None = None, task: str | None = None) -
 
 
 def _read(path: Path) -> _Table:
-    """The cells of the file, without blanks around them and without empty lines."""
+    """The cells of the file, stripped of surrounding blanks, without empty lines."""
     try:
         check_plain(path)
         text = path.read_text(encoding="utf-8-sig")
@@ -153,7 +153,7 @@ def _read(path: Path) -> _Table:
         lines = io.StringIO(text, newline="")
         reader = csv.reader(lines, delimiter=max(DELIMITERS, key=head.count))
         found = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-        if reader.dialect.delimiter != ",":  # as where decimals are written with a comma
+        if reader.dialect.delimiter != ",":  # then decimals may be written with a comma
             found = [(line, [DECIMAL.sub(r"\1.\2", cell) for cell in row]) for line, row in found]
     except FileNotFoundError:
         raise RamifyError(f"there is no file {path}: give the path of a table.") from None
@@ -190,7 +190,7 @@ def _read(path: Path) -> _Table:
 
 
 def _target(table: _Table, target: str | None) -> int:
-    """Which column is to be predicted."""
+    """The index of the column to predict."""
     if target is None:
         return len(table.names) - 1
     if target not in table.names:
@@ -204,7 +204,7 @@ def _target(table: _Table, target: str | None) -> int:
 def _targets(
     table: _Table, number: int, task: str | None
 ) -> tuple[Task, NDArray[np.int64] | NDArray[np.float64], list[str]]:
-    """The task, the target of each row, and the names of the classes; none for a regression."""
+    """The task, the target of each row, and the class names (none for a regression)."""
     cells, where = table.column(number), f"the column {table.names[number]!r} of {table.path}"
     if task not in (None, CLASSIFICATION.name, REGRESSION.name):
         task_named(str(task))
@@ -225,7 +225,7 @@ def _targets(
     numbers = [_number(cell) for cell in cells]
     known = [value for value in numbers if value is not None]
     texts = len(cells) - len(known)
-    # A text among numbers is a slip of the pen, numbers among texts may be names too.
+    # Text among numbers is a typing error, but numbers among texts may be names too.
     if texts and (task == REGRESSION.name or (task is None and texts < len(known))):
         place = numbers.index(None)
         raise RamifyError(
@@ -247,13 +247,13 @@ def _targets(
 
 
 def _are_classes(values: Sequence[float]) -> bool:
-    """Whether numbers are few whole ones, each in several rows."""
+    """Whether the numbers are few distinct integers, each in several rows."""
     few = max(2, min(FEW, len(values) // ROWS_EACH))
     return all(value.is_integer() for value in values) and len(set(values)) <= few
 
 
 def _features(table: _Table, number: int, train: NDArray[np.bool_]) -> _Columns:
-    """One feature of a column of numbers, or one of each text."""
+    """One feature for a column of numbers, or one for each text."""
     cells, name = table.column(number), table.names[number]
     values = [math.nan if _missing(cell) else _number(cell) for cell in cells]
     if None not in values:
@@ -283,7 +283,7 @@ def _features(table: _Table, number: int, train: NDArray[np.bool_]) -> _Columns:
 
 
 def _scale(targets: Tensor, train: NDArray[np.bool_], where: str) -> tuple[float, float]:
-    """Mean and deviation of the targets of the training rows."""
+    """Mean and deviation of the targets over the training rows."""
     own = targets[train].double()
     for split, part in (("training", own), ("test", targets[~train])):
         check_targets(where, split, part)
@@ -299,7 +299,7 @@ def _scale(targets: Tensor, train: NDArray[np.bool_], where: str) -> tuple[float
 
 
 def _moments(values: NDArray[np.float64], where: str) -> tuple[float, float]:
-    """Mean and deviation, also of numbers whose squares a number cannot hold."""
+    """Mean and deviation, also of numbers whose squares overflow a float."""
     with np.errstate(over="ignore", invalid="ignore"):
         mean, deviation = float(values.mean()), float(values.std())
         away = np.abs(values - mean)
@@ -320,7 +320,7 @@ def _missing(cell: str) -> bool:
 
 
 def _number(cell: str) -> float | None:
-    """The finite number that a cell holds; None where it holds none."""
+    """The finite number in a cell, or None."""
     try:
         value = float(cell)
     except ValueError:

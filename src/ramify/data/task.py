@@ -1,7 +1,7 @@
-"""What a network is trained for: what the labels are, the loss of a sample, and the metric.
+"""The tasks that a network can be trained for: labels, loss per sample, and metric.
 
-Shapes: S samples of a batch, K outputs (classes, targets, or tokens of a vocabulary), T places of a
-sequence, H rows, W columns.
+Shapes: S samples in a batch, K outputs (classes, targets, or tokens of a vocabulary), T positions
+in a sequence, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ramify.data.metric import ACCURACY, IOU, LOSS, PERPLEXITY, R2, Metric
 from ramify.errors import RamifyError, did_you_mean
 
 IGNORED = -100
-"""A label that counts neither in the loss nor in the metric, of a pixel or of a token."""
+"""The label of a pixel or token that counts neither in the loss nor in the metric."""
 
 Batch = tuple[Tensor, Tensor]
 Losses = Callable[[Tensor, Tensor, float], Tensor]
@@ -32,14 +32,14 @@ class Task:
 
     Attributes:
         name: one of `TASKS`, or ``own``.
-        labels: what the labels are, in words.
-        outputs: what the network gives for a sample, in words.
-        metric: what is reported.
+        labels: description of the labels.
+        outputs: description of the network's output for a sample.
+        metric: the metric that is reported.
         losses: outputs, labels, label smoothing -> one loss a sample, (S,).
-        sums: outputs, labels -> what the metric adds up over batches.
+        sums: outputs, labels -> the sums of a batch that the metric is computed from.
         total: these sums over all batches -> the metric.
-        shape: labels and K -> the shape that outputs for them have.
-        own: the user's own ``loss(model, batch)`` in the place of ``losses``.
+        shape: labels and K -> the expected shape of the outputs.
+        own: the user's own ``loss(model, batch)``, which replaces ``losses``.
 
     Example:
         >>> batch = torch.zeros(2, 3), torch.tensor([1.0, 2.0])
@@ -59,12 +59,12 @@ class Task:
 
     @property
     def smooths(self) -> bool:
-        """Whether the loss is a cross entropy, whose labels can be smoothed."""
+        """Whether the loss is a cross-entropy, whose labels can be smoothed."""
         return self.own is None and self.name != "regression"
 
     @property
     def softmax_last(self) -> bool:
-        """Whether the last dimension of the outputs is what a softmax is taken of."""
+        """Whether the loss takes a softmax over the last dimension of the outputs."""
         return self.own is None and self.name in ("classification", "text")
 
     def loss(self, model: nn.Module, batch: Any, label_smoothing: float = 0.0) -> Tensor:
@@ -73,7 +73,7 @@ class Task:
         Args:
             model: the network.
             batch: samples and labels.
-            label_smoothing: the share of each label that is spread over all classes evenly.
+            label_smoothing: the share of each label that is spread evenly over all classes.
 
         Returns:
             (S,).
@@ -88,13 +88,13 @@ class Task:
 
         Args:
             model: the network.
-            batches: samples and labels; gone through twice where the metric is the user's own.
+            batches: samples and labels; iterated over twice if the metric is the user's own.
 
         Returns:
             The mean of the losses over samples, and the metric.
 
         Raises:
-            RamifyError: the user's own metric fails, or gives no finite number.
+            RamifyError: the user's own metric fails, or does not return a finite number.
         """
         loss, samples, sums = 0.0, 0, torch.zeros((), dtype=torch.int64)
         counts = self.metric.measure is None and self.metric != LOSS
@@ -115,12 +115,12 @@ class Task:
 
 
 def outputs_of(found: Any) -> Any:
-    """What a network gives, where it gives an object also the ``.logits`` of it."""
+    """The output of a network, or its ``.logits`` if it has that attribute."""
     return getattr(found, "logits", found)
 
 
 def task_named(name: str) -> Task:
-    """One of the tasks by its name.
+    """The task with this name.
 
     Args:
         name: such as ``"regression"``.
@@ -129,7 +129,7 @@ def task_named(name: str) -> Task:
         The task.
 
     Raises:
-        RamifyError: there is none of that name.
+        RamifyError: there is no task of that name.
 
     Example:
         >>> task_named("segmentation").metric.words
@@ -144,20 +144,20 @@ def task_named(name: str) -> Task:
 
 
 def with_own(task: Task, loss: Any, metric: Any, where: str) -> Task:
-    """A task with what the user's data object brings in the place of its loss and its metric.
+    """A task with its loss and metric replaced by those of the user's data object.
 
     Args:
         task: the task.
         loss: ``loss(model, batch)`` -> (S,), or None.
         metric: ``metric(model, batches)`` -> a number, the higher the better; or a `Metric` with
             such a ``measure``; or None.
-        where: what brings them, for errors.
+        where: where they come from, for errors.
 
     Returns:
         The task.
 
     Raises:
-        RamifyError: they are something else.
+        RamifyError: loss or metric has another form.
     """
     if loss is not None and not callable(loss):
         raise RamifyError(
@@ -185,7 +185,7 @@ def with_own(task: Task, loss: Any, metric: Any, where: str) -> Task:
 
 
 def _number(metric: Metric, model: nn.Module, batches: Iterable[Batch]) -> float:
-    """What the user's own metric measures."""
+    """The value of the user's own metric."""
     assert metric.measure is not None
     try:
         found = metric.measure(model, batches)
@@ -214,7 +214,7 @@ def _class_losses(scores: Tensor, labels: Tensor, smoothing: float) -> Tensor:
 
 
 def _hits(scores: Tensor, labels: Tensor) -> Tensor:
-    """(2,): right predictions, samples."""
+    """(2,): number of correct predictions, number of samples."""
     return torch.tensor([int((scores.argmax(1) == labels).sum()), len(labels)])
 
 
@@ -240,11 +240,11 @@ def _squares(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _explained(sums: Tensor) -> float:
-    """The share of the variance of a target that is explained, the mean over targets."""
+    """The share of the variance that is explained (R²), averaged over targets."""
     count, total, squares, errors = sums
     variance = squares - total.square() / count
     explained = 1 - errors / variance.clamp_min(torch.finfo(torch.float64).tiny)
-    # A target that does not vary among these samples has nothing to explain.
+    # A target that does not vary among these samples has no variance to explain.
     return float(torch.where(variance > 1e-12 * squares, explained, 0.0).mean())
 
 
@@ -263,7 +263,7 @@ def _columns(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pixel_losses(scores: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Mean cross entropy of the places of each sample that count; scores (S, K, ...)."""
+    """Mean cross-entropy over the labelled positions of each sample; scores (S, K, ...)."""
     each = F.cross_entropy(
         scores, labels, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing
     )
@@ -272,7 +272,7 @@ def _pixel_losses(scores: Tensor, labels: Tensor, smoothing: float) -> Tensor:
 
 
 def _overlaps(scores: Tensor, labels: Tensor) -> Tensor:
-    """(2, K): of each class the pixels of both prediction and labels, and those of either."""
+    """(2, K): for each class the pixels in the intersection and in the union."""
     classes, counted = scores.shape[1], labels != IGNORED
     found, wanted = scores.argmax(1)[counted], labels[counted]
     both = torch.bincount(wanted[found == wanted], minlength=classes)
@@ -281,19 +281,19 @@ def _overlaps(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def _mean_overlap(sums: Tensor) -> float:
-    """Intersection over union, the mean over the classes that occur."""
+    """Intersection over union, averaged over the classes that occur."""
     both, either = sums.double()
     seen = either > 0
     return float((both[seen] / either[seen]).mean()) if bool(seen.any()) else 0.0
 
 
 def _token_losses(scores: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """As of pixels; scores (S, T, K)."""
+    """Like `_pixel_losses`; scores (S, T, K)."""
     return _pixel_losses(scores.transpose(1, 2), labels, smoothing)
 
 
 def _surprise(scores: Tensor, labels: Tensor) -> Tensor:
-    """(2,): the sum of the cross entropy of all tokens that count, and their number."""
+    """(2,): the sum of the cross-entropy over all labelled tokens, and their number."""
     tokens = F.cross_entropy(
         scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
     )
@@ -302,7 +302,7 @@ def _surprise(scores: Tensor, labels: Tensor) -> Tensor:
 
 def _perplexity(sums: Tensor) -> float:
     total, count = sums.tolist()
-    return math.exp(min(total / max(count, 1.0), 700.0))  # beyond it no float holds the number
+    return math.exp(min(total / max(count, 1.0), 700.0))  # a larger exponent would overflow
 
 
 CLASSIFICATION = Task(
@@ -346,7 +346,7 @@ TEXT = Task(
     lambda labels, outputs: (*labels.shape, outputs),
 )
 TASKS = {task.name: task for task in (CLASSIFICATION, REGRESSION, SEGMENTATION, TEXT)}
-"""What ``--task`` takes."""
+"""The values of ``--task``."""
 
 OWN = replace(CLASSIFICATION, name="own", labels="as the loss takes them", metric=LOSS)
-"""A task whose labels only the user's own loss understands; what is reported is that loss."""
+"""A task whose labels only the user's own loss understands; that loss is reported."""
