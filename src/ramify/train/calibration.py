@@ -1,29 +1,29 @@
-"""How much of what methods predict comes: by a trial of the edits at hand, and by earlier ones."""
+"""Correction of predicted gains by a trial of the current edits and by earlier edits."""
 
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 TRIED = 3.0
-"""What a trial of the edits at hand counts, in edits."""
+"""The weight of a trial of the current edits; the last edit has weight 1."""
 FORGOTTEN = 0.5
-"""What an edit counts of the one behind it."""
+"""The weight of an edit relative to the edit after it."""
 FARTHEST = 100.0
-"""A ratio beyond this counts as this, and below its inverse, or of another sign, as that."""
+"""Ratios are clipped to this above and to its inverse below, negative ones too."""
 
 
 def calibration(history: Iterable[Mapping[str, Any]], tried: float | None = None) -> float:
-    r"""What the prediction of the next edit is to be multiplied by.
+    r"""The factor that corrects the predicted gain of the next edit.
 
     .. math:: \exp \frac{w \log r + \sum_{i=1}^n 2^{i - n} \log r_i}{w + \sum_{i=1}^n 2^{i - n}}
 
-    with :math:`r_i` the decrease of the loss that edit i really brought over the one predicted, and
-    r the same of a trial of the edits at hand, on some of the samples that judge them. Without a
-    trial r and its weight are 1: predictions are believed as far as nothing speaks against them.
+    with :math:`r_i` the measured over the predicted decrease of the loss at edit i, and r the same
+    ratio for a trial of the current edits, on some of the samples that judge them. Without a trial
+    r and its weight are 1, so that predictions without any evidence against them are kept.
 
     Args:
         history: The events of the run.
-        tried: r, or None where nothing was tried. A trial that lowers no loss is believed as it is.
+        tried: r, or None if nothing was tried. If the trial did not lower the loss, r is returned.
 
     Returns:
         The factor.

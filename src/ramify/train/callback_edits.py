@@ -1,6 +1,6 @@
-"""Edits by a callback of another library, between the epochs of its own training loop.
+"""Edits by a callback of another library, between the epochs of that library's training loop.
 
-`some_of` and `example_of` take from its data what a method and a trace need.
+`some_of` and `example_of` extract from its data the batches and the example input.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from ramify.train.edit_trials import EditTrials
 from ramify.train.history import Event
 from ramify.train.rounds import checked_budget, costs
 
-LABELS = ("labels", "label", "label_ids")  # of a batch by names, which the network does not read
+LABELS = ("labels", "label", "label_ids")  # entries of a batch that are not inputs of the network
 SAMPLES = 256
 SETTINGS = ("method", "refit", "keep", "multiple_of", "alike", "groups", "raw", "followers")
 
 
 def edit_epochs(epochs: Iterable[int]) -> list[int]:
-    """After which epochs a callback edits.
+    """The epochs after which a callback edits.
 
     Args:
-        epochs: So many epochs, each a whole number from 1 on.
+        epochs: Numbers of epochs, each an integer of 1 or more.
 
     Returns:
-        Each once, in order.
+        The numbers, sorted and without duplicates.
 
     Raises:
-        RamifyError: There is none, or one is no such number.
+        RamifyError: There are none, or one is not such a number.
 
     Example:
         >>> edit_epochs((4, 2))
@@ -58,11 +58,11 @@ def edit_epochs(epochs: Iterable[int]) -> list[int]:
 
 
 def check_reached(epochs: Sequence[int], planned: int) -> None:
-    """A training is long enough for its edits.
+    """Check that a training is long enough for its edits.
 
     Args:
-        epochs: After which the network is edited.
-        planned: How many epochs the training has; negative for no end.
+        epochs: The epochs after which the network is edited.
+        planned: Number of epochs of the training; negative for no end.
 
     Raises:
         RamifyError: An edit would come after the end.
@@ -75,14 +75,14 @@ def check_reached(epochs: Sequence[int], planned: int) -> None:
 
 
 def check_one_process(name: str, processes: int) -> None:
-    """Refuse several processes, in which a wrapped network would have to be wrapped again.
+    """Refuse several processes, where a wrapped network would have to be wrapped again.
 
     Args:
-        name: Of the callback.
-        processes: How many the trainer has.
+        name: Name of the callback.
+        processes: Number of processes of the trainer.
 
     Raises:
-        RamifyError: There are several.
+        RamifyError: There are several processes.
     """
     if processes > 1:
         raise RamifyError(
@@ -94,12 +94,12 @@ def check_one_process(name: str, processes: int) -> None:
 def some_of(
     batches: Iterable[Any], move: Callable[[Any], Any], samples: int = SAMPLES
 ) -> list[Any]:
-    """The first batches of a loader, of so many samples at least if there are as many.
+    """The first batches of a loader that together hold a number of samples.
 
     Args:
         batches: The loader.
-        move: Brings a batch to the device of the network.
-        samples: How many.
+        move: Moves a batch to the device of the network.
+        samples: The least number of samples, if the loader has as many.
 
     Returns:
         The batches, on the device.
@@ -124,13 +124,14 @@ def some_of(
 
 
 def example_of(batch: Any) -> Any:
-    """One sample of what the network reads, to trace it.
+    """One example of the network's inputs, for tracing.
 
     Args:
-        batch: A tensor; a pair, whose first part counts; or tensors by name, whose labels do not.
+        batch: A tensor; a pair, of which the first element is the input; or tensors by name, of
+            which the labels are left out.
 
     Returns:
-        The same of the first sample.
+        The inputs of the first sample, in the same form.
 
     Raises:
         RamifyError: The batch holds no tensor.
@@ -148,7 +149,7 @@ def example_of(batch: Any) -> Any:
 
 
 def _tensors_of(batch: Any) -> list[Tensor]:
-    """The tensors of a batch, of which each has its samples along the first dimension."""
+    """The tensors of a batch, each with the samples along its first dimension."""
     parts = batch.values() if isinstance(batch, Mapping) else batch
     found = [batch] if isinstance(batch, Tensor) else [p for p in parts if isinstance(p, Tensor)]
     if not found:
@@ -165,13 +166,13 @@ class Growing:
 
     Attributes:
         loss: ``loss(model, batch)``, one loss a sample, shape (S,).
-        method: What proposes edits.
-        rule: What selects among them.
+        method: Proposes edits.
+        rule: Selects among the proposals.
         budget: The most that the network may cost.
-        keep: The floor of every group, or of some.
+        keep: The fewest channels of every group, or of some.
         ceiling: The most channels of every group, or of some.
         trial: Whether selections are tried before they are kept.
-        followers: Weight averages and other models that are edited alike.
+        followers: Weight averages and other models that receive the same edits.
     """
 
     loss: Loss
@@ -196,13 +197,13 @@ class Growing:
         """Edit a network once, in place.
 
         Args:
-            graph: Of the network.
-            batches: What it is judged on.
-            optimizer: The optimizer (or several) whose state follows.
+            graph: The graph of the network.
+            batches: The batches on which edits are judged.
+            optimizer: The optimizer (or several) whose state is edited along.
             history: Earlier events.
 
         Returns:
-            The event of the edit; where there was none, only the ``"reason"``.
+            The event of the edit; if there was none, only the ``"reason"``.
         """
         bounds, budget = WidthBounds(self.keep, self.ceiling), checked_budget(self.budget)
         bounds.floors_and_ceilings(graph)
@@ -256,7 +257,7 @@ class Cuts:
         optimizer: Optimizer | Sequence[Optimizer],
         history: Sequence[Event],
     ) -> Event:
-        """Cut a network once, in place; arguments and result as of :meth:`Growing.edit`."""
+        """Cut a network once, in place; arguments and result as in :meth:`Growing.edit`."""
         made = len(history)
         final = history[0]["final_budget"] if history else in_numbers(graph, self.budget)
         budget = Cutting(budget=final, rounds=max(self.rounds, made + 1)).within(graph, made)

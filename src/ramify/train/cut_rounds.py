@@ -1,4 +1,4 @@
-"""How a network is cut in the course of a run: what `ramify.cut` takes, round after round."""
+"""How a network is cut during a run: the arguments of `ramify.cut` for each round."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,24 +25,25 @@ from ramify.train.width_search import Chance
 
 @dataclass(frozen=True)
 class Cutting:
-    """How a network is cut: what `ramify.cut` takes, and how often.
+    """How a network is cut: the arguments of `ramify.cut`, and the number of cuts.
 
     Attributes:
-        budget: The most that the network may have in the end, as :func:`ramify.cut` takes it.
-        accept: Whether a cut network is good enough.
-        rule: Which channels may go.
-        method: What scores the channels.
-        refit: Whether what stays takes over.
-        keep: The floor of every group.
-        multiple_of: What widths that change become multiples of.
+        budget: The most that the network may cost in the end, as in :func:`ramify.cut`.
+        accept: Decides whether a cut network is good enough.
+        rule: Selects the channels that may be removed.
+        method: Scores the channels.
+        refit: Whether the remaining weights are refitted to replace the removed channels.
+        keep: The fewest channels of every group.
+        multiple_of: Widths that change become multiples of this.
         alike: Patterns of groups that stay equally wide.
         groups: Patterns of the groups that may be cut; None for all.
-        raw: Whether scores of layers are compared as they are.
-        rounds: So many cuts, each with its tuning; the budget is approached by equal factors.
-        depth: Whether whole blocks may go too.
+        raw: Whether scores of different layers are compared without normalisation.
+        rounds: Number of cuts, each followed by fine-tuning; they approach the budget by equal
+            factors.
+        depth: Whether whole blocks may be removed too.
 
     Raises:
-        RamifyError: Rounds and what is cut by do not go together.
+        RamifyError: ``rounds`` cannot be combined with the other settings.
     """
 
     budget: Mapping[str, float] | None = None
@@ -73,14 +74,14 @@ class Cutting:
             )
 
     def within(self, graph: ChannelGraph, round_: int) -> dict[str, float] | None:
-        """The budget of a round: from what the network has now by equal factors to the last.
+        """The budget of a round: equal factors lead from the present cost to the final budget.
 
         Args:
-            graph: Of the network as it is.
-            round_: From 0.
+            graph: The graph of the present network.
+            round_: Number of the round, from 0.
 
         Returns:
-            The budget; None where there is none.
+            The budget; None if there is none.
         """
         if not self.budget:
             return None
@@ -94,13 +95,13 @@ class Cutting:
         return given
 
     def check(self, graph: ChannelGraph) -> None:
-        """Try on a network, before any work, whether it can be cut so; it stays as it is.
+        """Check before any work that the network can be cut this way, without changing it.
 
         Args:
-            graph: Of the network.
+            graph: The graph of the network.
 
         Raises:
-            RamifyError: It is within the budget as it is, or cannot be brought there.
+            RamifyError: It is already within the budget, or cannot be brought within it.
         """
         proposals = of_groups(graph, Chance(0).propose(graph, None, ()), self.groups)
         offered = candidates(graph, proposals, floors(graph, self.keep))

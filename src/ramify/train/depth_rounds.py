@@ -1,11 +1,11 @@
-"""Depth against width in a round of growth: blocks are put in where they gain more for their cost.
+"""Depth against width in a round of growth: insert blocks where they gain more per cost.
 
-The gains of methods have one unit, but not one horizon: that of a split is had at once, that of a
-new neuron after one step of its outgoing weights, and one step of a new block reaches no more than
-what ends it. So both are measured in one way: the widths that the rule selected, or a copy of a
-block, are made on the network for a moment; it makes some steps with either, on the same batches,
-and what its loss is then below that of the network which made them without a change is divided by
-what the change costs.
+The gains that methods predict share a unit but not a horizon: a split gains at once, a new neuron
+after one step of its outgoing weights, and one step of a new block moves only the layer at its end.
+So widths and blocks are measured in the same way. Either the selected widths or a copy of a block
+is applied to the network temporarily, and the network trains for some steps on the same batches.
+Its loss is then compared with that of the unchanged network after the same steps, and the
+difference is divided by what the change costs.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from ramify.train.epoch import Training, make_optimizer, train_epoch
 from ramify.train.rounds import multiple_of
 
 STEPS = 64
-"""So many steps show what a change is worth; after 16 the rest of the network still hides it."""
+"""Training steps per trial; after only 16, learning in the rest of the network hides the change."""
 RATE = 0.1
-"""Of the learning rate, so that what the whole network learns hides little of the change."""
+"""Factor of the learning rate in trials; at a low rate the rest of the network changes little."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class TriedBlock:
     """A copy of a block that was tried.
 
     Attributes:
-        behind: The block behind which it stood.
-        gain: By how much more the loss falls in some steps with it.
-        cost: The share of the budget that it takes (the largest where there are several);
-            parameters without a budget.
-        inserted: Whether it is put in.
+        behind: The block after which it was inserted.
+        gain: How much more the loss falls in some steps with it.
+        cost: The share of the budget that it takes (the largest if the budget has several entries);
+            its parameters if there is no budget.
+        inserted: Whether it is inserted.
     """
 
     behind: str
@@ -62,14 +62,14 @@ class TriedBlock:
 
 @dataclass(frozen=True)
 class Weighed:
-    """What a round found of blocks and widths.
+    """The trials of blocks and widths in one round.
 
     Attributes:
         blocks: The copies that were tried.
-        gain: By how much more the loss falls with the widths that the rule selected; None where
-            there were none.
-        cost: What those cost.
-        both: Whether there is room for these widths beside the blocks that are put in.
+        gain: How much more the loss falls with the widths that the rule selected; None if it
+            selected none.
+        cost: The cost of those widths.
+        both: Whether the budget has room for these widths in addition to the inserted blocks.
     """
 
     blocks: Sequence[TriedBlock]
@@ -79,11 +79,11 @@ class Weighed:
 
     @property
     def inserts(self) -> list[Insert]:
-        """What puts in those blocks that gain more."""
+        """The edits that insert the blocks that gain more."""
         return [Insert(one.behind) for one in self.blocks if one.inserted]
 
     def plain(self) -> dict[str, Any]:
-        """It as plain values, for the history."""
+        """These fields as plain values, for the history."""
         return {
             "tried": [asdict(one) for one in self.blocks],
             "widths_gain": self.gain,
@@ -94,17 +94,17 @@ class Weighed:
 def check_depth(
     graph: ChannelGraph, bounds: WidthBounds, rule: Rule, trial: bool, rounds: int
 ) -> None:
-    """Raise where blocks cannot be put in as a network grows.
+    """Check that blocks can be inserted while a network grows.
 
     Args:
-        graph: Of the network.
+        graph: The graph of the network.
         bounds: How narrow and how wide groups may become.
-        rule: What selects the channels.
+        rule: Selects the channels.
         trial: Whether selections are tried.
-        rounds: How often the network is edited at most.
+        rounds: The most edits of the network.
 
     Raises:
-        RamifyError: No block takes a copy, or what is asked for beside depth does not go with it.
+        RamifyError: No block can be copied, or depth cannot be combined with another setting.
     """
     if not trial:
         raise RamifyError(
@@ -133,24 +133,25 @@ def weigh(
     budget: Mapping[str, float] | None,
     training: Training,
 ) -> Weighed | None:
-    """Which blocks gain more for what they cost than the widths that a rule selected.
+    """Find the blocks that gain more per cost than the widths that a rule selected.
 
-    Copies are tried one after the other, first behind the blocks that would learn fastest for their
-    cost (:func:`ramify.insert_gains`), until one gains less; a list of blocks takes one in a round.
+    Copies are tried one after another, starting after the blocks that would learn fastest for their
+    cost (:func:`ramify.insert_gains`), until one gains less. Each list of blocks gets at most one
+    copy per round.
 
     Args:
-        trials: Of the network as it is.
-        proposals: All of the method.
-        widths: What is left of them once they were selected and tried.
+        trials: The trials on the present network.
+        proposals: All proposals of the method.
+        widths: The edits that remain after selection and trial.
         budget: The most that the network may cost.
-        training: How it trains.
+        training: How the network trains.
 
     Returns:
-        What was found, the same on every rank; None where no block can be put in within the budget,
-        or the widths cost nothing.
+        The result, the same on every rank; None if no block can be inserted within the budget, or
+        the widths cost nothing.
 
     Raises:
-        RamifyError: The method proposes prunes alone.
+        RamifyError: The method proposes only prunes.
     """
     if proposals and all(isinstance(one.edit, Prune) for one in proposals):
         raise RamifyError(
@@ -185,7 +186,7 @@ def weigh(
 
 
 def _candidates(trials: EditTrials, price: _Price, training: Training) -> list[Insert]:
-    """The copies that the budget allows, those first that learn fastest for their cost."""
+    """The copies that the budget allows, sorted by how fast they learn per cost."""
     rows = insert_gains(trials.graph, trials.loss, trials.held, lr=training.lr)
     paying: list[InsertGain] = distributed.broadcast([row for row in rows if row.gain > 0])
     found = []
@@ -197,7 +198,7 @@ def _candidates(trials: EditTrials, price: _Price, training: Training) -> list[I
 
 
 class _Price:
-    """What changes cost, the largest share of a budget or parameters; the same on every rank."""
+    """The cost of edits: the largest share of a budget, or parameters; the same on every rank."""
 
     def __init__(self, graph: ChannelGraph, budget: Mapping[str, float] | None) -> None:
         self.graph = graph
@@ -206,7 +207,7 @@ class _Price:
         self._now = self._spent()
 
     def of(self, edits: Sequence[Edit | BlockEdit]) -> float:
-        """What edits, of channels or of blocks, cost."""
+        """The cost of edits of channels or blocks."""
         after = self._spent(edits)
         whole = self.budget or {"params": 1.0}
         shares = [(after[name] - self._now[name]) / most for name, most in whole.items()]
@@ -219,7 +220,7 @@ class _Price:
         return bool(distributed.broadcast(within))
 
     def _spent(self, edits: Sequence[Edit | BlockEdit] = ()) -> dict[str, float]:
-        """What the edited network costs, measured once."""
+        """The cost of the edited network, measured once."""
         for known, spent in self._known:
             if list(map(id, known)) == list(map(id, edits)):
                 return spent
@@ -232,14 +233,14 @@ class _Price:
         if "latency" in self.budget:
             with _done(self.graph, edits):
                 now = measure(self.graph.model, self.graph.inputs).median
-            # A change that is too small to be measured costs a thousandth of what there is.
+            # A change too small to be measured counts as a thousandth of the present latency.
             spent["latency"] = max(now, 1.001 * self._now["latency"]) if edits else now
         return spent
 
 
 @contextlib.contextmanager
 def _done(graph: ChannelGraph, edits: Sequence[Edit | BlockEdit]) -> Iterator[None]:
-    """The network with edits, of channels or of blocks, for the time of the block."""
+    """Apply edits of channels or blocks to the network within a ``with`` block."""
     blocks = [edit for edit in edits if isinstance(edit, (Drop, Insert))]
     channels = [edit for edit in edits if not isinstance(edit, (Drop, Insert))]
     with edited(graph, channels), blocks_edited(graph, blocks):
@@ -247,7 +248,7 @@ def _done(graph: ChannelGraph, edits: Sequence[Edit | BlockEdit]) -> Iterator[No
 
 
 def _changes_nothing(trials: EditTrials, insert: Insert) -> bool:
-    """Whether the loss stays with a copy, norms having the statistics that they then see."""
+    """Whether a copy leaves the loss unchanged, after norm statistics are recomputed."""
     with borrowed(trials.graph.model), _done(trials.graph, [insert]):
         return bool(trials.settle() <= trials.before + TOLERANCE * abs(trials.before))
 
@@ -255,7 +256,7 @@ def _changes_nothing(trials: EditTrials, insert: Insert) -> bool:
 def _after_steps(
     trials: EditTrials, edits: Sequence[Edit | BlockEdit], training: Training
 ) -> float:
-    """The mean loss of a network that is edited and makes a few steps; it is as it was then."""
+    """The mean loss after edits and a few training steps, all of which are undone."""
     model, loss = trials.graph.model, trials.loss
     with borrowed(model), untouched(model), _done(trials.graph, edits):
         batches = islice(cycle(trials.held), STEPS)
@@ -263,7 +264,7 @@ def _after_steps(
         try:
             train_epoch(model, loss, batches, optimizer, lambda _: RATE, "a trial of depth")
         except Diverged:
-            if distributed.world_size() > 1:  # the others are in the middle of a step
+            if distributed.world_size() > 1:  # the other ranks are in the middle of a step
                 raise
             return math.inf
         return trials.settle(strict=False)

@@ -1,8 +1,8 @@
-"""Training that diverges ends in a sentence, with the network as it last was in order.
+"""Detect divergence during training, stop with an error, and restore the network.
 
-A loss or a weight that is not finite is not the first sign: behind a norm layer weights can grow
-without bound while the loss stays finite, and only the running statistics overflow. So the size of
-both is watched beside them.
+A loss or a weight that is not finite is a late sign: before a norm layer weights can grow without
+bound while the loss stays finite, and only the running statistics overflow. So the magnitudes of
+the loss and of the weights are watched too.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from ramify.errors import Diverged, RamifyError
 from ramify.store.state import Resumable, owned
 
-LOSS = 1e4  # times the first loss, or times 1 where that is smaller
-WEIGHTS = 1e5  # times the length of all weights at the beginning
+LOSS = 1e4  # bound, as a multiple of the first loss (of 1 if that is smaller)
+WEIGHTS = 1e5  # bound, as a multiple of the norm of all weights at the beginning
 
 
 @dataclass
 class Watch:
-    """What a run began with, by which it is seen that it left all bounds.
+    """The loss and weight norm at the start of a run, to detect divergence.
 
     Args:
         model: the network in training.
-        first_loss: the mean loss at the beginning, where it is known; else that of the first batch.
+        first_loss: the mean loss at the beginning; None to use that of the first batch.
     """
 
     model: nn.Module
@@ -39,10 +39,10 @@ class Watch:
         self._length = max(_length(self.model), 1.0)
 
     def loss(self, value: float) -> None:
-        """Look at the mean loss of a batch.
+        """Check the mean loss of a batch.
 
         Raises:
-            Diverged: it is beyond all bounds.
+            Diverged: it exceeds the bound.
         """
         if self.first_loss is None:
             self.first_loss = value
@@ -54,10 +54,10 @@ class Watch:
             )
 
     def weights(self) -> None:
-        """Look at weights and buffers.
+        """Check weights and buffers.
 
         Raises:
-            Diverged: one is not finite, or all weights together are beyond all bounds.
+            Diverged: one is not finite, or the norm of all weights exceeds the bound.
         """
         length = _length(self.model)
         if not math.isfinite(length) or not _all_finite(self.model.buffers()):
@@ -82,7 +82,7 @@ ADVICE = "lower the learning rate, or let it rise in a warmup"
 
 
 def _length(model: nn.Module) -> float:
-    """The length of all weights as one vector."""
+    """The norm of all weights as one vector."""
     weights = [p.detach() for p in model.parameters() if p.is_floating_point() and p.numel()]
     lengths = [float(length) for length in torch._foreach_norm(weights)] if weights else [0.0]
     return math.hypot(*lengths)
@@ -95,7 +95,7 @@ def _all_finite(tensors: Iterable[Tensor]) -> bool:
 
 @contextmanager
 def restored(subject: Resumable) -> Iterator[None]:
-    """Bring a network in training back to where it was, where the block ends in an error.
+    """Restore the state of a network in training if the ``with`` block raises an error.
 
     Args:
         subject: the network with its optimizer and followers. A copy is held during the block.
@@ -104,7 +104,7 @@ def restored(subject: Resumable) -> Iterator[None]:
         Nothing.
 
     Raises:
-        RamifyError: that of the block, which then says so.
+        RamifyError: that of the block, with a note that the network was restored.
     """
     with torch.no_grad():
         kept = owned(subject.state_dict())

@@ -35,16 +35,16 @@ from ramify.train.rounds import (
 
 @dataclass(frozen=True)
 class Editing:
-    """How a network is edited; the arguments of :func:`ramify.grow` of these names.
+    """How a network is edited; the arguments of :func:`ramify.grow` with these names.
 
     Attributes:
         loss: ``loss(model, batch)``, one loss a sample, shape (S,).
-        method: What proposes edits.
-        rule: What selects among them.
+        method: Proposes edits.
+        rule: Selects among the proposals.
         budget: The most that the network may cost.
         bounds: How narrow and how wide groups may become.
         then: Called with the graph of the edited network, before the loss is measured again.
-        deepen: How the network trains, where blocks may be put in as well; None for widths alone.
+        deepen: How the network trains, if blocks may also be inserted; None for widths only.
     """
 
     loss: Loss
@@ -67,21 +67,21 @@ def edit_once(
     followers: Iterable[Follower],
     history: Iterable[Mapping[str, Any]],
 ) -> tuple[ChannelGraph, Event]:
-    """Edit a network in place, where that pays and does no harm.
+    """Edit a network in place, if an edit pays and does not raise the loss.
 
     Args:
-        graph: Of the network.
+        graph: The graph of the network.
         editing: How it is edited.
-        batches: What the method proposes on.
-        judges: What the loss before and after is measured on, where nothing is tried.
-        trials: What tries a selection before it is kept; None to keep it as it is.
-        optimizer: The optimizer (or several) whose state follows.
-        followers: Models or state dictionaries that follow.
+        batches: The batches that the method reads.
+        judges: The batches on which the loss before and after is measured, if nothing is tried.
+        trials: Tries a selection before it is kept; None to keep it untried.
+        optimizer: The optimizer (or several) whose state is edited along.
+        followers: Models or state dictionaries that receive the same edits.
         history: Earlier events, by which predictions are corrected.
 
     Returns:
-        The graph of the network as it is now, and the event of the edit; where there was none, only
-        the ``"reason"``.
+        The graph of the resulting network, and the event of the edit; if there was none, only the
+        ``"reason"``.
     """
     model, loss = graph.model, editing.loss
     proposals = agree(
@@ -111,7 +111,7 @@ def edit_once(
     kept = replace(choice, selected=tried.selected)
     event = edit_event(graph, proposals, kept, before, after, old) | foretold(tried, history)
     event |= {} if weighed is None else {"blocks": weighed.plain()}
-    if graph.came_from:  # layers behind a new block have other names
+    if graph.came_from:  # layers after a new block have new names
         event["came_from"] = {group.name: graph.came_from[group.name] for group in graph.groups}
     return graph, event | {"measured_gain": before["loss"] - after["loss"]}
 
@@ -119,7 +119,7 @@ def edit_once(
 def _tried(
     trials: EditTrials | None, graph: ChannelGraph, choice: Choice, editing: Editing
 ) -> Tried:
-    """What is left of a choice once it was tried; all of it where the budget asks for it."""
+    """What remains of a choice after the trial; all of it if the network is over its budget."""
     if trials is None or choice.over or not choice.selected:
         return Tried(choice.selected, [proposal.edit for proposal in choice.selected])
     multiple, budget = multiple_of(editing.rule), editing.budget

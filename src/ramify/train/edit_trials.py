@@ -1,4 +1,4 @@
-"""A selection of edits, measured as a whole before it is kept: shortened, thinned out, or left."""
+"""Trial of a selection of edits: measured as a whole, then kept, shortened, reduced or dropped."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from ramify.train.calibration import calibration
 from ramify.train.norm_statistics import recompute_statistics
 
 TOLERANCE = 5e-4
-"""The share of the loss that a trial may raise it by: half of the 0.1 % that an edit may.
+"""The largest relative rise of the loss in a trial: half of the 0.1 % allowed for an edit.
 
-The rest is for what follows, as when kernels get their length back before a norm's epsilon.
+The other half is for later changes, such as restored kernel norms when a norm's ε matters.
 """
 SHORTEST = 1 / 64
-"""Of the displacements that a method proposed; copies of no displacement would never part."""
+"""The smallest factor of a method's displacements; identical copies would never diverge."""
 TRIALS = 16
-"""So many trials at most find out which prunes do harm."""
+"""The most trials to find which prunes raise the loss."""
 HELD = 1024
-"""So many samples of the training data judge edits where no others are given."""
+"""The number of training samples that judge edits if no batches are given."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """What is left of a selection once it was tried.
+    """What remains of a selection after its trial.
 
     Attributes:
-        selected: The proposals that were selected and stay.
-        edits: What to do for each of them, displacements shortened; or for blocks in their place.
-        factor: What the displacements of splits were multiplied by.
-        dropped: How many that were selected do not stay.
-        gain: By how much what is left lowered the mean loss of every other batch that judges, None
-            where nothing was tried.
+        selected: The selected proposals that are kept.
+        edits: The edit for each of them, with shortened displacements; or block edits instead.
+        factor: The factor by which the displacements of splits were multiplied.
+        dropped: How many selected proposals were dropped.
+        gain: How much the kept edits lowered the mean loss on every other judging batch; None if
+            nothing was tried.
     """
 
     selected: Sequence[Proposal]
@@ -54,17 +54,17 @@ class Tried:
 
 
 class EditTrials:
-    """The mean loss after edits, on the network itself and taken back; the batches stay in memory.
+    """Measures the mean loss after edits, which are made on the network itself and undone.
 
-    Batch norms have the running statistics that they have on these batches, before an edit and
-    after it: that is what training is about to give them, and those of a displaced copy are not
-    those of the channel that it came from.
+    Before and after an edit, the running statistics of batch norms are recomputed on these batches:
+    training would soon do the same, and the statistics of a displaced copy differ from those of
+    the channel that it was split from. The batches stay in memory.
 
     Args:
-        graph: Of the network, whose statistics are found anew.
+        graph: The graph of the network, whose statistics are recomputed.
         loss: ``loss(model, batch)``, one loss a sample, shape (S,).
-        batches: What to measure on.
-        most: So many samples at least are taken, if there are as many; None for all.
+        batches: The batches to measure on.
+        most: Stop taking batches once they hold this many samples; None for all.
 
     Raises:
         RamifyError: There is no batch.
@@ -75,7 +75,7 @@ class EditTrials:
     ) -> None:
         self.graph, self.loss = graph, loss
         self.held: list[Any] = []
-        self._several: list[Any] = []  # a batch norm has no statistics of one sample
+        self._several: list[Any] = []  # a batch norm cannot compute statistics from one sample
         samples, counts = 0, list[int]()
         with evaluating(graph.model):
             for batch in each_batch(batches):
@@ -95,15 +95,15 @@ class EditTrials:
         self._some_before = self._some
 
     def after(self, edits: Iterable[Edit]) -> float:
-        """The mean loss after edits, huge where it is no number."""
+        """The mean loss after edits, a huge number if it is not finite."""
         with edited(self.graph, edits):
             return self._measured(self._finite)
 
     def settle(self, *, strict: bool = True) -> float:
-        """Give the network the statistics that it has on these batches, and measure it as it is.
+        """Recompute the network's statistics on these batches, and measure its loss.
 
         Args:
-            strict: Whether a loss that is no number is an error, or huge.
+            strict: Whether a loss that is not finite is an error; otherwise it is a huge number.
 
         Returns:
             The mean loss.
@@ -112,22 +112,22 @@ class EditTrials:
 
     @property
     def gain_on_some(self) -> float:
-        """By how much the last trial lowered the mean loss of every other batch."""
+        """How much the last trial lowered the mean loss on every other batch."""
         return self._some_before - self._some
 
     def undo(self) -> None:
-        """Give the network back the statistics that it came with; it was not edited."""
+        """Restore the statistics that the network had originally; it was not edited."""
         for buffer, value in self._buffers:
             buffer.copy_(value)
 
     def _measured(self, loss: Loss) -> float:
-        if self.held:  # else the next line says that there is nothing to measure on
+        if self.held:  # otherwise the next line raises because there are no batches
             recompute_statistics(self.graph.model, loss, self._several or self.held)
         model, halves = self.graph.model, (self.held[::2], self.held[1::2])
         means = [mean_loss(model, loss, part) for part in halves if part or part is halves[0]]
         weighted = zip(means, self._samples, strict=False)
         mean = sum(one * count for one, count in weighted) / sum(self._samples)
-        # What ranks compute from the same numbers may differ in the last bit, and they decide.
+        # Ranks may compute results that differ in the last bit, and decisions depend on them.
         mean, self._some = distributed.broadcast((mean, means[0]))
         return float(mean)
 
@@ -142,26 +142,27 @@ def try_edits(
     *,
     by_group: bool = False,
 ) -> Tried:
-    """Keep of a selection what does not raise the loss by more than `TOLERANCE` of it.
+    """Reduce a selection until it raises the loss by no more than `TOLERANCE`, relatively.
 
-    The whole is tried first. Where it raises the loss, prunes that do harm are left out, found by
-    halving; what is left is fitted into the budget again, for prunes make room; and splits are
-    shortened by halves until the loss stays, or left out where not even `SHORTEST` is short enough.
+    The whole selection is tried first. If it raises the loss, harmful prunes are found by bisection
+    and dropped. The rest is fitted into the budget again, since prunes free some of it. Splits are
+    shortened by halves until the loss no longer rises, and dropped if `SHORTEST` is still too long.
 
     Args:
-        trials: Of the network as it is.
-        selected: What a rule selected.
+        trials: The trials on the present network.
+        selected: The proposals that a rule selected.
         fitted: Brings a selection within the budget.
-        by_group: Whether all edits of a group stay or go together, as multiples of widths need.
+        by_group: Whether the edits of a group are kept or dropped together, as required if widths
+            must be multiples of a number.
 
     Returns:
-        What is left.
+        What remains of the selection.
     """
     rise = TOLERANCE * abs(trials.before)
     if trials.after([proposal.edit for proposal in selected]) <= trials.before + rise:
         edits = [proposal.edit for proposal in selected]
         return Tried(selected, edits, gain=trials.gain_on_some)
-    # Beside splits, prunes may use half of what is tolerated, so that the rest is left for those.
+    # If there are splits too, prunes may use only half of the tolerance.
     pieces, others = _pieces(selected, by_group)
     harmless = _harmless(trials, pieces, trials.before + (rise / 2 if others else rise))
     kept = list(fitted([*harmless, *others]))
@@ -173,7 +174,7 @@ def try_edits(
             return Tried(kept, edits, factor, left_out, trials.gain_on_some)
         factor /= 2
     edits = [proposal.edit for proposal in harmless]
-    if edits:  # the last trial was of more than these
+    if edits:  # the last trial included more edits than these
         trials.after(edits)
     return Tried(harmless, edits, 1.0, len(selected) - len(harmless), trials.gain_on_some)
 
@@ -186,16 +187,16 @@ def shortened(edit: Edit, factor: float) -> Edit:
 
 
 def foretold(tried: Tried, history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the history keeps of a trial beside what is measured.
+    """The entries of the history about the predictions of a trial.
 
     Args:
-        tried: What is done.
+        tried: The edits that are made.
         history: The events of the run so far.
 
     Returns:
-        ``predicted_gain`` as the method has it at the step that is taken, ``calibration`` by a
-        trial on every other batch and by what earlier edits did, ``expected_gain``, which is their
-        product, ``step_factor``, and how many selected edits were ``dropped``.
+        ``predicted_gain``, the method's prediction at the shortened step; ``calibration``, from a
+        trial on every other batch and from earlier edits; ``expected_gain``, their product;
+        ``step_factor``; and ``dropped``, the number of selected edits that were dropped.
     """
     predicted = gain_at(tried.selected, tried.factor)
     ratio = None if tried.gain is None or not predicted else tried.gain / predicted
@@ -210,14 +211,14 @@ def foretold(tried: Tried, history: Iterable[Mapping[str, Any]]) -> dict[str, An
 
 
 def gain_at(proposals: Iterable[Proposal], factor: float) -> float | None:
-    """What edits should gain together, of which a split's falls with the square of its length.
+    """The sum of predicted gains; that of a split scales with the square of its displacement.
 
     Args:
         proposals: The edits.
-        factor: What the displacements were multiplied by.
+        factor: The factor by which the displacements were multiplied.
 
     Returns:
-        The sum; None where the method only scores.
+        The sum; None if the method only gives scores.
     """
     known = list(proposals)
     if all(proposal.score is not None and proposal.gain == 0 for proposal in known):
@@ -226,11 +227,11 @@ def gain_at(proposals: Iterable[Proposal], factor: float) -> float | None:
 
 
 Piece = list[Proposal]
-"""Proposals that stay or go together."""
+"""Proposals that are kept or dropped together."""
 
 
 def _pieces(selected: Sequence[Proposal], by_group: bool) -> tuple[list[Piece], list[Proposal]]:
-    """The prunes, each alone or with all of its group, best first; and everything else."""
+    """The prunes, alone or with all edits of their group, best first; and the other proposals."""
     if not by_group:
         prunes = [[one] for one in selected if isinstance(one.edit, Prune)]
         return prunes, [one for one in selected if isinstance(one.edit, Split)]
@@ -243,7 +244,7 @@ def _pieces(selected: Sequence[Proposal], by_group: bool) -> tuple[list[Piece], 
 
 
 def _harmless(trials: EditTrials, pieces: Sequence[Piece], most: float) -> list[Proposal]:
-    """As many pieces as leave the loss below a limit: a half that does harm is halved again."""
+    """As many pieces as keep the loss below a limit, found by bisection."""
     kept: list[Proposal] = []
     waiting, left = [list(pieces)] if pieces else [], TRIALS
     while waiting and left:

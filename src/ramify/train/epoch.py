@@ -1,6 +1,6 @@
 """One epoch of plain training, with its settings and its optimizer; and evaluation.
 
-``S`` is the number of samples of a batch.
+``S`` is the number of samples in a batch.
 """
 
 import itertools
@@ -26,7 +26,7 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "steps", "constant")
 SPANS = ("round", "run")
 IMPROVEMENT = 0.01
-"""The share by which the training loss has to fall, or else it has come to a plateau."""
+"""The relative fall of the training loss below which it has reached a plateau."""
 
 
 @dataclass(frozen=True)
@@ -34,26 +34,26 @@ class Training:
     """How a network trains between two changes of its shape.
 
     Attributes:
-        epochs: Passes over the data in each round, at most; 0 trains nothing.
+        epochs: The most passes over the data in each round; 0 for no training.
         optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
         lr: Learning rate at the start of each round.
         momentum: Momentum of SGD.
-        nesterov: Nesterov's form of it.
+        nesterov: Whether to use Nesterov momentum.
         weight_decay: Applied to every parameter, as in the papers.
         schedule: ``"cosine"`` falls to 0, ``"steps"`` divides by 10 at each milestone,
             ``"constant"`` stays.
         milestones: Where ``"steps"`` divides, as shares of the schedule.
         warmup: Share of the schedule over which the learning rate rises from 0 to its full value.
-        span: What the schedule goes over: ``"round"`` begins it again after each edit (S2D, S3D),
+        span: The length of the schedule: ``"round"`` restarts it after each edit (S2D, S3D),
             ``"run"`` stretches it over the training epochs of all rounds (Gauss-Newton), so that
             the learning rate does not jump at an edit.
-        patience: A round that an edit may follow ends before its epochs where the mean training
-            loss fell by no more than 1 % over that many epochs (S2D, Algorithm 1, step 1); None
-            for rounds of equal length. The last round takes all its epochs, and where the schedule
-            goes over the run also those that earlier rounds did not take.
-        total_epochs: Epochs of the whole run, where the schedule goes over the run: after its last
-            edit the network trains on to them. None: ``epochs`` for each round and before the
-            first.
+        patience: A round before a possible edit ends early if the mean training loss fell by no
+            more than 1 % over this many epochs (S2D, Algorithm 1, step 1); None for rounds of equal
+            length. The last round trains for all its epochs and, if the schedule spans the run,
+            also for those that earlier rounds saved.
+        total_epochs: Epochs of the whole run, if the schedule spans the run; after its last edit
+            the network trains until they are complete. None means ``epochs`` for each round and
+            before the first.
 
     Raises:
         RamifyError: A setting is unknown or out of range.
@@ -116,7 +116,7 @@ class Training:
             )
 
     def factor(self, step: int, total: int) -> float:
-        """The learning rate of a step, over the first one.
+        """The learning rate of a step as a factor of ``lr``.
 
         Args:
             step: Steps of the schedule already made.
@@ -137,13 +137,13 @@ class Training:
         return self._falling(step / total)
 
     def flat(self, losses: Sequence[float]) -> bool:
-        """Whether the loss has come to a plateau: the lowest of the last epochs is no new one.
+        """Whether the loss has reached a plateau: the last epochs brought no new minimum.
 
         Args:
             losses: The mean training loss of each epoch of a round so far.
 
         Returns:
-            Whether an edit may follow before the round has made its epochs.
+            Whether the round may end early, before an edit.
 
         Example:
             >>> training = Training(patience=2)
@@ -156,7 +156,7 @@ class Training:
         return min(losses[-self.patience :]) >= before - IMPROVEMENT * abs(before)
 
     def _falling(self, done: float) -> float:
-        """The schedule without its beginning; ``done`` is the share that has passed."""
+        """The schedule after the warm-up; ``done`` is the share that has passed."""
         if self.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * done))
         if self.schedule == "steps":
@@ -165,7 +165,7 @@ class Training:
 
 
 def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
-    """The optimizer that ``training`` names, over all parameters; fit for ``train_epoch``."""
+    """The optimizer that ``training`` names, over all parameters, for use in ``train_epoch``."""
     return optimizer_over(model.parameters(), training)
 
 
@@ -203,23 +203,23 @@ def train_epoch(
         batches: The batches of this epoch.
         optimizer: Its groups' ``initial_lr`` is what ``factor`` multiplies.
         factor: Step of this epoch -> factor of the learning rate.
-        where: What to call this epoch in an error.
-        after_step: Called with the model after each step: for a weight average, say.
-        watch: What the run began with; by default this epoch's beginning.
+        where: The name of this epoch in errors.
+        after_step: Called with the model after each step, for example to update a weight average.
+        watch: The state at the start of the run; by default that at the start of this epoch.
 
     Returns:
         The mean training loss, and the number of steps.
 
     Raises:
         RamifyError: The loss is not one a sample or depends on no parameter, the training
-            diverged (the loss, a weight or a buffer is no longer finite, or beyond all bounds), or
+            diverged (the loss, a weight or a buffer is not finite or exceeds its bound), or
             there are no batches.
     """
     model.train()
     watch = Watch(model) if watch is None else watch
     total, samples, steps = 0.0, 0, 0
     for batch in batches:
-        # The learning rate is a function of the step, so that a resume needs no scheduler.
+        # The learning rate is a function of the step, so that resuming needs no scheduler.
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor(steps)
         with located(f"{where}, step {steps}"):
@@ -231,7 +231,7 @@ def train_epoch(
                 )
             total += (here := float(losses.detach().sum()))
             watch.loss(here / len(losses))
-        # The mean of this process, then the gradients of the mean over all of them.
+        # First the mean of this process, then the gradients averaged over all processes.
         mean = losses.mean()
         optimizer.zero_grad(set_to_none=True)
         mean.backward()
@@ -261,7 +261,7 @@ def _over_ranks(mean: float, samples: int) -> float:
 
 @contextmanager
 def located(where: str) -> Iterator[None]:
-    """Put in front of a RamifyError where it happened."""
+    """Prefix a RamifyError with the place where it happened."""
     try:
         yield
     except RamifyError as error:
@@ -271,14 +271,14 @@ def located(where: str) -> Iterator[None]:
 def cross_entropy(
     model: nn.Module, batch: tuple[Tensor, Tensor], label_smoothing: float = 0.0
 ) -> Tensor:
-    r"""The classification loss of ``(x, y)``, one a sample.
+    r"""The cross-entropy of ``(x, y)``, one a sample, with label smoothing.
 
     .. math:: -(1 - \alpha) \log p_y - \frac{\alpha}{K} \sum_{k=1}^K \log p_k
 
     Args:
-        model: A classifier, which gives one score for each of K classes.
+        model: A classifier that returns one score for each of K classes.
         batch: Inputs and labels.
-        label_smoothing: α, the share of each label that is spread over all classes evenly; S3D
+        label_smoothing: α, the share of each label that is spread evenly over all classes; S3D
             trains on ImageNet with 0.1.
 
     Returns:
@@ -304,12 +304,12 @@ def evaluate(
 
     Args:
         model: The network.
-        batches: Samples and labels; given as a list where the metric is the user's own.
-        task: What the network is for; by default a classification.
+        batches: Samples and labels; must be a list if the metric is the user's own.
+        task: The task of the network; by default classification.
 
     Returns:
-        The mean loss over samples and the metric: cross-entropy and accuracy, in [0, 1], of a
-        classification.
+        The mean loss over samples and the metric; for classification these are cross-entropy and
+        accuracy in [0, 1].
     """
     with evaluating(model):
         return task.measured(model, batches)

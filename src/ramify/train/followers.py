@@ -12,14 +12,14 @@ from ramify.store.model import named_tensors
 
 
 def distinct(model: nn.Module, followers: Iterable[Follower]) -> list[Follower]:
-    """The followers, each a copy of its own.
+    """Check that followers are separate copies, and return them as a list.
 
     Args:
         model: The network that they follow.
         followers: Models or state dictionaries.
 
     Returns:
-        They as a list.
+        The followers as a list.
 
     Raises:
         RamifyError: One is the model itself, two share a tensor, or one is neither a model nor a

@@ -1,4 +1,4 @@
-"""The networks a grown one is compared with: the same shape from scratch, and a scaled seed."""
+"""Baselines for a grown network: the same shape from scratch, and a scaled seed network."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,18 +15,18 @@ from ramify.tracing import ChannelGraph, trace
 
 Widths = list[int]
 
-PRECISION = 1e-5  # of the factor: one channel in a hundred thousand
+PRECISION = 1e-5  # of the bisected factor: one channel in a hundred thousand
 
 
 def scratch(build: Callable[[], nn.Module], recipe: Recipe) -> nn.Module:
-    """A network of a grown one's shape with fresh weights.
+    """A network with the shape of a grown one and newly initialised weights.
 
-    Every module draws its weights anew by its own ``reset_parameters``, the outermost last, so that
-    a model may have its own. A parameter of a module without that method keeps what ``build`` gave
-    it, or, where its shape changed, draws its entries from those at random.
+    Every module initialises its weights with its own ``reset_parameters``, the outermost last, so
+    that a model may define one. A parameter of a module without that method keeps the value that
+    ``build`` gave it or, if its shape changed, draws its entries at random from those values.
 
     Args:
-        build: Makes the seed network.
+        build: Builds the seed network.
         recipe: The shape recipe of the grown network.
 
     Returns:
@@ -38,15 +38,15 @@ def scratch(build: Callable[[], nn.Module], recipe: Recipe) -> nn.Module:
 
 
 def wide(build: Callable[[], nn.Module], inputs: Any, params: int) -> nn.Module:
-    """The seed network made wider, or narrower, by one factor everywhere, with fresh weights.
+    """The seed network, widened or narrowed by one common factor, with newly initialised weights.
 
-    The factor is found by bisection. Where the parameters still differ because widths are whole
-    numbers, groups take one channel more from the first on, as long as that comes nearer.
+    The factor is found by bisection. Since widths are integers, a difference remains; groups then
+    get one more channel each, from the first on, as long as that reduces the difference.
 
     Args:
-        build: Makes the seed network.
+        build: Builds the seed network.
         inputs: One example of its inputs.
-        params: The number of parameters to come near to.
+        params: The target number of parameters.
 
     Returns:
         The network.
@@ -60,11 +60,11 @@ def wide(build: Callable[[], nn.Module], inputs: Any, params: int) -> nn.Module:
 
 
 def resize(graph: ChannelGraph, widths: Mapping[str, int]) -> ChannelGraph:
-    """Bring groups to widths, by splits without displacement and prunes of the last channels.
+    """Resize groups, by splits without displacement and prunes of the last channels.
 
     Args:
         graph: The graph of the network, which is edited.
-        widths: Width by group.
+        widths: The new width by group.
 
     Returns:
         The graph of the edited network.
@@ -77,10 +77,10 @@ def nearest_widths(graph: ChannelGraph, params: int) -> Widths:
 
     Args:
         graph: The graph of the seed network.
-        params: The number of parameters to come near to.
+        params: The target number of parameters.
 
     Returns:
-        The new width of each group that can split, in the graph's order.
+        The new width of each group that can be split, in the graph's order.
     """
     groups = [group for group in graph.groups if group.can_split]
     names = [group.name for group in groups]
@@ -105,7 +105,7 @@ def nearest_widths(graph: ChannelGraph, params: int) -> Widths:
 
 
 def _resizing(graph: ChannelGraph, widths: Mapping[str, int]) -> list[Edit]:
-    """Splits without displacement, or prunes, that bring groups to widths."""
+    """The splits without displacement, or prunes, that give groups their new widths."""
     edits: list[Edit] = []
     for group, new in ((graph[name], new) for name, new in widths.items()):
         edits += [Prune(group.name, channel) for channel in range(new, group.width)]
@@ -117,14 +117,14 @@ def _resizing(graph: ChannelGraph, widths: Mapping[str, int]) -> list[Edit]:
 
 
 def _values(model: nn.Module) -> dict[nn.Parameter, torch.Tensor]:
-    """The value of each parameter as it is."""
+    """A copy of the value of each parameter."""
     return {parameter: parameter.detach().clone() for parameter in model.parameters()}
 
 
 def _fresh(model: nn.Module, drawn: dict[nn.Parameter, torch.Tensor]) -> nn.Module:
     """``model`` with new weights; ``drawn`` are the values its builder gave each parameter."""
     for parameter in model.parameters():
-        if parameter not in drawn:  # of a copy of a block, which has the values of what it copies
+        if parameter not in drawn:  # of an inserted block, which holds the values of its original
             continue
         first = drawn[parameter]
         entries = torch.randint(first.numel(), parameter.shape, device=first.device)

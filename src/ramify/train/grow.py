@@ -1,4 +1,4 @@
-"""Training that alternates with edits: train, propose, select, edit, train again."""
+"""Training alternated with edits: train, propose, select, edit, train again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ramify.train.passes import Data, Epoch, Passes
 from ramify.train.rounds import check_total, checked_budget, checked_rounds, of_round
 
 AT_CHANCE = 0.99
-"""A loss of this share of that of a network which does not look at its input is no better."""
+"""A loss above this share of that of a network which ignores its input counts as chance."""
 
 
 def grow(  # noqa: PLR0913  (one call for the whole loop)
@@ -59,77 +59,76 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     rescale: bool = True,
     depth: bool = False,
 ) -> Grown:
-    """Train a network and let it grow, in place.
+    """Train a network and grow it, in place.
 
-    It trains for ``training.epochs``, or with ``training.patience`` until the loss falls no more;
-    then ``method`` proposes edits, ``rule`` selects some, ``budget`` cuts the selection, the rest
-    are applied while optimizer and followers are carried along, and it trains again. It ends after
-    ``rounds`` edits, where the budget is used up, where no proposed morphism pays, or where none
-    leaves the loss as it is; the last event of the history says which. Where the schedule of
-    ``training`` spans the run, the network as it then is trains on for all epochs that were
-    planned, ``training.total_epochs``, or ``training.epochs`` for each round and before the first.
+    The network trains for ``training.epochs``, or with ``training.patience`` until the loss stops
+    falling. Then ``method`` proposes edits, ``rule`` selects some, and as many as fit into
+    ``budget`` are applied to the network, its optimizer and its followers; then it trains again.
+    Growth ends after ``rounds`` edits, or once the budget is used up, no proposed morphism pays, or
+    every edit would raise the loss; the last event of the history gives the reason. If the schedule
+    of ``training`` spans the run, the final network then trains for the rest of the planned epochs:
+    ``training.total_epochs``, or ``training.epochs`` for each round and before the first.
 
     A selection is tried on the network itself before it is kept: splits are shortened, and prunes
-    left out, until the mean loss on the batches that judge edits rises by no more than 0.1 %, batch
-    norms having the statistics that they then see. A network that is over its budget is pruned
-    whatever the loss.
+    dropped, until the mean loss on the batches that judge edits rises by no more than 0.1 %, with
+    batch norm statistics recomputed. A network over its budget is pruned whatever the loss.
 
-    Kernels that a batch norm follows grow longer with every step, and the longer they are, the less
-    a step turns them. After an edit they are brought back to the length that they had when the run
-    began, which leaves the network the same function and has it train like a fresh one of its shape
-    (:mod:`ramify.train.kernel_lengths`).
+    Kernels before a batch norm grow in norm with every step, and the larger the norm, the less a
+    step changes their direction. After an edit they are rescaled to the norm that they had when the
+    run began. This keeps the function of the network and lets it train like a new network of its
+    shape (:mod:`ramify.train.kernel_lengths`).
 
-    Where ``torch.distributed`` is set up, every rank calls it with the same network and inputs and
-    its own share of the data: gradients, losses and what methods measure are means over all ranks,
-    rank 0 writes the checkpoint and calls ``log``, buffers are those of rank 0 after each epoch,
-    and the networks are compared after each edit.
+    With ``torch.distributed``, every rank calls this function with the same network and inputs and
+    its own share of the data: gradients, losses and the measurements of methods are averaged over
+    all ranks, rank 0 writes the checkpoint and calls ``log``, buffers are those of rank 0 after
+    each epoch, and the networks are compared after each edit.
 
     Args:
-        model: Any network that :func:`ramify.trace` takes.
+        model: Any network that :func:`ramify.trace` accepts.
         inputs: One example of its inputs, to trace it.
         loss: ``loss(model, batch)``, one loss a sample, shape (S,).
         data: The training batches: a list, a ``DataLoader``, or a function of the epoch's number.
-        method: What proposes edits and says what they gain.
-        rule: What selects among the proposals; a :class:`ramify.select.BudgetKnapsack` fills its
-            budget by and by.
+        method: Proposes edits and predicts their gains.
+        rule: Selects among the proposals; a :class:`ramify.select.BudgetKnapsack` fills its
+            budget gradually.
         training: How to train in each round.
-        rounds: How often to edit at most.
+        rounds: The most edits.
         budget: The most that the network may cost on ``inputs``: ``params``, ``macs``, ``flops``,
             ``latency`` in milliseconds. A method that prunes brings a larger network within it.
-        keep: The floor of every group, a number of channels below which none is pruned; or floors
-            by group, by a name that ``graph[...]`` takes or a pattern such as ``"layer1*"``, of
-            which the tightest counts.
-        ceiling: The most channels of every group, or of some, likewise.
+        keep: The fewest channels that pruning leaves in every group; or such floors by group, with
+            a name that ``graph[...]`` accepts or a pattern such as ``"layer1*"`` as the key. If
+            several match, the tightest counts.
+        ceiling: The most channels of every group, or of some, in the same forms.
         followers: Weight averages and other models or state dictionaries with the model's names
-            and shapes; they are edited alike and stored in the checkpoint.
-        after_step: Called with the model after each step, to update a weight average, say.
-        probe: The batches on which edits are judged. By default each pass of the method is a
-            further epoch of ``data``, which is what a method that learns needs; selections are
-            tried on about 1,024 samples of it. With ``trial`` these stay in memory.
-        evaluate: Measures of the model to add to the event of each epoch; called in evaluation
-            mode, without gradients.
-        log: Called with each event, a dictionary, or an object with ``log(dict)``, which gets its
-            numbers; ``"event"`` is ``"epoch"``, ``"edit"``, which holds every proposal, or
+            and shapes; they receive the same edits and are stored in the checkpoint.
+        after_step: Called with the model after each step, for example to update a weight average.
+        probe: The batches on which edits are judged. By default each pass of the method reads a
+            new epoch of ``data``, as a method that learns needs, and selections are tried on about
+            1,024 samples of it. With ``trial`` these stay in memory.
+        evaluate: Returns measures of the model to add to the event of each epoch; called in
+            evaluation mode, without gradients.
+        log: Called with each event, a dictionary; or an object with ``log(dict)``, which gets the
+            event's numbers. ``"event"`` is ``"epoch"``, ``"edit"``, which holds every proposal, or
             ``"stop"``, whose ``"reason"`` is ``"rounds"``, ``"budget"``, ``"no morphism pays"``,
-            ``"no edit that does not raise the loss"`` or ``"floors and ceilings"``, where these
+            ``"no edit that does not raise the loss"`` or ``"floors and ceilings"``, if these
             leave nothing to propose.
-        checkpoint: A file written after each event. Where it exists, the run goes on from it, to
+        checkpoint: A file written after each event. If it exists, the run resumes from it, with
             the same result as without the interruption.
-        tags: Entries to put in front of each event.
-        trial: Whether selections are tried before they are kept, or applied as they are, as in the
-            papers.
-        rescale: Whether kernels that a batch norm follows get their first length back after each
+        tags: Entries to put at the front of each event.
+        trial: Whether selections are tried before they are kept; otherwise they are applied
+            untried, as in the papers.
+        rescale: Whether kernels before a batch norm are rescaled to their initial norm after each
             edit.
-        depth: Whether a round may also put in copies of blocks (:class:`ramify.Insert`), where
-            these gain more for what they cost than the widths that ``rule`` selected: all are
-            tried for 64 steps at a tenth of the rate (:mod:`ramify.train.depth_rounds`).
+        depth: Whether a round may also insert copies of blocks (:class:`ramify.Insert`), if these
+            gain more per cost than the widths that ``rule`` selected. All candidates are trained
+            for 64 steps at a tenth of the learning rate (:mod:`ramify.train.depth_rounds`).
 
     Returns:
         The grown model's graph, the optimizer and the history.
 
     Raises:
-        RamifyError: The loss is not one a sample, something is no longer finite, a follower is the
-            model itself, rounds, budget or bounds are out of range, a bound is of no group, the
+        RamifyError: The loss is not one a sample, a value is no longer finite, a follower is the
+            model itself, rounds, budget or bounds are out of range, a bound matches no group, the
             checkpoint is damaged or of another model, or the ranks do not hold the same network.
 
     Example:
@@ -188,7 +187,7 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
 
 @dataclass(frozen=True)
 class _Search:
-    """How edits are found: the arguments of :func:`grow` of these names."""
+    """How edits are found: the arguments of :func:`grow` with these names."""
 
     method: Method
     rule: Rule
@@ -200,9 +199,9 @@ class _Search:
 
 
 def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> ChannelGraph:
-    """The graph after one edit of the network, or as it was where nothing is to be done."""
+    """The graph after one edit of the network, or the same graph if no edit was made."""
     journal, subject = loop.journal, loop.subject
-    # By default the batches of the next epoch judge, and each pass of the method is one further.
+    # By default the next epoch's batches judge, and each pass of the method reads one epoch more.
     passes = Passes(loop.data, journal.passes, loop.steps)
     judges: Iterable[Any] = Epoch(loop.data, journal.passes)
     batches: Iterable[Any] = passes
@@ -249,7 +248,7 @@ def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> 
 
 
 def _warn_at_chance(graph: ChannelGraph, loss: Loss, trials: EditTrials) -> None:
-    """Say where a network is to grow that is no better than one that does not look at its input."""
+    """Warn if the network to grow is no better than one that ignores its input."""
     batch = trials.held[0]
     now, chance = mean_loss(graph.model, loss, [batch]), constant_loss(graph.model, loss, batch)
     if now >= AT_CHANCE * chance and distributed.is_rank_zero():
@@ -257,12 +256,12 @@ def _warn_at_chance(graph: ChannelGraph, loss: Loss, trials: EditTrials) -> None
             f"before its first edit the network has a loss of {now:.4g}, and one that does not "
             f"look at its input has {chance:.4g}: it has learned nothing yet that growing "
             "could build on; train longer before an edit, or begin with a wider network",
-            stacklevel=4,  # of whoever calls `grow`
+            stacklevel=4,  # the caller of `grow`
         )
 
 
 def _traced(model: nn.Module, inputs: Any, rounds: int) -> ChannelGraph:
-    """The model's graph; an error where it is to change its shape and no channel can."""
+    """The model's graph; an error if edits are requested and no channel can be edited."""
     graph = trace(model, inputs)
     if rounds > 0 and not any(group.can_split or group.can_prune for group in graph.groups):
         reasons = "; ".join(f"'{group.name}': {group.reason}" for group in graph.groups[:3])

@@ -1,4 +1,4 @@
-"""What a run remembers: its events, from which follows where it stands, and its checkpoint."""
+"""The record of a run: its events, from which its progress follows, and its checkpoint."""
 
 import time
 from collections import Counter
@@ -16,21 +16,21 @@ from ramify.train.logs import Log, told_to
 
 Event = dict[str, Any]
 TRAINING, SEARCH = "training", "search"  # the kinds of runs
-BOUNDS = ("keep", "ceiling", "depth")  # a run without them does not name them
+BOUNDS = ("keep", "ceiling", "depth")  # absent from the events of a run without them
 
 
 @dataclass
 class Journal:
-    """The events of a run; all that it needs to go on stands in them and in the checkpoint.
+    """The events of a run; together with the checkpoint they hold all that resuming needs.
 
     Attributes:
-        kind: What kind of run it is, ``"training"`` or ``"search"``.
-        subject: What the run moves.
+        kind: The kind of run, ``"training"`` or ``"search"``.
+        subject: The state that the run changes.
         file: The checkpoint, written after each event; None for none.
-        log: Called with each event on rank 0, or given its numbers.
-        tags: Entries to put in front of each event.
+        log: Called with each event, or with its numbers, on rank 0.
+        tags: Entries to put at the front of each event.
         history: The events so far.
-        begun_with: Entries to put behind the first event.
+        begun_with: Entries to append to the first event.
     """
 
     kind: str
@@ -45,10 +45,10 @@ class Journal:
         self._tell = told_to(self.log)
 
     def resume(self, limits: Mapping[str, Any]) -> None:
-        """Go back to the checkpoint where there is one.
+        """Restore the checkpoint if there is one.
 
         Args:
-            limits: What may end the run. Where it ended under others it goes on from there.
+            limits: The limits that may end the run. A run that ended under other limits continues.
 
         Raises:
             RamifyError: The checkpoint is damaged or of another run.
@@ -59,7 +59,7 @@ class Journal:
             stored = read_checkpoint(self.file, self.kind)
             with located(str(self.file)), damage_named(self.file):
                 self.subject.load_state_dict(stored.state)
-                # Every process draws numbers of its own, as for its dropout.
+                # Every process draws its own random numbers, for example for dropout.
                 if len(stored.random) == distributed.world_size():
                     set_random_states(stored.random[distributed.rank()])
             self.history = stored.history
@@ -69,17 +69,17 @@ class Journal:
 
     @property
     def stopped(self) -> bool:
-        """Whether the run has come to its end."""
+        """Whether the run has ended."""
         return bool(self.history) and self.history[-1]["event"] == "stop"
 
     @property
     def round(self) -> int:
-        """The round that trains now."""
+        """The present round."""
         return self.history[-1]["round"] if self.history else 0
 
     @property
     def epoch(self) -> int:
-        """Epochs that this round has trained."""
+        """Epochs trained in this round."""
         return self.history[-1].get("epoch", -1) + 1 if self.history else 0
 
     @property
@@ -90,18 +90,18 @@ class Journal:
 
     @property
     def epochs_by_round(self) -> list[int]:
-        """Epochs that each round has trained, this one last."""
+        """Epochs trained in each round, this one last."""
         made = Counter(event["round"] for event in self.history if event["event"] == "epoch")
         return [made[number] for number in range(self.round + 1)]
 
     @property
     def step(self) -> int:
-        """Optimizer steps made since the beginning."""
+        """Optimizer steps since the beginning."""
         return self.history[-1]["step"] if self.history else 0
 
     @property
     def passes(self) -> int:
-        """Epochs of data used up, in training and by a method that learns."""
+        """Epochs of data used, in training and by a method that learns."""
         return sum(event.get("passes", event["event"] == "epoch") for event in self.history)
 
     def full(self, budget: Mapping[str, float] | None) -> bool:
@@ -110,7 +110,7 @@ class Journal:
         return bool(edits) and edits[-1]["full"] and edits[-1]["budget"] == budget
 
     def ended(self, limits: Mapping[str, Any]) -> str | None:
-        """Why the network is edited no more within these limits, where that is settled."""
+        """Why editing has ended under these limits; None if it has not."""
         last: Event = (self.history[-1].get("ended") if self.history else None) or {}
         return str(last["reason"]) if last and _still_hold(limits, last) else None
 
@@ -128,10 +128,10 @@ class Journal:
 
 
 def _still_hold(limits: Mapping[str, Any], event: Mapping[str, Any]) -> bool:
-    """Whether what may end a run is as it was at an event."""
+    """Whether the limits of a run are the same as at an event."""
     return all(event.get(name) == limits.get(name) for name in {*limits, *BOUNDS})
 
 
 def is_found(event: Mapping[str, Any]) -> bool:
-    """Whether an event says what a search for cells found."""
+    """Whether an event holds the result of a cell search."""
     return event["event"] == "result" and event["arm"] == "searched"

@@ -1,15 +1,15 @@
-r"""Kernels that a batch norm follows, brought back to the length that they had when fresh.
+r"""Rescale kernels before a batch norm to the norm ("length") that they had at initialisation.
 
-Where a batch norm takes what a kernel makes, the kernel's length means nothing to the loss, and its
-gradient lies across it: every step makes it longer. The same step then turns it by less, so that
-training goes on as with a rate divided by the square of the length,
+If a batch norm follows a kernel, the loss does not depend on the kernel's norm, and the gradient is
+orthogonal to the kernel: every step increases its norm. A step of the same size then changes its
+direction less, so that training proceeds as if the learning rate were divided by the squared norm,
 
 .. math:: \eta_{\text{effective}} = \eta / \lVert \theta \rVert^2.
 
-After a few epochs at a high rate kernels are two to three times as long as fresh ones. A network
-that grows then has a rate four to nine times lower than one of its new shape that is trained
-from fresh weights, and generalises worse. With kernels of the first length again it computes the
-same and trains at the full rate.
+After a few epochs at a high rate, norms are two to three times those of new kernels. A network that
+is then grown trains at a rate four to nine times lower than a network of its new shape trained
+from scratch, and generalises worse. Rescaling the kernels to their initial norm keeps the function
+of the network and restores the full rate.
 
 Source: T. van Laarhoven, "L2 regularization versus batch and weight normalization", 2017;
 E. Hoffer, R. Banner, I. Golan, D. Soudry, "Norm matters", 2018.
@@ -30,17 +30,17 @@ from ramify.tracing.groups import run_of
 from ramify.tracing.recorder import tensors_of
 
 LEAST_VARIANCE = 1000.0
-"""In units of a norm's ε: below it ε is no longer nothing, and the function would change."""
+"""In units of a norm's ε: below it ε is not negligible, and rescaling would change the function."""
 
 
 def kernel_lengths(graph: ChannelGraph) -> dict[str, float]:
-    """The mean length of the kernels of each weight that a batch norm follows.
+    """The mean norm of the kernels in each weight before a batch norm.
 
     Args:
-        graph: of the network.
+        graph: the graph of the network.
 
     Returns:
-        The lengths by the weight's name; nothing where no batch norm follows a weight.
+        The norms by the weight's name; weights that no batch norm follows are left out.
     """
     tensors = tensors_of(graph.model)
     return {
@@ -52,12 +52,12 @@ def kernel_lengths(graph: ChannelGraph) -> dict[str, float]:
 def restore_lengths(
     graph: ChannelGraph, subject: NetworkInTraining, wanted: Mapping[str, float]
 ) -> None:
-    """Bring kernels to lengths that they had, the network staying the same function.
+    """Rescale kernels to earlier norms without changing the function of the network.
 
     Args:
-        graph: of the network as it is.
-        subject: the network, with its optimizer and its followers, which follow.
-        wanted: from `kernel_lengths`.
+        graph: the graph of the present network.
+        subject: the network, with its optimizer and its followers, which are rescaled along.
+        wanted: the norms, from `kernel_lengths`.
     """
     tensors, factors = tensors_of(subject.model), dict[str, Tensor]()
     for reader, norm in _normalised(graph):
@@ -68,7 +68,7 @@ def restore_lengths(
         least = (LEAST_VARIANCE * norm.eps / variance.double()).sqrt().to(lengths)
         least = least.view_as(lengths)
         ratio = torch.maximum(wanted[reader.name] / lengths, least)
-        # Kernels of no length have no other, and where ε counts already, any would be another net.
+        # A zero kernel cannot be rescaled; if ε matters already, rescaling changes the function.
         ratio = torch.where((lengths > 0) & (least <= 1), ratio, torch.ones_like(ratio))
         factors[reader.name] = _placed(weight, reader.entries, ratio[:, None, :])
         if reader.bias is not None and reader.bias_entries is not None:
@@ -82,7 +82,7 @@ def restore_lengths(
 
 
 def _normalised(graph: ChannelGraph) -> Iterator[tuple[Reader, Norm]]:
-    """Every reader whose outputs a batch norm takes channel by channel, with that norm."""
+    """Every reader whose outputs a batch norm normalises channel by channel, with that norm."""
     course, tensors = course_of(run_of(graph)), tensors_of(graph.model)
     for reader in course.readers:
         norm = course.behind.get(reader.position)
@@ -92,13 +92,13 @@ def _normalised(graph: ChannelGraph) -> Iterator[tuple[Reader, Norm]]:
 
 
 def _lengths(weight: Tensor, reader: Reader) -> Tensor:
-    """(G, O), the length of the kernel of each output."""
+    """(G, O), the norm of the kernel of each output."""
     flat = weight.detach().reshape(-1).double()
     return flat[reader.entries.to(flat.device)].square().sum(1).sqrt()
 
 
 def _placed(tensor: Tensor, entries: Tensor, factors: Tensor) -> Tensor:
-    """Factors of entries, where these lie in a tensor; 1 elsewhere."""
+    """The factors at the positions of these entries in a tensor; 1 elsewhere."""
     out = torch.ones(tensor.numel(), dtype=torch.float64, device=tensor.device)
     out[entries.to(out.device)] = factors.expand(entries.shape)
     return out.view(tensor.shape).to(tensor)

@@ -1,4 +1,4 @@
-"""Where the events of a run go: a function, any logger of numbers, or a TensorBoard log."""
+"""Destinations of the events of a run: a function, a logger of numbers, or a TensorBoard log."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ramify.arguments import arguments_checked
 from ramify.errors import RamifyError
 from ramify.imports import require
 
-TAGS = ("seed",)  # numbers that say which network it is
+TAGS = ("seed",)  # numbers that identify the network and are not measures
 
 
 class Logger(Protocol):
-    """What takes numbers by name, such as a run of Weights & Biases."""
+    """A logger of numbers by name, such as a run of Weights & Biases."""
 
     def log(self, data: dict[str, Any], /) -> Any:
-        """Take the numbers of one event."""
+        """Log the numbers of one event."""
 
 
 Log = Callable[[dict[str, Any]], Any] | Logger
@@ -25,16 +25,16 @@ Log = Callable[[dict[str, Any]], Any] | Logger
 
 
 def told_to(log: Log | None) -> Callable[[dict[str, Any]], Any] | None:
-    """What is called with each event.
+    """The function to call with each event.
 
     Args:
-        log: A function of the event, an object with ``log(dict)``, or None for nothing.
+        log: A function of the event, an object with ``log(dict)``, or None.
 
     Returns:
-        The function; for an object, one that gives it the event's numbers.
+        The function; for an object, one that passes the event's numbers to it; None for None.
 
     Raises:
-        RamifyError: It is neither.
+        RamifyError: ``log`` is none of these.
 
     Example:
         >>> class Printer:
@@ -57,10 +57,10 @@ def numbers(event: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of an event, by flat names.
 
     Args:
-        event: As ``log`` gets it.
+        event: An event as passed to ``log``.
 
     Returns:
-        Numbers by name; those of a table within have its name in front.
+        Numbers by name; those of a nested dictionary are prefixed with its name.
 
     Example:
         >>> numbers({"event": "edit", "step": 8, "widths_after": {"conv": 5}, "proposals": []})
@@ -79,8 +79,8 @@ class TensorBoard:
     """A TensorBoard log of a run, with the extra ``tensorboard``: an object with ``log(dict)``.
 
     Args:
-        folder: Where its files are to be; those of an earlier part of the same run stay, and what
-            they say of later steps is taken back.
+        folder: The folder for its files. Files of an earlier part of the same run are kept, but
+            their entries for later steps are purged.
 
     Raises:
         RamifyError: TensorBoard is not installed.

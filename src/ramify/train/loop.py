@@ -1,4 +1,4 @@
-"""Plain training over epochs, with a history and a checkpoint that it goes on from."""
+"""Plain training over epochs, with a history and a checkpoint from which it can resume."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,18 +26,18 @@ from ramify.train.logs import Log
 from ramify.train.passes import Data, Epoch, steps_of
 from ramify.train.rounds import costs
 
-LENGTHS = "kernel_lengths"  # of the network that a run began with, in its first event
+LENGTHS = "kernel_lengths"  # of the initial network, stored in the first event of a run
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Grown:
-    """What :func:`grow`, :func:`shrink` and :func:`train` return.
+    """The result of :func:`grow`, :func:`shrink` and :func:`train`.
 
     Attributes:
-        graph: The channel graph of the model as it is now; the model itself is ``graph.model``.
+        graph: The channel graph of the resulting model; the model itself is ``graph.model``.
         optimizer: The optimizer, with its state for that model.
-        history: The events of the whole run, also those before an interruption.
+        history: The events of the whole run, including those before an interruption.
 
     Example:
         >>> import torch, ramify
@@ -54,7 +54,7 @@ class Grown:
     history: list[Event]
 
     def __repr__(self) -> str:
-        """The network and its history in a line."""
+        """The network and its history in one line."""
         said = " ".join(f"{event['event']}" for event in self.history[-1:])
         ended = f", the last one '{said}'" if said else ""
         return f"<Grown {self.graph!r}, {len(self.history)} events{ended}>"
@@ -67,13 +67,13 @@ class Loop:
     Attributes:
         loss: ``loss(model, batch)``, one loss a sample, shape (S,).
         data: The training batches.
-        steps: Batches of an epoch.
+        steps: Batches per epoch.
         training: How to train in each round.
-        rounds: How often the network is to be edited at most, for a schedule over the whole run.
+        rounds: The most edits of the network, for a schedule over the whole run.
         subject: The network, its optimizer and its followers.
         journal: The events so far.
-        evaluate: Measures of the model to add to the event of each epoch; called in evaluation
-            mode, without gradients.
+        evaluate: Returns measures of the model to add to the event of each epoch; called in
+            evaluation mode, without gradients.
         after_step: Called with the model after each step.
     """
 
@@ -88,22 +88,22 @@ class Loop:
     after_step: Callable[[nn.Module], None] | None
 
     def remember_lengths(self, graph: ChannelGraph) -> None:
-        """Note with the first event how long kernels are that a batch norm follows."""
+        """Store the norms of kernels before a batch norm with the first event."""
         if not self.journal.history:
             self.journal.begun_with = {LENGTHS: kernel_lengths(graph)}
 
     def train_round(self, graph: ChannelGraph, ended: Event | None = None) -> None:
-        """Train to the end of the round, from where the journal stands.
+        """Train to the end of the round, from the epoch that the journal has reached.
 
         Args:
-            graph: Of the network as it is; what the network costs is noted with each epoch.
-            ended: Why the network is edited no more, with what might have ended it otherwise: then
-                this round takes the epochs of all that were planned; it is noted with each epoch.
+            graph: The graph of the present network, whose cost is recorded with each epoch.
+            ended: The reason why editing has ended, and the limits; recorded with each epoch. This
+                round then trains for all remaining planned epochs.
 
         Raises:
             RamifyError: From :func:`ramify.train.epoch.train_epoch`.
         """
-        # Everything that changes is in the journal and its checkpoint, so that a resume is exact.
+        # All changing state is in the journal and its checkpoint, so that resuming is exact.
         journal, model, optimizer = self.journal, self.subject.model, self.subject.optimizer
         first = next((e["train_loss"] for e in journal.history if "train_loss" in e), None)
         watch = Watch(model, first)
@@ -123,16 +123,16 @@ class Loop:
             journal.write("epoch", now | measures | costs(graph))
 
     def measures(self, model: nn.Module) -> dict[str, Any]:
-        """What the user measures of the network.
+        """The result of the user's ``evaluate``.
 
         Args:
             model: The network.
 
         Returns:
-            Numbers by name; none where nothing is measured.
+            Numbers by name; empty without ``evaluate``.
 
         Raises:
-            RamifyError: It is no dictionary.
+            RamifyError: ``evaluate`` does not return a dictionary.
         """
         if self.evaluate is None:
             return {}
@@ -146,18 +146,18 @@ class Loop:
         return dict(found)
 
     def through(self, *, last: bool = False) -> bool:
-        """Whether the round has trained as long as it is to.
+        """Whether the training of the round is complete.
 
         Args:
-            last: Whether the network is edited no more, though the rounds are not over.
+            last: Whether editing has ended although rounds are left.
 
         Returns:
-            The answer; a round that no edit follows does not end at a plateau.
+            The answer; a round without an edit after it does not end at a plateau.
         """
         journal, epochs = self.journal, self.training.epochs
         last = last or journal.round >= self.rounds
         if last and self.training.span == "run":
-            # Of all planned epochs, those that earlier rounds have not made.
+            # All planned epochs, without those of earlier rounds.
             epochs = self._planned() - (self._done() - journal.epoch)
         if journal.epoch >= epochs:
             return True
@@ -165,18 +165,18 @@ class Loop:
         return not last and distributed.broadcast(self.training.flat(losses))
 
     def end(self, graph: ChannelGraph, reason: str, limits: Event) -> None:
-        """Train on to the end of the schedule, of the whole run or of a round cut short; then stop.
+        """Train to the end of the schedule (of the run or of a shortened round), then stop.
 
         Args:
-            graph: Of the network, which is edited no more.
-            reason: Why.
-            limits: What might have ended the run.
+            graph: The graph of the final network.
+            reason: Why editing has ended.
+            limits: The limits that may end the run.
         """
         self.train_round(graph, {"reason": reason} | limits)
         self.stop(reason, limits)
 
     def stop(self, reason: str, limits: Event) -> None:
-        """Note that the run is at its end, why, and what might have ended it."""
+        """Record the end of the run, its reason, and the limits."""
         now: Event = {"round": self.journal.round, "step": self.journal.step}
         self.journal.write("stop", now | {"reason": reason} | limits)
 
@@ -187,14 +187,14 @@ class Loop:
         return self.training.epochs * (1 if self.training.span == "round" else self.rounds + 1)
 
     def _done(self) -> int:
-        """Epochs of the schedule that have been made; of an earlier round, those planned for it."""
+        """Epochs of the schedule so far; earlier rounds count at most as planned."""
         if self.training.span == "round":
             return self.journal.epoch
         *before, now = self.journal.epochs_by_round
         return sum(min(made, self.training.epochs) for made in before) + now
 
     def _factor(self, done: int, step: int) -> float:
-        """The learning rate of a step, ``done`` epochs of the schedule over, over the first one."""
+        """The factor of the learning rate at a step, after ``done`` epochs of the schedule."""
         return self.training.factor(done * self.steps + step, self._planned() * self.steps)
 
 
@@ -212,7 +212,7 @@ def begin(  # noqa: PLR0913  (what a loop is made of)
     checkpoint: str | Path | None = None,
     tags: Mapping[str, Any] | None = None,
 ) -> Loop:
-    """A loop at its beginning, or where its checkpoint left it; arguments as of `ramify.grow`."""
+    """A new loop, or one restored from its checkpoint; arguments as in `ramify.grow`."""
     for name, value, kind in (("model", model, nn.Module), ("training", training, Training)):
         if not isinstance(value, kind):
             raise RamifyError(
@@ -236,22 +236,22 @@ def begin(  # noqa: PLR0913  (what a loop is made of)
 def train(
     model: nn.Module, inputs: Any, loss: Loss, data: Data, *, training: Training, **others: Any
 ) -> Grown:
-    """Train a network whose shape stays, in place.
+    """Train a network in place, without changing its shape.
 
     Args:
-        model: Any network that :func:`ramify.trace` takes.
-        inputs: One example of its inputs, by which its cost is counted.
+        model: Any network that :func:`ramify.trace` accepts.
+        inputs: One example of its inputs, for which its cost is counted.
         loss: ``loss(model, batch)``, one loss a sample, shape (S,).
         data: The training batches.
         training: How to train.
         **others: ``evaluate``, ``log``, ``checkpoint``, ``tags``, ``followers`` and ``after_step``,
-            as :func:`ramify.grow` takes them.
+            as in :func:`ramify.grow`.
 
     Returns:
         The network's graph, the optimizer and the history.
 
     Raises:
-        RamifyError: The loss is not one a sample, something is no longer finite, the checkpoint is
+        RamifyError: The loss is not one a sample, a value is no longer finite, the checkpoint is
             damaged or of another model, or the ranks do not hold the same network.
     """
     with distributed.together():

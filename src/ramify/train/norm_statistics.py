@@ -1,4 +1,4 @@
-"""The running statistics of batch norms, found anew at the end of a training."""
+"""Recompute the running statistics of batch norms at the end of training."""
 
 import copy
 from collections.abc import Iterable
@@ -14,19 +14,19 @@ from ramify.probe.loss import Loss, checked_loss
 from ramify.tracing.recorder import modes_kept
 
 BATCHES = 100
-"""So many batches are enough for means and variances of channels."""
+"""Enough batches for means and variances of channels."""
 
 
 def recompute_statistics(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> bool:
-    """Give every batch norm the mean of the statistics that batches have now.
+    """Set the statistics of every batch norm to their mean over batches at the present weights.
 
-    In training a running statistic is an average over the weights of many steps; with a small
-    momentum and few epochs it is that of another network. Only the norms are in training mode
-    meanwhile, so that dropout rests. The batches have to be mixed as in training: of batches that
-    hold one class each, the mean variance is too small.
+    During training a running statistic averages over the weights of many steps; with a small
+    momentum and few epochs it lags behind the present network. Only the norms are put into training
+    mode, so dropout stays off. The batches must be shuffled as in training: if each held a single
+    class, the mean variance would be too small.
 
     Args:
-        model: The network; everything but the statistics stays as it is.
+        model: The network; only its norm statistics change.
         loss: ``loss(model, batch)``, which runs the network.
         batches: Training batches, of which the first 100 are used.
 
@@ -54,7 +54,7 @@ def recompute_statistics(model: nn.Module, loss: Loss, batches: Iterable[Any]) -
             for norm in norms:
                 norm.train()
                 norm.reset_running_stats()
-                norm.momentum = None  # torch's word for the mean over all batches
+                norm.momentum = None  # PyTorch then takes the mean over all batches
             for batch in islice(chain([first], passing), BATCHES):
                 checked_loss(loss, model, batch)
                 count += 1

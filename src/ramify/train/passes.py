@@ -1,4 +1,4 @@
-"""The training data of a run: epochs by their number, and passes that a method asks for."""
+"""The training data of a run: epochs by number, and passes over them for a method."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ Data = Iterable[Any] | Callable[[int], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Epoch:
-    """The batches of one epoch, as often as wanted.
+    """The batches of one epoch, which can be iterated over repeatedly.
 
     Attributes:
-        data: The batches of every epoch, or a function of its number.
-        number: Which.
+        data: The batches of every epoch, or a function of the epoch's number.
+        number: The number of the epoch.
 
     Example:
         >>> list(Epoch(lambda epoch: [f'batch of epoch {epoch}'], number=2))
@@ -28,7 +28,7 @@ class Epoch:
     number: int
 
     def __iter__(self) -> Iterator[Any]:
-        """One pass; nothing of it is kept."""
+        """One pass, of which nothing is kept in memory."""
         found = self.data(self.number) if callable(self.data) else self.data
         if not isinstance(found, Iterable):
             raise RamifyError(
@@ -40,12 +40,12 @@ class Epoch:
 
 @dataclass
 class Passes:
-    """The training data as a method that learns wants it: each pass is a further epoch.
+    """The training data for a method that learns: each pass is a new epoch.
 
     Attributes:
         data: As in :class:`Epoch`.
         epoch: The number of the next pass.
-        steps: Batches of a pass.
+        steps: Batches per pass.
 
     Example:
         >>> passes = Passes(lambda epoch: [f'batch of epoch {epoch}'], epoch=3, steps=1)
@@ -58,7 +58,7 @@ class Passes:
     steps: int
 
     def __len__(self) -> int:
-        """Batches of a pass."""
+        """Batches per pass."""
         return self.steps
 
     def __iter__(self) -> Iterator[Any]:
@@ -68,6 +68,6 @@ class Passes:
 
 
 def steps_of(data: Data) -> int:
-    """How many batches an epoch has, counted where the data does not say."""
+    """The number of batches in an epoch, counted if the data has no length."""
     known = number_of_batches(data)
-    return known or sum(1 for _ in Epoch(data, 0))  # a length of 0 may be no more than a default
+    return known or sum(1 for _ in Epoch(data, 0))  # a length of 0 may be a mere default

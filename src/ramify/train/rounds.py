@@ -19,7 +19,7 @@ from ramify.tracing import ChannelGraph
 from ramify.train.edit_trials import gain_at
 from ramify.train.epoch import Training
 
-MILLISECONDS = ("ms", "milliseconds", "seconds", "time")  # what others call a latency
+MILLISECONDS = ("ms", "milliseconds", "seconds", "time")  # other names that users try for latency
 NOTHING_PAYS, SPENT = "no morphism pays", "budget"
 ALL_HARM = "no edit that does not raise the loss"
 BOUNDED = "floors and ceilings"
@@ -27,14 +27,14 @@ BOUNDED = "floors and ceilings"
 
 @dataclass(frozen=True)
 class Choice:
-    """What is to be done with a model.
+    """The edits chosen for a model.
 
     Attributes:
         selected: The proposals to carry out.
-        reason: Why nothing is to be done, where that is so.
+        reason: The reason if there is nothing to do; None otherwise.
         cut: How many of the proposals that the rule selected did not fit into the budget.
-        full: Whether the budget is used up by these.
-        over: Whether the model is over its budget as it is, and these bring it nearer.
+        full: Whether these edits use up the budget.
+        over: Whether the model is over its budget, and these edits bring it closer.
     """
 
     selected: Sequence[Proposal] = ()
@@ -51,23 +51,23 @@ def choose(
     budget: Mapping[str, float] | None,
     bounds: WidthBounds,
 ) -> Choice:
-    """Select among proposals what pays and what the bounds and the budget allow.
+    """Select the proposals that pay and that the bounds and the budget allow.
 
-    The budget is used up once some of the growth that was selected had to be left out; by a method
-    that only prunes, once the model is within it. A model over its budget may take several edits.
+    The budget counts as used up once selected growth did not fit into it; for a method that only
+    prunes, once the model is within it. A model over its budget may need several edits.
 
     Args:
         graph: The traced model.
-        proposals: From a method.
-        rule: What selects among them.
+        proposals: The proposals of a method.
+        rule: Selects among them.
         budget: The most that the model may cost, or None.
-        bounds: How narrow and how wide groups may become; the rule sees what keeps to them.
+        bounds: How narrow and how wide groups may become; the rule sees only proposals within them.
 
     Returns:
         The selection, or the reason why there is none.
 
     Raises:
-        RamifyError: The rule does not give back proposals, or a bound is of no group.
+        RamifyError: The rule does not return proposals, or a bound matches no group.
     """
     allowed = bounds.allowed(graph, proposals)
     if proposals and not allowed:
@@ -81,7 +81,7 @@ def choose(
             "the proposals is expected: return [] to change nothing."
         )
     if not selected:
-        # A knapsack leaves what gains only where it costs more than the budget has left.
+        # A knapsack omits a gain only if it costs more than the rest of the budget.
         filled = isinstance(rule, BudgetKnapsack) and any(p.value > 0 for p in allowed)
         return Choice(reason=SPENT if filled else NOTHING_PAYS)
     if not budget:
@@ -98,23 +98,23 @@ def choose(
 
 
 def _growth(proposals: Sequence[Proposal]) -> int:
-    """How many of them add channels."""
+    """How many proposals add channels."""
     return sum(not isinstance(proposal.edit, Prune) for proposal in proposals)
 
 
 def multiple_of(rule: Rule) -> Multiple:
-    """What a rule makes widths multiples of; one of the user's need not know of any."""
+    """The number of which a rule makes widths multiples; a user's rule need not define it."""
     found: Multiple = getattr(rule, "multiple_of", 1)
     return found
 
 
 def of_round(rule: Rule, left: int) -> Rule:
-    """A rule as it is when so many rounds are left, this one among them."""
+    """A rule adapted to the number of rounds left, including this one."""
     return replace(rule, rounds_left=left) if isinstance(rule, BudgetKnapsack) else rule
 
 
 def agreed(choice: Choice, proposals: Sequence[Proposal]) -> Choice:
-    """Rank 0's choice among proposals that are the same on every rank."""
+    """The choice of rank 0, for proposals that are the same on every rank."""
     if distributed.world_size() == 1:
         return choice
     places = {id(proposal): place for place, proposal in enumerate(proposals)}
@@ -125,7 +125,7 @@ def agreed(choice: Choice, proposals: Sequence[Proposal]) -> Choice:
 
 
 def within(graph: ChannelGraph, budget: Mapping[str, float]) -> bool:
-    """Whether the model as it is keeps within a budget."""
+    """Whether the present model is within a budget."""
     cost = graph_cost(graph)
     spent: dict[str, float] = {name: cost.of(name) for name in budget if name in RESOURCES}
     if "latency" in budget:
@@ -134,16 +134,16 @@ def within(graph: ChannelGraph, budget: Mapping[str, float]) -> bool:
 
 
 def checked_rounds(rounds: int) -> int:
-    """How often to edit at most.
+    """Check the number of rounds, without which the loop would never end.
 
     Args:
-        rounds: As the user gave it.
+        rounds: The number that the user gave.
 
     Returns:
-        The same.
+        The same number.
 
     Raises:
-        RamifyError: It is no whole number of 0 or more, and the loop would never end.
+        RamifyError: It is not an integer of 0 or more.
     """
     if not isinstance(rounds, int) or rounds < 0:
         raise RamifyError(f"rounds is {rounds!r}; give a whole number of 0 or more.")
@@ -151,14 +151,14 @@ def checked_rounds(rounds: int) -> int:
 
 
 def check_total(training: Training, rounds: int) -> None:
-    """The epochs of the whole run, where they are given, are enough for its rounds.
+    """Check that ``total_epochs``, if given, suffices for the rounds.
 
     Args:
         training: How the network trains.
-        rounds: How often it is edited at most.
+        rounds: The most edits.
 
     Raises:
-        RamifyError: They are not.
+        RamifyError: It does not suffice.
     """
     total, needed = training.total_epochs, training.epochs * (rounds + 1)
     if total is not None and total < needed:
@@ -175,7 +175,7 @@ def checked_budget(budget: Mapping[str, float] | None) -> dict[str, float] | Non
         budget: The most that a model may cost, by name.
 
     Returns:
-        It as it stands in the history; None where nothing is bounded.
+        The budget in the form that the history stores; None if nothing is bounded.
 
     Raises:
         RamifyError: An entry has an unknown name or is not a positive number.
@@ -194,7 +194,7 @@ def checked_budget(budget: Mapping[str, float] | None) -> dict[str, float] | Non
 
 
 def measured_edit(graph: ChannelGraph, mean: float) -> dict[str, Any]:
-    """What an edit changes: widths, cost, and the mean loss on the batches that judge it."""
+    """The measures that an edit changes: widths, cost, and mean loss on the judging batches."""
     widths = {group.name: group.width for group in graph.groups}
     return {"widths": widths, "loss": mean} | costs(graph)
 
@@ -213,18 +213,18 @@ def edit_event(
     after: Mapping[str, Any],
     old: ChannelGraph | None = None,
 ) -> dict[str, Any]:
-    """What the history keeps of an edit, as plain values.
+    """The event of an edit, as plain values for the history.
 
     Args:
         graph: The graph of the edited model.
-        proposals: All that the method proposed.
-        choice: What was done of it.
+        proposals: All proposals of the method.
+        choice: The proposals that were carried out.
         before: From :func:`measured`.
-        after: The same, of the edited model.
-        old: The graph before, where blocks were put in, by whose names the proposals go.
+        after: The same, for the edited model.
+        old: The graph before the edit, if blocks were inserted; the proposals use its names.
 
     Returns:
-        The event, but for its place in the run.
+        The event, without its position in the run.
     """
     taken = {id(proposal) for proposal in choice.selected}
     event: dict[str, Any] = {}
@@ -246,7 +246,7 @@ def edit_event(
             }
             for proposal in proposals
         ],
-        # At width 1 queries and keys need not change together: one group becomes two.
+        # At width 1, queries and keys need not change together: one group becomes two.
         "origin": {
             name: source
             for name, source in graph.origin.items()
@@ -256,5 +256,5 @@ def edit_event(
 
 
 def _copies(edit: Edit) -> int:
-    """Channels that come of one: 0 where it is pruned."""
+    """The number of channels that one becomes: 0 if it is pruned."""
     return len(edit.weights) if isinstance(edit, Split) else 0

@@ -30,10 +30,10 @@ from ramify.train.width_search import WidthSearch
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores that were found before, as a method.
+    """A method that proposes prunes from stored scores.
 
     Attributes:
-        rows: Group, channel, gain and score of each prune, the least needed first; plain JSON.
+        rows: Group, channel, gain and score of each prune, least important first; plain JSON.
 
     Example:
         >>> import ramify
@@ -48,13 +48,13 @@ class Scores:
 
     @classmethod
     def of(cls, proposals: Iterable[Proposal]) -> "Scores":
-        """Those of proposals."""
+        """The scores of proposals."""
         return cls([[p.edit.group, p.edit.channel, p.gain, p.score] for p in proposals])
 
     def propose(
         self, graph: ChannelGraph, loss: Loss | None, batches: Iterable[Any]
     ) -> list[Proposal]:
-        """The prunes; neither loss nor batches are looked at."""
+        """The prunes; loss and batches are ignored."""
         prices, model = dict[str, Cost](), CostModel(graph)
         found = []
         for group, channel, gain, score in self.rows:
@@ -67,11 +67,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class Scored:
-    """A network after the search, its gates folded.
+    """A network after the search, with its gates folded.
 
     Attributes:
         graph: Its channel graph.
-        proposals: A prune of every channel that was scored, the least needed first.
+        proposals: A prune of every scored channel, least important first.
         history: The events of the search.
     """
 
@@ -94,27 +94,26 @@ def search_widths(
     """Train a network while its channels are scored: the search stage of Algorithm 3.
 
     Args:
-        model: Any network that :func:`ramify.trace` takes; it is trained in place.
+        model: Any network that :func:`ramify.trace` accepts; it is trained in place.
         inputs: One example of its inputs.
         loss: ``loss(model, batch)``, one loss a sample, shape (S,).
-        data: Batches of both halves of the data; a searcher that trains plainly takes plain ones.
+        data: Batches of both halves of the data; plain batches if the searcher trains plainly.
         search: How to score.
-        training: How the weights train; its epochs are not looked at.
+        training: How the weights train; its ``epochs`` are ignored.
         probe: The batches on which a method scores after plain training.
-        **others: ``evaluate``, ``log``, ``checkpoint`` and ``tags``, as :func:`ramify.grow` takes
-            them.
+        **others: ``evaluate``, ``log``, ``checkpoint`` and ``tags``, as in :func:`ramify.grow`.
 
     Returns:
         The scored network.
 
     Raises:
         RamifyError: The loss or a score is not finite, all gates of a layer are zero, the
-            network has nothing to gate, or no norm layers where ``bn`` needs them; or the searcher
-            learns on two halves of the data and was given one.
+            network has nothing to gate, or lacks the norm layers that ``bn`` needs; or the searcher
+            needs two halves of the data and got plain batches.
     """
     graph = trace(model, inputs)
     method = search.method()
-    # Train: plainly where another method scores, else with gates or norm scales that are learned.
+    # Train: plainly if a method scores afterwards, otherwise with learned gates or norm scales.
     if search.plain:
         both = isinstance(data, Pairs)
         history = train(
@@ -143,14 +142,14 @@ def search_widths(
 
 
 def check_search(graph: ChannelGraph, search: WidthSearch) -> None:
-    """Try on a network, before any work, whether it can be searched so; it stays as it is.
+    """Check before any work that a network can be searched this way, without changing it.
 
     Args:
-        graph: Of the network.
+        graph: The graph of the network.
         search: How channels are to be scored.
 
     Raises:
-        RamifyError: It has no channels that can be scored so.
+        RamifyError: The network has no channels that can be scored this way.
     """
     groups = search.chosen(graph)
     if search.gated:
@@ -161,7 +160,7 @@ def check_search(graph: ChannelGraph, search: WidthSearch) -> None:
 
 @dataclass(frozen=True)
 class BothHalves:
-    """Plain batches of two halves of the data: those of both, one after the other.
+    """Plain batches from both halves of the data, one after the other.
 
     Attributes:
         pairs: The batches of both halves.
@@ -170,7 +169,7 @@ class BothHalves:
     pairs: Pairs
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """Batches per epoch."""
         return 2 * len(self.pairs)
 
     def __call__(self, epoch: int) -> Iterator[Any]:
@@ -179,7 +178,7 @@ class BothHalves:
 
 
 def plain_batches(data: Data | Pairs) -> Data:
-    """The training batches, of both halves where there are two."""
+    """The training batches, from both halves if there are two."""
     return BothHalves(data) if isinstance(data, Pairs) else data
 
 
@@ -194,7 +193,7 @@ def _searched(
     evaluate: Evaluate | None = None,
     **others: Any,
 ) -> list[Event]:
-    """The search proper; every epoch is measured with what the network costs."""
+    """The search itself; the cost of the network is recorded with every epoch."""
     priced, by = costs(graph), search.penalty_by
     scales = _scales(graph) if gates is None else {}
     weights: list[Tensor] | None = None
@@ -219,12 +218,12 @@ def _searched(
 
 
 def _of_pairs(loss: Loss, model: nn.Module, pair: tuple[Any, Any]) -> Tensor:
-    """The losses of both batches of a pair: plain training on what a searcher sees in a step."""
+    """The losses of both batches of a pair, for plain training on the batches of a search step."""
     return torch.cat([loss(model, batch) for batch in pair])
 
 
 def _scales(graph: ChannelGraph) -> dict[str, Tensor]:
-    """The scales of the norm layers that carry channels that can go, by name."""
+    """The scales of norm layers whose channels can be pruned, by name."""
     tensors, known = tensors_of(graph.model), norm_scales(graph)
     carried = {slot.name for group in prunable(graph) for slot in group.slots}
     names = [name for name in sorted(known & carried) if tensors[name].requires_grad]

@@ -33,34 +33,34 @@ def search(
 ) -> list[Event]:
     """Search for some epochs, with the model in training mode.
 
-    Where ``torch.distributed`` is set up, every rank calls it with the same searcher and its own
-    share of both halves: gradients and losses are means over all ranks, rank 0 writes the
+    With ``torch.distributed``, every rank calls this function with the same searcher and its own
+    share of both halves: gradients and losses are averaged over all ranks, rank 0 writes the
     checkpoint and calls ``log``, and buffers are those of rank 0 after each epoch.
 
     Args:
-        searcher: What takes the steps.
+        searcher: Takes the steps.
         pairs: The batches of both halves, epoch by epoch.
-        epochs: How many, those before an interruption included.
+        epochs: Number of epochs, including those before an interruption.
         log: An object with ``log(dict)``, which gets the numbers of each epoch, or a function that
             is called with its event: ``epoch`` from 0, ``step``, the mean ``loss_a``
             and ``loss_p``, the last ``penalty``, ``seconds``, ``t`` since the beginning, and
-            ``alpha``: least, mean and largest entry of all architecture parameters, and the share
+            ``alpha``: the smallest, mean and largest of all architecture parameters, and the share
             of zeros.
-        checkpoint: A file written after each epoch. Where it exists, the search goes on from it, to
+        checkpoint: A file written after each epoch. If it exists, the search resumes from it, with
             the same numbers as without the interruption.
-        evaluate: Measures of the model to add to each event, plain values; called in evaluation
-            mode, without gradients.
-        after_epoch: Asked with the event of each epoch, and on going on with that of the last one,
-            whether to end the search; on rank 0 alone.
-        tags: Entries to put in front of each event.
+        evaluate: Returns measures of the model to add to each event, as plain values; called in
+            evaluation mode, without gradients.
+        after_epoch: Called with the event of each epoch, and on resuming with the last event;
+            returns whether to end the search. Called only on rank 0.
+        tags: Entries to put at the front of each event.
 
     Returns:
         All events.
 
     Raises:
-        RamifyError: The loss or α is no longer finite, or all gates of a layer are zero: the
-            checkpoint is then that of the last good epoch. Or the checkpoint is damaged or of
-            another search, or the ranks do not hold the same network.
+        RamifyError: The loss or α is no longer finite, or all gates of a layer are zero (the
+            checkpoint is then that of the last good epoch); the checkpoint is damaged or of
+            another search; or the ranks do not hold the same network.
 
     Example:
         >>> import torch, ramify
@@ -94,7 +94,7 @@ def search(
 
 
 def _epoch(searcher: Searcher, pairs: Pairs, epoch: int, watch: Watch) -> Event:
-    """The steps of an epoch, and what they saw."""
+    """Take the steps of an epoch, and return its event."""
     start, seen = time.monotonic(), []
     searcher.model.train()
     for step, (batch_a, batch_p) in enumerate(pairs(epoch)):
@@ -128,7 +128,7 @@ def _summary(searcher: Searcher) -> dict[str, float]:
 
 
 def _ended(after_epoch: Callable[[Event], bool] | None, history: list[Event]) -> bool:
-    """Whether the search is to end early, as rank 0 says."""
+    """Whether the search is to end early, as decided on rank 0."""
     if after_epoch is None or not history:
         return False
     return bool(

@@ -1,4 +1,4 @@
-"""Shrinking a trained network: search where asked, cut, let the rest take over, tune."""
+"""Shrink a trained network: optional search, cut, refit of the remaining weights, fine-tuning."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ from ramify.train.scored import Scores, check_search, plain_batches, search_widt
 from ramify.train.width_search import WidthSearch
 
 SAMPLES = 256
-"""So many samples choose the channels and refit the rest; as many others measure the cut."""
+"""The samples that choose channels and refit weights; as many others measure the cut."""
 TEMPERATURE = 2.0
-"""Of the outputs of the full network that the tuning follows."""
+"""The distillation temperature of the fine-tuning."""
 
 
 def shrink(  # noqa: PLR0913  (one call for the whole job)
@@ -85,68 +85,70 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
     checkpoint: str | Path | None = None,
     tags: Mapping[str, Any] | None = None,
 ) -> Grown:
-    """Make a trained network smaller, in place: cut it, let what stays take over, and tune it.
+    """Make a trained network smaller, in place: cut it, refit the remaining weights, fine-tune it.
 
-    Channels are chosen and the rest is refitted by :func:`ramify.cut`, on a few hundred samples.
-    Then the network is tuned, by default at a rate for a network that already works and with the
-    full network as its teacher, and in the end its batch norms get the statistics that they really
-    have. With ``search`` the channels are first scored while the full network trains, as in
-    Algorithm 3 of the thesis.
+    :func:`ramify.cut` chooses the channels and refits the rest, on a few hundred samples. Then the
+    network is fine-tuned, by default at a learning rate for trained networks and with the full
+    network as its teacher. Finally its batch norm statistics are recomputed. With ``search``, the
+    channels are first scored while the full network trains, as in Algorithm 3 of the thesis.
 
-    Where ``torch.distributed`` is set up, every rank calls it with the same network and its own
+    With ``torch.distributed``, every rank calls this function with the same network and its own
     share of the data.
 
     Args:
-        model: Any network that :func:`ramify.trace` takes, trained before.
-        inputs: One example of its inputs, on which its cost is counted.
+        model: A trained network that :func:`ramify.trace` accepts.
+        inputs: One example of its inputs, for which its cost is counted.
         loss: ``loss(model, batch)``, one loss a sample, shape (S,).
         data: The training batches: a list, a ``DataLoader``, or a function of the epoch's number;
             or :class:`ramify.relax.Pairs` of two halves, for a search that needs them.
-        budget: The most that the network may have in the end, as :func:`ramify.cut` takes it.
-        accept: Whether a cut network is good enough, as :func:`ramify.cut` takes it.
-        rule: Which channels may go, as :func:`ramify.cut` takes it.
+        budget: The most that the network may cost in the end, as in :func:`ramify.cut`.
+        accept: Decides whether a cut network is good enough, as in :func:`ramify.cut`.
+        rule: Selects the channels that may be removed, as in :func:`ramify.cut`.
         search: How channels are scored in training; by default ``method`` scores them.
-        method: What scores the channels; by default `Takeover`.
-        refit: Whether what stays takes over.
+        method: Scores the channels; by default `Takeover`.
+        refit: Whether the remaining weights are refitted to replace the removed channels.
         keep: The floor of every group: a share of its width, a width, or one of these by group.
-        multiple_of: What the width of each group that changes becomes a multiple of.
-        alike: Patterns of group names; groups that one matches stay equally wide.
+        multiple_of: The width of each group that changes becomes a multiple of this.
+        alike: Patterns of group names; groups that match the same pattern stay equally wide.
         groups: Patterns of the names of the groups that may be cut; None for all.
-        raw: Compare scores between layers as they are, where a method's have no unit.
-        rounds: So many cuts, each with its tuning; the budget is approached by equal factors.
-        depth: Whether whole blocks may go too, as :func:`ramify.cut` drops them; with a budget of
-            size, one round and no search.
-        sensitivity: Whether the loss against the share cut of each group alone is measured first,
-            and kept as an event.
-        calibration: The batches to choose and refit on; by default the first 256 samples of
+        raw: Whether to compare scores of different layers without normalisation, for a method
+            whose scores have no unit.
+        rounds: Number of cuts, each followed by fine-tuning; they approach the budget by equal
+            factors.
+        depth: Whether whole blocks may be removed too, as in :func:`ramify.cut`; requires a budget
+            of size, one round and no search.
+        sensitivity: Whether to measure first how the loss depends on the share cut of each single
+            group, and to record it as an event.
+        calibration: The batches for choosing and refitting; by default the first 256 samples of
             ``data``.
-        held: The batches to measure the cut on, which choose nothing; by default the next 256.
-        training: How the cut network is tuned, after every cut; its ``epochs`` may be 0. By default
+        held: The batches on which the cut is measured, not used for choosing; by default the next
+            256 samples.
+        training: How the network is fine-tuned after every cut; its ``epochs`` may be 0. By default
             :func:`tuning`.
         search_training: How the network trains in the search; by default as ``training``.
-        teacher: What the tuning follows beside the loss: a network, ``None``, or ``"full"``, a copy
-            of the network as it comes, where the loss takes a softmax of its outputs and no search
-            comes before.
-        temperature: T of the outputs that are followed; their divergence counts T² times.
-        fresh: Makes the full network anew: the cut shape is then trained from fresh weights.
-        followers: Weight averages and the like, which are cut alike; they are not refitted.
+        teacher: The network whose outputs fine-tuning distils in addition to the loss; ``None``; or
+            ``"full"``, a copy of the original network, which is used if the loss takes a softmax of
+            the outputs and there is no search.
+        temperature: T of the distillation, whose divergence is weighted by T².
+        fresh: Builds the full network anew: the cut shape is then trained from scratch.
+        followers: Weight averages and other copies, which are cut along but not refitted.
         after_step: Called with the model after each step.
-        evaluate: Measures of the network to add to the events; called in evaluation mode, without
-            gradients.
-        log: Called with each event, a dictionary, or an object with ``log(dict)``, which gets its
-            numbers; ``"event"`` is ``"epoch"``, ``"edit"``, which holds every proposal, or
+        evaluate: Returns measures of the network to add to the events; called in evaluation mode,
+            without gradients.
+        log: Called with each event, a dictionary; or an object with ``log(dict)``, which gets the
+            event's numbers. ``"event"`` is ``"epoch"``, ``"edit"``, which holds every proposal, or
             ``"stop"``.
-        checkpoint: A file written after each event. Where it exists, the run goes on from it, to
-            the same result as without the interruption; give the full network again then. With a
-            search, one named alike with ``-tuning`` behind takes over after it.
-        tags: Entries to put in front of each event.
+        checkpoint: A file written after each event. If it exists, the run resumes from it, with the
+            same result as without the interruption; pass the full network again then. With a
+            search, the stages after it use a second file with ``-tuning`` appended to the name.
+        tags: Entries to put at the front of each event.
 
     Returns:
         The graph of the small network, the optimizer and the history.
 
     Raises:
         RamifyError: The budget or the floor cannot be met, the searcher needs ``Pairs``, the
-            teacher is the network itself or does not give logits like its own, something is no
+            teacher is the network itself or does not return logits like its own, a value is no
             longer finite, or the checkpoint is damaged.
 
     Example:
@@ -199,7 +201,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
         job = _Job(loss, plain, cutting, sample, judges, fresh, sensitivity)
         before: list[Event] = []
         scores: Scores | None = None
-        # The search, unless what comes after it has begun.
+        # The search, unless a later stage has already begun.
         if search is not None and not (last and last.exists()):
             scored = search_widths(
                 model,
@@ -217,7 +219,7 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
             before, scores = scored.history, Scores.of(scored.proposals)
         elif search is not None and checkpoint is not None:
             before = read_checkpoint(Path(checkpoint)).history
-        # Cut and tune.
+        # Cut and fine-tune.
         limits: Event = {"rounds": rounds - 1, "budget": dict(totals) if totals else None}
         loop = begin(
             model,
@@ -240,10 +242,10 @@ def shrink(  # noqa: PLR0913  (one call for the whole job)
 
 
 def tuning() -> Training:
-    """How a cut network is tuned where nothing else is said.
+    """The default settings for fine-tuning a cut network.
 
     Returns:
-        Two epochs of SGD at a rate, after a warm-up, that does not destroy what a network knows.
+        Two epochs of SGD with warm-up, at a rate low enough to preserve a trained network.
 
     Example:
         >>> tuning().epochs
@@ -255,17 +257,17 @@ def tuning() -> Training:
 def check_shrink(
     model: nn.Module, inputs: Any, search: WidthSearch | None, cutting: Cutting
 ) -> None:
-    """Try on a network, before any work, whether it can be searched and cut; it stays as it is.
+    """Check before any work that a network can be searched and cut, without changing it.
 
     Args:
         model: The network.
         inputs: One example of its inputs.
         search: How channels are to be scored; None for no search.
-        cutting: How it is to be cut; a latency is not tried.
+        cutting: How it is to be cut; a budget of latency is not checked.
 
     Raises:
-        RamifyError: It has no channels that can be scored so, it is within the budget as it is, or
-            all prunes together do not bring it there.
+        RamifyError: It has no channels that can be scored this way, it is already within the
+            budget, or all prunes together do not bring it within the budget.
     """
     graph = trace(model, inputs)
     if search is not None:
@@ -275,7 +277,7 @@ def check_shrink(
 
 @dataclass(frozen=True)
 class _Job:
-    """What every cut of a run goes by."""
+    """The settings of every cut in a run."""
 
     loss: Loss
     data: Data
@@ -291,11 +293,11 @@ class _Job:
         """Cut once.
 
         Returns:
-            The graph of the cut network, and what the history keeps.
+            The graph of the cut network, and the event for the history.
         """
         cutting, reports = self.cutting, list[CutReport]()
         before, least = _seen(loop, graph), floors(graph, cutting.keep)
-        with warnings.catch_warnings():  # they stand in the event
+        with warnings.catch_warnings():  # the event holds them
             warnings.simplefilter("ignore", UserWarning)
             graph = refitted_cut(
                 graph,
@@ -317,19 +319,19 @@ class _Job:
                 followers=loop.subject.followers,
                 log=reports.append,
             )
-        # By the names that groups have without the blocks that went.
+        # By the names of groups after blocks were removed.
         before["widths"] = {name: old for name, (old, _) in reports[0].widths.items()}
         after = _seen(loop, graph)
         if (latency := reports[0].latency) is not None:
             before["latency"], after["latency"] = latency
         event = _described(graph, reports[0], before, after)
-        if self.fresh is not None:  # what the cut itself came to is measured by now
+        if self.fresh is not None:  # the cut itself has been measured by now
             _refresh(graph.model, self.fresh)
         return graph, event | {"floors": least}
 
 
 def _seen(loop: Loop, graph: ChannelGraph) -> dict[str, Any]:
-    """Widths, cost and measures of the network as it is."""
+    """Widths, cost and measures of the present network."""
     measures = loop.measures(graph.model)
     return {"widths": {g.name: g.width for g in graph.groups}} | costs(graph) | measures
 
@@ -337,7 +339,7 @@ def _seen(loop: Loop, graph: ChannelGraph) -> dict[str, Any]:
 def _next(
     loop: Loop, graph: ChannelGraph, job: _Job, scores: Scores | None, limits: Event
 ) -> ChannelGraph:
-    """The next step of the run: a cut, the rest of a tuning, or the end."""
+    """The next step of the run: a cut, the rest of a fine-tuning, or the end."""
     journal = loop.journal
     first = all(event["event"] != "edit" for event in journal.history)
     if job.sensitivity and not journal.history:
@@ -352,7 +354,7 @@ def _next(
     elif not loop.through():
         loop.train_round(graph)
     else:
-        # The statistics that the norms really have, and what the network then measures.
+        # Recompute the norm statistics, then measure the network.
         if loop.training.epochs:
             recompute_statistics(graph.model, job.loss, Epoch(job.data, 0))
         measures = loop.measures(graph.model)
@@ -373,7 +375,7 @@ def _by_group(graph: ChannelGraph, job: _Job) -> Event:
 def _described(
     graph: ChannelGraph, report: CutReport, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> Event:
-    """What the history keeps of a cut: the edit, what was expected of it, and the refit."""
+    """The event of a cut: the edit, the predicted loss, and the refit."""
     taken = set(report.edits)
     chosen = [proposal for proposal in report.proposals if proposal.edit in taken]
     losses = ({"loss": report.loss_before}, {"loss": report.loss_after})
@@ -388,7 +390,7 @@ def _described(
         "refitted": [
             {
                 "name": one.name,
-                # A reader that has lost nothing needs no λ, and NaN would be no JSON.
+                # A reader that lost no inputs has no λ, and NaN is not valid JSON.
                 "strength": one.strength if math.isfinite(one.strength) else None,
                 "before": one.before,
                 "after": one.after,
@@ -399,7 +401,7 @@ def _described(
 
 
 def _refresh(model: nn.Module, fresh: Callable[[], nn.Module]) -> None:
-    """Give a cut network the fresh weights of its shape."""
+    """Reinitialise the weights of a cut network."""
     drawn = tensors_of(scratch(fresh, recipe_of(model)))
     with torch.no_grad():
         for name, tensor in tensors_of(model).items():
@@ -413,7 +415,7 @@ def _samples(
     calibration: Iterable[Any] | None,
     held: Iterable[Any] | None,
 ) -> tuple[list[Any], list[Any] | None]:
-    """The batches that choose and refit, and those that measure; None where none are left."""
+    """The batches for choosing and refitting, and those for measuring (None if none are left)."""
     passing = iter(Epoch(data, 0))
 
     def first() -> list[Any]:
@@ -429,7 +431,7 @@ def _samples(
 
 
 def _after(checkpoint: str | Path | None, search: WidthSearch | None) -> Path | None:
-    """The file of what comes after the search, which has one of its own."""
+    """The checkpoint of the stages after a search, which has a separate one."""
     if checkpoint is None or search is None:
         return None if checkpoint is None else Path(checkpoint)
     stem = Path(checkpoint).with_suffix("")
@@ -443,7 +445,7 @@ def _tuning_loss(
     teacher: nn.Module | str | None,
     temperature: float,
 ) -> Loss:
-    """The loss of the tuning, tried on one batch before any work; everything stays as it is."""
+    """The loss of the fine-tuning, checked on one batch without changing anything."""
     if teacher is None:
         return loss
     check_kind(teacher, "teacher", nn.Module, str)

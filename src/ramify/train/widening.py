@@ -1,4 +1,4 @@
-"""All layers wider by one factor, within a budget."""
+"""Widen all layers by one factor, within a budget."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ramify.methods.baselines import RandomSplit
 from ramify.tracing import ChannelGraph
 from ramify.train.fresh_networks import PRECISION
 
-MOST = 2.0**20  # a larger factor is none that a budget set
-SLACK = 1e-9  # a width that floats give as 6.999999999 is 7
+MOST = 2.0**20  # a larger factor means that the budget bounds nothing
+SLACK = 1e-9  # so that a width computed as 6.999999999 is rounded down to 7
 
 
 def widen(
@@ -34,28 +34,28 @@ def widen(
 
     .. math:: \omega = \max \{\omega \ge 1 : F_r(\lfloor \omega W \rfloor) \le B_r \ \forall r\}
 
-    over the widths W of the groups that can be split; the others stay. Channels are drawn at random
-    and split in two (several times where :math:`\omega > 2`), the copies a small step apart, since
-    copies that are alike would stay alike in training. After a cut of the channels that a penalty
-    has brought to zero (:func:`ramify.relax.norm_costs`) that is the second half of MorphNet, whose
-    halves take turns.
+    over the widths W of the groups that can be split; other groups keep their width. Channels are
+    drawn at random and split in two (repeatedly if :math:`\omega > 2`), with a small step between
+    the copies, since identical copies would stay identical in training. MorphNet alternates this
+    step with a cut of the channels that a penalty has driven to zero
+    (:func:`ramify.relax.norm_costs`).
 
     Args:
         graph: the traced model, which is edited.
         budget: the most that the model may cost for one sample, by `params`, `macs`, `flops` or
             `energy`.
-        step: ε, how far the two copies of a channel move apart from it, as of
+        step: ε, the distance by which each copy is displaced from its channel, as in
             :class:`ramify.RandomSplit`.
-        seed: of what is drawn.
-        optimizer: one or more, whose state goes with the edits.
-        followers: weight averages and other copies of the model, edited alike.
+        seed: seed of the random draws.
+        optimizer: one or more optimizers, whose state is edited along.
+        followers: weight averages and other copies of the model, which receive the same edits.
 
     Returns:
-        The graph of the widened model; the same graph where no channel more fits.
+        The graph of the widened model; the same graph if no further channel fits.
 
     Raises:
-        RamifyError: there is no budget, one of another name or one that bounds nothing; or the
-            model is over it already.
+        RamifyError: the budget is missing, has an unknown name or bounds nothing; or the model is
+            already over it.
 
     Example:
         >>> import ramify, torch

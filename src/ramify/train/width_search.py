@@ -35,33 +35,33 @@ SEARCHERS = (*NAMES, "bn", *PLAIN)
 class WidthSearch:
     """How channels are scored: the search stage of Algorithm 3.
 
-    Gates on the channels are learned beside the weights by ``rarts``, ``darts1``, ``darts2``,
-    ``milenas`` and ``joint``. With ``bn`` the scales of the norm layers are, under an L1 penalty:
-    network slimming. ``takeover``, ``l1``, ``taylor`` and ``random`` train plainly for as many
-    steps on as many samples, then score by what the loss rises by once the others have taken over,
-    by the weights, by first order, or by chance. A searcher of the user's own,
-    ``package.module:object``, is a class of :class:`ramify.relax.Searcher`, which learns gates, or
-    a method (or what makes one, called with ``seed=`` where it takes that), whose prunes are ranked
-    after plain training.
+    ``rarts``, ``darts1``, ``darts2``, ``milenas`` and ``joint`` learn gates on the channels along
+    with the weights. ``bn`` learns the scales of the norm layers under an L1 penalty (network
+    slimming). ``takeover``, ``l1``, ``taylor`` and ``random`` train plainly for as many steps on as
+    many samples, and then score a channel by the rise of the loss after the other channels are
+    refitted, by its weights, by a first-order estimate, or at random. A user's own searcher,
+    ``package.module:object``, is either a subclass of :class:`ramify.relax.Searcher`, which learns
+    gates, or a method (or a function that returns one, called with ``seed=`` if it has that
+    argument), whose prunes are ranked after plain training.
 
-    α moves like the weights do, by the same optimizer and schedule but without weight decay, since
-    the penalty is what shrinks it; γ = 1e-4 is the thesis's, as in network slimming. Both losses
-    count alike (λ = 1). β is small: under a step size of 0.1 it draws the two copies of the weights
-    together in some hundred steps, while each can fit its own half of the data in between; with a
+    α has the same optimizer and schedule as the weights but no weight decay, since the penalty
+    shrinks it; γ = 1e-4 is that of the thesis, as in network slimming. Both losses have equal
+    weight (λ = 1). β is small: at a step size of 0.1 it pulls the two copies of the weights
+    together within some hundred steps, and in between each can fit its own half of the data. With a
     large β they are one copy, trained on both halves jointly.
 
     Attributes:
         searcher: One of the names above, or ``package.module:object``.
         epochs: Passes over the pairs of batches.
-        lam: λ, of ``rarts`` and ``milenas``.
-        beta: β, of ``rarts``.
+        lam: λ, for ``rarts`` and ``milenas``.
+        beta: β, for ``rarts``.
         gamma: γ, the weight of the L1 penalty on the gates, or on the norm scales.
-        arch_lr: Learning rate of the gates; None takes that of the weights, as the thesis does.
+        arch_lr: Learning rate of the gates; None for that of the weights, as in the thesis.
         penalty_by: ``"params"``, ``"macs"``, ``"flops"`` or ``"energy"``: the penalty of a gate or
-            norm scale is weighted by how much of this its channel costs over what channels cost in
-            the mean; with ``bn`` that is the regulariser of MorphNet. None weighs all alike.
-        seed: Of the scores of ``random``.
-        groups: Patterns of the names of groups, such as ``"*.mlp.fc1"``, of which one has to match;
+            norm scale is weighted by the cost of its channel relative to the mean cost of channels;
+            with ``bn`` that is the regulariser of MorphNet. None weights all equally.
+        seed: Seed of the scores of ``random``.
+        groups: Patterns of group names, such as ``"*.mlp.fc1"``; groups that match one are scored.
             None scores the channels of every group that can be pruned exactly.
 
     Raises:
@@ -124,20 +124,20 @@ class WidthSearch:
 
     @property
     def plain(self) -> bool:
-        """Whether the network trains plainly, and is scored after that."""
+        """Whether the network trains plainly and is scored afterwards."""
         return not self.gated and self.searcher != "bn"
 
     def chosen(self, graph: ChannelGraph) -> list[str]:
-        """The groups to score; whoever scores them, they are the same.
+        """The groups to score, which do not depend on the searcher.
 
         Args:
-            graph: Of the network.
+            graph: The graph of the network.
 
         Returns:
             Their names.
 
         Raises:
-            RamifyError: There is none.
+            RamifyError: There are none.
         """
         patterns = ("*",) if self.groups is None else self.groups
         meant = {group.name for pattern in patterns for group in graph.matching(pattern)}
@@ -165,8 +165,8 @@ class WidthSearch:
             arch: The gates, or the scales.
             loss: ``loss(model, batch)``.
             training: How the weights train.
-            steps: Of the whole search, over which the learning rates fall.
-            costs: What each gate or scale weighs in the penalty, over their mean; None: all alike.
+            steps: Steps of the whole search, over which the learning rates fall.
+            costs: The weight of each gate or scale in the penalty, over the mean; None: all equal.
 
         Returns:
             The searcher.
@@ -175,7 +175,7 @@ class WidthSearch:
         gamma, weights = self.gamma, training
         if self.searcher in ("joint", "bn"):
             weights = _of_a_sum(training)
-        if self.searcher == "bn":  # the scales are weights, which decay, beside their penalty
+        if self.searcher == "bn":  # the scales are weights: they decay as well
             gamma, rates = 2 * gamma, weights
         schedule = partial(_scheduled, training=training, steps=steps)
         name = "joint" if self.searcher == "bn" else self.searcher
@@ -191,7 +191,7 @@ class WidthSearch:
         )
 
     def method(self) -> Method | None:
-        """What scores the channels after the search, where that is not the gates."""
+        """The method that scores the channels after the search, unless the gates do."""
         methods: dict[str, Method] = {
             "bn": BNScale(),
             "takeover": Takeover(),
@@ -207,7 +207,7 @@ class WidthSearch:
 
 @dataclass(frozen=True)
 class Chance:
-    """Prunes in random order: what any score has to beat.
+    """Prunes in random order, a baseline for any score.
 
     Example:
         >>> import ramify
@@ -222,7 +222,7 @@ class Chance:
     def propose(
         self, graph: ChannelGraph, loss: Loss | None, batches: Iterable[Any]
     ) -> list[Proposal]:
-        """A prune of every channel that can go; neither loss nor batches are looked at."""
+        """A prune of every channel that can be pruned; loss and batches are ignored."""
         generator = torch.Generator().manual_seed(self.seed)
         return prunes(
             graph, {g.name: torch.rand(g.width, generator=generator) for g in prunable(graph)}
@@ -230,8 +230,8 @@ class Chance:
 
 
 def _of_a_sum(training: Training) -> Training:
-    """What takes on the sum of two losses, as Joint has it, the steps of others on their mean."""
-    # Adam does not see the scale of its gradients, which hold the decay; AdamW decays beside them.
+    """Settings that take the same steps on the sum of two losses (Joint) as on their mean."""
+    # Adam ignores the scale of its gradients, which include the decay; AdamW decays separately.
     rate = 0.5 if training.optimizer == "sgd" else 1.0
     decay = 1.0 if training.optimizer == "adamw" else 2.0
     return replace(training, lr=rate * training.lr, weight_decay=decay * training.weight_decay)
