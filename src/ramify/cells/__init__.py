@@ -1,15 +1,15 @@
-"""Cells: small graphs of operations, searched by mixing logits and stacked to networks.
+"""Cells: small graphs of operations, searched with mixing logits and stacked into networks.
 
 How the files fit together:
 
-- `space` describes a space of cells, and `stacking` what its stacking rule is given and returns;
-- `darts_space` and `nats_space` are two such spaces, made of `operations`;
-- `supernet` mixes all operations, on the edges that leave one state at once (`mixed`), with
-  convolutions written for speed (`depthwise`); `networks` is the network of one architecture, and
-  `skeleton` what both have in common;
-- `genotype` is an architecture as data, JSON and text; `derive` and `perturb` read one off a
+- `space` describes a space of cells, and `stacking` the input and output of its stacking rule;
+- `darts_space` and `nats_space` are two such spaces, built from `operations`;
+- `supernet` mixes all operations, evaluating the edges that leave one state together (`mixed`),
+  with fast convolutions (`depthwise`); `networks` holds the network of one architecture, and
+  `skeleton` the base class of both;
+- `genotype` is an architecture as data, JSON and text; `derive` and `perturb` derive one from a
   supernet;
-- `operation_latency` is what operations cost, and `nats_tables` what NATS-Bench measured.
+- `operation_latency` measures what operations cost, and `nats_tables` looks up NATS-Bench.
 """
 
 from ramify.cells.darts_space import DARTS, DARTS_IMAGENET, DARTS_V2

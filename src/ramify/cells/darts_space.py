@@ -1,6 +1,6 @@
 """The space of DARTS: 7 operations and `none`, normal and reduction cells of 14 edges.
 
-`ramify.relax.DARTS` is a searcher, for this space or any other.
+`ramify.relax.DARTS` is the searcher, which works for any space.
 
 Source: H. Liu, K. Simonyan and Y. Yang, "DARTS: Differentiable architecture search", ICLR 2019;
 RARTS thesis, §3.1.2.
@@ -27,7 +27,7 @@ from ramify.errors import RamifyError
 
 
 def stack(plan: Plan) -> Parts:
-    """`plan.cells` cells, those at 1/3 and 2/3 reduction cells, behind a stem of 3 C channels."""
+    """A stem of 3 C channels, then `plan.cells` cells, with reduction cells at 1/3 and 2/3."""
     width = 3 * plan.channels
     stem = nn.Sequential(
         nn.Conv2d(plan.in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
@@ -36,7 +36,7 @@ def stack(plan: Plan) -> Parts:
 
 
 def stack_imagenet(plan: Plan) -> Parts:
-    """The same cells behind stems that make images eight times smaller, for transfer."""
+    """The same cells after stems that downsample images by 8, for transfer to ImageNet."""
     width, half = plan.channels, plan.channels // 2
     first = nn.Sequential(*_half_size(plan.in_channels, half), nn.ReLU(), *_half_size(half, width))
     second = nn.Sequential(nn.ReLU(), *_half_size(width, width))
@@ -49,7 +49,7 @@ def _half_size(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Modul
 
 
 def _cells(plan: Plan, stems: list[nn.Module], width: int, shrunk: bool) -> Parts:
-    """The stack behind the stems; `shrunk`: the first input state is twice as large."""
+    """The stack after the stems; `shrunk`: the first input state is twice as large."""
     if plan.cells < 3:
         raise RamifyError(
             f"{plan.cells} cells of DARTS were asked for: give 3 or more, two of which reduce."
@@ -79,8 +79,8 @@ def _cells(plan: Plan, stems: list[nn.Module], width: int, shrunk: bool) -> Part
 class AuxiliaryHead(nn.Module):
     """Logits from the middle of a network: pooling to 2×2, a 1×1 and a 2×2 convolution, linear.
 
-    The pooling has windows of 5×5 and the stride that leaves 2×2: 3 for the 8×8 of CIFAR, 2 for the
-    7×7 of ImageNet. The public code leaves out the second norm for ImageNet; here it is kept.
+    The pooling has 5×5 windows and the stride that yields 2×2 outputs: 3 for the 8×8 of CIFAR, 2
+    for the 7×7 of ImageNet. The public code omits the second norm for ImageNet; here it is kept.
     """
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -100,7 +100,7 @@ class AuxiliaryHead(nn.Module):
         """(N, C, H, W) to (N, classes).
 
         Args:
-            x: what the cell two thirds up puts out.
+            x: the output of the cell at two thirds of the depth.
 
         Returns:
             Logits.
@@ -119,7 +119,7 @@ class AuxiliaryHead(nn.Module):
 
 
 def _pool(pool: nn.Module, channels: int, searching: bool) -> nn.Module:
-    """In a supernet a pool is followed by a norm, so that no operation is larger than others."""
+    """A pool, followed by a norm in a supernet so that all operations have the same scale."""
     return nn.Sequential(pool, nn.BatchNorm2d(channels, affine=False)) if searching else pool
 
 
@@ -161,7 +161,7 @@ DARTS = Space(
     never=("none",),
     concat=True,
 )
-"""Two input states, four intermediate ones that are put together; two edges kept for each."""
+"""Two input states, and four intermediate ones with two edges each, which are concatenated."""
 
 DARTS_IMAGENET = DARTS(stack=stack_imagenet)
 """The same cells, stacked for ImageNet."""

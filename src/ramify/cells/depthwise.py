@@ -1,7 +1,7 @@
-"""Depthwise convolutions as a processor runs them best: two identities, exact to rounding.
+"""Depthwise convolutions that are fast on CPUs, by two identities that are exact to rounding.
 
-Where kernels are wider than 3 or dilated, the library's gradients are slow, those of weights above
-all; the forward is not.
+For dilated kernels or kernels wider than 3, the library's gradients are slow, above all those of
+the weights; its forward pass is not.
 
 Shape letters: `N` samples, `C` channels, `H`, `W` pixels.
 """
@@ -16,18 +16,18 @@ from torch import Tensor, nn
 
 
 def sublattices(x: Tensor) -> Tensor:
-    """The four sub-lattices of every second pixel, as samples: a dilation of 2 becomes one of 1.
+    """Split images into four sublattices of every second pixel: a dilation of 2 becomes one of 1.
 
     Args:
         x: (N, C, H, W), H and W even.
 
     Returns:
-        (4 N, C, H / 2, W / 2).
+        (4 N, C, H / 2, W / 2), the sublattices as samples.
     """
     samples, channels, height, width = len(x), x.shape[1], x.shape[2] // 2, x.shape[3] // 2
     parts = x.permute(0, 2, 3, 1).reshape(samples, height, 2, width, 2, channels)
     parts = parts.permute(2, 4, 0, 1, 3, 5).reshape(4 * samples, height, width, channels)
-    return parts.permute(0, 3, 1, 2)  # channels last, and so is its gradient
+    return parts.permute(0, 3, 1, 2)  # channels last, as is its gradient
 
 
 def from_sublattices(x: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def from_sublattices(x: Tensor) -> Tensor:
 
 
 def doubly_dilated(layer: nn.Module) -> bool:
-    """Whether a convolution has a dilation of 2 that its sub-lattices can do without."""
+    """Whether a convolution has a dilation of 2 that sublattices make unnecessary."""
     return (
         isinstance(layer, nn.Conv2d)
         and layer.dilation == (2, 2)
@@ -50,13 +50,13 @@ def doubly_dilated(layer: nn.Module) -> bool:
 
 
 def convolve(layer: nn.Conv2d, x: Tensor, undilated: bool = False) -> Tensor:
-    """What a convolution puts out.
+    """The output of a convolution.
 
     Args:
         layer: the convolution.
-        x: (N, C, H, W), or, where undilated, its `sublattices`, or every second pixel for a stride
+        x: (N, C, H, W); if ``undilated``, its `sublattices`, or every second pixel for a stride
             of 2.
-        undilated: whether the dilation is left out, and the stride.
+        undilated: whether to run without dilation and stride.
 
     Returns:
         (N, C', H', W').
@@ -75,7 +75,7 @@ def convolve(layer: nn.Conv2d, x: Tensor, undilated: bool = False) -> Tensor:
         and stride == (1, 1)
         and x.shape[3] > 2
         and torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")  # whose casts the functions below do not see
+        and not torch.is_autocast_enabled("cpu")  # its casts do not reach the functions below
     ):
         y = _Wide5.apply(x, (layer.weight,))
         y.add_(_OfWeights.apply(layer.weight, (x,), y.shape))
@@ -84,10 +84,10 @@ def convolve(layer: nn.Conv2d, x: Tensor, undilated: bool = False) -> Tensor:
 
 
 class _Wide5(torch.autograd.Function):
-    """A depthwise 5×5 convolution of padding 2, differentiated by its input alone.
+    """A depthwise 5×5 convolution with padding 2, differentiated only with respect to its input.
 
-    The weights come in a tuple, unseen, since a function of both would find both gradients even
-    where a step of the mixing logits asks for none of the weights.
+    The weights are passed in a tuple to hide them from autograd: otherwise both gradients would be
+    computed, even in a step of the mixing logits, which needs none of the weights.
     """
 
     @staticmethod
@@ -102,7 +102,7 @@ class _Wide5(torch.autograd.Function):
 
 
 class _OfWeights(torch.autograd.Function):
-    """Zeros that bring the gradient of a 5×5 convolution to its weights."""
+    """Zeros that pass the gradient of a 5×5 convolution to its weights."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, hidden: tuple[Tensor], shape: torch.Size) -> Tensor:
@@ -116,7 +116,7 @@ class _OfWeights(torch.autograd.Function):
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """In three parts: the columns in the middle, and each outer one, on pixels two columns away."""
+    """The gradient in three parts: the middle columns, and each outer one, two pixels away."""
     layout = torch.channels_last
     left_x, right_x = (part.contiguous(memory_format=layout) for part in (x[..., :-2], x[..., 2:]))
     left_grad, right_grad = (
@@ -133,7 +133,7 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], which: int
 ) -> Tensor:
-    """The gradient of a depthwise convolution to its input (0) or its weights (1)."""
+    """The gradient of a depthwise convolution for its input (0) or its weights (1)."""
     mask = [which == 0, which == 1, False]
     found: Tensor = torch.ops.aten.convolution_backward(
         grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], len(weight), mask

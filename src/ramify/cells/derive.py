@@ -1,4 +1,4 @@
-"""From a supernet to an architecture: by mixing weights, or by what the loss says.
+"""Derive an architecture from a supernet, by mixing weights or by the loss.
 
 Shape letters: `E` edges of a cell, `O` operations.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def derive(space: Space, supernet: Supernet) -> Genotype:
-    """The architecture that the mixing weights name; see `Space.derive`."""
+    """The architecture with the largest mixing weights; see `Space.derive`."""
     if set(supernet.alphas) != set(space.kinds):
         raise RamifyError(
             f"the supernet is of space {supernet.space.name}, not of {space.name}: derive with "
@@ -44,10 +44,10 @@ def derive(space: Space, supernet: Supernet) -> Genotype:
 
 
 def strongest(space: Space, strength: Tensor) -> States:
-    """Of each edge the strongest operation, of each state the strongest edges.
+    """The strongest operation of each edge, and the strongest edges of each state.
 
     Args:
-        space: says which operations are never taken and how many edges are kept.
+        space: defines which operations are never chosen and how many edges are kept.
         strength: (E, O).
 
     Returns:
@@ -56,9 +56,9 @@ def strongest(space: Space, strength: Tensor) -> States:
     names = list(space.operations)
     columns = [number for number, name in enumerate(names) if name not in space.never]
     rows = strength.detach().tolist()
-    best = []  # of each edge: (strength, operation)
+    best = []  # for each edge: (strength, operation)
     for row in rows:
-        column = max(columns, key=lambda number: row[number])  # the first of equals
+        column = max(columns, key=lambda number: row[number])  # the first if several are equal
         best.append((row[column], names[column]))
     states = []
     for target in range(space.inputs, space.inputs + space.states):
@@ -74,15 +74,15 @@ def strongest(space: Space, strength: Tensor) -> States:
 
 
 def inherit(supernet: Supernet, genotype: Genotype) -> Network:
-    """The network of a genotype as it lies in a supernet, with a copy of its weights.
+    """The network of a genotype with weights copied from a supernet.
 
-    Its norms have no weights of their own and its pools are followed by norms, as in the supernet:
-    its output is that of the supernet whose mixing weights are one on the genotype's edges and
-    zero elsewhere. To train an architecture from scratch, use `Space.network`.
+    Its norms have no weights and its pools are followed by norms, as in the supernet: its output
+    equals that of the supernet with mixing weights of one on the genotype's edges and zero
+    elsewhere. To train an architecture from scratch, use `Space.network`.
 
     Args:
-        supernet: where the weights are.
-        genotype: of the same space.
+        supernet: the source of the weights.
+        genotype: a genotype of the same space.
 
     Returns:
         The network.
@@ -127,11 +127,11 @@ def _copy_cell(mine: FixedCell, theirs: MixedCell, genotype: Genotype, inputs: i
 
 
 def one_hot(space: Space, genotype: Genotype) -> dict[str, Tensor]:
-    """The mixing weights that make a supernet the genotype's network: ones on its edges.
+    """The mixing weights that turn a supernet into a genotype's network: ones on its edges.
 
     Args:
         space: the space of the genotype.
-        genotype: which edges.
+        genotype: the genotype.
 
     Returns:
         (E, O) of zeros and ones for each kind of cell.
@@ -153,14 +153,14 @@ def one_hot(space: Space, genotype: Genotype) -> dict[str, Tensor]:
 
 
 def random_genotype(space: Space, seed: int) -> Genotype:
-    """An architecture drawn at random: derived from strengths that are drawn evenly.
+    """A random architecture, derived from strengths drawn from a uniform distribution.
 
-    So every operation that derivation may take is as likely on every edge, and so is every set of
-    edges that it may keep.
+    All operations that derivation may choose are equally likely on every edge, and so are all sets
+    of edges that it may keep.
 
     Args:
-        space: of what space.
-        seed: of the draw.
+        space: the space.
+        seed: seed of the draw.
 
     Returns:
         The genotype.

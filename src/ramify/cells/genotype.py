@@ -1,8 +1,8 @@
-"""Genotypes: which operations the states of each kind of cell read, as data, JSON and text.
+"""Genotypes: the operations on the edges of each kind of cell, as data, JSON and text.
 
 Two text forms are established: DARTS writes `Genotype(normal=[('sep_conv_3x3', 0), ...],
 normal_concat=range(2, 6), ...)` with two edges for each state, and NATS-Bench writes a cell as
-`|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`, a state between two plus signs.
+`|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`, with plus signs between the states.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ramify.errors import RamifyError
 States = tuple[tuple[tuple[str, int], ...], ...]
 """For each intermediate state in turn, the (operation, source) of each of its edges."""
 
-MOST_STATES = 1000  # of a cell; more are a mistake
+MOST_STATES = 1000  # per cell; more are taken for a mistake
 _DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
 _FORMS = "Genotype(normal=[('op', 0), ...], normal_concat=range(2, 6), ...) or |op~0|+|op~0|op~1|"
 
@@ -30,7 +30,7 @@ class Genotype:
 
     Attributes:
         space: name of the space.
-        inputs: input states of a cell; they are numbered first.
+        inputs: number of input states of a cell; they have the first numbers.
         cells: (kind, states) of every kind of cell.
 
     Example:
@@ -51,19 +51,19 @@ class Genotype:
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """The operation of every edge, kind after kind."""
+        """The operation of every edge, one kind after another."""
         return tuple(name for _, states in self.cells for edges in states for name, _ in edges)
 
     def share(self, operation: str) -> float:
-        """The part of all edges that an operation has: of `skip_connect`, the skip ratio."""
+        """The share of all edges with this operation; for `skip_connect`, the skip ratio."""
         return Counter(self.operations)[operation] / len(self.operations)
 
     @property
     def text(self) -> str:
-        """The established text: NATS-Bench's for one kind of cell, else DARTS'.
+        """The established text form: that of NATS-Bench for one kind of cell, else that of DARTS.
 
-        A space of several kinds whose states do not all read two edges of a cell with two inputs
-        has `kind=` before each cell in the form of NATS-Bench, and `; ` between.
+        If there are several kinds of cells but not two inputs and two edges for each state, the
+        text has each cell in the form of NATS-Bench, with `kind=` before it and `; ` between.
         """
         if len(self.cells) == 1:
             return _arch(self.cells[0][1])
@@ -80,7 +80,7 @@ class Genotype:
     def parse(cls, text: str) -> Genotype:
         """Read the text of DARTS (space `DARTS`), or of NATS-Bench (space `NATS`).
 
-        Nothing in it is run. Other spaces read theirs by `Space.parse`.
+        No code in the text is run. For other spaces use `Space.parse`.
 
         Args:
             text: the genotype's text.
@@ -105,7 +105,7 @@ class Genotype:
 
     @classmethod
     def from_json(cls, text: str) -> Genotype:
-        """Read what `to_json` wrote.
+        """Read the output of `to_json`.
 
         Args:
             text: JSON.
@@ -134,7 +134,7 @@ def _states(value: Any) -> States:
 
 
 def _check_order(cells: tuple[tuple[str, States], ...], inputs: int) -> None:
-    """Every state reads states that stand before it."""
+    """Check that every state reads only earlier states."""
     for _, states in cells:
         for number, edges in enumerate(states):
             if any(not 0 <= source < inputs + number for _, source in edges):
@@ -166,7 +166,7 @@ def _parse_call(text: str) -> tuple[tuple[str, States], ...]:
         values = {keyword.arg or "": _literal(keyword.value) for keyword in call.keywords}
         kinds = [name for name in values if not name.endswith("_concat")]
         return tuple((kind, _pairs(values[kind], values[f"{kind}_concat"])) for kind in kinds)
-    except (SyntaxError, MemoryError, *_DAMAGE) as error:  # Python's parser runs out of its stack
+    except (SyntaxError, MemoryError, *_DAMAGE) as error:  # a parser that ran out of stack
         raise RamifyError(
             f"{text[:300]!r} is not the text of a genotype ({str(error)[:200]}): give {_FORMS}."
         ) from error
@@ -183,7 +183,7 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _pairs(edges: list[tuple[str, int]], concat: list[int]) -> States:
-    """Two edges a state, the states being those that are put together."""
+    """Split edges into states of two edges each; all states are concatenated."""
     if list(concat) != list(range(2, 2 + len(edges) // 2)) or len(edges) % 2:
         raise ValueError(
             f"{len(edges)} edges are two for each state, and the output is states 2 to "

@@ -1,10 +1,10 @@
-"""All candidate operations on the edges that leave one state, evaluated side by side.
+"""All candidate operations on the edges that leave one state, evaluated together.
 
-The copies of one operation on `B` edges read the same state. Where they are chains of standard
-layers, their channels are put side by side: one convolution and one norm do the work of `B`, the
-first ReLU is shared, and the mixing weight is the scale of the last norm. An operation without
-weights gives the same on each edge, and is evaluated once. `none` is not evaluated at all. The
-outputs are those of the candidates one by one, to rounding.
+The copies of one operation on `B` edges read the same state. If they are chains of standard layers,
+their channels are concatenated: one convolution and one norm do the work of `B`, the first ReLU is
+shared, and the mixing weight is the scale of the last norm. An operation without weights has the
+same output on each edge and is evaluated once. `none` is not evaluated at all. The outputs equal
+those of the separate candidates up to rounding.
 
 Shape letters: `N` samples, `C` channels, `B` edges, `E` all edges of a cell, `O` operations.
 """
@@ -30,7 +30,7 @@ _LAYERS = (nn.ReLU, nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def is_chain(module: nn.Module) -> bool:
-    """Whether a module is a sequence of standard layers, so that copies fit side by side."""
+    """Whether a module is a sequence of standard layers, whose copies can be concatenated."""
     return isinstance(module, nn.Sequential) and all(
         type(layer) in _LAYERS and getattr(layer, "padding_mode", "zeros") == "zeros"
         for layer in module
@@ -38,23 +38,23 @@ def is_chain(module: nn.Module) -> bool:
 
 
 class Reading:
-    """A state as candidates read it; each form is made once."""
+    """A state in the forms that candidates read; each form is computed once."""
 
     def __init__(self, x: Tensor, copies: int) -> None:
         self.copies = copies
         self._forms: dict[tuple[str, bool, bool], Tensor] = {("whole", False, False): x}
 
     def get(self, pixels: str, relu: bool, repeated: bool) -> Tensor:
-        """The state in a form.
+        """The state in one form.
 
         Args:
             pixels: `whole`, `sublattices` (those of every second pixel, as samples) or `second`
-                (the first of these alone).
-            relu: whether ReLU is taken.
-            repeated: whether there is one for each edge, side by side.
+                (only the first sublattice).
+            relu: whether ReLU is applied.
+            repeated: whether to concatenate one copy for each edge.
 
         Returns:
-            (N, C, H, W), or (N, B C, H, W) where repeated; H and W are halved but for `whole`.
+            (N, C, H, W), or (N, B C, H, W) if repeated; H and W are halved unless `whole`.
         """
         form = pixels, relu, repeated
         if form not in self._forms:
@@ -62,28 +62,28 @@ class Reading:
         return self._forms[form]
 
     def _make(self, pixels: str, relu: bool, repeated: bool) -> Tensor:
-        if repeated:  # by cat, which keeps the layout, as repeat does not
+        if repeated:  # with cat, because repeat does not keep the layout
             return torch.cat([self.get(pixels, relu, False)] * self.copies, dim=1)
         if pixels == "sublattices":
             return sublattices(self.get("whole", relu, False))
         if pixels == "second":
-            # By a pool, whose gradient keeps the layout, as that of a slice does not.
+            # With a pool, because the gradient of a slice does not keep the layout.
             return F.avg_pool2d(self.get("whole", relu, False), 1, stride=2)
         return F.relu(self.get("whole", False, False))
 
 
 class SideBySide(nn.Module):
-    """Chains of layers that are alike but for their weights, evaluated as one chain.
+    """Chains of layers that differ only in their weights, evaluated as one chain.
 
     Args:
-        chains: `B` of them, for which `is_chain` holds.
+        chains: `B` chains, for which `is_chain` is true.
     """
 
     def __init__(self, chains: Sequence[nn.Sequential]) -> None:
         super().__init__()
         self.copies = len(chains)
-        # Up to the first layer with weights the chains share what they compute. A convolution that
-        # reads all channels can read the one input; others need a copy of it for each chain.
+        # Up to the first layer with weights, all chains compute the same. A convolution that reads
+        # all channels can read the shared input; other layers need a copy of it for each chain.
         layers: list[nn.Module] = []
         self.repeat_at = -1  # before this layer the shared input is repeated
         shared = True
@@ -103,11 +103,11 @@ class SideBySide(nn.Module):
         """The form of `Reading` in which the chains read a state of this size.
 
         Returns:
-            One that needs no dilation, where there is one. Of `sublattices` the outputs are
-            sublattices too; of every `second` pixel they are whole.
+            A form that needs no dilation, if there is one. For `sublattices` the outputs are
+            sublattices too; for every `second` pixel they are whole.
         """
         # A dilated convolution of stride 2 reads every second pixel. One of stride 1 does the same
-        # on each sublattice, as does what follows, if it takes pixel by pixel.
+        # on each sublattice, as do the following layers if they work pixel by pixel.
         first, *rest = list(self.layers)[self.start :]
         if not (doubly_dilated(first) and isinstance(first, nn.Conv2d)):
             return "whole"
@@ -121,11 +121,11 @@ class SideBySide(nn.Module):
         return "sublattices" if alone and height % 2 == width % 2 == 0 else "whole"
 
     def forward(self, reading: Reading, pixels: str, scale: Tensor) -> Tensor:
-        """All outputs, each times its scale.
+        """All outputs, each multiplied by its scale.
 
         Args:
             reading: the state.
-            pixels: the form to read it in, from `pixels`.
+            pixels: the form in which to read it, from `pixels`.
             scale: (B,).
 
         Returns:
@@ -139,13 +139,13 @@ class SideBySide(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 x = convolve(layer, x, undilated=number == start and pixels != "whole")
             else:
-                # What a convolution or norm has put out nobody else reads, not even its backward.
+                # Nothing else reads the output of a convolution or norm, not even its backward.
                 x = F.relu(x, inplace=own) if isinstance(layer, nn.ReLU) else layer(x)
             own = isinstance(layer, nn.Conv2d | nn.BatchNorm2d)
         return _scaled(last[1], self._repeated(x, last[0]), scale)
 
     def _repeated(self, x: Tensor, number: int) -> Tensor:
-        """What a layer reads: its own copy for each chain, where the chains part there."""
+        """The input of a layer: one copy for each chain if the chains separate there."""
         return torch.cat([x] * self.copies, dim=1) if number == self.repeat_at > self.start else x
 
     def state_of(self, number: int) -> dict[str, Tensor]:
@@ -157,8 +157,8 @@ class SideBySide(nn.Module):
 
 
 def _scaled(layer: nn.Module, x: Tensor, scale: Tensor) -> Tensor:
-    """A layer's output, (N, B C, H, W), each C channels times their scale, (B,)."""
-    # A norm without weights of its own takes the mixing weights as its scale.
+    """A layer's output, (N, B C, H, W), with each block of C channels times its scale, (B,)."""
+    # A norm without weights uses the mixing weights as its scale.
     if isinstance(layer, nn.BatchNorm2d) and not layer.affine and layer.momentum is not None:
         by_batch = layer.training or layer.running_mean is None
         if layer.training and layer.num_batches_tracked is not None:
@@ -176,7 +176,7 @@ def _scaled(layer: nn.Module, x: Tensor, scale: Tensor) -> Tensor:
 
 
 def _side_by_side(copies: Sequence[nn.Module], reads_shared: bool) -> nn.Module:
-    """One layer that does the work of alike ones, on one input or on inputs side by side."""
+    """One layer that does the work of several, on one shared input or on concatenated inputs."""
     first, count = copies[0], len(copies)
     times = 1 if reads_shared else count
     if isinstance(first, nn.Conv2d):
@@ -201,7 +201,7 @@ def _side_by_side(copies: Sequence[nn.Module], reads_shared: bool) -> nn.Module:
             first.track_running_stats,
             device="meta",
         )
-    # Made without memory (on meta), then given the tensors of all copies, put together.
+    # Created without memory (on meta), then given the concatenated tensors of all copies.
     states = [copy.state_dict() for copy in copies]
     joined = {
         name: torch.cat([state[name] for state in states]) if tensor.ndim else tensor.clone()
@@ -216,11 +216,11 @@ class EdgeMixtures(nn.Module):
 
     Args:
         operations: the candidates, in the order of the mixing weights.
-        rows: of each edge, its row of the mixing weights.
-        channels: of the state.
-        stride: of the edges.
-        partial: with 4, say, the candidates take a quarter of the channels, and the others are put
-            beside what they bring; see `with_bypass`.
+        rows: the row of each edge in the mixing weights.
+        channels: channels of the state.
+        stride: stride of the edges.
+        partial: the candidates read one in ``partial`` channels; the others bypass them, see
+            `with_bypass`.
     """
 
     def __init__(
@@ -242,8 +242,8 @@ class EdgeMixtures(nn.Module):
         self.rows = list(rows)
         self.columns = {name: column for column, name in enumerate(operations)}
         self.wide, self.shared, self.apart = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
-        # `none` takes no work, and what has no weights is the same on all edges. Chains go side by
-        # side; what else there is runs edge by edge.
+        # `none` needs no work, and an operation without weights is the same on all edges. Chains
+        # are concatenated; all other operations run edge by edge.
         for name, build in operations.items():
             copies = [build(channels, stride, True) for _ in rows]
             if isinstance(copies[0], Zero):
@@ -257,12 +257,12 @@ class EdgeMixtures(nn.Module):
         self.nothing = Zero(stride)
 
     def forward(self, x: Tensor, mixing: Tensor, used: Used) -> list[Tensor]:
-        """What each edge brings.
+        """The output of each edge.
 
         Args:
             x: the state, (N, C, H, W).
             mixing: the weights of all edges of the cell, (E, O).
-            used: of these, which may be other than zero; the others take no work.
+            used: which of these weights may be nonzero; the others need no work.
 
         Returns:
             A tensor (N, C, H', W') for each of `rows`.
@@ -273,8 +273,8 @@ class EdgeMixtures(nn.Module):
         return with_bypass(found, x[:, self.channels :], self.nothing.stride)
 
     def _mixed(self, x: Tensor, mixing: Tensor, used: Used) -> list[Tensor]:
-        """What the candidates bring, (N, C / partial, H', W') for each edge."""
-        # First the chains, all edges at once; then the others are added, edge by edge.
+        """The mixed output of the candidates, (N, C / partial, H', W') for each edge."""
+        # First the chains, all edges at once; then add the others, edge by edge.
         mine = mixing[self.rows]
         brought: dict[int, Tensor] = {}
         total = self._side_by_side(x, mine, used)
@@ -291,9 +291,9 @@ class EdgeMixtures(nn.Module):
         ]
 
     def _side_by_side(self, x: Tensor, mine: Tensor, used: Used) -> Tensor | None:
-        """What the chains bring to all edges, (N, B C, H', W')."""
+        """The output of the chains on all edges, (N, B C, H', W')."""
         reading = Reading(x, len(self.rows))
-        totals: dict[bool, Tensor] = {}  # whether in sublattices: the sum
+        totals: dict[bool, Tensor] = {}  # whether in sublattices -> the sum
         for name, chains in self.wide.items():
             if any(self._uses(name, used)):
                 assert isinstance(chains, SideBySide)
@@ -331,16 +331,16 @@ class EdgeMixtures(nn.Module):
 
 
 def with_bypass(found: Sequence[Tensor], rest: Tensor, stride: int) -> list[Tensor]:
-    """Channels that no candidate takes, put beside what the candidates bring, and shuffled.
+    """Concatenate the outputs of the candidates with the channels that bypass them, and shuffle.
 
     Args:
-        found: of each edge, (N, C / partial, H', W').
-        rest: the other channels of the state, (N, C - C / partial, H, W); they are pooled by 2×2
-            windows where the stride is 2.
-        stride: of the edges.
+        found: the output of the candidates on each edge, (N, C / partial, H', W').
+        rest: the other channels of the state, (N, C - C / partial, H, W); they are pooled with 2×2
+            windows if the stride is 2.
+        stride: stride of the edges.
 
     Returns:
-        Of each edge, (N, C, H', W'): the channels of each part in turn.
+        For each edge, (N, C, H', W'), with the channels of the parts interleaved.
 
     Source: PC-DARTS (Xu and others, 2020), without its edge normalisation.
     """

@@ -14,7 +14,7 @@ from ramify.cells.stacking import CellPlan, Parts, Plan
 
 
 def stack(plan: Plan) -> Parts:
-    """Three stages of `plan.cells` cells with C, 2 C and 4 C channels, residual blocks between."""
+    """Three stages of `plan.cells` cells (C, 2 C and 4 C channels), joined by residual blocks."""
     layers: list[CellPlan | nn.Module] = []
     channels = plan.channels
     for stage in range(3):
@@ -51,4 +51,4 @@ NATS = Space(
     },
     stack=stack,
 )
-"""One kind of cell with one input and three further nodes; derivation keeps every edge."""
+"""One kind of cell with one input and three other nodes; derivation keeps every edge."""

@@ -1,4 +1,4 @@
-"""What NATS-Bench measured for each of its 15,625 cells, from a small table of its numbers.
+"""The NATS-Bench results for each of its 15,625 cells, from a small table.
 
 Source: X. Dong and others, "NATS-Bench: Benchmarking NAS algorithms for architecture topology and
 size", 2021.
@@ -27,12 +27,12 @@ Column = NDArray[np.float64]
 
 
 class NatsTables:
-    """Look-ups by architecture; the 1 GB of the original is never needed.
+    """Look-ups by architecture, without the original file of 1 GB.
 
     Args:
-        folder: where the tables lie; by default `nb201` in the folder that the environment variable
-            RAMIFY_DATA names, as `nb201_core.npz`: accuracies after 200 epochs, parameters and
-            multiply-accumulates.
+        folder: the folder with `nb201_core.npz`, which holds accuracies after 200 epochs,
+            parameters and MACs; by default `nb201` in the folder that the environment variable
+            RAMIFY_DATA names.
 
     Raises:
         RamifyError: The folder or its core table is missing or damaged.
@@ -71,7 +71,7 @@ class NatsTables:
         return int(self._rows[code])
 
     def genotype(self, index: int) -> Genotype:
-        """The architecture of a number.
+        """The architecture with this number.
 
         Args:
             index: from 0 to 15,624.
@@ -80,7 +80,7 @@ class NatsTables:
             The architecture.
 
         Raises:
-            RamifyError: There is none of this number.
+            RamifyError: There is no such number.
         """
         if not 0 <= index < len(self._core["ops"]):
             raise RamifyError(
@@ -95,7 +95,7 @@ class NatsTables:
     def accuracy(
         self, genotype: Genotype | str, dataset: str = "cifar10", split: str = "test"
     ) -> float:
-        """Accuracy of a network trained for 200 epochs, in %, the mean over the benchmark's seeds.
+        """Accuracy of a network trained for 200 epochs, in %, averaged over the benchmark's seeds.
 
         Args:
             genotype: the architecture, or its text.
@@ -106,14 +106,14 @@ class NatsTables:
             The accuracy.
 
         Raises:
-            RamifyError: The table has no such number; the sentence says which it has.
+            RamifyError: The table has no such column; the message lists its columns.
         """
         return float(self.accuracies(dataset, split)[self.index(genotype)])
 
     def percentile(
         self, genotype: Genotype | str, dataset: str = "cifar10", split: str = "test"
     ) -> float:
-        """The part of all architectures, in %, that are worse after 200 epochs."""
+        """The share of all architectures, in %, that are worse after 200 epochs."""
         values = self.accuracies(dataset, split)
         return 100 * float((values < values[self.index(genotype)]).mean())
 
@@ -122,17 +122,17 @@ class NatsTables:
         return int(self.column("params")[self.index(genotype)])
 
     def macs(self, genotype: Genotype | str) -> float:
-        """Multiply-accumulates of one image of CIFAR-10, which the benchmark calls FLOPs."""
+        """MACs for one image of CIFAR-10, which the benchmark calls FLOPs."""
         return float(1e6 * self.column("mflops")[self.index(genotype)])
 
     def accuracies(self, dataset: str, split: str) -> Column:
-        """(A,) accuracies of all architectures, by their numbers."""
+        """(A,) accuracies of all architectures, in the order of their numbers."""
         if dataset not in DATASETS:
             raise RamifyError(f"there is no data set {dataset!r}: give {', '.join(DATASETS)}.")
         return self.column(f"{dataset}_{split}")
 
     def column(self, name: str) -> Column:
-        """(A,) numbers of all architectures."""
+        """(A,) values of one column for all architectures."""
         if name not in self._core:
             raise RamifyError(f"the table has no column {name}: {', '.join(self._core)} are there.")
         return self._core[name].astype(np.float64)

@@ -1,4 +1,4 @@
-"""The network of a genotype: plain modules, one operation an edge.
+"""The network of a genotype: plain modules, one operation on each edge.
 
 Shape letters: `N` samples, `C` channels, `H`, `W` pixels.
 """
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 
 class DropPath(nn.Module):
-    """In training, drops what an edge brings for some samples, and scales up the rest.
+    """In training, drops the output of an edge for random samples, and scales up the others.
 
     Source: FractalNet (Larsson and others, 2017), as DARTS and NASNet use it.
 
     Args:
-        rate: the probability of dropping; the one object of a network may be changed at any time.
+        rate: the probability of dropping; a network has one such object, whose rate may be changed
+            at any time.
     """
 
     def __init__(self, rate: float = 0.0) -> None:
@@ -44,7 +45,7 @@ class DropPath(nn.Module):
 
 
 class FixedCell(nn.Module):
-    """A cell whose edges have one operation each."""
+    """A cell with one operation on each edge."""
 
     def __init__(
         self, space: Space, genotype: Genotype, plan: CellPlan, searching: bool, drop_path: DropPath
@@ -66,7 +67,7 @@ class FixedCell(nn.Module):
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The input states, each (N, C, H, W), to the cell's output."""
+        """From the input states, each (N, C, H, W), to the cell's output."""
         states = [prepare(x) for prepare, x in zip(self.prepare, inputs, strict=True)]
         for operations, sources in zip(self.states, self.sources, strict=True):
             found = [
@@ -74,7 +75,7 @@ class FixedCell(nn.Module):
                 for operation, source in zip(operations, sources, strict=True)  # type: ignore[call-overload]
                 if not isinstance(operation, Zero)
             ]
-            # Only where every edge is none are there zeros to be made.
+            # Zeros are needed only if every edge is `none`.
             states.append(sum(found[1:], found[0]) if found else operations[0](states[sources[0]]))  # type: ignore[index]
         return torch.cat(states[len(inputs) :], dim=1) if self.concat else states[-1]
 
@@ -83,10 +84,10 @@ class FixedCell(nn.Module):
 
 
 class Network(Skeleton):
-    """The stack of a genotype's cells; made by `Space.network`.
+    """The stack of a genotype's cells, built by `Space.network`.
 
     Attributes:
-        genotype: what it was built from.
+        genotype: its genotype.
         drop_path: its `rate` is the probability of dropping an edge for a sample in training.
 
     Example:
@@ -121,7 +122,7 @@ class Network(Skeleton):
         return self.head(self.last_output(x, _call))
 
     def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits, and those of the auxiliary head, each (N, classes).
+        """Logits of the network and of its auxiliary head, each (N, classes).
 
         Args:
             x: images (N, in_channels, H, W).

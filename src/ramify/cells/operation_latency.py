@@ -1,8 +1,8 @@
-"""What each operation of a space costs at each place of a supernet, in milliseconds.
+"""The latency of each operation of a space at each place of a supernet, in milliseconds.
 
-A place is a number of channels, a size and a stride; edges of one place have one entry. The table
-holds for the device and the number of threads that it was measured on; written down, it can be read
-where the search runs but the network will not.
+A place is a number of channels, a size and a stride; edges with the same place share an entry. The
+table is valid for the device and the number of threads that it was measured with. It can be saved
+there and read on another machine, where the search runs.
 
 Shape letters: `N` samples, `C` channels, `H`, `W` pixels, `E` edges of a cell, `O` operations.
 """
@@ -29,7 +29,7 @@ FORMAT = "ramify-latency-1"
 
 
 class Place(NamedTuple):
-    """Where an operation runs: C, H and W of what it reads, and its stride."""
+    """Where an operation runs: C, H and W of its input, and its stride."""
 
     channels: int
     height: int
@@ -42,10 +42,10 @@ class LatencyTable:
     """Milliseconds of each operation at each place.
 
     Attributes:
-        device: what was measured, such as `cpu`.
-        threads: of torch, then.
+        device: the measured device, such as `cpu`.
+        threads: the number of PyTorch threads during the measurement.
         batch: samples N in each measurement.
-        times: by operation and place.
+        times: milliseconds by operation and place.
 
     Source: RARTS thesis, section 3.1.4.
     """
@@ -62,7 +62,7 @@ class LatencyTable:
 
         Args:
             supernet: the network that is searched.
-            inputs: one of its inputs, (N, in_channels, H, W); its size counts.
+            inputs: one of its inputs, (N, in_channels, H, W), of which only the size matters.
 
         Returns:
             For each of `supernet.arch_parameters()` a tensor (E, O), summed over the cells that
@@ -98,7 +98,7 @@ class LatencyTable:
 
     @classmethod
     def from_json(cls, value: Any) -> LatencyTable:
-        """Read what `to_json` gave, or a table written by hand in that form.
+        """Read the output of `to_json`, or a table written by hand in that form.
 
         Args:
             value: plain values.
@@ -107,7 +107,7 @@ class LatencyTable:
             The table.
 
         Raises:
-            RamifyError: it is not a table, or an entry is missing something or out of range.
+            RamifyError: it is not a table, or an entry is incomplete or out of range.
         """
         said = value.get("format") if isinstance(value, dict) else None
         if said != FORMAT:
@@ -137,17 +137,17 @@ def measure_latencies(
     warmup: int = 3,
     clock: Clock | None = None,
 ) -> LatencyTable:
-    """Time every operation at every place of a supernet, as the derived network would run it.
+    """Time every operation at every place of a supernet, in the form that a derived network runs.
 
-    Each is run alone, in evaluation mode, warm, and the median of repeated calls stands for it.
-    `none` is nothing that a derived network runs, and costs nothing.
+    Each operation runs alone, in evaluation mode, and its latency is the median of repeated calls
+    after a warm-up. `none` costs nothing, since a derived network does not run it.
 
     Args:
         supernet: the network that is searched; its device is measured.
         inputs: one of its inputs, (N, in_channels, H, W).
-        repeats: calls to time.
-        warmup: calls before them.
-        clock: what tells the time; by default that of the device.
+        repeats: number of timed calls.
+        warmup: number of calls before them.
+        clock: the clock; by default that of the device.
 
     Returns:
         The table.
@@ -161,7 +161,7 @@ def measure_latencies(
     """
     times: dict[tuple[str, Place], float] = {}
     places = dict.fromkeys(place for _, _, place in _mixtures(supernet, inputs))
-    with torch.random.fork_rng(devices=[]):  # what follows draws as if nothing had been measured
+    with torch.random.fork_rng(devices=[]):  # so that later random draws are not affected
         for place, (operation, build) in itertools.product(
             places, supernet.space.operations.items()
         ):
@@ -176,7 +176,7 @@ def measure_latencies(
 
 
 def _mixtures(supernet: Supernet, inputs: Tensor) -> list[tuple[str, list[int], Place]]:
-    """Of every cell, for each state: the cell's kind, the rows of its edges, and their place."""
+    """For each state of every cell: the cell's kind, the rows of its edges, and their place."""
     found: list[tuple[str, list[int], Place]] = []
     space = supernet.space
     with ExitStack() as hooks, evaluating(supernet):
@@ -193,7 +193,7 @@ def _mixtures(supernet: Supernet, inputs: Tensor) -> list[tuple[str, list[int], 
                     stride: int = stride,
                 ) -> None:
                     height, width = args[0].shape[2:]
-                    # All channels: those that pass by while searching do not later on.
+                    # All channels: those that bypass operations in the search do not do so later.
                     found.append((plan.kind, rows, Place(plan.channels, height, width, stride)))
 
                 hooks.callback(mixture.register_forward_pre_hook(note).remove)
@@ -202,7 +202,7 @@ def _mixtures(supernet: Supernet, inputs: Tensor) -> list[tuple[str, list[int], 
 
 
 def _entry(entry: Any, number: int) -> tuple[tuple[str, Place], float]:
-    """An entry of a table that was read."""
+    """One checked entry of a table in JSON."""
     try:
         place = Place(*(int(entry[name]) for name in Place._fields))
         operation, ms = str(entry["operation"]), float(entry["ms"])

@@ -1,7 +1,7 @@
-"""Operations of the edges and blocks between cells: chains of standard layers wherever they can be.
+"""Operations on edges, and blocks between cells, built as chains of standard layers if possible.
 
-A chain (`nn.Sequential` of convolutions, norms, pools and ReLU) is what a supernet evaluates on
-several edges at once; see `ramify.cells.mixed`. All convolutions are without bias.
+A supernet can evaluate a chain (`nn.Sequential` of convolutions, norms, pools and ReLU) on several
+edges at once; see `ramify.cells.mixed`. All convolutions are without bias.
 
 Shape letters: `N` samples, `C` channels, `H`, `W` pixels.
 """
@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# With fewer channels, channels last, the gradient of a 1×1 convolution of stride 2 corrupts memory
-# on processors without AVX-512 (torch 2.13, oneDNN's kernel for AVX2).
+# With fewer channels in channels-last layout, the gradient of a 1×1 convolution of stride 2
+# corrupts memory on CPUs without AVX-512 (torch 2.13, oneDNN's kernel for AVX2).
 _ONEDNN_FEWEST = 8
 
 
 class Zero(nn.Module):
-    """The operation `none`: zeros of the size that the stride leaves."""
+    """The operation `none`: zeros of the output size."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Zero(nn.Module):
 
 
 class FactorizedReduce(nn.Module):
-    """Half the size: ReLU, two 1×1 convolutions of stride 2, a pixel apart, a norm.
+    """Halve the size: ReLU, two 1×1 convolutions of stride 2, offset by one pixel, a norm.
 
     Source: DARTS (Liu, Simonyan and Yang, 2019), after NASNet.
     """
@@ -47,7 +47,7 @@ class FactorizedReduce(nn.Module):
         x = F.relu(x)
         if x.shape[1] < _ONEDNN_FEWEST:
             x = x.contiguous()
-        # A pixel off; padding keeps the layout of the gradient too, as a slice does not.
+        # Offset by one pixel with padding, since a slice does not keep the layout of the gradient.
         odd = F.pad(x, (-1, x.shape[3] % 2, -1, x.shape[2] % 2))
         return self.norm(torch.cat([self.even(x), self.odd(odd)], dim=1))
 
@@ -100,7 +100,7 @@ def separable(
 
 
 def twice_separable(channels: int, kernel: int, stride: int, affine: bool) -> nn.Sequential:
-    """A separable convolution twice, the stride in the first."""
+    """Two separable convolutions, the first with the stride."""
     return nn.Sequential(
         *separable(channels, kernel, stride, affine), *separable(channels, kernel, 1, affine)
     )
@@ -112,5 +112,5 @@ def max_pool(stride: int) -> nn.MaxPool2d:
 
 
 def average_pool(stride: int) -> nn.AvgPool2d:
-    """3×3 average pooling that keeps the size at stride 1; pixels outside do not count."""
+    """3×3 average pooling that keeps the size at stride 1; padding does not count."""
     return nn.AvgPool2d(3, stride=stride, padding=1, count_include_pad=False)

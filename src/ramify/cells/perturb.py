@@ -1,7 +1,7 @@
-"""Deriving by what the loss says: an operation is worth what its removal costs.
+"""Derivation by the loss: the value of an operation is the rise of the loss on its removal.
 
-A large mixing weight need not mean a strong operation; what counts is how much worse the supernet
-is without it.
+A large mixing weight need not mean an important operation; this method measures how much worse the
+supernet is without the operation.
 
 Shape letters: `E` edges of a cell, `O` operations.
 
@@ -24,16 +24,16 @@ Loss = Callable[[Mapping[str, Tensor]], float]
 
 @torch.no_grad()
 def derive_by_perturbation(supernet: Supernet, loss: Loss) -> Genotype:
-    """The architecture whose operations and edges the supernet misses most.
+    """The architecture of the operations and edges whose removal raises the loss most.
 
-    Edge after edge, each operation's mixing weight is set to zero; the one whose removal raises the
-    loss most stays, alone and with weight one. Then, state after state, each edge is removed, and
-    those whose removal raises the loss most are kept, the strongest first. Operations that the
-    space never derives are not chosen.
+    For one edge after another, the mixing weight of each operation is set to zero in turn; the
+    operation whose removal raises the loss most is kept, alone and with weight one. Then, for one
+    state after another, each edge is removed in turn, and those whose removal raises the loss most
+    are kept, the strongest first. Operations that the space never derives are not chosen.
 
     Args:
-        supernet: a trained supernet; it is as it was afterwards.
-        loss: the mean loss of the supernet with other mixing weights: (E, O) for each kind of cell.
+        supernet: a trained supernet, which is not changed.
+        loss: the mean loss of the supernet for given mixing weights: (E, O) for each kind of cell.
 
     Returns:
         The genotype.
@@ -48,7 +48,7 @@ def derive_by_perturbation(supernet: Supernet, loss: Loss) -> Genotype:
         6
     """
     space = supernet.space
-    # Of each edge the operation that is missed most stays, with weight one.
+    # On each edge keep the operation whose removal raises the loss most, with weight one.
     mixing = {kind: weights.clone() for kind, weights in supernet.mixing().items()}
     names = list(space.operations)
     columns = [column for column, name in enumerate(names) if name not in space.never]
@@ -57,7 +57,7 @@ def derive_by_perturbation(supernet: Supernet, loss: Loss) -> Genotype:
             kept = max(columns, key=lambda column: _without(loss, mixing, weights[row], [column]))
             weights[row] = 0.0
             weights[row, kept] = 1.0
-    # Of each state the edges that are missed most stay.
+    # For each state keep the edges whose removal raises the loss most.
     cells = []
     for kind, weights in mixing.items():
         states: list[tuple[tuple[str, int], ...]] = []
@@ -78,7 +78,7 @@ def derive_by_perturbation(supernet: Supernet, loss: Loss) -> Genotype:
 
 
 def _without(loss: Loss, mixing: Mapping[str, Tensor], row: Tensor, columns: list[int]) -> float:
-    """The loss where these weights of a row of the mixing are zero; they come back."""
+    """The loss with these weights of a row of the mixing set to zero temporarily."""
     before = row.clone()
     row[columns] = 0.0
     value = loss(mixing)

@@ -1,4 +1,4 @@
-"""What supernets and derived networks have in common: stems, layers that read states, a head."""
+"""The base of supernets and derived networks: stems, layers that read states, a head."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ramify.cells.stacking import CellPlan, Parts
 
 
 class Skeleton(nn.Module):
-    """The stack of a plan, with cells of whatever make.
+    """The stack of a plan, with cells of any kind of module.
 
     Args:
-        parts: what the stacking rule returned.
-        inputs: input states of a cell.
-        cell: makes a cell's module from its plan.
+        parts: the result of the stacking rule.
+        inputs: number of input states of a cell.
+        cell: builds a cell's module from its plan.
     """
 
     def __init__(self, parts: Parts, inputs: int, cell: Callable[[CellPlan], nn.Module]) -> None:
@@ -24,7 +24,7 @@ class Skeleton(nn.Module):
         self.inputs = inputs
         self.stems = nn.ModuleList(parts.stems)
         self.plans = {
-            number: replace(part, prepare=())  # the modules are the cell's
+            number: replace(part, prepare=())  # the cell holds these modules
             for number, part in enumerate(parts.layers)
             if isinstance(part, CellPlan)
         }
@@ -52,7 +52,7 @@ class Skeleton(nn.Module):
             yield states[-1]
 
     def last_output(self, x: Tensor, run: Callable[[nn.Module, list[Tensor]], Tensor]) -> Tensor:
-        """That of the last layer; the others are let go as soon as nobody reads them."""
+        """The output of the last layer; other outputs are freed once no layer needs them."""
         for y in self.outputs(x, run):
             last = y
         return last

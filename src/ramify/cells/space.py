@@ -1,8 +1,8 @@
 """A space of cells: operations on the edges of a small graph, and a rule that stacks such cells.
 
-A cell has some input states and some intermediate states, one after the other. An edge leads from
-every state to every later intermediate one, and on each edge one operation is chosen; a state is
-the sum of what its edges bring (RARTS thesis, (3.4)). States are numbered from the inputs on.
+A cell has some input states followed by some intermediate states. An edge leads from every state to
+every later intermediate state, and on each edge one operation is chosen; a state is the sum of the
+outputs of its edges (RARTS thesis, (3.4)). States are numbered starting with the inputs.
 
 Shape letters: `E` edges of a cell, `O` operations.
 """
@@ -28,9 +28,8 @@ from ramify.errors import RamifyError
 Build = Callable[[int, int, bool], nn.Module]
 """`build(channels, stride, searching)`: an operation that keeps the number of channels.
 
-It must not write into what it reads (no `inplace=True` at its beginning), since other edges read
-that too. In a supernet (`searching`) norms have no weights of their own, since the mixing weights
-scale.
+It must not overwrite its input (no `inplace=True` in its first layer), since other edges read it
+too. In a supernet (`searching`) norms have no weights, since the mixing weights set the scale.
 """
 
 
@@ -42,12 +41,12 @@ class Space:
         name: its name in genotypes.
         operations: a builder for each, in the order of the mixing logits.
         stack: the stacking rule.
-        kinds: the kinds of cells, each with logits of its own.
-        inputs: input states of a cell.
-        states: intermediate states of a cell.
-        keep: the edges that derivation keeps for each state, the strongest; None keeps all.
+        kinds: the kinds of cells, each with its own logits.
+        inputs: number of input states of a cell.
+        states: number of intermediate states of a cell.
+        keep: number of edges that derivation keeps for each state, the strongest; None for all.
         never: operations that derivation does not choose.
-        concat: whether a cell's output is all its intermediate states, or the last of them.
+        concat: whether a cell's output concatenates all intermediate states or is the last one.
 
     Example:
         >>> from ramify.cells import DARTS
@@ -66,7 +65,7 @@ class Space:
     concat: bool = False
 
     def __post_init__(self) -> None:
-        # Counts, names that can stand in texts and modules, and something to derive.
+        # Check the counts, the names (used in texts and modules), and that derivation has a choice.
         for name in ("inputs", "states", "keep"):
             count = getattr(self, name)
             if count is not None and count < 1:
@@ -76,7 +75,7 @@ class Space:
                 f"space {self.name} has kinds {self.kinds}: name each kind of cell, once."
             )
         for name in (*self.operations, *self.kinds):
-            # They are parts of texts and names of modules.
+            # They appear in texts and in names of modules.
             if not re.fullmatch(r"\w+", name) or hasattr(nn.ModuleDict, name):
                 raise RamifyError(
                     f"space {self.name} has {name!r}, which cannot be the name of an operation or "
@@ -102,16 +101,16 @@ class Space:
         return tuple((source, target) for target in targets for source in range(target))
 
     def stacked(self, plan: Plan) -> Parts:
-        """What the stacking rule returns, once its cells are checked against the space.
+        """The result of the stacking rule, with its cells checked against the space.
 
         Args:
-            plan: what the rule is given.
+            plan: the argument of the rule.
 
         Returns:
             The parts.
 
         Raises:
-            RamifyError: A cell is of an unknown kind, or does not prepare each of its inputs.
+            RamifyError: A cell has an unknown kind, or does not prepare each of its inputs.
         """
         parts = self.stack(plan)
         for cell in parts.layers:
@@ -133,7 +132,7 @@ class Space:
 
     @property
     def multiplier(self) -> int:
-        """Channels of a cell's output over those of its states."""
+        """The ratio of the channels of a cell's output to those of its states."""
         return self.states if self.concat else 1
 
     def supernet(
@@ -150,16 +149,16 @@ class Space:
 
         Args:
             channels: channels of the first cells.
-            cells: how deep; the space's stacking rule says what it counts.
+            cells: the depth, in the unit that the space's stacking rule defines.
             classes: number of classes.
             in_channels: channels of the images.
             mixing: how logits become mixing weights, `softmax` ((3.6) of the thesis) or `sigmoid`
                 (FairDARTS, Chu and others, 2020: operations do not compete).
-            partial: with 4, say, the candidates of each edge take a quarter of the channels, and
-                the others skip them (PC-DARTS, Xu and others, 2020: less time and memory).
+            partial: the candidates of each edge read one in ``partial`` channels, and the others
+                bypass them (PC-DARTS, Xu and others, 2020: less time and memory).
 
         Returns:
-            The supernet, with fresh weights.
+            The supernet, with newly initialised weights.
 
         Raises:
             RamifyError: A number is not positive, `partial` does not divide the channels, or the
@@ -175,14 +174,14 @@ class Space:
         return Supernet(self, plan, mixing, partial)
 
     def derive(self, supernet: Supernet) -> Genotype:
-        """The architecture that the mixing logits of a supernet name (RARTS thesis, §3.1.3).
+        """The architecture with the largest mixing weights in a supernet (RARTS thesis, §3.1.3).
 
-        Of each edge the operation with the largest mixing weight, those of `never` left out; of
-        each state the `keep` edges on which that weight is largest, the strongest first. Among
-        equals, the first operation and the earliest source.
+        Each edge gets the operation with the largest mixing weight, except those in `never`; each
+        state keeps the `keep` edges for which that weight is largest, the strongest first. Ties go
+        to the first operation and the earliest source.
 
         Args:
-            supernet: one of this space.
+            supernet: a supernet of this space.
 
         Returns:
             The genotype.
@@ -206,18 +205,17 @@ class Space:
         """The network of a genotype, to be trained from scratch.
 
         Args:
-            genotype: what to build, or its text.
+            genotype: the genotype, or its text.
             channels: channels of the first cells.
-            cells: how deep; the space's stacking rule says what it counts.
+            cells: the depth, in the unit that the space's stacking rule defines.
             classes: number of classes.
             in_channels: channels of the images.
-            auxiliary: whether there is an auxiliary head, for
-                `Network.forward_with_auxiliary`.
-            drop_path: the probability, at first, of dropping an edge for a sample in training;
-                `network.drop_path.rate` is changed at any time.
+            auxiliary: whether to add an auxiliary head, for `Network.forward_with_auxiliary`.
+            drop_path: the initial probability of dropping an edge for a sample in training;
+                `network.drop_path.rate` may be changed at any time.
 
         Returns:
-            The network, with fresh weights.
+            The network, with newly initialised weights.
 
         Raises:
             RamifyError: The genotype does not fit the space, a number is out of its range, or the
@@ -235,7 +233,7 @@ class Space:
         return Network(self, self.check(known), plan, drop_path)
 
     def parse(self, text: str) -> Genotype:
-        """Read the text of a genotype of this space; `Genotype.parse` reads the known ones.
+        """Read the text of a genotype of this space (`Genotype.parse` reads the built-in spaces).
 
         Args:
             text: the genotype's text.
@@ -252,16 +250,16 @@ class Space:
         return self.check(Genotype(self.name, self.inputs, cells))
 
     def check(self, genotype: Genotype) -> Genotype:
-        """The genotype as it is, where this space can build it.
+        """Check that this space can build a genotype, and return it.
 
         Args:
-            genotype: what to check.
+            genotype: the genotype to check.
 
         Returns:
             The same genotype.
 
         Raises:
-            RamifyError: A kind, a state, a source or an operation is not of this space.
+            RamifyError: A kind, a state, a source or an operation does not belong to this space.
         """
         kinds = tuple(kind for kind, _ in genotype.cells)
         if kinds != self.kinds:

@@ -1,4 +1,4 @@
-"""What a stacking rule is given, and what it returns: stems, cells, what lies between, a head."""
+"""Input and output of a stacking rule: a plan, and stems, cells, modules between them, a head."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ramify.errors import RamifyError
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stacking rule is given.
+    """The argument of a stacking rule.
 
     Attributes:
         channels: channels of the first cells.
-        cells: how deep; the rule says what it counts.
+        cells: the depth, in the unit that the rule defines.
         classes: number of classes.
         in_channels: channels of the images.
-        multiplier: channels of a cell's output over those of its states.
-        searching: whether the stack is a supernet's.
-        auxiliary: whether an auxiliary head is asked for.
+        multiplier: ratio of the channels of a cell's output to those of its states.
+        searching: whether the stack is that of a supernet.
+        auxiliary: whether to add an auxiliary head.
 
     Example:
         >>> plan = Plan(channels=16, cells=5)
@@ -49,9 +49,9 @@ class CellPlan:
 
     Attributes:
         kind: one of the space's kinds.
-        channels: of each intermediate state.
-        stride: of the edges that leave an input state.
-        prepare: a module for each input state, which brings it to the cell's channels and to the
+        channels: channels of each intermediate state.
+        stride: stride of the edges that leave an input state.
+        prepare: a module for each input state, which converts it to the cell's channels and to the
             size of the other inputs.
 
     Example:
@@ -67,14 +67,14 @@ class CellPlan:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a stacking rule returns.
+    """The result of a stacking rule.
 
     Attributes:
         stems: run one after the other; their outputs are the first states that cells read (the
-            first output stands for those that lack).
-        layers: cells, and modules between them that take the last state.
-        head: takes the last state, gives the logits.
-        auxiliary: takes the output of the layer with this number and gives logits too.
+            first output fills in for missing ones).
+        layers: cells, and modules between them that read the last state.
+        head: maps the last state to the logits.
+        auxiliary: the number of a layer, and a module that maps its output to logits.
 
     Example:
         >>> stem, cell = nn.Conv2d(3, 8, 3), CellPlan("cell", 8, 1, prepare=[nn.Identity()])

@@ -23,7 +23,7 @@ MIXINGS = ("softmax", "sigmoid")
 
 
 class MixedCell(nn.Module):
-    """A cell whose states read all earlier ones through mixtures."""
+    """A cell whose states read all earlier states through mixtures."""
 
     def __init__(self, space: Space, plan: CellPlan, partial: int) -> None:
         super().__init__()
@@ -45,10 +45,10 @@ class MixedCell(nn.Module):
         Args:
             inputs: the input states, each (N, C, H, W).
             mixing: (E, O).
-            used: which of these weights may be other than zero.
+            used: which of these weights may be nonzero.
 
         Returns:
-            The last state, or all intermediate ones side by side.
+            The last state, or all intermediate states concatenated.
         """
         states = {
             number: prepare(x)
@@ -62,14 +62,14 @@ class MixedCell(nn.Module):
 
 
 class Supernet(Skeleton):
-    """All architectures of a space in one network, with shared weights; made by `Space.supernet`.
+    """All architectures of a space in one network with shared weights, built by `Space.supernet`.
 
     The mixing logits are in its `state_dict`, as `alpha_KIND`.
 
     Attributes:
         space: the space.
-        plan: what it was stacked by.
-        partial: the candidates take one channel in `partial`, and the others skip them.
+        plan: the plan of its stack.
+        partial: the candidates read one channel in `partial`, and the others bypass them.
 
     Example:
         >>> from ramify.cells import NATS
@@ -113,8 +113,8 @@ class Supernet(Skeleton):
 
         Args:
             x: images (N, in_channels, H, W).
-            mixing: weights to use in place of those of the logits, (E, O) for each kind;
-                operations whose weight is zero take no work, and get no gradient.
+            mixing: weights to use instead of those from the logits, (E, O) for each kind;
+                operations with weight zero are not evaluated and get no gradient.
 
         Returns:
             (N, classes).
@@ -126,7 +126,7 @@ class Supernet(Skeleton):
             else (weight != 0).tolist()
             for kind, weight in weights.items()
         }
-        if x.device.type == "cpu":  # the faster layout there, for depthwise convolutions above all
+        if x.device.type == "cpu":  # the faster layout there, above all for depthwise convolutions
             x = x.contiguous(memory_format=torch.channels_last)
 
         def run(cell: nn.Module, states: list[Tensor]) -> Tensor:

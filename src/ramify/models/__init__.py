@@ -1,4 +1,4 @@
-"""Networks that users take, as plain modules with plain forwards, by name."""
+"""Networks by name, as plain modules with plain forward functions."""
 
 from ramify.models.registry import NAMES, build
 

@@ -1,4 +1,4 @@
-"""A small convolutional net for small images: the seed of the demo."""
+"""A small convolutional network for small images: the seed network of the demo."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ramify.models.blocks import conv_norm_relu
 
 
 class DigitsNet(nn.Module):
-    """Three conv-BN-ReLU layers of 3×3, max-pooled after the first and the second, then a linear.
+    """Three 3×3 conv-BN-ReLU layers, max-pooled after the first and second, then a linear layer.
 
     Args:
         in_channels: channels of an image.

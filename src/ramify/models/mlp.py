@@ -1,4 +1,4 @@
-"""A small perceptron for samples that are rows of numbers, such as those of a table."""
+"""A small multilayer perceptron for samples that are vectors, such as the rows of a table."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ WIDTH, DEPTH = 16, 2
 
 
 class MLP(nn.Module):
-    """Hidden layers of linear and ReLU, then a linear.
+    """Hidden linear layers with ReLU, then a linear layer.
 
     Args:
-        in_features: numbers of a sample, F; a sample of more dimensions is flattened.
-        classes: number of outputs, K: of classes, or of targets of a regression.
-        width: neurons of each hidden layer.
+        in_features: number of values in a sample, F; samples with more dimensions are flattened.
+        classes: number of outputs, K: classes, or targets of a regression.
+        width: neurons in each hidden layer.
         depth: number of hidden layers.
 
     Example:
@@ -39,5 +39,5 @@ class MLP(nn.Module):
 
 
 def build(in_features: int, classes: int = 1, width: int = WIDTH, depth: int = DEPTH) -> MLP:
-    """Build a perceptron; 385 parameters with two layers of 16 neurons on 5 numbers, one output."""
+    """Build an MLP; 385 parameters with 5 inputs, two layers of 16 neurons and one output."""
     return MLP(in_features, classes, width, depth)

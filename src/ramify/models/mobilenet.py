@@ -14,7 +14,7 @@ BLOCKS = (  # (channels, stride)
 
 
 class MobileNetV1(nn.Module):
-    """A 3×3 convolution, thirteen depthwise-separable blocks and one linear.
+    """A 3×3 convolution, thirteen depthwise-separable blocks and a linear layer.
 
     A block is a depthwise 3×3 convolution and a pointwise one, each with batch norm and ReLU. For
     CIFAR the first convolution has stride 1.
@@ -22,7 +22,7 @@ class MobileNetV1(nn.Module):
     Args:
         in_channels: channels of an image.
         classes: number of classes, K.
-        width: channels of the first convolution and of every block; None is the usual 32, then 64
+        width: channels of the first convolution and of every block; None for the usual 32, then 64
             to 1024.
 
     Example:

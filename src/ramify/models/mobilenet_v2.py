@@ -1,4 +1,4 @@
-"""MobileNetV2, with the stride of its first layer by the size of the images."""
+"""MobileNetV2, with a stride of its first layer that depends on the image size."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from torch import Tensor, nn
 
 from ramify.models.blocks import conv_norm_relu
 
-STEM, LAST = 32, 4  # channels of the first layer; of the last one, over those of the last block
+STEM, LAST = 32, 4  # channels of the first layer; ratio of the last layer to the last block
 STAGES = (  # (expansion, channels, blocks, stride)
     *((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2)),
     *((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)),
 )
 DROPOUT = 0.2
-LARGE = 64 * 64  # pixels from which on the first layer has the paper's stride of 2
+LARGE = 64 * 64  # pixels from which the first layer has the paper's stride of 2
 
 
 class InvertedResidual(nn.Module):
     """A 1×1 convolution that widens, a depthwise 3×3 one, and a 1×1 one without activation.
 
-    The input is added where shapes allow.
+    The input is added if its shape equals that of the output.
 
     Args:
-        in_channels: channels that come in.
-        out_channels: channels that go out.
-        expansion: channels inside over those that come in; with 1 nothing is widened.
-        stride: of the depthwise convolution.
+        in_channels: input channels.
+        out_channels: output channels.
+        expansion: ratio of inner to input channels; with 1 the widening convolution is omitted.
+        stride: stride of the depthwise convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int) -> None:
@@ -47,14 +47,14 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """A 3×3 convolution, seventeen inverted residuals, a 1×1 convolution, dropout and one linear.
+    """A 3×3 convolution, 17 inverted residuals, a 1×1 convolution, dropout and a linear layer.
 
     Args:
         in_channels: channels of an image.
         classes: number of classes, K.
         width: channels of the first convolution and of every block, a quarter of those of the last
-            convolution; None is the usual 32, then 16 to 320, and 1280.
-        stride: of the first convolution: 2 in the paper, 1 leaves small images more pixels.
+            convolution; None for the usual 32, then 16 to 320, and 1280.
+        stride: stride of the first convolution: 2 in the paper; 1 suits small images.
 
     Example:
         >>> import torch
@@ -94,8 +94,8 @@ def build(
         in_channels: channels of an image.
         classes: number of classes.
         width: see :class:`MobileNetV2`.
-        in_features: numbers of an image, C·H·W: from 64×64 pixels on the first convolution has the
-            stride 2, below 1. The whole network divides rows and columns by 32, or by 16.
+        in_features: values in an image, C·H·W: from 64×64 pixels the first convolution has stride
+            2, below that 1. The whole network divides rows and columns by 32, or by 16.
 
     Returns:
         The network.

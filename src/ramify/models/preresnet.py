@@ -7,18 +7,18 @@ from torch.nn import functional
 
 from ramify.errors import RamifyError
 
-EXPANSION = 4  # of the bottleneck: the stream has four times the channels of the 3×3 convolution
+EXPANSION = 4  # the residual stream has four times the channels of the 3×3 convolution
 
 
 class Bottleneck(nn.Module):
     """Residual block ``s(x) + conv3(relu(bn3(conv2(relu(bn2(conv1(relu(bn1(x)))))))))``.
 
-    The convolutions are 1×1, 3×3 and 1×1. The shortcut ``s`` is the identity where shapes allow,
-    and else a 1×1 convolution of the activated input ``relu(bn1(x))``.
+    The convolutions are 1×1, 3×3 and 1×1. The shortcut ``s`` is the identity if the shapes match,
+    otherwise a 1×1 convolution of the activated input ``relu(bn1(x))``.
 
     Args:
-        in_channels: channels of the stream that comes in.
-        width: channels inside the block; the stream that goes out has four times as many.
+        in_channels: channels of the input stream.
+        width: channels inside the block; the output stream has four times as many.
         stride: stride of the 3×3 convolution and of the shortcut.
     """
 
@@ -38,7 +38,7 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, stream: Tensor) -> Tensor:
-        """Stream (S, 4 width, H / stride, W / stride) of a stream (S, in_channels, H, W)."""
+        """From a stream (S, in_channels, H, W) to (S, 4 width, H / stride, W / stride)."""
         active = functional.relu(self.bn1(stream))
         inner = functional.relu(self.bn2(self.conv1(active)))
         inner = functional.relu(self.bn3(self.conv2(inner)))
@@ -47,12 +47,12 @@ class Bottleneck(nn.Module):
 
 
 class PreResNet(nn.Module):
-    """A 3×3 convolution, three stages of bottleneck blocks, batch norm, ReLU, mean, one linear.
+    """A 3×3 convolution, three stages of bottleneck blocks, norm, ReLU, mean, a linear layer.
 
     Args:
         in_channels: channels of an image.
         classes: number of classes, K.
-        depth: number of layers, 9 n + 2 for n blocks a stage: 20, 56, 164, ...
+        depth: number of layers, 9 n + 2 for n blocks per stage: 20, 56, 164, ...
         width: channels inside the blocks of the first stage; the next two have twice and four
             times as many.
 

@@ -1,4 +1,4 @@
-"""Networks by name: the built-in ones, and those of the user by ``package.module:build``."""
+"""Networks by name: the built-in ones, and the user's own as ``package.module:build``."""
 
 from __future__ import annotations
 
@@ -38,22 +38,21 @@ def build(name: str, *, dataset_shape: tuple[int, ...], classes: int, **settings
     """Build a network for a data set.
 
     Args:
-        name: a built-in network, or ``package.module:function`` for one of the user, found as
-            Python finds modules and also in the current directory. The function is offered the
-            keyword arguments ``in_channels``, ``in_features`` and ``classes`` and gets those that
-            its signature names.
+        name: a built-in network, or ``package.module:function`` for the user's own, imported by
+            Python's rules and also from the current directory. The function gets those of the
+            keyword arguments ``in_channels``, ``in_features`` and ``classes`` that its signature
+            names.
         dataset_shape: shape of one sample, (C, H, W) for images; ``in_channels`` is its first
-            number, ``in_features`` the product of all.
-        classes: number of outputs, K: of classes, of the targets of a regression, of the tokens of
-            a vocabulary.
+            entry, ``in_features`` the product of all.
+        classes: number of outputs, K: classes, targets of a regression, or tokens of a vocabulary.
         **settings: further keyword arguments for the function, such as ``width`` or ``depth``.
 
     Returns:
-        The network, with fresh weights.
+        The network, with newly initialised weights.
 
     Raises:
-        RamifyError: if the name is unknown, the function does not take these arguments, or it
-            returns no module.
+        RamifyError: if the name is unknown, the function does not accept these arguments, or it
+            does not return a module.
 
     Example:
         >>> net = build("vgg19", dataset_shape=(3, 32, 32), classes=10, width=16)

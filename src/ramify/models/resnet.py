@@ -12,12 +12,12 @@ from ramify.models.blocks import conv_norm_relu
 class BasicBlock(nn.Module):
     """Residual block ``relu(s(x) + bn2(conv2(relu(bn1(conv1(x))))))`` of 3×3 convolutions.
 
-    The shortcut ``s`` is the identity where shapes allow, and else a 1×1 convolution with batch
+    The shortcut ``s`` is the identity if the shapes match, otherwise a 1×1 convolution with batch
     norm.
 
     Args:
-        in_channels: channels of the stream that comes in.
-        width: channels inside the block and of the stream that goes out.
+        in_channels: channels of the input stream.
+        width: channels inside the block and of the output stream.
         stride: stride of the first convolution and of the shortcut.
     """
 
@@ -36,19 +36,19 @@ class BasicBlock(nn.Module):
         )
 
     def forward(self, stream: Tensor) -> Tensor:
-        """Stream (S, width, H / stride, W / stride) of a stream (S, in_channels, H, W)."""
+        """From a stream (S, in_channels, H, W) to (S, width, H / stride, W / stride)."""
         inner = functional.relu(self.bn1(self.conv1(stream)))
         kept = stream if self.shortcut is None else self.shortcut(stream)
         return functional.relu(kept + self.bn2(self.conv2(inner)))
 
 
 class ResNet(nn.Module):
-    """A 3×3 convolution, batch norm, ReLU, three stages of basic blocks, mean, one linear.
+    """A 3×3 convolution, batch norm, ReLU, three stages of basic blocks, mean, a linear layer.
 
     Args:
         in_channels: channels of an image.
         classes: number of classes, K.
-        depth: number of layers, 6 n + 2 for n blocks a stage: 20, 32, 44, 56, ...
+        depth: number of layers, 6 n + 2 for n blocks per stage: 20, 32, 44, 56, ...
         width: channels of the first stage; the next two have twice and four times as many.
 
     Raises:
@@ -94,10 +94,10 @@ def build(in_channels: int = 3, classes: int = 10, width: int = 16, depth: int =
 
 
 class StagedResNet(nn.Module):
-    """A ResNet each of whose blocks keeps its stream, so that any of them can be doubled.
+    """A ResNet whose blocks all keep the shape of their input, so that each can be duplicated.
 
-    A 3×3 convolution, batch norm and ReLU begin each stage, those of the second and third with
-    stride 2; one basic block a stage, mean, one linear.
+    Each stage begins with a 3×3 convolution, batch norm and ReLU, with stride 2 in the second and
+    third stage, followed by one basic block; then mean and a linear layer.
 
     Args:
         in_channels: channels of an image.
@@ -127,5 +127,5 @@ class StagedResNet(nn.Module):
 
 
 def build_staged(in_channels: int = 3, classes: int = 10, width: int = 16) -> StagedResNet:
-    """Build a ResNet of one block a stage; 122 thousand parameters at width 16."""
+    """Build a ResNet with one block per stage; 122 thousand parameters at width 16."""
     return StagedResNet(in_channels, classes, width)

@@ -1,4 +1,4 @@
-"""Swin Transformer from the transformers library, with fresh weights, sized for small images."""
+"""Swin Transformer from the transformers library, newly initialised, sized for small images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ramify.imports import require
 EMBEDDING = 96
 HEAD = 32  # dimensions of a head
 DEPTHS = (2, 2, 6, 2)
-GRID, WINDOW = 4, 7  # patches a side: of the last stage at least, of a window at most
+GRID, WINDOW = 4, 7  # patches per side: fewest in the last stage, most in a window
 
 
 class Swin(nn.Module):
@@ -45,14 +45,14 @@ def build(
 ) -> Swin:
     """Build a Swin Transformer, by default Swin-T: 27.5 million parameters with 20 classes.
 
-    Patches are of 4×4 pixels, or of 2×2 or 1×1 where images are so small that the last stage would
-    have fewer than 4 a side; windows are as large as the last stage, up to the usual 7×7.
+    Patches have 4×4 pixels, or 2×2 or 1×1 for images so small that the last stage would have fewer
+    than 4 patches per side; windows are as large as the last stage, up to the usual 7×7.
 
     Args:
         in_channels: channels of an image.
         classes: number of classes.
-        width: embedding dimension of the first stage, doubled at each later one; None is 96.
-        in_features: numbers of an image, C·H·W, which say its size.
+        width: embedding dimension of the first stage, doubled at each later one; None for 96.
+        in_features: values in an image, C·H·W, from which its size follows.
         depths: blocks of each stage.
 
     Returns:
@@ -65,7 +65,7 @@ def build(
     side = math.isqrt(in_features // in_channels)
     merged = 2 ** (len(depths) - 1)
     patch = next((size for size in (4, 2) if side // (size * merged) >= GRID), 1)
-    # As in the paper 32 dimensions a head, or more where they do not divide the width.
+    # 32 dimensions per head as in the paper, or more if 32 does not divide the width.
     heads = next(h for h in range(max(1, width // HEAD), 0, -1) if width % h == 0)
     config = library().SwinConfig(
         image_size=side,
@@ -81,6 +81,6 @@ def build(
 
 
 def library() -> Any:
-    """The library, imported when a network is first built: it takes seconds."""
+    """The library, imported only when a network is built, because the import takes seconds."""
     require("transformers", "transformers", "the model swin is built by the library")
     return importlib.import_module("transformers")

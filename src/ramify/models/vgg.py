@@ -10,15 +10,15 @@ STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # (channels, convolu
 
 
 class VGG19(nn.Module):
-    """Sixteen conv-BN-ReLU layers of 3×3 in five stages, each ended by max-pooling; one linear.
+    """Sixteen 3×3 conv-BN-ReLU layers in five stages with max-pooling; a linear layer.
 
-    On images of 32×32 the five poolings leave a single feature vector. Smaller images stop
-    shrinking at one pixel; larger ones are averaged over what is left.
+    On 32×32 images the five poolings leave a single feature vector. Smaller images stop shrinking
+    at one pixel; the features of larger images are averaged over the remaining pixels.
 
     Args:
         in_channels: channels of an image.
         classes: number of classes, K.
-        width: channels of every layer; None is the usual 64, 128, 256, 512, 512 of the stages.
+        width: channels of every layer; None for the usual 64, 128, 256, 512, 512 of the stages.
 
     Example:
         >>> import torch
@@ -39,7 +39,7 @@ class VGG19(nn.Module):
             for _ in range(count):
                 layers.append(conv_norm_relu(channels, out_channels))
                 channels = out_channels
-            layers.append(nn.MaxPool2d(2, ceil_mode=True))  # leaves one pixel one pixel
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))  # keeps one pixel as one pixel
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(channels, classes)
 
