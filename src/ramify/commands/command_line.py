@@ -1,4 +1,4 @@
-"""The command line that makes a run again, to copy."""
+"""The command line that repeats a run, to copy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Kind = TypeVar("Kind", bound=Settings)
 
 
 def options_for(settings: Kind, resolve: Callable[[Mapping[str, Any]], Kind]) -> dict[str, Any]:
-    """The options that lead to settings, without those that have their default values.
+    """The options that produce settings, without those that have their default values.
 
     Args:
         settings: The settings of a run.
-        resolve: Fills in what options leave open.
+        resolve: Fills in the defaults of missing options.
 
     Returns:
-        Options by name; given to ``resolve`` they make these settings.
+        Options by name, which ``resolve`` turns into these settings.
     """
     names = list(settings.options())
     names.sort(key=lambda name: SELECTORS.index(name) if name in SELECTORS else len(SELECTORS))
@@ -32,7 +32,7 @@ def options_for(settings: Kind, resolve: Callable[[Mapping[str, Any]], Kind]) ->
     def found(options: Mapping[str, Any]) -> Settings | None:
         try:
             return resolve(options)
-        except RamifyError:  # of settings that need others
+        except RamifyError:  # some settings require others
             return None
 
     for name in names[1:]:
@@ -41,7 +41,7 @@ def options_for(settings: Kind, resolve: Callable[[Mapping[str, Any]], Kind]) ->
             break
         if values[name] is not None and (now is None or getattr(now, name) != values[name]):
             given[name] = values[name]
-    for name in names[1:]:  # a later one may have brought an earlier one along
+    for name in names[1:]:  # a later option may imply an earlier one
         fewer = {key: value for key, value in given.items() if key != name}
         if name in given and found(fewer) == settings:
             given = fewer
@@ -54,7 +54,7 @@ def command_line(command: str, options: Mapping[str, Any], before: Iterable[str]
     Args:
         command: Such as ``"grow"``.
         options: Values by name.
-        before: Arguments without a name.
+        before: Positional arguments.
 
     Returns:
         Text for a shell.
@@ -79,6 +79,6 @@ def command_line(command: str, options: Mapping[str, Any], before: Iterable[str]
 
 
 def _plain(number: Any) -> str:
-    """A number as it may be typed; 1.0 may be a share, which 1 is not."""
+    """A number in the form to type; 1.0 keeps its point, since it may be a share and 1 a count."""
     whole = isinstance(number, float) and number.is_integer() and number > 1
     return f"{number:.0f}" if whole else str(number)

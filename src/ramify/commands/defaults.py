@@ -1,9 +1,9 @@
-"""The value of every setting that a user leaves open: one table, read from top to bottom.
+"""The default value of every setting: one table, read from top to bottom.
 
-A row counts where all of its conditions hold: the kind of run, the data set, the method, the space.
-Its values take the place of those of earlier rows, and what the user gives goes before all of them.
-A few values depend on others (epochs of a phase are those of a round, say): `fill` of the settings
-of each command has those.
+A row applies if all of its conditions hold: the kind of run, the data set, the method, the space.
+Its values override those of earlier rows, and the user's values override all of them. A few
+defaults depend on other values (for example, the epochs of a phase are those of a round); these are
+in `fill` of the settings of each command.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from ramify.errors import RamifyError
 CIFAR = ("cifar10", "cifar100")
 MNIST = ("mnist", "fashion-mnist")
 DATA_SETS = ("digits", *MNIST, *CIFAR, "caltech20")
-OTHER = "other"  # a folder of images, a .npz file, or an object of the user's own
+OTHER = "other"  # a folder of images, a .npz file, or the user's own object
 TABLE_DATA = "table"  # a .csv file, or a column of one
 SMALL, LARGE = ("digits", *MNIST, OTHER, TABLE_DATA), (*CIFAR, "caltech20")
 WIDTHS, FITS = ("grow", "prune"), ("grow", "prune", "retrain-cells")
@@ -103,14 +103,14 @@ TABLE: tuple[Row, ...] = (
 
 
 def defaults(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the settings that are left open.
+    """The default values for the given settings.
 
     Args:
-        kind: Of the run.
-        given: Settings by name, of which ``data``, ``method`` and ``space`` decide on others.
+        kind: The kind of run.
+        given: Settings by name; ``data``, ``method`` and ``space`` determine other defaults.
 
     Returns:
-        The values of all rows that count.
+        The values of all rows that apply.
 
     Raises:
         RamifyError: No data set is given.
@@ -134,14 +134,14 @@ def defaults(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def default_in_words(kind: str, name: str) -> str:
-    """What a setting is where it is left open, in words for the help.
+    """The default of a setting, in words for the help.
 
     Args:
-        kind: Of the run.
-        name: Of the setting.
+        kind: The kind of run.
+        name: The name of the setting.
 
     Returns:
-        A value, or on what it depends; nothing where the help says it otherwise.
+        A value, or what it depends on; empty if the help text already says it.
 
     Example:
         >>> default_in_words("search", "beta"), default_in_words("search", "channels")
@@ -150,7 +150,7 @@ def default_in_words(kind: str, name: str) -> str:
     rows = [(conditions, own[name]) for conditions, own in TABLE if name in own]
     rows = [row for row in rows if _of(row[0], kind)]
     always = [number for number, (conditions, _) in enumerate(rows) if set(conditions) <= {"kind"}]
-    rows = rows[always[-1] :] if always else rows  # what comes before has no say
+    rows = rows[always[-1] :] if always else rows  # earlier rows are overridden
     others = {condition for conditions, _ in rows for condition in conditions} - {"kind"}
     if others and len(rows) > 1:
         words = {"data": "the data set"}

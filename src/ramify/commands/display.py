@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a live bar with the time left, or plain lines."""
+"""The display of a run in progress: a live bar with the time left, or plain lines."""
 
 import time
 from collections import Counter
@@ -24,13 +24,13 @@ QUIET = 15.0
 class Display:
     """Follows a run on a console.
 
-    Edits and results are lines that stay. On a terminal the current epoch stands below them, with a
-    bar over all jobs; elsewhere an epoch is a line when nothing was said for a while.
+    Edits and results are permanent lines. On a terminal the current epoch is shown below them, with
+    a progress bar over all jobs; elsewhere an epoch gets a line if none was printed for a while.
 
     Args:
-        console: Where to write.
+        console: The console to write to.
         settings: The settings of the run.
-        events: What happened before, where the run is resumed.
+        events: Earlier events, if the run is resumed.
     """
 
     def __init__(self, console: Console, settings: Settings, events: list[dict[str, Any]]) -> None:
@@ -74,13 +74,13 @@ class Display:
         self.live.stop()
 
     def tick(self, fraction: float) -> None:
-        """A step has begun that is this share of an epoch."""
+        """Advance the bar at the start of a step, which is this share of an epoch."""
         self.fraction += fraction
         if time.monotonic() - self.drawn > REDRAW:
             self._draw()
 
     def event(self, event: dict[str, Any]) -> None:
-        """Something happened that is worth a line."""
+        """Show an event."""
         self.fraction = 0.0
         self.choosing = self._ends_round(event)
         self.learned[event["job"]] += _learned(event)
@@ -102,7 +102,7 @@ class Display:
         self._draw()
 
     def _prune(self, event: dict[str, Any], settings: PruneSettings) -> None:
-        """What happened in a run of ramify prune, by the names of its phases."""
+        """Show an event of a run of ramify prune, with the names of its phases."""
         if event["event"] == "epoch":
             line = prune_lines.epoch_line(event, settings)
             self._at(line, line)
@@ -116,7 +116,7 @@ class Display:
             self.status.plain = prune_lines.CHOOSING
 
     def _at(self, line: str, status: str) -> None:
-        """Say where an epoch has brought the run; without a terminal only now and then."""
+        """Show the state after an epoch; without a terminal only now and then."""
         self.status.plain = status
         if not self.console.is_terminal and time.monotonic() - self.written > QUIET:
             self._print(line)
@@ -127,7 +127,7 @@ class Display:
 
     def _draw(self) -> None:
         self.drawn = time.monotonic()
-        # While channels are chosen, what ticks are the epochs of a method that learns.
+        # While channels are chosen, ticks count the epochs of a method that learns.
         completed = self._done() + min(self.fraction, self.phase if self.choosing else 1.0)
         self.progress.update(self.bar, completed=completed, total=self._total())
 
@@ -152,7 +152,7 @@ class Display:
 
 
 def _learned(event: dict[str, Any]) -> int:
-    """Epochs in which a method learned over the training data; a cut of a job counts as one."""
+    """Epochs over the training data in which a method learned; a job's cut counts as one."""
     passes: int = event["passes"] if event["event"] == "edit" else 0
     return passes + (event["event"] == "edit" and event["arm"] == "pruned")
 
@@ -170,7 +170,7 @@ def _epoch_line(event: dict[str, Any], rounds: int) -> str:
 
 
 def _tested(event: Mapping[str, Any]) -> str:
-    """How good a network is; of a candidate of random search, on the second half."""
+    """The metric of a network; for a candidate of random search, on the second half."""
     metric = Metric.of(event)
     if f"test_{metric.key}" in event:
         return f"test {metric.words} {metric.text(event[f'test_{metric.key}'])}"
@@ -194,13 +194,13 @@ def _edit_line(event: dict[str, Any]) -> str:
 
 
 def inserted(event: Mapping[str, Any]) -> list[str]:
-    """Behind which blocks an edit put copies in."""
+    """The blocks after which an edit inserted copies."""
     tried = (event.get("blocks") or {}).get("tried", ())
     return [block["behind"] for block in tried if block["inserted"]]
 
 
 def _judged(event: Mapping[str, Any]) -> str:
-    """What was expected of the loss, where the method says so, and what became of the selection."""
+    """The predicted loss, if the method predicts it, and how the trial changed the selection."""
     said = []
     if (gain := event["predicted_gain"]) is not None:
         said.append(f"predicted {_change(gain)}")

@@ -1,4 +1,4 @@
-"""A trained network as ONNX: written by torch's exporter, and tried in onnxruntime."""
+"""Export of a trained network to ONNX with torch's exporter, and a check in onnxruntime."""
 
 import contextlib
 import importlib
@@ -31,20 +31,20 @@ from ramify.store.files import write_bytes
 from ramify.store.model import load
 from ramify.tracing.recorder import evaluating
 
-SAMPLES = 256  # that onnxruntime is tried on
-CLOSE = 1e-3  # of scores, over the largest
-NOTES, OF_TABLES = ("mean", "std", "classes"), ("features", "target")  # members of the data set
+SAMPLES = 256  # samples for the check in onnxruntime
+CLOSE = 1e-3  # largest allowed difference of scores, relative to the largest score
+NOTES, OF_TABLES = ("mean", "std", "classes"), ("features", "target")  # attributes of the data set
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What :func:`write_onnx` wrote.
+    """The result of :func:`write_onnx`.
 
     Attributes:
         path: The file.
-        checked: Samples whose predictions were the same in onnxruntime; None where it is not
+        checked: Samples whose predictions were the same in onnxruntime; None if it is not
             installed.
-        error: The largest difference of a score, over the largest score.
+        error: The largest difference of a score, relative to the largest score.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Exported:
 
 
 def export_source(source: Path, given: Mapping[str, Any]) -> list[Exported]:
-    """Write the networks of a run, or a saved one, as ONNX beside them."""
+    """Write the networks of a run, or a saved network, as ONNX files next to them."""
     a_run = (source / CONFIG).exists()
     stored = list(networks_of_run(source, given)) if a_run else [_saved(source, given)]
     return [
@@ -65,14 +65,14 @@ def export_source(source: Path, given: Mapping[str, Any]) -> list[Exported]:
 def networks_of_run(
     source: Path, given: Mapping[str, Any]
 ) -> Iterator[tuple[Path, Callable[[], nn.Module], Dataset]]:
-    """Every network of a run: where it is saved, what builds it, what it was trained on.
+    """Every network of a run: its path, the function that builds it, and its training data.
 
     Args:
         source: The run folder.
-        given: Options that a saved network needs; of a run they may only repeat its settings.
+        given: Options that a saved network needs; for a run they may only repeat its settings.
 
     Yields:
-        One network after the other, first seed first.
+        One network after another, first seed first.
 
     Raises:
         RamifyError: The run is not finished, or an option contradicts it.
@@ -119,23 +119,23 @@ def _saved(source: Path, given: Mapping[str, Any]) -> tuple[Path, Callable[[], n
 
 
 def write_onnx(model: nn.Module, dataset: Dataset, path: Path) -> Exported:
-    """Write a network as ONNX, for batches of any size, and try it on test samples.
+    """Write a network as ONNX, for batches of any size, and check it on test samples.
 
-    The file says with which mean and deviation its inputs are prepared and what the classes are
-    called, as JSON in its metadata: ``mean``, ``std``, ``classes``; of a table also ``features``,
-    and ``target``, mean and deviation of what it predicts. The network is unchanged.
+    The metadata of the file holds, as JSON, the normalisation of its inputs (``mean`` and ``std``)
+    and the names of the ``classes``; for a table also ``features`` and ``target``, the mean and
+    deviation of the predicted column. The network is not changed.
 
     Args:
         model: The network.
-        dataset: What it was trained on.
-        path: Where to; written whole or not at all.
+        dataset: The data it was trained on.
+        path: The file to write, atomically.
 
     Returns:
-        What was written, and how it compares.
+        The file, and the result of the check.
 
     Raises:
         RamifyError: The extra ``export`` is not installed, torch cannot export the network, or
-            onnxruntime gives other scores.
+            onnxruntime returns different scores.
     """
     needed = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if needed:
@@ -158,7 +158,7 @@ def _exported(model: nn.Module, inputs: Tensor, dataset: Dataset) -> bytes:
     quiet.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # of the exporter, about its own insides
+            warnings.simplefilter("ignore")  # the exporter warns about its own internals
             program = torch.onnx.export(
                 model,
                 (inputs,),
@@ -168,12 +168,12 @@ def _exported(model: nn.Module, inputs: Tensor, dataset: Dataset) -> bytes:
                 output_names=["scores"],
                 verbose=False,
             )
-        assert program is not None  # it is None only where a file is asked for
+        assert program is not None  # it is None only if the exporter writes a file itself
         notes: dict[str, Any] = {name: getattr(dataset, name) for name in NOTES}
         notes |= {name: value for name in OF_TABLES if (value := getattr(dataset, name))}
         program.model.metadata_props.update({key: json.dumps(v) for key, v in notes.items()})
         content: bytes = program.model_proto.SerializeToString()
-    except Exception as error:  # the exporter's own, of many kinds
+    except Exception as error:  # the exporter raises many kinds
         raise RamifyError(
             f"torch cannot export this {type(model).__name__} as ONNX "
             f"({first_line(error)}); see docs/deploy.md for what can be."
@@ -186,7 +186,7 @@ def _exported(model: nn.Module, inputs: Tensor, dataset: Dataset) -> bytes:
 def _compared(
     model: nn.Module, dataset: Dataset, content: bytes, device: torch.device
 ) -> tuple[int | None, float]:
-    """How many samples have the same prediction in onnxruntime: all, or an error."""
+    """The number of samples with the same prediction in onnxruntime: all, or an error."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None, 0.0
     inputs = dataset.x_test[:SAMPLES]
@@ -194,7 +194,7 @@ def _compared(
     try:
         session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
         [found] = session.run(["scores"], {"inputs": inputs.numpy()})
-    except Exception as refusal:  # its own, of many kinds
+    except Exception as refusal:  # onnxruntime raises many kinds
         raise RamifyError(
             f"onnxruntime {runtime.__version__} cannot run what torch exported "
             f"({first_line(refusal)}); a newer onnxruntime may."
@@ -202,7 +202,7 @@ def _compared(
     with evaluating(model):
         wanted = outputs_of(model(inputs.to(device))).cpu().numpy()
     error = float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-12))
-    same = len(inputs)  # of other tasks than classification there is no one prediction a sample
+    same = len(inputs)  # only classification has a single prediction per sample
     if dataset.task.name == CLASSIFICATION.name:
         same = int((found.argmax(1) == wanted.argmax(1)).sum())
     if error > CLOSE or same < len(inputs):

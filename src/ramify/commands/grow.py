@@ -1,4 +1,4 @@
-"""Growing a network, cutting it to smaller sizes, and training what is compared with it."""
+"""Grow a network, cut it to smaller sizes, and train the networks to compare it with."""
 
 import math
 from dataclasses import replace
@@ -32,7 +32,7 @@ CUT_SAMPLES = 1024  # training samples on which channels are chosen and the othe
 
 
 def prepare_grow(settings: GrowSettings) -> Dataset:
-    """Load the data, and try the network and the bounds of its widths, before any work."""
+    """Load the data, and check the network and the bounds of its widths, before any work."""
     dataset = prepare(settings)
     graph = trace(build_seed(settings, dataset), dataset.x_train[:1])
     _, ceilings = settings.bounds().floors_and_ceilings(graph)
@@ -68,13 +68,13 @@ def prepare_grow(settings: GrowSettings) -> Dataset:
 
 
 def _splits_alone(settings: GrowSettings) -> bool:
-    """Whether nothing but wider layers can come of a run."""
+    """Whether a run can only widen layers."""
     method = settings.choice("method", {"method": settings.method})
     return settings.rounds > 0 and method not in (*SHRINKING, "gauss-newton")
 
 
 def run_grow(job: Job, setup: Setup) -> None:
-    """Grow the network of a seed to the end, or train one that it is compared with."""
+    """Grow the network of a seed to the end, or train a network to compare it with."""
     settings = setup.settings
     assert isinstance(settings, GrowSettings)
     torch.manual_seed(job.seed)
@@ -108,12 +108,12 @@ def run_grow(job: Job, setup: Setup) -> None:
 
 
 def _cut(job: Job, setup: Setup, settings: GrowSettings) -> None:
-    """Cut the network of the size above to that of the job, and distil the grown one into it."""
+    """Cut the next larger network to the size of the job, and distil the grown one into it."""
     arms, size = settings.arms(), size_of(job.arm)
     assert size is not None
     before = Job(arms[arms.index(job.arm) - 1], job.seed)
     model = setup.kept(before)
-    if setup.events(before)[-1]["params"] <= size:  # it did not grow so far
+    if setup.events(before)[-1]["params"] <= size:  # it did not grow that large
         train_job(job, setup, model, settings.tuning())
         return
     model.to(settings.device)
@@ -134,14 +134,14 @@ def _cut(job: Job, setup: Setup, settings: GrowSettings) -> None:
 
 
 def _teacher(job: Job, setup: Setup) -> nn.Module | None:
-    """The grown network, whose outputs a cut one follows where a softmax is taken of them."""
+    """The grown network as the teacher of a cut one, if the loss takes a softmax of the outputs."""
     if not setup.dataset.task.softmax_last:
         return None
     return setup.kept(Job(GROWN, job.seed)).to(setup.settings.device)
 
 
 def _compare(job: Job, setup: Setup, settings: GrowSettings) -> None:
-    """Train another network for as many steps as the grown one made in all."""
+    """Train another network for as many steps as the grown one took in total."""
     events = setup.events(Job(GROWN, job.seed))
     epochs = sum(event["event"] == "epoch" for event in events)
     model = _compared(job, setup, events[-1]["params"])
@@ -149,7 +149,7 @@ def _compare(job: Job, setup: Setup, settings: GrowSettings) -> None:
 
 
 def _compared(job: Job, setup: Setup, params: int) -> nn.Module:
-    """The seed network, the grown shape from fresh weights, or a uniformly scaled network."""
+    """The seed network, the grown shape from scratch, or a uniformly scaled network."""
     if job.arm == SEED:
         return setup.build()
     size = size_of(job.arm)

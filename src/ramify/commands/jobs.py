@@ -1,4 +1,4 @@
-"""The jobs of a run, one network each, in one folder: what is finished is never done twice."""
+"""The jobs of a run, one network each, in one folder; finished jobs are never repeated."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +34,7 @@ from ramify.train.loop import train
 EVALUATION_BATCH = 500
 PROBE_BATCH = 256
 RESTORE = "restore it, or begin a new run."
-KEPT = ("grown", "retrained", "pruned")  # the arms whose networks are those of the run
+KEPT = ("grown", "retrained", "pruned")  # the arms whose networks are the results of a run
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Job:
     """One network to train.
 
     Attributes:
-        arm: Such as ``"grown"``; `ramify.report` says what each stands for.
+        arm: Such as ``"grown"``; `ramify.report` explains each.
         seed: Its random seed.
     """
 
@@ -55,20 +55,20 @@ class Job:
         return f"{self.arm}-{self.seed}"
 
     def tags(self) -> dict[str, Any]:
-        """What stands in front of each of its events."""
+        """The first entries of each of its events."""
         return {"job": self.name, "arm": self.arm, "seed": self.seed}
 
 
 @dataclass(frozen=True)
 class Shuffled:
-    """The training batches of an epoch, a function of the seed and the epoch's number alone.
+    """The training batches of an epoch, a function only of the seed and the epoch's number.
 
-    Of several processes each has its own part of every batch.
+    With several processes, each has its own part of every batch.
 
     Attributes:
-        dataset: Where they come from.
+        dataset: The data.
         settings: Batch size and device.
-        seed: Of the order and the augmentation.
+        seed: Seed of the order and the augmentation.
         ticked: Called before each batch with its share of the epoch, for a progress display.
     """
 
@@ -78,14 +78,14 @@ class Shuffled:
     ticked: Callable[[float], None]
 
     def __len__(self) -> int:
-        """Steps of an epoch; too few images left over join the batch before them."""
+        """Steps per epoch; if too few images remain at the end, they join the batch before."""
         size = self.settings.batch_size
         whole, left = divmod(len(self.dataset.x_train), size)
         return max(1, whole + (left >= min(self._least, size)))
 
     @property
     def _least(self) -> int:
-        """Images of a batch at least: two for each process."""
+        """The fewest images in a batch: two for each process."""
         return 2 * distributed.world_size()
 
     def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -99,13 +99,13 @@ class Shuffled:
 
 @dataclass(frozen=True)
 class OrderedBatches:
-    """Samples and labels in order and in batches, which may be gone through again.
+    """Batches of samples and labels in order, which can be iterated over repeatedly.
 
     Attributes:
         inputs: The samples.
         labels: Their labels.
-        size: Samples of a batch.
-        device: Where each batch goes.
+        size: Samples in a batch.
+        device: The device of each batch.
     """
 
     inputs: Tensor
@@ -120,13 +120,13 @@ class OrderedBatches:
 
 @dataclass(frozen=True)
 class Setup:
-    """What every job of a run shares.
+    """The state that all jobs of a run share.
 
     Attributes:
         settings: The settings of the run.
-        folder: Where everything is kept.
-        dataset: What is trained on.
-        log: Called with each event once it is stored.
+        folder: The run folder.
+        dataset: The training and test data.
+        log: Called with each event after it is stored.
         ticked: Called before each training step with its share of the epoch.
     """
 
@@ -142,7 +142,7 @@ class Setup:
         return build_seed(self.settings, self.dataset)
 
     def record(self, event: Event) -> None:
-        """Store an event, then tell the watcher; rank 0 does it for all processes."""
+        """Store an event, then call ``log``; rank 0 does it for all processes."""
         if distributed.is_rank_zero():
             self.folder.append(event)
             self.log(event)
@@ -156,20 +156,20 @@ class Setup:
         return self.dataset.x_train[:1].to(self.settings.device)
 
     def loss(self) -> Loss:
-        """What the training brings down."""
+        """The training loss."""
         assert isinstance(self.settings, TrainingSettings)
         return self.settings.loss(self.dataset.task)
 
     def tags(self, job: Job) -> dict[str, Any]:
-        """What stands in front of each event of a job: its own tags, and the metric's."""
+        """The first entries of each event of a job: its own tags, and those of the metric."""
         return job.tags() | self.dataset.task.metric.tags()
 
     def measures(self, model: nn.Module) -> dict[str, float]:
-        """Metric and loss on the test samples, the metric on as many training samples."""
+        """Metric and loss on the test samples, and the metric on as many training samples."""
         return distributed.from_rank_zero(lambda: self._measured(model))
 
     def _measured(self, model: nn.Module) -> dict[str, float]:
-        """What this process measures."""
+        """The measurement in this process."""
         dataset, key = self.dataset, self.dataset.task.metric.key
         count = min(len(dataset.x_test), len(dataset.x_train))
         spread = torch.linspace(0, len(dataset.x_train) - 1, count).long()
@@ -180,7 +180,7 @@ class Setup:
 
         _, train_value = score(dataset.x_train[spread], dataset.y_train[spread])
         test_loss, test_value = score(dataset.x_test, dataset.y_test)
-        # Where the loss itself is the metric, that of the training is in the events as it is.
+        # If the loss itself is the metric, the events already hold its value in training.
         seen = {} if key == LOSS.key else {f"train_{key}": train_value}
         return seen | {"test_loss": test_loss, f"test_{key}": test_value}
 
@@ -189,12 +189,12 @@ class Setup:
         return Shuffled(self.dataset, self.settings, job.seed, self.ticked)
 
     def keep(self, job: Job, model: nn.Module) -> None:
-        """Save the network of a job, where its arm is one of those that are kept."""
+        """Save the network of a job if its arm is one of those that are kept."""
         if stem := stem_of(job.arm):
             self.save(model, self.folder.of_seed(stem, job.seed))
 
     def save(self, model: nn.Module, path: Path) -> None:
-        """Save a network, which every process may then load."""
+        """Save a network, so that every process can load it."""
         distributed.from_rank_zero(lambda: save(model, path))
 
     def kept(self, job: Job) -> nn.Module:
@@ -204,7 +204,7 @@ class Setup:
         return load_model(self.folder.of_seed(stem, job.seed), self.build)
 
     def training(self, job: Job) -> dict[str, Any]:
-        """What every training of a job goes by, as keyword arguments of the loops."""
+        """The keyword arguments that every training loop of a job gets."""
         return {
             "evaluate": self.measures,
             "log": self.record,
@@ -215,7 +215,7 @@ class Setup:
     def finish(
         self, job: Job, history: list[Event], measured: Mapping[str, float] | None = None
     ) -> None:
-        """Write the result of a job that is at its end; its checkpoint is no longer needed."""
+        """Write the result of a finished job and delete its checkpoint."""
         tested = f"test_{self.dataset.task.metric.key}"
         last = next(event for event in reversed(history) if tested in event)
         measures = {key: last[key] for key in (tested, "test_loss", "params", "macs")}
@@ -223,18 +223,18 @@ class Setup:
         self.end(job, {"t": history[-1]["t"]} | measures)
 
     def end(self, job: Job, result: Event) -> None:
-        """Write what came of a job, whose checkpoint is no longer needed."""
+        """Write the result event of a job and delete its checkpoint."""
         self.record({"event": "result"} | self.tags(job) | result)
         distributed.from_rank_zero(lambda: self.folder.checkpoint.unlink(missing_ok=True))
 
 
 def plan(settings: Settings) -> list[Job]:
-    """Every job of a run in order: for each seed its arms, each after those it depends on."""
+    """All jobs of a run in order: for each seed its arms, each after those that it depends on."""
     return [Job(arm, seed) for seed in settings.all_seeds for arm in settings.arms()]
 
 
 def prepare(settings: NetworkSettings) -> Dataset:
-    """Load the data and try the model, so that a mistake shows before a folder is made."""
+    """Load the data and try the model, so that mistakes appear before a folder is created."""
     dataset = load_data(settings)
     if dataset.task.name in (SEGMENTATION.name, TEXT.name) and settings.model in NAMES:
         raise RamifyError(
@@ -246,7 +246,7 @@ def prepare(settings: NetworkSettings) -> Dataset:
 
 
 def load_data(settings: Settings) -> Dataset:
-    """Load the data of a run that this process can make."""
+    """Load the data of a run, after checking that its device works here."""
     try:
         torch.empty(0, device=settings.device)
     except (RuntimeError, AssertionError):  # which of them depends on how torch was built
@@ -260,7 +260,7 @@ def load_data(settings: Settings) -> Dataset:
 
 
 def try_classifier(model: nn.Module, dataset: Dataset) -> None:
-    """Make sure that the data are for a classification, and a network gives one score a class."""
+    """Check that the task is classification and the network returns one score per class."""
     if dataset.task != CLASSIFICATION:
         raise RamifyError(
             f"cells are searched and trained for classification, and {described(dataset)}; use "
@@ -270,7 +270,7 @@ def try_classifier(model: nn.Module, dataset: Dataset) -> None:
 
 
 def _warn_of_softmax(outputs: Any, task: Task) -> None:
-    """Say where the cross entropy of a task is given probabilities, of which it takes a softmax."""
+    """Warn if a network returns probabilities although the loss applies a softmax."""
     if not task.smooths:
         return
     classes = -1 if task.softmax_last else 1
@@ -285,7 +285,7 @@ def _warn_of_softmax(outputs: Any, task: Task) -> None:
 
 
 def try_network(model: nn.Module, dataset: Dataset) -> Any:
-    """What a network gives for one sample; make sure that the loss and the metric take that."""
+    """The output of a network for one sample, checked to fit the loss and the metric."""
     task, inputs, labels = dataset.task, dataset.x_train[:1], dataset.y_train[:1]
     found = outputs_of(try_model(model, inputs))
     own = task.own is not None
@@ -307,7 +307,7 @@ def try_network(model: nn.Module, dataset: Dataset) -> Any:
 
 
 def try_model(model: nn.Module, inputs: Any) -> Any:
-    """What the model gives for these inputs, in evaluation mode."""
+    """The output of the model for these inputs, in evaluation mode."""
     try:
         with evaluating(model):
             return model(inputs)
@@ -319,7 +319,7 @@ def try_model(model: nn.Module, inputs: Any) -> Any:
 
 
 def _shape_hint(shape: tuple[int, ...]) -> str:
-    """What inputs of this shape may want, where no model or another one runs on them."""
+    """A hint for inputs of this shape, for a model that cannot run on them."""
     if len(shape) == 2:
         return "; the model mlp takes rows of numbers"
     if len(shape) == 3:
@@ -338,18 +338,18 @@ def run_jobs(
     *,
     run: Callable[[Job, Setup], None],
 ) -> None:
-    """Run every job that is not finished, going on from the checkpoint of the one begun last.
+    """Run every unfinished job; a job that was interrupted resumes from its checkpoint.
 
     Args:
-        settings: The settings; the folder's own.
-        folder: Where everything is kept.
+        settings: The settings stored in the folder.
+        folder: The run folder.
         dataset: From :func:`prepare`.
-        log: Called with each event once it is stored.
+        log: Called with each event after it is stored.
         ticked: Called before each training step with its share of the epoch.
         run: Runs one job to its end.
 
     Raises:
-        RamifyError: From the folder, the model or the training; what is finished stays.
+        RamifyError: From the folder, the model or the training; finished jobs are kept.
     """
     finished = distributed.from_rank_zero(lambda: settle_metrics(folder))
     before, memory = torch.get_num_threads(), FreedMemoryKept()
@@ -364,7 +364,7 @@ def run_jobs(
 
 
 def settle_metrics(folder: RunFolder) -> set[str]:
-    """Bring the metrics back to what the checkpoint knows, and name the finished jobs."""
+    """Truncate the metrics to the events in the checkpoint, and return the finished jobs."""
     events = folder.events()
     finished = {event["job"] for event in events if event["event"] == "result"}
     begun = [event["job"] for event in events if event["job"] not in finished]
@@ -384,7 +384,7 @@ def settle_metrics(folder: RunFolder) -> set[str]:
 
 
 def save_unfinished(folder: RunFolder) -> None:
-    """Save the network of an interrupted job as it was at the checkpoint."""
+    """Save the network of an interrupted job, as stored in the checkpoint."""
     if not folder.checkpoint.exists():
         return
     checkpoint = read_checkpoint(folder.checkpoint)
@@ -394,7 +394,7 @@ def save_unfinished(folder: RunFolder) -> None:
 
 
 def stem_of(arm: str) -> str | None:
-    """What the files of an arm's network are called; None where a job does not keep it so."""
+    """The file stem of an arm's network; None if it is not kept."""
     if arm.startswith(CUT):
         return f"size-{size_of(arm)}"
     return "model" if arm in KEPT else None
@@ -422,7 +422,7 @@ def train_job(job: Job, setup: Setup, model: nn.Module, training: Training) -> N
 
 
 def probe(setup: Setup, samples: int | None, seed: int) -> list[tuple[Tensor, Tensor]] | None:
-    """The samples that judge edits, drawn once for a job, and of them the part of this process."""
+    """This process's part of the samples that judge edits, drawn once for a job."""
     if samples is None:
         return None
     dataset, device = setup.dataset, setup.settings.device
@@ -436,5 +436,5 @@ def probe(setup: Setup, samples: int | None, seed: int) -> list[tuple[Tensor, Te
 
 
 def _own_part() -> slice:
-    """Which samples of a batch this process has."""
+    """The samples of a batch that belong to this process."""
     return slice(distributed.rank(), None, distributed.world_size())

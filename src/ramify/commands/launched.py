@@ -1,4 +1,4 @@
-"""A command in several processes, as ``torchrun -m ramify ...`` starts them."""
+"""Commands in several processes, started by ``torchrun -m ramify ...``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ramify import distributed
 from ramify.errors import RamifyError
 from ramify.peers import leave_saying
 
-OFTEN = 0.5  # seconds between two looks whether torchrun is still there
-STUCK = 30.0  # seconds after which a process ends that does not answer, as torchrun ends it
+OFTEN = 0.5  # seconds between checks that torchrun still runs
+STUCK = 30.0  # seconds after which a process that does not respond ends, as torchrun would end it
 SIGNALLED = (
     "stopped by SIGTERM, which torchrun sends where another process was killed and where it is "
     "stopped itself"
@@ -28,12 +28,12 @@ GONE = "torchrun is gone, and this process ends with it"
 
 
 def processes() -> int:
-    """How many processes torchrun started for this command: 1 without it."""
+    """The number of processes that torchrun started for this command, 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def launcher() -> str:
-    """What a command line begins with that starts as many processes as there are."""
+    """The beginning of a command line that starts as many processes."""
     if processes() == 1:
         return "ramify"
     here = os.environ.get("LOCAL_WORLD_SIZE", str(processes()))
@@ -41,7 +41,7 @@ def launcher() -> str:
 
 
 def whose() -> str:
-    """What a sentence of this process begins with: its rank, where there are several."""
+    """The prefix of messages from this process: its rank, if there are several."""
     return "" if processes() == 1 else f"rank {os.environ.get('RANK', '?')}: "
 
 
@@ -52,10 +52,10 @@ def _is_first_here() -> bool:
 
 @contextmanager
 def launched() -> Iterator[None]:
-    """Let the processes that torchrun started work together during the block.
+    """Let the processes that torchrun started work together during the ``with`` block.
 
-    Each trains on its own part of every batch, and the GPU of its number is its own, where there is
-    one. Where one ends in an error, all end with its sentence. Without torchrun nothing changes.
+    Each trains on its own part of every batch, on the GPU with its number if there is one. If one
+    ends with an error, all end with its message. Without torchrun this has no effect.
 
     Yields:
         Nothing.
@@ -80,22 +80,22 @@ def launched() -> Iterator[None]:
             with distributed.together():
                 try:
                     yield
-                except BaseException:  # this process ends already, and says why
+                except BaseException:  # this process is ending already, with its own message
                     for number in (signal.SIGTERM, signal.SIGINT):
                         signal.signal(number, signal.SIG_IGN)
                     raise
         finally:
-            with suppress(RuntimeError):  # of processes that are gone
+            with suppress(RuntimeError):  # raised if other processes are gone
                 dist.destroy_process_group()
 
 
 def _check_torchrun() -> None:
-    """Make sure that the processes can meet: torch would wait for many minutes.
+    """Check that the processes can connect, because torch would wait for many minutes.
 
     Raises:
         RamifyError: Torchrun was killed while this process began.
     """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # it is not there before them
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # the store starts later
         return
     address = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
     try:
@@ -108,16 +108,16 @@ def _check_torchrun() -> None:
         if not _is_first_here():  # every process sees that
             leave_saying(gone)
         raise gone from None
-    except OSError:  # torch may get through, or knows better what is wrong
+    except OSError:  # torch may connect anyway, or explain the failure better
         return
 
 
 @contextmanager
 def _ended_by_torchrun() -> Iterator[None]:
-    """Let this process end as Ctrl-C ends it where torchrun asks for that or is gone.
+    """End this process like Ctrl-C does, if torchrun requests it or is gone.
 
-    Torchrun ends the other processes by a signal where one was killed. Where it was killed itself
-    nobody does, so a thread looks whether it is still there.
+    If one process was killed, torchrun ends the others with a signal. If torchrun itself was
+    killed, nothing ends them, so a thread checks whether it still runs.
     """
     parent, over, answered = os.getppid(), threading.Event(), threading.Event()
 
@@ -129,7 +129,7 @@ def _ended_by_torchrun() -> Iterator[None]:
         while not over.wait(OFTEN):
             if os.getppid() != parent:
                 os.kill(os.getpid(), signal.SIGTERM)
-                if not answered.wait(STUCK) and not over.is_set():  # it waits outside of Python
+                if not answered.wait(STUCK) and not over.is_set():  # blocked outside of Python
                     print(f"error: {whose()}{GONE}.", file=sys.stderr, flush=True)
                     os._exit(1)
                 return
@@ -149,11 +149,11 @@ def _ended_by_torchrun() -> Iterator[None]:
 
 
 def check_launched(device: str, batch_size: int) -> None:
-    """Make sure that each process has a device and a part of every batch.
+    """Check that each process has a device and a part of every batch.
 
     Args:
-        device: The one that all of them were told.
-        batch_size: Samples of a batch of all processes together.
+        device: The device option of the command.
+        batch_size: Samples in a batch over all processes.
 
     Raises:
         RamifyError: There are fewer GPUs than processes, or a part has fewer than two samples,
@@ -179,13 +179,13 @@ def check_launched(device: str, batch_size: int) -> None:
 
 
 def refuse_launched(command: str) -> None:
-    """Refuse several processes where a command takes one.
+    """Refuse several processes for a command that runs in one.
 
     Args:
         command: Such as ``"sweep"``.
 
     Raises:
-        RamifyError: torchrun started several.
+        RamifyError: torchrun started several processes.
     """
     if processes() > 1:
         with launched():

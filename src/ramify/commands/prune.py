@@ -1,4 +1,4 @@
-"""Making a network smaller: what ``ramify prune`` does, phase by phase."""
+"""The phases of ``ramify prune``, which makes a network smaller."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,18 +33,18 @@ from ramify.train.scored import Scores, search_widths
 from ramify.train.shrink import TEMPERATURE, check_shrink, shrink
 
 CUT_BATCH = 128
-"""Samples that a cut goes through at once."""
+"""The batch size of a cut."""
 
 
 def prepare_widths(settings: PruneSettings) -> Dataset:
-    """Load the data, and try the search and the cut on the untrained network, before any work."""
+    """Load the data, and check the search and the cut on the untrained network."""
     dataset = prepare(settings)
     try_widths(settings, dataset)
     return dataset
 
 
 def try_widths(settings: PruneSettings, dataset: Dataset) -> None:
-    """Try the search and the cut on the full network as it is; errors as :func:`prepare_widths`."""
+    """Check the search and the cut on the full network; errors as in :func:`prepare_widths`."""
     if settings.accept:
         checked_allowance(settings.accept, dataset.task.metric)
         held_out(dataset, settings.seed)
@@ -57,12 +57,12 @@ def try_widths(settings: PruneSettings, dataset: Dataset) -> None:
 
 
 def run_phase(job: Job, setup: Setup) -> None:
-    """Run one phase of a seed to its end: the full network, the search, the cut with the tuning."""
+    """Run one phase of a seed: training the full network, the search, or cut and fine-tuning."""
     settings = setup.settings
     assert isinstance(settings, PruneSettings)
     torch.manual_seed(job.seed)
     judges: Batches = []
-    if settings.accept:  # nothing in the run is trained on what judges the cuts
+    if settings.accept:  # the samples that judge the cuts are not used for training
         rest, apart = held_out(setup.dataset, job.seed)
         judges = _batches(setup, apart.x_train, apart.y_train)
         setup = replace(setup, dataset=rest)
@@ -75,14 +75,14 @@ def run_phase(job: Job, setup: Setup) -> None:
 
 
 def _untrained(settings: PruneSettings, dataset: Dataset) -> nn.Module:
-    """The full network before the run trains it: fresh, or with the user's own weights."""
+    """The full network before training: newly initialised, or with the user's weights."""
     if settings.weights is None:
         return build_seed(settings, dataset)
     return trained_network(settings.weights, lambda: build_seed(settings, dataset))
 
 
 def _train_full(settings: PruneSettings, job: Job, setup: Setup) -> None:
-    """Train the full network, or only measure the user's own."""
+    """Train the full network, or only measure it if it has the user's weights."""
     model = _untrained(settings, setup.dataset).to(settings.device)
     history = train(
         model,
@@ -97,7 +97,7 @@ def _train_full(settings: PruneSettings, job: Job, setup: Setup) -> None:
 
 
 def _search(settings: PruneSettings, job: Job, setup: Setup) -> None:
-    """Train while the channels are scored; keep the network and the scores."""
+    """Train while the channels are scored; save the network and the scores."""
     search = settings.search(job.seed)
     assert search is not None
     model = _full(settings, job, setup)
@@ -118,13 +118,13 @@ def _search(settings: PruneSettings, job: Job, setup: Setup) -> None:
 
 
 def _shrink(settings: PruneSettings, job: Job, setup: Setup, judges: Batches) -> None:
-    """Cut the full network, by the scores of a search where there was one, and tune it."""
+    """Cut the full network, by the scores of a search if there was one, and fine-tune it."""
     full = _full(settings, job, setup).to(settings.device)
     method: Method
     if settings.search(job.seed) is None:
         model, method = _full(settings, job, setup), settings.method(job.seed)
     else:
-        # By the raw gates, or where only the search trained it, the network is that of the search.
+        # With raw gates, or if only the search trained it, use the network of the search.
         in_search = settings.raw or settings.threshold is not None
         as_scored = in_search or "baseline" not in settings.arms()
         kept = _kept(setup, "scored" if as_scored else "baseline", job.seed)
@@ -155,9 +155,9 @@ def _shrink(settings: PruneSettings, job: Job, setup: Setup, judges: Batches) ->
 
 
 def _told(setup: Setup, job: Job, held: Batches, accept: Acceptance | None) -> dict[str, Any]:
-    """What the events say of the samples that measure a cut, and of what was allowed on them."""
+    """The event entries about the samples that measure a cut, and the allowance on them."""
     samples = sum(len(labels) for _, labels in held)
-    if accept is None:  # else every process has all of them
+    if accept is None:  # otherwise every process has all samples
         samples = int(distributed.all_sum([torch.tensor(float(samples))])[0])
     tags = setup.tags(job) | {"held_samples": samples}
     if accept is None:
@@ -172,7 +172,7 @@ def _told(setup: Setup, job: Job, held: Batches, accept: Acceptance | None) -> d
 def _samples(
     settings: PruneSettings, setup: Setup, seed: int, judges: Batches
 ) -> tuple[Batches, Batches]:
-    """Training samples that choose the channels and refit the rest, and those that measure."""
+    """The training samples for choosing and refitting, and those for measuring."""
     number = settings.probe_samples
     drawn = probe(setup, number if judges else 2 * number, seed) or []
     inputs, labels = (torch.cat(parts) for parts in zip(*drawn, strict=True))
@@ -182,29 +182,29 @@ def _samples(
 
 
 def _batches(setup: Setup, inputs: Tensor, labels: Tensor) -> Batches:
-    """Samples in batches on the device; in two at least, so that each half can judge the other."""
+    """Batches of samples on the device, at least two so that each half can judge the other."""
     size = min(CUT_BATCH, max(1, (len(inputs) + 1) // 2))
     return list(OrderedBatches(inputs, labels, size, setup.settings.device))
 
 
 def _full(settings: PruneSettings, job: Job, setup: Setup) -> nn.Module:
-    """The full network, trained or fresh."""
+    """The full network, trained or newly initialised."""
     trained = "baseline" in settings.arms()
     return load(_kept(setup, "baseline", job.seed), setup.build) if trained else setup.build()
 
 
 def _kept(setup: Setup, arm: str, seed: int) -> Path:
-    """Where a network is kept that the next phase begins with."""
+    """The file of the network with which the next phase begins."""
     return setup.folder.path / f"{arm}-{seed}"
 
 
 def _scores(setup: Setup, seed: int) -> Path:
-    """Where the scores of the search are kept."""
+    """The file of the scores of the search."""
     return setup.folder.path / f"scores-{seed}.json"
 
 
 def _pairs(setup: Setup, seed: int) -> Pairs:
-    """Batches of two halves of the training data, each in an order of its own."""
+    """Batches of two halves of the training data, each in its own order."""
     data, settings = setup.dataset, setup.settings
 
     def half(index: torch.Tensor, number: int) -> Shuffled:

@@ -1,4 +1,4 @@
-"""How much worse a cut network may be than the full one, on samples that nothing was trained on."""
+"""How much worse a cut network may be than the full one, on held-out samples."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ramify.errors import RamifyError, did_you_mean
 from ramify.train.epoch import evaluate
 
 SHARE, LEAST, MOST = 0.1, 100, 2000
-"""So large a part of the training data is held out: this share, at least and at most so many."""
-SLACK = 1e-6  # for the last bits of a sum
+"""The held-out part of the training data: its share, and its smallest and largest size."""
+SLACK = 1e-6  # tolerance for rounding
 
 Batches = list[tuple[Tensor, Tensor]]
 
 
 def checked_allowance(accept: Mapping[str, float], metric: Metric = ACCURACY) -> None:
-    """Make sure that an allowance is one.
+    """Check the names and signs of an allowance.
 
     Args:
-        accept: the key of the metric, such as ``accuracy``, and its change, in points where it is a
-            share: 0 or less where a higher number is better, else 0 or more; and ``loss``, the rise
-            of the mean loss.
-        metric: Of the task.
+        accept: the key of the metric, such as ``accuracy``, and its allowed change (in points if it
+            is a share): 0 or less if higher is better, otherwise 0 or more; and ``loss``, the
+            allowed rise of the mean loss.
+        metric: The metric of the task.
 
     Raises:
-        RamifyError: It is of something else, or has the wrong sign.
+        RamifyError: A name is unknown, or a sign is wrong.
     """
     known = {one.key: one for one in (metric, LOSS)}
     for name, change in accept.items():
@@ -49,7 +49,7 @@ def checked_allowance(accept: Mapping[str, float], metric: Metric = ACCURACY) ->
 
 
 def _example(metric: Metric) -> str:
-    """An allowance of a metric, in words; nothing where the loss is the metric."""
+    """An example of an allowance for a metric, in words; empty if the loss is the metric."""
     if metric == LOSS:
         return ""
     if metric.percent:
@@ -59,17 +59,17 @@ def _example(metric: Metric) -> str:
 
 
 def held_out(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
-    """Divide the training data into what the run trains on, and what judges the cuts.
+    """Split the training data into a part to train on and a held-out part that judges the cuts.
 
     Args:
         dataset: The data of the run.
-        seed: Of the job.
+        seed: The seed of the job.
 
     Returns:
-        The data without the part that is held out; and with that part alone as training data.
+        The data without the held-out part, and the data with only that part as training data.
 
     Raises:
-        RamifyError: There is too little.
+        RamifyError: There are too few samples.
     """
     count = len(dataset.x_train)
     number = min(max(LEAST, round(SHARE * count)), MOST)
@@ -88,14 +88,14 @@ def held_out(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
 
 @dataclass(frozen=True)
 class Acceptance:
-    """Whether a cut network is good enough, against the full one.
+    """Decides whether a cut network is good enough, compared with the full one.
 
     Attributes:
-        allowed: What :func:`checked_allowance` takes.
-        held: The samples that were held out, in batches.
+        allowed: The allowance, in the form of :func:`checked_allowance`.
+        held: The held-out samples, in batches.
         value: The metric of the full network on them; accuracy in [0, 1].
-        loss: Of the full network on them.
-        task: What the networks are for.
+        loss: The loss of the full network on them.
+        task: The task of the networks.
     """
 
     allowed: Mapping[str, float]
@@ -112,7 +112,7 @@ class Acceptance:
         held: Batches,
         task: Task = CLASSIFICATION,
     ) -> Acceptance:
-        """The judge that compares with a network."""
+        """An acceptance test that compares with this network."""
         loss, value = evaluate(full, held, task)
         return cls(allowed, held, value, loss, task)
 
@@ -125,6 +125,6 @@ class Acceptance:
         return lost <= fall + SLACK and loss - self.loss <= self.allowed.get("loss", inf) + SLACK
 
     def measures(self, model: nn.Module) -> dict[str, float]:
-        """What the network has on the samples that were held out, for the events."""
+        """The measures of a network on the held-out samples, for the events."""
         loss, value = evaluate(model, self.held, self.task)
         return {"held_loss": loss, f"held_{self.task.metric.key}": value}

@@ -1,4 +1,4 @@
-"""What ``ramify prune`` says of its phases while it runs."""
+"""The lines that ``ramify prune`` prints about its phases while it runs."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,13 +9,13 @@ from ramify.data.metric import LOSS
 
 PHASES = {"baseline": "full network", "scored": "search", "pruned": "tuning"}
 CHOOSING = "cut: choosing channels, and refitting what reads them"
-HARM = 0.01  # so much worse after the tuning is told: points of a share, or a part of other metrics
-# A report is written for Python; on the command line its settings are options.
+HARM = 0.01  # a loss in fine-tuning that is reported: absolute for shares, else relative
+# Reports name Python settings; on the command line these are options.
 OPTIONS = {"keep=": "--keep", "refit=True": "--refit", "several cuts": "several --rounds"}
 
 
 def epoch_line(event: Mapping[str, Any], settings: PruneSettings) -> str:
-    """How far a phase is, and what its network is worth."""
+    """The progress of a phase, and the metric of its network."""
     arm = event["arm"]
     epochs = {
         "baseline": settings.pretrain_epochs,
@@ -29,7 +29,7 @@ def epoch_line(event: Mapping[str, Any], settings: PruneSettings) -> str:
 
 
 def edit_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
-    """What a cut did, what was expected of it, and what a user should know."""
+    """The effect of a cut, its prediction, and warnings for the user."""
     head = _phase("cut", event, settings)
     gone = sum(proposal["selected"] for proposal in event["proposals"])
     groups = {proposal["group"] for proposal in event["proposals"]}
@@ -54,7 +54,7 @@ def edit_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
 
 
 def result_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
-    """What became of the network of a phase."""
+    """The result of a phase."""
     name = {**PHASES, "pruned": "small network"}[event["arm"]]
     return [
         f"{_phase(name, event, settings)}: finished, {_worth(event)}, {event['steps']:,} steps in "
@@ -63,15 +63,15 @@ def result_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]
 
 
 def harm(cut: Mapping[str, Any], result: Mapping[str, Any], tuning_lr: float) -> str | None:
-    """What to do where a tuning left a network clearly worse than its last cut had.
+    """Advice if fine-tuning left a network clearly worse than it was after its last cut.
 
     Args:
-        cut: The last edit of the network.
-        result: What it has in the end.
-        tuning_lr: The learning rate that it was tuned at.
+        cut: The event of the last edit of the network.
+        result: The final result of the network.
+        tuning_lr: The learning rate of the fine-tuning.
 
     Returns:
-        A sentence without its full stop; None where the tuning did no harm, or nothing is known.
+        A sentence without its full stop; None if fine-tuning did no harm, or this is not known.
     """
     metric = Metric.of(result)
     name = f"test_{metric.key}"
@@ -91,7 +91,7 @@ def harm(cut: Mapping[str, Any], result: Mapping[str, Any], tuning_lr: float) ->
 def harm_lines(
     event: Mapping[str, Any], cut: Mapping[str, Any] | None, settings: PruneSettings
 ) -> list[str]:
-    """A warning where the network that has just been finished was better before its tuning."""
+    """A warning if the network that just finished was better before its fine-tuning."""
     if event["event"] != "result" or event["arm"] != "pruned" or settings.from_scratch or not cut:
         return []
     told = harm(cut, event, settings.tuning_lr)
@@ -99,7 +99,7 @@ def harm_lines(
 
 
 def stop_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
-    """What the small network has in the end on the samples that judged the cuts."""
+    """The final metric of the small network on the samples that judged the cuts."""
     metric = Metric.of(event)
     if f"held_{metric.key}" not in event:
         return []
@@ -110,7 +110,7 @@ def stop_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
 
 
 def sensitivity_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
-    """Which groups lose least and most when half of each alone goes."""
+    """The groups whose loss rises least and most when half of only that group is removed."""
     rises = {
         name: min(rows, key=lambda row: abs(row[0] - 0.5))[1] - event["loss"]
         for name, rows in event["groups"].items()
@@ -134,7 +134,7 @@ LINES: dict[str, Callable[[Mapping[str, Any], PruneSettings], list[str]]] = {
 
 
 def is_cut_next(event: Mapping[str, Any], settings: PruneSettings) -> bool:
-    """Whether what happens after an event is a cut."""
+    """Whether a cut follows an event."""
     if event["event"] == "result":
         return settings.arms()[-2:] == (event["arm"], "pruned")
     ended = event["event"] == "epoch" and event["arm"] == "pruned"
@@ -143,7 +143,7 @@ def is_cut_next(event: Mapping[str, Any], settings: PruneSettings) -> bool:
 
 
 def _phase(name: str, event: Mapping[str, Any], settings: PruneSettings) -> str:
-    """A phase by its name, with the round and the seed where there are several."""
+    """The name of a phase, with the round and the seed if there are several."""
     rounds = settings.rounds
     place = f" {event['round'] + 1} of {rounds}" if rounds > 1 and name in ("cut", "tuning") else ""
     return f"{name}{place}" + (f", seed {event['seed']}" if settings.seeds > 1 else "")
@@ -158,14 +158,14 @@ def _worth(event: Mapping[str, Any]) -> str:
 
 
 def _milliseconds(event: Mapping[str, Any]) -> str:
-    """What a cut to milliseconds measured before and after; nothing for another budget."""
+    """The latency before and after a cut to a latency budget; empty for other budgets."""
     if "latency_before" not in event:
         return ""
     return f"{event['latency_before']:.3g} -> {event['latency_after']:.3g} ms, "
 
 
 def _change(event: Mapping[str, Any], which: str) -> str:
-    """The metric before and after a cut, on the test samples or on those held out."""
+    """The metric before and after a cut, on the test samples or the held-out samples."""
     metric = Metric.of(event)
     name = f"{which}_{metric.key}"
     return metric.change(event[f"{name}_before"], event[f"{name}_after"])
@@ -185,7 +185,7 @@ def _loss(event: Mapping[str, Any]) -> str:
 
 
 def _judged(event: Mapping[str, Any], allowed: Mapping[str, float]) -> str:
-    """What was allowed of a cut, and what was measured."""
+    """The allowance of a cut, and the measured change."""
     words, metric = [], Metric.of(event)
     if metric.key in allowed and metric != LOSS:
         words.append(

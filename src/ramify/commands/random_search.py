@@ -1,9 +1,10 @@
 """Random search for cells: the baseline of the same cost.
 
-It draws as many architectures as the multiply-accumulates of a first-order search pay for, trains
-each for as many epochs on D_a, and keeps the one that is best on D_p. A first-order search runs the
-supernet forward and back, once an epoch, on each sample of D_a and of D_p; a candidate runs so on
-D_a alone, and forward on D_p in the end. Going back costs twice what going forward costs.
+It draws as many architectures as the MACs of a first-order search pay for, trains each for as many
+epochs on D_a, and keeps the one that is best on D_p. Per epoch, a first-order search runs the
+supernet forward and backward on each sample of D_a and of D_p; a candidate runs forward and
+backward on D_a only, and once forward on D_p at the end. A backward pass costs twice a forward
+pass.
 """
 
 from typing import Any
@@ -28,11 +29,11 @@ from ramify.tracing.recorder import evaluating
 from ramify.train.epoch import Training, cross_entropy, evaluate
 from ramify.train.loop import train
 
-SAMPLED = 8  # architectures whose mean cost says how many can be paid for
+SAMPLED = 8  # architectures whose mean cost determines how many are affordable
 
 
 def with_candidates(settings: SearchSettings, dataset: Dataset) -> SearchSettings:
-    """The settings with the number of architectures that the budget pays for."""
+    """The settings with the number of architectures that the budget allows."""
     if settings.searcher != "random" or settings.candidates is not None:
         return settings
     space, inputs = space_named(settings.space), dataset.x_train[:1]
@@ -47,7 +48,7 @@ def with_candidates(settings: SearchSettings, dataset: Dataset) -> SearchSetting
 
 
 def run_random(job: Job, setup: Setup) -> None:
-    """Run one job of random search to its end: train a candidate, or take the best."""
+    """Run one job of random search to its end: train a candidate, or select the best."""
     settings = setup.settings
     assert isinstance(settings, SearchSettings)
     describe_space(settings, setup.folder)
@@ -64,7 +65,7 @@ def run_random(job: Job, setup: Setup) -> None:
 
 def _train_candidate(job: Job, setup: Setup, settings: SearchSettings) -> None:
     number = settings.arms().index(job.arm)
-    # Seeds of candidates are those of no other job: a run has fewer than a million of them.
+    # Candidates have seeds that no other job uses: a run has fewer than a million of them.
     text = random_genotype(space_named(settings.space), 10**6 * (job.seed + 1) + number).text
     data_a, data_p = divided(settings, setup.dataset, job.seed)
     net = build_derived(settings, setup.dataset, text).to(settings.device)

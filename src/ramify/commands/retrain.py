@@ -1,4 +1,4 @@
-"""Training a network's shape from scratch: what ``ramify retrain`` does (Gauss-Newton, 4.3)."""
+"""The work of ``ramify retrain``: train a network's shape from scratch (Gauss-Newton, 4.3)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +30,7 @@ from ramify.train.fresh_networks import resize, scratch
 def begin(
     source: Path, given: Mapping[str, Any], file: Path | None, out: Path | None
 ) -> tuple[RetrainSettings | RetrainCellsSettings, RunFolder, Dataset]:
-    """Find what is to be trained, try it, and make the run folder."""
+    """Find the shape to train, check it, and create the run folder."""
     path, here = out or default_folder(source, given.get("round")), Path.cwd()
     files = {} if file is None else {"config": file}
     again = command_line("retrain", {**given, **files}, [str(source)])
@@ -47,7 +47,7 @@ def begin(
     settings = settings.suited(dataset, given)
     if settings.round is not None:
         recipes = shapes_after(RunFolder.open(source), settings, settings.round, dataset)
-    for recipe in recipes:  # does each fit the network?
+    for recipe in recipes:  # check that each fits the network
         scratch(lambda: build_seed(settings, dataset), recipe)
     beside = {
         name_of_seed("shape", seed, settings.seed, ".json"): recipes[number % len(recipes)]
@@ -61,7 +61,7 @@ def begin(
 def shapes_of(
     source: Path, given: Mapping[str, Any], base: Mapping[str, Any] | None = None
 ) -> tuple[RetrainSettings, list[Recipe]]:
-    """Find the shapes to train, and fill in what the user left open."""
+    """Find the shapes to train, and fill in the settings that the user left open."""
     base = base or {}
     if (source / CONFIG).exists():
         folder = RunFolder.open(source)
@@ -80,19 +80,19 @@ def shapes_of(
 def shapes_after(
     folder: RunFolder, settings: NetworkSettings, number: int, dataset: Dataset
 ) -> list[Recipe]:
-    """The shape of the network of each seed of a run after so many changes of its widths.
+    """The shape of each seed's network after a number of changes of its widths.
 
     Args:
-        folder: Of a finished run of ``ramify grow`` or ``prune``.
-        settings: Its network's.
-        number: How many changes; 0 for the network that the run began with.
+        folder: The folder of a finished run of ``ramify grow`` or ``prune``.
+        settings: The settings of its network.
+        number: Number of changes; 0 for the initial network of the run.
         dataset: Its data.
 
     Returns:
         The shapes, in order of the seeds.
 
     Raises:
-        RamifyError: There were fewer changes, or blocks came or went in one of them.
+        RamifyError: There were fewer changes, or one of them inserted or removed blocks.
     """
     recipes, events = [], folder.events()
     for seed in SHAPED[folder.command()].read(folder.config()).all_seeds:
@@ -121,7 +121,7 @@ def shapes_after(
 
 
 def run_retrain(job: Job, setup: Setup) -> None:
-    """Train a shape from fresh weights to the end."""
+    """Train a shape from scratch to the end."""
     settings = setup.settings
     assert isinstance(settings, RetrainSettings)
     torch.manual_seed(job.seed)
@@ -137,7 +137,7 @@ def default_folder(source: Path, number: int | None = None) -> Path:
 
 
 def saved_stem(source: Path, given: Mapping[str, Any], verb: str) -> Path:
-    """Where a network lies that `ramify.save` wrote."""
+    """The path stem of a network written by `ramify.save`."""
     stem = source / "model" if source.is_dir() else Path(str(source).removesuffix(SUFFIX))
     shape = stem.with_name(stem.name + ".json")
     if not shape.exists():

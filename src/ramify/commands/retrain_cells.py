@@ -1,6 +1,6 @@
-"""Training a derived network from scratch, as DARTS does: auxiliary head, drop-path, cutout.
+"""Train a derived network from scratch as in DARTS: auxiliary head, drop-path, cutout.
 
-``S`` is the number of samples of a batch.
+``S`` is the number of samples in a batch.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from ramify.train.loop import train
 
 
 def prepare_cells(settings: RetrainCellsSettings) -> Dataset:
-    """Load the data and try the networks, so that a mistake shows before a folder is made."""
+    """Load the data and try the networks, so that mistakes appear before a folder is created."""
     dataset = load_data(settings)
     for seed in range(settings.seed, settings.seed + len(settings.genotypes)):
         net = build_network(settings, dataset, seed, auxiliary=settings.auxiliary > 0)
@@ -36,7 +36,7 @@ def prepare_cells(settings: RetrainCellsSettings) -> Dataset:
 def build_network(
     settings: RetrainCellsSettings, dataset: Dataset, seed: int, *, auxiliary: bool = False
 ) -> Network:
-    """The network that a seed trains, on the CPU; without the auxiliary head it is what is kept."""
+    """The network that a seed trains, on the CPU; the auxiliary head is not saved."""
     return space_named(settings.space).network(
         settings.genotype(seed),
         channels=settings.channels,
@@ -48,7 +48,7 @@ def build_network(
 
 
 def run_cells(job: Job, setup: Setup) -> None:
-    """Train one derived network to its end, and keep it without its auxiliary head."""
+    """Train one derived network to its end, and save it without its auxiliary head."""
     settings = setup.settings
     assert isinstance(settings, RetrainCellsSettings)
     torch.manual_seed(job.seed)
@@ -72,7 +72,7 @@ def run_cells(job: Job, setup: Setup) -> None:
 def auxiliary_loss(
     weight: float, smoothing: float, net: nn.Module, batch: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Cross-entropy, in training with that of the auxiliary head times its weight: shape (S,)."""
+    """Cross-entropy, plus in training the weighted one of the auxiliary head: shape (S,)."""
     if not (net.training and weight):
         return cross_entropy(net, batch, smoothing)
     assert isinstance(net, Network)
@@ -86,12 +86,12 @@ def auxiliary_loss(
 
 @dataclass(frozen=True)
 class CutoutBatches:
-    """The training batches of an epoch with a square cut out; drop-path grows with the epochs.
+    """The training batches of an epoch with cutout; the drop-path rate grows with the epochs.
 
     Attributes:
-        shuffled: The batches before.
-        net: Its drop-path rate is set when an epoch begins, to what the epoch's number says.
-        settings: How much of both.
+        shuffled: The batches without cutout.
+        net: The network whose drop-path rate is set at the start of each epoch.
+        settings: The strengths of both.
     """
 
     shuffled: Shuffled
@@ -99,7 +99,7 @@ class CutoutBatches:
     settings: RetrainCellsSettings
 
     def __len__(self) -> int:
-        """Steps of an epoch."""
+        """Steps per epoch."""
         return len(self.shuffled)
 
     def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,12 +1,12 @@
-"""A run folder: what was asked, with which software, what happened, and what came of it.
+"""A run folder: the settings, software versions, events and results of a run.
 
-``config.json`` holds every setting, ``command.txt`` a command line that makes the run again,
-``versions.json`` the software, ``sources.json`` digests of the
-data and of the user's code, ``metrics.jsonl`` one event a line, ``checkpoint.safetensors`` where to
-go on from, ``model.safetensors`` and ``model.json`` the grown network of the first seed,
-``model-SEED.*`` those of the others, ``retrain`` the run folder of what was trained from scratch in
-their shapes. A search for cells has ``genotype.json`` and ``.txt`` in the place of a model,
-``space.json``, and ``latency.json`` where latency was asked for.
+``config.json`` holds every setting, ``command.txt`` a command line that repeats the run,
+``versions.json`` the software versions, ``sources.json`` digests of the data and of the user's
+code, ``metrics.jsonl`` one event per line, ``checkpoint.safetensors`` the state to resume from,
+``model.safetensors`` and ``model.json`` the final network of the first seed, ``model-SEED.*`` those
+of the other seeds, and ``retrain`` the run folder of networks of the same shapes trained from
+scratch. A search for cells has ``genotype.json`` and ``.txt`` instead of a model, ``space.json``,
+and ``latency.json`` if latency was requested.
 """
 
 import platform
@@ -41,17 +41,17 @@ from ramify.store.files import (
 
 CONFIG, VERSIONS, METRICS = "config.json", "versions.json", "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
-COMMAND = "command.txt"  # the command line that makes the run again
+COMMAND = "command.txt"  # the command line that repeats the run
 RETRAINED = "retrain"  # the folder within that of a run
-# What stands in a folder before config.json does: without that nothing has begun.
+# Files that a folder may hold before config.json; without config.json the run has not begun.
 FIRST = re.compile(rf"{LOCK}|command\.txt|versions\.json|sources\.json|shape(-\d+)?\.json")
 
 
 def seen_in_place_of(path: Path, wanted: str) -> str:
-    """What stands at a path where a folder with a file of some name was expected.
+    """What is at a path where a folder with a certain file was expected.
 
     Args:
-        path: of the folder.
+        path: the path of the folder.
         wanted: the name of the file.
 
     Returns:
@@ -67,7 +67,7 @@ class RunFolder:
     """The folder of one run.
 
     Attributes:
-        path: Where it is.
+        path: Its path.
     """
 
     path: Path
@@ -80,20 +80,20 @@ class RunFolder:
         beside: Mapping[str, Any] | None = None,
         command_line: str = "",
     ) -> "RunFolder":
-        """Make the folder of a new run.
+        """Create the folder of a new run.
 
         Args:
-            path: Where; nothing is there, or what a kill left of a folder before the run began.
+            path: A new path, or a folder left by a process that was killed before the run began.
             config: The settings.
-            beside: Other JSON files that the run needs, by their names, written before
-                ``config.json``: a folder with that file is whole.
-            command_line: What to type to make the run again; nothing is written where it is empty.
+            beside: Other JSON files that the run needs, by name. They are written before
+                ``config.json``, so that a folder with that file is complete.
+            command_line: The command that repeats the run; no file is written if it is empty.
 
         Returns:
             The folder.
 
         Raises:
-            RamifyError: Something else is there, another process works there, or the disk refuses.
+            RamifyError: The path is taken, another process works there, or writing fails.
         """
         files = {**(beside or {}), VERSIONS: versions(), CONFIG: dict(config)}
         typed = f"{command_line}\n".encode(errors="surrogateescape")
@@ -113,7 +113,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """The folder of a run that was begun before."""
+        """The folder of an existing run."""
         if not (path / CONFIG).exists():
             seen = seen_in_place_of(path, CONFIG)
             if runs := sorted(inside.parent for inside in path.glob(f"*/{CONFIG}")):
@@ -129,11 +129,11 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """The file from which the unfinished job goes on."""
+        """The file from which the unfinished job resumes."""
         return self.path / CHECKPOINT
 
     def of_seed(self, stem: str, seed: int, suffix: str = "") -> Path:
-        """A file that each seed has: ``model.json`` of the first, ``model-SEED.json`` of others."""
+        """A seed's file: ``model.json`` for the first seed, ``model-SEED.json`` for others."""
         return self.path / name_of_seed(stem, seed, self.config()["seed"], suffix)
 
     def config(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class RunFolder:
         return command_of(self.config())
 
     def check(self, given: Mapping[str, Any]) -> None:
-        """Make sure that settings given again are those of the run."""
+        """Check that settings given again equal those of the run."""
         config = self.config()
         for key, value in given.items():
             if config.get(key) != value:
@@ -169,7 +169,7 @@ class RunFolder:
         append_line(self.path / METRICS, dict(event))
 
     def events(self) -> list[dict[str, Any]]:
-        """Every event so far; a last line that a kill cut short is left out."""
+        """Every event so far, without a last line that was truncated by a kill."""
         path = self.path / METRICS
         if path.exists():
             check_plain(path)
@@ -191,7 +191,7 @@ class RunFolder:
         return events
 
     def rewrite(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Replace the metrics: cut back what the checkpoint does not know of."""
+        """Replace the metrics, to drop events that are newer than the checkpoint."""
         write_lines(self.path / METRICS, list(events))
 
 
@@ -201,24 +201,24 @@ def command_of(config: Mapping[str, Any]) -> str:
 
 
 def name_of_seed(stem: str, seed: int, first: int, suffix: str = "") -> str:
-    """What a file of a seed is called, in a run whose first seed is ``first``."""
+    """The file name for a seed, in a run whose first seed is ``first``."""
     return (stem if seed == first else f"{stem}-{seed}") + suffix
 
 
 def root_from(here: Path) -> Path:
-    """What relative paths are to begin with, where a module of the user's may have gone elsewhere.
+    """The prefix of relative paths, in case a user's module changed the current directory.
 
     Args:
-        here: The directory in which the command was given.
+        here: The directory in which the command was started.
 
     Returns:
-        Nothing, as long as that is still the current directory; else that directory.
+        An empty path if that is still the current directory; otherwise that directory.
     """
     return Path() if Path.cwd() == here else here
 
 
 def _check_free(path: Path) -> None:
-    """Raise where a new run would overwrite something."""
+    """Raise an error if a new run would overwrite something."""
     with refusals_named(path):
         if not path.exists() or (path.is_dir() and all(map(_is_first, path.iterdir()))):
             return

@@ -1,4 +1,4 @@
-"""The kinds of runs: the settings of each, how it begins and runs a job, and rebuilds a network."""
+"""The kinds of runs: for each its settings, and functions to prepare, run and rebuild networks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ class RunKind:
 
     Attributes:
         settings: The class of its settings.
-        prepare: Loads the data and tries the network, before a folder is made.
+        prepare: Loads the data and tries the network, before a folder is created.
         run: Runs one job to its end.
-        build: Makes the network that a seed's saved one is loaded into; None where no network is
+        build: Builds the network into which a seed's saved one is loaded; None if no network is
             saved.
     """
 
@@ -64,7 +64,7 @@ RUN_KINDS = {
 
 
 def kind_of(config: Mapping[str, Any]) -> RunKind:
-    """The kind of a run whose ``config.json`` this is."""
+    """The kind of the run with this ``config.json``."""
     name = "retrain-cells" if "genotypes" in config else command_of(config)
     if name not in RUN_KINDS:
         raise RamifyError(

@@ -1,4 +1,4 @@
-"""How long the networks of a finished run take for one sample, on this machine."""
+"""The latency of the networks of a finished run for one sample, on this machine."""
 
 from functools import partial
 from pathlib import Path
@@ -14,17 +14,17 @@ REPEATS = 50
 
 
 def latencies(run: Path) -> dict[str, Latency]:
-    """Measure the networks that a run keeps, one forward of one sample each.
+    """Measure the latency of the networks saved in a run, for a forward pass of one sample.
 
     Args:
         run: The run folder.
 
     Returns:
-        The latency by the name of the job that trained the network, of what was retrained too. Jobs
-        whose network is not kept have none.
+        The latency by the name of the job that trained the network, retrained networks included.
+        Jobs whose network is not saved are left out.
 
     Raises:
-        RamifyError: The folder is damaged, or asks for code that is not the user's.
+        RamifyError: The folder is damaged, or names code that is not the user's.
     """
     folder = RunFolder.open(run)
     kind, found = kind_of(folder.config()), dict[str, Latency]()
@@ -41,13 +41,13 @@ def latencies(run: Path) -> dict[str, Latency]:
 
 
 def _kept(folder: RunFolder) -> list[tuple[str, Path, int]]:
-    """Of each finished job whose network is in the folder: its name, where that is, its seed."""
+    """The name, file and seed of each finished job whose network is in the folder."""
     results: list[dict[str, Any]] = [e for e in folder.events() if e["event"] == "result"]
     found = []
     for result in results:
         arm, seed = result["arm"], result["seed"]
         stem = stem_of(arm)
-        # ramify prune keeps the networks of its phases under their own names.
+        # ramify prune saves the networks of its phases under their own names.
         path = folder.of_seed(stem, seed) if stem else folder.path / f"{arm}-{seed}"
         if path.with_name(path.name + SUFFIX).exists():
             found.append((result["job"], path, seed))

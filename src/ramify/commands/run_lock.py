@@ -1,4 +1,4 @@
-"""One process at a time in a run folder, by a lock that a process which is gone does not hold."""
+"""One process at a time in a run folder, by a lock that is released when a process ends."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ramify.errors import RamifyError
 from ramify.store.disk import refusals_named
 
 LOCK = "lock"
-"""The file in a run folder that is locked while a process works there, and names it."""
-HAS_LOCKS = importlib.util.find_spec("fcntl") is not None  # Windows has none
+"""The file in a run folder that names the process working there, which locks it."""
+HAS_LOCKS = importlib.util.find_spec("fcntl") is not None  # not available on Windows
 
 
 class InUse(RamifyError):
@@ -25,36 +25,36 @@ class InUse(RamifyError):
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder during the block.
+    """Hold the lock of a run folder during the ``with`` block.
 
     Args:
-        folder: The run folder, which is there.
+        folder: The run folder, which must exist.
 
     Yields:
-        Nothing. Where the file system has no locks a warning says so, and the block runs.
+        Nothing. If the file system has no locks, the block runs with a warning.
 
     Raises:
-        InUse: Another process holds the lock; it is named.
+        InUse: Another process holds the lock; the message names it.
     """
     descriptor = _taken(folder / LOCK)
     try:
         yield
     finally:
         if descriptor is not None:
-            with suppress(OSError):  # of a folder that is gone, or cannot be written any more
+            with suppress(OSError):  # the folder is gone or no longer writable
                 (folder / LOCK).unlink()
             os.close(descriptor)
 
 
 def _taken(path: Path) -> int | None:
-    """The open file whose lock is now held; None where there are no locks."""
+    """The descriptor of the locked file; None if there are no locks."""
     if not HAS_LOCKS:
         _warn(path, "this system has no flock")
         return None
     import fcntl
 
     while True:
-        with refusals_named(path):  # a link may lead to a file that is not of this folder
+        with refusals_named(path):  # a link may lead to a file outside this folder
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         _check_own(path, descriptor)
         try:
@@ -66,7 +66,7 @@ def _taken(path: Path) -> int | None:
                 f"{path.parent} is in use by {holder or 'another process'}: wait until it has "
                 "ended, or begin a run in another folder by --out."
             ) from None
-        except OSError as error:  # such as of a network's file system
+        except OSError as error:  # for example on a network file system
             os.close(descriptor)
             _warn(path, error.strerror or "no reason is given")
             return None
@@ -75,11 +75,11 @@ def _taken(path: Path) -> int | None:
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
             return descriptor
-        os.close(descriptor)  # whoever held it has taken the file away meanwhile
+        os.close(descriptor)  # the previous holder has deleted the file meanwhile
 
 
 def _check_own(path: Path, descriptor: int) -> None:
-    """Raise where an open file is no plain one, or stands elsewhere too: it is not written."""
+    """Raise an error if an open file is not a plain file or has other links."""
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(descriptor)
@@ -89,7 +89,7 @@ def _check_own(path: Path, descriptor: int) -> None:
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether an open file is still the one of this name."""
+    """Whether an open file is still the one at this path."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:

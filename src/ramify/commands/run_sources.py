@@ -1,4 +1,4 @@
-"""What a run came from, so that a resume notices what changed: settings, data, code, software."""
+"""The sources of a run (settings, data, code, software), so that resuming notices changes."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from ramify.errors import RamifyError
 from ramify.store.files import read_json
 
 SOURCES = "sources.json"
-ANY = ("device", "tensorboard", "seeds")  # settings on which no number of a seed depends
+ANY = ("device", "tensorboard", "seeds")  # settings that do not affect the results of a seed
 ADVICE = "restore it from a copy, or delete it to go on without."
 
 
 def sources_of(settings: Settings, dataset: Dataset) -> dict[str, Any]:
-    """What is kept of the data and of the user's code.
+    """The settings of a run, and digests of its data and of the user's code.
 
     Args:
-        settings: Of the run; what they name of the user's own has been imported.
-        dataset: What it trains on.
+        settings: The settings of the run; the user's modules that they name have been imported.
+        dataset: The data of the run.
 
     Returns:
-        ``settings``, ``data``, a digest of the samples and labels, and ``code``, for each setting
-        that names a module a digest of its file: plain JSON.
+        Plain JSON: ``settings``; ``data``, a digest of the samples and labels; and ``code``, a
+        digest of the file for each setting that names a module.
 
     Raises:
-        RamifyError: Of several processes that work together, one has others.
+        RamifyError: The processes that work together have different sources.
     """
     code = {
         name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in _files_of(settings)
@@ -46,7 +46,7 @@ def sources_of(settings: Settings, dataset: Dataset) -> dict[str, Any]:
 
 
 def _check_ranks(found: Sequence[Mapping[str, Any]]) -> None:
-    """Raise where the sources of several processes are not those of the first."""
+    """Raise an error if the sources of a process differ from those of the first."""
     for rank, other in enumerate(found):
         first, second = found[0]["settings"], other["settings"]
         for name in sorted(set(first) & set(second)):
@@ -67,7 +67,7 @@ def _check_ranks(found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def data_digest(dataset: Dataset) -> str:
-    """The SHA-256 of samples, labels, class names and whether images are augmented."""
+    """The SHA-256 of samples, labels, class names and the augmentation flag."""
     found = hashlib.sha256(repr((dataset.classes, dataset.augment)).encode())
     for name in MEMBERS:
         tensor: Tensor = getattr(dataset, name).contiguous()
@@ -77,18 +77,18 @@ def data_digest(dataset: Dataset) -> str:
 
 
 def changes(folder: RunFolder, settings: Settings, dataset: Dataset) -> Iterator[str]:
-    """What is not as it was when the run began, though the run can go on.
+    """The changes since the run began that do not prevent resuming.
 
     Args:
-        folder: Of the run.
+        folder: The folder of the run.
         settings: Its settings.
         dataset: The data, loaded again.
 
     Yields:
-        One sentence for each piece of software and each file of the user's that has changed.
+        One sentence for each software package and each of the user's files that has changed.
 
     Raises:
-        RamifyError: The settings or the data are others.
+        RamifyError: The settings or the data have changed.
     """
     path = folder.path / SOURCES
     kept = _table(path)
@@ -117,8 +117,8 @@ def changes(folder: RunFolder, settings: Settings, dataset: Dataset) -> Iterator
 
 
 def _check_settings(kept: Any, folder: RunFolder) -> None:
-    """Raise where the settings were edited: what is done and what comes were of different runs."""
-    if not isinstance(kept, Mapping):  # as in folders of earlier versions
+    """Raise an error if the settings were edited, since old and new results would not agree."""
+    if not isinstance(kept, Mapping):  # a folder of an earlier version
         return
     now = folder.config()
     for name in sorted(set(kept) & set(now) - set(ANY)):
@@ -130,7 +130,7 @@ def _check_settings(kept: Any, folder: RunFolder) -> None:
 
 
 def _table(path: Path) -> Mapping[str, Any]:
-    """The table of a file; it is empty in folders of earlier versions, which do not have it."""
+    """The table in a file; empty for folders of earlier versions, which lack the file."""
     found = read_json(path, ADVICE) if path.exists() else {}
     if not isinstance(found, dict):
         raise RamifyError(f"{path} holds no table; {ADVICE}")
@@ -138,7 +138,7 @@ def _table(path: Path) -> Mapping[str, Any]:
 
 
 def _files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
-    """Each setting that names a module of the user's, with the file of the module."""
+    """Each setting that names a user's module, with the file of the module."""
     for name in DOORS:
         text = getattr(settings, name, None)
         module = sys.modules.get(str(text).partition(":")[0]) if ":" in str(text) else None

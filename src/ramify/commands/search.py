@@ -1,4 +1,4 @@
-"""Searching for cells by gradients: what ``ramify search`` does, and what every search shares."""
+"""The work of ``ramify search``: gradient-based search for cells, and code shared by searches."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -40,14 +40,14 @@ from ramify.train.epoch import cross_entropy
 from ramify.train.history import Event
 from ramify.train.search import search
 
-MOMENTUM, CLIP, LEAST = 0.9, 5.0, 0.04  # of SGD; of its gradients; last learning rate over first
-JUDGED = 1024  # samples of D_p that judge a perturbation, at most
-BETAS = (0.5, 0.999)  # of Adam, which moves the logits
+MOMENTUM, CLIP, LEAST = 0.9, 5.0, 0.04  # of SGD; gradient clipping; last over first learning rate
+JUDGED = 1024  # most samples of D_p that judge a perturbation
+BETAS = (0.5, 0.999)  # of Adam, which trains the logits
 LATENCIES, SPACE = "latency.json", "space.json"
 
 
 def prepare_search(settings: SearchSettings) -> Dataset:
-    """Load the data and try the supernet, so that a mistake shows before a folder is made."""
+    """Load the data and try the supernet, so that mistakes appear before a folder is created."""
     dataset = load_data(settings)
     if len(dataset.shape) != 3:
         raise RamifyError(
@@ -79,7 +79,7 @@ def build_supernet(settings: SearchSettings, dataset: Dataset) -> Supernet:
 
 
 def describe_space(settings: SearchSettings, folder: RunFolder) -> None:
-    """Write what a page needs to know of the space, so that it needs no code of it later on."""
+    """Write a description of the space, so that a report page does not need its code."""
     space = space_named(settings.space)
     description = {
         "name": space.name,
@@ -97,9 +97,9 @@ def divided(settings: SearchSettings, dataset: Dataset, seed: int) -> tuple[Data
     """D_a and D_p of a seed: halves of the samples to search on.
 
     Args:
-        settings: How many samples.
-        dataset: Where they are drawn from.
-        seed: Of the draw.
+        settings: The settings, which define the number of samples.
+        dataset: The data from which they are drawn.
+        seed: Seed of the draw.
 
     Returns:
         Two data sets that share no training sample.
@@ -116,7 +116,7 @@ def divided(settings: SearchSettings, dataset: Dataset, seed: int) -> tuple[Data
 
 
 def run_search(job: Job, setup: Setup) -> None:
-    """Run one search by gradients to its end, and derive."""
+    """Run one gradient-based search to its end, and derive the architecture."""
     settings = setup.settings
     assert isinstance(settings, SearchSettings)
     describe_space(settings, setup.folder)
@@ -145,7 +145,7 @@ def run_search(job: Job, setup: Setup) -> None:
 def _judged_on(
     net: Supernet, data: Dataset, settings: SearchSettings
 ) -> Callable[[Mapping[str, Tensor]], float]:
-    """The mean loss on samples of D_p with other mixing weights, in evaluation mode."""
+    """The mean loss on samples of D_p for given mixing weights, in evaluation mode."""
     labels = data.y_train[:JUDGED]
     parts = list(OrderedBatches(data.x_train[:JUDGED], labels, EVALUATION_BATCH, settings.device))
 
@@ -158,23 +158,23 @@ def _judged_on(
 
 
 def _seen(net: nn.Module) -> dict[str, Any]:
-    """What an epoch's event says of the logits."""
+    """The entries of an epoch's event about the logits."""
     assert isinstance(net, Supernet)
     mixing = {kind: weights.detach().cpu().tolist() for kind, weights in net.mixing().items()}
     return {"mixing": mixing, "genotype": net.space.derive(net).text}
 
 
 def too_many_skips(settings: SearchSettings, epochs: Sequence[Event]) -> bool:
-    """Whether a search has gone from few skip connections to more than are allowed.
+    """Whether a search has gone from few skip connections to more than the allowed number.
 
-    Logits that have hardly moved yet may name many by chance: that ends no search.
+    At the start the logits may select many skip connections by chance; that does not end a search.
 
     Args:
-        settings: How many are allowed in a cell.
+        settings: The settings, which define how many are allowed in a cell.
         epochs: The events of its epochs so far.
 
     Returns:
-        Whether to end it.
+        Whether to end the search.
     """
     if settings.skip_stop is None:
         return False
@@ -183,15 +183,15 @@ def too_many_skips(settings: SearchSettings, epochs: Sequence[Event]) -> bool:
 
 
 def kept_genotype(settings: SearchSettings, epochs: Sequence[Event]) -> str:
-    """What a search ends with.
+    """The result of a search.
 
     Args:
-        settings: How many skip connections a cell may have.
+        settings: The settings, which define how many skip connections a cell may have.
         epochs: The events of its epochs.
 
     Returns:
-        The architecture of the last epoch that has no more; where none has, that of the last one
-        with the fewest.
+        The architecture of the last epoch with no more than that many; if there is none, that of
+        the last epoch with the fewest.
     """
     if settings.skip_stop is None:
         return str(epochs[-1]["genotype"])
@@ -201,7 +201,7 @@ def kept_genotype(settings: SearchSettings, epochs: Sequence[Event]) -> str:
 
 
 def _skips(settings: SearchSettings, event: Event) -> int:
-    """The skip connections of the cell that has most."""
+    """The number of skip connections in the cell with the most."""
     cells = space_named(settings.space).parse(event["genotype"]).cells
     return max(
         sum(name == "skip_connect" for edges in states for name, _ in edges) for _, states in cells
@@ -209,7 +209,7 @@ def _skips(settings: SearchSettings, event: Event) -> int:
 
 
 def penalty_of(settings: SearchSettings, net: Supernet, setup: Setup) -> ExpectedCost | None:
-    """The expected latency (3.1.4); the table is kept in the folder, for one measured once."""
+    """The expected latency (3.1.4), from a table that is measured once and kept in the folder."""
     if not settings.latency_weight:
         return None
     inputs = setup.inputs()
@@ -267,7 +267,7 @@ def make_searcher(
 
 
 def build_derived(settings: SearchSettings, dataset: Dataset, genotype: str) -> Network:
-    """The network of an architecture, as wide and as deep as the supernet was."""
+    """The network of an architecture, with the width and depth of the supernet."""
     return space_named(settings.space).network(
         genotype,
         channels=settings.channels,
@@ -278,7 +278,7 @@ def build_derived(settings: SearchSettings, dataset: Dataset, genotype: str) -> 
 
 
 def finish_search(job: Job, setup: Setup, genotype: str, last: Event) -> None:
-    """Keep what a search found, and write its result: what the network is, not yet how good."""
+    """Save the architecture that a search found, and write its result (without accuracy)."""
     settings = setup.settings
     assert isinstance(settings, SearchSettings)
     space = space_named(settings.space)
@@ -290,7 +290,7 @@ def finish_search(job: Job, setup: Setup, genotype: str, last: Event) -> None:
         build_derived(settings, setup.dataset, genotype).to(settings.device),
         setup.inputs(),
     )
-    # Beside other processes none measures well.
+    # Measurements are unreliable while other processes run.
     cost, time = model_cost(net, inputs), distributed.from_rank_zero(lambda: measure(net, inputs))
     measures = {
         "genotype": found.text,
@@ -307,12 +307,12 @@ def finish_search(job: Job, setup: Setup, genotype: str, last: Event) -> None:
 
 
 def benchmark(settings: SearchSettings, genotype: Genotype) -> dict[str, float]:
-    """What the tables of NATS-Bench say of an architecture."""
+    """The NATS-Bench entries of an architecture."""
     if settings.space != "nats" or settings.data not in DATASETS:
         return {}
     try:
         tables = NatsTables()
-    except RamifyError:  # a help where they are, nothing that a search needs
+    except RamifyError:  # the tables are optional
         return {}
     return {
         "NATS-Bench, %": tables.accuracy(genotype, settings.data),

@@ -1,4 +1,4 @@
-"""What ``ramify show`` prints: the channel groups of a network, and its blocks."""
+"""The output of ``ramify show``: the channel groups and blocks of a network."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ramify.tracing.text_table import text_table
 def groups_of(
     model: str, *, data: str | None, shape: str | None, classes: int, width: int | None
 ) -> str:
-    """The channel groups and blocks of a network, or of the one that a run made, as tables."""
+    """The channel groups and blocks of a network, or of the result of a run, as tables."""
     if Path(model).is_dir() and model not in NAMES:
         given = {"data": data, "input": shape, "width": width}
         given = {name: value for name, value in given.items() if value is not None}
@@ -42,7 +42,7 @@ def groups_of(
 
 
 def _shown(graph: ChannelGraph) -> str:
-    """The groups, and the blocks where there are any."""
+    """The groups, and the blocks if there are any."""
     rows = [
         (
             block.name,

@@ -1,7 +1,7 @@
-"""The trials of a sweep in a storage of Optuna: who makes which, and what came of it.
+"""The trials of a sweep in an Optuna storage: which process runs each, and its result.
 
-Several processes may work on one storage, on one machine or on several. A trial belongs to the
-process that asked for it; where that is gone, another process of the same folder goes on with it.
+Several processes may share one storage, on one machine or on several. A trial belongs to the
+process that started it; if that process is gone, another process with the same folder resumes it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
-TRIALS = 20  # where --trials says nothing and a range has no end of combinations
+TRIALS = 20  # the default of --trials if the ranges have infinitely many combinations
 COSTS = {"params": "parameters", "macs": "MACs"}
-GRACE = timedelta(minutes=1)  # in which a trial that has begun has its folder
-ENQUEUED = "fixed_params"  # where Optuna keeps the parameters that a trial was given
-WHERE, ERROR, SWEEP = "where", "error-", "sweep"  # what the storage keeps beside parameters
+GRACE = timedelta(minutes=1)  # time within which a new trial has created its folder
+ENQUEUED = "fixed_params"  # Optuna's key for the parameters that a trial was given
+WHERE, ERROR, SWEEP = "where", "error-", "sweep"  # keys in the storage besides parameters
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Trials:
     """The trials of one sweep, seen from one folder.
 
     Attributes:
-        study: Of Optuna.
-        folder: Where this process keeps the runs.
-        seed: Of the first trial's draw.
+        study: The Optuna study.
+        folder: The folder of this process's runs.
+        seed: Seed of the first trial's draw.
     """
 
     study: Study
@@ -52,15 +52,15 @@ class Trials:
         sweep: Mapping[str, Any],
         first: Sequence[Mapping[str, Any]],
     ) -> Trials:
-        """The trials of a sweep, which begins where the storage does not know of it.
+        """The trials of a sweep, which is created if the storage does not have it.
 
         Args:
-            folder: Where this process keeps the runs.
+            folder: The folder of this process's runs.
             storage: A file within that folder, or a URL such as ``postgresql://...``.
-            name: What the storage calls the sweep.
-            seed: Of the first trial's draw.
-            sweep: What is swept, as JSON values; all processes have to agree on it.
-            first: Parameters of the trials to begin with.
+            name: The name of the sweep in the storage.
+            seed: Seed of the first trial's draw.
+            sweep: The swept settings, as JSON values; they must be the same in all processes.
+            first: Parameters of the first trials.
 
         Returns:
             The trials.
@@ -79,7 +79,7 @@ class Trials:
                 directions=["maximize", "minimize"],
                 load_if_exists=True,
             )
-        except Exception as error:  # of many kinds: of the database, its driver or its address
+        except Exception as error:  # many kinds, from the database, its driver or its address
             raise RamifyError(
                 f"the storage {storage} cannot be used ({first_line(error)}): give a file name, or "
                 "the URL of a database that runs and whose driver is installed."
@@ -103,18 +103,18 @@ class Trials:
 
     @staticmethod
     def name(number: int) -> str:
-        """What a trial is called; Optuna counts from 0."""
+        """The name of a trial; Optuna counts from 0."""
         return f"trial-{number + 1:03d}"
 
     def ask(self, most: int, draw: Callable[[Trial], None]) -> Trial | None:
         """Begin a trial.
 
         Args:
-            most: How many trials the sweep has.
+            most: Number of trials in the sweep.
             draw: Draws the parameters of the trial.
 
         Returns:
-            The trial, which is this process's own; None where there are enough.
+            The trial, which belongs to this process; None if there are enough trials.
         """
         import optuna
 
@@ -122,12 +122,12 @@ class Trials:
             return None
         trial = self.study.ask()
         trial.set_user_attr(WHERE, self._here())
-        # Two processes that ask at once are told apart by their numbers; the later one gives way.
+        # If two processes ask at the same time, the one with the higher number withdraws.
         if sum(one.number < trial.number for one in self._begun()) >= most:
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
             return None
-        # A draw depends on the trial's number alone and on what earlier trials came to, so that a
-        # sweep which was interrupted draws as it would have.
+        # A draw depends only on the trial's number and on the results of earlier trials, so that an
+        # interrupted sweep draws the same parameters.
         self.study.sampler = optuna.samplers.TPESampler(
             seed=self.seed + trial.number, multivariate=False, n_startup_trials=max(4, most // 3)
         )
@@ -135,14 +135,14 @@ class Trials:
         return trial
 
     def finish(self, number: int, metric: Metric, value: float, cost: float) -> None:
-        """Note what a trial came to, unless another process has."""
+        """Record the result of a trial, unless another process has done so."""
         if not self._trial(number).state.is_finished():
             for name, told in metric.tags().items():
                 self.study.set_user_attr(name, told)
             self.study.tell(number, (metric.worth(value), cost))
 
     def fail(self, number: int, sentence: str) -> None:
-        """Note why a trial came to nothing."""
+        """Record why a trial failed."""
         import optuna
 
         if not self._trial(number).state.is_finished():
@@ -150,15 +150,15 @@ class Trials:
             self.study.tell(number, state=optuna.trial.TrialState.FAIL)
 
     def left_behind(self, names: Sequence[str]) -> list[FrozenTrial]:
-        """Trials of this folder that a process began which may be gone, the first one first.
+        """Trials of this folder whose process may be gone, in order.
 
-        Those that never came to a folder are given up, so that others take their place.
+        Trials without a folder are given up, so that new ones replace them.
 
         Args:
-            names: What each trial draws.
+            names: The names of the parameters that each trial draws.
 
         Returns:
-            Trials that run or are left; the lock of a run folder says which.
+            Trials that run or were abandoned; the lock of a run folder tells which.
         """
         import optuna
 
@@ -169,30 +169,30 @@ class Trials:
                 found.append(trial)
             elif mine and _age(trial) > GRACE:
                 self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-                if ENQUEUED in trial.system_attrs:  # none of the combinations is to be missed
+                if ENQUEUED in trial.system_attrs:  # so that no combination is missed
                     self.study.enqueue_trial(trial.system_attrs[ENQUEUED])
         return found
 
     def failures(self) -> dict[int, str]:
-        """Why trials came to nothing, by their numbers."""
+        """Why trials failed, by their numbers."""
         noted = self.study.user_attrs.items()
         return {int(key.removeprefix(ERROR)): text for key, text in noted if key.startswith(ERROR)}
 
     def finished(self) -> int:
-        """How many trials are finished, those that came to nothing included."""
+        """The number of finished trials, including failed ones."""
         return sum(trial.state.is_finished() for trial in self._begun())
 
     @property
     def metric(self) -> Metric:
-        """What the trials are judged by."""
+        """The metric by which trials are judged."""
         return Metric.of(self.study.user_attrs)
 
     def best(self) -> list[FrozenTrial]:
-        """The trials that no other one beats in metric and cost, the cheapest first."""
+        """The trials on the Pareto front of metric and cost, the cheapest first."""
         return sorted(self.study.best_trials, key=lambda trial: trial.values[1])
 
     def _begun(self) -> list[FrozenTrial]:
-        """Trials that run, are finished, or failed for a reason; not those that were given up."""
+        """Trials that run, are finished, or failed; not those that were given up."""
         import optuna
 
         states = optuna.trial.TrialState
@@ -210,7 +210,7 @@ class Trials:
 
 
 def _storage(folder: Path, storage: str) -> Any:
-    """A file of Optuna's own, which several processes may share, or a database by its URL."""
+    """An Optuna journal file, which several processes may share, or a database by its URL."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 

@@ -1,4 +1,4 @@
-"""The weights of a trained network, from the files that users have; nothing else is unpickled."""
+"""Load the weights of a trained network from users' files; only tensors are unpickled."""
 
 import hashlib
 import warnings
@@ -14,27 +14,27 @@ from ramify.store.files import read_json, read_tensors
 from ramify.store.model import SUFFIX, load, named_tensors
 from ramify.store.recipe_checks import FORMAT
 
-NESTED = ("state_dict", "model", "model_state_dict")  # where training scripts keep the tensors
-WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before each name
-COUNTER = "num_batches_tracked"  # old files lack it, and nothing but a running mean needs it
+NESTED = ("state_dict", "model", "model_state_dict")  # keys under which scripts store the tensors
+WRAPPERS = ("module.", "_orig_mod.")  # prefixes that DataParallel and torch.compile add to names
+COUNTER = "num_batches_tracked"  # missing in old files, and needed only for a cumulative mean
 FEW = 3
 ADVICE = "give what torch.save(model.state_dict(), FILE) or ramify.save wrote."
 
 
 def trained_network(path: str, build: Callable[[], nn.Module]) -> nn.Module:
-    """A network with the weights of a file.
+    """Build a network with the weights from a file.
 
     Args:
-        path: A safetensors file; a state dictionary that ``torch.load`` takes with
-            ``weights_only=True``, alone or as the entry ``state_dict`` or ``model``; or what
-            :func:`ramify.save` wrote, whose recipe says of which shape the network is.
-        build: Makes the network.
+        path: A safetensors file; a state dictionary that ``torch.load`` reads with
+            ``weights_only=True``, alone or as the entry ``state_dict`` or ``model``; or the output
+            of :func:`ramify.save`, whose recipe defines the shape of the network.
+        build: Builds the network.
 
     Returns:
-        The network, on the CPU, each tensor of the type that it was built with.
+        The network, on the CPU, with each tensor in the type that ``build`` gave it.
 
     Raises:
-        RamifyError: The file is missing, damaged, holds something else than tensors, or does not
+        RamifyError: The file is missing or damaged, holds something other than tensors, or does not
             fit the network.
     """
     file = file_of(path)
@@ -48,10 +48,10 @@ def trained_network(path: str, build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def digest_of(path: str) -> str:
-    """What tells a file of weights from a changed one: its SHA-256.
+    """The SHA-256 of a file of weights, to detect changes.
 
     Args:
-        path: As of :func:`trained_network`.
+        path: As in :func:`trained_network`.
 
     Returns:
         Hexadecimal digits.
@@ -64,7 +64,7 @@ def digest_of(path: str) -> str:
 
 
 def file_of(path: str) -> Path:
-    """The file of weights that a user means, who may leave ``.safetensors`` away."""
+    """The file of weights for a path, which may omit the suffix ``.safetensors``."""
     for file in (Path(path), Path(f"{path}{SUFFIX}")):
         if file.is_file():
             return file
@@ -82,14 +82,14 @@ def _is_recipe(path: Path) -> bool:
 
 
 def _state(file: Path) -> Mapping[str, Tensor]:
-    """The state dictionary of a file that torch.save wrote."""
+    """The state dictionary in a file written by torch.save."""
     if not file.stat().st_size:
         raise RamifyError(f"the file of weights {file} is empty: copy it again, or {ADVICE}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds: pickle's, zip's and torch's own
+    except Exception as error:  # many kinds, from pickle, zip and torch
         raise RamifyError(
             f"{file} cannot be read as tensors alone, and nothing else is unpickled, since that "
             f"could run code: {ADVICE}"
@@ -111,17 +111,17 @@ def _is_state(content: Any) -> bool:
 
 
 def _unwrapped(stored: Mapping[str, Tensor], own: set[str]) -> dict[str, Tensor]:
-    """The tensors without what a wrapper put before the name of each."""
-    for prefix in (*WRAPPERS, *WRAPPERS[:1]):  # torch.compile wraps DataParallel, or is wrapped
+    """The tensors, with the prefix of a wrapper removed from their names."""
+    for prefix in (*WRAPPERS, *WRAPPERS[:1]):  # torch.compile may wrap DataParallel or vice versa
         if all(n.startswith(prefix) for n in stored) and not any(n.startswith(prefix) for n in own):
             stored = {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
     return dict(stored)
 
 
 def _fill(model: nn.Module, stored: Mapping[str, Tensor], source: str) -> None:
-    """Give a network the values of a file, once they fit."""
+    """Copy the values of a file into a network after checking that they fit."""
     own = named_tensors(model)
-    given = {id(own[name]) for name in stored if name in own}  # a tied one has several names
+    given = {id(own[name]) for name in stored if name in own}  # a tied tensor has several names
     missing = [
         name
         for name in model.state_dict()
@@ -151,7 +151,7 @@ def _fill(model: nn.Module, stored: Mapping[str, Tensor], source: str) -> None:
         )
     with torch.no_grad():
         for name, tensor in stored.items():
-            own[name].copy_(tensor)  # in its own type, where it was stored in half precision
+            own[name].copy_(tensor)  # converted, for example from half precision
 
 
 def _few(names: list[str]) -> str:
