@@ -23,7 +23,7 @@ Row = tuple[dict[str, str | tuple[str, ...]], dict[str, Any]]
 
 # fmt: off
 TABLE: tuple[Row, ...] = (
-    # --- every command; no number of threads stands for all of the machine's
+    # --- every command; None for threads means all of the machine's
     ({}, {"seed": 0, "seeds": 1, "device": "cpu", "threads": None, "tensorboard": False}),
 
     # --- how networks are trained

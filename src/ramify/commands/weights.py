@@ -87,7 +87,7 @@ def _state(file: Path) -> Mapping[str, Tensor]:
         raise RamifyError(f"the file of weights {file} is empty: copy it again, or {ADVICE}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols
+            warnings.simplefilter("ignore")  # about pickle protocols
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # many kinds, from pickle, zip and torch
         raise RamifyError(

@@ -1,19 +1,19 @@
 """Tables and pages from run folders.
 
-Reads what a run left in its folder (``config.json``, ``versions.json``, ``metrics.jsonl``,
-``summary.json``) and nothing else, so a page can be written while the run goes on, after it was
-stopped, and long after the code that made it has changed.
+This package reads only the files of a run folder (``config.json``, ``versions.json``,
+``metrics.jsonl``, ``summary.json``), so a page can be written while the run continues, after it was
+stopped, and long after its code has changed.
 
 How the files fit together:
 
-- `reader` reads and checks a run folder, and `events` answers what is asked of its events;
-- `tables` compares networks over seeds, `headline` puts a run in words;
-- `cut_events` finds the phases and the layers of a run that cuts, `cut_words` puts them in words;
+- `reader` reads and checks a run folder, and `events` answers queries about its events;
+- `tables` compares networks over seeds, `headline` describes a run in words;
+- `cut_events` finds the phases and the layers of a run that cuts, `cut_words` describes them;
 - `run_figures`, `job_figures`, `cut_figures` and `cell_figures` draw, with layouts from `lineage`
   (family trees) and `cell_layout` (cells), in the colours of `theme`;
-- `page` puts all of it into one file; `search_page` and `prune_page` fill it for these commands;
-- `comparison` lays the networks of several runs side by side, `compare_figures` draws them, and
-  `compare_page` makes a page of both; `templates` fills the template of either page.
+- `page` combines all of it in one file; `search_page` and `prune_page` fill it for these commands;
+- `comparison` compares the networks of several runs, `compare_figures` draws them, and
+  `compare_page` builds a page from both; `templates` fills the template of either page.
 """
 
 import os
@@ -52,12 +52,12 @@ def write_report(run: Path) -> Path:
         run: the run folder.
 
     Returns:
-        The path of the page, written to a temporary name and put in place at once.
+        The path of the page, which is written atomically.
 
     Raises:
         RamifyError: the folder is not a run folder, or one of its files is damaged.
     """
-    # Only here, since matplotlib takes long to import and most commands print a table at most.
+    # Imported here because matplotlib is slow to import and most commands do not draw.
     from ramify.report.page import render
     from ramify.report.search_page import write_drawings
 
@@ -76,19 +76,19 @@ def _is_page(path: Path) -> bool:
 def write_comparison(
     runs: Iterable[Path], page: Path, *, latency: bool = False, notes: Sequence[str] = ()
 ) -> Path:
-    """Write a page that shows several runs side by side.
+    """Write a page that compares several runs.
 
     Args:
-        runs: run folders, finished or not, or folders that hold some.
-        page: where to, an HTML file.
-        latency: whether to measure the networks that the runs keep, here and now.
-        notes: sentences to stand above everything else.
+        runs: run folders, finished or not, or folders that contain run folders.
+        page: the HTML file to write.
+        latency: whether to measure the latency of the runs' saved networks on this machine.
+        notes: sentences for the top of the page.
 
     Returns:
-        The path of the page, written to a temporary name and put in place at once.
+        The path of the page, which is written atomically.
 
     Raises:
-        RamifyError: a folder is no run, is damaged, or asks for code that is not the user's; or the
+        RamifyError: a folder is not a run, is damaged, or names code that is not the user's; or the
             page cannot be written.
     """
     from ramify.commands.run_latency import latencies

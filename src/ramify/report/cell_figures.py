@@ -1,4 +1,4 @@
-"""Cells of a search space as drawings, and how the mixing weights of their edges moved.
+"""Drawings of the cells of a search space, and of the mixing weights of their edges over time.
 
 ``E`` edges of a cell, ``O`` operations, ``T`` epochs.
 """
@@ -22,10 +22,10 @@ from matplotlib.ticker import MaxNLocator
 from ramify.report.cell_layout import Arrow, Point, layered
 from ramify.report.theme import LIGHT, canvas, themed
 
-POINTS = 72.0  # an inch
+POINTS = 72.0  # points per inch
 FONT, SMALL = 9.5, 8.5
-PADDING = (9.0, 5.0)  # of a label, to each side and above and below it
-NODE = 27.0  # across
+PADDING = (9.0, 5.0)  # of a label, horizontal and vertical
+NODE = 27.0  # diameter
 MARGIN = 10.0
 HEAD = (8.5, 3.1)  # of an arrow: length and half its width
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center_baseline", "zorder": 4}
@@ -52,7 +52,7 @@ class CellEdge:
     Attributes:
         source: Name of the node that it reads.
         target: Name of the node that it is added to.
-        operation: What it does; None where it hands on what it reads, unlabelled.
+        operation: Its operation; None for an unlabelled identity.
     """
 
     source: str
@@ -61,13 +61,13 @@ class CellEdge:
 
 
 def operation_kind(operation: str) -> str:
-    """Which of `KINDS` an operation is of, by a word of its name."""
+    """The one of `KINDS` that an operation belongs to, by a word in its name."""
     words = operation.split("_")
     return next((kind for kind in KINDS if kind in words), "other")
 
 
 def operation_in_words(operation: str) -> str:
-    """Name an operation for people: 'max pool 3×3' for max_pool_3x3."""
+    """The readable name of an operation: 'max pool 3×3' for max_pool_3x3."""
     text = operation.removeprefix("nor_").replace("skip_connect", "skip").replace("_", " ")
     return re.sub(r"(\d)x(\d)", r"\1×\2", text)
 
@@ -77,7 +77,7 @@ def operation_in_words(operation: str) -> str:
 
 @themed
 def cell_figure(nodes: Sequence[str], edges: Sequence[CellEdge]) -> Figure:
-    """Draw a cell from its inputs at the left to its output; nodes come after what they read."""
+    """Draw a cell from its inputs at the left to its output; ``nodes`` are in topological order."""
     number = {name: place for place, name in enumerate(nodes)}
     labels = [operation_in_words(edge.operation) if edge.operation else None for edge in edges]
     sizes = [(_width(label, SMALL), SMALL + 2 * PADDING[1]) if label else None for label in labels]
@@ -96,7 +96,7 @@ def cell_figure(nodes: Sequence[str], edges: Sequence[CellEdge]) -> Figure:
         if edge.operation and label and at and size:
             _draw_label(axes, at, size, label, LIGHT[f"op-{operation_kind(edge.operation)}"])
     for name, at, box in zip(nodes, drawn.nodes, boxes, strict=True):
-        # States are numbered; what the cell reads and returns stands out.
+        # States are numbered; the cell's inputs and output are highlighted.
         face, ink = ("card", "ink") if name.isdigit() else ("soft", "card")
         style: dict[str, Any] = {"edgecolor": LIGHT["soft"], "linewidth": 1.3, "zorder": 3}
         axes.add_patch(Ellipse(at, *box, facecolor=LIGHT[face], **style))
@@ -105,20 +105,20 @@ def cell_figure(nodes: Sequence[str], edges: Sequence[CellEdge]) -> Figure:
 
 
 def _width(text: str, size: float) -> float:
-    """Width of a text with room to both sides."""
+    """Width of a text with padding on both sides."""
     font = FontProperties(family="DejaVu Sans")
     extents = TextPath((0, 0), text, size=size, prop=font).get_extents()
     return float(extents.width) + 2 * PADDING[0]
 
 
 def _draw_arrow(axes: Axes, stretches: Sequence[tuple[Point, Point]], kind: str | None) -> None:
-    """Straight stretches joined by curves that leave and enter horizontally, and a head."""
+    """Straight segments joined by curves that begin and end horizontally, and an arrow head."""
     points, codes = [*stretches[0]], [Outline.MOVETO, Outline.LINETO]
     for (_, left), (right, end) in itertools.pairwise(stretches):
         middle = (left[0] + right[0]) / 2
         points += [(middle, left[1]), (middle, right[1]), right, end]
         codes += [Outline.CURVE4] * 3 + [Outline.LINETO]
-    # The line ends inside the head, which is drawn apart so that dashes leave it whole.
+    # The line ends inside the head, which is drawn separately so that it is never dashed.
     (x, y), (length, half) = points[-1], HEAD
     points[-1] = (x - length / 2, y)
     color = LIGHT[f"op-{kind}" if kind else "quiet"]
@@ -131,7 +131,7 @@ def _draw_arrow(axes: Axes, stretches: Sequence[tuple[Point, Point]], kind: str 
 
 
 def _draw_label(axes: Axes, at: Point, size: tuple[float, float], text: str, color: str) -> None:
-    """A rounded box over the edge, tinted in the colour of the edge, with a text in it."""
+    """A rounded box over the edge, tinted in the colour of the edge, with a text inside."""
     corner = at[0] - size[0] / 2, at[1] - size[1] / 2
     shape = BoxStyle("Round", pad=0, rounding_size=size[1] / 2)
     tint = {"facecolor": color, "alpha": 0.12}
@@ -150,16 +150,16 @@ def mixing_figure(
     weights: Sequence[Sequence[Sequence[float]]],
     chosen: Mapping[tuple[str, str], str],
 ) -> Figure:
-    """Draw how the mixing weights of each edge moved: a row a node, a column for what it reads.
+    """Draw the mixing weights of each edge over time: rows are target nodes, columns sources.
 
     Args:
         edges: Source and target of each edge (E).
         operations: Names of the candidates (O).
         weights: (T, E, O), softmax(α) after each epoch.
-        chosen: What the derived cell has on an edge; edges that it dropped are left out.
+        chosen: The derived cell's operation on each edge; dropped edges are absent.
 
     Returns:
-        E small panels over the same axes, the operation of the derived cell drawn strong.
+        E small panels with shared axes, with the derived cell's operation as a thick line.
     """
     rows = list(dict.fromkeys(target for _, target in edges))
     columns = list(dict.fromkeys(source for source, _ in edges))
@@ -201,7 +201,7 @@ def _panel(axes: Axes, operations: Sequence[str], moved: Any, taken: str | None)
 
 
 def _looks(operations: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Of each operation, the colour of its kind; those of one kind are dashed differently."""
+    """The line style of each operation: the colour of its kind, dashes to tell them apart."""
     seen: dict[str, int] = {}
     looks: dict[str, dict[str, Any]] = {}
     for name in operations:

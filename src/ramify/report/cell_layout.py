@@ -1,9 +1,9 @@
-"""Where the nodes, edges and labels of a cell's drawing stand: a layered layout by grandalf.
+"""The positions of nodes, edges and labels in a cell's drawing: a layered layout by grandalf.
 
-A label is a vertex of its own between the two that its edge joins, so that the layout keeps room
-for it: no label lies on another, on a node or on an edge that is not its own. Grandalf lays layers
-below another (Sugiyama, Tagawa and Toda 1981; Brandes and Köpf 2001); here they go to the right, so
-that its widths are our heights.
+A label is a separate vertex between the two that its edge joins, so that the layout reserves room
+for it: no label overlaps another label, a node or another edge. Grandalf arranges layers from top
+to bottom (Sugiyama, Tagawa and Toda 1981; Brandes and Köpf 2001); here they go from left to right,
+so that its widths are our heights.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from grandalf.graphs import Edge, Graph, Vertex
 from grandalf.layouts import SugiyamaLayout, VertexViewer
 
-ROUNDS = 5  # of ordering the layers for few crossings
+ROUNDS = 5  # rounds of reordering the layers to reduce crossings
 GAPS = (44.0, 9.0)  # between two layers, and between two items of a layer
 
 Point = tuple[float, float]
@@ -25,8 +25,8 @@ class Arrow:
 
     Attributes:
         source: Number of the node that it leaves.
-        target: Of the node that it enters.
-        label: Width and height of its label; None where it has none.
+        target: Number of the node that it enters.
+        label: Width and height of its label; None if it has none.
     """
 
     source: int
@@ -36,13 +36,13 @@ class Arrow:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Where a graph's parts stand, x to the right, y downwards, from (0, 0).
+    """The positions of a graph's parts, x to the right, y downwards, from (0, 0).
 
     Attributes:
         nodes: The centre of each node.
         labels: The centre of each edge's label; None for an edge without one.
-        paths: For each edge, straight stretches (from, to) to be joined by curves that leave and
-            enter horizontally; its label stands over one of them.
+        paths: For each edge, straight segments (from, to) to be joined by curves that begin and end
+            horizontally; its label is on one of them.
         size: Width and height of the whole.
     """
 
@@ -53,10 +53,10 @@ class Drawing:
 
 
 def layered(nodes: Sequence[Size], arrows: Sequence[Arrow]) -> Drawing:
-    """Lay out a graph without circles from left to right.
+    """Lay out an acyclic graph from left to right.
 
     Args:
-        nodes: Width and height of each node, the last one an end of the graph.
+        nodes: Width and height of each node; the last one has no outgoing edges.
         arrows: The edges.
 
     Returns:
@@ -74,7 +74,7 @@ def layered(nodes: Sequence[Size], arrows: Sequence[Arrow]) -> Drawing:
         for arrow, middle in zip(arrows, middles, strict=True)
     ]
     graph = Graph(vertices + middles, [half for pair in halves for half in pair])
-    # What nothing reads is held by an edge to the last node that is not drawn.
+    # A node without outgoing edges gets an invisible edge to the last node.
     for loose in [part for part in graph.C if vertices[-1] not in part.sV]:
         graph.add_edge(Edge(next(iter(loose.sV)), vertices[-1]))
     layout = SugiyamaLayout(graph.C[0])
@@ -90,9 +90,9 @@ def layered(nodes: Sequence[Size], arrows: Sequence[Arrow]) -> Drawing:
         return float(item.view.xy[1]), float(item.view.xy[0] - top)
 
     def stretches(pair: tuple[Edge, Edge]) -> list[tuple[Point, Point]]:
-        """Where an edge runs level: across each layer that it passes, and at its ends."""
+        """The horizontal segments of an edge: across each layer that it passes, and at its ends."""
         passed: dict[int, Vertex] = {}
-        for half in pair:  # grandalf knows what a half passes only where that is more than its ends
+        for half in pair:  # grandalf records the path of a half only if it is longer than its ends
             ends = {layout.grx[end].rank: end for end in half.v}
             passed |= layout.ctrls.get(half, ends)
         found = []

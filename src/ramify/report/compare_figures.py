@@ -1,4 +1,4 @@
-"""The metric against cost, of the networks of several runs."""
+"""Figures of the metric against cost, for the networks of several runs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,20 +15,20 @@ from ramify.report.theme import LIGHT, arm_color, canvas, themed
 
 WIDTH = 5.2
 PLACES = ((6, 3), (-6, 3), (6, -9), (-6, -9), (6, 13), (-6, 13))  # of a number beside its dot
-NARROW = 3.0  # costs within such a factor have a linear axis
-SPANS, NEAR = 2.0, 0.05  # fronts and shares: networks further behind are drawn at the edge
+NARROW = 3.0  # costs within this factor have a linear axis
+SPANS, NEAR = 2.0, 0.05  # in ranges of the front, and as a share: worse networks are at the edge
 
 
 @themed
 def front_figure(networks: Sequence[ArmResult], cost: str) -> Figure:
-    """The metric against one cost, the front as a line, on the same scale for each cost.
+    """The metric against one cost, with the Pareto front as a line, at one scale for all costs.
 
     Args:
-        networks: Of one data set and one metric; those whose cost is not known are left out.
-        cost: A name of `COSTS`.
+        networks: Networks with one data set and one metric; those with unknown cost are left out.
+        cost: A name in `COSTS`.
 
     Returns:
-        A dot for each network, with its number, and one deviation over seeds to either side.
+        A dot for each network, with its number and error bars of one deviation over seeds.
     """
     figure = canvas(3.5, width=WIDTH)
     axes = figure.subplots()
@@ -62,13 +62,13 @@ def _cost(one: ArmResult, cost: str) -> float:
 
 
 def _height(one: ArmResult, low: float, edge: float) -> float:
-    """The worth of a network where it is drawn: its own, or that of the edge."""
+    """The height at which a network is drawn: that of its metric, or the edge."""
     worth = one.metric.scale * one.worth
     return worth if worth >= low else edge
 
 
 def _worst_shown(networks: Sequence[ArmResult], cost: str) -> float:
-    """The lowest worth with a place of its own: where the front lies counts."""
+    """The worst metric value inside the figure, which depends on the range of the front."""
     best = [one.worth for one in front(networks, cost)]
     if not best:  # no network of known cost
         return math.inf
@@ -97,9 +97,9 @@ def _number(
     sure: int,
     spots: Mapping[int, tuple[float, float]],
 ) -> None:
-    """Write the number of each network beside its dot, where it covers no other number or dot.
+    """Write the number of each network next to its dot, unless it covers another number or dot.
 
-    The first networks, so many as are sure, get theirs wherever they stand.
+    The first ``sure`` networks always get their numbers.
     """
     dots = {number: tuple(axes.transData.transform(spot)) for number, spot in spots.items()}
     point, taken = axes.figure.dpi / 72, list[tuple[float, float]]()
@@ -132,12 +132,12 @@ def _number(
 def _near(
     at: tuple[float, float], others: Sequence[tuple[float, ...]], across: float, up: float
 ) -> bool:
-    """Whether something stands within so many pixels."""
+    """Whether something is within this many pixels."""
     return any(abs(at[0] - x) < across and abs(at[1] - y) < up for x, y in others)
 
 
 def _cost_axis(axes: Axes, costs: Sequence[float], cost: str) -> None:
-    """A logarithmic axis where costs are far apart, with ticks that have room."""
+    """A logarithmic axis if costs are far apart, with ticks that do not overlap."""
     ratio = max(costs) / min(costs) if min(costs) > 0 else math.inf
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     if NARROW < ratio < math.inf:

@@ -1,4 +1,4 @@
-"""The page that shows several runs side by side."""
+"""The page that compares several runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,13 +32,13 @@ def render_comparison(
     """The page as text.
 
     Args:
-        records: what the run folders hold, by the name of the run.
+        records: the contents of the run folders, by the name of the run.
         measured: for some of these names, the latency of jobs by their names.
-        links: for some of these names, where the page of the run is, as seen from this one.
-        notes: sentences to stand above everything else.
+        links: for some of these names, the path of the run's page, relative to this one.
+        notes: sentences for the top of the page.
 
     Returns:
-        HTML that refers to nothing outside itself.
+        Self-contained HTML.
     """
     networks = networks_of(records, measured)
     sets: dict[tuple[str, str], list[ArmResult]] = {}
@@ -62,7 +62,7 @@ def render_comparison(
 
 
 def _data_set(name: str, networks: Sequence[ArmResult], links: Mapping[str, str]) -> dict[str, Any]:
-    """What the page shows of the networks of one data set; those of several do not compare."""
+    """The part of the page about one data set; networks of different ones are not comparable."""
     metric = networks[0].metric
     words = metric.words
     fronts = {cost: front(networks, cost) for cost in COSTS}

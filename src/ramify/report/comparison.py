@@ -1,4 +1,4 @@
-"""The networks of several runs side by side: pure functions from records to rows."""
+"""Comparison of the networks of several runs: pure functions from records to rows."""
 
 import csv
 import io
@@ -30,24 +30,24 @@ from ramify.report.tables import (
 )
 
 COSTS = {"params": "parameters", "macs": "MACs", "latency": "milliseconds"}
-"""What a network costs, by the word for it."""
-HEADS = ("run", "network", "n")  # and those of the numbers
+"""The costs of a network, with their names in text."""
+HEADS = ("run", "network", "n")  # followed by the heads of the numbers
 OF_THE_RUN = ("command", "seed", "device", "threads", "tensorboard")
-"""Settings that say nothing of what a run did differently."""
+"""Settings that are left out when runs are compared."""
 UNSET = "–"
 
 
 @dataclass(frozen=True)
 class ArmResult:
-    """What all seeds of an arm of a run came to.
+    """The results of all seeds of one arm of a run.
 
     Attributes:
         number: Its number on the page, from 1.
-        run: What the run is called.
+        run: The name of the run.
         data: The data set of the run.
         arm: Such as ``"grown"``.
         row: Its numbers over seeds.
-        latency: In milliseconds, over the seeds whose network was measured; None without any.
+        latency: In milliseconds, over the seeds whose network was measured; None if there are none.
     """
 
     number: int
@@ -59,42 +59,42 @@ class ArmResult:
 
     @property
     def metric(self) -> Metric:
-        """What it is tested by."""
+        """Its metric."""
         return Metric.of(self.row)
 
     @property
     def value(self) -> float:
-        """The mean of the metric; of accuracy a share."""
+        """The mean of the metric; accuracy is a share."""
         return measured(self.row)["mean"]
 
     @property
     def worth(self) -> float:
-        """A number that is higher where the network is better."""
+        """The value with its sign such that higher is better."""
         return self.metric.worth(self.value)
 
     @property
     def main(self) -> bool:
-        """Whether it is what its run is about."""
+        """Whether it is the main arm of its run."""
         return self.arm in (*MAIN, "retrained")
 
     def cost(self, name: str) -> float | None:
-        """Its mean cost by a name of `COSTS`; None where that was not measured."""
+        """Its mean cost by a name in `COSTS`; None if that was not measured."""
         if name == "latency":
             return None if self.latency is None else self.latency["mean"]
         return self.row["params" if name == "params" else "macs"]["mean"]
 
 
 def runs_among(paths: Iterable[Path]) -> list[Path]:
-    """The run folders that are meant: those given, and those within a folder of runs.
+    """The run folders among paths: the paths themselves, and those in a folder of runs.
 
     Args:
-        paths: Run folders, or folders that hold some, such as that of a sweep.
+        paths: Run folders, or folders that contain some, such as that of a sweep.
 
     Returns:
-        Each run once, in the order given, those of one folder by name.
+        Each run once, in the given order, those of one folder sorted by name.
 
     Raises:
-        RamifyError: A folder is missing, or is no run and holds none.
+        RamifyError: A folder is missing, or is not a run and contains none.
     """
     found: dict[Path, Path] = {}
     for path in paths:
@@ -112,13 +112,13 @@ def runs_among(paths: Iterable[Path]) -> list[Path]:
 
 
 def names_of(runs: Sequence[Path]) -> list[str]:
-    """A short name for each run, longer where two would be the same.
+    """A short unique name for each run.
 
     Args:
         runs: The run folders.
 
     Returns:
-        The last part of each path, or as many as tell them apart.
+        The last part of each path, or as many parts as distinguish them.
 
     Example:
         >>> names_of([Path("a/one"), Path("a/two")]), names_of([Path("a/x"), Path("b/x")])
@@ -128,7 +128,7 @@ def names_of(runs: Sequence[Path]) -> list[str]:
     longest = max(map(len, parts), default=1)
     for length in range(1, longest + 1):
         names = ["/".join(part[-length:]) for part in parts]
-        # "retrain" alone says nothing of the run whose shape was trained.
+        # "retrain" alone does not identify the run whose shape was trained.
         if len(set(names)) == len(names) and RETRAINED not in names:
             return names
     return [str(run) for run in runs]
@@ -140,7 +140,7 @@ def networks_of(
     """The finished networks of runs, one for each arm.
 
     Args:
-        records: What the run folders hold, by the name of the run.
+        records: The contents of the run folders, by the name of the run.
         measured: For some of these names, the latency of jobs by their names.
 
     Returns:
@@ -160,15 +160,15 @@ def networks_of(
 
 
 def front(networks: Sequence[ArmResult], cost: str) -> list[ArmResult]:
-    """The networks that no other one beats, the cheapest first.
+    """The Pareto front of metric and cost, the cheapest first.
 
     Args:
-        networks: Of one data set and one metric.
-        cost: A name of `COSTS`.
+        networks: Networks with one data set and one metric.
+        cost: A name in `COSTS`.
 
     Returns:
-        Those for which no other network is at least as good and as cheap, and better in one of
-        both. Networks whose cost is not known are left out.
+        The networks for which no other is at least as good and as cheap, and better in one of the
+        two. Networks with unknown cost are left out.
     """
     known = [(one.cost(cost), one) for one in networks]
     ranked = sorted(
@@ -190,7 +190,7 @@ def texts(networks: Sequence[ArmResult]) -> tuple[list[str], list[list[str]]]:
         networks: Its rows.
 
     Returns:
-        The heads of its columns, and the rows; latency stands where a network has one.
+        The column heads, and the rows; there is a latency column if any network has one.
     """
     timed = any(network.latency for network in networks)
     rows = []
@@ -204,7 +204,7 @@ def texts(networks: Sequence[ArmResult]) -> tuple[list[str], list[list[str]]]:
 
 
 def metrics_of(networks: Iterable[ArmResult]) -> list[Metric]:
-    """What networks are tested by, each metric once; accuracy where there is none."""
+    """The metrics of networks, each once; accuracy if there are no networks."""
     return list({one.metric.key: one.metric for one in networks}.values()) or [ACCURACY]
 
 
@@ -220,7 +220,7 @@ def as_markdown(networks: Sequence[ArmResult]) -> str:
 
 
 def as_csv(networks: Sequence[ArmResult]) -> str:
-    """The table of networks as CSV, with every digit: means, and deviations over seeds."""
+    """The table of networks as CSV, in full precision: means, and deviations over seeds."""
     tests = dict.fromkeys(f"test_{metric.key}" for metric in metrics_of(networks))
     quantities = (*(tests | {"test_loss": None}), "params", "macs", "latency", "steps", "seconds")
     memory = io.StringIO()
@@ -229,7 +229,7 @@ def as_csv(networks: Sequence[ArmResult]) -> str:
         ["data", "run", "network", "n", *(f"{q}{end}" for q in quantities for end in ("", "_sd"))]
     )
     for one in networks:
-        none: dict[str, Any] = {"mean": None, "sd": None}  # also of a metric of other networks
+        none: dict[str, Any] = {"mean": None, "sd": None}  # also for metrics of other networks
         stats: dict[str, Any] = {**one.row, "latency": one.latency or none}
         numbers = [stats.get(name, none)[part] for name in quantities for part in ("mean", "sd")]
         writer.writerow([one.data, one.run, one.arm, one.row["n"], *numbers])
@@ -240,10 +240,10 @@ def differences(records: Mapping[str, RunRecord]) -> tuple[list[str], list[list[
     """The settings in which runs differ.
 
     Args:
-        records: What the run folders hold, by the name of the run.
+        records: The contents of the run folders, by the name of the run.
 
     Returns:
-        Heads of columns, ``run`` and a setting each, and a row a run; no rows where all are alike.
+        Column heads (``run`` and the settings) and one row per run; no rows if all are the same.
     """
     configs = {name: dict(flatten(_rounded(record.config))) for name, record in records.items()}
     every = dict.fromkeys(key for config in configs.values() for key in config)
@@ -262,7 +262,7 @@ def differences(records: Mapping[str, RunRecord]) -> tuple[list[str], list[list[
 
 
 def _rounded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with no more digits than tell them apart for a reader."""
+    """Settings rounded for readers."""
     return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in config.items()}
 
 

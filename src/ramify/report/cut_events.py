@@ -1,7 +1,7 @@
-"""What a run of ``ramify prune`` did, read from its events: phases, cuts, and layers.
+"""The phases, cuts and layers of a run of ``ramify prune``, read from its events.
 
-The jobs of a seed follow each other: the full network, a search where there is one, and what was
-cut and tuned. In folders of earlier versions the cut stands at the end of the search.
+The jobs of a seed follow one another: the full network, the search if there is one, and the cut and
+fine-tuned network. In folders of earlier versions the cut is at the end of the search.
 """
 
 import itertools
@@ -17,7 +17,7 @@ PHASES = ("baseline", "scored", "pruned")
 """The jobs of a seed, in order."""
 
 NOTHING_LOST = 1e-12
-"""A layer that misses no more of what it should make was not touched by the cut."""
+"""A layer whose output error is no larger than this was not affected by the cut."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Phase:
     """A stretch of a run.
 
     Attributes:
-        name: what the page calls it.
-        start: where it begins, in steps from the beginning of the run.
-        end: where it ends.
+        name: its name on the page.
+        start: its first step, counted from the beginning of the run.
+        end: its last step.
     """
 
     name: str
@@ -37,15 +37,15 @@ class Phase:
 
 @dataclass(frozen=True)
 class Layer:
-    """What the cuts of one network did to one layer.
+    """The effect of a network's cuts on one layer.
 
     Attributes:
-        group: its name.
+        group: the name of its group.
         before: its channels before the first cut.
-        after: its channels after the last.
-        floor: the least that it might have; None where the run does not say.
-        taken: the cost of the dearest channel that the last cut took; None where it took none.
-        left: the cost of the cheapest channel that it left; None where nothing else could go.
+        after: its channels after the last cut.
+        floor: the fewest channels allowed; None if the run does not record it.
+        taken: the highest cost of a channel that the last cut removed; None if it removed none.
+        left: the lowest cost of a channel that it could have removed and kept; None without any.
     """
 
     group: str
@@ -61,10 +61,10 @@ class RefittedLayer:
     """A layer that was refitted.
 
     Attributes:
-        name: of the layer.
-        strength: λ of the ridge.
-        before: the share of the variance of what it should make that it missed after the cut.
-        after: the same when it was refitted.
+        name: the name of the layer.
+        strength: λ of the ridge regression.
+        before: its output error after the cut, as a share of the variance of the original output.
+        after: the same after the refit.
     """
 
     name: str
@@ -77,7 +77,7 @@ def by_seed(events: Sequence[Event]) -> dict[int, list[Event]]:
     """The events of the phases of each seed, seeds in order of appearance."""
     seeds: dict[int, list[Event]] = {}
     for event in events:
-        # An edit of the oldest folders has the name of its job alone.
+        # An edit in the oldest folders has only the name of its job.
         arm, _, number = str(event["job"]).rpartition("-")
         if arm in PHASES and number.isdecimal():
             seeds.setdefault(int(number), []).append(event)
@@ -90,13 +90,13 @@ def arm_of(event: Event) -> str:
 
 
 def offsets(seeds: Mapping[int, Sequence[Event]]) -> dict[str, int]:
-    """Where each phase begins, in steps from the beginning: behind the longest of the one before.
+    """The first step of each phase, which follows the longest job of the phase before.
 
     Args:
         seeds: from `by_seed`.
 
     Returns:
-        The first step of each of `PHASES`, and under ``""`` the end of the run.
+        The first step of each of `PHASES`, and the end of the run under ``""``.
     """
     found, start = dict[str, int](), 0
     for arm in PHASES:
@@ -107,7 +107,7 @@ def offsets(seeds: Mapping[int, Sequence[Event]]) -> dict[str, int]:
 
 
 def phases(seeds: Mapping[int, Sequence[Event]]) -> tuple[list[Phase], list[int]]:
-    """The phases of a run end to end, and where its cuts are.
+    """The consecutive phases of a run, and the steps of its cuts.
 
     Args:
         seeds: from `by_seed`.
@@ -123,7 +123,7 @@ def phases(seeds: Mapping[int, Sequence[Event]]) -> tuple[list[Phase], list[int]
         Phase(name, starts[arm], starts[following])
         for (arm, name), following in zip(names.items(), PHASES[1:], strict=True)
     ]
-    # The tuning is parted by the cuts, of which the first may stand where the search ends.
+    # The cuts divide the fine-tuning; the first one may be at the end of the search.
     within = [mark for mark in marks if mark > starts["pruned"]]
     edges = [starts["pruned"], *within, starts[""]]
     for number, (start, end) in enumerate(itertools.pairwise(edges), start=1):
@@ -132,10 +132,10 @@ def phases(seeds: Mapping[int, Sequence[Event]]) -> tuple[list[Phase], list[int]
 
 
 def curve(events: Sequence[Event], starts: Mapping[str, int]) -> list[tuple[int, float]]:
-    """The metric of one seed along the run; a cut is two points at the same step.
+    """The metric of one seed along the run; a cut gives two points at the same step.
 
     Args:
-        events: of the seed.
+        events: the events of the seed.
         starts: from `offsets`.
 
     Returns:
@@ -147,7 +147,7 @@ def curve(events: Sequence[Event], starts: Mapping[str, int]) -> list[tuple[int,
         name = f"test_{Metric.of(event).key}"
         names = [name] if kind in ("epoch", "result") else []
         names = [f"{name}_before", f"{name}_after"] if kind == "edit" else names
-        # The result of a phase repeats its last epoch; but norms have other statistics in the end.
+        # The result of a phase repeats its last epoch, unless norm statistics were recomputed.
         if kind == "result" and arm in trained and arm != PHASES[-1]:
             names = []
         trained |= {arm} if kind == "epoch" else set()
@@ -157,10 +157,10 @@ def curve(events: Sequence[Event], starts: Mapping[str, int]) -> list[tuple[int,
 
 
 def sizes(events: Sequence[Event], starts: Mapping[str, int], unit: str) -> list[tuple[int, float]]:
-    """Parameters or MACs of one seed along the run, as shares of the full network's.
+    """Parameters or MACs of one seed along the run, as shares of those of the full network.
 
     Args:
-        events: of the seed.
+        events: the events of the seed.
         starts: from `offsets`.
         unit: ``"params"`` or ``"macs"``.
 
@@ -176,18 +176,18 @@ def sizes(events: Sequence[Event], starts: Mapping[str, int], unit: str) -> list
 
 
 def in_loss(cuts: Sequence[Event]) -> bool:
-    """Whether what the channels cost is a rise of the loss, and not a score of another unit."""
+    """Whether the cost of channels is a rise of the loss, and not a score in another unit."""
     return any(proposal["gain"] for cut in cuts for proposal in cut["proposals"])
 
 
 def cost_of(proposal: Event) -> float:
-    """What a channel costs that goes: the cheapest go first."""
+    """The cost of removing a channel; the cheapest are removed first."""
     value = proposal["score"] if proposal["score"] is not None else proposal["gain"]
     return math.nan if value is None else -float(value)
 
 
 def layers_of(cuts: Sequence[Event]) -> list[Layer]:
-    """What the cuts of one network did to each layer that channels could leave.
+    """The effect of a network's cuts on each layer that could be cut.
 
     Args:
         cuts: the edits of the network, in order; at least one.
@@ -216,7 +216,7 @@ def layers_of(cuts: Sequence[Event]) -> list[Layer]:
 
 
 def refitted_layers(cut: Event) -> list[RefittedLayer]:
-    """The layers that a cut touched and a refit could change, in forward order."""
+    """The layers that a cut affected and a refit could change, in forward order."""
     found = []
     for one in cut.get("refitted", []):
         strength, before = one["strength"], one["before"]
@@ -227,7 +227,7 @@ def refitted_layers(cut: Event) -> list[RefittedLayer]:
 
 
 def sensitivities(events: Sequence[Event]) -> list[Event]:
-    """The loss against the share cut, group by group, where the run says it; once a network."""
+    """The recorded sensitivities (loss against the share cut, by group), one for each network."""
     found: dict[Any, Event] = {}
     for event in of_kind(events, "sensitivity"):
         if event["groups"]:

@@ -27,22 +27,22 @@ from ramify.report.run_figures import COUNTS, focus, tell_hidden
 from ramify.report.theme import LIGHT, canvas, layer_rows, shorten, themed
 
 _WENT, _STAYED = LIGHT["prune"], LIGHT["accent"]
-# Where both cost the same, one shows within the other.
+# If both cost the same, one marker is visible inside the other.
 _LAST: dict[str, Any] = {"marker": "o", "markersize": 7, "color": _WENT}
 _LAST |= {"markerfacecolor": LIGHT["card"], "markeredgewidth": 1.4}
 _NEXT: dict[str, Any] = {"marker": "o", "markersize": 3.6, "color": _STAYED}
 _SHORT = FuncFormatter(lambda value, _: f"{value:.3g}".replace("-", "−"))
 _PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.3g} %")
-_LEAST_MISSED = 1e-6  # below it a layer makes what it should, and a longer axis would say no more
-_CLOSE = 0.09  # of the height of a figure; nearer names lie on each other
-_MOST_CUTS = 3  # whose refits fit side by side
+_LEAST_MISSED = 1e-6  # smaller errors are negligible, so the axis ends here
+_CLOSE = 0.09  # of the height of a figure; closer names would overlap
+_MOST_CUTS = 3  # number of cuts whose refits fit side by side
 
 # ------------------------------------------------------------------ the phases
 
 
 @themed
 def phases_figure(events: Sequence[Event]) -> Figure:
-    """The metric and size of the networks over the whole run, its phases end to end."""
+    """The metric and size of the networks over all phases of the run."""
     seeds = by_seed(events)
     spans, marks = phases(seeds)
     starts = offsets(seeds)
@@ -74,7 +74,7 @@ def phases_figure(events: Sequence[Event]) -> Figure:
     size.xaxis.set_major_locator(MaxNLocator(integer=True))
     size.xaxis.set_major_formatter(COUNTS)
     size.set_ylim(0, 108)
-    # A full network that was given stands a little off the edge.
+    # A full network given by the user is drawn a little away from the edge.
     size.set_xlim(-0.03 * starts[""] if 0 in marks else 0, starts[""])
     size.legend(loc="lower left", ncols=2)
     return figure
@@ -83,7 +83,7 @@ def phases_figure(events: Sequence[Event]) -> Figure:
 def _mark_phases(
     above: Axes, size: Axes, spans: Sequence[tuple[str, int, int]], marks: Sequence[int]
 ) -> None:
-    """Shade every second phase, name those that have the room, and draw a line at each cut."""
+    """Shade every second phase, name phases that are wide enough, and draw a line at each cut."""
     whole = max((end for _, _, end in spans), default=1)
     for number, (name, start, end) in enumerate(spans):
         for axes in (above, size):
@@ -114,19 +114,19 @@ def _above(axes: Axes, text: str, place: float, color: str) -> None:
 def _name_values(
     axes: Axes, points: Sequence[tuple[int, float]], marks: Sequence[int], metric: Metric
 ) -> None:
-    """Write the metric right after each cut, in the end, and of a network that was given."""
+    """Write the metric right after each cut, at the end, and of a network given by the user."""
     last = points[-1][0]
     after = [max(k for k, (step, _) in enumerate(points) if step == mark) for mark in marks]
     together = 0 in marks and points[after[0]][0] < last
     together &= _close(axes, points[0], points[after[0] if after else 0], metric.scale)
     if 0 in marks:
         _name_value(axes, points[0], (6, -3), "" if together else metric.text(points[0][1]), metric)
-    # Behind a cut at the end of the run stands only what was measured there.
+    # After a cut at the end of the run there is only the measurement at that step.
     chosen = sorted({*(k for k in after if points[k][0] < last), len(points) - 1})
     for number in chosen:
         value, behind = points[number][1], points[min(number + 1, len(points) - 1)][1]
         if points[number][0] < last:
-            shift = (6, 5 if behind < value else -10)  # where the line does not go
+            shift = (6, 5 if behind < value else -10)  # away from the line
         else:
             shift = (-4, 7 if value >= points[number - 1][1] else -13)
         both = together and number == after[0]
@@ -135,7 +135,7 @@ def _name_values(
 
 
 def _close(axes: Axes, one: tuple[int, float], two: tuple[int, float], scale: float) -> bool:
-    """Whether the names of two values at one step would lie on each other."""
+    """Whether the labels of two values at one step would overlap."""
     low, high = axes.get_ylim()
     return scale * abs(one[1] - two[1]) < _CLOSE * (high - low)
 
@@ -143,7 +143,7 @@ def _close(axes: Axes, one: tuple[int, float], two: tuple[int, float], scale: fl
 def _name_value(
     axes: Axes, point: tuple[int, float], shift: tuple[int, int], text: str, metric: Metric
 ) -> None:
-    """A dot with its value beside it, at a distance in points."""
+    """A dot with its value next to it, at a distance in points."""
     step, value = point
     height = metric.scale * value
     axes.plot([step], [height], "o", color=_STAYED, markersize=5, clip_on=False)
@@ -162,7 +162,7 @@ def _name_value(
 
 @themed
 def layers_figure(cuts: Sequence[Event]) -> Figure:
-    """Each layer's channels before and after, the share left, and what its channels cost."""
+    """Each layer's channels before and after, the share left, and the cost of its channels."""
     layers = layers_of(cuts)
     figure = canvas(0.95 + 0.23 * len(layers), gap=0.03)
     widths, shares, costs = figure.subplots(1, 3, sharey=True, width_ratios=(1.0, 1.25, 1.6))
@@ -204,7 +204,7 @@ def _shares(axes: Axes, layers: Sequence[Layer]) -> None:
 
 
 def _costs(axes: Axes, layers: Sequence[Layer], unit: str) -> None:
-    """The dearest channel that went and the cheapest that stayed, joined by a line."""
+    """The most expensive removed channel and the cheapest kept one, joined by a line."""
     for row, layer in enumerate(layers):
         known = [cost for cost in (layer.taken, layer.left) if cost is not None]
         if len(known) == 2:
@@ -221,7 +221,7 @@ def _costs(axes: Axes, layers: Sequence[Layer], unit: str) -> None:
 
 
 def _cost_scale(axes: Axes, costs: np.ndarray) -> None:
-    """Logarithms where costs differ by far; channels that cost nothing then stand at the left."""
+    """A log scale if costs differ by much, with channels of zero cost at the left."""
     positive = costs[costs > 0]
     if not len(positive) or (costs < 0).any() or positive.max() < 20 * positive.min():
         axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -236,7 +236,7 @@ def _cost_scale(axes: Axes, costs: np.ndarray) -> None:
 
 
 def _log_scale(axes: Axes, values: np.ndarray) -> None:
-    """Logarithms along x, with a label at each power of ten, or more where there are few."""
+    """A log scale on x, with a label at each power of ten, or more labels if there are few."""
     axes.set_xscale("log")
     few = values.max() < 100 * values.min()
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=8))
@@ -249,10 +249,10 @@ def _log_scale(axes: Axes, values: np.ndarray) -> None:
 
 @themed
 def refit_figure(cuts: Sequence[Event]) -> Figure:
-    """What each layer missed of what it should make, before and after it was refitted.
+    """The output error of each layer, before and after it was refitted.
 
     Args:
-        cuts: the edits of one network; of more than three, the first, the middle and the last.
+        cuts: the edits of one network; of more than three, the first, middle and last are drawn.
 
     Returns:
         A panel for each cut, with λ at the right of every row.
@@ -310,14 +310,14 @@ def _dumbbells(axes: Axes, readers: Sequence[RefittedLayer | None]) -> None:
 
 @themed
 def sensitivity_figure(event: Event, layers: Sequence[Layer] = ()) -> Figure:
-    """The loss against the share cut: a small panel for each group, and what the run really cut.
+    """The loss against the share cut, in a small panel for each group, with the actual cuts.
 
     Args:
-        event: the sensitivity.
-        layers: what the cuts did; their shares are upright lines.
+        event: the sensitivity event.
+        layers: the effects of the cuts, whose shares are vertical lines.
 
     Returns:
-        Panels on the same axes, in forward order.
+        Panels with shared axes, in forward order.
     """
     groups: Mapping[str, Sequence[Sequence[float]]] = event["groups"]
     columns = min(len(groups), 6)

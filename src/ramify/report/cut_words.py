@@ -1,4 +1,4 @@
-"""What the page of a run of ``ramify prune`` says in words and numbers."""
+"""Texts and numbers on the page of a run of ``ramify prune``."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,11 +19,11 @@ def cut_tiles(seeds: Mapping[int, Sequence[Event]], fresh: bool) -> list[Tile]:
 
     Args:
         seeds: the events of each seed.
-        fresh: whether the cut shape began from fresh weights, so that nothing is known of the
-            network right after the cut.
+        fresh: whether the cut shape was trained from scratch, so that there are no measurements
+            right after the cut.
 
     Returns:
-        Those that the events allow.
+        The numbers that the events contain.
     """
     cuts = [own for events in seeds.values() if (own := of_kind(events, "edit"))]
     found = [_tuned(seeds), None if fresh else _right_after(cuts)]
@@ -33,7 +33,7 @@ def cut_tiles(seeds: Mapping[int, Sequence[Event]], fresh: bool) -> list[Tile]:
 
 
 def _tuned(seeds: Mapping[int, Sequence[Event]]) -> Tile | None:
-    """The metric in the end, against that of the full network."""
+    """The final metric, compared with that of the full network."""
     now, full = list[float](), list[float]()
     for events in seeds.values():
         own = {arm: [e for e in events if arm_of(e) == arm] for arm in ("baseline", "pruned")}
@@ -48,7 +48,7 @@ def _tuned(seeds: Mapping[int, Sequence[Event]]) -> Tile | None:
 
 
 def _right_after(cuts: Sequence[Sequence[Event]]) -> Tile | None:
-    """The metric right after the last cut, against that just before it."""
+    """The metric right after the last cut, compared with that just before it."""
     last = [own[-1] for own in cuts if _around(own[-1], "after") is not None]
     if not last:
         return None
@@ -58,7 +58,7 @@ def _right_after(cuts: Sequence[Sequence[Event]]) -> Tile | None:
 
 
 def _around(cut: Event, when: str) -> Any:
-    """The metric before or after a cut; None where it was not measured."""
+    """The metric before or after a cut; None if it was not measured."""
     return cut.get(f"test_{Metric.of(cut).key}_{when}")
 
 
@@ -70,12 +70,12 @@ def _against(now: Sequence[float], before: Sequence[float], metric: Metric, when
     old = statistic(before)
     change = metric.difference(stat["mean"], old["mean"])
     was = metric.text(old["mean"], old["sd"])
-    # The unit stays with its number where a line breaks.
+    # No line break between a number and its unit.
     return Tile(value, name, f"{change}, from {was}".replace(" %", "\xa0%"))
 
 
 def _left(cuts: Sequence[Sequence[Event]], unit: str, name: str) -> Tile | None:
-    """What is left of a resource."""
+    """The remaining share of a resource."""
     own = [(cut[0], cut[-1]) for cut in cuts if cut[0].get(f"{unit}_before")]
     if not own:
         return None
@@ -86,7 +86,7 @@ def _left(cuts: Sequence[Sequence[Event]], unit: str, name: str) -> Tile | None:
 
 
 def _timed(cuts: Sequence[Sequence[Event]]) -> Tile | None:
-    """What is left of the milliseconds, where they were the budget."""
+    """The remaining latency, if latency was the budget."""
     own = [(cut[0], cut[-1]) for cut in cuts if "latency_before" in cut[0]]
     if not own:
         return None
@@ -97,7 +97,7 @@ def _timed(cuts: Sequence[Sequence[Event]]) -> Tile | None:
 
 
 def _loss(cuts: Sequence[Sequence[Event]]) -> Tile | None:
-    """The loss around the last cut."""
+    """The loss before and after the last cut."""
     last = [own[-1] for own in cuts if None not in (own[-1]["loss_before"], own[-1]["loss_after"])]
     if not last:
         return None
@@ -114,12 +114,12 @@ def _loss(cuts: Sequence[Sequence[Event]]) -> Tile | None:
 
 
 def warnings_of(seeds: Mapping[int, Sequence[Event]], tuning_lr: float | None = None) -> list[str]:
-    """What the cuts and the tunings warn of, each sentence once, with the networks it is about.
+    """The warnings of cuts and fine-tuning, each once, with the networks that it concerns.
 
     Args:
         seeds: the events of each seed.
-        tuning_lr: the learning rate of the tuning; None where it is not known, or where the
-            network was trained from fresh weights.
+        tuning_lr: the learning rate of the fine-tuning; None if it is not known, or if the
+            network was trained from scratch.
 
     Returns:
         Whole sentences.
@@ -139,19 +139,19 @@ def warnings_of(seeds: Mapping[int, Sequence[Event]], tuning_lr: float | None = 
 
 
 def _sentence(text: str) -> str:
-    """A text with a capital at its beginning and a full stop at its end."""
+    """A text with an initial capital and a final full stop."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def outcome(cuts: Sequence[Event]) -> str:
-    """What was predicted of the cuts and what was measured, in a sentence or two.
+    """The predicted and measured effect of the cuts, in a sentence or two.
 
     Args:
         cuts: the edits of the run, of all seeds.
 
     Returns:
-        Nothing where no loss was measured.
+        The sentences; empty if no loss was measured.
     """
     rises = [(cut, cut["loss_after"] - cut["loss_before"]) for cut in cuts if _measured(cut)]
     if not rises:
@@ -179,19 +179,18 @@ def _measured(cut: Event) -> bool:
 
 
 def _ratio_gain(cut: Event) -> float | None:
-    """The measured gain, where it can be divided by the predicted one."""
+    """The measured gain, if it can be divided by the predicted one."""
     return measured_gain(cut) if cut["predicted_gain"] else None
 
 
 def outcome_table(seeds: Mapping[int, Sequence[Event]]) -> tuple[list[str], list[list[str]]]:
-    """What each cut was expected to cost and what it did.
+    """The predicted and measured effect of each cut.
 
     Args:
         seeds: the events of each seed.
 
     Returns:
-        The heads of the columns, and a row for each cut; columns that nothing is known for are
-        left out.
+        The column heads, and a row for each cut; empty columns are left out.
     """
     heads = ["network", "loss before", "loss after", "rise measured", "rise predicted", "ratio"]
     metric = metric_of(event for events in seeds.values() for event in events)
@@ -213,13 +212,13 @@ def outcome_table(seeds: Mapping[int, Sequence[Event]]) -> tuple[list[str], list
 
 
 def layer_table(layers: Iterable[Layer]) -> tuple[list[str], list[list[str]]]:
-    """What each layer kept, and the costs of its last channel that went and of the next.
+    """The channels that each layer kept, and the costs of its last removed channel and the next.
 
     Args:
-        layers: of one network.
+        layers: the layers of one network.
 
     Returns:
-        The heads of the columns, and a row for each layer.
+        The column heads, and a row for each layer.
     """
     heads = ["layer", "channels", "left", "floor", "last that went", "next to go"]
     rows = []
@@ -233,13 +232,13 @@ def layer_table(layers: Iterable[Layer]) -> tuple[list[str], list[list[str]]]:
 
 
 def _known(heads: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """A table without the columns that no row says anything in."""
+    """A table without its empty columns."""
     kept = [k for k in range(len(heads)) if any(row[k] for row in rows)]
     return [heads[k] for k in kept], [[row[k] for k in kept] for row in rows]
 
 
 def layers_sentence(cuts: Sequence[Event], layers: Sequence[Layer]) -> str:
-    """How many channels and which blocks went, and which layers stand out."""
+    """The number of removed channels, the removed blocks, and the layers that stand out."""
     gone = sum(layer.before - layer.after for layer in layers)
     text = f"{counted(gone, 'channel')} of {sum(layer.before for layer in layers):,} went"
     text += f" in {counted(len(cuts), 'cut')}."
@@ -258,7 +257,7 @@ def layers_sentence(cuts: Sequence[Event], layers: Sequence[Layer]) -> str:
 
 
 def refit_sentence(cuts: Sequence[Event]) -> str:
-    """How much of what the layers missed the refit brought back; nothing where none was made."""
+    """How much of the layers' output error the refit removed; empty without a refit."""
     readers = [reader for cut in cuts for reader in refitted_layers(cut)]
     if not readers:
         return ""

@@ -1,7 +1,7 @@
-"""What tables, figures and texts ask of the events of a run.
+"""Queries on the events of a run, for tables, figures and texts.
 
-A *job* is the training of one network with one seed, an *arm* what all jobs of a kind have in
-common, such as ``grown`` or ``seed``.
+A *job* is the training of one network with one seed; an *arm* is the name that all jobs of one kind
+share, such as ``grown`` or ``seed``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,11 +26,11 @@ ARMS: dict[str, str] = {
 """The arms of a run in the order of the table, each explained in plain words."""
 
 MAIN = ("grown", "pruned")
-"""The arms that runs are about; they stand out."""
+"""The main arms of runs, which are highlighted."""
 
 
 def explained(arm: str) -> str:
-    """What an arm is, in plain words; nothing where it is not known."""
+    """An explanation of an arm in plain words; empty if it is not known."""
     size = size_of(arm)
     if size is None:
         return ARMS.get(arm, "")
@@ -46,17 +46,17 @@ def explained(arm: str) -> str:
 
 
 def metric_of(events: Iterable[Event]) -> Metric:
-    """What networks of a run are tested by: accuracy, where no event says otherwise."""
+    """The metric of a run's networks: accuracy, unless an event names another."""
     return Metric.of(next((event for event in events if "metric" in event), {}))
 
 
 def value_of(event: Event) -> Any:
-    """How good a network was on the test samples; None where an event does not say so."""
+    """The metric of a network on the test samples; None if the event has none."""
     return event.get(f"test_{Metric.of(event).key}")
 
 
 def unsized(events: Iterable[Event]) -> list[Event]:
-    """The events of networks that are not of a size asked for beside that of the grown one."""
+    """The events, without those of networks that were cut to one of the requested sizes."""
     return [event for event in events if size_of(str(event.get("arm", ""))) is None]
 
 
@@ -80,29 +80,29 @@ def arms_of(events: Iterable[Event]) -> list[str]:
 
 
 def noun(edits: Iterable[Event]) -> str:
-    """What to call an edit: a split or a prune where all are of one kind."""
+    """The word for an edit: split or prune if all are of one kind."""
     chosen = [p for edit in edits for p in edit["proposals"] if p["selected"]]
     pruned = {proposal["copies"] == 0 for proposal in chosen}
     return {(True,): "prune", (False,): "split"}.get(tuple(pruned), "edit" if pruned else "split")
 
 
 def channels_changed(edits: Iterable[Event]) -> dict[str, int]:
-    """How many channels were split and how many pruned, by these two words."""
+    """How many channels were split and how many pruned, with these two words as keys."""
     copies = [p["copies"] for edit in edits for p in edit["proposals"] if p["selected"]]
     return {"split": len(copies) - copies.count(0), "pruned": copies.count(0)}
 
 
 def named_at_last(edits: Sequence[Event]) -> list[Event]:
-    """Edits by the names that layers have after the last of them.
+    """Edits with layers renamed to their names after the last edit.
 
-    Layers behind a block that was put in get other names, and those of a copy have the history of
-    what they were copied from.
+    Layers after an inserted block get new names, and layers of a copied block share the history of
+    the layers that they were copied from.
 
     Args:
         edits: The edits of one job, in order.
 
     Returns:
-        The same with other names.
+        The same edits with the new names.
     """
     if not any("came_from" in edit for edit in edits):
         return list(edits)
@@ -129,13 +129,13 @@ def named_at_last(edits: Sequence[Event]) -> list[Event]:
 
 
 def measured_gain(edit: Event) -> float | None:
-    """By how much an edit lowered the loss; None where prediction or measurement is missing."""
+    """How much an edit lowered the loss; None if prediction or measurement is missing."""
     if None in (edit["predicted_gain"], edit["loss_before"], edit["loss_after"]):
         return None
     return float(edit["loss_before"]) - float(edit["loss_after"])
 
 
 def ranking_field(proposals: Sequence[Event]) -> str:
-    """What to rank proposals by: index or score where the method gives one to each, else gain."""
+    """The field that ranks proposals: index or score if each has one, otherwise gain."""
     fields = ("index", "score")
     return next((f for f in fields if all(p[f] is not None for p in proposals)), "gain")

@@ -1,4 +1,4 @@
-"""What a page says in words: title, state of the run, headline numbers, settings."""
+"""Texts of a page: title, state of the run, headline numbers, settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,18 +30,18 @@ from ramify.report.tables import (
 )
 
 DONE = {"grow": "grown", "prune": "pruned", "retrain": "retrained", "search": "searched"}
-"""What was done to a network, by the command that did it."""
+"""The participle for a network that a command produced, by command."""
 
 COMPARED = {
     "wide": "against an equally large, uniformly wider network",
     "seed": "against the seed network",
 }
-"""The arms that the main one is compared with, and what to call the difference."""
+"""The arms that the main one is compared with, and the name of the difference."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A headline number, what it is, and a number to compare it with."""
+    """A headline number, its meaning, and a number to compare it with."""
 
     value: str
     name: str
@@ -49,7 +49,7 @@ class Tile:
 
 
 def title(record: RunRecord) -> str:
-    """What was trained on which data, as far as the config says; else the folder's name."""
+    """The network and data of a run, if the config names them; otherwise the folder's name."""
     model, data = record.config.get("model"), record.config.get("data")
     if "space" in record.config:
         model = f"{record.config['space']} cells"
@@ -60,7 +60,7 @@ def title(record: RunRecord) -> str:
 
 
 def state(record: RunRecord) -> str:
-    """How far an unfinished run had come."""
+    """The progress of an unfinished run."""
     epochs = of_kind(record.events, "epoch")
     if not epochs:
         return "No epoch has ended yet."
@@ -148,7 +148,7 @@ def _time(events: Sequence[Event]) -> Tile | None:
 
 
 def search_tiles(results: Sequence[Event], tested: Sequence[Event]) -> list[Tile]:
-    """The headline numbers of a search: means over what it found and what was retrained."""
+    """The headline numbers of a search: means over the found and the retrained networks."""
     name = "test accuracy, retrained"
     found = [
         Tile(metric_text(row), name, counted(row["n"], "seed")) for row in results_table(tested)
@@ -178,7 +178,7 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Unfold nested settings into dotted names and texts."""
+    """Flatten nested settings into dotted names and texts."""
     lines: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, Mapping) and value:

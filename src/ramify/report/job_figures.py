@@ -1,7 +1,7 @@
-"""Figures of how one network took its shape: pure functions from edits to a matplotlib figure.
+"""Figures of how the shape of one network changed: pure functions from edits to a figure.
 
 Edits are the edit events of one job in order; the k-th of them is called split k, prune k,
-or edit k where the job does both.
+or edit k if the job has both.
 """
 
 import math
@@ -18,14 +18,14 @@ from ramify.report.events import Event, noun, ranking_field
 from ramify.report.lineage import Lineage, lineages
 from ramify.report.theme import LIGHT, bare, canvas, layer_rows, round_color, shorten, themed
 
-_MOST_COLUMNS = 9  # snapshots of the widths that fit side by side
+_MOST_COLUMNS = 9  # number of snapshots of the widths that fit side by side
 
 # ------------------------------------------------------------------ widths
 
 
 @themed
 def widths_figure(edits: Sequence[Event]) -> Figure:
-    """After each edit a column of bars as wide as the layers; what an edit added is coloured."""
+    """After each edit a column of bars for the widths of layers; added channels are coloured."""
     moments = [edits[0]["widths_before"], *(edit["widths_after"] for edit in edits)]
     widest = max(max(moment.values()) for moment in moments)
     figure, panels = _snapshots(len(moments), list(moments[0]))
@@ -38,7 +38,7 @@ def widths_figure(edits: Sequence[Event]) -> Figure:
 
 
 def _snapshots(count: int, groups: list[str]) -> tuple[Figure, dict[int, Axes]]:
-    """A figure with a row for each layer, and a panel for each moment; too many are thinned out."""
+    """A figure with a row for each layer and a panel for each snapshot, or for some if many."""
     shown = np.unique(np.linspace(0, count - 1, min(count, _MOST_COLUMNS)).round()).astype(int)
     figure = canvas(0.55 + 0.25 * len(groups))
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
@@ -70,7 +70,7 @@ def _bars(axes: Axes, before: dict[str, int], after: dict[str, int], color: str)
 
 @themed
 def remaining_figure(cuts: Sequence[Event]) -> Figure:
-    """What each layer has left after a cut: the mean over networks as a bar, each as a dot."""
+    """The channels left in each layer after a cut: the mean as a bar, each network as a dot."""
     scored = {proposal["group"] for cut in cuts for proposal in cut["proposals"]}
     groups = [group for group in cuts[0]["widths_before"] if group in scored]
     full = np.array([cuts[0]["widths_before"][group] for group in groups])
@@ -97,7 +97,7 @@ def remaining_figure(cuts: Sequence[Event]) -> Figure:
 
 @themed
 def channels_figure(edits: Sequence[Event]) -> Figure:
-    """Before each edit, every channel: red will be split, blue pruned, strong by its rank."""
+    """Every channel before each edit: red if it will be split, blue if pruned, shaded by rank."""
     widest = max(max(edit["widths_before"].values()) for edit in edits)
     figure, panels = _snapshots(len(edits), list(edits[0]["widths_before"]))
     for number, axes in panels.items():
@@ -108,7 +108,7 @@ def channels_figure(edits: Sequence[Event]) -> Figure:
 
 
 def _squares(axes: Axes, edit: Event) -> None:
-    """Draw every channel; all of one colour are one path, for a network may have thousands."""
+    """Draw every channel; those of one colour are one path, since there may be thousands."""
     looks = _looks_of_channels([p for p in edit["proposals"] if p["selected"]])
     paths: dict[tuple[str, float], list[Path]] = {}
     for row, (group, width) in enumerate(edit["widths_before"].items()):
@@ -127,7 +127,7 @@ def _looks_of_channels(chosen: Sequence[Event]) -> dict[tuple[str, int], tuple[s
     """Colour and opacity of each edited channel: by its rank among its kind, in four steps."""
     field = ranking_field(chosen)
     looks: dict[tuple[str, int], tuple[str, float]] = {}
-    for kind in ("prune", "split"):  # of a channel that both name, the split shows
+    for kind in ("prune", "split"):  # a channel in both shows its split
         alike = [p for p in chosen if (p["copies"] == 0) == (kind == "prune")]
         alike.sort(key=lambda p: _number(p[field]), reverse=field == "index")
         for rank, proposal in enumerate(alike, start=1):
@@ -142,21 +142,21 @@ def _looks_of_channels(chosen: Sequence[Event]) -> dict[tuple[str, int], tuple[s
 
 @themed
 def proposals_figure(edits: Sequence[Event]) -> Figure:
-    """Every edit that was proposed, and those that were made.
+    """All proposed edits, with those that were made highlighted.
 
     Args:
         edits: the edits of one job, at least one with proposals.
 
     Returns:
         For each edit two panels: all proposals sorted by splitting index (by score or predicted
-        gain where the method has no index), and the same in one row for each layer. Splits that
-        were made take the colour of the edit, prunes the colour of prunes.
+        gain if the method has no index), and the same in one row for each layer. Splits that
+        were made have the colour of the edit, prunes the colour of prunes.
     """
     scored = [(k, edit["proposals"]) for k, edit in enumerate(edits, 1) if edit["proposals"]]
     every = [proposal for _, proposals in scored for proposal in proposals]
     field, seen = ranking_field(every), {proposal["group"] for proposal in every}
     groups = [group for group in edits[0]["widths_before"] if group in seen]
-    # At most four edits stand side by side; each has a tall panel and one with a row a layer below.
+    # At most four edits are side by side; each has a tall panel above one with a row per layer.
     columns = min(len(scored), 4)
     blocks = -(-len(scored) // columns)
     strip = 0.45 + 0.24 * len(groups)
@@ -170,7 +170,7 @@ def proposals_figure(edits: Sequence[Event]) -> Figure:
         color = round_color(number, len(edits))
         _ranked(ranked, proposals, field, color)
         chosen = sum(proposal["selected"] for proposal in proposals)
-        # As short as four panels side by side need it.
+        # Short enough for four panels side by side.
         ranked.set_title(f"{noun(edits)} {number}: {chosen:,} of {len(proposals):,}")
         _by_layer(rows, proposals, groups, field, color)
         if column == 0:
@@ -186,7 +186,7 @@ def _axis_name(field: str) -> str:
 
 
 def _looks(proposals: Sequence[Event], color: str) -> list[tuple[np.ndarray, str, bool]]:
-    """(which proposals, colour, whether they were made) of those left, split and pruned."""
+    """(mask of proposals, colour, whether made) for those not made, splits and prunes."""
     chosen = np.array([proposal["selected"] for proposal in proposals])
     pruned = np.array([proposal["copies"] == 0 for proposal in proposals])
     looks = [
@@ -198,9 +198,9 @@ def _looks(proposals: Sequence[Event], color: str) -> list[tuple[np.ndarray, str
 
 
 def _ranked(axes: Axes, proposals: Sequence[Event], field: str, color: str) -> None:
-    """All proposals in order, each a bar as long as its value."""
+    """All proposals in order, each as a bar of its value."""
     axes.set_visible(True)
-    # The best come first: the most negative index, or the largest score or gain.
+    # The best are first: the most negative index, or the largest score or gain.
     ordered = sorted(proposals, key=lambda p: _number(p[field]), reverse=field != "index")
     values = np.array([_number(proposal[field]) for proposal in ordered])
     edges = np.arange(len(values) + 1) + 0.5
@@ -209,7 +209,7 @@ def _ranked(axes: Axes, proposals: Sequence[Event], field: str, color: str) -> N
     axes.axhline(0, color=LIGHT["soft"], linewidth=0.7)
     axes.set_xlim(0.5, len(values) + 0.5)
     best = np.nanmax(values, initial=-np.inf)
-    if field == "gain" and best > 0:  # prunes that would ruin the network would hide all others
+    if field == "gain" and best > 0:  # very harmful prunes would dominate the scale
         axes.set_ylim(bottom=max(min(np.nanmin(values), 0.0) * 1.05, -best))
     axes.grid(False, axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -220,19 +220,19 @@ def _ranked(axes: Axes, proposals: Sequence[Event], field: str, color: str) -> N
 def _by_layer(
     axes: Axes, proposals: Sequence[Event], groups: list[str], field: str, color: str
 ) -> None:
-    """All proposals in the rows of their layers, each a stroke at its value."""
+    """All proposals in the rows of their layers, each as a tick at its value."""
     axes.set_visible(True)
     values = np.array([_number(proposal[field]) for proposal in proposals])
     places = np.array([groups.index(proposal["group"]) for proposal in proposals], dtype=float)
     for mask, tint, made in _looks(proposals, color):
         half = 0.36 if made else 0.22
-        # One broken line, since thousands of separate strokes would make the page heavy.
+        # One line with gaps, since thousands of separate lines would make the page large.
         x, row = np.repeat(values[mask], 3), places[mask]
         y = np.stack([row - half, row + half, np.full_like(row, np.nan)], axis=1).ravel()
         axes.plot(x, y, color=tint, linewidth=1.3)
     axes.axvline(0, color=LIGHT["soft"], linewidth=0.7)
     layer_rows(axes, groups)
-    # A scale of roots with their signs keeps many small values apart beside a few large ones.
+    # A signed square-root scale separates many small values next to a few large ones.
     root, square = (lambda x: np.sign(x) * np.sqrt(np.abs(x))), (lambda x: np.sign(x) * x**2)
     axes.set_xscale("function", functions=(root, square))
     axes.set_xticks(_root_ticks(values))
@@ -241,7 +241,7 @@ def _by_layer(
 
 
 def _root_ticks(values: np.ndarray) -> list[float]:
-    """Zero and, on each side with room for labels, a round end and its quarter."""
+    """Zero and, on each side with room for labels, a round end value and its quarter."""
     finite = values[np.isfinite(values)]
     ends = [float(finite.min(initial=0.0)), float(finite.max(initial=0.0))]
     furthest = max(abs(end) for end in ends)
@@ -263,7 +263,7 @@ def _number(value: float | None) -> float:
 
 @themed
 def lineage_figure(edits: Sequence[Event]) -> Figure:
-    """The family tree of each layer that was changed, from the seed's channels at the left."""
+    """The family tree of each changed layer, with the channels of the seed network at the left."""
     trees = lineages(edits)
     columns = min(len(trees), 4 if len(trees) != 3 else 3)
     lines = [trees[at : at + columns] for at in range(0, len(trees), columns)]
@@ -287,7 +287,7 @@ def _tree(axes: Axes, tree: Lineage, height: float, edits: int) -> None:
         for channel, offspring in enumerate(tree.children(level)):
             start = tree.heights[level][channel]
             for child in offspring:
-                # From a channel to one of the next level, leaving and arriving horizontally.
+                # A curve from a channel to one of the next level, horizontal at both ends.
                 end = tree.heights[level + 1][child]
                 middle = level + 0.5
                 points = [(level, start), (middle, start), (middle, end), (level + 1, end)]

@@ -1,4 +1,4 @@
-"""The family tree of the channels of one group: who was copied from whom, and where to draw it.
+"""The family tree of the channels of one group: their ancestors, and where to draw them.
 
 Level 0 holds the channels of the seed network; level k those after the k-th edit.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ramify.report.events import Event
 
-QUIET = 0.4  # the room of a family that never split, where a leaf of a split one takes 1
+QUIET = 0.4  # the height of a family that was never split; a leaf of a split one has height 1
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Lineage:
     extent: float
 
     def children(self, level: int) -> list[list[int]]:
-        """For every channel of a level the channels it became, none where it was pruned."""
+        """For every channel of a level the channels that it became, none if it was pruned."""
         return _children(len(self.heights[level]), self.parents[level])
 
 
@@ -67,7 +67,7 @@ def layout(group: str, width: int, parents: list[list[int]]) -> Lineage:
         parents: for each edit, the old index of every new channel.
 
     Returns:
-        The tree: leaves one below another in depth-first order, parents amid their children.
+        The tree: leaves one below another in depth-first order, parents centred on their children.
 
     Example:
         >>> layout("conv", 2, [[0, 1, 0]]).heights  # channel 0 splits into 0 and 2
@@ -78,7 +78,7 @@ def layout(group: str, width: int, parents: list[list[int]]) -> Lineage:
     heights = [[0.0] * count for count in widths]
     cursor = 0.0
 
-    # Depth first, so that leaves come one below another; a parent stands amid its children.
+    # Depth first, so that leaves are one below another; a parent is centred on its children.
     def place(level: int, channel: int, room: float) -> float:
         nonlocal cursor
         below = children[level][channel] if level < len(parents) else []
@@ -95,7 +95,7 @@ def layout(group: str, width: int, parents: list[list[int]]) -> Lineage:
     for edit, level in enumerate(parents, start=1):
         split = [len(offspring) > 1 for offspring in children[edit - 1]]
         born.append([edit if split[parent] else born[-1][parent] for parent in level])
-    # A family was split where two channels of one level come from the same channel of the seed.
+    # A family is split if two channels of a level come from the same channel of the seed network.
     roots, families = list(range(width)), set[int]()
     for level in parents:
         roots = [roots[parent] for parent in level]

@@ -40,13 +40,13 @@ def render(record: RunRecord) -> str:
     """The page of a run as text.
 
     Args:
-        record: what the run folder holds.
+        record: the contents of the run folder.
 
     Returns:
-        HTML that refers to nothing outside itself.
+        Self-contained HTML.
 
     Raises:
-        RamifyError: a search for cells has lost its space.
+        RamifyError: the file of the space of a cell search is missing.
     """
     command, tested = command_of(record.config), record.events
     context = {"search": search_context, "prune": prune_context}.get(command, _run_context)
@@ -66,11 +66,11 @@ def render(record: RunRecord) -> str:
 
 
 def _comparison(events: Sequence[Event], command: str) -> dict[str, Any]:
-    """What is said of networks that were trained and tested."""
+    """The part of the page about trained and tested networks."""
     rows, metric = results_table(events), metric_of(events)
     words = metric.words
     arms, progress, results = None, None, of_kind(events, "result")
-    # The phases of a run that cuts have a figure of their own; only several seeds need comparing.
+    # The phases of a run that cuts have a separate figure; only several seeds need comparing.
     if len(results) > 1 and (command != "prune" or any(row["n"] > 1 for row in rows)):
         arms = picture(arms_figure(events), f"Test {words} of each finished network")
     if command != "prune" and of_kind(events, "epoch"):
@@ -88,7 +88,7 @@ def _comparison(events: Sequence[Event], command: str) -> dict[str, Any]:
 
 
 def _run_context(record: RunRecord) -> dict[str, Any]:
-    """What is said of a run that trains networks: how each took its shape, and its effect."""
+    """The part of the page about the growth of each network and its effect."""
     events = unsized(record.events)
     jobs = by_job(edits := of_kind(events, "edit"))
     stops = {e["job"]: stop_line(e) for e in of_kind(events, "stop") if e["arm"] == "grown"}
@@ -131,7 +131,7 @@ def _growth(job: str, edits: Sequence[Event], stop: str | None) -> dict[str, Any
 
 
 def _sentence(edits: Sequence[Event], stop: str | None) -> str:
-    """How often a network was edited, where, and with what effect."""
+    """A sentence on how often and where a network was edited, and with what effect."""
     changed = channels_changed(edits).items()
     done = [f"{counted(count, 'channel')} {word}" for word, count in changed if count]
     text = f"{' and '.join(done)} in {counted(len(edits), 'round')}"

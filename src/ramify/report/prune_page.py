@@ -1,4 +1,4 @@
-"""What the page of a run of ``ramify prune`` is filled with."""
+"""The contents of the page of a run of ``ramify prune``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -35,13 +35,13 @@ _WIDEST = 256  # channels that can be told apart side by side
 
 
 def prune_context(record: RunRecord) -> dict[str, Any]:
-    """What the page of a run that cuts is filled with.
+    """The contents of the page of a run that cuts.
 
     Args:
-        record: what the run folder holds.
+        record: the contents of the run folder.
 
     Returns:
-        Values by the names that the template gives them.
+        Values by their names in the template.
     """
     seeds = by_seed(record.events)
     by_network = {seed: of_kind(events, "edit") for seed, events in seeds.items()}
@@ -73,12 +73,12 @@ def prune_context(record: RunRecord) -> dict[str, Any]:
 
 
 def _together(cuts: Sequence[Event]) -> Event:
-    """The cuts of one network as if they were one."""
+    """The cuts of one network, combined into one."""
     return {**cuts[0], "widths_after": cuts[-1]["widths_after"]}
 
 
 def _network(cuts: Sequence[Event]) -> dict[str, Any]:
-    """What the cuts of one network did: sentences, figures and a table."""
+    """The effect of one network's cuts: sentences, figures and a table."""
     job, layers = cuts[0]["job"], layers_of(cuts)
     refit, channels, proposals = None, None, None
     if any(refitted_layers(cut) for cut in cuts):

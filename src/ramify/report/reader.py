@@ -1,4 +1,4 @@
-"""Reads a run folder, and says clearly what is wrong with one that cannot be read."""
+"""Read a run folder, with a clear error message if it cannot be read."""
 
 import json
 import math
@@ -21,9 +21,9 @@ from ramify.report.events import Event
 from ramify.store.files import parse_json
 
 Fields = dict[str, type | tuple[type, ...]]
-"""What an event must have: names of fields and the types that their values may be of."""
+"""The required fields of an event: their names and the allowed types of their values."""
 
-LARGEST = 2**63  # what a whole number may be, far above all that is counted
+LARGEST = 2**63  # the largest integer allowed, far above any real count
 _NUMBER = (int, float)
 _MAYBE = (int, float, type(None))
 _JOB: Fields = {"arm": str, "seed": int}
@@ -39,7 +39,7 @@ _FIELDS: dict[str, Fields] = {
     "result": _RESULT | {"test_loss": _NUMBER},
     "sensitivity": {"groups": dict, "loss": _NUMBER},
 }
-# Of a search for cells: logits have no accuracy, and candidates of random search are not tested.
+# In a search for cells logits have no accuracy, and candidates of random search are not tested.
 _SEARCHED: dict[str, Fields] = {
     "epoch": _EPOCH | {"loss_a": _NUMBER, "loss_p": _NUMBER, "mixing": dict, "genotype": str},
     "result": _RESULT | {"genotype": str, "skips": _NUMBER, "latency": _NUMBER},
@@ -60,16 +60,16 @@ _LATER: Fields = {  # what not every edit has, nor those of folders of earlier v
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything a run folder says about its run.
+    """The contents of a run folder.
 
     Args:
         name: the folder's name.
-        config: what the command decided.
-        versions: the software that ran it.
-        events: the lines of ``metrics.jsonl``, in order, then those of what was retrained.
+        config: the settings of the run.
+        versions: the versions of its software.
+        events: the lines of ``metrics.jsonl``, in order, then those of retrained networks.
         finished: whether the run wrote its summary.
-        space: what a search for cells wrote of its space; empty for other runs.
-        command_line: what to type to make the run again; empty where it is not known.
+        space: the description of the space of a cell search; empty for other runs.
+        command_line: the command that repeats the run; empty if it is not known.
     """
 
     name: str
@@ -88,7 +88,7 @@ def read_run(run: Path) -> RunRecord:
         run: the folder.
 
     Returns:
-        What the folder holds; ``events`` is empty where no epoch has ended yet.
+        Its contents; ``events`` is empty if no epoch has ended yet.
 
     Raises:
         RamifyError: the folder is not a run folder, or one of its files is damaged.
@@ -118,8 +118,8 @@ def read_events(run: Path) -> list[Event]:
         run: the run folder.
 
     Returns:
-        One mapping for each line of ``metrics.jsonl``, in order; none where there is no such file.
-        A last line that a kill cut short is left out while the run is unfinished.
+        One mapping for each line of ``metrics.jsonl``, in order; empty if there is no such file.
+        A last line that was truncated by a kill is left out while the run is unfinished.
 
     Raises:
         RamifyError: a line is not an event; the message gives its number.
@@ -135,7 +135,7 @@ def read_events(run: Path) -> list[Event]:
 
 
 def _cut_short(line: bytes) -> bool:
-    """Whether a line is what a kill leaves of the last one; a resumed run writes it again."""
+    """Whether the last line was truncated by a kill; a resumed run writes it again."""
     try:
         parse_json(line.decode())
     except ValueError:
@@ -144,7 +144,7 @@ def _cut_short(line: bytes) -> bool:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty where there is no such file."""
+    """The object in a JSON file; empty if there is no such file."""
     try:
         if path.exists():
             check_plain(path)
@@ -162,7 +162,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _read_line(path: Path) -> str:
-    """A file of one line, empty where there is no such file."""
+    """The text of a file with one line; empty if there is no such file."""
     return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
 
 
@@ -170,7 +170,7 @@ def _parse(path: Path, number: int, line: bytes) -> Event:
     """The event on a line."""
     try:
         event = parse_json(line.decode())
-        if b"\\ud" in line.lower():  # half of a pair, which no page can show
+        if b"\\ud" in line.lower():  # an unpaired surrogate, which a page cannot show
             json.dumps(event, ensure_ascii=False).encode()
         wrong = _wrong_event(event)
     except ValueError:
@@ -184,7 +184,7 @@ def _parse(path: Path, number: int, line: bytes) -> Event:
 
 
 def _wrong_event(event: Any) -> str | None:
-    """What makes this no event that can be shown, if anything."""
+    """Why this is not a valid event; None if it is valid."""
     if not isinstance(event, dict):
         return f"it holds a {type(event).__name__}, not an event"
     kind, arm, fields = str(event.get("event")), str(event.get("arm")), _FIELDS
@@ -200,7 +200,7 @@ def _wrong_event(event: Any) -> str | None:
 
 
 def _wrong_metric(event: Event) -> str | None:
-    """What makes it unclear how good a network was, if anything."""
+    """Why the metric of an event is not valid; None if it is valid."""
     told = event.get("metric", vars(ACCURACY))
     wrong = _wrong_field(told, dict(FIELDS)) if isinstance(told, dict) else "not an object"
     if wrong is not None:
@@ -224,7 +224,7 @@ def _wrong_field(values: Mapping[str, Any], fields: Fields) -> str | None:
 
 
 def _wrong_edit(event: Event) -> str | None:
-    """What makes an edit impossible to draw, if anything."""
+    """Why an edit cannot be drawn; None if it can."""
     before, after = event["widths_before"], event["widths_after"]
     wrong = _wrong_field(event, {name: kind for name, kind in _LATER.items() if name in event})
     if wrong is not None:
@@ -258,7 +258,7 @@ def _wrong_edit(event: Event) -> str | None:
 
 
 def _wrong_sensitivity(event: Event) -> str | None:
-    """What makes a sensitivity impossible to draw, if anything."""
+    """Why a sensitivity cannot be drawn; None if it can."""
     for group, trials in event["groups"].items():
         pairs = trials if isinstance(trials, list) else [[]]
         for pair in pairs:

@@ -1,6 +1,6 @@
 """Figures of a run as a whole: pure functions from events to a matplotlib figure.
 
-The k-th edit of a job is called split k, prune k, or edit k where a job does both.
+The k-th edit of a job is called split k, prune k, or edit k if a job has both.
 """
 
 from collections.abc import Sequence
@@ -35,12 +35,12 @@ _DASHES: dict[str, Any] = {
 }
 _EQUAL: dict[str, Any] = {"color": LIGHT["soft"], "linewidth": 0.9, "linestyle": (0, (4, 3))}
 COUNTS = FuncFormatter(lambda value, _: tick(value))
-"""Writes the ticks of an axis of counts."""
+"""Formats the ticks of an axis of counts."""
 _MARKERS = "osD^vPX*"
 
 
 def tick(value: float) -> str:
-    """Write a count as briefly as an axis needs it, such as '7.5 M' or '1,000'."""
+    """Format a count for an axis, such as '7.5 M' or '1,000'."""
     size, unit, _ = unit_of(value)
     return f"{value / size:,.4g}{unit}" if unit else f"{value:,.0f}"
 
@@ -50,14 +50,14 @@ def tick(value: float) -> str:
 
 @themed
 def progress_figure(events: Sequence[Event]) -> Figure:
-    """The metric and parameters of each arm over its steps; edits are upright lines.
+    """The metric and parameters of each arm over its steps; edits are vertical lines.
 
     Args:
-        events: of a run, with an epoch at least.
+        events: the events of a run, with at least one epoch.
 
     Returns:
-        A line is the mean over seeds with one deviation as a band, where all seeds were tested at
-        the same steps, and a network otherwise.
+        If all seeds were tested at the same steps, a line is their mean, with one deviation as a
+        band; otherwise each network has a line.
     """
     figure = canvas(5.4)
     above, params = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -96,7 +96,7 @@ def _values(job: Sequence[Event]) -> list[tuple[int, float]]:
 def _draw_values(
     axes: Axes, known: Sequence[list[tuple[int, float]]], style: dict[str, Any], metric: Metric
 ) -> list[list[tuple[int, float]]]:
-    """Draw the networks of an arm, as one where that can be; what was drawn is given back."""
+    """Draw the networks of an arm, as one line if possible, and return the drawn curves."""
     steps = {tuple(step for step, _ in points) for points in known}
     drawn = list(known)
     if len(known) > 1 and len(steps) == 1:
@@ -115,16 +115,16 @@ def _draw_values(
 def focus(
     curves: Sequence[Sequence[tuple[int, float]]], since: int, metric: Metric
 ) -> tuple[float, float]:
-    """From what to what a metric is drawn, in the unit of its axis.
+    """The range of the axis of a metric, in the axis's unit.
 
     Args:
         curves: Steps and values of each line.
-        since: The step from which on they count.
-        metric: What the values are of.
+        since: The step from which values count.
+        metric: The metric of the values.
 
     Returns:
-        The lowest and the highest value. What lies after that step takes at least half of the
-        height; where the networks began may lie outside, on the side of what is worse.
+        The lowest and the highest value. Values after that step take at least half of the height;
+        worse values from the beginning of training may lie outside.
     """
     scale = metric.worth(metric.scale)
     every = [scale * value for points in curves for _, value in points]
@@ -139,12 +139,12 @@ def focus(
 
 
 def tell_hidden(axes: Axes, curves: Sequence[Sequence[tuple[int, float]]], metric: Metric) -> None:
-    """Say at the edge of a figure how far the lines go beyond it, where they do.
+    """Write at the edge of a figure how far lines extend beyond it, if any do.
 
     Args:
-        axes: where the lines are, with its limits.
+        axes: the axes of the lines, with their limits.
         curves: steps and values of each line.
-        metric: what the values are of.
+        metric: the metric of the values.
     """
     low, high = axes.get_ylim()
     beyond = [v for points in curves for _, v in points if not low <= metric.scale * v <= high]
@@ -153,7 +153,7 @@ def tell_hidden(axes: Axes, curves: Sequence[Sequence[tuple[int, float]]], metri
     sign, edge, shift = ("↓ from", 0, 5) if metric.higher else ("↑ from", 1, -12)
     axes.annotate(
         f"{sign} {metric.text(min(beyond, key=metric.worth))}",
-        (1, edge),  # where a network that has learned is not
+        (1, edge),  # away from the values of trained networks
         xycoords="axes fraction",
         xytext=(-5, shift),
         textcoords="offset points",
@@ -252,7 +252,7 @@ def sizes_figure(events: Sequence[Event]) -> Figure:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(COUNTS)
     axes.xaxis.set_minor_formatter(COUNTS)
-    axes.tick_params(axis="x", which="both", length=3, pad=3)  # labels of both in one line
+    axes.tick_params(axis="x", which="both", length=3, pad=3)  # align major and minor labels
     axes.set_xlabel("parameters")
     axes.set_ylabel(metric.axis)
     figure.legend(loc="outside upper right", ncols=2, handlelength=3)
@@ -271,7 +271,7 @@ def gains_figure(events: Sequence[Event]) -> Figure:
     most = max(len(edits) for edits in jobs.values())
     spots: list[tuple[float, float]] = []
     for place, edits in enumerate(jobs.values()):
-        # The jobs stand side by side around the number of the edit.
+        # The jobs are side by side around the number of the edit.
         shift = 0.5 * (place - (len(jobs) - 1) / 2) / len(jobs)
         for number, edit in enumerate(edits, start=1):
             gain = measured_gain(edit)
@@ -311,7 +311,7 @@ def _gain_pair(
     color: str,
     marker: str,
 ) -> None:
-    """One edit in both panels: hollow what was predicted, filled what was measured."""
+    """One edit in both panels: a hollow marker for the prediction, a filled one as measured."""
     predicted, measured = spot
     over.plot([place, place], [predicted, measured], color=color, linewidth=1.2, alpha=0.6)
     look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 6}
@@ -321,7 +321,7 @@ def _gain_pair(
 
 
 def _identity(axes: Axes, spots: Sequence[tuple[float, float]]) -> None:
-    """Where prediction and measurement would agree, as far as the points reach."""
+    """The line on which prediction and measurement agree, over the range of the points."""
     low = min(0.0, *(min(spot) for spot in spots))
     high = max(0.0, *(max(spot) for spot in spots))
     axes.axline((0, 0), slope=1, zorder=1, **_EQUAL)

@@ -1,4 +1,4 @@
-"""What a search for cells found, in words, tables and drawings, and how the search went."""
+"""The result and course of a search for cells, in words, tables and drawings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,13 +25,13 @@ LOWERED = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def search_context(record: RunRecord) -> dict[str, Any]:
-    """What the page of a search is filled with.
+    """The contents of the page of a search.
 
     Args:
-        record: what the run folder holds, and that of what was retrained.
+        record: the contents of the run folder and of the folder of retrained networks.
 
     Returns:
-        Values by the names that the template gives them.
+        Values by their names in the template.
 
     Raises:
         RamifyError: space.json is missing or damaged.
@@ -61,7 +61,7 @@ def search_context(record: RunRecord) -> dict[str, Any]:
 
 @contextmanager
 def _agreeing(name: str) -> Iterator[None]:
-    """Say in a sentence that the space of a run is not that of its events."""
+    """Raise a clear error if the space of a run does not fit its events."""
     try:
         yield
     except (LookupError, TypeError, ValueError) as error:
@@ -89,7 +89,7 @@ def write_drawings(run: Path, record: RunRecord) -> None:
 
 
 def _found(space: Mapping[str, Any], job: str, events: Sequence[Event]) -> dict[str, Any]:
-    """What one seed found, or would by now: its text, its cells, and how their weights moved."""
+    """The (present) result of one seed: its text, its cells, and their weights over time."""
     text, names = events[-1]["genotype"], _states(space)
     drawings = [
         (kind, picture(figure, f"{_said(kind)}, {job}")) for kind, figure in _cells(space, text)
@@ -107,12 +107,12 @@ def _found(space: Mapping[str, Any], job: str, events: Sequence[Event]) -> dict[
 
 
 def _said(kind: str) -> str:
-    """What to call a kind of cell."""
+    """The readable name of a kind of cell."""
     return kind if kind == "cell" else f"{kind} cell"
 
 
 def _edges(space: Mapping[str, Any], text: str) -> Iterator[tuple[str, list[CellEdge]]]:
-    """The edges of each kind of cell that have an operation."""
+    """The edges with an operation, for each kind of cell."""
     names = _states(space)
     for kind, (_, states) in zip(space["kinds"], Genotype.parse(text).cells, strict=True):
         edges = [
@@ -124,7 +124,7 @@ def _edges(space: Mapping[str, Any], text: str) -> Iterator[tuple[str, list[Cell
 
 
 def _cells(space: Mapping[str, Any], text: str) -> Iterator[tuple[str, Figure]]:
-    """A drawing of each kind of cell; where its output joins the states, they hand it theirs."""
+    """A drawing of each kind of cell; if its output concatenates states, edges show this."""
     names = _states(space)
     for kind, edges in _edges(space, text):
         output = ["cₖ"] if space["concat"] else []
@@ -133,7 +133,7 @@ def _cells(space: Mapping[str, Any], text: str) -> Iterator[tuple[str, Figure]]:
 
 
 def _states(space: Mapping[str, Any]) -> list[str]:
-    """What the states of a cell are called: as in DARTS where several cells are read."""
+    """The names of a cell's states, as in DARTS if it has several inputs."""
     inputs, states = space["inputs"], space["states"]
     if inputs == 1:
         named = ["input", *(str(number) for number in range(1, 1 + states))]
@@ -144,7 +144,7 @@ def _states(space: Mapping[str, Any]) -> list[str]:
 
 
 def _table(results: Sequence[Event]) -> tuple[list[str], list[list[str]]]:
-    """What is known of each network that was found: column heads, and a row a search."""
+    """The table of found networks: column heads, and one row per search."""
     heads = ["search", "parameters", "MACs", "skip ratio", "latency", "steps", "time"]
     known = list(dict.fromkeys(key for event in results for key in event.get("benchmark", {})))
     rows = []
@@ -158,7 +158,7 @@ def _table(results: Sequence[Event]) -> tuple[list[str], list[list[str]]]:
 
 
 def _candidates(events: Sequence[Event]) -> list[tuple[str, str, str]]:
-    """What random search trained, the best first: genotype, accuracy, parameters."""
+    """The candidates of random search, the best first: genotype, accuracy, parameters."""
     trained = [e for e in of_kind(events, "result") if e["arm"].startswith("candidate")]
     trained.sort(key=lambda event: -event["valid_accuracy"])
     return [

@@ -15,7 +15,7 @@ from ramify.report.reader import read_events
 from ramify.store.files import write_json
 from ramify.train.history import is_found
 
-_IN_FULL = 1e5  # counts below it keep all their digits
+_IN_FULL = 1e5  # smaller counts keep all their digits
 _UNITS = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
 
 
@@ -29,8 +29,8 @@ class Stat(TypedDict):
 class Row(TypedDict):
     """One arm of the comparison: its number of seeds and each quantity over them.
 
-    A metric other than accuracy is described under ``metric``, and stands under its own name, such
-    as ``test_r2``.
+    A metric other than accuracy is described under ``metric`` and has its own key, such as
+    ``test_r2``.
     """
 
     arm: str
@@ -44,7 +44,7 @@ class Row(TypedDict):
     seconds: Stat
 
 
-QUANTITIES = ("test_loss", "params", "macs", "steps", "seconds")  # and the metric before them
+QUANTITIES = ("test_loss", "params", "macs", "steps", "seconds")  # after the metric
 
 
 def statistic(values: Sequence[float]) -> Stat:
@@ -109,7 +109,7 @@ def write_summary(run: Path) -> Path:
         run: the run folder.
 
     Returns:
-        The path of the file, written to a temporary name and put in place at once.
+        The path of the file, which is written atomically.
 
     Raises:
         RamifyError: ``metrics.jsonl`` is damaged.
@@ -152,7 +152,7 @@ def _caption(rows: Sequence[Row]) -> str:
 
 
 def headings(rows: Iterable[Row]) -> tuple[str, str, str, str, str]:
-    """What stands above the texts of rows."""
+    """The column heads for the texts of rows."""
     words = Metric.of(next(iter(rows), {})).words
     return f"test {words}", "parameters", "MACs", "steps", "time"
 
@@ -169,7 +169,7 @@ def texts_of(row: Row) -> tuple[str, str, str, str, str]:
 
 
 def metric_text(row: Row) -> str:
-    """Write the metric of a row, such as '93.16 ± 0.42 %' of accuracy."""
+    """Write the metric of a row, such as '93.16 ± 0.42 %' for accuracy."""
     stat = measured(row)
     return Metric.of(row).text(stat["mean"], stat["sd"])
 
@@ -180,12 +180,12 @@ def whole(stat: Stat) -> str:
 
 
 def short(value: float) -> str:
-    """Write a count in full below 100,000, above with three digits and a unit."""
+    """Write a count in full below 100,000, otherwise with three digits and a unit."""
     return whole(statistic([value]))
 
 
 def unit_of(value: float) -> tuple[float, str, int]:
-    """The size and name of the unit to write a count in, and the decimals it leaves."""
+    """The size and name of the unit for a count, and the number of decimals."""
     if not abs(value) >= _IN_FULL:
         return 1.0, "", 0
     size, unit = next(pair for pair in _UNITS if abs(value) >= pair[0])
@@ -193,7 +193,7 @@ def unit_of(value: float) -> tuple[float, str, int]:
 
 
 def _in_unit(stat: Stat, size: float, unit: str, decimals: int) -> str:
-    """Mean and deviation in one unit; a deviation that would read as 0 is left out."""
+    """Mean and deviation in one unit; a deviation that rounds to 0 is left out."""
     mean, sd = stat["mean"] / size, (stat["sd"] or 0.0) / size
     spread = f"{sd:,.{decimals}f}"
     between = f" ± {spread}" if float(spread.replace(",", "")) else ""

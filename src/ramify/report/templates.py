@@ -1,4 +1,4 @@
-"""The pages' templates, filled."""
+"""Fill the templates of pages."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ import jinja2
 
 from ramify.report.theme import DARK, LIGHT
 
-CHAPTERS = 3  # of fewer no contents are listed
+CHAPTERS = 3  # fewest chapters for a table of contents
 
 
 def filled(template: str, **values: Any) -> str:
@@ -15,10 +15,10 @@ def filled(template: str, **values: Any) -> str:
 
     Args:
         template: the name of the template's file.
-        **values: what it shows, by the names that it gives them; texts are escaped.
+        **values: its contents, by their names in the template; texts are escaped.
 
     Returns:
-        HTML that refers to nothing outside itself.
+        Self-contained HTML.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ramify.report", "."),
@@ -32,7 +32,7 @@ def filled(template: str, **values: Any) -> str:
 
 
 def _with_contents(text: str) -> str:
-    """A page whose chapters have anchors, listed where it has room for them."""
+    """A page with anchors for its chapters, and a table of contents if the template has one."""
     links: list[str] = []
 
     def anchored(heading: re.Match[str]) -> str:

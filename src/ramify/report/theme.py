@@ -1,4 +1,4 @@
-"""The look of pages and figures: one palette in a light and a dark form, and SVG that has both."""
+"""The style of pages and figures: a palette in light and dark form, and SVG with both."""
 
 import io
 from base64 import b64encode
@@ -84,10 +84,10 @@ SETTINGS: dict[Any, Any] = {
     "ytick.labelcolor": LIGHT["soft"],
     "ytick.labelsize": 8.5,
 }
-"""Matplotlib settings under which figures are made and written."""
+"""Matplotlib settings for creating and writing figures."""
 
 WIDTH = 10.6
-"""Width of every figure in inches: what the page has room for at full size."""
+"""Width of every figure in inches, the width of the page at full size."""
 
 
 @contextmanager
@@ -97,23 +97,23 @@ def _settings() -> Iterator[None]:
 
 
 themed = _settings()
-"""Decorates a function so that it makes its figure under the page's settings."""
+"""Decorates a function so that it draws its figure with these settings."""
 
 
 def canvas(height: float, gap: float = 0.02, width: float = WIDTH) -> Figure:
-    """An empty figure of the page's width, its height in inches, gaps as shares of a panel."""
+    """An empty figure of the page's width; height in inches, gaps as shares of a panel."""
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(wspace=gap, hspace=gap))
 
 
 def bare(axes: Axes) -> None:
-    """Take away grid, frame and ticks."""
+    """Remove grid, frame and ticks."""
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
 
 
 def layer_rows(axes: Axes, groups: list[str]) -> None:
-    """Give each layer a row that is labelled with its name, the first at the top."""
+    """Give each layer a row labelled with its name, the first at the top."""
     axes.set_yticks(range(len(groups)), [shorten(group) for group in groups])
     axes.set_ylim(len(groups) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -121,13 +121,13 @@ def layer_rows(axes: Axes, groups: list[str]) -> None:
 
 
 def shorten(name: str, most: int = 24) -> str:
-    """Leave out the middle of a name that is longer than `most` characters."""
+    """Shorten a name longer than `most` characters by omitting its middle."""
     half = (most - 1) // 2
     return name if len(name) <= most else f"{name[:half]}…{name[-(most - half - 1) :]}"
 
 
 def arm_color(arm: str) -> str:
-    """The colour of an arm, the main one and what is cut from it in the accent."""
+    """The colour of an arm; the main one and networks cut from it have the accent colour."""
     if arm in MAIN or arm.startswith(CUT):
         return LIGHT["accent"]
     return LIGHT.get("arm-wide" if arm.startswith(WIDE) else f"arm-{arm}", LIGHT["arm-other"])
@@ -143,20 +143,20 @@ def round_color(edit: int, edits: int) -> str:
 
 @themed
 def svg(figure: Figure, label: str) -> str:
-    """Write a figure as an SVG document that follows the light or dark form of its viewer.
+    """Write a figure as an SVG document that follows the light or dark mode of its viewer.
 
     Args:
-        figure: the figure, drawn in colours of `LIGHT`.
-        label: what it shows, for readers who do not see it.
+        figure: the figure, drawn in the colours of `LIGHT`.
+        label: a text alternative for screen readers.
 
     Returns:
-        The document, the same for the same figure; programs without dark form show the light one.
+        The document, the same for the same figure; programs without dark mode show the light form.
     """
     memory = io.StringIO()
     about = {"Title": label, "Creator": None, "Date": None, "Format": None, "Type": None}
     figure.savefig(memory, format="svg", facecolor=LIGHT["card"], metadata=about)
     text = memory.getvalue()
-    # Matplotlib writes colours as styles of elements, which only a rule marked so overrules.
+    # Matplotlib writes colours as inline styles, which only an !important rule overrides.
     rules = "".join(
         f'[style*="{kind}: {color}"]{{{kind}:{DARK[role]}!important}}'
         for role, color in LIGHT.items()
@@ -167,6 +167,6 @@ def svg(figure: Figure, label: str) -> str:
 
 
 def picture(figure: Figure, label: str) -> Markup:
-    """A figure as an HTML image that holds its own SVG, so that a page needs no other file."""
+    """A figure as an HTML image with embedded SVG, so that a page needs no other file."""
     data = b64encode(svg(figure, label).encode()).decode()
     return Markup('<img alt="{}" src="data:image/svg+xml;base64,{}">').format(label, data)
