@@ -1,1 +1,1 @@
-"""What `ramify.cut` keeps of a trained network, right after the cut and tuned, beside its peers."""
+"""`ramify.cut` and Torch-Pruning on a trained network, right after the cut and fine-tuned."""

@@ -1,14 +1,14 @@
-"""`ramify.cut` and Torch-Pruning on EfficientNet-Lite0: right after the cut, and tuned.
+"""`ramify.cut` and Torch-Pruning on EfficientNet-Lite0: right after the cut, and fine-tuned.
 
     python -m benchmarks.cut WEIGHTS DATA [--arms cut ...] [--shares 0.5 ...] [--seeds 0 ...]
         [--lr 0.01 ...] [--out FILE] [--figure FILE]
 
-WEIGHTS is a safetensors file of the tuned network, which `python -m benchmarks.cut.train` makes,
-DATA a folder with train/CLASS and test/CLASS (`RAMIFY_DATA/caltech20`). The network comes with `pip
-install --no-deps efficientnet_lite_pytorch`, the peer with `pip install --no-deps
-torch-pruning==1.6.1`. A seed is one of the calibration sample (256 training images as they are) and
-of the order of tuning. Without `--lr` nothing is trained. Rows are kept in FILE, so that a run goes
-on where it was; the table is of all rows in it.
+WEIGHTS is a safetensors file of the fine-tuned network, written by `python -m
+benchmarks.cut.train`; DATA is a folder with train/CLASS and test/CLASS (`RAMIFY_DATA/caltech20`).
+Install the network with `pip install --no-deps efficientnet_lite_pytorch` and the peer with `pip
+install --no-deps torch-pruning==1.6.1`. A seed determines the calibration sample (256 training
+images without augmentation) and the order of fine-tuning. Without `--lr` nothing is trained. Rows
+are kept in FILE, so that an interrupted run resumes; the table shows all rows in it.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from ramify.train.norm_statistics import recompute_statistics
 
 Row = dict[str, Any]
 KEY = ("arm", "share", "seed", "recipe", "held_out")
-"""What tells a row from another."""
+"""The entries that identify a row."""
 
 
 class Bench:
-    """The network, the images, and the rows that are done.
+    """The network, the images, and the finished rows.
 
     Args:
-        options: of the command.
+        options: the options of the command.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -68,7 +68,7 @@ class Bench:
         self._full = cost(network(options.weights), self._example)
 
     def run(self, arm: str, share: float, seed: int) -> Iterator[Row]:
-        """Cut a network, and tune copies of it by each recipe; what is done is passed over."""
+        """Cut a network, and fine-tune copies of it by each recipe; finished rows are skipped."""
         wanted = [
             recipe for recipe in _recipes(self._options) if not self._done(arm, share, seed, recipe)
         ]
@@ -96,7 +96,7 @@ class Bench:
         recipe: Recipe | None,
         seconds: float,
     ) -> Row:
-        """Test as it is and with statistics recomputed, and keep the row."""
+        """Test without and with recomputed norm statistics, and keep the row."""
         as_it_is, _ = tested(model, self._test)
         recompute_statistics(model, loss, sample(self._train, seed, len(self._train[1])))
         accuracy, mean = tested(model, self._test)
@@ -128,7 +128,7 @@ class Bench:
 
 
 def _recipes(options: argparse.Namespace) -> list[Recipe | None]:
-    """Nothing trained, and the recipe at each rate."""
+    """None (no training), and the recipe at each learning rate."""
     recipe = Recipe(epochs=options.epochs)
     if options.untaught:
         recipe = replace(recipe, taught=0.0)
@@ -166,7 +166,7 @@ def table(rows: list[Row]) -> str:
 
 
 def _short(recipe: Row | None) -> str:
-    """A recipe in a cell."""
+    """A recipe as the text of a table cell."""
     if recipe is None:
         return "no"
     taught = "labels" if not recipe["taught"] else "taught"

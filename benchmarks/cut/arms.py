@@ -20,13 +20,13 @@ from ramify.refit.choosing import candidates, choose_channels, floors
 from ramify.tracing import ChannelGraph
 
 Cut = Callable[[ChannelGraph, Loss, Sequence[Any], float], object]
-"""(graph, loss, calibration batches, MACs) -> nothing that is used; the model is cut in place."""
+"""(graph, loss, calibration batches, MACs) -> ignored; the model is cut in place."""
 
 
 def _cut(
     graph: ChannelGraph, loss: Loss, batches: Sequence[Any], macs: float, **changed: Any
 ) -> ChannelGraph:
-    """`ramify.cut` with some arguments changed."""
+    """`ramify.cut` with some changed arguments."""
     return cut(graph, loss, batches, budget={"macs": macs}, **changed)
 
 
@@ -42,7 +42,7 @@ def _in_rounds(
 def _statistics_as_they_were(
     graph: ChannelGraph, loss: Loss, batches: Sequence[Any], macs: float
 ) -> None:
-    """The same choice and refit; norms keep the statistics of the full network."""
+    """The same choice and refit, but norms keep the statistics of the full network."""
     proposals = Takeover().propose(graph, loss, batches)
     offered = candidates(graph, proposals, floors(graph, 0.1))
     chosen = choose_channels(graph, offered, offered, {"macs": macs})
@@ -50,7 +50,7 @@ def _statistics_as_they_were(
 
 
 def _equal_share(graph: ChannelGraph, loss: Loss, batches: Sequence[Any], macs: float) -> None:
-    """The same score within each group; every group loses the same share of its channels."""
+    """The same scores within each group, but every group loses the same share of its channels."""
     proposals = Takeover().propose(graph, loss, batches)
     prices, low, high = CostModel(graph), 0.0, 1.0
     for _ in range(10):
@@ -61,7 +61,7 @@ def _equal_share(graph: ChannelGraph, loss: Loss, batches: Sequence[Any], macs: 
 
 
 def _shared(graph: ChannelGraph, proposals: Sequence[ramify.Proposal], share: float) -> list[Prune]:
-    """Of each group the share of its prunes that cost least."""
+    """The cheapest prunes of each group, up to a share of its channels."""
     gone: Counter[str] = Counter()
     out = []
     for proposal in sorted(proposals, key=lambda p: -p.value):
@@ -101,7 +101,7 @@ OURS: Mapping[str, Cut] = {
     "four rounds": partial(_in_rounds, rounds=4),
     "depth and widths": partial(_cut, depth=True),
 }
-"""Arms of `ramify.cut`; each changes one thing of the first."""
+"""Arms of `ramify.cut`; each differs from the first in one thing."""
 
 ARMS = (*OURS, *torch_pruning.ARMS)
 """The names of all arms."""
@@ -123,9 +123,9 @@ def pruned(
         model: the network, which may be changed.
         example: one input of it.
         loss: `loss(model, batch)` -> (S,).
-        calibration: batches to choose on.
-        share: of the MACs that are left.
-        settings: what Torch-Pruning has to be told of the network.
+        calibration: batches on which channels are chosen.
+        share: the share of the MACs to keep.
+        settings: network-specific arguments for Torch-Pruning.
 
     Returns:
         The cut network, in eval mode.

@@ -1,4 +1,4 @@
-"""The table as a picture: what is left of the accuracy at each share of the MACs."""
+"""The table as a figure: accuracy at each share of the MACs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Row = dict[str, Any]
 
 
 def draw(rows: Sequence[Row], full: float, file: Path) -> None:
-    """Right after the cut and tuned: `cut`, and of the peer at each share the arm that is best.
+    """Draw `cut` and the best arm of the peer at each share, right after the cut and fine-tuned.
 
-    Of the arms and rates of a share that have the most seeds it is the best on average, by the test
-    accuracy itself.
+    The best arm has the highest mean test accuracy among the arms and learning rates with the most
+    seeds.
 
     Args:
-        rows: of `benchmarks.cut`; those on held-out images are left out.
-        full: test accuracy of the network that is cut, in percent.
-        file: where the picture goes.
+        rows: rows of `benchmarks.cut`; those on held-out images are left out.
+        full: test accuracy of the full network, in percent.
+        file: the file to write.
     """
     tested = [row for row in rows if not row["held_out"]]
     ours: Callable[[Row], bool] = lambda row: row["arm"] == "cut"  # noqa: E731

@@ -21,8 +21,8 @@ def images(folder: Path, size: int = 128) -> Images:
     """Every image of a split, in [-1, 1], and its class.
 
     Args:
-        folder: it has a folder for each class.
-        size: pixels of a side.
+        folder: a folder with one sub-folder per class.
+        size: side of an image, in pixels.
 
     Returns:
         Pixels and classes.
@@ -41,11 +41,11 @@ def _pixels(path: Path, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.ui
 
 
 def network(weights: Path, classes: int = 20) -> nn.Module:
-    """The tuned network, in eval mode and channels last.
+    """The fine-tuned network, in eval mode and channels last.
 
     Args:
-        weights: a safetensors file of its state.
-        classes: outputs of its last layer.
+        weights: a safetensors file of its weights.
+        classes: number of outputs.
 
     Returns:
         The network.
@@ -56,7 +56,7 @@ def network(weights: Path, classes: int = 20) -> nn.Module:
 
 
 def architecture(classes: int) -> nn.Module:
-    """The network with fresh weights and this many outputs."""
+    """The newly initialised network with this many outputs."""
     kind = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
     model: nn.Module = kind.from_name("efficientnet-lite0")
     model._fc = nn.Linear(model._fc.in_features, classes)  # type: ignore[union-attr,arg-type]
@@ -64,12 +64,12 @@ def architecture(classes: int) -> nn.Module:
 
 
 def loss(model: nn.Module, batch: Images) -> Tensor:
-    """Cross entropy, one number a sample, (S,)."""
+    """Cross-entropy, one number per sample, (S,)."""
     return functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
 def smoothed(model: nn.Module, batch: Images) -> Tensor:
-    """Cross entropy with a tenth of the labels' weight spread over all classes, (S,)."""
+    """Cross-entropy with label smoothing of 0.1, (S,)."""
     return functional.cross_entropy(
         model(batch[0]), batch[1], reduction="none", label_smoothing=0.1
     )
@@ -85,18 +85,18 @@ def tested(model: nn.Module, data: Images) -> tuple[float, float]:
 
 
 def parts(data: Images, order: Tensor | None = None, size: int = 64) -> Iterator[Images]:
-    """Batches of images as they are, channels last; all of them, or those that are numbered."""
+    """Batches of images without augmentation, channels last; all, or those in ``order``."""
     for part in (torch.arange(len(data[1])) if order is None else order).split(size):
         yield data[0][part].contiguous(memory_format=torch.channels_last), data[1][part]
 
 
 def sample(data: Images, seed: int, count: int = 256) -> list[Images]:
-    """Images drawn at random, in batches of 64: files come class by class."""
+    """Random images in batches of 64 (files are ordered by class)."""
     return list(parts(data, _shuffled(data, seed)[:count]))
 
 
 def halves(data: Images, held: int, seed: int = 1234) -> tuple[Images, Images]:
-    """(images to tune on, `held` images to choose a recipe on)."""
+    """(images to fine-tune on, `held` images to choose a recipe on)."""
     order = _shuffled(data, seed)
     return tuple((data[0][own], data[1][own]) for own in (order[held:], order[:held]))  # type: ignore[return-value]
 
@@ -106,8 +106,8 @@ def epoch(data: Images, seed: Sequence[int], size: int = 32) -> Iterator[Images]
 
     Args:
         data: the images.
-        seed: whole numbers that fix order and mirroring: a seed of the run and the epoch.
-        size: images a batch.
+        seed: integers that determine order and mirroring: the seed of the run and the epoch.
+        size: images per batch.
 
     Yields:
         Batches.

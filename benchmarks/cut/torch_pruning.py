@@ -2,8 +2,8 @@
 
     pip install --no-deps torch-pruning==1.6.1
 
-Its Hessian importance keeps the squared gradient of the last sample alone (`accumulate_grad` looks
-up a name among tensors); here it gets the mean over all samples, as its documentation describes.
+Its Hessian importance uses only the squared gradient of the last sample (`accumulate_grad` looks up
+a name among tensors); here it gets the mean over all samples, as its documentation describes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ramify.cost import graph_cost
 from ramify.probe.loss import Loss
 
 PEER = "TP "
-"""How the names of Torch-Pruning's arms begin; their norm statistics are wrong until recomputed."""
+"""Prefix of Torch-Pruning's arms; their norm statistics are wrong until recomputed."""
 
 ARMS = tuple(
     f"{PEER}{score} {scope}"
@@ -34,12 +34,12 @@ ARMS = tuple(
 """Score and scope."""
 
 Settings = Callable[[nn.Module], Mapping[str, Any]]
-"""What its pruner has to be told of a network: `num_heads`, `ignored_layers`."""
+"""Network-specific arguments of its pruner: `num_heads`, `ignored_layers`."""
 
 WITHIN = 0.01
-"""So near the share of the MACs comes."""
+"""The tolerance of the share of the MACs."""
 TRIALS = 16
-"""So many ratios are tried at most."""
+"""The most ratios that are tried."""
 
 
 def pruned(
@@ -51,20 +51,20 @@ def pruned(
     share: float,
     settings: Settings | None = None,
 ) -> nn.Module:
-    """Prune copies of a network until one has the share of the MACs.
+    """Prune copies of a network until one has the requested share of the MACs.
 
     Args:
         arm: one of `ARMS`.
-        model: the network; it stays as it is.
+        model: the network, which is not changed.
         example: one input of it.
         loss: `loss(model, batch)` -> (S,).
-        calibration: batches that Taylor and Hessian see.
-        share: of the MACs that are left, as `ramify.cost` counts them.
-        settings: arguments of the pruner beside those here; by default the layers that make the
-            outputs are ignored.
+        calibration: batches for Taylor and Hessian.
+        share: the share of the MACs to keep, as `ramify.cost` counts them.
+        settings: further arguments of the pruner; by default the layers that produce the outputs
+            are ignored.
 
     Returns:
-        The copy whose MACs are nearest.
+        The copy whose MACs are closest.
     """
     _, score, scope = arm.split()
     gradients = {} if score == "L1" else _gradients(model, loss, calibration, score == "Hessian")

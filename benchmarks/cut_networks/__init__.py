@@ -1,1 +1,1 @@
-"""What `ramify.cut` keeps of networks that are trained here: convolutional ones, a ViT, a LLaMA."""
+"""`ramify.cut` on networks that are trained here: convolutional networks, a ViT, a LLaMA."""

@@ -5,10 +5,11 @@
         [--shares 0.5 ...] [--seeds 0 ...] [--lr 0.01 ...] [--out FILE]
 
 NAME is one of resnet20, vgg19, vit (CIFAR-10 in the folder that RAMIFY_DATA names) and llama
-(docstrings of Python's standard library). A seed is one of the calibration sample (256 training
-images as they are, or 64 sequences of 128 tokens) and of the order of tuning. Without `--lr`
-nothing is trained; tuning goes over 10,000 of the training images, or 2,500 of the sequences. Rows
-are kept in FILE, so that a run goes on where it was; the table is of all rows in it.
+(docstrings of Python's standard library). A seed determines the calibration sample (256 training
+images without augmentation, or 64 sequences of 128 tokens) and the order of fine-tuning. Without
+`--lr` nothing is trained; fine-tuning uses 10,000 of the training images, or 2,500 of the
+sequences. Rows are kept in FILE, so that an interrupted run resumes; the table shows all rows in
+it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from benchmarks.cut_networks.training import train
 
 
 def main() -> None:
-    """Do what the command line asks for."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -58,7 +59,7 @@ def compare(options: argparse.Namespace) -> None:
     """Run the arms and print the table.
 
     Args:
-        options: of the command.
+        options: the options of the command.
     """
     network = NETWORKS[options.name]
     comparison = Comparison(network, options.weights, options.out)

@@ -1,4 +1,4 @@
-"""Each way of cutting a trained network: what is left of it right after the cut, and tuned."""
+"""Each way of cutting a trained network: its accuracy right after the cut, and fine-tuned."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Row = dict[str, Any]
 
 
 class Comparison:
-    """A trained network, and the rows that are done.
+    """A trained network, and the finished rows.
 
     Args:
         network: the network with its data.
-        weights: a safetensors file of its state.
-        out: where the rows are kept, one a line, so that a run goes on where it was.
+        weights: a safetensors file of its weights.
+        out: the file of rows, one per line, from which an interrupted run resumes.
     """
 
     def __init__(self, network: Network, weights: Path, out: Path) -> None:
@@ -46,13 +46,13 @@ class Comparison:
     def run(
         self, arm: str, share: float, seed: int, recipes: Sequence[Recipe | None]
     ) -> Iterator[Row]:
-        """Cut the network, and tune copies of it by each recipe; what is done is passed over.
+        """Cut the network, and fine-tune copies of it by each recipe; finished rows are skipped.
 
         Args:
-            arm: one of `benchmarks.cut.arms.ARMS`; "full" is the network as it is.
-            share: of the MACs that are left.
-            seed: of the calibration sample and of tuning.
-            recipes: None is the network right after the cut.
+            arm: one of `benchmarks.cut.arms.ARMS`; "full" is the uncut network.
+            share: the share of the MACs to keep.
+            seed: seed of the calibration sample and of fine-tuning.
+            recipes: the recipes; None means right after the cut.
 
         Yields:
             The rows.
@@ -66,7 +66,7 @@ class Comparison:
             if arm != "full":
                 settings = self._network.peer
                 model = pruned(arm, model, self._example, loss, sample, share, settings)
-        except Exception as error:  # whatever a peer raises is the finding
+        except Exception as error:  # any error of a peer is recorded as its result
             if not arm.startswith(PEER):
                 raise
             why = f"{type(error).__name__}: {error}"[:200]
@@ -84,7 +84,7 @@ class Comparison:
             yield self._kept(named | found | {"seconds": seconds})
 
     def _measured(self, model: nn.Module, as_it_is: bool, held: bool) -> Row:
-        """Test with norm statistics of training samples; also as it is, on samples to choose by."""
+        """Test with recomputed norm statistics; optionally also without, and on validation data."""
         found: Row = {}
         if as_it_is:
             found["as_it_is"], _ = accuracy_and_loss(model, self._task.test)
@@ -120,11 +120,11 @@ def _key(row: Row) -> tuple[Any, ...]:
 def table(rows: Iterable[Row]) -> str:
     """Means and spreads over seeds as Markdown.
 
-    Of several learning rates of an arm and share each seed has the one that does best on the
-    samples to choose by.
+    If an arm has several learning rates at a share, each seed uses the one that is best on the
+    validation samples.
 
     Args:
-        rows: of one network.
+        rows: the rows of one network.
 
     Returns:
         A line for each share and arm.

@@ -1,7 +1,7 @@
 """Networks for the images of CIFAR-10.
 
-Images are contiguous: with channels last, the backward pass of a strided 1×1 convolution of 7 to 20
-channels writes past its memory in PyTorch 2.13 on processors with AVX2, and cut networks have such.
+Images are contiguous: in channels-last layout, the backward pass of a strided 1×1 convolution with
+7 to 20 channels, as in cut networks, writes out of bounds in PyTorch 2.13 on CPUs with AVX2.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from benchmarks.cut_networks.task import Batch, Task
 from ramify.data import Dataset, batches, load
 
-HELD = 5000  # training images that are never trained on
-CHOSEN_BY = 2000  # of them, to choose by
-SAMPLES = 256  # of a calibration
-PART = 10_000  # training images to tune on
-SETTLED = 2000  # training images that norm statistics are recomputed on
-TESTED = 500  # images of a batch that is tested
+HELD = 5000  # training images that are held out
+CHOSEN_BY = 2000  # of them, for validation
+SAMPLES = 256  # calibration images
+PART = 10_000  # training images for fine-tuning
+SETTLED = 2000  # training images for recomputing norm statistics
+TESTED = 500  # batch size for testing
 
 
 @dataclass(frozen=True)
 class Images:
-    """CIFAR-10 in three parts: to train on, to choose by, to test; and some to tune on."""
+    """CIFAR-10 split for training, validation and test, with a part for fine-tuning."""
 
     train: Dataset
     some: Dataset
@@ -43,7 +43,7 @@ class Images:
         return cls(part(rest), part(some), (x[held], y[held]))
 
     def calibration(self, seed: int, samples: int = SAMPLES) -> list[Batch]:
-        """Some training images as they are."""
+        """Some training images without augmentation."""
         count = len(self.train.y_train)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:samples]
         return [(self.train.x_train[at], self.train.y_train[at]) for at in order.split(64)]
@@ -53,9 +53,9 @@ def task(build: Callable[[], nn.Module], size: int = 128, tuning: int = 64) -> T
     """CIFAR-10 for a network.
 
     Args:
-        build: makes it.
-        size: images of a training batch.
-        tuning: images of a batch of tuning.
+        build: builds it.
+        size: batch size in training.
+        tuning: batch size in fine-tuning.
 
     Returns:
         The task.

@@ -1,4 +1,4 @@
-"""The networks by name, with their data, how each is trained, and what a peer is told of it."""
+"""The networks by name, with their data, training settings, and arguments for a peer."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Network:
     """A network that is trained and cut.
 
     Attributes:
-        task: reads its data, and knows how to build it.
-        training: how it is trained from fresh weights.
-        peer: what Torch-Pruning has to be told of it; None: nothing beside its outputs.
-        optimizer: that cut networks are tuned by.
+        task: reads its data and builds the network.
+        training: how it is trained from scratch.
+        peer: its arguments for Torch-Pruning; None to only ignore its output layers.
+        optimizer: the optimizer for fine-tuning cut networks.
     """
 
     task: Callable[[], Task]

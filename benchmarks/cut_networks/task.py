@@ -1,4 +1,4 @@
-"""What a network is trained, calibrated and tested on."""
+"""The data on which a network is trained, calibrated and tested."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Batch = tuple[Tensor, Tensor]
-"""Inputs (S, ...), and the classes that they belong to: (S,), or (S, T) for T positions each."""
+"""Inputs (S, ...), and their classes: (S,), or (S, T) for T positions each."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,13 @@ class Task:
     """A network and its data.
 
     Attributes:
-        build: makes the network with fresh weights.
+        build: builds the newly initialised network.
         batches: `batches(seed, epoch)`, a pass over the training samples.
-        some: `some(seed, epoch)`, a pass over a fixed part of them, to tune on.
-        calibration: `calibration(seed)`, a few hundred training samples as they are.
-        settling: training samples as they are, to recompute statistics of norms on.
-        validation: samples of the training set that are never trained on, to choose by.
-        test: samples that chose nothing.
+        some: `some(seed, epoch)`, a pass over a fixed part of them, for fine-tuning.
+        calibration: `calibration(seed)`, a few hundred training samples without augmentation.
+        settling: training samples without augmentation, for recomputing norm statistics.
+        validation: held-out samples of the training set, for choosing.
+        test: test samples, on which nothing is chosen.
     """
 
     build: Callable[[], nn.Module]
@@ -43,7 +43,7 @@ class Task:
 
 
 def loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Cross entropy of each sample (S,), the mean over its positions where it has several."""
+    """Cross-entropy of each sample (S,), averaged over its positions if it has several."""
     classes = batch[1]
     logits = model(batch[0])
     each = functional.cross_entropy(logits.flatten(0, -2), classes.flatten(), reduction="none")
@@ -52,7 +52,7 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
 
 @torch.inference_mode()
 def accuracy_and_loss(model: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
-    """(accuracy in percent, mean cross entropy in nats) of a network in evaluation mode."""
+    """(accuracy in percent, mean cross-entropy in nats) of a network in evaluation mode."""
     was = model.training
     model.eval()
     right, total, count = 0, 0.0, 0

@@ -1,7 +1,7 @@
 """A small LLaMA for the documentation of Python's standard library.
 
-The text is what the running Python came with: the docstrings of every module, class and function,
-and the language reference that `help()` shows. Another Python has another text.
+The text comes from the running Python: the docstrings of every module, class and function, and the
+language reference that `help()` shows. It depends on the version of Python.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.cut_networks.task import Batch, Task
 from ramify.data.batching import seeded
 
-TOKENS = 1024  # of the vocabulary
-LENGTH = 128  # tokens of a sequence
-SAMPLES = 64  # sequences of a calibration
-PART = 2500  # sequences to tune on
-TESTED = 32  # sequences of a batch that is tested
+TOKENS = 1024  # size of the vocabulary
+LENGTH = 128  # tokens in a sequence
+SAMPLES = 64  # calibration sequences
+PART = 2500  # sequences for fine-tuning
+TESTED = 32  # batch size for testing
 LEFT_OUT = ("site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data")
 
 
@@ -33,8 +33,8 @@ class Llama(nn.Module):
     """A LLaMA that takes tokens (S, T) and returns logits (S, T, V).
 
     Args:
-        width: of the residual stream.
-        depth: layers.
+        width: width of the residual stream.
+        depth: number of layers.
     """
 
     def __init__(self, width: int = 128, depth: int = 4) -> None:
@@ -52,13 +52,13 @@ class Llama(nn.Module):
         self.net = LlamaForCausalLM(config)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (S, T, V) of the token behind each of tokens (S, T)."""
+        """Logits (S, T, V) of the token after each of tokens (S, T)."""
         logits: Tensor = self.net(tokens, use_cache=False).logits
         return logits
 
 
 def documents() -> list[str]:
-    """The documentation of the standard library, a document a module or topic, in order."""
+    """The documentation of the standard library, one document per module or topic, in order."""
     found = []
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
@@ -66,7 +66,7 @@ def documents() -> list[str]:
             continue
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError, ValueError):  # examples of what does not parse
+        except (SyntaxError, UnicodeDecodeError, ValueError):  # files that are not meant to parse
             continue
         kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         nodes = [node for node in ast.walk(tree) if isinstance(node, kinds)]
@@ -78,11 +78,11 @@ def documents() -> list[str]:
 
 @cache
 def tokens() -> tuple[Tensor, Tensor, Tensor]:
-    """The documentation as tokens; the vocabulary comes from the documents to train on.
+    """The documentation as tokens, with a vocabulary from the training documents.
 
     Returns:
-        Sequences (N, T + 1) to train on, and of a tenth of the documents each to choose by and to
-        test.
+        Sequences (N, T + 1) for training, validation and test; the last two come from a tenth of
+        the documents each.
     """
     texts = documents()
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
@@ -109,8 +109,8 @@ def task(build: Callable[[], nn.Module], size: int = 32) -> Task:
     """The documentation of the standard library for a network.
 
     Args:
-        build: makes it.
-        size: sequences of a training batch.
+        build: builds it.
+        size: batch size in training.
 
     Returns:
         The task.

@@ -1,4 +1,4 @@
-"""Training of a network from fresh weights, which goes on where it was stopped."""
+"""Training of a network from scratch, which can resume after an interruption."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Training:
         epochs: passes over the training samples, numbered from 1.
         lr: the largest learning rate, reached after a fifth of the steps and then lowered to 0.
         decay: weight decay.
-        adam: AdamW in place of SGD with Nesterov's momentum.
-        small: the epochs that see images of three quarters of the side, which cost about half.
+        adam: AdamW instead of SGD with Nesterov momentum.
+        small: the epochs with images of three quarters of the side, which cost about half.
     """
 
     epochs: int
@@ -36,13 +36,13 @@ class Training:
 
 
 def train(task: Task, training: Training, file: Path) -> None:
-    """Train a network and write its weights; after each epoch the state is kept beside them.
+    """Train a network and write its weights, with a checkpoint after each epoch.
 
     Args:
         task: the network and its data.
-        training: how.
-        file: where the weights go, as safetensors; with `.state` behind its name, what a stopped
-            run goes on from.
+        training: how to train.
+        file: the safetensors file for the weights; the checkpoint has `.state` appended to its
+            name.
     """
     torch.manual_seed(0)
     model = task.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -10,11 +10,11 @@ from torch.nn import functional
 
 
 class Attention(nn.Module):
-    """Attention of every patch to every other.
+    """Self-attention over all patches.
 
     Args:
-        width: of the stream.
-        heads: of the attention.
+        width: width of the stream.
+        heads: number of heads.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -26,7 +26,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, stream: Tensor) -> Tensor:
-        """What is added to a stream (S, T, E)."""
+        """The update that is added to a stream (S, T, E)."""
         parts = (self.query(stream), self.key(stream), self.value(stream))
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
         mixed = functional.scaled_dot_product_attention(q, k, v)
@@ -34,12 +34,12 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each behind a layer norm and added to the stream.
+    """Pre-norm residual attention and MLP.
 
     Args:
-        width: of the stream.
-        heads: of the attention.
-        hidden: units of the MLP.
+        width: width of the stream.
+        heads: number of heads.
+        hidden: hidden units of the MLP.
     """
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
@@ -56,18 +56,18 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Three convolutions, learned positions, blocks, a norm, the mean over positions, one linear.
+    """Three convolutions, learned positions, blocks, a norm, mean over positions, a linear layer.
 
-    The convolutions make 4×4 positions of an image; a network that is trained for minutes learns
-    more behind them than behind bare patches.
+    The convolutions reduce an image to 4×4 positions; a network that is trained only for minutes
+    learns more with them than with plain patches.
 
     Args:
-        width: of the stream.
-        depth: blocks.
-        heads: of an attention.
+        width: width of the stream.
+        depth: number of blocks.
+        heads: number of heads.
 
     Source: A. Dosovitskiy and others, "An image is worth 16×16 words", 2021, with the mean over
-    positions in place of a class token; T. Xiao and others, "Early convolutions help transformers
+    positions instead of a class token; T. Xiao and others, "Early convolutions help transformers
     see better", 2021.
     """
 

@@ -1,1 +1,1 @@
-"""Errors raised at random lines of Ramify: is the model as it was, or as it was to be?"""
+"""Errors raised at random lines of Ramify must leave the model unchanged or fully edited."""

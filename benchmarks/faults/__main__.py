@@ -13,7 +13,7 @@ from benchmarks.faults.work import WORKS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the trials, and print what is wrong and a table."""
+    """Run the trials, and print the failures and a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
     parser.add_argument("--trials", type=int, default=1000, help="for each work")
     parser.add_argument("--seed", type=int, default=0, help="of the first trial")

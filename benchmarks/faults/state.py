@@ -1,4 +1,4 @@
-"""All that a model, its optimizer and the process hold, to be compared."""
+"""The complete state of a model, its optimizer and the process, for comparison."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def snapshot(
     optimizer: Optimizer,
     follower: Mapping[str, Tensor],
 ) -> Snapshot:
-    """The state of a model and of all that an edit changes beside it.
+    """The state of a model and of everything that an edit changes along with it.
 
     Args:
         model: the model.
-        parts: its modules, as they were at the beginning.
-        optimizer: over its parameters.
-        follower: a state dictionary that follows.
+        parts: its modules at the beginning.
+        optimizer: an optimizer over its parameters.
+        follower: a state dictionary that receives the same edits.
 
     Returns:
         Plain values and copies of tensors, by name.
@@ -60,12 +60,12 @@ def snapshot(
 
 
 def differences(one: Snapshot, other: Snapshot) -> list[str]:
-    """The names of what is not the same."""
+    """The names of the entries that differ."""
     return sorted(n for n in one.keys() | other if not _same(one.get(n), other.get(n)))
 
 
 def _process() -> dict[str, Any]:
-    """The switches and random states that all models share."""
+    """The global flags and random states of the process."""
     return {
         "grad": torch.is_grad_enabled(),
         "inference": torch.is_inference_mode_enabled(),

@@ -1,4 +1,4 @@
-"""One trial: work is done, an error is raised at one line of Ramify, and the state compared."""
+"""One trial: run some work, raise an error at one line of Ramify, and compare the state."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ERRORS: tuple[type[BaseException], ...] = (KeyboardInterrupt, MemoryError, Runti
 
 @dataclass(frozen=True)
 class Fault:
-    """What came of an error at one line.
+    """The result of an error at one line.
 
     Attributes:
-        work: what was done.
+        work: the name of the work.
         place: the file and the line.
         error: the error's name.
-        wrong: what is neither as it was nor as it was to be.
-        ended: what came out in the end, ``""`` where the work was done all the same.
+        wrong: the entries whose state is neither that before nor that after the work.
+        ended: the error that was finally raised, ``""`` if the work succeeded anyway.
     """
 
     work: str
@@ -43,11 +43,11 @@ class Fault:
 
 
 def lines_of(name: str, within: str = "") -> int:
-    """How many lines of Ramify a work runs through, once what it computes but once is known.
+    """The number of lines of Ramify that a work runs, after one-time computations are cached.
 
     Args:
-        name: of the work.
-        within: the end of a file's path: its lines alone.
+        name: the name of the work.
+        within: count only the lines of files whose path ends with this.
 
     Returns:
         The number.
@@ -63,7 +63,7 @@ def lines_of(name: str, within: str = "") -> int:
 
 
 def expected(name: str) -> Snapshot:
-    """What a work leaves where nothing goes wrong; of the state of an object there is no id."""
+    """The state after a work without errors, independent of the ids of objects."""
     work = new()
     WORKS[name](work)
     return _state(work)
@@ -73,13 +73,13 @@ def run(name: str, lines: int, seed: int, within: str = "") -> Fault:
     """Raise an error at a random line.
 
     Args:
-        name: of the work.
-        lines: how many there are.
-        seed: of line and error.
-        within: as for :func:`lines_of`.
+        name: the name of the work.
+        lines: the number of its lines.
+        seed: seed of the line and the error.
+        within: as in :func:`lines_of`.
 
     Returns:
-        What came of it.
+        The result.
     """
     draw = random.Random(f"{name} {seed}")
     found = _Lines(draw.randint(1, lines), draw.choice(ERRORS), within)
@@ -94,7 +94,7 @@ def run(name: str, lines: int, seed: int, within: str = "") -> Fault:
             ended = f"{type(error).__name__}: {error}"[:300]
     after = _state(work)
     wrong = differences(before, after)
-    if name == MAKES_MODULES:  # which have other ids each time
+    if name == MAKES_MODULES:  # new modules have new ids each time
         done, after = _without_ids(done), _without_ids(after)
     if wrong and not differences(done, after):
         wrong = []
@@ -104,7 +104,7 @@ def run(name: str, lines: int, seed: int, within: str = "") -> Fault:
 
 
 class _Lines:
-    """Counts lines of Ramify, and raises at one of them."""
+    """Counts the lines of Ramify, and raises an error at one of them."""
 
     def __init__(self, at: int, error: type[BaseException], within: str) -> None:
         self.count, self.at, self.error, self.place = 0, at, error, ""
@@ -126,16 +126,16 @@ class _Lines:
 
 @functools.cache
 def _of_with(file: str) -> frozenset[int]:
-    """The lines of the heads of `with` statements.
+    """The line numbers of the heads of `with` statements.
 
-    Python comes to these a second time when the block ends, and an error there would leave out
-    what ends it. No signal and no want of memory comes between the two.
+    Python visits these a second time when the block ends, and an error there would skip the exit of
+    the context manager, which no signal or lack of memory can do.
 
     Args:
-        file: of Ramify.
+        file: a file of Ramify.
 
     Returns:
-        Their numbers.
+        The line numbers.
     """
     found = set[int]()
     for node in ast.walk(ast.parse(Path(file).read_text())):
@@ -167,7 +167,7 @@ def _copy_done(name: str, work: Work) -> Snapshot:
 
 
 def _identities(work: Work) -> list[int]:
-    """The ids of all objects that a snapshot names, in one order."""
+    """The ids of all objects in a snapshot, in a fixed order."""
     found: list[int] = []
     for module in work.model.modules():
         found += [id(module), *(id(t) for t in module._parameters.values())]
@@ -193,12 +193,12 @@ def _without_ids(value: Any) -> Any:
 
 
 def _wrong_files(name: str, work: Work) -> list[str]:
-    """Files that are neither whole nor absent."""
+    """Files that are neither complete nor absent."""
     if name != "save":
         return []
     names = sorted(path.name for path in work.folder.iterdir())
     if names and names != ["net.json", "net.safetensors"]:
-        if names == ["net.json"]:  # between the two moves, as after a kill
+        if names == ["net.json"]:  # between the two renames, as after a kill
             return []
         return [f"files {names}"]
     return []

@@ -1,4 +1,4 @@
-"""A network in training, and what is done to it while an error is raised somewhere."""
+"""A network in training, and the work that is done on it while an error is raised."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Inner(nn.Module):
         self.conv = nn.Conv2d(4, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The stream with what the block adds."""
+        """The stream plus the output of the block."""
         return x + torch.tanh(self.conv(x))
 
 
@@ -55,21 +55,21 @@ class Net(nn.Module):
 
 
 def loss(model: nn.Module, batch: Batch) -> Tensor:
-    """One loss a sample."""
+    """One loss per sample."""
     return cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
 @dataclass
 class Work:
-    """A network that has been trained for a step, with all that is changed beside it.
+    """A network after one training step, with everything that edits change along with it.
 
     Attributes:
         model: the network, in train mode.
-        optimizer: with a state.
+        optimizer: its optimizer, with state.
         follower: a state dictionary of the same shapes.
-        batches: to judge edits by.
-        folder: where it has been saved.
-        graph: its channels.
+        batches: the batches that judge edits.
+        folder: the folder in which it has been saved.
+        graph: its channel graph.
         parts: its modules.
     """
 
@@ -136,7 +136,7 @@ def _save(work: Work) -> None:
 
 
 MAKES_MODULES = "apply, blocks"
-"""The work that leaves modules and parameters that were not there before."""
+"""The work that creates new modules and parameters."""
 
 WORKS: dict[str, Callable[[Work], None]] = {
     "trace": _trace,

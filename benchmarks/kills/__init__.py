@@ -1,1 +1,1 @@
-"""Commands that are killed again and again, and go on: does the same come out to the last bit?"""
+"""Commands that are killed and resumed repeatedly must give bit-identical results."""

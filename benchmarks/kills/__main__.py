@@ -1,4 +1,4 @@
-"""`python -m benchmarks.kills --trials 40`: commands are killed, go on, and give the same bits."""
+"""`python -m benchmarks.kills --trials 40`: kill and resume commands, and compare the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.kills.trial import Trial, Whole, run, whole
 
 
 def options() -> argparse.ArgumentParser:
-    """What the command takes."""
+    """The options of the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__)
     parser.add_argument("--trials", type=int, default=40, help="over all commands in turn")
     parser.add_argument("--seed", type=int, default=0, help="of the first trial")
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = options().parse_args(arguments)
     torch.set_num_threads(1)
     for module in ("ramify.cli.runs", "ramify.report.page"):
-        importlib.import_module(module)  # processes are forked, so that each has all modules
+        importlib.import_module(module)  # so that forked processes have all modules
     names, trials = asked.only or list(COMMANDS), list[Trial]()
     with tempfile.TemporaryDirectory() as place:
         sources = Path(place) / "whole"
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def table(trials: Sequence[Trial]) -> str:
-    """A Markdown table, a row a command."""
+    """A Markdown table with one row per command."""
     heads = "| command | trials | kills | begun again | two at once | one refused | same bits |"
     lines = [heads, "|---|" + "---|" * 6]
     for name in (*COMMANDS, "all"):

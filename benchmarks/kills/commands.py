@@ -1,4 +1,4 @@
-"""The commands that are killed, each a run of seconds, and the data that they train on."""
+"""The commands that are killed, which run for seconds, and the data that they train on."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Command:
     """A command that is killed.
 
     Attributes:
-        words: What is given to `ramify`, without the folder.
-        source: The command whose finished run it takes; None for none.
-        resumes: Whether it has a run folder of its own, which `--resume` goes on with.
+        words: The arguments of `ramify`, without the folder.
+        source: The command whose finished run it reads; None for none.
+        resumes: Whether it has its own run folder, which `--resume` continues.
     """
 
     words: tuple[str, ...]
@@ -40,7 +40,7 @@ class Command:
     resumes: bool = True
 
     def begin(self, out: Path, sources: Path) -> tuple[str, ...]:
-        """The arguments that begin it; one without a run folder works in a copy of its source."""
+        """The arguments that start it; without a run folder it works in a copy of its source."""
         if self.source is None:
             return (*self.words, "--out", str(out))
         if self.resumes:
@@ -48,7 +48,7 @@ class Command:
         return (*self.words, str(out))
 
     def go_on(self, out: Path) -> tuple[str, ...]:
-        """The arguments that go on with it."""
+        """The arguments that resume it."""
         return (self.words[0], "--resume", str(out))
 
 

@@ -1,4 +1,4 @@
-"""One command in a process of its own, which is killed at a file operation or at a time."""
+"""One command in a separate process, which is killed at a file operation or at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPERATIONS = {
     "fcntl.flock",
     "shutil.rmtree",
 }
-LONGEST = 3600.0  # seconds that a command may take
+LONGEST = 3600.0  # time limit of a command, in seconds
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Kill:
     """When a process is killed.
 
     Attributes:
-        operation: The number of the file operation before which it is; None for none.
-        seconds: After which it is; None for never.
+        operation: The number of the file operation before which it is killed; None for none.
+        seconds: The time after which it is killed; None for never.
     """
 
     operation: int | None = None
@@ -59,7 +59,7 @@ class Ended:
 
 
 class Started:
-    """A process of a command, begun by a fork: it has all modules already."""
+    """The process of a command, started by a fork so that all modules are loaded."""
 
     def __init__(self, arguments: Sequence[str], folder: Path, kill: Kill) -> None:
         self.kill, self.began = kill, time.monotonic()
@@ -70,7 +70,7 @@ class Started:
         self.done: int | None = None
 
     def ended(self) -> Ended:
-        """Wait for its end, and kill it when its time has come."""
+        """Wait for its end, and kill it after the given time."""
         last = self.began + (LONGEST if self.kill.seconds is None else self.kill.seconds)
         while self.done is None:
             found, status = os.waitpid(self.process, os.WNOHANG)
@@ -91,7 +91,7 @@ class Started:
 
 
 def _work(arguments: Sequence[str], folder: Path, notes: Path, kill: Kill) -> None:
-    """What the forked process does; it does not return."""
+    """The work of the forked process; does not return."""
     from ramify.cli import app
 
     code, count = 70, [0]

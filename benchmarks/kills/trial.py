@@ -1,4 +1,4 @@
-"""One trial: a command is killed some times, goes on, and is compared with one that was not."""
+"""One trial: a command is killed and resumed, and compared with one that was not killed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from benchmarks.kills.commands import COMMANDS, Command
 from benchmarks.kills.process import NEVER, Ended, Kill, Started
 
-TIMES = {"t", "seconds", "latency"}  # what the clock says is no result
+TIMES = {"t", "seconds", "latency"}  # measured times, which are not compared
 KEPT = ("*.safetensors", "model*.json", "genotype*", "shape*.json", "scores*.json")
-MOST = 5  # kills of a trial
-TWICE = 0.25  # share of starts that two processes make at once
-BEFORE_A_FILE = 0.5  # share of kills before a file operation; the others are at some time
+MOST = 5  # most kills in a trial
+TWICE = 0.25  # share of starts with two simultaneous processes
+BEFORE_A_FILE = 0.5  # share of kills before a file operation; the others are at a random time
 MAY_REFUSE = ("is in use by", "already holds a run")
 
 
@@ -25,9 +25,9 @@ class Whole:
     """A run without kills.
 
     Attributes:
-        content: What it left.
-        operations: File operations that it made.
-        seconds: How long it took.
+        content: The contents of its folder.
+        operations: The number of its file operations.
+        seconds: Its duration.
     """
 
     content: dict[str, Any]
@@ -37,15 +37,15 @@ class Whole:
 
 @dataclass
 class Trial:
-    """What came of a trial.
+    """The result of a trial.
 
     Attributes:
         command: Its name in the table.
-        seed: Of all that is random.
+        seed: Seed of all random choices.
         kills: How often a process was killed.
-        again: How often the command was begun again, since nothing had begun.
-        twice: How often two processes were started at once.
-        refused: How often one of the two was refused with the reason.
+        again: How often the command was restarted because the run had not begun.
+        twice: How often two processes were started simultaneously.
+        refused: How often one of the two was refused with a reason.
         outcome: ``same``, or what is wrong.
     """
 
@@ -59,7 +59,7 @@ class Trial:
     said: list[str] = field(default_factory=list)
 
     def wrong(self, what: str, text: str = "") -> None:
-        """Note what is wrong; the first counts."""
+        """Record what is wrong; only the first is kept."""
         if self.outcome == "same":
             self.outcome = what
         self.said.append(text[-2000:])
@@ -73,15 +73,15 @@ def whole(name: str, folder: Path, sources: Path) -> Whole:
     """Run a command to its end without a kill.
 
     Args:
-        name: of the command.
-        folder: where its run is to be.
-        sources: the folder that has the runs of all commands that others take.
+        name: the name of the command.
+        folder: the folder for its run.
+        sources: the folder with the runs that other commands read.
 
     Returns:
-        What it left.
+        The run.
 
     Raises:
-        RuntimeError: it did not work.
+        RuntimeError: the command failed.
     """
     command = COMMANDS[name]
     _prepare(command, folder, sources)
@@ -92,17 +92,17 @@ def whole(name: str, folder: Path, sources: Path) -> Whole:
 
 
 def run(name: str, seed: int, folder: Path, sources: Path, known: Whole) -> Trial:
-    """Make one trial.
+    """Run one trial.
 
     Args:
-        name: of the command.
-        seed: of what is random.
-        folder: where its run is to be; it is not there.
-        sources: as of :func:`whole`.
+        name: the name of the command.
+        seed: seed of all random choices.
+        folder: a new folder for its run.
+        sources: as in :func:`whole`.
         known: the run without kills.
 
     Returns:
-        What came of it.
+        The result.
     """
     trial, draw, command = Trial(name, seed), random.Random(seed), COMMANDS[name]
     _prepare(command, folder, sources)
@@ -123,7 +123,7 @@ def run(name: str, seed: int, folder: Path, sources: Path, known: Whole) -> Tria
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """What a run left: files by their bytes, events without times."""
+    """The contents of a run folder: files as bytes, events without times."""
     found: dict[str, Any] = {}
     for pattern in KEPT:
         found |= {path.name: path.read_bytes() for path in sorted(folder.glob(pattern))}
@@ -173,7 +173,7 @@ def _one(trial: Trial, command: Command, folder: Path, sources: Path, kill: Kill
 def _two(
     trial: Trial, command: Command, folder: Path, sources: Path, kills: tuple[Kill, Kill]
 ) -> None:
-    """Start two processes at once: one works, and the other is told so, or comes after it."""
+    """Start two processes at once: one works, and the other is refused or runs after it."""
     trial.twice += 1
     arguments = _arguments(trial, command, folder, sources)
     both = [Started(arguments, folder, kill) for kill in kills]

@@ -1,1 +1,1 @@
-"""Extreme eigenpairs: passes against error, beside the published scheme."""
+"""Extreme eigenpairs: error against passes, compared with the published scheme."""

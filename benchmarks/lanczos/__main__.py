@@ -1,7 +1,7 @@
 """Passes over the sample against the error of λ_min and λ_max: Lanczos and the published scheme.
 
-The error of a channel is the larger of its two ends', over its spectral radius; the truth is
-Lanczos in float64 run until its residuals are 1e-9.
+The error of a channel is the larger error of its two extreme eigenvalues, divided by its spectral
+radius; the reference is Lanczos in float64, run until its residuals are 1e-9.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ramify.probe.splitting_matrix import mean_product, splitting_operators
 from ramify.probe.targets import vector_shapes
 from ramify.tracing.recorder import tensors_of
 
-BETA = 3.0  # of the surrogate, as `SplittingDescent` takes it
-AIM = 1e-3  # the error that every channel should be below
-ORACLE = 128  # passes at most
+BETA = 3.0  # of the surrogate, as in `SplittingDescent`
+AIM = 1e-3  # the target error of every channel
+ORACLE = 128  # most passes of the reference
 MARKS = (4, 8, 10, 12, 14, 16, 20, 24)
 Batch = tuple[Tensor, Tensor]
 
@@ -53,7 +53,7 @@ def truth(model: nn.Module, batches: Sequence[Batch]) -> list[tuple[Tensor, Tens
 
 
 def errors(point: Point, true: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """The error of every channel of every group over its spectral radius."""
+    """The error of every channel of every group, relative to its spectral radius."""
     out = []
     for (low, high), (least, most) in zip(point.ends, true, strict=True):
         radius = torch.maximum(least.abs(), most.abs()).clamp_min(1e-30)
@@ -101,7 +101,7 @@ def report(name: str, model: nn.Module, batches: Sequence[Batch], passes: int) -
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train what is not trained yet, and print a table for each network."""
+    """Train missing networks, and print a table for each network."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lanczos", description=__doc__)
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), help="of the table")
     parser.add_argument("--images", type=int, default=128, help="of the fixed sample")

@@ -1,4 +1,4 @@
-"""The networks of the table: seeds of the papers and a residual network, trained a little."""
+"""The networks of the table: the papers' seed networks and a residual network, briefly trained."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def trained(name: str, data: Dataset, images: int, epochs: int, folder: Path) ->
     """A network trained for some epochs on the first training images, in evaluation mode.
 
     Args:
-        name: of `NETWORKS`.
-        data: where the images come from.
-        images: how many of them.
+        name: a name in `NETWORKS`.
+        data: the data set.
+        images: number of images.
         epochs: passes over them.
-        folder: keeps the weights; they are trained once.
+        folder: the folder that caches the weights.
 
     Returns:
         The network.
@@ -58,6 +58,6 @@ def trained(name: str, data: Dataset, images: int, epochs: int, folder: Path) ->
 
 
 def sample(data: Dataset, count: int) -> list[tuple[Tensor, Tensor]]:
-    """The last training images, which `trained` never sees, in batches: the fixed sample."""
+    """The fixed sample in batches: the last training images, which `trained` does not use."""
     x, y = data.x_train[-count:], data.y_train[-count:]
     return list(zip(x.split(BATCH), y.split(BATCH), strict=True))

@@ -22,7 +22,7 @@ RATE, MOMENTUM = 1e-3, 0.9  # of the published code
 
 @dataclass(frozen=True)
 class Point:
-    """Where a scheme stands: `passes` over the sample, `seconds`, and λ of (low, high) a group."""
+    """The state of a scheme: `passes` over the sample, `seconds`, and λ (low, high) by group."""
 
     passes: int
     seconds: float
@@ -30,7 +30,7 @@ class Point:
 
 
 class Passes:
-    """S·v over the sample, counted and timed; the n-th call of a run repeated costs nothing."""
+    """S·v over the sample, counted and timed; calls repeated by a second run are cached."""
 
     def __init__(self, operators: Sequence[SplittingOperator]) -> None:
         self._operators = operators
@@ -39,7 +39,7 @@ class Passes:
         self.seconds: list[float] = []
 
     def again(self) -> None:
-        """Begin the same run again."""
+        """Start the same run again."""
         self._next = 0
 
     def __call__(self, vectors: Vectors) -> Vectors:
@@ -55,7 +55,7 @@ class Passes:
 def lanczos(
     operators: Sequence[SplittingOperator], shapes: Shapes, like: Tensor, marks: Sequence[int]
 ) -> list[Point]:
-    """Batched Lanczos stopped after each of some numbers of passes.
+    """Batched Lanczos, stopped after several numbers of passes.
 
     Args:
         operators: the operators of the sample.
@@ -64,7 +64,7 @@ def lanczos(
         marks: numbers of passes.
 
     Returns:
-        One point a mark.
+        One point for each mark.
     """
     product, points = Passes(operators), []
     for mark in marks:
@@ -78,21 +78,21 @@ def lanczos(
 def rayleigh(
     operators: Sequence[SplittingOperator], shapes: Shapes, like: Tensor, marks: Sequence[int]
 ) -> Iterator[Point]:
-    r"""The published scheme: RMSprop down and up the Rayleigh quotient, a step a batch.
+    r"""The published scheme: RMSprop down and up the Rayleigh quotient, one step per batch.
 
     .. math:: R(v) = \frac{v^\top S v}{v^\top v}, \qquad
               \nabla R = \frac{2 (S v - R v)}{v^\top v}
 
-    λ is the mean of R over the last pass. Both ends take a pass of their own.
+    λ is the mean of R over the last pass. Each end needs a separate pass.
 
     Args:
-        operators: the operators of the sample, one a batch.
+        operators: the operators of the sample, one for each batch.
         shapes: (W, D) of each group.
         like: dtype of the vectors.
         marks: even numbers of passes.
 
     Yields:
-        One point a mark.
+        One point for each mark.
     """
     generator = torch.Generator().manual_seed(0)
     sides = []
@@ -113,7 +113,7 @@ def rayleigh(
 def _epoch(
     operators: Sequence[SplittingOperator], vectors: Vectors, rule: RMSprop, sign: float
 ) -> list[Tensor]:
-    """A step a batch; the mean Rayleigh quotient (W,) of each group."""
+    """Take one step per batch, and return the mean Rayleigh quotient (W,) of each group."""
     total = [torch.zeros(len(vector)).to(vector) for vector in vectors]
     for operator in operators:
         for n, (v, image) in enumerate(zip(vectors, operator.product(vectors), strict=True)):
