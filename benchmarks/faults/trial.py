@@ -157,12 +157,12 @@ def _state(work: Work) -> Snapshot:
 
 
 def _copy_done(name: str, work: Work) -> Snapshot:
-    """The state after the work, in terms of this work's own objects."""
+    """The state after the work, with the ids of this work's own objects."""
     other = new()
     own, first = _identities(work), _identities(other)
     WORKS[name](other)
     theirs = _identities(other)
-    theirs = theirs if len(theirs) == len(own) else first  # blocks have gone or come
+    theirs = theirs if len(theirs) == len(own) else first  # blocks were removed or inserted
     return _renamed(_state(other), dict(zip(theirs, own, strict=True)))
 
 

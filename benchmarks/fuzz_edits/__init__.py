@@ -1,1 +1,1 @@
-"""Random networks under random edits, held against copies that are really built smaller."""
+"""Random networks under random edits, compared with networks built at the new widths."""

@@ -19,7 +19,7 @@ SENTENCES = 8
 
 
 def options() -> argparse.ArgumentParser:
-    """What the command takes."""
+    """The options of the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz_edits", description=__doc__)
     parser.add_argument("--networks", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0, help="of the first network")
@@ -28,7 +28,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the networks, and print what is wrong and a table."""
+    """Run the trials, and print the failures and a table."""
     asked = options().parse_args(arguments)
     torch.set_num_threads(1)
     known = {row["seed"]: row for row in (read_rows(asked.out) if asked.out else [])}
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A Markdown table of what came of the networks, and what was refused most often."""
+    """A Markdown table of the results, and the most frequent refusals."""
     outcomes = Counter(row["outcome"] for row in rows)
     edits = Counter[str]()
     for row in rows:
@@ -71,7 +71,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _plain(sentence: str) -> str:
-    """A sentence without the names and numbers of one network."""
+    """A message without names and numbers that are specific to one network."""
     words = (("'…'" if n % 2 else part) for n, part in enumerate(sentence.split("'")))
     return "".join("#" if c.isdigit() else c for c in "".join(words))[:110].replace("|", "/")
 

@@ -1,4 +1,4 @@
-"""Attention in several hands, and one of free sizes in place of torch's own layer.
+"""Attention in several styles, and a layer of any sizes that replaces torch's own.
 
 Shape letters: `N` samples, `L` positions, `C` channels of the stream, `H` heads, `K` heads of keys
 and values, `D` and `V` dimensions of queries and of values in a head.
@@ -19,9 +19,9 @@ class Attention(nn.Module):
         heads: H and K.
         widths: D and V.
         scale: how scores are scaled: `default`, `fixed`, `root`, `attribute` or `none`.
-        cut: how channels are cut into heads.
-        factor: the scale that is an attribute.
-        normed: whether queries and keys are normed.
+        cut: how channels are divided into heads.
+        factor: the scale, if it is an attribute.
+        normed: whether queries and keys are normalised.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Attention(nn.Module):
 
 
 class Fused(nn.Module):
-    """Attention of one layer for queries, keys and values.
+    """Attention with one fused layer for queries, keys and values.
 
     Args:
         stream: C.
@@ -103,7 +103,7 @@ class Fused(nn.Module):
 
 
 class Torchs(nn.Module):
-    """Torch's own layer, or at other widths one of free sizes."""
+    """Torch's own layer, or for other widths a layer of any sizes."""
 
     def __init__(self, stream: int, heads: int, widths: tuple[int, int], whole: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class Torchs(nn.Module):
 
 
 class FreeAttention(nn.Module):
-    """What `nn.MultiheadAttention` computes, from parameters of any widths and the same names."""
+    """The computation of `nn.MultiheadAttention`, with the same names and any widths."""
 
     def __init__(self, stream: int, heads: int, widths: tuple[int, int], scale: float) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class FreeAttention(nn.Module):
 
 
 class SelfSized(nn.Module):
-    """Attention that takes the width of a head from its stream.
+    """Attention that derives the width of a head from its stream.
 
     Args:
         stream: C, which is H·D.

@@ -1,8 +1,8 @@
-"""What the generator knows of its networks: which axis each entry of each tensor belongs to.
+"""The generator's knowledge of its networks: the axis of each entry of each tensor.
 
-A dimension is written down as the list of its entries, each a label of axes and members. A copy of
-other members has the same lists with some entries left out or repeated, and an entry's place in the
-old list is looked up by its label. Nothing here is taken from Ramify.
+A dimension is described as the list of its entries, each a label of axes and members. A copy with
+other members has the same lists with some entries left out or repeated, and an entry's position in
+the old list is found by its label. This file uses no code from Ramify.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class Axis:
     """Channels that change together.
 
     Attributes:
-        width: how many the network has.
-        parts: smaller axes that it turned out to be made of.
-        side_by_side: whether these lie one after the other, or each in every entry of the last.
-        mixed: whether something depends on how many channels there are.
-        paired: whether no weight alone reads it: a product of two activations goes over it, or a
-            weight both makes and reads it.
-        scaled: whether such a product has a scale that depends on how many there are.
+        width: number of channels in the network.
+        parts: smaller axes of which it consists.
+        side_by_side: whether the parts are concatenated rather than nested.
+        mixed: whether something depends on the number of channels.
+        paired: whether it is not only read by weights: a product of two activations contracts it,
+            or one weight both produces and reads it.
+        scaled: whether such a product has a scale that depends on the number of channels.
     """
 
     width: int
@@ -38,7 +38,7 @@ class Axis:
     scaled: bool = False
 
     def leaves(self) -> Iterator[Axis]:
-        """The axes that it is made of; itself where it is one."""
+        """The axes of which it consists; itself if it has no parts."""
         for part in self.parts:
             yield from part.leaves()
         if not self.parts:
@@ -54,14 +54,14 @@ class Fixed:
 
 @dataclass(frozen=True, eq=False)
 class Each:
-    """Every entry of a part in every entry of the part before, as after a flatten."""
+    """Nested parts: every entry of a part in every entry of the part before, as in a flatten."""
 
     parts: tuple[Term, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """The entries of all parts, one part after the other, as after a concatenation."""
+    """Concatenated parts: the entries of all parts, one part after another."""
 
     parts: tuple[Term, ...]
 
@@ -73,9 +73,9 @@ class Member(NamedTuple):
     """A channel of a copy of the network.
 
     Attributes:
-        channel: which channel of the network it is.
-        share: what its readers are multiplied by.
-        copy: which copy of a split.
+        channel: the channel of the network.
+        share: the factor of its readers.
+        copy: the number of the copy in a split.
     """
 
     channel: int
@@ -84,7 +84,7 @@ class Member(NamedTuple):
 
 
 Members: TypeAlias = Mapping[Axis, Sequence[Member]]
-"""The channels of each axis that has other ones than the network."""
+"""The channels of each axis that differs from the network."""
 Entry: TypeAlias = tuple[tuple[object, Member], ...]
 Label: TypeAlias = tuple[tuple[object, int], ...]
 
@@ -94,8 +94,8 @@ class Dim:
     """A dimension of a parameter or buffer.
 
     Attributes:
-        term: what its entries are.
-        reads: whether it reads channels, or makes or carries them.
+        term: the description of its entries.
+        reads: whether it reads channels, rather than producing or carrying them.
     """
 
     term: Term
@@ -107,7 +107,7 @@ Sizes: TypeAlias = Callable[[Term], int]
 
 
 def axes_of(term: Term) -> Iterator[Axis]:
-    """The axes that a term is made of."""
+    """The axes in a term."""
     if isinstance(term, Axis):
         yield from term.leaves()
     elif not isinstance(term, Fixed):
@@ -126,7 +126,7 @@ def entries(term: Term, members: Members) -> list[Entry]:
     each = [entries(part, members) for part in term.parts]
     if isinstance(term, Each):
         return [sum(found, ()) for found in product(*each)]
-    # Parts may be alike: their numbers tell them apart.
+    # Parts may be equal, so their numbers distinguish them.
     return [((number, Member(0)), *entry) for number, part in enumerate(each) for entry in part]
 
 
@@ -136,18 +136,18 @@ def size(term: Term, members: Members) -> int:
 
 
 def sources(term: Term, members: Members) -> list[int]:
-    """For each entry of a dimension of a copy, where the network has it."""
+    """For each entry of a dimension of a copy, its index in the network."""
     old = {label(entry): place for place, entry in enumerate(entries(term, {}))}
     return [old[label(entry)] for entry in entries(term, members)]
 
 
 def label(entry: Entry) -> Label:
-    """What an entry is, whichever copy."""
+    """The label of an entry, without the number of the copy."""
     return tuple((axis, member.channel) for axis, member in entry)
 
 
 def shares(term: Term, members: Members) -> list[float]:
-    """The product of the shares of all copies that each entry belongs to."""
+    """For each entry, the product of the shares of all copies that it belongs to."""
     return [math.prod(member.share for _, member in entry) for entry in entries(term, members)]
 
 
@@ -166,11 +166,11 @@ class Move(NamedTuple):
 
 @dataclass
 class Edits:
-    """What is done to each axis, as the generator reads it.
+    """The edits of each axis, as the generator interprets them.
 
     Attributes:
-        gone: channels that are pruned.
-        copies: for a channel that is split, the shares of its copies.
+        gone: the pruned channels.
+        copies: for each split channel, the shares of its copies.
         moves: the displacements of copies.
     """
 
@@ -179,7 +179,7 @@ class Edits:
     moves: list[Move] = field(default_factory=list)
 
     def members(self) -> dict[Axis, list[Member]]:
-        """The channels of the edited network: copies behind, the first in its place."""
+        """The channels of the edited network: the first copy in place, the others at the end."""
         found = {}
         for axis in self.gone.keys() | self.copies.keys():
             gone, copies = self.gone.get(axis, set()), self.copies.get(axis, {})
@@ -191,6 +191,6 @@ class Edits:
 
 
 def follow(edits: Edits) -> None:
-    """Give the axes the widths that they have after edits."""
+    """Set the axes to their widths after edits."""
     for axis, members in edits.members().items():
         axis.width = len(members)

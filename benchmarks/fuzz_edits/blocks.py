@@ -1,4 +1,4 @@
-"""Blocks as known networks have them: ConvNeXt, Swin, rotary attention, encoder layers."""
+"""Blocks of well-known networks: ConvNeXt, Swin, rotary attention, encoder layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmarks.fuzz_edits.steps import CONVS, SPATIAL, Named, kernel, linear, p
 
 
 class ConvNext(nn.Module):
-    """A depthwise convolution, then an MLP on the channels, with a layer scale."""
+    """A depthwise convolution, then an MLP over the channels, with a layer scale."""
 
     def __init__(self, channels: int, hidden: int, spatial: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class ConvNext(nn.Module):
 
 
 class Merging(nn.Module):
-    """Four pixels side by side, as channels."""
+    """Four neighbouring pixels concatenated along the channels."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Standardized(nn.Module):
 
 
 class Written(nn.Module):
-    """One part of the channels goes through a function, and is written back."""
+    """A function is applied to a part of the channels, and the result is written back."""
 
     def __init__(self, first: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Gram(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Attention whose queries and keys are turned by their positions."""
+    """Attention whose queries and keys are rotated by their positions."""
 
     inv_freq: Tensor
 
@@ -137,7 +137,7 @@ class Rotary(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """What `nn.TransformerEncoderLayer` computes, at any widths and by the same names."""
+    """The computation of `nn.TransformerEncoderLayer`, with the same names and any widths."""
 
     def __init__(
         self, stream: int, heads: int, widths: tuple[int, int], hidden: int, whole: int, first: bool
@@ -165,7 +165,7 @@ class EncoderLayer(nn.Module):
 
 
 class Learned(nn.Module):
-    """Learned queries attend to a sequence, or a token is put before it."""
+    """Learned queries attend to a sequence, or a token is prepended to it."""
 
     def __init__(self, stream: int, own: int, width: int, queries: int) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class ClassToken(nn.Module):
 
 
 class LastState(nn.Module):
-    """The state that an LSTM or GRU ends with."""
+    """The final state of an LSTM or GRU."""
 
     def __init__(self, kind: str, channels: int, hidden: int) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ def merging(p: Program, v: int) -> None:
 
 
 def computed(p: Program, v: int) -> None:
-    """A convolution by a kernel that is computed."""
+    """A convolution with a computed kernel."""
     value, term, out = p.values[v], p.values[v].term, p.axis()
     how, d = p.draw.choice(("plain", "scaled", "bounded", "centred", "parametrized")), 0
     d = SPATIAL[value.kind]
@@ -257,7 +257,7 @@ def computed(p: Program, v: int) -> None:
 
 
 def cut(p: Program, v: int) -> None:
-    """Channels of an axis taken apart at some place, or written to apart."""
+    """Channels of an axis divided at some index, or written in two parts."""
     value, term = p.values[v], p.values[v].term
     if not isinstance(term, Axis) or term.width < 3:
         raise Unfit
@@ -276,7 +276,7 @@ def cut(p: Program, v: int) -> None:
 
 
 class Cut(nn.Module):
-    """The channels before a place, and those behind it."""
+    """The channels before an index, and those from it on."""
 
     def __init__(self, first: int) -> None:
         super().__init__()
@@ -310,7 +310,7 @@ def rotary(p: Program, v: int) -> None:
 
 
 def encoder(p: Program, v: int) -> None:
-    """`nn.TransformerEncoderLayer`, some in a row, on a stream of the width that they take."""
+    """Several `nn.TransformerEncoderLayer` in sequence, on a stream of their width."""
     heads, wide = p.draw.choice(((1, 3), (2, 3), (2, 2), (3, 2)))
     into, stream = p.values[v].term, Axis(heads * wide, mixed=True)
     make_stream = lambda n: nn.Linear(n(into), n(stream))  # noqa: E731

@@ -1,4 +1,4 @@
-"""An edited network, its optimizer, average and files, held against what they have to be."""
+"""Checks of an edited network, its optimizer, weight average and files against the expectation."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ DROPOUTS = (nn.Dropout, nn.Dropout1d)
 
 
 class Wrong(Exception):
-    """Something is not as it has to be."""
+    """Something differs from the expectation."""
 
 
 class Pass(nn.Module):
-    """Hands on one of the things that a block is given."""
+    """Returns one of a block's inputs."""
 
     def __init__(self, which: int) -> None:
         super().__init__()
         self.which = which
 
     def forward(self, *given: Any) -> Any:
-        """That thing."""
+        """That input."""
         return given[self.which]
 
 
 class Check:
-    """Holds an edited network against what it has to be.
+    """Compares an edited network with the expectation.
 
     Args:
-        work: what was edited.
-        old: a copy from before.
-        graph: that of before.
-        asked: what was done.
+        work: the edited work.
+        old: a copy from before the edits.
+        graph: the graph before the edits.
+        asked: the edits.
     """
 
     def __init__(self, work: Work, old: Work, graph: ramify.ChannelGraph, asked: Asked) -> None:
@@ -58,17 +58,17 @@ class Check:
         self.oracles: list[str] = []
 
     def all(self, followed: bool, saved: bool) -> list[str]:
-        """Compare all there is.
+        """Run all comparisons.
 
         Args:
-            followed: whether the average was given.
-            saved: whether it is to be written and read again.
+            followed: whether the weight average was passed to the edits.
+            saved: whether to save the network and load it again.
 
         Returns:
-            What it was compared with.
+            The names of the comparisons.
 
         Raises:
-            Wrong: something is not what it has to be, by any reading of the edits.
+            Wrong: something differs from the expectation under every interpretation of the edits.
         """
         problems: list[str] = []
         for edits in expected.readings(self.dims, self.graph, self.asked.channels):
@@ -94,7 +94,7 @@ class Check:
         return self.oracles
 
     def outputs(self) -> None:
-        """What the network holds and gives."""
+        """Compare the tensors and outputs of the network."""
         p, edits = self.work.program, self.edits
         if not self.asked.blocks:
             self.values("network", tensors_of(self.work.net), self.was)
@@ -112,7 +112,7 @@ class Check:
             self.same("masked", [zeros])
 
     def values(self, what: str, own: Tensors, was: Tensors) -> None:
-        """Every tensor has the shape that it has to have, and the values where these are known."""
+        """Check that every tensor has the expected shape, and the expected values if known."""
         members = self.edits.members()
         moved = {move.name for move in self.edits.moves}
         for name, dims in self.dims.items():
@@ -126,7 +126,7 @@ class Check:
                 raise Wrong(f"{what}: {name} has other values")
 
     def same(self, what: str, networks: Sequence[nn.Module]) -> None:
-        """The edited network gives what one of these networks gives, at every size and mode."""
+        """Check that outputs equal those of one of these networks, at every size and mode."""
         self.oracles.append(what)
         least = None
         for other in networks:
@@ -136,7 +136,7 @@ class Check:
             raise Wrong(f"outputs differ by {least} from the network {what}")
 
     def apart(self, other: nn.Module) -> Iterator[float]:
-        """How far outputs lie apart, at the size of the trace and others."""
+        """The distances of outputs, at the size of the trace and at others."""
         samples = len(self.work.inputs[0])
         runs = [(self.work.inputs, False), (self.work.sample(samples + 2), False)]
         if self.work.program.any_extent:
@@ -155,12 +155,12 @@ class Check:
                 except (RuntimeError, IndexError, AssertionError):
                     if inputs is self.work.inputs:
                         yield float("inf")
-                    continue  # this network takes no other size
+                    continue  # this network accepts no other size
                 here = outputs(own.train(train), inputs)
             yield expected.distance(there, here)
 
     def passed(self, net: nn.Module) -> Iterator[nn.Module]:
-        """The network without blocks, each of which may hand on either thing that it is given."""
+        """The network without its dropped blocks, each replaced by either of its inputs."""
         drops = [
             self.graph_block(edit) for edit in self.asked.blocks if isinstance(edit, ramify.Drop)
         ]
@@ -176,7 +176,7 @@ class Check:
         return next(block for block in self.graph.blocks if block.name == edit.block)
 
     def states(self) -> None:
-        """Gradients and what optimizers keep are those of the old channels, by their laws."""
+        """Check that gradients and optimizer states follow from the old ones by their rules."""
         members, own = self.edits.members(), dict(self.work.net.named_parameters())
         for name, was in self.old.net.named_parameters():
             dims = self.dims[name]
@@ -201,7 +201,7 @@ class Check:
                     raise Wrong(f"{key} of {name} has other values")
 
     def training(self) -> None:
-        """The optimizers hold the network's parameters, each once, and make another step."""
+        """Check that the optimizers hold every parameter once, and can take another step."""
         held = [p for o in self.work.optimizers for g in o.param_groups for p in g["params"]]
         if sorted(map(id, held)) != sorted(map(id, self.work.net.parameters())):
             raise Wrong("the optimizers hold other parameters than the network")
@@ -217,7 +217,7 @@ class Check:
             raise Wrong("the step after the edit is not finite")
 
     def files(self) -> None:
-        """The network is written, read and reshaped, and gives the same."""
+        """Check that saving, loading and reshaping the network keep its outputs."""
         first = self.work.first
         with tempfile.TemporaryDirectory() as place:
             path = ramify.save(self.work.net, Path(place) / "net")

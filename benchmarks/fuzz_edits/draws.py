@@ -1,4 +1,4 @@
-"""Random edits of a traced network, and edits that cannot be done."""
+"""Random edits of a traced network, and impossible edits."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ EVEN, GIVEN = 0.5, 0.8
 
 @dataclass
 class Asked:
-    """What is to be done in one call.
+    """The edits of one call.
 
     Attributes:
         channels: edits of channels.
         blocks: edits of blocks.
-        hurt: why it has to be refused, if it has.
-        extra: the edit that has to be refused.
+        hurt: why the call must be refused, if so.
+        extra: the edit that must be refused.
     """
 
     channels: list[Edit] = field(default_factory=list)
@@ -37,24 +37,24 @@ class Asked:
 
     @property
     def edits(self) -> list[ramify.Edit | ramify.Drop | ramify.Insert]:
-        """All of them."""
+        """All edits."""
         return [*self.channels, *self.blocks, *self.extra]
 
 
 def drawn_edits(
     draw: random.Random, graph: ramify.ChannelGraph, dims: AllDims, dtype: torch.dtype, hurt: float
 ) -> Asked:
-    """Draw what is to be done.
+    """Draw the edits of one call.
 
     Args:
-        draw: what it is drawn from.
+        draw: the random generator.
         graph: the traced network.
-        dims: of the network, as the generator knows them.
-        dtype: of its parameters.
-        hurt: how often one edit more is asked for that cannot be done.
+        dims: the network's dimensions, as the generator knows them.
+        dtype: the type of its parameters.
+        hurt: the probability of adding an impossible edit.
 
     Returns:
-        The edits; none where none is offered.
+        The edits; none if no group can be edited.
     """
     asked = Asked()
     able = [block for block in graph.blocks if block.can_drop or block.can_insert]
@@ -122,7 +122,7 @@ def _offsets(
 
 
 def _add_hurt(draw: random.Random, graph: ramify.ChannelGraph, asked: Asked) -> None:
-    """One edit more, which cannot be done."""
+    """Add one impossible edit."""
     group = draw.choice(graph.groups)
     name, width = group.name, group.width
     frozen = [other for other in graph.groups if not other.can_prune]

@@ -1,8 +1,8 @@
-"""What an edited network has to be, by the generator's own index maps.
+"""The expected result of edits, from the generator's own index maps.
 
-Prunes are compared with the network that is really built smaller, and, where nothing depends on how
-many channels there are, with the old one whose readers see zeros. Splits are compared with the
-network built wider, whose readers take their shares.
+Prunes are compared with a network built at the smaller width and, if nothing depends on the number
+of channels, with the old network whose readers see zeros. Splits are compared with a network built
+at the larger width, whose readers are multiplied by the shares.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def tensors_of(net: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def axes_meant(dims: AllDims, group: ramify.ChannelGroup) -> list[frozenset[Axis]]:
-    """The axes that a group may be: of its width, among the rows of each of its producers.
+    """The axes that a group may mean: axes of its width among the rows of its producers.
 
     Args:
-        dims: of the network.
-        group: as Ramify names it.
+        dims: the dimensions of the network.
+        group: the group in Ramify's graph.
 
     Returns:
-        Every choice of one axis a producer, those of the fewest axes first.
+        Every choice of one axis per producer, those with the fewest axes first.
     """
     each = []
     for name in group.producers:
@@ -63,10 +63,10 @@ def axes_meant(dims: AllDims, group: ramify.ChannelGroup) -> list[frozenset[Axis
 
 
 def readings(dims: AllDims, graph: ramify.ChannelGraph, edits: Sequence[Edit]) -> Iterator[Edits]:
-    """What the edits may mean for the generator's axes."""
+    """The possible interpretations of edits in terms of the generator's axes."""
     groups = {edit.group: graph[edit.group] for edit in edits}
     choices = [axes_meant(dims, group) for group in groups.values()]
-    # Two groups have no axis in common, and what needs the fewest axes is meant first.
+    # Two groups share no axis, and interpretations with the fewest axes are tried first.
     apart = (
         chosen
         for chosen in islice(product(*choices), READINGS**2)
@@ -95,11 +95,11 @@ def carried(tensor: Tensor, dims: Sequence[Dim], members: Members, law: Law | No
     """A tensor of the edited network, from that of the old one.
 
     Args:
-        tensor: of the old network.
-        dims: what its dimensions are.
-        members: the channels of the new one.
-        law: (factors of gradients, factors of values) -> what entries are multiplied by; None: they
-            are copied.
+        tensor: a tensor of the old network.
+        dims: its dimensions.
+        members: the channels of the new network.
+        law: (factors of gradients, factors of values) -> the factors of the entries; None to copy
+            them.
 
     Returns:
         The tensor of the new network.
@@ -117,25 +117,25 @@ def carried(tensor: Tensor, dims: Sequence[Dim], members: Members, law: Law | No
 
 
 def values_of(gradients: Tensor, values: Tensor) -> Tensor:
-    """The law of weights."""
+    """The rule for weights."""
     return values
 
 
 def place_of(dims: Sequence[Dim], axis: Axis) -> int | None:
-    """Which dimension of a tensor makes channels of an axis."""
+    """The dimension of a tensor that produces the channels of an axis."""
     own = (n for n, dim in enumerate(dims) if not dim.reads and axis in set(axes_of(dim.term)))
     return next(own, None)
 
 
 def holds(entry: Entry, axis: Axis, channel: int) -> Member | None:
-    """The member of an axis that an entry belongs to, where that is this channel."""
+    """The member of an axis that an entry belongs to, if it is this channel."""
     return next((m for a, m in entry if a is axis and m.channel == channel), None)
 
 
 def displacement(
     offset: Tensor, dims: Sequence[Dim], members: Members, axis: Axis, channel: int
 ) -> Tensor:
-    """What the offsets of one split add to a tensor of the new network."""
+    """The displacement that the offsets of one split add to a tensor of the new network."""
     place = place_of(dims, axis)
     assert place is not None
     shape = [len(sources(dim.term, members)) for dim in dims]
@@ -152,7 +152,7 @@ def displacement(
 
 
 def kernel_shape(dims: Sequence[Dim], axis: Axis, channel: int) -> tuple[int, ...]:
-    """The shape of what makes one channel in a tensor."""
+    """The shape of the entries of a tensor that produce one channel."""
     place = place_of(dims, axis)
     assert place is not None
     found = entries(dims[place].term, {})
@@ -162,17 +162,17 @@ def kernel_shape(dims: Sequence[Dim], axis: Axis, channel: int) -> tuple[int, ..
 
 
 def is_lawful(dims: Sequence[Dim], edits: Edits) -> bool:
-    """Whether the entries of a tensor follow from its dimensions alone.
+    """Whether the new entries of a tensor follow only from its dimensions.
 
-    Queries and keys share out the scale of a copy between them, and take over the scale of products
-    that depends on the width.
+    They do not for queries and keys, which divide the scale of a copy between them and compensate
+    for a scale of products that depends on the width.
 
     Args:
-        dims: of the tensor.
-        edits: what is done.
+        dims: the dimensions of the tensor.
+        edits: the edits.
 
     Returns:
-        Whether they do.
+        The answer.
     """
     axes = {axis for dim in dims for axis in axes_of(dim.term)}
     return not any(
@@ -182,17 +182,17 @@ def is_lawful(dims: Sequence[Dim], edits: Edits) -> bool:
 
 
 def built(p: Program, dims: AllDims, old: Tensors, edits: Edits, dtype: torch.dtype) -> Net:
-    """The network really built at the widths after edits, with the old one's values.
+    """The network built at the widths after edits, with the values of the old one.
 
-    Where the scale of products depends on the width, pruned channels stay, and are zeros: an edit
-    keeps the scale.
+    If the scale of products depends on the width, pruned channels are kept as zeros, since an edit
+    does not change the scale.
 
     Args:
-        p: the network as it was drawn.
-        dims: of its tensors.
+        p: the program of the network.
+        dims: the dimensions of its tensors.
         old: its values.
-        edits: what is done.
-        dtype: of its parameters.
+        edits: the edits.
+        dtype: the type of its parameters.
 
     Returns:
         A network in eval mode.
@@ -211,7 +211,7 @@ def built(p: Program, dims: AllDims, old: Tensors, edits: Edits, dtype: torch.dt
 
 
 def load(net: Net, tensors: Tensors) -> None:
-    """Give a network these values; it has these names and shapes."""
+    """Load these values into a network with the same names and shapes."""
     own = tensors_of(net)
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -226,14 +226,14 @@ def masked(
     reads: bool,
     members: Members | None = None,
 ) -> dict[str, Tensor]:
-    """Values with zeros where channels are read, or where they are made.
+    """Values with zeros where channels are read, or where they are produced.
 
     Args:
-        dims: of the tensors.
+        dims: the dimensions of the tensors.
         old: the values.
         gone: the channels.
-        reads: whether where they are read.
-        members: the channels that the tensors have; all, if not given.
+        reads: whether to zero the readers rather than the producers.
+        members: the channels of the tensors; all by default.
 
     Returns:
         Copies of the tensors.
@@ -250,12 +250,12 @@ def masked(
 
 
 def can_mask(edits: Edits) -> bool:
-    """Whether a pruned channel is the same as one that is read as zero."""
+    """Whether pruning channels equals reading them as zero."""
     return not any(axis.mixed or axis.paired for axis in edits.gone)
 
 
 def distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    """The largest difference of outputs, of the largest entry of all."""
+    """The largest difference of outputs, relative to the largest entry."""
     largest = max((float(t.abs().max()) for t in one if t.numel()), default=0.0)
     apart = 0.0
     for a, b in zip(one, other, strict=True):

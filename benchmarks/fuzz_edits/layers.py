@@ -38,12 +38,12 @@ class Call(nn.Module):
         self.function = function
 
     def forward(self, *given: Tensor) -> Tensor:
-        """What the function makes of it."""
+        """The result of the function."""
         return self.function(*given)
 
 
 class Conv(nn.Module):
-    """A convolution, perhaps with a norm and an activation behind it."""
+    """A convolution, optionally followed by a norm and an activation."""
 
     def __init__(self, conv: nn.Module, norm: nn.Module | None, act: nn.Module | None) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Joined(nn.Module):
 
 
 class Parts(nn.Module):
-    """A convolution or linear layer whose channels are taken apart."""
+    """A convolution or linear layer whose channels are divided into parts."""
 
     def __init__(self, layer: nn.Module, widths: Sequence[int], how: str, dim: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class Gated(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channels are multiplied by a gate of their means."""
+    """Channels are multiplied by a gate computed from their means."""
 
     def __init__(self, channels: int, hidden: int, spatial: int, convs: bool) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class Affine(nn.Module):
 
 
 class Shuffle(nn.Module):
-    """Channels of several groups in turn."""
+    """Channels of several groups, interleaved."""
 
     def __init__(self, groups: int, how: str) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class Shuffle(nn.Module):
 
 
 class OverGroups(nn.Module):
-    """The sum, mean or largest over groups of channels."""
+    """The sum, mean or maximum over groups of channels."""
 
     def __init__(self, groups: int, how: str) -> None:
         super().__init__()
@@ -310,7 +310,7 @@ class Stack(nn.Module):
 
 
 class CellLoop(nn.Module):
-    """A recurrent cell, called for one position after the other."""
+    """A recurrent cell, called for one position after another."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -326,7 +326,7 @@ class CellLoop(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """GRU, LSTM or RNN, of which the outputs are taken."""
+    """The outputs of a GRU, LSTM or RNN."""
 
     def __init__(self, kind: str, channels: int, hidden: int, layers: int, both: bool) -> None:
         super().__init__()
@@ -340,7 +340,7 @@ class Recurrent(nn.Module):
 
 
 class Film(nn.Module):
-    """Channels are scaled and shifted by what a linear layer makes of their means."""
+    """Channels are scaled and shifted by a linear layer's outputs for their means."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -354,7 +354,7 @@ class Film(nn.Module):
 
 
 class Dynamic(nn.Module):
-    """A depthwise convolution whose kernels each sample makes itself."""
+    """A depthwise convolution whose kernels are computed from each sample."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -368,7 +368,7 @@ class Dynamic(nn.Module):
 
 
 class GroupedLinear(nn.Module):
-    """One matrix a group of channels."""
+    """One matrix for each group of channels."""
 
     def __init__(self, groups: int, before: int, after: int, how: str) -> None:
         super().__init__()
@@ -385,7 +385,7 @@ class GroupedLinear(nn.Module):
 
 
 class Maxout(nn.Module):
-    """The larger of two layers, written as one."""
+    """The maximum of two layers, written as one layer."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -409,7 +409,7 @@ class Unfolded(nn.Module):
 
 
 class Experts(nn.Module):
-    """Layers whose results are weighted by a gate."""
+    """Layers whose outputs are weighted by a gate."""
 
     def __init__(self, experts: Sequence[nn.Module], gate: nn.Module, dim: int) -> None:
         super().__init__()

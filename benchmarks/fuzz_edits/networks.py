@@ -1,4 +1,4 @@
-"""Random networks: which steps there are, and how a program is drawn from them."""
+"""Random networks: the available steps, and how a program is drawn from them."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def drawn(seed: int) -> Program:
     for v in range(len(p.values)):
         if p.values[v].kind == "tokens":
             sequences.embedded(p, v)
-        elif p.chance(0.8):  # what nothing has made could not be edited
+        elif p.chance(0.8):  # network inputs cannot be edited
             first = (
                 sequences.product if p.values[v].kind in (SEQUENCE, VECTOR) else steps.convolution
             )
@@ -148,7 +148,7 @@ def _tried(step: Draw, p: Program, v: int) -> None:
 
 
 def scattered(net: Net) -> Net:
-    """A network whose norms and biases are not what they begin with."""
+    """A network whose norms and biases are changed from their initial values."""
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.15 * torch.randn_like(parameter))

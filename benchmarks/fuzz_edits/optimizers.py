@@ -1,4 +1,4 @@
-"""Every optimizer of torch that Ramify follows, and the laws of their states by `docs/edits.md`."""
+"""The torch optimizers that Ramify supports, and the rules for their states in `docs/edits.md`."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], Optimizer]] = {
     "Muon": lambda p: torch.optim.Muon(p, 1e-3),
     "Adafactor": lambda p: torch.optim.Adafactor(p, 1e-3),
 }
-"""Muon takes matrices alone; Adafactor keeps rows and columns, which Ramify refuses."""
+"""Muon accepts only matrices; Adafactor stores rows and columns, which Ramify refuses."""
 
 
 def drawn_optimizers(draw: random.Random, net: nn.Module) -> tuple[str, list[Optimizer]]:
-    """An optimizer for a network, in one or two groups, or Muon beside AdamW."""
+    """An optimizer for a network with one or two parameter groups, or Muon together with AdamW."""
     parameters = list(net.parameters())
     name = draw.choice([*OPTIMIZERS][:-1] * 4 + ["Adafactor"])
     if name == "Muon":
@@ -61,7 +61,7 @@ def _squares(gradients: Tensor, values: Tensor) -> Tensor:
 
 
 def gradients_of(gradients: Tensor, values: Tensor) -> Tensor:
-    """The law of means of gradients."""
+    """The rule for means of gradients."""
     return gradients
 
 
@@ -89,5 +89,5 @@ _OWN: dict[tuple[type[Optimizer], str], Law] = {
 
 
 def law_of(optimizer: Optimizer, entry: str) -> Law:
-    """What an entry of the state is multiplied by."""
+    """The rule by which an entry of the state is multiplied."""
     return _OWN.get((type(optimizer), entry)) or _LAWS[entry]

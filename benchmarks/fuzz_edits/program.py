@@ -30,16 +30,16 @@ TOKENS, LENGTH, WIDEST = 11, 5, 96
 
 
 class Unfit(Exception):
-    """A step cannot take this value: another one is drawn."""
+    """A step cannot use this value, so another one is drawn."""
 
 
 class Value(NamedTuple):
-    """What a step gives.
+    """A result of a step.
 
     Attributes:
         term: its channels.
         kind: (N, C, H, W), (N, C, L), (N, C, D, H, W), (N, L, C) or (N, C).
-        tensor: what it is in a run of the network as it is drawn.
+        tensor: its value in a run of the network as drawn.
     """
 
     term: Term
@@ -48,7 +48,7 @@ class Value(NamedTuple):
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """Its sizes but for samples and channels."""
+        """Its sizes without samples and channels."""
         shape = tuple(self.tensor.shape)
         return shape[1:-1] if self.kind == SEQUENCE else shape[2:]
 
@@ -58,12 +58,12 @@ class Step:
     """One module of the network.
 
     Attributes:
-        make: the module at given widths.
-        reads: the numbers of the values that it takes.
-        dims: what the dimensions of its parameters and buffers are.
+        make: builds the module at given widths.
+        reads: the numbers of its input values.
+        dims: the dimensions of its parameters and buffers.
         name: its name in the network.
-        again: whether it is a second call of a module that an earlier step made.
-        tied: (its parameter, the name of the parameter in the network that it is).
+        again: whether it is a second call of an earlier step's module.
+        tied: (its parameter, the name of the network's parameter to which it is tied).
     """
 
     make: Callable[[Sizes], nn.Module]
@@ -75,7 +75,7 @@ class Step:
 
 
 class Net(nn.Module):
-    """The network: its modules one after the other, each on what earlier ones gave."""
+    """The network: its modules in sequence, each applied to earlier results."""
 
     def __init__(self, program: Program, sizes: Sizes) -> None:
         super().__init__()
@@ -106,12 +106,12 @@ class Program:
     """A network that is being drawn.
 
     Attributes:
-        draw: what it is drawn from.
-        values: what there is to read: the inputs, and what each step gives.
+        draw: the random generator.
+        values: the available values: the inputs, and the results of each step.
         steps: its modules in order.
         outputs: the numbers of the values that it returns.
         unread: the numbers of the values that no step has read yet.
-        any_extent: whether images and sequences may have other sizes than those of the trace.
+        any_extent: whether images and sequences may have sizes other than in the trace.
         named: whether it returns a dictionary.
         shapes: kind and sizes of each input, without the samples.
     """
@@ -126,7 +126,7 @@ class Program:
     shapes: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
 
     def input(self, kind: str, channels: int, extent: tuple[int, ...]) -> int:
-        """Another input of the network; its number."""
+        """Add an input to the network, and return its number."""
         shape = (*extent, channels) if kind == SEQUENCE else (channels, *extent)
         self.shapes.append((kind, shape if channels else extent))
         term = Fixed(channels)
@@ -135,7 +135,7 @@ class Program:
         return len(self.values) - 1
 
     def sample(self, samples: int, more: int = 0) -> tuple[Tensor, ...]:
-        """Inputs of the network: so many samples, each extent larger by `more`."""
+        """Inputs of the network with this many samples, each extent larger by `more`."""
         found = []
         for kind, shape in self.shapes:
             if kind == "tokens":
@@ -154,20 +154,20 @@ class Program:
         dims: Mapping[str, Sequence[Dim | int]] | None = None,
         **more: Any,
     ) -> list[int]:
-        """Add a step, run it, and note what it gives.
+        """Add a step, run it, and record its results.
 
         Args:
-            make: its module at given widths.
-            reads: the numbers of what it takes.
+            make: builds its module at given widths.
+            reads: the numbers of its inputs.
             gives: the channels and the kind of each result.
-            dims: of its parameters and buffers; a number is a dimension that stays.
+            dims: the dimensions of its parameters and buffers; a number is a fixed dimension.
             **more: `again`, `name` and `tied` of the step.
 
         Returns:
             The numbers of the results.
 
         Raises:
-            Unfit: the module does not take values of this extent.
+            Unfit: the module does not accept values of this extent.
         """
         whole = {
             name: tuple(Dim(Fixed(d)) if isinstance(d, int) else d for d in found)
@@ -197,11 +197,11 @@ class Program:
         return Axis(self.draw.randint(least, most))
 
     def chance(self, share: float) -> bool:
-        """Whether something is so, in this share of the draws."""
+        """True with this probability."""
         return self.draw.random() < share
 
     def alike(self, number: int, term: bool = False) -> list[int]:
-        """The values of the same kind and extent as one, perhaps of the same channels."""
+        """The values with the same kind and extent as one, optionally also the same channels."""
         one = self.values[number]
         return [
             n
@@ -219,7 +219,7 @@ class Program:
             The groups, and what is in each.
 
         Raises:
-            Unfit: they are not made of groups.
+            Unfit: the channels do not consist of groups.
         """
         if isinstance(term, Axis) and not term.parts:
             numbers = [n for n in range(2, term.width) if term.width % n == 0]
@@ -236,11 +236,11 @@ class Program:
         return parts[0], parts[1] if len(parts) == 2 else Each(parts[1:])
 
     def build(self, members: Members) -> Net:
-        """The network at other widths, its weights drawn anew."""
+        """The network at other widths, newly initialised."""
         return Net(self, partial(size, members=members)).double()
 
     def dims(self) -> dict[str, tuple[Dim, ...]]:
-        """What the dimensions of every parameter and buffer are, by its name in the network."""
+        """The dimensions of every parameter and buffer, by its name in the network."""
         return {
             f"{step.name}.{name}": found
             for step in self.steps
@@ -250,12 +250,12 @@ class Program:
 
 
 def mixes(term: Term) -> None:
-    """Note that something depends on how many channels there are."""
+    """Record that something depends on the number of channels."""
     for axis in axes_of(term):
         axis.mixed = True
 
 
 def both_ways(out: Term, into: Term) -> None:
-    """Note which axes one weight both makes and reads."""
+    """Record the axes that one weight both produces and reads."""
     for axis in set(axes_of(out)) & set(axes_of(into)):
         axis.paired = True

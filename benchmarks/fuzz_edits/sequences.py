@@ -115,7 +115,7 @@ def attend(p: Program, v: int) -> None:
 
 
 def attend_fused(p: Program, v: int) -> None:
-    """Attention of one layer for queries, keys and values."""
+    """Attention with one fused layer for queries, keys and values."""
     term = p.values[v].term
     if isinstance(term, Fixed):
         raise Unfit
@@ -128,7 +128,7 @@ def attend_fused(p: Program, v: int) -> None:
 
 
 def attend_torch(p: Program, v: int) -> None:
-    """`nn.MultiheadAttention`, on a stream of as many channels as it takes."""
+    """`nn.MultiheadAttention`, on a stream of its width."""
     heads, wide = p.draw.choice(((1, 3), (2, 3), (2, 2), (3, 2)))
     into, stream = p.values[v].term, Axis(heads * wide)
     [v] = p.add(
@@ -218,7 +218,7 @@ def over_positions(p: Program, v: int) -> None:
 
 
 def stack(p: Program, v: int) -> None:
-    """Residual blocks in a list, of which whole ones may go."""
+    """Residual blocks in a list, of which whole ones may be dropped."""
     value, draw, term = p.values[v], p.draw, p.values[v].term
     if isinstance(term, Fixed):
         raise Unfit
@@ -248,7 +248,7 @@ def stack(p: Program, v: int) -> None:
 
 
 def embedded(p: Program, v: int) -> None:
-    """Tokens by their rows of a table, perhaps with positions."""
+    """Token embeddings, optionally with positions."""
     width, positions = p.axis(3, 6), p.draw.choice(("none", "table", "parameter"))
     if positions != "none":
         p.any_extent = False
@@ -262,7 +262,7 @@ def embedded(p: Program, v: int) -> None:
 
 
 def head(p: Program, v: int) -> int:
-    """What becomes of a value at the end: scores; their number."""
+    """Add a head that turns a value into scores, and return their number."""
     value = p.values[v]
     if value.kind in SPATIAL and p.chance(0.7):
         function: Callable[..., torch.Tensor] = lambda x: x.flatten(2).mean(2)  # noqa: E731
@@ -302,7 +302,7 @@ def residual_function(p: Program, v: int) -> None:
 
 
 def attend_self_sized(p: Program, v: int) -> None:
-    """Attention that takes the width of a head from its stream."""
+    """Attention that derives the width of a head from its stream."""
     term = p.values[v].term
     heads, _ = p.in_groups(term)
     both_ways(term, term)

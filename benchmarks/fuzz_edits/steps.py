@@ -1,4 +1,4 @@
-"""The steps on images and signals: each draws a module and says what its weights are."""
+"""The steps on images and signals: each draws a module and describes its weights."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def kernel(out: Term, into: Term, spatial: int, k: int, bias: bool = True) -> Na
 
 
 def pointwise_layer(kind: str, out: Term, into: Term) -> tuple[Made, Named, int]:
-    """A layer that makes channels of channels, whatever the kind.
+    """A pointwise layer over channels, for a value of any kind.
 
     Args:
-        kind: of the value.
-        out: what it makes.
-        into: what it reads.
+        kind: the kind of the value.
+        out: its output channels.
+        into: its input channels.
 
     Returns:
         Its module, its tensors and the dimension of the channels.
@@ -73,7 +73,7 @@ def pointwise_layer(kind: str, out: Term, into: Term) -> tuple[Made, Named, int]
 
 
 def convolution(p: Program, v: int) -> None:
-    """A convolution of any sort, mostly with a norm and an activation."""
+    """A convolution of any type, usually with a norm and an activation."""
     value, draw = p.values[v], p.draw
     d, into = SPATIAL[value.kind], value.term
     k, bias = draw.choice((1, 3)), p.chance(0.5)
@@ -152,7 +152,7 @@ def drawn_norm(p: Program, term: Term, d: int) -> tuple[Made, Named]:
 
 
 def norm(p: Program, v: int) -> None:
-    """A norm by itself."""
+    """A single norm."""
     value = p.values[v]
     if size(value.term, {}) == 1 or isinstance(value.term, Fixed):
         raise Unfit
@@ -172,7 +172,7 @@ def affine(p: Program, v: int) -> None:
 
 
 def activation(p: Program, v: int) -> None:
-    """A function of each entry by itself, or a slope of each channel."""
+    """An elementwise function, or a slope for each channel."""
     value = p.values[v]
     term = value.term
     if p.chance(0.2) and value.kind != SEQUENCE:
@@ -211,7 +211,7 @@ def joined(p: Program, v: int) -> None:
 
 
 def merged(p: Program, v: int) -> None:
-    """Values side by side, or the sum, product or larger of two of the same channels."""
+    """A concatenation, or the sum, product or maximum of two values with the same channels."""
     value, draw = p.values[v], p.draw
     dim = -1 if value.kind == SEQUENCE else 1
     same = [n for n in p.alike(v, term=True) if n != v]
@@ -232,7 +232,7 @@ def merged(p: Program, v: int) -> None:
 
 
 def parts(p: Program, v: int) -> None:
-    """A layer whose channels are taken apart, evenly or not."""
+    """A layer whose channels are divided into parts, evenly or not."""
     value, how = p.values[v], p.draw.choice(("split", "chunk", "slices", "indexed", "unbind"))
     one = p.axis()
     two = one if how in ("chunk", "unbind") else p.axis()
@@ -412,7 +412,7 @@ def to_sequence(p: Program, v: int) -> None:
 
 
 def twice(p: Program, v: int) -> None:
-    """A layer that runs twice, on what it made or on another value."""
+    """A layer that runs twice, on its own output or on another value."""
     value = p.values[v]
     others = p.alike(v, term=True)
     if isinstance(value.term, Fixed):
@@ -429,7 +429,7 @@ def twice(p: Program, v: int) -> None:
 
 
 def film(p: Program, v: int) -> None:
-    """A scale and a shift of each channel by their means, or kernels made of them."""
+    """A scale and a shift of each channel computed from means, or kernels computed from them."""
     value, term = p.values[v], p.values[v].term
     if isinstance(term, Fixed) or size(term, {}) > WIDEST // 4:
         raise Unfit
@@ -444,7 +444,7 @@ def film(p: Program, v: int) -> None:
 
 
 def maxout(p: Program, v: int) -> None:
-    """The larger of two layers, or a convolution of unfolded patches."""
+    """The maximum of two layers, or a convolution of unfolded patches."""
     value, term, out = p.values[v], p.values[v].term, p.axis()
     if value.kind == MAP and p.chance(0.5):
         dims = prefixed("fc", linear(out, Each((term, Fixed(9)))))

@@ -1,4 +1,4 @@
-"""One trial: a random network is traced, trained, edited and compared with what it has to be."""
+"""One trial: a random network is traced, trained, edited and compared with the expectation."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ RIGHT, REFUSED, UNTRACED, NONE, WRONG, RAW = (
 
 @dataclass
 class Trial:
-    """What came of a network.
+    """The result for one network.
 
     Attributes:
-        seed: of all that is random.
+        seed: seed of all random choices.
         outcome: `right`, `refused`, `not traced`, `nothing offered`, `wrong` or `raw`.
-        said: the sentence of the refusal, or what is wrong.
+        said: the message of the refusal, or what is wrong.
         steps: its modules.
-        optimizer: what trained it.
-        groups: how many groups it has.
+        optimizer: the optimizer that trained it.
+        groups: the number of its groups.
         offered: how many of these can be pruned or split.
-        params: how many parameters it has.
-        offered_params: how many lie in tensors of a group that can be pruned or split.
-        edits: how many of each kind were asked for.
-        oracles: what it was compared with.
-        asked_for: whether the refusal was asked for.
+        params: the number of its parameters.
+        offered_params: how many are in tensors of a group that can be pruned or split.
+        edits: the number of requested edits of each kind.
+        oracles: the comparisons that were made.
+        asked_for: whether the refusal was expected.
     """
 
     seed: int
@@ -70,13 +70,13 @@ class Trial:
 
 
 def run(seed: int) -> Trial:
-    """Make one trial.
+    """Run one trial.
 
     Args:
-        seed: of all that is random.
+        seed: seed of all random choices.
 
     Returns:
-        What came of it.
+        The result.
     """
     trial = Trial(seed)
     with warnings.catch_warnings():
@@ -112,7 +112,7 @@ def _run(trial: Trial) -> None:
 def _edited(
     trial: Trial, work: Work, graph: ramify.ChannelGraph, draw: random.Random
 ) -> ramify.ChannelGraph | None:
-    """Make one call of edits; the graph for another call, where the generator can follow it."""
+    """Apply one call of edits; returns the graph for another call if the generator can follow."""
     asked = drawn_edits(draw, graph, work.program.dims(), work.dtype, HURT)
     if not asked.edits:
         trial.outcome = trial.outcome if trial.oracles else NONE
@@ -141,7 +141,7 @@ def _edited(
 
 
 def prepared(seed: int, draw: random.Random) -> Work:
-    """A network that has been trained for some steps, with an average of its weights."""
+    """A network trained for some steps, with an average of its weights."""
     program = drawn(seed)
     dtype = torch.float32 if draw.random() < SINGLE else torch.float64
     net = scattered(program.build({})).to(dtype)

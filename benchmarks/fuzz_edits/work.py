@@ -1,4 +1,4 @@
-"""A network in training, and all that it has beside it."""
+"""A network in training, with its optimizers and weight average."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Work:
     """A network in training.
 
     Attributes:
-        program: what it was drawn as.
+        program: its program.
         net: the network.
-        optimizers: those that train it.
+        optimizers: the optimizers that train it.
         follower: an average of its weights.
-        dtype: of its parameters.
-        inputs: what it is traced with.
+        dtype: the type of its parameters.
+        inputs: the inputs for tracing.
         first: the network as its class builds it.
-        gradients: of a copy, by name.
+        gradients: the gradients of a copy, by name.
     """
 
     program: Program
@@ -39,7 +39,7 @@ class Work:
     gradients: dict[str, Tensor] = field(default_factory=dict)
 
     def kept(self) -> Work:
-        """A copy, with the gradients, which `deepcopy` leaves out."""
+        """A copy including the gradients, which `deepcopy` omits."""
         beside = copy.deepcopy((self.net, self.optimizers, self.follower))
         found = Work(self.program, *beside, self.dtype, self.inputs, self.first)
         for name, parameter in self.net.named_parameters():
@@ -53,7 +53,7 @@ class Work:
         return tuple(x.to(self.dtype) if x.is_floating_point() else x for x in found)
 
     def state(self) -> Snapshot:
-        """All that must be as it was where nothing is done."""
+        """Everything that must not change if no edit is made."""
         parts = list(self.net.modules())
         found: Snapshot = {}
         for number, optimizer in enumerate(self.optimizers):
@@ -63,7 +63,7 @@ class Work:
 
 
 def step(net: nn.Module, optimizers: Iterable[Optimizer], inputs: tuple[Tensor, ...]) -> None:
-    """One step of training; gradients stay."""
+    """One step of training, after which gradients are kept."""
     for optimizer in optimizers:
         optimizer.zero_grad()
     loss = sum((t.square().mean() for t in outputs(net, inputs)), torch.zeros(()))
@@ -73,7 +73,7 @@ def step(net: nn.Module, optimizers: Iterable[Optimizer], inputs: tuple[Tensor, 
 
 
 def outputs(net: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """What a network gives, as a list."""
+    """The outputs of a network, as a list."""
     found = net(*(x.clone() for x in inputs))
     if isinstance(found, dict):
         return list(found.values())

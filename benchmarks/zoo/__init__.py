@@ -1,1 +1,1 @@
-"""The zoo: models somebody else wrote, each traced, pruned, split, saved, loaded and exported."""
+"""The zoo: third-party models, each traced, pruned, split, saved, loaded and exported."""

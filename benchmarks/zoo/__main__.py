@@ -1,10 +1,10 @@
-"""Every model of the zoo, examined in turn, each in a process of its own.
+"""Examine every model of the zoo in turn, each in a separate process.
 
-    python -m benchmarks.zoo            # every model that the installed packages allow
-    python -m benchmarks.zoo Swin BERT  # those whose name has one of these in it
-    python -m benchmarks.zoo --write    # and docs/zoo.md, once every model has a row
+    python -m benchmarks.zoo            # every model that the installed packages provide
+    python -m benchmarks.zoo Swin BERT  # models whose name contains one of these
+    python -m benchmarks.zoo --write    # and write docs/zoo.md, once every model has a row
 
-Rows are kept in a file of JSON, so that one model can be run again without the others.
+Rows are kept in a JSON file, so that one model can be run again without the others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def chosen(found: list[Entry], words: list[str], small: bool) -> list[Entry]:
 
 
 def main() -> None:
-    """Run what was asked for, print a line a model, write the files."""
+    """Run the chosen models, print a line for each, and write the files."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__)
     parser.add_argument("words", nargs="*", help="models whose names hold one of these; else all")
     parser.add_argument("--small", action="store_true", help="leave out models of their full size")

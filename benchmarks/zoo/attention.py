@@ -1,6 +1,6 @@
-"""Models whose attention holds its sizes as numbers, in torch's own layers and in libraries.
+"""Models whose attention stores its sizes as numbers, in torch's own layers and in libraries.
 
-python -m benchmarks.zoo.attention    # the share of the parameters that can be pruned, of each
+python -m benchmarks.zoo.attention    # the prunable share of the parameters of each
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from benchmarks.zoo.vision import declare_operators
 
 
 def sequences(count: int) -> Inputs:
-    """As many sequences of vectors of 32 numbers, as positional arguments."""
+    """This many sequences of 32-dimensional vectors, as positional arguments."""
     return lambda: tuple(torch.randn(2, 7 - n, 32) for n in range(count))
 
 
 def same_thrice() -> tuple[torch.Tensor, ...]:
-    """Queries, keys and values of self-attention: one tensor."""
+    """Queries, keys and values of self-attention, all the same tensor."""
     x = torch.randn(2, 7, 32)
     return x, x, x
 
@@ -38,7 +38,7 @@ def captions() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def writing() -> dict[str, torch.Tensor]:
-    """Tokens, and what an encoder saw."""
+    """Tokens, and the states of an encoder."""
     return {"input_ids": tokens(99, 9)(), "encoder_hidden_states": torch.randn(2, 5, 24)}
 
 
@@ -122,7 +122,7 @@ _PVT = {"embed_dims": (8, 16, 24, 32), "num_heads": (1, 2, 3, 4), "depths": (1, 
 
 
 def entries() -> list[Entry]:
-    """One entry a model of torch and of each package that is installed."""
+    """One entry for each model of torch and of the installed packages."""
     found = _torch()
     has = {name: importlib.util.find_spec(name) is not None for name in (
         "open_clip", "torchvision", "transformers", "timm")}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Outputs of models, and whether they are equal to what rounding may change."""
+"""Outputs of models, and whether they are equal up to rounding."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ramify.tracing.recorder import call
 
 MASKED = {torch.float32: 1e-4, torch.float64: 1e-8}
-"""How far a pruned model may be from the masked original, relative to the largest output."""
+"""Tolerance between a pruned model and the masked original, relative to the largest output."""
 SAME = {torch.float32: 1e-5, torch.float64: 1e-10}
-"""How far splits may move the outputs."""
+"""Tolerance for the outputs after splits."""
 
 
 class Wrong(Exception):
-    """Outputs differ where they were claimed to be equal."""
+    """Outputs that should be equal differ."""
 
 
 def same(what: str, one: list[Tensor], other: list[Tensor], slack: float) -> None:
-    """Check that outputs are equal to what rounding may change.
+    """Check that outputs are equal up to rounding.
 
     Args:
-        what: which outputs these are.
-        one: how they should be.
-        other: how they are.
-        slack: the most that they may differ, relative to the largest entry.
+        what: a description of the outputs.
+        one: the expected outputs.
+        other: the actual outputs.
+        slack: the largest allowed difference, relative to the largest entry.
 
     Raises:
-        Wrong: they are not.
+        Wrong: they are not equal.
     """
     if [t.shape for t in one] != [t.shape for t in other]:
         raise Wrong(f"{what} give outputs of other shapes")
@@ -45,22 +45,22 @@ def same(what: str, one: list[Tensor], other: list[Tensor], slack: float) -> Non
 
 
 def rounding_of(model: nn.Module, inputs: Any) -> float:
-    """How far rounding alone may move what a model in float32 gives, relative to the largest.
+    """The rounding error of a float32 model's outputs, relative to the largest output.
 
-    It is ten times the distance to the same model in float64, where that runs: a norm of numbers
-    that lie close together, say, makes much of little.
+    It is estimated as ten times the distance to the same model in float64. It can be large, for
+    example if a norm amplifies small differences between almost equal numbers.
 
     Args:
-        model: in float32.
-        inputs: what it is called with.
+        model: the model in float32.
+        inputs: its inputs.
 
     Returns:
-        The share; 0 where float64 does not run.
+        The relative error; 0 if the model does not run in float64.
     """
     wide = lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x  # noqa: E731
     try:
         precise = outputs(copy.deepcopy(model).double(), tree_map(wide, inputs))
-    except Exception:  # some of their operations know no float64
+    except Exception:  # some operations do not support float64
         return 0.0
     pairs = zip(outputs(model, inputs), precise, strict=True)
     shares = [
@@ -72,25 +72,25 @@ def rounding_of(model: nn.Module, inputs: Any) -> float:
 
 
 def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
-    """What the model gives, without a graph."""
+    """The outputs of the model, without gradients."""
     with torch.no_grad():
         return run(model, inputs)
 
 
 def run(model: nn.Module, inputs: Any) -> list[Tensor]:
-    """Every real tensor that the model gives, from the same random state each time."""
+    """All floating-point outputs of the model, from the same random state each time."""
     torch.manual_seed(1)
     return tensors(call(model, inputs))
 
 
 def any_loss(model: nn.Module, inputs: Any) -> Tensor:
-    """A loss of whatever the model gives: the mean squares of its finite outputs."""
+    """A loss for any model: the mean squares of its finite outputs."""
     made = [t.square().nan_to_num(0.0, 0.0, 0.0).mean() for t in run(model, inputs)]
     return sum(made, torch.zeros(()))
 
 
 def runs(model: nn.Module, inputs: Any) -> bool:
-    """Whether the model runs; some of their operations know no float64."""
+    """Whether the model runs; some operations do not support float64."""
     try:
         outputs(model, inputs)
     except Exception:
@@ -99,7 +99,7 @@ def runs(model: nn.Module, inputs: Any) -> bool:
 
 
 def tensors(found: Any) -> list[Tensor]:
-    """Every real tensor within a model's output."""
+    """All floating-point tensors within a model's output."""
     held: list[Any] = []
     for leaf in tree_leaves(dict(found) if isinstance(found, Mapping) else found):
         held += [leaf] if isinstance(leaf, Tensor) else tree_leaves(getattr(leaf, "__dict__", {}))

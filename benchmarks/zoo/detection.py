@@ -1,4 +1,4 @@
-"""Detectors and their kin of `ultralytics`, with random weights, where it is installed."""
+"""Detectors and related models of `ultralytics`, with random weights, if it is installed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _make(name: str, task: str) -> nn.Module:
 
 
 def entries() -> list[Entry]:
-    """One entry a description; none where `ultralytics` is not installed."""
+    """One entry for each description; none if `ultralytics` is not installed."""
     if importlib.util.find_spec("ultralytics") is None:
         return []
     return [

@@ -1,4 +1,4 @@
-"""Networks of `diffusers`, small and with random weights, where it is installed."""
+"""Small networks of `diffusers` with random weights, if it is installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.zoo.vision import declare_operators
 
 
 def noisy(channels: int = 3, size: int = 16, **more: tuple[int, ...]) -> Inputs:
-    """A noisy image, its time, and what else the network is given."""
+    """A noisy image, its time step, and further inputs of the network."""
 
     def make() -> dict[str, Any]:
         found = {"sample": torch.randn(2, channels, size, size), "timestep": torch.tensor([3, 70])}
@@ -78,7 +78,7 @@ def _make(name: str, settings: dict[str, Any]) -> nn.Module:
 
 
 def entries() -> list[Entry]:
-    """One entry a network; none where `diffusers` is not installed."""
+    """One entry for each network; none if `diffusers` is not installed."""
     if importlib.util.find_spec("diffusers") is None:
         return []
     return [

@@ -1,4 +1,4 @@
-"""What the zoo holds: one entry a model, with what builds it and what it is called with."""
+"""The entries of the zoo: for each model a function that builds it and one for its inputs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Entry:
     """One model of the zoo.
 
     Attributes:
-        name: what the table calls it.
-        family: where it comes from: `structures`, `ramify`, `torch`, or the library's name.
-        build: makes it, with fresh weights.
-        inputs: makes what it is called with: a tensor, a tuple or a dictionary.
-        full: whether it has the size that it is used in.
+        name: its name in the table.
+        family: its origin: `structures`, `ramify`, `torch`, or the library's name.
+        build: builds it, newly initialised.
+        inputs: builds its inputs: a tensor, a tuple or a dictionary.
+        full: whether it has its usual size.
     """
 
     name: str
@@ -43,12 +43,12 @@ def noise(*shape: int) -> Inputs:
 
 
 def tokens(vocabulary: int, length: int, batch: int = 2) -> Callable[[], Tensor]:
-    """Token numbers of shape (batch, length), none of them the first few, which pad."""
+    """Token ids of shape (batch, length), without the first few, which are padding."""
     return lambda: torch.randint(3, vocabulary, (batch, length))
 
 
 def entries() -> list[Entry]:
-    """Every entry that the installed packages allow, in the order of the table."""
+    """Every entry that the installed packages provide, in the order of the table."""
     from benchmarks.zoo import (
         attention,
         detection,

@@ -1,8 +1,8 @@
-"""One model, examined: traced, pruned by half, split by a tenth, saved, loaded, exported.
+"""Examine one model: trace it, prune half, split a tenth, save, load and export it.
 
-What is claimed to be exact is compared: half of the channels of every group whose removal is
-claimed to equal zeroing it, with the same channels zeroed in a copy of the original; splits, with
-the model before them; the loaded and the exported model, with the one in memory.
+Every exactness claim is checked. If removing channels of a group is claimed to equal zeroing them,
+half of them are removed and compared with a copy of the original in which they are zeroed. Splits
+are compared with the model before, and the loaded and exported models with the one in memory.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from ramify.tracing.recorder import arguments
 
 Row = dict[str, Any]
 Report = Callable[[Row], None]
-"""Takes the row so far, so that what was found is known even where the process is ended."""
+"""Receives the row so far, so that results are known even if the process is killed."""
 
 ENOUGH = 0.5
-"""The least share of the parameters in prunable groups with which a model passes."""
+"""The smallest share of the parameters in prunable groups with which a model passes."""
 
 
 def examine(entry: Entry, report: Report, onnx: bool = False) -> Row:
-    """Everything that the table says of one model.
+    """All entries of the table for one model.
 
     Args:
         entry: the model.
@@ -58,7 +58,7 @@ def examine(entry: Entry, report: Report, onnx: bool = False) -> Row:
         onnx: whether to export to ONNX too.
 
     Returns:
-        The row: plain values, fit for JSON.
+        The row, as plain JSON values.
     """
     warnings.filterwarnings("ignore")
     row: Row = {"name": entry.name, "family": entry.family, "full": entry.full, "checks": {}}
@@ -98,7 +98,7 @@ def examine(entry: Entry, report: Report, onnx: bool = False) -> Row:
 
 
 def prepare(entry: Entry, dtype: torch.dtype) -> tuple[nn.Module, Any]:
-    """The model in eval mode with no norm, bias or statistic at a special value, and its inputs."""
+    """The model in eval mode, with norms, biases and statistics randomised, and its inputs."""
     torch.manual_seed(0)
     random.seed(0)
     model = entry.build().to(dtype).eval()
@@ -128,7 +128,7 @@ def describe(row: Row, graph: ChannelGraph) -> None:
 
 
 def share(graph: ChannelGraph, groups: list[ChannelGroup]) -> float:
-    """The share of the parameters' entries that belong to some channel of these groups."""
+    """The share of the parameters' entries that belong to a channel of these groups."""
     atoms, reached, total = {group.atom for group in groups}, 0.0, 0
     for name, parameter in graph.model.named_parameters():
         free = 1.0
@@ -143,7 +143,7 @@ def share(graph: ChannelGraph, groups: list[ChannelGroup]) -> float:
 
 
 def _check(row: Row, name: str, run: Callable[[], str | None]) -> None:
-    """Note what a check gave: `yes`, a reason why it does not apply, or what went wrong."""
+    """Record the result of a check: `yes`, why it does not apply, or what went wrong."""
     row["stage"] = name
     try:
         row["checks"][name] = run() or "yes"
@@ -151,12 +151,12 @@ def _check(row: Row, name: str, run: Callable[[], str | None]) -> None:
         row["checks"][name] = f"WRONG: {error}"
     except RamifyError as error:
         row["checks"][name] = f"refused: {error}"
-    except Exception as error:  # whatever a model of somebody else's raises is a finding
+    except Exception as error:  # any error of a third-party model is a finding
         row["checks"][name] = f"error: {type(error).__name__}: {error}"
 
 
 def _edit(row: Row, graph: ChannelGraph, kind: str, report: Report) -> ChannelGraph:
-    """Prune what is exact, compare; prune the rest, run and go back; split, compare."""
+    """Prune exact groups and compare; prune the others and run backward; split and compare."""
     held = [graph]
     exactly = kind == "float64" and graph.tapes[0].rounding < torch.finfo(torch.float32).eps
     dtype = torch.float64 if exactly else torch.float32  # some models compute in float32 within
@@ -199,15 +199,15 @@ def _edit(row: Row, graph: ChannelGraph, kind: str, report: Report) -> ChannelGr
 def prune_exact(
     graph: ChannelGraph, dtype: torch.dtype, kept: list[nn.Module]
 ) -> tuple[ChannelGraph, str | None]:
-    """Take half of the channels of every group where that is claimed to equal zeroing them.
+    """Prune half of the channels of every group for which that is claimed to equal zeroing them.
 
     Args:
-        graph: of the model.
-        dtype: what it computes in.
-        kept: gets the masked original.
+        graph: the graph of the model.
+        dtype: the type in which it computes.
+        kept: receives the masked original.
 
     Returns:
-        The pruned model, and why there is nothing to take.
+        The pruned model, and the reason if there is nothing to prune.
     """
     groups = [group for group in graph.groups if group.prune_exact]
     if not groups:
@@ -226,7 +226,7 @@ def prune_exact(
 
 
 def prune_rest(graph: ChannelGraph) -> ChannelGraph:
-    """Take half of the channels of every other prunable group; run forward and backward."""
+    """Prune half of the channels of every other prunable group; run forward and backward."""
     shapes = [tuple(t.shape) for t in outputs(graph.model, graph.inputs)]
     groups = [g for g in graph.groups if g.can_prune and not g.prune_exact]
     edits = [Prune(g.name, channel) for g in groups for channel in draw(g.width, g.width // 2)]
@@ -240,7 +240,7 @@ def prune_rest(graph: ChannelGraph) -> ChannelGraph:
 
 
 def backward(graph: ChannelGraph) -> set[str]:
-    """The parameters that a backward pass reaches; their gradients are finite."""
+    """The parameters that a backward pass reaches, whose gradients must be finite."""
     graph.model.zero_grad()
     any_loss(graph.model, graph.inputs).backward()
     found = {n: p.grad for n, p in graph.model.named_parameters() if p.grad is not None}
@@ -252,7 +252,7 @@ def backward(graph: ChannelGraph) -> set[str]:
 
 
 def split_some(graph: ChannelGraph, dtype: torch.dtype) -> tuple[ChannelGraph, str | None]:
-    """Split a tenth of the channels of every group that can: the outputs stay."""
+    """Split a tenth of the channels of every splittable group; the outputs must not change."""
     groups = [group for group in graph.groups if group.can_split]
     if not groups:
         return graph, "no group splits"
@@ -266,7 +266,7 @@ def split_some(graph: ChannelGraph, dtype: torch.dtype) -> tuple[ChannelGraph, s
 
 
 def save_and_load(entry: Entry, graph: ChannelGraph) -> str | None:
-    """Write the edited model, build it anew from its class, and compare."""
+    """Save the edited model, build it again from its class, and compare."""
     with tempfile.TemporaryDirectory() as folder:
         path = ramify.save(graph.model, Path(folder) / "model")
         again = ramify.load(path, build=entry.build).eval()
@@ -276,7 +276,7 @@ def save_and_load(entry: Entry, graph: ChannelGraph) -> str | None:
 
 
 def export(entry: Entry, graph: ChannelGraph) -> str | None:
-    """`torch.export` of the edited model; where the original does not export either, say so."""
+    """`torch.export` of the edited model; reports if the original cannot be exported either."""
     args, kwargs = arguments(graph.inputs)
     try:
         program = torch.export.export(graph.model, args, kwargs, strict=False)
@@ -298,7 +298,7 @@ def export(entry: Entry, graph: ChannelGraph) -> str | None:
 
 
 def export_onnx(graph: ChannelGraph) -> str | None:
-    """The edited model as ONNX, run by `onnxruntime` where that is installed."""
+    """The edited model as ONNX, run in `onnxruntime` if it is installed."""
     args, kwargs = arguments(graph.inputs)
     program = torch.onnx.export(graph.model, args, kwargs=kwargs, dynamo=True, verbose=False)
     assert program is not None
@@ -311,20 +311,20 @@ def export_onnx(graph: ChannelGraph) -> str | None:
     return None
 
 
-# What is compared ------------------------------------------------------------------------
+# The compared models ---------------------------------------------------------------------
 
 
 def draw(width: int, count: int) -> list[int]:
-    """That many channels at random, in order."""
+    """This many random channels, sorted."""
     return sorted(random.sample(range(width), count))
 
 
 def mask(graph: ChannelGraph, model: nn.Module, group: ChannelGroup, gone: list[int]) -> None:
-    """Make channels of a group zero where they are read.
+    """Zero the channels of a group where they are read.
 
-    What weights alone read is zeroed in their columns; what something else reads too (a sum, a
-    product of activations) in whatever makes it, so that it is zero when read; of a product, in
-    one factor.
+    Channels that only weights read are zeroed in the columns of these weights. Channels that
+    something else reads too (a sum, a product of activations) are zeroed in the layers that produce
+    them; for a product, in one factor.
     """
     tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
     for slot in group.slots:

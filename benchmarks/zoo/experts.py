@@ -1,6 +1,6 @@
-"""Mixtures of experts, in `transformers`' models and as people write them by hand.
+"""Mixtures of experts, in models of `transformers` and written by hand.
 
-python -m benchmarks.zoo.experts    # the share of the parameters that can be pruned, of each
+python -m benchmarks.zoo.experts    # the prunable share of the parameters of each
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ListOfExperts(nn.Module):
 
 
 class DenseExperts(nn.Module):
-    """Every expert sees every row, and a softmax mixes what they make."""
+    """Every expert processes every row, and a softmax mixes their outputs."""
 
     def __init__(self, width: int = 16, hidden: int = 24, experts: int = 4) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class DenseExperts(nn.Module):
 
 
 class StackedExperts(nn.Module):
-    """Weights (experts, in, out): every row's own by number, in one product of batches."""
+    """Weights (experts, in, out), indexed by the expert of each row, in a batched product."""
 
     def __init__(self, width: int = 16, hidden: int = 24, experts: int = 4, top: int = 2) -> None:
         super().__init__()
@@ -113,10 +113,10 @@ _HUB: list[tuple[str, str, dict[str, Any]]] = [
     ("DeepSeek-V3", "DeepseekV3", {**_LATENT, "n_group": 2, "topk_group": 1}),
     ("Jamba", "Jamba", _JAMBA),
 ]
-"""(what the table calls it, how its classes begin, settings)"""
+"""(name in the table, prefix of its classes, settings)"""
 
 WAYS = ("eager", "batched_mm", "grouped_mm")
-"""How `transformers` computes experts: one after the other, by number, or sorted by expert."""
+"""How `transformers` computes experts: one after another, by index, or sorted by expert."""
 
 
 def _hub(name: str, settings: dict[str, Any], way: str) -> nn.Module:
@@ -130,7 +130,7 @@ def _hub(name: str, settings: dict[str, Any], way: str) -> nn.Module:
 
 
 def entries() -> list[Entry]:
-    """One entry a model by hand, and one for each way of `transformers` where it is installed."""
+    """One entry for each handwritten model, and one for each way of `transformers` if installed."""
     rows: list[tuple[str, Callable[[], nn.Module]]] = [
         ("a list of experts", ListOfExperts),
         ("a dense mixture", DenseExperts),

@@ -1,4 +1,4 @@
-"""Models of `transformers`, from small configurations of every family; a few at their own size."""
+"""Models of `transformers`, from small configurations of every family; a few at full size."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def pixels(size: int, batch: int = 2) -> Inputs:
 
 
 def words(length: int = 9, vocabulary: int = 99, **more: Any) -> Inputs:
-    """Token numbers, and what else the model asks for."""
+    """Token ids, and further inputs of the model."""
     ids = tokens(vocabulary, length)
     return lambda: {"input_ids": ids(), **more}
 
@@ -259,7 +259,7 @@ def _make(config: str, model: str, settings: dict[str, Any], backbone: str = "")
 
 
 def entries() -> list[Entry]:
-    """One entry a configuration; none where `transformers` is not installed."""
+    """One entry for each configuration; none if `transformers` is not installed."""
     if importlib.util.find_spec("transformers") is None:
         return []
 

@@ -1,4 +1,4 @@
-"""Ramify's own seeds, at sizes that the papers use."""
+"""Ramify's own seed networks, at the sizes in the papers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ELSEWHERE = {
 
 
 def entries() -> list[Entry]:
-    """One entry a seed."""
+    """One entry for each seed network."""
 
     def entry(seed: tuple[str, tuple[int, ...], dict[str, int], Inputs, bool]) -> Entry:
         name, shape, settings, inputs, full = seed

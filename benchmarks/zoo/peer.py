@@ -1,8 +1,8 @@
-"""The same model in Torch-Pruning: half of its channels at random, by its own grouping.
+"""The same model in Torch-Pruning: half of its channels at random, with its own grouping.
 
-Its values are compared too, where they should be those of the model before, with the columns that
-read the pruned channels at zero: of the groups in which only convolutions of one group, linear
-layers, batch norms and operations without weights stand. A norm over channels changes with them.
+Outputs are compared too, with those of the original model in which the columns that read pruned
+channels are zeroed. They must agree for groups that contain only convolutions with one group,
+linear layers, batch norms and operations without weights; a norm over channels would change.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from benchmarks.zoo.entries import Entry
 from benchmarks.zoo.examine import Report, Row, prepare
 
 OF_ONE_CHANNEL = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.PReLU)
-"""Layers in which no channel changes what becomes of another."""
+"""Layers in which no channel affects another."""
 
 
 def prune(entry: Entry, report: Report) -> Row:
-    """Prune with `torch_pruning`, without hints but the layers that make the outputs.
+    """Prune with `torch_pruning`, which is told only the layers that produce the outputs.
 
     Args:
         entry: the model.
-        report: called once the model is built.
+        report: called after the model is built.
 
     Returns:
         `status`, one of `pass` (forward and backward run, outputs keep their shapes), `no-op` and
-        `fail`, with `why`; `seconds`, and `left`, the share of the parameters that is left;
-        `values`, of what passes: see :func:`compare`.
+        `fail`, with `why`; `seconds`; `left`, the remaining share of the parameters; and `values`
+        if it passes, see :func:`compare`.
     """
     warnings.filterwarnings("ignore")
     model, inputs = prepare(entry, torch.float32)
@@ -59,7 +59,7 @@ def prune(entry: Entry, report: Report) -> Row:
         if [tuple(t.shape) for t in found] != shapes:
             return {"status": "fail", "why": "the outputs have other shapes", "seconds": seconds}
         sum((t.square().mean() for t in found), torch.zeros(())).backward()
-    except Exception as error:  # whatever it raises is the finding
+    except Exception as error:  # any error is the finding
         why = f"{type(error).__name__}: {error}"[:200]
         return {"status": "fail", "why": why, "seconds": time.process_time() - start}
     left = sum(p.numel() for p in model.parameters()) / max(before, 1)
@@ -71,7 +71,7 @@ def prune(entry: Entry, report: Report) -> Row:
 
 
 def pruner_of(model: nn.Module, inputs: Any) -> Any:
-    """Torch-Pruning's pruner of half of a model."""
+    """A pruner of Torch-Pruning that removes half of a model."""
     tp = importlib.import_module("torch_pruning")
     return tp.pruner.BasePruner(
         model,
@@ -84,14 +84,14 @@ def pruner_of(model: nn.Module, inputs: Any) -> Any:
 
 
 def compare(model: nn.Module, inputs: Any) -> str:
-    """Whether the pruned model gives what the model before gives, once what is pruned reads as 0.
+    """Whether the pruned model's outputs equal those of the original with pruned channels zeroed.
 
     Args:
-        model: unpruned.
-        inputs: what it is called with.
+        model: the unpruned model.
+        inputs: its inputs.
 
     Returns:
-        `as masked`; `differ`, with by how much; empty where no group can be compared.
+        `as masked`; `differ`, with the difference; empty if no group can be compared.
     """
     masked, slack = copy.deepcopy(model), max(MASKED[torch.float32], rounding_of(model, inputs))
     names = {module: name for name, module in model.named_modules()}
@@ -117,7 +117,7 @@ def compare(model: nn.Module, inputs: Any) -> str:
 
 
 def _of_one_channel(module: Any) -> bool:
-    """Whether a layer treats every channel alone, or is an operation that Torch-Pruning notes."""
+    """Whether a layer treats channels separately, or is an operation node of Torch-Pruning."""
     if isinstance(module, nn.modules.conv._ConvNd):
         return module.groups in (1, module.out_channels)
     noted = type(module).__module__.startswith("torch_pruning")
@@ -125,10 +125,10 @@ def _of_one_channel(module: Any) -> bool:
 
 
 def _mask(layer: nn.Module, name: str, channels: Sequence[int], left: dict[str, list[int]]) -> None:
-    """Put the columns to zero that read some channels, counted among those that are left."""
+    """Zero the columns that read some channels, which are numbered among the remaining ones."""
     if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)):
         return
-    if getattr(layer, "groups", 1) > 1:  # a channel of its own each: what reads them is masked
+    if getattr(layer, "groups", 1) > 1:  # depthwise: the layers that read it are masked
         return
     axis = 0 if getattr(layer, "transposed", False) else 1
     own = left.setdefault(name, [*range(layer.weight.shape[axis])])
@@ -139,7 +139,7 @@ def _mask(layer: nn.Module, name: str, channels: Sequence[int], left: dict[str, 
 
 
 def last_layers(model: nn.Module, inputs: Any) -> list[nn.Module]:
-    """The layers that make the model's outputs themselves, or else the last one that runs."""
+    """The layers that directly produce the model's outputs, or else the last one that runs."""
     made: list[tuple[nn.Module, Tensor]] = []
     layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]
     handles = [

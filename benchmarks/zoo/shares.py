@@ -1,4 +1,4 @@
-"""A table of what share of the parameters of models can be pruned and split."""
+"""A table of the prunable and splittable share of the parameters of models."""
 
 from __future__ import annotations
 

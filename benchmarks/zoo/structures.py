@@ -1,4 +1,4 @@
-"""Hard structures, written out small: what a network may do with its channels, one thing each."""
+"""Small networks with difficult structures, one use of channels each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def structure(inputs: Inputs) -> Callable[[type[nn.Module]], type[nn.Module]]:
 
 
 def entries() -> list[Entry]:
-    """One entry a structure."""
+    """One entry for each structure."""
     return [Entry(net.__name__, "structures", net, inputs) for net, inputs in STRUCTURES]
 
 
@@ -58,7 +58,7 @@ class Residual(nn.Module):
 
 @structure(image(12, 12))
 class DenseConcatenation(nn.Module):
-    """Every layer reads all that came before, as DenseNet does."""
+    """Every layer reads all earlier outputs, as in DenseNet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class DenseConcatenation(nn.Module):
 
 @structure(image(16, 16))
 class UNet(nn.Module):
-    """Down and up again, with concatenations across; transposed convolution and resizing."""
+    """Downsampling and upsampling with skip concatenations, transposed convolution and resizing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class UNet(nn.Module):
 
 @structure(image(12, 12))
 class ChannelShuffle(nn.Module):
-    """Grouped convolutions whose channels are dealt out between them, by view and transpose."""
+    """Grouped convolutions with a channel shuffle between them, by view and transpose."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class GatedChunks(nn.Module):
 
 @structure(image(12, 12))
 class SlicedBranches(nn.Module):
-    """CSP: one half of the channels takes the long way; cut by slices and by chunk."""
+    """CSP: half of the channels go through more layers; separated by slices and by chunk."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class SlicedBranches(nn.Module):
 
 @structure(image(12, 12))
 class SliceWrites(nn.Module):
-    """Results are written into slices of a buffer that the forward makes."""
+    """Results are written into slices of a buffer created in the forward pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class SliceWrites(nn.Module):
 
 @structure(image(12, 12))
 class GroupedConvolution(nn.Module):
-    """ResNeXt's block: as many groups in as out, and other numbers of channels in them."""
+    """ResNeXt's block: grouped convolutions with different numbers of channels per group."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ class GroupedConvolution(nn.Module):
 
 @structure(image(12, 12))
 class DepthwiseMultiplier(nn.Module):
-    """Depthwise convolutions, one of which makes three channels of each."""
+    """Depthwise convolutions, one of which has three output channels per input channel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class DepthwiseMultiplier(nn.Module):
 
 @structure(image(16, 16))
 class SharedHead(nn.Module):
-    """One convolution run twice and one head over three scales, as detectors have it."""
+    """One convolution run twice and one head over three scales, as in detectors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -256,7 +256,7 @@ class FunctionalWeights(nn.Module):
 
 @structure(noise(4, 20))
 class TiedAutoencoder(nn.Module):
-    """Two layers down, and the same two up, transposed."""
+    """Two encoder layers, and the same two transposed as the decoder."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -264,7 +264,7 @@ class TiedAutoencoder(nn.Module):
         self.c, self.d = nn.Parameter(torch.zeros(14)), nn.Parameter(torch.zeros(20))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input again."""
+        """The reconstructed input."""
         code = torch.tanh(self.b(torch.tanh(self.a(x))))
         return F.linear(
             torch.tanh(F.linear(code, self.b.weight.t(), self.c)), self.a.weight.t(), self.d
@@ -288,7 +288,7 @@ class Recurrent(nn.Module):
 
 @structure(image(12, 12))
 class SqueezeExcite(nn.Module):
-    """Channels weighted by what their means say, with a narrow layer between."""
+    """Channels weighted by a gate computed from their means through a narrow layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -305,7 +305,7 @@ class SqueezeExcite(nn.Module):
 
 @structure(noise(2, 7, 16))
 class FusedAttention(nn.Module):
-    """One layer makes queries, keys and values; the heads come from an attribute."""
+    """One layer produces queries, keys and values; the number of heads is an attribute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -363,7 +363,7 @@ class WindowAttention(nn.Module):
 
 @structure(image(8, 8))
 class PatchMerging(nn.Module):
-    """Four neighbours become one, their channels side by side, as Swin has it."""
+    """Four neighbours are merged into one by concatenating their channels, as in Swin."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -448,7 +448,7 @@ class ReparametrizedWeights(nn.Module):
 
 @structure(image(12, 12))
 class DataBranches(nn.Module):
-    """The forward branches on its data, and pads channels in a shortcut."""
+    """The forward pass branches on its data, and a shortcut pads channels."""
 
     def __init__(self) -> None:
         super().__init__()

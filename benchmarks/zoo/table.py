@@ -1,4 +1,4 @@
-"""The page of the zoo: what was found, as Markdown."""
+"""The results page of the zoo, as Markdown."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def page(rows: Sequence[Row], seconds: float, peer_seconds: float, memory: float
     """The whole page.
 
     Args:
-        rows: one for each model.
-        seconds: the limit of time for one model.
+        rows: one row for each model.
+        seconds: the time limit for one model.
         peer_seconds: the same for the peer, which only prunes.
-        memory: the limit of memory, in gigabytes.
+        memory: the memory limit, in gigabytes.
 
     Returns:
         Markdown.
@@ -90,7 +90,7 @@ def page(rows: Sequence[Row], seconds: float, peer_seconds: float, memory: float
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """How many models have which status."""
+    """The number of models with each status."""
     count = Counter(verdict(row)[0] for row in rows)
     peers = Counter(row["peer"]["status"] for row in rows if row.get("peer"))
     slow = [r["name"] for r in rows if r.get("trace_s", 0) > 10 or r.get("peak_mb", 0) > 4096]
@@ -104,7 +104,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def compared(rows: Sequence[Row]) -> str:
-    """In how many models the values of the peer could be compared, and what came."""
+    """The number of models in which the peer's outputs could be compared, and the results."""
     found = [row["peer"].get("values", "") for row in rows if row.get("peer")]
     known = Counter(text.split(":")[0] for text in found if text)
     differ, equal = known["differ"], known["as masked"]
@@ -112,7 +112,7 @@ def compared(rows: Sequence[Row]) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line a model."""
+    """One line for each model."""
     lines = [HEAD, "|".join("---" for _ in HEAD.split("|"))]
     lines += ["|".join(cells(row)) for row in rows]
     return "\n".join(f"|{line}|" for line in lines)
@@ -145,7 +145,7 @@ def cells(row: Row) -> list[str]:
 
 
 def mark(*found: str) -> str:
-    """A check in a word: the worst of several."""
+    """The result of a check in one word: the worst of several."""
     for word in ("WRONG", "refused", "error"):
         if any(text.startswith(word) for text in found):
             return word
@@ -155,7 +155,7 @@ def mark(*found: str) -> str:
 
 
 def peer(row: Row) -> str:
-    """What the peer did, and how long it took."""
+    """The result of the peer, and its duration."""
     known = row.get("peer")
     if not known:
         return ""
@@ -165,7 +165,7 @@ def peer(row: Row) -> str:
 
 
 def missing(rows: Sequence[Row]) -> str:
-    """What each model that does not pass lacks."""
+    """The reason for each model that does not pass."""
     lines = []
     for row in rows:
         status, why = verdict(row)
@@ -175,7 +175,7 @@ def missing(rows: Sequence[Row]) -> str:
 
 
 def frozen(rows: Sequence[Row]) -> str:
-    """How many groups are frozen for which reason."""
+    """The number of groups frozen for each reason."""
     count: Counter[str] = Counter()
     models: dict[str, set[str]] = {}
     for row in rows:
@@ -194,6 +194,6 @@ def general(why: str) -> str:
 
 
 def shorten(text: str, most: int) -> str:
-    """The text on one line, cut where it is too long."""
+    """The text on one line, truncated if it is too long."""
     flat = " ".join(text.split()).replace("|", "/")
     return flat if len(flat) <= most else flat[: most - 1] + "…"

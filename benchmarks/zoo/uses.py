@@ -1,4 +1,4 @@
-"""What else an edited model is used for: other sizes, training, half precision, writing."""
+"""Further uses of an edited model: other input sizes, training, half precision, saving."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ramify import ChannelGraph, ChannelGroup
 
 Change = Callable[[Tensor], Tensor]
 TOKENS = 4
-"""So many are generated."""
+"""The number of generated tokens."""
 
 
 def other_sizes(model: nn.Module, inputs: Any) -> tuple[Any, str]:
-    """Inputs of other sizes that the model takes: batch and space or length, or one of the two.
+    """Inputs of other sizes that the model accepts: other batch, other space or length, or both.
 
     Args:
-        model: as it is before edits.
-        inputs: what it was traced with.
+        model: the model before edits.
+        inputs: the inputs it was traced with.
 
     Returns:
-        The inputs, None where there are none, and what differs in words.
+        The inputs (None if there are none), and a description of the difference.
     """
     tries: list[tuple[str, tuple[Change, ...]]] = [
         ("batch and size", (_more_samples, _larger)),
@@ -45,7 +45,7 @@ def other_sizes(model: nn.Module, inputs: Any) -> tuple[Any, str]:
             continue
         try:
             outputs(model, found)
-        except Exception:  # whatever a model says of sizes that it does not take
+        except Exception:  # any error of a model for sizes that it does not accept
             continue
         return found, what
     return None, "it takes the sizes of the trace alone"
@@ -56,7 +56,7 @@ def _more_samples(x: Tensor) -> Tensor:
 
 
 def _larger(x: Tensor) -> Tensor:
-    """Images half as large again, sequences of tokens by three longer; all else stays."""
+    """Images 1.5 times as large, token sequences three longer; other inputs unchanged."""
     if x.dim() >= 4:
         wider = torch.cat([x, x[..., : x.shape[-1] // 2]], -1)
         return torch.cat([wider, wider[..., : x.shape[-2] // 2, :]], -2)
@@ -66,14 +66,14 @@ def _larger(x: Tensor) -> Tensor:
 
 
 def trains(graph: ChannelGraph, original: Callable[[], tuple[nn.Module, Any]]) -> str | None:
-    """A step of SGD in train mode: every weight stays finite.
+    """Take a step of SGD in train mode, after which every weight must be finite.
 
     Args:
         graph: of the edited model.
-        original: makes the model as it was, and its inputs.
+        original: builds the original model and its inputs.
 
     Returns:
-        Why it does not apply: the model as it was does not train on these inputs either.
+        Why this does not apply: the original model does not train on these inputs either.
 
     Raises:
         Wrong: something is not finite.
@@ -82,7 +82,7 @@ def trains(graph: ChannelGraph, original: Callable[[], tuple[nn.Module, Any]]) -
         _step(graph.model, graph.inputs)
     except Wrong:
         raise
-    except Exception:  # whatever a model says of inputs that it does not train on
+    except Exception:  # any error of a model for inputs that it cannot train on
         try:
             _step(*original())
         except Exception:
@@ -108,8 +108,8 @@ def _step(model: nn.Module, inputs: Any) -> None:
 def in_bfloat16(
     model: nn.Module, inputs: Any, prune: Callable[[ChannelGraph], ChannelGraph]
 ) -> str | None:
-    """Traced, pruned and run in bfloat16; where the original does not run so either, say it."""
-    other = copy.deepcopy(model)  # some keep tensors of a pass, which no second backward takes
+    """Trace, prune and run in bfloat16; reports if the original cannot run in it either."""
+    other = copy.deepcopy(model)  # some models keep tensors that a second backward cannot use
     try:
         any_loss(other, inputs).backward()
         fine = all(bool(p.grad.isfinite().all()) for p in other.parameters() if p.grad is not None)
@@ -125,7 +125,7 @@ def in_bfloat16(
 
 
 def generates(graph: ChannelGraph) -> str | None:
-    """Tokens written with a cache are those written without."""
+    """Check that tokens generated with a cache equal those generated without."""
     model: Any = graph.model
     if not getattr(model, "can_generate", lambda: False)():
         return "it writes no text"
@@ -148,14 +148,14 @@ def generates(graph: ChannelGraph) -> str | None:
 
 
 def pretrained(model: Any, inputs: Any) -> str | None:
-    """`save_pretrained` and `from_pretrained` of the model's own library give the same outputs.
+    """Check that `save_pretrained` and `from_pretrained` of the model's library keep its outputs.
 
-    Half of the channels of one kind of group go from every layer alike, kind by kind; a kind that a
-    warning says no configuration can tell counts as none.
+    For one kind of group after another, the same half of the channels is removed from every layer.
+    Kinds that no configuration can express, according to a warning, are skipped.
 
     Args:
-        model: as it is before edits.
-        inputs: what it is called with.
+        model: the model before edits.
+        inputs: its inputs.
 
     Returns:
         Why there is nothing to compare.
@@ -171,7 +171,7 @@ def pretrained(model: Any, inputs: Any) -> str | None:
 
 
 def _told(model: Any, inputs: Any, groups: Sequence[ChannelGroup]) -> bool:
-    """Whether the configuration tells that half of the channels of some groups are gone."""
+    """Whether the configuration can express that half of the channels of groups are removed."""
     edits = [ramify.Prune(g.name, channel) for g in groups for channel in range(g.width // 2)]
     ramify.apply(ramify.trace(model, inputs), edits)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as said:
@@ -179,7 +179,7 @@ def _told(model: Any, inputs: Any, groups: Sequence[ChannelGroup]) -> bool:
         model.save_pretrained(folder)
         if any("no configuration can say" in str(warning.message) for warning in said):
             return False
-        # Experts of odd widths are computed one after the other, as the warning of the edit says.
+        # Experts of odd widths are computed one after another, as the edit's warning says.
         way = getattr(model.config, "_experts_implementation", None)
         again = type(model).from_pretrained(
             folder, **({"experts_implementation": way} if way else {})

@@ -1,4 +1,4 @@
-"""Models of `torchvision` and `timm`, where they are installed."""
+"""Models of `torchvision` and `timm`, if these are installed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DETECTION_OPERATORS: list[torch.library.Library] = []
 
 
 def declare_operators() -> None:
-    """Let `torchvision` be imported beside a build of torch that its compiled part does not fit.
+    """Make `torchvision` importable with a build of torch that its compiled part does not fit.
 
     Its Python part registers shape rules for two operators, `nms` and `qnms`, that only the
-    compiled part defines. With their schemas declared the import goes through; whoever calls the
-    operators themselves is told that they have no kernel.
+    compiled part defines. With their schemas declared the import succeeds; calling the operators
+    raises an error that they have no kernel.
     """
     if DETECTION_OPERATORS or importlib.util.find_spec("torchvision") is None:
         return
@@ -68,7 +68,7 @@ TIMM: list[tuple[str, dict[str, Any], int]] = [
     ("hrnet_w18_small", {}, 64),
 ]
 TIMM_SMALL = {
-    # Names of models that are told the size of their images, and of those that take any.
+    # Names of models that need the image size, and of those that accept any size.
     "img_size": """
         beit_base_patch16_224 gcresnet33ts botnet26t_256 lambda_resnet26t repvgg_a0 mobileone_s0
         cait_xxs24_224 convit_tiny deit_tiny_patch16_224 efficientformerv2_s0 efficientvit_m0
@@ -109,7 +109,7 @@ def _timm(name: str, settings: dict[str, Any]) -> nn.Module:
 
 
 def entries() -> list[Entry]:
-    """One entry a model of each package that is installed."""
+    """One entry for each model of the installed packages."""
     found = []
     if importlib.util.find_spec("torchvision") is not None:
         for name, settings, size, batch in TORCHVISION:

@@ -1,4 +1,4 @@
-"""Imported once by the server that every process is forked from: what takes long the first time."""
+"""Slow imports, done once by the server from which every process is forked."""
 
 from __future__ import annotations
 

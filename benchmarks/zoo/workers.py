@@ -20,13 +20,13 @@ from benchmarks.zoo.examine import Row, examine
 
 CONTEXT = multiprocessing.get_context("forkserver")
 WARM = "benchmarks.zoo.warm"
-"""What the server imports before it forks: each process starts with everything loaded."""
+"""The module that the server imports before it forks, so that processes start with it loaded."""
 
 
 def work(name: str, task: str, seconds: float, memory: int, pipe: Connection) -> None:
-    """What a process does: one task on one model, its findings sent as they come."""
+    """The work of a process: one task on one model, with results sent as they become known."""
     silence = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # what torch says of an export that fails is not for the table
+    for stream in (1, 2):  # torch's messages about failed exports do not belong in the table
         os.dup2(silence, stream)
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
@@ -41,29 +41,29 @@ def work(name: str, task: str, seconds: float, memory: int, pipe: Connection) ->
             row = peer.prune(entry, report)
         else:
             row = examine(entry, report, onnx=task == "onnx")
-    except Exception as error:  # of the model itself, or of a trace
+    except Exception as error:  # from the model itself, or from tracing
         row = {"status": "error", "why": f"{type(error).__name__}: {error}"[:300]}
     report({**row, "done": True})
 
 
 def peak() -> int:
-    """The most megabytes that this process has held; Linux says it of the process alone."""
+    """The peak memory of this process in megabytes, as reported by Linux."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
 def run(name: str, task: str, seconds: float, memory: int) -> Row:
-    """One task on one model in a process of its own.
+    """Run one task on one model in a separate process.
 
     Args:
-        name: of the entry.
+        name: the name of the entry.
         task: `ramify`, `onnx` (the same with an ONNX export) or `peer`.
-        seconds: of the processor, after which the process is ended, so that a busy machine does
-            not count; ten times as much by the clock.
-        memory: the most bytes that it may hold.
+        seconds: the limit of CPU time, which does not depend on the load of the machine; the limit
+            of wall time is ten times as much.
+        memory: the memory limit in bytes.
 
     Returns:
-        The last row that it sent; `status` and `why` say where it did not come to an end.
+        The last row that it sent; `status` and `why` tell if it did not finish.
     """
     CONTEXT.set_forkserver_preload([WARM])
     receiver, sender = CONTEXT.Pipe(duplex=False)
