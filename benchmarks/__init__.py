@@ -1,1 +1,1 @@
-"""Speed and memory against the obvious alternatives, as ratios within one run."""
+"""Speed and memory compared with the obvious alternatives, as ratios within one run."""

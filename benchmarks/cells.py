@@ -1,19 +1,19 @@
-"""What a step of a cell search costs: processor time, peak memory, and where the time goes.
+"""The cost of a step of a cell search: CPU time, peak memory, and a profile.
 
     OMP_NUM_THREADS=1 python -m benchmarks.cells
     OMP_NUM_THREADS=1 python -m benchmarks.cells "DARTS C8 L5" --profile
 
-A first-order step (one update of the weights, one of the mixing logits) and a step of RARTS, on the
-same random 32×32 images, in turn; the median of processor times, since on a shared machine a clock
-counts what others do as well. Beside them, in turn with them:
+A first-order step (one update of the weights, one of the mixing logits) and a step of RARTS are
+timed in turn on the same random 32×32 images. The result is the median CPU time, since on a shared
+machine wall time depends on other processes. Two references are timed in turn with them:
 
-- `one by one`: the same first-order step where each candidate is a module of its own, as the public
-  implementations have it: `none` multiplies by zero, every edge has its own ReLU and pools, and the
-  channels come first in memory.
-- `floor`: the convolutions of `one by one` alone, each by itself on random data, as often as a step
-  runs them: two forwards and two gradients to the input, and one to the weights.
+- `one by one`: the same first-order step with a separate module for each candidate, as in public
+  implementations: `none` multiplies by zero, every edge has its own ReLU and pools, and the memory
+  layout is channels first.
+- `floor`: only the convolutions of `one by one`, each run separately on random data as often as in
+  a step: two forward passes, two gradients for the input, and one for the weights.
 
-Peak memory is that of a process of its own, with PyTorch and its optimizers loaded.
+Peak memory is that of a separate process, with PyTorch and its optimizers loaded.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class OneByOne(nn.Module):
 
 
 def loss(model: nn.Module, batch: Batch) -> Tensor:
-    """One cross-entropy a sample."""
+    """Cross-entropy, one number per sample."""
     return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
@@ -176,13 +176,13 @@ def timed(each: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, fl
         for kind, step in each.items():
             start = time.process_time()
             step()
-            if number:  # the first ones find their memory
+            if number:  # the first ones also allocate memory
                 found[kind].append(1e3 * (time.process_time() - start))
     return {kind: statistics.median(values) for kind, values in found.items()}
 
 
 def peak(title: str, kind: str, count: int) -> int:
-    """The most megabytes that a process of its own holds in steps of a kind."""
+    """The peak memory of a separate process in steps of one kind, in megabytes."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak, (title, kind, count))
 
@@ -211,7 +211,7 @@ def row(title: str, count: int, rounds: int) -> str:
 
 
 def explain(title: str, count: int) -> None:
-    """Print where the time of a first-order step goes."""
+    """Print a profile of a first-order step."""
     step = steps(title, count)["first order"]
     step()
     with profile(activities=[ProfilerActivity.CPU]) as found:

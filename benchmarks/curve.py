@@ -1,16 +1,16 @@
-"""Accuracy against size from one training run, against one training run for each size.
+"""Accuracy against size: one training run for all sizes compared with one run for each size.
 
     python -m benchmarks.curve [--data mnist14 digits] [--seeds 0 1 2 3 4] [--epochs 72]
         [--tuning 8] [--sizes 4000 2400 1400 800 500] [--out FILE]
 
-One run grows a network from four channels a layer to the largest of `--sizes` (parameters) in
-`--epochs` epochs, and then cuts it to one size after the other, each cut tuned for `--tuning`
-epochs on what the grown network says. Another one does the same with a uniformly wide network.
-Beside them a uniformly wide network of each size is trained from fresh weights: for `--epochs`
-epochs, and for `--tuning` epochs, which is what the size has cost the one run. MNIST is that of
-`benchmarks.growing`; the digits are those that come with the library. Training costs are MACs of
-the forward passes, of one sample in all epochs. Rows are kept in FILE, so that a run goes on where
-it was; the table is of all rows in it.
+One run grows a network from four channels per layer to the largest of `--sizes` (parameters) in
+`--epochs` epochs. It then cuts the network to one size after another, and fine-tunes after each cut
+for `--tuning` epochs with the grown network as the teacher. Another run does the same with a
+uniformly wide network. For comparison, a uniformly wide network of each size is trained from
+scratch for `--epochs` epochs, and for `--tuning` epochs, the cost of a size in the single run.
+MNIST is that of `benchmarks.growing`; the digits are those of scikit-learn. Training costs are MACs
+of the forward passes of one sample over all epochs. Rows are kept in FILE, so that an interrupted
+run resumes; the table shows all rows in it.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _grown(task: Task, seed: int, options: argparse.Namespace) -> tuple[nn.Modul
 
 
 def _wide(task: Task, seed: int, size: int, epochs: int) -> tuple[nn.Module, float]:
-    """A uniformly wide network of a size, trained from fresh weights, and the MACs of that."""
+    """A uniformly wide network of a size, trained from scratch, and the MACs of its training."""
     torch.manual_seed(seed + 1000)
     model = wide(build, task.example, size)
     training = Training(epochs, weight_decay=task.weight_decay)
@@ -125,7 +125,7 @@ def _wide(task: Task, seed: int, size: int, epochs: int) -> tuple[nn.Module, flo
 
 
 def one_run(task: Task, seed: int, arm: str, options: argparse.Namespace) -> list[Row]:
-    """Make a network of the largest size, and cut it to one size after the other.
+    """Train a network of the largest size, and cut it to one size after another.
 
     Args:
         task: the data.
@@ -156,14 +156,14 @@ def one_run(task: Task, seed: int, arm: str, options: argparse.Namespace) -> lis
             training=training,
             teacher=teacher,
         )
-        # A step of tuning has a forward pass of the teacher, too.
+        # A step of fine-tuning also has a forward pass of the teacher.
         own = _macs(model, task) * options.tuning + rows[0]["macs"] * options.tuning / 3
         rows.append(_row(task, model, seed, size, own))
     return [row | {"arm": arm} for row in rows]
 
 
 def fresh(task: Task, seed: int, size: int, epochs: int) -> Row:
-    """A uniformly wide network of a size, trained from fresh weights."""
+    """A uniformly wide network of a size, trained from scratch."""
     model, spent = _wide(task, seed, size, epochs)
     return _row(task, model, seed, size, spent)
 
@@ -226,7 +226,7 @@ def main() -> None:
 def _missing(
     rows: Sequence[Row], task: Task, data: str, seed: int, options: argparse.Namespace
 ) -> Any:
-    """The rows that a file does not have yet, as they are made."""
+    """The rows that a file does not have yet, one at a time."""
     done = {(row["arm"], row["size"]) for row in rows if (row["data"], row["seed"]) == (data, seed)}
     key = {"data": data, "epochs": options.epochs, "tuning": options.tuning}
     for arm in (GROWN, WIDE):

@@ -1,15 +1,15 @@
-"""What `ramify.cut` takes: seconds of processor time, memory, and how both grow.
+"""The cost of `ramify.cut`: CPU time, memory, and how both scale.
 
     python -m benchmarks.cut_cost [--widths 0.25 0.5] [--batches 8 16] [--images 64] [--size 64]
     python -m benchmarks.cut_cost --widths 1 --batches 16 --size 224    # ResNet-50 as it is known
     python -m benchmarks.cut_cost --weights WEIGHTS --data DATA         # EfficientNet-Lite0
 
-A ResNet-50 of random weights, its widths multiplied by each of `--widths`, is cut to half its MACs,
-twice: as it is, and with a report, which takes a refit on each half of the sample to say what other
-samples should see. Memory is that of the process over what it had before, at its peak in the second
-cut (Linux); beside it that of one forward pass of a batch with gradients, and the bytes of all Gram
-matrices, which are summed at the same time. The files are those of `benchmarks.cut`; 256 images in
-batches of 32 are used then.
+A ResNet-50 with random weights, its widths multiplied by each of `--widths`, is cut to half its
+MACs twice: without and with a report, which refits on each half of the sample to predict the effect
+on other samples. Memory is the peak of the process in the second cut above its memory before
+(Linux). The table also shows the memory of one forward pass of a batch with gradients, and the
+bytes of all Gram matrices, which are accumulated at the same time. The files are those of
+`benchmarks.cut`, of which 256 images in batches of 32 are used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions beside a stream."""
+    """1×1, 3×3 and 1×1 convolutions added to a stream."""
 
     def __init__(self, before: int, inside: int, stride: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The stream behind the block."""
+        """The stream after the block."""
         return torch.relu_(self.convs(x) + self.short(x))
 
 
@@ -82,12 +82,12 @@ def resnet50(width: float, classes: int = 100) -> nn.Module:
 
 
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross entropy, one number a sample."""
+    """Cross-entropy, one number per sample."""
     return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
 def peak_of(work: Callable[[], Any]) -> float:
-    """The megabytes that the process holds at most over what it has, while it works."""
+    """The peak memory of the process during some work, above its present memory, in megabytes."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that from here on
     before = _status("VmRSS")
@@ -101,7 +101,7 @@ def _status(name: str) -> int:
 
 
 def gram_megabytes(model: nn.Module, batch: tuple[Tensor, Tensor]) -> float:
-    """What the sums of the score take: of each reader (F, F) for each fold, and (O, O)."""
+    """The memory of the score's sums: for each reader (F, F) per fold, and (O, O)."""
     course = course_of(record(model, lambda: loss(model, batch), batch))
     sizes = [reader.entries.shape for reader in course.readers]
     return sum(8 * g * (FOLDS * f * f + o * o) for g, f, o in sizes) / 2**20
@@ -124,7 +124,7 @@ def row(name: str, model: nn.Module, batches: Batches) -> str:
 
 
 def taken(work: Callable[[], Any]) -> tuple[float, float]:
-    """The seconds of processor time of some work, and its peak of megabytes."""
+    """The CPU time of some work in seconds, and its peak memory in megabytes."""
     began = time.process_time()
     peak = peak_of(work)
     return time.process_time() - began, peak

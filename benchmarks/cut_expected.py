@@ -1,9 +1,9 @@
-"""What `ramify.cut` expects of a cut against what samples that chose nothing then show.
+"""The predictions of `ramify.cut` compared with measurements on independent samples.
 
     python -m benchmarks.cut_expected [--seeds 3] [--shares 0.7 ...] [--weights WEIGHTS --data DATA]
 
 Without files: small networks trained on half of scikit-learn's digits, cut with 256 other digits
-and measured on the rest. With WEIGHTS and DATA, as `benchmarks.cut` takes them: EfficientNet-Lite0,
+and measured on the rest. With WEIGHTS and DATA as in `benchmarks.cut`: EfficientNet-Lite0,
 cut with 256 training images and measured on all test images.
 """
 
@@ -27,7 +27,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross entropy, one number a sample."""
+    """Cross-entropy, one number per sample."""
     return cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
@@ -89,7 +89,7 @@ def trained(build: Callable[[], nn.Module], x: Tensor, y: Tensor, seed: int) -> 
 
 
 def digits(seeds: int) -> Iterator[tuple[str, nn.Module, Batches, Batches]]:
-    """(name, network, what it is cut with, what it is measured on)."""
+    """(name, network, calibration batches, test batches)."""
     found = load_digits()
     order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
     x = torch.tensor(found.images, dtype=torch.float32)[order, None] / 8 - 1

@@ -1,4 +1,4 @@
-"""A budget of milliseconds: is it met as measured, and what does it keep against a budget of MACs?
+"""A latency budget: whether measurements meet it, and its accuracy against a budget of MACs.
 
     python -m benchmarks.cut_latency WEIGHTS DATA [--share 0.6] [--batch 8] [--shares 0.8 0.7 ...]
         [--depth] [--tune 0.01]
@@ -6,10 +6,11 @@
 
 EfficientNet-Lite0 on the 20 classes of Caltech (see `benchmarks.cut`), or a network of
 `benchmarks.cut_networks`, is cut to a share of its measured latency, and other copies of it to
-shares of its MACs. The cut networks are then timed in turn, one call of each after the other, so
-that a change of the machine's speed meets all of them. The accuracy that MACs buy at the
-latency of the first network is found between two rows. With `--depth` a network is cut to the same
-latency whose blocks may go too; with `--tune` all are then tuned, taught by the full network.
+shares of its MACs. The cut networks are then timed in turn, one call of each after another, so
+that changes of the machine's speed affect all of them. The accuracy of MACs budgets at the latency
+of the first network is interpolated between two rows. With `--depth`, another network is cut to the
+same latency with removal of blocks; with `--tune`, all are then fine-tuned with the full network as
+the teacher.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ class Case:
     Attributes:
         build: the network with its weights, in eval mode.
         x: inputs to time it on.
-        calibration: what a cut chooses by.
-        accuracy: of a network on the test samples, in percent.
-        passes: of an epoch: the batches that a network is tuned on.
-        settle: finds the statistics of a tuned network's norms anew.
-        recipe: of the tuning, but for its rate.
+        calibration: the calibration batches of a cut.
+        accuracy: the accuracy of a network on the test samples, in percent.
+        passes: number of an epoch -> its batches for fine-tuning.
+        settle: recomputes the norm statistics of a fine-tuned network.
+        recipe: the recipe of fine-tuning, without its rate.
     """
 
     build: Callable[[], nn.Module]
@@ -84,21 +85,21 @@ class Case:
         return cls(build, x, task.calibration(seed), accuracy, passes, settle, recipe)
 
     def cut_to(self, budget: Mapping[str, float], depth: bool) -> nn.Module:
-        """The network, cut to a budget, with blocks or without."""
+        """The network, cut to a budget, with or without removal of blocks."""
         model = self.build()
         graph = ramify.trace(model, self.x)
         ramify.cut(graph, loss, self.calibration, budget=budget, depth=depth)
         return model
 
     def tuned(self, model: nn.Module, rate: float) -> float:
-        """The accuracy of a network once it is tuned, in place."""
+        """Fine-tune a network in place, and return its accuracy."""
         tuned(model, loss, self.passes, replace(self.recipe, lr=rate), Remembered(self.build()))
         self.settle(model)
         return self.accuracy(model)
 
 
 def in_turns(models: Mapping[str, nn.Module], x: Tensor) -> dict[str, float]:
-    """The median milliseconds of every network, timed one after the other in many turns."""
+    """The median milliseconds of every network, timed in turn over many rounds."""
     seen: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(TURNS):
         for name, model in models.items():
@@ -107,7 +108,7 @@ def in_turns(models: Mapping[str, nn.Module], x: Tensor) -> dict[str, float]:
 
 
 def between(rows: list[tuple[float, float]], milliseconds: float) -> float | None:
-    """The accuracy at a latency, between the two rows (latency, accuracy) around it."""
+    """The accuracy at a latency, interpolated between the two nearest (latency, accuracy) rows."""
     ordered = sorted(rows)
     for (low, worse), (high, better) in itertools.pairwise(ordered):
         if low <= milliseconds <= high:

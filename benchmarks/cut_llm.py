@@ -1,12 +1,12 @@
-"""A language model cut by a quarter, in the files of `transformers`, read without Ramify.
+"""A language model cut by a quarter, saved in the format of `transformers`, read without Ramify.
 
     OMP_NUM_THREADS=1 python -m benchmarks.cut_llm [--kinds Llama Qwen2] [--size "300 M"]
 
-Each model has random weights and a process of its own, on one thread. `ramify.cut` brings it to
-three quarters of its parameters, all layers alike, on eight batches of random tokens;
-`save_pretrained` writes it, and a process that never imports Ramify reads it by `from_pretrained`
-and computes the logits of some tokens, which are compared. `memory` is the most that the process
-held, over the bytes of the weights.
+Each model has random weights and runs in a separate process on one thread. `ramify.cut` cuts it to
+three quarters of its parameters, equally in all layers, on eight batches of random tokens;
+`save_pretrained` saves it, and a process that never imports Ramify loads it with `from_pretrained`
+and computes the logits of some tokens, which are compared. `memory` is the peak memory of the
+process over the bytes of the weights.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ print(sum(p.numel() for p in model.parameters()))
 
 
 def loss(model: nn.Module, tokens: Tensor) -> Tensor:
-    """The mean loss of the next token, one a sequence: shape (S,)."""
+    """The mean next-token loss, one per sequence: shape (S,)."""
     logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
     return F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").mean(1)
 

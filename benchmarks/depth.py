@@ -1,10 +1,10 @@
-"""Depth against widths alone: a trained network cut to shares of its MACs, both ways.
+"""Cuts of depth and width against width only: a trained network cut to shares of its MACs.
 
     RAMIFY_DATA=FOLDER python -m benchmarks.depth NAME WEIGHTS [--shares 0.5 ...] [--seeds 0 ...]
 
 NAME is a network of `benchmarks.cut_networks`, which also trains it; WEIGHTS its safetensors file.
-Nothing is tuned. With `--blocks`, what the loss rises by without each block alone, as it is and
-once what stays has taken over, in place of the cuts.
+Nothing is fine-tuned. With `--blocks`, the script reports instead of cuts how much the loss rises
+without each single block, before and after a refit of the remaining weights.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ramify.refit import CutReport
 
 
 def cut(task: Task, model: nn.Module, share: float, seed: int, depth: bool) -> str:
-    """A row of the table: what one cut keeps.
+    """A row of the table: the result of one cut.
 
     Args:
         task: the network's data.
-        model: the trained network, which stays as it is.
-        share: of its MACs that may be left.
-        seed: of the calibration sample.
-        depth: whether blocks may go.
+        model: the trained network, which is not changed.
+        share: the share of its MACs to keep.
+        seed: seed of the calibration sample.
+        depth: whether blocks may be removed.
 
     Returns:
         The row.
@@ -51,7 +51,7 @@ def cut(task: Task, model: nn.Module, share: float, seed: int, depth: bool) -> s
 
 
 def blocks(task: Task, model: nn.Module, seed: int) -> str:
-    """What the loss of the calibration sample rises by without each block alone."""
+    """The rise of the loss on the calibration sample without each single block."""
     batches = task.calibration(seed)
     inputs = batches[0][0] if isinstance(batches[0], tuple) else batches[0]
     graph = ramify.trace(model, inputs[:1])

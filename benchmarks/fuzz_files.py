@@ -1,8 +1,8 @@
-"""`python -m benchmarks.fuzz_files`: damaged files are read, or refused in a sentence.
+"""`python -m benchmarks.fuzz_files`: damaged files must be read or refused with a clear error.
 
-Each variant is a file as Ramify writes it, with bits flipped, parts cut off or doubled, or entries
-of its JSON replaced. It is wrong where a reader raises anything but a RamifyError of one line,
-takes longer than `SLOW` seconds, or takes more memory than `MEMORY`.
+Each variant is a file written by Ramify, with bits flipped, parts removed or duplicated, or entries
+of its JSON replaced. It is a failure if a reader raises anything but a one-line RamifyError, takes
+longer than `SLOW` seconds, or uses more memory than `MEMORY`.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def changed(draw: random.Random, value: Any) -> Any:
 
 
 def problem_of(read: Callable[[], Any]) -> str | None:
-    """What is wrong with how a reader takes a file, if anything."""
+    """The failure of a reader on a file; None if there is none."""
     began, had = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         read()
@@ -163,7 +163,7 @@ def problem_of(read: Callable[[], Any]) -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the variants, and print what is wrong and a table."""
+    """Read the variants, and print the failures and a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz_files", description=__doc__)
     parser.add_argument("--variants", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,14 +1,13 @@
-"""Growing with and without depth on CIFAR-10, from a ResNet with one block a stage.
+"""Growth with and without depth on CIFAR-10, from a ResNet with one block per stage.
 
     RAMIFY_DATA=FOLDER python -m benchmarks.grow_depth [--seeds 0 ...] [--starts 1] [--images 4000]
         [--total 14] [--every 2] [--budget 20000] [--width 4] [--method s2d] [--out FILE]
 
-`widths` and `depth` grow the network to `--budget` parameters with `--total` epochs in all, edited
-every `--every` of them; `depth` may put blocks in as well. Their shapes are then trained from fresh
-weights, `--starts` times, and so is a uniformly wide network of as many parameters, each for as
-many epochs as make the training of the network of `depth` in multiply-accumulates; its trials of
-blocks stand apart.
-Rows are kept in FILE, and growing in a checkpoint beside it, so that a run goes on where it was.
+`widths` and `depth` grow the network to `--budget` parameters in `--total` epochs, with an edit
+every `--every` epochs; `depth` may also insert blocks. Their shapes, and a uniformly wide network
+with as many parameters, are then trained from scratch `--starts` times, each for as many epochs as
+cost the MACs of training the `depth` network; its trials of blocks are reported separately.
+Rows are kept in FILE, and growth in a checkpoint next to it, so that an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Images:
         self.test = list(zip(whole.x_test.split(1000), whole.y_test.split(1000), strict=True))
 
     def epochs(self, seed: int) -> Callable[[int], Sequence[Batch]]:
-        """The batches of an epoch, half of the images turned over."""
+        """The batches of an epoch, with half of the images mirrored."""
 
         def batches(epoch: int) -> list[Batch]:
             generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
@@ -78,7 +77,7 @@ class Images:
 
 
 def grown(images: Images, arm: str, seed: int, options: argparse.Namespace) -> Row:
-    """A network that grows, what it is worth, and its recipe."""
+    """Grow a network, and return its scores and its recipe."""
     torch.manual_seed(seed)
     model = build_staged(width=options.width)
     done = grow(
@@ -118,7 +117,7 @@ def _line(arm: str, event: Row) -> str:
 
 
 def fresh(images: Images, model: nn.Module, seed: int, macs_trained: float) -> Row:
-    """What a network from fresh weights comes to by as much training."""
+    """The scores of a network trained from scratch at the same training cost."""
     epochs = max(1, round(macs_trained / model_cost(model, images.x[:1]).macs))
     training = Training(epochs, weight_decay=DECAY)
     done = train(model, images.x[:1], cross_entropy, images.epochs(seed), training=training)
@@ -141,7 +140,7 @@ def _shape(model: nn.Module) -> Row:
 
 
 def run(images: Images, arm: str, seed: int, start: int, rows: Sequence[Row], options: Any) -> Row:
-    """One arm with one seed; those from fresh weights need the rows of `depth` and `widths`."""
+    """One arm with one seed; arms from scratch need the rows of `depth` and `widths`."""
     if arm in ("depth", "widths"):
         return grown(images, arm, seed, options)
     made = {row["arm"]: row for row in rows if (row["seed"], row["start"]) == (seed, 0)}

@@ -1,24 +1,24 @@
-"""Grown networks, their shapes trained from scratch, cut ones and uniformly wide ones.
+"""Grown networks, their shapes trained from scratch, cut networks and uniformly wide networks.
 
     python -m benchmarks.growing [--task mnist14|resnet20|vgg19|resnet20-16|vgg19-16]
         [--arms uniform random ...] [--seeds 0 1 2 3 4] [--every 3] [--total 72] [--budget 4000]
         [--fraction 0.5] [--per-layer] [--out FILE]
 
-`mnist14`: the images of MNIST in the folder that RAMIFY_DATA names, averaged over 2×2 pixels, 6,000
-to train on, all 10,000 of the test set, and the digits network from four channels a layer to 4,000
-parameters in 72 epochs. `resnet20` and `vgg19`: all images of CIFAR-10, from 4 channels to 100,000
-parameters and from 16 to 250,000, in 30 epochs. `resnet20-16` and `vgg19-16`: the same, of images
-averaged over 2×2 pixels after augmentation, in a third of the time.
+`mnist14`: MNIST from the folder that RAMIFY_DATA names, averaged over 2×2 pixels, with 6,000
+training images and all 10,000 test images; the digits network grows from four channels per layer to
+4,000 parameters in 72 epochs. `resnet20` and `vgg19`: all images of CIFAR-10, from 4 channels to
+100,000 parameters and from 16 to 250,000, in 30 epochs. `resnet20-16` and `vgg19-16`: the same with
+images averaged over 2×2 pixels after augmentation, in a third of the time.
 
-A grown network is edited every `--every` epochs until it has `--budget` parameters, and trains on
-to `--total` epochs; its shape is then trained from fresh weights for as many, and so is a uniformly
-wide network of as many parameters. `cut` trains a uniformly wide network of twice the parameters
-for a third of the epochs, cuts it, and tunes it for a fifth, which is about as much arithmetic.
-`s3d:C` is S3D with another bound c on its outgoing weights (1.3 without), and `s3d:knapsack` splits
-into two to four copies, which a knapsack chooses in three rounds within the budget.
+A grown network is edited every `--every` epochs until it has `--budget` parameters, and then trains
+until epoch `--total`. Its shape, and a uniformly wide network with as many parameters, are trained
+from scratch for as many epochs. `cut` trains a uniformly wide network with twice the parameters for
+a third of the epochs, cuts it, and fine-tunes it for a fifth, at about the same training cost.
+`s3d:C` is S3D with another bound c on its outgoing weights (1.3 by default), and `s3d:knapsack`
+splits into two to four copies, chosen by a knapsack in three rounds within the budget.
 
-Rows are kept in FILE and what is half done beside it, so that a run goes on where it was; the table
-is of all rows in it.
+Rows are kept in FILE and checkpoints next to it, so that an interrupted run resumes; the table
+shows all rows in it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "random": STEP,
     "gauss-newton": {"epochs": 2, "curvature": "fisher"},
 }
-"""What methods are told beside their defaults."""
+"""Arguments of methods that differ from their defaults."""
 KNAPSACK = 3  # rounds, as many as the others need
 LEARNING = ("gauss-newton",)  # methods that learn on all of the data
 
@@ -61,7 +61,7 @@ LEARNING = ("gauss-newton",)  # methods that learn on all of the data
 def grown(
     task: Task, arm: str, seed: int, options: argparse.Namespace, place: Path
 ) -> tuple[nn.Module, Row]:
-    """A grown network, and what came of each edit."""
+    """A grown network, and the result of each edit."""
     torch.manual_seed(seed)
     model = task.seed_network()
     method, rule, rounds = _way(arm, seed, options)
@@ -111,7 +111,7 @@ def _way(
 
 
 def wide_one(task: Task, seed: int, params: int, epochs: int, place: Path) -> tuple[nn.Module, Row]:
-    """A uniformly wide network, trained from fresh weights."""
+    """A uniformly wide network, trained from scratch."""
     torch.manual_seed(seed)
     model = wide(task.seed_network, task.example, params)
     return model, _shape(fresh(task, model, seed, epochs, place / f"wide-{params}.checkpoint"))
@@ -120,7 +120,7 @@ def wide_one(task: Task, seed: int, params: int, epochs: int, place: Path) -> tu
 def cut_one(
     task: Task, seed: int, options: argparse.Namespace, place: Path
 ) -> tuple[nn.Module, Row]:
-    """A network of twice the parameters, trained for a third of the epochs, cut and tuned."""
+    """A network of twice the parameters, trained for a third of the epochs, cut and fine-tuned."""
     epochs, tuned = max(1, options.total // 3), max(1, options.total // 5)
     model, first = wide_one(task, seed, 2 * options.budget, epochs, place)
     order = task.epochs(seed + 100)
@@ -137,13 +137,13 @@ def cut_one(
         log=_say("cut", seed),
     )
     row = _shape(done)
-    # A step of tuning has a forward pass of the teacher, too.
+    # A step of fine-tuning also has a forward pass of the teacher.
     spent = first["training_macs"] * (epochs + tuned / 3) + row["training_macs"] * tuned
     return model, row | {"training_macs": spent / options.total}
 
 
 def fresh(task: Task, model: nn.Module, seed: int, total: int, checkpoint: Path) -> Grown:
-    """Train a network from fresh weights."""
+    """Train a network from scratch."""
     training = Training(total, weight_decay=task.weight_decay)
     return train(
         model,
@@ -176,7 +176,7 @@ def _say(arm: str, seed: int) -> Callable[[Row], None]:
 
 
 def run(task: Task, arm: str, seed: int, options: argparse.Namespace, place: Path) -> Row:
-    """One arm with one seed; what is half done lies in the folder `place`."""
+    """Run one arm with one seed; checkpoints are in the folder `place`."""
     place.mkdir(parents=True, exist_ok=True)
     if arm == "uniform":
         model, row = wide_one(task, seed, options.budget, options.total, place)
@@ -197,7 +197,7 @@ def run(task: Task, arm: str, seed: int, options: argparse.Namespace, place: Pat
 
 
 KEY = ("task", "arm", "seed", "every", "total", "budget", "fraction", "plain", "per_layer")
-"""What tells a row from another."""
+"""The entries that identify a row."""
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -231,7 +231,7 @@ _PARTS = ("grown", "scratch")
 
 
 def _spent(rows: Sequence[Row]) -> float:
-    """Multiply-accumulates of the forward passes of one sample in all epochs, in the mean."""
+    """The mean MACs of the forward passes of one sample over all epochs."""
     return statistics.mean(row["training_macs"] * row["total"] for row in rows)
 
 

@@ -1,4 +1,4 @@
-"""The tasks of `benchmarks.growing`: images, the first network, and the budget."""
+"""The tasks of `benchmarks.growing`: images, the seed network, and the budget."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Task:
     """What is grown, on what, and to what.
 
     Attributes:
-        seed_network: makes the network that growing begins with.
+        seed_network: builds the network that growth begins with.
         example: one input.
         epochs: of a seed: the batches of an epoch by its number.
         test: test batches.
@@ -48,7 +48,7 @@ class Task:
     weight_decay: float = 5e-4
 
     def probe(self, seed: int) -> list[Batch]:
-        """A sample to judge edits by: a pass of its own, without the order of any other."""
+        """A sample to judge edits by: a separate pass with its own order."""
         found: list[Batch] = []
         for batch in self.epochs(seed + 1_000_000)(0):
             found.append(batch)
@@ -63,7 +63,7 @@ class Task:
 
 
 class Images:
-    """MNIST, half as wide and high: 6,000 images to train on, all 10,000 of the test set."""
+    """MNIST at half the size: 6,000 training images and all 10,000 test images."""
 
     def __init__(self) -> None:
         whole = load("mnist")
@@ -73,7 +73,7 @@ class Images:
         self.test = _in_parts(F.avg_pool2d(whole.x_test, 2), whole.y_test)
 
     def epochs(self, seed: int) -> Callable[[int], Sequence[Batch]]:
-        """The batches of an epoch, in an order of the seed's and the epoch's own."""
+        """The batches of an epoch, in an order that depends on the seed and the epoch."""
 
         def of_epoch(epoch: int) -> list[Batch]:
             generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
@@ -88,7 +88,7 @@ def _in_parts(x: Tensor, y: Tensor) -> list[Batch]:
 
 
 def mnist14() -> Task:
-    """The digits network of four channels on MNIST at 14×14, to 4,000 parameters."""
+    """The digits network with four channels on MNIST at 14×14, grown to 4,000 parameters."""
     images = Images()
     network = partial(DigitsNet, in_channels=1, classes=10, width=4)
     return Task(

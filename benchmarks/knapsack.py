@@ -1,9 +1,9 @@
-"""The knapsack on 10,000 channels: value, time, gap, and budgets kept, on networks and by hand.
+"""The knapsack with 10,000 channels: value, time, gap and budgets, on networks and by hand.
 
     python -m benchmarks.knapsack [--seconds 6]
 
-Gains are random, of an exponential law; every channel may be split into 2, 3 or 4 copies (S3D,
-Appendix C.1), and in `mixed` rows also be pruned. The budgets of each row bind together.
+Gains are drawn from an exponential distribution. Every channel may be split into 2, 3 or 4 copies
+(S3D, Appendix C.1), and in `mixed` rows also be pruned. The budgets of each row apply jointly.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
     OMP_NUM_THREADS=1 python -m benchmarks.language
     OMP_NUM_THREADS=1 python -m benchmarks.language --size "100 M"
 
-LLaMA and Qwen2 in turn, each in a process of its own on one thread: `ramify.trace`, `ramify.cut` of
-the hidden units of all layers alike to three quarters of the parameters (L1, nothing refitted), and
-`save_pretrained`. Another process, which never imports Ramify, reads the folder by
+LLaMA and Qwen2 run in turn, each in a separate process on one thread: `ramify.trace`, `ramify.cut`
+of the hidden units of all layers equally to three quarters of the parameters (L1, no refit), and
+`save_pretrained`. Another process, which never imports Ramify, loads the folder with
 `from_pretrained` and runs the same tokens: `differ` is the largest difference between its outputs
-and those of the cut model. Seconds are of the processor; `beside` is the most memory that the
-process held during the step over what it held before.
+and those of the cut model. Seconds are CPU time; `beside` is the peak memory of the process during
+the step above its memory before.
 """
 
 from __future__ import annotations

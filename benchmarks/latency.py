@@ -1,12 +1,12 @@
-"""Predicted latency against measured: random widths of whole networks that were not learned from.
+"""Predicted against measured latency, for random widths of networks not used for learning.
 
     python -m benchmarks.latency
 
-Each network is timed in random shapes; some of them teach three predictions: the table of
-operations (`ramify.latency.learn`), milliseconds in proportion to MACs or on a line in them, and
-the present latency with a price a channel of each group (`ramify.latency.prices`). The others,
-timed again, judge them. All shapes are timed in turn, and by the processor time of the one thread,
-so that what else the machine does falls on none of them alone; `--wall` takes the wall's time.
+Each network is timed in random shapes. Some of them fit three predictors: the table of operations
+(`ramify.latency.learn`), milliseconds proportional to or linear in MACs, and the present latency
+plus a price per channel of each group (`ramify.latency.prices`). The other shapes, timed again,
+test them. All shapes are timed in turn, by the CPU time of a single thread, so that other load on
+the machine does not affect only some of them; `--wall` uses wall time.
 """
 
 from __future__ import annotations

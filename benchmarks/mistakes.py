@@ -1,10 +1,10 @@
-"""What the command line says of mistakes: each is made, and the answer stands in a table.
+"""The command line's answers to mistakes: every mistake is made, and a table shows the answers.
 
     python -m benchmarks.mistakes [--write]
 
-Every command runs in a folder of small files that is made for it. It has to end with a sentence and
-an exit code that is not 0, without a traceback; one that does not is printed at the end, and the
-command ends with 1. `--write` writes benchmarks/mistakes.md.
+Every command runs in a new folder with small files. It must end with a clear message and a nonzero
+exit code, without a traceback; commands that do not are printed at the end, and the exit code is
+then 1. `--write` writes benchmarks/mistakes.md.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class Written(nn.Module):
 
 
 class Gram(nn.Module):
-    """Attention of channels to channels."""
+    """Attention between channels."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) -> (N, C, ...)."""
@@ -288,7 +288,7 @@ class Cut(nn.Module):
 
 
 def gram(p: Program, v: int) -> None:
-    """Attention of channels to channels."""
+    """Attention between channels."""
     value, term = p.values[v], p.values[v].term
     mixes(term)
     both_ways(term, term)
