@@ -1,4 +1,4 @@
-"""What a step of learning every morphism costs, over a plain training step of the same network.
+"""The cost of a step of learning all morphisms, relative to a training step of the same network.
 
     python -m benchmarks.morphisms
     python -m benchmarks.morphisms VGG-19-16 "ResNet-20, twice as wide"
@@ -6,12 +6,12 @@
 
 All kinds of step are taken in turn in one process, on the same batch; each ratio is the median over
 the rounds of that round's processor times, so that what else the machine does meets both.
-`convolutions` counts the multiply-accumulates of all convolutions that a step runs, forward and
-backward, over those of the training step, and `floor` is the least that equation (1) can do with:
-the forward and the gradient to the activations that training has too, one convolution of every
-producer with the displaced kernels forward and one to them backward, and two of every depthwise
-convolution on a path, each way. Memory is the peak that a process of its own reaches above what it
-held before the step, over the same of training.
+`convolutions` is the MACs of all convolutions in a step, forward and backward, relative to those of
+the training step. `floor` is the minimum for equation (1): the forward pass and the gradient for
+the activations, as in training, one convolution of every producer with the displaced kernels
+forward and one for their gradient backward, and two of every depthwise convolution on a path, each
+way. Memory is the peak of a separate process above its memory before the step, relative to the same
+for training.
 """
 
 from __future__ import annotations

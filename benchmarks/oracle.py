@@ -1,19 +1,18 @@
-"""What widening each layer of a half-trained network is really worth, against what methods say.
+"""The measured gain of widening each layer of a half-trained network, against predictions.
 
     RAMIFY_DATA=FOLDER python -m benchmarks.oracle [--data cifar10 mnist] [--seeds 0 1 2 ...]
         [--methods S2D Gauss-Newton GradMax random] [--repeats 3] [--warm 400] [--steps 200]
         [--share 0.5] [--out FILE]
 
 A VGG of narrow layers is trained for `--warm` steps of 64 images. Then one layer at a time is
-widened by a `--share` of its channels, by the best edits that a method has for it, and the network
-trains for `--steps` further steps, its rate falling to 0. The decrease of the loss on 3,000 images
-that nothing was trained on, below that of the network trained on unwidened over the same batches,
-is what the edits were really worth. A method's ranking of the layers is right as far as its
-predictions, summed over the edits, put the layers in the order of that decrease: Spearman's rank
-correlation.
+widened by a `--share` of its channels with a method's best edits for it, and the network trains for
+`--steps` further steps while its learning rate falls to 0. The measured gain of the edits is the
+loss on 3,000 held-out images below that of the network trained without widening on the same
+batches. A method's ranking of the layers is judged by Spearman's rank correlation between its
+predictions, summed over the edits, and the measured gains.
 
-Images are averaged over 2×2 pixels. Every training is a line of FILE, so that a run goes on where
-it was; the table is of all lines in it, means and standard errors over the networks of the seeds.
+Images are averaged over 2×2 pixels. Every training is a line of FILE, so that an interrupted run
+resumes; the table shows means and standard errors over the seeds' networks, from all lines in it.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ NETS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "cifar10": ((8, 8, 8, 8, 8, 8), (1, 3)),
     "mnist": ((4, 6, 8, 6, 4), (0, 2)),
 }
-"""Widths of the layers, and behind which of them images become half as wide."""
+"""Widths of the layers, and the layers after which images are halved."""
 SIZE, TRAINED, HELD, PROBED = 64, 20_000, 3_000, 2_048
 STEP = {"step": 0.1, "unit": "kernel"}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -64,7 +63,7 @@ WARM, AFTER = (
 
 
 class Images:
-    """Images of a data set, half as wide and high, in three parts."""
+    """Images of a data set at half the size, in three parts."""
 
     def __init__(self, name: str) -> None:
         whole = load(name)
@@ -76,14 +75,14 @@ class Images:
         self.probe = list(zip(x[:PROBED].split(256), y[:PROBED].split(256), strict=True))
 
     def batches(self, seed: int, count: int) -> list[Batch]:
-        """Batches drawn from what is trained on."""
+        """Random batches of training images."""
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randint(0, len(self.x), (count, SIZE), generator=generator)
         return [(self.x[part], self.y[part]) for part in drawn]
 
 
 class Network:
-    """A network in the middle of its training, which can be gone on with from there many times."""
+    """A network in the middle of its training, which can be resumed from there many times."""
 
     def __init__(self, data: str, seed: int, options: argparse.Namespace) -> None:
         self.images = images(data)
@@ -105,12 +104,12 @@ class Network:
         return method.propose(self.graph, cross_entropy, self.images.probe)
 
     def best(self, title: str, group: str) -> list[ramify.Proposal]:
-        """A method's best proposals for so many new channels in a group."""
+        """A method's best proposals for the new channels in a group."""
         own = [one for one in self.proposals(title) if one.edit.group == group]
         return own[: round(self.key["share"] * self.graph[group].width)]
 
     def later(self, edits: Sequence[ramify.Edit], repeat: int) -> float:
-        """The loss on held images once the edited network has been trained further."""
+        """The loss on held-out images after the edited network has been trained further."""
         model = copy.deepcopy(self._model)
         optimizer: Optimizer = make_optimizer(model, AFTER)
         optimizer.load_state_dict(copy.deepcopy(self._state))
@@ -143,7 +142,7 @@ def vgg(channels: int, widths: Sequence[int], pools: Sequence[int]) -> nn.Module
 
 
 def said(network: Network) -> Row:
-    """What every method says of each layer: its gains summed over the edits, and at once."""
+    """Every method's prediction for each layer: its gains summed over the edits, and jointly."""
     found: Row = {"groups": [group.name for group in network.groups], "said": {}, "at once": {}}
     trial = ramify.Trial(network.graph, cross_entropy, network.images.held)
     prices = CostModel(network.graph)
@@ -161,7 +160,7 @@ def said(network: Network) -> Row:
 def missing(
     network: Network, methods: Sequence[str], repeats: int, rows: Sequence[Row]
 ) -> Iterator[Row]:
-    """The lines that a network still lacks, each as soon as it is known."""
+    """The missing lines of a network, each as soon as it is known."""
     own = [row for row in rows if all(row[name] == value for name, value in network.key.items())]
     done = {(row["what"], row.get("group"), row.get("repeat")) for row in own}
     if ("said", None, None) not in done:
@@ -186,7 +185,7 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def decreases(own: Sequence[Row], title: str, repeats: Sequence[int]) -> list[float]:
-    """What widening each layer by a method's edits was worth, over some repeats, by layer."""
+    """The measured gain of widening each layer by a method's edits, averaged over repeats."""
     groups = next(row["groups"] for row in own if row["what"] == "said")
     held = {
         (row["what"], row.get("group"), row.get("repeat")): row.get("held", math.nan) for row in own
@@ -198,7 +197,7 @@ def decreases(own: Sequence[Row], title: str, repeats: Sequence[int]) -> list[fl
 
 
 KEY = ("data", "seed", "warm", "steps", "share")
-"""What tells a network, and what is done with it, from others."""
+"""The entries that identify a network and its training."""
 RANKINGS = ("gain", "gain a parameter", "gain a MAC", "at once")
 
 
@@ -258,7 +257,7 @@ def table(rows: Sequence[Row], repeats: int) -> str:
 
 
 def _is_whole(own: Sequence[Row], title: str, repeats: int) -> bool:
-    """Whether every training of a method's edits, and without any, is known."""
+    """Whether all trainings with a method's edits, and without edits, are known."""
     said = [row for row in own if row["what"] == "said"]
     done = [row for row in own if row["what"] in ("nothing", title) and row["repeat"] < repeats]
     return bool(said) and len(done) == repeats * (1 + len(said[0]["groups"]))

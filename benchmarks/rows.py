@@ -1,4 +1,4 @@
-"""Rows of results, one a line in a file, so that a run goes on where it was."""
+"""Rows of results, one per line of a file, so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file, in order; none where it is not there."""
+    """The rows of a file, in order; none if it does not exist."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def add_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add rows to the end of a file, whose folder is made where it is not there."""
+    """Append rows to a file, whose folder is created if it does not exist."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as opened:
         opened.writelines(json.dumps(row) + "\n" for row in rows)

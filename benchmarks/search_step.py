@@ -1,18 +1,17 @@
-"""What a step of each searcher costs, over a step of joint training of the same network.
+"""The cost of a step of each searcher, relative to a step of joint training of the same network.
 
     OMP_NUM_THREADS=1 python -m benchmarks.search_step
     OMP_NUM_THREADS=1 python -m benchmarks.search_step gates --width 16 --batch 64
 
 `gates` are width gates on every channel of PreResNet-20, `cell` the mixing logits of a supernet of
-NATS-Bench. All searchers take their steps in turn in one process, on the same two batches; the
-median processor time of each is compared, since on a shared machine a clock counts what others do
-as well. Forward passes are counted by a hook on the network, backward passes by calls of the
-autograd engine, `convolutions` are their multiply-accumulates, forward and backward, over those of
-joint training, and memory is the peak that a process of its own reaches above what it held before
-the step.
+NATS-Bench. All searchers take their steps in turn in one process, on the same two batches. Their
+median CPU times are compared, since on a shared machine wall time depends on other processes.
+Forward passes are counted by a hook on the network, backward passes by calls of the autograd
+engine. `convolutions` is their MACs, forward and backward, relative to joint training, and memory
+is the peak of a separate process above its memory before the step.
 
-The last lines time the two independent passes of RARTS, of u and of w, one after
-the other and as one pass over stacked weights by `torch.func.vmap`.
+The last lines time the two independent passes of RARTS, of u and of w, one after another and as a
+single pass over stacked weights with `torch.func.vmap`.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def batches(size: int) -> list[Batch]:
 
 
 def steps(kind: str, width: int, size: int) -> tuple[Steps, dict[str, nn.Module]]:
-    """A step of every searcher, each on a network of its own."""
+    """A step of every searcher, each on its own network."""
     found: Steps = {}
     models = {}
     pair = batches(size)
@@ -99,7 +98,7 @@ def passes(step: Callable[[], object], model: nn.Module) -> tuple[int, int]:
 
 
 def peak(kind: str, width: int, size: int, name: str) -> int:
-    """Kilobytes above the start that a process of its own needs for a searcher's steps."""
+    """The peak memory of a separate process in a searcher's steps above its start, in kilobytes."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak, (kind, width, size, name))
 

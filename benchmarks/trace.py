@@ -1,13 +1,13 @@
-"""What a trace costs, over a forward pass of the same model and over the model's own size.
+"""The cost of a trace, relative to a forward pass of the same model and to the model's size.
 
     OMP_NUM_THREADS=1 python -m benchmarks.trace
-    OMP_NUM_THREADS=1 python -m benchmarks.trace llama hiera   # names that hold one of these
+    OMP_NUM_THREADS=1 python -m benchmarks.trace llama hiera   # names that contain one of these
 
-Each model has random weights and a process of its own, on one thread. `forward` is the median
-processor time of three passes without gradients on the inputs of the trace, `trace` that of the
-first trace in the process, and `passes` their ratio. `beside` is the most memory that the process
-held during the trace over what it held before, after passes had been run; `of the model` is that
-over the bytes of all parameters and buffers. Whatever is not installed is left out.
+Each model has random weights and runs in a separate process on one thread. `forward` is the median
+CPU time of three passes without gradients on the inputs of the trace, `trace` that of the first
+trace in the process, and `passes` their ratio. `beside` is the peak memory of the process during
+the trace above its memory before, after some passes; `of the model` is that relative to the bytes
+of all parameters and buffers. Models of packages that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from benchmarks.zoo.vision import declare_operators
 from ramify.tracing.recorder import call, tensors_of
 
 Made = tuple[nn.Module, Any]
-"""A model in eval mode, and what it is called with."""
+"""A model in eval mode, and its inputs."""
 LANGUAGE: dict[str, dict[str, int]] = {
     "100 M": {"hidden_size": 640, "intermediate_size": 2560, "num_hidden_layers": 12},
     "300 M": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 16},
@@ -95,7 +95,7 @@ def yolo(name: str) -> Made:
 
 
 def models() -> dict[str, Callable[[], Made]]:
-    """What makes each model that the installed packages allow, by name."""
+    """A builder for each model that the installed packages provide, by name."""
     found: dict[str, Callable[[], Made]] = {}
     if importlib.util.find_spec("transformers") is not None:
         for size in LANGUAGE:
@@ -111,7 +111,7 @@ def models() -> dict[str, Callable[[], Made]]:
 
 
 def held(what: str) -> float:
-    """Megabytes of this process: `VmRSS` now, or `VmHWM` at most."""
+    """Memory of this process in megabytes: `VmRSS` (present) or `VmHWM` (peak)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
 
@@ -148,7 +148,7 @@ def row(name: str) -> str:
 
 
 def table(names: Iterable[str]) -> None:
-    """Print the rows, each from a process of its own."""
+    """Print the rows, each from a separate process."""
     print("| model | MB | groups | forward, ms | trace, s | passes | beside, MB | of the model |")
     print("|---|---|---|---|---|---|---|---|")
     for name in names:

@@ -46,7 +46,7 @@ SCORED = ("random", "net2net", "new-neuron", "boosting", "l1", "bn")  # they est
 
 
 class GrowSettings(NetworkSettings):
-    """The settings of ``ramify grow``; those that its method or rule does not take are None."""
+    """The settings of ``ramify grow``; those that its method or rule does not use are None."""
 
     kind: ClassVar[str] = "grow"
     rivals = (("rule", "fraction", "most", "threshold", "tradeoff"),)
@@ -381,7 +381,7 @@ class GrowSettings(NetworkSettings):
         )
 
     def growth(self, seed: int) -> Method:
-        """What proposes the edits of the job with this seed."""
+        """The method that proposes the edits of the job with this seed."""
         from ramify.methods.registry import method_named
 
         own: dict[str, Any] = {"step": self.step, "unit": self.step_unit}
@@ -431,7 +431,7 @@ def size_of(arm: str) -> int | None:
 
 
 def _refuse_sizes(given: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Refuse sizes that are no way down from the budget, and a tuning without them."""
+    """Refuse sizes that do not decrease from the budget, and fine-tuning without sizes."""
     sizes, most = values.get("sizes"), (values.get("budget") or {}).get("params")
     if sizes is None:
         if "tuning_epochs" in given:
@@ -480,12 +480,12 @@ def _early_rounds(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _all_epochs(values: Mapping[str, Any]) -> int:
-    """How many epochs a run makes in all."""
+    """The total number of epochs of a run."""
     return int(values.get("total_epochs") or values["epochs"] * (values["rounds"] + 1))
 
 
 def implied_rule(values: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """The rule that selects where none is named: the one that takes the settings given."""
+    """The default rule: the one that uses the given settings."""
     if {"most", "threshold"} & set(given):
         return "threshold"
     learned = values.get("method") == "gauss-newton" and "budget" not in given

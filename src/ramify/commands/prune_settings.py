@@ -39,7 +39,7 @@ SAYS_HOW_MUCH = (*CUTS, "accept")
 
 
 class PruneSettings(NetworkSettings):
-    """The settings of ``ramify prune``; those that its searcher does not take are None."""
+    """The settings of ``ramify prune``; those that its searcher does not use are None."""
 
     kind: ClassVar[str] = "prune"
     rivals = (CUTS,)
@@ -324,7 +324,7 @@ class PruneSettings(NetworkSettings):
         return self.pretrain_epochs + self.search_epochs + self.rounds * (1 + self.epochs)
 
     def tuning(self) -> Training:
-        """How the cut network is tuned."""
+        """How the cut network is fine-tuned."""
         from ramify.train.shrink import tuning
 
         return replace(
@@ -336,7 +336,7 @@ class PruneSettings(NetworkSettings):
         return self._scoring(seed, self.search_epochs) if self.search_epochs else None
 
     def method(self, seed: int) -> Method:
-        """What scores the channels of the network as it is."""
+        """The method that scores the channels of the present network."""
         from ramify.train.width_search import WidthSearch
 
         found = WidthSearch(self.searcher, seed=seed).method()
@@ -364,7 +364,7 @@ class PruneSettings(NetworkSettings):
             inputs: One example of its inputs.
 
         Returns:
-            Totals by resource; None where something else says what goes.
+            Totals by resource; None if the cut is not defined by a budget.
         """
         from ramify.refit.budget_shares import in_numbers
         from ramify.tracing import trace
@@ -376,7 +376,7 @@ class PruneSettings(NetworkSettings):
 
         Args:
             budget: From :meth:`budget_of`.
-            accept: Whether a cut network is good enough; None where that is not asked.
+            accept: Decides whether a cut network is good enough; None for no such check.
 
         Returns:
             The arguments by name.
@@ -408,7 +408,7 @@ class PruneSettings(NetworkSettings):
 
 
 def _refuse_rounds(values: Mapping[str, Any]) -> None:
-    """Refuse several cuts where one alone makes sense."""
+    """Refuse several cuts if only one makes sense."""
     for name in ("ratio", "threshold"):
         if values.get(name) is not None and values.get("accept") is None:
             raise RamifyError(

@@ -86,14 +86,14 @@ def option(
 
 
 def option_of(field: FieldInfo) -> dict[str, Any] | None:
-    """The entry that :func:`option` made; None for a field that is no option."""
+    """The entry created by :func:`option`; None for a field that is not an option."""
     extra = field.json_schema_extra
     entry: Any = extra.get("option") if isinstance(extra, dict) else None
     return entry
 
 
 class Settings(BaseModel, ABC):
-    """The settings of a kind of run, which its folder keeps in ``config.json``."""
+    """The settings of one kind of run, stored in ``config.json`` of its folder."""
 
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
@@ -140,7 +140,7 @@ class Settings(BaseModel, ABC):
 
     @classmethod
     def checked(cls, values: dict[str, Any], given: Mapping[str, Any]) -> Self:
-        """The settings, once they agree with each other; those that do not count are None."""
+        """The settings after consistency checks; those that do not apply are None."""
         if values["threads"] is None:
             import torch
 
@@ -183,11 +183,11 @@ class Settings(BaseModel, ABC):
 
     @classmethod
     def fill(cls, values: dict[str, Any], given: Mapping[str, Any]) -> None:
-        """Set those default values that depend on other settings; ``values`` is changed."""
+        """Set the defaults that depend on other settings; ``values`` is changed."""
 
     @classmethod
     def refuse(cls, given: Mapping[str, Any], values: dict[str, Any]) -> None:
-        """Raise a RamifyError where a given setting excludes another or has no effect."""
+        """Raise a RamifyError if a given setting excludes another or has no effect."""
 
     @classmethod
     def choice(cls, selector: str, values: Mapping[str, Any]) -> str:
@@ -225,14 +225,14 @@ class Settings(BaseModel, ABC):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], file: str = "config.json") -> Self:
-        """The settings that a run folder keeps; what they name of the user's own is imported."""
+        """The settings stored in a run folder; user modules that they name are imported."""
         settings = cls.read(values, file)
         settings.check()
         return settings
 
     @classmethod
     def read(cls, values: Mapping[str, Any], file: str = "config.json") -> Self:
-        """The settings that a run folder keeps, of which nothing is imported or tried."""
+        """The settings stored in a run folder, without importing or checking anything."""
         values = cls.upgraded({key: v for key, v in values.items() if key != "command"})
         if wrong := set(cls.model_fields) ^ set(values):
             raise RamifyError(
@@ -283,7 +283,7 @@ class Settings(BaseModel, ABC):
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Settings of a folder of an earlier version, with what has been added since."""
+        """Settings of a folder of an earlier version, completed with newer settings."""
         return {"tensorboard": False} | values
 
     def suited(self, dataset: Dataset, given: Mapping[str, Any]) -> Self:
@@ -304,7 +304,7 @@ class Settings(BaseModel, ABC):
 
     @classmethod
     def _sentence(cls, error: ValidationError, values: Mapping[str, Any], file: str) -> str:
-        """The first thing that pydantic refuses, in words."""
+        """A message about the first error that pydantic reports."""
         refused = error.errors()[0]
         name = str(refused["loc"][0])
         bounds = [
@@ -329,7 +329,7 @@ class Settings(BaseModel, ABC):
         return " or ".join(_in_words(one) for one in schema.get("anyOf", [schema]))
 
     def check(self) -> None:
-        """Raise a RamifyError where settings do not agree, beyond the bounds of each."""
+        """Raise a RamifyError if settings contradict each other."""
         if self.tensorboard:
             require("tensorboard", "tensorboard", "a TensorBoard log needs")
 
@@ -339,7 +339,7 @@ class Settings(BaseModel, ABC):
 
     @abstractmethod
     def passes(self) -> int:
-        """Epochs that the arms of a seed make together, at most."""
+        """The most epochs of all arms of a seed together."""
 
     @property
     def all_seeds(self) -> range:
@@ -425,7 +425,7 @@ class TrainingSettings(Settings):
         return super().suited(dataset, given)
 
     def loss(self, task: Task) -> Loss:
-        """What the training brings down: ``loss(model, batch)`` -> (S,)."""
+        """The training loss: ``loss(model, batch)`` -> (S,)."""
         from functools import partial
 
         return partial(task.loss, label_smoothing=self.label_smoothing)

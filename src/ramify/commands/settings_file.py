@@ -11,7 +11,7 @@ from ramify.imports import require
 
 
 def read_settings(path: Path) -> Any:
-    """What a file of settings holds, in JSON or YAML by its name.
+    """Read a file of settings, in JSON or YAML according to its name.
 
     Args:
         path: The file.
@@ -20,7 +20,7 @@ def read_settings(path: Path) -> Any:
         Plain values of any kind.
 
     Raises:
-        RamifyError: It is missing or damaged.
+        RamifyError: The file is missing or damaged.
     """
     advice = "give a JSON or YAML file of settings, such as config.json of a run."
     if path.suffix not in (".yaml", ".yml"):
@@ -42,7 +42,7 @@ def read_settings(path: Path) -> Any:
 
 
 def _yaml_loader() -> Any:
-    """YAML of plain values alone, in which 1e-3 is a number as it is in JSON."""
+    """A YAML loader for plain values, which reads 1e-3 as a number, as JSON does."""
     import yaml
 
     class Loader(yaml.SafeLoader):
