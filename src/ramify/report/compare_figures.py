@@ -14,7 +14,7 @@ from ramify.report.tables import measured
 from ramify.report.theme import LIGHT, arm_color, canvas, themed
 
 WIDTH = 5.2
-PLACES = ((6, 3), (-6, 3), (6, -9), (-6, -9), (6, 13), (-6, 13))  # of a number beside its dot
+PLACES = ((6, 3), (-6, 3), (6, -9), (-6, -9), (6, 13), (-6, 13))  # offsets of a number from its dot
 NARROW = 3.0  # costs within this factor have a linear axis
 SPANS, NEAR = 2.0, 0.05  # in ranges of the front, and as a share: worse networks are at the edge
 
@@ -36,7 +36,7 @@ def front_figure(networks: Sequence[ArmResult], cost: str) -> Figure:
     best = front(known, cost)
     metric = known[0].metric
     sign, scale = metric.worth(1.0), metric.scale
-    low = scale * min(_worst_shown(networks, each) for each in COSTS)  # as in the figures beside it
+    low = scale * min(_worst_shown(networks, each) for each in COSTS)  # same scale in all figures
     steps = [(_cost(one, cost), scale * one.value) for one in best]
     axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color=LIGHT["accent"], alpha=0.55)
     top = max(scale * (one.worth + (measured(one.row)["sd"] or 0)) for one in networks)
