@@ -160,7 +160,7 @@ def test_a_cut_as_far_as_the_metric_allows(folder: Path) -> None:
     assert f"R² {edit['held_r2_before']:.4f} -> {edit['held_r2_after']:.4f}, where -0.05" in said
     assert json.loads(Path("cut/config.json").read_text())["distill"] is False
     drawn = page("cut")
-    assert "test R² after tuning" in drawn
+    assert "test R² after fine-tuning" in drawn
     assert "accuracy" not in drawn
 
 

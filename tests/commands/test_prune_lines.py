@@ -61,7 +61,7 @@ def test_every_epoch_is_of_a_phase(
     given = {"searcher": "rarts", "search_epochs": 2, "ratio": 0.4, "seeds": 2}
     text, bar = shown(tmp_path / "run", dataset, **given)
     for seed in (0, 1):
-        for phase in ("full network", "tuning"):
+        for phase in ("full network", "fine-tuning"):
             assert f"{phase}, seed {seed}: epoch 1 of 1, test accuracy" in text
         assert f"search, seed {seed}: epoch 2 of 2, losses of the halves" in text
         assert f"search, seed {seed}: finished, test accuracy" in text

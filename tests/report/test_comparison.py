@@ -183,6 +183,8 @@ def test_a_page_without_a_finished_network(tmp_path: Path, write_run: Write) -> 
 def test_what_is_no_page_is_not_written_over(runs: list[Path]) -> None:
     for file in (runs[0] / "metrics.jsonl", runs[0] / "config.json"):
         before = file.read_bytes()
-        with pytest.raises(RamifyError, match=f"{file.name} is there and no page of HTML"):
+        with pytest.raises(
+            RamifyError, match=f"{file.name} already exists and is not an HTML page"
+        ):
             write_comparison(runs, file)
         assert file.read_bytes() == before

@@ -27,13 +27,13 @@ FULL_NETWORK, SEARCH = Phase("full network", 0, 20), Phase("search", 20, 40)
 @pytest.mark.parametrize(
     "run, spans, marks",
     [
-        ({}, [FULL_NETWORK, Phase("tuning", 20, 40)], [20]),
-        ({"given": True}, [Phase("tuning", 0, 20)], [0]),
-        ({"search": True}, [FULL_NETWORK, SEARCH, Phase("tuning", 40, 60)], [40]),
-        ({"search": True, "old": True}, [FULL_NETWORK, SEARCH, Phase("tuning", 40, 60)], [40]),
+        ({}, [FULL_NETWORK, Phase("fine-tuning", 20, 40)], [20]),
+        ({"given": True}, [Phase("fine-tuning", 0, 20)], [0]),
+        ({"search": True}, [FULL_NETWORK, SEARCH, Phase("fine-tuning", 40, 60)], [40]),
+        ({"search": True, "old": True}, [FULL_NETWORK, SEARCH, Phase("fine-tuning", 40, 60)], [40]),
         (
             {"rounds": 2},
-            [FULL_NETWORK, Phase("tuning 1", 20, 40), Phase("tuning 2", 40, 60)],
+            [FULL_NETWORK, Phase("fine-tuning 1", 20, 40), Phase("fine-tuning 2", 40, 60)],
             [20, 40],
         ),
     ],

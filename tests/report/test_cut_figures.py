@@ -64,19 +64,19 @@ def test_phases_are_drawn_end_to_end_with_the_cut_marked() -> None:
     stairs = [(0, 100), (20, left), (40, left)]
     assert [pytest.approx(point) for point in stairs] == lines(size)[0]
     shown = texts(figure)
-    for words in ("full network", "tuning", "cut", "90.00 %", "93.00 %", "MACs", "parameters"):
+    for words in ("full network", "fine-tuning", "cut", "90.00 %", "93.00 %", "MACs", "parameters"):
         assert words in shown
 
 
 def test_every_cut_and_every_phase_is_named() -> None:
     shown = texts(phases_figure(cut_run(rounds=2)))
-    assert {"full network", "tuning 1", "tuning 2", "cut 1", "cut 2"} <= set(shown)
+    assert {"full network", "fine-tuning 1", "fine-tuning 2", "cut 1", "cut 2"} <= set(shown)
     assert {"search", "cut"} <= set(texts(phases_figure(cut_run(search=True))))
 
 
 def test_a_network_that_was_given_stands_at_the_beginning() -> None:
     figure = phases_figure(cut_run(given=True))
-    assert {"95.00 %", "90.00 %", "93.00 %", "tuning"} <= set(texts(figure))
+    assert {"95.00 %", "90.00 %", "93.00 %", "fine-tuning"} <= set(texts(figure))
     assert "full network" not in texts(figure)
     assert figure.axes[0].get_xlim()[0] < 0
 
@@ -125,8 +125,8 @@ def test_layers_have_bars_floors_and_costs() -> None:
     assert strokes == [2 / 8, 2 / 12]
     dots = [line[0] for line in lines(costs) if len(line) == 1]
     assert dots == [(0.004, 0.0), (0.005, 0.0), (0.006, 1.0), (0.008, 1.0)]
-    assert {"conv1", "conv2", "last that went", "next to go"} <= set(texts(figure))
-    assert "what a channel costs: rise of the loss" in texts(figure)
+    assert {"conv1", "conv2", "last removed", "next to be removed"} <= set(texts(figure))
+    assert "cost of a channel: rise of the loss" in texts(figure)
 
 
 def test_a_floor_that_was_reached_is_red() -> None:
@@ -169,7 +169,7 @@ def test_refits_have_error_before_and_after_and_lambda() -> None:
         *([(0.1, 1.0)], [(0.05, 1.0)]),
     ]
     shown = texts(figure)
-    assert {"conv2", "head", "λ 0.01", "λ 0.1", "before the refit", "after it"} <= set(shown)
+    assert {"conv2", "head", "λ 0.01", "λ 0.1", "before the refit", "after the refit"} <= set(shown)
     assert "conv1" not in shown
 
 

@@ -21,7 +21,7 @@ def tiles(events: Events, fresh: bool = False) -> dict[str, tuple[str, str]]:
 
 def test_tiles_say_what_is_left_and_what_it_cost() -> None:
     assert tiles(cut_run()) == {
-        "test accuracy after tuning": ("93.00 %", "−2.00 points, from 95.00\xa0%"),
+        "test accuracy after fine-tuning": ("93.00 %", "−2.00 points, from 95.00\xa0%"),
         "test accuracy right after the cut": ("90.00 %", "−5.00 points, from 95.00\xa0%"),
         "of the parameters": ("76.7 %", "3,000 → 2,300"),
         "of the MACs": ("76.7 %", "192 k → 147 k"),
@@ -32,16 +32,16 @@ def test_tiles_say_what_is_left_and_what_it_cost() -> None:
 def test_a_cut_to_milliseconds_says_how_many_are_left() -> None:
     events = cut_run()
     cut = next(event for event in events if event["event"] == "edit")
-    assert "of the milliseconds" not in tiles(events)
+    assert "of the latency" not in tiles(events)
     cut |= {"latency_before": 0.68, "latency_after": 0.34}
-    assert tiles(events)["of the milliseconds"] == ("50 %", "0.68 → 0.34, measured")
+    assert tiles(events)["of the latency"] == ("50 %", "0.68 → 0.34, measured")
 
 
 def test_tiles_of_several_networks_are_means() -> None:
     second = cut_run(1)
     second[-1]["test_accuracy"] = 0.91
     shown = tiles([*cut_run(0), *second])
-    value, note = shown["test accuracy after tuning"]
+    value, note = shown["test accuracy after fine-tuning"]
     assert value == "92.00 ± 1.41 %"
     assert note == "−3.00 points, from 95.00 ± 0.00\xa0%"
 
@@ -55,17 +55,17 @@ def test_tiles_of_several_cuts_speak_of_the_last() -> None:
 def test_tiles_of_a_run_under_way() -> None:
     assert tiles([]) == {}
     assert tiles(cut_run()[:4]) == {}  # the full network alone
-    assert "test accuracy after tuning" not in tiles(cut_run()[:6])
+    assert "test accuracy after fine-tuning" not in tiles(cut_run()[:6])
     assert "test accuracy right after the cut" in tiles(cut_run()[:6])
 
 
 def test_a_network_that_was_not_tuned_has_no_accuracy_after_it() -> None:
     events = [e for e in cut_run() if not (e["arm"] == "pruned" and e["event"] == "epoch")]
-    assert "test accuracy after tuning" not in tiles(events)
+    assert "test accuracy after fine-tuning" not in tiles(events)
 
 
 def test_nothing_is_said_of_a_cut_that_was_trained_from_fresh_weights() -> None:
-    names = {"test accuracy after tuning", "of the parameters", "of the MACs"}
+    names = {"test accuracy after fine-tuning", "of the parameters", "of the MACs"}
     assert set(tiles(cut_run(), fresh=True)) == names
 
 
@@ -92,11 +92,11 @@ def test_warnings_are_sentences_said_once() -> None:
 def test_outcome_of_one_cut() -> None:
     cut = cut_event(FULL, SMALL[0])
     text = "The loss rose by 0.04 at the cut, from 0.1 to 0.14; a rise of 0.05 was predicted."
-    where = " It was measured on {}, right after the cut and before any tuning."
-    assert outcome([cut]) == text + where.format("samples that chose nothing")
+    where = " It was measured on {}, right after the cut and before any fine-tuning."
+    assert outcome([cut]) == text + where.format("samples not used for the cut")
     told = outcome([{**cut, "predicted_gain": None, "held": False, "loss_after": 0.05}])
     assert told.startswith("The loss fell by 0.05 at the cut, from 0.1 to 0.05. It was")
-    assert told == told.split(" It was")[0] + where.format("the samples that the cut was chosen on")
+    assert told == told.split(" It was")[0] + where.format("the samples used for the cut")
     assert outcome([{**cut, "loss_before": None}]) == ""
     assert outcome([]) == ""
 
@@ -141,14 +141,14 @@ def test_a_cut_that_did_the_opposite_has_a_ratio_with_a_minus() -> None:
 def test_layers_in_numbers() -> None:
     cuts = [cut_event(FULL, SMALL[0]), cut_event(*SMALL)]
     heads, rows = layer_table(layers_of(cuts))
-    assert heads == ["layer", "channels", "left", "floor", "last that went", "next to go"]
+    assert heads == ["layer", "channels", "left", "floor", "last removed", "next to be removed"]
     assert rows == [
         ["conv1", "8 → 2", "25 %", "2, reached", "0.002", "0.003"],
         ["conv2", "12 → 9", "75 %", "2", "", "0.002"],
     ]
     assert layers_sentence(cuts, layers_of(cuts)) == (
-        "9 channels of 20 went in 2 cuts. At the floor, so that nothing more could go: conv1. "
-        "Not shown: 1 layer of which no channel could go."
+        "9 channels of 20 removed in 2 cuts. At the floor: conv1. "
+        "Not shown: 1 layer that cannot be cut."
     )
     del cuts[1]["floors"]
     assert "floor" not in layer_table(layers_of(cuts))[0]
@@ -156,20 +156,18 @@ def test_layers_in_numbers() -> None:
 
 def test_a_layer_that_lost_nothing_is_counted() -> None:
     cut = cut_event(FULL, {**FULL, "conv1": 4})
-    assert "4 channels of 20 went in 1 cut. 1 layer lost none." in layers_sentence(
+    assert "4 channels of 20 removed in 1 cut. 1 layer unchanged." in layers_sentence(
         [cut], layers_of([cut])
     )
     dropped = [{**cut, "drops": ["layer1.1"]}]
-    assert " in 1 cut. 1 block went whole: layer1.1. " in layers_sentence(
-        dropped, layers_of(dropped)
-    )
+    assert " in 1 cut. 1 block removed: layer1.1. " in layers_sentence(dropped, layers_of(dropped))
 
 
 def test_refits_in_a_sentence() -> None:
     before, after = math.sqrt(0.4 * 0.1), math.sqrt(0.02 * 0.05)
     assert refit_sentence([cut_event(FULL, SMALL[0])]) == (
-        f"2 layers refitted: what they miss fell from {100 * before:.3g} % to {100 * after:.3g} % "
-        "in the geometric mean. 1 layer had lost nothing."
+        f"2 layers refitted: the geometric mean of the error fell from "
+        f"{100 * before:.3g} % to {100 * after:.3g} %. 1 layer needed no refit."
     )
     assert refit_sentence([{**cut_event(FULL, SMALL[0]), "refitted": []}]) == ""
 

@@ -25,7 +25,7 @@ def test_tiles_of_a_finished_run(events: Events) -> None:
         "mean ± sd over 3 seeds",
     )
     gain = rows["grown"]["test_accuracy"]["mean"] - rows["seed"]["test_accuracy"]["mean"]
-    assert shown["against the seed network"] == (
+    assert shown["compared with the seed network"] == (
         f"+{100 * gain:.2f} points",
         f"which has {metric_text(rows['seed'])}",
     )
@@ -38,11 +38,11 @@ def test_tiles_of_a_run_with_smaller_sizes(events: Events, sized: Events) -> Non
     rows = {row["arm"]: row["test_accuracy"]["mean"] for row in results_table(sized)}
     shown = values(sized)
     gain = 100 * (rows["cut-300"] - rows["wide-300"] + rows["cut-150"] - rows["wide-150"]) / 2
-    tile = shown["cut networks of this run against a run for each size"]
+    tile = shown["cut networks of this run, compared with separate runs"]
     assert tile[0].replace("−", "-") == f"{gain:+.2f} points"
     assert tile[1].startswith("mean of 2 sizes")
     assert shown["parameters"] == values(events)["parameters"]  # of what grew alone
-    assert "against the seed network" not in shown
+    assert "compared with the seed network" not in shown
 
 
 def test_tiles_of_a_run_under_way(events: Events) -> None:
@@ -56,7 +56,7 @@ def test_tiles_of_a_run_under_way(events: Events) -> None:
 
 def test_a_loss_of_accuracy_has_a_minus(events: Events) -> None:
     worse = [{**e, "test_accuracy": 0.1} if e.get("arm") == "grown" else e for e in events]
-    assert values(worse)["against the seed network"][0].startswith("−")
+    assert values(worse)["compared with the seed network"][0].startswith("−")
 
 
 @pytest.mark.parametrize(
@@ -83,4 +83,4 @@ def test_state(events: Events) -> None:
     assert state(record({}, [])) == "No epoch has ended yet."
     until = [k for k, event in enumerate(events) if event["event"] == "result"][1]
     text = state(record({}, events[: until + 2]))
-    assert text.startswith("So far 2 networks finished; scratch-0 stood at 45 steps")
+    assert text.startswith("So far 2 networks finished; scratch-0 is at 45 steps")

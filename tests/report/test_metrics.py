@@ -38,7 +38,7 @@ def test_what_is_lower_is_better() -> None:
     assert [one.number for one in front(networks, "params")] == [1, 2, 4]
     (value, name, _), (params, words, _) = best_words(networks)
     assert (value, name, params) == ("4.990", "best test perplexity", "20")
-    assert "within 1 % of it" in words
+    assert "within 1 % of the best" in words
     figure = front_figure(networks, "params")
     figure.draw_without_rendering()
     [axes] = figure.axes

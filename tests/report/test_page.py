@@ -31,7 +31,7 @@ def test_finished_page(finished: Path) -> None:
         "digits_net grown on digits",
         "sample standard deviation",
         "test accuracy, grown",
-        "against the seed network",
+        "compared with the seed network",
         "Widths layer by layer",
         "What became of each channel",
         "Which edits were chosen",
@@ -53,11 +53,11 @@ def test_a_page_of_a_run_with_smaller_sizes(make_run: Make, sized: Events) -> No
 
 def test_a_page_speaks_of_no_network_that_is_not_there(make_run: Make, sized: Events) -> None:
     words = " ".join(read(write_report(make_run(sized))).text.split())
-    for told in ("Beside it stand uniformly wide networks", "Mean ± sd", "as a band"):
+    for told in ("uniformly wider networks were trained separately", "Mean ± sd", "as a band"):
         assert told in words
     one = [e for e in sized if e["job"].endswith("-0") and not e["job"].startswith("wide")]
     words = " ".join(read(write_report(make_run(one))).text.split())
-    for told in ("Beside it stand", "± sd", "as a band", "one sd"):
+    for told in ("uniformly wider", "± sd", "as a band", "one sd"):
         assert told not in words
     assert "a line joins them" in words
 
@@ -74,7 +74,7 @@ def test_a_page_says_why_growth_stopped_and_shows_what_was_retrained(
     (run / "retrain" / "metrics.jsonl").write_text(lines)
     page = read(write_report(run))
     assert "It stopped after round 3, the budget params = 900000 is used up." in page.text
-    assert "trained by ramify retrain" in page.text
+    assert "trained from scratch by ramify retrain" in page.text
 
 
 def test_a_page_of_a_retrained_network_does_not_speak_of_growth(

@@ -18,7 +18,7 @@ HEADINGS = (
     "From the full network to the small one",
     "What the cut cost",
     "What each layer kept, and why",
-    "What the rest took over",
+    "The refit",
 )
 
 
@@ -49,10 +49,10 @@ def write(make_run: Make, events: Events, finished: bool = True, **settings: Any
 def test_a_page_of_every_kind_of_run(make_run: Make, run: dict[str, Any]) -> None:
     path = write(make_run, cut_run(**run))
     page = read(path)
-    for words in ("digits_net pruned on digits", "test accuracy after tuning", *HEADINGS):
+    for words in ("digits_net pruned on digits", "test accuracy after fine-tuning", *HEADINGS):
         assert words in page.text
     assert ("Nothing was refitted." in page.text) == bool(run.get("old"))
-    for words in ("How the network grew", "Family tree", "How much each layer could lose"):
+    for words in ("How the network grew", "Family tree", "Sensitivity of each layer"):
         assert words not in page.text
     # Phases, layers, channels, proposals, and the refit.
     assert len(page.images) == (4 if run.get("old") else 5)
@@ -64,7 +64,7 @@ def test_a_page_of_every_kind_of_run(make_run: Make, run: dict[str, Any]) -> Non
 
 def test_several_networks_are_compared_and_stand_one_by_one(make_run: Make) -> None:
     page = read(write(make_run, [*cut_run(0), *cut_run(1)]))
-    assert "Over all networks" in page.text
+    assert "All networks together" in page.text
     assert "sample standard deviation" in page.text
     assert page.text.count("pruned-1") == 3  # outcome, layers, refit
     assert len(page.images) == 1 + 1 + 2 * 4 + 1
@@ -83,14 +83,14 @@ def test_warnings_stand_at_the_top(make_run: Make) -> None:
 
 def test_sensitivity_is_drawn_where_the_run_has_it(make_run: Make) -> None:
     page = read(write(make_run, [*cut_run(), sensitivity_event()]))
-    assert "How much each layer could lose" in page.text
+    assert "Sensitivity of each layer" in page.text
     assert len(page.images) == 6
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_from_fresh_weights_says_so(make_run: Make) -> None:
     text = read(write(make_run, cut_run(), from_scratch=True)).text
-    assert "The cut shape then began from fresh weights." in text
+    assert "The cut shape was then trained from scratch." in text
     assert "right after the cut and" in text
     assert "test accuracy right after the cut" not in text
 
@@ -113,7 +113,7 @@ def test_layers_too_wide_to_tell_channels_apart_have_no_squares(make_run: Make) 
             event["widths_before"]["head"] = event["widths_after"]["head"] = 300
             event["origin"]["head"] = list(range(300))
     text = read(write(make_run, events)).text
-    assert "Every bar or stroke is a channel" in text
+    assert "Each bar or tick is a channel" in text
     assert "Each square is a channel" not in text
 
 
@@ -124,4 +124,4 @@ def test_scores_that_do_not_compare_are_said_to(make_run: Make, gain: float, sai
     for proposal in next(event for event in events if event["event"] == "edit")["proposals"]:
         proposal["gain"] = gain
     text = read(write(make_run, events)).text
-    assert ("do not compare between them" in text) == said
+    assert ("not comparable between layers" in text) == said

@@ -109,7 +109,7 @@ def test_sizes_join_what_one_run_gave_and_what_a_run_for_each_gave(sized: Events
             size = sum(event["params"] for event in own) / len(own)
             wanted.append((size, 100 * sum(event["test_accuracy"] for event in own) / len(own)))
         assert np.array(points(line)) == pytest.approx(np.array(wanted))
-    assert {"one run: grown, then cut", "a run for each size"} <= set(texts(figure))
+    assert {"one run: grown, then cut", "separate runs"} <= set(texts(figure))
 
 
 def test_gains_skip_edits_without_measurement(events: Events) -> None:

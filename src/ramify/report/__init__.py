@@ -96,7 +96,9 @@ def write_comparison(
 
     page, found = Path(page), runs_among(map(Path, runs))
     if page.is_file() and page.stat().st_size and not _is_page(page):
-        raise RamifyError(f"{page} is there and no page of HTML: give another name for the page.")
+        raise RamifyError(
+            f"{page} already exists and is not an HTML page: give another name for the page."
+        )
     named = dict(zip(names_of(found), found, strict=True))
     records = {name: read_run(run) for name, run in named.items()}
     measured = {name: latencies(run) for name, run in named.items()} if latency else {}

@@ -49,7 +49,7 @@ def front_figure(networks: Sequence[ArmResult], cost: str) -> Figure:
     axes.set_ylim(*sorted((sign * (edge - 0.4 * pad), sign * (top + 1.6 * pad))))
     _cost_axis(axes, [_cost(one, cost) for one in known], cost)
     _number(axes, [*best, *(one for one in known if one not in best)], len(best), spots)
-    axes.set_xlabel(f"{COSTS[cost]}, of one sample" if cost != "params" else COSTS[cost])
+    axes.set_xlabel(f"{COSTS[cost]} for one sample" if cost != "params" else COSTS[cost])
     axes.set_ylabel(metric.axis)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     return figure

@@ -105,7 +105,7 @@ def runs_among(paths: Iterable[Path]) -> list[Path]:
             seen = seen_in_place_of(path, f"{CONFIG}, nor a run within")
             raise RamifyError(
                 f"'{path}' is not a run folder: it {seen}; give folders that ramify grow, prune, "
-                "search or retrain wrote, or a folder that holds such."
+                "search or retrain wrote, or a folder of such runs."
             )
         found |= {run.resolve(): run for run in runs if run.resolve() not in found}
     return list(found.values())
@@ -273,10 +273,12 @@ def best_words(networks: Sequence[ArmResult]) -> list[tuple[str, str, str]]:
     near = [one for one in networks if one.worth >= best.worth - share]
     small = min(near, key=lambda one: one.row["params"]["mean"])
     within = "one point" if best.metric.percent else "1 %"
-    name = f"parameters of the smallest network within {within} of it"
+    name = f"parameters of the smallest network within {within} of the best"
     note = f"{small.run}, {small.arm}, {metric_text(small.row)}"
     if small is not best:
-        note += f", ×{small.row['params']['mean'] / best.row['params']['mean']:.2f} of the best one"
+        note += (
+            f", ×{small.row['params']['mean'] / best.row['params']['mean']:.2f} of the best network"
+        )
     return [
         (metric_text(best.row), f"best test {best.metric.words}", f"{best.run}, {best.arm}"),
         (whole(small.row["params"]), name, note),

@@ -127,7 +127,7 @@ def phases(seeds: Mapping[int, Sequence[Event]]) -> tuple[list[Phase], list[int]
     within = [mark for mark in marks if mark > starts["pruned"]]
     edges = [starts["pruned"], *within, starts[""]]
     for number, (start, end) in enumerate(itertools.pairwise(edges), start=1):
-        found.append(Phase(f"tuning {number}" if within else "tuning", start, end))
+        found.append(Phase(f"fine-tuning {number}" if within else "fine-tuning", start, end))
     return [phase for phase in found if phase.end > phase.start], marks
 
 

@@ -200,7 +200,7 @@ def _shares(axes: Axes, layers: Sequence[Layer]) -> None:
     axes.set_xlim(0, 1.38)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.xaxis.set_major_formatter(_PERCENT)
-    axes.set_xlabel("share left, and the floor")
+    axes.set_xlabel("share kept, and the floor")
 
 
 def _costs(axes: Axes, layers: Sequence[Layer], unit: str) -> None:
@@ -214,10 +214,10 @@ def _costs(axes: Axes, layers: Sequence[Layer], unit: str) -> None:
                 axes.plot([cost], [row], **look)
     every = [cost for layer in layers for cost in (layer.taken, layer.left) if cost is not None]
     _cost_scale(axes, np.array(every))
-    looks = [(_LAST, "last that went"), (_NEXT, "next to go")]
+    looks = [(_LAST, "last removed"), (_NEXT, "next to be removed")]
     handles = [Line2D([], [], linestyle="", label=name, **look) for look, name in looks]
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0)
-    axes.set_xlabel(f"what a channel costs: {unit}")
+    axes.set_xlabel(f"cost of a channel: {unit}")
 
 
 def _cost_scale(axes: Axes, costs: np.ndarray) -> None:
@@ -272,13 +272,13 @@ def refit_figure(cuts: Sequence[Event]) -> Figure:
     missed = [v for own in shown.values() for r in own.values() for v in (r.before, r.after)]
     _log_scale(panels[0], np.maximum(missed, _LEAST_MISSED))
     panels[0].xaxis.set_major_formatter(_PERCENT)
-    looks = [(LIGHT["card"], "before the refit"), (_STAYED, "after it")]
+    looks = [(LIGHT["card"], "before the refit"), (_STAYED, "after the refit")]
     handles = [
         Line2D([], [], color=_STAYED, marker="o", linestyle="", markerfacecolor=face, label=name)
         for face, name in looks
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=2)
-    figure.supxlabel("share of what a layer should make that it misses", fontsize=9)
+    figure.supxlabel("error of the layer's output, relative to its variance", fontsize=9)
     return figure
 
 
@@ -345,6 +345,6 @@ def sensitivity_figure(event: Event, layers: Sequence[Layer] = ()) -> Figure:
         first.yaxis.set_minor_formatter(NullFormatter())
     first.set_xlim(0, 1)
     first.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
-    figure.supxlabel("share of the channels of one layer that goes", fontsize=9)
+    figure.supxlabel("share of the channels of one layer that is removed", fontsize=9)
     figure.supylabel("loss", fontsize=9)
     return figure

@@ -44,7 +44,7 @@ def _tuned(seeds: Mapping[int, Sequence[Event]]) -> Tile | None:
             now.append(value_of(done[-1]))
             full += before[:1]
     metric = metric_of(event for events in seeds.values() for event in events)
-    return _against(now, full, metric, "after tuning") if now else None
+    return _against(now, full, metric, "after fine-tuning") if now else None
 
 
 def _right_after(cuts: Sequence[Sequence[Event]]) -> Tile | None:
@@ -93,7 +93,7 @@ def _timed(cuts: Sequence[Sequence[Event]]) -> Tile | None:
     before = statistic([first["latency_before"] for first, _ in own])["mean"]
     after = statistic([last["latency_after"] for _, last in own])["mean"]
     share, note = f"{100 * after / before:.3g} %", f"{before:.3g} → {after:.3g}, measured"
-    return Tile(share, "of the milliseconds", note)
+    return Tile(share, "of the latency", note)
 
 
 def _loss(cuts: Sequence[Sequence[Event]]) -> Tile | None:
@@ -170,8 +170,8 @@ def outcome(cuts: Sequence[Event]) -> str:
         text = f"At the {len(rises)} cuts the loss rose by {low:.3g} to {high:.3g}"
         if ratios:
             text += f", {min(ratios):.2g} to {max(ratios):.2g} times as much as was predicted"
-    where = "samples that chose nothing" if held else "the samples that the cut was chosen on"
-    return f"{text}. It was measured on {where}, right after the cut and before any tuning."
+    where = "samples not used for the cut" if held else "the samples used for the cut"
+    return f"{text}. It was measured on {where}, right after the cut and before any fine-tuning."
 
 
 def _measured(cut: Event) -> bool:
@@ -220,7 +220,7 @@ def layer_table(layers: Iterable[Layer]) -> tuple[list[str], list[list[str]]]:
     Returns:
         The column heads, and a row for each layer.
     """
-    heads = ["layer", "channels", "left", "floor", "last that went", "next to go"]
+    heads = ["layer", "channels", "left", "floor", "last removed", "next to be removed"]
     rows = []
     for layer in layers:
         floor = "" if layer.floor is None else f"{layer.floor}"
@@ -240,19 +240,19 @@ def _known(heads: list[str], rows: list[list[str]]) -> tuple[list[str], list[lis
 def layers_sentence(cuts: Sequence[Event], layers: Sequence[Layer]) -> str:
     """The number of removed channels, the removed blocks, and the layers that stand out."""
     gone = sum(layer.before - layer.after for layer in layers)
-    text = f"{counted(gone, 'channel')} of {sum(layer.before for layer in layers):,} went"
+    text = f"{counted(gone, 'channel')} of {sum(layer.before for layer in layers):,} removed"
     text += f" in {counted(len(cuts), 'cut')}."
     dropped = [str(block) for cut in cuts for block in cut.get("drops", ())]
     if dropped:
-        text += f" {counted(len(dropped), 'block')} went whole: {', '.join(dropped)}."
+        text += f" {counted(len(dropped), 'block')} removed: {', '.join(dropped)}."
     whole = sum(layer.before == layer.after for layer in layers)
-    text += f" {counted(whole, 'layer')} lost none." if whole else ""
+    text += f" {counted(whole, 'layer')} unchanged." if whole else ""
     bound = [x.group for x in layers if x.floor is not None and x.after <= x.floor < x.before]
     if bound:
         named = f"{', '.join(bound[:6])}{' and others' if len(bound) > 6 else ''}"
-        text += f" At the floor, so that nothing more could go: {named}."
+        text += f" At the floor: {named}."
     fixed = len(cuts[0]["widths_before"]) - len(layers)
-    text += f" Not shown: {counted(fixed, 'layer')} of which no channel could go." if fixed else ""
+    text += f" Not shown: {counted(fixed, 'layer')} that cannot be cut." if fixed else ""
     return text
 
 
@@ -266,9 +266,9 @@ def refit_sentence(cuts: Sequence[Event]) -> str:
         for when in _WHEN
     )
     untouched = sum(len(cut.get("refitted", [])) for cut in cuts) - len(readers)
-    text = f"{counted(len(readers), 'layer')} refitted: what they miss fell from "
-    text += f"{100 * before:.3g} % to {100 * after:.3g} % in the geometric mean."
-    text += f" {counted(untouched, 'layer')} had lost nothing." if untouched else ""
+    text = f"{counted(len(readers), 'layer')} refitted: the geometric mean of the error fell from "
+    text += f"{100 * before:.3g} % to {100 * after:.3g} %."
+    text += f" {counted(untouched, 'layer')} needed no refit." if untouched else ""
     return text
 
 

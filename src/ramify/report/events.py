@@ -13,15 +13,15 @@ from ramify.data import Metric
 Event = Mapping[str, Any]
 
 ARMS: dict[str, str] = {
-    "seed": "The network the run began with, trained for just as many steps, never grown.",
-    "grown": "Began as the seed network; the method split or pruned its channels as it trained.",
-    "scratch": "The grown network's final shape with fresh weights, trained for as many steps.",
+    "seed": "The initial network of the run, trained for as many steps without growing.",
+    "grown": "Started as the seed network; the method split or pruned channels during training.",
+    "scratch": "The grown network's final shape, trained from scratch for as many steps.",
     "wide": "The seed network scaled by the same factor everywhere, to about the grown network's "
     "parameters, trained for as many steps.",
-    "baseline": "The full network, as it was trained or given.",
-    "scored": "The full network after the search in which its channels were scored.",
-    "pruned": "The cut network after its tuning.",
-    "retrained": "The final network of the run with fresh weights, trained by ramify retrain.",
+    "baseline": "The full network, as trained or given.",
+    "scored": "The full network after the search that scored its channels.",
+    "pruned": "The cut network after fine-tuning.",
+    "retrained": "The final shape of the run, trained from scratch by ramify retrain.",
 }
 """The arms of a run in the order of the table, each explained in plain words."""
 

@@ -33,8 +33,8 @@ DONE = {"grow": "grown", "prune": "pruned", "retrain": "retrained", "search": "s
 """The participle for a network that a command produced, by command."""
 
 COMPARED = {
-    "wide": "against an equally large, uniformly wider network",
-    "seed": "against the seed network",
+    "wide": "compared with a uniformly wider network of the same size",
+    "seed": "compared with the seed network",
 }
 """The arms that the main one is compared with, and the name of the difference."""
 
@@ -68,7 +68,7 @@ def state(record: RunRecord) -> str:
     metric, value = Metric.of(last), value_of(last)
     how = "" if value is None else f" with a test {metric.words} of {metric.text(value)}"
     return (
-        f"So far {counted(finished, 'network')} finished; {last['job']} stood at "
+        f"So far {counted(finished, 'network')} finished; {last['job']} is at "
         f"{last['step']:,} steps{how}."
     )
 
@@ -120,8 +120,8 @@ def _sizes(by_arm: Mapping[str, Row]) -> Tile | None:
         statistic([one["mean"] for one in part])["mean"] for part in zip(*pairs, strict=True)
     )
     metric = Metric.of(next(iter(by_arm.values())))
-    note = f"mean of {counted(len(pairs), 'size')}, {metric.text(others)} by a run for each"
-    name = "cut networks of this run against a run for each size"
+    note = f"mean of {counted(len(pairs), 'size')}, {metric.text(others)} with separate runs"
+    name = "cut networks of this run, compared with separate runs"
     return Tile(metric.difference(own, others), name, note)
 
 
@@ -164,9 +164,9 @@ def search_tiles(results: Sequence[Event], tested: Sequence[Event]) -> list[Tile
         for key in known[0] if known else ():
             found.append(Tile(f"{statistic([one[key] for one in known])['mean']:.4g}", key, over))
         found += [
-            Tile(short(params), "parameters", f"of what was found, {over}"),
-            Tile(f"{100 * skips:.1f} %", "skip ratio", "edges that hand on what they read"),
-            Tile(f"{latency:.3g} ms", "latency", "of one image, measured"),
+            Tile(short(params), "parameters", f"of the networks found, {over}"),
+            Tile(f"{100 * skips:.1f} %", "skip ratio", "share of edges with a skip connection"),
+            Tile(f"{latency:.3g} ms", "latency", "for one image, measured"),
             Tile(duration(total), "search time", over),
         ]
     return found[:5]

@@ -214,7 +214,7 @@ def _ranked(axes: Axes, proposals: Sequence[Event], field: str, color: str) -> N
     axes.grid(False, axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.set_xlabel("proposals, most promising first")
+    axes.set_xlabel("proposals, best first")
 
 
 def _by_layer(
@@ -237,7 +237,7 @@ def _by_layer(
     axes.set_xscale("function", functions=(root, square))
     axes.set_xticks(_root_ticks(values))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
-    axes.set_xlabel(f"{_axis_name(field)}, root scale".replace(" (loss)", ""))
+    axes.set_xlabel(f"{_axis_name(field)}, square-root scale".replace(" (loss)", ""))
 
 
 def _root_ticks(values: np.ndarray) -> list[float]:

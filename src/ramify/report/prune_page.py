@@ -52,7 +52,7 @@ def prune_context(record: RunRecord) -> dict[str, Any]:
         label = f"Test {metric_of(record.events).words} and size over the phases of the run"
         course = picture(phases_figure(record.events), label)
     if len(by_network) > 1:
-        label = "Share of the channels that each layer has left"
+        label = "Share of its channels that each layer kept"
         whole = [_together(cuts) for cuts in by_network.values()]
         remaining = picture(remaining_figure(whole), label)
     every = [cut for cuts in by_network.values() for cut in cuts]
@@ -82,12 +82,14 @@ def _network(cuts: Sequence[Event]) -> dict[str, Any]:
     job, layers = cuts[0]["job"], layers_of(cuts)
     refit, channels, proposals = None, None, None
     if any(refitted_layers(cut) for cut in cuts):
-        refit = picture(refit_figure(cuts), f"What each layer missed around the refit, {job}")
+        refit = picture(
+            refit_figure(cuts), f"Error of each layer before and after the refit, {job}"
+        )
     kept = picture(layers_figure(cuts), f"What each layer kept and why, {job}") if layers else None
     if any(cut["proposals"] for cut in cuts):
         if max(cuts[0]["widths_before"].values()) <= _WIDEST:
             channels = picture(channels_figure(cuts), f"Channels before each cut, {job}")
-        proposals = picture(proposals_figure(cuts), f"Channels by what they cost, {job}")
+        proposals = picture(proposals_figure(cuts), f"Channels by cost, {job}")
     return {
         "job": job,
         "sentence": layers_sentence(cuts, layers),
@@ -108,6 +110,6 @@ def _sensitivities(seeds: dict[int, list[Event]], events: Sequence[Event]) -> li
         own = seeds.get(int(number), []) if number.isdecimal() else []
         cuts = of_kind(own, "edit")
         figure = sensitivity_figure(event, layers_of(cuts) if cuts else ())
-        label = f"Loss against the share of one layer that goes, {event['job']}"
+        label = f"Loss against the share of one layer that is removed, {event['job']}"
         found.append({"job": event["job"], "figure": picture(figure, label)})
     return found

@@ -97,8 +97,8 @@ def read_run(run: Path) -> RunRecord:
     if not (run / CONFIG).is_file():
         seen = seen_in_place_of(run, CONFIG)
         raise RamifyError(
-            f"'{run}' is not a run folder: it {seen}; give the folder that a command wrote, or see "
-            "those of a sweep by ramify compare."
+            f"'{run}' is not a run folder: it {seen}; give the folder that a command wrote, or "
+            "see the runs of a sweep with ramify compare."
         )
     return RunRecord(
         name=run.resolve().name,
@@ -151,12 +151,12 @@ def _read_object(path: Path) -> dict[str, Any]:
         value = parse_json(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise RamifyError(
-            f"'{path}' is damaged: it is not JSON ({error}); restore the file or run again."
+            f"'{path}' is damaged: it is not JSON ({error}); restore the file or repeat the run."
         ) from error
     if not isinstance(value, dict):
         raise RamifyError(
             f"'{path}' is damaged: it holds a {type(value).__name__} where a JSON object was "
-            "expected; restore the file or run again."
+            "expected; restore the file or repeat the run."
         )
     return value
 

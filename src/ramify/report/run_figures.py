@@ -234,7 +234,7 @@ def sizes_figure(events: Sequence[Event]) -> Figure:
     """The metric against parameters, of one run and of a run for each size, with deviations."""
     figure = canvas(3.6)
     axes = figure.subplots()
-    curves = (("one run: grown, then cut", "grown", CUT), ("a run for each size", "wide", WIDE))
+    curves = (("one run: grown, then cut", "grown", CUT), ("separate runs", "wide", WIDE))
     results, metric = of_kind(events, "result"), metric_of(events)
     for label, arm, prefix in curves:
         own = [e for e in results if e["arm"] == arm or e["arm"].startswith(prefix)]
@@ -293,7 +293,7 @@ def gains_figure(events: Sequence[Event]) -> Figure:
     names = [
         *(Line2D([], [], marker=_marker(k), label=job, **plain) for k, job in enumerate(jobs)),
         Line2D([], [], marker="o", markerfacecolor=LIGHT["card"], label="predicted", **plain),
-        Line2D([], [], label="measured as predicted", **_EQUAL),
+        Line2D([], [], label="measured = predicted", **_EQUAL),
     ]
     figure.legend(handles=names, loc="outside upper right", ncols=len(names))
     return figure
