@@ -40,7 +40,12 @@ def test_prune_leaves_a_whole_run_folder() -> None:
     result = call("prune", *SMALL, "--seeds", "2", "--sensitivity")
     assert result.exit_code == 0, result.output
     assert (
-        len(re.findall(r"sensitivity: half of '.*' alone raises the loss by", result.stdout)) == 2
+        len(
+            re.findall(
+                r"sensitivity: removing half of '.*' alone raises the loss by", result.stdout
+            )
+        )
+        == 2
     )
     run = Path("runs/digits")
     kept = {path.name for path in run.iterdir()}
@@ -50,7 +55,7 @@ def test_prune_leaves_a_whole_run_folder() -> None:
         assert re.search(rf"{arm} .* ± ", result.stdout)
     assert "cut, seed 1: pruned " in result.stdout
     assert re.search(
-        r"loss predicted \S+, measured \S+ .* on 20 samples that chose no", result.stdout
+        r"loss predicted \S+, measured \S+ .* on 20 samples not used for", result.stdout
     )
     config = settings_of("runs/digits")
     assert (config["command"], config["searcher"]) == ("prune", "takeover")

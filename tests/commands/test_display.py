@@ -108,11 +108,11 @@ def test_prunes_are_counted_apart_and_a_stop_gives_its_reason(config: Make) -> N
     assert lines == [
         "grown-0: round 1, split 2 and pruned 1 of 3 channels",
         "grown-0: round 1, pruned 1 of 2 channels",
-        "grown-0: stopped after round 1, the budget params = 1.2e+06, latency = 3.5 is used up",
-        "grown-0: stopped after round 1, the last one asked for",
-        "grown-0: stopped after round 1, where no morphism paid any more",
-        "grown-0: stopped after round 1, where every change would raise the loss",
-        "grown-0: stopped after round 1, where every layer is at its floor or ceiling",
+        "grown-0: stopped after round 1: the budget params = 1.2e+06, latency = 3.5 is used up",
+        "grown-0: stopped after round 1, the last one",
+        "grown-0: stopped after round 1: no morphism was worth its cost any more",
+        "grown-0: stopped after round 1: every change would raise the loss",
+        "grown-0: stopped after round 1: every layer is at its floor or ceiling",
     ]
 
 
@@ -211,6 +211,6 @@ def test_a_line_says_which_blocks_were_put_in(config: Make) -> None:
             shown.event(event)
     first, second, _ = text(console).split("\n")
     assert first.startswith(
-        "grown-0: round 1, put in a copy behind layer1.0, changed none of 0 channels, 100 -> 1,500"
+        "grown-0: round 1, inserted a copy after layer1.0, changed none of 0 channels, 100 -> 1,500"
     )
     assert second.endswith("(predicted 2.033 less, no new block gained more for its cost)")

@@ -39,9 +39,9 @@ def test_a_run_with_a_new_block(
     params = {e["arm"]: e["params"] for e in events if e["event"] == "result"}
     assert params["scratch"] == params["grown"] > params["seed"]
     assert isinstance(console.file, io.StringIO)
-    assert "round 1, put in a copy behind stage1.1, split" in console.file.getvalue()
+    assert "round 1, inserted a copy after stage1.1, split" in console.file.getvalue()
     page = write_report(folder.path).read_text()
-    assert "Copies of blocks were put in behind\nstage1.1 in round 1." in page
+    assert "Copies of blocks were inserted after\nstage1.1 in round 1." in page
 
 
 def test_what_does_not_go_with_depth(config: Make) -> None:

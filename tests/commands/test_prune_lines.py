@@ -42,9 +42,9 @@ def test_a_cut_is_told_with_what_was_predicted_and_measured(
     patterns = [
         r"full network: finished, test accuracy [\d.]+ %, 363 parameters, [\d,]+ MACs, 6 steps in",
         r"cut: pruned \d of 12 channels, 363 -> \d+ parameters, [\d,]+ -> [\d,]+ MACs, test "
-        r"accuracy [\d.]+ -> [\d.]+ % before the tuning",
+        r"accuracy [\d.]+ -> [\d.]+ % before fine-tuning",
         r"cut: loss predicted \+[\d.e-]+, measured \+[\d.e-]+ \([\d.]+ -> [\d.]+\) on 20 samples "
-        "that chose nothing",
+        "not used for the cut",
         r"small network: finished, test accuracy [\d.]+ %, \d+ parameters, [\d,]+ MACs, 6 steps in",
     ]
     lines = [line for line in text.splitlines() if not line.startswith("warning")]
@@ -63,7 +63,7 @@ def test_every_epoch_is_of_a_phase(
     for seed in (0, 1):
         for phase in ("full network", "fine-tuning"):
             assert f"{phase}, seed {seed}: epoch 1 of 1, test accuracy" in text
-        assert f"search, seed {seed}: epoch 2 of 2, losses of the halves" in text
+        assert f"search, seed {seed}: epoch 2 of 2, losses on the two halves" in text
         assert f"search, seed {seed}: finished, test accuracy" in text
     assert bar.total == bar.completed == 2 * (1 + 2 + 1 + 1)
 
@@ -73,7 +73,7 @@ def test_cuts_in_rounds_have_numbers(
 ) -> None:
     monkeypatch.setattr(display, "QUIET", -1.0)
     text, bar = shown(tmp_path / "run", dataset, rounds=2)
-    for words in ("cut 1 of 2: pruned", "tuning 1 of 2: epoch 1 of 1", "cut 2 of 2: loss"):
+    for words in ("cut 1 of 2: pruned", "fine-tuning 1 of 2: epoch 1 of 1", "cut 2 of 2: loss"):
         assert words in text
     assert bar.total == bar.completed == 1 + 2 * 2
 
@@ -120,14 +120,14 @@ def test_warnings_and_what_was_allowed_are_whole_sentences() -> None:
     allowed = {"accuracy": -1.0, "loss": 0.1}
     assert lines(EDIT | {"accept": allowed}) == [
         "cut: pruned 2 of 4 channels, 100 -> 60 parameters, 2,000 -> 900 MACs, test accuracy "
-        "98.00 -> 90.00 % before the tuning",
-        "cut: loss measured +0.07 (0.100 -> 0.170) on 150 samples that chose nothing",
-        "cut: accuracy 97.00 -> 96.00 %, where -1 is allowed; loss 0.100 -> 0.170, where +0.1 is "
-        "allowed, on 150 samples held out of all training",
+        "98.00 -> 90.00 % before fine-tuning",
+        "cut: loss measured +0.07 (0.100 -> 0.170) on 150 samples not used for the cut",
+        "cut: accuracy 97.00 -> 96.00 % (-1 allowed); loss 0.100 -> 0.170 (+0.1 allowed), "
+        "on 150 samples held out from all training",
         "warning: 'conv' (40 to 2) lost 90 % of the channels or more: raise --keep if it is bad.",
     ]
     assert lines(EDIT | {"held": False, "predicted_gain": -0.03})[1] == (
-        "cut: loss predicted +0.03, measured +0.07 (0.100 -> 0.170) on the samples that chose"
+        "cut: loss predicted +0.03, measured +0.07 (0.100 -> 0.170) on the samples used for the cut"
     )
 
 
@@ -140,7 +140,7 @@ def test_a_terminal_says_when_it_cuts() -> None:
         assert following.status.plain == CHOOSING
         following.event(EDIT)
         following.event({**EDIT, **full, "event": "epoch", "arm": "pruned", "epoch": 0})
-        assert following.status.plain.startswith("tuning: epoch 1 of 1, test accuracy 90.00 %")
+        assert following.status.plain.startswith("fine-tuning: epoch 1 of 1, test accuracy 90.00 %")
     with Display(console, resolve(searcher="rarts"), []) as following:
         following.event(full)
         assert following.status.plain != CHOOSING  # a search comes first
@@ -155,7 +155,7 @@ def test_a_tuning_that_did_harm_is_told_right_behind_it() -> None:
     with Display(Console(file=text, width=300), settings, [cut]) as following:  # a run that goes on
         following.event({**done, "steps": 6, "seconds": 1.0})
     assert text.getvalue().splitlines()[1] == (
-        "warning: small network: the tuning made the network worse than the cut had left it, test "
-        "accuracy 90.00 -> 50.00 %: give a smaller --tuning-lr than 0.025, more --epochs, or "
-        "--epochs 0 to keep it as it was cut."
+        "warning: small network: fine-tuning made the network worse than it was right "
+        "after the cut, test accuracy 90.00 -> 50.00 %: give a --tuning-lr below 0.025, more --epochs, or "
+        "--epochs 0 to keep the network as it was right after the cut."
     )

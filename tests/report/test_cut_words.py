@@ -182,9 +182,9 @@ def test_a_tuning_that_did_harm_is_told() -> None:
     done["test_accuracy"] = after - 0.2
     [told] = warnings_of({0: events}, 0.05)
     assert told == (
-        f"The tuning made the network worse than the cut had left it, test accuracy "
-        f"{100 * after:.2f} → {100 * (after - 0.2):.2f} %: give a smaller --tuning-lr than 0.05, "
-        "more --epochs, or --epochs 0 to keep it as it was cut."
+        f"Fine-tuning made the network worse than it was right after the cut, test accuracy "
+        f"{100 * after:.2f} → {100 * (after - 0.2):.2f} %: give a --tuning-lr below 0.05, "
+        "more --epochs, or --epochs 0 to keep the network as it was right after the cut."
     )
     assert warnings_of({0: events}) == []  # trained from fresh weights
     done["test_accuracy"] = after - 0.005

@@ -47,7 +47,7 @@ def test_finished_page(finished: Path) -> None:
 def test_a_page_of_a_run_with_smaller_sizes(make_run: Make, sized: Events) -> None:
     page = read(write_report(make_run(sized)))
     assert "Accuracy against size" in page.text
-    assert "Cut to 300 parameters from the network of the size above" in page.text
+    assert "Cut to 300 parameters from the next larger network" in page.text
     assert page.text.count("Family tree of the channels") == 3  # of the grown ones
 
 
@@ -73,7 +73,7 @@ def test_a_page_says_why_growth_stopped_and_shows_what_was_retrained(
     lines = "".join(json.dumps(event) + "\n" for event in retrained)
     (run / "retrain" / "metrics.jsonl").write_text(lines)
     page = read(write_report(run))
-    assert "It stopped after round 3, the budget params = 900000 is used up." in page.text
+    assert "It stopped after round 3: the budget params = 900000 is used up." in page.text
     assert "trained from scratch by ramify retrain" in page.text
 
 

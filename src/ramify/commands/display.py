@@ -165,7 +165,7 @@ def _epoch_line(event: dict[str, Any], rounds: int) -> str:
     place = f"round {event['round']} of {rounds}, " if event["arm"] == "grown" else ""
     head = f"{event['job']}: {place}epoch {event['epoch'] + 1}, "
     if "loss_p" in event:
-        return f"{head}losses of the halves {event['loss_a']:#.4g} and {event['loss_p']:#.4g}"
+        return f"{head}losses on the two halves {event['loss_a']:#.4g} and {event['loss_p']:#.4g}"
     return f"{head}{_tested(event)}, {event['params']:,} parameters"
 
 
@@ -174,7 +174,7 @@ def _tested(event: Mapping[str, Any]) -> str:
     metric = Metric.of(event)
     if f"test_{metric.key}" in event:
         return f"test {metric.words} {metric.text(event[f'test_{metric.key}'])}"
-    return f"{metric.words} on the second half {metric.text(event[f'valid_{metric.key}'])}"
+    return f"{metric.words} on the validation half {metric.text(event[f'valid_{metric.key}'])}"
 
 
 def _edit_line(event: dict[str, Any]) -> str:
@@ -183,7 +183,7 @@ def _edit_line(event: dict[str, Any]) -> str:
     done = [f"split {len(taken) - pruned}"] if len(taken) > pruned else []
     done += [f"pruned {pruned}"] if pruned else []
     blocks = ", ".join(inserted(event))
-    more = f"put in a copy behind {blocks}, " if blocks else ""
+    more = f"inserted a copy after {blocks}, " if blocks else ""
     channels = len({(p["group"], p["channel"]) for p in event["proposals"]})
     place = f"round {event['round']}, " if event["arm"] == "grown" else ""
     return (
@@ -222,15 +222,15 @@ def _change(gain: float) -> str:
 def stop_line(event: Mapping[str, Any]) -> str:
     """Why a network stopped growing, in words."""
     if event["reason"] == "rounds":
-        return f"stopped after round {event['round']}, the last one asked for"
+        return f"stopped after round {event['round']}, the last one"
     if event["reason"] == "budget":
         budget = ", ".join(f"{name} = {most:g}" for name, most in event["budget"].items())
-        return f"stopped after round {event['round']}, the budget {budget} is used up"
+        return f"stopped after round {event['round']}: the budget {budget} is used up"
     if event["reason"] == "no edit that does not raise the loss":
-        return f"stopped after round {event['round']}, where every change would raise the loss"
+        return f"stopped after round {event['round']}: every change would raise the loss"
     if event["reason"] == "floors and ceilings":
-        return f"stopped after round {event['round']}, where every layer is at its floor or ceiling"
-    return f"stopped after round {event['round']}, where no morphism paid any more"
+        return f"stopped after round {event['round']}: every layer is at its floor or ceiling"
+    return f"stopped after round {event['round']}: no morphism was worth its cost any more"
 
 
 def _result_line(event: dict[str, Any]) -> str:

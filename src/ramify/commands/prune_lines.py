@@ -7,8 +7,8 @@ from ramify.commands.prune_settings import PruneSettings
 from ramify.data import Metric
 from ramify.data.metric import LOSS
 
-PHASES = {"baseline": "full network", "scored": "search", "pruned": "tuning"}
-CHOOSING = "cut: choosing channels, and refitting what reads them"
+PHASES = {"baseline": "full network", "scored": "search", "pruned": "fine-tuning"}
+CHOOSING = "cut: choosing channels and refitting the layers that read them"
 HARM = 0.01  # a loss in fine-tuning that is reported: absolute for shares, else relative
 # Reports name Python settings; on the command line these are options.
 OPTIONS = {"keep=": "--keep", "refit=True": "--refit", "several cuts": "several --rounds"}
@@ -24,7 +24,9 @@ def epoch_line(event: Mapping[str, Any], settings: PruneSettings) -> str:
     }
     place = f"{_phase(PHASES[arm], event, settings)}: epoch {event['epoch'] + 1} of {epochs[arm]}"
     if "loss_p" in event:
-        return f"{place}, losses of the halves {event['loss_a']:#.4g} and {event['loss_p']:#.4g}"
+        return (
+            f"{place}, losses on the two halves {event['loss_a']:#.4g} and {event['loss_p']:#.4g}"
+        )
     return f"{place}, {_worth(event)}"
 
 
@@ -39,7 +41,7 @@ def edit_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
         f"{event['params_before']:,} -> {event['params_after']:,} parameters, "
         f"{event['macs_before']:,} -> {event['macs_after']:,} MACs, {_milliseconds(event)}"
         f"test {Metric.of(event).words} "
-        f"{_change(event, 'test')} before the tuning",
+        f"{_change(event, 'test')} before fine-tuning",
         f"{head}: {_loss(event)}",
     ]
     if drops := event.get("drops"):
@@ -82,9 +84,9 @@ def harm(cut: Mapping[str, Any], result: Mapping[str, Any], tuning_lr: float) ->
     if metric.worth(before) - metric.worth(after) <= slack:
         return None
     return (
-        f"the tuning made the network worse than the cut had left it, test {metric.words} "
-        f"{metric.change(before, after)}: give a smaller --tuning-lr than {tuning_lr:g}, more "
-        "--epochs, or --epochs 0 to keep it as it was cut"
+        f"fine-tuning made the network worse than it was right after the cut, test {metric.words} "
+        f"{metric.change(before, after)}: give a --tuning-lr below {tuning_lr:g}, more "
+        "--epochs, or --epochs 0 to keep the network as it was right after the cut"
     )
 
 
@@ -104,8 +106,8 @@ def stop_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
     if f"held_{metric.key}" not in event:
         return []
     return [
-        f"{_phase('small network', event, settings)}: {metric.words} on the samples that were held "
-        f"out {metric.text(event[f'held_{metric.key}'])}, loss {event['held_loss']:#.3g}"
+        f"{_phase('small network', event, settings)}: {metric.words} on the held-out "
+        f"samples {metric.text(event[f'held_{metric.key}'])}, loss {event['held_loss']:#.3g}"
     ]
 
 
@@ -120,8 +122,8 @@ def sensitivity_lines(event: Mapping[str, Any], settings: PruneSettings) -> list
         return []
     low, high = min(rises, key=rises.__getitem__), max(rises, key=rises.__getitem__)
     return [
-        f"sensitivity: half of '{low}' alone raises the loss by {rises[low]:#.3g}, half of "
-        f"'{high}' by {rises[high]:#.3g}; the page shows all {len(rises)} groups"
+        f"sensitivity: removing half of '{low}' alone raises the loss by {rises[low]:#.3g}, "
+        f"half of '{high}' by {rises[high]:#.3g}; the report shows all {len(rises)} groups"
     ]
 
 
@@ -145,7 +147,11 @@ def is_cut_next(event: Mapping[str, Any], settings: PruneSettings) -> bool:
 def _phase(name: str, event: Mapping[str, Any], settings: PruneSettings) -> str:
     """The name of a phase, with the round and the seed if there are several."""
     rounds = settings.rounds
-    place = f" {event['round'] + 1} of {rounds}" if rounds > 1 and name in ("cut", "tuning") else ""
+    place = (
+        f" {event['round'] + 1} of {rounds}"
+        if rounds > 1 and name in ("cut", "fine-tuning")
+        else ""
+    )
     return f"{name}{place}" + (f", seed {event['seed']}" if settings.seeds > 1 else "")
 
 
@@ -178,7 +184,11 @@ def _loss(event: Mapping[str, Any]) -> str:
     number = event.get("held_samples")
     count = "" if number is None else f"{number:,} "
     samples = "sample" if number == 1 else "samples"
-    which = f"{count}{samples} that chose nothing" if event["held"] else "the samples that chose"
+    which = (
+        f"{count}{samples} not used for the cut"
+        if event["held"]
+        else "the samples used for the cut"
+    )
     return (
         f"loss {predicted}measured {after - before:+.3g} ({before:#.3g} -> {after:#.3g}) on {which}"
     )
@@ -188,12 +198,10 @@ def _judged(event: Mapping[str, Any], allowed: Mapping[str, float]) -> str:
     """The allowance of a cut, and the measured change."""
     words, metric = [], Metric.of(event)
     if metric.key in allowed and metric != LOSS:
-        words.append(
-            f"{metric.words} {_change(event, 'held')}, where {allowed[metric.key]:g} is allowed"
-        )
+        words.append(f"{metric.words} {_change(event, 'held')} ({allowed[metric.key]:g} allowed)")
     if "loss" in allowed:
         words.append(
-            f"loss {event['held_loss_before']:#.3g} -> {event['held_loss_after']:#.3g}, where "
-            f"{allowed['loss']:+g} is allowed"
+            f"loss {event['held_loss_before']:#.3g} -> {event['held_loss_after']:#.3g} "
+            f"({allowed['loss']:+g} allowed)"
         )
-    return f"{'; '.join(words)}, on {event['held_samples']:,} samples held out of all training"
+    return f"{'; '.join(words)}, on {event['held_samples']:,} samples held out from all training"

@@ -36,8 +36,8 @@ def explained(arm: str) -> str:
         return ARMS.get(arm, "")
     if arm.startswith(CUT):
         return (
-            f"Cut to {size:,} parameters from the network of the size above, and tuned, distilled "
-            "from the grown network."
+            f"Cut to {size:,} parameters from the next larger network and fine-tuned with "
+            "distillation from the grown network."
         )
     return (
         f"The seed network scaled by the same factor everywhere, to {size:,} parameters, trained "
