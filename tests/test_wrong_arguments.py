@@ -99,7 +99,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "one further input": (
         lambda: ramify.trace(net(), X, also=X),
-        "`also` is a list of further inputs, and this is a Tensor",
+        "`also` must be a list of further inputs, but got a Tensor",
     ),
     "a further input of another shape": (
         lambda: ramify.trace(net(), X, also=[X[:, :3]]),
@@ -107,40 +107,40 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a number as a module": (
         lambda: ramify.trace(net(), X, unused=3),  # type: ignore[arg-type]
-        "`unused` is a list of names of modules, and this is 3",
+        "`unused` must be a list of names of modules, but got 3",
     ),
     "a text as a fraction": (
         lambda: ramify.TopFraction("half"),  # type: ignore[arg-type]
-        "fraction of TopFraction is a number, and got 'half'",
+        "fraction of TopFraction must be a number, but got 'half'",
     ),
     "a share of a knapsack": (
         lambda: ramify.Knapsack(params="50%"),  # type: ignore[arg-type]
-        "params of Knapsack is a number or None, and got '50%'",
+        "params of Knapsack must be a number or None, but got '50%'",
     ),
     "a rate as a text": (
         lambda: ramify.Training(lr="0.1"),  # type: ignore[arg-type]
-        "lr of Training is a number, and got '0.1'",
+        "lr of Training must be a number, but got '0.1'",
     ),
     "half an epoch": (
         lambda: ramify.Training(epochs=2.5),  # type: ignore[arg-type]
-        "epochs of Training is a whole number, and got 2.5",
+        "epochs of Training must be a whole number, but got 2.5",
     ),
     "a number of copies": (
         lambda: ramify.SplittingDescent(copies=3),  # type: ignore[arg-type]
-        "copies of SplittingDescent is a tuple of whole numbers, and got 3",
+        "copies of SplittingDescent must be a tuple of whole numbers, but got 3",
     ),
     "a name of a scoring method": (
         lambda: cut(method="l1"),
-        "`method` is an object that can propose, such as .* and this is 'l1'",
+        "`method` must be an object that can propose, such as .* but got 'l1'",
     ),
-    "a number as the rule of a cut": (lambda: cut(rule=0.5), "`rule` is an object that can select"),
+    "a number as the rule of a cut": (lambda: cut(rule=0.5), "`rule` must be an object that can select"),
     "a list as a log": (
         lambda: cut(log=[]),
-        r"`log` is a function of the report, and this is \[\]",
+        r"`log` must be a function of the report, but got \[\]",
     ),
     "a number as groups": (
         lambda: cut(groups=3),
-        "`groups` is a list of patterns of names of groups, and this is 3",
+        "`groups` must be a list of patterns of names of groups, but got 3",
     ),
     "a number of samples": (
         lambda: ramify.sensitivity(ramify.trace(net(), X), loss, 3),  # type: ignore[arg-type]
@@ -148,11 +148,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a model for a graph": (
         lambda: ramify.cost.graph_cost(net()),  # type: ignore[arg-type]
-        "graph of graph_cost is a ChannelGraph, and got a Sequential",
+        "graph of graph_cost must be a ChannelGraph, but got a Sequential",
     ),
     "a total without a name": (
         lambda: ramify.fit([], ramify.trace(net(), X), 40),  # type: ignore[arg-type]
-        "`budget` is a Mapping, and this is 40",
+        "`budget` must be a Mapping, but got 40",
     ),
     "edits in place of proposals": (
         lambda: ramify.TopFraction(0.5).select([Prune("0", 1)]),  # type: ignore[list-item]
@@ -160,7 +160,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "no tokens": (
         lambda: ramify.keep_tokens(ramify.trace(net(), X), None),  # type: ignore[arg-type]
-        "`tokens` is a list of numbers of tokens, and this is None|no embedding|vocabulary",
+        "`tokens` must be a list of numbers of tokens, but got None|no embedding|vocabulary",
     ),
     "a function as a searcher's model": (
         lambda: ramify.relax.DARTS(
@@ -170,11 +170,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
             weight_optimizer=torch.optim.SGD,  # type: ignore[arg-type]
             arch_optimizer=torch.optim.SGD,  # type: ignore[arg-type]
         ),
-        "model of DARTS is a Module, and got a function",
+        "model of DARTS must be a Module, but got a function",
     ),
     "settings as training": (
         lambda: ramify.shrink(net(), X, loss, [X], budget={"params": 40}, training={"epochs": 1}),  # type: ignore[arg-type]
-        r"`training` is a Training, and this is \{'epochs': 1\}",
+        r"`training` must be a Training, but got \{'epochs': 1\}",
     ),
     "another dtype": (
         lambda: ramify.trace(net(), X.double()),
@@ -190,24 +190,24 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "nothing": (lambda: ramify.trace(net(), None), "no tensor among them, which are a NoneType"),
     "a built network": (
         lambda: ramify.load("nowhere", build=net()),  # type: ignore[arg-type]
-        "`build` is a function that makes the network, and this is a Sequential",
+        "`build` must be a function that builds the network, but got a Sequential",
     ),
     "a function of the width": (
         lambda: ramify.load(saved(), build=lambda width: net()),  # type: ignore[misc]
-        "`build` is called without arguments, and this one needs some",
+        "`build` is called without arguments, but needs some",
     ),
     "a function that gives nothing": (
         lambda: ramify.load(saved(), build=lambda: None),  # type: ignore[arg-type,return-value]
-        "what `build` makes is a torch.nn.Module, and this is a NoneType",
+        "what `build` makes must be a torch.nn.Module, but got a NoneType",
     ),
-    "no path": (lambda: ramify.save(net(), None), "is a text or a Path, and this is a NoneType"),  # type: ignore[arg-type]
+    "no path": (lambda: ramify.save(net(), None), "must be a str or a Path, but got a NoneType"),  # type: ignore[arg-type]
     "a state dictionary": (
         lambda: ramify.save(net().state_dict(), "x"),  # type: ignore[arg-type]
-        "what is saved is a torch.nn.Module, and this is a OrderedDict",
+        "what is saved must be a torch.nn.Module, but got a OrderedDict",
     ),
     "a class to reshape": (
         lambda: ramify.reshape(nn.Linear, {}),  # type: ignore[arg-type]
-        "is a torch.nn.Module, and this is the class Linear",
+        "must be a torch.nn.Module, but got the class Linear",
     ),
     "no batches": (lambda: propose(None), "the batches are a NoneType: give a list of them"),
     "a number of batches": (lambda: propose(3), "the batches are a int: give a list of them"),
@@ -228,34 +228,40 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a count of errors": (
         lambda: propose([X], by=lambda model, batch: model(batch).argmax(1)),
-        "the loss gives real numbers, and this one gave torch.int64",
+        "the loss must return real numbers, but returned torch.int64",
     ),
     "a complex loss": (
         lambda: propose([X], by=lambda model, batch: model(batch)[:, 0] + 0j),
-        "the loss gives real numbers, and this one gave torch.complex64",
+        "the loss must return real numbers, but returned torch.complex64",
     ),
     "a number as a loss": (lambda: propose([X], by=lambda *_: 3.0), "return the tensor of losses"),
     "a number as edits": (
         lambda: apply(3),
-        "an edit is a Prune, Split, Drop or Insert, and got a int",
+        "an edit must be a Prune, Split, Drop or Insert, but got a int",
     ),
     "a number as a follower": (
         lambda: apply([Prune("0", 1)], followers=3),
-        "`followers` are models or state dictionaries .* and this is a int",
+        "`followers` must be models or state dictionaries .* but got a int",
     ),
-    "a name of a method": (lambda: grow(method="s2d"), "`method` is an object that can propose"),
+    "a name of a method": (lambda: grow(method="s2d"), "`method` must be an object that can propose"),
     "a class of methods": (
         lambda: grow(method=ramify.SplittingDescent),
-        "`method` is an object that can propose",
+        "`method` must be an object that can propose",
     ),
-    "a number as a rule": (lambda: grow(rule=0.5), "`rule` is an object that can select"),
-    "a number of epochs": (lambda: grow(training=3), "`training` is a Training, and this is a int"),
-    "a class of networks": (lambda: grow(model=nn.Linear), "`model` is a Module, and this is a cl"),
+    "a number as a rule": (lambda: grow(rule=0.5), "`rule` must be an object that can select"),
+    "a number of epochs": (
+        lambda: grow(training=3),
+        "`training` must be a Training, but got a int",
+    ),
+    "a class of networks": (
+        lambda: grow(model=nn.Linear),
+        "`model` must be a Module, but got a cl",
+    ),
     "a number of data": (lambda: grow(data=3), "the data are a int, where a list of batches"),
-    "a number as a budget": (lambda: grow(budget=3), "a budget is a dictionary"),
+    "a number as a budget": (lambda: grow(budget=3), "a budget must be a dictionary"),
     "a number as a budget of a cut": (
         lambda: ramify.cut(ramify.trace(net(), X), loss, [X], budget=3),  # type: ignore[arg-type]
-        "a budget is a dictionary",
+        "a budget must be a dictionary",
     ),
 }
 

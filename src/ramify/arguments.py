@@ -42,7 +42,7 @@ def check_settings(settings: Any) -> None:
         ...     ramify.TopFraction("half")
         ... except ramify.RamifyError as error:
         ...     print(error)
-        fraction of TopFraction is a number, and got 'half'
+        fraction of TopFraction must be a number, but got 'half'
     """
     kind_of_settings: Any = type(settings)
     for name, kind in _hints(kind_of_settings).items():
@@ -50,7 +50,8 @@ def check_settings(settings: Any) -> None:
         ours = any(getattr(one, "__module__", "").startswith("ramify.") for one in get_args(kind))
         if not ours and not _is(value, kind):
             raise RamifyError(
-                f"{name} of {type(settings).__name__} is {_words(kind)}, and got {shown(value)}"
+                f"{name} of {type(settings).__name__} must be {_words(kind)}, "
+                f"but got {shown(value)}"
             )
 
 
@@ -84,7 +85,7 @@ def arguments_checked(function: F) -> F:
         >>> halved("x")
         Traceback (most recent call last):
         ...
-        ramify.errors.RamifyError: number of halved is a number, and got 'x'
+        ramify.errors.RamifyError: number of halved must be a number, but got 'x'
     """
     signature = inspect.signature(function)
     name = function.__qualname__.removesuffix(".__init__")
@@ -94,7 +95,7 @@ def arguments_checked(function: F) -> F:
         for key, value in signature.bind(*args, **named).arguments.items():
             kind = _declared(function).get(key, Any)
             if not _is(value, kind):
-                raise RamifyError(f"{key} of {name} is {_words(kind)}, and got {shown(value)}")
+                raise RamifyError(f"{key} of {name} must be {_words(kind)}, but got {shown(value)}")
         return function(*args, **named)
 
     return cast(F, with_checks)
@@ -187,7 +188,7 @@ def each_of(given: Any, name: str, of: str) -> list[Any]:
     if isinstance(given, str):
         return [given]
     if not isinstance(given, Iterable) or isinstance(given, (Mapping, bytes, Tensor)):
-        raise RamifyError(f"`{name}` is a list of {of}, and this is {shown(given)}")
+        raise RamifyError(f"`{name}` must be a list of {of}, but got {shown(given)}")
     return list(given)
 
 
@@ -208,7 +209,7 @@ def texts_of(given: Any, name: str, of: str) -> list[str]:
     found = each_of(given, name, of)
     for one in found:
         if not isinstance(one, str):
-            raise RamifyError(f"`{name}` is a list of {of}, and holds {shown(one)}")
+            raise RamifyError(f"`{name}` must be a list of {of}, but holds {shown(one)}")
     return found
 
 
@@ -229,7 +230,7 @@ def check_kind(given: Any, name: str, *kinds: type, optional: bool = True) -> No
     """
     if not (isinstance(given, kinds) or (optional and given is None)):
         what = " or ".join(kind.__name__ for kind in kinds)
-        raise RamifyError(f"`{name}` is a {what}, and this is {shown(given)}")
+        raise RamifyError(f"`{name}` must be a {what}, but got {shown(given)}")
 
 
 def check_called(given: Any, name: str, of: str) -> None:
@@ -247,7 +248,7 @@ def check_called(given: Any, name: str, of: str) -> None:
         >>> check_called(print, "log", "the report")
     """
     if given is not None and not callable(given):
-        raise RamifyError(f"`{name}` is a function of {of}, and this is {shown(given)}")
+        raise RamifyError(f"`{name}` must be a function of {of}, but got {shown(given)}")
 
 
 def check_method_and_rule(method: Any, rule: Any, *, optional: bool = True) -> None:
@@ -265,6 +266,6 @@ def check_method_and_rule(method: Any, rule: Any, *, optional: bool = True) -> N
         made = not isinstance(value, (type, Tensor)) and callable(getattr(value, can, None))
         if not made and not (optional and value is None):
             raise RamifyError(
-                f"`{name}` is an object that can {can}, such as ramify.SplittingDescent() for a "
-                f"method or ramify.TopFraction(0.35) for a rule, and this is {value!r}"
+                f"`{name}` must be an object that can {can}, such as ramify.SplittingDescent() for "
+                f"a method or ramify.TopFraction(0.35) for a rule, but got {value!r}"
             )

@@ -220,7 +220,10 @@ def test_retraining_what_began_with_weights_takes_a_whole_training() -> None:
         ("--data digits --keep 0.1 --keep 0.2", "--keep is '0.1'; give a share"),
         ("--data digits --keep layer1.0=1 --keep layer1.0=2", "--keep names layer1.0 twice"),
         ("--data digits --keep layer9=1", "layer9"),
-        ("--data digits --keep 1.5", "keep is a share of at most 1, or a whole width, and got 1.5"),
+        (
+            "--data digits --keep 1.5",
+            "keep must be a share of at most 1 or a whole width, but got 1.5",
+        ),
         (
             "--data digits --rounds 2 --ratio 0.5",
             "rounds approach a budget, and ratio says at once",

@@ -228,7 +228,10 @@ def test_a_loss_that_knows_its_labels_alone_is_what_is_reported(folder: Path) ->
         ("grow --data houses.csv --label-smoothing 0.1", "task of houses.csv is regression; leave"),
         ("grow --data own_tasks:own --model mlp --label-smoothing 0.1", "a loss of its own; leave"),
         ("prune --data houses.csv --distill", "by their softmax, and the task of houses.csv"),
-        ("prune --data houses.csv --accept accuracy=-1", "accept is of r2 or loss, and got 'accur"),
+        (
+            "prune --data houses.csv --accept accuracy=-1",
+            "accept must be r2 or loss, but got 'accur",
+        ),
         ("prune --data houses.csv --accept r2=0.1", "is not to be surpassed: give r2=-0.1"),
         ("prune --data own_tasks:own --model mlp --accept r2=-1", "accept is of worst or loss"),
         ("grow --data own_tasks:regression", "the model mlp takes rows of numbers"),

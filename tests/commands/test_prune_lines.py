@@ -156,6 +156,6 @@ def test_a_tuning_that_did_harm_is_told_right_behind_it() -> None:
         following.event({**done, "steps": 6, "seconds": 1.0})
     assert text.getvalue().splitlines()[1] == (
         "warning: small network: fine-tuning made the network worse than it was right "
-        "after the cut, test accuracy 90.00 -> 50.00 %: give a --tuning-lr below 0.025, more --epochs, or "
-        "--epochs 0 to keep the network as it was right after the cut."
+        "after the cut, test accuracy 90.00 -> 50.00 %: give a --tuning-lr below 0.025, "
+        "more --epochs, or --epochs 0 to keep the network as it was right after the cut."
     )

@@ -244,9 +244,9 @@ def test_a_rule_of_the_user_goes_before_what_is_seen() -> None:
     ramify.apply(ramify.trace(net, x), [Split("0", 0, weights=(1.5, -0.5))], optimizer=optimizer)
     found = optimizer.state[net[0].weight]["entry"]
     torch.testing.assert_close(found[[0, 4]], before[[0, 0]] * torch.tensor([[1.5], [-0.5]]) ** 3)
-    with pytest.raises(RamifyError, match="is one of 'weights', .* and this is 'means'"):
+    with pytest.raises(RamifyError, match="must be one of 'weights', .* but got 'means'"):
         ramify.state_rule(Ruled, "entry", like="means")
-    with pytest.raises(RamifyError, match="is for a class of optimizers, and this is a Ruled"):
+    with pytest.raises(RamifyError, match="must be for a class of optimizers, but got a Ruled"):
         ramify.state_rule(optimizer, "entry", like="weights")  # type: ignore[arg-type]
 
 

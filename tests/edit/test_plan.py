@@ -53,9 +53,9 @@ BAD: list[tuple[str, Callable[[], Any], str]] = [
         lambda: Split("0", 0, offsets={"0.bias": torch.tensor([0.0, float("nan")])}),
         "the offset of '0.bias' holds values that are not finite",
     ),
-    ("text", lambda: Split("0", 0, ("a", "b")), r"for each, and this is \('a', 'b'\)"),  # type: ignore[arg-type]
+    ("text", lambda: Split("0", 0, ("a", "b")), r"for each, but got \('a', 'b'\)"),  # type: ignore[arg-type]
     ("complex", lambda: Split("0", 0, (0.5 + 1j, 0.5 - 1j)), "one real number for each"),  # type: ignore[arg-type]
-    ("no list", lambda: Split("0", 0, None), "one real number for each, and this is None"),  # type: ignore[arg-type]
+    ("no list", lambda: Split("0", 0, None), "one real number for each, but got None"),  # type: ignore[arg-type]
     (
         "complex offset",
         lambda: Split("0", 0, offsets={"0.bias": torch.tensor([1j, 0j])}),
@@ -66,7 +66,7 @@ BAD: list[tuple[str, Callable[[], Any], str]] = [
         lambda: Split("0", 0, offsets={"0.bias": torch.tensor([0.0, 1e200], dtype=torch.float64)}),
         "the offset of '0.bias' holds values that are not finite, or not as the torch.float32",
     ),
-    ("no edit", lambda: "prune", "an edit is a Prune, Split, Drop or Insert, and got a str"),
+    ("no edit", lambda: "prune", "an edit must be a Prune, Split, Drop or Insert, but got a str"),
 ]
 
 

@@ -434,16 +434,16 @@ def key(proposal: ramify.Proposal) -> tuple[str, int]:
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: RandomSplit(step=0), "step is positive"),
-        (lambda: LineSearch(surrogate=0.0), "surrogate is positive"),
+        (lambda: RandomSplit(step=0), "step must be positive"),
+        (lambda: LineSearch(surrogate=0.0), "surrogate must be positive"),
         (lambda: RandomSplit(copies=1), "at least 2"),
         (lambda: Net2Net(noise=-1), "0 or more"),
-        (lambda: NewNeuron(scale=0), "scale is positive"),
-        (lambda: Boosting(steps=0), "steps is positive"),
-        (lambda: Boosting(lr=0), "lr is positive"),
-        (lambda: LineSearch(shortest=2.0, longest=1.0), "two positive lengths"),
-        (lambda: LineSearch(points=1), "points is at least 2"),
-        (lambda: Expansion(start=0), "start is positive"),
+        (lambda: NewNeuron(scale=0), "scale must be positive"),
+        (lambda: Boosting(steps=0), "steps must be positive"),
+        (lambda: Boosting(lr=0), "lr must be positive"),
+        (lambda: LineSearch(shortest=2.0, longest=1.0), "shortest must be positive and below"),
+        (lambda: LineSearch(points=1), "points must be at least 2"),
+        (lambda: Expansion(start=0), "start must be positive"),
     ],
 )
 def test_settings_are_checked(make: Callable[[], Method], message: str) -> None:

@@ -102,7 +102,9 @@ def test_what_a_norm_cancels_changes_no_gain_of_a_relative_step() -> None:
 
 @pytest.mark.parametrize("kind", [ramify.SplittingDescent, ramify.RandomSplit, ramify.LineSearch])
 def test_an_unknown_unit_is_refused(kind: type) -> None:
-    with pytest.raises(ramify.RamifyError, match="unit is one of absolute, kernel, and got 'mm'"):
+    with pytest.raises(
+        ramify.RamifyError, match="unit must be one of absolute, kernel, but got 'mm'"
+    ):
         kind(unit="mm")
 
 
@@ -196,10 +198,10 @@ def test_channels_permute_with_their_proposals() -> None:
     [
         ({"signed": 0.5}, "at least 1"),
         ({"copies": (5,)}, "some of 2, 3 and 4"),
-        ({"step": 0.0}, "step is positive"),
-        ({"step": float("nan")}, "step is positive"),
-        ({"signed": float("nan")}, "signed is c"),
-        ({"surrogate": -3.0}, "surrogate is positive"),
+        ({"step": 0.0}, "step must be positive"),
+        ({"step": float("nan")}, "step must be positive"),
+        ({"signed": float("nan")}, r"signed \(c in S3D\) must"),
+        ({"surrogate": -3.0}, "surrogate must be positive"),
         ({"eigen": "power"}, "'lanczos' or 'exact'"),
     ],
 )

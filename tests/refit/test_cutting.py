@@ -391,9 +391,9 @@ def test_the_report_is_read_by_printing_it():
 def test_a_judge_that_gives_no_yes_or_no_is_refused(answer):
     net, data, _ = task()
     graph = ramify.trace(net, data[0][:1])
-    with pytest.raises(ramify.RamifyError, match="True or False, and this one gave"):
+    with pytest.raises(ramify.RamifyError, match="True or False, but returned"):
         cut(graph, loss, batches(data), accept=lambda m: answer)
-    with pytest.raises(ramify.RamifyError, match=r"accept is a function .* and this is 0.9"):
+    with pytest.raises(ramify.RamifyError, match=r"accept must be a function .* but got 0.9"):
         cut(graph, loss, batches(data), accept=0.9)
     assert graph["0"].width == 24
 

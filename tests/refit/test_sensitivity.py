@@ -197,10 +197,10 @@ def test_the_model_is_as_it_was_after_an_error():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"shares": ()}, "shares are numbers above 0 and below 1, and got none"),
+        ({"shares": ()}, "shares must be above 0 and below 1, but got none"),
         ({"shares": (0.5, 1.0)}, r"got \[1.0\]"),
-        ({"shares": 0.5}, "shares are numbers above 0 and below 1, and got 0.5"),
-        ({"shares": ("a",)}, "shares are numbers above 0 and below 1, and got"),
+        ({"shares": 0.5}, "shares must be above 0 and below 1, but got 0.5"),
+        ({"shares": ("a",)}, "shares must be above 0 and below 1, but got"),
         ({"groups": ["fc"]}, "'fc' cannot be pruned"),
         ({"held": []}, "there is no batch"),
     ],

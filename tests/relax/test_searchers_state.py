@@ -116,7 +116,7 @@ def other(kind: str = "rarts", **settings: Any) -> Searcher:
 @pytest.mark.parametrize(
     "make, says",
     [
-        (lambda: other("milenas"), "that of RARTS, and this is MiLeNAS"),
+        (lambda: other("milenas"), "that of RARTS, but this is MiLeNAS"),
         (lambda: other(weight_optimizer=partial(Adam, lr=0.1)), "holds the state of SGD over 8"),
         (
             lambda: other(schedules=None),

@@ -93,8 +93,8 @@ def test_latency_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_budget_may_be() -> None:
     graph = chain()
-    with pytest.raises(ramify.RamifyError, match="and got 'weights'"):
+    with pytest.raises(ramify.RamifyError, match="but got 'weights'"):
         ramify.fit([], graph, {"weights": 5})
     for total in (0, -1, float("nan")):
-        with pytest.raises(ramify.RamifyError, match="finite total above 0"):
+        with pytest.raises(ramify.RamifyError, match="must be finite and above 0"):
             ramify.fit([], graph, {"macs": total})

@@ -354,7 +354,7 @@ def test_what_cannot_be_met_is_said() -> None:
         ramify.Knapsack(params=-1e6).select(offered)
     with pytest.raises(ramify.RamifyError, match="no proposal"):
         ramify.Knapsack(params=-1).select([])
-    with pytest.raises(ramify.RamifyError, match="steps of at least 1, and got 0"):
+    with pytest.raises(ramify.RamifyError, match="steps must be at least 1, but got 0"):
         ramify.Knapsack(params=-1, steps=0)
     with pytest.raises(ramify.RamifyError, match="steps take proposals that carry the traced"):
         ramify.Knapsack(params=-1, steps=9).select(by_hand)

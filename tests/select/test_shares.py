@@ -85,8 +85,8 @@ def test_what_is_over_the_budget_is_pruned_share_by_share() -> None:
 
 
 def test_what_it_refuses() -> None:
-    with pytest.raises(ramify.RamifyError, match="fills a budget: give params"):
+    with pytest.raises(ramify.RamifyError, match="needs a budget: give params"):
         BudgetKnapsack({})
-    with pytest.raises(ramify.RamifyError, match="rounds_left is at least 1, and got 0"):
+    with pytest.raises(ramify.RamifyError, match="rounds_left must be at least 1, but got 0"):
         BudgetKnapsack({"params": 3.0}, rounds_left=0)
     assert BudgetKnapsack({"params": 3.0}).select([]) == []

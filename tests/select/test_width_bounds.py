@@ -113,8 +113,8 @@ def test_names_patterns_and_the_tightest_of_several() -> None:
 @pytest.mark.parametrize(
     ("bounds", "said"),
     [
-        ({"ceiling": 0}, "ceiling is a whole number of channels of at least 1, .* got 0"),
-        ({"keep": 0.5}, "keep is a whole number .* got 0.5"),
+        ({"ceiling": 0}, "ceiling must be a whole number of channels of at least 1, .* got 0"),
+        ({"keep": 0.5}, "keep must be a whole number .* got 0.5"),
         ({"ceiling": {"0": True}}, "got True"),
         ({"ceiling": {"layer1*": 3}}, "ceiling: no group of channels matches 'layer1\\*'; .* '0'"),
         ({"keep": {"4": 3}}, "keep: the channels of '4' can neither be split nor pruned: "),

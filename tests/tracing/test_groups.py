@@ -201,7 +201,7 @@ def test_parameters_over_the_same_memory_are_frozen() -> None:
 
 def test_what_cannot_be_traced() -> None:
     x = torch.randn(2, 3)
-    with pytest.raises(RamifyError, match="takes a torch.nn.Module, and got a function"):
+    with pytest.raises(RamifyError, match="takes a torch.nn.Module, but got a function"):
         ramify.trace(lambda x: x, x)  # type: ignore[arg-type]
     with pytest.raises(RamifyError, match="wrapped in DataParallel: trace its `.module`"):
         ramify.trace(nn.DataParallel(nn.Linear(3, 2)), x)

@@ -125,8 +125,8 @@ WRONG: list[tuple[Any, str]] = [
     ("nolib::nothing", "knows no operation 'nolib::nothing': define it"),
     ("namelib::", "knows no operation 'namelib::'"),
     (torch.tanh, "of type builtin_function_or_method; did you mean 'aten::tanh'"),
-    (torch.ops.namelib, "a rule is for an operation"),
-    (3, "and this is 3 of type int"),
+    (torch.ops.namelib, "a rule must be for an operation"),
+    (3, "but got 3 of type int"),
 ]
 
 

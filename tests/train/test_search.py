@@ -171,7 +171,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         ramify.search(made(), pairs(), epochs=1, checkpoint=path)
     path.unlink()
     ramify.search(made(), pairs(), epochs=1, checkpoint=path)
-    with pytest.raises(RamifyError, match="c: the state is that of RARTS, and this is Joint"):
+    with pytest.raises(RamifyError, match="c: the state is that of RARTS, but this is Joint"):
         ramify.search(made("joint"), pairs(), epochs=1, checkpoint=path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RamifyError, match="c is not a readable safetensors file"):

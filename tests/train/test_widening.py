@@ -92,11 +92,11 @@ def test_what_fits_no_channel_more_stays() -> None:
 @pytest.mark.parametrize(
     "budget, said",
     [
-        ({}, "a budget to widen to is of params, macs, flops, energy, and got none"),
-        ({"latency": 3.0}, "a budget to widen to is of .* and got latency"),
+        ({}, "a budget to widen to must be one of params, macs, flops, energy, but got none"),
+        ({"latency": 3.0}, "a budget to widen to must be one of .* but got latency"),
         ({"params": 10}, "the model has 322 params, over the budget of 10: prune it first"),
-        ({"params": math.nan}, "the budget of params is a finite total, and got nan"),
-        ({"params": math.inf}, "the budget of params is a finite total, and got inf"),
+        ({"params": math.nan}, "the budget of params must be finite, but got nan"),
+        ({"params": math.inf}, "the budget of params must be finite, but got inf"),
     ],
 )
 def test_what_is_refused(budget: dict[str, Any], said: str) -> None:

@@ -37,8 +37,8 @@ def checked_allowance(accept: Mapping[str, float], metric: Metric = ACCURACY) ->
     for name, change in accept.items():
         if name not in known:
             raise RamifyError(
-                f"accept is of {' or '.join(known)}, and got {name!r}{did_you_mean(name, known)}: "
-                f"give {_example(metric)}loss="
+                f"accept must be {' or '.join(known)}, but got {name!r}"
+                f"{did_you_mean(name, known)}: give {_example(metric)}loss="
                 "0.05 for a loss that is 0.05 higher."
             )
         if known[name].worth(change) > 0:

@@ -351,8 +351,8 @@ def several_followers(followers: Follower | Iterable[Follower]) -> list[Follower
     for each in found:
         if not isinstance(each, (nn.Module, MutableMapping)):
             raise RamifyError(
-                "`followers` are models or state dictionaries with the names of the model, one or "
-                f"several in a list, and this is a {type(each).__name__}"
+                "`followers` must be models or state dictionaries with the names of the model, one "
+                f"or several in a list, but got a {type(each).__name__}"
             )
     return found
 

@@ -93,8 +93,8 @@ class Split:
             shares = tuple(float(share) for share in self.weights)
         except (TypeError, ValueError) as error:
             raise RamifyError(
-                f"the weights of a split of '{self.group}' are the shares of its copies, one real "
-                f"number for each, and this is {self.weights!r}: give a tuple such as (0.5, 0.5)"
+                f"the weights of a split of '{self.group}' must be the shares of its copies, one "
+                f"real number for each, but got {self.weights!r}: give a tuple such as (0.5, 0.5)"
             ) from error
         object.__setattr__(self, "weights", shares)
         if not isinstance(self.offsets, Mapping):
@@ -138,7 +138,7 @@ def plan_edits(graph: ChannelGraph, edits: Iterable[Edit]) -> Plan:
     for edit in edits:
         if not isinstance(edit, (Prune, Split)):
             raise RamifyError(
-                f"an edit is a Prune, Split, Drop or Insert, and got a {type(edit).__name__}"
+                f"an edit must be a Prune, Split, Drop or Insert, but got a {type(edit).__name__}"
             )
         group = graph[edit.group]
         _validate(graph, group, edit)

@@ -108,14 +108,14 @@ def state_rule(optimizer: type, key: str, like: str | Law) -> None:
     """
     if not isinstance(optimizer, type):
         raise RamifyError(
-            f"a state rule is for a class of optimizers, and this is a {type(optimizer).__name__}: "
-            "give its class"
+            f"a state rule must be for a class of optimizers, but got a "
+            f"{type(optimizer).__name__}: give its class"
         )
     check_kind(key, "key", str, optional=False)
     if not callable(like) and not (isinstance(like, str) and like in LAWS):
         raise RamifyError(
-            f"what '{key}' is like is one of {', '.join(map(repr, LAWS))} or a function of g and "
-            f"f, and this is {like!r}"
+            f"the rule of '{key}' must be one of {', '.join(map(repr, LAWS))} or a function of g "
+            f"and f, but got {like!r}"
         )
     _REGISTERED[optimizer, key] = like
 

@@ -64,7 +64,7 @@ class LatencyModel:
 
     def __init__(self, graph: ChannelGraph, samples: Sequence[Sample]) -> None:
         if len(samples) < 2:
-            raise RamifyError(f"a latency is learned from 2 shapes or more, and got {len(samples)}")
+            raise RamifyError(f"a latency model needs at least 2 shapes, but got {len(samples)}")
         self._set_graph(graph)
         features = self._operations.features(np.array([sample.widths for sample in samples]))
         misses = []

@@ -148,7 +148,7 @@ def observe(
         (True, True)
     """
     if rounds < 1:
-        raise RamifyError(f"a shape is visited once or more often, and got rounds={rounds}")
+        raise RamifyError(f"rounds must be at least 1, but got rounds={rounds}")
     check_ungated(graph.model)
     ops: list[list[Floats]] = [[] for _ in shapes]
     totals: list[list[float]] = [[] for _ in shapes]

@@ -92,7 +92,7 @@ def measure(
     """
     if repeats < 1 or warmup < 0:
         raise RamifyError(
-            f"a latency is measured in 1 or more calls after 0 or more to warm up, and got "
+            f"repeats must be at least 1 and warmup at least 0, but got "
             f"repeats={repeats}, warmup={warmup}"
         )
     device = device_of(model)

@@ -123,7 +123,7 @@ class RandomSplit(_Drawn):
         check_positive("step", self.step)
         check_unit(self.unit)
         if self.copies < 2:
-            raise RamifyError(f"copies is at least 2, and got {self.copies}")
+            raise RamifyError(f"copies must be at least 2, but got {self.copies}")
 
     @property
     def _weights(self) -> tuple[float, ...]:
@@ -175,7 +175,7 @@ class Net2Net(_Drawn):
     def __post_init__(self) -> None:
         check_settings(self)
         if self.noise < 0:
-            raise RamifyError(f"noise is a share of 0 or more, and got {self.noise}")
+            raise RamifyError(f"noise must be 0 or more, but got {self.noise}")
 
     @property
     def _weights(self) -> tuple[float, ...]:
@@ -285,13 +285,15 @@ class LineSearch:
         check_unit(self.unit)
         if not 0 < self.shortest < self.longest:
             raise RamifyError(
-                "the search goes from shortest to longest, two positive lengths, and got "
+                "shortest must be positive and below longest, but got "
                 f"{self.shortest} and {self.longest}"
             )
         if self.surrogate is not None:
             check_positive("surrogate", self.surrogate)
         if self.points < 2:
-            raise RamifyError(f"points is at least 2, the ends of the grid, and got {self.points}")
+            raise RamifyError(
+                f"points must be at least 2 (the ends of the grid), but got {self.points}"
+            )
 
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
         """The best split along v_min of every requested channel, best first.

@@ -111,7 +111,7 @@ def check_unit(unit: str) -> None:
         RamifyError: the unit is unknown.
     """
     if unit not in UNITS:
-        raise RamifyError(f"unit is one of {', '.join(UNITS)}, and got {unit!r}")
+        raise RamifyError(f"unit must be one of {', '.join(UNITS)}, but got {unit!r}")
 
 
 def check_positive(name: str, value: float) -> None:
@@ -121,4 +121,4 @@ def check_positive(name: str, value: float) -> None:
         RamifyError: the setting is not above zero.
     """
     if not 0 < value < math.inf:
-        raise RamifyError(f"{name} is positive, and got {value}")
+        raise RamifyError(f"{name} must be positive, but got {value}")

@@ -118,18 +118,18 @@ class GaussNewton:
     def __post_init__(self) -> None:
         check_settings(self)
         if not self.morphisms or not set(self.morphisms) <= set(MORPHISMS):
-            raise RamifyError(f"morphisms are some of {MORPHISMS}, and got {self.morphisms}")
+            raise RamifyError(f"morphisms must be some of {MORPHISMS}, but got {self.morphisms}")
         if self.curvature not in CURVATURES:
-            raise RamifyError(f"curvature is one of {CURVATURES}, and got {self.curvature!r}")
+            raise RamifyError(f"curvature must be one of {CURVATURES}, but got {self.curvature!r}")
         if not isinstance(self.epochs, int) or self.epochs < 1:
-            raise RamifyError(f"epochs is a whole number of at least 1, and got {self.epochs}")
+            raise RamifyError(f"epochs must be a whole number of at least 1, but got {self.epochs}")
         for name in ("lr", "start"):
             if not getattr(self, name) > 0:
-                raise RamifyError(f"{name} is above 0, and got {getattr(self, name)}")
+                raise RamifyError(f"{name} must be above 0, but got {getattr(self, name)}")
         if self.radius is not None and not self.radius > 0:
-            raise RamifyError(f"radius is above 0 or None, and got {self.radius}")
+            raise RamifyError(f"radius must be above 0, or None, but got {self.radius}")
         if self.momentum is not None and not 0 < self.momentum <= 1:
-            raise RamifyError(f"momentum lies above 0 and up to 1, and got {self.momentum}")
+            raise RamifyError(f"momentum must be above 0 and at most 1, but got {self.momentum}")
 
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
         """Learn the morphisms of every channel; largest gain first.

@@ -111,8 +111,8 @@ class GradMax:
             check_positive("surrogate", self.surrogate)
         if self.neurons is not None and (not isinstance(self.neurons, int) or self.neurons < 1):
             raise RamifyError(
-                f"neurons is a whole number of at least 1, or None for as many as a group has "
-                f"channels, and got {self.neurons!r}"
+                f"neurons must be a whole number of at least 1, or None for as many as a group has "
+                f"channels, but got {self.neurons!r}"
             )
 
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:

@@ -177,12 +177,14 @@ class SplittingDescent:
     def __post_init__(self) -> None:
         check_settings(self)
         if not 1 <= self.signed < math.inf:
-            raise RamifyError(f"signed is c of S3D and at least 1, and got {self.signed}")
+            raise RamifyError(f"signed (c in S3D) must be at least 1, but got {self.signed}")
         given = self.copies if isinstance(self.copies, tuple) else ()
         if not given or not set(given) <= {2, 3, 4}:
-            raise RamifyError(f"copies are some of 2, 3 and 4 as a tuple, and got {self.copies}")
+            raise RamifyError(
+                f"copies must be a tuple of some of 2, 3 and 4, but got {self.copies}"
+            )
         if self.eigen not in ("lanczos", "exact"):
-            raise RamifyError(f"eigen is 'lanczos' or 'exact', and got '{self.eigen}'")
+            raise RamifyError(f"eigen must be 'lanczos' or 'exact', but got '{self.eigen}'")
         check_positive("step", self.step)
         check_unit(self.unit)
         if self.surrogate is not None:

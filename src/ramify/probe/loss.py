@@ -53,13 +53,13 @@ def shaped_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     if not isinstance(values, Tensor) or values.dim() != 1:
         seen = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values)
         raise RamifyError(
-            "the loss gives one number for each sample, a tensor of shape (S,), and this one gave "
+            "the loss must return one number for each sample, a tensor of shape (S,), but returned "
             f"{seen}: {_advice(values)}"
         )
     if not values.is_floating_point():
         raise RamifyError(
-            f"the loss gives real numbers, and this one gave {values.dtype}: give the loss that is "
-            "trained on, or .float() of what is counted, or .real of what is complex"
+            f"the loss must return real numbers, but returned {values.dtype}: give the loss that "
+            "is trained on, or .float() of what is counted, or .real of what is complex"
         )
     if not len(values):
         raise RamifyError("a batch holds no sample: leave empty batches out of the data")

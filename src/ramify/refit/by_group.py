@@ -271,8 +271,8 @@ def _checked(shares: Iterable[float]) -> list[float]:
     try:
         given = {float(share) for share in shares}
     except (TypeError, ValueError):
-        raise RamifyError(f"shares are numbers above 0 and below 1, and got {shares!r}") from None
+        raise RamifyError(f"shares must be above 0 and below 1, but got {shares!r}") from None
     wrong = sorted(share for share in given if not 0 < share < 1)
     if wrong or not given:
-        raise RamifyError(f"shares are numbers above 0 and below 1, and got {wrong or 'none'}")
+        raise RamifyError(f"shares must be above 0 and below 1, but got {wrong or 'none'}")
     return sorted(given)

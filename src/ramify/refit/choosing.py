@@ -57,11 +57,13 @@ def floors(graph: ChannelGraph, keep: Floor) -> dict[str, int]:
 
 def _floor(width: int, keep: float | int) -> int:
     if isinstance(keep, bool) or not (isinstance(keep, (int, float)) and keep > 0):
-        raise RamifyError(f"keep is a share below 1 or a whole width of at least 1: got {keep!r}")
+        raise RamifyError(
+            f"keep must be a share below 1 or a whole width of at least 1, but got {keep!r}"
+        )
     if isinstance(keep, int):
         return min(width, keep)
     if keep > 1:
-        raise RamifyError(f"keep is a share of at most 1, or a whole width, and got {keep}")
+        raise RamifyError(f"keep must be a share of at most 1 or a whole width, but got {keep}")
     return max(1, math.ceil(keep * width - 1e-9))
 
 

@@ -405,19 +405,19 @@ def _checked(
     names = (*BUDGETS, "loss")
     if not isinstance(budget, Mapping | None):
         raise RamifyError(
-            f'a budget is a dictionary such as {{"macs": 1e8}}, and this is {budget!r}'
+            f'a budget must be a dictionary such as {{"macs": 1e8}}, but got {budget!r}'
         )
     for name in budget or {}:
         if name not in names:
-            raise RamifyError(f"a budget is of {', '.join(names)}, and got '{name}'")
+            raise RamifyError(f"a budget must be one of {', '.join(names)}, but got '{name}'")
     given_totals = in_numbers(graph, budget or {})
     for name, given in given_totals.items():
         total = _number(given)
         if not (math.isfinite(total) and (total > 0 or (name == "loss" and total == 0))):
-            raise RamifyError(f"the budget of {name} is a finite total above 0, and got {given!r}")
+            raise RamifyError(f"the budget of {name} must be finite and above 0, but got {given!r}")
     if accept is not None and not callable(accept):
         raise RamifyError(
-            f"accept is a function of the model that says True or False, and this is {accept!r}"
+            f"accept must be a function of the model that returns True or False, but got {accept!r}"
         )
     if not budget and accept is None:
         if rule is not None:

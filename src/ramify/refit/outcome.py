@@ -133,7 +133,7 @@ def _judged(accept: Accept, model: nn.Module) -> bool:
         plain = None
     if not isinstance(plain, bool):
         raise RamifyError(
-            f"accept(model) says True or False, and this one gave {answer!r}: compare it, as in "
+            f"accept(model) must return True or False, but returned {answer!r}: compare it, as in "
             "accuracy(model) >= 0.9"
         )
     return plain

@@ -49,7 +49,7 @@ class Takeover:
 
     def __post_init__(self) -> None:
         if self.strength is not None and not self.strength > 0:
-            raise RamifyError(f"strength is a λ above 0, or None, and got {self.strength}")
+            raise RamifyError(f"strength (λ) must be above 0, or None, but got {self.strength}")
 
     def propose(
         self,

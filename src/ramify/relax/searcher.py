@@ -379,7 +379,7 @@ class Searcher(ABC):
     def _check_state(self, state: Mapping[str, Any]) -> None:
         if state.get("searcher") != type(self).__name__:
             raise RamifyError(
-                f"the state is that of {state.get('searcher', 'no searcher')}, and this is "
+                f"the state is that of {state.get('searcher', 'no searcher')}, but this is "
                 f"{type(self).__name__}; resume with the same searcher"
             )
         # The same tensors, by part and name, with the same shapes and types.

@@ -66,9 +66,9 @@ def fit(
     check_kind(budget, "budget", Mapping, optional=False)
     for name, total in budget.items():
         if name not in BUDGETS:
-            raise RamifyError(f"a budget is of {', '.join(BUDGETS)}, and got '{name}'")
+            raise RamifyError(f"a budget must be one of {', '.join(BUDGETS)}, but got '{name}'")
         if not (is_number(total) and math.isfinite(total) and total > 0):
-            raise RamifyError(f"the budget of {name} is a finite total above 0, and got {total!r}")
+            raise RamifyError(f"the budget of {name} must be finite and above 0, but got {total!r}")
     check_multiple(multiple_of)
     candidates, within = gather(proposals, graph), _within(graph, budget)
     asked = multiples(candidates.graph, multiple_of)

@@ -32,8 +32,8 @@ def check_multiple(multiple_of: Multiple) -> None:
     for number in _numbers(multiple_of):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise RamifyError(
-                f"multiple_of is a whole number of at least 1, or one for each of some groups, "
-                f"and got {number!r}"
+                f"multiple_of must be a whole number of at least 1, or one for each of some "
+                f"groups, but got {number!r}"
             )
 
 

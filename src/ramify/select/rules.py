@@ -76,11 +76,11 @@ class TopFraction:
         _check_fraction("fraction", self.fraction)
         if not -1 <= self.tilt <= 1 or (self.tilt and not self.per_group):
             raise RamifyError(
-                f"tilt lies from -1 to 1 and goes with per_group=True, and got {self.tilt} with "
+                f"tilt must be from -1 to 1 and needs per_group=True, but got {self.tilt} with "
                 f"per_group={self.per_group}"
             )
         if self.per is not None and self.per not in RESOURCES:
-            raise RamifyError(f"per is one of {', '.join(RESOURCES)}, and got {self.per!r}")
+            raise RamifyError(f"per must be one of {', '.join(RESOURCES)}, but got {self.per!r}")
 
     def worth(self, proposal: Proposal) -> float:
         """The value to rank by: the proposal's value, or its gain per unit of `per`."""
@@ -157,7 +157,7 @@ class Threshold:
         check_multiple(self.multiple_of)
         check_settings(self)
         if self.most is not None and self.most < 1:
-            raise RamifyError(f"most is m_* of S2D and at least 1, and got {self.most}")
+            raise RamifyError(f"most (m_* in S2D) must be at least 1, but got {self.most}")
 
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """The best `most` proposals whose index is at most `index` and value at least `value`."""
@@ -219,7 +219,7 @@ class TradeOff:
         for resource in RESOURCES:
             price = getattr(self, resource)
             if not (math.isfinite(price) and price >= 0):
-                raise RamifyError(f"{resource} is a price of at least 0, and got {price}")
+                raise RamifyError(f"the price {resource} must be at least 0, but got {price}")
 
     def worth(self, proposal: Proposal) -> float:
         """The value minus the price of its cost: above 0 if the edit pays."""
@@ -249,7 +249,7 @@ def count_of(fraction: float, count: int) -> int:
 
 def _check_fraction(name: str, fraction: float) -> None:
     if not 0 < fraction <= 1:
-        raise RamifyError(f"{name} lies above 0 and up to 1, and got {fraction}")
+        raise RamifyError(f"{name} must be above 0 and at most 1, but got {fraction}")
 
 
 def _best(candidates: Candidates, numbers: Sequence[int], worth: Sequence[float]) -> list[int]:

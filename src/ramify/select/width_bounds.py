@@ -41,8 +41,8 @@ class WidthBounds:
                 whole = isinstance(width, int) and not isinstance(width, bool) and width > 0
                 if not (whole or given is None):
                     raise RamifyError(
-                        f"{what} is a whole number of channels of at least 1, or one for each of "
-                        f"some groups, and got {width!r}"
+                        f"{what} must be a whole number of channels of at least 1, or one for each "
+                        f"of some groups, but got {width!r}"
                     )
 
     def plain(self) -> dict[str, int | dict[str, int]]:

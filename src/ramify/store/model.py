@@ -393,7 +393,7 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
 def _paths(path: str | Path) -> tuple[Path, Path]:
     if not isinstance(path, (str, os.PathLike)):
         raise RamifyError(
-            f"the path of a saved network is a text or a Path, and this is a {type(path).__name__}"
+            f"the path of a saved network must be a str or a Path, but got a {type(path).__name__}"
         )
     stem = str(path).removesuffix(SUFFIX)
     return Path(stem + SUFFIX), Path(stem + ".json")

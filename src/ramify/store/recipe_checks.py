@@ -33,7 +33,7 @@ def check_module(model: Any, what: str) -> None:
     """Raise if an argument is not a model."""
     if not isinstance(model, nn.Module):
         raise RamifyError(
-            f"{what} is a torch.nn.Module, and this is {_called(model)}: give the model itself"
+            f"{what} must be a torch.nn.Module, but got {_called(model)}: give the model itself"
         )
 
 
@@ -51,14 +51,14 @@ def built_by(build: Any) -> nn.Module:
     """
     if isinstance(build, nn.Module) or not callable(build):
         raise RamifyError(
-            f"`build` is a function that makes the network, and this is {_called(build)}: give "
+            f"`build` must be a function that builds the network, but got {_called(build)}: give "
             "its class, or `lambda: Net(...)`"
         )
     try:
         inspect.signature(build).bind()
     except TypeError as error:
         raise RamifyError(
-            f"`build` is called without arguments, and this one needs some ({error}): give "
+            f"`build` is called without arguments, but needs some ({error}): give "
             "`lambda: Net(...)` with the arguments that the network was made with"
         ) from None
     except ValueError:  # a class in C has no signature

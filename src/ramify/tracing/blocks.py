@@ -113,7 +113,7 @@ def find_block(blocks: Sequence[Block], name: Any) -> Block:
         name = name.name
     if not isinstance(name, str):
         raise RamifyError(
-            f"a block goes by its name or is one of graph.blocks, and this is a "
+            f"a block must be given by its name or be one of graph.blocks, but got a "
             f"{type(name).__name__}"
         )
     for block in blocks:

@@ -320,7 +320,7 @@ def check_graph(graph: Any) -> None:
     """
     if not isinstance(graph, ChannelGraph):
         raise RamifyError(
-            "the first argument is the graph that ramify.trace gives for a model, and this is a "
+            "the first argument must be the graph that ramify.trace returns for a model, but got a "
             f"{type(graph).__name__}"
         )
 

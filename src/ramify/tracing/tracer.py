@@ -95,7 +95,7 @@ def trace(
         (8, True, ('2.weight',))
     """
     if not isinstance(model, nn.Module):
-        raise RamifyError(f"trace takes a torch.nn.Module, and got a {type(model).__name__}")
+        raise RamifyError(f"trace takes a torch.nn.Module, but got a {type(model).__name__}")
     if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         raise RamifyError(
             f"the model is wrapped in {type(model).__name__}: trace its `.module`, and wrap it "
@@ -176,7 +176,7 @@ def _further(also: Any) -> tuple[Any, ...]:
     """The further inputs, each in the form of the first."""
     if isinstance(also, (Tensor, Mapping)):
         raise RamifyError(
-            f"`also` is a list of further inputs, and this is a {type(also).__name__}: give [it]"
+            f"`also` must be a list of further inputs, but got a {type(also).__name__}: give [it]"
         )
     return tuple(each_of(also, "also", "further inputs"))
 

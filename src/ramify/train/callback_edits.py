@@ -51,8 +51,8 @@ def edit_epochs(epochs: Iterable[int]) -> list[int]:
     found = list(epochs) if isinstance(epochs, Iterable) else []
     if not found or not all(type(epoch) is int and epoch >= 1 for epoch in found):
         raise RamifyError(
-            f"epochs are the numbers of epochs after which the network is edited, such as (2, 4), "
-            f"and this is {epochs!r}."
+            f"epochs must be the numbers of epochs after which to edit the network, such as (2, "
+            f"4), but got {epochs!r}."
         )
     return sorted(set(found))
 

@@ -48,7 +48,7 @@ def told_to(log: Log | None) -> Callable[[dict[str, Any]], Any] | None:
     write = getattr(log, "log", None)
     if not callable(write) or isinstance(log, type):
         raise RamifyError(
-            f"`log` is a function of an event, or an object with log(dict), and this is {log!r}"
+            f"`log` must be a function of an event, or an object with log(dict), but got {log!r}"
         )
     return lambda event: write(numbers(event))
 

@@ -140,8 +140,8 @@ class Loop:
             found = self.evaluate(model)
         if not isinstance(found, Mapping):
             raise RamifyError(
-                "evaluate(model) gives measures by name, such as {'accuracy': 0.9}, and this one "
-                f"gave {found!r}."
+                "evaluate(model) must return measures by name, such as {'accuracy': 0.9}, but it "
+                f"returned {found!r}."
             )
         return dict(found)
 
@@ -216,7 +216,7 @@ def begin(  # noqa: PLR0913  (what a loop is made of)
     for name, value, kind in (("model", model, nn.Module), ("training", training, Training)):
         if not isinstance(value, kind):
             raise RamifyError(
-                f"`{name}` is a {kind.__name__}, and this is "
+                f"`{name}` must be a {kind.__name__}, but got "
                 f"{'a class' if isinstance(value, type) else 'a ' + type(value).__name__}"
             )
     check_called(after_step, "after_step", "the model")

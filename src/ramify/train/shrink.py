@@ -455,7 +455,7 @@ def _tuning_loss(
             'makes, or teacher="full", which copies it.'
         )
     if isinstance(teacher, str) and teacher != "full":
-        raise RamifyError(f'teacher is a network, "full" or None, and got {teacher!r}.')
+        raise RamifyError(f'teacher must be a network, "full" or None, but got {teacher!r}.')
     batch = next(iter(Epoch(data, 0)), None)
     if batch is None:
         raise RamifyError("the data gave no batch; give a list, a DataLoader or a function.")

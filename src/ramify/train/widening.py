@@ -89,13 +89,13 @@ def _goal(graph: ChannelGraph, budget: Mapping[str, float]) -> dict[str, int]:
     check_kind(budget, "budget", Mapping, optional=False)
     if not budget or not set(budget) <= set(RESOURCES):
         raise RamifyError(
-            f"a budget to widen to is of {', '.join(RESOURCES)}, and got "
+            f"a budget to widen to must be one of {', '.join(RESOURCES)}, but got "
             f"{', '.join(budget) or 'none'}"
         )
     model, cost = CostModel(graph), CostModel(graph).cost()
     for name, most in budget.items():
         if not isinstance(most, int | float) or not math.isfinite(most):
-            raise RamifyError(f"the budget of {name} is a finite total, and got {most!r}")
+            raise RamifyError(f"the budget of {name} must be finite, but got {most!r}")
         if not cost.of(name) <= most:
             raise RamifyError(
                 f"the model has {cost.of(name):g} {name}, over the budget of {most:g}: prune it "

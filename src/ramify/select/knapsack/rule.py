@@ -138,12 +138,12 @@ class Knapsack:
                 "a knapsack takes one budget or more: give params, macs, flops, energy or latency"
             )
         if not self.seconds > 0:
-            raise RamifyError(f"a knapsack takes seconds above 0, and got {self.seconds}")
+            raise RamifyError(f"seconds must be above 0, but got {self.seconds}")
         if self.steps is not None and self.steps < 1:
-            raise RamifyError(f"a knapsack takes steps of at least 1, and got {self.steps}")
+            raise RamifyError(f"steps must be at least 1, but got {self.steps}")
         for name, budget in {**self.budgets, "latency": self.latency}.items():
             if budget is not None and not math.isfinite(budget):
-                raise RamifyError(f"the budget of {name} is a finite number, and got {budget}")
+                raise RamifyError(f"the budget of {name} must be finite, but got {budget}")
 
     @property
     def exact(self) -> int:

@@ -61,9 +61,11 @@ class BudgetKnapsack:
 
     def __post_init__(self) -> None:
         if not self.budget:
-            raise RamifyError("a knapsack fills a budget: give params, macs, flops or the like")
+            raise RamifyError(
+                "a knapsack needs a budget: give params, macs, flops or another resource"
+            )
         if self.rounds_left < 1:
-            raise RamifyError(f"rounds_left is at least 1, and got {self.rounds_left}")
+            raise RamifyError(f"rounds_left must be at least 1, but got {self.rounds_left}")
 
     def select(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """The edits of the largest total value within this round's share."""

@@ -170,16 +170,16 @@ def operation_name(op: Any) -> str:
         )
     if not isinstance(given, str):
         raise RamifyError(
-            "a rule is for an operation, such as torch.ops.mylib.fancy or 'mylib::fancy', and this "
-            f"is {op!r} of type {type(op).__name__}" + _did_you_mean(getattr(op, "__name__", ""))
+            "a rule must be for an operation, such as torch.ops.mylib.fancy or 'mylib::fancy', but "
+            f"got {op!r} of type {type(op).__name__}" + _did_you_mean(getattr(op, "__name__", ""))
         )
     name = given.removeprefix("torch.ops.")
     name = name if "::" in name else name.replace(".", "::", 1)
     namespace, separator, short = name.partition("::")
     if not separator:
         raise RamifyError(
-            f"the name of an operation has its namespace, such as 'mylib::fancy', and this one has "
-            f"none: '{given}'" + _did_you_mean(given)
+            f"the name of an operation needs its namespace, such as 'mylib::fancy', but this one "
+            f"has none: '{given}'" + _did_you_mean(given)
         )
     short = short.partition(".")[0]  # a rule is for all overloads
     if not short or not hasattr(getattr(torch.ops, namespace), short):
