@@ -133,7 +133,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: cut(method="l1"),
         "`method` must be an object that can propose, such as .* but got 'l1'",
     ),
-    "a number as the rule of a cut": (lambda: cut(rule=0.5), "`rule` must be an object that can select"),
+    "a number as the rule of a cut": (
+        lambda: cut(rule=0.5),
+        "`rule` must be an object that can select",
+    ),
     "a list as a log": (
         lambda: cut(log=[]),
         r"`log` must be a function of the report, but got \[\]",
@@ -243,7 +246,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: apply([Prune("0", 1)], followers=3),
         "`followers` must be models or state dictionaries .* but got a int",
     ),
-    "a name of a method": (lambda: grow(method="s2d"), "`method` must be an object that can propose"),
+    "a name of a method": (
+        lambda: grow(method="s2d"),
+        "`method` must be an object that can propose",
+    ),
     "a class of methods": (
         lambda: grow(method=ramify.SplittingDescent),
         "`method` must be an object that can propose",

@@ -327,7 +327,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: ramify.rule("testlib::none", "pointwise"), "torch knows no operation 'testlib::none'"),
     (lambda: ramify.rule("nolib::none"), "torch knows no operation 'nolib::none'"),
     (lambda: ramify.rule("halftanh"), "has its namespace, such as 'mylib::fancy', and this one"),
-    (lambda: ramify.rule(gives_nothing), "a rule is for an operation, .* of type function"),
+    (lambda: ramify.rule(gives_nothing), "a rule must be for an operation, .* of type function"),
     (lambda: ramify.rule(joined, "aten::svd"), "'aten::svd' has no dimension rule that"),
     (lambda: ramify.rule(joined, total), "'testlib::total' has no dimension rule that"),
     (lambda: ramify.rule(joined)(lambda a, b: None), "takes one argument, the traced operation"),
