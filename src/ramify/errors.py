@@ -17,7 +17,7 @@ class RamifyError(ValueError):
         ...     ramify.Knapsack()
         ... except ramify.RamifyError as error:
         ...     print(error)
-        a knapsack takes one budget or more: give params, macs, flops, energy or latency
+        a knapsack needs at least one budget: give params, macs, flops, energy or latency
     """
 
 
@@ -68,7 +68,7 @@ def second_derivatives() -> Iterator[None]:
         if "derivative for" not in said and "@once_differentiable" not in said:
             raise
         raise RamifyError(
-            f"an operation of the model or of its loss has no second derivative ({said}): take a "
+            f"an operation of the model or of its loss has no second derivative ({said}): use a "
             "method that needs none, such as ramify.GaussNewton, or write the operation out"
         ) from error
 

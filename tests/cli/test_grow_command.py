@@ -184,7 +184,7 @@ def test_an_end_by_torchrun_while_another_error_is_told_says_how_to_go_on(
     monkeypatch.setattr(runs, "write_report", ended)
     result = call("grow", *GROW, "--out", "run")
     assert result.exit_code == 130
-    assert "stopped; to go on: ramify grow --resume run" in result.stdout
+    assert "stopped; to continue: ramify grow --resume run" in result.stdout
 
 
 def test_a_table_gives_its_folder_a_name_without_the_ending() -> None:
@@ -199,7 +199,7 @@ def test_ctrl_c_leaves_a_usable_folder_and_resume_ends_it(monkeypatch: pytest.Mo
         interrupt(patch, 2)
         result = call("grow", *GROW, "--out", "run")
     assert result.exit_code == 130
-    assert "stopped; to go on: ramify grow --resume run" in result.stdout
+    assert "stopped; to continue: ramify grow --resume run" in result.stdout
     assert "Traceback" not in result.output
     assert Path("run/report.html").exists()
     assert Path("run/model.safetensors").exists()
@@ -297,7 +297,7 @@ def test_resume_names_the_damaged_file(
         ("grow --data digits --device foo", "there is no device 'foo' on this machine; give cpu"),
         ("grow --data digits --device cuda:99", "there is no device 'cuda:99' on this machine"),
         ("grow --data digits --weight-decay -1", "weight_decay is -1.0; it must not be negative"),
-        ("grow --data digits --momentum 2", "momentum is 2.0; it is 0 or more, and below 1"),
+        ("grow --data digits --momentum 2", "momentum is 2.0; it must be at least 0 and below 1"),
         ("show digits_net --input 1,8,8", "the first number is that of the samples, as in 1,3,32"),
         ("show digits_net --input 1,8,8,3", "and these look like .N, H, W, C."),
         ("grow --resume nowhere", "nowhere is not a run folder: it does not exist"),

@@ -73,7 +73,7 @@ def test_two_processes_make_the_run_of_one(folder: Path) -> None:
     """Without a norm over the batch the steps are the same, and so is the network, to rounding."""
     both = start(folder, f"{TORCHRUN} ramify {RUN} --out both")
     assert both.returncode == 0, both.stderr
-    assert both.stdout.count("to look at it, open") == 1
+    assert both.stdout.count("to view it, open") == 1
     one = start(folder, f"ramify {RUN} --out one")
     assert one.returncode == 0, one.stderr
     found, expected = (load_file(folder / name / "model.safetensors") for name in ("both", "one"))

@@ -163,7 +163,7 @@ def test_ctrl_c_in_every_phase_and_resume(monkeypatch: pytest.MonkeyPatch) -> No
             again = ["--resume", "run"] if begun else [*options, "--out", "run"]
             result = call("prune", *again)
         assert result.exit_code == 130
-        assert "stopped; to go on: ramify prune --resume run" in result.stdout
+        assert "stopped; to continue: ramify prune --resume run" in result.stdout
         assert "ramify prune --resume RUN" in Path("run/report.html").read_text()
     refused(call("grow", "--resume", "run"), "run is a run of ramify prune")
     refused(call("retrain", "run"), "run is not finished; go on with it by ramify prune --resume")
@@ -209,7 +209,7 @@ def test_retraining_what_began_with_weights_takes_a_whole_training() -> None:
         ("", "no data set was given; try --data digits"),
         ("--data digits --searcher sgd", "choose one of takeover, l1, taylor, random, rarts"),
         ("--data digits --ratio 0.1 --threshold 1", "give one of them"),
-        ("--data digits --budget params=10", "with every channel gone that may go"),
+        ("--data digits --budget params=10", "with all removable channels removed"),
         ("--data digits --budget macs=0%", "give a number above 0, or a percentage of the full"),
         ("--data digits --budget macs", "--budget is 'macs'; give one of params, macs, .*macs=50%"),
         ("--data digits --budget loss=0.1", "give --accept loss=0.05 for that"),

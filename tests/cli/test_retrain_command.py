@@ -32,7 +32,7 @@ def test_retrain_trains_the_shape_from_scratch_and_resumes(monkeypatch: pytest.M
         interrupt(patch, 5)
         result = call("retrain", "run", "--epochs", "3", "--lr", "0.05")
     assert result.exit_code == 130
-    assert "to go on: ramify retrain --resume run/retrain" in result.stdout
+    assert "to continue: ramify retrain --resume run/retrain" in result.stdout
     assert not Path("run/retrain/summary.json").exists()
     refused(call("retrain", "run"), "by --out, or go on with that run by --resume run/retrain")
     refused(call("grow", "--resume", "run/retrain"), "use ramify retrain --resume run/retrain")

@@ -67,7 +67,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
             result = call(*arguments, code=130)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert f"to go on: ramify {arguments[0]} --resume" in result.stdout
+    assert f"to continue: ramify {arguments[0]} --resume" in result.stdout
 
 
 KILLED = """
@@ -268,7 +268,7 @@ def test_what_the_benchmark_knows_stands_beside(monkeypatch: pytest.MonkeyPatch)
         ("search --data digits --candidates 3", "candidates is no setting of the searcher rarts"),
         ("search --data digits --select best", "there is no select 'best'"),
         ("search --data digits --select perturbation --skip-stop 2", "leave one of them out"),
-        ("search --data digits --cells 2", "2 cells of DARTS were asked for"),
+        ("search --data digits --cells 2", "DARTS cannot have 2 cells"),
         ("search --data digits --samples 3", "samples is 3; it must be at least 4"),
         ("search --data digits --samples 99999", "samples is 99999, and digits has"),
         ("search --data digits --epochs 2 --warmup-epochs 2", "warmup_epochs is 2 of 2 epochs"),

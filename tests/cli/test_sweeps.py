@@ -100,14 +100,14 @@ def test_a_sweep_that_was_interrupted_comes_to_the_same(monkeypatch: pytest.Monk
         def begin(*arguments: Any) -> None:
             calls.append(arguments)
             if len(calls) == 3:
-                raise KeyboardInterrupt("stopped; to go on: ramify grow --resume cut/trial-003")
+                raise KeyboardInterrupt("stopped; to continue: ramify grow --resume cut/trial-003")
             whole(*arguments)
 
         whole = runs.execute
         patched.setattr(runs, "execute", begin)
         said = sweep(*SMALL, *DRAWN, "--out", "cut", code=130).output
-    assert said.count("to go on") == 1
-    assert "to go on: ramify sweep grow --resume cut" in said
+    assert said.count("to continue") == 1
+    assert "to continue: ramify sweep grow --resume cut" in said
     assert Path("cut/compare.html").exists()
     assert len(trials("cut")) == 2
     refused("--resume", "cut", "--optimizer", "adam", said="with optimizer left open, not 'adam'")
@@ -143,7 +143,7 @@ def test_a_process_that_found_all_trials_made_speaks_of_no_page() -> None:
     assert "open here/compare.html" in sweep(*shared, "--out", "here").output
     said = sweep(*shared, "--out", "there").output
     assert "1 of 1 trials are finished" in said
-    assert "to look at" not in said
+    assert "to view" not in said
     assert not Path("there/compare.html").exists()
 
 

@@ -414,7 +414,10 @@ def test_full_networks_by_default() -> None:
 @pytest.mark.parametrize(
     "given, said",
     [
-        ({"budget": {"params": 10.0}}, "the budget of params is 10, and with every channel gone"),
+        (
+            {"budget": {"params": 10.0}},
+            "the budget of params is 10, and with all removable channels",
+        ),
         ({"groups": ("blocks*",)}, r"no group that can be pruned matches 'blocks\*': print"),
         ({"searcher": "rarts", "groups": ("blocks*",)}, r"is called blocks\*: print"),
         ({"budget": {"params": 9e9}}, "within the budget as it is, and nothing would be cut"),

@@ -257,5 +257,5 @@ def test_a_gradient_that_is_not_finite_where_the_loss_is_gets_a_sentence(
 ) -> None:
     net = nn.Sequential(nn.Linear(3, 4), Left(), nn.Linear(4, 1))
     x = torch.randn(8, 3)
-    with pytest.raises(ramify.RamifyError, match="comes out as NaN or infinite, though the loss"):
+    with pytest.raises(ramify.RamifyError, match="is NaN or infinite, although the loss"):
         method.propose(ramify.trace(net, x), lambda model, x: model(x)[:, 0], [x])

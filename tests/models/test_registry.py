@@ -151,5 +151,5 @@ def test_function_that_returns_no_module(own):
 
 @pytest.mark.parametrize("width", [0, -3])
 def test_width_that_does_not_exist(width):
-    with pytest.raises(RamifyError, match=f"width of {width} channels"):
+    with pytest.raises(RamifyError, match=f"width is {width} channels"):
         net("vgg19", width=width)

@@ -319,10 +319,10 @@ def test_a_narrow_layer_of_which_one_channel_stays_is_said():
     "options, match",
     [
         ({}, "cut takes a budget"),
-        ({"budget": {"flop": 3}}, "a budget is of"),
+        ({"budget": {"flop": 3}}, "a budget must be one of"),
         ({"budget": {"macs": -1}}, "above 0"),
-        ({"budget": {"macs": 300}, "keep": 1.5}, "keep is a share"),
-        ({"budget": {"macs": 300}, "keep": 0}, "keep is a share"),
+        ({"budget": {"macs": 300}, "keep": 1.5}, "keep must be a share"),
+        ({"budget": {"macs": 300}, "keep": 0}, "keep must be a share"),
         ({"budget": {"macs": 300}, "alike": "nothing.*"}, "matches 'nothing"),
         ({"budget": {"macs": 300}, "held": []}, "no batch"),
     ],

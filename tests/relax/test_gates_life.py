@@ -392,7 +392,7 @@ def test_wrong_groups() -> None:
     graph = ramify.trace(model, X)
     for groups, why in (
         ([], "there is no group to gate"),
-        (["0", "0"], "'0' is to be gated twice"),
+        (["0", "0"], "'0' is listed twice"),
         ([("0", "2")], "equally wide, not '0' 8, '2' 6"),
         (["1"], "'1'"),
         ([3], "a group goes by its name"),

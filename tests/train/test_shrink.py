@@ -237,18 +237,18 @@ def test_followers_are_cut_alike():
 
 
 WRONG = [
-    ({"budget": {"params": 10}}, "with every channel gone that may go the network still has"),
+    ({"budget": {"params": 10}}, "with all removable channels removed the network still has"),
     ({"budget": {"params": 9e9}}, "within the budget as it is, and nothing would be cut"),
     ({"budget": None}, "cut takes a budget"),
-    ({"budget": {"size": 3}}, "a budget is of"),
+    ({"budget": {"size": 3}}, "a budget must be one of"),
     ({"rounds": 0}, "rounds is 0"),
     ({"budget": None, "rule": ramify.TopFraction(0.5), "rounds": 2}, "give a budget, or one round"),
     ({"search": WidthSearch("rarts"), "rounds": 2}, "a search scores the channels once"),
     ({"search": WidthSearch("rarts")}, "learns on two halves of the data"),
     ({"search": WidthSearch("l1", groups=("x*",))}, "is called x*"),
     ({"groups": ("x*",)}, "matches 'x\\*'"),
-    ({"keep": 0}, "keep is a share below 1 or a whole width"),
-    ({"teacher": "half"}, 'teacher is a network, "full" or None'),
+    ({"keep": 0}, "keep must be a share below 1 or a whole width"),
+    ({"teacher": "half"}, 'teacher must be a network, "full" or None'),
     ({"teacher": nn.Linear(3, 5).double()}, "take a teacher of the same classes"),
 ]
 

@@ -99,7 +99,9 @@ class Network(Skeleton):
 
     def __init__(self, space: Space, genotype: Genotype, plan: Plan, drop_path: float) -> None:
         if not 0 <= drop_path < 1:
-            raise RamifyError(f"drop_path={drop_path} is no probability: give 0 or more, below 1.")
+            raise RamifyError(
+                f"drop_path={drop_path} is not a probability: give a number from 0 to below 1."
+            )
         parts = space.stacked(plan)
         if plan.auxiliary and parts.auxiliary is None:
             raise RamifyError(

@@ -40,7 +40,7 @@ class Plan:
     def __post_init__(self) -> None:
         for name in ("channels", "cells", "classes", "in_channels"):
             if getattr(self, name) < 1:
-                raise RamifyError(f"{name}={getattr(self, name)} was asked for: give 1 or more.")
+                raise RamifyError(f"{name} is {getattr(self, name)}: give 1 or more.")
 
 
 @dataclass(frozen=True)

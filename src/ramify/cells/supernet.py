@@ -82,9 +82,7 @@ class Supernet(Skeleton):
         if mixing not in MIXINGS:
             raise RamifyError(f"mixing={mixing!r} is unknown: give one of {', '.join(MIXINGS)}.")
         if partial < 1:
-            raise RamifyError(
-                f"partial={partial} was asked for: give 1, which is all channels, or more."
-            )
+            raise RamifyError(f"partial is {partial}: give 1 (all channels) or more.")
         super().__init__(
             space.stacked(plan), space.inputs, lambda cell: MixedCell(space, cell, partial)
         )

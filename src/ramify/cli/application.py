@@ -81,7 +81,7 @@ def _sentence(error: BaseException) -> str:
         told = error.msg if isinstance(error, SyntaxError) else str(error)
         return f"{type(error).__name__}: {told} ({place}): correct it there."
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}: give another, or mend that."
+        return f"{error.filename}: {error.strerror}: give another path, or correct that one."
     return ""
 
 
@@ -357,7 +357,7 @@ def compare(
     refuse_launched("compare")
 
     page = write_comparison(runs, out, latency=latency)
-    typer.echo(f"to look at it, open {page} in a browser")
+    typer.echo(f"to view it, open {page} in a browser")
 
 
 sweeping = typer.Typer(

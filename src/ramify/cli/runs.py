@@ -141,7 +141,7 @@ def _execute(settings: Settings, folder: RunFolder, dataset: Dataset) -> None:
                 ended = str(signal) or "stopped"
         if ended:
             again = f"{launcher()} {folder.command()} --resume {folder.path}"
-            raise KeyboardInterrupt(f"{ended}; to go on: {again}") from None
+            raise KeyboardInterrupt(f"{ended}; to continue: {again}") from None
         raise
     distributed.from_rank_zero(lambda: _report(folder, console))
 
@@ -153,7 +153,7 @@ def _report(folder: RunFolder, console: Console) -> None:
         write_report(folder.path.parent)  # it shows what came of the retraining
     if rows := results_table(folder.events()):
         print_table(rows, console)
-    say(console, f"to look at it, open {write_report(folder.path)} in a browser")
+    say(console, f"to view it, open {write_report(folder.path)} in a browser")
 
 
 def _console(*, stderr: bool = False) -> Console:

@@ -220,7 +220,7 @@ def _work(sweep: Sweep, trials: Trials, given: Mapping[str, Any]) -> None:
         again = f"ramify sweep {sweep.command} --resume {folder}"
         if sweep.is_elsewhere(folder):
             again += f" --storage {shlex.quote(sweep.storage)}"
-        raise KeyboardInterrupt(f"the sweep has stopped; to go on: {again}") from None
+        raise KeyboardInterrupt(f"the sweep has stopped; to continue: {again}") from None
     finally:
         reasons = sorted(trials.failures().items())
         failed = [f"{trials.name(number)} failed: {why}" for number, why in reasons]
@@ -237,7 +237,7 @@ def _work(sweep: Sweep, trials: Trials, given: Mapping[str, Any]) -> None:
     for line in text_table(heads, _best(sweep, trials), [None] * len(heads)):
         runs.say(console, line)
     if seen:  # else all trials are in the folders of other processes
-        runs.say(console, f"to look at them, open {folder / PAGE} in a browser")
+        runs.say(console, f"to view them, open {folder / PAGE} in a browser")
 
 
 def _best(sweep: Sweep, trials: Trials) -> list[tuple[str, ...]]:

@@ -230,7 +230,7 @@ def as_dataset(source: Any, name: str, task: str | None = None) -> Dataset:
         if strange := int((~x[split].isfinite()).flatten(1).any(1).sum()):
             raise RamifyError(
                 f"{name} has {strange} {word} samples with numbers that are not finite (nan or "
-                "infinite): mend them or leave them out."
+                "infinite): correct them or leave them out."
             )
     augment = bool(getattr(source, "augment", False))
     if augment and kind != CLASSIFICATION and (kind != REGRESSION or x["train"].ndim != IMAGES):

@@ -160,7 +160,7 @@ def check_targets(name: str, split: str, targets: Tensor) -> None:
     if strange := int((~targets.isfinite()).reshape(len(targets), -1).any(1).sum()):
         raise RamifyError(
             f"{name} has {strange} {split} samples whose target is not finite (nan or infinite): "
-            "mend them or leave them out."
+            "correct them or leave them out."
         )
     if bool((targets == targets[:1]).all(0).any()):
         raise RamifyError(

@@ -125,8 +125,8 @@ def load_table(path: Path, target: str | None = None, task: str | None = None) -
         y = ((y.double() - scale[0]) / scale[1]).float()
     for row in (~(x.isfinite().all(1) & y.isfinite())).nonzero().flatten().tolist():
         raise RamifyError(
-            f"line {table.lines[row]} of {path} has a number that is too large beside those of the "
-            "rows that are trained on: mend it, or leave the line out."
+            f"line {table.lines[row]} of {path} has a number that is too large compared with those "
+            "of the rows that are trained on: correct it, or leave the line out."
         )
     name = f"{path.name}:{target}" if target else path.name
     return Dataset(
@@ -178,7 +178,7 @@ def _read(path: Path) -> _Table:
         if len(row) != len(names):
             raise RamifyError(
                 f"line {line} of {path} has {len(row)} cells, and the first line {len(names)} "
-                "names: mend it."
+                "names: correct it."
             )
     if len(rest) < LEAST:
         rows = {0: "no rows", 1: "one row"}.get(len(rest), f"{len(rest)} rows")
@@ -230,7 +230,7 @@ def _targets(
         place = numbers.index(None)
         raise RamifyError(
             f"{where} holds {cells[place]!r} in line {table.lines[place]}, where a regression takes"
-            " numbers: mend it, or give --task classification if these are names of classes."
+            " numbers: correct it, or give --task classification if these are names of classes."
         )
     if task != CLASSIFICATION.name and not texts and (task or not _are_classes(known)):
         return REGRESSION, np.array(known, dtype=np.float64), []
@@ -267,8 +267,8 @@ def _features(table: _Table, number: int, train: NDArray[np.bool_]) -> _Columns:
     if len(wrong) <= SLIPS * len(cells):
         raise RamifyError(
             f"the column {name!r} of {table.path} holds {cells[wrong[0]]!r} in line "
-            f"{table.lines[wrong[0]]}, where nearly all others are numbers: mend it, or leave the "
-            "cell empty where its number is not known."
+            f"{table.lines[wrong[0]]}, where nearly all others are numbers: correct it, or leave "
+            "the cell empty where its number is not known."
         )
     texts = sorted({cell for cell in cells if not _missing(cell)})
     if len(texts) > MOST_TEXTS:

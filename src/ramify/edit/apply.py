@@ -102,7 +102,7 @@ def apply(
         check_current(graph)
         if torch._C._current_graph_task_id() != -1:  # a backward pass is running
             raise RamifyError(
-                "an edit was asked for while a backward pass runs, as from a hook on gradients, "
+                "an edit was requested during a backward pass, such as from a gradient hook, "
                 "and the rest of the pass would meet weights of other shapes: edit after the pass"
             )
         optimizers, following = several(optimizer), several_followers(followers)

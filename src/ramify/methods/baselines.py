@@ -505,7 +505,7 @@ def requested(
         for channel in channels or ():
             if not 0 <= channel < group.width:
                 raise RamifyError(
-                    f"'{group.name}' has channels 0 to {group.width - 1}, and channel {channel} "
-                    "was asked for: name the groups that have it with `groups`"
+                    f"'{group.name}' has channels 0 to {group.width - 1}, but channel {channel} "
+                    "was requested: name the groups that have it with `groups`"
                 )
     return [(group, range(group.width) if channels is None else channels) for group in found]

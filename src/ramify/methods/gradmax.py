@@ -294,8 +294,8 @@ def _leading(matrix: Tensor, most: int) -> Tensor:
     largest = matrix.abs().amax()
     if not bool(torch.isfinite(largest)):
         raise RamifyError(
-            "the gradient to new neurons is not finite: activations are too large for their type "
-            "of number; scale the data, or take a type with a wider range"
+            "the gradient to new neurons is not finite: activations are too large for their dtype; "
+            "scale the data, or use a dtype with a wider range"
         )
     matrix = matrix / torch.where(largest > 0, largest, torch.ones_like(largest))
     values, vectors = torch.linalg.eigh(matrix.T @ matrix if tall else matrix @ matrix.T)

@@ -121,9 +121,9 @@ def best_first(proposals: Iterable[Proposal]) -> list[Proposal]:
     for one in found:
         if not (math.isfinite(one.value) and math.isfinite(one.gain)):
             raise RamifyError(
-                f"what an edit of channel {one.edit.channel} of '{one.edit.group}' is worth comes "
-                f"out as {one.value}: weights or activations are not finite, or too large or small "
-                "for their squares to be; scale the data, or take a type of number of wider range"
+                f"the value of an edit of channel {one.edit.channel} of '{one.edit.group}' "
+                f"is {one.value}: weights or activations are not finite, or too large or small "
+                "for their squares to be finite; scale the data, or use a dtype with a wider range"
             )
     return sorted(found, key=lambda proposal: -proposal.value)
 
@@ -154,7 +154,7 @@ def checked(graph: ChannelGraph, method: Method, proposals: Any) -> list[Proposa
         if not isinstance(one, Proposal):
             raise RamifyError(
                 f"{who} returned a list with {type(one).__name__} from propose, where each entry "
-                "is a ramify.Proposal: put edit, gain and cost into one."
+                "must be a ramify.Proposal: put edit, gain and cost into one."
             )
         for member, kind in (("value", Real), ("cost", Cost), ("edit", Edit)):
             if not isinstance(value := getattr(one, member), kind):

@@ -64,7 +64,7 @@ def build(name: str, *, dataset_shape: tuple[int, ...], classes: int, **settings
     builder = _find(name)
     width = settings.get("width")
     if isinstance(width, int) and width < 1:
-        raise RamifyError(f"a width of {width} channels was asked for: give 1 or more.")
+        raise RamifyError(f"the width is {width} channels: give 1 or more.")
     model = made(
         builder,
         name,
@@ -90,7 +90,7 @@ def _find(name: str) -> Builder:
     if isinstance(builder, nn.Module):
         raise RamifyError(
             f"{name} is a network, where a function that builds one is expected, since every seed "
-            "begins with fresh weights: give the class, or a function that returns the network."
+            "starts from scratch: give the class, or a function that returns the network."
         )
     if not callable(builder):
         raise RamifyError(

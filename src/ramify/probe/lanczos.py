@@ -100,7 +100,7 @@ def _check_finite(tensors: Sequence[Tensor]) -> None:
     """Check that a matrix or product has no NaN or infinite entry, which solvers do not accept."""
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise RamifyError(
-            "a second derivative of the loss comes out as NaN or infinite, though the loss does "
+            "a second derivative of the loss is NaN or infinite, although the loss is "
             "not: look for a division by zero, a square root of 0 or an overflow in the forward "
             "pass, also in what torch.where leaves out; torch.autograd.detect_anomaly() finds it "
             "in a backward pass"

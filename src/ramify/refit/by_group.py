@@ -254,7 +254,7 @@ def _names(graph: ChannelGraph, groups: Iterable[str] | None) -> list[str]:
     for name in asked:
         if not graph[name].can_prune:
             raise RamifyError(
-                f"'{name}' cannot be pruned, so that no cut of it can be tried: {graph[name].why}"
+                f"'{name}' cannot be pruned, so no cut of it can be tried: {graph[name].why}"
             )
     return [group.name for group in graph.groups if group.name in asked]
 

@@ -264,9 +264,9 @@ def _too_slow(
     least = measure_edited(graph, [proposal.edit for proposal in offered]).median
     still = "still takes" if least > most else "takes"
     return RamifyError(
-        f"the budget of latency is {most:.3g} milliseconds, and no shape was found that takes no "
-        f"more: the network takes {now:.3g} on the inputs of the trace, and with every channel "
-        f"gone that may go it {still} {least:.3g} here; give a larger budget, or a smaller floor "
+        f"the budget of latency is {most:.3g} milliseconds, and no shape was found that meets it: "
+        f"the network takes {now:.3g} on the inputs of the trace, and with all removable channels "
+        f"removed it {still} {least:.3g} here; give a larger budget, or a smaller floor "
         "(keep)"
     )
 
@@ -289,12 +289,12 @@ def check_reach(
     for name, most in sizes.items():
         if name in RESOURCES and not offered and now.of(name) > most:
             raise RamifyError(
-                f"the budget of {name} is {most:.12g}, the network has {now.of(name):,}, and no "
-                "channel of it may go: print(graph) says why of each group"
+                f"the budget of {name} is {most:.12g}, the network has {now.of(name):,}, and none "
+                "of its channels can be removed: print(graph) gives the reason for each group"
             )
         if name in RESOURCES and (least := now.of(name) + change.of(name)) > most:
             raise RamifyError(
-                f"the budget of {name} is {most:.12g}, and with every channel gone that may go the "
+                f"the budget of {name} is {most:.12g}, and with all removable channels removed the "
                 f"network still has {least:,}: give a larger budget, or a smaller floor (keep)"
                 + (f"; a share of the network is given as '{100 * most:g}%'" if most < 1 else "")
             )

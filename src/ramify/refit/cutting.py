@@ -362,8 +362,8 @@ def _prunes(
     prunes = comparable(of_groups(graph, proposals, groups), raw)
     if not prunes and proposals:
         raise RamifyError(
-            f"{type(method).__name__} proposes no prune for these groups, and a cut makes nothing "
-            "else: take Takeover(), Taylor() or L1()"
+            f"{type(method).__name__} proposes no prunes for these groups, and a cut makes no "
+            "other edits: take Takeover(), Taylor() or L1()"
         )
     if not prunes:
         raise RamifyError(

@@ -211,7 +211,9 @@ def gate(
     """
     check_current(graph)
     if hasattr(graph.model, GATES):
-        raise RamifyError(f"the model has an attribute '{GATES}', the name of gates: rename it")
+        raise RamifyError(
+            f"the model has an attribute '{GATES}', a name that is reserved for gates: rename it"
+        )
     if not isinstance(at, str) or at not in PLACES:
         raise RamifyError(f"at is {at!r}: give one of {', '.join(PLACES)}")
     chosen = _sites(graph, groups, gated_blocks(graph, blocks), at)
@@ -333,7 +335,7 @@ def _chosen(
             if why:
                 raise RamifyError(f"'{group.name}' cannot be gated: {why}")
             if group.name in seen:
-                raise RamifyError(f"'{group.name}' is to be gated twice: name every group once")
+                raise RamifyError(f"'{group.name}' is listed twice: give each group once")
             seen.add(group.name)
         if len({group.width for group in tied}) > 1:
             widths = ", ".join(f"'{group.name}' {group.width}" for group in tied)

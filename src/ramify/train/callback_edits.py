@@ -240,7 +240,7 @@ class Cuts:
     def __post_init__(self) -> None:
         if not isinstance(self.budget, Mapping):
             raise RamifyError(
-                f'a budget is a dictionary such as {{"macs": "50%"}}, not {self.budget!r}.'
+                f'a budget must be a dictionary such as {{"macs": "50%"}}, not {self.budget!r}.'
             )
         checked_budget({name: share_of(name, most) for name, most in self.budget.items()})
         for name in self.settings:

@@ -92,22 +92,24 @@ class Training:
         if self.epochs < 0:
             raise RamifyError(f"epochs is {self.epochs}; it must not be negative.")
         if not 0 <= self.warmup < 1:
-            raise RamifyError(f"warmup is {self.warmup}; it is a share of 0 or more, and below 1.")
+            raise RamifyError(f"warmup is {self.warmup}; it must be at least 0 and below 1.")
         if self.patience is not None and self.patience < 1:
-            raise RamifyError(f"patience is {self.patience}; it is a number of epochs, 1 or more.")
+            raise RamifyError(
+                f"patience is {self.patience}; it must be a number of epochs, 1 or more."
+            )
         if self.total_epochs is not None and (self.span != "run" or self.total_epochs < 1):
             raise RamifyError(
-                f"total_epochs is {self.total_epochs} with span={self.span!r}; it is a number of "
-                'epochs, 1 or more, and goes with span="run".'
+                f"total_epochs is {self.total_epochs} with span={self.span!r}; it must be 1 "
+                'or more, and needs span="run".'
             )
         if not 0 < self.lr < math.inf:
             raise RamifyError(f"the learning rate is {self.lr}; it must be above 0 and finite.")
         if not 0 <= self.momentum < 1:
-            raise RamifyError(f"momentum is {self.momentum}; it is 0 or more, and below 1.")
+            raise RamifyError(f"momentum is {self.momentum}; it must be at least 0 and below 1.")
         if not 0 <= self.weight_decay < math.inf:
             raise RamifyError(f"weight_decay is {self.weight_decay}; it must not be negative.")
         if self.nesterov and not self.momentum > 0:
-            raise RamifyError("nesterov is a form of momentum; give a momentum above 0.")
+            raise RamifyError("nesterov needs momentum; give a momentum above 0.")
         marks = (0.0, *self.milestones, 1.0)
         if not all(one < two for one, two in itertools.pairwise(marks)):
             raise RamifyError(

@@ -253,8 +253,8 @@ def _warn_at_chance(graph: ChannelGraph, loss: Loss, trials: EditTrials) -> None
     now, chance = mean_loss(graph.model, loss, [batch]), constant_loss(graph.model, loss, batch)
     if now >= AT_CHANCE * chance and distributed.is_rank_zero():
         warnings.warn(
-            f"before its first edit the network has a loss of {now:.4g}, and one that does not "
-            f"look at its input has {chance:.4g}: it has learned nothing yet that growing "
+            f"before its first edit the network has a loss of {now:.4g}, and a network that does "
+            f"not look at its input has {chance:.4g}: it has not learned anything yet that growing "
             "could build on; train longer before an edit, or begin with a wider network",
             stacklevel=4,  # the caller of `grow`
         )

@@ -181,7 +181,9 @@ def checked_budget(budget: Mapping[str, float] | None) -> dict[str, float] | Non
         RamifyError: An entry has an unknown name or is not a positive number.
     """
     if not isinstance(budget, Mapping | None):
-        raise RamifyError(f'a budget is a dictionary such as {{"params": 1e6}}, not {budget!r}.')
+        raise RamifyError(
+            f'a budget must be a dictionary such as {{"params": 1e6}}, not {budget!r}.'
+        )
     plain = dict(budget or {})
     for name, most in plain.items():
         if name not in BUDGETS:

@@ -135,7 +135,7 @@ class Knapsack:
         check_settings(self)
         if not self.budgets and self.latency is None:
             raise RamifyError(
-                "a knapsack takes one budget or more: give params, macs, flops, energy or latency"
+                "a knapsack needs at least one budget: give params, macs, flops, energy or latency"
             )
         if not self.seconds > 0:
             raise RamifyError(f"seconds must be above 0, but got {self.seconds}")
@@ -193,7 +193,7 @@ class Knapsack:
         """An empty selection, where the budgets allow one."""
         asked = {name: budget for name, budget in self.budgets.items() if budget < 0}
         if asked or (self.latency is not None and self.latency < 0):
-            raise RamifyError("a negative budget asks to shrink, and no proposal was given")
+            raise RamifyError("a negative budget means shrinking, but no proposal was given")
         timed = () if self.latency is None else ("latency",)
         return Selection([], 0.0, 0.0, dict.fromkeys((*RESOURCES, *timed), 0))
 
@@ -270,7 +270,7 @@ class Knapsack:
         for name, total in totals.items():
             if total <= 0:
                 raise RamifyError(
-                    f"the budget takes {-self.budgets[name]:g} of {name} away, and the model has "
+                    f"the budget removes {-self.budgets[name]:g} {name}, but the model has only "
                     f"{now.of(name)}"
                 )
         return Budgets(model, totals)
