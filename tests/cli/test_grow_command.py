@@ -252,16 +252,16 @@ def test_resume_names_the_damaged_file(
         ("grow --data digits --method magic", "no method 'magic'; choose one of s2d, s3d"),
         (
             "grow --data digits --method gauss-newton --step 1",
-            "step is no setting of the method ga",
+            "step is not a setting of the method ga",
         ),
         ("grow --data digits --method l1 --threshold -1", "threshold is no .* but of s2d, s3d;"),
         (
             "grow --data digits --method s2d --phase 2",
-            "phase is no setting of the method s2d but of gauss-newton",
+            "phase is not a setting of the method s2d, only of gauss-newton",
         ),
         (
             "grow --data digits --method s2d --copies 2",
-            "copies is no setting of the method s2d but of s3d",
+            "copies is not a setting of the method s2d, only of s3d",
         ),
         ("grow --data digits --method s3d --copies 2,x", "--copies is '2,x'; give numbers such as"),
         ("grow --data digits --budget params", "--budget is 'params'; give one of params, macs"),

@@ -156,7 +156,7 @@ def test_a_process_ends_where_torchrun_is_gone(tmp_path: Path) -> None:
         if seen.exists():
             break
         time.sleep(0.01)
-    assert seen.read_text() == "torchrun is gone, and this process ends with it"
+    assert seen.read_text() == "torchrun has ended, so this process ends as well"
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_processes_that_cannot_meet_end_at_once(monkeypatch: pytest.MonkeyPatch)
     }
     for name, value in meeting.items():
         monkeypatch.setenv(name, str(value))
-    for rank, said in enumerate(["error: rank 0: torchrun is gone: nothing answers at 127.", ""]):
+    for rank, said in enumerate(["error: rank 0: torchrun has ended: nothing answers at 127.", ""]):
         monkeypatch.setenv("LOCAL_RANK", str(rank))
         monkeypatch.setenv("RANK", str(rank))
         result = CliRunner().invoke(app, ["grow"])

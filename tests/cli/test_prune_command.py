@@ -149,7 +149,7 @@ def test_weights_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings_of("run")["pretrain_epochs"] == 0
     assert call("prune", "--resume", "run").exit_code == 0
     torch.save(my_net_for_prune.build(3).state_dict(), "net.pt")
-    refused(call("prune", "--resume", "run"), "net.pt are not those that the run was begun with")
+    refused(call("prune", "--resume", "run"), "net.pt are not those that the run was started with")
     refused(call("prune", *options, "--model", "digits_net"), "it lacks layer1.0.weight, layer1.1")
 
 
@@ -166,8 +166,8 @@ def test_ctrl_c_in_every_phase_and_resume(monkeypatch: pytest.MonkeyPatch) -> No
         assert "stopped; to continue: ramify prune --resume run" in result.stdout
         assert "ramify prune --resume RUN" in Path("run/report.html").read_text()
     refused(call("grow", "--resume", "run"), "run is a run of ramify prune")
-    refused(call("retrain", "run"), "run is not finished; go on with it by ramify prune --resume")
-    refused(call("show", "run"), "run is not finished; go on with it by ramify prune --resume")
+    refused(call("retrain", "run"), "run is not finished; resume it with ramify prune --resume")
+    refused(call("show", "run"), "run is not finished; resume it with ramify prune --resume")
     assert call("prune", "--resume", "run").exit_code == 0
     assert timeless("run") == timeless("whole")
 
@@ -226,14 +226,17 @@ def test_retraining_what_began_with_weights_takes_a_whole_training() -> None:
         ),
         (
             "--data digits --rounds 2 --ratio 0.5",
-            "rounds approach a budget, and ratio says at once",
+            "rounds approach a budget step by step, but ratio",
         ),
-        ("--data digits --epochs 0 --from-scratch", "from_scratch is of the tuning, and epochs is"),
+        (
+            "--data digits --epochs 0 --from-scratch",
+            "from_scratch is a setting of fine-tuning",
+        ),
         (
             "--data digits --weights gone.pt",
             "the file of weights gone.pt does not exist; give what",
         ),
-        ("--data digits --beta 1", "beta is no setting of the searcher takeover but of rarts"),
+        ("--data digits --beta 1", "beta is not a setting of the searcher takeover, only of rarts"),
     ],
 )
 def test_mistakes_are_one_sentence_and_leave_nothing(arguments: str, pattern: str) -> None:

@@ -34,7 +34,7 @@ def test_retrain_trains_the_shape_from_scratch_and_resumes(monkeypatch: pytest.M
     assert result.exit_code == 130
     assert "to continue: ramify retrain --resume run/retrain" in result.stdout
     assert not Path("run/retrain/summary.json").exists()
-    refused(call("retrain", "run"), "by --out, or go on with that run by --resume run/retrain")
+    refused(call("retrain", "run"), "by --out, or resume that run with --resume run/retrain")
     refused(call("grow", "--resume", "run/retrain"), "use ramify retrain --resume run/retrain")
     assert call("retrain", "--resume", "run/retrain").exit_code == 0
     assert timeless("run/retrain") == timeless("whole")
@@ -107,4 +107,4 @@ def test_retrain_of_an_unfinished_run_is_refused(monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         interrupt(patch, 2)
         call("grow", *GROW, "--out", "run")
-    refused(call("retrain", "run"), "run is not finished; go on with it by ramify grow --resume")
+    refused(call("retrain", "run"), "run is not finished; resume it with ramify grow --resume")

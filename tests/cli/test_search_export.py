@@ -132,7 +132,7 @@ def _through_interruptions(monkeypatch: pytest.MonkeyPatch, run: Path, toy: list
     """A search killed and interrupted, its training interrupted: as if nothing had happened."""
     call(*toy, "--out", "whole")
     killed(*toy, "--out", "run", run=run)
-    refused(call("retrain", "run", code=2), "run is not finished; go on with it by ramify search")
+    refused(call("retrain", "run", code=2), "run is not finished; resume it with ramify search")
     interrupted(monkeypatch, "search", "--resume", "run")
     call("search", "--resume", "run")
     assert timeless(run) == timeless(Path("whole"))
@@ -263,9 +263,12 @@ def test_what_the_benchmark_knows_stands_beside(monkeypatch: pytest.MonkeyPatch)
         ("search --data digits --space no.such:space", "no module 'no'"),
         ("search --data digits --space json:loads", "json:loads is a function, where a ramify"),
         ("search --data digits --searcher enas", "there is no searcher 'enas'"),
-        ("search --data digits --searcher darts1 --beta 1", "beta is no setting of .* darts1"),
-        ("search --data digits --searcher random --arch-lr 1", "arch_lr is no setting of"),
-        ("search --data digits --candidates 3", "candidates is no setting of the searcher rarts"),
+        ("search --data digits --searcher darts1 --beta 1", "beta is not a setting of .* darts1"),
+        ("search --data digits --searcher random --arch-lr 1", "arch_lr is not a setting of"),
+        (
+            "search --data digits --candidates 3",
+            "candidates is not a setting of the searcher",
+        ),
         ("search --data digits --select best", "there is no select 'best'"),
         ("search --data digits --select perturbation --skip-stop 2", "leave one of them out"),
         ("search --data digits --cells 2", "DARTS cannot have 2 cells"),

@@ -68,7 +68,7 @@ def trials(folder: str) -> list[tuple[dict[str, Any], list[float] | None]]:
 def test_every_combination_once_and_more_trials_after(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ramify.cli.sweeps.write_comparison", write_comparison)
     said = sweep(*SMALL, *GRID, "--out", "s").output
-    assert "4 of 4 trials are finished" in said
+    assert "4 of 4 trials finished" in said
     made = trials("s")
     assert [tuple(p.values()) for p, _ in made] == [
         (method, lr) for method in ("random", "new-neuron") for lr in ("0.05", "0.1")
@@ -81,7 +81,7 @@ def test_every_combination_once_and_more_trials_after(monkeypatch: pytest.Monkey
         assert values == [row["test_accuracy"]["mean"], row["params"]["mean"]]
     assert "4 runs compared" in Path("s/compare.html").read_text()
     again = sweep("--resume", "s", "--trials", "2").output
-    assert "4 of 4 trials are finished" in again
+    assert "4 of 4 trials finished" in again
     shown = re.findall(r"trial-\d+  (\S+) %  +([\d,]+)", again)
     best = [(float(one), int(two.replace(",", ""))) for one, two in shown]
     values = [(round(100 * v[0], 2), v[1]) for _, v in made if v]
@@ -142,14 +142,14 @@ def test_a_process_that_found_all_trials_made_speaks_of_no_page() -> None:
     shared = [*SMALL, *GRID, "--trials", "1", "--storage", "../x.log"]
     assert "open here/compare.html" in sweep(*shared, "--out", "here").output
     said = sweep(*shared, "--out", "there").output
-    assert "1 of 1 trials are finished" in said
+    assert "1 of 1 trials finished" in said
     assert "to view" not in said
     assert not Path("there/compare.html").exists()
 
 
 def test_a_trial_that_fails_is_noted_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     said = sweep(*SMALL, "--vary", "keep=1,gone=2", "--out", "s").output
-    assert "2 of 2 trials are finished, of which 1 failed" in said
+    assert "2 of 2 trials finished, of which 1 failed" in said
     assert "trial-002 failed: " in Path("s/compare.html").read_text()
     refused(*SMALL, "--vary", "keep=gone=1,1", "--out", "t", said="gone")
     assert not Path("t").exists()
@@ -158,7 +158,13 @@ def test_a_trial_that_fails_is_noted_and_the_others_go_on(monkeypatch: pytest.Mo
         raise RamifyError("the disk is full.")
 
     monkeypatch.setattr(runs, "start", full)
-    refused(*SMALL, *GRID, "--out", "t", said="no trial came to an end, .* said: the disk is full.")
+    refused(
+        *SMALL,
+        *GRID,
+        "--out",
+        "t",
+        said="no trial finished; .* was: the disk is full.",
+    )
 
 
 def test_two_processes_never_make_more_than_was_asked_for(folder: Path) -> None:
@@ -286,6 +292,6 @@ def test_mistakes_are_said_in_a_sentence(folder: Path) -> None:
     sweep(*SMALL, *GRID, *database, "--out", "a")
     refused(*SMALL[:-1], "30", *GRID, *database, "--out", "b", said="another sweep of the name")
     joined = sweep(*SMALL, *GRID, *database, "--trials", "2", "--out", "c").output
-    assert "2 of 2 trials are finished" in joined
+    assert "2 of 2 trials finished" in joined
     Path("s/sweep.json").write_text("{}")
     refused("--resume", "s", said="s/sweep.json is damaged")

@@ -350,7 +350,7 @@ def test_a_softmax_before_the_cross_entropy_is_told_once(
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), last)
     monkeypatch.setattr("ramify.commands.jobs.build_seed", lambda settings, dataset: net)
     told = isinstance(last, nn.Softmax)
-    words = "the model gives probabilities, as of a softmax, and the cross-entropy loss takes"
+    words = "the model returns probabilities, as after a softmax, but the cross-entropy loss"
     with pytest.warns(UserWarning, match=words) if told else nullcontext([]) as found:
         prepare(config())
     assert len(found) == told

@@ -275,7 +275,7 @@ def test_a_changed_file_is_noticed(trained: nn.Module, tmp_path: Path, many: Dat
         if stop:
             assert timeless(again) == timeless(RunFolder.open(tmp_path / "run-0"))
     torch.save(make().state_dict(), file)
-    with pytest.raises(RamifyError, match="are not those that the run was begun with; restore"):
+    with pytest.raises(RamifyError, match="are not those that the run was started with; restore"):
         PruneSettings.from_json(stored)
     # A new run with the same settings takes the file as it is now.
     anew = PruneSettings.resolve({}, PruneSettings.of_file(tmp_path / "run-0/config.json", {}))

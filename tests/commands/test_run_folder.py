@@ -59,7 +59,7 @@ def test_what_is_no_run_is_not_written_to(tmp_path: Path, kind: str) -> None:
 def test_the_first_setting_that_differs_is_named(tmp_path: Path) -> None:
     folder = make(tmp_path)
     folder.check({"data": "digits", "most": None})
-    with pytest.raises(RamifyError, match=r"begun with lr = 0.1, not 0.2; resume without"):
+    with pytest.raises(RamifyError, match=r"started with lr = 0.1, not 0.2; resume without"):
         folder.check({"data": "digits", "lr": 0.2, "most": 4})
 
 
@@ -76,7 +76,7 @@ def test_what_is_no_run_folder_is_not_resumed(tmp_path: Path, exists: bool) -> N
 def test_a_folder_of_runs_names_one_of_them(tmp_path: Path) -> None:
     run = make(tmp_path).path
     with pytest.raises(
-        RamifyError, match=rf"is no run folder, and holds some, .* such as {run}, or"
+        RamifyError, match=rf"is not a run folder but contains some, .* such as {run}, or"
     ):
         RunFolder.open(run.parent)
 
@@ -160,7 +160,7 @@ def test_the_settings_come_last(
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
     folder = make(tmp_path)
     shutil.rmtree(folder.path)
-    with pytest.raises(RamifyError, match=r"run is gone, with its config.json: begin a new run"):
+    with pytest.raises(RamifyError, match=r"run was deleted, with its config.json: begin a new"):
         folder.append({"event": "epoch", "job": "grown-0"})
     with pytest.raises(RamifyError, match="its folder is not there"):
         folder.rewrite([])
@@ -202,8 +202,8 @@ def test_changed_software_and_code_are_told(tmp_path: Path, dataset: Dataset) ->
     (folder.path / "versions.json").write_text('{"torch": "0.1", "python": "1"}')
     said = list(changes(folder, Chosen(), dataset))
     assert [sentence.split(":")[0] for sentence in said] == [
-        f"the run was begun with torch 0.1, and this is {torch.__version__}",
-        f"the run was begun with python 1, and this is {platform.python_version()}",
+        f"the run was started with torch 0.1, and this is {torch.__version__}",
+        f"the run was started with python 1, and this is {platform.python_version()}",
         "the code of the model made_up_model",
     ]
 
@@ -215,7 +215,7 @@ def test_changed_settings_are_refused(tmp_path: Path, dataset: Dataset) -> None:
     file.write_text(json.dumps(CONFIG | {"seeds": 9}))
     assert list(changes(folder, Chosen(), dataset)) == []
     file.write_text(json.dumps(CONFIG | {"lr": 0.5}))
-    words = r"config.json has lr = 0.5, and the run was begun with 0.1: write that there again"
+    words = r"config.json has lr = 0.5, and the run was started with 0.1: write that there again"
     with pytest.raises(RamifyError, match=words):
         list(changes(folder, Chosen(), dataset))
 
@@ -226,7 +226,7 @@ def test_changed_data_are_refused(tmp_path: Path, dataset: Dataset) -> None:
     labels = dataset.y_test.clone()
     labels[0] = 1 - labels[0]
     for other in (replace(dataset, y_test=labels), replace(dataset, augment=True)):
-        with pytest.raises(RamifyError, match=r"digits is not the one .*run was begun .*delete"):
+        with pytest.raises(RamifyError, match=r"digits is not the one .*was started .*delete"):
             list(changes(folder, Chosen(), other))
     (folder.path / "sources.json").unlink()
     assert list(changes(folder, Chosen(), replace(dataset, y_test=labels))) == []

@@ -115,19 +115,19 @@ def test_a_size_below_the_seed_network_is_refused_before_any_work(
     config: Make, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ramify.commands.jobs.load", lambda name: dataset)
-    with pytest.raises(RamifyError, match=r"smallest of the sizes is 50 .* begins with 111"):
+    with pytest.raises(RamifyError, match=r"smallest of the sizes is 50 .* already has 111"):
         prepare_grow(config(budget={"params": 300.0}, sizes=(200, 50)))
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"sizes": (200,)}, "sizes are cut from a network that grew to a budget of parameters"),
+        ({"sizes": (200,)}, "sizes need a budget of parameters for the growth"),
         ({"sizes": (200,), "budget": {"macs": 1e5}}, "give one, such as --budget params=3600"),
-        ({"sizes": (200, 200)}, "numbers of parameters that fall from below the budget of 300"),
+        ({"sizes": (200, 200)}, "decreasing numbers of parameters below the budget of 300"),
         ({"sizes": (300,)}, "such as 150,75"),
         ({"sizes": (200, 0)}, "sizes are 200, 0"),
-        ({"tuning_epochs": 3}, "tuning_epochs goes with sizes"),
+        ({"tuning_epochs": 3}, "tuning_epochs needs sizes"),
     ],
 )
 def test_sizes_that_make_no_sense(config: Make, given: dict[str, Any], words: str) -> None:

@@ -52,7 +52,7 @@ def _cells(plan: Plan, stems: list[nn.Module], width: int, shrunk: bool) -> Part
     """The stack after the stems; `shrunk`: the first input state is twice as large."""
     if plan.cells < 3:
         raise RamifyError(
-            f"DARTS cannot have {plan.cells} cells: give 3 or more, of which two reduce."
+            f"DARTS cannot have {plan.cells} cells: give 3 or more, two of which reduce."
         )
     layers: list[CellPlan | nn.Module] = []
     auxiliary = None

@@ -72,7 +72,7 @@ def space_of(kind: type[Settings], texts: Sequence[str]) -> Space:
             raise RamifyError(f"--vary names {name} twice; give each once.")
         space[name] = _range(kind, name, values) if ".." in values else _choices(kind, name, values)
     if not space:
-        raise RamifyError(f"a sweep varies something: give --vary {FORM}.")
+        raise RamifyError(f"a sweep needs a setting to vary: give --vary {FORM}.")
     return space
 
 

@@ -123,7 +123,7 @@ def begin(kind: type[Settings], given: dict[str, Any], base: Path | None, out: P
     folder = root / out if out else runs.claimed_folder(f"sweep-{settings.data}", root)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         seen = "a sweep" if (folder / SWEEP).exists() else "something"
-        advice = f", or go on with it by --resume {folder}" if seen == "a sweep" else ""
+        advice = f", or resume it with --resume {folder}" if seen == "a sweep" else ""
         raise RamifyError(f"{folder} already holds {seen}; give another folder by --out{advice}.")
     make_folder(folder)
     trials = _trials(sweep, folder)
@@ -152,7 +152,7 @@ def resume(path: Path, command: str, given: dict[str, Any], others: Mapping[str,
         if name != "device" and known.get(name) != value:
             seen = "left open" if known.get(name) is None else f"= {known[name]!r}"
             raise RamifyError(
-                f"{path} was begun with {name} {seen}, not {value!r}; go on without "
+                f"{path} was started with {name} {seen}, not {value!r}; go on without "
                 "that option, or begin a new sweep in another folder."
             )
     refuse_foreign({**sweep.base, **sweep.given}, DOORS, given, path / SWEEP)
@@ -228,11 +228,11 @@ def _work(sweep: Sweep, trials: Trials, given: Mapping[str, Any]) -> None:
             write_comparison([folder], folder / PAGE, notes=failed)
     done, wrong = trials.finished(), len(failed)
     if failed and done == wrong:
-        raise RamifyError(f"no trial came to an end, and the first said: {reasons[0][1]}")
+        raise RamifyError(f"no trial finished; the first error was: {reasons[0][1]}")
     said = f", of which {wrong} failed" if wrong else ""
-    runs.say(console, f"\n{done} of {max(done, sweep.trials)} trials are finished{said}")
+    runs.say(console, f"\n{done} of {max(done, sweep.trials)} trials finished{said}")
     words, cost = trials.metric.words, COSTS[sweep.against]
-    runs.say(console, f"best in test {words} and {cost}, the smallest first:")
+    runs.say(console, f"best in test {words} and {cost}, smallest first:")
     heads = (*space, "trial", words, cost)
     for line in text_table(heads, _best(sweep, trials), [None] * len(heads)):
         runs.say(console, line)

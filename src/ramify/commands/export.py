@@ -81,7 +81,7 @@ def networks_of_run(
     for name, value in given.items():
         if folder.config().get(name) != value:
             raise RamifyError(
-                f"{source} is a run folder, which says itself what it was trained on; leave "
+                f"{source} is a run folder, which records what it was trained on; leave "
                 f"--{name} out."
             )
     kind = kind_of(folder.config())
@@ -99,7 +99,7 @@ def networks_of_run(
     done = {e["seed"] for e in folder.events() if e["event"] == "result" and e["arm"] in KEPT}
     if not set(settings.all_seeds) <= done:
         raise RamifyError(
-            f"{source} is not finished; go on with it by ramify {folder.command()} --resume "
+            f"{source} is not finished; resume it with ramify {folder.command()} --resume "
             f"{source} first."
         )
     dataset = load_data(settings)
@@ -207,8 +207,8 @@ def _compared(
         same = int((found.argmax(1) == wanted.argmax(1)).sum())
     if error > CLOSE or same < len(inputs):
         raise RamifyError(
-            f"onnxruntime gives other scores than the network: {len(inputs) - same} of "
-            f"{len(inputs)} test samples are classified otherwise, and a score is off by "
-            f"{error:.1e}; export it by torch.onnx.export with the settings that suit it."
+            f"onnxruntime returns different outputs from the network: {len(inputs) - same} of "
+            f"{len(inputs)} test samples are classified differently, and an output differs by up "
+            f"to {error:.1e}; call torch.onnx.export yourself with suitable settings."
         )
     return same, error

@@ -44,7 +44,7 @@ def prepare_grow(settings: GrowSettings) -> Dataset:
     ):
         raise RamifyError(
             "no layer can grow, since each is as wide as its ceiling or cannot be split: raise the "
-            "ceiling, or begin with a smaller --width."
+            "ceiling, or start with a smaller --width."
         )
     cost = graph_cost(graph)
     for name, most in (settings.budget or {}).items():
@@ -54,15 +54,15 @@ def prepare_grow(settings: GrowSettings) -> Dataset:
             and settings.choice("method", {"method": settings.method}) not in SHRINKING
         ):
             raise RamifyError(
-                f"the budget of {name} is {most:,.12g}, and the network that is grown begins with "
-                f"{cost.of(name):,}: begin with a smaller --width, raise the budget, or cut a "
+                f"the budget of {name} is {most:,.12g}, but before growing the network already has "
+                f"{cost.of(name):,}: start with a smaller --width, raise the budget, or cut a "
                 "trained network by ramify prune."
             )
     has, least = cost.params, min(settings.sizes or (math.inf,))
     if least < has:
         raise RamifyError(
-            f"the smallest of the sizes is {least:,} parameters, and the network that is grown "
-            f"begins with {has:,}: begin with a smaller --width, or ask for a larger size."
+            f"the smallest of the sizes is {least:,} parameters, but before growing the network "
+            f"already has {has:,}: start with a smaller --width, or give a larger size."
         )
     return dataset
 

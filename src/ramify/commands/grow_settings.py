@@ -293,22 +293,22 @@ class GrowSettings(NetworkSettings):
             )
         if values["rule"] == "knapsack" and not values.get("budget"):
             raise RamifyError(
-                "the rule knapsack fills a budget, and none was given; give one, such as --budget "
+                "the rule knapsack needs a budget, but none was given; give one, such as --budget "
                 "params=1.2e6."
             )
         if values["rule"] == "trade-off" and values["method"] in SCORED:
             raise RamifyError(
-                f"the rule trade-off weighs gains against parameters, and {values['method']} "
+                f"the rule trade-off weighs gains against parameters, but {values['method']} "
                 "estimates no gain; choose another rule or method."
             )
         if values.get("per") and values["method"] in SCORED:
             raise RamifyError(
-                f"per ranks gains by what they cost, and {values['method']} estimates no gain; "
+                f"per ranks gains per cost, but {values['method']} estimates no gain; "
                 "leave it out, or choose another method."
             )
         if values["depth"] and values["method"] in PRUNING:
             raise RamifyError(
-                f"depth puts blocks in as a network grows, and {values['method']} only prunes; "
+                f"depth inserts blocks while a network grows, but {values['method']} only prunes; "
                 "leave depth out, or choose another method."
             )
         _refuse_sizes(given, values)
@@ -335,8 +335,8 @@ class GrowSettings(NetworkSettings):
         super().check()
         if self.threshold is not None and self.threshold > 0:
             raise RamifyError(
-                f"threshold is {self.threshold}; only splitting indices below 0 pay, so it is "
-                "0 or less."
+                f"threshold is {self.threshold}; a split lowers the loss only if its index is "
+                "below 0, so threshold must be 0 or less."
             )
         checked_rounds(self.rounds), checked_budget(self.budget)
         check_total(self.training(), self.rounds)
@@ -435,16 +435,16 @@ def _refuse_sizes(given: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     sizes, most = values.get("sizes"), (values.get("budget") or {}).get("params")
     if sizes is None:
         if "tuning_epochs" in given:
-            raise RamifyError("tuning_epochs goes with sizes; give some, such as --sizes 1800,900.")
+            raise RamifyError("tuning_epochs needs sizes; give some, such as --sizes 1800,900.")
         return
     if most is None:
         raise RamifyError(
-            "sizes are cut from a network that grew to a budget of parameters; give one, such as "
+            "sizes need a budget of parameters for the growth; give one, such as "
             "--budget params=3600."
         )
     if not sizes or any(below >= size for size, below in pairwise((most, *sizes))) or sizes[-1] < 1:
         raise RamifyError(
-            f"sizes are {', '.join(map(str, sizes))}; give numbers of parameters that fall from "
+            f"sizes are {', '.join(map(str, sizes))}; give decreasing numbers of parameters "
             f"below the budget of {most:g}, such as {int(most) // 2},{int(most) // 4}."
         )
 

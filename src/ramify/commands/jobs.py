@@ -238,7 +238,7 @@ def prepare(settings: NetworkSettings) -> Dataset:
     dataset = load_data(settings)
     if dataset.task.name in (SEGMENTATION.name, TEXT.name) and settings.model in NAMES:
         raise RamifyError(
-            f"the built-in network {settings.model} is not for {dataset.task.name}, and none is: "
+            f"no built-in network, such as {settings.model}, supports {dataset.task.name}: "
             "give --model package.module:function, of a network of yours."
         )
     _warn_of_softmax(try_network(build_seed(settings, dataset), dataset), dataset.task)
@@ -263,7 +263,7 @@ def try_classifier(model: nn.Module, dataset: Dataset) -> None:
     """Check that the task is classification and the network returns one score per class."""
     if dataset.task != CLASSIFICATION:
         raise RamifyError(
-            f"cells are searched and trained for classification, and {described(dataset)}; use "
+            f"cells support only classification, but {described(dataset)}; use "
             "ramify grow or ramify prune."
         )
     try_network(model, dataset)
@@ -277,8 +277,8 @@ def _warn_of_softmax(outputs: Any, task: Task) -> None:
     total = outputs.double().sum(classes)
     if outputs.min() >= 0 and torch.allclose(total, torch.ones_like(total), atol=1e-3):
         told = (
-            "the model gives probabilities, as of a softmax, and the cross-entropy loss takes the "
-            "softmax itself, so that it trains badly: let the model give the scores before it"
+            "the model returns probabilities, as after a softmax, but the cross-entropy loss "
+            "applies the softmax itself, so it trains badly: return the logits instead"
         )
         if distributed.is_rank_zero():
             warnings.warn(told, stacklevel=2)
@@ -325,7 +325,7 @@ def _shape_hint(shape: tuple[int, ...]) -> str:
     if len(shape) == 3:
         return "; the first number is that of the samples, as in 1,3,32,32 for an image"
     if len(shape) == 4 and shape[-1] in (1, 3) and shape[1] not in (1, 3):
-        return "; images are wanted as (N, C, H, W), and these look like (N, H, W, C)"
+        return "; images must have the shape (N, C, H, W), but these look like (N, H, W, C)"
     return ""
 
 
@@ -376,8 +376,8 @@ def settle_metrics(folder: RunFolder) -> set[str]:
             history = []
     elif begun:
         raise RamifyError(
-            f"{folder.checkpoint} is missing although {begun[0]} had begun; restore it, or take "
-            f"the lines of {begun[0]} out of metrics.jsonl to run that job again."
+            f"{folder.checkpoint} is missing although {begun[0]} has started; restore it, or "
+            f"remove the lines of {begun[0]} from metrics.jsonl to run that job again."
         )
     folder.rewrite([event for event in events if event["job"] in finished] + history)
     return finished

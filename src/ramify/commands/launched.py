@@ -21,10 +21,10 @@ from ramify.peers import leave_saying
 OFTEN = 0.5  # seconds between checks that torchrun still runs
 STUCK = 30.0  # seconds after which a process that does not respond ends, as torchrun would end it
 SIGNALLED = (
-    "stopped by SIGTERM, which torchrun sends where another process was killed and where it is "
+    "stopped by SIGTERM, which torchrun sends when another process was killed or when it is "
     "stopped itself"
 )
-GONE = "torchrun is gone, and this process ends with it"
+GONE = "torchrun has ended, so this process ends as well"
 
 
 def processes() -> int:
@@ -102,8 +102,8 @@ def _check_torchrun() -> None:
         socket.create_connection(address, timeout=STUCK).close()
     except ConnectionRefusedError:
         gone = RamifyError(
-            f"torchrun is gone: nothing answers at {address[0]}:{address[1]}, where its processes "
-            "meet; start the command again."
+            f"torchrun has ended: nothing answers at {address[0]}:{address[1]}, where its "
+            "processes meet; start the command again."
         )
         if not _is_first_here():  # every process sees that
             leave_saying(gone)

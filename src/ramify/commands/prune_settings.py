@@ -263,16 +263,18 @@ class PruneSettings(NetworkSettings):
         if len(both) > 1:
             raise RamifyError(f"{' and '.join(both)} each say how much to cut; give one of them.")
         if values["per_layer"] and "ratio" not in cuts:
-            raise RamifyError(f"per_layer goes with ratio, not with {cuts[0]}; leave it out.")
+            raise RamifyError(
+                f"per_layer needs ratio and does not work with {cuts[0]}; leave it out."
+            )
         if "threshold" in cuts and cls.choice("searcher", values) in (*SCORED, OWN_SCORE):
             raise RamifyError(
-                f"a threshold is on gates or norm scales, which {values['searcher']} does not "
+                f"threshold applies to gates or norm scales, which {values['searcher']} does not "
                 "learn; give a ratio or a budget, or choose another searcher."
             )
         if given.get("raw") and values["searcher"] == "takeover":
             raise RamifyError(
-                "raw is for scores that do not compare between layers, and those of takeover are "
-                "losses, which do; leave it out."
+                "raw is for scores that are not comparable between layers, but those of takeover "
+                "are losses, which are comparable; leave it out."
             )
         if values["rounds"] > 1:
             _refuse_rounds(values)
@@ -290,7 +292,7 @@ class PruneSettings(NetworkSettings):
 
         super().check()
         if "loss" in (self.budget or {}):
-            raise RamifyError("there is no budget of the loss; give --accept loss=0.05 for that.")
+            raise RamifyError("the loss cannot be a budget; give --accept loss=0.05 instead.")
         checked_budget({name: share_of(name, m) for name, m in (self.budget or {}).items()})
         if self.data in DATA_SETS and self.task is None:  # the others say their task when loaded
             checked_allowance(self.accept or {})
@@ -298,7 +300,7 @@ class PruneSettings(NetworkSettings):
         self.search(self.seed) or self.method(self.seed)
         if self.weights is not None and digest_of(self.weights) != self.weights_digest:
             raise RamifyError(
-                f"the weights in {self.weights} are not those that the run was begun with; "
+                f"the weights in {self.weights} are not those that the run was started with; "
                 "restore the file, or begin a new run."
             )
 
@@ -309,7 +311,7 @@ class PruneSettings(NetworkSettings):
             return settings
         if given.get("distill") or "temperature" in given:
             raise RamifyError(
-                "distill follows the outputs of a classification or of text by their softmax, and "
+                "distill needs the softmax outputs of a classification or of text, but "
                 f"{described(dataset)}; leave it out."
             )
         return settings.model_copy(update={"distill": False, "temperature": None})
@@ -412,12 +414,12 @@ def _refuse_rounds(values: Mapping[str, Any]) -> None:
     for name in ("ratio", "threshold"):
         if values.get(name) is not None and values.get("accept") is None:
             raise RamifyError(
-                f"rounds approach a budget, and {name} says at once which channels go; give a "
-                "budget, or leave rounds out."
+                f"rounds approach a budget step by step, but {name} selects all channels at once; "
+                "give a budget, or leave rounds out."
             )
     if values["search_epochs"]:
         raise RamifyError(
-            "rounds need new scores for each cut, and a search scores once; give "
+            "rounds need new scores for each cut, but a search scores only once; give "
             "--search-epochs 0, or leave rounds out."
         )
 
@@ -433,7 +435,7 @@ def _refuse_depth(values: Mapping[str, Any]) -> None:
         )
     if values["rounds"] > 1 or values["search_epochs"]:
         raise RamifyError(
-            "blocks are dropped in one cut of the network as it is; give --rounds 1 and "
+            "blocks are dropped in a single cut without a search; give --rounds 1 and "
             "--search-epochs 0, or leave depth out."
         )
 
@@ -443,17 +445,19 @@ def _refuse_tuning(given: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     if not values["epochs"]:
         for name in ("from_scratch", "distill", "tuning_lr"):
             if given.get(name):
-                raise RamifyError(f"{name} is of the tuning, and epochs is 0; give some epochs.")
+                raise RamifyError(
+                    f"{name} is a setting of fine-tuning, but epochs is 0; give some epochs."
+                )
     trained = values["pretrain_epochs"] or values.get("weights")
     if values["distill"] and not trained:
         raise RamifyError(
-            "distill needs the full network as a teacher, and pretrain_epochs is 0; give some, or "
-            "weights."
+            "distill needs the full network as a teacher, but pretrain_epochs is 0; give some "
+            "epochs, or weights."
         )
     if values.get("accept") and not trained:
         raise RamifyError(
-            "accept compares with the trained full network, and pretrain_epochs is 0, as many as "
-            "epochs where it is left open: give --pretrain-epochs or --weights."
+            "accept compares with the trained full network, but pretrain_epochs is 0 (by default "
+            "the same as epochs): give --pretrain-epochs or --weights."
         )
     if "temperature" in given and not values["distill"]:
         raise RamifyError("temperature is a setting of distill; give both or neither.")

@@ -109,8 +109,8 @@ def shapes_after(
         for place, event in enumerate(edits[:number], start=1):
             if event.get("drops") or event.get("came_from"):
                 raise RamifyError(
-                    f"blocks came or went in round {place} of {folder.path}, and of such rounds "
-                    "the last shape alone is kept: leave round out for that."
+                    f"blocks were inserted or removed in round {place} of {folder.path}, and for "
+                    "such rounds only the last shape is kept: leave round out to get it."
                 )
         model = build_seed(settings, dataset)
         if number:

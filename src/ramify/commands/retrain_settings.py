@@ -177,7 +177,7 @@ class RetrainCellsSettings(TrainingSettings):
                 )
         if given.get("round") is not None:
             raise RamifyError(
-                f"{source} is a run of ramify search, without rounds: leave round out."
+                f"{source} is a run of ramify search, which has no rounds: leave round out."
             )
         found = {e["seed"]: e["genotype"] for e in folder.events() if is_found(e)}
         _check_finished(folder, set(searched.all_seeds) <= set(found))
@@ -214,7 +214,7 @@ def _without(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any
 def _check_finished(folder: RunFolder, finished: bool) -> None:
     if not finished:
         raise RamifyError(
-            f"{folder.path} is not finished; go on with it by ramify {folder.command()} --resume "
+            f"{folder.path} is not finished; resume it with ramify {folder.command()} --resume "
             f"{folder.path}, then retrain it."
         )
 

@@ -118,8 +118,8 @@ class RunFolder:
             seen = seen_in_place_of(path, CONFIG)
             if runs := sorted(inside.parent for inside in path.glob(f"*/{CONFIG}")):
                 raise RamifyError(
-                    f"{path} is no run folder, and holds some, as that of a sweep does: give "
-                    f"one of them, such as {runs[0]}, or see all by ramify compare {path}."
+                    f"{path} is not a run folder but contains some, like the folder of a sweep: "
+                    f"give one of them, such as {runs[0]}, or run ramify compare {path}."
                 )
             raise RamifyError(
                 f"{path} is not a run folder: it {seen}; give the folder of an earlier run, or "
@@ -154,7 +154,7 @@ class RunFolder:
         for key, value in given.items():
             if config.get(key) != value:
                 raise RamifyError(
-                    f"{self.path} was begun with {key} = {config.get(key)!r}, not {value!r}; "
+                    f"{self.path} was started with {key} = {config.get(key)!r}, not {value!r}; "
                     "resume without that option, or begin a new run in another folder."
                 )
 
@@ -165,7 +165,7 @@ class RunFolder:
     def append(self, event: Mapping[str, Any]) -> None:
         """Add one event to the metrics."""
         if not (self.path / CONFIG).exists():
-            raise RamifyError(f"{self.path} is gone, with its {CONFIG}: begin a new run.")
+            raise RamifyError(f"{self.path} was deleted, with its {CONFIG}: begin a new run.")
         append_line(self.path / METRICS, dict(event))
 
     def events(self) -> list[dict[str, Any]]:
@@ -225,7 +225,7 @@ def _check_free(path: Path) -> None:
         is_run = (path / CONFIG).exists()
     raise RamifyError(
         f"{path} already holds {'a run' if is_run else 'something'}; give another folder by --out"
-        + (f", or go on with that run by --resume {path}." if is_run else ".")
+        + (f", or resume that run with --resume {path}." if is_run else ".")
     )
 
 

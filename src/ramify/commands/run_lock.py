@@ -84,7 +84,7 @@ def _check_own(path: Path, descriptor: int) -> None:
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(descriptor)
         raise RamifyError(
-            f"{path} is no file of this folder alone, so it is not written: move it away."
+            f"{path} is a link or shared with another folder, so it is not written: move it away."
         )
 
 

@@ -96,7 +96,7 @@ def changes(folder: RunFolder, settings: Settings, dataset: Dataset) -> Iterator
     now = sources_of(settings, dataset)
     if "data" in kept and kept["data"] != now["data"]:
         raise RamifyError(
-            f"the data set {settings.data} is not the one that {folder.path} was begun with: "
+            f"the data set {settings.data} is not the one that {folder.path} was started with: "
             f"restore it, or begin a new run in another folder; to go on with the changed data all "
             f"the same, delete {path}."
         )
@@ -104,15 +104,15 @@ def changes(folder: RunFolder, settings: Settings, dataset: Dataset) -> Iterator
     for name, version in versions().items():
         if name in before and before[name] != version:
             yield (
-                f"the run was begun with {name} {before[name]}, and this is {version}: it goes on, "
-                "but its numbers may be others than those of one without interruption."
+                f"the run was started with {name} {before[name]}, and this is {version}: it "
+                "continues, but its results may differ from those of an uninterrupted run."
             )
     known = kept.get("code")
     for name, digest in now["code"].items():
         if isinstance(known, Mapping) and known.get(name, digest) != digest:
             yield (
                 f"the code of the {name} {getattr(settings, name)} has changed since the run began:"
-                " it goes on, but its result may be none that either code gives."
+                " it continues, but its result may differ from that of either version of the code."
             )
 
 
@@ -124,7 +124,7 @@ def _check_settings(kept: Any, folder: RunFolder) -> None:
     for name in sorted(set(kept) & set(now) - set(ANY)):
         if kept[name] != now[name]:
             raise RamifyError(
-                f"{folder.path / CONFIG} has {name} = {now[name]!r}, and the run was begun with "
+                f"{folder.path / CONFIG} has {name} = {now[name]!r}, and the run was started with "
                 f"{kept[name]!r}: write that there again, or begin a new run in another folder."
             )
 

@@ -153,8 +153,8 @@ class Settings(BaseModel, ABC):
             if selector and name in given:
                 takers = ", ".join(entry["of"][selector])
                 raise RamifyError(
-                    f"{name} is no setting of the {selector} {values[selector]} but of {takers}; "
-                    f"leave it out, or choose another {selector}."
+                    f"{name} is not a setting of the {selector} {values[selector]}, only of "
+                    f"{takers}; leave it out, or choose another {selector}."
                 )
             if selector:
                 values[name] = None
@@ -398,8 +398,8 @@ class TrainingSettings(Settings):
                 )
         if "milestones" in given and values["schedule"] != "steps":
             raise RamifyError(
-                f"milestones are those of the schedule steps, not of {values['schedule']}; leave "
-                "them out, or choose that schedule."
+                f"milestones are a setting of the schedule steps, not of {values['schedule']}; "
+                "leave them out, or choose that schedule."
             )
 
     def check(self) -> None:
@@ -419,8 +419,7 @@ class TrainingSettings(Settings):
         """As they are; only labels of classes can be smoothed."""
         if self.label_smoothing and not dataset.task.smooths:
             raise RamifyError(
-                f"label_smoothing spreads the label of a class over the others, and "
-                f"{described(dataset)}; leave it out."
+                f"label_smoothing needs class labels, but {described(dataset)}; leave it out."
             )
         return super().suited(dataset, given)
 

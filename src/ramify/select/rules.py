@@ -88,7 +88,7 @@ class TopFraction:
             return proposal.value
         if proposal.score is not None:
             raise RamifyError(
-                f"per={self.per!r} ranks gains by what they cost, and the proposal for channel "
+                f"per={self.per!r} ranks gains per cost, but the proposal for channel "
                 f"{proposal.edit.channel} of '{proposal.edit.group}' has a score and no gain: "
                 "leave per out, or choose a method that estimates gains"
             )
