@@ -406,7 +406,7 @@ def test_mistakes_in_names_are_answered_with_the_nearest_one() -> None:
 
 def test_a_budget_below_the_network_to_begin_with_is_refused() -> None:
     small = [*SMALL, "--budget", "params=9"]
-    refused("grow", *small, said="the budget of params is 9, and the network that is grown begins")
+    refused("grow", *small, said="the budget of params is 9, but before growing")
     call("grow", *SMALL, "--rounds", "0", "--out", "run")
     size = events("run", "result")[0]["params"]
     call("grow", *SMALL, *f"--rounds 1 --method l1 --budget params={size - 20}".split())

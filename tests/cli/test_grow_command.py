@@ -285,7 +285,7 @@ def test_resume_names_the_damaged_file(
         ),
         (
             "grow --data digits --method s2d --milestones 0.5",
-            "those of the schedule steps, not of cosine",
+            "a setting of the schedule steps, not of cosine",
         ),
         ("grow --data digits --nesterov --optimizer adam", "setting of sgd, not of adam"),
         ("grow --data digits --span day", "unknown span 'day'; choose one of round, run"),
@@ -299,7 +299,7 @@ def test_resume_names_the_damaged_file(
         ("grow --data digits --weight-decay -1", "weight_decay is -1.0; it must not be negative"),
         ("grow --data digits --momentum 2", "momentum is 2.0; it must be at least 0 and below 1"),
         ("show digits_net --input 1,8,8", "the first number is that of the samples, as in 1,3,32"),
-        ("show digits_net --input 1,8,8,3", "and these look like .N, H, W, C."),
+        ("show digits_net --input 1,8,8,3", "but these look like .N, H, W, C."),
         ("grow --resume nowhere", "nowhere is not a run folder: it does not exist"),
         ("show digits_net", "by --data NAME or by --input 1,3,32,32"),
         ("show digits_net --input 1,x,8", "--input is '1,x,8'; give whole numbers"),

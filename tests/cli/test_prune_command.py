@@ -212,7 +212,7 @@ def test_retraining_what_began_with_weights_takes_a_whole_training() -> None:
         ("--data digits --budget params=10", "with all removable channels removed"),
         ("--data digits --budget macs=0%", "give a number above 0, or a percentage of the full"),
         ("--data digits --budget macs", "--budget is 'macs'; give one of params, macs, .*macs=50%"),
-        ("--data digits --budget loss=0.1", "give --accept loss=0.05 for that"),
+        ("--data digits --budget loss=0.1", "give --accept loss=0.05 instead"),
         ("--data digits --accept better", "--accept is 'better'; give accuracy and the change in"),
         ("--data digits --accept accuracy", "--accept is 'accuracy'; give accuracy and the change"),
         ("--data digits --accept accuracy=-1.0", "accept measures on 100 training samples that"),

@@ -228,7 +228,7 @@ def test_a_space_of_the_users_own() -> None:
     call("search", "--data", "digits", "--space", "own_space:space", *small, "--out", "run")
     told = json.loads(Path("run/space.json").read_text())
     assert (told["name"], told["states"], told["operations"][-1]) == ("own", 2, "gate")
-    refused(call("retrain", "run", "--round", "1", code=2), "without rounds: leave round out")
+    refused(call("retrain", "run", "--round", "1", code=2), "which has no rounds: leave round out")
     call("retrain", "run", "--epochs", "1", "--channels", "3")
     assert json.loads(Path("run/retrain/config.json").read_text())["channels"] == 3
 

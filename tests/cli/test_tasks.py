@@ -227,7 +227,10 @@ def test_a_loss_that_knows_its_labels_alone_is_what_is_reported(folder: Path) ->
         ("grow --data houses.csv --task text", "a table is for a classification or a regression"),
         ("grow --data houses.csv --label-smoothing 0.1", "task of houses.csv is regression; leave"),
         ("grow --data own_tasks:own --model mlp --label-smoothing 0.1", "a loss of its own; leave"),
-        ("prune --data houses.csv --distill", "by their softmax, and the task of houses.csv"),
+        (
+            "prune --data houses.csv --distill",
+            "of text, but the task of houses.csv",
+        ),
         (
             "prune --data houses.csv --accept accuracy=-1",
             "accept must be r2 or loss, but got 'accur",
@@ -235,8 +238,8 @@ def test_a_loss_that_knows_its_labels_alone_is_what_is_reported(folder: Path) ->
         ("prune --data houses.csv --accept r2=0.1", "is not to be surpassed: give r2=-0.1"),
         ("prune --data own_tasks:own --model mlp --accept r2=-1", "accept must be worst or loss"),
         ("grow --data own_tasks:regression", "the model mlp takes rows of numbers"),
-        ("grow --data own_tasks:segmentation", "is not for segmentation, and none is: give"),
-        ("search --data own_tasks:segmentation", "cells are searched and trained for classif"),
+        ("grow --data own_tasks:segmentation", "supports segmentation: give"),
+        ("search --data own_tasks:segmentation", "cells support only classif"),
         ("grow --data own_tasks:text --task classification", "without y_train, y_test: give an"),
     ],
 )
@@ -251,5 +254,5 @@ def test_settings_that_are_given_stay(folder: Path) -> None:
     given = {"data": "houses.csv", "curvature": "fisher"}
     assert GrowSettings.resolve(given).suited(data, given).curvature == "fisher"
     given = {"data": "houses.csv", "temperature": 2.0}
-    with pytest.raises(RamifyError, match="distill follows the outputs"):
+    with pytest.raises(RamifyError, match="distill needs the softmax"):
         PruneSettings.resolve(given).suited(data, given)

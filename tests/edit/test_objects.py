@@ -35,7 +35,7 @@ def test_proposals_are_applied_as_their_edits_are():
 @pytest.mark.parametrize("wrong", [3, ["0"], [None], "Prune"])
 def test_what_is_no_edit_is_refused(wrong):
     _, graph = traced()
-    with pytest.raises(ramify.RamifyError, match="an edit is a Prune, Split, Drop or Insert"):
+    with pytest.raises(ramify.RamifyError, match="an edit must be a Prune, Split, Drop or Insert"):
         ramify.apply(graph, wrong)
     assert graph["0"].width == 6
 

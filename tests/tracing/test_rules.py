@@ -326,7 +326,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: ramify.rule(torch.ops.aten.cat)(gives_nothing), "'aten::cat' has a rule already"),
     (lambda: ramify.rule("testlib::none", "pointwise"), "torch knows no operation 'testlib::none'"),
     (lambda: ramify.rule("nolib::none"), "torch knows no operation 'nolib::none'"),
-    (lambda: ramify.rule("halftanh"), "has its namespace, such as 'mylib::fancy', and this one"),
+    (lambda: ramify.rule("halftanh"), "needs its namespace, such as 'mylib::fancy', but this one"),
     (lambda: ramify.rule(gives_nothing), "a rule must be for an operation, .* of type function"),
     (lambda: ramify.rule(joined, "aten::svd"), "'aten::svd' has no dimension rule that"),
     (lambda: ramify.rule(joined, total), "'testlib::total' has no dimension rule that"),
