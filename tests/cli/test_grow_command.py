@@ -254,7 +254,7 @@ def test_resume_names_the_damaged_file(
             "grow --data digits --method gauss-newton --step 1",
             "step is not a setting of the method ga",
         ),
-        ("grow --data digits --method l1 --threshold -1", "threshold is no .* but of s2d, s3d;"),
+        ("grow --data digits --method l1 --threshold -1", "threshold is not .* only of s2d, s3d;"),
         (
             "grow --data digits --method s2d --phase 2",
             "phase is not a setting of the method s2d, only of gauss-newton",
@@ -293,7 +293,7 @@ def test_resume_names_the_damaged_file(
         ("retrain nowhere", "nowhere is neither a run folder nor a saved network"),
         ("retrain one --resume two", "either a network to retrain or --resume RUN, not both"),
         ("grow --data digits --lr 0", "learning rate is 0.0; it must be above 0"),
-        ("grow --data digits --threshold 1", "so it is 0 or less"),
+        ("grow --data digits --threshold 1", "threshold must be 0 or less"),
         ("grow --data digits --device foo", "there is no device 'foo' on this machine; give cpu"),
         ("grow --data digits --device cuda:99", "there is no device 'cuda:99' on this machine"),
         ("grow --data digits --weight-decay -1", "weight_decay is -1.0; it must not be negative"),

@@ -275,7 +275,7 @@ def test_a_run_of_other_settings_is_not_taken_for_a_trial() -> None:
 
 
 def test_mistakes_are_said_in_a_sentence(folder: Path) -> None:
-    refused(*SMALL, "--out", "s", said="a sweep varies something")
+    refused(*SMALL, "--out", "s", said="a sweep needs a setting to vary")
     refused(*SMALL, *GRID, "--lr", "0.1", said="lr is both given and varied")
     refused(*SMALL, *GRID, "--model", "nowhere", said="unknown model 'nowhere'")
     refused(*SMALL, *GRID, "--against", "parms", said="did you mean 'params'")
