@@ -191,7 +191,7 @@ def test_every_option_reaches_the_settings() -> None:
     call("search", "--data", "digits", *flat, "--latency-table", "run/latency.json", "--out", "two")
     assert Path("two/latency.json").read_text() == Path("run/latency.json").read_text()
     refused(
-        call("search", "--resume", "run", "--arch-lr", "0.5", code=2), "begun with arch_lr = 0.02"
+        call("search", "--resume", "run", "--arch-lr", "0.5", code=2), "started with arch_lr = 0.02"
     )
 
 

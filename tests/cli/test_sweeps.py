@@ -283,7 +283,7 @@ def test_mistakes_are_said_in_a_sentence(folder: Path) -> None:
     refused(*SMALL, *GRID, *bad, said="the storage nodatabase://x/y cannot be used")
     sweep(*SMALL, *GRID, "--trials", "1", "--out", "s")  # the folder is free again
     refused(*SMALL, *GRID, "--out", "s", said="already holds a sweep.*--resume s")
-    refused("--resume", "s", "--epochs", "7", said="begun with epochs = 1, not 7")
+    refused("--resume", "s", "--epochs", "7", said="started with epochs = 1, not 7")
     refused("--resume", "s", "--out", "t", said="--out and --resume exclude each other")
     refused("--resume", "t", said="t is not the folder of a sweep: it does not exist")
     other = CliRunner().invoke(app, ["sweep", "prune", "--resume", "s"])

@@ -322,7 +322,7 @@ def test_a_network_that_has_learned_nothing_is_warned_of_before_its_first_edit()
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     dead = copy.deepcopy(model)
     nn.init.constant_(dead[0].bias, -50.0)
-    with pytest.warns(UserWarning, match="one that does not look at its input has"):
+    with pytest.warns(UserWarning, match="network that does not look at its input has"):
         run(dead, batches)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
