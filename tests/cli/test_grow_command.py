@@ -215,9 +215,7 @@ def test_ctrl_c_leaves_a_usable_folder_and_resume_ends_it(monkeypatch: pytest.Mo
 
 def test_resume_refuses_other_settings() -> None:
     assert call("grow", *GROW, "--out", "run").exit_code == 0
-    refused(
-        call("grow", "--resume", "run", "--lr", "0.7"), r"started with lr = 0.1, not 0.7; resume"
-    )
+    refused(call("grow", "--resume", "run", "--lr", "0.7"), "started with lr = 0.1, not 0.7;")
     refused(
         call("grow", "--resume", "run", "--out", "new"), "--out and --resume exclude each other"
     )

@@ -286,7 +286,7 @@ NO_COST: Any = None
     "given, said",
     [
         (None, "the method Gives returned NoneType from propose, where a list of"),
-        ([ramify.Split("0", 0)], "a list with Split from propose, where each entry is"),
+        ([ramify.Split("0", 0)], "a list with Split from propose, where each entry must"),
         (
             [ramify.Proposal(ramify.Split("0", 0), 1.0, NO_COST)],
             "an edit whose cost is a NoneType, where what",
