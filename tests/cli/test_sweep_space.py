@@ -68,7 +68,7 @@ def test_what_cannot_be_varied_is_refused(text: str, said: str) -> None:
 
 
 def test_something_has_to_vary_and_each_once() -> None:
-    with pytest.raises(RamifyError, match="a sweep varies something"):
+    with pytest.raises(RamifyError, match="a sweep needs a setting to vary"):
         space_of(GrowSettings, [])
     with pytest.raises(RamifyError, match="names lr twice"):
         space_of(GrowSettings, ["lr=1,2", "lr=0.1..0.2"])

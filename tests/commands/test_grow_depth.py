@@ -45,7 +45,7 @@ def test_a_run_with_a_new_block(
 
 
 def test_what_does_not_go_with_depth(config: Make) -> None:
-    with pytest.raises(RamifyError, match="and taylor only prunes"):
+    with pytest.raises(RamifyError, match="but taylor only prunes"):
         config(depth=True, method="taylor")
     with pytest.raises(RamifyError, match="no block of this DigitsNet takes one"):
         prepare_grow(config(depth=True))

@@ -30,7 +30,7 @@ REFUSED: list[tuple[str, Any, list[Any], str]] = [
     ("unknown", ResNet, [Drop("layer1.2")], "no block 'layer1.2': did you mean 'layer2.2'"),
     ("twice", ResNet, [Drop("layer1.0"), Drop("layer1.0")], "'layer1.0' is dropped twice"),
     ("both", ResNet, [Drop("layer1.0"), Insert("layer1.0")], "is dropped and doubled"),
-    ("no block", ResNet, [Drop(None)], "this is a NoneType"),  # type: ignore[arg-type]
+    ("no block", ResNet, [Drop(None)], "but got a NoneType"),  # type: ignore[arg-type]
     ("insert breaks", Linked, [Insert("down.0")], "taken back, as the edited model computes some"),
     ("channel", ResNet, [Drop("layer1.0"), Prune("layer1.0.conv1", 9)], "has channels 0 to 3"),
 ]

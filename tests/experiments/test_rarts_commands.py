@@ -1,4 +1,4 @@
-"""The commands of the RARTS thesis in their small form, on the embedded digits."""
+"""The commands of the RARTS thesis as smoke tests, on the embedded digits."""
 
 from __future__ import annotations
 

@@ -457,7 +457,7 @@ def test_what_cannot_be_split_is_not_searched(method: type[LineSearch] | type[Ex
     graph = ramify.trace(net, batch[0])
     with pytest.raises(RamifyError, match="'c' cannot be split by this method: it is an output"):
         method(groups=("c",)).propose(graph, per_sample, [batch])
-    with pytest.raises(RamifyError, match="'b' has channels 0 to 2, and channel 4"):
+    with pytest.raises(RamifyError, match="'b' has channels 0 to 2, but channel 4"):
         method(channels=(4,)).propose(graph, per_sample, [batch])
 
 

@@ -136,7 +136,7 @@ def test_an_unknown_name() -> None:
     graph = ramify.trace(*made("resnet"))
     with pytest.raises(RamifyError, match="no block 'layer1.3': did you mean 'layer1.1'"):
         find_block(graph.blocks, "layer1.3")
-    with pytest.raises(RamifyError, match="this is a int"):
+    with pytest.raises(RamifyError, match="but got a int"):
         find_block(graph.blocks, 3)
     graph = ramify.trace(nn.Linear(2, 3), torch.randn(1, 2))
     with pytest.raises(RamifyError, match="nor any other"):

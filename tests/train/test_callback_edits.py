@@ -128,7 +128,7 @@ def test_several_processes_are_refused() -> None:
 
 @pytest.mark.parametrize("epochs", [2, (), (0,), (1.5,), ("a",), (True,)])
 def test_epochs_that_are_none_are_refused(epochs: Any) -> None:
-    with pytest.raises(RamifyError, match="epochs are the numbers of epochs"):
+    with pytest.raises(RamifyError, match="epochs must be the numbers of epochs"):
         edit_epochs(epochs)
 
 
@@ -150,7 +150,7 @@ def test_budgets_of_callbacks_are_checked_at_once(budget: Any) -> None:
 def test_measures_are_by_name() -> None:
     net, _, batches = trained(4)
     training = ramify.Training(epochs=1, lr=0.01)
-    with pytest.raises(RamifyError, match=r"measures by name, .* gave 0.5"):
+    with pytest.raises(RamifyError, match=r"measures by name, .* returned 0.5"):
         ramify.grow(
             net,
             batches[0][0][:1],
