@@ -188,7 +188,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--starts", type=int, default=1, help="from fresh weights")
+    parser.add_argument("--starts", type=int, default=1, help="from scratch")
     parser.add_argument("--images", type=int, default=4_000)
     parser.add_argument("--total", type=int, default=14, help="epochs in all")
     parser.add_argument("--every", type=int, default=2, help="epochs between edits")

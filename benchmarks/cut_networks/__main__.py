@@ -34,7 +34,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    own = commands.add_parser("train", help="from fresh weights, or on from where it was stopped")
+    own = commands.add_parser("train", help="from scratch, or on from where it was stopped")
     own.add_argument("name", choices=list(NETWORKS))
     own.add_argument("--out", type=Path, required=True, help="where the weights go")
     own = commands.add_parser("compare", help="cut and tune trained weights")

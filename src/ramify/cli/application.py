@@ -174,11 +174,11 @@ Order = Annotated[
 @app.command(short_help="Make a trained network smaller.")
 @takes(PruneSettings, searcher_order=Order)
 def prune(given: dict[str, Any], **files: Path | None) -> None:
-    """Make a trained network smaller: cut it, refit the remaining channels, and tune it.
+    """Make a trained network smaller: cut it, refit the remaining channels, and fine-tune it.
 
     The full network is your own, given by --weights, or is trained first. Channels whose removal
     raises the loss least after the others are refitted are cut, until the network is within
-    --budget (half of the MACs by default) or as far as --accept allows; then it is tuned. With
+    --budget (half of the MACs by default) or as far as --accept allows; then it is fine-tuned. With
     --searcher, a search method of one of the papers scores the channels before the cut.
 
     Try `ramify prune --data digits`. The run folder holds the small network, all measurements, and
@@ -214,10 +214,10 @@ RetrainOut = Annotated[
 ]
 
 
-@app.command(short_help="Train the final shape of a run from fresh weights.")
+@app.command(short_help="Train the final shape of a run from scratch.")
 @takes(RetrainSettings, RetrainCellsSettings, first={"source": Source}, out=RetrainOut)
 def retrain(given: dict[str, Any], source: Path | None, **files: Path | None) -> None:
-    """Train the final shape of a run from fresh weights, to measure the shape by itself.
+    """Train the final shape of a run from scratch, to measure the shape by itself.
 
     SOURCE is the folder of a finished run, whose data, model and settings are used (for a search,
     the cells that it found), or a network that ramify.save wrote, which needs --data and --model.

@@ -238,8 +238,8 @@ class GrowSettings(NetworkSettings):
     sizes: tuple[int, ...] | None = option(
         GROW,
         "Also cut the grown network to these numbers of parameters, one after the other, such as "
-        "1800,900, and tune it after each cut by distillation from the grown one, so that one run "
-        "gives a network of every size. Needs --budget params. Default: none.",
+        "1800,900, and fine-tune it after each cut by distillation from the grown one, so that one "
+        "run gives a network of every size. Needs --budget params. Default: none.",
     )
     tuning_epochs: int | None = option(
         TRAIN,
@@ -249,7 +249,7 @@ class GrowSettings(NetworkSettings):
     )
     compare: bool = option(
         RUN,
-        "Also train for the same number of steps: the grown shape from fresh weights, the seed "
+        "Also train for the same number of steps: the grown shape from scratch, the seed "
         "network scaled uniformly to the same size, and the seed network scaled to each of --sizes "
         "or, without --sizes, the seed network itself.",
     )
@@ -368,7 +368,7 @@ class GrowSettings(NetworkSettings):
         return grown * (len(self.arms()) - cuts) + (self.tuning_epochs or 0) * cuts
 
     def tuning(self) -> Training:
-        """How a network that is cut to one of the sizes is tuned."""
+        """The training of a network that is cut to one of the sizes."""
         return replace(
             self.training(),
             epochs=self.tuning_epochs or 0,

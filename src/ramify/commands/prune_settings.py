@@ -107,7 +107,7 @@ class PruneSettings(NetworkSettings):
         "accuracy=-1.0 (one point less than the full network) or loss=0.05 (a rise by 0.05); for "
         "other tasks iou=-1.0 (points), r2=-0.01 or perplexity=0.5. May be combined with --budget "
         "or --ratio. "
-        "Measured after the refit and before the tuning, on a tenth of the training data (100 to "
+        "Measured after the refit and before fine-tuning, on a tenth of the training data (100 to "
         "2,000 samples) that this run does not train on; the training of --weights may have used "
         "these samples.",
         form="accuracy and the change in points, such as accuracy=-1.0, or loss and its rise, such "
@@ -165,7 +165,7 @@ class PruneSettings(NetworkSettings):
     )
     rounds: int = option(
         CUT,
-        "Number of cuts, each followed by tuning, that reduce the cost to --budget by equal "
+        "Number of cuts, each followed by fine-tuning, that reduce the cost to --budget by equal "
         "factors",
         ge=1,
     )
@@ -185,12 +185,12 @@ class PruneSettings(NetworkSettings):
     )
     tuning_lr: float = option(
         TRAIN,
-        "Learning rate of the tuning. Default: half of --lr; with --weights and without --lr and "
+        "Learning rate of fine-tuning. Default: half of --lr; with --weights and without --lr and "
         "--from-scratch at most 0.01.",
         gt=0,
     )
     from_scratch: bool = option(
-        TRAIN, "Reinitialise the cut network and train it from scratch instead of tuning it."
+        TRAIN, "Reinitialise the cut network and train it from scratch instead of fine-tuning."
     )
     distill: bool = option(
         TRAIN,

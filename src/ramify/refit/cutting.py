@@ -467,8 +467,8 @@ def _guard(
     if narrow:
         names = ", ".join(f"'{name}' ({shapes[name][0]} to {shapes[name][1]})" for name in narrow)
         said.append(
-            f"{names} lost 90 % of the channels or more, or all but one: raise keep= if tuning "
-            "does not bring the network back"
+            f"{names} lost 90 % of the channels or more, or all but one: raise keep= if "
+            "fine-tuning does not recover the network"
         )
     if before >= 0.98 * constant:
         said.append(
@@ -481,7 +481,7 @@ def _guard(
         said.append(
             f"the cut model has a loss of {after:.4g}, and one that does not look at its input has "
             f"{constant:.4g}: it is at chance; try a larger budget, {more}more samples to refit "
-            "on, or several cuts with tuning between them"
+            "on, or several cuts with fine-tuning between them"
         )
     return said
 
