@@ -73,7 +73,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "keep_tokens",
     "ResizedMultiheadAttention",
     "state_rule",
-    # methods, which propose edits
+    # methods
     "Method",
     "Loss",
     "SplittingDescent",
@@ -82,7 +82,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Auto",
     "Proposal",
     "splitting_matrix",
-    # what methods are compared with
+    # baselines
     "RandomSplit",
     "Net2Net",
     "NewNeuron",
@@ -93,7 +93,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "BNScale",
     "Taylor",
     "Trial",
-    # rules, which select among proposals
+    # rules
     "Rule",
     "Threshold",
     "TopFraction",
@@ -101,7 +101,7 @@ __all__ = [  # noqa: RUF022  (grouped by what a user does)
     "Knapsack",
     "Selection",
     "fit",
-    # cutting a trained network to a budget
+    # cutting to a budget
     "cut",
     "sensitivity",
     "Sensitivity",
