@@ -23,8 +23,9 @@ class FreedMemoryKept:
     A training step allocates and frees hundreds of tensors. glibc returns large blocks to the
     system at once, and trims its heap when enough is free at the end; the next allocation then gets
     new pages, each of which the kernel must clear: up to half of a step's time. When the last such
-    object is deleted, free memory is returned and glibc gets its own limits back. This has no
-    effect if the environment sets limits of malloc, or with another C library.
+    object is deleted, free memory is returned and glibc gets the limits that it adapts to by
+    itself (`USUAL`), whatever they were before. This has no effect if the environment sets limits
+    of malloc, or with another C library.
 
     Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_MAX.
     """
