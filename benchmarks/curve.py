@@ -106,7 +106,7 @@ def _grown(task: Task, seed: int, options: argparse.Namespace) -> tuple[nn.Modul
         cross_entropy,
         task.epochs(seed),
         method=method_named(METHOD, seed=seed, settings=settings),
-        rule=ramify.TopFraction(0.5),
+        rule=ramify.TopFraction(0.5, per_group=True),
         training=Training(every, weight_decay=task.weight_decay, span="run"),
         rounds=options.epochs // every - 1,
         budget={"params": options.sizes[0]},

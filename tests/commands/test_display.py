@@ -89,6 +89,14 @@ def test_an_edit_line_says_what_became_of_the_selection(config: Make) -> None:
     ]
 
 
+def test_an_edit_line_says_what_new_neurons_gain_later(config: Make) -> None:
+    console = plain()
+    with Display(console, config(), []) as following:
+        following.event(EDIT | {"predicted_gain": None, "first_step_gain": 1.25})
+    said = " (first-order gain of the next gradient step of new neurons 1.250)"
+    assert text(console).rstrip("\n").partition("5.092")[2] == said
+
+
 def test_prunes_are_counted_apart_and_a_stop_gives_its_reason(config: Make) -> None:
     console = plain()
     both = [*EDIT["proposals"], proposal(1, 0, True), proposal(2, 0, False)]

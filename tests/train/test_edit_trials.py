@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 import ramify
 from ramify.cost import Cost
 from ramify.train.calibration import calibration
-from ramify.train.edit_trials import EditTrials, gain_at, shortened, try_edits
+from ramify.train.edit_trials import EditTrials, Tried, foretold, gain_at, shortened, try_edits
 from ramify.train.norm_statistics import recompute_statistics
 from tests.train import growing
 
@@ -224,3 +225,26 @@ def test_the_history_says_predicted_expected_measured_and_step() -> None:
         assert edit["loss_after"] <= 1.001 * edit["loss_before"]
     came = sum(edit["measured_gain"] for edit in edits)
     assert 0.5 < sum(edit["expected_gain"] for edit in edits) / came < 2
+
+
+def test_new_neurons_gain_with_the_next_step_and_not_with_the_edit() -> None:
+    neuron = ramify.Split("a", 1, (1.0, 0.0), {"a.weight": torch.tensor([[0.0] * 3, [0.5] * 3])})
+    assert neuron.adds_neurons
+    assert not split(1, 0.5).adds_neurons
+    assert not ramify.Split("a", 1).adds_neurons
+    assert not replace(neuron, weights=(0.0, 1.0)).adds_neurons  # the copy that is read moves
+    both = [ramify.Proposal(neuron, 2.0, FREE), ramify.Proposal(split(0, 0.5), 0.8, FREE)]
+    assert gain_at(both, 0.5) == pytest.approx(0.2)
+    assert gain_at(both[:1], 0.5) is None
+    said = foretold(Tried(both, [one.edit for one in both], 0.5, gain=0.1), [])
+    assert said["predicted_gain"] == said["expected_gain"] * 2 == pytest.approx(0.2)
+    assert said["first_step_gain"] == pytest.approx(0.5)
+    assert foretold(Tried(both[1:], [both[1].edit]), [])["first_step_gain"] is None
+
+
+def test_gradmax_foretells_no_gain_of_the_edit_itself() -> None:
+    grown = growing.run(growing.net(), growing.data(), rounds=1, method=ramify.GradMax())
+    [edit] = [event for event in grown.history if event["event"] == "edit"]
+    assert edit["predicted_gain"] is None
+    assert edit["first_step_gain"] > 0
+    assert abs(edit["measured_gain"]) < 1e-5

@@ -206,6 +206,8 @@ def _judged(event: Mapping[str, Any]) -> str:
         said.append(f"predicted {_change(gain)}")
         if (expected := event.get("expected_gain", gain)) != gain:
             said.append(f"after trials and earlier edits {_change(expected)}")
+    if (later := event.get("first_step_gain")) is not None:
+        said.append(f"first-order gain of the next gradient step of new neurons {later:#.4g}")
     if (factor := event.get("step_factor", 1.0)) < 1:
         said.append(f"splits at {factor:g} of their full length")
     if event.get("dropped"):

@@ -79,6 +79,13 @@ class Split:
     weights: tuple[float, ...] = (0.5, 0.5)
     offsets: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def adds_neurons(self) -> bool:
+        """Whether the copies are new neurons: without outgoing weights, beside the old channel."""
+        read = [copy for copy, share in enumerate(self.weights) if share]
+        alone = len(self.weights) > len(read) == 1
+        return alone and not any(bool(offset[read[0]].any()) for offset in self.offsets.values())
+
     def __repr__(self) -> str:
         """The split in one line, with the shapes of its offsets instead of their values."""
         shapes = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import filterfalse
 from typing import Any
 
 import torch
@@ -196,7 +197,9 @@ def foretold(tried: Tried, history: Iterable[Mapping[str, Any]]) -> dict[str, An
     Returns:
         ``predicted_gain``, the method's prediction at the shortened step; ``calibration``, from a
         trial on every other batch and from earlier edits; ``expected_gain``, their product;
-        ``step_factor``; and ``dropped``, the number of selected edits that were dropped.
+        ``first_step_gain``, the first-order gain of the first gradient step of new neurons, which
+        have no outgoing weights yet; ``step_factor``; and ``dropped``, the number of selected edits
+        that were dropped.
     """
     predicted = gain_at(tried.selected, tried.factor)
     ratio = None if tried.gain is None or not predicted else tried.gain / predicted
@@ -205,25 +208,39 @@ def foretold(tried: Tried, history: Iterable[Mapping[str, Any]]) -> dict[str, An
         "predicted_gain": predicted,
         "calibration": ratio,
         "expected_gain": None if predicted is None else ratio * predicted,
+        "first_step_gain": _total(filterfalse(_at_once, tried.selected), tried.factor),
         "step_factor": tried.factor,
         "dropped": tried.dropped,
     }
 
 
 def gain_at(proposals: Iterable[Proposal], factor: float) -> float | None:
-    """The sum of predicted gains; that of a split scales with the square of its displacement.
+    """The sum of the gains predicted for the edits themselves.
+
+    That of a split scales with the square of its displacement. New neurons, which have no outgoing
+    weights yet, are left out: their gain comes with the training after the edit.
 
     Args:
         proposals: The edits.
         factor: The factor by which the displacements were multiplied.
 
     Returns:
-        The sum; None if the method only gives scores.
+        The sum; None if the method only gives scores, or all edits are new neurons.
     """
+    return _total(filter(_at_once, proposals), factor)
+
+
+def _total(proposals: Iterable[Proposal], factor: float) -> float | None:
+    """The sum of gains that fall with the square of the displacement; None if there are none."""
     known = list(proposals)
     if all(proposal.score is not None and proposal.gain == 0 for proposal in known):
         return None
     return sum(p.gain * (factor**2 if isinstance(p.edit, Split) else 1.0) for p in known)
+
+
+def _at_once(proposal: Proposal) -> bool:
+    """Whether the gain of a proposal comes with the edit, and not with later training."""
+    return not isinstance(proposal.edit, Split) or not proposal.edit.adds_neurons
 
 
 Piece = list[Proposal]
