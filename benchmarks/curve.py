@@ -19,91 +19,64 @@ import argparse
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import ramify
 from benchmarks.growing import SETTINGS
-from benchmarks.growing_tasks import Images
+from benchmarks.growing_tasks import Batch, Task, mnist14
 from benchmarks.rows import add_rows, mean_and_error, read_rows
 from ramify.cost import graph_cost
 from ramify.data import batches, load
 from ramify.methods.registry import method_named
 from ramify.models.digits_net import DigitsNet
-from ramify.train.epoch import Training, cross_entropy, evaluate
+from ramify.train.epoch import Training, cross_entropy
 from ramify.train.fresh_networks import wide
 from ramify.train.grow import grow
 from ramify.train.loop import train
 from ramify.train.shrink import shrink
 
-Batch = tuple[Tensor, Tensor]
 Row = dict[str, Any]
 METHOD, ROUNDS, SAMPLE = "gauss-newton", 20, 1024
 GROWN, WIDE = "one run", "one run, uniform"
 
 
-@dataclass(frozen=True)
-class Task:
-    """Data, and what its networks are trained with.
-
-    Attributes:
-        example: one input.
-        epochs: of a seed: the batches of an epoch by its number.
-        test: test batches, of a seed.
-        weight_decay: of every parameter.
-    """
-
-    example: Tensor
-    epochs: Callable[[int], Callable[[int], Sequence[Batch]]]
-    test: Callable[[int], Sequence[Batch]]
-    weight_decay: float
-
-    def score(self, model: nn.Module, seed: int) -> dict[str, float]:
-        """Test loss, and accuracy in percent."""
-        loss, accuracy = evaluate(model, self.test(seed))
-        return {"accuracy": 100 * accuracy, "loss": loss}
-
-
-def mnist14() -> Task:
-    """MNIST at 14×14, 6,000 images."""
-    images = Images()
-    return Task(images.x[:1], images.epochs, lambda seed: images.test, 5e-4)
-
-
-def digits() -> Task:
-    """The digits of scikit-learn; a seed is also one of the split."""
+def digits(seed: int) -> Task:
+    """The digits of scikit-learn, split by the seed, and the network that growing starts with."""
+    data = load("digits", seed)
 
     def epochs(seed: int) -> Callable[[int], Sequence[Batch]]:
-        return lambda epoch: list(batches(load("digits", seed), 64, seed, epoch))
+        return lambda epoch: list(batches(data, 64, seed, epoch))
 
-    def test(seed: int) -> Sequence[Batch]:
-        data = load("digits", seed)
-        return [(data.x_test, data.y_test)]
+    return Task(
+        partial(DigitsNet, in_channels=1, classes=10, width=4),
+        data.x_train[:1],
+        epochs,
+        [(data.x_test, data.y_test)],
+        cross_entropy,
+        total=72,
+        every=3,
+        budget=4000,
+        weight_decay=5e-3,
+    )
 
-    return Task(load("digits", 0).x_train[:1], epochs, test, 5e-3)
 
-
-TASKS = {"mnist14": mnist14, "digits": digits}
-
-
-def build() -> DigitsNet:
-    """The network that growing starts with."""
-    return DigitsNet(in_channels=1, classes=10, width=4)
+TASKS: dict[str, Callable[[int], Task]] = {"mnist14": lambda seed: mnist14(), "digits": digits}
 
 
 def _grown(task: Task, seed: int, options: argparse.Namespace) -> tuple[nn.Module, float]:
     """A network that grew to the largest size, and the MACs of its training."""
     torch.manual_seed(seed)
-    model, every = build(), max(2, options.epochs // ROUNDS)
+    model, every = task.seed_network(), max(2, options.epochs // ROUNDS)
     settings = SETTINGS[METHOD] | {"epochs": max(1, every // 2)}
     done = grow(
         model,
         task.example,
-        cross_entropy,
+        task.loss,
         task.epochs(seed),
         method=method_named(METHOD, seed=seed, settings=settings),
         rule=ramify.TopFraction(0.5, per_group=True),
@@ -118,9 +91,9 @@ def _grown(task: Task, seed: int, options: argparse.Namespace) -> tuple[nn.Modul
 def _wide(task: Task, seed: int, size: int, epochs: int) -> tuple[nn.Module, float]:
     """A uniformly wide network of a size, trained from scratch, and the MACs of its training."""
     torch.manual_seed(seed + 1000)
-    model = wide(build, task.example, size)
+    model = wide(task.seed_network, task.example, size)
     training = Training(epochs, weight_decay=task.weight_decay)
-    train(model, task.example, cross_entropy, task.epochs(seed), training=training)
+    train(model, task.example, task.loss, task.epochs(seed), training=training)
     return model, _macs(model, task) * epochs
 
 
@@ -142,14 +115,14 @@ def one_run(task: Task, seed: int, arm: str, options: argparse.Namespace) -> lis
         model, spent = _wide(task, seed, options.sizes[0], options.epochs)
     rows = [_row(task, model, seed, options.sizes[0], spent)]
     teacher = copy.deepcopy(model)
-    first = task.epochs(seed + 100)(0)
+    first = list(task.epochs(seed + 100)(0))
     sample = first[: SAMPLE // len(first[0][1])]
     for size in options.sizes[1:]:
         training = Training(options.tuning, lr=0.05, weight_decay=task.weight_decay, warmup=0.1)
         shrink(
             model,
             task.example,
-            cross_entropy,
+            task.loss,
             task.epochs(seed + 100),
             budget={"params": size},
             calibration=sample,
@@ -175,7 +148,7 @@ def _macs(model: nn.Module, task: Task) -> int:
 def _row(task: Task, model: nn.Module, seed: int, size: int, spent: float) -> Row:
     params = sum(parameter.numel() for parameter in model.parameters())
     costs = {"params": params, "macs": _macs(model, task), "spent": spent}
-    return {"seed": seed, "size": size} | costs | task.score(model, seed)
+    return {"seed": seed, "size": size} | costs | task.score(model)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -215,8 +188,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = read_rows(options.out)
     for data in options.data:
-        task = TASKS[data]()
         for seed in options.seeds:
+            task = TASKS[data](seed)
             for new in _missing(rows, task, data, seed, options):
                 rows += new
                 add_rows(options.out, new)
