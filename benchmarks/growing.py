@@ -2,7 +2,7 @@
 
     python -m benchmarks.growing [--task mnist14|resnet20|vgg19|resnet20-16|vgg19-16]
         [--arms uniform random ...] [--seeds 0 1 2 3 4] [--every 3] [--total 72] [--budget 4000]
-        [--fraction 0.5] [--per-layer] [--out FILE]
+        [--fraction 0.5] [--per-layer] [--grown-only] [--out FILE]
 
 `mnist14`: MNIST from the folder that RAMIFY_DATA names, averaged over 2×2 pixels, with 6,000
 training images and all 10,000 test images; the digits network grows from four channels per layer to
@@ -12,8 +12,9 @@ images averaged over 2×2 pixels after augmentation, in a third of the time.
 
 A grown network is edited every `--every` epochs until it has `--budget` parameters, and then trains
 until epoch `--total`. Its shape, and a uniformly wide network with as many parameters, are trained
-from scratch for as many epochs. `cut` trains a uniformly wide network with twice the parameters for
-a third of the epochs, cuts it, and fine-tunes it for a fifth, at about the same training cost.
+from scratch for as many epochs; `--grown-only` leaves the former out. `cut` trains a uniformly wide
+network with twice the parameters for a third of the epochs, cuts it, and fine-tunes it for a fifth,
+at about the same training cost.
 `s3d:C` is S3D with another bound c on its outgoing weights (1.3 by default), and `s3d:knapsack`
 splits into two to four copies, chosen by a knapsack in three rounds within the budget.
 
@@ -187,10 +188,11 @@ def run(task: Task, arm: str, seed: int, options: argparse.Namespace, place: Pat
     else:
         model, row = grown(task, arm, seed, options, place)
         row["grown"] = task.score(model)
-        torch.manual_seed(seed + 1000)
-        again = scratch(task.seed_network, recipe_of(model))
-        fresh(task, again, seed, options.total, place / "scratch.checkpoint")
-        row["scratch"] = task.score(again)
+        if not options.grown_only:
+            torch.manual_seed(seed + 1000)
+            again = scratch(task.seed_network, recipe_of(model))
+            fresh(task, again, seed, options.total, place / "scratch.checkpoint")
+            row["scratch"] = task.score(again)
     params = sum(parameter.numel() for parameter in model.parameters())
     shutil.rmtree(place)
     return row | {"params": params}
@@ -257,6 +259,7 @@ def main() -> None:
     parser.add_argument("--fraction", type=float, default=0.5, help="of channels, in each edit")
     parser.add_argument("--plain", action="store_true", help="keep the lengths of kernels")
     parser.add_argument("--per-layer", action="store_true", help="the fraction of every layer")
+    parser.add_argument("--grown-only", action="store_true", help="no training of grown shapes")
     parser.add_argument("--out", type=Path, default=Path("runs/growing.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
