@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.6, 0.5, 0.4])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--depth", action="store_true", help="a network whose blocks may go, too")
-    parser.add_argument("--tune", type=float, help="the rate at which the cut ones are tuned")
+    parser.add_argument("--tune", type=float, help="the rate at which the cut ones are fine-tuned")
     options = parser.parse_args()
     if (options.data is None) == (options.network is None):
         parser.error("give the folder DATA of EfficientNet-Lite0, or --network with a name")
@@ -153,7 +153,7 @@ def main() -> None:
         print(f"{name}: cut", flush=True)
     times = in_turns(models, x)
     print(f"measured before the cut: {now:.1f} ms, asked for {options.share * now:.1f} ms")
-    print("| budget | milliseconds | of the full network | MACs | accuracy | tuned |")
+    print("| budget | milliseconds | of the full network | MACs | accuracy | fine-tuned |")
     print("|---|---|---|---|---|---|")
     right = {}
     for name, model in models.items():

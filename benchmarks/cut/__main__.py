@@ -137,8 +137,8 @@ def _recipes(options: argparse.Namespace) -> list[Recipe | None]:
 
 def table(rows: list[Row]) -> str:
     """Means and spreads over seeds as Markdown."""
-    heads = ["arm", "MACs", "parameters", "tuned", "seeds", "accuracy", "statistics as they are"]
-    heads += ["test loss", "seconds"]
+    heads = ["arm", "MACs", "parameters", "fine-tuned", "seeds", "accuracy"]
+    heads += ["statistics as they are", "test loss", "seconds"]
     lines = [heads, ["---"] * len(heads)]
     cells: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:

@@ -33,7 +33,10 @@ def draw(rows: Sequence[Row], full: float, file: Path) -> None:
         (ours, "#1f5fa8", "ramify.cut"),
         (theirs, "#b3532a", "Torch-Pruning, its best criterion"),
     ):
-        for tuned, line, when in ((True, "-", "2 epochs of tuning"), (False, "--", "no training")):
+        for tuned, line, when in (
+            (True, "-", "2 epochs of fine-tuning"),
+            (False, "--", "no training"),
+        ):
             some = [row for row in tested if which(row) and bool(row["recipe"]) == tuned]
             x, y, spread = zip((100.0, full, 0.0), *best(some), strict=True)
             axes.errorbar(

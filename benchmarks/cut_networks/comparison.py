@@ -130,7 +130,8 @@ def table(rows: Iterable[Row]) -> str:
         A line for each share and arm.
     """
     lines = [
-        "| MACs | arm | parameters | right after the cut | loss | tuned | loss | rates | seeds |",
+        "| MACs | arm | parameters | right after the cut | loss | fine-tuned | loss "
+        "| rates | seeds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     cells: dict[tuple[float, str], list[Row]] = {}

@@ -34,7 +34,7 @@ def page(rows: Sequence[Row]) -> str:
     lines = [
         f"{len({row['seed'] for row in rows})} seeds; errors in %, mean ± standard deviation.",
         "",
-        "| pruned | method | after the search | after the cut | tuned | tuned with KD "
+        "| pruned | method | after the search | after the cut | fine-tuned | fine-tuned with KD "
         "| parameters | MACs, M |",
         "|---|---|---|---|---|---|---|---|",
         f"| – | the full network | {errors(full, 'searched')} | – | {errors(full, 'tuned')} | – "
