@@ -251,20 +251,19 @@ def check_called(given: Any, name: str, of: str) -> None:
         raise RamifyError(f"`{name}` must be a function of {of}, but got {shown(given)}")
 
 
-def check_method_and_rule(method: Any, rule: Any, *, optional: bool = True) -> None:
+def check_method_and_rule(method: Any, rule: Any) -> None:
     """Check that a method can propose and a rule can select, if they are given.
 
     Args:
         method: a method, or None.
         rule: a rule, or None.
-        optional: whether they may be None.
 
     Raises:
         RamifyError: one of them cannot.
     """
     for name, value, can in (("method", method, "propose"), ("rule", rule, "select")):
         made = not isinstance(value, (type, Tensor)) and callable(getattr(value, can, None))
-        if not made and not (optional and value is None):
+        if not made and value is not None:
             raise RamifyError(
                 f"`{name}` must be an object that can {can}, such as ramify.SplittingDescent() for "
                 f"a method or ramify.TopFraction(0.35) for a rule, but got {value!r}"

@@ -25,6 +25,7 @@ from ramify.relax.registry import NAMES as SEARCHERS
 from ramify.select import BUDGETS, BudgetKnapsack, TradeOff
 from ramify.select.registry import RULES
 from ramify.select.width_bounds import WidthBounds
+from ramify.train.rounds import default_rule
 from ramify.train.width_search import SEARCHERS as WIDTH_SEARCHERS
 
 
@@ -143,6 +144,13 @@ def test_gauss_newton_follows_its_paper() -> None:
     assert config.growth(seed=0) == GaussNewton(epochs=2, curvature="fisher")
     assert config.selection() == TradeOff(params=1e-6, per_group=0.5)
     assert (config.schedule, config.span, config.probe_samples) == ("cosine", "round", None)
+
+
+@pytest.mark.parametrize("budget", [None, {"params": 1200.0}])
+def test_python_and_the_command_select_alike_by_default(budget: dict[str, float] | None) -> None:
+    config = GrowSettings.resolve({"data": "digits"} | ({"budget": budget} if budget else {}))
+    assert default_rule(GaussNewton(), config.budget) == config.selection()
+    assert config.growth(0) == GaussNewton(epochs=config.phase or 0, curvature="fisher")
 
 
 def test_gauss_newton_has_every_setting_of_its_paper() -> None:

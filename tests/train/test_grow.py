@@ -327,3 +327,12 @@ def test_a_network_that_has_learned_nothing_is_warned_of_before_its_first_edit()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(model, batches, training=Training(epochs=20, lr=0.05))
+
+
+def test_method_and_rule_have_defaults() -> None:
+    settings: dict[str, Any] = {"training": Training(epochs=3, lr=0.05), "budget": {"params": 60}}
+    default = run(net(), data(), 4, method=None, rule=None, **settings)
+    rule = ramify.TopFraction(0.5, per_group=True)
+    given = run(net(), data(), 4, method=ramify.GaussNewton(epochs=2), rule=rule, **settings)
+    assert_same(default, given)
+    assert any(event["event"] == "edit" for event in default.history)

@@ -14,7 +14,7 @@ from ramify import distributed
 from ramify.arguments import check_method_and_rule
 from ramify.edit import Follower
 from ramify.errors import RamifyError
-from ramify.methods import Method
+from ramify.methods import GaussNewton, Method
 from ramify.probe.loss import Loss, mean_loss
 from ramify.refit.outcome import constant_loss
 from ramify.select import Rule
@@ -29,7 +29,13 @@ from ramify.train.kernel_lengths import restore_lengths
 from ramify.train.logs import Log
 from ramify.train.loop import LENGTHS, Evaluate, Grown, Loop, begin
 from ramify.train.passes import Data, Epoch, Passes
-from ramify.train.rounds import check_total, checked_budget, checked_rounds, of_round
+from ramify.train.rounds import (
+    check_total,
+    checked_budget,
+    checked_rounds,
+    default_rule,
+    of_round,
+)
 
 AT_CHANCE = 0.99
 """A loss above this share of that of a network which ignores its input counts as chance."""
@@ -41,8 +47,8 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
     loss: Loss,
     data: Data,
     *,
-    method: Method,
-    rule: Rule,
+    method: Method | None = None,
+    rule: Rule | None = None,
     training: Training,
     rounds: int,
     budget: Mapping[str, float] | None = None,
@@ -88,9 +94,11 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
         inputs: One example of its inputs, to trace it.
         loss: ``loss(model, batch)``, one loss a sample, shape (S,).
         data: The training batches: a list, a ``DataLoader``, or a function of the epoch's number.
-        method: Proposes edits and predicts their gains.
+        method: Proposes edits and predicts their gains. By default :class:`ramify.GaussNewton`,
+            which learns for half as many epochs as a round trains.
         rule: Selects among the proposals; a :class:`ramify.select.BudgetKnapsack` fills its
-            budget gradually.
+            budget gradually. By default half of the channels of each group; without a budget, for
+            ``GaussNewton``, the edits that are worth their parameters.
         training: How to train in each round.
         rounds: The most edits.
         budget: The most that the network may cost on ``inputs``: ``params``, ``macs``, ``flops``,
@@ -135,19 +143,24 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
         >>> import torch, ramify
         >>> from torch import nn
         >>> generator = torch.manual_seed(0)
-        >>> x = torch.randn(64, 2)
+        >>> x = torch.randn(256, 2)
         >>> y = (x[:, 0] * x[:, 1] > 0).long()
-        >>> net = nn.Sequential(nn.Linear(2, 2), nn.Softplus(), nn.Linear(2, 2))
+        >>> data = list(zip(x.split(32), y.split(32)))
+        >>> net = nn.Sequential(nn.Linear(2, 4), nn.Softplus(), nn.Linear(4, 2))
         >>> def loss(model, batch):
         ...     return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
-        >>> grown = ramify.grow(net, x[:1], loss, [(x, y)], method=ramify.SplittingDescent(),
-        ...     rule=ramify.TopFraction(0.5), training=ramify.Training(epochs=2), rounds=1)
-        >>> net[0].out_features, grown.history[-1]["reason"]
-        (3, 'rounds')
+        >>> grown = ramify.grow(net, x[:1], loss, data, training=ramify.Training(epochs=5, lr=0.1),
+        ...     rounds=9, budget={"params": 50})
+        >>> grown.graph["0"].width == net[0].out_features
+        True
+        >>> grown = ramify.grow(net, x[:1], loss, data, method=ramify.SplittingDescent(),
+        ...     rule=ramify.TopFraction(0.5), training=ramify.Training(epochs=1), rounds=1)
+        >>> grown.history[-1]["reason"]
+        'rounds'
 
     Source: Splitting Steepest Descent, Algorithm 1; Gauss-Newton morphisms, Algorithm 1.
     """
-    check_method_and_rule(method, rule, optional=False)
+    check_method_and_rule(method, rule)
     with distributed.together():
         bounds = WidthBounds(keep, ceiling)
         limits: Event = {"rounds": checked_rounds(rounds), "budget": checked_budget(budget)}
@@ -166,6 +179,8 @@ def grow(  # noqa: PLR0913  (one call for the whole loop)
             tags=tags,
         )
         check_total(training, rounds)
+        method = method or GaussNewton(epochs=(training.epochs + 1) // 2)
+        rule = rule or default_rule(method, budget)
         graph = _traced(model, inputs, rounds)
         bounds.floors_and_ceilings(graph)
         if depth:

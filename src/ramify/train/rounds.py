@@ -10,8 +10,8 @@ from ramify.cost import RESOURCES, graph_cost
 from ramify.edit import Edit, Prune, Split
 from ramify.errors import RamifyError, did_you_mean
 from ramify.latency import measure_edited
-from ramify.methods import Proposal
-from ramify.select import BUDGETS, BudgetKnapsack, Rule
+from ramify.methods import GaussNewton, Method, Proposal
+from ramify.select import BUDGETS, BudgetKnapsack, Rule, TopFraction, TradeOff
 from ramify.select.fit import fit
 from ramify.select.rounding import Multiple
 from ramify.select.width_bounds import WidthBounds
@@ -106,6 +106,22 @@ def multiple_of(rule: Rule) -> Multiple:
     """The number of which a rule makes widths multiples; a user's rule need not define it."""
     found: Multiple = getattr(rule, "multiple_of", 1)
     return found
+
+
+def default_rule(method: Method, budget: Mapping[str, float] | None) -> Rule:
+    """The default rule: half of every layer, which was best where it was measured.
+
+    Args:
+        method: The method that proposes.
+        budget: The budget of the run, or None; then edits of Gauss-Newton have to be worth their
+            parameters.
+
+    Returns:
+        The rule.
+    """
+    if budget is None and isinstance(method, GaussNewton):
+        return TradeOff(params=3e-7, per_group=0.3)
+    return TopFraction(0.5, per_group=True)
 
 
 def of_round(rule: Rule, left: int) -> Rule:
