@@ -338,3 +338,20 @@ def test_forward_mode_derivatives_inside_a_forward() -> None:
     assert graph["a"].can_prune
     ramify.apply(graph, [ramify.Split("b", 2)])
     torch.testing.assert_close(model(x), before)
+
+
+def test_a_forward_that_traces_functions_itself_is_refused_in_a_sentence() -> None:
+    class Linearised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            value, along = torch.func.linearize(torch.tanh, x)
+            return self.b(value + along(x))
+
+    model, x = Linearised(), torch.randn(3, 4)
+    with pytest.raises(RamifyError, match="not while its operations are recorded"):
+        ramify.trace(model, x)
+    assert model(x).shape == (3, 2)

@@ -125,7 +125,12 @@ def trace(
             # Raises a readable error if the model itself fails.
             usable = [runnable(model, each) for each in (inputs, *asked[0])]
             if all(one is other for one, other in zip(usable, (inputs, *asked[0]), strict=True)):
-                raise
+                raise RamifyError(
+                    "the model runs on these inputs, but not while its operations are recorded "
+                    f"({type(error).__name__}: {' '.join(str(error).split())[:300]}): its forward "
+                    "may trace functions itself, as torch.func.linearize does; make that part a "
+                    "custom operation (torch.library.custom_op), with a rule of ramify.rule"
+                ) from error
         return _trace(model, usable[0], (tuple(usable[1:]), *asked[1:]), None)
 
 
