@@ -109,8 +109,10 @@ class Display:
         else:
             if event["event"] == "edit":
                 self.cuts[event["job"]] = event
-            harm = prune_lines.harm_lines(event, self.cuts.get(event["job"]), settings)
-            for line in prune_lines.LINES[event["event"]](event, settings) + harm:
+            cut = self.cuts.get(event["job"])
+            told = prune_lines.LINES[event["event"]](event, settings)
+            told += prune_lines.harm_lines(event, cut, settings)
+            for line in told + prune_lines.allowance_lines(event, cut, settings):
                 self._print(line)
         if prune_lines.is_cut_next(event, settings):
             self.status.plain = prune_lines.CHOOSING

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ramify.commands.prune_accept import SLACK
 from ramify.commands.prune_settings import PruneSettings
 from ramify.data import Metric
 from ramify.data.metric import LOSS
@@ -111,6 +112,31 @@ def stop_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
     ]
 
 
+def allowance_lines(
+    event: Mapping[str, Any], cut: Mapping[str, Any] | None, settings: PruneSettings
+) -> list[str]:
+    """A warning if fine-tuning left the small network with more loss than `--accept` allows."""
+    metric, broken = Metric.of(event), list[str]()
+    tuned = event["event"] == "stop" and event["arm"] == "pruned" and settings.epochs > 0
+    if not (tuned and cut and cut.get("accept") and settings.rounds == 1):
+        return []
+    for one in dict.fromkeys((metric, LOSS)):
+        name, allowed = f"held_{one.key}", cut["accept"].get(one.key)
+        if allowed is None or name not in event or f"{name}_before" not in cut:
+            continue
+        before, after = cut[f"{name}_before"], event[name]
+        if one.worth(after - before) < one.worth(allowed) / one.scale - SLACK:
+            broken.append(f"{one.words} {one.change(before, after)} ({allowed:+g} allowed)")
+    if not broken:
+        return []
+    return [
+        f"warning: {_phase('small network', event, settings)}: after fine-tuning it is worse on "
+        f"the held-out samples than --accept allows, {'; '.join(broken)}: give a --tuning-lr below "
+        f"{settings.tuning_lr:g}, more --epochs, or --epochs 0 to keep the network as it was right "
+        "after the cut."
+    ]
+
+
 def sensitivity_lines(event: Mapping[str, Any], settings: PruneSettings) -> list[str]:
     """The groups whose loss rises least and most when half of only that group is removed."""
     rises = {
@@ -204,4 +230,6 @@ def _judged(event: Mapping[str, Any], allowed: Mapping[str, float]) -> str:
             f"loss {event['held_loss_before']:#.3g} -> {event['held_loss_after']:#.3g} "
             f"({allowed['loss']:+g} allowed)"
         )
-    return f"{'; '.join(words)}, on {event['held_samples']:,} samples held out from all training"
+    return (
+        f"{'; '.join(words)}, on {event['held_samples']:,} samples that this run does not train on"
+    )
