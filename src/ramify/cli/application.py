@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -42,7 +44,9 @@ class _OneSentence(typer.core.TyperGroup):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _told_plainly(warnings.showwarning)
+                return super().invoke(ctx)
         except typer.Exit:  # as of --help
             raise
         except (Exception, KeyboardInterrupt, SystemExit) as error:
@@ -67,6 +71,19 @@ class _OneSentence(typer.core.TyperGroup):
             if elsewhere:
                 raise typer.Exit(getattr(error, "exit_code", 1)) from None
             raise  # an error of Ramify: its traceback says where
+
+
+def _told_plainly(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """Print the warnings of Ramify as one line each, without the place in its code."""
+    package = str(Path(__file__).parents[1]) + os.sep
+
+    def told(message: Warning | str, kind: type[Warning], path: str, *rest: Any) -> None:
+        if kind is UserWarning and path.startswith(package):
+            typer.echo(f"warning: {str(message).removesuffix('.')}.", err=True)
+        else:
+            otherwise(message, kind, path, *rest)
+
+    return told
 
 
 def _sentence(error: BaseException) -> str:
