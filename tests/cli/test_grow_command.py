@@ -374,3 +374,34 @@ def test_help_explains_every_option(command: str) -> None:
     for parameter in parameters:
         option = {"shape": "input"}.get(parameter, parameter).replace("_", "-")
         assert re.search(rf"(--)?{option} .*[a-z]{{3}}.*[a-z]{{3}}", result.stdout), option
+
+
+def test_a_warning_is_one_line_without_a_place_in_the_code() -> None:
+    result = call("grow", *GROW, "--lr", "1e-9", "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch("warning: before its first edit .* a wider network[.]\n", result.stderr)
+
+
+def test_a_run_begins_with_its_data_and_labels_that_are_never_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(".")
+    Path("from_one_for_test.py").write_text(
+        "import torch\n"
+        "class Data:\n"
+        "    x_train = torch.randn(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))\n"
+        "    y_train = 1 + torch.arange(30) % 3\n"
+        "    x_test, y_test = x_train[:6], y_train[:6]\n"
+    )
+    arguments = ("--data", "from_one_for_test:Data", "--model", "digits_net", *GROW[2:])
+    result = call("grow", *arguments, "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert "classification of from_one_for_test:Data: 4 classes" in result.stdout
+    assert "has the label 0, so the network has outputs that it never learns" in result.stderr
+    Path("three_for_test.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
+    )
+    wrong = call("grow", *arguments[:2], "--model", "three_for_test:build", *GROW[4:])
+    refused(wrong, r"\(1, 4\), is needed \(no training sample of .* labels count from 0\)")

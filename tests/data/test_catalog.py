@@ -1,6 +1,7 @@
 import gzip
 import pickle
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -213,3 +214,9 @@ def test_some_files_not_there(root):
     (root / "mnist" / "t10k-images-idx3-ubyte").unlink()
     with pytest.raises(RamifyError, match="but not t10k-images-idx3-ubyte: add what is missing"):
         load("mnist")
+
+
+def test_a_table_of_another_name_is_to_be_renamed(tmp_path: Path) -> None:
+    (tmp_path / "houses.tsv").write_text("area\tprice\n" + "1\t2\n" * 12)
+    with pytest.raises(RamifyError, match=r"does not end in .csv: .* rename it to FILE.csv"):
+        load(str(tmp_path / "houses.tsv"))

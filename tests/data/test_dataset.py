@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from ramify.data.dataset import RawSplit, from_raw
+from ramify.data.dataset import Dataset, RawSplit, as_dataset, from_raw
 from ramify.errors import RamifyError
 
 
@@ -61,3 +63,31 @@ def test_files_of_other_memory_order_become_contiguous():
 def test_splits_that_do_not_fit(train, test, message):
     with pytest.raises(RamifyError, match=message):
         from_raw("set", train, test, ("a", "b", "c"))
+
+
+def test_a_data_set_prints_as_one_line() -> None:
+    x, y = torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+    flowers = Dataset("flowers", x, y, x[:1], y[:1], ("rose", "lily", "iris"))
+    assert str(flowers) == (
+        "classification of flowers: 3 classes, samples of shape (3, 8, 8), 4 to train on and 1 to "
+        "test"
+    )
+    one = SimpleNamespace(x_train=x, y_train=y / 2, x_test=x, y_test=y / 2)
+    assert str(as_dataset(one, "halves")).startswith("regression of halves: one target, samples")
+
+
+def test_labels_that_no_training_sample_has_are_told() -> None:
+    x, y = torch.zeros(6, 2), torch.tensor([1, 2, 3, 1, 2, 3])
+    told = as_dataset(SimpleNamespace(x_train=x, y_train=y, x_test=x, y_test=y), "mine").unseen()
+    assert told is not None
+    assert "no training sample of mine has the label 0, so" in told
+    counted = SimpleNamespace(x_train=x, y_train=y - 1, x_test=x, y_test=y - 1)
+    assert as_dataset(counted, "mine").unseen() is None
+    images, masks = torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4).long()
+    masks[:, 0] = 255
+    masks[:, 1] = -100
+    holed = SimpleNamespace(x_train=images, y_train=masks, x_test=images, y_test=masks)
+    told = as_dataset(holed, "holes").unseen()
+    assert told is not None
+    assert "any of the 254 labels 1, 2, 3, 4, 5, ..., so" in told
+    assert "pixels with the label -100 are ignored" in told

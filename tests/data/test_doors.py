@@ -115,7 +115,11 @@ def test_further_members_are_kept():
         ({"x_train": torch.zeros(3)}, r"samples of torch.float32 and shape \(3,\)"),
         ({"y_test": torch.zeros(3)}, "labels of torch.float32"),
         ({"y_train": torch.zeros(3, 2).long()}, r"labels of torch.int64 and shape \(3, 2\)"),
-        ({"x_train": np.array([{}])}, "does not hold arrays or tensors of numbers"),
+        ({"x_train": np.array([{}])}, "x_train of .* is an array of object, which is not"),
+        (
+            {"y_train": np.array(["cat", "dog", "cat"])},
+            "y_train of .* array of <U3.*from 0, whose names",
+        ),
         ({"y_train": torch.tensor([0, 1, -1])}, "training labels from -1 to 1, where 0 to 1 are"),
         ({"classes": 2}, "has classes 2, where a sequence of names is expected"),
         ({"mean": [None]}, "has mean .None., where a sequence of numbers is expected"),

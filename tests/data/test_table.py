@@ -142,6 +142,11 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         ("a,a\n1,2\n", "two columns 'a'"),
         ("a,\n1,2\n", "a column without a name"),
         ("y\n" + "1\n2\n" * 6, "has one column, the target"),
+        ("a|y\n" + "1|2\n" * 12, "in cells separated by commas, semicolons or tabs"),
+        (
+            "n,y\n" + "".join(f"{k}%,{k / 2}\n" for k in range(30)),
+            "'n' of .* 30 different texts in 30 rows, such as '0%'",
+        ),
         ("n,y\n" + "".join(f"t{k},{k / 2}\n" for k in range(120)), "'n' of .* 120 different texts"),
     ):
         (tmp_path / "bad.csv").write_text(content)

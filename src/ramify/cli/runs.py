@@ -122,10 +122,9 @@ def execute(settings: Settings, folder: RunFolder, dataset: Dataset) -> None:
 def _execute(settings: Settings, folder: RunFolder, dataset: Dataset) -> None:
     console, run = _console(), kind_of(settings.to_json()).run
     say(console, f"run folder: {folder.path}")
-    if dataset.features:  # of a table, which says nothing of itself
-        rows = f"{len(dataset.x_train)} rows to train on and {len(dataset.x_test)} to test"
-        what = f"{dataset.task.name} of {dataset.name}, {len(dataset.features)} features"
-        say(console, f"{what}, {rows}")
+    say(console, str(dataset))
+    if unseen := dataset.unseen():
+        say(_console(stderr=True), f"warning: {unseen}.")
     try:
         with Display(console, settings, folder.events()) as display:
             told = _told(settings, folder, display.event)

@@ -294,9 +294,11 @@ def try_network(model: nn.Module, dataset: Dataset) -> Any:
         if not isinstance(found, Tensor) or tuple(found.shape) != wanted:
             seen = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found)
             sample = "image" if task.name == CLASSIFICATION.name else "sample"
+            unseen = dataset.unseen()
             raise RamifyError(
                 f"the model gives {seen} for one {sample} of {dataset.name}, and {task.outputs}, "
-                f"{wanted}, is needed{', or a metric of your own' if own else ''}."
+                f"{wanted}, is needed{', or a metric of your own' if own else ''}"
+                f"{f' ({unseen})' if unseen else ''}."
             )
     if own or task.metric.measure is not None:
         batch = dataset.x_train[:2], dataset.y_train[:2]

@@ -186,6 +186,13 @@ def _found(name: str, seed: int, task: str | None) -> Dataset:
             f"{name!r} is a file, and sets of this kind are given by name: give "
             f"{Path(name).stem!r}, and its folder as the environment variable {VARIABLE}."
         )
+    if Path(name).is_file():
+        raise RamifyError(
+            f"{name!r} is a file whose name does not end in .csv: if it is a table with cells "
+            "separated by commas, semicolons or tabs, rename it to FILE.csv; give images as a "
+            "folder, and arrays as the name of a .npz file in the folder that "
+            f"{VARIABLE} names."
+        )
     if "/" in name or name.startswith("."):
         raise RamifyError(
             f"there is no folder {name!r}: give the path of one with images in train/CLASS/* and "

@@ -24,7 +24,16 @@ from ramify.data.labels import (
     shifted,
     task_of,
 )
-from ramify.data.task import CLASSIFICATION, OWN, REGRESSION, TEXT, Task, with_own
+from ramify.data.task import (
+    CLASSIFICATION,
+    IGNORED,
+    OWN,
+    REGRESSION,
+    SEGMENTATION,
+    TEXT,
+    Task,
+    with_own,
+)
 from ramify.errors import RamifyError
 
 Pixels = NDArray[np.uint8]  # (N, C, H, W), 0 to 255
@@ -35,6 +44,13 @@ T = TypeVar("T")
 MEMBERS = ("x_train", "y_train", "x_test", "y_test")
 MOST = 2**24  # classes or tokens
 SPLITS = {"train": "training", "test": "test"}  # with the word for each
+OUTPUTS = {
+    "classification": "classes",
+    "regression": "targets",
+    "segmentation": "classes",
+    "text": "tokens",
+}
+LISTED = 5  # most labels that a sentence lists
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,40 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample, such as (C, H, W) for an image."""
         return tuple(self.x_train.shape[1:])
+
+    def __str__(self) -> str:
+        """One line: the task, the outputs, and the samples of both splits."""
+        count, words = len(self.classes), OUTPUTS.get(self.task.name, "outputs")
+        outputs = f"one {words.removesuffix('s')}" if count == 1 else f"{count:,} {words}"
+        if self.features:
+            if self.task.name == REGRESSION.name:
+                outputs = f"target {self.classes[0]}"
+            form = f"{len(self.features):,} feature{'s' * (len(self.features) != 1)}"
+        else:
+            form = f"samples of shape {self.shape}"
+        return (
+            f"{self.task.name} of {self.name}: {outputs}, {form}, {len(self.x_train):,} to train "
+            f"on and {len(self.x_test):,} to test"
+        )
+
+    def unseen(self) -> str | None:
+        """A sentence about classes that no training sample has; None if there are none."""
+        if self.task.name not in (CLASSIFICATION.name, SEGMENTATION.name):
+            return None
+        seen = torch.zeros(len(self.classes), dtype=torch.bool)
+        seen[self.y_train[self.y_train != IGNORED]] = True
+        absent = (~seen).nonzero().flatten().tolist()
+        if not absent:
+            return None
+        listed = ", ".join(map(str, absent[:LISTED])) + ", ..." * (len(absent) > LISTED)
+        what = "the label" if len(absent) == 1 else f"any of the {len(absent):,} labels"
+        ignored = ""
+        if self.task.name == SEGMENTATION.name:
+            ignored = f", and pixels with the label {IGNORED} are ignored"
+        return (
+            f"no training sample of {self.name} has {what} {listed}, so the network has outputs "
+            f"that it never learns; labels count from 0{ignored}"
+        )
 
 
 class TrainTest(Protocol):
@@ -261,18 +311,30 @@ def as_dataset(source: Any, name: str, task: str | None = None) -> Dataset:
 def _tensors(source: Any, name: str) -> dict[str, Tensor]:
     """The attributes of an object as tensors; labels may be absent if samples are tokens."""
     missing = [key for key in MEMBERS if not hasattr(source, key)]
-    try:
-        found = {
-            key: torch.as_tensor(getattr(source, key)) for key in MEMBERS if key not in missing
-        }
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise RamifyError(
-            f"the data set {name} does not hold arrays or tensors of numbers ({error})."
-        ) from error
+    found = {
+        key: _tensor(getattr(source, key), f"{key} of the data set {name}")
+        for key in MEMBERS
+        if key not in missing
+    }
     tokens = "x_train" in found and not found["x_train"].is_floating_point()
     if missing and not (tokens and missing == ["y_train", "y_test"]):
         raise RamifyError(_lacks(source, name, missing))
     return found
+
+
+def _tensor(value: Any, where: str) -> Tensor:
+    """An array or a sequence of numbers as a tensor."""
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value)
+        what = kind if isinstance(kind, str) else f"a {kind.__name__}"
+        advice = "give an array or a tensor of numbers"
+        if where.startswith("y_"):
+            advice += "; for classes whole numbers from 0, whose names `classes` may list"
+        raise RamifyError(
+            f"{where} is {what}, which is not an array or a tensor of numbers: {advice}."
+        ) from error
 
 
 def _lacks(source: Any, name: str, missing: list[str]) -> str:

@@ -30,7 +30,7 @@ SLIPS = 0.1  # the largest share of a column's cells that may be typing errors a
 MISSING = frozenset(("", "na", "n/a", "nan", "none", "null", "?"))
 DELIMITERS = ",;\t"
 LEAST = 10  # fewest rows, of which a fifth is for testing
-FEW = 20  # most distinct integers in a target that count as classes
+FEW = 20  # most distinct integers in a target that count as classes; so many texts are never an id
 ROWS_EACH = 5  # fewest rows per such class, on average
 MOST_TEXTS = 100  # most distinct texts in one column, each of which becomes a feature
 
@@ -103,7 +103,10 @@ def load_table(path: Path, target: str | None = None, task: str | None = None) -
     table = _read(path)
     number = _target(table, target)
     if len(table.names) < 2:
-        raise RamifyError(f"{path} has one column, the target: give it a column of features.")
+        raise RamifyError(
+            f"{path} has one column, the target: give it a column of features, in cells separated "
+            "by commas, semicolons or tabs."
+        )
     kind, targets, classes = _targets(table, number, task)
     keys = ["\x1f".join(row) for row in table.rows]
     every = np.arange(len(keys))
@@ -275,6 +278,12 @@ def _features(table: _Table, number: int, train: NDArray[np.bool_]) -> _Columns:
         raise RamifyError(
             f"the column {name!r} of {table.path} has {len(texts)} different texts, and each would "
             f"be a feature, where {MOST_TEXTS} are the most: leave the column out."
+        )
+    if len(texts) > FEW and 2 * len(texts) > len(cells):
+        raise RamifyError(
+            f"the column {name!r} of {table.path} has {len(texts)} different texts in "
+            f"{len(cells)} rows, such as {texts[0]!r}, and each would be a feature of hardly more "
+            "than one row: leave the column out, or write its cells as plain numbers."
         )
     held = np.array([[float(cell == text) for text in texts] for cell in cells])
     return _Columns(
