@@ -237,7 +237,10 @@ def test_a_loss_that_knows_its_labels_alone_is_what_is_reported(folder: Path) ->
         ),
         ("prune --data houses.csv --accept r2=0.1", "is not to be surpassed: give r2=-0.1"),
         ("prune --data own_tasks:own --model mlp --accept r2=-1", "accept must be worst or loss"),
-        ("grow --data own_tasks:regression", "the model mlp takes rows of numbers"),
+        (
+            "grow --data own_tasks:regression",
+            "rows of numbers, for which the built-in model is mlp",
+        ),
         ("grow --data own_tasks:segmentation", "supports segmentation: give"),
         ("search --data own_tasks:segmentation", "cells support only classif"),
         ("grow --data own_tasks:text --task classification", "without y_train, y_test: give an"),

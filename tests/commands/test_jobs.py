@@ -416,3 +416,32 @@ def test_an_epoch_has_as_many_batches_as_it_says(
     data = Shuffled(dataset, config(batch_size=batch_size), 0, ticks.append)
     assert len(list(data(0))) == len(data) == len(ticks)
     assert sum(ticks) == pytest.approx(1.0)
+
+
+class Two(nn.Module):
+    """A network with two inputs, which the commands do not support."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x + y
+
+
+class Named(nn.Module):
+    """A network whose output is a dictionary."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"scores": x}
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        (Two(), "'y'; the commands call the model with one tensor .* in Python, where inputs may"),
+        (nn.Linear(6, 3).double(), "the samples are float32: build the model in float32"),
+        (nn.Linear(5, 3), "for which the built-in model is mlp"),
+        (Named(), "the model gives a dict, which has no .logits, for one sample of rows"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_told_why(model: nn.Module, message: str) -> None:
+    x, y = torch.randn(9, 6), torch.arange(9) % 3
+    with pytest.raises(RamifyError, match=message):
+        jobs.try_network(model, Dataset("rows", x, y, x, y, ("a", "b", "c")))

@@ -16,6 +16,7 @@ from ramify.commands.run_folder import RunFolder
 from ramify.commands.settings import NetworkSettings, Settings, TrainingSettings, described
 from ramify.data import Dataset, batches, load
 from ramify.data.batching import in_parts
+from ramify.data.labels import IMAGES
 from ramify.data.metric import LOSS
 from ramify.data.task import CLASSIFICATION, SEGMENTATION, TEXT, Task, outputs_of
 from ramify.errors import RamifyError
@@ -292,8 +293,10 @@ def try_network(model: nn.Module, dataset: Dataset) -> Any:
     if not own or (task.metric.measure is None and task.metric != LOSS):
         wanted = task.shape(labels, len(dataset.classes))
         if not isinstance(found, Tensor) or tuple(found.shape) != wanted:
-            seen = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found)
-            sample = "image" if task.name == CLASSIFICATION.name else "sample"
+            kind = f"a {type(found).__name__}, which has no .logits,"
+            seen = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else kind
+            image = task.name == CLASSIFICATION.name and inputs.ndim == IMAGES
+            sample = "image" if image else "sample"
             unseen = dataset.unseen()
             raise RamifyError(
                 f"the model gives {seen} for one {sample} of {dataset.name}, and {task.outputs}, "
@@ -316,14 +319,21 @@ def try_model(model: nn.Module, inputs: Any) -> Any:
     except Exception as error:
         raise RamifyError(
             f"the model does not run on inputs of shape {tuple(inputs.shape)}: "
-            f"{error}{_shape_hint(tuple(inputs.shape))}"
+            f"{error}{_hint(str(error), tuple(inputs.shape))}"
         ) from error
 
 
-def _shape_hint(shape: tuple[int, ...]) -> str:
+def _hint(said: str, shape: tuple[int, ...]) -> str:
     """A hint for inputs of this shape, for a model that cannot run on them."""
+    if "missing" in said and "positional argument" in said:
+        return (
+            "; the commands call the model with one tensor of samples: give a model that takes one,"
+            " or cut or grow this one in Python, where inputs may be a tuple or a dictionary"
+        )
+    if "same dtype" in said:
+        return "; the samples are float32: build the model in float32"
     if len(shape) == 2:
-        return "; the model mlp takes rows of numbers"
+        return "; these are rows of numbers, for which the built-in model is mlp"
     if len(shape) == 3:
         return "; the first number is that of the samples, as in 1,3,32,32 for an image"
     if len(shape) == 4 and shape[-1] in (1, 3) and shape[1] not in (1, 3):

@@ -229,7 +229,7 @@ def train_epoch(
             if not losses.requires_grad:
                 raise RamifyError(
                     "the loss depends on no parameter that takes gradients; unfreeze some, and "
-                    "train outside of torch.no_grad."
+                    "train outside of torch.no_grad"
                 )
             total += (here := float(losses.detach().sum()))
             watch.loss(here / len(losses))

@@ -280,6 +280,7 @@ def _traced(model: nn.Module, inputs: Any, rounds: int) -> ChannelGraph:
     graph = trace(model, inputs)
     if rounds > 0 and not any(group.can_split or group.can_prune for group in graph.groups):
         reasons = "; ".join(f"'{group.name}': {group.reason}" for group in graph.groups[:3])
+        reasons = reasons or "it has no weights"
         raise RamifyError(
             f"the network has no channels that can be split or pruned ({reasons}): see every "
             "reason with print(ramify.trace(model, inputs)) or `ramify show`"
