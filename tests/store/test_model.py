@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.fx
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -63,6 +64,20 @@ def test_a_network_comes_back_with_its_shape_values_and_types(tmp_path: Path) ->
     assert loaded.layer.normalized_shape == (9,)
     x = torch.randn(2, 3, 8, 8).double()
     assert torch.equal(loaded.eval()(x), net.eval()(x))
+
+
+def plain(width: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 2))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("of", [torch.fx.symbolic_trace, torch.jit.script])
+def test_a_graph_or_a_script_of_a_network_comes_back(
+    of: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    net, x = of(plain(9)).eval(), torch.randn(2, 3)
+    loaded = load(save(net, tmp_path / "net"), build=lambda: of(plain()))
+    assert torch.equal(loaded.eval()(x), net(x))
 
 
 @pytest.mark.parametrize("name", ["net", "net.safetensors", "net.v2"])

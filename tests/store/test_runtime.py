@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,33 @@ class Private(Head):
         return x / self._calls
 
 
+class Computed(Head):
+    """A number that a property computes once, from a width that is edited afterwards."""
+
+    @functools.cached_property
+    def scale(self) -> float:
+        return self.a.out_channels**-0.5
+
+    def between(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class Locked(Head):
+    """A module that refuses to have its attributes set, once it is built."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.locked = 8, True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "locked" in vars(self) and name != "training":
+            raise AttributeError("locked")
+        super().__setattr__(name, value)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], self.width, x.shape[2], -1)
+
+
 class Average(Head):
     """A running mean in a plain attribute, which should have been a buffer."""
 
@@ -122,7 +150,7 @@ class Average(Head):
         return x - self.mean
 
 
-CASES = [ClassDefaults, Grid, Longest, Lists, LateBuffer, Private, Average]
+CASES = [ClassDefaults, Grid, Longest, Lists, LateBuffer, Private, Computed, Locked, Average]
 
 
 @pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)

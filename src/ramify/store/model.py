@@ -55,6 +55,7 @@ from ramify.tracing import check_ungated, check_whole
 from ramify.tracing.attention.multihead import convert
 from ramify.tracing.grouped import settle
 from ramify.tracing.indexing import set_data
+from ramify.tracing.modes import set_attribute
 
 SUFFIX = ".safetensors"
 _WRAPPERS = {
@@ -311,12 +312,13 @@ def _to_shape(model: nn.Module, recipe: Recipe, built: bool = True) -> nn.Module
         steps.back()
         raise
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+    modules = dict(model.named_modules(remove_duplicate=False))  # a script has no get_submodule
     for name, persistent in lazy.items():
         parent, _, leaf = name.rpartition(".")
         value = torch.zeros(recipe["shapes"][name], device=device)
-        model.get_submodule(parent).register_buffer(leaf, value, persistent=persistent)
+        modules[parent].register_buffer(leaf, value, persistent=persistent)
     for name, kind in recipe.get("modules", {}).items():
-        convert(model.get_submodule(name), resized=kind == "ResizedMultiheadAttention")
+        convert(modules[name], resized=kind == "ResizedMultiheadAttention")
     # Shapes, then plain attributes such as `in_channels`, then tied tensors.
     for name, tensor in tensors.items():
         shape = tuple(recipe["shapes"][name])
@@ -325,7 +327,7 @@ def _to_shape(model: nn.Module, recipe: Recipe, built: bool = True) -> nn.Module
             tensor.grad = None
     caching = modules_with_tensors(recipe.get("runtime", {}))
     for name, values in recipe["attributes"].items():
-        module = model.get_submodule(name)
+        module = modules[name]
         if name not in caching:
             made = {k for k, v in values.items() if is_done_once(module, k, v)}
         else:
@@ -333,7 +335,7 @@ def _to_shape(model: nn.Module, recipe: Recipe, built: bool = True) -> nn.Module
         _set_attributes(module, {k: v for k, v in values.items() if k not in made})
     for alias, first in recipe["tied"].items():
         parent, _, leaf = alias.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, named_tensors(model)[first])
+        setattr(modules[parent], leaf, named_tensors(model)[first])
     settle(model)
     for module, facts in described if len(steps) else ():
         follow(module, facts, lambda: True, lists)
@@ -447,7 +449,7 @@ def _set_attributes(module: nn.Module, values: Mapping[str, Any]) -> None:
         if isinstance(value, list) and not isinstance(old, list):
             value = _like(old, value)
         if old != value or type(old) is not type(value):
-            setattr(module, key, value)
+            set_attribute(module, key, value)
 
 
 def _like(old: Any, value: list[int]) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import os
@@ -137,7 +138,8 @@ def check_fits(model: nn.Module, tensors: Mapping[str, Tensor], recipe: Recipe) 
         RamifyError: the recipe is for another class or architecture.
     """
     saved, built = recipe["class"], type(model)
-    if not _same_kind(saved.rpartition(".")[2], built.__name__):
+    names = built.__name__, built.__qualname__.rpartition(".")[2]  # of a torch.fx graph they differ
+    if not any(_same_kind(saved.rpartition(".")[2], name) for name in names):
         raise RamifyError(
             f"the recipe is of {saved[:200]}, but the model is a {built.__module__}."
             f"{built.__qualname__}; build one of the saved class."
@@ -191,14 +193,17 @@ def _check_parts(model: nn.Module, tensors: Mapping[str, Tensor], recipe: Recipe
                 raise RamifyError(f"{where} is a number in the recipe alone; {ARGUMENTS}")
 
 
+_CAN_BE_SET = (bool, int, float, tuple, list, dict, Tensor, functools.cached_property)
+
+
 def _settable(module: nn.Module, key: str) -> bool:
-    """Whether an attribute, or the class's default for it, is numeric or not set yet."""
+    """Whether an attribute, or the class's default for it, is numeric or not computed yet."""
     if key in OF_TORCH or key.startswith("__"):
         return False
     if key in module._parameters or key in module._buffers or key in module._modules:
         return False
     old = vars(module).get(key, inspect.getattr_static(type(module), key, None))
-    return old is None or isinstance(old, bool | int | float | tuple | list | dict | Tensor)
+    return old is None or isinstance(old, _CAN_BE_SET)
 
 
 def lazily_built(model: nn.Module, recipe: Recipe) -> dict[str, bool]:

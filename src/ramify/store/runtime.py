@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from ramify.errors import RamifyError
 from ramify.store.encoding import TENSOR, decode, encode
+from ramify.tracing.modes import set_attribute
 
 Runtime = dict[str, dict[str, Any]]
 """module -> attribute -> its value as JSON, with tensors by name."""
@@ -143,12 +144,13 @@ def decoded(
 
 def restore(model: nn.Module, values: Runtime) -> None:
     """Restore attributes, which were checked before."""
+    modules = dict(model.named_modules())
     for path, held in values.items():
-        module = model.get_submodule(path)
+        module = modules[path]
         bare = not any(isinstance(leaf, Tensor) for leaf in tree_leaves(list(held.values())))
         for name, value in held.items():
             if not (bare and is_done_once(module, name, value)):
-                setattr(module, name, value)
+                set_attribute(module, name, value)
 
 
 def is_done_once(module: nn.Module, name: str, value: object) -> bool:
