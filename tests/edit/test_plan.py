@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -159,6 +160,39 @@ def test_tensors_that_a_model_keeps_for_itself_are_named() -> None:
     assert ramify.apply(graph, [Split("a", 1)])["a"].width == 5
 
 
+class CachingPrivately(Caching):
+    """Keeps the scaled weight itself, under a private name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "_weight"):
+            self._weight = (2 * self.a.weight).detach()
+        return self.c(torch.nn.functional.linear(x, self._weight, self.a.bias))
+
+
+def test_tensors_kept_under_a_private_name_are_named_too() -> None:
+    model, x = CachingPrivately(), torch.randn(2, 3)
+    graph = ramify.trace(model, x)
+    model(x)
+    with pytest.raises(RamifyError, match="taken back; '_weight' keeps tensors of earlier runs"):
+        ramify.apply(graph, [Prune("a", 1)])
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (Split("0", 1), "does not run any more on the inputs that it was traced with .*dtype"),
+        (Prune("0", 1), "the edited model does not run .*dtype of the model has changed"),
+    ],
+)
+def test_a_model_of_another_dtype_than_when_traced(edit: Split | Prune, message: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    graph = ramify.trace(model, torch.randn(2, 3))
+    model.double()
+    with pytest.raises(RamifyError, match=message):
+        ramify.apply(graph, [edit])
+    assert model[0].weight.shape == (4, 3)
+
+
 class Forgetting(Caching):
     """Drops what it keeps when training begins or ends, as timm's LeViT does."""
 
@@ -177,6 +211,15 @@ def test_what_a_model_drops_in_training_is_dropped_by_an_edit() -> None:
     assert [m.training for m in model.modules()] == [False, True, False]
     ramify.apply(graph, [Prune("a", 0)])
     model(x)
+
+
+def test_what_a_follower_drops_in_training_is_dropped_too() -> None:
+    model, x = Forgetting().eval(), torch.randn(2, 3)
+    average = copy.deepcopy(model)
+    before = average(x)
+    ramify.apply(ramify.trace(model, x), [Split("a", 1)], followers=[average])
+    assert distance([before], [average(x)]) < 1e-6
+    assert not average.training
 
 
 def test_offsets_are_named() -> None:

@@ -29,6 +29,7 @@ from ramify.tracing import ChannelGraph
 from ramify.tracing.dims import Atom, leaves
 from ramify.tracing.groups import run_of
 from ramify.tracing.indexing import Change, Changes, Index, new_size, resized
+from ramify.tracing.inputs import OF_INPUTS
 from ramify.tracing.modes import enter_mode
 from ramify.tracing.recorder import Tape, alone, modes_kept
 from ramify.tracing.unharmed import unharmed
@@ -154,7 +155,7 @@ def _apply_blocks(
     try:
         plans = plan_blocks(graph, edits)
         came_from = carry_out_blocks(steps, graph, plans, optimizers, followers)
-        _forget(graph.model)
+        _forget(graph.model, *followers)
         edited = _trace_again(graph, None, None)
         # Channels stay the same; the names of the blocks after a changed one differ.
         old_atom = _old_atoms(graph, edited, {}, strict=False, came_from=came_from)
@@ -185,7 +186,7 @@ def _apply_channels(
     plan = plan_edits(graph, edits)
     _warn_of_unseen(graph, plan)
     whole = all(isinstance(edit, Split) for edit in edits)
-    before = run_of(graph) if whole else None
+    before = _run_as_traced(graph) if whole else None
     if not whole:
         _try_splits_alone(graph, edits)
         _try_reordered_blocks(graph, plan)
@@ -235,7 +236,7 @@ def carry_out(
         for each in optimizers:
             stage_optimizer(swap, graph, plan, each)
         swap.commit()
-        _forget(graph.model)
+        _forget(graph.model, *followers)
         # Axes of one channel cannot be told apart: results stored by axis must be found again.
         narrow = any(len(change.source) == 1 for change in plan.changes.values())
         edited = _trace_again(graph, None if narrow else graph.trial_results, renew)
@@ -261,11 +262,14 @@ def _computes(graph: ChannelGraph) -> bool:
         return False
 
 
-def _forget(model: nn.Module) -> None:
-    """Make a model drop values cached from its weights, as it does when training begins."""
-    if any(type(module).train is not nn.Module.train for module in model.modules()):
-        with modes_kept(model):
-            enter_mode(model, True)
+def _forget(*models: Follower) -> None:
+    """Make models drop values cached from their weights, as they do when training begins."""
+    for model in models:
+        if not isinstance(model, nn.Module):
+            continue
+        if any(type(module).train is not nn.Module.train for module in model.modules()):
+            with modes_kept(model):
+                enter_mode(model, True)
 
 
 def _warn_of_unseen(graph: ChannelGraph, plan: Plan) -> None:
@@ -316,19 +320,22 @@ def _trace_again(
         raise
     except Exception as error:
         kept = _kept_tensors(graph.model)
-        hint = f"; '{kept}' keeps tensors of earlier runs: empty it before an edit" if kept else ""
+        hint = "if the device or dtype of the model has changed since its trace, trace it again"
+        if kept:
+            hint = f"'{kept}' keeps tensors of earlier runs: empty it before an edit"
         raise RamifyError(
             f"the edited model does not run ({type(error).__name__}: {error}), and the edit was "
-            f"taken back{hint}"
+            f"taken back; {hint}"
         ) from error
 
 
 def _kept_tensors(model: nn.Module) -> str:
     """The name of an attribute that caches tensors which are neither parameters nor buffers."""
+    of_torch = vars(nn.Module()).keys()
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            cached = not name.startswith("_") and tree_leaves(value)
-            if cached and any(isinstance(leaf, Tensor) for leaf in cached):
+            held = [] if name in of_torch else tree_leaves(value)
+            if any(isinstance(leaf, Tensor) for leaf in held):
                 return f"{path}.{name}".lstrip(".")
     return ""
 
@@ -397,9 +404,24 @@ def _order(change: Change, atom: Atom) -> Index:
 
 def _without_and_with(graph: ChannelGraph, changes: Changes) -> tuple[Tape, Tape]:
     """A run of the model as it is, and a run with the changes applied."""
-    before = run_of(graph)
+    before = _run_as_traced(graph)
     with resized(graph.model, graph.indexing, changes):
         return before, run_of(graph)
+
+
+def _run_as_traced(graph: ChannelGraph) -> Tape:
+    """Run the model, before it changes, on the inputs of its trace."""
+    try:
+        return run_of(graph)
+    except (RamifyError, torch.OutOfMemoryError):
+        raise
+    except OF_INPUTS as error:
+        said = " ".join(str(error).split())[:300]
+        raise RamifyError(
+            "the model does not run any more on the inputs that it was traced with "
+            f"({type(error).__name__}: {said}): if its device, dtype or code has changed since, "
+            "trace it again"
+        ) from error
 
 
 def _follow(graph: ChannelGraph, edited: ChannelGraph, plan: Plan, *, strict: bool) -> None:
