@@ -40,6 +40,23 @@ class BatchStatistics(nn.Module):
         return self.c(F.batch_norm(x, None, None, training=True).relu().mean((2, 3)))
 
 
+@structure((2, 5, 6), {"a": "4 inexact", "b:0": "2 inexact", "b:1": "3 split", "c": "2 frozen"})
+class NormsOverChannels(nn.Module):
+    """Batch norms of tokens and of channels of heads: in train mode the others average."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.n = nn.Linear(6, 4), nn.BatchNorm1d(5)
+        self.b, self.m = nn.Linear(4, 6), nn.BatchNorm1d(3)
+        self.c, self.heads = nn.Linear(6, 2), 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(torch.relu(self.n(self.a(x))))
+        each = x.unflatten(2, (self.heads, -1)).permute(0, 2, 3, 1)
+        each = self.m(each.flatten(0, 1)).unflatten(0, (-1, self.heads))
+        return self.c(torch.relu(each).permute(0, 3, 1, 2).flatten(2))
+
+
 @structure((2, 3, 6, 6), {"a": "4 split", "b": "5 split", "d": "3 split", "c": "2 frozen"})
 class InstanceNorm(nn.Module):
     def __init__(self) -> None:

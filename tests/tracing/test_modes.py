@@ -189,6 +189,48 @@ def test_a_forward_that_trains_itself_leaves_gradients_and_flags() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+class Ghost(nn.BatchNorm2d):
+    """Normalises halves of a batch in train mode, each with running statistics of its own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.register_buffer("running_mean", torch.zeros(2 * channels))
+        self.register_buffer("running_var", torch.ones(2 * channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = self.running_mean, self.running_var
+        if self.training:
+            norms = self.weight.repeat(2), self.bias.repeat(2)
+            halves = x.reshape(-1, 2 * x.shape[1], *x.shape[2:])
+            return nn.functional.batch_norm(halves, *kept, *norms, True).view_as(x)
+        first = (each[: self.num_features] for each in kept)
+        return nn.functional.batch_norm(x, *first, self.weight, self.bias)
+
+
+class Centred(nn.BatchNorm2d):
+    """Takes off the mean over the channels, in train mode alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean(1, keepdim=True) if self.training else x)
+
+
+@pytest.mark.parametrize(
+    ("norm", "said"), [(nn.BatchNorm2d, "8 split"), (Ghost, "8 split"), (Centred, "8 inexact")]
+)
+def test_a_norm_with_a_forward_of_its_own_is_followed_in_train_mode(
+    norm: type[nn.Module], said: str
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), norm(8), nn.ReLU(), nn.Conv2d(8, 2, 1)).double()
+    x = torch.randn(4, 3, 6, 6).double()
+    graph = ramify.trace(net, x)
+    assert ability(graph["0"]) == said
+    if graph["0"].can_split:
+        before = net.train()(x)
+        ramify.apply(graph, [ramify.Split("0", 1, weights=(0.3, 0.7))])
+        torch.testing.assert_close(net(x), before)
+
+
 class TwoHeads(nn.Module):
     """In train mode a second head; `asks` says how the forward comes to it."""
 

@@ -20,6 +20,7 @@ from ramify.tracing.groups import ChannelGraph, Renew, build_graph
 from ramify.tracing.inputs import OF_INPUTS, runnable
 from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import Tape, aliases_of, alone, call, record, tensors_of
+from ramify.tracing.rules.norms import BATCH_NORMS
 from ramify.tracing.rules.registry import has_own_rule
 from ramify.tracing.shapes_only import ShapesOnly
 from ramify.tracing.sizes import SizedRun, Use
@@ -52,6 +53,9 @@ Operations = list[tuple[str, str, list[tuple[int, ...]]]]
 
 _OF_LAYOUT = frozenset({"aten::clone", "aten::view", "aten::_unsafe_view"})
 """The operations that a reshape becomes, depending on the strides of its input."""
+
+_OF_A_NORM = frozenset({"aten::add_", *(f"aten::{name}" for name in BATCH_NORMS)})
+"""The operations that a batch norm has in train mode alone, such as the count of its batches."""
 
 Settings = tuple[tuple[Any, ...], bool, tuple[str, ...]]
 """(further inputs, whether edits may reach the outputs, names that no forward calls)"""
@@ -424,13 +428,18 @@ def _follow(
 
 
 def _operations(model: nn.Module, tape: Tape) -> Operations:
-    """The operations of a run, except those of layers that differ by design in train mode."""
-    modal = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
-    left_out = {name for name, module in model.named_modules() if isinstance(module, modal)}
+    """The operations of a run, except those by which layers differ by design in train mode."""
+    left_out, own_norms = set(), set()
+    for name, module in model.named_modules():
+        norm = isinstance(module, nn.modules.batchnorm._NormBase)
+        if norm and not type(module).forward.__module__.startswith("torch."):
+            own_norms.add(name)  # a forward of its own may do anything else in train mode
+        elif norm or isinstance(module, nn.modules.dropout._DropoutNd):
+            left_out.add(name)
     return [
         (op.name, op.module, [tape.shape(ref) for ref in op.results()])
         for op in tape.ops
-        if op.module not in left_out
+        if op.module not in left_out and not (op.module in own_norms and op.name in _OF_A_NORM)
     ]
 
 

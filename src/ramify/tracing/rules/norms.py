@@ -23,7 +23,7 @@ def _per_channel(op: TracedOp, term: Term, refs: Sequence[Ref | None]) -> None:
             op.tie(term, op.dims(ref)[0], "normalises each channel")
 
 
-@aten_rule(
+BATCH_NORMS = (
     "native_batch_norm",
     "_native_batch_norm_legit",
     "_native_batch_norm_legit_no_training",
@@ -35,15 +35,23 @@ def _per_channel(op: TracedOp, term: Term, refs: Sequence[Ref | None]) -> None:
     "miopen_batch_norm",
     "batch_norm",
 )
+
+
+@aten_rule(*BATCH_NORMS)
 def batch_norm(op: TracedOp) -> None:
-    """Each channel is normalised alone; weight, bias and running statistics are carriers."""
+    """Each channel is normalised alone; weight, bias and running statistics are carriers.
+
+    The statistics are over all other dimensions, in train mode if not always. Channels that lie
+    there (those of a linear layer in front of a norm over tokens, say) change them by their number.
+    """
     tensors = [arg for arg in op.args if isinstance(arg, Ref)]
     terms = op.dims(tensors[0])
     channels = terms[1]
     _per_channel(op, channels, tensors[1:])
-    if op.is_weight(tensors[0]):  # a kernel standardised over its inputs
-        op.forbid_split(terms[2:], "normalises the weight over them")
-        op.mark_inexact(terms[2:], "normalises the weight over them")
+    is_weight = op.is_weight(tensors[0])  # a kernel standardised over its inputs
+    what = "normalises the weight over them" if is_weight else "takes its statistics over them"
+    op.forbid_split([terms[0], *terms[2:]], what)
+    op.mark_inexact([terms[0], *terms[2:]], what)
     whole = resolve(channels)
     if isinstance(whole, Prod) and isinstance(whole.parts[0], Fixed):  # instance norm: samples
         channels_of_one: Term = product(whole.parts[1:])
