@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -225,6 +226,31 @@ def test_a_pruned_channel_leaves_the_others_moments() -> None:
 
 
 # ------------------------------------------------------------------------------- followers
+
+
+@pytest.mark.parametrize("at_end", [False, True])
+def test_a_gradient_hook_with_a_mask_is_refused(at_end: bool) -> None:
+    """After an edit that keeps the width it would mask the gradients of other channels."""
+    model, x = net()
+    weight, seen = next(model.parameters()), list[Tensor]()
+    mask = (torch.rand_like(weight) > 0.5).to(weight.dtype)
+    name = next(name for name, _ in model.named_parameters())
+    graph = ramify.trace(model, x)
+    group = graph[name].name
+    if at_end:
+        masking = functools.partial(lambda mask, p: p.grad.mul_(mask), mask)
+        handle = weight.register_post_accumulate_grad_hook(masking)
+    else:
+        handle = weight.register_hook(lambda grad: grad * mask)
+    weight.register_hook(lambda grad: seen.append(grad + 0 * weight))  # follows by itself
+    before = model(x)
+    with pytest.raises(RamifyError, match=f"a gradient hook of '{name}' holds a tensor of its sha"):
+        ramify.apply(graph, [Split(group, 0), Prune(group, 1)])
+    assert torch.equal(model(x), before)
+    handle.remove()
+    ramify.apply(graph, [Split(group, 0), Prune(group, 1)])
+    model(x).sum().backward()
+    assert seen[0].shape == weight.shape
 
 
 def test_followers_follow() -> None:
