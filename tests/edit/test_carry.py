@@ -309,6 +309,13 @@ def test_a_follower_with_tied_names_and_a_model_that_follows_itself() -> None:
     torch.testing.assert_close(model.b.weight[3].detach(), expected)
 
 
+def test_a_compiled_follower_follows() -> None:
+    model, x = net()
+    average = copy.deepcopy(model)
+    ramify.apply(ramify.trace(model, x), EDITS, followers=[torch.compile(average)])
+    assert distance(outputs(model, x), outputs(average, x)) < 1e-12
+
+
 def test_a_follower_whose_own_child_is_called_module() -> None:
     class Outer(nn.Module):
         def __init__(self) -> None:

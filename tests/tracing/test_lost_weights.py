@@ -150,7 +150,10 @@ def test_a_graph_without_groups_says_why() -> None:
     idle = nn.ModuleDict({"idle": nn.Linear(4, 2)})
     idle.forward = lambda x: 2 * x  # type: ignore[method-assign]
     for model, why in [
-        (nn.Sequential(nn.ReLU()), "the model has no parameters"),
+        (
+            nn.Sequential(nn.ReLU()),
+            "no buffers: modules in a plain list or dict belong into nn.Mod",
+        ),
         (idle, "no operation of the run used a parameter of the model"),
         (nn.LayerNorm(4), "makes channels: it used 'weight' (aten::native_layer_norm in the model"),
         (Outside(), "'a.weight', and what becomes of its channels is not followed"),

@@ -245,8 +245,9 @@ def stage_follower(swap: Swap, graph: ChannelGraph, plan: Plan, follower: Follow
 
 
 def named_alike(names: Iterable[str], follower: nn.Module) -> nn.Module:
-    """The follower, or the module that it wraps, as weight averages do."""
-    inner = getattr(follower, "module", None)
-    if isinstance(inner, nn.Module) and not set(names) <= tensors_of(follower).keys():
-        return inner
+    """The follower, or the module that it wraps, as weight averages and compiled models do."""
+    for attribute in ("module", "_orig_mod"):
+        inner = getattr(follower, attribute, None)
+        if isinstance(inner, nn.Module) and not set(names) <= tensors_of(follower).keys():
+            return inner
     return follower

@@ -285,7 +285,11 @@ class ChannelGraph:
 
     def _why_empty(self) -> str:
         if not self.flow.param_dims:
-            return "the model has no parameters and no buffers"
+            return (
+                "the model has no parameters and no buffers: modules in a plain list or dict "
+                "belong into nn.ModuleList or nn.ModuleDict, and quantised or frozen layers keep "
+                "their weights where no edit reaches them"
+            )
         if not self.flow.reached:
             return "no operation of the run used a parameter of the model"
         used = [f"'{name}' ({where})" for name, where in self.flow.reached.items()]
