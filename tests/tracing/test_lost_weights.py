@@ -152,7 +152,7 @@ def test_a_graph_without_groups_says_why() -> None:
     for model, why in [
         (
             nn.Sequential(nn.ReLU()),
-            "no buffers: modules in a plain list or dict belong into nn.Mod",
+            "no buffers: modules in a plain list or dict belong",
         ),
         (idle, "no operation of the run used a parameter of the model"),
         (nn.LayerNorm(4), "makes channels: it used 'weight' (aten::native_layer_norm in the model"),
