@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from torch import Tensor, nn
 
@@ -435,3 +439,28 @@ def test_a_budget_of_milliseconds_is_filled_whatever_was_predicted(
     assert len(measured) <= 1 + 6
     with pytest.raises(ramify.RamifyError, match=r"60 ms faster, as measured; all .* save 50 ms"):
         ramify.Knapsack(latency=-60.0).solve(offered)
+
+
+def test_the_solver_is_kept_from_printing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """HiGHS 1.12 prints lines of debugging for some problems; others may print meanwhile."""
+    solve = scipy.optimize.milp
+
+    def loud(*arguments: Any, **named: Any) -> Any:
+        os.write(1, b"HighsMipSolverData::transformNewIntegerFeasibleSolution\na line of others\n")
+        return solve(*arguments, **named)
+
+    monkeypatch.setattr("scipy.optimize.milp", loud)
+    graph = ramify.trace(Two(), torch.randn(1, 3, 5, 5))
+    model = CostModel(graph)
+    offered = [
+        ramify.Proposal(edit, 1.0, model.added([edit]), graph=graph)
+        for edit in (ramify.Split(name, c) for name in "ab" for c in range(4))
+    ]
+    found = ramify.Knapsack(params=100).select(offered)
+    assert 0 < len(found) < 8
+    assert set(capfd.readouterr().out.splitlines()) == {"a line of others"}
+    with monkeypatch.context() as without:
+        without.setattr("os.dup", Mock(side_effect=OSError))  # no standard output
+        assert ramify.Knapsack(params=100).select(offered) == found

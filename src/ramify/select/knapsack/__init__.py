@@ -10,5 +10,6 @@ How the files fit together:
   to start from, `local_search` improves them, and a mixed-integer program solves small cases
   exactly;
 - `latency_budget` adds a budget in milliseconds, with predicted costs;
-- without a traced model costs simply add up, and `additive` solves that case.
+- without a traced model costs simply add up, and `additive` solves that case;
+- `solver` calls scipy for both.
 """

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy  # its submodules are imported on use
 
+from ramify.select.knapsack.solver import milp
 from ramify.select.knapsack.value_curve import Floats
 from ramify.tracing.indexing import Index
 
@@ -116,7 +117,7 @@ class AdditiveKnapsack:
         limits = limits - rows @ settled
         bound = np.inf
         for attempt in range(20):
-            found = scipy.optimize.milp(
+            found = milp(
                 -self.values[open_] / self._scale,
                 integrality=np.ones(len(open_)),
                 bounds=(0, 1),

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy  # its submodules are imported on use
 
 from ramify.select.knapsack.limit import Limit
 from ramify.select.knapsack.linear_bound import LinearBound
 from ramify.select.knapsack.local_search import drawn_in, improved
 from ramify.select.knapsack.problem import Budgets, WidthChoices
+from ramify.select.knapsack.solver import milp
 from ramify.tracing.indexing import Index
 
 RESTARTS = 6  # restarts of the local search
@@ -81,7 +81,7 @@ def _proven(
             constraints.append((rows, -np.inf, limits))
         if wider:
             constraints.append((np.array([r for r, _ in wider]), -np.inf, [m for _, m in wider]))
-        found = scipy.optimize.milp(
+        found = milp(
             -program.unit * choices.values,
             integrality=np.ones(len(columns)),
             bounds=(0, 1),
