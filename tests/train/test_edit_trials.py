@@ -190,7 +190,7 @@ def test_calibration_is_a_mean_ratio_of_a_trial_and_of_earlier_edits() -> None:
     assert calibration([edit(1.0, -3.0)] * 99) == pytest.approx(0.01 ** (2 / 3))
     assert calibration([], 0.25) == pytest.approx(0.25)
     assert calibration([edit(0.4, 0.4)], 0.25) == pytest.approx(0.25 ** (3 / 4))
-    assert calibration([edit(0.4, 0.4)], -0.1) == -0.1
+    assert calibration([edit(0.4, 0.4)], -0.1) == pytest.approx(0.01 ** (3 / 4))
 
 
 class Harmful:

@@ -9,7 +9,7 @@ TRIED = 3.0
 FORGOTTEN = 0.5
 """The weight of an edit relative to the edit after it."""
 FARTHEST = 100.0
-"""Ratios are clipped to this above and to its inverse below, negative ones too."""
+"""Ratios are clipped to this above and to its inverse below."""
 
 
 def calibration(history: Iterable[Mapping[str, Any]], tried: float | None = None) -> float:
@@ -19,11 +19,12 @@ def calibration(history: Iterable[Mapping[str, Any]], tried: float | None = None
 
     with :math:`r_i` the measured over the predicted decrease of the loss at edit i, and r the same
     ratio for a trial of the current edits, on some of the samples that judge them. Without a trial
-    r and its weight are 1, so that predictions without any evidence against them are kept.
+    r and its weight are 1, so that predictions without any evidence against them are kept. Ratios
+    below 1/100 count as 1/100, also those of edits that did not lower the loss on their samples.
 
     Args:
         history: The events of the run.
-        tried: r, or None if nothing was tried. If the trial did not lower the loss, r is returned.
+        tried: r, or None if nothing was tried.
 
     Returns:
         The factor.
@@ -32,11 +33,9 @@ def calibration(history: Iterable[Mapping[str, Any]], tried: float | None = None
         >>> half = {"event": "edit", "predicted_gain": 0.4, "measured_gain": 0.2}
         >>> calibration([]), round(calibration([half]), 3), round(calibration([half] * 9), 3)
         (1.0, 0.707, 0.63)
-        >>> round(calibration([half], tried=0.1), 3), calibration([half], tried=-0.01)
-        (0.15, -0.01)
+        >>> round(calibration([half], tried=0.1), 3), round(calibration([half], tried=-0.01), 3)
+        (0.15, 0.027)
     """
-    if tried is not None and tried <= 0:
-        return tried
     total, weight = (0.0, 1.0) if tried is None else (TRIED * _log(tried), TRIED)
     counts = 1.0
     for event in reversed(list(history)):
