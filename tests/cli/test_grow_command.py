@@ -165,7 +165,9 @@ def test_every_method_changes_the_shape(method: str) -> None:
     elif method != "gauss-newton":
         assert kinds == {2}
         assert edit["params_after"] > edit["params_before"]
-    assert (edit["predicted_gain"] is None) == (method in SCORED)
+    foretold = [edit["predicted_gain"], edit["first_step_gain"]]  # the latter of new neurons
+    assert (foretold == [None, None]) == (method in SCORED)
+    assert (foretold[1] is None) == (method not in ("auto", "gradmax"))
     assert json.loads(Path("run/summary.json").read_text())["stopped"] == {"grown-0": "rounds"}
 
 
