@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -14,10 +15,12 @@ import scipy  # its submodules are imported on use
 DEBUGGING = b"HighsMipSolverData::"
 """How the lines begin that HiGHS 1.12 prints on standard output whatever its settings."""
 
+_ONE = threading.Lock()  # another thread would restore what this one has put in its place
+
 
 def milp(*arguments: Any, **named: Any) -> Any:
     """Run `scipy.optimize.milp`, without its lines of debugging on standard output."""
-    with _filtered(DEBUGGING):
+    with _ONE, _filtered(DEBUGGING):
         return scipy.optimize.milp(*arguments, **named)
 
 
