@@ -19,7 +19,6 @@ import argparse
 import copy
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,11 @@ from torch import nn
 
 import ramify
 from benchmarks.growing import SETTINGS
-from benchmarks.growing_tasks import Batch, Task, mnist14
+from benchmarks.growing_tasks import NARROW, Batch, Task, mnist14
 from benchmarks.rows import add_rows, mean_and_error, read_rows
 from ramify.cost import graph_cost
 from ramify.data import batches, load
 from ramify.methods.registry import method_named
-from ramify.models.digits_net import DigitsNet
 from ramify.train.epoch import Training, cross_entropy
 from ramify.train.fresh_networks import wide
 from ramify.train.grow import grow
@@ -53,7 +51,7 @@ def digits(seed: int) -> Task:
         return lambda epoch: list(batches(data, 64, seed, epoch))
 
     return Task(
-        partial(DigitsNet, in_channels=1, classes=10, width=4),
+        NARROW,
         data.x_train[:1],
         epochs,
         [(data.x_test, data.y_test)],

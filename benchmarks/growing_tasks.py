@@ -87,12 +87,15 @@ def _in_parts(x: Tensor, y: Tensor) -> list[Batch]:
     return list(zip(x.split(1000), y.split(1000), strict=True))
 
 
+NARROW = partial(DigitsNet, in_channels=1, classes=10, width=4)
+"""Builds the digits network with four channels per layer."""
+
+
 def mnist14() -> Task:
     """The digits network with four channels on MNIST at 14×14, grown to 4,000 parameters."""
     images = Images()
-    network = partial(DigitsNet, in_channels=1, classes=10, width=4)
     return Task(
-        network,
+        NARROW,
         images.x[:1],
         images.epochs,
         images.test,

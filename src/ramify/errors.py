@@ -53,6 +53,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
 
 
+def in_one_line(error: BaseException, most: int = 300) -> str:
+    """The kind of another library's error and its text, as one line of limited length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
+
+
 @contextlib.contextmanager
 def second_derivatives() -> Iterator[None]:
     """Turn torch's error about a missing second derivative inside the block into a readable one.

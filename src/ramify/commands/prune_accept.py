@@ -48,6 +48,21 @@ def checked_allowance(accept: Mapping[str, float], metric: Metric = ACCURACY) ->
             )
 
 
+def allows(allowed: float, metric: Metric, before: float, after: float) -> bool:
+    """Whether a measure has become no worse than is allowed, up to rounding.
+
+    Args:
+        allowed: The allowed change, as for :func:`checked_allowance`.
+        metric: The metric.
+        before: Its value for the full network; accuracy in [0, 1].
+        after: Its value for the small one.
+
+    Returns:
+        Whether it is allowed.
+    """
+    return metric.worth(after - before) >= metric.worth(allowed) / metric.scale - SLACK
+
+
 def _example(metric: Metric) -> str:
     """An example of an allowance for a metric, in words; empty if the loss is the metric."""
     if metric == LOSS:
@@ -119,10 +134,12 @@ class Acceptance:
     def __call__(self, model: nn.Module) -> bool:
         """Whether the network loses no more than is allowed."""
         loss, value = evaluate(model, self.held, self.task)
-        metric, inf = self.task.metric, float("inf")
-        fall = -metric.worth(self.allowed.get(metric.key, metric.worth(-inf))) / metric.scale
-        lost = metric.worth(self.value) - metric.worth(value)
-        return lost <= fall + SLACK and loss - self.loss <= self.allowed.get("loss", inf) + SLACK
+        measured = ((self.task.metric, self.value, value), (LOSS, self.loss, loss))
+        return all(
+            allows(self.allowed[one.key], one, before, after)
+            for one, before, after in measured
+            if one.key in self.allowed
+        )
 
     def measures(self, model: nn.Module) -> dict[str, float]:
         """The measures of a network on the held-out samples, for the events."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ramify.commands.prune_accept import SLACK
+from ramify.commands.prune_accept import allows
 from ramify.commands.prune_settings import PruneSettings
 from ramify.data import Metric
 from ramify.data.metric import LOSS
@@ -86,8 +86,15 @@ def harm(cut: Mapping[str, Any], result: Mapping[str, Any], tuning_lr: float) ->
         return None
     return (
         f"fine-tuning made the network worse than it was right after the cut, test {metric.words} "
-        f"{metric.change(before, after)}: give a --tuning-lr below {tuning_lr:g}, more "
-        "--epochs, or --epochs 0 to keep the network as it was right after the cut"
+        f"{metric.change(before, after)}: {_gentler(tuning_lr)}"
+    )
+
+
+def _gentler(tuning_lr: float) -> str:
+    """What to do if fine-tuning does harm."""
+    return (
+        f"give a --tuning-lr below {tuning_lr:g}, more --epochs, or --epochs 0 to keep the network "
+        "as it was right after the cut"
     )
 
 
@@ -125,15 +132,14 @@ def allowance_lines(
         if allowed is None or name not in event or f"{name}_before" not in cut:
             continue
         before, after = cut[f"{name}_before"], event[name]
-        if one.worth(after - before) < one.worth(allowed) / one.scale - SLACK:
+        if not allows(allowed, one, before, after):
             broken.append(f"{one.words} {one.change(before, after)} ({allowed:+g} allowed)")
     if not broken:
         return []
     return [
         f"warning: {_phase('small network', event, settings)}: after fine-tuning it is worse on "
-        f"the held-out samples than --accept allows, {'; '.join(broken)}: give a --tuning-lr below "
-        f"{settings.tuning_lr:g}, more --epochs, or --epochs 0 to keep the network as it was right "
-        "after the cut."
+        f"the held-out samples than --accept allows, {'; '.join(broken)}: "
+        f"{_gentler(settings.tuning_lr)}."
     ]
 
 

@@ -129,7 +129,7 @@ class Dataset:
         if self.task.name not in (CLASSIFICATION.name, SEGMENTATION.name):
             return None
         seen = torch.zeros(len(self.classes), dtype=torch.bool)
-        seen[self.y_train[self.y_train != IGNORED]] = True
+        seen[counted_labels(self.task, self.y_train)] = True
         absent = (~seen).nonzero().flatten().tolist()
         if not absent:
             return None
@@ -327,8 +327,8 @@ def _tensor(value: Any, where: str) -> Tensor:
     try:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value)
-        what = kind if isinstance(kind, str) else f"a {kind.__name__}"
+        array = isinstance(value, np.ndarray)
+        what = f"an array of {value.dtype}" if array else f"a {type(value).__name__}"
         advice = "give an array or a tensor of numbers"
         if where.startswith("y_"):
             advice += "; for classes whole numbers from 0, whose names `classes` may list"

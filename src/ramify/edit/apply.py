@@ -24,7 +24,7 @@ from ramify.edit.depth import carry_out_blocks
 from ramify.edit.lists import Steps
 from ramify.edit.optimizers import once, several, stage_optimizer
 from ramify.edit.plan import Edit, Plan, Split, check_current, plan_edits
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, in_one_line
 from ramify.tracing import ChannelGraph
 from ramify.tracing.dims import Atom, leaves
 from ramify.tracing.groups import run_of
@@ -416,11 +416,10 @@ def _run_as_traced(graph: ChannelGraph) -> Tape:
     except (RamifyError, torch.OutOfMemoryError):
         raise
     except OF_INPUTS as error:
-        said = " ".join(str(error).split())[:300]
         raise RamifyError(
             "the model does not run any more on the inputs that it was traced with "
-            f"({type(error).__name__}: {said}): if its device, dtype or code has changed since, "
-            "trace it again"
+            f"({in_one_line(error)}): if its device, dtype or code has changed since, trace it "
+            "again"
         ) from error
 
 

@@ -29,7 +29,7 @@ from ramify.edit.depth_state import Copied, follow_dictionary, follow_optimizer
 from ramify.edit.lists import Copies, Steps, make_identity, reorder_members
 from ramify.edit.optimizers import check_holds
 from ramify.edit.skip import put_skip
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, in_one_line
 from ramify.tracing import ChannelGraph
 from ramify.tracing.blocks import Block
 from ramify.tracing.groups import run_of
@@ -190,8 +190,7 @@ def _failure(graph: ChannelGraph, expected: Tape, made: Sequence[Copied]) -> str
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        return f"the edited model does not run ({type(error).__name__}: {said})"
+        return f"the edited model does not run ({in_one_line(error, 200)})"
     # Caches and lists of hidden states gain or lose one entry per block.
     short, long = sorted((found.results, expected.results), key=len)
     rest = iter(long)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, in_one_line
 from ramify.tracing.modes import ABSENT, set_attribute
 
 BUILT = "_ramify_built"
@@ -210,8 +210,8 @@ class Copies:
         except Exception as error:
             kind = type(originals[0]).__name__
             raise RamifyError(
-                f"no copy of this {kind} can be made ({type(error).__name__}: "
-                f"{' '.join(str(error).split())[:200]}): insert a block that copy.deepcopy takes"
+                f"no copy of this {kind} can be made ({in_one_line(error, 200)}): insert a block "
+                "that copy.deepcopy takes"
             ) from error
         self.tensors: list[tuple[Tensor, Tensor]] = [
             (tensor, memo[id(tensor)])

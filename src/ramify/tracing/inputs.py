@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, in_one_line
 from ramify.tracing.recorder import call, evaluating, untouched
 
 OF_INPUTS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
@@ -34,8 +34,8 @@ def runnable(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, list) and _failure(model, (inputs,)) is None:
         return (inputs,)
     raise RamifyError(
-        f"the model does not run on these inputs ({type(failed).__name__}: "
-        f"{' '.join(str(failed).split())[:300]}){_reason(model, inputs)}: give what its forward "
+        f"the model does not run on these inputs ({in_one_line(failed)})"
+        f"{_reason(model, inputs)}: give what its forward "
         "takes, a tensor for model(x), a tuple for model(*inputs), a dictionary for "
         "model(**inputs), or ([...],) for one argument that is a list"
     ) from failed

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ramify.arguments import each_of, texts_of
-from ramify.errors import RamifyError, module_in_words
+from ramify.errors import RamifyError, in_one_line, module_in_words
 from ramify.tracing.branches import freeze_unseen_branches, unseen
 from ramify.tracing.decisions import Decisions, choices_of
 from ramify.tracing.flow import DimFlow
@@ -131,9 +131,9 @@ def trace(
             if all(one is other for one, other in zip(usable, (inputs, *asked[0]), strict=True)):
                 raise RamifyError(
                     "the model runs on these inputs, but not while its operations are recorded "
-                    f"({type(error).__name__}: {' '.join(str(error).split())[:300]}): its forward "
-                    "may trace functions itself, as torch.func.linearize does; make that part a "
-                    "custom operation (torch.library.custom_op), with a rule of ramify.rule"
+                    f"({in_one_line(error)}): its forward may trace functions itself, as "
+                    "torch.func.linearize does; make that part a custom operation "
+                    "(torch.library.custom_op), with a rule of ramify.rule"
                 ) from error
         return _trace(model, usable[0], (tuple(usable[1:]), *asked[1:]), None)
 
