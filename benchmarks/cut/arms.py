@@ -88,6 +88,7 @@ def _apply(
 
 OURS: Mapping[str, Cut] = {
     "cut": _cut,
+    "first selection": partial(_cut, balance=False),
     "score: Taylor": partial(_cut, method=ramify.Taylor()),
     "score: L1": partial(_cut, method=ramify.L1()),
     "score: BN scale": partial(_cut, method=ramify.BNScale()),

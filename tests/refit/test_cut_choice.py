@@ -13,7 +13,7 @@ from torch import nn
 import ramify
 from ramify.cost import graph_cost
 from ramify.methods import Taylor
-from ramify.refit import Takeover, curvature, cut, takeover
+from ramify.refit import Takeover, curvature, cut, selecting, takeover
 from ramify.refit.curvature import reads_of
 from tests.refit.trained import accuracy, batches, loss, mean, task
 
@@ -204,6 +204,108 @@ def test_a_method_that_does_not_compare_layers_is_balanced_by_trials():
     assert sum(widths[True][0]) == 24
     assert widths[True][0][0] > 5
     assert widths[True][1] < widths[False][1]
+
+
+def test_the_curvature_of_residuals_is_that_of_half_their_squares():
+    """A layer that one output reads: the cost is the mean square that least squares leaves over."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 1)).double()
+    x = torch.randn(512, 6, dtype=torch.float64)
+    with torch.no_grad():
+        read, outputs = net[:2](x), net(x)
+        targets = outputs + torch.randn_like(outputs).sign()  # so that no residual is 0
+    half = lambda model, batch: 0.5 * (model(batch[0]) - batch[1]).square().sum(1)  # noqa: E731
+    graph = ramify.trace(net, x[:1])
+    found = Takeover(1e-9, residuals=True).propose(graph, half, [(x, targets)])
+    ranked = sorted(found, key=lambda proposal: -proposal.value)
+    left, costs = list(range(10)), []
+    for proposal in ranked:
+        left.remove(proposal.edit.channel)
+        design = torch.cat([read[:, left], torch.ones(512, 1)], 1)
+        rest = outputs - design @ torch.linalg.lstsq(design, outputs).solution
+        costs.append(0.5 * float(rest.square().mean()))
+    gains = torch.tensor([-proposal.value for proposal in ranked], dtype=torch.float64)
+    # Each channel costs at least as much as those before it; the sums agree where this holds.
+    rising = torch.tensor(costs, dtype=torch.float64).diff(prepend=torch.zeros(1)).cummax(0).values
+    assert gains.tolist() == pytest.approx(rising.tolist(), rel=1e-3)
+
+
+def test_residuals_of_a_negative_loss_are_refused():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    below = lambda model, batch: loss(model, batch) - 1.0  # noqa: E731
+    with pytest.raises(ramify.RamifyError, match="residuals=True takes losses that are not neg"):
+        Takeover(residuals=True).propose(graph, below, batches(data))
+
+
+def test_samples_that_a_network_is_sure_of_count_for_residuals():
+    """The logits are 10 times as large: costs vanish, and those of residuals do not."""
+    net, data, _ = task()
+    with torch.no_grad():
+        net[-1].weight.mul_(10), net[-1].bias.mul_(10)
+    graph = ramify.trace(net, data[0][:1])
+    sure = batches((data[0], net(data[0]).argmax(1)))
+    plain, residual = (
+        sum(-proposal.value for proposal in Takeover(residuals=flag).propose(graph, loss, sure))
+        for flag in (False, True)
+    )
+    assert residual > 10 * plain
+
+
+def tried(monkeypatch):
+    """An entry for each selection that is tried from now on."""
+    seen, outcome_of = [], selecting.outcome_of
+
+    def counted(*arguments, **named):
+        seen.append(arguments)
+        return outcome_of(*arguments, **named)
+
+    monkeypatch.setattr(selecting, "outcome_of", counted)
+    return seen
+
+
+def loss_after(net, data, **options):
+    """The loss after a cut to a quarter of the MACs."""
+    reports = []
+    graph = ramify.trace(copy.deepcopy(net), data[0][:1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cut(graph, loss, batches(data), budget={"macs": "25%"}, log=reports.append, **options)
+    return reports[0].loss_after
+
+
+def test_a_cut_that_hurts_is_chosen_from_several(monkeypatch):
+    net, data, _ = task()
+    first = loss_after(net, data, balance=False)
+    seen = tried(monkeypatch)
+    best = loss_after(net, data)
+    assert 3 <= len(seen) <= 6
+    assert best <= first
+    assert best == loss_after(net, data, balance=True)
+
+
+def test_a_harmless_cut_is_the_first_selection(monkeypatch):
+    """Each unit of a hidden layer is there twice, so that half of them cost nothing."""
+    net, data, _ = task()
+    with torch.no_grad():
+        for layer in (net[0], net[2]):
+            layer.weight[12:] = layer.weight[:12]
+            layer.bias[12:] = layer.bias[:12]
+    labels = net(data[0]).argmax(1)
+    seen = tried(monkeypatch)
+    graph = ramify.trace(net, data[0][:1])
+    cut(graph, loss, batches((data[0], labels)), budget={"macs": "40%"})
+    assert len(seen) == 1
+
+
+def test_a_negative_loss_is_cut_without_residuals():
+    """Such a loss has no residuals; more equal shares are tried all the same."""
+    net, data, _ = task()
+    below = lambda model, batch: loss(model, batch) - 5.0  # noqa: E731
+    graph = ramify.trace(net, data[0][:1])
+    before = graph_cost(graph).macs
+    graph = cut(graph, below, batches(data), budget={"macs": "40%"}, balance=True)
+    assert graph_cost(graph).macs <= 0.4 * before
 
 
 @pytest.mark.parametrize("resource", ["params", "macs"])

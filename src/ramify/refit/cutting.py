@@ -170,9 +170,12 @@ def cut(  # noqa: PLR0913
         groups: patterns of the names of the groups that may be cut; None for all.
         raw: whether to compare scores between layers unscaled, for methods whose scores have no
             unit.
-        balance: whether to try more equal shares of all layers as well, and `Takeover`'s order of
-            the channels in each; the selection with the lowest loss on `batches` is kept. By
-            default for every method except `Takeover` itself, unless `raw`.
+        balance: whether to try other selections as well: more equal shares of all layers, and
+            `Takeover`'s order of the channels in each; for `Takeover` itself, the order and shares
+            of its other curvature. The selection with the lowest loss on `batches` is kept. By
+            default, unless `raw`; for `Takeover`, only if its own selection raises the loss by more
+            than 1 % of what the model has learned (the loss of one that ignores its input, minus
+            its own).
         depth: whether whole blocks may be dropped too (`graph.blocks`). Each is tried alone, with a
             refit; then they are dropped one after the other, in order of the rise of the loss per
             cost saved. After each drop the model is refitted, its widths are cut to the budget and
@@ -227,7 +230,7 @@ def cut(  # noqa: PLR0913
         def selecting_of(graph: ChannelGraph) -> tuple[Selecting, list[str]]:
             proposals, scorer = _scored(graph, method, constant, loss, sample, groups, raw)
             silent = method is None and isinstance(scorer, L1)
-            unlike = not raw and not isinstance(scorer, Takeover) and not first_complex(graph.model)
+            alone = balance is None and (raw or first_complex(graph.model))
             said = [f"{_SILENT}: channels were chosen by L1()"] if silent else []
             return Selecting(
                 graph=graph,
@@ -241,7 +244,9 @@ def cut(  # noqa: PLR0913
                 alike=alike,
                 refit=refit,
                 accept=accept,
-                balance=unlike if balance is None else balance,
+                method=scorer,
+                constant=constant,
+                balance=False if alone else balance,
             ), said
 
         def cut_to_size(graph: ChannelGraph) -> tuple[float, _Cut]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from ramify.cost import CostModel
 from ramify.errors import RamifyError
 from ramify.methods import Proposal, agree
-from ramify.probe.loss import Loss
+from ramify.methods.proposal import Method
+from ramify.probe.loss import Loss, mean_loss
 from ramify.refit.balance import in_order_of, raised_floors, resource_of
-from ramify.refit.choosing import allowed_by, candidates, choose_channels
+from ramify.refit.choosing import Timing, allowed_by, candidates, choose_channels
 from ramify.refit.outcome import Accept, Outcome, outcome_of
 from ramify.refit.takeover import Takeover
 from ramify.select import Rule
@@ -23,6 +24,9 @@ from ramify.tracing import ChannelGraph
 
 TRIALS = 7
 """The number of cuts that are measured for a budget of the loss."""
+
+HARMLESS = 0.01
+"""A cut that takes no more of what the model has learned is kept without trying others."""
 
 
 class _Tried(NamedTuple):
@@ -48,7 +52,10 @@ class Selecting:
         alike: patterns of groups that keep equal widths.
         refit: whether to refit the remaining weights.
         accept: the user's own check.
-        balance: whether to try other shares and another order too.
+        method: the method that made the proposals.
+        constant: the mean loss of a model that ignores its input; infinity if unknown.
+        balance: whether to try other shares and another order too; None: unless the method is
+            Takeover and its own selection is harmless.
     """
 
     graph: ChannelGraph
@@ -62,13 +69,20 @@ class Selecting:
     alike: Sequence[str]
     refit: bool
     accept: Accept | None
-    balance: bool
+    method: Method
+    constant: float
+    balance: bool | None
 
-    def best(self, within: Mapping[str, float] | None) -> Outcome:
+    def best(
+        self,
+        within: Mapping[str, float] | None,
+        enough: Callable[[Outcome], bool] = lambda _: False,
+    ) -> Outcome:
         """The selection within a budget that loses least, or the only one that is tried.
 
         Args:
             within: the most that the model may have, by resource; None: all that the rule selects.
+            enough: whether an outcome is good enough that no other selection is tried.
 
         Returns:
             The selection and its outcome.
@@ -76,29 +90,68 @@ class Selecting:
         Raises:
             RamifyError: the budget is out of reach.
         """
-        chosen = self._chosen(within, self.least)
-        best = _Tried(self._tried(chosen), chosen)
+        chosen = self._chosen(self.proposals, within, self.least)
+        best = _Tried(self._outcome(chosen), chosen)
+        if not chosen or not self._worth_more(best.outcome):
+            return best.outcome
+        seen = {frozenset(best.outcome.edits)}
 
         def better(selection: Sequence[Proposal]) -> _Tried:
-            tried = _Tried(self._tried(selection), selection)
+            edits = frozenset(proposal.edit for proposal in selection)
+            if edits in seen:
+                return best
+            seen.add(edits)
+            tried = _Tried(self._outcome(selection), selection)
             return min(best, tried, key=lambda one: one.outcome.sample_loss)
 
-        if self.balance and chosen:
-            # More equal shares of the layers, then the best shares with Takeover's order in each
-            # layer.
-            resource = resource_of(within)
-            for floor in raised_floors(self.graph, self.proposals, chosen, self.least, resource):
-                with suppress(RamifyError):  # the budget is out of reach with these floors
-                    best = better(self._chosen(within, floor))
-            if self.refit:
-                best = better(in_order_of(self.graph, best.chosen, self._takeovers))
+        for selection in self._further(within, chosen):
+            if enough(best.outcome):
+                return best.outcome
+            best = better(selection)
+        if self.refit and not isinstance(self.method, Takeover):
+            # The best shares with Takeover's order in each layer.
+            best = better(in_order_of(self.graph, best.chosen, self._others))
         return best.outcome
 
+    def _further(
+        self, within: Mapping[str, float] | None, chosen: Sequence[Proposal]
+    ) -> Iterator[Sequence[Proposal]]:
+        """More equal shares of all layers; if the method is Takeover, for both curvatures."""
+        yield from self._more_equal(self.proposals, within, chosen)
+        if isinstance(self.method, Takeover):
+            with suppress(RamifyError):  # a loss is negative, and residuals are undefined
+                again = self._chosen(self._others, within, self.least)
+                yield again
+                yield from self._more_equal(self._others, within, again)
+
+    def _more_equal(
+        self,
+        proposals: Sequence[Proposal],
+        within: Mapping[str, float] | None,
+        chosen: Sequence[Proposal],
+    ) -> Iterator[Sequence[Proposal]]:
+        """Selections under floors that rise towards equal shares of all layers."""
+        resource = resource_of(within)
+        for floor in raised_floors(self.graph, proposals, chosen, self.least, resource):
+            with suppress(RamifyError):  # the budget is out of reach with these floors
+                yield self._chosen(proposals, within, floor)
+
+    def _worth_more(self, outcome: Outcome) -> bool:
+        """Whether other selections are tried after one with this outcome."""
+        if self.balance is not None or not isinstance(self.method, Takeover):
+            return self.balance is not False
+        before = self._before if outcome.start is None else outcome.start
+        learned = self.constant - before
+        return not outcome.sample_loss - before <= HARMLESS * learned
+
     def _chosen(
-        self, within: Mapping[str, float] | None, floor: Mapping[str, int]
+        self,
+        proposals: Sequence[Proposal],
+        within: Mapping[str, float] | None,
+        floor: Mapping[str, int],
     ) -> list[Proposal]:
-        offered = candidates(self.graph, self.proposals, floor)
-        pool = offered if self.rule is None else allowed_by(self.rule, self.proposals, offered)
+        offered = candidates(self.graph, proposals, floor)
+        pool = offered if self.rule is None else allowed_by(self.rule, proposals, offered)
         chosen = choose_channels(
             self.graph,
             offered,
@@ -106,10 +159,11 @@ class Selecting:
             within,
             multiple_of=self.multiple_of,
             alike=self.alike,
+            timing=self._timing,
         )
         return agree(self.graph, chosen)
 
-    def _tried(self, chosen: Sequence[Proposal]) -> Outcome:
+    def _outcome(self, chosen: Sequence[Proposal]) -> Outcome:
         return outcome_of(
             self.graph,
             [proposal.edit for proposal in chosen],
@@ -121,9 +175,22 @@ class Selecting:
         )
 
     @cached_property
-    def _takeovers(self) -> list[Proposal]:
+    def _timing(self) -> Timing:
+        return Timing(self.graph)
+
+    @cached_property
+    def _before(self) -> float:
+        return mean_loss(self.graph.model, self.loss, self.sample)
+
+    @cached_property
+    def _others(self) -> list[Proposal]:
+        """The same channels by Takeover with the other curvature, or by Takeover."""
+        own = self.method
+        other = (
+            replace(own, residuals=not own.residuals) if isinstance(own, Takeover) else Takeover()
+        )
         names = {self.graph[proposal.edit.group].name for proposal in self.proposals}
-        return agree(self.graph, Takeover().propose(self.graph, self.loss, self.sample, names))
+        return agree(self.graph, other.propose(self.graph, self.loss, self.sample, names))
 
 
 def smallest(selecting: Selecting, sizes: Mapping[str, float] | None, most: float) -> Outcome:
@@ -141,8 +208,12 @@ def smallest(selecting: Selecting, sizes: Mapping[str, float] | None, most: floa
         RamifyError: not even the model that the other budgets allow is good enough.
     """
     now, sizes = CostModel(selecting.graph).cost().macs, sizes or {}
-    good = selecting.best(sizes)
-    if good.loss > most or not good.accepted:
+
+    def fine(outcome: Outcome) -> bool:
+        return outcome.loss <= most and outcome.accepted
+
+    good = selecting.best(sizes, fine)
+    if not fine(good):
         allowed = f", where at most {most:.4g} is allowed" if math.isfinite(most) else ""
         raise RamifyError(
             f"the largest model within the other budgets is not accepted; it has a loss of "
@@ -152,11 +223,11 @@ def smallest(selecting: Selecting, sizes: Mapping[str, float] | None, most: floa
     for _ in range(TRIALS):
         middle = (small + large) / 2
         try:
-            found = selecting.best({**sizes, "macs": math.exp(middle) * now})
+            found = selecting.best({**sizes, "macs": math.exp(middle) * now}, fine)
         except RamifyError:  # no selection is that small
             small = middle
             continue
-        if found.loss <= most and found.accepted:
+        if fine(found):
             good, large = found, middle
         else:
             small = middle

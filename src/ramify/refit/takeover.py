@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ramify import distributed
 from ramify.cost import CostModel
@@ -16,12 +16,17 @@ from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods.proposal import Method, Proposal, best_first
 from ramify.methods.scores import prunable
-from ramify.probe.loss import Loss, check_real, check_weights
+from ramify.probe.loss import Loss, check_real, check_weights, shaped_loss
 from ramify.probe.reads import first_order
 from ramify.refit.curvature import block_of, groups_in_parts, reads_of, strength_of, weight_of
 from ramify.refit.surgery import eliminate
 from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.dims import Atom, atoms_of
+
+NEGLIGIBLE = 1e-3
+"""Losses below this share of the mean loss count as this share: their residual has no slope."""
+TINY = 1e-12
+"""Keeps the slope finite where all losses are 0."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +43,24 @@ class Takeover:
     keys), or that no weight of its own reads, cannot be replaced by others, and costs
     :math:`\tfrac12 \mathbb{E}_s\, p_s^2`, with p of Taylor pruning.
 
+    The curvature is the empirical Fisher matrix of the losses :math:`\ell_s`,
+    :math:`\mathbb{E}_s \nabla\ell_s \nabla\ell_s^T`, in which samples that the network is sure of
+    count for almost nothing. With `residuals` it is the Gauss-Newton matrix of the residuals
+    :math:`r_s = \sqrt{2 \ell_s}`, which is
+    :math:`\mathbb{E}_s \nabla\ell_s \nabla\ell_s^T / 2 \ell_s`: all samples count alike. Which of
+    both chooses better differs from network to network (`cut` tries both).
+
     Args:
         strength: λ of the ridge, in units of the mean diagonal of a reader's moments; None: the
             best λ of each reader by cross-validation.
+        residuals: whether the loss of a sample, which may then not be negative, is taken as half of
+            a squared residual.
 
     Source: optimal brain surgery with K-FAC's curvature; `surgery.py` cites both.
     """
 
     strength: float | None = None
+    residuals: bool = False
 
     def __post_init__(self) -> None:
         if self.strength is not None and not self.strength > 0:
@@ -72,11 +87,13 @@ class Takeover:
             its group are already removed, and never less than their cost.
 
         Raises:
-            RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
+            RamifyError: no batch, the loss is not per sample, loss or weights are not finite, or a
+                loss is negative and `residuals` is set.
         """
         check_editable(graph)
         check_weights(graph.model)
         check_real(graph.model)
+        loss = _residual(loss) if self.residuals else loss
         scored = [g for g in prunable(graph) if groups is None or g.name in groups]
         if not scored:
             return []
@@ -148,6 +165,29 @@ class Takeover:
             for value, channel in ranked:
                 out.append(Proposal(Prune(name, channel), -value, cost, score=-value, graph=graph))
         return out
+
+
+def _residual(loss: Loss) -> Loss:
+    """The residual of each sample, with half of its square as the loss.
+
+    Args:
+        loss: `loss(model, batch)` -> (S,), not negative.
+
+    Returns:
+        `residual(model, batch)` -> (S,); it raises a RamifyError where a loss is negative.
+    """
+
+    def residual(model: nn.Module, batch: Any) -> Tensor:
+        losses = shaped_loss(loss, model, batch)
+        known = losses.detach()
+        if bool((known < 0).any()):
+            raise RamifyError(
+                f"a sample has a loss of {float(known.min()):.4g}, and residuals=True takes losses "
+                "that are not negative: leave it out"
+            )
+        return (2.0 * (losses + NEGLIGIBLE * known.mean() + TINY)).sqrt()
+
+    return residual
 
 
 def proposed(
