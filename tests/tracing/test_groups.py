@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ramify
 from ramify import RamifyError
@@ -209,6 +210,19 @@ def test_what_cannot_be_traced() -> None:
         ramify.trace(nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2)), x)
     with pytest.raises(RamifyError, match="'weight' has no values .*: load the weights first"):
         ramify.trace(nn.Linear(3, 2, device="meta"), x.to("meta"))
+
+
+def test_weights_that_are_not_numbers_are_refused() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.no_grad():
+        net[2].bias[1] = float("nan")
+    with pytest.raises(RamifyError, match="'2.bias' holds values that are not numbers"):
+        ramify.trace(net, torch.randn(2, 3))
+
+
+def test_weights_without_values_are_refused() -> None:
+    with FakeTensorMode(), pytest.raises(RamifyError, match="outside of FakeTensorMode"):
+        ramify.trace(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), torch.randn(2, 3))
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ramify.arguments import each_of, texts_of
 from ramify.errors import RamifyError, in_one_line, module_in_words
@@ -117,6 +118,17 @@ def trace(
                 f"'{name}' has no values (device 'meta'), and groups are proven on values: load "
                 "the weights first, or trace and edit a copy with random ones, and give this model "
                 "its shape by ramify.reshape(model, ramify.recipe_of(copy))"
+            )
+        if isinstance(tensor, FakeTensor):
+            raise RamifyError(
+                f"'{name}' has no values (a FakeTensor), and groups are proven on values: build "
+                "and trace the model outside of FakeTensorMode"
+            )
+    for name, parameter in model.named_parameters():
+        if bool(parameter.isnan().any()):
+            raise RamifyError(
+                f"parameter '{name}' holds values that are not numbers (nan), so that no outputs "
+                "can be compared: load the weights, or go back to an earlier checkpoint"
             )
     check_writable(model)
     asked = _further(also), edit_outputs, tuple(texts_of(unused, "unused", "names of modules"))
