@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -296,6 +297,22 @@ def test_a_harmless_cut_is_the_first_selection(monkeypatch):
     graph = ramify.trace(net, data[0][:1])
     cut(graph, loss, batches((data[0], labels)), budget={"macs": "40%"})
     assert len(seen) == 1
+
+
+def test_the_lowest_loss_decides_before_the_users_own_check(monkeypatch):
+    """Of several selections, one may pass a check by luck."""
+    net, data, _ = task()
+    results, outcome_of = iter([(1.0, False), (0.7, True)]), selecting.outcome_of
+
+    def scripted(*arguments, **named):
+        lost, accepted = next(results, (0.4, False))
+        found = outcome_of(*arguments, **named)
+        return replace(found, loss=lost, sample_loss=lost, accepted=accepted)
+
+    monkeypatch.setattr(selecting, "outcome_of", scripted)
+    graph = ramify.trace(net, data[0][:1])
+    with pytest.raises(ramify.RamifyError, match="is not accepted; it has a loss of 0.4:"):
+        cut(graph, loss, batches(data), budget={"macs": "25%"}, accept=lambda model: True)
 
 
 def test_a_negative_loss_is_cut_without_residuals():

@@ -82,7 +82,9 @@ class Selecting:
 
         Args:
             within: the most that the model may have, by resource; None: all that the rule selects.
-            enough: whether an outcome is good enough that no other selection is tried.
+            enough: whether the outcome of the method's own selection is good enough that no other
+                is tried. Otherwise the loss alone decides: of several, one may pass a check on few
+                samples by luck.
 
         Returns:
             The selection and its outcome.
@@ -92,7 +94,7 @@ class Selecting:
         """
         chosen = self._chosen(self.proposals, within, self.least)
         best = _Tried(self._outcome(chosen), chosen)
-        if not chosen or not self._worth_more(best.outcome):
+        if not chosen or enough(best.outcome) or not self._worth_more(best.outcome):
             return best.outcome
         seen = {frozenset(best.outcome.edits)}
 
@@ -105,8 +107,6 @@ class Selecting:
             return min(best, tried, key=lambda one: one.outcome.sample_loss)
 
         for selection in self._further(within, chosen):
-            if enough(best.outcome):
-                return best.outcome
             best = better(selection)
         if self.refit and not isinstance(self.method, Takeover):
             # The best shares with Takeover's order in each layer.
