@@ -1,13 +1,20 @@
-"""Two ranks with half of the samples each find what one finds with all of them."""
+"""Two ranks with half of the samples each find what one finds with all of them.
+
+If something happens on one rank alone, both take the same steps.
+"""
 
 from __future__ import annotations
+
+import copy
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 import ramify
-from ramify.refit import cut
+from ramify.refit import cut, selecting
+from tests.refit import trained
 
 
 def network():
@@ -64,3 +71,59 @@ def test_two_ranks_cut_as_one(tmp_path):
     for name, tensor in alone.items():
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], tensor, rtol=1e-7, atol=1e-9)
+
+
+def once(function, number, error):
+    """The function, which raises an error in one call."""
+    calls = iter(range(100))
+
+    def raising(*arguments, **named):
+        if next(calls) == number:
+            raise error
+        return function(*arguments, **named)
+
+    return raising
+
+
+def unlike_ranks(rank, folder):
+    meeting = f"file://{folder}/meeting"
+    patience = timedelta(seconds=60)  # for a rank that waits for a step that the other leaves out
+    dist.init_process_group("gloo", init_method=meeting, timeout=patience, rank=rank, world_size=2)
+    net, (x, y), _ = trained.task()
+    order = y.argsort()
+    x, y = x[order], y[order]
+    mixed = torch.randperm(512, generator=torch.Generator().manual_seed(0))
+    below = lambda model, batch: trained.loss(model, batch) - 0.001 * rank  # noqa: E731
+
+    def unbounded(model, batch):
+        """Infinite on rank 1 after some of the cuts, of which the first is not one."""
+        return trained.loss(model, batch) / (rank == 0 or len(model[0].weight) not in (10, 13))
+
+    cases = {
+        # All samples of rank 1 have one class: its loss at chance is almost 0.
+        "chance": (torch.arange(100) if rank else mixed[:256], trained.loss, "60%"),
+        "negative": (mixed[rank::2], below, "25%"),
+        "refused": (mixed[rank::2], trained.loss, "25%"),
+        "not finite": (mixed[rank::2], unbounded, "25%"),
+    }
+    states = {}
+    with ramify.together():
+        for case, (own, loss, budget) in cases.items():
+            model = copy.deepcopy(net)
+            choose = selecting.choose_channels
+            if case == "refused" and rank:
+                selecting.choose_channels = once(choose, 1, ramify.RamifyError("too slow"))
+            sample = list(zip(x[own].split(64), y[own].split(64), strict=True))
+            cut(ramify.trace(model, x[:1]), loss, sample, budget={"macs": budget})
+            selecting.choose_channels = choose
+            states[case] = model.state_dict()
+    torch.save(states, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_both_ranks_take_the_same_steps(tmp_path):
+    torch.multiprocessing.spawn(unlike_ranks, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    for case, state in first.items():
+        for name, tensor in state.items():
+            assert torch.equal(tensor, second[case][name]), (case, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeAlias
 
@@ -99,7 +100,7 @@ def summed_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> tuple[f
         RamifyError: there is no batch, or the loss is not one finite number per sample.
     """
     with evaluating(model):
-        losses = [checked_loss(loss, model, batch) for batch in each_batch(batches)]
+        losses = [shaped_loss(loss, model, batch) for batch in each_batch(batches)]
     if not losses:
         raise RamifyError(
             "there is no batch to measure the loss on; give a list or a DataLoader, not an "
@@ -116,10 +117,23 @@ def sum_over_ranks(losses: Tensor) -> tuple[float, float]:
 
     Returns:
         The sum and the number.
+
+    Raises:
+        Diverged: a loss is not finite; on every rank, so that none waits for the others.
     """
     count = torch.tensor(float(len(losses)), dtype=torch.float64, device=losses.device)
     [total] = distributed.all_sum([torch.stack([losses.double().sum(), count])])
+    if not math.isfinite(float(total[0])):
+        check_finite(losses)
+        raise Diverged("a sample of another rank has a loss that is not finite: check the data")
     return float(total[0]), float(total[1])
+
+
+def least_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> float:
+    """The smallest loss of a sample of any rank, in eval mode; 0 if there is none."""
+    with evaluating(model):
+        each = [float(shaped_loss(loss, model, batch).min()) for batch in batches]
+    return min(distributed.all_gather(min(each, default=0.0)))
 
 
 def check_finite(values: Tensor) -> None:

@@ -222,10 +222,8 @@ def choose_channels(
     Raises:
         RamifyError: the candidates are not sufficient.
     """
-    sets, solve = (
-        _sets(graph, alike),
-        partial(_solve, graph, sizes, multiple_of, timing or Timing(graph)),
-    )
+    sets = _sets(graph, alike)
+    solve = partial(_solve, graph, sizes, multiple_of, timing or Timing(graph))
     if not sets:
         return solve(pool)
     widths = _mean_widths(graph, sets, solve(pool), multiple_of)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from ramify.edit.plan import plan_edits
 from ramify.errors import RamifyError
 from ramify.probe.loss import (
     Loss,
-    check_finite,
     checked_loss,
     each_batch,
     mean_loss,
@@ -155,8 +155,6 @@ def _means(losses: tuple[Tensor, Tensor] | None) -> tuple[float, float] | None:
     """The mean loss over all ranks in both networks; None if a rank does not know it."""
     if not distributed.all_true(losses is not None) or losses is None:
         return None
-    for each in losses:
-        check_finite(each)
     start, after = (total / count for total, count in map(sum_over_ranks, losses))
     return start, after
 
@@ -255,12 +253,18 @@ def constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
     Args:
         model: the network.
         loss: `loss(model, batch)` -> (S,).
-        batch: one batch.
+        batch: one batch of each rank; every rank must call it.
 
     Returns:
-        The loss at chance; infinity if the model has no linear reader, or if the batch has so few
-        answers that their mean is close to each of them.
+        The loss at chance, the mean of all ranks; infinity if the model has no linear reader, or if
+        a batch has so few answers that their mean is close to each of them.
     """
+    # The same on all ranks, since it decides what they do next.
+    return statistics.fmean(distributed.all_gather(_constant_loss(model, loss, batch)))
+
+
+def _constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
+    """The loss at chance on the batch of this rank."""
     tape = record(model, lambda: checked_loss(loss, model, batch), batch, draws=True)
     readers = course_of(tape).readers
     if not readers:

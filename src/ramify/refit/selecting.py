@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from ramify import distributed
 from ramify.cost import CostModel
-from ramify.errors import RamifyError
+from ramify.errors import Diverged, RamifyError
 from ramify.methods import Proposal, agree
 from ramify.methods.proposal import Method
-from ramify.probe.loss import Loss, mean_loss
+from ramify.probe.loss import Loss, first_complex, least_loss, mean_loss
 from ramify.refit.balance import in_order_of, raised_floors, resource_of
-from ramify.refit.choosing import Timing, allowed_by, candidates, choose_channels
+from ramify.refit.choosing import Timing, allowed_by, candidates, choose_channels, comparable
 from ramify.refit.outcome import Accept, Outcome, outcome_of
-from ramify.refit.takeover import Takeover
+from ramify.refit.takeover import Takeover, proposed
 from ramify.select import Rule
 from ramify.select.rounding import Multiple
 from ramify.tracing import ChannelGraph
@@ -26,7 +26,7 @@ TRIALS = 7
 """The number of cuts that are measured for a budget of the loss."""
 
 HARMLESS = 0.01
-"""A cut that takes no more of what the model has learned is kept without trying others."""
+"""A cut that takes at most this share of what the model has learned is kept, and no other tried."""
 
 
 class _Tried(NamedTuple):
@@ -55,7 +55,7 @@ class Selecting:
         method: the method that made the proposals.
         constant: the mean loss of a model that ignores its input; infinity if unknown.
         balance: whether to try other shares and another order too; None: unless the method is
-            Takeover and its own selection is harmless.
+            Takeover and its own selection is known to be harmless.
     """
 
     graph: ChannelGraph
@@ -92,7 +92,9 @@ class Selecting:
         Raises:
             RamifyError: the budget is out of reach.
         """
-        chosen = self._chosen(self.proposals, within, self.least)
+        chosen, refused = self._choice(self.proposals, within, self.least)
+        if refused is not None:
+            raise refused
         best = _Tried(self._outcome(chosen), chosen)
         if not chosen or enough(best.outcome) or not self._worth_more(best.outcome):
             return best.outcome
@@ -100,15 +102,20 @@ class Selecting:
 
         def better(selection: Sequence[Proposal]) -> _Tried:
             edits = frozenset(proposal.edit for proposal in selection)
-            if edits in seen:
+            # Without a budget, fewer channels lose less, and are not what the rule selects.
+            if edits in seen or (within is None and len(edits) < len(chosen)):
                 return best
             seen.add(edits)
-            tried = _Tried(self._outcome(selection), selection)
+            try:
+                tried = _Tried(self._outcome(selection), selection)
+            except Diverged:  # the loss after this cut is not finite
+                return best
             return min(best, tried, key=lambda one: one.outcome.sample_loss)
 
         for selection in self._further(within, chosen):
             best = better(selection)
-        if self.refit and not isinstance(self.method, Takeover):
+        real = first_complex(self.graph.model) is None
+        if self.refit and real and not isinstance(self.method, Takeover):
             # The best shares with Takeover's order in each layer.
             best = better(in_order_of(self.graph, best.chosen, self._others))
         return best.outcome
@@ -118,9 +125,9 @@ class Selecting:
     ) -> Iterator[Sequence[Proposal]]:
         """More equal shares of all layers; if the method is Takeover, for both curvatures."""
         yield from self._more_equal(self.proposals, within, chosen)
-        if isinstance(self.method, Takeover):
-            with suppress(RamifyError):  # a loss is negative, and residuals are undefined
-                again = self._chosen(self._others, within, self.least)
+        if isinstance(self.method, Takeover) and self._has_residuals:
+            again, refused = self._choice(self._others, within, self.least)
+            if refused is None:
                 yield again
                 yield from self._more_equal(self._others, within, again)
 
@@ -133,35 +140,44 @@ class Selecting:
         """Selections under floors that rise towards equal shares of all layers."""
         resource = resource_of(within)
         for floor in raised_floors(self.graph, proposals, chosen, self.least, resource):
-            with suppress(RamifyError):  # the budget is out of reach with these floors
-                yield self._chosen(proposals, within, floor)
+            selection, refused = self._choice(proposals, within, floor)
+            if refused is None:  # the budget is within reach with these floors
+                yield selection
 
     def _worth_more(self, outcome: Outcome) -> bool:
         """Whether other selections are tried after one with this outcome."""
         if self.balance is not None or not isinstance(self.method, Takeover):
             return self.balance is not False
         before = self._before if outcome.start is None else outcome.start
-        learned = self.constant - before
-        return not outcome.sample_loss - before <= HARMLESS * learned
+        # Where it is not known how much was learned, only a cut that costs nothing is harmless.
+        learned = self.constant - before if math.isfinite(self.constant) else 0.0
+        return not outcome.sample_loss - before <= HARMLESS * max(learned, 0.0)
 
-    def _chosen(
+    def _choice(
         self,
         proposals: Sequence[Proposal],
         within: Mapping[str, float] | None,
         floor: Mapping[str, int],
-    ) -> list[Proposal]:
-        offered = candidates(self.graph, proposals, floor)
-        pool = offered if self.rule is None else allowed_by(self.rule, proposals, offered)
-        chosen = choose_channels(
-            self.graph,
-            offered,
-            pool,
-            within,
-            multiple_of=self.multiple_of,
-            alike=self.alike,
-            timing=self._timing,
-        )
-        return agree(self.graph, chosen)
+    ) -> tuple[list[Proposal], RamifyError | None]:
+        """The selection of rank 0, and its error if the budget is out of reach."""
+        chosen, refused = list[Proposal](), None
+        try:
+            offered = candidates(self.graph, proposals, floor)
+            pool = offered if self.rule is None else allowed_by(self.rule, proposals, offered)
+            chosen = choose_channels(
+                self.graph,
+                offered,
+                pool,
+                within,
+                multiple_of=self.multiple_of,
+                alike=self.alike,
+                timing=self._timing,
+            )
+        except RamifyError as error:
+            refused = error
+        # With a budget of measured milliseconds, the other ranks may find another answer.
+        refused = distributed.broadcast(refused)
+        return agree(self.graph, chosen), refused
 
     def _outcome(self, chosen: Sequence[Proposal]) -> Outcome:
         return outcome_of(
@@ -183,6 +199,11 @@ class Selecting:
         return mean_loss(self.graph.model, self.loss, self.sample)
 
     @cached_property
+    def _has_residuals(self) -> bool:
+        """Whether no loss is negative, so that Takeover has another curvature."""
+        return least_loss(self.graph.model, self.loss, self.sample) >= 0
+
+    @cached_property
     def _others(self) -> list[Proposal]:
         """The same channels by Takeover with the other curvature, or by Takeover."""
         own = self.method
@@ -190,7 +211,8 @@ class Selecting:
             replace(own, residuals=not own.residuals) if isinstance(own, Takeover) else Takeover()
         )
         names = {self.graph[proposal.edit.group].name for proposal in self.proposals}
-        return agree(self.graph, other.propose(self.graph, self.loss, self.sample, names))
+        found = agree(self.graph, proposed(other, self.graph, self.loss, self.sample, names))
+        return [each for each in comparable(found) if self.graph[each.edit.group].name in names]
 
 
 def smallest(selecting: Selecting, sizes: Mapping[str, float] | None, most: float) -> Outcome:

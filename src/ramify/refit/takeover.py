@@ -16,7 +16,7 @@ from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods.proposal import Method, Proposal, best_first
 from ramify.methods.scores import prunable
-from ramify.probe.loss import Loss, check_real, check_weights, shaped_loss
+from ramify.probe.loss import Loss, check_real, check_weights, least_loss, shaped_loss
 from ramify.probe.reads import first_order
 from ramify.refit.curvature import block_of, groups_in_parts, reads_of, strength_of, weight_of
 from ramify.refit.surgery import eliminate
@@ -24,9 +24,9 @@ from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.dims import Atom, atoms_of
 
 NEGLIGIBLE = 1e-3
-"""Losses below this share of the mean loss count as this share: their residual has no slope."""
-TINY = 1e-12
-"""Keeps the slope finite where all losses are 0."""
+"""Losses are raised by this share of their batch's mean, since the residual of 0 has no slope."""
+TINY = 1e-9
+"""Keeps the slope finite where all losses are 0, and below the largest number of half precision."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ class Takeover:
 
     The curvature is the empirical Fisher matrix of the losses :math:`\ell_s`,
     :math:`\mathbb{E}_s \nabla\ell_s \nabla\ell_s^T`, in which samples that the network is sure of
-    count for almost nothing. With `residuals` it is the Gauss-Newton matrix of the residuals
-    :math:`r_s = \sqrt{2 \ell_s}`, which is
-    :math:`\mathbb{E}_s \nabla\ell_s \nabla\ell_s^T / 2 \ell_s`: all samples count alike. Which of
+    count for almost nothing: those of a small cross-entropy in proportion to its square. With
+    `residuals` it is the Gauss-Newton matrix of the residuals :math:`r_s = \sqrt{2 \ell_s}`, which
+    is :math:`\mathbb{E}_s \nabla\ell_s \nabla\ell_s^T / 2 \ell_s`: they count for more, in
+    proportion to the cross-entropy itself, and all samples of a squared error count alike. Which of
     both chooses better differs from network to network (`cut` tries both).
 
     Args:
@@ -93,11 +94,13 @@ class Takeover:
         check_editable(graph)
         check_weights(graph.model)
         check_real(graph.model)
-        loss = _residual(loss) if self.residuals else loss
         scored = [g for g in prunable(graph) if groups is None or g.name in groups]
         if not scored:
             return []
         sample = list(batches)
+        if self.residuals:
+            _check_not_negative(least_loss(graph.model, loss, sample))
+            loss = _residual(loss)
         prices, proposals, unread = CostModel(graph), list[Proposal](), list[str]()
         for part in groups_in_parts(graph, scored):
             found, rest = self._read(graph, loss, sample, part, prices)
@@ -179,15 +182,21 @@ def _residual(loss: Loss) -> Loss:
 
     def residual(model: nn.Module, batch: Any) -> Tensor:
         losses = shaped_loss(loss, model, batch)
+        # In half precision, TINY would be 0.
+        losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
         known = losses.detach()
-        if bool((known < 0).any()):
-            raise RamifyError(
-                f"a sample has a loss of {float(known.min()):.4g}, and residuals=True takes losses "
-                "that are not negative: leave it out"
-            )
+        _check_not_negative(float(known.min()))  # of a random loss, another sample may be
         return (2.0 * (losses + NEGLIGIBLE * known.mean() + TINY)).sqrt()
 
     return residual
+
+
+def _check_not_negative(least: float) -> None:
+    if least < 0:
+        raise RamifyError(
+            f"a sample has a loss of {least:.4g}, and residuals=True takes losses that are not "
+            "negative: leave it out"
+        )
 
 
 def proposed(
