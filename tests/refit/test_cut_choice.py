@@ -325,6 +325,83 @@ def test_a_negative_loss_is_cut_without_residuals():
     assert graph_cost(graph).macs <= 0.4 * before
 
 
+def test_without_a_budget_as_many_channels_go_as_the_rule_selects():
+    """Other shares and another curvature select fewer by this rule, which then lose less."""
+    net, data, _ = task()
+    widths = []
+    for balance in (False, None):
+        graph = ramify.trace(copy.deepcopy(net), data[0][:1])
+        rule = ramify.TradeOff(params=1e-4)
+        graph = cut(graph, loss, batches(data), rule=rule, balance=balance)
+        widths.append(sum(group.width for group in graph.groups))
+    assert widths[0] < 52
+    assert widths[1] <= widths[0]
+
+
+def test_other_selections_are_tried_where_chance_is_unknown():
+    """A batch of one sample has no loss at chance."""
+    net, data, _ = task()
+    few = [part[:64] for part in data]
+    reports = {}
+    for balance in (False, None):
+        graph = ramify.trace(copy.deepcopy(net), data[0][:1])
+        log = lambda report, key=balance: reports.update({key: report})  # noqa: E731
+        cut(graph, loss, batches(few, 1), budget={"macs": "25%"}, balance=balance, log=log)
+    assert reports[None].loss_after < 0.5 * reports[False].loss_after
+
+
+def test_a_selection_with_a_loss_that_is_not_finite_is_left_out(monkeypatch):
+    net, data, _ = task()
+    first, outcome_of, calls = loss_after(net, data, balance=False), selecting.outcome_of, []
+
+    def diverging(*arguments, **named):
+        calls.append(1)
+        if len(calls) > 1:
+            raise ramify.errors.Diverged("the loss of sample 0 is inf")
+        return outcome_of(*arguments, **named)
+
+    monkeypatch.setattr(selecting, "outcome_of", diverging)
+    assert loss_after(net, data) == first
+    assert len(calls) > 2
+
+
+class OfNoGroups(Takeover):
+    """A method of a user, whose `propose` takes what the protocol says."""
+
+    def propose(self, graph, loss, batches):
+        return super().propose(graph, loss, batches)
+
+
+def test_a_users_takeover_is_balanced_within_the_groups_to_cut():
+    net, data, _ = task()
+    graph = ramify.trace(net, data[0][:1])
+    method, budget = OfNoGroups(), {"macs": "60%"}
+    graph = cut(graph, loss, batches(data), budget=budget, method=method, groups=["0"])
+    assert graph["0"].width < 24
+    assert graph["2"].width == 24
+
+
+def test_complex_weights_are_balanced_in_their_own_order():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)).to(torch.complex64)
+    x = torch.randn(64, 8, dtype=torch.complex64)
+    power = lambda model, batch: model(batch).abs().square().mean(1)  # noqa: E731
+    graph = ramify.trace(net, x[:1])
+    graph = cut(graph, power, [x], budget={"macs": "50%"}, method=ramify.L1(), balance=True)
+    assert graph["0"].width == 8
+
+
+def test_residuals_of_a_batch_without_any_loss_are_finite_in_half_precision():
+    net, data, _ = task()
+    parts = batches(data)
+    zero = lambda model, batch: (  # noqa: E731
+        loss(model, batch) * float(batch[0] is not parts[0][0])
+    ).half()
+    graph = ramify.trace(net, data[0][:1])
+    found = Takeover(residuals=True).propose(graph, zero, parts)
+    assert torch.tensor([proposal.gain for proposal in found]).isfinite().all()
+
+
 @pytest.mark.parametrize("resource", ["params", "macs"])
 def test_balanced_within_a_budget(resource):
     net, data, _ = task()
