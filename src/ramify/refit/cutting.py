@@ -172,10 +172,12 @@ def cut(  # noqa: PLR0913
             unit.
         balance: whether to try other selections as well: more equal shares of all layers, and
             `Takeover`'s order of the channels in each; for `Takeover` itself, the order and shares
-            of its other curvature. The selection with the lowest loss on `batches` is kept. By
-            default, unless `raw`; for `Takeover`, only if its own selection raises the loss by more
-            than 1 % of what the model has learned (the loss of one that ignores its input, minus
-            its own).
+            of its other curvature, unless a loss is negative. The selection with the lowest loss on
+            `batches` is kept; without a budget, of those that remove as many channels. By default,
+            unless `raw` or with complex weights; for `Takeover`, only if its own selection raises
+            the loss by more than 1 % of what the model has learned (the loss of one that ignores
+            its input, if it is known, minus its own). With `accept` or a budget of the loss, no
+            others are tried where the first selection is accepted.
         depth: whether whole blocks may be dropped too (`graph.blocks`). Each is tried alone, with a
             refit; then they are dropped one after the other, in order of the rise of the loss per
             cost saved. After each drop the model is refitted, its widths are cut to the budget and
