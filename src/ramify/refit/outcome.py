@@ -29,13 +29,13 @@ from ramify.probe.loss import (
 )
 from ramify.refit.paired_runs import Runs
 from ramify.refit.player import Player
-from ramify.refit.readers import course_of
+from ramify.refit.readers import Reader, course_of
 from ramify.refit.reference import Reference
 from ramify.refit.sequential import Refitted, Walk
 from ramify.tracing import ChannelGraph
 from ramify.tracing.indexing import resized, set_data
 from ramify.tracing.kept_state import giving_back
-from ramify.tracing.recorder import evaluating, record, tensors_of
+from ramify.tracing.recorder import Tape, evaluating, record, tensors_of
 from ramify.tracing.unharmed import unharmed
 from ramify.tracing.writes import storage_of
 
@@ -246,9 +246,9 @@ def samples(batches: Iterable[Any], held: Iterable[Any] | None) -> tuple[list[An
 
 
 def constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
-    """The mean loss of a model that ignores its input: its last reader gives one answer.
+    """The mean loss of a model that ignores its input: its last readers give one answer each.
 
-    The answer is its mean or zero, whichever loses less.
+    The answers are their means or zero, whichever lose less.
 
     Args:
         model: the network.
@@ -266,20 +266,39 @@ def constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
 def _constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
     """The loss at chance on the batch of this rank."""
     tape = record(model, lambda: checked_loss(loss, model, batch), batch, draws=True)
-    readers = course_of(tape).readers
-    if not readers:
+    last, tensors = _last_readers(tape), tensors_of(model)
+    player, means = Player(tape, tensors), list[Tensor]()
+    for reader in last:
+        player.advance(reader.position + 1)
+        made = player.value(reader.result)
+        along = reader.along(made.dim())
+        if made.numel() < FEW * made.shape[along]:
+            return math.inf
+        rest = [dim for dim in range(made.dim()) if dim != along]
+        means.append(torch.empty_like(made).copy_(made.mean(rest, keepdim=True)))
+    if not last:
         return math.inf
-    last, player = readers[-1], Player(tape, tensors_of(model))
-    player.advance(last.position + 1)
-    made = player.value(last.result)
-    along = last.along(made.dim())
-    if made.numel() < FEW * made.shape[along]:
-        return math.inf
-    mean = made.mean([dim for dim in range(made.dim()) if dim != along], keepdim=True)
     losses = []
     for factor in (0.0, 1.0):
-        run = player.fork()
-        run.replace(last.result, (factor * mean).expand_as(made).clone())
+        run = Player(tape, tensors)
+        for reader, mean in zip(last, means, strict=True):
+            run.advance(reader.position + 1)
+            run.replace(reader.result, factor * mean)
         run.advance(len(tape.ops))
         losses.append(float(run.value(tape.outputs[0]).mean()))
     return min(losses)
+
+
+def _last_readers(tape: Tape) -> list[Reader]:
+    """The readers whose outputs the loss uses other than through later readers, in order."""
+    readers, found = {reader.position: reader for reader in course_of(tape).readers}, list[Reader]()
+    used = {tape.outputs[0]}
+    for position, op in reversed(list(enumerate(tape.ops))):
+        written = {*op.results(), *(op.inputs() if op.is_mutable else ())}
+        if used.isdisjoint(written):
+            continue
+        if position in readers:
+            found.append(readers[position])
+        else:
+            used.update(op.inputs())
+    return found[::-1]
