@@ -13,6 +13,7 @@ from torch import nn
 
 import ramify
 from ramify.cost import graph_cost
+from ramify.errors import Diverged
 from ramify.methods import Taylor
 from ramify.refit import Takeover, curvature, cut, selecting, takeover
 from ramify.refit.curvature import reads_of
@@ -313,6 +314,40 @@ def test_the_lowest_loss_decides_before_the_users_own_check(monkeypatch):
     graph = ramify.trace(net, data[0][:1])
     with pytest.raises(ramify.RamifyError, match="is not accepted; it has a loss of 0.4:"):
         cut(graph, loss, batches(data), budget={"macs": "25%"}, accept=lambda model: True)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_selection_whose_loss_is_not_finite_is_not_taken(failing, monkeypatch):
+    """As of -log(p) of a prediction that becomes negative: whichever it is, others are tried."""
+    net, data, _ = task()
+    number, outcome_of = iter(range(9)), selecting.outcome_of
+
+    def scripted(*arguments, **named):
+        if next(number) == failing:
+            raise Diverged("the loss of sample 3 is nan: lower the learning rate")
+        return outcome_of(*arguments, **named)
+
+    monkeypatch.setattr(selecting, "outcome_of", scripted)
+    assert loss_after(net, data) < 1.0
+    assert next(number) >= 3
+
+
+@pytest.mark.parametrize("balance", [None, False])
+def test_a_cut_model_without_a_finite_loss_is_refused_as_such(balance):
+    net, data, _ = task()
+    only_full = lambda model, batch: loss(model, batch) / (model[0].out_features == 24)  # noqa: E731
+    graph = ramify.trace(net, data[0][:1])
+    options = {"budget": {"macs": "25%"}, "balance": balance}
+    said = (
+        r"the cut model has a loss that is not finite \(the loss of sample 0 is inf\): give a lar"
+    )
+    with pytest.raises(Diverged, match=said):
+        cut(graph, only_full, batches(data), **options)
+    infinite = lambda batch: torch.where(batch[1] == 1, torch.inf, 0.0)  # noqa: E731
+    never = lambda model, batch: loss(model, batch) + infinite(batch)  # noqa: E731
+    with pytest.raises(Diverged, match="the loss of sample [0-9]+ is inf: lower"):
+        cut(graph, never, batches(data), method=ramify.L1(), **options)
+    assert graph["0"].width == 24
 
 
 def test_a_negative_loss_is_cut_without_residuals():

@@ -56,6 +56,15 @@ def test_no_sample_is_measured_where_it_was_refitted(refit):
     assert found == pytest.approx(inside / 3 + 2 / 3 * across / count, abs=1e-9)
 
 
+def test_a_loss_that_is_not_finite_on_a_half_is_expected_to_rise_without_bound():
+    graph, edits, data = prepared()
+    outcome = outcome_of(graph, edits, per_sample, data, data)
+    before = snapshot(graph.model)
+    infinite = lambda model, batch: per_sample(model, batch) / 0  # noqa: E731
+    assert expected_rise(graph, outcome, infinite, data) == math.inf
+    assert snapshot(graph.model) == before
+
+
 def test_one_batch_has_no_halves():
     graph, edits, data = prepared(1)
     outcome = outcome_of(graph, edits, per_sample, data, data)

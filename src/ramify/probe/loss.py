@@ -97,7 +97,8 @@ def summed_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> tuple[f
         The sum and the number.
 
     Raises:
-        RamifyError: there is no batch, or the loss is not one finite number per sample.
+        RamifyError: there is no batch, or the loss is not one number per sample.
+        Diverged: a loss is not finite; on every rank.
     """
     with evaluating(model):
         losses = [shaped_loss(loss, model, batch) for batch in each_batch(batches)]

@@ -69,7 +69,8 @@ class CutReport:
         loss_before: the mean loss of the original model on the measuring samples.
         loss_after: the mean loss of the cut model on the same samples.
         predicted: the expected rise of the loss on unseen samples like those used to choose and
-            refit (`expected.py`); nan if there is only one batch.
+            refit (`expected.py`); nan if there is only one batch, infinity if it is not finite on
+            half of the samples.
         held: whether the measuring samples were not used for choosing.
         refitted: the result for each reader, in forward order.
         warnings: the warnings for the user.

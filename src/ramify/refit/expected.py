@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ramify import distributed
+from ramify.errors import Diverged
 from ramify.probe.loss import Loss, mean_loss, summed_loss
 from ramify.refit.outcome import Outcome, cut_for_now
 from ramify.refit.sequential import Walk
@@ -35,7 +36,8 @@ def expected_rise(
         sample: the samples used to choose and refit.
 
     Returns:
-        The rise; nan if there are fewer than two batches.
+        The rise; nan if there are fewer than two batches, and infinity if a loss on a half is not
+        finite.
 
     Source: the weights are nearly those of the .632 estimator, B. Efron, "Estimating the error rate
     of a prediction rule: improvement on cross-validation", 1983.
@@ -52,7 +54,10 @@ def expected_rise(
             if outcome.runs is not None:
                 runs = outcome.runs.part(seen)
                 Walk(graph.model, reference, runs, strengths=strengths).refit()
-            total, number = summed_loss(graph.model, loss, sample[unseen])
+            try:
+                total, number = summed_loss(graph.model, loss, sample[unseen])
+            except Diverged:
+                return math.inf
         after, count = after + total, count + number
     inside, across = outcome.sample_loss - start, after / count - start
     return inside + 2 / 3 * (across - inside)

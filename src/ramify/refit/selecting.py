@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ramify import distributed
 from ramify.cost import CostModel
+from ramify.edit import Edit
 from ramify.errors import Diverged, RamifyError
 from ramify.methods import Proposal, agree
 from ramify.methods.proposal import Method
@@ -91,16 +92,14 @@ class Selecting:
 
         Raises:
             RamifyError: the budget is out of reach.
+            Diverged: no selection has a finite loss.
         """
         chosen, refused = self._choice(self.proposals, within, self.least)
         if refused is not None:
             raise refused
-        best = _Tried(self._outcome(chosen), chosen)
-        if not chosen or enough(best.outcome) or not self._worth_more(best.outcome):
-            return best.outcome
-        seen = {frozenset(best.outcome.edits)}
+        seen, endless = set[frozenset[Edit]](), list[Diverged]()
 
-        def better(selection: Sequence[Proposal]) -> _Tried:
+        def better(best: _Tried | None, selection: Sequence[Proposal]) -> _Tried | None:
             edits = frozenset(proposal.edit for proposal in selection)
             # Without a budget, fewer channels lose less, and are not what the rule selects.
             if edits in seen or (within is None and len(edits) < len(chosen)):
@@ -108,17 +107,33 @@ class Selecting:
             seen.add(edits)
             try:
                 tried = _Tried(self._outcome(selection), selection)
-            except Diverged:  # the loss after this cut is not finite
+            except Diverged as error:  # the loss after this cut is not finite
+                endless.append(error)
                 return best
-            return min(best, tried, key=lambda one: one.outcome.sample_loss)
+            kept = best is not None and best.outcome.sample_loss <= tried.outcome.sample_loss
+            return best if kept else tried
 
-        for selection in self._further(within, chosen):
-            best = better(selection)
-        real = first_complex(self.graph.model) is None
-        if self.refit and real and not isinstance(self.method, Takeover):
-            # The best shares with Takeover's order in each layer.
-            best = better(in_order_of(self.graph, best.chosen, self._others))
+        best = better(None, chosen)
+        if best is not None and (not chosen or enough(best.outcome)):
+            return best.outcome
+        if self._worth_more(None if best is None else best.outcome):
+            for selection in self._further(within, chosen):
+                best = better(best, selection)
+            real = first_complex(self.graph.model) is None
+            if best is not None and self.refit and real and not isinstance(self.method, Takeover):
+                # The best shares with Takeover's order in each layer.
+                best = better(best, in_order_of(self.graph, best.chosen, self._others))
+        if best is None:
+            raise self._no_finite_loss(endless[0])
         return best.outcome
+
+    def _no_finite_loss(self, first: Diverged) -> Diverged:
+        """The error that no selection has a finite loss, unless the model itself has none."""
+        mean_loss(self.graph.model, self.loss, self.measured_on)
+        return Diverged(
+            f"the cut model has a loss that is not finite ({str(first).split(':')[0]}): give a "
+            "larger budget, or a loss that is finite whatever the model returns"
+        )
 
     def _further(
         self, within: Mapping[str, float] | None, chosen: Sequence[Proposal]
@@ -144,9 +159,9 @@ class Selecting:
             if refused is None:  # the budget is within reach with these floors
                 yield selection
 
-    def _worth_more(self, outcome: Outcome) -> bool:
-        """Whether other selections are tried after one with this outcome."""
-        if self.balance is not None or not isinstance(self.method, Takeover):
+    def _worth_more(self, outcome: Outcome | None) -> bool:
+        """Whether others are tried after a selection with this outcome; None: no finite loss."""
+        if self.balance is not None or not isinstance(self.method, Takeover) or outcome is None:
             return self.balance is not False
         before = self._before if outcome.start is None else outcome.start
         # Where it is not known how much was learned, only a cut that costs nothing is harmless.
