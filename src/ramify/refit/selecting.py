@@ -97,7 +97,7 @@ class Selecting:
         chosen, refused = self._choice(self.proposals, within, self.least)
         if refused is not None:
             raise refused
-        seen, endless = set[frozenset[Edit]](), list[Diverged]()
+        seen, diverged = set[frozenset[Edit]](), list[Diverged]()
 
         def better(best: _Tried | None, selection: Sequence[Proposal]) -> _Tried | None:
             edits = frozenset(proposal.edit for proposal in selection)
@@ -108,7 +108,7 @@ class Selecting:
             try:
                 tried = _Tried(self._outcome(selection), selection)
             except Diverged as error:  # the loss after this cut is not finite
-                endless.append(error)
+                diverged.append(error)
                 return best
             kept = best is not None and best.outcome.sample_loss <= tried.outcome.sample_loss
             return best if kept else tried
@@ -124,7 +124,7 @@ class Selecting:
                 # The best shares with Takeover's order in each layer.
                 best = better(best, in_order_of(self.graph, best.chosen, self._others))
         if best is None:
-            raise self._no_finite_loss(endless[0])
+            raise self._no_finite_loss(diverged[0])
         return best.outcome
 
     def _no_finite_loss(self, first: Diverged) -> Diverged:
