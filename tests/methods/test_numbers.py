@@ -82,9 +82,10 @@ def test_no_proposal_is_worth_what_is_no_number(method: Any) -> None:
 
 def test_sizes_of_weights_that_are_not_finite_are_refused() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    graph = ramify.trace(model, sample()[0])
     model[0].weight.data[1, 2] = torch.nan
     with pytest.raises(RamifyError, match="the value of an edit .* is nan"):
-        ramify.L1().propose(ramify.trace(model, sample()[0]), loss, [])
+        ramify.L1().propose(graph, loss, [])
 
 
 @pytest.mark.parametrize("size", [1e-25, 1e25])

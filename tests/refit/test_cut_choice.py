@@ -385,21 +385,6 @@ def test_other_selections_are_tried_where_chance_is_unknown():
     assert reports[None].loss_after < 0.5 * reports[False].loss_after
 
 
-def test_a_selection_with_a_loss_that_is_not_finite_is_left_out(monkeypatch):
-    net, data, _ = task()
-    first, outcome_of, calls = loss_after(net, data, balance=False), selecting.outcome_of, []
-
-    def diverging(*arguments, **named):
-        calls.append(1)
-        if len(calls) > 1:
-            raise ramify.errors.Diverged("the loss of sample 0 is inf")
-        return outcome_of(*arguments, **named)
-
-    monkeypatch.setattr(selecting, "outcome_of", diverging)
-    assert loss_after(net, data) == first
-    assert len(calls) > 2
-
-
 class OfNoGroups(Takeover):
     """A method of a user, whose `propose` takes what the protocol says."""
 
