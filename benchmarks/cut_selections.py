@@ -126,7 +126,7 @@ def table(rows: list[Row]) -> Iterator[str]:
                 for arm in ("first selection", "cut")
             )
             pairs = [best[seed] - first[seed] for seed in best if seed in first]
-            cells += [f"{mean_and_error(list(arm.values()))}" for arm in (first, best)]
+            cells += [mean_and_error(list(arm.values())) for arm in (first, best)]
             cells.append(mean_and_error(pairs))
         full = statistics.mean({row["seed"]: row["full"] for row in own}.values())
         seeds = len({row["seed"] for row in own})

@@ -267,6 +267,8 @@ def _constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
     """The loss at chance on the batch of this rank."""
     tape = record(model, lambda: checked_loss(loss, model, batch), batch, draws=True)
     last, tensors = _last_readers(tape), tensors_of(model)
+    if not last:
+        return math.inf
     player, means = Player(tape, tensors), list[Tensor]()
     for reader in last:
         player.advance(reader.position + 1)
@@ -276,10 +278,9 @@ def _constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
             return math.inf
         rest = [dim for dim in range(made.dim()) if dim != along]
         means.append(torch.empty_like(made).copy_(made.mean(rest, keepdim=True)))
-    if not last:
-        return math.inf
     losses = []
     for factor in (0.0, 1.0):
+        # From the start: an operation in place between the readers would change what forks share.
         run = Player(tape, tensors)
         for reader, mean in zip(last, means, strict=True):
             run.advance(reader.position + 1)
