@@ -12,7 +12,7 @@ HEAD = (
     "model|status|parameters|groups|prunable|splittable|trace, s|peak, MB|50 % pruned|"
     "as masked|other size|10 % split|trained|bf16|saved|pretrained|written|exported|Torch-Pruning"
 )
-TEXT = """# The zoo: models somebody else wrote
+TEXT = """# The zoo: models from other libraries
 
 Every model below is taken as it is: traced, pruned by half, split by a tenth, saved, loaded and
 exported. This page is written by
@@ -23,33 +23,33 @@ python -m benchmarks.zoo --write
 
 {summary}
 
-* **groups**: how many can be pruned, of how many. **prunable, splittable**: the share of the
-  parameters that lie in groups that can be pruned, or split. With less than half prunable, a model
-  counts as *partial*.
-* **50 % pruned**: half of the channels of every prunable group, at random, are taken; forward and
-  backward run, and every parameter that got a gradient still does. **as masked**: before groups
-  whose removal changes a norm or a mean are touched, the pruned model is compared with the original
-  whose same channels are zeroed where they are read: equal to 1e-4 in float32 and 1e-8 in float64.
-* **10 % split**: a tenth of the channels of every group that can split; outputs stay, to 1e-5 in
-  float32 and 1e-10 in float64, of the largest.
-* **other size**: the same at inputs of another batch and, where the model takes them, of half as
-  many pixels again each way, or of three more tokens. **trained**: a step of SGD in train mode
+* **groups**: how many of the groups can be pruned. **prunable, splittable**: the fraction of
+  the parameters in groups that can be pruned, or split. A model with less than half prunable is
+  *partial*.
+* **50 % pruned**: half of the channels of every prunable group, at random, are removed; forward and
+  backward run, and every parameter that had a gradient still has one. **as masked**: the model with
+  only exact groups pruned (whose removal changes no norm or mean) equals the original with the same
+  channels set to zero where they are read, to 1e-4 in float32 and 1e-8 in float64.
+* **10 % split**: a tenth of the channels of every group that can be split; the outputs stay the
+  same, to 1e-5 of the largest in float32 and 1e-10 in float64.
+* **other size**: the same with another batch size and, where the model accepts it, with images half
+  as large again in each direction, or three more tokens. **trained**: a step of SGD in train mode
   after all edits. **bf16**: traced, pruned by half and run in bfloat16.
 * **saved**: `ramify.save`, then `ramify.load` with the model's own class. **exported**:
-  `torch.export` of the edited model, compared; where the original does not export either, *n/a*.
-  **pretrained**: half of one kind of group goes from every layer alike, and `save_pretrained` and
-  `from_pretrained` of the model's own library give the same outputs, for every kind that the
-  configuration can tell; *n/a* where it tells none. **written**: the tokens that `generate` writes
-  with a cache are those without.
-* **Torch-Pruning**: the same model, pruned by half by its `BasePruner` with random scores, the
-  layers that make the outputs ignored, no other hints: *pass* is that forward and backward run and
-  the outputs keep their shapes. *values differ*: with only those groups pruned that hold
-  convolutions of one group, linear layers, batch norms and operations without weights, the outputs
-  are not those of the original whose same channels are zeroed where they are read, to 1e-4 (a norm
-  that a model writes itself counts as such operations, and may change them rightly).
+  `torch.export` of the edited model gives the same outputs; *n/a* if the original cannot be
+  exported either. **pretrained**: half of one kind of group is removed from every layer alike, and
+  `save_pretrained` and `from_pretrained` of the model's own library give the same outputs, for
+  every kind that the configuration can express; *n/a* if it can express none. **written**:
+  `generate` writes the same tokens with and without a cache.
+* **Torch-Pruning**: the same model, pruned by half by its `BasePruner` with random scores, with the
+  layers that produce the outputs ignored and no other hints. *pass*: forward and backward run, and
+  the outputs keep their shapes. *values differ*: the outputs are not those of the original with the
+  same channels set to zero where they are read, to 1e-4; this compares only groups that hold
+  ungrouped convolutions, linear layers, batch norms and operations without weights (a norm that a
+  model writes itself counts as such operations, and may change the outputs rightly).
 * Every model has run in a process of its own, ended after {seconds:g} s, and once more for
   Torch-Pruning, which only prunes, ended after {peer_seconds:g} s; each with at most {memory:g} GB
-  and one thread. Seconds are those of the processor. Where a cell is empty, it was not run.
+  and one thread. Seconds are processor time. An empty cell was not run.
 
 {table}
 
@@ -59,8 +59,8 @@ python -m benchmarks.zoo --write
 
 ## What is frozen, and why
 
-Groups of two channels or more that cannot be pruned, in all models together; layers' names are left
-out.
+Groups of two channels or more that cannot be pruned, in all models together; names of layers are
+left out.
 
 {frozen}
 """
