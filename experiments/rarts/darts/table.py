@@ -23,7 +23,7 @@ def page(rows: Sequence[Row]) -> str:
         and how many of the 16 edges have a skip connection or a pooling operation.
     """
     lines = [
-        "| cell by | seeds | test error, % | parameters | MACs, M | ms an image | skip connections "
+        "| cell by | seeds | test error, % | parameters | MACs, M | ms per image | skip connections "
         "| poolings |",
         "|---|---|---|---|---|---|---|---|",
     ]
