@@ -23,8 +23,8 @@ def page(rows: Sequence[Row]) -> str:
         and how many of the 16 edges have a skip connection or a pooling operation.
     """
     lines = [
-        "| cell by | seeds | test error, % | parameters | MACs, M | ms per image | skip connections "
-        "| poolings |",
+        "| cell by | seeds | test error, % | parameters | MACs, M | ms per image "
+        "| skip connections | poolings |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for method in METHODS:
