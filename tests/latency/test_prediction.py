@@ -16,6 +16,7 @@ from ramify.cost import Cost
 from ramify.latency import timing
 from ramify.select.knapsack.value_curve import Floats
 from ramify.tracing.indexing import Index
+from tests.structures.experts import MaskedExperts
 
 
 class Ticks:
@@ -174,6 +175,24 @@ def test_shapes_are_drawn_among_those_that_edits_reach() -> None:
     assert (shapes[2::2, :2] % 8 != 0).any()
     again = latency.draw_shapes(graph, 40, scales=(0.5, 2.0))
     assert (np.array(again) == shapes).all()
+
+
+@pytest.mark.parametrize("scales", [(0.0, 1.5), (-1.0, 1.0), (2.0, 1.0), (1.0, float("inf"))])
+def test_scales_that_are_no_range_are_refused(scales: tuple[float, float]) -> None:
+    graph = ramify.trace(net(4, 5), torch.randn(1, 3))
+    with pytest.raises(ramify.RamifyError, match="smallest and the largest width"):
+        latency.draw_shapes(graph, 3, scales)
+
+
+def test_experts_stay_at_least_as_many_as_each_token_is_routed_to() -> None:
+    graph = ramify.trace(MaskedExperts(), torch.randn(5, 6))
+    router = graph["router"]
+    assert (router.width, router.least, router.narrowest) == (4, 2, 2)
+    number = graph.groups.index(router)
+    drawn = latency.draw_shapes(graph, 8, scales=(0.1, 0.2))
+    assert {int(shape[number]) for shape in drawn[1:]} == {2}
+    priced = latency.prices(graph, ["router"], scales=(0.25, 0.5, 1.0), repeats=2)
+    assert priced["router"] >= 0
 
 
 class Outer(nn.Module):

@@ -58,6 +58,9 @@ def draw_shapes(
     Returns:
         For each shape, the width of each group (W,).
 
+    Raises:
+        RamifyError: a scale is not above 0, or the smallest is larger than the largest.
+
     Example:
         >>> import ramify, torch
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
@@ -65,6 +68,11 @@ def draw_shapes(
         >>> [len(widths) == len(graph.groups) for widths in draw_shapes(graph, 3)]
         [True, True, True]
     """
+    if not 0 < scales[0] <= scales[1] < np.inf:
+        raise RamifyError(
+            "scales must be the smallest and the largest width relative to the current one, such "
+            f"as (0.25, 1.5), but got {tuple(scales)}"
+        )
     draw = np.random.default_rng(seed)
     now = np.array([group.width for group in graph.groups], dtype=np.int64)
     shapes = [now]
@@ -81,8 +89,8 @@ def draw_shapes(
 
 
 def _allowed(group: ChannelGroup, width: int) -> int:
-    least = 1 if group.can_prune else group.width
-    return int(max(least, width if group.can_split else min(width, group.width)))
+    """The nearest width that edits can give a group."""
+    return int(max(group.narrowest, width if group.can_split else min(width, group.width)))
 
 
 class _Stopwatch(TorchDispatchMode):

@@ -215,9 +215,8 @@ def prices(
 
 def _widths(group: ChannelGroup, scales: Sequence[float]) -> list[int]:
     widths = {max(1, round(scale * group.width)) for scale in scales}
-    least = 1 if group.can_prune else group.width
     most = max(widths) if group.can_split else group.width
-    return sorted(width for width in widths if least <= width <= most)
+    return sorted(width for width in widths if group.narrowest <= width <= most)
 
 
 def _at_width(

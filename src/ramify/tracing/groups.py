@@ -74,6 +74,11 @@ class ChannelGroup:
     least: int = 1
 
     @property
+    def narrowest(self) -> int:
+        """The smallest width that the group can have: its own if it cannot be pruned."""
+        return self.least if self.can_prune else self.width
+
+    @property
     def why(self) -> str:
         """The older name of `reason`."""
         return self.reason

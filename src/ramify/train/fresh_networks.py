@@ -84,7 +84,7 @@ def nearest_widths(graph: ChannelGraph, params: int) -> Widths:
     """
     groups = [group for group in graph.groups if group.can_split]
     names = [group.name for group in groups]
-    least = [1 if group.can_prune else group.width for group in groups]
+    least = [group.narrowest for group in groups]
 
     def widths(factor: float) -> Widths:
         scaled = [round(group.width * factor) for group in groups]
