@@ -98,3 +98,11 @@ def test_what_a_budget_may_be() -> None:
     for total in (0, -1, float("nan")):
         with pytest.raises(ramify.RamifyError, match="must be finite and above 0"):
             ramify.fit([], graph, {"macs": total})
+
+
+def test_proposals_for_an_earlier_trace_are_refused() -> None:
+    graph = chain()
+    made = proposed(graph, *(ramify.Prune("0", c) for c in range(3)))
+    edited = ramify.apply(graph, made[:1])
+    with pytest.raises(ramify.RamifyError, match="different traces"):
+        ramify.fit(made, edited, {"params": 20})

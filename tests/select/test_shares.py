@@ -89,4 +89,10 @@ def test_what_it_refuses() -> None:
         BudgetKnapsack({})
     with pytest.raises(ramify.RamifyError, match="rounds_left must be at least 1, but got 0"):
         BudgetKnapsack({"params": 3.0}, rounds_left=0)
+    with pytest.raises(ramify.RamifyError, match="must be one of params, .*, but got 'mac'"):
+        BudgetKnapsack({"params": 100, "mac": 1})
+    with pytest.raises(ramify.RamifyError, match="budget of params must be finite and above 0"):
+        BudgetKnapsack({"params": -100}, rounds_left=2)
+    with pytest.raises(ramify.RamifyError, match="multiple_of must be a whole number"):
+        BudgetKnapsack({"params": 100}, multiple_of=0)
     assert BudgetKnapsack({"params": 3.0}).select([]) == []

@@ -94,7 +94,7 @@ def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> 
 
     Args:
         proposals: what methods returned for one model.
-        graph: the traced model, where proposals do not have it.
+        graph: the traced model that the proposals are for; None to take it from them.
 
     Returns:
         The candidates.
@@ -106,13 +106,14 @@ def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> 
     for one in given:
         if not isinstance(one, Proposal):
             raise RamifyError(f"`proposals` holds {shown(one)}, where a Proposal is expected")
-    graphs = {id(p.graph): p.graph for p in given if p.graph is not None}
+    known = [graph, *(proposal.graph for proposal in given)]
+    graphs = {id(each): each for each in known if each is not None}
     if len(graphs) > 1:
         raise RamifyError(
             "the proposals are for different traces: select among those that were made with one "
             "graph, the one that the last apply returned"
         )
-    graph = next(iter(graphs.values()), graph)
+    graph = next(iter(graphs.values()), None)
     for proposal in given:
         if not math.isfinite(proposal.value):
             raise RamifyError(

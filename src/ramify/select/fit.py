@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 from ramify.arguments import check_kind, is_number
 from ramify.cost import RESOURCES, CostModel
@@ -48,7 +49,8 @@ def fit(
         The proposals to apply, largest value first.
 
     Raises:
-        RamifyError: an unknown budget name, a total that is not above 0, or an invalid multiple.
+        RamifyError: as :func:`check_budget`, for an invalid multiple, or for proposals of another
+            trace.
 
     Example:
         >>> import ramify, torch
@@ -63,12 +65,7 @@ def fit(
         >>> [p.edit.channel for p in ramify.fit(proposals, graph, {"params": 75})]
         [1, 2]
     """
-    check_kind(budget, "budget", Mapping, optional=False)
-    for name, total in budget.items():
-        if name not in BUDGETS:
-            raise RamifyError(f"a budget must be one of {', '.join(BUDGETS)}, but got '{name}'")
-        if not (is_number(total) and math.isfinite(total) and total > 0):
-            raise RamifyError(f"the budget of {name} must be finite and above 0, but got {total!r}")
+    check_budget(budget)
     check_multiple(multiple_of)
     candidates, within = gather(proposals, graph), _within(graph, budget)
     asked = multiples(candidates.graph, multiple_of)
@@ -95,6 +92,24 @@ def fit(
     if "latency" in budget:
         kept = _fast_enough(candidates, kept, down, within)
     return _proposals_of(candidates, [*down, *kept])
+
+
+def check_budget(budget: Any) -> None:
+    """Check a budget for the edited model.
+
+    Args:
+        budget: as for :func:`fit`.
+
+    Raises:
+        RamifyError: it is no dictionary, a name is unknown, or a total is not a finite number above
+            0.
+    """
+    check_kind(budget, "budget", Mapping, optional=False)
+    for name, total in budget.items():
+        if name not in BUDGETS:
+            raise RamifyError(f"a budget must be one of {', '.join(BUDGETS)}, but got '{name}'")
+        if not (is_number(total) and math.isfinite(total) and total > 0):
+            raise RamifyError(f"the budget of {name} must be finite and above 0, but got {total!r}")
 
 
 Check = Callable[[Sequence[Proposal]], bool]

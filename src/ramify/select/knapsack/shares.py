@@ -10,8 +10,9 @@ from ramify.cost import RESOURCES, graph_cost
 from ramify.errors import RamifyError
 from ramify.latency import learn, measure_edited
 from ramify.methods import Proposal
+from ramify.select.fit import check_budget
 from ramify.select.knapsack.rule import Knapsack
-from ramify.select.rounding import Multiple
+from ramify.select.rounding import Multiple, check_multiple
 from ramify.tracing import ChannelGraph
 
 STEPS = 5_000
@@ -38,7 +39,8 @@ class BudgetKnapsack:
         rounds_left: n, including this round; 1 fills the budget at once.
 
     Raises:
-        RamifyError: there is no budget, or no round is left.
+        RamifyError: there is no budget, one is not valid (see :func:`ramify.fit`), or no round is
+            left.
 
     Example:
         >>> import ramify, torch
@@ -60,6 +62,8 @@ class BudgetKnapsack:
     rounds_left: int = 1
 
     def __post_init__(self) -> None:
+        check_budget(self.budget)
+        check_multiple(self.multiple_of)
         if not self.budget:
             raise RamifyError(
                 "a knapsack needs a budget: give params, macs, flops or another resource"
