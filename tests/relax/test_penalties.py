@@ -7,6 +7,7 @@ import ramify
 from ramify.errors import RamifyError
 from ramify.models import build
 from ramify.relax import L1, ExpectedCost, GroupL1, channel_costs, norm_costs
+from ramify.relax.penalties import over_mean
 
 
 def arch():
@@ -178,3 +179,10 @@ def test_a_norm_over_two_groups_weighs_each_by_its_own():
 
     weights = norm_costs(ramify.trace(Beside(), torch.randn(3, 5)), "params")
     assert weights["norm.weight"].tolist() == [2 + 1 + 2 + 2] * 3 + [5 + 1 + 2 + 2] * 4
+
+
+def test_weights_of_zero_have_no_mean():
+    halves = over_mean([torch.tensor([0.0, 1.0]), torch.tensor([3.0])])
+    assert torch.equal(torch.cat(halves), torch.tensor([0.0, 0.5, 1.5]))
+    with pytest.raises(RamifyError, match="no channel costs anything"):
+        over_mean([torch.zeros(3)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,7 +69,7 @@ def check_halves(a: Iterable[int], p: Iterable[int]) -> None:
         if not numbers:
             raise RamifyError(f"the {name} half of the data is empty; divide it by ramify's halves")
         if len(set(numbers)) < len(numbers):
-            twice = next(n for n in numbers if numbers.count(n) > 1)
+            twice = next(n for n, count in Counter(numbers).items() if count > 1)
             raise RamifyError(f"the {name} half of the data holds sample {twice} more than once")
     both = set(sets["first"]) & set(sets["second"])
     if both:

@@ -250,8 +250,23 @@ def saved_by_one(graph: ChannelGraph, resource: str | LatencyModel) -> dict[str,
 
 
 def over_mean(weights: Sequence[Tensor]) -> list[Tensor]:
-    """Weights of a penalty divided by the mean of their non-zero entries."""
+    """Weights of a penalty divided by the mean of their non-zero entries.
+
+    Args:
+        weights: as for :class:`L1`, 0 or more.
+
+    Returns:
+        The weights, of the same shapes.
+
+    Raises:
+        RamifyError: all weights are 0, as those of a latency that no channel changes.
+    """
     every = torch.cat([weight.flatten() for weight in weights])
+    if not bool((every > 0).any()):
+        raise RamifyError(
+            "no channel costs anything, so that a penalty weighted by cost would have no effect: "
+            "weigh it by params or macs, or do not weigh it"
+        )
     return [weight / every[every > 0].mean() for weight in weights]
 
 
