@@ -69,6 +69,11 @@ def shown(value: Any) -> str:
     return f"the class {value.__name__}" if inspect.isclass(value) else f"a {type(value).__name__}"
 
 
+def form_of(value: Any) -> str:
+    """The shape of a tensor as a message shows it; of another object, what `shown` gives."""
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
+
+
 def arguments_checked(function: F) -> F:
     """Make a function refuse arguments that do not have the declared types.
 

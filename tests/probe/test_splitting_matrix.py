@@ -172,6 +172,11 @@ def test_surrogate_is_the_published_curvature() -> None:
     assert without.abs().max() == 0
 
 
+class AtMost(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp_max(0.5)
+
+
 @pytest.mark.parametrize(
     "activation",
     [
@@ -181,6 +186,8 @@ def test_surrogate_is_the_published_curvature() -> None:
         nn.Hardtanh(-0.5, 0.7),
         nn.PReLU(),
         nn.Hardsigmoid(),
+        nn.Softshrink(0.4),
+        AtMost(),
     ],
     ids=lambda module: type(module).__name__,
 )

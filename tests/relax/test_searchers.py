@@ -419,7 +419,7 @@ def over(part: str) -> Wrong:
         (stepped(loss=lambda m, b: m.one(b[0]).sum()), "none of 2 parameters .* such as 'mix'"),
         (without_gradients, "depends on none of 6 parameters"),
         (stepped(loss=lambda m, b: m(b[0])), r"the loss gave shape \(6, 2\)"),
-        (stepped(loss=lambda m, b: 1.0), "the loss gave <class 'float'>"),
+        (stepped(loss=lambda m, b: 1.0), "the loss gave 1.0; it gives one number"),
         (stepped(loss=lambda m, b: loss(m, b)[:0]), r"the loss gave shape \(0,\)"),
         (stepped(loss=lambda m, b: torch.inf * loss(m, b)), r"not finite \(inf here\) in step 0"),
         (

@@ -154,7 +154,7 @@ def test_an_epoch_is_gradient_descent_on_the_mean_loss() -> None:
             lambda model, batch: (model(batch[0]) - batch[1]).repeat(1, 2),
             r"\(5, 2\): take each sample's mean",
         ),
-        (lambda model, batch: squares(model, batch).tolist(), "<class 'list'>: return the tensor"),
+        (lambda model, batch: squares(model, batch).tolist(), "returned a list: return the tensor"),
     ],
 )
 def test_a_loss_that_is_not_one_a_sample_is_refused(loss: Callable[..., Tensor], seen: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ramify.arguments import form_of
 from ramify.errors import RamifyError
 from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated, check_whole, check_writable
 from ramify.tracing.dims import Atom, leaves
@@ -281,10 +282,9 @@ def _validate_offsets(graph: ChannelGraph, group: ChannelGroup, edit: Split) -> 
             )
         expected = (len(edit.weights), *kernel_shape(graph, group, slot))
         if not isinstance(offset, Tensor) or tuple(offset.shape) != expected:
-            seen = f"shape {tuple(offset.shape)}" if isinstance(offset, Tensor) else type(offset)
             raise RamifyError(
-                f"the offset of '{name}' has {seen}, and a tensor of shape {expected} is needed: "
-                "(copies, *shape of one channel's kernel)"
+                f"the offset of '{name}' must be a tensor of shape {expected}, (copies, *shape of "
+                f"one channel's kernel), but got {form_of(offset)}"
             )
         own = tensors_of(graph.model)[name].dtype
         if offset.is_complex() and not own.is_complex:

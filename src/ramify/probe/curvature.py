@@ -38,6 +38,15 @@ def _between(args: Sequence[Any], kwargs: Mapping[str, Any], low: Any, high: Any
     return start, [*steps]
 
 
+def _clamp_max(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kinks:
+    return _between([args[0], None, args[1]], kwargs, None, None)
+
+
+def _softshrink(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kinks:
+    place = float(_argument(args, kwargs, 1, "lambd", 0.5))
+    return 1.0, [(-place, -1.0), (place, 1.0)]
+
+
 def _argument(
     args: Sequence[Any], kwargs: Mapping[str, Any], index: int, name: str, default: Any
 ) -> Any:
@@ -55,6 +64,8 @@ _KINKS: dict[str, Callable[[Sequence[Any], Mapping[str, Any]], Kinks | None]] = 
     "hardtanh": lambda args, kwargs: _between(args, kwargs, -1.0, 1.0),
     "clamp": lambda args, kwargs: _between(args, kwargs, None, None),
     "clamp_min": lambda args, kwargs: _between(args, kwargs, None, None),
+    "clamp_max": _clamp_max,
+    "softshrink": _softshrink,
 }
 
 

@@ -15,6 +15,7 @@ from ramify import distributed
 from ramify.errors import RamifyError
 
 FLOOR = 1e-3
+"""The smallest radius, as a share of the group's largest, that residuals are measured by."""
 Vectors = list[Tensor]
 """One (W, D) matrix per group: one vector per channel."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ramify import distributed
+from ramify.arguments import form_of
 from ramify.errors import Diverged, RamifyError
 from ramify.tracing.recorder import evaluating
 
@@ -52,10 +53,9 @@ def shaped_loss(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     """
     values = _called(loss, model, batch)
     if not isinstance(values, Tensor) or values.dim() != 1:
-        seen = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values)
         raise RamifyError(
             "the loss must return one number for each sample, a tensor of shape (S,), but returned "
-            f"{seen}: {_advice(values)}"
+            f"{form_of(values)}: {_advice(values)}"
         )
     if not values.is_floating_point():
         raise RamifyError(
@@ -233,16 +233,16 @@ def first_complex(model: nn.Module) -> str | None:
 
 
 def each_batch(batches: Any) -> Iterator[Any]:
-    """Check what a user gave as batches.
+    """Go through what a user gave as batches.
 
     Args:
         batches: a list, a DataLoader or another iterable.
 
     Returns:
-        An iterable over the batches.
+        An iterator over the batches.
 
     Raises:
-        RamifyError: there is no batch.
+        RamifyError: it cannot be iterated over.
     """
     if not isinstance(batches, Iterable) or (isinstance(batches, Tensor) and not batches.dim()):
         raise RamifyError(

@@ -412,7 +412,7 @@ def _unvalued(tape: Tape, contraction: Contraction, channels: Sequence[ReadChann
         operation=op.name,
         module=op.module,
         weight=names[0] if len(names) == 1 and contraction.moved else None,
-        bias=next(iter(sorted(contraction.bias_names)), None),
+        bias=min(contraction.bias_names, default=None),
         parameters=tuple(names),
         arguments=given,
         channels=tuple(channels),

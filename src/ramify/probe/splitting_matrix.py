@@ -23,6 +23,7 @@ from torch import Tensor
 from ramify import distributed
 from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError, second_derivatives
+from ramify.probe.lanczos import Vectors
 from ramify.probe.loss import Loss, check_real, check_weights, checked_loss, each_batch
 from ramify.probe.recorded_pass import read_gradients
 from ramify.probe.replay import decomposed, replay
@@ -33,9 +34,6 @@ from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import kernels
 from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import Ref, Tape, record, tensors_of
-
-Vectors = list[Tensor]
-"""One (W, D) tensor per target: one vector per channel."""
 
 
 class SplittingOperator:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ramify.arguments import arguments_checked, is_number
+from ramify.arguments import arguments_checked, form_of, is_number
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
 from ramify.tracing.recorder import evaluating
@@ -170,9 +170,8 @@ class _SoftmaxBehindModel(TorchDispatchMode):
 def _logits(output: Any) -> Tensor:
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or logits.ndim < 2:
-        seen = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits)
         raise RamifyError(
             f"distillation takes logits of shape (samples, ..., classes), and the model gives "
-            f"{seen}; give a model whose output they are, or hold them as .logits."
+            f"{form_of(logits)}; give a model whose output they are, or hold them as .logits."
         )
     return logits

@@ -5,7 +5,6 @@ Shape letters: `W` channels of a group.
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from ramify.arguments import each_of
 from ramify.edit.plan import check_current
-from ramify.errors import RamifyError
+from ramify.errors import RamifyError, did_you_mean
 from ramify.relax.block_gates import block_factors, gated_blocks, of_channels
 from ramify.relax.gated import (
     Factor,
@@ -99,9 +98,8 @@ class Gates(nn.Module):
     def __getitem__(self, name: str) -> nn.Parameter:
         """The gates of a group: (W,)."""
         if name not in self._keys:
-            close = difflib.get_close_matches(name, self._keys, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise RamifyError(f"there are no gates on '{name}'{hint}: `gates.items()` lists them")
+            near = did_you_mean(name, self._keys)
+            raise RamifyError(f"there are no gates on '{name}'{near}: `gates.items()` lists them")
         return self._parameters[self._keys[name]]  # type: ignore[return-value]
 
     def key(self, name: str) -> str:

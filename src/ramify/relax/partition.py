@@ -116,7 +116,7 @@ def fresh_optimizer(optimizer: Optimizer, copies: Mapping[int, Tensor]) -> Optim
         RamifyError: its class cannot be made from parameter groups alone.
     """
     groups = [
-        group | group_settings(group) | {"params": [copies[id(p)] for p in group["params"]]}
+        group_settings(group) | {"params": [copies[id(p)] for p in group["params"]]}
         for group in optimizer.param_groups
     ]
     try:

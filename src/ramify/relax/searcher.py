@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ramify import distributed
-from ramify.arguments import check_settings
+from ramify.arguments import check_settings, form_of
 from ramify.errors import RamifyError
 from ramify.probe.loss import Loss
 from ramify.relax.partition import MakeOptimizer, NamedTensors, made_optimizer, partition
@@ -431,10 +431,9 @@ def _mean(losses: Any) -> Value:
     """The mean of the user's loss, in at least single precision."""
     good = isinstance(losses, Tensor) and losses.dim() <= 1 and losses.is_floating_point()
     if not good or not losses.numel():
-        seen = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses)
         raise RamifyError(
-            f"the loss gave {seen}; it gives one number for each sample, a tensor of shape (S,), "
-            "or one number, of shape ()"
+            f"the loss gave {form_of(losses)}; it gives one number for each sample, a tensor of "
+            "shape (S,), or one number, of shape ()"
         )
     wide = losses.to(torch.promote_types(losses.dtype, torch.float32))
     return Value(wide.mean(), len(losses) if losses.dim() else 1)

@@ -167,7 +167,7 @@ def _with_channel(values: Floats, options: Sequence[Option]) -> tuple[Floats, ND
     Returns:
         The values, and the number of the option at each.
     """
-    size = len(values) + 1 + max(0, *(change for change, _, _ in options), 0)
+    size = len(values) + 1 + max(0, *(change for change, _, _ in options))
     total = np.full(size, -np.inf)
     taken = np.zeros(size, dtype=np.int8)
     total[1 : 1 + len(values)] = values
