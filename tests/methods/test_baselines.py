@@ -26,9 +26,9 @@ from ramify.methods import (
     SplittingDescent,
     Taylor,
 )
-from ramify.methods.baselines import best_length
 from ramify.methods.boosting import outgoing_gradients
 from ramify.methods.draws import producer_kernels
+from ramify.methods.measured import best_length
 from ramify.methods.new_neurons import additions
 from ramify.probe.loss import Loss
 from ramify.tracing.indexing import kernels, positions

@@ -291,7 +291,13 @@ def test_what_is_refused_says_why() -> None:
         GradMax(groups=("c",)).propose(graph, per_sample, [batch])
     with pytest.raises(RamifyError, match="there is no batch"):
         GradMax().propose(graph, per_sample, [])
-    for settings in ({"neurons": 0}, {"scale": 0.0}, {"lr": -1.0}, {"surrogate": 0.0}):
+    for settings in (
+        {"neurons": 0},
+        {"neurons": 1.5},
+        {"scale": 0.0},
+        {"lr": -1.0},
+        {"surrogate": 0.0},
+    ):
         with pytest.raises(RamifyError, match=next(iter(settings))):
             GradMax(**settings)  # type: ignore[arg-type]
 

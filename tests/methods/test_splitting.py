@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import ramify
-from ramify.methods import Boosting
+from ramify.methods import Boosting, splitting
+from ramify.probe.splitting_matrix import mean_product
 from tests.nets import SMOOTH, per_sample, prepared
 
 
@@ -259,3 +262,20 @@ def test_a_gradient_that_is_not_finite_where_the_loss_is_gets_a_sentence(
     x = torch.randn(8, 3)
     with pytest.raises(ramify.RamifyError, match="is NaN or infinite, although the loss"):
         method.propose(ramify.trace(net, x), lambda model, x: model(x)[:, 0], [x])
+
+
+def test_the_matrix_of_one_group_takes_as_many_products_as_its_own_kernels_have_entries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = nn.Sequential(nn.Linear(2, 9), nn.Tanh(), nn.Linear(9, 4), nn.Tanh(), nn.Linear(4, 3))
+    batch = (torch.randn(6, 2), torch.randint(0, 3, (6,)))
+    widths: list[list[int]] = []
+
+    def counted(operators: Any, vectors: Any) -> Any:
+        widths.append([len(vector) for vector in vectors])
+        return mean_product(operators, vectors)
+
+    monkeypatch.setattr(splitting, "mean_product", counted)
+    matrix = ramify.splitting_matrix(ramify.trace(net, batch[0]), "0", per_sample, [batch])
+    assert matrix.shape == (9, 3, 3)
+    assert widths == [[9]] * 3

@@ -5,17 +5,19 @@ How the files fit together:
 - `proposal` has `Proposal`, which every method returns, and the contract, `Method`;
 - `splitting` (S2D, S3D), `gauss_newton` and `gradmax` are the methods of the papers on growing, and
   `auto` combines the first and the last of them;
-- `baselines` and `boosting` are the baselines, and `scores` ranks prunes;
+- `baselines` (random), `measured` (by the true loss) and `boosting` are the baselines, and `scores`
+  ranks prunes;
 - `trial` measures the true effect of an edit on the loss;
 - `draws` is shared by the random methods, `aliases` keeps old names of settings working, and
   `registry` finds a method by name.
 """
 
 from ramify.methods.auto import Auto
-from ramify.methods.baselines import Expansion, LineSearch, Net2Net, NewNeuron, RandomSplit
+from ramify.methods.baselines import Net2Net, NewNeuron, RandomSplit
 from ramify.methods.boosting import Boosting
 from ramify.methods.gauss_newton import GaussNewton
 from ramify.methods.gradmax import GradMax
+from ramify.methods.measured import Expansion, LineSearch
 from ramify.methods.proposal import Method, Proposal, agree
 from ramify.methods.scores import L1, BNScale, Taylor
 from ramify.methods.splitting import SplittingDescent, splitting_matrix

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -90,8 +90,12 @@ def step_lengths(step: float, unit: str, held: Mapping[str, Tensor]) -> Tensor:
     own = lengths(held).double()
     if unit == "absolute":
         return torch.full_like(own, step)
-    layers = {name.rpartition(".")[0] for name in held}  # a bias belongs to its weight's
-    return step * own / math.sqrt(len(layers))
+    return step * own / math.sqrt(layers_of(held))
+
+
+def layers_of(producers: Iterable[str]) -> int:
+    """The number of layers that these parameters belong to; a bias counts with its weight."""
+    return len({name.rpartition(".")[0] for name in producers})
 
 
 def root_mean_square(kernel: Tensor) -> float:

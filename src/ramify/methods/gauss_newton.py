@@ -19,6 +19,7 @@ from ramify.cost import CostModel
 from ramify.edit import Edit, Prune
 from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
+from ramify.methods.draws import check_positive, layers_of
 from ramify.methods.proposal import Proposal, best_first
 from ramify.methods.trial import binary_split
 from ramify.probe.allocator import FreedMemoryKept
@@ -121,11 +122,8 @@ class GaussNewton:
             raise RamifyError(f"morphisms must be some of {MORPHISMS}, but got {self.morphisms}")
         if self.curvature not in CURVATURES:
             raise RamifyError(f"curvature must be one of {CURVATURES}, but got {self.curvature!r}")
-        if not isinstance(self.epochs, int) or self.epochs < 1:
-            raise RamifyError(f"epochs must be a whole number of at least 1, but got {self.epochs}")
-        for name in ("lr", "start"):
-            if not getattr(self, name) > 0:
-                raise RamifyError(f"{name} must be above 0, but got {getattr(self, name)}")
+        for name in ("epochs", "lr", "start"):
+            check_positive(name, getattr(self, name))
         if self.radius is not None and not self.radius > 0:
             raise RamifyError(f"radius must be above 0, or None, but got {self.radius}")
         if self.momentum is not None and not 0 < self.momentum <= 1:
@@ -382,17 +380,13 @@ def _limits(
     if settings.radius is None:
         return []
     steep = {kernel.name for target in found if target.multiplied for kernel in target.kernels}
-    return [
-        settings.radius
-        * (ATTENTION_RADIUS if any(kernel.name in steep for kernel in target.kernels) else 1.0)
-        * (_lengths(own, tensors) / math.sqrt(_layers(own))).clamp_min(settings.lr)
-        for target, own in zip(found, rows, strict=True)
-    ]
-
-
-def _layers(rows: Rows) -> int:
-    """The number of layers that produce a group; a bias counts with its weight."""
-    return len({name.rpartition(".")[0] for name, _, _ in rows})
+    limits = []
+    for target, own in zip(found, rows, strict=True):
+        names = [kernel.name for kernel in target.kernels]
+        share = 1.0 if steep.isdisjoint(names) else ATTENTION_RADIUS
+        mean = _lengths(own, tensors) / math.sqrt(layers_of(names))
+        limits.append(settings.radius * share * mean.clamp_min(settings.lr))
+    return limits
 
 
 def _drawn(

@@ -21,7 +21,7 @@ from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods.draws import Kernels, check_positive, producer_kernels
 from ramify.methods.new_neurons import NO_BATCH, outgoing_squares
-from ramify.methods.outgoing_matrix import Asked, OutgoingMatrix, Start
+from ramify.methods.outgoing_matrix import OutgoingMatrix, OutputGradients, Start
 from ramify.methods.proposal import Proposal, best_first
 from ramify.probe.loss import Loss, check_real, check_weights, each_batch
 from ramify.probe.targets import Target, targets
@@ -109,11 +109,8 @@ class GradMax:
         check_positive("lr", self.lr)
         if self.surrogate is not None:
             check_positive("surrogate", self.surrogate)
-        if self.neurons is not None and (not isinstance(self.neurons, int) or self.neurons < 1):
-            raise RamifyError(
-                f"neurons must be a whole number of at least 1, or None for as many as a group has "
-                f"channels, but got {self.neurons!r}"
-            )
+        if self.neurons is not None:
+            check_positive("neurons", self.neurons)
 
     def propose(self, graph: ChannelGraph, loss: Loss, batches: Iterable[Any]) -> list[Proposal]:
         """New neurons of every group, best first.
@@ -160,25 +157,25 @@ class GradMax:
         starts: list[Start] | None = None
         sums: list[Tensor] = []
         for batch in each_batch(batches):
-            asked = Asked(graph, loss, batch)
+            known = OutputGradients(graph, loss, batch)
             if starts is None:
-                starts = self._starts(asked)
-            found = [_matrix(asked, start, self.surrogate) for start in starts]
+                starts = self._starts(known)
+            found = [_matrix(known, start, self.surrogate) for start in starts]
             sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
         if starts is None:
             raise RamifyError(NO_BATCH)
         return starts, distributed.all_sum(sums)
 
-    def _starts(self, asked: Asked) -> list[Start]:
+    def _starts(self, known: OutputGradients) -> list[Start]:
         """Where the path of each group's neurons is linearised."""
-        graph = asked.graph
+        graph = known.graph
         able = {t.group.name: t for t in targets(graph) if t.group.consumers}
         wanted = able if self.groups is None else [graph[name].name for name in self.groups]
         found = []
         for name in wanted:
             start = None
             if name in able and _entries(graph, able[name]) <= LARGEST:
-                start = _freed(asked, _first(graph, able[name]), self.surrogate)
+                start = _freed(known, _first(graph, able[name]), self.surrogate)
             if start is not None:
                 found.append(start)
             elif self.groups is not None:
@@ -247,22 +244,22 @@ def _nearest(held: Kernels) -> list[int]:
     return [int(channel) for channel in torch.argsort(apart, stable=True)]
 
 
-def _matrix(asked: Asked, start: Start, beta: float | None) -> Tensor:
+def _matrix(known: OutputGradients, start: Start, beta: float | None) -> Tensor:
     """M (D, R) of the sum of the losses over one batch."""
     mask = start.mask
     every = torch.eye(int(mask.sum()), dtype=torch.float64, device=mask.device)
     sizes = [int(part.sum()) for part in mask.split([k.numel() for k in start.kernels.values()])]
     count = min(max(AT_ONCE, start.group.width), max(sizes))
-    matrix = OutgoingMatrix(asked, start, count, beta)
+    matrix = OutgoingMatrix(known, start, count, beta)
     parts = zip(start.kernels, every.split(sizes), strict=True)
     return torch.cat([matrix.times(n, start.whole(own)[n]) for n, own in parts if len(own)])
 
 
-def _freed(asked: Asked, start: Start, beta: float | None) -> Start | None:
+def _freed(known: OutputGradients, start: Start, beta: float | None) -> Start | None:
     """The start with the rows free that have a first-order effect there; None if there are none."""
     while any(bool(free.any()) for free in start.free.values()):
         rows = [(name, int(k)) for name, free in start.free.items() for k in free.nonzero()]
-        matrix = OutgoingMatrix(asked, start, 1, beta)
+        matrix = OutgoingMatrix(known, start, 1, beta)
         effects = [matrix.times(name, _probe(start, name, k)).abs().sum() for name, k in rows]
         [sizes] = distributed.all_sum([torch.stack(effects)])
         least = NEGLIGIBLE * float(sizes.max())

@@ -100,7 +100,7 @@ class Start:
         return Split(self.group.name, self.source, (1.0, *[0.0] * len(vectors)), offsets)
 
 
-class Asked:
+class OutputGradients:
     """The gradient of the loss at every layer's own output, on one batch.
 
     Args:
@@ -151,18 +151,20 @@ class OutgoingMatrix:
     The graph of the first derivative by the incoming weights is built once and kept.
 
     Args:
-        asked: the gradients of the batch.
+        known: the gradients of the batch.
         start: the start of the new neurons.
         count: N, the number of neurons followed together.
         beta: softplus sharpness, for the slope at kinks; None for the true slope.
     """
 
-    def __init__(self, asked: Asked, start: Start, count: int, beta: float | None) -> None:
-        graph = asked.graph
+    def __init__(
+        self, known: OutputGradients, start: Start, count: int, beta: float | None
+    ) -> None:
+        graph = known.graph
         self._graph, self._start, self._count = graph, start, count
         zeros = torch.zeros(count, int(start.mask.sum()), device=start.device)
         with edited(graph, [start.split(zeros)]) as plan, decomposed(graph.model):
-            tape = record(graph.model, asked.run, asked.batch, draws=True)
+            tape = record(graph.model, known.run, known.batch, draws=True)
             tensors = _detached(graph)
             outputs = _outputs(graph, tape, tensors)
         self._plan, self._samples = plan, tape.results[0].numel()
@@ -171,18 +173,18 @@ class OutgoingMatrix:
         leaves = dict.fromkeys([*start.kernels, *(column.name for column in self._columns)])
         self._leaves = {name: tensors[name].clone().requires_grad_() for name in leaves}
         own = {p: ref for p, (ref, read) in outputs.items() if names.intersection(read)}
-        self._slopes = self._derive(tape, tensors, own, asked, beta)
+        self._slopes = self._derive(tape, tensors, own, known, beta)
 
     def _derive(
         self,
         tape: Tape,
         tensors: Mapping[str, Tensor],
         outputs: Mapping[int, Ref],
-        asked: Asked,
+        known: OutputGradients,
         beta: float | None,
     ) -> dict[str, Tensor]:
         """∂Q/∂θ, of the sum Q over consumers of ⟨output, gradient held constant⟩."""
-        gradients = asked.gradients(tape, tensors, outputs)
+        gradients = known.gradients(tape, tensors, outputs)
         terms: list[tuple[Tensor, Tensor]] = []
 
         def cut(position: int, tensor: Tensor) -> Tensor:

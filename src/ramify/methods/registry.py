@@ -8,10 +8,11 @@ from typing import Any
 
 from ramify.imports import made_with, object_at, takes_arguments
 from ramify.methods.auto import Auto
-from ramify.methods.baselines import Expansion, LineSearch, Net2Net, NewNeuron, RandomSplit
+from ramify.methods.baselines import Net2Net, NewNeuron, RandomSplit
 from ramify.methods.boosting import Boosting
 from ramify.methods.gauss_newton import GaussNewton
 from ramify.methods.gradmax import GradMax
+from ramify.methods.measured import Expansion, LineSearch
 from ramify.methods.proposal import Method
 from ramify.methods.scores import L1, BNScale, Taylor
 from ramify.methods.splitting import SplittingDescent

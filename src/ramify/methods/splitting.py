@@ -29,7 +29,7 @@ from ramify.methods.proposal import Proposal, best_first
 from ramify.probe.lanczos import Extremes, exact_extremes, lanczos_extremes
 from ramify.probe.loss import Loss
 from ramify.probe.splitting_matrix import SplittingOperator, mean_product, splitting_operators
-from ramify.probe.targets import Target, vector_shapes
+from ramify.probe.targets import Target, vector_shapes, why_no_target
 from ramify.tracing import ChannelGraph
 from ramify.tracing.recorder import tensors_of
 
@@ -335,9 +335,8 @@ def splitting_matrix(
     Source: S2D, equation (7).
     """
     wanted = graph[group]
-    found, operators = splitting_operators(graph, loss, batches, surrogate)
-    chosen = [n for n, target in enumerate(found) if target.group is wanted]
-    if not chosen:
-        reason = wanted.reason or "its channels pass a grouped convolution, which sums over others"
-        raise RamifyError(f"'{wanted.name}' has no splitting matrix: {reason}")
-    return _matrices(graph, found, operators)[chosen[0]]
+    found, operators = splitting_operators(graph, loss, batches, surrogate, wanted)
+    if not found:
+        raise RamifyError(f"'{wanted.name}' has no splitting matrix: {why_no_target(wanted)}")
+    [matrix] = _matrices(graph, found, operators)
+    return matrix

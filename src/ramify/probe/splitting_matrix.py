@@ -28,7 +28,7 @@ from ramify.probe.loss import Loss, check_real, check_weights, checked_loss, eac
 from ramify.probe.recorded_pass import read_gradients
 from ramify.probe.replay import decomposed, replay
 from ramify.probe.targets import Target, independent_sets, targets
-from ramify.tracing import ChannelGraph
+from ramify.tracing import ChannelGraph, ChannelGroup
 from ramify.tracing.dims import atoms_of, leaves
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.indexing import kernels
@@ -222,7 +222,11 @@ def _reads(graph: ChannelGraph, tape: Tape, multiplied: Sequence[Target]) -> dic
 
 
 def splitting_operators(
-    graph: ChannelGraph, loss: Loss, batches: Iterable[Any], beta: float | None
+    graph: ChannelGraph,
+    loss: Loss,
+    batches: Iterable[Any],
+    beta: float | None,
+    only: ChannelGroup | None = None,
 ) -> tuple[list[Target], list[SplittingOperator]]:
     """One operator per batch of a sample.
 
@@ -231,6 +235,7 @@ def splitting_operators(
         loss: `loss(model, batch)` -> (S,).
         batches: the sample.
         beta: softplus sharpness at the kinks of piecewise-linear activations; None: no curvature.
+        only: the group to probe; None for all that can be.
 
     Returns:
         The groups that are probed, and the operators.
@@ -241,7 +246,7 @@ def splitting_operators(
     check_editable(graph)
     check_weights(graph.model)
     check_real(graph.model)
-    chosen = targets(graph)
+    chosen = [target for target in targets(graph) if only is None or target.group is only]
     operators = [
         SplittingOperator(graph, chosen, loss, batch, beta) for batch in each_batch(batches)
     ]

@@ -77,6 +77,13 @@ def targets(graph: ChannelGraph) -> list[Target]:
     return found
 
 
+def why_no_target(group: ChannelGroup) -> str:
+    """Why the probe cannot follow a group that is none of the `targets`."""
+    if not group.can_split:
+        return group.reason
+    return "its channels pass a grouped convolution, which sums over others"
+
+
 def independent_sets(graph: ChannelGraph, found: Sequence[Target]) -> list[list[int]]:
     """Sets of targets, by number, each of which can be probed at once.
 
