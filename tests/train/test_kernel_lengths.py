@@ -119,3 +119,34 @@ def test_where_epsilon_counts_kernels_stay(variance: float, left: float) -> None
     restore_lengths(ramify.trace(model, x), subject, {"0.weight": 1e-6})
     torch.testing.assert_close(model(x), before, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(model[1].running_var, torch.full((3,), left))
+
+
+def test_a_state_dictionary_in_the_memory_of_the_model_is_rescaled_once() -> None:
+    subject = trained(torch.optim.SGD, lr=0.1)
+    model = subject.model.eval()
+    before, follower = model(batch()), model.state_dict()
+    subject = NetworkInTraining(model, subject.optimizer, [follower, follower])
+    restore_lengths(ramify.trace(model, batch()), subject, {"first.0.weight": 0.3})
+    torch.testing.assert_close(model(batch()), before, rtol=0, atol=2e-3)
+    assert lengths(model)["first.0.weight"] == pytest.approx(0.3)
+    assert all(torch.equal(follower[name], held) for name, held in model.state_dict().items())
+
+
+class Noisy(torch.optim.SGD):
+    """Keeps numbers of its own for biases, of which nothing is known."""
+
+    def step(self, closure=None):  # type: ignore[no-untyped-def]
+        super().step(closure)
+        for parameter in self.param_groups[0]["params"]:
+            if parameter.dim() == 1:
+                self.state[parameter]["noise"] = torch.randn_like(parameter)
+
+
+def test_a_state_that_is_not_known_is_refused_before_anything_changes() -> None:
+    subject = trained(Noisy, lr=0.1)
+    before = copy.deepcopy(subject.model.state_dict())
+    graph = ramify.trace(subject.model, batch())
+    with pytest.raises(ramify.RamifyError, match="Noisy keeps 'noise' for 'first.0.bias'"):
+        restore_lengths(graph, subject, {"first.0.weight": 0.3})
+    for name, held in subject.model.state_dict().items():
+        assert torch.equal(held, before[name])

@@ -31,23 +31,31 @@ def rescale(
         model: the network.
         factors: tensor name -> positive factors, of the tensor's shape.
         optimizer: the optimizer of the network.
-        followers: weight averages and other models or state dictionaries with the model's names.
+        followers: weight averages and other models or state dictionaries with the model's names;
+            tensors in the model's own memory are rescaled once.
+
+    Raises:
+        RamifyError: the kind of a state entry is unknown. Nothing has changed then.
     """
     tensors, states = tensors_of(model), States(optimizer)
+    # First find every factor, since an unknown entry is refused; then multiply.
+    found: list[tuple[Tensor, Tensor]] = []
     for name, factor in factors.items():
         own, plain = tensors[name], factor.detach().cpu().double().numpy()
+        found.append((own, factor))
         for number, one in enumerate(states.owners):
             for key, value in one.state.get(own, {}).items():
                 if has_entries(value, own) and value.shape == own.shape:
                     rule = states.rule(number, own, key, name, by_entry_is_enough=False)
-                    follows = torch.from_numpy(law_of(rule)(1 / plain, plain))
-                    value.mul_(follows.to(value))
-        own.mul_(factor)
+                    found.append((value, torch.from_numpy(law_of(rule)(1 / plain, plain))))
     for follower in followers:
         held: Mapping[str, Tensor]
         if isinstance(follower, nn.Module):
             held = tensors_of(named_alike(factors, follower))
         else:
             held = follower
-        for name, factor in factors.items():
-            held[name].mul_(factor.to(held[name]))
+        found += [(held[name], factor) for name, factor in factors.items()]
+    for tensor, factor in {
+        tensor.data_ptr(): (tensor, factor) for tensor, factor in found
+    }.values():
+        tensor.mul_(factor.to(tensor))
