@@ -11,13 +11,15 @@ from torch.nn.functional import cross_entropy, softplus
 
 import ramify
 from ramify import Prune, RamifyError
-from ramify.methods import L1, BNScale, Taylor
+from ramify.edit.plan import Channel
+from ramify.methods import L1, BNScale, Method, Taylor
 from ramify.methods.trial import Trial
 from ramify.probe.reads import first_order
 from ramify.tracing.indexing import kernels
 from ramify.tracing.recorder import tensors_of
 from tests.methods.networks import KINDS, build, halved
 from tests.nets import per_sample, prepared
+from tests.structures.experts import ListedExperts
 
 
 def by_columns(net: nn.Module, graph: ramify.ChannelGraph, name: str, batch: tuple) -> Tensor:
@@ -239,3 +241,24 @@ def test_bn_scale_refuses_a_model_without_norms() -> None:
         BNScale().propose(graph, per_sample, [batch])
     with pytest.raises(RamifyError, match="there is no batch"):
         Taylor().propose(graph, per_sample, [])
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Taylor(), ramify.GaussNewton(morphisms=("prune",), momentum=0.5)],  # 0.5: a mean of two
+    ids=["taylor", "gauss-newton"],
+)
+def test_an_expert_loses_nothing_in_a_batch_that_does_not_reach_it(method: Method) -> None:
+    torch.manual_seed(0)
+    net, x = ListedExperts().double().eval(), torch.randn(2, 6).double()
+    graph = ramify.trace(net, x)
+
+    def values(*batches: Tensor) -> dict[tuple[str, Channel], float]:
+        found = method.propose(graph, lambda model, x: model(x).square().sum(1), batches)
+        return {(p.edit.group, p.edit.channel): p.value for p in found}
+
+    first, second, both = values(x[:1]), values(x[1:]), values(x[:1], x[1:])
+    reached = [key for key in first if first[key] and not second.get(key)]
+    assert any(group.startswith("experts") for group, _ in reached)
+    for key, value in both.items():
+        assert value == pytest.approx((first.get(key, 0.0) + second.get(key, 0.0)) / 2)

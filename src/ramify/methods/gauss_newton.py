@@ -201,7 +201,7 @@ class Morphisms:
         self._limits = _limits(self._targets, self._rows, tensors, settings)
         self._optimizer = torch.optim.Adam(self._all_moves(), lr=settings.lr)
         kinds = [kind for kind in ("prune", "split") if kind in settings.morphisms]
-        self._means: dict[str, dict[int, Tensor]] = {kind: {} for kind in kinds}
+        self._means: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
         self.steps = 0
 
     @property
@@ -273,30 +273,35 @@ class Morphisms:
 
     @torch.no_grad()
     def _mean(self, kind: str, changes: Mapping[int, Tensor], weight: float, samples: int) -> None:
-        if distributed.world_size() > 1:  # what no sample of this rank reads may be read on another
-            like = self._all_moves()[0]
-            widths = [target.group.width for target in self._targets]
-            every = [changes.get(n, like.new_zeros(width)) for n, width in enumerate(widths)]
-            changes = dict(enumerate(distributed.all_mean(every, samples)))
-        known = self._means[kind]
-        for number, new in changes.items():
-            known[number] = known[number].lerp(new, weight) if number in known else new
+        # What no sample of the batch reads, or none of those of this rank, changes nothing there.
+        every = [
+            changes[number] if number in changes else self._no_change(number)
+            for number in range(len(self._targets))
+        ]
+        new, known = distributed.all_mean(every, samples), self._means[kind]
+        both = zip(known, new, strict=True) if known else ()
+        self._means[kind] = [old.lerp(found, weight) for old, found in both] or new
+
+    def _no_change(self, number: int) -> Tensor:
+        """(W,) zeros for a target."""
+        target = self._targets[number]
+        move = self._moves[self._set[number]][target.kernels[0].name]
+        wide = torch.promote_types(move.dtype, torch.float32)
+        return torch.zeros(target.group.width, dtype=wide, device=move.device)
 
     def proposals(self) -> list[Proposal]:
         """The proposals with their learned gains, largest gain first."""
         out: list[Proposal] = []
         prices = CostModel(self._graph)
         for kind, means in self._means.items():
-            for number, target in enumerate(self._targets):
-                group, mean = target.group, means.get(number)
-                if kind == "prune" and not group.prune_exact:
+            for number, (target, mean) in enumerate(zip(self._targets, means, strict=True)):
+                if kind == "prune" and not target.group.prune_exact:
                     continue
-                changes = [0.0] * group.width if mean is None else mean.tolist()
                 edits = self._edits(kind, number)
                 cost = prices.added(edits[:1])
                 out += [
                     Proposal(edit, -change, cost, graph=self._graph)
-                    for edit, change in zip(edits, changes, strict=True)
+                    for edit, change in zip(edits, mean.tolist(), strict=True)
                 ]
         return best_first(out)
 

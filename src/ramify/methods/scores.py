@@ -181,22 +181,32 @@ class Taylor:
         check_editable(graph)
         check_weights(graph.model)
         check_real(graph.model)
-        if not prunable(graph):
+        groups = prunable(graph)
+        if not groups:
             return []
-        found: dict[str, list[Tensor]] = {}
+        # Sums of |p| and of -p over all samples; what a batch does not read counts as 0 there, as
+        # the experts that no token of it is routed to.
+        sums = {group.name: torch.zeros(2, group.width, dtype=torch.float64) for group in groups}
+        samples, times_read = torch.zeros(()), torch.zeros(len(groups))
         for batch in each_batch(batches):
-            for name, changes in first_order(graph, loss, batch, prunable(graph)).items():
-                found.setdefault(name, []).append(changes.double())
-        if not found:
+            found = first_order(graph, loss, batch, groups)
+            for name, p in found.items():
+                sums[name] += torch.stack([p.abs().sum(0), -p.sum(0)]).cpu()
+            samples += max(map(len, found.values()), default=0)
+            times_read += torch.tensor([float(group.name in found) for group in groups])
+        *totals, samples, times_read = distributed.all_sum([*sums.values(), samples, times_read])
+        if not samples:
             raise RamifyError(
                 "there is no batch, or the loss depends on no channel that could be pruned: give "
                 "at least one batch, and return what the model's outputs give, without .detach()"
             )
-        every = [torch.cat(changes) for changes in found.values()]  # (S, W) each
-        means = [torch.stack([changes.abs().mean(0), -changes.mean(0)]) for changes in every]
-        pairs = dict(zip(found, distributed.all_mean(means, len(every[0])), strict=True))
-        sizes = {name: size for name, (size, _) in pairs.items()}
-        return prunes(graph, sizes, {name: gain for name, (_, gain) in pairs.items()})
+        means = {
+            name: total / samples
+            for name, total, times in zip(sums, totals, times_read, strict=True)
+            if times
+        }
+        sizes = {name: size for name, (size, _) in means.items()}
+        return prunes(graph, sizes, {name: gain for name, (_, gain) in means.items()})
 
 
 def prunable(graph: ChannelGraph) -> list[ChannelGroup]:
