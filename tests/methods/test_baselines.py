@@ -468,3 +468,11 @@ def test_boosting_needs_a_batch() -> None:
         Boosting().propose(graph, per_sample, [])
     with pytest.raises(RamifyError, match="can be gone through again"):
         Boosting().propose(graph, per_sample, iter([batch]))
+
+
+@pytest.mark.parametrize("method", [Boosting(steps=2), Expansion(steps=2)])
+def test_what_is_learned_in_float16_is_refused(method: Method) -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).half()
+    x = torch.randn(5, 4).half()
+    with pytest.raises(RamifyError, match="'0.weight' is of float16, in which displacements"):
+        method.propose(ramify.trace(net, x), lambda model, x: model(x).square().mean(1), [x])

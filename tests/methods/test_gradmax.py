@@ -310,3 +310,17 @@ def test_neurons_bounds_how_many() -> None:
     more = of_group(net, batch, "stem", neurons=9)
     assert len(more) == 4
     assert more[0].gain == pytest.approx(two[0].gain)
+
+
+def test_a_kernel_that_may_not_be_zero_gets_no_neuron_of_its_own() -> None:
+    """Weight norm divides by the norm of the kernel."""
+    normed = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
+    net = nn.Sequential(normed, nn.Tanh(), nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    x = torch.randn(6, 4)
+    graph = ramify.trace(net, x)
+    loss = lambda model, x: model(x).square().sum(1)  # noqa: E731
+    found = GradMax().propose(graph, loss, [x])
+    assert {proposal.edit.group for proposal in found} == {"2"}
+    assert {p.edit.group for p in ramify.Auto().propose(graph, loss, [x])} == {"0", "2"}
+    with pytest.raises(RamifyError, match="'0' cannot get new neurons .* where they are zero"):
+        GradMax(groups=("0",)).propose(graph, loss, [x])

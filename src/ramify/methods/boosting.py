@@ -20,6 +20,7 @@ from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError, second_derivatives
 from ramify.methods.draws import (
     Kernels,
+    check_learnable,
     check_positive,
     fresh_kernels,
     lengths,
@@ -112,7 +113,8 @@ class Boosting:
             `gain` is 0.
 
         Raises:
-            RamifyError: no batch, the loss is not per sample, or loss or weights are not finite.
+            RamifyError: no batch, the loss is not per sample, loss or weights are not finite, or
+                weights are of float16.
         """
         check_editable(graph)
         check_weights(graph.model)
@@ -121,6 +123,8 @@ class Boosting:
             return []
         generator = stream(self.seed, graph)
         held = [producer_kernels(graph, group) for group in groups]
+        for kernels in held:
+            check_learnable(kernels)
         fresh = [fresh_kernels(kernel, self.scale, generator) for kernel in held]
         radii = [lengths(r) for r in fresh]
         best, scores = fresh, [torch.full_like(radius, -1.0) for radius in radii]

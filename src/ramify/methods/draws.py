@@ -108,6 +108,25 @@ def second_copy(moved: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(moved), moved], dim=1)
 
 
+def check_learnable(kernels: Mapping[str, Tensor]) -> None:
+    """Check that displacements of kernels can be learned in their dtype.
+
+    They start small and are squared, which under- or overflows in float16.
+
+    Args:
+        kernels: the kernels by their parameters' names.
+
+    Raises:
+        RamifyError: one of them is of float16; the message names it.
+    """
+    for name, kernel in kernels.items():
+        if kernel.dtype is torch.float16:
+            raise RamifyError(
+                f"'{name}' is of float16, in which displacements cannot be learned: use bfloat16, "
+                "or float32 under autocast"
+            )
+
+
 def check_unit(unit: str) -> None:
     """Check that a unit of lengths is known.
 

@@ -19,7 +19,7 @@ from ramify.cost import CostModel
 from ramify.edit import Edit, Prune
 from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
-from ramify.methods.draws import check_positive, layers_of
+from ramify.methods.draws import check_learnable, check_positive, layers_of
 from ramify.methods.proposal import Proposal, best_first
 from ramify.methods.trial import binary_split
 from ramify.probe.allocator import FreedMemoryKept
@@ -188,7 +188,7 @@ class Morphisms:
         self._read_changes = ReadChanges(graph, self._targets)
         self._level = _likelihood_level if settings.curvature == "fisher" else _level
         tensors = tensors_of(graph.model)
-        _check_range(self._targets, tensors)
+        check_learnable({k.name: tensors[k.name] for t in self._targets for k in t.kernels})
         generator = torch.Generator().manual_seed(settings.seed)
         self._moves = [
             _drawn([self._targets[n] for n in numbers], tensors, settings, generator)
@@ -362,17 +362,6 @@ def _lengths(rows: Rows, tensors: Mapping[str, Tensor]) -> Tensor:
         wide = kernel.to(torch.promote_types(kernel.dtype, torch.float32))
         parts.append(wide.square().sum(1))
     return torch.stack(parts).sum(0).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-
-
-def _check_range(found: Sequence[Target], tensors: Mapping[str, Tensor]) -> None:
-    """Displacements start small and are squared, which under- or overflows in float16."""
-    for target in found:
-        for kernel in target.kernels:
-            if tensors[kernel.name].dtype is torch.float16:
-                raise RamifyError(
-                    f"'{kernel.name}' is of float16, in which displacements cannot be learned: use "
-                    "bfloat16, or float32 under autocast"
-                )
 
 
 def _limits(

@@ -18,7 +18,7 @@ from ramify.arguments import check_settings
 from ramify.cost import CostModel
 from ramify.edit import Split
 from ramify.edit.plan import check_editable
-from ramify.errors import RamifyError
+from ramify.errors import Diverged, RamifyError
 from ramify.methods.draws import Kernels, check_positive, producer_kernels
 from ramify.methods.new_neurons import NO_BATCH, outgoing_squares
 from ramify.methods.outgoing_matrix import OutgoingMatrix, OutputGradients, Start
@@ -63,8 +63,9 @@ class GradMax:
     A layer whose kernel has no first-order effect at zero keeps the channel's own kernel: one
     factor of a gated perceptron, queries and keys of a head, a layer that reads its own output. The
     other kernels are then found as before, but M depends on the channel, so such a group gets one
-    neuron per call. Groups whose channels are read by no weight, and those whose M has more than
-    2²⁶ entries, are left out.
+    neuron per call. Groups whose channels are read by no weight, those whose M has more than 2²⁶
+    entries, and those whose kernels may not be zero (weight norm divides by their norm) are left
+    out.
 
     `gain` is the first-order decrease of the mean loss by **one gradient step** of the outgoing
     weights at the learning rate `lr`, :math:`\eta \lVert \partial L / \partial w \rVert^2`, at the
@@ -259,7 +260,10 @@ def _freed(known: OutputGradients, start: Start, beta: float | None) -> Start | 
     """The start with the rows free that have a first-order effect there; None if there are none."""
     while any(bool(free.any()) for free in start.free.values()):
         rows = [(name, int(k)) for name, free in start.free.items() for k in free.nonzero()]
-        matrix = OutgoingMatrix(known, start, 1, beta)
+        try:
+            matrix = OutgoingMatrix(known, start, 1, beta)
+        except Diverged:  # with kernels of zeros, as under weight norm: without them it is finite
+            return None
         effects = [matrix.times(name, _probe(start, name, k)).abs().sum() for name, k in rows]
         [sizes] = distributed.all_sum([torch.stack(effects)])
         least = NEGLIGIBLE * float(sizes.max())
@@ -323,6 +327,6 @@ def _refusal(graph: ChannelGraph, target: Target | None, group: ChannelGroup) ->
     else:
         reason = (
             f"on the first batch no kernel of {', '.join(group.producers)} has a first-order "
-            "effect on the loss"
+            "effect on the loss, or the loss is not finite where they are zero"
         )
     return f"'{group.name}' cannot get new neurons by GradMax: {reason}; leave it out of `groups`"

@@ -16,6 +16,7 @@ from ramify.errors import RamifyError
 from ramify.methods.draws import (
     Kernels,
     Unit,
+    check_learnable,
     check_positive,
     check_unit,
     fresh_kernels,
@@ -242,13 +243,15 @@ class Expansion:
             The proposals; `gain` is the true decrease of the mean loss over the batches.
 
         Raises:
-            RamifyError: a group cannot be split, the loss is not per sample, or loss or weights
-                are not finite.
+            RamifyError: a group cannot be split, the loss is not per sample, loss or weights are
+                not finite, or weights are of float16.
         """
         trial, prices, out = Trial(graph, loss, batches), CostModel(graph), []
         generator, names = stream(self.seed, graph), [g.name for g in graph.groups if g.can_split]
         for group, channels in requested(graph, self.groups, self.channels, names):
-            first = fresh_kernels(producer_kernels(graph, group), self.start, generator)
+            held = producer_kernels(graph, group)
+            check_learnable(held)
+            first = fresh_kernels(held, self.start, generator)
             for channel in channels:
                 move = {name: part[channel].clone() for name, part in first.items()}
                 split, gain = self._optimise(trial, group, channel, move)
