@@ -56,7 +56,7 @@ class LatencyTable:
     times: Mapping[tuple[str, Place], float]
 
     def costs(self, supernet: Supernet, inputs: Tensor) -> list[Tensor]:
-        r"""LAT of (3.1.4) for :class:`ramify.relax.ExpectedCost`.
+        r"""The latency of each operation on each edge, for :class:`ramify.relax.ExpectedCost`.
 
         .. math:: c_{e,o} = \sum_{\text{cells}} LAT_{e,o}
 
