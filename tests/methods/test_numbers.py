@@ -48,7 +48,7 @@ def sample() -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 def test_what_complex_channels_are_worth_to_the_loss_is_not_guessed(method: Any) -> None:
     graph = ramify.trace(Complex(), sample()[0])
-    with pytest.raises(RamifyError, match=r"'a.weight' is complex, .* take L1\(\)"):
+    with pytest.raises(RamifyError, match=r"'a.weight' is complex, .* use ramify.L1"):
         method.propose(graph, loss, [sample()])
 
 

@@ -429,7 +429,7 @@ def test_a_batch_whose_samples_are_mixed_is_refused() -> None:
 
     with pytest.raises(ramify.RamifyError, match="samples"):
         followed(graph, batch, shuffled, displaced(graph, 0.1))
-    with pytest.raises(ramify.RamifyError, match="cuts the batch in pieces"):
+    with pytest.raises(ramify.RamifyError, match="divides the batch into parts"):
         followed(graph, batch, cut, displaced(graph, 0.1))
 
 

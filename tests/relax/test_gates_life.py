@@ -288,7 +288,12 @@ def under(parametrize_: Callable[[nn.Module], object]) -> Callable[[], nn.Module
 
 
 REFUSED: list[tuple[Callable[[], nn.Module], str, str, list[str]]] = [
-    (Recurrent, "a", r"'l\.weight_ih_l0' reads it, and LSTM keeps its weights out of reach", ["c"]),
+    (
+        Recurrent,
+        "a",
+        r"'l\.weight_ih_l0' reads it, and LSTM does not read a parametrized weight",
+        ["c"],
+    ),
     (Past, "a", "past any gate .a gate there changes nothing", ["b"]),
     (ByTable, "a", "past any gate .KeyError", ["b"]),
     (

@@ -222,8 +222,8 @@ def check_real(model: nn.Module) -> None:
     name = first_complex(model)
     if name is not None:
         raise RamifyError(
-            f"parameter '{name}' is complex, and what its channels are worth to the loss is known "
-            "for real weights alone: take L1(), RandomSplit() or Net2Net()"
+            f"parameter '{name}' is complex, and this method estimates the effect of channels of "
+            "real weights only: use ramify.L1, ramify.RandomSplit or ramify.Net2Net"
         )
 
 

@@ -259,8 +259,8 @@ class _Shown:
         known = self._tape.ops
         if self._position >= len(known) or known[self._position].func is not op.func:
             raise RamifyError(
-                "the forward took another path when it was run again on the same batch, and what "
-                "is read cannot be told: make it depend on its inputs alone"
+                "the forward ran other operations when it was run again on the same batch, so that "
+                "its reads are not known: make it depend on its inputs alone"
             )
         for ref, tensor in zip(op.results(), results, strict=True):
             if self._last.get(ref.index, -1) > self._position:
@@ -367,8 +367,8 @@ def follow_dimensions(
         term = resolve(atom)
         if not isinstance(term, Atom) or term in axes:
             raise RamifyError(
-                f"the loss joins or cuts the channels of '{group.name}', and what each gains "
-                "cannot be told: take what reads the weights out of the loss"
+                f"the loss concatenates or slices the channels of '{group.name}', so that the "
+                "effect of each on it is not known: leave operations on weights out of the loss"
             )
         axes[term] = number
     return flow, axes

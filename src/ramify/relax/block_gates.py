@@ -29,7 +29,7 @@ def gated_blocks(graph: ChannelGraph, asked: bool | Iterable[str | Block]) -> li
         RamifyError: a block does not exist or cannot have a gate, with the reason.
     """
     if isinstance(asked, bool):
-        every = [block for block in graph.blocks if asked and not _why_not(graph, block)]
+        every = [block for block in graph.blocks if asked and not _why_not(block)]
         if asked and not every:
             raise RamifyError(
                 "there is no block to gate: graph.blocks lists the blocks, and a gate goes on the "
@@ -39,7 +39,7 @@ def gated_blocks(graph: ChannelGraph, asked: bool | Iterable[str | Block]) -> li
     named = [asked] if isinstance(asked, Block) else each_of(asked, "blocks", "blocks")
     found = list(dict.fromkeys(find_block(graph.blocks, name) for name in named))
     for block in found:
-        if why := _why_not(graph, block):
+        if why := _why_not(block):
             raise RamifyError(f"block '{block.name}' cannot be gated: {why}")
     return found
 
@@ -73,7 +73,7 @@ def of_channels(scores: Mapping[str, Tensor], graph: ChannelGraph) -> dict[str, 
     return {name: own for name, own in scores.items() if not (name in names and len(own) == 1)}
 
 
-def _why_not(graph: ChannelGraph, block: Block) -> str:
+def _why_not(block: Block) -> str:
     """Why a block cannot have a gate; empty if it can."""
     if not block.can_drop:
         return block.why

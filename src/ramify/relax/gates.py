@@ -365,7 +365,7 @@ def _why_not(graph: ChannelGraph, group: ChannelGroup, at: str) -> str:
             return f"'{alias}' {does} it under a parametrization; remove that first"
         if isinstance(owner, nn.RNNBase):
             kind = type(owner).__name__
-            return f"'{alias}' {does} it, and {kind} keeps its weights out of reach"
+            return f"'{alias}' {does} it, and {kind} does not read a parametrized weight"
         if not tensors[name].is_floating_point():
             return f"'{alias}' {does} it in {tensors[name].dtype}"
     return "" if at == "consumers" else why_not_made(graph, group)

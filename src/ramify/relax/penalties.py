@@ -156,8 +156,8 @@ def channel_costs(gates: Gates, graph: ChannelGraph, resource: str | LatencyMode
             continue
         if isinstance(resource, LatencyModel):
             raise RamifyError(
-                f"the model of the latency says nothing of whole blocks such as '{names[0]}': name "
-                "a resource."
+                f"a latency model does not predict what a whole block such as '{names[0]}' takes: "
+                f"give one of {', '.join(RESOURCES)} as the resource."
             )
         dropped = graph_cost(graph, [Drop(names[0])])
         by_name[names[0]] = graph_cost(graph).of(resource) - dropped.of(resource)

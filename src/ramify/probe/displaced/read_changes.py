@@ -167,8 +167,8 @@ class ReadChanges:
         samples_axis = resolve(axis)
         if not isinstance(samples_axis, Atom):
             raise RamifyError(
-                "the forward cuts the batch in pieces, and the samples cannot be told apart: give "
-                "the model whole batches"
+                "the forward divides the batch into parts, and its samples cannot be told apart: "
+                "let it run on whole batches"
             )
         # What all sets together need from the recorded pass.
         reads: dict[int, Ref] = {}
@@ -219,9 +219,9 @@ class ReadChanges:
         where = module_in_words(op.module)
         return (
             f"{op.name} in {where} sums over the channels of "
-            f"'{self._targets[number].group.name}' and does more in the same operation, and what "
-            "each gains cannot be told: let the forward leave the choice of the attention kernel "
-            "to torch, or write the product out"
+            f"'{self._targets[number].group.name}' and does more in the same operation, so that "
+            "the effect of each is not known: let the forward leave the choice of the attention "
+            "kernel to torch, or write the product out"
         )
 
     def _sums(
@@ -265,13 +265,13 @@ class ReadChanges:
         if len(numbers) > 1:
             raise RamifyError(
                 f"one layer sums over the channels of '{name}' or "
-                f"'{self._targets[numbers[1]].group.name}' and carries the other: what each of "
-                "them gains cannot be told apart, so this network is not grown this way"
+                f"'{self._targets[numbers[1]].group.name}' and carries the other, so that their "
+                "effects cannot be told apart: use another method, such as ramify.RandomSplit"
             )
         if len(rows) > 1 or (not rows and samples > 1):
             raise RamifyError(
-                f"a layer that reads '{name}' mixes the samples, and what one sample loses cannot "
-                "be told: let every tensor of a batch have the samples first"
+                f"a layer that reads '{name}' mixes the samples, so that the effect on one sample "
+                "is not known: let every tensor of a batch have the samples first"
             )
 
 
