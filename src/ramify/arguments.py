@@ -8,7 +8,17 @@ import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    TypeGuard,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from torch import Tensor, nn
 
@@ -58,6 +68,11 @@ def check_settings(settings: Any) -> None:
 def is_number(value: Any) -> bool:
     """Whether a value is a real number of Python or NumPy."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Whether a value is a whole number of Python or NumPy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def shown(value: Any) -> str:
@@ -140,7 +155,7 @@ def _is(value: Any, kind: Any) -> bool:
     if origin is tuple:
         return isinstance(value, (tuple, list)) and all(_is(item, inner[0]) for item in value)
     if kind in (int, float):
-        return isinstance(value, _WORDS[kind][0]) and not isinstance(value, bool)
+        return is_whole(value) if kind is int else is_number(value)
     if kind in _WORDS:
         return isinstance(value, _WORDS[kind][0])
     wanted = kind if origin is None else origin

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import ramify
 from ramify.cost import CostModel, graph_cost
+from ramify.select.width_bounds import WidthBounds
 from tests.select.test_knapsack import budgets_for, even, key, on_graph, spent, subsets
 
 
@@ -295,3 +298,14 @@ def test_widths_must_be_known() -> None:
         with pytest.raises(ramify.RamifyError, match="carry the traced model"):
             rule.select(offered)
     assert ramify.TopFraction(1.0, multiple_of=1).select(offered) == offered
+
+
+def test_numbers_of_numpy_are_whole_numbers_too() -> None:
+    graph = ramify.trace(nn.Sequential(nn.Linear(3, 6), nn.Linear(6, 2)), torch.randn(1, 3))
+    proposals = ramify.RandomSplit().propose(graph)
+    for multiple in (np.int64(4), {"0": np.int64(4)}):
+        rule = ramify.TopFraction(0.3, multiple_of=multiple)  # type: ignore[arg-type]
+        assert len(rule.select(proposals)) == 2
+    bounds = WidthBounds(keep=np.int64(4), ceiling={"0": np.int64(7)})  # type: ignore[arg-type]
+    assert json.loads(json.dumps(bounds.plain())) == {"keep": 4, "ceiling": {"0": 7}}
+    assert len(bounds.allowed(graph, proposals)) == 1

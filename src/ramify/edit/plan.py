@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ramify.arguments import form_of
+from ramify.arguments import form_of, is_whole
 from ramify.errors import RamifyError
 from ramify.tracing import ChannelGraph, ChannelGroup, check_ungated, check_whole, check_writable
 from ramify.tracing.dims import Atom, leaves
@@ -237,8 +237,7 @@ def _validate(graph: ChannelGraph, group: ChannelGroup, edit: Edit) -> None:
     """Check that the channel exists and that the group allows the edit."""
     channels = edit.channel if isinstance(edit.channel, tuple) else (edit.channel,)
     for channel in channels:
-        whole = isinstance(channel, (int, np.integer)) and not isinstance(channel, bool)
-        if not whole:
+        if not is_whole(channel):
             raise RamifyError(
                 f"a channel of '{group.name}' is an int, or a tuple with one for each head, and "
                 f"the edit names {edit.channel!r} of type {type(edit.channel).__name__}: give "

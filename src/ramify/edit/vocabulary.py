@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ramify.arguments import each_of
+from ramify.arguments import each_of, is_whole
 from ramify.edit.apply import carry_out, several_followers
 from ramify.edit.carry import Follower, Swap
 from ramify.edit.optimizers import several
@@ -182,8 +182,7 @@ def _checked(tokens: Iterable[int], size: int) -> Index:
     """
     given = each_of(tokens, "tokens", "numbers of tokens")
     for token in given:
-        whole = isinstance(token, (int, np.integer)) and not isinstance(token, bool)
-        if not whole or not 0 <= token < size:
+        if not is_whole(token) or not 0 <= token < size:
             raise RamifyError(
                 f"the model has tokens 0 to {size - 1}, and one of those to keep is {token!r}"
             )

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
+from ramify.arguments import is_whole
 from ramify.cost import growth
 from ramify.edit.plan import Channel
 from ramify.errors import RamifyError
@@ -30,7 +31,7 @@ def check_multiple(multiple_of: Multiple) -> None:
         RamifyError: a number that is not whole, or below 1.
     """
     for number in _numbers(multiple_of):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        if not is_whole(number) or number < 1:
             raise RamifyError(
                 f"multiple_of must be a whole number of at least 1, or one for each of some "
                 f"groups, but got {number!r}"
@@ -51,7 +52,7 @@ def multiples(graph: ChannelGraph | None, multiple_of: Multiple) -> dict[str, in
         RamifyError: there is no graph to give widths, no such group, or two numbers for one group.
     """
     every, asked = 1, dict[str, int]()
-    if isinstance(multiple_of, int):
+    if not isinstance(multiple_of, Mapping):
         every = multiple_of
     elif graph is not None:
         asked = _by_name(graph, multiple_of)

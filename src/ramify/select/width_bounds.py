@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from ramify.arguments import is_whole
 from ramify.edit.plan import Channel
 from ramify.errors import RamifyError
 from ramify.methods import Proposal
@@ -38,8 +39,7 @@ class WidthBounds:
         for what, given in (("keep", self.keep), ("ceiling", self.ceiling)):
             widths = given.values() if isinstance(given, Mapping) else [given]
             for width in widths:
-                whole = isinstance(width, int) and not isinstance(width, bool) and width > 0
-                if not (whole or given is None):
+                if given is not None and not (is_whole(width) and width > 0):
                     raise RamifyError(
                         f"{what} must be a whole number of channels of at least 1, or one for each "
                         f"of some groups, but got {width!r}"
@@ -49,7 +49,9 @@ class WidthBounds:
         """The bounds that are set, as plain values by their names."""
         given = {"keep": self.keep, "ceiling": self.ceiling}
         return {
-            name: dict(bound) if isinstance(bound, Mapping) else bound
+            name: {group: int(width) for group, width in bound.items()}
+            if isinstance(bound, Mapping)
+            else int(bound)
             for name, bound in given.items()
             if bound is not None
         }
