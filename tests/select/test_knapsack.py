@@ -413,6 +413,11 @@ def test_latency_is_predicted_and_the_chosen_shape_is_measured(
     assert 0 < sum(real[p.edit.group] for p in counted.chosen) <= 4.0
     real["a"] = real["b"] = 1e3  # nothing that is predicted to fit is really so fast
     assert ramify.Knapsack(latency=6.0).select(offered) == []
+    gone = [
+        ramify.Proposal(ramify.Prune("a", c), -1.0 - c, Cost(-1, -1), graph=graph) for c in range(3)
+    ]
+    with pytest.raises(ramify.RamifyError, match=r"at most 6 ms, as measured; all .* add 3000 ms"):
+        ramify.Knapsack(latency=6.0, params=-2).select(gone)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.8, 1.5, 2.0])
@@ -437,7 +442,7 @@ def test_a_budget_of_milliseconds_is_filled_whatever_was_predicted(
     found = ramify.Knapsack(latency=-20.0).solve(offered)
     assert len(found.chosen) in {20, 21, 22}  # 22 are 2.5 % faster than the 80 that are allowed
     assert len(measured) <= 1 + 6
-    with pytest.raises(ramify.RamifyError, match=r"60 ms faster, as measured; all .* save 50 ms"):
+    with pytest.raises(ramify.RamifyError, match=r"at most -60 ms, as measured; all .* add -50 ms"):
         ramify.Knapsack(latency=-60.0).solve(offered)
 
 

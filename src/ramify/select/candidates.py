@@ -38,7 +38,7 @@ class Candidates:
         edits = (proposal.edit for proposal in self.proposals)
         return [(name, edit.channel) for name, edit in zip(self.groups, edits, strict=True)]
 
-    def prunes(self, number: int) -> bool:
+    def is_prune(self, number: int) -> bool:
         """Whether this proposal removes its channel."""
         return isinstance(self.proposals[number].edit, Prune)
 
@@ -59,11 +59,11 @@ class Candidates:
     def without_last_prunes(self, ranked: Sequence[int]) -> list[int]:
         """The same, without the last prune of each group that would lose all its channels."""
         # From the worst on: the first prune found in such a group is the one to leave out.
-        gone = Counter(self.groups[number] for number in ranked if self.prunes(number))
+        gone = Counter(self.groups[number] for number in ranked if self.is_prune(number))
         out = []
         for number in reversed(ranked):
             name = self.groups[number]
-            if self.prunes(number) and gone[name] >= self.widths[name]:
+            if self.is_prune(number) and gone[name] >= self.widths[name]:
                 gone[name] = 0
             else:
                 out.append(number)

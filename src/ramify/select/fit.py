@@ -71,15 +71,15 @@ def fit(
     asked = multiples(candidates.graph, multiple_of)
     worth = [proposal.value for proposal in candidates.proposals]
     sound = candidates.without_last_prunes(candidates.ranked(worth, range(len(worth))))
-    prunes = [number for number in sound if candidates.prunes(number)]
+    prunes = [number for number in sound if candidates.is_prune(number)]
     # Over the budget: only prunes, as few as needed.
     if not within([]):
         steps = prune_steps(candidates, prunes, asked)
         return _proposals_of(candidates, steps[: _fewest_prunes(candidates, steps, within)])
     # Within it: the whole selection, if its widths are multiples already and it fits.
     gains = {number for number in prunes if candidates.proposals[number].score is None}
-    splits = [number for number in sound if not candidates.prunes(number)]
-    whole = [number for number in sound if number in gains or not candidates.prunes(number)]
+    splits = [number for number in sound if not candidates.is_prune(number)]
+    whole = [number for number in sound if number in gains or not candidates.is_prune(number)]
     if asked and on_multiples(candidates, whole, asked):
         found = [candidates.proposals[number] for number in whole]
         if within(found):

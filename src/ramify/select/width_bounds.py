@@ -103,8 +103,8 @@ class WidthBounds:
         kept: set[int] = set()
         for name, numbers in candidates.by_group(range(len(proposals))).items():
             width = candidates.widths[name]
-            prunes = [number for number in numbers if candidates.prunes(number)]
-            splits = [number for number in numbers if not candidates.prunes(number)]
+            prunes = [number for number in numbers if candidates.is_prune(number)]
+            splits = [number for number in numbers if not candidates.is_prune(number)]
             if name in floors:
                 worth = [proposal.value for proposal in proposals]
                 prunes = candidates.ranked(worth, prunes)[: max(0, width - floors[name])]

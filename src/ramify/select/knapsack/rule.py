@@ -302,10 +302,10 @@ class Knapsack:
             most: the budget.
 
         Returns:
-            The selection of the largest value; for a budget to grow, an empty one if none fits.
+            The selection of the largest value; for budgets to grow, an empty one if none fits.
 
         Raises:
-            RamifyError: the budget asks to shrink and no selection is within it.
+            RamifyError: a budget asks to shrink and no selection is within all of them.
         """
         now = self.milliseconds
         if now is None:
@@ -333,14 +333,14 @@ class Knapsack:
             asked = min(asked, 0.0) if most < 0 else asked
         if within:
             return max(within, key=lambda one: one.value)
-        if most >= 0:
+        if most >= 0 and min(self.budgets.values(), default=0) >= 0:
             return self._nothing()
-        saved = -added_by(replace(narrowest, bound=bound))
+        added = added_by(replace(narrowest, bound=bound))
         if within:
             return within[0]
         raise RamifyError(
-            f"no shape was found that is {-most:g} ms faster, as measured; all prunes together "
-            f"save {saved:g} ms: give a smaller saving, or more proposals to prune"
+            f"no shape within the budgets was found that adds at most {most:g} ms, as measured; "
+            f"all prunes together add {added:g} ms: raise a budget, or propose more prunes"
         )
 
 
@@ -371,7 +371,7 @@ def _next_asked(tried: Sequence[tuple[float, float]], most: float, spare: float)
 def _prunes_of_whole_groups(candidates: Candidates) -> list[Index]:
     """For each group whose channels all have a prune, the numbers of these prunes."""
     numbers = range(len(candidates.proposals))
-    prunes = [number for number in numbers if candidates.prunes(number)]
+    prunes = [number for number in numbers if candidates.is_prune(number)]
     return [
         np.array(own)
         for name, own in candidates.by_group(prunes).items()
