@@ -106,14 +106,15 @@ def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> 
     for one in given:
         if not isinstance(one, Proposal):
             raise RamifyError(f"`proposals` holds {shown(one)}, where a Proposal is expected")
-    known = [graph, *(proposal.graph for proposal in given)]
-    graphs = {id(each): each for each in known if each is not None}
-    if len(graphs) > 1:
+    graphs = {id(p.graph): p.graph for p in given if p.graph is not None}
+    made_with = next(iter(graphs.values()), None)
+    stale = graph is not None and made_with is not None and _is_other(made_with, graph)
+    if len(graphs) > 1 or stale:
         raise RamifyError(
             "the proposals are for different traces: select among those that were made with one "
             "graph, the one that the last apply returned"
         )
-    graph = next(iter(graphs.values()), None)
+    graph = made_with if graph is None else graph
     for proposal in given:
         if not math.isfinite(proposal.value):
             raise RamifyError(
@@ -130,3 +131,8 @@ def gather(proposals: Iterable[Proposal], graph: ChannelGraph | None = None) -> 
         given = _leaving_enough(given, graph, names)
         widths = {name: graph[name].width for name in names.values()}
     return Candidates(given, graph, [names[proposal.edit.group] for proposal in given], widths)
+
+
+def _is_other(one: ChannelGraph, graph: ChannelGraph) -> bool:
+    """Whether a graph is for another network, or for one that has been edited since."""
+    return one is not graph and (one.superseded or one.model is not graph.model)
