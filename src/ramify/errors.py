@@ -25,6 +25,22 @@ class Diverged(RamifyError):
     """A loss, weight or buffer is no longer finite, or exceeds all bounds."""
 
 
+class OutOfReach(RamifyError):
+    """No selection of the proposed edits brings the model within its budget, or none was found.
+
+    Example:
+        >>> from ramify import Knapsack, Proposal, Prune
+        >>> from ramify.cost import Cost
+        >>> proposals = [Proposal(Prune("conv1", 0), -0.1, Cost(params=-30, macs=-900))]
+        >>> try:
+        ...     Knapsack(params=-50).select(proposals)
+        ... except OutOfReach as error:
+        ...     print(error)
+        no selection is within the budgets, which change params by -50 where all prunes together \
+reach -30: raise a budget, or propose more prunes
+    """
+
+
 def module_in_words(name: str) -> str:
     """The description of a module in a message; the empty name is the model itself."""
     return f"module '{name}'" if name else "the model's own forward"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -13,11 +15,12 @@ from torch import nn
 
 import ramify
 from ramify.cost import graph_cost
-from ramify.errors import Diverged
+from ramify.errors import Diverged, OutOfReach, RamifyError
 from ramify.methods import Taylor
-from ramify.refit import Takeover, curvature, cut, selecting, takeover
+from ramify.refit import Takeover, curvature, cut, cutting, selecting, takeover
 from ramify.refit.curvature import reads_of
-from tests.refit.trained import accuracy, batches, loss, mean, task
+from ramify.refit.outcome import state_of
+from tests.refit.trained import accuracy, batches, loss, mean, only_once, task
 
 
 @pytest.mark.parametrize(
@@ -300,20 +303,44 @@ def test_a_harmless_cut_is_the_first_selection(monkeypatch):
     assert len(seen) == 1
 
 
-def test_the_lowest_loss_decides_before_the_users_own_check(monkeypatch):
-    """Of several selections, one may pass a check by luck."""
+def test_the_users_own_check_is_asked_of_the_first_and_of_the_best_selection(monkeypatch):
+    """Of several selections, one may pass a check by luck; and a check may take long."""
     net, data, _ = task()
-    results, outcome_of = iter([(1.0, False), (0.7, True)]), selecting.outcome_of
+    losses, outcome_of = iter([1.0, 0.7, 0.4]), selecting.outcome_of
+    outcomes, judged = [], []
 
     def scripted(*arguments, **named):
-        lost, accepted = next(results, (0.4, False))
+        lost = next(losses, 0.5)
         found = outcome_of(*arguments, **named)
-        return replace(found, loss=lost, sample_loss=lost, accepted=accepted)
+        outcomes.append(replace(found, loss=lost, sample_loss=lost))
+        return outcomes[-1]
+
+    def accept(model):
+        judged.append(state_of(model))
+        return False
 
     monkeypatch.setattr(selecting, "outcome_of", scripted)
     graph = ramify.trace(net, data[0][:1])
     with pytest.raises(ramify.RamifyError, match="is not accepted; it has a loss of 0.4:"):
-        cut(graph, loss, batches(data), budget={"macs": "25%"}, accept=lambda model: True)
+        cut(graph, loss, batches(data), budget={"macs": "25%"}, accept=accept)
+    assert len(outcomes) > 3
+    for own, tried in zip(judged, (outcomes[0], outcomes[2]), strict=True):
+        for name, tensor in tried.state.items():
+            assert torch.equal(own[name], tensor), name
+
+
+def test_the_users_own_check_is_not_asked_again_nor_of_a_loss_that_is_too_high(monkeypatch):
+    net, data, _ = task()
+    before, seen, judged = mean(net, data), tried(monkeypatch), []
+
+    def accept(model):
+        judged.append((model[0].out_features, model[2].out_features, mean(model, data)))
+        return True
+
+    graph = ramify.trace(net, data[0][:1])
+    cut(graph, loss, batches(data), budget={"loss": 0.05}, accept=accept)
+    assert 2 <= len(judged) == len(set(judged)) < len(seen)
+    assert max(lost for *_, lost in judged) <= before + 0.05 + 1e-6
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -350,6 +377,30 @@ def test_a_cut_model_without_a_finite_loss_is_refused_as_such(balance):
     assert graph["0"].width == 24
 
 
+@pytest.mark.parametrize("options", [{"budget": {"macs": "25%"}}, {"accept": lambda model: True}])
+def test_selections_out_of_reach_are_left_out_and_other_errors_are_raised(options, monkeypatch):
+    """While more equal shares are chosen, or a smaller size that the user would accept."""
+    net, data, _ = task()
+    choose = selecting.choose_channels
+    for error in (OutOfReach("too small"), RamifyError("a mistake")):
+        monkeypatch.setattr(selecting, "choose_channels", only_once(choose, error))
+        graph = ramify.trace(copy.deepcopy(net), data[0][:1])
+        raised = nullcontext() if isinstance(error, OutOfReach) else pytest.raises(RamifyError)
+        with raised as found:
+            cut(graph, loss, batches(data), **options)
+        assert found is None or found.value is error
+
+
+def test_a_size_without_a_finite_loss_is_too_small():
+    net, data, _ = task()
+    wide = lambda model: model[0].out_features + model[2].out_features >= 36  # noqa: E731
+    bounded = lambda model, batch: loss(model, batch) / wide(model)  # noqa: E731
+    graph = ramify.trace(net, data[0][:1])
+    cut(graph, bounded, batches(data), accept=lambda model: True)
+    assert wide(net)
+    assert net[0].out_features + net[2].out_features < 48
+
+
 def test_a_negative_loss_is_cut_without_residuals():
     """Such a loss has no residuals; more equal shares are tried all the same."""
     net, data, _ = task()
@@ -373,16 +424,18 @@ def test_without_a_budget_as_many_channels_go_as_the_rule_selects():
     assert widths[1] <= widths[0]
 
 
-def test_other_selections_are_tried_where_chance_is_unknown():
-    """A batch of one sample has no loss at chance."""
+def test_other_selections_are_tried_where_chance_is_unknown(monkeypatch):
+    """A rise of the loss that is harmless if it is known how much was learned."""
     net, data, _ = task()
-    few = [part[:64] for part in data]
-    reports = {}
-    for balance in (False, None):
+    counts = []
+    for _ in range(2):
+        seen = tried(monkeypatch)
         graph = ramify.trace(copy.deepcopy(net), data[0][:1])
-        log = lambda report, key=balance: reports.update({key: report})  # noqa: E731
-        cut(graph, loss, batches(few, 1), budget={"macs": "25%"}, balance=balance, log=log)
-    assert reports[None].loss_after < 0.5 * reports[False].loss_after
+        cut(graph, loss, batches(data), budget={"macs": "80%"})
+        counts.append(len(seen))
+        monkeypatch.setattr(cutting, "constant_loss", lambda *_: math.inf)
+    assert counts[0] == 1
+    assert counts[1] > 1
 
 
 class OfNoGroups(Takeover):

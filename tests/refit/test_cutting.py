@@ -13,7 +13,7 @@ from torch import nn
 
 import ramify
 from ramify.cost import graph_cost
-from ramify.errors import RamifyError
+from ramify.errors import OutOfReach, RamifyError
 from ramify.refit import CutReport, cut
 from tests.refit.networks import Residual
 from tests.refit.trained import accuracy, batches, loss, mean, task
@@ -96,20 +96,27 @@ def test_milliseconds_out_of_reach_are_told_in_milliseconds():
 
 
 def test_milliseconds_that_are_predicted_out_of_reach_are_told_so_too(monkeypatch):
-    """The prediction refuses what a measurement would allow: the sentence is of the budget."""
+    """The prediction refuses what a measurement would allow: the sentence is of the budget.
+
+    Another error is raised as it is.
+    """
 
     def refused(self, offered):
-        raise RamifyError("no selection is within the budgets, which change latency by -0.5")
+        raise error
 
     monkeypatch.setattr("ramify.refit.choosing.Knapsack.select", refused)
-    times = iter([1.0, 0.5])
+    times = iter([1.0, 0.5, 1.0])
     monkeypatch.setattr(
         "ramify.refit.choosing.measure_edited", lambda *_: SimpleNamespace(median=next(times))
     )
     net, data, _ = task()
     graph = ramify.trace(net, data[0][:1])
     said = r"is 0\.6 milliseconds, and no shape .* takes 1 on the inputs .* it takes 0\.5 here"
-    with pytest.raises(RamifyError, match=said):
+    error = OutOfReach("no selection is within the budgets, which change latency by -0.5")
+    with pytest.raises(OutOfReach, match=said):
+        cut(graph, loss, batches(data), budget={"latency": 0.6})
+    error = RamifyError("a mistake")
+    with pytest.raises(RamifyError, match="a mistake"):
         cut(graph, loss, batches(data), budget={"latency": 0.6})
 
 
@@ -148,7 +155,7 @@ def test_floors_that_forbid_the_budget_are_refused():
     net, data, _ = task()
     graph = ramify.trace(net, data[0][:1])
     state = copy.deepcopy(net.state_dict())
-    with pytest.raises(ramify.RamifyError, match="give a larger budget"):
+    with pytest.raises(OutOfReach, match="give a larger budget"):
         cut(graph, loss, batches(data), budget={"macs": 0.1 * graph_cost(graph).macs}, keep=0.9)
     assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
 

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 import ramify
+from ramify.errors import OutOfReach
 from ramify.refit import cut, selecting
 from tests.refit import trained
 
@@ -73,19 +74,6 @@ def test_two_ranks_cut_as_one(tmp_path):
         torch.testing.assert_close(first[name], tensor, rtol=1e-7, atol=1e-9)
 
 
-def only_once(function, error):
-    """The function, which raises an error from its second call on."""
-    called = []
-
-    def raising(*arguments, **named):
-        if called:
-            raise error
-        called.append(True)
-        return function(*arguments, **named)
-
-    return raising
-
-
 def unlike_ranks(rank, folder):
     meeting = f"file://{folder}/meeting"
     patience = timedelta(seconds=60)  # for a rank that waits for a step that the other leaves out
@@ -100,24 +88,31 @@ def unlike_ranks(rank, folder):
         """Infinite on rank 1 after some of the cuts, of which the first is not one."""
         return trained.loss(model, batch) / (rank == 0 or len(model[0].weight) not in (10, 13))
 
+    def strict(model):
+        """Rank 1 asks for more than rank 0 does."""
+        return len(model[0].weight) >= 12 + 4 * rank
+
+    to = lambda share: {"budget": {"macs": share}}  # noqa: E731
     cases = {
         # All samples of rank 1 have one class: its loss at chance is almost 0.
-        "chance": (torch.arange(100) if rank else mixed[:256], trained.loss, "60%"),
-        "negative": (mixed[rank::2], below, "25%"),
-        "refused": (mixed[rank::2], trained.loss, "25%"),
-        "not finite": (mixed[rank::2], unbounded, "25%"),
+        "chance": (torch.arange(100) if rank else mixed[:256], trained.loss, to("60%")),
+        "negative": (mixed[rank::2], below, to("25%")),
+        "refused": (mixed[rank::2], trained.loss, to("25%")),
+        "not finite": (mixed[rank::2], unbounded, to("25%")),
+        "judged": (mixed[rank::2], trained.loss, {"accept": strict}),
     }
     states = {}
     with ramify.together():
-        for case, (own, loss, budget) in cases.items():
+        for case, (own, loss, options) in cases.items():
             model = copy.deepcopy(net)
             choose = selecting.choose_channels
             if case == "refused" and rank:
-                selecting.choose_channels = only_once(choose, ramify.RamifyError("too slow"))
+                selecting.choose_channels = trained.only_once(choose, OutOfReach("too slow"))
             sample = list(zip(x[own].split(64), y[own].split(64), strict=True))
-            cut(ramify.trace(model, x[:1]), loss, sample, budget={"macs": budget})
+            cut(ramify.trace(model, x[:1]), loss, sample, **options)
             selecting.choose_channels = choose
             states[case] = model.state_dict()
+    assert 16 <= len(states["judged"]["0.weight"]) < 24
     torch.save(states, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""A trained perceptron with more channels than it needs, its data, and what to measure on it."""
+"""A trained perceptron with more channels than it needs, its data, measures, and failures."""
 
 import torch
 import torch.nn.functional as F
@@ -34,3 +34,16 @@ def mean(net, data):
 
 def accuracy(net, data):
     return float((net(data[0]).argmax(1) == data[1]).float().mean())
+
+
+def only_once(function, error):
+    """The function, which raises an error from its second call on."""
+    called = []
+
+    def raising(*arguments, **named):
+        if called:
+            raise error
+        called.append(True)
+        return function(*arguments, **named)
+
+    return raising

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from ramify.arguments import texts_of
 from ramify.cost import RESOURCES, CostModel
 from ramify.edit import Prune
-from ramify.errors import RamifyError
+from ramify.errors import OutOfReach, RamifyError
 from ramify.latency import LatencyModel, learn, measure_edited
 from ramify.methods import Proposal
 from ramify.select import Knapsack, Rule
@@ -220,7 +220,7 @@ def choose_channels(
         The chosen prunes; none if the model is within its budgets.
 
     Raises:
-        RamifyError: the candidates are not sufficient.
+        OutOfReach: the candidates are not sufficient.
     """
     sets = _sets(graph, alike)
     solve = partial(_solve, graph, sizes, multiple_of, timing or Timing(graph))
@@ -232,7 +232,7 @@ def choose_channels(
         try:
             chosen = tied(widths)
             break
-        except RamifyError:
+        except OutOfReach:
             if not _narrower(graph, sets, widths, offered, multiple_of):
                 raise
     return chosen if sizes is None else _widened(graph, sets, widths, chosen, tied, multiple_of)
@@ -286,7 +286,7 @@ def _solve(
             predicted=timing.predicted if timed else None,
         )
         return rule.select(offered)
-    except RamifyError:
+    except OutOfReach:
         if not timed:
             raise
         raise _too_slow(graph, offered, sizes["latency"], timing.milliseconds) from None
@@ -294,11 +294,11 @@ def _solve(
 
 def _too_slow(
     graph: ChannelGraph, offered: Sequence[Proposal], most: float, now: float
-) -> RamifyError:
+) -> OutOfReach:
     """The message that no shape is within a latency budget, with the lowest latency found."""
     least = measure_edited(graph, [proposal.edit for proposal in offered]).median
     still = "still takes" if least > most else "takes"
-    return RamifyError(
+    return OutOfReach(
         f"the budget of latency is {most:.3g} milliseconds, and no shape was found that meets it: "
         f"the network takes {now:.3g} on the inputs of the trace, and with all removable channels "
         f"removed it {still} {least:.3g} here; give a larger budget, or a smaller floor "
@@ -317,18 +317,18 @@ def check_reach(
         sizes: the most that the model may have, by resource.
 
     Raises:
-        RamifyError: the model exceeds a budget even with all of them.
+        OutOfReach: the model exceeds a budget even with all of them.
     """
     model = CostModel(graph)
     now, change = model.cost(), model.added([proposal.edit for proposal in offered])
     for name, most in sizes.items():
         if name in RESOURCES and not offered and now.of(name) > most:
-            raise RamifyError(
+            raise OutOfReach(
                 f"the budget of {name} is {most:.12g}, the network has {now.of(name):,}, and none "
                 "of its channels can be removed: print(graph) gives the reason for each group"
             )
         if name in RESOURCES and (least := now.of(name) + change.of(name)) > most:
-            raise RamifyError(
+            raise OutOfReach(
                 f"the budget of {name} is {most:.12g}, and with all removable channels removed the "
                 f"network still has {least:,}: give a larger budget, or a smaller floor (keep)"
                 + (f"; a share of the network is given as '{100 * most:g}%'" if most < 1 else "")
@@ -405,7 +405,7 @@ def _widened(
             wider = now | dict.fromkeys(names, now[names[0]] + times * step)
             if wider[names[0]] > graph[names[0]].width:
                 continue
-            with suppress(RamifyError):  # this width is not within the budgets
+            with suppress(OutOfReach):  # this width is not within the budgets
                 if lost(found := tied(wider)) < lost(chosen):
                     chosen, now = found, wider
     return chosen

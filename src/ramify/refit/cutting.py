@@ -246,7 +246,6 @@ def cut(  # noqa: PLR0913
                 multiple_of=multiple_of,
                 alike=alike,
                 refit=refit,
-                accept=accept,
                 method=scorer,
                 constant=constant,
                 balance=False if alone else balance,
@@ -277,7 +276,7 @@ def cut(  # noqa: PLR0913
         else:
             selecting, said = selecting_of(graph)
             start = mean_loss(graph.model, loss, measured_on)
-            outcome = smallest(selecting, sizes, start + most)
+            outcome = smallest(selecting, sizes, start + most, accept)
         expected = math.nan if log is None else lost + expected_rise(graph, outcome, loss, sample)
         gone = Counter(graph[edit.group].name for edit in outcome.edits)
         shapes = {g.name: (g.width, g.width - gone[g.name]) for g in graph.groups}

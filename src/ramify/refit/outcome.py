@@ -52,7 +52,6 @@ class Outcome:
         edits: the edits that were made.
         loss: the mean loss after them, on the measuring samples.
         sample_loss: the same on the sample that chose the channels.
-        accepted: the result of the user's own check.
         refitted: the result for each reader.
         state: parameters and buffers after the cut.
         start: the mean loss of the full model on the sample, if the refit computed it.
@@ -62,7 +61,6 @@ class Outcome:
     edits: tuple[Edit, ...]
     loss: float
     sample_loss: float
-    accepted: bool
     refitted: list[Refitted]
     state: Mapping[str, Tensor]
     start: float | None = None
@@ -93,7 +91,6 @@ def outcome_of(
     held: Sequence[Any],
     *,
     refit: bool = True,
-    accept: Accept | None = None,
 ) -> Outcome:
     """Cut, refit and measure; the model is left unchanged.
 
@@ -104,7 +101,6 @@ def outcome_of(
         sample: the batches to refit on.
         held: the batches to measure the loss on.
         refit: whether to refit the remaining weights.
-        accept: the user's own check.
 
     Returns:
         The outcome of the cut.
@@ -117,16 +113,26 @@ def outcome_of(
             refitted, found = _refitted(model, reference, runs)
         start, chosen_on = found or (None, mean_loss(model, loss, sample))
         measured = chosen_on if held is sample else mean_loss(model, loss, held)
-        # Before the user's own check, which may change the model.
-        state = state_of(model)
-        with evaluating(model):
-            accepted = accept is None or distributed.all_true(_judged(accept, model))
-    return Outcome(tuple(edits), measured, chosen_on, accepted, refitted, state, start, runs)
+        return Outcome(tuple(edits), measured, chosen_on, refitted, state_of(model), start, runs)
 
 
-def _judged(accept: Accept, model: nn.Module) -> bool:
-    """The result of the user's own check, as True or False."""
-    answer: Any = accept(model)
+def is_accepted(graph: ChannelGraph, outcome: Outcome, accept: Accept) -> bool:
+    """Whether the user's own check accepts a tried cut on every rank; the model is left unchanged.
+
+    Args:
+        graph: the traced model.
+        outcome: the outcome of the cut.
+        accept: the user's own check.
+
+    Returns:
+        Whether it does.
+
+    Raises:
+        RamifyError: the check returns neither True nor False.
+    """
+    with cut_for_now(graph, outcome.edits), evaluating(graph.model):
+        outcome.put(graph.model)
+        answer: Any = accept(graph.model)
     try:
         plain = answer.item() if hasattr(answer, "item") else answer
     except (RuntimeError, ValueError):  # a tensor or an array with several entries
@@ -136,7 +142,7 @@ def _judged(accept: Accept, model: nn.Module) -> bool:
             f"accept(model) must return True or False, but returned {answer!r}: compare it, as in "
             "accuracy(model) >= 0.9"
         )
-    return plain
+    return distributed.all_true(plain)
 
 
 def _refitted(

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 from ramify import distributed
 from ramify.cost import CostModel
 from ramify.edit import Edit
-from ramify.errors import Diverged, RamifyError
+from ramify.errors import Diverged, OutOfReach, RamifyError
 from ramify.methods import Proposal, agree
 from ramify.methods.proposal import Method
 from ramify.probe.loss import Loss, first_complex, least_loss, mean_loss
 from ramify.refit.balance import in_order_of, raised_floors, resource_of
 from ramify.refit.choosing import Timing, allowed_by, candidates, choose_channels, comparable
-from ramify.refit.outcome import Accept, Outcome, outcome_of
+from ramify.refit.outcome import Accept, Outcome, is_accepted, outcome_of
 from ramify.refit.takeover import Takeover, proposed
 from ramify.select import Rule
 from ramify.select.rounding import Multiple
@@ -52,7 +52,6 @@ class Selecting:
         multiple_of: the number that widths become multiples of.
         alike: patterns of groups that keep equal widths.
         refit: whether to refit the remaining weights.
-        accept: the user's own check.
         method: the method that made the proposals.
         constant: the mean loss of a model that ignores its input; infinity if unknown.
         balance: whether to try other shares and another order too; None: unless the method is
@@ -69,7 +68,6 @@ class Selecting:
     multiple_of: Multiple
     alike: Sequence[str]
     refit: bool
-    accept: Accept | None
     method: Method
     constant: float
     balance: bool | None
@@ -91,7 +89,7 @@ class Selecting:
             The selection and its outcome.
 
         Raises:
-            RamifyError: the budget is out of reach.
+            OutOfReach: the budget is out of reach.
             Diverged: no selection has a finite loss.
         """
         chosen, refused = self._choice(self.proposals, within, self.least)
@@ -173,7 +171,7 @@ class Selecting:
         proposals: Sequence[Proposal],
         within: Mapping[str, float] | None,
         floor: Mapping[str, int],
-    ) -> tuple[list[Proposal], RamifyError | None]:
+    ) -> tuple[list[Proposal], OutOfReach | None]:
         """The selection of rank 0, and its error if the budget is out of reach."""
         chosen, refused = list[Proposal](), None
         try:
@@ -188,7 +186,7 @@ class Selecting:
                 alike=self.alike,
                 timing=self._timing,
             )
-        except RamifyError as error:
+        except OutOfReach as error:
             refused = error
         # With a budget of measured milliseconds, the other ranks may find another answer.
         refused = distributed.broadcast(refused)
@@ -202,7 +200,6 @@ class Selecting:
             self.sample,
             self.measured_on,
             refit=self.refit,
-            accept=self.accept,
         )
 
     @cached_property
@@ -230,13 +227,19 @@ class Selecting:
         return [each for each in comparable(found) if self.graph[each.edit.group].name in names]
 
 
-def smallest(selecting: Selecting, sizes: Mapping[str, float] | None, most: float) -> Outcome:
+def smallest(
+    selecting: Selecting,
+    sizes: Mapping[str, float] | None,
+    most: float,
+    accept: Accept | None = None,
+) -> Outcome:
     """The smallest model with an allowed loss, by bisection over the MACs of measured cuts.
 
     Args:
         selecting: makes and tries the selections.
         sizes: the other budgets.
         most: the largest mean loss allowed.
+        accept: the user's own check, called at most once for each selection whose answer counts.
 
     Returns:
         The outcome.
@@ -245,9 +248,14 @@ def smallest(selecting: Selecting, sizes: Mapping[str, float] | None, most: floa
         RamifyError: not even the model that the other budgets allow is good enough.
     """
     now, sizes = CostModel(selecting.graph).cost().macs, sizes or {}
+    graph, answers = selecting.graph, dict[tuple[Edit, ...], bool]()
 
     def fine(outcome: Outcome) -> bool:
-        return outcome.loss <= most and outcome.accepted
+        if outcome.edits not in answers:
+            answers[outcome.edits] = outcome.loss <= most and (
+                accept is None or is_accepted(graph, outcome, accept)
+            )
+        return answers[outcome.edits]
 
     good = selecting.best(sizes, fine)
     if not fine(good):
@@ -261,7 +269,7 @@ def smallest(selecting: Selecting, sizes: Mapping[str, float] | None, most: floa
         middle = (small + large) / 2
         try:
             found = selecting.best({**sizes, "macs": math.exp(middle) * now}, fine)
-        except RamifyError:  # no selection is that small
+        except (OutOfReach, Diverged):  # no selection is that small, or none has a finite loss
             small = middle
             continue
         if fine(found):

@@ -16,7 +16,7 @@ from ramify.edit.plan import check_editable
 from ramify.errors import RamifyError
 from ramify.methods.proposal import Method, Proposal, best_first
 from ramify.methods.scores import prunable
-from ramify.probe.loss import Loss, check_real, check_weights, least_loss, shaped_loss
+from ramify.probe.loss import Loss, check_real, check_weights, shaped_loss
 from ramify.probe.reads import first_order
 from ramify.refit.curvature import block_of, groups_in_parts, reads_of, strength_of, weight_of
 from ramify.refit.surgery import eliminate
@@ -99,7 +99,6 @@ class Takeover:
             return []
         sample = list(batches)
         if self.residuals:
-            _check_not_negative(least_loss(graph.model, loss, sample))
             loss = _residual(loss)
         prices, proposals, unread = CostModel(graph), list[Proposal](), list[str]()
         for part in groups_in_parts(graph, scored):
@@ -185,18 +184,15 @@ def _residual(loss: Loss) -> Loss:
         # In half precision, TINY would be 0.
         losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
         known = losses.detach()
-        _check_not_negative(float(known.min()))  # of a random loss, another sample may be
+        least = float(known.min())
+        if least < 0:
+            raise RamifyError(
+                f"a sample has a loss of {least:.4g}, and residuals=True takes losses that are not "
+                "negative: leave it out"
+            )
         return (2.0 * (losses + NEGLIGIBLE * known.mean() + TINY)).sqrt()
 
     return residual
-
-
-def _check_not_negative(least: float) -> None:
-    if least < 0:
-        raise RamifyError(
-            f"a sample has a loss of {least:.4g}, and residuals=True takes losses that are not "
-            "negative: leave it out"
-        )
 
 
 def proposed(

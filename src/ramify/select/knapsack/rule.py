@@ -15,7 +15,7 @@ import numpy as np
 
 from ramify.arguments import check_settings
 from ramify.cost import RESOURCES, CostModel
-from ramify.errors import RamifyError
+from ramify.errors import OutOfReach, RamifyError
 from ramify.latency import LatencyModel, learn, measure_edited
 from ramify.methods import Proposal
 from ramify.methods.aliases import accepts_old_keywords
@@ -170,7 +170,8 @@ class Knapsack:
             The selection; it is within every budget.
 
         Raises:
-            RamifyError: no selection is within the budgets.
+            RamifyError: proposals without a graph, which this budget or these settings need.
+            OutOfReach: no selection is within the budgets.
         """
         candidates = gather(proposals)
         if not candidates.proposals:
@@ -193,7 +194,7 @@ class Knapsack:
         """An empty selection, where the budgets allow one."""
         asked = {name: budget for name, budget in self.budgets.items() if budget < 0}
         if asked or (self.latency is not None and self.latency < 0):
-            raise RamifyError("a negative budget means shrinking, but no proposal was given")
+            raise OutOfReach("a negative budget means shrinking, but no proposal was given")
         timed = () if self.latency is None else ("latency",)
         return Selection([], 0.0, 0.0, dict.fromkeys((*RESOURCES, *timed), 0))
 
@@ -216,7 +217,7 @@ class Knapsack:
         until = time.monotonic() + self.seconds
         chosen, bound = knapsack.solve(self._exactly(candidates), until)
         if chosen is None and bound > -math.inf:
-            raise RamifyError(
+            raise OutOfReach(
                 f"no selection within the budgets was found in {self.seconds:g} seconds, though "
                 "there may be one: raise seconds or a budget, or propose more prunes"
             )
@@ -269,7 +270,7 @@ class Knapsack:
         totals = {name: now.of(name) + budget for name, budget in self.budgets.items()}
         for name, total in totals.items():
             if total <= 0:
-                raise RamifyError(
+                raise OutOfReach(
                     f"the budget removes {-self.budgets[name]:g} {name}, but the model has only "
                     f"{now.of(name)}"
                 )
@@ -305,7 +306,7 @@ class Knapsack:
             The selection of the largest value; for budgets to grow, an empty one if none fits.
 
         Raises:
-            RamifyError: a budget asks to shrink and no selection is within all of them.
+            OutOfReach: a budget asks to shrink and no selection is within all of them.
         """
         now = self.milliseconds
         if now is None:
@@ -338,7 +339,7 @@ class Knapsack:
         added = added_by(replace(narrowest, bound=bound))
         if within:
             return within[0]
-        raise RamifyError(
+        raise OutOfReach(
             f"no shape within the budgets was found that adds at most {most:g} ms, as measured; "
             f"all prunes together add {added:g} ms: raise a budget, or propose more prunes"
         )
@@ -386,12 +387,12 @@ def _selection(picked: Sequence[Proposal], bound: float, spent: Mapping[str, flo
     return Selection(chosen, value, value if bound <= value + close else bound, spent)
 
 
-def _infeasible(budgets: Mapping[str, float], least: Mapping[str, float]) -> RamifyError:
+def _infeasible(budgets: Mapping[str, float], least: Mapping[str, float]) -> OutOfReach:
     seen = ", ".join(
         f"{name} by {budgets[name]:g} where all prunes together reach {least[name]:g}"
         for name in budgets
     )
-    return RamifyError(
+    return OutOfReach(
         f"no selection is within the budgets, which change {seen}: raise a budget, or propose more "
         "prunes"
     )
