@@ -15,6 +15,7 @@ from torch import nn
 import ramify
 from ramify.errors import OutOfReach
 from ramify.refit import cut, selecting
+from ramify.refit.at_chance import constant_loss
 from tests.refit import trained
 
 
@@ -49,8 +50,10 @@ def cut_on(batches):
     model = network()
     graph = ramify.trace(model, batches[0][0][:1])
     budget = {"macs": 0.6 * ramify.cost.graph_cost(graph).macs}
+    chance = constant_loss(model, loss, batches)
     cut(graph, loss, batches, budget=budget)
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return found | {"loss at chance": torch.tensor(chance)}
 
 
 def work(rank, folder):

@@ -23,6 +23,7 @@ from ramify.latency import measure_edited
 from ramify.methods import L1, Proposal, agree
 from ramify.methods.proposal import Method, checked
 from ramify.probe.loss import Loss, first_complex, mean_loss
+from ramify.refit.at_chance import constant_loss
 from ramify.refit.budget_shares import in_numbers
 from ramify.refit.choosing import Floor, comparable, floors, matching, of_groups, tells_apart
 from ramify.refit.depth_choice import shortened_within
@@ -31,7 +32,6 @@ from ramify.refit.outcome import (
     Accept,
     Outcome,
     all_or_nothing,
-    constant_loss,
     put_state,
     samples,
 )
@@ -228,7 +228,7 @@ def cut(  # noqa: PLR0913
     optimizers, following = several(optimizer), several_followers(followers)
     with all_or_nothing(graph, optimizers, following) as before_writing:
         sample, measured_on = samples(batches, held)
-        constant = constant_loss(graph.model, loss, measured_on[0])
+        constant = constant_loss(graph.model, loss, measured_on)
 
         def selecting_of(graph: ChannelGraph) -> tuple[Selecting, list[str]]:
             proposals, scorer = _scored(graph, method, constant, loss, sample, groups, raw)

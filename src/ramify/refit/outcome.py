@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,25 +19,21 @@ from ramify.edit.plan import plan_edits
 from ramify.errors import RamifyError
 from ramify.probe.loss import (
     Loss,
-    checked_loss,
     each_batch,
     mean_loss,
     shaped_loss,
     sum_over_ranks,
 )
 from ramify.refit.paired_runs import Runs
-from ramify.refit.player import Player
-from ramify.refit.readers import Reader, course_of
 from ramify.refit.reference import Reference
 from ramify.refit.sequential import Refitted, Walk
 from ramify.tracing import ChannelGraph
 from ramify.tracing.indexing import resized, set_data
 from ramify.tracing.kept_state import giving_back
-from ramify.tracing.recorder import Tape, evaluating, record, tensors_of
+from ramify.tracing.recorder import evaluating, tensors_of
 from ramify.tracing.unharmed import unharmed
 from ramify.tracing.writes import storage_of
 
-FEW = 4  # with so few answers their mean says little about chance
 Accept = Callable[[nn.Module], bool]
 """Whether a cut model is good enough, for example by its accuracy on validation data."""
 
@@ -249,63 +243,3 @@ def samples(batches: Iterable[Any], held: Iterable[Any] | None) -> tuple[list[An
     if not sample or not measured_on:
         raise RamifyError("there is no batch to choose or measure on: give a few hundred samples")
     return sample, measured_on
-
-
-def constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
-    """The mean loss of a model that ignores its input: its last readers give one answer each.
-
-    The answers are their means or zero, whichever lose less.
-
-    Args:
-        model: the network.
-        loss: `loss(model, batch)` -> (S,).
-        batch: one batch of each rank; every rank must call it.
-
-    Returns:
-        The loss at chance, the mean of all ranks; infinity if the model has no linear reader, or if
-        a batch has so few answers that their mean is close to each of them.
-    """
-    # The same on all ranks, since it decides what they do next.
-    return statistics.fmean(distributed.all_gather(_constant_loss(model, loss, batch)))
-
-
-def _constant_loss(model: nn.Module, loss: Loss, batch: Any) -> float:
-    """The loss at chance on the batch of this rank."""
-    tape = record(model, lambda: checked_loss(loss, model, batch), batch, draws=True)
-    last, tensors = _last_readers(tape), tensors_of(model)
-    if not last:
-        return math.inf
-    player, means = Player(tape, tensors), list[Tensor]()
-    for reader in last:
-        player.advance(reader.position + 1)
-        made = player.value(reader.result)
-        along = reader.along(made.dim())
-        if made.numel() < FEW * made.shape[along]:
-            return math.inf
-        rest = [dim for dim in range(made.dim()) if dim != along]
-        means.append(torch.empty_like(made).copy_(made.mean(rest, keepdim=True)))
-    losses = []
-    for factor in (0.0, 1.0):
-        # From the start: an operation in place between the readers would change what forks share.
-        run = Player(tape, tensors)
-        for reader, mean in zip(last, means, strict=True):
-            run.advance(reader.position + 1)
-            run.replace(reader.result, factor * mean)
-        run.advance(len(tape.ops))
-        losses.append(float(run.value(tape.outputs[0]).mean()))
-    return min(losses)
-
-
-def _last_readers(tape: Tape) -> list[Reader]:
-    """The readers whose outputs the loss uses other than through later readers, in order."""
-    readers, found = {reader.position: reader for reader in course_of(tape).readers}, list[Reader]()
-    used = {tape.outputs[0]}
-    for position, op in reversed(list(enumerate(tape.ops))):
-        written = {*op.results(), *(op.inputs() if op.is_mutable else ())}
-        if used.isdisjoint(written):
-            continue
-        if position in readers:
-            found.append(readers[position])
-        else:
-            used.update(op.inputs())
-    return found[::-1]

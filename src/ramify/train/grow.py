@@ -15,8 +15,8 @@ from ramify.arguments import check_method_and_rule
 from ramify.edit import Follower
 from ramify.errors import RamifyError
 from ramify.methods import GaussNewton, Method
-from ramify.probe.loss import Loss, mean_loss
-from ramify.refit.outcome import constant_loss
+from ramify.probe.loss import Loss
+from ramify.refit.at_chance import constant_loss
 from ramify.select import Rule
 from ramify.select.width_bounds import Bound, WidthBounds
 from ramify.tracing import ChannelGraph, trace
@@ -264,8 +264,7 @@ def _edited(loop: Loop, graph: ChannelGraph, search: _Search, limits: Event) -> 
 
 def _warn_at_chance(graph: ChannelGraph, loss: Loss, trials: EditTrials) -> None:
     """Warn if the network to grow is no better than one that ignores its input."""
-    batch = trials.held[0]
-    now, chance = mean_loss(graph.model, loss, [batch]), constant_loss(graph.model, loss, batch)
+    now, chance = trials.before, constant_loss(graph.model, loss, trials.held)
     if now >= AT_CHANCE * chance and distributed.is_rank_zero():
         warnings.warn(
             f"before its first edit the network has a loss of {now:.4g}, and a network that does "
