@@ -11,7 +11,7 @@ from torch import nn
 
 import ramify
 from ramify.refit import cut
-from ramify.refit.at_chance import MOST, constant_loss
+from ramify.refit.at_chance import FACTORS, MOST, constant_loss
 from tests.refit.trained import batches, loss, task
 
 
@@ -46,7 +46,7 @@ def test_a_model_that_ignores_its_input_gives_one_answer_at_each_head():
         given = model(batch)
         return of(given["classes"], given["size"])
 
-    expected = [float(of(k * means[0], (k * means[1]).relu()).mean()) for k in (0.0, 1.0)]
+    expected = [float(of(k * means[0], (k * means[1]).relu()).mean()) for k in FACTORS]
     assert constant_loss(net, loss, [x]) == pytest.approx(min(expected), rel=1e-6)
     assert float(loss(net, x).mean()) < min(expected)
 
@@ -76,6 +76,25 @@ def test_sorted_data_have_the_entropy_of_their_labels(size):
         assert in_order == pytest.approx(shuffled, rel=1e-12)
         assert in_order == pytest.approx(entropy, rel=1e-12)
     assert in_order == pytest.approx(entropy, rel=0.05 if size > 1 else 0.15)
+
+
+def test_a_sure_classifier_of_unequal_classes_has_nearly_the_entropy_of_its_labels():
+    """Its mean logits are far larger than those of the frequencies, and 0 are equal frequencies."""
+    torch.manual_seed(0)
+    x = torch.randn(1024, 8)
+    scores = (x @ torch.randn(8, 1))[:, 0]
+    y = (scores > scores.quantile(0.95)).long()
+    net = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 2))
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss(net, (x, y)).mean().backward()
+        optimizer.step()
+    share = float(y.double().mean())
+    entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
+    order = y.argsort()
+    found = constant_loss(net, loss, batches((x[order], y[order])))
+    assert entropy <= found < 1.12 * entropy < 0.4 * math.log(2)
 
 
 def test_the_loss_of_a_regression_at_chance_is_the_variance_of_its_targets():

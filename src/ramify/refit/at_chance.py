@@ -24,7 +24,9 @@ from ramify.tracing.recorder import Tape, tensors_of
 FEW = 4
 """With fewer answers their mean says little about chance."""
 MOST = 16
-"""The number of batches on which the loss at chance is measured; each is replayed three times."""
+"""The number of batches on which the loss at chance is measured; each is replayed twice."""
+FACTORS = (0.0, *(2.0**-power for power in range(6)))
+"""The answers are tried at these multiples of their mean."""
 _Answers = tuple[str, Tensor, int]
 """The parameter of a reader, the mean of its answers on one batch, shape (O,), and their number."""
 
@@ -32,7 +34,8 @@ _Answers = tuple[str, Tensor, int]
 def constant_loss(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> float:
     """The mean loss of a model that ignores its input: its last readers give one answer each.
 
-    The answers are their means over all samples or zero, whichever lose less.
+    The answers are their means over all samples, times the factor that loses least of a few: the
+    logits of a classifier that is sure of each sample have a mean that is too large.
 
     Args:
         model: the network.
@@ -56,12 +59,13 @@ def constant_loss(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> float
     means = _means([each for own in distributed.all_gather(known) for each in own])
     if means is None:
         return math.inf
-    totals = torch.zeros(2, 2, dtype=torch.float64)
+    totals = torch.zeros(len(FACTORS), 2, dtype=torch.float64)
     for tape, last in runs:
-        for factor in (0, 1):
-            # From the start: an operation in place between the readers would change what forks
-            # share.
-            player = Player(tape, tensors)
+        start = Player(tape, tensors)
+        start.advance(last[0].position)
+        for number, factor in enumerate(FACTORS):
+            # Not a fork, which an operation in place would change for all.
+            player = start.onto(tape)
             for reader in last:
                 player.advance(reader.position + 1)
                 made = player.value(reader.result)
@@ -71,8 +75,8 @@ def constant_loss(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> float
                 player.replace(reader.result, torch.empty_like(made).copy_(answer))
             player.advance(len(tape.ops))
             losses = player.value(tape.outputs[0]).double()
-            totals[factor, 0] += float(losses.sum())
-            totals[factor, 1] += len(losses)
+            totals[number, 0] += float(losses.sum())
+            totals[number, 1] += len(losses)
     [totals] = distributed.all_sum([totals])
     found = (totals[:, 0] / totals[:, 1]).tolist()
     return min((mean for mean in found if math.isfinite(mean)), default=math.inf)
