@@ -303,6 +303,58 @@ def test_a_harmless_cut_is_the_first_selection(monkeypatch):
     assert len(seen) == 1
 
 
+def test_a_precise_regression_that_becomes_less_precise_is_chosen_from_several(monkeypatch):
+    """The loss rises by less than 1 % of the variance of the targets, and to several times."""
+    torch.manual_seed(0)
+    x = torch.rand(512, 3) * 2 - 1
+    sizes = ((3, 24), (24, 24), (24, 2))
+    layers = [part for size in sizes for part in (nn.Linear(*size), nn.Tanh())][:-1]
+    net = nn.Sequential(*layers)
+    with torch.no_grad():
+        net[0].weight.mul_(3), net[2].weight.mul_(3)
+        targets = net(x)
+        targets = targets + 0.05 * targets.std(0) * torch.randn_like(targets)
+    square = lambda model, batch: (model(batch[0]) - batch[1]).square().mean(1)  # noqa: E731
+    reports, counts = [], []
+    for balance in (False, None):
+        seen = tried(monkeypatch)
+        graph = ramify.trace(copy.deepcopy(net), x[:1])
+        options = {"budget": {"macs": "40%"}, "balance": balance, "log": reports.append}
+        cut(graph, square, batches((x, targets)), **options)
+        counts.append(len(seen))
+    first, best = reports
+    assert 2 * first.loss_before < first.loss_after
+    assert first.loss_after - first.loss_before < 0.01 * float(targets.var(0).mean())
+    assert counts[0] == 1 < counts[1]
+    assert best.loss_after < first.loss_after
+
+
+@pytest.mark.parametrize(
+    ("start", "after", "error", "several"),
+    [
+        (0.004, 0.010, 0.001, True),
+        (0.004, 0.010, 0.002, False),  # by three standard errors: that of a few samples
+        (0.004, 0.0045, 0.0001, False),  # by an eighth
+        (0.0, 0.006, 0.001, True),
+        (0.5, 0.508, 0.001, False),
+        (0.5, 0.520, 0.01, True),  # by more than 1 % of what was learned
+        (-0.1, -0.09, 0.0001, False),
+    ],
+)
+def test_when_others_are_tried(start, after, error, several, monkeypatch):
+    net, data, _ = task()
+    outcome_of, seen = selecting.outcome_of, []
+
+    def scripted(*arguments, **named):
+        seen.append(arguments)
+        found = outcome_of(*arguments, **named)
+        return replace(found, loss=after, sample_loss=after, start=start, error=error)
+
+    monkeypatch.setattr(selecting, "outcome_of", scripted)
+    cut(ramify.trace(net, data[0][:1]), loss, batches(data), budget={"macs": "60%"})
+    assert (len(seen) > 1) == several
+
+
 def test_the_users_own_check_is_asked_of_the_first_and_of_the_best_selection(monkeypatch):
     """Of several selections, one may pass a check by luck; and a check may take long."""
     net, data, _ = task()

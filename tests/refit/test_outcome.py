@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import ramify
-from ramify.refit.outcome import cut_for_now
+from ramify.refit.outcome import cut_for_now, outcome_of
 from ramify.tracing.recorder import tensors_of
 from ramify.tracing.writes import storage_of
 from tests.checks import snapshot
@@ -36,6 +39,23 @@ def test_every_tensor_is_another_for_a_while(edits):
                 tensor.fill_(7)
     assert snapshot(net) == before
     assert {name: storage_of(tensor) for name, tensor in tensors_of(net).items()} == own
+
+
+def test_the_error_of_the_rise_is_that_of_a_mean():
+    net, graph = prepared()
+    batches = [(x, net(x).argmax(1)) for x in torch.randn(2, 20, 3, 6, 6)]
+    loss = lambda model, batch: F.cross_entropy(model(batch[0]), batch[1], reduction="none")  # noqa: E731
+    outcome = outcome_of(graph, [ramify.Prune("0", 2)], loss, batches, batches)
+    x, y = (torch.cat(part) for part in zip(*batches, strict=True))
+    before = loss(net, (x, y)).detach()
+    graph = ramify.apply(graph, outcome.edits)
+    outcome.put(net)
+    rises = loss(net, (x, y)).detach() - before
+    assert outcome.start == pytest.approx(float(before.mean()), rel=1e-5)
+    assert outcome.sample_loss - outcome.start == pytest.approx(float(rises.mean()), rel=1e-3)
+    expected = float(rises.std(correction=0)) / math.sqrt(40)
+    assert outcome.error == pytest.approx(expected, rel=1e-3)
+    assert expected > 1e-3
 
 
 def test_an_error_gives_everything_back():

@@ -100,6 +100,23 @@ def summed_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> tuple[f
         RamifyError: there is no batch, or the loss is not one number per sample.
         Diverged: a loss is not finite; on every rank.
     """
+    return sum_over_ranks(losses_on(model, loss, batches))
+
+
+def losses_on(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> Tensor:
+    """The losses of this rank's samples, in eval mode.
+
+    Args:
+        model: the network.
+        loss: `loss(model, batch)` -> (S,).
+        batches: the batches to measure on.
+
+    Returns:
+        Shape (S,), S the samples of all batches.
+
+    Raises:
+        RamifyError: there is no batch, or the loss is not one number per sample.
+    """
     with evaluating(model):
         losses = [shaped_loss(loss, model, batch) for batch in each_batch(batches)]
     if not losses:
@@ -107,7 +124,7 @@ def summed_loss(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> tuple[f
             "there is no batch to measure the loss on; give a list or a DataLoader, not an "
             "iterator that ends after one pass."
         )
-    return sum_over_ranks(torch.cat(losses))
+    return torch.cat(losses)
 
 
 def sum_over_ranks(losses: Tensor) -> tuple[float, float]:

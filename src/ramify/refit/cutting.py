@@ -177,8 +177,9 @@ def cut(  # noqa: PLR0913
             `batches` is kept; without a budget, of those that remove as many channels. By default,
             unless `raw` or with complex weights; for `Takeover`, only if its own selection raises
             the loss by more than 1 % of what the model has learned (the loss of one that ignores
-            its input, if it is known, minus its own). With `accept` or a budget of the loss, no
-            others are tried where the first selection is accepted.
+            its input, if it is known, minus its own), or by more than a quarter of itself and more
+            than four standard errors. With `accept` or a budget of the loss, no others are tried
+            where the first selection is accepted.
         depth: whether whole blocks may be dropped too (`graph.blocks`). Each is tried alone, with a
             refit; then they are dropped one after the other, in order of the rise of the loss per
             cost saved. After each drop the model is refitted, its widths are cut to the budget and
@@ -271,8 +272,8 @@ def cut(  # noqa: PLR0913
                 lost = mean_loss(graph.model, loss, sample) - before
         elif accept is None and most == math.inf:
             _, (selecting, said, outcome) = cut_to_size(graph)
-            known = outcome.start if measured_on is sample else None
-            start = mean_loss(graph.model, loss, measured_on) if known is None else known
+            own = measured_on is sample
+            start = outcome.start if own else mean_loss(graph.model, loss, measured_on)
         else:
             selecting, said = selecting_of(graph)
             start = mean_loss(graph.model, loss, measured_on)

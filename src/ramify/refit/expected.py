@@ -8,7 +8,7 @@ from typing import Any
 
 from ramify import distributed
 from ramify.errors import Diverged
-from ramify.probe.loss import Loss, mean_loss, summed_loss
+from ramify.probe.loss import Loss, summed_loss
 from ramify.refit.outcome import Outcome, cut_for_now
 from ramify.refit.sequential import Walk
 from ramify.tracing import ChannelGraph
@@ -45,9 +45,6 @@ def expected_rise(
     if not distributed.all_true(len(sample) > 1):
         return math.nan
     strengths = {one.name: [one.strength] for one in outcome.refitted if one.strength > 0}
-    start = outcome.start
-    if start is None:
-        start = mean_loss(graph.model, loss, sample)
     halves, after, count = (slice(0, None, 2), slice(1, None, 2)), 0.0, 0.0
     for seen, unseen in (halves, halves[::-1]):
         with cut_for_now(graph, outcome.edits) as reference:
@@ -59,5 +56,5 @@ def expected_rise(
             except Diverged:
                 return math.inf
         after, count = after + total, count + number
-    inside, across = outcome.sample_loss - start, after / count - start
+    inside, across = outcome.sample_loss - outcome.start, after / count - outcome.start
     return inside + 2 / 3 * (across - inside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ramify.errors import RamifyError
 from ramify.probe.loss import (
     Loss,
     each_batch,
+    losses_on,
     mean_loss,
     shaped_loss,
     sum_over_ranks,
@@ -48,7 +50,8 @@ class Outcome:
         sample_loss: the same on the sample that chose the channels.
         refitted: the result for each reader.
         state: parameters and buffers after the cut.
-        start: the mean loss of the full model on the sample, if the refit computed it.
+        start: the mean loss of the full model on the sample.
+        error: the standard error of the rise of that loss.
         runs: the runs of the full model and of the cut one on the sample, if it was refitted.
     """
 
@@ -57,7 +60,8 @@ class Outcome:
     sample_loss: float
     refitted: list[Refitted]
     state: Mapping[str, Tensor]
-    start: float | None = None
+    start: float
+    error: float
     runs: Runs | None = None
 
     def put(self, model: nn.Module) -> None:
@@ -101,13 +105,19 @@ def outcome_of(
     """
     model = graph.model
     with cut_for_now(graph, edits) as reference:
-        refitted, found, runs = list[Refitted](), None, None
+        refitted, losses, runs = list[Refitted](), None, None
         if refit and edits:
             runs = Runs.recorded(model, reference, sample, partial(shaped_loss, loss))
-            refitted, found = _refitted(model, reference, runs)
-        start, chosen_on = found or (None, mean_loss(model, loss, sample))
+            refitted, losses = _refitted(model, reference, runs)
+        if losses is None:
+            after = losses_on(model, loss, sample)
+            with reference.restored():
+                losses = losses_on(model, loss, sample), after
+        start, chosen_on, error = _compared(*losses)
         measured = chosen_on if held is sample else mean_loss(model, loss, held)
-        return Outcome(tuple(edits), measured, chosen_on, refitted, state_of(model), start, runs)
+        return Outcome(
+            tuple(edits), measured, chosen_on, refitted, state_of(model), start, error, runs
+        )
 
 
 def is_accepted(graph: ChannelGraph, outcome: Outcome, accept: Accept) -> bool:
@@ -141,22 +151,26 @@ def is_accepted(graph: ChannelGraph, outcome: Outcome, accept: Accept) -> bool:
 
 def _refitted(
     model: nn.Module, reference: Reference, runs: Runs
-) -> tuple[list[Refitted], tuple[float, float] | None]:
+) -> tuple[list[Refitted], tuple[Tensor, Tensor] | None]:
     """Refit the readers; the walk's memory for all batches is freed afterwards.
 
     Returns:
-        The result for each reader, and the mean losses of both networks if the walk knows them.
+        The result for each reader, and the losses (S,) of both networks if the walk knows them.
     """
     walk = Walk(model, reference, runs)
-    return walk.refit(), _means(walk.losses())
+    return walk.refit(), walk.losses()
 
 
-def _means(losses: tuple[Tensor, Tensor] | None) -> tuple[float, float] | None:
-    """The mean loss over all ranks in both networks; None if a rank does not know it."""
-    if not distributed.all_true(losses is not None) or losses is None:
-        return None
-    start, after = (total / count for total, count in map(sum_over_ranks, losses))
-    return start, after
+def _compared(before: Tensor, after: Tensor) -> tuple[float, float, float]:
+    """The mean losses of all ranks' samples, and the standard error of their difference."""
+    squares = (after.double() - before.double()).square()
+    (start, _), (end, _), (square, count) = map(_mean_and_count, (before, after, squares))
+    return start, end, math.sqrt(max(square - (end - start) ** 2, 0.0) / count)
+
+
+def _mean_and_count(losses: Tensor) -> tuple[float, float]:
+    total, count = sum_over_ranks(losses)
+    return total / count, count
 
 
 @contextmanager

@@ -27,7 +27,12 @@ TRIALS = 7
 """The number of cuts that are measured for a budget of the loss."""
 
 HARMLESS = 0.01
-"""A cut that takes at most this share of what the model has learned is kept, and no other tried."""
+"""A cut that takes at most this share of what the model has learned is kept, and no other tried,"""
+GROWN = 0.25
+"""unless it raises the loss by more than this share of itself, as in a precise regression,"""
+CLEAR = 4.0
+"""and by more than this many standard errors: a classifier that is sure of almost all samples has a
+small loss too, but that of a few samples, on which no selection can be told from another."""
 
 
 class _Tried(NamedTuple):
@@ -161,10 +166,12 @@ class Selecting:
         """Whether others are tried after a selection with this outcome; None: no finite loss."""
         if self.balance is not None or not isinstance(self.method, Takeover) or outcome is None:
             return self.balance is not False
-        before = self._before if outcome.start is None else outcome.start
+        rise = outcome.sample_loss - outcome.start
         # Where it is not known how much was learned, only a cut that costs nothing is harmless.
-        learned = self.constant - before if math.isfinite(self.constant) else 0.0
-        return not outcome.sample_loss - before <= HARMLESS * max(learned, 0.0)
+        learned = self.constant - outcome.start if math.isfinite(self.constant) else 0.0
+        if not rise <= HARMLESS * max(learned, 0.0):
+            return True
+        return rise > CLEAR * outcome.error and rise > GROWN * outcome.start >= 0
 
     def _choice(
         self,
@@ -205,10 +212,6 @@ class Selecting:
     @cached_property
     def _timing(self) -> Timing:
         return Timing(self.graph)
-
-    @cached_property
-    def _before(self) -> float:
-        return mean_loss(self.graph.model, self.loss, self.sample)
 
     @cached_property
     def _has_residuals(self) -> bool:
