@@ -369,3 +369,58 @@ def test_a_forward_that_traces_functions_itself_is_refused_in_a_sentence() -> No
     with pytest.raises(RamifyError, match="not while its operations are recorded"):
         ramify.trace(model, x)
     assert model(x).shape == (3, 2)
+
+
+class BesideNothing(nn.Module):
+    """A network with a layer without channels beside another one."""
+
+    def __init__(self, read: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.none, self.b = nn.Linear(4, 8), nn.Linear(8, 0), nn.Linear(8, 3)
+        self.read = read
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(x))
+        return torch.cat([self.b(x), self.read(self.none(x))], 1)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors is a no-op")
+@pytest.mark.parametrize(
+    "read",
+    [
+        torch.relu,
+        lambda y: y.view(len(y), 2, 0).flatten(1),
+        lambda y: y.sum(1, keepdim=True),
+        lambda y: torch.cat(y.chunk(2, 1), 1),
+        lambda y: y @ y.T,
+    ],
+)
+def test_a_layer_without_channels_is_frozen_and_the_others_follow_edits(
+    read: Callable[[Tensor], Tensor],
+) -> None:
+    model, x = BesideNothing(read).double(), torch.randn(3, 4).double()
+    graph = ramify.trace(model, x)
+    assert (graph["none"].width, graph["none"].reason) == (0, "it has no channels")
+    with pytest.raises(RamifyError, match="'none' cannot be pruned: it has no channels"):
+        ramify.apply(graph, [ramify.Prune("none", 0)])
+    before = model(x)
+    graph = ramify.apply(graph, [ramify.Split("a", 2)])
+    torch.testing.assert_close(model(x), before)
+    assert (graph["a"].width, model.none.weight.shape) == (9, (0, 9))
+
+
+def test_parameters_without_values_are_named_if_the_model_does_not_run() -> None:
+    none = nn.Conv2d(8, 4, 1)
+    none.weight = nn.Parameter(torch.empty(0, 8, 1, 1))
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), none)
+    with pytest.raises(RamifyError, match="its parameter '1.weight' has no values, as of a layer"):
+        ramify.trace(model, torch.randn(2, 3, 4, 4))
+
+
+def test_inputs_without_values_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    said = re.escape("the inputs have no values (shape (0, 4)), and groups are proven on values")
+    with pytest.raises(RamifyError, match=said):
+        ramify.trace(model, torch.randn(0, 4))
+    with pytest.raises(RamifyError, match=said):
+        ramify.trace(model, torch.randn(2, 4), also=[(torch.randn(0, 4),)])

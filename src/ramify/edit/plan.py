@@ -234,7 +234,10 @@ def _change(group: ChannelGroup, taken: Taken, plan: Plan) -> Change:
 
 
 def _validate(graph: ChannelGraph, group: ChannelGroup, edit: Edit) -> None:
-    """Check that the channel exists and that the group allows the edit."""
+    """Check that the group allows the edit and that the channel exists."""
+    if group.atom.frozen:
+        what = "pruned" if isinstance(edit, Prune) else "split"
+        raise RamifyError(f"'{group.name}' cannot be {what}: {group.reason}")
     channels = edit.channel if isinstance(edit.channel, tuple) else (edit.channel,)
     for channel in channels:
         if not is_whole(channel):
@@ -257,8 +260,6 @@ def _validate(graph: ChannelGraph, group: ChannelGroup, edit: Edit) -> None:
                 f"tensor holds each head's apart; it has {there}, and the edit names {edit.channel}"
             )
     if isinstance(edit, Prune):
-        if group.atom.frozen:
-            raise RamifyError(f"'{group.name}' cannot be pruned: {group.reason}")
         return
     if not group.can_split:
         raise RamifyError(f"'{group.name}' cannot be split: {group.reason}")

@@ -75,6 +75,8 @@ class DimFlow:
     def __post_init__(self) -> None:
         for name, shape in self.param_shapes.items():
             self.param_dims[name] = [Atom(size) for size in shape]
+            for atom in self.param_dims[name]:
+                atom.frozen = "" if atom.size else "it has no channels"
 
     def dims(self, ref: Ref) -> list[Term]:
         """The dimensions of a tensor of the latest tape."""

@@ -205,8 +205,8 @@ class ChannelGraph:
                 module = owner_of(slot.name)
                 if slot.role == "producer" and module not in seen:
                     seen.add(module)
-                    step = self.positions(group, slot)[-1, 0] // max(group.width - 1, 1)
-                    made.setdefault(module, []).append((slot.name, slot.dim, -int(step), group))
+                    place = (slot.name, slot.dim, -self._step(group, slot))
+                    made.setdefault(module, []).append((*place, group))
         numbered: dict[str, ChannelGroup] = {}
         for module, axes in made.items():
             axes.sort(key=operator.itemgetter(0, 1, 2))  # within a dimension the outermost first
@@ -216,10 +216,13 @@ class ChannelGraph:
 
     def _fitness(self, name: str, group: ChannelGroup, slot: Slot) -> tuple[bool, bool, int]:
         """The sort key of the groups for a name: can change, is the module's own, closest axis."""
-        where = self.positions(group, slot)
-        step = -int(where[-1, 0]) // max(group.width - 1, 1)
         own = group.name.rpartition(":")[0] == name
-        return group.can_prune or group.can_split, own, step
+        return group.can_prune or group.can_split, own, -self._step(group, slot)
+
+    def _step(self, group: ChannelGroup, slot: Slot) -> int:
+        """The number of positions from one channel to the next along a slot."""
+        where = self.positions(group, slot)
+        return int(where[-1, 0]) // max(group.width - 1, 1) if len(where) else 0
 
     def positions(self, group: ChannelGroup, slot: Slot) -> Index:
         """The positions of each channel along one slot: (width, positions of one channel)."""

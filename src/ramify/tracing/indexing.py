@@ -221,7 +221,8 @@ def positions(term: Term, atom: Atom, changes: Changes | None = None) -> Index:
     """The positions of each channel of `atom` in a resolved term: (W, positions of one channel)."""
     owner = owners(term, atom, changes)
     held = np.argsort(owner, kind="stable")[np.count_nonzero(owner < 0) :]
-    return held.reshape(new_size(atom, changes or {}), -1)
+    width = new_size(atom, changes or {})
+    return held.reshape(width, len(held) // max(width, 1))
 
 
 def kernels(tensor: Tensor, dim: int, where: Index) -> Tensor:

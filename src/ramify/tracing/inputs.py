@@ -41,6 +41,21 @@ def runnable(model: nn.Module, inputs: Any) -> Any:
     ) from failed
 
 
+def check_values(*inputs: Any) -> None:
+    """Check that inputs have values, on which a trace can prove its groups.
+
+    Raises:
+        RamifyError: all tensors of one of them are empty, as of a batch without samples.
+    """
+    for each in inputs:
+        given = [leaf for leaf in tree_leaves(each) if isinstance(leaf, Tensor)]
+        if given and not any(leaf.numel() for leaf in given):
+            raise RamifyError(
+                f"the inputs have no values (shape {tuple(given[0].shape)}), and groups are proven "
+                "on values: give at least one sample"
+            )
+
+
 def _failure(model: nn.Module, inputs: Any) -> Exception | None:
     try:
         with torch.no_grad(), untouched(model), evaluating(model):
@@ -62,4 +77,5 @@ def _reason(model: nn.Module, inputs: Any) -> str:
     kinds = {x.dtype for x in given if x.is_floating_point()} - {p.dtype for p in weights}
     if weights and kinds:
         return f"; the weights are of {weights[0].dtype}, and the inputs of {kinds.pop()}"
-    return ""
+    empty = next((name for name, p in model.named_parameters() if not p.numel()), None)
+    return f"; its parameter '{empty}' has no values, as of a layer without channels" * bool(empty)

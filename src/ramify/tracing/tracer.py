@@ -18,7 +18,7 @@ from ramify.tracing.decisions import Decisions, choices_of
 from ramify.tracing.flow import DimFlow
 from ramify.tracing.grouped import freeze_blocks
 from ramify.tracing.groups import ChannelGraph, Renew, build_graph
-from ramify.tracing.inputs import OF_INPUTS, runnable
+from ramify.tracing.inputs import OF_INPUTS, check_values, runnable
 from ramify.tracing.propagate import propagate
 from ramify.tracing.recorder import Tape, aliases_of, alone, call, record, tensors_of
 from ramify.tracing.rules.norms import BATCH_NORMS
@@ -132,6 +132,7 @@ def trace(
             )
     check_writable(model)
     asked = _further(also), edit_outputs, tuple(texts_of(unused, "unused", "names of modules"))
+    check_values(inputs, *asked[0])
     with alone(), unharmed(model):
         try:
             return _trace(model, inputs, asked, None)
