@@ -5,8 +5,6 @@ All changes are staged first, then committed or undone together.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeAlias, cast
@@ -16,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ramify.edit.gradient_hooks import check_gradient_hooks
 from ramify.edit.plan import Plan
 from ramify.errors import RamifyError
 from ramify.tracing import ChannelGraph, check_writable
@@ -107,42 +106,15 @@ class Swap:
 
 def stage_model(swap: Swap, graph: ChannelGraph, plan: Plan) -> None:
     """Stage the model's tensors, their gradients, and the attributes that hold sizes."""
+    check_gradient_hooks(graph, plan)
     tensors = tensors_of(graph.model)
     for name in graph.indexing.touched(plan.changes):
         tensor, terms = tensors[name], graph.dims[name]
-        _check_gradient_hooks(name, tensor)
         _stage_tensor(swap, graph, plan, name, tensor)
         if tensor.grad is not None:
             grad = reindex(tensor.grad, terms, plan.changes, graph.indexing.gradient_scales(name))
             swap.attribute(tensor, "grad", grad)
     _stage_attributes(swap, graph, plan, graph.model)
-
-
-def _check_gradient_hooks(name: str, tensor: Tensor) -> None:
-    """Check that no gradient hook of a tensor would apply a tensor of the old shape afterwards.
-
-    Raises:
-        RamifyError: a hook holds such a tensor, such as a mask.
-    """
-    at_end = getattr(tensor, "_post_accumulate_grad_hooks", None) or {}
-    for hook in [*(tensor._backward_hooks or {}).values(), *at_end.values()]:
-        if any(held.shape == tensor.shape and held is not tensor for held in _tensors_in(hook)):
-            raise RamifyError(
-                f"a gradient hook of '{name}' holds a tensor of its shape {tuple(tensor.shape)}, "
-                "such as a mask, which does not follow an edit: remove the hook before the edit, "
-                "and register one of the new shape after it"
-            )
-
-
-def _tensors_in(function: Any) -> list[Tensor]:
-    """The tensors in the closure, the defaults or the fixed arguments of a function."""
-    held: list[Any] = [*(getattr(function, "__defaults__", None) or ())]
-    for cell in getattr(function, "__closure__", None) or ():
-        with contextlib.suppress(ValueError):  # an empty cell
-            held.append(cell.cell_contents)
-    if isinstance(function, functools.partial):
-        held += [*function.args, *function.keywords.values(), *_tensors_in(function.func)]
-    return [each for each in held if isinstance(each, Tensor)]
 
 
 def _stage_tensor(swap: Swap, graph: ChannelGraph, plan: Plan, name: str, tensor: Tensor) -> None:
